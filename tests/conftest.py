@@ -1,0 +1,55 @@
+"""Settings that every test shares: shape checks, one thread per worker, fixed seeds, the place of real data."""
+
+import os
+import sys
+from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two workers with a thread per core each would only wait for one another. Child processes read it too.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["MKL_NUM_THREADS"] = "1"
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+if any(name == "perceiver" or name.startswith("perceiver.") for name in sys.modules):
+    raise RuntimeError("perceiver was imported before tests/conftest.py could turn its shape checks on")
+install_import_hook("perceiver", "beartype.beartype")
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+# The same examples on every machine and in every run; a first compilation may take longer than any deadline.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("repeatable")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    """Every test starts from the same random state, whatever ran before it."""
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002  (the state that third-party code draws from)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the repository."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data sets: $PERCEIVER_DATA, else ../shared/data; tests of real data skip without."""
+    candidates = [REPOSITORY.parent / "shared" / "data"]
+    if configured := os.environ.get("PERCEIVER_DATA"):
+        candidates = [Path(configured).resolve()]
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate
+    pytest.skip(f"no real data at {candidates[0]}; set PERCEIVER_DATA to a folder that holds MNIST/raw")

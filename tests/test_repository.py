@@ -1,0 +1,38 @@
+"""What holds for the repository as a whole: style, types, direction of imports, a light `import perceiver`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+
+
+def succeeds(*command: str | Path, cwd: Path) -> None:
+    """Runs a command; fails with what it printed unless it exits with 0."""
+    finished = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
+    assert finished.returncode == 0, f"{command}\n{finished.stdout}\n{finished.stderr}"
+
+
+def test_ruff(repository: Path) -> None:
+    succeeds(sys.executable, "-m", "ruff", "check", ".", cwd=repository)
+
+
+def test_types_are_strict(repository: Path) -> None:
+    succeeds(sys.executable, "-m", "mypy", cwd=repository)
+
+
+def test_imports_point_one_way(repository: Path) -> None:
+    succeeds(BIN / "lint-imports", "--no-cache", cwd=repository)
+
+
+@pytest.mark.parametrize("package", ["lightning", "pytorch_lightning", "hydra", "omegaconf"])
+def test_importing_perceiver_leaves_out(package: str, repository: Path) -> None:
+    check = f"import perceiver, sys; assert {package!r} not in sys.modules, 'imported: {package}'"
+    succeeds(sys.executable, "-c", check, cwd=repository)
+
+
+def test_licence_is_declared(repository: Path) -> None:
+    assert "Apache License" in (repository / "LICENSE").read_text()
+    assert 'license = "Apache-2.0"' in (repository / "pyproject.toml").read_text()
