@@ -1,4 +1,4 @@
-"""Settings that every test shares: shape checks, one thread per worker, fixed seeds, the place of real data."""
+"""What every test shares: shape checks, one thread per worker, fixed seeds, the place of real data."""
 
 import os
 import sys

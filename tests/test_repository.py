@@ -1,4 +1,4 @@
-"""What holds for the repository as a whole: style, types, direction of imports, a light `import perceiver`."""
+"""What holds for the whole repository: style, types, direction of imports, a light `import perceiver`."""
 
 import subprocess
 import sys
@@ -27,7 +27,9 @@ def test_imports_point_one_way(repository: Path) -> None:
     succeeds(BIN / "lint-imports", "--no-cache", cwd=repository)
 
 
-@pytest.mark.parametrize("package", ["lightning", "pytorch_lightning", "hydra", "omegaconf"])
+@pytest.mark.parametrize(
+    "package", ["lightning", "pytorch_lightning", "hydra", "omegaconf", "perceiver.testing"]
+)
 def test_importing_perceiver_leaves_out(package: str, repository: Path) -> None:
     check = f"import perceiver, sys; assert {package!r} not in sys.modules, 'imported: {package}'"
     succeeds(sys.executable, "-c", check, cwd=repository)
