@@ -1,0 +1,30 @@
+"""A Perceiver-style multimodal encoder: latents that cross-attend to any inputs, kept as tokens whose parts broadcast."""
+
+from perceiver.attention import CrossAttention
+from perceiver.batch import Batch, Collate, Sample
+from perceiver.checkpoints import load, save
+from perceiver.decoders import ClassificationDecoder
+from perceiver.encoder import Encoder
+from perceiver.fusion import Fusion
+from perceiver.heads import PooledHead
+from perceiver.model import Perceiver, Prediction
+from perceiver.positions import Fourier, LearnedTable
+from perceiver.tokens import Tokens
+
+__all__ = [
+    "Batch",
+    "ClassificationDecoder",
+    "Collate",
+    "CrossAttention",
+    "Encoder",
+    "Fourier",
+    "Fusion",
+    "LearnedTable",
+    "Perceiver",
+    "PooledHead",
+    "Prediction",
+    "Sample",
+    "Tokens",
+    "load",
+    "save",
+]

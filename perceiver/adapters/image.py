@@ -1,0 +1,169 @@
+"""Images `(B, C, H, W)` as tokens: single pixels, square patches, or the features of a convolutional stem."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from perceiver.masks import grid_mask, patch_mask, zero_masked
+from perceiver.positions import PositionEncoding, grid_coordinates
+from perceiver.tokens import Tokens
+
+
+class ImagePixels(nn.Module):
+    """One token per pixel: its channels, and its position (Perceiver, section 4.1).
+
+    Args:
+        image_channels: C of the image, e.g. 3.
+        position: encoding of two coordinates, rows and columns.
+    """
+
+    def __init__(self, *, image_channels: int, position: PositionEncoding) -> None:
+        super().__init__()
+        self.image_channels = image_channels
+        self.position = position
+        self.channels = image_channels + position.channels
+
+    def forward(self, x: Float[Tensor, "batch c h w"], mask: Bool[Tensor, "..."] | None = None) -> Tokens:
+        """`(B, C, H, W)`, mask `(B,)` or `(B, H, W)` -> Tokens on the grid (H, W)."""
+        check_image(x, self.image_channels)
+        mask = grid_mask(mask, batch=x.shape[0], grid=x.shape[2:])
+        pixels = x.permute(0, 2, 3, 1)
+        if mask is not None:
+            pixels = zero_masked(pixels, mask[..., None])
+        position = self.position(grid_coordinates(x.shape[2:], mask=mask, device=x.device))
+        return Tokens(parts=(pixels, *position), mask=mask)
+
+
+class ImagePatches(nn.Module):
+    """One token per square patch: its pixels, embedded by a linear map if asked for, and its position.
+
+    Images that are no multiple of the patch are padded with zeros at the end; a patch is valid where any pixel of it is.
+
+    Args:
+        image_channels: C of the image.
+        patch: side of a patch in pixels.
+        embed_channels: width of the linear embedding; None hands the raw `C * patch * patch` values on.
+        position: encoding of two coordinates, rows and columns of patches.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_channels: int,
+        patch: int,
+        position: PositionEncoding,
+        embed_channels: int | None = None,
+    ) -> None:
+        super().__init__()
+        if patch < 1:
+            raise ValueError(f"ImagePatches.patch: expected a side of at least 1 pixel, got {patch}.")
+        self.image_channels = image_channels
+        self.patch = patch
+        self.position = position
+        raw = image_channels * patch * patch
+        self.embed = nn.Identity() if embed_channels is None else nn.Linear(raw, embed_channels)
+        self.channels = (raw if embed_channels is None else embed_channels) + position.channels
+
+    def forward(self, x: Float[Tensor, "batch c h w"], mask: Bool[Tensor, "..."] | None = None) -> Tokens:
+        """`(B, C, H, W)`, mask `(B,)` or `(B, H, W)` -> Tokens on the grid (ceil(H / patch), ceil(W / patch))."""
+        check_image(x, self.image_channels)
+        side = self.patch
+        mask = grid_mask(mask, batch=x.shape[0], grid=x.shape[2:])
+        if mask is not None:
+            x = zero_masked(x, mask[:, None])
+            mask = patch_mask(mask, (side, side))
+        height, width = x.shape[2:]
+        x = F.pad(x, (0, -width % side, 0, -height % side))
+        batch, channels, rows, columns = x.shape[0], x.shape[1], x.shape[2] // side, x.shape[3] // side
+        patches = x.reshape(batch, channels, rows, side, columns, side).permute(0, 2, 4, 1, 3, 5).flatten(3)
+        position = self.position(grid_coordinates((rows, columns), mask=mask, device=x.device))
+        return Tokens(parts=(self.embed(patches), *position), mask=mask)
+
+
+class ImageConvStem(nn.Module):
+    """One token per element of a quarter-size feature map: 7x7 convolution, batch norm, ReLU, 3x3 max-pooling.
+
+    The stem of Perceiver IO's strongest ImageNet model (appendix H): both steps have stride 2; 224 x 224 becomes 56 x 56.
+    Padding at the start is fixed (2 for the convolution, 0 for the pool, "SAME" for even sizes), so that an image alone
+    and the same image padded at its end give the same features.
+
+    Args:
+        image_channels: C of the image.
+        stem_channels: width of the feature map.
+        position: encoding of two coordinates, rows and columns of the feature map.
+    """
+
+    def __init__(self, *, image_channels: int, position: PositionEncoding, stem_channels: int = 64) -> None:
+        super().__init__()
+        self.image_channels = image_channels
+        self.conv = nn.Conv2d(image_channels, stem_channels, kernel_size=7, stride=2, bias=False)
+        self.norm = ValidBatchNorm(stem_channels)
+        self.position = position
+        self.channels = stem_channels + position.channels
+
+    def forward(self, x: Float[Tensor, "batch c h w"], mask: Bool[Tensor, "..."] | None = None) -> Tokens:
+        """`(B, C, H, W)`, mask `(B,)` or `(B, H, W)` -> Tokens on the grid (ceil(H / 4), ceil(W / 4))."""
+        check_image(x, self.image_channels)
+        mask = grid_mask(mask, batch=x.shape[0], grid=x.shape[2:])
+        if mask is not None:
+            x = zero_masked(x, mask[:, None])
+            mask = patch_mask(mask, (2, 2))
+        x = F.relu(self.norm(self.conv(F.pad(x, _same_padding(x, before=2, kernel=7))), mask))
+        if mask is not None:
+            x = zero_masked(x, mask[:, None])
+            mask = patch_mask(mask, (2, 2))
+        # After the ReLU zero is the least value, so zero padding is as good as minus infinity.
+        x = F.max_pool2d(F.pad(x, _same_padding(x, before=0, kernel=3)), kernel_size=3, stride=2)
+        position = self.position(grid_coordinates(x.shape[2:], mask=mask, device=x.device))
+        return Tokens(parts=(x.permute(0, 2, 3, 1), *position), mask=mask)
+
+
+class ValidBatchNorm(nn.BatchNorm2d):
+    """Batch norm whose statistics, in training, count valid elements only: absent samples and padding do not shift them."""
+
+    def forward(self, x: Float[Tensor, "batch c h w"], mask: Bool[Tensor, "batch h w"] | None = None) -> Tensor:
+        """Normalise `(B, C, H, W)`; masked elements come out normalised too and are for the caller to replace."""
+        if mask is None or not self.training:
+            return super().forward(x)
+        valid = mask.expand(x.shape[0], *x.shape[2:])
+        count = valid.sum()
+        # Without any valid element there is nothing to learn from: the running statistics serve and stay.
+        weight = valid[:, None].to(x.dtype)
+        total = count.clamp(min=1).to(x.dtype)
+        mean = (x * weight).sum(dim=(0, 2, 3)) / total
+        var = ((x - mean[:, None, None]).square() * weight).sum(dim=(0, 2, 3)) / total
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        any_valid = count > 0
+        mean = torch.where(any_valid, mean, self.running_mean.to(x.dtype))
+        var = torch.where(any_valid, var, self.running_var.to(x.dtype))
+        with torch.no_grad():
+            momentum = 0.1 if self.momentum is None else self.momentum
+            unbiased = torch.where(any_valid, var * (total / (total - 1).clamp(min=1)), var)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+        scale = torch.rsqrt(var + self.eps) * self.weight
+        return (x - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+
+
+def check_image(x: Tensor, image_channels: int) -> None:
+    """Raise ValueError unless `x` is `(B, image_channels, H, W)` with H and W at least 1."""
+    if x.ndim != 4 or x.shape[1] != image_channels or 0 in x.shape[2:]:
+        hint = ""
+        if x.ndim == 4 and x.shape[3] == image_channels:
+            hint = " It looks channels-last: use x.permute(0, 3, 1, 2)."
+        elif x.ndim == 3:
+            hint = " Add the missing dimension with x.unsqueeze(0) (one image) or x.unsqueeze(1) (grey images)."
+        raise ValueError(f"image: expected (batch, {image_channels}, height, width), got {tuple(x.shape)}.{hint}")
+
+
+def _same_padding(x: Tensor, *, before: int, kernel: int) -> tuple[int, int, int, int]:
+    """Padding for a stride of 2 and ceil(n / 2) outputs with a fixed amount in front: (left, right, top, bottom)."""
+    height, width = x.shape[2:]
+    needs = [2 * (-(-size // 2) - 1) + kernel - before - size for size in (height, width)]
+    return before, max(needs[1], 0), before, max(needs[0], 0)

@@ -1,0 +1,94 @@
+"""Cross-attention from queries (latents, or output queries) to `Tokens` (inputs, or latents)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from perceiver.attention.dense import dense_attention, dense_weights
+from perceiver.attention.projection import (
+    TokenProjection,
+    check_heads,
+    lecun_linear,
+    merge_heads,
+    split_heads,
+)
+from perceiver.tokens import Tokens
+
+Form = Literal["auto", "factored", "dense"]
+
+
+class CrossAttention(nn.Module):
+    """Queries from one source, keys and values from another, in one softmax over all valid tokens of all blocks.
+
+    Pre-LayerNorm on both sides, linear queries, keys and values, softmax, output projection (Perceiver IO, appendix E.2). A
+    query that finds no valid token reads zeros before the output projection.
+
+    Args:
+        query_channels: E, width of the queries and of the output.
+        token_channels: C, width of the tokens.
+        num_heads: attention heads.
+        qk_channels: width of queries and keys, all heads together; None takes `token_channels`, as the papers do.
+        v_channels: width of the values, all heads together; None takes `qk_channels`.
+        dropout: probability of dropping an attention weight in training.
+        attention: `auto` takes the cheapest form, `factored` and `dense` force one. All forms compute the same function.
+    """
+
+    def __init__(
+        self,
+        *,
+        query_channels: int,
+        token_channels: int,
+        num_heads: int = 1,
+        qk_channels: int | None = None,
+        v_channels: int | None = None,
+        dropout: float = 0.0,
+        attention: Form = "auto",
+    ) -> None:
+        super().__init__()
+        qk_channels = token_channels if qk_channels is None else qk_channels
+        v_channels = qk_channels if v_channels is None else v_channels
+        check_heads("CrossAttention", num_heads, qk_channels=qk_channels, v_channels=v_channels)
+        if attention not in get_args(Form):
+            raise ValueError(f"attention: expected one of {', '.join(get_args(Form))}; got {attention!r}.")
+        self.token_channels = token_channels
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.attention = attention
+        self.query_norm = nn.LayerNorm(query_channels)
+        self.query = lecun_linear(query_channels, qk_channels)
+        self.tokens = TokenProjection(token_channels=token_channels, qk_channels=qk_channels, v_channels=v_channels)
+        self.output = lecun_linear(v_channels, query_channels)
+
+    def forward(
+        self, queries: Float[Tensor, "batch_or_1 queries channels"], blocks: Sequence[Tokens]
+    ) -> Float[Tensor, "batch queries channels"]:
+        """Queries `(B or 1, N, E)` and at least one block of tokens -> `(B, N, E)`.
+
+        Raises:
+            ValueError: if there is no block, or one of another width than `token_channels`.
+        """
+        query = self._query(queries, blocks)
+        dropout = self.dropout if self.training else 0.0
+        out: Tensor = self.output(merge_heads(dense_attention(query, blocks, self.tokens, dropout=dropout)))
+        return out
+
+    def weights(
+        self, queries: Float[Tensor, "batch_or_1 queries channels"], blocks: Sequence[Tokens]
+    ) -> tuple[Float[Tensor, "batch heads queries *grid"], ...]:
+        """What attends to what: one tensor `(B, h, N, *grid)` per block. Over all blocks a query's weights sum to 1."""
+        return dense_weights(self._query(queries, blocks), blocks, self.tokens)
+
+    def _query(self, queries: Tensor, blocks: Sequence[Tokens]) -> Tensor:
+        if not blocks:
+            raise ValueError("CrossAttention: expected at least one block of tokens, got none.")
+        for block in blocks:
+            if block.channels != self.token_channels:
+                raise ValueError(
+                    f"CrossAttention: expected tokens of {self.token_channels} channels, got {block.channels} (parts "
+                    f"{[tuple(part.shape) for part in block.parts]}). Was the model built for these adapters?"
+                )
+        return split_heads(self.query(self.query_norm(queries)), self.num_heads)

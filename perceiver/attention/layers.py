@@ -1,0 +1,113 @@
+"""The two layers that encoders and decoders are made of: attention with residual, feed-forward with residual."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from perceiver.attention.cross import CrossAttention, Form
+from perceiver.attention.feed_forward import FeedForward
+from perceiver.attention.self_attention import SelfAttention
+from perceiver.tokens import Tokens
+
+
+class CrossAttend(nn.Module):
+    """Cross-attention and feed-forward.
+
+    Args:
+        query_channels: width of the queries.
+        token_channels: width of the tokens.
+        num_heads: attention heads.
+        qk_channels: see `CrossAttention`.
+        v_channels: see `CrossAttention`.
+        widening: hidden channels of the feed-forward layer per channel.
+        query_residual: add the queries to what they read; some published decoders do not.
+        dropout: probability of dropping a channel before each residual in training.
+        attention_dropout: probability of dropping an attention weight in training.
+        approximate_gelu: see `FeedForward`.
+        attention: see `CrossAttention`.
+    """
+
+    def __init__(
+        self,
+        *,
+        query_channels: int,
+        token_channels: int,
+        num_heads: int = 1,
+        qk_channels: int | None = None,
+        v_channels: int | None = None,
+        widening: int = 1,
+        query_residual: bool = True,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        approximate_gelu: bool = False,
+        attention: Form = "auto",
+    ) -> None:
+        super().__init__()
+        self.query_residual = query_residual
+        self.attention = CrossAttention(
+            query_channels=query_channels,
+            token_channels=token_channels,
+            num_heads=num_heads,
+            qk_channels=qk_channels,
+            v_channels=v_channels,
+            dropout=attention_dropout,
+            attention=attention,
+        )
+        self.feed_forward = FeedForward(channels=query_channels, widening=widening, approximate_gelu=approximate_gelu)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, queries: Float[Tensor, "batch_or_1 queries channels"], blocks: Sequence[Tokens]
+    ) -> Float[Tensor, "batch queries channels"]:
+        """Queries `(B or 1, N, E)` and blocks of tokens -> `(B, N, E)`."""
+        read = self.dropout(self.attention(queries, blocks))
+        x = queries + read if self.query_residual else read
+        out: Tensor = x + self.dropout(self.feed_forward(x))
+        return out
+
+
+class SelfAttend(nn.Module):
+    """Self-attention and feed-forward.
+
+    Args:
+        channels: D.
+        num_heads: attention heads.
+        qk_channels: see `SelfAttention`.
+        v_channels: see `SelfAttention`.
+        widening: hidden channels of the feed-forward layer per channel.
+        dropout: probability of dropping a channel before each residual in training.
+        attention_dropout: probability of dropping an attention weight in training.
+        approximate_gelu: see `FeedForward`.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        num_heads: int = 8,
+        qk_channels: int | None = None,
+        v_channels: int | None = None,
+        widening: int = 1,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        approximate_gelu: bool = False,
+    ) -> None:
+        super().__init__()
+        self.attention = SelfAttention(
+            channels=channels,
+            num_heads=num_heads,
+            qk_channels=qk_channels,
+            v_channels=v_channels,
+            dropout=attention_dropout,
+        )
+        self.feed_forward = FeedForward(channels=channels, widening=widening, approximate_gelu=approximate_gelu)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "batch latents channels"]) -> Float[Tensor, "batch latents channels"]:
+        """`(B, N, D)` -> `(B, N, D)`."""
+        x = x + self.dropout(self.attention(x))
+        out: Tensor = x + self.dropout(self.feed_forward(x))
+        return out

@@ -1,0 +1,74 @@
+"""Query decoders: output queries cross-attend to the latents (Perceiver IO, section 3.2)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from perceiver.attention import CrossAttend
+from perceiver.attention.projection import lecun_linear
+from perceiver.tokens import Tokens
+
+
+class ClassificationDecoder(nn.Module):
+    """One learned query reads the latents; a linear map makes class logits of it (Perceiver IO, section 4.3).
+
+    Args:
+        latent_channels: D.
+        num_classes: number of logits.
+        query_channels: E, width of the query; None takes `latent_channels`.
+        num_heads: attention heads.
+        qk_channels: width of queries and keys; None takes `latent_channels`.
+        v_channels: width of values; None takes `qk_channels`.
+        widening: hidden channels of the feed-forward layer per channel.
+        query_residual: add the query to what it reads.
+        dropout: probability of dropping a channel before each residual in training.
+        attention_dropout: probability of dropping an attention weight in training.
+        query_std: standard deviation of the initial query, truncated at two.
+        approximate_gelu: the tanh form of GELU instead of the exact one.
+    """
+
+    def __init__(
+        self,
+        *,
+        latent_channels: int,
+        num_classes: int,
+        query_channels: int | None = None,
+        num_heads: int = 1,
+        qk_channels: int | None = None,
+        v_channels: int | None = None,
+        widening: int = 1,
+        query_residual: bool = True,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        query_std: float = 0.02,
+        approximate_gelu: bool = False,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"ClassificationDecoder.num_classes: expected at least 1, got {num_classes}.")
+        query_channels = latent_channels if query_channels is None else query_channels
+        self.num_classes = num_classes
+        self.query = nn.Parameter(torch.empty(1, query_channels))
+        nn.init.trunc_normal_(self.query, std=query_std, a=-2 * query_std, b=2 * query_std)
+        self.cross_attend = CrossAttend(
+            query_channels=query_channels,
+            token_channels=latent_channels,
+            num_heads=num_heads,
+            qk_channels=qk_channels,
+            v_channels=v_channels,
+            widening=widening,
+            query_residual=query_residual,
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+            approximate_gelu=approximate_gelu,
+            attention="dense",
+        )
+        self.output = lecun_linear(query_channels, num_classes)
+
+    def forward(self, latents: Float[Tensor, "batch latents channels"]) -> Float[Tensor, "batch classes"]:
+        """`(B, N, D)` -> `(B, num_classes)`."""
+        read = self.cross_attend(self.query[None], [Tokens(parts=(latents,))])
+        logits: Tensor = self.output(read[:, 0])
+        return logits

@@ -1,0 +1,166 @@
+"""The encoder: learned latents that read the tokens in cross-attends and think in blocks of self-attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from perceiver.attention import CrossAttend, Form, SelfAttend
+from perceiver.tokens import Tokens
+
+
+class Encoder(nn.Module):
+    """Perceiver (a cross-attend before each block), Perceiver IO (one cross-attend) and everything between.
+
+    Cross-attend i runs before block i, for the first `num_cross_attends` of the `num_blocks` blocks. Weight sharing is said
+    explicitly. The published ImageNet Perceiver has 8 cross-attends of which all but the first share weights, and one
+    block of 6 layers used 8 times (its text says otherwise, its 44.9 M parameters do not).
+
+    Args:
+        token_channels: C, width of the tokens of all modalities (`Fusion.channels`, or the one adapter's `channels`).
+        num_latents: N.
+        latent_channels: D.
+        num_cross_attends: how often the latents read the inputs, 1 to `num_blocks`.
+        num_blocks: blocks of self-attention.
+        num_layers_per_block: self-attention layers in a block.
+        num_cross_heads: heads of the cross-attention.
+        num_self_heads: heads of the self-attention.
+        cross_qk_channels: width of queries and keys in cross-attention; None takes `token_channels`.
+        cross_v_channels: width of values in cross-attention; None takes the width of queries and keys.
+        self_qk_channels: width of queries and keys in self-attention; None takes `latent_channels`.
+        self_v_channels: width of values in self-attention; None takes the width of queries and keys.
+        cross_widening: hidden channels of the feed-forward layer after cross-attention, per channel.
+        self_widening: the same after self-attention.
+        share_cross_attends: all cross-attends after the first have the same weights.
+        share_first_cross_attend: the first one shares them too.
+        share_blocks: all blocks after the first have the same weights.
+        share_first_block: the first one shares them too.
+        query_residual: add the latents to what they read.
+        dropout: probability of dropping a channel before each residual in training.
+        attention_dropout: probability of dropping an attention weight in training.
+        latent_std: standard deviation of the initial latents, truncated at two (Perceiver, section 3.2).
+        approximate_gelu: the tanh form of GELU, JAX's default, instead of the exact one.
+        attention: form of cross-attention: `auto`, `factored` or `dense`. All compute the same function.
+    """
+
+    def __init__(
+        self,
+        *,
+        token_channels: int,
+        num_latents: int,
+        latent_channels: int,
+        num_cross_attends: int = 1,
+        num_blocks: int = 1,
+        num_layers_per_block: int = 6,
+        num_cross_heads: int = 1,
+        num_self_heads: int = 8,
+        cross_qk_channels: int | None = None,
+        cross_v_channels: int | None = None,
+        self_qk_channels: int | None = None,
+        self_v_channels: int | None = None,
+        cross_widening: int = 1,
+        self_widening: int = 1,
+        share_cross_attends: bool = True,
+        share_first_cross_attend: bool = False,
+        share_blocks: bool = True,
+        share_first_block: bool = True,
+        query_residual: bool = True,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        latent_std: float = 0.02,
+        approximate_gelu: bool = False,
+        attention: Form = "auto",
+    ) -> None:
+        super().__init__()
+        _check_at_least_one(
+            num_latents=num_latents,
+            latent_channels=latent_channels,
+            num_blocks=num_blocks,
+            num_layers_per_block=num_layers_per_block,
+        )
+        if not 1 <= num_cross_attends <= num_blocks:
+            raise ValueError(
+                f"Encoder.num_cross_attends: expected 1 to num_blocks = {num_blocks}, got {num_cross_attends}: "
+                "cross-attend i runs before block i."
+            )
+        self.num_latents = num_latents
+        self.latent_channels = latent_channels
+        self.latents = nn.Parameter(torch.empty(num_latents, latent_channels))
+        nn.init.trunc_normal_(self.latents, std=latent_std, a=-2 * latent_std, b=2 * latent_std)
+
+        def cross_attend() -> CrossAttend:
+            return CrossAttend(
+                query_channels=latent_channels,
+                token_channels=token_channels,
+                num_heads=num_cross_heads,
+                qk_channels=cross_qk_channels,
+                v_channels=cross_v_channels,
+                widening=cross_widening,
+                query_residual=query_residual,
+                dropout=dropout,
+                attention_dropout=attention_dropout,
+                approximate_gelu=approximate_gelu,
+                attention=attention,
+            )
+
+        def block() -> nn.Sequential:
+            return nn.Sequential(
+                *(
+                    SelfAttend(
+                        channels=latent_channels,
+                        num_heads=num_self_heads,
+                        qk_channels=self_qk_channels,
+                        v_channels=self_v_channels,
+                        widening=self_widening,
+                        dropout=dropout,
+                        attention_dropout=attention_dropout,
+                        approximate_gelu=approximate_gelu,
+                    )
+                    for _ in range(num_layers_per_block)
+                )
+            )
+
+        # Distinct modules once each; the schedules say which one runs when.
+        self.cross_schedule = _schedule(num_cross_attends, share_cross_attends, share_first_cross_attend)
+        self.block_schedule = _schedule(num_blocks, share_blocks, share_first_block)
+        self.cross_attends = nn.ModuleList(cross_attend() for _ in range(max(self.cross_schedule) + 1))
+        self.blocks = nn.ModuleList(block() for _ in range(max(self.block_schedule) + 1))
+
+    def forward(self, tokens: Sequence[Tokens]) -> Float[Tensor, "batch latents channels"]:
+        """Tokens of one or more modalities, all of width C -> latents `(B, N, D)`."""
+        return self._run(tokens, observe=None)
+
+    def attention_weights(self, tokens: Sequence[Tokens]) -> list[tuple[Float[Tensor, "batch heads latents *grid"], ...]]:
+        """What the latents look at: for each cross-attend in order, one tensor `(B, h, N, *grid)` per block of tokens."""
+        weights: list[tuple[Tensor, ...]] = []
+        self._run(tokens, observe=lambda layer, latents: weights.append(layer.attention.weights(latents, tokens)))
+        return weights
+
+    def _run(self, tokens: Sequence[Tokens], *, observe: Callable[[CrossAttend, Tensor], None] | None) -> Tensor:
+        # (1, N, D): the latents are not copied per sample before they differ.
+        latents = self.latents[None]
+        for step, block in enumerate(self.block_schedule):
+            if step < len(self.cross_schedule):
+                layer = self.cross_attends[self.cross_schedule[step]]
+                assert isinstance(layer, CrossAttend)
+                if observe is not None:
+                    observe(layer, latents)
+                latents = layer(latents, tokens)
+            latents = self.blocks[block](latents)
+        return latents
+
+
+def _schedule(count: int, share: bool, share_first: bool) -> list[int]:
+    """Which distinct module runs at each step: `[0, 1, 1, 1]` if all but the first share, `[0, 0, 0, 0]` if all do."""
+    if not share:
+        return list(range(count))
+    return [0] * count if share_first else [min(step, 1) for step in range(count)]
+
+
+def _check_at_least_one(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"Encoder.{name}: expected at least 1, got {number}.")

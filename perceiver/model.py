@@ -1,0 +1,166 @@
+"""Perceiver: adapters, fusion, encoder and a head or decoder, composed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from perceiver.batch import Collate, Sample
+from perceiver.encoder import Encoder
+from perceiver.fusion import Fusion
+from perceiver.preprocessing import preprocess
+from perceiver.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable class of one sample, and the probability of every class by name."""
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+class Perceiver(nn.Module):
+    """A model over a dict of modalities, any non-empty subset of which may be present, per batch and per sample.
+
+    Args:
+        adapters: one for each modality, by name: an `nn.Module` with `channels` and `forward(x, mask=None) -> Tokens`.
+        encoder: built for `Fusion.channels` (the one adapter's `channels` where there is a single modality).
+        head: a pooled head or a decoder, `(B, N, D)` -> output.
+        fusion: None makes the default one.
+        spec: what the data said of modalities and target; `predict` needs it, and `perceiver.load` sets it.
+
+    Raises:
+        ValueError: if there is no adapter, or the encoder was built for another width than the fused tokens have.
+    """
+
+    def __init__(
+        self,
+        *,
+        adapters: Mapping[str, nn.Module],
+        encoder: Encoder,
+        head: nn.Module,
+        fusion: Fusion | None = None,
+        spec: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not adapters:
+            raise ValueError("Perceiver.adapters: expected at least one modality, got none.")
+        self.adapters = nn.ModuleDict({name: adapters[name] for name in sorted(adapters)})
+        if fusion is None:
+            fusion = Fusion(channels={name: int(getattr(adapter, "channels")) for name, adapter in adapters.items()})  # noqa: B009
+        self.fusion = fusion
+        self.encoder = encoder
+        self.head = head
+        self.spec: dict[str, Any] | None = None if spec is None else dict(spec)
+
+    def tokens(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> dict[str, Tokens]:
+        """Raw inputs by modality -> fused tokens by modality, in sorted order.
+
+        Args:
+            inputs: any non-empty subset of the model's modalities, each of the shape that its adapter takes.
+            masks: for any of them `(B,)` presence of samples or `(B, *raw grid)` validity of elements; True is valid.
+
+        Raises:
+            ValueError: for an unknown modality, a mask without input, none at all, or different batch sizes.
+        """
+        masks = {} if masks is None else masks
+        self._check_modalities(inputs, masks)
+        adapted = {name: self.adapters[name](inputs[name], masks.get(name)) for name in sorted(inputs)}
+        sizes = {name: tokens.batch for name, tokens in adapted.items()}
+        if len(set(sizes.values()) - {1}) > 1:
+            raise ValueError(f"inputs: expected one batch size for all modalities, got {sizes}.")
+        fused: dict[str, Tokens] = self.fusion(adapted)
+        return fused
+
+    def encode(
+        self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None
+    ) -> Float[Tensor, "batch latents channels"]:
+        """Raw inputs by modality -> latents `(B, N, D)`. See `tokens` for arguments and errors."""
+        latents: Tensor = self.encoder(list(self.tokens(inputs, masks).values()))
+        return latents
+
+    def forward(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Raw inputs by modality -> output of the head, e.g. logits `(B, num_classes)`. See `tokens`."""
+        output: Tensor = self.head(self.encode(inputs, masks))
+        return output
+
+    def attention_weights(
+        self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None
+    ) -> list[dict[str, Float[Tensor, "batch heads latents *grid"]]]:
+        """What the latents look at: for each cross-attend in order, `(B, h, N, *grid)` by modality.
+
+        A latent's weights over all modalities sum to 1, or to 0 where the sample has no valid token.
+        """
+        tokens = self.tokens(inputs, masks)
+        return [dict(zip(tokens, step, strict=True)) for step in self.encoder.attention_weights(list(tokens.values()))]
+
+    @torch.no_grad()
+    def predict(self, samples: Iterable[Any], *, batch_size: int = 64) -> list[Prediction]:
+        """Class names and probabilities of raw samples, preprocessed as in training.
+
+        Args:
+            samples: each a dict of raw modalities, any non-empty subset, or, for a model of one modality, its raw value. See
+                `perceiver.preprocessing.preprocess` for what a raw value may be.
+            batch_size: samples at a time.
+
+        Raises:
+            ValueError: without a spec of classes; for raw values that do not fit the spec, naming the sample by its number.
+        """
+        if self.spec is None or self.spec.get("target", {}).get("kind") != "classes":
+            raise ValueError("predict: this model has no spec with class names; use a model that perceiver.load returned.")
+        names = self.spec["target"]["names"]
+        collate = Collate(modalities=self.spec["modalities"])
+        device = next(self.parameters()).device
+        training = self.training
+        self.eval()
+        try:
+            predictions = []
+            prepared = (self._sample(number, raw) for number, raw in enumerate(samples))
+            while rows := list(islice(prepared, batch_size)):
+                batch = collate(rows).to(device)
+                for probabilities in self(batch.inputs, batch.masks).float().softmax(dim=-1).cpu():
+                    best = int(probabilities.argmax())
+                    table = dict(zip(names, probabilities.tolist(), strict=True))
+                    predictions.append(Prediction(names[best], table[names[best]], table))
+            return predictions
+        finally:
+            self.train(training)
+
+    def _sample(self, number: int, raw: Any) -> Sample:
+        assert self.spec is not None
+        modalities = self.spec["modalities"]
+        if not isinstance(raw, Mapping):
+            if len(modalities) != 1:
+                raise ValueError(
+                    f"sample {number}: expected a dict with any of {sorted(modalities)}, got {type(raw).__name__}."
+                )
+            raw = {next(iter(modalities)): raw}
+        unknown = set(raw) - set(modalities)
+        if unknown:
+            raise ValueError(
+                f"sample {number}: expected any of the modalities {sorted(modalities)}, got also {sorted(unknown)}."
+            )
+        inputs = {
+            name: preprocess(value, modality=modalities[name], name=f"sample {number}, modality {name!r}")
+            for name, value in raw.items()
+        }
+        return Sample(inputs=inputs, id=str(number))
+
+    def _check_modalities(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor]) -> None:
+        known = sorted(self.adapters)
+        if not isinstance(inputs, Mapping):
+            raise TypeError(
+                f"inputs: expected a dict from modality to tensor, e.g. {{{known[0]!r}: x}}; got {type(inputs).__name__}."
+            )
+        if not inputs or set(inputs) - set(known):
+            raise ValueError(f"inputs: expected one or more of the modalities {known}, got {sorted(inputs)}.")
+        if set(masks) - set(inputs):
+            raise ValueError(f"masks: got masks for {sorted(set(masks) - set(inputs))}, of which there is no input.")

@@ -1,0 +1,203 @@
+"""Position encodings: callables from coordinates to parts of `Tokens`, with an attribute `channels`.
+
+Coordinates are float32 in [-1, 1] under every precision setting, in tensors of the form of parts: one tensor
+`(B or 1, …, n, …, 1)` with a last dimension of 1 for each axis of a grid, or one `(B, P, k)` for a set of points in k
+dimensions. They come from each sample's own valid size or from an absolute scale, never from a padded size.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from perceiver.masks import extents
+
+
+@runtime_checkable
+class PositionEncoding(Protocol):
+    """What adapters ask of a position encoding; a function with an attribute will do as well as an `nn.Module`."""
+
+    channels: int
+
+    def __call__(self, coordinates: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Coordinates, each `(B or 1, n1 or 1, …, k)` -> parts, each `(B or 1, n1 or 1, …, c)`; all c sum to `channels`."""
+        ...
+
+
+class Fourier(nn.Module):
+    """Fourier features of coordinates: the coordinate, then sines, then cosines of pi * f * coordinate.
+
+    The frequencies f are `linspace(1, resolution / 2, num_bands)`: the highest is the Nyquist frequency of the reference
+    resolution (Perceiver, section 3.2; channel order per coordinate). Nothing is learned.
+
+    Args:
+        num_bands: frequencies per coordinate; 0 keeps the bare coordinate.
+        resolution: the reference number of elements across [-1, 1], for each coordinate.
+    """
+
+    def __init__(self, *, num_bands: int, resolution: Sequence[float]) -> None:
+        super().__init__()
+        if num_bands < 0:
+            raise ValueError(f"Fourier.num_bands: expected 0 or more, got {num_bands}.")
+        if not resolution or any(not math.isfinite(size) or size <= 0 for size in resolution):
+            raise ValueError(f"Fourier.resolution: expected one positive number per coordinate, got {list(resolution)}.")
+        self.num_bands = num_bands
+        self.resolution = tuple(float(size) for size in resolution)
+        self.channels = len(self.resolution) * (2 * num_bands + 1)
+
+    def frequencies(self, device: torch.device | None = None) -> Float[Tensor, "coordinates bands"]:
+        """pi * f, float32. Computed when asked for, so that no module-wide cast to bfloat16 can touch it."""
+        bands = [torch.linspace(1.0, size / 2, self.num_bands, dtype=torch.float32) for size in self.resolution]
+        return torch.stack(bands).to(device) * math.pi
+
+    def forward(self, coordinates: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Coordinates, each `(B or 1, *grid or 1, k)` -> parts, each `(B or 1, *grid or 1, k * (2 * num_bands + 1))`.
+
+        Raises:
+            ValueError: if the coordinates in all tensors together are not as many as `resolution` names.
+        """
+        counts = [axis.shape[-1] for axis in coordinates]
+        if sum(counts) != len(self.resolution):
+            raise ValueError(
+                f"Fourier: resolution names {len(self.resolution)} coordinates, but got {sum(counts)} "
+                f"(shapes {[tuple(axis.shape) for axis in coordinates]})."
+            )
+        frequencies = self.frequencies(coordinates[0].device)
+        parts = []
+        for axis, own in zip(coordinates, frequencies.split(counts), strict=True):
+            # Float32 by hand, autocast or not: in bfloat16 the phase error reaches 1.7 radians.
+            with torch.autocast(axis.device.type, enabled=False):
+                position = axis.to(torch.float32)[..., None]
+                phase = position * own
+                features = torch.cat([position, phase.sin(), phase.cos()], dim=-1)
+            parts.append(features.flatten(-2))
+        return tuple(parts)
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        return f"num_bands={self.num_bands}, resolution={self.resolution}"
+
+
+class LearnedTable(nn.Module):
+    """A learned vector for each element of a reference grid, linearly interpolated between elements.
+
+    Coordinate -1 is the first row of the table and 1 the last, so a sample of the reference size reads the table as it is
+    and another size reads it stretched (or, with absolute coordinates, cut).
+
+    Args:
+        grid: the reference grid (n1, …, nd).
+        channels: width of each vector.
+        std: standard deviation of the initial values (Perceiver, section 3.2: 0.02, truncated at two).
+    """
+
+    def __init__(self, *, grid: Sequence[int], channels: int, std: float = 0.02) -> None:
+        super().__init__()
+        if not grid or any(size < 1 for size in grid) or channels < 1:
+            raise ValueError(f"LearnedTable: expected positive grid sizes and channels, got {list(grid)}, {channels}.")
+        self.channels = channels
+        self.table = nn.Parameter(torch.empty(*grid, channels))
+        nn.init.trunc_normal_(self.table, std=std, a=-2 * std, b=2 * std)
+
+    def forward(self, coordinates: Sequence[Tensor]) -> tuple[Float[Tensor, "..."]]:
+        """One coordinate tensor per axis of the table, each `(B or 1, *grid or 1, 1)` -> one part `(B or 1, *grid, c)`.
+
+        A set of points `(B, P, d)` gives `(B, P, c)`.
+        """
+        sizes = self.table.shape[:-1]
+        axes = [axis.to(torch.float32) for tensor in coordinates for axis in tensor.unbind(-1)]
+        if len(axes) != len(sizes):
+            raise ValueError(f"LearnedTable: the table has {len(sizes)} axes, but got {len(axes)} coordinates.")
+        indices = []
+        for axis, size in zip(axes, sizes, strict=True):
+            index = ((axis + 1) * (0.5 * (size - 1))).clamp(0, size - 1)
+            # Float32 rounding must not move an element off its own row.
+            indices.append(torch.where((index - index.round()).abs() < 1e-4, index.round(), index))
+        if self._is_reference_grid(indices):
+            return (self.table[None],)
+        return (self._interpolate(indices),)
+
+    def _is_reference_grid(self, indices: Sequence[Tensor]) -> bool:
+        """Whether the indices are just the table's own grid; spares the gathers. Looks at data, so not while tracing."""
+        if torch.compiler.is_compiling():
+            return False
+        rank = len(indices)
+        for axis, index in enumerate(indices):
+            size = self.table.shape[axis]
+            shape = tuple(size if other == axis + 1 else 1 for other in range(rank + 1))
+            if index.shape != shape or not torch.equal(index.flatten(), torch.arange(size, device=index.device).to(index)):
+                return False
+        return True
+
+    def _interpolate(self, indices: Sequence[Tensor]) -> Tensor:
+        """Multilinear interpolation: the sum over the 2^d corners around each element."""
+        lower = [index.floor().long() for index in indices]
+        upper = [index.ceil().long() for index in indices]
+        fraction = [(index - index.floor())[..., None].to(self.table.dtype) for index in indices]
+        corners = []
+        for corner in itertools.product((False, True), repeat=len(indices)):
+            picks = tuple(upper[axis] if high else lower[axis] for axis, high in enumerate(corner))
+            shares = [fraction[axis] if high else 1 - fraction[axis] for axis, high in enumerate(corner)]
+            corners.append(self.table[picks] * math.prod(shares[1:], start=shares[0]))
+        return sum(corners[1:], start=corners[0])
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        return f"grid={tuple(self.table.shape[:-1])}, channels={self.channels}"
+
+
+def grid_coordinates(
+    grid: Sequence[int],
+    *,
+    mask: Bool[Tensor, "batch *grid"] | None = None,
+    device: torch.device | None = None,
+) -> tuple[Float[Tensor, "..."], ...]:
+    """Coordinates of a grid relative to each sample's own size: `linspace(-1, 1, n)` along every axis.
+
+    Args:
+        grid: (n1, …, nd), the padded size.
+        mask: `(B, *grid)`; the valid size of a sample is the smallest box from the origin that holds its valid elements.
+            None: all samples fill the grid.
+
+    Returns:
+        d tensors, the k-th `(B or 1, 1, …, n_k, …, 1, 1)`, float32; elements past the valid size lie beyond 1.
+    """
+    sizes = None if mask is None else extents(mask)
+    coordinates = []
+    for axis, length in enumerate(grid):
+        steps = torch.arange(length, dtype=torch.float32, device=device if mask is None else mask.device)[None]
+        last = torch.full_like(steps[:, :1], length - 1) if sizes is None else (sizes[axis][:, None] - 1).to(steps)
+        values = -1 + 2 * steps / last.clamp(min=1)
+        shape = [1] * (len(grid) + 2)
+        shape[0], shape[axis + 1] = values.shape[0], length
+        coordinates.append(values.reshape(shape))
+    return tuple(coordinates)
+
+
+def time_coordinates(
+    num: int,
+    *,
+    step_seconds: float,
+    duration_seconds: float,
+    offset_seconds: float = 0.0,
+    device: torch.device | None = None,
+) -> Float[Tensor, "1 time 1"]:
+    """Absolute time of evenly spaced frames, scaled so that [0, duration] is [-1, 1].
+
+    Args:
+        num: frames T.
+        step_seconds: from one frame to the next.
+        duration_seconds: the reference duration; longer recordings reach beyond 1.
+        offset_seconds: time of the first frame.
+
+    Returns:
+        `(1, T, 1)`, float32, computed in float64.
+    """
+    # On the CPU: not every accelerator has float64.
+    times = torch.arange(num, dtype=torch.float64) * step_seconds + offset_seconds
+    return (-1 + 2 * times / duration_seconds).to(torch.float32).reshape(1, num, 1).to(device)

@@ -1,0 +1,166 @@
+"""Tokens: what adapters hand to the encoder, kept as parts that broadcast instead of one dense array.
+
+An image is pixels `(B, H, W, 3)`, Fourier rows `(1, H, 1, 2b + 1)` and Fourier columns `(1, 1, W, 2b + 1)`; multiplied out
+it would be `(B, H * W, 3 + 4b + 2)`, most of which repeats. Factored cross-attention works on the parts as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import reduce
+from math import prod
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Tokens:
+    """Input elements on a grid G = (n1, …, nd), in parts that broadcast over batch and grid and concatenate along channels.
+
+    Args:
+        parts: at least one tensor `(B or 1, n1 or 1, …, nd or 1, c)`, all floating point and of one rank >= 3.
+        mask: `(B or 1, *G)` boolean, True where an element is valid; None where all are.
+
+    Raises:
+        ValueError: if the parts do not broadcast against each other and the mask.
+        TypeError: if the mask is not boolean.
+    """
+
+    parts: tuple[Tensor, ...]
+    mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise ValueError("Tokens.parts: expected at least one tensor (batch, *grid, channels), got none.")
+        ranks = {part.ndim for part in self.parts}
+        if len(ranks) != 1 or min(ranks) < 3:
+            raise ValueError(
+                "Tokens.parts: expected tensors (batch, *grid, channels) of one rank, at least 3; got shapes "
+                f"{[tuple(part.shape) for part in self.parts]}. Use size 1 on the axes along which a part is constant."
+            )
+        if self.mask is not None:
+            if self.mask.dtype != torch.bool:
+                raise TypeError(f"Tokens.mask: expected dtype bool (True = valid), got {self.mask.dtype}.")
+            if self.mask.ndim != self.parts[0].ndim - 1:
+                raise ValueError(
+                    f"Tokens.mask: expected (batch, *grid) of rank {self.parts[0].ndim - 1}, got {tuple(self.mask.shape)}."
+                )
+        try:
+            self._extent()
+        except RuntimeError:
+            mask = None if self.mask is None else tuple(self.mask.shape)
+            raise ValueError(
+                "Tokens: parts and mask do not broadcast over batch and grid: parts "
+                f"{[tuple(part.shape) for part in self.parts]}, mask {mask}."
+            ) from None
+
+    def _extent(self) -> torch.Size:
+        """(B, *grid) that the parts and the mask broadcast to."""
+        shapes = [part.shape[:-1] for part in self.parts]
+        if self.mask is not None:
+            shapes.append(self.mask.shape)
+        extent: torch.Size = torch.broadcast_shapes(*shapes)
+        return extent
+
+    @property
+    def batch(self) -> int:
+        """B; 1 if no part and no mask depends on the sample."""
+        return self._extent()[0]
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """G = (n1, …, nd)."""
+        return tuple(self._extent()[1:])
+
+    @property
+    def num_tokens(self) -> int:
+        """M, the product of the grid."""
+        return prod(self.grid)
+
+    @property
+    def channels(self) -> int:
+        """C, the channels of all parts together."""
+        return sum(part.shape[-1] for part in self.parts)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the first part."""
+        return self.parts[0].device
+
+    def append(self, part: Float[Tensor, "..."]) -> Tokens:
+        """The same tokens with one more part."""
+        return replace(self, parts=(*self.parts, part))
+
+    def cleaned(self) -> Tokens:
+        """The same tokens with zeros in place of all that only masked elements can see, at each part's own shape.
+
+        After it no masked NaN or infinity reaches arithmetic. A value shared by several elements (a row feature, say)
+        is kept if any of them is valid.
+        """
+        if self.mask is None:
+            return self
+        return replace(self, parts=tuple(_zero_unseen(part, self.mask) for part in self.parts))
+
+    def dense(self) -> Float[Tensor, "batch tokens channels"]:
+        """The parts multiplied out and concatenated: `(B, M, C)`, masked elements zero."""
+        extent = self._extent()
+        dtype = reduce(torch.promote_types, (part.dtype for part in self.parts))
+        expanded = [part.to(dtype).expand(*extent, part.shape[-1]) for part in self.parts]
+        dense = torch.cat(expanded, dim=-1)
+        if self.mask is not None:
+            dense = torch.where(self.mask[..., None], dense, dense.new_zeros(()))
+        return dense.reshape(extent[0], -1, dense.shape[-1])
+
+    def dense_mask(self) -> Bool[Tensor, "batch tokens"] | None:
+        """The mask as `(B, M)`, or None where all elements are valid."""
+        if self.mask is None:
+            return None
+        extent = self._extent()
+        return self.mask.expand(extent).reshape(extent[0], -1)
+
+    def take(self, index: Int[Tensor, "k"] | Int[Tensor, "batch k"]) -> Tokens:
+        """Some elements by their position in the flattened grid; the result has the one-axis grid `(k,)`.
+
+        Args:
+            index: `(k,)` for the same elements of every sample, or `(B, k)`; values in [0, M).
+
+        Returns:
+            Tokens whose parts are `(B or 1, k or 1, c)`: sampled elements of a grid are no grid any more.
+        """
+        grid = self.grid
+        coordinates = torch.unravel_index(index, grid)
+        parts = tuple(_gather(part, coordinates) for part in self.parts)
+        mask = None if self.mask is None else _gather(self.mask[..., None], coordinates)[..., 0]
+        return Tokens(parts=parts, mask=mask)
+
+    def chunks(self, size: int) -> Iterator[Tokens]:
+        """All elements in order, at most `size` at a time, each chunk with a one-axis grid."""
+        if size < 1:
+            raise ValueError(f"Tokens.chunks: size must be at least 1, got {size}.")
+        total = self.num_tokens
+        for start in range(0, total, size):
+            yield self.take(torch.arange(start, min(start + size, total), device=self.device))
+
+
+def _zero_unseen(part: Tensor, mask: Tensor) -> Tensor:
+    """Zero the values of `part` that no valid element reads; the result has the part's own shape."""
+    seen = mask
+    for axis in range(mask.ndim):
+        if part.shape[axis] == 1 and mask.shape[axis] != 1:
+            seen = seen.any(dim=axis, keepdim=True)
+    return torch.where(seen[..., None], part, part.new_zeros(()))
+
+
+def _gather(part: Tensor, coordinates: tuple[Tensor, ...]) -> Tensor:
+    """Elements of a part at grid coordinates `(k,)` or `(B, k)` per axis -> `(B or 1, k or 1, c)`."""
+    if all(size == 1 for size in part.shape[1:-1]):
+        return part.reshape(part.shape[0], 1, part.shape[-1])
+    own = [axis if size != 1 else torch.zeros_like(axis) for axis, size in zip(coordinates, part.shape[1:-1], strict=True)]
+    if own[0].ndim == 1:
+        return part[(slice(None), *own)]
+    rows = torch.arange(own[0].shape[0], device=part.device)[:, None]
+    picks: list[Tensor] = [rows if part.shape[0] != 1 else torch.zeros_like(rows), *own]
+    return part[tuple(picks)]
