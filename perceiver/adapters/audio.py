@@ -1,0 +1,374 @@
+"""Audio: raw waveforms `(B, channels, samples)` as frames of samples, log-mel frames or log-mel values.
+
+Frames are counted from the first sample, whatever follows: a recording alone and the same recording padded
+among longer ones give the same valid tokens. Positions are absolute seconds, the same in every recording.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torchaudio.functional import melscale_fbanks, spectrogram
+
+from perceiver.masks import grid_mask, patch_mask, zero_masked
+from perceiver.positions import PositionEncoding, grid_coordinates, time_coordinates
+from perceiver.tokens import Tokens
+
+
+class WaveformFrames(nn.Module):
+    """One token per frame of raw samples (Perceiver, section 4.2: segments of 128 samples).
+
+    The last frame is filled up with zeros. Channels of a token: the frame of the first audio channel, of the
+    second, and so on; then the position.
+
+    Args:
+        audio_channels: 1 for mono, 2 for stereo.
+        frame: samples per token; frames do not overlap.
+        sample_rate: in hertz.
+        duration_seconds: reference duration; times in [0, duration] become coordinates in [-1, 1], later ones
+            go beyond.
+        position: encoding of one coordinate, the time of the middle of the frame.
+    """
+
+    def __init__(
+        self,
+        *,
+        audio_channels: int = 1,
+        frame: int,
+        sample_rate: int,
+        duration_seconds: float,
+        position: PositionEncoding,
+    ) -> None:
+        super().__init__()
+        _require_positive(
+            self,
+            audio_channels=audio_channels,
+            frame=frame,
+            sample_rate=sample_rate,
+            duration_seconds=duration_seconds,
+        )
+        self.audio_channels = audio_channels
+        self.frame = frame
+        self.sample_rate = sample_rate
+        self.duration_seconds = duration_seconds
+        self.position = position
+        self.channels = audio_channels * frame + position.channels
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tokens:
+        """Waveform -> Tokens on the grid `(T,)`, T = ceil(samples / frame).
+
+        Args:
+            x: `(B, audio_channels, samples)`.
+            mask: True where valid: `(B,)` presence, `(B, samples)`, or None. A frame with any valid sample is
+                valid.
+
+        Raises:
+            ValueError: for another shape, another number of channels or no samples at all.
+            TypeError: for integer samples or a mask that is not boolean.
+        """
+        x, mask = _checked_waveform(x, mask, audio_channels=self.audio_channels, adapter=type(self).__name__)
+        batch, audio_channels, samples = x.shape
+        framed = F.pad(x, (0, -samples % self.frame)).reshape(batch, audio_channels, -1, self.frame)
+        content = framed.transpose(1, 2).flatten(2)
+        step_seconds = self.frame / self.sample_rate
+        times = _frame_times(content.shape[1], step_seconds, self.duration_seconds, x.device)
+        token_mask = None if mask is None else patch_mask(mask, (self.frame,))
+        return Tokens(parts=(content, *self.position((times,))), mask=token_mask)
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        return f"audio_channels={self.audio_channels}, frame={self.frame}, sample_rate={self.sample_rate}"
+
+
+class LogMelFrames(nn.Module):
+    """One token per hop: the logarithm of its mel spectrum, `audio_channels * num_mels` values, and its time.
+
+    Args:
+        audio_channels: 1 for mono, 2 for stereo; each channel has a spectrum of its own.
+        sample_rate: in hertz.
+        num_mels: mel bands (HTK scale) between `min_hertz` and `max_hertz`.
+        window_seconds: Hann window, centred on the hop; at least `hop_seconds`.
+        hop_seconds: from one token to the next, rounded to whole samples.
+        duration_seconds: reference duration; times in [0, duration] become coordinates in [-1, 1], later ones
+            go beyond.
+        position: encoding of one coordinate, the time of the middle of the hop.
+        min_hertz, max_hertz: the range of the mel bands; None is half the sample rate.
+        epsilon: added to the power before the logarithm; silence becomes log(epsilon).
+        mean, std: of log-mel values in the training data; tokens hold `(log(power + epsilon) - mean) / std`.
+    """
+
+    def __init__(
+        self,
+        *,
+        audio_channels: int = 1,
+        sample_rate: int,
+        num_mels: int,
+        window_seconds: float,
+        hop_seconds: float,
+        duration_seconds: float,
+        position: PositionEncoding,
+        min_hertz: float = 0.0,
+        max_hertz: float | None = None,
+        epsilon: float = 1e-6,
+        mean: float = 0.0,
+        std: float = 1.0,
+    ) -> None:
+        super().__init__()
+        _require_positive(self, audio_channels=audio_channels, duration_seconds=duration_seconds)
+        self.audio_channels = audio_channels
+        self.duration_seconds = duration_seconds
+        self.log_mel = LogMel(
+            sample_rate=sample_rate,
+            num_mels=num_mels,
+            window_seconds=window_seconds,
+            hop_seconds=hop_seconds,
+            min_hertz=min_hertz,
+            max_hertz=max_hertz,
+            epsilon=epsilon,
+            mean=mean,
+            std=std,
+        )
+        self.position = position
+        self.channels = audio_channels * num_mels + position.channels
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tokens:
+        """Waveform -> Tokens on the grid `(T,)`, T = ceil(samples / hop).
+
+        Arguments and errors as in `WaveformFrames`; a hop with any valid sample is valid.
+        """
+        x, mask = _checked_waveform(x, mask, audio_channels=self.audio_channels, adapter=type(self).__name__)
+        content = self.log_mel(x).permute(0, 3, 1, 2).flatten(2)
+        times = _frame_times(content.shape[1], self.log_mel.step_seconds, self.duration_seconds, x.device)
+        token_mask = None if mask is None else patch_mask(mask, (self.log_mel.hop,))
+        return Tokens(parts=(content, *self.position((times,))), mask=token_mask)
+
+
+class LogMelBins(nn.Module):
+    """One token per hop and mel band: single values on a grid of time and frequency (Perceiver, section 4.2).
+
+    Args:
+        audio_channels, sample_rate, num_mels, window_seconds, hop_seconds, duration_seconds, min_hertz,
+            max_hertz, epsilon, mean, std: as in `LogMelFrames`.
+        position: encoding of two coordinates: the time of the middle of the hop, and the mel band from -1
+            (lowest) to 1 (highest).
+    """
+
+    def __init__(
+        self,
+        *,
+        audio_channels: int = 1,
+        sample_rate: int,
+        num_mels: int,
+        window_seconds: float,
+        hop_seconds: float,
+        duration_seconds: float,
+        position: PositionEncoding,
+        min_hertz: float = 0.0,
+        max_hertz: float | None = None,
+        epsilon: float = 1e-6,
+        mean: float = 0.0,
+        std: float = 1.0,
+    ) -> None:
+        super().__init__()
+        _require_positive(self, audio_channels=audio_channels, duration_seconds=duration_seconds)
+        self.audio_channels = audio_channels
+        self.duration_seconds = duration_seconds
+        self.log_mel = LogMel(
+            sample_rate=sample_rate,
+            num_mels=num_mels,
+            window_seconds=window_seconds,
+            hop_seconds=hop_seconds,
+            min_hertz=min_hertz,
+            max_hertz=max_hertz,
+            epsilon=epsilon,
+            mean=mean,
+            std=std,
+        )
+        self.position = position
+        self.channels = audio_channels + position.channels
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tokens:
+        """Waveform -> Tokens on the grid `(T, num_mels)`, T = ceil(samples / hop).
+
+        Arguments and errors as in `WaveformFrames`; a hop with any valid sample is valid.
+        """
+        x, mask = _checked_waveform(x, mask, audio_channels=self.audio_channels, adapter=type(self).__name__)
+        content = self.log_mel(x).permute(0, 3, 2, 1)
+        num_frames, num_mels = content.shape[1:3]
+        times = _frame_times(num_frames, self.log_mel.step_seconds, self.duration_seconds, x.device)
+        _, bands = grid_coordinates((1, num_mels), device=x.device)
+        token_mask = None
+        if mask is not None:
+            token_mask = patch_mask(mask, (self.log_mel.hop,))[..., None].expand(-1, -1, num_mels)
+        return Tokens(parts=(content, *self.position((times[:, :, None], bands))), mask=token_mask)
+
+
+class LogMel(nn.Module):
+    """`(..., samples)` -> `(..., num_mels, T)`: normalised log-mel power in float32, T = ceil(samples / hop).
+
+    The window of frame t is centred on samples [t * hop, (t + 1) * hop), and what lies outside the waveform
+    counts as zero: reflection at the ends would make frames depend on where the padding ends. Filters are
+    torchaudio's (HTK scale, peak 1); the length of the Fourier transform is the smallest power of two, no
+    shorter than the window, that leaves no filter between two frequencies.
+
+    Args: as in `LogMelFrames`.
+    """
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(
+        self,
+        *,
+        sample_rate: int,
+        num_mels: int,
+        window_seconds: float,
+        hop_seconds: float,
+        min_hertz: float = 0.0,
+        max_hertz: float | None = None,
+        epsilon: float = 1e-6,
+        mean: float = 0.0,
+        std: float = 1.0,
+    ) -> None:
+        super().__init__()
+        _require_positive(
+            self,
+            sample_rate=sample_rate,
+            num_mels=num_mels,
+            window_seconds=window_seconds,
+            hop_seconds=hop_seconds,
+            epsilon=epsilon,
+            std=std,
+        )
+        nyquist = sample_rate / 2
+        top = nyquist if max_hertz is None else max_hertz
+        if not 0 <= min_hertz < top <= nyquist:
+            raise ValueError(
+                f"LogMel: expected 0 <= min_hertz < max_hertz <= {nyquist:g} (half of sample_rate), "
+                f"got min_hertz={min_hertz}, max_hertz={max_hertz}."
+            )
+        self.hop = round(hop_seconds * sample_rate)
+        window_samples = round(window_seconds * sample_rate)
+        if not 1 <= self.hop <= window_samples:
+            raise ValueError(
+                "LogMel: expected a hop of at least one sample and a window no shorter than the hop; at "
+                f"{sample_rate} Hz hop_seconds={hop_seconds} is {self.hop} samples and "
+                f"window_seconds={window_seconds} is {window_samples}."
+            )
+        self.step_seconds = self.hop / sample_rate
+        self.epsilon = epsilon
+        self.mean = mean
+        self.std = std
+        filters = _mel_filters(window_samples, sample_rate, num_mels, min_hertz, top)
+        self.fft_size = 2 * (filters.shape[0] - 1)
+        window = torch.hann_window(window_samples, dtype=torch.float32)
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("filters", filters, persistent=False)
+
+    def forward(self, waveform: Float[Tensor, "*batch samples"]) -> Float[Tensor, "*batch mels frames"]:
+        """Float32 whatever the autocast: the logarithm of a power in bfloat16 has two or three digits."""
+        with torch.autocast(waveform.device.type, enabled=False):
+            waveform = waveform.to(torch.float32)
+            samples = waveform.shape[-1]
+            num_frames = -(-samples // self.hop)
+            before = (self.fft_size - self.hop) // 2
+            after = (num_frames - 1) * self.hop + self.fft_size - before - samples
+            power = spectrogram(
+                F.pad(waveform, (before, after)),
+                pad=0,
+                window=self.window,
+                n_fft=self.fft_size,
+                hop_length=self.hop,
+                win_length=self.window.shape[0],
+                power=2.0,
+                normalized=False,
+                center=False,
+            )
+            mel = torch.matmul(power.transpose(-1, -2), self.filters).transpose(-1, -2)
+            return (torch.log(mel + self.epsilon) - self.mean) / self.std
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogMel:
+        """Moves window and filters between devices only: `model.bfloat16()` must not round them."""
+        window, filters = self.window, self.filters
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.window = window.to(self.window.device)
+        self.filters = filters.to(self.filters.device)
+        return self
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        sizes = f"num_mels={self.filters.shape[1]}, window={self.window.shape[0]}, hop={self.hop}"
+        return f"{sizes}, fft_size={self.fft_size}"
+
+
+def _mel_filters(
+    window_samples: int, sample_rate: int, num_mels: int, min_hertz: float, max_hertz: float
+) -> Float[Tensor, "frequencies mels"]:
+    """The triangular filters on the coarsest frequency axis that gives each of them something to read."""
+    fft_size = 2 ** max(1, math.ceil(math.log2(window_samples)))
+    while True:
+        with warnings.catch_warnings():
+            # torchaudio warns of empty filters; here they are the sign to go on.
+            warnings.simplefilter("ignore", UserWarning)
+            filters: Tensor = melscale_fbanks(fft_size // 2 + 1, min_hertz, max_hertz, num_mels, sample_rate)
+        if bool((filters > 0).any(dim=0).all()):
+            return filters
+        if fft_size >= 2**16:
+            raise ValueError(
+                f"LogMel.num_mels: {num_mels} mel bands between {min_hertz:g} and {max_hertz:g} Hz are too "
+                "narrow to compute; use fewer bands or a wider range."
+            )
+        fft_size *= 2
+
+
+def _checked_waveform(
+    x: Tensor, mask: Tensor | None, *, audio_channels: int, adapter: str
+) -> tuple[Float[Tensor, "batch audio_channels samples"], Bool[Tensor, "batch samples"] | None]:
+    """The waveform with zeros where it is masked, and its mask per sample."""
+    if x.ndim != 3:
+        raise ValueError(
+            f"{adapter}: expected a waveform (batch, {audio_channels}, samples), got shape {tuple(x.shape)}. "
+            "Add the missing axis, e.g. `x[:, None]` for mono (batch, samples)."
+        )
+    if not x.is_floating_point():
+        raise TypeError(f"{adapter}: expected floating point samples, got {x.dtype}. Scale int16, e.g., with `x / 32768`.")
+    batch, channels, samples = x.shape
+    if channels != audio_channels:
+        raise ValueError(
+            f"{adapter}: expected {audio_channels} audio channels in (batch, channels, samples), got "
+            f"{channels} in shape {tuple(x.shape)}. Set audio_channels={channels}, or mix down to mono with "
+            "`x.mean(dim=1, keepdim=True)`."
+        )
+    if samples == 0:
+        raise ValueError(
+            f"{adapter}: expected at least one sample, got shape {tuple(x.shape)}. Leave an absent "
+            "recording's key out, or pass zeros with a mask that is all False."
+        )
+    mask = grid_mask(mask, batch=batch, grid=(samples,), name=f"{adapter} mask")
+    return (x, None) if mask is None else (zero_masked(x, mask[:, None]), mask)
+
+
+def _frame_times(
+    num_frames: int, step_seconds: float, duration_seconds: float, device: torch.device
+) -> Float[Tensor, "1 frames 1"]:
+    """Coordinates of the middles of frames that follow one another from time 0."""
+    return time_coordinates(
+        num_frames,
+        step_seconds=step_seconds,
+        duration_seconds=duration_seconds,
+        offset_seconds=step_seconds / 2,
+        device=device,
+    )
+
+
+def _require_positive(owner: nn.Module, **values: int | float) -> None:
+    """Every argument a positive, finite number."""
+    for name, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{type(owner).__name__}.{name}: expected a positive number, got {value}.")

@@ -1,0 +1,84 @@
+"""Point sets: `(B, P, coordinates + features)`, ragged sets by mask, in no particular order."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from perceiver.masks import grid_mask, zero_masked
+from perceiver.positions import PositionEncoding
+from perceiver.tokens import Tokens
+
+
+class Points(nn.Module):
+    """One token per point: its features as they are, if it has any, and the encoding of its coordinates.
+
+    Reordering the points reorders the tokens and changes nothing else (Perceiver, section 4.3, ModelNet40).
+
+    Args:
+        point_channels: values per point, coordinates first, features after them.
+        num_coordinates: how many of them are coordinates.
+        scale: what becomes 1 after division, in the unit of the coordinates (metres, say): about the largest
+            absolute coordinate of the data. The same for all sets: sizes stay comparable.
+        position: encoding of `num_coordinates` coordinates.
+    """
+
+    def __init__(
+        self, *, point_channels: int, num_coordinates: int = 3, scale: float = 1.0, position: PositionEncoding
+    ) -> None:
+        super().__init__()
+        if not 1 <= num_coordinates <= point_channels:
+            raise ValueError(
+                "Points: expected 1 <= num_coordinates <= point_channels (coordinates and features), "
+                f"got num_coordinates={num_coordinates}, point_channels={point_channels}."
+            )
+        if not (math.isfinite(scale) and scale > 0):
+            raise ValueError(f"Points.scale: expected a positive number, got {scale}.")
+        self.point_channels = point_channels
+        self.num_coordinates = num_coordinates
+        self.scale = scale
+        self.position = position
+        self.channels = point_channels - num_coordinates + position.channels
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tokens:
+        """Points -> Tokens on the grid `(P,)`.
+
+        Args:
+            x: `(B, P, point_channels)`, coordinates first.
+            mask: True where valid: `(B,)` presence, `(B, P)`, or None.
+
+        Raises:
+            ValueError: for another shape, another number of channels or no points at all.
+            TypeError: for integer values or a mask that is not boolean.
+        """
+        self._check(x)
+        mask = grid_mask(mask, batch=x.shape[0], grid=x.shape[1:2], name="Points mask")
+        x = zero_masked(x, None if mask is None else mask[..., None])
+        coordinates = x[..., : self.num_coordinates]
+        # At least float32 whatever the precision setting: bfloat16 would merge points.
+        coordinates = coordinates.to(torch.promote_types(x.dtype, torch.float32)) / self.scale
+        features = (x[..., self.num_coordinates :],) if self.point_channels > self.num_coordinates else ()
+        return Tokens(parts=(*features, *self.position((coordinates.to(torch.float32),))), mask=mask)
+
+    def _check(self, x: Tensor) -> None:
+        """Shape and type of the input, in words."""
+        if x.ndim != 3 or x.shape[2] != self.point_channels:
+            raise ValueError(
+                f"Points: expected (batch, points, {self.point_channels}), {self.num_coordinates} of them "
+                f"coordinates, got shape {tuple(x.shape)}. Points lie along axis 1, their values along axis 2; "
+                "point_channels counts all values of a point, coordinates and features."
+            )
+        if not x.is_floating_point():
+            raise TypeError(f"Points: expected floating point, got {x.dtype}; convert with `x.float()`.")
+        if x.shape[1] == 0:
+            raise ValueError(
+                f"Points: expected at least one point, got shape {tuple(x.shape)}. Leave an absent set's key "
+                "out, or pass one zero point with a mask that is all False."
+            )
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        sizes = f"point_channels={self.point_channels}, num_coordinates={self.num_coordinates}"
+        return f"{sizes}, scale={self.scale}"
