@@ -1,0 +1,116 @@
+"""From a composed Hydra configuration and the spec of the data to a plain, resolved one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import MissingConfigException
+from omegaconf import Container, DictConfig, OmegaConf, open_dict
+
+
+def register_resolvers() -> None:
+    """Make `${modality:KEY}` and `${ceil_divide:A,B}` known to OmegaConf. May be called again."""
+    OmegaConf.register_new_resolver("modality", _modality, replace=True)
+    OmegaConf.register_new_resolver("ceil_divide", _ceil_divide, replace=True)
+
+
+def resolve(config: DictConfig, spec: dict[str, Any]) -> dict[str, Any]:
+    """The whole configuration as plain dicts, lists and scalars, without any reference left.
+
+    Args:
+        config: as Hydra composed it; not changed.
+        spec: what the data module knows: modalities and target. A modality without an adapter in `model.adapters` gets
+            the default of its kind, `adapter/<kind>.yaml`.
+
+    Raises:
+        ValueError: for an adapter whose modality the data lacks, a modality without adapter and default, or a fact that
+            the spec does not hold.
+    """
+    config = config.copy()
+    with open_dict(config):
+        config.spec = spec
+        _add_default_adapters(config, spec)
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _add_default_adapters(config: DictConfig, spec: dict[str, Any]) -> None:
+    adapters = config.model.get("adapters")
+    if adapters is None:
+        config.model.adapters = {}
+        adapters = config.model.adapters
+    modalities = spec["modalities"]
+    for name in adapters:
+        if name not in modalities:
+            raise ValueError(
+                f"model.adapters.{name}: the data has no modality {str(name)!r}, only {_listed(modalities)}. Remove the "
+                f"adapter with '~model.adapters.{name}', or choose data that has it."
+            )
+    for name, facts in modalities.items():
+        if name not in adapters:
+            adapters[name] = _default_adapter(name, facts["kind"])
+
+
+def _default_adapter(name: str, kind: str) -> DictConfig:
+    """`adapter/<kind>.yaml` from Hydra's search path."""
+    try:
+        adapter = compose(f"adapter/{kind}").adapter
+    except MissingConfigException as error:
+        known = GlobalHydra.instance().config_loader().get_group_options("adapter")
+        raise ValueError(
+            f"model.adapters.{name}: no adapter is configured and there is no adapter/{kind}.yaml for its kind. Choose one "
+            f"with +adapter@model.adapters.{name}=NAME; known are {_listed(known)}."
+        ) from error
+    assert isinstance(adapter, DictConfig)
+    return adapter
+
+
+def _modality(key: str, *, _parent_: Container, _root_: Container) -> Any:
+    """`${modality:KEY}` below model.adapters.<name>: spec.modalities.<name>.KEY."""
+    name = _adapter_of(_parent_, _root_)
+    spec = OmegaConf.select(_root_, "spec")
+    if spec is None:
+        raise ValueError("${modality:" + key + "}: the data's spec is not known yet; the run adds it to the config.")
+    facts = OmegaConf.select(spec, "modalities")
+    if name not in facts:
+        raise ValueError(f"model.adapters.{name}: the data has no modality {name!r}, only {_listed(facts)}.")
+    value = OmegaConf.select(facts[name], key)
+    if value is None:
+        state = "is null (it differs from sample to sample)" if _has(facts[name], key) else "is missing"
+        raise ValueError(
+            f"model.adapters.{name}: {key!r} of modality {name!r} {state}; the data's spec has {_listed(facts[name])}. Set the "
+            "adapter's argument to a value of your own."
+        )
+    return value
+
+
+def _adapter_of(parent: Container, root: Container) -> str:
+    """The key below `model.adapters` that an element stands under."""
+    adapters = OmegaConf.select(root, "model.adapters")
+    node: Any = parent
+    while node is not None:
+        above = node._get_parent()
+        if above is not None and above is adapters:
+            return str(node._key())
+        node = above
+    raise ValueError("${modality:…}: expected below model.adapters.<name>; elsewhere name it, e.g. ${spec.num_classes}.")
+
+
+def _has(facts: Any, key: str) -> bool:
+    parent, _, last = key.rpartition(".")
+    holder = OmegaConf.select(facts, parent) if parent else facts
+    if OmegaConf.is_list(holder):
+        return last.isdecimal() and int(last) < len(holder)
+    return OmegaConf.is_dict(holder) and last in holder
+
+
+def _ceil_divide(dividend: int, divisor: int) -> int:
+    """`${ceil_divide:A,B}`: A / B, rounded up; the number of patches or strides that cover A elements."""
+    return -(-dividend // divisor)
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(sorted(str(name) for name in names)) or "none"

@@ -1,0 +1,142 @@
+"""Errors as a user meets them: one line on stderr that says what to do, the traceback in a file."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import re
+import shutil
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+# Their messages are sentences of their own; for others the type says half of it.
+_SELF_EXPLANATORY = (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class JobFailedError(Exception):
+    """A job failed and has said so already; its directory is the message."""
+
+
+class DiskFullError(OSError):
+    """The disk is full, or will be."""
+
+
+def report_error(error: Exception, *, directory: Path | None, full: bool | None = None, conf: Path | None = None) -> None:
+    """Print `error: …` and where the traceback is to stderr.
+
+    Args:
+        error: what was raised.
+        directory: the run directory, which gets `error.log`; None before there is one.
+        full: print the traceback too; None decides by the environment variable PERCEIVER_FULL_ERROR.
+        conf: the configuration folder, for suggestions about mistyped overrides.
+    """
+    lines = [f"error: {one_line(error)}"]
+    if conf is not None and (hint := suggestion(str(error), conf)):
+        lines[0] += f" {hint}"
+    text = "".join(traceback.format_exception(error))
+    saved = directory is not None and _save(text, directory / "error.log")
+    if full is None:
+        full = os.environ.get("PERCEIVER_FULL_ERROR") == "1"
+    if full:
+        lines.append(text)
+    elif saved:
+        lines.append(f"full traceback: {directory}/error.log")
+    else:
+        lines.append("full traceback: run again with HYDRA_FULL_ERROR=1")
+    _to_stderr("\n".join(lines))
+
+
+def interrupted(directory: Path) -> None:
+    """Say what an interrupted run has kept, and how to go on."""
+    last = directory / "checkpoints" / "last.ckpt"
+    if last.is_file():
+        _to_stderr(f"interrupted: {last} is kept; continue with the same overrides and ckpt_path={directory}")
+    else:
+        _to_stderr("interrupted before the end of the first epoch: no checkpoint was written yet")
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error in one line; with its type in front unless the message speaks for itself."""
+    error = _innermost(error)
+    if isinstance(error, OSError) and error.errno in _FULL and not isinstance(error, DiskFullError):
+        place = error.filename or "a file of the run directory"
+        return f"no space left on the device while writing {place}; free some, or set hydra.run.dir=DIR on another disk."
+    message = " ".join(str(error).split())
+    if isinstance(error, _SELF_EXPLANATORY) and message:
+        return message
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def free_bytes(directory: Path) -> int:
+    """Free bytes of the disk that holds `directory`, which need not exist yet."""
+    while not directory.exists() and directory != directory.parent:
+        directory = directory.parent
+    return shutil.disk_usage(directory).free
+
+
+def suggestion(message: str, conf: Path) -> str:
+    """`Did you mean …?` for a mistyped key or option in one of Hydra's messages, else an empty string."""
+    if option := re.search(r"Could not find '([\w./-]+)'", message):
+        group, _, name = option.group(1).rpartition("/")
+        known = sorted(path.stem for path in (conf / group).glob("*.yaml"))
+        close = difflib.get_close_matches(name, known, n=1)
+        return f"Did you mean {group}={close[0]}?" if close else ""
+    if key := re.search(r"Could not override '([\w./@-]+)'", message):
+        close = difflib.get_close_matches(key.group(1), _known_keys(conf), n=1, cutoff=0.75)
+        return f"Did you mean {close[0]}?" if close else ""
+    return ""
+
+
+def _known_keys(conf: Path) -> list[str]:
+    """Every key of the configuration that the command line's group choices make, and every group."""
+    choices = [word for word in sys.argv[1:] if re.fullmatch(r"[a-z_]+=[\w-]+", word)]
+    groups = [path.name for path in conf.iterdir() if path.is_dir() and path.name != "hydra"]
+    choices = [word for word in choices if word.split("=")[0] in groups]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            config = compose("train", overrides=choices)
+    except Exception:  # a second error in the line: nothing to compare with
+        return groups
+    return groups + list(_keys(OmegaConf.to_container(config, resolve=False)))
+
+
+def _keys(tree: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(tree, (dict, DictConfig)):
+        for key, value in tree.items():
+            yield f"{prefix}{key}"
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What was raised in the first place, below the wrappers of Hydra and OmegaConf."""
+    wrappers = (InstantiationException, OmegaConfBaseException)
+    while isinstance(error, wrappers) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error
+
+
+def _save(text: str, path: Path) -> bool:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    except OSError:  # a full disk, most likely: the line on stderr must come all the same
+        return False
+    return True
+
+
+def _to_stderr(text: str) -> None:
+    sys.stdout.flush()
+    sys.stderr.write(text.rstrip("\n") + "\n")
+    sys.stderr.flush()

@@ -1,0 +1,250 @@
+"""One run: train (and test the best), or test a checkpoint; everything it leaves lies in the run directory."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from perceiver import checkpoints
+from perceiver.build import build_model
+from perceiver.model import Perceiver
+from perceiver.run.atomic import atomic_write
+from perceiver.run.checkpoint_io import AtomicCheckpointIO, require_disk_space
+from perceiver.run.config import resolve
+from perceiver.run.figures import ConfusionFigures
+from perceiver.run.metrics import BestEpoch, last_metrics, write_metrics
+from perceiver.run.report import print_model, print_result
+from perceiver.run.resume import CarryBest, check_architecture, check_unfinished, find_last
+
+CONFIG, METRICS = "config.yaml", "metrics.json"
+
+# Notices of Lightning's that this package has already acted upon or that are meant for its developers.
+_KNOWN_NOTICES = (
+    r".*does not have many workers.*",
+    r"Checkpoint directory .* exists and is not empty.*",
+    r"Experiment logs directory .* exists and is not empty.*",
+    r"You requested to overfit but enabled train dataloader shuffling.*",
+    r"You have overridden `on_before_batch_transfer` in `LightningModule`.*",
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
+)
+
+
+def run(config: DictConfig) -> float | None:
+    """Do what the configuration says.
+
+    Args:
+        config: as Hydra composed it (`conf/train.yaml`).
+
+    Returns:
+        mode=fit: the monitored validation metric of the best epoch, for sweepers; None without validation.
+        mode=test: the test accuracy.
+
+    Raises:
+        ValueError: for settings that contradict each other; all that can be known before training is checked before.
+    """
+    if config.mode not in ("fit", "test"):
+        raise ValueError(f"mode: expected fit or test, got {config.mode!r}.")
+    if config.mode == "test" and config.ckpt_path is None:
+        raise ValueError("mode=test: expected ckpt_path=RUN_DIR or ckpt_path=FILE, the checkpoint to test; got none.")
+    with warnings.catch_warnings():
+        _silence_known_notices()
+        return _fit(config) if config.mode == "fit" else _test(config)
+
+
+def _fit(config: DictConfig) -> float | None:
+    directory = Path(config.run_dir)
+    resumed = None if config.ckpt_path is None else find_last(config.ckpt_path)
+    _check_unused(directory, resumed)
+    recipe = None if resumed is None else checkpoints.read(resumed)
+
+    data: LightningDataModule = instantiate(config.data, _convert_="all")
+    data.prepare_data()
+    if recipe is not None:
+        _use_stored_spec(data, recipe.spec)
+    data.setup("fit")
+    spec = _spec_of(data)
+    plain = resolve(config, spec)
+
+    seed_everything(int(plain["seed"]), workers=True, verbose=False)
+    model = build_model(plain["model"], spec=spec)
+    best = BestEpoch()
+    callbacks: list[Callback] = [best, ConfusionFigures(directory=directory, names=_class_names(spec), best=best)]
+    if resumed is not None:
+        check_architecture(model, resumed)
+        check_unfinished(resumed, plain["trainer"])
+        callbacks.append(CarryBest(resumed=resumed))
+    task = _task(plain, model, spec)
+    trainer = _trainer(plain, callbacks)
+    require_disk_space(directory, model)
+    if trainer.is_global_zero:
+        _write_config(directory, plain)
+        print_model(model, data.val_dataloader(), trainer.strategy.root_device)
+
+    started = time.monotonic()
+    _until_interrupted(trainer, lambda: trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True))
+    metrics: dict[str, float | int] = {
+        **last_metrics(trainer, "train"),
+        **best.metrics,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "epochs": trainer.current_epoch,
+        "seconds": round(time.monotonic() - started, 2),
+    }
+    if best.epoch is not None:
+        metrics["best_epoch"] = best.epoch
+    if trainer.is_global_zero:
+        write_metrics(directory / METRICS, metrics)
+
+    if plain["test"]:
+        chosen = _best_checkpoint(trainer)
+        _until_interrupted(
+            trainer,
+            lambda: trainer.test(task, datamodule=data, ckpt_path=chosen, verbose=False, weights_only=True),
+        )
+        metrics |= last_metrics(trainer, "test")
+    if trainer.is_global_zero:
+        write_metrics(directory / METRICS, metrics)
+        print_result(metrics, directory)
+    return best.score
+
+
+def _test(config: DictConfig) -> float | None:
+    """Test a checkpoint as it was trained: its model, its normalisation, its class names; only the data is the present one."""
+    directory = Path(config.run_dir)
+    file = checkpoints.find(config.ckpt_path)
+    recipe = checkpoints.read(file)
+    model = checkpoints.load(file, trust=list(config.trust))
+
+    data: LightningDataModule = instantiate(config.data, _convert_="all")
+    data.prepare_data()
+    spec = _use_stored_spec(data, recipe.spec, trained_on=recipe.config.get("data"))
+    config = config.copy()
+    with open_dict(config):
+        config.model = OmegaConf.create(recipe.config["model"])
+    plain = resolve(config, spec)
+
+    seed_everything(int(plain["seed"]), workers=True, verbose=False)
+    task = _task(plain, model, spec)
+    figures = ConfusionFigures(directory=directory, names=_class_names(spec), best=None)
+    trainer = _trainer(plain, [figures])
+    if trainer.is_global_zero and not (directory / CONFIG).exists():
+        _write_config(directory, plain)
+    started = time.monotonic()
+    _until_interrupted(trainer, lambda: trainer.test(task, datamodule=data, verbose=False))
+    metrics = {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "seconds": round(time.monotonic() - started, 2),
+        **last_metrics(trainer, "test"),
+    }
+    if trainer.is_global_zero:
+        write_metrics(directory / METRICS, metrics)
+        print_result(metrics, directory, tested=file)
+    accuracy = metrics.get("test/accuracy")
+    return None if accuracy is None else float(accuracy)
+
+
+def _task(plain: Mapping[str, Any], model: Perceiver, spec: Mapping[str, Any]) -> LightningModule:
+    """The training objective around the model. Partially applied first: Hydra must neither copy nor merge a model."""
+    scheduler = plain.get("scheduler")
+    task: LightningModule = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(
+        model=model,
+        optimizer=instantiate(plain["optimizer"], _convert_="all"),
+        scheduler=None if not scheduler else instantiate(scheduler, _convert_="all"),
+        checkpoint=checkpoints.entry(plain, spec),
+    )
+    return task
+
+
+def _trainer(plain: Mapping[str, Any], callbacks: list[Callback]) -> Trainer:
+    configured = [instantiate(entry, _convert_="all") for entry in (plain.get("callbacks") or {}).values() if entry]
+    loggers = [instantiate(entry, _convert_="all") for entry in (plain.get("logger") or {}).values() if entry]
+    trainer: Trainer = instantiate({**plain["trainer"], "_partial_": True}, _convert_="all")(
+        callbacks=[*callbacks, *configured], logger=loggers or False, plugins=[AtomicCheckpointIO()]
+    )
+    return trainer
+
+
+def _until_interrupted(trainer: Trainer, act: Any) -> None:
+    """Lightning turns Ctrl+C into exit status 1; turn it back."""
+    try:
+        act()
+    except SystemExit as error:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from error
+        raise
+
+
+def _spec_of(data: LightningDataModule) -> dict[str, Any]:
+    spec = getattr(data, "spec", None)
+    if not isinstance(spec, Mapping) or "modalities" not in spec:
+        raise ValueError(
+            f"data: {type(data).__name__}.spec: expected a dict with 'modalities' and 'target' after setup('fit'), got {spec!r}."
+        )
+    return dict(spec)
+
+
+def _use_stored_spec(
+    data: LightningDataModule, spec: Mapping[str, Any] | None, trained_on: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Give the data module the facts that a checkpoint was trained with: they hold, not what new data would suggest."""
+    if spec is None:
+        raise ValueError("ckpt_path: the checkpoint holds no spec (modalities, class names), so its data cannot be prepared.")
+    try:
+        data.spec = spec  # type: ignore[assignment]
+    except ValueError as error:
+        source = (trained_on or {}).get("_target_")
+        hint = f" It was trained with {source}: choose it with data=NAME or experiment=NAME." if source else ""
+        raise ValueError(f"ckpt_path: this data does not fit the checkpoint. {error}{hint}") from error
+    return dict(spec)
+
+
+def _class_names(spec: Mapping[str, Any]) -> list[str]:
+    return [str(name) for name in spec.get("target", {}).get("names", [])]
+
+
+def _best_checkpoint(trainer: Trainer) -> str:
+    """The best checkpoint by validation, or the last one of a run without validation."""
+    found = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    found.sort(key=lambda callback: callback.monitor is None)
+    for callback in found:
+        if callback.best_model_path:
+            return callback.best_model_path
+    raise ValueError("test=true: there is no checkpoint to test; keep callbacks.best or callbacks.last, or set test=false.")
+
+
+def _check_unused(directory: Path, resumed: Path | None) -> None:
+    """Refuse to train over the checkpoints of another run: what is written stays."""
+    last = directory / "checkpoints" / "last.ckpt"
+    if last.exists() and (resumed is None or resumed.parent.resolve() != last.parent.resolve()):
+        raise FileExistsError(
+            f"hydra.run.dir: {directory} already holds a run ({last.name}). Choose another directory, or continue that run "
+            f"with ckpt_path={directory}."
+        )
+    table = directory / "csv" / "metrics.csv"
+    if table.exists():
+        # CSVLogger would start its file anew.
+        earlier = next(path for n in range(1, 10**6) if not (path := table.with_name(f"metrics.{n}.csv")).exists())
+        table.rename(earlier)
+
+
+def _write_config(directory: Path, plain: Mapping[str, Any]) -> None:
+    with atomic_write(directory / CONFIG) as file:
+        file.write(OmegaConf.to_yaml(OmegaConf.create(dict(plain))).encode())
+
+
+def _silence_known_notices() -> None:
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for pattern in _KNOWN_NOTICES:
+        warnings.filterwarnings("ignore", message=pattern)
+    if not torch.cuda.is_available():
+        warnings.filterwarnings("ignore", message=".*pin_memory.*")

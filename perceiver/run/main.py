@@ -1,0 +1,80 @@
+"""The command line: `python train.py` in a clone, `perceiver-train` where the package is installed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+import perceiver
+from perceiver.run.config import register_resolvers
+from perceiver.run.errors import JobFailedError, interrupted, report_error
+
+EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+
+
+def conf_directory() -> Path:
+    """The folder of the shipped configuration: beside the package's modules when installed, beside the package in a clone.
+
+    Raises:
+        FileNotFoundError: if neither is there: the installation is incomplete.
+    """
+    package = Path(perceiver.__file__).resolve().parent
+    candidates = (package / "conf", package.parent / "conf")
+    for candidate in candidates:
+        if (candidate / "train.yaml").is_file():
+            return candidate
+    raise FileNotFoundError(f"train.yaml: expected it in {candidates[0]} or {candidates[1]}; reinstall the package.")
+
+
+def job(config: DictConfig) -> float | None:
+    """One job of Hydra's: run it, and report an error in one line where it happens, so that a sweep can go on.
+
+    Returns:
+        The validation metric of the best epoch, for sweepers; None if there was no validation.
+    """
+    directory = Path(config.run_dir)
+    try:
+        # Imported here: Lightning takes seconds, and `--help` or a mistyped override should not.
+        from perceiver.run.job import run
+
+        return run(config)
+    except KeyboardInterrupt:
+        interrupted(directory)
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        report_error(error, directory=directory)
+        if HydraConfig.get().mode == RunMode.RUN:
+            sys.exit(EXIT_ERROR)
+        raise JobFailedError(str(directory)) from error  # the sweep goes on to its other jobs, and fails in the end
+
+
+def main() -> None:
+    """Compose the configuration from the command line and run the job or the sweep; exits with 1 after any error."""
+    register_resolvers()
+    # Hydra would print and exit on its own; raised, its errors are reported like all others.
+    chosen = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_directory()), config_name="train")(job)()
+    except JobFailedError:
+        sys.exit(EXIT_ERROR)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        report_error(error, directory=None, full=chosen == "1", conf=conf_directory())
+        sys.exit(EXIT_ERROR)
+    finally:
+        if chosen is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = chosen
+
+
+if __name__ == "__main__":
+    main()

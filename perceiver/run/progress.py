@@ -1,0 +1,66 @@
+"""Progress: a bar on a terminal, lines where the output goes to a file or a pipe."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+
+
+def progress_bar(*, seconds_between_lines: float = 30.0) -> ProgressBar:
+    """Rich's bar if stdout is a terminal, else `ProgressLines`."""
+    if sys.stdout.isatty():
+        return RichProgressBar()
+    return ProgressLines(seconds_between_lines=seconds_between_lines)
+
+
+class ProgressLines(ProgressBar):
+    """A line after each epoch, and one from time to time within a long one.
+
+    Args:
+        seconds_between_lines: least time between two lines within an epoch.
+    """
+
+    def __init__(self, *, seconds_between_lines: float = 30.0) -> None:
+        super().__init__()
+        self.seconds_between_lines = seconds_between_lines
+        self._enabled = True
+        self._epoch_started = self._last_line = 0.0
+
+    def disable(self) -> None:
+        """Lightning calls this on all ranks but the first."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Print again."""
+        self._enabled = True
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._epoch_started = self._last_line = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """A line if the last one is old enough."""
+        now = time.monotonic()
+        if now - self._last_line >= self.seconds_between_lines:
+            self._last_line = now
+            loss = f"  loss {float(outputs['loss']):.4f}" if isinstance(outputs, dict) and "loss" in outputs else ""
+            self._print(trainer, f"  step {batch_idx + 1}/{trainer.num_training_batches}{loss}")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The epoch's metrics and time. Called after the module logged them."""
+        shown = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+        values = trainer.callback_metrics
+        text = "".join(f"  {name} {float(values[name]):.4f}" for name in shown if name in values)
+        self._print(trainer, f"{text}  {time.monotonic() - self._epoch_started:.1f} s")
+
+    def _print(self, trainer: Trainer, text: str) -> None:
+        if self._enabled:
+            epochs = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
+            sys.stdout.write(f"epoch {trainer.current_epoch + 1}{epochs}{text}\n")
+            sys.stdout.flush()

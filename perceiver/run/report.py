@@ -1,0 +1,109 @@
+"""What a run prints: before training a table of the model, afterwards what was reached and where it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from perceiver.batch import Batch
+from perceiver.model import Perceiver
+
+FLOPS_NOTE = "matrix products and convolutions, a multiply-add counted as two; norms, softmax, activations not counted"
+
+
+def print_model(model: Perceiver, loader: Iterable[Batch], device: torch.device) -> None:
+    """Print modules, parameters, tokens per modality and FLOPs, measured on the first validation sample."""
+    batch = _first_sample(loader)
+    console = _console()
+    table = Table(title="Model", title_justify="left", show_footer=True)
+    table.add_column("module", footer="all")
+    table.add_column("class")
+    table.add_column("parameters", justify="right", footer=f"{_count(model):,}")
+    table.add_column("output of one sample")
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        training = model.training
+        model.eval()
+        tokens = model.tokens(batch.inputs, batch.masks)
+        flops = forward_flops(model, batch)
+        model.train(training)
+    for name, adapter in model.adapters.items():
+        size = f"{tokens[name].num_tokens:,} tokens × {adapter.channels}" if name in tokens else "absent"
+        table.add_row(f"adapters.{name}", type(adapter).__name__, f"{_count(adapter):,}", size)
+    width = next(iter(tokens.values())).channels
+    total = sum(part.num_tokens for part in tokens.values())
+    table.add_row("fusion", type(model.fusion).__name__, f"{_count(model.fusion):,}", f"{total:,} tokens × {width}")
+    latents = f"{model.encoder.num_latents:,} latents × {model.encoder.latent_channels}"
+    table.add_row("encoder", type(model.encoder).__name__, f"{_count(model.encoder):,}", latents)
+    table.add_row("head", type(model.head).__name__, f"{_count(model.head):,}", "")
+    console.print(table)
+    console.print(f"Estimated FLOPs, forward, one sample: {_engineering(flops)} ({FLOPS_NOTE})", soft_wrap=True)
+    console.print(f"Device: {device}", soft_wrap=True)
+
+
+def forward_flops(model: Perceiver, batch: Batch) -> int:
+    """Floating-point operations of one forward pass over `batch`: see `FLOPS_NOTE` for what is counted."""
+    # The mathematical form of attention consists of plain matrix products; CPU flash kernels have no formula in torch.
+    # With gradients on, since the counter's bookkeeping stumbles over parameters passed between modules without.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(batch.inputs, batch.masks)
+    return int(counter.get_total_flops())
+
+
+def print_result(metrics: Mapping[str, float | int], directory: Path, *, tested: Path | None = None) -> None:
+    """Print accuracies, time, and where everything lies."""
+    console = _console()
+    if tested is not None:
+        console.print(f"Tested {tested}", soft_wrap=True)
+    if "val/accuracy" in metrics:
+        epoch = f" in epoch {int(metrics['best_epoch']) + 1} of {metrics['epochs']}" if "best_epoch" in metrics else ""
+        console.print(f"Validation accuracy {_percent(metrics['val/accuracy'])}{epoch}, the best", soft_wrap=True)
+    elif "train/loss" in metrics:
+        console.print(f"Training loss {metrics['train/loss']:.2g}, no validation", soft_wrap=True)
+    if "test/accuracy" in metrics:
+        console.print(f"Test accuracy {_percent(metrics['test/accuracy'])}", soft_wrap=True)
+    console.print(f"Time {metrics['seconds']:.1f} s", soft_wrap=True)
+    places = [name for name in ("checkpoints", "figures", "metrics.json") if (directory / name).exists()]
+    console.print(f"Run directory {directory}: {', '.join(places)}", soft_wrap=True)
+    loadable = directory if tested is None else tested
+    console.print(f'In Python: model = perceiver.load("{loadable}")', soft_wrap=True)
+
+
+def _first_sample(loader: Iterable[Batch]) -> Batch:
+    """The first sample of the first batch, without disturbing the random state that training starts from."""
+    with torch.random.fork_rng(devices=[]):
+        batch = next(iter(loader))
+    return Batch(
+        inputs={
+            name: x[:1] if isinstance(x, Tensor) else {key: part[:1] for key, part in x.items()}
+            for name, x in batch.inputs.items()
+        },
+        masks={name: mask[:1] for name, mask in batch.masks.items()},
+        target=None if batch.target is None else batch.target[:1],
+        ids=batch.ids[:1],
+    )
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}%"
+
+
+def _engineering(number: int) -> str:
+    for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
+def _console() -> Console:
+    return Console(highlight=False, markup=False)
