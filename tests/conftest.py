@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -11,6 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import hypothesis
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,8 @@ from jaxtyping import install_import_hook
 
 if any(name == "perceiver" or name.startswith("perceiver.") for name in sys.modules):
     raise RuntimeError("perceiver was imported before tests/conftest.py could turn its shape checks on")
-install_import_hook("perceiver", "beartype.beartype")
+# An int is welcome where a float is expected, as everywhere in Python and YAML.
+install_import_hook("perceiver", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
@@ -35,6 +38,14 @@ def fixed_seed() -> None:
     """Every test starts from the same random state, whatever ran before it."""
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002  (the state that third-party code draws from)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Turns the shape and type checks of the import hook off, for tests of what production says to a wrong type."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

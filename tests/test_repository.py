@@ -27,9 +27,7 @@ def test_imports_point_one_way(repository: Path) -> None:
     succeeds(BIN / "lint-imports", "--no-cache", cwd=repository)
 
 
-@pytest.mark.parametrize(
-    "package", ["lightning", "pytorch_lightning", "hydra", "omegaconf", "perceiver.testing"]
-)
+@pytest.mark.parametrize("package", ["lightning", "pytorch_lightning", "hydra", "omegaconf", "perceiver.testing"])
 def test_importing_perceiver_leaves_out(package: str, repository: Path) -> None:
     check = f"import perceiver, sys; assert {package!r} not in sys.modules, 'imported: {package}'"
     succeeds(sys.executable, "-c", check, cwd=repository)

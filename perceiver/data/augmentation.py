@@ -1,0 +1,103 @@
+"""Augmentation of whole batches of images with parameters of their own for every image.
+
+torchvision's transforms draw one set of parameters per call, so a batch of 64 takes 64 calls of some 250
+microseconds each. A transform with the attribute `draws_per_image = True` gets the whole batch `(B, C, H, W)`
+in one call instead, and promises to draw for every image anew.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class RandomAffine(nn.Module):
+    """Rotates, shifts, scales and shears every image at random about its centre; bilinear, zeros outside.
+
+    The arguments mean what they mean in `torchvision.transforms.v2.RandomAffine`, but a batch is one call:
+    about 1 ms for 64 images of 28 x 28 on one core, instead of 16.
+
+    Args:
+        degrees: rotation is uniform in [-degrees, degrees].
+        translate: largest shift (horizontal, vertical) as fractions of width and height.
+        scale: (smallest, largest) factor; both axes get the same.
+        shear: the horizontal shear angle is uniform in [-shear, shear] degrees.
+    """
+
+    draws_per_image = True
+
+    def __init__(
+        self,
+        *,
+        degrees: float = 0.0,
+        translate: Sequence[float] = (0.0, 0.0),
+        scale: Sequence[float] = (1.0, 1.0),
+        shear: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= degrees <= 180:
+            raise ValueError(f"RandomAffine.degrees: expected 0 to 180, got {degrees}.")
+        if len(translate) != 2 or not all(0 <= fraction <= 1 for fraction in translate):
+            raise ValueError(
+                f"RandomAffine.translate: expected two fractions (horizontal, vertical) in [0, 1], got {list(translate)}."
+            )
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
+            raise ValueError(f"RandomAffine.scale: expected 0 < smallest <= largest, got {list(scale)}.")
+        if not 0 <= shear < 90:
+            raise ValueError(f"RandomAffine.shear: expected 0 to less than 90 degrees, got {shear}.")
+        self.degrees = degrees
+        self.translate = (translate[0], translate[1])
+        self.scale = (scale[0], scale[1])
+        self.shear = shear
+
+    def forward(
+        self, images: Float[Tensor, "*batch channels height width"]
+    ) -> Float[Tensor, "*batch channels height width"]:
+        """One image `(C, H, W)` or a batch `(B, C, H, W)` in, the same shape out."""
+        batch = images.unsqueeze(0) if images.ndim == 3 else images
+        grid = F.affine_grid(self.draw(batch), list(batch.shape), align_corners=False)
+        return F.grid_sample(batch, grid, mode="bilinear", padding_mode="zeros", align_corners=False).view_as(images)
+
+    def draw(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 2 3"]:
+        """A random map for every image, as `inverse_affine` gives it."""
+        batch, _, height, width = images.shape
+        uniform = torch.rand(5, batch, device=images.device, dtype=images.dtype) * 2 - 1
+        return inverse_affine(
+            angle=uniform[0] * math.radians(self.degrees),
+            shift=uniform[1:3] * uniform.new_tensor(self.translate).view(2, 1),
+            scale=(self.scale[0] + self.scale[1]) / 2 + uniform[3] * (self.scale[1] - self.scale[0]) / 2,
+            shear=uniform[4] * math.radians(self.shear),
+            aspect=height / width,
+        )
+
+    def extra_repr(self) -> str:
+        return f"degrees={self.degrees}, translate={self.translate}, scale={self.scale}, shear={self.shear}"
+
+
+def inverse_affine(
+    *,
+    angle: Float[Tensor, "batch"],
+    shift: Float[Tensor, "2 batch"],
+    scale: Float[Tensor, "batch"],
+    shear: Float[Tensor, "batch"],
+    aspect: float,
+) -> Float[Tensor, "batch 2 3"]:
+    """Maps from output to input coordinates for `shift(rotation(scale(horizontal shear)))`, as torchvision
+    orders them.
+
+    Args:
+        angle: rotation in radians, clockwise.
+        shift: (horizontal, vertical) in fractions of width and height.
+        scale: factor of both axes.
+        shear: horizontal shear angle in radians.
+        aspect: height / width; the coordinates are [-1, 1] along both, so x and y differ in unit.
+    """
+    cosine, sine, slope = torch.cos(angle) / scale, torch.sin(angle) / scale, torch.tan(shear)
+    xx, xy = cosine - slope * sine, (sine + slope * cosine) * aspect
+    yx, yy = -sine / aspect, cosine
+    shift_x, shift_y = 2 * shift
+    offset_x, offset_y = -(xx * shift_x + xy * shift_y), -(yx * shift_x + yy * shift_y)
+    return torch.stack([xx, xy, offset_x, yx, yy, offset_y], dim=-1).view(-1, 2, 3)

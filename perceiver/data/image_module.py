@@ -1,0 +1,166 @@
+"""What data modules of labelled images in memory have in common: splits, spec, data loaders."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from perceiver.batch import Sample
+from perceiver.data.images import Augment, Images, LabelledImages, collated
+
+
+class ImageDataModule(LightningDataModule, ABC):
+    """Trains, validates and tests on images that fit in memory. Subclasses read them, this class does the rest.
+
+    Args:
+        class_names: names of the classes 0, 1, ….
+        value_range: (smallest, largest) raw pixel value; black and white.
+        batch_size: images per batch and process.
+        num_workers: loader processes. 0 is right unless `augment` is slow: a batch takes well under a
+            millisecond.
+        augment: transform of training images, float in [0, 1]; see `perceiver.data.images.Images`. It draws
+            from torch's global generator; each worker process has its own seed.
+    """
+
+    def __init__(
+        self,
+        *,
+        class_names: Sequence[str],
+        value_range: Sequence[int],
+        batch_size: int,
+        num_workers: int,
+        augment: Augment | None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"data.batch_size: expected 1 or more, got {batch_size}.")
+        if num_workers < 0:
+            raise ValueError(f"data.num_workers: expected 0 (load in the training process) or more, got {num_workers}.")
+        self.class_names = list(class_names)
+        self.value_range = list(value_range)
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.augment = augment
+        self._spec: dict[str, Any] | None = None
+        self._training: LabelledImages | None = None
+        self._validation: LabelledImages | None = None
+        self._test: LabelledImages | None = None
+        self._train_dataset: Images | None = None
+
+    @abstractmethod
+    def read_training(self) -> tuple[LabelledImages, LabelledImages]:
+        """The training split and the validation split taken out of it."""
+
+    @abstractmethod
+    def read_test(self) -> LabelledImages:
+        """The test split."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads what a stage ("fit", "validate", "test", "predict"; None for all) needs, once; makes the spec."""
+        if self._spec is None or stage in ("fit", "validate", None):
+            self._read_training()
+        if stage in ("fit", None) and self._train_dataset is None:
+            assert self._training is not None
+            self._train_dataset = Images(
+                images=self._training, modality=self.spec["modalities"]["image"], augment=self.augment
+            )
+        if stage in ("test", "predict", None) and self._test is None:
+            self._test = self.read_test()
+
+    def _read_training(self) -> None:
+        if self._training is None:
+            self._training, self._validation = self.read_training()
+        if self._spec is None:
+            mean, deviation = self._training.statistics(value_range=self.value_range)
+            if min(deviation) == 0:
+                raise ValueError("the training images are all of one colour: nothing to normalise or to learn from.")
+            self._spec = {
+                "modalities": {
+                    "image": {
+                        "kind": "image",
+                        "shape": list(self._training.shape),
+                        "range": list(self.value_range),
+                        "mean": mean,
+                        "std": deviation,
+                    }
+                },
+                "target": {"kind": "classes", "names": list(self.class_names)},
+                "num_classes": len(self.class_names),
+            }
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What a model must know of the data: a plain dict; there after `prepare_data()` and `setup("fit")`.
+
+        Set it, before the loaders are made, to what a run directory or checkpoint holds: validation, test,
+        prediction and resumed training then normalise by the stored statistics.
+
+        Raises:
+            RuntimeError: read before `setup`.
+            ValueError: set to the spec of other data: another modality, image shape, pixel range or classes.
+        """
+        if self._spec is None:
+            raise RuntimeError('the spec is known once the data was seen: call prepare_data() and setup("fit") first.')
+        return deepcopy(self._spec)
+
+    @spec.setter
+    def spec(self, stored: Mapping[str, Any]) -> None:
+        modality = stored.get("modalities", {}).get("image", {})
+        expected = {
+            "modalities": (["image"], sorted(stored.get("modalities", {}))),
+            "modalities.image.range": (self.value_range, list(modality.get("range", []))),
+            "target.names": (self.class_names, list(stored.get("target", {}).get("names", []))),
+        }
+        if self._spec is not None:
+            own_shape = self._spec["modalities"]["image"]["shape"]
+            expected["modalities.image.shape"] = (own_shape, list(modality.get("shape", [])))
+        for key, (ours, theirs) in expected.items():
+            if ours != theirs:
+                raise ValueError(
+                    f"spec.{key}: {type(self).__name__} has {ours}, but the stored spec says {theirs}. "
+                    "Use the data that the checkpoint was trained on."
+                )
+        self._spec = deepcopy(dict(stored))
+        self._train_dataset = None
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Shuffled batches of the training split, augmented."""
+        if self._train_dataset is None:
+            self.setup("fit")
+        assert self._train_dataset is not None
+        return self._loader(self._train_dataset, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Batches of the validation split, in order."""
+        if self._validation is None:
+            self.setup("validate")
+        return self._evaluation(self._validation)
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """Batches of the test split, in order."""
+        if self._test is None:
+            self.setup("test")
+        return self._evaluation(self._test)
+
+    def predict_dataloader(self) -> DataLoader[Sample]:
+        """Batches of the test split, in order."""
+        return self.test_dataloader()
+
+    def _evaluation(self, images: LabelledImages | None) -> DataLoader[Sample]:
+        assert images is not None
+        return self._loader(Images(images=images, modality=self.spec["modalities"]["image"]), shuffle=False)
+
+    def _loader(self, dataset: Images, *, shuffle: bool) -> DataLoader[Sample]:
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=collated,
+        )

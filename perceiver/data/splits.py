@@ -1,0 +1,45 @@
+"""Splitting labelled samples by class, the same way on every machine and for every training seed."""
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+
+def stratified_split(
+    labels: Int[Tensor, "samples"], *, size: int, seed: int, name: str
+) -> tuple[Int[Tensor, "rest"], Int[Tensor, "size"]]:
+    """Takes `size` samples out, each class in proportion to its frequency.
+
+    Args:
+        labels: the class of every sample.
+        size: how many samples to take out, at least 1; at least 1 stays.
+        seed: which of the possible splits; not the training seed.
+        name: the argument that `size` came from, for the error message.
+
+    Returns:
+        Indices of the samples that stay and of those taken out, both ascending.
+
+    Raises:
+        ValueError: `size` leaves nothing on one side.
+    """
+    num_samples = len(labels)
+    if not 1 <= size < num_samples:
+        raise ValueError(
+            f"{name}: expected 1 to {num_samples - 1}, since there are {num_samples} labelled samples to split; got {size}."
+        )
+    classes, counts = np.unique(labels.numpy(), return_counts=True)
+    shares = counts * size / num_samples
+    quotas = np.floor(shares).astype(int)
+    # The largest remainders make up what rounding down left over; ties go to the lower class.
+    missing = size - int(quotas.sum())
+    quotas[np.argsort(quotas - shares, kind="stable")[:missing]] += 1
+
+    # NumPy guarantees the stream of RandomState for good; neither default_rng nor scikit-learn promises as
+    # much.
+    order = np.random.RandomState(seed).permutation(num_samples)
+    ordered_labels = labels.numpy()[order]
+    taken = np.zeros(num_samples, dtype=bool)
+    for label, quota in zip(classes, quotas, strict=True):
+        taken[order[ordered_labels == label][:quota]] = True
+    return torch.from_numpy(np.flatnonzero(~taken)), torch.from_numpy(np.flatnonzero(taken))
