@@ -60,7 +60,9 @@ class WaveformFrames(nn.Module):
         self.position = position
         self.channels = audio_channels * frame + position.channels
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tokens:
+    def forward(
+        self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
+    ) -> Tokens:
         """Waveform -> Tokens on the grid `(T,)`, T = ceil(samples / frame).
 
         Args:
@@ -137,7 +139,9 @@ class LogMelFrames(nn.Module):
         self.position = position
         self.channels = audio_channels * num_mels + position.channels
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tokens:
+    def forward(
+        self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
+    ) -> Tokens:
         """Waveform -> Tokens on the grid `(T,)`, T = ceil(samples / hop).
 
         Arguments and errors as in `WaveformFrames`; a hop with any valid sample is valid.
@@ -193,7 +197,9 @@ class LogMelBins(nn.Module):
         self.position = position
         self.channels = audio_channels + position.channels
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tokens:
+    def forward(
+        self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
+    ) -> Tokens:
         """Waveform -> Tokens on the grid `(T, num_mels)`, T = ceil(samples / hop).
 
         Arguments and errors as in `WaveformFrames`; a hop with any valid sample is valid.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from perceiver.masks import grid_mask, zero_masked
@@ -42,7 +43,9 @@ class Points(nn.Module):
         self.position = position
         self.channels = point_channels - num_coordinates + position.channels
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tokens:
+    def forward(
+        self, x: Float[Tensor, "batch points point_channels"], mask: Bool[Tensor, "batch *points"] | None = None
+    ) -> Tokens:
         """Points -> Tokens on the grid `(P,)`.
 
         Args:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from perceiver.adapters.audio import LogMel, LogMelBins, LogMelFrames, WaveformFrames
 from perceiver.positions import Fourier, LearnedTable
-from perceiver.run.config import register_resolvers, resolve
 from perceiver.tokens import Tokens
 
 SAMPLE_RATE = 8000
@@ -380,20 +379,23 @@ def test_constants_are_not_in_checkpoints_and_nothing_is_learned(factory) -> Non
         (torch.zeros(2, 1, 0), r"expected at least one sample, got shape \(2, 1, 0\)"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_wrong_shapes_are_named(factory, x: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         factory()(x)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_integer_samples_are_refused(factory) -> None:
     with pytest.raises(TypeError, match=r"floating point samples, got torch.int16.*32768"):
         factory()(torch.zeros(1, 1, 500, dtype=torch.int16))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_wrong_masks_are_named(factory) -> None:
     with pytest.raises(ValueError, match=r"expected \(2,\).*or \(2, 500\).*got \(2, 499\)"):
         factory()(torch.zeros(2, 1, 500), torch.ones(2, 499, dtype=torch.bool))
-    with pytest.raises(TypeError, match=r"(?i)bool"):
+    with pytest.raises(TypeError, match=r"mask: expected dtype bool"):
         factory()(torch.zeros(2, 1, 500), torch.ones(2, 500))
 
 
@@ -415,7 +417,7 @@ def test_waveform_arguments_must_be_positive(name: str) -> None:
         ({"num_mels": 0}, "num_mels: expected a positive number"),
         ({"std": 0.0}, "std: expected a positive number"),
         ({"epsilon": 0.0}, "epsilon: expected a positive number"),
-        ({"num_mels": 2000, "max_hertz": 10.0}, "too narrow"),
+        ({"num_mels": 100, "max_hertz": 0.5}, "too narrow"),
     ],
 )
 def test_log_mel_arguments_are_checked(arguments: dict[str, float], message: str) -> None:
@@ -427,6 +429,8 @@ def test_log_mel_arguments_are_checked(arguments: dict[str, float], message: str
 # ---------------------------------------------------------------- configuration
 
 
+# The import hook looks into omegaconf, whose classes have old base classes.
+@pytest.mark.filterwarnings("ignore:.*deprecated by PEP 585")
 @pytest.mark.parametrize(
     ("name", "kind", "grid"),
     [
@@ -435,11 +439,14 @@ def test_log_mel_arguments_are_checked(arguments: dict[str, float], message: str
         ("audio_waveform", WaveformFrames, (63,)),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_configured_adapters_take_their_facts_from_the_data(
     repository: Path, name: str, kind: type[nn.Module], grid: tuple[int, ...]
 ) -> None:
     tree = {"model": {"adapters": {"voice": OmegaConf.load(repository / "conf" / "adapter" / f"{name}.yaml")}}}
     facts = {"kind": "audio", "shape": [2, None], "sample_rate": SAMPLE_RATE}
+    from perceiver.run.config import register_resolvers, resolve
+
     register_resolvers()
     config = resolve(OmegaConf.create(tree), {"modalities": {"voice": facts}})
     adapter = instantiate(config["model"]["adapters"]["voice"], _convert_="all")

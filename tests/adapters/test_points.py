@@ -13,7 +13,6 @@ from torch import Tensor
 
 from perceiver.adapters.points import Points
 from perceiver.positions import Fourier
-from perceiver.run.config import register_resolvers, resolve
 from perceiver.tokens import Tokens
 
 NUM_BANDS = 6
@@ -167,16 +166,19 @@ def test_float64_coordinates_are_scaled_before_they_are_rounded() -> None:
         ((2, 0, 5), r"expected at least one point, got shape \(2, 0, 5\)"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_wrong_shapes_are_named(shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         points()(torch.zeros(shape))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_integer_values_are_refused() -> None:
     with pytest.raises(TypeError, match=r"expected floating point, got torch.int64"):
         points()(torch.zeros(2, 7, 5, dtype=torch.long))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_wrong_masks_are_named() -> None:
     with pytest.raises(ValueError, match=r"Points mask: expected \(2,\).*or \(2, 7\).*got \(2, 6\)"):
         points()(torch.zeros(2, 7, 5), torch.ones(2, 6, dtype=torch.bool))
@@ -194,8 +196,12 @@ def test_scale_is_checked(scale: float) -> None:
         points(scale=scale)
 
 
+# The import hook looks into omegaconf, whose classes have old base classes.
+@pytest.mark.filterwarnings("ignore:.*deprecated by PEP 585")
 def test_the_configured_adapter_takes_its_facts_from_the_data(repository: Path) -> None:
     tree = {"model": {"adapters": {"cloud": OmegaConf.load(repository / "conf" / "adapter" / "points.yaml")}}}
+    from perceiver.run.config import register_resolvers, resolve
+
     register_resolvers()
     config = resolve(OmegaConf.create(tree), {"modalities": {"cloud": {"kind": "points", "shape": [None, 6]}}})
     adapter = instantiate(config["model"]["adapters"]["cloud"], _convert_="all")
