@@ -3,6 +3,7 @@
 Source: Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST database of handwritten digits".
 """
 
+import math
 import os
 from pathlib import Path
 
@@ -159,12 +160,10 @@ def read_shape(path: Path, *, dimensions: int) -> tuple[int, ...]:
             f"unsigned bytes), got {header[:4].hex(' ')}. {remedy}"
         )
     shape = tuple(int.from_bytes(header[start : start + 4], "big") for start in range(4, header_size, 4))
-    expected = header_size
-    content = 1
-    for length in shape:
-        content *= length
-    expected += content
-    if content == 0 or size != expected:
+    expected = header_size + math.prod(shape)
+    if expected == header_size:
+        raise ValueError(f"{path}: holds nothing: its header says shape {shape}. {remedy}")
+    if size != expected:
         state = "truncated" if size < expected else "corrupt"
         raise ValueError(
             f"{path}: is {state}: expected {expected} bytes for the shape {shape} in its header, got {size}. {remedy}"
