@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torchaudio.functional import melscale_fbanks, spectrogram
+from torchaudio.functional import melscale_fbanks
 
 from perceiver.masks import grid_mask, patch_mask, zero_masked
 from perceiver.positions import PositionEncoding, grid_coordinates, time_coordinates
@@ -281,22 +281,15 @@ class LogMel(nn.Module):
         """Float32 whatever the autocast: the logarithm of a power in bfloat16 has two or three digits."""
         with torch.autocast(waveform.device.type, enabled=False):
             waveform = waveform.to(torch.float32)
-            samples = waveform.shape[-1]
+            samples, window_samples = waveform.shape[-1], self.window.shape[0]
             num_frames = -(-samples // self.hop)
-            before = (self.fft_size - self.hop) // 2
-            after = (num_frames - 1) * self.hop + self.fft_size - before - samples
-            power = spectrogram(
-                F.pad(waveform, (before, after)),
-                pad=0,
-                window=self.window,
-                n_fft=self.fft_size,
-                hop_length=self.hop,
-                win_length=self.window.shape[0],
-                power=2.0,
-                normalized=False,
-                center=False,
-            )
-            mel = torch.matmul(power.transpose(-1, -2), self.filters).transpose(-1, -2)
+            before = (window_samples - self.hop) // 2
+            after = (num_frames - 1) * self.hop + window_samples - before - samples
+            frames = F.pad(waveform, (before, after)).unfold(-1, window_samples, self.hop)
+            # By hand rather than with torch.stft, whose checks stop torch.export over varying lengths.
+            spectrum = torch.fft.rfft(frames * self.window, n=self.fft_size)
+            power = spectrum.real.square() + spectrum.imag.square()
+            mel = torch.matmul(power, self.filters).transpose(-1, -2)
             return (torch.log(mel + self.epsilon) - self.mean) / self.std
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogMel:

@@ -367,6 +367,30 @@ def test_constants_are_not_in_checkpoints_and_nothing_is_learned(factory) -> Non
     assert not list(factory().parameters())
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_one_exported_program_serves_all_lengths() -> None:
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.adapter = log_mel_frames()
+
+        def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+            tokens = self.adapter(x, mask)
+            return tokens.dense(), tokens.dense_mask()
+
+    def inputs(samples: int) -> tuple[Tensor, Tensor]:
+        return padded([torch.randn(1, samples), torch.randn(1, samples // 2)])
+
+    samples = torch.export.Dim.AUTO
+    program = torch.export.export(Dense(), inputs(4000), dynamic_shapes={"x": {2: samples}, "mask": {1: samples}})
+    for length in (163, 4001, 20_000):
+        x, mask = inputs(length)
+        expected, expected_mask = Dense()(x, mask)
+        dense, dense_mask = program.module()(x, mask)
+        torch.testing.assert_close(dense, expected)
+        assert torch.equal(dense_mask, expected_mask)
+
+
 # ---------------------------------------------------------------- errors
 
 
