@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from perceiver.build import build_model, canonical
-from perceiver.build.allocation import AllocationLimit, show_bytes
+from perceiver.build.allocation import limit_allocation, show_bytes
 from perceiver.build.plain import PlainError, plain
 from perceiver.model import Perceiver
 
@@ -123,7 +123,7 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str | torch.dev
     recipe = _recipe(content, file)
     state = _state(content, file)
     stored = _stored_bytes(state)
-    limit = AllocationLimit(
+    limit = limit_allocation(
         4 * stored + _SLACK_BYTES,
         reason=f"the file holds {show_bytes(stored)} of weights, so its config does not belong to them",
     )

@@ -1,63 +1,47 @@
-"""A limit on the memory that a block of code may allocate in tensors.
+"""A limit on what a block of code that builds modules may take: size of one tensor, all parameters, number of modules.
 
-A config that asks for 10**12 latents fails with a clear error before the memory is touched, instead of taking the
-machine down. The meta device would say the same, but some constructors (mel filter banks) look at the
-values that they compute, which meta tensors do not have.
+A config that asks for 10**12 latents fails with a clear error before the memory is touched, instead of taking the machine
+down. The meta device would say the same, but some constructors (mel filter banks) look at the values that they
+compute, which meta tensors do not have.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch import Tensor, nn
+from torch.nn.modules import module as registration
+from torch.overrides import TorchFunctionMode
+
+MAX_MODULES = 100_000
 
 
 class AllocationError(MemoryError):
-    """More memory was asked for than the surrounding AllocationLimit allows."""
+    """More was asked for than the surrounding `limit_allocation` allows."""
 
 
-class AllocationLimit(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Context: all tensors made inside, temporary ones included, may take `max_bytes` together.
+@contextmanager
+def limit_allocation(max_bytes: int, *, reason: str) -> Iterator[None]:
+    """Inside, one tensor may take `max_bytes`, all registered parameters and buffers together as well.
 
-    `reason` says in the error where the limit comes from. Raises AllocationError.
+    Code that registers more than 100,000 modules is stopped too. Only the calling thread is limited. `reason` says in the
+    error where the limit comes from. Raises AllocationError.
     """
-
-    def __init__(self, max_bytes: int, *, reason: str) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.max_bytes = max_bytes
-        self.reason = reason
-        self.used = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if any(value.alias_info is not None for value in func._schema.returns):  # views and in-place operations
-            return func(*args, **kwargs)
-        shape = _requested_shape(func, args, kwargs)
-        if shape is not None:
-            self._admit(shape, kwargs.get("dtype") or torch.get_default_dtype())
-        result = func(*args, **kwargs)
-        if shape is None:
-            for leaf in tree_leaves(result):
-                if isinstance(leaf, torch.Tensor):
-                    self._admit(leaf.shape, leaf.dtype)
-        elif isinstance(result, torch.Tensor):  # what was really made, where the request understated it
-            self.used += max(0, result.numel() - math.prod(shape)) * result.dtype.itemsize
-        return result
-
-    def _admit(self, shape: Sequence[int], dtype: torch.dtype) -> None:
-        size = math.prod(shape) * dtype.itemsize
-        if self.used + size > self.max_bytes:
-            raise AllocationError(
-                f"a tensor of shape {tuple(shape)} needs {show_bytes(size)}, "
-                f"but at most {show_bytes(self.max_bytes)} may be used in all ({self.reason})"
-            )
-        self.used += size
+    count = _Count(max_bytes, reason)
+    with ExitStack() as stack:
+        for register, hook in (
+            (registration.register_module_parameter_registration_hook, count.tensor),
+            (registration.register_module_buffer_registration_hook, count.tensor),
+            (registration.register_module_module_registration_hook, count.module),
+        ):
+            stack.callback(register(hook).remove)
+        stack.enter_context(_SizeCheck(count))
+        yield
 
 
 def show_bytes(size: float) -> str:
@@ -69,30 +53,114 @@ def show_bytes(size: float) -> str:
     return f"{size:.1f} PB" if size < 1000 else f"{size:.2g} PB"
 
 
-def _requested_shape(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[int] | None:
-    """The shape that a factory operator is about to make; None where only the result tells."""
-    given = {
-        argument.name: args[index] if index < len(args) else kwargs.get(argument.name, argument.default_value)
-        for index, argument in enumerate(func._schema.arguments)
-    }
-    rule = _RULES.get(func._schema.name)
-    if rule is not None:
-        return rule(given)
-    size = given.get("size")
-    return [int(n) for n in size] if isinstance(size, (list, tuple)) else None
+class _Count:
+    """What was registered so far, by the thread that made this object."""
+
+    def __init__(self, max_bytes: int, reason: str) -> None:
+        self.max_bytes, self.reason = max_bytes, reason
+        self.bytes = self.modules = 0
+        self.thread = threading.get_ident()
+
+    def admit(self, shape: Sequence[int], dtype: torch.dtype) -> int:
+        """Bytes of a tensor that is about to be, or was, made."""
+        size = math.prod(shape) * dtype.itemsize
+        if size > self.max_bytes:
+            raise AllocationError(
+                f"a tensor of shape {tuple(shape)} needs {show_bytes(size)}, "
+                f"at most {show_bytes(self.max_bytes)} are allowed ({self.reason})"
+            )
+        return size
+
+    def tensor(self, module: nn.Module, name: str, value: Tensor | None) -> None:
+        if value is None or threading.get_ident() != self.thread or value.is_meta:
+            return
+        if isinstance(value, nn.UninitializedParameter | nn.UninitializedBuffer):
+            return
+        self.bytes += self.admit(value.shape, value.dtype)
+        if self.bytes > self.max_bytes:
+            raise AllocationError(
+                f"parameters and buffers need more than {show_bytes(self.max_bytes)} in all ({self.reason})"
+            )
+
+    def module(self, module: nn.Module, name: str, value: nn.Module | None) -> None:
+        if threading.get_ident() == self.thread:
+            self.modules += 1
+            if self.modules > MAX_MODULES:
+                raise AllocationError(f"more than {MAX_MODULES:,} modules ({self.reason})")
 
 
-def _arange(given: dict[str, Any]) -> list[int]:
-    start, end, step = given.get("start") or 0, given["end"], given.get("step") or 1
-    return [max(0, math.ceil((end - start) / step))]
+class _SizeCheck(TorchFunctionMode):
+    """Checks what torch functions are asked to make before they make it, and what they made."""
+
+    def __init__(self, count: _Count) -> None:
+        super().__init__()
+        self.count = count
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        rule = _RULES.get(getattr(func, "__name__", ""))
+        if rule is not None:
+            try:
+                shape = rule(args, kwargs)
+            except (TypeError, ValueError, LookupError, AttributeError):
+                shape = []  # torch itself says what is wrong with such arguments
+            self.count.admit(shape, kwargs.get("dtype") or torch.get_default_dtype())
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor) and result._base is None and not result.is_meta:
+            self.count.admit(result.shape, result.dtype)
+        return result
 
 
-_RULES: dict[str, Callable[[dict[str, Any]], list[int]]] = {
-    "aten::arange": _arange,
-    "aten::linspace": lambda given: [int(given["steps"])],
-    "aten::logspace": lambda given: [int(given["steps"])],
-    "aten::eye": lambda given: [int(given["n"]), int(given.get("m") or given["n"])],
-    "aten::hann_window": lambda given: [int(given["window_length"])],
-    "aten::hamming_window": lambda given: [int(given["window_length"])],
-    "aten::repeat": lambda given: [given["self"].numel(), *(int(n) for n in given["repeats"])],
+Rule = Callable[[Sequence[Any], dict[str, Any]], list[int]]
+
+
+def _ints(values: Iterable[Any]) -> list[int]:
+    return [int(value) for value in values]
+
+
+def _size(args: Sequence[Any], kwargs: dict[str, Any]) -> list[int]:
+    """Of torch.zeros(2, 3), torch.zeros((2, 3)) and torch.zeros(size=(2, 3))."""
+    if "size" in kwargs:
+        return _ints(kwargs["size"])
+    sizes = [arg for arg in args if not isinstance(arg, Tensor)]
+    if sizes and isinstance(sizes[0], list | tuple):
+        return _ints(sizes[0])
+    return _ints(size for size in sizes if isinstance(size, int))
+
+
+def _repeat(args: Sequence[Any], kwargs: dict[str, Any]) -> list[int]:
+    return [args[0].numel(), *_size(args[1:], {"size": kwargs["repeats"]} if "repeats" in kwargs else {})]
+
+
+def _arange(args: Sequence[Any], kwargs: dict[str, Any]) -> list[int]:
+    given = dict(zip(("end",) if len(args) == 1 else ("start", "end", "step"), args, strict=False)) | kwargs
+    step = given.get("step", 1)
+    return [max(0, math.ceil((given["end"] - given.get("start", 0)) / step))] if step else [0]
+
+
+def _steps(args: Sequence[Any], kwargs: dict[str, Any]) -> list[int]:
+    return [int(args[2] if len(args) > 2 else kwargs["steps"])]
+
+
+def _eye(args: Sequence[Any], kwargs: dict[str, Any]) -> list[int]:
+    sizes = [*args, *(kwargs[key] for key in ("n", "m") if key in kwargs)]
+    return _ints(sizes if len(sizes) == 2 else [sizes[0], sizes[0]])
+
+
+_RULES: dict[str, Rule] = dict.fromkeys(
+    ("empty", "zeros", "ones", "rand", "randn", "full", "new_empty", "new_zeros", "new_ones", "new_full", "empty_strided"),
+    _size,
+) | {
+    "randint": lambda args, kwargs: _size([arg for arg in args if isinstance(arg, list | tuple)], kwargs),
+    "randperm": lambda args, kwargs: [int(args[0] if args else kwargs["n"])],
+    "hann_window": lambda args, kwargs: [int(args[0] if args else kwargs["window_length"])],
+    "hamming_window": lambda args, kwargs: [int(args[0] if args else kwargs["window_length"])],
+    "arange": _arange,
+    "linspace": _steps,
+    "logspace": _steps,
+    "eye": _eye,
+    "repeat": _repeat,
+    "tile": _repeat,
 }
