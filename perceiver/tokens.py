@@ -160,7 +160,7 @@ def _gather(part: Tensor, coordinates: tuple[Tensor, ...]) -> Tensor:
         return part.reshape(part.shape[0], 1, part.shape[-1])
     own = [axis if size != 1 else torch.zeros_like(axis) for axis, size in zip(coordinates, part.shape[1:-1], strict=True)]
     if own[0].ndim == 1:
-        return part[(slice(None), *own)]
+        return part[:, *own]
     rows = torch.arange(own[0].shape[0], device=part.device)[:, None]
     picks: list[Tensor] = [rows if part.shape[0] != 1 else torch.zeros_like(rows), *own]
     return part[tuple(picks)]

@@ -8,7 +8,9 @@ from typing import Literal, get_args
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from perceiver.attention.choice import factored_is_cheaper
 from perceiver.attention.dense import dense_attention, dense_weights
+from perceiver.attention.factored import factored_attention
 from perceiver.attention.projection import (
     TokenProjection,
     check_heads,
@@ -73,8 +75,29 @@ class CrossAttention(nn.Module):
         """
         query = self._query(queries, blocks)
         dropout = self.dropout if self.training else 0.0
-        out: Tensor = self.output(merge_heads(dense_attention(query, blocks, self.tokens, dropout=dropout)))
+        if self.form(blocks, num_queries=queries.shape[1]) == "factored":
+            read = factored_attention(query, blocks, self.tokens)
+        else:
+            read = dense_attention(query, blocks, self.tokens, dropout=dropout)
+        out: Tensor = self.output(merge_heads(read).to(queries.dtype))
         return out
+
+    def form(self, blocks: Sequence[Tokens], *, num_queries: int) -> Literal["factored", "dense"]:
+        """The form that computes this: the forced one, or the cheaper; dense where attention weights are dropped."""
+        if self.dropout and self.training:
+            if self.attention == "factored":
+                raise ValueError("attention: the factored form has no attention dropout; use attention=auto or dropout 0.")
+            return "dense"
+        if self.attention != "auto":
+            return self.attention
+        cheaper = factored_is_cheaper(
+            blocks,
+            num_queries=num_queries,
+            num_heads=self.num_heads,
+            qk_channels=self.query.out_features,
+            v_channels=self.output.in_features,
+        )
+        return "factored" if cheaper else "dense"
 
     def weights(
         self, queries: Float[Tensor, "batch_or_1 queries channels"], blocks: Sequence[Tokens]

@@ -1,0 +1,161 @@
+"""The factored form of cross-attention: the dense formula, computed without multiplying the tokens out.
+
+With t_i a token, its LayerNorm g * (t_i - mu_i) * rstd_i + b, and a = center(g * W_k^T q) / sqrt(d) for each head and query,
+where center() subtracts the mean over the channels, the score of token i is `rstd_i * (a . t_i)` plus a constant that the
+softmax drops: a sums to zero, so mu_i vanishes. Split by parts, `a . t_i` is a broadcast sum of small products, each at its
+part's own shape. Values likewise: `sum_i p_i * rstd_i * t_i` needs only the marginal of p * rstd over the axes along which a
+part is constant; centred, scaled by g and shifted by b it goes through W_v once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from math import prod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from perceiver.attention.eager import read_tokens
+from perceiver.attention.projection import TokenProjection
+from perceiver.tokens import Tokens
+
+Read = Callable[[Tensor, list[Tensor], Tensor, Tensor | None], tuple[Tensor, Tensor]]
+"""(absorbed queries, collapsed parts, rstd, mask) -> (weighted sums, log-sum-exp): what each implementation provides."""
+
+
+def factored_attention(
+    query: Float[Tensor, "batch_or_1 heads queries qk"],
+    blocks: Sequence[Tokens],
+    projection: TokenProjection,
+    *,
+    read: Read = read_tokens,
+) -> Float[Tensor, "batch heads queries v"]:
+    """The same function as `dense_attention`, see there for arguments, without dropout.
+
+    Under autocast everything in here stays float32: it is as fast, and more accurate than the dense form in bfloat16.
+
+    Args:
+        read: the implementation of the inner function.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        dtype = reduce(torch.promote_types, (part.dtype for block in blocks for part in block.parts), torch.float32)
+        dtype = torch.promote_types(dtype, query.dtype)
+        num_heads = query.shape[1]
+        absorbed = _absorb(query.to(dtype), projection)
+        results = []
+        for block in blocks:
+            plane = collapse(block, dtype=dtype, eps=projection.norm.eps)
+            results.append(read(absorbed.flatten(1, 2), list(plane.parts), plane.rstd, plane.mask))
+        sums, found = _merge(results, masked=any(block.mask is not None for block in blocks))
+        sums = sums.reshape(sums.shape[0], num_heads, -1, sums.shape[-1])
+        out = _project(sums, projection)
+        if found is not None:
+            out = torch.where(found.reshape(*sums.shape[:3], 1), out, out.new_zeros(()))
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """A block of tokens on a grid of two axes, outer x inner, ready for the inner function.
+
+    Args:
+        parts: each `(B or 1, outer or 1, inner or 1, c)`, masked content zero, a common offset removed.
+        rstd: `(B or 1, outer, inner)`, the reciprocal standard deviation of each token.
+        mask: `(B or 1, outer, inner)` or None.
+    """
+
+    parts: tuple[Tensor, ...]
+    rstd: Tensor
+    mask: Tensor | None
+
+
+def collapse(block: Tokens, *, dtype: torch.dtype, eps: float) -> Plane:
+    """Tokens on any grid -> the last axis as the inner one, all others together as the outer one."""
+    grid = block.grid
+    outer_grid, inner = grid[:-1], grid[-1]
+    outer = prod(outer_grid)
+
+    def collapsed(x: Tensor) -> Tensor:
+        """`(b, n1 or 1, …, nd or 1, c)` -> `(b, outer or 1, inner or 1, c)`."""
+        own = x.shape[1:-2]
+        if any(size != 1 for size in own):
+            return x.expand(-1, *outer_grid, -1, -1).reshape(x.shape[0], outer, *x.shape[-2:])
+        return x.reshape(x.shape[0], 1, *x.shape[-2:])
+
+    parts = tuple(collapsed(part.to(dtype)) for part in _without_offset(block.cleaned().parts))
+    mask = None
+    if block.mask is not None:
+        mask = collapsed(block.mask.expand(block.mask.shape[0], *grid)[..., None])[..., 0]
+        mask = mask.expand(-1, outer, inner)
+    return Plane(parts=parts, rstd=_reciprocal_std(parts, outer, inner, eps), mask=mask)
+
+
+def _without_offset(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Remove an offset that all channels share; LayerNorm ignores it, float32 does not.
+
+    A lone part is centred token by token. Otherwise one scalar is taken from the parts that the batch shares, so that they
+    stay shared, and only where there are none from each sample: never from its neighbours in the batch.
+    """
+    if len(parts) == 1:
+        return (parts[0] - parts[0].mean(dim=-1, keepdim=True),)
+    with torch.no_grad():
+        shared = [part for part in parts if part.shape[0] == 1]
+        sources = shared or list(parts)
+        channels = sum(part.shape[-1] for part in sources)
+        means = [part.mean(dim=tuple(range(1, part.ndim)), keepdim=True) * (part.shape[-1] / channels) for part in sources]
+        offset = reduce(torch.add, means)
+    return tuple(part - offset for part in parts)
+
+
+def _reciprocal_std(parts: Sequence[Tensor], outer: int, inner: int, eps: float) -> Tensor:
+    """1 / sqrt(variance + eps) over the channels of each token, from per-part moments (the parallel-variance formula)."""
+    channels = sum(part.shape[-1] for part in parts)
+    means = [part.mean(dim=-1) for part in parts]
+    total = sum(
+        (mean * (part.shape[-1] / channels) for mean, part in zip(means, parts, strict=True)), start=means[0].new_zeros(())
+    )
+    moment = total.new_zeros(())
+    for part, mean in zip(parts, means, strict=True):
+        within = (part - mean[..., None]).square().sum(dim=-1)
+        moment = moment + within + (mean - total).square() * part.shape[-1]
+    rstd = torch.rsqrt(moment / channels + eps)
+    return rstd.expand(-1, outer, inner)
+
+
+def _absorb(query: Tensor, projection: TokenProjection) -> Tensor:
+    """Queries `(b, h, N, d)` through the key projection and the norm's weight, centred: `(b, h, N, C)`."""
+    num_heads, width = query.shape[1], query.shape[-1]
+    weight = projection.key.weight.to(query.dtype) * projection.norm.weight.to(query.dtype)
+    weight = (weight - weight.mean(dim=-1, keepdim=True)) * width**-0.5
+    return query @ weight.reshape(num_heads, width, -1)
+
+
+def _project(sums: Tensor, projection: TokenProjection) -> Tensor:
+    """Weighted sums of tokens `(B, h, N, C)` through the norm's affine map and the value projection: `(B, h, N, dv)`."""
+    num_heads = sums.shape[1]
+    weight, bias = projection.value.weight.to(sums.dtype), projection.value.bias.to(sums.dtype)
+    # Fold the affine map of the norm and the centring into the value weights: (W g) centred, and W b + bias.
+    scaled = weight * projection.norm.weight.to(sums.dtype)
+    scaled = scaled - scaled.mean(dim=-1, keepdim=True)
+    constant = weight @ projection.norm.bias.to(sums.dtype) + bias
+    heads = scaled.reshape(num_heads, -1, scaled.shape[-1])
+    return sums @ heads.transpose(1, 2) + constant.reshape(num_heads, 1, -1)
+
+
+def _merge(results: Sequence[tuple[Tensor, Tensor]], *, masked: bool) -> tuple[Tensor, Tensor | None]:
+    """Join the blocks' softmaxes: `(B, R, C)` sums and, where there are masks, `(B, R)` whether a row found any token."""
+    found = None
+    if masked:
+        found = torch.stack(torch.broadcast_tensors(*(lse for _, lse in results))).isneginf().logical_not().any(dim=0)
+    if len(results) == 1:
+        return results[0][0], found
+    lse = torch.stack(torch.broadcast_tensors(*(lse for _, lse in results)))
+    if found is not None:
+        # Rows without a token in a block, or in any, must bring no NaN into the gradient.
+        lse = torch.where(lse.isneginf() & ~found, lse.new_zeros(()), lse)
+    shares = lse.softmax(dim=0)
+    joined = [share[..., None] * sums for share, (sums, _) in zip(shares, results, strict=True)]
+    return reduce(torch.add, joined), found
