@@ -130,7 +130,8 @@ def _absorb(query: Tensor, projection: TokenProjection) -> Tensor:
     num_heads, width = query.shape[1], query.shape[-1]
     weight = projection.key.weight.to(query.dtype) * projection.norm.weight.to(query.dtype)
     weight = (weight - weight.mean(dim=-1, keepdim=True)) * width**-0.5
-    return query @ weight.reshape(num_heads, width, -1)
+    absorbed: Tensor = query @ weight.reshape(num_heads, width, -1)
+    return absorbed
 
 
 def _project(sums: Tensor, projection: TokenProjection) -> Tensor:
