@@ -180,7 +180,7 @@ def _rows(x: Tensor, b: slice, r: slice) -> Tensor:
 
 
 def _inner_products(rows: Sequence[Tensor], parts: Sequence[Tensor], grid: Sequence[int]) -> Tensor:
-    """sum_p rows_p . part_p, each product at its part's own shape, then broadcast: `(b, r, outer, inner)`, a fresh tensor."""
+    """sum_p rows_p . part_p, each product at its part's own shape, then broadcast: `(b, r, outer, inner)`, fresh."""
     terms = []
     for row, part in zip(rows, parts, strict=True):
         product = row @ part.flatten(1, 2).transpose(1, 2)
