@@ -81,7 +81,7 @@ def _modality(key: str, *, _parent_: Container, _root_: Container) -> Any:
     if value is None:
         state = "is null (it differs from sample to sample)" if _has(facts[name], key) else "is missing"
         raise ValueError(
-            f"model.adapters.{name}: {key!r} of modality {name!r} {state}; the data's spec has {_listed(facts[name])}. Set the "
+            f"model.adapters.{name}: {key!r} of modality {name!r} {state}; the spec has {_listed(facts[name])}. Set the "
             "adapter's argument to a value of your own."
         )
     return value

@@ -16,12 +16,15 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 # Their messages are sentences of their own; for others the type says half of it.
 _SELF_EXPLANATORY = (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+FULL_ERROR = "PERCEIVER_FULL_ERROR"
+"""The user's HYDRA_FULL_ERROR; the variable itself is always 1 while a job runs, see `perceiver.run.main`."""
 
 
 class JobFailedError(Exception):
@@ -32,13 +35,12 @@ class DiskFullError(OSError):
     """The disk is full, or will be."""
 
 
-def report_error(error: Exception, *, directory: Path | None, full: bool | None = None, conf: Path | None = None) -> None:
-    """Print `error: …` and where the traceback is to stderr.
+def report_error(error: Exception, *, directory: Path | None, conf: Path | None = None) -> None:
+    """Print `error: …` and where the traceback is to stderr; the traceback itself if the user set HYDRA_FULL_ERROR=1.
 
     Args:
         error: what was raised.
         directory: the run directory, which gets `error.log`; None before there is one.
-        full: print the traceback too; None decides by the environment variable PERCEIVER_FULL_ERROR.
         conf: the configuration folder, for suggestions about mistyped overrides.
     """
     lines = [f"error: {one_line(error)}"]
@@ -46,9 +48,7 @@ def report_error(error: Exception, *, directory: Path | None, full: bool | None 
         lines[0] += f" {hint}"
     text = "".join(traceback.format_exception(error))
     saved = directory is not None and _save(text, directory / "error.log")
-    if full is None:
-        full = os.environ.get("PERCEIVER_FULL_ERROR") == "1"
-    if full:
+    if os.environ.get(FULL_ERROR) == "1":
         lines.append(text)
     elif saved:
         lines.append(f"full traceback: {directory}/error.log")
@@ -72,7 +72,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in _FULL and not isinstance(error, DiskFullError):
         place = error.filename or "a file of the run directory"
         return f"no space left on the device while writing {place}; free some, or set hydra.run.dir=DIR on another disk."
-    message = " ".join(str(error).split())
+    message = " ".join(_tidied(str(error)).split()) if isinstance(error, HydraException) else " ".join(str(error).split())
     if isinstance(error, _SELF_EXPLANATORY) and message:
         return message
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
@@ -98,6 +98,16 @@ def suggestion(message: str, conf: Path) -> str:
     return ""
 
 
+def _tidied(message: str) -> str:
+    """Hydra's message without the search path, its lists and parts set apart by punctuation."""
+    message = re.sub(r"^In '[^']*':\s*|\n\s*Config search path:.*", "", message, flags=re.DOTALL)
+    message = re.sub(r"\.?\n\s*(?=Available options|To append)", ". ", message.strip())
+    options = re.search(r"(Available options in '[^']*':)(.*)", message, flags=re.DOTALL)
+    if options:
+        message = message[: options.start()] + f"{options.group(1)} {', '.join(options.group(2).split())}"
+    return message if message.endswith((".", "?")) else message + "."
+
+
 def _known_keys(conf: Path) -> list[str]:
     """Every key of the configuration that the command line's group choices make, and every group."""
     choices = [word for word in sys.argv[1:] if re.fullmatch(r"[a-z_]+=[\w-]+", word)]
@@ -113,10 +123,11 @@ def _known_keys(conf: Path) -> list[str]:
 
 
 def _keys(tree: Any, prefix: str = "") -> Iterator[str]:
-    if isinstance(tree, (dict, DictConfig)):
+    if isinstance(tree, dict):
         for key, value in tree.items():
-            yield f"{prefix}{key}"
-            yield from _keys(value, f"{prefix}{key}.")
+            name = f"{prefix}{key!s}"
+            yield name
+            yield from _keys(value, f"{name}.")
 
 
 def _innermost(error: BaseException) -> BaseException:

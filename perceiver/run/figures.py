@@ -73,5 +73,5 @@ def confusion_figure(confusion: torch.Tensor, names: Sequence[str], *, title: st
         axes.set_yticks(range(count), labels)
         for row, column in confusion.nonzero().tolist():
             colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, int(confusion[row, column]), ha="center", va="center", color=colour, fontsize=8)
+            axes.text(column, row, str(int(confusion[row, column])), ha="center", va="center", color=colour, fontsize=8)
     return figure

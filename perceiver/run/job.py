@@ -35,6 +35,7 @@ _KNOWN_NOTICES = (
     r"Experiment logs directory .* exists and is not empty.*",
     r"You requested to overfit but enabled train dataloader shuffling.*",
     r"You have overridden `on_before_batch_transfer` in `LightningModule`.*",
+    r"The number of training batches .* is smaller than the logging interval.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
 )
 
@@ -87,6 +88,7 @@ def _fit(config: DictConfig) -> float | None:
     trainer = _trainer(plain, callbacks)
     require_disk_space(directory, model)
     if trainer.is_global_zero:
+        _keep_earlier_table(directory)
         _write_config(directory, plain)
         print_model(model, data.val_dataloader(), trainer.strategy.root_device)
 
@@ -118,7 +120,7 @@ def _fit(config: DictConfig) -> float | None:
 
 
 def _test(config: DictConfig) -> float | None:
-    """Test a checkpoint as it was trained: its model, its normalisation, its class names; only the data is the present one."""
+    """Test a checkpoint as it was trained: its model, its normalisation, its class names; the data is the present one."""
     directory = Path(config.run_dir)
     file = checkpoints.find(config.ckpt_path)
     recipe = checkpoints.read(file)
@@ -136,8 +138,10 @@ def _test(config: DictConfig) -> float | None:
     task = _task(plain, model, spec)
     figures = ConfusionFigures(directory=directory, names=_class_names(spec), best=None)
     trainer = _trainer(plain, [figures])
-    if trainer.is_global_zero and not (directory / CONFIG).exists():
-        _write_config(directory, plain)
+    if trainer.is_global_zero:
+        _keep_earlier_table(directory)
+        if not (directory / CONFIG).exists():
+            _write_config(directory, plain)
     started = time.monotonic()
     _until_interrupted(trainer, lambda: trainer.test(task, datamodule=data, verbose=False))
     metrics = {
@@ -187,7 +191,8 @@ def _spec_of(data: LightningDataModule) -> dict[str, Any]:
     spec = getattr(data, "spec", None)
     if not isinstance(spec, Mapping) or "modalities" not in spec:
         raise ValueError(
-            f"data: {type(data).__name__}.spec: expected a dict with 'modalities' and 'target' after setup('fit'), got {spec!r}."
+            f"data: {type(data).__name__}.spec: expected a dict with 'modalities' and 'target' after setup('fit'), "
+            f"got {spec!r}."
         )
     return dict(spec)
 
@@ -197,9 +202,9 @@ def _use_stored_spec(
 ) -> dict[str, Any]:
     """Give the data module the facts that a checkpoint was trained with: they hold, not what new data would suggest."""
     if spec is None:
-        raise ValueError("ckpt_path: the checkpoint holds no spec (modalities, class names), so its data cannot be prepared.")
+        raise ValueError("ckpt_path: the checkpoint holds no spec (modalities, class names); its data cannot be prepared.")
     try:
-        data.spec = spec  # type: ignore[assignment]
+        setattr(data, "spec", spec)  # noqa: B010  (Lightning's base class knows no spec)
     except ValueError as error:
         source = (trained_on or {}).get("_target_")
         hint = f" It was trained with {source}: choose it with data=NAME or experiment=NAME." if source else ""
@@ -229,9 +234,12 @@ def _check_unused(directory: Path, resumed: Path | None) -> None:
             f"hydra.run.dir: {directory} already holds a run ({last.name}). Choose another directory, or continue that run "
             f"with ckpt_path={directory}."
         )
+
+
+def _keep_earlier_table(directory: Path) -> None:
+    """Rename the metrics table of the run that is continued: CSVLogger would start it anew."""
     table = directory / "csv" / "metrics.csv"
     if table.exists():
-        # CSVLogger would start its file anew.
         earlier = next(path for n in range(1, 10**6) if not (path := table.with_name(f"metrics.{n}.csv")).exists())
         table.rename(earlier)
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 import perceiver
 from perceiver.run.config import register_resolvers
-from perceiver.run.errors import JobFailedError, interrupted, report_error
+from perceiver.run.errors import FULL_ERROR, JobFailedError, interrupted, report_error
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 
@@ -59,6 +59,7 @@ def main() -> None:
     register_resolvers()
     # Hydra would print and exit on its own; raised, its errors are reported like all others.
     chosen = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ[FULL_ERROR] = chosen or "0"
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         hydra.main(version_base="1.3", config_path=str(conf_directory()), config_name="train")(job)()
@@ -67,7 +68,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
-        report_error(error, directory=None, full=chosen == "1", conf=conf_directory())
+        report_error(error, directory=None, conf=conf_directory())
         sys.exit(EXIT_ERROR)
     finally:
         if chosen is None:

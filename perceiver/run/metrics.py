@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torchmetrics import ConfusionMatrix
+from torchmetrics.classification import MulticlassConfusionMatrix
 
 from perceiver.run.atomic import write_json
 
@@ -52,22 +52,20 @@ class BestEpoch(Callback):
 
 def last_metrics(trainer: Trainer, stage: str) -> dict[str, float]:
     """The last logged values whose names begin with `stage/`."""
-    return {
-        name: float(value) for name, value in sorted(trainer.callback_metrics.items()) if name.startswith(f"{stage}/")
-    }
+    return {name: float(value) for name, value in sorted(trainer.callback_metrics.items()) if name.startswith(f"{stage}/")}
 
 
 def confusion_of(task: LightningModule, stage: str) -> torch.Tensor | None:
     """The confusion matrix of the last pass over a stage's data, `(classes, classes)`, if the task keeps one."""
     metric = getattr(task, f"{stage}_confusion", None)
-    if not isinstance(metric, ConfusionMatrix) and not hasattr(metric, "confmat"):
+    if not isinstance(metric, MulticlassConfusionMatrix):
         return None
-    matrix: torch.Tensor = metric.compute()  # type: ignore[union-attr]
+    matrix: torch.Tensor = metric.compute()
     return matrix.cpu()
 
 
 def write_metrics(path: Path, metrics: Mapping[str, float | int]) -> None:
-    """Write metrics.json; keys that are there already and not given anew stay, as when a run's checkpoint is tested again."""
+    """Write metrics.json; keys that are there already and not given anew stay, as when a run is tested again."""
     earlier: dict[str, Any] = {}
     if path.exists():
         try:

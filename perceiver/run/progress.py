@@ -10,23 +10,27 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 
 
-def progress_bar(*, seconds_between_lines: float = 30.0) -> ProgressBar:
-    """Rich's bar if stdout is a terminal, else `ProgressLines`."""
+def progress_bar(*, epochs_per_line: int = 1, seconds_per_line: float = 30.0) -> ProgressBar:
+    """Rich's bar if stdout is a terminal, else `ProgressLines` with these arguments."""
     if sys.stdout.isatty():
-        return RichProgressBar()
-    return ProgressLines(seconds_between_lines=seconds_between_lines)
+        return RichProgressBar(leave=False)
+    return ProgressLines(epochs_per_line=epochs_per_line, seconds_per_line=seconds_per_line)
 
 
 class ProgressLines(ProgressBar):
-    """A line after each epoch, and one from time to time within a long one.
+    """A line after an epoch, and one from time to time within a long one.
 
     Args:
-        seconds_between_lines: least time between two lines within an epoch.
+        epochs_per_line: epochs from one line to the next; the last epoch always gets one.
+        seconds_per_line: least time between two lines within an epoch.
     """
 
-    def __init__(self, *, seconds_between_lines: float = 30.0) -> None:
+    def __init__(self, *, epochs_per_line: int = 1, seconds_per_line: float = 30.0) -> None:
         super().__init__()
-        self.seconds_between_lines = seconds_between_lines
+        if epochs_per_line < 1:
+            raise ValueError(f"callbacks.progress.epochs_per_line: expected 1 or more, got {epochs_per_line}.")
+        self.epochs_per_line = epochs_per_line
+        self.seconds_per_line = seconds_per_line
         self._enabled = True
         self._epoch_started = self._last_line = 0.0
 
@@ -47,13 +51,16 @@ class ProgressLines(ProgressBar):
     ) -> None:
         """A line if the last one is old enough."""
         now = time.monotonic()
-        if now - self._last_line >= self.seconds_between_lines:
+        if now - self._last_line >= self.seconds_per_line:
             self._last_line = now
             loss = f"  loss {float(outputs['loss']):.4f}" if isinstance(outputs, dict) and "loss" in outputs else ""
             self._print(trainer, f"  step {batch_idx + 1}/{trainer.num_training_batches}{loss}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The epoch's metrics and time. Called after the module logged them."""
+        """The epoch's metrics and time."""
+        done = trainer.current_epoch + 1
+        if done % self.epochs_per_line and done != trainer.max_epochs:
+            return
         shown = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
         values = trainer.callback_metrics
         text = "".join(f"  {name} {float(values[name]):.4f}" for name in shown if name in values)

@@ -41,7 +41,9 @@ def print_model(model: Perceiver, loader: Iterable[Batch], device: torch.device)
     table.add_row("fusion", type(model.fusion).__name__, f"{_count(model.fusion):,}", f"{total:,} tokens × {width}")
     latents = f"{model.encoder.num_latents:,} latents × {model.encoder.latent_channels}"
     table.add_row("encoder", type(model.encoder).__name__, f"{_count(model.encoder):,}", latents)
-    table.add_row("head", type(model.head).__name__, f"{_count(model.head):,}", "")
+    classes = getattr(model.head, "num_classes", None)
+    shape = "" if classes is None else f"{classes:,} classes"
+    table.add_row("head", type(model.head).__name__, f"{_count(model.head):,}", shape)
     console.print(table)
     console.print(f"Estimated FLOPs, forward, one sample: {_engineering(flops)} ({FLOPS_NOTE})", soft_wrap=True)
     console.print(f"Device: {device}", soft_wrap=True)

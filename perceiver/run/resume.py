@@ -46,8 +46,8 @@ def check_architecture(model: nn.Module, file: Path) -> None:
     ]
     if problems:
         raise ValueError(
-            f"ckpt_path: {file} holds another architecture than the configured model: {'; '.join(problems)}. Continue it with "
-            "the settings it was trained with (config.yaml in its run directory), or train anew without ckpt_path."
+            f"ckpt_path: {file} holds another architecture than the configured model: {'; '.join(problems)}. Continue it "
+            "with the settings it was trained with (config.yaml in its run directory), or train anew without ckpt_path."
         )
 
 
@@ -64,7 +64,8 @@ def check_unfinished(file: Path, trainer: Mapping[str, Any]) -> None:
     epochs = trainer.get("max_epochs")
     if epochs is not None and 0 <= epochs <= finished:
         raise ValueError(
-            f"ckpt_path: {file} has already been trained for {finished} epochs; set trainer.max_epochs above that (now {epochs})."
+            f"ckpt_path: {file} has already been trained for {finished} epochs; set trainer.max_epochs above that "
+            f"(now {epochs})."
         )
 
 

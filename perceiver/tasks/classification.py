@@ -97,7 +97,7 @@ class ClassificationTask(LightningModule):
         target = self._targets(batch)
         loss = F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
         if not bool(torch.isfinite(loss)):
-            self._stop_at(loss, batch)
+            self._stop_at(float(loss.detach()), batch)
         self.train_accuracy.update(logits.detach(), target)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(target), prog_bar=True)
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, batch_size=len(target))
@@ -157,10 +157,10 @@ class ClassificationTask(LightningModule):
         assert batch.target is not None, "checked in on_before_batch_transfer"
         return batch.target
 
-    def _stop_at(self, loss: Tensor, batch: Batch) -> None:
+    def _stop_at(self, loss: float, batch: Batch) -> None:
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         raise FloatingPointError(
-            f"the training loss became {float(loss)} in epoch {self.current_epoch}, step {self.global_step}, at a learning "
+            f"the training loss became {loss} in epoch {self.current_epoch + 1}, step {self.global_step + 1}, at a learning "
             f"rate of {rate:.3g} (samples {', '.join(batch.ids[:3])}, …). Lower optimizer.lr, or set "
             "trainer.gradient_clip_val; checkpoints of earlier epochs are intact."
         )
