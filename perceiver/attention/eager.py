@@ -16,7 +16,11 @@ CHUNK = 2**18
 """Scores worked on at a time: 1 MB in float32, a few temporaries of which fit a core's share of the cache."""
 
 
-@torch.library.custom_op("perceiver::read_tokens_eager", mutates_args=())
+@torch.library.custom_op(
+    "perceiver::read_tokens_eager",
+    mutates_args=(),
+    schema="(Tensor queries, Tensor[] parts, Tensor rstd, Tensor? mask) -> (Tensor, Tensor)",
+)
 def read_tokens(queries: Tensor, parts: list[Tensor], rstd: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Softmax over the tokens of one block and the weighted sums of its parts.
 
@@ -30,7 +34,7 @@ def read_tokens(queries: Tensor, parts: list[Tensor], rstd: Tensor, mask: Tensor
         `(B, R, C)`: sum_i p_i * rstd_i * t_i with p the softmax over i of rstd_i * (a . t_i), zeros for rows without a valid
         token; `(B, R)`: the logarithm of the softmax's denominator, minus infinity for those rows.
     """
-    batch = _batch(queries, parts, rstd, mask)
+    (batch,) = _batch(queries, *parts, rstd, mask)
     rows = queries.shape[1]
     sums = queries.new_empty(batch, rows, queries.shape[2])
     lse = queries.new_empty(batch, rows)
@@ -74,7 +78,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.save_for_backward(queries, rstd, mask, *output, *parts)
 
 
-@torch.library.custom_op("perceiver::read_tokens_eager_backward", mutates_args=())
+@torch.library.custom_op(
+    "perceiver::read_tokens_eager_backward",
+    mutates_args=(),
+    schema="(Tensor grad_sums, Tensor grad_lse, Tensor queries, Tensor[] parts, Tensor rstd, Tensor? mask, Tensor sums, "
+    "Tensor lse, bool[] needs) -> Tensor[]",
+)
 def read_tokens_backward(
     grad_sums: Tensor,
     grad_lse: Tensor,
@@ -134,7 +143,7 @@ def read_tokens_backward(
 
 @read_tokens.register_fake
 def _(queries: Tensor, parts: list[Tensor], rstd: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    batch = _batch(queries, parts, rstd, mask)
+    (batch,) = _batch(queries, *parts, rstd, mask)
     return queries.new_empty(batch, *queries.shape[1:]), queries.new_empty(batch, queries.shape[1])
 
 
@@ -156,10 +165,10 @@ def _(
 read_tokens.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _batch(queries: Tensor, parts: Sequence[Tensor], rstd: Tensor, mask: Tensor | None) -> int:
-    """B: the batch size of any input that has one."""
-    sizes = [queries.shape[0], rstd.shape[0], *(part.shape[0] for part in parts)]
-    return max(sizes if mask is None else [*sizes, mask.shape[0]])
+def _batch(*inputs: Tensor | None) -> torch.Size:
+    """`(B,)`: what the first dimensions of all inputs broadcast to."""
+    sizes: torch.Size = torch.broadcast_shapes(*(x.shape[:1] for x in inputs if x is not None))
+    return sizes
 
 
 def _chunks(batch: int, rows: int, tokens: int) -> Iterator[tuple[slice, slice]]:

@@ -1,0 +1,174 @@
+"""The factored form against the dense formula in float64: outputs, every gradient, masks, offsets, precision."""
+
+import pytest
+import torch
+from attention_cases import Layout, build, converted, layouts, leaves
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from perceiver import Fourier, Tokens
+from perceiver.attention import CrossAttention
+from perceiver.attention import eager as eager_module
+from perceiver.attention.dense import dense_attention
+from perceiver.attention.eager import read_tokens
+from perceiver.attention.factored import factored_attention
+from perceiver.attention.projection import TokenProjection
+from perceiver.positions import grid_coordinates
+
+
+def projection(channels: int, heads: int, dtype: torch.dtype = torch.float64) -> TokenProjection:
+    """Weights with nothing at its neutral value: norm weights, norm biases and all biases random."""
+    weights = TokenProjection(token_channels=channels, qk_channels=2 * heads, v_channels=3 * heads)
+    for parameter in weights.parameters():
+        torch.nn.init.normal_(parameter)
+    return weights.to(dtype)
+
+
+def run(form: object, query: Tensor, blocks: list[Tokens], weights: TokenProjection) -> tuple[Tensor, list[Tensor]]:
+    """Output, and gradients of a fixed functional of it to queries, parts and weights."""
+    out = form(query, blocks, weights)  # type: ignore[operator]
+    functional = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).reshape(out.shape)
+    inputs = [query, *leaves(blocks), *weights.parameters()]
+    grads = torch.autograd.grad((out * functional).sum(), inputs, allow_unused=True)
+    return out, [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, grads, strict=True)]
+
+
+@given(layouts(offsets=(0.0, 3.0)), st.integers(1, 3), st.integers(1, 5), st.booleans())
+@settings(max_examples=150)
+def test_equals_the_dense_formula_in_float64(plan: list[Layout], heads: int, rows: int, shared: bool) -> None:
+    torch.manual_seed(plan[0].seed)
+    blocks = build(plan)
+    batch = max(block.batch for block in blocks)
+    weights = projection(blocks[0].channels, heads)
+    query = torch.randn(1 if shared else batch, heads, rows, 2, dtype=torch.float64, requires_grad=True)
+    expected, expected_grads = run(dense_attention, query, blocks, weights)
+    out, grads = run(factored_attention, query, blocks, weights)
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+    largest = max(float(grad.abs().max()) for grad in expected_grads)
+    for grad, other in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(grad, other, rtol=1e-10, atol=1e-10 * max(1.0, largest))
+
+
+@given(layouts(), st.integers(1, 2), st.integers(1, 4))
+@settings(max_examples=100)
+def test_float32_is_as_accurate_as_the_dense_form(plan: list[Layout], heads: int, rows: int) -> None:
+    torch.manual_seed(plan[0].seed)
+    blocks = build(plan)
+    query = torch.randn(1, heads, rows, 2).double().requires_grad_()
+    single = TokenProjection(token_channels=blocks[0].channels, qk_channels=2 * heads, v_channels=3 * heads)
+    exact_weights = projection(blocks[0].channels, heads)
+    single.load_state_dict(exact_weights.state_dict())
+    exact_weights.load_state_dict(single.state_dict())
+    exact, exact_grads = run(dense_attention, query, blocks, exact_weights)
+    errors = {}
+    for name, form in {"dense": dense_attention, "factored": factored_attention}.items():
+        own = query.detach().float().requires_grad_()
+        out, grads = run(form, own, converted(blocks, torch.float32), single)
+        errors[name] = float((out - exact).detach().abs().max() / exact.detach().abs().max().clamp(min=1.0))
+        assert all(bool(grad.isfinite().all()) for grad in grads)
+        # Gradients that are exactly zero come out as rounding noise in every form: measure against the largest.
+        largest = max(1.0, *(float(grad.abs().max()) for grad in exact_grads))
+        errors[name + " gradients"] = max(
+            float((grad - other).abs().max()) / largest for grad, other in zip(grads, exact_grads, strict=True)
+        )
+    assert errors["factored"] <= 2 * errors["dense"] + 1e-6
+    assert errors["factored gradients"] <= 2 * errors["dense gradients"] + 1e-6
+
+
+def test_large_offset_of_all_parts_costs_no_accuracy() -> None:
+    weights = projection(7, 1)
+    content, rows = torch.randn(2, 9, 8, 3), torch.randn(1, 9, 1, 4)
+    query = torch.randn(1, 1, 5, 2)
+    moved = [Tokens(parts=((content + 1e4), (rows + 1e4)))]
+    exact = dense_attention(query.double(), converted(moved, torch.float64), weights)
+    out = factored_attention(query, moved, weights.float())
+    assert (out - exact).abs().max() < 5e-6 * exact.abs().max()
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 2**20])
+def test_chunks_of_any_size_give_the_same(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = [Tokens(parts=(torch.randn(5, 4, 6, 2), torch.randn(1, 4, 1, 3), torch.randn(1, 1, 1, 2)))]
+    for part in tokens[0].parts:
+        part.requires_grad_()
+    weights, query = projection(7, 2, torch.float32), torch.randn(5, 2, 3, 2, requires_grad=True)
+    expected, expected_grads = run(factored_attention, query, tokens, weights)
+    monkeypatch.setattr(eager_module, "CHUNK", chunk)
+    out, grads = run(factored_attention, query, tokens, weights)
+    torch.testing.assert_close(out, expected)
+    for grad, other in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(grad, other, rtol=1e-4, atol=1e-4)
+
+
+def test_gradcheck() -> None:
+    parts = (torch.randn(2, 3, 2, 2), torch.randn(1, 3, 1, 2), torch.randn(2, 1, 2, 1), torch.randn(1, 1, 1, 1))
+    mask = torch.tensor([[[True, False], [True, True], [False, True]], [[False] * 2] * 3])
+    rstd = torch.rand(2, 3, 2).add(0.5).double().requires_grad_()
+    queries = torch.randn(2, 3, 6).double().requires_grad_()
+    leaf_parts = [part.double().requires_grad_() for part in parts]
+
+    def sums_of_found_rows(queries: Tensor, rstd: Tensor, *parts: Tensor) -> Tensor:
+        sums, lse = read_tokens(queries, list(parts), rstd, mask)
+        return torch.cat([sums.flatten(), lse[:1].flatten()])
+
+    assert torch.autograd.gradcheck(sums_of_found_rows, (queries, rstd, *leaf_parts))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_operator_is_well_formed() -> None:
+    parts = [torch.randn(2, 3, 4, 2, requires_grad=True), torch.randn(1, 3, 1, 3)]
+    rstd = torch.rand(2, 3, 4, requires_grad=True)
+    torch.library.opcheck(read_tokens, (torch.randn(1, 5, 5, requires_grad=True), parts, rstd, None))
+    torch.library.opcheck(read_tokens, (torch.randn(2, 5, 5), parts, rstd, torch.rand(2, 3, 4) < 0.5))
+
+
+@given(layouts(max_blocks=2, offsets=(0.0,)))
+@settings(max_examples=40)
+def test_masked_content_never_changes_a_bit(plan: list[Layout]) -> None:
+    torch.manual_seed(plan[0].seed)
+    blocks = converted(build(plan), torch.float32)
+    poisoned = []
+    for block in blocks:
+        content = block.parts[0].detach().clone()
+        if block.mask is not None:
+            content[~block.mask] = torch.tensor([float("nan"), 1e30, float("inf")])[torch.randint(3, (1,))]
+        poisoned.append(Tokens(parts=(content.requires_grad_(), *block.parts[1:]), mask=block.mask))
+    weights, query = projection(blocks[0].channels, 1, torch.float32), torch.randn(1, 1, 3, 2, requires_grad=True)
+    out, grads = run(factored_attention, query, blocks, weights)
+    other, other_grads = run(factored_attention, query, poisoned, weights)
+    assert torch.equal(out, other)
+    for grad, poisoned_grad in zip(grads, other_grads, strict=True):
+        assert torch.equal(grad, poisoned_grad)
+
+
+def test_sample_without_valid_token_reads_zeros_in_every_form() -> None:
+    mask = torch.ones(2, 4, 5, dtype=torch.bool)
+    mask[1] = False
+    tokens = [Tokens(parts=(torch.randn(2, 4, 5, 3), torch.randn(1, 4, 1, 4)), mask=mask)]
+    weights, query = projection(7, 2, torch.float32), torch.randn(1, 2, 3, 2)
+    for form in (dense_attention, factored_attention):
+        out = form(query, tokens, weights)
+        assert torch.equal(out[1], torch.zeros_like(out[1]))
+        assert bool((out[0] != 0).all())
+
+
+def test_result_of_a_sample_does_not_depend_on_its_batch() -> None:
+    content, table = torch.randn(40, 6, 7, 3), torch.randn(1, 6, 1, 4)
+    weights, query = projection(7, 1, torch.float32), torch.randn(1, 1, 8, 2)
+    together = factored_attention(query, [Tokens(parts=(content, table))], weights)
+    for row in (0, 17, 39):
+        alone = factored_attention(query, [Tokens(parts=(content[row : row + 1], table))], weights)
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-5, atol=1e-6)
+    assert torch.equal(together, factored_attention(query, [Tokens(parts=(content, table))], weights))
+
+
+def test_bfloat16_autocast_keeps_float32_accuracy() -> None:
+    position = Fourier(num_bands=16, resolution=(14, 14))
+    parts = (torch.randn(2, 14, 14, 3), *position(grid_coordinates((14, 14))))
+    attention = CrossAttention(query_channels=8, token_channels=3 + position.channels, attention="factored")
+    latents = torch.randn(1, 5, 8)
+    expected = attention(latents, [Tokens(parts=parts)])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = attention(latents, [Tokens(parts=parts)])
+    assert bool(out.isfinite().all())
+    torch.testing.assert_close(out.float(), expected, rtol=0.05, atol=0.05)
