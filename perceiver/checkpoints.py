@@ -35,7 +35,9 @@ RUN_CANDIDATES = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
 
 _COMPILED = "_orig_mod."  # torch.compile wraps a module under this name
 _MAX_LISTED = 8
-_SLACK_BYTES = 10**9  # what building may allocate beyond a multiple of the weights in the file
+# What building may take beyond a multiple of what the file holds: constructors make temporary and unsaved tensors too.
+_SLACK_BYTES = 10**9
+_SLACK_MODULES = 1000
 
 
 class CheckpointError(ValueError):
@@ -124,8 +126,9 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str | torch.dev
     state = _state(content, file)
     stored = _stored_bytes(state)
     limit = limit_allocation(
-        4 * stored + _SLACK_BYTES,
-        reason=f"the file holds {show_bytes(stored)} of weights, so its config does not belong to them",
+        max_bytes=4 * stored + _SLACK_BYTES,
+        max_modules=20 * len(state) + _SLACK_MODULES,
+        reason=f"the file holds {len(state)} tensors, {show_bytes(stored)}, so its config does not belong to them",
     )
     try:
         with torch.random.fork_rng(devices=[]), limit:

@@ -45,6 +45,7 @@ MODEL: Config = {
     "head": {"_target_": "perceiver.PooledHead", "num_classes": 4},
 }
 CONFIG: Config = {"model": MODEL, "seed": 1, "optimizer": {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 1e-3}}
+ENCODER = "model.encoder (perceiver.encoder.Encoder)"
 SPEC: Config = {
     "modalities": {"image": {"kind": "image", "shape": [1, 8, 8], "mean": [0.5], "std": [0.5], "range": [0, 255]}},
     "target": {"kind": "classes", "names": ["a", "b", "c", "d"]},
@@ -256,7 +257,7 @@ def test_a_file_cut_anywhere_is_refused(file: Path, share: float) -> None:
     whole = file.read_bytes()
     cut = file.with_name("cut.ckpt")
     cut.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(CheckpointError, match="cut.ckpt: "):
+    with pytest.raises(CheckpointError, match=r"cut\.ckpt: "):
         load(cut)
 
 
@@ -283,7 +284,7 @@ def test_a_checkpoint_of_something_else(file: Path, tmp_path: Path) -> None:
     ):
         load(file)
     torch.save([1, 2], file)
-    with pytest.raises(CheckpointError, match="holds no model of this package: .*found a list"):
+    with pytest.raises(CheckpointError, match=r"holds no model of this package: .*found a list"):
         load(file)
     torch.save(torch.ones(3), file)
     with pytest.raises(CheckpointError, match="found a Tensor"):
@@ -333,7 +334,7 @@ def test_another_architecture_is_described(file: Path) -> None:
         state = content["state_dict"]
         state["model.head.extra"] = torch.ones(2, 3)
         del state["model.encoder.latents"]
-        state["model.head.norm.weight"] = torch.ones(9)
+        state["model.head.output.bias"] = torch.ones(9)
 
     rewritten(file, change)
     with pytest.raises(CheckpointError) as caught:
@@ -342,7 +343,7 @@ def test_another_architecture_is_described(file: Path) -> None:
     assert text.startswith(f"{file}: its weights do not fit the model of its config (was the code changed since?):\n")
     assert "missing in the file: 1\n    encoder.latents (5, 8)" in text
     assert "not in the model: 1\n    head.extra (2, 3)" in text
-    assert "of another shape: 1\n    head.norm.weight file (9,), model (8,)" in text
+    assert "of another shape: 1\n    head.output.bias file (9,), model (4,)" in text
 
 
 def test_a_long_list_of_differences_is_cut(file: Path) -> None:
@@ -374,6 +375,7 @@ def test_another_kind_of_number(file: Path) -> None:
         ({"model.x": torch.empty(3, device="meta")}, "state_dict['model.x'] is not an ordinary tensor"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
 def test_weights_must_be_ordinary_tensors(file: Path, state: object, said: str) -> None:
     rewritten(file, lambda content: content.update(state_dict=state))
     with pytest.raises(CheckpointError, match=re.escape(said)):
@@ -448,13 +450,13 @@ def test_hostile_configs_are_refused(file: Path, tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("change", "path"),
     [
-        ({"encoder": {"num_latents": 10**12}}, "model.encoder (perceiver.encoder.Encoder): a tensor of shape (1000000000000, 8)"),
-        ({"encoder": {"latent_channels": 10**9}}, "model.encoder (perceiver.encoder.Encoder): a tensor of shape"),
-        ({"encoder": {"num_layers_per_block": 10**9}}, "model.encoder (perceiver.encoder.Encoder): "),
+        ({"encoder": {"num_latents": 10**12}}, f"{ENCODER}: a tensor of shape (1000000000000, 8)"),
+        ({"encoder": {"latent_channels": 10**9}}, f"{ENCODER}: a tensor of shape"),
+        ({"encoder": {"num_layers_per_block": 10**9}}, f"{ENCODER}: more than "),
         ({"head": {"num_classes": 10**12}}, "model.head (perceiver.heads.PooledHead): a tensor of shape (1000000000000, 8)"),
-        ({"adapters": {"image": {"position": {"num_bands": 10**12}}}}, "model.adapters.image.position (perceiver.positions.Fourier): "),
+        ({"adapters": {"image": {"position": {"num_bands": 10**12}}}}, f"{ENCODER}: a tensor of shape (4000000000003, 8)"),
     ],
-)  # fmt: skip
+)
 def test_absurd_sizes_end_in_an_error_not_in_exhaustion(file: Path, change: Config, path: str) -> None:
     def merge(into: Config, values: Mapping[str, Any]) -> None:
         for key, value in values.items():
@@ -502,7 +504,7 @@ def test_compressed_archives_are_refused(file: Path) -> None:
         for name in old.namelist():
             new.writestr(name, old.read(name))
         new.writestr("model/data/99", b"\0" * 10**7)
-    with pytest.raises(CheckpointError, match="its parts are compressed, torch.save never does that"):
+    with pytest.raises(CheckpointError, match=r"its parts are compressed, torch\.save never does that"):
         load(bomb)
 
 
@@ -557,8 +559,9 @@ def test_a_disk_that_is_known_to_be_full(model: perceiver.Perceiver, file: Path,
         save(model, file, config=CONFIG, spec=SPEC)
     assert caught.value.errno == errno.ENOSPC
     assert re.search(
-        rf"{re.escape(str(file))}: no room to write the checkpoint: it needs \d+\.\d kB, the disk or quota has 1\.5 kB free; "
-        "the older file of that name is unchanged. Free some space or choose another folder",
+        rf"{re.escape(str(file))}: no room to write the checkpoint: it needs \d+\.\d kB, "
+        r"the disk or quota has 1\.5 kB free; the older file of that name is unchanged\. "
+        r"Free some space or choose another folder",
         str(caught.value),
     )
     assert file.read_bytes() == before
@@ -580,7 +583,7 @@ def test_a_disk_that_turns_out_to_be_full(
 
     monkeypatch.setattr(checkpoints.os, "fsync", full)
     with pytest.raises(
-        OSError, match="no room to write the checkpoint: it needs .* the older file of that name is unchanged"
+        OSError, match=r"no room to write the checkpoint: it needs .* the older file of that name is unchanged"
     ):
         save(model, file, config=CONFIG, spec=SPEC)
     assert file.read_bytes() == before

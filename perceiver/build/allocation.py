@@ -18,21 +18,19 @@ from torch import Tensor, nn
 from torch.nn.modules import module as registration
 from torch.overrides import TorchFunctionMode
 
-MAX_MODULES = 100_000
-
 
 class AllocationError(MemoryError):
     """More was asked for than the surrounding `limit_allocation` allows."""
 
 
 @contextmanager
-def limit_allocation(max_bytes: int, *, reason: str) -> Iterator[None]:
+def limit_allocation(*, max_bytes: int, max_modules: int, reason: str) -> Iterator[None]:
     """Inside, one tensor may take `max_bytes`, all registered parameters and buffers together as well.
 
-    Code that registers more than 100,000 modules is stopped too. Only the calling thread is limited. `reason` says in the
-    error where the limit comes from. Raises AllocationError.
+    Code that registers more than `max_modules` modules is stopped too. Only the calling thread is limited. `reason` says in
+    the error where the limits come from. Raises AllocationError.
     """
-    count = _Count(max_bytes, reason)
+    count = _Count(max_bytes, max_modules, reason)
     with ExitStack() as stack:
         for register, hook in (
             (registration.register_module_parameter_registration_hook, count.tensor),
@@ -56,8 +54,8 @@ def show_bytes(size: float) -> str:
 class _Count:
     """What was registered so far, by the thread that made this object."""
 
-    def __init__(self, max_bytes: int, reason: str) -> None:
-        self.max_bytes, self.reason = max_bytes, reason
+    def __init__(self, max_bytes: int, max_modules: int, reason: str) -> None:
+        self.max_bytes, self.max_modules, self.reason = max_bytes, max_modules, reason
         self.bytes = self.modules = 0
         self.thread = threading.get_ident()
 
@@ -85,8 +83,8 @@ class _Count:
     def module(self, module: nn.Module, name: str, value: nn.Module | None) -> None:
         if threading.get_ident() == self.thread:
             self.modules += 1
-            if self.modules > MAX_MODULES:
-                raise AllocationError(f"more than {MAX_MODULES:,} modules ({self.reason})")
+            if self.modules > self.max_modules:
+                raise AllocationError(f"more than {self.max_modules:,} modules ({self.reason})")
 
 
 class _SizeCheck(TorchFunctionMode):

@@ -66,7 +66,7 @@ def check_allowed(target: object, *, trust: Sequence[str], path: str) -> str:
         parts = name.split(".")
         dunder = next((part for part in parts[1:] if part.startswith("__")), None)
         if dunder is not None or (parts[0].startswith("__") and parts[0] not in trust):
-            raise TargetError(f"{path}: {name} is refused: {dunder or parts[0]!r} is not the name of a class or module")
+            raise TargetError(f"{path}: {name} is refused: {(dunder or parts[0])!r} is not the name of a class or module")
         return name
     top = name.partition(".")[0]
     hint = f"if you trust that package's code, load with trust=[{top!r}]"

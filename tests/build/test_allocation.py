@@ -37,28 +37,28 @@ HUGE = 10**12
 )
 def test_an_absurd_size_is_refused_before_it_is_taken(make: Callable[[], object]) -> None:
     with pytest.raises(AllocationError, match=r"a tensor of shape .* needs .* are allowed \(because\)"):  # noqa: SIM117
-        with limit_allocation(10**9, reason="because"):
+        with limit_allocation(max_bytes=10**9, max_modules=1000, reason="because"):
             make()
 
 
 def test_the_sum_of_parameters_counts() -> None:
     with (
         pytest.raises(AllocationError, match=r"parameters and buffers need more than 1\.0 MB in all \(because\)"),
-        limit_allocation(10**6, reason="because"),
+        limit_allocation(max_bytes=10**6, max_modules=1000, reason="because"),
     ):
         nn.Sequential(*(nn.Linear(100, 100) for _ in range(26)))
 
 
 def test_the_number_of_modules_counts() -> None:
     with (
-        pytest.raises(AllocationError, match="more than 100,000 modules"),
-        limit_allocation(10**6, reason="because"),
+        pytest.raises(AllocationError, match="more than 1,000 modules"),
+        limit_allocation(max_bytes=10**6, max_modules=1000, reason="because"),
     ):
         nn.ModuleList(nn.Identity() for _ in range(10**9))
 
 
 def test_ordinary_construction_passes_and_temporaries_do_not_add_up() -> None:
-    with limit_allocation(10**6, reason="because"):
+    with limit_allocation(max_bytes=10**6, max_modules=1000, reason="because"):
         for _ in range(100):
             nn.init.trunc_normal_(torch.empty(10_000))
         nn.Sequential(nn.Linear(10, 10), nn.LazyLinear(3), nn.BatchNorm1d(3))
@@ -66,13 +66,13 @@ def test_ordinary_construction_passes_and_temporaries_do_not_add_up() -> None:
 
 
 def test_nothing_is_limited_afterwards() -> None:
-    with pytest.raises(ZeroDivisionError), limit_allocation(10, reason="because"):
+    with pytest.raises(ZeroDivisionError), limit_allocation(max_bytes=10, max_modules=1000, reason="because"):
         _ = 1 / 0
     assert nn.Linear(100, 100).weight.shape == (100, 100)
 
 
 def test_wrong_arguments_get_torchs_own_error() -> None:
-    with limit_allocation(10, reason="because"), pytest.raises((TypeError, RuntimeError)):
+    with limit_allocation(max_bytes=10, max_modules=1000, reason="because"), pytest.raises((TypeError, RuntimeError)):
         torch.linspace(0, 1)  # type: ignore[call-overload]
 
 
