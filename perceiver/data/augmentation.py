@@ -85,8 +85,7 @@ def inverse_affine(
     shear: Float[Tensor, "batch"],
     aspect: float,
 ) -> Float[Tensor, "batch 2 3"]:
-    """Maps from output to input coordinates for `shift(rotation(scale(horizontal shear)))`, as torchvision
-    orders them.
+    """Maps from output to input coordinates for `shift(rotation(scale(horizontal shear)))`, as torchvision orders them.
 
     Args:
         angle: rotation in radians, clockwise.

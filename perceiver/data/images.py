@@ -64,11 +64,9 @@ class LabelledImages:
 
 
 class Images(Dataset[Sample]):
-    """Labelled images as samples, or as whole batches: the DataLoader asks `__getitems__` for all indices at
-    once.
+    """Labelled images as samples, or as whole batches: the DataLoader asks `__getitems__` for all indices at once.
 
-    Pixels are scaled from the modality's `range` to [0, 1], augmented, and normalised by its `mean` and
-    `std`.
+    Pixels are scaled from the modality's `range` to [0, 1], augmented, and normalised by its `mean` and `std`.
 
     Args:
         images: raw images and labels.

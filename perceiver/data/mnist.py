@@ -136,8 +136,7 @@ class MNIST(ImageDataModule):
 
 
 def read_shape(path: Path, *, dimensions: int) -> tuple[int, ...]:
-    """The shape that the header of an IDX file of unsigned bytes states, after comparing it with the file's
-    size.
+    """The shape that the header of an IDX file of unsigned bytes states, after comparing it with the file's size.
 
     Args:
         path: the file.
