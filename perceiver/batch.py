@@ -74,7 +74,8 @@ class Collate:
     def __init__(self, *, modalities: Mapping[str, Mapping[str, Any]]) -> None:
         self.channel_axes: dict[str, int] = {}
         for name, modality in modalities.items():
-            axis = modality.get("channel_axis", CHANNEL_AXES.get(str(modality.get("kind"))))
+            axis = modality.get("channel_axis")
+            axis = CHANNEL_AXES.get(str(modality.get("kind"))) if axis is None else axis
             if axis not in (0, -1):
                 raise ValueError(
                     f"spec.modalities.{name}: kind {modality.get('kind')!r} is not one of {', '.join(CHANNEL_AXES)}; say "
@@ -87,7 +88,7 @@ class Collate:
 
         Raises:
             ValueError: naming sample and modality, for an unknown modality, NaN or infinity, an empty set, another number
-                of channels than its neighbours, or a sample without any modality.
+                of channels or another dtype than its neighbours, or a sample without any modality.
         """
         if not samples:
             raise ValueError("Collate: expected at least one sample, got none.")
@@ -120,11 +121,13 @@ class Collate:
             where = f"sample {samples[row].id!r}, modality {name!r}"
             if x.numel() == 0:
                 raise ValueError(f"{where}: is empty, shape {tuple(x.shape)}. Leave the modality out where there is none.")
-            if x.ndim != first.ndim or x.shape[axis] != first.shape[axis]:
+            if x.ndim == 0 or x.ndim != first.ndim or x.shape[axis] != first.shape[axis]:
                 raise ValueError(
                     f"{where}: shape {tuple(x.shape)} does not go with {tuple(first.shape)} of the batch's first sample: "
                     f"the channels are axis {axis}, other axes may differ."
                 )
+            if x.dtype != first.dtype:
+                raise ValueError(f"{where}: dtype {x.dtype}, but {first.dtype} in another sample of its batch; convert one.")
         shapes = {x.shape for x in present.values()}
         if len(shapes) == 1 and len(present) == len(samples):
             stacked = torch.stack(list(present.values()))

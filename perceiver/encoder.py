@@ -86,6 +86,7 @@ class Encoder(nn.Module):
                 f"Encoder.num_cross_attends: expected 1 to num_blocks = {num_blocks}, got {num_cross_attends}: "
                 "cross-attend i runs before block i."
             )
+        self.token_channels = token_channels
         self.num_latents = num_latents
         self.latent_channels = latent_channels
         self.latents = nn.Parameter(torch.empty(num_latents, latent_channels))

@@ -29,6 +29,7 @@ class Fusion(nn.Module):
         if padding < 1:
             raise ValueError(f"Fusion.padding: expected at least 1 channel to tell modalities apart, got {padding}.")
         names = sorted(channels)
+        self.modalities = tuple(names)
         widest = max(channels.values())
         self.channels = widest if len(names) == 1 else widest + padding
         self.padding = nn.ParameterDict()

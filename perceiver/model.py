@@ -38,7 +38,8 @@ class Perceiver(nn.Module):
         spec: what the data said of modalities and target; `predict` needs it, and `perceiver.load` sets it.
 
     Raises:
-        ValueError: if there is no adapter, or the encoder was built for another width than the fused tokens have.
+        ValueError: if there is no adapter, the fusion was built for other modalities, or the encoder for another width than
+            the fused tokens have.
     """
 
     def __init__(
@@ -56,6 +57,15 @@ class Perceiver(nn.Module):
         self.adapters = nn.ModuleDict({name: adapters[name] for name in sorted(adapters)})
         if fusion is None:
             fusion = Fusion(channels={name: int(getattr(adapter, "channels")) for name, adapter in adapters.items()})  # noqa: B009
+        if fusion.modalities != tuple(self.adapters):
+            raise ValueError(
+                f"Perceiver.fusion: expected one for the modalities {list(self.adapters)}, got {list(fusion.modalities)}."
+            )
+        if encoder.token_channels != fusion.channels:
+            raise ValueError(
+                f"Perceiver.encoder: expected token_channels = {fusion.channels}, the width of the fused tokens, got "
+                f"{encoder.token_channels}."
+            )
         self.fusion = fusion
         self.encoder = encoder
         self.head = head
@@ -74,9 +84,6 @@ class Perceiver(nn.Module):
         masks = {} if masks is None else masks
         self._check_modalities(inputs, masks)
         adapted = {name: self.adapters[name](inputs[name], masks.get(name)) for name in sorted(inputs)}
-        sizes = {name: tokens.batch for name, tokens in adapted.items()}
-        if len(set(sizes.values()) - {1}) > 1:
-            raise ValueError(f"inputs: expected one batch size for all modalities, got {sizes}.")
         fused: dict[str, Tokens] = self.fusion(adapted)
         return fused
 
@@ -116,6 +123,8 @@ class Perceiver(nn.Module):
         """
         if self.spec is None or self.spec.get("target", {}).get("kind") != "classes":
             raise ValueError("predict: this model has no spec with class names; use a model that perceiver.load returned.")
+        if batch_size < 1:
+            raise ValueError(f"predict: batch_size must be at least 1, got {batch_size}.")
         names = self.spec["target"]["names"]
         collate = Collate(modalities=self.spec["modalities"])
         device = next(self.parameters()).device
@@ -164,3 +173,6 @@ class Perceiver(nn.Module):
             raise ValueError(f"inputs: expected one or more of the modalities {known}, got {sorted(inputs)}.")
         if set(masks) - set(inputs):
             raise ValueError(f"masks: got masks for {sorted(set(masks) - set(inputs))}, of which there is no input.")
+        sizes = {name: x.shape[0] for name, x in inputs.items() if isinstance(x, Tensor) and x.ndim}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"inputs: expected one batch size for all modalities, got {sizes}.")

@@ -116,8 +116,9 @@ class LearnedTable(nn.Module):
         indices = []
         for axis, size in zip(axes, sizes, strict=True):
             index = ((axis + 1) * (0.5 * (size - 1))).clamp(0, size - 1)
-            # Float32 rounding must not move an element off its own row.
-            indices.append(torch.where((index - index.round()).abs() < 1e-4, index.round(), index))
+            # Float32 rounding, which grows with the table, must not move an element off its own row.
+            tolerance = max(1e-4, size * 2**-22)
+            indices.append(torch.where((index - index.round()).abs() < tolerance, index.round(), index))
         if self._is_reference_grid(indices):
             return (self.table[None],)
         return (self._interpolate(indices),)

@@ -75,7 +75,8 @@ def normalise(x: Tensor, modality: Mapping[str, Any]) -> Tensor:
 def _image(raw: Any, modality: Mapping[str, Any], name: str) -> Tensor:
     channels = modality["shape"][0]
     if isinstance(raw, Image.Image):
-        if channels in (1, 3):
+        # More than 8 bits per pixel (modes I, I;16, F) would be cut off by a conversion to L.
+        if channels in (1, 3) and not (channels == 1 and raw.mode[0] in "IF"):
             raw = raw.convert({1: "L", 3: "RGB"}[channels])
         raw = np.array(raw)
     if isinstance(raw, np.ndarray) and raw.ndim == 3:
@@ -90,9 +91,13 @@ def _audio(raw: Any, modality: Mapping[str, Any], name: str) -> Tensor:
         raw, rate = raw
     x = _tensor(raw, name)
     if not x.is_floating_point():
-        x = x.to(torch.float32) / -float(torch.iinfo(x.dtype).min or -torch.iinfo(x.dtype).max)
+        limits = torch.iinfo(x.dtype)
+        middle = (limits.min + limits.max + 1) / 2  # unsigned sound is silent in the middle of its range
+        x = (x.to(torch.float64) - middle) / (limits.max + 1 - middle)
     x = x.to(torch.float32)
     x = x[None] if x.ndim == 1 else x
+    if x.ndim == 2 and x.shape[0] > x.shape[1] > 0:
+        raise ValueError(f"{name}: expected (channels, samples), got {tuple(x.shape)}; transpose it.")
     if modality["shape"][0] == 1 and x.ndim == 2 and x.shape[0] > 1:
         x = x.mean(dim=0, keepdim=True)
     if rate is not None and rate != modality["sample_rate"]:
@@ -106,7 +111,8 @@ def _tensor(raw: Any, name: str) -> Tensor:
     if isinstance(raw, Tensor):
         return raw
     if isinstance(raw, np.ndarray | list):
-        return torch.as_tensor(np.ascontiguousarray(raw))
+        # Torch takes neither negative strides nor, without a warning, read-only memory.
+        return torch.as_tensor(np.require(raw, requirements=["C", "W"]))
     raise TypeError(f"{name}: expected a tensor, an array or (for images) a PIL image, got {type(raw).__name__}.")
 
 

@@ -26,7 +26,7 @@ class Tokens:
 
     Raises:
         ValueError: if the parts do not broadcast against each other and the mask.
-        TypeError: if the mask is not boolean.
+        TypeError: if a part is not floating point or the mask is not boolean.
     """
 
     parts: tuple[Tensor, ...]
@@ -40,6 +40,10 @@ class Tokens:
             raise ValueError(
                 "Tokens.parts: expected tensors (batch, *grid, channels) of one rank, at least 3; got shapes "
                 f"{[tuple(part.shape) for part in self.parts]}. Use size 1 on the axes along which a part is constant."
+            )
+        if not all(part.is_floating_point() for part in self.parts):
+            raise TypeError(
+                f"Tokens.parts: expected floating point, got {[part.dtype for part in self.parts]}; use `x.float()`."
             )
         if self.mask is not None:
             if self.mask.dtype != torch.bool:
@@ -129,10 +133,18 @@ class Tokens:
 
         Returns:
             Tokens whose parts are `(B or 1, k or 1, c)`: sampled elements of a grid are no grid any more.
+
+        Raises:
+            ValueError: if an index `(B, k)` is for another number of samples.
         """
-        grid = self.grid
+        batch, *grid = self._extent()
+        if index.ndim not in (1, 2) or (index.ndim == 2 and batch not in (1, index.shape[0])):
+            raise ValueError(f"Tokens.take: expected an index (k,) or ({batch}, k), got {tuple(index.shape)}.")
         coordinates = torch.unravel_index(index, grid)
         parts = tuple(_gather(part, coordinates) for part in self.parts)
+        if prod(grid) == 1:
+            # Nothing else would tell how often the only element was taken.
+            parts = (parts[0].expand(-1, index.shape[-1], -1), *parts[1:])
         mask = None if self.mask is None else _gather(self.mask[..., None], coordinates)[..., 0]
         return Tokens(parts=parts, mask=mask)
 
@@ -160,7 +172,8 @@ def _gather(part: Tensor, coordinates: tuple[Tensor, ...]) -> Tensor:
         return part.reshape(part.shape[0], 1, part.shape[-1])
     own = [axis if size != 1 else torch.zeros_like(axis) for axis, size in zip(coordinates, part.shape[1:-1], strict=True)]
     if own[0].ndim == 1:
-        return part[:, *own]
+        alike: tuple[slice | Tensor, ...] = (slice(None), *own)
+        return part[alike]
     rows = torch.arange(own[0].shape[0], device=part.device)[:, None]
     picks: list[Tensor] = [rows if part.shape[0] != 1 else torch.zeros_like(rows), *own]
     return part[tuple(picks)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -29,11 +31,12 @@ class ImagePixels(nn.Module):
     def forward(self, x: Float[Tensor, "batch c h w"], mask: Bool[Tensor, "..."] | None = None) -> Tokens:
         """`(B, C, H, W)`, mask `(B,)` or `(B, H, W)` -> Tokens on the grid (H, W)."""
         check_image(x, self.image_channels)
+        ragged = mask is not None and mask.ndim > 1
         mask = grid_mask(mask, batch=x.shape[0], grid=x.shape[2:])
         pixels = x.permute(0, 2, 3, 1)
         if mask is not None:
             pixels = zero_masked(pixels, mask[..., None])
-        position = self.position(grid_coordinates(x.shape[2:], mask=mask, device=x.device))
+        position = self.position(_coordinates(x.shape[2:], mask, ragged=ragged, device=x.device))
         return Tokens(parts=(pixels, *position), mask=mask)
 
 
@@ -71,6 +74,7 @@ class ImagePatches(nn.Module):
         """`(B, C, H, W)`, mask `(B,)` or `(B, H, W)` -> Tokens on the grid (ceil(H / patch), ceil(W / patch))."""
         check_image(x, self.image_channels)
         side = self.patch
+        ragged = mask is not None and mask.ndim > 1
         mask = grid_mask(mask, batch=x.shape[0], grid=x.shape[2:])
         if mask is not None:
             x = zero_masked(x, mask[:, None])
@@ -79,7 +83,7 @@ class ImagePatches(nn.Module):
         x = F.pad(x, (0, -width % side, 0, -height % side))
         batch, channels, rows, columns = x.shape[0], x.shape[1], x.shape[2] // side, x.shape[3] // side
         patches = x.reshape(batch, channels, rows, side, columns, side).permute(0, 2, 4, 1, 3, 5).flatten(3)
-        position = self.position(grid_coordinates((rows, columns), mask=mask, device=x.device))
+        position = self.position(_coordinates((rows, columns), mask, ragged=ragged, device=x.device))
         return Tokens(parts=(self.embed(patches), *position), mask=mask)
 
 
@@ -107,6 +111,7 @@ class ImageConvStem(nn.Module):
     def forward(self, x: Float[Tensor, "batch c h w"], mask: Bool[Tensor, "..."] | None = None) -> Tokens:
         """`(B, C, H, W)`, mask `(B,)` or `(B, H, W)` -> Tokens on the grid (ceil(H / 4), ceil(W / 4))."""
         check_image(x, self.image_channels)
+        ragged = mask is not None and mask.ndim > 1
         mask = grid_mask(mask, batch=x.shape[0], grid=x.shape[2:])
         if mask is not None:
             x = zero_masked(x, mask[:, None])
@@ -117,7 +122,7 @@ class ImageConvStem(nn.Module):
             mask = patch_mask(mask, (2, 2))
         # After the ReLU zero is the least value, so zero padding is as good as minus infinity.
         x = F.max_pool2d(F.pad(x, _same_padding(x, before=0, kernel=3)), kernel_size=3, stride=2)
-        position = self.position(grid_coordinates(x.shape[2:], mask=mask, device=x.device))
+        position = self.position(_coordinates(x.shape[2:], mask, ragged=ragged, device=x.device))
         return Tokens(parts=(x.permute(0, 2, 3, 1), *position), mask=mask)
 
 
@@ -128,6 +133,9 @@ class ValidBatchNorm(nn.BatchNorm2d):
         """Normalise `(B, C, H, W)`; masked elements come out normalised too and are for the caller to replace."""
         if mask is None or not self.training:
             return super().forward(x)
+        out_dtype = x.dtype
+        # At least float32, as torch's own: half precision can count no further than 65504, bfloat16 not to 300.
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         valid = mask.expand(x.shape[0], *x.shape[2:])
         count = valid.sum()
         # Without any valid element there is nothing to learn from: the running statistics serve and stay.
@@ -148,11 +156,12 @@ class ValidBatchNorm(nn.BatchNorm2d):
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
         scale = torch.rsqrt(var + self.eps) * self.weight
-        return (x - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+        normalised: Tensor = (x - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+        return normalised.to(out_dtype)
 
 
 def check_image(x: Tensor, image_channels: int) -> None:
-    """Raise ValueError unless `x` is `(B, image_channels, H, W)` with H and W at least 1."""
+    """Raise ValueError unless `x` is `(B, image_channels, H, W)`, H and W at least 1; TypeError unless floating point."""
     if x.ndim != 4 or x.shape[1] != image_channels or 0 in x.shape[2:]:
         hint = ""
         if x.ndim == 4 and x.shape[3] == image_channels:
@@ -160,6 +169,13 @@ def check_image(x: Tensor, image_channels: int) -> None:
         elif x.ndim == 3:
             hint = " Add the missing dimension with x.unsqueeze(0) (one image) or x.unsqueeze(1) (grey images)."
         raise ValueError(f"image: expected (batch, {image_channels}, height, width), got {tuple(x.shape)}.{hint}")
+    if not x.is_floating_point():
+        raise TypeError(f"image: expected floating point, got {x.dtype}; scale it as in training, e.g. `x.float() / 255`.")
+
+
+def _coordinates(grid: Sequence[int], mask: Tensor | None, *, ragged: bool, device: torch.device) -> tuple[Tensor, ...]:
+    """Coordinates of rows and columns. Samples that are whole or absent fill the grid: theirs stay shared by the batch."""
+    return grid_coordinates(grid, mask=mask if ragged else None, device=device)
 
 
 def _same_padding(x: Tensor, *, before: int, kernel: int) -> tuple[int, int, int, int]:
