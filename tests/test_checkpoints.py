@@ -251,7 +251,7 @@ def test_no_checkpoint_at_all(tmp_path: Path, content: bytes, said: str) -> None
             reader(tmp_path / "x.ckpt")
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.floats(0, 0.999))
 def test_a_file_cut_anywhere_is_refused(file: Path, share: float) -> None:
     whole = file.read_bytes()
@@ -261,7 +261,7 @@ def test_a_file_cut_anywhere_is_refused(file: Path, share: float) -> None:
         load(cut)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.floats(0, 0.999), st.integers(1, 255))
 def test_a_changed_byte_is_noticed_or_changes_nothing(file: Path, share: float, flip: int) -> None:
     whole = bytearray(file.read_bytes())

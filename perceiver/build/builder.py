@@ -109,7 +109,10 @@ def _refuse_special_keys(node: dict[str, Any], path: str) -> None:
                 f"{path}._partial_: partial objects are refused, since a checkpoint that names one cannot be loaded; "
                 "name a class derived from torch.nn.Module and give all its arguments"
             )
-        if key == "_args_":
+        if key == "_convert_" or key == "_recursive_":
+            if node[key] not in (True, False, "none", "partial", "object", "all"):
+                raise ConfigError(f"{path}.{key}: expected one of Hydra's settings, got {_kind(node[key])}")
+        elif key == "_args_":
             raise ConfigError(f"{path}._args_: positional arguments are refused; give every argument by its name")
         if len(key) > 2 and key.startswith("_") and key.endswith("_") and key not in ("_target_", *_TOLERATED):
             raise ConfigError(f"{path}.{key}: unknown special key{did_you_mean(key, ['_target_', *_TOLERATED])}")

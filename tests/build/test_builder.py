@@ -163,6 +163,12 @@ ERRORS = [
     ("wings", 2, ConfigError, "model.wings: unknown argument of perceiver.model.Perceiver"),
     ("encoder._partial_", True, ConfigError, "model.encoder._partial_: partial objects are refused"),
     ("encoder._args_", [3], ConfigError, "model.encoder._args_: positional arguments are refused"),
+    (
+        "encoder._convert_",
+        "${oc.env:HOME}",
+        ConfigError,
+        "model.encoder._convert_: expected one of Hydra's settings, got str",
+    ),
     ("encoder._targte_", "x", ConfigError, "model.encoder._targte_: unknown special key; did you mean _target_?"),
     ("encoder.num_latents", 0, ConfigError, "model.encoder (perceiver.encoder.Encoder): "),
     ("encoder.num_latents", print, PlainError, "model.encoder.num_latents: builtin_function_or_method is not a plain value"),
@@ -308,7 +314,7 @@ TREES = st.dictionaries(
 )
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(TREES, st.booleans())
 def test_random_trees_run_nothing_untrusted(audited: None, config: Config, tree: Config, complete: bool) -> None:
     global _seen
