@@ -72,7 +72,12 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in _FULL and not isinstance(error, DiskFullError):
         place = error.filename or "a file of the run directory"
         return f"no space left on the device while writing {place}; free some, or set hydra.run.dir=DIR on another disk."
-    message = " ".join(_tidied(str(error)).split()) if isinstance(error, HydraException) else " ".join(str(error).split())
+    message = str(error)
+    if isinstance(error, HydraException):
+        message = _without_search_path(message)
+    elif isinstance(error, OmegaConfBaseException):
+        message = _without_wrapping(message)
+    message = " ".join(message.split())
     if isinstance(error, _SELF_EXPLANATORY) and message:
         return message
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
@@ -98,7 +103,7 @@ def suggestion(message: str, conf: Path) -> str:
     return ""
 
 
-def _tidied(message: str) -> str:
+def _without_search_path(message: str) -> str:
     """Hydra's message without the search path, its lists and parts set apart by punctuation."""
     message = re.sub(r"^In '[^']*':\s*|\n\s*Config search path:.*", "", message, flags=re.DOTALL)
     message = re.sub(r"\.?\n\s*(?=Available options|To append)", ". ", message.strip())
@@ -106,6 +111,14 @@ def _tidied(message: str) -> str:
     if options:
         message = message[: options.start()] + f"{options.group(1)} {', '.join(options.group(2).split())}"
     return message if message.endswith((".", "?")) else message + "."
+
+
+def _without_wrapping(message: str) -> str:
+    """OmegaConf's message without the type it wrapped, and with the key at the end if it does not name one itself."""
+    message = re.sub(r"^\w+ raised while resolving interpolation: ", "", message)
+    message, _, place = message.partition("\n    full_key: ")
+    key = place.split("\n")[0]
+    return message if not key or key in message or message.startswith("model.adapters.") else f"{message} (at {key})"
 
 
 def _known_keys(conf: Path) -> list[str]:

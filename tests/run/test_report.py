@@ -1,0 +1,83 @@
+"""The table before training, the lines after it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from perceiver.adapters.image import ImagePixels
+from perceiver.batch import Batch
+from perceiver.encoder import Encoder
+from perceiver.heads import PooledHead
+from perceiver.model import Perceiver
+from perceiver.positions import Fourier
+from perceiver.run.report import forward_flops, print_model, print_result
+
+
+def model(attention: str = "dense") -> Perceiver:
+    adapter = ImagePixels(image_channels=2, position=Fourier(num_bands=3, resolution=[8, 8]))
+    encoder = Encoder(
+        token_channels=adapter.channels,
+        num_latents=4,
+        latent_channels=16,
+        num_self_heads=2,
+        num_layers_per_block=1,
+        attention=attention,  # type: ignore[arg-type]
+    )
+    return Perceiver(adapters={"image": adapter}, encoder=encoder, head=PooledHead(latent_channels=16, num_classes=3))
+
+
+def batch(size: int = 2) -> Batch:
+    return Batch(inputs={"image": torch.randn(size, 2, 8, 8)}, target=torch.zeros(size, dtype=torch.long))
+
+
+def test_flops_are_those_of_the_matrix_products() -> None:
+    n, d, m, c, classes = 4, 16, 64, 16, 3
+    # Cross: q, k, v, scores, read-out, output; feed-forward; then the same among the latents; the head.
+    cross = n * d * c + 2 * m * c * c + 2 * n * m * c + n * c * d
+    latent = 3 * n * d * d + 2 * n * n * d + n * d * d
+    feed_forward = 2 * n * d * d
+    expected = 2 * (cross + latent + 2 * feed_forward + d * classes)
+    assert forward_flops(model().eval(), batch(1)) == expected
+
+
+def test_attention_is_counted_whatever_kernel_would_run() -> None:
+    """A kernel without a formula would count as nothing."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from perceiver.run.report import SDPBackend, sdpa_kernel
+
+    query = torch.randn(1, 1, 5, 8)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        F.scaled_dot_product_attention(query, query, query)
+    assert counter.get_total_flops() == 2 * 2 * 5 * 5 * 8
+
+
+def test_the_table_names_modules_and_tokens(capsys: pytest.CaptureFixture[str]) -> None:
+    perceiver = model()
+    perceiver.train()
+    batches = [batch()]
+    before = torch.random.get_rng_state()
+    print_model(perceiver, batches, torch.device("cpu"))
+    assert perceiver.training
+    assert torch.equal(before, torch.random.get_rng_state()), "reporting changes no random state"
+    printed = capsys.readouterr().out
+    assert "adapters.image" in printed
+    assert "64 tokens × 16" in printed
+    assert "4 latents × 16" in printed
+    assert f"{sum(parameter.numel() for parameter in perceiver.parameters()):,}" in printed
+    assert "Estimated FLOPs, forward, one sample" in printed
+
+
+def test_the_result_says_what_and_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    metrics = {"val/accuracy": 0.9812, "test/accuracy": 0.975, "best_epoch": 4, "epochs": 10, "seconds": 3.21}
+    print_result(metrics, tmp_path)
+    assert capsys.readouterr().out.splitlines() == [
+        "Validation accuracy 98.12% in epoch 5 of 10, the best",
+        "Test accuracy 97.50%",
+        "Time 3.2 s",
+        f"Run directory {tmp_path}: checkpoints",
+        f'In Python: model = perceiver.load("{tmp_path}")',
+    ]
