@@ -7,20 +7,17 @@ ever held. A custom operator, so that `torch.compile` and `torch.export` of a wh
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from perceiver.attention.reading import READ, READ_BACKWARD, batch_size, connect
 
 CHUNK = 2**18
 """Scores worked on at a time: 1 MB in float32, a few temporaries of which fit a core's share of the cache."""
 
 
-@torch.library.custom_op(
-    "perceiver::read_tokens_eager",
-    mutates_args=(),
-    schema="(Tensor queries, Tensor[] parts, Tensor rstd, Tensor? mask) -> (Tensor, Tensor)",
-)
+@torch.library.custom_op("perceiver::read_tokens_eager", mutates_args=(), schema=READ)
 def read_tokens(queries: Tensor, parts: list[Tensor], rstd: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Softmax over the tokens of one block and the weighted sums of its parts.
 
@@ -34,7 +31,7 @@ def read_tokens(queries: Tensor, parts: list[Tensor], rstd: Tensor, mask: Tensor
         `(B, R, C)`: sum_i p_i * rstd_i * t_i with p the softmax over i of rstd_i * (a . t_i), zeros for rows without a valid
         token; `(B, R)`: the logarithm of the softmax's denominator, minus infinity for those rows.
     """
-    (batch,) = _batch(queries, *parts, rstd, mask)
+    (batch,) = batch_size(queries, *parts, rstd, mask)
     rows = queries.shape[1]
     sums = queries.new_empty(batch, rows, queries.shape[2])
     lse = queries.new_empty(batch, rows)
@@ -60,30 +57,7 @@ def read_tokens(queries: Tensor, parts: list[Tensor], rstd: Tensor, mask: Tensor
     return sums, lse
 
 
-def _backward(ctx: Any, grad_sums: Tensor, grad_lse: Tensor) -> tuple[Any, ...]:
-    queries, rstd, mask, sums, lse, *parts = ctx.saved_tensors
-    needs = [ctx.queries_grad, *ctx.parts_grad, ctx.rstd_grad]
-    grads = read_tokens_backward(grad_sums, grad_lse, queries, list(parts), rstd, mask, sums, lse, needs)
-    taken = iter(grads)
-    queries_grad = next(taken) if ctx.queries_grad else None
-    parts_grad = [next(taken) if need else None for need in ctx.parts_grad]
-    rstd_grad = next(taken) if ctx.rstd_grad else None
-    return queries_grad, parts_grad, rstd_grad, None
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    queries, parts, rstd, mask = inputs
-    ctx.queries_grad, ctx.rstd_grad = queries.requires_grad, rstd.requires_grad
-    ctx.parts_grad = [part.requires_grad for part in parts]
-    ctx.save_for_backward(queries, rstd, mask, *output, *parts)
-
-
-@torch.library.custom_op(
-    "perceiver::read_tokens_eager_backward",
-    mutates_args=(),
-    schema="(Tensor grad_sums, Tensor grad_lse, Tensor queries, Tensor[] parts, Tensor rstd, Tensor? mask, Tensor sums, "
-    "Tensor lse, bool[] needs) -> Tensor[]",
-)
+@torch.library.custom_op("perceiver::read_tokens_eager_backward", mutates_args=(), schema=READ_BACKWARD)
 def read_tokens_backward(
     grad_sums: Tensor,
     grad_lse: Tensor,
@@ -141,34 +115,7 @@ def read_tokens_backward(
     ]
 
 
-@read_tokens.register_fake
-def _(queries: Tensor, parts: list[Tensor], rstd: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    (batch,) = _batch(queries, *parts, rstd, mask)
-    return queries.new_empty(batch, *queries.shape[1:]), queries.new_empty(batch, queries.shape[1])
-
-
-@read_tokens_backward.register_fake
-def _(
-    grad_sums: Tensor,
-    grad_lse: Tensor,
-    queries: Tensor,
-    parts: list[Tensor],
-    rstd: Tensor,
-    mask: Tensor | None,
-    sums: Tensor,
-    lse: Tensor,
-    needs: list[bool],
-) -> list[Tensor]:
-    return [torch.empty_like(x) for x, need in zip([queries, *parts, rstd], needs, strict=True) if need]
-
-
-read_tokens.register_autograd(_backward, setup_context=_setup_context)
-
-
-def _batch(*inputs: Tensor | None) -> torch.Size:
-    """`(B,)`: what the first dimensions of all inputs broadcast to."""
-    sizes: torch.Size = torch.broadcast_shapes(*(x.shape[:1] for x in inputs if x is not None))
-    return sizes
+connect(read_tokens, read_tokens_backward)
 
 
 def _chunks(batch: int, rows: int, tokens: int) -> Iterator[tuple[slice, slice]]:

@@ -9,7 +9,7 @@ part is constant; centred, scaled by g and shifted by b it goes through W_v once
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from math import prod
@@ -18,12 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from perceiver.attention.eager import read_tokens
+from perceiver.attention.implementations import implementation
 from perceiver.attention.projection import TokenProjection
+from perceiver.attention.reading import Read
 from perceiver.tokens import Tokens
-
-Read = Callable[[Tensor, list[Tensor], Tensor, Tensor | None], tuple[Tensor, Tensor]]
-"""(absorbed queries, collapsed parts, rstd, mask) -> (weighted sums, log-sum-exp): what each implementation provides."""
 
 
 def factored_attention(
@@ -31,18 +29,19 @@ def factored_attention(
     blocks: Sequence[Tokens],
     projection: TokenProjection,
     *,
-    read: Read = read_tokens,
+    read: Read | None = None,
 ) -> Float[Tensor, "batch heads queries v"]:
     """The same function as `dense_attention`, see there for arguments, without dropout.
 
     Under autocast everything in here stays float32: it is as fast, and more accurate than the dense form in bfloat16.
 
     Args:
-        read: the implementation of the inner function.
+        read: the implementation of the inner function; None takes the fastest there is, see `implementations.py`.
     """
     with torch.autocast(query.device.type, enabled=False):
         dtype = reduce(torch.promote_types, (part.dtype for block in blocks for part in block.parts), torch.float32)
         dtype = torch.promote_types(dtype, query.dtype)
+        read = implementation(query.device, dtype).read if read is None else read
         num_heads = query.shape[1]
         absorbed = _absorb(query.to(dtype), projection)
         results = []
@@ -130,8 +129,7 @@ def _absorb(query: Tensor, projection: TokenProjection) -> Tensor:
     num_heads, width = query.shape[1], query.shape[-1]
     weight = projection.key.weight.to(query.dtype) * projection.norm.weight.to(query.dtype)
     weight = (weight - weight.mean(dim=-1, keepdim=True)) * width**-0.5
-    absorbed: Tensor = query @ weight.reshape(num_heads, width, -1)
-    return absorbed
+    return _per_head(query, weight.reshape(num_heads, width, -1))
 
 
 def _project(sums: Tensor, projection: TokenProjection) -> Tensor:
@@ -143,7 +141,14 @@ def _project(sums: Tensor, projection: TokenProjection) -> Tensor:
     scaled = scaled - scaled.mean(dim=-1, keepdim=True)
     constant = weight @ projection.norm.bias.to(sums.dtype) + bias
     heads = scaled.reshape(num_heads, -1, scaled.shape[-1])
-    return sums @ heads.transpose(1, 2) + constant.reshape(num_heads, 1, -1)
+    return _per_head(sums, heads.transpose(1, 2)) + constant.reshape(num_heads, 1, -1)
+
+
+def _per_head(x: Tensor, weight: Tensor) -> Tensor:
+    """`(b, h, N, i)` times `(h, i, o)` -> `(b, h, N, o)`, as h large products instead of b * h small ones."""
+    batch, num_heads, rows, width = x.shape
+    product = x.transpose(0, 1).reshape(num_heads, batch * rows, width) @ weight
+    return product.reshape(num_heads, batch, rows, -1).transpose(0, 1)
 
 
 def _merge(results: Sequence[tuple[Tensor, Tensor]], *, masked: bool) -> tuple[Tensor, Tensor | None]:

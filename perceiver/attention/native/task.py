@@ -1,0 +1,51 @@
+"""The kernel's arguments, as C lays them out: keep in step with `part` and `task` in kernel.c."""
+
+from __future__ import annotations
+
+import ctypes
+from enum import IntEnum
+
+MOST_CONTENT = 8
+"""Channels of full-size parts that the kernel's loops over tokens take along; wider parts go through matrix products."""
+
+
+class Kind(IntEnum):
+    """Along which axes of the grid a part varies."""
+
+    CONSTANT = 0
+    OUTER = 1
+    INNER = 2
+    FULL = 3
+
+
+class Part(ctypes.Structure):
+    """One part of the tokens."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("data", "grad")),
+        *((name, ctypes.c_int64) for name in ("kind", "channels", "column", "stride", "grad_stride")),
+    )
+
+
+class Task(ctypes.Structure):
+    """One call, forward or backward. What is not set is zero."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_int64)
+            for name in (
+                *("batch", "rows", "outer", "inner", "channels", "num_parts", "num_content", "level", "threads"),
+                *("queries_stride", "rstd_stride", "content_stride", "mask_stride"),
+                *("rstd_grad_stride", "content_grad_stride"),
+            )
+        ),
+        ("content_column", ctypes.c_int64 * MOST_CONTENT),
+        *((name, ctypes.c_void_p) for name in ("queries", "rstd", "content", "mask")),
+        ("parts", ctypes.POINTER(Part)),
+        *((name, ctypes.c_void_p) for name in ("sums", "lse", "grad_sums", "grad_lse")),
+        *((name, ctypes.c_void_p) for name in ("queries_grad", "rstd_grad", "content_grad")),
+        *((name, ctypes.c_void_p) for name in ("shared", "partial", "bounds")),
+        *((name, ctypes.c_int64) for name in ("blocks", "groups", "grads", "wave", "first")),
+        ("has_inner", ctypes.c_int),
+        ("has_full", ctypes.c_int),
+    )

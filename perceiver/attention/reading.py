@@ -1,0 +1,68 @@
+"""What the implementations of the inner function share: shapes for tracing, and how forward and backward hang together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._library.custom_ops import CustomOpDef
+
+Read = Callable[[Tensor, list[Tensor], Tensor, Tensor | None], tuple[Tensor, Tensor]]
+"""(absorbed queries, collapsed parts, rstd, mask) -> (weighted sums, log-sum-exp): what each implementation provides."""
+
+READ = "(Tensor queries, Tensor[] parts, Tensor rstd, Tensor? mask) -> (Tensor, Tensor)"
+READ_BACKWARD = (
+    "(Tensor grad_sums, Tensor grad_lse, Tensor queries, Tensor[] parts, Tensor rstd, Tensor? mask, Tensor sums, "
+    "Tensor lse, bool[] needs) -> Tensor[]"
+)
+"""Their schemas, in words, since torch cannot read them from annotations that are strings."""
+
+
+def batch_size(*inputs: Tensor | None) -> torch.Size:
+    """`(B,)`: what the first dimensions of all inputs broadcast to."""
+    sizes: torch.Size = torch.broadcast_shapes(*(x.shape[:1] for x in inputs if x is not None))
+    return sizes
+
+
+def connect(read: CustomOpDef, backward: CustomOpDef) -> None:
+    """Make an implementation differentiable and traceable.
+
+    Args:
+        read: (queries, parts, rstd, mask) -> (sums, lse), as `eager.read_tokens`.
+        backward: as `eager.read_tokens_backward`: gradients to those of (queries, *parts, rstd) that need one.
+    """
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        queries, parts, rstd, mask = inputs
+        ctx.needs = [queries.requires_grad, *(part.requires_grad for part in parts), rstd.requires_grad]
+        ctx.save_for_backward(queries, rstd, mask, *output, *parts)
+
+    def gradients(ctx: Any, grad_sums: Tensor, grad_lse: Tensor) -> tuple[Any, ...]:
+        queries, rstd, mask, sums, lse, *parts = ctx.saved_tensors
+        taken = iter(backward(grad_sums, grad_lse, queries, list(parts), rstd, mask, sums, lse, ctx.needs))
+        queries_grad, *parts_grad, rstd_grad = [next(taken) if need else None for need in ctx.needs]
+        return queries_grad, parts_grad, rstd_grad, None
+
+    def fake_read(queries: Tensor, parts: list[Tensor], rstd: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        (batch,) = batch_size(queries, *parts, rstd, mask)
+        return queries.new_empty(batch, *queries.shape[1:]), queries.new_empty(batch, queries.shape[1])
+
+    def fake_backward(
+        grad_sums: Tensor,
+        grad_lse: Tensor,
+        queries: Tensor,
+        parts: list[Tensor],
+        rstd: Tensor,
+        mask: Tensor | None,
+        sums: Tensor,
+        lse: Tensor,
+        needs: list[bool],
+    ) -> list[Tensor]:
+        tensors = [queries, *parts, rstd]
+        return [x.new_empty(x.shape) for x, need in zip(tensors, needs, strict=True) if need]
+
+    read.register_fake(fake_read)
+    backward.register_fake(fake_backward)
+    read.register_autograd(gradients, setup_context=setup_context)
