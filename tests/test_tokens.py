@@ -33,7 +33,9 @@ class Layout:
             part = torch.randn(*shape, channels, generator=generator)
             if mask is not None:
                 for place in np.ndindex(*shape):
-                    readers = tuple(slice(None) if size == 1 else slice(i, i + 1) for i, size in zip(place, shape, strict=True))
+                    readers = tuple(
+                        slice(None) if size == 1 else slice(i, i + 1) for i, size in zip(place, shape, strict=True)
+                    )
                     if not mask[readers].any():
                         part[place] = fill
             parts.append(part)

@@ -1,0 +1,76 @@
+"""Fusion: widths, order, subsets, learned padding."""
+
+import pytest
+import torch
+
+from perceiver.fusion import Fusion
+from perceiver.tokens import Tokens
+
+AUTOENCODER = {"video": 435, "audio": 401, "label": 700}
+
+
+def tokens(channels: int, grid: tuple[int, ...] = (3,), batch: int = 2) -> Tokens:
+    return Tokens(parts=(torch.randn(batch, *grid, channels),), mask=torch.rand(batch, *grid) > 0.5)
+
+
+def test_widths_of_the_multimodal_autoencoder() -> None:
+    fusion = Fusion(channels=AUTOENCODER)
+    assert fusion.channels == 704
+    assert {name: vector.numel() for name, vector in fusion.padding.items()} == {"audio": 303, "label": 4, "video": 269}
+    assert sum(parameter.numel() for parameter in fusion.parameters()) == 303 + 4 + 269
+
+
+def test_all_come_out_in_sorted_order_and_of_one_width() -> None:
+    fused = Fusion(channels=AUTOENCODER)({name: tokens(width) for name, width in AUTOENCODER.items()})
+    assert list(fused) == ["audio", "label", "video"]
+    assert {one.channels for one in fused.values()} == {704}
+
+
+def test_padding_is_learned_last_and_a_broadcast_part() -> None:
+    fusion = Fusion(channels={"a": 2, "b": 5}, padding=3)
+    before = tokens(2, grid=(3, 4))
+    after = fusion({"a": before})["a"]
+    assert after.parts[0] is before.parts[0]
+    assert after.mask is before.mask
+    assert after.parts[1].shape == (1, 1, 1, 6)
+    after.parts[1].square().sum().backward()
+    assert torch.equal(fusion.padding["a"].grad, 2 * fusion.padding["a"])
+
+
+def test_a_subset_gives_what_it_gives_among_all() -> None:
+    fusion = Fusion(channels=AUTOENCODER)
+    given = {name: tokens(width) for name, width in AUTOENCODER.items()}
+    everything = fusion(given)
+    for name in AUTOENCODER:
+        alone = fusion({name: given[name]})
+        assert list(alone) == [name]
+        assert torch.equal(alone[name].dense(), everything[name].dense())
+
+
+def test_modalities_of_one_width_are_told_apart() -> None:
+    fusion = Fusion(channels={"left": 3, "right": 3})
+    same = tokens(3)
+    fused = fusion({"left": same, "right": same})
+    assert fusion.channels == 7
+    assert not torch.equal(fused["left"].dense(), fused["right"].dense())
+
+
+def test_one_modality_passes_unchanged() -> None:
+    fusion = Fusion(channels={"image": 9})
+    only = tokens(9)
+    assert fusion.channels == 9
+    assert list(fusion.parameters()) == []
+    assert fusion({"image": only})["image"] is only
+
+
+def test_padding_starts_small() -> None:
+    values = Fusion(channels={"a": 1, "b": 5000}, std=0.5).padding["a"]
+    assert values.abs().max() <= 1.0
+    assert 0.4 < values.std() < 0.5
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match="at least one modality"):
+        Fusion(channels={})
+    with pytest.raises(ValueError, match=r"Fusion\.padding.*got 0"):
+        Fusion(channels={"a": 1, "b": 2}, padding=0)
