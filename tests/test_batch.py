@@ -1,0 +1,206 @@
+"""Collation: padding and masks by hand, absent modalities, targets, errors that name the sample; batches move and pickle."""
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from perceiver.batch import Batch, Collate, Sample
+
+MODALITIES = {"image": {"kind": "image"}, "points": {"kind": "points"}, "sound": {"kind": "audio"}}
+
+
+def collate(**more: dict[str, Any]) -> Collate:
+    return Collate(modalities={**MODALITIES, **more})
+
+
+def test_equal_shapes_are_stacked_without_masks() -> None:
+    images = torch.randn(3, 1, 4, 5)
+    batch = collate()([Sample({"image": image}, target=row, id=f"s{row}") for row, image in enumerate(images)])
+    assert torch.equal(batch.inputs["image"], images)  # type: ignore[arg-type]
+    assert batch.masks == {}
+    assert batch.target is not None
+    assert batch.target.tolist() == [0, 1, 2]
+    assert batch.ids == ["s0", "s1", "s2"]
+    assert batch.size == 3
+
+
+sizes = st.integers(1, 6)
+
+
+@settings(max_examples=60)
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries(
+            {}, optional={"image": st.tuples(sizes, sizes), "points": st.tuples(sizes), "sound": st.tuples(sizes)}
+        ).filter(bool),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_ragged_and_absent_modalities(rows: list[dict[str, tuple[int, ...]]]) -> None:
+    """Against the batch written out element by element."""
+
+    def tensor(name: str, grid: tuple[int, ...]) -> Tensor:
+        return torch.rand(*grid, 2) + 1 if name == "points" else torch.rand(2, *grid) + 1
+
+    samples = [Sample({name: tensor(name, grid) for name, grid in row.items()}) for row in rows]
+    batch = collate()(samples)
+    names = sorted(set().union(*rows))
+    assert list(batch.inputs) == names
+    for name in names:
+        stacked, mask = batch.inputs[name], batch.masks.get(name)
+        assert isinstance(stacked, Tensor)
+        grids = [row.get(name) for row in rows]
+        assert (mask is None) == (len(set(grids)) == 1)
+        channels_last = stacked if name == "points" else stacked.movedim(1, -1)
+        full = channels_last.shape[:-1]
+        assert full == (len(rows), *np.max([grid for grid in grids if grid], axis=0))
+        for row, grid in enumerate(grids):
+            valid = torch.zeros(full[1:], dtype=torch.bool)
+            valid[tuple(slice(n) for n in grid or (0,) * len(full[1:]))] = True
+            if grid:
+                x = samples[row].inputs[name]
+                own = x if name == "points" else x.movedim(0, -1)
+                assert torch.equal(channels_last[row][valid], own.reshape(-1, 2))
+            assert (channels_last[row][~valid] == 0).all()
+            if mask is not None:
+                assert torch.equal(mask[row].expand(full[1:]), valid)
+
+
+def test_a_modality_that_only_lacks_samples_gets_presence() -> None:
+    batch = collate()(
+        [Sample({"image": torch.ones(1, 2, 2), "points": torch.ones(3, 2)}), Sample({"points": torch.ones(3, 2)})]
+    )
+    assert list(batch.masks) == ["image"]
+    assert batch.masks["image"].tolist() == [True, False]
+    assert batch.size == 2
+
+
+def test_kinds_of_plug_ins_say_their_channel_axis() -> None:
+    modalities = {"first": {"kind": "depth", "channel_axis": 0}, "last": {"kind": "text", "channel_axis": -1}}
+    batch = Collate(modalities=modalities)(
+        [
+            Sample({"first": torch.ones(2, 3), "last": torch.ones(3, 2)}),
+            Sample({"first": torch.ones(2, 5), "last": torch.ones(5, 2)}),
+        ]
+    )
+    assert batch.masks["first"].sum(1).tolist() == batch.masks["last"].sum(1).tolist() == [3, 5]
+    assert Collate(modalities={"image": {"kind": "image", "channel_axis": None}}).channel_axes == {"image": 0}
+    with pytest.raises(ValueError, match=r"spec\.modalities\.depth: kind 'depth'.*channel_axis"):
+        Collate(modalities={"depth": {"kind": "depth"}})
+    with pytest.raises(ValueError, match="channel_axis"):
+        Collate(modalities={"depth": {"kind": "depth", "channel_axis": 1}})
+
+
+def test_integers_keep_their_type() -> None:
+    batch = collate()(
+        [Sample({"points": torch.ones(2, 1, dtype=torch.int32)}), Sample({"points": torch.ones(3, 1, dtype=torch.int32)})]
+    )
+    assert batch.inputs["points"].dtype == torch.int32  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("targets", [[0.5, 1.5], [torch.tensor([1, 0]), torch.tensor([0, 1])], [np.int64(3), np.int64(4)]])
+@pytest.mark.usefixtures("unchecked")
+def test_targets_of_many_kinds(targets: list[Any]) -> None:
+    batch = collate()([Sample({"image": torch.ones(1, 2, 2)}, target=target) for target in targets])
+    assert batch.target is not None
+    assert torch.equal(batch.target, torch.stack([torch.as_tensor(target) for target in targets]))
+
+
+def test_no_targets_for_prediction() -> None:
+    assert collate()([Sample({"image": torch.ones(1, 2, 2)})] * 2).target is None
+
+
+NAN, INF = torch.full((1, 2, 2), float("nan")), torch.full((1, 2, 3), float("inf"))
+GOOD = Sample({"image": torch.ones(1, 2, 2)}, target=0, id="good")
+
+
+@pytest.mark.parametrize(
+    ("samples", "text"),
+    [
+        ([], "at least one sample"),
+        ([GOOD, Sample({}, target=0, id="x")], r"'x'.*\['image', 'points', 'sound'\], got \[\]"),
+        ([GOOD, Sample({"imgae": NAN}, id="x")], r"'x'.*got \['imgae'\]"),
+        ([GOOD, Sample({"image": NAN}, target=0, id="x")], "'x', modality 'image': 4 of 4 values are NaN"),
+        ([GOOD, Sample({"image": INF}, target=0, id="x")], "'x', modality 'image': 6 of 6 values are NaN or infinite"),
+        ([GOOD, Sample({"points": NAN[0]}, target=0, id="x")], "'x', modality 'points': 4 of 4"),
+        (
+            [GOOD, Sample({"points": torch.ones(0, 3)}, target=0, id="x")],
+            r"'x', modality 'points': is empty, shape \(0, 3\)",
+        ),
+        ([GOOD, Sample({"image": torch.ones(3, 2, 2)}, target=0, id="x")], r"'x', modality 'image': shape \(3, 2, 2\)"),
+        ([GOOD, Sample({"image": torch.ones(2, 2)}, target=0, id="x")], r"'x', modality 'image': shape \(2, 2\)"),
+        ([Sample({"image": torch.tensor(1.0)}, target=0, id="x")], r"'x', modality 'image': shape \(\)"),
+        (
+            [GOOD, Sample({"image": torch.ones(1, 3, 3).double()}, target=0, id="x")],
+            "'x', modality 'image': dtype torch.float64",
+        ),
+        ([GOOD, Sample({"image": torch.ones(1, 2, 2)}, id="x")], "'x': has no target"),
+    ],
+)
+def test_errors_name_sample_and_modality(samples: list[Sample], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        collate()(samples)
+
+
+def test_padding_is_not_mistaken_for_bad_values() -> None:
+    batch = collate()([Sample({"points": torch.ones(4, 2)}), Sample({"points": torch.ones(1, 2)})])
+    assert isinstance(batch.inputs["points"], Tensor)
+    assert batch.inputs["points"].isfinite().all()
+
+
+def some_batch() -> Batch:
+    return Batch(
+        inputs={"image": torch.ones(2, 1, 2, 2), "table": {"numbers": torch.ones(2, 3), "times": torch.zeros(2, 3)}},
+        masks={"image": torch.tensor([True, False])},
+        target=torch.tensor([1, 2]),
+        ids=["a", "b"],
+    )
+
+
+def leaves(batch: Batch) -> list[Tensor]:
+    tensors: list[Tensor] = []
+    for x in batch.inputs.values():
+        tensors += [x] if isinstance(x, Tensor) else list(x.values())
+    tensors += batch.masks.values()
+    return tensors if batch.target is None else [*tensors, batch.target]
+
+
+def test_moves_every_tensor() -> None:
+    moved = some_batch().to("meta")
+    assert len(leaves(moved)) == 5
+    assert all(x.is_meta for x in leaves(moved))
+    assert moved.ids == ["a", "b"]
+    assert Batch(inputs={"image": torch.ones(2, 1)}).to("meta").target is None
+
+
+def test_pins_every_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With CUDA really; without, that it asks every tensor for it."""
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(Tensor, "pin_memory", lambda x: x + 0 if x.dtype != torch.bool else x.to(torch.uint8))
+        pinned = some_batch().pin_memory()
+        assert all(not any(x is y for y in leaves(some_batch())) for x in leaves(pinned))
+        assert pinned.masks["image"].dtype == torch.uint8
+        return
+    assert all(x.is_pinned() for x in leaves(some_batch().pin_memory()))
+
+
+def test_pickles_and_size_of_nested_inputs() -> None:
+    copied = pickle.loads(pickle.dumps(some_batch()))
+    assert all(torch.equal(x, y) for x, y in zip(leaves(copied), leaves(some_batch()), strict=True))
+    assert Batch(inputs={"table": {"numbers": torch.ones(7, 3)}}).size == 7
+
+
+def test_serves_a_data_loader() -> None:
+    samples = [Sample({"points": torch.ones(row + 1, 2)}, target=row, id=str(row)) for row in range(4)]
+    loader = DataLoader(samples, batch_size=2, collate_fn=pickle.loads(pickle.dumps(collate())))  # type: ignore[arg-type]
+    batches = list(loader)
+    assert [batch.ids for batch in batches] == [["0", "1"], ["2", "3"]]
+    assert batches[1].masks["points"].tolist() == [[True, True, True, False], [True] * 4]

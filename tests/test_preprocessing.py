@@ -1,0 +1,190 @@
+"""Preprocessing: raw samples of every sort become the tensor that training saw."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from perceiver.preprocessing import normalise, preprocess, scale
+
+RGB = {"kind": "image", "shape": [3, 4, 5], "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7], "range": [0, 255]}
+GREY = {"kind": "image", "shape": [1, 4, 5]}
+SOUND = {"kind": "audio", "shape": [1, None], "sample_rate": 8000}
+STEREO = {"kind": "audio", "shape": [2, None], "sample_rate": 8000}
+
+pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+expected = torch.from_numpy(((pixels / 255 - [0.1, 0.2, 0.3]) / [0.5, 0.6, 0.7]).transpose(2, 0, 1)).float()
+
+
+def image(raw: Any, **changes: Any) -> Tensor:
+    return preprocess(raw, modality={**RGB, **changes}, name="sample 3")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        Image.fromarray(pixels),
+        Image.fromarray(pixels).convert("RGBA"),
+        pixels,
+        pixels.astype(np.int64),
+        pixels / 255,
+        (pixels / 255).astype(np.float32),
+        np.asfortranarray(pixels),
+        pixels[::-1].copy()[::-1],
+        np.asarray(Image.fromarray(pixels)),
+        np.frombuffer(pixels.tobytes(), dtype=np.uint8).reshape(4, 5, 3),
+        torch.from_numpy(pixels).permute(2, 0, 1),
+        torch.from_numpy(pixels).permute(2, 0, 1) / 255,
+        torch.from_numpy(pixels).permute(2, 0, 1).double() / 255,
+    ],
+    ids=lambda raw: type(raw).__name__,
+)
+def test_one_image_in_many_forms(raw: Any) -> None:
+    x = image(raw)
+    assert x.dtype == torch.float32
+    torch.testing.assert_close(x, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_raw_array_is_left_as_it_was() -> None:
+    raw = torch.rand(3, 4, 5)
+    before = raw.clone()
+    image(raw)
+    assert torch.equal(raw, before)
+
+
+def test_colours_become_grey_and_the_other_way() -> None:
+    grey = preprocess(Image.fromarray(pixels), modality=GREY, name="x")
+    torch.testing.assert_close(grey[0], torch.from_numpy(np.array(Image.fromarray(pixels).convert("L"))) / 255)
+    plane = Image.fromarray(pixels[..., 0])
+    torch.testing.assert_close(
+        image(plane, mean=[0.0] * 3, std=[1.0] * 3), torch.from_numpy(pixels[..., 0] / 255).float().expand(3, -1, -1)
+    )
+
+
+@pytest.mark.parametrize("raw", [pixels[..., 0], torch.from_numpy(pixels[..., 0]), Image.fromarray(pixels[..., 0])])
+def test_grey_images_get_a_channel(raw: Any) -> None:
+    x = preprocess(raw, modality=GREY, name="x")
+    assert x.shape == (1, 4, 5)
+    torch.testing.assert_close(x[0], torch.from_numpy(pixels[..., 0]) / 255)
+
+
+def test_other_ranges() -> None:
+    raw = np.arange(20, dtype=np.uint8).reshape(4, 5) % 17
+    x = preprocess(raw, modality={**GREY, "range": [0, 16]}, name="x")
+    assert (x.min(), x.max()) == (0, 1)
+    signed = preprocess(raw.astype(np.int16) - 8, modality={**GREY, "range": [-8, 8]}, name="x")
+    assert torch.equal(signed, x)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_deep_images_keep_their_bits(dtype: type) -> None:
+    raw = np.arange(0, 60000, 3000, dtype=dtype).reshape(4, 5)
+    for form in (raw, Image.fromarray(raw)):
+        x = preprocess(form, modality={**GREY, "range": [0, 65535]}, name="x")
+        torch.testing.assert_close(x[0], torch.from_numpy(raw / 65535).float())
+
+
+def test_values_out_of_range() -> None:
+    with pytest.raises(ValueError, match=r"sample 3: expected integers in \[0, 16\], got values in \[\d+, \d+\]"):
+        image(pixels, range=[0, 16])
+    with pytest.raises(ValueError, match=r"sample 3: expected floating-point values in \[0, 1\].*Pass integers for raw"):
+        image(pixels.astype(np.float32))
+    with pytest.raises(ValueError, match=r"expected floating-point values"):
+        image(torch.randn(3, 4, 5) * 10)
+
+
+def test_nan_pixels_pass_for_collation_to_report() -> None:
+    raw = torch.rand(3, 4, 5)
+    raw[0, 1, 2] = float("nan")
+    assert image(raw).isnan().sum() == 1
+
+
+def test_wrong_sizes_say_what_training_saw() -> None:
+    with pytest.raises(ValueError, match=r"sample 3: expected shape \(3, 4, 5\) as in training, got \(3, 5, 4\)"):
+        image(pixels.transpose(1, 0, 2))
+    with pytest.raises(ValueError, match=r"expected shape \(3, any, any\)"):
+        image(np.zeros((4, 5, 4), dtype=np.uint8), shape=[3, None, None])
+    with pytest.raises(ValueError, match="expected shape"):
+        image(np.zeros((1, 4, 5, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("raw", ["cat.png", None, 3, {"image": 1}])
+def test_other_things_are_type_errors(raw: Any) -> None:
+    for modality in (RGB, SOUND, {"kind": "points", "shape": [None, 3]}):
+        with pytest.raises(TypeError, match="sample 3: expected a tensor"):
+            preprocess(raw, modality=modality, name="sample 3")
+
+
+def test_scaling_works_on_batches_as_on_samples() -> None:
+    batch = torch.randint(0, 256, (6, 3, 4, 5), dtype=torch.uint8)
+    together = normalise(scale(batch, RGB), RGB)
+    apart = torch.stack([preprocess(one, modality=RGB, name="x") for one in batch])
+    assert torch.equal(together, apart)
+
+
+def sound(raw: Any, **changes: Any) -> Tensor:
+    return preprocess(raw, modality={**SOUND, **changes}, name="sample 3")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"),
+    [(np.int16, -32768, 32767), (np.int32, -(2**31), 2**31 - 1), (np.uint8, 0, 255), (np.int8, -128, 127)],
+)
+def test_integer_sound_fills_the_range_of_its_type(dtype: type, low: int, high: int) -> None:
+    middle = (low + high + 1) // 2
+    x = sound(np.array([low, middle, high], dtype=dtype))
+    assert x.dtype == torch.float32
+    assert x[0, 0] == -1
+    assert x[0, 1] == 0
+    assert 0.99 < x[0, 2] <= 1
+
+
+def test_sound_gets_a_channel_and_floats_pass() -> None:
+    wave = torch.randn(50)
+    assert torch.equal(sound(wave), wave[None])
+    assert torch.equal(sound(wave.double().numpy()), wave[None])
+
+
+def test_stereo_is_mixed_where_the_model_is_mono() -> None:
+    wave = torch.randn(2, 50)
+    torch.testing.assert_close(sound(wave), wave.mean(0, keepdim=True))
+    assert torch.equal(preprocess(wave, modality=STEREO, name="x"), wave)
+    with pytest.raises(ValueError, match=r"expected shape \(2, any\)"):
+        preprocess(wave[0], modality=STEREO, name="x")
+
+
+def test_samples_first_is_not_mixed_down() -> None:
+    with pytest.raises(ValueError, match=r"sample 3: expected \(channels, samples\), got \(50, 2\); transpose"):
+        sound(torch.randn(50, 2))
+
+
+def test_sound_of_another_rate_is_resampled() -> None:
+    seconds = np.arange(16000) / 16000
+    wave = np.sin(2 * np.pi * 440 * seconds).astype(np.float32)
+    x = sound((wave, 16000))
+    assert x.shape == (1, 8000)
+    target = np.sin(2 * np.pi * 440 * np.arange(8000) / 8000)
+    np.testing.assert_allclose(x[0, 100:-100].numpy(), target[100:-100], atol=1e-2)
+    assert torch.equal(sound((wave, 8000)), torch.from_numpy(wave)[None])
+
+
+def test_sound_is_normalised_per_channel() -> None:
+    wave = torch.randn(2, 50)
+    x = preprocess(wave, modality={**STEREO, "mean": [1.0, 2.0], "std": [2.0, 4.0]}, name="x")
+    torch.testing.assert_close(x, (wave - torch.tensor([[1.0], [2.0]])) / torch.tensor([[2.0], [4.0]]))
+
+
+def test_points_are_normalised_per_channel() -> None:
+    raw = np.random.default_rng(0).normal(size=(7, 3))
+    modality = {"kind": "points", "shape": [None, 3], "mean": [1.0, 2.0, 3.0], "std": [1.0, 2.0, 4.0]}
+    x = preprocess(raw, modality=modality, name="x")
+    torch.testing.assert_close(x, torch.from_numpy((raw - [1, 2, 3]) / [1, 2, 4]).float())
+
+
+def test_kinds_of_plug_ins_pass_as_float32() -> None:
+    x = preprocess([[1, 2], [3, 4]], modality={"kind": "table"}, name="x")
+    assert x.dtype == torch.float32
+    assert x.tolist() == [[1, 2], [3, 4]]
