@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from hydra import compose
@@ -107,9 +108,12 @@ def _has(facts: Any, key: str) -> bool:
     return OmegaConf.is_dict(holder) and last in holder
 
 
-def _ceil_divide(dividend: int, divisor: int) -> int:
-    """`${ceil_divide:A,B}`: A / B, rounded up; the number of patches or strides that cover A elements."""
-    return -(-dividend // divisor)
+def _ceil_divide(dividend: float, divisor: float) -> int:
+    """`${ceil_divide:A,B}`: A / B, rounded up; the number of patches, strides or hops that cover A."""
+    if not divisor > 0:
+        raise ValueError(f"ceil_divide: expected a divisor above 0, got {divisor}.")
+    # Ten seconds are a thousand hops of 0.01, not 1,001: binary fractions do not count.
+    return math.ceil(round(dividend / divisor, 9))
 
 
 def _listed(names: Any) -> str:

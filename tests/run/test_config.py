@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from perceiver.run.config import register_resolvers, resolve
+from perceiver.run.config import _ceil_divide, register_resolvers, resolve
 from perceiver.run.errors import one_line
 
 SPEC: dict[str, Any] = {
@@ -44,6 +44,13 @@ def test_facts_of_the_data_reach_the_model() -> None:
 def test_patches_divide_rounding_up() -> None:
     config = composed("adapter@model.adapters.image=image_patches", "model.adapters.image.patch=5")
     assert resolve(config, SPEC)["model"]["adapters"]["image"]["position"]["resolution"] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("dividend", "divisor", "expected"), [(28, 4, 7), (29, 4, 8), (10.0, 0.01, 1000), (0.3, 0.1, 3), (0.31, 0.1, 4)]
+)
+def test_ceil_divide(dividend: float, divisor: float, expected: int) -> None:
+    assert _ceil_divide(dividend, divisor) == expected
 
 
 def test_two_modalities_read_their_own_facts() -> None:

@@ -1,0 +1,189 @@
+"""Every YAML of conf/: it composes, what it names can be built, and its head says what it is for."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+
+from perceiver.adapters.image import ImagePixels
+from perceiver.build import build_model
+from perceiver.model import Perceiver
+from perceiver.run.config import register_resolvers, resolve
+from perceiver.tasks.classification import ClassificationTask
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
+GROUPS = {group.name: sorted(path.stem for path in group.glob("*.yaml")) for group in CONF.iterdir() if group.is_dir()}
+
+MODALITIES: dict[str, dict[str, Any]] = {
+    "image": {"kind": "image", "shape": [1, 12, 8], "mean": [0.0], "std": [1.0], "range": [0, 255]},
+    "audio": {"kind": "audio", "shape": [1, 4000], "sample_rate": 8000, "duration_seconds": 0.5},
+    "points": {"kind": "points", "shape": [20, 5], "scale": 1.0},
+}
+INPUTS = {"image": torch.rand(2, 1, 12, 8), "audio": torch.rand(2, 1, 4000), "points": torch.rand(2, 20, 5)}
+
+
+def spec(*names: str) -> dict[str, Any]:
+    return {
+        "modalities": {name: MODALITIES[name] for name in names},
+        "target": {"kind": "classes", "names": ["a", "b", "c"]},
+        "num_classes": 3,
+    }
+
+
+@pytest.fixture(autouse=True)
+def hydra_started() -> Iterator[None]:
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def composed(*overrides: str) -> DictConfig:
+    return compose("train", overrides=["run_dir=nowhere", *overrides])
+
+
+def built(config: DictConfig, facts: dict[str, Any]) -> Perceiver:
+    return build_model(resolve(config, facts)["model"], spec=facts)
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_the_head_says_what_it_is_for(file: Path) -> None:
+    lines = (CONF / file).read_text().splitlines()
+    words = [line for line in lines[:2] if line.startswith("# ") and not line.startswith("# @package")]
+    assert words, f"{file}: the first line (after @package) is a comment"
+
+
+@pytest.mark.parametrize("name", GROUPS["model"])
+def test_models(name: str) -> None:
+    model = built(composed(f"model={name}", "model.encoder.dropout=0.1"), spec("image"))
+    assert model({"image": INPUTS["image"]}).shape == (2, 3)
+    assert isinstance(model.adapters["image"], ImagePixels)
+
+
+@pytest.mark.parametrize("name", GROUPS["adapter"])
+def test_adapters(name: str) -> None:
+    modality = name.split("_")[0]
+    mounted = f"adapter@model.adapters.{modality}={name}"
+    overrides = [mounted] if modality == "image" else ["~adapter@model.adapters.image", f"+{mounted}"]
+    model = built(composed(*overrides), spec(modality))
+    assert model({modality: INPUTS[modality]}).shape == (2, 3)
+
+
+def test_default_adapters_serve_several_modalities() -> None:
+    model = built(composed(), spec("image", "audio", "points"))
+    assert model(INPUTS).shape == (2, 3)
+    assert model({"audio": INPUTS["audio"]}).shape == (2, 3)
+
+
+@pytest.mark.parametrize("optimizer", GROUPS["optimizer"])
+@pytest.mark.parametrize("scheduler", GROUPS["scheduler"])
+def test_optimizers_and_schedulers(optimizer: str, scheduler: str) -> None:
+    config = composed(f"optimizer={optimizer}", f"scheduler={scheduler}", "optimizer.weight_decay=0.5")
+    plain = resolve(config, spec("image"))
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    made = instantiate(plain["optimizer"], _convert_="all")([{"params": [weight]}])
+    assert made.param_groups[0]["weight_decay"] == 0.5
+    rate = made.param_groups[0]["lr"]
+    if plain["scheduler"] is None:
+        assert scheduler == "none"
+        return
+    schedule = instantiate(plain["scheduler"], _convert_="all")(made, 10)
+    for _ in range(10):
+        weight.grad = torch.ones_like(weight)
+        made.step()
+        schedule.step()
+    assert made.param_groups[0]["lr"] < 0.01 * rate
+
+
+@pytest.mark.parametrize("name", GROUPS["task"])
+def test_tasks(name: str) -> None:
+    plain = resolve(composed(f"task={name}"), spec("image"))
+    optimizer = instantiate(plain["optimizer"], _convert_="all")
+    task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(
+        model=torch.nn.Linear(2, 2), optimizer=optimizer
+    )
+    assert isinstance(task, ClassificationTask)
+    assert task.num_classes == 3
+
+
+@pytest.mark.parametrize("name", GROUPS["trainer"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_trainers(name: str) -> None:
+    trainer = instantiate(composed(f"trainer={name}").trainer, logger=False, accelerator="cpu", _convert_="all")
+    assert isinstance(trainer, Trainer)
+
+
+@pytest.mark.parametrize("name", GROUPS["callbacks"])
+def test_callbacks(name: str) -> None:
+    callbacks = [instantiate(entry, _convert_="all") for entry in composed(f"callbacks={name}").callbacks.values()]
+    assert all(isinstance(callback, Callback) for callback in callbacks)
+    assert len(callbacks) == (4 if name == "early_stopping" else 3)
+
+
+@pytest.mark.parametrize("name", GROUPS["logger"])
+def test_loggers(name: str, tmp_path: Path) -> None:
+    config = composed(f"logger={name}", f"run_dir={tmp_path}")
+    loggers = [instantiate(entry, _convert_="all") for entry in config.logger.values()]
+    assert all(isinstance(logger, Logger) for logger in loggers)
+    assert len(loggers) == {"none": 0, "default": 2}.get(name, 1)
+
+
+@pytest.mark.parametrize("name", GROUPS["data"])
+def test_data(name: str, data_root: Path) -> None:
+    root = [f"data.root={data_root}"] if "root" in composed(f"data={name}").data else []
+    config = composed(f"data={name}", *root)
+    data = instantiate(config.data, _convert_="all")
+    data.prepare_data()
+    data.setup("fit")
+    batch = next(iter(data.val_dataloader()))
+    model = built(config, data.spec)
+    assert model(batch.inputs, batch.masks).shape == (batch.size, data.spec["num_classes"])
+
+
+@pytest.mark.parametrize("name", GROUPS["experiment"])
+def test_experiments(name: str) -> None:
+    facts = spec("image")
+    model = built(composed(f"experiment={name}"), facts)
+    assert model({"image": INPUTS["image"]}).shape == (2, 3)
+
+
+def test_overfitting_leaves_nothing_that_regularises() -> None:
+    config = composed(
+        "debug=overfit", "experiment=mnist", "model=perceiver_io", "optimizer=sgd", "model.encoder.attention_dropout=0.0"
+    )
+    plain = resolve(config, spec("image"))
+    assert plain["test"] is False
+    assert plain["data"]["augment"] is None
+    assert plain["optimizer"]["weight_decay"] == 0.0
+    assert plain["task"]["label_smoothing"] == 0.0
+    assert plain["scheduler"] is None
+    dropouts = [value for key, value in flat(plain["model"]) if "dropout" in key]
+    assert len(dropouts) == 3
+    assert set(dropouts) == {0.0}
+
+
+def flat(tree: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flat(value)
+        else:
+            yield key, value
+
+
+def test_a_constructor_argument_can_be_overridden_by_its_name() -> None:
+    config = composed("adapter@model.adapters.image=image_patches", "model.adapters.image.position.num_bands=3")
+    assert resolve(config, spec("image"))["model"]["adapters"]["image"]["position"]["num_bands"] == 3
+
+
+def test_the_help_names_every_group() -> None:
+    groups = {group.name for group in CONF.iterdir() if group.is_dir()}
+    assert groups == set(GROUPS)
+    assert "$APP_CONFIG_GROUPS" in (CONF / "hydra" / "help" / "train.yaml").read_text()
