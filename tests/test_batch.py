@@ -200,7 +200,8 @@ def test_pickles_and_size_of_nested_inputs() -> None:
 
 def test_serves_a_data_loader() -> None:
     samples = [Sample({"points": torch.ones(row + 1, 2)}, target=row, id=str(row)) for row in range(4)]
-    loader = DataLoader(samples, batch_size=2, collate_fn=pickle.loads(pickle.dumps(collate())))  # type: ignore[arg-type]
+    copied = pickle.loads(pickle.dumps(collate()))
+    loader: DataLoader[Any] = DataLoader(samples, batch_size=2, collate_fn=copied)  # type: ignore[arg-type]
     batches = list(loader)
     assert [batch.ids for batch in batches] == [["0", "1"], ["2", "3"]]
     assert batches[1].masks["points"].tolist() == [[True, True, True, False], [True] * 4]

@@ -157,7 +157,8 @@ def test_gradients_reach_the_table(grid: tuple[int, int]) -> None:
 
     def read(values: Tensor) -> Tensor:
         (part,) = torch.func.functional_call(table, {"table": values}, (grid_coordinates(grid),))
-        return (part * weights).sum()
+        total: Tensor = (part * weights).sum()
+        return total
 
     assert torch.autograd.gradcheck(read, (table.table,))
 
