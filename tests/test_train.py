@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -24,7 +23,7 @@ from sklearn.datasets import load_digits
 
 import perceiver
 from perceiver.data import Digits
-from perceiver.run.main import conf_directory, main
+from perceiver.run.main import main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SMALL = (
@@ -419,32 +418,8 @@ def test_help_teaches_groups_and_overrides() -> None:
     assert "${" not in finished.out
 
 
-def test_help_does_not_wait_for_lightning() -> None:
-    code = "import sys; from perceiver.run.main import main; assert 'lightning' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
-
-
 def test_train_py_is_thin() -> None:
     assert len((REPOSITORY / "train.py").read_text().splitlines()) < 60
-
-
-@pytest.fixture
-def installed(tmp_path: Path) -> Iterator[Path]:
-    """A package as a wheel lays it out: conf/ beside the modules, no clone around it."""
-    package = tmp_path / "perceiver"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "conf").symlink_to(REPOSITORY / "conf")
-    with mock.patch.object(perceiver, "__file__", str(package / "__init__.py")):
-        yield package
-
-
-def test_an_installed_package_finds_its_configuration(installed: Path) -> None:
-    assert conf_directory() == installed / "conf"
-
-
-def test_a_clone_finds_its_configuration() -> None:
-    assert conf_directory() == REPOSITORY / "conf"
 
 
 def test_full_tracebacks_on_request(tmp_path: Path) -> None:

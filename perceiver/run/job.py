@@ -93,7 +93,7 @@ def _fit(config: DictConfig) -> float | None:
         print_model(model, data.val_dataloader(), trainer.strategy.root_device)
 
     started = time.monotonic()
-    _until_interrupted(trainer, lambda: trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True))
+    _until_interrupted(trainer, lambda: trainer.fit(task, datamodule=data, ckpt_path=resumed))
     metrics: dict[str, float | int] = {
         **last_metrics(trainer, "train"),
         **best.metrics,
@@ -110,7 +110,7 @@ def _fit(config: DictConfig) -> float | None:
         chosen = _best_checkpoint(trainer)
         _until_interrupted(
             trainer,
-            lambda: trainer.test(task, datamodule=data, ckpt_path=chosen, verbose=False, weights_only=True),
+            lambda: trainer.test(task, datamodule=data, ckpt_path=chosen, verbose=False),
         )
         metrics |= last_metrics(trainer, "test")
     if trainer.is_global_zero:

@@ -1,6 +1,7 @@
 """Lightning checkpoints on a disk that fills up."""
 
 import os
+import pickle
 import resource
 import subprocess
 import sys
@@ -23,6 +24,21 @@ def test_saves_and_loads(tmp_path: Path) -> None:
     loaded = plugin.load_checkpoint(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert loaded["state_dict"]["a"].tolist() == [0, 1, 2]
     assert os.listdir(tmp_path / "checkpoints") == ["last.ckpt"]
+
+
+class Hostile:
+    """Runs a function when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (os.mkdir, (os.environ["HOSTILE_DIRECTORY"],))
+
+
+def test_a_hostile_checkpoint_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOSTILE_DIRECTORY", str(tmp_path / "made"))
+    torch.save({"state_dict": {}, "callbacks": Hostile()}, tmp_path / "last.ckpt")
+    with pytest.raises(pickle.UnpicklingError):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt", weights_only=False)
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_real_write_that_fails_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
