@@ -109,11 +109,19 @@ INLINE vec exp2_vec(vec x) /* 2^x for x < 126, relative error 1.3e-7; below -125
 
 INLINE float total(vec x)
 {
+#if LANES == 16 && defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)x);
+#elif LANES == 8 && defined(__AVX__)
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128((__m256)x), _mm256_extractf128_ps((__m256)x, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+#else
     float lanes[LANES];
     memcpy(lanes, &x, sizeof x);
     UNROLL for (int width = LANES / 2; width; width /= 2)
         UNROLL for (int lane = 0; lane < width; lane++) lanes[lane] += lanes[lane + width];
     return lanes[0];
+#endif
 }
 
 /* ---------------------------------------------------------------------------------------------- small matrix products */
@@ -193,15 +201,47 @@ static void spread(float *out, const float *dt, const float *w, const float *a, 
     }
 }
 
-/* factor * rows of x, channels apart, -> panel [channels][ROWS]; the rows that are missing become zero */
-static void pack(float *panel, const float *x, float factor, int64_t rows, int64_t channels)
+/* to[c][r] = from[r][c] */
+static void transpose(float *to, int64_t to_stride, const float *from, int64_t from_stride, int64_t rows, int64_t columns)
 {
-    int64_t c = 0;
-    for (; c + 8 <= channels; c += 8)
-        for (int64_t r = 0; r < ROWS; r++)
-            UNROLL for (int k = 0; k < 8; k++) panel[(c + k) * ROWS + r] = r < rows ? factor * x[r * channels + c + k] : 0.0f;
-    for (; c < channels; c++)
-        for (int64_t r = 0; r < ROWS; r++) panel[c * ROWS + r] = r < rows ? factor * x[r * channels + c] : 0.0f;
+    int64_t whole_rows = 0, whole_columns = 0;
+#if defined(__AVX__)
+    whole_rows = rows / 8 * 8, whole_columns = columns / 8 * 8;
+    for (int64_t r = 0; r < whole_rows; r += 8)
+        for (int64_t c = 0; c < whole_columns; c += 8) {
+            __m256 x[8], y[8];
+            UNROLL for (int k = 0; k < 8; k++) x[k] = _mm256_loadu_ps(from + (r + k) * from_stride + c);
+            UNROLL for (int k = 0; k < 8; k += 2) {
+                y[k] = _mm256_unpacklo_ps(x[k], x[k + 1]);
+                y[k + 1] = _mm256_unpackhi_ps(x[k], x[k + 1]);
+            }
+            UNROLL for (int k = 0; k < 8; k += 4) {
+                x[k] = _mm256_shuffle_ps(y[k], y[k + 2], 0x44);
+                x[k + 1] = _mm256_shuffle_ps(y[k], y[k + 2], 0xee);
+                x[k + 2] = _mm256_shuffle_ps(y[k + 1], y[k + 3], 0x44);
+                x[k + 3] = _mm256_shuffle_ps(y[k + 1], y[k + 3], 0xee);
+            }
+            UNROLL for (int k = 0; k < 4; k++) {
+                _mm256_storeu_ps(to + (c + k) * to_stride + r, _mm256_permute2f128_ps(x[k], x[k + 4], 0x20));
+                _mm256_storeu_ps(to + (c + k + 4) * to_stride + r, _mm256_permute2f128_ps(x[k], x[k + 4], 0x31));
+            }
+        }
+#endif
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = r < whole_rows ? whole_columns : 0; c < columns; c++) to[c * to_stride + r] = from[r * from_stride + c];
+}
+
+static void scale_rows(float *panel, const vec *factor, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        UNROLL for (int v = 0; v < VECTORS; v++) ((vec *)panel)[i * VECTORS + v] *= factor[v];
+}
+
+/* Rows of x, channels apart, -> panel [channels][ROWS]; the rows that are missing become zero. */
+static void pack(float *panel, const float *x, int64_t rows, int64_t channels)
+{
+    if (rows < ROWS) memset(panel, 0, channels * ROWS * sizeof(float));
+    transpose(panel, ROWS, x, channels, rows, channels);
 }
 
 /* ---------------------------------------------------------------------------------------------- lines of tokens */
@@ -482,17 +522,14 @@ static void add(float *to, const float *from, int64_t n)
     for (int64_t i = 0; i < n; i++) to[i] += from[i];
 }
 
-static void scale_rows(float *panel, const vec *factor, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++)
-        UNROLL for (int v = 0; v < VECTORS; v++) ((vec *)panel)[i * VECTORS + v] *= factor[v];
-}
-
 /* The packed queries times log2(e), so that scores come in units of log2, and their panels: of this sample, or where all have the same, those that were prepared. */
 static void prepare(const task *k, int64_t sample, int64_t number, float *rows, float *panels)
 {
     const float *own = k->queries + sample * k->queries_stride + number * ROWS * k->channels;
-    pack(rows, own, LOG2E, low(ROWS, k->rows - number * ROWS), k->channels);
+    vec factor[VECTORS];
+    for (int v = 0; v < VECTORS; v++) factor[v] = splat(LOG2E);
+    pack(rows, own, low(ROWS, k->rows - number * ROWS), k->channels);
+    scale_rows(rows, factor, k->channels);
     fill_panels(k, sample, rows, panels);
 }
 
@@ -642,11 +679,11 @@ static void forward_job(const task *k, int64_t job, float *work)
         forward_lines(k, sample, 1, rows, panels, weights, own, all, &b, work);
     }
     gather_panels(k, sample, weights, own);
-    for (int64_t r = 0; r < count; r++) {
-        float sum = ((float *)all)[r], share = 1.0f / sum;
-        lse[r] = (float)((((float *)b.reference)[r] + log2((double)sum)) * 0.69314718055994531);
-        for (int64_t c = 0; c < k->channels; c++) sums[r * k->channels + c] = own[c * ROWS + r] * share;
-    }
+    for (int64_t r = 0; r < count; r++)
+        lse[r] = (float)((((float *)b.reference)[r] + log2((double)((float *)all)[r])) * 0.69314718055994531);
+    for (int v = 0; v < VECTORS; v++) all[v] = 1.0f / all[v];
+    scale_rows(own, all, k->channels);
+    transpose(sums, k->channels, own, ROWS, k->channels, count);
 }
 
 /* ---------------------------------------------------------------------------------------------- backward */
@@ -666,7 +703,7 @@ static void backward_block(const task *k, int64_t sample, int64_t number, float 
     float *dt = take(&work, panels_size(k)), *weights = take(&work, panels_size(k)), *own = take(&work, k->channels * ROWS);
     float *lines[4];
     for (int j = 0; j < 4; j++) lines[j] = take(&work, BACKWARD_TILE * ROWS);
-    pack(g, grad_sums, 1.0f, count, k->channels);
+    pack(g, grad_sums, count, k->channels);
     fill_panels(k, sample, g, grad_panels);
     block b = {0};
     for (int64_t r = 0; r < ROWS; r++) {
@@ -731,8 +768,7 @@ static void backward_block(const task *k, int64_t sample, int64_t number, float 
         }
     if (k->queries_grad) {
         gather_panels(k, sample, dt, own);
-        for (int64_t r = 0; r < count; r++)
-            for (int64_t c = 0; c < k->channels; c++) k->queries_grad[(from + r) * k->channels + c] = own[c * ROWS + r];
+        transpose(k->queries_grad + from * k->channels, k->channels, own, ROWS, k->channels, count);
     }
     if (k->level >= 1) spread_panels(k, dt, weights, queries, grad_sums, count, grads);
 }
