@@ -20,6 +20,9 @@ class Fusion(nn.Module):
         channels: token channels of each modality.
         padding: channels that the widest modality gets.
         std: standard deviation of the initial values.
+
+    Raises:
+        ValueError: if there is no modality, no padding, or a name that a torch container cannot hold.
     """
 
     def __init__(self, *, channels: Mapping[str, int], padding: int = 4, std: float = 0.02) -> None:
@@ -33,6 +36,12 @@ class Fusion(nn.Module):
         widest = max(channels.values())
         self.channels = widest if len(names) == 1 else widest + padding
         self.padding = nn.ParameterDict()
+        for name in names:
+            if not name or "." in name or hasattr(self.padding, name):
+                raise ValueError(
+                    f"Fusion.channels: {name!r} cannot name a modality: torch's modules need names without dots that they "
+                    "do not use themselves, as they do `values`, `keys` and `type`. Choose another."
+                )
         if len(names) > 1:
             for name in names:
                 vector = torch.empty(self.channels - channels[name])

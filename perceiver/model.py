@@ -54,18 +54,18 @@ class Perceiver(nn.Module):
         super().__init__()
         if not adapters:
             raise ValueError("Perceiver.adapters: expected at least one modality, got none.")
-        self.adapters = nn.ModuleDict({name: adapters[name] for name in sorted(adapters)})
         if fusion is None:
             fusion = Fusion(channels={name: int(getattr(adapter, "channels")) for name, adapter in adapters.items()})  # noqa: B009
-        if fusion.modalities != tuple(self.adapters):
+        if fusion.modalities != tuple(sorted(adapters)):
             raise ValueError(
-                f"Perceiver.fusion: expected one for the modalities {list(self.adapters)}, got {list(fusion.modalities)}."
+                f"Perceiver.fusion: expected one for the modalities {sorted(adapters)}, got {list(fusion.modalities)}."
             )
         if encoder.token_channels != fusion.channels:
             raise ValueError(
                 f"Perceiver.encoder: expected token_channels = {fusion.channels}, the width of the fused tokens, got "
                 f"{encoder.token_channels}."
             )
+        self.adapters = nn.ModuleDict({name: adapters[name] for name in sorted(adapters)})
         self.fusion = fusion
         self.encoder = encoder
         self.head = head

@@ -53,7 +53,10 @@ class Fourier(nn.Module):
 
     def frequencies(self, device: torch.device | None = None) -> Float[Tensor, "coordinates bands"]:
         """pi * f, float32. Computed when asked for, so that no module-wide cast to bfloat16 can touch it."""
-        bands = [torch.linspace(1.0, size / 2, self.num_bands, dtype=torch.float32) for size in self.resolution]
+        # Made on the CPU, whatever the default device: the same numbers everywhere.
+        bands = [
+            torch.linspace(1.0, size / 2, self.num_bands, dtype=torch.float32, device="cpu") for size in self.resolution
+        ]
         return torch.stack(bands).to(device) * math.pi
 
     def forward(self, coordinates: Sequence[Tensor]) -> tuple[Tensor, ...]:

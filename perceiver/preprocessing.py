@@ -43,9 +43,11 @@ def preprocess(raw: Any, *, modality: Mapping[str, Any], name: str) -> Tensor:
 
 
 def scale(x: Tensor, modality: Mapping[str, Any], *, name: str = "image") -> Tensor:
-    """Integers of the spec's `range`, or floats in [0, 1], to float32 in [0, 1]; any shape."""
+    """Integers of the spec's `range`, booleans, or floats in [0, 1], to float32 in [0, 1]; any shape."""
     low, high = modality.get("range", (0, 255))
-    if x.dtype == torch.bool or not (x.is_floating_point() or x.is_complex()):
+    if x.dtype == torch.bool:
+        return x.to(torch.float32)
+    if not (x.is_floating_point() or x.is_complex()):
         x = x.to(torch.float32)
         if x.numel() and (x.amin() < low or x.amax() > high):
             raise ValueError(f"{name}: expected integers in [{low}, {high}], got values in [{x.amin():g}, {x.amax():g}].")
@@ -87,7 +89,7 @@ def _image(raw: Any, modality: Mapping[str, Any], name: str) -> Tensor:
 
 def _audio(raw: Any, modality: Mapping[str, Any], name: str) -> Tensor:
     rate = None
-    if isinstance(raw, tuple):
+    if isinstance(raw, tuple) and len(raw) == 2:
         raw, rate = raw
     x = _tensor(raw, name)
     if not x.is_floating_point():
@@ -112,7 +114,10 @@ def _tensor(raw: Any, name: str) -> Tensor:
         return raw
     if isinstance(raw, np.ndarray | list):
         # Torch takes neither negative strides nor, without a warning, read-only memory.
-        return torch.as_tensor(np.require(raw, requirements=["C", "W"]))
+        try:
+            return torch.as_tensor(np.require(raw, requirements=["C", "W"]))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name}: no tensor can be made of it: {error}") from None
     raise TypeError(f"{name}: expected a tensor, an array or (for images) a PIL image, got {type(raw).__name__}.")
 
 

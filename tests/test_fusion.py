@@ -72,5 +72,8 @@ def test_padding_starts_small() -> None:
 def test_errors() -> None:
     with pytest.raises(ValueError, match="at least one modality"):
         Fusion(channels={})
+    for name in ("left.eye", "", "values", "type", "training", "forward"):
+        with pytest.raises(ValueError, match=f"{name!r} cannot name a modality"):
+            Fusion(channels={name: 1, "b": 2})
     with pytest.raises(ValueError, match=r"Fusion\.padding.*got 0"):
         Fusion(channels={"a": 1, "b": 2}, padding=0)

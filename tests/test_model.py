@@ -262,6 +262,8 @@ def test_other_precisions(attention: str, stem: bool, masked: bool) -> None:
     output = half({name: x.bfloat16() for name, x in inputs.items()}, masks)
     assert output.dtype == torch.bfloat16
     torch.testing.assert_close(output.float(), expected, rtol=0.1, atol=0.15)
+    # Float32 inputs are as welcome: predict() has no others.
+    torch.testing.assert_close(copy.deepcopy(model).bfloat16()(inputs, masks).float(), expected, rtol=0.1, atol=0.15)
     output.float().square().sum().backward()
     assert all(p.grad.isfinite().all() for p in half.parameters() if p.grad is not None)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -410,6 +412,8 @@ def test_parts_must_go_together() -> None:
     encoder = Encoder(token_channels=7, num_latents=2, latent_channels=8)
     with pytest.raises(ValueError, match="at least one modality"):
         Perceiver(adapters={}, encoder=encoder, head=head)
+    with pytest.raises(ValueError, match="'keys' cannot name a modality"):
+        Perceiver(adapters={"keys": adapters()["image"]}, encoder=encoder, head=head)
     with pytest.raises(ValueError, match=r"Perceiver\.encoder: expected token_channels = \d+.*got 7"):
         Perceiver(adapters=adapters(), encoder=encoder, head=head)
     fusion = Fusion(channels={"image": 3, "video": 4})

@@ -79,6 +79,13 @@ def test_fourier_features_stay_float32(dtype: torch.dtype) -> None:
     assert torch.equal(autocast, expected)
 
 
+def test_fourier_features_do_not_depend_on_the_default_device() -> None:
+    fourier, coordinates = Fourier(num_bands=3, resolution=(8,)), grid_coordinates((8,))
+    with torch.device("meta"):
+        frequencies = fourier.frequencies(coordinates[0].device)
+    assert torch.equal(frequencies, fourier.frequencies())
+
+
 def test_fourier_has_neither_parameters_nor_state() -> None:
     assert Fourier(num_bands=4, resolution=(8,)).state_dict() == {}
 

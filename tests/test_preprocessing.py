@@ -80,6 +80,12 @@ def test_other_ranges() -> None:
     assert torch.equal(signed, x)
 
 
+def test_black_and_white_images() -> None:
+    raw = pixels[..., 0] > 99
+    for form in (raw, torch.from_numpy(raw), Image.fromarray(raw)):
+        assert torch.equal(preprocess(form, modality=GREY, name="x")[0], torch.from_numpy(raw).float())
+
+
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32])
 def test_deep_images_keep_their_bits(dtype: type) -> None:
     raw: np.ndarray = np.arange(0, 60000, 3000, dtype=dtype).reshape(4, 5)
@@ -112,11 +118,17 @@ def test_wrong_sizes_say_what_training_saw() -> None:
         image(np.zeros((1, 4, 5, 3), dtype=np.uint8))
 
 
-@pytest.mark.parametrize("raw", ["cat.png", None, 3, {"image": 1}])
+@pytest.mark.parametrize("raw", ["cat.png", None, 3, {"image": 1}, (np.zeros(9), 8000, "PCM")])
 def test_other_things_are_type_errors(raw: Any) -> None:
     for modality in (RGB, SOUND, {"kind": "points", "shape": [None, 3]}):
         with pytest.raises(TypeError, match="sample 3: expected a tensor"):
             preprocess(raw, modality=modality, name="sample 3")
+
+
+@pytest.mark.parametrize("raw", [[[1, 2, 3], [4]], np.array([None, 1])], ids=["ragged", "objects"])
+def test_arrays_that_are_no_tensors(raw: Any) -> None:
+    with pytest.raises(ValueError, match="sample 3: no tensor can be made of it"):
+        preprocess(raw, modality={"kind": "points", "shape": [None, 3]}, name="sample 3")
 
 
 def test_scaling_works_on_batches_as_on_samples() -> None:

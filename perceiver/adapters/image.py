@@ -83,6 +83,8 @@ class ImagePatches(nn.Module):
         x = F.pad(x, (0, -width % side, 0, -height % side))
         batch, channels, rows, columns = x.shape[0], x.shape[1], x.shape[2] // side, x.shape[3] // side
         patches = x.reshape(batch, channels, rows, side, columns, side).permute(0, 2, 4, 1, 3, 5).flatten(3)
+        if isinstance(self.embed, nn.Linear):
+            patches = patches.to(self.embed.weight.dtype)
         position = self.position(_coordinates((rows, columns), mask, ragged=ragged, device=x.device))
         return Tokens(parts=(self.embed(patches), *position), mask=mask)
 
@@ -116,6 +118,7 @@ class ImageConvStem(nn.Module):
         if mask is not None:
             x = zero_masked(x, mask[:, None])
             mask = patch_mask(mask, (2, 2))
+        x = x.to(self.conv.weight.dtype)
         x = F.relu(self.norm(self.conv(F.pad(x, _same_padding(x, before=2, kernel=7))), mask))
         if mask is not None:
             x = zero_masked(x, mask[:, None])
