@@ -257,6 +257,16 @@ def test_a_sweep_makes_a_directory_per_job(tmp_path: Path) -> None:
     assert all("val/accuracy" in metrics_of(tmp_path / job) for job in ("0", "1"))
 
 
+def test_directories_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train("data=digits", "mode=test").code == 1
+    assert train("-m", "data=digits,mnist", "mode=test").code == 1
+    [run] = (tmp_path / "runs" / "digits").iterdir()
+    [sweep] = (tmp_path / "runs" / "sweeps").iterdir()
+    assert (run / "error.log").is_file()
+    assert sorted(path.name for path in sweep.iterdir() if path.is_dir()) == ["0", "1"]
+
+
 def test_a_failed_job_does_not_stop_its_sweep(tmp_path: Path) -> None:
     finished = train("-m", *QUICK, "test=false", f"hydra.sweep.dir={tmp_path}", "task.label_smoothing=2.0,0.1")
     assert finished.code == 1
@@ -296,6 +306,10 @@ def test_a_wrong_override(arguments: list[str], words: str) -> None:
         (["data.validation_size=5000"], "data.validation_size: expected 1 to"),
         (["model.encoder.num_self_heads=7"], "qk_channels = 16 must be a positive multiple of num_heads = 7"),
         (["model.encoder._target_=perceiver.encoder.Encodr"], "Encodr"),
+        (
+            ["data.augment={_target_: perceiver.data.RandomAffin}"],
+            "_target_=perceiver.data.RandomAffin (at data.augment): there is no such class",
+        ),
         (["scheduler.warmup_fraction=3"], "scheduler.warmup_fraction: expected a fraction between 0 and 1, got 3"),
         (["optimizer.lr=1e30", "trainer.gradient_clip_val=null"], "the training loss became nan in epoch 1"),
     ],

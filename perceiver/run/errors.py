@@ -68,6 +68,9 @@ def interrupted(directory: Path) -> None:
 
 def one_line(error: BaseException) -> str:
     """The message of an error in one line; with its type in front unless the message speaks for itself."""
+    if unknown := re.match(r"Error locating target '([^']+)'(?:.*full_key: (\S+))?", str(error), flags=re.DOTALL):
+        place = f" (at {unknown.group(2)})" if unknown.group(2) else ""
+        return f"_target_={unknown.group(1)}{place}: there is no such class or function; check the name and its package."
     error = _innermost(error)
     if isinstance(error, OSError) and error.errno in _FULL and not isinstance(error, DiskFullError):
         place = error.filename or "a file of the run directory"
