@@ -139,7 +139,8 @@ def _project(sums: Tensor, projection: TokenProjection) -> Tensor:
     # Fold the affine map of the norm and the centring into the value weights: (W g) centred, and W b + bias.
     scaled = weight * projection.norm.weight.to(sums.dtype)
     scaled = scaled - scaled.mean(dim=-1, keepdim=True)
-    constant = weight @ projection.norm.bias.to(sums.dtype) + bias
+    # The softmax drops the key bias. Its gradient is zero, but must be there: data-parallel training waits for it.
+    constant = weight @ projection.norm.bias.to(sums.dtype) + bias + 0.0 * projection.key.bias.sum()
     heads = scaled.reshape(num_heads, -1, scaled.shape[-1])
     return _per_head(sums, heads.transpose(1, 2)) + constant.reshape(num_heads, 1, -1)
 
