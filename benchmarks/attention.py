@@ -32,6 +32,7 @@ from perceiver.attention import eager, native
 from perceiver.attention.factored import factored_attention
 from perceiver.attention.implementations import implementation
 from perceiver.attention.projection import TokenProjection
+from perceiver.attention.reading import Read
 from perceiver.positions import Fourier, grid_coordinates
 from perceiver.tokens import Tokens
 
@@ -137,7 +138,7 @@ def forms(tokens: Tokens, projection: TokenProjection, names: Sequence[str]) -> 
     return chosen
 
 
-def _factored(query: Tensor, *, tokens: Tokens, projection: TokenProjection, read: Callable[..., tuple[Tensor, Tensor]]) -> Tensor:
+def _factored(query: Tensor, *, tokens: Tokens, projection: TokenProjection, read: Read) -> Tensor:
     return factored_attention(query, [tokens], projection, read=read)
 
 
@@ -178,7 +179,7 @@ def measure(case: Case, names: Sequence[str], *, seconds: float, repetitions: in
     scale = outputs["dense"].abs().max()
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in chosen}
     start = time.perf_counter()
-    for name, attend in chosen.items():
+    for attend in chosen.values():
         once(attend, query, tokens, projection)
     for repetition in range(repetitions):
         for name, attend in chosen.items():
@@ -203,7 +204,7 @@ def measure(case: Case, names: Sequence[str], *, seconds: float, repetitions: in
 
 
 def peak_megabytes(case: Case, name: str, threads: int) -> float:
-    """What a forward and backward adds to the peak of resident memory, in a fresh process, after a small case warmed it up."""
+    """What a forward and backward adds to the peak of resident memory, in a fresh process that a small case warmed up."""
     command = [sys.executable, __file__, "--one-peak", name, "--only", case.name, "--threads", str(threads)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
@@ -268,7 +269,8 @@ def main() -> None:
                 result.extra["peak_megabytes"] = peak_megabytes(case, result.form, options.threads)
             memory = f"{result.extra['peak_megabytes']:6.0f} MB" if options.memory else ""
             print(
-                f"{case.name:50} {case.latents:4} {result.form:8} {result.forward * 1e3:7.2f} ms {result.training * 1e3:8.2f} ms "
+                f"{case.name:50} {case.latents:4} {result.form:8} "
+                f"{result.forward * 1e3:7.2f} ms {result.training * 1e3:8.2f} ms "
                 f"{result.forward_ratio:6.1f}x {result.training_ratio:6.1f}x {result.error:8.1e} {memory:>9}",
                 flush=True,
             )

@@ -84,7 +84,7 @@ def collapse(block: Tokens, *, dtype: torch.dtype, eps: float) -> Plane:
             return x.expand(-1, *outer_grid, -1, -1).reshape(x.shape[0], outer, *x.shape[-2:])
         return x.reshape(x.shape[0], 1, *x.shape[-2:])
 
-    parts = tuple(collapsed(part.to(dtype)) for part in _without_offset(block.cleaned().parts))
+    parts = tuple(collapsed(part.to(dtype)) for part in _without_offset(block.cleaned().parts, block.mask))
     mask = None
     if block.mask is not None:
         mask = collapsed(block.mask.expand(block.mask.shape[0], *grid)[..., None])[..., 0]
@@ -92,11 +92,12 @@ def collapse(block: Tokens, *, dtype: torch.dtype, eps: float) -> Plane:
     return Plane(parts=parts, rstd=_reciprocal_std(parts, outer, inner, eps), mask=mask)
 
 
-def _without_offset(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _without_offset(parts: tuple[Tensor, ...], mask: Tensor | None) -> tuple[Tensor, ...]:
     """Remove an offset that all channels share; LayerNorm ignores it, float32 does not.
 
     A lone part is centred token by token. Otherwise one scalar is taken from the parts that the batch shares, so that they
-    stay shared, and only where there are none from each sample: never from its neighbours in the batch.
+    stay shared, and only where there are none from each sample: never from its neighbours in the batch. Masked content, which
+    is zero, does not count.
     """
     if len(parts) == 1:
         return (parts[0] - parts[0].mean(dim=-1, keepdim=True),)
@@ -104,9 +105,22 @@ def _without_offset(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         shared = [part for part in parts if part.shape[0] == 1]
         sources = shared or list(parts)
         channels = sum(part.shape[-1] for part in sources)
-        means = [part.mean(dim=tuple(range(1, part.ndim)), keepdim=True) * (part.shape[-1] / channels) for part in sources]
+        means = [_valid_mean(part, mask) * (part.shape[-1] / channels) for part in sources]
         offset = reduce(torch.add, means)
     return tuple(part - offset for part in parts)
+
+
+def _valid_mean(part: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean over grid and channels `(b, 1, …, 1)` of a part with zeros where no valid element sees it."""
+    axes = tuple(range(1, part.ndim))
+    if mask is None:
+        return part.mean(dim=axes, keepdim=True)
+    seen = mask[..., None]
+    constant = [axis for axis in range(mask.ndim) if part.shape[axis] == 1]
+    if constant:
+        seen = seen.any(dim=constant, keepdim=True)
+    count = seen.expand(-1, *part.shape[1:-1], -1).sum(dim=axes, keepdim=True) * part.shape[-1]
+    return part.sum(dim=axes, keepdim=True) / count.clamp(min=1)
 
 
 def _reciprocal_std(parts: Sequence[Tensor], outer: int, inner: int, eps: float) -> Tensor:
