@@ -23,6 +23,9 @@ from perceiver.attention.projection import TokenProjection
 from perceiver.attention.reading import Read
 from perceiver.tokens import Tokens
 
+NARROW = 8
+"""Channels up to which moments are taken channel by channel."""
+
 
 def factored_attention(
     query: Float[Tensor, "batch_or_1 heads queries qk"],
@@ -96,8 +99,8 @@ def _without_offset(parts: tuple[Tensor, ...], mask: Tensor | None) -> tuple[Ten
     """Remove an offset that all channels share; LayerNorm ignores it, float32 does not.
 
     A lone part is centred token by token. Otherwise one scalar is taken from the parts that the batch shares, so that they
-    stay shared, and only where there are none from each sample: never from its neighbours in the batch. Masked content, which
-    is zero, does not count.
+    stay shared, and only where there are none from each sample: never from its neighbours in the batch. Masked content does
+    not count.
     """
     if len(parts) == 1:
         return (parts[0] - parts[0].mean(dim=-1, keepdim=True),)
@@ -126,16 +129,25 @@ def _valid_mean(part: Tensor, mask: Tensor | None) -> Tensor:
 def _reciprocal_std(parts: Sequence[Tensor], outer: int, inner: int, eps: float) -> Tensor:
     """1 / sqrt(variance + eps) over the channels of each token, from per-part moments (the parallel-variance formula)."""
     channels = sum(part.shape[-1] for part in parts)
-    means = [part.mean(dim=-1) for part in parts]
-    total = sum(
-        (mean * (part.shape[-1] / channels) for mean, part in zip(means, parts, strict=True)), start=means[0].new_zeros(())
-    )
-    moment = total.new_zeros(())
-    for part, mean in zip(parts, means, strict=True):
-        within = (part - mean[..., None]).square().sum(dim=-1)
+    means, withins = zip(*(_moments(part) for part in parts), strict=True)
+    zero = means[0].new_zeros(())
+    total = sum((mean * (part.shape[-1] / channels) for mean, part in zip(means, parts, strict=True)), start=zero)
+    moment = zero
+    for part, mean, within in zip(parts, means, withins, strict=True):
         moment = moment + within + (mean - total).square() * part.shape[-1]
     rstd = torch.rsqrt(moment / channels + eps)
     return rstd.expand(-1, outer, inner)
+
+
+def _moments(part: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean over the channels, and the sum of squared deviations from it."""
+    if part.shape[-1] > NARROW:
+        mean = part.mean(dim=-1)
+        return mean, (part - mean[..., None]).square().sum(dim=-1)
+    # Torch sums over a few neighbours five times slower than channel by channel.
+    channels = part.unbind(-1)
+    mean = reduce(torch.add, channels) / len(channels)
+    return mean, reduce(torch.add, ((channel - mean).square() for channel in channels))
 
 
 def _absorb(query: Tensor, projection: TokenProjection) -> Tensor:
