@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_type_hints
 
 from torch import nn
 
@@ -176,6 +177,7 @@ class _Builder:
                 )
         _check_arguments(cls, given, path, wired)
         arguments = {key: self._value(value, child_path(path, key)) for key, value in given.items()}
+        _check_scalars(cls, arguments, path)
         try:
             return cls(**arguments, **wired)
         except Exception as error:
@@ -221,6 +223,25 @@ def _check_arguments(cls: type[nn.Module], given: Mapping[str, Any], path: str, 
         raise ConfigError(
             f"{path}: missing {', '.join(missing)}, required by {spelling(cls)}; its arguments: {', '.join(free)}"
         )
+
+
+_SCALARS: dict[object, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
+
+
+def _check_scalars(cls: type[nn.Module], given: Mapping[str, Any], path: str) -> None:
+    """Arguments annotated as int, float, str, bool or None get such a value; other annotations are the class's affair."""
+    try:
+        hints = get_type_hints(cls.__init__)
+    except Exception:  # names that exist for type checkers only
+        return
+    for key, value in given.items():
+        options = get_args(hints[key]) if isinstance(hints.get(key), UnionType) else (hints.get(key),)
+        if not options or any(option not in _SCALARS and option is not NoneType for option in options):
+            continue
+        allowed = {kind for option in options for kind in _SCALARS.get(option, (NoneType,))}
+        if type(value) not in allowed:
+            expected = " or ".join("null" if option is NoneType else option.__name__ for option in options)
+            raise ConfigError(f"{child_path(path, key)}: expected {expected}, got {_kind(value)}")
 
 
 def _width(module: nn.Module, attribute: str, path: str) -> int:
