@@ -80,6 +80,10 @@ typedef struct {
 
 /* ---------------------------------------------------------------------------------------------- vectors */
 
+INLINE int64_t low(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t high(int64_t a, int64_t b) { return a > b ? a : b; }
+INLINE int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 INLINE vec splat(float x) { return x - (vec){0}; }
 
 INLINE vec most(vec low, vec x) /* NaN in x stays */
@@ -175,30 +179,44 @@ INLINE vec load_first(const float *x, int64_t count)
     return y;
 }
 
-INLINE void spread_some(const int count, float *out, const float *dt, const float *w, const float *a, const float *g,
-                        int64_t rows, int64_t stride, int64_t channels, int64_t width)
+/* For `count` tokens and `vectors` vectors of channels, of which only `width` channels count. */
+INLINE void spread_some(const int count, const int vectors, float *out, const float *dt, const float *w, const float *a,
+                        const float *g, int64_t rows, int64_t stride, int64_t channels, int64_t width)
 {
-    vec sum[4];
-    UNROLL for (int t = 0; t < count; t++) sum[t] = load_first(out + t * channels, width);
-    for (int64_t r = 0; r < rows; r++) {
-        vec own_a = load_first(a + r * stride, width), own_g = load_first(g + r * stride, width);
-        UNROLL for (int t = 0; t < count; t++) sum[t] += dt[t * ROWS + r] * own_a + w[t * ROWS + r] * own_g;
-    }
+    vec sum[4][2];
     UNROLL for (int t = 0; t < count; t++)
-        memcpy(out + t * channels, &sum[t], (width < LANES ? width : LANES) * sizeof(float));
+        UNROLL for (int v = 0; v < vectors; v++) sum[t][v] = load_first(out + t * channels + v * LANES, width - v * LANES);
+    for (int64_t r = 0; r < rows; r++)
+        UNROLL for (int v = 0; v < vectors; v++) {
+            vec own_a = load_first(a + r * stride + v * LANES, width - v * LANES);
+            vec own_g = load_first(g + r * stride + v * LANES, width - v * LANES);
+            UNROLL for (int t = 0; t < count; t++) sum[t][v] += dt[t * ROWS + r] * own_a + w[t * ROWS + r] * own_g;
+        }
+    UNROLL for (int t = 0; t < count; t++)
+        UNROLL for (int v = 0; v < vectors; v++)
+            memcpy(out + t * channels + v * LANES, &sum[t][v], low(LANES, width - v * LANES) * sizeof(float));
 }
 
 /* out[n][channels] += dt[n][rows] @ a[rows][channels] + w[n][rows] @ g[rows][channels]; rows of a and g lie stride apart */
 static void spread(float *out, const float *dt, const float *w, const float *a, const float *g, int64_t rows, int64_t stride,
                    int64_t n, int64_t channels)
 {
-    for (int64_t c = 0; c < channels; c += LANES) {
-        int64_t t = 0;
-        for (; t + 4 <= n; t += 4)
-            spread_some(4, out + t * channels + c, dt + t * ROWS, w + t * ROWS, a + c, g + c, rows, stride, channels, channels - c);
-        for (; t < n; t++)
-            spread_some(1, out + t * channels + c, dt + t * ROWS, w + t * ROWS, a + c, g + c, rows, stride, channels, channels - c);
+#define SPREAD(COUNT, VECS, WIDTH) \
+    spread_some(COUNT, VECS, out + t * channels + c, dt + t * ROWS, w + t * ROWS, a + c, g + c, rows, stride, channels, WIDTH)
+    for (int64_t c = 0; c < channels; c += 2 * LANES) {
+        int64_t t = 0, width = channels - c;
+        if (width >= 2 * LANES) {
+            for (; t + 4 <= n; t += 4) SPREAD(4, 2, 2 * LANES);
+            for (; t < n; t++) SPREAD(1, 2, 2 * LANES);
+            continue;
+        }
+        for (; t < n; t++) {
+            SPREAD(1, 1, low(width, LANES));
+            if (width > LANES) spread_some(1, 1, out + t * channels + c + LANES, dt + t * ROWS, w + t * ROWS, a + c + LANES,
+                                           g + c + LANES, rows, stride, channels, width - LANES);
+        }
     }
+#undef SPREAD
 }
 
 /* to[c][r] = from[r][c] */
@@ -422,9 +440,6 @@ static void backward(int64_t C, int64_t level, const line *l, block *b)
 
 /* ---------------------------------------------------------------------------------------------- panels of a block */
 
-INLINE int64_t low(int64_t a, int64_t b) { return a < b ? a : b; }
-INLINE int64_t high(int64_t a, int64_t b) { return a > b ? a : b; }
-INLINE int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 INLINE int64_t inner_size(const task *k) { return k->has_inner ? k->inner : TILE; } /* without: one tile of zeros */
 INLINE int64_t panels_size(const task *k) { return (k->outer + inner_size(k)) * ROWS; }
 INLINE int64_t part_size(const task *k, const part *x)
