@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._library.custom_ops import CustomOpDef
+from torch.utils.flop_counter import register_flop_formula
+
+Shape = torch.Size
 
 Read = Callable[[Tensor, list[Tensor], Tensor, Tensor | None], tuple[Tensor, Tensor]]
 """(absorbed queries, collapsed parts, rstd, mask) -> (weighted sums, log-sum-exp): what each implementation provides."""
@@ -24,6 +28,12 @@ def batch_size(*inputs: Tensor | None) -> torch.Size:
     """`(B,)`: what the first dimensions of all inputs broadcast to."""
     sizes: torch.Size = torch.broadcast_shapes(*(x.shape[:1] for x in inputs if x is not None))
     return sizes
+
+
+def _products(queries: Shape, parts: list[Shape], rstd: Shape, mask: Shape | None) -> int:
+    """Floating-point operations of one product of all rows with all parts, each at its own shape."""
+    batch = max(shape[0] for shape in (queries, rstd, *parts, *([] if mask is None else [mask])))
+    return int(2 * batch * queries[1] * sum(prod(shape[1:]) for shape in parts))
 
 
 def connect(read: CustomOpDef, backward: CustomOpDef) -> None:
@@ -62,6 +72,26 @@ def connect(read: CustomOpDef, backward: CustomOpDef) -> None:
     ) -> list[Tensor]:
         tensors = [queries, *parts, rstd]
         return [x.new_empty(x.shape) for x, need in zip(tensors, needs, strict=True) if need]
+
+    @register_flop_formula(read._opoverload.overloadpacket)
+    def _(
+        queries: Shape, parts: list[Shape], rstd: Shape, mask: Shape | None, *, out_shape: object = None, **_: object
+    ) -> int:
+        return 2 * _products(queries, parts, rstd, mask)
+
+    @register_flop_formula(backward._opoverload.overloadpacket)
+    def _(
+        grad_sums: Shape,
+        grad_lse: Shape,
+        queries: Shape,
+        parts: list[Shape],
+        rstd: Shape,
+        mask: Shape | None,
+        *_: object,
+        **__: object,
+    ) -> int:
+        # Scores again, their gradient, and what flows to queries and parts.
+        return 4 * _products(queries, parts, rstd, mask)
 
     read.register_fake(fake_read)
     backward.register_fake(fake_backward)
