@@ -140,6 +140,12 @@ class Encoder(nn.Module):
         self._run(tokens, observe=lambda layer, latents: weights.append(layer.attention.weights(latents, tokens)))
         return weights
 
+    def explain_attention(self, tokens: Sequence[Tokens]) -> str:
+        """Form and implementation of cross-attention for such tokens, and why, in a few words for tables."""
+        first = self.cross_attends[0]
+        assert isinstance(first, CrossAttend)
+        return first.attention.explain(tokens, num_queries=self.num_latents)
+
     def _run(self, tokens: Sequence[Tokens], *, observe: Callable[[CrossAttend, Tensor], None] | None) -> Tensor:
         # (1, N, D): the latents are not copied per sample before they differ.
         latents = self.latents[None]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from perceiver.attention.choice import factored_is_cheaper
 from perceiver.attention.dense import dense_attention, dense_weights
 from perceiver.attention.factored import factored_attention
+from perceiver.attention.implementations import implementation
 from perceiver.attention.projection import (
     TokenProjection,
     check_heads,
@@ -98,6 +99,15 @@ class CrossAttention(nn.Module):
             v_channels=self.output.in_features,
         )
         return "factored" if cheaper else "dense"
+
+    def explain(self, blocks: Sequence[Tokens], *, num_queries: int) -> str:
+        """The form and the implementation that compute this for such tokens, and why, in a few words for tables."""
+        form = self.form(blocks, num_queries=num_queries)
+        why = "the cheaper form for these shapes" if self.attention == "auto" else "as configured"
+        if form == "dense":
+            return f"dense, {why}; scaled_dot_product_attention"
+        chosen = implementation(blocks[0].device, self.query.weight.dtype)
+        return f"factored, {why}; {chosen.name} code ({chosen.reason})"
 
     def weights(
         self, queries: Float[Tensor, "batch_or_1 queries channels"], blocks: Sequence[Tokens]

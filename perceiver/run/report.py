@@ -46,6 +46,7 @@ def print_model(model: Perceiver, loader: Iterable[Batch], device: torch.device)
     table.add_row("head", type(model.head).__name__, f"{_count(model.head):,}", shape)
     console.print(table)
     console.print(f"Estimated FLOPs, forward, one sample: {_engineering(flops)} ({FLOPS_NOTE})", soft_wrap=True)
+    console.print(f"Cross-attention: {model.encoder.explain_attention(list(tokens.values()))}", soft_wrap=True)
     console.print(f"Device: {device}", soft_wrap=True)
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from perceiver import Fourier, Tokens
 from perceiver.attention import CrossAttend, CrossAttention
@@ -106,3 +107,24 @@ def test_residual_can_be_left_out() -> None:
     dead = layer(torch.randn(1, 3, 4), [Tokens(parts=(torch.randn(1, 5, 6),), mask=mask)])
     # Nothing read, nothing added: every query comes out alike.
     torch.testing.assert_close(dead[:, 0], dead[:, 1])
+
+
+def test_choice_is_explained_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = [image_tokens(1, 12, 8)]
+    auto = CrossAttention(query_channels=16, token_channels=tokens[0].channels)
+    assert "the cheaper form" in auto.explain(tokens, num_queries=4)
+    dense = CrossAttention(query_channels=16, token_channels=tokens[0].channels, attention="dense")
+    assert dense.explain(tokens, num_queries=4) == "dense, as configured; scaled_dot_product_attention"
+    factored = CrossAttention(query_channels=16, token_channels=tokens[0].channels, attention="factored").double()
+    assert factored.explain(tokens, num_queries=4) == "factored, as configured; eager code (no native code for float64)"
+
+
+def test_flops_of_the_factored_form_are_counted() -> None:
+    tokens = [image_tokens(2, 12, 8)]
+    attention = CrossAttention(query_channels=16, token_channels=37, attention="factored")
+    with FlopCounterMode(display=False) as counter:
+        attention(torch.randn(2, 4, 16), tokens)
+    # Scores and weighted sums: 2 samples x 4 rows, over 144 pixels of 3 channels, 12 rows and 12 columns of 17.
+    inner = 2 * 2 * 2 * 4 * (144 * 3 + 12 * 17 + 12 * 17)
+    # Queries (16 to 37), absorption and values (37 to 37), output (37 to 16), for 2 x 4 rows.
+    assert counter.get_total_flops() == inner + 2 * 2 * 4 * (16 * 37 + 37 * 37 + 37 * 37 + 37 * 16)
