@@ -23,7 +23,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Pat
 
 def test_wheel_carries_configuration_kernel_source_and_command(installed: Path, repository: Path) -> None:
     shipped = {path.relative_to(repository / "conf") for path in (repository / "conf").rglob("*.yaml")}
-    assert {path.relative_to(installed / "perceiver/conf") for path in (installed / "perceiver/conf").rglob("*.yaml")} == shipped
+    carried = installed / "perceiver/conf"
+    assert {path.relative_to(carried) for path in carried.rglob("*.yaml")} == shipped
     assert (installed / "perceiver/attention/native/kernel.c").is_file()
     assert (installed / "perceiver/py.typed").is_file()
     (entry_points,) = installed.glob("*.dist-info/entry_points.txt")

@@ -98,7 +98,7 @@ def test_a_run_says_what_it_does(tmp_path: Path) -> None:
     assert finished.err == "", "a run without problems warns of nothing"
     for words in (
         "adapters.image",
-        "64 tokens × 67",
+        "64 tokens × 19",
         "Estimated FLOPs",
         "epoch 2/2  train/loss",
         "Validation accuracy",
