@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -10,9 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from perceiver.run.errors import DiskFullError, free_bytes
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from perceiver.run.errors import FULL, DiskFullError, free_bytes
 
 
 @contextmanager
@@ -50,7 +47,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def _is_full(error: BaseException | None) -> bool:
     """Whether an error, or what it came from, says that the disk is full."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in FULL:
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 # Their messages are sentences of their own; for others the type says half of it.
 _SELF_EXPLANATORY = (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 FULL_ERROR = "PERCEIVER_FULL_ERROR"
 """The user's HYDRA_FULL_ERROR; the variable itself is always 1 while a job runs, see `perceiver.run.main`."""
@@ -72,7 +72,7 @@ def one_line(error: BaseException) -> str:
         place = f" (at {unknown.group(2)})" if unknown.group(2) else ""
         return f"_target_={unknown.group(1)}{place}: there is no such class or function; check the name and its package."
     error = _innermost(error)
-    if isinstance(error, OSError) and error.errno in _FULL and not isinstance(error, DiskFullError):
+    if isinstance(error, OSError) and error.errno in FULL and not isinstance(error, DiskFullError):
         place = error.filename or "a file of the run directory"
         return f"no space left on the device while writing {place}; free some, or set hydra.run.dir=DIR on another disk."
     message = str(error)
