@@ -74,22 +74,27 @@ def normalised_tokens(
     blocks: Sequence[Tokens], projection: TokenProjection
 ) -> tuple[Float[Tensor, "batch tokens channels"], Bool[Tensor, "batch tokens"] | None]:
     """All blocks multiplied out, joined along the tokens and normalised, with their joint mask (None: all valid)."""
-    dense = [block.dense().to(projection.norm.weight.dtype) for block in blocks]
+    return projection.norm(joint_tokens(blocks, projection.norm.weight.dtype)), joint_mask(blocks)
+
+
+def joint_tokens(blocks: Sequence[Tokens], dtype: torch.dtype) -> Float[Tensor, "batch tokens channels"]:
+    """All blocks multiplied out and joined along the tokens."""
+    dense = [block.dense().to(dtype) for block in blocks]
     batch = max(block.shape[0] for block in dense)
-    joined = torch.cat([block.expand(batch, -1, -1) for block in dense], dim=1) if len(dense) > 1 else dense[0]
+    return torch.cat([block.expand(batch, -1, -1) for block in dense], dim=1) if len(dense) > 1 else dense[0]
+
+
+def joint_mask(blocks: Sequence[Tokens]) -> Bool[Tensor, "batch tokens"] | None:
+    """Which of the joined tokens are valid; None if all are."""
     masks = [block.dense_mask() for block in blocks]
-    mask = None
-    if any(own is not None for own in masks):
-        mask = torch.cat(
-            [
-                (torch.ones(1, tokens.shape[1], dtype=torch.bool, device=tokens.device) if own is None else own).expand(
-                    batch, -1
-                )
-                for own, tokens in zip(masks, dense, strict=True)
-            ],
-            dim=1,
-        )
-    return projection.norm(joined), mask
+    if all(own is None for own in masks):
+        return None
+    batch = max(block.batch for block in blocks)
+    filled = [
+        torch.ones(1, block.num_tokens, dtype=torch.bool, device=block.device) if own is None else own
+        for own, block in zip(masks, blocks, strict=True)
+    ]
+    return torch.cat([own.expand(batch, -1) for own in filled], dim=1)
 
 
 def _padded_linear(x: Tensor, layer: torch.nn.Linear, num_heads: int, width: int) -> Tensor:

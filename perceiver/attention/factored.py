@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from perceiver.attention.absorbed import absorb, project
 from perceiver.attention.implementations import implementation
 from perceiver.attention.projection import TokenProjection
 from perceiver.attention.reading import Read
@@ -46,14 +47,14 @@ def factored_attention(
         dtype = torch.promote_types(dtype, query.dtype)
         read = implementation(query.device, dtype).read if read is None else read
         num_heads = query.shape[1]
-        absorbed = _absorb(query.to(dtype), projection)
+        absorbed = absorb(query.to(dtype), projection)
         results = []
         for block in blocks:
             plane = collapse(block, dtype=dtype, eps=projection.norm.eps)
             results.append(read(absorbed.flatten(1, 2), list(plane.parts), plane.rstd, plane.mask))
         sums, found = _merge(results, masked=any(block.mask is not None for block in blocks))
         sums = sums.reshape(sums.shape[0], num_heads, -1, sums.shape[-1])
-        out = _project(sums, projection)
+        out = project(sums, projection)
         if found is not None:
             out = torch.where(found.reshape(*sums.shape[:3], 1), out, out.new_zeros(()))
         return out
@@ -148,34 +149,6 @@ def _moments(part: Tensor) -> tuple[Tensor, Tensor]:
     channels = part.unbind(-1)
     mean = reduce(torch.add, channels) / len(channels)
     return mean, reduce(torch.add, ((channel - mean).square() for channel in channels))
-
-
-def _absorb(query: Tensor, projection: TokenProjection) -> Tensor:
-    """Queries `(b, h, N, d)` through the key projection and the norm's weight, centred: `(b, h, N, C)`."""
-    num_heads, width = query.shape[1], query.shape[-1]
-    weight = projection.key.weight.to(query.dtype) * projection.norm.weight.to(query.dtype)
-    weight = (weight - weight.mean(dim=-1, keepdim=True)) * width**-0.5
-    return _per_head(query, weight.reshape(num_heads, width, -1))
-
-
-def _project(sums: Tensor, projection: TokenProjection) -> Tensor:
-    """Weighted sums of tokens `(B, h, N, C)` through the norm's affine map and the value projection: `(B, h, N, dv)`."""
-    num_heads = sums.shape[1]
-    weight, bias = projection.value.weight.to(sums.dtype), projection.value.bias.to(sums.dtype)
-    # Fold the affine map of the norm and the centring into the value weights: (W g) centred, and W b + bias.
-    scaled = weight * projection.norm.weight.to(sums.dtype)
-    scaled = scaled - scaled.mean(dim=-1, keepdim=True)
-    # The softmax drops the key bias. Its gradient is zero, but must be there: data-parallel training waits for it.
-    constant = weight @ projection.norm.bias.to(sums.dtype) + bias + 0.0 * projection.key.bias.sum()
-    heads = scaled.reshape(num_heads, -1, scaled.shape[-1])
-    return _per_head(sums, heads.transpose(1, 2)) + constant.reshape(num_heads, 1, -1)
-
-
-def _per_head(x: Tensor, weight: Tensor) -> Tensor:
-    """`(b, h, N, i)` times `(h, i, o)` -> `(b, h, N, o)`, as h large products instead of b * h small ones."""
-    batch, num_heads, rows, width = x.shape
-    product = x.transpose(0, 1).reshape(num_heads, batch * rows, width) @ weight
-    return product.reshape(num_heads, batch, rows, -1).transpose(0, 1)
 
 
 def _merge(results: Sequence[tuple[Tensor, Tensor]], *, masked: bool) -> tuple[Tensor, Tensor | None]:

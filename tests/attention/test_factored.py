@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from attention_cases import Layout, build, converted, layouts, leaves
+from attention_cases import Layout, build, check_in_float32, check_in_float64, converted, layouts, projection, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -15,67 +15,19 @@ from perceiver.attention import eager as eager_module
 from perceiver.attention.dense import dense_attention
 from perceiver.attention.eager import read_tokens
 from perceiver.attention.factored import factored_attention
-from perceiver.attention.projection import TokenProjection
 from perceiver.positions import grid_coordinates
-
-
-def projection(channels: int, heads: int, dtype: torch.dtype = torch.float64) -> TokenProjection:
-    """Weights with nothing at its neutral value: norm weights, norm biases and all biases random."""
-    weights = TokenProjection(token_channels=channels, qk_channels=2 * heads, v_channels=3 * heads)
-    for parameter in weights.parameters():
-        torch.nn.init.normal_(parameter)
-    return weights.to(dtype)
-
-
-def run(form: object, query: Tensor, blocks: list[Tokens], weights: TokenProjection) -> tuple[Tensor, list[Tensor]]:
-    """Output, and gradients of a fixed functional of it to queries, parts and weights."""
-    out = form(query, blocks, weights)  # type: ignore[operator]
-    functional = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).reshape(out.shape)
-    inputs = [query, *leaves(blocks), *weights.parameters()]
-    grads = torch.autograd.grad((out * functional).sum(), inputs, allow_unused=True)
-    return out, [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, grads, strict=True)]
 
 
 @given(layouts(offsets=(0.0, 3.0)), st.integers(1, 3), st.integers(1, 5), st.booleans())
 @settings(max_examples=150)
 def test_equals_the_dense_formula_in_float64(plan: list[Layout], heads: int, rows: int, shared: bool) -> None:
-    torch.manual_seed(plan[0].seed)
-    blocks = build(plan)
-    batch = max(block.batch for block in blocks)
-    weights = projection(blocks[0].channels, heads)
-    query = torch.randn(1 if shared else batch, heads, rows, 2, dtype=torch.float64, requires_grad=True)
-    expected, expected_grads = run(dense_attention, query, blocks, weights)
-    out, grads = run(factored_attention, query, blocks, weights)
-    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
-    largest = max(float(grad.abs().max()) for grad in expected_grads)
-    for grad, other in zip(grads, expected_grads, strict=True):
-        torch.testing.assert_close(grad, other, rtol=1e-10, atol=1e-10 * max(1.0, largest))
+    check_in_float64(factored_attention, plan, heads=heads, rows=rows, shared=shared)
 
 
 @given(layouts(), st.integers(1, 2), st.integers(1, 4))
 @settings(max_examples=100)
 def test_float32_is_as_accurate_as_the_dense_form(plan: list[Layout], heads: int, rows: int) -> None:
-    torch.manual_seed(plan[0].seed)
-    blocks = build(plan)
-    query = torch.randn(1, heads, rows, 2).double().requires_grad_()
-    single = TokenProjection(token_channels=blocks[0].channels, qk_channels=2 * heads, v_channels=3 * heads)
-    exact_weights = projection(blocks[0].channels, heads)
-    single.load_state_dict(exact_weights.state_dict())
-    exact_weights.load_state_dict(single.state_dict())
-    exact, exact_grads = run(dense_attention, query, blocks, exact_weights)
-    errors = {}
-    for name, form in {"dense": dense_attention, "factored": factored_attention}.items():
-        own = query.detach().float().requires_grad_()
-        out, grads = run(form, own, converted(blocks, torch.float32), single)
-        errors[name] = float((out - exact).detach().abs().max() / exact.detach().abs().max().clamp(min=1.0))
-        assert all(bool(grad.isfinite().all()) for grad in grads)
-        # Gradients that are exactly zero come out as rounding noise in every form: measure against the largest.
-        largest = max(1.0, *(float(grad.abs().max()) for grad in exact_grads))
-        errors[name + " gradients"] = max(
-            float((grad - other).abs().max()) / largest for grad, other in zip(grads, exact_grads, strict=True)
-        )
-    assert errors["factored"] <= 2 * errors["dense"] + 1e-6
-    assert errors["factored gradients"] <= 2 * errors["dense gradients"] + 1e-6
+    check_in_float32(factored_attention, plan, heads=heads, rows=rows)
 
 
 def test_large_offset_of_all_parts_costs_no_accuracy() -> None:
