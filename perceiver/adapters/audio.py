@@ -103,6 +103,8 @@ class LogMelFrames(nn.Module):
         min_hertz, max_hertz: the range of the mel bands; None is half the sample rate.
         epsilon: added to the power before the logarithm; silence becomes log(epsilon).
         mean, std: of log-mel values in the training data; tokens hold `(log(power + epsilon) - mean) / std`.
+        augment: what happens to the normalised spectrum `(B, audio_channels, num_mels, T)` in training, such as
+            `SpectrumMasking`; it must return another of the same shape, unchanged in evaluation mode.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class LogMelFrames(nn.Module):
         epsilon: float = 1e-6,
         mean: float = 0.0,
         std: float = 1.0,
+        augment: nn.Module | None = None,
     ) -> None:
         super().__init__()
         _require_positive(self, audio_channels=audio_channels, duration_seconds=duration_seconds)
@@ -136,6 +139,7 @@ class LogMelFrames(nn.Module):
             mean=mean,
             std=std,
         )
+        self.augment = augment
         self.position = position
         self.channels = audio_channels * num_mels + position.channels
 
@@ -147,7 +151,8 @@ class LogMelFrames(nn.Module):
         Arguments and errors as in `WaveformFrames`; a hop with any valid sample is valid.
         """
         x, mask = _checked_waveform(x, mask, audio_channels=self.audio_channels, adapter=type(self).__name__)
-        content = self.log_mel(x).permute(0, 3, 1, 2).flatten(2)
+        spectrum = self.log_mel(x) if self.augment is None else self.augment(self.log_mel(x))
+        content = spectrum.permute(0, 3, 1, 2).flatten(2)
         times = _frame_times(content.shape[1], self.log_mel.step_seconds, self.duration_seconds, x.device)
         token_mask = None if mask is None else patch_mask(mask, (self.log_mel.hop,))
         return Tokens(parts=(content, *self.position((times,))), mask=token_mask)
@@ -158,7 +163,7 @@ class LogMelBins(nn.Module):
 
     Args:
         audio_channels, sample_rate, num_mels, window_seconds, hop_seconds, duration_seconds, min_hertz,
-            max_hertz, epsilon, mean, std: as in `LogMelFrames`.
+            max_hertz, epsilon, mean, std, augment: as in `LogMelFrames`.
         position: encoding of two coordinates: the time of the middle of the hop, and the mel band from -1
             (lowest) to 1 (highest).
     """
@@ -178,6 +183,7 @@ class LogMelBins(nn.Module):
         epsilon: float = 1e-6,
         mean: float = 0.0,
         std: float = 1.0,
+        augment: nn.Module | None = None,
     ) -> None:
         super().__init__()
         _require_positive(self, audio_channels=audio_channels, duration_seconds=duration_seconds)
@@ -194,6 +200,7 @@ class LogMelBins(nn.Module):
             mean=mean,
             std=std,
         )
+        self.augment = augment
         self.position = position
         self.channels = audio_channels + position.channels
 
@@ -205,7 +212,8 @@ class LogMelBins(nn.Module):
         Arguments and errors as in `WaveformFrames`; a hop with any valid sample is valid.
         """
         x, mask = _checked_waveform(x, mask, audio_channels=self.audio_channels, adapter=type(self).__name__)
-        content = self.log_mel(x).permute(0, 3, 2, 1)
+        spectrum = self.log_mel(x) if self.augment is None else self.augment(self.log_mel(x))
+        content = spectrum.permute(0, 3, 2, 1)
         num_frames, num_mels = content.shape[1:3]
         times = _frame_times(num_frames, self.log_mel.step_seconds, self.duration_seconds, x.device)
         _, bands = grid_coordinates((1, num_mels), device=x.device)

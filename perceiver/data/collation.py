@@ -1,0 +1,95 @@
+"""From samples to the batches that a model trains on: collated, augmented with parameters per sample, normalised."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perceiver.batch import Batch, Collate, Sample
+from perceiver.preprocessing import normalise
+
+Augment = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+"""`(B, …)` and its mask (`(B, *grid)`, True is valid, or None) to the same, changed; sizes of the grid may change.
+
+It draws for every sample anew, from torch's global generator, so that `seed` makes runs repeatable; worker processes have
+seeds of their own. Whether a sample is present at all stays as it was.
+"""
+
+
+class AugmentedCollate:
+    """What a DataLoader calls with samples: `perceiver.batch.Collate`, then `augment`, then the spec's normalisation.
+
+    Args:
+        modality: the one that is augmented and normalised.
+        spec: of the data; see `LabelledDataModule.spec`.
+        augment: transforms by name, applied in this order; None or an entry of None for none.
+
+    Raises:
+        TypeError: an entry of `augment` cannot be called, or `augment` is no mapping.
+    """
+
+    def __init__(
+        self, *, modality: str, spec: Mapping[str, Any], augment: Mapping[str, Augment | None] | None = None
+    ) -> None:
+        if augment is not None and not isinstance(augment, Mapping):
+            raise TypeError(
+                f"data.augment: expected a mapping from a name of your choice to a transform, got {type(augment).__name__}."
+            )
+        self.modality = modality
+        self.facts = spec["modalities"][modality]
+        self.collate = Collate(modalities=spec["modalities"])
+        self.augment = {name: one for name, one in (augment or {}).items() if one is not None}
+        for name, one in self.augment.items():
+            if not callable(one):
+                raise TypeError(f"data.augment.{name}: expected a transform to call or null, got {type(one).__name__}.")
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """B samples -> Batch. Errors as in `Collate`."""
+        batch = self.collate(samples)
+        x, mask = batch.inputs[self.modality], batch.masks.get(self.modality)
+        assert isinstance(x, Tensor)
+        for transform in self.augment.values():
+            x, mask = transform(x, mask)
+        batch.inputs[self.modality] = normalise(x, self.facts)
+        if mask is not None:
+            batch.masks[self.modality] = mask
+        return batch
+
+    def check(self, sample: Sample) -> None:
+        """Tries the transforms on one sample, so that one that does not fit is reported before training starts.
+
+        Raises:
+            TypeError: a transform returns something else than a float tensor and a boolean mask or None.
+            ValueError: it changes the number of samples, or the mask does not go with the tensor.
+        """
+        batch = self.collate([sample, sample])
+        x, mask = batch.inputs[self.modality], batch.masks.get(self.modality)
+        with torch.random.fork_rng(devices=[]):
+            for name, transform in self.augment.items():
+                x, mask = self._checked(name, transform(x, mask), before=x)  # type: ignore[arg-type]
+
+    def _checked(self, name: str, result: Any, *, before: Any) -> tuple[Tensor, Tensor | None]:
+        fits = isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor)
+        if not fits or not result[0].is_floating_point():
+            raise TypeError(f"data.augment.{name}: expected (float tensor, mask or None) in return, got {_kind(result)}.")
+        x, mask = result
+        if mask is not None and (not isinstance(mask, Tensor) or mask.dtype != torch.bool):
+            raise TypeError(f"data.augment.{name}: expected a boolean mask or None, got {_kind(mask)}.")
+        if x.ndim != before.ndim or x.shape[0] != before.shape[0]:
+            raise ValueError(
+                f"data.augment.{name}: turned a batch of shape {tuple(before.shape)} into {tuple(x.shape)}; expected as "
+                "many samples and axes."
+            )
+        grid = x.shape[2:] if self.collate.channel_axes[self.modality] == 0 else x.shape[1:-1]
+        if mask is not None and mask.shape not in (x.shape[:1], x.shape[:1] + grid):
+            raise ValueError(
+                f"data.augment.{name}: returned a mask {tuple(mask.shape)} that does not go with {tuple(x.shape)}."
+            )
+        return x, mask
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "(" + ", ".join(_kind(one) for one in value) + ")"
+    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
