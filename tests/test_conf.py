@@ -150,9 +150,10 @@ def test_data(name: str, data_root: Path) -> None:
 
 @pytest.mark.parametrize("name", GROUPS["experiment"])
 def test_experiments(name: str) -> None:
-    facts = spec("image")
-    model = built(composed(f"experiment={name}"), facts)
-    assert model({"image": INPUTS["image"]}).shape == (2, 3)
+    config = composed(f"experiment={name}")
+    modalities = [str(modality) for modality in config.model.adapters]
+    model = built(config, spec(*modalities))
+    assert model({modality: INPUTS[modality] for modality in modalities}).shape == (2, 3)
 
 
 def test_overfitting_leaves_nothing_that_regularises() -> None:

@@ -1,4 +1,4 @@
-"""What data modules of labelled images in memory have in common: splits, spec, data loaders."""
+"""What data modules of labelled images have in common: splits, spec, data loaders."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -6,58 +6,87 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from perceiver.batch import Sample
-from perceiver.data.images import Augment, Images, LabelledImages, collated
+from perceiver.data.images import Augment, Images, ImageSource, collated
 
 
 class ImageDataModule(LightningDataModule, ABC):
-    """Trains, validates and tests on images that fit in memory. Subclasses read them, this class does the rest.
+    """Trains, validates and tests on labelled images. Subclasses read them, this class does the rest.
 
     Args:
-        class_names: names of the classes 0, 1, ….
+        class_names: names of the classes 0, 1, …; None where the data says: the subclass has `read_class_names`.
         value_range: (smallest, largest) raw pixel value; black and white.
         batch_size: images per batch and process.
-        num_workers: loader processes. 0 is right unless `augment` is slow: a batch takes well under a
-            millisecond.
+        num_workers: loader processes. With images in memory 0 is right unless `augment` is slow: a batch takes well
+            under a millisecond.
         augment: transform of training images, float in [0, 1]; see `perceiver.data.images.Images`. It draws
             from torch's global generator; each worker process has its own seed.
+        balanced_sampling: draw training images with replacement, every class equally often on average; an epoch keeps
+            its length. False: every image once.
+        normalisation: (mean, standard deviation) of the channels, of pixels in [0, 1]; None measures them on the training
+            split.
     """
 
     def __init__(
         self,
         *,
-        class_names: Sequence[str],
+        class_names: Sequence[str] | None,
         value_range: Sequence[int],
         batch_size: int,
         num_workers: int,
         augment: Augment | None,
+        balanced_sampling: bool = False,
+        normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"data.batch_size: expected 1 or more, got {batch_size}.")
         if num_workers < 0:
             raise ValueError(f"data.num_workers: expected 0 (load in the training process) or more, got {num_workers}.")
-        self.class_names = list(class_names)
         self.value_range = list(value_range)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.augment = augment
+        self.balanced_sampling = balanced_sampling
+        self.normalisation = normalisation
+        self._class_names = None if class_names is None else list(class_names)
         self._spec: dict[str, Any] | None = None
-        self._training: LabelledImages | None = None
-        self._validation: LabelledImages | None = None
-        self._test: LabelledImages | None = None
+        self._training: ImageSource | None = None
+        self._validation: ImageSource | None = None
+        self._test: ImageSource | None = None
         self._train_dataset: Images | None = None
 
     @abstractmethod
-    def read_training(self) -> tuple[LabelledImages, LabelledImages]:
-        """The training split and the validation split taken out of it."""
+    def read_training(self) -> tuple[ImageSource, ImageSource]:
+        """The training split and the validation split, which is taken out of it where the data has none."""
 
     @abstractmethod
-    def read_test(self) -> LabelledImages:
+    def read_test(self) -> ImageSource:
         """The test split."""
+
+    def read_class_names(self) -> list[str] | None:
+        """Names of the classes as the data says; None if it does not: a stored spec must."""
+        return None
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes 0, 1, …: given, of the stored spec, or read from the data.
+
+        Raises:
+            RuntimeError: nothing says so.
+        """
+        if self._class_names is None:
+            self._class_names = self.read_class_names()
+        if self._class_names is None:
+            if self._spec is None:
+                raise RuntimeError(f"{type(self).__name__}: neither the data nor a stored spec names the classes.")
+            self._class_names = list(self._spec["target"]["names"])
+        return self._class_names
 
     def setup(self, stage: str | None = None) -> None:
         """Reads what a stage ("fit", "validate", "test", "predict"; None for all) needs, once; makes the spec."""
@@ -75,9 +104,8 @@ class ImageDataModule(LightningDataModule, ABC):
         if self._training is None:
             self._training, self._validation = self.read_training()
         if self._spec is None:
-            mean, deviation = self._training.statistics(value_range=self.value_range)
-            if min(deviation) == 0:
-                raise ValueError("the training images are all of one colour: nothing to normalise or to learn from.")
+            mean, deviation = self._normalisation(self._training)
+            names = self.class_names
             self._spec = {
                 "modalities": {
                     "image": {
@@ -88,9 +116,27 @@ class ImageDataModule(LightningDataModule, ABC):
                         "std": deviation,
                     }
                 },
-                "target": {"kind": "classes", "names": list(self.class_names)},
-                "num_classes": len(self.class_names),
+                "target": {
+                    "kind": "classes",
+                    "names": list(names),
+                    "counts": torch.bincount(self._training.labels, minlength=len(names)).tolist(),
+                },
+                "num_classes": len(names),
             }
+
+    def _normalisation(self, training: ImageSource) -> tuple[list[float], list[float]]:
+        if self.normalisation is not None:
+            mean, deviation = (list(values) for values in self.normalisation)
+            if not len(mean) == len(deviation) == training.shape[0] or min(deviation) <= 0:
+                raise ValueError(
+                    f"data.mean, data.std: expected {training.shape[0]} numbers each, one per channel, deviations above 0; "
+                    f"got {mean} and {deviation}."
+                )
+            return mean, deviation
+        mean, deviation = training.statistics(value_range=self.value_range)
+        if max(deviation) == 0:
+            raise ValueError("the training images are all of one colour: nothing to normalise or to learn from.")
+        return mean, [value or 1.0 for value in deviation]  # a channel that never varies carries nothing
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -113,8 +159,10 @@ class ImageDataModule(LightningDataModule, ABC):
         expected = {
             "modalities": (["image"], sorted(stored.get("modalities", {}))),
             "modalities.image.range": (self.value_range, list(modality.get("range", []))),
-            "target.names": (self.class_names, list(stored.get("target", {}).get("names", []))),
         }
+        own_names = self.read_class_names() if self._class_names is None else self._class_names
+        if own_names is not None:
+            expected["target.names"] = (own_names, list(stored.get("target", {}).get("names", [])))
         if self._spec is not None:
             own_shape = self._spec["modalities"]["image"]["shape"]
             expected["modalities.image.shape"] = (own_shape, list(modality.get("shape", [])))
@@ -125,6 +173,7 @@ class ImageDataModule(LightningDataModule, ABC):
                     "Use the data that the checkpoint was trained on."
                 )
         self._spec = deepcopy(dict(stored))
+        self._class_names = list(self._spec["target"]["names"])
         self._train_dataset = None
 
     def train_dataloader(self) -> DataLoader[Sample]:
@@ -132,7 +181,10 @@ class ImageDataModule(LightningDataModule, ABC):
         if self._train_dataset is None:
             self.setup("fit")
         assert self._train_dataset is not None
-        return self._loader(self._train_dataset, shuffle=True)
+        # Overfitting on one batch needs the same batch every time; Lightning arranges it for plain shuffling only.
+        overfitting = getattr(self.trainer, "overfit_batches", 0) > 0
+        sampler = balanced_sampler(self._train_dataset.images.labels) if self.balanced_sampling and not overfitting else None
+        return self._loader(self._train_dataset, shuffle=sampler is None, sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Batches of the validation split, in order."""
@@ -150,17 +202,26 @@ class ImageDataModule(LightningDataModule, ABC):
         """Batches of the test split, in order."""
         return self.test_dataloader()
 
-    def _evaluation(self, images: LabelledImages | None) -> DataLoader[Sample]:
+    def _evaluation(self, images: ImageSource | None) -> DataLoader[Sample]:
         assert images is not None
         return self._loader(Images(images=images, modality=self.spec["modalities"]["image"]), shuffle=False)
 
-    def _loader(self, dataset: Images, *, shuffle: bool) -> DataLoader[Sample]:
+    def _loader(
+        self, dataset: Images, *, shuffle: bool, sampler: WeightedRandomSampler | None = None
+    ) -> DataLoader[Sample]:
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
             shuffle=shuffle,
+            sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             collate_fn=collated,
         )
+
+
+def balanced_sampler(labels: Int[Tensor, "samples"]) -> WeightedRandomSampler:
+    """Draws as many samples as there are, with replacement, every class that occurs equally often on average."""
+    weights = torch.bincount(labels).to(torch.float64).reciprocal()[labels]
+    return WeightedRandomSampler(weights.tolist(), num_samples=len(labels), replacement=True)

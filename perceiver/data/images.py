@@ -1,12 +1,12 @@
-"""Labelled images held in memory, and the dataset that makes whole batches of them.
+"""Labelled images, held in memory or elsewhere, and the dataset that makes whole batches of them.
 
 A per-sample pipeline (index, convert, normalise, collate) costs more than a small model's training step. Here
-a batch is one gather and a few whole-tensor operations; only a per-sample augmentation brings the loop back.
+a batch is one read and a few whole-tensor operations; only a per-sample augmentation brings the loop back.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int, Shaped
@@ -20,9 +20,31 @@ Augment = Callable[[Tensor], Tensor]
 """A torchvision v2 transform, or anything alike: float `(C, H, W)` in [0, 1] to the same shape; see `Images`."""
 
 
+@runtime_checkable
+class ImageSource(Protocol):
+    """Raw images of one shape with their classes, wherever they come from: memory (`LabelledImages`) or files."""
+
+    @property
+    def labels(self) -> Int[Tensor, "samples"]:
+        """The class of every image, from 0."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+
+    def read(self, index: Int[Tensor, "chosen"]) -> Shaped[Tensor, "chosen channels height width"]:
+        """The raw pixels of some images, by position."""
+
+    def names(self, index: Int[Tensor, "chosen"]) -> list[str]:
+        """What identifies these images, in messages and tables."""
+
+    def statistics(self, *, value_range: Sequence[float]) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of each channel, of pixels scaled from `value_range` to [0, 1]."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelledImages:
-    """Raw images with their classes, as the files have them.
+    """Raw images in memory with their classes, as the files have them.
 
     Args:
         pixels: (samples, C, H, W), any real type.
@@ -48,19 +70,34 @@ class LabelledImages:
             pixels=self.pixels[index], labels=self.labels[index], ids=self.ids, numbers=self.numbers[index]
         )
 
+    def read(self, index: Int[Tensor, "chosen"]) -> Shaped[Tensor, "chosen channels height width"]:
+        """The raw pixels of some images, by position."""
+        return self.pixels[index]
+
+    def names(self, index: Int[Tensor, "chosen"]) -> list[str]:
+        """What identifies these images: `ids` and their numbers."""
+        return [f"{self.ids}/{number}" for number in self.numbers[index].tolist()]
+
     def statistics(self, *, value_range: Sequence[float]) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of each channel, of pixels scaled from `value_range` to [0, 1]."""
-        low, high = value_range
-        total = torch.zeros(self.shape[0], dtype=torch.float64)
-        squares = torch.zeros_like(total)
-        for chunk in torch.split(self.pixels, 1024):  # a float64 copy of a whole set is eight times its size
-            scaled = (chunk.double() - low) / (high - low)
-            total += scaled.sum(dim=(0, 2, 3))
-            squares += scaled.square().sum(dim=(0, 2, 3))
-        count = self.pixels.numel() / self.shape[0]
-        mean = total / count
-        deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
-        return mean.tolist(), deviation.tolist()
+        # A float64 copy of a whole set is eight times its size: by and by.
+        return channel_statistics(torch.split(self.pixels, 1024), value_range=value_range)
+
+
+def channel_statistics(
+    chunks: Iterable[Shaped[Tensor, "_ channels height width"]], *, value_range: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel over all chunks, of pixels scaled from `value_range` to [0, 1]."""
+    low, high = value_range
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for chunk in chunks:
+        scaled = (chunk.double() - low) / (high - low)
+        total = total + scaled.sum(dim=(0, 2, 3))
+        squares = squares + scaled.square().sum(dim=(0, 2, 3))
+        count += chunk.numel() // chunk.shape[1]
+    mean = total / count
+    deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
+    return mean.tolist(), deviation.tolist()
 
 
 class Images(Dataset[Sample]):
@@ -79,7 +116,7 @@ class Images(Dataset[Sample]):
         ValueError: `augment` returns another shape.
     """
 
-    def __init__(self, *, images: LabelledImages, modality: Mapping[str, Any], augment: Augment | None = None) -> None:
+    def __init__(self, *, images: ImageSource, modality: Mapping[str, Any], augment: Augment | None = None) -> None:
         self.images = images
         self.modality = modality
         self.augment = augment
@@ -99,26 +136,25 @@ class Images(Dataset[Sample]):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """A batch of samples, already collated."""
         index = torch.as_tensor(indices)
-        pixels = scale(self.images.pixels[index], self.modality)
+        pixels = scale(self.images.read(index), self.modality)
         if self.augment is not None:
             if getattr(self.augment, "draws_per_image", False):
                 pixels = self.augment(pixels)
             else:
                 pixels = torch.stack([self.augment(image) for image in pixels])
-        numbers = self.images.numbers[index].tolist()
         return Batch(
             inputs={"image": normalise(pixels, self.modality)},
             target=self.images.labels[index],
-            ids=[f"{self.images.ids}/{number}" for number in numbers],
+            ids=self.images.names(index),
         )
 
     def _check_augment(self, augment: Augment) -> None:
         """Tries one image, so that a transform that does not fit is reported before training starts."""
         if not callable(augment):
             raise TypeError(f"data.augment: expected a transform to call or null, got {type(augment).__name__}.")
-        image = scale(self.images.pixels[:1], self.modality)
-        image = image if getattr(augment, "draws_per_image", False) else image[0]
         with torch.random.fork_rng(devices=[]):
+            image = scale(self.images.read(torch.tensor([0])), self.modality)
+            image = image if getattr(augment, "draws_per_image", False) else image[0]
             augmented = augment(image)
         if not isinstance(augmented, Tensor) or not augmented.is_floating_point():
             kind = augmented.dtype if isinstance(augmented, Tensor) else type(augmented).__name__

@@ -1,10 +1,14 @@
-"""Classification: cross-entropy, accuracy and confusion matrix around a model that returns logits."""
+"""Classification: cross-entropy, accuracy and confusion matrix around a model that returns logits.
+
+Targets are class numbers `(B,)`, or shares of the classes `(B, num_classes)`, as MixUp makes them of training batches.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
@@ -19,13 +23,16 @@ from perceiver.tasks.parameter_groups import parameter_groups
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
+Mix = Callable[[Batch], Batch]
+"""Training batch to training batch, targets `(B, num_classes)`: `perceiver.data.mixing.MixUpCutMix`, or anything alike."""
 
 
 class ClassificationTask(LightningModule):
     """Train a model to tell classes apart.
 
     Logs `train/loss`, `train/accuracy`, `train/learning_rate`, and `val/` and `test/` loss and accuracy, one value per
-    epoch. `val_confusion` and `test_confusion` hold the confusion matrix of the last pass, rows the true classes.
+    epoch. `val_confusion` and `test_confusion` hold the confusion matrix of the last pass, rows the true classes. Where a
+    target is shares of classes, accuracy goes by the largest.
 
     Args:
         model: `(inputs, masks) -> (B, num_classes)` logits; its parameters are saved under `model.`.
@@ -33,6 +40,12 @@ class ClassificationTask(LightningModule):
         scheduler: makes the schedule from the optimizer and the number of steps; None keeps the learning rate.
         num_classes: targets are integers in [0, num_classes).
         label_smoothing: of the training loss only, in [0, 1); validation and test report the plain loss.
+        mix: called on every training batch, on its device; validation and test see the data as it is.
+        class_weights: weight of each class in the training loss, which is the weighted mean; "balanced" takes
+            samples / (classes * samples of the class); None weighs all alike.
+        class_counts: training samples of each class, for "balanced"; the data module's spec says them.
+        balanced_accuracy: also log `val/balanced_accuracy` and `test/balanced_accuracy`: the mean over the classes that
+            occur of the share recognised of each.
         checkpoint: plain values that go into checkpoints under the key "perceiver", so that the model can be rebuilt.
     """
 
@@ -44,6 +57,10 @@ class ClassificationTask(LightningModule):
         scheduler: SchedulerFactory | None = None,
         num_classes: int,
         label_smoothing: float = 0.0,
+        mix: Mix | None = None,
+        class_weights: Sequence[float] | Literal["balanced"] | None = None,
+        class_counts: Sequence[int] | None = None,
+        balanced_accuracy: bool = False,
         checkpoint: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -54,6 +71,12 @@ class ClassificationTask(LightningModule):
         self.model = model
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
+        self.mix = mix
+        self.balanced_accuracy = balanced_accuracy
+        # Not in checkpoints: they hold the model, and this follows from configuration and spec.
+        weights = _class_weights(class_weights, class_counts, num_classes)
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", weights, persistent=False)
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._checkpoint = dict(checkpoint) if checkpoint is not None else None
@@ -73,32 +96,47 @@ class ClassificationTask(LightningModule):
         """Check the targets while they are still in main memory: on a GPU a wrong one kills the process without a name.
 
         Raises:
-            ValueError: for a missing target or one outside [0, num_classes); names the sample.
+            ValueError: for a missing target, one outside [0, num_classes), or shares that are none; names the sample.
         """
         if batch.target is None:
             raise ValueError("batch.target: expected one class number per sample, got None; the data has no labels.")
+        if batch.target.is_floating_point():
+            self._check_shares(batch.target, batch.ids)
+            return batch
         outside = (batch.target < 0) | (batch.target >= self.num_classes)
         if bool(outside.any()):
             index = int(outside.nonzero()[0])
-            name = batch.ids[index] if index < len(batch.ids) else f"number {index} of its batch"
             raise ValueError(
-                f"target of sample {name!r}: expected a class number from 0 to {self.num_classes - 1}, got "
-                f"{int(batch.target[index])}. Correct the label, or the class names of the data module's spec."
+                f"target of sample {_name(batch.ids, index)!r}: expected a class number from 0 to {self.num_classes - 1}, "
+                f"got {int(batch.target[index])}. Correct the label, or the class names of the data module's spec."
             )
         return batch
 
+    def on_fit_start(self) -> None:
+        """Give every process but the first a random stream of its own, before the first batch is loaded.
+
+        All processes were seeded alike, so that they build the same model; augmentation, mixing and dropout drawn from the
+        same stream would repeat one another's choices. Loader processes inherit the difference, and the order of samples
+        has a seed of its own.
+        """
+        if self.global_rank > 0:
+            seeds = np.random.SeedSequence([torch.initial_seed(), self.global_rank])
+            torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Smoothed cross-entropy, mean over the batch.
+        """Smoothed cross-entropy of the batch, mixed if so configured; its mean, weighted by class if so configured.
 
         Raises:
             FloatingPointError: as soon as the loss is not finite; what follows would be lost anyway.
         """
+        if self.mix is not None:
+            batch = self.mix(batch)
         logits = self(batch)
         target = self._targets(batch)
-        loss = F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
+        loss = self._training_loss(logits, target)
         if not bool(torch.isfinite(loss)):
             self._stop_at(float(loss.detach()), batch)
-        self.train_accuracy.update(logits.detach(), target)
+        self.train_accuracy.update(logits.detach(), _largest(target))
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(target), prog_bar=True)
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, batch_size=len(target))
         return loss
@@ -123,6 +161,16 @@ class ClassificationTask(LightningModule):
         """Plain cross-entropy, accuracy and confusion matrix of the test data."""
         self._evaluate(batch, "test", self.test_accuracy, self.test_confusion)
 
+    def on_validation_epoch_end(self) -> None:
+        """The balanced accuracy of this pass, if so configured."""
+        if self.balanced_accuracy:
+            self.log("val/balanced_accuracy", _mean_recall(self.val_confusion.compute()))
+
+    def on_test_epoch_end(self) -> None:
+        """The balanced accuracy of this pass, if so configured."""
+        if self.balanced_accuracy:
+            self.log("test/balanced_accuracy", _mean_recall(self.test_confusion.compute()))
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over two parameter groups; the schedule, if any, advances with every step."""
         optimizer = self._optimizer(parameter_groups(self.model))
@@ -146,11 +194,34 @@ class ClassificationTask(LightningModule):
     ) -> None:
         logits = self(batch)
         target = self._targets(batch)
-        accuracy.update(logits, target)
-        confusion.update(logits, target)
+        accuracy.update(logits, _largest(target))
+        confusion.update(logits, _largest(target))
         loss = F.cross_entropy(logits, target)
         self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=len(target), sync_dist=True)
         self.log(f"{stage}/accuracy", accuracy, on_epoch=True, batch_size=len(target), prog_bar=stage == "val")
+
+    def _training_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        if self.class_weights is None:
+            return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
+        # The mean that torch takes is weighted for class numbers, but not for shares of classes: sum and divide.
+        weights = self.class_weights
+        total = F.cross_entropy(logits, target, weight=weights, label_smoothing=self.label_smoothing, reduction="sum")
+        each = target @ weights if target.is_floating_point() else weights[target]
+        return total / each.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+
+    def _check_shares(self, target: Tensor, ids: Sequence[str]) -> None:
+        if target.ndim != 2 or target.shape[1] != self.num_classes:
+            raise ValueError(
+                f"batch.target: expected class numbers (B,), or shares of the classes (B, {self.num_classes}), got "
+                f"floating point of shape {tuple(target.shape)}."
+            )
+        wrong = ((target.sum(dim=1) - 1).abs() > 1e-3) | (target < 0).any(dim=1) | ~target.isfinite().all(dim=1)
+        if bool(wrong.any()):
+            index = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"target of sample {_name(ids, index)!r}: expected shares of the classes, at least 0 and 1 in all, got "
+                f"{target[index].tolist()}."
+            )
 
     @staticmethod
     def _targets(batch: Batch) -> Tensor:
@@ -164,3 +235,45 @@ class ClassificationTask(LightningModule):
             f"rate of {rate:.3g} (samples {', '.join(batch.ids[:3])}, …). Lower optimizer.lr, or set "
             "trainer.gradient_clip_val; checkpoints of earlier epochs are intact."
         )
+
+
+def _class_weights(
+    weights: Sequence[float] | str | None, counts: Sequence[int] | None, num_classes: int
+) -> Tensor | None:
+    """The weight of each class `(num_classes,)`; None weighs all alike."""
+    if weights is None:
+        return None
+    if isinstance(weights, str):
+        if weights != "balanced":
+            raise ValueError(f"task.class_weights: expected null, balanced or a list of numbers, got {weights!r}.")
+        if counts is None or len(counts) != num_classes:
+            raise ValueError(
+                f"task.class_weights=balanced: expected class_counts, the training samples of each of the {num_classes} "
+                f"classes, got {counts}. The data module says them in its spec, target.counts; if it does not, give the "
+                "weights as a list."
+            )
+        samples = torch.tensor(counts, dtype=torch.float32)
+        balanced = samples.sum() / ((samples > 0).sum() * samples)
+        return torch.where(samples > 0, balanced, torch.zeros_like(balanced))  # a class without samples weighs nothing
+    given = torch.tensor([float(weight) for weight in weights])
+    if len(given) != num_classes or not bool(given.isfinite().all()) or bool((given < 0).any()) or not bool(given.sum() > 0):
+        raise ValueError(
+            f"task.class_weights: expected {num_classes} numbers of at least 0, one per class and one of them above 0, got "
+            f"{list(weights)}."
+        )
+    return given
+
+
+def _largest(target: Tensor) -> Tensor:
+    """Class numbers `(B,)`: themselves, or the largest of the shares `(B, num_classes)`."""
+    return target.argmax(dim=1) if target.is_floating_point() else target
+
+
+def _mean_recall(confusion: Tensor) -> Tensor:
+    """Balanced accuracy of a confusion matrix with the true classes in rows: mean recall over classes that occur."""
+    samples = confusion.sum(dim=1)
+    return (confusion.diagonal() / samples.clamp(min=1))[samples > 0].mean()
+
+
+def _name(ids: Sequence[str], index: int) -> str:
+    return ids[index] if index < len(ids) else f"number {index} of its batch"

@@ -51,7 +51,7 @@ def test_spec_describes_the_training_split_and_is_plain() -> None:
     }
     assert image["mean"] == pytest.approx([scaled.mean().item()])
     assert image["std"] == pytest.approx([scaled.std(correction=0).item()])
-    assert module.spec["target"] == {"kind": "classes", "names": ["flat", "steep"]}
+    assert module.spec["target"] == {"kind": "classes", "names": ["flat", "steep"], "counts": [4, 3]}
     assert module.spec["num_classes"] == 2
 
 
@@ -148,6 +148,49 @@ def test_only_training_is_shuffled_and_augmented() -> None:
     assert validation.ids == [f"stripes/validation/{n}" for n in range(3)]
 
 
+def test_a_given_normalisation_is_taken() -> None:
+    module = Stripes(normalisation=([0.25], [0.5]))
+    module.setup("fit")
+    assert module.spec["modalities"]["image"]["mean"] == [0.25]
+    module.setup("test")
+    pixels = torch.cat([batch.inputs["image"] for batch in module.test_dataloader()])
+    torch.testing.assert_close(pixels, (module.images("test", 5).pixels / 9 - 0.25) / 0.5)
+    for wrong in (([0.5], [0.0]), ([0.5, 0.5], [1.0, 1.0])):
+        with pytest.raises(ValueError, match=r"data\.mean, data\.std: expected 1 numbers each"):
+            Stripes(normalisation=wrong).setup("fit")
+
+
+class Lopsided(Stripes):
+    """95 images of the first class for every 5 of the second."""
+
+    def read_training(self) -> tuple[LabelledImages, LabelledImages]:
+        images = self.images("train", 2000)
+        labels = (torch.arange(2000) % 20 == 0).long()
+        return LabelledImages(pixels=images.pixels, labels=labels, ids=images.ids, numbers=images.numbers), images
+
+
+def test_balanced_sampling_shows_every_class_equally_often() -> None:
+    module = Lopsided(balanced_sampling=True, batch_size=100)
+    module.setup("fit")
+    assert module.spec["target"]["counts"] == [1900, 100]
+    batches = list(module.train_dataloader())
+    target = torch.cat([batch.target for batch in batches])
+    assert len(target) == 2000
+    assert 0.45 < target.float().mean() < 0.55
+    shown = [name for batch in batches for name in batch.ids]
+    assert len({name for name, label in zip(shown, target, strict=True) if label == 1}) > 95, "all of the small class"
+    first, second = (next(iter(module.train_dataloader())).ids for _ in range(2))
+    assert first != second
+    assert next(iter(module.val_dataloader())).ids == [f"stripes/train/{n}" for n in range(100)], "evaluation as it is"
+
+
+def test_balanced_sampling_overfits_one_batch_all_the_same() -> None:
+    model = Linear(pixels=6)
+    trainer(overfit_batches=1).fit(model, datamodule=Lopsided(balanced_sampling=True, batch_size=8))
+    assert model.seen[0] == model.seen[1]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
 def test_workers_draw_differently_and_repeatably() -> None:
     def epoch() -> Tensor:
         torch.manual_seed(5)
@@ -164,9 +207,9 @@ def test_workers_draw_differently_and_repeatably() -> None:
 class Linear(LightningModule):
     """The smallest classifier, to see the data module through Lightning's eyes."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, pixels: int = 64) -> None:
         super().__init__()
-        self.layer = nn.Linear(64, 10)
+        self.layer = nn.Linear(pixels, 10)
         self.seen: list[list[str]] = []
 
     def loss(self, batch: Batch) -> Tensor:

@@ -1,14 +1,20 @@
 """The classification task around a linear model."""
 
+import warnings
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from perceiver.batch import Batch, Collate, Sample
 from perceiver.tasks.classification import ClassificationTask
@@ -46,7 +52,7 @@ def samples(count: int = 24) -> list[Sample]:
     ]
 
 
-def loader(items: list[Sample]) -> DataLoader[Any]:
+def loader(items: list[Sample] | Dataset[Sample]) -> DataLoader[Any]:
     return DataLoader(items, batch_size=8, collate_fn=Collate(modalities={"points": {"kind": "points"}}))  # type: ignore[arg-type]
 
 
@@ -104,6 +110,171 @@ def test_label_smoothing_is_for_training_only() -> None:
     plain, smoothed = (float(F.cross_entropy(logits, batch.target, label_smoothing=s)) for s in (0.0, 0.3))
     assert float(logged["val/loss"]) == pytest.approx(plain, rel=1e-5)
     assert float(logged["train/loss"]) == pytest.approx(smoothed, rel=1e-5)
+
+
+def mixed_in_halves(batch: Batch) -> Batch:
+    """Every target three quarters its own class and one quarter the next."""
+    assert batch.target is not None
+    hot = F.one_hot(batch.target, 3).float()
+    return Batch(inputs=batch.inputs, masks=batch.masks, target=0.75 * hot + 0.25 * hot.roll(1, dims=1), ids=batch.ids)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+def test_mixed_targets_reach_the_loss_and_training_only() -> None:
+    learner = task(mix=mixed_in_halves, label_smoothing=0.2, optimizer=partial(torch.optim.SGD, lr=0.0))
+    items = samples()
+    data = loader(items)
+    runner = trainer()
+    runner.fit(learner, data, data)
+    batch = data.collate_fn(items)
+    with torch.no_grad():
+        logits = learner(batch)
+    shares = mixed_in_halves(batch).target
+    assert shares is not None
+    smoothed = 0.8 * shares + 0.2 / 3
+    logged = runner.callback_metrics
+    assert float(logged["train/loss"]) == pytest.approx(float(-(smoothed * logits.log_softmax(1)).sum(1).mean()), rel=1e-5)
+    assert float(logged["val/loss"]) == pytest.approx(float(F.cross_entropy(logits, batch.target)), rel=1e-5)
+    right = float((logits.argmax(1) == batch.target).float().mean())
+    assert float(logged["train/accuracy"]) == pytest.approx(right), "by the larger share, which is the own class"
+    assert float(logged["val/accuracy"]) == pytest.approx(right)
+
+
+def test_shares_of_the_data_itself_are_targets_too() -> None:
+    learner = task()
+    batch = Batch(inputs={"points": torch.rand(2, 4, 3)}, target=torch.tensor([[0.2, 0.8, 0.0], [1.0, 0.0, 0.0]]))
+    assert learner.on_before_batch_transfer(batch, 0) is batch
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ([[0.5, 0.5, 0.0], [0.5, 0.6, 0.0]], r"'bad/7': expected shares .* got \[0\.5"),
+        ([[0.5, 0.5, 0.0], [1.5, -0.5, 0.0]], r"'bad/7': expected shares .* got \[1\.5"),
+        ([[0.5, 0.5, 0.0], [float("nan"), 0.5, 0.5]], r"'bad/7': expected shares .* got \[nan"),
+        ([[0.5, 0.5], [0.5, 0.5]], r"\(B, 3\), got floating point of shape \(2, 2\)"),
+        ([0.5, 0.5], r"\(B, 3\), got floating point of shape \(2,\)"),
+    ],
+)
+def test_shares_that_are_none(target: list[Any], message: str) -> None:
+    batch = Batch(inputs={"points": torch.zeros(2, 1, 3)}, target=torch.tensor(target), ids=["good", "bad/7"])
+    with pytest.raises(ValueError, match=message):
+        task().on_before_batch_transfer(batch, 0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_class_weights_weigh_the_training_loss(smoothing: float) -> None:
+    weights = [3.0, 1.0, 0.5]
+    learner = task(class_weights=weights, label_smoothing=smoothing)
+    logits, target = torch.randn(20, 3), torch.arange(20) % 3
+    expected = F.cross_entropy(logits, target, weight=torch.tensor(weights), label_smoothing=smoothing)
+    torch.testing.assert_close(learner._training_loss(logits, target), expected)
+    hot = F.one_hot(target, 3).float()
+    torch.testing.assert_close(learner._training_loss(logits, hot), expected, msg="shares of one class are that class")
+    shares = 0.5 * hot + 0.5 * hot.roll(1, dims=0)
+    smoothed = (1 - smoothing) * shares + smoothing / 3
+    by_hand = -(smoothed * torch.tensor(weights) * logits.log_softmax(1)).sum() / (shares @ torch.tensor(weights)).sum()
+    torch.testing.assert_close(learner._training_loss(logits, shares), by_hand)
+
+
+def test_balanced_weights_are_those_of_scikit_learn() -> None:
+    counts = [50, 5, 20]
+    labels = np.repeat([0, 1, 2], counts)
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    learner = task(class_weights="balanced", class_counts=counts)
+    assert learner.class_weights is not None
+    np.testing.assert_allclose(learner.class_weights.numpy(), expected, rtol=1e-6)
+    assert all(name.startswith("model.") for name in learner.state_dict())
+    absent = task(class_weights="balanced", class_counts=[50, 0, 20]).class_weights
+    assert absent is not None
+    assert absent[1] == 0
+    np.testing.assert_allclose(absent.numpy()[[0, 2]], [70 / 100, 70 / 40], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"class_weights": "balanced"}, "=balanced: expected class_counts, .* got None"),
+        ({"class_weights": "balanced", "class_counts": [1, 2]}, r"of the 3 classes, got \[1, 2\]"),
+        ({"class_weights": [1.0, 2.0]}, r"expected 3 numbers .* got \[1\.0, 2\.0\]"),
+        ({"class_weights": [1.0, 2.0, -1.0]}, "expected 3 numbers"),
+        ({"class_weights": [1.0, 2.0, float("inf")]}, "expected 3 numbers"),
+        ({"class_weights": [0.0, 0.0, 0.0]}, "one of them above 0"),
+    ],
+)
+def test_class_weights_are_checked(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"task\.class_weights.*{message}"):
+        task(**arguments)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_class_weights_of_another_name() -> None:
+    with pytest.raises(ValueError, match=r"task\.class_weights: expected null, balanced or a list .* 'equal'"):
+        task(class_weights="equal", class_counts=[1, 2, 3])
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+def test_balanced_accuracy_is_that_of_scikit_learn() -> None:
+    """Six samples of class 0, two of class 1, none of class 2; with a model that confuses some of them."""
+    learner = task(balanced_accuracy=True, optimizer=partial(torch.optim.SGD, lr=0.0))
+    items = [Sample(inputs={"points": torch.randn(4, 3)}, target=int(n >= 6), id=f"sample/{n}") for n in range(8)]
+    data = loader(items)
+    runner = trainer()
+    runner.fit(learner, data, data)
+    with torch.no_grad():
+        predicted = learner(data.collate_fn(items)).argmax(1).numpy()
+    truth = np.array([item.target for item in items])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn's, about predicted classes that do not occur
+        expected = balanced_accuracy_score(truth, predicted)
+    assert 0 < expected != np.mean(truth == predicted), "a case that tells the two accuracies apart"
+    assert float(runner.callback_metrics["val/balanced_accuracy"]) == pytest.approx(expected)
+    [result] = runner.test(learner, data, verbose=False)
+    assert result["test/balanced_accuracy"] == pytest.approx(expected)
+
+
+class Drawn(Dataset[Sample]):
+    """Points drawn at random whenever asked, as augmentation draws."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(inputs={"points": torch.rand(4, 3)}, target=index % 3, id=f"{index}")
+
+
+class Remembering(LinearModel):
+    """Keeps what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def forward(self, inputs: dict[str, Tensor], masks: dict[str, Tensor]) -> Tensor:
+        self.seen.append(inputs["points"])
+        return super().forward(inputs, masks)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*no `val_dataloader`.*")
+def test_processes_with_one_seed_draw_differently() -> None:
+    def seen(rank: int) -> Tensor:
+        torch.manual_seed(11)
+        model = Remembering()
+        strategy = SingleDeviceStrategy(device=torch.device("cpu"), accelerator=CPUAccelerator())
+        strategy.global_rank = rank  # this process says it is another one
+        settings: dict[str, Any] = {"enable_checkpointing": False, "enable_progress_bar": False}
+        runner = Trainer(max_epochs=1, strategy=strategy, logger=False, enable_model_summary=False, **settings)
+        runner.fit(task(model=model), loader(Drawn()))
+        return torch.cat(model.seen)
+
+    assert torch.equal(seen(0), seen(0))
+    assert torch.equal(seen(1), seen(1)), "repeatable"
+    drawn = [seen(rank) for rank in range(3)]
+    assert not any(torch.equal(drawn[a], drawn[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+    first = task()
+    state = torch.get_rng_state()
+    first.on_fit_start()
+    assert torch.equal(torch.get_rng_state(), state), "the first process goes on as it was seeded"
 
 
 @pytest.mark.parametrize("wrong", [3, -1])
