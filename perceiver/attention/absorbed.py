@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -16,6 +17,9 @@ from torch import Tensor
 from perceiver.attention.dense import joint_mask, joint_tokens
 from perceiver.attention.projection import TokenProjection
 from perceiver.tokens import Tokens
+
+WIDE = 256
+"""From about here on, matrix products whose width is no multiple of 8 take up to half as long again."""
 
 
 def absorbed_attention(
@@ -57,11 +61,17 @@ def absorb(
 
 
 def project(
-    sums: Float[Tensor, "batch heads queries channels"], projection: TokenProjection
+    sums: Float[Tensor, "batch heads queries channels"],
+    projection: TokenProjection,
+    *,
+    kept: Float[Tensor, "batch heads queries"] | None = None,
 ) -> Float[Tensor, "batch heads queries v"]:
     """Weighted sums of tokens, divided by their standard deviations, through the norm's affine map and the value projection.
 
     The sums need not be centred: the folded weights are.
+
+    Args:
+        kept: the sum of each query's attention weights, where some were dropped; None: 1.
     """
     num_heads = sums.shape[1]
     weight, bias = projection.value.weight.to(sums.dtype), projection.value.bias.to(sums.dtype)
@@ -70,12 +80,19 @@ def project(
     scaled = scaled - scaled.mean(dim=-1, keepdim=True)
     # The softmax drops the key bias. Its gradient is zero, but must be there: data-parallel training waits for it.
     constant = weight @ projection.norm.bias.to(sums.dtype) + bias + 0.0 * projection.key.bias.sum()
-    heads = scaled.reshape(num_heads, -1, scaled.shape[-1])
-    return _per_head(sums, heads.transpose(1, 2)) + constant.reshape(num_heads, 1, -1)
+    constant = constant.reshape(num_heads, 1, -1)
+    heads = scaled.reshape(num_heads, -1, scaled.shape[-1]).transpose(1, 2)
+    return _per_head(sums, heads, constant) if kept is None else _per_head(sums, heads) + kept[..., None] * constant
 
 
-def _per_head(x: Tensor, weight: Tensor) -> Tensor:
-    """`(b, h, N, i)` times `(h, i, o)` -> `(b, h, N, o)`, as h large products instead of b * h small ones."""
-    batch, num_heads, rows, width = x.shape
-    product = x.transpose(0, 1).reshape(num_heads, batch * rows, width) @ weight
-    return product.reshape(num_heads, batch, rows, -1).transpose(0, 1)
+def _per_head(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`(b, h, N, i)` times `(h, i, o)` plus `(h, 1, o)` -> `(b, h, N, o)`, as h large products instead of b * h small ones."""
+    batch, num_heads, rows, _ = x.shape
+    width = weight.shape[-1]
+    if width % 8 and width >= WIDE:
+        weight = F.pad(weight, (0, -width % 8))
+        bias = None if bias is None else F.pad(bias, (0, -width % 8))
+    flat = x.transpose(0, 1).flatten(1, 2)
+    product = flat @ weight if bias is None else torch.baddbmm(bias, flat, weight)
+    out: Tensor = product.unflatten(1, (batch, rows)).transpose(0, 1)[..., :width]
+    return out

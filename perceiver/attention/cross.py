@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from perceiver.attention.choice import factored_is_cheaper
+from perceiver.attention import choice
+from perceiver.attention.absorbed import absorbed_attention
+from perceiver.attention.choice import Shapes, cheapest_form
 from perceiver.attention.dense import dense_attention, dense_weights
 from perceiver.attention.factored import factored_attention
-from perceiver.attention.implementations import implementation
+from perceiver.attention.implementations import Implementation, implementation
 from perceiver.attention.projection import (
     TokenProjection,
     check_heads,
@@ -37,7 +40,7 @@ class CrossAttention(nn.Module):
         qk_channels: width of queries and keys, all heads together; None takes `token_channels`, as the papers do.
         v_channels: width of the values, all heads together; None takes `qk_channels`.
         dropout: probability of dropping an attention weight in training.
-        attention: `auto` takes the cheapest form, `factored` and `dense` force one. All forms compute the same function.
+        attention: `auto` takes the cheapest form (see `choice.py`), `factored` and `dense` force one. All forms compute the same function.
     """
 
     def __init__(
@@ -76,38 +79,53 @@ class CrossAttention(nn.Module):
         """
         query = self._query(queries, blocks)
         dropout = self.dropout if self.training else 0.0
-        if self.form(blocks, num_queries=queries.shape[1]) == "factored":
-            read = factored_attention(query, blocks, self.tokens)
+        form = self.form(blocks, num_queries=queries.shape[1])
+        if form == "factored":
+            read = factored_attention(query, blocks, self.tokens, dropout=dropout)
+        elif form == "absorbed":
+            read = absorbed_attention(query, blocks, self.tokens)
         else:
             read = dense_attention(query, blocks, self.tokens, dropout=dropout)
         out: Tensor = self.output(merge_heads(read).to(queries.dtype))
         return out
 
-    def form(self, blocks: Sequence[Tokens], *, num_queries: int) -> Literal["factored", "dense"]:
-        """The form that computes this: the forced one, or the cheaper; dense where attention weights are dropped."""
-        if self.dropout and self.training:
-            if self.attention == "factored":
-                raise ValueError("attention: the factored form has no attention dropout; use attention=auto or dropout 0.")
-            return "dense"
+    def form(self, blocks: Sequence[Tokens], *, num_queries: int) -> choice.Form:
+        """The form that computes this: the forced one, or the one of which `choice.py` expects the least time.
+
+        `absorbed`, SDPA with absorbed projections, is a form that `auto` may take; it has no attention dropout.
+        """
         if self.attention != "auto":
             return self.attention
-        cheaper = factored_is_cheaper(
-            blocks,
+        shapes = Shapes(
+            blocks=blocks,
             num_queries=num_queries,
             num_heads=self.num_heads,
             qk_channels=self.query.out_features,
             v_channels=self.output.in_features,
+            training=torch.is_grad_enabled() and self.training,
         )
-        return "factored" if cheaper else "dense"
+        if self._drops():
+            return cheapest_form(shapes, implementation="eager", forms=("dense", "factored"))
+        return cheapest_form(shapes, implementation=self._implementation(blocks).name)
 
     def explain(self, blocks: Sequence[Tokens], *, num_queries: int) -> str:
         """The form and the implementation that compute this for such tokens, and why, in a few words for tables."""
         form = self.form(blocks, num_queries=num_queries)
-        why = "the cheaper form for these shapes" if self.attention == "auto" else "as configured"
+        why = "the cheapest form for these shapes" if self.attention == "auto" else "as configured"
         if form == "dense":
             return f"dense, {why}; scaled_dot_product_attention"
-        chosen = implementation(blocks[0].device, self.query.weight.dtype)
+        if form == "absorbed":
+            return f"absorbed, {why}; scaled_dot_product_attention of the tokens themselves"
+        if self._drops():
+            return f"factored, {why}; eager code (with attention dropout there is no other)"
+        chosen = self._implementation(blocks)
         return f"factored, {why}; {chosen.name} code ({chosen.reason})"
+
+    def _drops(self) -> bool:
+        return self.training and self.dropout > 0
+
+    def _implementation(self, blocks: Sequence[Tokens]) -> Implementation:
+        return implementation(blocks[0].device, self.query.weight.dtype)
 
     def weights(
         self, queries: Float[Tensor, "batch_or_1 queries channels"], blocks: Sequence[Tokens]

@@ -36,12 +36,12 @@ def read_tokens(queries: Tensor, parts: list[Tensor], rstd: Tensor, mask: Tensor
     sums = queries.new_empty(batch, rows, queries.shape[2])
     lse = queries.new_empty(batch, rows)
     split = queries.split([part.shape[-1] for part in parts], dim=-1)
-    for b, r in _chunks(batch, rows, rstd.shape[1] * rstd.shape[2]):
-        scores = _inner_products([_rows(a, b, r) for a in split], [_samples(part, b) for part in parts], rstd.shape[1:])
-        own_rstd = _samples(rstd, b)[:, None]
+    for b, r in chunks(batch, rows, rstd.shape[1] * rstd.shape[2]):
+        scores = inner_products([rows_of(a, b, r) for a in split], [samples_of(part, b) for part in parts], rstd.shape[1:])
+        own_rstd = samples_of(rstd, b)[:, None]
         scores = scores.mul_(own_rstd) if scores.shape[0] >= own_rstd.shape[0] else scores * own_rstd
         if mask is not None:
-            scores = torch.where(_samples(mask, b)[:, None], scores, scores.new_full((), -torch.inf))
+            scores = torch.where(samples_of(mask, b)[:, None], scores, scores.new_full((), -torch.inf))
         flat = scores.flatten(2)
         top = flat.amax(dim=-1, keepdim=True)
         if mask is not None:
@@ -52,7 +52,7 @@ def read_tokens(queries: Tensor, parts: list[Tensor], rstd: Tensor, mask: Tensor
         if mask is not None:
             total.masked_fill_(total == 0, 1.0)
         scores.mul_(own_rstd)
-        marginals = [_marginal(scores, _samples(part, b)) for part in parts]
+        marginals = [marginal(scores, samples_of(part, b)) for part in parts]
         sums[b, r] = torch.cat(marginals, dim=-1) / total
     return sums, lse
 
@@ -87,17 +87,17 @@ def read_tokens_backward(
     lse = torch.where(lse.isneginf(), lse.new_zeros(()), lse)
     split, split_grads = queries.split(widths, dim=-1), grad_sums.split(widths, dim=-1)
     split_queries_grad = queries_grad.split(widths, dim=-1)
-    for b, r in _chunks(batch, rows, grid[0] * grid[1]):
-        own_parts = [_samples(part, b) for part in parts]
-        own_queries = [_rows(a, b, r) for a in split]
-        own_grads = [_rows(g, b, r) for g in split_grads]
-        own_rstd = _samples(rstd, b)[:, None]
-        inner = _inner_products(own_queries, own_parts, grid)
+    for b, r in chunks(batch, rows, grid[0] * grid[1]):
+        own_parts = [samples_of(part, b) for part in parts]
+        own_queries = [rows_of(a, b, r) for a in split]
+        own_grads = [rows_of(g, b, r) for g in split_grads]
+        own_rstd = samples_of(rstd, b)[:, None]
+        inner = inner_products(own_queries, own_parts, grid)
         scores = inner * own_rstd
         if mask is not None:
-            scores = torch.where(_samples(mask, b)[:, None], scores, scores.new_full((), -torch.inf))
+            scores = torch.where(samples_of(mask, b)[:, None], scores, scores.new_full((), -torch.inf))
         p = scores.sub(lse[b, r][..., None, None]).exp_()
-        dw = _inner_products(own_grads, own_parts, grid)
+        dw = inner_products(own_grads, own_parts, grid)
         pdw = dw.mul_(p) if dw.shape == p.shape else dw * p
         w = p * own_rstd
         ds = pdw * own_rstd - p * delta[b, r][..., None, None]
@@ -106,7 +106,7 @@ def read_tokens_backward(
         dt = ds.mul_(own_rstd)
         for index, part in enumerate(own_parts):
             if need_queries:
-                _accumulate_rows(split_queries_grad[index], b, r, _marginal(dt, part))
+                _accumulate_rows(split_queries_grad[index], b, r, marginal(dt, part))
             grad = parts_grad[index]
             if grad is not None:
                 _accumulate(grad, b, _spread(dt, own_queries[index], part) + _spread(w, own_grads[index], part))
@@ -118,7 +118,7 @@ def read_tokens_backward(
 connect(read_tokens, read_tokens_backward)
 
 
-def _chunks(batch: int, rows: int, tokens: int) -> Iterator[tuple[slice, slice]]:
+def chunks(batch: int, rows: int, tokens: int) -> Iterator[tuple[slice, slice]]:
     """Slices of samples and rows of about CHUNK scores each: whole samples where they are small, else rows of one sample."""
     samples = max(1, CHUNK // max(rows * tokens, 1))
     count = rows if samples > 1 else max(1, CHUNK // max(tokens, 1))
@@ -127,15 +127,15 @@ def _chunks(batch: int, rows: int, tokens: int) -> Iterator[tuple[slice, slice]]
             yield slice(b, min(b + samples, batch)), slice(r, min(r + count, rows))
 
 
-def _samples(x: Tensor, b: slice) -> Tensor:
+def samples_of(x: Tensor, b: slice) -> Tensor:
     return x if x.shape[0] == 1 else x[b]
 
 
-def _rows(x: Tensor, b: slice, r: slice) -> Tensor:
-    return _samples(x, b)[:, r]
+def rows_of(x: Tensor, b: slice, r: slice) -> Tensor:
+    return samples_of(x, b)[:, r]
 
 
-def _inner_products(rows: Sequence[Tensor], parts: Sequence[Tensor], grid: Sequence[int]) -> Tensor:
+def inner_products(rows: Sequence[Tensor], parts: Sequence[Tensor], grid: Sequence[int]) -> Tensor:
     """sum_p rows_p . part_p, each product at its part's own shape, then broadcast: `(b, r, outer, inner)`, fresh."""
     terms = []
     for row, part in zip(rows, parts, strict=True):
@@ -144,13 +144,13 @@ def _inner_products(rows: Sequence[Tensor], parts: Sequence[Tensor], grid: Seque
     terms.sort(key=lambda term: term.numel())
     total = terms[0]
     for term in terms[1:]:
-        full = torch.broadcast_shapes(total.shape, term.shape)
-        total = term.add_(total) if term.shape == full else total + term
+        covers = all(size != 1 or other == 1 for size, other in zip(term.shape, total.shape, strict=True))
+        total = term.add_(total) if covers else total + term
     full = (*total.shape[:2], *grid)
     return total if total.shape == full else total.expand(full).clone()
 
 
-def _marginal(weights: Tensor, part: Tensor) -> Tensor:
+def marginal(weights: Tensor, part: Tensor) -> Tensor:
     """The sum over tokens of weights `(b, r, outer, inner)` times part: `(b, r, c)`; constant axes are summed first."""
     axes = [axis for axis in (1, 2) if part.shape[axis] == 1 and weights.shape[axis + 1] != 1]
     if axes:

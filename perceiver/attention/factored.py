@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from perceiver.attention.absorbed import absorb, project
+from perceiver.attention.dropped import read_tokens_dropped
 from perceiver.attention.implementations import implementation
 from perceiver.attention.projection import TokenProjection
 from perceiver.attention.reading import Read
@@ -33,30 +34,40 @@ def factored_attention(
     blocks: Sequence[Tokens],
     projection: TokenProjection,
     *,
+    dropout: float = 0.0,
     read: Read | None = None,
 ) -> Float[Tensor, "batch heads queries v"]:
-    """The same function as `dense_attention`, see there for arguments, without dropout.
+    """The same function as `dense_attention`, see there for arguments.
 
     Under autocast everything in here stays float32: it is as fast, and more accurate than the dense form in bfloat16.
 
     Args:
-        read: the implementation of the inner function; None takes the fastest there is, see `implementations.py`.
+        read: the implementation of the inner function; None takes the fastest there is, see `implementations.py`. With
+            dropout there is one only, see `dropped.py`.
     """
     with torch.autocast(query.device.type, enabled=False):
         dtype = reduce(torch.promote_types, (part.dtype for block in blocks for part in block.parts), torch.float32)
         dtype = torch.promote_types(dtype, query.dtype)
-        read = implementation(query.device, dtype).read if read is None else read
         num_heads = query.shape[1]
-        absorbed = absorb(query.to(dtype), projection)
-        results = []
-        for block in blocks:
-            plane = collapse(block, dtype=dtype, eps=projection.norm.eps)
-            results.append(read(absorbed.flatten(1, 2), list(plane.parts), plane.rstd, plane.mask))
-        sums, found = _merge(results, masked=any(block.mask is not None for block in blocks))
-        sums = sums.reshape(sums.shape[0], num_heads, -1, sums.shape[-1])
-        out = project(sums, projection)
+        rows = absorb(query.to(dtype), projection).flatten(1, 2)
+        planes = [collapse(block, dtype=dtype, eps=projection.norm.eps) for block in blocks]
+        masked = any(block.mask is not None for block in blocks)
+        kept = None
+        if dropout:
+            dropped = [
+                read_tokens_dropped(rows, list(plane.parts), plane.rstd, plane.mask, dropout=dropout) for plane in planes
+            ]
+            # What is left of the weights joins like one more channel.
+            results = [(torch.cat([sums, own[..., None]], dim=-1), lse) for sums, lse, own in dropped]
+            sums, found = _merge(results, masked=masked)
+            sums, kept = sums[..., :-1], sums[..., -1].unflatten(1, (num_heads, -1))
+        else:
+            read = implementation(query.device, dtype).read if read is None else read
+            results = [read(rows, list(plane.parts), plane.rstd, plane.mask) for plane in planes]
+            sums, found = _merge(results, masked=masked)
+        out = project(sums.unflatten(1, (num_heads, -1)), projection, kept=kept)
         if found is not None:
-            out = torch.where(found.reshape(*sums.shape[:3], 1), out, out.new_zeros(()))
+            out = torch.where(found.reshape(*out.shape[:3], 1), out, out.new_zeros(()))
         return out
 
 
@@ -99,32 +110,34 @@ def collapse(block: Tokens, *, dtype: torch.dtype, eps: float) -> Plane:
 def _without_offset(parts: tuple[Tensor, ...], mask: Tensor | None) -> tuple[Tensor, ...]:
     """Remove an offset that all channels share; LayerNorm ignores it, float32 does not.
 
-    A lone part is centred token by token. Otherwise one scalar is taken from the parts that the batch shares, so that they
-    stay shared, and only where there are none from each sample: never from its neighbours in the batch. Masked content does
-    not count.
+    A lone part is centred token by token. Otherwise one scalar, the mean of the smallest part, is taken from all of them: in
+    each sample its own, or, where that part is shared by the batch, one for all, so that shared parts stay shared. Which
+    part that is follows from the grid alone, and masked content does not count: a sample's neighbours in the batch never
+    matter. (Their masks would, through a shared part, to rounding; so the offset is zero unless it stands out.)
     """
     if len(parts) == 1:
         return (parts[0] - parts[0].mean(dim=-1, keepdim=True),)
     with torch.no_grad():
-        shared = [part for part in parts if part.shape[0] == 1]
-        sources = shared or list(parts)
-        channels = sum(part.shape[-1] for part in sources)
-        means = [_valid_mean(part, mask) * (part.shape[-1] / channels) for part in sources]
-        offset = reduce(torch.add, means)
+        # Content comes first by custom; of equal parts the last one is the likelier to be shared.
+        smallest = min(reversed(parts), key=lambda part: prod(part.shape[1:]))
+        mean, deviation = _valid_mean_and_deviation(smallest, mask)
+        offset = torch.where(mean.abs() > 8 * deviation, mean, 0.0)
     return tuple(part - offset for part in parts)
 
 
-def _valid_mean(part: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean over grid and channels `(b, 1, …, 1)` of a part with zeros where no valid element sees it."""
+def _valid_mean_and_deviation(part: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over grid and channels `(b, 1, …, 1)` of what valid elements see of a part."""
     axes = tuple(range(1, part.ndim))
     if mask is None:
-        return part.mean(dim=axes, keepdim=True)
+        deviation, mean = torch.std_mean(part, dim=axes, keepdim=True, correction=0)
+        return mean, deviation
     seen = mask[..., None]
     constant = [axis for axis in range(mask.ndim) if part.shape[axis] == 1]
     if constant:
         seen = seen.any(dim=constant, keepdim=True)
-    count = seen.expand(-1, *part.shape[1:-1], -1).sum(dim=axes, keepdim=True) * part.shape[-1]
-    return part.sum(dim=axes, keepdim=True) / count.clamp(min=1)
+    count = (seen.expand(-1, *part.shape[1:-1], -1).sum(dim=axes, keepdim=True) * part.shape[-1]).clamp(min=1)
+    mean = torch.where(seen, part, 0.0).sum(dim=axes, keepdim=True) / count
+    return mean, (torch.where(seen, part - mean, 0.0).square().sum(dim=axes, keepdim=True) / count).sqrt()
 
 
 def _reciprocal_std(parts: Sequence[Tensor], outer: int, inner: int, eps: float) -> Tensor:

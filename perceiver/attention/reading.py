@@ -25,9 +25,8 @@ READ_BACKWARD = (
 
 
 def batch_size(*inputs: Tensor | None) -> torch.Size:
-    """`(B,)`: what the first dimensions of all inputs broadcast to."""
-    sizes: torch.Size = torch.broadcast_shapes(*(x.shape[:1] for x in inputs if x is not None))
-    return sizes
+    """`(B,)`: what the first dimensions of all inputs, B or 1 each, broadcast to."""
+    return torch.Size((next((size for x in inputs if x is not None and (size := x.shape[0]) != 1), 1),))
 
 
 def _products(queries: Shape, parts: list[Shape], rstd: Shape, mask: Shape | None) -> int:
