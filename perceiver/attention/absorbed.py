@@ -86,8 +86,8 @@ def project(
 
 
 def _per_head(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`(b, h, N, i)` times `(h, i, o)` plus `(h, 1, o)` -> `(b, h, N, o)`, as h large products instead of b * h small ones."""
-    batch, num_heads, rows, _ = x.shape
+    """`(b, h, N, i)` times `(h, i, o)` plus `(h, 1, o)` -> `(b, h, N, o)`, as h large products."""
+    batch, rows = x.shape[0], x.shape[2]
     width = weight.shape[-1]
     if width % 8 and width >= WIDE:
         weight = F.pad(weight, (0, -width % 8))

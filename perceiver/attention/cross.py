@@ -40,7 +40,8 @@ class CrossAttention(nn.Module):
         qk_channels: width of queries and keys, all heads together; None takes `token_channels`, as the papers do.
         v_channels: width of the values, all heads together; None takes `qk_channels`.
         dropout: probability of dropping an attention weight in training.
-        attention: `auto` takes the cheapest form (see `choice.py`), `factored` and `dense` force one. All forms compute the same function.
+        attention: `auto` takes the cheapest form (see `choice.py`), `factored` and `dense` force one. All compute the same
+            function.
     """
 
     def __init__(
