@@ -1,8 +1,8 @@
 """Which form of cross-attention is cheapest: a small cost model of shapes alone.
 
 Each form's time is a sum of counts that follow from shapes, each with a cost in nanoseconds. The costs were fitted to
-timings of a few hundred random shapes on one x86 core with AVX-512 in float32 (`benchmarks/sweep.py` checks the choices); other
-processors differ by a factor that is much the same for all forms, and the choice depends on ratios only.
+timings of a few hundred random shapes on one x86 core with AVX-512 in float32 (`benchmarks/sweep.py` checks the choices);
+other processors differ by a factor that is much the same for all forms, and the choice depends on ratios only.
 """
 
 from __future__ import annotations
