@@ -6,7 +6,7 @@ in one call instead, and promises to draw for every image anew.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +75,80 @@ class RandomAffine(nn.Module):
 
     def extra_repr(self) -> str:
         return f"degrees={self.degrees}, translate={self.translate}, scale={self.scale}, shear={self.shear}"
+
+
+class RandomShiftFlip(nn.Module):
+    """Shifts every image by whole pixels and mirrors half of them; what comes in from outside is black.
+
+    The same as `torchvision.transforms.v2.RandomCrop(size, padding=shift)` and `RandomHorizontalFlip`, for a batch in one
+    gather.
+
+    Args:
+        shift: largest shift in pixels, vertical and horizontal; 0 for none.
+        flip: mirror every image left to right with probability one half.
+    """
+
+    draws_per_image = True
+
+    def __init__(self, *, shift: int, flip: bool = True) -> None:
+        super().__init__()
+        if shift < 0:
+            raise ValueError(f"RandomShiftFlip.shift: expected a number of pixels, 0 or more, got {shift}.")
+        self.shift = shift
+        self.flip = flip
+
+    def forward(
+        self, images: Float[Tensor, "*batch channels height width"]
+    ) -> Float[Tensor, "*batch channels height width"]:
+        """One image `(C, H, W)` or a batch `(B, C, H, W)` in, the same shape out."""
+        batch = images.unsqueeze(0) if images.ndim == 3 else images
+        count, channels, height, width = batch.shape
+        padded = F.pad(batch, (self.shift,) * 4)
+        top, left = torch.randint(0, 2 * self.shift + 1, (2, count, 1), device=batch.device)
+        rows = top + torch.arange(height, device=batch.device)
+        columns = left + torch.arange(width, device=batch.device)
+        if self.flip:
+            mirrored = torch.rand(count, 1, device=batch.device) < 0.5
+            columns = torch.where(mirrored, columns.flip(1), columns)
+        sample = torch.arange(count, device=batch.device).view(-1, 1, 1, 1)
+        channel = torch.arange(channels, device=batch.device).view(-1, 1, 1)
+        return padded[sample, channel, rows.view(count, 1, height, 1), columns.view(count, 1, 1, width)].view_as(images)
+
+    def extra_repr(self) -> str:
+        return f"shift={self.shift}, flip={self.flip}"
+
+
+class Chain(nn.Module):
+    """Several transforms, one after the other: whole batches to those that draw per image, single images to the others.
+
+    `torchvision.transforms.v2.Compose` serves as well, but takes single images only, and so do all its members.
+
+    Args:
+        transforms: each float `(C, H, W)` in [0, 1] to the same shape, or with a true attribute `draws_per_image` the same
+            for batches `(B, C, H, W)`.
+    """
+
+    draws_per_image = True
+
+    def __init__(self, *, transforms: Sequence[Callable[[Tensor], Tensor]]) -> None:
+        super().__init__()
+        if not transforms:
+            raise ValueError("Chain.transforms: expected at least one transform, got none; use augment=null.")
+        self.transforms = list(transforms)
+
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """A batch in, the same shape out."""
+        for transform in self.transforms:
+            if getattr(transform, "draws_per_image", False):
+                images = transform(images)
+            else:
+                images = torch.stack([transform(image) for image in images])
+        return images
+
+    def extra_repr(self) -> str:
+        return ", ".join(repr(transform) for transform in self.transforms)
 
 
 def inverse_affine(

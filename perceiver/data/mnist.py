@@ -1,10 +1,12 @@
-"""MNIST: 60,000 + 10,000 handwritten digits of 28 x 28 pixels, from the original IDX files.
+"""MNIST: 60,000 + 10,000 handwritten digits of 28 x 28 pixels, from the original IDX files, and the reader of such files.
 
 Source: Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST database of handwritten digits".
 """
 
 import math
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -38,6 +40,7 @@ class MNIST(ImageDataModule):
         validation_size: how many of the 60,000 training images are for validation.
         split_seed: which of them; not the training seed.
         augment: transform of training images, float in [0, 1]; see `perceiver.data.images.Images`.
+        balanced_sampling: see `ImageDataModule`.
         download: download the files that are absent. False: absent files are an error.
 
     Raises:
@@ -55,6 +58,7 @@ class MNIST(ImageDataModule):
         validation_size: int = 5000,
         split_seed: int = 0,
         augment: Augment | None = None,
+        balanced_sampling: bool = False,
         download: bool = True,
     ) -> None:
         super().__init__(
@@ -63,21 +67,62 @@ class MNIST(ImageDataModule):
             batch_size=batch_size,
             num_workers=num_workers,
             augment=augment,
+            balanced_sampling=balanced_sampling,
         )
         self.root = Path(root)
-        self.folder = self.root / "MNIST" / "raw"
+        self.files = IdxFiles(folder=self.root / "MNIST" / "raw", title="MNIST", ids="mnist")
         self.validation_size = validation_size
         self.split_seed = split_seed
         self.download = download
 
     def prepare_data(self) -> None:
         """Downloads what is absent and checks all four files, those of the test too, before any time is spent."""
+        fetch = (lambda: torchvision.datasets.MNIST(str(self.root), download=True)) if self.download else None
+        self.files.prepare(fetch)
+
+    def read_training(self) -> tuple[LabelledImages, LabelledImages]:
+        """55,000 and 5,000 of the official training images by default."""
+        images = self.files.read("train")
+        kept, taken = stratified_split(
+            images.labels, size=self.validation_size, seed=self.split_seed, name="data.validation_size"
+        )
+        return images.take(kept), images.take(taken)
+
+    def read_test(self) -> LabelledImages:
+        """The 10,000 official test images."""
+        return self.files.read("test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdxFiles:
+    """Four IDX files: images of 28 x 28 pixels and labels 0 to 9, for training and test. MNIST and its successors.
+
+    Args:
+        folder: where the files are.
+        title: the name of the data set in messages; the folder `root` holds `title`/raw.
+        ids: the beginning of sample names: "mnist" gives "mnist/train/17".
+    """
+
+    folder: Path
+    title: str
+    ids: str
+
+    def prepare(self, fetch: Callable[[], object] | None) -> None:
+        """Has absent files fetched, and checks all.
+
+        Args:
+            fetch: downloads them; None: absent files are an error.
+
+        Raises:
+            FileNotFoundError: files are absent, and are not to be fetched or cannot be.
+            ValueError: a file is truncated, corrupt, or of other data.
+        """
         missing = [name for names in FILES.values() for name in names if not (self.folder / name).is_file()]
-        if missing and not self.download:
+        if missing and fetch is None:
             raise FileNotFoundError(self._absent(missing, "they are absent and data.download is false"))
-        if missing:
+        if missing and fetch is not None:
             try:
-                torchvision.datasets.MNIST(str(self.root), download=True)
+                fetch()
             except (OSError, RuntimeError) as error:
                 raise FileNotFoundError(self._absent(missing, f"downloading them failed: {error}")) from error
         for images, labels in FILES.values():
@@ -94,25 +139,14 @@ class MNIST(ImageDataModule):
                 )
             self._labels(labels)
 
-    def read_training(self) -> tuple[LabelledImages, LabelledImages]:
-        """55,000 and 5,000 of the official training images by default."""
-        images = self._read("train")
-        kept, taken = stratified_split(
-            images.labels, size=self.validation_size, seed=self.split_seed, name="data.validation_size"
-        )
-        return images.take(kept), images.take(taken)
-
-    def read_test(self) -> LabelledImages:
-        """The 10,000 official test images."""
-        return self._read("test")
-
-    def _read(self, split: str) -> LabelledImages:
+    def read(self, split: str) -> LabelledImages:
+        """The images of "train" or "test"."""
         image_file, label_file = FILES[split]
         pixels: UInt8[Tensor, "samples height width"] = read_image_file(str(self.folder / image_file))
         return LabelledImages(
             pixels=pixels.unsqueeze(1),
             labels=self._labels(label_file),
-            ids=f"mnist/{split}",
+            ids=f"{self.ids}/{split}",
             numbers=torch.arange(len(pixels)),
         )
 
@@ -129,9 +163,10 @@ class MNIST(ImageDataModule):
 
     def _absent(self, missing: list[str], reason: str) -> str:
         return (
-            f"data.root: expected MNIST's files in {self.folder.resolve()}, but of its four files {', '.join(missing)} "
-            f"cannot be had: {reason}. Set data.root or the environment variable PERCEIVER_DATA to the folder that "
-            "holds MNIST/raw, or run with data.download=true and a network connection and free disk space."
+            f"data.root: expected {self.title}'s files in {self.folder.resolve()}, but of its four files "
+            f"{', '.join(missing)} cannot be had: {reason}. Set data.root or the environment variable PERCEIVER_DATA to the "
+            f"folder that holds {self.title}/raw, or run with data.download=true and a network connection and free disk "
+            "space."
         )
 
 

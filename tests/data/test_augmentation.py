@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms import InterpolationMode, v2
 
-from perceiver.data.augmentation import RandomAffine, inverse_affine
+from perceiver.data.augmentation import Chain, RandomAffine, RandomShiftFlip, inverse_affine
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,65 @@ def test_identity_by_default() -> None:
 def test_errors_name_the_argument(argument: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"RandomAffine\.{argument}: expected"):
         RandomAffine(**{argument: value})  # type: ignore[arg-type]
+
+
+def test_shifts_and_flips_are_crops_of_the_padded_image() -> None:
+    """Every result is one of the crops that padding, cropping and flipping can give, and all of them occur."""
+    image = torch.rand(2, 4, 5)
+    possible = {}
+    for top in range(3):
+        for left in range(3):
+            crop = v2.functional.crop(v2.functional.pad(image, [1]), top, left, 4, 5)
+            possible[tuple(crop.flatten().tolist())] = (top, left, False)
+            possible[tuple(crop.flip(-1).flatten().tolist())] = (top, left, True)
+    assert len(possible) == 18
+    augmented = RandomShiftFlip(shift=1)(image.expand(600, 2, 4, 5))
+    counts = dict.fromkeys(possible.values(), 0)
+    for result in augmented:
+        counts[possible[tuple(result.flatten().tolist())]] += 1
+    assert min(counts.values()) > 10
+    assert RandomShiftFlip(shift=1)(image).shape == image.shape
+
+
+def test_no_shift_and_no_flip_change_nothing() -> None:
+    images = torch.rand(8, 1, 3, 3)
+    assert torch.equal(RandomShiftFlip(shift=0, flip=False)(images), images)
+    with pytest.raises(ValueError, match=r"RandomShiftFlip\.shift: expected"):
+        RandomShiftFlip(shift=-1)
+
+
+def test_a_chain_hands_batches_and_single_images_on() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def single(image: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(image.shape))
+        return image + 1
+
+    chain = Chain(transforms=[RandomShiftFlip(shift=0, flip=False), single, RandomAffine()])
+    images = torch.rand(3, 1, 4, 4)
+    torch.testing.assert_close(chain(images), images + 1)
+    assert seen == [(1, 4, 4)] * 3
+    with pytest.raises(ValueError, match=r"Chain\.transforms: expected at least one"):
+        Chain(transforms=[])
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        v2.RandAugment(num_ops=4, magnitude=5),
+        v2.RandomCrop([9, 7], padding=2),
+        v2.RandomResizedCrop([9, 7], scale=(0.5, 1.0)),
+        v2.RandomHorizontalFlip(),
+        v2.RandomErasing(p=0.9),
+        v2.ColorJitter(brightness=0.3),
+    ],
+    ids=lambda transform: type(transform).__name__,
+)
+def test_torchvision_s_transforms_fit_in(transform: v2.Transform) -> None:
+    """Images are float in [0, 1]; not all of torchvision's transforms have always taken those."""
+    images = torch.rand(1, 3, 9, 7).expand(24, 3, 9, 7)
+    augmented = Chain(transforms=[transform])(images)
+    assert augmented.shape == images.shape
+    assert augmented.min() >= 0
+    assert augmented.max() <= 1
+    assert len({tuple(image.flatten().tolist()) for image in augmented}) > 1

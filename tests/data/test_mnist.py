@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from numpy.typing import NDArray
+from image_sets import idx_set, write_idx
 
 from perceiver.data import MNIST
 from perceiver.data.mnist import FILES, read_shape
@@ -17,21 +17,10 @@ IMAGES, LABELS = FILES["train"]
 TEST_IMAGES, TEST_LABELS = FILES["test"]
 
 
-def write_idx(path: Path, array: NDArray[np.uint8]) -> None:
-    """The original format: zero, zero, type, dimensions; the shape as big-endian 32-bit numbers; the bytes."""
-    path.write_bytes(bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes())
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """60 + 20 random images as MNIST lays them out."""
-    folder = tmp_path / "MNIST" / "raw"
-    folder.mkdir(parents=True)
-    random = np.random.default_rng(0)
-    for split, count in (("train", 60), ("test", 20)):
-        images, labels = FILES[split]
-        write_idx(folder / images, random.integers(0, 256, (count, 28, 28), dtype=np.uint8))
-        write_idx(folder / labels, (np.arange(count) % 10).astype(np.uint8))
+    idx_set(tmp_path / "MNIST" / "raw")
     return tmp_path
 
 

@@ -1,0 +1,83 @@
+"""Tiny sets of images in the original formats, for tests: random pixels in the files that the real sets consist of."""
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+IDX_FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+
+
+def write_idx(path: Path, array: NDArray[np.uint8]) -> None:
+    """The original format: zero, zero, type, dimensions; the shape as big-endian 32-bit numbers; the bytes."""
+    path.write_bytes(bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes())
+
+
+def idx_set(folder: Path) -> None:
+    """60 + 20 images of 10 classes, as MNIST and Fashion-MNIST lay them out."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for split, count in (("train", 60), ("test", 20)):
+        images, labels = IDX_FILES[split]
+        write_idx(folder / images, random.integers(0, 256, (count, 28, 28), dtype=np.uint8))
+        write_idx(folder / labels, (np.arange(count) % 10).astype(np.uint8))
+
+
+def python2_pickle(value: Any) -> bytes:
+    """What Python 2's pickle wrote in protocol 2, arrays as NumPy of its time made them: CIFAR's original format."""
+    return b"\x80\x02" + _python2(value) + b"."
+
+
+def _python2(value: Any) -> bytes:
+    if isinstance(value, str):
+        data = value.encode("latin1")
+        return (b"U" + bytes([len(data)]) if len(data) < 256 else b"T" + struct.pack("<i", len(data))) + data
+    if isinstance(value, int):
+        return b"J" + struct.pack("<i", value)
+    if isinstance(value, list):
+        return b"](" + b"".join(map(_python2, value)) + b"e"
+    if isinstance(value, dict):
+        return b"}(" + b"".join(_python2(key) + _python2(item) for key, item in value.items()) + b"u"
+    assert isinstance(value, np.ndarray)
+    assert value.dtype == np.uint8
+    empty = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n" + _python2(0) + b"\x85" + _python2("b") + b"\x87R"
+    kind = b"cnumpy\ndtype\n" + _python2("u1") + _python2(0) + _python2(1) + b"\x87R"
+    kind += b"(" + _python2(3) + _python2("|") + b"NNN" + _python2(-1) + _python2(-1) + _python2(0) + b"tb"
+    shape = b"(" + b"".join(_python2(size) for size in value.shape) + b"t"
+    state = b"(" + _python2(1) + shape + kind + b"\x89" + _python2(value.tobytes().decode("latin1")) + b"t"
+    return empty + state + b"b"
+
+
+def cifar_pixels(count: int, seed: int) -> NDArray[np.uint8]:
+    """Images as CIFAR's rows of 3 x 32 x 32 bytes."""
+    return np.random.default_rng(seed).integers(0, 256, (count, 3072), dtype=np.uint8)
+
+
+def cifar10_set(root: Path) -> None:
+    """Five training batches of 20 images and a test batch of 30."""
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir()
+    for number, name in enumerate([*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]):
+        count = 30 if name == "test_batch" else 20
+        labels = [int(label) for label in np.random.default_rng(number).permutation(count) % 10]
+        batch = {"batch_label": name, "labels": labels, "data": cifar_pixels(count, number), "filenames": ["a"] * count}
+        (folder / name).write_bytes(python2_pickle(batch))
+    meta = {"num_cases_per_batch": 20, "label_names": [f"class {n}" for n in range(10)], "num_vis": 3072}
+    (folder / "batches.meta").write_bytes(python2_pickle(meta))
+
+
+def cifar100_set(root: Path) -> None:
+    """A training batch of 300 images and a test batch of 100."""
+    folder = root / "cifar-100-python"
+    folder.mkdir()
+    for number, (name, count) in enumerate([("train", 300), ("test", 100)]):
+        fine = [label % 100 for label in range(count)]
+        batch = {"fine_labels": fine, "coarse_labels": [label // 5 for label in fine], "data": cifar_pixels(count, number)}
+        (folder / name).write_bytes(python2_pickle(batch))
+    meta = {"fine_label_names": [f"class {n}" for n in range(100)], "coarse_label_names": [f"group {n}" for n in range(20)]}
+    (folder / "meta").write_bytes(python2_pickle(meta))
