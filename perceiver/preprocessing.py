@@ -20,7 +20,7 @@ def preprocess(raw: Any, *, modality: Mapping[str, Any], name: str) -> Tensor:
     Images are PIL images, arrays or tensors `(H, W)`, `(H, W, C)` (arrays) or `(C, H, W)` (tensors): integers lie in the
     spec's `range`, floating-point values in [0, 1]. Sound is `(samples,)` or `(channels, samples)`, integers in the range of
     their type, or a pair of that and its sample rate, which is resampled where it differs. Other kinds are arrays or
-    tensors of the shape that their adapter takes.
+    tensors of the shape that their adapter takes; point sets are centred and scaled first if the spec says `unit_sphere`.
 
     Args:
         raw: the sample.
@@ -39,7 +39,21 @@ def preprocess(raw: Any, *, modality: Mapping[str, Any], name: str) -> Tensor:
     else:
         x = _tensor(raw, name).to(torch.float32)
     _check_shape(x, modality, name)
+    if modality.get("unit_sphere"):
+        x = to_unit_sphere(x)
     return normalise(x, modality)
+
+
+def to_unit_sphere(points: Tensor, *, num_coordinates: int = 3) -> Tensor:
+    """A point set `(P, coordinates + features)`, moved to the mean of its points and scaled so that the farthest is at 1.
+
+    A set whose points are all in one place stays at 0.
+    """
+    coordinates = points[:, :num_coordinates]
+    coordinates = coordinates - coordinates.mean(dim=0)
+    radius = torch.linalg.vector_norm(coordinates, dim=1).amax()
+    scaled = coordinates / torch.where(radius > 0, radius, torch.ones_like(radius))
+    return torch.cat([scaled, points[:, num_coordinates:]], dim=1)
 
 
 def scale(x: Tensor, modality: Mapping[str, Any], *, name: str = "image") -> Tensor:

@@ -201,3 +201,14 @@ def test_kinds_of_plug_ins_pass_as_float32() -> None:
     x = preprocess([[1, 2], [3, 4]], modality={"kind": "table"}, name="x")
     assert x.dtype == torch.float32
     assert x.tolist() == [[1, 2], [3, 4]]
+
+
+def test_point_sets_are_moved_into_the_unit_sphere_where_training_had_them_there() -> None:
+    raw = np.random.default_rng(0).normal(size=(30, 4)) * [1, 2, 3, 1] + [5, 6, 7, 8]
+    modality = {"kind": "points", "shape": [None, 4], "unit_sphere": True}
+    x = preprocess(raw, modality=modality, name="x")
+    centred = raw[:, :3] - raw[:, :3].mean(0)
+    np.testing.assert_allclose(x[:, :3], centred / np.linalg.norm(centred, axis=1).max(), atol=1e-6)
+    np.testing.assert_allclose(x[:, 3], raw[:, 3], rtol=1e-6)
+    one = preprocess(raw[:1], modality=modality, name="x")
+    assert one[0, :3].tolist() == [0, 0, 0]
