@@ -1,6 +1,6 @@
 """One cross-attend over tokens: each form of this package against a frozen dense reference, time and memory.
 
-    python benchmarks/attention.py [--threads 1] [--only image] [--forms eager native] [--json FILE] [--memory]
+    python benchmarks/attention.py [--threads 1] [--only image] [--forms absorbed native] [--memory] [--json FILE]
 
 The reference is what published Perceivers do: concatenate positions to every element, layer_norm, key and value projections,
 `F.scaled_dot_product_attention` padded to a multiple of 8. Inputs, weights and queries are the same in all forms; training
@@ -12,25 +12,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import resource
-import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
+from dense_reference import attend
+from measure import Seconds, added_peak, announce, in_fresh_process, interleaved, machine, medians, ratios, timed, write_json
 from torch import Tensor
 
-from perceiver.attention import eager, native
+from perceiver.attention import compiled, eager, native
+from perceiver.attention.absorbed import absorbed_attention
 from perceiver.attention.factored import factored_attention
-from perceiver.attention.implementations import implementation
 from perceiver.attention.projection import TokenProjection
 from perceiver.attention.reading import Read
 from perceiver.positions import Fourier, grid_coordinates
@@ -93,49 +87,63 @@ CASES = (
     Case("million video 16x256x256x3, 32 bands", (16, 256, 256), 3, 32),
 )
 
+FORMS = ("absorbed", "eager", "compiled", "native")
+"""SDPA with absorbed projections, and the implementations of the factored form."""
+
 Attend = Callable[[Tensor], Tensor]
 
 
 @dataclass
 class Result:
-    """Medians of one form on one case: seconds, and how many times faster than the reference in the same repetition."""
+    """Medians of one form on one case: seconds, and how many times faster than the reference in the same repetition.
+
+    Memory is what training adds at its peak, in megabytes, and how many times less that is than the reference's.
+    """
 
     case: str
     form: str
     forward: float
     training: float
-    forward_ratio: float = 1.0
-    training_ratio: float = 1.0
-    error: float = 0.0
-    extra: dict[str, float] = field(default_factory=dict)
+    forward_ratio: float
+    training_ratio: float
+    error: float
+    megabytes: float | None = None
+    memory_ratio: float | None = None
 
 
 def reference(query: Tensor, tokens: Tokens, projection: TokenProjection) -> Tensor:
     """The frozen dense form: nothing of this package's attention code runs here."""
-    batch, num_heads, _, width = *tokens.parts[0].shape[:1], *query.shape[1:]
-    grid = tokens.parts[0].shape[1:-1]
+    batch, grid = tokens.parts[0].shape[0], tokens.parts[0].shape[1:-1]
     dense = torch.cat([part.expand(batch, *grid, -1) for part in tokens.parts], dim=-1).flatten(1, -2)
-    normed = F.layer_norm(dense, dense.shape[-1:], projection.norm.weight, projection.norm.bias, projection.norm.eps)
-    padding = -width % 8
+    return attend(query, dense, projection.norm, projection.key, projection.value, num_heads=query.shape[1])
 
-    def heads(layer: torch.nn.Linear) -> Tensor:
-        weight = F.pad(layer.weight.unflatten(0, (num_heads, width)), (0, 0, 0, padding)).flatten(0, 1)
-        bias = F.pad(layer.bias.unflatten(0, (num_heads, width)), (0, padding)).flatten()
-        return F.linear(normed, weight, bias).unflatten(-1, (num_heads, width + padding)).transpose(1, 2)
 
-    padded = F.pad(query, (0, padding)).expand(batch, -1, -1, -1)
-    out = F.scaled_dot_product_attention(padded, heads(projection.key), heads(projection.value), scale=width**-0.5)
-    return out[..., :width]
+def missing(name: str) -> str:
+    """Why a form cannot run here; empty if it can."""
+    if name == "native" and native.availability().library is None:
+        return native.availability().reason
+    if name == "compiled":
+        found = compiled.availability("cpu")
+        return "" if found.usable else found.reason
+    return ""
 
 
 def forms(tokens: Tokens, projection: TokenProjection, names: Sequence[str]) -> dict[str, Attend]:
-    """The forms by name, the reference first. A further implementation needs one line here."""
-    reads = {"eager": eager.read_tokens, "native": native.read_tokens}
-    chosen: dict[str, Attend] = {"dense": lambda query: reference(query, tokens, projection)}
+    """The forms by name. A further implementation needs one line here."""
+    reads = {"eager": eager.read_tokens, "native": native.read_tokens, "compiled": compiled.read_tokens}
+    chosen: dict[str, Attend] = {}
     for name in names:
-        if name in reads:
+        if name == "dense":
+            chosen[name] = partial(reference, tokens=tokens, projection=projection)
+        elif name == "absorbed":
+            chosen[name] = partial(_absorbed, tokens=tokens, projection=projection)
+        else:
             chosen[name] = partial(_factored, tokens=tokens, projection=projection, read=reads[name])
     return chosen
+
+
+def _absorbed(query: Tensor, *, tokens: Tokens, projection: TokenProjection) -> Tensor:
+    return absorbed_attention(query, [tokens], projection)
 
 
 def _factored(query: Tensor, *, tokens: Tokens, projection: TokenProjection, read: Read) -> Tensor:
@@ -155,128 +163,136 @@ def set_up(case: Case) -> tuple[Tensor, Tokens, TokenProjection]:
     return query, tokens, projection
 
 
-def once(attend: Attend, query: Tensor, tokens: Tokens, projection: TokenProjection) -> tuple[float, float]:
-    """Seconds of a forward without gradients, and of a forward and backward."""
-    start = time.perf_counter()
+def forward(attend: Attend, query: Tensor) -> None:
+    """Without gradients."""
     with torch.no_grad():
         attend(query)
-    forward = time.perf_counter() - start
-    learned = [query, *projection.parameters(), *(part for part in tokens.parts if part.requires_grad)]
-    for x in learned:
-        x.grad = None
-    start = time.perf_counter()
+
+
+def training(attend: Attend, query: Tensor, learned: Sequence[Tensor]) -> None:
+    """Forward and backward, to gradients of their own."""
     out = attend(query)
-    out.backward(torch.ones_like(out))
-    return forward, time.perf_counter() - start
+    torch.autograd.grad(out, learned, torch.ones_like(out))
+
+
+def learned_of(query: Tensor, tokens: Tokens, projection: TokenProjection) -> list[Tensor]:
+    """What training asks gradients to."""
+    return [query, *projection.parameters(), *(part for part in tokens.parts if part.requires_grad)]
 
 
 def measure(case: Case, names: Sequence[str], *, seconds: float, repetitions: int) -> list[Result]:
-    """Interleaved repetitions until `seconds` are spent, at least three and at most `repetitions`."""
+    """All forms of one case, in turn. Ratios and errors are taken against the first."""
     query, tokens, projection = set_up(case)
+    learned = learned_of(query, tokens, projection)
     chosen = forms(tokens, projection, names)
-    with torch.no_grad():
-        outputs = {name: attend(query).double() for name, attend in chosen.items()}
-    scale = outputs["dense"].abs().max()
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in chosen}
-    start = time.perf_counter()
-    for attend in chosen.values():
-        once(attend, query, tokens, projection)
-    for repetition in range(repetitions):
-        for name, attend in chosen.items():
-            times[name].append(once(attend, query, tokens, projection))
-        if repetition >= 2 and time.perf_counter() - start > seconds:
-            break
+    errors = _errors(chosen, query)
+
+    def once(attend: Attend) -> Seconds:
+        return timed(partial(forward, attend, query)), timed(partial(training, attend, query, learned))
+
+    times = interleaved(
+        {name: partial(once, attend) for name, attend in chosen.items()}, repetitions=repetitions, seconds=seconds
+    )
     results = []
     for name, own in times.items():
-        ratios = [(d[0] / o[0], d[1] / o[1]) for d, o in zip(times["dense"], own, strict=True)]
+        (forward_seconds, training_seconds) = medians(own)
+        (forward_ratio, training_ratio) = ratios(times[names[0]], own)
         results.append(
             Result(
                 case=case.name,
                 form=name,
-                forward=statistics.median(o[0] for o in own),
-                training=statistics.median(o[1] for o in own),
-                forward_ratio=statistics.median(r[0] for r in ratios),
-                training_ratio=statistics.median(r[1] for r in ratios),
-                error=((outputs[name] - outputs["dense"]).abs().max() / scale).item(),
+                forward=forward_seconds,
+                training=training_seconds,
+                forward_ratio=forward_ratio,
+                training_ratio=training_ratio,
+                error=errors[name],
             )
         )
     return results
 
 
+@torch.no_grad()
+def _errors(chosen: Mapping[str, Attend], query: Tensor) -> dict[str, float]:
+    """The largest difference to the first form, over that form's largest value."""
+    expected = next(iter(chosen.values()))(query).double()
+    scale = expected.abs().max()
+    return {name: ((attend(query).double() - expected).abs().max() / scale).item() for name, attend in chosen.items()}
+
+
 def peak_megabytes(case: Case, name: str, threads: int) -> float:
     """What a forward and backward adds to the peak of resident memory, in a fresh process that a small case warmed up."""
-    command = [sys.executable, __file__, "--one-peak", name, "--only", case.name, "--threads", str(threads)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return in_fresh_process(__file__, ["--one-peak", name, "--case", json.dumps(asdict(case)), "--threads", str(threads)])
 
 
 def print_peak(case: Case, name: str) -> None:
     """The work of `peak_megabytes` in its own process."""
-    small = Case("warm-up", tuple(4 for _ in case.grid), case.content, case.bands, case.table, case.points, latents=16)
-    for current in (small, case):
-        query, tokens, projection = set_up(current)
-        attend = forms(tokens, projection, [name])[name]
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        once(attend, query, tokens, projection)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print((after - before) / (2**20 if sys.platform == "darwin" else 2**10))
+
+    def work(of: Case) -> Callable[[], object]:
+        query, tokens, projection = set_up(of)
+        (attend,) = forms(tokens, projection, [name]).values()
+        return partial(training, attend, query, learned_of(query, tokens, projection))
+
+    # Not so small that code is compiled for it that the case does not use, and the case's own code in the measurement.
+    work(replace(case, grid=tuple(min(size, 16) for size in case.grid), latents=16, batch=1))()
+    print(added_peak(work(case)))
 
 
-def machine() -> dict[str, object]:
-    """What the figures depend on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return {
-        "cpu": name,
-        "cores": os.cpu_count(),
-        "torch_instructions": torch.backends.cpu.get_cpu_capability(),
-        "native": implementation(torch.device("cpu"), torch.float32).reason,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "precision": "float32",
-        "load": os.getloadavg()[0],
-    }
-
-
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the table, and write it where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default="", help="cases whose name contains this")
-    parser.add_argument("--forms", nargs="+", default=["eager", "native"])
-    parser.add_argument("--seconds", type=float, default=10, help="time for one case, about")
-    parser.add_argument("--repetitions", type=int, default=15)
-    parser.add_argument("--memory", action="store_true", help="measure peak memory too, in fresh processes")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="beside the dense reference")
+    parser.add_argument("--seconds", type=float, default=10, help="time for one case, about; three repetitions at least")
+    parser.add_argument("--repetitions", type=int, default=15, help="at most")
+    parser.add_argument("--memory", action="store_true", help="measure peak memory of training too, in fresh processes")
+    parser.add_argument("--quick", action="store_true", help="tiny grids, one repetition: does the script work?")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--one-peak", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    parser.add_argument("--one-peak", choices=("dense", *FORMS), help=argparse.SUPPRESS)
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    if options.one_peak:
+        case = json.loads(options.case)
+        print_peak(Case(**{**case, "grid": tuple(case["grid"])}), options.one_peak)
+        return
     cases = [case for case in CASES if options.only in case.name]
     if not cases:
         parser.error(f"--only {options.only}: no case of that name; there are: {'; '.join(case.name for case in CASES)}")
-    if options.one_peak:
-        print_peak(next(case for case in cases if case.name == options.only), options.one_peak)
-        return
+    if options.quick:
+        cases = [replace(case, grid=tuple(min(n, 6) for n in case.grid), batch=2, latents=8) for case in cases]
     facts = machine()
-    print("  ".join(f"{key}: {value}" for key, value in facts.items()))
-    print(f"{'input':50} {'N':>4} {'form':8} {'forward':>10} {'+ backward':>11} {'ratios':>15} {'error':>8} {'memory':>9}")
+    announce(facts)
+    memory_title = f"{'memory':>11} {'ratio':>7}" if options.memory else ""
+    print(f"{'input':50} {'N':>4} {'form':8} {'forward':>10} {'+ backward':>11} {'ratios':>15} {'error':>8} {memory_title}")
+    names = ["dense"]
+    for name in FORMS:
+        if name in options.forms and missing(name):
+            print(f"{name}: left out, {missing(name)}")
+        elif name in options.forms:
+            names.append(name)
     results = []
     for case in cases:
-        for result in measure(case, options.forms, seconds=options.seconds, repetitions=options.repetitions):
+        seconds, repetitions = (0, 1) if options.quick else (options.seconds, options.repetitions)
+        measured = measure(case, names, seconds=seconds, repetitions=repetitions)
+        for result in measured:
+            memory = ""
             if options.memory:
-                result.extra["peak_megabytes"] = peak_megabytes(case, result.form, options.threads)
-            memory = f"{result.extra['peak_megabytes']:6.0f} MB" if options.memory else ""
+                result.megabytes = peak_megabytes(case, result.form, options.threads)
+                dense = measured[0].megabytes
+                assert dense is not None
+                # An addition of nothing measurable counts as a tenth of a megabyte.
+                result.memory_ratio = dense / max(result.megabytes, 0.1)
+                memory = f"{result.megabytes:8.1f} MB {result.memory_ratio:6.1f}x"
             print(
                 f"{case.name:50} {case.latents:4} {result.form:8} "
                 f"{result.forward * 1e3:7.2f} ms {result.training * 1e3:8.2f} ms "
-                f"{result.forward_ratio:6.1f}x {result.training_ratio:6.1f}x {result.error:8.1e} {memory:>9}",
+                f"{result.forward_ratio:6.1f}x {result.training_ratio:6.1f}x {result.error:8.1e} {memory}",
                 flush=True,
             )
-            results.append(vars(result))
+            results.append(asdict(result))
     if options.json:
-        options.json.write_text(json.dumps({"machine": facts, "results": results}, indent=2) + "\n")
+        write_json(options.json, facts, results)
 
 
 if __name__ == "__main__":

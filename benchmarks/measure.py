@@ -1,0 +1,143 @@
+"""What the benchmarks share: interleaved repetitions, medians, peak memory in a fresh process, facts of the machine."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from perceiver.attention.implementations import implementation
+
+Seconds = tuple[float, float]
+"""Of a forward without gradients, and of a training step (or of a forward and backward)."""
+
+CPU = torch.device("cpu")
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def interleaved(
+    candidates: Mapping[str, Callable[[], Seconds]], *, repetitions: int, seconds: float, minimum: int = 3
+) -> dict[str, list[Seconds]]:
+    """Each candidate once to warm up, then all in turn: at least `minimum` times, then until `seconds` are spent.
+
+    Neighbours in a repetition see the same machine, whatever else runs on it, so ratios are taken within a repetition.
+    """
+    for candidate in candidates.values():
+        candidate()
+    times: dict[str, list[Seconds]] = {name: [] for name in candidates}
+    start = time.perf_counter()
+    for repetition in range(1, repetitions + 1):
+        for name, candidate in candidates.items():
+            times[name].append(candidate())
+        if repetition >= minimum and time.perf_counter() - start > seconds:
+            break
+    return times
+
+
+def medians(times: Sequence[Seconds]) -> Seconds:
+    """Median forward and median training step."""
+    return statistics.median(forward for forward, _ in times), statistics.median(training for _, training in times)
+
+
+def ratios(slower: Sequence[Seconds], faster: Sequence[Seconds]) -> Seconds:
+    """The medians over the repetitions of slower / faster, forward and training step."""
+    return medians([(s[0] / f[0], s[1] / f[1]) for s, f in zip(slower, faster, strict=True)])
+
+
+def added_peak(work: Callable[[], object]) -> float:
+    """Megabytes (2**20) by which the peak of resident memory during `work` exceeds what was resident before.
+
+    On Linux this is the kernel's high-water mark of the address space, VmHWM, which writing 5 to /proc/self/clear_refs sets
+    back to the present size: nothing is sampled, no peak missed. `getrusage` will not do there: ru_maxrss survives exec, so
+    the child of a large process begins with its parent's peak, and what it adds below that is invisible. Elsewhere it has
+    to do.
+    """
+    gc.collect()
+    if sys.platform == "linux":
+        # Freed memory that the allocator keeps would be reused by `work` and not be counted.
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status("VmRSS")
+        work()
+        return (_status("VmHWM") - before) / 2**10
+    import resource
+
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    work()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / unit
+
+
+def in_fresh_process(script: str, arguments: Sequence[str]) -> float:
+    """The number that a script prints last, run by this interpreter in a process of its own."""
+    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        killed = " It was killed, for want of memory perhaps." if done.returncode < 0 else ""
+        raise RuntimeError(f"{script} {' '.join(arguments)} ended with {done.returncode}.{killed}\n{done.stderr[-2000:]}")
+    return float(done.stdout.split()[-1])
+
+
+def available_megabytes() -> float:
+    """Memory that new work can have without swapping; infinite where the system does not say."""
+    try:
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        found = None
+    return int(found[1]) / 2**10 if found else float("inf")
+
+
+def machine() -> dict[str, object]:
+    """What the figures depend on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return {
+        "cpu": name,
+        "cores": os.cpu_count(),
+        "torch_instructions": torch.backends.cpu.get_cpu_capability(),
+        "implementation": implementation(CPU, torch.float32).name,
+        "because": implementation(CPU, torch.float32).reason,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "precision": "float32",
+        "load": os.getloadavg()[0],
+    }
+
+
+def announce(facts: Mapping[str, object]) -> None:
+    """One line above a table."""
+    print("  ".join(f"{key}: {value}" for key, value in facts.items()))
+
+
+def write_json(path: Path, facts: Mapping[str, object], results: Sequence[object], **more: object) -> None:
+    """Facts of the machine and results, where other programs read them."""
+    path.write_text(json.dumps({"machine": facts, "results": results, **more}, indent=2) + "\n")
+
+
+def _status(field: str) -> int:
+    """A field of /proc/self/status in kB."""
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    if found is None:
+        raise RuntimeError(f"/proc/self/status: expected a line {field}, found none; memory cannot be measured here.")
+    return int(found[1])
