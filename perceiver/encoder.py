@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from perceiver.attention import CrossAttend, Form, SelfAttend
 from perceiver.tokens import Tokens
@@ -44,6 +45,8 @@ class Encoder(nn.Module):
         latent_std: standard deviation of the initial latents, truncated at two (Perceiver, section 3.2).
         approximate_gelu: the tanh form of GELU, JAX's default, instead of the exact one.
         attention: form of cross-attention: `auto`, `factored` or `dense`. All compute the same function.
+        checkpoint_activations: in training, keep only the latents between layers and compute the rest again in the backward
+            pass (Chen et al. 2016, arXiv:1604.06174): the same gradients, dropout included, for one more forward of time.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Encoder(nn.Module):
         latent_std: float = 0.02,
         approximate_gelu: bool = False,
         attention: Form = "auto",
+        checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
         _check_at_least_one(
@@ -89,6 +93,7 @@ class Encoder(nn.Module):
         self.token_channels = token_channels
         self.num_latents = num_latents
         self.latent_channels = latent_channels
+        self.checkpoint_activations = checkpoint_activations
         self.latents = nn.Parameter(torch.empty(num_latents, latent_channels))
         nn.init.trunc_normal_(self.latents, std=latent_std, a=-2 * latent_std, b=2 * latent_std)
 
@@ -107,9 +112,9 @@ class Encoder(nn.Module):
                 attention=attention,
             )
 
-        def block() -> nn.Sequential:
-            return nn.Sequential(
-                *(
+        def block() -> _Block:
+            return _Block(
+                (
                     SelfAttend(
                         channels=latent_channels,
                         num_heads=num_self_heads,
@@ -121,14 +126,28 @@ class Encoder(nn.Module):
                         approximate_gelu=approximate_gelu,
                     )
                     for _ in range(num_layers_per_block)
-                )
+                ),
+                checkpoint_activations=checkpoint_activations,
             )
 
-        # Distinct modules once each; the schedules say which one runs when.
-        self.cross_schedule = _schedule(num_cross_attends, share_cross_attends, share_first_cross_attend)
-        self.block_schedule = _schedule(num_blocks, share_blocks, share_first_block)
-        self.cross_attends = nn.ModuleList(cross_attend() for _ in range(max(self.cross_schedule) + 1))
-        self.blocks = nn.ModuleList(block() for _ in range(max(self.block_schedule) + 1))
+        # Distinct modules once each. Later steps take the last: nothing here is as long as the number of steps, which may
+        # come from a stranger's checkpoint.
+        self.num_cross_attends = num_cross_attends
+        self.num_blocks = num_blocks
+        num_distinct = _num_distinct(num_cross_attends, share=share_cross_attends, share_first=share_first_cross_attend)
+        self.cross_attends = nn.ModuleList(cross_attend() for _ in range(num_distinct))
+        num_distinct = _num_distinct(num_blocks, share=share_blocks, share_first=share_first_block)
+        self.blocks = nn.ModuleList(block() for _ in range(num_distinct))
+
+    @property
+    def cross_schedule(self) -> list[int]:
+        """Which of `cross_attends` runs at each step."""
+        return [_at(step, self.cross_attends) for step in range(self.num_cross_attends)]
+
+    @property
+    def block_schedule(self) -> list[int]:
+        """Which of `blocks` runs at each step."""
+        return [_at(step, self.blocks) for step in range(self.num_blocks)]
 
     def forward(self, tokens: Sequence[Tokens]) -> Float[Tensor, "batch latents channels"]:
         """Tokens of one or more modalities, all of width C -> latents `(B, N, D)`."""
@@ -149,22 +168,47 @@ class Encoder(nn.Module):
     def _run(self, tokens: Sequence[Tokens], *, observe: Callable[[CrossAttend, Tensor], None] | None) -> Tensor:
         # (1, N, D): the latents are not copied per sample before they differ.
         latents = self.latents[None]
-        for step, block in enumerate(self.block_schedule):
-            if step < len(self.cross_schedule):
-                layer = self.cross_attends[self.cross_schedule[step]]
+        for step in range(self.num_blocks):
+            if step < self.num_cross_attends:
+                layer = self.cross_attends[_at(step, self.cross_attends)]
                 assert isinstance(layer, CrossAttend)
                 if observe is not None:
                     observe(layer, latents)
-                latents = layer(latents, tokens)
-            latents = self.blocks[block](latents)
+                latents = _run_layer(layer, latents, tokens, checkpointed=self.checkpoint_activations and self.training)
+            latents = self.blocks[_at(step, self.blocks)](latents)
         return latents
 
 
-def _schedule(count: int, share: bool, share_first: bool) -> list[int]:
-    """Which distinct module runs at each step: `[0, 1, 1, 1]` if all but the first share, `[0, 0, 0, 0]` if all do."""
-    if not share:
-        return list(range(count))
-    return [0] * count if share_first else [min(step, 1) for step in range(count)]
+class _Block(nn.Sequential):
+    """Layers one after the other. `Encoder.checkpoint_activations` holds for each of them alone."""
+
+    def __init__(self, layers: Iterable[nn.Module], *, checkpoint_activations: bool) -> None:
+        super().__init__(*layers)
+        self.checkpoint_activations = checkpoint_activations
+
+    def forward(self, latents: Float[Tensor, "batch latents channels"]) -> Float[Tensor, "batch latents channels"]:
+        for layer in self:
+            latents = _run_layer(layer, latents, checkpointed=self.checkpoint_activations and self.training)
+        return latents
+
+
+def _run_layer(layer: nn.Module, *inputs: Tensor | Sequence[Tokens], checkpointed: bool) -> Tensor:
+    if checkpointed and torch.is_grad_enabled():
+        # Restores the random state and autocast for the second computation.
+        out: Tensor = checkpoint(layer, *inputs, use_reentrant=False)
+    else:
+        out = layer(*inputs)
+    return out
+
+
+def _num_distinct(steps: int, *, share: bool, share_first: bool) -> int:
+    """How many modules `steps` steps need: 1 if all share one, 2 if all but the first do, else one for each."""
+    return min(steps, 1 if share_first else 2) if share else steps
+
+
+def _at(step: int, modules: nn.ModuleList) -> int:
+    """Which of the distinct modules runs at this step: of two, the first, then always the second."""
+    return min(step, len(modules) - 1)
 
 
 def _check_at_least_one(**numbers: int) -> None:

@@ -1,6 +1,7 @@
 """The encoder: schedules of shared weights, published parameter counts, the architecture against transformers'."""
 
 import itertools
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -103,6 +104,18 @@ def test_schedules(share: bool, share_first: bool, expected: list[int]) -> None:
     assert blocks.block_schedule == expected
     assert len(blocks.blocks) == max(expected) + 1
     assert blocks.cross_schedule == [0]
+
+
+def test_no_memory_grows_with_the_number_of_shared_steps() -> None:
+    """The number may come from a stranger's checkpoint: a list of its length would be 8 GB."""
+    tracemalloc.start()
+    try:
+        model = encoder(num_cross_attends=10**9, num_blocks=10**9)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (len(model.cross_attends), len(model.blocks)) == (2, 1)
+    assert peak < 10**7
 
 
 def test_a_single_step_has_a_single_module() -> None:
@@ -337,3 +350,91 @@ def test_tokens_of_another_width() -> None:
         encoder()([Tokens(parts=(torch.randn(2, 3, 11),))])
     with pytest.raises(ValueError, match="at least one block"):
         encoder()([])
+
+
+# ---- what it costs
+
+
+@pytest.mark.parametrize("attention", ["factored", "dense"])
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_latents_are_projected_once_until_samples_differ(attention: str, checkpointed: bool) -> None:
+    model = encoder(num_cross_attends=2, num_blocks=2, attention=attention, checkpoint_activations=checkpointed)
+    batches: dict[str, list[int]] = {}
+    for name, module in model.named_modules():
+        if name.endswith(("query_norm", "attention.query")):
+            module.register_forward_hook(lambda _m, _i, out, name=name: batches.setdefault(name, []).append(out.shape[0]))
+    assert model([image_tokens(batch=3)]).shape == (3, 5, 8)
+    assert batches == {
+        "cross_attends.0.attention.query_norm": [1],
+        "cross_attends.0.attention.query": [1],
+        "cross_attends.1.attention.query_norm": [3],
+        "cross_attends.1.attention.query": [3],
+    }
+
+
+def gradients_of(model: Encoder, tokens: Tokens, *, bfloat16: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor], int]:
+    """Output and gradients of a training step from a fixed random state, and bytes kept between forward and backward."""
+    parameters = {parameter.data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() not in parameters:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    torch.manual_seed(1)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
+            output = model([tokens])
+        saved = sum(kept.values())
+    output.float().square().sum().backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return output.detach(), gradients, saved
+
+
+@pytest.mark.parametrize("attention", ["factored", "dense"])
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_checkpointed_activations_change_memory_alone(attention: str, bfloat16: bool, dropout: float) -> None:
+    changes: dict[str, Any] = {"num_cross_attends": 2, "num_blocks": 3, "dropout": dropout, "attention": attention}
+    if attention == "dense":
+        changes["attention_dropout"] = dropout
+    plain, checkpointed = encoder(**changes), encoder(**changes, checkpoint_activations=True)
+    checkpointed.load_state_dict(plain.state_dict())
+    tokens = image_tokens(masked=True)
+    expected = gradients_of(plain, tokens, bfloat16=bfloat16)
+    found = gradients_of(checkpointed, tokens, bfloat16=bfloat16)
+    assert torch.equal(found[0], expected[0])
+    assert found[1].keys() == expected[1].keys() == dict(plain.named_parameters()).keys()
+    for name, gradient in expected[1].items():
+        torch.testing.assert_close(found[1][name], gradient, msg=lambda text, name=name: f"{name}: {text}")
+    assert found[2] < expected[2] / 3
+
+
+def test_nothing_is_computed_twice_in_evaluation() -> None:
+    model = encoder(checkpoint_activations=True).eval()
+    calls: list[int] = []
+    model.cross_attends[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    for layer in model.blocks[0].children():
+        layer.register_forward_pre_hook(lambda *_: calls.append(1))
+    model([image_tokens()]).sum().backward()
+    assert len(calls) == 3
+    model.train()
+    model([image_tokens()]).sum().backward()
+    assert len(calls) == 3 + 2 * 3, "the second computation is what checkpointing costs"
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_bfloat16_is_finite_and_near_float32(training: bool) -> None:
+    """Samples without a valid token and large values included."""
+    torch.manual_seed(0)
+    model = encoder(num_cross_attends=2, num_blocks=2).train(training)
+    tokens = image_tokens(batch=3)
+    mask = torch.ones(3, 4, 6, dtype=torch.bool)
+    mask[1] = False
+    tokens = Tokens(parts=(tokens.parts[0] * 1000, *tokens.parts[1:]), mask=mask)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model([tokens])
+    output.float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    torch.testing.assert_close(output.float(), model([tokens]), rtol=0.05, atol=0.05)
