@@ -28,6 +28,9 @@ from perceiver.tokens import Tokens
 NARROW = 8
 """Channels up to which moments are taken channel by channel."""
 
+MOST_SAMPLED = 2**13
+"""Numbers of a part from which its offset is estimated, about."""
+
 
 def factored_attention(
     query: Float[Tensor, "batch_or_1 heads queries qk"],
@@ -110,17 +113,20 @@ def collapse(block: Tokens, *, dtype: torch.dtype, eps: float) -> Plane:
 def _without_offset(parts: tuple[Tensor, ...], mask: Tensor | None) -> tuple[Tensor, ...]:
     """Remove an offset that all channels share; LayerNorm ignores it, float32 does not.
 
-    A lone part is centred token by token. Otherwise one scalar, the mean of the smallest part, is taken from all of them: in
-    each sample its own, or, where that part is shared by the batch, one for all, so that shared parts stay shared. Which
-    part that is follows from the grid alone, and masked content does not count: a sample's neighbours in the batch never
-    matter. (Their masks would, through a shared part, to rounding; so the offset is zero unless it stands out.)
+    A lone part is centred token by token. Otherwise one scalar, the mean of a part (or of a sample of its tokens), is taken
+    from all of them: in each sample its own, or, where that part is shared by the batch, one for all, so that shared parts
+    stay shared. Which part that is follows from the grid alone, and masked content does not count: a sample's neighbours in
+    the batch never matter. (Their masks would, through a shared part, to rounding: so only an offset that stands out.)
     """
     if len(parts) == 1:
         return (parts[0] - parts[0].mean(dim=-1, keepdim=True),)
     with torch.no_grad():
-        # Content comes first by custom; of equal parts the last one is the likelier to be shared.
-        smallest = min(reversed(parts), key=lambda part: prod(part.shape[1:]))
-        mean, deviation = _valid_mean_and_deviation(smallest, mask)
+        # Of parts on equal grids the last one: content comes first by custom, and a last table may be shared.
+        steady = min(reversed(parts), key=lambda part: prod(part.shape[1:-1]))
+        step = -(-prod(steady.shape[1:]) // MOST_SAMPLED)
+        if mask is not None and mask.shape[1] == steady.shape[1]:
+            mask = mask[:, ::step]
+        mean, deviation = _valid_mean_and_deviation(steady[:, ::step], mask)
         offset = torch.where(mean.abs() > 8 * deviation, mean, 0.0)
     return tuple(part - offset for part in parts)
 

@@ -1,12 +1,15 @@
 """SDPA with absorbed projections against the dense formula: outputs, every gradient, masks, precision."""
 
 import torch
-from attention_cases import Layout, check_in_float32, check_in_float64, layouts, projection
+from attention_cases import Layout, check_in_float32, check_in_float64, layouts, projection, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perceiver import Tokens
 from perceiver.attention.absorbed import absorbed_attention
+from perceiver.attention.dense import dense_attention
+from perceiver.attention.factored import factored_attention
+from perceiver.attention.projection import TokenProjection
 
 
 @given(layouts(offsets=(0.0, 3.0)), st.integers(1, 3), st.integers(1, 5), st.booleans())
@@ -39,3 +42,17 @@ def test_bfloat16_autocast_stays_close() -> None:
         out = absorbed_attention(query, tokens, weights)
     assert bool(out.isfinite().all())
     torch.testing.assert_close(out.float(), expected, rtol=0.1, atol=0.1 * float(expected.abs().max()))
+
+
+def test_wide_uneven_products_are_exact() -> None:
+    content, rows = (torch.randn(shape).double().requires_grad_() for shape in ((2, 5, 4, 3), (1, 5, 1, 256)))
+    tokens = [Tokens(parts=(content, rows))]
+    for heads in (1, 7):
+        weights = TokenProjection(token_channels=259, qk_channels=259, v_channels=7 * 37).double()
+        query = torch.randn(2, heads, 3, 259 // heads).double().requires_grad_()
+        expected, expected_grads = run(dense_attention, query, tokens, weights)
+        for form in (absorbed_attention, factored_attention):
+            out, grads = run(form, query, tokens, weights)
+            torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+            for grad, other in zip(grads, expected_grads, strict=True):
+                torch.testing.assert_close(grad, other, rtol=1e-9, atol=1e-9)
