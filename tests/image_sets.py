@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 IDX_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -81,3 +82,62 @@ def cifar100_set(root: Path) -> None:
         (folder / name).write_bytes(python2_pickle(batch))
     meta = {"fine_label_names": [f"class {n}" for n in range(100)], "coarse_label_names": [f"group {n}" for n in range(20)]}
     (folder / "meta").write_bytes(python2_pickle(meta))
+
+
+def photograph(path: Path, *, seed: int, size: tuple[int, int] = (40, 30)) -> None:
+    """A smooth random image of (width, height) in the format that the name ends in; missing folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path)
+
+
+def folder_set(root: Path, *, validation: bool = False) -> None:
+    """Three classes with 8 training, 4 test and maybe 2 validation images each, of several sizes and formats."""
+    splits = {"train": 8, "test": 4} | ({"val": 2} if validation else {})
+    for split, count in splits.items():
+        for number, name in enumerate(("cat", "dog", "zebra")):
+            for image in range(count):
+                suffix = ("jpg", "png", "JPEG")[image % 3]
+                size = (40 + image, 30)
+                seed = 1000 * len(split) + 100 * number + image
+                photograph(root / split / name / f"{image}.{suffix}", seed=seed, size=size)
+
+
+WNIDS = {"n01440764": "tench, Tinca tinca", "n02012849": "crane", "n03126707": "crane"}
+
+
+def imagenet_set(root: Path, *, devkit: bool = False) -> None:
+    """Three classes with 8 training and 4 validation images each.
+
+    Args:
+        root: where.
+        devkit: validation images in one folder, with the devkit's ground truth; else a folder per class.
+    """
+    for number, wnid in enumerate(WNIDS):
+        for image in range(8):
+            photograph(root / "train" / wnid / f"{wnid}_{image}.JPEG", seed=100 * number + image)
+    order = [image % 3 for image in range(12)]
+    for image, number in enumerate(order):
+        folder = root / "val" if devkit else root / "val" / list(WNIDS)[number]
+        photograph(folder / f"ILSVRC2012_val_{image + 1:08d}.JPEG", seed=1000 + image)
+    if devkit:
+        imagenet_devkit(root, order)
+
+
+def imagenet_devkit(root: Path, order: list[int]) -> None:
+    """The devkit with the classes in reverse: its numbers are not the positions of the sorted WordNet numbers.
+
+    Args:
+        root: where.
+        order: the position of each validation image's class among the sorted WordNet numbers.
+    """
+    from scipy.io import savemat
+
+    folder = root / "ILSVRC2012_devkit_t12" / "data"
+    folder.mkdir(parents=True)
+    kinds = [("ILSVRC2012_ID", "i4"), ("WNID", "O"), ("words", "O"), ("num_children", "i4")]
+    rows = [(len(WNIDS) - n, wnid, words, 0) for n, (wnid, words) in enumerate(WNIDS.items())]
+    rows.append((1001, "n00001740", "entity", 3))  # inner nodes of WordNet are listed too
+    savemat(str(folder / "meta.mat"), {"synsets": np.array(rows, dtype=kinds)[:, None]})
+    truth = "".join(f"{len(WNIDS) - number}\n" for number in order)
+    (folder / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from image_sets import cifar10_set, cifar100_set, idx_set
+from image_sets import cifar10_set, cifar100_set, folder_set, idx_set, imagenet_set
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
@@ -37,6 +37,8 @@ SMALL_SETS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "fashion_mnist": (lambda root: idx_set(root / "FashionMNIST" / "raw"), ["data.validation_size=10"]),
     "cifar10": (cifar10_set, ["data.validation_size=10"]),
     "cifar100": (cifar100_set, ["data.validation_size=100"]),
+    "image_folder": (folder_set, ["data.num_workers=0"]),
+    "imagenet": (imagenet_set, ["data.num_workers=0", "data.validation_size=6", "data.size=[16,16]"]),
 }
 
 
