@@ -93,9 +93,9 @@ class ModelNet40(LabelledDataModule):
                 "folder. Download ModelNet40.zip from modelnet.cs.princeton.edu and unpack it; set data.root or the "
                 "environment variable PERCEIVER_DATA to the folder that holds ModelNet40."
             )
-        for split in ("train", "test"):
-            if paths := self._paths(split):
-                self._cached(split, paths)
+        if training := self._paths("train"):
+            self._cached("train", training)
+        self._cached("test", self._existing("test"))
 
     def read_training(self) -> tuple[Samples, Samples]:
         """8,859 and 984 meshes of ModelNet40 by default."""
