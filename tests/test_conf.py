@@ -1,5 +1,6 @@
 """Every YAML of conf/: it composes, what it names can be built, and its head says what it is for."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from image_sets import cifar10_set, cifar100_set, folder_set, idx_set, imagenet_set
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
@@ -171,10 +172,63 @@ def test_data(name: str, data_root: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", GROUPS["experiment"])
 def test_experiments(name: str) -> None:
-    config = composed(f"experiment={name}")
+    # Large recipes take minutes for a batch: with fewer and narrower latents they are the same otherwise.
+    small = ["model.encoder.num_latents=4", "model.encoder.latent_channels=16"] if name.startswith("imagenet") else []
+    config = composed(f"experiment={name}", *small)
     modalities = [str(modality) for modality in config.model.adapters]
-    model = built(config, spec(*modalities))
+    facts = spec(*modalities)
+    model = built(config, facts)
     assert model({modality: INPUTS[modality] for modality in modalities}).shape == (2, 3)
+    plain = resolve(config, facts)
+    assert isinstance(instantiate(plain["data"], _convert_="all"), LightningDataModule)
+    optimizer = instantiate(plain["optimizer"], _convert_="all")
+    task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(model=model, optimizer=optimizer)
+    assert isinstance(task, LightningModule)
+
+
+IMAGE_NET = {
+    "modalities": {"image": {**MODALITIES["image"], "shape": [3, 224, 224], "mean": [0.0] * 3, "std": [1.0] * 3}},
+    "target": {"kind": "classes", "names": [str(number) for number in range(1000)]},
+    "num_classes": 1000,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("imagenet_perceiver", 44_912_254), ("imagenet_perceiver_io", 48_440_627), ("imagenet_conv", 48_646_522)],
+)
+def test_imagenet_experiments_are_the_published_models(name: str, parameters: int) -> None:
+    with torch.device("meta"):
+        model = built(composed(f"experiment={name}"), IMAGE_NET)
+    assert count(model) == parameters
+
+
+@pytest.mark.parametrize("size", [path.stem for path in (CONF / "model" / "size").glob("*.yaml") if path.stem != "stack"])
+@pytest.mark.parametrize("model", GROUPS["model"])
+def test_sizes(size: str, model: str) -> None:
+    """Every size composes with every model and gives what its head says."""
+    text = (CONF / "model" / "size" / f"{size}.yaml").read_text()
+    [said] = re.findall(rf"([\d,]+)(?: parameters)? with model={model}\b", text)
+    facts = spec("image")
+    facts["modalities"]["image"] = {**facts["modalities"]["image"], "shape": [1, 28, 28]}
+    facts = {**facts, "num_classes": 10}
+    with torch.device("meta"):
+        made = built(composed(f"model={model}", f"model/size={size}"), facts)
+    assert count(made) == int(said.replace(",", ""))
+    assert len(made.encoder.cross_schedule) == (1 if model == "perceiver_io" else len(made.encoder.block_schedule))
+
+
+def test_the_size_of_a_model_is_its_own_unless_chosen() -> None:
+    facts = spec("image")
+    assert count(built(composed(), facts)) == count(built(composed("model/size=tiny"), facts))
+    assert len(built(composed("model=perceiver_io"), facts).encoder.blocks[0]) == 4
+    chosen = composed("experiment=imagenet_perceiver_io", "model/size=tiny", "model.encoder.num_latents=3")
+    assert chosen.model.encoder.latent_channels == 64, "the command line chooses last"
+    assert chosen.model.encoder.num_latents == 3
+
+
+def count(model: Perceiver) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_overfitting_leaves_nothing_that_regularises() -> None:
