@@ -299,8 +299,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, note in notes.items():
             print(f"  {name}: {note}")
         results += [asdict(row) for row in rows]
-    if options.json:
-        write_json(options.json, facts, results)
+        if options.json:
+            # After each size: the next may take long.
+            write_json(options.json, facts, results)
 
 
 if __name__ == "__main__":
