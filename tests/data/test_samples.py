@@ -1,0 +1,28 @@
+"""Samples in memory are read once."""
+
+import torch
+
+from perceiver.batch import Sample
+from perceiver.data.samples import InMemory
+
+
+class Counting:
+    """Three samples; counts how often they are read."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> Sample:
+        self.read += 1
+        return Sample(inputs={"x": torch.full((1, 2), float(index))}, target=index, id=str(index))
+
+
+def test_every_sample_is_read_once() -> None:
+    source = Counting()
+    split = InMemory(source)
+    for _ in range(2):
+        assert [split[index].id for index in range(len(split))] == ["0", "1", "2"]
+    assert source.read == 3
