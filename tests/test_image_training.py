@@ -1,0 +1,101 @@
+"""From image files to metrics with `python train.py`: folders with unequal classes, mixing, and testing elsewhere."""
+
+import contextlib
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+import yaml
+from image_sets import cifar10_set, folder_set
+from PIL import Image
+
+import perceiver
+from perceiver.data.image_folder import Frame
+from perceiver.run.main import main
+
+SMALL = (
+    "model.encoder.num_latents=4",
+    "model.encoder.latent_channels=16",
+    "model.encoder.num_self_heads=2",
+    "adapter@model.adapters.image=image_conv",
+    "trainer.max_epochs=2",
+    "logger=none",
+)
+
+
+def train(*arguments: str) -> tuple[int, str]:
+    """Run within this process; exit status and stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    with mock.patch("sys.argv", ["train.py", *arguments]), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+            code = 0
+        except SystemExit as error:
+            code = int(error.code or 0)
+    return code, err.getvalue()
+
+
+def metrics_of(directory: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((directory / "metrics.json").read_text())
+    return loaded
+
+
+def test_image_folders_with_unequal_classes(tmp_path: Path) -> None:
+    root, run = tmp_path / "images", tmp_path / "run"
+    folder_set(root)
+    for file in sorted((root / "train" / "zebra").iterdir())[3:]:
+        file.unlink()
+    settings = (f"data.root={root}", "data.num_workers=0", "data.size=[24,24]")
+    unequal = ("task.class_weights=balanced", "task.balanced_accuracy=true", "data.balanced_sampling=true")
+    code, err = train("data=image_folder", *SMALL, *settings, *unequal, f"hydra.run.dir={run}")
+    assert code == 0, err
+    metrics = metrics_of(run)
+    assert {"val/balanced_accuracy", "test/balanced_accuracy"} <= set(metrics)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["spec"]["target"]["names"] == ["cat", "dog", "zebra"]
+    assert config["task"]["class_counts"] == config["spec"]["target"]["counts"]
+    assert sum(config["spec"]["target"]["counts"]) == 17, "19 images, two of them for validation"
+
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(root / "test", elsewhere / "test")
+    again = tmp_path / "again"
+    arguments = ("mode=test", "data=image_folder", f"data.root={elsewhere}", *settings[1:], "logger=none")
+    code, err = train(*arguments, f"ckpt_path={run}", f"hydra.run.dir={again}")
+    assert code == 0, err
+    assert metrics_of(again)["test/accuracy"] == metrics["test/accuracy"]
+
+    model = perceiver.load(run)
+    files = sorted((root / "test").rglob("*.*"))
+    predictions = model.predict([Frame(size=[24, 24])(Image.open(file)) for file in files])
+    right = [prediction.label == file.parent.name for prediction, file in zip(predictions, files, strict=True)]
+    assert sum(right) / len(right) == pytest.approx(metrics["test/accuracy"])
+
+
+def test_a_damaged_image_reads_in_one_line(tmp_path: Path) -> None:
+    folder_set(tmp_path / "images")
+    file = tmp_path / "images" / "train" / "dog" / "3.jpg"
+    file.write_bytes(file.read_bytes()[:300])
+    settings = (f"data.root={tmp_path / 'images'}", "data.num_workers=0", f"hydra.run.dir={tmp_path / 'run'}")
+    code, err = train("data=image_folder", *SMALL, *settings)
+    assert code == 1
+    assert err.startswith(f"error: {file}: no intact image (")
+
+
+def test_the_cifar10_recipe_mixes_training_images_only(tmp_path: Path) -> None:
+    cifar10_set(tmp_path)
+    run = tmp_path / "run"
+    settings = (f"data.root={tmp_path}", "data.download=false", "data.validation_size=20", "data.batch_size=16")
+    code, err = train("experiment=cifar10", *SMALL[:3], *SMALL[4:], *settings, "test=false", f"hydra.run.dir={run}")
+    assert code == 0, err
+    assert "val/accuracy" in metrics_of(run)
+    model = perceiver.load(run)
+    assert model.spec is not None
+    assert model.spec["modalities"]["image"]["shape"] == [3, 32, 32]
+    assert torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"].keys() == {
+        f"model.{name}" for name in model.state_dict()
+    }
