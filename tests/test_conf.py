@@ -170,6 +170,17 @@ def test_data(name: str, data_root: Path, tmp_path: Path) -> None:
     assert model(batch.inputs, batch.masks).shape == (batch.size, data.spec["num_classes"])
 
 
+def test_augmentation_is_a_list_to_choose_from(tmp_path: Path) -> None:
+    cifar10_set(tmp_path)
+    listed = ["RandAugment", "RandomErasing", "{_target_: torchvision.transforms.v2.RandomResizedCrop, size: [32, 32]}"]
+    entries = ", ".join(x if x[0] == "{" else f"{{_target_: torchvision.transforms.v2.{x}}}" for x in listed)
+    overrides = [f"data.augment.transforms=[{entries}]", f"data.root={tmp_path}", "data.validation_size=10"]
+    data = instantiate(composed("data=cifar10", *overrides).data, _convert_="all")
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    assert batch.inputs["image"].shape == (90, 3, 32, 32)
+
+
 @pytest.mark.parametrize("name", GROUPS["experiment"])
 def test_experiments(name: str) -> None:
     # Large recipes take minutes for a batch: with fewer and narrower latents they are the same otherwise.

@@ -164,12 +164,12 @@ class ClassificationTask(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """The balanced accuracy of this pass, if so configured."""
         if self.balanced_accuracy:
-            self.log("val/balanced_accuracy", _mean_recall(self.val_confusion.compute()))
+            self.log("val/balanced_accuracy", _mean_recall(self.val_confusion.compute()), sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
         """The balanced accuracy of this pass, if so configured."""
         if self.balanced_accuracy:
-            self.log("test/balanced_accuracy", _mean_recall(self.test_confusion.compute()))
+            self.log("test/balanced_accuracy", _mean_recall(self.test_confusion.compute()), sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over two parameter groups; the schedule, if any, advances with every step."""
