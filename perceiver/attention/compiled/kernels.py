@@ -215,12 +215,14 @@ LINE_BACKWARD = Source(_line_backward, ((0, 1, 2), (0, 1, 2), (0, 1), (0, 2)))
 class Kernel:
     """A compiled callable for one signature."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, signature: str) -> None:
         self.source = source
-        # Torch keeps what it compiled, and counts recompilations, by code object: each signature gets one of its own.
+        # Torch keeps what it compiled, and counts recompilations, by code object, and what it learned of sizes by file, line
+        # and name: each signature gets a code object and a name of its own.
         function = inspect.unwrap(source.function)
-        own = types.FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
-        self._ran = False
+        name = f"{function.__name__}_{signature}"
+        own = types.FunctionType(function.__code__.replace(co_name=name), function.__globals__, name)
+        self._threads: int | None = None
         self._compiled = torch.compile(own, fullgraph=True, options=OPTIONS)
 
     def __call__(self, *tensors: Tensor) -> Sequence[Tensor]:
@@ -229,20 +231,21 @@ class Kernel:
         Raises:
             CompilationError: if it cannot be compiled; a warning says so once per type of device.
         """
-        for tensor, axes in zip(tensors, self.source.dynamic, strict=True):
-            for axis in axes:
-                torch._dynamo.mark_dynamic(tensor, axis)
+        if self._threads != torch.get_num_threads():  # another number is one reason for torch to compile again
+            for tensor, axes in zip(tensors, self.source.dynamic, strict=True):
+                for axis in axes:
+                    torch._dynamo.mark_dynamic(tensor, axis)
         try:
             results: Sequence[Tensor] = self._compiled(*tensors)
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
             # What ran before fails for reasons of its own, unless torch says that it compiled anew.
-            if self._ran and not isinstance(error, torch._dynamo.exc.TorchDynamoException):
+            if self._threads is not None and not isinstance(error, torch._dynamo.exc.TorchDynamoException):
                 raise
             _report(tensors[0].device.type, error)
             raise CompilationError from error
-        self._ran = True
+        self._threads = torch.get_num_threads()
         return results
 
 
@@ -260,4 +263,4 @@ def _report(device_type: str, error: Exception) -> None:
 @functools.cache
 def kernel(source: Source, content: int, dtype: torch.dtype, device_type: str) -> Kernel:
     """The kernel of a signature; the same object every time."""
-    return Kernel(source)
+    return Kernel(source, f"{content}_{str(dtype).removeprefix('torch.')}_{device_type}")

@@ -9,6 +9,7 @@ tile of tokens, a kernel their weights, with the largest score followed online a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import log
@@ -38,7 +39,7 @@ SHORTEST = 8
 """Axes of a grid shorter than this are no grid."""
 ROWS = 128
 """Query rows at a time."""
-TILE = 2**18
+TILE = 2**19
 """Scores of one call of a kernel."""
 HEADROOM = 4 * log(2)
 TRUSTED = 2.0**-28
@@ -58,8 +59,7 @@ def read_tokens(queries: Tensor, parts: list[Tensor], rstd: Tensor, mask: Tensor
     """The same function as the eager `read_tokens`, see there."""
     if supports(queries, rstd):
         try:
-            # Torch compiles anew for tensors of inference mode, and for calls that record gradients.
-            with torch.inference_mode(False), torch.no_grad():
+            with _settled(queries.device.type):
                 call = _Call(queries, parts, rstd, mask)
                 return _read(call, on_grid=call.on_grid)
         except CompilationError:
@@ -83,7 +83,7 @@ def read_tokens_backward(
     """The same function as the eager `read_tokens_backward`, see there."""
     if supports(queries, rstd):
         try:
-            with torch.inference_mode(False), torch.no_grad():
+            with _settled(queries.device.type):
                 delta = (sums * grad_sums).sum(dim=-1) - grad_lse
                 # Rows without a valid token: their scores are all minus infinity, and so must their weights be zero.
                 lse_or_zero = torch.where(lse.isneginf(), lse.new_zeros(()), lse)
@@ -97,6 +97,14 @@ def read_tokens_backward(
 
 
 connect(read_tokens, read_tokens_backward)
+
+
+@contextmanager
+def _settled(device_type: str) -> Iterator[None]:
+    """Modes as they always are around kernels: torch compiles anew where inference, gradients or autocast differ."""
+    off = torch.autocast(device_type, dtype=torch.bfloat16, enabled=False, cache_enabled=False)
+    with torch.inference_mode(False), torch.no_grad(), off:
+        yield
 
 
 # ------------------------------------------------------------------------------------------------ calls
@@ -289,7 +297,7 @@ class _Grid:
             part = _samples(call.parts[index], b)
             planes[..., column : column + part.shape[-1]] = part
             column += part.shape[-1]
-        tiles = [(o, i, planes[:, o, i].contiguous()) for o in _slices(outer, o_length) for i in _slices(inner, i_length)]
+        tiles = [(o, i, _own(planes, planes[:, o, i])) for o in _slices(outer, o_length) for i in _slices(inner, i_length)]
         return _Grid(call, b, content, lines, tiles)
 
     def columns(self, rows: Tensor) -> Tensor:
@@ -351,13 +359,13 @@ def _read_grid(call: _Call) -> tuple[Tensor, Tensor]:
         for r in _slices(rows, ROWS):
             queries = _samples(call.queries, b)[:, r]
             a, (outer, inner) = grid.columns(queries), grid.terms(queries)
-            bound = outer.amax(1) + inner.amax(1) + (a.abs() * largest[1]).sum(1)
+            bound = outer.amax(1) + inner.amax(1) + a.abs().sum(1) * largest[1]
             reference = bound.clamp_(min=0) * largest[0] - HEADROOM
             own = torch.cat([a, reference[:, None]], dim=1)
             along = call.queries.new_zeros(2 + a.shape[1], *outer.shape)
             over_outer = torch.zeros_like(inner)
             for o, i, planes in grid.tiles:
-                some_along, some_over = run(planes, outer[:, o].contiguous(), inner[:, i].contiguous(), own)
+                some_along, some_over = run(planes, _own(outer, outer[:, o]), _own(inner, inner[:, i]), own)
                 along[:, :, o] += some_along
                 over_outer[:, i] += some_over
             total = along[0].sum(1)
@@ -373,10 +381,16 @@ def _read_grid(call: _Call) -> tuple[Tensor, Tensor]:
 
 
 def _largest(grid: _Grid) -> tuple[Tensor, Tensor]:
-    """`(g, 1)`, `(g, C, 1)`: the largest rstd and absolute values of the content of each sample; masked tokens are zeros."""
-    found = [planes.abs().amax(dim=(1, 2)) for _, _, planes in grid.tiles]
-    largest = torch.stack(found).amax(dim=0)
-    return largest[:, :1], largest[:, 2:, None]
+    """`(g, 1)` each: the largest rstd of the valid tokens of each sample, the largest absolute value of their content."""
+    call, b, count = grid.call, grid.b, grid.b.stop - grid.b.start
+    rstd = _samples(call.rstd, b)
+    if call.mask is not None:
+        rstd = rstd * _samples(call.mask, b)
+    content = rstd.new_zeros(count)
+    for index in grid.content:
+        low, high = _samples(call.parts[index], b).flatten(1).aminmax(dim=1)
+        content = torch.maximum(content, torch.maximum(-low, high))
+    return rstd.flatten(1).amax(dim=1).expand(count)[:, None], content[:, None]
 
 
 def _read_grid_backward(call: _Call, upstream: _Upstream, grads: _Gradients) -> None:
@@ -396,7 +410,7 @@ def _read_grid_backward(call: _Call, upstream: _Upstream, grads: _Gradients) -> 
             along, over_outer = call.queries.new_zeros(1 + count, *outer.shape[1:]), torch.zeros_like(inner[0])
             w_along, w_over_outer = torch.zeros_like(outer[0]), torch.zeros_like(inner[0])
             for o, i, planes in grid.tiles:
-                found = run(planes, outer[:, :, o].contiguous(), inner[:, :, i].contiguous(), own)
+                found = run(planes, _own(outer, outer[:, :, o]), _own(inner, inner[:, :, i]), own)
                 along[:, :, o] += found[0]
                 over_outer[:, i] += found[1]
                 if need_others or need_content:
@@ -513,14 +527,15 @@ class _Line:
     def products(self, o: slice, i: slice) -> Tensor:
         """All parts times rows `(g, n, r)`, a tensor of its own."""
         lengths = (o.stop - o.start, i.stop - i.start)
-        total = self.rows[0].new_zeros(self.samples, *lengths, self.rows[0].shape[1])
+        flat = self.rows[0].new_zeros(self.samples, lengths[0] * lengths[1], self.rows[0].shape[1])
+        total = flat.unflatten(1, lengths)
         for part, rows, term in zip(self.parts, self.rows, self.terms, strict=True):
             if term is None:
                 own = part[:, o, i]
                 total += _products(own.flatten(1, 2), rows).unflatten(1, lengths)
             else:
                 total += _tile(term, o, i)
-        return total.flatten(1, 2)
+        return flat
 
     def gathered(self, weights: Tensor, o: slice, i: slice) -> Tensor:
         """Sums over the tile's tokens of weights `(g, n, r)` times parts: `(g, r, channels)`."""
@@ -531,7 +546,8 @@ class _Line:
         """Sums over rows of weights `(g, n, r)` times rows, at the shape of a part's tile: `(g, o or 1, i or 1, c)`."""
         part = self.parts[index]
         grid = weights.unflatten(1, (o.stop - o.start, i.stop - i.start))
-        return _spread(_summed(grid, part), self.rows[index]).unflatten(1, _tile(part, o, i).shape[1:3])
+        own: Tensor = _spread(_summed(grid, part), self.rows[index]).unflatten(1, _tile(part, o, i).shape[1:3])
+        return own
 
 
 def _summed(weights: Tensor, part: Tensor) -> Tensor:
@@ -551,6 +567,11 @@ def _slices(total: int, most: int) -> list[slice]:
     if len(edges) > 2 and edges[-1] - edges[-2] == 1 and most > 1:
         del edges[-2]
     return [slice(start, stop) for start, stop in pairwise(edges)]
+
+
+def _own(x: Tensor, some: Tensor) -> Tensor:
+    """Some of x as a contiguous tensor of its own; for views torch compiles anew, since it looks at what they are views of."""
+    return x if some.shape == x.shape else some.clone(memory_format=torch.contiguous_format)
 
 
 def _samples(x: Tensor, b: slice) -> Tensor:
