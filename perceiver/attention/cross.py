@@ -107,7 +107,7 @@ class CrossAttention(nn.Module):
         )
         if self._drops():
             return cheapest_form(shapes, implementation="eager", forms=("dense", "factored"))
-        return cheapest_form(shapes, implementation=self._implementation(blocks).name)
+        return cheapest_form(shapes, implementation=self._implementation(blocks, num_queries).name)
 
     def explain(self, blocks: Sequence[Tokens], *, num_queries: int) -> str:
         """The form and the implementation that compute this for such tokens, and why, in a few words for tables."""
@@ -119,14 +119,17 @@ class CrossAttention(nn.Module):
             return f"absorbed, {why}; scaled_dot_product_attention of the tokens themselves"
         if self._drops():
             return f"factored, {why}; eager code (with attention dropout there is no other)"
-        chosen = self._implementation(blocks)
+        chosen = self._implementation(blocks, num_queries)
         return f"factored, {why}; {chosen.name} code ({chosen.reason})"
 
     def _drops(self) -> bool:
         return self.training and self.dropout > 0
 
-    def _implementation(self, blocks: Sequence[Tokens]) -> Implementation:
-        return implementation(blocks[0].device, self.query.weight.dtype)
+    def _implementation(self, blocks: Sequence[Tokens], num_queries: int) -> Implementation:
+        """What `factored_attention` would take."""
+        tokens = max(block.batch * block.num_tokens for block in blocks)
+        scores = tokens * num_queries * self.num_heads
+        return implementation(blocks[0].device, self.query.weight.dtype, scores=scores)
 
     def weights(
         self, queries: Float[Tensor, "batch_or_1 queries channels"], blocks: Sequence[Tokens]

@@ -65,7 +65,9 @@ def factored_attention(
             sums, found = _merge(results, masked=masked)
             sums, kept = sums[..., :-1], sums[..., -1].unflatten(1, (num_heads, -1))
         else:
-            read = implementation(query.device, dtype).read if read is None else read
+            if read is None:
+                scores = max(block.batch * block.num_tokens for block in blocks) * rows.shape[1]
+                read = implementation(query.device, dtype, scores=scores).read
             results = [read(rows, list(plane.parts), plane.rstd, plane.mask) for plane in planes]
             sums, found = _merge(results, masked=masked)
         out = project(sums.unflatten(1, (num_heads, -1)), projection, kept=kept)
