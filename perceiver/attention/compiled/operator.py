@@ -570,7 +570,7 @@ def _slices(total: int, most: int) -> list[slice]:
 
 
 def _own(x: Tensor, some: Tensor) -> Tensor:
-    """Some of x as a contiguous tensor of its own; for views torch compiles anew, since it looks at what they are views of."""
+    """Some of x as a contiguous tensor of its own; torch compiles anew for a view, since it looks at what it views."""
     return x if some.shape == x.shape else some.clone(memory_format=torch.contiguous_format)
 
 
