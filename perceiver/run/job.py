@@ -22,7 +22,7 @@ from perceiver.run.atomic import atomic_write
 from perceiver.run.checkpoint_io import AtomicCheckpointIO, require_disk_space
 from perceiver.run.config import resolve
 from perceiver.run.figures import ConfusionFigures
-from perceiver.run.metrics import BestEpoch, last_metrics, write_metrics
+from perceiver.run.metrics import BestEpoch, last_metrics, monitored, write_metrics
 from perceiver.run.report import print_model, print_result
 from perceiver.run.resume import CarryBest, check_architecture, check_unfinished, find_last
 
@@ -48,7 +48,7 @@ def run(config: DictConfig) -> float | None:
 
     Returns:
         mode=fit: the monitored validation metric of the best epoch, for sweepers; None without validation.
-        mode=test: the test accuracy.
+        mode=test: the same metric of the test split.
 
     Raises:
         ValueError: for settings that contradict each other; all that can be known before training is checked before.
@@ -67,6 +67,8 @@ def _fit(config: DictConfig) -> float | None:
     resumed = None if config.ckpt_path is None else find_last(config.ckpt_path)
     _check_unused(directory, resumed)
     recipe = None if resumed is None else checkpoints.read(resumed)
+    if recipe is not None:
+        _check_task(config, recipe)
 
     data: LightningDataModule = instantiate(config.data, _convert_="all")
     data.prepare_data()
@@ -115,7 +117,7 @@ def _fit(config: DictConfig) -> float | None:
         metrics |= last_metrics(trainer, "test")
     if trainer.is_global_zero:
         write_metrics(directory / METRICS, metrics)
-        print_result(metrics, directory)
+        print_result(metrics, directory, chosen_by=monitored(trainer))
     return best.score
 
 
@@ -124,6 +126,7 @@ def _test(config: DictConfig) -> float | None:
     directory = Path(config.run_dir)
     file = checkpoints.find(config.ckpt_path)
     recipe = checkpoints.read(file)
+    _check_task(config, recipe)
     model = checkpoints.load(file, trust=list(config.trust))
 
     data: LightningDataModule = instantiate(config.data, _convert_="all")
@@ -151,9 +154,19 @@ def _test(config: DictConfig) -> float | None:
     }
     if trainer.is_global_zero:
         write_metrics(directory / METRICS, metrics)
-        print_result(metrics, directory, tested=file)
-    accuracy = metrics.get("test/accuracy")
-    return None if accuracy is None else float(accuracy)
+        print_result(metrics, directory, chosen_by=monitored(trainer), tested=file)
+    score = metrics.get((monitored(trainer) or "").replace("val/", "test/", 1))
+    return None if score is None else float(score)
+
+
+def _check_task(config: DictConfig, recipe: checkpoints.Recipe) -> None:
+    """The command line says the task, since nothing that a checkpoint names is run; but it must be the checkpoint's own."""
+    stored = (recipe.config.get("task") or {}).get("_target_")
+    if stored is not None and stored != config.task.get("_target_"):
+        raise ValueError(
+            f"task: {recipe.file} was trained with {stored}, but {config.task.get('_target_')} is configured; choose its "
+            "own with task=NAME."
+        )
 
 
 def _task(plain: Mapping[str, Any], model: Perceiver, spec: Mapping[str, Any]) -> LightningModule:

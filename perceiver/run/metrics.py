@@ -30,7 +30,7 @@ class BestEpoch(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over this epoch's validation metrics if they are the best so far."""
-        monitor = _monitored(trainer)
+        monitor = _monitor(trainer)
         if trainer.sanity_checking or monitor is None or monitor.monitor not in trainer.callback_metrics:
             return
         score = float(trainer.callback_metrics[monitor.monitor])
@@ -75,7 +75,13 @@ def write_metrics(path: Path, metrics: Mapping[str, float | int]) -> None:
     write_json(path, {**metrics, **{k: v for k, v in earlier.items() if k not in metrics}})
 
 
-def _monitored(trainer: Trainer) -> ModelCheckpoint | None:
+def monitored(trainer: Trainer) -> str | None:
+    """The metric that the best checkpoint is chosen by, `val/…`; None if none is."""
+    monitor = _monitor(trainer)
+    return None if monitor is None else monitor.monitor
+
+
+def _monitor(trainer: Trainer) -> ModelCheckpoint | None:
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
             return callback

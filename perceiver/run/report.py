@@ -41,8 +41,8 @@ def print_model(model: Perceiver, loader: Iterable[Batch], device: torch.device)
     table.add_row("fusion", type(model.fusion).__name__, f"{_count(model.fusion):,}", f"{total:,} tokens × {width}")
     latents = f"{model.encoder.num_latents:,} latents × {model.encoder.latent_channels}"
     table.add_row("encoder", type(model.encoder).__name__, f"{_count(model.encoder):,}", latents)
-    classes = getattr(model.head, "num_classes", None)
-    shape = "" if classes is None else f"{classes:,} classes"
+    outputs = getattr(model.head, "num_classes", None)
+    shape = "" if outputs is None else f"{outputs:,} outputs"
     table.add_row("head", type(model.head).__name__, f"{_count(model.head):,}", shape)
     console.print(table)
     console.print(f"Estimated FLOPs, forward, one sample: {_engineering(flops)} ({FLOPS_NOTE})", soft_wrap=True)
@@ -59,18 +59,36 @@ def forward_flops(model: Perceiver, batch: Batch) -> int:
     return int(counter.get_total_flops())
 
 
-def print_result(metrics: Mapping[str, float | int], directory: Path, *, tested: Path | None = None) -> None:
-    """Print accuracies, time, and where everything lies."""
+def print_result(
+    metrics: Mapping[str, float | int],
+    directory: Path,
+    *,
+    chosen_by: str | None = "val/accuracy",
+    tested: Path | None = None,
+) -> None:
+    """Print what was reached, the time, and where everything lies.
+
+    Args:
+        metrics: as in metrics.json.
+        directory: the run directory.
+        chosen_by: the validation metric of the best epoch; its value comes first.
+        tested: the checkpoint, where nothing was trained.
+    """
     console = _console()
     if tested is not None:
         console.print(f"Tested {tested}", soft_wrap=True)
-    if "val/accuracy" in metrics:
+    if chosen_by in metrics:
         epoch = f" in epoch {int(metrics['best_epoch']) + 1} of {metrics['epochs']}" if "best_epoch" in metrics else ""
-        console.print(f"Validation accuracy {_percent(metrics['val/accuracy'])}{epoch}, the best", soft_wrap=True)
+        name = str(chosen_by).removeprefix("val/")
+        console.print(f"Validation {_metric(name, metrics[str(chosen_by)])}{epoch}, the best", soft_wrap=True)
     elif "train/loss" in metrics:
         console.print(f"Training loss {metrics['train/loss']:.2g}, no validation", soft_wrap=True)
-    if "test/accuracy" in metrics:
-        console.print(f"Test accuracy {_percent(metrics['test/accuracy'])}", soft_wrap=True)
+    first = (chosen_by or "").replace("val/", "test/", 1)
+    test = [name for name in metrics if name.startswith("test/") and name != "test/loss"]
+    test.sort(key=lambda name: name != first)
+    if test:
+        shown = [_metric(name.removeprefix("test/"), metrics[name]) for name in test]
+        console.print(f"Test {', '.join(shown)}", soft_wrap=True)
     console.print(f"Time {metrics['seconds']:.1f} s", soft_wrap=True)
     places = [name for name in ("checkpoints", "figures", "metrics.json") if (directory / name).exists()]
     console.print(f"Run directory {directory}: {', '.join(places)}", soft_wrap=True)
@@ -97,8 +115,10 @@ def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f}%"
+def _metric(name: str, value: float) -> str:
+    """Accuracies are shares, and read as percentages; other metrics have scales of their own."""
+    number = f"{100 * value:.2f}%" if name.endswith("accuracy") else f"{value:.4g}"
+    return f"{name.replace('_', ' ')} {number}"
 
 
 def _engineering(number: int) -> str:

@@ -1,5 +1,7 @@
 """Training objectives: one LightningModule each, with the model as an argument, and what they share."""
 
 from perceiver.tasks.classification import ClassificationTask
+from perceiver.tasks.multilabel import MultilabelTask
+from perceiver.tasks.regression import RegressionTask
 
-__all__ = ["ClassificationTask"]
+__all__ = ["ClassificationTask", "MultilabelTask", "RegressionTask"]

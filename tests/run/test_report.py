@@ -81,3 +81,13 @@ def test_the_result_says_what_and_where(tmp_path: Path, capsys: pytest.CaptureFi
         f"Run directory {tmp_path}: checkpoints",
         f'In Python: model = perceiver.load("{tmp_path}")',
     ]
+
+
+def test_other_metrics_than_accuracy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = {"val/r2": 0.91234, "test/loss": 0.1, "test/mae": 12.3456, "test/r2": 0.9}
+    metrics |= {"epochs": 2, "best_epoch": 0, "seconds": 1.0}
+    print_result(metrics, tmp_path, chosen_by="val/r2")
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "Validation r2 0.9123 in epoch 1 of 2, the best",
+        "Test r2 0.9, mae 12.35",
+    ]

@@ -1,0 +1,168 @@
+"""Regression: numbers `(B, outputs)`, learned in standard deviations of the training split, measured in their own units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torchmetrics import MeanAbsoluteError, R2Score
+
+from perceiver.batch import Batch
+from perceiver.tasks.training_steps import (
+    OptimizerFactory,
+    SchedulerFactory,
+    learning_rate,
+    optimization,
+    require_finite,
+    sample_name,
+    separate_random_streams,
+)
+
+
+class RegressionTask(LightningModule):
+    """Train a model to tell numbers.
+
+    The model's outputs are normalised values, `(value - mean) / std`; `Perceiver.predict` undoes that with the same spec.
+    Logs `train/loss`, `train/learning_rate`, and `val/` and `test/` loss, mae and r2, one value per epoch. The loss is that
+    of normalised values. `mae`, the mean absolute error, is in the units of the data; it and `r2`, the coefficient of
+    determination, are means over the outputs. A split of a single sample has no `r2`.
+
+    Args:
+        model: `(inputs, masks) -> (B, outputs)`; its parameters are saved under `model.`.
+        optimizer: makes the optimizer from parameter groups (see `parameter_groups`).
+        scheduler: makes the schedule from the optimizer and the number of steps; None keeps the learning rate.
+        mean, std: of the targets of the training split, one for each output; see `perceiver.predictions.values_target`.
+        loss: `(outputs, normalised targets) -> scalar`, a mean: `torch.nn.MSELoss`, `L1Loss`, `HuberLoss`, or your own.
+        checkpoint: plain values that go into checkpoints under the key "perceiver", so that the model can be rebuilt.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory | None = None,
+        mean: Sequence[float],
+        std: Sequence[float],
+        loss: nn.Module | None = None,
+        checkpoint: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not len(mean) == len(std) > 0 or not all(map(math.isfinite, [*mean, *std])) or min(std) <= 0:
+            raise ValueError(
+                "task.mean, task.std: expected one finite number each for every output, standard deviations above 0; got "
+                f"{list(mean)} and {list(std)}."
+            )
+        self.model = model
+        self.loss = nn.MSELoss() if loss is None else loss
+        self.num_outputs = len(mean)
+        # Float64: large means keep their digits. They stay in main memory, where targets are normalised; not every device
+        # knows float64.
+        self._mean, self._std = (torch.tensor(numbers, dtype=torch.float64) for numbers in (mean, std))
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self._checkpoint = dict(checkpoint) if checkpoint is not None else None
+        self.val_mae, self.test_mae = (MeanAbsoluteError(num_outputs=self.num_outputs) for _ in range(2))
+        self.val_r2, self.test_r2 = R2Score(), R2Score()
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Normalised values `(B, outputs)` of a batch."""
+        outputs: Tensor = self.model(batch.inputs, batch.masks)
+        return outputs
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Check and normalise the targets while they are still in main memory; one value per sample may come as `(B,)`.
+
+        Raises:
+            ValueError: for missing targets, another shape, or NaN and infinity; names the sample.
+        """
+        target = batch.target
+        if target is None:
+            raise ValueError("batch.target: expected values for every sample, got None; the data has no targets.")
+        if target.ndim == 1 and self.num_outputs == 1:
+            target = target[:, None]
+        if target.ndim != 2 or target.shape[1] != self.num_outputs:
+            raise ValueError(f"batch.target: expected (B, {self.num_outputs}), got {tuple(target.shape)}.")
+        wrong = ~target.isfinite().all(dim=1)
+        if bool(wrong.any()):
+            index = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"target of sample {sample_name(batch.ids, index)!r}: expected finite numbers, got "
+                f"{target[index].tolist()}. Leave samples without a value out."
+            )
+        normalised = (target.double() - self._mean) / self._std
+        return Batch(inputs=batch.inputs, masks=batch.masks, target=normalised.float(), ids=batch.ids)
+
+    def on_fit_start(self) -> None:
+        """See `separate_random_streams`."""
+        separate_random_streams(self.global_rank)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of normalised values.
+
+        Raises:
+            FloatingPointError: as soon as it is not finite.
+        """
+        loss: Tensor = self.loss(self._outputs(batch), batch.target)
+        require_finite(loss, batch=batch, task=self)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=batch.size, prog_bar=True)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """The learning rate that the epoch ended with."""
+        self.log("train/learning_rate", learning_rate(self.trainer))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and metrics of the validation data."""
+        self._evaluate(batch, "val", self.val_mae, self.val_r2)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and metrics of the test data."""
+        self._evaluate(batch, "test", self.test_mae, self.test_r2)
+
+    def on_validation_epoch_end(self) -> None:
+        """Metrics over the whole pass."""
+        self._log_metrics("val", self.val_mae, self.val_r2)
+
+    def on_test_epoch_end(self) -> None:
+        """Metrics over the whole pass."""
+        self._log_metrics("test", self.test_mae, self.test_r2)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """See `optimization`."""
+        return optimization(self.model, optimizer=self._optimizer, scheduler=self._scheduler, trainer=self.trainer)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what `perceiver.load` needs to rebuild the model."""
+        if self._checkpoint is not None:
+            checkpoint["perceiver"] = self._checkpoint
+
+    def _evaluate(self, batch: Batch, stage: str, mae: MeanAbsoluteError, r2: R2Score) -> None:
+        outputs = self._outputs(batch)
+        assert batch.target is not None, "checked in on_before_batch_transfer"
+        # Of normalised values: torchmetrics sums squares in float32 and takes sums below 1e-4 for zero.
+        mae.update(outputs, batch.target)
+        r2.update(outputs, batch.target)
+        self.log(f"{stage}/loss", self.loss(outputs, batch.target), on_epoch=True, batch_size=batch.size, sync_dist=True)
+
+    def _log_metrics(self, stage: str, mae: MeanAbsoluteError, r2: R2Score) -> None:
+        error = (mae.compute().cpu() * self._std).mean()
+        self.log(f"{stage}/mae", error.float(), prog_bar=stage == "val", sync_dist=True)
+        if int(r2.total) > 1:
+            self.log(f"{stage}/r2", r2.compute(), prog_bar=stage == "val", sync_dist=True)
+        mae.reset()
+        r2.reset()
+
+    def _outputs(self, batch: Batch) -> Tensor:
+        outputs: Tensor = self(batch)
+        if outputs.shape[1:] != (self.num_outputs,):
+            raise ValueError(
+                f"task: the model returns {tuple(outputs.shape)}, but the spec's target has {self.num_outputs} values (mean "
+                "and std). Give the head as many outputs."
+            )
+        return outputs.float()

@@ -1,0 +1,70 @@
+"""What tasks do alike, whatever the objective: optimizer and schedule, random streams of processes, a lost loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from perceiver.batch import Batch
+from perceiver.tasks.parameter_groups import parameter_groups
+
+OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
+SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
+
+
+def optimization(
+    model: nn.Module, *, optimizer: OptimizerFactory, scheduler: SchedulerFactory | None, trainer: Trainer
+) -> OptimizerLRScheduler:
+    """The optimizer over two parameter groups; the schedule, if any, advances with every step."""
+    made = optimizer(parameter_groups(model))
+    if scheduler is None:
+        return made
+    steps = trainer.estimated_stepping_batches
+    # An endless training has infinitely many steps, which no integer holds: the schedule says what to do then.
+    total = int(steps) if steps != float("inf") else -1
+    return {"optimizer": made, "lr_scheduler": {"scheduler": scheduler(made, total), "interval": "step"}}
+
+
+def learning_rate(trainer: Trainer) -> float:
+    """Of the first parameter group, now."""
+    return float(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def separate_random_streams(rank: int) -> None:
+    """Give every process but the first a random stream of its own; call it before the first batch is loaded.
+
+    All processes were seeded alike, so that they build the same model; augmentation, mixing and dropout drawn from the same
+    stream would repeat one another's choices. Loader processes inherit the difference, and the order of samples has a seed
+    of its own.
+    """
+    if rank > 0:
+        seeds = np.random.SeedSequence([torch.initial_seed(), rank])
+        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
+
+
+def require_finite(loss: Tensor, *, batch: Batch, task: LightningModule) -> None:
+    """Stop at a loss that is lost.
+
+    Raises:
+        FloatingPointError: for NaN or infinity; what follows would be lost anyway.
+    """
+    if bool(torch.isfinite(loss)):
+        return
+    raise FloatingPointError(
+        f"the training loss became {float(loss.detach())} in epoch {task.current_epoch + 1}, step {task.global_step + 1}, "
+        f"at a learning rate of {learning_rate(task.trainer):.3g} (samples {', '.join(batch.ids[:3])}, …). Lower "
+        "optimizer.lr, or set trainer.gradient_clip_val; checkpoints of earlier epochs are intact."
+    )
+
+
+def sample_name(ids: Sequence[str], index: int) -> str:
+    """What error messages call a sample of a batch."""
+    return ids[index] if index < len(ids) else f"number {index} of its batch"
