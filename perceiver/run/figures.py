@@ -1,21 +1,30 @@
-"""Figures of a run: confusion matrices, as PNG in the run directory and in TensorBoard."""
+"""When a run draws, and where figures go: PNG in the run directory, and TensorBoard. What they show: `perceiver.plots`."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
+from torch import Tensor, nn
 
+from perceiver.batch import Batch
+from perceiver.model import Perceiver
+from perceiver.plots.confusion import confusion_figure
 from perceiver.run.atomic import atomic_write
-from perceiver.run.metrics import BestEpoch, confusion_of
+from perceiver.run.metrics import BestEpoch, best_checkpoint, confusion_of
 
-# Beyond so many classes names and numbers would be unreadable.
-_MOST_LABELS = 30
+Draw = Callable[[Perceiver, Iterable[Batch]], dict[str, Figure]]
+"""A model and batches of evaluation data to figures by name: `perceiver.plots.SampleGrid`, or anything alike."""
 
 
 class ConfusionFigures(Callback):
@@ -43,35 +52,100 @@ class ConfusionFigures(Callback):
         if confusion is not None and trainer.is_global_zero:
             self._publish(trainer, confusion, "test", trainer.current_epoch)
 
-    def _publish(self, trainer: Trainer, confusion: torch.Tensor, stage: str, step: int) -> None:
+    def _publish(self, trainer: Trainer, confusion: Tensor, stage: str, step: int) -> None:
         figure = confusion_figure(confusion, self.names, title=f"{stage}: predicted against true class")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=120)
-        with atomic_write(self.directory / "figures" / f"confusion_{stage}.png") as file:
-            file.write(buffer.getvalue())
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure(f"{stage}/confusion", figure, global_step=step, close=True)
+        _write(figure, self.directory / "figures" / f"confusion_{stage}.png")
+        _log(trainer, figure, f"{stage}/confusion", step)
 
 
-def confusion_figure(confusion: torch.Tensor, names: Sequence[str], *, title: str) -> Figure:
-    """A confusion matrix `(classes, classes)`, rows the true classes, coloured by the share of each row.
+class EvaluationFigures(Callback):
+    """Draws what the best checkpoint makes of the validation data, after training.
 
-    The figure belongs to no pyplot window, so there is nothing to close.
+    Where nothing is trained it draws the test data. Figures go to `figures/<name>_val.png` or `figures/<name>_test.png` in
+    the run directory and to TensorBoard. Nothing is drawn without validation, or where parameters are sharded over
+    processes. What fails while it draws is a warning: a training is worth more than its figures.
+
+    Args:
+        directory: the run directory.
+        draw: makes the figures; called in the first process only, with a `perceiver.Perceiver` and the batches of the data
+            loader, of which it takes what it needs.
+        every_n_epochs: also draw for TensorBoard whenever so many epochs have been validated; None: never.
     """
-    count = confusion.shape[0]
-    side = min(2.5 + 0.45 * count, 14.0)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.add_subplot()
-    shares = confusion / confusion.sum(dim=1, keepdim=True).clamp(min=1)
-    axes.imshow(shares.numpy(), cmap="Blues", vmin=0.0, vmax=1.0)
-    axes.set(xlabel="predicted class", ylabel="true class", title=title)
-    if count <= _MOST_LABELS:
-        labels = list(names) if len(names) == count else [str(number) for number in range(count)]
-        rotation = 90 if max(map(len, labels)) > 3 else 0
-        axes.set_xticks(range(count), labels, rotation=rotation)
-        axes.set_yticks(range(count), labels)
-        for row, column in confusion.nonzero().tolist():
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, str(int(confusion[row, column])), ha="center", va="center", color=colour, fontsize=8)
-    return figure
+
+    def __init__(self, *, directory: str | Path, draw: Draw, every_n_epochs: int | None = None) -> None:
+        if every_n_epochs is not None and every_n_epochs < 1:
+            raise ValueError(f"EvaluationFigures.every_n_epochs: expected 1 or more, or null, got {every_n_epochs}.")
+        self.directory = Path(directory)
+        self.draw = draw
+        self.every_n_epochs = every_n_epochs
+        self._trained = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the epoch for TensorBoard, if it is its turn."""
+        if trainer.sanity_checking or self.every_n_epochs is None or trainer.state.fn != TrainerFn.FITTING:
+            return
+        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            for name, figure in self._drawn(trainer, pl_module, trainer.val_dataloaders).items():
+                _log(trainer, figure, f"val/{name}", trainer.current_epoch)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw with the weights of the best checkpoint, or the last ones where there is none."""
+        self._trained = True
+        best = best_checkpoint(trainer)
+        model = getattr(pl_module, "model", None)
+        if trainer.is_global_zero and isinstance(model, nn.Module):
+            with _weights_of(best, model):
+                self._publish(trainer, pl_module, trainer.val_dataloaders, "val")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the test data, but not after a training, which has drawn the validation data."""
+        if not self._trained:
+            self._publish(trainer, pl_module, trainer.test_dataloaders, "test")
+
+    def _publish(self, trainer: Trainer, task: LightningModule, loader: Any, stage: str) -> None:
+        for name, figure in self._drawn(trainer, task, loader).items():
+            _write(figure, self.directory / "figures" / f"{name}_{stage}.png")
+            _log(trainer, figure, f"{stage}/{name}", trainer.current_epoch)
+
+    def _drawn(self, trainer: Trainer, task: LightningModule, loader: Any) -> dict[str, Figure]:
+        model = getattr(task, "model", None)
+        sharded = isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
+        if loader is None or not trainer.is_global_zero or sharded or not isinstance(model, Perceiver):
+            return {}
+        first = loader[0] if isinstance(loader, list | tuple) else loader
+        # Loaders draw seeds: looking must not change the training.
+        with torch.random.fork_rng(devices=[]):
+            try:
+                return self.draw(model, first)
+            except Exception as error:
+                name = getattr(self.draw, "__name__", type(self.draw).__name__)
+                warnings.warn(f"figures: {name} failed and is left out: {type(error).__name__}: {error}")
+                return {}
+
+
+@contextmanager
+def _weights_of(file: Path | None, model: nn.Module) -> Iterator[None]:
+    """The model with the weights of a checkpoint, and afterwards with its own again."""
+    if file is None:
+        yield
+        return
+    stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    own = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict({name.removeprefix("model."): stored[name] for name in stored if name.startswith("model.")})
+    try:
+        yield
+    finally:
+        model.load_state_dict(own)
+
+
+def _write(figure: Figure, path: Path) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    with atomic_write(path) as file:
+        file.write(buffer.getvalue())
+
+
+def _log(trainer: Trainer, figure: Figure, tag: str, step: int) -> None:
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_figure(tag, figure, global_step=step, close=True)

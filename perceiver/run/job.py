@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from perceiver import checkpoints
@@ -22,7 +21,7 @@ from perceiver.run.atomic import atomic_write
 from perceiver.run.checkpoint_io import AtomicCheckpointIO, require_disk_space
 from perceiver.run.config import resolve
 from perceiver.run.figures import ConfusionFigures
-from perceiver.run.metrics import BestEpoch, last_metrics, monitored, write_metrics
+from perceiver.run.metrics import BestEpoch, best_checkpoint, last_metrics, monitored, write_metrics
 from perceiver.run.report import print_model, print_result
 from perceiver.run.resume import CarryBest, check_architecture, check_unfinished, find_last
 
@@ -109,7 +108,11 @@ def _fit(config: DictConfig) -> float | None:
         write_metrics(directory / METRICS, metrics)
 
     if plain["test"]:
-        chosen = _best_checkpoint(trainer)
+        chosen = best_checkpoint(trainer)
+        if chosen is None:
+            raise ValueError(
+                "test=true: there is no checkpoint to test; keep callbacks.best or callbacks.last, or set test=false."
+            )
         _until_interrupted(
             trainer,
             lambda: trainer.test(task, datamodule=data, ckpt_path=chosen, verbose=False),
@@ -227,16 +230,6 @@ def _use_stored_spec(
 
 def _class_names(spec: Mapping[str, Any]) -> list[str]:
     return [str(name) for name in spec.get("target", {}).get("names", [])]
-
-
-def _best_checkpoint(trainer: Trainer) -> str:
-    """The best checkpoint by validation, or the last one of a run without validation."""
-    found = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    found.sort(key=lambda callback: callback.monitor is None)
-    for callback in found:
-        if callback.best_model_path:
-            return callback.best_model_path
-    raise ValueError("test=true: there is no checkpoint to test; keep callbacks.best or callbacks.last, or set test=false.")
 
 
 def _check_unused(directory: Path, resumed: Path | None) -> None:

@@ -81,6 +81,13 @@ def monitored(trainer: Trainer) -> str | None:
     return None if monitor is None else monitor.monitor
 
 
+def best_checkpoint(trainer: Trainer) -> Path | None:
+    """The best checkpoint by validation, or the last one of a run without validation; None if none is written."""
+    found = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    found.sort(key=lambda callback: callback.monitor is None)
+    return next((Path(callback.best_model_path) for callback in found if callback.best_model_path), None)
+
+
 def _monitor(trainer: Trainer) -> ModelCheckpoint | None:
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.monitor is not None:

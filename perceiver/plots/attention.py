@@ -1,0 +1,229 @@
+"""Where a model looks: each latent, all of them together, and the output query through them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from perceiver.attention.layers import CrossAttend
+from perceiver.batch import Batch
+from perceiver.model import Perceiver
+from perceiver.plots.drawings import Drawing, drawing_of
+from perceiver.plots.evaluation import evaluating, modalities_of, on_device
+from perceiver.plots.inputs import Single, singles
+from perceiver.plots.samples import title_sample
+from perceiver.predictions import target_of
+from perceiver.tokens import Tokens
+
+# So many attention weights at a time: 64 MB.
+_MOST_WEIGHTS = 2**24
+_MOST_STEPS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looks:
+    """Attention weights of one sample by modality, means over heads; over all modalities the tokens' weights sum to 1.
+
+    Args:
+        steps: for each cross-attend of the encoder the mean over all latents, `(*grid)`.
+        chosen: numbers of the latents in `latents`.
+        latents: single ones in the last cross-attend, `(len(chosen), *grid)`.
+        query: of the head's queries (their mean), through the latents: the last cross-attend's weights, weighed by what the
+            queries take from each latent. What latents tell one another in between is not in it. None: the head has no
+            queries.
+    """
+
+    steps: list[dict[str, Tensor]]
+    chosen: list[int]
+    latents: dict[str, Tensor]
+    query: dict[str, Tensor] | None
+
+
+def look(
+    model: Perceiver,
+    inputs: Mapping[str, Any],
+    masks: Mapping[str, Tensor] | None = None,
+    *,
+    num_latents: int = 16,
+) -> Looks | None:
+    """Where the model looks in one sample; the same weights as `Perceiver.attention_weights`, a few at a time.
+
+    Memory is bounded by some 64 MB of weights at a time, whatever the number of latents and tokens.
+
+    Args:
+        model: any; None is returned if its encoder has no cross-attends of this package.
+        inputs, masks: a batch of one, see `Perceiver.tokens`.
+        num_latents: how many single latents, evenly spaced.
+    """
+    steps: list[dict[str, Tensor]] = []
+    last: list[tuple[CrossAttend, Tensor, tuple[Tokens, ...]]] = []
+    queries: list[Tensor] = []
+    names = sorted(inputs)
+
+    def observe(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+        assert isinstance(layer, CrossAttend)
+        latents, tokens = arguments
+        last[:] = [(layer, latents, tuple(tokens))]
+        even = latents.new_full((latents.shape[1],), 1 / latents.shape[1])
+        steps.append(_weighted(layer, latents, tokens, even, names))
+
+    def observe_query(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+        assert isinstance(layer, CrossAttend)
+        [weights] = layer.attention.weights(*arguments)
+        queries.append(weights.mean(dim=(0, 1, 2)))
+
+    with evaluating(model), ExitStack() as hooks:
+        for part, hook in ((model.encoder, observe), (model.head, observe_query)):
+            for layer in part.modules():
+                if isinstance(layer, CrossAttend):
+                    hooks.callback(layer.register_forward_pre_hook(hook).remove)
+        model(inputs, masks)
+        if not last:
+            return None
+        layer, latents, tokens = last[0]
+        total = latents.shape[1]
+        chosen = torch.linspace(0, total - 1, min(num_latents, total)).round().long().unique().tolist()
+        single = layer.attention.weights(latents[:, chosen], tokens)
+        query = None
+        if queries and queries[-1].shape == (total,):
+            query = _weighted(layer, latents, tokens, queries[-1], names)
+    return Looks(
+        steps=steps,
+        chosen=chosen,
+        latents={name: weights[0].mean(dim=0) for name, weights in zip(names, single, strict=True)},
+        query=query,
+    )
+
+
+def _weighted(
+    layer: CrossAttend,
+    latents: Float[Tensor, "1 latents channels"],
+    tokens: Iterable[Tokens],
+    by: Float[Tensor, "latents"],
+    names: Iterable[str],
+) -> dict[str, Tensor]:
+    """The mean over heads and the weighted sum over latents of the attention weights, `(*grid)` by modality."""
+    blocks = list(tokens)
+    per_latent = layer.attention.num_heads * sum(block.num_tokens for block in blocks)
+    rows = max(1, _MOST_WEIGHTS // per_latent)
+    sums = [torch.zeros((), device=by.device)] * len(blocks)
+    for start in range(0, latents.shape[1], rows):
+        weights = layer.attention.weights(latents[:, start : start + rows], blocks)
+        shares = by[start : start + rows]
+        sums = [total + torch.tensordot(shares, one[0].mean(dim=0), 1) for total, one in zip(sums, weights, strict=True)]
+    return dict(zip(names, sums, strict=True))
+
+
+class AttentionMaps:
+    """Makes figures of where a model looks, for each modality one of some samples and one of single latents.
+
+    Each map is as bright as its own maximum. With several modalities a percentage says how much of the attention the
+    modality gets.
+
+    Args:
+        num_samples: rows of the first figure, the first samples of the data that have the modality.
+        num_latents: latents in the second figure, evenly spaced, of the first of these samples.
+        drawings: for modalities by name, in place of the drawing for their kind.
+    """
+
+    def __init__(
+        self, *, num_samples: int = 4, num_latents: int = 15, drawings: Mapping[str, Drawing] | None = None
+    ) -> None:
+        if num_samples < 1 or num_latents < 1:
+            raise ValueError(f"AttentionMaps: expected num_samples and num_latents >= 1, got {num_samples}, {num_latents}.")
+        self.num_samples = num_samples
+        self.num_latents = num_latents
+        self.drawings = dict(drawings or {})
+
+    def __call__(self, model: Perceiver, batches: Iterable[Batch]) -> dict[str, Figure]:
+        """`{"attention_<modality>": …, "latents_<modality>": …}` for each modality that samples have.
+
+        Args:
+            model: whatever it predicts.
+            batches: as its training had them. No more of them are taken than needed.
+        """
+        facts = modalities_of(model)
+        looked: dict[str, list[tuple[Single, Looks]]] = {name: [] for name in facts}
+        for single in self._first(singles(on_device(model, batches), facts)):
+            looks = look(model, single.inputs, single.masks, num_latents=self.num_latents)
+            if looks is not None:
+                for name in single.inputs:
+                    looked[name].append((single, looks))
+        figures: dict[str, Figure] = {}
+        for name, pairs in looked.items():
+            if pairs:
+                drawing = self.drawings.get(name) or drawing_of(facts[name], model.adapters[name])
+                figures[f"attention_{name}"] = _overview(model, name, drawing, pairs, facts[name])
+                figures[f"latents_{name}"] = _single_latents(name, drawing, *pairs[0], facts[name])
+        return figures
+
+    def _first(self, samples: Iterator[Single]) -> Iterator[Single]:
+        found = 0
+        for single in samples:
+            if single.inputs:
+                yield single
+                found += 1
+            if found == self.num_samples:
+                return
+
+
+def _overview(
+    model: Perceiver, name: str, drawing: Drawing, pairs: list[tuple[Single, Looks]], facts: Mapping[str, Any]
+) -> Figure:
+    """A row for each sample: itself, the mean over latents in some cross-attends, the query."""
+    steps = sorted({round(step) for step in torch.linspace(0, len(pairs[0][1].steps) - 1, _MOST_STEPS).tolist()})
+    columns = 1 + len(steps) + (pairs[0][1].query is not None)
+    width, height = drawing.size
+    size = (max(columns * (width + 0.2), 4.0), len(pairs) * (height + 0.5) + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
+    target = target_of(model.spec)
+    legend = "" if target is None else "\nfirst column: predicted, and true below"
+    figure.suptitle(f"where the model looks: {name}{legend}", fontsize=9)
+    for row, (single, looks) in enumerate(pairs):
+        panels = [figure.add_subplot(len(pairs), columns, row * columns + place + 1, projection=drawing.projection)
+                  for place in range(columns)]  # fmt: skip
+        if target is not None and single.target is not None:
+            with evaluating(model):
+                [comparison] = target.compare(model(single.inputs, single.masks), single.target)
+            title_sample(panels[0], comparison)
+        x, mask = single.shown(name, facts)
+        drawing.sample(panels[0], x, mask)
+        maps = [(f"cross-attend {step + 1}\nall latents", looks.steps[step]) for step in steps]
+        if looks.query is not None:
+            maps.append(("output query,\nthrough the latents", looks.query))
+        for axes, (title, weights) in zip(panels[1:], maps, strict=True):
+            axes.set_title(_titled(title if row == 0 else "", weights[name], weights), fontsize=8)
+            drawing.attention(axes, x, mask, weights[name].cpu())
+    return figure
+
+
+def _single_latents(name: str, drawing: Drawing, single: Single, looks: Looks, facts: Mapping[str, Any]) -> Figure:
+    """One sample, and a map for each of some latents."""
+    width, height = drawing.size
+    count = 1 + len(looks.chosen)
+    columns = min(count, max(1, int(12 / width)), math.ceil(math.sqrt(2 * count * height / width)))
+    rows = math.ceil(count / columns)
+    size = (max(columns * (width + 0.1), 4.0), rows * (height + 0.35) + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(f"where single latents look: {name} of {single.id}", fontsize=10)
+    x, mask = single.shown(name, facts)
+    drawing.sample(figure.add_subplot(rows, columns, 1, projection=drawing.projection), x, mask)
+    for place, latent in enumerate(looks.chosen):
+        axes = figure.add_subplot(rows, columns, place + 2, projection=drawing.projection)
+        own = {modality: weights[place] for modality, weights in looks.latents.items()}
+        axes.set_title(_titled(f"latent {latent}", own[name], own), fontsize=8)
+        drawing.attention(axes, x, mask, own[name].cpu())
+    return figure
+
+
+def _titled(title: str, own: Tensor, all_modalities: Mapping[str, Tensor]) -> str:
+    """The title, with the share of this modality where there are others."""
+    return title if len(all_modalities) == 1 else f"{title} {float(own.sum()):.0%}".strip()

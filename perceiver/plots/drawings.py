@@ -1,0 +1,267 @@
+"""How a sample of one modality looks, and where attention falls on it: an object for each kind of input.
+
+`drawing_of` takes the one for the kind that the spec says, and `GridDrawing`, which can draw anything, for a kind of your
+own; figures take others by the name of the modality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+HEAT = "inferno"
+
+
+@runtime_checkable
+class Drawing(Protocol):
+    """Draws samples of one modality.
+
+    Attributes:
+        size: width and height of its axes in inches.
+        projection: what `Figure.add_subplot` is told; None, or "3d".
+    """
+
+    size: tuple[float, float]
+    projection: str | None
+
+    def sample(self, axes: Axes, x: Any, mask: Tensor | None) -> None:
+        """Draw a sample.
+
+        Args:
+            axes: to draw on.
+            x: as the adapter takes it, without the batch axis, in the units before normalisation.
+            mask: `(*raw grid)`, True is valid; None if all is.
+        """
+        ...
+
+    def attention(self, axes: Axes, x: Any, mask: Tensor | None, weights: Tensor) -> None:
+        """Draw a sample and how much attention falls where.
+
+        Args:
+            axes, x, mask: as above.
+            weights: `(*grid)` of the adapter's tokens, at least 0.
+        """
+        ...
+
+
+class ImageDrawing:
+    """Images `(C, H, W)` in [0, 1]; attention as colours over a grey image.
+
+    Args:
+        stride: pixels from one token to the next; None if tokens divide the image evenly.
+    """
+
+    projection: str | None = None
+
+    def __init__(self, *, stride: int | None = None) -> None:
+        self.stride = stride
+        self.size = (1.7, 1.7)
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any], adapter: nn.Module | None) -> ImageDrawing:
+        """For images as the adapter takes them."""
+        return cls(stride=getattr(adapter, "patch", None))
+
+    def sample(self, axes: Axes, x: Any, mask: Tensor | None) -> None:
+        """In colour where there are three channels, else their mean in grey."""
+        pixels = _array(x).clip(0.0, 1.0)
+        colours = np.moveaxis(pixels, 0, -1) if len(pixels) == 3 else pixels.mean(axis=0)
+        axes.imshow(colours, cmap="gray", vmin=0.0, vmax=1.0)
+        _bare(axes)
+
+    def attention(self, axes: Axes, x: Any, mask: Tensor | None, weights: Tensor) -> None:
+        """Bright where attention is; the image in grey, so that colour means attention only."""
+        if weights.ndim != 2:
+            self.sample(axes, x, mask)
+            return
+        grey = _array(x).clip(0.0, 1.0).mean(axis=0)
+        height, width = grey.shape
+        rows, columns = weights.shape
+        bottom, right = (rows * self.stride, columns * self.stride) if self.stride else (height, width)
+        axes.imshow(grey, cmap="gray", vmin=0.0, vmax=1.0)
+        axes.imshow(
+            _array(weights), cmap=HEAT, vmin=0.0, alpha=0.7, extent=(-0.5, right - 0.5, bottom - 0.5, -0.5), zorder=2
+        )
+        axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+        _bare(axes)
+
+
+class AudioDrawing:
+    """Waveforms `(channels, samples)` over seconds, as they are or as the log-mel spectrum that the adapter makes of them.
+
+    Args:
+        sample_rate: in hertz.
+        hop: samples from one token to the next; None if tokens divide the recording evenly.
+        spectrum: `(channels, samples) -> (channels, mels, T)`; None draws the waveform.
+    """
+
+    projection: str | None = None
+
+    def __init__(self, *, sample_rate: int, hop: int | None = None, spectrum: nn.Module | None = None) -> None:
+        self.sample_rate = sample_rate
+        self.hop = hop
+        self.spectrum = spectrum
+        self.size = (2.8, 1.6)
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any], adapter: nn.Module | None) -> AudioDrawing:
+        """For sound as the adapter takes it."""
+        spectrum = getattr(adapter, "log_mel", None)
+        hop = getattr(spectrum, "hop", getattr(adapter, "frame", None))
+        return cls(sample_rate=int(facts.get("sample_rate", 1)), hop=hop, spectrum=spectrum)
+
+    def sample(self, axes: Axes, x: Any, mask: Tensor | None) -> None:
+        """The first channel."""
+        self._draw(axes, x, cmap="magma", colour="tab:blue")
+
+    def attention(self, axes: Axes, x: Any, mask: Tensor | None, weights: Tensor) -> None:
+        """A curve over time, or colours over the spectrum where tokens are bands as well."""
+        seconds = self._draw(axes, x, cmap="gray", colour="0.6")
+        hop = self.hop / self.sample_rate if self.hop else seconds / weights.shape[0]
+        if weights.ndim == 1:
+            times = (np.arange(len(weights)) + 0.5) * hop
+            over = axes.twinx()
+            over.fill_between(times, _array(weights), color="tab:orange", alpha=0.4, linewidth=0)
+            over.plot(times, _array(weights), color="tab:orange", linewidth=1)
+            over.set(ylim=(0.0, None), yticks=[])
+        elif weights.ndim == 2:
+            extent = (0.0, weights.shape[0] * hop, 0.0, float(weights.shape[1]))
+            axes.imshow(
+                _array(weights).T, cmap=HEAT, vmin=0.0, alpha=0.6, origin="lower", aspect="auto", extent=extent, zorder=2
+            )
+        axes.set_xlim(0.0, seconds)
+
+    def _draw(self, axes: Axes, x: Any, *, cmap: str, colour: str) -> float:
+        """Draw the sound; its seconds."""
+        waveform = torch.as_tensor(_array(x))[:1]
+        seconds = waveform.shape[-1] / self.sample_rate
+        if self.spectrum is None:
+            axes.plot(np.arange(waveform.shape[-1]) / self.sample_rate, waveform[0].numpy(), color=colour, linewidth=0.5)
+        else:
+            device = next(iter(self.spectrum.buffers()), waveform).device
+            with torch.no_grad():
+                bands = self.spectrum(waveform.to(device))[0]
+            hop = self.hop / self.sample_rate if self.hop else seconds / bands.shape[1]
+            extent = (0.0, bands.shape[1] * hop, 0.0, float(bands.shape[0]))
+            axes.imshow(_array(bands), cmap=cmap, origin="lower", aspect="auto", extent=extent)
+        axes.set(xlim=(0.0, seconds), yticks=[])
+        axes.set_xlabel("seconds", fontsize=7)
+        axes.tick_params(labelsize=7)
+        return seconds
+
+
+class PointDrawing:
+    """Point sets `(P, coordinates + features)` as dots; with attention, coloured by it.
+
+    Args:
+        num_coordinates: 2 or 3; of more the first three are drawn.
+        y_down: the second of two coordinates grows downwards, as in images.
+    """
+
+    def __init__(self, *, num_coordinates: int = 3, y_down: bool = True) -> None:
+        self.num_coordinates = min(num_coordinates, 3)
+        self.y_down = y_down
+        self.projection: str | None = "3d" if self.num_coordinates == 3 else None
+        self.size = (2.2, 2.2) if self.projection else (1.7, 1.7)
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any], adapter: nn.Module | None) -> PointDrawing:
+        """For point sets as the adapter takes them."""
+        return cls(num_coordinates=int(getattr(adapter, "num_coordinates", 3)))
+
+    def sample(self, axes: Axes, x: Any, mask: Tensor | None) -> None:
+        """All valid points alike."""
+        self._scatter(axes, x, mask, None)
+
+    def attention(self, axes: Axes, x: Any, mask: Tensor | None, weights: Tensor) -> None:
+        """The more attention the brighter and larger."""
+        self._scatter(axes, x, mask, weights if weights.ndim == 1 and len(weights) == len(x) else None)
+
+    def _scatter(self, axes: Axes, x: Any, mask: Tensor | None, weights: Tensor | None) -> None:
+        valid = slice(None) if mask is None else _array(mask).astype(bool)
+        points = _array(x)[valid]
+        axis = [points[:, n] if n < points.shape[1] else np.zeros(len(points)) for n in range(3)]
+        axis = axis[: max(self.num_coordinates, 2)]
+        size = np.clip(600 / max(len(points), 1), 1.5, 8)
+        scatter: Any = axes.scatter  # of three coordinates where the projection has three
+        if weights is None:
+            scatter(*axis, s=size, color="tab:blue")
+        else:
+            heat = _array(weights)[valid]
+            heat = heat / max(heat.max(initial=0.0), np.finfo(np.float32).tiny)
+            axes.set_facecolor("black")
+            scatter(*axis, s=size * (0.6 + 3 * heat), c=heat, cmap=HEAT, vmin=-0.4, vmax=1.0, linewidth=0)
+        if self.projection == "3d":
+            axes.set(xticks=[], yticks=[], zticks=[])
+            axes.set_aspect("equal")
+            for pane in ("xaxis", "yaxis", "zaxis"):
+                getattr(axes, pane).set_pane_color("white" if weights is None else "black")
+        else:
+            axes.set_aspect("equal", adjustable="datalim")
+            _bare(axes)
+            if self.y_down:
+                axes.invert_yaxis()
+
+
+class GridDrawing:
+    """Anything on a grid, for kinds of input that have no drawing of their own: lines or colours over the grid."""
+
+    projection: str | None = None
+
+    def __init__(self) -> None:
+        self.size = (2.4, 1.6)
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any], adapter: nn.Module | None) -> GridDrawing:
+        """For whatever it is."""
+        return cls()
+
+    def sample(self, axes: Axes, x: Any, mask: Tensor | None) -> None:
+        """The first tensor where there are several."""
+        self._draw(axes, next(iter(x.values())) if isinstance(x, Mapping) else x)
+
+    def attention(self, axes: Axes, x: Any, mask: Tensor | None, weights: Tensor) -> None:
+        """The weights alone, over the grid of the tokens."""
+        self._draw(axes, weights, heat=True)
+
+    def _draw(self, axes: Axes, x: Any, *, heat: bool = False) -> None:
+        values = _array(x)
+        axes.tick_params(labelsize=7)
+        if values.size == 0:
+            return
+        values = values.reshape(1, -1) if values.ndim < 2 else values.reshape(values.shape[0], -1)
+        if min(values.shape) == 1 and heat:
+            axes.stairs(values.ravel(), np.arange(values.size + 1) - 0.5, color="tab:orange", fill=True)
+        elif min(values.shape) == 1:
+            axes.plot(values.ravel(), color="tab:blue", linewidth=1, marker="." if values.size < 50 else None)
+        else:
+            axes.imshow(values, cmap=HEAT if heat else "viridis", aspect="auto", vmin=0.0 if heat else None)
+
+
+KINDS: dict[str, Callable[[Mapping[str, Any], nn.Module | None], Drawing]] = {
+    "image": ImageDrawing.of,
+    "audio": AudioDrawing.of,
+    "points": PointDrawing.of,
+}
+"""From the spec of a modality and its adapter to its drawing, by kind."""
+
+
+def drawing_of(facts: Mapping[str, Any], adapter: nn.Module | None) -> Drawing:
+    """The drawing for the kind of a modality; `GridDrawing` for a kind that is not known here."""
+    return KINDS.get(str(facts.get("kind")), GridDrawing.of)(facts, adapter)
+
+
+def _array(x: Any) -> NDArray[Any]:
+    """Finite float32 numbers."""
+    tensor = x if isinstance(x, Tensor) else torch.as_tensor(x)
+    return np.asarray(np.nan_to_num(tensor.detach().cpu().to(torch.float32).numpy()))
+
+
+def _bare(axes: Axes) -> None:
+    axes.set(xticks=[], yticks=[])

@@ -1,0 +1,94 @@
+"""Single samples out of batches, as figures show them: without padding, without absent modalities, in their own units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perceiver.batch import CHANNEL_AXES, Batch
+from perceiver.preprocessing import normalise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Single:
+    """One sample as a batch of one. Where all of a modality is valid it has no mask.
+
+    Args:
+        inputs: `(1, …)` by modality.
+        masks: `(1, *raw grid)`.
+        target: `(1, …)`, or None.
+        id: of the sample.
+    """
+
+    inputs: dict[str, Any]
+    masks: dict[str, Tensor]
+    target: Tensor | None
+    id: str
+
+    def shown(self, modality: str, facts: Mapping[str, Any]) -> tuple[Any, Tensor | None]:
+        """Input and mask of a modality without the batch axis, on the CPU; the input with its normalisation undone.
+
+        A modality of several tensors is given as it is.
+        """
+        mask = self.masks.get(modality)
+        mask = None if mask is None or mask.ndim < 2 else mask[0].cpu()
+        x = self.inputs[modality]
+        if not isinstance(x, Tensor):
+            return {key: part[0].detach().cpu() for key, part in x.items()}, mask
+        return unnormalised(x[0].detach().cpu(), facts), mask
+
+
+def singles(batches: Iterable[Batch], modalities: Mapping[str, Mapping[str, Any]]) -> Iterator[Single]:
+    """The samples of some batches, one after another."""
+    for batch in batches:
+        for row in range(batch.size):
+            yield _single(batch, row, modalities)
+
+
+def unnormalised(x: Tensor, facts: Mapping[str, Any]) -> Tensor:
+    """A normalised sample of a modality as it was before: the inverse of `perceiver.preprocessing.normalise`."""
+    x = x.to(torch.float32)
+    if "mean" not in facts:
+        return x
+    # The inverse of an affine map is one.
+    inverse = {
+        **facts,
+        "mean": [-mean / std for mean, std in zip(facts["mean"], facts["std"], strict=True)],
+        "std": [1 / std for std in facts["std"]],
+    }
+    return normalise(x, inverse)
+
+
+def _single(batch: Batch, row: int, modalities: Mapping[str, Mapping[str, Any]]) -> Single:
+    inputs: dict[str, Any] = {}
+    masks: dict[str, Tensor] = {}
+    for name, x in batch.inputs.items():
+        mask = batch.masks.get(name)
+        mask = None if mask is None else mask[row : row + 1]
+        if mask is not None and not bool(mask.any()):
+            continue
+        if not isinstance(x, Tensor):
+            inputs[name] = {key: part[row : row + 1] for key, part in x.items()}
+        else:
+            inputs[name] = x[row : row + 1]
+            if mask is not None and mask.ndim > 1:
+                inputs[name], mask = _unpadded(inputs[name], mask, modalities.get(name, {}))
+        if mask is not None and not bool(mask.all()):
+            masks[name] = mask
+    target = None if batch.target is None else batch.target[row : row + 1]
+    return Single(inputs=inputs, masks=masks, target=target, id=batch.ids[row] if row < len(batch.ids) else f"sample {row}")
+
+
+def _unpadded(x: Tensor, mask: Tensor, facts: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Both cut off behind the last valid element of each axis of the grid."""
+    axis = facts.get("channel_axis", CHANNEL_AXES.get(str(facts.get("kind"))))
+    first = 2 if axis == 0 else 1
+    if axis is None or x.shape[first : first + mask.ndim - 1] != mask.shape[1:]:
+        return x, mask
+    ends = [int(valid[-1]) + 1 for valid in mask[0].nonzero().sort(dim=0).values.unbind(dim=1)]
+    cut = tuple(slice(end) for end in ends)
+    return x[(slice(None),) * first + cut], mask[(slice(None), *cut)]

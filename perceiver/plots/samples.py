@@ -1,0 +1,103 @@
+"""Samples with what the model says of them and what they are, the worst mistakes first."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from perceiver.batch import Batch
+from perceiver.model import Perceiver
+from perceiver.plots.drawings import Drawing, drawing_of
+from perceiver.plots.evaluation import evaluating, modalities_of, on_device
+from perceiver.plots.inputs import Single, singles
+from perceiver.predictions import Comparison, Target, target_of
+
+_COLOURS = {True: "black", False: "firebrick", None: "black"}
+
+
+class SampleGrid:
+    """Makes a figure of samples with predicted and true target: mistakes first, then what is least certain.
+
+    Args:
+        num_samples: in the figure.
+        num_compared: how many samples to choose them from, the first ones of the data.
+        drawings: for modalities by name, in place of the drawing for their kind.
+    """
+
+    def __init__(
+        self, *, num_samples: int = 24, num_compared: int = 1024, drawings: Mapping[str, Drawing] | None = None
+    ) -> None:
+        if not 1 <= num_samples <= num_compared:
+            raise ValueError(
+                f"SampleGrid: expected 1 <= num_samples <= num_compared, got {num_samples} and {num_compared}."
+            )
+        self.num_samples = num_samples
+        self.num_compared = num_compared
+        self.drawings = dict(drawings or {})
+
+    def __call__(self, model: Perceiver, batches: Iterable[Batch]) -> dict[str, Figure]:
+        """`{"samples": figure}`; nothing where the spec does not say what the outputs mean, or targets are unknown.
+
+        Args:
+            model: with a spec.
+            batches: as its training had them, with targets. No more of them are taken than needed.
+        """
+        target = target_of(model.spec)
+        chosen = [] if target is None else self._worst(model, target, on_device(model, batches))
+        return {"samples": self._figure(model, chosen)} if chosen else {}
+
+    def _worst(self, model: Perceiver, target: Target, batches: Iterable[Batch]) -> list[tuple[Comparison, Single]]:
+        chosen: list[tuple[Comparison, Single]] = []
+        compared = 0
+        with evaluating(model):
+            for batch in batches:
+                if batch.target is None:
+                    break
+                comparisons = target.compare(model(batch.inputs, batch.masks), batch.target)
+                rows = list(singles([batch], modalities_of(model)))
+                chosen += zip(comparisons, rows, strict=True)
+                chosen.sort(key=lambda pair: (pair[0].correct is not False, -pair[0].loss))
+                del chosen[self.num_samples :]
+                compared += batch.size
+                if compared >= self.num_compared:
+                    break
+        return chosen
+
+    def _figure(self, model: Perceiver, chosen: list[tuple[Comparison, Single]]) -> Figure:
+        facts = modalities_of(model)
+        drawings = {name: self.drawings.get(name) or drawing_of(facts[name], model.adapters[name]) for name in facts}
+        present = [name for name in drawings if any(name in single.inputs for _, single in chosen)]
+        width, height = (max(drawings[name].size[axis] for name in present) for axis in (0, 1))
+        # As many columns as fit 12 inches, the modalities of a sample side by side.
+        per_row = min(len(chosen), max(1, int(12 / (width * len(present)))))
+        rows = -(-len(chosen) // per_row)
+        columns = per_row * len(present)
+        figure = Figure(figsize=(max(columns * width, 4.0), rows * (height + 0.45) + 0.4), layout="constrained")
+        for number, (comparison, single) in enumerate(chosen):
+            for place, name in enumerate(present):
+                position = number * len(present) + place + 1
+                there = name in single.inputs
+                axes = figure.add_subplot(
+                    rows, columns, position, projection=drawings[name].projection if there else None
+                )
+                if place == 0:
+                    title_sample(axes, comparison)
+                if there:
+                    drawings[name].sample(axes, *single.shown(name, facts[name]))
+                else:
+                    axes.set_axis_off()
+                    axes.text(0.5, 0.5, f"no {name}", ha="center", va="center", transform=axes.transAxes, fontsize=7)
+        wrong = sum(comparison.correct is False for comparison, _ in chosen)
+        judged = any(comparison.correct is not None for comparison, _ in chosen)
+        order = f"mistakes first ({wrong} here)" if judged else "the farthest first"
+        figure.suptitle(f"predicted, and true below; {order}", fontsize=10)
+        return figure
+
+
+def title_sample(axes: Axes, comparison: Comparison) -> None:
+    """Predicted and true, red where they differ; set before anything is drawn, so that the axes make room."""
+    texts = [textwrap.shorten(text, 22, placeholder="…") for text in (comparison.predicted, comparison.true)]
+    axes.set_title("\n".join(texts), fontsize=8, color=_COLOURS[comparison.correct])
