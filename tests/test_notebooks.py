@@ -1,0 +1,57 @@
+"""Notebooks run from end to end without network, and are committed without outputs."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+
+
+def executed(path: Path, *, folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs all cells in `folder`, with data sets looked for in `data`; all the text that they print."""
+    # Child processes read these.
+    monkeypatch.setenv("PERCEIVER_DATA", str(data))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(path.parents[1]))
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
+    client.execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    figures = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert len(figures) >= 4, "the figures are shown"
+    warned = [output["text"] for output in outputs if output.get("name") == "stderr"]
+    # tqdm's, about a progress bar that nobody shows.
+    assert [text for text in warned if "IProgress" not in text] == []
+    return "\n".join(output["text"] for output in outputs if output.get("name") == "stdout")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = executed(path, folder=tmp_path, data=tmp_path / "absent", monkeypatch=monkeypatch)
+    accuracies = [float(share) for share in re.findall(r"accuracy (\d+\.\d)%", printed)]
+    assert accuracies
+    assert min(accuracies) > 80, printed
+
+
+def test_sound_of_real_speech(data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not (data_root / "free-spoken-digit-dataset" / "recordings").is_dir():
+        pytest.skip(f"no free-spoken-digit-dataset/recordings in {data_root}; set PERCEIVER_DATA to its folder")
+    [path] = [path for path in NOTEBOOKS if path.stem == "audio_and_points"]
+    printed = executed(path, folder=tmp_path, data=data_root, monkeypatch=monkeypatch)
+    accuracies = [float(share) for share in re.findall(r"accuracy (\d+\.\d)%", printed)]
+    assert len(accuracies) == 2
+    assert accuracies[0] > 50, "of ten digits, after some seconds"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_clean(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        assert not cell.get("outputs"), "commit without outputs"
+        assert cell.get("execution_count") is None
+        assert not re.search(r"[\"' =(](/[a-z]+/|[A-Z]:\\)", cell.source), f"an absolute path in {cell.source}"
