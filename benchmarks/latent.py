@@ -5,6 +5,8 @@
 The products are the same ones (queries, keys and values; scores; weighted values; output; the two of the feed-forward layer;
 in training two more for each of them) at the same shapes, as bare `torch.mm` and `torch.bmm` into tensors that lie ready.
 Whatever the layers need besides (norms, softmax, GELU, biases, residuals, Python, autograd) is what the share lacks to 100%.
+Where the layers multiply by oneDNN (perceiver/attention/linear.py; the line above the table says so, PERCEIVER_ONEDNN=0
+switches it off), the bare products are still torch's own, slower ones: there the share can exceed 100%.
 Repetitions of both are interleaved, the share is taken in each, and the table shows the medians.
 """
 
@@ -22,6 +24,7 @@ from measure import Seconds, announce, interleaved, machine, medians, ratios, ti
 from torch import Tensor, nn
 
 from perceiver.attention import SelfAttend
+from perceiver.attention.linear import onednn
 
 Context = Callable[[], contextlib.AbstractContextManager[object]]
 
@@ -188,6 +191,8 @@ def main() -> None:
         parser.error(f"--only {options.only}: no case of that name; there are: {'; '.join(case.name for case in CASES)}")
     facts = machine()
     announce(facts)
+    large, reason = onednn()
+    print(f"float32 linear layers: {'oneDNN where large' if large else 'F.linear'} ({reason})")
     columns = f"{'forward':>10} {'products':>11} {'share':>6} {'training':>11} {'products':>11} {'share':>6}"
     print(f"{'latents':44} {'precision':9} {columns}")
     results = []

@@ -6,6 +6,8 @@ import math
 
 from torch import Tensor, nn
 
+from perceiver.attention.linear import Linear
+
 
 class TokenProjection(nn.Module):
     """LayerNorm over all channels of a token, then linear keys and values (Perceiver IO, appendix E.2).
@@ -23,9 +25,9 @@ class TokenProjection(nn.Module):
         self.value = lecun_linear(token_channels, v_channels)
 
 
-def lecun_linear(inputs: int, outputs: int) -> nn.Linear:
+def lecun_linear(inputs: int, outputs: int) -> Linear:
     """A linear layer as the original JAX code initialises it: weights of variance 1 / inputs, truncated, biases zero."""
-    layer = nn.Linear(inputs, outputs)
+    layer = Linear(inputs, outputs)
     # A normal distribution cut at two standard deviations has 0.8796 of the standard deviation.
     std = 1 / (0.87962566103423978 * math.sqrt(inputs))
     nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from perceiver.attention import FeedForward, SelfAttend, SelfAttention
+from perceiver.attention import FeedForward, SelfAttend, SelfAttention, linear
 
 
 @pytest.mark.parametrize("heads", [1, 4])
@@ -97,3 +97,27 @@ def test_bfloat16_attention_and_its_gradients(latents: int, products: bool, v_ch
     for exact, rounded in zip(*results, strict=True):
         assert rounded.isfinite().all()
         assert (rounded - exact).norm() <= 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize("widening", [1, 2])
+def test_layer_on_products_of_onednn(widening: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The four linear layers of a layer through oneDNN, forward and backward, are what they are through F.linear."""
+    try:
+        linear._try_operator()
+    except Exception as error:
+        pytest.skip(f"this torch has no usable product of oneDNN: {error}")
+    layer = SelfAttend(channels=48, num_heads=4, widening=widening)
+    x = torch.randn(3, 20, 48, requires_grad=True)
+    direction = torch.randn(3, 20, 48)
+    monkeypatch.setattr(linear, "WORTH_ONEDNN", 0)
+    results = []
+    for usable in (False, True):
+        monkeypatch.setattr(linear, "onednn", lambda usable=usable: (usable, ""))
+        with Operators() as operators:
+            out = layer(x)
+            gradients = torch.autograd.grad(out, [x, *layer.parameters()], direction)
+        assert ("_linear_pointwise" in operators.names) == usable
+        assert ("addmm" in operators.names) == (not usable)
+        results.append([out, *gradients])
+    for plain, product in zip(*results, strict=True):
+        torch.testing.assert_close(product, plain, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,181 @@
+"""Linear layers that take oneDNN's matrix product where it beats the one behind torch's float32 `F.linear`.
+
+On x86 CPUs torch multiplies float32 matrices with MKL. On AMD's processors MKL runs kernels that are not made for them; the
+oneDNN inside torch generates its own for the processor it finds, and large products are faster there. Its product is one of
+torch's private operators, so nothing here relies on it: where the operator is missing or does not do in a trial what
+`F.linear` does, where `PERCEIVER_ONEDNN=0` is in the environment, for other processors, devices and types, under autocast,
+compilation, export and torch.func, `F.linear` serves.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils.flop_counter import flop_registry, register_flop_formula
+
+WORTH_ONEDNN = 2**25
+"""Multiply-adds per thread from which a product is oneDNN's: rows * inputs * outputs, the same for the two of backward.
+
+A call of oneDNN costs 13 us more than one of MKL. Measured on a Zen 4 core, MKL's time over oneDNN's, forward and gradient
+of the inputs (rows x inputs x outputs):
+
+    2**20   256 x 64 x 64      0.76 0.70     64 x 128 x 128    0.75 0.72
+    2**22   256 x 128 x 128    0.94 0.94     64 x 256 x 256    0.93 0.94
+    2**24   1024 x 128 x 128   1.04 1.07     256 x 256 x 256   1.04 1.05     16 x 1024 x 1024    1.23 1.15
+    2**26   4096 x 128 x 128   1.05 1.13     256 x 512 x 512   1.05 1.08     1024 x 261 x 261    1.18 1.24
+    2**28   4096 x 256 x 256   1.17 1.21     1024 x 512 x 512  1.10 1.11     4096 x 261 x 261    1.91 1.69
+    2**30   4096 x 512 x 512   1.16 1.18     1024 x 1024 x 1024  1.10 1.10   256 x 1024 x 3072   1.26 1.11
+
+At 2**24 per thread whole layers gained nothing with two threads, so the limit lies above. From 2**24, with oneDNN held to
+AVX2, as on older processors, 1.00 to 1.5, three of 64 products at 0.90 to 0.99; with two threads 1.02 to 1.3, one of 54
+products at 0.96. The autograd function around it costs 1 us forward and 8 us with its backward.
+"""
+
+WIDE, FEW_ROWS = 1024, 1024
+"""The gradient of a weight is oneDNN's too where both its widths are at least WIDE and there are at most FEW_ROWS rows.
+
+MKL's time over oneDNN's, Zen 4: 1024 x 1024 weights 1.17, 1.05, 1.05, 1.00 and 0.93 for 256, 512, 1024, 4096 and 8192 rows
+(two threads: 1.09, 1.06, 1.00, 0.96, 0.80); 768 x 768 1.03 for 512 rows, 0.97 for 2048 (two threads: 0.91, 0.92); 512 x 512
+1.00 for 512 rows, 0.97 for 4096; 256 x 256 0.85 to 1.00; 128 x 384 0.50 to 0.88.
+"""
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear`, name for name and, to rounding, number for number, with the product of this file."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """`(*, inputs)` -> `(*, outputs)`."""
+        return linear(input, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear(x, weight, bias)`, by oneDNN where `gains_from_onednn`. Differentiable any number of times."""
+    if gains_from_onednn(x, weight, bias):
+        product: Tensor = _Product.apply(x, weight, bias)
+        return product
+    return F.linear(x, weight, bias)
+
+
+def gains_from_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    """Whether oneDNN computes `F.linear(x, weight, bias)`, and is expected to be faster."""
+    # The order matters: compilers and tracers must see nothing of what follows, and small products should not pay for much.
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return False
+    if type(x) not in (Tensor, nn.Parameter) or x.dim() < 2 or weight.dim() != 2:
+        return False
+    if x.numel() * weight.shape[0] < WORTH_ONEDNN * torch.get_num_threads():
+        return False
+    return (
+        onednn()[0]
+        and _is_plain(x)
+        and _is_plain(weight)
+        and x.shape[-1] == weight.shape[1]
+        # The operator reads the numbers of the bias one after the other, whatever its shape and strides say.
+        and (bias is None or (_is_plain(bias) and bias.shape == weight.shape[:1] and bias.is_contiguous()))
+        and not torch.is_autocast_enabled("cpu")
+        and bool(torch.backends.mkldnn.enabled)
+        and not _is_transformed(x)
+    )
+
+
+@cache
+def onednn() -> tuple[bool, str]:
+    """Whether large float32 products are oneDNN's in this process, and why or why not, in a few words."""
+    if os.environ.get("PERCEIVER_ONEDNN", "1") == "0":
+        return False, "PERCEIVER_ONEDNN=0"
+    if platform.machine().lower() not in ("x86_64", "amd64") or not _amd():
+        return False, "no x86 processor of AMD's under Linux"
+    if not torch.backends.mkl.is_available():
+        return False, "this torch does not multiply with MKL"
+    try:
+        # In a thread of its own, where none of the caller's modes (devices, counters, autocast) has a say.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(_try_operator).result()
+    except Exception as error:
+        return False, f"oneDNN's product is not usable in this torch: {type(error).__name__}: {error}"
+    return True, "AMD processor"
+
+
+def _amd() -> bool:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.split() == ["vendor_id", ":", "AuthenticAMD"] for line in lines)
+
+
+def _try_operator() -> None:
+    """Raise unless everything that is used here exists, and the operator computes what it should, transposes included."""
+    x, weight, bias = (torch.arange(1.0, size + 1).sin() for size in (48 * 40, 56 * 40, 56))
+    x, weight = x.view(6, 8, 40), weight.view(56, 40)
+    _is_transformed(x)
+    with torch.no_grad():
+        for factors in ((x, weight, bias), (x, weight, None), (x[0].t(), weight.t()[:8].t(), bias)):
+            torch.testing.assert_close(_multiply(*factors), F.linear(*factors), rtol=1e-4, atol=1e-4)
+
+
+def _is_plain(x: Tensor) -> bool:
+    """A float32 tensor in the memory of the CPU and nothing else: no subclass, fake, sparse or meta tensor."""
+    return type(x) in (Tensor, nn.Parameter) and x.is_cpu and x.dtype == torch.float32 and x.layout == torch.strided
+
+
+def _is_transformed(x: Tensor) -> bool:
+    """Whether torch.func, forward mode or a batch of gradients is at work: they know plain operators only."""
+    active = torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(x)
+    return bool(active) or forward_ad._current_level >= 0
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return product
+
+
+class _Product(torch.autograd.Function):
+    """oneDNN's product. Its backward consists of products like it and plain operators, so that it has a backward itself."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _multiply(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        x_grad = weight_grad = bias_grad = None
+        if ctx.needs_input_grad[0]:
+            x_grad = linear(grad, weight.t())
+        rows_grad = grad.reshape(-1, grad.shape[-1])
+        if ctx.needs_input_grad[1]:
+            rows = x.reshape(-1, x.shape[-1])
+            if min(weight.shape) >= WIDE and rows.shape[0] <= FEW_ROWS:
+                weight_grad = linear(rows_grad.t(), rows.t())
+            else:
+                # In the weight's own layout: widths that suit MKL for the weight suit it for the gradient.
+                weight_grad = rows_grad.t() @ rows if weight.is_contiguous() else (rows.t() @ rows_grad).t()
+        if ctx.needs_input_grad[2]:
+            bias_grad = rows_grad.sum(dim=0)
+        return x_grad, weight_grad, bias_grad
+
+
+def _count_flops() -> None:
+    """Tell `FlopCounterMode` what a product of oneDNN costs; it knows torch's public operators only."""
+    operator = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if operator is None or operator in flop_registry:
+        return
+
+    @register_flop_formula(operator)
+    def _(x: torch.Size, *_: object, out_shape: torch.Size, **__: object) -> int:
+        return 2 * prod(x) * out_shape[-1]
+
+
+_count_flops()
