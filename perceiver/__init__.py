@@ -7,8 +7,9 @@ from perceiver.decoders import ClassificationDecoder
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
 from perceiver.heads import PooledHead
-from perceiver.model import Perceiver, Prediction
+from perceiver.model import Perceiver
 from perceiver.positions import Fourier, LearnedTable
+from perceiver.predictions import LabelsPrediction, Prediction, ValuesPrediction
 from perceiver.tokens import Tokens
 
 __all__ = [
@@ -19,12 +20,14 @@ __all__ = [
     "Encoder",
     "Fourier",
     "Fusion",
+    "LabelsPrediction",
     "LearnedTable",
     "Perceiver",
     "PooledHead",
     "Prediction",
     "Sample",
     "Tokens",
+    "ValuesPrediction",
     "load",
     "save",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -14,17 +13,9 @@ from torch import Tensor, nn
 from perceiver.batch import Collate, Sample
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
+from perceiver.predictions import target_of
 from perceiver.preprocessing import preprocess
 from perceiver.tokens import Tokens
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The most probable class of one sample, and the probability of every class by name."""
-
-    label: str
-    probability: float
-    probabilities: dict[str, float]
 
 
 class Perceiver(nn.Module):
@@ -110,35 +101,39 @@ class Perceiver(nn.Module):
         return [dict(zip(tokens, step, strict=True)) for step in self.encoder.attention_weights(list(tokens.values()))]
 
     @torch.no_grad()
-    def predict(self, samples: Iterable[Any], *, batch_size: int = 64) -> list[Prediction]:
-        """Class names and probabilities of raw samples, preprocessed as in training.
+    def predict(self, samples: Iterable[Any], *, batch_size: int = 64) -> list[Any]:
+        """What the model says of raw samples, preprocessed as in training.
 
         Args:
             samples: each a dict of raw modalities, any non-empty subset, or, for a model of one modality, its raw value. See
                 `perceiver.preprocessing.preprocess` for what a raw value may be.
             batch_size: samples at a time.
 
+        Returns:
+            One for each sample: a `Prediction` of a model that tells classes apart, a `LabelsPrediction` where samples have
+            any number of labels, a `ValuesPrediction` of a regression; see `perceiver.predictions`.
+
         Raises:
-            ValueError: without a spec of classes; for raw values that do not fit the spec, naming the sample by its number.
+            ValueError: without a spec of the target; for raw values that do not fit the spec, naming the sample.
         """
-        if self.spec is None or self.spec.get("target", {}).get("kind") != "classes":
-            raise ValueError("predict: this model has no spec with class names; use a model that perceiver.load returned.")
+        target = target_of(self.spec)
+        if self.spec is None or target is None:
+            raise ValueError(
+                "predict: this model has no spec with class names, labels or values; use a model that perceiver.load "
+                "returned."
+            )
         if batch_size < 1:
             raise ValueError(f"predict: batch_size must be at least 1, got {batch_size}.")
-        names = self.spec["target"]["names"]
         collate = Collate(modalities=self.spec["modalities"])
         device = next(self.parameters()).device
         training = self.training
         self.eval()
         try:
-            predictions = []
+            predictions: list[Any] = []
             prepared = (self._sample(number, raw) for number, raw in enumerate(samples))
             while rows := list(islice(prepared, batch_size)):
                 batch = collate(rows).to(device)
-                for probabilities in self(batch.inputs, batch.masks).float().softmax(dim=-1).cpu():
-                    best = int(probabilities.argmax())
-                    table = dict(zip(names, probabilities.tolist(), strict=True))
-                    predictions.append(Prediction(names[best], table[names[best]], table))
+                predictions.extend(target.predict(self(batch.inputs, batch.masks)))
             return predictions
         finally:
             self.train(training)

@@ -19,7 +19,6 @@ from perceiver.adapters.image import ImagePixels
 from perceiver.build import build_model
 from perceiver.model import Perceiver
 from perceiver.run.config import register_resolvers, resolve
-from perceiver.tasks.classification import ClassificationTask
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
@@ -115,15 +114,27 @@ def test_optimizers_and_schedulers(optimizer: str, scheduler: str) -> None:
     assert made.param_groups[0]["lr"] < 0.01 * rate
 
 
+TARGETS: dict[str, dict[str, Any]] = {
+    "classification": {},
+    "multilabel": {"target": {"kind": "labels", "names": ["a", "b", "c"], "positives": [1, 2, 3], "samples": 4}},
+    "regression": {"target": {"kind": "values", "names": ["x"], "mean": [1.0], "std": [2.0]}, "num_outputs": 1},
+}
+
+
 @pytest.mark.parametrize("name", GROUPS["task"])
 def test_tasks(name: str) -> None:
-    plain = resolve(composed(f"task={name}"), spec("image"))
+    plain = resolve(composed(f"task={name}"), {**spec("image"), **TARGETS[name]})
     optimizer = instantiate(plain["optimizer"], _convert_="all")
     task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(
         model=torch.nn.Linear(2, 2), optimizer=optimizer
     )
-    assert isinstance(task, ClassificationTask)
-    assert task.num_classes == 3
+    assert type(task).__name__.lower() == f"{name}task"
+    if name == "classification":
+        assert task.num_classes == 3
+    best = instantiate(plain["callbacks"]["best"], _convert_="all")
+    said = plain.get("monitor") or {"name": "val/accuracy", "mode": "max"}
+    assert (best.monitor, best.mode) == (said["name"], said["mode"])
+    assert plain["model"]["head"]["num_classes"] == (1 if name == "regression" else 3)
 
 
 @pytest.mark.parametrize("name", GROUPS["trainer"])
@@ -137,7 +148,7 @@ def test_trainers(name: str) -> None:
 def test_callbacks(name: str) -> None:
     callbacks = [instantiate(entry, _convert_="all") for entry in composed(f"callbacks={name}").callbacks.values()]
     assert all(isinstance(callback, Callback) for callback in callbacks)
-    assert len(callbacks) == (4 if name == "early_stopping" else 3)
+    assert len(callbacks) == (6 if name == "early_stopping" else 5)
 
 
 @pytest.mark.parametrize("name", GROUPS["logger"])

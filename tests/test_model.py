@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from perceiver.adapters.audio import WaveformFrames
 from perceiver.adapters.image import ImageConvStem, ImagePixels
 from perceiver.adapters.points import Points
+from perceiver.batch import Collate
 from perceiver.decoders import ClassificationDecoder
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
@@ -374,6 +375,19 @@ def test_prediction_needs_class_names() -> None:
         model.spec = spec
         with pytest.raises(ValueError, match="no spec with class names"):
             model.predict(raw_samples())
+
+
+def test_prediction_of_labels_and_values() -> None:
+    model, samples = build().eval(), raw_samples()[:1]
+    batch = Collate(modalities=SPEC["modalities"])([model._sample(0, samples[0])])
+    outputs = model(batch.inputs, batch.masks)[0].tolist()
+    model.spec = {**SPEC, "target": {"kind": "labels", "names": ["a", "b", "c"]}}
+    [labels] = model.predict(samples)
+    assert labels.labels == tuple(name for name, output in zip("abc", outputs, strict=True) if output >= 0)
+    model.spec = {**SPEC, "target": {"kind": "values", "names": ["x", "y", "z"], "mean": [1.0, 2.0, 3.0], "std": [2.0] * 3}}
+    [values] = model.predict(samples)
+    expected = {"x": 1 + 2 * outputs[0], "y": 2 + 2 * outputs[1], "z": 3 + 2 * outputs[2]}
+    assert values.values == pytest.approx(expected, abs=1e-5)
 
 
 # ---- errors

@@ -1,5 +1,6 @@
 """What holds for the whole repository: style, types, direction of imports, a light `import perceiver`."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,15 @@ def test_importing_perceiver_is_light(repository: Path) -> None:
     heavy = ["lightning", "pytorch_lightning", "hydra", "omegaconf", "perceiver.testing"]
     check = f"import perceiver, sys; imported = set({heavy}) & set(sys.modules); assert not imported, imported"
     succeeds(sys.executable, "-c", check, cwd=repository)
+
+
+def test_files_that_contributing_names_are_there(repository: Path) -> None:
+    """With `<name>` in them: at least one such file."""
+    text = (repository / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"`((?:benchmarks|conf|notebooks|perceiver|tests)/[^`]+)`", text))
+    assert len(named) > 20
+    missing = sorted(name for name in named if not list(repository.glob(re.sub(r"<\w+>", "*", name))))
+    assert missing == []
 
 
 def test_licence_is_declared(repository: Path) -> None:

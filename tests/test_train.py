@@ -120,7 +120,13 @@ def test_a_run_leaves_one_directory(run_directory: Path) -> None:
         "train.log",
     }
     assert {path.name for path in (run_directory / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-    assert {path.name for path in (run_directory / "figures").iterdir()} == {"confusion_val.png", "confusion_test.png"}
+    assert {path.name for path in (run_directory / "figures").iterdir()} == {
+        "attention_image_val.png",
+        "confusion_test.png",
+        "confusion_val.png",
+        "latents_image_val.png",
+        "samples_val.png",
+    }
     assert "val/accuracy" in (run_directory / "csv" / "metrics.csv").read_text().splitlines()[0]
     assert list((run_directory / "tensorboard").glob("events.out.tfevents.*"))
 

@@ -5,24 +5,27 @@ Targets are class numbers `(B,)`, or shares of the classes `(B, num_classes)`, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from perceiver.batch import Batch
-from perceiver.tasks.parameter_groups import parameter_groups
+from perceiver.tasks.training_steps import (
+    OptimizerFactory,
+    SchedulerFactory,
+    learning_rate,
+    optimization,
+    require_finite,
+    sample_name,
+    separate_random_streams,
+)
 
-OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
-SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 Mix = Callable[[Batch], Batch]
 """Training batch to training batch, targets `(B, num_classes)`: `perceiver.data.mixing.MixUpCutMix`, or anything alike."""
 
@@ -107,21 +110,15 @@ class ClassificationTask(LightningModule):
         if bool(outside.any()):
             index = int(outside.nonzero()[0])
             raise ValueError(
-                f"target of sample {_name(batch.ids, index)!r}: expected a class number from 0 to {self.num_classes - 1}, "
-                f"got {int(batch.target[index])}. Correct the label, or the class names of the data module's spec."
+                f"target of sample {sample_name(batch.ids, index)!r}: expected a class number from 0 to "
+                f"{self.num_classes - 1}, got {int(batch.target[index])}. "
+                "Correct the label, or the class names of the data module's spec."
             )
         return batch
 
     def on_fit_start(self) -> None:
-        """Give every process but the first a random stream of its own, before the first batch is loaded.
-
-        All processes were seeded alike, so that they build the same model; augmentation, mixing and dropout drawn from the
-        same stream would repeat one another's choices. Loader processes inherit the difference, and the order of samples
-        has a seed of its own.
-        """
-        if self.global_rank > 0:
-            seeds = np.random.SeedSequence([torch.initial_seed(), self.global_rank])
-            torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
+        """See `separate_random_streams`."""
+        separate_random_streams(self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Smoothed cross-entropy of the batch, mixed if so configured; its mean, weighted by class if so configured.
@@ -134,8 +131,7 @@ class ClassificationTask(LightningModule):
         logits = self(batch)
         target = self._targets(batch)
         loss = self._training_loss(logits, target)
-        if not bool(torch.isfinite(loss)):
-            self._stop_at(float(loss.detach()), batch)
+        require_finite(loss, batch=batch, task=self)
         self.train_accuracy.update(logits.detach(), _largest(target))
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(target), prog_bar=True)
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, batch_size=len(target))
@@ -143,7 +139,7 @@ class ClassificationTask(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """The learning rate that the epoch ended with."""
-        self.log("train/learning_rate", float(self.trainer.optimizers[0].param_groups[0]["lr"]))
+        self.log("train/learning_rate", learning_rate(self.trainer))
 
     def on_validation_epoch_start(self) -> None:
         """Start a new confusion matrix; the old one stays readable until here."""
@@ -172,17 +168,8 @@ class ClassificationTask(LightningModule):
             self.log("test/balanced_accuracy", _mean_recall(self.test_confusion.compute()), sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer over two parameter groups; the schedule, if any, advances with every step."""
-        optimizer = self._optimizer(parameter_groups(self.model))
-        if self._scheduler is None:
-            return optimizer
-        steps = self.trainer.estimated_stepping_batches
-        # An endless training has infinitely many steps, which no integer holds: the schedule says what to do then.
-        total = int(steps) if steps != float("inf") else -1
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self._scheduler(optimizer, total), "interval": "step"},
-        }
+        """See `optimization`."""
+        return optimization(self.model, optimizer=self._optimizer, scheduler=self._scheduler, trainer=self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what `perceiver.load` needs to rebuild the model."""
@@ -219,22 +206,14 @@ class ClassificationTask(LightningModule):
         if bool(wrong.any()):
             index = int(wrong.nonzero()[0])
             raise ValueError(
-                f"target of sample {_name(ids, index)!r}: expected shares of the classes, at least 0 and 1 in all, got "
-                f"{target[index].tolist()}."
+                f"target of sample {sample_name(ids, index)!r}: expected shares of the classes, at least 0 and 1 in all, "
+                f"got {target[index].tolist()}."
             )
 
     @staticmethod
     def _targets(batch: Batch) -> Tensor:
         assert batch.target is not None, "checked in on_before_batch_transfer"
         return batch.target
-
-    def _stop_at(self, loss: float, batch: Batch) -> None:
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        raise FloatingPointError(
-            f"the training loss became {loss} in epoch {self.current_epoch + 1}, step {self.global_step + 1}, at a learning "
-            f"rate of {rate:.3g} (samples {', '.join(batch.ids[:3])}, …). Lower optimizer.lr, or set "
-            "trainer.gradient_clip_val; checkpoints of earlier epochs are intact."
-        )
 
 
 def _class_weights(
@@ -273,7 +252,3 @@ def _mean_recall(confusion: Tensor) -> Tensor:
     """Balanced accuracy of a confusion matrix with the true classes in rows: mean recall over classes that occur."""
     samples = confusion.sum(dim=1)
     return (confusion.diagonal() / samples.clamp(min=1))[samples > 0].mean()
-
-
-def _name(ids: Sequence[str], index: int) -> str:
-    return ids[index] if index < len(ids) else f"number {index} of its batch"

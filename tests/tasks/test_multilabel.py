@@ -205,6 +205,8 @@ def test_digits_with_three_labels(tmp_path: Path) -> None:
     target = target_of(model.spec)
     assert target is not None
     predicted = [[label in one.labels for label in LABELS] for one in target.predict(logits)]
+    loaded = model.predict([data.pixels[number].numpy() for number in index])
+    assert [[label in one.labels for label in LABELS] for one in loaded] == predicted, "raw images, as in training"
     share = truth.mean(axis=0)
     assert (np.array(predicted) == truth).mean() > np.maximum(share, 1 - share).mean() + 0.1, "beats the commonest answer"
 

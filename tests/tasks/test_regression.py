@@ -189,6 +189,8 @@ def test_where_the_ink_is(tmp_path: Path) -> None:
     with torch.no_grad():
         predictions = target.predict(model(test.collate_fn(list(test.dataset)).inputs))
     values = np.array([[one.values[name] for name in VALUES] for one in predictions])
+    loaded = model.predict([data.pixels[number].numpy() for number in data.index["test"]])
+    np.testing.assert_allclose([[one.values[name] for name in VALUES] for one in loaded], values, rtol=1e-4, atol=0.1)
     truth = data.targets()[data.index["test"]].double().numpy()
     assert metrics["test/mae"] == pytest.approx(mean_absolute_error(truth, values), rel=1e-4)
     assert metrics["test/r2"] == pytest.approx(r2_score(truth, values), rel=1e-4)
