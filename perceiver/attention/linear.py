@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
-WORTH_ONEDNN = 2**25
-"""Multiply-adds per thread from which a product is oneDNN's: rows * inputs * outputs, the same for the two of backward.
+WORTH_ONEDNN, NARROWEST = 2**26, 256
+"""A product is oneDNN's from so many multiply-adds per thread (rows * inputs * outputs) and so many inputs and outputs.
 
-A call of oneDNN costs 13 us more than one of MKL. Measured on a Zen 4 core, MKL's time over oneDNN's, forward and gradient
-of the inputs (rows x inputs x outputs):
+A call of oneDNN costs 13 us more than one of MKL. Products alone on a Zen 4 core, MKL's time over oneDNN's, forward and
+gradient of the inputs (rows x inputs x outputs):
 
     2**20   256 x 64 x 64      0.76 0.70     64 x 128 x 128    0.75 0.72
     2**22   256 x 128 x 128    0.94 0.94     64 x 256 x 256    0.93 0.94
@@ -36,9 +36,19 @@ of the inputs (rows x inputs x outputs):
     2**28   4096 x 256 x 256   1.17 1.21     1024 x 512 x 512  1.10 1.11     4096 x 261 x 261    1.91 1.69
     2**30   4096 x 512 x 512   1.16 1.18     1024 x 1024 x 1024  1.10 1.10   256 x 1024 x 3072   1.26 1.11
 
-At 2**24 per thread whole layers gained nothing with two threads, so the limit lies above. From 2**24, with oneDNN held to
-AVX2, as on older processors, 1.00 to 1.5, three of 64 products at 0.90 to 0.99; with two threads 1.02 to 1.3, one of 54
-products at 0.96. The autograd function around it costs 1 us forward and 8 us with its backward.
+Of 64 products from 2**24 on, three were at 0.90 to 0.99 with oneDNN held to AVX2, as on older processors; of 54 with two
+threads one, at 0.96. Six self-attention layers, forward and training, by MKL over by oneDNN, interleaved, several runs (the
+same against itself: 0.97 to 1.01):
+
+                            one thread                        two threads
+    512 x 1024, batch 1     1.08 to 1.11, 1.05 to 1.07        1.09 to 1.17, 1.04 to 1.08
+    256 x 512, batch 4      1.06, 1.03                        1.05 to 1.07, 1.02 to 1.03
+    128 x 256, batch 16     1.05 to 1.06, 1.04                1.02 to 1.05, 1.01 to 1.03
+
+With 128 channels they gained or lost, whatever the limit between 2**24 and 2**26, hence the least width:
+
+    64 x 128, batch 64      1.03 to 1.06, 1.03 to 1.05        0.97 to 1.02, 1.00
+    32 x 128, batch 64      0.98 to 1.03, 0.99 to 1.03        0.95 to 1.02, 0.97 to 1.03
 """
 
 WIDE, FEW_ROWS = 1024, 1024
@@ -73,7 +83,7 @@ def gains_from_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
         return False
     if type(x) not in (Tensor, nn.Parameter) or x.dim() < 2 or weight.dim() != 2:
         return False
-    if x.numel() * weight.shape[0] < WORTH_ONEDNN * torch.get_num_threads():
+    if min(weight.shape) < NARROWEST or x.numel() * weight.shape[0] < WORTH_ONEDNN * torch.get_num_threads():
         return False
     return (
         onednn()[0]

@@ -110,6 +110,7 @@ def test_layer_on_products_of_onednn(widening: int, monkeypatch: pytest.MonkeyPa
     x = torch.randn(3, 20, 48, requires_grad=True)
     direction = torch.randn(3, 20, 48)
     monkeypatch.setattr(linear, "WORTH_ONEDNN", 0)
+    monkeypatch.setattr(linear, "NARROWEST", 0)
     results = []
     for usable in (False, True):
         monkeypatch.setattr(linear, "onednn", lambda usable=usable: (usable, ""))

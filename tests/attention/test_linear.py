@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from perceiver.attention import linear as implementation
 from perceiver.attention.absorbed import _per_head
-from perceiver.attention.linear import FEW_ROWS, WIDE, WORTH_ONEDNN, Linear, gains_from_onednn, linear, onednn
+from perceiver.attention.linear import FEW_ROWS, NARROWEST, WIDE, WORTH_ONEDNN, Linear, gains_from_onednn, linear, onednn
 from perceiver.attention.projection import lecun_linear
 
 
@@ -47,6 +47,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.Size, torch.Size]
     monkeypatch.setattr(implementation, "_multiply", counted)
     monkeypatch.setattr(implementation, "onednn", lambda: (True, "forced"))
     monkeypatch.setattr(implementation, "WORTH_ONEDNN", 0)
+    monkeypatch.setattr(implementation, "NARROWEST", 0)
     return computed
 
 
@@ -164,14 +165,19 @@ def test_the_trial_is_nobodys_business(fresh: None, monkeypatch: pytest.MonkeyPa
 
 def test_size_decides(calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(implementation, "WORTH_ONEDNN", WORTH_ONEDNN)
+    monkeypatch.setattr(implementation, "NARROWEST", NARROWEST)
     threads = torch.get_num_threads()
-    rows = WORTH_ONEDNN // (128 * 128)
-    weight = torch.empty(128, 128)
-    assert gains_from_onednn(torch.empty(1, threads * rows, 128), weight)
-    assert not gains_from_onednn(torch.empty(1, threads * rows - 1, 128), weight)
+    rows = -(-WORTH_ONEDNN // NARROWEST**2)
+    weight = torch.empty(NARROWEST, NARROWEST)
+    assert gains_from_onednn(torch.empty(1, threads * rows, NARROWEST), weight)
+    assert not gains_from_onednn(torch.empty(1, threads * rows - 1, NARROWEST), weight)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
-    assert not gains_from_onednn(torch.empty(1, threads * rows, 128), weight)
-    assert gains_from_onednn(torch.empty(1, (threads + 1) * rows, 128), weight)
+    assert not gains_from_onednn(torch.empty(1, threads * rows, NARROWEST), weight)
+    assert gains_from_onednn(torch.empty(1, (threads + 1) * rows, NARROWEST), weight)
+    many = torch.empty(1, 4 * (threads + 1) * rows, NARROWEST)
+    assert gains_from_onednn(many, weight)
+    assert not gains_from_onednn(many, weight[1:])
+    assert not gains_from_onednn(many[..., 1:], weight[:, 1:])
 
 
 @pytest.mark.parametrize(
@@ -410,6 +416,7 @@ def test_an_operator_that_fails_its_trial_is_not_used(
     cpuinfo("AuthenticAMD")
     monkeypatch.setattr(implementation, "_multiply", operator)
     monkeypatch.setattr(implementation, "WORTH_ONEDNN", 0)
+    monkeypatch.setattr(implementation, "NARROWEST", 0)
     usable, reason = onednn()
     assert not usable
     assert "not usable in this torch" in reason
@@ -425,5 +432,6 @@ def test_a_torch_without_what_is_asked_of_it(
     cpuinfo("AuthenticAMD")
     monkeypatch.delattr(forward_ad, "_current_level")
     monkeypatch.setattr(implementation, "WORTH_ONEDNN", 0)
+    monkeypatch.setattr(implementation, "NARROWEST", 0)
     x, weight = torch.randn(4, 3), torch.randn(5, 3)
     assert torch.equal(linear(x, weight), F.linear(x, weight))
