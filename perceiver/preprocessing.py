@@ -13,14 +13,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from perceiver.framing import Frame, to_rgb, upright
+
 
 def preprocess(raw: Any, *, modality: Mapping[str, Any], name: str) -> Tensor:
     """One raw sample of one modality -> float32 tensor in the model's layout, scaled and normalised.
 
     Images are PIL images, arrays or tensors `(H, W)`, `(H, W, C)` (arrays) or `(C, H, W)` (tensors): integers lie in the
-    spec's `range`, floating-point values in [0, 1]. Sound is `(samples,)` or `(channels, samples)`, integers in the range of
-    their type, or a pair of that and its sample rate, which is resampled where it differs. Other kinds are arrays or
-    tensors of the shape that their adapter takes; point sets are centred and scaled first if the spec says `unit_sphere`.
+    spec's `range`, floating-point values in [0, 1]. PIL images are turned upright as EXIF says, and where the spec has a
+    `crop_fraction`, scaled and cropped as in training (`perceiver.framing.Frame`). Sound is `(samples,)` or `(channels,
+    samples)`, integers in the range of their type, or a pair of that and its sample rate, which is resampled where it
+    differs. Other kinds are arrays or tensors of the shape that their adapter takes; point sets are centred and scaled first
+    if the spec says `unit_sphere`.
 
     Args:
         raw: the sample.
@@ -89,16 +93,25 @@ def normalise(x: Tensor, modality: Mapping[str, Any]) -> Tensor:
 
 
 def _image(raw: Any, modality: Mapping[str, Any], name: str) -> Tensor:
-    channels = modality["shape"][0]
     if isinstance(raw, Image.Image):
-        # More than 8 bits per pixel (modes I, I;16, F) would be cut off by a conversion to L.
-        if channels in (1, 3) and not (channels == 1 and raw.mode[0] in "IF"):
-            raw = raw.convert({1: "L", 3: "RGB"}[channels])
-        raw = np.array(raw)
+        raw = np.array(_pixels(raw, modality, name))
     if isinstance(raw, np.ndarray) and raw.ndim == 3:
         raw = np.moveaxis(raw, -1, 0)
     x = _tensor(raw, name)
     return scale(x[None] if x.ndim == 2 else x, modality, name=name)
+
+
+def _pixels(image: Image.Image, modality: Mapping[str, Any], name: str) -> Image.Image:
+    """In the mode of the training images and, where these were framed, in their size."""
+    channels, *size = modality["shape"]
+    if channels == 3 and list(modality.get("range", (0, 255))) == [0, 255]:
+        try:
+            image = to_rgb(upright(image))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}.") from None
+        return image if "crop_fraction" not in modality else Frame(size=size, crop_fraction=modality["crop_fraction"])(image)
+    # More than 8 bits per pixel (modes I, I;16, F) would be cut off by a conversion to L.
+    return image.convert("L") if channels == 1 and image.mode[0] not in "IF" else image
 
 
 def _audio(raw: Any, modality: Mapping[str, Any], name: str) -> Tensor:

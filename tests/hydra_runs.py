@@ -13,6 +13,7 @@ SMALL = (
     "~data.test_size",
     "~data.split_seed",
     "~data.augment",
+    "~data.balanced_sampling",
     "model.encoder.num_latents=8",
     "model.encoder.latent_channels=32",
     "model.encoder.num_self_heads=2",

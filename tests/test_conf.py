@@ -19,6 +19,7 @@ from perceiver.adapters.image import ImagePixels
 from perceiver.build import build_model
 from perceiver.model import Perceiver
 from perceiver.run.config import register_resolvers, resolve
+from perceiver.run.regularisation import without_regularisation
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
@@ -257,8 +258,9 @@ def test_overfitting_leaves_nothing_that_regularises() -> None:
     config = composed(
         "debug=overfit", "experiment=mnist", "model=perceiver_io", "optimizer=sgd", "model.encoder.attention_dropout=0.0"
     )
-    plain = resolve(config, spec("image"))
+    plain = resolve(without_regularisation(config), spec("image"))
     assert plain["test"] is False
+    assert plain["regularise"] is False
     assert plain["data"]["augment"] is None
     assert plain["optimizer"]["weight_decay"] == 0.0
     assert plain["task"]["label_smoothing"] == 0.0

@@ -15,7 +15,6 @@ from image_sets import cifar10_set, folder_set
 from PIL import Image
 
 import perceiver
-from perceiver.data.image_folder import Frame
 from perceiver.run.main import main
 
 SMALL = (
@@ -71,7 +70,7 @@ def test_image_folders_with_unequal_classes(tmp_path: Path) -> None:
 
     model = perceiver.load(run)
     files = sorted((root / "test").rglob("*.*"))
-    predictions = model.predict([Frame(size=[24, 24])(Image.open(file)) for file in files])
+    predictions = model.predict([Image.open(file) for file in files])
     right = [prediction.label == file.parent.name for prediction, file in zip(predictions, files, strict=True)]
     assert sum(right) / len(right) == pytest.approx(metrics["test/accuracy"])
 

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from perceiver.framing import Frame
 from perceiver.preprocessing import normalise, preprocess, scale
 
 RGB = {"kind": "image", "shape": [3, 4, 5], "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7], "range": [0, 255]}
@@ -84,6 +85,26 @@ def test_black_and_white_images() -> None:
     raw = pixels[..., 0] > 99
     for form in (raw, torch.from_numpy(raw), Image.fromarray(raw)):
         assert torch.equal(preprocess(form, modality=GREY, name="x")[0], torch.from_numpy(raw).float())
+
+
+def test_images_of_any_size_are_framed_where_those_of_training_were() -> None:
+    large = Image.fromarray(pixels).resize((50, 80))
+    framed = Frame(size=[4, 5], crop_fraction=0.8)(large)
+    assert torch.equal(image(large, crop_fraction=0.8), image(framed))
+    with pytest.raises(ValueError, match="expected shape"):
+        image(large)
+    large.getexif()[0x0112] = 6
+    assert torch.equal(
+        image(large, crop_fraction=0.8), image(Frame(size=[4, 5], crop_fraction=0.8)(large.rotate(-90, expand=True)))
+    )
+
+
+def test_deep_grey_images_become_colours_of_eight_bits() -> None:
+    raw = np.arange(0, 60000, 3000, dtype=np.uint16).reshape(4, 5)
+    x = image(Image.fromarray(raw), mean=[0.0] * 3, std=[1.0] * 3)
+    torch.testing.assert_close(x, torch.from_numpy(raw / 65535).float().expand(3, -1, -1), atol=1 / 255, rtol=0)
+    with pytest.raises(ValueError, match="sample 3: its pixels .* have no known range"):
+        image(Image.fromarray(raw.astype(np.float32)))
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32])

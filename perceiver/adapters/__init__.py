@@ -3,6 +3,7 @@
 from perceiver.adapters.audio import LogMel, LogMelBins, LogMelFrames, WaveformFrames
 from perceiver.adapters.image import ImageConvStem, ImagePatches, ImagePixels
 from perceiver.adapters.points import Points
+from perceiver.adapters.spectrum_masking import SpectrumMasking
 
 __all__ = [
     "ImageConvStem",
@@ -12,5 +13,6 @@ __all__ = [
     "LogMelBins",
     "LogMelFrames",
     "Points",
+    "SpectrumMasking",
     "WaveformFrames",
 ]

@@ -1,7 +1,36 @@
 """Lightning data modules: real data in, `perceiver.batch.Batch` out, and the `spec` that describes the data."""
 
+from perceiver.data.audio_folder import AudioFolder
 from perceiver.data.augmentation import RandomAffine
+from perceiver.data.cifar import CIFAR10, CIFAR100
+from perceiver.data.digit_points import DigitPoints
 from perceiver.data.digits import Digits
+from perceiver.data.fashion_mnist import FashionMNIST
+from perceiver.data.image_folder import ImageFolder
+from perceiver.data.image_module import ImageDataModule
+from perceiver.data.imagenet import ImageNet
+from perceiver.data.labelled_module import LabelledDataModule
+from perceiver.data.mixing import MixUpCutMix
 from perceiver.data.mnist import MNIST
+from perceiver.data.modelnet40 import ModelNet40
+from perceiver.data.speech_commands import SpeechCommands
+from perceiver.data.spoken_digits import SpokenDigits
 
-__all__ = ["MNIST", "Digits", "RandomAffine"]
+__all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "MNIST",
+    "AudioFolder",
+    "DigitPoints",
+    "Digits",
+    "FashionMNIST",
+    "ImageDataModule",
+    "ImageFolder",
+    "ImageNet",
+    "LabelledDataModule",
+    "MixUpCutMix",
+    "ModelNet40",
+    "RandomAffine",
+    "SpeechCommands",
+    "SpokenDigits",
+]

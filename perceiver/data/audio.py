@@ -136,9 +136,7 @@ def _check_riff_size(path: Path) -> None:
     actual = path.stat().st_size
     # One byte of padding may be missing at the end of a complete file.
     if header[:4] == b"RIFF" and stated not in _UNKNOWN_SIZE and actual + 1 < stated + 8:
-        raise ValueError(
-            f"{path}: is truncated: its header says {stated + 8} bytes, but there are {actual}. {_REMEDY}"
-        )
+        raise ValueError(f"{path}: is truncated: its header says {stated + 8} bytes, but there are {actual}. {_REMEDY}")
 
 
 def loudness(recordings: Samples, *, modality: str = "audio", at_most: int = 512) -> dict[str, list[float]]:

@@ -37,6 +37,7 @@ class AudioFolder(LabelledDataModule):
         split_seed: which of them; not the training seed.
         check_files: read the headers of all files before training, some ten thousand in a second from a local disk.
         augment: transforms of training batches by name; see `perceiver.data.collation.Augment`.
+        balanced_sampling: see `LabelledDataModule`.
         needs_test: `prepare_data` demands the test split; False where it is not there and not asked for.
 
     Raises:
@@ -58,6 +59,7 @@ class AudioFolder(LabelledDataModule):
         split_seed: int = 0,
         check_files: bool = True,
         augment: Mapping[str, Augment | None] | None = None,
+        balanced_sampling: bool = False,
         needs_test: bool = True,
     ) -> None:
         super().__init__(
@@ -67,6 +69,7 @@ class AudioFolder(LabelledDataModule):
             batch_size=batch_size,
             num_workers=num_workers,
             augment=augment,
+            balanced_sampling=balanced_sampling,
         )
         if not 0 < validation_fraction < 1:
             raise ValueError(f"data.validation_fraction: expected a share between 0 and 1, got {validation_fraction}.")

@@ -136,9 +136,7 @@ class Chain(nn.Module):
             raise ValueError("Chain.transforms: expected at least one transform, got none; use augment=null.")
         self.transforms = list(transforms)
 
-    def forward(
-        self, images: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch channels height width"]:
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
         """A batch in, the same shape out."""
         for transform in self.transforms:
             if getattr(transform, "draws_per_image", False):

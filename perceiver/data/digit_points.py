@@ -32,6 +32,7 @@ class DigitPoints(LabelledDataModule):
         split_seed: which of them; not the training seed.
         max_points: sets of more points are thinned out at random, the same way in every epoch. None: never.
         augment: transforms of training batches by name; see `perceiver.data.collation.Augment`.
+        balanced_sampling: see `LabelledDataModule`.
         download: download the files that are absent. False: absent files are an error.
 
     Raises:
@@ -48,6 +49,7 @@ class DigitPoints(LabelledDataModule):
         split_seed: int = 0,
         max_points: int | None = None,
         augment: Mapping[str, Augment | None] | None = None,
+        balanced_sampling: bool = False,
         download: bool = True,
     ) -> None:
         super().__init__(
@@ -57,13 +59,12 @@ class DigitPoints(LabelledDataModule):
             batch_size=batch_size,
             num_workers=num_workers,
             augment=augment,
+            balanced_sampling=balanced_sampling,
         )
         if max_points is not None and max_points < 1:
             raise ValueError(f"data.max_points: expected 1 or more, or null, got {max_points}.")
         self.max_points = max_points
-        self._images = MNIST(
-            root=Path(root), validation_size=validation_size, split_seed=split_seed, download=download
-        )
+        self._images = MNIST(root=Path(root), validation_size=validation_size, split_seed=split_seed, download=download)
 
     def prepare_data(self) -> None:
         """Downloads what is absent and checks the files, as `MNIST` does."""
@@ -117,9 +118,7 @@ def inked_points(pixels: UInt8[Tensor, "*images height width"]) -> Float[Tensor,
     return torch.stack([x, y, pixels[pixels > 0] / 255], dim=-1)
 
 
-def thinned(
-    pixels: UInt8[Tensor, "images height width"], max_points: int
-) -> UInt8[Tensor, "images height width"]:
+def thinned(pixels: UInt8[Tensor, "images height width"], max_points: int) -> UInt8[Tensor, "images height width"]:
     """At most `max_points` pixels with ink in every image, those chosen at random, always the same."""
     draw = torch.rand(pixels.shape, generator=torch.Generator().manual_seed(0)).flatten(1)
     draw = torch.where(pixels.flatten(1) > 0, draw, draw.new_zeros(()))

@@ -26,6 +26,7 @@ class Digits(ImageDataModule):
         test_size: images for the test.
         split_seed: which split; not the training seed.
         augment: transform of training images, float in [0, 1]; see `perceiver.data.images.Images`.
+        balanced_sampling: see `ImageDataModule`.
 
     Raises:
         ValueError: a size that leaves nothing for another split.
@@ -40,6 +41,7 @@ class Digits(ImageDataModule):
         test_size: int = 360,
         split_seed: int = 0,
         augment: Augment | None = None,
+        balanced_sampling: bool = False,
     ) -> None:
         super().__init__(
             class_names=[str(digit) for digit in range(10)],
@@ -47,6 +49,7 @@ class Digits(ImageDataModule):
             batch_size=batch_size,
             num_workers=num_workers,
             augment=augment,
+            balanced_sampling=balanced_sampling,
         )
         self.validation_size = validation_size
         self.test_size = test_size

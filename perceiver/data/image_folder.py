@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,13 @@ import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from perceiver.data.image_module import ImageDataModule
 from perceiver.data.images import Augment, channel_statistics
 from perceiver.data.splits import stratified_split
+from perceiver.framing import Frame, to_rgb, upright
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 """Files that end otherwise are not taken for images; upper and lower case are one."""
@@ -84,6 +84,7 @@ class ImageFolder(ImageDataModule):
             augment=augment,
             balanced_sampling=balanced_sampling,
             normalisation=both_or_neither(mean, std),
+            crop_fraction=crop_fraction,
         )
         if not 0 < validation_fraction < 1:
             raise ValueError(f"data.validation_fraction: expected a share between 0 and 1, got {validation_fraction}.")
@@ -147,43 +148,6 @@ class ImageFileError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
-
-
-class Frame:
-    """Scales an image until it covers size / crop_fraction, and cuts `size` out of the centre; in one resampling.
-
-    Args:
-        size: (height, width) of the result.
-        crop_fraction: see there; 0.875 is the custom for ImageNet (224 of 256).
-
-    Raises:
-        ValueError: not two positive sizes, or a fraction outside (0, 1].
-    """
-
-    def __init__(self, *, size: Sequence[int], crop_fraction: float = 1.0) -> None:
-        if len(size) != 2 or min(size) < 1:
-            raise ValueError(f"data.size: expected [height, width] in pixels, at least 1 each, got {list(size)}.")
-        if not 0 < crop_fraction <= 1:
-            raise ValueError(f"data.crop_fraction: expected a share above 0, at most 1, got {crop_fraction}.")
-        self.height, self.width = size
-        self.crop_fraction = crop_fraction
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        """An image of any size -> one of `size`."""
-        wanted = (self.width, self.height)
-        if image.size == wanted and self.crop_fraction == 1:
-            return image
-        width, height = image.size
-        scale = max(self.width / width, self.height / height) / self.crop_fraction
-        half_width, half_height = self.width / scale / 2, self.height / scale / 2
-        # Rounding must not reach beyond the image.
-        box = (
-            max(width / 2 - half_width, 0.0),
-            max(height / 2 - half_height, 0.0),
-            min(width / 2 + half_width, float(width)),
-            min(height / 2 + half_height, float(height)),
-        )
-        return image.resize(wanted, Image.Resampling.BICUBIC, box=box)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,34 +221,13 @@ def read_image(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            with suppress(Exception):  # EXIF data may be garbage beside good pixels; bad pixels fail below once more
-                ImageOps.exif_transpose(image, in_place=True)
-            return to_rgb(image)
+            return to_rgb(upright(image))
     except FileNotFoundError:
         raise
     except Exception as error:  # a damaged file can raise nearly anything in a decoder
         raise ImageFileError(
             f"{path}: no intact image ({type(error).__name__}: {error}). Replace the file or remove it."
         ) from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any image as RGB with 8 bits per channel; transparency is dropped, 16 bits are scaled.
-
-    Raises:
-        ValueError: its pixels are floating-point or 32-bit numbers, whose range nothing says.
-    """
-    if image.mode == "RGB":
-        image.load()
-        return image
-    if image.mode[0] in "IF":
-        values = np.asarray(image)
-        if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"its pixels (mode {image.mode}) have no known range; save it with 8 or 16 bits per channel")
-        image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))  # PIL would cut off at 255
-    if image.mode == "P":
-        image = image.convert("RGBA")  # some palettes hold transparency that a conversion to RGB stumbles over
-    return image.convert("RGB")
 
 
 def find_images(folder: Path, *, frame: Frame, class_names: Sequence[str] | None = None) -> ImageFiles:

@@ -6,12 +6,11 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from perceiver.batch import Sample
+from perceiver.data.balanced_sampling import balanced_sampler
 from perceiver.data.images import Augment, Images, ImageSource, collated
 
 
@@ -30,6 +29,8 @@ class ImageDataModule(LightningDataModule, ABC):
             its length. False: every image once.
         normalisation: (mean, standard deviation) of the channels, of pixels in [0, 1]; None measures them on the training
             split.
+        crop_fraction: how images of other sizes become images of this size, see `perceiver.framing.Frame`; goes into the
+            spec, so that prediction does the same. None: all images have the size.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class ImageDataModule(LightningDataModule, ABC):
         augment: Augment | None,
         balanced_sampling: bool = False,
         normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+        crop_fraction: float | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -54,6 +56,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.augment = augment
         self.balanced_sampling = balanced_sampling
         self.normalisation = normalisation
+        self.crop_fraction = crop_fraction
         self._class_names = None if class_names is None else list(class_names)
         self._spec: dict[str, Any] | None = None
         self._training: ImageSource | None = None
@@ -114,6 +117,7 @@ class ImageDataModule(LightningDataModule, ABC):
                         "range": list(self.value_range),
                         "mean": mean,
                         "std": deviation,
+                        **({} if self.crop_fraction is None else {"crop_fraction": self.crop_fraction}),
                     }
                 },
                 "target": {
@@ -206,9 +210,7 @@ class ImageDataModule(LightningDataModule, ABC):
         assert images is not None
         return self._loader(Images(images=images, modality=self.spec["modalities"]["image"]), shuffle=False)
 
-    def _loader(
-        self, dataset: Images, *, shuffle: bool, sampler: WeightedRandomSampler | None = None
-    ) -> DataLoader[Sample]:
+    def _loader(self, dataset: Images, *, shuffle: bool, sampler: WeightedRandomSampler | None = None) -> DataLoader[Sample]:
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
@@ -219,9 +221,3 @@ class ImageDataModule(LightningDataModule, ABC):
             pin_memory=torch.cuda.is_available(),
             collate_fn=collated,
         )
-
-
-def balanced_sampler(labels: Int[Tensor, "samples"]) -> WeightedRandomSampler:
-    """Draws as many samples as there are, with replacement, every class that occurs equally often on average."""
-    weights = torch.bincount(labels).to(torch.float64).reciprocal()[labels]
-    return WeightedRandomSampler(weights.tolist(), num_samples=len(labels), replacement=True)

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from perceiver.data.image_folder import Crop, Frame, ImageFiles, both_or_neither, find_images
+from perceiver.data.image_folder import Crop, ImageFiles, both_or_neither, find_images
 from perceiver.data.image_module import ImageDataModule
 from perceiver.data.images import Augment
 from perceiver.data.splits import stratified_split
+from perceiver.framing import Frame
 
 DEVKIT = Path("ILSVRC2012_devkit_t12", "data")
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
@@ -77,6 +78,7 @@ class ImageNet(ImageDataModule):
             augment=augment,
             balanced_sampling=balanced_sampling,
             normalisation=both_or_neither(mean, std),
+            crop_fraction=crop_fraction,
         )
         self.root = Path(root)
         self.frame = Frame(size=size, crop_fraction=crop_fraction)
@@ -188,7 +190,7 @@ def read_ground_truth(root: Path) -> list[str]:
 
 def _synsets(root: Path) -> Mapping[int, tuple[str, str]]:
     """The devkit's own numbers of the classes, 1 to 1000 -> (WordNet number, words)."""
-    from scipy.io import loadmat  # type: ignore[import-untyped]  # comes with scikit-learn; slow to import, seldom needed
+    from scipy.io import loadmat  # type: ignore[import-untyped]  # slow to import, seldom needed
 
     path = root / DEVKIT / "meta.mat"
     try:

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from perceiver.batch import Sample
+from perceiver.data.balanced_sampling import balanced_sampler
 from perceiver.data.collation import Augment, AugmentedCollate
 from perceiver.data.samples import Samples
 
@@ -24,6 +25,8 @@ class LabelledDataModule(LightningDataModule, ABC):
         batch_size: samples per batch and process.
         num_workers: loader processes.
         augment: transforms of training batches, by name, in this order; see `perceiver.data.collation.Augment`.
+        balanced_sampling: draw training samples with replacement, every class equally often on average; an epoch keeps its
+            length. False: every sample once.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class LabelledDataModule(LightningDataModule, ABC):
         batch_size: int,
         num_workers: int,
         augment: Mapping[str, Augment | None] | None,
+        balanced_sampling: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -47,6 +51,7 @@ class LabelledDataModule(LightningDataModule, ABC):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.augment = augment
+        self.balanced_sampling = balanced_sampling
         self._spec: dict[str, Any] | None = None
         self._training: Samples | None = None
         self._validation: Samples | None = None
@@ -80,7 +85,11 @@ class LabelledDataModule(LightningDataModule, ABC):
         if self._spec is None:
             self._spec = {
                 "modalities": {self.modality: {**self.facts, **self.statistics(self._training)}},
-                "target": {"kind": "classes", "names": list(self.class_names)},
+                "target": {
+                    "kind": "classes",
+                    "names": list(self.class_names),
+                    "counts": torch.tensor(self._training.labels).bincount(minlength=len(self.class_names)).tolist(),
+                },
                 "num_classes": len(self.class_names),
             }
 
@@ -125,7 +134,10 @@ class LabelledDataModule(LightningDataModule, ABC):
         assert self._training is not None
         collate = AugmentedCollate(modality=self.modality, spec=self.spec, augment=self.augment)
         collate.check(self._training[0])
-        return self._loader(self._training, collate, shuffle=True)
+        # Overfitting on one batch needs the same batch every time; Lightning arranges it for plain shuffling only.
+        overfitting = getattr(self.trainer, "overfit_batches", 0) > 0
+        sampler = balanced_sampler(self._training.labels) if self.balanced_sampling and not overfitting else None
+        return self._loader(self._training, collate, shuffle=sampler is None, sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Batches of the validation split, in order."""
@@ -147,15 +159,16 @@ class LabelledDataModule(LightningDataModule, ABC):
         assert samples is not None
         return self._loader(samples, AugmentedCollate(modality=self.modality, spec=self.spec, augment=None), shuffle=False)
 
-    def _loader(self, samples: Any, collate: AugmentedCollate, *, shuffle: bool) -> DataLoader[Sample]:
+    def _loader(
+        self, samples: Any, collate: AugmentedCollate, *, shuffle: bool, sampler: WeightedRandomSampler | None = None
+    ) -> DataLoader[Sample]:
         return DataLoader(
             samples,
             batch_size=self.batch_size,
             shuffle=shuffle,
+            sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             collate_fn=collate,
         )
-
-

@@ -46,6 +46,7 @@ class ModelNet40(LabelledDataModule):
             takes workers. Validation and test are sampled once all the same.
         cache: the folder for the sampled points, 300 MB for the whole set. None: `ModelNet40/points` beside the meshes.
         augment: transforms of training batches by name; see `perceiver.data.collation.Augment`.
+        balanced_sampling: see `LabelledDataModule`.
 
     Raises:
         FileNotFoundError: there is no such folder, or a split is empty.
@@ -66,6 +67,7 @@ class ModelNet40(LabelledDataModule):
         sample_every_epoch: bool = False,
         cache: str | os.PathLike[str] | None = None,
         augment: Mapping[str, Augment | None] | None = None,
+        balanced_sampling: bool = False,
     ) -> None:
         super().__init__(
             modality="points",
@@ -74,6 +76,7 @@ class ModelNet40(LabelledDataModule):
             batch_size=batch_size,
             num_workers=num_workers,
             augment=augment,
+            balanced_sampling=balanced_sampling,
         )
         if num_points < 1:
             raise ValueError(f"data.num_points: expected 1 or more, got {num_points}.")

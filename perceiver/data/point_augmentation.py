@@ -166,9 +166,7 @@ class RandomPointDropout(nn.Module):
         _require(self, "rate", list(rate), fits, "0 <= smallest <= largest <= 1")
         self.rate = (float(rate[0]), float(rate[1]))
 
-    def forward(
-        self, points: Points, mask: Mask
-    ) -> tuple[Float[Tensor, "batch kept channels"], Bool[Tensor, "batch kept"]]:
+    def forward(self, points: Points, mask: Mask) -> tuple[Float[Tensor, "batch kept channels"], Bool[Tensor, "batch kept"]]:
         """`(B, P, channels)` -> as many points as the largest set now has, and a mask; absent sets stay absent."""
         batch, number, _ = points.shape
         valid = torch.ones(batch, number, dtype=torch.bool, device=points.device) if mask is None else mask

@@ -37,6 +37,7 @@ class SpeechCommands(LabelledDataModule):
         batch_size: recordings per batch and process.
         num_workers: loader processes.
         augment: transforms of training batches by name; see `perceiver.data.collation.Augment`.
+        balanced_sampling: see `LabelledDataModule`.
         download: download the recordings (2.3 GB, checked) if the folder is absent. False: that is an error.
 
     Raises:
@@ -52,6 +53,7 @@ class SpeechCommands(LabelledDataModule):
         batch_size: int = 64,
         num_workers: int = 0,
         augment: Mapping[str, Augment | None] | None = None,
+        balanced_sampling: bool = False,
         download: bool = True,
     ) -> None:
         super().__init__(
@@ -61,6 +63,7 @@ class SpeechCommands(LabelledDataModule):
             batch_size=batch_size,
             num_workers=num_workers,
             augment=augment,
+            balanced_sampling=balanced_sampling,
         )
         self.root = Path(root)
         self.folder = self.root / "SpeechCommands" / "speech_commands_v0.02"

@@ -66,6 +66,7 @@ class SpokenDigits(LabelledDataModule):
         held_out_speaker: all recordings of this speaker are the test split, and all of the other speakers are for training
             and validation. None: the official split, in which every speaker is in every split.
         augment: transforms of training batches by name; see `perceiver.data.collation.Augment`.
+        balanced_sampling: see `LabelledDataModule`.
         download: download the recordings if files are absent. False: absent files are an error.
         url: where from, a tar archive with the recordings in a folder `recordings`.
 
@@ -86,6 +87,7 @@ class SpokenDigits(LabelledDataModule):
         split_seed: int = 0,
         held_out_speaker: str | None = None,
         augment: Mapping[str, Augment | None] | None = None,
+        balanced_sampling: bool = False,
         download: bool = True,
         url: str = ARCHIVE,
     ) -> None:
@@ -96,6 +98,7 @@ class SpokenDigits(LabelledDataModule):
             batch_size=batch_size,
             num_workers=num_workers,
             augment=augment,
+            balanced_sampling=balanced_sampling,
         )
         if held_out_speaker is not None and held_out_speaker not in SPEAKERS:
             raise ValueError(
@@ -124,9 +127,7 @@ class SpokenDigits(LabelledDataModule):
         """2,400 and 300 recordings by default."""
         digits = [one for one in ALL if not self._is_test(one)]
         groups = torch.tensor([one.digit * len(SPEAKERS) + SPEAKERS.index(one.speaker) for one in digits])
-        kept, taken = stratified_split(
-            groups, size=self.validation_size, seed=self.split_seed, name="data.validation_size"
-        )
+        kept, taken = stratified_split(groups, size=self.validation_size, seed=self.split_seed, name="data.validation_size")
         return self._read(digits[index] for index in kept), self._read(digits[index] for index in taken)
 
     def read_test(self) -> Samples:

@@ -22,6 +22,7 @@ from perceiver.run.checkpoint_io import AtomicCheckpointIO, require_disk_space
 from perceiver.run.config import resolve
 from perceiver.run.figures import ConfusionFigures
 from perceiver.run.metrics import BestEpoch, best_checkpoint, last_metrics, monitored, write_metrics
+from perceiver.run.regularisation import without_regularisation
 from perceiver.run.report import print_model, print_result
 from perceiver.run.resume import CarryBest, check_architecture, check_unfinished, find_last
 
@@ -56,6 +57,8 @@ def run(config: DictConfig) -> float | None:
         raise ValueError(f"mode: expected fit or test, got {config.mode!r}.")
     if config.mode == "test" and config.ckpt_path is None:
         raise ValueError("mode=test: expected ckpt_path=RUN_DIR or ckpt_path=FILE, the checkpoint to test; got none.")
+    if not config.get("regularise", True):
+        config = without_regularisation(config)
     with warnings.catch_warnings():
         _silence_known_notices()
         return _fit(config) if config.mode == "fit" else _test(config)

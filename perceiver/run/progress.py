@@ -61,8 +61,9 @@ class ProgressLines(ProgressBar):
         done = trainer.current_epoch + 1
         if done % self.epochs_per_line and done != trainer.max_epochs:
             return
-        shown = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
         values = trainer.callback_metrics
+        first = ["train/loss", "train/accuracy", "val/loss"]
+        shown = first + sorted(name for name in values if name.startswith("val/") and name not in first)
         text = "".join(f"  {name} {float(values[name]):.4f}" for name in shown if name in values)
         self._print(trainer, f"{text}  {time.monotonic() - self._epoch_started:.1f} s")
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules, in optimizer steps: linear warm-up then cosine, and flat then cosine.
+"""Learning-rate schedules, in optimizer steps: linear warm-up then cosine, flat then cosine, and flat with drops.
 
 Each is a factory `(optimizer, total_steps) -> LRScheduler`; the other arguments are fixed in the configuration.
 """
@@ -6,7 +6,7 @@ Each is a factory `(optimizer, total_steps) -> LRScheduler`; the other arguments
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -58,6 +58,34 @@ def flat_cosine(
 
     def factor(step: int) -> float:
         return 1.0 if step < flat else _cosine(step - flat, total_steps - flat, final_fraction)
+
+    return _per_step(optimizer, factor)
+
+
+def step_decay(
+    optimizer: Optimizer, total_steps: int, *, drops: Sequence[float] = (0.7, 0.85, 0.95), drop_factor: float = 0.1
+) -> LambdaLR:
+    """Hold the optimizer's rate, and multiply it by a factor after each of some shares of the steps.
+
+    The defaults are those of the first Perceiver on ImageNet: a tenth each at epochs 84, 102 and 114 of 120 (Jaegle et al.
+    2021).
+
+    Args:
+        optimizer: its learning rates are the first level.
+        total_steps: optimizer steps of the whole training.
+        drops: shares of the steps after which the rate drops, rising.
+        drop_factor: what remains of the rate after a drop.
+
+    Raises:
+        ValueError: for shares outside [0, 1] or not rising, a factor outside [0, 1], or fewer than one step.
+    """
+    _check(total_steps, drop_factor=drop_factor, **{f"drops[{number}]": drop for number, drop in enumerate(drops)})
+    if list(drops) != sorted(drops):
+        raise ValueError(f"scheduler.drops: expected shares of the steps in rising order, got {list(drops)}.")
+    ends = [round(drop * total_steps) for drop in drops]
+
+    def factor(step: int) -> float:
+        return float(drop_factor ** sum(step >= end for end in ends))
 
     return _per_step(optimizer, factor)
 

@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from perceiver.data.image_folder import Frame, ImageFileError, ImageFolder, find_images, read_image
+from perceiver.data.image_folder import ImageFileError, ImageFolder, find_images, read_image
 from perceiver.data.images import ImageSource
+from perceiver.framing import Frame
 from perceiver.preprocessing import preprocess
 
 FRAME = Frame(size=[24, 32])
@@ -131,18 +132,6 @@ def test_garbage_for_exif_is_no_reason_to_give_up(tmp_path: Path) -> None:
     garbage = b"Exif\0\0no TIFF header here"
     (tmp_path / "b.jpg").write_bytes(jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(garbage) + 2) + garbage + jpeg[2:])
     assert np.array_equal(np.asarray(read_image(tmp_path / "b.jpg")), intact)
-
-
-@pytest.mark.parametrize(("size", "fraction"), [((64, 48), 1.0), ((48, 64), 1.0), ((100, 30), 1.0), ((64, 64), 0.75)])
-def test_a_frame_is_a_resized_centre_crop(size: tuple[int, int], fraction: float) -> None:
-    coarse = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    image = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
-    framed = Frame(size=[24, 24], crop_fraction=fraction)(image)
-    assert framed.size == (24, 24)
-    reference = v2.Compose([v2.Resize(round(24 / fraction), v2.InterpolationMode.BICUBIC), v2.CenterCrop(24)])(image)
-    difference = np.abs(np.asarray(framed).astype(float) - np.asarray(reference))
-    assert difference.mean() < 6, "whole pixels against fractions of them"
-    assert Frame(size=[size[1], size[0]])(image) is image, "nothing to do"
 
 
 @pytest.mark.parametrize(

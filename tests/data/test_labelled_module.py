@@ -17,6 +17,7 @@ class Numbers:
 
     def __init__(self, name: str, count: int) -> None:
         self.name, self.count = name, count
+        self.labels = [index % 2 for index in range(count)]
 
     def __len__(self) -> int:
         return self.count
@@ -28,7 +29,9 @@ class Numbers:
 class Counted(LabelledDataModule):
     """Counts how often each split is read."""
 
-    def __init__(self, *, augment: Mapping[str, Any] | None = None, batch_size: int = 10) -> None:
+    def __init__(
+        self, *, augment: Mapping[str, Any] | None = None, batch_size: int = 10, balanced_sampling: bool = False
+    ) -> None:
         super().__init__(
             modality="points",
             facts={"kind": "points", "shape": [None, 3]},
@@ -36,6 +39,7 @@ class Counted(LabelledDataModule):
             batch_size=batch_size,
             num_workers=0,
             augment=augment,
+            balanced_sampling=balanced_sampling,
         )
         self.read: list[str] = []
 
@@ -60,7 +64,7 @@ def test_spec_is_facts_and_statistics_of_the_training_split() -> None:
     module.setup("fit")
     assert module.spec == {
         "modalities": {"points": {"kind": "points", "shape": [None, 3], "mean": [7.0] * 3, "std": [2.0] * 3}},
-        "target": {"kind": "classes", "names": ["even", "odd"]},
+        "target": {"kind": "classes", "names": ["even", "odd"], "counts": [4, 3]},
         "num_classes": 2,
     }
     module.spec["num_classes"] = 9
@@ -102,3 +106,14 @@ def test_only_training_is_shuffled_and_augmented() -> None:
 def test_augmentation_that_does_not_fit_is_refused_before_training() -> None:
     with pytest.raises(TypeError, match=r"data\.augment\.mine: expected \(float tensor, mask or None\) in return"):
         Counted(augment={"mine": lambda x, mask: x}).train_dataloader()
+
+
+def test_balanced_sampling_draws_with_replacement_as_many_as_there_are() -> None:
+    module = Counted(balanced_sampling=True, batch_size=7)
+    torch.manual_seed(0)
+    drawn = [name for _ in range(40) for batch in module.train_dataloader() for name in batch.ids]
+    assert len(drawn) == 40 * 7
+    odd = sum(int(name.rpartition("/")[2]) % 2 for name in drawn)
+    assert 105 < odd < 175, "half of them, not three of seven with certainty"
+    assert len(set(drawn[:7])) < 7, "with replacement"
+    assert sum(batch.size for batch in module.val_dataloader()) == 3

@@ -9,6 +9,8 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 from perceiver.run.progress import ProgressLines, progress_bar
 
+METRICS = {"train/loss": 0.25, "val/accuracy": 0.5, "val/auroc": 0.75}
+
 
 def trainer(epoch: int) -> Mock:
     return Mock(
@@ -16,7 +18,7 @@ def trainer(epoch: int) -> Mock:
         current_epoch=epoch,
         max_epochs=5,
         num_training_batches=9,
-        callback_metrics={"train/loss": torch.tensor(0.25), "val/accuracy": torch.tensor(0.5)},
+        callback_metrics={name: torch.tensor(value) for name, value in METRICS.items()},
     )
 
 
@@ -27,7 +29,7 @@ def test_a_line_after_an_epoch(capsys: pytest.CaptureFixture[str]) -> None:
         lines.on_train_epoch_end(trainer(epoch), LightningModule())
     printed = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in printed] == ["epoch 2/5", "epoch 4/5", "epoch 5/5"]
-    assert "train/loss 0.2500  val/accuracy 0.5000" in printed[0]
+    assert "train/loss 0.2500  val/accuracy 0.5000  val/auroc 0.7500" in printed[0]
 
 
 def test_lines_within_a_long_epoch(capsys: pytest.CaptureFixture[str]) -> None:

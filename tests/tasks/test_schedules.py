@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from perceiver.tasks.schedules import flat_cosine, warmup_cosine
+from perceiver.tasks.schedules import flat_cosine, step_decay, warmup_cosine
 
 
 def rates(factory: Callable[..., LRScheduler], steps: int, *, beyond: int = 0) -> list[float]:
@@ -42,7 +42,20 @@ def test_flat_cosine() -> None:
     assert seen[-1] < 0.01
 
 
-@pytest.mark.parametrize("factory", [warmup_cosine, flat_cosine])
+def test_step_decay_is_that_of_the_first_perceiver() -> None:
+    seen = rates(step_decay, 120, beyond=3)
+    assert seen[:84] == [2.0] * 84
+    assert seen[84:102] == pytest.approx([0.2] * 18)
+    assert seen[102:114] == pytest.approx([0.02] * 12)
+    assert seen[114:] == pytest.approx([0.002] * 9)
+    assert rates(partial(step_decay, drops=[0.5], drop_factor=0.5), 4) == [2.0, 2.0, 1.0, 1.0]
+    with pytest.raises(ValueError, match=r"scheduler\.drops: .*rising"):
+        rates(partial(step_decay, drops=[0.5, 0.2]), 4)
+    with pytest.raises(ValueError, match=r"scheduler\.drops\[1\].*1\.5"):
+        rates(partial(step_decay, drops=[0.5, 1.5]), 4)
+
+
+@pytest.mark.parametrize("factory", [warmup_cosine, flat_cosine, step_decay])
 def test_an_endless_training_is_refused(factory: Callable[..., LRScheduler]) -> None:
     with pytest.raises(ValueError, match=r"trainer\.max_epochs"):
         rates(factory, -1)

@@ -1,0 +1,45 @@
+"""What `regularise=false` means: nothing keeps a model from learning its training data by heart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+OFF: dict[str, Any] = {
+    "augment": None,
+    "train_crop": None,
+    "mix": None,
+    "label_smoothing": 0.0,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "weight_decay": 0.0,
+}
+"""Arguments that regularise, by the names that this package gives them, and their values when they do not."""
+
+GROUPS = ("data", "model", "task", "optimizer")
+
+
+def without_regularisation(config: DictConfig) -> DictConfig:
+    """A copy of the configuration with every argument of `OFF` switched off, wherever it stands in `GROUPS`.
+
+    Nothing is added: a task without label smoothing gets none.
+    """
+    config = config.copy()
+    with open_dict(config):
+        for group in GROUPS:
+            if OmegaConf.is_dict(config.get(group)):
+                _switch_off(config[group])
+    return config
+
+
+def _switch_off(node: Any) -> None:
+    names = list(node.keys()) if OmegaConf.is_dict(node) else range(len(node))
+    for name in names:
+        if name in OFF:
+            node[name] = OFF[name]
+            continue
+        # The nodes as they stand: values that refer to others, of the spec perhaps, are not known yet.
+        child = node._get_node(name)
+        if OmegaConf.is_config(child) and not (child._is_none() or child._is_interpolation() or child._is_missing()):
+            _switch_off(child)
