@@ -16,7 +16,7 @@ import torch
 
 from perceiver.attention.dense import dense_attention
 
-SCRIPTS = ("measure", "dense_reference", "contenders", "peers", "attention", "sweep", "plot")
+SCRIPTS = ("measure", "dense_reference", "contenders", "peers", "attention", "sweep", "plot", "cores")
 
 
 @pytest.fixture
@@ -151,6 +151,18 @@ def test_attention_names_its_cases(load: Any, capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit):
         load("attention").main(["--only", "nothing of that name"])
     assert "points 2048" in capsys.readouterr().err
+
+
+def test_cores(load: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    if load("attention").missing("native"):
+        pytest.skip(load("attention").missing("native"))
+    before = torch.get_num_threads()
+    load("cores").main(["--quick", "--only", "video", "--json", str(tmp_path / "out.json")])
+    assert torch.get_num_threads() == before
+    results = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert [result["case"][:5] for result in results] == ["video", "milli"]
+    assert all(result["training_ratio"] == result["training_alone"] / result["training"] for result in results)
+    assert "2 threads" in capsys.readouterr().out
 
 
 def test_peers(load: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,14 +159,53 @@ def example(batch: int = 3, rows: int = 40, seed: int = 0) -> Call:
     )
 
 
+@pytest.fixture(params=["team", "own threads"])
+def threads_of(request: pytest.FixtureRequest) -> Iterator[str]:
+    """With the threads of torch's OpenMP, and with threads that live for one call, as in programs without OpenMP."""
+    library = native.availability().library
+    assert library is not None
+    if request.param == "team" and loader.team() is None:
+        pytest.skip("torch uses no OpenMP here")
+    library.perceiver_use_team(loader.team() if request.param == "team" else None)
+    yield request.param
+    library.perceiver_use_team(loader.team())
+
+
 @needs_native
-def test_repeats_to_the_bit_with_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    call = example(rows=200)
+def test_repeats_to_the_bit_with_any_number_of_threads(monkeypatch: pytest.MonkeyPatch, threads_of: str) -> None:
+    call = example(rows=1000)  # enough work for several threads
     expected = results(native.read_tokens, call)
     for threads in (1, 2, 5):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         for found, other in zip(results(native.read_tokens, call), expected, strict=True):
             assert torch.equal(found, other)
+
+
+@needs_native
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no forks")
+def test_a_forked_child_has_threads_of_its_own() -> None:
+    """OpenMP's threads stay behind in the parent: waiting for them would take for ever."""
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.split() == ["child", "0"], done.stderr[-2000:]
+
+
+FORKED = """
+import os, warnings, torch
+from perceiver.attention import native
+torch.set_num_threads(2)
+warnings.filterwarnings("ignore", message=".*fork.*")
+def read():
+    torch.manual_seed(0)
+    queries, part, rstd = torch.randn(1, 500, 8), torch.randn(1, 40, 40, 8), torch.ones(1, 40, 40)
+    return native.read_tokens(queries, [part], rstd, None)
+expected = read()
+child = os.fork()
+if child == 0:
+    same = all(torch.equal(a, b) for a, b in zip(read(), expected))
+    print("child", flush=True)
+    os._exit(0 if same else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
 
 
 @needs_native

@@ -15,6 +15,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #if defined(__AVX__) || defined(__AVX512F__)
 #include <immintrin.h>
 #endif
@@ -74,7 +75,7 @@ typedef struct {
     float *shared;            /* per block of rows: the packed queries and their panels, where all samples share them */
     float *partial;           /* gradients of a wave of samples and its groups of blocks */
     float *bounds;            /* per sample: largest |content| and rstd of valid tokens */
-    int64_t blocks, groups, grads, wave, first;
+    int64_t blocks, groups, grads, wave, first, team;
     int has_inner, has_full;
 } task;
 
@@ -847,21 +848,41 @@ typedef struct {
     fenv_t modes; /* the caller's treatment of denormals holds in every thread */
 } crew;
 
-static void *serve(void *argument)
+static void serve(void *argument)
 {
     crew *c = argument;
-    fesetenv(&c->modes);
     float *work = aligned_alloc(64, up(c->work, 16) * 64);
     if (!work) {
         atomic_store(&c->failed, 1);
-        return NULL;
+        return;
     }
+    fenv_t own;
+    fegetenv(&own);
+    fesetenv(&c->modes);
     for (int64_t job; (job = atomic_fetch_add(&c->next, 1)) < c->jobs;) c->run(c->k, job, work);
+    fesetenv(&own);
     free(work);
+}
+
+static void *serve_once(void *argument)
+{
+    serve(argument);
     return NULL;
 }
 
-/* Threads live for one call: nothing to guard against forks. They cost about 20 microseconds each. */
+/* GOMP_parallel of the OpenMP that the program runs already: fn(data) in so many threads, the caller's among them. Its threads
+ * keep their cores busy for milliseconds after each parallel loop, waiting for the next: threads of our own would share
+ * cores with them. Not for a forked child, where they are gone. */
+static void (*team)(void (*fn)(void *), void *data, unsigned threads, unsigned flags);
+static pid_t team_of;
+
+void perceiver_use_team(void *gomp_parallel)
+{
+    *(void **)&team = gomp_parallel;
+    team_of = getpid();
+}
+
+/* Without a team, threads live for one call: nothing to guard against forks. They cost about 20 microseconds each. */
 static int parallel(const task *k, void (*run)(const task *, int64_t, float *), int64_t jobs, int64_t work, int64_t threads)
 {
     crew c = {.k = k, .run = run, .jobs = jobs, .work = work > 0 ? work : 16};
@@ -869,9 +890,14 @@ static int parallel(const task *k, void (*run)(const task *, int64_t, float *), 
     int64_t started = 0;
     fegetenv(&c.modes);
     threads = low(low(threads, jobs), 64);
-    while (started < threads - 1 && !pthread_create(&others[started], NULL, serve, &c)) started++;
-    serve(&c);
-    while (started) pthread_join(others[--started], NULL);
+    if (threads > 1 && team && team_of == getpid()) {
+        /* The whole team or none of it: a smaller one would send threads away, to be started anew for the next loop. */
+        team(serve, &c, (unsigned)k->team, 0);
+    } else {
+        while (started < threads - 1 && !pthread_create(&others[started], NULL, serve_once, &c)) started++;
+        serve(&c);
+        while (started) pthread_join(others[--started], NULL);
+    }
     return atomic_load(&c.failed) && atomic_load(&c.next) < jobs;
 }
 
@@ -885,6 +911,7 @@ static void set_up(task *k)
     }
     /* Fewer threads where each would have less to do than starting it costs. */
     double nanoseconds = 0.3 * (double)k->batch * (double)k->rows * (double)(k->outer * k->inner);
+    k->team = k->threads;
     k->threads = high(1, low(k->threads, (int64_t)(nanoseconds / 5e4)));
 }
 

@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from perceiver.attention.native.task import Task
 
 SOURCE = Path(__file__).with_name("kernel.c")
@@ -138,9 +140,22 @@ def _load(path: Path) -> ctypes.CDLL:
     for name in ("perceiver_task_size", "perceiver_lanes"):
         function = getattr(library, name)
         function.argtypes, function.restype = [], ctypes.c_int64
+    library.perceiver_use_team.argtypes, library.perceiver_use_team.restype = [ctypes.c_void_p], None
     if library.perceiver_task_size() != ctypes.sizeof(Task):
         raise BuildError(f"{path} has another layout of its task than this package; remove it.")
+    library.perceiver_use_team(team())
     return library
+
+
+def team() -> int | None:
+    """The address of `GOMP_parallel` in the OpenMP whose threads torch uses, be it GNU's or LLVM's, or None."""
+    if "parallel backend: OpenMP" not in torch.__config__.parallel_info():
+        return None
+    try:
+        # Torch makes the symbols of its OpenMP global: what the whole process sees is what torch calls.
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value
+    except (AttributeError, OSError):
+        return None
 
 
 def _key(compiler: str, version: str, flags: Sequence[str]) -> str:

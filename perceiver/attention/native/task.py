@@ -45,7 +45,7 @@ class Task(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("sums", "lse", "grad_sums", "grad_lse")),
         *((name, ctypes.c_void_p) for name in ("queries_grad", "rstd_grad", "content_grad")),
         *((name, ctypes.c_void_p) for name in ("shared", "partial", "bounds")),
-        *((name, ctypes.c_int64) for name in ("blocks", "groups", "grads", "wave", "first")),
+        *((name, ctypes.c_int64) for name in ("blocks", "groups", "grads", "wave", "first", "team")),
         ("has_inner", ctypes.c_int),
         ("has_full", ctypes.c_int),
     )
