@@ -198,3 +198,10 @@ def test_where_the_ink_is(tmp_path: Path) -> None:
     code, _, err = train(*common, "mode=test", f"ckpt_path={run}", f"hydra.run.dir={again}")
     assert code == 0, err
     assert json.loads((again / "metrics.json").read_text())["test/mae"] == pytest.approx(metrics["test/mae"], rel=1e-5)
+
+
+def test_overfitting_one_batch_is_for_every_task(tmp_path: Path) -> None:
+    arguments = ("data._target_=digit_targets.InkCentres", "task=regression", "debug=overfit", "trainer.max_epochs=3")
+    code, _, err = train(*arguments, "logger=none", f"hydra.run.dir={tmp_path}")
+    assert code == 0, err
+    assert "train/loss" in json.loads((tmp_path / "metrics.json").read_text())
