@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import MissingConfigException
 from omegaconf import Container, DictConfig, OmegaConf, open_dict
+from omegaconf.errors import InterpolationKeyError
 
 
 def register_resolvers() -> None:
@@ -33,7 +35,18 @@ def resolve(config: DictConfig, spec: dict[str, Any]) -> dict[str, Any]:
     with open_dict(config):
         config.spec = spec
         _add_default_adapters(config, spec)
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except InterpolationKeyError as error:
+        missing = re.search(r"'(spec\.[\w.]+)'", str(error))
+        if missing is None:
+            raise
+        target = spec.get("target", {})
+        raise ValueError(
+            f"{error.full_key or 'configuration'}: asks for {missing[1]}, which this data does not say; its target is of "
+            f"kind {target.get('kind')!r}, and its spec has {_listed(spec)} (target: {_listed(target)}). Choose a task that "
+            "goes with the data, other data, or set the value."
+        ) from None
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 

@@ -96,3 +96,9 @@ def test_a_fact_that_is_not_there_names_modality_and_key(key: str, state: str) -
 def test_modality_stands_below_adapters_only() -> None:
     with pytest.raises(Exception, match=r"below model\.adapters"):
         resolve(composed("model.encoder.num_latents=${modality:shape.0}"), SPEC)
+
+
+def test_a_task_that_does_not_go_with_the_data_says_what_the_data_has() -> None:
+    message = r"asks for spec\.(num_outputs|target\.mean), which this data does not say; its target is of kind 'classes'"
+    with pytest.raises(ValueError, match=message):
+        resolve(composed("task=regression"), SPEC)
