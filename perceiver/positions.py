@@ -205,3 +205,38 @@ def time_coordinates(
     # On the CPU: not every accelerator has float64.
     times = torch.arange(num, dtype=torch.float64) * step_seconds + offset_seconds
     return (-1 + 2 * times / duration_seconds).to(torch.float32).reshape(1, num, 1).to(device)
+
+
+def relative_time_coordinates(
+    times: Float[Tensor, "batch time"],
+    *,
+    mask: Bool[Tensor, "batch time"] | None = None,
+    duration_seconds: float,
+) -> Float[Tensor, "batch time 1"]:
+    """Given times relative to each sample's first valid one, scaled so that [0, duration] is [-1, 1]; for irregular steps.
+
+    Args:
+        times: `(B, T)` in seconds, float64 where they are far from 0, as those of a clock are.
+        mask: `(B, T)`, True where a time is valid; None: all are. Masked ones, NaN included, become -1.
+        duration_seconds: the reference duration; longer series reach beyond 1.
+
+    Returns:
+        `(B, T, 1)`, float32, computed in float64: the difference of two times since 1970 keeps its microseconds.
+    """
+    times = times.to(torch.float64)
+    if mask is None:
+        since = times - times.amin(dim=1, keepdim=True)
+    else:
+        first = torch.where(mask, times, torch.inf).amin(dim=1, keepdim=True)
+        since = torch.where(mask, times - first, 0.0)
+    return (-1 + 2 * since / duration_seconds).to(torch.float32)[..., None]
+
+
+def index_coordinates(num: int, *, reference_length: int, device: torch.device | None = None) -> Float[Tensor, "1 length 1"]:
+    """Places in a sequence, counted from its start: 0 is -1 and reference_length - 1 is 1, whatever the sequence's length.
+
+    Returns:
+        `(1, num, 1)`, float32; places past the reference length lie beyond 1.
+    """
+    places = torch.arange(num, dtype=torch.float32, device=device)
+    return (-1 + 2 * places / max(reference_length - 1, 1)).reshape(1, num, 1)

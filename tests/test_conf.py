@@ -20,6 +20,7 @@ from perceiver.build import build_model
 from perceiver.model import Perceiver
 from perceiver.run.config import register_resolvers, resolve
 from perceiver.run.regularisation import without_regularisation
+from perceiver.text import encode_bytes
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
@@ -29,8 +30,34 @@ MODALITIES: dict[str, dict[str, Any]] = {
     "image": {"kind": "image", "shape": [1, 12, 8], "mean": [0.0], "std": [1.0], "range": [0, 255]},
     "audio": {"kind": "audio", "shape": [1, 4000], "sample_rate": 8000, "duration_seconds": 0.5},
     "points": {"kind": "points", "shape": [20, 5], "scale": 1.0},
+    "video": {"kind": "video", "shape": [3, None, 16, 24], "mean": [0.0] * 3, "std": [1.0] * 3},
+    "text": {"kind": "text", "shape": [None], "vocabulary_size": 262},
+    "timeseries": {
+        "kind": "timeseries",
+        "num_values": 2,
+        "names": ["pulse", "pressure"],
+        "mean": [70.0, 120.0],
+        "std": [10.0, 15.0],
+        "duration_seconds": 3600.0,
+    },
+    "table": {
+        "kind": "table",
+        "numbers": ["age", "height"],
+        "mean": [40.0, 1.7],
+        "std": [20.0, 0.1],
+        "categories": {"sex": ["f", "m"]},
+        "category_sizes": [3],
+    },
 }
-INPUTS = {"image": torch.rand(2, 1, 12, 8), "audio": torch.rand(2, 1, 4000), "points": torch.rand(2, 20, 5)}
+INPUTS: dict[str, Any] = {
+    "image": torch.rand(2, 1, 12, 8),
+    "audio": torch.rand(2, 1, 4000),
+    "points": torch.rand(2, 20, 5),
+    "video": torch.rand(2, 3, 5, 16, 24),
+    "text": encode_bytes("Grüße").expand(2, -1),
+    "timeseries": {"values": torch.rand(2, 4, 2), "times": torch.arange(4, dtype=torch.float64).expand(2, -1)},
+    "table": {"numbers": torch.rand(2, 2), "categories": torch.tensor([[1], [0]])},
+}
 
 
 # Sets that are too large, or not there, to be read in tests: what makes a tiny one, and overrides that suit it.
@@ -90,9 +117,24 @@ def test_adapters(name: str) -> None:
 
 
 def test_default_adapters_serve_several_modalities() -> None:
-    model = built(composed(), spec("image", "audio", "points"))
+    model = built(composed(), spec(*MODALITIES))
     assert model(INPUTS).shape == (2, 3)
     assert model({"audio": INPUTS["audio"]}).shape == (2, 3)
+
+
+def test_optional_facts_are_taken_where_the_spec_has_them() -> None:
+    facts = spec("video", "timeseries", "table")
+    sparse = resolve(composed("~adapter@model.adapters.image"), facts)["model"]["adapters"]
+    assert sparse["video"]["position"]["resolution"] == [16, 2, 3]
+    assert sparse["timeseries"]["step_seconds"] is None
+    facts["modalities"]["video"] = {**MODALITIES["video"], "shape": [3, 9, 16, 24]}
+    facts["modalities"]["timeseries"] = {**MODALITIES["timeseries"], "step_seconds": 0.5}
+    facts["modalities"]["table"] = {**MODALITIES["table"], "numbers": [], "mean": [], "std": []}
+    full = resolve(composed("~adapter@model.adapters.image"), facts)["model"]["adapters"]
+    assert full["video"]["position"]["resolution"] == [5, 2, 3]
+    assert full["timeseries"]["step_seconds"] == 0.5
+    assert (sparse["table"]["num_numbers"], full["table"]["num_numbers"]) == (2, 0)
+    assert full["table"]["category_sizes"] == [3]
 
 
 @pytest.mark.parametrize("optimizer", GROUPS["optimizer"])

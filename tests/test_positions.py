@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from perceiver.positions import Fourier, LearnedTable, PositionEncoding, grid_coordinates, time_coordinates
+from perceiver.positions import (
+    Fourier,
+    LearnedTable,
+    PositionEncoding,
+    grid_coordinates,
+    index_coordinates,
+    relative_time_coordinates,
+    time_coordinates,
+)
 from perceiver.tokens import Tokens
 
 
@@ -244,6 +252,33 @@ def test_distant_times_keep_their_step() -> None:
     times = time_coordinates(3_600_000, step_seconds=0.001, duration_seconds=3600.0)[0, :, 0]
     steps = times.double().diff() * 1800
     assert (steps - 0.001).abs().max() < 2e-4
+
+
+def test_given_times_are_relative_to_the_first_valid_one() -> None:
+    times = torch.tensor(
+        [[1.7e9, 1.7e9 + 0.25, 1.7e9 + 3.0], [5.0, float("nan"), 7.0], [0.0, 1.0, 2.0]], dtype=torch.float64
+    )
+    mask = torch.tensor([[True, True, True], [False, False, True], [False, False, False]])
+    coordinates = relative_time_coordinates(times, mask=mask, duration_seconds=2.0)
+    assert coordinates.dtype == torch.float32
+    assert coordinates.tolist() == [[[-1.0], [-0.75], [2.0]], [[-1.0], [-1.0], [-1.0]], [[-1.0], [-1.0], [-1.0]]]
+    whole = relative_time_coordinates(times[:1], duration_seconds=2.0)
+    assert torch.equal(whole, coordinates[:1])
+
+
+def test_given_times_equal_those_of_even_steps() -> None:
+    times = torch.arange(500, dtype=torch.float64)[None] * 0.01
+    expected = time_coordinates(500, step_seconds=0.01, duration_seconds=3.0)
+    assert torch.equal(relative_time_coordinates(times, duration_seconds=3.0), expected)
+
+
+def test_places_in_a_sequence_do_not_depend_on_its_length() -> None:
+    places = index_coordinates(30, reference_length=21)
+    assert places.shape == (1, 30, 1)
+    np.testing.assert_allclose(places[0, :21, 0].numpy(), np.linspace(-1, 1, 21), atol=1e-6)
+    assert (places[0, 21:] > 1).all()
+    assert torch.equal(index_coordinates(7, reference_length=21), places[:, :7])
+    assert index_coordinates(2, reference_length=1).isfinite().all()
 
 
 def test_rows_and_columns_are_independent() -> None:

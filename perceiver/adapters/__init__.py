@@ -4,6 +4,10 @@ from perceiver.adapters.audio import LogMel, LogMelBins, LogMelFrames, WaveformF
 from perceiver.adapters.image import ImageConvStem, ImagePatches, ImagePixels
 from perceiver.adapters.points import Points
 from perceiver.adapters.spectrum_masking import SpectrumMasking
+from perceiver.adapters.table import Table
+from perceiver.adapters.text import TextTokens
+from perceiver.adapters.timeseries import TimeSeries
+from perceiver.adapters.video import VideoPatches
 
 __all__ = [
     "ImageConvStem",
@@ -14,5 +18,9 @@ __all__ = [
     "LogMelFrames",
     "Points",
     "SpectrumMasking",
+    "Table",
+    "TextTokens",
+    "TimeSeries",
+    "VideoPatches",
     "WaveformFrames",
 ]

@@ -14,9 +14,10 @@ from omegaconf.errors import InterpolationKeyError
 
 
 def register_resolvers() -> None:
-    """Make `${modality:KEY}` and `${ceil_divide:A,B}` known to OmegaConf. May be called again."""
+    """Make `${modality:KEY}`, `${ceil_divide:A,B}` and `${length:LIST}` known to OmegaConf. May be called again."""
     OmegaConf.register_new_resolver("modality", _modality, replace=True)
     OmegaConf.register_new_resolver("ceil_divide", _ceil_divide, replace=True)
+    OmegaConf.register_new_resolver("length", _length, replace=True)
 
 
 def resolve(config: DictConfig, spec: dict[str, Any]) -> dict[str, Any]:
@@ -82,8 +83,11 @@ def _default_adapter(name: str, kind: str) -> DictConfig:
     return adapter
 
 
-def _modality(key: str, *, _parent_: Container, _root_: Container) -> Any:
-    """`${modality:KEY}` below model.adapters.<name>: spec.modalities.<name>.KEY."""
+def _modality(key: str, *default: Any, _parent_: Container, _root_: Container) -> Any:
+    """`${modality:KEY}` below model.adapters.<name>: spec.modalities.<name>.KEY.
+
+    `${modality:KEY,DEFAULT}` is DEFAULT where the spec has no such fact or null.
+    """
     name = _adapter_of(_parent_, _root_)
     spec = OmegaConf.select(_root_, "spec")
     if spec is None:
@@ -92,6 +96,8 @@ def _modality(key: str, *, _parent_: Container, _root_: Container) -> Any:
     if name not in facts:
         raise ValueError(f"model.adapters.{name}: the data has no modality {name!r}, only {_listed(facts)}.")
     value = OmegaConf.select(facts[name], key)
+    if value is None and len(default) == 1:
+        return default[0]
     if value is None:
         state = "is null (it differs from sample to sample)" if _has(facts[name], key) else "is missing"
         raise ValueError(
@@ -127,6 +133,13 @@ def _ceil_divide(dividend: float, divisor: float) -> int:
         raise ValueError(f"ceil_divide: expected a divisor above 0, got {divisor}.")
     # Ten seconds are a thousand hops of 0.01, not 1,001: binary fractions do not count.
     return math.ceil(round(dividend / divisor, 9))
+
+
+def _length(entries: Any) -> int:
+    """`${length:LIST}`: how many entries a list or mapping has, e.g. `${length:${modality:numbers}}`."""
+    if not (OmegaConf.is_config(entries) or isinstance(entries, list | dict)):
+        raise ValueError(f"length: expected a list or a mapping, got {entries!r}.")
+    return len(entries)
 
 
 def _listed(names: Any) -> str:

@@ -1,0 +1,98 @@
+"""Text: ids of bytes, words or pieces of words `(B, L)`, from any tokenizer; `perceiver.text` has bytes built in."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from perceiver.masks import grid_mask
+from perceiver.positions import PositionEncoding, index_coordinates
+from perceiver.tokens import Tokens
+
+
+class TextTokens(nn.Module):
+    """One token per id: its learned embedding, and its position in the text (Perceiver IO, section 4.1).
+
+    Positions count from the first id, the same in every text, so they are shared by the batch.
+
+    Args:
+        vocabulary_size: ids are in [0, vocabulary_size); 262 for bytes.
+        embedding_channels: width of the embedding.
+        position: encoding of one coordinate. A `LearnedTable` with `reference_length` rows gives each position its own row
+            and longer texts the last one again; Fourier features go on.
+        reference_length: positions 0 to reference_length - 1 become coordinates in [-1, 1], later ones go beyond.
+        std: standard deviation of the initial embeddings, truncated at two.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocabulary_size: int,
+        embedding_channels: int,
+        position: PositionEncoding,
+        reference_length: int = 2048,
+        std: float = 0.02,
+    ) -> None:
+        super().__init__()
+        if vocabulary_size < 1 or embedding_channels < 1:
+            raise ValueError(
+                "TextTokens: expected vocabulary_size and embedding_channels of at least 1, got "
+                f"{vocabulary_size} and {embedding_channels}."
+            )
+        if reference_length < 2:
+            raise ValueError(f"TextTokens.reference_length: expected at least 2 positions, got {reference_length}.")
+        self.vocabulary_size = vocabulary_size
+        self.reference_length = reference_length
+        self.embedding = nn.Embedding(vocabulary_size, embedding_channels)
+        nn.init.trunc_normal_(self.embedding.weight, std=std, a=-2 * std, b=2 * std)
+        self.position = position
+        self.channels = embedding_channels + position.channels
+
+    def forward(self, x: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch *length"] | None = None) -> Tokens:
+        """Ids -> Tokens on the grid `(L,)`.
+
+        Args:
+            x: `(B, L)`, int64 or int32; masked ids may be anything.
+            mask: True where valid: `(B,)` presence, `(B, L)`, or None.
+
+        Raises:
+            ValueError: for another shape, no ids at all, valid ids outside the vocabulary (unchecked in compiled code).
+            TypeError: for ids of another type or a mask that is not boolean.
+        """
+        self._check(x)
+        mask = grid_mask(mask, batch=x.shape[0], grid=x.shape[1:], name="TextTokens mask")
+        ids = x if mask is None else torch.where(mask, x, x.new_zeros(()))
+        self._check_range(ids)
+        coordinates = index_coordinates(x.shape[1], reference_length=self.reference_length, device=x.device)
+        return Tokens(parts=(self.embedding(ids), *self.position((coordinates,))), mask=mask)
+
+    def _check(self, x: Tensor) -> None:
+        """Shape and type of the input, in words."""
+        if x.dtype not in (torch.int64, torch.int32):
+            raise TypeError(
+                f"TextTokens: expected ids of type int64, got {x.dtype}; `perceiver.text.encode_bytes` makes them of a text."
+            )
+        if x.ndim != 2 or x.shape[1] == 0:
+            hint = " Add the missing dimension with x.unsqueeze(0)." if x.ndim == 1 else ""
+            if x.ndim == 2:
+                hint = " Leave an absent text's key out, or pass one id with a mask that is all False."
+            raise ValueError(
+                f"TextTokens: expected ids (batch, length), length at least 1, got shape {tuple(x.shape)}.{hint}"
+            )
+
+    def _check_range(self, ids: Tensor) -> None:
+        """Names the first id outside the vocabulary: torch's own error names none, and on a GPU it ends the process."""
+        if torch.compiler.is_compiling():
+            return
+        outside = (ids < 0) | (ids >= self.vocabulary_size)
+        if bool(outside.any()):
+            sample, place = outside.nonzero()[0].tolist()
+            raise ValueError(
+                f"TextTokens: sample {sample}, position {place}: id {int(ids[sample, place])} is not in "
+                f"[0, {self.vocabulary_size}). Tokenize as in training, or set vocabulary_size to that of the tokenizer."
+            )
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        return f"reference_length={self.reference_length}"

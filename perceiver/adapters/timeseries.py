@@ -1,0 +1,168 @@
+"""Time series: several values per step, at regular or irregular times, any of them missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from perceiver.masks import grid_mask, zero_masked
+from perceiver.positions import PositionEncoding, relative_time_coordinates, time_coordinates
+from perceiver.tokens import Tokens
+
+
+class TimeSeries(nn.Module):
+    """One token per step: its values, zero where missing; for each value whether it is there; and the position of its time.
+
+    Times are taken relative to the sample's first valid step, so a clock's absolute reading does not matter. Where nothing
+    but whole steps is missing, presence is a part shared by all steps; regular series share their positions, too.
+
+    Args:
+        num_values: F, values per step.
+        duration_seconds: reference duration; times in [0, duration] become coordinates in [-1, 1], later ones go beyond.
+        position: encoding of one coordinate, the time of the step.
+        step_seconds: from one step to the next in series that come without times, which begin at their first step.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_values: int,
+        duration_seconds: float,
+        position: PositionEncoding,
+        step_seconds: float | None = None,
+    ) -> None:
+        super().__init__()
+        if num_values < 1:
+            raise ValueError(f"TimeSeries.num_values: expected at least 1 value per step, got {num_values}.")
+        for name, seconds in {"duration_seconds": duration_seconds, "step_seconds": step_seconds}.items():
+            if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
+                raise ValueError(f"TimeSeries.{name}: expected a positive number of seconds, got {seconds}.")
+        self.num_values = num_values
+        self.duration_seconds = duration_seconds
+        self.step_seconds = step_seconds
+        self.position = position
+        self.channels = 2 * num_values + position.channels
+
+    def forward(self, x: Mapping[str, Tensor], mask: Bool[Tensor, "batch *time"] | None = None) -> Tokens:
+        """Series -> Tokens on the grid `(T,)`.
+
+        Args:
+            x: a dict of
+                `values` `(B, T, F)`;
+                `times` `(B, T)` in seconds, float64 (float32 will do for times near 0), later from step to step; may be
+                absent where `step_seconds` is set;
+                `present` `(B, T, F)` boolean, True where a value is there; may be absent where all are.
+            mask: True where a step is valid: `(B,)` presence, `(B, T)`, or None. The token of a valid step without any value
+                is masked.
+
+        Raises:
+            ValueError: for missing or unknown keys, other shapes, no steps at all; for valid times that are not finite or do
+                not grow, naming sample and step (unchecked in compiled code).
+            TypeError: for other types.
+        """
+        values, times, present = self._checked(x)
+        mask = grid_mask(mask, batch=values.shape[0], grid=values.shape[1:2], name="TimeSeries mask")
+        if times is None:
+            assert self.step_seconds is not None
+            coordinates = time_coordinates(
+                values.shape[1],
+                step_seconds=self.step_seconds,
+                duration_seconds=self.duration_seconds,
+                device=values.device,
+            )
+        else:
+            _check_order(times, mask)
+            coordinates = relative_time_coordinates(times, mask=mask, duration_seconds=self.duration_seconds)
+        if present is None:
+            values = zero_masked(values, None if mask is None else mask[..., None])
+            presence = values.new_ones(1, 1, self.num_values)
+        else:
+            present = present if mask is None else present & mask[..., None]
+            mask = present.any(dim=-1)
+            values = zero_masked(values, present)
+            presence = present.to(values.dtype)
+        return Tokens(parts=(values, presence, *self.position((coordinates,))), mask=mask)
+
+    def _checked(
+        self, x: Mapping[str, Tensor]
+    ) -> tuple[Float[Tensor, "batch time values"], Tensor | None, Bool[Tensor, "batch time values"] | None]:
+        """Values, times and presence after a look at keys, shapes and types."""
+        if not isinstance(x, Mapping):
+            raise TypeError(
+                "TimeSeries: expected a dict of values, times and, where values are missing, present; got "
+                f"{type(x).__name__}."
+            )
+        if "values" not in x or set(x) - {"values", "times", "present"}:
+            raise ValueError(
+                f"TimeSeries: expected the keys values, times and present, the last two if needed, got {sorted(x)}."
+            )
+        values, times, present = x["values"], x.get("times"), x.get("present")
+        if values.ndim != 3 or values.shape[2] != self.num_values or values.shape[1] == 0:
+            hint = ""
+            if values.ndim == 3 and values.shape[1] == self.num_values:
+                hint = " Steps lie along axis 1, their values along axis 2: use values.transpose(1, 2)."
+            elif values.ndim == 3 and values.shape[1] == 0:
+                hint = " Leave an absent series' key out, or pass one step with a mask that is all False."
+            raise ValueError(
+                f"TimeSeries: expected values (batch, steps, {self.num_values}), got shape {tuple(values.shape)}.{hint}"
+            )
+        if not values.is_floating_point():
+            raise TypeError(f"TimeSeries: expected values in floating point, got {values.dtype}; use `values.float()`.")
+        if present is not None:
+            if present.dtype != torch.bool:
+                raise TypeError(f"TimeSeries: expected present of type bool (True = there), got {present.dtype}.")
+            if present.shape != values.shape:
+                raise ValueError(
+                    f"TimeSeries: expected present shaped like values, {tuple(values.shape)}, got {tuple(present.shape)}."
+                )
+        if times is None:
+            if self.step_seconds is None:
+                raise ValueError(
+                    "TimeSeries: the series has no times, and the adapter no step_seconds. Set step_seconds, "
+                    "or add times (batch, steps) in seconds."
+                )
+        elif times.dtype not in (torch.float64, torch.float32):
+            raise TypeError(
+                f"TimeSeries: expected times in float64 seconds, got {times.dtype}, which is too coarse; "
+                "use `.double()` on what the times come from."
+            )
+        elif times.shape != values.shape[:2]:
+            raise ValueError(
+                f"TimeSeries: expected times {tuple(values.shape[:2])}, one per step, got {tuple(times.shape)}."
+            )
+        return values, times, present
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        seconds = f"duration_seconds={self.duration_seconds}, step_seconds={self.step_seconds}"
+        return f"num_values={self.num_values}, {seconds}"
+
+
+def _check_order(times: Tensor, mask: Tensor | None) -> None:
+    """Raise ValueError naming the first valid time that is not finite or not later than all valid ones before it.
+
+    Looks at data, so not while compiling.
+    """
+    if torch.compiler.is_compiling():
+        return
+    valid = torch.ones_like(times, dtype=torch.bool) if mask is None else mask
+    finite = times.isfinite()
+    latest = torch.where(valid & finite, times, -torch.inf).cummax(dim=1).values
+    early = torch.zeros_like(valid)
+    early[:, 1:] = valid[:, 1:] & (times[:, 1:] <= latest[:, :-1])
+    wrong = (valid & ~finite) | early
+    if not bool(wrong.any()):
+        return
+    sample, step = wrong.nonzero()[0].tolist()
+    time = times[sample, step].item()
+    where = f"TimeSeries: sample {sample}, step {step}: its time, {time!r},"
+    if not math.isfinite(time):
+        raise ValueError(f"{where} is not finite. Mend it, or mask the step.")
+    raise ValueError(
+        f"{where} is not later than {latest[sample, step - 1].item()!r} of a step before it. Sort steps by time and merge "
+        "those of the same time first; the adapter does not."
+    )

@@ -1,0 +1,107 @@
+"""Video `(B, C, T, H, W)` as tokens: patches in time and space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from perceiver.masks import grid_mask, patch_mask, zero_masked
+from perceiver.positions import PositionEncoding, grid_coordinates
+from perceiver.tokens import Tokens
+
+
+class VideoPatches(nn.Module):
+    """One token per patch of frames, rows and columns: its values, embedded by a linear map if asked for, and its position.
+
+    Perceiver, section 4.2 (patches of 2 x 8 x 8 for AudioSet). Videos that are no multiple of the patch are padded with
+    zeros at the end; a patch is valid where any element of it is. Channels of a raw patch: those of the video in turn, each
+    with its frames, rows and columns.
+
+    Args:
+        video_channels: C of the video, e.g. 3.
+        patch: (frames, rows, columns) of a patch.
+        position: encoding of three coordinates: frames, rows and columns of patches, each from -1 to 1 over the video's own
+            valid size.
+        embedding_channels: width of the linear embedding; None hands the raw `C * frames * rows * columns` values on.
+    """
+
+    def __init__(
+        self,
+        *,
+        video_channels: int,
+        patch: Sequence[int],
+        position: PositionEncoding,
+        embedding_channels: int | None = None,
+    ) -> None:
+        super().__init__()
+        if len(patch) != 3 or min(patch) < 1:
+            raise ValueError(f"VideoPatches.patch: expected (frames, rows, columns), at least 1 each, got {list(patch)}.")
+        if video_channels < 1:
+            raise ValueError(f"VideoPatches.video_channels: expected at least 1, got {video_channels}.")
+        if embedding_channels is not None and embedding_channels < 1:
+            raise ValueError(
+                f"VideoPatches.embedding_channels: expected at least 1, or None for raw patches, got {embedding_channels}."
+            )
+        self.video_channels = video_channels
+        self.patch = (int(patch[0]), int(patch[1]), int(patch[2]))
+        self.position = position
+        raw = video_channels * self.patch[0] * self.patch[1] * self.patch[2]
+        self.embed = nn.Identity() if embedding_channels is None else nn.Linear(raw, embedding_channels)
+        self.channels = (raw if embedding_channels is None else embedding_channels) + position.channels
+
+    def forward(self, x: Float[Tensor, "batch c t h w"], mask: Bool[Tensor, "..."] | None = None) -> Tokens:
+        """Video -> Tokens on the grid (ceil(T / frames), ceil(H / rows), ceil(W / columns)).
+
+        Args:
+            x: `(B, C, T, H, W)`.
+            mask: True where valid: `(B,)` presence, `(B, T, H, W)`, or None.
+
+        Raises:
+            ValueError: for another shape, another number of channels, or an empty video.
+            TypeError: for integer values or a mask that is not boolean.
+        """
+        self._check(x)
+        frames, rows, columns = self.patch
+        ragged = mask is not None and mask.ndim > 1
+        mask = grid_mask(mask, batch=x.shape[0], grid=x.shape[2:], name="VideoPatches mask")
+        if mask is not None:
+            x = zero_masked(x, mask[:, None])
+            mask = patch_mask(mask, self.patch)
+        x = F.pad(x, (0, -x.shape[4] % columns, 0, -x.shape[3] % rows, 0, -x.shape[2] % frames))
+        batch, channels, length, height, width = x.shape
+        grid = (length // frames, height // rows, width // columns)
+        split = x.reshape(batch, channels, grid[0], frames, grid[1], rows, grid[2], columns)
+        patches = split.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)
+        if isinstance(self.embed, nn.Linear):
+            patches = patches.to(self.embed.weight.dtype)
+        # Videos that are whole or absent fill the grid: their coordinates stay shared by the batch.
+        coordinates = grid_coordinates(grid, mask=mask if ragged else None, device=x.device)
+        return Tokens(parts=(self.embed(patches), *self.position(coordinates)), mask=mask)
+
+    def _check(self, x: Tensor) -> None:
+        """Shape and type of the input, in words."""
+        if x.ndim != 5 or x.shape[1] != self.video_channels or 0 in x.shape[2:]:
+            hint = ""
+            if x.ndim == 5 and x.shape[2] == self.video_channels:
+                hint = " It looks like frames of images: use x.transpose(1, 2)."
+            elif x.ndim == 5 and x.shape[4] == self.video_channels:
+                hint = " It looks channels-last: use x.permute(0, 4, 1, 2, 3)."
+            elif x.ndim == 4:
+                hint = " Add the missing dimension with x.unsqueeze(0) (one video) or x.unsqueeze(1) (grey videos)."
+            elif 0 in x.shape[2:]:
+                hint = " Leave an absent video's key out, or pass zeros with a mask that is all False."
+            raise ValueError(
+                f"VideoPatches: expected (batch, {self.video_channels}, frames, height, width), got shape "
+                f"{tuple(x.shape)}.{hint}"
+            )
+        if not x.is_floating_point():
+            raise TypeError(
+                f"VideoPatches: expected floating point, got {x.dtype}; scale it as in training, e.g. `x.float() / 255`."
+            )
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        return f"video_channels={self.video_channels}, patch={self.patch}"
