@@ -15,7 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from perceiver.adapters.audio import WaveformFrames
 from perceiver.adapters.image import ImageConvStem, ImagePixels
@@ -346,6 +347,39 @@ def test_reads_are_checked(reads: Any, text: str) -> None:
 def test_rates_are_for_modalities_of_the_model() -> None:
     with pytest.raises(ValueError, match=r"Perceiver\.modality_dropout\.rates: .*'sound'\], got \['video'\]"):
         build(rates={"video": 0.3})
+
+
+def train_in_two_processes(rank: int, place: str) -> None:
+    """Data-parallel steps in which each process has modalities that the other lacks, or samples that lose them."""
+    distributed.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=2)
+    model = DistributedDataParallel(build(table=True, rates=RATES, reads=[["image"], ["points", "sound"]]).train())
+    for step, names in enumerate([(["image"], ["sound"]), (["points", "sound"], ["image", "points"]), (list(RATES),) * 2]):
+        torch.manual_seed(10 * step + rank)
+        inputs = {name: x for name, x in some_inputs().items() if name in names[rank]}
+        model.zero_grad()
+        model(inputs).square().sum().backward()
+        gradients = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+        mean = gradients.clone()
+        distributed.all_reduce(mean)
+        torch.testing.assert_close(mean / 2, gradients, msg="both processes have the same")
+        assert model.module.fusion.padding["image"].grad.any() == ("image" in {*names[0], *names[1]})
+    distributed.destroy_process_group()
+
+
+def test_processes_may_have_different_modalities(repository: Path, tmp_path: Path) -> None:
+    """Not even `find_unused_parameters` is needed."""
+    code = f"import runpy, sys; runpy.run_path({__file__!r})['train_in_two_processes'](int(sys.argv[1]), sys.argv[2])"
+    command = [sys.executable, "-c", code]
+    place = str(tmp_path / "meeting")
+    running = [
+        subprocess.Popen([*command, str(rank), place], cwd=repository, stderr=subprocess.PIPE, text=True) for rank in (0, 1)
+    ]
+    try:
+        errors = [process.communicate(timeout=300)[1] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0, 0], errors
 
 
 # ---- what it attends to
