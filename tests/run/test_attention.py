@@ -1,16 +1,19 @@
 """What is logged of the attention that each modality gets while validating."""
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hydra_runs import train
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import FSDPStrategy
 from plots_cases import MODALITIES, model
 from torch.utils.data import DataLoader
 
+import perceiver
 from perceiver.batch import Batch, Collate, Sample
 from perceiver.run.attention import AttentionByModality
 from perceiver.tasks.classification import ClassificationTask
@@ -102,6 +105,39 @@ def test_sharded_and_other_models_are_not_looked_into(tmp_path: Path, monkeypatc
     monkeypatch.undo()
     learner.model = torch.nn.Linear(1, 1)
     callback.on_validation_batch_end(runner, learner, None, batch, 0)
+
+
+def test_a_run_of_two_modalities(tmp_path: Path) -> None:
+    """From the command line: dropout and reads in the model and its checkpoint; shares in metrics, tables and a figure."""
+    run = tmp_path / "run"
+    model = ("model.modality_dropout.rates={image: 0.3, lower: 0.2}", "model.reads=[[image],[image,lower]]")
+    common = ("data._target_=digit_halves.DigitHalves", "trainer.max_epochs=2", "logger=csv", "test=false")
+    code, out, err = train(*common, *model, f"hydra.run.dir={run}")
+    assert code == 0, err
+    assert err == "", "nothing is warned of"
+    metrics = json.loads((run / "metrics.json").read_text())
+    shares = {name: value for name, value in metrics.items() if "/attention/" in name}
+    assert shares.keys() == {"val/attention/image", "val/attention/lower"}
+    # Samples without the upper half get nothing from the first cross-attend: one in five.
+    assert sum(shares.values()) == pytest.approx(1 - 0.5 * 13 / 64, abs=1e-5), "the first two batches of 32"
+    assert "val/attention/image" in (run / "csv" / "metrics.csv").read_text().splitlines()[0]
+    assert not [line for line in out.splitlines() if line.startswith("epoch") and "attention" in line]
+    assert "Cross-attention to image: " in out
+    assert (run / "figures" / "attention_modalities_val.png").is_file()
+    loaded = perceiver.load(run)
+    assert loaded.modality_dropout is not None
+    assert loaded.modality_dropout.rates == {"image": 0.3, "lower": 0.2}
+    assert loaded.reads == (("image",), ("image", "lower"))
+
+    quick = (*common, "trainer.max_epochs=1", "regularise=false", *model, f"hydra.run.dir={tmp_path / 'plain'}")
+    code, _, err = train(*quick)
+    assert code == 0, err
+    assert perceiver.load(tmp_path / "plain").modality_dropout is None
+    for wrong, words in (("model.reads=[[image],[upper]]", "got ['upper']"), (model[0].replace("lower", "x"), "'x'")):
+        code, _, err = train(*common, wrong, f"hydra.run.dir={tmp_path / 'wrong'}")
+        assert code == 1
+        assert "error: model (perceiver.model.Perceiver): Perceiver." in err
+        assert words in err
 
 
 def test_settings_are_checked() -> None:
