@@ -199,7 +199,8 @@ class Encoder(nn.Module):
 
         def observe(layer: CrossAttend, latents: Tensor, places: Sequence[int]) -> None:
             own = layer.attention.shares(latents, [tokens[place] for place in places]) if places else ()
-            whole = [latents.new_zeros(batch) for _ in tokens]
+            # Shares are float32 at least.
+            whole = [latents.new_zeros(batch, dtype=torch.promote_types(latents.dtype, torch.float32)) for _ in tokens]
             for place, one in zip(places, own, strict=True):
                 whole[place] = one.mean(dim=(1, 2)).expand(batch)
             shares.append(tuple(whole))

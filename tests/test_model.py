@@ -427,6 +427,19 @@ def test_attention_by_modality(names: tuple[str, ...], reads: list[list[str]] | 
         close(total[:2], torch.tensor([float(names != ("points",)), 1.0]))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_attention_by_modality_in_other_precisions(dtype: torch.dtype) -> None:
+    inputs, masks = some_inputs(), some_masks()
+    expected = build(reads=READS[1]).eval().attention_by_modality(inputs, masks)
+    found = build(reads=READS[1]).eval().to(dtype).attention_by_modality(
+        {name: x.to(dtype) for name, x in inputs.items()}, masks
+    )  # fmt: skip
+    for step, other in zip(found, expected, strict=True):
+        assert {share.dtype for share in step.values()} == {torch.promote_types(dtype, torch.float32)}
+        for name, share in step.items():
+            torch.testing.assert_close(share.float(), other[name], rtol=0.02, atol=0.02)
+
+
 def test_attention_by_modality_follows_the_tokens() -> None:
     """Keys that answer to the modality embedding of the image alone draw nearly all attention there."""
     model, inputs = build().eval(), some_inputs()
