@@ -235,6 +235,8 @@ class Encoder(nn.Module):
                 places = range(len(tokens)) if reads is None else reads[step]
                 if observe is not None:
                     observe(layer, latents, places)
+                    if step + 1 == self.num_cross_attends:
+                        return latents  # there is nothing more to observe
                 blocks = [tokens[place] for place in places]
                 if reads is not None and not blocks:
                     blocks = [self._nothing()]

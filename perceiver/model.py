@@ -22,6 +22,9 @@ from perceiver.tokens import Tokens
 class Perceiver(nn.Module):
     """A model over a dict of modalities, any non-empty subset of which may be present, per batch and per sample.
 
+    What is absent counts as if it were there and masked, in gradients too: every parameter gets one in every step, zeros
+    where its modality is absent, so that data-parallel processes may have batches with different modalities.
+
     Args:
         adapters: one for each modality, by name: an `nn.Module` with `channels` and `forward(x, mask=None) -> Tokens`.
         encoder: built for `Fusion.channels` (the one adapter's `channels` where there is a single modality).
