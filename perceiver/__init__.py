@@ -7,6 +7,7 @@ from perceiver.decoders import ClassificationDecoder
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
 from perceiver.heads import PooledHead
+from perceiver.modality_dropout import ModalityDropout
 from perceiver.model import Perceiver
 from perceiver.positions import Fourier, LearnedTable
 from perceiver.predictions import LabelsPrediction, Prediction, ValuesPrediction
@@ -22,6 +23,7 @@ __all__ = [
     "Fusion",
     "LabelsPrediction",
     "LearnedTable",
+    "ModalityDropout",
     "Perceiver",
     "PooledHead",
     "Prediction",

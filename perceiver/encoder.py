@@ -149,15 +149,64 @@ class Encoder(nn.Module):
         """Which of `blocks` runs at each step."""
         return [_at(step, self.blocks) for step in range(self.num_blocks)]
 
-    def forward(self, tokens: Sequence[Tokens]) -> Float[Tensor, "batch latents channels"]:
-        """Tokens of one or more modalities, all of width C -> latents `(B, N, D)`."""
-        return self._run(tokens, observe=None)
+    def forward(
+        self, tokens: Sequence[Tokens], reads: Sequence[Sequence[int]] | None = None
+    ) -> Float[Tensor, "batch latents channels"]:
+        """Tokens of one or more modalities, all of width C -> latents `(B, N, D)`.
 
-    def attention_weights(self, tokens: Sequence[Tokens]) -> list[tuple[Float[Tensor, "batch heads latents *grid"], ...]]:
-        """What the latents look at: for each cross-attend in order, one tensor `(B, h, N, *grid)` per block of tokens."""
+        Args:
+            tokens: one block for each modality.
+            reads: for each cross-attend in order the places in `tokens` of the blocks that it reads; None: all read all. One
+                that finds nothing to read reads zeros, as if there were tokens and all of them masked.
+
+        Raises:
+            ValueError: without tokens, for another number of cross-attends, or if none reads anything.
+        """
+        return self._run(tokens, reads, observe=None)
+
+    def attention_weights(
+        self, tokens: Sequence[Tokens], reads: Sequence[Sequence[int]] | None = None
+    ) -> list[tuple[Float[Tensor, "batch heads latents *grid"], ...]]:
+        """What the latents look at: for each cross-attend in order, one tensor `(B, h, N, *grid)` per block of tokens.
+
+        Zeros for blocks that a cross-attend does not read. See `forward` for arguments and errors.
+        """
         weights: list[tuple[Tensor, ...]] = []
-        self._run(tokens, observe=lambda layer, latents: weights.append(layer.attention.weights(latents, tokens)))
+        batch = max((block.batch for block in tokens), default=1)
+
+        def observe(layer: CrossAttend, latents: Tensor, places: Sequence[int]) -> None:
+            own = layer.attention.weights(latents, [tokens[place] for place in places]) if places else ()
+            unread = latents.new_zeros(())
+            shapes = [(batch, layer.attention.num_heads, latents.shape[1], *block.grid) for block in tokens]
+            whole = [unread.expand(shape) for shape in shapes]
+            for place, one in zip(places, own, strict=True):
+                whole[place] = one
+            weights.append(tuple(whole))
+
+        self._run(tokens, reads, observe=observe)
         return weights
+
+    def attention_by_block(
+        self, tokens: Sequence[Tokens], reads: Sequence[Sequence[int]] | None = None
+    ) -> list[tuple[Float[Tensor, "batch"], ...]]:
+        """How much each block gets of the latents' attention: for each cross-attend in order, one tensor `(B,)` per block.
+
+        Means over heads and latents of the sums of `attention_weights`, in memory that does not grow with latents times
+        tokens. See `forward` for arguments and errors.
+        """
+        shares: list[tuple[Tensor, ...]] = []
+        batch = max((block.batch for block in tokens), default=1)
+
+        def observe(layer: CrossAttend, latents: Tensor, places: Sequence[int]) -> None:
+            own = layer.attention.shares(latents, [tokens[place] for place in places]) if places else ()
+            # Shares are float32 at least.
+            whole = [latents.new_zeros(batch, dtype=torch.promote_types(latents.dtype, torch.float32)) for _ in tokens]
+            for place, one in zip(places, own, strict=True):
+                whole[place] = one.mean(dim=(1, 2)).expand(batch)
+            shares.append(tuple(whole))
+
+        self._run(tokens, reads, observe=observe)
+        return shares
 
     def explain_attention(self, tokens: Sequence[Tokens]) -> str:
         """Form and implementation of cross-attention for such tokens, and why, in a few words for tables."""
@@ -165,18 +214,45 @@ class Encoder(nn.Module):
         assert isinstance(first, CrossAttend)
         return first.attention.explain(tokens, num_queries=self.num_latents)
 
-    def _run(self, tokens: Sequence[Tokens], *, observe: Callable[[CrossAttend, Tensor], None] | None) -> Tensor:
+    def _run(
+        self,
+        tokens: Sequence[Tokens],
+        reads: Sequence[Sequence[int]] | None,
+        *,
+        observe: Callable[[CrossAttend, Tensor, Sequence[int]], None] | None,
+    ) -> Tensor:
+        if reads is not None and (len(reads) != self.num_cross_attends or not any(reads)):
+            raise ValueError(
+                f"Encoder.reads: expected for each of the {self.num_cross_attends} cross-attends the places of the blocks "
+                f"that it reads, and one that reads anything; got {[list(places) for places in reads]}."
+            )
         # (1, N, D): the latents are not copied per sample before they differ.
         latents = self.latents[None]
         for step in range(self.num_blocks):
             if step < self.num_cross_attends:
                 layer = self.cross_attends[_at(step, self.cross_attends)]
                 assert isinstance(layer, CrossAttend)
+                places = range(len(tokens)) if reads is None else reads[step]
                 if observe is not None:
-                    observe(layer, latents)
-                latents = _run_layer(layer, latents, tokens, checkpointed=self.checkpoint_activations and self.training)
+                    observe(layer, latents, places)
+                    if step + 1 == self.num_cross_attends:
+                        return latents  # there is nothing more to observe
+                blocks = [tokens[place] for place in places]
+                if reads is not None and not blocks:
+                    blocks = [self._nothing()]
+                latents = _run_layer(layer, latents, blocks, checkpointed=self.checkpoint_activations and self.training)
             latents = self.blocks[_at(step, self.blocks)](latents)
         return latents
+
+    def _nothing(self) -> Tokens:
+        """One token for all samples, and it is masked: what a cross-attend reads of which nothing is there.
+
+        The read-out is zero, and all that follows (output projection, residual, feed-forward) is computed as ever. So are
+        the gradients: zeros for all weights that would have seen the tokens. Were they missing instead, data-parallel
+        training would wait for them where another process has the modality.
+        """
+        content = self.latents.new_zeros(1, 1, self.token_channels)
+        return Tokens(parts=(content,), mask=torch.zeros(1, 1, dtype=torch.bool, device=content.device))
 
 
 class _Block(nn.Sequential):

@@ -5,7 +5,7 @@ A mask is boolean and True means valid, everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,21 @@ def grid_mask(
     if tuple(mask.shape) == (batch,):
         return mask.reshape(batch, *(1 for _ in grid)).expand(full)
     raise ValueError(f"{name}: expected {(batch,)} (presence per sample) or {full} (per element), got {tuple(mask.shape)}.")
+
+
+def presence(x: Tensor | Mapping[str, Tensor], mask: Bool[Tensor, "batch *any"] | None) -> Bool[Tensor, "batch"] | None:
+    """Which samples of a batch have anything of a modality, `(B,)`; None where nothing says that one has not.
+
+    Args:
+        x: `(B, …)`, or several tensors by name. A boolean one called `present` (cells of a table, single values of a series)
+            counts like a mask, where the mask is True.
+        mask: `(B,)` presence of samples or `(B, *G)` validity of elements.
+    """
+    there = mask
+    own = None if isinstance(x, Tensor) else x.get("present")
+    if own is not None:
+        there = own if mask is None else own & mask.reshape(*mask.shape, *[1] * (own.ndim - mask.ndim))
+    return there if there is None or there.ndim == 1 else there.flatten(1).any(dim=1)
 
 
 def patch_mask(mask: Bool[Tensor, "batch *grid"], patch: Sequence[int]) -> Bool[Tensor, "batch *patches"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from perceiver.batch import Collate, Sample
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
+from perceiver.modality_dropout import ModalityDropout
 from perceiver.predictions import target_of
 from perceiver.preprocessing import preprocess
 from perceiver.tokens import Tokens
@@ -21,16 +22,22 @@ from perceiver.tokens import Tokens
 class Perceiver(nn.Module):
     """A model over a dict of modalities, any non-empty subset of which may be present, per batch and per sample.
 
+    What is absent counts as if it were there and masked, in gradients too: every parameter gets one in every step, zeros
+    where its modality is absent, so that data-parallel processes may have batches with different modalities.
+
     Args:
         adapters: one for each modality, by name: an `nn.Module` with `channels` and `forward(x, mask=None) -> Tokens`.
         encoder: built for `Fusion.channels` (the one adapter's `channels` where there is a single modality).
         head: a pooled head or a decoder, `(B, N, D)` -> output.
         fusion: None makes the default one.
+        modality_dropout: masks modalities of training samples; None masks none.
+        reads: for each cross-attend of the encoder in order the modalities that it reads; None: all read all. One that finds
+            none of its modalities in a batch computes what it would if they were there and masked: it reads zeros.
         spec: what the data said of modalities and target; `predict` needs it, and `perceiver.load` sets it.
 
     Raises:
-        ValueError: if there is no adapter, the fusion was built for other modalities, or the encoder for another width than
-            the fused tokens have.
+        ValueError: if there is no adapter, the fusion was built for other modalities, the encoder for another width than
+            the fused tokens have, or `modality_dropout` or `reads` do not fit the modalities and the encoder.
     """
 
     def __init__(
@@ -40,6 +47,8 @@ class Perceiver(nn.Module):
         encoder: Encoder,
         head: nn.Module,
         fusion: Fusion | None = None,
+        modality_dropout: ModalityDropout | None = None,
+        reads: Sequence[Sequence[str]] | None = None,
         spec: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -56,10 +65,19 @@ class Perceiver(nn.Module):
                 f"Perceiver.encoder: expected token_channels = {fusion.channels}, the width of the fused tokens, got "
                 f"{encoder.token_channels}."
             )
+        if modality_dropout is not None and not set(modality_dropout.rates) <= set(adapters):
+            raise ValueError(
+                f"Perceiver.modality_dropout.rates: expected any of the modalities {sorted(adapters)}, got "
+                f"{sorted(modality_dropout.rates)}."
+            )
+        if reads is not None:
+            _check_reads(reads, modalities=sorted(adapters), num_cross_attends=encoder.num_cross_attends)
         self.adapters = nn.ModuleDict({name: adapters[name] for name in sorted(adapters)})
         self.fusion = fusion
         self.encoder = encoder
         self.head = head
+        self.modality_dropout = modality_dropout
+        self.reads = None if reads is None else tuple(tuple(sorted(names)) for names in reads)
         self.spec: dict[str, Any] | None = None if spec is None else dict(spec)
 
     def tokens(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> dict[str, Tokens]:
@@ -67,13 +85,16 @@ class Perceiver(nn.Module):
 
         Args:
             inputs: any non-empty subset of the model's modalities, each of the shape that its adapter takes.
-            masks: for any of them `(B,)` presence of samples or `(B, *raw grid)` validity of elements; True is valid.
+            masks: for any of them `(B,)` presence of samples or `(B, *raw grid)` validity of elements; True is valid. In
+                training, modality dropout takes more away.
 
         Raises:
             ValueError: for an unknown modality, a mask without input, none at all, or different batch sizes.
         """
         masks = {} if masks is None else masks
         self._check_modalities(inputs, masks)
+        if self.modality_dropout is not None:
+            masks = self.modality_dropout(inputs, masks)
         adapted = {name: self.adapters[name](inputs[name], masks.get(name)) for name in sorted(inputs)}
         fused: dict[str, Tokens] = self.fusion(adapted)
         return fused
@@ -82,7 +103,12 @@ class Perceiver(nn.Module):
         self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None
     ) -> Float[Tensor, "batch latents channels"]:
         """Raw inputs by modality -> latents `(B, N, D)`. See `tokens` for arguments and errors."""
-        latents: Tensor = self.encoder(list(self.tokens(inputs, masks).values()))
+        tokens = self.tokens(inputs, masks)
+        latents: Tensor = self.encoder(list(tokens.values()), **self._reads_of(tokens))
+        if torch.is_grad_enabled():
+            for parameter in self._parameters_of_absent(tokens):
+                # The sum of no numbers: zero, and so is its gradient, whatever the parameter holds.
+                latents = latents + parameter.flatten()[:0].sum().to(latents.dtype)
         return latents
 
     def forward(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -95,10 +121,24 @@ class Perceiver(nn.Module):
     ) -> list[dict[str, Float[Tensor, "batch heads latents *grid"]]]:
         """What the latents look at: for each cross-attend in order, `(B, h, N, *grid)` by modality.
 
-        A latent's weights over all modalities sum to 1, or to 0 where the sample has no valid token.
+        A latent's weights over all modalities sum to 1, or to 0 where the sample has no valid token that the cross-attend
+        reads; zeros for modalities that it does not read.
         """
         tokens = self.tokens(inputs, masks)
-        return [dict(zip(tokens, step, strict=True)) for step in self.encoder.attention_weights(list(tokens.values()))]
+        steps = self.encoder.attention_weights(list(tokens.values()), **self._reads_of(tokens))
+        return [dict(zip(tokens, step, strict=True)) for step in steps]
+
+    def attention_by_modality(
+        self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None
+    ) -> list[dict[str, Float[Tensor, "batch"]]]:
+        """How much of the latents' attention each modality gets: for each cross-attend in order, `(B,)` by modality.
+
+        Means over heads and latents. For each sample they sum to 1 over the modalities, or to 0 where it has no valid token
+        that the cross-attend reads. The same as sums of `attention_weights`, in bounded memory: for inputs of any size.
+        """
+        tokens = self.tokens(inputs, masks)
+        steps = self.encoder.attention_by_block(list(tokens.values()), **self._reads_of(tokens))
+        return [dict(zip(tokens, step, strict=True)) for step in steps]
 
     @torch.no_grad()
     def predict(self, samples: Iterable[Any], *, batch_size: int = 64) -> list[Any]:
@@ -138,6 +178,24 @@ class Perceiver(nn.Module):
         finally:
             self.train(training)
 
+    def _reads_of(self, tokens: Mapping[str, Tokens]) -> dict[str, list[list[int]]]:
+        """The encoder's argument `reads` for these modalities: which of them each cross-attend reads, by their places."""
+        if self.reads is None:
+            return {}
+        places = {name: place for place, name in enumerate(tokens)}
+        return {"reads": [[places[name] for name in names if name in places] for names in self.reads]}
+
+    def _parameters_of_absent(self, tokens: Mapping[str, Tokens]) -> list[Tensor]:
+        """What learns from modalities that this batch lacks.
+
+        They must get gradients, zeros, as if their modality were there and masked: data-parallel training waits for the
+        gradient of every parameter in every process, and one process may have what another lacks.
+        """
+        absent = [name for name in self.adapters if name not in tokens]
+        parameters = [parameter for name in absent for parameter in self.adapters[name].parameters()]
+        parameters += [self.fusion.padding[name] for name in absent if name in self.fusion.padding]
+        return [parameter for parameter in parameters if parameter.requires_grad]
+
     def _sample(self, number: int, raw: Any) -> Sample:
         assert self.spec is not None
         modalities = self.spec["modalities"]
@@ -171,3 +229,23 @@ class Perceiver(nn.Module):
         sizes = {name: x.shape[0] for name, x in inputs.items() if isinstance(x, Tensor) and x.ndim}
         if len(set(sizes.values())) > 1:
             raise ValueError(f"inputs: expected one batch size for all modalities, got {sizes}.")
+
+
+def _check_reads(reads: Sequence[Sequence[str]], *, modalities: Sequence[str], num_cross_attends: int) -> None:
+    """Raise ValueError unless there is a list of modalities for each cross-attend, and one that reads each modality."""
+    shown = [names if isinstance(names, str) else list(names) for names in reads]
+    expected = f"expected a list of modalities for each of the {num_cross_attends} cross-attends, of {list(modalities)}"
+    if isinstance(reads, str) or len(reads) != num_cross_attends:
+        raise ValueError(f"Perceiver.reads: {expected}; got {len(reads)} entries: {shown}.")
+    for step, names in enumerate(shown):
+        if isinstance(names, str) or not names:
+            raise ValueError(f"Perceiver.reads[{step}]: {expected}, with at least one in each; got {names!r}.")
+        unknown = sorted(set(names) - set(modalities))
+        if unknown or len(set(names)) < len(names):
+            raise ValueError(f"Perceiver.reads[{step}]: {expected}, each at most once; got {names}.")
+    unread = sorted(set(modalities).difference(*shown))
+    if unread:
+        raise ValueError(
+            f"Perceiver.reads: no cross-attend reads {unread}. Add each to one of the lists, or build the model without its "
+            "adapter."
+        )

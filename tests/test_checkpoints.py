@@ -121,6 +121,27 @@ def test_several_modalities(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded(images), model(images), rtol=0, atol=0)
 
 
+def test_modality_dropout_and_what_is_read(tmp_path: Path) -> None:
+    adapters = {"adapters": {"image": IMAGE, "depth": IMAGE}}
+    encoder = MODEL["encoder"] | {"num_cross_attends": 2, "num_blocks": 2}
+    dropout = {"_target_": "perceiver.ModalityDropout", "rates": {"depth": 0.5}}
+    own = {"modality_dropout": dropout, "reads": [["depth"], ["depth", "image"]]}
+    config = {"model": MODEL | adapters | own | {"encoder": encoder}}
+    model = build_model(config["model"])
+    file = save(model, tmp_path / "x.ckpt", config=config)
+    loaded = load(file)
+    assert loaded.modality_dropout is not None
+    assert loaded.modality_dropout.rates == {"depth": 0.5}
+    assert loaded.reads == (("depth",), ("depth", "image"))
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    images = {"depth": torch.rand(2, 1, 8, 8), "image": torch.rand(2, 1, 8, 8)}
+    torch.testing.assert_close(loaded(images), model.eval()(images), rtol=0, atol=0)
+    stored = read(file).config["model"]["modality_dropout"]
+    assert stored["_target_"] == "perceiver.modality_dropout.ModalityDropout"
+    plain = build_model(MODEL | adapters | {"encoder": encoder, "modality_dropout": dropout | {"rates": None}})
+    assert plain.state_dict().keys() == build_model(MODEL | adapters | {"encoder": encoder}).state_dict().keys()
+
+
 @pytest.mark.parametrize("name", ["LogMelFrames", "WaveformFrames"])
 def test_audio_whose_constructor_computes_values(name: str, tmp_path: Path) -> None:
     audio: Config = {

@@ -137,6 +137,24 @@ def test_optional_facts_are_taken_where_the_spec_has_them() -> None:
     assert full["table"]["category_sizes"] == [3]
 
 
+@pytest.mark.parametrize("name", GROUPS["model"])
+@pytest.mark.parametrize("plus", ["", "+"])
+def test_modality_dropout_and_reads_from_the_command_line(name: str, plus: str) -> None:
+    facts = spec("image", "audio", "points")
+    assert built(composed(f"model={name}"), facts).reads is None
+    reads = "[[audio,image,points]]" if name == "perceiver_io" else "[[audio],[points,image]]"
+    rates = f"{plus}model.modality_dropout.rates={{image: 0.3, audio: 0.5}}"
+    model = built(composed(f"model={name}", rates, f"model.reads={reads}"), facts)
+    assert model.modality_dropout is not None
+    assert model.modality_dropout.rates == {"image": 0.3, "audio": 0.5}
+    assert model.reads == ((("audio", "image", "points"),) if name == "perceiver_io" else (("audio",), ("image", "points")))
+    assert model(INPUTS).shape == (2, 3)
+    one = composed(f"model={name}", "+model.modality_dropout.rates.image=0.3")
+    assert resolve(one, facts)["model"]["modality_dropout"]["rates"] == {"image": 0.3}
+    assert built(without_regularisation(one), facts).modality_dropout is None
+    assert built(composed(f"model={name}", "model.modality_dropout=null"), facts).modality_dropout is None
+
+
 @pytest.mark.parametrize("optimizer", GROUPS["optimizer"])
 @pytest.mark.parametrize("scheduler", GROUPS["scheduler"])
 def test_optimizers_and_schedulers(optimizer: str, scheduler: str) -> None:
@@ -191,7 +209,7 @@ def test_trainers(name: str) -> None:
 def test_callbacks(name: str) -> None:
     callbacks = [instantiate(entry, _convert_="all") for entry in composed(f"callbacks={name}").callbacks.values()]
     assert all(isinstance(callback, Callback) for callback in callbacks)
-    assert len(callbacks) == (6 if name == "early_stopping" else 5)
+    assert len(callbacks) == (8 if name == "early_stopping" else 7)
 
 
 @pytest.mark.parametrize("name", GROUPS["logger"])
@@ -307,7 +325,8 @@ def test_overfitting_leaves_nothing_that_regularises() -> None:
     assert plain["optimizer"]["weight_decay"] == 0.0
     assert plain["task"]["label_smoothing"] == 0.0
     assert plain["scheduler"] is None
-    dropouts = [value for key, value in flat(plain["model"]) if "dropout" in key]
+    assert plain["model"]["modality_dropout"] is None
+    dropouts = [value for key, value in flat(plain["model"]) if key.endswith("dropout") and key != "modality_dropout"]
     assert len(dropouts) == 3
     assert set(dropouts) == {0.0}
 

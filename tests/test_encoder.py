@@ -352,6 +352,91 @@ def test_tokens_of_another_width() -> None:
         encoder()([])
 
 
+# ---- what each cross-attend reads
+
+
+def two_blocks(*, masked: bool = True) -> list[Tokens]:
+    """An image, and a sequence of which the second sample has none."""
+    mask = torch.rand(2, 7) > 0.3
+    mask[1] = False
+    return [image_tokens(masked=masked), Tokens(parts=(torch.randn(2, 7, 12),), mask=mask if masked else None)]
+
+
+def nothing_of(block: Tokens) -> Tokens:
+    """The same tokens, all masked."""
+    return Tokens(parts=block.parts, mask=torch.zeros(block.batch, *block.grid, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("attention", ["dense", "factored", "auto"])
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize(
+    "reads", [[[0], [1], [0, 1]], [[1], [0], [0]], [[], [0, 1], [1]], [[0, 1], [], []], [[], [], [1]], [[0], [0], [0]]]
+)
+def test_a_cross_attend_reads_its_blocks_alone(attention: str, checkpointed: bool, reads: list[list[int]]) -> None:
+    """The same as if the others were all masked at that step: outputs, and gradients of every parameter."""
+    settings = {"num_cross_attends": 3, "num_blocks": 3, "attention": attention, "share_cross_attends": False}
+    model = encoder(**settings, checkpoint_activations=checkpointed).double()
+    reference = encoder(**settings).double()
+    reference.load_state_dict(model.state_dict())
+    blocks = [Tokens(parts=tuple(part.double() for part in block.parts), mask=block.mask) for block in two_blocks()]
+
+    def masking(own: list[int]) -> Any:
+        masked = [block if place in own else nothing_of(block) for place, block in enumerate(blocks)]
+        return lambda _, arguments: (arguments[0], masked)
+
+    for layer, own in zip(reference.cross_attends, reads, strict=True):
+        layer.register_forward_pre_hook(masking(own))
+    outputs = model(blocks, reads), reference(blocks)
+    torch.testing.assert_close(*outputs, rtol=1e-10, atol=1e-10)
+    for output in outputs:
+        output.square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, f"{name}: zeros at least"
+        torch.testing.assert_close(parameter.grad, reference.get_parameter(name).grad, rtol=1e-8, atol=1e-8)
+
+
+def test_all_blocks_are_what_all_read_by_default() -> None:
+    model, blocks = encoder(num_cross_attends=2, num_blocks=2), two_blocks()
+    assert torch.equal(model(blocks), model(blocks, [[0, 1], [0, 1]]))
+
+
+def test_forms_read_the_same() -> None:
+    blocks, reads = two_blocks(), [[1], [], [0, 1]]
+    models = [encoder(num_cross_attends=3, num_blocks=3, attention=form) for form in ("dense", "factored")]
+    models[1].load_state_dict(models[0].state_dict())
+    torch.testing.assert_close(models[0](blocks, reads), models[1](blocks, reads), rtol=1e-5, atol=1e-5)
+
+
+def test_dropping_attention_weights_of_nothing() -> None:
+    for attention in ("dense", "factored"):
+        model = encoder(num_cross_attends=2, num_blocks=2, attention=attention, attention_dropout=0.5)
+        output = model(two_blocks(), [[], [0, 1]])
+        output.square().sum().backward()
+        assert output.isfinite().all()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_weights_and_shares_of_blocks_that_are_not_read() -> None:
+    model, blocks = encoder(num_cross_attends=3, num_blocks=3, num_cross_heads=2).eval(), two_blocks()
+    reads = [[1], [], [0, 1]]
+    weights, shares = model.attention_weights(blocks, reads), model.attention_by_block(blocks, reads)
+    assert [[tuple(piece.shape) for piece in step] for step in weights] == [[(2, 2, 5, 4, 6), (2, 2, 5, 7)]] * 3
+    for step, own in zip(weights, shares, strict=True):
+        for piece, share in zip(step, own, strict=True):
+            assert share.shape == (2,)
+            torch.testing.assert_close(share, piece.flatten(3).sum(-1).mean(dim=(1, 2)), rtol=1e-5, atol=1e-6)
+    totals = [[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]]
+    torch.testing.assert_close(torch.stack([sum(step) for step in shares]), torch.tensor(totals))
+    plain = model.attention_by_block(blocks)
+    torch.testing.assert_close(plain[0][1], model.attention_weights(blocks)[0][1].sum(-1).mean(dim=(1, 2)))
+
+
+@pytest.mark.parametrize("reads", [[[0]], [[0], [0], [0]], [[], []], []])
+def test_reads_go_with_the_cross_attends(reads: list[list[int]]) -> None:
+    with pytest.raises(ValueError, match="Encoder.reads: expected for each of the 2 cross-attends"):
+        encoder(num_cross_attends=2, num_blocks=2)(two_blocks(), reads)
+
+
 # ---- what it costs
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from perceiver.masks import extents, grid_mask, patch_mask, zero_masked
+from perceiver.masks import extents, grid_mask, patch_mask, presence, zero_masked
 
 masks = hnp.arrays(bool, st.lists(st.integers(1, 7), min_size=2, max_size=4).map(tuple))
 
@@ -65,3 +65,26 @@ def test_masked_values_are_replaced_not_multiplied() -> None:
     x = torch.tensor([1.0, float("nan"), float("inf"), -2.0])
     assert zero_masked(x, torch.tensor([True, False, False, True])).tolist() == [1.0, 0.0, 0.0, -2.0]
     assert zero_masked(x, None) is x
+
+
+def test_presence_of_samples() -> None:
+    x = torch.zeros(3, 1, 4)
+    mask = torch.tensor([[True, False], [False, False], [False, True]])
+    assert presence(x, None) is None
+    given = torch.tensor([True, False, True])
+    assert presence(x, given) is given
+    assert presence(x, mask).tolist() == [True, False, True]  # type: ignore[union-attr]
+    assert presence({"values": x}, None) is None
+    assert presence({"values": x}, mask).tolist() == [True, False, True]  # type: ignore[union-attr]
+
+
+def test_presence_where_single_values_are_missing() -> None:
+    """Steps of a series that are padding do not count, whatever is said of their values."""
+    present = torch.tensor([[[True, True], [False, False]], [[False, False], [True, False]], [[False, True], [True, True]]])
+    series = {"values": torch.zeros(3, 2, 2), "present": present}
+    assert presence(series, None).tolist() == [True, True, True]  # type: ignore[union-attr]
+    steps = torch.tensor([[True, True], [True, False], [False, True]])
+    assert presence(series, steps).tolist() == [True, False, True]  # type: ignore[union-attr]
+    cells = {"numbers": torch.zeros(3, 2), "present": torch.tensor([[True, False], [False, False], [True, True]])}
+    assert presence(cells, None).tolist() == [True, False, True]  # type: ignore[union-attr]
+    assert presence(cells, torch.tensor([True, True, False])).tolist() == [True, False, False]  # type: ignore[union-attr]

@@ -15,7 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from perceiver.adapters.audio import WaveformFrames
 from perceiver.adapters.image import ImageConvStem, ImagePixels
@@ -25,6 +26,7 @@ from perceiver.decoders import ClassificationDecoder
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
 from perceiver.heads import PooledHead
+from perceiver.modality_dropout import ModalityDropout
 from perceiver.model import Perceiver
 from perceiver.positions import Fourier, LearnedTable
 
@@ -38,6 +40,7 @@ SPEC = {
     "num_classes": 3,
 }
 EVERY_SUBSET = [names for count in (1, 2, 3) for names in itertools.combinations(("image", "points", "sound"), count)]
+READS = [None, [["image"], ["points", "sound"]], [["sound", "image"], ["points", "image"]]]
 every_form = pytest.mark.parametrize("attention", ["dense", "factored"])
 
 
@@ -64,6 +67,8 @@ def build(
     stem: bool = False,
     table: bool = False,
     dropout: float = 0.0,
+    rates: dict[str, float] | None = None,
+    reads: list[list[str]] | None = None,
 ) -> Perceiver:
     torch.manual_seed(0)
     own = {name: adapter for name, adapter in adapters(stem=stem, table=table).items() if name in names}
@@ -82,7 +87,8 @@ def build(
     head: nn.Module = PooledHead(latent_channels=16, num_classes=3)
     if not pooled:
         head = ClassificationDecoder(latent_channels=16, num_classes=3)
-    return Perceiver(adapters=own, encoder=encoder, head=head, fusion=fusion, spec=SPEC)
+    lost = None if rates is None else ModalityDropout(rates=rates)
+    return Perceiver(adapters=own, encoder=encoder, head=head, fusion=fusion, spec=SPEC, modality_dropout=lost, reads=reads)
 
 
 def some_inputs(batch: int = 3) -> dict[str, Tensor]:
@@ -109,9 +115,13 @@ def close(a: Tensor, b: Tensor) -> None:
 
 
 @every_form
+@pytest.mark.parametrize("reads", READS)
 @pytest.mark.parametrize("names", EVERY_SUBSET)
-def test_an_absent_modality_equals_one_that_is_all_masked(names: tuple[str, ...], attention: str) -> None:
-    model, inputs, masks = build(attention=attention), some_inputs(), some_masks()
+def test_an_absent_modality_equals_one_that_is_all_masked(
+    names: tuple[str, ...], reads: list[list[str]] | None, attention: str
+) -> None:
+    """A cross-attend that reads only what is absent included."""
+    model, inputs, masks = build(attention=attention, reads=reads), some_inputs(), some_masks()
     given = {name: inputs[name] for name in names}
     expected = model(given, {name: masks[name] for name in names})
     assert expected.isfinite().all()
@@ -209,6 +219,169 @@ def test_default_fusion_is_of_the_adapters() -> None:
     assert {name.split(".")[0] for name in model.state_dict()} == {"fusion", "encoder", "head"}
 
 
+# ---- modality dropout, and what each cross-attend reads
+
+RATES = {"image": 0.4, "points": 0.3, "sound": 0.6}
+
+
+@every_form
+@pytest.mark.parametrize("reads", READS)
+@pytest.mark.parametrize("names", EVERY_SUBSET)
+def test_gradients_are_those_of_a_modality_that_is_all_masked(
+    names: tuple[str, ...], reads: list[list[str]] | None, attention: str
+) -> None:
+    """Zeros, not None, for what is absent: data-parallel training waits for the gradient of every parameter."""
+    model = build(attention=attention, stem=True, table=True, reads=reads).double().train()
+    inputs, gradients = {name: x.double() for name, x in some_inputs().items()}, []
+    given = {name: x for name, x in inputs.items() if name in names}
+    for own, masks in ((given, {}), (inputs, {name: torch.zeros(3) > 0 for name in inputs if name not in names})):
+        model.zero_grad()
+        model(own, masks).square().sum().backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert gradient is not None, name
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-6, atol=1e-8, msg=lambda t, n=name: f"{n}: {t}")
+        if name.startswith(tuple(f"{part}.{one}" for part in ("adapters", "fusion.padding") for one in inputs)):
+            assert bool(gradient.any()) == (name.split(".")[1 if name.startswith("adapters") else 2] in names)
+
+
+@every_form
+@pytest.mark.parametrize("reads", READS)
+def test_every_parameter_gets_a_gradient_with_modality_dropout(reads: list[list[str]] | None, attention: str) -> None:
+    """All but one modality are lost more often than not, from all samples at once among them."""
+    model = build(attention=attention, stem=True, table=True, rates=dict.fromkeys(RATES, 0.9), reads=reads).train()
+    for _ in range(5):
+        model.zero_grad()
+        model(some_inputs(2)).square().sum().backward()
+        assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+def test_frozen_parameters_stay_without_gradient() -> None:
+    model = build(table=True)
+    model.adapters["image"].requires_grad_(False)
+    model({"sound": torch.randn(3, 1, 40)}).sum().backward()
+    assert all(p.grad is None for p in model.adapters["image"].parameters())
+    with torch.no_grad():
+        assert not model.encode({"sound": torch.randn(3, 1, 40)}).requires_grad
+
+
+def test_modality_dropout_masks_samples_in_training_alone() -> None:
+    model, inputs, masks = build(rates=RATES), some_inputs(64), some_masks(64)
+    plain = build().eval()
+    assert torch.equal(model.eval()(inputs, masks), plain(inputs, masks))
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    model.train()
+    outputs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        outputs.append(model(inputs, masks))
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[0], outputs[2])
+    torch.manual_seed(1)
+    assert model.modality_dropout is not None
+    left = model.modality_dropout(inputs, masks)
+    assert not torch.equal(left["image"], masks["image"])
+    close(outputs[0], plain(inputs, left))
+
+
+def test_samples_lose_modalities_where_nothing_else_is_masked() -> None:
+    model, inputs = build(rates={"image": 0.5}).train(), some_inputs(64)
+    torch.manual_seed(1)
+    assert model.modality_dropout is not None
+    left = model.modality_dropout(inputs)
+    assert list(left) == ["image"]
+    torch.manual_seed(1)
+    output = model(inputs)
+    for lost in (False, True):
+        rows = left["image"] != lost
+        assert rows.any()
+        own = {name: x[rows] for name, x in inputs.items() if not (lost and name == "image")}
+        close(output[rows], model.eval()(own))
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_what_is_not_read_makes_no_difference_there(pooled: bool) -> None:
+    """The first cross-attend reads the image alone; with the second silenced, sound and points change nothing."""
+    model, inputs = build(pooled=pooled, reads=[["image"], ["points", "sound"]]).eval(), some_inputs()
+    with torch.no_grad():
+        model.encoder.cross_attends[1].attention.output.weight.zero_()
+    before = model(inputs)
+    assert torch.equal(model({**inputs, "sound": inputs["sound"] + 1, "points": inputs["points"] * 2}), before)
+    assert not torch.allclose(model({**inputs, "image": inputs["image"] + 1}), before)
+
+
+@every_form
+def test_an_order_of_names_does_not_matter(attention: str) -> None:
+    inputs, masks = some_inputs(), some_masks()
+    one = build(attention=attention, reads=[["image"], ["points", "sound"]])
+    other = build(attention=attention, reads=[["image"], ["sound", "points"]])
+    assert torch.equal(one(inputs, masks), other(inputs, masks))
+
+
+def test_forms_read_the_same() -> None:
+    for names in EVERY_SUBSET:
+        dense, factored = (build(attention=form, reads=READS[1]) for form in ("dense", "factored"))
+        masks = some_masks()
+        inputs = {name: x for name, x in some_inputs().items() if name in names}
+        close(dense(inputs, {name: masks[name] for name in names}), factored(inputs, {name: masks[name] for name in names}))
+
+
+@pytest.mark.parametrize(
+    ("reads", "text"),
+    [
+        ([["image", "points", "sound"]], r"list of modalities for each of the 2 cross-attends, .*got 1 entries"),
+        ([["image", "points", "sound"]] * 3, "got 3 entries"),
+        ([["image", "points", "sound"], []], r"\[1\]: .*at least one in each; got \[\]"),
+        ([["image", "points", "sound"], ["imgae"]], r"\[1\]: .*\['image', 'points', 'sound'\].*got \['imgae'\]"),
+        ([["image", "points", "sound"], ["image", "image"]], "each at most once"),
+        (["image", "sound"], r"\[0\]: expected a list .* got 'image'"),
+        ("ab", "got 2 entries"),
+        ([["image"], ["image"]], r"no cross-attend reads \['points', 'sound'\]"),
+    ],
+)
+def test_reads_are_checked(reads: Any, text: str) -> None:
+    with pytest.raises(ValueError, match=rf"Perceiver\.reads.*{text}"):
+        build(reads=reads)
+
+
+def test_rates_are_for_modalities_of_the_model() -> None:
+    with pytest.raises(ValueError, match=r"Perceiver\.modality_dropout\.rates: .*'sound'\], got \['video'\]"):
+        build(rates={"video": 0.3})
+
+
+def train_in_two_processes(rank: int, place: str) -> None:
+    """Data-parallel steps in which each process has modalities that the other lacks, or samples that lose them."""
+    distributed.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=2)
+    model = DistributedDataParallel(build(table=True, rates=RATES, reads=[["image"], ["points", "sound"]]).train())
+    for step, names in enumerate([(["image"], ["sound"]), (["points", "sound"], ["image", "points"]), (list(RATES),) * 2]):
+        torch.manual_seed(10 * step + rank)
+        inputs = {name: x for name, x in some_inputs().items() if name in names[rank]}
+        model.zero_grad()
+        model(inputs).square().sum().backward()
+        gradients = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+        mean = gradients.clone()
+        distributed.all_reduce(mean)
+        torch.testing.assert_close(mean / 2, gradients, msg="both processes have the same")
+        assert model.module.fusion.padding["image"].grad.any() == ("image" in {*names[0], *names[1]})
+    distributed.destroy_process_group()
+
+
+def test_processes_may_have_different_modalities(repository: Path, tmp_path: Path) -> None:
+    """Not even `find_unused_parameters` is needed."""
+    code = f"import runpy, sys; runpy.run_path({__file__!r})['train_in_two_processes'](int(sys.argv[1]), sys.argv[2])"
+    command = [sys.executable, "-c", code]
+    place = str(tmp_path / "meeting")
+    running = [
+        subprocess.Popen([*command, str(rank), place], cwd=repository, stderr=subprocess.PIPE, text=True) for rank in (0, 1)
+    ]
+    try:
+        errors = [process.communicate(timeout=300)[1] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0, 0], errors
+
+
 # ---- what it attends to
 
 
@@ -228,6 +401,61 @@ def test_attention_weights(stem: bool) -> None:
             mask = tokens[name].mask
             assert mask is not None
             assert (weights.movedim(0, 2)[:, :, ~mask] == 0).all()
+
+
+@every_form
+@pytest.mark.parametrize("reads", READS)
+@pytest.mark.parametrize("names", EVERY_SUBSET)
+def test_attention_by_modality(names: tuple[str, ...], reads: list[list[str]] | None, attention: str) -> None:
+    """Against the weights; a sample without anything, and cross-attends that read nothing or not all, included."""
+    model, masks = build(attention=attention, reads=reads).eval(), some_masks()
+    masks["image"][2] = masks["points"][2] = masks["sound"][2] = False
+    given = {name: x for name, x in some_inputs().items() if name in names}
+    masks = {name: masks[name] for name in names}
+    steps, weights = model.attention_by_modality(given, masks), model.attention_weights(given, masks)
+    assert len(steps) == len(weights) == 2
+    for number, (step, own) in enumerate(zip(steps, weights, strict=True)):
+        assert list(step) == list(own) == sorted(names)
+        for name, share in step.items():
+            close(share, own[name].flatten(3).sum(-1).mean(dim=(1, 2)))
+            if reads is not None and name not in reads[number]:
+                assert not share.any()
+        total = torch.stack(list(step.values())).sum(0)
+        assert all(min(abs(one), abs(one - 1)) < 1e-5 for one in total.tolist())
+        assert total[2] == 0
+    if reads is None:
+        close(total[:2], torch.tensor([float(names != ("points",)), 1.0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_attention_by_modality_in_other_precisions(dtype: torch.dtype) -> None:
+    inputs, masks = some_inputs(), some_masks()
+    expected = build(reads=READS[1]).eval().attention_by_modality(inputs, masks)
+    found = build(reads=READS[1]).eval().to(dtype).attention_by_modality(
+        {name: x.to(dtype) for name, x in inputs.items()}, masks
+    )  # fmt: skip
+    for step, other in zip(found, expected, strict=True):
+        assert {share.dtype for share in step.values()} == {torch.promote_types(dtype, torch.float32)}
+        for name, share in step.items():
+            torch.testing.assert_close(share.float(), other[name], rtol=0.02, atol=0.02)
+
+
+def test_attention_by_modality_follows_the_tokens() -> None:
+    """Keys that answer to the modality embedding of the image alone draw nearly all attention there."""
+    model, inputs = build().eval(), some_inputs()
+    with torch.no_grad():
+        for name, padding in model.fusion.padding.items():
+            padding.fill_(30.0 if name == "image" else 0.0)
+            padding[::2] *= -1
+    before = model.attention_by_modality(inputs)[0]
+    with torch.no_grad():
+        for layer in model.encoder.cross_attends:
+            tokens = model.tokens(inputs)["image"].dense()[:, 0]
+            layer.attention.query.weight.zero_()
+            layer.attention.query.bias.copy_(layer.attention.tokens.key(layer.attention.tokens.norm(tokens))[0] * 5)
+    after = model.attention_by_modality(inputs)[0]
+    assert (after["image"] > 0.9).all()
+    assert (after["image"] > before["image"]).all()
 
 
 # ---- copies, precision, tracing
@@ -274,13 +502,22 @@ def test_other_precisions(attention: str, stem: bool, masked: bool) -> None:
 
 def trace_all() -> None:
     """What the test below runs: both forms, with and without masks, traced whole and compared."""
-    for attention, masks in ("dense", None), ("factored", some_masks()):
-        model = build(attention=attention, table=masks is None, stem=masks is not None).eval()
+    for attention, masks, reads in ("dense", None, None), ("factored", some_masks(), READS[1]):
+        model = build(attention=attention, table=masks is None, stem=masks is not None, rates=RATES, reads=reads).eval()
         inputs = some_inputs()
+        if reads is not None:  # the first cross-attend finds nothing to read
+            del inputs["image"], masks["image"]
         expected = model(inputs, masks)
         torch.compiler.reset()
         close(torch.compile(model, fullgraph=True, backend="eager")(inputs, masks), expected)
         close(torch.export.export(model, (inputs, masks)).module()(inputs, masks), expected)
+    model.modality_dropout.train()
+    traced = torch.compile(model, fullgraph=True, backend="eager")
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        expected = model(inputs, masks)
+        torch.manual_seed(seed)
+        close(traced(inputs, masks), expected)
 
 
 def test_traces_whole(repository: Path) -> None:

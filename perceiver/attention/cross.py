@@ -13,7 +13,7 @@ from perceiver.attention import choice
 from perceiver.attention.absorbed import absorbed_attention
 from perceiver.attention.choice import Shapes, cheapest_form
 from perceiver.attention.dense import dense_attention, dense_weights
-from perceiver.attention.factored import factored_attention
+from perceiver.attention.factored import factored_attention, factored_shares
 from perceiver.attention.implementations import Implementation, implementation
 from perceiver.attention.projection import (
     TokenProjection,
@@ -136,6 +136,12 @@ class CrossAttention(nn.Module):
     ) -> tuple[Float[Tensor, "batch heads queries *grid"], ...]:
         """What attends to what: one tensor `(B, h, N, *grid)` per block. Over all blocks a query's weights sum to 1."""
         return dense_weights(self._query(queries, blocks), blocks, self.tokens)
+
+    def shares(
+        self, queries: Float[Tensor, "batch_or_1 queries channels"], blocks: Sequence[Tokens]
+    ) -> tuple[Float[Tensor, "batch heads queries"], ...]:
+        """How much of a query's attention each block gets, `(B, h, N)` each: the sums of `weights`, without holding them."""
+        return factored_shares(self._query(queries, blocks), blocks, self.tokens)
 
     def _query(self, queries: Tensor, blocks: Sequence[Tokens]) -> Tensor:
         if not blocks:

@@ -49,11 +49,8 @@ def factored_attention(
             dropout there is one only, see `dropped.py`.
     """
     with torch.autocast(query.device.type, enabled=False):
-        dtype = reduce(torch.promote_types, (part.dtype for block in blocks for part in block.parts), torch.float32)
-        dtype = torch.promote_types(dtype, query.dtype)
         num_heads = query.shape[1]
-        rows = absorb(query.to(dtype), projection).flatten(1, 2)
-        planes = [collapse(block, dtype=dtype, eps=projection.norm.eps) for block in blocks]
+        rows, planes = _prepared(query, blocks, projection)
         masked = any(block.mask is not None for block in blocks)
         kept = None
         if dropout:
@@ -67,13 +64,39 @@ def factored_attention(
         else:
             if read is None:
                 scores = max(block.batch * block.num_tokens for block in blocks) * rows.shape[1]
-                read = implementation(query.device, dtype, scores=scores).read
+                read = implementation(query.device, rows.dtype, scores=scores).read
             results = [read(rows, list(plane.parts), plane.rstd, plane.mask) for plane in planes]
             sums, found = _merge(results, masked=masked)
         out = project(sums.unflatten(1, (num_heads, -1)), projection, kept=kept)
         if found is not None:
             out = torch.where(found.reshape(*out.shape[:3], 1), out, out.new_zeros(()))
         return out
+
+
+def factored_shares(
+    query: Float[Tensor, "batch_or_1 heads queries qk"], blocks: Sequence[Tokens], projection: TokenProjection
+) -> tuple[Float[Tensor, "batch heads queries"], ...]:
+    """How much of each query's attention falls on each block, `(B, h, N)` each: the sums over a block of `dense_weights`.
+
+    Over all blocks they sum to 1, or to 0 for samples without a valid token. The softmax denominators of the blocks say it
+    all, so that no array of all weights is ever held. Nothing is compiled for it.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        rows, planes = _prepared(query, blocks, projection)
+        read = implementation(query.device, rows.dtype).read
+        lses = [read(rows, list(plane.parts), plane.rstd, plane.mask)[1] for plane in planes]
+        lse = torch.stack(torch.broadcast_tensors(*lses))
+        nothing = lse.isneginf().all(dim=0)
+        shares = torch.where(nothing, 0.0, torch.where(nothing, 0.0, lse).softmax(dim=0))
+        return tuple(shares.unflatten(2, (query.shape[1], -1)).unbind(dim=0))
+
+
+def _prepared(query: Tensor, blocks: Sequence[Tokens], projection: TokenProjection) -> tuple[Tensor, list[Plane]]:
+    """Absorbed queries `(B or 1, h * N, C)` and collapsed blocks, in one precision, float32 at least."""
+    dtype = reduce(torch.promote_types, (part.dtype for block in blocks for part in block.parts), torch.float32)
+    dtype = torch.promote_types(dtype, query.dtype)
+    rows = absorb(query.to(dtype), projection).flatten(1, 2)
+    return rows, [collapse(block, dtype=dtype, eps=projection.norm.eps) for block in blocks]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,12 +1,14 @@
 """Figures of models and their data, for notebooks and runs: matplotlib Figures that belong to no pyplot window."""
 
 from perceiver.plots.attention import AttentionMaps, Looks, look
+from perceiver.plots.attention_modalities import AttentionModalities
 from perceiver.plots.confusion import confusion_figure
 from perceiver.plots.drawings import AudioDrawing, Drawing, GridDrawing, ImageDrawing, PointDrawing, drawing_of
 from perceiver.plots.samples import SampleGrid
 
 __all__ = [
     "AttentionMaps",
+    "AttentionModalities",
     "AudioDrawing",
     "Drawing",
     "GridDrawing",

@@ -32,6 +32,8 @@ _MOST_STEPS = 3
 class Looks:
     """Attention weights of one sample by modality, means over heads; over all modalities the tokens' weights sum to 1.
 
+    Zeros stand for a modality that a cross-attend does not read.
+
     Args:
         steps: for each cross-attend of the encoder the mean over all latents, `(*grid)`.
         chosen: numbers of the latents in `latents`.
@@ -64,16 +66,18 @@ def look(
         num_latents: how many single latents, evenly spaced.
     """
     steps: list[dict[str, Tensor]] = []
-    last: list[tuple[CrossAttend, Tensor, tuple[Tokens, ...]]] = []
+    last: list[tuple[CrossAttend, Tensor, dict[str, Tokens]]] = []
     queries: list[Tensor] = []
-    names = sorted(inputs)
 
     def observe(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
         assert isinstance(layer, CrossAttend)
-        latents, tokens = arguments
-        last[:] = [(layer, latents, tuple(tokens))]
+        latents, blocks = arguments
+        read = [name for name in sorted(inputs) if model.reads is None or name in model.reads[len(steps)]]
+        # Where nothing is read, a block that belongs to no modality stands in.
+        tokens = dict(zip(read, blocks, strict=True)) if read else {}
+        last[:] = [(layer, latents, tokens)]
         even = latents.new_full((latents.shape[1],), 1 / latents.shape[1])
-        steps.append(_weighted(layer, latents, tokens, even, names))
+        steps.append(_weighted(layer, latents, tokens, even))
 
     def observe_query(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
         assert isinstance(layer, CrossAttend)
@@ -89,16 +93,18 @@ def look(
         if not last:
             return None
         layer, latents, tokens = last[0]
+        unread = {name: latents.new_zeros(block.grid) for name, block in model.tokens(inputs, masks).items()}
         total = latents.shape[1]
         chosen = torch.linspace(0, total - 1, min(num_latents, total)).round().long().unique().tolist()
-        single = layer.attention.weights(latents[:, chosen], tokens)
+        single = layer.attention.weights(latents[:, chosen], list(tokens.values())) if tokens else ()
         query = None
         if queries and queries[-1].shape == (total,):
-            query = _weighted(layer, latents, tokens, queries[-1], names)
+            query = unread | _weighted(layer, latents, tokens, queries[-1])
+    alike = {name: zeros.expand(len(chosen), *zeros.shape) for name, zeros in unread.items()}
     return Looks(
-        steps=steps,
+        steps=[unread | step for step in steps],
         chosen=chosen,
-        latents={name: weights[0].mean(dim=0) for name, weights in zip(names, single, strict=True)},
+        latents=alike | {name: weights[0].mean(dim=0) for name, weights in zip(tokens, single, strict=True)},
         query=query,
     )
 
@@ -106,12 +112,13 @@ def look(
 def _weighted(
     layer: CrossAttend,
     latents: Float[Tensor, "1 latents channels"],
-    tokens: Iterable[Tokens],
+    tokens: Mapping[str, Tokens],
     by: Float[Tensor, "latents"],
-    names: Iterable[str],
 ) -> dict[str, Tensor]:
     """The mean over heads and the weighted sum over latents of the attention weights, `(*grid)` by modality."""
-    blocks = list(tokens)
+    if not tokens:
+        return {}
+    blocks = list(tokens.values())
     per_latent = layer.attention.num_heads * sum(block.num_tokens for block in blocks)
     rows = max(1, _MOST_WEIGHTS // per_latent)
     sums = [torch.zeros((), device=by.device)] * len(blocks)
@@ -119,7 +126,7 @@ def _weighted(
         weights = layer.attention.weights(latents[:, start : start + rows], blocks)
         shares = by[start : start + rows]
         sums = [total + torch.tensordot(shares, one[0].mean(dim=0), 1) for total, one in zip(sums, weights, strict=True)]
-    return dict(zip(names, sums, strict=True))
+    return dict(zip(tokens, sums, strict=True))
 
 
 class AttentionMaps:

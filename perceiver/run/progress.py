@@ -20,6 +20,8 @@ def progress_bar(*, epochs_per_line: int = 1, seconds_per_line: float = 30.0) ->
 class ProgressLines(ProgressBar):
     """A line after an epoch, and one from time to time within a long one.
 
+    It shows the validation metrics but for those of groups of their own, `val/GROUP/NAME`, which are for tables and curves.
+
     Args:
         epochs_per_line: epochs from one line to the next; the last epoch always gets one.
         seconds_per_line: least time between two lines within an epoch.
@@ -63,7 +65,8 @@ class ProgressLines(ProgressBar):
             return
         values = trainer.callback_metrics
         first = ["train/loss", "train/accuracy", "val/loss"]
-        shown = first + sorted(name for name in values if name.startswith("val/") and name not in first)
+        others = (name for name in values if name.startswith("val/") and name.count("/") == 1 and name not in first)
+        shown = first + sorted(others)
         text = "".join(f"  {name} {float(values[name]):.4f}" for name in shown if name in values)
         self._print(trainer, f"{text}  {time.monotonic() - self._epoch_started:.1f} s")
 

@@ -13,6 +13,7 @@ OFF: dict[str, Any] = {
     "label_smoothing": 0.0,
     "dropout": 0.0,
     "attention_dropout": 0.0,
+    "modality_dropout": None,
     "weight_decay": 0.0,
 }
 """Arguments that regularise, by the names that this package gives them, and their values when they do not."""

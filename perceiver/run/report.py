@@ -46,7 +46,11 @@ def print_model(model: Perceiver, loader: Iterable[Batch], device: torch.device)
     table.add_row("head", type(model.head).__name__, f"{_count(model.head):,}", shape)
     console.print(table)
     console.print(f"Estimated FLOPs, forward, one sample: {_engineering(flops)} ({FLOPS_NOTE})", soft_wrap=True)
-    console.print(f"Cross-attention: {model.encoder.explain_attention(list(tokens.values()))}", soft_wrap=True)
+    for names in [None] if model.reads is None else dict.fromkeys(model.reads):
+        blocks = [block for name, block in tokens.items() if names is None or name in names]
+        if blocks:
+            whom = "" if names is None else f" to {', '.join(names)}"
+            console.print(f"Cross-attention{whom}: {model.encoder.explain_attention(blocks)}", soft_wrap=True)
     console.print(f"Device: {device}", soft_wrap=True)
 
 

@@ -22,6 +22,7 @@ from perceiver.tasks.training_steps import (
     learning_rate,
     optimization,
     require_finite,
+    require_modality,
     sample_name,
     separate_random_streams,
 )
@@ -96,11 +97,13 @@ class ClassificationTask(LightningModule):
         return logits
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Check the targets while they are still in main memory: on a GPU a wrong one kills the process without a name.
+        """Check the batch while it is still in main memory: on a GPU a wrong target kills the process without a name.
 
         Raises:
-            ValueError: for a missing target, one outside [0, num_classes), or shares that are none; names the sample.
+            ValueError: for a sample without any modality, a missing target, one outside [0, num_classes), or shares that are
+                none; names the sample.
         """
+        require_modality(batch)
         if batch.target is None:
             raise ValueError("batch.target: expected one class number per sample, got None; the data has no labels.")
         if batch.target.is_floating_point():
@@ -216,9 +219,7 @@ class ClassificationTask(LightningModule):
         return batch.target
 
 
-def _class_weights(
-    weights: Sequence[float] | str | None, counts: Sequence[int] | None, num_classes: int
-) -> Tensor | None:
+def _class_weights(weights: Sequence[float] | str | None, counts: Sequence[int] | None, num_classes: int) -> Tensor | None:
     """The weight of each class `(num_classes,)`; None weighs all alike."""
     if weights is None:
         return None

@@ -23,6 +23,7 @@ from perceiver.tasks.training_steps import (
     learning_rate,
     optimization,
     require_finite,
+    require_modality,
     sample_name,
     separate_random_streams,
 )
@@ -79,11 +80,13 @@ class MultilabelTask(LightningModule):
         return logits
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Check the targets while they are still in main memory.
+        """Check the batch while it is still in main memory.
 
         Raises:
-            ValueError: for missing targets, another shape, or numbers outside [0, 1]; names the sample.
+            ValueError: for a sample without any modality, missing targets, another shape, or numbers outside [0, 1]; names
+                the sample.
         """
+        require_modality(batch)
         target = batch.target
         if target is None:
             raise ValueError("batch.target: expected one row of labels per sample, got None; the data has no labels.")

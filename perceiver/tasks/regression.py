@@ -19,6 +19,7 @@ from perceiver.tasks.training_steps import (
     learning_rate,
     optimization,
     require_finite,
+    require_modality,
     sample_name,
     separate_random_streams,
 )
@@ -76,11 +77,13 @@ class RegressionTask(LightningModule):
         return outputs
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Check and normalise the targets while they are still in main memory; one value per sample may come as `(B,)`.
+        """Check the batch and normalise its targets, still in main memory; one value per sample may come as `(B,)`.
 
         Raises:
-            ValueError: for missing targets, another shape, or NaN and infinity; names the sample.
+            ValueError: for a sample without any modality, missing targets, another shape, or NaN and infinity; names the
+                sample.
         """
+        require_modality(batch)
         target = batch.target
         if target is None:
             raise ValueError("batch.target: expected values for every sample, got None; the data has no targets.")

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from perceiver.batch import Batch
+from perceiver.masks import presence
 from perceiver.tasks.parameter_groups import parameter_groups
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
@@ -48,6 +49,25 @@ def separate_random_streams(rank: int) -> None:
     if rank > 0:
         seeds = np.random.SeedSequence([torch.initial_seed(), rank])
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
+
+
+def require_modality(batch: Batch) -> None:
+    """Check that every sample has at least one modality, by what the masks say; on a device it would cost a synchronisation.
+
+    Raises:
+        ValueError: for a sample that has none, naming it.
+    """
+    there = [presence(x, batch.masks.get(name)) for name, x in batch.inputs.items()]
+    masks = [own for own in there if own is not None]
+    if len(masks) < len(there):  # one that all samples have
+        return
+    missing = ~torch.stack(masks).any(dim=0)
+    if bool(missing.any()):
+        index = int(missing.nonzero()[0])
+        raise ValueError(
+            f"sample {sample_name(batch.ids, index)!r}: has none of the modalities {sorted(batch.inputs)}: its masks are "
+            "False everywhere. Expected something valid in at least one: leave the sample out, or mend what masks it."
+        )
 
 
 def require_finite(loss: Tensor, *, batch: Batch, task: LightningModule) -> None:

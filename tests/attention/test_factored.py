@@ -1,5 +1,7 @@
 """The factored form against the dense formula in float64: outputs, every gradient, masks, offsets, precision."""
 
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -12,9 +14,9 @@ from torch import Tensor
 from perceiver import Fourier, Tokens
 from perceiver.attention import CrossAttention, native
 from perceiver.attention import eager as eager_module
-from perceiver.attention.dense import dense_attention
+from perceiver.attention.dense import dense_attention, dense_weights
 from perceiver.attention.eager import read_tokens
-from perceiver.attention.factored import collapse, factored_attention
+from perceiver.attention.factored import collapse, factored_attention, factored_shares
 from perceiver.positions import grid_coordinates
 
 
@@ -160,3 +162,47 @@ def test_bfloat16_autocast_keeps_float32_accuracy() -> None:
         out = attention(latents, [Tokens(parts=parts)])
     assert bool(out.isfinite().all())
     torch.testing.assert_close(out.float(), expected, rtol=0.05, atol=0.05)
+
+
+@given(layouts(offsets=(0.0, 3.0)), st.integers(1, 3), st.integers(1, 5), st.booleans())
+@settings(max_examples=100)
+def test_shares_of_blocks_are_sums_of_weights(plan: list[Layout], heads: int, rows: int, shared: bool) -> None:
+    torch.manual_seed(plan[0].seed)
+    blocks = build(plan)
+    weights = projection(blocks[0].channels, heads)
+    batch = max(block.batch for block in blocks)
+    query = torch.randn(1 if shared else batch, heads, rows, 2, dtype=torch.float64, requires_grad=True)
+    expected = [one.flatten(3).sum(dim=-1) for one in dense_weights(query, blocks, weights)]
+    shares = factored_shares(query, blocks, weights)
+    for share, other in zip(shares, expected, strict=True):
+        torch.testing.assert_close(share.expand_as(other), other, rtol=1e-10, atol=1e-10)
+    functional = sum(((place + 1) * share.sum() for place, share in enumerate(shares)), start=torch.zeros(()))
+    reference = sum(((place + 1) * share.sum() for place, share in enumerate(expected)), start=torch.zeros(()))
+    [grad], [other] = torch.autograd.grad(functional, query), torch.autograd.grad(reference, query)
+    torch.testing.assert_close(grad, other, rtol=1e-8, atol=1e-8)
+
+
+def test_shares_of_a_million_tokens_need_no_array_of_all_weights() -> None:
+    """A video of 16 x 256 x 256 and 64 queries: all weights would be 268 MB; measured in a process of its own."""
+    code = """
+import resource, torch
+from perceiver import Fourier, Tokens
+from perceiver.attention import CrossAttention
+from perceiver.positions import grid_coordinates
+
+grid = (16, 256, 256)
+position = Fourier(num_bands=4, resolution=grid)
+tokens = Tokens(parts=(torch.randn(1, *grid, 3), *position(grid_coordinates(grid))))
+sound = Tokens(parts=(torch.randn(1, 5, 3 + position.channels),))
+layer = CrossAttention(query_channels=8, token_channels=tokens.channels)
+queries = torch.randn(1, 64, 8)
+with torch.no_grad():
+    layer.shares(queries, [Tokens(parts=(torch.randn(1, 2, 2, 2, tokens.channels),)), sound])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    shares = layer.shares(queries, [tokens, sound])
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+torch.testing.assert_close(sum(shares), torch.ones(1, 1, 64))
+print(grown)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100_000, "kilobytes"

@@ -8,6 +8,7 @@ from plots_cases import MODALITIES, batch, model
 from torch import Tensor, nn
 
 from perceiver.batch import Batch
+from perceiver.model import Perceiver
 from perceiver.plots import AttentionMaps, GridDrawing, look
 from perceiver.plots import attention as module
 from perceiver.plots.evaluation import modalities_of
@@ -32,6 +33,29 @@ def test_weights_are_those_of_the_model(most: int, monkeypatch: pytest.MonkeyPat
         assert looks.chosen == [0, 2, 4]
         for name, weights in expected[-1].items():
             torch.testing.assert_close(looks.latents[name], weights[0, :, [0, 2, 4]].mean(dim=0))
+
+
+@pytest.mark.parametrize("reads", [[["image"], ["points", "sound"]], [["points", "sound"], ["image"]]])
+def test_weights_where_cross_attends_read_some_modalities(reads: list[list[str]]) -> None:
+    """One that reads nothing of a sample, the last one too, included; zeros for what is not read."""
+    own = model("image", "points", "sound")
+    parts = {"encoder": own.encoder, "head": own.head, "fusion": own.fusion, "spec": own.spec}
+    perceiver = Perceiver(adapters=dict(own.adapters.items()), reads=reads, **parts).eval()
+    some = batch("image", "points", "sound")
+    for single in singles([some], modalities_of(perceiver)):
+        looks = look(perceiver, single.inputs, single.masks, num_latents=3)
+        assert looks is not None
+        expected = perceiver.attention_weights(single.inputs, single.masks)
+        for step, weights in zip(looks.steps, expected, strict=True):
+            assert sorted(step) == sorted(weights)
+            for name, one in weights.items():
+                torch.testing.assert_close(step[name], one[0].mean(dim=(0, 1)))
+        for name, weights in expected[-1].items():
+            torch.testing.assert_close(looks.latents[name], weights[0, :, [0, 2, 4]].mean(dim=0))
+        assert looks.query is not None
+        assert looks.query.keys() == single.inputs.keys()
+    for figure in AttentionMaps(num_samples=4, num_latents=2)(perceiver, [some]).values():
+        figure.canvas.draw()
 
 
 def test_the_query_looks_through_the_latents() -> None:

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 from perceiver.run.progress import ProgressLines, progress_bar
 
-METRICS = {"train/loss": 0.25, "val/accuracy": 0.5, "val/auroc": 0.75}
+METRICS = {"train/loss": 0.25, "val/accuracy": 0.5, "val/auroc": 0.75, "val/attention/image": 0.9}
 
 
 def trainer(epoch: int) -> Mock:
@@ -30,6 +30,7 @@ def test_a_line_after_an_epoch(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in printed] == ["epoch 2/5", "epoch 4/5", "epoch 5/5"]
     assert "train/loss 0.2500  val/accuracy 0.5000  val/auroc 0.7500" in printed[0]
+    assert "attention" not in printed[0]
 
 
 def test_lines_within_a_long_epoch(capsys: pytest.CaptureFixture[str]) -> None:

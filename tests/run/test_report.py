@@ -70,6 +70,19 @@ def test_the_table_names_modules_and_tokens(capsys: pytest.CaptureFixture[str]) 
     assert "Estimated FLOPs, forward, one sample" in printed
 
 
+def test_cross_attends_that_read_differently_are_explained_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    own = {name: ImagePixels(image_channels=2, position=Fourier(num_bands=3, resolution=[8, 8])) for name in ("a", "b")}
+    encoder = Encoder(token_channels=20, num_latents=4, latent_channels=8, num_blocks=3, num_cross_attends=3)
+    head = PooledHead(latent_channels=8, num_classes=3)
+    reads = [["a"], ["a", "b"], ["a"]]
+    images = {name: torch.randn(1, 2, 8, 8) for name in own}
+    for reading, present, lines in ((None, own, [""]), (reads, own, [" to a", " to a, b"]), (reads, {"b": 1}, [" to a, b"])):
+        perceiver = Perceiver(adapters=own, encoder=encoder, head=head, reads=reading)
+        print_model(perceiver, [Batch(inputs={name: images[name] for name in present})], torch.device("cpu"))
+        printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Cross-attention")]
+        assert [line.split(":")[0].removeprefix("Cross-attention") for line in printed] == lines
+
+
 def test_the_result_says_what_and_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "checkpoints").mkdir()
     metrics = {"val/accuracy": 0.9812, "test/accuracy": 0.975, "best_epoch": 4, "epochs": 10, "seconds": 3.21}

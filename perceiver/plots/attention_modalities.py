@@ -1,0 +1,67 @@
+"""How much of the latents' attention each modality gets, in each cross-attend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from matplotlib.figure import Figure
+
+from perceiver.batch import Batch
+from perceiver.model import Perceiver
+from perceiver.plots.evaluation import evaluating, on_device
+
+_GROUP = 0.8  # of the place of a cross-attend, for the bars of all modalities
+
+
+class AttentionModalities:
+    """Makes a figure with a bar for each cross-attend and modality: the modality's share of the latents' attention.
+
+    Means over samples; a modality gets nothing from a sample that lacks it.
+
+    Args:
+        num_samples: about so many, the first of the data: batches are taken whole.
+    """
+
+    def __init__(self, *, num_samples: int = 256) -> None:
+        if num_samples < 1:
+            raise ValueError(f"AttentionModalities.num_samples: expected 1 or more, got {num_samples}.")
+        self.num_samples = num_samples
+
+    def __call__(self, model: Perceiver, batches: Iterable[Batch]) -> dict[str, Figure]:
+        """`{"attention_modalities": …}`; nothing for a model of a single modality.
+
+        Args:
+            model: whatever it predicts.
+            batches: as its training had them. No more of them are taken than needed.
+        """
+        names = list(model.adapters)
+        if len(names) < 2:
+            return {}
+        sums, seen = torch.zeros(()), 0
+        with evaluating(model):
+            for batch in on_device(model, batches):
+                steps = model.attention_by_modality(batch.inputs, batch.masks)
+                shares = [[float(step[name].sum()) if name in step else 0.0 for name in names] for step in steps]
+                sums, seen = sums + torch.tensor(shares), seen + batch.size
+                if seen >= self.num_samples:
+                    break
+        if not seen:
+            return {}
+        return {"attention_modalities": _figure((sums / seen).tolist(), names, seen)}
+
+
+def _figure(shares: list[list[float]], names: list[str], samples: int) -> Figure:
+    """A group of bars for each cross-attend, a bar for each modality."""
+    width = _GROUP / len(names)
+    figure = Figure(figsize=(min(2.5 + 0.45 * len(shares) * len(names), 14.0), 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    for place, name in enumerate(names):
+        offset = (place - (len(names) - 1) / 2) * width
+        bars = axes.bar([step + offset for step in range(len(shares))], [own[place] for own in shares], width, label=name)
+        axes.bar_label(bars, labels=[f"{own[place]:.0%}" for own in shares], fontsize=7)
+    axes.set_xticks(range(len(shares)), [str(step + 1) for step in range(len(shares))])
+    axes.set(xlabel="cross-attend", ylabel="share of the latents' attention", ylim=(0.0, 1.05))
+    axes.set_title(f"what the model reads: means over {samples} samples", fontsize=9)
+    axes.legend(fontsize=8, ncols=min(len(names), 4), loc="upper center", bbox_to_anchor=(0.5, -0.18), frameon=False)
+    return figure
