@@ -158,8 +158,8 @@ def _channel_axes(name: str, modality: Mapping[str, Any]) -> Axis | dict[str, Ax
         return None if axis == "none" else int(axis)
     raise ValueError(
         f"spec.modalities.{name}: kind {modality.get('kind')!r} is not one of {', '.join(CHANNEL_AXES)}; say with "
-        "channel_axis how its samples are laid out: 0 (channels first), -1 (channels last), none (no channels), or a mapping "
-        "of these by the names of their tensors."
+        "channel_axis how its samples are laid out: 0 (channels first), -1 (channels last), none (no channels), or a "
+        "mapping of these by the names of their tensors."
     )
 
 
