@@ -117,6 +117,9 @@ def _from_file(
     columns = dict(zip(header, zip(*rows[1:], strict=True), strict=True)) if len(rows) > 1 else {}
     names = [name for name in header if name != time]
     asked = [name for name in names if name in facts.get("names", names)]
+    if not asked:
+        expected = ", ".join(facts.get("names", ["values"]))
+        raise ValueError(f"{path}: expected some of the values {expected}, got {', '.join(names) or 'none'}.")
     if not columns:
         return names, np.empty((0, len(names))), None
     values = [_floats(columns[name], f"{path}, column {name!r}") for name in asked]
@@ -143,11 +146,27 @@ def _times(column: Sequence[str], where: Any) -> NDArray[np.float64]:
     try:
         times = np.array(column, dtype=np.float64)
     except ValueError:
-        times = np.array([_instant(text, where(step)) for step, text in enumerate(column)])
+        # The first says what all are, so that the message is about the one that is not.
+        read = _seconds if _is_number(column[0]) else _instant
+        times = np.array([read(text, where(step)) for step, text in enumerate(column)])
     if not np.isfinite(times).all():
         step = int(np.argmin(np.isfinite(times)))
         raise ValueError(f"{where(step)}: expected a time, got {column[step]!r}.")
     return times
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
+
+
+def _seconds(text: str, where: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{where}: expected seconds, got {text!r}.") from None
 
 
 def _instant(text: str, where: str) -> float:
