@@ -90,7 +90,8 @@ def timeseries(raw: Any, *, modality: Mapping[str, Any], name: str) -> dict[str,
     times = _times(parts.get("times"), len(values), modality, name)
     present = ~values.isnan()
     if parts.get("present") is not None:
-        said = _tensor(parts["present"], name).to(torch.bool).reshape(len(values), -1)
+        said = _tensor(parts["present"], name).to(torch.bool)
+        said = said[:, None] if said.ndim == 1 and num_values == 1 else said
         if said.shape != values.shape:
             raise ValueError(f"{name}: expected present of shape {tuple(values.shape)}, as values, got {tuple(said.shape)}.")
         present = present & said
