@@ -64,7 +64,8 @@ def preprocess(raw: Any, *, modality: Mapping[str, Any], name: str) -> Tensor | 
 def timeseries(raw: Any, *, modality: Mapping[str, Any], name: str) -> dict[str, Tensor]:
     """One time series -> `values` (T, F) float32, `times` (T,) float64 in seconds and, if any are missing, `present` (T, F).
 
-    Values are normalised by the spec's `mean` and `std`; missing ones are 0. Steps that are out of order are sorted by time.
+    Values are normalised by the spec's `mean` and `std`; missing ones are 0. Steps that are out of order are sorted by time;
+    those of the same time become one, with the mean of each value.
 
     Args:
         raw: `{"values": (T, F), "times": (T,), "present": (T, F)}`, of which `present` may be left out, or the values alone,
@@ -95,9 +96,8 @@ def timeseries(raw: Any, *, modality: Mapping[str, Any], name: str) -> dict[str,
         if said.shape != values.shape:
             raise ValueError(f"{name}: expected present of shape {tuple(values.shape)}, as values, got {tuple(said.shape)}.")
         present = present & said
-    if bool((times[1:] < times[:-1]).any()):
-        order = times.argsort(stable=True)
-        values, times, present = values[order], times[order], present[order]
+    if bool((times[1:] <= times[:-1]).any()):
+        values, times, present = _in_order(values, times, present)
     values = torch.where(present, normalise(values, modality), values.new_zeros(())).to(torch.float32)
     return {"values": values, "times": times} | ({} if bool(present.all()) else {"present": present})
 
@@ -281,6 +281,15 @@ def _times(raw: Any, steps: int, modality: Mapping[str, Any], name: str) -> Tens
     if not bool(times.isfinite().all()):
         raise ValueError(f"{name}: {int((~times.isfinite()).sum())} of {steps} times are NaN or infinite.")
     return times
+
+
+def _in_order(values: Tensor, times: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same with times that grow from step to step."""
+    unique, step = times.unique(return_inverse=True)
+    zeros = values.new_zeros(len(unique), values.shape[1])
+    count = zeros.index_add(0, step, present.to(values.dtype))
+    total = zeros.index_add(0, step, torch.where(present, values, values.new_zeros(())))
+    return total / count.clamp(min=1), unique, count > 0
 
 
 def _number(value: Any, name: str) -> float | None:

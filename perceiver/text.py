@@ -1,4 +1,8 @@
-"""Text as UTF-8 bytes: no vocabulary to build, no word unknown."""
+"""Text as ids of its UTF-8 bytes: no vocabulary to learn, and every language fits.
+
+Ids follow Perceiver IO's tokenizer (appendix B of the paper; `PerceiverTokenizer` in transformers): 0 padding, 1 beginning,
+2 end, 3 mask, 4 class, 5 separator, then the 256 bytes. No special id is added here.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,41 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-SPECIAL_TOKENS = ("pad", "bos", "eos", "mask", "cls", "sep")
-"""Ids 0 to 5, as in Perceiver IO's tokenizer (Jaegle et al. 2021b, appendix E); bytes begin after them."""
+NUM_SPECIAL = 6
+"""Ids before that of byte 0."""
 
-VOCABULARY_SIZE = len(SPECIAL_TOKENS) + 256
+VOCABULARY_SIZE = NUM_SPECIAL + 256
+"""All ids: the special ones and the bytes."""
 
 
 def encode_bytes(text: str) -> Int[Tensor, "length"]:
-    """The UTF-8 bytes of a text plus 6, int64; no special tokens are added."""
-    return torch.tensor(list(text.encode()), dtype=torch.int64) + len(SPECIAL_TOKENS)
+    """Text -> `(L,)` int64, the id of each of its L UTF-8 bytes; `(0,)` for the empty text.
+
+    Raises:
+        ValueError: if the text holds half a surrogate pair, which no UTF-8 can express.
+    """
+    try:
+        raw = bytearray(text.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"encode_bytes: character {error.start} of the text, {text[error.start]!r}, is half a surrogate pair and has no "
+            "UTF-8 form. Decode the file with errors='replace' to read it nevertheless."
+        ) from None
+    # torch makes no tensor of an empty buffer.
+    ids = torch.frombuffer(raw, dtype=torch.uint8) if raw else torch.zeros(0, dtype=torch.uint8)
+    return ids.to(torch.int64) + NUM_SPECIAL
 
 
 def decode_bytes(ids: Int[Tensor, "length"]) -> str:
-    """The text of byte ids; special tokens are left out, broken UTF-8 becomes U+FFFD."""
-    bytes_ = (ids[ids >= len(SPECIAL_TOKENS)] - len(SPECIAL_TOKENS)).tolist()
-    return bytes(bytes_).decode(errors="replace")
+    """`(L,)` ids -> text; special ids are left out, and bytes that are no UTF-8 become U+FFFD, as in texts cut anywhere.
+
+    Raises:
+        ValueError: for ids outside the vocabulary, or another shape.
+    """
+    if ids.ndim != 1:
+        raise ValueError(f"decode_bytes: expected ids (length,) of one text, got shape {tuple(ids.shape)}.")
+    values = ids.tolist()
+    for position, value in enumerate(values):
+        if not 0 <= value < VOCABULARY_SIZE:
+            raise ValueError(f"decode_bytes: expected ids in [0, {VOCABULARY_SIZE}), got {value} at position {position}.")
+    return bytes(value - NUM_SPECIAL for value in values if value >= NUM_SPECIAL).decode("utf-8", errors="replace")

@@ -272,6 +272,14 @@ def test_series_are_sorted_by_time_and_instants_become_seconds() -> None:
     assert x["values"][:, 0].tolist() == [0, 1]
 
 
+def test_steps_of_the_same_time_become_one() -> None:
+    values = [[7, np.nan], [1, 1e6], [np.nan, 1e6 + 1], [3, np.nan], [np.nan, np.nan]]
+    x = series({"values": values, "times": [9, 2, 2, 2, 5]})
+    assert x["times"].tolist() == [2, 5, 9]
+    assert x["values"].tolist() == [[0.5, 1], [0, 0], [3, 0]]
+    assert x["present"].tolist() == [[True, True], [False, False], [True, False]]
+
+
 @pytest.mark.parametrize(
     ("raw", "message"),
     [

@@ -11,7 +11,6 @@ import torch
 from perceiver.predictions import ClassTarget, LabelsTarget, Target, ValuesTarget
 from perceiver.run.predict import PredictionTable
 
-
 Written = Callable[..., list[dict[str, Any]]]
 
 
