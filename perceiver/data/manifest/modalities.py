@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
 from perceiver.framing import Frame
 from perceiver.text import VOCABULARY_SIZE
 
@@ -60,6 +62,10 @@ def stored_modality(name: str, facts: Mapping[str, Any]) -> Modality:
 
 def _modality(name: str, said: Any, defaults: Mapping[str, Any]) -> Modality:
     where = f"data.modalities.{name}"
+    if not name or "." in name or hasattr(nn.ModuleDict(), name):
+        raise ValueError(
+            f"{where}: torch has no module of that name; call it otherwise, and say its column: {{column: {name}}}."
+        )
     own = {"kind": said} if isinstance(said, str) else dict(said) if isinstance(said, Mapping) else {}
     kind = own.pop("kind", None)
     if not isinstance(kind, str):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -52,8 +53,9 @@ class BadRows:
             raise BadRowError(f"{message} Mend it, or leave such rows out with data.on_bad_row=skip.")
         self.skipped.setdefault(row, message)
 
+    @rank_zero_only
     def tell(self, *, total: int) -> None:
-        """Names the rows that were skipped since the last call in the log."""
+        """Names the rows that were skipped since the last call in the log of the first process; all skip the same."""
         new = list(self.skipped.values())[self._reported :]
         if not new:
             return

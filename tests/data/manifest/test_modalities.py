@@ -71,6 +71,13 @@ def test_errors_name_modality_and_setting(said: Any, message: str) -> None:
         facts(said)
 
 
+@pytest.mark.parametrize("name", ["values", "training", "a.b", ""])
+def test_names_that_no_module_can_have(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"data\.modalities\.{name}: torch has no module of that name"):
+        facts("image", name)
+    assert facts({"kind": "image", "column": name}, "photo")["column"] == name
+
+
 def test_none() -> None:
     with pytest.raises(ValueError, match=r"data\.modalities: expected one modality or more"):
         parse_modalities({}, defaults={})
