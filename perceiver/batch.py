@@ -9,15 +9,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHANNEL_AXES = {"image": 0, "audio": 0, "points": -1}
-"""Where the channels of one sample are, by kind of modality; its other axes are the grid. See `channel_axis` in the spec."""
+Axis = int | None
+"""Where the channels of one tensor of a sample are, 0 or -1; None: it has none. Its other axes are the grid."""
+
+CHANNEL_AXES: dict[str, Axis | dict[str, Axis]] = {
+    "image": 0,
+    "audio": 0,
+    "video": 0,
+    "points": -1,
+    "text": None,
+    "timeseries": {"values": -1, "times": None, "present": -1},
+    "table": {"numbers": -1, "categories": -1, "present": -1},
+}
+"""By kind of modality; for kinds whose samples are several tensors, by the name of each. See `channel_axis` in the spec."""
 
 
 @dataclass
 class Sample:
-    """One sample as a data set yields it. Modalities that it lacks are simply not among its inputs."""
+    """One sample as a data set yields it. Modalities that it lacks are simply not among its inputs.
 
-    inputs: dict[str, Tensor]
+    Args:
+        inputs: a tensor for each modality, or a dict of them, where a modality needs several: values and times, numbers and
+            categories.
+        target: a class number, or a tensor.
+        id: what identifies it.
+    """
+
+    inputs: dict[str, Tensor | dict[str, Tensor]]
     target: int | Tensor | None = None
     id: str = ""
 
@@ -67,28 +85,26 @@ class Batch:
 class Collate:
     """Samples to a batch: stacks equal shapes, pads ragged ones at the end, and makes masks where something is invalid.
 
+    Of a modality with several tensors, all have the same grid, which one mask covers. A boolean tensor among them that some
+    samples lack (`present` of time series in which no value is missing) is True for these.
+
     Args:
-        modalities: the spec of each modality: `kind`, and `channel_axis` (0 or -1) for kinds not listed here.
+        modalities: the spec of each modality: `kind`, and `channel_axis` for kinds not listed in `CHANNEL_AXES`: 0 (channels
+            first), -1 (channels last), "none" (no channels), or a mapping of these by the names of a sample's tensors.
     """
 
     def __init__(self, *, modalities: Mapping[str, Mapping[str, Any]]) -> None:
-        self.channel_axes: dict[str, int] = {}
-        for name, modality in modalities.items():
-            axis = modality.get("channel_axis")
-            axis = CHANNEL_AXES.get(str(modality.get("kind"))) if axis is None else axis
-            if axis not in (0, -1):
-                raise ValueError(
-                    f"spec.modalities.{name}: kind {modality.get('kind')!r} is not one of {', '.join(CHANNEL_AXES)}; say "
-                    "with channel_axis: 0 (channels first) or -1 (channels last) how its samples are laid out."
-                )
-            self.channel_axes[name] = axis
+        self.channel_axes: dict[str, Axis | dict[str, Axis]] = {
+            name: _channel_axes(name, modality) for name, modality in modalities.items()
+        }
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """B samples -> Batch.
 
         Raises:
             ValueError: naming sample and modality, for an unknown modality, NaN or infinity, an empty set, another number
-                of channels or another dtype than its neighbours, or a sample without any modality.
+                of channels or another dtype than its neighbours, tensors of one modality that do not go together, or a
+                sample without any modality.
         """
         if not samples:
             raise ValueError("Collate: expected at least one sample, got none.")
@@ -101,8 +117,16 @@ class Collate:
                 )
         batch = Batch(inputs={}, ids=[sample.id for sample in samples])
         for name in sorted(set().union(*(sample.inputs for sample in samples))):
-            stacked, mask = self._stack(name, samples)
-            batch.inputs[name] = stacked
+            axes = self.channel_axes[name]
+            values = {
+                row: _Value(f"sample {sample.id!r}, modality {name!r}", sample.inputs[name])
+                for row, sample in enumerate(samples)
+                if name in sample.inputs
+            }
+            if isinstance(axes, dict):
+                batch.inputs[name], mask = _stack_parts(values, axes, num_samples=len(samples))
+            else:
+                batch.inputs[name], mask = _stack(values, axes, num_samples=len(samples))
             if mask is not None:
                 batch.masks[name] = mask
         if all(sample.target is not None for sample in samples):
@@ -112,50 +136,143 @@ class Collate:
             raise ValueError(f"sample {without!r}: has no target, other samples of its batch have one.")
         return batch
 
-    def _stack(self, name: str, samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:
-        """One modality of all samples: `(B, …)` and its mask."""
-        axis = self.channel_axes[name]
-        present = {row: sample.inputs[name] for row, sample in enumerate(samples) if name in sample.inputs}
-        first = next(iter(present.values()))
-        for row, x in present.items():
-            where = f"sample {samples[row].id!r}, modality {name!r}"
-            if x.numel() == 0:
-                raise ValueError(f"{where}: is empty, shape {tuple(x.shape)}. Leave the modality out where there is none.")
-            if x.ndim == 0 or x.ndim != first.ndim or x.shape[axis] != first.shape[axis]:
-                raise ValueError(
-                    f"{where}: shape {tuple(x.shape)} does not go with {tuple(first.shape)} of the batch's first sample: "
-                    f"the channels are axis {axis}, other axes may differ."
-                )
-            if x.dtype != first.dtype:
-                raise ValueError(f"{where}: dtype {x.dtype}, but {first.dtype} in another sample of its batch; convert one.")
-        shapes = {x.shape for x in present.values()}
-        if len(shapes) == 1 and len(present) == len(samples):
-            stacked = torch.stack(list(present.values()))
-            if stacked.is_floating_point() and not bool(stacked.isfinite().all()):
-                self._report_non_finite(name, samples, present)
-            return stacked, None
-        self._report_non_finite(name, samples, present)
-        largest = [max(sizes) for sizes in zip(*shapes, strict=True)]
-        stacked = first.new_zeros(len(samples), *largest)
-        if len(shapes) == 1:
-            mask = torch.zeros(len(samples), dtype=torch.bool)
-            for row, x in present.items():
-                stacked[row], mask[row] = x, True
-            return stacked, mask
-        grid = largest[1:] if axis == 0 else largest[:-1]
-        mask = torch.zeros(len(samples), *grid, dtype=torch.bool)
-        for row, x in present.items():
-            stacked[row][tuple(slice(size) for size in x.shape)] = x
-            own = x.shape[1:] if axis == 0 else x.shape[:-1]
-            mask[row][tuple(slice(size) for size in own)] = True
-        return stacked, mask
 
-    @staticmethod
-    def _report_non_finite(name: str, samples: Sequence[Sample], present: Mapping[int, Tensor]) -> None:
-        for row, x in present.items():
-            if x.is_floating_point() and not bool(x.isfinite().all()):
-                count = int((~x.isfinite()).sum())
-                raise ValueError(
-                    f"sample {samples[row].id!r}, modality {name!r}: {count} of {x.numel()} values are NaN or infinite."
-                    " Mend the file, leave the sample out, or mask what is missing."
-                )
+@dataclass(frozen=True)
+class _Value:
+    """What one sample has of a modality, and what messages call it."""
+
+    where: str
+    x: Tensor | dict[str, Tensor]
+
+
+def _channel_axes(name: str, modality: Mapping[str, Any]) -> Axis | dict[str, Axis]:
+    """Of a modality, from its spec."""
+    kind, axis = str(modality.get("kind")), modality.get("channel_axis")
+    if axis is None:
+        if kind in CHANNEL_AXES:
+            return CHANNEL_AXES[kind]
+    elif isinstance(axis, Mapping):
+        if all(one in (0, -1, "none", None) for one in axis.values()):
+            return {str(part): None if one in ("none", None) else int(one) for part, one in axis.items()}
+    elif axis in (0, -1, "none"):
+        return None if axis == "none" else int(axis)
+    raise ValueError(
+        f"spec.modalities.{name}: kind {modality.get('kind')!r} is not one of {', '.join(CHANNEL_AXES)}; say with "
+        "channel_axis how its samples are laid out: 0 (channels first), -1 (channels last), none (no channels), or a "
+        "mapping of these by the names of their tensors."
+    )
+
+
+def _stack_parts(
+    values: Mapping[int, _Value], axes: Mapping[str, Axis], *, num_samples: int
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """A modality of several tensors: each `(B, …)`, and the mask that they share."""
+    stacked: dict[str, Tensor] = {}
+    mask: Tensor | None = None
+    for value in values.values():
+        _check_parts(value, axes)
+    parts = [part for part in axes if any(part in value.x for value in values.values())]
+    for part in parts:
+        tensors = {
+            row: _Value(f"{value.where}, {part!r}", value.x[part])
+            for row, value in values.items()
+            if isinstance(value.x, dict) and part in value.x
+        }
+        lacking = [row for row in values if row not in tensors]
+        if lacking and any(isinstance(one.x, Tensor) and one.x.dtype != torch.bool for one in tensors.values()):
+            raise ValueError(f"{values[lacking[0]].where}: has no {part!r}, other samples of its batch have.")
+        x, own = _stack(tensors, axes[part], num_samples=num_samples, empty_channels=True)
+        if lacking:
+            # Those that have it may be shorter than those that lack it.
+            grids = (_grid(x_[0], axes[other]) for other, x_ in stacked.items())
+            x = _filled(x, lacking, axis=axes[part], grid=next(grids, _grid(x[0], axes[part])))
+        else:
+            mask = own
+        stacked[part] = x
+    return stacked, mask
+
+
+def _filled(x: Tensor, rows: Sequence[int], *, axis: Axis, grid: tuple[int, ...]) -> Tensor:
+    """A boolean tensor `(B, …)` padded to the grid of the others, True in the rows of samples that lack it."""
+    channels = () if axis is None else (x.shape[1 if axis == 0 else -1],)
+    padded = x.new_zeros(x.shape[0], *(channels if axis == 0 else ()), *grid, *(channels if axis == -1 else ()))
+    padded[tuple(slice(size) for size in x.shape)] = x
+    padded[list(rows)] = True
+    return padded
+
+
+def _check_parts(value: _Value, axes: Mapping[str, Axis]) -> None:
+    if not isinstance(value.x, dict) or not value.x or set(value.x) - set(axes):
+        got = sorted(value.x) if isinstance(value.x, dict) else f"a tensor of shape {tuple(value.x.shape)}"
+        raise ValueError(f"{value.where}: expected a dict with some of {', '.join(axes)}, got {got}.")
+    grids = {part: _grid(x, axes[part]) for part, x in value.x.items()}
+    if len(set(grids.values())) > 1:
+        raise ValueError(f"{value.where}: expected tensors of one grid, got {grids}.")
+
+
+def _grid(x: Tensor, axis: Axis) -> tuple[int, ...]:
+    if axis is None:
+        return tuple(x.shape)
+    return tuple(x.shape[1:] if axis == 0 else x.shape[:-1])
+
+
+def _stack(
+    values: Mapping[int, _Value], axis: Axis, *, num_samples: int, empty_channels: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """One tensor of all samples that have it, by row: `(B, …)` and its mask, `(B,)` or `(B, *grid)`."""
+    tensors = _checked(values, axis, empty_channels=empty_channels)
+    first = next(iter(tensors.values()))
+    shapes = {x.shape for x in tensors.values()}
+    if len(shapes) == 1 and len(tensors) == num_samples:
+        stacked = torch.stack(list(tensors.values()))
+        if stacked.is_floating_point() and not bool(stacked.isfinite().all()):
+            _report_non_finite(values)
+        return stacked, None
+    _report_non_finite(values)
+    largest = [max(sizes) for sizes in zip(*shapes, strict=True)]
+    stacked = first.new_zeros(num_samples, *largest)
+    if len(shapes) == 1:
+        mask = torch.zeros(num_samples, dtype=torch.bool)
+        for row, x in tensors.items():
+            stacked[row], mask[row] = x, True
+        return stacked, mask
+    mask = torch.zeros(num_samples, *_grid(stacked[0], axis), dtype=torch.bool)
+    for row, x in tensors.items():
+        stacked[row][tuple(slice(size) for size in x.shape)] = x
+        mask[row][tuple(slice(size) for size in _grid(x, axis))] = True
+    return stacked, mask
+
+
+def _checked(values: Mapping[int, _Value], axis: Axis, *, empty_channels: bool) -> dict[int, Tensor]:
+    """The tensors by row, all of one dtype and number of channels."""
+    tensors: dict[int, Tensor] = {}
+    for row, value in values.items():
+        x = value.x
+        if not isinstance(x, Tensor):
+            raise ValueError(f"{value.where}: expected a tensor, got a dict with {sorted(x)}.")
+        first = next(iter(tensors.values()), x)
+        if 0 in (_grid(x, axis) if empty_channels and x.ndim else x.shape):
+            raise ValueError(f"{value.where}: is empty, shape {tuple(x.shape)}. Leave the modality out where there is none.")
+        if x.ndim == 0 or x.ndim != first.ndim or (axis is not None and x.shape[axis] != first.shape[axis]):
+            channels = "there are no channels, all axes" if axis is None else f"the channels are axis {axis}, other axes"
+            raise ValueError(
+                f"{value.where}: shape {tuple(x.shape)} does not go with {tuple(first.shape)} of the batch's first sample: "
+                f"{channels} may differ."
+            )
+        if x.dtype != first.dtype:
+            raise ValueError(
+                f"{value.where}: dtype {x.dtype}, but {first.dtype} in another sample of its batch; convert one."
+            )
+        tensors[row] = x
+    return tensors
+
+
+def _report_non_finite(values: Mapping[int, _Value]) -> None:
+    for value in values.values():
+        x = value.x
+        if isinstance(x, Tensor) and x.is_floating_point() and not bool(x.isfinite().all()):
+            count = int((~x.isfinite()).sum())
+            raise ValueError(
+                f"{value.where}: {count} of {x.numel()} values are NaN or infinite."
+                " Mend the file, leave the sample out, or mask what is missing."
+            )

@@ -210,7 +210,7 @@ class Perceiver(nn.Module):
             raise ValueError(
                 f"sample {number}: expected any of the modalities {sorted(modalities)}, got also {sorted(unknown)}."
             )
-        inputs = {
+        inputs: dict[str, Tensor | dict[str, Tensor]] = {
             name: preprocess(value, modality=modalities[name], name=f"sample {number}, modality {name!r}")
             for name, value in raw.items()
         }

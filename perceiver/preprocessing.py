@@ -5,6 +5,7 @@ Everything it needs stands in the spec of the modality, which goes into the chec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,17 +15,21 @@ from PIL import Image
 from torch import Tensor
 
 from perceiver.framing import Frame, to_rgb, upright
+from perceiver.text import VOCABULARY_SIZE, encode_bytes
 
 
-def preprocess(raw: Any, *, modality: Mapping[str, Any], name: str) -> Tensor:
+def preprocess(raw: Any, *, modality: Mapping[str, Any], name: str) -> Tensor | dict[str, Tensor]:
     """One raw sample of one modality -> float32 tensor in the model's layout, scaled and normalised.
 
     Images are PIL images, arrays or tensors `(H, W)`, `(H, W, C)` (arrays) or `(C, H, W)` (tensors): integers lie in the
     spec's `range`, floating-point values in [0, 1]. PIL images are turned upright as EXIF says, and where the spec has a
-    `crop_fraction`, scaled and cropped as in training (`perceiver.framing.Frame`). Sound is `(samples,)` or `(channels,
-    samples)`, integers in the range of their type, or a pair of that and its sample rate, which is resampled where it
-    differs. Other kinds are arrays or tensors of the shape that their adapter takes; point sets are centred and scaled first
-    if the spec says `unit_sphere`.
+    `crop_fraction`, scaled and cropped as in training (`perceiver.framing.Frame`). Videos are arrays `(T, H, W)` or
+    `(T, H, W, C)`, tensors `(C, T, H, W)`, or lists of images. Sound is `(samples,)` or `(channels, samples)`, integers in
+    the range of their type, or a pair of that and its sample rate, which is resampled where it differs; what is longer than
+    the spec's `max_seconds` is cut. Text is a string, of which the UTF-8 bytes are taken, or the ids of a tokenizer; it is
+    cut behind the spec's `max_length` ids, and becomes int64. Time series and tables become dicts of tensors: see
+    `timeseries` and `table`. Other kinds are arrays or tensors of the shape that their adapter takes; point sets are centred
+    and scaled first if the spec says `unit_sphere`.
 
     Args:
         raw: the sample.
@@ -32,12 +37,20 @@ def preprocess(raw: Any, *, modality: Mapping[str, Any], name: str) -> Tensor:
         name: what error messages call it.
 
     Raises:
-        ValueError: if shape or range are not those of the spec.
+        ValueError: if shape, range or columns are not those of the spec.
         TypeError: if it is nothing of the kinds above.
     """
     kind = modality.get("kind")
+    if kind == "timeseries":
+        return timeseries(raw, modality=modality, name=name)
+    if kind == "table":
+        return table(raw, modality=modality, name=name)
+    if kind == "text":
+        return _text(raw, modality, name)
     if kind == "image":
         x = _image(raw, modality, name)
+    elif kind == "video":
+        x = _video(raw, modality, name)
     elif kind == "audio":
         x = _audio(raw, modality, name)
     else:
@@ -46,6 +59,99 @@ def preprocess(raw: Any, *, modality: Mapping[str, Any], name: str) -> Tensor:
     if modality.get("unit_sphere"):
         x = to_unit_sphere(x)
     return normalise(x, modality)
+
+
+def timeseries(raw: Any, *, modality: Mapping[str, Any], name: str) -> dict[str, Tensor]:
+    """One time series -> `values` (T, F) float32, `times` (T,) float64 in seconds and, if any are missing, `present` (T, F).
+
+    Values are normalised by the spec's `mean` and `std`; missing ones are 0. Steps that are out of order are sorted by time;
+    those of the same time become one, with the mean of each value.
+
+    Args:
+        raw: `{"values": (T, F), "times": (T,), "present": (T, F)}`, of which `present` may be left out, or the values alone,
+            where the spec has `step_seconds`; (T,) of a single value. NaN is missing. Times are numbers in seconds or
+            `datetime64`.
+        modality: `num_values` (F) and, also `mean`, `std`, `step_seconds`.
+        name: what error messages call it.
+
+    Raises:
+        ValueError: other shapes, no times, or times that are NaN or infinite.
+    """
+    parts = raw if isinstance(raw, Mapping) else {"values": raw}
+    if "values" not in parts or set(parts) - {"values", "times", "present"}:
+        raise ValueError(f"{name}: expected values, times and maybe present, got {sorted(str(part) for part in parts)}.")
+    num_values = int(modality["num_values"])
+    values = _tensor(parts["values"], name).to(torch.float64)
+    values = values[:, None] if values.ndim == 1 and num_values == 1 else values
+    if values.ndim != 2 or values.shape[1] != num_values or len(values) == 0:
+        raise ValueError(
+            f"{name}: expected values of shape (any, {num_values}) as in training, one row per step, got "
+            f"{tuple(values.shape)}."
+        )
+    times = _times(parts.get("times"), len(values), modality, name)
+    present = ~values.isnan()
+    if parts.get("present") is not None:
+        said = _tensor(parts["present"], name).to(torch.bool)
+        said = said[:, None] if said.ndim == 1 and num_values == 1 else said
+        if said.shape != values.shape:
+            raise ValueError(f"{name}: expected present of shape {tuple(values.shape)}, as values, got {tuple(said.shape)}.")
+        present = present & said
+    if bool((times[1:] <= times[:-1]).any()):
+        values, times, present = _in_order(values, times, present)
+    values = torch.where(present, normalise(values, modality), values.new_zeros(())).to(torch.float32)
+    return {"values": values, "times": times} | ({} if bool(present.all()) else {"present": present})
+
+
+def table(raw: Any, *, modality: Mapping[str, Any], name: str) -> dict[str, Tensor]:
+    """One row of a table -> `numbers` (n,) float32, `categories` (k,) int64 and `present` (n + k,).
+
+    Numbers are normalised by the spec's `mean` and `std`; missing ones are 0. Categories are numbered from 1 in the order of
+    the spec; one that it does not know, or that is missing, is 0.
+
+    Args:
+        raw: from column to value; None, NaN, an empty text or no entry at all where it is missing.
+        modality: `numbers`, a list of names; `categories`, from name to a list of the known values; maybe `mean` and `std`.
+        name: what error messages call it.
+
+    Raises:
+        ValueError: a column that the spec does not have, or no number where it has one.
+        TypeError: no mapping.
+    """
+    if not isinstance(raw, Mapping):
+        raise TypeError(f"{name}: expected a dict from column to value, got {type(raw).__name__}.")
+    numbers, categories = list(modality.get("numbers") or ()), dict(modality.get("categories") or {})
+    if unknown := set(raw) - set(numbers) - set(categories):
+        raise ValueError(
+            f"{name}: expected columns among {[*numbers, *categories]}, got also {sorted(str(one) for one in unknown)}."
+        )
+    values = [_number(raw.get(column), f"{name}, column {column!r}") for column in numbers]
+    texts = [None if is_missing(raw.get(column)) else value_text(raw[column]) for column in categories]
+    known = [list(one) for one in categories.values()]
+    x = torch.tensor([math.nan if one is None else one for one in values], dtype=torch.float64)
+    x = normalise(x, modality) if numbers else x
+    return {
+        "numbers": torch.where(x.isnan(), x.new_zeros(()), x).to(torch.float32),
+        "categories": torch.tensor(
+            [of.index(text) + 1 if text in of else 0 for text, of in zip(texts, known, strict=True)], dtype=torch.int64
+        ),
+        "present": torch.tensor([one is not None for one in (*values, *texts)], dtype=torch.bool),
+    }
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value of a table is none: None, NaN, or text of nothing but spaces."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float | np.floating) and math.isnan(value))
+
+
+def value_text(value: Any) -> str:
+    """A class or category as text, the same for 1, 1.0 and "1": files and libraries differ in how they write it."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip()
 
 
 def to_unit_sphere(points: Tensor, *, num_coordinates: int = 3) -> Tensor:
@@ -84,10 +190,11 @@ def normalise(x: Tensor, modality: Mapping[str, Any]) -> Tensor:
     """Subtract the spec's `mean` and divide by its `std`, per channel; any leading batch dimensions."""
     if "mean" not in modality:
         return x
-    axis = modality.get("channel_axis", -1 if modality.get("kind") == "points" else 0)
-    shape = modality["shape"]
-    trailing = 0 if axis == -1 else len(shape) - 1
-    mean, std = (torch.tensor(modality[key], dtype=torch.float32).reshape(-1, *[1] * trailing) for key in ("mean", "std"))
+    last = modality.get("kind") in ("points", "timeseries", "table")
+    axis = modality.get("channel_axis", -1 if last else 0)
+    trailing = 0 if last or axis == -1 else len(modality["shape"]) - 1
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    mean, std = (torch.tensor(modality[key], dtype=dtype).reshape(-1, *[1] * trailing) for key in ("mean", "std"))
     normalised: Tensor = (x - mean.to(x.device)) / std.to(x.device)
     return normalised
 
@@ -110,8 +217,94 @@ def _pixels(image: Image.Image, modality: Mapping[str, Any], name: str) -> Image
         except ValueError as error:
             raise ValueError(f"{name}: {error}.") from None
         return image if "crop_fraction" not in modality else Frame(size=size, crop_fraction=modality["crop_fraction"])(image)
+    if channels == 1 and "crop_fraction" in modality:
+        try:
+            image = to_rgb(upright(image))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}.") from None
+        return Frame(size=size, crop_fraction=modality["crop_fraction"])(image).convert("L")
     # More than 8 bits per pixel (modes I, I;16, F) would be cut off by a conversion to L.
     return image.convert("L") if channels == 1 and image.mode[0] not in "IF" else image
+
+
+def _video(raw: Any, modality: Mapping[str, Any], name: str) -> Tensor:
+    if isinstance(raw, list | tuple) and raw and all(isinstance(frame, Image.Image) for frame in raw):
+        channels, _, *size = modality["shape"]
+        still = {**modality, "shape": [channels, *size]}
+        frames = [_image(frame, still, f"{name}, frame {number}") for number, frame in enumerate(raw)]
+        if sizes := {tuple(frame.shape) for frame in frames[1:]} - {tuple(frames[0].shape)}:
+            raise ValueError(f"{name}: expected frames of one size, got {tuple(frames[0].shape)} and {sizes.pop()}.")
+        return torch.stack(frames, dim=1)
+    if isinstance(raw, np.ndarray) and raw.ndim == 4:
+        raw = np.moveaxis(raw, -1, 0)
+    x = _tensor(raw, name)
+    return scale(x[None] if x.ndim == 3 else x, modality, name=name)
+
+
+def _text(raw: Any, modality: Mapping[str, Any], name: str) -> Tensor:
+    size = int(modality["vocabulary_size"])
+    if isinstance(raw, str):
+        if size != VOCABULARY_SIZE:
+            raise ValueError(
+                f"{name}: expected token ids, since the model's vocabulary of {size} is not that of UTF-8 bytes "
+                f"({VOCABULARY_SIZE}); pass the ids of its tokenizer."
+            )
+        ids = encode_bytes(raw)
+    else:
+        ids = _tensor(raw, name)
+    if ids.ndim != 1 or len(ids) == 0 or ids.is_floating_point() or ids.dtype == torch.bool:
+        raise ValueError(
+            f"{name}: expected a text or its ids, integers (length,), not empty; got {ids.dtype} {tuple(ids.shape)}."
+        )
+    ids = ids.to(torch.int64)[: modality.get("max_length")]
+    if int(ids.min()) < 0 or int(ids.max()) >= size:
+        raise ValueError(f"{name}: expected ids from 0 to {size - 1}, got {int(ids.min())} to {int(ids.max())}.")
+    return ids
+
+
+def _times(raw: Any, steps: int, modality: Mapping[str, Any], name: str) -> Tensor:
+    """(T,) float64, in seconds."""
+    if raw is None:
+        if modality.get("step_seconds") is None:
+            raise ValueError(
+                f"{name}: expected times, since the spec has no step_seconds; pass {{'values': …, 'times': …}}."
+            )
+        return torch.arange(steps, dtype=torch.float64) * float(modality["step_seconds"])
+    if np.asarray(raw).dtype.kind == "M":
+        instants = np.asarray(raw).astype("datetime64[us]")
+        if np.isnat(instants).any():
+            raise ValueError(f"{name}: {int(np.isnat(instants).sum())} of {steps} times are missing.")
+        raw = instants.astype(np.int64) / 1e6
+    times = _tensor(raw, name).to(torch.float64)
+    if times.shape != (steps,):
+        raise ValueError(f"{name}: expected times of shape ({steps},), one per step, got {tuple(times.shape)}.")
+    if not bool(times.isfinite().all()):
+        raise ValueError(f"{name}: {int((~times.isfinite()).sum())} of {steps} times are NaN or infinite.")
+    return times
+
+
+def _in_order(values: Tensor, times: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same with times that grow from step to step."""
+    unique, step = times.unique(return_inverse=True)
+    zeros = values.new_zeros(len(unique), values.shape[1])
+    count = zeros.index_add(0, step, present.to(values.dtype))
+    total = zeros.index_add(0, step, torch.where(present, values, values.new_zeros(())))
+    return total / count.clamp(min=1), unique, count > 0
+
+
+def _number(value: Any, name: str) -> float | None:
+    """None where it is missing."""
+    if is_missing(value):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: expected a number, got {value!r}.") from None
+    if math.isnan(number):
+        return None
+    if math.isinf(number):
+        raise ValueError(f"{name}: expected a finite number, got {value!r}.")
+    return number
 
 
 def _audio(raw: Any, modality: Mapping[str, Any], name: str) -> Tensor:
@@ -133,6 +326,8 @@ def _audio(raw: Any, modality: Mapping[str, Any], name: str) -> Tensor:
         from torchaudio.functional import resample  # slow to import, seldom needed
 
         x = resample(x, int(rate), int(modality["sample_rate"]))
+    if modality.get("max_seconds") is not None:
+        x = x[..., : max(1, round(modality["max_seconds"] * modality["sample_rate"]))]
     return x
 
 

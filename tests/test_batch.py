@@ -205,3 +205,125 @@ def test_serves_a_data_loader() -> None:
     batches = list(loader)
     assert [batch.ids for batch in batches] == [["0", "1"], ["2", "3"]]
     assert batches[1].masks["points"].tolist() == [[True, True, True, False], [True] * 4]
+
+
+KINDS = {
+    "text": {"kind": "text"},
+    "clip": {"kind": "video"},
+    "vitals": {"kind": "timeseries"},
+    "patient": {"kind": "table"},
+}
+
+
+def series(steps: int, *, present: bool = False) -> dict[str, Tensor]:
+    values = {"values": torch.rand(steps, 2) + 1, "times": torch.arange(steps, dtype=torch.float64) + 0.1}
+    return {**values, "present": torch.rand(steps, 2) > 0.5} if present else values
+
+
+def test_text_has_no_channels() -> None:
+    batch = Collate(modalities=KINDS)([Sample({"text": torch.arange(6, 9)}), Sample({"text": torch.arange(4)})])
+    assert isinstance(batch.inputs["text"], Tensor)
+    assert batch.inputs["text"].dtype == torch.int64
+    assert batch.inputs["text"].tolist() == [[6, 7, 8, 0], [0, 1, 2, 3]]
+    assert batch.masks["text"].tolist() == [[True, True, True, False], [True] * 4]
+
+
+def test_videos_may_differ_in_time_and_size() -> None:
+    batch = Collate(modalities=KINDS)([Sample({"clip": torch.ones(3, 2, 4, 5)}), Sample({"clip": torch.ones(3, 6, 4, 3)})])
+    assert batch.inputs["clip"].shape == (2, 3, 6, 4, 5)  # type: ignore[union-attr]
+    assert batch.masks["clip"].sum(dim=(1, 2, 3)).tolist() == [2 * 4 * 5, 6 * 4 * 3]
+
+
+@pytest.mark.parametrize("lengths", [(3, 5, 2), (4, 4, 4)])
+@pytest.mark.parametrize("with_present", [(False, False, False), (True, True, True), (True, False, True)])
+@pytest.mark.parametrize("absent", [False, True])
+def test_time_series(lengths: tuple[int, ...], with_present: tuple[bool, ...], absent: bool) -> None:
+    """Against each sample cut out of the batch again; the longest one has nothing missing and does not say so."""
+    samples = [Sample({"vitals": series(n, present=p)}) for n, p in zip(lengths, with_present, strict=True)]
+    if absent:
+        samples.insert(1, Sample({"text": torch.arange(2)}))
+    batch = Collate(modalities=KINDS)(samples)
+    stacked, mask = batch.inputs["vitals"], batch.masks.get("vitals")
+    assert isinstance(stacked, dict)
+    assert sorted(stacked) == (["present", "times", "values"] if any(with_present) else ["times", "values"])
+    assert stacked["times"].dtype == torch.float64
+    ragged = len(set(lengths)) > 1
+    if not (ragged or absent):
+        assert mask is None
+    else:
+        assert mask is not None
+        assert mask.shape == ((len(samples), max(lengths)) if ragged else (len(samples),))
+    for row, sample in enumerate(samples):
+        if "vitals" not in sample.inputs:
+            assert mask is not None
+            assert not mask[row].any()
+            assert all(not part[row].any() for part in stacked.values())
+            continue
+        own = sample.inputs["vitals"]
+        assert isinstance(own, dict)
+        steps = len(own["times"])
+        if mask is not None and ragged:
+            assert mask[row].tolist() == [True] * steps + [False] * (max(lengths) - steps)
+        for part in stacked:
+            expected = own.get(part, torch.ones(steps, 2, dtype=torch.bool))
+            assert torch.equal(stacked[part][row][:steps], expected)
+            if part != "present" or part in own:
+                assert not stacked[part][row][steps:].any()
+
+
+def test_tables_have_presence_only() -> None:
+    row = {"numbers": torch.rand(2), "categories": torch.tensor([1]), "present": torch.tensor([True, False, True])}
+    numbers_only = {
+        "numbers": torch.rand(2),
+        "categories": torch.zeros(0, dtype=torch.int64),
+        "present": torch.ones(2).bool(),
+    }
+    batch = Collate(modalities=KINDS)([Sample({"patient": row}), Sample({"text": torch.arange(3)})])
+    assert isinstance(batch.inputs["patient"], dict)
+    assert {name: tuple(x.shape) for name, x in batch.inputs["patient"].items()} == {
+        "numbers": (2, 2),
+        "categories": (2, 1),
+        "present": (2, 3),
+    }
+    assert batch.masks["patient"].tolist() == [True, False]
+    without = Collate(modalities=KINDS)([Sample({"patient": numbers_only})] * 2)
+    assert without.inputs["patient"]["categories"].shape == (2, 0)  # type: ignore[call-overload, index]
+    assert without.masks == {}
+
+
+def test_kinds_of_plug_ins_with_several_tensors_or_no_channels() -> None:
+    axes = {"codes": "none", "features": -1}
+    collate = Collate(
+        modalities={"events": {"kind": "events", "channel_axis": axes}, "x": {"kind": "x", "channel_axis": "none"}}
+    )
+    batch = collate(
+        [Sample({"events": {"codes": torch.ones(n), "features": torch.ones(n, 4)}, "x": torch.ones(n, n)}) for n in (2, 3)]
+    )
+    assert batch.masks["events"].sum(1).tolist() == [2, 3]
+    assert batch.masks["x"].sum(dim=(1, 2)).tolist() == [4, 9]
+    with pytest.raises(ValueError, match=r"spec\.modalities\.events: .*channel_axis"):
+        Collate(modalities={"events": {"kind": "events", "channel_axis": {"codes": 3}}})
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([{"values": torch.ones(3, 2), "times": torch.ones(4)}], r"'s0', modality 'vitals': expected tensors of one grid"),
+        ([{"values": torch.ones(3, 2), "tmes": torch.ones(3)}], r"'s0', .*some of values, times, present, got .*'tmes'"),
+        ([torch.ones(3, 2)], r"'s0', .*expected a dict with .*, got a tensor of shape \(3, 2\)"),
+        ([{}], r"'s0', .*expected a dict"),
+        ([series(3), {"values": torch.ones(2, 2)}], r"'s1', .*has no 'times'"),
+        ([series(3), {**series(2), "values": torch.ones(2, 3)}], r"'s1', .*'values': shape \(2, 3\) does not go with"),
+        ([series(0)], r"'s0', .*'values': is empty"),
+        ([series(3), {**series(3), "times": torch.ones(3)}], r"'s1', .*'times': dtype torch.float32"),
+        ([series(2), {**series(2), "values": torch.tensor([[1, float("nan")]] * 2)}], r"'s1', .*'values': 2 of 4 values"),
+    ],
+)
+def test_errors_of_several_tensors(values: list[Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        Collate(modalities=KINDS)([Sample({"vitals": one}, id=f"s{row}") for row, one in enumerate(values)])
+
+
+def test_a_dict_where_a_tensor_is_expected() -> None:
+    with pytest.raises(ValueError, match=r"'x', modality 'text': expected a tensor, got a dict with \['times', 'values'\]"):
+        Collate(modalities=KINDS)([Sample({"text": series(2)}, id="x")])

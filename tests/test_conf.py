@@ -13,6 +13,7 @@ from image_sets import cifar10_set, cifar100_set, folder_set, idx_set, imagenet_
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from manifest_cases import animals, write_csv
 from omegaconf import DictConfig
 
 from perceiver.adapters.image import ImagePixels
@@ -61,11 +62,15 @@ INPUTS: dict[str, Any] = {
 
 
 # Sets that are too large, or not there, to be read in tests: what makes a tiny one, and overrides that suit it.
-SMALL_SETS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
+SMALL_SETS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "fashion_mnist": (lambda root: idx_set(root / "FashionMNIST" / "raw"), ["data.validation_size=10"]),
     "cifar10": (cifar10_set, ["data.validation_size=10"]),
     "cifar100": (cifar100_set, ["data.validation_size=100"]),
     "image_folder": (folder_set, ["data.num_workers=0"]),
+    "manifest": (
+        lambda root: write_csv(root / "m.csv", animals(root)),
+        ["data.manifest={root}/m.csv", "data.modalities={photo: image, sound: audio, cloud: points}", "data.num_workers=0"],
+    ),
     "imagenet": (imagenet_set, ["data.num_workers=0", "data.validation_size=6", "data.size=[16,16]"]),
 }
 
@@ -226,6 +231,7 @@ def test_data(name: str, data_root: Path, tmp_path: Path) -> None:
     make, overrides = SMALL_SETS.get(name, (None, []))
     if make is not None:
         make(tmp_path)
+    overrides = [override.replace("{root}", str(tmp_path)) for override in overrides]
     known = composed(f"data={name}").data
     settings = {"root": data_root if make is None else tmp_path, "download": "false"}
     config = composed(f"data={name}", *overrides, *(f"data.{key}={settings[key]}" for key in settings if key in known))
@@ -257,8 +263,9 @@ def test_augmentation_is_a_list_to_choose_from(tmp_path: Path) -> None:
 def test_experiments(name: str) -> None:
     # Large recipes take minutes for a batch: with fewer and narrower latents they are the same otherwise.
     small = ["model.encoder.num_latents=4", "model.encoder.latent_channels=16"] if name.startswith("imagenet") else []
+    small += ["data.manifest=m.csv", "data.modalities={image: image}"] if name == "manifest" else []
     config = composed(f"experiment={name}", *small)
-    modalities = [str(modality) for modality in config.model.adapters]
+    modalities = [str(modality) for modality in config.model.adapters] or ["image"]
     facts = spec(*modalities)
     model = built(config, facts)
     assert model({modality: INPUTS[modality] for modality in modalities}).shape == (2, 3)

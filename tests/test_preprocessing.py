@@ -219,7 +219,7 @@ def test_points_are_normalised_per_channel() -> None:
 
 
 def test_kinds_of_plug_ins_pass_as_float32() -> None:
-    x = preprocess([[1, 2], [3, 4]], modality={"kind": "table"}, name="x")
+    x = preprocess([[1, 2], [3, 4]], modality={"kind": "depth"}, name="x")
     assert x.dtype == torch.float32
     assert x.tolist() == [[1, 2], [3, 4]]
 
@@ -233,3 +233,173 @@ def test_point_sets_are_moved_into_the_unit_sphere_where_training_had_them_there
     np.testing.assert_allclose(x[:, 3], raw[:, 3], rtol=1e-6)
     one = preprocess(raw[:1], modality=modality, name="x")
     assert one[0, :3].tolist() == [0, 0, 0]
+
+
+SERIES: dict[str, Any] = {"kind": "timeseries", "num_values": 2, "mean": [1.0, 1e6], "std": [2.0, 0.5]}
+
+
+def series(raw: Any, **changes: Any) -> dict[str, Tensor]:
+    x = preprocess(raw, modality={**SERIES, **changes}, name="sample 3")
+    assert isinstance(x, dict)
+    return x
+
+
+def test_time_series_are_normalised_and_missing_values_are_zero() -> None:
+    values = np.array([[1, 1e6 + 0.25], [np.nan, 1e6], [5, np.nan]])
+    x = series({"values": values, "times": [0, 0.5, 3]})
+    assert x["values"].tolist() == [[0, 0.5], [0, 0], [2, 0]]
+    assert x["values"].dtype == torch.float32
+    assert x["times"].dtype == torch.float64
+    assert x["times"].tolist() == [0, 0.5, 3]
+    assert x["present"].tolist() == [[True, True], [False, True], [True, False]]
+    assert set(series({"values": np.ones((3, 2)), "times": [0, 1, 2]})) == {"values", "times"}
+    masked = series({"values": np.ones((1, 2)), "times": [0], "present": [[True, False]]})
+    assert masked["present"].tolist() == [[True, False]]
+    assert masked["values"][0, 1] == 0
+
+
+def test_regular_series_need_no_times() -> None:
+    assert series(np.ones((3, 2)), step_seconds=0.5)["times"].tolist() == [0, 0.5, 1]
+    assert series([1, 2], num_values=1, mean=[0.0], std=[1.0], step_seconds=1)["values"].shape == (2, 1)
+    with pytest.raises(ValueError, match="sample 3: expected times, since the spec has no step_seconds"):
+        series(np.ones((3, 2)))
+
+
+def test_series_are_sorted_by_time_and_instants_become_seconds() -> None:
+    times = np.array(["2026-01-01T00:00:02", "2026-01-01T00:00:00.5"], dtype="datetime64[ms]")
+    x = series({"values": [[3, 1e6], [1, 1e6]], "times": times})
+    assert (x["times"] - x["times"][0]).tolist() == [0, 1.5]
+    assert x["values"][:, 0].tolist() == [0, 1]
+
+
+def test_steps_of_the_same_time_become_one() -> None:
+    values = [[7, np.nan], [1, 1e6], [np.nan, 1e6 + 1], [3, np.nan], [np.nan, np.nan]]
+    x = series({"values": values, "times": [9, 2, 2, 2, 5]})
+    assert x["times"].tolist() == [2, 5, 9]
+    assert x["values"].tolist() == [[0.5, 1], [0, 0], [3, 0]]
+    assert x["present"].tolist() == [[True, True], [False, False], [True, False]]
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"values": np.ones((2, 3)), "times": [0, 1]}, r"sample 3: expected values of shape \(any, 2\).* got \(2, 3\)"),
+        ({"values": np.ones((0, 2)), "times": []}, "expected values of shape"),
+        ({"values": np.ones((2, 2)), "times": [0]}, r"expected times of shape \(2,\), one per step, got \(1,\)"),
+        ({"values": np.ones((2, 2)), "times": [0, np.nan]}, "1 of 2 times are NaN"),
+        ({"values": np.ones((1, 2)), "times": np.array(["NaT"], dtype="datetime64[s]")}, "1 of 1 times are missing"),
+        ({"values": np.ones((2, 2)), "times": [0, 1], "present": [True]}, "expected present of shape"),
+        ({"vals": np.ones((2, 2))}, r"expected values, times and maybe present, got \['vals'\]"),
+    ],
+)
+def test_errors_of_series(raw: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        series(raw)
+
+
+TABLE: dict[str, Any] = {
+    "kind": "table", "numbers": ["age", "mass"], "mean": [40.0, 70.0], "std": [10.0, 1.0],
+    "categories": {"sex": ["f", "m"], "code": ["1", "2"]},
+}  # fmt: skip
+
+
+def table(raw: Any) -> dict[str, Tensor]:
+    x = preprocess(raw, modality=TABLE, name="sample 3")
+    assert isinstance(x, dict)
+    return x
+
+
+def test_tables() -> None:
+    x = table({"age": 50, "mass": "70.5", "sex": "m", "code": 2.0})
+    assert x["numbers"].tolist() == [1, 0.5]
+    assert x["categories"].tolist() == [2, 2]
+    assert x["categories"].dtype == torch.int64
+    assert x["present"].tolist() == [True] * 4
+    for missing in (None, float("nan"), "", " ", np.float32("nan")):
+        x = table({"age": missing, "mass": 70, "sex": missing})
+        assert x["numbers"].tolist() == [0, 0]
+        assert x["categories"].tolist() == [0, 0]
+        assert x["present"].tolist() == [False, True, False, False]
+    x = table({"sex": "other", "code": np.int64(1)})
+    assert x["categories"].tolist() == [0, 1]
+    assert x["present"].tolist() == [False, False, True, True]
+
+
+def test_tables_without_one_of_the_sorts() -> None:
+    only = {"kind": "table", "numbers": [], "mean": [], "std": [], "categories": {"sex": ["f"]}}
+    x = preprocess({"sex": "f"}, modality=only, name="x")
+    assert {name: tuple(part.shape) for name, part in x.items()} == {"numbers": (0,), "categories": (1,), "present": (1,)}  # type: ignore[union-attr]
+    numbers = {"kind": "table", "numbers": ["a"], "mean": [0.0], "std": [1.0], "categories": {}}
+    assert preprocess({"a": 2}, modality=numbers, name="x")["categories"].shape == (0,)  # type: ignore[call-overload, union-attr]
+
+
+@pytest.mark.parametrize(
+    ("raw", "error", "message"),
+    [
+        ({"age": "old"}, ValueError, "sample 3, column 'age': expected a number, got 'old'"),
+        ({"age": "inf"}, ValueError, "sample 3, column 'age': expected a finite number"),
+        (
+            {"height": 3},
+            ValueError,
+            r"sample 3: expected columns among \['age', 'mass', 'sex', 'code'\], got also \['height'\]",
+        ),
+        ([3, 4], TypeError, "sample 3: expected a dict from column to value, got list"),
+    ],
+)
+def test_errors_of_tables(raw: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        table(raw)
+
+
+WORDS: dict[str, Any] = {"kind": "text", "shape": [None], "vocabulary_size": 262}
+
+
+def test_text_is_its_bytes_or_its_ids() -> None:
+    x = preprocess("Grüße", modality=WORDS, name="x")
+    assert isinstance(x, Tensor)
+    assert x.dtype == torch.int64
+    assert bytes((x - 6).tolist()).decode() == "Grüße"
+    assert preprocess("Grüße", modality={**WORDS, "max_length": 2}, name="x").tolist() == x[:2].tolist()  # type: ignore[union-attr]
+    for ids in ([1, 2], np.array([1, 2], dtype=np.int32), torch.tensor([1, 2])):
+        assert preprocess(ids, modality={**WORDS, "vocabulary_size": 3}, name="x").tolist() == [1, 2]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("raw", "size", "message"),
+    [
+        ("a", 1000, "sample 3: expected token ids, since the model's vocabulary of 1000"),
+        ("", 262, "sample 3: expected a text or its ids, integers"),
+        ([0.5], 262, "integers"),
+        ([[1]], 262, "integers"),
+        ([3], 3, "sample 3: expected ids from 0 to 2, got 3 to 3"),
+        ([-1], 3, "sample 3: expected ids from 0 to 2"),
+    ],
+)
+def test_errors_of_text(raw: Any, size: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        preprocess(raw, modality={**WORDS, "vocabulary_size": size}, name="sample 3")
+
+
+def test_videos_in_many_forms() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), dtype=np.uint8)
+    modality = {**RGB, "kind": "video", "shape": [3, None, 4, 5]}
+    each = torch.stack([image(frame) for frame in frames], dim=1)
+    forms = (frames, frames / 255, torch.from_numpy(frames).permute(3, 0, 1, 2), [Image.fromarray(one) for one in frames])
+    for form in forms:
+        x = preprocess(form, modality=modality, name="x")
+        assert isinstance(x, Tensor)
+        assert x.shape == (3, 6, 4, 5)
+        torch.testing.assert_close(x, each, rtol=1e-5, atol=1e-5)
+    grey = {"kind": "video", "shape": [1, None, 4, 5]}
+    assert preprocess(frames[..., 0], modality=grey, name="x").shape == (1, 6, 4, 5)  # type: ignore[union-attr]
+    large = [Image.fromarray(one).resize((50, 40)) for one in frames]
+    assert preprocess(large, modality={**modality, "crop_fraction": 1.0}, name="x").shape == (3, 6, 4, 5)  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"sample 3: expected shape \(3, any, 4, 5\)"):
+        preprocess(frames[:, :2], modality=modality, name="sample 3")
+    with pytest.raises(ValueError, match="expected frames of one size"):
+        preprocess([large[0], forms[3][0]], modality={**modality, "shape": [3, None, None, None]}, name="x")  # type: ignore[index]
+
+
+def test_long_sound_is_cut_where_training_cut_it() -> None:
+    assert sound(torch.randn(100), max_seconds=0.01).shape == (1, 80)
+    assert sound((np.zeros(400, np.float32), 16000), max_seconds=0.01).shape == (1, 80)

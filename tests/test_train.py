@@ -303,7 +303,7 @@ def test_a_wrong_override(arguments: list[str], words: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["mode=train"], "mode: expected fit or test, got 'train'"),
+        (["mode=train"], "mode: expected fit, test, predict or embed, got 'train'"),
         (["mode=test"], "mode=test: expected ckpt_path="),
         (["mode=test", "ckpt_path=no/such/run"], "no/such/run: there is no such file or folder"),
         (["ckpt_path=no/such/run"], "no/such/run: there is no such file or folder"),

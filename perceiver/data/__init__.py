@@ -10,6 +10,7 @@ from perceiver.data.image_folder import ImageFolder
 from perceiver.data.image_module import ImageDataModule
 from perceiver.data.imagenet import ImageNet
 from perceiver.data.labelled_module import LabelledDataModule
+from perceiver.data.manifest import Manifest
 from perceiver.data.mixing import MixUpCutMix
 from perceiver.data.mnist import MNIST
 from perceiver.data.modelnet40 import ModelNet40
@@ -28,6 +29,7 @@ __all__ = [
     "ImageFolder",
     "ImageNet",
     "LabelledDataModule",
+    "Manifest",
     "MixUpCutMix",
     "ModelNet40",
     "RandomAffine",

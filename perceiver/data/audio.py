@@ -156,7 +156,9 @@ def loudness(recordings: Samples, *, modality: str = "audio", at_most: int = 512
     squares: Tensor | float = 0.0
     count = 0
     for index in range(0, len(recordings), step):
-        sound = recordings[index].inputs[modality].double()
+        sound = recordings[index].inputs[modality]
+        assert isinstance(sound, Tensor)
+        sound = sound.double()
         squares = squares + sound.square().sum(dim=1)
         count += sound.shape[1]
     rms = (torch.as_tensor(squares) / max(count, 1)).sqrt()

@@ -87,7 +87,7 @@ def _unpadded(x: Tensor, mask: Tensor, facts: Mapping[str, Any]) -> tuple[Tensor
     """Both cut off behind the last valid element of each axis of the grid."""
     axis = facts.get("channel_axis", CHANNEL_AXES.get(str(facts.get("kind"))))
     first = 2 if axis == 0 else 1
-    if axis is None or x.shape[first : first + mask.ndim - 1] != mask.shape[1:]:
+    if axis not in (0, -1, None) or x.shape[first : first + mask.ndim - 1] != mask.shape[1:]:
         return x, mask
     ends = [int(valid[-1]) + 1 for valid in mask[0].nonzero().sort(dim=0).values.unbind(dim=1)]
     cut = tuple(slice(end) for end in ends)

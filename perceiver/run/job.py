@@ -1,11 +1,11 @@
-"""One run: train (and test the best), or test a checkpoint; everything it leaves lies in the run directory."""
+"""One run: train (and test the best), test a checkpoint, or use it; everything it leaves lies in the run directory."""
 
 from __future__ import annotations
 
 import logging
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,15 @@ from perceiver.model import Perceiver
 from perceiver.run.atomic import atomic_write
 from perceiver.run.checkpoint_io import AtomicCheckpointIO, require_disk_space
 from perceiver.run.config import resolve
+from perceiver.run.embed import embed
 from perceiver.run.figures import ConfusionFigures
+from perceiver.run.interruption import until_interrupted
 from perceiver.run.metrics import BestEpoch, best_checkpoint, last_metrics, monitored, write_metrics
+from perceiver.run.predict import predict
 from perceiver.run.regularisation import without_regularisation
 from perceiver.run.report import print_model, print_result
 from perceiver.run.resume import CarryBest, check_architecture, check_unfinished, find_last
+from perceiver.run.stored_spec import use_stored_spec
 
 CONFIG, METRICS = "config.yaml", "metrics.json"
 
@@ -49,19 +53,26 @@ def run(config: DictConfig) -> float | None:
     Returns:
         mode=fit: the monitored validation metric of the best epoch, for sweepers; None without validation.
         mode=test: the same metric of the test split.
+        mode=predict, mode=embed: None.
 
     Raises:
         ValueError: for settings that contradict each other; all that can be known before training is checked before.
     """
-    if config.mode not in ("fit", "test"):
-        raise ValueError(f"mode: expected fit or test, got {config.mode!r}.")
-    if config.mode == "test" and config.ckpt_path is None:
-        raise ValueError("mode=test: expected ckpt_path=RUN_DIR or ckpt_path=FILE, the checkpoint to test; got none.")
+    modes: dict[str, Callable[[DictConfig], float | None]] = {
+        "fit": _fit,
+        "test": _test,
+        "predict": predict,
+        "embed": embed,
+    }
+    if config.mode not in modes:
+        raise ValueError(f"mode: expected fit, test, predict or embed, got {config.mode!r}.")
+    if config.mode != "fit" and config.ckpt_path is None:
+        raise ValueError(f"mode={config.mode}: expected ckpt_path=RUN_DIR or ckpt_path=FILE, the checkpoint; got none.")
     if not config.get("regularise", True):
         config = without_regularisation(config)
     with warnings.catch_warnings():
         _silence_known_notices()
-        return _fit(config) if config.mode == "fit" else _test(config)
+        return modes[config.mode](config)
 
 
 def _fit(config: DictConfig) -> float | None:
@@ -75,7 +86,7 @@ def _fit(config: DictConfig) -> float | None:
     data: LightningDataModule = instantiate(config.data, _convert_="all")
     data.prepare_data()
     if recipe is not None:
-        _use_stored_spec(data, recipe.spec)
+        use_stored_spec(data, recipe.spec)
     data.setup("fit")
     spec = _spec_of(data)
     plain = resolve(config, spec)
@@ -97,7 +108,7 @@ def _fit(config: DictConfig) -> float | None:
         print_model(model, data.val_dataloader(), trainer.strategy.root_device)
 
     started = time.monotonic()
-    _until_interrupted(trainer, lambda: trainer.fit(task, datamodule=data, ckpt_path=resumed))
+    until_interrupted(trainer, lambda: trainer.fit(task, datamodule=data, ckpt_path=resumed))
     metrics: dict[str, float | int] = {
         **last_metrics(trainer, "train"),
         **best.metrics,
@@ -116,7 +127,7 @@ def _fit(config: DictConfig) -> float | None:
             raise ValueError(
                 "test=true: there is no checkpoint to test; keep callbacks.best or callbacks.last, or set test=false."
             )
-        _until_interrupted(
+        until_interrupted(
             trainer,
             lambda: trainer.test(task, datamodule=data, ckpt_path=chosen, verbose=False),
         )
@@ -137,7 +148,7 @@ def _test(config: DictConfig) -> float | None:
 
     data: LightningDataModule = instantiate(config.data, _convert_="all")
     data.prepare_data()
-    spec = _use_stored_spec(data, recipe.spec, trained_on=recipe.config.get("data"))
+    spec = use_stored_spec(data, recipe.spec, trained_on=recipe.config.get("data"))
     config = config.copy()
     with open_dict(config):
         config.model = OmegaConf.create(recipe.config["model"])
@@ -152,7 +163,7 @@ def _test(config: DictConfig) -> float | None:
         if not (directory / CONFIG).exists():
             _write_config(directory, plain)
     started = time.monotonic()
-    _until_interrupted(trainer, lambda: trainer.test(task, datamodule=data, verbose=False))
+    until_interrupted(trainer, lambda: trainer.test(task, datamodule=data, verbose=False))
     metrics = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "seconds": round(time.monotonic() - started, 2),
@@ -196,16 +207,6 @@ def _trainer(plain: Mapping[str, Any], callbacks: list[Callback]) -> Trainer:
     return trainer
 
 
-def _until_interrupted(trainer: Trainer, act: Any) -> None:
-    """Lightning turns Ctrl+C into exit status 1; turn it back."""
-    try:
-        act()
-    except SystemExit as error:
-        if trainer.interrupted:
-            raise KeyboardInterrupt from error
-        raise
-
-
 def _spec_of(data: LightningDataModule) -> dict[str, Any]:
     spec = getattr(data, "spec", None)
     if not isinstance(spec, Mapping) or "modalities" not in spec:
@@ -213,21 +214,6 @@ def _spec_of(data: LightningDataModule) -> dict[str, Any]:
             f"data: {type(data).__name__}.spec: expected a dict with 'modalities' and 'target' after setup('fit'), "
             f"got {spec!r}."
         )
-    return dict(spec)
-
-
-def _use_stored_spec(
-    data: LightningDataModule, spec: Mapping[str, Any] | None, trained_on: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Give the data module the facts that a checkpoint was trained with: they hold, not what new data would suggest."""
-    if spec is None:
-        raise ValueError("ckpt_path: the checkpoint holds no spec (modalities, class names); its data cannot be prepared.")
-    try:
-        setattr(data, "spec", spec)  # noqa: B010  (Lightning's base class knows no spec)
-    except ValueError as error:
-        source = (trained_on or {}).get("_target_")
-        hint = f" It was trained with {source}: choose it with data=NAME or experiment=NAME." if source else ""
-        raise ValueError(f"ckpt_path: this data does not fit the checkpoint. {error}{hint}") from error
     return dict(spec)
 
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 import perceiver
 from perceiver.run.config import register_resolvers
+from perceiver.run.data_choice import data_of_checkpoint
 from perceiver.run.errors import FULL_ERROR, JobFailedError, interrupted, report_error
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
@@ -57,6 +58,8 @@ def job(config: DictConfig) -> float | None:
 def main() -> None:
     """Compose the configuration from the command line and run the job or the sweep; exits with 1 after any error."""
     register_resolvers()
+    if choice := data_of_checkpoint(sys.argv[1:], conf_directory()):
+        sys.argv.append(choice)
     # Hydra would print and exit on its own; raised, its errors are reported like all others.
     chosen = os.environ.get("HYDRA_FULL_ERROR")
     os.environ[FULL_ERROR] = chosen or "0"

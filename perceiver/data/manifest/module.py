@@ -1,0 +1,444 @@
+"""Files of your own by a manifest: a table with a row per sample, whose columns are modalities, a target, splits and ids."""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from perceiver.batch import Collate, Sample
+from perceiver.data.balanced_sampling import balanced_sampler
+from perceiver.data.manifest.modalities import Modality, parse_modalities, stored_modality
+from perceiver.data.manifest.rows import BadRows, ManifestRows, RowIds, decodable_rows, usable_rows
+from perceiver.data.manifest.splits import Splits, split_rows
+from perceiver.data.manifest.statistics import learned_facts, natural
+from perceiver.data.manifest.table import ManifestTable, read_table
+from perceiver.preprocessing import value_text
+
+AUTO = "auto"
+
+log = logging.getLogger(__name__)
+
+
+class Manifest(LightningDataModule):
+    """Trains on the rows of a CSV, Parquet or JSON lines file, whose cells are values or the paths of files.
+
+    A row may lack any of its modalities (an empty cell), but not all. Cells are decoded when a batch needs them, in the
+    loader processes. Batches hold `inputs[name]` for each modality, as `perceiver.batch.Collate` makes them, and masks where
+    modalities are missing or lengths differ. The spec holds everything that prediction needs: the columns too.
+
+    Args:
+        manifest: the file.
+        modalities: by name, a kind (image, video, audio, points, text, timeseries) if the column has that name too, or a
+            mapping: `{kind: image, column: photo, size: [32, 32]}`, `{kind: table, columns: [age, sex]}`. None: those of a
+            stored spec.
+        target: the column of classes. Their names are what stands there in rows for training.
+        id: the column of ids. "auto": the column called id, if there is one. None: rows are numbered from 1.
+        split: the column that says train, val or test. "auto": the column called split, if there is one. None: a split by
+            class and `split_seed`.
+        root: what paths are relative to. None: the folder of the manifest.
+        image_size: (height, width) that images and videos are scaled and cropped to.
+        image_channels: 3 for colour, 1 for grey.
+        sample_rate: in hertz; recordings of another rate are resampled.
+        audio_channels: 1 mixes recordings down to mono.
+        max_seconds: longer recordings are cut, in training at random, else to their beginning. None: never.
+        batch_size: samples per batch and process.
+        num_workers: loader processes.
+        validation_fraction: share of the rows that are not for the test; counts where no split column has validation rows.
+        test_fraction: share of the rows; counts without a split column.
+        split_seed: which rows; not the training seed.
+        on_bad_row: "error" stops at the first row that cannot be used. "skip" decodes everything once before training, and
+            leaves out such rows; `skipped` and the log name them.
+        check_files: look for all files and read their heads before training.
+        balanced_sampling: draw training samples with replacement, every class equally often on average.
+        needs_test: `prepare_data` demands test rows; False where they are not there and not asked for.
+
+    Raises:
+        FileNotFoundError: no manifest.
+        BadRowError: a row cannot be used; names row and column.
+        ValueError: a setting or column that is not known, no rows for a split, or a single class.
+    """
+
+    def __init__(
+        self,
+        *,
+        manifest: str | os.PathLike[str],
+        modalities: Mapping[str, Any] | None = None,
+        target: str = "label",
+        id: str | None = AUTO,  # noqa: A002  (the name of the setting)
+        split: str | None = AUTO,
+        root: str | os.PathLike[str] | None = None,
+        image_size: Sequence[int] = (64, 64),
+        image_channels: int = 3,
+        sample_rate: int = 16000,
+        audio_channels: int = 1,
+        max_seconds: float | None = 10.0,
+        batch_size: int = 32,
+        num_workers: int = 2,
+        validation_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        split_seed: int = 0,
+        on_bad_row: str = "error",
+        check_files: bool = True,
+        balanced_sampling: bool = False,
+        needs_test: bool = True,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"data.batch_size: expected 1 or more, got {batch_size}.")
+        if num_workers < 0:
+            raise ValueError(f"data.num_workers: expected 0 (load in the training process) or more, got {num_workers}.")
+        if on_bad_row not in ("error", "skip"):
+            raise ValueError(f"data.on_bad_row: expected error or skip, got {on_bad_row!r}.")
+        if not 0 < validation_fraction < 1:
+            raise ValueError(f"data.validation_fraction: expected a share between 0 and 1, got {validation_fraction}.")
+        if not 0 <= test_fraction <= 1:
+            raise ValueError(f"data.test_fraction: expected a share from 0 to 1, got {test_fraction}.")
+        self.manifest = Path(manifest)
+        self.root = self.manifest.parent if root is None else Path(root)
+        self.target = target
+        self.id = id
+        self.split = split
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.validation_fraction = validation_fraction
+        self.test_fraction = test_fraction
+        self.split_seed = split_seed
+        self.check_files = check_files
+        self.balanced_sampling = balanced_sampling
+        self.needs_test = needs_test
+        picture = {"size": image_size, "channels": image_channels}
+        sound = {"sample_rate": sample_rate, "channels": audio_channels, "max_seconds": max_seconds}
+        self._asked: list[Modality] | None = (
+            None
+            if modalities is None
+            else parse_modalities(modalities, defaults={"image": picture, "video": picture, "audio": sound})
+        )
+        self._bad = BadRows(skip=on_bad_row == "skip")
+        self._table: ManifestTable | None = None
+        self._splits: Splits | None = None
+        self._spec: dict[str, Any] | None = None
+        self._training: ManifestRows | None = None
+        self._validation: ManifestRows | None = None
+        self._test: ManifestRows | None = None
+        self._all: ManifestRows | None = None
+
+    @property
+    def skipped(self) -> list[str]:
+        """The rows that were left out so far, and why."""
+        return list(self._bad.skipped.values())
+
+    def prepare_data(self) -> None:
+        """Reads the manifest and looks for its columns."""
+        self._check_columns(self._columns())
+
+    def setup(self, stage: str | None = None) -> None:
+        """Finds the rows of a stage ("fit", "validate", "test", "predict"; None: all but prediction), once; makes the spec.
+
+        Prediction takes all rows of the manifest, whatever their split, and needs no target.
+        """
+        if stage == "predict":
+            if self._spec is None:
+                raise RuntimeError('prediction needs a spec: set data.spec to that of a checkpoint, or call setup("fit").')
+            if self._all is None:
+                self._all = self._predicted()
+            return
+        if stage in ("fit", "validate", None) and self._training is None:
+            self._read_training()
+        if stage in ("test", None) and self._test is None:
+            self._read_test()
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What a model must know of the data: a plain dict; there after `prepare_data()` and `setup("fit")`.
+
+        Set it, before anything is set up, to what a run directory or checkpoint holds: its columns, kinds, sizes, rates,
+        statistics and classes then hold, whatever the arguments say.
+
+        Raises:
+            RuntimeError: read before `setup`.
+            ValueError: set to a spec without these modalities, or of other kinds.
+        """
+        if self._spec is None:
+            raise RuntimeError('the spec is known once the data was seen: call prepare_data() and setup("fit") first.')
+        return deepcopy(self._spec)
+
+    @spec.setter
+    def spec(self, stored: Mapping[str, Any]) -> None:
+        target = stored.get("target") or {}
+        if target.get("kind") != "classes":
+            raise ValueError(f"spec.target.kind: Manifest has classes, but the stored spec says {target.get('kind')!r}.")
+        known = {name: facts.get("kind") for name, facts in stored.get("modalities", {}).items()}
+        for modality in self._asked or ():
+            if known.get(modality.name) != modality.kind:
+                raise ValueError(
+                    f"spec.modalities: Manifest has {modality.name!r} of kind {modality.kind}, but the stored spec has "
+                    f"{known}. Use the modalities that the checkpoint was trained with, or some of them."
+                )
+        self._spec = deepcopy(dict(stored))
+        self._splits = self._training = self._validation = self._test = self._all = None
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Shuffled batches of the training rows."""
+        if self._training is None:
+            self.setup("fit")
+        assert self._training is not None
+        # Overfitting on one batch needs the same batch every time; Lightning arranges it for plain shuffling only.
+        overfitting = getattr(self.trainer, "overfit_batches", 0) > 0
+        sampler = balanced_sampler(self._training.labels) if self.balanced_sampling and not overfitting else None
+        return self._loader(self._training, shuffle=sampler is None, sampler=sampler)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Batches of the validation rows, in order."""
+        if self._validation is None:
+            self.setup("validate")
+        return self._loader(self._validation)
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """Batches of the test rows, in order."""
+        if self._test is None:
+            self.setup("test")
+        return self._loader(self._test)
+
+    def predict_dataloader(self) -> DataLoader[Sample]:
+        """Batches of all rows, in order, without targets."""
+        if self._all is None:
+            self.setup("predict")
+        return self._loader(self._all)
+
+    def _loader(self, rows: ManifestRows | None, *, shuffle: bool = False, sampler: Any = None) -> DataLoader[Sample]:
+        assert rows is not None
+        return DataLoader(
+            rows,
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=Collate(modalities=self.spec["modalities"]),
+        )
+
+    def _read_training(self) -> None:
+        splits = self._split()
+        if not splits.train or not splits.val:
+            raise ValueError(
+                f"{self.manifest}: expected rows for training and for validation, got {len(splits.train)} and "
+                f"{len(splits.val)}; there are {len(self._columns())} rows. Add rows, or see data.split, "
+                "data.validation_fraction and data.test_fraction."
+            )
+        if self.needs_test and not splits.test:
+            raise ValueError(f"data.split: {self.manifest} has no rows for the test; mark some as test, or set test=false.")
+        if self._spec is None:
+            specs = self._learned(splits.train)
+            decodable = self._decodable(splits.train, specs)
+            if len(decodable) < len(splits.train):
+                splits.train = decodable
+                specs = self._learned(decodable)
+            names = self._class_names(splits.train)
+            self._spec = {
+                "modalities": specs,
+                "target": {
+                    "kind": "classes",
+                    "names": list(names),
+                    "counts": list(names.values()),
+                },
+                "num_classes": len(names),
+            }
+        else:
+            splits.train = self._decodable(splits.train, self._spec["modalities"])
+        splits.val = self._decodable(splits.val, self._spec["modalities"])
+        self._training = self._labelled(splits.train, training=True)
+        self._validation = self._labelled(splits.val)
+        # A class that only the test knows is found before training, not after.
+        splits.test = self._known(splits.test)
+        self._bad.tell(total=len(self._columns()))
+
+    def _learned(self, rows: list[int]) -> dict[str, Any]:
+        return {
+            modality.name: learned_facts(modality, table=self._columns(), rows=rows, folder=self.root, bad=self._bad)
+            for modality in self._modalities()
+        }
+
+    def _class_names(self, rows: list[int]) -> dict[str, int]:
+        """The classes of rows in order, and how many of the rows are of each."""
+        counts = Counter(self._class_of(row) for row in rows)
+        if len(counts) < 2:
+            raise ValueError(
+                f"{self.manifest}, column {self.target!r}: expected two classes or more to tell apart, got only "
+                f"{', '.join(map(repr, counts))} in the {len(rows)} training rows."
+            )
+        return {name: counts[name] for name in sorted(counts, key=natural)}
+
+    def _read_test(self) -> None:
+        if self._spec is None:
+            self._read_training()
+        splits = self._split()
+        if not splits.test:
+            raise ValueError(f"data.split: {self.manifest} has no rows for the test; mark some as test.")
+        if self._training is None and self._column(self.split, "split") is None and self.test_fraction < 1:
+            log.info(
+                "%d of the %d rows of %s are for the test (data.test_fraction=%g); for all set data.test_fraction=1.",
+                len(splits.test),
+                len(self._columns()),
+                self.manifest,
+                self.test_fraction,
+            )
+        self._test = self._labelled(self._decodable(splits.test, self.spec["modalities"]))
+        self._bad.tell(total=len(self._columns()))
+
+    def _predicted(self) -> ManifestRows:
+        table = self._columns()
+        dataset = self._rows(self._decodable(self._usable(range(len(table))), self.spec["modalities"]))
+        self._bad.tell(total=len(table))
+        return dataset
+
+    def _split(self) -> Splits:
+        """All usable rows by split, once."""
+        if self._splits is None:
+            table = self._columns()
+            if self.target not in table.columns:
+                raise ValueError(self._unknown_column(self.target, "data.target"))
+            rows = self._usable(range(len(table)))
+            labelled = []
+            for row in rows:
+                if table.cell(row, self.target) is None:
+                    self._bad.report(row, f"{table.where(row, self.target)}: has no target.")
+                else:
+                    labelled.append(row)
+            self._splits = split_rows(
+                labelled,
+                classes=[self._class_of(row) for row in labelled],
+                table=table,
+                column=self._column(self.split, "split"),
+                validation_fraction=self.validation_fraction,
+                test_fraction=self.test_fraction,
+                seed=self.split_seed,
+                bad=self._bad,
+            )
+        return self._splits
+
+    def _usable(self, rows: Sequence[int]) -> list[int]:
+        """Rows with an id of their own, something in them, and files that can be read."""
+        table = self._columns()
+        self._check_columns(table)
+        modalities = self._modalities()
+        usable = usable_rows(
+            rows, table=table, modalities=modalities, folder=self.root, bad=self._bad, check_files=self.check_files
+        )
+        return self._ids().check(usable, self._bad)
+
+    def _class_of(self, row: int) -> str:
+        return value_text(self._columns().cell(row, self.target))
+
+    def _known(self, rows: Sequence[int]) -> list[int]:
+        """The rows whose class training knows."""
+        names = set(self.spec["target"]["names"])
+        known = []
+        for row in rows:
+            if self._class_of(row) in names:
+                known.append(row)
+            else:
+                self._bad.report(
+                    row,
+                    f"{self._columns().where(row, self.target)}: class {self._class_of(row)!r} is none of the {len(names)} "
+                    f"classes of training: {', '.join(sorted(names, key=natural)[:20])}.",
+                )
+        return known
+
+    def _labelled(self, rows: Sequence[int], *, training: bool = False) -> ManifestRows:
+        numbers = {name: number for number, name in enumerate(self.spec["target"]["names"])}
+        known = self._known(rows)
+        return self._rows(known, labels=[numbers[self._class_of(row)] for row in known], training=training)
+
+    def _rows(
+        self,
+        rows: Sequence[int],
+        *,
+        specs: Mapping[str, Any] | None = None,
+        labels: list[int] | None = None,
+        training: bool = False,
+    ) -> ManifestRows:
+        if len(rows) == 0:
+            skipped = f": {'; '.join(self.skipped[:3])}" if self.skipped else ""
+            raise ValueError(f"{self.manifest}: no rows are left, {len(self.skipped)} were skipped{skipped}")
+        return ManifestRows(
+            table=self._columns(),
+            rows=rows,
+            modalities=self._modalities(),
+            specs=self.spec["modalities"] if specs is None else specs,
+            folder=self.root,
+            ids=self._ids(),
+            labels=labels,
+            training=training,
+        )
+
+    def _decodable(self, rows: list[int], specs: Mapping[str, Any]) -> list[int]:
+        """Where bad rows are skipped, the rows that can be decoded; else all, and a batch will tell."""
+        if not self._bad.skip or not rows:
+            return rows
+        good = decodable_rows(self._rows(rows, specs=specs), num_workers=self.num_workers, bad=self._bad)
+        return [rows[index] for index in good]
+
+    def _modalities(self) -> list[Modality]:
+        """Those that were asked for, else those of the spec, which says sizes, rates and columns where there is one."""
+        if self._spec is None:
+            if self._asked is None:
+                raise ValueError(
+                    "data.modalities: expected the columns that are modalities and their kinds, e.g. "
+                    "'data.modalities={photo: image, sound: audio}', got none."
+                )
+            return self._asked
+        chosen = list(self._spec["modalities"]) if self._asked is None else [one.name for one in self._asked]
+        stored = {name: stored_modality(name, self._spec["modalities"][name]) for name in chosen}
+        if self._asked is None:
+            return list(stored.values())
+        # The columns may have other names in another manifest.
+        return [
+            stored[one.name] if one.kind == "table" else _in_column(stored[one.name], one.columns) for one in self._asked
+        ]
+
+    def _columns(self) -> ManifestTable:
+        if self._table is None:
+            self._table = read_table(self.manifest)
+        return self._table
+
+    def _check_columns(self, table: ManifestTable) -> None:
+        if self._asked is None and self._spec is None:
+            return  # a stored spec will say
+        for modality in self._modalities():
+            for column in modality.columns:
+                if column not in table.columns:
+                    hint = "" if self._spec is None else " To do without it, name the others with data.modalities."
+                    raise ValueError(self._unknown_column(column, f"data.modalities.{modality.name}") + hint)
+                if column == self.target:
+                    raise ValueError(
+                        f"data.modalities.{modality.name}: column {column!r} is the target; a model must not see it."
+                    )
+        for setting in ("id", "split"):
+            self._column(getattr(self, setting), setting)
+
+    def _column(self, said: str | None, setting: str) -> str | None:
+        """The column of ids or splits; None if there is none."""
+        columns = self._columns().columns
+        if said == AUTO:
+            return setting if setting in columns else None
+        if said is not None and said not in columns:
+            raise ValueError(self._unknown_column(said, f"data.{setting}"))
+        return said
+
+    def _unknown_column(self, column: str, setting: str) -> str:
+        return f"{setting}: {self.manifest} has no column {column!r}, only {', '.join(self._columns().columns)}."
+
+    def _ids(self) -> RowIds:
+        return RowIds(table=self._columns(), column=self._column(self.id, "id"))
+
+
+def _in_column(modality: Modality, columns: tuple[str, ...]) -> Modality:
+    return Modality(name=modality.name, kind=modality.kind, columns=columns, facts={**modality.facts, "column": columns[0]})

@@ -1,0 +1,272 @@
+"""Rows of a manifest as samples, decoded when a batch needs them, and what becomes of rows that cannot be used."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from perceiver.batch import Sample
+from perceiver.data.manifest.cells import check_cell, read_cell
+from perceiver.data.manifest.modalities import Modality
+from perceiver.data.manifest.table import ManifestTable
+from perceiver.preprocessing import preprocess, value_text
+
+log = logging.getLogger(__name__)
+
+_MOST_NAMED = 100
+
+
+class BadRowError(ValueError):
+    """A row cannot be used; the message names file, row, column and reason.
+
+    A DataLoader reports its workers' errors with their tracebacks in the message; here the message stays what it was.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
+
+
+class BadRows:
+    """What to do with rows that cannot be used.
+
+    Args:
+        skip: leave them out and remember why; False: the first one is an error.
+    """
+
+    def __init__(self, *, skip: bool) -> None:
+        self.skip = skip
+        self.skipped: dict[int, str] = {}
+        self._reported = 0
+
+    def report(self, row: int, message: str) -> None:
+        """A row is bad.
+
+        Raises:
+            BadRowError: with this message, unless such rows are skipped.
+        """
+        if not self.skip:
+            raise BadRowError(f"{message} Mend it, or leave such rows out with data.on_bad_row=skip.")
+        self.skipped.setdefault(row, message)
+
+    @rank_zero_only
+    def tell(self, *, total: int) -> None:
+        """Names the rows that were skipped since the last call in the log of the first process; all skip the same."""
+        new = list(self.skipped.values())[self._reported :]
+        if not new:
+            return
+        self._reported = len(self.skipped)
+        log.warning("skipped %d of %d rows:", len(self.skipped), total)
+        for message in new[:_MOST_NAMED]:
+            log.warning("  %s", message)
+        if len(new) > _MOST_NAMED:
+            log.warning("  … and %d more; data.on_bad_row=error stops at the first.", len(new) - _MOST_NAMED)
+
+
+class RowIds:
+    """What identifies the rows of a manifest: the cells of a column, or numbers from 1.
+
+    Args:
+        table: the manifest.
+        column: of the ids; None: rows are numbered.
+    """
+
+    def __init__(self, *, table: ManifestTable, column: str | None) -> None:
+        self.table = table
+        self.column = column
+
+    def __call__(self, row: int) -> str:
+        """The id of a row; where its cell is empty, its number."""
+        value = None if self.column is None else self.table.cell(row, self.column)
+        return str(row + 1) if value is None else value_text(value)
+
+    def check(self, rows: Sequence[int], bad: BadRows) -> list[int]:
+        """The rows whose id no earlier one has; the others go to `bad`."""
+        seen: dict[str, int] = {}
+        unique = []
+        for row in rows:
+            first = seen.setdefault(self(row), row)
+            if first == row:
+                unique.append(row)
+            else:
+                bad.report(
+                    row, f"{self.table.where(row, self.column)}: id {self(row)!r} is that of {self.table.where(first)} too."
+                )
+        return unique
+
+
+class ManifestRows(Dataset[Sample]):
+    """Some rows of a manifest as samples: what their cells hold or name, preprocessed as in `Perceiver.predict`.
+
+    Args:
+        table: the manifest.
+        rows: which, by position.
+        modalities: of the samples.
+        specs: what is known of each modality, by name; normalised if mean and standard deviation are.
+        folder: what paths in cells are relative to.
+        ids: of the rows.
+        labels: their classes, from 0; None for prediction.
+        training: choose at random what is random in training.
+    """
+
+    def __init__(
+        self,
+        *,
+        table: ManifestTable,
+        rows: Sequence[int],
+        modalities: Sequence[Modality],
+        specs: Mapping[str, Mapping[str, Any]],
+        folder: Path,
+        ids: RowIds,
+        labels: Sequence[int] | None = None,
+        training: bool = False,
+    ) -> None:
+        self.table = table
+        # Tensors, since lists of Python numbers would be copied to loader processes little by little.
+        self.rows = torch.as_tensor(rows, dtype=torch.int64)
+        self._labels = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
+        self.modalities = list(modalities)
+        self.specs = {name: dict(facts) for name, facts in specs.items()}
+        self.folder = folder
+        self.ids = ids
+        self.training = training
+
+    @property
+    def labels(self) -> list[int]:
+        """The class of each row.
+
+        Raises:
+            ValueError: they are not known.
+        """
+        if self._labels is None:
+            raise ValueError("these rows have no classes.")
+        return [int(label) for label in self._labels]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        """One sample.
+
+        Raises:
+            BadRowError: one of its cells cannot be decoded, or all are missing.
+        """
+        row = int(self.rows[index])
+        inputs: dict[str, Tensor | dict[str, Tensor]] = {}
+        for modality in self.modalities:
+            x = self.read(row, modality)
+            if x is not None:
+                inputs[modality.name] = x
+        if not inputs:
+            raise BadRowError(f"{self.table.where(row)}: {nothing_in(self.modalities)}.")
+        return Sample(inputs=inputs, target=None if self._labels is None else int(self._labels[index]), id=self.ids(row))
+
+    def read(self, row: int, modality: Modality) -> Tensor | dict[str, Tensor] | None:
+        """One modality of a row of the table; None if it is missing. Errors as in `__getitem__`."""
+        value = cell_of(self.table, row, modality)
+        if value is None:
+            return None
+        facts = self.specs[modality.name]
+        try:
+            raw = read_cell(value, facts=facts, folder=self.folder, training=self.training)
+            x = preprocess(raw, modality=facts, name=modality.kind)
+        except (OSError, ValueError, TypeError) as error:
+            raise BadRowError(f"{_where(self.table, row, modality)}: {error}") from error
+        if isinstance(x, dict) and "present" in x and not bool(x["present"].any()):
+            return None
+        if isinstance(x, Tensor) and x.is_floating_point() and not bool(x.isfinite().all()):
+            raise BadRowError(f"{_where(self.table, row, modality)}: holds NaN or infinity.")
+        return x
+
+
+def cell_of(table: ManifestTable, row: int, modality: Modality) -> Any:
+    """What a row has of a modality: a value, for tables a dict of those columns that are there; None if it is missing."""
+    if modality.kind == "table":
+        values = {column: value for column in modality.columns if (value := table.cell(row, column)) is not None}
+        return values or None
+    return table.cell(row, modality.columns[0])
+
+
+def nothing_in(modalities: Iterable[Modality]) -> str:
+    """What is wrong with a row whose cells are all empty."""
+    columns = [column for modality in modalities for column in modality.columns]
+    return f"has nothing in any of the columns of modalities, {', '.join(columns)}"
+
+
+def usable_rows(
+    rows: Sequence[int],
+    *,
+    table: ManifestTable,
+    modalities: Sequence[Modality],
+    folder: Path,
+    bad: BadRows,
+    check_files: bool,
+) -> list[int]:
+    """The rows that have something, and whose files, as far as the heads of these say, are there and can be read.
+
+    Raises:
+        BadRowError: for the first that has not, unless `bad` skips it.
+    """
+    usable = []
+    for row in rows:
+        if row in table.problems:
+            bad.report(row, f"{table.where(row)}{table.problems[row]}.")
+            continue
+        if problem := _problem(table, row, modalities, folder, check_files=check_files):
+            bad.report(row, problem)
+            continue
+        usable.append(row)
+    return usable
+
+
+def decodable_rows(dataset: ManifestRows, *, num_workers: int, bad: BadRows) -> list[int]:
+    """The positions in `dataset` of the rows that can be decoded, all of which are; the others go to `bad`."""
+    loader: DataLoader[Any] = DataLoader(_Attempts(dataset), batch_size=None, num_workers=num_workers)
+    usable = []
+    for index, message in enumerate(loader):
+        if message:
+            bad.report(int(dataset.rows[index]), str(message))
+        else:
+            usable.append(index)
+    return usable
+
+
+class _Attempts(Dataset[str]):
+    """Decodes samples; what is wrong with each, or an empty text."""
+
+    def __init__(self, dataset: ManifestRows) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> str:
+        try:
+            self.dataset[index]
+        except BadRowError as error:
+            return str(error)
+        return ""
+
+
+def _problem(table: ManifestTable, row: int, modalities: Sequence[Modality], folder: Path, *, check_files: bool) -> str:
+    """What is wrong with a row, or an empty text."""
+    empty = True
+    for modality in modalities:
+        value = cell_of(table, row, modality)
+        if value is None:
+            continue
+        empty = False
+        try:
+            if check_files:
+                check_cell(value, facts=modality.facts, folder=folder)
+        except (OSError, ValueError) as error:
+            return f"{_where(table, row, modality)}: {error}"
+    return f"{table.where(row)}: {nothing_in(modalities)}." if empty else ""
+
+
+def _where(table: ManifestTable, row: int, modality: Modality) -> str:
+    return table.where(row, None if modality.kind == "table" else modality.columns[0])

@@ -1,0 +1,213 @@
+"""Time series in a manifest: CSV files with a column of times and columns of values, or lists."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+TIME_NAMES = ("time", "times", "timestamp", "seconds", "t", "date", "datetime")
+"""What the column of times may be called where the modality's `time` does not say; upper and lower case are one."""
+
+MISSING_NUMBERS = ("", "na", "n/a", "#n/a", "nan", "null", "none")
+"""What stands for a number that is missing; upper and lower case are one."""
+
+
+def read_series(value: Any, *, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """One series as `perceiver.preprocessing.timeseries` takes it: `values` (T, F), missing ones NaN, and `times` (T,).
+
+    Without times, which are seconds or ISO 8601 instants, steps are the spec's `step_seconds` apart.
+
+    Args:
+        value: the path of a CSV file with a header; numbers (T,) or (T, F); or a dict with a list of times and either
+            `values` (T, F) or a list for each value by name.
+        facts: the spec: `names` of the values, which may lack some here and then are missing, `time`, `step_seconds`.
+
+    Raises:
+        OSError, ValueError: it is none of these, is empty, or lacks all values of the spec; names line and column of a file.
+    """
+    names = list(facts["names"])
+    found, values, times = _series(value, facts)
+    if len(values) == 0:
+        raise ValueError(f"{_name(value)}holds no steps.")
+    if found is None:
+        if values.shape[1] != len(names):
+            raise ValueError(f"expected {len(names)} values per step, {', '.join(names)}, got {values.shape[1]}.")
+    else:
+        if not set(found) & set(names):
+            raise ValueError(f"{_name(value)}expected some of the values {', '.join(names)}, got {', '.join(found)}.")
+        missing = np.full((len(values), 1), np.nan)
+        values = np.concatenate([values[:, [found.index(name)]] if name in found else missing for name in names], axis=1)
+    if times is None and facts.get("step_seconds") is None:
+        raise ValueError(
+            f"{_name(value)}has no times; say how far steps are apart with {{kind: timeseries, step_seconds: …}}, or "
+            "name the column of times with time: NAME."
+        )
+    if not np.isfinite(values[~np.isnan(values)]).all():
+        raise ValueError(f"{_name(value)}holds infinite values.")
+    return {"values": values} if times is None else {"values": values, "times": times}
+
+
+def series_names(value: Any, *, facts: Mapping[str, Any]) -> list[str]:
+    """The names of the values of a series, of which only the head is read. Errors as in `read_series`."""
+    if isinstance(value, Path):
+        header = _header(value)
+        time = _time_column(header, facts, where=f"{value}: ")
+        names = [name for name in header if name != time]
+        if not names:
+            raise ValueError(
+                f"{value}: expected a column of times and columns of values, got {', '.join(header) or 'nothing'}."
+            )
+        return names
+    found, values, _ = _series(value, facts)
+    if found is not None:
+        return found
+    return ["value"] if values.shape[1] == 1 else [f"value_{number}" for number in range(values.shape[1])]
+
+
+def _series(
+    value: Any, facts: Mapping[str, Any]
+) -> tuple[list[str] | None, NDArray[np.float64], NDArray[np.float64] | None]:
+    """Names of values (None: they have none), values (T, F), times (T,) or None."""
+    if isinstance(value, Path):
+        return _from_file(value, facts)
+    if not isinstance(value, Mapping):
+        return None, _matrix(value, "values"), None
+    time = _time_column(list(value), facts, where="")
+    times = None if time is None else _times([str(one) for one in value[time]], lambda step: f"step {step}")
+    if "values" in value:
+        names, values = None, _matrix(value["values"], "values")
+    else:
+        names = [name for name in value if name != time]
+        columns = [_matrix(value[name], name)[:, 0] for name in names]
+        if len({len(column) for column in columns}) > 1 or not columns:
+            lengths = {name: len(column) for name, column in zip(names, columns, strict=True)}
+            raise ValueError(f"expected lists of one length for all values, got {lengths}.")
+        values = np.stack(columns, axis=1)
+    if times is not None and len(times) != len(values):
+        raise ValueError(f"expected one time per step, got {len(times)} times and {len(values)} steps.")
+    return names, values, times
+
+
+def _matrix(value: Any, name: str) -> NDArray[np.float64]:
+    try:
+        # None is NaN.
+        matrix = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: expected numbers, in lists of equal length.") from None
+    matrix = matrix[:, None] if matrix.ndim == 1 else matrix
+    if matrix.ndim != 2:
+        raise ValueError(f"{name}: expected (steps,) or (steps, values), got shape {matrix.shape}.")
+    return matrix
+
+
+def _from_file(
+    path: Path, facts: Mapping[str, Any]
+) -> tuple[list[str] | None, NDArray[np.float64], NDArray[np.float64] | None]:
+    text = _decoded(path, path.read_bytes())
+    rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)) if row]
+    header = [name.strip() for name in rows[0]] if rows else []
+    time = _time_column(header, facts, where=f"{path}: ")
+    if short := next((number for number, row in enumerate(rows, start=1) if len(row) != len(header)), None):
+        raise ValueError(f"{path}, row {short}: expected {len(header)} cells, as in the header, got {len(rows[short - 1])}.")
+    columns = dict(zip(header, zip(*rows[1:], strict=True), strict=True)) if len(rows) > 1 else {}
+    names = [name for name in header if name != time]
+    asked = [name for name in names if name in facts.get("names", names)]
+    if not asked:
+        expected = ", ".join(facts.get("names", ["values"]))
+        raise ValueError(f"{path}: expected some of the values {expected}, got {', '.join(names) or 'none'}.")
+    if not columns:
+        return names, np.empty((0, len(names))), None
+    values = [_floats(columns[name], f"{path}, column {name!r}") for name in asked]
+    times = None if time is None else _times(columns[time], lambda step: f"{path}, row {step + 2}, column {time!r}")
+    return asked, np.stack(values, axis=1) if values else np.empty((len(rows) - 1, 0)), times
+
+
+def _floats(column: Sequence[str], where: str) -> NDArray[np.float64]:
+    try:
+        return np.array(column, dtype=np.float64)
+    except ValueError:
+        pass
+    values = np.empty(len(column))
+    for step, text in enumerate(column):
+        try:
+            values[step] = np.nan if text.strip().lower() in MISSING_NUMBERS else float(text)
+        except ValueError:
+            raise ValueError(f"{where}, row {step + 2}: expected a number, got {text!r}.") from None
+    return values
+
+
+def _times(column: Sequence[str], where: Any) -> NDArray[np.float64]:
+    """Seconds as they are, ISO 8601 instants as seconds since 1970; without a zone they are taken for UTC."""
+    try:
+        times = np.array(column, dtype=np.float64)
+    except ValueError:
+        # The first says what all are, so that the message is about the one that is not.
+        read = _seconds if _is_number(column[0]) else _instant
+        times = np.array([read(text, where(step)) for step, text in enumerate(column)])
+    if not np.isfinite(times).all():
+        step = int(np.argmin(np.isfinite(times)))
+        raise ValueError(f"{where(step)}: expected a time, got {column[step]!r}.")
+    return times
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
+
+
+def _seconds(text: str, where: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{where}: expected seconds, got {text!r}.") from None
+
+
+def _instant(text: str, where: str) -> float:
+    try:
+        instant = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ValueError(f"{where}: expected seconds or an instant like 2026-01-31T12:00:00, got {text!r}.") from None
+    return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()
+
+
+def _time_column(names: Sequence[str], facts: Mapping[str, Any], *, where: str) -> str | None:
+    """None: there is none, and steps are regular."""
+    asked = facts.get("time")
+    if asked is not None:
+        if asked not in names:
+            raise ValueError(f"{where}expected the column of times {asked!r}, got {', '.join(names)}.")
+        return str(asked)
+    found = [name for name in names if name.lower() in TIME_NAMES]
+    if len(found) > 1:
+        raise ValueError(f"{where}the columns {', '.join(found)} may all be times; name one with time: NAME.")
+    return found[0] if found else None
+
+
+def _header(path: Path) -> list[str]:
+    with path.open("rb") as file:
+        text = _decoded(path, file.readline())
+    return [name.strip() for name in next(csv.reader([text], delimiter=_delimiter(text)), [])]
+
+
+def _delimiter(text: str) -> str:
+    header = text.partition("\n")[0]
+    return "," if "," in header else next((one for one in ";\t" if one in header), ",")
+
+
+def _decoded(path: Path, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {line}: is not UTF-8; save the file as UTF-8.") from None
+
+
+def _name(value: Any) -> str:
+    return f"{value}: " if isinstance(value, Path) else ""

@@ -1,0 +1,213 @@
+"""What the training rows of a manifest say of its modalities: shapes, names, categories, mean and standard deviation."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perceiver.data.manifest.cells import names_of_series
+from perceiver.data.manifest.modalities import Modality
+from perceiver.data.manifest.rows import BadRowError, BadRows, ManifestRows, RowIds, cell_of
+from perceiver.data.manifest.series import MISSING_NUMBERS
+from perceiver.data.manifest.table import ManifestTable
+from perceiver.preprocessing import is_missing, value_text
+
+
+def learned_facts(
+    modality: Modality, *, table: ManifestTable, rows: Sequence[int], folder: Path, bad: BadRows, at_most: int = 1024
+) -> dict[str, Any]:
+    """The spec of a modality, complete.
+
+    Args:
+        modality: what is known of it.
+        table: the manifest.
+        rows: of the training split.
+        folder: what paths in cells are relative to.
+        bad: what to do with cells that cannot be decoded.
+        at_most: how many samples are decoded for mean and standard deviation, evenly spaced ones of more.
+
+    Raises:
+        BadRowError: a cell cannot be decoded, unless `bad` skips its row.
+        ValueError: the modality is missing in all rows, or never varies.
+    """
+    there = [row for row in rows if cell_of(table, row, modality) is not None]
+    if not there:
+        raise ValueError(
+            f"{table.path}: column {', '.join(modality.columns)} is empty in all {len(rows)} training rows; leave "
+            f"{modality.name} out of data.modalities."
+        )
+    facts = dict(modality.facts)
+    if modality.kind == "table":
+        return _table_facts(facts, table, there)
+    if modality.kind == "timeseries" and "names" not in facts:
+        names = [
+            name for row in there for name in names_of_series(cell_of(table, row, modality), facts=facts, folder=folder)
+        ]
+        facts["names"] = list(dict.fromkeys(names))
+        facts["num_values"] = len(facts["names"])
+    if modality.kind not in _MEASURES:
+        return facts
+    step = math.ceil(len(there) / at_most)
+    dataset = ManifestRows(
+        table=table,
+        rows=there[::step],
+        modalities=[modality],
+        specs={modality.name: facts},
+        folder=folder,
+        ids=RowIds(table=table, column=None),
+    )
+    try:
+        return {**facts, **_MEASURES[modality.kind](_readable(dataset, modality, bad))}
+    except BadRowError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{table.path}, column {modality.columns[0]!r}: {error}") from error
+
+
+def _readable(dataset: ManifestRows, modality: Modality, bad: BadRows) -> Iterator[Any]:
+    for row in dataset.rows.tolist():
+        try:
+            x = dataset.read(row, modality)
+        except BadRowError as error:
+            bad.report(row, str(error))
+            continue
+        if x is not None:
+            yield x
+
+
+def is_number(value: Any) -> bool:
+    """Whether a cell of a table is a number, or one that is missing."""
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, str) and value.strip().lower() in MISSING_NUMBERS:
+        return True
+    try:
+        return is_missing(value) or math.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False
+
+
+def _table_facts(facts: dict[str, Any], table: ManifestTable, rows: Sequence[int]) -> dict[str, Any]:
+    """Columns of numbers, each with mean and standard deviation, and of categories, each with its values."""
+    numbers, categories = list(facts.pop("asked_numbers")), list(facts.pop("asked_categories"))
+    columns = {name: [table.cell(row, name) for row in rows] for name in facts["columns"]}
+    for name, values in columns.items():
+        if name not in numbers and name not in categories:
+            (numbers if all(is_number(value) for value in values) else categories).append(name)
+    numbers, categories = ([name for name in columns if name in chosen] for chosen in (numbers, categories))
+    means, stds = [], []
+    for name in numbers:
+        for row, value in zip(rows, columns[name], strict=True):
+            if not is_number(value):
+                raise ValueError(f"{table.where(row, name)}: expected a number, got {value!r}.")
+        present = [float(v) for v in columns[name] if v is not None and str(v).strip().lower() not in MISSING_NUMBERS]
+        x = torch.tensor(present or [0.0], dtype=torch.float64)
+        means.append(float(x.mean()))
+        stds.append(_spread(float(x.std(correction=0)), float(x.abs().max())))
+    known = {
+        name: sorted({value_text(value) for value in columns[name] if value is not None}, key=natural) for name in categories
+    }
+    return {
+        **facts,
+        "numbers": numbers,
+        "mean": means,
+        "std": stds,
+        "categories": known,
+        "category_sizes": [len(values) + 1 for values in known.values()],
+    }
+
+
+def natural(text: str) -> tuple[bool, float, str]:
+    """Sorts numbers by value and before words."""
+    try:
+        return False, float(text), text
+    except ValueError:
+        return True, 0.0, text
+
+
+def _spread(std: float, largest: float) -> float:
+    """A standard deviation to divide by: 1 where what is left of it is rounding."""
+    return std if std > 1e-9 * largest else 1.0
+
+
+def _pixel_statistics(samples: Any) -> dict[str, Any]:
+    """Mean and standard deviation of each channel; of images and videos, channels first."""
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for x in samples:
+        flat = x.double().flatten(1)
+        count, total, squares = count + flat.shape[1], total + flat.sum(dim=1), squares + flat.square().sum(dim=1)
+    _require_any(count)
+    mean = total / count
+    std = (squares / count - mean.square()).clamp(min=0).sqrt()
+    if float(std.max()) <= 1e-6:
+        raise ValueError("the training images are all of one colour: nothing to normalise or to learn from.")
+    return {"mean": mean.tolist(), "std": [value if value > 1e-6 else 1.0 for value in std.tolist()]}
+
+
+def _loudness(samples: Any) -> dict[str, Any]:
+    """Mean 0, so that silence stays 0, and the root mean square of each channel."""
+    count, squares = 0, torch.zeros(())
+    for x in samples:
+        count, squares = count + x.shape[1], squares + x.double().square().sum(dim=1)
+    _require_any(count)
+    rms = (squares / count).sqrt()
+    if not bool((rms > 0).all()):
+        raise ValueError("the training recordings are silent: nothing to normalise or to learn from.")
+    return {"mean": [0.0] * len(rms), "std": rms.tolist()}
+
+
+def _series_statistics(samples: Any) -> dict[str, Any]:
+    """Mean and standard deviation of each value over the steps that have it, and the longest duration."""
+    duration = 0.0
+    # By Welford's way, shifted by what came first: values may lie far from 0.
+    count: Tensor | float = 0.0
+    mean: Tensor | float = 0.0
+    moment: Tensor | float = 0.0
+    for x in samples:
+        values = x["values"].double()
+        present = x.get("present", torch.ones_like(values, dtype=torch.bool)).double()
+        own = present.sum(dim=0)
+        own_mean = (values * present).sum(dim=0) / own.clamp(min=1)
+        own_moment = ((values - own_mean).square() * present).sum(dim=0)
+        both = count + own
+        delta = own_mean - mean
+        mean = mean + delta * own / both.clamp(min=1)
+        moment = moment + own_moment + delta.square() * count * own / both.clamp(min=1)
+        count = both
+        duration = max(duration, float(x["times"][-1] - x["times"][0]))
+    _require_any(int(isinstance(mean, Tensor)))
+    assert isinstance(mean, Tensor)
+    assert isinstance(count, Tensor)
+    std = (moment / count.clamp(min=1)).sqrt()
+    return {
+        "mean": mean.tolist(),
+        "std": [_spread(one, abs(level)) for one, level in zip(std.tolist(), mean.tolist(), strict=True)],
+        "duration_seconds": duration or 1.0,
+    }
+
+
+def _require_any(count: int) -> None:
+    if count == 0:
+        raise ValueError("none of the training cells can be read.")
+
+
+def _point_shape(samples: Any) -> dict[str, Any]:
+    """Any number of points, of as many coordinates and features as the first set has."""
+    first = next(samples, None)
+    if first is None:
+        raise ValueError("no point set can be read.")
+    if first.ndim != 2:
+        raise ValueError(f"expected point sets (points, coordinates), got shape {tuple(first.shape)}.")
+    return {"shape": [None, first.shape[1]]}
+
+
+_MEASURES: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "image": _pixel_statistics,
+    "video": _pixel_statistics,
+    "audio": _loudness,
+    "timeseries": _series_statistics,
+    "points": _point_shape,
+}

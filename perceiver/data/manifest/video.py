@@ -1,0 +1,104 @@
+"""Videos in a manifest: a folder of images, an animated image, an array of frames, or, where `av` is there, a video file."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageSequence
+
+from perceiver.data.image_folder import SUFFIXES, read_image
+
+ANIMATIONS = (".gif", ".webp", ".png", ".apng", ".tif", ".tiff")
+
+
+def read_video(path: Path, *, num_frames: int | None) -> list[Image.Image]:
+    """The frames of a video as images, all of one size.
+
+    Args:
+        path: a folder of images, whose names are in the order of time; an animated image; a `.npy` file with frames
+            `(T, H, W)` or `(T, H, W, channels)`, whole numbers from 0 to 255; or a video file.
+        num_frames: as many, evenly spaced from the first to the last, are taken, some twice where there are fewer. None:
+            all.
+
+    Raises:
+        OSError, ValueError: it is none of these, damaged, or has no frames.
+        ImportError: a video file where PyAV is not installed.
+    """
+    frames: Any
+    if path.is_dir():
+        files = _images_in(path)
+        return [read_image(files[index]) for index in _chosen(len(files), num_frames)]
+    if path.suffix.lower() == ".npy":
+        frames = _array(path)
+        return [Image.fromarray(np.ascontiguousarray(frames[index])) for index in _chosen(len(frames), num_frames)]
+    if path.suffix.lower() in ANIMATIONS:
+        try:
+            with Image.open(path) as image:
+                frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
+        except Exception as error:
+            raise ValueError(f"{path}: no intact animation ({type(error).__name__}: {error}).") from error
+    else:
+        frames = _decoded(path)
+    return [frames[index] for index in _chosen(len(frames), num_frames)]
+
+
+def check_video(path: Path) -> None:
+    """Whether frames are likely to be there, without decoding them. Errors as in `read_video`."""
+    if path.is_dir():
+        _images_in(path)
+    elif path.suffix.lower() == ".npy":
+        _array(path)
+    elif path.suffix.lower() not in ANIMATIONS:
+        _av()
+
+
+def _images_in(folder: Path) -> list[Path]:
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+    if not files:
+        raise ValueError(f"{folder}: expected the frames of a video, images in the order of their names, got none.")
+    return files
+
+
+def _array(path: Path) -> Any:
+    try:
+        frames = np.load(path, allow_pickle=False, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: is no array that can be read: {error}.") from None
+    if (
+        frames.dtype != np.uint8
+        or frames.ndim not in (3, 4)
+        or frames.shape[3:] not in ((), (3,), (4,))
+        or 0 in frames.shape
+    ):
+        raise ValueError(
+            f"{path}: expected frames (T, H, W) or (T, H, W, 3) from 0 to 255, uint8, got {frames.dtype} {frames.shape}."
+        )
+    return frames
+
+
+def _chosen(count: int, num_frames: int | None) -> list[int]:
+    if num_frames is None:
+        return list(range(count))
+    return [int(index) for index in np.linspace(0, count - 1, num_frames).round()]
+
+
+def _decoded(path: Path) -> list[Image.Image]:
+    av = _av()
+    try:
+        with av.open(str(path)) as container:
+            frames = [frame.to_image() for frame in container.decode(video=0)]
+    except Exception as error:
+        raise ValueError(f"{path}: no video that can be decoded ({type(error).__name__}: {error}).") from error
+    if not frames:
+        raise ValueError(f"{path}: holds no frames.")
+    return frames
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError(
+            "video files need PyAV: pip install av. Or turn them into folders of images, animated images or .npy arrays."
+        ) from error
+    return av

@@ -1,0 +1,74 @@
+"""mode=predict: what a checkpoint says of every sample, as a table of predictions with probabilities beside the ids."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from omegaconf import DictConfig
+from torch import Tensor
+
+from perceiver.predictions import LabelsPrediction, Prediction, Target, ValuesPrediction, target_of
+from perceiver.run.atomic import atomic_write
+from perceiver.run.inference import Inference
+
+PREDICTIONS = "predictions.csv"
+
+
+def predict(config: DictConfig) -> None:
+    """Write `predictions.csv` into the run directory: a row per sample, in the order of the data.
+
+    Its columns are `id`, `prediction` and, of every class, `probability_<class>`; with labels `prediction` joins those that
+    reach their threshold by semicolons; of values there are columns `prediction_<value>`, in their own units.
+
+    Raises:
+        ValueError: the checkpoint does not say what it predicts, or the data does not fit it.
+    """
+    inference = Inference.of(config)
+    target = target_of(inference.spec)
+    if target is None:
+        raise ValueError(f"ckpt_path: {inference.file} holds no class names, labels or values, so it predicts nothing.")
+    path = Path(config.run_dir) / PREDICTIONS
+    with atomic_write(path) as file:
+        table = PredictionTable(file, target)
+        inference.run(lambda batch: inference.model(batch.inputs, batch.masks), table.write)
+    sys.stdout.write(f"{table.rows:,} predictions of {inference.file}: {path}\n")
+
+
+class PredictionTable:
+    """A CSV table of predictions that grows row by row.
+
+    Args:
+        file: open for writing.
+        target: what outputs mean.
+    """
+
+    def __init__(self, file: BinaryIO, target: Target) -> None:
+        self.file = file
+        self.target = target
+        self.rows = 0
+
+    def write(self, ids: Sequence[str], outputs: Tensor) -> None:
+        """Append the predictions of B samples."""
+        # Encoded at once: a text wrapper would close the file along with itself.
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        for id_, one in zip(ids, self.target.predict(outputs), strict=True):
+            cells = _cells(one)
+            if self.rows == 0:
+                writer.writerow(["id", *cells])
+            writer.writerow([id_, *cells.values()])
+            self.rows += 1
+        self.file.write(text.getvalue().encode())
+
+
+def _cells(one: Prediction | LabelsPrediction | ValuesPrediction) -> dict[str, str]:
+    """Of one sample, by column."""
+    if isinstance(one, ValuesPrediction):
+        return {f"prediction_{name}": repr(value) for name, value in one.values.items()}
+    said = one.label if isinstance(one, Prediction) else ";".join(one.labels)
+    return {"prediction": said} | {f"probability_{name}": f"{p:.6g}" for name, p in one.probabilities.items()}

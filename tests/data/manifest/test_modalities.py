@@ -1,0 +1,83 @@
+"""What users write for `data.modalities`, and what they are told when it makes no sense."""
+
+from typing import Any
+
+import pytest
+
+from perceiver.data.manifest.modalities import parse_modalities, stored_modality
+
+DEFAULTS = {
+    "image": {"size": [8, 9], "channels": 3},
+    "video": {"size": [8, 9], "channels": 3},
+    "audio": {"sample_rate": 8000, "channels": 1, "max_seconds": None},
+}
+
+
+def facts(said: Any, name: str = "x") -> dict[str, Any]:
+    [modality] = parse_modalities({name: said}, defaults=DEFAULTS)
+    assert stored_modality(name, modality.facts).columns == modality.columns
+    return modality.facts
+
+
+def test_defaults_and_settings_of_their_own() -> None:
+    assert facts("image", "photo") == {
+        "kind": "image", "shape": [3, 8, 9], "range": [0, 255], "crop_fraction": 1.0, "column": "photo",
+    }  # fmt: skip
+    assert facts({"kind": "image", "size": [4, 4], "channels": 1, "column": "p"})["shape"] == [1, 4, 4]
+    assert facts("audio") == {
+        "kind": "audio", "shape": [1, None], "sample_rate": 8000, "max_seconds": None, "column": "x",
+    }  # fmt: skip
+    assert facts({"kind": "video", "num_frames": None})["shape"] == [3, None, 8, 9]
+    assert facts("video")["shape"] == [3, 16, 8, 9]
+    assert facts("text")["vocabulary_size"] == 262
+    series = facts({"kind": "timeseries", "values": ["a", "b"], "step_seconds": 0.5})
+    assert (series["names"], series["num_values"], series["step_seconds"]) == (["a", "b"], 2, 0.5)
+    assert "names" not in facts("timeseries")
+    assert facts("points")["unit_sphere"] is True
+
+
+def test_tables_name_columns() -> None:
+    [one] = parse_modalities({"patient": {"kind": "table", "columns": ["age"], "categories": ["sex"]}}, defaults={})
+    assert one.columns == ("age", "sex")
+    assert one.facts["asked_categories"] == ["sex"]
+
+
+def test_kinds_of_plug_ins_say_their_shape() -> None:
+    said = {"kind": "thermometer", "shape": [None], "channel_axis": "none"}
+    assert facts(said) == {**said, "column": "x"}
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("imgae", r"data\.modalities\.x: kind 'imgae' is none of image, video, .* say the shape"),
+        (3, r"data\.modalities\.x: expected a kind, one of image, .* got 3"),
+        ({"column": "p"}, r"data\.modalities\.x: expected a kind"),
+        ({"kind": "image", "rate": 3}, r"data\.modalities\.x: image has no setting rate; it has column, size"),
+        ({"kind": "image", "channels": 4}, r"data\.modalities\.x: channels: expected 3 \(colour\) or 1 \(grey\), got 4"),
+        ({"kind": "image", "size": [0, 3]}, r"data\.modalities\.x: .*size: expected \[height, width\]"),
+        ({"kind": "audio", "sample_rate": -1}, r"data\.modalities\.x: sample_rate: expected a whole number above 0, got -1"),
+        ({"kind": "audio", "sample_rate": None}, "sample_rate: expected a whole number above 0, got None"),
+        ({"kind": "text", "max_length": 0}, "max_length: expected"),
+        ({"kind": "timeseries", "values": []}, "values: expected the names"),
+        ({"kind": "timeseries", "step_seconds": "x"}, "step_seconds: expected a number above 0, got 'x'"),
+        ({"kind": "table"}, r"data\.modalities\.x: expected columns, or numbers and categories"),
+        ({"kind": "table", "column": "a"}, "table has no setting column"),
+        ({"kind": "table", "numbers": ["a"], "categories": ["a"]}, "a list of different columns"),
+    ],
+)
+def test_errors_name_modality_and_setting(said: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        facts(said)
+
+
+@pytest.mark.parametrize("name", ["values", "training", "a.b", ""])
+def test_names_that_no_module_can_have(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"data\.modalities\.{name}: torch has no module of that name"):
+        facts("image", name)
+    assert facts({"kind": "image", "column": name}, "photo")["column"] == name
+
+
+def test_none() -> None:
+    with pytest.raises(ValueError, match=r"data\.modalities: expected one modality or more"):
+        parse_modalities({}, defaults={})

@@ -1,0 +1,411 @@
+"""The data module: every kind in a batch, missing cells, splits, statistics, the stored spec, and what may be wrong."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from manifest_cases import MODALITIES, RATE, animals, write_csv, write_json_lines
+from PIL import Image
+from torch import Tensor
+
+from perceiver.data import Manifest
+from perceiver.data.manifest import BadRowError
+from perceiver.preprocessing import preprocess
+
+SMALL: dict[str, Any] = {"image_size": (8, 8), "sample_rate": RATE, "batch_size": 100, "num_workers": 0}
+Rows = list[dict[str, Any]]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Rows:
+    return animals(tmp_path)
+
+
+def module(tmp_path: Path, rows: Rows, *, modalities: Any = MODALITIES, **arguments: Any) -> Manifest:
+    path = write_csv(tmp_path / "m.csv", rows)
+    return Manifest(manifest=path, modalities=modalities, **{**SMALL, **arguments})
+
+
+def fitted(tmp_path: Path, rows: Rows, **arguments: Any) -> Manifest:
+    made = module(tmp_path, rows, **arguments)
+    made.prepare_data()
+    made.setup("fit")
+    return made
+
+
+def test_every_kind_in_one_batch(tmp_path: Path, rows: Rows) -> None:
+    """Against what single samples give, one at a time; absent ones are masked."""
+    data = fitted(tmp_path, rows, validation_fraction=0.2, test_fraction=0.25)
+    spec = data.spec
+    (training,), (validation,), (test,) = data.train_dataloader(), data.val_dataloader(), data.test_dataloader()
+    assert (training.size, validation.size, test.size) == (14, 4, 6)
+    assert spec["target"] == {"kind": "classes", "names": ["cat", "dog"], "counts": [7, 7]}
+    assert len({*training.ids, *validation.ids, *test.ids}) == 24
+    assert sorted(training.inputs) == sorted(MODALITIES)
+    by_id = {row["id"]: row for row in rows}
+    for number, id_ in enumerate(training.ids):
+        row = by_id[id_]
+        assert training.target[number] == ["cat", "dog"].index(row["label"])
+        present = training.masks["photo"][number]
+        assert bool(present) == (row["photo"] is not None)
+        if row["photo"]:
+            image = preprocess(Image.open(tmp_path / row["photo"]), modality=spec["modalities"]["photo"], name="x")
+            assert torch.equal(training.inputs["photo"][number], image)
+        valid = training.masks["sound"][number]
+        assert bool(valid.any()) == (row["sound"] is not None)
+        if row["sound"]:
+            wave, rate = soundfile.read(tmp_path / row["sound"], dtype="float32")
+            sound = preprocess((wave, rate), modality=spec["modalities"]["sound"], name="x")
+            assert torch.equal(training.inputs["sound"][number][:, valid], sound)
+        table = training.inputs["patient"]
+        assert table["present"][number].tolist() == [row["age"] is not None, True]
+        assert table["categories"][number].tolist() == [["f", "m"].index(row["sex"]) + 1]
+    series, mask = training.inputs["vitals"], training.masks["vitals"]
+    assert series["times"].dtype == torch.float64
+    assert not series["present"][mask].all()
+    for value in range(2):
+        there = series["values"][..., value][series["present"][..., value] & mask]
+        assert there.mean().item() == pytest.approx(0, abs=1e-4)
+        assert there.std(correction=0).item() == pytest.approx(1 if value == 0 else 0, abs=1e-4)
+    assert training.inputs["note"].dtype == torch.int64
+    assert training.inputs["cloud"].shape == (14, 7, 3)
+
+
+def test_statistics_are_those_of_the_training_split(tmp_path: Path, rows: Rows) -> None:
+    data = fitted(tmp_path, rows)
+    facts = data.spec["modalities"]
+    (batch,) = data.train_dataloader()
+    there = batch.inputs["photo"][batch.masks["photo"]]
+    np.testing.assert_allclose(there.mean(dim=(0, 2, 3)), 0, atol=1e-4)
+    np.testing.assert_allclose(there.std(dim=(0, 2, 3), correction=0), 1, atol=1e-4)
+    sound = batch.inputs["sound"][batch.masks["sound"][:, None]]
+    assert sound.square().mean().sqrt().item() == pytest.approx(1, abs=1e-4)
+    chosen = set(batch.ids)
+    ages = [row["age"] for row in rows if row["id"] in chosen and row["age"] is not None]
+    assert facts["patient"]["numbers"] == ["age"]
+    assert facts["patient"]["mean"] == [pytest.approx(np.mean(ages))]
+    assert facts["patient"]["std"] == [pytest.approx(np.std(ages))]
+    assert facts["patient"]["categories"] == {"sex": ["f", "m"]}
+    assert facts["patient"]["category_sizes"] == [3]
+    assert facts["vitals"]["names"] == ["pulse", "pressure"]
+    assert facts["vitals"]["duration_seconds"] == 2.5
+    assert facts["cloud"]["shape"] == [None, 3]
+    assert facts["sound"]["sample_rate"] == RATE
+
+
+def test_numbers_missing_in_words_and_columns_of_categories(tmp_path: Path, rows: Rows) -> None:
+    for number, row in enumerate(rows):
+        row["age"] = "NA" if number % 3 == 0 else number
+        row["code"] = f"{number % 3}"
+    table = {"kind": "table", "columns": ["age", "sex", "code"], "categories": ["code"]}
+    data = fitted(tmp_path, rows, modalities={"patient": table})
+    facts = data.spec["modalities"]["patient"]
+    assert facts["numbers"] == ["age"]
+    assert facts["categories"] == {"sex": ["f", "m"], "code": ["0", "1", "2"]}
+    (batch,) = data.val_dataloader()
+    for number, id_ in enumerate(batch.ids):
+        assert bool(batch.inputs["patient"]["present"][number, 0]) == (int(id_[1:]) % 3 != 0)
+
+
+def test_a_split_column(tmp_path: Path, rows: Rows) -> None:
+    for number, row in enumerate(rows):
+        row["split"] = ("train", "Train", "val", "TEST")[number // 2 % 4]
+    data = fitted(tmp_path, rows, modalities={"photo": "image", "sound": "audio"})
+    (validation,), (test,) = data.val_dataloader(), data.test_dataloader()
+    assert validation.ids == [row["id"] for row in rows if row["split"] == "val"]
+    assert test.ids == [row["id"] for row in rows if row["split"] == "TEST"]
+    # Without it: by class and seed.
+    by_class = fitted(tmp_path, rows, modalities={"cloud": "points"}, split=None)
+    again = fitted(tmp_path, rows, modalities={"cloud": "points"}, split=None)
+    other = fitted(tmp_path, rows, modalities={"cloud": "points"}, split=None, split_seed=1)
+    ids = [next(iter(one.test_dataloader())).ids for one in (by_class, again, other)]
+    assert ids[0] == ids[1] != ids[2]
+    (test,) = by_class.test_dataloader()
+    assert test.target.bincount().tolist() == [2, 2]
+    # Validation is split off where the column has none.
+    for row in rows:
+        row["split"] = "test" if row["split"] == "TEST" else "train"
+    data = fitted(tmp_path, rows, modalities={"cloud": "points"}, validation_fraction=0.3)
+    assert len(next(iter(data.val_dataloader())).ids) == round(0.3 * 18)
+
+
+def test_rare_classes_stay_in_training(tmp_path: Path, rows: Rows) -> None:
+    rows[3]["label"] = "axolotl"
+    rows[4]["label"] = rows[5]["label"] = "bat"
+    data = fitted(tmp_path, rows, modalities={"cloud": "points"})
+    assert data.spec["target"]["names"] == ["axolotl", "bat", "cat", "dog"]
+    assert data.spec["target"]["counts"][:2] == [1, 2]
+
+
+def test_classes_that_are_numbers_are_sorted_as_such(tmp_path: Path, rows: Rows) -> None:
+    for number, row in enumerate(rows):
+        row["label"] = (10, 9, 2)[number % 3]
+    assert fitted(tmp_path, rows, modalities={"cloud": "points"}).spec["target"]["names"] == ["2", "9", "10"]
+
+
+def test_json_lines_with_values_inline(tmp_path: Path) -> None:
+    rows = [
+        {"image": [[number * 10, 255], [0, number]], "wave": [0.1 * number, 0.2, 0.3], "series": [[1.0, number], [2, 3]],
+         "points": [[1, 2, 3], [4, 5, number]], "label": number % 2 == 0, "temp": [1.0, float(number)]}
+        for number in range(20)
+    ]  # fmt: skip
+    modalities = {
+        "image": {"kind": "image", "channels": 1},
+        "wave": "audio",
+        "series": {"kind": "timeseries", "step_seconds": 0.5},
+        "points": "points",
+        "temp": {"kind": "thermometer", "shape": [None], "channel_axis": "none"},
+    }
+    data = Manifest(manifest=write_json_lines(tmp_path / "m.jsonl", rows), modalities=modalities, **SMALL)
+    data.setup("fit")
+    (batch,) = data.val_dataloader()
+    assert batch.inputs["image"].shape == (3, 1, 8, 8)
+    assert batch.inputs["series"]["times"].tolist() == [[0, 0.5]] * 3
+    assert batch.inputs["temp"].tolist() == [[1.0, float(id_) - 1] for id_ in batch.ids]
+    assert batch.masks == {}
+    assert data.spec["target"]["names"] == ["False", "True"]
+
+
+def test_prediction_takes_all_rows_and_needs_no_target(tmp_path: Path, rows: Rows) -> None:
+    stored = fitted(tmp_path, rows).spec
+    for row in rows:
+        del row["label"]
+    rows[0]["sex"] = "x"
+    data = module(tmp_path, rows, modalities=None, image_size=(99, 99))
+    data.prepare_data()
+    data.spec = stored
+    data.setup("predict")
+    (batch,) = data.predict_dataloader()
+    assert batch.ids == [row["id"] for row in rows]
+    assert batch.target is None
+    assert batch.inputs["photo"].shape == (24, 3, 8, 8), "the spec says the size"
+    assert batch.inputs["patient"]["categories"][0].tolist() == [0], "an unknown category"
+    assert data.spec == stored
+    only = module(
+        tmp_path,
+        [{"file": row["photo"]} for row in rows if row["photo"]],
+        modalities={"photo": {"kind": "image", "column": "file"}},
+    )
+    only.spec = stored
+    (batch,) = only.predict_dataloader()
+    assert list(batch.inputs) == ["photo"]
+    assert batch.ids == [str(number + 1) for number in range(18)]
+    lacking = module(tmp_path, [{"photo": row["photo"]} for row in rows], modalities=None)
+    lacking.spec = stored
+    with pytest.raises(
+        ValueError, match=r"data\.modalities\.sound: .*m\.csv has no column 'sound', only photo\. To do without"
+    ):
+        lacking.setup("predict")
+
+
+def test_testing_takes_the_same_rows_as_training_did(tmp_path: Path, rows: Rows) -> None:
+    data = fitted(tmp_path, rows, modalities={"cloud": "points"})
+    (expected,) = data.test_dataloader()
+    later = module(tmp_path, rows, modalities=None)
+    later.spec = data.spec
+    later.setup("test")
+    (batch,) = later.test_dataloader()
+    assert batch.ids == expected.ids
+    assert torch.equal(batch.inputs["cloud"], expected.inputs["cloud"])
+    whole = module(tmp_path, rows, modalities=None, test_fraction=1.0)
+    whole.spec = data.spec
+    (batch,) = whole.test_dataloader()
+    assert batch.size == 24
+
+
+def test_workers_give_the_same(tmp_path: Path, rows: Rows) -> None:
+    data = fitted(tmp_path, rows)
+    parallel = fitted(tmp_path, rows, num_workers=1)
+    (one,), (other,) = data.val_dataloader(), parallel.val_dataloader()
+    assert one.ids == other.ids
+    assert torch.equal(one.inputs["photo"], other.inputs["photo"])
+    assert parallel.val_dataloader().persistent_workers
+
+
+def changed(rows: Rows, number: int, **cells: Any) -> Rows:
+    return [{**row, **cells} if index == number else row for index, row in enumerate(rows)]
+
+
+BAD_ROWS: list[tuple[dict[str, Any], str]] = [
+    ({"photo": "none.png"}, r"m\.csv, line 5, column 'photo': there is no file .*none\.png"),
+    ({"photo": "bad.png"}, r"m\.csv, line 5, column 'photo': .*bad\.png: no image that can be read"),
+    ({"sound": "bad.wav"}, r"m\.csv, line 5, column 'sound': .*bad\.wav: is no sound file"),
+    ({"vitals": "bad.csv"}, r"m\.csv, line 5, column 'vitals': .*bad\.csv: expected a column of times"),
+    ({"label": None}, r"m\.csv, line 5, column 'label': has no target"),
+    ({"id": "a0"}, r"m\.csv, line 5, column 'id': id 'a0' is that of .*m\.csv, line 2 too"),
+    (dict.fromkeys(["photo", "sound", "vitals", "cloud", "note", "age", "sex"]), r"m\.csv, line 5: has nothing in any of"),
+]
+
+
+@pytest.mark.parametrize(("cells", "message"), BAD_ROWS)
+def test_bad_rows_are_errors_or_skipped_and_named(
+    cells: dict[str, Any], message: str, tmp_path: Path, rows: Rows, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("bad.png", "bad.wav", "bad.csv"):
+        (tmp_path / name).write_text("time\n")
+    bad = changed(rows, 3, **cells)
+    with pytest.raises(BadRowError, match=message + r".* data\.on_bad_row=skip"):
+        fitted(tmp_path, bad)
+    with caplog.at_level(logging.WARNING):
+        data = fitted(tmp_path, bad, on_bad_row="skip")
+    (said,) = data.skipped
+    assert "line 5" in said
+    assert "skipped 1 of 24 rows" in caplog.text
+    assert said in caplog.text
+    ids = [
+        id_
+        for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
+        for b in loader
+        for id_ in b.ids
+    ]
+    assert sorted(ids) == sorted(row["id"] for row in bad if row is not bad[3])
+
+
+def test_files_that_look_good_from_outside(tmp_path: Path, rows: Rows) -> None:
+    """What only decoding finds, in a loader process: the message is one line. Skipped rows are found before training."""
+    path = tmp_path / "1.png"
+    path.write_bytes(path.read_bytes()[:200])
+    (tmp_path / "2.csv").write_text("time,pulse,pressure\n0,1,2\n1,x,3\n")
+    data = fitted(tmp_path, rows, modalities={"photo": "image"}, on_bad_row="skip", num_workers=1)
+    data.setup("test")
+    assert len(data.skipped) == 7, "six rows have nothing but their photo"
+    assert any("line 3, column 'photo'" in message and "no intact image" in message for message in data.skipped)
+    for row in rows:
+        row["split"] = "val" if row["id"] in ("a1", "a2") else "train"
+    data = fitted(tmp_path, rows, modalities={"photo": "image", "cloud": "points"}, num_workers=1, needs_test=False)
+    with pytest.raises(BadRowError, match=r"^\S+m\.csv, line 3, column 'photo': \S+1\.png: no intact image") as caught:
+        list(data.val_dataloader())
+    assert "Traceback" not in str(caught.value)
+    data = fitted(tmp_path, rows, modalities={"vitals": "timeseries"}, needs_test=False)
+    with pytest.raises(BadRowError, match=r"line 4, column 'vitals': \S+2\.csv, column 'pulse', row 3: expected a number"):
+        list(data.val_dataloader())
+
+
+def test_a_table_cell_that_is_no_number(tmp_path: Path, rows: Rows) -> None:
+    for row in rows:
+        row["split"] = "train"
+    rows[3]["split"], rows[3]["age"] = "val", "old"
+    data = fitted(tmp_path, rows, modalities={"patient": MODALITIES["patient"], "cloud": "points"}, needs_test=False)
+    with pytest.raises(BadRowError, match=r"m\.csv, line 5: table, column 'age': expected a number, got 'old'"):
+        list(data.val_dataloader())
+
+
+def test_broken_utf8_and_short_rows(tmp_path: Path, rows: Rows) -> None:
+    data = module(tmp_path, rows, modalities={"note": "text"})
+    path = tmp_path / "m.csv"
+    lines = path.read_bytes().split(b"\r\n")
+    lines[4] = lines[4].replace(b"Ein", b"\xff\xfe")
+    path.write_bytes(b"\r\n".join(lines))
+    with pytest.raises(BadRowError, match=r"m\.csv, line 5, column 'note': is not UTF-8; save the file as UTF-8"):
+        data.setup("fit")
+    lines[4] = b"a3,only"
+    path.write_bytes(b"\r\n".join(lines))
+    data = Manifest(manifest=path, modalities={"note": "text"}, **SMALL)
+    with pytest.raises(BadRowError, match=r"m\.csv, line 5: expected 9 cells, as in the header, got 2"):
+        data.setup("fit")
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_class_that_training_has_not(split: str, tmp_path: Path, rows: Rows) -> None:
+    for number, row in enumerate(rows):
+        row["split"] = ("train", "train", "val", "test")[number // 2 % 4]
+    position = next(number for number, row in enumerate(rows) if row["split"] == split)
+    bad = changed(rows, position, label="bird")
+    message = rf"m\.csv, line {position + 2}, column 'label': class 'bird' is none of the 2 classes of training: cat, dog"
+    with pytest.raises(BadRowError, match=message):
+        fitted(tmp_path, bad, modalities={"cloud": "points"})
+    assert len(fitted(tmp_path, bad, modalities={"cloud": "points"}, on_bad_row="skip").skipped) == 1
+    stored = fitted(tmp_path, rows, modalities={"cloud": "points"}).spec
+    later = module(tmp_path, changed(rows, 0, label="bird", split="test"), modalities=None)
+    later.spec = stored
+    with pytest.raises(BadRowError, match="class 'bird'"):
+        later.setup("test")
+    predicting = module(tmp_path, changed(rows, 0, label="bird"), modalities=None)
+    predicting.spec = stored
+    assert next(iter(predicting.predict_dataloader())).size == 24
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"target": "lable"}, r"data\.target: \S+m\.csv has no column 'lable', only id, photo, sound"),
+        ({"modalities": {"foto": "image"}}, r"data\.modalities\.foto: \S+m\.csv has no column 'foto'"),
+        ({"modalities": {"label": "text"}}, r"data\.modalities\.label: column 'label' is the target"),
+        ({"modalities": None}, r"data\.modalities: expected the columns that are modalities"),
+        ({"id": "name"}, r"data\.id: \S+m\.csv has no column 'name'"),
+        ({"split": "name"}, r"data\.split: \S+m\.csv has no column 'name'"),
+        ({"split": "sex"}, r"m\.csv, line 2, column 'sex': expected train, val or test, got 'f'"),
+        ({"on_bad_row": "ignore"}, r"data\.on_bad_row: expected error or skip, got 'ignore'"),
+        ({"batch_size": 0}, r"data\.batch_size: expected 1 or more"),
+        ({"num_workers": -1}, r"data\.num_workers: expected 0"),
+        ({"validation_fraction": 0.0}, r"data\.validation_fraction: expected a share"),
+        ({"test_fraction": 1.5}, r"data\.test_fraction: expected a share"),
+        ({"test_fraction": 0.0}, r"data\.split: \S+m\.csv has no rows for the test; .*test=false"),
+        ({"test_fraction": 1.0}, r"m\.csv: expected rows for training and for validation, got 0 and 0"),
+        ({"sample_rate": 0}, r"data\.modalities\.sound: sample_rate: expected"),
+        ({"image_size": (0, 8)}, r"data\.modalities\.photo: .*size"),
+    ],
+)
+def test_errors_name_the_setting(arguments: dict[str, Any], message: str, tmp_path: Path, rows: Rows) -> None:
+    with pytest.raises(ValueError, match=message):
+        fitted(tmp_path, rows, **arguments)
+
+
+def test_a_single_class(tmp_path: Path, rows: Rows) -> None:
+    with pytest.raises(ValueError, match=r"m\.csv, column 'label': expected two classes or more .* only 'cat' in the 17"):
+        fitted(tmp_path, [{**row, "label": "cat"} for row in rows], modalities={"cloud": "points"})
+
+
+def test_modalities_without_anything(tmp_path: Path, rows: Rows) -> None:
+    with pytest.raises(ValueError, match=r"column photo is empty in all 17 training rows; leave photo out"):
+        fitted(tmp_path, [{**row, "photo": None} for row in rows], modalities={"photo": "image", "cloud": "points"})
+    soundfile.write(tmp_path / "silent.wav", np.zeros(100), RATE)
+    with pytest.raises(ValueError, match=r"m\.csv, column 'sound': the training recordings are silent"):
+        fitted(tmp_path, [{**row, "sound": "silent.wav"} for row in rows], modalities={"sound": "audio"})
+
+
+def test_no_manifest(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"data\.manifest: .*nowhere\.csv is not there"):
+        Manifest(manifest=tmp_path / "nowhere.csv", modalities={"photo": "image"}).prepare_data()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"modalities": {"photo": {"kind": "image"}}}, r"spec\.modalities: Manifest has 'cloud' of kind points, .*'photo'"),
+        ({"target": {"kind": "values"}}, r"spec\.target\.kind: Manifest has classes, .*'values'"),
+    ],
+)
+def test_spec_of_other_data_is_refused(change: dict[str, Any], message: str, tmp_path: Path, rows: Rows) -> None:
+    data = fitted(tmp_path, rows, modalities={"cloud": "points"})
+    with pytest.raises(ValueError, match=message):
+        data.spec = {**data.spec, **change}
+
+
+def test_spec_before_setup(tmp_path: Path, rows: Rows) -> None:
+    data = module(tmp_path, rows)
+    with pytest.raises(RuntimeError, match=r'call prepare_data\(\) and setup\("fit"\) first'):
+        _ = data.spec
+    with pytest.raises(RuntimeError, match="prediction needs a spec"):
+        data.setup("predict")
+
+
+def test_balanced_sampling(tmp_path: Path, rows: Rows) -> None:
+    for row in rows[4:]:
+        row["label"] = "cat"
+    data = fitted(tmp_path, rows, modalities={"cloud": "points"}, balanced_sampling=True)
+    targets: list[Tensor] = [batch.target for _ in range(20) for batch in data.train_dataloader()]
+    assert torch.cat(targets).float().mean().item() == pytest.approx(0.5, abs=0.1)
+
+
+def test_paths_relative_to_another_folder(tmp_path: Path, rows: Rows) -> None:
+    (tmp_path / "tables").mkdir()
+    path = write_csv(tmp_path / "tables" / "m.csv", rows)
+    data = Manifest(manifest=path, root=tmp_path, modalities={"cloud": "points"}, **SMALL)
+    data.setup("fit")
+    with pytest.raises(BadRowError, match="there is no file"):
+        Manifest(manifest=path, modalities={"cloud": "points"}, **SMALL).setup("fit")
