@@ -3,8 +3,8 @@
     python benchmarks/subsets.py RUN_DIR [RUN_DIR …] [--set test_pairs=2000 …] [--validation] [--json FILE]
 
 RUN_DIR is the folder of a training run on data=av_digits or trimodal_digits; its best checkpoint is taken. The data is that
-of its config.yaml, changed by `--set`: the run must be your own, since that file says which classes are built. The model sees
-every non-empty subset of modalities by itself, always on the same seeded pairs with the same corruption.
+of its config.yaml, changed by `--set`: the run must be your own, since that file says which classes are built. The model
+sees every non-empty subset of modalities by itself, always on the same seeded pairs with the same corruption.
 
 Intervals are 95%, percentiles of a bootstrap that draws whole recordings with replacement: pairs that share a recording are
 not independent. Of further runs only the full set of their own modalities is taken, and compared with the first model on

@@ -1,4 +1,4 @@
-"""Pairs of images and recordings: disjoint splits, repeatability, missing modalities, corruption, training from end to end."""
+"""Pairs of images and recordings: disjoint splits, repeatability, missing modalities, corruption, whole trainings."""
 
 import json
 from collections.abc import Iterable
@@ -147,7 +147,9 @@ def test_corruption_strength(root: Path) -> None:
     before, after = (next(iter(module.test_dataloader())) for module in (clean, corrupt))
     mask = before.masks["audio"][:, None]
     noise = after.inputs["audio"] - before.inputs["audio"]
-    powers = [(torch.where(mask, x, 0.0).square().sum(dim=2) / mask.sum(dim=2))[:, 0] for x in (before.inputs["audio"], noise)]
+    powers = [
+        (torch.where(mask, x, 0.0).square().sum(dim=2) / mask.sum(dim=2))[:, 0] for x in (before.inputs["audio"], noise)
+    ]
     assert (powers[0] / powers[1]).log10().mean().item() * 10 == pytest.approx(0, abs=0.3)
     assert not noise[~mask].any()
 
@@ -203,13 +205,15 @@ def test_stored_spec(root: Path) -> None:
     assert fresh.spec == stored
     (batch,) = fresh.test_dataloader()
     assert batch.inputs["image"].min() == pytest.approx(-0.25 / stored["modalities"]["image"]["std"][0], rel=1e-4)
-    with pytest.raises(ValueError, match=r"spec\.modalities: AVDigits is set to \['image'\], .* data\.modalities=\[image,audio\]"):
+    with pytest.raises(
+        ValueError, match=r"spec\.modalities: AVDigits is set to \['image'\], .* data\.modalities=\[image,audio\]"
+    ):
         AVDigits(root=root, modalities=["image"]).spec = stored
     stored["modalities"]["audio"]["sample_rate"] = 16000
     with pytest.raises(ValueError, match=r"spec\.modalities\.audio\.sample_rate: AVDigits has 8000, .* says 16000"):
         fresh.spec = stored
     with pytest.raises(RuntimeError, match="prepare_data"):
-        AVDigits(root=root).spec  # noqa: B018
+        AVDigits(root=root).spec
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Collation of several modalities: order of steps, absent ones, corruption that is drawn anew or that follows from the sample."""
+"""Collation of several modalities: order of steps, absent ones, corruption drawn anew or following from the sample."""
 
 from typing import Any
 

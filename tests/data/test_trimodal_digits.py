@@ -84,13 +84,20 @@ def test_corruption_of_points(root: Path) -> None:
 
 
 def test_two_images_of_a_digit_at_least(root: Path) -> None:
-    with pytest.raises(ValueError, match=r"class 0: expected at least 2 sample\(s\) of points to go with those of image, got 1"):
+    with pytest.raises(
+        ValueError, match=r"class 0: expected at least 2 sample\(s\) of points to go with those of image, got 1"
+    ):
         prepared(root, validation_images=10)
 
 
 def test_training_from_end_to_end(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hydra_runs.SMALL", ())
-    small = ("model.encoder.num_latents=4", "model.encoder.latent_channels=16", "trainer.max_epochs=1", "data.download=false")
+    small = (
+        "model.encoder.num_latents=4",
+        "model.encoder.latent_channels=16",
+        "trainer.max_epochs=1",
+        "data.download=false",
+    )
     sizes = ("data.validation_images=20", "data.validation_pairs=20", "data.test_pairs=30", f"data.root={root}")
     run = tmp_path / "run"
     code, _, err = train("experiment=trimodal_digits", *small, *sizes, f"hydra.run.dir={run}")
