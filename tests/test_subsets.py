@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from digit_sets import digit_sets
+from digit_sets import digit_sets, read_recordings_once
 from hydra_runs import train
 
 
@@ -61,6 +61,7 @@ def test_recordings_of_ids(subsets: Any) -> None:
 def test_script(subsets: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Of models after one epoch on tiny files; what the table says is counted again by hand."""
     monkeypatch.setattr("hydra_runs.SMALL", ())
+    read_recordings_once(monkeypatch)
     digit_sets(tmp_path)
     settings = ("data.download=false", "data.validation_images=10", "data.validation_pairs=20", "data.test_pairs=60")
     size = ("model.encoder.num_latents=4", "model.encoder.latent_channels=16", "trainer.max_epochs=1", "test=false")

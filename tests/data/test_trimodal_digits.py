@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from digit_sets import digit_sets
+from digit_sets import digit_sets, read_recordings_once
 from hydra_runs import train
 
 import perceiver
@@ -17,6 +17,12 @@ from perceiver.data.point_augmentation import RandomJitter, RandomPointDropout
 CORRUPTION: dict[str, dict[str, Any]] = {
     "points": {"dropout": RandomPointDropout(rate=[0.8, 0.8]), "jitter": RandomJitter(std=0.1, num_coordinates=2)}
 }
+
+
+@pytest.fixture(autouse=True)
+def recordings_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are read often here."""
+    read_recordings_once(monkeypatch)
 
 
 @pytest.fixture(scope="session")
