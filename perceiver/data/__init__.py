@@ -2,6 +2,7 @@
 
 from perceiver.data.audio_folder import AudioFolder
 from perceiver.data.augmentation import RandomAffine
+from perceiver.data.av_digits import AVDigits
 from perceiver.data.cifar import CIFAR10, CIFAR100
 from perceiver.data.digit_points import DigitPoints
 from perceiver.data.digits import Digits
@@ -16,11 +17,13 @@ from perceiver.data.mnist import MNIST
 from perceiver.data.modelnet40 import ModelNet40
 from perceiver.data.speech_commands import SpeechCommands
 from perceiver.data.spoken_digits import SpokenDigits
+from perceiver.data.trimodal_digits import TrimodalDigits
 
 __all__ = [
     "CIFAR10",
     "CIFAR100",
     "MNIST",
+    "AVDigits",
     "AudioFolder",
     "DigitPoints",
     "Digits",
@@ -35,4 +38,5 @@ __all__ = [
     "RandomAffine",
     "SpeechCommands",
     "SpokenDigits",
+    "TrimodalDigits",
 ]

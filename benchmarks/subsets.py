@@ -1,0 +1,172 @@
+"""How accurate is one trained model with each subset of its modalities? And against models trained on exactly that subset?
+
+    python benchmarks/subsets.py RUN_DIR [RUN_DIR …] [--set test_pairs=2000 …] [--validation] [--json FILE]
+
+RUN_DIR is the folder of a training run on data=av_digits or trimodal_digits; its best checkpoint is taken. The data is that
+of its config.yaml, changed by `--set`: the run must be your own, since that file says which classes are built. The model
+sees every non-empty subset of modalities by itself, always on the same seeded pairs with the same corruption.
+
+Intervals are 95%, percentiles of a bootstrap that draws whole recordings with replacement: pairs that share a recording are
+not independent. Of further runs only the full set of their own modalities is taken, and compared with the first model on
+that subset, pair by pair. Under the table stands what all modalities together gain over the best single one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+
+import perceiver
+from perceiver.checkpoints import read
+from perceiver.data.matching import SEPARATOR
+from perceiver.data.paired_digits import PairedDigits
+from perceiver.model import Perceiver
+
+RECORDINGS = "spoken_digits/"
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its interval, in percent."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:6.2f}  [{self.low:.2f}, {self.high:.2f}]"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Evaluate and print."""
+    options = _options(arguments)
+    torch.set_num_threads(options.threads)
+    first, *others = [evaluate(run, changes=options.set, validation=options.validation) for run in options.runs]
+    for run, other in zip(options.runs[1:], others, strict=True):
+        if other.ids != first.ids:
+            raise ValueError(f"{run}: its pairs are not those of {options.runs[0]}; --set the same pair_seed and numbers.")
+    clusters = recordings(first.ids)
+    weights = resampled(len(set(clusters)), seed=options.seed)
+    rows: list[dict[str, Any]] = []
+    for subset, correct in first.correct.items():
+        estimate = interval(correct, clusters, weights)
+        rows.append(_row(subset, options.runs[0], estimate))
+        print(f"{' + '.join(subset):24}{estimate}")
+        for run, other in zip(options.runs[1:], others, strict=True):
+            if subset == other.modalities:
+                own = interval(other.correct[subset], clusters, weights)
+                difference = interval(correct - other.correct[subset], clusters, weights)
+                rows.append({**_row(subset, run, own), "first_minus_this": vars(difference)})
+                print(f"{'  trained on these only':24}{own}   first minus this {difference}  {run}")
+    gain = None
+    if len(first.modalities) > 1:
+        best = max((s for s in first.correct if len(s) == 1), key=lambda subset: float(first.correct[subset].mean()))
+        gain = interval(first.correct[first.modalities] - first.correct[best], clusters, weights)
+        print(f"{'all minus ' + best[0]:24}{gain}")
+    print(f"{len(first.ids)} pairs, {len(set(clusters))} recordings, {'validation' if options.validation else 'test'} split")
+    if options.json is not None:
+        written = {"pairs": len(first.ids), "recordings": len(set(clusters)), "results": rows}
+        written["machine"] = {"threads": options.threads}
+        if gain is not None:
+            written["all_minus_best_single"] = vars(gain)
+        options.json.write_text(json.dumps(written, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Which pairs a model got right.
+
+    Args:
+        modalities: of the model, sorted.
+        ids: `(pairs,)`.
+        correct: by subset, sorted: `(pairs,)`, 1 or 0.
+    """
+
+    modalities: tuple[str, ...]
+    ids: list[str]
+    correct: dict[tuple[str, ...], NDArray[np.float64]]
+
+
+def evaluate(run: Path, *, changes: Sequence[str] = (), validation: bool = False) -> Evaluation:
+    """Every subset of the modalities of a run's best model, on all pairs of the test (or validation) split."""
+    config = OmegaConf.merge(OmegaConf.load(run / "config.yaml").data, OmegaConf.from_dotlist(list(changes)))
+    data = instantiate(config, _convert_="all")
+    if not isinstance(data, PairedDigits):
+        raise ValueError(f"{run}: expected a run on data=av_digits or data=trimodal_digits, got {type(data).__name__}.")
+    data.prepare_data()
+    spec = read(run).spec
+    assert spec is not None
+    data.spec = spec
+    model = perceiver.load(run)
+    modalities = tuple(sorted(model.adapters))
+    subsets = [subset for size in range(1, len(modalities) + 1) for subset in combinations(modalities, size)]
+    ids: list[str] = []
+    correct: dict[tuple[str, ...], list[torch.Tensor]] = {subset: [] for subset in subsets}
+    for batch in data.val_dataloader() if validation else data.test_dataloader():
+        ids += batch.ids
+        for subset in subsets:
+            correct[subset].append(_predicted(model, batch.inputs, batch.masks, subset) == batch.target)
+    return Evaluation(modalities, ids, {subset: torch.cat(rows).double().numpy() for subset, rows in correct.items()})
+
+
+@torch.inference_mode()
+def _predicted(
+    model: Perceiver, inputs: Mapping[str, Any], masks: Mapping[str, torch.Tensor], subset: Sequence[str]
+) -> torch.Tensor:
+    outputs = model({name: inputs[name] for name in subset}, {name: masks[name] for name in subset if name in masks})
+    return outputs.argmax(dim=1)
+
+
+def recordings(ids: Sequence[str]) -> list[str]:
+    """The recording in each pair's id."""
+    return [next(part for part in one.split(SEPARATOR) if part.startswith(RECORDINGS)) for one in ids]
+
+
+def resampled(clusters: int, *, seed: int, resamples: int = RESAMPLES) -> NDArray[np.float64]:
+    """How often each cluster occurs in each bootstrap sample: `(resamples, clusters)`, as many drawn as there are."""
+    random = np.random.default_rng(seed)
+    return random.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples).astype(np.float64)
+
+
+def interval(values: NDArray[np.float64], clusters: Sequence[str], weights: NDArray[np.float64]) -> Estimate:
+    """The mean of `(pairs,)` values in percent, and the 2.5th and 97.5th percentiles of its bootstrap distribution.
+
+    A bootstrap sample holds all pairs of the clusters drawn, so its size varies with theirs (the ratio estimator).
+    """
+    _, members = np.unique(clusters, return_inverse=True)
+    sums, sizes = np.bincount(members, weights=values), np.bincount(members)
+    means = 100 * (weights @ sums) / (weights @ sizes)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Estimate(100 * float(values.mean()), float(low), float(high))
+
+
+def _row(subset: Sequence[str], run: Path, estimate: Estimate) -> dict[str, Any]:
+    return {"modalities": list(subset), "run": str(run), **vars(estimate)}
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the data, e.g. root=DIR")
+    parser.add_argument("--validation", action="store_true", help="validation pairs, to tune without seeing the test")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()
