@@ -9,7 +9,7 @@
 - `targets_in_range`: class numbers below the number of classes, labels and shares in [0, 1], values finite.
 - `splits_are_disjoint`: no sample is in two splits.
 - `deterministic_evaluation`: validation and test have the same samples in the same order with the same content every time.
-- `test_split_stays_unread`: nothing of the test split is read while fitting.
+- `test_split_stays_unread`: nothing of the test split is read by `setup("fit")` and the loaders of the other splits.
 - `stored_spec_is_used`: a spec that was set holds, for fitting and for testing, instead of what the data would suggest.
 - `foreign_spec_is_refused`: the spec of other data is a ValueError.
 - `workers_give_the_same_batches`: loader processes change nothing.
@@ -320,12 +320,12 @@ def _equal(x: Tensor, y: Tensor) -> bool:
 
 def _test_split_stays_unread(case: _Case) -> None:
     module = case.make()
+    module.prepare_data()  # may look whether files are there
     read: list[str] = []
     for name in (*case.test_readers, "test_dataloader", "predict_dataloader"):
         if callable(getattr(module, name, None)):
             # On the instance, so that whatever the class itself calls is noticed.
             setattr(module, name, partial(_noted, getattr(module, name), name, read))
-    module.prepare_data()
     module.setup("fit")
     for split in ("train", "val"):
         list(case.batches(module, split))
