@@ -1,7 +1,6 @@
 """The adapters' kit: every check fails for an adapter that is broken in just that respect, and for no other."""
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -219,7 +218,7 @@ class OwnTokens(Sensor):
         return OtherDense(parts=tokens.parts, mask=tokens.mask)
 
 
-BROKEN: list[tuple[str, Callable[[], nn.Module], str]] = [
+BROKEN: list[tuple[str, type[nn.Module], str]] = [
     ("declared_channels", OneChannelTooMany, r"OneChannelTooMany\.channels = 8.*got 9"),
     ("declared_channels", ChannelsUnsaid, "got None"),
     ("tokens_of_the_batch", Clock, r"tokens of 3 samples.*\(1, 9, 5\)"),
@@ -248,8 +247,8 @@ def test_a_sound_adapter_passes() -> None:
     check_adapter(Sensor, readings, grid_axes=(1,))
 
 
-@pytest.mark.parametrize(("name", "broken", "words"), BROKEN, ids=lambda part: getattr(part, "__name__", None))
-def test_a_broken_adapter_fails_its_check_only(name: str, broken: Callable[[], nn.Module], words: str) -> None:
+@pytest.mark.parametrize(("name", "broken", "words"), BROKEN, ids=[broken.__name__ for _, broken, _ in BROKEN])
+def test_a_broken_adapter_fails_its_check_only(name: str, broken: type[nn.Module], words: str) -> None:
     failed = failures(adapter_checks(broken, readings, grid_axes=(1,)))
     assert list(failed) == [name], failed
     assert re.match(rf"{name}: expected .*got .*; .*\w", failed[name], re.DOTALL), failed[name]
