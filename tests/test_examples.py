@@ -1,4 +1,4 @@
-"""The example of a modality outside of this repository: installed elsewhere, it passes its own tests, trains and predicts."""
+"""The example of a modality outside of this repository: installed elsewhere, it is tested, trains and predicts."""
 
 import ast
 import json
