@@ -32,6 +32,7 @@ from perceiver.attention import CrossAttention
 from perceiver.testing.check import Check, require, run_checks
 from perceiver.testing.module import (
     distance,
+    in_words,
     made,
     require_close,
     require_determinism,
@@ -358,14 +359,14 @@ def _bfloat16_autocast(case: _Case) -> None:
             require(
                 far < 0.1,
                 f"expected part {number}, {tuple(part.shape)}, within 10% of float32 under bfloat16 autocast, got values "
-                f"that differ by {far:.2g} of the largest (inf: NaN); compute logarithms and exponentials in float32.",
+                f"that differ by {in_words(far)}; compute logarithms and exponentials in float32.",
             )
         else:
             require(
                 part.dtype == exact.dtype != torch.bfloat16 and far == 0,
                 f"expected part {number}, {tuple(part.shape)}, which no parameter makes (a position, or raw content), as "
                 f"{exact.dtype} and the same to the last digit under bfloat16 autocast, got {part.dtype} that differs by "
-                f"{far:.2g} of the largest; compute it inside `with torch.autocast(x.device.type, enabled=False)`.",
+                f"{in_words(far)}; compute it inside `with torch.autocast(x.device.type, enabled=False)`.",
             )
 
 

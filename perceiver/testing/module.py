@@ -33,6 +33,11 @@ def distance(x: Tensor, y: Tensor) -> float:
     return difference if difference == difference else float("inf")
 
 
+def in_words(far: float) -> str:
+    """A `distance` for messages."""
+    return "NaN or infinity" if far == float("inf") else f"{far:.2g} of the largest"
+
+
 def require_close(x: Tensor, y: Tensor, *, what: str, where: str, tolerance: float = TOLERANCE) -> None:
     """AssertionError unless both have one shape and the same values.
 
@@ -45,7 +50,7 @@ def require_close(x: Tensor, y: Tensor, *, what: str, where: str, tolerance: flo
     """
     require(x.shape == y.shape, f"expected {what}, got shapes {tuple(x.shape)} and {tuple(y.shape)}; {where}.")
     far = distance(x, y)
-    require(far <= tolerance, f"expected {what}, got values that differ by {far:.2g} of the largest; {where}.")
+    require(far <= tolerance, f"expected {what}, got values that differ by {in_words(far)}; {where}.")
 
 
 def require_determinism(make: Callable[[], nn.Module], outputs: Outputs) -> None:
@@ -60,7 +65,7 @@ def require_determinism(make: Callable[[], nn.Module], outputs: Outputs) -> None
     require(
         same,
         f"expected the same output from two evaluations of the same input, got values that differ by "
-        f"{distance(first, second):.2g} of the largest; draw random numbers only where self.training is true.",
+        f"{in_words(distance(first, second))}; draw random numbers only where self.training is true.",
     )
     for name, value in module.state_dict().items():
         require(
