@@ -37,11 +37,8 @@ class Case:
     """An adapter and what it is tried on."""
 
     make: Callable[[], nn.Module]
-    shape: tuple[int, ...]
+    input: Callable[[], Tensor | dict[str, Tensor]]
     grid_axes: GridAxes
-
-    def input(self) -> Tensor:
-        return torch.rand(self.shape)
 
 
 SPECTRUM: dict[str, Any] = {
@@ -53,7 +50,9 @@ SPECTRUM: dict[str, Any] = {
 }
 PLANE, LINE = Fourier(num_bands=3, resolution=(8, 8)), Fourier(num_bands=3, resolution=(10,))
 
-IMAGES, SOUNDS, SETS = ((3, 2, 11, 7), (2, 3)), ((3, 2, 130), (2,)), ((3, 9, 4), (1,))
+IMAGES: tuple[Callable[[], Tensor], GridAxes] = (lambda: torch.rand(3, 2, 11, 7), (2, 3))
+SOUNDS: tuple[Callable[[], Tensor], GridAxes] = (lambda: torch.rand(3, 2, 130), (2,))
+SETS: tuple[Callable[[], Tensor], GridAxes] = (lambda: torch.rand(3, 9, 4), (1,))
 ADAPTERS = {
     "pixels": Case(lambda: ImagePixels(image_channels=2, position=PLANE), *IMAGES),
     "pixels, learned table": Case(
