@@ -1,0 +1,108 @@
+"""The example of a modality outside of this repository: installed elsewhere, it is tested, trains and predicts."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import perceiver
+from perceiver.testing import check_adapter
+
+NAME = "thermometer"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    """A copy of the example's folder, and in `site` beside it the package as pip lays it out."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    copy = folder / "project"
+    shutil.copytree(repository / "examples" / NAME, copy, ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache"))
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--target"]
+    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    done = subprocess.run([*command, folder / "site", copy], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(copy / NAME)
+    return copy
+
+
+def run(*arguments: str | Path, project: Path, cwd: Path, repository: Path) -> str:
+    """Python with the installed package, and without the test suite's own settings; what it printed."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(project.parent / "site"), str(repository)])
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(project: Path, repository: Path) -> Path:
+    """A run directory of `python train.py`, with nothing named but folder and data."""
+    folder = project.parent / "run"
+    arguments = ("trainer.max_epochs=8", "optimizer.lr=3e-3", "logger=none", f"hydra.run.dir={folder}")
+    command = ("train.py", "--config-dir", project / "conf", "data=weather", *arguments)
+    run(*command, project=project, cwd=repository, repository=repository)
+    return folder
+
+
+@pytest.fixture
+def importable(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The installed package in this process."""
+    monkeypatch.syspath_prepend(project.parent / "site")
+    yield
+    for module in [module for module in sys.modules if module.partition(".")[0] == NAME]:
+        del sys.modules[module]
+
+
+def test_its_own_tests_pass(project: Path, repository: Path) -> None:
+    printed = run("-m", "pytest", "-q", "-p", "no:cacheprovider", project=project, cwd=project, repository=repository)
+    assert "25 passed" in printed
+
+
+def test_one_class_of_under_forty_lines(repository: Path) -> None:
+    tree = ast.parse((repository / "examples" / NAME / NAME / "adapter.py").read_text())
+    (adapter,) = (node for node in tree.body if isinstance(node, ast.ClassDef))
+    assert adapter.end_lineno is not None
+    assert adapter.end_lineno - adapter.lineno < 40
+
+
+def test_it_trains_through_config_dir(trained: Path) -> None:
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert metrics["test/accuracy"] > 0.85
+    assert (trained / "figures" / "attention_readings_val.png").is_file()
+
+
+@pytest.mark.usefixtures("importable")
+def test_the_trained_model_predicts(trained: Path) -> None:
+    from thermometer.weather import day  # type: ignore[import-not-found]
+
+    model = perceiver.load(trained, trust=[NAME])
+    random = torch.Generator().manual_seed(9)
+    days = [day(weather, random) for weather in ("clear", "front", "overcast") * 20]
+    right = [one.label == ("clear", "front", "overcast")[n % 3] for n, one in enumerate(model.predict(days))]
+    assert sum(right) > 0.8 * len(right)
+
+
+@pytest.mark.usefixtures("importable")
+def test_its_adapter_passes_with_shape_checks_too(project: Path) -> None:
+    from thermometer import Thermometer
+
+    position = perceiver.Fourier(num_bands=4, resolution=[24])
+    check_adapter(
+        lambda: Thermometer(position=position, step_seconds=3600.0, duration_seconds=86400.0),
+        lambda: torch.randn(3, 1, 20),
+        grid_axes=(2,),
+    )
+
+
+def test_a_stranger_must_trust_it_first(trained: Path) -> None:
+    with pytest.raises(ValueError, match=r"thermometer\.adapter\.Thermometer.*trust=\['thermometer'\]"):
+        perceiver.load(trained)
+    assert NAME not in sys.modules

@@ -1,0 +1,156 @@
+"""Everything that the package brings along passes the kits that plug-ins are checked by."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from image_sets import folder_set, idx_set
+from torch import Tensor, nn
+
+import perceiver.adapters
+import perceiver.decoders
+import perceiver.heads
+from perceiver import ClassificationDecoder, Fourier, LearnedTable, PooledHead
+from perceiver.adapters import (
+    ImageConvStem,
+    ImagePatches,
+    ImagePixels,
+    LogMelBins,
+    LogMelFrames,
+    Points,
+    SpectrumMasking,
+    WaveformFrames,
+)
+from perceiver.data import MNIST, AudioFolder, DigitPoints, Digits, ImageFolder
+from perceiver.testing import Check, adapter_checks, check_data_module, head_checks
+from perceiver.testing.raw_input import GridAxes
+
+
+@dataclass(frozen=True)
+class Case:
+    """An adapter and what it is tried on."""
+
+    make: Callable[[], nn.Module]
+    input: Callable[[], Tensor | dict[str, Tensor]]
+    grid_axes: GridAxes
+
+
+SPECTRUM: dict[str, Any] = {
+    "sample_rate": 1000,
+    "num_mels": 4,
+    "window_seconds": 0.04,
+    "hop_seconds": 0.02,
+    "duration_seconds": 1.0,
+}
+PLANE, LINE = Fourier(num_bands=3, resolution=(8, 8)), Fourier(num_bands=3, resolution=(10,))
+
+IMAGES: tuple[Callable[[], Tensor], GridAxes] = (lambda: torch.rand(3, 2, 11, 7), (2, 3))
+SOUNDS: tuple[Callable[[], Tensor], GridAxes] = (lambda: torch.rand(3, 2, 130), (2,))
+SETS: tuple[Callable[[], Tensor], GridAxes] = (lambda: torch.rand(3, 9, 4), (1,))
+ADAPTERS = {
+    "pixels": Case(lambda: ImagePixels(image_channels=2, position=PLANE), *IMAGES),
+    "pixels, learned table": Case(
+        lambda: ImagePixels(image_channels=2, position=LearnedTable(grid=(9, 8), channels=5)), *IMAGES
+    ),
+    "patches": Case(lambda: ImagePatches(image_channels=2, patch=3, position=PLANE), *IMAGES),
+    "patches, embedded": Case(lambda: ImagePatches(image_channels=2, patch=3, embed_channels=6, position=PLANE), *IMAGES),
+    "convolutional stem": Case(lambda: ImageConvStem(image_channels=2, stem_channels=6, position=PLANE), *IMAGES),
+    "waveform": Case(
+        lambda: WaveformFrames(audio_channels=2, frame=16, sample_rate=1000, duration_seconds=1.0, position=LINE), *SOUNDS
+    ),
+    "log-mel frames": Case(lambda: LogMelFrames(audio_channels=2, position=LINE, **SPECTRUM), *SOUNDS),
+    "log-mel frames, augmented": Case(
+        lambda: LogMelFrames(
+            audio_channels=2, position=LINE, augment=SpectrumMasking(max_bands=2, max_frames=2), **SPECTRUM
+        ),
+        *SOUNDS,
+    ),
+    "log-mel bins": Case(lambda: LogMelBins(audio_channels=2, position=PLANE, **SPECTRUM), *SOUNDS),
+    "points": Case(lambda: Points(point_channels=4, scale=2.0, position=Fourier(num_bands=3, resolution=(8, 8, 8))), *SETS),
+    "points without features": Case(
+        lambda: Points(point_channels=4, num_coordinates=4, position=LearnedTable(grid=(3, 3, 3, 3), channels=5)), *SETS
+    ),
+}
+HEADS = {
+    "pooled": lambda: PooledHead(latent_channels=8, num_classes=3),
+    "pooled, dropout": lambda: PooledHead(latent_channels=8, num_classes=3, dropout=0.1),
+    "decoder": lambda: ClassificationDecoder(latent_channels=8, num_classes=3),
+    "decoder, all sizes": lambda: ClassificationDecoder(
+        latent_channels=8, num_classes=3, query_channels=6, num_heads=2, qk_channels=4, v_channels=10, dropout=0.1
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        pytest.param(name, check, id=f"{name}-{check}")
+        for name, case in ADAPTERS.items()
+        for check in adapter_checks(case.make, case.input, grid_axes=case.grid_axes)
+    ],
+)
+def test_adapters(name: str, check: Check, unchecked: None) -> None:
+    """Without the tests' shape checks: errors are those that users see."""
+    check()
+
+
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        pytest.param(name, check, id=f"{name}-{check}")
+        for name, make in HEADS.items()
+        for check in head_checks(make, latent_channels=8, output_shape=(3,))
+    ],
+)
+def test_heads(name: str, check: Check) -> None:
+    check()
+
+
+def test_no_adapter_and_no_head_is_left_out() -> None:
+    """Adapters say by their annotation that they make tokens."""
+    public = [getattr(perceiver.adapters, name) for name in perceiver.adapters.__all__]
+    adapters = {one for one in public if inspect.signature(one.forward).return_annotation == "Tokens"}
+    assert adapters == {type(case.make()) for case in ADAPTERS.values()}
+    own = {
+        one
+        for module in (perceiver.heads, perceiver.decoders)
+        for one in vars(module).values()
+        if isinstance(one, type) and one.__module__ == module.__name__
+    }
+    assert own == {type(make()) for make in HEADS.values()}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """Small sets in the original formats: MNIST's files, folders of images and of sounds."""
+    idx_set(tmp_path / "MNIST" / "raw")
+    folder_set(tmp_path / "images")
+    for split, count in (("train", 6), ("val", 3), ("test", 3)):
+        for name, hertz in (("high", 1500), ("low", 200)):
+            folder = tmp_path / "sounds" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                time = np.arange(400 + 80 * number) / 8000
+                soundfile.write(folder / f"{number}.wav", 0.5 * np.sin(2 * np.pi * hertz * time), 8000)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda root: Digits(),
+        lambda root: MNIST(root=root, validation_size=10, batch_size=7, download=False),
+        lambda root: ImageFolder(root=root / "images", size=(16, 16), batch_size=7, num_workers=0),
+        lambda root: AudioFolder(root=root / "sounds", sample_rate=8000, batch_size=4),
+        lambda root: DigitPoints(root=root, validation_size=10, batch_size=7, download=False),
+    ],
+    ids=["digits", "mnist", "image_folder", "audio_folder", "digit_points"],
+)
+def test_data_modules(make: Callable[[Path], Any], files: Path) -> None:
+    check_data_module(lambda: make(files))
