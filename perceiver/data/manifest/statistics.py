@@ -43,10 +43,7 @@ def learned_facts(
     if modality.kind == "table":
         return _table_facts(facts, table, there)
     if modality.kind == "timeseries" and "names" not in facts:
-        names = [
-            name for row in there for name in names_of_series(cell_of(table, row, modality), facts=facts, folder=folder)
-        ]
-        facts["names"] = list(dict.fromkeys(names))
+        facts["names"] = _series_names(modality, table=table, rows=there, folder=folder, bad=bad)
         facts["num_values"] = len(facts["names"])
     if modality.kind not in _MEASURES:
         return facts
@@ -65,6 +62,19 @@ def learned_facts(
         raise
     except ValueError as error:
         raise ValueError(f"{table.path}, column {modality.columns[0]!r}: {error}") from error
+
+
+def _series_names(modality: Modality, *, table: ManifestTable, rows: Sequence[int], folder: Path, bad: BadRows) -> list[str]:
+    """The values of all series, in the order in which they come first."""
+    names: dict[str, None] = {}
+    for row in rows:
+        try:
+            found = names_of_series(table.cell(row, modality.columns[0]), facts=modality.facts, folder=folder)
+        except (OSError, ValueError) as error:
+            bad.report(row, f"{table.where(row, modality.columns[0])}: {error}")
+            continue
+        names.update(dict.fromkeys(found))
+    return list(names)
 
 
 def _readable(dataset: ManifestRows, modality: Modality, bad: BadRows) -> Iterator[Any]:

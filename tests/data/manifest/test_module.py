@@ -250,6 +250,9 @@ def test_bad_rows_are_errors_or_skipped_and_named(
     bad = changed(rows, 3, **cells)
     with pytest.raises(BadRowError, match=message + r".* data\.on_bad_row=skip"):
         fitted(tmp_path, bad)
+    if cells.get("vitals"):
+        with pytest.raises(BadRowError, match=message):
+            fitted(tmp_path, bad, check_files=False)
     with caplog.at_level(logging.WARNING):
         data = fitted(tmp_path, bad, on_bad_row="skip")
     (said,) = data.skipped
