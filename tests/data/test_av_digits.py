@@ -292,7 +292,7 @@ def test_training_from_end_to_end(root: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("without_digits")
 def test_one_batch_can_be_learned_by_heart(root: Path, tmp_path: Path) -> None:
     """Pairs and corruption stay the same when overfitting."""
-    arguments = (*TINY, "debug=overfit", "trainer.max_epochs=60", "optimizer.lr=1e-2", "model.encoder.latent_channels=32")
+    arguments = (*TINY, "debug=overfit", "trainer.max_epochs=150", "optimizer.lr=1e-2", "model.encoder.latent_channels=32")
     code, _, err = train(*arguments, f"data.root={root}", f"hydra.run.dir={tmp_path}/run", "data.batch_size=16")
     assert code == 0, err
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
