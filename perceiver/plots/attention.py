@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from perceiver.tokens import Tokens
 # So many attention weights at a time: 64 MB.
 _MOST_WEIGHTS = 2**24
 _MOST_STEPS = 3
+_MOST_LOOKED_THROUGH = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +138,8 @@ class AttentionMaps:
     modality gets.
 
     Args:
-        num_samples: rows of the first figure, the first samples of the data that have the modality.
+        num_samples: rows of the first figure: the first samples that there are of different classes, as far as they come up
+            among the first 512 samples.
         num_latents: latents in the second figure, evenly spaced, of the first of these samples.
         drawings: for modalities by name, in place of the drawing for their kind.
     """
@@ -159,7 +162,7 @@ class AttentionMaps:
         """
         facts = modalities_of(model)
         looked: dict[str, list[tuple[Single, Looks]]] = {name: [] for name in facts}
-        for single in self._first(singles(on_device(model, batches), facts)):
+        for single in self._chosen(singles(on_device(model, batches), facts)):
             looks = look(model, single.inputs, single.masks, num_latents=self.num_latents)
             if looks is not None:
                 for name in single.inputs:
@@ -172,14 +175,28 @@ class AttentionMaps:
                 figures[f"latents_{name}"] = _single_latents(name, drawing, *pairs[0], facts[name])
         return figures
 
-    def _first(self, samples: Iterator[Single]) -> Iterator[Single]:
-        found = 0
-        for single in samples:
-            if single.inputs:
-                yield single
-                found += 1
-            if found == self.num_samples:
-                return
+    def _chosen(self, samples: Iterator[Single]) -> list[Single]:
+        """The first sample of each class that comes up, then the first ones of all."""
+        new, others, classes = [], [], set()
+        for single in islice(samples, _MOST_LOOKED_THROUGH):
+            if not single.inputs:
+                continue
+            kind = _class_of(single)
+            if kind is None or kind in classes:
+                others.append(single)
+            else:
+                new.append(single)
+                classes.add(kind)
+            if len(new) == self.num_samples or (kind is None and len(others) == self.num_samples):
+                break
+            del others[self.num_samples :]
+        return [*new, *others][: self.num_samples]
+
+
+def _class_of(single: Single) -> int | None:
+    """Of a sample that has one; None where targets are no class numbers."""
+    target = single.target
+    return None if target is None or target.is_floating_point() or target.numel() != 1 else int(target)
 
 
 def _overview(

@@ -147,9 +147,11 @@ class Counting:
 
 
 def test_no_more_batches_are_taken_than_needed() -> None:
-    batches = Counting()
-    AttentionMaps(num_samples=5)(model("image"), batches)
-    assert batches.taken == 2
+    enough, too_few_classes = Counting(), Counting()
+    AttentionMaps(num_samples=2)(model("image"), enough)
+    assert enough.taken == 1
+    AttentionMaps(num_samples=5)(model("image"), too_few_classes)
+    assert too_few_classes.taken * batch("image").size == 512
 
 
 def test_a_drawing_of_your_own_by_name() -> None:
@@ -164,3 +166,15 @@ def test_a_drawing_of_your_own_by_name() -> None:
 def test_settings_are_checked() -> None:
     with pytest.raises(ValueError, match="num_samples and num_latents >= 1"):
         AttentionMaps(num_samples=0)
+
+
+def test_samples_of_different_classes_come_first() -> None:
+    some = batch("image")
+    targets = torch.zeros(len(some.ids), dtype=torch.long)
+    targets[-1] = 1
+    sorted_by_class = Batch(inputs=some.inputs, target=targets, ids=some.ids)
+    perceiver = model("image")
+    chosen = AttentionMaps(num_samples=2)._chosen(singles([sorted_by_class], modalities_of(perceiver)))
+    assert [single.id for single in chosen] == [some.ids[0], some.ids[-1]]
+    several = AttentionMaps(num_samples=3)._chosen(singles([sorted_by_class], modalities_of(perceiver)))
+    assert [single.id for single in several] == [some.ids[0], some.ids[-1], some.ids[1]]
