@@ -41,7 +41,7 @@ def learned_facts(
         )
     facts = dict(modality.facts)
     if modality.kind == "table":
-        return _table_facts(facts, table, there)
+        return _table_facts(facts, table, there, bad)
     if modality.kind == "timeseries" and "names" not in facts:
         facts["names"] = _series_names(modality, table=table, rows=there, folder=folder, bad=bad)
         facts["num_values"] = len(facts["names"])
@@ -90,35 +90,37 @@ def _readable(dataset: ManifestRows, modality: Modality, bad: BadRows) -> Iterat
 
 def is_number(value: Any) -> bool:
     """Whether a cell of a table is a number, or one that is missing."""
-    if isinstance(value, bool):
-        return False
-    if isinstance(value, str) and value.strip().lower() in MISSING_NUMBERS:
+    if _is_missing_number(value):
         return True
     try:
-        return is_missing(value) or math.isfinite(float(value))
+        return not isinstance(value, bool) and math.isfinite(float(value))
     except (TypeError, ValueError):
         return False
 
 
-def _table_facts(facts: dict[str, Any], table: ManifestTable, rows: Sequence[int]) -> dict[str, Any]:
+def _table_facts(facts: dict[str, Any], table: ManifestTable, rows: Sequence[int], bad: BadRows) -> dict[str, Any]:
     """Columns of numbers, each with mean and standard deviation, and of categories, each with its values."""
-    numbers, categories = list(facts.pop("asked_numbers")), list(facts.pop("asked_categories"))
+    asked = {name: kind for kind in ("numbers", "categories") for name in facts.pop(f"asked_{kind}")}
     columns = {name: [table.cell(row, name) for row in rows] for name in facts["columns"]}
-    for name, values in columns.items():
-        if name not in numbers and name not in categories:
-            (numbers if all(is_number(value) for value in values) else categories).append(name)
-    numbers, categories = ([name for name in columns if name in chosen] for chosen in (numbers, categories))
+    numbers = [name for name, values in columns.items() if asked.get(name) == "numbers" or _mostly_numbers(values)]
+    numbers = [name for name in numbers if asked.get(name) != "categories"]
     means, stds = [], []
     for name in numbers:
         for row, value in zip(rows, columns[name], strict=True):
             if not is_number(value):
-                raise ValueError(f"{table.where(row, name)}: expected a number, got {value!r}.")
-        present = [float(v) for v in columns[name] if v is not None and str(v).strip().lower() not in MISSING_NUMBERS]
+                bad.report(
+                    row,
+                    f"{table.where(row, name)}: expected a number, as in other rows, got {value!r}. If the column is meant "
+                    "so, name it under categories.",
+                )
+        present = [float(value) for value in columns[name] if is_number(value) and not _is_missing_number(value)]
         x = torch.tensor(present or [0.0], dtype=torch.float64)
         means.append(float(x.mean()))
         stds.append(_spread(float(x.std(correction=0)), float(x.abs().max())))
     known = {
-        name: sorted({value_text(value) for value in columns[name] if value is not None}, key=natural) for name in categories
+        name: sorted({value_text(value) for value in values if value is not None}, key=natural)
+        for name, values in columns.items()
+        if name not in numbers
     }
     return {
         **facts,
@@ -128,6 +130,18 @@ def _table_facts(facts: dict[str, Any], table: ManifestTable, rows: Sequence[int
         "categories": known,
         "category_sizes": [len(values) + 1 for values in known.values()],
     }
+
+
+def _mostly_numbers(values: Sequence[Any]) -> bool:
+    """Nine in ten of those that are there: the others are slips rather than categories."""
+    there = [value for value in values if not _is_missing_number(value)]
+    return sum(is_number(value) for value in there) >= 0.9 * len(there)
+
+
+def _is_missing_number(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.strip().lower() in MISSING_NUMBERS
+    return value is None or is_missing(value)
 
 
 def natural(text: str) -> tuple[bool, float, str]:

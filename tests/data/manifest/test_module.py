@@ -297,6 +297,24 @@ def test_a_table_cell_that_is_no_number(tmp_path: Path, rows: Rows) -> None:
         list(data.val_dataloader())
 
 
+def test_a_slip_among_numbers_makes_no_categories(tmp_path: Path, rows: Rows) -> None:
+    for row in rows:
+        row["split"] = "train" if row["id"] != "a4" else "val"
+    bad = changed(rows, 3, age="old")
+    modalities = {"patient": MODALITIES["patient"], "cloud": "points"}
+    message = r"m\.csv, line 5, column 'age': expected a number, as in other rows, got 'old'\. .* under categories"
+    with pytest.raises(BadRowError, match=message):
+        fitted(tmp_path, bad, modalities=modalities, needs_test=False)
+    data = fitted(tmp_path, bad, modalities=modalities, needs_test=False, on_bad_row="skip")
+    assert len(data.skipped) == 1
+    assert data.spec["modalities"]["patient"]["numbers"] == ["age"]
+    assert sum(data.spec["target"]["counts"]) == 22
+    said = {"patient": {"kind": "table", "categories": ["age"]}, "cloud": "points"}
+    facts = fitted(tmp_path, bad, modalities=said, needs_test=False).spec["modalities"]["patient"]
+    assert facts["numbers"] == []
+    assert "old" in facts["categories"]["age"]
+
+
 def test_broken_utf8_and_short_rows(tmp_path: Path, rows: Rows) -> None:
     data = module(tmp_path, rows, modalities={"note": "text"})
     path = tmp_path / "m.csv"
