@@ -25,6 +25,10 @@ from perceiver.adapters import (
     LogMelFrames,
     Points,
     SpectrumMasking,
+    Table,
+    TextTokens,
+    TimeSeries,
+    VideoPatches,
     WaveformFrames,
 )
 from perceiver.data import MNIST, AudioFolder, DigitPoints, Digits, ImageFolder
@@ -48,11 +52,29 @@ SPECTRUM: dict[str, Any] = {
     "hop_seconds": 0.02,
     "duration_seconds": 1.0,
 }
+SPACE = Fourier(num_bands=2, resolution=(4, 6, 6))
 PLANE, LINE = Fourier(num_bands=3, resolution=(8, 8)), Fourier(num_bands=3, resolution=(10,))
 
 IMAGES: tuple[Callable[[], Tensor], GridAxes] = (lambda: torch.rand(3, 2, 11, 7), (2, 3))
 SOUNDS: tuple[Callable[[], Tensor], GridAxes] = (lambda: torch.rand(3, 2, 130), (2,))
 SETS: tuple[Callable[[], Tensor], GridAxes] = (lambda: torch.rand(3, 9, 4), (1,))
+
+
+def series() -> dict[str, Tensor]:
+    """Three series of seven steps of two values, a minute apart at most, long after the epoch."""
+    times = 1.7e9 + torch.rand(3, 7, dtype=torch.float64).mul(60).cumsum(dim=1)
+    return {"values": torch.randn(3, 7, 2), "times": times}
+
+
+def cells() -> dict[str, Tensor]:
+    """Four rows of three numbers and two categories, some of them missing."""
+    return {
+        "numbers": torch.randn(4, 3),
+        "categories": torch.randint(0, 4, (4, 2)),
+        "present": torch.rand(4, 5) < 0.8,
+    }
+
+
 ADAPTERS = {
     "pixels": Case(lambda: ImagePixels(image_channels=2, position=PLANE), *IMAGES),
     "pixels, learned table": Case(
@@ -76,6 +98,25 @@ ADAPTERS = {
     "points without features": Case(
         lambda: Points(point_channels=4, num_coordinates=4, position=LearnedTable(grid=(3, 3, 3, 3), channels=5)), *SETS
     ),
+}
+ADAPTERS |= {
+    "video": Case(
+        lambda: VideoPatches(video_channels=2, patch=(2, 3, 3), embedding_channels=6, position=SPACE),
+        lambda: torch.rand(3, 2, 5, 7, 8),
+        (2, 3, 4),
+    ),
+    "video, raw patches": Case(
+        lambda: VideoPatches(video_channels=2, patch=(2, 3, 3), position=SPACE), lambda: torch.rand(3, 2, 5, 7, 8), (2, 3, 4)
+    ),
+    "text": Case(
+        lambda: TextTokens(vocabulary_size=12, embedding_channels=6, position=LINE),
+        lambda: torch.randint(0, 12, (3, 9)),
+        (1,),
+    ),
+    "time series": Case(
+        lambda: TimeSeries(num_values=2, duration_seconds=600.0, position=LINE), series, {"values": (1,), "times": (1,)}
+    ),
+    "table": Case(lambda: Table(num_numbers=3, category_sizes=[4, 5], embedding_channels=6), cells, {}),
 }
 HEADS = {
     "pooled": lambda: PooledHead(latent_channels=8, num_classes=3),
