@@ -109,5 +109,6 @@ def test_training_from_end_to_end(root: Path, tmp_path: Path, monkeypatch: pytes
     code, _, err = train("experiment=trimodal_digits", *small, *sizes, f"hydra.run.dir={run}")
     assert code == 0, err
     assert 0 <= json.loads((run / "metrics.json").read_text())["test/accuracy"] <= 1
-    assert {path.name for path in (run / "figures").iterdir()} >= {"samples.png"}
+    drawn = {path.name for path in (run / "figures").iterdir()}
+    assert drawn >= {"samples_val.png", *(f"attention_{name}_val.png" for name in ("image", "audio", "points"))}
     assert set(perceiver.load(run).adapters) == {"image", "audio", "points"}
