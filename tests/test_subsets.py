@@ -67,7 +67,10 @@ def test_script(subsets: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     size = ("model.encoder.num_latents=4", "model.encoder.latent_channels=16", "trainer.max_epochs=1", "test=false")
     plain = ("callbacks.samples=null", "callbacks.attention=null", f"data.root={tmp_path}")
     both, alone = tmp_path / "both", tmp_path / "alone"
-    for run, subset in ((both, ()), (alone, ("data.modalities=[image]", "~model.adapters.audio"))):
+    for run, subset in (
+        (both, ()),
+        (alone, ("data.modalities=[image]", "~model.adapters.audio", "model.modality_dropout=null")),
+    ):
         code, _, err = train("experiment=av_digits", *settings, *size, *plain, *subset, f"hydra.run.dir={run}")
         assert code == 0, err
     threads = torch.get_num_threads()

@@ -446,5 +446,5 @@ def test_full_tracebacks_on_request(tmp_path: Path) -> None:
     with mock.patch.dict(os.environ, {"HYDRA_FULL_ERROR": "1"}):
         finished = train("mode=nonsense", f"hydra.run.dir={tmp_path}")
         assert os.environ["HYDRA_FULL_ERROR"] == "1"
-    assert finished.error == "error: mode: expected fit or test, got 'nonsense'."
+    assert finished.error == "error: mode: expected fit, test, predict or embed, got 'nonsense'."
     assert "Traceback" in finished.err

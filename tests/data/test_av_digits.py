@@ -283,7 +283,7 @@ def test_training_from_end_to_end(root: Path, tmp_path: Path) -> None:
         assert model({name: batch.inputs[name]}, masks).shape == (50, 10)
 
     alone = tmp_path / "alone"
-    subset = ("data.modalities=[image]", "~model.adapters.audio", "data.corruption=null")
+    subset = ("data.modalities=[image]", "~model.adapters.audio", "model.modality_dropout=null", "data.corruption=null")
     code, _, err = train(*TINY, *subset, f"data.root={root}", f"hydra.run.dir={alone}", "test=false")
     assert code == 0, err
     assert set(perceiver.load(alone).adapters) == {"image"}
