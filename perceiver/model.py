@@ -226,7 +226,10 @@ class Perceiver(nn.Module):
             raise ValueError(f"inputs: expected one or more of the modalities {known}, got {sorted(inputs)}.")
         if set(masks) - set(inputs):
             raise ValueError(f"masks: got masks for {sorted(set(masks) - set(inputs))}, of which there is no input.")
-        sizes = {name: x.shape[0] for name, x in inputs.items() if isinstance(x, Tensor) and x.ndim}
+        sizes: dict[str, int] = {}
+        for name, x in inputs.items():
+            parts = {f"{name}.{key}": part for key, part in x.items()} if isinstance(x, Mapping) else {name: x}
+            sizes |= {key: part.shape[0] for key, part in parts.items() if isinstance(part, Tensor) and part.ndim}
         if len(set(sizes.values())) > 1:
             raise ValueError(f"inputs: expected one batch size for all modalities, got {sizes}.")
 

@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from perceiver.adapters.audio import WaveformFrames
 from perceiver.adapters.image import ImageConvStem, ImagePixels
 from perceiver.adapters.points import Points
+from perceiver.adapters.table import Table
 from perceiver.batch import Collate
 from perceiver.decoders import ClassificationDecoder
 from perceiver.encoder import Encoder
@@ -670,3 +671,12 @@ def test_parts_must_go_together() -> None:
     fusion = Fusion(channels={"image": 3, "video": 4})
     with pytest.raises(ValueError, match=r"Perceiver\.fusion: .*\['image', 'points', 'sound'\], got \['image', 'video'\]"):
         Perceiver(adapters=adapters(), encoder=encoder, head=head, fusion=fusion)
+
+
+def test_the_tensors_of_a_modality_have_one_batch_size() -> None:
+    row = Table(num_numbers=1, category_sizes=[3], embedding_channels=4)
+    encoder = Encoder(token_channels=row.channels, num_latents=2, latent_channels=8, num_self_heads=2)
+    perceiver = Perceiver(adapters={"row": row}, encoder=encoder, head=PooledHead(latent_channels=8, num_classes=2))
+    inputs = {"numbers": torch.ones(2, 1), "categories": torch.ones(3, 1, dtype=torch.long), "present": torch.ones(2, 2) > 0}
+    with pytest.raises(ValueError, match=r"one batch size.*'row\.numbers': 2, 'row\.categories': 3"):
+        perceiver({"row": inputs})
