@@ -182,6 +182,11 @@ def target_of(spec: Mapping[str, Any] | None) -> Target | None:
     return None if make is None else make(target)
 
 
+def classes_target(*, names: Sequence[str], counts: Sequence[int]) -> dict[str, Any]:
+    """The entry `target` of the spec for classes: their names, and how many samples of the training split are of each."""
+    return {"kind": "classes", "names": list(names), "counts": list(counts)}
+
+
 def labels_target(*, names: Sequence[str], training: Shaped[Tensor, "samples labels"]) -> dict[str, Any]:
     """The entry `target` of the spec for labels: their names, and how often each occurs in the training split.
 

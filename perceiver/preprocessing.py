@@ -211,18 +211,14 @@ def _image(raw: Any, modality: Mapping[str, Any], name: str) -> Tensor:
 def _pixels(image: Image.Image, modality: Mapping[str, Any], name: str) -> Image.Image:
     """In the mode of the training images and, where these were framed, in their size."""
     channels, *size = modality["shape"]
-    if channels == 3 and list(modality.get("range", (0, 255))) == [0, 255]:
+    framed = "crop_fraction" in modality
+    if (channels == 3 and list(modality.get("range", (0, 255))) == [0, 255]) or (channels == 1 and framed):
         try:
             image = to_rgb(upright(image))
         except ValueError as error:
             raise ValueError(f"{name}: {error}.") from None
-        return image if "crop_fraction" not in modality else Frame(size=size, crop_fraction=modality["crop_fraction"])(image)
-    if channels == 1 and "crop_fraction" in modality:
-        try:
-            image = to_rgb(upright(image))
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}.") from None
-        return Frame(size=size, crop_fraction=modality["crop_fraction"])(image).convert("L")
+        image = Frame(size=size, crop_fraction=modality["crop_fraction"])(image) if framed else image
+        return image if channels == 3 else image.convert("L")
     # More than 8 bits per pixel (modes I, I;16, F) would be cut off by a conversion to L.
     return image.convert("L") if channels == 1 and image.mode[0] not in "IF" else image
 

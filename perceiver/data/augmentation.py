@@ -7,6 +7,7 @@ in one call instead, and promises to draw for every image anew.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -139,10 +140,7 @@ class Chain(nn.Module):
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
         """A batch in, the same shape out."""
         for transform in self.transforms:
-            if getattr(transform, "draws_per_image", False):
-                images = transform(images)
-            else:
-                images = torch.stack([transform(image) for image in images])
+            images = augmented(transform, images)
         return images
 
     def extra_repr(self) -> str:
@@ -172,3 +170,10 @@ def inverse_affine(
     shift_x, shift_y = 2 * shift
     offset_x, offset_y = -(xx * shift_x + xy * shift_y), -(yx * shift_x + yy * shift_y)
     return torch.stack([xx, xy, offset_x, yx, yy, offset_y], dim=-1).view(-1, 2, 3)
+
+
+def augmented(transform: Callable[[Tensor], Any], images: Float[Tensor, "batch channels height width"]) -> Any:
+    """A batch, transformed in one call if the transform `draws_per_image`, else image by image, and unchecked."""
+    if getattr(transform, "draws_per_image", False):
+        return transform(images)
+    return torch.stack([transform(image) for image in images])

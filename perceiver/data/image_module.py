@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, WeightedRandomSampler
+from torch.utils.data import DataLoader
 
 from perceiver.batch import Sample
-from perceiver.data.balanced_sampling import balanced_sampler
 from perceiver.data.images import Augment, Images, ImageSource, collated
+from perceiver.data.loading import check_loading, check_stored, loader, training_loader
+from perceiver.predictions import classes_target
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -46,10 +47,7 @@ class ImageDataModule(LightningDataModule, ABC):
         crop_fraction: float | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"data.batch_size: expected 1 or more, got {batch_size}.")
-        if num_workers < 0:
-            raise ValueError(f"data.num_workers: expected 0 (load in the training process) or more, got {num_workers}.")
+        check_loading(batch_size=batch_size, num_workers=num_workers)
         self.value_range = list(value_range)
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -120,11 +118,9 @@ class ImageDataModule(LightningDataModule, ABC):
                         **({} if self.crop_fraction is None else {"crop_fraction": self.crop_fraction}),
                     }
                 },
-                "target": {
-                    "kind": "classes",
-                    "names": list(names),
-                    "counts": torch.bincount(self._training.labels, minlength=len(names)).tolist(),
-                },
+                "target": classes_target(
+                    names=names, counts=torch.bincount(self._training.labels, minlength=len(names)).tolist()
+                ),
                 "num_classes": len(names),
             }
 
@@ -170,12 +166,7 @@ class ImageDataModule(LightningDataModule, ABC):
         if self._spec is not None:
             own_shape = self._spec["modalities"]["image"]["shape"]
             expected["modalities.image.shape"] = (own_shape, list(modality.get("shape", [])))
-        for key, (ours, theirs) in expected.items():
-            if ours != theirs:
-                raise ValueError(
-                    f"spec.{key}: {type(self).__name__} has {ours}, but the stored spec says {theirs}. "
-                    "Use the data that the checkpoint was trained on."
-                )
+        check_stored(expected, module=self)
         self._spec = deepcopy(dict(stored))
         self._class_names = list(self._spec["target"]["names"])
         self._train_dataset = None
@@ -185,10 +176,7 @@ class ImageDataModule(LightningDataModule, ABC):
         if self._train_dataset is None:
             self.setup("fit")
         assert self._train_dataset is not None
-        # Overfitting on one batch needs the same batch every time; Lightning arranges it for plain shuffling only.
-        overfitting = getattr(self.trainer, "overfit_batches", 0) > 0
-        sampler = balanced_sampler(self._train_dataset.images.labels) if self.balanced_sampling and not overfitting else None
-        return self._loader(self._train_dataset, shuffle=sampler is None, sampler=sampler)
+        return training_loader(self._train_dataset, collated, module=self, labels=self._train_dataset.images.labels)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Batches of the validation split, in order."""
@@ -208,16 +196,4 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _evaluation(self, images: ImageSource | None) -> DataLoader[Sample]:
         assert images is not None
-        return self._loader(Images(images=images, modality=self.spec["modalities"]["image"]), shuffle=False)
-
-    def _loader(self, dataset: Images, *, shuffle: bool, sampler: WeightedRandomSampler | None = None) -> DataLoader[Sample]:
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            shuffle=shuffle,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            collate_fn=collated,
-        )
+        return loader(Images(images=images, modality=self.spec["modalities"]["image"]), collated, module=self)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from perceiver.batch import Batch, Sample
+from perceiver.data.augmentation import augmented
 from perceiver.preprocessing import normalise, scale
 
 Augment = Callable[[Tensor], Tensor]
@@ -138,10 +139,7 @@ class Images(Dataset[Sample]):
         index = torch.as_tensor(indices)
         pixels = scale(self.images.read(index), self.modality)
         if self.augment is not None:
-            if getattr(self.augment, "draws_per_image", False):
-                pixels = self.augment(pixels)
-            else:
-                pixels = torch.stack([self.augment(image) for image in pixels])
+            pixels = augmented(self.augment, pixels)
         return Batch(
             inputs={"image": normalise(pixels, self.modality)},
             target=self.images.labels[index],

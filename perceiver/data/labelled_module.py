@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, WeightedRandomSampler
+from torch.utils.data import DataLoader
 
 from perceiver.batch import Sample
-from perceiver.data.balanced_sampling import balanced_sampler
 from perceiver.data.collation import Augment, AugmentedCollate
+from perceiver.data.loading import check_loading, check_stored, loader, training_loader
 from perceiver.data.samples import Samples
+from perceiver.predictions import classes_target
 
 
 class LabelledDataModule(LightningDataModule, ABC):
@@ -41,10 +42,7 @@ class LabelledDataModule(LightningDataModule, ABC):
         balanced_sampling: bool = False,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"data.batch_size: expected 1 or more, got {batch_size}.")
-        if num_workers < 0:
-            raise ValueError(f"data.num_workers: expected 0 (load in the training process) or more, got {num_workers}.")
+        check_loading(batch_size=batch_size, num_workers=num_workers)
         self.modality = modality
         self.facts = dict(facts)
         self.class_names = None if class_names is None else list(class_names)
@@ -85,11 +83,10 @@ class LabelledDataModule(LightningDataModule, ABC):
         if self._spec is None:
             self._spec = {
                 "modalities": {self.modality: {**self.facts, **self.statistics(self._training)}},
-                "target": {
-                    "kind": "classes",
-                    "names": list(self.class_names),
-                    "counts": torch.tensor(self._training.labels).bincount(minlength=len(self.class_names)).tolist(),
-                },
+                "target": classes_target(
+                    names=self.class_names,
+                    counts=torch.tensor(self._training.labels).bincount(minlength=len(self.class_names)).tolist(),
+                ),
                 "num_classes": len(self.class_names),
             }
 
@@ -118,12 +115,7 @@ class LabelledDataModule(LightningDataModule, ABC):
             expected[f"modalities.{self.modality}.{key}"] = (fact, theirs.get(key))
         if self.class_names is not None:
             expected["target.names"] = (self.class_names, names)
-        for key, (ours, stored_value) in expected.items():
-            if ours != stored_value:
-                raise ValueError(
-                    f"spec.{key}: {type(self).__name__} has {ours}, but the stored spec says {stored_value}. "
-                    "Use the data that the checkpoint was trained on."
-                )
+        check_stored(expected, module=self)
         self.class_names = names
         self._spec = deepcopy(dict(stored))
 
@@ -134,10 +126,7 @@ class LabelledDataModule(LightningDataModule, ABC):
         assert self._training is not None
         collate = AugmentedCollate(modality=self.modality, spec=self.spec, augment=self.augment)
         collate.check(self._training[0])
-        # Overfitting on one batch needs the same batch every time; Lightning arranges it for plain shuffling only.
-        overfitting = getattr(self.trainer, "overfit_batches", 0) > 0
-        sampler = balanced_sampler(self._training.labels) if self.balanced_sampling and not overfitting else None
-        return self._loader(self._training, collate, shuffle=sampler is None, sampler=sampler)
+        return training_loader(self._training, collate, module=self, labels=self._training.labels)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Batches of the validation split, in order."""
@@ -157,18 +146,4 @@ class LabelledDataModule(LightningDataModule, ABC):
 
     def _evaluation(self, samples: Samples | None) -> DataLoader[Sample]:
         assert samples is not None
-        return self._loader(samples, AugmentedCollate(modality=self.modality, spec=self.spec, augment=None), shuffle=False)
-
-    def _loader(
-        self, samples: Any, collate: AugmentedCollate, *, shuffle: bool, sampler: WeightedRandomSampler | None = None
-    ) -> DataLoader[Sample]:
-        return DataLoader(
-            samples,
-            batch_size=self.batch_size,
-            shuffle=shuffle,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            collate_fn=collate,
-        )
+        return loader(samples, AugmentedCollate(modality=self.modality, spec=self.spec, augment=None), module=self)

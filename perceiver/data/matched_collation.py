@@ -10,6 +10,7 @@ from torch import Tensor
 
 from perceiver.batch import Batch, Collate, Sample
 from perceiver.data import images
+from perceiver.data.augmentation import augmented
 from perceiver.data.collation import Transforms
 from perceiver.preprocessing import normalise
 
@@ -101,9 +102,7 @@ class OnImages:
 
     def __call__(self, x: Tensor, mask: Tensor | None) -> tuple[Any, Tensor | None]:
         """`(B, C, H, W)` in and, from a transform that keeps sizes, out; the mask stays."""
-        if getattr(self.transform, "draws_per_image", False):
-            return self.transform(x), mask
-        return torch.stack([self.transform(image) for image in x]), mask
+        return augmented(self.transform, x), mask
 
 
 def _transforms(given: ByModality | None, *, facts: Mapping[str, Mapping[str, Any]], argument: str) -> dict[str, Transforms]:

@@ -16,12 +16,14 @@ from perceiver.batch import Sample
 from perceiver.data.audio import loudness
 from perceiver.data.digit_points import inked_points
 from perceiver.data.images import LabelledImages
+from perceiver.data.loading import check_loading, check_stored, loader, overfits
 from perceiver.data.matched_collation import ByModality, MatchedCollate, check_names
 from perceiver.data.matching import MatchedSamples, Matching, Source, drawn_matches, evaluation_matches
 from perceiver.data.missing import present_modalities
 from perceiver.data.mnist import HEIGHT, MNIST, NUM_CLASSES, WIDTH
 from perceiver.data.samples import Samples
 from perceiver.data.spoken_digits import SpokenDigits
+from perceiver.predictions import classes_target
 
 
 class PairedDigits(LightningDataModule, ABC):
@@ -80,12 +82,10 @@ class PairedDigits(LightningDataModule, ABC):
         download: bool = True,
     ) -> None:
         super().__init__()
-        at_least = {"batch_size": batch_size, "validation_pairs": validation_pairs, "test_pairs": test_pairs}
-        for name, value in at_least.items():
+        check_loading(batch_size=batch_size, num_workers=num_workers)
+        for name, value in {"validation_pairs": validation_pairs, "test_pairs": test_pairs}.items():
             if value < 1:
                 raise ValueError(f"data.{name}: expected 1 or more, got {value}.")
-        if num_workers < 0:
-            raise ValueError(f"data.num_workers: expected 0 (load in the training process) or more, got {num_workers}.")
         self.modalities = self._chosen(modalities)
         check_names(augment, available=self.AVAILABLE, argument="data.augment")
         check_names(corruption, available=self.AVAILABLE, argument="data.corruption")
@@ -135,11 +135,9 @@ class PairedDigits(LightningDataModule, ABC):
             statistics = {"image": _pixel_statistics(images), "audio": loudness(recordings, at_most=len(recordings))}
             self._spec = {
                 "modalities": {name: {**self.facts[name], **statistics.get(name, {})} for name in self.modalities},
-                "target": {
-                    "kind": "classes",
-                    "names": list(self.class_names),
-                    "counts": self._training.labels.bincount(minlength=NUM_CLASSES).tolist(),
-                },
+                "target": classes_target(
+                    names=self.class_names, counts=self._training.labels.bincount(minlength=NUM_CLASSES).tolist()
+                ),
                 "num_classes": NUM_CLASSES,
             }
 
@@ -202,12 +200,7 @@ class PairedDigits(LightningDataModule, ABC):
             for key, fact in self.facts[name].items()
         }
         expected["target.names"] = (self.class_names, list(stored.get("target", {}).get("names", [])))
-        for key, (ours, stored_value) in expected.items():
-            if ours != stored_value:
-                raise ValueError(
-                    f"spec.{key}: {type(self).__name__} has {ours}, but the stored spec says {stored_value}. "
-                    "Use the data that the checkpoint was trained on."
-                )
+        check_stored(expected, module=self)
         self._spec = deepcopy(dict(stored))
 
     def train_dataloader(self) -> DataLoader[Sample]:
@@ -215,25 +208,25 @@ class PairedDigits(LightningDataModule, ABC):
         if self._training is None:
             self.setup("fit")
         assert self._training is not None
-        if getattr(self.trainer, "overfit_batches", 0) > 0:
-            return self._loader(self._frozen(self._training), self._collate(seed=self.pair_seed), shuffle=True)
+        if overfits(self):
+            return loader(self._frozen(self._training), self._collate(seed=self.pair_seed), module=self, shuffle=True)
         collate = self._collate(seed=None)
         collate.check(self._training[self._complete(self._training)])
-        return self._loader(self._training, collate, shuffle=True)
+        return loader(self._training, collate, module=self, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Batches of the validation split, in order, corrupted in the same way every time."""
         if self._validation is None:
             self.setup("validate")
         assert self._validation is not None
-        return self._loader(self._validation, self._collate(seed=self.pair_seed), shuffle=False)
+        return loader(self._validation, self._collate(seed=self.pair_seed), module=self)
 
     def test_dataloader(self) -> DataLoader[Sample]:
         """Batches of the test split, in order, corrupted in the same way every time."""
         if self._test is None:
             self.setup("test")
         assert self._test is not None
-        return self._loader(self._test, self._collate(seed=self.pair_seed), shuffle=False)
+        return loader(self._test, self._collate(seed=self.pair_seed), module=self)
 
     def predict_dataloader(self) -> DataLoader[Sample]:
         """Batches of the test split, in order."""
@@ -251,17 +244,6 @@ class PairedDigits(LightningDataModule, ABC):
 
     def _collate(self, *, seed: int | None) -> MatchedCollate:
         return MatchedCollate(spec=self.spec, augment=self.augment, corruption=self.corruption, seed=seed)
-
-    def _loader(self, samples: MatchedSamples, collate: MatchedCollate, *, shuffle: bool) -> DataLoader[Sample]:
-        return DataLoader(
-            samples,
-            batch_size=self.batch_size,
-            shuffle=shuffle,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            collate_fn=collate,
-        )
 
     def _chosen(self, modalities: Sequence[str] | None) -> tuple[str, ...]:
         chosen = self.AVAILABLE if modalities is None else tuple(modalities)

@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 from perceiver.batch import Batch
-from perceiver.model import Perceiver
+from perceiver.run.whole_model import whole_model
 
 
 class AttentionByModality(Callback):
@@ -37,11 +36,10 @@ class AttentionByModality(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Log the shares in one of the first batches."""
-        model = getattr(pl_module, "model", None)
-        sharded = isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
-        if batch_idx >= self.num_batches or dataloader_idx > 0 or sharded:
+        if batch_idx >= self.num_batches or dataloader_idx > 0:
             return
-        if not isinstance(model, Perceiver) or len(model.adapters) < 2:
+        model = whole_model(trainer, pl_module)
+        if model is None or len(model.adapters) < 2:
             return
         with torch.no_grad():
             steps = model.attention_by_modality(batch.inputs, batch.masks)

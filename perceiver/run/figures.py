@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from perceiver.model import Perceiver
 from perceiver.plots.confusion import confusion_figure
 from perceiver.run.atomic import atomic_write
 from perceiver.run.metrics import BestEpoch, best_checkpoint, confusion_of
+from perceiver.run.whole_model import whole_model
 
 Draw = Callable[[Perceiver, Iterable[Batch]], dict[str, Figure]]
 """A model and batches of evaluation data to figures by name: `perceiver.plots.SampleGrid`, or anything alike."""
@@ -108,9 +108,8 @@ class EvaluationFigures(Callback):
             _log(trainer, figure, f"{stage}/{name}", trainer.current_epoch)
 
     def _drawn(self, trainer: Trainer, task: LightningModule, loader: Any) -> dict[str, Figure]:
-        model = getattr(task, "model", None)
-        sharded = isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
-        if loader is None or not trainer.is_global_zero or sharded or not isinstance(model, Perceiver):
+        model = whole_model(trainer, task)
+        if loader is None or not trainer.is_global_zero or model is None:
             return {}
         first = loader[0] if isinstance(loader, list | tuple) else loader
         # Loaders draw seeds: looking must not change the training.

@@ -1,5 +1,7 @@
 """Tables: against FT-Transformer's tokenizer, missing cells, rows on their own, precision, errors that name cells."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_wine
+from small_models import model_around, small_encoder
 from torch import Tensor
 
 from perceiver.adapters import Points, Table
-from perceiver.attention import Form
-from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
 from perceiver.heads import PooledHead
 from perceiver.model import Perceiver
@@ -27,21 +28,7 @@ def table(*, num_numbers: int = 4, category_sizes: tuple[int, ...] = SIZES) -> T
     return Table(num_numbers=num_numbers, category_sizes=category_sizes, embedding_channels=6)
 
 
-def encoder_of(channels: int, attention: Form = "auto") -> Encoder:
-    return Encoder(
-        token_channels=channels,
-        num_latents=4,
-        latent_channels=8,
-        num_layers_per_block=1,
-        num_self_heads=2,
-        attention=attention,
-    )
-
-
-def model_of(adapter: Table, *, attention: Form = "auto") -> Perceiver:
-    torch.manual_seed(1)
-    head = PooledHead(latent_channels=8, num_classes=3)
-    return Perceiver(adapters={"record": adapter}, encoder=encoder_of(adapter.channels, attention), head=head)
+model_of = partial(model_around, "record")
 
 
 def some_rows(batch: int = 5, *, missing: float = 0.3) -> Rows:
@@ -179,7 +166,7 @@ def test_an_all_missing_table_reads_as_an_absent_one() -> None:
     fusion = Fusion(channels={"record": adapter.channels, "cloud": points.channels})
     head = PooledHead(latent_channels=8, num_classes=3)
     model = Perceiver(
-        adapters={"record": adapter, "cloud": points}, encoder=encoder_of(fusion.channels), head=head, fusion=fusion
+        adapters={"record": adapter, "cloud": points}, encoder=small_encoder(fusion.channels), head=head, fusion=fusion
     ).eval()
     cloud = torch.randn(3, 5, 3)
     without = model({"cloud": cloud})

@@ -1,17 +1,16 @@
 """Text tokens: embeddings and absolute places, ragged texts, precision, whole models, errors that name the id."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_models import model_around
 from torch import Tensor
 
 from perceiver.adapters import TextTokens
-from perceiver.attention import Form
-from perceiver.encoder import Encoder
-from perceiver.heads import PooledHead
-from perceiver.model import Perceiver
 from perceiver.positions import Fourier, LearnedTable
 from perceiver.text import VOCABULARY_SIZE, encode_bytes
 from perceiver.tokens import Tokens
@@ -29,17 +28,7 @@ def text_tokens(*, vocabulary_size: int = VOCABULARY_SIZE, table: bool = False, 
     )
 
 
-def model_of(adapter: TextTokens, *, attention: Form = "auto") -> Perceiver:
-    torch.manual_seed(1)
-    encoder = Encoder(
-        token_channels=adapter.channels,
-        num_latents=4,
-        latent_channels=8,
-        num_layers_per_block=1,
-        num_self_heads=2,
-        attention=attention,
-    )
-    return Perceiver(adapters={"text": adapter}, encoder=encoder, head=PooledHead(latent_channels=8, num_classes=3))
+model_of = partial(model_around, "text")
 
 
 def pad(texts: list[Tensor], *, extra: int = 0, fill: int = 0) -> tuple[Tensor, Tensor]:

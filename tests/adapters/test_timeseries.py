@@ -1,18 +1,17 @@
 """Time series: values, presence and times, missing values, clocks far from zero, ragged series, errors that name steps."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_models import model_around
 from torch import Tensor
 
 from perceiver.adapters import TimeSeries
-from perceiver.attention import Form
-from perceiver.encoder import Encoder
-from perceiver.heads import PooledHead
-from perceiver.model import Perceiver
 from perceiver.positions import Fourier, LearnedTable
 from perceiver.tokens import Tokens
 
@@ -31,17 +30,7 @@ def time_series(*, step_seconds: float | None = None, table: bool = False, durat
     )
 
 
-def model_of(adapter: TimeSeries, *, attention: Form = "auto") -> Perceiver:
-    torch.manual_seed(1)
-    encoder = Encoder(
-        token_channels=adapter.channels,
-        num_latents=4,
-        latent_channels=8,
-        num_layers_per_block=1,
-        num_self_heads=2,
-        attention=attention,
-    )
-    return Perceiver(adapters={"vitals": adapter}, encoder=encoder, head=PooledHead(latent_channels=8, num_classes=3))
+model_of = partial(model_around, "vitals")
 
 
 def some_series(steps: int, *, start: float = YEAR_2026, present: bool = True) -> Series:

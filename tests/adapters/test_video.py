@@ -1,19 +1,17 @@
 """Video patches: against an unfold and a convolution, ragged videos, masked content, precision, whole models, errors."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_models import model_around
 from torch import Tensor, nn
 
 from perceiver.adapters import VideoPatches
-from perceiver.attention import Form
-from perceiver.encoder import Encoder
-from perceiver.heads import PooledHead
-from perceiver.model import Perceiver
 from perceiver.positions import Fourier, LearnedTable
 from perceiver.tokens import Tokens
 
@@ -40,17 +38,7 @@ def build(kind: str) -> VideoPatches:
     return ADAPTERS[kind]()
 
 
-def model_of(adapter: VideoPatches, *, attention: Form = "auto") -> Perceiver:
-    torch.manual_seed(1)
-    encoder = Encoder(
-        token_channels=adapter.channels,
-        num_latents=4,
-        latent_channels=8,
-        num_layers_per_block=1,
-        num_self_heads=2,
-        attention=attention,
-    )
-    return Perceiver(adapters={"video": adapter}, encoder=encoder, head=PooledHead(latent_channels=8, num_classes=3))
+model_of = partial(model_around, "video")
 
 
 def valid(tokens: Tokens, row: int) -> Tensor:

@@ -8,17 +8,17 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from perceiver.batch import Collate, Sample
-from perceiver.data.balanced_sampling import balanced_sampler
+from perceiver.data.loading import check_loading, loader, training_loader
 from perceiver.data.manifest.modalities import Modality, parse_modalities, stored_modality
 from perceiver.data.manifest.rows import BadRows, ManifestRows, RowIds, decodable_rows, usable_rows
 from perceiver.data.manifest.splits import Splits, split_rows
 from perceiver.data.manifest.statistics import learned_facts, natural
 from perceiver.data.manifest.table import ManifestTable, read_table
+from perceiver.predictions import classes_target
 from perceiver.preprocessing import value_text
 
 AUTO = "auto"
@@ -90,10 +90,7 @@ class Manifest(LightningDataModule):
         needs_test: bool = True,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"data.batch_size: expected 1 or more, got {batch_size}.")
-        if num_workers < 0:
-            raise ValueError(f"data.num_workers: expected 0 (load in the training process) or more, got {num_workers}.")
+        check_loading(batch_size=batch_size, num_workers=num_workers)
         if on_bad_row not in ("error", "skip"):
             raise ValueError(f"data.on_bad_row: expected error or skip, got {on_bad_row!r}.")
         if not 0 < validation_fraction < 1:
@@ -189,41 +186,32 @@ class Manifest(LightningDataModule):
         if self._training is None:
             self.setup("fit")
         assert self._training is not None
-        # Overfitting on one batch needs the same batch every time; Lightning arranges it for plain shuffling only.
-        overfitting = getattr(self.trainer, "overfit_batches", 0) > 0
-        sampler = balanced_sampler(self._training.labels) if self.balanced_sampling and not overfitting else None
-        return self._loader(self._training, shuffle=sampler is None, sampler=sampler)
+        return training_loader(self._training, self._collate(), module=self, labels=self._training.labels)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Batches of the validation rows, in order."""
         if self._validation is None:
             self.setup("validate")
-        return self._loader(self._validation)
+        return self._evaluation(self._validation)
 
     def test_dataloader(self) -> DataLoader[Sample]:
         """Batches of the test rows, in order."""
         if self._test is None:
             self.setup("test")
-        return self._loader(self._test)
+        return self._evaluation(self._test)
 
     def predict_dataloader(self) -> DataLoader[Sample]:
         """Batches of all rows, in order, without targets."""
         if self._all is None:
             self.setup("predict")
-        return self._loader(self._all)
+        return self._evaluation(self._all)
 
-    def _loader(self, rows: ManifestRows | None, *, shuffle: bool = False, sampler: Any = None) -> DataLoader[Sample]:
+    def _evaluation(self, rows: ManifestRows | None) -> DataLoader[Sample]:
         assert rows is not None
-        return DataLoader(
-            rows,
-            batch_size=self.batch_size,
-            shuffle=shuffle,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            collate_fn=Collate(modalities=self.spec["modalities"]),
-        )
+        return loader(rows, self._collate(), module=self)
+
+    def _collate(self) -> Collate:
+        return Collate(modalities=self.spec["modalities"])
 
     def _read_training(self) -> None:
         splits = self._split()
@@ -244,11 +232,7 @@ class Manifest(LightningDataModule):
             names = self._class_names(splits.train)
             self._spec = {
                 "modalities": specs,
-                "target": {
-                    "kind": "classes",
-                    "names": list(names),
-                    "counts": list(names.values()),
-                },
+                "target": classes_target(names=list(names), counts=list(names.values())),
                 "num_classes": len(names),
             }
         else:
