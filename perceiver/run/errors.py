@@ -23,6 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 _SELF_EXPLANATORY = (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+_LONGEST = 600  # characters of a message that is no sentence of this package; all of it is in the traceback
+
 FULL_ERROR = "PERCEIVER_FULL_ERROR"
 """The user's HYDRA_FULL_ERROR; the variable itself is always 1 while a job runs, see `perceiver.run.main`."""
 
@@ -40,18 +42,20 @@ def report_error(error: Exception, *, directory: Path | None, conf: Path | None 
 
     Args:
         error: what was raised.
-        directory: the run directory, which gets `error.log`; None before there is one.
+        directory: the run directory, which gets `error.log` (of other ranks than the first `error.rankN.log`); None before there is one.
         conf: the configuration folder, for suggestions about mistyped overrides.
     """
-    lines = [f"error: {one_line(error)}"]
+    rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
+    where, log = (f" on rank {rank}", f"error.rank{rank}.log") if rank else ("", "error.log")
+    lines = [f"error{where}: {one_line(error)}"]
     if conf is not None and (hint := suggestion(str(error), conf)):
         lines[0] += f" {hint}"
     text = "".join(traceback.format_exception(error))
-    saved = directory is not None and _save(text, directory / "error.log")
+    saved = directory is not None and _save(text, directory / log)
     if os.environ.get(FULL_ERROR) == "1":
         lines.append(text)
     elif saved:
-        lines.append(f"full traceback: {directory}/error.log")
+        lines.append(f"full traceback: {directory}/{log}")
     else:
         lines.append("full traceback: run again with HYDRA_FULL_ERROR=1")
     _to_stderr("\n".join(lines))
@@ -83,6 +87,8 @@ def one_line(error: BaseException) -> str:
     message = " ".join(message.split())
     if isinstance(error, _SELF_EXPLANATORY) and message:
         return message
+    if len(message) > _LONGEST:
+        message = f"{message[:_LONGEST]} …"
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 

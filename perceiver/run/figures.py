@@ -91,10 +91,9 @@ class EvaluationFigures(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw with the weights of the best checkpoint, or the last ones where there is none."""
         self._trained = True
-        best = best_checkpoint(trainer)
-        model = getattr(pl_module, "model", None)
-        if trainer.is_global_zero and isinstance(model, nn.Module):
-            with _weights_of(best, model):
+        model = whole_model(trainer, pl_module)
+        if trainer.is_global_zero and model is not None:
+            with _weights_of(best_checkpoint(trainer), model):
                 self._publish(trainer, pl_module, trainer.val_dataloaders, "val")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -23,6 +23,8 @@ from perceiver.run.config import resolve
 from perceiver.run.embed import embed
 from perceiver.run.figures import ConfusionFigures
 from perceiver.run.interruption import until_interrupted
+from perceiver.run.launch import ranks_of_one_job, start_ranks_by_job
+from perceiver.run.learning_rate import scale_learning_rate
 from perceiver.run.metrics import BestEpoch, best_checkpoint, last_metrics, monitored, write_metrics
 from perceiver.run.predict import predict
 from perceiver.run.regularisation import without_regularisation
@@ -39,6 +41,7 @@ _KNOWN_NOTICES = (
     r"Experiment logs directory .* exists and is not empty.*",
     r"You requested to overfit but enabled train dataloader shuffling.*",
     r"You have overridden `on_before_batch_transfer` in `LightningModule`.*",
+    r"Using `DistributedSampler` with the dataloaders.*",  # tasks leave out what it repeats
     r"The number of training batches .* is smaller than the logging interval.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
 )
@@ -70,7 +73,7 @@ def run(config: DictConfig) -> float | None:
         raise ValueError(f"mode={config.mode}: expected ckpt_path=RUN_DIR or ckpt_path=FILE, the checkpoint; got none.")
     if not config.get("regularise", True):
         config = without_regularisation(config)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), ranks_of_one_job():
         _silence_known_notices()
         return modes[config.mode](config)
 
@@ -99,13 +102,14 @@ def _fit(config: DictConfig) -> float | None:
         check_architecture(model, resumed)
         check_unfinished(resumed, plain["trainer"])
         callbacks.append(CarryBest(resumed=resumed))
-    task = _task(plain, model, spec)
     trainer = _trainer(plain, callbacks)
+    scaled = scale_learning_rate(plain, trainer)
+    task = _task({**plain, "optimizer": scaled.optimizer}, model, spec)
     require_disk_space(directory, model)
     if trainer.is_global_zero:
         _keep_earlier_table(directory)
         _write_config(directory, plain)
-        print_model(model, data.val_dataloader(), trainer.strategy.root_device)
+        print_model(model, data.val_dataloader(), trainer.strategy.root_device, batches=scaled.explanation)
 
     started = time.monotonic()
     until_interrupted(trainer, lambda: trainer.fit(task, datamodule=data, ckpt_path=resumed))
@@ -204,6 +208,7 @@ def _trainer(plain: Mapping[str, Any], callbacks: list[Callback]) -> Trainer:
     trainer: Trainer = instantiate({**plain["trainer"], "_partial_": True}, _convert_="all")(
         callbacks=[*callbacks, *configured], logger=loggers or False, plugins=[AtomicCheckpointIO()]
     )
+    start_ranks_by_job(trainer, Path(plain["run_dir"]))
     return trainer
 
 

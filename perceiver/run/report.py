@@ -18,7 +18,7 @@ from perceiver.model import Perceiver
 FLOPS_NOTE = "matrix products and convolutions, a multiply-add counted as two; norms, softmax, activations not counted"
 
 
-def print_model(model: Perceiver, loader: Iterable[Batch], device: torch.device) -> None:
+def print_model(model: Perceiver, loader: Iterable[Batch], device: torch.device, *, batches: str = "") -> None:
     """Print modules, parameters, tokens per modality and FLOPs, measured on the first validation sample."""
     batch = _first_sample(loader)
     console = _console()
@@ -51,7 +51,7 @@ def print_model(model: Perceiver, loader: Iterable[Batch], device: torch.device)
         if blocks:
             whom = "" if names is None else f" to {', '.join(names)}"
             console.print(f"Cross-attention{whom}: {model.encoder.explain_attention(blocks)}", soft_wrap=True)
-    console.print(f"Device: {device}", soft_wrap=True)
+    console.print(f"Device: {device}" + (f"; {batches}" if batches else ""), soft_wrap=True)
 
 
 def forward_flops(model: Perceiver, batch: Batch) -> int:

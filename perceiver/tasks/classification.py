@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from perceiver.batch import Batch
+from perceiver.tasks.sharding import shard
 from perceiver.tasks.training_steps import (
     OptimizerFactory,
     SchedulerFactory,
+    counted,
     learning_rate,
     optimization,
     require_finite,
@@ -136,13 +138,13 @@ class ClassificationTask(LightningModule):
         loss = self._training_loss(logits, target)
         require_finite(loss, batch=batch, task=self)
         self.train_accuracy.update(logits.detach(), _largest(target))
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(target), prog_bar=True)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(target), prog_bar=True, sync_dist=True)
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, batch_size=len(target))
         return loss
 
     def on_train_epoch_end(self) -> None:
         """The learning rate that the epoch ended with."""
-        self.log("train/learning_rate", learning_rate(self.trainer))
+        self.log("train/learning_rate", learning_rate(self.trainer), sync_dist=True)
 
     def on_validation_epoch_start(self) -> None:
         """Start a new confusion matrix; the old one stays readable until here."""
@@ -154,11 +156,11 @@ class ClassificationTask(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Plain cross-entropy, accuracy and confusion matrix of the validation data."""
-        self._evaluate(batch, "val", self.val_accuracy, self.val_confusion)
+        self._evaluate(batch, batch_idx, "val", self.val_accuracy, self.val_confusion)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Plain cross-entropy, accuracy and confusion matrix of the test data."""
-        self._evaluate(batch, "test", self.test_accuracy, self.test_confusion)
+        self._evaluate(batch, batch_idx, "test", self.test_accuracy, self.test_confusion)
 
     def on_validation_epoch_end(self) -> None:
         """The balanced accuracy of this pass, if so configured."""
@@ -170,6 +172,10 @@ class ClassificationTask(LightningModule):
         if self.balanced_accuracy:
             self.log("test/balanced_accuracy", _mean_recall(self.test_confusion.compute()), sync_dist=True)
 
+    def configure_model(self) -> None:
+        """See `shard`."""
+        shard(self, self.model)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """See `optimization`."""
         return optimization(self.model, optimizer=self._optimizer, scheduler=self._scheduler, trainer=self.trainer)
@@ -180,13 +186,14 @@ class ClassificationTask(LightningModule):
             checkpoint["perceiver"] = self._checkpoint
 
     def _evaluate(
-        self, batch: Batch, stage: str, accuracy: MulticlassAccuracy, confusion: MulticlassConfusionMatrix
+        self, batch: Batch, batch_idx: int, stage: str, accuracy: MulticlassAccuracy, confusion: MulticlassConfusionMatrix
     ) -> None:
-        logits = self(batch)
-        target = self._targets(batch)
+        count = counted(self, stage, batch_idx, batch.size)
+        logits = self(batch)[:count]
+        target = self._targets(batch)[:count]
         accuracy.update(logits, _largest(target))
         confusion.update(logits, _largest(target))
-        loss = F.cross_entropy(logits, target)
+        loss = F.cross_entropy(logits, target, reduction="sum") / max(count, 1)
         self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=len(target), sync_dist=True)
         self.log(f"{stage}/accuracy", accuracy, on_epoch=True, batch_size=len(target), prog_bar=stage == "val")
 

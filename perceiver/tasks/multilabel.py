@@ -17,9 +17,11 @@ from torchmetrics import Metric
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
 from perceiver.batch import Batch
+from perceiver.tasks.sharding import shard
 from perceiver.tasks.training_steps import (
     OptimizerFactory,
     SchedulerFactory,
+    counted,
     learning_rate,
     optimization,
     require_finite,
@@ -114,22 +116,23 @@ class MultilabelTask(LightningModule):
         Raises:
             FloatingPointError: as soon as it is not finite.
         """
-        loss = self._loss(batch, self(batch), self.positive_weights)
+        assert batch.target is not None, "checked in on_before_batch_transfer"
+        loss = self._loss(batch.target, self(batch), self.positive_weights)
         require_finite(loss, batch=batch, task=self)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=batch.size, prog_bar=True)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=batch.size, prog_bar=True, sync_dist=True)
         return loss
 
     def on_train_epoch_end(self) -> None:
         """The learning rate that the epoch ended with."""
-        self.log("train/learning_rate", learning_rate(self.trainer))
+        self.log("train/learning_rate", learning_rate(self.trainer), sync_dist=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Plain loss; logits and targets for the metrics."""
-        self._evaluate(batch, "val", self.val_quality)
+        self._evaluate(batch, batch_idx, "val", self.val_quality)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Plain loss; logits and targets for the metrics."""
-        self._evaluate(batch, "test", self.test_quality)
+        self._evaluate(batch, batch_idx, "test", self.test_quality)
 
     def on_validation_epoch_end(self) -> None:
         """Metrics over the whole pass."""
@@ -138,6 +141,10 @@ class MultilabelTask(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Metrics over the whole pass."""
         self._log_quality("test", self.test_quality)
+
+    def configure_model(self) -> None:
+        """See `shard`."""
+        shard(self, self.model)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """See `optimization`."""
@@ -148,12 +155,13 @@ class MultilabelTask(LightningModule):
         if self._checkpoint is not None:
             checkpoint["perceiver"] = self._checkpoint
 
-    def _evaluate(self, batch: Batch, stage: str, quality: RankingQuality) -> None:
-        logits = self(batch)
+    def _evaluate(self, batch: Batch, batch_idx: int, stage: str, quality: RankingQuality) -> None:
+        count = counted(self, stage, batch_idx, batch.size)
         assert batch.target is not None, "checked in on_before_batch_transfer"
-        quality.update(logits, batch.target)
-        loss = self._loss(batch, logits, None)
-        self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=batch.size, sync_dist=True)
+        logits, target = self(batch)[:count], batch.target[:count]
+        quality.update(logits, target)
+        loss = self._loss(target, logits, None) if count else logits.sum()
+        self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=count, sync_dist=True)
 
     def _log_quality(self, stage: str, quality: RankingQuality) -> None:
         for name, value in quality.compute().items():
@@ -162,9 +170,9 @@ class MultilabelTask(LightningModule):
                 self.log(f"{stage}/{name}", value, prog_bar=stage == "val", sync_dist=True)
         quality.reset()
 
-    def _loss(self, batch: Batch, logits: Tensor, positive_weights: Tensor | None) -> Tensor:
-        assert batch.target is not None, "checked in on_before_batch_transfer"
-        return F.binary_cross_entropy_with_logits(logits, batch.target.to(logits.dtype), pos_weight=positive_weights)
+    @staticmethod
+    def _loss(target: Tensor, logits: Tensor, positive_weights: Tensor | None) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), pos_weight=positive_weights)
 
 
 class RankingQuality(Metric):

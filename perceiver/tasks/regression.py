@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, R2Score
 
 from perceiver.batch import Batch
+from perceiver.tasks.sharding import shard
 from perceiver.tasks.training_steps import (
     OptimizerFactory,
     SchedulerFactory,
+    counted,
     learning_rate,
     optimization,
     require_finite,
@@ -113,20 +115,20 @@ class RegressionTask(LightningModule):
         """
         loss: Tensor = self.loss(self._outputs(batch), batch.target)
         require_finite(loss, batch=batch, task=self)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=batch.size, prog_bar=True)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=batch.size, prog_bar=True, sync_dist=True)
         return loss
 
     def on_train_epoch_end(self) -> None:
         """The learning rate that the epoch ended with."""
-        self.log("train/learning_rate", learning_rate(self.trainer))
+        self.log("train/learning_rate", learning_rate(self.trainer), sync_dist=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and metrics of the validation data."""
-        self._evaluate(batch, "val", self.val_mae, self.val_r2)
+        self._evaluate(batch, batch_idx, "val", self.val_mae, self.val_r2)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and metrics of the test data."""
-        self._evaluate(batch, "test", self.test_mae, self.test_r2)
+        self._evaluate(batch, batch_idx, "test", self.test_mae, self.test_r2)
 
     def on_validation_epoch_end(self) -> None:
         """Metrics over the whole pass."""
@@ -135,6 +137,10 @@ class RegressionTask(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Metrics over the whole pass."""
         self._log_metrics("test", self.test_mae, self.test_r2)
+
+    def configure_model(self) -> None:
+        """See `shard`."""
+        shard(self, self.model)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """See `optimization`."""
@@ -145,18 +151,21 @@ class RegressionTask(LightningModule):
         if self._checkpoint is not None:
             checkpoint["perceiver"] = self._checkpoint
 
-    def _evaluate(self, batch: Batch, stage: str, mae: MeanAbsoluteError, r2: R2Score) -> None:
-        outputs = self._outputs(batch)
+    def _evaluate(self, batch: Batch, batch_idx: int, stage: str, mae: MeanAbsoluteError, r2: R2Score) -> None:
+        count = counted(self, stage, batch_idx, batch.size)
         assert batch.target is not None, "checked in on_before_batch_transfer"
+        outputs, target = self._outputs(batch)[:count], batch.target[:count]
         # Of normalised values: torchmetrics sums squares in float32 and takes sums below 1e-4 for zero.
-        mae.update(outputs, batch.target)
-        r2.update(outputs, batch.target)
-        self.log(f"{stage}/loss", self.loss(outputs, batch.target), on_epoch=True, batch_size=batch.size, sync_dist=True)
+        if count:
+            mae.update(outputs, target)
+            r2.update(outputs, target)
+        loss = self.loss(outputs, target) if count else outputs.sum()
+        self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=count, sync_dist=True)
 
     def _log_metrics(self, stage: str, mae: MeanAbsoluteError, r2: R2Score) -> None:
         error = (mae.compute().cpu() * self._std).mean()
         self.log(f"{stage}/mae", error.float(), prog_bar=stage == "val", sync_dist=True)
-        if int(r2.total) > 1:
+        if int(self.trainer.strategy.reduce(r2.total, reduce_op="sum")) > 1:
             self.log(f"{stage}/r2", r2.compute(), prog_bar=stage == "val", sync_dist=True)
         mae.reset()
         r2.reset()

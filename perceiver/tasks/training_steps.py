@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DistributedSampler
 
 from perceiver.batch import Batch
 from perceiver.masks import presence
@@ -32,6 +33,27 @@ def optimization(
     # An endless training has infinitely many steps, which no integer holds: the schedule says what to do then.
     total = int(steps) if steps != float("inf") else -1
     return {"optimizer": made, "lr_scheduler": {"scheduler": scheduler(made, total), "interval": "step"}}
+
+
+def counted(task: LightningModule, stage: str, batch_idx: int, size: int) -> int:
+    """How many samples of an evaluation batch count, the first ones; all of them in a single process.
+
+    Lightning gives all processes equally many samples by repeating the first few of the data at the end. Every sample shall
+    count once, so that metrics are those of a single process, whatever the number of processes.
+
+    Args:
+        task: whose trainer evaluates.
+        stage: val or test.
+        batch_idx: number of the batch in this process.
+        size: samples in it.
+    """
+    loader = getattr(task.trainer, f"{stage}_dataloaders", None)
+    sampler = getattr(loader, "sampler", None)
+    if not isinstance(sampler, DistributedSampler) or sampler.shuffle or sampler.drop_last:
+        return size
+    samples = len(sampler.dataset)  # type: ignore[arg-type]
+    own = len(range(sampler.rank, samples, sampler.num_replicas))
+    return max(0, min(size, own - batch_idx * int(loader.batch_size)))  # type: ignore[union-attr, arg-type]
 
 
 def learning_rate(trainer: Trainer) -> float:

@@ -1,0 +1,276 @@
+"""The processes of one job: starting the other ranks of this machine, watching them, and leaving no trace of them.
+
+Lightning starts the other ranks with the command line of this process. Under Hydra's multirun that is the command line of
+the whole sweep, so they would replay it; and what it puts into the environment would keep the next job from starting its
+own. Here they get the command line of this one job, with its run directory, and afterwards all is as it was before.
+Where something else started the ranks (torchrun, SLURM), it also watches them, and nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from lightning.fabric.plugins.environments import ClusterEnvironment
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+
+from perceiver.run.errors import FULL_ERROR
+
+VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What Lightning sets for the processes of a job."""
+
+PARENT = "PERCEIVER_PARENT"
+"""The process that started this one; not set in the first."""
+
+_POLL_SECONDS = 0.5
+_GRACE_SECONDS = 10.0
+
+# One job at a time runs in a process.
+_launchers: list[RankLauncher] = []
+
+
+class RankDiedError(RuntimeError):
+    """Another process of the job ended before its work was done; the message says which and how."""
+
+
+@contextmanager
+def ranks_of_one_job() -> Iterator[None]:
+    """Whatever ranks a job starts within are gone after it, and so is what it put into the environment.
+
+    Raises:
+        RankDiedError: instead of what the loss of another rank led to in this one.
+    """
+    before = {name: os.environ.get(name) for name in VARIABLES}
+    if parent := os.environ.get(PARENT):
+        _StopWithParent(int(parent)).start()
+    try:
+        yield
+    except BaseException as error:
+        for launcher in _launchers:
+            # What talks to a dead rank fails before its death is known.
+            died = launcher.first_dead(wait=2.0 if isinstance(error, RuntimeError) else 0.0)
+            launcher.stop()
+            if died is not None and not isinstance(error, KeyboardInterrupt):
+                raise RankDiedError(died) from error
+        raise
+    finally:
+        for launcher in _launchers:
+            launcher.finish()
+        if _launchers:
+            _leave_process_group()
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+        _launchers.clear()
+
+
+def start_ranks_by_job(trainer: Trainer, directory: Path) -> None:
+    """Have a trainer start its other ranks as `RankLauncher` does, if it would start any.
+
+    Args:
+        trainer: not yet run.
+        directory: the run directory, which all ranks share.
+    """
+    strategy = trainer.strategy
+    if isinstance(strategy.launcher, _SubprocessScriptLauncher) and HydraConfig.initialized():
+        launcher = RankLauncher(
+            environment=strategy.launcher.cluster_environment,
+            num_processes=strategy.launcher.num_processes,
+            num_nodes=strategy.launcher.num_nodes,
+            command=command_of_this_job(sys.argv, directory),
+        )
+        strategy._launcher = launcher
+
+
+def command_of_this_job(arguments: Sequence[str], directory: Path) -> list[str]:
+    """The command line that runs this job alone: a sweep's values for it, in RUN mode, in its run directory.
+
+    Args:
+        arguments: the process's own, `sys.argv`.
+        directory: the run directory.
+    """
+    main = sys.modules["__main__"]
+    module = None if main.__spec__ is None else main.__spec__.name
+    command = [sys.executable, *(["-m", module] if module else [str(Path(arguments[0]).resolve())])]
+    flags = argparse.ArgumentParser(add_help=False)
+    for short, long in (("-cd", "--config-dir"), ("-cp", "--config-path"), ("-cn", "--config-name")):
+        flags.add_argument(short, long)
+    for name, value in vars(flags.parse_known_args(list(arguments[1:]))[0]).items():
+        if value is not None:
+            command += [f"--{name.replace('_', '-')}", value]
+    overrides = HydraConfig.get().overrides
+    own = ("hydra.mode", "hydra.run.", "hydra.sweep.", "hydra.job.", "hydra.output_subdir", "hydra/job_logging")
+    kept = [override for override in overrides.hydra if not override.lstrip("+~").startswith(own)]
+    quoted = str(directory.absolute()).replace("\\", "\\\\").replace("'", "\\'")
+    return [
+        *command,
+        *overrides.task,
+        *kept,
+        "hydra.mode=RUN",
+        f"hydra.run.dir='{quoted}'",
+        "hydra.output_subdir=null",
+        "hydra/job_logging=none",
+    ]
+
+
+class RankLauncher(_SubprocessScriptLauncher):
+    """Starts the other ranks of this machine with a given command line, and stops everything when one of them dies.
+
+    Args:
+        environment: says addresses and ranks.
+        num_processes: on this machine, this one included.
+        num_nodes: machines.
+        command: of the other ranks.
+    """
+
+    def __init__(
+        self, *, environment: ClusterEnvironment, num_processes: int, num_nodes: int, command: Sequence[str]
+    ) -> None:
+        super().__init__(environment, num_processes, num_nodes)
+        self.command = list(command)
+        self._finished = threading.Event()
+
+    def launch(self, function: Callable[..., Any], *args: Any, trainer: Trainer | None = None, **kwargs: Any) -> Any:
+        """Start the ranks, if they are not there yet, and call `function`.
+
+        Raises:
+            OSError: if the port by which the ranks are to meet is taken.
+        """
+        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        if not self.cluster_environment.creates_processes_externally:
+            self._call_children_scripts()
+        return function(*args, **kwargs)
+
+    def first_dead(self, *, wait: float = 0.0) -> str | None:
+        """Which rank ended before its time, and how; None if all run or ended well. Waits so many seconds for one to end."""
+        until = time.monotonic() + wait
+        while True:
+            for local_rank, process in enumerate(self.procs, start=1):
+                if process.poll():
+                    return f"{_rank_name(local_rank)} (process {process.pid}) {_ending(process.returncode)}"
+            if time.monotonic() >= until:
+                return None
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """End all ranks but this one."""
+        for process in self.procs:
+            with contextlib.suppress(OSError):
+                process.terminate()
+        until = time.monotonic() + 2.0
+        for process in self.procs:
+            try:
+                process.wait(timeout=max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()  # it waits for the others in a collective, deaf to gentler signals
+
+    def finish(self) -> None:
+        """Wait for the other ranks, which are about to end, too; stop those that do not."""
+        self._finished.set()
+        until = time.monotonic() + _GRACE_SECONDS
+        for process in self.procs:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=max(0.0, until - time.monotonic()))
+        self.stop()
+
+    def _call_children_scripts(self) -> None:
+        self._check_can_spawn_children()
+        _launchers.append(self)
+        environment = self.cluster_environment
+        if environment.node_rank() == 0:
+            _require_free(environment.main_address, environment.main_port)
+        os.environ |= {
+            "MASTER_ADDR": environment.main_address,
+            "MASTER_PORT": str(environment.main_port),
+            "NODE_RANK": str(environment.node_rank()),
+            "LOCAL_RANK": str(environment.local_rank()),
+            "WORLD_SIZE": str(self.num_processes * self.num_nodes),
+        }
+        theirs = {
+            **os.environ,
+            PARENT: str(os.getpid()),
+            "HYDRA_FULL_ERROR": os.environ.get(FULL_ERROR, "0"),
+        }
+        if self.num_processes > 1 and "OMP_NUM_THREADS" not in os.environ:
+            threads = max(1, len(os.sched_getaffinity(0)) // self.num_processes)
+            torch.set_num_threads(threads)
+            theirs["OMP_NUM_THREADS"] = str(threads)
+        for local_rank in range(1, self.num_processes):
+            self.procs.append(subprocess.Popen(self.command, env={**theirs, "LOCAL_RANK": str(local_rank)}))
+        if self.procs:
+            threading.Thread(target=self._watch, daemon=True, name="watch-ranks").start()
+
+    def _watch(self) -> None:
+        """Ends this process when another one died and this one hangs in a collective that can never end."""
+        while not self._finished.wait(_POLL_SECONDS):
+            died = self.first_dead()
+            if died is None:
+                continue
+            if self._finished.wait(_GRACE_SECONDS):
+                return  # this process has noticed by itself, and says so
+            sys.stderr.write(f"error: {died}\n")
+            sys.stderr.flush()
+            for process in self.procs:
+                process.kill()
+            os._exit(1)
+
+
+class _StopWithParent(threading.Thread):
+    """Ends this process when the one that started it is gone: it would wait for it in a collective."""
+
+    def __init__(self, parent: int) -> None:
+        super().__init__(daemon=True, name="watch-parent")
+        self.parent = parent
+
+    def run(self) -> None:
+        while os.getppid() == self.parent:
+            time.sleep(_POLL_SECONDS)
+        os._exit(1)
+
+
+def _require_free(address: str, port: int) -> None:
+    with socket.socket() as probe:
+        # As torch's own server does: a port that is only waiting to be forgotten is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise OSError(
+                errno.EADDRINUSE,
+                f"MASTER_PORT={port}: {address}:{port}, where the processes of this job are to meet, is taken "
+                f"({error.strerror}). Set MASTER_PORT to a free port, or unset it to have one chosen",
+            ) from error
+
+
+def _leave_process_group() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _rank_name(local_rank: int) -> str:
+    node = int(os.environ.get("NODE_RANK", 0))
+    return f"rank {local_rank}" if node == 0 else f"rank {local_rank} of node {node}"
+
+
+def _ending(status: int) -> str:
+    how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"stopped with exit status {status}"
+    return (
+        f"{how}, so all processes of this job stop. Its own message, if it had time for one, is above or in error.rank*.log of "
+        "the run directory; checkpoints are intact: continue with the same overrides and ckpt_path=RUN_DIR"
+    )
