@@ -19,8 +19,13 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+
+class RankDiedError(RuntimeError):
+    """Another process of the job ended before its work was done; the message says which and how."""
+
+
 # Their messages are sentences of their own; for others the type says half of it.
-_SELF_EXPLANATORY = (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
+_SELF_EXPLANATORY = (ValueError, OSError, FloatingPointError, RankDiedError, HydraException, OmegaConfBaseException)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _LONGEST = 600  # characters of a message that is no sentence of this package; all of it is in the traceback
@@ -42,7 +47,8 @@ def report_error(error: Exception, *, directory: Path | None, conf: Path | None 
 
     Args:
         error: what was raised.
-        directory: the run directory, which gets `error.log` (of other ranks than the first `error.rankN.log`); None before there is one.
+        directory: the run directory, which gets `error.log`, or `error.rankN.log` of another rank than the first;
+            None before there is one.
         conf: the configuration folder, for suggestions about mistyped overrides.
     """
     rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -205,9 +206,16 @@ def _task(plain: Mapping[str, Any], model: Perceiver, spec: Mapping[str, Any]) -
 def _trainer(plain: Mapping[str, Any], callbacks: list[Callback]) -> Trainer:
     configured = [instantiate(entry, _convert_="all") for entry in (plain.get("callbacks") or {}).values() if entry]
     loggers = [instantiate(entry, _convert_="all") for entry in (plain.get("logger") or {}).values() if entry]
-    trainer: Trainer = instantiate({**plain["trainer"], "_partial_": True}, _convert_="all")(
-        callbacks=[*callbacks, *configured], logger=loggers or False, plugins=[AtomicCheckpointIO()]
-    )
+    make = instantiate({**plain["trainer"], "_partial_": True}, _convert_="all")
+    try:
+        trainer: Trainer = make(
+            callbacks=[*callbacks, *configured], logger=loggers or False, plugins=[AtomicCheckpointIO()]
+        )
+    except MisconfigurationException as error:
+        raise ValueError(
+            f"trainer: {error} This machine has {torch.cuda.device_count()} CUDA devices; trainer.accelerator="
+            f"{plain['trainer'].get('accelerator')} trainer.devices={plain['trainer'].get('devices')} were asked for."
+        ) from error
     start_ranks_by_job(trainer, Path(plain["run_dir"]))
     return trainer
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import os
 import signal
 import socket
@@ -25,11 +24,11 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from lightning.fabric.plugins.environments import ClusterEnvironment
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
-from perceiver.run.errors import FULL_ERROR
+from perceiver.run.errors import FULL_ERROR, RankDiedError
 
 VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What Lightning sets for the processes of a job."""
@@ -42,10 +41,6 @@ _GRACE_SECONDS = 10.0
 
 # One job at a time runs in a process.
 _launchers: list[RankLauncher] = []
-
-
-class RankDiedError(RuntimeError):
-    """Another process of the job ended before its work was done; the message says which and how."""
 
 
 @contextmanager
@@ -252,9 +247,8 @@ def _require_free(address: str, port: int) -> None:
             probe.bind(("", port))
         except OSError as error:
             raise OSError(
-                errno.EADDRINUSE,
                 f"MASTER_PORT={port}: {address}:{port}, where the processes of this job are to meet, is taken "
-                f"({error.strerror}). Set MASTER_PORT to a free port, or unset it to have one chosen",
+                f"({error.strerror}). Set MASTER_PORT to a free port, or unset it to have one chosen."
             ) from error
 
 
@@ -271,6 +265,6 @@ def _rank_name(local_rank: int) -> str:
 def _ending(status: int) -> str:
     how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"stopped with exit status {status}"
     return (
-        f"{how}, so all processes of this job stop. Its own message, if it had time for one, is above or in error.rank*.log of "
-        "the run directory; checkpoints are intact: continue with the same overrides and ckpt_path=RUN_DIR"
+        f"{how}, so all processes of this job stop. Its own message, if it had time for one, is above or in "
+        "error.rank*.log of the run directory; checkpoints are intact: continue with the same overrides and ckpt_path=DIR."
     )

@@ -8,7 +8,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 
 class FullySharded(ModelParallelStrategy):
-    """Lightning's strategy for `torch.distributed.fsdp.fully_shard`, over all processes; tasks shard their models themselves.
+    """Lightning's strategy for `torch.distributed.fsdp.fully_shard`, over all processes; tasks shard their models.
 
     Checkpoints are whole: one file, as of any other strategy, so that `perceiver.load` reads it and another number of
     processes can continue. The first process holds all weights and optimizer states in main memory while it writes one.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from lightning.pytorch import LightningModule
+from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from perceiver.encoder import Encoder
 from perceiver.model import Perceiver
 
 
-def shard(task: LightningModule, model: object) -> None:
+def shard(task: LightningModule, model: nn.Module) -> None:
     """Shard the parameters of `model` over the data-parallel processes, if there is a mesh of them; else do nothing.
 
     The latent layers are units of their own. All else belongs to the root unit, adapters too: a process whose batch lacks a
@@ -27,4 +28,4 @@ def shard(task: LightningModule, model: object) -> None:
         for block in model.encoder.blocks:
             for layer in block.children():
                 fully_shard(layer, mesh=data_parallel)
-    fully_shard(model, mesh=data_parallel)  # type: ignore[arg-type]
+    fully_shard(model, mesh=data_parallel)
