@@ -9,8 +9,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
-from perceiver.run.atomic import atomic_write
-from perceiver.run.errors import DiskFullError, free_bytes
+from perceiver.atomic import DiskFullError, atomic_write, free_bytes
 
 # Weights and the two moments of Adam and LAMB; best, last, and the one being written beside them.
 _COPIES_OF_WEIGHTS, _FILES = 3, 3

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perceiver.run.atomic import atomic_write, write_json
-from perceiver.run.errors import DiskFullError
+from perceiver.atomic import DiskFullError, atomic_write, write_json
 
 
 def test_replaces_only_when_complete(tmp_path: Path) -> None:
