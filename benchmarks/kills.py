@@ -102,9 +102,11 @@ def differences(one: Any, other: Any, name: str) -> list[str]:
     """Names of what is not the same, bit by bit."""
     if isinstance(one, dict) and isinstance(other, dict):
         missing = [f"{name}.{key}" for key in one.keys() ^ other.keys()]
-        return missing + [found for key in one.keys() & other.keys() for found in differences(one[key], other[key], f"{name}.{key}")]
+        pairs = {f"{name}.{key}": (one[key], other[key]) for key in one.keys() & other.keys()}
+        return missing + [found for key, pair in pairs.items() for found in differences(*pair, key)]
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        return [found for number, pair in enumerate(zip(one, other)) for found in differences(*pair, f"{name}.{number}")]
+        numbered = enumerate(zip(one, other, strict=True))
+        return [found for number, pair in numbered for found in differences(*pair, f"{name}.{number}")]
     if isinstance(one, torch.Tensor):
         return [] if torch.equal(one, other) else [name]
     return [] if one == other else [name]

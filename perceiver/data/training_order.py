@@ -76,11 +76,16 @@ class _Batches:
         return -(-len(self.order) // self.batch_size)
 
     def __iter__(self) -> Iterator[_SeededIndices]:
-        order = self.order
+        # No generator: the epoch is the one at this moment, not at that of the first batch.
+        order, size = self.order, self.batch_size
         indices, epoch = order.indices().tolist(), order.epoch
-        for number in range(self.start, len(self)):
-            seed = stream_seed(order.seed, LOADING, epoch, order.rank, number)
-            yield _SeededIndices(indices[number * self.batch_size : (number + 1) * self.batch_size], seed)
+        return (
+            _SeededIndices(
+                indices[number * size : (number + 1) * size],
+                stream_seed(order.seed, LOADING, epoch, order.rank, number),
+            )
+            for number in range(self.start, len(self))
+        )
 
 
 class _SeededSamples(Dataset[Sample]):
@@ -127,7 +132,7 @@ class TrainingLoader(DataLoader[Sample]):
         self._batches = _Batches(order, batch_size)
         super().__init__(
             _SeededSamples(samples),
-            batch_sampler=self._batches,  # type: ignore[arg-type]
+            batch_sampler=self._batches,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),

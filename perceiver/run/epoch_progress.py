@@ -31,8 +31,8 @@ class EpochProgress(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep what all processes have of the present epoch."""
-        epochs = trainer.fit_loop.epoch_progress.current
-        if epochs.processed >= epochs.ready:  # it is over, but not yet logged
+        epochs = trainer.fit_loop.epoch_progress.current.state_dict()
+        if epochs["processed"] >= epochs["ready"]:  # it is over, but not yet logged
             checkpoint[KEY] = {"row": _row(trainer)}
             return
         own = _states(trainer)
@@ -49,7 +49,7 @@ class EpochProgress(Callback):
             self._kept = kept["metrics"][trainer.global_rank]
         loops = checkpoint["loops"]["fit_loop"]
         places = loops["state_dict"].get("combined_loader", [])
-        batch_size = getattr(trainer.datamodule, "batch_size", None)
+        batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
         if len(places) == 1 and "samples" in places[0] and isinstance(batch_size, int):
             count = loops["epoch_loop.batch_progress"]["current"]
             lag = count["ready"] - count["completed"]

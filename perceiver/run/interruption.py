@@ -11,9 +11,9 @@ from types import FrameType
 from typing import Any
 
 import torch.distributed
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from perceiver.run.last_checkpoint import LastCheckpoint
 from perceiver.run.resumable_points import AtResumablePoints

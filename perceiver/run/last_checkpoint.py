@@ -62,7 +62,7 @@ class LastCheckpoint(AtResumablePoints):
         Raises:
             DiskFullError: if the disk is full; what was there is intact.
         """
-        if trainer.global_step == self._saved_step or trainer.fast_dev_run:
+        if trainer.global_step == self._saved_step:
             return
         # The same name in all processes: the strategy may make a folder that all of them write into.
         new = self.directory / f".{LAST}.new.tmp"

@@ -67,5 +67,5 @@ def test_too_small_a_disk_is_found_before_training(tmp_path: Path, monkeypatch: 
     model = nn.Linear(1000, 1000, bias=False)
     require_disk_space(tmp_path / "not" / "there" / "yet", model)
     monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(10**9, 10**9 - 20_000_000, 20_000_000))
-    with pytest.raises(DiskFullError, match=r"36\.0 MB are needed \(3 files of 12\.0 MB\), 20\.0 MB are free"):
+    with pytest.raises(DiskFullError, match=r"48\.0 MB are needed \(4 files of 12\.0 MB\), 20\.0 MB are free"):
         require_disk_space(tmp_path, model)
