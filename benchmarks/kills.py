@@ -135,7 +135,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--num-workers", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--every", type=int, default=3, help="steps from one checkpoint to the next")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--directory", type=Path, default=None)
