@@ -7,13 +7,10 @@ classes from packages that are trusted by name, see perceiver.build.targets.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import io
 import os
 import pickle
 import re
-import shutil
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +20,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
+from perceiver.atomic import atomic_write
 from perceiver.build import build_model, canonical
 from perceiver.build.allocation import limit_allocation, show_bytes
 from perceiver.build.plain import PlainError, plain
@@ -79,8 +77,9 @@ def save(model: nn.Module, path: str | Path, *, config: Mapping[str, Any], spec:
     state = {PREFIX + name: value for name, value in _plain_state(model).items()}
     buffer = io.BytesIO()
     torch.save({"state_dict": state, KEY: entry(config, spec)}, buffer)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    _write_whole(file, buffer.getbuffer())
+    content = buffer.getbuffer()
+    with atomic_write(file, expected_bytes=content.nbytes) as stream:
+        stream.write(content)
     return file
 
 
@@ -147,42 +146,6 @@ def _stored_bytes(state: Mapping[str, Tensor]) -> int:
 
 def _plain_state(model: nn.Module) -> dict[str, Tensor]:
     return {name.replace(_COMPILED, ""): value.detach() for name, value in model.state_dict().items()}
-
-
-def _write_whole(file: Path, data: memoryview) -> None:
-    """Write `data` to a temporary file next to `file`, flush it to the disk, and only then give it the name."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    free = shutil.disk_usage(file.parent).free
-    if free < data.nbytes:
-        raise _disk_full(file, data.nbytes, free)
-    try:
-        with open(temporary, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            temporary.unlink(missing_ok=True)
-            raise _disk_full(file, data.nbytes, shutil.disk_usage(file.parent).free) from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # not every file system can flush a folder
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _disk_full(file: Path, needed: int, free: int) -> OSError:
-    kept = "; the older file of that name is unchanged" if file.exists() else ""
-    return OSError(
-        errno.ENOSPC,
-        f"{file}: no room to write the checkpoint: it needs {show_bytes(needed)}, "
-        f"the disk or quota has {show_bytes(free)} free{kept}. Free some space or choose another folder",
-    )
 
 
 def _load_plain(file: Path) -> dict[str, Any]:

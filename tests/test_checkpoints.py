@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import perceiver
-from perceiver import checkpoints
+from perceiver import atomic
 from perceiver.build import build_model
 from perceiver.checkpoints import CheckpointError, entry, find, load, read, save
 
@@ -575,14 +575,13 @@ def test_what_could_not_be_loaded_is_not_saved(
 
 def test_a_disk_that_is_known_to_be_full(model: perceiver.Perceiver, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = file.read_bytes()
-    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda path: shutil_usage(free=1500))
-    with pytest.raises(OSError, match="no room") as caught:
+    monkeypatch.setattr(atomic.shutil, "disk_usage", lambda path: shutil_usage(free=1500))
+    with pytest.raises(OSError, match="no space left") as caught:
         save(model, file, config=CONFIG, spec=SPEC)
     assert caught.value.errno == errno.ENOSPC
     assert re.search(
-        rf"{re.escape(str(file))}: no room to write the checkpoint: it needs \d+\.\d kB, "
-        r"the disk or quota has 1\.5 kB free; the older file of that name is unchanged\. "
-        r"Free some space or choose another folder",
+        rf"no space left while writing {re.escape(str(file))}: it needs [\d,]+ bytes, 1,500 bytes are free\. "
+        r"The earlier file of that name is intact\. Free some space",
         str(caught.value),
     )
     assert file.read_bytes() == before
@@ -602,9 +601,9 @@ def test_a_disk_that_turns_out_to_be_full(
     def full(descriptor: int) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    monkeypatch.setattr(atomic.os, "fsync", full)
     with pytest.raises(
-        OSError, match=r"no room to write the checkpoint: it needs .* the older file of that name is unchanged"
+        OSError, match=r"no space left while writing .*: failed after .* The earlier file of that name is intact"
     ):
         save(model, file, config=CONFIG, spec=SPEC)
     assert file.read_bytes() == before
@@ -622,7 +621,7 @@ def test_a_real_limit_on_the_size_of_files(file: Path, repository: Path) -> None
     )
     finished = subprocess.run([sys.executable, "-c", code, str(file)], cwd=repository, capture_output=True, text=True)
     assert finished.returncode == 1
-    assert f"{file}: no room to write the checkpoint: it needs" in finished.stderr
+    assert f"no space left while writing {file}: failed after" in finished.stderr
     assert file.read_bytes() == before
     assert list(file.parent.iterdir()) == [file]
 
@@ -636,7 +635,7 @@ def test_an_interrupted_write_leaves_the_older_file(
     def interrupted(descriptor: int) -> None:
         raise error
 
-    monkeypatch.setattr(checkpoints.os, "fsync", interrupted)
+    monkeypatch.setattr(atomic.os, "fsync", interrupted)
     with pytest.raises(type(error)):
         save(model, file, config=CONFIG, spec=SPEC)
     assert file.read_bytes() == before

@@ -4,6 +4,7 @@ A few runs are processes of their own; the others call the same `main` in this o
 """
 
 import contextlib
+import csv
 import io
 import json
 import os
@@ -119,7 +120,7 @@ def test_a_run_leaves_one_directory(run_directory: Path) -> None:
         "tensorboard",
         "train.log",
     }
-    assert {path.name for path in (run_directory / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in (run_directory / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "previous.ckpt"}
     assert {path.name for path in (run_directory / "figures").iterdir()} == {
         "attention_image_val.png",
         "confusion_test.png",
@@ -211,7 +212,9 @@ def test_a_run_can_be_continued(run_directory: Path, tmp_path: Path) -> None:
 
     again = train(*SMALL, *schedule, f"ckpt_path={first}", f"hydra.run.dir={first}")
     assert again.code == 0, again.err
-    assert (first / "csv" / "metrics.1.csv").is_file(), "the earlier table is kept"
+    with (first / "csv" / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"], "one table, continued"
 
 
 def test_a_worse_continuation_keeps_the_best(run_directory: Path, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from perceiver.batch import Batch, Sample
-from perceiver.data.balanced_sampling import balanced_sampler
+from perceiver.data.balanced_sampling import balanced_weights
+from perceiver.data.training_order import TrainingLoader, training_order
 
 
 def check_loading(*, batch_size: int, num_workers: int) -> None:
@@ -36,10 +37,31 @@ def training_loader(
         module: with `batch_size`, `num_workers` and `balanced_sampling`.
         labels: the class of each sample.
     """
+    weights = balanced_weights(labels) if module.balanced_sampling else None
+    return shuffled_loader(samples, collate, module=module, weights=weights)
+
+
+def shuffled_loader(
+    samples: Any, collate: Callable[[Any], Batch], *, module: Any, weights: Tensor | None = None
+) -> DataLoader[Sample]:
+    """Batches in an order that is new in every epoch, which can be continued anywhere: `TrainingLoader`.
+
+    Args:
+        samples: as in `loader`.
+        collate: as in `loader`.
+        module: with `batch_size` and `num_workers`.
+        weights: as in `TrainingOrder`.
+    """
     # Lightning arranges overfitting for plain shuffling only.
-    if module.balanced_sampling and not overfits(module):
-        return loader(samples, collate, module=module, sampler=balanced_sampler(labels))
-    return loader(samples, collate, module=module, shuffle=True)
+    if overfits(module):
+        return loader(samples, collate, module=module, shuffle=True)
+    return TrainingLoader(
+        samples,
+        collate=collate,
+        order=training_order(samples, module=module, weights=weights),
+        batch_size=module.batch_size,
+        num_workers=module.num_workers,
+    )
 
 
 def loader(samples: Any, collate: Callable[[Any], Batch], *, module: Any, **order: Any) -> DataLoader[Sample]:
@@ -49,7 +71,7 @@ def loader(samples: Any, collate: Callable[[Any], Batch], *, module: Any, **orde
         samples: a map-style data set.
         collate: samples of a batch to the batch.
         module: with `batch_size` and `num_workers`.
-        order: `shuffle` or `sampler`, as `DataLoader` takes them.
+        order: `shuffle`, as `DataLoader` takes it.
     """
     return DataLoader(
         samples,

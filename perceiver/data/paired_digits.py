@@ -16,7 +16,7 @@ from perceiver.batch import Sample
 from perceiver.data.audio import loudness
 from perceiver.data.digit_points import inked_points
 from perceiver.data.images import LabelledImages
-from perceiver.data.loading import check_loading, check_stored, loader, overfits
+from perceiver.data.loading import check_loading, check_stored, loader, overfits, shuffled_loader
 from perceiver.data.matched_collation import ByModality, MatchedCollate, check_names
 from perceiver.data.matching import MatchedSamples, Matching, Source, drawn_matches, evaluation_matches
 from perceiver.data.missing import present_modalities
@@ -212,7 +212,7 @@ class PairedDigits(LightningDataModule, ABC):
             return loader(self._frozen(self._training), self._collate(seed=self.pair_seed), module=self, shuffle=True)
         collate = self._collate(seed=None)
         collate.check(self._training[self._complete(self._training)])
-        return loader(self._training, collate, module=self, shuffle=True)
+        return shuffled_loader(self._training, collate, module=self)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Batches of the validation split, in order, corrupted in the same way every time."""

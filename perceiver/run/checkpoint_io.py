@@ -9,11 +9,10 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
-from perceiver.run.atomic import atomic_write
-from perceiver.run.errors import DiskFullError, free_bytes
+from perceiver.atomic import DiskFullError, atomic_write, free_bytes
 
-# Weights and the two moments of Adam and LAMB; best, last, and the one being written beside them.
-_COPIES_OF_WEIGHTS, _FILES = 3, 3
+# Weights and the two moments of Adam and LAMB; best, last, previous, and the one being written beside them.
+_COPIES_OF_WEIGHTS, _FILES = 3, 4
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -45,7 +44,7 @@ def require_disk_space(directory: Path, model: nn.Module) -> None:
     """Check, before training, that the checkpoints of `model` will fit into `directory`.
 
     Raises:
-        DiskFullError: if less than about three checkpoints' worth of bytes is free.
+        DiskFullError: if less than about four checkpoints' worth of bytes is free.
     """
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     checkpoint = weights * _COPIES_OF_WEIGHTS

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig
 from torch import Tensor
 
+from perceiver.atomic import atomic_write
 from perceiver.batch import Batch
-from perceiver.run.atomic import atomic_write
 from perceiver.run.inference import Inference
 
 

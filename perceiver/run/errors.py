@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import os
 import re
-import shutil
 import sys
 import traceback
 from collections.abc import Iterator
@@ -19,6 +17,9 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from perceiver.atomic import FULL, DiskFullError
+from perceiver.run.stopped import TrainingStopped
+
 
 class RankDiedError(RuntimeError):
     """Another process of the job ended before its work was done; the message says which and how."""
@@ -26,7 +27,6 @@ class RankDiedError(RuntimeError):
 
 # Their messages are sentences of their own; for others the type says half of it.
 _SELF_EXPLANATORY = (ValueError, OSError, FloatingPointError, RankDiedError, HydraException, OmegaConfBaseException)
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _LONGEST = 600  # characters of a message that is no sentence of this package; all of it is in the traceback
 
@@ -36,10 +36,6 @@ FULL_ERROR = "PERCEIVER_FULL_ERROR"
 
 class JobFailedError(Exception):
     """A job failed and has said so already; its directory is the message."""
-
-
-class DiskFullError(OSError):
-    """The disk is full, or will be."""
 
 
 def report_error(error: Exception, *, directory: Path | None, conf: Path | None = None) -> None:
@@ -67,13 +63,25 @@ def report_error(error: Exception, *, directory: Path | None, conf: Path | None 
     _to_stderr("\n".join(lines))
 
 
+def warn(text: str) -> None:
+    """Say in one line what a user should know, in the first process only."""
+    if os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("SLURM_PROCID", "0") == "0":
+        _to_stderr(f"warning: {' '.join(text.split())}")
+
+
 def interrupted(directory: Path) -> None:
-    """Say what an interrupted run has kept, and how to go on."""
+    """Say what a run that was stopped at once has kept, and how to go on."""
     last = directory / "checkpoints" / "last.ckpt"
     if last.is_file():
         _to_stderr(f"interrupted: {last} is kept; continue with the same overrides and ckpt_path={directory}")
     else:
         _to_stderr("interrupted before the end of the first epoch: no checkpoint was written yet")
+
+
+def stopped(stop: TrainingStopped, directory: Path) -> None:
+    """Say what a run that was stopped in good order has written, and how to go on."""
+    if stop.first_process:
+        _to_stderr(stop.message(directory))
 
 
 def one_line(error: BaseException) -> str:
@@ -96,13 +104,6 @@ def one_line(error: BaseException) -> str:
     if len(message) > _LONGEST:
         message = f"{message[:_LONGEST]} …"
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
-
-
-def free_bytes(directory: Path) -> int:
-    """Free bytes of the disk that holds `directory`, which need not exist yet."""
-    while not directory.exists() and directory != directory.parent:
-        directory = directory.parent
-    return shutil.disk_usage(directory).free
 
 
 def suggestion(message: str, conf: Path) -> str:

@@ -16,10 +16,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from perceiver.atomic import atomic_write
 from perceiver.batch import Batch
 from perceiver.model import Perceiver
 from perceiver.plots.confusion import confusion_figure
-from perceiver.run.atomic import atomic_write
 from perceiver.run.metrics import BestEpoch, best_checkpoint, confusion_of
 from perceiver.run.whole_model import whole_model
 

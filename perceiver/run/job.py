@@ -16,21 +16,35 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from perceiver import checkpoints
+from perceiver.atomic import atomic_write, remove_leftovers
 from perceiver.build import build_model
 from perceiver.model import Perceiver
-from perceiver.run.atomic import atomic_write
 from perceiver.run.checkpoint_io import AtomicCheckpointIO, require_disk_space
 from perceiver.run.config import resolve
 from perceiver.run.embed import embed
+from perceiver.run.epoch_progress import EpochProgress
+from perceiver.run.errors import stopped
 from perceiver.run.figures import ConfusionFigures
-from perceiver.run.interruption import until_interrupted
+from perceiver.run.interruption import OrderlyStop, until_interrupted
+from perceiver.run.last_checkpoint import LAST, PREVIOUS, LastCheckpoint
 from perceiver.run.launch import ranks_of_one_job, start_ranks_by_job
 from perceiver.run.learning_rate import scale_learning_rate
 from perceiver.run.metrics import BestEpoch, best_checkpoint, last_metrics, monitored, write_metrics
+from perceiver.run.metrics_table import EarlierTable
 from perceiver.run.predict import predict
+from perceiver.run.random_state import RandomState
 from perceiver.run.regularisation import without_regularisation
 from perceiver.run.report import print_model, print_result
-from perceiver.run.resume import CarryBest, check_architecture, check_unfinished, find_last
+from perceiver.run.resume import (
+    AUTO,
+    CarryBest,
+    Resumed,
+    check_architecture,
+    check_unfinished,
+    find_resumed,
+    warn_of_changes,
+)
+from perceiver.run.stopped import TIME_LIMIT, TrainingStopped
 from perceiver.run.stored_spec import use_stored_spec
 
 CONFIG, METRICS = "config.yaml", "metrics.json"
@@ -81,9 +95,9 @@ def run(config: DictConfig) -> float | None:
 
 def _fit(config: DictConfig) -> float | None:
     directory = Path(config.run_dir)
-    resumed = None if config.ckpt_path is None else find_last(config.ckpt_path)
+    resumed = find_resumed(config.ckpt_path, directory=directory)
     _check_unused(directory, resumed)
-    recipe = None if resumed is None else checkpoints.read(resumed)
+    recipe = None if resumed is None else resumed.recipe
     if recipe is not None:
         _check_task(config, recipe)
 
@@ -98,22 +112,37 @@ def _fit(config: DictConfig) -> float | None:
     seed_everything(int(plain["seed"]), workers=True, verbose=False)
     model = build_model(plain["model"], spec=spec)
     best = BestEpoch()
-    callbacks: list[Callback] = [best, ConfusionFigures(directory=directory, names=_class_names(spec), best=best)]
+    callbacks: list[Callback] = [
+        RandomState(seed=int(plain["seed"])),
+        EpochProgress(),
+        best,
+        ConfusionFigures(directory=directory, names=_class_names(spec), best=best),
+    ]
     if resumed is not None:
-        check_architecture(model, resumed)
-        check_unfinished(resumed, plain["trainer"])
-        callbacks.append(CarryBest(resumed=resumed))
-    trainer = _trainer(plain, callbacks)
+        check_architecture(model, resumed.file)
+        check_unfinished(resumed.file, plain["trainer"], may_be_finished=config.ckpt_path == AUTO)
+        warn_of_changes(resumed.recipe, checkpoints.entry(plain, spec)["config"])
+        callbacks.append(CarryBest(resumed=resumed.file))
+    trainer = _trainer(plain, callbacks, stoppable=True)
     scaled = scale_learning_rate(plain, trainer)
     task = _task({**plain, "optimizer": scaled.optimizer}, model, spec)
     require_disk_space(directory, model)
     if trainer.is_global_zero:
-        _keep_earlier_table(directory)
+        if resumed is not None:
+            resumed.set_damaged_aside()
+        remove_leftovers(directory / "checkpoints")
+        _continue_table(directory, trainer, resumed)
         _write_config(directory, plain)
         print_model(model, data.val_dataloader(), trainer.strategy.root_device, batches=scaled.explanation)
 
     started = time.monotonic()
-    until_interrupted(trainer, lambda: trainer.fit(task, datamodule=data, ckpt_path=resumed))
+    stop: TrainingStopped | None = None
+    try:
+        until_interrupted(
+            trainer, lambda: trainer.fit(task, datamodule=data, ckpt_path=None if resumed is None else resumed.file)
+        )
+    except TrainingStopped as error:
+        stop = error
     metrics: dict[str, float | int] = {
         **last_metrics(trainer, "train"),
         **best.metrics,
@@ -125,6 +154,11 @@ def _fit(config: DictConfig) -> float | None:
         metrics["best_epoch"] = best.epoch
     if trainer.is_global_zero:
         write_metrics(directory / METRICS, metrics)
+    if stop is not None and stop.cause != TIME_LIMIT:
+        raise stop
+    if stop is not None:
+        stopped(stop, directory)
+        return best.score
 
     if plain["test"]:
         chosen = best_checkpoint(trainer)
@@ -164,7 +198,7 @@ def _test(config: DictConfig) -> float | None:
     figures = ConfusionFigures(directory=directory, names=_class_names(spec), best=None)
     trainer = _trainer(plain, [figures])
     if trainer.is_global_zero:
-        _keep_earlier_table(directory)
+        _continue_table(directory, trainer, None)
         if not (directory / CONFIG).exists():
             _write_config(directory, plain)
     started = time.monotonic()
@@ -203,10 +237,16 @@ def _task(plain: Mapping[str, Any], model: Perceiver, spec: Mapping[str, Any]) -
     return task
 
 
-def _trainer(plain: Mapping[str, Any], callbacks: list[Callback]) -> Trainer:
+def _trainer(plain: Mapping[str, Any], callbacks: list[Callback], *, stoppable: bool = False) -> Trainer:
     configured = [instantiate(entry, _convert_="all") for entry in (plain.get("callbacks") or {}).values() if entry]
     loggers = [instantiate(entry, _convert_="all") for entry in (plain.get("logger") or {}).values() if entry]
-    make = instantiate({**plain["trainer"], "_partial_": True}, _convert_="all")
+    settings = dict(plain["trainer"])
+    # Lightning would end the epoch early at its time limit, and count it as done.
+    max_time = settings.pop("max_time", None)
+    if stoppable:
+        last = next((callback for callback in configured if isinstance(callback, LastCheckpoint)), None)
+        configured.append(OrderlyStop(last=last, max_time=max_time))
+    make = instantiate({**settings, "_partial_": True}, _convert_="all")
     try:
         trainer: Trainer = make(
             callbacks=[*callbacks, *configured], logger=loggers or False, plugins=[AtomicCheckpointIO()]
@@ -214,7 +254,7 @@ def _trainer(plain: Mapping[str, Any], callbacks: list[Callback]) -> Trainer:
     except MisconfigurationException as error:
         raise ValueError(
             f"trainer: {error} This machine has {torch.cuda.device_count()} CUDA devices; trainer.accelerator="
-            f"{plain['trainer'].get('accelerator')} trainer.devices={plain['trainer'].get('devices')} were asked for."
+            f"{settings.get('accelerator')} trainer.devices={settings.get('devices')} were asked for."
         ) from error
     start_ranks_by_job(trainer, Path(plain["run_dir"]))
     return trainer
@@ -234,22 +274,25 @@ def _class_names(spec: Mapping[str, Any]) -> list[str]:
     return [str(name) for name in spec.get("target", {}).get("names", [])]
 
 
-def _check_unused(directory: Path, resumed: Path | None) -> None:
+def _check_unused(directory: Path, resumed: Resumed | None) -> None:
     """Refuse to train over the checkpoints of another run: what is written stays."""
-    last = directory / "checkpoints" / "last.ckpt"
-    if last.exists() and (resumed is None or resumed.parent.resolve() != last.parent.resolve()):
+    folder = directory / "checkpoints"
+    there = next((name for name in (LAST, PREVIOUS, "best.ckpt") if (folder / name).exists()), None)
+    if there is not None and (resumed is None or resumed.file.parent.resolve() != folder.resolve()):
         raise FileExistsError(
-            f"hydra.run.dir: {directory} already holds a run ({last.name}). Choose another directory, or continue that run "
+            f"hydra.run.dir: {directory} already holds a run ({there}). Choose another directory, or continue that run "
             f"with ckpt_path={directory}."
         )
 
 
-def _keep_earlier_table(directory: Path) -> None:
-    """Rename the metrics table of the run that is continued: CSVLogger would start it anew."""
-    table = directory / "csv" / "metrics.csv"
-    if table.exists():
-        earlier = next(path for n in range(1, 10**6) if not (path := table.with_name(f"metrics.{n}.csv")).exists())
-        table.rename(earlier)
+def _continue_table(directory: Path, trainer: Trainer, resumed: Resumed | None) -> None:
+    """Keep the metrics table of a run that is continued here, which CSVLogger would delete."""
+    path = directory / "csv" / "metrics.csv"
+    here = resumed is not None and resumed.file.parent.parent.resolve() == directory.resolve()
+    if resumed is not None and here:
+        EarlierTable(path, steps=resumed.step, last_row=resumed.last_row).continue_in(trainer)
+    else:
+        EarlierTable(path, steps=None)
 
 
 def _write_config(directory: Path, plain: Mapping[str, Any]) -> None:

@@ -14,7 +14,9 @@ from omegaconf import DictConfig
 import perceiver
 from perceiver.run.config import register_resolvers
 from perceiver.run.data_choice import data_of_checkpoint
-from perceiver.run.errors import FULL_ERROR, JobFailedError, interrupted, report_error
+from perceiver.run.errors import FULL_ERROR, JobFailedError, interrupted, report_error, stopped
+from perceiver.run.requeue import requeue
+from perceiver.run.stopped import TrainingStopped
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 
@@ -45,6 +47,11 @@ def job(config: DictConfig) -> float | None:
         from perceiver.run.job import run
 
         return run(config)
+    except TrainingStopped as stop:
+        stopped(stop, directory)
+        if stop.requeue and stop.first_process:
+            requeue()
+        sys.exit(stop.exit_code)
     except KeyboardInterrupt:
         interrupted(directory)
         sys.exit(EXIT_INTERRUPTED)

@@ -12,7 +12,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from perceiver.run.atomic import write_json
+from perceiver.atomic import write_json
+from perceiver.run.last_checkpoint import LastCheckpoint
 
 
 class BestEpoch(Callback):
@@ -85,7 +86,11 @@ def best_checkpoint(trainer: Trainer) -> Path | None:
     """The best checkpoint by validation, or the last one of a run without validation; None if none is written."""
     found = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
     found.sort(key=lambda callback: callback.monitor is None)
-    return next((Path(callback.best_model_path) for callback in found if callback.best_model_path), None)
+    best = next((Path(callback.best_model_path) for callback in found if callback.best_model_path), None)
+    if best is not None:
+        return best
+    lasts = [callback.path for callback in trainer.checkpoint_callbacks if isinstance(callback, LastCheckpoint)]
+    return next((path for path in lasts if path.exists()), None)
 
 
 def _monitor(trainer: Trainer) -> ModelCheckpoint | None:

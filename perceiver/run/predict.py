@@ -12,8 +12,8 @@ from typing import BinaryIO
 from omegaconf import DictConfig
 from torch import Tensor
 
+from perceiver.atomic import atomic_write
 from perceiver.predictions import LabelsPrediction, Prediction, Target, ValuesPrediction, target_of
-from perceiver.run.atomic import atomic_write
 from perceiver.run.inference import Inference
 
 PREDICTIONS = "predictions.csv"

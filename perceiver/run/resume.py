@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +15,148 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from perceiver import checkpoints
+from perceiver.run.epoch_progress import KEY as EPOCH
+from perceiver.run.errors import warn
+from perceiver.run.last_checkpoint import LAST, PREVIOUS
+
+LAST_OF_RUN, AUTO = "last", "auto"
+"""Values of `ckpt_path` that mean the run directory of the run itself."""
 
 _PREFIX = "model."
-_MOST_LISTED = 3
+_MOST_LISTED, _MOST_CHANGES, _LONGEST = 3, 8, 40
+# What makes another training of it. Paths and numbers of loader processes do not.
+_SHAPING = (
+    "seed", "model", "task", "optimizer", "scheduler", "data", "trainer.accumulate_grad_batches",
+    "trainer.gradient_clip_val", "trainer.precision",
+)  # fmt: skip
+_NOT_SHAPING = ("num_workers", "root", "download", "cache")
 
 
-def find_last(path: str | Path) -> Path:
-    """The checkpoint to continue from: a file, or the last (else the best) one of a run directory.
+@dataclass(frozen=True, kw_only=True)
+class Resumed:
+    """A checkpoint to continue from.
+
+    Args:
+        file: the checkpoint.
+        recipe: what it says besides its weights.
+        step: steps of the optimizer so far.
+        last_row: metrics that the run would have logged next; None in the middle of an epoch.
+        damaged: newer ones of the same run that cannot be read.
+    """
+
+    file: Path
+    recipe: checkpoints.Recipe
+    step: int
+    last_row: dict[str, float] | None = None
+    damaged: tuple[Path, ...] = ()
+
+    def set_damaged_aside(self) -> None:
+        """Rename what is damaged, so that it neither counts as the last checkpoint nor is written over."""
+        for file in self.damaged:
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                file.rename(file.with_suffix(".damaged"))
+
+
+def find_resumed(path: str | Path | None, *, directory: Path) -> Resumed | None:
+    """What `ckpt_path` says to continue from.
+
+    Args:
+        path: a checkpoint file; a run directory, of which the newest checkpoint that can be read is taken; `LAST_OF_RUN` or
+            `AUTO`: of the run directory of this run, where `AUTO` starts anew if it has none; None: nothing.
+        directory: the run directory of this run.
 
     Raises:
         FileNotFoundError: if there is nothing; says what was expected.
+        perceiver.checkpoints.CheckpointError: if what there is cannot be read; names the others of a file's run.
     """
-    last = Path(path) / "checkpoints" / "last.ckpt"
-    return last if last.is_file() else checkpoints.find(path)
+    if path is None:
+        return None
+    if path in (LAST_OF_RUN, AUTO) and not Path(path).exists():
+        if not _candidates(directory):
+            if path == AUTO:
+                return None
+            raise FileNotFoundError(
+                f"ckpt_path={path}: expected a checkpoint in the run directory {directory}, found none. Set "
+                f"hydra.run.dir=RUN_DIR to the run that is to be continued; ckpt_path={AUTO} starts anew if there is none."
+            )
+        path = directory
+    given = Path(path)
+    if not given.is_dir() or not _candidates(given):
+        return _read_file(checkpoints.find(given))
+    damaged: list[Path] = []
+    problems: list[str] = []
+    for file in _candidates(given):
+        try:
+            found = _read_file(file)
+        except checkpoints.CheckpointError as error:
+            damaged.append(file)
+            problems.append(str(error))
+        else:
+            if damaged:
+                warn(f"{' '.join(problems)} Continuing from {file} instead.")
+            return replace(found, damaged=tuple(damaged))
+    raise checkpoints.CheckpointError(f"{given}: none of its checkpoints can be read: {' '.join(problems)}")
+
+
+def _candidates(directory: Path) -> list[Path]:
+    """The checkpoints of a run directory, newest first."""
+    folder = directory / "checkpoints"
+    return [folder / name for name in (LAST, PREVIOUS, "best.ckpt") if (folder / name).is_file()]
+
+
+def _read_file(file: Path) -> Resumed:
+    try:
+        recipe = checkpoints.read(file)
+    except checkpoints.CheckpointError as error:
+        others = [other for other in _candidates(file.parent.parent) if other != file and _is_good(other)]
+        if not others or file.parent.name != "checkpoints":
+            raise
+        raise checkpoints.CheckpointError(
+            f"{error}. Of the same run, {others[0]} is complete; ckpt_path={file.parent.parent} takes it."
+        ) from error
+    state = _trainer_state(file)
+    row = state.get(EPOCH, {}).get("row")
+    return Resumed(file=file, recipe=recipe, step=int(state.get("global_step", 0)), last_row=row)
+
+
+def _is_good(file: Path) -> bool:
+    try:
+        checkpoints.read(file)
+    except checkpoints.CheckpointError:
+        return False
+    return True
+
+
+def warn_of_changes(recipe: checkpoints.Recipe, now: Mapping[str, Any]) -> None:
+    """Print which settings that shape a training differ from those that the checkpoint was trained with."""
+    changed = [
+        f"{name}: {_show(old)} -> {_show(new)}"
+        for section in _SHAPING
+        for name, old, new in _differences(_select(recipe.config, section), _select(now, section), section)
+    ]
+    if changed:
+        more = [f"and {len(changed) - _MOST_CHANGES} more"] if len(changed) > _MOST_CHANGES else []
+        warn(f"{recipe.file} was trained with other settings: {'; '.join([*changed[:_MOST_CHANGES], *more])}")
+
+
+def _differences(old: Any, new: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted({*old, *new} - {*_NOT_SHAPING}, key=str):
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}")
+    elif old != new:
+        yield name, old, new
+
+
+def _select(config: Mapping[str, Any], name: str) -> Any:
+    value: Any = config
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _show(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
 
 
 def check_architecture(model: nn.Module, file: Path) -> None:
@@ -51,8 +182,8 @@ def check_architecture(model: nn.Module, file: Path) -> None:
         )
 
 
-def check_unfinished(file: Path, trainer: Mapping[str, Any]) -> None:
-    """Check that there is something left to train.
+def check_unfinished(file: Path, trainer: Mapping[str, Any], *, may_be_finished: bool = False) -> None:
+    """Check that the training can be continued, and that there is something left of it unless it `may_be_finished`.
 
     Raises:
         ValueError: if the file cannot be resumed, or has been trained for all of trainer.max_epochs.
@@ -62,7 +193,7 @@ def check_unfinished(file: Path, trainer: Mapping[str, Any]) -> None:
         raise ValueError(f"ckpt_path: {file} holds weights but no optimizer state, so its training cannot be continued.")
     finished = int(state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
     epochs = trainer.get("max_epochs")
-    if epochs is not None and 0 <= epochs <= finished:
+    if not may_be_finished and epochs is not None and 0 <= epochs <= finished:
         raise ValueError(
             f"ckpt_path: {file} has already been trained for {finished} epochs; set trainer.max_epochs above that "
             f"(now {epochs})."

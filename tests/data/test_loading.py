@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import RandomSampler, SequentialSampler, WeightedRandomSampler
+from torch.utils.data import RandomSampler, SequentialSampler
 
 from perceiver.batch import Collate, Sample
 from perceiver.data.loading import check_loading, check_stored, loader, training_loader
+from perceiver.data.training_order import TrainingOrder
 
 SAMPLES = [Sample(inputs={"points": torch.ones(2, 3)}, target=number % 2, id=str(number)) for number in range(5)]
 COLLATE = Collate(modalities={"points": {"kind": "points"}})
@@ -37,14 +38,16 @@ def test_batches_come_in_order() -> None:
 @pytest.mark.parametrize(
     ("settings", "sampler"),
     [
-        ({}, RandomSampler),
-        ({"balanced_sampling": True}, WeightedRandomSampler),
+        ({}, TrainingOrder),
+        ({"balanced_sampling": True}, TrainingOrder),
         ({"balanced_sampling": True, "trainer": SimpleNamespace(overfit_batches=1)}, RandomSampler),
     ],
 )
 def test_training_is_shuffled_or_balanced(settings: dict[str, Any], sampler: type) -> None:
     batches = training_loader(SAMPLES, COLLATE, module=module(**settings), labels=[sample.target for sample in SAMPLES])
     assert type(batches.sampler) is sampler
+    if isinstance(batches.sampler, TrainingOrder):
+        assert (batches.sampler.weights is not None) == settings.get("balanced_sampling", False)
 
 
 def test_other_facts_are_named() -> None:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
+from perceiver.atomic import DiskFullError
 from perceiver.run.checkpoint_io import AtomicCheckpointIO, require_disk_space
-from perceiver.run.errors import DiskFullError
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -58,7 +58,7 @@ def test_a_real_write_that_fails_leaves_the_earlier_checkpoint(tmp_path: Path) -
     )
     assert finished.returncode == 1
     last_line = finished.stderr.strip().splitlines()[-1]
-    assert last_line.startswith(f"perceiver.run.errors.DiskFullError: no space left while writing {path}: failed after")
+    assert last_line.startswith(f"perceiver.atomic.DiskFullError: no space left while writing {path}: failed after")
     assert plugin.load_checkpoint(path, weights_only=True) == {"epoch": 1}
     assert os.listdir(tmp_path) == ["last.ckpt"]
 
@@ -67,5 +67,5 @@ def test_too_small_a_disk_is_found_before_training(tmp_path: Path, monkeypatch: 
     model = nn.Linear(1000, 1000, bias=False)
     require_disk_space(tmp_path / "not" / "there" / "yet", model)
     monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(10**9, 10**9 - 20_000_000, 20_000_000))
-    with pytest.raises(DiskFullError, match=r"36\.0 MB are needed \(3 files of 12\.0 MB\), 20\.0 MB are free"):
+    with pytest.raises(DiskFullError, match=r"48\.0 MB are needed \(4 files of 12\.0 MB\), 20\.0 MB are free"):
         require_disk_space(tmp_path, model)

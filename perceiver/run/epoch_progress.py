@@ -1,0 +1,123 @@
+"""What a checkpoint within an epoch needs besides what Lightning keeps: the epoch's metrics, its place in the data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torchmetrics import Metric
+
+KEY = "perceiver_epoch"
+"""Of a checkpoint: `world_size`, and for each process the `metrics` of the epoch so far; after an epoch the `row` of its
+metrics, which loggers get only then."""
+
+
+class EpochProgress(Callback):
+    """Continues the metrics of an interrupted epoch, and its data where batches or processes are other ones.
+
+    Averages and counts that a training logs once per epoch go on as if they had never stopped, in as many processes as
+    before; in another number, those of that epoch cover what was left of it.
+
+    Lightning counts the batches of an epoch. Where they are of another size than in the checkpoint, or dealt out to another
+    number of processes, its count is set to the whole batch before: less than a batch is seen twice in that epoch, and
+    nothing is left out.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, dict[str, Any]] = {}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep what all processes have of the present epoch."""
+        epochs = trainer.fit_loop.epoch_progress.current.state_dict()
+        if epochs["processed"] >= epochs["ready"]:  # it is over, but not yet logged
+            checkpoint[KEY] = {"row": _row(trainer)}
+            return
+        own = _states(trainer)
+        states: list[Any] = [own]
+        if trainer.world_size > 1:
+            states = [None] * trainer.world_size
+            torch.distributed.all_gather_object(states, own)
+        checkpoint[KEY] = {"world_size": trainer.world_size, "metrics": states}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take over what is this process's, and set the count of batches."""
+        kept = checkpoint.get(KEY)
+        if kept is not None and kept.get("world_size") == trainer.world_size:
+            self._kept = kept["metrics"][trainer.global_rank]
+        loops = checkpoint["loops"]["fit_loop"]
+        places = loops["state_dict"].get("combined_loader", [])
+        batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
+        if len(places) == 1 and "samples" in places[0] and isinstance(batch_size, int):
+            count = loops["epoch_loop.batch_progress"]["current"]
+            lag = count["ready"] - count["completed"]
+            batches = places[0]["samples"] // (batch_size * trainer.world_size)
+            if count["ready"] and batches != places[0]["batches"]:
+                count.update(ready=batches, started=batches, processed=batches, completed=batches - lag)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Continue the metrics that are objects, and tell the loader its place if Lightning did not."""
+        fit_loop = trainer.fit_loop
+        if not fit_loop.restarting:
+            self._kept = {}
+            return
+        for state in self._kept.values():
+            metric = getattr(pl_module, state.get("attribute") or "", None)
+            if isinstance(metric, Metric):
+                for name, value in state["values"].items():
+                    setattr(metric, name, _moved(value, metric.device))
+        # Lightning tells loaders when it makes them, which is too early where a schedule has asked for the number of steps.
+        if fit_loop._combined_loader_states_to_load and fit_loop._data_fetcher is not None:
+            fit_loop._load_combined_loader_states()
+            iter(fit_loop._data_fetcher)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add what was logged before to what the first step has logged."""
+        if not self._kept:
+            return
+        results = trainer.fit_loop.epoch_loop._results
+        for key, state in self._kept.items():
+            result = results.get(key)
+            if result is None or "value" not in state:
+                continue
+            earlier = state["value"].to(result.value)
+            if result.meta.is_mean_reduction or result.meta.is_sum_reduction:
+                result.value = earlier + result.value
+            elif result.meta.is_max_reduction or result.meta.is_min_reduction:
+                result.value = result.meta.reduce_fx(torch.stack([earlier, result.value]))
+            if "count" in state:
+                result.cumulated_batch_size = state["count"].to(result.cumulated_batch_size) + result.cumulated_batch_size
+        self._kept = {}
+
+
+def _row(trainer: Trainer) -> dict[str, float]:
+    """What Lightning is about to log of an epoch."""
+    logged = trainer.fit_loop.epoch_loop._results.metrics(on_step=False)["log"]
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
+    return {**{name: float(value) for name, value in logged.items()}, "epoch": trainer.current_epoch, "step": step}
+
+
+def _states(trainer: Trainer) -> dict[str, dict[str, Any]]:
+    """What `LightningModule.log` has accumulated in this process, by its key: sums with counts, or a metric's states."""
+    states: dict[str, dict[str, Any]] = {}
+    for key, result in trainer.fit_loop.epoch_loop._results.items():
+        if not result.meta.on_epoch:
+            continue
+        if result.is_tensor:
+            states[key] = {"value": result.value.detach().cpu()}
+            if result.meta.is_mean_reduction:
+                states[key]["count"] = result.cumulated_batch_size.cpu()
+        else:
+            values = {name: _moved(value, "cpu") for name, value in result.value.metric_state.items()}
+            states[key] = {"attribute": result.meta.metric_attribute, "values": values}
+    return states
+
+
+def _moved(value: Tensor | list[Tensor], device: torch.device | str) -> Tensor | list[Tensor]:
+    if isinstance(value, Tensor):
+        return value.detach().to(device, copy=True)
+    return [one.detach().to(device, copy=True) for one in value]
