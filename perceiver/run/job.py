@@ -28,6 +28,7 @@ from perceiver.run.predict import predict
 from perceiver.run.regularisation import without_regularisation
 from perceiver.run.report import print_model, print_result
 from perceiver.run.resume import CarryBest, check_architecture, check_unfinished, find_last
+from perceiver.run.shard import shard
 from perceiver.run.stored_spec import use_stored_spec
 
 CONFIG, METRICS = "config.yaml", "metrics.json"
@@ -53,7 +54,7 @@ def run(config: DictConfig) -> float | None:
     Returns:
         mode=fit: the monitored validation metric of the best epoch, for sweepers; None without validation.
         mode=test: the same metric of the test split.
-        mode=predict, mode=embed: None.
+        mode=predict, mode=embed, mode=shard: None.
 
     Raises:
         ValueError: for settings that contradict each other; all that can be known before training is checked before.
@@ -63,10 +64,11 @@ def run(config: DictConfig) -> float | None:
         "test": _test,
         "predict": predict,
         "embed": embed,
+        "shard": shard,
     }
     if config.mode not in modes:
-        raise ValueError(f"mode: expected fit, test, predict or embed, got {config.mode!r}.")
-    if config.mode != "fit" and config.ckpt_path is None:
+        raise ValueError(f"mode: expected fit, test, predict, embed or shard, got {config.mode!r}.")
+    if config.mode not in ("fit", "shard") and config.ckpt_path is None:
         raise ValueError(f"mode={config.mode}: expected ckpt_path=RUN_DIR or ckpt_path=FILE, the checkpoint; got none.")
     if not config.get("regularise", True):
         config = without_regularisation(config)
