@@ -1,6 +1,7 @@
 """Do files of a manifest keep up with training, and does memory stay what it was? Rows with image, sound and time series.
 
     python benchmarks/manifest.py FOLDER [--rows 10000] [--workers 2] [--epochs 6] [--set model.encoder.num_latents=64 …]
+    python benchmarks/manifest.py FOLDER --shards [--repetitions 3]
 
 FOLDER gets `manifest.csv` and the files that it names, once; another call takes what is there. Images are MNIST's digits as
 PNG, recordings spoken digits of the same class as WAV, from $PERCEIVER_DATA, where they are; else scikit-learn's digits and
@@ -11,7 +12,10 @@ Then `experiment=manifest` trains through the code of `train.py`, in this proces
 the same workers yields an epoch for nothing, so that both figures alternate: samples per second of training as a user sees
 it, with workers busy, and of data alone. The first epoch starts workers and counts for neither. Memory is what the main
 process and its workers hold after each epoch, shared pages divided among those that share them (PSS; resident memory where
-the system does not say), with the slope of a straight line through all epochs but the first two.
+the system does not say), with the slopes of straight lines through all epochs but the first two.
+
+With `--shards` the manifest is packed into FOLDER/shards, once, and trainings from files and from shards alternate; ratios
+are those of the two trainings of a repetition, and the table shows medians.
 
 Beside other work on the machine, look at the processor time per sample too, which hardly depends on it: `train ms` is what
 the main process takes for one in training, `data ms` what the workers take. A loader of w workers with cores of their own
@@ -52,35 +56,53 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     torch.set_num_threads(options.threads)
     path = make_manifest(options.folder, rows=options.rows)
-    epochs = measure(
-        [f"data.manifest={path}", f"data.modalities={MODALITIES}", f"data.num_workers={options.workers}", *options.set],
-        epochs=options.epochs,
-    )
+    more = [f"data.num_workers={options.workers}", *options.set]
+    files = [f"data.manifest={path}", f"data.modalities={MODALITIES}"]
+    if options.shards:
+        shards = [f"data.shards={pack(files, options.folder / 'shards', workers=options.workers)}", "data=shards"]
+        results: Any = {"files": [], "shards": []}
+        for _ in range(options.repetitions):
+            for name, data in (("files", files), ("shards", shards)):
+                results[name].append(measure([*data, *more], epochs=options.epochs))
+        compare(results["files"], results["shards"])
+    else:
+        results = measure([*files, *more], epochs=options.epochs)
+        show(results)
     print(f"{len(os.sched_getaffinity(0))} cores, {options.threads} threads in training, {options.workers} workers")
-    show(epochs)
     if options.json is not None:
-        options.json.write_text(json.dumps(epochs, indent=2) + "\n")
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def pack(overrides: Sequence[str], folder: Path, *, workers: int) -> Path:
+    """The shards of the manifest; those that are there are taken."""
+    started = time.perf_counter()
+    _run(["mode=shard", "test=false", f"shards={folder}", f"data.num_workers={workers}", *overrides], folder)
+    print(f"packed in {time.perf_counter() - started:.1f} s")
+    return folder
 
 
 def measure(overrides: Sequence[str], *, epochs: int) -> list[dict[str, float]]:
     """Trains with `experiment=manifest` and says of each epoch `training` and `data` (samples/s) and `megabytes`."""
+    sys.modules.setdefault("manifest", sys.modules[__name__])
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "epochs.jsonl"
+        quiet = ["logger=none", "callbacks.samples=null", "callbacks.attention=null", "test=false"]
+        counted = ["+callbacks.alternate._target_=manifest.Alternate", f"+callbacks.alternate.path={written}"]
+        _run([f"trainer.max_epochs={epochs}", *quiet, *counted, *overrides], Path(folder) / "run")
+        return [json.loads(line) for line in written.read_text().splitlines()]
+
+
+def _run(overrides: Sequence[str], directory: Path) -> None:
+    """What `train.py experiment=manifest` does, in this process."""
     from hydra import compose, initialize_config_dir
 
     from perceiver.run.config import register_resolvers
     from perceiver.run.job import run
     from perceiver.run.main import conf_directory
 
-    sys.modules.setdefault("manifest", sys.modules[__name__])
-    with tempfile.TemporaryDirectory() as folder:
-        written = Path(folder) / "epochs.jsonl"
-        register_resolvers()
-        with initialize_config_dir(str(conf_directory()), version_base="1.3"):
-            quiet = ["logger=none", "callbacks.samples=null", "callbacks.attention=null", "test=false"]
-            counted = ["+callbacks.alternate._target_=manifest.Alternate", f"+callbacks.alternate.path={written}"]
-            mine = [f"trainer.max_epochs={epochs}", f"run_dir={folder}/run", *quiet, *counted]
-            config = compose("train", overrides=["experiment=manifest", *mine, *overrides])
-            run(config)
-        return [json.loads(line) for line in written.read_text().splitlines()]
+    register_resolvers()
+    with initialize_config_dir(str(conf_directory()), version_base="1.3"):
+        run(compose("train", overrides=["experiment=manifest", f"run_dir={directory}", *overrides]))
 
 
 class Alternate(Callback):
@@ -117,7 +139,8 @@ class Alternate(Callback):
             "data": alone,
             "training_milliseconds": 1e3 * self.spent / self.seen,
             "data_milliseconds": 1e3 * (_worker_seconds() - before) / seen,
-            "megabytes": memory(),
+            "main_megabytes": _kilobytes(os.getpid()) / 2**10,
+            "worker_megabytes": sum(_kilobytes(pid) for pid in _children(os.getpid())) / 2**10,
         }
         with self.path.open("a") as file:
             file.write(json.dumps(epoch) + "\n")
@@ -126,29 +149,42 @@ class Alternate(Callback):
 def show(epochs: Sequence[dict[str, float]]) -> None:
     """A table, the median ratio, and how memory grows."""
     print(f"{'epoch':>6}{'data alone, /s':>16}{'training, /s':>14}{'ratio':>8}", end="")
-    print(f"{'train ms':>10}{'data ms':>9}{'memory, MB':>12}")
+    print(f"{'train ms':>10}{'data ms':>9}{'main, MB':>11}{'workers, MB':>13}")
     for number, epoch in enumerate(epochs, start=1):
         ratio = epoch["data"] / epoch["training"]
         speeds = f"{epoch['data']:16,.0f}{epoch['training']:14,.0f}{ratio:8.2f}"
         seconds = f"{epoch['training_milliseconds']:10.2f}{epoch['data_milliseconds']:9.2f}"
-        print(f"{number:6}{speeds}{seconds}{epoch['megabytes']:12,.1f}")
+        print(f"{number:6}{speeds}{seconds}{epoch['main_megabytes']:11,.1f}{epoch['worker_megabytes']:13,.1f}")
     later = epochs[1:] or epochs
     ratio = statistics.median(epoch["data"] / epoch["training"] for epoch in later)
     print(f"median ratio without the first epoch {ratio:.2f}{'' if ratio >= TARGET else f', below {TARGET}'}")
     settled = epochs[2:]
     if len(settled) > 1:
-        slope = np.polyfit(range(len(settled)), [epoch["megabytes"] for epoch in settled], 1)[0]
-        print(f"memory grows by {slope:+.2f} MB per epoch over epochs 3 to {len(epochs)}")
+        for name in ("main", "worker"):
+            slope = np.polyfit(range(len(settled)), [epoch[f"{name}_megabytes"] for epoch in settled], 1)[0]
+            print(f"{name}: {slope:+.2f} MB per epoch over epochs 3 to {len(epochs)}")
 
 
-def memory() -> float:
-    """Megabytes (2**20) that this process and its children hold."""
-    return sum(_kilobytes(pid) for pid in [os.getpid(), *_children(os.getpid())]) / 2**10
+def compare(files: Sequence[Sequence[dict[str, float]]], shards: Sequence[Sequence[dict[str, float]]]) -> None:
+    """Files against shards: medians over repetitions, each of the median over its epochs but the first."""
+    print(f"{'':8}{'data alone, /s':>16}{'training, /s':>14}{'train ms':>10}{'data ms':>9}")
+    names = ("data", "training", "training_milliseconds", "data_milliseconds")
+    middles = [
+        [{name: statistics.median(epoch[name] for epoch in run[1:] or run) for name in names} for run in runs]
+        for runs in (files, shards)
+    ]
+    for title, runs in zip(("files", "shards"), middles, strict=True):
+        data, training, main, worker = (statistics.median(run[name] for run in runs) for name in names)
+        print(f"{title:8}{data:16,.0f}{training:14,.0f}{main:10.2f}{worker:9.2f}")
+    for name in ("data", "training"):
+        ratios = [b[name] / a[name] for a, b in zip(*middles, strict=True)]
+        print(f"{name}: shards are {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
 def _worker_seconds() -> float:
-    """Processor time of this process's children so far."""
-    ticks = 0
+    """Processor time of this process's children so far, those that have ended included."""
+    ended = os.times()
+    ticks = (ended.children_user + ended.children_system) * os.sysconf("SC_CLK_TCK")
     for pid in _children(os.getpid()):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         ticks += int(fields[11]) + int(fields[12])
@@ -256,6 +292,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--shards", action="store_true", help="training from files against training from shards")
+    parser.add_argument("--repetitions", type=int, default=3, help="with --shards")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="further settings, as for train.py")
     parser.add_argument("--json", type=Path)

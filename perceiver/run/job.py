@@ -36,6 +36,7 @@ CONFIG, METRICS = "config.yaml", "metrics.json"
 # Notices of Lightning's that this package has already acted upon or that are meant for its developers.
 _KNOWN_NOTICES = (
     r".*does not have many workers.*",
+    r"Your `IterableDataset` has `__len__` defined.*",
     r"Checkpoint directory .* exists and is not empty.*",
     r"Experiment logs directory .* exists and is not empty.*",
     r"You requested to overfit but enabled train dataloader shuffling.*",

@@ -23,7 +23,7 @@ def shard(config: DictConfig) -> None:
     data: LightningDataModule = instantiate(config.data, _convert_="all")
     if not isinstance(data, Manifest):
         raise ValueError(
-            f"mode=shard: expected data=manifest data.manifest=FILE, got {type(data).__name__}; only manifests can be packed."
+            f"mode=shard: expected data=manifest data.manifest=FILE, got {type(data).__name__}, which cannot be packed."
         )
     data.prepare_data()
     data.setup("fit")

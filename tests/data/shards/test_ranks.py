@@ -21,9 +21,7 @@ def test_every_sample_once(repository: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     for count, folder in folders.items():
-        whole, resumed = (
-            [json.loads((folder / f"{phase}-{rank}.json").read_text()) for rank in range(2)] for phase in ("whole", "resumed")
-        )
+        whole, resumed = ([_read(folder / f"{phase}-{rank}.json") for rank in range(2)] for phase in ("whole", "resumed"))
         for epoch in range(2):
             seen = Counter(sample for number, names in _both(whole) if number == epoch for sample in names)
             assert len(seen) == 48
@@ -41,6 +39,10 @@ def _shards(folder: Path, count: int) -> Path:
     data = manifest(folder, count + 20, modalities={"note": "text"}, **fractions)
     assert len(data.splits()["train"]) == count
     return pack(data, folder / "shards", rows=7)
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text())
 
 
 def _both(ranks: list[Any]) -> list[Any]:
