@@ -23,6 +23,7 @@ from perceiver.data.manifest.cells import files_of_cell, read_cell
 from perceiver.data.manifest.content import FileContent
 from perceiver.data.manifest.modalities import Modality
 from perceiver.data.manifest.rows import BadRowError, ManifestRows, cell_of
+from perceiver.data.shards.folder import ShardError
 from perceiver.preprocessing import preprocess
 
 _LENGTH = struct.Struct("<I")
@@ -123,13 +124,19 @@ class Decode:
         """One sample. A view of a file that is mapped is copied.
 
         Raises:
+            ShardError: the record is damaged.
             BadRowError: it lacks all of the modalities, is of a class that training has not, or holds what does not fit the
                 spec; names the sample.
         """
         record = bytes(record)
-        end = _LENGTH.size + _LENGTH.unpack_from(record)[0]
-        head = json.loads(record[_LENGTH.size : end])
-        where = f"sample {head['id']!r} of the shards"
+        try:
+            end = _LENGTH.size + _LENGTH.unpack_from(record)[0]
+            head = json.loads(record[_LENGTH.size : end])
+            where = f"sample {head['id']!r} of the shards"
+        except (struct.error, ValueError, KeyError, TypeError) as error:
+            raise ShardError(
+                f"data.shards: a shard has the right size but is damaged: {error}. Copy the folder once more."
+            ) from error
         inputs: dict[str, Tensor | dict[str, Tensor]] = {}
         for name, entry in head["cells"].items():
             value, end = _value(entry, record, end)

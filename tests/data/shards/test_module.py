@@ -132,6 +132,9 @@ def test_truncated_and_missing_shards(shards: Path, tmp_path: Path) -> None:
     message = rf"shard-000001\.bin is truncated: expected {len(content)} bytes, got {len(content) - 10}"
     with pytest.raises(ShardError, match=message):
         module(copy)
+    file.write_bytes(content[:100] + bytes(len(content) - 100))
+    with pytest.raises(ShardError, match=r"a shard has the right size but is damaged: "):
+        list(module(copy).train_dataloader())
     file.unlink()
     with pytest.raises(ShardError, match=r"the shard \S+shard-000001\.bin is missing, one of"):
         module(copy)
