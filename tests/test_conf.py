@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from manifest_cases import animals, write_csv
 from omegaconf import DictConfig
+from shard_cases import manifest, pack
 
 from perceiver.adapters.image import ImagePixels
 from perceiver.build import build_model
@@ -70,6 +71,10 @@ SMALL_SETS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "manifest": (
         lambda root: write_csv(root / "m.csv", animals(root)),
         ["data.manifest={root}/m.csv", "data.modalities={photo: image, sound: audio, cloud: points}", "data.num_workers=0"],
+    ),
+    "shards": (
+        lambda root: pack(manifest(root, modalities={"photo": "image", "sound": "audio"}), root / "shards"),
+        ["data.shards={root}/shards", "data.num_workers=0"],
     ),
     "imagenet": (imagenet_set, ["data.num_workers=0", "data.validation_size=6", "data.size=[16,16]"]),
 }

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +83,9 @@ class Recordings:
 
 
 def read_recording(
-    path: str | os.PathLike[str], *, max_seconds: float | None = None, random_start: bool = False
+    path: str | os.PathLike[str] | BytesIO, *, max_seconds: float | None = None, random_start: bool = False
 ) -> tuple[NDArray[np.float32], int]:
-    """The samples `(channels, samples)` of a file, full scale at 1, and their rate in hertz.
+    """The samples `(channels, samples)` of a file, or of its content, full scale at 1, and their rate in hertz.
 
     Raises:
         FileNotFoundError: no such file.
@@ -100,7 +101,7 @@ def read_recording(
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: cannot be decoded: {error.error_string} {_REMEDY}") from error
     # The length of an MP3 file may be an estimate.
-    if len(samples) < wanted and (len(samples) == 0 or Path(path).suffix.lower() != ".mp3"):
+    if len(samples) < wanted and (len(samples) == 0 or not str(path).lower().endswith(".mp3")):
         raise ValueError(f"{path}: is truncated: expected {wanted} samples, got {len(samples)}. {_REMEDY}")
     if not np.isfinite(samples).all():
         count = int((~np.isfinite(samples)).sum())
@@ -108,35 +109,38 @@ def read_recording(
     return np.ascontiguousarray(samples.T), rate
 
 
-def check_recording(path: str | os.PathLike[str]) -> tuple[int, int]:
+def check_recording(path: str | os.PathLike[str] | BytesIO) -> tuple[int, int]:
     """Number of samples per channel and rate of a file, from its header, after comparing that with the file's size.
 
     Raises: as `read_recording`.
     """
-    if not Path(path).is_file():
+    if isinstance(path, BytesIO):
+        _check_riff_size(path, path.getvalue()[:8], size=path.getbuffer().nbytes)
+    elif not Path(path).is_file():
         raise FileNotFoundError(f"{path}: there is no such file.")
-    _check_riff_size(Path(path))
+    else:
+        with Path(path).open("rb") as file:
+            _check_riff_size(path, file.read(8), size=Path(path).stat().st_size)
     try:
-        facts = soundfile.info(str(path))
+        facts = soundfile.info(path if isinstance(path, BytesIO) else str(path))
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: is no sound file that can be read: {error.error_string} {_REMEDY}") from error
     if facts.frames < 1:
         raise ValueError(f"{path}: holds no samples. {_REMEDY}")
+    if isinstance(path, BytesIO):
+        path.seek(0)
     return int(facts.frames), int(facts.samplerate)
 
 
 _REMEDY = "Replace the file with the original or remove it."
 
 
-def _check_riff_size(path: Path) -> None:
+def _check_riff_size(path: object, header: bytes, *, size: int) -> None:
     """libsndfile reads what is left of a truncated WAV file without a word."""
-    with path.open("rb") as file:
-        header = file.read(8)
     stated = int.from_bytes(header[4:], "little")
-    actual = path.stat().st_size
     # One byte of padding may be missing at the end of a complete file.
-    if header[:4] == b"RIFF" and stated not in _UNKNOWN_SIZE and actual + 1 < stated + 8:
-        raise ValueError(f"{path}: is truncated: its header says {stated + 8} bytes, but there are {actual}. {_REMEDY}")
+    if header[:4] == b"RIFF" and stated not in _UNKNOWN_SIZE and size + 1 < stated + 8:
+        raise ValueError(f"{path}: is truncated: its header says {stated + 8} bytes, but there are {size}. {_REMEDY}")
 
 
 def loudness(recordings: Samples, *, modality: str = "audio", at_most: int = 512) -> dict[str, list[float]]:

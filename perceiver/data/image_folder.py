@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -212,8 +213,8 @@ class ImageFiles:
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
-def read_image(path: Path) -> Image.Image:
-    """One file as an RGB image with 8 bits per channel, upright.
+def read_image(path: Path | BytesIO) -> Image.Image:
+    """One file, or its content, as an RGB image with 8 bits per channel, upright.
 
     Raises:
         ImageFileError: it is no image, damaged, too large to be decoded safely, or has pixels without a known range.

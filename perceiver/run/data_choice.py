@@ -21,6 +21,8 @@ def data_of_checkpoint(arguments: Sequence[str], conf: Path) -> str | None:
     said = dict(word.split("=", 1) for word in arguments if "=" in word)
     if said.get("mode") not in ("predict", "embed") or "data" in said or "experiment" in said or "ckpt_path" not in said:
         return None
+    if "data.manifest" in said:
+        return "data=manifest"  # whatever it was trained from, shards perhaps
     path = Path(said["ckpt_path"].strip("'\""))
     config = (path if path.is_dir() else path.parent.parent) / "config.yaml"
     target = _target(config)

@@ -44,6 +44,7 @@ from perceiver.run.resume import (
     find_resumed,
     warn_of_changes,
 )
+from perceiver.run.shard import shard
 from perceiver.run.stopped import TIME_LIMIT, TrainingStopped
 from perceiver.run.stored_spec import use_stored_spec
 
@@ -52,6 +53,7 @@ CONFIG, METRICS = "config.yaml", "metrics.json"
 # Notices of Lightning's that this package has already acted upon or that are meant for its developers.
 _KNOWN_NOTICES = (
     r".*does not have many workers.*",
+    r"Your `IterableDataset` has `__len__` defined.*",
     r"Checkpoint directory .* exists and is not empty.*",
     r"Experiment logs directory .* exists and is not empty.*",
     r"You requested to overfit but enabled train dataloader shuffling.*",
@@ -71,7 +73,7 @@ def run(config: DictConfig) -> float | None:
     Returns:
         mode=fit: the monitored validation metric of the best epoch, for sweepers; None without validation.
         mode=test: the same metric of the test split.
-        mode=predict, mode=embed: None.
+        mode=predict, mode=embed, mode=shard: None.
 
     Raises:
         ValueError: for settings that contradict each other; all that can be known before training is checked before.
@@ -81,10 +83,11 @@ def run(config: DictConfig) -> float | None:
         "test": _test,
         "predict": predict,
         "embed": embed,
+        "shard": shard,
     }
     if config.mode not in modes:
-        raise ValueError(f"mode: expected fit, test, predict or embed, got {config.mode!r}.")
-    if config.mode != "fit" and config.ckpt_path is None:
+        raise ValueError(f"mode: expected fit, test, predict, embed or shard, got {config.mode!r}.")
+    if config.mode not in ("fit", "shard") and config.ckpt_path is None:
         raise ValueError(f"mode={config.mode}: expected ckpt_path=RUN_DIR or ckpt_path=FILE, the checkpoint; got none.")
     if not config.get("regularise", True):
         config = without_regularisation(config)

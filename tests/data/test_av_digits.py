@@ -15,6 +15,7 @@ from perceiver.batch import Batch
 from perceiver.data import MNIST, AVDigits, SpokenDigits
 from perceiver.data.audio_augmentation import RandomNoise
 from perceiver.data.image_corruption import RandomOcclusion, RandomPixelNoise
+from perceiver.testing import check_data_module
 
 CORRUPTION: dict[str, dict[str, Any]] = {
     "image": {"occlusion": RandomOcclusion(side=[0.5, 0.5]), "noise": RandomPixelNoise(std=[0.1, 0.1])},
@@ -58,6 +59,11 @@ def spoken(recording: str) -> tuple[int, int]:
     """Its digit and its number."""
     digit, _, number = recording.removeprefix("spoken_digits/").split("_")
     return int(digit), int(number)
+
+
+def test_the_kit(root: Path) -> None:
+    small = {"validation_images": 10, "validation_pairs": 30, "test_pairs": 50, "batch_size": 10, "download": False}
+    check_data_module(lambda: AVDigits(root=root, corruption=CORRUPTION, **small))
 
 
 def test_pairs_are_of_one_digit(root: Path) -> None:

@@ -12,8 +12,9 @@ from PIL import Image
 
 from perceiver.data.audio import check_recording, read_recording
 from perceiver.data.image_folder import read_image
+from perceiver.data.manifest.content import FileContent
 from perceiver.data.manifest.series import MISSING_NUMBERS, read_series, series_names
-from perceiver.data.manifest.video import check_video, read_video
+from perceiver.data.manifest.video import check_video, frame_files, read_video
 
 
 class Read(Protocol):
@@ -26,7 +27,7 @@ class Read(Protocol):
         """The raw sample.
 
         Args:
-            value: of the cell, not missing.
+            value: of the cell, not missing; a `FileContent` in place of a path, and a list of these in place of a folder.
             facts: the spec of the modality as far as it is known.
             folder: what paths are relative to.
             training: choose at random what is random in training.
@@ -63,6 +64,24 @@ def check_cell(value: Any, *, facts: Mapping[str, Any], folder: Path) -> None:
         check_video(path)
 
 
+def files_of_cell(value: Any, *, facts: Mapping[str, Any], folder: Path) -> list[Path] | None:
+    """The files that a cell names: one, or the frames of a video in a folder; None: it holds a value.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: a folder without images.
+    """
+    kind = facts["kind"]
+    if not isinstance(value, str) or kind == "table" or (kind == "text" and not facts.get("files")):
+        return None
+    if kind != "text" and value.lstrip()[:1] == "[":
+        return None
+    if kind == "timeseries" and value.lstrip()[:1] == "{":
+        return None
+    path = _existing(value, folder, directory=kind == "video")
+    return frame_files(path, num_frames=facts["shape"][1]) if path.is_dir() else [path]
+
+
 def names_of_series(value: Any, *, facts: Mapping[str, Any], folder: Path) -> list[str]:
     """The names of the values in the cell of a time series. Errors as in `Read`."""
     return series_names(_series_source(value, folder), facts=facts)
@@ -74,6 +93,8 @@ def array_of(value: Any, folder: Path) -> NDArray[Any]:
     Raises:
         OSError, ValueError: it is none, or lists in it differ in length.
     """
+    if isinstance(value, FileContent):
+        return _numbers_of_file(value)
     if isinstance(value, str):
         if value.lstrip().startswith("["):
             value = from_json(value)
@@ -102,6 +123,8 @@ def _image(value: Any, *, facts: Mapping[str, Any], folder: Path, training: bool
         value = value["bytes"]  # images in Parquet files as the Hugging Face hub has them
     if isinstance(value, bytes):
         return _decoded(value)
+    if isinstance(value, FileContent):
+        return read_image(value)
     if isinstance(value, str) and not value.lstrip().startswith("["):
         return read_image(_existing(value, folder))
     pixels = array_of(value, folder)
@@ -127,6 +150,8 @@ def _decoded(content: bytes) -> Image.Image:
 
 
 def _audio(value: Any, *, facts: Mapping[str, Any], folder: Path, training: bool) -> Any:
+    if isinstance(value, FileContent):
+        return read_recording(value, max_seconds=facts.get("max_seconds"), random_start=training)
     if isinstance(value, str) and not value.lstrip().startswith("["):
         path = _existing(value, folder)
         return read_recording(path, max_seconds=facts.get("max_seconds"), random_start=training)
@@ -142,7 +167,7 @@ def _text(value: Any, *, facts: Mapping[str, Any], folder: Path, training: bool)
         return array_of(value, folder)
     if not facts.get("files"):
         return value if isinstance(value, str) else str(value)
-    path = _existing(str(value), folder)
+    path = value if isinstance(value, FileContent) else _existing(str(value), folder)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -163,6 +188,8 @@ def _series_source(value: Any, folder: Path) -> Any:
 
 
 def _video(value: Any, *, facts: Mapping[str, Any], folder: Path, training: bool) -> Any:
+    if isinstance(value, FileContent) or (isinstance(value, list) and value and isinstance(value[0], FileContent)):
+        return read_video(value, num_frames=facts["shape"][1])
     if not isinstance(value, str):
         raise ValueError(f"expected the path of a video, got {_short(value)}.")
     return read_video(_existing(value, folder, directory=True), num_frames=facts["shape"][1])
@@ -205,12 +232,12 @@ def _existing(value: str, folder: Path, *, directory: bool = False) -> Path:
     return path
 
 
-def _numbers_of_file(path: Path) -> NDArray[Any]:
+def _numbers_of_file(path: Path | FileContent) -> NDArray[Any]:
     try:
         if path.suffix.lower() == ".npy":
             array: NDArray[Any] = np.load(path, allow_pickle=False)
         else:
-            lines = path.read_text(encoding="utf-8-sig").replace(",", " ").replace(";", " ").splitlines()
+            lines = path.read_bytes().decode("utf-8-sig").replace(",", " ").replace(";", " ").splitlines()
             words = [line.split() for line in lines if line.strip() and not line.startswith("#")]
             skip = 1 if words and not _is_number(words[0][0]) else 0  # a header
             array = np.array(words[skip:], dtype=np.float64)

@@ -2,13 +2,13 @@
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from perceiver.batch import Collate, Sample
@@ -16,10 +16,10 @@ from perceiver.data.loading import check_loading, loader, training_loader
 from perceiver.data.manifest.modalities import Modality, parse_modalities, stored_modality
 from perceiver.data.manifest.rows import BadRows, ManifestRows, RowIds, decodable_rows, usable_rows
 from perceiver.data.manifest.splits import Splits, split_rows
-from perceiver.data.manifest.statistics import learned_facts, natural
+from perceiver.data.manifest.statistics import learned_facts
 from perceiver.data.manifest.table import ManifestTable, read_table
-from perceiver.predictions import classes_target
-from perceiver.preprocessing import value_text
+from perceiver.data.manifest.targets import KINDS as TARGET_KINDS
+from perceiver.data.manifest.targets import target_columns
 
 AUTO = "auto"
 
@@ -38,7 +38,10 @@ class Manifest(LightningDataModule):
         modalities: by name, a kind (image, video, audio, points, text, timeseries) if the column has that name too, or a
             mapping: `{kind: image, column: photo, size: [32, 32]}`, `{kind: table, columns: [age, sex]}`. None: those of a
             stored spec.
-        target: the column of classes. Their names are what stands there in rows for training.
+        target: the column of targets; of values, there may be several. Names of classes and labels are what stands there in
+            rows for training.
+        target_kind: "classes", one for each row; "labels", any number of them, separated by semicolons or as a list in JSON,
+            for `task=multilabel`; "values", numbers, for `task=regression`. "auto": what a stored spec says, else classes.
         id: the column of ids. "auto": the column called id, if there is one. None: rows are numbered from 1.
         split: the column that says train, val or test. "auto": the column called split, if there is one. None: a split by
             class and `split_seed`.
@@ -56,7 +59,7 @@ class Manifest(LightningDataModule):
         on_bad_row: "error" stops at the first row that cannot be used. "skip" decodes everything once before training, and
             leaves out such rows; `skipped` and the log name them.
         check_files: look for all files and read their heads before training.
-        balanced_sampling: draw training samples with replacement, every class equally often on average.
+        balanced_sampling: draw training samples with replacement, every class equally often on average; for classes only.
         needs_test: `prepare_data` demands test rows; False where they are not there and not asked for.
 
     Raises:
@@ -70,7 +73,8 @@ class Manifest(LightningDataModule):
         *,
         manifest: str | os.PathLike[str],
         modalities: Mapping[str, Any] | None = None,
-        target: str = "label",
+        target: str | Sequence[str] = "label",
+        target_kind: str = AUTO,
         id: str | None = AUTO,  # noqa: A002  (the name of the setting)
         split: str | None = AUTO,
         root: str | os.PathLike[str] | None = None,
@@ -100,6 +104,11 @@ class Manifest(LightningDataModule):
         self.manifest = Path(manifest)
         self.root = self.manifest.parent if root is None else Path(root)
         self.target = target
+        self.target_kind = target_kind
+        # Checks both, too.
+        self._targets = target_columns("classes" if target_kind == AUTO else target_kind, target)
+        if balanced_sampling and target_kind not in (AUTO, "classes"):
+            raise ValueError(f"data.balanced_sampling: expected false for target_kind={target_kind}; it balances classes.")
         self.id = id
         self.split = split
         self.batch_size = batch_size
@@ -151,6 +160,20 @@ class Manifest(LightningDataModule):
         if stage in ("test", None) and self._test is None:
             self._read_test()
 
+    def splits(self) -> dict[str, ManifestRows]:
+        """The rows of train, val and test, with targets; those for the test may be none."""
+        if self._training is None:
+            self.setup("fit")
+        assert self._training is not None
+        assert self._validation is not None
+        found = {"train": self._training, "val": self._validation}
+        if not self._split().test:
+            return found
+        if self._test is None:
+            self.setup("test")
+        assert self._test is not None
+        return {**found, "test": self._test}
+
     @property
     def spec(self) -> dict[str, Any]:
         """What a model must know of the data: a plain dict; there after `prepare_data()` and `setup("fit")`.
@@ -168,9 +191,13 @@ class Manifest(LightningDataModule):
 
     @spec.setter
     def spec(self, stored: Mapping[str, Any]) -> None:
-        target = stored.get("target") or {}
-        if target.get("kind") != "classes":
-            raise ValueError(f"spec.target.kind: Manifest has classes, but the stored spec says {target.get('kind')!r}.")
+        kind = str((stored.get("target") or {}).get("kind"))
+        if kind not in TARGET_KINDS or self.target_kind not in (AUTO, kind):
+            own = ", ".join(TARGET_KINDS) if self.target_kind == AUTO else self.target_kind
+            raise ValueError(f"spec.target.kind: Manifest has {own}, but the stored spec says {kind!r}.")
+        columns = self.target
+        if kind == "values" and self.target_kind == AUTO:
+            columns = [str(name) for name in stored["target"]["names"]]  # said in training
         known = {name: facts.get("kind") for name, facts in stored.get("modalities", {}).items()}
         for modality in self._asked or ():
             if known.get(modality.name) != modality.kind:
@@ -178,6 +205,7 @@ class Manifest(LightningDataModule):
                     f"spec.modalities: Manifest has {modality.name!r} of kind {modality.kind}, but the stored spec has "
                     f"{known}. Use the modalities that the checkpoint was trained with, or some of them."
                 )
+        self._targets = target_columns(kind, columns)
         self._spec = deepcopy(dict(stored))
         self._splits = self._training = self._validation = self._test = self._all = None
 
@@ -186,7 +214,7 @@ class Manifest(LightningDataModule):
         if self._training is None:
             self.setup("fit")
         assert self._training is not None
-        return training_loader(self._training, self._collate(), module=self, labels=self._training.labels)
+        return training_loader(self._training, self._collate(), module=self, labels=self._training.targets)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Batches of the validation rows, in order."""
@@ -229,12 +257,7 @@ class Manifest(LightningDataModule):
             if len(decodable) < len(splits.train):
                 splits.train = decodable
                 specs = self._learned(decodable)
-            names = self._class_names(splits.train)
-            self._spec = {
-                "modalities": specs,
-                "target": classes_target(names=list(names), counts=list(names.values())),
-                "num_classes": len(names),
-            }
+            self._spec = {"modalities": specs, **self._targets.learned(self._columns(), splits.train)}
         else:
             splits.train = self._decodable(splits.train, self._spec["modalities"])
         splits.val = self._decodable(splits.val, self._spec["modalities"])
@@ -249,16 +272,6 @@ class Manifest(LightningDataModule):
             modality.name: learned_facts(modality, table=self._columns(), rows=rows, folder=self.root, bad=self._bad)
             for modality in self._modalities()
         }
-
-    def _class_names(self, rows: list[int]) -> dict[str, int]:
-        """The classes of rows in order, and how many of the rows are of each."""
-        counts = Counter(self._class_of(row) for row in rows)
-        if len(counts) < 2:
-            raise ValueError(
-                f"{self.manifest}, column {self.target!r}: expected two classes or more to tell apart, got only "
-                f"{', '.join(map(repr, counts))} in the {len(rows)} training rows."
-            )
-        return {name: counts[name] for name in sorted(counts, key=natural)}
 
     def _read_test(self) -> None:
         if self._spec is None:
@@ -287,18 +300,19 @@ class Manifest(LightningDataModule):
         """All usable rows by split, once."""
         if self._splits is None:
             table = self._columns()
-            if self.target not in table.columns:
-                raise ValueError(self._unknown_column(self.target, "data.target"))
+            for column in self._targets.columns:
+                if column not in table.columns:
+                    raise ValueError(self._unknown_column(column, "data.target"))
             rows = self._usable(range(len(table)))
             labelled = []
             for row in rows:
-                if table.cell(row, self.target) is None:
-                    self._bad.report(row, f"{table.where(row, self.target)}: has no target.")
+                if problem := self._targets.problem(table, row):
+                    self._bad.report(row, problem)
                 else:
                     labelled.append(row)
             self._splits = split_rows(
                 labelled,
-                classes=[self._class_of(row) for row in labelled],
+                classes=self._targets.strata(table, labelled),
                 table=table,
                 column=self._column(self.split, "split"),
                 validation_fraction=self.validation_fraction,
@@ -318,35 +332,24 @@ class Manifest(LightningDataModule):
         )
         return self._ids().check(usable, self._bad)
 
-    def _class_of(self, row: int) -> str:
-        return value_text(self._columns().cell(row, self.target))
-
     def _known(self, rows: Sequence[int]) -> list[int]:
-        """The rows whose class training knows."""
-        names = set(self.spec["target"]["names"])
-        known = []
-        for row in rows:
-            if self._class_of(row) in names:
-                known.append(row)
-            else:
-                self._bad.report(
-                    row,
-                    f"{self._columns().where(row, self.target)}: class {self._class_of(row)!r} is none of the {len(names)} "
-                    f"classes of training: {', '.join(sorted(names, key=natural)[:20])}.",
-                )
-        return known
+        """The rows whose target training knows."""
+        unknown = self._targets.unknown(self._columns(), rows, self.spec["target"])
+        for row, message in unknown.items():
+            self._bad.report(row, message)
+        return [row for row in rows if row not in unknown]
 
     def _labelled(self, rows: Sequence[int], *, training: bool = False) -> ManifestRows:
-        numbers = {name: number for number, name in enumerate(self.spec["target"]["names"])}
         known = self._known(rows)
-        return self._rows(known, labels=[numbers[self._class_of(row)] for row in known], training=training)
+        targets = self._targets.values(self._columns(), known, self.spec["target"])
+        return self._rows(known, targets=targets, training=training)
 
     def _rows(
         self,
         rows: Sequence[int],
         *,
         specs: Mapping[str, Any] | None = None,
-        labels: list[int] | None = None,
+        targets: Tensor | None = None,
         training: bool = False,
     ) -> ManifestRows:
         if len(rows) == 0:
@@ -359,7 +362,7 @@ class Manifest(LightningDataModule):
             specs=self.spec["modalities"] if specs is None else specs,
             folder=self.root,
             ids=self._ids(),
-            labels=labels,
+            targets=targets,
             training=training,
         )
 
@@ -401,7 +404,7 @@ class Manifest(LightningDataModule):
                 if column not in table.columns:
                     hint = "" if self._spec is None else " To do without it, name the others with data.modalities."
                     raise ValueError(self._unknown_column(column, f"data.modalities.{modality.name}") + hint)
-                if column == self.target:
+                if column in self._targets.columns:
                     raise ValueError(
                         f"data.modalities.{modality.name}: column {column!r} is the target; a model must not see it."
                     )

@@ -14,6 +14,7 @@ from perceiver.batch import Sample
 from perceiver.data.manifest.cells import check_cell, read_cell
 from perceiver.data.manifest.modalities import Modality
 from perceiver.data.manifest.table import ManifestTable
+from perceiver.data.progress import progress
 from perceiver.preprocessing import preprocess, value_text
 
 log = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class ManifestRows(Dataset[Sample]):
         specs: what is known of each modality, by name; normalised if mean and standard deviation are.
         folder: what paths in cells are relative to.
         ids: of the rows.
-        labels: their classes, from 0; None for prediction.
+        targets: `(rows,)` classes, from 0, or `(rows, …)` labels or values; None for prediction.
         training: choose at random what is random in training.
     """
 
@@ -122,13 +123,13 @@ class ManifestRows(Dataset[Sample]):
         specs: Mapping[str, Mapping[str, Any]],
         folder: Path,
         ids: RowIds,
-        labels: Sequence[int] | None = None,
+        targets: Tensor | None = None,
         training: bool = False,
     ) -> None:
         self.table = table
         # Tensors, since lists of Python numbers would be copied to loader processes little by little.
         self.rows = torch.as_tensor(rows, dtype=torch.int64)
-        self._labels = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
+        self._targets = targets
         self.modalities = list(modalities)
         self.specs = {name: dict(facts) for name, facts in specs.items()}
         self.folder = folder
@@ -136,15 +137,15 @@ class ManifestRows(Dataset[Sample]):
         self.training = training
 
     @property
-    def labels(self) -> list[int]:
-        """The class of each row.
+    def targets(self) -> Tensor:
+        """The target of each row.
 
         Raises:
             ValueError: they are not known.
         """
-        if self._labels is None:
-            raise ValueError("these rows have no classes.")
-        return [int(label) for label in self._labels]
+        if self._targets is None:
+            raise ValueError("these rows have no targets.")
+        return self._targets
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -163,7 +164,7 @@ class ManifestRows(Dataset[Sample]):
                 inputs[modality.name] = x
         if not inputs:
             raise BadRowError(f"{self.table.where(row)}: {nothing_in(self.modalities)}.")
-        return Sample(inputs=inputs, target=None if self._labels is None else int(self._labels[index]), id=self.ids(row))
+        return Sample(inputs=inputs, target=None if self._targets is None else self._targets[index], id=self.ids(row))
 
     def read(self, row: int, modality: Modality) -> Tensor | dict[str, Tensor] | None:
         """One modality of a row of the table; None if it is missing. Errors as in `__getitem__`."""
@@ -212,7 +213,7 @@ def usable_rows(
         BadRowError: for the first that has not, unless `bad` skips it.
     """
     usable = []
-    for row in rows:
+    for row in progress(rows, total=len(rows), title=f"files of {table.path}"):
         if row in table.problems:
             bad.report(row, f"{table.where(row)}{table.problems[row]}.")
             continue
@@ -227,7 +228,8 @@ def decodable_rows(dataset: ManifestRows, *, num_workers: int, bad: BadRows) -> 
     """The positions in `dataset` of the rows that can be decoded, all of which are; the others go to `bad`."""
     loader: DataLoader[Any] = DataLoader(_Attempts(dataset), batch_size=None, num_workers=num_workers)
     usable = []
-    for index, message in enumerate(loader):
+    attempts = progress(loader, total=len(dataset), title=f"decoding rows of {dataset.table.path}")
+    for index, message in enumerate(attempts):
         if message:
             bad.report(int(dataset.rows[index]), str(message))
         else:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from perceiver.data.manifest.content import FileContent
+
 TIME_NAMES = ("time", "times", "timestamp", "seconds", "t", "date", "datetime")
 """What the column of times may be called where the modality's `time` does not say; upper and lower case are one."""
 
@@ -54,7 +56,7 @@ def read_series(value: Any, *, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def series_names(value: Any, *, facts: Mapping[str, Any]) -> list[str]:
     """The names of the values of a series, of which only the head is read. Errors as in `read_series`."""
-    if isinstance(value, Path):
+    if isinstance(value, Path | FileContent):
         header = _header(value)
         time = _time_column(header, facts, where=f"{value}: ")
         names = [name for name in header if name != time]
@@ -73,7 +75,7 @@ def _series(
     value: Any, facts: Mapping[str, Any]
 ) -> tuple[list[str] | None, NDArray[np.float64], NDArray[np.float64] | None]:
     """Names of values (None: they have none), values (T, F), times (T,) or None."""
-    if isinstance(value, Path):
+    if isinstance(value, Path | FileContent):
         return _from_file(value, facts)
     if not isinstance(value, Mapping):
         return None, _matrix(value, "values"), None
@@ -106,7 +108,7 @@ def _matrix(value: Any, name: str) -> NDArray[np.float64]:
 
 
 def _from_file(
-    path: Path, facts: Mapping[str, Any]
+    path: Path | FileContent, facts: Mapping[str, Any]
 ) -> tuple[list[str] | None, NDArray[np.float64], NDArray[np.float64] | None]:
     text = _decoded(path, path.read_bytes())
     rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)) if row]
@@ -190,9 +192,12 @@ def _time_column(names: Sequence[str], facts: Mapping[str, Any], *, where: str) 
     return found[0] if found else None
 
 
-def _header(path: Path) -> list[str]:
-    with path.open("rb") as file:
-        text = _decoded(path, file.readline())
+def _header(path: Path | FileContent) -> list[str]:
+    if isinstance(path, FileContent):
+        text = _decoded(path, path.getvalue().partition(b"\n")[0])
+    else:
+        with path.open("rb") as file:
+            text = _decoded(path, file.readline())
     return [name.strip() for name in next(csv.reader([text], delimiter=_delimiter(text)), [])]
 
 
@@ -201,7 +206,7 @@ def _delimiter(text: str) -> str:
     return "," if "," in header else next((one for one in ";\t" if one in header), ",")
 
 
-def _decoded(path: Path, content: bytes) -> str:
+def _decoded(path: Path | FileContent, content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -210,4 +215,4 @@ def _decoded(path: Path, content: bytes) -> str:
 
 
 def _name(value: Any) -> str:
-    return f"{value}: " if isinstance(value, Path) else ""
+    return f"{value}: " if isinstance(value, Path | FileContent) else ""

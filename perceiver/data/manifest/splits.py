@@ -47,7 +47,7 @@ def split_rows(
 
     Args:
         rows: of the table.
-        classes: of these rows, in the same order.
+        classes: of these rows, in the same order, or whatever else a split keeps shares alike of.
         table: the manifest.
         column: of the splits; None: there is none.
         validation_fraction: share of the rows that are not for the test.

@@ -7,16 +7,18 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from perceiver.data.image_folder import SUFFIXES, read_image
+from perceiver.data.manifest.content import FileContent
 
 ANIMATIONS = (".gif", ".webp", ".png", ".apng", ".tif", ".tiff")
 
 
-def read_video(path: Path, *, num_frames: int | None) -> list[Image.Image]:
+def read_video(path: Path | FileContent | list[FileContent], *, num_frames: int | None) -> list[Image.Image]:
     """The frames of a video as images, all of one size.
 
     Args:
         path: a folder of images, whose names are in the order of time; an animated image; a `.npy` file with frames
-            `(T, H, W)` or `(T, H, W, channels)`, whole numbers from 0 to 255; or a video file.
+            `(T, H, W)` or `(T, H, W, channels)`, whole numbers from 0 to 255; or a video file. Or the content of one of
+            these files, or of images.
         num_frames: as many, evenly spaced from the first to the last, are taken, some twice where there are fewer. None:
             all.
 
@@ -25,9 +27,10 @@ def read_video(path: Path, *, num_frames: int | None) -> list[Image.Image]:
         ImportError: a video file where PyAV is not installed.
     """
     frames: Any
-    if path.is_dir():
-        files = _images_in(path)
-        return [read_image(files[index]) for index in _chosen(len(files), num_frames)]
+    if isinstance(path, list):
+        return [read_image(path[index]) for index in _chosen(len(path), num_frames)]
+    if isinstance(path, Path) and path.is_dir():
+        return [read_image(file) for file in frame_files(path, num_frames=num_frames)]
     if path.suffix.lower() == ".npy":
         frames = _array(path)
         return [Image.fromarray(np.ascontiguousarray(frames[index])) for index in _chosen(len(frames), num_frames)]
@@ -40,6 +43,12 @@ def read_video(path: Path, *, num_frames: int | None) -> list[Image.Image]:
     else:
         frames = _decoded(path)
     return [frames[index] for index in _chosen(len(frames), num_frames)]
+
+
+def frame_files(folder: Path, *, num_frames: int | None) -> list[Path]:
+    """The files of the frames that are taken. Raises ValueError where there are no images."""
+    files = _images_in(folder)
+    return [files[index] for index in _chosen(len(files), num_frames)]
 
 
 def check_video(path: Path) -> None:
@@ -59,9 +68,9 @@ def _images_in(folder: Path) -> list[Path]:
     return files
 
 
-def _array(path: Path) -> Any:
+def _array(path: Path | FileContent) -> Any:
     try:
-        frames = np.load(path, allow_pickle=False, mmap_mode="r")
+        frames = np.load(path, allow_pickle=False, mmap_mode="r" if isinstance(path, Path) else None)
     except (ValueError, EOFError) as error:
         raise ValueError(f"{path}: is no array that can be read: {error}.") from None
     if (
@@ -82,10 +91,10 @@ def _chosen(count: int, num_frames: int | None) -> list[int]:
     return [int(index) for index in np.linspace(0, count - 1, num_frames).round()]
 
 
-def _decoded(path: Path) -> list[Image.Image]:
+def _decoded(path: Path | FileContent) -> list[Image.Image]:
     av = _av()
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path) if isinstance(path, Path) else path) as container:
             frames = [frame.to_image() for frame in container.decode(video=0)]
     except Exception as error:
         raise ValueError(f"{path}: no video that can be decoded ({type(error).__name__}: {error}).") from error

@@ -15,6 +15,7 @@ from torch import Tensor
 from perceiver.data import Manifest
 from perceiver.data.manifest import BadRowError
 from perceiver.preprocessing import preprocess
+from perceiver.testing import Check, data_module_checks
 
 SMALL: dict[str, Any] = {"image_size": (8, 8), "sample_rate": RATE, "batch_size": 100, "num_workers": 0}
 Rows = list[dict[str, Any]]
@@ -73,6 +74,13 @@ def test_every_kind_in_one_batch(tmp_path: Path, rows: Rows) -> None:
         assert there.std(correction=0).item() == pytest.approx(1 if value == 0 else 0, abs=1e-4)
     assert training.inputs["note"].dtype == torch.int64
     assert training.inputs["cloud"].shape == (14, 7, 3)
+
+
+@pytest.mark.parametrize("check", data_module_checks(lambda: None), ids=str)
+def test_the_kit(check: Check, tmp_path: Path, rows: Rows) -> None:
+    """Every kind of modality, some missing, through loader processes too."""
+    made = data_module_checks(lambda: module(tmp_path, rows, batch_size=4), test_readers=("_read_test",))
+    next(one for one in made if one.name == check.name)()
 
 
 def test_statistics_are_those_of_the_training_split(tmp_path: Path, rows: Rows) -> None:
@@ -398,7 +406,7 @@ def test_no_manifest(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"modalities": {"photo": {"kind": "image"}}}, r"spec\.modalities: Manifest has 'cloud' of kind points, .*'photo'"),
-        ({"target": {"kind": "values"}}, r"spec\.target\.kind: Manifest has classes, .*'values'"),
+        ({"target": {"kind": "boxes"}}, r"spec\.target\.kind: Manifest has classes, labels, values, .*'boxes'"),
     ],
 )
 def test_spec_of_other_data_is_refused(change: dict[str, Any], message: str, tmp_path: Path, rows: Rows) -> None:

@@ -1,0 +1,183 @@
+"""A sample as it stands in a shard: what its cells hold, files included, as bytes.
+
+Files go in as they are, so that a sample of a shard is, bit for bit, what the manifest gives, and sizes, rates and
+statistics of the spec can still be others. A record is the length of its head (4 bytes, little-endian), the head, which is
+JSON, and what the files hold, one after another. The head has `id`, `target` (the name of a class, a list of labels or of
+values, or null) and `cells`: of each modality that is there, `value`, or `files` with their names and sizes, or the size of
+an `array` or of `bytes`.
+"""
+
+import io
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perceiver.batch import Sample
+from perceiver.data.manifest.cells import files_of_cell, read_cell
+from perceiver.data.manifest.content import FileContent
+from perceiver.data.manifest.modalities import Modality
+from perceiver.data.manifest.rows import BadRowError, ManifestRows, cell_of
+from perceiver.data.shards.folder import ShardError
+from perceiver.preprocessing import preprocess
+
+_LENGTH = struct.Struct("<I")
+
+
+def encode(samples: ManifestRows, index: int, *, target: Mapping[str, Any]) -> bytes:
+    """The record of one sample.
+
+    Args:
+        samples: of a manifest.
+        index: which.
+        target: `spec["target"]`.
+
+    Raises:
+        BadRowError: it cannot be read or decoded; what goes into a shard was decoded once.
+    """
+    sample = samples[index]
+    row = int(samples.rows[index])
+    cells: dict[str, Any] = {}
+    blobs: list[bytes] = []
+    for modality in samples.modalities:
+        if modality.name not in sample.inputs:
+            continue
+        value = cell_of(samples.table, row, modality)
+        try:
+            cells[modality.name] = _cell(value, modality, samples, blobs)
+        except OSError as error:
+            raise BadRowError(f"{samples.table.where(row, modality.columns[0])}: {error}") from error
+    head = {"id": sample.id, "target": _named(sample.target, target), "cells": cells}
+    text = json.dumps(head, separators=(",", ":")).encode()
+    return b"".join([_LENGTH.pack(len(text)), text, *blobs])
+
+
+def _cell(value: Any, modality: Modality, samples: ManifestRows, blobs: list[bytes]) -> dict[str, Any]:
+    """The entry of a cell in the head; what it holds in bytes goes to `blobs`."""
+    facts = samples.specs[modality.name]
+    files = files_of_cell(value, facts=facts, folder=samples.folder)
+    if files is not None:
+        contents = [file.read_bytes() for file in files]
+        blobs += contents
+        names = [file.relative_to(samples.folder) if file.is_relative_to(samples.folder) else file for file in files]
+        sizes = [[str(name), len(content)] for name, content in zip(names, contents, strict=True)]
+        return {"files": sizes, "list": (samples.folder / str(value).strip()).is_dir()}
+    if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
+        value = value["bytes"]
+    if isinstance(value, bytes):
+        blobs.append(value)
+        return {"bytes": len(value)}
+    if isinstance(value, np.ndarray):
+        buffer = io.BytesIO()
+        np.save(buffer, value, allow_pickle=False)
+        blobs.append(buffer.getvalue())
+        return {"array": len(buffer.getvalue())}
+    return {"value": json.loads(json.dumps(value, default=_plain))}
+
+
+def _plain(value: Any) -> Any:
+    """What Parquet files hold besides plain values: numbers of NumPy's, dates."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
+
+
+def _named(value: Any, target: Mapping[str, Any]) -> Any:
+    if value is None:
+        return None
+    if target["kind"] == "classes":
+        return target["names"][int(value)]
+    if target["kind"] == "labels":
+        return [name for name, there in zip(target["names"], value.tolist(), strict=True) if there]
+    return torch.as_tensor(value).tolist()
+
+
+class Decode:
+    """From a record to the sample, preprocessed as in `Perceiver.predict`.
+
+    Args:
+        modalities: of the samples; others that a record has are left out.
+        specs: of these.
+        target: `spec["target"]`, which numbers classes and labels; None: samples have no target.
+        training: choose at random what is random in training.
+    """
+
+    def __init__(
+        self,
+        *,
+        modalities: Sequence[str],
+        specs: Mapping[str, Mapping[str, Any]],
+        target: Mapping[str, Any] | None,
+        training: bool = False,
+    ) -> None:
+        self.modalities = list(modalities)
+        self.specs = {name: dict(specs[name]) for name in modalities}
+        self.kind = None if target is None else str(target["kind"])
+        names = [] if target is None else list(target["names"])
+        self.numbers = {name: number for number, name in enumerate(names)}
+        self.training = training
+
+    def __call__(self, record: bytes | memoryview) -> Sample:
+        """One sample. A view of a file that is mapped is copied.
+
+        Raises:
+            ShardError: the record is damaged.
+            BadRowError: it lacks all of the modalities, is of a class that training has not, or holds what does not fit the
+                spec; names the sample.
+        """
+        record = bytes(record)
+        try:
+            end = _LENGTH.size + _LENGTH.unpack_from(record)[0]
+            head = json.loads(record[_LENGTH.size : end])
+            where = f"sample {head['id']!r} of the shards"
+        except (struct.error, ValueError, KeyError, TypeError) as error:
+            raise ShardError(
+                f"data.shards: a shard has the right size but is damaged: {error}. Copy the folder once more."
+            ) from error
+        inputs: dict[str, Tensor | dict[str, Tensor]] = {}
+        for name, entry in head["cells"].items():
+            value, end = _value(entry, record, end)
+            if name not in self.specs:
+                continue
+            facts = self.specs[name]
+            try:
+                # Errors name the file that it was.
+                raw = read_cell(value, facts=facts, folder=Path(), training=self.training)
+                inputs[name] = preprocess(raw, modality=facts, name=str(facts["kind"]))
+            except (OSError, ValueError, TypeError) as error:
+                raise BadRowError(f"{where}, {name}: {error}") from error
+        if not inputs:
+            raise BadRowError(f"{where}: has none of the modalities {', '.join(self.modalities)}.")
+        return Sample(inputs=inputs, target=self._target(head["target"], where), id=head["id"])
+
+    def _target(self, said: Any, where: str) -> Tensor | None:
+        if self.kind is None or said is None:
+            return None
+        if self.kind == "values":
+            return torch.tensor(said, dtype=torch.float64)
+        names = [said] if self.kind == "classes" else said
+        if unknown := [name for name in names if name not in self.numbers]:
+            raise BadRowError(f"{where}: {unknown[0]!r} is none of the {len(self.numbers)} {self.kind} of training.")
+        if self.kind == "classes":
+            return torch.tensor(self.numbers[said])
+        marked = torch.zeros(len(self.numbers), dtype=torch.bool)
+        marked[[self.numbers[name] for name in names]] = True
+        return marked
+
+
+def _value(entry: Mapping[str, Any], record: bytes, start: int) -> tuple[Any, int]:
+    """What a cell holds, and where in the record the next one begins."""
+    if "value" in entry:
+        return entry["value"], start
+    if "files" in entry:
+        files = []
+        for name, size in entry["files"]:
+            files.append(FileContent(record[start : start + size], name=name))
+            start += size
+        return (files if entry["list"] else files[0]), start
+    size = entry["bytes"] if "bytes" in entry else entry["array"]
+    content = record[start : start + size]
+    return (content if "bytes" in entry else np.load(io.BytesIO(content), allow_pickle=False)), start + size

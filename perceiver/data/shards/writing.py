@@ -1,0 +1,228 @@
+"""Packing the samples of a manifest into shards, by several processes; what was done before an interruption stays done."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from perceiver.data.manifest.rows import BadRowError, ManifestRows
+from perceiver.data.progress import progress
+from perceiver.data.shards.backend import litdata
+from perceiver.data.shards.folder import FACTS, INDEX, ShardError, ShardFolder, same_source, write_whole
+from perceiver.data.shards.records import encode
+
+SHARD_BYTES = 64 * 2**20
+LEAST_ROWS, SHARDS_PER_SPLIT = 256, 16
+_SAMPLED = 64
+
+
+def write_shards(
+    splits: Mapping[str, ManifestRows],
+    *,
+    spec: Mapping[str, Any],
+    folder: str | os.PathLike[str],
+    source: Mapping[str, Any],
+    num_workers: int = 0,
+    shard_bytes: int = SHARD_BYTES,
+    seed: int = 0,
+) -> ShardFolder:
+    """Writes the splits of a manifest to a folder of shards, or the rest of them if some are there already.
+
+    Training samples are put in random order first: training shuffles shards and the samples of each, so that those of one
+    shard meet in batches more often than others. A shard has about `shard_bytes`, fewer where a split would have less
+    than 16 shards of 256 samples or more.
+
+    Args:
+        splits: by name; those without samples are left out.
+        spec: of the data.
+        folder: that they go to; new, empty, or with an unfinished conversion of the same.
+        source: what they are made from, plain values; a conversion that was interrupted is continued only for an equal one.
+        num_workers: processes that read, decode and write.
+        shard_bytes: of a shard, about.
+        seed: of the order.
+
+    Returns:
+        What the folder holds; every sample was counted.
+
+    Raises:
+        BadRowError: a row cannot be decoded.
+        ShardError: the folder holds something else, or what was written is not what was meant.
+        ImportError: litdata is not installed.
+    """
+    litdata()
+    folder = Path(folder)
+    rows = {name: _ordered(samples, name, seed) for name, samples in splits.items()}
+    wanted = ShardFolder(
+        path=folder,
+        spec=json.loads(json.dumps(spec)),
+        samples={name: len(order) for name, order in rows.items()},
+        source={**source, "seed": seed, "shard_bytes": shard_bytes, "rows": _digest(splits, rows)},
+    )
+    begun = _begun(wanted)
+    if begun is None:
+        sizes = {name: _rows_per_shard(samples, spec, shard_bytes) for name, samples in splits.items()}
+        begun = replace(wanted, rows_per_shard=sizes)
+        folder.mkdir(parents=True, exist_ok=True)
+        begun.write()
+    elif begun.complete:
+        begun.check()
+        return begun
+    tasks = _Tasks(splits, rows, begun)
+    _write_missing(tasks, num_workers=num_workers)
+    for name in splits:
+        if rows[name].size:
+            _index(folder / name, expected=begun.samples[name])
+    finished = replace(begun, complete=True)
+    finished.check()
+    finished.write()
+    for name in splits:
+        shutil.rmtree(folder / name / _PARTS, ignore_errors=True)
+    return finished
+
+
+_PARTS = ".parts"
+
+
+def _ordered(samples: ManifestRows, name: str, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Positions in the split: of training at random, else in order."""
+    count = len(samples)
+    # The stream of RandomState is the same for good: a later version continues what an earlier one began.
+    return np.random.RandomState(seed).permutation(count) if name == "train" else np.arange(count)
+
+
+def _digest(splits: Mapping[str, ManifestRows], rows: Mapping[str, Any]) -> str:
+    """Changes with the rows of any split."""
+    digest = hashlib.sha256()
+    for name in sorted(splits):
+        digest.update(name.encode())
+        digest.update(splits[name].rows.numpy()[rows[name]].astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _begun(wanted: ShardFolder) -> ShardFolder | None:
+    """An earlier conversion into this folder; None: the folder is new or empty."""
+    folder = wanted.path
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    if not folder.is_dir() or not (folder / FACTS).is_file():
+        raise ShardError(f"shards: {folder} holds something else already; choose a new folder.")
+    begun = ShardFolder.read(folder)
+    differences = same_source(begun.source, wanted.source)
+    if begun.spec != wanted.spec:
+        differences.append("spec")
+    if differences:
+        raise ShardError(
+            f"shards: {folder} holds shards of another manifest, or of one with other settings: {', '.join(differences)} "
+            "differ. Choose a new folder, or remove this one."
+        )
+    return begun
+
+
+def _rows_per_shard(samples: ManifestRows, spec: Mapping[str, Any], shard_bytes: int) -> int:
+    """By the mean size of some records."""
+    count = len(samples)
+    if count == 0:
+        return 0
+    some = np.linspace(0, count - 1, min(count, _SAMPLED)).astype(int)
+    mean = sum(len(encode(samples, int(index), target=spec["target"])) for index in some) / len(some)
+    at_most = max(1, int(shard_bytes / mean))
+    return min(at_most, max(LEAST_ROWS, -(-count // SHARDS_PER_SPLIT)))
+
+
+class _Tasks(Dataset[tuple[str, str]]):
+    """A shard that is not there yet each; reading an entry writes it. Entries are what went wrong, and whether a row did."""
+
+    def __init__(self, splits: Mapping[str, ManifestRows], rows: Mapping[str, Any], folder: ShardFolder) -> None:
+        self.splits = dict(splits)
+        self.rows = dict(rows)
+        self.folder = folder
+        every = [
+            (name, number)
+            for name, size in folder.rows_per_shard.items()
+            if size
+            for number in range(-(-folder.samples[name] // size))
+        ]
+        self.missing = [(name, number) for name, number in every if not self._part(name, number).is_file()]
+        self.total = len(every)
+
+    def __len__(self) -> int:
+        return len(self.missing)
+
+    def __getitem__(self, index: int) -> tuple[str, str]:
+        try:
+            self._write(*self.missing[index])
+        except BadRowError as error:
+            return "row", str(error)
+        except OSError as error:
+            return "shard", f"shards: writing to {self.folder.path} failed: {error}."
+        return "", ""
+
+    def _part(self, name: str, number: int) -> Path:
+        return self.folder.path / name / _PARTS / f"{number:06}.json"
+
+    def _write(self, name: str, number: int) -> None:
+        """The shard, then its part of the index, which says that it is whole."""
+        size = self.folder.rows_per_shard[name]
+        positions = self.rows[name][number * size : (number + 1) * size]
+        part = self._part(name, number)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=part.parent) as scratch:
+            facts = _write_chunk(
+                (encode(self.splits[name], int(at), target=self.folder.spec["target"]) for at in positions), Path(scratch)
+            )
+            [chunk] = facts["chunks"]
+            written = Path(scratch) / chunk["filename"]
+            if chunk["chunk_size"] != len(positions) or written.stat().st_size != chunk["chunk_bytes"]:
+                raise ShardError(f"shards: {written} has {chunk['chunk_size']} samples, expected {len(positions)}.")
+            with written.open("rb") as file:
+                os.fsync(file.fileno())
+            chunk["filename"] = f"shard-{number:06}.bin"
+            written.replace(part.parent.parent / chunk["filename"])
+        write_whole(part, json.dumps(facts).encode())
+
+
+def _write_chunk(records: Any, scratch: Path) -> dict[str, Any]:
+    """One file of litdata's in a scratch folder, and what its index says of it."""
+    from litdata.streaming.writer import BinaryWriter
+
+    writer = BinaryWriter(str(scratch), chunk_bytes=2**62)
+    for number, record in enumerate(records):
+        writer.add_item(number, record)
+    writer.done()
+    [index] = scratch.glob(f"*.{INDEX}")
+    facts: dict[str, Any] = json.loads(index.read_text())
+    facts["config"]["chunk_bytes"] = SHARD_BYTES
+    return facts
+
+
+def _write_missing(tasks: _Tasks, *, num_workers: int) -> None:
+    loader: DataLoader[Any] = DataLoader(
+        tasks, batch_size=None, num_workers=min(num_workers, len(tasks)), collate_fn=_unchanged
+    )
+    done = tasks.total - len(tasks)
+    for kind, message in progress(loader, total=tasks.total, title=f"shards in {tasks.folder.path}", start=done):
+        if message:
+            raise (BadRowError(message) if kind == "row" else ShardError(message))
+
+
+def _unchanged(entry: Any) -> Any:
+    return entry
+
+
+def _index(folder: Path, *, expected: int) -> None:
+    """The index of a split, from its parts, after counting."""
+    parts = [json.loads(part.read_text()) for part in sorted((folder / _PARTS).glob("*.json"))]
+    chunks = [chunk for part in parts for chunk in part["chunks"]]
+    counted = sum(chunk["chunk_size"] for chunk in chunks)
+    if counted != expected:
+        raise ShardError(f"shards: {folder} has {counted} samples, expected {expected}; remove the folder and begin anew.")
+    configs: Sequence[dict[str, Any]] = [part["config"] for part in parts]
+    write_whole(folder / INDEX, json.dumps({"chunks": chunks, "config": configs[0], "updated_at": "0"}).encode())

@@ -1,0 +1,156 @@
+"""Targets of a manifest: classes, labels and values, in the data module and through training and prediction."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from manifest_cases import animals, write_csv, write_json_lines
+from manifest_runs import SMALL, train
+
+from perceiver.data import Manifest
+from perceiver.data.manifest import BadRowError
+from perceiver.predictions import labels_target, values_target
+
+Rows = list[dict[str, Any]]
+SETTINGS: dict[str, Any] = {"modalities": {"cloud": "points"}, "batch_size": 100, "num_workers": 0}
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Rows:
+    """With labels that are the parity and size of the row's number, and two values."""
+    made = animals(tmp_path, count=40)
+    for number, row in enumerate(made):
+        row["tags"] = ";".join(["even"] * (number % 2 == 0) + ["big"] * (number >= 20))
+        row["height"], row["weight"] = 1000 + number, f"{number / 4}"
+    return made
+
+
+def fitted(tmp_path: Path, rows: Rows, **arguments: Any) -> Manifest:
+    data = Manifest(manifest=write_csv(tmp_path / "m.csv", rows), **{**SETTINGS, **arguments})
+    data.prepare_data()
+    data.setup("fit")
+    data.setup("test")
+    return data
+
+
+def test_labels(tmp_path: Path, rows: Rows) -> None:
+    data = fitted(tmp_path, rows, target="tags", target_kind="labels")
+    batches = [next(iter(loader)) for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())]
+    assert sum(batch.size for batch in batches) == 40
+    for batch in batches:
+        assert batch.target.dtype == torch.bool
+        for id_, target in zip(batch.ids, batch.target.tolist(), strict=True):
+            number = int(id_.removeprefix("a"))
+            assert target == [number >= 20, number % 2 == 0], "names are sorted: big, even"
+    expected = labels_target(names=["big", "even"], training=batches[0].target)
+    assert data.spec["target"] == expected
+    assert data.spec["num_classes"] == 2
+
+
+@pytest.mark.parametrize("write", [write_csv, write_json_lines])
+def test_labels_as_lists(write: Any, tmp_path: Path, rows: Rows) -> None:
+    for number, row in enumerate(rows):
+        labels = [["x", 1], ["1"], [], None][number % 4]
+        row["tags"] = labels if write is write_json_lines or labels is None else str(labels).replace("'", '"')
+    path = write(tmp_path / ("m.csv" if write is write_csv else "m.jsonl"), rows)
+    data = Manifest(manifest=path, target="tags", target_kind="labels", **SETTINGS)
+    data.setup("fit")
+    assert data.spec["target"]["names"] == ["1", "x"]
+    (batch,) = data.train_dataloader()
+    for id_, target in zip(batch.ids, batch.target.tolist(), strict=True):
+        assert target == [[True, True], [True, False], [False, False], [False, False]][int(id_[1:]) % 4]
+
+
+def test_values(tmp_path: Path, rows: Rows) -> None:
+    data = fitted(tmp_path, rows, target=["height", "weight"], target_kind="values")
+    (batch,) = data.train_dataloader()
+    numbers = torch.tensor([float(id_[1:]) for id_ in batch.ids], dtype=torch.float64)
+    assert torch.equal(batch.target, torch.stack([1000 + numbers, numbers / 4], dim=1)), "in their own units"
+    expected = values_target(names=["height", "weight"], training=batch.target)
+    for key, value in expected.items():
+        assert data.spec["target"][key] == (value if key in ("kind", "names") else pytest.approx(value)), "in another order"
+    assert data.spec["num_outputs"] == 2
+    later = Manifest(manifest=tmp_path / "m.csv", **SETTINGS)
+    later.spec = data.spec
+    later.setup("test")
+    (batch,), (same,) = data.test_dataloader(), later.test_dataloader()
+    assert torch.equal(batch.target, same.target)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cells", "message"),
+    [
+        ({"target": "tags", "target_kind": "labels"}, {"tags": '["a"'}, "column 'tags': expected labels with ';' between"),
+        ({"target": "tags", "target_kind": "labels"}, {"tags": '[["a"]]'}, "column 'tags': expected a flat list of labels"),
+        ({"target": "height", "target_kind": "values"}, {"height": "tall"}, "column 'height': expected a number .* 'tall'"),
+        ({"target": "height", "target_kind": "values"}, {"height": "inf"}, "column 'height': expected a number .* 'inf'"),
+        ({"target": "height", "target_kind": "values"}, {"height": "n/a"}, "column 'height': has no target"),
+    ],
+)
+def test_bad_targets(arguments: dict[str, Any], cells: dict[str, Any], message: str, tmp_path: Path, rows: Rows) -> None:
+    rows[3] |= cells
+    with pytest.raises(BadRowError, match=r"m\.csv, line 5, " + message):
+        fitted(tmp_path, rows, **arguments)
+    data = fitted(tmp_path, rows, on_bad_row="skip", **arguments)
+    assert len(data.skipped) == 1
+
+
+def test_a_label_that_training_has_not(tmp_path: Path, rows: Rows) -> None:
+    for number, row in enumerate(rows):
+        row["split"] = "val" if number % 4 == 3 else "train"
+    rows[3]["tags"] = "even;odd"
+    message = r"line 5, column 'tags': label 'odd' is none of the 2 labels of training: big, even"
+    with pytest.raises(BadRowError, match=message):
+        fitted(tmp_path, rows, target="tags", target_kind="labels", needs_test=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"target_kind": "class"}, r"data\.target_kind: expected one of classes, labels, values, got 'class'"),
+        ({"target": ["label", "tags"]}, r"data\.target: expected one column for target_kind=classes"),
+        ({"target_kind": "labels", "balanced_sampling": True}, r"data\.balanced_sampling: expected false"),
+        ({"target": "nothing", "target_kind": "labels"}, r"column 'nothing': expected labels, .* got none in the"),
+        ({"target": ["height", "hight"], "target_kind": "values"}, r"data\.target: \S+ has no column 'hight'"),
+        ({"target": "cloud"}, r"data\.modalities\.cloud: column 'cloud' is the target"),
+    ],
+)
+def test_errors_name_the_setting(arguments: dict[str, Any], message: str, tmp_path: Path, rows: Rows) -> None:
+    for row in rows:
+        row["nothing"] = ""
+    with pytest.raises(ValueError, match=message):
+        fitted(tmp_path, rows, **arguments)
+
+
+def test_a_spec_of_another_kind_is_refused(tmp_path: Path, rows: Rows) -> None:
+    stored = fitted(tmp_path, rows, target="tags", target_kind="labels").spec
+    data = Manifest(manifest=tmp_path / "m.csv", target="height", target_kind="values", **SETTINGS)
+    with pytest.raises(ValueError, match=r"spec\.target\.kind: Manifest has values, but the stored spec says 'labels'"):
+        data.spec = stored
+
+
+@pytest.mark.parametrize(
+    ("settings", "columns"),
+    [
+        ("task=multilabel data.target=tags data.target_kind=labels", "prediction probability_big probability_even"),
+        ("task=regression data.target=[height,weight] data.target_kind=values", "prediction_height prediction_weight"),
+    ],
+)
+def test_training_and_prediction(settings: str, columns: str, tmp_path: Path, rows: Rows) -> None:
+    path = write_csv(tmp_path / "m.csv", rows)
+    run = tmp_path / "run"
+    given = [f"data.manifest={path}", "data.modalities={cloud: points, patient: {kind: table, numbers: [age]}}"]
+    code, _, err = train(*SMALL, *settings.split(), *given, "trainer.max_epochs=2", f"hydra.run.dir={run}")
+    assert code == 0, err
+    code, _, err = train(
+        "mode=predict", f"ckpt_path={run}", f"data.manifest={path}", "data.num_workers=0", f"hydra.run.dir={tmp_path}"
+    )
+    assert code == 0, err
+    with (tmp_path / "predictions.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert list(table[0]) == ["id", *columns.split()]
+    assert [row["id"] for row in table] == [row["id"] for row in rows]
+    if "prediction_height" in columns:
+        assert all(900 < float(row["prediction_height"]) < 1140 for row in table), "in their own units"

@@ -1,0 +1,31 @@
+"""Shards of the animals of `manifest_cases`, a few samples each."""
+
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from manifest_cases import MODALITIES, RATE, animals, write_csv
+
+from perceiver.data import Manifest
+from perceiver.data.shards import writing
+
+SETTINGS: dict[str, Any] = {"image_size": (8, 8), "sample_rate": RATE, "batch_size": 4, "num_workers": 0}
+
+
+def manifest(folder: Path, count: int = 40, *, modalities: Any = MODALITIES, **arguments: Any) -> Manifest:
+    """Of animals, fitted; made once."""
+    path = folder / "m.csv"
+    if not path.is_file():
+        write_csv(path, animals(folder, count))
+    data = Manifest(manifest=path, modalities=modalities, **{**SETTINGS, **arguments})
+    data.setup("fit")
+    return data
+
+
+def pack(data: Manifest, folder: Path, *, rows: int = 8, num_workers: int = 0) -> Path:
+    """Its shards, of `rows` samples each."""
+    with mock.patch.object(writing, "LEAST_ROWS", rows), mock.patch.object(writing, "SHARDS_PER_SPLIT", 10**6):
+        written = writing.write_shards(
+            data.splits(), spec=data.spec, folder=folder, source={"manifest": str(data.manifest)}, num_workers=num_workers
+        )
+    return written.path
