@@ -17,7 +17,7 @@ from perceiver.fusion import Fusion
 from perceiver.heads import PooledHead
 from perceiver.modality_dropout import ModalityDropout
 from perceiver.model import Perceiver
-from perceiver.positions import Fourier, LearnedTable
+from perceiver.positions import Fourier, LearnedTable, Projected
 from perceiver.predictions import LabelsPrediction, Prediction, ValuesPrediction
 from perceiver.tokens import Tokens
 
@@ -39,6 +39,7 @@ __all__ = [
     "PooledHead",
     "PositionalQueries",
     "Prediction",
+    "Projected",
     "QueryDecoder",
     "Sample",
     "TiedLogits",

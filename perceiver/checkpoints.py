@@ -66,14 +66,26 @@ def entry(config: Mapping[str, Any], spec: Mapping[str, Any] | None) -> dict[str
     return {"format": FORMAT, "config": tree, "spec": None if spec is None else plain(spec, path="spec")}
 
 
-def save(model: nn.Module, path: str | Path, *, config: Mapping[str, Any], spec: Mapping[str, Any] | None = None) -> Path:
+def save(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    config: Mapping[str, Any] | None = None,
+    spec: Mapping[str, Any] | None = None,
+) -> Path:
     """Write the weights of `model` with `config` (a mapping with the key `model`, what it was built from) and `spec`.
 
+    Where `config` is None both are the model's own, `model.config` and `model.spec`, unless `spec` is given.
     The file appears whole or not at all: an older file of the same name stays until the new one is on the disk.
     Missing folders are made. Returns the path. Raises ValueError for a config or spec that could not be loaded again, and
     OSError (with errno ENOSPC where the disk is full) when writing fails.
     """
     file = Path(path)
+    if config is None:
+        own = getattr(model, "config", None)
+        if own is None:
+            raise CheckpointError("save: the model does not say what it was built from; give config={'model': …}")
+        config, spec = {"model": own}, getattr(model, "spec", None) if spec is None else spec
     if file.is_dir():
         raise IsADirectoryError(f"{file}: is a folder; give the name of the file to write, such as {file / 'model.ckpt'}")
     state = {PREFIX + name: value for name, value in _plain_state(model).items()}

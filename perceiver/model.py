@@ -80,6 +80,8 @@ class Perceiver(nn.Module):
         self.modality_dropout = modality_dropout
         self.reads = None if reads is None else tuple(tuple(sorted(names)) for names in reads)
         self.spec: dict[str, Any] | None = None if spec is None else dict(spec)
+        self.config: dict[str, Any] | None = None
+        """What it was built from, where `perceiver.build.build_model` did; `perceiver.save` writes it."""
 
     def tokens(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> dict[str, Tokens]:
         """Raw inputs by modality -> fused tokens by modality, in sorted order.

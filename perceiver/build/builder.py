@@ -42,7 +42,7 @@ def build_model(
 
     `config`: `_target_` (perceiver.Perceiver or a subclass), `adapters` {modality: node}, `encoder`, `head`, and
     optionally `fusion`, where a node is a dict of `_target_` and keyword arguments, nested at will. With several
-    adapters and no `fusion` a `perceiver.Fusion` is made. The model gets a copy of `spec`.
+    adapters and no `fusion` a `perceiver.Fusion` is made. The model gets copies of `spec` and `config`.
 
     `trust=None` is for the caller's own config: any importable nn.Module class may be named. A list, possibly empty,
     is for a config from elsewhere: only the own spellings of nn.Module classes from perceiver, torch.nn.modules and
@@ -52,7 +52,9 @@ def build_model(
     """
     tree = _checked_tree(config)
     classes = _resolve_all(tree, trust)
-    return _Builder(classes).perceiver(tree, None if spec is None else plain(spec, path="spec"))
+    model = _Builder(classes).perceiver(tree, None if spec is None else plain(spec, path="spec"))
+    model.config = _spelled(tree, classes)
+    return model
 
 
 def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,7 +64,10 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     only `perceiver.adapters.image.ImagePixels`. For the caller's own configs: imports what they name. Raises as build_model.
     """
     tree = _checked_tree(config)
-    classes = _resolve_all(tree, None)
+    return _spelled(tree, _resolve_all(tree, None))
+
+
+def _spelled(tree: dict[str, Any], classes: Mapping[str, type[nn.Module]]) -> dict[str, Any]:
     for node, _ in _targets(tree):
         node["_target_"] = spelling(classes[node["_target_"]])
     return tree

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 import perceiver.adapters
 import perceiver.heads
-from perceiver import ClassificationDecoder, Fourier, LearnedQueries, LearnedTable, PooledHead, QueryDecoder
+from perceiver import ClassificationDecoder, Fourier, LearnedQueries, LearnedTable, PooledHead, Projected, QueryDecoder
 from perceiver.adapters import (
+    FrameSurroundings,
     ImageConvStem,
     ImagePatches,
     ImagePixels,
@@ -27,6 +28,7 @@ from perceiver.adapters import (
     Table,
     TextTokens,
     TimeSeries,
+    Vector,
     VideoPatches,
     WaveformFrames,
 )
@@ -114,6 +116,38 @@ ADAPTERS |= {
     ),
     "time series": Case(
         lambda: TimeSeries(num_values=2, duration_seconds=600.0, position=LINE), series, {"values": (1,), "times": (1,)}
+    ),
+    "frames": Case(
+        lambda: FrameSurroundings(video_channels=2, num_frames=2, embedding_channels=6, position=PLANE),
+        lambda: torch.rand(3, 2, 2, 7, 8),
+        (3, 4),
+    ),
+    "vector": Case(lambda: Vector(vector_channels=5), lambda: torch.rand(3, 5), ()),
+    "text, position added": Case(
+        lambda: TextTokens(
+            vocabulary_size=12, embedding_channels=7, position=LINE, add_position=True
+        ),
+        lambda: torch.randint(0, 12, (3, 9)),
+        (1,),
+    ),
+    "waveform, relative": Case(
+        lambda: WaveformFrames(audio_channels=2, frame=16, sample_rate=1000, duration_seconds=None, position=LINE), *SOUNDS
+    ),
+    "convolutional stem, other padding": Case(
+        lambda: ImageConvStem(image_channels=2, stem_channels=6, position=PLANE, same_padding=False), *IMAGES
+    ),
+    "pixels, all sines then all cosines": Case(
+        lambda: ImagePixels(image_channels=2, position=Fourier(num_bands=2, resolution=(8, 8), by_coordinate=False)),
+        *IMAGES,
+    ),
+    "patches, projected table": Case(
+        lambda: ImagePatches(
+            image_channels=2,
+            patch=1,
+            embed_channels=6,
+            position=Projected(position=LearnedTable(grid=(11, 7), channels=5), channels=4),
+        ),
+        *IMAGES,
     ),
     "table": Case(lambda: Table(num_numbers=3, category_sizes=[4, 5], embedding_channels=6), cells, {}),
 }
