@@ -134,8 +134,15 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str | torch.dev
     """
     file = find(path)
     content = _load_plain(file)
-    recipe = _recipe(content, file)
-    state = _state(content, file)
+    return assemble(content, _state(content, file), file, trust=trust).to(device).eval()
+
+
+def assemble(content: Mapping[str, Any], state: Mapping[str, Tensor], file: Path, *, trust: Sequence[str] = ()) -> Perceiver:
+    """The model that the entry `perceiver` of `content` describes, with the weights `state`, whatever file both came from.
+
+    `file` is named in errors, and `trust` is as in `load`. Raises as `load` does; nothing is returned half-loaded.
+    """
+    recipe = _recipe(dict(content), file)
     stored = _stored_bytes(state)
     limit = limit_allocation(
         max_bytes=4 * stored + _SLACK_BYTES,
@@ -148,7 +155,7 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str | torch.dev
     except ValueError as error:
         raise CheckpointError(f"{file}: {error}") from error
     _fill(model, state, file)
-    return model.to(device).eval()
+    return model
 
 
 def _stored_bytes(state: Mapping[str, Tensor]) -> int:

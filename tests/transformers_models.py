@@ -119,7 +119,7 @@ def their_model(case: Case, *, values: dict[str, Any] | None = None, seed: int =
 
 
 def patches_of(frames: Tensor) -> Tensor:
-    """`(B, 3, 2, H, W)` -> `(B, 2, 27, H, W)`: rows, columns, colours of the 3 x 3 pixels around each, as its authors cut."""
+    """`(B, 3, 2, H, W)` -> `(B, 2, 27, H, W)`: rows, columns, colours of the 3 x 3 pixels around each."""
     batch, colours, num, height, width = frames.shape
     flat = frames.transpose(1, 2).flatten(0, 1)
     cut = F.unfold(flat, kernel_size=3, padding=1).reshape(batch, num, colours, 9, height, width)

@@ -58,7 +58,8 @@ class FrameSurroundings(nn.Module):
 
         Args:
             x: the frames.
-            mask: True where valid: `(B,)` presence, `(B, T, H, W)`, or None. A pixel is valid where it is in any frame.
+            mask: True where valid: `(B,)` presence, `(B, H, W)` for all frames, `(B, T, H, W)`, or None. A pixel is valid
+                where it is in any frame.
 
         Raises:
             ValueError: for another shape, or another number of channels or frames.
@@ -75,6 +76,8 @@ class FrameSurroundings(nn.Module):
         if not x.is_floating_point():
             raise TypeError(f"FrameSurroundings: expected floating point, got {x.dtype}; scale it, e.g. `x.float() / 255`.")
         ragged = mask is not None and mask.ndim > 1
+        if mask is not None and mask.shape == (x.shape[0], *x.shape[3:]):
+            mask = mask[:, None].expand(-1, self.num_frames, -1, -1)
         mask = grid_mask(mask, batch=x.shape[0], grid=x.shape[2:], name="FrameSurroundings mask")
         if mask is not None:
             x = zero_masked(x, mask[:, None])

@@ -51,7 +51,7 @@ Config = dict[str, Any]
 
 
 class ArchitectureError(ValueError):
-    """A config is of no architecture that can be converted; the message says which value, what was expected and what came."""
+    """A config is of no architecture that can be converted; the message says which value, and what was expected."""
 
 
 @dataclass(frozen=True)

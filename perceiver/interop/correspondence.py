@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from perceiver.attention import SelfAttend
 from perceiver.model import Perceiver
@@ -74,7 +74,9 @@ class _Pairs:
         rest, order = _REST[name]
         yield self.same("encoder.latents", "perceiver.embeddings.latents")
         yield from self.cross_attend("encoder.cross_attends.0", "perceiver.encoder.cross_attention", token_order=order)
-        for index, layer in enumerate(self.model.encoder.blocks[0]):  # type: ignore[arg-type]
+        block = self.model.encoder.blocks[0]
+        assert isinstance(block, nn.Sequential)
+        for index, layer in enumerate(block):
             assert isinstance(layer, SelfAttend)
             yield from self.self_attend(
                 f"encoder.blocks.0.{index}", f"perceiver.encoder.self_attends.{index}", widths=layer.attention.widths

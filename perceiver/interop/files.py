@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +77,7 @@ def _read_pytorch(file: Path) -> dict[str, Tensor]:
         raise WeightFileError(
             f"{file}: refused without running anything in it: it holds more than tensors ({_first_line(error)})"
         ) from error
-    except (RuntimeError, EOFError, KeyError, IndexError, TypeError, AttributeError, ValueError, zipfile.BadZipFile) as error:
+    except (RuntimeError, OSError, EOFError, LookupError, TypeError, AttributeError, ValueError) as error:
         raise WeightFileError(f"{file}: not a file of torch.save, or damaged: {_first_line(error)}") from error
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()

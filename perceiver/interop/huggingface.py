@@ -111,7 +111,8 @@ def _architecture(values: Mapping[str, Any], directory: Path) -> str:
     known = [name for name in names if name in ARCHITECTURES]
     if not known:
         raise ArchitectureError(
-            f"{directory}: config.json names the architectures {str(named)[:120]}; expected one of {', '.join(ARCHITECTURES)}"
+            f"{directory}: config.json names the architectures {str(named)[:120]}; expected one of "
+            + ", ".join(ARCHITECTURES)
         )
     return str(known[0])
 

@@ -133,9 +133,6 @@ ADAPTERS |= {
     "waveform, relative": Case(
         lambda: WaveformFrames(audio_channels=2, frame=16, sample_rate=1000, duration_seconds=None, position=LINE), *SOUNDS
     ),
-    "convolutional stem, other padding": Case(
-        lambda: ImageConvStem(image_channels=2, stem_channels=6, position=PLANE, same_padding=False), *IMAGES
-    ),
     "pixels, all sines then all cosines": Case(
         lambda: ImagePixels(image_channels=2, position=Fourier(num_bands=2, resolution=(8, 8), by_coordinate=False)),
         *IMAGES,
