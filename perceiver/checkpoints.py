@@ -120,7 +120,7 @@ def find(path: str | Path) -> Path:
 def read(path: str | Path) -> Recipe:
     """Config and spec of a checkpoint or run directory, without building a model. Raises as `load` does for the file."""
     file = find(path)
-    return _recipe(_load_plain(file), file)
+    return recipe_of(_load_plain(file), file)
 
 
 def load(path: str | Path, *, trust: Sequence[str] = (), device: str | torch.device = "cpu") -> Perceiver:
@@ -134,15 +134,16 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str | torch.dev
     """
     file = find(path)
     content = _load_plain(file)
-    return assemble(content, _state(content, file), file, trust=trust).to(device).eval()
+    recipe = recipe_of(content, file)
+    return assemble(recipe, _state(content, file), trust=trust).to(device).eval()
 
 
-def assemble(content: Mapping[str, Any], state: Mapping[str, Tensor], file: Path, *, trust: Sequence[str] = ()) -> Perceiver:
-    """The model that the entry `perceiver` of `content` describes, with the weights `state`, whatever file both came from.
+def assemble(recipe: Recipe, state: Mapping[str, Tensor], *, trust: Sequence[str] = ()) -> Perceiver:
+    """The model that a recipe describes, with the weights `state`, whatever files both came from.
 
-    `file` is named in errors, and `trust` is as in `load`. Raises as `load` does; nothing is returned half-loaded.
+    `trust` is as in `load`. Raises as `load` does; nothing is returned half-loaded.
     """
-    recipe = _recipe(dict(content), file)
+    file = recipe.file
     stored = _stored_bytes(state)
     limit = limit_allocation(
         max_bytes=4 * stored + _SLACK_BYTES,
@@ -280,7 +281,8 @@ def _not_ours(found: str) -> str:
     )
 
 
-def _recipe(content: dict[str, Any], file: Path) -> Recipe:
+def recipe_of(content: dict[str, Any], file: Path) -> Recipe:
+    """What the entry `perceiver` of a file's content says; CheckpointError, naming the file, where it is none of ours."""
     said = content.get(KEY)
     if type(said) is not dict:
         keys = ", ".join(repr(key)[:40] for key in list(content)[:_MAX_LISTED]) or "nothing"

@@ -18,7 +18,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from safetensors.torch import save_file
 from torch import nn
 
-from perceiver.checkpoints import KEY, CheckpointError, assemble, entry
+from perceiver.checkpoints import KEY, CheckpointError, assemble, entry, recipe_of
 from perceiver.interop.files import CONFIG, SAFETENSORS, read_config, read_weights
 from perceiver.model import Perceiver
 
@@ -67,8 +67,9 @@ def from_pretrained(directory: str | Path, *, trust: Sequence[str] = ()) -> Perc
         if content.get("model_type") == "perceiver":
             hint = "; it is one of transformers, for perceiver.interop.huggingface.from_transformers"
         raise CheckpointError(f"{folder / CONFIG}: expected the entry {KEY!r}, got {', '.join(list(content)[:8])}{hint}")
-    file, weights = read_weights(folder)
-    return assemble(content, weights, file, trust=trust).eval()
+    recipe = recipe_of(content, folder / CONFIG)
+    _, weights = read_weights(folder)
+    return assemble(recipe, weights, trust=trust).eval()
 
 
 class HubPerceiver(nn.Module, PyTorchModelHubMixin, library_name="perceiver-multimodal"):
