@@ -31,7 +31,7 @@ def test_a_pixel_is_valid_where_it_is_in_any_frame() -> None:
     torch.testing.assert_close(tokens.parts[0][0, 0, 0], torch.tensor([1.0, 0.0]))
 
 
-def test_errors() -> None:
+def test_errors(unchecked: None) -> None:
     adapter = FrameSurroundings(video_channels=3, position=PLANE)
     with pytest.raises(ValueError, match=r"expected \(batch, 3, 2, height, width\).*use x.transpose\(1, 2\)"):
         adapter(torch.zeros(1, 2, 3, 5, 6))

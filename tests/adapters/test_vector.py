@@ -14,7 +14,7 @@ def test_one_token_for_each_vector() -> None:
     assert tokens.dense_mask() is not None
 
 
-def test_errors() -> None:
+def test_errors(unchecked: None) -> None:
     adapter = Vector(vector_channels=5)
     with pytest.raises(ValueError, match=r"expected \(batch, 5\), got shape \(3,\).*one_hot"):
         adapter(torch.zeros(3))
