@@ -3,13 +3,21 @@
 from perceiver.attention import CrossAttention
 from perceiver.batch import Batch, Collate, Sample
 from perceiver.checkpoints import load, save
-from perceiver.decoders import ClassificationDecoder
+from perceiver.decoders import (
+    ClassificationDecoder,
+    InputQueries,
+    LearnedQueries,
+    MultimodalDecoder,
+    PositionalQueries,
+    QueryDecoder,
+    TiedLogits,
+)
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
 from perceiver.heads import PooledHead
 from perceiver.modality_dropout import ModalityDropout
 from perceiver.model import Perceiver
-from perceiver.positions import Fourier, LearnedTable
+from perceiver.positions import Fourier, LearnedTable, Projected
 from perceiver.predictions import LabelsPrediction, Prediction, ValuesPrediction
 from perceiver.tokens import Tokens
 
@@ -21,13 +29,20 @@ __all__ = [
     "Encoder",
     "Fourier",
     "Fusion",
+    "InputQueries",
     "LabelsPrediction",
+    "LearnedQueries",
     "LearnedTable",
     "ModalityDropout",
+    "MultimodalDecoder",
     "Perceiver",
     "PooledHead",
+    "PositionalQueries",
     "Prediction",
+    "Projected",
+    "QueryDecoder",
     "Sample",
+    "TiedLogits",
     "Tokens",
     "ValuesPrediction",
     "load",

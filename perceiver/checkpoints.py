@@ -64,14 +64,26 @@ def entry(config: Mapping[str, Any], spec: Mapping[str, Any] | None) -> dict[str
     return {"format": FORMAT, "config": tree, "spec": None if spec is None else plain(spec, path="spec")}
 
 
-def save(model: nn.Module, path: str | Path, *, config: Mapping[str, Any], spec: Mapping[str, Any] | None = None) -> Path:
+def save(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    config: Mapping[str, Any] | None = None,
+    spec: Mapping[str, Any] | None = None,
+) -> Path:
     """Write the weights of `model` with `config` (a mapping with the key `model`, what it was built from) and `spec`.
 
+    Where `config` is None both are the model's own, `model.config` and `model.spec`, unless `spec` is given.
     The file appears whole or not at all: an older file of the same name stays until the new one is on the disk.
     Missing folders are made. Returns the path. Raises ValueError for a config or spec that could not be loaded again, and
     OSError (with errno ENOSPC where the disk is full) when writing fails.
     """
     file = Path(path)
+    if config is None:
+        own = getattr(model, "config", None)
+        if own is None:
+            raise CheckpointError("save: the model does not say what it was built from; give config={'model': …}")
+        config, spec = {"model": own}, getattr(model, "spec", None) if spec is None else spec
     if file.is_dir():
         raise IsADirectoryError(f"{file}: is a folder; give the name of the file to write, such as {file / 'model.ckpt'}")
     state = {PREFIX + name: value for name, value in _plain_state(model).items()}
@@ -107,7 +119,7 @@ def find(path: str | Path) -> Path:
 def read(path: str | Path) -> Recipe:
     """Config and spec of a checkpoint or run directory, without building a model. Raises as `load` does for the file."""
     file = find(path)
-    return _recipe(_load_plain(file), file)
+    return recipe_of(_load_plain(file), file)
 
 
 def load(path: str | Path, *, trust: Sequence[str] = (), device: str | torch.device = "cpu") -> Perceiver:
@@ -121,8 +133,16 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str | torch.dev
     """
     file = find(path)
     content = _load_plain(file)
-    recipe = _recipe(content, file)
-    state = _state(content, file)
+    recipe = recipe_of(content, file)
+    return assemble(recipe, _state(content, file), trust=trust).to(device).eval()
+
+
+def assemble(recipe: Recipe, state: Mapping[str, Tensor], *, trust: Sequence[str] = ()) -> Perceiver:
+    """The model that a recipe describes, with the weights `state`, whatever files both came from.
+
+    `trust` is as in `load`. Raises as `load` does; nothing is returned half-loaded.
+    """
+    file = recipe.file
     stored = _stored_bytes(state)
     limit = limit_allocation(
         max_bytes=4 * stored + _SLACK_BYTES,
@@ -135,7 +155,7 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str | torch.dev
     except ValueError as error:
         raise CheckpointError(f"{file}: {error}") from error
     _fill(model, state, file)
-    return model.to(device).eval()
+    return model
 
 
 def _stored_bytes(state: Mapping[str, Tensor]) -> int:
@@ -224,7 +244,8 @@ def _not_ours(found: str) -> str:
     )
 
 
-def _recipe(content: dict[str, Any], file: Path) -> Recipe:
+def recipe_of(content: dict[str, Any], file: Path) -> Recipe:
+    """What the entry `perceiver` of a file's content says; CheckpointError, naming the file, where it is none of ours."""
     said = content.get(KEY)
     if type(said) is not dict:
         keys = ", ".join(repr(key)[:40] for key in list(content)[:_MAX_LISTED]) or "nothing"

@@ -20,12 +20,22 @@ class Fusion(nn.Module):
         channels: token channels of each modality.
         padding: channels that the widest modality gets.
         std: standard deviation of the initial values.
+        mask_rates: modalities whose tokens are replaced by a learned mask token (Perceiver IO, section 4.3), and how often:
+            in training each token with this probability, in evaluation none; 1 replaces all of them always, and 0 none.
 
     Raises:
-        ValueError: if there is no modality, no padding, or a name that a torch container cannot hold.
+        ValueError: if there is no modality, no padding, a name that a torch container cannot hold, or a rate for another
+            modality or outside [0, 1].
     """
 
-    def __init__(self, *, channels: Mapping[str, int], padding: int = 4, std: float = 0.02) -> None:
+    def __init__(
+        self,
+        *,
+        channels: Mapping[str, int],
+        padding: int = 4,
+        std: float = 0.02,
+        mask_rates: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__()
         if not channels:
             raise ValueError("Fusion.channels: expected at least one modality, got none.")
@@ -46,14 +56,34 @@ class Fusion(nn.Module):
             for name in names:
                 vector = torch.empty(self.channels - channels[name])
                 self.padding[name] = nn.Parameter(nn.init.trunc_normal_(vector, std=std, a=-2 * std, b=2 * std))
+        self.mask_rates = {name: float(rate) for name, rate in sorted((mask_rates or {}).items())}
+        if not set(self.mask_rates) <= set(names) or any(not 0 <= rate <= 1 for rate in self.mask_rates.values()):
+            raise ValueError(
+                f"Fusion.mask_rates: expected probabilities for any of the modalities {names}, got {self.mask_rates}."
+            )
+        self.mask = nn.ParameterDict()
+        for name in self.mask_rates:
+            vector = torch.empty(self.channels)
+            self.mask[name] = nn.Parameter(nn.init.trunc_normal_(vector, std=std, a=-2 * std, b=2 * std))
 
     def forward(self, tokens: Mapping[str, Tokens]) -> dict[str, Tokens]:
         """Tokens of any non-empty subset of the modalities -> the same in sorted order, all with `channels` channels."""
-        if len(self.padding) == 0:
-            return dict(tokens)
         fused = {}
         for name in sorted(tokens):
-            vector = self.padding[name]
-            rank = tokens[name].parts[0].ndim
-            fused[name] = tokens[name].append(vector.reshape(*[1] * (rank - 1), -1))
+            own = tokens[name]
+            if name in self.padding:
+                own = own.append(self.padding[name].reshape(*[1] * (own.parts[0].ndim - 1), -1))
+            fused[name] = self._masked(name, own) if name in self.mask_rates else own
         return fused
+
+    def _masked(self, name: str, tokens: Tokens) -> Tokens:
+        """The tokens of a modality, some or all of them replaced by the mask token, one after the other."""
+        rate, vector = self.mask_rates[name], self.mask[name]
+        if rate < 1 and not (self.training and rate):
+            # The sum of no numbers: the mask token has a gradient, zero, in every step.
+            first = tokens.parts[0] + vector[:0].sum().to(tokens.parts[0].dtype)
+            return Tokens(parts=(first, *tokens.parts[1:]), mask=tokens.mask)
+        shape = (tokens.batch, *tokens.grid)
+        replaced = torch.rand(shape, device=tokens.device) < rate
+        dense = tokens.dense().reshape(*shape, -1)
+        return Tokens(parts=(torch.where(replaced[..., None], vector.to(dtype=dense.dtype), dense),), mask=tokens.mask)

@@ -34,33 +34,39 @@ class Fourier(nn.Module):
     """Fourier features of coordinates: the coordinate, then sines, then cosines of pi * f * coordinate.
 
     The frequencies f are `linspace(1, resolution / 2, num_bands)`: the highest is the Nyquist frequency of the reference
-    resolution (Perceiver, section 3.2; channel order per coordinate). Nothing is learned.
+    resolution (Perceiver, section 3.2). Nothing is learned.
 
     Args:
         num_bands: frequencies per coordinate; 0 keeps the bare coordinate.
         resolution: the reference number of elements across [-1, 1], for each coordinate.
+        by_coordinate: channels of one coordinate lie together. False: those of all coordinates, then all sines, then all
+            cosines, as in the published code. Weights that one kind of token reads alone can be reordered instead; those
+            that several modalities share, as in the released multimodal autoencoder, cannot.
     """
 
-    def __init__(self, *, num_bands: int, resolution: Sequence[float]) -> None:
+    def __init__(self, *, num_bands: int, resolution: Sequence[float], by_coordinate: bool = True) -> None:
         super().__init__()
         if num_bands < 0:
             raise ValueError(f"Fourier.num_bands: expected 0 or more, got {num_bands}.")
         if not resolution or any(not math.isfinite(size) or size <= 0 for size in resolution):
             raise ValueError(f"Fourier.resolution: expected one positive number per coordinate, got {list(resolution)}.")
         self.num_bands = num_bands
+        self.by_coordinate = by_coordinate
         self.resolution = tuple(float(size) for size in resolution)
         self.channels = len(self.resolution) * (2 * num_bands + 1)
 
     def frequencies(self, device: torch.device | None = None) -> Float[Tensor, "coordinates bands"]:
-        """pi * f, float32. Computed when asked for, so that no module-wide cast to bfloat16 can touch it."""
+        """f, float32. Computed when asked for, so that no module-wide cast to bfloat16 can touch it."""
         # Made on the CPU, whatever the default device: the same numbers everywhere.
         bands = [
             torch.linspace(1.0, size / 2, self.num_bands, dtype=torch.float32, device="cpu") for size in self.resolution
         ]
-        return torch.stack(bands).to(device) * math.pi
+        return torch.stack(bands).to(device)
 
     def forward(self, coordinates: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Coordinates, each `(B or 1, *grid or 1, k)` -> parts, each `(B or 1, *grid or 1, k * (2 * num_bands + 1))`.
+
+        Not `by_coordinate` there are three parts for each, of k, k * num_bands and k * num_bands channels.
 
         Raises:
             ValueError: if the coordinates in all tensors together are not as many as `resolution` names.
@@ -72,15 +78,17 @@ class Fourier(nn.Module):
                 f"(shapes {[tuple(axis.shape) for axis in coordinates]})."
             )
         frequencies = self.frequencies(coordinates[0].device)
-        parts = []
+        features = []
         for axis, own in zip(coordinates, frequencies.split(counts), strict=True):
             # Float32 by hand, autocast or not: in bfloat16 the phase error reaches 1.7 radians.
             with torch.autocast(axis.device.type, enabled=False):
                 position = axis.to(torch.float32)[..., None]
-                phase = position * own
-                features = torch.cat([position, phase.sin(), phase.cos()], dim=-1)
-            parts.append(features.flatten(-2))
-        return tuple(parts)
+                # In the order of the published code: imported weights see the same digits.
+                phase = position * own * math.pi
+                features.append((position, phase.sin(), phase.cos()))
+        if self.by_coordinate:
+            return tuple(torch.cat(own, dim=-1).flatten(-2) for own in features)
+        return tuple(one.flatten(-2) for alike in zip(*features, strict=True) for one in alike)
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
@@ -155,13 +163,37 @@ class LearnedTable(nn.Module):
         return f"grid={tuple(self.table.shape[:-1])}, channels={self.channels}"
 
 
+class Projected(nn.Module):
+    """A linear map of another encoding, to another width; the published learned positions of images have one.
+
+    Args:
+        position: any encoding; where it has several parts they are multiplied out.
+        channels: of the result.
+    """
+
+    def __init__(self, *, position: PositionEncoding, channels: int) -> None:
+        super().__init__()
+        if channels < 1:
+            raise ValueError(f"Projected.channels: expected at least 1, got {channels}.")
+        self.position = position
+        self.channels = channels
+        self.projection = nn.Linear(position.channels, channels)
+
+    def forward(self, coordinates: Sequence[Tensor]) -> tuple[Float[Tensor, "..."]]:
+        """Coordinates as the encoding takes them -> one part `(B or 1, *grid, channels)`."""
+        parts = self.position(coordinates)
+        extent = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+        whole = torch.cat([part.expand(*extent, part.shape[-1]) for part in parts], dim=-1)
+        return (self.projection(whole.to(self.projection.weight.dtype)),)
+
+
 def grid_coordinates(
     grid: Sequence[int],
     *,
     mask: Bool[Tensor, "batch *grid"] | None = None,
     device: torch.device | None = None,
 ) -> tuple[Float[Tensor, "..."], ...]:
-    """Coordinates of a grid relative to each sample's own size: `linspace(-1, 1, n)` along every axis.
+    """Coordinates of a grid relative to each sample's own size: `torch.linspace(-1, 1, n)` along every axis.
 
     Args:
         grid: (n1, …, nd), the padded size.
@@ -174,9 +206,14 @@ def grid_coordinates(
     sizes = None if mask is None else extents(mask)
     coordinates = []
     for axis, length in enumerate(grid):
-        steps = torch.arange(length, dtype=torch.float32, device=device if mask is None else mask.device)[None]
-        last = torch.full_like(steps[:, :1], length - 1) if sizes is None else (sizes[axis][:, None] - 1).to(steps)
-        values = -1 + 2 * steps / last.clamp(min=1)
+        place = device if mask is None else mask.device
+        # With a step in float32 and all else in float64 these are torch.linspace's digits, and those of published models.
+        precise = torch.float32 if place is not None and place.type == "mps" else torch.float64
+        steps = torch.arange(length, dtype=precise, device=place)[None]
+        count = torch.full_like(steps[:, :1], length) if sizes is None else sizes[axis][:, None].to(precise)
+        last = (count - 1).clamp(min=1)
+        step = (2 / last.to(torch.float32)).to(precise)
+        values = torch.where(steps < torch.floor(count / 2), -1 + steps * step, 1 - (last - steps) * step).to(torch.float32)
         shape = [1] * (len(grid) + 2)
         shape[0], shape[axis + 1] = values.shape[0], length
         coordinates.append(values.reshape(shape))

@@ -77,3 +77,26 @@ def test_errors() -> None:
             Fusion(channels={name: 1, "b": 2})
     with pytest.raises(ValueError, match=r"Fusion\.padding.*got 0"):
         Fusion(channels={"a": 1, "b": 2}, padding=0)
+
+
+def test_mask_tokens_replace_tokens() -> None:
+    """In training at a rate; a rate of 1 always, of 0 never; every mask token has a gradient."""
+    torch.manual_seed(0)
+    fusion = Fusion(channels={"a": 3, "b": 2, "c": 2}, mask_rates={"a": 0.5, "b": 1.0, "c": 0.0})
+    tokens = {name: Tokens(parts=(torch.randn(2, 50, width),)) for name, width in (("a", 3), ("b", 2), ("c", 2))}
+    fused = fusion(tokens)
+    replaced = (fused["a"].dense() == fusion.mask["a"]).all(dim=-1)
+    assert 30 < replaced.sum() < 70
+    assert (fused["b"].dense() == fusion.mask["b"]).all()
+    torch.testing.assert_close(fused["c"].dense()[..., :2], tokens["c"].dense())
+    sum(block.dense().sum() for block in fused.values()).backward()
+    assert all(parameter.grad is not None for parameter in fusion.parameters())
+    fused = fusion.eval()(tokens)
+    torch.testing.assert_close(fused["a"].dense()[..., :3], tokens["a"].dense())
+    assert (fused["b"].dense() == fusion.mask["b"]).all()
+
+
+def test_mask_rates_are_probabilities_of_modalities() -> None:
+    for rates in ({"z": 0.5}, {"a": 1.5}):
+        with pytest.raises(ValueError, match=r"Fusion\.mask_rates: expected probabilities"):
+            Fusion(channels={"a": 3, "b": 2}, mask_rates=rates)

@@ -14,6 +14,7 @@ from perceiver.positions import (
     Fourier,
     LearnedTable,
     PositionEncoding,
+    Projected,
     grid_coordinates,
     index_coordinates,
     relative_time_coordinates,
@@ -287,3 +288,23 @@ def test_rows_and_columns_are_independent() -> None:
     for row, column in itertools.product(range(5), range(7)):
         assert torch.equal(dense[row, column, :7], parts[0][0, row, 0])
         assert torch.equal(dense[row, column, 7:], parts[1][0, 0, column])
+
+
+def test_channels_in_the_order_of_the_published_code() -> None:
+    """All coordinates, all sines, all cosines."""
+    axes = grid_coordinates((3, 4))
+    rows, columns = Fourier(num_bands=2, resolution=(8, 6))(axes)
+    parts = Fourier(num_bands=2, resolution=(8, 6), by_coordinate=False)(axes)
+    assert [part.shape[-1] for part in parts] == [1, 1, 2, 2, 2, 2]
+    expected = [one.split([1, 2, 2], dim=-1) for one in (rows, columns)]
+    torch.testing.assert_close(parts, tuple(one for alike in zip(*expected, strict=True) for one in alike))
+
+
+def test_projected_positions() -> None:
+    position = Projected(position=Fourier(num_bands=2, resolution=(8, 6)), channels=7)
+    axes = grid_coordinates((3, 4))
+    [part] = position(axes)
+    whole = torch.cat([one.expand(1, 3, 4, -1) for one in position.position(axes)], dim=-1)
+    torch.testing.assert_close(part, position.projection(whole))
+    with pytest.raises(ValueError, match=r"Projected\.channels: .* got 0"):
+        Projected(position=LearnedTable(grid=(3,), channels=2), channels=0)

@@ -1,15 +1,18 @@
 """Modality adapters: raw tensors in, `Tokens` out. One file per modality; write your own the same way."""
 
 from perceiver.adapters.audio import LogMel, LogMelBins, LogMelFrames, WaveformFrames
+from perceiver.adapters.frames import FrameSurroundings
 from perceiver.adapters.image import ImageConvStem, ImagePatches, ImagePixels
 from perceiver.adapters.points import Points
 from perceiver.adapters.spectrum_masking import SpectrumMasking
 from perceiver.adapters.table import Table
 from perceiver.adapters.text import TextTokens
 from perceiver.adapters.timeseries import TimeSeries
+from perceiver.adapters.vector import Vector
 from perceiver.adapters.video import VideoPatches
 
 __all__ = [
+    "FrameSurroundings",
     "ImageConvStem",
     "ImagePatches",
     "ImagePixels",
@@ -21,6 +24,7 @@ __all__ = [
     "Table",
     "TextTokens",
     "TimeSeries",
+    "Vector",
     "VideoPatches",
     "WaveformFrames",
 ]

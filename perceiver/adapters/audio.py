@@ -32,7 +32,7 @@ class WaveformFrames(nn.Module):
         frame: samples per token; frames do not overlap.
         sample_rate: in hertz.
         duration_seconds: reference duration; times in [0, duration] become coordinates in [-1, 1], later ones
-            go beyond.
+            go beyond. None: the frames of every recording go from -1 to 1, as in the published multimodal autoencoder.
         position: encoding of one coordinate, the time of the middle of the frame.
     """
 
@@ -42,7 +42,7 @@ class WaveformFrames(nn.Module):
         audio_channels: int = 1,
         frame: int,
         sample_rate: int,
-        duration_seconds: float,
+        duration_seconds: float | None,
         position: PositionEncoding,
     ) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class WaveformFrames(nn.Module):
             audio_channels=audio_channels,
             frame=frame,
             sample_rate=sample_rate,
-            duration_seconds=duration_seconds,
+            duration_seconds=1.0 if duration_seconds is None else duration_seconds,
         )
         self.audio_channels = audio_channels
         self.frame = frame
@@ -74,13 +74,16 @@ class WaveformFrames(nn.Module):
             ValueError: for another shape, another number of channels or no samples at all.
             TypeError: for integer samples or a mask that is not boolean.
         """
+        ragged = mask is not None and mask.ndim > 1
         x, mask = _checked_waveform(x, mask, audio_channels=self.audio_channels, adapter=type(self).__name__)
         batch, audio_channels, samples = x.shape
         framed = F.pad(x, (0, -samples % self.frame)).reshape(batch, audio_channels, -1, self.frame)
         content = framed.transpose(1, 2).flatten(2)
-        step_seconds = self.frame / self.sample_rate
-        times = _frame_times(content.shape[1], step_seconds, self.duration_seconds, x.device)
         token_mask = None if mask is None else patch_mask(mask, (self.frame,))
+        if self.duration_seconds is None:
+            (times,) = grid_coordinates(content.shape[1:2], mask=token_mask if ragged else None, device=x.device)
+        else:
+            times = _frame_times(content.shape[1], self.frame / self.sample_rate, self.duration_seconds, x.device)
         return Tokens(parts=(content, *self.position((times,))), mask=token_mask)
 
     def extra_repr(self) -> str:

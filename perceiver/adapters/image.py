@@ -100,18 +100,32 @@ class ImageConvStem(nn.Module):
         image_channels: C of the image.
         stem_channels: width of the feature map.
         position: encoding of two coordinates, rows and columns of the feature map.
+        same_padding: as said. False: 3 on every side of the convolution and none for the pool, as transformers' port has it;
+            224 x 224 becomes 55 x 55.
     """
 
-    def __init__(self, *, image_channels: int, position: PositionEncoding, stem_channels: int = 64) -> None:
+    def __init__(
+        self,
+        *,
+        image_channels: int,
+        position: PositionEncoding,
+        stem_channels: int = 64,
+        same_padding: bool = True,
+    ) -> None:
         super().__init__()
         self.image_channels = image_channels
         self.conv = nn.Conv2d(image_channels, stem_channels, kernel_size=7, stride=2, bias=False)
         self.norm = ValidBatchNorm(stem_channels)
+        self.same_padding = same_padding
         self.position = position
         self.channels = stem_channels + position.channels
 
     def forward(self, x: Float[Tensor, "batch c h w"], mask: Bool[Tensor, "..."] | None = None) -> Tokens:
-        """`(B, C, H, W)`, mask `(B,)` or `(B, H, W)` -> Tokens on the grid (ceil(H / 4), ceil(W / 4))."""
+        """`(B, C, H, W)`, mask `(B,)` or `(B, H, W)` -> Tokens on the grid (ceil(H / 4), ceil(W / 4)).
+
+        Without `same_padding` (ceil(ceil(H / 2) / 2) - 1, …) for even ceil(H / 2): windows that reach past the end are left
+        out, and images of fewer than 5 rows or columns are an error.
+        """
         check_image(x, self.image_channels)
         ragged = mask is not None and mask.ndim > 1
         mask = grid_mask(mask, batch=x.shape[0], grid=x.shape[2:])
@@ -119,12 +133,25 @@ class ImageConvStem(nn.Module):
             x = zero_masked(x, mask[:, None])
             mask = patch_mask(mask, (2, 2))
         x = x.to(self.conv.weight.dtype)
-        x = F.relu(self.norm(self.conv(F.pad(x, _same_padding(x, before=2, kernel=7))), mask))
+        if not self.same_padding and min(x.shape[2:]) < 5:
+            raise ValueError(f"image: without same_padding expected at least 5 x 5 pixels, got {tuple(x.shape)}.")
+        around = _same_padding(x, before=2, kernel=7) if self.same_padding else (3, 3, 3, 3)
+        x = F.relu(self.norm(self.conv(F.pad(x, around)), mask))
         if mask is not None:
             x = zero_masked(x, mask[:, None])
+        if not self.same_padding:
+            if mask is not None:
+                # A window counts where it lies within the image.
+                mask = F.max_pool2d((~mask)[:, None].to(x.dtype), kernel_size=3, stride=2)[:, 0] == 0
+            return self._tokens(F.max_pool2d(x, kernel_size=3, stride=2), mask, ragged=ragged)
+        if mask is not None:
             mask = patch_mask(mask, (2, 2))
         # After the ReLU zero is the least value, so zero padding is as good as minus infinity.
         x = F.max_pool2d(F.pad(x, _same_padding(x, before=0, kernel=3)), kernel_size=3, stride=2)
+        return self._tokens(x, mask, ragged=ragged)
+
+    def _tokens(self, x: Tensor, mask: Tensor | None, *, ragged: bool) -> Tokens:
+        """The feature map `(B, c, h, w)` with its positions."""
         position = self.position(_coordinates(x.shape[2:], mask, ragged=ragged, device=x.device))
         return Tokens(parts=(x.permute(0, 2, 3, 1), *position), mask=mask)
 

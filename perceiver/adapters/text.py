@@ -23,6 +23,8 @@ class TextTokens(nn.Module):
             and longer texts the last one again; Fourier features go on.
         reference_length: positions 0 to reference_length - 1 become coordinates in [-1, 1], later ones go beyond.
         std: standard deviation of the initial embeddings, truncated at two.
+        add_position: the position is added to the embedding instead of standing beside it, as in the published model of
+            masked language; both have the same width then.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class TextTokens(nn.Module):
         position: PositionEncoding,
         reference_length: int = 2048,
         std: float = 0.02,
+        add_position: bool = False,
     ) -> None:
         super().__init__()
         if vocabulary_size < 1 or embedding_channels < 1:
@@ -47,7 +50,13 @@ class TextTokens(nn.Module):
         self.embedding = nn.Embedding(vocabulary_size, embedding_channels)
         nn.init.trunc_normal_(self.embedding.weight, std=std, a=-2 * std, b=2 * std)
         self.position = position
-        self.channels = embedding_channels + position.channels
+        self.add_position = add_position
+        if add_position and position.channels != embedding_channels:
+            raise ValueError(
+                f"TextTokens.add_position: expected a position of embedding_channels = {embedding_channels} channels, got "
+                f"{position.channels}."
+            )
+        self.channels = embedding_channels if add_position else embedding_channels + position.channels
 
     def forward(self, x: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch *length"] | None = None) -> Tokens:
         """Ids -> Tokens on the grid `(L,)`.
@@ -65,7 +74,10 @@ class TextTokens(nn.Module):
         ids = x if mask is None else torch.where(mask, x, x.new_zeros(()))
         self._check_range(ids)
         coordinates = index_coordinates(x.shape[1], reference_length=self.reference_length, device=x.device)
-        return Tokens(parts=(self.embedding(ids), *self.position((coordinates,))), mask=mask)
+        embedded, parts = self.embedding(ids), self.position((coordinates,))
+        if self.add_position:
+            return Tokens(parts=(embedded + torch.cat(parts, dim=-1).to(embedded.dtype),), mask=mask)
+        return Tokens(parts=(embedded, *parts), mask=mask)
 
     def _check(self, x: Tensor) -> None:
         """Shape and type of the input, in words."""

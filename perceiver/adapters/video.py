@@ -18,7 +18,7 @@ class VideoPatches(nn.Module):
 
     Perceiver, section 4.2 (patches of 2 x 8 x 8 for AudioSet). Videos that are no multiple of the patch are padded with
     zeros at the end; a patch is valid where any element of it is. Channels of a raw patch: those of the video in turn, each
-    with its frames, rows and columns.
+    with its frames, rows and columns; or, `channels_last`, frames, rows and columns in turn, each with the video's channels.
 
     Args:
         video_channels: C of the video, e.g. 3.
@@ -26,6 +26,7 @@ class VideoPatches(nn.Module):
         position: encoding of three coordinates: frames, rows and columns of patches, each from -1 to 1 over the video's own
             valid size.
         embedding_channels: width of the linear embedding; None hands the raw `C * frames * rows * columns` values on.
+        channels_last: the order of values in a patch, as the published multimodal autoencoder has it.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class VideoPatches(nn.Module):
         patch: Sequence[int],
         position: PositionEncoding,
         embedding_channels: int | None = None,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         if len(patch) != 3 or min(patch) < 1:
@@ -48,6 +50,7 @@ class VideoPatches(nn.Module):
         self.video_channels = video_channels
         self.patch = (int(patch[0]), int(patch[1]), int(patch[2]))
         self.position = position
+        self.channels_last = channels_last
         raw = video_channels * self.patch[0] * self.patch[1] * self.patch[2]
         self.embed = nn.Identity() if embedding_channels is None else nn.Linear(raw, embedding_channels)
         self.channels = (raw if embedding_channels is None else embedding_channels) + position.channels
@@ -74,7 +77,8 @@ class VideoPatches(nn.Module):
         batch, channels, length, height, width = x.shape
         grid = (length // frames, height // rows, width // columns)
         split = x.reshape(batch, channels, grid[0], frames, grid[1], rows, grid[2], columns)
-        patches = split.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)
+        order = (0, 2, 4, 6, 3, 5, 7, 1) if self.channels_last else (0, 2, 4, 6, 1, 3, 5, 7)
+        patches = split.permute(order).flatten(4)
         if isinstance(self.embed, nn.Linear):
             patches = patches.to(self.embed.weight.dtype)
         # Videos that are whole or absent fill the grid: their coordinates stay shared by the batch.

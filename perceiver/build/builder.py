@@ -42,7 +42,7 @@ def build_model(
 
     `config`: `_target_` (perceiver.Perceiver or a subclass), `adapters` {modality: node}, `encoder`, `head`, and
     optionally `fusion`, where a node is a dict of `_target_` and keyword arguments, nested at will. With several
-    adapters and no `fusion` a `perceiver.Fusion` is made. The model gets a copy of `spec`.
+    adapters and no `fusion` a `perceiver.Fusion` is made. The model gets copies of `spec` and `config`.
 
     `trust=None` is for the caller's own config: any importable nn.Module class may be named. A list, possibly empty,
     is for a config from elsewhere: only the own spellings of nn.Module classes from perceiver, torch.nn.modules and
@@ -52,7 +52,9 @@ def build_model(
     """
     tree = _checked_tree(config)
     classes = _resolve_all(tree, trust)
-    return _Builder(classes).perceiver(tree, None if spec is None else plain(spec, path="spec"))
+    model = _Builder(classes).perceiver(tree, None if spec is None else plain(spec, path="spec"))
+    model.config = _spelled(tree, classes)
+    return model
 
 
 def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,7 +64,10 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     only `perceiver.adapters.image.ImagePixels`. For the caller's own configs: imports what they name. Raises as build_model.
     """
     tree = _checked_tree(config)
-    classes = _resolve_all(tree, None)
+    return _spelled(tree, _resolve_all(tree, None))
+
+
+def _spelled(tree: dict[str, Any], classes: Mapping[str, type[nn.Module]]) -> dict[str, Any]:
     for node, _ in _targets(tree):
         node["_target_"] = spelling(classes[node["_target_"]])
     return tree
@@ -136,7 +141,10 @@ class _Builder:
         fusion, channels = self._fusion(tree.get("fusion"), adapters)
         encoder = self.part(tree["encoder"], "model.encoder", wired={"token_channels": channels})
         latent_channels = _width(encoder, "latent_channels", "model.encoder")
-        head = self.part(tree["head"], "model.head", wired={"latent_channels": latent_channels})
+        wired = {"latent_channels": latent_channels}
+        if type(tree["head"]) is dict and _accepts(self._class(tree["head"], "model.head"), "token_channels"):
+            wired["token_channels"] = channels
+        head = self.part(tree["head"], "model.head", wired=wired)
         rest = {key: value for key, value in tree.items() if key not in ("adapters", "fusion", "encoder", "head")}
         built = {"adapters": adapters, "fusion": fusion, "encoder": encoder, "head": head, "spec": spec}
         model = self.part(rest, "model", wired=built)
@@ -201,6 +209,10 @@ class _Builder:
         if "_target_" not in node:
             raise ConfigError(f"{path}: has no _target_; name the class to build, as in _target_: perceiver.Encoder")
         return self.classes[node["_target_"]]
+
+
+def _accepts(cls: type[nn.Module], argument: str) -> bool:
+    return argument in inspect.signature(cls).parameters
 
 
 def _check_arguments(cls: type[nn.Module], given: Mapping[str, Any], path: str, wired: Mapping[str, Any]) -> None:

@@ -320,3 +320,19 @@ def test_wrong_masks(kind: str) -> None:
 def test_wrong_patch() -> None:
     with pytest.raises(ValueError, match=r"ImagePatches\.patch.*got 0"):
         ImagePatches(image_channels=3, patch=0, position=fourier())
+
+
+def test_conv_stem_of_transformers_leaves_out_windows_past_the_end() -> None:
+    """A window counts where it lies within the image, so that an image alone and padded give the same tokens."""
+    adapter = ImageConvStem(image_channels=2, stem_channels=3, position=fourier(), same_padding=False).eval()
+    assert adapter(torch.randn(1, 2, 224, 224)).grid == (55, 55)
+    image = torch.randn(1, 2, 17, 20)
+    padded, mask = torch.full((1, 2, 30, 31), torch.nan), torch.zeros(1, 30, 31, dtype=torch.bool)
+    padded[..., :17, :20], mask[:, :17, :20] = image, True
+    alone, among = adapter(image), adapter(padded, mask)
+    assert alone.grid == (4, 4)
+    assert among.mask is not None
+    assert among.mask.sum() == 16
+    torch.testing.assert_close(among.dense()[among.dense_mask()], alone.dense()[0])
+    with pytest.raises(ValueError, match="without same_padding expected at least 5 x 5 pixels"):
+        adapter(torch.randn(1, 2, 4, 9))

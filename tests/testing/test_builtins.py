@@ -14,10 +14,10 @@ from image_sets import folder_set, idx_set
 from torch import Tensor, nn
 
 import perceiver.adapters
-import perceiver.decoders
 import perceiver.heads
-from perceiver import ClassificationDecoder, Fourier, LearnedTable, PooledHead
+from perceiver import ClassificationDecoder, Fourier, LearnedQueries, LearnedTable, PooledHead, Projected, QueryDecoder
 from perceiver.adapters import (
+    FrameSurroundings,
     ImageConvStem,
     ImagePatches,
     ImagePixels,
@@ -28,6 +28,7 @@ from perceiver.adapters import (
     Table,
     TextTokens,
     TimeSeries,
+    Vector,
     VideoPatches,
     WaveformFrames,
 )
@@ -116,6 +117,35 @@ ADAPTERS |= {
     "time series": Case(
         lambda: TimeSeries(num_values=2, duration_seconds=600.0, position=LINE), series, {"values": (1,), "times": (1,)}
     ),
+    "frames": Case(
+        lambda: FrameSurroundings(video_channels=2, num_frames=2, embedding_channels=6, position=PLANE),
+        lambda: torch.rand(3, 2, 2, 7, 8),
+        (3, 4),
+    ),
+    "vector": Case(lambda: Vector(vector_channels=5), lambda: torch.rand(3, 5), ()),
+    "text, position added": Case(
+        lambda: TextTokens(
+            vocabulary_size=12, embedding_channels=7, position=LINE, add_position=True
+        ),
+        lambda: torch.randint(0, 12, (3, 9)),
+        (1,),
+    ),
+    "waveform, relative": Case(
+        lambda: WaveformFrames(audio_channels=2, frame=16, sample_rate=1000, duration_seconds=None, position=LINE), *SOUNDS
+    ),
+    "pixels, all sines then all cosines": Case(
+        lambda: ImagePixels(image_channels=2, position=Fourier(num_bands=2, resolution=(8, 8), by_coordinate=False)),
+        *IMAGES,
+    ),
+    "patches, projected table": Case(
+        lambda: ImagePatches(
+            image_channels=2,
+            patch=1,
+            embed_channels=6,
+            position=Projected(position=LearnedTable(grid=(11, 7), channels=5), channels=4),
+        ),
+        *IMAGES,
+    ),
     "table": Case(lambda: Table(num_numbers=3, category_sizes=[4, 5], embedding_channels=6), cells, {}),
 }
 HEADS = {
@@ -124,6 +154,9 @@ HEADS = {
     "decoder": lambda: ClassificationDecoder(latent_channels=8, num_classes=3),
     "decoder, all sizes": lambda: ClassificationDecoder(
         latent_channels=8, num_classes=3, query_channels=6, num_heads=2, qk_channels=4, v_channels=10, dropout=0.1
+    ),
+    "queries": lambda: QueryDecoder(
+        latent_channels=8, queries=LearnedQueries(grid=[3], channels=6), output_channels=1, chunk_size=2
     ),
 }
 
@@ -146,7 +179,7 @@ def test_adapters(name: str, check: Check, unchecked: None) -> None:
     [
         pytest.param(name, check, id=f"{name}-{check}")
         for name, make in HEADS.items()
-        for check in head_checks(make, latent_channels=8, output_shape=(3,))
+        for check in head_checks(make, latent_channels=8, output_shape=(3, 1) if name == "queries" else (3,))
     ],
 )
 def test_heads(name: str, check: Check) -> None:
@@ -158,12 +191,9 @@ def test_no_adapter_and_no_head_is_left_out() -> None:
     public = [getattr(perceiver.adapters, name) for name in perceiver.adapters.__all__]
     adapters = {one for one in public if inspect.signature(one.forward).return_annotation == "Tokens"}
     assert adapters == {type(case.make()) for case in ADAPTERS.values()}
-    own = {
-        one
-        for module in (perceiver.heads, perceiver.decoders)
-        for one in vars(module).values()
-        if isinstance(one, type) and one.__module__ == module.__name__
-    }
+    own = {one for one in vars(perceiver.heads).values() if isinstance(one, type) and one.__module__ == "perceiver.heads"}
+    # Decoders that make one output of the latents alone; those of several, and their parts, have tests of their own.
+    own |= {ClassificationDecoder, QueryDecoder}
     assert own == {type(make()) for make in HEADS.values()}
 
 

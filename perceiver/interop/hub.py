@@ -1,0 +1,121 @@
+"""Models as directories of the Hugging Face Hub: `config.json` and `model.safetensors` (extra `hf`).
+
+`save_pretrained` and `from_pretrained` work on local directories. `HubPerceiver` is the same as a
+`huggingface_hub.PyTorchModelHubMixin`, whose `push_to_hub` and names of repositories need the network. What a file names is
+held to the rules of `perceiver.load`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from huggingface_hub import PyTorchModelHubMixin
+from safetensors.torch import save_file
+from torch import nn
+
+from perceiver.checkpoints import KEY, CheckpointError, assemble, entry, recipe_of
+from perceiver.interop.files import CONFIG, SAFETENSORS, read_config, read_weights
+from perceiver.model import Perceiver
+
+
+def save_pretrained(model: Perceiver, directory: str | Path) -> Path:
+    """Write config, spec and weights of a model into a directory, which is made if it is missing; returns it.
+
+    Raises:
+        CheckpointError: if the model does not say what it was built from (`model.config`).
+    """
+    folder = Path(directory)
+    if model.config is None:
+        raise CheckpointError(
+            "save_pretrained: the model does not say what it was built from; expected one of perceiver.load, "
+            "from_transformers or perceiver.build.build_model"
+        )
+    said = json.dumps({KEY: entry({"model": model.config}, model.spec)}, indent=2)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    new = folder / f".{SAFETENSORS}.{os.getpid()}.tmp"
+    try:
+        save_file(weights, new, metadata={"format": "pt"})
+        (folder / CONFIG).write_text(said + "\n", encoding="utf-8")
+        os.replace(new, folder / SAFETENSORS)
+    finally:
+        new.unlink(missing_ok=True)
+    return folder
+
+
+def from_pretrained(directory: str | Path, *, trust: Sequence[str] = ()) -> Perceiver:
+    """The model of a local directory that `save_pretrained` wrote, in evaluation mode, with its spec.
+
+    Args:
+        directory: with `config.json` and `model.safetensors`.
+        trust: further packages whose classes it may name, see `perceiver.load`.
+
+    Raises:
+        FileNotFoundError: if there is no such directory, or no config or weights in it.
+        WeightFileError: if the config is no JSON or the weights are no safetensors.
+        CheckpointError: if the config describes no model of this package, or the weights do not fit it.
+    """
+    folder = Path(directory)
+    content = read_config(folder, maker="perceiver.interop.hub.save_pretrained")
+    if KEY not in content:
+        hint = ""
+        if content.get("model_type") == "perceiver":
+            hint = "; it is one of transformers, for perceiver.interop.huggingface.from_transformers"
+        raise CheckpointError(f"{folder / CONFIG}: expected the entry {KEY!r}, got {', '.join(list(content)[:8])}{hint}")
+    recipe = recipe_of(content, folder / CONFIG)
+    _, weights = read_weights(folder)
+    return assemble(recipe, weights, trust=trust).eval()
+
+
+class HubPerceiver(nn.Module, PyTorchModelHubMixin, library_name="perceiver-multimodal"):
+    """A Perceiver with the methods `save_pretrained`, `from_pretrained` and `push_to_hub` of the Hub.
+
+    Args:
+        model: the model itself; called with the same arguments.
+    """
+
+    def __init__(self, *, model: Perceiver) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *arguments: Any, **named: Any) -> Any:
+        """See `Perceiver.forward`."""
+        return self.model(*arguments, **named)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_pretrained(self.model, save_directory)
+
+    @classmethod
+    def _from_pretrained(  # type: ignore[override]
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        map_location: str = "cpu",
+        trust: Sequence[str] = (),
+    ) -> HubPerceiver:
+        folder = Path(model_id)
+        if not folder.is_dir():
+            files = [
+                huggingface_hub.hf_hub_download(
+                    repo_id=model_id,
+                    filename=name,
+                    revision=revision,
+                    cache_dir=cache_dir,
+                    force_download=force_download,
+                    token=token,
+                    local_files_only=local_files_only,
+                )
+                for name in (CONFIG, SAFETENSORS)
+            ]
+            folder = Path(files[0]).parent
+        return cls(model=from_pretrained(folder, trust=trust)).to(map_location).eval()

@@ -1,0 +1,124 @@
+"""Directories of the Hub: what is saved comes back; nothing that a file names is run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers_models import BY_NAME, their_model
+
+import perceiver
+from perceiver.build import build_model
+from perceiver.checkpoints import CheckpointError
+from perceiver.interop.files import WeightFileError
+from perceiver.interop.hub import HubPerceiver, from_pretrained, save_pretrained
+
+CONFIG: dict[str, Any] = {
+    "_target_": "perceiver.Perceiver",
+    "adapters": {
+        "image": {
+            "_target_": "perceiver.adapters.ImagePixels",
+            "image_channels": 1,
+            "position": {"_target_": "perceiver.Fourier", "num_bands": 2, "resolution": [4, 4]},
+        }
+    },
+    "encoder": {
+        "_target_": "perceiver.Encoder",
+        "num_latents": 3,
+        "latent_channels": 8,
+        "num_self_heads": 2,
+        "num_blocks": 2,
+        "num_layers_per_block": 1,
+    },
+    "head": {"_target_": "perceiver.PooledHead", "num_classes": 4},
+}
+INPUTS = {"image": torch.randn(2, 1, 5, 4, generator=torch.Generator().manual_seed(0))}
+
+
+@pytest.fixture
+def model() -> perceiver.Perceiver:
+    return build_model(CONFIG, spec={"modalities": {"image": {"kind": "image"}}}).eval()
+
+
+@pytest.fixture
+def directory(model: perceiver.Perceiver, tmp_path: Path) -> Path:
+    return save_pretrained(model, tmp_path / "made" / "saved")
+
+
+def test_round_trip(model: perceiver.Perceiver, directory: Path) -> None:
+    assert sorted(file.name for file in directory.iterdir()) == ["config.json", "model.safetensors"]
+    again = from_pretrained(directory)
+    assert not again.training
+    assert torch.equal(again(INPUTS), model(INPUTS))
+    assert (again.config, again.spec) == (model.config, model.spec)
+
+
+def test_mixin(model: perceiver.Perceiver, tmp_path: Path) -> None:
+    HubPerceiver(model=model).save_pretrained(tmp_path)
+    again = HubPerceiver.from_pretrained(tmp_path)
+    assert isinstance(again, HubPerceiver)
+    assert torch.equal(again(INPUTS), model(INPUTS))
+    assert torch.equal(from_pretrained(tmp_path)(INPUTS), model(INPUTS))
+
+
+def test_checkpoints_and_directories_hold_the_same(model: perceiver.Perceiver, directory: Path, tmp_path: Path) -> None:
+    loaded = perceiver.load(perceiver.save(from_pretrained(directory), tmp_path / "model.ckpt"))
+    assert torch.equal(loaded(INPUTS), model(INPUTS))
+    assert loaded.spec == model.spec
+
+
+def change(directory: Path, change_model: Any) -> None:
+    file = directory / "config.json"
+    content = json.loads(file.read_text())
+    change_model(content["perceiver"]["config"]["model"])
+    file.write_text(json.dumps(content))
+
+
+def test_what_a_config_names_is_vetted(directory: Path) -> None:
+    change(directory, lambda model: model["head"].update(_target_="os.system"))
+    with pytest.raises(CheckpointError, match=r"os\.system, outside the trusted packages"):
+        from_pretrained(directory)
+    with pytest.raises(CheckpointError, match=r"os\.system, outside the trusted packages"):
+        HubPerceiver.from_pretrained(directory)
+
+
+def test_weights_that_do_not_fit(directory: Path) -> None:
+    file = directory / "model.safetensors"
+    weights = load_file(file)
+    weights["encoder.latents"] = torch.zeros(3, 7)
+    del weights["head.output.bias"]
+    save_file(weights, file)
+    with pytest.raises(CheckpointError) as raised:
+        from_pretrained(directory)
+    assert "head.output.bias (4,)" in str(raised.value)
+    assert "encoder.latents file (3, 7), model (3, 8)" in str(raised.value)
+
+
+def test_huge_models_are_refused(directory: Path) -> None:
+    change(directory, lambda model: model["encoder"].update(num_latents=10**12))
+    with pytest.raises(CheckpointError, match="at most .* are allowed"):
+        from_pretrained(directory)
+
+
+def test_other_directories(directory: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere: there is no such directory"):
+        from_pretrained(tmp_path / "nowhere")
+    their_model(BY_NAME["PerceiverForMaskedLM"]).save_pretrained(tmp_path / "theirs")  # type: ignore[operator]
+    with pytest.raises(CheckpointError, match=r"one of transformers, for perceiver\.interop\.huggingface"):
+        from_pretrained(tmp_path / "theirs")
+    (directory / "model.safetensors").write_bytes(b"\x10")
+    with pytest.raises(WeightFileError, match="not a safetensors file"):
+        from_pretrained(directory)
+    (directory / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json; .*save_pretrained wrote, found model\.safetensors"):
+        from_pretrained(directory)
+
+
+def test_a_model_that_does_not_say_what_it_was_built_from(model: perceiver.Perceiver, tmp_path: Path) -> None:
+    model.config = None
+    with pytest.raises(CheckpointError, match="does not say what it was built from"):
+        save_pretrained(model, tmp_path)
+    with pytest.raises(CheckpointError, match="does not say what it was built from"):
+        perceiver.save(model, tmp_path / "model.ckpt")
