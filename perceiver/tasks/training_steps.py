@@ -53,7 +53,7 @@ def counted(task: LightningModule, stage: str, batch_idx: int, size: int) -> int
         return size
     samples = len(sampler.dataset)  # type: ignore[arg-type]
     own = len(range(sampler.rank, samples, sampler.num_replicas))
-    return max(0, min(size, own - batch_idx * int(loader.batch_size)))  # type: ignore[union-attr, arg-type]
+    return max(0, min(size, own - batch_idx * int(loader.batch_size)))  # type: ignore[union-attr]
 
 
 def learning_rate(trainer: Trainer) -> float:
