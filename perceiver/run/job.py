@@ -22,11 +22,12 @@ from perceiver.run.checkpoint_io import AtomicCheckpointIO, require_disk_space
 from perceiver.run.config import resolve
 from perceiver.run.embed import embed
 from perceiver.run.figures import ConfusionFigures
+from perceiver.run.initialisation import Initialisation, with_stored_model
 from perceiver.run.interruption import until_interrupted
 from perceiver.run.metrics import BestEpoch, best_checkpoint, last_metrics, monitored, write_metrics
 from perceiver.run.predict import predict
 from perceiver.run.regularisation import without_regularisation
-from perceiver.run.report import print_model, print_result
+from perceiver.run.report import print_line, print_model, print_result
 from perceiver.run.resume import CarryBest, check_architecture, check_unfinished, find_last
 from perceiver.run.stored_spec import use_stored_spec
 
@@ -68,6 +69,8 @@ def run(config: DictConfig) -> float | None:
         raise ValueError(f"mode: expected fit, test, predict or embed, got {config.mode!r}.")
     if config.mode != "fit" and config.ckpt_path is None:
         raise ValueError(f"mode={config.mode}: expected ckpt_path=RUN_DIR or ckpt_path=FILE, the checkpoint; got none.")
+    if config.mode == "fit" and config.get("init_model"):
+        config = with_stored_model(config)
     if not config.get("regularise", True):
         config = without_regularisation(config)
     with warnings.catch_warnings():
@@ -79,6 +82,7 @@ def _fit(config: DictConfig) -> float | None:
     directory = Path(config.run_dir)
     resumed = None if config.ckpt_path is None else find_last(config.ckpt_path)
     _check_unused(directory, resumed)
+    start = Initialisation.of(config)
     recipe = None if resumed is None else checkpoints.read(resumed)
     if recipe is not None:
         _check_task(config, recipe)
@@ -99,12 +103,16 @@ def _fit(config: DictConfig) -> float | None:
         check_architecture(model, resumed)
         check_unfinished(resumed, plain["trainer"])
         callbacks.append(CarryBest(resumed=resumed))
-    task = _task(plain, model, spec)
+    started_from = None if start is None else start.apply(model)
+    callbacks += [] if start is None else start.callbacks()
+    task = _task(plain, model, spec, start)
     trainer = _trainer(plain, callbacks)
     require_disk_space(directory, model)
     if trainer.is_global_zero:
         _keep_earlier_table(directory)
         _write_config(directory, plain)
+        if started_from is not None:
+            print_line(started_from)
         print_model(model, data.val_dataloader(), trainer.strategy.root_device)
 
     started = time.monotonic()
@@ -186,12 +194,15 @@ def _check_task(config: DictConfig, recipe: checkpoints.Recipe) -> None:
         )
 
 
-def _task(plain: Mapping[str, Any], model: Perceiver, spec: Mapping[str, Any]) -> LightningModule:
+def _task(
+    plain: Mapping[str, Any], model: Perceiver, spec: Mapping[str, Any], start: Initialisation | None = None
+) -> LightningModule:
     """The training objective around the model. Partially applied first: Hydra must neither copy nor merge a model."""
     scheduler = plain.get("scheduler")
+    optimizer = instantiate(plain["optimizer"], _convert_="all")
     task: LightningModule = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(
         model=model,
-        optimizer=instantiate(plain["optimizer"], _convert_="all"),
+        optimizer=optimizer if start is None else start.optimizer(optimizer, model),
         scheduler=None if not scheduler else instantiate(scheduler, _convert_="all"),
         checkpoint=checkpoints.entry(plain, spec),
     )
