@@ -1,6 +1,7 @@
 """Modality adapters: raw tensors in, `Tokens` out. One file per modality; write your own the same way."""
 
 from perceiver.adapters.audio import LogMel, LogMelBins, LogMelFrames, WaveformFrames
+from perceiver.adapters.content import Content, Reconstructible
 from perceiver.adapters.image import ImageConvStem, ImagePatches, ImagePixels
 from perceiver.adapters.points import Points
 from perceiver.adapters.spectrum_masking import SpectrumMasking
@@ -10,6 +11,7 @@ from perceiver.adapters.timeseries import TimeSeries
 from perceiver.adapters.video import VideoPatches
 
 __all__ = [
+    "Content",
     "ImageConvStem",
     "ImagePatches",
     "ImagePixels",
@@ -17,6 +19,7 @@ __all__ = [
     "LogMelBins",
     "LogMelFrames",
     "Points",
+    "Reconstructible",
     "SpectrumMasking",
     "Table",
     "TextTokens",
