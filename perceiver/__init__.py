@@ -3,7 +3,15 @@
 from perceiver.attention import CrossAttention
 from perceiver.batch import Batch, Collate, Sample
 from perceiver.checkpoints import load, save
-from perceiver.decoders import ClassificationDecoder
+from perceiver.decoders import (
+    ClassificationDecoder,
+    InputQueries,
+    LearnedQueries,
+    MultimodalDecoder,
+    PositionalQueries,
+    QueryDecoder,
+    TiedLogits,
+)
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
 from perceiver.heads import PooledHead
@@ -21,13 +29,19 @@ __all__ = [
     "Encoder",
     "Fourier",
     "Fusion",
+    "InputQueries",
     "LabelsPrediction",
+    "LearnedQueries",
     "LearnedTable",
     "ModalityDropout",
+    "MultimodalDecoder",
     "Perceiver",
     "PooledHead",
+    "PositionalQueries",
     "Prediction",
+    "QueryDecoder",
     "Sample",
+    "TiedLogits",
     "Tokens",
     "ValuesPrediction",
     "load",

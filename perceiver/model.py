@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from perceiver.batch import Collate, Sample
+from perceiver.decoders import Decoder
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
 from perceiver.modality_dropout import ModalityDropout
@@ -28,7 +29,7 @@ class Perceiver(nn.Module):
     Args:
         adapters: one for each modality, by name: an `nn.Module` with `channels` and `forward(x, mask=None) -> Tokens`.
         encoder: built for `Fusion.channels` (the one adapter's `channels` where there is a single modality).
-        head: a pooled head or a decoder, `(B, N, D)` -> output.
+        head: `(B, N, D)` -> output, or a `perceiver.decoders.Decoder`, which gets the tokens and the choice of outputs too.
         fusion: None makes the default one.
         modality_dropout: masks modalities of training samples; None masks none.
         reads: for each cross-attend of the encoder in order the modalities that it reads; None: all read all. One that finds
@@ -103,7 +104,10 @@ class Perceiver(nn.Module):
         self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None
     ) -> Float[Tensor, "batch latents channels"]:
         """Raw inputs by modality -> latents `(B, N, D)`. See `tokens` for arguments and errors."""
-        tokens = self.tokens(inputs, masks)
+        return self._latents(self.tokens(inputs, masks))
+
+    def _latents(self, tokens: Mapping[str, Tokens]) -> Tensor:
+        """Latents `(B, N, D)` of fused tokens, with a zero gradient for what learns from absent modalities."""
         latents: Tensor = self.encoder(list(tokens.values()), **self._reads_of(tokens))
         if torch.is_grad_enabled():
             for parameter in self._parameters_of_absent(tokens):
@@ -111,10 +115,35 @@ class Perceiver(nn.Module):
                 latents = latents + parameter.flatten()[:0].sum().to(latents.dtype)
         return latents
 
-    def forward(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Raw inputs by modality -> output of the head, e.g. logits `(B, num_classes)`. See `tokens`."""
-        output: Tensor = self.head(self.encode(inputs, masks))
-        return output
+    def forward(
+        self,
+        inputs: Mapping[str, Any],
+        masks: Mapping[str, Tensor] | None = None,
+        *,
+        index: Any = None,
+        query_mask: Any = None,
+    ) -> Any:
+        """Raw inputs by modality -> output of the head, e.g. logits `(B, num_classes)`.
+
+        Args:
+            inputs, masks: see `tokens`.
+            index: for a `Decoder`, which outputs to compute, by their places in the flattened output grid: `(k,)`, `(B, k)`,
+                or a dict of them by output; None: all.
+            query_mask: for a `Decoder`, which of these are wanted, True is valid; others come out as zeros.
+
+        Raises:
+            ValueError: as `tokens` does, or for an index or a query mask where the head is no `Decoder`.
+        """
+        tokens = self.tokens(inputs, masks)
+        latents = self._latents(tokens)
+        if isinstance(self.head, Decoder):
+            return self.head(latents, tokens=tokens, adapters=self.adapters, index=index, mask=query_mask)
+        if index is not None or query_mask is not None:
+            raise ValueError(
+                f"index, query_mask: {type(self.head).__name__} has no outputs to choose from; expected a head that is a "
+                "perceiver.decoders.Decoder, such as QueryDecoder."
+            )
+        return self.head(latents)
 
     def attention_weights(
         self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None

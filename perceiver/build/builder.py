@@ -136,7 +136,10 @@ class _Builder:
         fusion, channels = self._fusion(tree.get("fusion"), adapters)
         encoder = self.part(tree["encoder"], "model.encoder", wired={"token_channels": channels})
         latent_channels = _width(encoder, "latent_channels", "model.encoder")
-        head = self.part(tree["head"], "model.head", wired={"latent_channels": latent_channels})
+        wired = {"latent_channels": latent_channels}
+        if type(tree["head"]) is dict and _accepts(self._class(tree["head"], "model.head"), "token_channels"):
+            wired["token_channels"] = channels
+        head = self.part(tree["head"], "model.head", wired=wired)
         rest = {key: value for key, value in tree.items() if key not in ("adapters", "fusion", "encoder", "head")}
         built = {"adapters": adapters, "fusion": fusion, "encoder": encoder, "head": head, "spec": spec}
         model = self.part(rest, "model", wired=built)
@@ -201,6 +204,10 @@ class _Builder:
         if "_target_" not in node:
             raise ConfigError(f"{path}: has no _target_; name the class to build, as in _target_: perceiver.Encoder")
         return self.classes[node["_target_"]]
+
+
+def _accepts(cls: type[nn.Module], argument: str) -> bool:
+    return argument in inspect.signature(cls).parameters
 
 
 def _check_arguments(cls: type[nn.Module], given: Mapping[str, Any], path: str, wired: Mapping[str, Any]) -> None:

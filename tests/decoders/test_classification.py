@@ -1,4 +1,4 @@
-"""Query decoders; the logits themselves are compared to transformers' in test_encoder.py."""
+"""The decoder of one class; the logits themselves are compared to transformers' in test_encoder.py."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Query decoders: output queries cross-attend to the latents (Perceiver IO, section 3.2)."""
+"""One learned query that reads the class from the latents."""
 
 from __future__ import annotations
 

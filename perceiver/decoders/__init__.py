@@ -1,0 +1,24 @@
+"""Query decoders: output queries cross-attend to the latents (Perceiver IO, section 3.2).
+
+A decoder has a query provider (`queries.py`), one cross-attend from the queries to the latents (`cross_attend.py`), and
+a map from what was read to outputs.
+"""
+
+from perceiver.decoders.classification import ClassificationDecoder
+from perceiver.decoders.decoder import Decoder
+from perceiver.decoders.multimodal import MultimodalDecoder
+from perceiver.decoders.queries import InputQueries, LearnedQueries, PositionalQueries, Queries
+from perceiver.decoders.query import QueryDecoder
+from perceiver.decoders.tied_logits import TiedLogits
+
+__all__ = [
+    "ClassificationDecoder",
+    "Decoder",
+    "InputQueries",
+    "LearnedQueries",
+    "MultimodalDecoder",
+    "PositionalQueries",
+    "Queries",
+    "QueryDecoder",
+    "TiedLogits",
+]

@@ -1,0 +1,120 @@
+"""The multimodal decoder: outputs of several kinds, whose queries have one width and share one cross-attend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from perceiver.attention import CrossAttend
+from perceiver.attention.projection import lecun_linear
+from perceiver.decoders.cross_attend import check_chunk_size, decode
+from perceiver.decoders.decoder import Decoder
+from perceiver.decoders.queries import query_channels
+from perceiver.fusion import Fusion
+from perceiver.tokens import Tokens
+
+
+class MultimodalDecoder(Decoder):
+    """Queries of each output, padded with a learned vector to a common width, read the latents (Perceiver IO, section 4.3).
+
+    What they read passes one linear map for all outputs, then one for each. Outputs need not be modalities of the input, and
+    those whose input is absent are decoded as well.
+
+    Args:
+        latent_channels: D.
+        queries: a query provider for each output, see `queries.py`.
+        output_channels: channels of each output.
+        hidden_channels: width between the linear map for all and that for each; None: there is only the latter.
+        padding: learned channels of the widest queries; they tell outputs apart.
+        padding_std: standard deviation of their initial values.
+        token_channels, num_heads, qk_channels, v_channels, widening, query_residual, chunk_size, dropout,
+            attention_dropout, approximate_gelu: as in `QueryDecoder`.
+    """
+
+    def __init__(
+        self,
+        *,
+        latent_channels: int,
+        queries: Mapping[str, nn.Module],
+        output_channels: Mapping[str, int],
+        hidden_channels: int | None = None,
+        padding: int = 2,
+        padding_std: float = 0.02,
+        token_channels: int | None = None,
+        num_heads: int = 1,
+        qk_channels: int | None = None,
+        v_channels: int | None = None,
+        widening: int = 1,
+        query_residual: bool = False,
+        chunk_size: int = 16384,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        approximate_gelu: bool = False,
+    ) -> None:
+        super().__init__()
+        check_chunk_size(chunk_size, owner="MultimodalDecoder")
+        if not queries or set(queries) != set(output_channels) or min(output_channels.values()) < 1:
+            raise ValueError(
+                "MultimodalDecoder: expected queries and a positive number of output_channels for the same outputs, got "
+                f"queries for {sorted(queries)}, output_channels {dict(output_channels)}."
+            )
+        widths = {name: query_channels(queries[name], token_channels, owner="MultimodalDecoder") for name in sorted(queries)}
+        # To bring queries to one width with a learned vector is what the fusion of inputs does.
+        self.fusion = Fusion(channels=widths, padding=padding, std=padding_std)
+        self.query_channels = self.fusion.channels
+        self.chunk_size = chunk_size
+        self.queries = nn.ModuleDict({name: queries[name] for name in sorted(queries)})
+        self.cross_attend = CrossAttend(
+            query_channels=self.query_channels,
+            token_channels=latent_channels,
+            num_heads=num_heads,
+            qk_channels=qk_channels,
+            v_channels=v_channels,
+            widening=widening,
+            query_residual=query_residual,
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+            approximate_gelu=approximate_gelu,
+            attention="dense",
+        )
+        self.hidden = nn.Identity() if hidden_channels is None else lecun_linear(self.query_channels, hidden_channels)
+        width = self.query_channels if hidden_channels is None else hidden_channels
+        self.outputs = nn.ModuleDict({name: lecun_linear(width, output_channels[name]) for name in sorted(queries)})
+
+    def forward(
+        self,
+        latents: Float[Tensor, "batch latents channels"],
+        *,
+        tokens: Mapping[str, Tokens] | None = None,
+        adapters: Mapping[str, nn.Module] | nn.ModuleDict | None = None,
+        index: Mapping[str, Tensor | None] | None = None,
+        mask: Mapping[str, Tensor | None] | None = None,
+    ) -> dict[str, Float[Tensor, "batch *grid outputs"]]:
+        """Latents -> for each output `(B, *grid, outputs)`, or `(B, k, outputs)` where it has an index.
+
+        `index` and `mask` are by output; outputs that they leave out (or give as None) are computed whole. See `Decoder`
+        and `decode`.
+
+        Raises:
+            ValueError: if one of them names an output that is not there.
+        """
+        index, mask = index or {}, mask or {}
+        unknown = (set(index) | set(mask)) - set(self.queries)
+        if unknown:
+            raise ValueError(f"index, mask: expected any of the outputs {sorted(self.queries)}, got {sorted(unknown)}.")
+        read = {} if tokens is None else tokens
+        queries = self.fusion({name: own(read, latents.device) for name, own in self.queries.items()})
+        return {
+            name: decode(
+                self.cross_attend,
+                queries[name],
+                latents,
+                output=lambda read, name=name: self.outputs[name](self.hidden(read)),  # type: ignore[misc]
+                chunk_size=self.chunk_size,
+                index=index.get(name),
+                mask=mask.get(name),
+            )
+            for name in self.queries
+        }

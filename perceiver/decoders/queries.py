@@ -1,0 +1,191 @@
+"""Query providers: what a decoder asks for, as `Tokens`, so that queries on a grid stay parts until they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from perceiver.positions import PositionEncoding, grid_coordinates
+from perceiver.tokens import Tokens
+
+
+@runtime_checkable
+class Queries(Protocol):
+    """What decoders ask of a query provider, an `nn.Module`."""
+
+    channels: int | None
+    """E; None: as many as the encoder's tokens have."""
+
+    def __call__(self, tokens: Mapping[str, Tokens], device: torch.device | None = None) -> Tokens:
+        """Queries on the output grid, of batch 1 if all samples share them.
+
+        Args:
+            tokens: fused tokens of the modalities that are there.
+            device: where the queries are wanted.
+        """
+        ...
+
+
+class LearnedQueries(nn.Module):
+    """A learned vector for each output.
+
+    Args:
+        grid: of the outputs, e.g. `[1]` for a class or `[2048]` for a text.
+        channels: E.
+        modality: compute only as many outputs, from the start of every axis, as this modality has tokens; None: always all.
+        std: standard deviation of the initial values, truncated at two.
+    """
+
+    def __init__(self, *, grid: Sequence[int], channels: int, modality: str | None = None, std: float = 0.02) -> None:
+        super().__init__()
+        if not grid or min(grid) < 1 or channels < 1:
+            raise ValueError(f"LearnedQueries: expected positive grid sizes and channels, got {list(grid)}, {channels}.")
+        self.channels: int | None = channels
+        self.modality = modality
+        self.queries = nn.Parameter(torch.empty(*grid, channels))
+        nn.init.trunc_normal_(self.queries, std=std, a=-2 * std, b=2 * std)
+
+    def forward(self, tokens: Mapping[str, Tokens], device: torch.device | None = None) -> Tokens:
+        """Queries `(1, *grid, E)`; see `Queries`.
+
+        Raises:
+            ValueError: if the modality is absent, or its grid is larger than there are queries.
+        """
+        if self.modality is None:
+            return Tokens(parts=(self.queries[None],))
+        grid = _tokens_of(self.modality, tokens, owner="LearnedQueries").grid
+        own = tuple(self.queries.shape[:-1])
+        if len(grid) != len(own) or any(wanted > size for wanted, size in zip(grid, own, strict=True)):
+            raise ValueError(
+                f"LearnedQueries: the tokens of {self.modality!r} have the grid {grid}, but there are queries for {own}. "
+                "Shorten the input, or build the decoder with a larger grid."
+            )
+        return Tokens(parts=(self.queries[tuple(slice(size) for size in grid)][None],))
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        return f"grid={tuple(self.queries.shape[:-1])}, channels={self.channels}"
+
+
+class PositionalQueries(nn.Module):
+    """The position of each output, encoded, and nothing else (Perceiver IO, section 3.2).
+
+    Args:
+        position: encoding of as many coordinates as the output grid has axes, any of `perceiver.positions`.
+        grid: of the outputs, fixed; or
+        modality: the outputs lie on the grid of this modality's tokens, with positions relative to each sample's own valid
+            size; outputs past it are masked.
+        endpoint: with `grid`: coordinates are `linspace(-1, 1, n)`, as those of inputs are. False: `-1 + 2 * i / n`, as the
+            released multimodal autoencoder has them for its outputs.
+    """
+
+    def __init__(
+        self,
+        *,
+        position: PositionEncoding,
+        grid: Sequence[int] | None = None,
+        modality: str | None = None,
+        endpoint: bool = True,
+    ) -> None:
+        super().__init__()
+        if (grid is None) == (modality is None):
+            raise ValueError(
+                "PositionalQueries: expected either grid, of the outputs, or modality, whose grid they have; got "
+                f"grid={None if grid is None else list(grid)}, modality={modality!r}."
+            )
+        if grid is not None and (not grid or min(grid) < 1):
+            raise ValueError(f"PositionalQueries.grid: expected positive sizes, got {list(grid)}.")
+        if modality is not None and not endpoint:
+            raise ValueError("PositionalQueries.endpoint: False needs a fixed grid.")
+        self.channels: int | None = int(position.channels)
+        self.position = position
+        self.grid = None if grid is None else tuple(int(size) for size in grid)
+        self.modality = modality
+        self.endpoint = endpoint
+
+    def forward(self, tokens: Mapping[str, Tokens], device: torch.device | None = None) -> Tokens:
+        """Queries whose parts are `(B or 1, n1 or 1, …, e)`; see `Queries`.
+
+        Raises:
+            ValueError: if the modality is absent.
+        """
+        mask = None
+        if self.grid is None:
+            assert self.modality is not None
+            block = _tokens_of(self.modality, tokens, owner="PositionalQueries")
+            mask = block.mask
+            coordinates = grid_coordinates(block.grid, mask=mask, device=block.device)
+        elif self.endpoint:
+            coordinates = grid_coordinates(self.grid, device=device)
+        else:
+            coordinates = _half_open_coordinates(self.grid, device=device)
+        return Tokens(parts=tuple(self.position(coordinates)), mask=mask)
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        return f"grid={self.grid}, modality={self.modality!r}"
+
+
+class InputQueries(nn.Module):
+    """The tokens of a modality, as the encoder got them: an output for each, as in optical flow (Perceiver IO, section 4.2).
+
+    Args:
+        modality: whose.
+    """
+
+    def __init__(self, *, modality: str) -> None:
+        super().__init__()
+        self.channels: int | None = None
+        self.modality = modality
+
+    def forward(self, tokens: Mapping[str, Tokens], device: torch.device | None = None) -> Tokens:
+        """The tokens and their mask; see `Queries`.
+
+        Raises:
+            ValueError: if the modality is absent.
+        """
+        return _tokens_of(self.modality, tokens, owner="InputQueries")
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        return f"modality={self.modality!r}"
+
+
+def query_channels(queries: nn.Module, token_channels: int | None, *, owner: str) -> int:
+    """E of a query provider; ValueError where it has none, or needs the width of the encoder's tokens and there is none."""
+    channels: Any = getattr(queries, "channels", 0)
+    if channels is not None and (not isinstance(channels, int) or channels < 1):
+        raise ValueError(
+            f"{owner}: {type(queries).__name__} has no attribute channels; expected a query provider such as LearnedQueries."
+        )
+    if isinstance(channels, int):
+        return channels
+    if token_channels is None:
+        raise ValueError(
+            f"{owner}.token_channels: {type(queries).__name__} needs the width of the encoder's tokens, got None. "
+            "Give token_channels = encoder.token_channels."
+        )
+    return token_channels
+
+
+def _half_open_coordinates(grid: Sequence[int], *, device: torch.device | None) -> tuple[Tensor, ...]:
+    """`-1 + 2 * i / n` along every axis, of the form of `grid_coordinates`."""
+    coordinates = []
+    for axis, length in enumerate(grid):
+        values = -1 + 2 * torch.arange(length, dtype=torch.float32, device=device) / length
+        shape = [1] * (len(grid) + 2)
+        shape[axis + 1] = length
+        coordinates.append(values.reshape(shape))
+    return tuple(coordinates)
+
+
+def _tokens_of(modality: str, tokens: Mapping[str, Tokens], *, owner: str) -> Tokens:
+    if modality not in tokens:
+        raise ValueError(
+            f"{owner}: the outputs are those of the tokens of {modality!r}, which is not among the inputs; got "
+            f"{sorted(tokens) or 'no tokens'}. Give it, or decode from queries of a fixed grid."
+        )
+    return tokens[modality]

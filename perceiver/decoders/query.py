@@ -1,0 +1,108 @@
+"""The general query decoder: any queries, one output for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from perceiver.attention import CrossAttend
+from perceiver.attention.projection import lecun_linear
+from perceiver.decoders.cross_attend import check_chunk_size, decode
+from perceiver.decoders.decoder import Decoder
+from perceiver.decoders.queries import query_channels
+from perceiver.decoders.tied_logits import TiedLogits
+from perceiver.tokens import Tokens
+
+
+class QueryDecoder(Decoder):
+    """Queries read the latents; each becomes an output (Perceiver IO, section 3.2).
+
+    Args:
+        latent_channels: D.
+        queries: a query provider, see `queries.py`.
+        output_channels: of the final linear map; None: outputs are the E channels that were read.
+        tied_logits: makes logits of what was read (and mapped, where there are `output_channels`).
+        token_channels: C of the encoder, which `InputQueries` need.
+        num_heads: attention heads.
+        qk_channels: width of queries and keys; None takes `latent_channels`.
+        v_channels: width of values; None takes `qk_channels`.
+        widening: hidden channels of the feed-forward layer per channel.
+        query_residual: add the query to what it reads; off where queries are positions and outputs are not.
+        scale: outputs are multiplied by this; the released model of optical flow has 0.01.
+        chunk_size: queries at a time, which bounds memory, see `decode`.
+        dropout: probability of dropping a channel before each residual in training.
+        attention_dropout: probability of dropping an attention weight in training.
+        approximate_gelu: the tanh form of GELU instead of the exact one.
+    """
+
+    def __init__(
+        self,
+        *,
+        latent_channels: int,
+        queries: nn.Module,
+        output_channels: int | None = None,
+        tied_logits: TiedLogits | None = None,
+        token_channels: int | None = None,
+        num_heads: int = 1,
+        qk_channels: int | None = None,
+        v_channels: int | None = None,
+        widening: int = 1,
+        query_residual: bool = False,
+        scale: float = 1.0,
+        chunk_size: int = 16384,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        approximate_gelu: bool = False,
+    ) -> None:
+        super().__init__()
+        check_chunk_size(chunk_size, owner="QueryDecoder")
+        if output_channels is not None and output_channels < 1:
+            raise ValueError(f"QueryDecoder.output_channels: expected at least 1, or None, got {output_channels}.")
+        self.query_channels = query_channels(queries, token_channels, owner="QueryDecoder")
+        self.scale = scale
+        self.chunk_size = chunk_size
+        self.queries = queries
+        self.cross_attend = CrossAttend(
+            query_channels=self.query_channels,
+            token_channels=latent_channels,
+            num_heads=num_heads,
+            qk_channels=qk_channels,
+            v_channels=v_channels,
+            widening=widening,
+            query_residual=query_residual,
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+            approximate_gelu=approximate_gelu,
+            attention="dense",
+        )
+        self.output = nn.Identity() if output_channels is None else lecun_linear(self.query_channels, output_channels)
+        self.tied_logits = tied_logits
+
+    def forward(
+        self,
+        latents: Float[Tensor, "batch latents channels"],
+        *,
+        tokens: Mapping[str, Tokens] | None = None,
+        adapters: Mapping[str, nn.Module] | nn.ModuleDict | None = None,
+        index: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Float[Tensor, "batch *grid outputs"]:
+        """Latents -> `(B, *grid, outputs)`, or `(B, k, outputs)` with an index. See `Decoder` and `decode`."""
+        queries = self.queries({} if tokens is None else tokens, latents.device)
+        if queries.channels != self.query_channels:
+            raise ValueError(
+                f"QueryDecoder: expected queries of {self.query_channels} channels, got {queries.channels} (parts "
+                f"{[tuple(part.shape) for part in queries.parts]}). Was the decoder built for this model's tokens?"
+            )
+
+        def output(read: Tensor) -> Tensor:
+            outputs: Tensor = self.output(read)
+            if self.tied_logits is not None:
+                outputs = self.tied_logits(outputs, adapters)
+            return outputs if self.scale == 1 else outputs * self.scale
+
+        return decode(
+            self.cross_attend, queries, latents, output=output, chunk_size=self.chunk_size, index=index, mask=mask
+        )

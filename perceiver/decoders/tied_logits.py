@@ -1,0 +1,55 @@
+"""Logits over a vocabulary whose weights are the input's embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class TiedLogits(nn.Module):
+    """Products with the embedding of a modality's adapter, plus a bias of their own (Perceiver IO, section 4.1).
+
+    The adapter, e.g. `TextTokens`, has the embedding as its attribute `embedding`, an `nn.Embedding`; it stays its
+    parameter alone.
+
+    Args:
+        modality: whose adapter.
+        vocabulary_size: rows of that embedding.
+    """
+
+    def __init__(self, *, modality: str, vocabulary_size: int) -> None:
+        super().__init__()
+        if vocabulary_size < 1:
+            raise ValueError(f"TiedLogits.vocabulary_size: expected at least 1, got {vocabulary_size}.")
+        self.modality = modality
+        self.bias = nn.Parameter(torch.zeros(vocabulary_size))
+
+    def forward(
+        self, x: Float[Tensor, "batch queries channels"], adapters: Mapping[str, nn.Module] | nn.ModuleDict | None
+    ) -> Float[Tensor, "batch queries vocabulary"]:
+        """`(B, k, E)`, E the width of the embedding -> `(B, k, vocabulary_size)`.
+
+        Raises:
+            ValueError: if there is no such adapter, or its embedding has another shape.
+        """
+        adapter = None if adapters is None or self.modality not in adapters else adapters[self.modality]
+        embedding = getattr(adapter, "embedding", None)
+        if not isinstance(embedding, nn.Embedding):
+            raise ValueError(
+                f"TiedLogits: expected an adapter {self.modality!r} with an attribute embedding, an nn.Embedding; got "
+                f"{'none of that name' if adapter is None else type(adapter).__name__}."
+            )
+        expected = (self.bias.shape[0], x.shape[-1])
+        if tuple(embedding.weight.shape) != expected:
+            raise ValueError(
+                f"TiedLogits: expected an embedding of {expected} (vocabulary_size, query channels), that of "
+                f"{self.modality!r} is {tuple(embedding.weight.shape)}."
+            )
+        return x @ embedding.weight.t() + self.bias
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        return f"modality={self.modality!r}, vocabulary_size={self.bias.shape[0]}"
