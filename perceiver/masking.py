@@ -18,9 +18,9 @@ class RandomMasking:
 
     Args:
         rate: share of the valid tokens that is hidden, in (0, 1).
-        block: sizes along the axes of the token grid of blocks that are hidden together, such as [4, 4] for pixels or [8] for
-            frames of sound, whose neighbours tell too much; the last block of a sample may be hidden in part. None: single
-            tokens.
+        block: sizes along the axes of the token grid of blocks that are hidden together, such as [4, 4] for pixels or [8]
+            for frames of sound, whose neighbours tell too much; the last block of a sample may be hidden in part. None:
+            single tokens.
 
     Raises:
         ValueError: for a rate outside (0, 1), or block sizes below 1.
@@ -80,7 +80,9 @@ class RandomMasking:
         return (coarse + draw(grid)).flatten(1)
 
 
-def chosen(hidden: Bool[Tensor, "b *grid"], *, at_most: int | None, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+def chosen(
+    hidden: Bool[Tensor, "b *grid"], *, at_most: int | None, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
     """The places of hidden tokens in the flattened grid, as many for each sample, for `Tokens.take` and decoders.
 
     Args:
@@ -94,6 +96,6 @@ def chosen(hidden: Bool[Tensor, "b *grid"], *, at_most: int | None, generator: t
     flat = hidden.flatten(1)
     most = max(1, int(flat.sum(dim=1).max()))
     k = most if at_most is None else min(most, at_most)
-    draws = torch.rand(flat.shape, generator=generator) if generator is not None else torch.rand(flat.shape, device=flat.device)
+    draws = torch.rand(flat.shape, generator=generator, device=None if generator is not None else flat.device)
     index = (draws.to(flat.device) + flat).topk(k, dim=1).indices.sort(dim=1).values
     return index, flat.gather(1, index)

@@ -44,7 +44,9 @@ def test_places_of_what_is_hidden() -> None:
     assert hidden.gather(1, few).all()
 
 
-@pytest.mark.parametrize("arguments", [{"rate": 0.0}, {"rate": 1.0}, {"rate": 0.5, "block": []}, {"rate": 0.5, "block": [0]}])
+@pytest.mark.parametrize(
+    "arguments", [{"rate": 0.0}, {"rate": 1.0}, {"rate": 0.5, "block": []}, {"rate": 0.5, "block": [0]}]
+)
 def test_wrong_settings(arguments: dict[str, float | list[int]]) -> None:
     with pytest.raises(ValueError, match="RandomMasking"):
         RandomMasking(**arguments)  # type: ignore[arg-type]

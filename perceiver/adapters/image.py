@@ -105,11 +105,12 @@ class ImagePatches(nn.Module):
         there = torch.ones_like(x, dtype=torch.bool) if full is None else full[:, None].expand(x.shape)
         return Content(values=self._patches(x), valid=self._patches(there))
 
-    def with_content(self, x: Float[Tensor, "batch c h w"], values: Float[Tensor, "batch rows columns c"]) -> Tensor:
+    def with_content(self, x: Float[Tensor, "batch c h w"], values: Float[Tensor, "batch rows columns content"]) -> Tensor:
         """The image of these patches."""
         batch, rows, columns = values.shape[:3]
         split = values.reshape(batch, rows, columns, self.image_channels, self.patch, self.patch).permute(0, 3, 1, 4, 2, 5)
-        return split.reshape(batch, self.image_channels, rows * self.patch, columns * self.patch)[..., : x.shape[2], : x.shape[3]]
+        image = split.reshape(batch, self.image_channels, rows * self.patch, columns * self.patch)
+        return image[..., : x.shape[2], : x.shape[3]]
 
     def _patches(self, x: Tensor) -> Tensor:
         """`(B, C, H, W)` -> `(B, rows, columns, C * patch * patch)`, filled up with zeros at the end."""

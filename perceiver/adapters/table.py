@@ -87,7 +87,7 @@ class Table(nn.Module):
         return Tokens(parts=(torch.cat(content, dim=1), self.bias[None]), mask=valid)
 
     def content(self, x: Mapping[str, Tensor], mask: Bool[Tensor, "batch"] | None = None) -> Content:
-        """The number of each numeric column in channel 0; of each categorical one the shares of its ids in the channels after it."""
+        """The number of each numeric column in channel 0; of categorical ones the shares of ids in the channels after it."""
         some = next(part for name, part in x.items() if name != "present")
         values = torch.zeros(len(some), self.num_columns, self.content_channels, device=some.device)
         valid = torch.zeros_like(values, dtype=torch.bool)

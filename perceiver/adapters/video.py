@@ -86,7 +86,9 @@ class VideoPatches(nn.Module):
         there = torch.ones_like(x, dtype=torch.bool) if full is None else full[:, None].expand(x.shape)
         return Content(values=self._patches(x), valid=self._patches(there))
 
-    def with_content(self, x: Float[Tensor, "batch c t h w"], values: Float[Tensor, "batch t h w c"]) -> Tensor:
+    def with_content(
+        self, x: Float[Tensor, "batch c t h w"], values: Float[Tensor, "batch frames rows columns content"]
+    ) -> Tensor:
         """The video of these patches."""
         batch, *grid = values.shape[:4]
         split = values.reshape(batch, *grid, self.video_channels, *self.patch).permute(0, 4, 1, 5, 2, 6, 3, 7)

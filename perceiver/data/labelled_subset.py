@@ -27,7 +27,7 @@ def labelled_subset(labels: Sequence[int] | Tensor, *, size: int, seed: int) -> 
         return torch.arange(size)
     if not 1 <= size < len(labels):
         raise ValueError(
-            f"data.num_labelled: expected 1 to {len(labels)}, the samples of the training split, or null for all; got {size}."
+            f"data.num_labelled: expected 1 to {len(labels)}, as many as the training split has, or null; got {size}."
         )
     return stratified_split(torch.as_tensor(labels), size=size, seed=seed, name="data.num_labelled")[1]
 

@@ -127,10 +127,11 @@ class Reconstructions:
             ]
         figures = {}
         for name in masking:
-            columns = [self._pictures(model, single, made[name], name, facts[name]) for single, made in shown if name in made]
+            own = facts[name]
+            columns = [self._pictures(model, single, made[name], name, own) for single, made in shown if name in made]
+            title = f"reconstruction_{name}" if len(masking) > 1 else "reconstruction"
             if columns:
-                several = len(masking) > 1
-                figures[f"reconstruction_{name}" if several else "reconstruction"] = self._figure(model, columns, name, facts[name])
+                figures[title] = self._figure(model, columns, name, own)
         return figures
 
     def _figure(
@@ -162,8 +163,8 @@ class Reconstructions:
             return first, seen, last
         if not isinstance(x, Tensor):
             parts = (made.original, made.original.masked_fill(veil, torch.nan), made.filled)
-            first, seen, last = ({"values": adapter.with_content(x, part)["values"][0].cpu()} for part in parts)  # type: ignore[operator]
-            return first, seen, last
+            series = [{"values": adapter.with_content(x, part)["values"][0].cpu()} for part in parts]  # type: ignore[operator]
+            return series[0], series[1], series[2]
 
         def raw(values: Tensor) -> Tensor:
             layout: Tensor = adapter.with_content(x, values)[0].detach().cpu()  # type: ignore[operator]

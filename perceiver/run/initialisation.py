@@ -178,8 +178,8 @@ def _command_line() -> Iterator[tuple[str, Any, bool]]:
         key = override.key_or_group
         if key == "model/size" or (override.package or "").startswith("model.adapters"):
             raise ValueError(
-                f"init_model=true: adapters and encoder are built as in init_from, and {override.input_line} asks for others. "
-                "Remove one of the two."
+                f"init_model=true: adapters and encoder are built as in init_from, and {override.input_line} asks for "
+                "others. Remove one of the two."
             )
         if "/" not in key and "@" not in (override.input_line or ""):
             yield key, override.value(), bool(override.is_delete())

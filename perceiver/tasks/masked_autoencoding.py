@@ -1,6 +1,7 @@
 """Masked autoencoding: part of every input is hidden, and reconstructed from the rest. It needs no labels.
 
-He et al. 2021, arXiv:2111.06377, for any modality whose adapter says what its tokens hold (`perceiver.adapters.Reconstructible`).
+He et al. 2021, arXiv:2111.06377, for any modality whose adapter says what its tokens hold: is a
+`perceiver.adapters.Reconstructible`.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ class Hidden:
 class MaskedAutoencodingTask(LightningModule):
     """Train a model to reconstruct tokens that it did not see.
 
-    Tokens are hidden after the adapter, by their mask: position and size of what is there stay as they are. Logs `train/loss`,
-    `train/learning_rate`, `val/loss` and `test/loss`, and for each of several modalities `…/loss/NAME`, one value per epoch.
+    Tokens are hidden after the adapter, by their mask: position and size of what is there stay as they are. Logs
+    `train/loss`, `train/learning_rate`, `val/loss` and `test/loss`, and for each of several modalities `…/loss/NAME`, one
+    value per epoch.
     Validation and test hide the same tokens every time. A loss is the mean squared error over the values of hidden tokens,
     that of the batch the weighted sum over modalities. 1 is what the mean of normalised values reaches.
 
@@ -98,7 +100,8 @@ class MaskedAutoencodingTask(LightningModule):
         for name, given in {"masking_of": masking_of, "weights": weights}.items():
             if set(given or {}) - set(self.modalities):
                 raise ValueError(
-                    f"task.{name}: expected any of the reconstructed modalities {list(self.modalities)}, got {sorted(given or {})}."
+                    f"task.{name}: expected any of the reconstructed modalities {list(self.modalities)}, got "
+                    f"{sorted(given or {})}."
                 )
         self.model = model
         self.masking = {name: (masking_of or {}).get(name, masking) for name in self.modalities}
