@@ -48,8 +48,8 @@ class TokenPositions(nn.Module):
         if sum(part.shape[-1] for part in parts) != self.position_channels:
             raise ValueError(
                 f"TokenPositions: expected the last parts of {self.modality!r} to hold its position in "
-                f"{self.position_channels} channels, got {[tuple(part.shape) for part in block.parts]}. Was the decoder built "
-                "for this adapter?"
+                f"{self.position_channels} channels, got {[tuple(part.shape) for part in block.parts]}. Was the decoder "
+                "built for this adapter?"
             )
         positions = Tokens(parts=tuple(parts))
         mapped = self.project(positions.dense().to(self.project.weight.dtype))
