@@ -122,6 +122,17 @@ def read(path: str | Path) -> Recipe:
     return recipe_of(_load_plain(file), file)
 
 
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint or run directory by their names in the model, without building one.
+
+    Raises as `load` does for the file.
+    """
+    file = find(path)
+    content = _load_plain(file)
+    _recipe(content, file)
+    return _state(content, file)
+
+
 def load(path: str | Path, *, trust: Sequence[str] = (), device: str | torch.device = "cpu") -> Perceiver:
     """Rebuild the model of a checkpoint or run directory, in evaluation mode, with its spec, on `device`.
 

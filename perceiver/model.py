@@ -136,7 +136,10 @@ class Perceiver(nn.Module):
         Raises:
             ValueError: as `tokens` does, or for an index or a query mask where the head is no `Decoder`.
         """
-        tokens = self.tokens(inputs, masks)
+        return self.from_tokens(self.tokens(inputs, masks), index=index, query_mask=query_mask)
+
+    def from_tokens(self, tokens: Mapping[str, Tokens], *, index: Any = None, query_mask: Any = None) -> Any:
+        """Fused tokens, as `tokens` makes them and perhaps with more of them masked -> output of the head; see `forward`."""
         latents = self._latents(tokens)
         if isinstance(self.head, Decoder):
             return self.head(latents, tokens=tokens, adapters=self.adapters, index=index, mask=query_mask)

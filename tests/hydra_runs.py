@@ -14,6 +14,7 @@ SMALL = (
     "~data.split_seed",
     "~data.augment",
     "~data.balanced_sampling",
+    "~data.num_labelled",
     "model.encoder.num_latents=8",
     "model.encoder.latent_channels=32",
     "model.encoder.num_self_heads=2",

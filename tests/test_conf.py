@@ -187,6 +187,7 @@ def test_optimizers_and_schedulers(optimizer: str, scheduler: str) -> None:
 
 TARGETS: dict[str, dict[str, Any]] = {
     "classification": {},
+    "masked_autoencoding": {},
     "multilabel": {"target": {"kind": "labels", "names": ["a", "b", "c"], "positives": [1, 2, 3], "samples": 4}},
     "regression": {"target": {"kind": "values", "names": ["x"], "mean": [1.0], "std": [2.0]}, "num_outputs": 1},
 }
@@ -196,16 +197,17 @@ TARGETS: dict[str, dict[str, Any]] = {
 def test_tasks(name: str) -> None:
     plain = resolve(composed(f"task={name}"), {**spec("image"), **TARGETS[name]})
     optimizer = instantiate(plain["optimizer"], _convert_="all")
-    task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(
-        model=torch.nn.Linear(2, 2), optimizer=optimizer
-    )
-    assert type(task).__name__.lower() == f"{name}task"
+    # One that reconstructs looks at its model.
+    model = build_model(plain["model"], spec=plain["spec"]) if name == "masked_autoencoding" else torch.nn.Linear(2, 2)
+    task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(model=model, optimizer=optimizer)
+    assert type(task).__name__.lower() == f"{name.replace('_', '')}task"
     if name == "classification":
         assert task.num_classes == 3
     best = instantiate(plain["callbacks"]["best"], _convert_="all")
     said = plain.get("monitor") or {"name": "val/accuracy", "mode": "max"}
     assert (best.monitor, best.mode) == (said["name"], said["mode"])
-    assert plain["model"]["head"]["num_classes"] == (1 if name == "regression" else 3)
+    if name != "masked_autoencoding":
+        assert plain["model"]["head"]["num_classes"] == (1 if name == "regression" else 3)
 
 
 @pytest.mark.parametrize("name", GROUPS["trainer"])
@@ -269,11 +271,16 @@ def test_experiments(name: str) -> None:
     # Large recipes take minutes for a batch: with fewer and narrower latents they are the same otherwise.
     small = ["model.encoder.num_latents=4", "model.encoder.latent_channels=16"] if name.startswith("imagenet") else []
     small += ["data.manifest=m.csv", "data.modalities={image: image}"] if name == "manifest" else []
+    small += ["init_from=nowhere"] if name.endswith("finetune") else []
     config = composed(f"experiment={name}", *small)
     modalities = [str(modality) for modality in config.model.adapters] or ["image"]
     facts = spec(*modalities)
     model = built(config, facts)
-    assert model({modality: INPUTS[modality] for modality in modalities}).shape == (2, 3)
+    outputs = model({modality: INPUTS[modality] for modality in modalities})
+    if isinstance(outputs, dict):
+        assert {key: tuple(one.shape) for key, one in outputs.items()} == {"image": (2, 3, 2, 16)}, "what patches hold"
+    else:
+        assert outputs.shape == (2, 3)
     plain = resolve(config, facts)
     assert isinstance(instantiate(plain["data"], _convert_="all"), LightningDataModule)
     optimizer = instantiate(plain["optimizer"], _convert_="all")

@@ -2,6 +2,7 @@
 
 from perceiver.adapters.audio import LogMel, LogMelBins, LogMelFrames, WaveformFrames
 from perceiver.adapters.frames import FrameSurroundings
+from perceiver.adapters.content import Content, Reconstructible
 from perceiver.adapters.image import ImageConvStem, ImagePatches, ImagePixels
 from perceiver.adapters.points import Points
 from perceiver.adapters.spectrum_masking import SpectrumMasking
@@ -13,6 +14,7 @@ from perceiver.adapters.video import VideoPatches
 
 __all__ = [
     "FrameSurroundings",
+    "Content",
     "ImageConvStem",
     "ImagePatches",
     "ImagePixels",
@@ -20,6 +22,7 @@ __all__ = [
     "LogMelBins",
     "LogMelFrames",
     "Points",
+    "Reconstructible",
     "SpectrumMasking",
     "Table",
     "TextTokens",

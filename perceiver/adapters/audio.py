@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
+from perceiver.adapters.content import Content
 from perceiver.masks import grid_mask, patch_mask, zero_masked
 from perceiver.positions import PositionEncoding, grid_coordinates, time_coordinates
 from perceiver.tokens import Tokens
@@ -59,6 +60,8 @@ class WaveformFrames(nn.Module):
         self.duration_seconds = duration_seconds
         self.position = position
         self.channels = audio_channels * frame + position.channels
+        self.position_channels = position.channels
+        self.content_channels = audio_channels * frame
 
     def forward(
         self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
@@ -76,15 +79,34 @@ class WaveformFrames(nn.Module):
         """
         ragged = mask is not None and mask.ndim > 1
         x, mask = _checked_waveform(x, mask, audio_channels=self.audio_channels, adapter=type(self).__name__)
-        batch, audio_channels, samples = x.shape
-        framed = F.pad(x, (0, -samples % self.frame)).reshape(batch, audio_channels, -1, self.frame)
-        content = framed.transpose(1, 2).flatten(2)
+        content = self._frames(x)
         token_mask = None if mask is None else patch_mask(mask, (self.frame,))
         if self.duration_seconds is None:
             (times,) = grid_coordinates(content.shape[1:2], mask=token_mask if ragged else None, device=x.device)
         else:
             times = _frame_times(content.shape[1], self.frame / self.sample_rate, self.duration_seconds, x.device)
         return Tokens(parts=(content, *self.position((times,))), mask=token_mask)
+
+    def content(
+        self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
+    ) -> Content:
+        """The samples of each frame, `(B, T, audio_channels * frame)`; those beyond the end are not valid."""
+        full = grid_mask(mask, batch=x.shape[0], grid=x.shape[2:])
+        there = torch.ones_like(x, dtype=torch.bool) if full is None else full[:, None].expand(x.shape)
+        return Content(values=self._frames(x), valid=self._frames(there))
+
+    def with_content(
+        self, x: Float[Tensor, "batch audio_channels samples"], values: Float[Tensor, "batch frames channels"]
+    ) -> Tensor:
+        """The waveform of these frames."""
+        framed = values.reshape(*values.shape[:2], self.audio_channels, self.frame).transpose(1, 2)
+        return framed.flatten(2)[..., : x.shape[2]]
+
+    def _frames(self, x: Tensor) -> Tensor:
+        """`(B, audio_channels, samples)` -> `(B, T, audio_channels * frame)`, filled up with zeros at the end."""
+        batch, audio_channels, samples = x.shape
+        framed = F.pad(x, (0, -samples % self.frame)).reshape(batch, audio_channels, -1, self.frame)
+        return framed.transpose(1, 2).flatten(2)
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
@@ -145,6 +167,8 @@ class LogMelFrames(nn.Module):
         self.augment = augment
         self.position = position
         self.channels = audio_channels * num_mels + position.channels
+        self.position_channels = position.channels
+        self.content_channels = audio_channels * num_mels
 
     def forward(
         self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
@@ -159,6 +183,16 @@ class LogMelFrames(nn.Module):
         times = _frame_times(content.shape[1], self.log_mel.step_seconds, self.duration_seconds, x.device)
         token_mask = None if mask is None else patch_mask(mask, (self.log_mel.hop,))
         return Tokens(parts=(content, *self.position((times,))), mask=token_mask)
+
+    def content(
+        self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
+    ) -> Content:
+        """The log-mel spectrum without `augment`, `(B, T, audio_channels * num_mels)`.
+
+        Windows overlap, so a frame tells a little of its neighbours: hide spans of several.
+        """
+        x, _ = _checked_waveform(x, mask, audio_channels=self.audio_channels, adapter=type(self).__name__)
+        return Content(values=self.log_mel(x).permute(0, 3, 1, 2).flatten(2))
 
 
 class LogMelBins(nn.Module):
@@ -206,6 +240,8 @@ class LogMelBins(nn.Module):
         self.augment = augment
         self.position = position
         self.channels = audio_channels + position.channels
+        self.position_channels = position.channels
+        self.content_channels = audio_channels
 
     def forward(
         self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
@@ -224,6 +260,13 @@ class LogMelBins(nn.Module):
         if mask is not None:
             token_mask = patch_mask(mask, (self.log_mel.hop,))[..., None].expand(-1, -1, num_mels)
         return Tokens(parts=(content, *self.position((times[:, :, None], bands))), mask=token_mask)
+
+    def content(
+        self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
+    ) -> Content:
+        """The log-mel spectrum without `augment`, `(B, T, num_mels, audio_channels)`; see `LogMelFrames.content`."""
+        x, _ = _checked_waveform(x, mask, audio_channels=self.audio_channels, adapter=type(self).__name__)
+        return Content(values=self.log_mel(x).permute(0, 3, 2, 1))
 
 
 class LogMel(nn.Module):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from perceiver.adapters.content import Content
 from perceiver.masks import grid_mask, patch_mask, zero_masked
 from perceiver.positions import PositionEncoding, grid_coordinates
 from perceiver.tokens import Tokens
@@ -27,6 +28,8 @@ class ImagePixels(nn.Module):
         self.image_channels = image_channels
         self.position = position
         self.channels = image_channels + position.channels
+        self.position_channels = position.channels
+        self.content_channels = image_channels
 
     def forward(self, x: Float[Tensor, "batch c h w"], mask: Bool[Tensor, "..."] | None = None) -> Tokens:
         """`(B, C, H, W)`, mask `(B,)` or `(B, H, W)` -> Tokens on the grid (H, W)."""
@@ -38,6 +41,14 @@ class ImagePixels(nn.Module):
             pixels = zero_masked(pixels, mask[..., None])
         position = self.position(_coordinates(x.shape[2:], mask, ragged=ragged, device=x.device))
         return Tokens(parts=(pixels, *position), mask=mask)
+
+    def content(self, x: Float[Tensor, "batch c h w"], mask: Bool[Tensor, "..."] | None = None) -> Content:
+        """The pixels, `(B, H, W, C)`."""
+        return Content(values=x.permute(0, 2, 3, 1))
+
+    def with_content(self, x: Float[Tensor, "batch c h w"], values: Float[Tensor, "batch h w c"]) -> Tensor:
+        """The image that has these pixels."""
+        return values.permute(0, 3, 1, 2)
 
 
 class ImagePatches(nn.Module):
@@ -69,6 +80,8 @@ class ImagePatches(nn.Module):
         raw = image_channels * patch * patch
         self.embed = nn.Identity() if embed_channels is None else nn.Linear(raw, embed_channels)
         self.channels = (raw if embed_channels is None else embed_channels) + position.channels
+        self.position_channels = position.channels
+        self.content_channels = raw
 
     def forward(self, x: Float[Tensor, "batch c h w"], mask: Bool[Tensor, "..."] | None = None) -> Tokens:
         """`(B, C, H, W)`, mask `(B,)` or `(B, H, W)` -> Tokens on the grid (ceil(H / patch), ceil(W / patch))."""
@@ -79,14 +92,32 @@ class ImagePatches(nn.Module):
         if mask is not None:
             x = zero_masked(x, mask[:, None])
             mask = patch_mask(mask, (side, side))
-        height, width = x.shape[2:]
-        x = F.pad(x, (0, -width % side, 0, -height % side))
-        batch, channels, rows, columns = x.shape[0], x.shape[1], x.shape[2] // side, x.shape[3] // side
-        patches = x.reshape(batch, channels, rows, side, columns, side).permute(0, 2, 4, 1, 3, 5).flatten(3)
+        patches = self._patches(x)
+        rows, columns = patches.shape[1:3]
         if isinstance(self.embed, nn.Linear):
             patches = patches.to(self.embed.weight.dtype)
         position = self.position(_coordinates((rows, columns), mask, ragged=ragged, device=x.device))
         return Tokens(parts=(self.embed(patches), *position), mask=mask)
+
+    def content(self, x: Float[Tensor, "batch c h w"], mask: Bool[Tensor, "..."] | None = None) -> Content:
+        """The pixels of each patch, `(B, rows, columns, C * patch * patch)`; those beyond the image's edge are not valid."""
+        full = grid_mask(mask, batch=x.shape[0], grid=x.shape[2:])
+        there = torch.ones_like(x, dtype=torch.bool) if full is None else full[:, None].expand(x.shape)
+        return Content(values=self._patches(x), valid=self._patches(there))
+
+    def with_content(self, x: Float[Tensor, "batch c h w"], values: Float[Tensor, "batch rows columns content"]) -> Tensor:
+        """The image of these patches."""
+        batch, rows, columns = values.shape[:3]
+        split = values.reshape(batch, rows, columns, self.image_channels, self.patch, self.patch).permute(0, 3, 1, 4, 2, 5)
+        image = split.reshape(batch, self.image_channels, rows * self.patch, columns * self.patch)
+        return image[..., : x.shape[2], : x.shape[3]]
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """`(B, C, H, W)` -> `(B, rows, columns, C * patch * patch)`, filled up with zeros at the end."""
+        side = self.patch
+        x = F.pad(x, (0, -x.shape[3] % side, 0, -x.shape[2] % side))
+        batch, channels, rows, columns = x.shape[0], x.shape[1], x.shape[2] // side, x.shape[3] // side
+        return x.reshape(batch, channels, rows, side, columns, side).permute(0, 2, 4, 1, 3, 5).flatten(3)
 
 
 class ImageConvStem(nn.Module):

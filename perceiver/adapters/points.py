@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from perceiver.adapters.content import Content
 from perceiver.masks import grid_mask, zero_masked
 from perceiver.positions import PositionEncoding
 from perceiver.tokens import Tokens
@@ -42,6 +43,8 @@ class Points(nn.Module):
         self.scale = scale
         self.position = position
         self.channels = point_channels - num_coordinates + position.channels
+        self.position_channels = position.channels
+        self.content_channels = point_channels - num_coordinates
 
     def forward(
         self, x: Float[Tensor, "batch points point_channels"], mask: Bool[Tensor, "batch *points"] | None = None
@@ -64,6 +67,18 @@ class Points(nn.Module):
         coordinates = coordinates.to(torch.promote_types(x.dtype, torch.float32)) / self.scale
         features = (x[..., self.num_coordinates :],) if self.point_channels > self.num_coordinates else ()
         return Tokens(parts=(*features, *self.position((coordinates.to(torch.float32),))), mask=mask)
+
+    def content(
+        self, x: Float[Tensor, "batch points point_channels"], mask: Bool[Tensor, "batch *points"] | None = None
+    ) -> Content:
+        """The features of each point, `(B, P, features)`; where it is stays known."""
+        return Content(values=x[..., self.num_coordinates :])
+
+    def with_content(
+        self, x: Float[Tensor, "batch points point_channels"], values: Float[Tensor, "batch points features"]
+    ) -> Tensor:
+        """The points with these features."""
+        return torch.cat([x[..., : self.num_coordinates], values], dim=-1)
 
     def _check(self, x: Tensor) -> None:
         """Shape and type of the input, in words."""

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from perceiver.adapters.content import Content
 from perceiver.masks import zero_masked
 from perceiver.tokens import Tokens
 
@@ -49,6 +50,8 @@ class Table(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)  # as its authors' code does
         self.channels = 2 * embedding_channels
+        self.position_channels = embedding_channels
+        self.content_channels = 1 + max(self.category_sizes, default=0)
 
     def forward(self, x: Mapping[str, Tensor], mask: Bool[Tensor, "batch"] | None = None) -> Tokens:
         """Rows -> Tokens on the grid `(n + k,)`, numbers first.
@@ -82,6 +85,23 @@ class Table(nn.Module):
             first = list(itertools.accumulate((0, *self.category_sizes[:-1])))
             content.append(self.embedding(ids + torch.tensor(first, dtype=ids.dtype, device=ids.device)))
         return Tokens(parts=(torch.cat(content, dim=1), self.bias[None]), mask=valid)
+
+    def content(self, x: Mapping[str, Tensor], mask: Bool[Tensor, "batch"] | None = None) -> Content:
+        """The number of each numeric column in channel 0; of categorical ones the shares of ids in the channels after it."""
+        some = next(part for name, part in x.items() if name != "present")
+        values = torch.zeros(len(some), self.num_columns, self.content_channels, device=some.device)
+        valid = torch.zeros_like(values, dtype=torch.bool)
+        if self.num_numbers:
+            values[:, : self.num_numbers, 0] = x["numbers"].to(values.dtype)
+            valid[:, : self.num_numbers, 0] = True
+        for column, size in enumerate(self.category_sizes):
+            place = self.num_numbers + column
+            ids = x["categories"][:, column].long().clamp(0, size - 1)
+            values[:, place, 1 : 1 + size] = torch.nn.functional.one_hot(ids, size).to(values.dtype)
+            valid[:, place, 1 : 1 + size] = True
+        if "present" in x:
+            valid &= x["present"][..., None]
+        return Content(values=values, valid=valid)
 
     def _check(self, x: Mapping[str, Tensor], mask: Tensor | None) -> int:
         """Keys, shapes and types of the input, in words; returns B."""

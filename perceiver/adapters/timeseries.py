@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from perceiver.adapters.content import Content
 from perceiver.masks import grid_mask, zero_masked
 from perceiver.positions import PositionEncoding, relative_time_coordinates, time_coordinates
 from perceiver.tokens import Tokens
@@ -46,6 +47,8 @@ class TimeSeries(nn.Module):
         self.step_seconds = step_seconds
         self.position = position
         self.channels = 2 * num_values + position.channels
+        self.position_channels = position.channels
+        self.content_channels = num_values
 
     def forward(self, x: Mapping[str, Tensor], mask: Bool[Tensor, "batch *time"] | None = None) -> Tokens:
         """Series -> Tokens on the grid `(T,)`.
@@ -86,6 +89,14 @@ class TimeSeries(nn.Module):
             values = zero_masked(values, present)
             presence = present.to(values.dtype)
         return Tokens(parts=(values, presence, *self.position((coordinates,))), mask=mask)
+
+    def content(self, x: Mapping[str, Tensor], mask: Bool[Tensor, "batch *time"] | None = None) -> Content:
+        """The values of each step, `(B, T, F)`, valid where they are present; its time stays known."""
+        return Content(values=x["values"], valid=x.get("present"))
+
+    def with_content(self, x: Mapping[str, Tensor], values: Float[Tensor, "batch time values"]) -> dict[str, Tensor]:
+        """The series with these values, all present."""
+        return {name: part for name, part in x.items() if name == "times"} | {"values": values}
 
     def _checked(
         self, x: Mapping[str, Tensor]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from perceiver.adapters.content import Content
 from perceiver.masks import grid_mask, patch_mask, zero_masked
 from perceiver.positions import PositionEncoding, grid_coordinates
 from perceiver.tokens import Tokens
@@ -54,6 +56,8 @@ class VideoPatches(nn.Module):
         raw = video_channels * self.patch[0] * self.patch[1] * self.patch[2]
         self.embed = nn.Identity() if embedding_channels is None else nn.Linear(raw, embedding_channels)
         self.channels = (raw if embedding_channels is None else embedding_channels) + position.channels
+        self.position_channels = position.channels
+        self.content_channels = raw
 
     def forward(self, x: Float[Tensor, "batch c t h w"], mask: Bool[Tensor, "..."] | None = None) -> Tokens:
         """Video -> Tokens on the grid (ceil(T / frames), ceil(H / rows), ceil(W / columns)).
@@ -67,23 +71,45 @@ class VideoPatches(nn.Module):
             TypeError: for integer values or a mask that is not boolean.
         """
         self._check(x)
-        frames, rows, columns = self.patch
         ragged = mask is not None and mask.ndim > 1
         mask = grid_mask(mask, batch=x.shape[0], grid=x.shape[2:], name="VideoPatches mask")
         if mask is not None:
             x = zero_masked(x, mask[:, None])
             mask = patch_mask(mask, self.patch)
+        patches = self._patches(x)
+        if isinstance(self.embed, nn.Linear):
+            patches = patches.to(self.embed.weight.dtype)
+        # Videos that are whole or absent fill the grid: their coordinates stay shared by the batch.
+        coordinates = grid_coordinates(patches.shape[1:4], mask=mask if ragged else None, device=x.device)
+        return Tokens(parts=(self.embed(patches), *self.position(coordinates)), mask=mask)
+
+    def content(self, x: Float[Tensor, "batch c t h w"], mask: Bool[Tensor, "..."] | None = None) -> Content:
+        """The values of each patch, `(B, *grid, C * frames * rows * columns)`; those beyond the edge are not valid."""
+        full = grid_mask(mask, batch=x.shape[0], grid=x.shape[2:], name="VideoPatches mask")
+        there = torch.ones_like(x, dtype=torch.bool) if full is None else full[:, None].expand(x.shape)
+        return Content(values=self._patches(x), valid=self._patches(there))
+
+    def with_content(
+        self, x: Float[Tensor, "batch c t h w"], values: Float[Tensor, "batch frames rows columns content"]
+    ) -> Tensor:
+        """The video of these patches."""
+        batch, *grid = values.shape[:4]
+        if self.channels_last:
+            split = values.reshape(batch, *grid, *self.patch, self.video_channels).permute(0, 7, 1, 4, 2, 5, 3, 6)
+        else:
+            split = values.reshape(batch, *grid, self.video_channels, *self.patch).permute(0, 4, 1, 5, 2, 6, 3, 7)
+        sizes = [count * size for count, size in zip(grid, self.patch, strict=True)]
+        return split.reshape(batch, self.video_channels, *sizes)[..., : x.shape[2], : x.shape[3], : x.shape[4]]
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """`(B, C, T, H, W)` -> `(B, *grid, values of a patch)`, filled up with zeros at the end."""
+        frames, rows, columns = self.patch
         x = F.pad(x, (0, -x.shape[4] % columns, 0, -x.shape[3] % rows, 0, -x.shape[2] % frames))
         batch, channels, length, height, width = x.shape
         grid = (length // frames, height // rows, width // columns)
         split = x.reshape(batch, channels, grid[0], frames, grid[1], rows, grid[2], columns)
-        order = (0, 2, 4, 6, 3, 5, 7, 1) if self.channels_last else (0, 2, 4, 6, 1, 3, 5, 7)
-        patches = split.permute(order).flatten(4)
-        if isinstance(self.embed, nn.Linear):
-            patches = patches.to(self.embed.weight.dtype)
-        # Videos that are whole or absent fill the grid: their coordinates stay shared by the batch.
-        coordinates = grid_coordinates(grid, mask=mask if ragged else None, device=x.device)
-        return Tokens(parts=(self.embed(patches), *self.position(coordinates)), mask=mask)
+        # channels_last: frames, rows, columns, channels; else channels first.
+        return split.permute((0, 2, 4, 6, 3, 5, 7, 1) if self.channels_last else (0, 2, 4, 6, 1, 3, 5, 7)).flatten(4)
 
     def _check(self, x: Tensor) -> None:
         """Shape and type of the input, in words."""

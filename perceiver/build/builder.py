@@ -141,9 +141,10 @@ class _Builder:
         fusion, channels = self._fusion(tree.get("fusion"), adapters)
         encoder = self.part(tree["encoder"], "model.encoder", wired={"token_channels": channels})
         latent_channels = _width(encoder, "latent_channels", "model.encoder")
-        wired = {"latent_channels": latent_channels}
-        if type(tree["head"]) is dict and _accepts(self._class(tree["head"], "model.head"), "token_channels"):
-            wired["token_channels"] = channels
+        wired: dict[str, Any] = {"latent_channels": latent_channels}
+        for name, value in {"token_channels": channels, "adapters": adapters}.items():
+            if type(tree["head"]) is dict and _accepts(self._class(tree["head"], "model.head"), name):
+                wired[name] = value
         head = self.part(tree["head"], "model.head", wired=wired)
         rest = {key: value for key, value in tree.items() if key not in ("adapters", "fusion", "encoder", "head")}
         built = {"adapters": adapters, "fusion": fusion, "encoder": encoder, "head": head, "spec": spec}

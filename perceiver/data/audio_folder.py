@@ -37,7 +37,7 @@ class AudioFolder(LabelledDataModule):
         split_seed: which of them; not the training seed.
         check_files: read the headers of all files before training, some ten thousand in a second from a local disk.
         augment: transforms of training batches by name; see `perceiver.data.collation.Augment`.
-        balanced_sampling: see `LabelledDataModule`.
+        balanced_sampling, num_labelled: see `LabelledDataModule`.
         needs_test: `prepare_data` demands the test split; False where it is not there and not asked for.
 
     Raises:
@@ -60,6 +60,7 @@ class AudioFolder(LabelledDataModule):
         check_files: bool = True,
         augment: Mapping[str, Augment | None] | None = None,
         balanced_sampling: bool = False,
+        num_labelled: int | None = None,
         needs_test: bool = True,
     ) -> None:
         super().__init__(
@@ -70,13 +71,14 @@ class AudioFolder(LabelledDataModule):
             num_workers=num_workers,
             augment=augment,
             balanced_sampling=balanced_sampling,
+            num_labelled=num_labelled,
+            split_seed=split_seed,
         )
         if not 0 < validation_fraction < 1:
             raise ValueError(f"data.validation_fraction: expected a share between 0 and 1, got {validation_fraction}.")
         self.root = Path(root)
         self.max_seconds = max_seconds
         self.validation_fraction = validation_fraction
-        self.split_seed = split_seed
         self.check_files = check_files
         self.needs_test = needs_test
 

@@ -35,7 +35,7 @@ class CIFAR10(ImageDataModule):
         validation_size: how many of the 50,000 training images are for validation.
         split_seed: which of them; not the training seed.
         augment: transform of training images, float in [0, 1]; see `perceiver.data.images.Images`.
-        balanced_sampling: see `ImageDataModule`.
+        balanced_sampling, num_labelled: see `ImageDataModule`.
         download: download the files that are absent, with their checksums verified. False: absent files are an error.
 
     Raises:
@@ -53,6 +53,7 @@ class CIFAR10(ImageDataModule):
         split_seed: int = 0,
         augment: Augment | None = None,
         balanced_sampling: bool = False,
+        num_labelled: int | None = None,
         download: bool = True,
     ) -> None:
         super().__init__(
@@ -62,6 +63,8 @@ class CIFAR10(ImageDataModule):
             num_workers=num_workers,
             augment=augment,
             balanced_sampling=balanced_sampling,
+            num_labelled=num_labelled,
+            split_seed=split_seed,
         )
         self.root = Path(root)
         self.files = CifarFiles(
@@ -75,7 +78,6 @@ class CIFAR10(ImageDataModule):
             ids="cifar10",
         )
         self.validation_size = validation_size
-        self.split_seed = split_seed
         self.download = download
 
     def prepare_data(self) -> None:
@@ -111,7 +113,7 @@ class CIFAR100(ImageDataModule):
         validation_size: how many of the 50,000 training images are for validation.
         split_seed: which of them; not the training seed.
         augment: transform of training images, float in [0, 1]; see `perceiver.data.images.Images`.
-        balanced_sampling: see `ImageDataModule`.
+        balanced_sampling, num_labelled: see `ImageDataModule`.
         download: download the files that are absent, with their checksums verified. False: absent files are an error.
 
     Raises:
@@ -129,6 +131,7 @@ class CIFAR100(ImageDataModule):
         split_seed: int = 0,
         augment: Augment | None = None,
         balanced_sampling: bool = False,
+        num_labelled: int | None = None,
         download: bool = True,
     ) -> None:
         super().__init__(
@@ -138,6 +141,8 @@ class CIFAR100(ImageDataModule):
             num_workers=num_workers,
             augment=augment,
             balanced_sampling=balanced_sampling,
+            num_labelled=num_labelled,
+            split_seed=split_seed,
         )
         self.root = Path(root)
         self.files = CifarFiles(
@@ -151,7 +156,6 @@ class CIFAR100(ImageDataModule):
             ids="cifar100",
         )
         self.validation_size = validation_size
-        self.split_seed = split_seed
         self.download = download
 
     def prepare_data(self) -> None:

@@ -32,7 +32,7 @@ class DigitPoints(LabelledDataModule):
         split_seed: which of them; not the training seed.
         max_points: sets of more points are thinned out at random, the same way in every epoch. None: never.
         augment: transforms of training batches by name; see `perceiver.data.collation.Augment`.
-        balanced_sampling: see `LabelledDataModule`.
+        balanced_sampling, num_labelled: see `LabelledDataModule`.
         download: download the files that are absent. False: absent files are an error.
 
     Raises:
@@ -50,6 +50,7 @@ class DigitPoints(LabelledDataModule):
         max_points: int | None = None,
         augment: Mapping[str, Augment | None] | None = None,
         balanced_sampling: bool = False,
+        num_labelled: int | None = None,
         download: bool = True,
     ) -> None:
         super().__init__(
@@ -60,6 +61,8 @@ class DigitPoints(LabelledDataModule):
             num_workers=num_workers,
             augment=augment,
             balanced_sampling=balanced_sampling,
+            num_labelled=num_labelled,
+            split_seed=split_seed,
         )
         if max_points is not None and max_points < 1:
             raise ValueError(f"data.max_points: expected 1 or more, or null, got {max_points}.")

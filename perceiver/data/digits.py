@@ -26,7 +26,7 @@ class Digits(ImageDataModule):
         test_size: images for the test.
         split_seed: which split; not the training seed.
         augment: transform of training images, float in [0, 1]; see `perceiver.data.images.Images`.
-        balanced_sampling: see `ImageDataModule`.
+        balanced_sampling, num_labelled: see `ImageDataModule`.
 
     Raises:
         ValueError: a size that leaves nothing for another split.
@@ -42,6 +42,7 @@ class Digits(ImageDataModule):
         split_seed: int = 0,
         augment: Augment | None = None,
         balanced_sampling: bool = False,
+        num_labelled: int | None = None,
     ) -> None:
         super().__init__(
             class_names=[str(digit) for digit in range(10)],
@@ -50,10 +51,11 @@ class Digits(ImageDataModule):
             num_workers=num_workers,
             augment=augment,
             balanced_sampling=balanced_sampling,
+            num_labelled=num_labelled,
+            split_seed=split_seed,
         )
         self.validation_size = validation_size
         self.test_size = test_size
-        self.split_seed = split_seed
 
     def read_training(self) -> tuple[LabelledImages, LabelledImages]:
         """1,257 and 180 images by default."""

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from perceiver.batch import Sample
 from perceiver.data.images import Augment, Images, ImageSource, collated
+from perceiver.data.labelled_subset import ImageSubset, labelled_subset
 from perceiver.data.loading import check_loading, check_stored, loader, training_loader
 from perceiver.predictions import classes_target
 
@@ -30,6 +31,9 @@ class ImageDataModule(LightningDataModule, ABC):
             its length. False: every image once.
         normalisation: (mean, standard deviation) of the channels, of pixels in [0, 1]; None measures them on the training
             split.
+        num_labelled: how many of the training split's images to train on, each class in proportion; None: all. Mean and
+            standard deviation are theirs. Validation and test stay as they are.
+        split_seed: which of them; not the training seed.
         crop_fraction: how images of other sizes become images of this size, see `perceiver.framing.Frame`; goes into the
             spec, so that prediction does the same. None: all images have the size.
     """
@@ -43,6 +47,8 @@ class ImageDataModule(LightningDataModule, ABC):
         num_workers: int,
         augment: Augment | None,
         balanced_sampling: bool = False,
+        num_labelled: int | None = None,
+        split_seed: int = 0,
         normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
         crop_fraction: float | None = None,
     ) -> None:
@@ -53,6 +59,8 @@ class ImageDataModule(LightningDataModule, ABC):
         self.num_workers = num_workers
         self.augment = augment
         self.balanced_sampling = balanced_sampling
+        self.num_labelled = num_labelled
+        self.split_seed = split_seed
         self.normalisation = normalisation
         self.crop_fraction = crop_fraction
         self._class_names = None if class_names is None else list(class_names)
@@ -104,6 +112,9 @@ class ImageDataModule(LightningDataModule, ABC):
     def _read_training(self) -> None:
         if self._training is None:
             self._training, self._validation = self.read_training()
+            if self.num_labelled is not None:
+                chosen = labelled_subset(self._training.labels, size=self.num_labelled, seed=self.split_seed)
+                self._training = ImageSubset(self._training, chosen)
         if self._spec is None:
             mean, deviation = self._normalisation(self._training)
             names = self.class_names

@@ -43,7 +43,7 @@ class ImageNet(ImageDataModule):
         validation_size: how many of the training images are for validation.
         split_seed: which of them; not the training seed.
         augment: transform of training images of size `size`, float in [0, 1]; see `perceiver.data.images.Images`.
-        balanced_sampling: see `ImageDataModule`.
+        balanced_sampling, num_labelled: see `ImageDataModule`.
         mean: of each channel, of pixels in [0, 1]; None measures it and `std` on the training images, at most 4,096 of them.
         std: standard deviation of each channel.
         needs_test: `prepare_data` demands `val`; False where it is not there and not asked for.
@@ -66,6 +66,7 @@ class ImageNet(ImageDataModule):
         split_seed: int = 0,
         augment: Augment | None = None,
         balanced_sampling: bool = False,
+        num_labelled: int | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         needs_test: bool = True,
@@ -77,6 +78,8 @@ class ImageNet(ImageDataModule):
             num_workers=num_workers,
             augment=augment,
             balanced_sampling=balanced_sampling,
+            num_labelled=num_labelled,
+            split_seed=split_seed,
             normalisation=both_or_neither(mean, std),
             crop_fraction=crop_fraction,
         )
@@ -84,7 +87,6 @@ class ImageNet(ImageDataModule):
         self.frame = Frame(size=size, crop_fraction=crop_fraction)
         self.train_crop = train_crop
         self.validation_size = validation_size
-        self.split_seed = split_seed
         self.needs_test = needs_test
         self._found: ImageFiles | None = None
 

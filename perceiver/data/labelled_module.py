@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from perceiver.batch import Sample
 from perceiver.data.collation import Augment, AugmentedCollate
+from perceiver.data.labelled_subset import SampleSubset, labelled_subset
 from perceiver.data.loading import check_loading, check_stored, loader, training_loader
 from perceiver.data.samples import Samples
 from perceiver.predictions import classes_target
@@ -28,6 +29,9 @@ class LabelledDataModule(LightningDataModule, ABC):
         augment: transforms of training batches, by name, in this order; see `perceiver.data.collation.Augment`.
         balanced_sampling: draw training samples with replacement, every class equally often on average; an epoch keeps its
             length. False: every sample once.
+        num_labelled: how many of the training split's samples to train on, each class in proportion; None: all. What the
+            spec says of the data is theirs. Validation and test stay as they are.
+        split_seed: which of them; not the training seed.
     """
 
     def __init__(
@@ -40,6 +44,8 @@ class LabelledDataModule(LightningDataModule, ABC):
         num_workers: int,
         augment: Mapping[str, Augment | None] | None,
         balanced_sampling: bool = False,
+        num_labelled: int | None = None,
+        split_seed: int = 0,
     ) -> None:
         super().__init__()
         check_loading(batch_size=batch_size, num_workers=num_workers)
@@ -50,6 +56,8 @@ class LabelledDataModule(LightningDataModule, ABC):
         self.num_workers = num_workers
         self.augment = augment
         self.balanced_sampling = balanced_sampling
+        self.num_labelled = num_labelled
+        self.split_seed = split_seed
         self._spec: dict[str, Any] | None = None
         self._training: Samples | None = None
         self._validation: Samples | None = None
@@ -77,6 +85,9 @@ class LabelledDataModule(LightningDataModule, ABC):
     def _read_training(self) -> None:
         if self._training is None:
             self._training, self._validation = self.read_training()
+            if self.num_labelled is not None:
+                chosen = labelled_subset(self._training.labels, size=self.num_labelled, seed=self.split_seed)
+                self._training = SampleSubset(self._training, chosen)
         assert self.class_names is not None
         if len(self.class_names) < 2:
             raise ValueError(f"{type(self).__name__}: expected two classes or more to tell apart, got {self.class_names}.")

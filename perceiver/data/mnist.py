@@ -40,7 +40,7 @@ class MNIST(ImageDataModule):
         validation_size: how many of the 60,000 training images are for validation.
         split_seed: which of them; not the training seed.
         augment: transform of training images, float in [0, 1]; see `perceiver.data.images.Images`.
-        balanced_sampling: see `ImageDataModule`.
+        balanced_sampling, num_labelled: see `ImageDataModule`.
         download: download the files that are absent. False: absent files are an error.
 
     Raises:
@@ -59,6 +59,7 @@ class MNIST(ImageDataModule):
         split_seed: int = 0,
         augment: Augment | None = None,
         balanced_sampling: bool = False,
+        num_labelled: int | None = None,
         download: bool = True,
     ) -> None:
         super().__init__(
@@ -68,11 +69,12 @@ class MNIST(ImageDataModule):
             num_workers=num_workers,
             augment=augment,
             balanced_sampling=balanced_sampling,
+            num_labelled=num_labelled,
+            split_seed=split_seed,
         )
         self.root = Path(root)
         self.files = IdxFiles(folder=self.root / "MNIST" / "raw", title="MNIST", ids="mnist")
         self.validation_size = validation_size
-        self.split_seed = split_seed
         self.download = download
 
     def prepare_data(self) -> None:

@@ -46,7 +46,7 @@ class ModelNet40(LabelledDataModule):
             takes workers. Validation and test are sampled once all the same.
         cache: the folder for the sampled points, 300 MB for the whole set. None: `ModelNet40/points` beside the meshes.
         augment: transforms of training batches by name; see `perceiver.data.collation.Augment`.
-        balanced_sampling: see `LabelledDataModule`.
+        balanced_sampling, num_labelled: see `LabelledDataModule`.
 
     Raises:
         FileNotFoundError: there is no such folder, or a split is empty.
@@ -68,6 +68,7 @@ class ModelNet40(LabelledDataModule):
         cache: str | os.PathLike[str] | None = None,
         augment: Mapping[str, Augment | None] | None = None,
         balanced_sampling: bool = False,
+        num_labelled: int | None = None,
     ) -> None:
         super().__init__(
             modality="points",
@@ -77,6 +78,8 @@ class ModelNet40(LabelledDataModule):
             num_workers=num_workers,
             augment=augment,
             balanced_sampling=balanced_sampling,
+            num_labelled=num_labelled,
+            split_seed=split_seed,
         )
         if num_points < 1:
             raise ValueError(f"data.num_points: expected 1 or more, got {num_points}.")
@@ -84,7 +87,6 @@ class ModelNet40(LabelledDataModule):
         self.cache = self.folder / "points" if cache is None else Path(cache)
         self.num_points = num_points
         self.validation_size = validation_size
-        self.split_seed = split_seed
         self.sample_seed = sample_seed
         self.sample_every_epoch = sample_every_epoch
 

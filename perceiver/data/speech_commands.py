@@ -37,7 +37,7 @@ class SpeechCommands(LabelledDataModule):
         batch_size: recordings per batch and process.
         num_workers: loader processes.
         augment: transforms of training batches by name; see `perceiver.data.collation.Augment`.
-        balanced_sampling: see `LabelledDataModule`.
+        balanced_sampling, num_labelled: see `LabelledDataModule`.
         download: download the recordings (2.3 GB, checked) if the folder is absent. False: that is an error.
 
     Raises:
@@ -54,6 +54,7 @@ class SpeechCommands(LabelledDataModule):
         num_workers: int = 0,
         augment: Mapping[str, Augment | None] | None = None,
         balanced_sampling: bool = False,
+        num_labelled: int | None = None,
         download: bool = True,
     ) -> None:
         super().__init__(
@@ -64,6 +65,7 @@ class SpeechCommands(LabelledDataModule):
             num_workers=num_workers,
             augment=augment,
             balanced_sampling=balanced_sampling,
+            num_labelled=num_labelled,
         )
         self.root = Path(root)
         self.folder = self.root / "SpeechCommands" / "speech_commands_v0.02"

@@ -66,7 +66,7 @@ class SpokenDigits(LabelledDataModule):
         held_out_speaker: all recordings of this speaker are the test split, and all of the other speakers are for training
             and validation. None: the official split, in which every speaker is in every split.
         augment: transforms of training batches by name; see `perceiver.data.collation.Augment`.
-        balanced_sampling: see `LabelledDataModule`.
+        balanced_sampling, num_labelled: see `LabelledDataModule`.
         download: download the recordings if files are absent. False: absent files are an error.
         url: where from, a tar archive with the recordings in a folder `recordings`.
 
@@ -88,6 +88,7 @@ class SpokenDigits(LabelledDataModule):
         held_out_speaker: str | None = None,
         augment: Mapping[str, Augment | None] | None = None,
         balanced_sampling: bool = False,
+        num_labelled: int | None = None,
         download: bool = True,
         url: str = ARCHIVE,
     ) -> None:
@@ -99,6 +100,8 @@ class SpokenDigits(LabelledDataModule):
             num_workers=num_workers,
             augment=augment,
             balanced_sampling=balanced_sampling,
+            num_labelled=num_labelled,
+            split_seed=split_seed,
         )
         if held_out_speaker is not None and held_out_speaker not in SPEAKERS:
             raise ValueError(
@@ -106,7 +109,6 @@ class SpokenDigits(LabelledDataModule):
             )
         self.folder = Path(root) / "free-spoken-digit-dataset" / "recordings"
         self.validation_size = validation_size
-        self.split_seed = split_seed
         self.held_out_speaker = held_out_speaker
         self.download = download
         self.url = url

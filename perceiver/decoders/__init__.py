@@ -9,6 +9,7 @@ from perceiver.decoders.decoder import Decoder
 from perceiver.decoders.multimodal import MultimodalDecoder
 from perceiver.decoders.queries import InputQueries, LearnedQueries, PositionalQueries, Queries
 from perceiver.decoders.query import QueryDecoder
+from perceiver.decoders.reconstruction import ReconstructionDecoder, TokenPositions
 from perceiver.decoders.tied_logits import TiedLogits
 
 __all__ = [
@@ -20,5 +21,7 @@ __all__ = [
     "PositionalQueries",
     "Queries",
     "QueryDecoder",
+    "ReconstructionDecoder",
     "TiedLogits",
+    "TokenPositions",
 ]

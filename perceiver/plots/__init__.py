@@ -4,6 +4,7 @@ from perceiver.plots.attention import AttentionMaps, Looks, look
 from perceiver.plots.attention_modalities import AttentionModalities
 from perceiver.plots.confusion import confusion_figure
 from perceiver.plots.drawings import AudioDrawing, Drawing, GridDrawing, ImageDrawing, PointDrawing, drawing_of
+from perceiver.plots.reconstruction import Reconstruction, Reconstructions, reconstruct
 from perceiver.plots.samples import SampleGrid
 
 __all__ = [
@@ -15,8 +16,11 @@ __all__ = [
     "ImageDrawing",
     "Looks",
     "PointDrawing",
+    "Reconstruction",
+    "Reconstructions",
     "SampleGrid",
     "confusion_figure",
     "drawing_of",
     "look",
+    "reconstruct",
 ]

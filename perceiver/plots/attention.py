@@ -216,8 +216,10 @@ def _overview(
                   for place in range(columns)]  # fmt: skip
         if target is not None and single.target is not None:
             with evaluating(model):
-                [comparison] = target.compare(model(single.inputs, single.masks), single.target)
-            title_sample(panels[0], comparison)
+                outputs = model(single.inputs, single.masks)
+            if isinstance(outputs, Tensor) and outputs.ndim == 2:  # else they are not about the target
+                [comparison] = target.compare(outputs, single.target)
+                title_sample(panels[0], comparison)
         x, mask = single.shown(name, facts)
         drawing.sample(panels[0], x, mask)
         maps = [(f"cross-attend {step + 1}\nall latents", looks.steps[step]) for step in steps]

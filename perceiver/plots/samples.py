@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from perceiver.batch import Batch
 from perceiver.model import Perceiver
@@ -56,7 +57,10 @@ class SampleGrid:
             for batch in batches:
                 if batch.target is None:
                     break
-                comparisons = target.compare(model(batch.inputs, batch.masks), batch.target)
+                outputs = model(batch.inputs, batch.masks)
+                if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+                    break  # they are not about the target
+                comparisons = target.compare(outputs, batch.target)
                 rows = list(singles([batch], modalities_of(model)))
                 chosen += zip(comparisons, rows, strict=True)
                 chosen.sort(key=lambda pair: (pair[0].correct is not False, -pair[0].loss))

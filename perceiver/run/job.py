@@ -25,6 +25,7 @@ from perceiver.run.embed import embed
 from perceiver.run.epoch_progress import EpochProgress
 from perceiver.run.errors import stopped
 from perceiver.run.figures import ConfusionFigures
+from perceiver.run.initialisation import Initialisation, with_stored_model
 from perceiver.run.interruption import OrderlyStop, until_interrupted
 from perceiver.run.last_checkpoint import LAST, PREVIOUS, LastCheckpoint
 from perceiver.run.launch import ranks_of_one_job, start_ranks_by_job
@@ -34,7 +35,7 @@ from perceiver.run.metrics_table import EarlierTable
 from perceiver.run.predict import predict
 from perceiver.run.random_state import RandomState
 from perceiver.run.regularisation import without_regularisation
-from perceiver.run.report import print_model, print_result
+from perceiver.run.report import print_line, print_model, print_result
 from perceiver.run.resume import (
     AUTO,
     CarryBest,
@@ -89,6 +90,8 @@ def run(config: DictConfig) -> float | None:
         raise ValueError(f"mode: expected fit, test, predict, embed or shard, got {config.mode!r}.")
     if config.mode not in ("fit", "shard") and config.ckpt_path is None:
         raise ValueError(f"mode={config.mode}: expected ckpt_path=RUN_DIR or ckpt_path=FILE, the checkpoint; got none.")
+    if config.mode == "fit" and config.get("init_model"):
+        config = with_stored_model(config)
     if not config.get("regularise", True):
         config = without_regularisation(config)
     with warnings.catch_warnings(), ranks_of_one_job():
@@ -100,6 +103,7 @@ def _fit(config: DictConfig) -> float | None:
     directory = Path(config.run_dir)
     resumed = find_resumed(config.ckpt_path, directory=directory)
     _check_unused(directory, resumed)
+    start = Initialisation.of(config)
     recipe = None if resumed is None else resumed.recipe
     if recipe is not None:
         _check_task(config, recipe)
@@ -126,9 +130,11 @@ def _fit(config: DictConfig) -> float | None:
         check_unfinished(resumed.file, plain["trainer"], may_be_finished=config.ckpt_path == AUTO)
         warn_of_changes(resumed.recipe, checkpoints.entry(plain, spec)["config"])
         callbacks.append(CarryBest(resumed=resumed.file))
+    started_from = None if start is None else start.apply(model)
+    callbacks += [] if start is None else start.callbacks()
     trainer = _trainer(plain, callbacks, stoppable=True)
     scaled = scale_learning_rate(plain, trainer)
-    task = _task({**plain, "optimizer": scaled.optimizer}, model, spec)
+    task = _task({**plain, "optimizer": scaled.optimizer}, model, spec, start)
     require_disk_space(directory, model)
     if trainer.is_global_zero:
         if resumed is not None:
@@ -136,6 +142,8 @@ def _fit(config: DictConfig) -> float | None:
         remove_leftovers(directory / "checkpoints")
         _continue_table(directory, trainer, resumed)
         _write_config(directory, plain)
+        if started_from is not None:
+            print_line(started_from)
         print_model(model, data.val_dataloader(), trainer.strategy.root_device, batches=scaled.explanation)
 
     started = time.monotonic()
@@ -228,12 +236,15 @@ def _check_task(config: DictConfig, recipe: checkpoints.Recipe) -> None:
         )
 
 
-def _task(plain: Mapping[str, Any], model: Perceiver, spec: Mapping[str, Any]) -> LightningModule:
+def _task(
+    plain: Mapping[str, Any], model: Perceiver, spec: Mapping[str, Any], start: Initialisation | None = None
+) -> LightningModule:
     """The training objective around the model. Partially applied first: Hydra must neither copy nor merge a model."""
     scheduler = plain.get("scheduler")
+    optimizer = instantiate(plain["optimizer"], _convert_="all")
     task: LightningModule = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(
         model=model,
-        optimizer=instantiate(plain["optimizer"], _convert_="all"),
+        optimizer=optimizer if start is None else start.optimizer(optimizer, model),
         scheduler=None if not scheduler else instantiate(scheduler, _convert_="all"),
         checkpoint=checkpoints.entry(plain, spec),
     )

@@ -54,6 +54,11 @@ def print_model(model: Perceiver, loader: Iterable[Batch], device: torch.device,
     console.print(f"Device: {device}" + (f"; {batches}" if batches else ""), soft_wrap=True)
 
 
+def print_line(text: str) -> None:
+    """Print one line as it is."""
+    _console().print(text, soft_wrap=True)
+
+
 def forward_flops(model: Perceiver, batch: Batch) -> int:
     """Floating-point operations of one forward pass over `batch`: see `FLOPS_NOTE` for what is counted."""
     # The mathematical form of attention consists of plain matrix products; CPU flash kernels have no formula in torch.

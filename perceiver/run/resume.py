@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import nn
+from torch import Tensor, nn
 
 from perceiver import checkpoints
 from perceiver.run.epoch_progress import KEY as EPOCH
@@ -167,19 +167,23 @@ def check_architecture(model: nn.Module, file: Path) -> None:
     """
     stored = _trainer_state(file)["state_dict"]
     own = {_PREFIX + name: tensor for name, tensor in model.state_dict().items()}
-    missing = [name for name in own if name not in stored]
-    extra = [name for name in stored if name.startswith(_PREFIX) and name not in own]
-    reshaped = [name for name in own if name in stored and own[name].shape != stored[name].shape]
-    problems = [
-        *_summary("differ in shape", reshaped, lambda n: f"checkpoint {_size(stored[n])}, model {_size(own[n])}"),
-        *_summary("are not in the checkpoint", missing, lambda n: f"model {_size(own[n])}"),
-        *_summary("are only in the checkpoint", extra, lambda n: f"checkpoint {_size(stored[n])}"),
-    ]
-    if problems:
+    if problems := differences(own, {name: stored[name] for name in stored if name.startswith(_PREFIX)}):
         raise ValueError(
             f"ckpt_path: {file} holds another architecture than the configured model: {'; '.join(problems)}. Continue it "
             "with the settings it was trained with (config.yaml in its run directory), or train anew without ckpt_path."
         )
+
+
+def differences(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> list[str]:
+    """What is missing, left over, or of another shape in a checkpoint's weights, summed up; empty where they fit."""
+    missing = [name for name in own if name not in stored]
+    extra = [name for name in stored if name not in own]
+    reshaped = [name for name in own if name in stored and own[name].shape != stored[name].shape]
+    return [
+        *_summary("differ in shape", reshaped, lambda n: f"checkpoint {_size(stored[n])}, model {_size(own[n])}"),
+        *_summary("are not in the checkpoint", missing, lambda n: f"model {_size(own[n])}"),
+        *_summary("are only in the checkpoint", extra, lambda n: f"checkpoint {_size(stored[n])}"),
+    ]
 
 
 def check_unfinished(file: Path, trainer: Mapping[str, Any], *, may_be_finished: bool = False) -> None:
@@ -250,5 +254,5 @@ def _summary(what: str, names: Sequence[str], describe: Callable[[str], str]) ->
     return [f"{len(names)} parameters {what}: {listed}{more}"]
 
 
-def _size(tensor: torch.Tensor) -> str:
+def _size(tensor: Tensor) -> str:
     return "x".join(str(size) for size in tensor.shape) or "scalar"

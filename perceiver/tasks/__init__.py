@@ -1,7 +1,8 @@
 """Training objectives: one LightningModule each, with the model as an argument, and what they share."""
 
 from perceiver.tasks.classification import ClassificationTask
+from perceiver.tasks.masked_autoencoding import MaskedAutoencodingTask
 from perceiver.tasks.multilabel import MultilabelTask
 from perceiver.tasks.regression import RegressionTask
 
-__all__ = ["ClassificationTask", "MultilabelTask", "RegressionTask"]
+__all__ = ["ClassificationTask", "MaskedAutoencodingTask", "MultilabelTask", "RegressionTask"]

@@ -1,0 +1,44 @@
+"""What adapters can have besides `forward`, so that what their tokens hold can be hidden and reconstructed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Content:
+    """What each token holds, in the raw input's own values, before anything learned.
+
+    Args:
+        values: `(B, *grid, c)`; anything where it is not valid.
+        valid: the same shape, True where there is a value; None: everywhere that the token is valid.
+    """
+
+    values: Float[Tensor, "batch *grid channels"]
+    valid: Bool[Tensor, "batch *grid channels"] | None = None
+
+
+@runtime_checkable
+class Reconstructible(Protocol):
+    """An adapter whose tokens can be hidden one by one: each is made of its own content and of its position alone.
+
+    Its parts are those of the content first, then those of the position, which stay known when the content is hidden.
+    Adapters may also have `with_content(x, values)`, the inverse of `content` for drawing: the raw input with other values.
+
+    Attributes:
+        channels: of its tokens.
+        position_channels: of the parts that do not depend on the content.
+        content_channels: c of `content`; 0 if tokens are nothing but positions.
+    """
+
+    channels: int
+    position_channels: int
+    content_channels: int
+
+    def content(self, x: Any, mask: Tensor | None = None) -> Content:
+        """Raw input and mask, as `forward` takes them -> what its tokens hold."""
+        ...

@@ -1,0 +1,177 @@
+"""Reconstruction of what tokens hold, from latents and the tokens' own positions: the decoder of masked autoencoders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from perceiver.adapters.content import Reconstructible
+from perceiver.attention import CrossAttend
+from perceiver.attention.projection import lecun_linear
+from perceiver.decoders.cross_attend import check_chunk_size, decode
+from perceiver.decoders.decoder import Decoder
+from perceiver.tokens import Tokens
+
+
+class TokenPositions(nn.Module):
+    """Queries from the positions of a modality's tokens: their last parts, mapped linearly to E channels.
+
+    What tokens hold is not in them, and neither is which of them are masked.
+
+    Args:
+        modality: whose.
+        position_channels: of those parts together, the padding that fusion appends included.
+        channels: E.
+    """
+
+    def __init__(self, *, modality: str, position_channels: int, channels: int) -> None:
+        super().__init__()
+        self.channels: int | None = channels
+        self.modality = modality
+        self.position_channels = position_channels
+        self.project = lecun_linear(position_channels, channels)
+
+    def forward(self, tokens: Mapping[str, Tokens]) -> Tokens:
+        """Fused tokens -> queries `(B or 1, *grid, E)`.
+
+        Raises:
+            ValueError: the modality is absent, or no number of its last parts has `position_channels` channels.
+        """
+        if self.modality not in tokens:
+            raise ValueError(f"TokenPositions: expected tokens of {self.modality!r}, got those of {sorted(tokens)}.")
+        block = tokens[self.modality]
+        parts: list[Tensor] = []
+        while sum(part.shape[-1] for part in parts) < self.position_channels and len(parts) < len(block.parts):
+            parts.insert(0, block.parts[len(block.parts) - 1 - len(parts)])
+        if sum(part.shape[-1] for part in parts) != self.position_channels:
+            raise ValueError(
+                f"TokenPositions: expected the last parts of {self.modality!r} to hold its position in "
+                f"{self.position_channels} channels, got {[tuple(part.shape) for part in block.parts]}. Was the decoder "
+                "built for this adapter?"
+            )
+        positions = Tokens(parts=tuple(parts))
+        mapped = self.project(positions.dense().to(self.project.weight.dtype))
+        spread = mapped.reshape(mapped.shape[0], *positions.grid, -1)
+        return Tokens(parts=(spread.expand(-1, *block.grid, -1),))
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        return f"modality={self.modality!r}, position_channels={self.position_channels}"
+
+
+class ReconstructionDecoder(Decoder):
+    """The position of each token reads the latents; a linear map for each modality makes the token's content of it.
+
+    He et al. 2021 (arXiv:2111.06377) reconstruct what their encoder did not see with a transformer over all tokens; here, as
+    in Perceiver IO, one cross-attend does, and its cost grows with the tokens that are asked for only.
+
+    Args:
+        latent_channels: D.
+        token_channels: C of the fused tokens.
+        adapters: of the model; those that are `perceiver.adapters.Reconstructible` are reconstructed.
+        modalities: only these of them; None: all.
+        query_channels: E; None takes `latent_channels`.
+        num_heads: attention heads.
+        widening: hidden channels of the feed-forward layer per channel.
+        chunk_size: queries at a time, see `decode`.
+        dropout: probability of dropping a channel before each residual in training.
+
+    Raises:
+        ValueError: nothing can be reconstructed; says why.
+    """
+
+    def __init__(
+        self,
+        *,
+        latent_channels: int,
+        token_channels: int,
+        adapters: Mapping[str, nn.Module],
+        modalities: Sequence[str] | None = None,
+        query_channels: int | None = None,
+        num_heads: int = 4,
+        widening: int = 1,
+        chunk_size: int = 16384,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_chunk_size(chunk_size, owner="ReconstructionDecoder")
+        channels = latent_channels if query_channels is None else query_channels
+        self.chunk_size = chunk_size
+        self.content_channels: dict[str, int] = {}
+        self.queries = nn.ModuleDict()
+        self.outputs = nn.ModuleDict()
+        for name in _reconstructed(adapters, modalities):
+            adapter = adapters[name]
+            assert isinstance(adapter, Reconstructible)
+            self.content_channels[name] = adapter.content_channels
+            self.queries[name] = TokenPositions(
+                modality=name,
+                position_channels=adapter.position_channels + token_channels - adapter.channels,
+                channels=channels,
+            )
+            self.outputs[name] = lecun_linear(channels, adapter.content_channels)
+        self.cross_attend = CrossAttend(
+            query_channels=channels,
+            token_channels=latent_channels,
+            num_heads=num_heads,
+            qk_channels=channels,
+            widening=widening,
+            dropout=dropout,
+            attention="dense",
+        )
+
+    def forward(
+        self,
+        latents: Float[Tensor, "batch latents channels"],
+        *,
+        tokens: Mapping[str, Tokens] | None = None,
+        adapters: Mapping[str, nn.Module] | nn.ModuleDict | None = None,
+        index: Mapping[str, Tensor | None] | None = None,
+        mask: Mapping[str, Tensor | None] | None = None,
+    ) -> dict[str, Float[Tensor, "batch *grid content"]]:
+        """Latents and tokens -> by modality that is there, `(B, *grid, c)`, or `(B, k, c)` where it has an index.
+
+        What stands in the tokens' content does not matter. See `Decoder` and `decode`.
+
+        Raises:
+            ValueError: without tokens, or for an index or mask of a modality that is not there.
+        """
+        index, mask, tokens = index or {}, mask or {}, tokens or {}
+        there = [name for name in self.queries if name in tokens]
+        if not there or (set(index) | set(mask)) - set(there):
+            raise ValueError(
+                f"ReconstructionDecoder: expected tokens of some of {sorted(self.queries)}, and an index or mask for these "
+                f"only; got tokens {sorted(tokens)}, index {sorted(index)}, mask {sorted(mask)}."
+            )
+        # Data-parallel training waits for every parameter: those of absent modalities get zeros.
+        for name in set(self.queries) - set(there):
+            for parameter in [*self.queries[name].parameters(), *self.outputs[name].parameters()]:
+                latents = latents + parameter.flatten()[:0].sum().to(latents.dtype)
+        return {
+            name: decode(
+                self.cross_attend,
+                self.queries[name](tokens),
+                latents,
+                output=self.outputs[name],
+                chunk_size=self.chunk_size,
+                index=index.get(name),
+                mask=mask.get(name),
+            )
+            for name in there
+        }
+
+
+def _reconstructed(adapters: Mapping[str, nn.Module], modalities: Sequence[str] | None) -> list[str]:
+    """Which modalities, in sorted order; ValueError where one that is asked for, or all, cannot be."""
+    able = [name for name, one in adapters.items() if isinstance(one, Reconstructible) and one.content_channels > 0]
+    wanted = able if modalities is None else list(modalities)
+    if not wanted or set(wanted) - set(able):
+        classes = {name: type(one).__name__ for name, one in sorted(adapters.items())}
+        raise ValueError(
+            "ReconstructionDecoder: expected adapters with content to reconstruct (perceiver.adapters.Reconstructible) for "
+            f"{wanted or 'at least one modality'}, got {classes}. Tokens of a convolutional stem overlap, and bare points "
+            "have nothing but positions; text has a task of its own, masked_language."
+        )
+    return sorted(wanted)
