@@ -28,7 +28,7 @@ JOB, BEST = "job.json", "best.json"
 _OF_SWEEPS = ("hparams_search", "cluster")
 
 
-class BestJob(Callback):  # type: ignore[misc]  # Hydra's class is untyped
+class BestJob(Callback):
     """Prints the best job of a sweep and writes `best.json` to its directory: value, parameters, command line.
 
     Jobs are compared by what they return, the metric of `callbacks.best.monitor` on validation data, in the direction of
@@ -87,7 +87,7 @@ class BestJob(Callback):  # type: ignore[misc]  # Hydra's class is untyped
 
 
 def best_of(jobs: Sequence[Mapping[str, Any]], *, mode: str) -> Mapping[str, Any] | None:
-    """The job with the greatest value, or with the smallest (`mode="min"`), the first of equals; None if none has a value."""
+    """The job with the greatest value, or the smallest (`mode="min"`), the first of equals; None if none has a value."""
     sign = -1.0 if mode == "min" else 1.0
     return max((job for job in jobs if job["value"] is not None), key=lambda job: sign * job["value"], default=None)
 

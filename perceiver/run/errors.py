@@ -85,8 +85,8 @@ def one_line(error: BaseException) -> str:
         return extra
     if isinstance(error, ValueError) and str(error) == "No trials are completed yet.":  # Optuna's, after the last trial
         return (
-            "all trials of the search failed: their errors stand above, and in error.log of each one's directory. Try one alone, "
-            "without hparams_search, and search anew."
+            "all trials of the search failed: their errors stand above, and in error.log of each one's directory. Try one "
+            "alone, without hparams_search, and search anew."
         )
     if isinstance(error, OSError) and error.errno in FULL and not isinstance(error, DiskFullError):
         place = error.filename or "a file of the run directory"

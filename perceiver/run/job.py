@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import WeightAveraging
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from perceiver import checkpoints
@@ -40,6 +41,7 @@ _KNOWN_NOTICES = (
     r"You requested to overfit but enabled train dataloader shuffling.*",
     r"You have overridden `on_before_batch_transfer` in `LightningModule`.*",
     r"The number of training batches .* is smaller than the logging interval.*",
+    r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint need to be provided.*WeightAveraging.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
 )
 
@@ -127,6 +129,8 @@ def _fit(config: DictConfig) -> float | None:
             raise ValueError(
                 "test=true: there is no checkpoint to test; keep callbacks.best or callbacks.last, or set test=false."
             )
+        # It would put the weights that are not averaged in place of the averaged ones, as a resumed training needs them.
+        trainer.callbacks = [one for one in trainer.callbacks if not isinstance(one, WeightAveraging)]
         until_interrupted(
             trainer,
             lambda: trainer.test(task, datamodule=data, ckpt_path=chosen, verbose=False),
