@@ -130,7 +130,7 @@ def _fit(config: DictConfig) -> float | None:
                 "test=true: there is no checkpoint to test; keep callbacks.best or callbacks.last, or set test=false."
             )
         # It would put the weights that are not averaged in place of the averaged ones, as a resumed training needs them.
-        trainer.callbacks = [one for one in trainer.callbacks if not isinstance(one, WeightAveraging)]
+        trainer.callbacks = [one for one in trainer.callbacks if not isinstance(one, WeightAveraging)]  # type: ignore[attr-defined]
         until_interrupted(
             trainer,
             lambda: trainer.test(task, datamodule=data, ckpt_path=chosen, verbose=False),
