@@ -16,7 +16,7 @@ import torch
 
 from perceiver.attention.dense import dense_attention
 
-SCRIPTS = ("measure", "dense_reference", "contenders", "peers", "attention", "sweep", "plot", "cores")
+SCRIPTS = ("measure", "dense_reference", "contenders", "peers", "attention", "sweep", "plot", "cores", "scaling_estimate")
 
 
 @pytest.fixture
@@ -310,3 +310,13 @@ def test_added_peak_sees_what_a_sampling_thread_sees_below_an_earlier_peak(load:
     thread.join()
     assert added == pytest.approx(160, abs=4)
     assert (max(resident) - before[0]) / 2**10 == pytest.approx(added, abs=4)
+
+
+# ---- the estimate of large trainings
+
+
+def test_ring_all_reduce_moves_what_a_simulated_ring_moves(load: Any) -> None:
+    """n - 1 steps of adding and n - 1 of handing on, each with one nth of the bytes."""
+    devices, size, bandwidth = 8, 1000.0, 10.0
+    sent = sum(size / devices for _ in range(2 * (devices - 1)))
+    assert load("scaling_estimate").ring_all_reduce(size, devices, bandwidth) == pytest.approx(sent / bandwidth)

@@ -224,6 +224,31 @@ def test_callbacks(name: str) -> None:
     assert len(callbacks) == (8 if name == "early_stopping" else 7)
 
 
+@pytest.mark.parametrize("name", GROUPS["averaging"])
+def test_averaging(name: str) -> None:
+    config = composed(f"averaging={name}")
+    assert isinstance(instantiate(config.callbacks.averaging, _convert_="all"), Callback)
+    assert set(config.callbacks) > {"best", "last", "averaging"}
+
+
+def test_searches_and_clusters() -> None:
+    """Choices of Hydra's own groups: the direction and the tasks of a node follow from what is set elsewhere."""
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs pip install -e '.[sweep,cluster]'")
+
+    def hydra(*overrides: str) -> DictConfig:
+        config = compose("train", overrides=["run_dir=nowhere", *overrides], return_hydra_config=True)
+        assert isinstance(config.hydra, DictConfig)
+        return config.hydra
+
+    assert GROUPS["hparams_search"] == ["optuna"]
+    assert GROUPS["cluster"] == ["joblib", "slurm"]
+    sweeper = hydra("hparams_search=optuna", "callbacks.best.mode=min", "seed=7").sweeper
+    assert (sweeper.direction, sweeper.sampler.seed, sweeper.n_jobs) == ("minimize", 7, 1)
+    assert hydra("hparams_search=optuna", "cluster=joblib", "hydra.launcher.n_jobs=3").sweeper.n_jobs == 3
+    launcher = hydra("cluster=slurm", "trainer.devices=4", "trainer.num_nodes=2").launcher
+    assert (launcher.nodes, launcher.tasks_per_node, launcher.gpus_per_node) == (2, 4, 4)
+
+
 @pytest.mark.parametrize("name", GROUPS["logger"])
 def test_loggers(name: str, tmp_path: Path) -> None:
     config = composed(f"logger={name}", f"run_dir={tmp_path}")

@@ -1,8 +1,8 @@
 """Modality adapters: raw tensors in, `Tokens` out. One file per modality; write your own the same way."""
 
 from perceiver.adapters.audio import LogMel, LogMelBins, LogMelFrames, WaveformFrames
-from perceiver.adapters.frames import FrameSurroundings
 from perceiver.adapters.content import Content, Reconstructible
+from perceiver.adapters.frames import FrameSurroundings
 from perceiver.adapters.image import ImageConvStem, ImagePatches, ImagePixels
 from perceiver.adapters.points import Points
 from perceiver.adapters.spectrum_masking import SpectrumMasking

@@ -30,6 +30,15 @@ _SELF_EXPLANATORY = (ValueError, OSError, FloatingPointError, RankDiedError, Hyd
 
 _LONGEST = 600  # characters of a message that is no sentence of this package; all of it is in the traceback
 
+# Sweepers and launchers that come with an extra of this package, by their place in the configuration.
+_EXTRAS = {
+    "hydra/sweeper/optuna": "sweep",
+    "hydra/sweeper/sampler": "sweep",
+    "hydra/launcher/joblib": "cluster",
+    "hydra/launcher/submitit_local": "cluster",
+    "hydra/launcher/submitit_slurm": "cluster",
+}
+
 FULL_ERROR = "PERCEIVER_FULL_ERROR"
 """The user's HYDRA_FULL_ERROR; the variable itself is always 1 while a job runs, see `perceiver.run.main`."""
 
@@ -90,6 +99,13 @@ def one_line(error: BaseException) -> str:
         place = f" (at {unknown.group(2)})" if unknown.group(2) else ""
         return f"_target_={unknown.group(1)}{place}: there is no such class or function; check the name and its package."
     error = _innermost(error)
+    if extra := _missing_extra(error):
+        return extra
+    if isinstance(error, ValueError) and str(error) == "No trials are completed yet.":  # Optuna's, after the last trial
+        return (
+            "all trials of the search failed: their errors stand above, and in error.log of each one's directory. Try one "
+            "alone, without hparams_search, and search anew."
+        )
     if isinstance(error, OSError) and error.errno in FULL and not isinstance(error, DiskFullError):
         place = error.filename or "a file of the run directory"
         return f"no space left on the device while writing {place}; free some, or set hydra.run.dir=DIR on another disk."
@@ -116,6 +132,18 @@ def suggestion(message: str, conf: Path) -> str:
     if key := re.search(r"Could not override '([\w./@-]+)'", message):
         close = difflib.get_close_matches(key.group(1), _known_keys(conf), n=1, cutoff=0.75)
         return f"Did you mean {close[0]}?" if close else ""
+    return ""
+
+
+def _missing_extra(error: BaseException) -> str:
+    """What to install, if a message says that a sweeper or launcher was not found that an extra brings, else nothing."""
+    if isinstance(error, HydraException):
+        for place, extra in _EXTRAS.items():
+            if f"'{place}" in str(error) and re.search(r"Could not (find|override|load)", str(error)):
+                return (
+                    f"{place}: this sweeper or launcher is not installed; it comes with the extra '{extra}': "
+                    f"pip install 'perceiver-multimodal[{extra}]' (in a clone: pip install -e '.[{extra}]')."
+                )
     return ""
 
 

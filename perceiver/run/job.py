@@ -13,6 +13,7 @@ import torch
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import WeightAveraging
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from perceiver import checkpoints
@@ -61,6 +62,7 @@ _KNOWN_NOTICES = (
     r"You have overridden `on_before_batch_transfer` in `LightningModule`.*",
     r"Using `DistributedSampler` with the dataloaders.*",  # tasks leave out what it repeats
     r"The number of training batches .* is smaller than the logging interval.*",
+    r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint need to be provided.*WeightAveraging.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
 )
 
@@ -177,6 +179,8 @@ def _fit(config: DictConfig) -> float | None:
             raise ValueError(
                 "test=true: there is no checkpoint to test; keep callbacks.best or callbacks.last, or set test=false."
             )
+        # It would put the weights that are not averaged in place of the averaged ones, as a resumed training needs them.
+        trainer.callbacks = [one for one in trainer.callbacks if not isinstance(one, WeightAveraging)]  # type: ignore[attr-defined]
         until_interrupted(
             trainer,
             lambda: trainer.test(task, datamodule=data, ckpt_path=chosen, verbose=False),

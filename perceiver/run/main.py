@@ -41,6 +41,7 @@ def job(config: DictConfig) -> float | None:
     Returns:
         The validation metric of the best epoch, for sweepers; None if there was no validation.
     """
+    register_resolvers()  # launchers run jobs in processes that have not come through `main`
     directory = Path(config.run_dir)
     try:
         # Imported here: Lightning takes seconds, and `--help` or a mistyped override should not.

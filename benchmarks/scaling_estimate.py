@@ -1,0 +1,112 @@
+"""An ESTIMATE of ImageNet-scale training on several GPUs: communication against compute per step, arithmetic shown.
+
+Measured, in this process: parameters of the recipe's model, bytes of its gradients, floating-point operations of a forward
+pass (counted on shapes, of dense attention, as the papers count). Taken from makers' data sheets: peak operations and link
+bandwidths. Assumed, and said so: the share of the peak that is reached. Nothing here was run on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from perceiver.batch import Batch
+from perceiver.build import build_model
+from perceiver.run.config import register_resolvers, resolve
+from perceiver.run.report import forward_flops
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+TRAINING_IMAGES = 1_281_167 - 10_000  # the recipes keep 10,000 for validation
+IMAGE = {"kind": "image", "shape": [3, 224, 224], "mean": [0.0] * 3, "std": [1.0] * 3, "range": [0, 255]}
+SPEC: dict[str, Any] = {
+    "modalities": {"image": IMAGE},
+    "target": {"kind": "classes", "names": [str(number) for number in range(1000)]},
+    "num_classes": 1000,
+}
+
+
+@dataclass(frozen=True)
+class Device:
+    """Peak operations per second (dense bfloat16) and bytes per second of the link in one direction."""
+
+    name: str
+    peak: float
+    link: float
+    source: str
+
+
+DEVICES = (
+    Device("A100 SXM", 312e12, 300e9, "NVIDIA A100 data sheet: 312 TFLOPS BF16; NVLink 600 GB/s, both directions together"),
+    Device("H100 SXM", 989e12, 450e9, "NVIDIA H100 data sheet: 989 TFLOPS BF16 dense; NVLink 900 GB/s, both directions"),
+)
+INFINIBAND = 50e9  # NDR, 400 Gb/s per port (NVIDIA Quantum-2 data sheet)
+
+
+def ring_all_reduce(gradient_bytes: float, devices: int, bandwidth: float) -> float:
+    """Seconds: every device sends (and receives) 2 (n - 1) / n of the bytes over its own link."""
+    return 2 * (devices - 1) / devices * gradient_bytes / bandwidth
+
+
+def measure(experiment: str) -> tuple[int, int, int, int]:
+    """Parameters, forward operations of one image, images of a step and epochs of a recipe."""
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", overrides=[f"experiment={experiment}", "run_dir=none", "model.encoder.attention=dense"])
+        plain = resolve(config, SPEC)
+        model = build_model(plain["model"], spec=SPEC).eval()
+        with FakeTensorMode(allow_non_fake_inputs=True):  # shapes, no numbers
+            batch = Batch(inputs={"image": torch.empty(1, 3, 224, 224)}, masks={}, target=None, ids=["0"])
+            flops = forward_flops(model, batch)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return parameters, flops, 8 * int(plain["data"]["batch_size"]), int(plain["trainer"]["max_epochs"])
+
+
+def estimate(experiment: str, *, devices: int, utilisation: float) -> None:
+    """Print the arithmetic for one recipe."""
+    parameters, flops, images, epochs = measure(experiment)
+    gradient = 4 * parameters
+    step_flops = 3 * flops * images / devices
+    steps = TRAINING_IMAGES // images
+    print(f"\nESTIMATE, not a measurement: experiment={experiment} on {devices} GPUs")
+    print(f"  parameters (counted)                {parameters:,}")
+    print(f"  gradients, float32                  4 x {parameters:,} = {gradient / 1e6:.1f} MB")
+    print(f"  forward, one image (counted)        {flops / 1e9:.1f} GFLOP, dense attention")
+    total = f"3 x {flops / 1e9:.1f} GFLOP x {images} / {devices} images = {step_flops / 1e12:.1f} TFLOP"
+    print(f"  step, one GPU, forward and backward {total}")
+    print(f"  steps of an epoch                   {TRAINING_IMAGES:,} / {images} = {steps:,}")
+    for device in DEVICES:
+        compute = step_flops / (utilisation * device.peak)
+        print(f"  {device.name}  ({device.source})")
+        reached = f"({utilisation:.0%} x {device.peak / 1e12:.0f} TFLOP/s)"
+        print(f"    compute       {step_flops / 1e12:.1f} TFLOP / {reached} = {1e3 * compute:.0f} ms")
+        for link, bandwidth in (("NVLink", device.link), ("InfiniBand NDR, one port for each GPU", INFINIBAND)):
+            seconds = ring_all_reduce(gradient, devices, bandwidth)
+            print(
+                f"    all-reduce    2 x {devices - 1}/{devices} x {gradient / 1e6:.1f} MB / {bandwidth / 1e9:.0f} GB/s = "
+                f"{1e3 * seconds:.2f} ms over {link}: {seconds / compute:.2%} of compute, and it overlaps the backward pass"
+            )
+        slowest = compute + ring_all_reduce(gradient, devices, device.link)
+        print(f"    epoch         {steps:,} x {1e3 * slowest:.0f} ms = {steps * slowest / 60:.1f} min, nothing overlapped")
+        print(f"    {epochs} epochs    {epochs * steps * slowest / 3600:.1f} h; loading and decoding must keep up with "
+              f"{images / slowest:,.0f} images/s")  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Estimate the recipes of the published ImageNet models."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiments", nargs="+", default=["imagenet_perceiver_io", "imagenet_perceiver"])
+    parser.add_argument("--devices", type=int, default=8)
+    parser.add_argument("--utilisation", type=float, default=0.3, help="share of the peak reached: an assumption")
+    chosen = parser.parse_args(arguments)
+    for experiment in chosen.experiments:
+        estimate(experiment, devices=chosen.devices, utilisation=chosen.utilisation)
+
+
+if __name__ == "__main__":
+    main()
