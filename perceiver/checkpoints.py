@@ -129,7 +129,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     file = find(path)
     content = _load_plain(file)
-    _recipe(content, file)
+    recipe_of(content, file)
     return _state(content, file)
 
 
