@@ -14,6 +14,7 @@ SMALL = (
     "~data.split_seed",
     "~data.augment",
     "~data.balanced_sampling",
+    "data.num_labelled=0",  # Hydra deletes no nulls
     "~data.num_labelled",
     "model.encoder.num_latents=8",
     "model.encoder.latent_channels=32",

@@ -102,7 +102,7 @@ def curve(names: tuple[str, ...], strategy: str) -> list[float]:
         gradient_clip_val=1.0,
         callbacks=[losses],
     )
-    optimizer = partial(torch.optim.AdamW, lr=3e-3)
+    optimizer = partial(torch.optim.AdamW, lr=1e-3)
     task = ClassificationTask(model=model(names), optimizer=optimizer, scheduler=None, num_classes=10)
     data = batches(names, rank=trainer.global_rank, processes=processes)
     trainer.fit(task, DataLoader(data, batch_size=None))  # type: ignore[arg-type]

@@ -149,7 +149,7 @@ def test_a_sweep_of_four_jobs_in_two_processes_each(repository: Path, tmp_path: 
     quick = ("trainer=ddp", *TWO, "trainer.limit_train_batches=2", "test=false", "logger=none")
     done = train(repository, "-m", *SMALL, *quick, "seed=0,1,2,3", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in (tmp_path / "sweep").iterdir()) == ["0", "1", "2", "3", "multirun.yaml"]
+    assert sorted(path.name for path in (tmp_path / "sweep").iterdir()) == ["0", "1", "2", "3", "best.json", "multirun.yaml"]
     assert len(list(tmp_path.rglob("metrics.json"))) == 4
     assert len(list(tmp_path.rglob("last.ckpt"))) == 4
     seeds = [json.loads((tmp_path / "sweep" / str(job) / "metrics.json").read_text())["val/loss"] for job in range(4)]

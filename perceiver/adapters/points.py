@@ -34,7 +34,8 @@ class Points(nn.Module):
         if not 1 <= num_coordinates <= point_channels:
             raise ValueError(
                 "Points: expected 1 <= num_coordinates <= point_channels (coordinates and features), "
-                f"got num_coordinates={num_coordinates}, point_channels={point_channels}."
+                f"got num_coordinates={num_coordinates}, point_channels={point_channels}. "
+                "Points in a plane have two coordinates (adapter points_plane)."
             )
         if not (math.isfinite(scale) and scale > 0):
             raise ValueError(f"Points.scale: expected a positive number, got {scale}.")

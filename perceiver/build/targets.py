@@ -25,6 +25,9 @@ ALLOWED = ("perceiver", "torch.nn.modules")
 """Packages whose modules every checkpoint may name. torch.nn's layers live in torch.nn.modules; what else lies
 under torch.nn (process groups, quantisation) is no part of a model description."""
 
+MOVED = {"perceiver.decoders.ClassificationDecoder": "perceiver.decoders.classification.ClassificationDecoder"}
+"""Classes by the spelling that older checkpoints have for them."""
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+", re.ASCII)
 _MAX_LENGTH = 300
 
@@ -84,6 +87,7 @@ def resolve_trusted(target: object, *, trust: Sequence[str], path: str) -> type[
     Raises TargetError; nothing was called then, and nothing outside the allowed packages imported.
     """
     name = check_allowed(target, trust=trust, path=path)
+    name = MOVED.get(name, name)
     cls = _module_class(_lookup(name, path), name, path)
     if spelling(cls) != name:
         raise TargetError(

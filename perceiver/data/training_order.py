@@ -180,11 +180,12 @@ class TrainingLoader(DataLoader[Sample]):
 def training_order(samples: Any, *, module: LightningDataModule, weights: Tensor | None = None) -> TrainingOrder:
     """The order of a data module's training samples.
 
-    Its seed is Lightning's `seed_everything` where there is a trainer, as of all processes, else torch's initial seed.
+    Its seed is Lightning's `seed_everything` where there is a trainer, as of all processes; else it is drawn from torch's
+    generator, as a plain shuffling loader's.
     """
     trainer = getattr(module, "trainer", None)
     if not isinstance(trainer, Trainer):
-        return TrainingOrder(size=len(samples), seed=torch.initial_seed() % 2**63, weights=weights)
+        return TrainingOrder(size=len(samples), seed=int(torch.randint(2**62, ())), weights=weights)
     seed = os.environ.get("PL_GLOBAL_SEED") or (torch.initial_seed() % 2**63 if trainer.world_size == 1 else 0)
     return TrainingOrder(
         size=len(samples), seed=int(seed), rank=trainer.global_rank, world_size=trainer.world_size, weights=weights

@@ -20,7 +20,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from perceiver.run.atomic import write_json
+from perceiver.atomic import write_json
 from perceiver.run.errors import one_line
 
 JOB, BEST = "job.json", "best.json"

@@ -60,6 +60,7 @@ _KNOWN_NOTICES = (
     r"Experiment logs directory .* exists and is not empty.*",
     r"You requested to overfit but enabled train dataloader shuffling.*",
     r"You have overridden `on_before_batch_transfer` in `LightningModule`.*",
+    r"You're using the WeightAveraging callback with a model that overrides the configure_model callback.*",
     r"Using `DistributedSampler` with the dataloaders.*",  # tasks leave out what it repeats
     r"The number of training batches .* is smaller than the logging interval.*",
     r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint need to be provided.*WeightAveraging.*",

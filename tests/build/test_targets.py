@@ -11,6 +11,7 @@ from torch import nn
 
 import perceiver
 from perceiver.build.targets import (
+    MOVED,
     TargetError,
     check_allowed,
     check_trust,
@@ -249,3 +250,8 @@ def test_whatever_is_allowed_lies_in_an_allowed_package(parts: list[str]) -> Non
         return
     assert name.split(".")[0] == "perceiver" or name.split(".")[:3] == ["torch", "nn", "modules"]
     assert not any(part.startswith("__") for part in name.split("."))
+
+
+def test_older_checkpoints_name_classes_that_have_moved() -> None:
+    for old, new in MOVED.items():
+        assert spelling(resolve_trusted(old, trust=(), path="model.head")) == new

@@ -69,13 +69,17 @@ CASES: dict[str, tuple[nn.Module, Any]] = {
 }
 
 
-def model_of(adapters: dict[str, nn.Module], **decoder: Any) -> Perceiver:
+def model_of(adapters: dict[str, nn.Module], *, latents: tuple[int, int] = (4, 16), **decoder: Any) -> Perceiver:
     fusion = Fusion(channels={name: int(adapter.channels) for name, adapter in adapters.items()})  # type: ignore[arg-type]
     encoder = Encoder(
-        token_channels=fusion.channels, num_latents=4, latent_channels=16, num_layers_per_block=1, num_self_heads=2
+        token_channels=fusion.channels,
+        num_latents=latents[0],
+        latent_channels=latents[1],
+        num_layers_per_block=1,
+        num_self_heads=2,
     )
     head = ReconstructionDecoder(
-        latent_channels=16, token_channels=fusion.channels, adapters=adapters, num_heads=2, **decoder
+        latent_channels=latents[1], token_channels=fusion.channels, adapters=adapters, num_heads=2, **decoder
     )
     return Perceiver(adapters=adapters, fusion=fusion, encoder=encoder, head=head)
 
@@ -189,15 +193,15 @@ def test_learns_real_digits_and_validates_alike_every_time() -> None:
     collate = Collate(modalities={"image": {"kind": "image"}})
     loader: DataLoader[Any] = DataLoader(samples, batch_size=32, collate_fn=collate, shuffle=True)  # type: ignore[arg-type]
     adapter = ImagePatches(image_channels=1, patch=2, embed_channels=16, position=plane())
-    optimizer = partial(torch.optim.AdamW, lr=1e-2)
-    task = task_of(model_of({"image": adapter}), masking=RandomMasking(rate=0.4), max_queries=6, optimizer=optimizer)
+    model = model_of({"image": adapter}, latents=(16, 64))
+    task = task_of(model, masking=RandomMasking(rate=0.4), optimizer=partial(torch.optim.AdamW, lr=5e-3))
     trainer = Trainer(
         max_epochs=40, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,
     )  # fmt: skip
-    before = trainer.validate(task, loader, verbose=False)[0]["val/loss"]
-    trainer.fit(task, loader, loader)
     fixed: DataLoader[Any] = DataLoader(samples, batch_size=32, collate_fn=collate)  # type: ignore[arg-type]
+    before = trainer.validate(task, fixed, verbose=False)[0]["val/loss"]
+    trainer.fit(task, loader, fixed)
     [after], [again] = (trainer.validate(task, fixed, verbose=False) for _ in range(2))
     assert after == again
     deviation = float((images - images.mean(dim=0)).square().mean())

@@ -189,6 +189,7 @@ def test_heads(name: str, check: Check) -> None:
 def test_no_adapter_and_no_head_is_left_out() -> None:
     """Adapters say by their annotation that they make tokens."""
     public = [getattr(perceiver.adapters, name) for name in perceiver.adapters.__all__]
+    public = [one for one in public if hasattr(one, "forward")]
     adapters = {one for one in public if inspect.signature(one.forward).return_annotation == "Tokens"}
     assert adapters == {type(case.make()) for case in ADAPTERS.values()}
     own = {one for one in vars(perceiver.heads).values() if isinstance(one, type) and one.__module__ == "perceiver.heads"}
