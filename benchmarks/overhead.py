@@ -1,0 +1,140 @@
+"""What does a training step through `train.py` cost beyond a bare PyTorch loop with the same model, data and optimizer?
+
+    python benchmarks/overhead.py [--experiment NAME] [--steps 100] [--repetitions 5] [--set data.root=DIR …]
+
+`train.py`'s own code trains one epoch of `--steps` steps, with the callbacks and loggers that it has by default, without
+validation and figures. A loop of a dozen lines then takes as many steps: the same loader, augmentation, model, loss,
+optimizer with its two parameter groups, schedule and clipping; it logs nothing. The two take turns; what counts is the time
+from one step's end to the next one's, which holds loading as well. Printed are the medians over all steps, wall time and
+processor time, and the medians of the repetitions' own ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from lightning.pytorch import Callback, seed_everything
+
+from perceiver.build import build_model
+from perceiver.run.config import register_resolvers, resolve
+from perceiver.run.job import run
+from perceiver.run.main import conf_directory
+from perceiver.tasks.parameter_groups import parameter_groups
+
+TARGET = 1.05
+# The first steps allocate and warm caches.
+SKIPPED = 5
+
+
+class Clock(Callback):
+    """Takes the time after every step; the only thing that `train.py` would not do."""
+
+    marks: list[tuple[float, float]]
+
+    def __init__(self) -> None:
+        Clock.marks = []
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """A step is over."""
+        Clock.marks.append((time.perf_counter(), time.process_time()))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    options = _options(arguments)
+    torch.set_num_threads(options.threads)
+    register_resolvers()
+    overrides = [
+        *([] if options.experiment is None else [f"experiment={options.experiment}"]),
+        "test=false",
+        "trainer.max_epochs=1",
+        f"trainer.limit_train_batches={options.steps}",
+        "trainer.limit_val_batches=0",
+        "callbacks.samples=null",
+        "callbacks.attention=null",
+        "callbacks.attention_modalities=null",
+        "+callbacks.clock._target_=overhead.Clock",
+        *options.set,
+    ]
+    times: dict[str, list[list[tuple[float, float]]]] = {"train.py": [], "bare loop": []}
+    with initialize_config_dir(str(conf_directory()), version_base="1.3"):
+        for repetition in range(options.repetitions):
+            with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+                run(compose("train", overrides=[*overrides, f"run_dir={folder}"]))
+            times["train.py"].append(_steps(Clock.marks))
+            config = compose("train", overrides=[*overrides, "run_dir=nowhere", f"seed={repetition}"])
+            times["bare loop"].append(_steps(bare_loop(config, steps=options.steps)))
+    name = options.experiment or "digits (the default)"
+    print(f"{name}: {options.repetitions} x {options.steps} steps each, {options.threads} threads, {os.cpu_count()} cores")
+    print(f"{'':12}{'wall, ms':>12}{'processor, ms':>16}")
+    for side, runs in times.items():
+        medians = [1000 * statistics.median(step[kind] for steps in runs for step in steps) for kind in (0, 1)]
+        print(f"{side:12}{medians[0]:12.2f}{medians[1]:16.2f}")
+    for kind, what in enumerate(("wall", "processor")):
+        ratios = [
+            statistics.median(step[kind] for step in ours) / statistics.median(step[kind] for step in bare)
+            for ours, bare in zip(times["train.py"], times["bare loop"], strict=True)
+        ]
+        verdict = "" if statistics.median(ratios) <= TARGET else f"  above {TARGET}"
+        print(f"{what} time: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}){verdict}")
+
+
+def bare_loop(config: Any, *, steps: int) -> list[tuple[float, float]]:
+    """Times after each step of a loop without Lightning."""
+    data = instantiate(config.data, _convert_="all")
+    data.prepare_data()
+    data.setup("fit")
+    plain = resolve(config, data.spec)
+    seed_everything(int(plain["seed"]), verbose=False)
+    model = build_model(plain["model"], spec=data.spec).train()
+    optimizer = instantiate(plain["optimizer"], _convert_="all")(parameter_groups(model))
+    scheduler = instantiate(plain["scheduler"], _convert_="all")(optimizer, steps) if plain.get("scheduler") else None
+    smoothing, clip = plain["task"].get("label_smoothing", 0.0), plain["trainer"]["gradient_clip_val"]
+    marks = []
+    for number, batch in enumerate(data.train_dataloader(), start=1):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(batch.inputs, batch.masks), batch.target, label_smoothing=smoothing)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+        marks.append((time.perf_counter(), time.process_time()))
+        if number == steps:
+            break
+    return marks
+
+
+def _steps(marks: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Wall and processor seconds of each step but the first few."""
+    return [(b[0] - a[0], b[1] - a[1]) for a, b in zip(marks[SKIPPED:], marks[SKIPPED + 1 :], strict=False)]
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiment", help="default: the small model on digits")
+    parser.add_argument("--steps", type=int, default=100, help="of an epoch; no more than it has")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="further settings of both")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    import sys
+
+    # Hydra finds the clock by the name of this file.
+    sys.modules["overhead"] = sys.modules["__main__"]
+    main()
