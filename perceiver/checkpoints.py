@@ -300,15 +300,15 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
     own = model.state_dict()
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
-    problems = _listed("missing in the file", missing, lambda name: str(tuple(own[name].shape)))
-    problems += _listed("not in the model", unexpected, lambda name: str(tuple(state[name].shape)))
+    problems = listed_names("missing in the file", missing, lambda name: str(tuple(own[name].shape)))
+    problems += listed_names("not in the model", unexpected, lambda name: str(tuple(state[name].shape)))
     common = [name for name in own if name in state]
-    problems += _listed(
+    problems += listed_names(
         "of another shape",
         [name for name in common if own[name].shape != state[name].shape],
         lambda name: f"file {tuple(state[name].shape)}, model {tuple(own[name].shape)}",
     )
-    problems += _listed(
+    problems += listed_names(
         "of another kind of number",
         [name for name in common if own[name].is_floating_point() != state[name].is_floating_point()],
         lambda name: f"file {state[name].dtype}, model {own[name].dtype}",
@@ -317,13 +317,19 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
         raise CheckpointError(
             f"{file}: its weights do not fit the model of its config (was the code changed since?):\n" + "\n".join(problems)
         )
+    take_over(model, state)
+
+
+def take_over(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy all tensors into the model, whose parameters and buffers become of their types. They must fit."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if name in state and tensor.dtype != state[name].dtype:
             tensor.data = tensor.data.to(state[name].dtype)
     model.load_state_dict(state)
 
 
-def _listed(title: str, names: Sequence[str], describe: Callable[[str], str]) -> list[str]:
+def listed_names(title: str, names: Sequence[str], describe: Callable[[str], str]) -> list[str]:
+    """Lines of a message: how many names there are, and the first of them, described; none where there are no names."""
     if not names:
         return []
     shown = [f"    {name[:120]} {describe(name)}" for name in names[:_MAX_LISTED]]

@@ -18,6 +18,7 @@ from perceiver.modality_dropout import ModalityDropout
 from perceiver.predictions import target_of
 from perceiver.preprocessing import preprocess
 from perceiver.tokens import Tokens
+from perceiver.zero_gradients import with_zero_gradients
 
 
 class Perceiver(nn.Module):
@@ -111,11 +112,7 @@ class Perceiver(nn.Module):
     def _latents(self, tokens: Mapping[str, Tokens]) -> Tensor:
         """Latents `(B, N, D)` of fused tokens, with a zero gradient for what learns from absent modalities."""
         latents: Tensor = self.encoder(list(tokens.values()), **self._reads_of(tokens))
-        if torch.is_grad_enabled():
-            for parameter in self._parameters_of_absent(tokens):
-                # The sum of no numbers: zero, and so is its gradient, whatever the parameter holds.
-                latents = latents + parameter.flatten()[:0].sum().to(latents.dtype)
-        return latents
+        return with_zero_gradients(latents, self._parameters_of_absent(tokens))
 
     def forward(
         self,
@@ -227,8 +224,7 @@ class Perceiver(nn.Module):
         """
         absent = [name for name in self.adapters if name not in tokens]
         parameters = [parameter for name in absent for parameter in self.adapters[name].parameters()]
-        parameters += [self.fusion.padding[name] for name in absent if name in self.fusion.padding]
-        return [parameter for parameter in parameters if parameter.requires_grad]
+        return parameters + [self.fusion.padding[name] for name in absent if name in self.fusion.padding]
 
     def _sample(self, number: int, raw: Any) -> Sample:
         assert self.spec is not None

@@ -26,9 +26,14 @@ SMALL = (
 
 def train(*arguments: str) -> tuple[int, str, str]:
     """Exit status, standard output and standard error; `SMALL` first, the arguments after it."""
+    return run(*SMALL, *arguments)
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error."""
     out, err = io.StringIO(), io.StringIO()
     with (
-        mock.patch("sys.argv", ["train.py", *SMALL, *arguments]),
+        mock.patch("sys.argv", ["train.py", *arguments]),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):

@@ -1,12 +1,9 @@
 """`python train.py experiment=manifest` within this process, small."""
 
-import io
-from contextlib import redirect_stderr, redirect_stdout
-from unittest import mock
-
+from hydra_runs import run as train
 from manifest_cases import RATE
 
-from perceiver.run.main import main
+__all__ = ["SETTINGS", "SMALL", "train"]
 
 SETTINGS = (
     "data.image_size=[8,8]",
@@ -28,15 +25,3 @@ SMALL = (
     "trainer.max_epochs=6",
     *SETTINGS,
 )
-
-
-def train(*arguments: str) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of `python train.py` within this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with mock.patch("sys.argv", ["train.py", *arguments]), redirect_stdout(out), redirect_stderr(err):
-        try:
-            main()
-            code = 0
-        except SystemExit as error:
-            code = int(error.code or 0)
-    return code, out.getvalue(), err.getvalue()

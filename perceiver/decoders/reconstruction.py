@@ -13,6 +13,7 @@ from perceiver.attention.projection import lecun_linear
 from perceiver.decoders.cross_attend import check_chunk_size, decode
 from perceiver.decoders.decoder import Decoder
 from perceiver.tokens import Tokens
+from perceiver.zero_gradients import with_zero_gradients
 
 
 class TokenPositions(nn.Module):
@@ -147,8 +148,7 @@ class ReconstructionDecoder(Decoder):
             )
         # Data-parallel training waits for every parameter: those of absent modalities get zeros.
         for name in set(self.queries) - set(there):
-            for parameter in [*self.queries[name].parameters(), *self.outputs[name].parameters()]:
-                latents = latents + parameter.flatten()[:0].sum().to(latents.dtype)
+            latents = with_zero_gradients(latents, [*self.queries[name].parameters(), *self.outputs[name].parameters()])
         return {
             name: decode(
                 self.cross_attend,
@@ -172,6 +172,6 @@ def _reconstructed(adapters: Mapping[str, nn.Module], modalities: Sequence[str] 
         raise ValueError(
             "ReconstructionDecoder: expected adapters with content to reconstruct (perceiver.adapters.Reconstructible) for "
             f"{wanted or 'at least one modality'}, got {classes}. Tokens of a convolutional stem overlap, and bare points "
-            "have nothing but positions; text has a task of its own, masked_language."
+            "have nothing but positions; text has embeddings, which are learned themselves."
         )
     return sorted(wanted)

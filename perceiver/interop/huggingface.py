@@ -5,20 +5,19 @@ Directories are read without transformers, without network, and without running 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from perceiver import checkpoints
 from perceiver.build import build_model
 from perceiver.interop.architectures import ARCHITECTURES, ArchitectureError, model_config, their_config
 from perceiver.interop.correspondence import Pair, correspondence
 from perceiver.interop.files import WeightFileError, read_config, read_weights
 from perceiver.model import Perceiver
-
-_MAX_LISTED = 8
 
 
 def from_transformers(model: nn.Module | str | Path, *, attention_dropout: float | None = None) -> Perceiver:
@@ -120,14 +119,15 @@ def _architecture(values: Mapping[str, Any], directory: Path) -> str:
 def _fill(model: nn.Module, pairs: Sequence[Pair], weights: Mapping[str, Tensor], source: str) -> None:
     """Copy all weights, in their types, after every name and shape was compared."""
     expected = {name: shape for pair in pairs for name, shape in zip(pair.theirs, pair.shapes, strict=True)}
-    problems = _listed("missing", [name for name in expected if name not in weights], lambda name: str(expected[name]))
-    problems += _listed(
+    missing = [name for name in expected if name not in weights]
+    problems = checkpoints.listed_names("missing", missing, lambda name: str(expected[name]))
+    problems += checkpoints.listed_names(
         "not of this architecture",
         [name for name in weights if name not in expected],
         lambda name: str(tuple(weights[name].shape)),
     )
     common = [name for name in expected if name in weights]
-    problems += _listed(
+    problems += checkpoints.listed_names(
         "of another shape",
         [name for name in common if tuple(weights[name].shape) != expected[name]],
         lambda name: f"there {tuple(weights[name].shape)}, by the config {expected[name]}",
@@ -139,15 +139,4 @@ def _fill(model: nn.Module, pairs: Sequence[Pair], weights: Mapping[str, Tensor]
     left = sorted(set(own) - set(state))
     if left:
         raise AssertionError(f"no weight of transformers corresponds to {left}")
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if name in state and tensor.dtype != state[name].dtype:
-            tensor.data = tensor.data.to(state[name].dtype)
-    model.load_state_dict(state)
-
-
-def _listed(title: str, names: Sequence[str], describe: Callable[[str], str]) -> list[str]:
-    if not names:
-        return []
-    shown = [f"    {name[:120]} {describe(name)}" for name in names[:_MAX_LISTED]]
-    more = [f"    … and {len(names) - _MAX_LISTED} more"] if len(names) > _MAX_LISTED else []
-    return [f"  {title}: {len(names)}", *shown, *more]
+    checkpoints.take_over(model, state)

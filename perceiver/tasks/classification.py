@@ -10,30 +10,25 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from perceiver.batch import Batch
-from perceiver.tasks.sharding import shard
+from perceiver.tasks.objective import Objective
 from perceiver.tasks.training_steps import (
     OptimizerFactory,
     SchedulerFactory,
     counted,
-    learning_rate,
-    optimization,
     require_finite,
     require_modality,
     sample_name,
-    separate_random_streams,
 )
 
 Mix = Callable[[Batch], Batch]
 """Training batch to training batch, targets `(B, num_classes)`: `perceiver.data.mixing.MixUpCutMix`, or anything alike."""
 
 
-class ClassificationTask(LightningModule):
+class ClassificationTask(Objective):
     """Train a model to tell classes apart.
 
     Logs `train/loss`, `train/accuracy`, `train/learning_rate`, and `val/` and `test/` loss and accuracy, one value per
@@ -69,12 +64,11 @@ class ClassificationTask(LightningModule):
         balanced_accuracy: bool = False,
         checkpoint: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(model=model, optimizer=optimizer, scheduler=scheduler, checkpoint=checkpoint)
         if num_classes < 2:
             raise ValueError(f"task.num_classes: expected at least 2 classes, got {num_classes}.")
         if not 0.0 <= label_smoothing < 1.0:
             raise ValueError(f"task.label_smoothing: expected a number in [0, 1), got {label_smoothing}.")
-        self.model = model
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
         self.mix = mix
@@ -83,9 +77,6 @@ class ClassificationTask(LightningModule):
         weights = _class_weights(class_weights, class_counts, num_classes)
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", weights, persistent=False)
-        self._optimizer = optimizer
-        self._scheduler = scheduler
-        self._checkpoint = dict(checkpoint) if checkpoint is not None else None
         self.train_accuracy, self.val_accuracy, self.test_accuracy = (
             MulticlassAccuracy(num_classes=num_classes, average="micro", validate_args=False) for _ in range(3)
         )
@@ -121,10 +112,6 @@ class ClassificationTask(LightningModule):
             )
         return batch
 
-    def on_fit_start(self) -> None:
-        """See `separate_random_streams`."""
-        separate_random_streams(self.global_rank)
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Smoothed cross-entropy of the batch, mixed if so configured; its mean, weighted by class if so configured.
 
@@ -141,10 +128,6 @@ class ClassificationTask(LightningModule):
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(target), prog_bar=True, sync_dist=True)
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, batch_size=len(target))
         return loss
-
-    def on_train_epoch_end(self) -> None:
-        """The learning rate that the epoch ended with."""
-        self.log("train/learning_rate", learning_rate(self.trainer), sync_dist=True)
 
     def on_validation_epoch_start(self) -> None:
         """Start a new confusion matrix; the old one stays readable until here."""
@@ -171,19 +154,6 @@ class ClassificationTask(LightningModule):
         """The balanced accuracy of this pass, if so configured."""
         if self.balanced_accuracy:
             self.log("test/balanced_accuracy", _mean_recall(self.test_confusion.compute()), sync_dist=True)
-
-    def configure_model(self) -> None:
-        """See `shard`."""
-        shard(self, self.model)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """See `optimization`."""
-        return optimization(self.model, optimizer=self._optimizer, scheduler=self._scheduler, trainer=self.trainer)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what `perceiver.load` needs to rebuild the model."""
-        if self._checkpoint is not None:
-            checkpoint["perceiver"] = self._checkpoint
 
     def _evaluate(
         self, batch: Batch, batch_idx: int, stage: str, accuracy: MulticlassAccuracy, confusion: MulticlassConfusionMatrix

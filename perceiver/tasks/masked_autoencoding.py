@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from perceiver.adapters.content import Reconstructible
@@ -20,15 +18,12 @@ from perceiver.batch import Batch
 from perceiver.decoders import ReconstructionDecoder
 from perceiver.masking import RandomMasking, chosen
 from perceiver.model import Perceiver
-from perceiver.tasks.sharding import shard
+from perceiver.tasks.objective import Objective
 from perceiver.tasks.training_steps import (
     OptimizerFactory,
     SchedulerFactory,
-    learning_rate,
-    optimization,
     require_finite,
     require_modality,
-    separate_random_streams,
 )
 from perceiver.tokens import Tokens
 
@@ -48,7 +43,7 @@ class Hidden:
     real: dict[str, Tensor]
 
 
-class MaskedAutoencodingTask(LightningModule):
+class MaskedAutoencodingTask(Objective):
     """Train a model to reconstruct tokens that it did not see.
 
     Tokens are hidden after the adapter, by their mask: position and size of what is there stay as they are. Logs
@@ -75,6 +70,8 @@ class MaskedAutoencodingTask(LightningModule):
         ValueError: the model's head is another, or settings name modalities that it does not reconstruct.
     """
 
+    model: Perceiver
+
     def __init__(
         self,
         *,
@@ -89,7 +86,7 @@ class MaskedAutoencodingTask(LightningModule):
         seed: int = 0,
         checkpoint: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(model=model, optimizer=optimizer, scheduler=scheduler, checkpoint=checkpoint)
         if not isinstance(model.head, ReconstructionDecoder):
             raise ValueError(
                 f"task: masked autoencoding needs a model whose head is a perceiver.decoders.ReconstructionDecoder, got "
@@ -104,15 +101,11 @@ class MaskedAutoencodingTask(LightningModule):
                     f"task.{name}: expected any of the reconstructed modalities {list(self.modalities)}, got "
                     f"{sorted(given or {})}."
                 )
-        self.model = model
         self.masking = {name: (masking_of or {}).get(name, masking) for name in self.modalities}
         self.weights = {name: float((weights or {}).get(name, 1.0)) for name in self.modalities}
         self.normalise_targets = normalise_targets
         self.max_queries = max_queries
         self.seed = seed
-        self._optimizer = optimizer
-        self._scheduler = scheduler
-        self._checkpoint = dict(checkpoint) if checkpoint is not None else None
 
     def hide(self, batch: Batch, *, generator: torch.Generator | None = None, max_queries: int | None = None) -> Hidden:
         """A batch -> its tokens, of which some are hidden.
@@ -167,10 +160,6 @@ class MaskedAutoencodingTask(LightningModule):
         require_modality(batch)
         return batch
 
-    def on_fit_start(self) -> None:
-        """See `separate_random_streams`."""
-        separate_random_streams(self.global_rank)
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted sum of the modalities' losses.
 
@@ -183,10 +172,6 @@ class MaskedAutoencodingTask(LightningModule):
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=batch.size, prog_bar=True)
         return loss
 
-    def on_train_epoch_end(self) -> None:
-        """The learning rate that the epoch ended with."""
-        self.log("train/learning_rate", learning_rate(self.trainer))
-
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The losses of the validation data."""
         self._evaluate(batch, "val", batch_idx)
@@ -194,19 +179,6 @@ class MaskedAutoencodingTask(LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """The losses of the test data."""
         self._evaluate(batch, "test", batch_idx)
-
-    def configure_model(self) -> None:
-        """See `shard`."""
-        shard(self, self.model)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """See `optimization`."""
-        return optimization(self.model, optimizer=self._optimizer, scheduler=self._scheduler, trainer=self.trainer)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what `perceiver.load` needs to rebuild the model."""
-        if self._checkpoint is not None:
-            checkpoint["perceiver"] = self._checkpoint
 
     def _evaluate(self, batch: Batch, stage: str, batch_idx: int) -> None:
         generator = torch.Generator().manual_seed(self.seed + batch_idx)

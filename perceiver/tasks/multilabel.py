@@ -10,28 +10,23 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
 from perceiver.batch import Batch
-from perceiver.tasks.sharding import shard
+from perceiver.tasks.objective import Objective
 from perceiver.tasks.training_steps import (
     OptimizerFactory,
     SchedulerFactory,
     counted,
-    learning_rate,
-    optimization,
     require_finite,
     require_modality,
     sample_name,
-    separate_random_streams,
 )
 
 
-class MultilabelTask(LightningModule):
+class MultilabelTask(Objective):
     """Train a model to say of each label whether a sample has it.
 
     Logs `train/loss`, `train/learning_rate`, and `val/` and `test/` loss, average_precision and auroc, one value per epoch.
@@ -62,18 +57,14 @@ class MultilabelTask(LightningModule):
         num_samples: int | None = None,
         checkpoint: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(model=model, optimizer=optimizer, scheduler=scheduler, checkpoint=checkpoint)
         if num_classes < 1:
             raise ValueError(f"task.num_classes: expected at least 1 label, got {num_classes}.")
-        self.model = model
         self.num_classes = num_classes
         # Not in checkpoints: they hold the model, and this follows from configuration and spec.
         self.positive_weights: Tensor | None
         weights = _positive_weights(positive_weights, positive_counts, num_samples, num_classes)
         self.register_buffer("positive_weights", weights, persistent=False)
-        self._optimizer = optimizer
-        self._scheduler = scheduler
-        self._checkpoint = dict(checkpoint) if checkpoint is not None else None
         self.val_quality, self.test_quality = RankingQuality(), RankingQuality()
 
     def forward(self, batch: Batch) -> Tensor:
@@ -106,10 +97,6 @@ class MultilabelTask(LightningModule):
             )
         return batch
 
-    def on_fit_start(self) -> None:
-        """See `separate_random_streams`."""
-        separate_random_streams(self.global_rank)
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean of the cross-entropies over samples and labels, positives weighted if so configured.
 
@@ -121,10 +108,6 @@ class MultilabelTask(LightningModule):
         require_finite(loss, batch=batch, task=self)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=batch.size, prog_bar=True, sync_dist=True)
         return loss
-
-    def on_train_epoch_end(self) -> None:
-        """The learning rate that the epoch ended with."""
-        self.log("train/learning_rate", learning_rate(self.trainer), sync_dist=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Plain loss; logits and targets for the metrics."""
@@ -141,19 +124,6 @@ class MultilabelTask(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Metrics over the whole pass."""
         self._log_quality("test", self.test_quality)
-
-    def configure_model(self) -> None:
-        """See `shard`."""
-        shard(self, self.model)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """See `optimization`."""
-        return optimization(self.model, optimizer=self._optimizer, scheduler=self._scheduler, trainer=self.trainer)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what `perceiver.load` needs to rebuild the model."""
-        if self._checkpoint is not None:
-            checkpoint["perceiver"] = self._checkpoint
 
     def _evaluate(self, batch: Batch, batch_idx: int, stage: str, quality: RankingQuality) -> None:
         count = counted(self, stage, batch_idx, batch.size)

@@ -7,27 +7,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, R2Score
 
 from perceiver.batch import Batch
-from perceiver.tasks.sharding import shard
+from perceiver.tasks.objective import Objective
 from perceiver.tasks.training_steps import (
     OptimizerFactory,
     SchedulerFactory,
     counted,
-    learning_rate,
-    optimization,
     require_finite,
     require_modality,
     sample_name,
-    separate_random_streams,
 )
 
 
-class RegressionTask(LightningModule):
+class RegressionTask(Objective):
     """Train a model to tell numbers.
 
     The model's outputs are normalised values, `(value - mean) / std`; `Perceiver.predict` undoes that with the same spec.
@@ -55,21 +50,17 @@ class RegressionTask(LightningModule):
         loss: nn.Module | None = None,
         checkpoint: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(model=model, optimizer=optimizer, scheduler=scheduler, checkpoint=checkpoint)
         if not len(mean) == len(std) > 0 or not all(map(math.isfinite, [*mean, *std])) or min(std) <= 0:
             raise ValueError(
                 "task.mean, task.std: expected one finite number each for every output, standard deviations above 0; got "
                 f"{list(mean)} and {list(std)}."
             )
-        self.model = model
         self.loss = nn.MSELoss() if loss is None else loss
         self.num_outputs = len(mean)
         # Float64: large means keep their digits. They stay in main memory, where targets are normalised; not every device
         # knows float64.
         self._mean, self._std = (torch.tensor(numbers, dtype=torch.float64) for numbers in (mean, std))
-        self._optimizer = optimizer
-        self._scheduler = scheduler
-        self._checkpoint = dict(checkpoint) if checkpoint is not None else None
         self.val_mae, self.test_mae = (MeanAbsoluteError(num_outputs=self.num_outputs) for _ in range(2))
         self.val_r2, self.test_r2 = R2Score(), R2Score()
 
@@ -103,10 +94,6 @@ class RegressionTask(LightningModule):
         normalised = (target.double() - self._mean) / self._std
         return Batch(inputs=batch.inputs, masks=batch.masks, target=normalised.float(), ids=batch.ids)
 
-    def on_fit_start(self) -> None:
-        """See `separate_random_streams`."""
-        separate_random_streams(self.global_rank)
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of normalised values.
 
@@ -117,10 +104,6 @@ class RegressionTask(LightningModule):
         require_finite(loss, batch=batch, task=self)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=batch.size, prog_bar=True, sync_dist=True)
         return loss
-
-    def on_train_epoch_end(self) -> None:
-        """The learning rate that the epoch ended with."""
-        self.log("train/learning_rate", learning_rate(self.trainer), sync_dist=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and metrics of the validation data."""
@@ -137,19 +120,6 @@ class RegressionTask(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Metrics over the whole pass."""
         self._log_metrics("test", self.test_mae, self.test_r2)
-
-    def configure_model(self) -> None:
-        """See `shard`."""
-        shard(self, self.model)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """See `optimization`."""
-        return optimization(self.model, optimizer=self._optimizer, scheduler=self._scheduler, trainer=self.trainer)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what `perceiver.load` needs to rebuild the model."""
-        if self._checkpoint is not None:
-            checkpoint["perceiver"] = self._checkpoint
 
     def _evaluate(self, batch: Batch, batch_idx: int, stage: str, mae: MeanAbsoluteError, r2: R2Score) -> None:
         count = counted(self, stage, batch_idx, batch.size)

@@ -1,0 +1,66 @@
+"""What every task does alike: a model around which Lightning trains, its optimizer, and what its checkpoints hold."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import nn
+
+from perceiver.tasks.sharding import shard
+from perceiver.tasks.training_steps import (
+    OptimizerFactory,
+    SchedulerFactory,
+    learning_rate,
+    optimization,
+    separate_random_streams,
+)
+
+
+class Objective(LightningModule, ABC):
+    """Base of the tasks, which add their steps. It logs `train/learning_rate`, that an epoch ended with.
+
+    Args:
+        model: its parameters are saved under `model.`.
+        optimizer: makes the optimizer from parameter groups (see `parameter_groups`).
+        scheduler: makes the schedule from the optimizer and the number of steps; None keeps the learning rate.
+        checkpoint: plain values that go into checkpoints under the key "perceiver", so that the model can be rebuilt.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory | None,
+        checkpoint: Mapping[str, Any] | None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self._checkpoint = dict(checkpoint) if checkpoint is not None else None
+
+    def on_fit_start(self) -> None:
+        """See `separate_random_streams`."""
+        separate_random_streams(self.global_rank)
+
+    def on_train_epoch_end(self) -> None:
+        """The learning rate that the epoch ended with."""
+        self.log("train/learning_rate", learning_rate(self.trainer), sync_dist=True)
+
+    def configure_model(self) -> None:
+        """See `shard`."""
+        shard(self, self.model)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """See `optimization`."""
+        return optimization(self.model, optimizer=self._optimizer, scheduler=self._scheduler, trainer=self.trainer)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what `perceiver.load` needs to rebuild the model."""
+        if self._checkpoint is not None:
+            checkpoint["perceiver"] = self._checkpoint
