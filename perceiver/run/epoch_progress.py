@@ -35,7 +35,7 @@ class EpochProgress(Callback):
         if epochs["processed"] >= epochs["ready"]:  # it is over, but not yet logged
             checkpoint[KEY] = {"row": _row(trainer)}
             return
-        own = _states(trainer)
+        own = _states(trainer, pl_module)
         states: list[Any] = [own]
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
@@ -101,9 +101,17 @@ def _row(trainer: Trainer) -> dict[str, float]:
     return {**{name: float(value) for name, value in logged.items()}, "epoch": trainer.current_epoch, "step": step}
 
 
-def _states(trainer: Trainer) -> dict[str, dict[str, Any]]:
-    """What `LightningModule.log` has accumulated in this process, by its key: sums with counts, or a metric's states."""
-    states: dict[str, dict[str, Any]] = {}
+def _states(trainer: Trainer, task: LightningModule) -> dict[str, dict[str, Any]]:
+    """What this process has accumulated of the epoch.
+
+    By name the states of metrics that begin with `train_`, and by its key what `LightningModule.log` has: sums with counts,
+    or a metric's states.
+    """
+    states: dict[str, dict[str, Any]] = {
+        name: _metric_state(name, metric)
+        for name, metric in task.named_children()
+        if isinstance(metric, Metric) and name.startswith("train_")
+    }
     for key, result in trainer.fit_loop.epoch_loop._results.items():
         if not result.meta.on_epoch:
             continue
@@ -112,9 +120,13 @@ def _states(trainer: Trainer) -> dict[str, dict[str, Any]]:
             if result.meta.is_mean_reduction:
                 states[key]["count"] = result.cumulated_batch_size.cpu()
         else:
-            values = {name: _moved(value, "cpu") for name, value in result.value.metric_state.items()}
-            states[key] = {"attribute": result.meta.metric_attribute, "values": values}
+            states[key] = _metric_state(result.meta.metric_attribute, result.value)
     return states
+
+
+def _metric_state(attribute: str | None, metric: Metric) -> dict[str, Any]:
+    values = {name: _moved(value, "cpu") for name, value in metric.metric_state.items()}
+    return {"attribute": attribute, "values": values}
 
 
 def _moved(value: Tensor | list[Tensor], device: torch.device | str) -> Tensor | list[Tensor]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from perceiver.batch import Batch
@@ -125,9 +126,12 @@ class ClassificationTask(Objective):
         loss = self._training_loss(logits, target)
         require_finite(loss, batch=batch, task=self)
         self.train_accuracy.update(logits.detach(), _largest(target))
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(target), prog_bar=True, sync_dist=True)
-        self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, batch_size=len(target))
+        self.train_loss.update(loss, len(target))
         return loss
+
+    def training_metrics(self) -> dict[str, Metric]:
+        """Loss, and accuracy of the mixed and augmented images as the model saw them."""
+        return {**super().training_metrics(), "train/accuracy": self.train_accuracy}
 
     def on_validation_epoch_start(self) -> None:
         """Start a new confusion matrix; the old one stays readable until here."""

@@ -169,7 +169,7 @@ class MaskedAutoencodingTask(Objective):
         losses = self.losses(batch, self.hide(batch, max_queries=self.max_queries))
         loss = self._sum(losses)
         require_finite(loss, batch=batch, task=self)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=batch.size, prog_bar=True)
+        self.train_loss.update(loss, batch.size)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -106,7 +106,7 @@ class MultilabelTask(Objective):
         assert batch.target is not None, "checked in on_before_batch_transfer"
         loss = self._loss(batch.target, self(batch), self.positive_weights)
         require_finite(loss, batch=batch, task=self)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=batch.size, prog_bar=True, sync_dist=True)
+        self.train_loss.update(loss, batch.size)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
+from torchmetrics import Metric
 
+from perceiver.tasks.epoch_mean import EpochMean
 from perceiver.tasks.sharding import shard
 from perceiver.tasks.training_steps import (
     OptimizerFactory,
@@ -21,7 +23,10 @@ from perceiver.tasks.training_steps import (
 
 
 class Objective(LightningModule, ABC):
-    """Base of the tasks, which add their steps. It logs `train/learning_rate`, that an epoch ended with.
+    """Base of the tasks, which add their steps.
+
+    It logs `train/loss`, which training steps add to `train_loss`, the other `training_metrics`, and `train/learning_rate`,
+    that an epoch ended with.
 
     Args:
         model: its parameters are saved under `model.`.
@@ -40,6 +45,8 @@ class Objective(LightningModule, ABC):
     ) -> None:
         super().__init__()
         self.model = model
+        self.train_loss = EpochMean()
+        self._logged = False
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._checkpoint = dict(checkpoint) if checkpoint is not None else None
@@ -48,9 +55,30 @@ class Objective(LightningModule, ABC):
         """See `separate_random_streams`."""
         separate_random_streams(self.global_rank)
 
+    def training_metrics(self) -> dict[str, Metric]:
+        """What training steps update, by the name that it is logged under when the epoch is over.
+
+        They are attributes whose names begin with `train_`: those go into checkpoints within an epoch.
+        """
+        return {"train/loss": self.train_loss}
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log what the epoch's steps have added up, with the last of them: progress bars look before the epoch's end."""
+        if self.trainer.is_last_batch:
+            self._log_training_metrics()
+
     def on_train_epoch_end(self) -> None:
-        """The learning rate that the epoch ended with."""
+        """The learning rate that the epoch ended with; also the steps' metrics if no batch was the last."""
+        if not self._logged:
+            self._log_training_metrics()
+        self._logged = False
         self.log("train/learning_rate", learning_rate(self.trainer), sync_dist=True)
+
+    def _log_training_metrics(self) -> None:
+        """Once an epoch; Lightning resets what it has logged."""
+        self._logged = True
+        for name, metric in self.training_metrics().items():
+            self.log(name, metric, on_step=False, on_epoch=True, prog_bar=name == "train/loss")
 
     def configure_model(self) -> None:
         """See `shard`."""

@@ -102,7 +102,7 @@ class RegressionTask(Objective):
         """
         loss: Tensor = self.loss(self._outputs(batch), batch.target)
         require_finite(loss, batch=batch, task=self)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=batch.size, prog_bar=True, sync_dist=True)
+        self.train_loss.update(loss, batch.size)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
