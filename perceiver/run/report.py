@@ -21,7 +21,7 @@ FLOPS_NOTE = "matrix products and convolutions, a multiply-add counted as two; n
 def print_model(model: Perceiver, loader: Iterable[Batch], device: torch.device, *, batches: str = "") -> None:
     """Print modules, parameters, tokens per modality and FLOPs, measured on the first validation sample."""
     batch = _first_sample(loader)
-    console = _console()
+    out = console()
     table = Table(title="Model", title_justify="left", show_footer=True)
     table.add_column("module", footer="all")
     table.add_column("class")
@@ -44,19 +44,19 @@ def print_model(model: Perceiver, loader: Iterable[Batch], device: torch.device,
     outputs = getattr(model.head, "num_classes", None)
     shape = "" if outputs is None else f"{outputs:,} outputs"
     table.add_row("head", type(model.head).__name__, f"{_count(model.head):,}", shape)
-    console.print(table)
-    console.print(f"Estimated FLOPs, forward, one sample: {_engineering(flops)} ({FLOPS_NOTE})", soft_wrap=True)
+    out.print(table)
+    out.print(f"Estimated FLOPs, forward, one sample: {_engineering(flops)} ({FLOPS_NOTE})", soft_wrap=True)
     for names in [None] if model.reads is None else dict.fromkeys(model.reads):
         blocks = [block for name, block in tokens.items() if names is None or name in names]
         if blocks:
             whom = "" if names is None else f" to {', '.join(names)}"
-            console.print(f"Cross-attention{whom}: {model.encoder.explain_attention(blocks)}", soft_wrap=True)
-    console.print(f"Device: {device}" + (f"; {batches}" if batches else ""), soft_wrap=True)
+            out.print(f"Cross-attention{whom}: {model.encoder.explain_attention(blocks)}", soft_wrap=True)
+    out.print(f"Device: {device}" + (f"; {batches}" if batches else ""), soft_wrap=True)
 
 
 def print_line(text: str) -> None:
     """Print one line as it is."""
-    _console().print(text, soft_wrap=True)
+    console().print(text, soft_wrap=True)
 
 
 def forward_flops(model: Perceiver, batch: Batch) -> int:
@@ -83,26 +83,26 @@ def print_result(
         chosen_by: the validation metric of the best epoch; its value comes first.
         tested: the checkpoint, where nothing was trained.
     """
-    console = _console()
+    out = console()
     if tested is not None:
-        console.print(f"Tested {tested}", soft_wrap=True)
+        out.print(f"Tested {tested}", soft_wrap=True)
     if chosen_by in metrics:
         epoch = f" in epoch {int(metrics['best_epoch']) + 1} of {metrics['epochs']}" if "best_epoch" in metrics else ""
         name = str(chosen_by).removeprefix("val/")
-        console.print(f"Validation {_metric(name, metrics[str(chosen_by)])}{epoch}, the best", soft_wrap=True)
+        out.print(f"Validation {_metric(name, metrics[str(chosen_by)])}{epoch}, the best", soft_wrap=True)
     elif "train/loss" in metrics:
-        console.print(f"Training loss {metrics['train/loss']:.2g}, no validation", soft_wrap=True)
+        out.print(f"Training loss {metrics['train/loss']:.2g}, no validation", soft_wrap=True)
     first = (chosen_by or "").replace("val/", "test/", 1)
     test = [name for name in metrics if name.startswith("test/") and name != "test/loss"]
     test.sort(key=lambda name: name != first)
     if test:
         shown = [_metric(name.removeprefix("test/"), metrics[name]) for name in test]
-        console.print(f"Test {', '.join(shown)}", soft_wrap=True)
-    console.print(f"Time {metrics['seconds']:.1f} s", soft_wrap=True)
+        out.print(f"Test {', '.join(shown)}", soft_wrap=True)
+    out.print(f"Time {metrics['seconds']:.1f} s", soft_wrap=True)
     places = [name for name in ("checkpoints", "figures", "metrics.json") if (directory / name).exists()]
-    console.print(f"Run directory {directory}: {', '.join(places)}", soft_wrap=True)
+    out.print(f"Run directory {directory}: {', '.join(places)}", soft_wrap=True)
     loadable = directory if tested is None else tested
-    console.print(f'In Python: model = perceiver.load("{loadable}")', soft_wrap=True)
+    out.print(f'In Python: model = perceiver.load("{loadable}")', soft_wrap=True)
 
 
 def _first_sample(loader: Iterable[Batch]) -> Batch:
@@ -137,5 +137,6 @@ def _engineering(number: int) -> str:
     return str(number)
 
 
-def _console() -> Console:
+def console() -> Console:
+    """Where runs print to, as it is."""
     return Console(highlight=False, markup=False)

@@ -9,8 +9,10 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
+from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from perceiver.tasks.clipping import clip_gradients
 from perceiver.tasks.epoch_mean import EpochMean
 from perceiver.tasks.sharding import shard
 from perceiver.tasks.training_steps import (
@@ -87,6 +89,12 @@ class Objective(LightningModule, ABC):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """See `optimization`."""
         return optimization(self.model, optimizer=self._optimizer, scheduler=self._scheduler, trainer=self.trainer)
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """See `clip_gradients`."""
+        clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what `perceiver.load` needs to rebuild the model."""
