@@ -306,7 +306,7 @@ def test_a_wrong_override(arguments: list[str], words: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["mode=train"], "mode: expected fit, test, predict, embed or shard, got 'train'"),
+        (["mode=train"], "mode: expected fit, test, predict, embed, shard or batch_size, got 'train'"),
         (["mode=test"], "mode=test: expected ckpt_path="),
         (["mode=test", "ckpt_path=no/such/run"], "no/such/run: there is no such file or folder"),
         (["ckpt_path=no/such/run"], "no/such/run: there is no such file or folder"),
@@ -449,5 +449,5 @@ def test_full_tracebacks_on_request(tmp_path: Path) -> None:
     with mock.patch.dict(os.environ, {"HYDRA_FULL_ERROR": "1"}):
         finished = train("mode=nonsense", f"hydra.run.dir={tmp_path}")
         assert os.environ["HYDRA_FULL_ERROR"] == "1"
-    assert finished.error == "error: mode: expected fit, test, predict, embed or shard, got 'nonsense'."
+    assert finished.error == "error: mode: expected fit, test, predict, embed, shard or batch_size, got 'nonsense'."
     assert "Traceback" in finished.err

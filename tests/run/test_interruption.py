@@ -16,7 +16,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from perceiver.run import job
+from perceiver.run import fit
 from perceiver.run.main import main
 
 RUN = (
@@ -44,7 +44,7 @@ class AtStep(Callback):
 
 def train(*arguments: str, stop: AtStep | None = None) -> tuple[int, str]:
     """Exit status and standard error of train.py."""
-    made = job._trainer
+    made = fit.make_trainer
 
     def with_stop(plain: Any, callbacks: list[Callback], **settings: Any) -> Trainer:
         return made(plain, [*callbacks, *([] if stop is None else [stop])], **settings)
@@ -52,7 +52,7 @@ def train(*arguments: str, stop: AtStep | None = None) -> tuple[int, str]:
     out, err = io.StringIO(), io.StringIO()
     with (
         mock.patch("sys.argv", ["train.py", *arguments]),
-        mock.patch.object(job, "_trainer", with_stop),
+        mock.patch.object(fit, "make_trainer", with_stop),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
