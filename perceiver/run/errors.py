@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from perceiver.atomic import FULL, DiskFullError
+from perceiver.process_rank import process_rank
 from perceiver.run.stopped import TrainingStopped
 
 
@@ -56,7 +57,7 @@ def report_error(error: Exception, *, directory: Path | None, conf: Path | None 
             None before there is one.
         conf: the configuration folder, for suggestions about mistyped overrides.
     """
-    rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
+    rank = process_rank()
     where, log = (f" on rank {rank}", f"error.rank{rank}.log") if rank else ("", "error.log")
     lines = [f"error{where}: {one_line(error)}"]
     if conf is not None and (hint := suggestion(str(error), conf)):
@@ -74,7 +75,7 @@ def report_error(error: Exception, *, directory: Path | None, conf: Path | None 
 
 def warn(text: str) -> None:
     """Say in one line what a user should know, in the first process only."""
-    if os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("SLURM_PROCID", "0") == "0":
+    if process_rank() == 0:
         _to_stderr(f"warning: {' '.join(text.split())}")
 
 

@@ -8,7 +8,6 @@ Where something else started the ranks (torchrun, SLURM), it also watches them, 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import signal
@@ -20,17 +19,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from omegaconf import DictConfig
 
+from perceiver.run.command_line import rank_command
 from perceiver.run.errors import FULL_ERROR, RankDiedError
 
-VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+VARIABLES = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What Lightning sets for the processes of a job."""
 
 PARENT = "PERCEIVER_PARENT"
@@ -88,40 +89,9 @@ def start_ranks_by_job(trainer: Trainer, directory: Path) -> None:
             environment=strategy.launcher.cluster_environment,
             num_processes=strategy.launcher.num_processes,
             num_nodes=strategy.launcher.num_nodes,
-            command=command_of_this_job(sys.argv, directory),
+            command=rank_command(cast(DictConfig, HydraConfig.get()), directory),
         )
         strategy._launcher = launcher
-
-
-def command_of_this_job(arguments: Sequence[str], directory: Path) -> list[str]:
-    """The command line that runs this job alone: a sweep's values for it, in RUN mode, in its run directory.
-
-    Args:
-        arguments: the process's own, `sys.argv`.
-        directory: the run directory.
-    """
-    main = sys.modules["__main__"]
-    module = None if main.__spec__ is None else main.__spec__.name
-    command = [sys.executable, *(["-m", module] if module else [str(Path(arguments[0]).resolve())])]
-    flags = argparse.ArgumentParser(add_help=False)
-    for short, long in (("-cd", "--config-dir"), ("-cp", "--config-path"), ("-cn", "--config-name")):
-        flags.add_argument(short, long)
-    for name, value in vars(flags.parse_known_args(list(arguments[1:]))[0]).items():
-        if value is not None:
-            command += [f"--{name.replace('_', '-')}", value]
-    overrides = HydraConfig.get().overrides
-    own = ("hydra.mode", "hydra.run.", "hydra.sweep.", "hydra.job.", "hydra.output_subdir", "hydra/job_logging")
-    kept = [override for override in overrides.hydra if not override.lstrip("+~").startswith(own)]
-    quoted = str(directory.absolute()).replace("\\", "\\\\").replace("'", "\\'")
-    return [
-        *command,
-        *overrides.task,
-        *kept,
-        "hydra.mode=RUN",
-        f"hydra.run.dir='{quoted}'",
-        "hydra.output_subdir=null",
-        "hydra/job_logging=none",
-    ]
 
 
 class RankLauncher(_SubprocessScriptLauncher):
@@ -195,6 +165,7 @@ class RankLauncher(_SubprocessScriptLauncher):
             "MASTER_PORT": str(environment.main_port),
             "NODE_RANK": str(environment.node_rank()),
             "LOCAL_RANK": str(environment.local_rank()),
+            "LOCAL_WORLD_SIZE": str(self.num_processes),
             "WORLD_SIZE": str(self.num_processes * self.num_nodes),
         }
         theirs = {
