@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from perceiver.atomic import FULL, DiskFullError
 from perceiver.process_rank import process_rank
+from perceiver.run.lost_rank import LostRankError
 from perceiver.run.stopped import TrainingStopped
 
 
@@ -27,7 +28,9 @@ class RankDiedError(RuntimeError):
 
 
 # Their messages are sentences of their own; for others the type says half of it.
-_SELF_EXPLANATORY = (ValueError, OSError, FloatingPointError, RankDiedError, HydraException, OmegaConfBaseException)
+_SELF_EXPLANATORY = (
+    ValueError, OSError, FloatingPointError, RankDiedError, LostRankError, HydraException, OmegaConfBaseException,
+)  # fmt: skip
 
 _LONGEST = 600  # characters of a message that is no sentence of this package; all of it is in the traceback
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -16,7 +17,7 @@ from perceiver.run.conf_directory import MAIN_FILE, conf_directory
 from perceiver.run.config import register_resolvers
 from perceiver.run.data_choice import data_of_checkpoint
 from perceiver.run.errors import FULL_ERROR, JobFailedError, interrupted, report_error, stopped
-from perceiver.run.requeue import requeue
+from perceiver.run.one_directory import require_one_directory
 from perceiver.run.stopped import TrainingStopped
 
 __all__ = ["conf_directory", "job", "main"]
@@ -33,14 +34,15 @@ def job(config: DictConfig) -> float | None:
     register_resolvers()  # launchers run jobs in processes that have not come through `main`
     directory = Path(config.run_dir)
     try:
+        require_one_directory(cast(DictConfig, HydraConfig.get()))
         # Imported here: Lightning takes seconds, and `--help` or a mistyped override should not.
         from perceiver.run.job import run
 
         return run(config)
     except TrainingStopped as stop:
         stopped(stop, directory)
-        if stop.requeue and stop.first_process:
-            requeue()
+        if stop.requeue is not None:
+            stop.requeue()
         sys.exit(stop.exit_code)
     except KeyboardInterrupt:
         interrupted(directory)
