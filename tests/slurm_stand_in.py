@@ -81,8 +81,10 @@ def srun(folder: Path, arguments: list[str]) -> None:
     for rank in range(int(environment["SLURM_NTASKS"])):
         own = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NODEID": "0", "SLURM_STEP_ID": "0"}
         places = {option: re.sub("%j|%A_%a", name, path).replace("%t", str(rank)) for option, path in files.items()}
-        out = Path(places["--output"]).open("a") if "--output" in places else None
-        error = Path(places["--error"]).open("a") if "--error" in places else None
+        out, error = (
+            os.open(places[option], os.O_WRONLY | os.O_CREAT | os.O_APPEND) if option in places else None
+            for option in ("--output", "--error")
+        )
         tasks.append(subprocess.Popen(arguments, env={**environment, **own}, stdout=out, stderr=error))
     (folder / f"{name}.tasks").write_text(" ".join(str(task.pid) for task in tasks))
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
