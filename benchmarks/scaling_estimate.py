@@ -43,9 +43,8 @@ class Device:
     source: str
 
 
-# Data sheets count operations with 2:4 sparsity, twice as many, and NVLink in both directions together. Looked up in November
-# 2026 in the collections named here, which quote NVIDIA's data sheet and white papers; the makers' files themselves were not
-# within reach.
+# Data sheets count operations with 2:4 sparsity, twice as many, and NVLink in both directions together. Looked up in the
+# collections named here, which quote NVIDIA's data sheet and white papers, in November 2026; not in the makers' own files.
 DEVICES = (
     Device(
         "A100 SXM 80 GB", 312e12, 2039e9, 300e9,
