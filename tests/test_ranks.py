@@ -24,6 +24,7 @@ RUN = (
     "callbacks.attention_by_modality=null", "callbacks.attention_modalities=null", "test=false", "ckpt_path=auto",
     "averaging=ema", "callbacks.averaging.multi_avg_fn.decay=0.8", "trainer.limit_train_batches=9",
     "regularise=false",  # each process would augment and drop in its own way
+    "optimizer=sgd", "optimizer.lr=0.05",  # Adam makes steps of rounding errors where a gradient is zero, as of key biases
 )  # fmt: skip
 ONE = ("trainer=single", "data.batch_size=128")
 TWO = ("trainer=ddp", "trainer.devices=2", "data.batch_size=64")
@@ -96,7 +97,7 @@ def assert_same_weights(run: Path, other: Path) -> None:
     assert one["global_step"] == two["global_step"] == 18
     assert int(one["averaging_state"]["n_averaged"]) == int(two["averaging_state"]["n_averaged"]) == 18
     for key in ("state_dict", "current_model_state"):
-        torch.testing.assert_close(one[key], two[key], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one[key], two[key], rtol=1e-5, atol=1e-5)
     name = "model.encoder.latents"
     assert not torch.allclose(one["state_dict"][name], one["current_model_state"][name], atol=1e-4)
 
