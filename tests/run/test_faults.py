@@ -37,8 +37,8 @@ def test_devices_that_do_not_exist(tmp_path: Path) -> None:
         (["trainer.num_nodes=0"], "error: trainer: `num_nodes` must be a positive integer, but got 0."),
         (
             ["trainer=ddp", "trainer.num_nodes=2", "trainer.devices=1"],
-            "error: trainer.num_nodes=2: nothing started this command on 2 machines, nor says where they meet. Start it with "
-            "torchrun --nnodes or with SLURM",
+            "error: trainer.num_nodes=2: nothing started this command on 2 machines, nor says where they meet. Start it "
+            "with torchrun --nnodes or with SLURM",
         ),
     ],
 )
