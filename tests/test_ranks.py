@@ -73,7 +73,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> dict[str
     command = [sys.executable, str(TESTS / "forked_ranks.py"), str(folder / "plan.json"), str(folder / "results.json")]
     kept = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
     environment = {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     results = json.loads((folder / "results.json").read_text())
     return {**dict(zip(names, results, strict=True)), "folder": folder}

@@ -13,8 +13,8 @@ from torchmetrics import Metric
 from perceiver.run.errors import warn
 
 KEY = "perceiver_epoch"
-"""Of a checkpoint: `world_size` and `global_batch`, the samples of a step; within an epoch the `metrics` so far, for each
-process; after it the `row` of its metrics, which loggers get only then."""
+"""Of a checkpoint: `world_size` and `batch`, samples of a batch in all processes; within an epoch the `metrics` so far, for
+each process; after it the `row` of its metrics, which loggers get only then."""
 
 
 class EpochProgress(Callback):
@@ -34,7 +34,7 @@ class EpochProgress(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep what all processes have of the present epoch."""
         epochs = trainer.fit_loop.epoch_progress.current.state_dict()
-        sizes = {"world_size": trainer.world_size, "global_batch": _global_batch(trainer)}
+        sizes = {"world_size": trainer.world_size, "batch": _batch(trainer)}
         if epochs["processed"] >= epochs["ready"]:  # it is over, but not yet logged
             checkpoint[KEY] = {**sizes, "row": _row(trainer)}
             return
@@ -52,16 +52,19 @@ class EpochProgress(Callback):
             self._kept = kept["metrics"][trainer.global_rank] if "metrics" in kept else {}
         loops = checkpoint["loops"]["fit_loop"]
         places = loops["state_dict"].get("combined_loader", [])
-        batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
-        if len(places) == 1 and "samples" in places[0] and isinstance(batch_size, int):
-            count = loops["epoch_loop.batch_progress"]["current"]
+        place = places[0] if len(places) == 1 else {}
+        count = loops["epoch_loop.batch_progress"]["current"]
+        batch, samples = _batch(trainer), place.get("samples")
+        if samples is None and place and kept.get("batch") not in (None, batch):
+            samples = count["ready"] * kept["batch"]  # a loader that counts in its own way, as that of shards
+        if samples is not None and batch is not None and count["ready"]:
+            batches, before = samples // batch, place.get("batches", count["ready"])
             lag = count["ready"] - count["completed"]
-            batches = places[0]["samples"] // (batch_size * trainer.world_size)
-            if count["ready"] and batches != places[0]["batches"]:
+            if batches != before:
                 count.update(ready=batches, started=batches, processed=batches, completed=batches - lag)
-        within = places[0].get("samples", 0) if "metrics" in kept and len(places) == 1 else 0
         if changed := _changed(kept, trainer):
-            warn(f"the checkpoint is of {changed}{f': the epoch goes on after {within} samples' if within else ''}.")
+            within = f": the epoch goes on after {samples} samples" if samples and "metrics" in kept else ""
+            warn(f"the checkpoint is of {changed}{within}.")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Continue the metrics that are objects, and tell the loader its place if Lightning did not."""
@@ -100,14 +103,14 @@ class EpochProgress(Callback):
         self._kept = {}
 
 
-def _global_batch(trainer: Trainer) -> int | None:
-    """Samples of a step, in all processes; None for data that do not say."""
+def _batch(trainer: Trainer) -> int | None:
+    """Samples of a batch, in all processes; None for data that do not say."""
     own = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
-    return own * trainer.world_size * trainer.accumulate_grad_batches if isinstance(own, int) else None
+    return own * trainer.world_size if isinstance(own, int) else None
 
 
 def _changed(kept: dict[str, Any], trainer: Trainer) -> str:
-    """In which sizes a checkpoint and this training differ, in words; nothing where only the batch does.
+    """In words, what became of the processes and with them of the batches; nothing where there are as many as before.
 
     A batch size that was set anew is told among the other settings.
     """
@@ -115,7 +118,7 @@ def _changed(kept: dict[str, Any], trainer: Trainer) -> str:
     if before == now:
         return ""
     words = f"{before} process{'es' if before > 1 else ''}, now {now}"
-    old, new = kept.get("global_batch"), _global_batch(trainer)
+    old, new = kept.get("batch"), _batch(trainer)
     if old is None or new is None or old == new:
         return words
     return f"{words}, and another global batch, {old} samples, now {new}"
