@@ -35,9 +35,9 @@ ONE, TWO = ("trainer.devices=1",), ("trainer=ddp", "trainer.devices=2")
 failed: list[str] = []
 
 
-def check(right: bool, what: str) -> None:
-    """Say whether it is so."""
-    print(f"  {'ok    ' if right else 'WRONG '} {what}", flush=True)
+def check(right: bool, what: str, found: object = "") -> None:
+    """Say whether it is so, and what was found instead."""
+    print(f"  {'ok    ' if right else 'WRONG '} {what}{'' if right else f': {found}'}", flush=True)
     if not right:
         failed.append(what)
 
@@ -73,18 +73,18 @@ def left_over(folder: Path) -> list[str]:
 
 def check_sweep(done: subprocess.CompletedProcess[str], sweep: Path, jobs: int) -> None:
     """A directory for each job, its metrics, the best one, and nothing that still runs."""
-    check(done.returncode == 0, f"exit status 0 (is {done.returncode}) {done.stderr.strip()[-800:]}")
+    check(done.returncode == 0, "exit status 0", done.stderr.strip()[-800:])
     expected = [sweep / str(job) for job in range(jobs)]
     runs = sorted(file.parent for file in sweep.rglob("metrics.json"))
-    check(runs == expected, f"{jobs} run directories, each with metrics.json")
+    check(runs == expected, f"{jobs} run directories, each with metrics.json", runs)
     check(all((run / "checkpoints" / "last.ckpt").is_file() for run in runs), "a checkpoint in each")
     values = [json.loads((run / "metrics.json").read_text()).get("val/loss") for run in runs]
-    check(len(set(values)) == jobs, "each job trained with its own values")
+    check(len(set(values)) == jobs, "each job trained with its own values", values)
     best = json.loads((sweep / "best.json").read_text()) if (sweep / "best.json").exists() else {}
     told = [json.loads((run / "job.json").read_text())["value"] for run in runs if (run / "job.json").exists()]
-    check(bool(told) and best.get("value") == max(told), f"best.json has the best of {told}")
+    check(bool(told) and best.get("value") == max(told), "best.json has the best of them", (best, told))
     check("python" in best.get("command", "") and "train.py" in best.get("command", ""), "and its command line")
-    check(left_over(sweep) == [], "no process is left")
+    check(not (left := left_over(sweep)), "no process is left", left)
 
 
 def joblib(folder: Path) -> None:
@@ -124,11 +124,11 @@ def submitit(folder: Path) -> None:
     for process in tasks_of(sweep):
         os.kill(process, signal.SIGUSR2)
     output, _ = job.communicate()
-    check(job.returncode == 0, f"exit status 0 (is {job.returncode}) {output[-800:]}")
+    check(job.returncode == 0, "exit status 0", output[-800:])
     said = "\n".join(file.read_text() for file in (sweep / ".submitit").rglob("*_log.*"))
     check("stopped by SIGUSR2" in said and "Requeued job" in said, "it stopped with a checkpoint and was started again")
     differences = compare(alone, sweep / "0")
-    check(differences == [], f"weights, optimizer, metrics and table are those of the job left alone {differences}")
+    check(differences == [], "weights, optimizer, metrics and table are those of the job left alone", differences)
 
 
 def tasks_of(sweep: Path) -> list[int]:
@@ -164,11 +164,11 @@ def torchrun(folder: Path) -> None:
         for _ in range(2)
     ]  # fmt: skip
     outputs = [agent.communicate()[0] for agent in agents]
-    check([agent.returncode for agent in agents] == [0, 0], f"exit status 0 of both {outputs[0][-800:]}")
+    check([agent.returncode for agent in agents] == [0, 0], "exit status 0 of both", outputs[0][-800:])
     check([file.parent for file in folder.glob("torchrun*/metrics.json")] == [run], "one run directory")
     check(sum(output.count("Run directory") for output in outputs) == 1, "one of the processes reports")
     check("2 processes of 32" in "".join(outputs), "they train together")
-    check(left_over(run) == [], "no process is left")
+    check(not (left := left_over(run)), "no process is left", left)
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:

@@ -81,6 +81,8 @@ def srun(folder: Path, arguments: list[str]) -> None:
     for rank in range(int(environment["SLURM_NTASKS"])):
         own = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NODEID": "0", "SLURM_STEP_ID": "0"}
         places = {option: re.sub("%j|%A_%a", name, path).replace("%t", str(rank)) for option, path in files.items()}
+        for place in places.values():  # a job starts later than here, when whoever submitted it has made the folder
+            Path(place).parent.mkdir(parents=True, exist_ok=True)
         out, error = (
             os.open(places[option], os.O_WRONLY | os.O_CREAT | os.O_APPEND) if option in places else None
             for option in ("--output", "--error")
