@@ -46,7 +46,10 @@ def sbatch(folder: Path, arguments: list[str]) -> None:
         "SLURM_JOB_NODELIST": "localhost",
     }
     command = [sys.executable, __file__, str(folder), "run", str(job), chosen.get("array", "")]
-    subprocess.Popen(command, env={**os.environ, **variables}, start_new_session=True, stdout=subprocess.DEVNULL)
+    nowhere = subprocess.DEVNULL  # whoever reads what sbatch says, waits until nothing can be said any more
+    subprocess.Popen(
+        command, env={**os.environ, **variables}, start_new_session=True, stdin=nowhere, stdout=nowhere, stderr=nowhere
+    )
     print(f"Submitted batch job {job}")
 
 
