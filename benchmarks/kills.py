@@ -5,8 +5,9 @@
     python benchmarks/kills.py data=av_digits model/size=tiny --num-workers 2
 
 Prints where every kill fell and what resuming found, and whether weights, optimizer, metrics and table in the end are those
-of the uninterrupted run, bit by bit; exits with 1 if not (for one process), or if a run could not be resumed. The arguments
-are overrides of train.py.
+of the uninterrupted run, bit by bit; exits with 1 if not, if a run could not be resumed, or if a process outlived its job.
+Of two processes, all, the first or the second are killed, in turn; the others have to end by themselves. The arguments are
+overrides of train.py.
 
 Everything is imported once: each training is a fork of this process, so that most of its life is training.
 """
@@ -76,8 +77,32 @@ def place(directory: Path) -> str:
     return f"epoch {state['epoch'] + 1}, step {state['global_step']}"
 
 
-def kill_at_a_random_moment(child: int, directory: Path, chance: random.Random) -> int | None:
-    """After one to three more checkpoints and a moment; the exit status if it was finished before."""
+def kill(child: int, victim: str) -> str:
+    """Kill all processes of a training, or its first or second, and wait until all are gone; who it was.
+
+    Raises:
+        RuntimeError: if one is still there after a minute.
+    """
+    second = Path(f"/proc/{child}/task/{child}/children").read_text().split()
+    if victim == "all" or not second:
+        victim = "all"
+        os.killpg(child, signal.SIGKILL)
+    else:
+        os.kill(child if victim == "first" else int(second[0]), signal.SIGKILL)
+    until = time.monotonic() + 60
+    ended = None
+    while time.monotonic() < until:
+        ended = finished(child) if ended is None else ended
+        try:
+            os.killpg(child, 0)
+        except ProcessLookupError:
+            return victim
+        time.sleep(0.05)
+    raise RuntimeError(f"a process of the job {child} is still there a minute after its {victim} was killed")
+
+
+def kill_at_a_random_moment(child: int, directory: Path, chance: random.Random, victim: str) -> int | str:
+    """After one to three more checkpoints and a moment; who was killed, or the exit status if it was finished before."""
     file = directory / "checkpoints" / "last.ckpt"
     seen = file.stat().st_mtime_ns if file.exists() else 0
     written, began, interval = 0, time.monotonic(), 0.2
@@ -93,9 +118,7 @@ def kill_at_a_random_moment(child: int, directory: Path, chance: random.Random) 
     time.sleep(chance.uniform(0.0, min(interval, 1.0)))
     if (code := finished(child)) is not None:
         return code
-    os.killpg(child, signal.SIGKILL)
-    finished(child, wait=True)
-    return None
+    return kill(child, victim)
 
 
 def differences(one: Any, other: Any, name: str) -> list[str]:
@@ -149,7 +172,7 @@ def main() -> int:
         arguments.append(f"trainer.max_epochs={settings.epochs}")
     arguments += [f"data.num_workers={settings.num_workers}", f"callbacks.last.every_n_train_steps={settings.every}"]
     if settings.processes > 1:
-        arguments += [f"trainer.devices={settings.processes}", "+trainer.strategy=ddp"]
+        arguments += ["trainer=ddp", f"trainer.devices={settings.processes}"]
 
     reference, killed = folder / "uninterrupted", folder / "killed"
     began = time.monotonic()
@@ -163,13 +186,18 @@ def main() -> int:
     resume = [*arguments, f"hydra.run.dir={killed}", "ckpt_path=auto"]
     log = folder / "killed.log"
     kills = 0
+    victims = ("all",) if settings.processes == 1 else ("all", "first", "second")
     while True:
         child = start(resume, log)
-        code = kill_at_a_random_moment(child, killed, chance) if kills < settings.kills else finished(child, wait=True)
-        if code is None:
+        code: int | str | None
+        if kills < settings.kills:
+            code = kill_at_a_random_moment(child, killed, chance, victims[kills % len(victims)])
+        else:
+            code = finished(child, wait=True)
+        if isinstance(code, str):
             kills += 1
             left = sorted(path.name for path in (killed / "checkpoints").iterdir())
-            print(f"kill {kills}: last checkpoint at {place(killed)}; {', '.join(left)}", flush=True)
+            print(f"kill {kills} ({code}): last checkpoint at {place(killed)}; {', '.join(left)}", flush=True)
         elif code == 0:
             break
         else:
@@ -177,7 +205,7 @@ def main() -> int:
             return 1
     found = compare(reference, killed)
     print(f"{kills} kills, finished at {place(killed)}; not the same: {', '.join(found) or 'nothing'}")
-    return 1 if found and settings.processes == 1 else 0
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """An ESTIMATE of ImageNet-scale training on several GPUs: communication against compute per step, arithmetic shown.
 
 Measured, in this process: parameters of the recipe's model, bytes of its gradients, floating-point operations of a forward
-pass (counted on shapes, of dense attention, as the papers count). Taken from makers' data sheets: peak operations and link
-bandwidths. Assumed, and said so: the share of the peak that is reached. Nothing here was run on a GPU.
+pass (counted on shapes, of dense attention, as the papers count), beside what the papers say of both. Taken from published
+specifications, each with its source: peak operations, bandwidths of memory and links. Assumed, and said so: the share of the
+peak that is reached. Nothing here was run on a GPU.
 """
 
 from __future__ import annotations
@@ -33,19 +34,39 @@ SPEC: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Device:
-    """Peak operations per second (dense bfloat16) and bytes per second of the link in one direction."""
+    """Peak operations per second (dense bfloat16), and bytes per second of its memory and of its links in one direction."""
 
     name: str
     peak: float
+    memory: float
     link: float
     source: str
 
 
+# Data sheets count operations with 2:4 sparsity, twice as many, and NVLink in both directions together. Looked up in the
+# collections named here, which quote NVIDIA's data sheet and white papers, in November 2026; not in the makers' own files.
 DEVICES = (
-    Device("A100 SXM", 312e12, 300e9, "NVIDIA A100 data sheet: 312 TFLOPS BF16; NVLink 600 GB/s, both directions together"),
-    Device("H100 SXM", 989e12, 450e9, "NVIDIA H100 data sheet: 989 TFLOPS BF16 dense; NVLink 900 GB/s, both directions"),
-)
-INFINIBAND = 50e9  # NDR, 400 Gb/s per port (NVIDIA Quantum-2 data sheet)
+    Device(
+        "A100 SXM 80 GB", 312e12, 2039e9, 300e9,
+        "312 TFLOPS BF16 dense, 2,039 GB/s, NVLink 300 + 300 GB/s: glennklockwood.com/garden/processors/A100, after "
+        "NVIDIA's data sheet nvidia-a100-datasheet-us-nvidia-1758950-r4-web.pdf",
+    ),
+    Device(
+        "H100 SXM5", 989.4e12, 3350e9, 450e9,
+        "989.4 TFLOPS BF16 dense, 3.35 TB/s, NVLink 900 GB/s both ways: glennklockwood.com/garden/processors/h100, after "
+        "NVIDIA's Hopper white paper",
+    ),
+)  # fmt: skip
+# NDR, 400 Gb/s in a port: docs.nvidia.com/networking/display/ConnectX7VPI/Introduction
+INFINIBAND = 50e9
+# Of the papers: parameters, and operations of a forward pass where they give them.
+PUBLISHED: dict[str, tuple[int, float | None]] = {
+    "imagenet_perceiver": (44_900_000, 707e9),
+    "imagenet_perceiver_io": (48_440_627, None),
+    "imagenet_conv": (48_646_522, None),
+}
+# LAMB, float32: weight, gradient and two moments are read, weight and two moments written.
+OPTIMIZER_BYTES = 7 * 4
 
 
 def ring_all_reduce(gradient_bytes: float, devices: int, bandwidth: float) -> float:
@@ -71,12 +92,15 @@ def estimate(experiment: str, *, devices: int, utilisation: float) -> None:
     """Print the arithmetic for one recipe."""
     parameters, flops, images, epochs = measure(experiment)
     gradient = 4 * parameters
+    published, published_flops = PUBLISHED.get(experiment, (None, None))
+    said = "" if published is None else f"; published {published / 1e6:.1f} M"
+    said_flops = "" if published_flops is None else f"; published {published_flops / 1e9:.0f} GFLOP"
     step_flops = 3 * flops * images / devices
     steps = TRAINING_IMAGES // images
     print(f"\nESTIMATE, not a measurement: experiment={experiment} on {devices} GPUs")
-    print(f"  parameters (counted)                {parameters:,}")
+    print(f"  parameters (counted)                {parameters:,}{said}")
     print(f"  gradients, float32                  4 x {parameters:,} = {gradient / 1e6:.1f} MB")
-    print(f"  forward, one image (counted)        {flops / 1e9:.1f} GFLOP, dense attention")
+    print(f"  forward, one image (counted)        {flops / 1e9:.1f} GFLOP, dense attention{said_flops}")
     total = f"3 x {flops / 1e9:.1f} GFLOP x {images} / {devices} images = {step_flops / 1e12:.1f} TFLOP"
     print(f"  step, one GPU, forward and backward {total}")
     print(f"  steps of an epoch                   {TRAINING_IMAGES:,} / {images} = {steps:,}")
@@ -85,13 +109,16 @@ def estimate(experiment: str, *, devices: int, utilisation: float) -> None:
         print(f"  {device.name}  ({device.source})")
         reached = f"({utilisation:.0%} x {device.peak / 1e12:.0f} TFLOP/s)"
         print(f"    compute       {step_flops / 1e12:.1f} TFLOP / {reached} = {1e3 * compute:.0f} ms")
+        optimizer = OPTIMIZER_BYTES * parameters / device.memory
+        moved = f"{OPTIMIZER_BYTES} bytes x {parameters:,} / {device.memory / 1e9:,.0f} GB/s"
+        print(f"    optimizer     {moved} = {1e3 * optimizer:.2f} ms, bound by memory")
         for link, bandwidth in (("NVLink", device.link), ("InfiniBand NDR, one port for each GPU", INFINIBAND)):
             seconds = ring_all_reduce(gradient, devices, bandwidth)
             print(
                 f"    all-reduce    2 x {devices - 1}/{devices} x {gradient / 1e6:.1f} MB / {bandwidth / 1e9:.0f} GB/s = "
                 f"{1e3 * seconds:.2f} ms over {link}: {seconds / compute:.2%} of compute, and it overlaps the backward pass"
             )
-        slowest = compute + ring_all_reduce(gradient, devices, device.link)
+        slowest = compute + optimizer + ring_all_reduce(gradient, devices, device.link)
         print(f"    epoch         {steps:,} x {1e3 * slowest:.0f} ms = {steps * slowest / 60:.1f} min, nothing overlapped")
         print(f"    {epochs} epochs    {epochs * steps * slowest / 3600:.1f} h; loading and decoding must keep up with "
               f"{images / slowest:,.0f} images/s")  # fmt: skip

@@ -5,8 +5,9 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from lightning.pytorch.utilities import rank_zero_only
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from perceiver.process_rank import process_rank
 
 T = TypeVar("T")
 
@@ -24,7 +25,7 @@ def progress(
         after_seconds: when the first line is due.
         every_seconds: how far lines are apart.
     """
-    if getattr(rank_zero_only, "rank", 0) not in (None, 0):
+    if process_rank() != 0:
         yield from items
     elif sys.stdout.isatty():
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

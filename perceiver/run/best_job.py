@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,11 +20,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from perceiver.atomic import write_json
+from perceiver.run.command_line import override_key, typed_command
 from perceiver.run.errors import one_line
 
 JOB, BEST = "job.json", "best.json"
-# Choices of the sweep itself, which would start another one.
-_OF_SWEEPS = ("hparams_search", "cluster")
 
 
 class BestJob(Callback):
@@ -72,8 +70,8 @@ class BestJob(Callback):
             "value": best["value"],
             "job": best["number"],
             "directory": str(directory / str(best["number"])),
-            "parameters": [word for word in best["overrides"] if _key(word) not in fixed],
-            "command": command_line(best["overrides"], config),
+            "parameters": [word for word in best["overrides"] if override_key(word) not in fixed],
+            "command": typed_command(config.hydra, best["overrides"]),
         }
         write_json(directory / BEST, found)
         finished = sum(job["error"] is None for job in jobs)
@@ -92,31 +90,10 @@ def best_of(jobs: Sequence[Mapping[str, Any]], *, mode: str) -> Mapping[str, Any
     return max((job for job in jobs if job["value"] is not None), key=lambda job: sign * job["value"], default=None)
 
 
-def command_line(overrides: Sequence[str], config: DictConfig) -> str:
-    """What to type, quoted for a shell, to run a job with these overrides by itself.
-
-    Args:
-        overrides: of the job.
-        config: of the sweep: folders of configuration that its command line brought in come along.
-    """
-    program = Path(sys.argv[0])
-    words = ["python", sys.argv[0]] if program.suffix == ".py" else [program.name]
-    for source in config.hydra.runtime.config_sources:
-        if source.provider == "command-line":
-            words += ["--config-dir", source.path]
-    words += [word for word in config.hydra.overrides.hydra if _key(word) == "hydra.searchpath"]
-    words += [word for word in overrides if _key(word) not in _OF_SWEEPS]
-    return shlex.join(words)
-
-
 def _fixed_keys(overrides: Sequence[str]) -> set[str]:
     """What the sweep's own command line sets to one value for all jobs."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     return {override.get_key_element() for override in parsed if not override.is_sweep_override()}
-
-
-def _key(override: str) -> str:
-    return override.split("=", 1)[0]
 
 
 def _failures(jobs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -10,9 +10,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
+from perceiver.run.errors import warn
+
 KEY = "perceiver_epoch"
-"""Of a checkpoint: `world_size`, and for each process the `metrics` of the epoch so far; after an epoch the `row` of its
-metrics, which loggers get only then."""
+"""Of a checkpoint: `world_size` and `batch`, samples of a batch in all processes; within an epoch the `metrics` so far, for
+each process; after it the `row` of its metrics, which loggers get only then."""
 
 
 class EpochProgress(Callback):
@@ -32,30 +34,37 @@ class EpochProgress(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep what all processes have of the present epoch."""
         epochs = trainer.fit_loop.epoch_progress.current.state_dict()
+        sizes = {"world_size": trainer.world_size, "batch": _batch(trainer)}
         if epochs["processed"] >= epochs["ready"]:  # it is over, but not yet logged
-            checkpoint[KEY] = {"row": _row(trainer)}
+            checkpoint[KEY] = {**sizes, "row": _row(trainer)}
             return
         own = _states(trainer, pl_module)
         states: list[Any] = [own]
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
             torch.distributed.all_gather_object(states, own)
-        checkpoint[KEY] = {"world_size": trainer.world_size, "metrics": states}
+        checkpoint[KEY] = {**sizes, "metrics": states}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take over what is this process's, and set the count of batches."""
-        kept = checkpoint.get(KEY)
-        if kept is not None and kept.get("world_size") == trainer.world_size:
-            self._kept = kept["metrics"][trainer.global_rank]
+        kept = checkpoint.get(KEY) or {}
+        if kept.get("world_size") == trainer.world_size:
+            self._kept = kept["metrics"][trainer.global_rank] if "metrics" in kept else {}
         loops = checkpoint["loops"]["fit_loop"]
         places = loops["state_dict"].get("combined_loader", [])
-        batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
-        if len(places) == 1 and "samples" in places[0] and isinstance(batch_size, int):
-            count = loops["epoch_loop.batch_progress"]["current"]
+        place = places[0] if len(places) == 1 else {}
+        count = loops["epoch_loop.batch_progress"]["current"]
+        batch, samples = _batch(trainer), place.get("samples")
+        if samples is None and place and kept.get("batch") not in (None, batch):
+            samples = count["ready"] * kept["batch"]  # a loader that counts in its own way, as that of shards
+        if samples is not None and batch is not None and count["ready"]:
+            batches, before = samples // batch, place.get("batches", count["ready"])
             lag = count["ready"] - count["completed"]
-            batches = places[0]["samples"] // (batch_size * trainer.world_size)
-            if count["ready"] and batches != places[0]["batches"]:
+            if batches != before:
                 count.update(ready=batches, started=batches, processed=batches, completed=batches - lag)
+        if changed := _changed(kept, trainer):
+            within = f": the epoch goes on after {samples} samples" if samples and "metrics" in kept else ""
+            warn(f"the checkpoint is of {changed}{within}.")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Continue the metrics that are objects, and tell the loader its place if Lightning did not."""
@@ -92,6 +101,27 @@ class EpochProgress(Callback):
             if "count" in state:
                 result.cumulated_batch_size = state["count"].to(result.cumulated_batch_size) + result.cumulated_batch_size
         self._kept = {}
+
+
+def _batch(trainer: Trainer) -> int | None:
+    """Samples of a batch, in all processes; None for data that do not say."""
+    own = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
+    return own * trainer.world_size if isinstance(own, int) else None
+
+
+def _changed(kept: dict[str, Any], trainer: Trainer) -> str:
+    """In words, what became of the processes and with them of the batches; nothing where there are as many as before.
+
+    A batch size that was set anew is told among the other settings.
+    """
+    before, now = kept.get("world_size", trainer.world_size), trainer.world_size
+    if before == now:
+        return ""
+    words = f"{before} process{'es' if before > 1 else ''}, now {now}"
+    old, new = kept.get("batch"), _batch(trainer)
+    if old is None or new is None or old == new:
+        return words
+    return f"{words}, and another global batch, {old} samples, now {new}"
 
 
 def _row(trainer: Trainer) -> dict[str, float]:

@@ -18,6 +18,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from perceiver.atomic import FULL, DiskFullError
+from perceiver.process_rank import process_rank
+from perceiver.run.lost_rank import LostRankError
 from perceiver.run.stopped import TrainingStopped
 
 
@@ -26,7 +28,9 @@ class RankDiedError(RuntimeError):
 
 
 # Their messages are sentences of their own; for others the type says half of it.
-_SELF_EXPLANATORY = (ValueError, OSError, FloatingPointError, RankDiedError, HydraException, OmegaConfBaseException)
+_SELF_EXPLANATORY = (
+    ValueError, OSError, FloatingPointError, RankDiedError, LostRankError, HydraException, OmegaConfBaseException,
+)  # fmt: skip
 
 _LONGEST = 600  # characters of a message that is no sentence of this package; all of it is in the traceback
 
@@ -56,7 +60,7 @@ def report_error(error: Exception, *, directory: Path | None, conf: Path | None 
             None before there is one.
         conf: the configuration folder, for suggestions about mistyped overrides.
     """
-    rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
+    rank = process_rank()
     where, log = (f" on rank {rank}", f"error.rank{rank}.log") if rank else ("", "error.log")
     lines = [f"error{where}: {one_line(error)}"]
     if conf is not None and (hint := suggestion(str(error), conf)):
@@ -74,7 +78,7 @@ def report_error(error: Exception, *, directory: Path | None, conf: Path | None 
 
 def warn(text: str) -> None:
     """Say in one line what a user should know, in the first process only."""
-    if os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("SLURM_PROCID", "0") == "0":
+    if process_rank() == 0:
         _to_stderr(f"warning: {' '.join(text.split())}")
 
 

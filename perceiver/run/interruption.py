@@ -11,11 +11,11 @@ from types import FrameType
 from typing import Any
 
 import torch.distributed
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
 from perceiver.run.last_checkpoint import LastCheckpoint
+from perceiver.run.requeue import Requeue, requeue_signals
 from perceiver.run.resumable_points import AtResumablePoints
 from perceiver.run.stopped import TIME_LIMIT, TrainingStopped
 
@@ -36,10 +36,9 @@ def until_interrupted(trainer: Trainer, act: Callable[[], Any]) -> None:
 class OrderlyStop(AtResumablePoints):
     """Ends a training at the next step after a signal or a time limit, with a checkpoint that continues it exactly.
 
-    SIGINT (Ctrl+C), SIGTERM and SIGUSR1 in any process stop all of them; a second SIGINT stops at once. Under SLURM,
-    SIGUSR1, or what `SLURMEnvironment.requeue_signal` says instead, also puts the job into the queue again, unless
-    `SLURMEnvironment.auto_requeue` is off. SIGTERM does not: SLURM sends it to jobs that are cancelled, too, and requeues on
-    its own those that it preempts.
+    SIGINT (Ctrl+C), SIGTERM and SIGUSR1 in any process stop all of them; a second SIGINT stops at once. On a cluster,
+    `requeue_signals` say at which of them, or others, the job is also put into the queue again. SIGTERM does not: SLURM
+    sends it to jobs that are cancelled, too, and requeues on its own those that it preempts.
 
     Args:
         last: writes the checkpoint; None: none is written.
@@ -56,6 +55,7 @@ class OrderlyStop(AtResumablePoints):
         self.timer = None if max_time is None else Timer(max_time, verbose=False)
         self._cause: str | None = None
         self._handlers: dict[signal.Signals, Any] = {}
+        self._requeue: dict[signal.Signals, Requeue] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals over, from Lightning too, whose own handling writes and sends in the middle of a step."""
@@ -65,7 +65,8 @@ class OrderlyStop(AtResumablePoints):
         if trainer.received_sigterm:
             self._cause = "SIGTERM"
         if threading.current_thread() is threading.main_thread():
-            for number in {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, _requeue_signal(trainer) or signal.SIGUSR1}:
+            self._requeue = requeue_signals(trainer)
+            for number in {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, *self._requeue}:
                 self._handlers[number] = signal.signal(number, self._note)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -85,13 +86,12 @@ class OrderlyStop(AtResumablePoints):
             return
         if self.last is not None:
             self.last.save(trainer)
-        chosen = _requeue_signal(trainer)
         raise TrainingStopped(
             cause=cause,
             step=trainer.global_step,
             checkpoint=None if self.last is None else self.last.path,
             first_process=trainer.is_global_zero,
-            requeue=chosen is not None and cause == chosen.name,
+            requeue=next((how for number, how in self._requeue.items() if number.name == cause), None),
         )
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -107,14 +107,6 @@ class OrderlyStop(AtResumablePoints):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
-
-
-def _requeue_signal(trainer: Trainer) -> signal.Signals | None:
-    """The signal at which a SLURM job is to be put into the queue again; None elsewhere, or if it is not to be."""
-    environment = trainer._accelerator_connector.cluster_environment
-    if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
-        return None
-    return signal.Signals(environment.requeue_signal or signal.SIGUSR1)
 
 
 def _of_all_processes(cause: str | None, trainer: Trainer) -> str | None:

@@ -8,7 +8,7 @@ Where something else started the ranks (torchrun, SLURM), it also watches them, 
 
 from __future__ import annotations
 
-import argparse
+import atexit
 import contextlib
 import os
 import signal
@@ -20,17 +20,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from omegaconf import DictConfig
 
+from perceiver.run.command_line import rank_command
 from perceiver.run.errors import FULL_ERROR, RankDiedError
+from perceiver.run.lost_rank import explained, is_stopped
 
-VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+VARIABLES = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What Lightning sets for the processes of a job."""
 
 PARENT = "PERCEIVER_PARENT"
@@ -48,21 +51,29 @@ def ranks_of_one_job() -> Iterator[None]:
     """Whatever ranks a job starts within are gone after it, and so is what it put into the environment.
 
     Raises:
-        RankDiedError: instead of what the loss of another rank led to in this one.
+        RankDiedError: instead of what the death of another rank led to in this one.
+        LostRankError: the same where a rank hangs, or where something else than this process watches the ranks.
     """
     before = {name: os.environ.get(name) for name in VARIABLES}
-    if parent := os.environ.get(PARENT):
+    parent = os.environ.get(PARENT)
+    if parent is not None:
         _StopWithParent(int(parent)).start()
     try:
         yield
     except BaseException as error:
+        lost = explained(error, hanging=[state for launcher in _launchers for state in launcher.states()])
         for launcher in _launchers:
             # What talks to a dead rank fails before its death is known.
             died = launcher.first_dead(wait=2.0 if isinstance(error, RuntimeError) else 0.0)
             launcher.stop()
             if died is not None and not isinstance(error, KeyboardInterrupt):
                 raise RankDiedError(died) from error
-        raise
+        if lost is None:
+            raise
+        if parent is not None and is_stopped(int(parent)):
+            # It hears of nothing, so nobody would end it. Afterwards: first this process says why.
+            atexit.register(os.kill, int(parent), signal.SIGKILL)
+        raise lost from error
     finally:
         for launcher in _launchers:
             launcher.finish()
@@ -81,47 +92,20 @@ def start_ranks_by_job(trainer: Trainer, directory: Path) -> None:
     Args:
         trainer: not yet run.
         directory: the run directory, which all ranks share.
+
+    Raises:
+        ValueError: for several machines where nothing says how they are to meet.
     """
     strategy = trainer.strategy
     if isinstance(strategy.launcher, _SubprocessScriptLauncher) and HydraConfig.initialized():
+        _require_other_machines(strategy.launcher)
         launcher = RankLauncher(
             environment=strategy.launcher.cluster_environment,
             num_processes=strategy.launcher.num_processes,
             num_nodes=strategy.launcher.num_nodes,
-            command=command_of_this_job(sys.argv, directory),
+            command=rank_command(cast(DictConfig, HydraConfig.get()), directory),
         )
         strategy._launcher = launcher
-
-
-def command_of_this_job(arguments: Sequence[str], directory: Path) -> list[str]:
-    """The command line that runs this job alone: a sweep's values for it, in RUN mode, in its run directory.
-
-    Args:
-        arguments: the process's own, `sys.argv`.
-        directory: the run directory.
-    """
-    main = sys.modules["__main__"]
-    module = None if main.__spec__ is None else main.__spec__.name
-    command = [sys.executable, *(["-m", module] if module else [str(Path(arguments[0]).resolve())])]
-    flags = argparse.ArgumentParser(add_help=False)
-    for short, long in (("-cd", "--config-dir"), ("-cp", "--config-path"), ("-cn", "--config-name")):
-        flags.add_argument(short, long)
-    for name, value in vars(flags.parse_known_args(list(arguments[1:]))[0]).items():
-        if value is not None:
-            command += [f"--{name.replace('_', '-')}", value]
-    overrides = HydraConfig.get().overrides
-    own = ("hydra.mode", "hydra.run.", "hydra.sweep.", "hydra.job.", "hydra.output_subdir", "hydra/job_logging")
-    kept = [override for override in overrides.hydra if not override.lstrip("+~").startswith(own)]
-    quoted = str(directory.absolute()).replace("\\", "\\\\").replace("'", "\\'")
-    return [
-        *command,
-        *overrides.task,
-        *kept,
-        "hydra.mode=RUN",
-        f"hydra.run.dir='{quoted}'",
-        "hydra.output_subdir=null",
-        "hydra/job_logging=none",
-    ]
 
 
 class RankLauncher(_SubprocessScriptLauncher):
@@ -146,8 +130,12 @@ class RankLauncher(_SubprocessScriptLauncher):
 
         Raises:
             OSError: if the port by which the ranks are to meet is taken.
+            ValueError: if what started the ranks started another number of them.
         """
-        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        try:
+            self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        except ValueError as error:
+            raise ValueError(f"trainer.devices={self.num_processes} trainer.num_nodes={self.num_nodes}: {error}") from error
         if not self.cluster_environment.creates_processes_externally:
             self._call_children_scripts()
         return function(*args, **kwargs)
@@ -162,6 +150,14 @@ class RankLauncher(_SubprocessScriptLauncher):
             if time.monotonic() >= until:
                 return None
             time.sleep(0.1)
+
+    def states(self) -> list[str]:
+        """Of each other rank of this machine that has not ended: its name, and whether it is stopped."""
+        return [
+            f"{_rank_name(local_rank)} (process {process.pid}) is {'stopped' if is_stopped(process.pid) else 'running'}"
+            for local_rank, process in enumerate(self.procs, start=1)
+            if process.poll() is None
+        ]
 
     def stop(self) -> None:
         """End all ranks but this one."""
@@ -195,6 +191,7 @@ class RankLauncher(_SubprocessScriptLauncher):
             "MASTER_PORT": str(environment.main_port),
             "NODE_RANK": str(environment.node_rank()),
             "LOCAL_RANK": str(environment.local_rank()),
+            "LOCAL_WORLD_SIZE": str(self.num_processes),
             "WORLD_SIZE": str(self.num_processes * self.num_nodes),
         }
         theirs = {
@@ -237,6 +234,16 @@ class _StopWithParent(threading.Thread):
         while os.getppid() == self.parent:
             time.sleep(_POLL_SECONDS)
         os._exit(1)
+
+
+def _require_other_machines(launcher: _SubprocessScriptLauncher) -> None:
+    started = launcher.cluster_environment.creates_processes_externally
+    if launcher.num_nodes > 1 and not started and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        raise ValueError(
+            f"trainer.num_nodes={launcher.num_nodes}: nothing started this command on {launcher.num_nodes} machines, nor "
+            "says where they meet. Start it with torchrun --nnodes or with SLURM (cluster=slurm, or srun in a batch "
+            "script); or by hand on each machine, with MASTER_ADDR and MASTER_PORT of the first and NODE_RANK=0, 1, … set."
+        )
 
 
 def _require_free(address: str, port: int) -> None:

@@ -5,34 +5,24 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-import perceiver
+from perceiver.run.command_line import remember_program
+from perceiver.run.conf_directory import MAIN_FILE, conf_directory
 from perceiver.run.config import register_resolvers
 from perceiver.run.data_choice import data_of_checkpoint
 from perceiver.run.errors import FULL_ERROR, JobFailedError, interrupted, report_error, stopped
-from perceiver.run.requeue import requeue
+from perceiver.run.one_directory import require_one_directory
 from perceiver.run.stopped import TrainingStopped
 
+__all__ = ["conf_directory", "job", "main"]
+
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
-
-
-def conf_directory() -> Path:
-    """The folder of the shipped configuration: beside the package's modules when installed, beside the package in a clone.
-
-    Raises:
-        FileNotFoundError: if neither is there: the installation is incomplete.
-    """
-    package = Path(perceiver.__file__).resolve().parent
-    candidates = (package / "conf", package.parent / "conf")
-    for candidate in candidates:
-        if (candidate / "train.yaml").is_file():
-            return candidate
-    raise FileNotFoundError(f"train.yaml: expected it in {candidates[0]} or {candidates[1]}; reinstall the package.")
 
 
 def job(config: DictConfig) -> float | None:
@@ -44,14 +34,15 @@ def job(config: DictConfig) -> float | None:
     register_resolvers()  # launchers run jobs in processes that have not come through `main`
     directory = Path(config.run_dir)
     try:
+        require_one_directory(cast(DictConfig, HydraConfig.get()))
         # Imported here: Lightning takes seconds, and `--help` or a mistyped override should not.
         from perceiver.run.job import run
 
         return run(config)
     except TrainingStopped as stop:
         stopped(stop, directory)
-        if stop.requeue and stop.first_process:
-            requeue()
+        if stop.requeue is not None:
+            stop.requeue()
         sys.exit(stop.exit_code)
     except KeyboardInterrupt:
         interrupted(directory)
@@ -66,6 +57,7 @@ def job(config: DictConfig) -> float | None:
 def main() -> None:
     """Compose the configuration from the command line and run the job or the sweep; exits with 1 after any error."""
     register_resolvers()
+    remember_program()
     if choice := data_of_checkpoint(sys.argv[1:], conf_directory()):
         sys.argv.append(choice)
     # Hydra would print and exit on its own; raised, its errors are reported like all others.
@@ -73,7 +65,7 @@ def main() -> None:
     os.environ[FULL_ERROR] = chosen or "0"
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_directory()), config_name="train")(job)()
+        hydra.main(version_base="1.3", config_path=str(conf_directory()), config_name=MAIN_FILE)(job)()
     except JobFailedError:
         sys.exit(EXIT_ERROR)
     except KeyboardInterrupt:

@@ -88,5 +88,7 @@ def make_trainer(plain: Mapping[str, Any], callbacks: list[Callback], *, stoppab
             f"trainer: {error} This machine has {torch.cuda.device_count()} CUDA devices; trainer.accelerator="
             f"{settings.get('accelerator')} trainer.devices={settings.get('devices')} were asked for."
         ) from error
+    except ValueError as error:
+        raise ValueError(f"trainer: {error}") from error
     start_ranks_by_job(trainer, Path(plain["run_dir"]))
     return trainer

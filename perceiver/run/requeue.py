@@ -1,15 +1,46 @@
-"""Putting a SLURM job into the queue again."""
+"""Putting a job of a cluster into the queue again: the signals that ask for it, and how it is done."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
+
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch import Trainer
+
+from perceiver.process_rank import process_rank
+
+Requeue = Callable[[], None]
+"""Puts the job into the queue; to be called in all its processes. It may exit."""
+
+
+def requeue_signals(trainer: Trainer) -> dict[signal.Signals, Requeue]:
+    """At which signals this job is to be put into the queue again, and how; none outside of clusters.
+
+    Of SLURM that is SIGUSR1, or what `SLURMEnvironment.requeue_signal` says instead, unless its `auto_requeue` is off. A job
+    that submitit has started (cluster=slurm) also gets submitit's, SIGUSR2 or $SUBMITIT_PREEMPT_SIGNAL, some time before its
+    end; what submitit does about it, in the handler that is there now, is done once the checkpoint is written.
+    """
+    found: dict[signal.Signals, Requeue] = {}
+    environment = trainer._accelerator_connector.cluster_environment
+    if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+        found[signal.Signals(environment.requeue_signal or signal.SIGUSR1)] = requeue
+    if "SUBMITIT_EXECUTOR" in os.environ:
+        number = signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"]
+        handler = signal.getsignal(number)
+        if callable(handler):
+            found[number] = lambda: handler(number, None)
+    return found
 
 
 def requeue() -> None:
-    """Ask SLURM to run the present job again from its beginning, as it was submitted; says so where that fails."""
+    """Have the first process ask SLURM to run the job again from its beginning, as it was submitted; says so if it fails."""
+    if process_rank() != 0:
+        return
     job = job_id(os.environ)
     command = shutil.which("scontrol")
     if job is None or command is None:

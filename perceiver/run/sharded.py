@@ -14,16 +14,16 @@ class FullySharded(ModelParallelStrategy):
     processes can continue. The first process holds all weights and optimizer states in main memory while it writes one.
 
     Args:
-        timeout_minutes: how long a process waits for another before it gives up.
+        timeout: how long a process waits for another before it gives up.
         process_group_backend: nccl or gloo; None takes what fits the device.
     """
 
-    def __init__(self, *, timeout_minutes: float = 30.0, process_group_backend: str | None = None) -> None:
+    def __init__(self, *, timeout: timedelta = timedelta(minutes=30), process_group_backend: str | None = None) -> None:
         super().__init__(
             tensor_parallel_size=1,
             save_distributed_checkpoint=False,
             process_group_backend=process_group_backend,
-            timeout=timedelta(minutes=timeout_minutes),
+            timeout=timeout,
         )
 
     def setup_environment(self) -> None:

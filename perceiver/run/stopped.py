@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 TIME_LIMIT = "trainer.max_time"
@@ -17,10 +18,18 @@ class TrainingStopped(Exception):
         step: steps of the optimizer so far.
         checkpoint: what was written; None where no last checkpoint is kept.
         first_process: whether this is the one that speaks.
-        requeue: whether the cluster is to be asked to run the job again.
+        requeue: asks the cluster to run the job again, in all processes; it may exit. None: nobody is to be asked.
     """
 
-    def __init__(self, *, cause: str, step: int, checkpoint: Path | None, first_process: bool, requeue: bool) -> None:
+    def __init__(
+        self,
+        *,
+        cause: str,
+        step: int,
+        checkpoint: Path | None,
+        first_process: bool,
+        requeue: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__(cause, step, checkpoint)
         self.cause = cause
         self.step = step

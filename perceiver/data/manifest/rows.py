@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -16,6 +15,7 @@ from perceiver.data.manifest.modalities import Modality
 from perceiver.data.manifest.table import ManifestTable
 from perceiver.data.progress import progress
 from perceiver.preprocessing import preprocess, value_text
+from perceiver.process_rank import process_rank
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +54,10 @@ class BadRows:
             raise BadRowError(f"{message} Mend it, or leave such rows out with data.on_bad_row=skip.")
         self.skipped.setdefault(row, message)
 
-    @rank_zero_only
     def tell(self, *, total: int) -> None:
         """Names the rows that were skipped since the last call in the log of the first process; all skip the same."""
         new = list(self.skipped.values())[self._reported :]
-        if not new:
+        if not new or process_rank() != 0:
             return
         self._reported = len(self.skipped)
         log.warning("skipped %d of %d rows:", len(self.skipped), total)

@@ -1,0 +1,24 @@
+"""Where the shipped configuration is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import perceiver
+
+MAIN_FILE = "train"
+"""The primary configuration, without its ending."""
+
+
+def conf_directory() -> Path:
+    """The folder of the shipped configuration: beside the package's modules when installed, beside the package in a clone.
+
+    Raises:
+        FileNotFoundError: if neither is there: the installation is incomplete.
+    """
+    package = Path(perceiver.__file__).resolve().parent
+    candidates = (package / "conf", package.parent / "conf")
+    for candidate in candidates:
+        if (candidate / f"{MAIN_FILE}.yaml").is_file():
+            return candidate
+    raise FileNotFoundError(f"train.yaml: expected it in {candidates[0]} or {candidates[1]}; reinstall the package.")

@@ -1,0 +1,40 @@
+"""One run directory for all processes of a job, also where something else than this package starts them."""
+
+from __future__ import annotations
+
+import os
+
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+
+def require_one_directory(hydra: DictConfig) -> None:
+    """Check that the directory has a fixed name where every process composes the configuration by itself.
+
+    Args:
+        hydra: the node of that name in the job's configuration.
+
+    Raises:
+        ValueError: if torchrun or srun started several processes, which would all name a directory after the time.
+    """
+    starter = _starter()
+    if starter is None:
+        return
+    which = "run" if hydra.mode == RunMode.RUN else "sweep"
+    section = OmegaConf.to_container(hydra[which], resolve=False)
+    assert isinstance(section, dict)
+    if "${now:" in str(section["dir"]):
+        raise ValueError(
+            f"hydra.{which}.dir: expected a fixed one, since {starter} starts several processes, each of which would make "
+            f"one of its own, named after the time; add hydra.{which}.dir=DIR."
+        )
+
+
+def _starter() -> str | None:
+    """What has started several processes of this job; None: they are one, or it has chosen the directory for all."""
+    environment = os.environ
+    if int(environment.get("WORLD_SIZE", 1)) > 1 and "TORCHELASTIC_RUN_ID" in environment:
+        return "torchrun"
+    # An allocation may hold one process only; submitit hands on a configuration that is resolved.
+    by_srun = "SLURM_PROCID" in environment and "SLURM_STEP_ID" in environment and "SUBMITIT_EXECUTOR" not in environment
+    return "srun" if by_srun and int(environment.get("SLURM_NTASKS", 1)) > 1 else None
