@@ -6,6 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,8 @@ def _fit(config: DictConfig) -> float | None:
         _write_config(directory, plain)
         if started_from is not None:
             print_line(started_from)
-        print_model(model, data.val_dataloader(), trainer.strategy.root_device, batches=scaled.explanation)
+        with nullcontext() if start is None else start.reading():
+            print_model(model, data.val_dataloader(), trainer.strategy.root_device, batches=scaled.explanation)
 
     started = time.monotonic()
     stop: TrainingStopped | None = None
