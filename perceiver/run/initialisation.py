@@ -76,9 +76,9 @@ class Initialisation:
         own = _of_parts(model.state_dict())
         if problems := differences(own, stored):
             raise ValueError(
-                f"init_from: {self.source.path} does not fit the configured adapters, fusion and encoder: {'; '.join(problems)}. "
-                "init_model=true (experiment=finetune sets it) builds them as the checkpoint's own configuration says; "
-                "otherwise configure them alike, for data of the same modalities and channels."
+                f"init_from: {self.source.path} does not fit the configured adapters, fusion and encoder: "
+                f"{'; '.join(problems)}. init_model=true (experiment=finetune sets it) builds them as the checkpoint's own "
+                "configuration says; otherwise configure them alike, for data of the same modalities and channels."
             )
         model.load_state_dict(stored, strict=False)
         if self.freeze:
@@ -98,7 +98,7 @@ class Initialisation:
         except ValueError as error:
             raise ValueError(
                 f"init_from: {self.source.path} was trained on other inputs than this data has: {error} Choose data of the "
-                "same modalities, channels and sizes; data=image_folder gives any images as RGB, at data.size=[HEIGHT,WIDTH]."
+                "same modalities, channels and sizes; data=image_folder gives any images as RGB at data.size=[HEIGHT,WIDTH]."
             ) from error
 
     def _learning(self) -> str:

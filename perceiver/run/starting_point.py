@@ -34,7 +34,7 @@ class StartingPoint(ABC):
 
     @staticmethod
     def find(path: str | Path) -> StartingPoint:
-        """What `path` means: a checkpoint, a run directory, a directory of transformers' or this package's `save_pretrained`.
+        """What `path` means: a checkpoint, a run directory, or what `save_pretrained`, transformers' or ours, wrote.
 
         Raises:
             FileNotFoundError: it is none of these; says what is there.

@@ -12,8 +12,8 @@ from transformers_models import BY_NAME, their_model
 
 import perceiver
 from perceiver.interop.files import CONFIG
-from perceiver.interop.huggingface import from_transformers
 from perceiver.interop.hub import save_pretrained
+from perceiver.interop.huggingface import from_transformers
 from perceiver.run.starting_point import Checkpoint, Imported, Pretrained, StartingPoint
 
 FOURIER = BY_NAME["PerceiverForImageClassificationFourier"]
