@@ -109,7 +109,7 @@ def some_masks(batch: int = 3) -> dict[str, Tensor]:
 
 
 def close(a: Tensor, b: Tensor) -> None:
-    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(a, b, rtol=2e-6, atol=2e-6)
 
 
 # ---- modalities

@@ -49,14 +49,11 @@ def from_transformers(model: nn.Module | str | Path, *, attention_dropout: float
         values, weights = own.to_dict(), {key: value.detach() for key, value in model.state_dict().items()}
     else:
         directory = Path(model)
-        values = read_config(directory, maker="transformers' save_pretrained")
-        name, source = _architecture(values, directory), str(directory)
+        name, values = _described(directory)
         file, weights = read_weights(directory)
         source = str(file)
-    if attention_dropout is not None:
-        values = {**values, "attention_probs_dropout_prob": attention_dropout}
     try:
-        config = model_config(name, values)
+        config = model_config(name, _with_dropout(values, attention_dropout))
         with torch.random.fork_rng(devices=[]):
             ours = build_model(config)
     except ArchitectureError as error:
@@ -65,6 +62,21 @@ def from_transformers(model: nn.Module | str | Path, *, attention_dropout: float
         raise ArchitectureError(f"{source}: its config makes no model: {error}") from error
     _fill(ours, correspondence(name, ours), weights, source)
     return ours.eval()
+
+
+def config_from_transformers(directory: str | Path, *, attention_dropout: float | None = None) -> dict[str, Any]:
+    """What `from_transformers` builds the model of a directory from, for `perceiver.build.build_model`. Reads no weights.
+
+    `attention_dropout` is as there.
+
+    Raises:
+        FileNotFoundError, ArchitectureError, WeightFileError: as `from_transformers` does for the config.
+    """
+    name, values = _described(Path(directory))
+    try:
+        return model_config(name, _with_dropout(values, attention_dropout))
+    except ArchitectureError as error:
+        raise ArchitectureError(f"{directory}: {error}") from error
 
 
 def to_transformers(model: Perceiver) -> nn.Module:
@@ -98,6 +110,16 @@ def to_transformers(model: Perceiver) -> nn.Module:
     theirs = theirs.to(dtype)
     theirs.load_state_dict(weights)
     return theirs.eval()
+
+
+def _described(directory: Path) -> tuple[str, dict[str, Any]]:
+    """The class and the values in a directory's config.json."""
+    values = read_config(directory, maker="transformers' save_pretrained")
+    return _architecture(values, directory), values
+
+
+def _with_dropout(values: dict[str, Any], attention_dropout: float | None) -> dict[str, Any]:
+    return values if attention_dropout is None else {**values, "attention_probs_dropout_prob": attention_dropout}
 
 
 def _architecture(values: Mapping[str, Any], directory: Path) -> str:

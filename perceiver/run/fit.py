@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ def fit(config: DictConfig) -> float | None:
         write_config(directory, plain)
         if started_from is not None:
             print_line(started_from)
-        print_model(model, data.val_dataloader(), trainer.strategy.root_device, batches=scaled.explanation)
+        with nullcontext() if start is None else start.reading():
+            print_model(model, data.val_dataloader(), trainer.strategy.root_device, batches=scaled.explanation)
 
     started = time.monotonic()
     stop = _train(trainer, task, data, resumed)

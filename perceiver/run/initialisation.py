@@ -1,11 +1,11 @@
-"""Fine-tuning: a model that starts from the adapters, fusion and encoder of a checkpoint, with a head of its own."""
+"""Fine-tuning: a model that starts from the adapters, fusion and encoder of a trained one, with a head of its own."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -15,9 +15,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 from torch.optim import Optimizer
 
-from perceiver import checkpoints
 from perceiver.model import Perceiver
 from perceiver.run.resume import differences
+from perceiver.run.starting_point import StartingPoint
 from perceiver.tasks.training_steps import OptimizerFactory
 
 PARTS = ("adapters", "fusion", "encoder")
@@ -29,12 +29,12 @@ class Initialisation:
     """What the keys `init_*` of the configuration ask for.
 
     Args:
-        file: the checkpoint.
+        source: the trained model.
         freeze: its weights stay as they are.
         lr_multiplier: its weights learn at this multiple of the optimizer's learning rate.
     """
 
-    file: Path
+    source: StartingPoint
     freeze: bool = False
     lr_multiplier: float = 1.0
 
@@ -43,7 +43,7 @@ class Initialisation:
         """As configured; None without `init_from`.
 
         Raises:
-            FileNotFoundError: `init_from` is neither a checkpoint nor a run directory with one.
+            FileNotFoundError: `init_from` is nothing that can be started from, see `StartingPoint.find`.
             ValueError: a multiplier that is none, or settings without `init_from`.
         """
         settings = {name: config.get(f"init_{name}") for name in ("model", "freeze", "lr_multiplier")}
@@ -52,7 +52,7 @@ class Initialisation:
             if settings["model"] or settings["freeze"] or multiplier != 1.0:
                 raise ValueError(
                     "init_model, init_freeze, init_lr_multiplier: they say what becomes of the weights of init_from, and "
-                    "there is none. Set init_from=RUN_DIR or init_from=FILE."
+                    "there is none. Set init_from=DIR or init_from=FILE."
                 )
             return None
         if not (math.isfinite(multiplier) and multiplier > 0):
@@ -60,31 +60,46 @@ class Initialisation:
                 f"init_lr_multiplier: expected a number above 0, got {multiplier}; init_freeze=true keeps weights unchanged."
             )
         try:
-            file = checkpoints.find(config["init_from"])
+            source = StartingPoint.find(config["init_from"])
         except FileNotFoundError as error:
             raise FileNotFoundError(f"init_from: {error}") from error
-        return cls(file=file, freeze=bool(settings["freeze"]), lr_multiplier=multiplier)
+        return cls(source=source, freeze=bool(settings["freeze"]), lr_multiplier=multiplier)
 
     def apply(self, model: Perceiver) -> str:
         """Fill the model's adapters, fusion and encoder; what was done, in a line.
 
         Raises:
-            ValueError: they are others than the checkpoint's; sums up all differences, and nothing is filled.
-            perceiver.checkpoints.CheckpointError: the file is none of ours, or damaged.
+            ValueError: they are others than the trained model's, all differences summed up, or its files are damaged or of
+                another kind; nothing is filled.
         """
-        stored = _of_parts(checkpoints.read_weights(self.file))
+        stored = _of_parts(self.source.weights())
         own = _of_parts(model.state_dict())
         if problems := differences(own, stored):
             raise ValueError(
-                f"init_from: {self.file} does not fit the configured adapters, fusion and encoder: {'; '.join(problems)}. "
-                "init_model=true (experiment=finetune sets it) builds them as the checkpoint's own configuration says; "
-                "otherwise configure them alike, for data of the same modalities and channels."
+                f"init_from: {self.source.path} does not fit the configured adapters, fusion and encoder: "
+                f"{'; '.join(problems)}. init_model=true (experiment=finetune sets it) builds them as the checkpoint's own "
+                "configuration says; otherwise configure them alike, for data of the same modalities and channels."
             )
         model.load_state_dict(stored, strict=False)
         if self.freeze:
             for part in _parts(model):
                 part.requires_grad_(False)
-        return f"Started from {self.file}: {len(stored)} tensors of {', '.join(PARTS)}{self._learning()}"
+        return f"Started from {self.source.path}: {len(stored)} tensors of {', '.join(PARTS)}{self._learning()}"
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """While the model reads data for the first time: an adapter that refuses it is one of `init_from`.
+
+        Raises:
+            ValueError: the adapter's, with what to do.
+        """
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(
+                f"init_from: {self.source.path} was trained on other inputs than this data has: {error} Choose data of the "
+                "same modalities, channels and sizes; data=image_folder gives any images as RGB at data.size=[HEIGHT,WIDTH]."
+            ) from error
 
     def _learning(self) -> str:
         if self.freeze:
@@ -147,12 +162,11 @@ def with_stored_model(config: DictConfig) -> DictConfig:
     checkpoint lacks stay. Reads the checkpoint's configuration only.
 
     Raises:
-        ValueError: the command line chooses another size or adapter.
-        perceiver.checkpoints.CheckpointError: the file is none of ours, or damaged.
+        ValueError: the command line chooses another size or adapter, or a file is damaged or of another kind.
     """
     start = Initialisation.of(config)
     assert start is not None
-    stored = checkpoints.read(start.file).config["model"]
+    stored = start.source.model_config()
     config = config.copy()
     with open_dict(config):
         for name, adapter in stored["adapters"].items():

@@ -22,6 +22,7 @@ from perceiver.tasks.objective import Objective
 from perceiver.tasks.training_steps import (
     OptimizerFactory,
     SchedulerFactory,
+    counted,
     require_finite,
     require_modality,
 )
@@ -132,13 +133,20 @@ class MaskedAutoencodingTask(Objective):
             tokens[name] = replace(block, mask=~hidden if block.mask is None else block.mask & ~hidden)
         return Hidden(tokens=tokens, index=index, real=real)
 
-    def losses(self, batch: Batch, hidden: Hidden) -> dict[str, Tensor]:
-        """The mean squared error over the hidden values of each modality; 0 where nothing is hidden."""
+    def losses(self, batch: Batch, hidden: Hidden, *, count: int | None = None) -> dict[str, Tensor]:
+        """The mean squared error over the hidden values of each modality; 0 where nothing is hidden.
+
+        Args:
+            batch: the samples.
+            hidden: what `hide` makes of it.
+            count: only of so many samples, the first ones; None: all.
+        """
         outputs = self.model.from_tokens(hidden.tokens, index=hidden.index)
         losses = {}
         for name, output in outputs.items():
             target, valid = self.targets(batch, name, hidden.index[name])
             valid = valid & hidden.real[name][..., None]
+            output, target, valid = output[:count], target[:count], valid[:count]
             errors = torch.where(valid, output.float() - target, 0.0).square()
             losses[name] = errors.sum() / valid.sum().clamp(min=1)
         return losses
@@ -182,15 +190,16 @@ class MaskedAutoencodingTask(Objective):
 
     def _evaluate(self, batch: Batch, stage: str, batch_idx: int) -> None:
         generator = torch.Generator().manual_seed(self.seed + batch_idx)
-        losses = self.losses(batch, self.hide(batch, generator=generator))
+        count = counted(self, stage, batch_idx, batch.size)
+        losses = self.losses(batch, self.hide(batch, generator=generator), count=count)
         self.log(
-            f"{stage}/loss", self._sum(losses), on_epoch=True, batch_size=batch.size, prog_bar=stage == "val", sync_dist=True
+            f"{stage}/loss", self._sum(losses), on_epoch=True, batch_size=count, prog_bar=stage == "val", sync_dist=True
         )
         if len(self.modalities) > 1:
             for name in self.modalities:
                 # All of them in every process, whatever its batch holds.
                 one = losses.get(name, torch.zeros((), device=self.device))
-                self.log(f"{stage}/loss/{name}", one, on_epoch=True, batch_size=batch.size, sync_dist=True)
+                self.log(f"{stage}/loss/{name}", one, on_epoch=True, batch_size=count, sync_dist=True)
 
     def _sum(self, losses: Mapping[str, Tensor]) -> Tensor:
         return torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()

@@ -1,14 +1,16 @@
 """Masked autoencoding: what is hidden stays hidden, what the loss is about, and that every adapter's content is its own."""
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from perceiver.adapters import (
     ImageConvStem,
@@ -31,6 +33,7 @@ from perceiver.masking import RandomMasking
 from perceiver.model import Perceiver
 from perceiver.positions import Fourier
 from perceiver.tasks import MaskedAutoencodingTask
+from perceiver.tokens import Tokens
 
 SOUND: dict[str, Any] = {"sample_rate": 800, "duration_seconds": 1.0}
 MEL: dict[str, Any] = {**SOUND, "num_mels": 4, "window_seconds": 0.08, "hop_seconds": 0.05}
@@ -206,6 +209,52 @@ def test_learns_real_digits_and_validates_alike_every_time() -> None:
     assert after == again
     deviation = float((images - images.mean(dim=0)).square().mean())
     assert after["val/loss"] < 0.95 * deviation < before, "better than the mean image"
+
+
+def first_half(tokens: Tokens, *, batch: int, generator: torch.Generator | None = None) -> Tensor:
+    """A masking without chance: the upper rows of every sample."""
+    hidden = torch.zeros(batch, *tokens.grid, dtype=torch.bool)
+    hidden[:, : tokens.grid[0] // 2] = True
+    return hidden
+
+
+@pytest.mark.usefixtures("unchecked")  # stand-ins for a trainer and a masking
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_every_sample_is_validated_once(processes: int) -> None:
+    """Seven samples in two or three processes: what the sampler repeats does not count."""
+    adapter, _ = CASES["raw_patches"]
+    task = task_of(model_of({"it": adapter}), masking=first_half)
+    samples = [Sample(inputs={"it": (number + 1) * torch.randn(1, 4, 6)}, id=str(number)) for number in range(7)]
+    collate = Collate(modalities={"it": {"kind": "image"}})
+    logged: list[tuple[float, int]] = []
+    for rank in range(processes):
+        sampler = DistributedSampler(samples, num_replicas=processes, rank=rank, shuffle=False)  # type: ignore[arg-type, var-annotated]
+        loader: DataLoader[Any] = DataLoader(samples, batch_size=2, sampler=sampler, collate_fn=collate)  # type: ignore[arg-type]
+
+        def log(name: str, value: Tensor, *, batch_size: int, sync_dist: bool, **_: Any) -> None:
+            assert name == "val/loss"
+            assert sync_dist
+            logged.append((float(value), batch_size))
+
+        trainer = SimpleNamespace(val_dataloaders=loader)
+        with mock.patch.object(type(task), "trainer", trainer), mock.patch.object(task, "log", log), torch.no_grad():
+            for number, batch in enumerate(loader):
+                task.validation_step(batch, number)
+    assert sum(count for _, count in logged) == 7
+    single = [collate([sample]) for sample in samples]
+    with torch.no_grad():
+        expected = [float(task.losses(one, task.hide(one))["it"]) for one in single]
+    assert sum(loss * count for loss, count in logged) / 7 == pytest.approx(sum(expected) / 7, rel=1e-5)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_training_loss_is_of_all_processes() -> None:
+    adapter, x = CASES["raw_patches"]
+    task = task_of(model_of({"it": adapter}))
+    with mock.patch.object(task, "log") as log:
+        task.training_step(batch_of(it=x), 0)
+    assert log.call_args.args[0] == "train/loss"
+    assert log.call_args.kwargs["sync_dist"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,188 @@
+"""Imported models at published size on one core: the Fourier ImageNet model against transformers' own, and optical flow.
+
+    pip install -e '.[bench,hf]'
+    python benchmarks/imported.py [--only classifier|flow] [--seconds 120] [--json FILE]
+
+Weights are random, all of them perturbed: speed and memory do not depend on them, and equal logits do not either. The two
+classifiers hold the same weights and get the same images of 224 x 224, batch 1; their forwards are timed in turn in one
+process, and the ratio is taken within each repetition (`benchmarks/measure.py`). Memory is what one forward adds, at its
+peak, to a fresh process that holds the weights and was warmed up with a tiny image. For optical flow (368 x 496, 182,528
+queries, all decoded) there is no comparison: transformers decodes all queries at once, for which memory does not suffice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from measure import added_peak, announce, in_fresh_process, interleaved, machine, timed, write_json
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from transformers_models import BY_NAME, SMALL, their_model
+
+from perceiver.build import build_model
+from perceiver.interop.architectures import model_config
+from perceiver.interop.huggingface import from_transformers
+
+CLASSIFIER, FLOW = BY_NAME["PerceiverForImageClassificationFourier"], BY_NAME["PerceiverForOpticalFlow"]
+IMAGE, FRAMES = (224, 224), (368, 496)
+SMALL_IMAGE, SMALL_FRAMES = (16, 16), (8, 10)
+PEAKS = ("ours", "transformers", "flow", "flow decoder")
+
+
+def classifier_values(*, quick: bool) -> dict[str, Any]:
+    """Of a PerceiverConfig."""
+    return dict(SMALL) if quick else dict(CLASSIFIER.published)
+
+
+def flow_values(*, quick: bool) -> dict[str, Any]:
+    """Of a PerceiverConfig."""
+    return {**SMALL, "train_size": list(SMALL_FRAMES), "num_blocks": 1} if quick else {"num_labels": 2, **FLOW.published}
+
+
+def image(size: Sequence[int]) -> Tensor:
+    """`(1, 3, *size)`, always the same."""
+    return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def compare(*, quick: bool, seconds: float, repetitions: int) -> dict[str, Any]:
+    """The two classifiers in one process: largest difference of their logits, and times in turn."""
+    theirs = their_model(CLASSIFIER, values=classifier_values(quick=quick), std=0.02)
+    ours = from_transformers(theirs)
+    x = image(SMALL_IMAGE if quick else IMAGE)
+    expected, found = theirs(inputs=x).logits, ours({"image": x})
+
+    def once(work: Callable[[], object]) -> Callable[[], tuple[float, float]]:
+        return lambda: (timed(work), 0.0)
+
+    candidates = {"ours": once(lambda: ours({"image": x})), "transformers": once(lambda: theirs(inputs=x))}
+    times = interleaved(candidates, repetitions=repetitions, seconds=seconds)
+    own, other = ([forward for forward, _ in times[name]] for name in candidates)
+    return {
+        "parameters": sum(parameter.numel() for parameter in ours.parameters()),
+        "largest_difference": float((found - expected).abs().max()),
+        "deviation_of_logits": float(expected.std()),
+        "ours_seconds": own,
+        "transformers_seconds": other,
+        "ratios": [slower / faster for slower, faster in zip(other, own, strict=True)],
+    }
+
+
+def print_comparison(result: dict[str, Any]) -> None:
+    """In words."""
+    own, other, ratios = result["ours_seconds"], result["transformers_seconds"], result["ratios"]
+    print(f"{CLASSIFIER.name}, {result['parameters']:,} parameters, batch 1")
+    print(
+        f"  logits: largest difference {result['largest_difference']:.2e}, their standard deviation "
+        f"{result['deviation_of_logits']:.3g}"
+    )
+    for name, times in (("ours", own), ("transformers", other)):
+        spread = f"({min(times) * 1e3:.0f} to {max(times) * 1e3:.0f})"
+        print(f"  forward, {name:12} {statistics.median(times) * 1e3:8.0f} ms {spread}")
+    print(
+        f"  transformers takes {statistics.median(ratios):.2f} times as long ({min(ratios):.2f} to {max(ratios):.2f} in "
+        f"{len(ratios)} repetitions)",
+        flush=True,
+    )
+
+
+def built(name: str, values: dict[str, Any]) -> nn.Module:
+    """A model of ours of one of transformers' classes, untrained."""
+    torch.manual_seed(0)
+    return build_model(model_config(name, values)).eval()
+
+
+def work_of(name: str, *, quick: bool) -> tuple[Callable[[], object], Callable[[], object]]:
+    """(a tiny one to warm up, the work): one forward of the model `name`."""
+    if name == "transformers":
+        theirs = their_model(CLASSIFIER, values=classifier_values(quick=quick), std=0.02)
+        return lambda: theirs(inputs=image(SMALL_IMAGE)), lambda: theirs(inputs=image(SMALL_IMAGE if quick else IMAGE))
+    if name == "ours":
+        ours = built(CLASSIFIER.name, classifier_values(quick=quick))
+        return (
+            lambda: ours({"image": image(SMALL_IMAGE)}),
+            lambda: ours({"image": image(SMALL_IMAGE if quick else IMAGE)}),
+        )
+    model: Any = built(FLOW.name, flow_values(quick=quick))
+
+    def frames(size: Sequence[int]) -> Tensor:
+        return torch.stack([image(size), image(size)], dim=2)
+
+    def flow(size: Sequence[int]) -> object:
+        return model({"frames": frames(size)})
+
+    size = SMALL_FRAMES if quick else FRAMES
+    if name == "flow":
+        return lambda: flow(SMALL_FRAMES), lambda: flow(size)
+    tokens = model.tokens({"frames": frames(size)})
+    latents = torch.randn(1, model.encoder.num_latents, model.encoder.latent_channels)
+    return lambda: flow(SMALL_FRAMES), lambda: model.head(latents, tokens=tokens, adapters=model.adapters)
+
+
+@torch.no_grad()
+def print_peak(name: str, *, quick: bool) -> None:
+    """The work of `peak` in its own process: seconds, and megabytes last."""
+    warm_up, work = work_of(name, quick=quick)
+    warm_up()
+    gc.collect()
+    seconds: list[float] = []
+    megabytes = added_peak(lambda: seconds.append(timed(work)))
+    print(f"{seconds[0]:.3f}")
+    print(megabytes)
+
+
+def peak(name: str, *, quick: bool, threads: int) -> float:
+    """Megabytes that one forward adds in a fresh process."""
+    return in_fresh_process(__file__, ["--one-peak", name, "--threads", str(threads), *(["--quick"] if quick else [])])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", choices=("classifier", "flow"))
+    parser.add_argument("--seconds", type=float, default=120, help="for the timings, about; three repetitions at least")
+    parser.add_argument("--repetitions", type=int, default=15, help="at most")
+    parser.add_argument("--quick", action="store_true", help="tiny models, one repetition: does the script work?")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--one-peak", choices=PEAKS, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    quick = options.quick
+    if options.one_peak:
+        print_peak(options.one_peak, quick=quick)
+        return
+    facts = machine()
+    announce(facts)
+    results: list[dict[str, Any]] = []
+    if options.only != "flow":
+        result = compare(
+            quick=quick, seconds=0 if quick else options.seconds, repetitions=1 if quick else options.repetitions
+        )
+        print_comparison(result)
+        own, other = (peak(name, quick=quick, threads=options.threads) for name in ("ours", "transformers"))
+        share = own / max(other, 1e-9)
+        print(f"  one forward adds {own:.0f} MB, transformers' {other:.0f} MB: {share:.3f} of it", flush=True)
+        results.append({**result, "ours_megabytes": own, "transformers_megabytes": other})
+    if options.only != "classifier":
+        rows, columns = SMALL_FRAMES if quick else FRAMES
+        print(f"{FLOW.name}, {rows} x {columns}: {rows * columns:,} queries")
+        for name in ("flow decoder", "flow"):
+            megabytes = peak(name, quick=quick, threads=options.threads)
+            print(f"  {'decoding' if name == 'flow decoder' else 'the whole forward'} adds {megabytes:.0f} MB", flush=True)
+            results.append({"model": name, "megabytes": megabytes})
+    if options.json:
+        write_json(options.json, facts, results)
+
+
+if __name__ == "__main__":
+    main()
