@@ -87,7 +87,8 @@ class PieceWords:
         mark = continuation if continuation is not None else beginning
         bears = [piece.startswith(str(mark)) for piece in pieces]
         if not any(bears):
-            raise ValueError(f"PieceWords: none of the {len(pieces)} pieces begins with {mark!r}; is it another tokenizer's?")
+            raise ValueError(f"PieceWords: none of the {len(pieces)} pieces begins with {mark!r}; are they another's?")
+        self.pieces = pieces
         self.vocabulary_size = len(pieces)
         self._begins = torch.tensor(bears) != (continuation is not None)
 
@@ -146,7 +147,7 @@ class TokenMasking:
     ) -> None:
         if not 0.0 < rate < 1.0:
             raise ValueError(f"TokenMasking.rate: expected a share above 0 and below 1, got {rate}.")
-        if not (0 <= mask_share and 0 <= random_share and mask_share + random_share <= 1 + 1e-9):
+        if min(mask_share, random_share) < 0 or mask_share + random_share > 1 + 1e-9:
             raise ValueError(
                 "TokenMasking: expected mask_share and random_share of at least 0 that are at most 1 together, got "
                 f"{mask_share} and {random_share}."

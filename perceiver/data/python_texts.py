@@ -10,15 +10,14 @@ import inspect
 import sysconfig
 import warnings
 from pathlib import Path
-from typing import Literal
-
 from pydoc_data.topics import topics
+from typing import Literal
 
 from perceiver.data.progress import progress
 from perceiver.data.text_module import TextDataModule
 from perceiver.data.text_windows import Document
 
-_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "pydoc_data", "turtledemo", "__pycache__"}
+_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "pydoc_data", "turtledemo"}
 
 
 class PythonTexts(TextDataModule):

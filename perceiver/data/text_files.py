@@ -17,8 +17,8 @@ class TextFiles(TextDataModule):
     """Windows of text files, for masked tokens; see `TextDataModule` for splits and batches.
 
     Args:
-        files: a file; a folder, of which all files that end in `suffix` are taken, those of folders below too; a pattern such
-            as `texts/**/*.md`; or a list of these.
+        files: a file; a folder, of which all files that end in `suffix` are taken, in folders below too; a pattern such as
+            `texts/**/*.md`; or a list of these.
         suffix: of the files of folders.
         max_length, cut_at, split_by, validation_fraction, test_fraction, split_seed, batch_size, num_workers: see
             `TextDataModule`.

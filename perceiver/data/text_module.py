@@ -74,7 +74,7 @@ class TextDataModule(LightningDataModule, ABC):
                 raise ValueError(f"data.{name}: expected one of {', '.join(possible)}, got {said!r}.")
         if min(validation_fraction, test_fraction) <= 0 or validation_fraction + test_fraction >= 1:
             raise ValueError(
-                "data.validation_fraction, data.test_fraction: expected shares above 0 that leave something to train on, got "
+                "data.validation_fraction, data.test_fraction: expected shares above 0 that leave some to train on, got "
                 f"{validation_fraction} and {test_fraction}."
             )
         self.modality = modality

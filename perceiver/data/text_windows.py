@@ -67,7 +67,7 @@ class TextWindows:
 
 
 def windows(stretch: Stretch, *, size: int, at_lines: bool = False) -> list[Stretch]:
-    """A stretch in pieces of at most `size` bytes, which together are the stretch, but for pieces of nothing but white space.
+    """A stretch in pieces of at most `size` bytes, which together are the stretch, but for pieces that are all white space.
 
     Each ends behind white space, behind the end of a line if `at_lines`, where there is any in its latter half; else where a
     word or, of a word that is longer, a character ends.

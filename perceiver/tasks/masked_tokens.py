@@ -6,7 +6,6 @@ Perceiver IO (arXiv:2107.14795, section 4.1), after BERT; for bytes and for the 
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,7 +18,7 @@ from torchmetrics import MeanMetric
 from perceiver.batch import Batch
 from perceiver.fill_in import vocabulary_of
 from perceiver.model import Perceiver
-from perceiver.random_streams import stream_seed
+from perceiver.random_streams import stream_of
 from perceiver.tasks.objective import Objective
 from perceiver.tasks.training_steps import (
     OptimizerFactory,
@@ -156,4 +155,4 @@ def cross_entropies(logits: Tensor, masked: MaskedTokens) -> Tensor:
 def generators_of(batch: Batch, *, seed: int, batch_idx: int = 0) -> list[torch.Generator]:
     """One for each sample, that follows from its id; from its place where it has none."""
     names = batch.ids or [f"{batch_idx}/{row}" for row in range(batch.size)]
-    return [torch.Generator().manual_seed(stream_seed(seed, zlib.crc32(name.encode()))) for name in names]
+    return [torch.Generator().manual_seed(stream_of(seed, name)) for name in names]
