@@ -21,7 +21,7 @@ import torch
 from hydra.utils import instantiate
 
 from perceiver import checkpoints
-from perceiver.fill_in import vocabulary_of
+from perceiver.filling import vocabulary_of
 from perceiver.plots.evaluation import evaluating
 from perceiver.tasks.masked_tokens import cross_entropies, generators_of
 from perceiver.text import NUM_SPECIAL

@@ -100,8 +100,11 @@ def _cut(raw: bytes, size: int, *, at_lines: bool) -> int:
 
 
 def distinct(documents: Sequence[Document]) -> list[Document]:
-    """Without those whose text is another's: it must not be in two splits."""
-    return list({one.text: one for one in reversed(documents)}.values())[::-1]
+    """Of those of the same text the first alone: a text must not be in two splits."""
+    first: dict[str, Document] = {}
+    for one in documents:
+        first.setdefault(one.text, one)
+    return list(first.values())
 
 
 def split_by_document(

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from perceiver.batch import Batch
 from perceiver.decoders import QueryDecoder
-from perceiver.fill_in import vocabulary_of
+from perceiver.filling import vocabulary_of
 from perceiver.model import Perceiver
 from perceiver.plots.evaluation import evaluating, modalities_of, on_device
 from perceiver.plots.inputs import Single, singles

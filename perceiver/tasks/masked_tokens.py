@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from perceiver.batch import Batch
-from perceiver.fill_in import vocabulary_of
+from perceiver.filling import vocabulary_of
 from perceiver.model import Perceiver
 from perceiver.random_streams import stream_of
 from perceiver.tasks.objective import Objective
