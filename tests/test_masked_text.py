@@ -1,6 +1,7 @@
 """Masked tokens from end to end: `python train.py` on text files, its figure, what is fine-tuned, and what is refused."""
 
 import csv
+import importlib
 import json
 import re
 from pathlib import Path
@@ -47,7 +48,8 @@ def test_the_loss_falls_and_everything_is_left(run: Path) -> None:
     assert len(losses) == 12
     assert losses[-1] < 0.6 * losses[0]
     metrics = json.loads((run / "metrics.json").read_text())
-    assert {f"{stage}/{name}" for stage in ("val", "test") for name in ("loss", "accuracy", "bits_per_token")} <= set(metrics)
+    names = ("loss", "accuracy", "bits_per_token")
+    assert {f"{stage}/{name}" for stage in ("val", "test") for name in names} <= set(metrics)
     assert metrics["val/bits_per_token"] == pytest.approx(metrics["val/loss"] / 0.693147, rel=1e-4)
     assert metrics["val/loss"] == pytest.approx(min(losses), rel=1e-4)
     assert (run / "figures" / "filled_in_val.png").stat().st_size > 1000
@@ -66,6 +68,21 @@ def test_the_model_fills_in(run: Path) -> None:
     assert filled.text.endswith("at sat on the mat")
 
 
+def test_the_benchmark_tells_the_same_places(run: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(repository / "benchmarks")
+    benchmark = importlib.import_module("masked_text")
+    rows = {name: numbers for name, *numbers in benchmark.compare(run, split="val", device="cpu")}
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert rows["the model"] == pytest.approx([metrics["val/accuracy"], metrics["val/bits_per_token"]], rel=1e-4)
+    assert rows["the most frequent byte"][0] < rows["the bytes on both sides"][0] <= 1
+    contexts = benchmark.Contexts([b"abab", b"ac"], shapes=[(), (-1,)])
+    # Witten-Bell by hand: after a there came b twice and c once, of two kinds; bytes at all a 3, b 2, c 1, of three kinds.
+    simple = (1 + 3 / 256) / (6 + 3)
+    assert contexts.probabilities(b"a?", 1, up_to=2)[ord("c")] == pytest.approx((1 + 2 * simple) / (3 + 2))
+    assert contexts.probabilities(b"a?", 1, up_to=2).sum() == pytest.approx(1)
+    assert contexts.probabilities([97, benchmark.HIDDEN, 1], 2, up_to=2)[ord("c")] == pytest.approx(simple)
+
+
 def test_fine_tuning_on_texts_with_classes(run: Path, tmp_path: Path) -> None:
     lines = [("if", line) for line in topics["if"].splitlines() if line.strip()]
     lines += [("while", line) for line in topics["while"].splitlines() if line.strip()]
@@ -73,8 +90,8 @@ def test_fine_tuning_on_texts_with_classes(run: Path, tmp_path: Path) -> None:
         csv.writer(file).writerows([("text", "label"), *((line, label) for label, line in lines)])
     finished = train(
         "experiment=finetune", f"init_from={run}", "data=manifest", f"data.manifest={tmp_path}/lines.csv",
-        "data.modalities={text: text}", "data.num_workers=0", "trainer.max_epochs=1", "logger=none", "callbacks.samples=null",
-        "callbacks.attention=null", "init_freeze=true", f"hydra.run.dir={tmp_path}/tuned",
+        "data.modalities={text: text}", "data.num_workers=0", "trainer.max_epochs=1", "logger=none",
+        "callbacks.samples=null", "callbacks.attention=null", "init_freeze=true", f"hydra.run.dir={tmp_path}/tuned",
     )  # fmt: skip
     assert finished.code == 0, finished.err
     assert f"Started from {run}/checkpoints/best.ckpt" in finished.out
@@ -93,7 +110,7 @@ def test_fine_tuning_on_texts_with_classes(run: Path, tmp_path: Path) -> None:
         (("experiment=masked_text", "task.masking.rate=1.5"), "TokenMasking.rate: expected a share above 0 and below 1"),
         (("experiment=masked_text", "model/head=pooled"), "asks for spec.num_classes, which this data does not say"),
         (("experiment=masked_text", "task.masking.mask_id=300"), "mask_id 300 .* the model's vocabulary of 262"),
-        (("experiment=masked_text", "data=text_files", "data.files=no/such/folder"), "data.files: expected a file, a folder"),
+        (("experiment=masked_text", "data=text_files", "data.files=no/such"), "data.files: expected a file, a folder"),
     ],
 )
 def test_what_is_refused(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
@@ -105,14 +122,14 @@ def test_what_is_refused(arguments: tuple[str, ...], words: str, tmp_path: Path)
 
 def test_two_processes_and_batches_without_text(tmp_path: Path, repository: Path) -> None:
     """Some batches of one process have no text; a test in one process gives what two gave."""
-    rows = [("words", "size", "split")]
+    rows = [("words", "size", "label", "split")]
     for number in range(30):
         text = f"number {number} and some words" if number % 3 == 0 else ""
-        rows.append((text, str(number), ("train", "val", "test")[number // 10]))
+        rows.append((text, str(number), "ab"[number % 2], ("train", "val", "test")[number // 10]))
     with (tmp_path / "rows.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     overrides = (
-        "data=manifest", f"data.manifest={tmp_path}/rows.csv", "data.target=null", "data.num_workers=0",
+        "data=manifest", f"data.manifest={tmp_path}/rows.csv", "data.num_workers=0",
         "data.modalities={words: text, one: {kind: table, columns: [size]}}", "task=masked_tokens", "task.modality=words",
         *SMALL, "data.batch_size=1", "model.head.num_heads=1", "callbacks.attention=null", "callbacks.samples=null",
         "trainer.accelerator=cpu", "logger=none",

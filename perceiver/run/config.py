@@ -42,8 +42,8 @@ def resolve(config: DictConfig, spec: dict[str, Any]) -> dict[str, Any]:
         absent = re.search(r"'model\.adapters\.(\w+)[\w.]*'", str(error))
         if absent is not None and absent[1] not in config.model.adapters:
             raise ValueError(
-                f"{error.full_key or 'configuration'}: asks for the adapter of the modality {absent[1]!r}, and this data has "
-                f"{_listed(spec['modalities'])} only. Choose data with this modality, or name another with task.modality."
+                f"{error.full_key or 'configuration'}: asks for the adapter of the modality {absent[1]!r}, and this data "
+                f"has {_listed(spec['modalities'])} only. Choose data with it, or name another with task.modality."
             ) from None
         missing = re.search(r"'(spec\.[\w.]+)'", str(error))
         if missing is None:
