@@ -196,8 +196,6 @@ class FilledTexts:
                         for place, character in enumerate(shown):
                             if character != " ":
                                 _write(axes, column + place, row, character, colour)
-                            elif piece.right is not None and name != "seen":
-                                _write(axes, column + place, row, "␣", colour)
                         column += len(shown)
                     row += 1
                 row += 1
@@ -217,12 +215,12 @@ def _characters(ids: Sequence[int], filled: Sequence[int], hidden: Sequence[bool
         while end < len(ids) and NUM_SPECIAL + 0x80 <= ids[end] < NUM_SPECIAL + 0xC0:
             end += 1
         gone = any(hidden[start:end])
-        original = _shown(ids[start:end])
+        original, made = (_shown(some[start:end], gone) for some in (ids, filled))
         right = list(ids[start:end]) == list(filled[start:end])
         pieces.append(
             Piece(
                 seen=GAP if gone else original,
-                filled=_shown(filled[start:end]),
+                filled=made,
                 original=original,
                 right=right if gone else None,
             )
@@ -231,9 +229,9 @@ def _characters(ids: Sequence[int], filled: Sequence[int], hidden: Sequence[bool
     return pieces
 
 
-def _shown(ids: Sequence[int]) -> str:
-    """One character for the bytes of one."""
+def _shown(ids: Sequence[int], gone: bool) -> str:
+    """One character for the bytes of one; a space can be seen where it is told."""
     raw = bytes(one - NUM_SPECIAL for one in ids if one >= NUM_SPECIAL)
     text = raw.decode("utf-8", errors="replace")[:1]
-    text = _SHOWN.get(text, text)
+    text = "␣" if text == " " and gone else _SHOWN.get(text, text)
     return text if text.isprintable() and text else "�"

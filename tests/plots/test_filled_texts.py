@@ -45,8 +45,8 @@ def test_a_figure_and_a_text_of_what_validation_hides() -> None:
         place = 0
         for piece, character in zip(filled.pieces, TEXTS[row], strict=True):
             size = len(character.encode())
-            assert piece.original == {"\n": "↵"}.get(character, character)
             gone = bool(hidden & set(range(place, place + size)))
+            assert piece.original == {"\n": "↵", " ": "␣" if gone else " "}.get(character, character)
             assert (piece.right is not None) == gone
             assert piece.seen == (GAP if gone else piece.original)
             assert gone or piece.filled == piece.original
