@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(20):
         (root / "texts" / f"{number}.txt").write_text("the cat sat on the mat and " * (8 + number % 3) + str(number))
     finished = train(
-        *TINY, "data=text_files", f"data.files={root}/texts", "data.max_length=24", "trainer.max_epochs=12",
+        *TINY, "data=text_files", f"data.files={root}/texts", "data.max_length=24", "trainer.max_epochs=10",
         "optimizer.lr=1e-2", f"hydra.run.dir={root}/run", "logger=csv",
     )  # fmt: skip
     assert finished.code == 0, finished.err
@@ -45,8 +45,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_loss_falls_and_everything_is_left(run: Path) -> None:
     with (run / "csv" / "metrics.csv").open() as file:
         losses = [float(row["val/loss"]) for row in csv.DictReader(file) if row.get("val/loss")]
-    assert len(losses) == 12
-    assert losses[-1] < 0.6 * losses[0]
+    assert len(losses) == 10
+    assert losses[-1] < 0.8 * losses[0]
     metrics = json.loads((run / "metrics.json").read_text())
     names = ("loss", "accuracy", "bits_per_token")
     assert {f"{stage}/{name}" for stage in ("val", "test") for name in names} <= set(metrics)

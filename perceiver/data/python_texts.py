@@ -23,7 +23,7 @@ _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2
 class PythonTexts(TextDataModule):
     """Windows of the language reference (`help("if")`) and of the standard library's docstrings; see `TextDataModule`.
 
-    Python 3.11 has 79 topics of 465 kB, and docstrings of some 480 modules, 1.2 MB. A topic is a document, and so are all
+    Python 3.11 has 79 topics, 465 kB, and 1.2 MB of docstrings that are not short. A topic is a document, and so are all
     docstrings of a module together.
 
     Args:

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from perceiver.batch import Batch
 from perceiver.filling import vocabulary_of
 from perceiver.model import Perceiver
 from perceiver.random_streams import stream_of
 from perceiver.tasks.objective import Objective
+from perceiver.tasks.token_mean import TokenMean
 from perceiver.tasks.training_steps import (
     OptimizerFactory,
     SchedulerFactory,
@@ -73,8 +73,8 @@ class MaskedTokensTask(Objective):
         self.modality = modality
         self.seed = seed
         names = ("loss", "accuracy", "bits_per_token")
-        self.val_metrics = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in names})
-        self.test_metrics = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in names})
+        self.val_metrics = nn.ModuleDict({name: TokenMean() for name in names})
+        self.test_metrics = nn.ModuleDict({name: TokenMean() for name in names})
 
     def hide(self, batch: Batch, *, generators: list[torch.Generator] | None = None) -> tuple[Batch, MaskedTokens]:
         """A batch -> the batch as the model sees it, and what it shall tell.
@@ -141,8 +141,8 @@ class MaskedTokensTask(Objective):
         metrics = self.val_metrics if stage == "val" else self.test_metrics
         for name, values in {"loss": losses, "accuracy": right, "bits_per_token": losses / math.log(2)}.items():
             metric = metrics[name]
-            assert isinstance(metric, MeanMetric)
-            metric.update(values, weight=real.float())
+            assert isinstance(metric, TokenMean)
+            metric.update(values, real)
             self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, prog_bar=stage == "val" and name != "loss")
 
 
