@@ -13,6 +13,7 @@ from perceiver.decoders import (
     TiedLogits,
 )
 from perceiver.encoder import Encoder
+from perceiver.filling import FilledIn, fill_in
 from perceiver.fusion import Fusion
 from perceiver.heads import PooledHead
 from perceiver.modality_dropout import ModalityDropout
@@ -27,6 +28,7 @@ __all__ = [
     "Collate",
     "CrossAttention",
     "Encoder",
+    "FilledIn",
     "Fourier",
     "Fusion",
     "InputQueries",
@@ -45,6 +47,7 @@ __all__ = [
     "TiedLogits",
     "Tokens",
     "ValuesPrediction",
+    "fill_in",
     "load",
     "save",
 ]

@@ -8,6 +8,7 @@ its checkpoints, and neither loader processes nor anything that happens between 
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -23,6 +24,11 @@ def stream_seed(*numbers: int) -> int:
     """A seed in [0, 2**63) that looks nothing like that of any other numbers, each at least 0."""
     # Half of what it makes: torch's generators and JSON take signed integers.
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def stream_of(seed: int, name: str) -> int:
+    """The same for something that has a name, such as a sample."""
+    return stream_seed(seed, zlib.crc32(name.encode()))
 
 
 def seed_all(seed: int) -> None:

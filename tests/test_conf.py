@@ -16,9 +16,11 @@ from lightning.pytorch.loggers import Logger
 from manifest_cases import animals, write_csv
 from omegaconf import DictConfig
 from shard_cases import manifest, pack
+from transformers_models import BY_NAME, their_model
 
 from perceiver.adapters.image import ImagePixels
 from perceiver.build import build_model
+from perceiver.interop.huggingface import from_transformers
 from perceiver.model import Perceiver
 from perceiver.run.config import register_resolvers, resolve
 from perceiver.run.regularisation import without_regularisation
@@ -77,7 +79,10 @@ SMALL_SETS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         ["data.shards={root}/shards", "data.num_workers=0"],
     ),
     "imagenet": (imagenet_set, ["data.num_workers=0", "data.validation_size=6", "data.size=[16,16]"]),
+    "text_files": (lambda root: (root / "it.txt").write_text("Some text of mine.\n" * 50), ["data.files={root}"]),
+    "python_texts": (lambda root: None, ["data.docstrings=false"]),
 }
+UNLABELLED = ("python_texts", "text_files")
 
 
 def spec(*names: str) -> dict[str, Any]:
@@ -188,6 +193,7 @@ def test_optimizers_and_schedulers(optimizer: str, scheduler: str) -> None:
 TARGETS: dict[str, dict[str, Any]] = {
     "classification": {},
     "masked_autoencoding": {},
+    "masked_tokens": {},
     "multilabel": {"target": {"kind": "labels", "names": ["a", "b", "c"], "positives": [1, 2, 3], "samples": 4}},
     "regression": {"target": {"kind": "values", "names": ["x"], "mean": [1.0], "std": [2.0]}, "num_outputs": 1},
 }
@@ -195,10 +201,11 @@ TARGETS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", GROUPS["task"])
 def test_tasks(name: str) -> None:
-    plain = resolve(composed(f"task={name}"), {**spec("image"), **TARGETS[name]})
+    text = ["~adapter@model.adapters.image"] if name == "masked_tokens" else []
+    plain = resolve(composed(f"task={name}", *text), {**spec("text" if text else "image"), **TARGETS[name]})
     optimizer = instantiate(plain["optimizer"], _convert_="all")
-    # One that reconstructs looks at its model.
-    model = build_model(plain["model"], spec=plain["spec"]) if name == "masked_autoencoding" else torch.nn.Linear(2, 2)
+    # One that tells what is hidden looks at its model.
+    model = build_model(plain["model"], spec=plain["spec"]) if name.startswith("masked") else torch.nn.Linear(2, 2)
     task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(model=model, optimizer=optimizer)
     assert type(task).__name__.lower() == f"{name.replace('_', '')}task"
     if name == "classification":
@@ -206,7 +213,7 @@ def test_tasks(name: str) -> None:
     best = instantiate(plain["callbacks"]["best"], _convert_="all")
     said = plain.get("monitor") or {"name": "val/accuracy", "mode": "max"}
     assert (best.monitor, best.mode) == (said["name"], said["mode"])
-    if name != "masked_autoencoding":
+    if not name.startswith("masked"):
         assert plain["model"]["head"]["num_classes"] == (1 if name == "regression" else 3)
 
 
@@ -266,7 +273,8 @@ def test_data(name: str, data_root: Path, tmp_path: Path) -> None:
     overrides = [override.replace("{root}", str(tmp_path)) for override in overrides]
     known = composed(f"data={name}").data
     settings = {"root": data_root if make is None else tmp_path, "download": "false"}
-    config = composed(f"data={name}", *overrides, *(f"data.{key}={settings[key]}" for key in settings if key in known))
+    overrides += [f"data.{key}={settings[key]}" for key in settings if key in known]
+    config = composed(f"data={name}", *overrides, *(["task=masked_tokens"] if name in UNLABELLED else []))
     data = instantiate(config.data, _convert_="all")
     try:
         data.prepare_data()
@@ -277,7 +285,8 @@ def test_data(name: str, data_root: Path, tmp_path: Path) -> None:
     data.setup("fit")
     batch = next(iter(data.val_dataloader()))
     model = built(config, data.spec)
-    assert model(batch.inputs, batch.masks).shape == (batch.size, data.spec["num_classes"])
+    expected = (*batch.inputs["text"].shape, 262) if name in UNLABELLED else (batch.size, data.spec["num_classes"])
+    assert model(batch.inputs, batch.masks).shape == expected
 
 
 def test_augmentation_is_a_list_to_choose_from(tmp_path: Path) -> None:
@@ -297,6 +306,8 @@ def test_experiments(name: str) -> None:
     small = ["model.encoder.num_latents=4", "model.encoder.latent_channels=16"] if name.startswith("imagenet") else []
     small += ["data.manifest=m.csv", "data.modalities={image: image}"] if name == "manifest" else []
     small += ["init_from=nowhere"] if name.endswith("finetune") else []
+    if name == "perceiver_io_masked_lm":
+        small = ["model.encoder.latent_channels=16", "model.encoder.num_layers_per_block=1", "data.files=m.txt"]
     config = composed(f"experiment={name}", *small)
     modalities = [str(modality) for modality in config.model.adapters] or ["image"]
     facts = spec(*modalities)
@@ -305,7 +316,7 @@ def test_experiments(name: str) -> None:
     if isinstance(outputs, dict):
         assert {key: tuple(one.shape) for key, one in outputs.items()} == {"image": (2, 3, 2, 16)}, "what patches hold"
     else:
-        assert outputs.shape == (2, 3)
+        assert outputs.shape == ((2, 7, 262) if "text" in modalities else (2, 3))
     plain = resolve(config, facts)
     assert isinstance(instantiate(plain["data"], _convert_="all"), LightningDataModule)
     optimizer = instantiate(plain["optimizer"], _convert_="all")
@@ -328,6 +339,33 @@ def test_imagenet_experiments_are_the_published_models(name: str, parameters: in
     with torch.device("meta"):
         model = built(composed(f"experiment={name}"), IMAGE_NET)
     assert count(model) == parameters
+
+
+def test_the_masked_language_model_is_the_published_one() -> None:
+    """Its parameters by number, and in small the outputs of transformers' with its weights."""
+    facts = {"modalities": {"text": {**MODALITIES["text"], "max_length": 2048}}}
+    with torch.device("meta"):
+        model = built(composed("experiment=perceiver_io_masked_lm", "data.files=m.txt"), facts)
+    assert count(model) == 201_108_230
+    case = BY_NAME["PerceiverForMaskedLM"]
+    imported = from_transformers(their_model(case))
+    facts = {"modalities": {"text": {**MODALITIES["text"], "vocabulary_size": 11, "max_length": 9}}}
+    sizes = {
+        "adapters.text.embedding_channels": 16,
+        "encoder.num_latents": 4,
+        "encoder.latent_channels": 8,
+        "encoder.num_blocks": 2,
+        "encoder.num_layers_per_block": 2,
+        "encoder.num_self_heads": 2,
+        "encoder.num_cross_heads": 2,
+        "encoder.cross_qk_channels": 4,
+        "encoder.self_qk_channels": 4,
+    }
+    overrides = [f"model.{key}={value}" for key, value in sizes.items()]
+    same = built(composed("experiment=perceiver_io_masked_lm", "data.files=m.txt", *overrides), facts)
+    same.load_state_dict(imported.state_dict())
+    ids = torch.randint(0, 11, (2, 9))
+    torch.testing.assert_close(same.eval()({"text": ids}), imported({"text": ids}))
 
 
 @pytest.mark.parametrize("size", [path.stem for path in (CONF / "model" / "size").glob("*.yaml") if path.stem != "stack"])

@@ -15,8 +15,11 @@ from perceiver.data.manifest import Manifest
 from perceiver.data.mixing import MixUpCutMix
 from perceiver.data.mnist import MNIST
 from perceiver.data.modelnet40 import ModelNet40
+from perceiver.data.python_texts import PythonTexts
 from perceiver.data.speech_commands import SpeechCommands
 from perceiver.data.spoken_digits import SpokenDigits
+from perceiver.data.text_files import TextFiles
+from perceiver.data.text_module import TextDataModule
 from perceiver.data.trimodal_digits import TrimodalDigits
 
 __all__ = [
@@ -35,8 +38,11 @@ __all__ = [
     "Manifest",
     "MixUpCutMix",
     "ModelNet40",
+    "PythonTexts",
     "RandomAffine",
     "SpeechCommands",
     "SpokenDigits",
+    "TextDataModule",
+    "TextFiles",
     "TrimodalDigits",
 ]

@@ -4,6 +4,7 @@ from perceiver.plots.attention import AttentionMaps, Looks, look
 from perceiver.plots.attention_modalities import AttentionModalities
 from perceiver.plots.confusion import confusion_figure
 from perceiver.plots.drawings import AudioDrawing, Drawing, GridDrawing, ImageDrawing, PointDrawing, drawing_of
+from perceiver.plots.filled_texts import FilledText, FilledTexts
 from perceiver.plots.reconstruction import Reconstruction, Reconstructions, reconstruct
 from perceiver.plots.samples import SampleGrid
 
@@ -12,6 +13,8 @@ __all__ = [
     "AttentionModalities",
     "AudioDrawing",
     "Drawing",
+    "FilledText",
+    "FilledTexts",
     "GridDrawing",
     "ImageDrawing",
     "Looks",

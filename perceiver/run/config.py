@@ -29,8 +29,8 @@ def resolve(config: DictConfig, spec: dict[str, Any]) -> dict[str, Any]:
             the default of its kind, `adapter/<kind>.yaml`.
 
     Raises:
-        ValueError: for an adapter whose modality the data lacks, a modality without adapter and default, or a fact that
-            the spec does not hold.
+        ValueError: for an adapter whose modality the data lacks, a modality without adapter and default, a fact that the
+            spec does not hold, or values of an adapter that is not there.
     """
     config = config.copy()
     with open_dict(config):
@@ -39,6 +39,12 @@ def resolve(config: DictConfig, spec: dict[str, Any]) -> dict[str, Any]:
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except InterpolationKeyError as error:
+        absent = re.search(r"'model\.adapters\.(\w+)[\w.]*'", str(error))
+        if absent is not None and absent[1] not in config.model.adapters:
+            raise ValueError(
+                f"{error.full_key or 'configuration'}: asks for the adapter of the modality {absent[1]!r}, and this data "
+                f"has {_listed(spec['modalities'])} only. Choose data with it, or name another with task.modality."
+            ) from None
         missing = re.search(r"'(spec\.[\w.]+)'", str(error))
         if missing is None:
             raise

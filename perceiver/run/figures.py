@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from perceiver.plots.confusion import confusion_figure
 from perceiver.run.metrics import BestEpoch, best_checkpoint, confusion_of
 from perceiver.run.whole_model import whole_model
 
-Draw = Callable[[Perceiver, Iterable[Batch]], dict[str, Figure]]
-"""A model and batches of evaluation data to figures by name: `perceiver.plots.SampleGrid`, or anything alike."""
+Draw = Callable[[Perceiver, Iterable[Batch]], Mapping[str, Figure | str]]
+"""A model and batches of evaluation data to figures, or plain texts, by name: `perceiver.plots.SampleGrid`, or any alike."""
 
 
 class ConfusionFigures(Callback):
@@ -103,10 +103,11 @@ class EvaluationFigures(Callback):
 
     def _publish(self, trainer: Trainer, task: LightningModule, loader: Any, stage: str) -> None:
         for name, figure in self._drawn(trainer, task, loader).items():
-            _write(figure, self.directory / "figures" / f"{name}_{stage}.png")
+            suffix = "txt" if isinstance(figure, str) else "png"
+            _write(figure, self.directory / "figures" / f"{name}_{stage}.{suffix}")
             _log(trainer, figure, f"{stage}/{name}", trainer.current_epoch)
 
-    def _drawn(self, trainer: Trainer, task: LightningModule, loader: Any) -> dict[str, Figure]:
+    def _drawn(self, trainer: Trainer, task: LightningModule, loader: Any) -> Mapping[str, Figure | str]:
         model = whole_model(trainer, task)
         if loader is None or not trainer.is_global_zero or model is None:
             return {}
@@ -136,14 +137,19 @@ def _weights_of(file: Path | None, model: nn.Module) -> Iterator[None]:
         model.load_state_dict(own)
 
 
-def _write(figure: Figure, path: Path) -> None:
+def _write(figure: Figure | str, path: Path) -> None:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
+    if isinstance(figure, str):
+        buffer.write(figure.encode())
+    else:
+        figure.savefig(buffer, format="png", dpi=120)
     with atomic_write(path) as file:
         file.write(buffer.getvalue())
 
 
-def _log(trainer: Trainer, figure: Figure, tag: str, step: int) -> None:
+def _log(trainer: Trainer, figure: Figure | str, tag: str, step: int) -> None:
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
+        if isinstance(logger, TensorBoardLogger) and isinstance(figure, str):
+            logger.experiment.add_text(tag, f"```\n{figure}\n```", global_step=step)
+        elif isinstance(logger, TensorBoardLogger):
             logger.experiment.add_figure(tag, figure, global_step=step, close=True)

@@ -31,7 +31,7 @@ def print_model(model: Perceiver, loader: Iterable[Batch], device: torch.device,
         training = model.training
         model.eval()
         tokens = model.tokens(batch.inputs, batch.masks)
-        flops = forward_flops(model, batch)
+        flops = _flops_in_words(model, batch)
         model.train(training)
     for name, adapter in model.adapters.items():
         size = f"{tokens[name].num_tokens:,} tokens × {adapter.channels}" if name in tokens else "absent"
@@ -45,13 +45,21 @@ def print_model(model: Perceiver, loader: Iterable[Batch], device: torch.device,
     shape = "" if outputs is None else f"{outputs:,} outputs"
     table.add_row("head", type(model.head).__name__, f"{_count(model.head):,}", shape)
     out.print(table)
-    out.print(f"Estimated FLOPs, forward, one sample: {_engineering(flops)} ({FLOPS_NOTE})", soft_wrap=True)
+    out.print(f"Estimated FLOPs, forward, one sample: {flops}", soft_wrap=True)
     for names in [None] if model.reads is None else dict.fromkeys(model.reads):
         blocks = [block for name, block in tokens.items() if names is None or name in names]
         if blocks:
             whom = "" if names is None else f" to {', '.join(names)}"
             out.print(f"Cross-attention{whom}: {model.encoder.explain_attention(blocks)}", soft_wrap=True)
     out.print(f"Device: {device}" + (f"; {batches}" if batches else ""), soft_wrap=True)
+
+
+def _flops_in_words(model: Perceiver, batch: Batch) -> str:
+    """Of one sample; a decoder whose outputs are those of a modality has none for a sample that lacks it."""
+    try:
+        return f"{_engineering(forward_flops(model, batch))} ({FLOPS_NOTE})"
+    except ValueError as error:
+        return f"not counted for sample {batch.ids[0] if batch.ids else 0!r}: {error}"
 
 
 def print_line(text: str) -> None:

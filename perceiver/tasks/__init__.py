@@ -2,7 +2,8 @@
 
 from perceiver.tasks.classification import ClassificationTask
 from perceiver.tasks.masked_autoencoding import MaskedAutoencodingTask
+from perceiver.tasks.masked_tokens import MaskedTokensTask
 from perceiver.tasks.multilabel import MultilabelTask
 from perceiver.tasks.regression import RegressionTask
 
-__all__ = ["ClassificationTask", "MaskedAutoencodingTask", "MultilabelTask", "RegressionTask"]
+__all__ = ["ClassificationTask", "MaskedAutoencodingTask", "MaskedTokensTask", "MultilabelTask", "RegressionTask"]

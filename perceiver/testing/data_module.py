@@ -3,10 +3,11 @@
 `data_module_checks` lists the checks, `check_data_module` runs them all. By name:
 
 - `spec_is_plain_and_complete`: `spec` is there after `setup("fit")`, of plain values that YAML and checkpoints can hold,
-  with a kind for every modality and a target that predictions can be made from.
+  with a kind for every modality and a target that predictions can be made from; without labels it has no `target` at all.
 - `batches_match_spec`: training, validation and test yield `Batch`es of the modalities and shapes that the spec says, with
   masks `(B,)` or `(B, *raw grid)`, valid content finite, an id for each sample.
-- `targets_in_range`: class numbers below the number of classes, labels and shares in [0, 1], values finite.
+- `targets_in_range`: class numbers below the number of classes, labels and shares in [0, 1], values finite; none without
+  labels.
 - `splits_are_disjoint`: no sample is in two splits.
 - `deterministic_evaluation`: validation and test have the same samples in the same order with the same content every time.
 - `test_split_stays_unread`: nothing of the test split is read by `setup("fit")` and the loaders of the other splits.
@@ -134,7 +135,9 @@ def _spec_is_plain_and_complete(case: _Case) -> None:
             f"expected spec['modalities'][{name!r}] to say a kind, got {facts!r}; the kind chooses adapter/<kind>.yaml.",
         )
     _channel_axes(modalities)
-    target = spec.get("target")
+    if "target" not in spec:
+        return
+    target = spec["target"]
     require(
         isinstance(target, dict) and target.get("kind") in KINDS,
         f"expected spec['target'] to say a kind, one of {', '.join(KINDS)}, got {target!r}.",
@@ -243,6 +246,9 @@ def _channel_axes(modalities: Mapping[str, Any]) -> dict[str, Any]:
 def _targets_in_range(case: _Case) -> None:
     module = case.ready()
     spec = _spec(module)
+    if "target" not in spec:
+        _require_no_targets(case, module)
+        return
     kind, count = spec["target"]["kind"], len(spec["target"]["names"])
     for split in _SPLITS:
         for batch in case.batches(module, split):
@@ -263,6 +269,16 @@ def _targets_in_range(case: _Case) -> None:
                 fits,
                 f"expected {expected} as targets of a {split} batch, got {target.dtype} {tuple(target.shape)} from "
                 f"{finite.min():g} to {finite.max():g}; number the names of spec['target'] from 0.",
+            )
+
+
+def _require_no_targets(case: _Case, module: Any) -> None:
+    for split in _SPLITS:
+        for batch in case.batches(module, split):
+            require(
+                batch.target is None,
+                f"expected no targets in {split} batches, since the spec has none, got some; say in spec['target'] what "
+                "they are.",
             )
 
 

@@ -1,0 +1,129 @@
+"""What a run of task=masked_tokens on bytes reached, beside baselines that learn from the same text and tell the same bytes.
+
+    python benchmarks/masked_text.py RUN_DIR            # the validation split
+    python benchmarks/masked_text.py RUN_DIR --split test
+
+Baselines count the training split: the most frequent byte; the byte after the one before; the byte between its two
+neighbours, the "bigram on both sides"; and between two neighbours on each side. A neighbour that is hidden too is not
+seen. Each falls back on the next simpler one, by how many different bytes its context was seen with (Witten and Bell 1991).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+
+from perceiver import checkpoints
+from perceiver.filling import vocabulary_of
+from perceiver.plots.evaluation import evaluating
+from perceiver.tasks.masked_tokens import cross_entropies, generators_of
+from perceiver.text import NUM_SPECIAL
+
+EDGE, HIDDEN = 256, 257
+Context = tuple[int, ...]
+
+
+class Contexts:
+    """Counts of bytes by what stands around them, from the simplest context to the richest.
+
+    Args:
+        texts: of the training split.
+        shapes: of contexts, each the places relative to the byte, such as `(-1, 1)`.
+    """
+
+    def __init__(self, texts: Sequence[bytes], *, shapes: Sequence[Context]) -> None:
+        self.shapes = list(shapes)
+        self.counts: list[dict[Context, Counter[int]]] = [defaultdict(Counter) for _ in self.shapes]
+        for text in texts:
+            for place, byte in enumerate(text):
+                for counts, shape in zip(self.counts, self.shapes, strict=True):
+                    counts[around(text, place, shape)][byte] += 1
+
+    def probabilities(self, text: Sequence[int], place: int, *, up_to: int) -> np.ndarray[Any, Any]:
+        """`(256,)`, of the byte that is hidden there, by the first `up_to` shapes."""
+        p = np.full(256, 1 / 256)
+        for counts, shape in zip(self.counts[:up_to], self.shapes[:up_to], strict=True):
+            context = around(text, place, shape)
+            seen = counts.get(context) if HIDDEN not in context else None
+            if seen:
+                own = np.zeros(256)
+                own[list(seen.keys())] = list(seen.values())
+                p = (own + len(seen) * p) / (own.sum() + len(seen))
+        return p
+
+
+def around(text: Sequence[int], place: int, shape: Context) -> Context:
+    """The bytes at places relative to one; `EDGE` where the text has ended."""
+    return tuple(text[place + step] if 0 <= place + step < len(text) else EDGE for step in shape)
+
+
+SHAPES: list[Context] = [(), (-1,), (1,), (-1, 1), (-2, -1, 1), (-1, 1, 2), (-2, -1, 1, 2)]
+BASELINES = {
+    "the most frequent byte": 1,
+    "the byte before": 2,
+    "the bytes on both sides": 4,
+    "two bytes on both sides": 7,
+}
+
+
+def compare(run: Path, *, split: str, device: str) -> list[tuple[str, float, float]]:
+    """(name, accuracy, cross-entropy in bits) over the hidden bytes of a split, the model last."""
+    recipe = checkpoints.read(run)
+    model = checkpoints.load(run, device=device)
+    config = recipe.config
+    data = instantiate(config["data"], _convert_="all")
+    data.prepare_data()
+    data.spec = recipe.spec
+    data.setup("fit")
+    contexts = Contexts([one.raw for one in data.read_training()[0].stretches], shapes=SHAPES)
+    if split == "test":
+        data.setup("test")
+    settings = config["task"]
+    masking, seed, name = instantiate(settings["masking"], _convert_="all"), settings["seed"], settings["modality"]
+    size = vocabulary_of(model, name)
+
+    totals = {label: np.zeros(2) for label in [*BASELINES, "the model"]}
+    count = 0
+    for number, batch in enumerate(data.val_dataloader() if split == "val" else data.test_dataloader()):
+        ids, valid = batch.inputs[name], batch.masks.get(name)
+        masked = masking(ids, valid, vocabulary_size=size, generators=generators_of(batch, seed=seed, batch_idx=number))
+        with evaluating(model):
+            masks = {} if valid is None else {name: valid.to(device)}
+            logits = model({name: masked.ids.to(device)}, masks, index=masked.index.to(device)).float().cpu()
+        right = (logits.argmax(dim=-1) == masked.target) & masked.real
+        totals["the model"] += [float(right.sum()), float(cross_entropies(logits, masked).sum())]
+        count += int(masked.real.sum())
+        for row in range(batch.size):
+            length = ids.shape[1] if valid is None else int(valid[row].sum())
+            text = (masked.ids[row, :length] - NUM_SPECIAL).tolist()
+            places = masked.index[row][masked.real[row]].tolist()
+            for place in places:
+                text[place] = HIDDEN
+            for place, target in zip(places, (masked.target[row] - NUM_SPECIAL).tolist(), strict=False):
+                for label, up_to in BASELINES.items():
+                    p = contexts.probabilities(text, place, up_to=up_to)
+                    totals[label] += [float(p.argmax() == target), -float(np.log(p[target]))]
+    return [(label, one[0] / count, one[1] / count / float(np.log(2))) for label, one in totals.items()]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="run directory or checkpoint")
+    parser.add_argument("--split", choices=("val", "test"), default="val")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    print(f"{'told from':<26} {'accuracy':>9} {'bits per byte':>14}")
+    for label, accuracy, bits in compare(arguments.run, split=arguments.split, device=arguments.device):
+        print(f"{label:<26} {accuracy:>9.2%} {bits:>14.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""What a model of masked tokens puts into the gaps of texts: what it saw, what it filled in, and the original."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from perceiver.batch import Batch
+from perceiver.decoders import QueryDecoder
+from perceiver.filling import vocabulary_of
+from perceiver.model import Perceiver
+from perceiver.plots.evaluation import evaluating, modalities_of, on_device
+from perceiver.plots.inputs import Single, singles
+from perceiver.random_streams import stream_of
+from perceiver.text import NUM_SPECIAL, VOCABULARY_SIZE
+from perceiver.token_masking import PieceWords, TokenMasking
+
+GAP = "▯"
+_SHOWN = {"\n": "↵", "\t": "→", "\r": "↵"}
+_COLOURS = {True: "seagreen", False: "firebrick", None: "black"}
+_GREY = "0.6"
+_POINTS, _WIDTH, _LEADING = 7.0, 0.6021, 1.25  # of DejaVu Sans Mono: size, widths of a character and a line in sizes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A character of a text of bytes, or a token of another.
+
+    Args:
+        seen, filled, original: what is shown of it.
+        right: whether it was filled in rightly; None where it was seen.
+    """
+
+    seen: str
+    filled: str
+    original: str
+    right: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilledText:
+    """One sample.
+
+    Args:
+        id: of the sample.
+        pieces: all of its text.
+    """
+
+    id: str
+    pieces: list[Piece]
+
+    def lines(self, width: int) -> list[list[Piece]]:
+        """Its pieces in lines of at most so many characters."""
+        lines: list[list[Piece]] = [[]]
+        used = 0
+        for piece in self.pieces:
+            if used and used + len(piece.original) > width:
+                lines.append([])
+                used = 0
+            lines[-1].append(piece)
+            used += len(piece.original)
+        return lines
+
+    def told(self) -> str:
+        """As plain text: three lines of each line, and marks below what is wrong."""
+        said = [f"{self.id}: {sum(piece.right is True for piece in self.pieces)} of {self._hidden()} right"]
+        for line in self.lines(100):
+            marks = "".join((" " if piece.right is not False else "^") * len(piece.original) for piece in line)
+            said += [
+                "  seen      " + "".join(piece.seen for piece in line),
+                "  filled in " + "".join(piece.filled for piece in line),
+                "  original  " + "".join(piece.original for piece in line),
+                ("  wrong     " + marks).rstrip(),
+                "",
+            ]
+        return "\n".join(said)
+
+    def _hidden(self) -> int:
+        return sum(piece.right is not None for piece in self.pieces)
+
+
+class FilledTexts:
+    """Makes a figure, and a plain text, of some texts with hidden tokens, the same ones as in validation.
+
+    Args:
+        masking: chooses what is hidden.
+        modality: of the text.
+        seed: of what is hidden, as the task's.
+        num_samples: in the figure, spread over the first ones of the data.
+        out_of: how many those are.
+        width: characters of a line.
+    """
+
+    def __init__(
+        self,
+        *,
+        masking: TokenMasking,
+        modality: str = "text",
+        seed: int = 0,
+        num_samples: int = 6,
+        out_of: int = 240,
+        width: int = 100,
+    ) -> None:
+        if not 1 <= num_samples <= out_of:
+            raise ValueError(f"FilledTexts: expected 1 <= num_samples <= out_of, got {num_samples} and {out_of}.")
+        if width < 20:
+            raise ValueError(f"FilledTexts.width: expected lines of at least 20 characters, got {width}.")
+        self.masking = masking
+        self.modality = modality
+        self.seed = seed
+        self.num_samples = num_samples
+        self.out_of = out_of
+        self.width = width
+
+    def __call__(self, model: Perceiver, batches: Iterable[Batch]) -> dict[str, Figure | str]:
+        """`{"filled_in": figure, "filled_in_text": text}`; nothing for models of another kind, or without texts.
+
+        Args:
+            model: of masked tokens.
+            batches: as its training had them. No more of them are taken than needed.
+        """
+        if not isinstance(model.head, QueryDecoder) or self.modality not in model.adapters:
+            return {}
+        facts = modalities_of(model)
+        there = [
+            one for one in islice(singles(on_device(model, batches), facts), self.out_of) if self.modality in one.inputs
+        ]
+        step = max(1, len(there) // self.num_samples)
+        with evaluating(model):
+            texts = [self.fill(model, single) for single in there[::step][: self.num_samples]]
+        if not texts:
+            return {}
+        return {"filled_in": self._figure(texts), "filled_in_text": "\n".join(text.told() for text in texts)}
+
+    def fill(self, model: Perceiver, single: Single) -> FilledText:
+        """Hide tokens of one sample and have the model, evaluating, fill them in."""
+        ids, mask = single.inputs[self.modality], single.masks.get(self.modality)
+        size = vocabulary_of(model, self.modality, asker="FilledTexts")
+        generator = torch.Generator().manual_seed(stream_of(self.seed, single.id))
+        masked = self.masking(ids, mask, vocabulary_size=size, generators=[generator])
+        index = masked.index[:, masked.real[0]]
+        filled = ids.clone()
+        hidden = torch.zeros_like(ids, dtype=torch.bool)
+        if index.shape[1]:
+            logits = model({**single.inputs, self.modality: masked.ids}, single.masks, index=index)
+            filled[0, index[0]] = logits[0].argmax(dim=-1).to(ids.dtype)
+            hidden[0, index[0]] = True
+        cells = (ids[0].tolist(), filled[0].tolist(), hidden[0].tolist())
+        if size == VOCABULARY_SIZE:
+            return FilledText(id=single.id, pieces=_characters(*cells))
+        words = self.masking.words
+        names = words.pieces if isinstance(words, PieceWords) else [str(one) for one in range(size)]
+        pieces = []
+        for own, made, gone in zip(*cells, strict=True):
+            width = max(len(names[own]), len(names[made])) + 1
+            seen = GAP * (width - 1) + " " if gone else names[own].ljust(width)
+            pieces.append(
+                Piece(
+                    seen=seen,
+                    filled=names[made].ljust(width),
+                    original=names[own].ljust(width),
+                    right=made == own if gone else None,
+                )
+            )
+        return FilledText(id=single.id, pieces=pieces)
+
+    def _figure(self, texts: Sequence[FilledText]) -> Figure:
+        rows = sum(1 + 4 * len(text.lines(self.width)) for text in texts) + 1
+        width, height = (self.width + 16) * _WIDTH * _POINTS / 72, rows * _POINTS * _LEADING / 72 + 0.1
+        figure = Figure(figsize=(width, height))
+        axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+        axes.set_axis_off()
+        axes.set_xlim(-2, self.width + 14)
+        axes.set_ylim(rows, 0)
+        row = 1.0
+        for text in texts:
+            right, hidden = (sum(piece.right in said for piece in text.pieces) for said in ((True,), (True, False)))
+            _write(axes, 0, row, f"{text.id}: {right} of {hidden} right", "0.4")
+            row += 1
+            for line in text.lines(self.width):
+                for label, name in (("seen", "seen"), ("filled in", "filled"), ("original", "original")):
+                    _write(axes, 0, row, label, _GREY)
+                    column = 12
+                    for piece in line:
+                        shown = getattr(piece, name)
+                        colour = "darkorange" if name == "seen" else _COLOURS[piece.right]
+                        if name == "original" and piece.right is not None:
+                            colour = "black"
+                        if piece.right is None:
+                            colour = _GREY
+                        for place, character in enumerate(shown):
+                            if character != " ":
+                                _write(axes, column + place, row, character, colour)
+                        column += len(shown)
+                    row += 1
+                row += 1
+        return figure
+
+
+def _write(axes: Axes, column: float, row: float, text: str, colour: str) -> None:
+    axes.text(column, row, text, family="DejaVu Sans Mono", fontsize=_POINTS, color=colour, va="center", parse_math=False)
+
+
+def _characters(ids: Sequence[int], filled: Sequence[int], hidden: Sequence[bool]) -> list[Piece]:
+    """Of bytes: those that make a character together, as one piece."""
+    pieces = []
+    start = 0
+    while start < len(ids):
+        end = start + 1
+        while end < len(ids) and NUM_SPECIAL + 0x80 <= ids[end] < NUM_SPECIAL + 0xC0:
+            end += 1
+        gone = any(hidden[start:end])
+        original, made = (_shown(some[start:end], gone) for some in (ids, filled))
+        right = list(ids[start:end]) == list(filled[start:end])
+        pieces.append(
+            Piece(
+                seen=GAP if gone else original,
+                filled=made,
+                original=original,
+                right=right if gone else None,
+            )
+        )
+        start = end
+    return pieces
+
+
+def _shown(ids: Sequence[int], gone: bool) -> str:
+    """One character for the bytes of one; a space can be seen where it is told."""
+    raw = bytes(one - NUM_SPECIAL for one in ids if one >= NUM_SPECIAL)
+    text = raw.decode("utf-8", errors="replace")[:1]
+    text = "␣" if text == " " and gone else _SHOWN.get(text, text)
+    return text if text.isprintable() and text else "�"
