@@ -3,6 +3,7 @@
 from perceiver.tasks.classification import ClassificationTask
 from perceiver.tasks.masked_autoencoding import MaskedAutoencodingTask
 from perceiver.tasks.multilabel import MultilabelTask
+from perceiver.tasks.multimodal_autoencoding import MultimodalAutoencodingTask
 from perceiver.tasks.regression import RegressionTask
 
-__all__ = ["ClassificationTask", "MaskedAutoencodingTask", "MultilabelTask", "RegressionTask"]
+__all__ = ["ClassificationTask", "MaskedAutoencodingTask", "MultilabelTask", "MultimodalAutoencodingTask", "RegressionTask"]
