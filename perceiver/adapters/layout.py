@@ -15,9 +15,9 @@ from perceiver.masks import grid_mask
 class OutputLayout:
     """The layout of outputs that reconstruct a modality.
 
-    Outputs of as many channels as the adapter's tokens hold values are what these hold, one output for each token: patches of
-    a video, frames of sound. Outputs of as many channels as the raw input has are its elements one by one, in channels-first
-    inputs: pixels. The published multimodal autoencoder has the former for sound and the latter for video.
+    Outputs of as many channels as the adapter's tokens hold values are what these hold, one output for each token: patches
+    of a video, frames of sound. Outputs of as many channels as the raw input has are its elements one by one, in
+    channels-first inputs: pixels. The published multimodal autoencoder has the former for sound and the latter for video.
 
     Args:
         modality: its name, for error messages.
@@ -59,8 +59,8 @@ class OutputLayout:
             tokens_hold = getattr(self.adapter, "content_channels", 0)
             shape = tuple(x.shape) if isinstance(x, Tensor) else sorted(x)
             raise ValueError(
-                f"output {self.modality!r}: has {self.channels} channels; expected {tokens_hold}, the values that a token of "
-                f"{type(self.adapter).__name__} holds, or the channels of the raw input {shape}, of axis 1, to reconstruct "
+                f"output {self.modality!r}: has {self.channels} channels; expected {tokens_hold}, the values that a token "
+                f"of {type(self.adapter).__name__} holds, or the channels of the raw input {shape}, of axis 1, to reconstruct "
                 "it element by element. Correct the head's output_channels."
             )
         full = grid_mask(mask, batch=x.shape[0], grid=x.shape[2:], name=f"{self.modality} mask")

@@ -28,8 +28,8 @@ NUM_CLASSES = 10
 class DialedDigits(LightningDataModule):
     """Clips of moving digits with the tones of their telephone keys, labelled by the digit.
 
-    Splits are disjoint in handwriting. Training clips are made anew whenever they are asked for; those of validation and test
-    are made once. Batches hold `inputs["video"]` `(B, 1, T, H, W)` and `inputs["audio"]` `(B, 1, samples)`; of a batch in
+    Splits are disjoint in handwriting. Training clips are made anew whenever they are asked for; those of validation and
+    test are made once. Batches hold `inputs["video"]` `(B, 1, T, H, W)` and `inputs["audio"]` `(B, 1, samples)`; of a batch in
     which samples lack one of them also its mask `(B,)`.
 
     Args:
@@ -75,7 +75,8 @@ class DialedDigits(LightningDataModule):
             raise ValueError(f"data.canvas: expected rows and columns, no fewer than the digit's 8, got {list(canvas)}.")
         if sample_rate <= 2 * max(COLUMNS):
             raise ValueError(
-                f"data.sample_rate: expected more than {2 * max(COLUMNS):g} hertz, twice the highest tone, got {sample_rate}."
+                f"data.sample_rate: expected more than {2 * max(COLUMNS):g} hertz, twice the highest tone, got "
+                f"{sample_rate}."
             )
         if frames_per_second <= 0 or max_speed < 0 or noise < 0:
             raise ValueError(

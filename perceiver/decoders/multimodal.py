@@ -27,8 +27,8 @@ class MultimodalDecoder(Decoder):
     Args:
         latent_channels: D.
         queries: a query provider for each output, see `queries.py`.
-        output_channels: channels of each output. One that is left out has as many as a token of the adapter of its name holds
-            values.
+        output_channels: channels of each output. One that is left out has as many as a token of the adapter of its name
+            holds values.
         adapters: of the model; only needed where `output_channels` leaves something out.
         target: the output that tells the target of the spec, the class; `Perceiver.predict` reads it. None: there is none.
         hidden_channels: width between the linear map for all and that for each; None: there is only the latter.
@@ -87,7 +87,7 @@ class MultimodalDecoder(Decoder):
         )
         self.hidden = nn.Identity() if hidden_channels is None else lecun_linear(self.query_channels, hidden_channels)
         width = self.query_channels if hidden_channels is None else hidden_channels
-        self.outputs = nn.ModuleDict({name: lecun_linear(width, channels) for name, channels in self.output_channels.items()})
+        self.outputs = nn.ModuleDict({name: lecun_linear(width, size) for name, size in self.output_channels.items()})
 
     def forward(
         self,

@@ -2,8 +2,9 @@
 
 from perceiver.plots.attention import AttentionMaps, Looks, look
 from perceiver.plots.attention_modalities import AttentionModalities
+from perceiver.plots.autoencoding import Autoencodings
 from perceiver.plots.confusion import confusion_figure
-from perceiver.plots.drawings import AudioDrawing, Drawing, GridDrawing, ImageDrawing, PointDrawing, drawing_of
+from perceiver.plots.drawings import AudioDrawing, Drawing, GridDrawing, ImageDrawing, PointDrawing, VideoDrawing, drawing_of
 from perceiver.plots.reconstruction import Reconstruction, Reconstructions, reconstruct
 from perceiver.plots.samples import SampleGrid
 
@@ -11,6 +12,7 @@ __all__ = [
     "AttentionMaps",
     "AttentionModalities",
     "AudioDrawing",
+    "Autoencodings",
     "Drawing",
     "GridDrawing",
     "ImageDrawing",
@@ -19,6 +21,7 @@ __all__ = [
     "Reconstruction",
     "Reconstructions",
     "SampleGrid",
+    "VideoDrawing",
     "confusion_figure",
     "drawing_of",
     "look",

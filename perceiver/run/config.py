@@ -14,7 +14,7 @@ from omegaconf.errors import InterpolationKeyError
 
 
 def register_resolvers() -> None:
-    """Make `${modality:KEY}`, `${adapter:KEY}`, `${own_name:}`, `${ceil_divide:A,B}` and `${length:LIST}` known to OmegaConf.
+    """Make `${modality:KEY}`, `${adapter:KEY}`, `${own_name:}`, `${ceil_divide:A,B}`, `${length:LIST}` known to OmegaConf.
 
     May be called again.
     """
@@ -119,7 +119,7 @@ def _adapter(key: str, *, _parent_: Container, _root_: Container) -> Any:
     name = _modality_of(_parent_, _root_)
     value = OmegaConf.select(_root_, f"model.adapters.{name}.{key}")
     if value is None:
-        raise ValueError(f"model.head.queries.{name}: there is no model.adapters.{name}.{key} that the queries could follow.")
+        raise ValueError(f"model.head.queries.{name}: there is no model.adapters.{name}.{key} for the queries to follow.")
     # Resolved where it stands: what it refers to is relative to its own place.
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 

@@ -1,9 +1,9 @@
 """Multimodal autoencoding: everything that came in comes out again, through the latents, and with it the class label.
 
-Perceiver IO (Jaegle et al. 2021, arXiv:2107.14795), section 4.3 and its appendix: video, sound and label of Kinetics-700 from
-784 latents. Their training loss is an L1 loss of video, weight 0.03, one of sound, weight 1, and the cross-entropy of the
-label, weight 1e-4; the label is masked in half of the training samples; of each sample 512 outputs of video, 512 of sound and
-the label are decoded, at random. `experiment=kinetics_autoencoding` has these numbers.
+Perceiver IO (Jaegle et al. 2021, arXiv:2107.14795), section 4.3 and its appendix: video, sound and label of Kinetics-700
+from 784 latents. Their training loss is an L1 loss of video, weight 0.03, one of sound, weight 1, and the cross-entropy of
+the label, weight 1e-4; the label is masked in half of the training samples; of each sample 512 outputs of video, 512 of
+sound and the label are decoded, at random. `experiment=kinetics_autoencoding` has these numbers.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class MultimodalAutoencodingTask(Objective):
 
     The loss of a modality is the mean over the values of a sample, then over the samples that have the modality; that of the
     label is the cross-entropy. The loss of a batch is their weighted sum. Where `max_queries` samples outputs, it is an
-    unbiased estimate of the same. A modality that a sample lacks counts in nothing; one that modality dropout took away is to
-    be reconstructed from the rest.
+    unbiased estimate of the same. A modality that a sample lacks counts in nothing; one that modality dropout took away is
+    to be reconstructed from the rest.
 
     The label is the output that the head calls its `target`; a head without one has none. Where the model has an adapter of
     that name, the label is an input, too: one-hot, made of the batch's targets, in training only, and absent from a share of
@@ -121,8 +121,8 @@ class MultimodalAutoencodingTask(Objective):
         self._shows_label = label is not None and label in model.adapters
         if label is not None and label in model.adapters and model.adapters[label].channels != self.num_classes:
             raise ValueError(
-                f"model.adapters.{label}: the label has {self.num_classes} classes; expected an adapter of as many channels, "
-                f"perceiver.adapters.Vector, got {model.adapters[label]}."
+                f"model.adapters.{label}: the label has {self.num_classes} classes; expected an adapter of as many "
+                f"channels, perceiver.adapters.Vector, got {model.adapters[label]}."
             )
         outputs = (*self.layouts, *([] if self.label is None else [self.label]))
         _check_names("weights", weights, outputs)
@@ -165,7 +165,8 @@ class MultimodalAutoencodingTask(Objective):
             wanted = {name: peak for name, peak in given.items() if name in wrong}
             if wanted:
                 raise ValueError(
-                    f"task.peaks: expected numbers above 0, or null, for modalities whose adapter has with_content, got {wanted}."
+                    "task.peaks: expected numbers above 0, or null, for modalities whose adapter has with_content, got "
+                    f"{wanted}."
                 )
         return {name: float(peak) for name, peak in peaks.items() if peak is not None and name not in wrong}
 
@@ -247,8 +248,8 @@ class MultimodalAutoencodingTask(Objective):
                 if own is not None and tuple(own) != grid:
                     raise ValueError(
                         f"output {name!r}: the head has queries for a grid of {tuple(own)}, but the batch has {grid} to "
-                        "reconstruct. Correct its grid, or let it follow the input: perceiver.decoders.PositionalQueries with "
-                        "modality in place of grid."
+                        "reconstruct. Correct its grid, or let it follow the input: perceiver.decoders.PositionalQueries "
+                        "with modality in place of grid."
                     )
         return contents
 
@@ -403,9 +404,9 @@ def _layouts(model: Perceiver, head: MultimodalDecoder) -> dict[str, OutputLayou
     names = [name for name in head.output_channels if name != head.target]
     if not names or set(names) - set(model.adapters):
         raise ValueError(
-            f"task: expected a head with outputs for some of the modalities {[n for n in model.adapters if n != head.target]} "
-            f"besides its target {head.target!r}, got outputs {sorted(head.output_channels)}. Give the head queries of these "
-            "names: +queries@model.head.queries.NAME=tokens."
+            f"task: expected a head with outputs for some of {[name for name in model.adapters if name != head.target]} "
+            f"besides its target {head.target!r}, got outputs {sorted(head.output_channels)}. Give the head queries of "
+            "these names: +queries@model.head.queries.NAME=tokens."
         )
     return {
         name: OutputLayout(modality=name, adapter=model.adapters[name], channels=head.output_channels[name])
