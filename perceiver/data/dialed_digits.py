@@ -29,8 +29,8 @@ class DialedDigits(LightningDataModule):
     """Clips of moving digits with the tones of their telephone keys, labelled by the digit.
 
     Splits are disjoint in handwriting. Training clips are made anew whenever they are asked for; those of validation and
-    test are made once. Batches hold `inputs["video"]` `(B, 1, T, H, W)` and `inputs["audio"]` `(B, 1, samples)`; of a batch in
-    which samples lack one of them also its mask `(B,)`.
+    test are made once. Batches hold `inputs["video"]` `(B, 1, T, H, W)` and `inputs["audio"]` `(B, 1, samples)`; of a batch
+    in which samples lack one of them also its mask `(B,)`.
 
     Args:
         num_frames, canvas, frames_per_second, sample_rate, max_speed, noise: see `perceiver.data.dialed_clips.Clip`.
