@@ -153,8 +153,9 @@ class ClassificationTask(Objective):
         count = counted(self, stage, batch_idx, batch.size)
         logits = self(batch)[:count]
         target = self._targets(batch)[:count]
-        accuracy.update(logits, _largest(target))
-        confusion.update(logits, _largest(target))
+        if count:  # torchmetrics stumbles over no samples
+            accuracy.update(logits, _largest(target))
+            confusion.update(logits, _largest(target))
         loss = F.cross_entropy(logits, target, reduction="sum") / max(count, 1)
         self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=len(target), sync_dist=True)
         self.log(f"{stage}/accuracy", accuracy, on_epoch=True, batch_size=len(target), prog_bar=stage == "val")

@@ -361,8 +361,9 @@ class MultimodalAutoencodingTask(Objective):
             assert batch.target is not None
             logits, target = outputs[self.label].reshape(batch.size, -1)[:count], batch.target[:count]
             accuracy = getattr(self, f"{stage}_accuracy")
-            accuracy.update(logits, target)
-            getattr(self, f"{stage}_confusion").update(logits, target)
+            if count:  # torchmetrics stumbles over no samples
+                accuracy.update(logits, target)
+                getattr(self, f"{stage}_confusion").update(logits, target)
             self.log(f"{stage}/accuracy", accuracy, on_epoch=True, batch_size=count, prog_bar=stage == "val")
 
     def psnr(self, name: str, output: Tensor, batch: Batch) -> Tensor:
