@@ -147,6 +147,46 @@ class Perceiver(nn.Module):
             )
         return self.head(latents)
 
+    def target_outputs(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Any:
+        """What the head says of the target of the spec, e.g. logits `(B, num_classes)`, from inputs that do not show it.
+
+        That is the head's output; of a decoder of several outputs the one that it calls its `target`, and others are not
+        decoded. See `tokens` for arguments and errors.
+
+        Raises:
+            ValueError: the head has several outputs, and none of them is the target.
+        """
+        target = getattr(self.head, "target", None)
+        if target is None:
+            outputs = self(inputs, masks)
+            if isinstance(outputs, Mapping):
+                raise ValueError(
+                    f"{type(self.head).__name__}: its outputs are {sorted(outputs)}, none of which is the spec's target; "
+                    "MultimodalDecoder has one where its argument target says so."
+                )
+            return outputs
+        none = torch.zeros(0, dtype=torch.int64, device=next(self.parameters()).device)
+        others = [name for name in getattr(self.head, "output_channels", ()) if name != target]
+        read: Tensor = self(*self.without_target(inputs, masks), index=dict.fromkeys(others, none))[target]
+        return read.flatten(1, -2).squeeze(1)
+
+    def without_target(
+        self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Inputs and masks of which none shows the target, for models that also take it as an input, to decode it.
+
+        It is then absent. A model whose fusion has a mask token for it (Perceiver IO, section 4.3) gets zeros, in place of
+        which that token is read, if the fusion's mask rate is 1.
+        """
+        target = getattr(self.head, "target", None)
+        others = {name: x for name, x in inputs.items() if name != target}
+        if target in self.adapters and target in self.fusion.mask_rates and others:
+            first = next(iter(others.values()))
+            batch = (first if isinstance(first, Tensor) else next(iter(first.values()))).shape[0]
+            channels = int(getattr(self.adapters[target], "channels"))  # noqa: B009
+            others[target] = next(self.parameters()).new_zeros(batch, channels)
+        return others, {name: mask for name, mask in (masks or {}).items() if name != target}
+
     def attention_weights(
         self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None
     ) -> list[dict[str, Float[Tensor, "batch heads latents *grid"]]]:
@@ -204,7 +244,7 @@ class Perceiver(nn.Module):
             prepared = (self._sample(number, raw) for number, raw in enumerate(samples))
             while rows := list(islice(prepared, batch_size)):
                 batch = collate(rows).to(device)
-                predictions.extend(target.predict(self(batch.inputs, batch.masks)))
+                predictions.extend(target.predict(self.target_outputs(batch.inputs, batch.masks)))
             return predictions
         finally:
             self.train(training)

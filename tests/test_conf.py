@@ -19,7 +19,9 @@ from shard_cases import manifest, pack
 from transformers_models import BY_NAME, their_model
 
 from perceiver.adapters.image import ImagePixels
+from perceiver.batch import Batch
 from perceiver.build import build_model
+from perceiver.interop.architectures import model_config
 from perceiver.interop.huggingface import from_transformers
 from perceiver.model import Perceiver
 from perceiver.run.config import register_resolvers, resolve
@@ -122,7 +124,7 @@ def test_models(name: str) -> None:
     assert isinstance(model.adapters["image"], ImagePixels)
 
 
-@pytest.mark.parametrize("name", GROUPS["adapter"])
+@pytest.mark.parametrize("name", [name for name in GROUPS["adapter"] if name != "label"])
 def test_adapters(name: str) -> None:
     modality = name.split("_")[0]
     mounted = f"adapter@model.adapters.{modality}={name}"
@@ -194,6 +196,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "classification": {},
     "masked_autoencoding": {},
     "masked_tokens": {},
+    "multimodal_autoencoding": {},
     "multilabel": {"target": {"kind": "labels", "names": ["a", "b", "c"], "positives": [1, 2, 3], "samples": 4}},
     "regression": {"target": {"kind": "values", "names": ["x"], "mean": [1.0], "std": [2.0]}, "num_outputs": 1},
 }
@@ -201,11 +204,16 @@ TARGETS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", GROUPS["task"])
 def test_tasks(name: str) -> None:
-    text = ["~adapter@model.adapters.image"] if name == "masked_tokens" else []
-    plain = resolve(composed(f"task={name}", *text), {**spec("text" if text else "image"), **TARGETS[name]})
+    needs = {
+        "masked_tokens": ["~adapter@model.adapters.image"],
+        "multimodal_autoencoding": ["adapter@model.adapters.image=image_patches", "+queries@model.head.queries.image=image"],
+    }
+    config = composed(f"task={name}", *needs.get(name, []))
+    plain = resolve(config, {**spec("text" if name == "masked_tokens" else "image"), **TARGETS[name]})
     optimizer = instantiate(plain["optimizer"], _convert_="all")
-    # One that tells what is hidden looks at its model.
-    model = build_model(plain["model"], spec=plain["spec"]) if name.startswith("masked") else torch.nn.Linear(2, 2)
+    # One that tells what is hidden, or reconstructs, looks at its model.
+    looks = name.startswith("masked") or name.endswith("autoencoding")
+    model = build_model(plain["model"], spec=plain["spec"]) if looks else torch.nn.Linear(2, 2)
     task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(model=model, optimizer=optimizer)
     assert type(task).__name__.lower() == f"{name.replace('_', '')}task"
     if name == "classification":
@@ -213,7 +221,7 @@ def test_tasks(name: str) -> None:
     best = instantiate(plain["callbacks"]["best"], _convert_="all")
     said = plain.get("monitor") or {"name": "val/accuracy", "mode": "max"}
     assert (best.monitor, best.mode) == (said["name"], said["mode"])
-    if not name.startswith("masked"):
+    if not looks:
         assert plain["model"]["head"]["num_classes"] == (1 if name == "regression" else 3)
 
 
@@ -302,6 +310,8 @@ def test_augmentation_is_a_list_to_choose_from(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", GROUPS["experiment"])
 def test_experiments(name: str) -> None:
+    if name in AUTOENCODERS:
+        pytest.skip("has a test of its own")
     # Large recipes take minutes for a batch: with fewer and narrower latents they are the same otherwise.
     small = ["model.encoder.num_latents=4", "model.encoder.latent_channels=16"] if name.startswith("imagenet") else []
     small += ["data.manifest=m.csv", "data.modalities={image: image}"] if name == "manifest" else []
@@ -322,6 +332,87 @@ def test_experiments(name: str) -> None:
     optimizer = instantiate(plain["optimizer"], _convert_="all")
     task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(model=model, optimizer=optimizer)
     assert isinstance(task, LightningModule)
+
+
+AUTOENCODERS: dict[str, dict[str, Any]] = {
+    "dialed_digits": {
+        "audio": {"kind": "audio", "shape": [1, 640], "sample_rate": 4000},
+        "video": {"kind": "video", "shape": [1, 4, 12, 12]},
+    },
+    "kinetics_autoencoding": {
+        "audio": {"kind": "audio", "shape": [1, 30720], "sample_rate": 48000},
+        "video": {"kind": "video", "shape": [3, 16, 224, 224]},
+    },
+}
+"""Experiments of multimodal autoencoding, and what their data is like."""
+
+
+def autoencoder(name: str, *, classes: int, **sizes: list[int]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The resolved configuration and the spec, with other sizes for some modalities."""
+    modalities = {key: {**facts, "shape": sizes.get(key, facts["shape"])} for key, facts in AUTOENCODERS[name].items()}
+    target = {"kind": "classes", "names": [str(number) for number in range(classes)]}
+    facts = {"modalities": modalities, "target": target, "num_classes": classes}
+    return resolve(composed(f"experiment={name}", "data.manifest=m.csv" if "kinetics" in name else "seed=0"), facts), facts
+
+
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_autoencoders(name: str) -> None:
+    """They reconstruct what they get, of any size, sampled or whole."""
+    large = name == "kinetics_autoencoding"
+    sizes = {"audio": [1, 30720], "video": [3, 1, 8, 8]} if large else {}
+    plain, facts = autoencoder(name, classes=10, **sizes)
+    if large:
+        plain["model"]["encoder"] |= {"num_latents": 4, "latent_channels": 16, "num_layers_per_block": 1}
+    model = build_model(plain["model"], spec=facts)
+    assert isinstance(instantiate(plain["data"], _convert_="all"), LightningDataModule)
+    task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(model=model, optimizer=None)
+    inputs: dict[str, Any] = {key: torch.rand(2, *one["shape"]) for key, one in facts["modalities"].items()}
+    batch = Batch(inputs=inputs, target=torch.tensor([3, 9]))
+    losses, outputs = task.losses(batch, index=task.sampled(batch))
+    assert set(losses.values) == {"audio", "label", "video"}
+    assert outputs["label"].shape == (2, 1, 10)
+    assert outputs["audio"].shape[1] == (512 if large else outputs["audio"].shape[1])
+
+
+def test_the_published_autoencoder() -> None:
+    """19,858,855 parameters, and of the same name and shape as those that released weights are taken into."""
+    plain, facts = autoencoder("kinetics_autoencoding", classes=700)
+    values = {"num_latents": 784, "d_latents": 512, "num_self_attends_per_block": 8, "num_cross_attention_heads": 1}
+    published = model_config("PerceiverForMultimodalAutoencoding", {**values, "image_size": 224, "num_labels": 700})
+    with torch.device("meta"):
+        own, theirs = build_model(plain["model"], spec=facts), build_model(published)
+    assert count(own) == 19_858_855
+    shapes = [{name: tuple(one.shape) for name, one in model.state_dict().items()} for model in (own, theirs)]
+    assert shapes[0] == shapes[1]
+    assert own.fusion.channels == 704
+    assert own.head.query_channels == 1026  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", GROUPS["queries"])
+def test_queries(name: str) -> None:
+    """A grid as large as what there is to reconstruct, and no number that stands elsewhere already."""
+    modality = {"tokens": "image", "label": "image"}.get(name, name.split("_")[0])
+    adapter = {"image": "image_patches", "audio": "audio_waveform"}.get(modality, modality)
+    facts = spec("image", modality)
+    facts["modalities"]["video"] = {**MODALITIES["video"], "shape": [3, 5, 16, 24]}
+    facts["modalities"] = {modality: facts["modalities"][modality]}
+    overrides = ["~adapter@model.adapters.image", f"+adapter@model.adapters.{modality}={adapter}"]
+    channels = "${spec.modalities.video.shape.0}"
+    pixels = [f"+model.head.output_channels.video={channels}"] if name == "video_pixels" else []
+    config = composed("task=multimodal_autoencoding", *overrides, f"+queries@model.head.queries.{modality}={name}", *pixels)
+    plain = resolve(config, facts)
+    model = build_model(plain["model"], spec=facts)
+    task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(model=model, optimizer=None)
+    batch = Batch(inputs={modality: INPUTS[modality]}, target=torch.tensor([0, 2]))
+    losses, outputs = task.losses(batch)
+    assert losses.values[modality].shape == (2,)
+    assert outputs[modality].shape[:-1] == task.contents(batch)[modality].values.shape[:-1]
+
+
+def test_a_modality_that_is_no_targets_name_is_an_error() -> None:
+    config = composed("task=multimodal_autoencoding", "model.head.target=null")
+    with pytest.raises(ValueError, match="model.adapters.label: the data has no modality 'label'"):
+        resolve(config, spec("image"))
 
 
 IMAGE_NET = {

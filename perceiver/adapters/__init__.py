@@ -4,6 +4,7 @@ from perceiver.adapters.audio import LogMel, LogMelBins, LogMelFrames, WaveformF
 from perceiver.adapters.content import Content, Reconstructible
 from perceiver.adapters.frames import FrameSurroundings
 from perceiver.adapters.image import ImageConvStem, ImagePatches, ImagePixels
+from perceiver.adapters.layout import OutputLayout
 from perceiver.adapters.points import Points
 from perceiver.adapters.spectrum_masking import SpectrumMasking
 from perceiver.adapters.table import Table
@@ -21,6 +22,7 @@ __all__ = [
     "LogMel",
     "LogMelBins",
     "LogMelFrames",
+    "OutputLayout",
     "Points",
     "Reconstructible",
     "SpectrumMasking",

@@ -4,6 +4,7 @@ from perceiver.data.audio_folder import AudioFolder
 from perceiver.data.augmentation import RandomAffine
 from perceiver.data.av_digits import AVDigits
 from perceiver.data.cifar import CIFAR10, CIFAR100
+from perceiver.data.dialed_digits import DialedDigits
 from perceiver.data.digit_points import DigitPoints
 from perceiver.data.digits import Digits
 from perceiver.data.fashion_mnist import FashionMNIST
@@ -28,6 +29,7 @@ __all__ = [
     "MNIST",
     "AVDigits",
     "AudioFolder",
+    "DialedDigits",
     "DigitPoints",
     "Digits",
     "FashionMNIST",

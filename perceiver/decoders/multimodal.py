@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from perceiver.adapters.content import Reconstructible
 from perceiver.attention import CrossAttend
 from perceiver.attention.projection import lecun_linear
 from perceiver.decoders.cross_attend import check_chunk_size, decode
@@ -14,6 +15,7 @@ from perceiver.decoders.decoder import Decoder
 from perceiver.decoders.queries import query_channels
 from perceiver.fusion import Fusion
 from perceiver.tokens import Tokens
+from perceiver.zero_gradients import with_zero_gradients
 
 
 class MultimodalDecoder(Decoder):
@@ -25,7 +27,10 @@ class MultimodalDecoder(Decoder):
     Args:
         latent_channels: D.
         queries: a query provider for each output, see `queries.py`.
-        output_channels: channels of each output.
+        output_channels: channels of each output. One that is left out has as many as a token of the adapter of its name
+            holds values.
+        adapters: of the model; only needed where `output_channels` leaves something out.
+        target: the output that tells the target of the spec, the class; `Perceiver.predict` reads it. None: there is none.
         hidden_channels: width between the linear map for all and that for each; None: there is only the latter.
         padding: learned channels of the widest queries; they tell outputs apart.
         padding_std: standard deviation of their initial values.
@@ -38,7 +43,9 @@ class MultimodalDecoder(Decoder):
         *,
         latent_channels: int,
         queries: Mapping[str, nn.Module],
-        output_channels: Mapping[str, int],
+        output_channels: Mapping[str, int] | None = None,
+        adapters: Mapping[str, nn.Module] | None = None,
+        target: str | None = None,
         hidden_channels: int | None = None,
         padding: int = 2,
         padding_std: float = 0.02,
@@ -55,11 +62,10 @@ class MultimodalDecoder(Decoder):
     ) -> None:
         super().__init__()
         check_chunk_size(chunk_size, owner="MultimodalDecoder")
-        if not queries or set(queries) != set(output_channels) or min(output_channels.values()) < 1:
-            raise ValueError(
-                "MultimodalDecoder: expected queries and a positive number of output_channels for the same outputs, got "
-                f"queries for {sorted(queries)}, output_channels {dict(output_channels)}."
-            )
+        self.output_channels = _output_channels(queries, output_channels or {}, adapters or {})
+        if target is not None and target not in queries:
+            raise ValueError(f"MultimodalDecoder.target: expected one of the outputs {sorted(queries)}, got {target!r}.")
+        self.target = target
         widths = {name: query_channels(queries[name], token_channels, owner="MultimodalDecoder") for name in sorted(queries)}
         # To bring queries to one width with a learned vector is what the fusion of inputs does.
         self.fusion = Fusion(channels=widths, padding=padding, std=padding_std)
@@ -81,7 +87,7 @@ class MultimodalDecoder(Decoder):
         )
         self.hidden = nn.Identity() if hidden_channels is None else lecun_linear(self.query_channels, hidden_channels)
         width = self.query_channels if hidden_channels is None else hidden_channels
-        self.outputs = nn.ModuleDict({name: lecun_linear(width, output_channels[name]) for name in sorted(queries)})
+        self.outputs = nn.ModuleDict({name: lecun_linear(width, size) for name, size in self.output_channels.items()})
 
     def forward(
         self,
@@ -94,8 +100,9 @@ class MultimodalDecoder(Decoder):
     ) -> dict[str, Float[Tensor, "batch *grid outputs"]]:
         """Latents -> for each output `(B, *grid, outputs)`, or `(B, k, outputs)` where it has an index.
 
-        `index` and `mask` are by output; outputs that they leave out (or give as None) are computed whole. See `Decoder`
-        and `decode`.
+        `index` and `mask` are by output; outputs that they leave out (or give as None) are computed whole. One with an index
+        of no places, `(0,)`, is not computed: it is `(B, 0, outputs)`, and what only it needs gets zero gradients. See
+        `Decoder` and `decode`.
 
         Raises:
             ValueError: if one of them names an output that is not there.
@@ -104,10 +111,19 @@ class MultimodalDecoder(Decoder):
         unknown = (set(index) | set(mask)) - set(self.queries)
         if unknown:
             raise ValueError(f"index, mask: expected any of the outputs {sorted(self.queries)}, got {sorted(unknown)}.")
+        none = [name for name, places in index.items() if places is not None and places.shape[-1] == 0]
         read = {} if tokens is None else tokens
-        queries = self.fusion({name: own(read, latents.device) for name, own in self.queries.items()})
+        queries = self.fusion(
+            {name: own(read, latents.device) for name, own in self.queries.items() if name not in none}
+        )
+        if none:
+            # Data-parallel training waits for every parameter.
+            unused = [parameter for name in none for parameter in self._parameters_of(name)]
+            latents = with_zero_gradients(latents, [*self.cross_attend.parameters(), *self.hidden.parameters(), *unused])
         return {
-            name: decode(
+            name: latents.new_zeros(latents.shape[0], 0, self.output_channels[name])
+            if name in none
+            else decode(
                 self.cross_attend,
                 queries[name],
                 latents,
@@ -118,3 +134,26 @@ class MultimodalDecoder(Decoder):
             )
             for name in self.queries
         }
+
+    def _parameters_of(self, name: str) -> list[Tensor]:
+        """Those that this output alone needs."""
+        own = [*self.queries[name].parameters(), *self.outputs[name].parameters()]
+        return own + ([self.fusion.padding[name]] if name in self.fusion.padding else [])
+
+
+def _output_channels(
+    queries: Mapping[str, nn.Module], given: Mapping[str, int], adapters: Mapping[str, nn.Module]
+) -> dict[str, int]:
+    """Of each output that has queries, in sorted order; ValueError where one has none, or has no queries."""
+    channels = dict(given)
+    for name in queries:
+        adapter = adapters.get(name)
+        if name not in channels and isinstance(adapter, Reconstructible):
+            channels[name] = adapter.content_channels
+    if not queries or set(queries) != set(channels) or min(channels.values()) < 1:
+        raise ValueError(
+            "MultimodalDecoder: expected queries and a positive number of output_channels for the same outputs, got "
+            f"queries for {sorted(queries)}, output_channels {dict(given)}. Channels may be left out for modalities whose "
+            "adapter is a perceiver.adapters.Reconstructible."
+        )
+    return {name: channels[name] for name in sorted(queries)}

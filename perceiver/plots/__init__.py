@@ -2,8 +2,9 @@
 
 from perceiver.plots.attention import AttentionMaps, Looks, look
 from perceiver.plots.attention_modalities import AttentionModalities
+from perceiver.plots.autoencoding import Autoencodings
 from perceiver.plots.confusion import confusion_figure
-from perceiver.plots.drawings import AudioDrawing, Drawing, GridDrawing, ImageDrawing, PointDrawing, drawing_of
+from perceiver.plots.drawings import AudioDrawing, Drawing, GridDrawing, ImageDrawing, PointDrawing, VideoDrawing, drawing_of
 from perceiver.plots.filled_texts import FilledText, FilledTexts
 from perceiver.plots.reconstruction import Reconstruction, Reconstructions, reconstruct
 from perceiver.plots.samples import SampleGrid
@@ -12,6 +13,7 @@ __all__ = [
     "AttentionMaps",
     "AttentionModalities",
     "AudioDrawing",
+    "Autoencodings",
     "Drawing",
     "FilledText",
     "FilledTexts",
@@ -22,6 +24,7 @@ __all__ = [
     "Reconstruction",
     "Reconstructions",
     "SampleGrid",
+    "VideoDrawing",
     "confusion_figure",
     "drawing_of",
     "look",

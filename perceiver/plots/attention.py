@@ -18,7 +18,7 @@ from perceiver.attention.layers import CrossAttend
 from perceiver.batch import Batch
 from perceiver.model import Perceiver
 from perceiver.plots.drawings import Drawing, drawing_of
-from perceiver.plots.evaluation import evaluating, modalities_of, on_device
+from perceiver.plots.evaluation import evaluating, modalities_of, on_device, target_outputs
 from perceiver.plots.inputs import Single, singles
 from perceiver.plots.samples import title_sample
 from perceiver.predictions import target_of
@@ -216,7 +216,7 @@ def _overview(
                   for place in range(columns)]  # fmt: skip
         if target is not None and single.target is not None:
             with evaluating(model):
-                outputs = model(single.inputs, single.masks)
+                outputs = target_outputs(model, single.inputs, single.masks)
             if isinstance(outputs, Tensor) and outputs.ndim == 2:  # else they are not about the target
                 [comparison] = target.compare(outputs, single.target)
                 title_sample(panels[0], comparison)

@@ -92,6 +92,56 @@ class ImageDrawing:
         _bare(axes)
 
 
+class VideoDrawing:
+    """Videos `(C, T, H, W)` in [0, 1], some frames side by side; attention as colours over grey frames.
+
+    Args:
+        max_frames: as many at most, evenly spaced.
+    """
+
+    projection: str | None = None
+
+    def __init__(self, *, max_frames: int = 8) -> None:
+        self.max_frames = max_frames
+        self.size = (4.2, 1.0)
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any], adapter: nn.Module | None) -> VideoDrawing:
+        """For any video."""
+        return cls()
+
+    def sample(self, axes: Axes, x: Any, mask: Tensor | None) -> None:
+        """In colour where there are three channels, else their mean in grey."""
+        axes.imshow(film_strip(x, max_frames=self.max_frames), cmap="gray", vmin=0.0, vmax=1.0)
+        _bare(axes)
+
+    def attention(self, axes: Axes, x: Any, mask: Tensor | None, weights: Tensor) -> None:
+        """Bright where attention is, each token as large as its patch."""
+        frames = _array(x).clip(0.0, 1.0).mean(axis=0, keepdims=True)
+        axes.imshow(film_strip(frames, max_frames=self.max_frames), cmap="gray", vmin=0.0, vmax=1.0)
+        if weights.ndim == 3:
+            heat = nn.functional.interpolate(torch.as_tensor(_array(weights))[None, None], size=frames.shape[1:])[0]
+            strip = film_strip(heat, max_frames=self.max_frames, limit=False)
+            axes.imshow(strip, cmap=HEAT, vmin=0.0, alpha=0.7)
+        _bare(axes)
+
+
+def film_strip(x: Any, *, max_frames: int = 8, limit: bool = True) -> NDArray[Any]:
+    """Frames of a video `(C, T, H, W)` side by side, evenly spaced: `(H, frames * W)` or, in colour, `(…, 3)`.
+
+    Args:
+        x: the video.
+        max_frames: as many at most.
+        limit: values outside [0, 1] become these.
+    """
+    frames = _array(x)
+    frames = frames.clip(0.0, 1.0) if limit else frames
+    count = min(max_frames, frames.shape[1])
+    frames = frames[:, np.linspace(0, frames.shape[1] - 1, count).round().astype(int)]
+    strip = np.moveaxis(frames, 1, 2).reshape(frames.shape[0], frames.shape[2], -1)
+    return np.moveaxis(strip, 0, -1) if len(strip) == 3 else strip.mean(axis=0)
+
+
 class AudioDrawing:
     """Waveforms `(channels, samples)` over seconds, as they are or as the log-mel spectrum that the adapter makes of them.
 
@@ -246,6 +296,7 @@ class GridDrawing:
 
 KINDS: dict[str, Callable[[Mapping[str, Any], nn.Module | None], Drawing]] = {
     "image": ImageDrawing.of,
+    "video": VideoDrawing.of,
     "audio": AudioDrawing.of,
     "points": PointDrawing.of,
 }

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from perceiver.batch import Batch
 from perceiver.model import Perceiver
@@ -35,3 +36,10 @@ def modalities_of(model: Perceiver) -> Mapping[str, Mapping[str, Any]]:
     """The spec of each modality that the model has; empty for one that the spec does not describe."""
     known = (model.spec or {}).get("modalities", {})
     return {name: known.get(name, {}) for name in model.adapters}
+
+
+def target_outputs(model: Perceiver, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Any:
+    """What the model says of the spec's target; of a decoder of several outputs that names none as such, all of them."""
+    if getattr(model.head, "target", None) is None:
+        return model(inputs, masks)
+    return model.target_outputs(inputs, masks)

@@ -12,7 +12,7 @@ from torch import Tensor
 from perceiver.batch import Batch
 from perceiver.model import Perceiver
 from perceiver.plots.drawings import Drawing, drawing_of
-from perceiver.plots.evaluation import evaluating, modalities_of, on_device
+from perceiver.plots.evaluation import evaluating, modalities_of, on_device, target_outputs
 from perceiver.plots.inputs import Single, singles
 from perceiver.predictions import Comparison, Target, target_of
 
@@ -57,7 +57,7 @@ class SampleGrid:
             for batch in batches:
                 if batch.target is None:
                     break
-                outputs = model(batch.inputs, batch.masks)
+                outputs = target_outputs(model, batch.inputs, batch.masks)
                 if not isinstance(outputs, Tensor) or outputs.ndim != 2:
                     break  # they are not about the target
                 comparisons = target.compare(outputs, batch.target)

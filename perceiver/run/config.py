@@ -14,8 +14,13 @@ from omegaconf.errors import InterpolationKeyError
 
 
 def register_resolvers() -> None:
-    """Make `${modality:KEY}`, `${ceil_divide:A,B}` and `${length:LIST}` known to OmegaConf. May be called again."""
+    """Make `${modality:KEY}`, `${adapter:KEY}`, `${own_name:}`, `${ceil_divide:A,B}`, `${length:LIST}` known to OmegaConf.
+
+    May be called again.
+    """
     OmegaConf.register_new_resolver("modality", _modality, replace=True)
+    OmegaConf.register_new_resolver("adapter", _adapter, replace=True)
+    OmegaConf.register_new_resolver("own_name", _own_name, replace=True)
     OmegaConf.register_new_resolver("ceil_divide", _ceil_divide, replace=True)
     OmegaConf.register_new_resolver("length", _length, replace=True)
 
@@ -64,8 +69,10 @@ def _add_default_adapters(config: DictConfig, spec: dict[str, Any]) -> None:
         config.model.adapters = {}
         adapters = config.model.adapters
     modalities = spec["modalities"]
+    # A model may take in what it decodes, the label, which is no modality of the data: the task makes it of the targets.
+    target = OmegaConf.select(config, "model.head.target")
     for name in adapters:
-        if name not in modalities:
+        if name not in modalities and name != target:
             raise ValueError(
                 f"model.adapters.{name}: the data has no modality {str(name)!r}, only {_listed(modalities)}. Remove the "
                 f"adapter with '~model.adapters.{name}', or choose data that has it."
@@ -90,11 +97,11 @@ def _default_adapter(name: str, kind: str) -> DictConfig:
 
 
 def _modality(key: str, *default: Any, _parent_: Container, _root_: Container) -> Any:
-    """`${modality:KEY}` below model.adapters.<name>: spec.modalities.<name>.KEY.
+    """`${modality:KEY}` below model.adapters.<name> or model.head.queries.<name>: spec.modalities.<name>.KEY.
 
     `${modality:KEY,DEFAULT}` is DEFAULT where the spec has no such fact or null.
     """
-    name = _adapter_of(_parent_, _root_)
+    name = _modality_of(_parent_, _root_)
     spec = OmegaConf.select(_root_, "spec")
     if spec is None:
         raise ValueError("${modality:" + key + "}: the data's spec is not known yet; the run adds it to the config.")
@@ -113,16 +120,34 @@ def _modality(key: str, *default: Any, _parent_: Container, _root_: Container) -
     return value
 
 
-def _adapter_of(parent: Container, root: Container) -> str:
-    """The key below `model.adapters` that an element stands under."""
-    adapters = OmegaConf.select(root, "model.adapters")
+def _adapter(key: str, *, _parent_: Container, _root_: Container) -> Any:
+    """`${adapter:KEY}` below model.head.queries.<name>: what is configured at model.adapters.<name>.KEY."""
+    name = _modality_of(_parent_, _root_)
+    value = OmegaConf.select(_root_, f"model.adapters.{name}.{key}")
+    if value is None:
+        raise ValueError(f"model.head.queries.{name}: there is no model.adapters.{name}.{key} for the queries to follow.")
+    # Resolved where it stands: what it refers to is relative to its own place.
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _own_name(*, _parent_: Container, _root_: Container) -> str:
+    """`${own_name:}` below model.adapters.<name> or model.head.queries.<name>: that name."""
+    return _modality_of(_parent_, _root_)
+
+
+def _modality_of(parent: Container, root: Container) -> str:
+    """The key below `model.adapters` or `model.head.queries` that an element stands under."""
+    places = [place for place in (OmegaConf.select(root, key) for key in ("model.adapters", "model.head.queries")) if place]
     node: Any = parent
     while node is not None:
         above = node._get_parent()
-        if above is not None and above is adapters:
+        if any(above is place for place in places):
             return str(node._key())
         node = above
-    raise ValueError("${modality:…}: expected below model.adapters.<name>; elsewhere name it, e.g. ${spec.num_classes}.")
+    raise ValueError(
+        "${modality:…}: expected below model.adapters.<name> or model.head.queries.<name>; elsewhere name it, e.g. "
+        "${spec.num_classes}."
+    )
 
 
 def _has(facts: Any, key: str) -> bool:

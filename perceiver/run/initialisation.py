@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +75,10 @@ class Initialisation:
         """
         stored = _of_parts(self.source.weights())
         own = _of_parts(model.state_dict())
+        label = _label_input(self.source.model_config())
+        if label is not None and label not in model.adapters:
+            places = (f"adapters.{label}.", f"fusion.padding.{label}", f"fusion.mask.{label}")
+            stored = {name: value for name, value in stored.items() if not name.startswith(places)}
         if problems := differences(own, stored):
             raise ValueError(
                 f"init_from: {self.source.path} does not fit the configured adapters, fusion and encoder: "
@@ -166,7 +171,12 @@ def with_stored_model(config: DictConfig) -> DictConfig:
     """
     start = Initialisation.of(config)
     assert start is not None
-    stored = start.source.model_config()
+    stored = deepcopy(start.source.model_config())
+    label = _label_input(stored)
+    if label is not None:
+        # An input that the task made of the targets: a new task has its own.
+        stored["adapters"].pop(label)
+        ((stored.get("fusion") or {}).get("mask_rates") or {}).pop(label, None)
     config = config.copy()
     with open_dict(config):
         for name, adapter in stored["adapters"].items():
@@ -182,6 +192,12 @@ def with_stored_model(config: DictConfig) -> DictConfig:
                 else:
                     OmegaConf.update(config, key, value, force_add=True)
     return config
+
+
+def _label_input(stored: Mapping[str, Any]) -> str | None:
+    """The label that a stored model takes in as well as decodes, by its name as an input."""
+    target = (stored.get("head") or {}).get("target")
+    return str(target) if target in stored["adapters"] else None
 
 
 def _command_line() -> Iterator[tuple[str, Any, bool]]:

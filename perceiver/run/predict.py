@@ -35,7 +35,7 @@ def predict(config: DictConfig) -> None:
     path = Path(config.run_dir) / PREDICTIONS
     with atomic_write(path) as file:
         table = PredictionTable(file, target)
-        inference.run(lambda batch: inference.model(batch.inputs, batch.masks), table.write)
+        inference.run(lambda batch: inference.model.target_outputs(batch.inputs, batch.masks), table.write)
     sys.stdout.write(f"{table.rows:,} predictions of {inference.file}: {path}\n")
 
 

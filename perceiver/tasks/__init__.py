@@ -4,6 +4,14 @@ from perceiver.tasks.classification import ClassificationTask
 from perceiver.tasks.masked_autoencoding import MaskedAutoencodingTask
 from perceiver.tasks.masked_tokens import MaskedTokensTask
 from perceiver.tasks.multilabel import MultilabelTask
+from perceiver.tasks.multimodal_autoencoding import MultimodalAutoencodingTask
 from perceiver.tasks.regression import RegressionTask
 
-__all__ = ["ClassificationTask", "MaskedAutoencodingTask", "MaskedTokensTask", "MultilabelTask", "RegressionTask"]
+__all__ = [
+    "ClassificationTask",
+    "MaskedAutoencodingTask",
+    "MaskedTokensTask",
+    "MultilabelTask",
+    "MultimodalAutoencodingTask",
+    "RegressionTask",
+]

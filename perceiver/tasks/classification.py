@@ -20,6 +20,7 @@ from perceiver.tasks.training_steps import (
     OptimizerFactory,
     SchedulerFactory,
     counted,
+    require_classes,
     require_finite,
     require_modality,
     sample_name,
@@ -98,19 +99,10 @@ class ClassificationTask(Objective):
                 none; names the sample.
         """
         require_modality(batch)
-        if batch.target is None:
-            raise ValueError("batch.target: expected one class number per sample, got None; the data has no labels.")
-        if batch.target.is_floating_point():
+        if batch.target is not None and batch.target.is_floating_point():
             self._check_shares(batch.target, batch.ids)
             return batch
-        outside = (batch.target < 0) | (batch.target >= self.num_classes)
-        if bool(outside.any()):
-            index = int(outside.nonzero()[0])
-            raise ValueError(
-                f"target of sample {sample_name(batch.ids, index)!r}: expected a class number from 0 to "
-                f"{self.num_classes - 1}, got {int(batch.target[index])}. "
-                "Correct the label, or the class names of the data module's spec."
-            )
+        require_classes(batch, num_classes=self.num_classes)
         return batch
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -165,8 +157,9 @@ class ClassificationTask(Objective):
         count = counted(self, stage, batch_idx, batch.size)
         logits = self(batch)[:count]
         target = self._targets(batch)[:count]
-        accuracy.update(logits, _largest(target))
-        confusion.update(logits, _largest(target))
+        if count:  # torchmetrics stumbles over no samples
+            accuracy.update(logits, _largest(target))
+            confusion.update(logits, _largest(target))
         loss = F.cross_entropy(logits, target, reduction="sum") / max(count, 1)
         self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=len(target), sync_dist=True)
         self.log(f"{stage}/accuracy", accuracy, on_epoch=True, batch_size=len(target), prog_bar=stage == "val")

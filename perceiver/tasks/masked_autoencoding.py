@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from perceiver.adapters.content import Reconstructible
+from perceiver.adapters.layout import taken
 from perceiver.batch import Batch
 from perceiver.decoders import ReconstructionDecoder
 from perceiver.masking import RandomMasking, chosen
@@ -156,10 +157,10 @@ class MaskedAutoencodingTask(Objective):
         adapter = self.model.adapters[name]
         assert isinstance(adapter, Reconstructible)
         content = adapter.content(batch.inputs[name], batch.masks.get(name))
-        values = _taken(content.values.float(), index)
+        values = taken(content.values.float(), index)
         valid = torch.ones_like(values, dtype=torch.bool)
         if content.valid is not None:
-            valid = _taken(content.valid.expand(content.values.shape), index)
+            valid = taken(content.valid.expand(content.values.shape), index)
         values = torch.where(valid, values, 0.0)
         return (normalised_targets(values, valid) if self.normalise_targets else values), valid
 
@@ -211,9 +212,3 @@ def normalised_targets(values: Tensor, valid: Tensor, *, epsilon: float = 1e-6) 
     mean = values.sum(dim=-1, keepdim=True) / count
     centred = torch.where(valid, values - mean, 0.0)
     return centred / (centred.square().sum(dim=-1, keepdim=True) / count + epsilon).sqrt()
-
-
-def _taken(x: Tensor, index: Tensor) -> Tensor:
-    """`(B, *grid, c)` at places `(B, k)` of the flattened grid -> `(B, k, c)`."""
-    flat = x.flatten(1, -2)
-    return flat.gather(1, index[..., None].expand(-1, -1, flat.shape[-1]))

@@ -92,6 +92,28 @@ def require_modality(batch: Batch) -> None:
         )
 
 
+def require_classes(batch: Batch, *, num_classes: int) -> None:
+    """Check that every sample has a class number as its target; on a GPU a wrong one kills the process without a name.
+
+    Raises:
+        ValueError: there are no targets, or one is outside [0, num_classes); names the sample.
+    """
+    if batch.target is None:
+        raise ValueError("batch.target: expected one class number per sample, got None; the data has no labels.")
+    if batch.target.is_floating_point() or batch.target.ndim != 1:
+        raise ValueError(
+            f"batch.target: expected class numbers ({batch.size},), got {batch.target.dtype} {tuple(batch.target.shape)}."
+        )
+    outside = (batch.target < 0) | (batch.target >= num_classes)
+    if bool(outside.any()):
+        index = int(outside.nonzero()[0])
+        raise ValueError(
+            f"target of sample {sample_name(batch.ids, index)!r}: expected a class number from 0 to "
+            f"{num_classes - 1}, got {int(batch.target[index])}. "
+            "Correct the label, or the class names of the data module's spec."
+        )
+
+
 def require_finite(loss: Tensor, *, batch: Batch, task: LightningModule) -> None:
     """Stop at a loss that is lost.
 

@@ -1,0 +1,134 @@
+"""What a multimodal autoencoder makes of its inputs: originals and reconstructions, and the label that it decodes unseen."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from perceiver.adapters.layout import OutputLayout
+from perceiver.batch import Batch
+from perceiver.decoders import MultimodalDecoder
+from perceiver.model import Perceiver
+from perceiver.plots.drawings import film_strip
+from perceiver.plots.evaluation import evaluating, modalities_of, on_device
+from perceiver.plots.inputs import Single, singles, unnormalised
+from perceiver.predictions import Comparison, target_of
+
+Pair = Callable[[Axes, Tensor, Tensor, Mapping[str, Any]], None]
+"""Draws an original and its reconstruction, raw inputs without the batch axis in their own units; gets the spec, too."""
+
+
+class Autoencodings:
+    """Makes a figure with a row for each sample: every modality, the original above or below its reconstruction, the label.
+
+    Args:
+        num_samples: in the figure, the first ones of the data.
+        pairs: for modalities by name, how they are drawn, in place of the drawing for their kind.
+    """
+
+    def __init__(self, *, num_samples: int = 6, pairs: Mapping[str, Pair] | None = None) -> None:
+        if num_samples < 1:
+            raise ValueError(f"Autoencodings.num_samples: expected at least 1, got {num_samples}.")
+        self.num_samples = num_samples
+        self.pairs = dict(pairs or {})
+
+    def __call__(self, model: Perceiver, batches: Iterable[Batch]) -> dict[str, Figure]:
+        """`{"autoencoding": figure}`; nothing for models of another kind, or that reconstruct nothing that can be drawn.
+
+        Args:
+            model: with a spec, and a `MultimodalDecoder` as its head.
+            batches: as its training had them. No more of them are taken than needed.
+        """
+        if not isinstance(model.head, MultimodalDecoder):
+            return {}
+        facts = modalities_of(model)
+        layouts = {
+            name: OutputLayout(modality=name, adapter=model.adapters[name], channels=channels)
+            for name, channels in model.head.output_channels.items()
+            if name != model.head.target and name in model.adapters
+        }
+        names = [name for name, layout in layouts.items() if layout.has_raw]
+        with evaluating(model):
+            shown = list(islice(singles(on_device(model, batches), facts), self.num_samples))
+            outputs = [_outputs(model, single, list(layouts)) for single in shown]
+        if not names or not shown:
+            return {}
+        figure = Figure(figsize=(4.6 * len(names), 1.3 * len(shown) + 0.6), layout="constrained")
+        for row, (single, made) in enumerate(zip(shown, outputs, strict=True)):
+            for column, name in enumerate(names):
+                axes = figure.add_subplot(len(shown), len(names), row * len(names) + column + 1)
+                x = single.inputs.get(name)
+                if column == 0:
+                    _title(axes, model, single, made)
+                if isinstance(x, Tensor):
+                    said = layouts[name].raw(x, made[name].float())
+                    first, second = (unnormalised(one[0].detach().cpu(), facts[name]) for one in (x, said))
+                    pair = self.pairs.get(name) or KINDS.get(str(facts[name].get("kind")), _lines)
+                    pair(axes, first, second, facts[name])
+                else:
+                    axes.set_axis_off()
+                    axes.text(0.5, 0.5, f"no {name}", ha="center", va="center", transform=axes.transAxes, fontsize=7)
+        figure.suptitle("originals above or in blue, reconstructions below or in orange; the label decoded", fontsize=9)
+        return {"autoencoding": figure}
+
+
+def _outputs(model: Perceiver, single: Single, reconstructed: list[str]) -> dict[str, Tensor]:
+    """Of a sample, whose label the model does not see; modalities that it lacks are not decoded."""
+    none = torch.zeros(0, dtype=torch.int64, device=next(model.parameters()).device)
+    absent = {name: none for name in reconstructed if name not in single.inputs}
+    inputs, masks = model.without_target(single.inputs, single.masks)
+    made: dict[str, Tensor] = model(inputs, masks, index=absent)
+    return made
+
+
+def _title(axes: Axes, model: Perceiver, single: Single, made: Mapping[str, Tensor]) -> None:
+    target, name = target_of(model.spec), getattr(model.head, "target", None)
+    if target is None or name is None or single.target is None:
+        return
+    comparison: Comparison
+    [comparison] = target.compare(made[name].flatten(1).cpu(), single.target.cpu())
+    said, true = (textwrap.shorten(text, 30, placeholder="…") for text in (comparison.predicted, comparison.true))
+    axes.set_title(
+        f"{said}; true: {true}", fontsize=8, loc="left", color="firebrick" if comparison.correct is False else "black"
+    )
+
+
+def _video(axes: Axes, original: Tensor, reconstruction: Tensor, facts: Mapping[str, Any]) -> None:
+    """Frames side by side, the originals above."""
+    strips = [film_strip(one) for one in (original, reconstruction)]
+    gap = np.ones((max(1, strips[0].shape[0] // 12), *strips[0].shape[1:]))
+    axes.imshow(np.concatenate([strips[0], gap, strips[1]]), cmap="gray", vmin=0.0, vmax=1.0)
+    axes.set(xticks=[], yticks=[])
+
+
+def _image(axes: Axes, original: Tensor, reconstruction: Tensor, facts: Mapping[str, Any]) -> None:
+    """As a video of one frame."""
+    _video(axes, original[:, None], reconstruction[:, None], facts)
+
+
+def _audio(axes: Axes, original: Tensor, reconstruction: Tensor, facts: Mapping[str, Any]) -> None:
+    """Waveforms of the first channel, the original over the reconstruction."""
+    rate = float(facts.get("sample_rate", 1))
+    for waveform, colour, width in ((reconstruction, "tab:orange", 1.0), (original, "tab:blue", 0.5)):
+        axes.plot(np.arange(waveform.shape[-1]) / rate, waveform[0].numpy(), color=colour, linewidth=width)
+    axes.set(yticks=[], xlim=(0.0, original.shape[-1] / rate))
+    axes.tick_params(labelsize=6)
+
+
+def _lines(axes: Axes, original: Tensor, reconstruction: Tensor, facts: Mapping[str, Any]) -> None:
+    """All values in a line."""
+    for values, colour, width in ((reconstruction, "tab:orange", 1.0), (original, "tab:blue", 0.5)):
+        axes.plot(values.flatten().numpy(), color=colour, linewidth=width)
+    axes.set(xticks=[], yticks=[])
+
+
+KINDS: dict[str, Pair] = {"video": _video, "image": _image, "audio": _audio}
+"""By kind of modality; others are drawn as lines."""
