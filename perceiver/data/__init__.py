@@ -15,6 +15,8 @@ from perceiver.data.manifest import Manifest
 from perceiver.data.mixing import MixUpCutMix
 from perceiver.data.mnist import MNIST
 from perceiver.data.modelnet40 import ModelNet40
+from perceiver.data.moving_digits import MovingDigits
+from perceiver.data.placed_digits import PlacedDigits
 from perceiver.data.speech_commands import SpeechCommands
 from perceiver.data.spoken_digits import SpokenDigits
 from perceiver.data.trimodal_digits import TrimodalDigits
@@ -35,6 +37,8 @@ __all__ = [
     "Manifest",
     "MixUpCutMix",
     "ModelNet40",
+    "MovingDigits",
+    "PlacedDigits",
     "RandomAffine",
     "SpeechCommands",
     "SpokenDigits",

@@ -3,6 +3,7 @@
 from perceiver.plots.attention import AttentionMaps, Looks, look
 from perceiver.plots.attention_modalities import AttentionModalities
 from perceiver.plots.confusion import confusion_figure
+from perceiver.plots.dense import Fields, Segmentations
 from perceiver.plots.drawings import AudioDrawing, Drawing, GridDrawing, ImageDrawing, PointDrawing, drawing_of
 from perceiver.plots.reconstruction import Reconstruction, Reconstructions, reconstruct
 from perceiver.plots.samples import SampleGrid
@@ -12,6 +13,7 @@ __all__ = [
     "AttentionModalities",
     "AudioDrawing",
     "Drawing",
+    "Fields",
     "GridDrawing",
     "ImageDrawing",
     "Looks",
@@ -19,6 +21,7 @@ __all__ = [
     "Reconstruction",
     "Reconstructions",
     "SampleGrid",
+    "Segmentations",
     "confusion_figure",
     "drawing_of",
     "look",

@@ -1,8 +1,17 @@
 """Training objectives: one LightningModule each, with the model as an argument, and what they share."""
 
 from perceiver.tasks.classification import ClassificationTask
+from perceiver.tasks.dense_regression import DenseRegressionTask
 from perceiver.tasks.masked_autoencoding import MaskedAutoencodingTask
 from perceiver.tasks.multilabel import MultilabelTask
 from perceiver.tasks.regression import RegressionTask
+from perceiver.tasks.segmentation import SegmentationTask
 
-__all__ = ["ClassificationTask", "MaskedAutoencodingTask", "MultilabelTask", "RegressionTask"]
+__all__ = [
+    "ClassificationTask",
+    "DenseRegressionTask",
+    "MaskedAutoencodingTask",
+    "MultilabelTask",
+    "RegressionTask",
+    "SegmentationTask",
+]
