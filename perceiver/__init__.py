@@ -12,6 +12,7 @@ from perceiver.decoders import (
     QueryDecoder,
     TiedLogits,
 )
+from perceiver.dense_predictions import FieldPrediction, SegmentationPrediction
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
 from perceiver.heads import PooledHead
@@ -19,6 +20,7 @@ from perceiver.modality_dropout import ModalityDropout
 from perceiver.model import Perceiver
 from perceiver.positions import Fourier, LearnedTable, Projected
 from perceiver.predictions import LabelsPrediction, Prediction, ValuesPrediction
+from perceiver.tiles import flow_in_tiles
 from perceiver.tokens import Tokens
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "Collate",
     "CrossAttention",
     "Encoder",
+    "FieldPrediction",
     "Fourier",
     "Fusion",
     "InputQueries",
@@ -42,9 +45,11 @@ __all__ = [
     "Projected",
     "QueryDecoder",
     "Sample",
+    "SegmentationPrediction",
     "TiedLogits",
     "Tokens",
     "ValuesPrediction",
+    "flow_in_tiles",
     "load",
     "save",
 ]

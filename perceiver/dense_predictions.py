@@ -50,7 +50,7 @@ class FieldPrediction:
     """The values of every pixel of one sample, in the units of the training data.
 
     Args:
-        values: `(E, H, W)`, float32; of optical flow pixels to the right and pixels down, from the first frame to the second.
+        values: `(E, H, W)`, float32; of optical flow: pixels to the right and down, from first to second frame.
         names: of the E values.
     """
 
@@ -188,7 +188,9 @@ def field_target(*, names: Sequence[str], mean: Sequence[float], std: Sequence[f
     return {"kind": "field", "names": list(names), "mean": list(mean), "std": list(std), "modality": modality}
 
 
-def flow_target(*, flow: Float[Tensor, "samples 2 *grid"], mask: Shaped[Tensor, "samples *grid"], modality: str) -> dict[str, Any]:
+def flow_target(
+    *, flow: Float[Tensor, "samples 2 *grid"], mask: Shaped[Tensor, "samples *grid"], modality: str
+) -> dict[str, Any]:
     """The entry `target` of the spec for optical flow: it is learned in units of its root mean square in both directions.
 
     No mean is subtracted, so that no motion is 0.
@@ -205,7 +207,7 @@ def flow_target(*, flow: Float[Tensor, "samples 2 *grid"], mask: Shaped[Tensor, 
     scale = float(squares.mean().sqrt()) if len(squares) else 0.0
     if not math.isfinite(scale) or scale == 0:
         raise ValueError(
-            f"flow_target: expected finite motion in some valid pixel, got a root mean square of {scale} over {len(squares)}."
+            f"flow_target: expected motion in some valid pixel, got a root mean square of {scale} over {len(squares)}."
         )
     target = field_target(names=FLOW_NAMES, mean=[0.0, 0.0], std=[scale, scale], modality=modality)
     return {**target, "kind": "flow"}

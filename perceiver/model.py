@@ -183,8 +183,8 @@ class Perceiver(nn.Module):
 
         Returns:
             One for each sample: a `Prediction` of a model that tells classes apart, a `LabelsPrediction` where samples have
-            any number of labels, a `ValuesPrediction` of a regression; a `SegmentationPrediction` or `FieldPrediction`, which
-            hold arrays, where each pixel has a class or values. See `perceiver.predictions`.
+            any number of labels, a `ValuesPrediction` of a regression; a `SegmentationPrediction` or a
+            `FieldPrediction`, which hold arrays, where each pixel has a class or values. See `perceiver.predictions`.
 
         Raises:
             ValueError: without a spec of the target; for raw values that do not fit the spec, naming the sample.

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from perceiver.comparison import Comparison
+from perceiver.comparison import Comparison as Comparison
 from perceiver.dense_predictions import FieldPrediction, FieldTarget, SegmentationPrediction, SegmentationTarget
 
 
@@ -53,7 +53,9 @@ class Target(Protocol):
         """What the outputs of B samples mean, one prediction each."""
         ...
 
-    def compare(self, outputs: Float[Tensor, "batch *grid outputs"], target: Shaped[Tensor, "batch *any"]) -> list[Comparison]:
+    def compare(
+        self, outputs: Float[Tensor, "batch *grid outputs"], target: Shaped[Tensor, "batch *any"]
+    ) -> list[Comparison]:
         """Predictions beside truths, for B samples."""
         ...
 

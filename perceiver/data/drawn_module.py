@@ -3,12 +3,12 @@
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from perceiver.batch import Sample
+from perceiver.batch import Collate, Sample
 from perceiver.data.dense_module import DenseDataModule, DenseSamples
 from perceiver.data.image_module import ImageDataModule
 from perceiver.data.images import ImageSource
@@ -35,19 +35,28 @@ class Glyphs:
         return ink, int(self.images.labels[number])
 
 
+@runtime_checkable
+class Scene(Protocol):
+    """Draws scenes. An object of its own, not the data module: loader processes may have to pickle it."""
+
+    def __call__(self, glyphs: Glyphs, generator: torch.Generator, *, name: str) -> Sample:
+        """A scene with some of the digits, under this id; all of it follows from the generator."""
+        ...
+
+
 @dataclass(frozen=True)
 class DrawnScenes:
     """A split: as many scenes as it says, each drawn from a seed.
 
     Args:
-        module: how they are drawn.
+        scene: how they are drawn.
         glyphs: what with.
         size: how many.
         ids: what they are called, without their number.
         seeds: numbers that seed the scenes together with their own; None: drawn anew whenever one is asked for.
     """
 
-    module: "DrawnDataModule"
+    scene: Scene
     glyphs: Glyphs
     size: int
     ids: str
@@ -60,7 +69,7 @@ class DrawnScenes:
         if not 0 <= index < self.size:
             raise IndexError(index)
         seed = int(torch.randint(2**62, ())) if self.seeds is None else stream_seed(*self.seeds, index)
-        return self.module.draw(self.glyphs, torch.Generator().manual_seed(seed), id=f"{self.ids}/{index}")
+        return self.scene(self.glyphs, torch.Generator().manual_seed(seed), name=f"{self.ids}/{index}")
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(self.size))
@@ -73,6 +82,7 @@ class DrawnDataModule(DenseDataModule):
 
     Args:
         source: of the digits: `perceiver.data.Digits` or `MNIST`, or another module of small images, light on dark.
+        scene: how scenes are drawn.
         name: what ids begin with.
         modality, facts, batch_size, num_workers: see `DenseDataModule`.
         training_scenes: how many make an epoch.
@@ -84,6 +94,7 @@ class DrawnDataModule(DenseDataModule):
         self,
         *,
         source: ImageDataModule,
+        scene: Scene,
         name: str,
         modality: str,
         facts: Mapping[str, Any],
@@ -102,15 +113,12 @@ class DrawnDataModule(DenseDataModule):
         if scene_seed < 0:
             raise ValueError(f"data.scene_seed: expected 0 or more, got {scene_seed}.")
         self.source = source
+        self.scene = scene
         self.name = name
         self.training_scenes = training_scenes
         self.validation_scenes = validation_scenes
         self.test_scenes = test_scenes
         self.scene_seed = scene_seed
-
-    @abstractmethod
-    def draw(self, glyphs: Glyphs, generator: torch.Generator, *, id: str) -> Sample:
-        """A scene; all of it follows from the generator."""
 
     @abstractmethod
     def describe_scenes(self, scenes: list[Sample]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -124,14 +132,14 @@ class DrawnDataModule(DenseDataModule):
         """Training scenes, drawn anew whenever they are asked for, and validation scenes."""
         training, validation = (self._glyphs(images) for images in self.source.read_training())
         return (
-            DrawnScenes(self, training, self.training_scenes, f"{self.name}/train", None),
-            DrawnScenes(self, validation, self.validation_scenes, f"{self.name}/val", (self.scene_seed, _VALIDATION)),
+            DrawnScenes(self.scene, training, self.training_scenes, f"{self.name}/train", None),
+            DrawnScenes(self.scene, validation, self.validation_scenes, f"{self.name}/val", (self.scene_seed, _VALIDATION)),
         )
 
     def read_test(self) -> DenseSamples:
         """Test scenes."""
         images = self._glyphs(self.source.read_test())
-        return DrawnScenes(self, images, self.test_scenes, f"{self.name}/test", (self.scene_seed, _TEST))
+        return DrawnScenes(self.scene, images, self.test_scenes, f"{self.name}/test", (self.scene_seed, _TEST))
 
     def unaltered(self, training: DenseSamples) -> DenseSamples:
         """Training scenes that are the same in every epoch."""
@@ -143,7 +151,7 @@ class DrawnDataModule(DenseDataModule):
 
     def _fixed(self, training: DenseSamples, size: int) -> DrawnScenes:
         assert isinstance(training, DrawnScenes)
-        return DrawnScenes(self, training.glyphs, size, training.ids, (self.scene_seed, _DESCRIPTION))
+        return DrawnScenes(self.scene, training.glyphs, size, training.ids, (self.scene_seed, _DESCRIPTION))
 
     def _glyphs(self, images: ImageSource) -> Glyphs:
         low, high = self.source.value_range
@@ -154,6 +162,16 @@ def channel_statistics(x: Tensor) -> dict[str, list[float]]:
     """Mean and standard deviation of each channel of scenes `(B, C, …)`."""
     values = x.double().transpose(0, 1).flatten(1)
     return {"mean": values.mean(dim=1).tolist(), "std": values.std(dim=1, correction=0).tolist()}
+
+
+def stacked(scenes: list[Sample], *, modality: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs `(B, C, …)`, targets `(B, …)` and where these are valid `(B, H, W)` of scenes of one size."""
+    batch = Collate(modalities={modality: {"kind": "scene", "channel_axis": 0}})(scenes)
+    x, target = batch.inputs[modality], batch.target
+    assert isinstance(x, Tensor)
+    assert target is not None
+    grid = (len(target), *target.shape[-2:])
+    return x, target, torch.ones(grid, dtype=torch.bool) if batch.target_mask is None else batch.target_mask
 
 
 def check_scene(*, size: list[int], diameter: list[float], digits: list[int]) -> None:

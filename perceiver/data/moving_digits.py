@@ -4,16 +4,52 @@ AutoFlow (Sun et al. 2021, arXiv:2104.14544), which Perceiver IO learned flow fr
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from perceiver.batch import Sample
-from perceiver.data.drawn_module import DrawnDataModule, Glyphs, channel_statistics, check_scene
+from perceiver.data.drawn_module import DrawnDataModule, Glyphs, channel_statistics, check_scene, stacked
 from perceiver.data.image_module import ImageDataModule
 from perceiver.data.scenes import draw, flow_between, random_background, random_glyph_layer, random_motion
 from perceiver.dense_predictions import FLOW_NAMES, flow_target
+
+
+@dataclass(frozen=True, kw_only=True)
+class MovingScene:
+    """Draws two frames and the flow between them. Arguments as of `MovingDigits`, the size in two."""
+
+    height: int
+    width: int
+    digits: tuple[int, int]
+    diameter: tuple[float, float]
+    shift: float
+    background_shift: float
+    degrees: float
+    zoom: float
+
+    def __call__(self, glyphs: Glyphs, generator: torch.Generator, *, name: str) -> Sample:
+        """Frames `(3, 2, H, W)` in [0, 1], flow `(2, H, W)`, and where it can be seen."""
+        size: dict[str, Any] = {"height": self.height, "width": self.width}
+        first = [random_background(**size, generator=generator)]
+        fewest, most = self.digits
+        for _ in range(int(torch.randint(fewest, most + 1, (), generator=generator))):
+            ink, label = glyphs.any(generator)
+            first.append(random_glyph_layer(ink, label=label, diameter=self.diameter, **size, generator=generator))
+        second = [
+            random_motion(
+                layer,
+                shift=self.background_shift if layer.glyph is None else self.shift,
+                degrees=self.degrees,
+                zoom=self.zoom,
+                generator=generator,
+            )
+            for layer in first
+        ]
+        flow, seen = flow_between(first, second, **size)
+        frames = torch.stack([draw(layers, **size).pixels for layers in (first, second)], dim=1)
+        return Sample(inputs={"frames": frames}, target=flow, id=name, target_mask=seen)
 
 
 class MovingDigits(DrawnDataModule):
@@ -62,8 +98,19 @@ class MovingDigits(DrawnDataModule):
                 f"moves, and a zoom below 1; got {shift}, {background_shift}, {degrees}, {zoom}."
             )
         height, width = (int(length) for length in size)
+        scene = MovingScene(
+            height=height,
+            width=width,
+            digits=(int(digits[0]), int(digits[1])),
+            diameter=(float(diameter[0]), float(diameter[1])),
+            shift=shift,
+            background_shift=background_shift,
+            degrees=degrees,
+            zoom=zoom,
+        )
         super().__init__(
             source=source,
+            scene=scene,
             name="moving_digits",
             modality="frames",
             facts={"kind": "video", "shape": [3, 2, height, width], "range": [0, 255]},
@@ -74,47 +121,12 @@ class MovingDigits(DrawnDataModule):
             test_scenes=test_scenes,
             scene_seed=scene_seed,
         )
-        self.height, self.width = height, width
-        self.digits = (int(digits[0]), int(digits[1]))
-        self.diameter = (float(diameter[0]), float(diameter[1]))
-        self.shift, self.background_shift, self.degrees, self.zoom = shift, background_shift, degrees, zoom
-
-    def draw(self, glyphs: Glyphs, generator: torch.Generator, *, id: str) -> Sample:
-        """Frames `(3, 2, H, W)` in [0, 1], flow `(2, H, W)`, and where it can be seen."""
-        size: dict[str, Any] = {"height": self.height, "width": self.width}
-        first = [random_background(**size, generator=generator)]
-        fewest, most = self.digits
-        for _ in range(int(torch.randint(fewest, most + 1, (), generator=generator))):
-            ink, label = glyphs.any(generator)
-            first.append(
-                random_glyph_layer(ink, label=label, diameter=self.diameter, **size, generator=generator)
-            )
-        second = [
-            random_motion(
-                layer,
-                shift=self.background_shift if layer.glyph is None else self.shift,
-                degrees=self.degrees,
-                zoom=self.zoom,
-                generator=generator,
-            )
-            for layer in first
-        ]
-        flow, seen = flow_between(first, second, **size)
-        frames = torch.stack([draw(layers, **size).pixels for layers in (first, second)], dim=1)
-        return Sample(inputs={"frames": frames}, target=flow, id=id, target_mask=seen)
 
     def describe_scenes(self, scenes: list[Sample]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Mean and standard deviation of the colours, root mean square of the flow."""
-        frames, flow, seen = (torch.stack([_tensor(one) for one in column]) for column in zip(
-            *((scene.inputs["frames"], scene.target, scene.target_mask) for scene in scenes), strict=True
-        ))
+        frames, flow, seen = stacked(scenes, modality=self.modality)
         return channel_statistics(frames), flow_target(flow=flow, mask=seen, modality=self.modality)
 
     def expected(self) -> dict[str, object]:
         """It is flow of the frames."""
         return {"kind": "flow", "names": list(FLOW_NAMES), "modality": self.modality}
-
-
-def _tensor(x: object) -> Tensor:
-    assert isinstance(x, Tensor)
-    return x

@@ -1,18 +1,41 @@
 """Semantic segmentation to learn from, drawn: textured digits before a textured background, and the class of every pixel."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from perceiver.batch import Sample
-from perceiver.data.drawn_module import DrawnDataModule, Glyphs, channel_statistics, check_scene
+from perceiver.data.drawn_module import DrawnDataModule, Glyphs, channel_statistics, check_scene, stacked
 from perceiver.data.image_module import ImageDataModule
 from perceiver.data.scenes import draw, random_background, random_glyph_layer
 from perceiver.dense_predictions import segmentation_target
 
 BACKGROUND = "background"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacedScene:
+    """Draws an image and the classes of its pixels. Arguments as of `PlacedDigits`, and the class of the background."""
+
+    height: int
+    width: int
+    digits: tuple[int, int]
+    diameter: tuple[float, float]
+    background: int
+
+    def __call__(self, glyphs: Glyphs, generator: torch.Generator, *, name: str) -> Sample:
+        """An image `(3, H, W)` in [0, 1] and class numbers `(H, W)`."""
+        size: dict[str, Any] = {"height": self.height, "width": self.width}
+        layers = [random_background(**size, generator=generator)]
+        fewest, most = self.digits
+        for _ in range(int(torch.randint(fewest, most + 1, (), generator=generator))):
+            ink, label = glyphs.any(generator)
+            layers.append(random_glyph_layer(ink, label=label, diameter=self.diameter, **size, generator=generator))
+        picture = draw(layers, **size)
+        classes = torch.tensor([self.background, *(layer.label for layer in layers[1:])])[picture.top]
+        return Sample(inputs={"image": picture.pixels}, target=classes, id=name)
 
 
 class PlacedDigits(DrawnDataModule):
@@ -45,8 +68,16 @@ class PlacedDigits(DrawnDataModule):
     ) -> None:
         check_scene(size=list(size), diameter=list(diameter), digits=list(digits))
         height, width = (int(length) for length in size)
+        scene = PlacedScene(
+            height=height,
+            width=width,
+            digits=(int(digits[0]), int(digits[1])),
+            diameter=(float(diameter[0]), float(diameter[1])),
+            background=len(source.class_names),
+        )
         super().__init__(
             source=source,
+            scene=scene,
             name="placed_digits",
             modality="image",
             facts={"kind": "image", "shape": [3, height, width], "range": [0, 255]},
@@ -57,31 +88,10 @@ class PlacedDigits(DrawnDataModule):
             test_scenes=test_scenes,
             scene_seed=scene_seed,
         )
-        self.height, self.width = height, width
-        self.digits = (int(digits[0]), int(digits[1]))
-        self.diameter = (float(diameter[0]), float(diameter[1]))
-
-    def draw(self, glyphs: Glyphs, generator: torch.Generator, *, id: str) -> Sample:
-        """An image `(3, H, W)` in [0, 1] and class numbers `(H, W)`."""
-        size: dict[str, Any] = {"height": self.height, "width": self.width}
-        layers = [random_background(**size, generator=generator)]
-        fewest, most = self.digits
-        for _ in range(int(torch.randint(fewest, most + 1, (), generator=generator))):
-            ink, label = glyphs.any(generator)
-            layers.append(
-                random_glyph_layer(ink, label=label, diameter=self.diameter, **size, generator=generator)
-            )
-        picture = draw(layers, **size)
-        background = len(self.source.class_names)
-        classes = torch.tensor([background, *(layer.label for layer in layers[1:])])[picture.top]
-        return Sample(inputs={"image": picture.pixels}, target=classes, id=id)
 
     def describe_scenes(self, scenes: list[Sample]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Mean and standard deviation of the colours, how many pixels are of each class."""
-        images, classes = (
-            torch.stack([_tensor(one) for one in column])
-            for column in zip(*((scene.inputs["image"], scene.target) for scene in scenes), strict=True)
-        )
+        images, classes, _ = stacked(scenes, modality=self.modality)
         names = self._names()
         counts = classes.flatten().bincount(minlength=len(names)).tolist()
         return channel_statistics(images), segmentation_target(names=names, counts=counts, modality=self.modality)
@@ -92,8 +102,3 @@ class PlacedDigits(DrawnDataModule):
 
     def _names(self) -> list[str]:
         return [*self.source.class_names, BACKGROUND]
-
-
-def _tensor(x: object) -> Tensor:
-    assert isinstance(x, Tensor)
-    return x

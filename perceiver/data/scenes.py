@@ -178,9 +178,7 @@ def random_background(*, height: int, width: int, generator: torch.Generator) ->
     return Layer(texture=texture, glyph=None, pose=Pose(centre=((width - 1) / 2, (height - 1) / 2), scale=side / 2))
 
 
-def random_motion(
-    layer: Layer, *, shift: float, degrees: float, zoom: float, generator: torch.Generator
-) -> Layer:
+def random_motion(layer: Layer, *, shift: float, degrees: float, zoom: float, generator: torch.Generator) -> Layer:
     """The same layer elsewhere.
 
     Args:

@@ -1,8 +1,8 @@
-"""Predictions on a grid beside their truth: class maps with a legend, and fields of values, flow as the usual colour wheel."""
+"""Predictions on a grid beside their truth: class maps with a legend, fields of values, flow in the usual colours."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,9 +59,7 @@ def shown_samples(model: Perceiver, batches: Iterable[Batch], *, target: Any, co
         for batch in on_device(model, batches):
             if batch.target is None or target.modality not in batch.inputs:
                 break
-            predictions = cut_to_size(
-                target.predict(model(batch.inputs, batch.masks)), target=target, masks=batch.masks
-            )
+            predictions = cut_to_size(target.predict(model(batch.inputs, batch.masks)), target=target, masks=batch.masks)
             for row, single in enumerate(singles([batch], facts)):
                 if target.modality not in single.inputs:
                     continue
@@ -103,21 +101,26 @@ class Segmentations:
         figure = Figure(figsize=(len(shown) * _SIDE + 1.6, 3 * _SIDE + 0.3), layout="constrained")
         for column, one in enumerate(shown):
             truth = np.ma.array(one.truth.numpy(), mask=~one.valid.numpy())
-            pictures = ((_picture(one.x), {}), (truth, picture), (one.prediction.classes, picture))
+            pictures: list[tuple[Any, dict[str, Any]]] = [
+                (_picture(one.x), {}),
+                (truth, picture),
+                (one.prediction.classes, picture),
+            ]
             for row, ((image, settings), title) in enumerate(zip(pictures, ("image", "true", "predicted"), strict=True)):
                 axes = figure.add_subplot(3, len(shown), row * len(shown) + column + 1)
                 axes.imshow(image, interpolation="nearest", **settings)
                 axes.set(xticks=[], yticks=[])
                 if column == 0:
                     axes.set_title(title, fontsize=8, loc="left")
-        found = sorted({int(n) for one in shown for n in (*one.truth[one.valid].unique(), *np.unique(one.prediction.classes))})
+        numbers = [np.append(one.truth[one.valid].numpy(), one.prediction.classes) for one in shown]
+        found = np.unique(np.concatenate(numbers)).tolist()
         patches = [Patch(facecolor=colours[number], edgecolor="0.5", label=names[number]) for number in found]
         figure.legend(handles=patches, loc="outside right upper", fontsize=7)
         return {"segmentation": figure}
 
 
 class Fields:
-    """Makes a figure of some samples: the input, the true values and those that the model says; flow in colours by direction.
+    """Makes a figure of some samples: the input, the true values and those that the model says; directions in colours.
 
     Args:
         num_samples: in the figure, the first ones of the data.
@@ -159,7 +162,9 @@ class Fields:
         said = torch.from_numpy(one.prediction.values)
         hidden = ~one.valid
         if kind == "flow" and one.x.ndim == 4:
-            frames = [(f"frame {n + 1}", _picture(one.x[:, n]), {}) for n in range(one.x.shape[1])]
+            frames: list[tuple[str, Any, dict[str, Any]]] = [
+                (f"frame {n + 1}", _picture(one.x[:, n]), {}) for n in range(one.x.shape[1])
+            ]
             # One scale for both: the colours of a field depend on its largest vector.
             both = torch.cat([one.truth.float().masked_fill(hidden, 0.0), said], dim=-1)
             true, predicted = np.split(np.array(flow_to_image(both).movedim(0, -1)), 2, axis=1)
@@ -179,12 +184,12 @@ def end_point_error(one: Shown) -> float:
     return float(errors[one.valid].mean())
 
 
-def class_colours(count: int) -> list[tuple[float, ...]]:
+def class_colours(count: int) -> list[tuple[float, float, float, float]]:
     """A colour for each class; of up to 20 they are easily told apart."""
     if count <= 20:
-        wheel: Sequence[Any] = matplotlib.colormaps["tab20"].colors  # type: ignore[attr-defined]
-        return [tuple(wheel[(2 * n) % 20 + (2 * n) // 20]) for n in range(count)]
-    return [tuple(matplotlib.colormaps["hsv"](n / count)) for n in range(count)]
+        # The ten strong ones first, then the ten pale ones.
+        return [matplotlib.colormaps["tab20"]((2 * n) % 20 + (2 * n) // 20) for n in range(count)]
+    return [matplotlib.colormaps["hsv"](n / count) for n in range(count)]
 
 
 def _picture(x: Tensor) -> NDArray[Any]:

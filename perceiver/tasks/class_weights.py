@@ -28,7 +28,7 @@ def weights_of_classes(
             raise ValueError(f"task.class_weights: expected null, balanced or a list of numbers, got {weights!r}.")
         if counts is None or len(counts) != num_classes:
             raise ValueError(
-                f"task.class_weights=balanced: expected class_counts, how many training samples (or pixels) are of each of the {num_classes} "
+                f"task.class_weights=balanced: expected class_counts, the training samples of each of the {num_classes} "
                 f"classes, got {counts}. The data module says them in its spec, target.counts; if it does not, give the "
                 "weights as a list."
             )

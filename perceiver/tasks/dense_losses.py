@@ -14,4 +14,5 @@ class EndPointError(nn.Module):
         self, outputs: Float[Tensor, "*places values"], target: Float[Tensor, "*places values"]
     ) -> Float[Tensor, "*places"]:
         """`(…, E)` and `(…, E)` -> `(…)`. Where both are equal the gradient is 0."""
-        return torch.linalg.vector_norm(outputs - target, dim=-1)
+        distance: Tensor = torch.linalg.vector_norm(outputs - target, dim=-1)
+        return distance

@@ -126,5 +126,3 @@ def where_wrong(wrong: Bool[Tensor, "batch *grid"], batch: Batch) -> tuple[str, 
     """The sample and the place in its grid of the first True, for error messages."""
     row, *place = wrong.nonzero()[0].tolist()
     return f"target of sample {sample_name(batch.ids, row)!r}, pixel {place}", [row, *place]
-
-

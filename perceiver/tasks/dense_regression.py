@@ -39,8 +39,8 @@ class DenseRegressionTask(Objective):
         model: its head is a `perceiver.decoders.QueryDecoder` on the grid of the targets; saved under `model.`.
         optimizer: makes the optimizer from parameter groups (see `parameter_groups`).
         scheduler: makes the schedule from the optimizer and the number of steps; None keeps the learning rate.
-        mean, std: what the values are normalised by, one for each; of flow the mean is 0, and the standard deviation the same
-            in both directions.
+        mean, std: what the values are normalised by, one for each; of flow the mean is 0, and the standard deviation one
+            for both directions.
         loss: `(outputs (n, E), normalised targets (n, E))` to a loss for each of n pixels, or each of their values: None is
             `perceiver.tasks.dense_losses.EndPointError`; or `torch.nn.L1Loss(reduction="none")`, `MSELoss`, `HuberLoss`.
         num_queries: compute the training loss at so many valid pixels of each sample, drawn anew in every step: memory and
@@ -103,8 +103,8 @@ class DenseRegressionTask(Objective):
         if bool(wrong.any()):
             where, (row, *place) = where_wrong(wrong, batch)
             raise ValueError(
-                f"{where}: expected finite numbers, got {target[(row, slice(None), *place)].tolist()}. Set target_mask to "
-                "False where there is no value."
+                f"{where}: expected finite numbers, got {target[row].movedim(0, -1)[tuple(place)].tolist()}. "
+                "Set target_mask to False where there is no value."
             )
         return replace(batch, target=torch.where(valid[:, None], target, 0.0), target_mask=valid)
 
@@ -116,9 +116,7 @@ class DenseRegressionTask(Objective):
         """
         target, valid = _target_of(batch)
         places = draw_places(valid, at_most=self.num_queries)
-        outputs = dense_outputs(
-            self.model, batch, grid=valid.shape[1:], channels=target.shape[1], index=places.index
-        )
+        outputs = dense_outputs(self.model, batch, grid=valid.shape[1:], channels=target.shape[1], index=places.index)
         wanted = torch.stack([places.taken(one) for one in target.unbind(dim=1)], dim=-1)
         errors = self._losses(outputs, (wanted - self.mean) / self.std)
         loss = torch.where(places.weight > 0, errors * places.weight, 0.0).sum() / valid.sum().clamp(min=1)

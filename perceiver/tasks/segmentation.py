@@ -30,10 +30,10 @@ from perceiver.tasks.training_steps import OptimizerFactory, SchedulerFactory, c
 class SegmentationTask(Objective):
     """Train a model to tell the class of every pixel.
 
-    Targets are class numbers `(B, *grid)`; pixels where `Batch.target_mask` is False are ignored, whatever stands there. Logs
-    `train/loss`, `train/learning_rate`, and `val/` and `test/` loss, mean_iou and pixel_accuracy, one value per epoch. The
-    intersection over union of a class is that of all pixels of a split; `mean_iou` is its mean over the classes, a background
-    included, that are true or predicted anywhere. `val_confusion` and `test_confusion` count pixels.
+    Targets are class numbers `(B, *grid)`; pixels where `Batch.target_mask` is False are ignored, whatever stands there.
+    Logs `train/loss`, `train/learning_rate`, and `val/` and `test/` loss, mean_iou and pixel_accuracy, one value per epoch.
+    The intersection over union of a class is that of all pixels of a split; `mean_iou` is its mean over the classes, a
+    background included, that are true or predicted anywhere. `val_confusion` and `test_confusion` count pixels.
 
     Args:
         model: its head is a `perceiver.decoders.QueryDecoder` on the grid of the targets; saved under `model.`.
@@ -111,8 +111,8 @@ class SegmentationTask(Objective):
         if bool(wrong.any()):
             where, place = where_wrong(wrong, batch)
             raise ValueError(
-                f"{where}: expected a class number from 0 to {self.num_classes - 1}, got {int(target[tuple(place)])}. Correct "
-                "it, or the class names of the data module's spec; set target_mask to False where pixels are to be ignored."
+                f"{where}: expected a class number from 0 to {self.num_classes - 1}, got {int(target[tuple(place)])}. "
+                "Correct it, or the class names of the data module's spec; set target_mask to False where pixels shall not count."
             )
         return replace(batch, target=torch.where(valid, target, 0).long(), target_mask=valid)
 
