@@ -112,10 +112,10 @@ def flow_in_tiles(
     if tile is None:
         shape = ((model.spec or {}).get("modalities", {}).get(name, {}).get("shape") or [None])[-2:]
         if len(shape) < 2 or None in shape:
-            raise ValueError("tile: expected [height, width]; the model's spec does not say the size of its training frames.")
+            raise ValueError("tile: expected [height, width]; the model's spec does not say the training frames' size.")
         tile = [int(length) for length in shape]
     if scale is None and not isinstance(target, FieldTarget):
-        raise ValueError("scale: expected a number, e.g. 20 for the published model; the model's spec says no field as target.")
+        raise ValueError("scale: expected a number, e.g. 20 for the published model; the model's spec has no such target.")
 
     def compute(part: Tensor) -> Tensor:
         outputs: Tensor = model({name: part})

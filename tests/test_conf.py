@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from manifest_cases import animals, write_csv
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from shard_cases import manifest, pack
 
 from perceiver.adapters.image import ImagePixels
@@ -80,6 +80,9 @@ SMALL_SETS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
 }
 
 
+OUTPUTS = {"dense_regression": 2, "segmentation": 11}
+
+
 def spec(*names: str) -> dict[str, Any]:
     return {
         "modalities": {name: MODALITIES[name] for name in names},
@@ -121,6 +124,12 @@ def test_models(name: str) -> None:
 def test_adapters(name: str) -> None:
     modality = name.split("_")[0]
     mounted = f"adapter@model.adapters.{modality}={name}"
+    if name == "video_surroundings":
+        facts = spec("video")
+        facts["modalities"]["video"] = {**facts["modalities"]["video"], "shape": [3, 5, 16, 24]}
+        model = built(composed("~adapter@model.adapters.image", f"+{mounted}"), facts)
+        assert model({"video": INPUTS["video"]}).shape == (2, 3)
+        return
     overrides = [mounted] if modality == "image" else ["~adapter@model.adapters.image", f"+{mounted}"]
     model = built(composed(*overrides), spec(modality))
     assert model({modality: INPUTS[modality]}).shape == (2, 3)
@@ -187,7 +196,12 @@ def test_optimizers_and_schedulers(optimizer: str, scheduler: str) -> None:
 
 TARGETS: dict[str, dict[str, Any]] = {
     "classification": {},
+    "dense_regression": {
+        "target": {"kind": "field", "names": ["depth"], "mean": [1.0], "std": [2.0], "modality": "image"},
+        "num_outputs": 1,
+    },
     "masked_autoencoding": {},
+    "segmentation": {"target": {"kind": "segmentation", "names": ["a", "b", "c"], "counts": [1, 2, 3], "modality": "image"}},
     "multilabel": {"target": {"kind": "labels", "names": ["a", "b", "c"], "positives": [1, 2, 3], "samples": 4}},
     "regression": {"target": {"kind": "values", "names": ["x"], "mean": [1.0], "std": [2.0]}, "num_outputs": 1},
 }
@@ -197,8 +211,10 @@ TARGETS: dict[str, dict[str, Any]] = {
 def test_tasks(name: str) -> None:
     plain = resolve(composed(f"task={name}"), {**spec("image"), **TARGETS[name]})
     optimizer = instantiate(plain["optimizer"], _convert_="all")
-    # One that reconstructs looks at its model.
-    model = build_model(plain["model"], spec=plain["spec"]) if name == "masked_autoencoding" else torch.nn.Linear(2, 2)
+    # Those that are not about a whole sample look at their model.
+    dense = name in ("dense_regression", "segmentation")
+    looks = dense or name == "masked_autoencoding"
+    model = build_model(plain["model"], spec=plain["spec"]) if looks else torch.nn.Linear(2, 2)
     task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(model=model, optimizer=optimizer)
     assert type(task).__name__.lower() == f"{name.replace('_', '')}task"
     if name == "classification":
@@ -206,7 +222,10 @@ def test_tasks(name: str) -> None:
     best = instantiate(plain["callbacks"]["best"], _convert_="all")
     said = plain.get("monitor") or {"name": "val/accuracy", "mode": "max"}
     assert (best.monitor, best.mode) == (said["name"], said["mode"])
-    if name != "masked_autoencoding":
+    if dense:
+        outputs = model({"image": INPUTS["image"]})
+        assert outputs.shape == (2, 12, 8, 3 if name == "segmentation" else 1)
+    if not looks:
         assert plain["model"]["head"]["num_classes"] == (1 if name == "regression" else 3)
 
 
@@ -276,6 +295,12 @@ def test_data(name: str, data_root: Path, tmp_path: Path) -> None:
         pytest.skip(str(error))
     data.setup("fit")
     batch = next(iter(data.val_dataloader()))
+    if data.spec["target"]["kind"] in ("flow", "segmentation"):
+        # Heads that classify samples are not for them: their task sets one.
+        task = "dense_regression" if data.spec["target"]["kind"] == "flow" else "segmentation"
+        model = built(composed(f"data={name}", f"task={task}", *overrides), data.spec)
+        assert model(batch.inputs, batch.masks).shape == (*batch.target.shape[:1], *batch.target.shape[-2:], OUTPUTS[task])
+        return
     model = built(config, data.spec)
     assert model(batch.inputs, batch.masks).shape == (batch.size, data.spec["num_classes"])
 
@@ -298,6 +323,9 @@ def test_experiments(name: str) -> None:
     small += ["data.manifest=m.csv", "data.modalities={image: image}"] if name == "manifest" else []
     small += ["init_from=nowhere"] if name.endswith("finetune") else []
     config = composed(f"experiment={name}", *small)
+    if name in ("moving_digits", "placed_digits"):
+        dense_experiment(config)
+        return
     modalities = [str(modality) for modality in config.model.adapters] or ["image"]
     facts = spec(*modalities)
     model = built(config, facts)
@@ -311,6 +339,21 @@ def test_experiments(name: str) -> None:
     optimizer = instantiate(plain["optimizer"], _convert_="all")
     task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(model=model, optimizer=optimizer)
     assert isinstance(task, LightningModule)
+
+
+def dense_experiment(config: DictConfig) -> None:
+    """Its data is drawn, and its outputs lie on the grid of the targets."""
+    with open_dict(config):
+        config.data.update(training_scenes=4, validation_scenes=2, test_scenes=2, batch_size=2)
+    data = instantiate(config.data, _convert_="all")
+    data.setup("fit")
+    model = built(config, data.spec)
+    plain = resolve(config, data.spec)
+    optimizer = instantiate(plain["optimizer"], _convert_="all")
+    task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(model=model, optimizer=optimizer)
+    task.log = lambda *_, **__: None
+    batch = task.on_before_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert bool(task.training_step(batch, 0).isfinite())
 
 
 IMAGE_NET = {

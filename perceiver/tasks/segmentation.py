@@ -112,7 +112,7 @@ class SegmentationTask(Objective):
             where, place = where_wrong(wrong, batch)
             raise ValueError(
                 f"{where}: expected a class number from 0 to {self.num_classes - 1}, got {int(target[tuple(place)])}. "
-                "Correct it, or the class names of the data module's spec; set target_mask to False where pixels shall not count."
+                "Correct it, or the class names of the data module's spec; pixels that do not count have target_mask False."
             )
         return replace(batch, target=torch.where(valid, target, 0).long(), target_mask=valid)
 
