@@ -17,6 +17,7 @@ from perceiver.data.mnist import MNIST
 from perceiver.data.modelnet40 import ModelNet40
 from perceiver.data.moving_digits import MovingDigits
 from perceiver.data.placed_digits import PlacedDigits
+from perceiver.data.segmentation_folder import SegmentationFolder
 from perceiver.data.speech_commands import SpeechCommands
 from perceiver.data.spoken_digits import SpokenDigits
 from perceiver.data.trimodal_digits import TrimodalDigits
@@ -40,6 +41,7 @@ __all__ = [
     "MovingDigits",
     "PlacedDigits",
     "RandomAffine",
+    "SegmentationFolder",
     "SpeechCommands",
     "SpokenDigits",
     "TrimodalDigits",

@@ -167,14 +167,14 @@ def random_glyph_layer(
     side = diameter[0] + (diameter[1] - diameter[0]) * drawn[0]
     centre = tuple(side / 2 + max(length - 1 - side, 0.0) * one for length, one in ((width, drawn[1]), (height, drawn[2])))
     pose = Pose(centre=(centre[0], centre[1]), scale=side / 2, angle=math.radians(30 * drawn[3] - 15))
-    texture = random_texture(low=0.5, high=1.0, size=4, generator=generator)
+    texture = random_texture(low=0.6, high=1.0, size=4, generator=generator)
     return Layer(texture=texture, glyph=glyph, pose=pose, label=label)
 
 
 def random_background(*, height: int, width: int, generator: torch.Generator) -> Layer:
     """A texture in dark colours that reaches half a picture beyond every edge; its spots are four pixels apart."""
     side = 2 * max(height, width)
-    texture = random_texture(low=0.0, high=0.6, size=max(2, side // 4), generator=generator)
+    texture = random_texture(low=0.0, high=0.5, size=max(2, side // 4), generator=generator)
     return Layer(texture=texture, glyph=None, pose=Pose(centre=((width - 1) / 2, (height - 1) / 2), scale=side / 2))
 
 

@@ -136,12 +136,13 @@ class DenseRegressionTask(Objective):
         count = counted(self, stage, batch_idx, batch.size)
         target, valid = _target_of(batch)
         outputs = dense_outputs(self.model, batch, grid=valid.shape[1:], channels=target.shape[1])
-        weight = valid.flatten(1)[:count].float()
+        # Chosen, not weighted: a MeanMetric that does not look for NaN ignores weights.
+        kept = valid.flatten(1)[:count]
         outputs, wanted = outputs[:count], target.flatten(2).movedim(1, 2)[:count]
         distance = torch.linalg.vector_norm(outputs * self.std + self.mean - wanted, dim=-1)
         if count:
-            losses.update(self._losses(outputs, (wanted - self.mean) / self.std), weight)
-            epe.update(distance, weight)
+            losses.update(self._losses(outputs, (wanted - self.mean) / self.std)[kept])
+            epe.update(distance[kept])
         self.log(f"{stage}/loss", losses, on_step=False, on_epoch=True, batch_size=batch.size)
         self.log(f"{stage}/epe", epe, on_step=False, on_epoch=True, batch_size=batch.size, prog_bar=stage == "val")
 

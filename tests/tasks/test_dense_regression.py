@@ -94,7 +94,7 @@ def test_the_loss_is_an_object(loss: nn.Module | None, formula: Any) -> None:
     with torch.no_grad():
         difference = learner.model(batch.inputs).numpy() - (np.moveaxis(batch.target.numpy(), 1, -1) - MEAN) / STD
     runner = trainer()
-    runner.fit(learner, loader([batch]))
+    runner.fit(learner, loader([batch]), loader([batch]))
     value = formula(difference)[batch.target_mask.numpy()].mean()
     assert float(runner.callback_metrics["train/loss"]) == pytest.approx(value, rel=1e-4)
 
@@ -111,12 +111,12 @@ def test_sampled_loss_and_gradient_are_unbiased() -> None:
     weight = learner.model.head.output.weight  # type: ignore[union-attr]
     [gradient] = torch.autograd.grad(whole, weight)
     learner.num_queries = 4
-    drawn = [step(learner, batch) for _ in range(300)]
+    drawn = [step(learner, batch) for _ in range(100)]
     gradients = torch.stack([torch.autograd.grad(loss, weight)[0] for loss in drawn])
     losses = torch.stack(drawn).detach()
     assert losses.std() > 0.01
-    assert abs(losses.mean() - whole) < 4 * losses.std() / 300**0.5
-    assert bool(((gradients.mean(0) - gradient).abs() < 5 * gradients.std(0) / 300**0.5 + 1e-6).all())
+    assert abs(losses.mean() - whole) < 4 * losses.std() / 100**0.5
+    assert bool(((gradients.mean(0) - gradient).abs() < 5 * gradients.std(0) / 100**0.5 + 1e-6).all())
 
 
 def test_what_is_not_valid_changes_nothing() -> None:
@@ -128,7 +128,7 @@ def test_what_is_not_valid_changes_nothing() -> None:
     losses[0].backward()
     assert all(bool(p.grad.isfinite().all()) for p in learner.parameters() if p.grad is not None)
     nothing = batch_of("frames", batch.inputs["frames"], batch.target, torch.zeros_like(batch.target_mask))
-    assert float(step(learner, nothing)) == 0.0
+    assert step(learner, nothing).item() == 0.0
 
 
 def test_frames_of_several_sizes() -> None:

@@ -96,11 +96,11 @@ def test_the_loss_is_that_of_torch(weights: list[float] | None, smoothing: float
 
 def test_sampled_loss_is_unbiased_with_class_weights() -> None:
     batch, learner = class_batch(), task(class_weights=[1.0, 0.1, 5.0])
-    whole = float(step(learner, batch))
+    whole = step(learner, batch).item()
     learner.num_queries = 3
-    drawn = torch.stack([step(learner, batch).detach() for _ in range(300)])
+    drawn = torch.stack([step(learner, batch).detach() for _ in range(100)])
     assert drawn.std() > 0.01
-    assert abs(float(drawn.mean()) - whole) < 4 * float(drawn.std()) / 300**0.5
+    assert abs(float(drawn.mean()) - whole) < 4 * float(drawn.std()) / 100**0.5
 
 
 def test_balanced_weights_follow_the_pixels() -> None:
