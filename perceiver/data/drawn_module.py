@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -17,7 +17,7 @@ from perceiver.random_streams import stream_seed
 DESCRIBED = 256
 """So many training scenes say mean and standard deviation."""
 
-_VALIDATION, _TEST, _DESCRIPTION = range(3)
+_VALIDATION, _TEST, _DESCRIPTION, _TRAINING = range(4)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class DrawnScenes:
         glyphs: what with.
         size: how many.
         ids: what they are called, without their number.
-        seeds: numbers that seed the scenes together with their own; None: drawn anew whenever one is asked for.
+        seeds: numbers that seed the scenes together with their own; they are drawn once, and kept. None: drawn anew whenever
+            one is asked for.
     """
 
     scene: Scene
@@ -61,6 +62,7 @@ class DrawnScenes:
     size: int
     ids: str
     seeds: tuple[int, ...] | None
+    _kept: dict[int, Sample] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return self.size
@@ -68,7 +70,13 @@ class DrawnScenes:
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self.size:
             raise IndexError(index)
-        seed = int(torch.randint(2**62, ())) if self.seeds is None else stream_seed(*self.seeds, index)
+        if self.seeds is None:
+            return self._drawn(int(torch.randint(2**62, ())), index)
+        if index not in self._kept:
+            self._kept[index] = self._drawn(stream_seed(*self.seeds, index), index)
+        return self._kept[index]
+
+    def _drawn(self, seed: int, index: int) -> Sample:
         return self.scene(self.glyphs, torch.Generator().manual_seed(seed), name=f"{self.ids}/{index}")
 
     def __iter__(self) -> Iterator[Sample]:
@@ -76,7 +84,7 @@ class DrawnScenes:
 
 
 class DrawnDataModule(DenseDataModule):
-    """Scenes with digits. Training scenes are drawn anew in every epoch; those of validation and test are always the same.
+    """Scenes with digits. Those of validation and test are always the same, training scenes are others in every epoch.
 
     Digits of validation and test scenes are those of the source's own splits, so no digit is in two.
 
@@ -86,6 +94,7 @@ class DrawnDataModule(DenseDataModule):
         name: what ids begin with.
         modality, facts, batch_size, num_workers: see `DenseDataModule`.
         training_scenes: how many make an epoch.
+        redraw: draw training scenes anew in every epoch. False: they are drawn once, and kept in memory, which is faster.
         validation_scenes, test_scenes: how many there are.
         scene_seed: which scenes validation and test have; not the training seed.
     """
@@ -101,6 +110,7 @@ class DrawnDataModule(DenseDataModule):
         batch_size: int,
         num_workers: int,
         training_scenes: int,
+        redraw: bool,
         validation_scenes: int,
         test_scenes: int,
         scene_seed: int,
@@ -116,6 +126,7 @@ class DrawnDataModule(DenseDataModule):
         self.scene = scene
         self.name = name
         self.training_scenes = training_scenes
+        self.redraw = redraw
         self.validation_scenes = validation_scenes
         self.test_scenes = test_scenes
         self.scene_seed = scene_seed
@@ -129,10 +140,11 @@ class DrawnDataModule(DenseDataModule):
         self.source.prepare_data()
 
     def read_training(self) -> tuple[DenseSamples, DenseSamples]:
-        """Training scenes, drawn anew whenever they are asked for, and validation scenes."""
+        """Training scenes and validation scenes."""
+        seeds = None if self.redraw else (self.scene_seed, _TRAINING)
         training, validation = (self._glyphs(images) for images in self.source.read_training())
         return (
-            DrawnScenes(self.scene, training, self.training_scenes, f"{self.name}/train", None),
+            DrawnScenes(self.scene, training, self.training_scenes, f"{self.name}/train", seeds),
             DrawnScenes(self.scene, validation, self.validation_scenes, f"{self.name}/val", (self.scene_seed, _VALIDATION)),
         )
 

@@ -67,7 +67,7 @@ class MovingDigits(DrawnDataModule):
         background_shift: how far the background moves at most.
         degrees: how far either turns at most.
         zoom: the largest share by which either grows or shrinks.
-        batch_size, num_workers, training_scenes, validation_scenes, test_scenes, scene_seed: see `DrawnDataModule`.
+        batch_size, num_workers, training_scenes, redraw, validation_scenes, test_scenes, scene_seed: see `DrawnDataModule`.
 
     Raises:
         ValueError: numbers that make no scene.
@@ -87,6 +87,7 @@ class MovingDigits(DrawnDataModule):
         batch_size: int = 32,
         num_workers: int = 0,
         training_scenes: int = 2048,
+        redraw: bool = True,
         validation_scenes: int = 256,
         test_scenes: int = 512,
         scene_seed: int = 0,
@@ -117,6 +118,7 @@ class MovingDigits(DrawnDataModule):
             batch_size=batch_size,
             num_workers=num_workers,
             training_scenes=training_scenes,
+            redraw=redraw,
             validation_scenes=validation_scenes,
             test_scenes=test_scenes,
             scene_seed=scene_seed,

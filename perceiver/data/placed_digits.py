@@ -46,7 +46,7 @@ class PlacedDigits(DrawnDataModule):
         size: [height, width] of the images.
         digits: [fewest, most] digits of a scene; a later one may cover parts of an earlier one.
         diameter: [smallest, largest] side of a digit in pixels.
-        batch_size, num_workers, training_scenes, validation_scenes, test_scenes, scene_seed: see `DrawnDataModule`.
+        batch_size, num_workers, training_scenes, redraw, validation_scenes, test_scenes, scene_seed: see `DrawnDataModule`.
 
     Raises:
         ValueError: numbers that make no scene.
@@ -62,6 +62,7 @@ class PlacedDigits(DrawnDataModule):
         batch_size: int = 32,
         num_workers: int = 0,
         training_scenes: int = 2048,
+        redraw: bool = True,
         validation_scenes: int = 256,
         test_scenes: int = 512,
         scene_seed: int = 0,
@@ -84,6 +85,7 @@ class PlacedDigits(DrawnDataModule):
             batch_size=batch_size,
             num_workers=num_workers,
             training_scenes=training_scenes,
+            redraw=redraw,
             validation_scenes=validation_scenes,
             test_scenes=test_scenes,
             scene_seed=scene_seed,

@@ -257,7 +257,7 @@ def find_pairs(folder: Path) -> Mapping[str, str]:
     for one in (images, masks):
         if not one.is_dir():
             raise FileNotFoundError(
-                f"{one}: expected a folder, there is none. Put images into {images}, and masks, PNG files of the same names, "
+                f"{one}: expected a folder, there is none. Put images into {images}, and PNG masks of the same names "
                 f"into {masks}."
             )
     found: dict[str, str] = {}
