@@ -1,13 +1,17 @@
-"""Small models and batches with a target on their grid."""
+"""Small models, batches and folders with a target on their grid."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from perceiver import Encoder, Fourier, InputQueries, Perceiver, PooledHead, PositionalQueries, QueryDecoder
 from perceiver.adapters import FrameSurroundings, ImagePixels
 from perceiver.batch import Batch
+from perceiver.data.flow_folder import write_flow
 
 HEIGHT, WIDTH = 6, 7
 PLANE = Fourier(num_bands=2, resolution=(HEIGHT, WIDTH))
@@ -59,3 +63,30 @@ def images(size: int = 3) -> Tensor:
 
 def frames(size: int = 3) -> Tensor:
     return torch.randn(size, 1, 2, HEIGHT, WIDTH)
+
+
+def segmentation_set(root: Path) -> None:
+    """Images and masks of three classes."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 5), ("test", 3)):
+        for part in ("images", "masks"):
+            (root / split / part).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(random.integers(0, 256, (12, 16, 3), np.uint8)).save(root / split / "images" / f"{number}.jpg")
+            Image.fromarray(random.integers(0, 3, (12, 16), np.uint8)).save(root / split / "masks" / f"{number}.png")
+    (root / "classes.txt").write_text("a\nb\nc\n")
+
+
+def flow_set(root: Path) -> None:
+    """Frames whose second is the first moved by three columns and one row; the flow of a corner is not known."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 5), ("test", 3)):
+        for part in ("first", "second", "flow"):
+            (root / split / part / "scene").mkdir(parents=True)
+        for number in range(count):
+            frame = random.integers(0, 256, (12, 16, 3), np.uint8)
+            flow = np.broadcast_to(np.array([3.0, 1.0])[:, None, None], (2, 12, 16)).copy()
+            flow[:, :2, :2] = 2e9
+            Image.fromarray(frame).save(root / split / "first" / "scene" / f"{number}.png")
+            Image.fromarray(np.roll(frame, (1, 3), axis=(0, 1))).save(root / split / "second" / "scene" / f"{number}.png")
+            write_flow(root / split / "flow" / "scene" / f"{number}.flo", flow)

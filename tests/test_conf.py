@@ -9,6 +9,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from dense_cases import flow_set, segmentation_set
 from image_sets import cifar10_set, cifar100_set, folder_set, idx_set, imagenet_set
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -76,11 +77,10 @@ SMALL_SETS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda root: pack(manifest(root, modalities={"photo": "image", "sound": "audio"}), root / "shards"),
         ["data.shards={root}/shards", "data.num_workers=0"],
     ),
+    "segmentation_folder": (segmentation_set, ["data.num_workers=0"]),
+    "flow_folder": (flow_set, ["data.num_workers=0", "data.size=[8,10]"]),
     "imagenet": (imagenet_set, ["data.num_workers=0", "data.validation_size=6", "data.size=[16,16]"]),
 }
-
-
-OUTPUTS = {"dense_regression": 2, "segmentation": 11}
 
 
 def spec(*names: str) -> dict[str, Any]:
@@ -299,7 +299,7 @@ def test_data(name: str, data_root: Path, tmp_path: Path) -> None:
         # Heads that classify samples are not for them: their task sets one.
         task = "dense_regression" if data.spec["target"]["kind"] == "flow" else "segmentation"
         model = built(composed(f"data={name}", f"task={task}", *overrides), data.spec)
-        assert model(batch.inputs, batch.masks).shape == (*batch.target.shape[:1], *batch.target.shape[-2:], OUTPUTS[task])
+        assert model(batch.inputs, batch.masks).shape == (*batch.target.shape[:1], *batch.target.shape[-2:], len(data.spec["target"]["names"]))
         return
     model = built(config, data.spec)
     assert model(batch.inputs, batch.masks).shape == (batch.size, data.spec["num_classes"])

@@ -7,6 +7,7 @@ from perceiver.data.cifar import CIFAR10, CIFAR100
 from perceiver.data.digit_points import DigitPoints
 from perceiver.data.digits import Digits
 from perceiver.data.fashion_mnist import FashionMNIST
+from perceiver.data.flow_folder import FlowFolder
 from perceiver.data.image_folder import ImageFolder
 from perceiver.data.image_module import ImageDataModule
 from perceiver.data.imagenet import ImageNet
@@ -31,6 +32,7 @@ __all__ = [
     "DigitPoints",
     "Digits",
     "FashionMNIST",
+    "FlowFolder",
     "ImageDataModule",
     "ImageFolder",
     "ImageNet",

@@ -14,7 +14,7 @@ from perceiver.data.image_module import ImageDataModule
 from perceiver.data.images import ImageSource
 from perceiver.random_streams import stream_seed
 
-DESCRIBED = 256
+DESCRIBED = 128
 """So many training scenes say mean and standard deviation."""
 
 _VALIDATION, _TEST, _DESCRIPTION, _TRAINING = range(4)
@@ -158,7 +158,7 @@ class DrawnDataModule(DenseDataModule):
         return self._fixed(training, self.training_scenes)
 
     def describe(self, training: DenseSamples) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Of 256 scenes with training digits."""
+        """Of 128 scenes with training digits."""
         return self.describe_scenes(list(self._fixed(training, DESCRIBED)))
 
     def _fixed(self, training: DenseSamples, size: int) -> DrawnScenes:

@@ -1,7 +1,7 @@
 """Images and masks in folders: `root/{train,val,test}/images/*` and `root/{train,val,test}/masks/*.png`, paired by name."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from perceiver.batch import Sample
 from perceiver.data.dense_module import DenseDataModule, DenseSamples
 from perceiver.data.image_folder import SUFFIXES, ImageFileError, read_image
 from perceiver.data.images import channel_statistics
+from perceiver.data.named_files import matching_files
 from perceiver.dense_predictions import segmentation_target
 from perceiver.framing import Frame
 
@@ -168,7 +169,7 @@ class SegmentationFolder(DenseDataModule):
         folder = self.root / name
         return ImagePairs(
             folder=folder,
-            names=tuple(find_pairs(folder).items()),
+            names=find_pairs(folder),
             num_classes=len(self.class_names),
             ignored=self.ignored,
             frame=self.frame,
@@ -246,42 +247,13 @@ class ImagePairs:
         return image.as_subclass(Tensor), mask.as_subclass(Tensor)
 
 
-def find_pairs(folder: Path) -> Mapping[str, str]:
-    """The images below `folder/images` with masks below `folder/masks`: path without suffix to path, sorted.
+def find_pairs(folder: Path) -> tuple[tuple[str, str], ...]:
+    """The images below `folder/images` with masks below `folder/masks`: path without suffix and path, sorted by it.
 
-    Raises:
-        FileNotFoundError: no such folders, or an image without a mask.
-        ValueError: no images, a mask without image, or two images of one name.
+    Errors as `matching_files`.
     """
-    images, masks = folder / "images", folder / "masks"
-    for one in (images, masks):
-        if not one.is_dir():
-            raise FileNotFoundError(
-                f"{one}: expected a folder, there is none. Put images into {images}, and PNG masks of the same names "
-                f"into {masks}."
-            )
-    found: dict[str, str] = {}
-    for path in sorted(_visible(images)):
-        if path.suffix.lower() in SUFFIXES:
-            name = path.relative_to(images).with_suffix("").as_posix()
-            if name in found:
-                raise ValueError(
-                    f"{images}: expected one image of each name, got {found[name]} and {path.name}. Rename one."
-                )
-            found[name] = path.relative_to(images).as_posix()
-    if not found:
-        raise ValueError(f"{images}: expected images, found none that end in {', '.join(SUFFIXES)}.")
-    there = {path.relative_to(masks).with_suffix("").as_posix() for path in _visible(masks) if path.suffix == ".png"}
-    if missing := sorted(set(found) - there):
-        raise FileNotFoundError(
-            f"{masks / missing[0]}.png: expected the mask of {images / found[missing[0]]}; {len(missing)} of {len(found)} "
-            "images have none. Add them, or remove these images."
-        )
-    if extra := sorted(there - set(found)):
-        raise ValueError(
-            f"{masks / extra[0]}.png: expected an image of this name in {images}; {len(extra)} masks have none."
-        )
-    return found
+    files = matching_files(folder, {"images": SUFFIXES, "masks": (".png",)})
+    return tuple((name, parts["images"]) for name, parts in files.items())
 
 
 def read_mask(path: Path) -> Image.Image:
@@ -317,9 +289,3 @@ def read_class_names(path: Path) -> list[str]:
     if len(names) < 2 or "" in names or len(set(names)) < len(names):
         raise ValueError(f"{path}: expected two names or more, one per line and all different, got {names}.")
     return names
-
-
-def _visible(folder: Path) -> list[Path]:
-    """All files below a folder, without hidden ones."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]

@@ -167,7 +167,7 @@ class Fields:
             ]
             # One scale for both: the colours of a field depend on its largest vector.
             both = torch.cat([one.truth.float().masked_fill(hidden, 0.0), said], dim=-1)
-            true, predicted = np.split(np.array(flow_to_image(both).movedim(0, -1)), 2, axis=1)
+            true, predicted = np.split(flow_to_image(both).movedim(0, -1).numpy().copy(), 2, axis=1)
             true[hidden.numpy()] = 128
             return [*frames, ("true flow", true, {}), ("predicted", predicted, {})]
         values = one.truth[0][one.valid]

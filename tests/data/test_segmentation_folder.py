@@ -29,7 +29,7 @@ def pair(folder: Path, name: str, numbers: np.ndarray, *, palette: bool = False)
     Image.fromarray(pixels).save(folder / "images" / f"{name}.png")
     mask = Image.fromarray(numbers.astype(np.uint8))
     if palette:
-        mask.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0])
+        mask.putpalette([shade for number in range(256) for shade in (number, 255 - number, 99)])
     mask.save(folder / "masks" / f"{name}.png")
 
 
@@ -176,11 +176,11 @@ def test_incomplete_pairs(root: Path) -> None:
     mask = root / "train" / "masks" / "part" / "0.png"
     content = mask.read_bytes()
     mask.unlink()
-    with pytest.raises(FileNotFoundError, match=r"part/0\.png: expected the mask of .*; 1 of 6 images have none"):
+    with pytest.raises(FileNotFoundError, match=r"part/0\.png: expected this file beside .*; 1 of 6 have none"):
         module(root).prepare_data()
     mask.write_bytes(content)
     (root / "train" / "images" / "part" / "1.png").unlink()
-    with pytest.raises(ValueError, match=r"part/1\.png: expected an image of this name in .*; 1 masks have none"):
+    with pytest.raises(ValueError, match=r"part/1\.png: expected a file of this name in .*images; 1 have none"):
         module(root).prepare_data()
     with pytest.raises(FileNotFoundError, match=r"images: expected a folder, there is none"):
         module(root / "nowhere").prepare_data()
