@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from dense_cases import flow_set, segmentation_set
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from dense_cases import flow_set, segmentation_set
 from image_sets import cifar10_set, cifar100_set, folder_set, idx_set, imagenet_set
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -299,7 +299,8 @@ def test_data(name: str, data_root: Path, tmp_path: Path) -> None:
         # Heads that classify samples are not for them: their task sets one.
         task = "dense_regression" if data.spec["target"]["kind"] == "flow" else "segmentation"
         model = built(composed(f"data={name}", f"task={task}", *overrides), data.spec)
-        assert model(batch.inputs, batch.masks).shape == (*batch.target.shape[:1], *batch.target.shape[-2:], len(data.spec["target"]["names"]))
+        shape = (batch.size, *batch.target.shape[-2:], len(data.spec["target"]["names"]))
+        assert model(batch.inputs, batch.masks).shape == shape
         return
     model = built(config, data.spec)
     assert model(batch.inputs, batch.masks).shape == (batch.size, data.spec["num_classes"])

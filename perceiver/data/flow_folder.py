@@ -36,8 +36,8 @@ class FlowFolder(DenseDataModule):
     """Your own frame pairs with the optical flow from the first to the second.
 
     `first/a/b.png` and `second/a/b.png` are frames of one size, `flow/a/b.flo` the flow of every pixel of the first: pixels
-    to the right and down; not known where it is NaN or larger than 1e9. Without `root/val` some of the training pairs are the
-    validation split. Batches hold `inputs["frames"]` `(B, 3, 2, *size)`, RGB, and flow `(B, 2, *size)`.
+    to the right and down; not known where it is NaN or larger than 1e9. Without `root/val` some of the training pairs are
+    the validation split. Batches hold `inputs["frames"]` `(B, 3, 2, *size)`, RGB, and flow `(B, 2, *size)`.
 
     Args:
         root: the folder that holds `train`, `test` and, maybe, `val`.
@@ -130,8 +130,8 @@ class FlowFolder(DenseDataModule):
             flow.append(target)
             seen.append(mask)
         mean, std = channel_statistics(frames, value_range=(0.0, 1.0))
-        target = flow_target(flow=torch.stack(flow), mask=torch.stack(seen), modality=self.modality)
-        return {"mean": mean, "std": [value or 1.0 for value in std]}, target
+        said = flow_target(flow=torch.stack(flow), mask=torch.stack(seen), modality=self.modality)
+        return {"mean": mean, "std": [value or 1.0 for value in std]}, said
 
     def expected(self) -> dict[str, object]:
         """It is flow of the frames."""
