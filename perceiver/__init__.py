@@ -12,6 +12,7 @@ from perceiver.decoders import (
     QueryDecoder,
     TiedLogits,
 )
+from perceiver.dense_predictions import FieldPrediction, SegmentationPrediction
 from perceiver.encoder import Encoder
 from perceiver.filling import FilledIn, fill_in
 from perceiver.fusion import Fusion
@@ -20,6 +21,7 @@ from perceiver.modality_dropout import ModalityDropout
 from perceiver.model import Perceiver
 from perceiver.positions import Fourier, LearnedTable, Projected
 from perceiver.predictions import LabelsPrediction, Prediction, ValuesPrediction
+from perceiver.tiles import flow_in_tiles
 from perceiver.tokens import Tokens
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "Collate",
     "CrossAttention",
     "Encoder",
+    "FieldPrediction",
     "FilledIn",
     "Fourier",
     "Fusion",
@@ -44,10 +47,12 @@ __all__ = [
     "Projected",
     "QueryDecoder",
     "Sample",
+    "SegmentationPrediction",
     "TiedLogits",
     "Tokens",
     "ValuesPrediction",
     "fill_in",
+    "flow_in_tiles",
     "load",
     "save",
 ]

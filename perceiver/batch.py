@@ -31,13 +31,15 @@ class Sample:
     Args:
         inputs: a tensor for each modality, or a dict of them, where a modality needs several: values and times, numbers and
             categories.
-        target: a class number, or a tensor.
+        target: a class number, or a tensor. A dense one lies on a grid: class numbers `(*grid)` or values `(E, *grid)`.
         id: what identifies it.
+        target_mask: of a dense target, `(*grid)`, True is valid; None: all is.
     """
 
     inputs: dict[str, Tensor | dict[str, Tensor]]
     target: int | Tensor | None = None
     id: str = ""
+    target_mask: Tensor | None = None
 
 
 @dataclass
@@ -49,12 +51,14 @@ class Batch:
         masks: only for modalities in which something is invalid: `(B,)` presence or `(B, *raw grid)`; True is valid.
         target: `(B,)` or `(B, …)`; None for prediction.
         ids: what identifies the samples, for error messages and tables of predictions.
+        target_mask: of dense targets `(B, *grid)` or `(B, E, *grid)`: where there is one, `(B, *grid)`; None: everywhere.
     """
 
     inputs: dict[str, Tensor | dict[str, Tensor]]
     masks: dict[str, Tensor] = field(default_factory=dict)
     target: Tensor | None = None
     ids: list[str] = field(default_factory=list)
+    target_mask: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -79,11 +83,14 @@ class Batch:
             masks={name: move(mask) for name, mask in self.masks.items()},
             target=None if self.target is None else move(self.target),
             ids=self.ids,
+            target_mask=None if self.target_mask is None else move(self.target_mask),
         )
 
 
 class Collate:
     """Samples to a batch: stacks equal shapes, pads ragged ones at the end, and makes masks where something is invalid.
+
+    Dense targets are padded like what they belong to; `target_mask` says where there are any.
 
     Of a modality with several tensors, all have the same grid, which one mask covers. A boolean tensor among them that some
     samples lack (`present` of time series in which no value is missing) is True for these.
@@ -130,11 +137,47 @@ class Collate:
             if mask is not None:
                 batch.masks[name] = mask
         if all(sample.target is not None for sample in samples):
-            batch.target = torch.stack([torch.as_tensor(sample.target) for sample in samples])
+            batch.target, batch.target_mask = stacked_targets(samples)
         elif any(sample.target is not None for sample in samples):
             without = next(sample.id for sample in samples if sample.target is None)
             raise ValueError(f"sample {without!r}: has no target, other samples of its batch have one.")
         return batch
+
+
+def stacked_targets(samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:
+    """The targets of all samples `(B, …)`; of dense ones also where they are, unless that is everywhere.
+
+    Raises:
+        ValueError: targets that do not go together, or a mask that does not go with its target; names the sample.
+    """
+    targets = [torch.as_tensor(sample.target) for sample in samples]
+    masks = [sample.target_mask for sample in samples]
+    shapes = {target.shape for target in targets}
+    if all(mask is None for mask in masks) and (len(shapes) == 1 or any(len(shape) < 2 for shape in shapes)):
+        return torch.stack(targets), None
+    first = targets[0]
+    # Of floating-point values the first axis holds the channels.
+    axes = next((mask.ndim for mask in masks if mask is not None), first.ndim - first.is_floating_point())
+    channels = first.shape[: first.ndim - axes]
+    for sample, target, mask in zip(samples, targets, masks, strict=True):
+        if target.ndim != first.ndim or target.shape[: len(channels)] != channels or target.dtype != first.dtype:
+            raise ValueError(
+                f"sample {sample.id!r}: its target, {target.dtype} {tuple(target.shape)}, does not go with {first.dtype} "
+                f"{tuple(first.shape)} of the batch's first sample: only sizes of the grid may differ."
+            )
+        if mask is not None and (mask.dtype != torch.bool or mask.shape != target.shape[len(channels) :]):
+            raise ValueError(
+                f"sample {sample.id!r}: expected a boolean target_mask {tuple(target.shape[len(channels) :])}, as the grid "
+                f"of its target, True is valid; got {mask.dtype} {tuple(mask.shape)}."
+            )
+    largest = [max(sizes) for sizes in zip(*shapes, strict=True)]
+    stacked = first.new_zeros(len(samples), *largest)
+    valid = torch.zeros(len(samples), *largest[len(channels) :], dtype=torch.bool)
+    for row, (target, mask) in enumerate(zip(targets, masks, strict=True)):
+        stacked[row][tuple(slice(size) for size in target.shape)] = target
+        own = tuple(slice(size) for size in target.shape[len(channels) :])
+        valid[row][own] = True if mask is None else mask
+    return stacked, valid
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,10 @@ class Frame:
         self.height, self.width = size
         self.crop_fraction = crop_fraction
 
-    def __call__(self, image: Image.Image) -> Image.Image:
-        """An image of any size -> one of `size`."""
+    def __call__(
+        self, image: Image.Image, *, resample: Image.Resampling = Image.Resampling.BICUBIC
+    ) -> Image.Image:
+        """An image of any size -> one of `size`; `resample` is how, NEAREST for pixels that are class numbers."""
         wanted = (self.width, self.height)
         if image.size == wanted and self.crop_fraction == 1:
             return image
@@ -43,7 +45,7 @@ class Frame:
             min(width / 2 + half_width, float(width)),
             min(height / 2 + half_height, float(height)),
         )
-        return image.resize(wanted, Image.Resampling.BICUBIC, box=box)
+        return image.resize(wanted, resample, box=box)
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from perceiver.batch import Collate, Sample
 from perceiver.decoders import Decoder
+from perceiver.dense_predictions import cut_to_size
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
 from perceiver.modality_dropout import ModalityDropout
@@ -222,7 +223,8 @@ class Perceiver(nn.Module):
 
         Returns:
             One for each sample: a `Prediction` of a model that tells classes apart, a `LabelsPrediction` where samples have
-            any number of labels, a `ValuesPrediction` of a regression; see `perceiver.predictions`.
+            any number of labels, a `ValuesPrediction` of a regression; a `SegmentationPrediction` or a
+            `FieldPrediction`, which hold arrays, where each pixel has a class or values. See `perceiver.predictions`.
 
         Raises:
             ValueError: without a spec of the target; for raw values that do not fit the spec, naming the sample.
@@ -244,7 +246,8 @@ class Perceiver(nn.Module):
             prepared = (self._sample(number, raw) for number, raw in enumerate(samples))
             while rows := list(islice(prepared, batch_size)):
                 batch = collate(rows).to(device)
-                predictions.extend(target.predict(self.target_outputs(batch.inputs, batch.masks)))
+                made = target.predict(self.target_outputs(batch.inputs, batch.masks))
+                predictions.extend(cut_to_size(made, target=target, masks=batch.masks))
             return predictions
         finally:
             self.train(training)

@@ -14,6 +14,9 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from perceiver.comparison import Comparison as Comparison
+from perceiver.dense_predictions import FieldPrediction, FieldTarget, SegmentationPrediction, SegmentationTarget
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -39,31 +42,20 @@ class ValuesPrediction:
     values: dict[str, float]
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One sample's prediction beside its truth, in words.
-
-    Args:
-        predicted, true: short texts.
-        correct: None where there is no right and wrong, only nearer and farther.
-        loss: orders samples, the worst have the largest.
-    """
-
-    predicted: str
-    true: str
-    correct: bool | None
-    loss: float
+AnyPrediction = Prediction | LabelsPrediction | ValuesPrediction | SegmentationPrediction | FieldPrediction
 
 
 @runtime_checkable
 class Target(Protocol):
     """What is predicted; made from `spec["target"]`."""
 
-    def predict(self, outputs: Float[Tensor, "batch outputs"]) -> Sequence[Prediction | LabelsPrediction | ValuesPrediction]:
+    def predict(self, outputs: Float[Tensor, "batch *grid outputs"]) -> Sequence[AnyPrediction]:
         """What the outputs of B samples mean, one prediction each."""
         ...
 
-    def compare(self, outputs: Float[Tensor, "batch outputs"], target: Shaped[Tensor, "batch *any"]) -> list[Comparison]:
+    def compare(
+        self, outputs: Float[Tensor, "batch *grid outputs"], target: Shaped[Tensor, "batch *any"]
+    ) -> list[Comparison]:
         """Predictions beside truths, for B samples."""
         ...
 
@@ -171,6 +163,9 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], Target]] = {
     "classes": lambda target: ClassTarget(names=target["names"]),
     "labels": lambda target: LabelsTarget(names=target["names"], threshold=target.get("threshold", 0.5)),
     "values": lambda target: ValuesTarget(names=target["names"], mean=target["mean"], std=target["std"]),
+    "segmentation": lambda target: SegmentationTarget(names=target["names"], modality=target["modality"]),
+    "field": FieldTarget.of,
+    "flow": FieldTarget.of,
 }
 """From a spec's target to what it means, by kind."""
 

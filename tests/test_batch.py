@@ -1,6 +1,7 @@
 """Collation: padding and masks by hand, absent modalities, targets, errors that name the sample; batches move and pickle."""
 
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -327,3 +328,47 @@ def test_errors_of_several_tensors(values: list[Any], text: str) -> None:
 def test_a_dict_where_a_tensor_is_expected() -> None:
     with pytest.raises(ValueError, match=r"'x', modality 'text': expected a tensor, got a dict with \['times', 'values'\]"):
         Collate(modalities=KINDS)([Sample({"text": series(2)}, id="x")])
+
+
+def test_dense_targets_are_padded_and_say_where_they_are() -> None:
+    classes = [torch.randint(0, 5, size) for size in ((2, 3), (4, 1))]
+    seen = torch.tensor([[True], [False], [True], [True]])
+    samples = [
+        Sample({"image": torch.ones(1, 2, 3)}, target=classes[0], id="a"),
+        Sample({"image": torch.ones(1, 4, 1)}, target=classes[1], id="b", target_mask=seen),
+    ]
+    batch = collate()(samples)
+    assert batch.target is not None
+    assert batch.target_mask is not None
+    assert batch.target.shape == batch.target_mask.shape == (2, 4, 3)
+    assert torch.equal(batch.target[0, :2], classes[0])
+    assert torch.equal(batch.target[1, :, :1], classes[1])
+    assert batch.target_mask.sum(dim=(1, 2)).tolist() == [6, 3]
+    assert torch.equal(batch.target_mask[1, :, :1], seen)
+    fields = [replace(one, target=torch.randn(2, *classes[row].shape), target_mask=None) for row, one in enumerate(samples)]
+    flow = collate()(fields)
+    assert flow.target is not None
+    assert flow.target_mask is not None
+    assert flow.target.shape == (2, 2, 4, 3)
+    assert torch.equal(flow.target[1, :, :, :1], fields[1].target)  # type: ignore[arg-type]
+    assert flow.target_mask.sum(dim=(1, 2)).tolist() == [6, 4]
+    assert flow.to("cpu").target_mask is not None
+    alike = collate()([replace(samples[0], id=name) for name in "ab"])
+    assert alike.target_mask is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"target": torch.zeros(3, 4, 1)}, r"sample 'b': its target, torch\.float32 \(3, 4, 1\), does not go with"),
+        ({"target": torch.zeros(2, 4, 1, dtype=torch.float64)}, r"sample 'b': its target, torch\.float64"),
+        ({"target_mask": torch.ones(4, 2, dtype=torch.bool)}, r"sample 'b': expected a boolean target_mask \(4, 1\)"),
+        ({"target_mask": torch.ones(4, 1)}, r"sample 'b': expected a boolean target_mask"),
+    ],
+)
+def test_dense_targets_that_do_not_go_together(changed: dict[str, Any], message: str) -> None:
+    image = torch.ones(1, 2, 3)
+    first = Sample({"image": image}, target=torch.zeros(2, 2, 3), target_mask=torch.ones(2, 3, dtype=torch.bool), id="a")
+    second = Sample({"image": image}, target=torch.zeros(2, 4, 1), id="b")
+    with pytest.raises(ValueError, match=message):
+        collate()([first, replace(second, **changed)])

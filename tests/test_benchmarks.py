@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from perceiver.attention.dense import dense_attention
+from perceiver.batch import Batch
 
-SCRIPTS = ("measure", "dense_reference", "contenders", "peers", "attention", "sweep", "plot", "cores", "scaling_estimate")
+SCRIPTS = ("measure", "dense_reference", "contenders", "peers", "attention", "sweep", "plot", "cores", "scaling_estimate", "dense_tasks")
 
 
 @pytest.fixture
@@ -320,3 +321,30 @@ def test_ring_all_reduce_moves_what_a_simulated_ring_moves(load: Any) -> None:
     devices, size, bandwidth = 8, 1000.0, 10.0
     sent = sum(size / devices for _ in range(2 * (devices - 1)))
     assert load("scaling_estimate").ring_all_reduce(size, devices, bandwidth) == pytest.approx(sent / bandwidth)
+
+
+# ---- dense tasks
+
+
+def test_block_matching_finds_whole_displacements(load: Any) -> None:
+    """A texture moved by two columns and minus one row, away from the edges."""
+    dense = load("dense_tasks")
+    first = torch.rand(2, 3, 20, 20)
+    frames = torch.stack([first, first.roll((-1, 2), dims=(2, 3))], dim=2)
+    flow = dense.block_matching(frames, reach=3, window=3)
+    assert flow.shape == (2, 2, 20, 20)
+    inner = flow[:, :, 5:-5, 5:-5]
+    assert torch.equal(inner, torch.tensor([2.0, -1.0])[None, :, None, None].expand_as(inner))
+
+
+def test_scores_of_baselines(load: Any) -> None:
+    dense = load("dense_tasks")
+    image = {"image": torch.zeros(2, 1, 2, 2)}
+    batches = [
+        Batch(inputs=image, target=torch.full((2, 2, 2, 2), 3.0), target_mask=torch.ones(2, 2, 2, dtype=torch.bool)),
+        Batch(inputs=image, target=torch.zeros(2, 2, 2, 2), target_mask=torch.zeros(2, 2, 2, dtype=torch.bool)),
+    ]
+    still = dense.end_point_error(batches, lambda batch: torch.zeros_like(batch.target))
+    assert still == pytest.approx(18**0.5)
+    classes = [Batch(inputs=image, target=torch.tensor([[[0, 0], [0, 1]]]).expand(2, -1, -1))]
+    assert dense.mean_iou(classes, lambda batch: torch.zeros_like(batch.target), classes=2) == pytest.approx(0.375)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from dense_cases import flow_set, segmentation_set
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from image_sets import cifar10_set, cifar100_set, folder_set, idx_set, imagenet_set
@@ -14,7 +15,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from manifest_cases import animals, write_csv
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from shard_cases import manifest, pack
 from transformers_models import BY_NAME, their_model
 
@@ -80,6 +81,8 @@ SMALL_SETS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda root: pack(manifest(root, modalities={"photo": "image", "sound": "audio"}), root / "shards"),
         ["data.shards={root}/shards", "data.num_workers=0"],
     ),
+    "segmentation_folder": (segmentation_set, ["data.num_workers=0"]),
+    "flow_folder": (flow_set, ["data.num_workers=0", "data.size=[8,10]"]),
     "imagenet": (imagenet_set, ["data.num_workers=0", "data.validation_size=6", "data.size=[16,16]"]),
     "text_files": (lambda root: (root / "it.txt").write_text("Some text of mine.\n" * 50), ["data.files={root}"]),
     "python_texts": (lambda root: None, ["data.docstrings=false"]),
@@ -128,6 +131,12 @@ def test_models(name: str) -> None:
 def test_adapters(name: str) -> None:
     modality = name.split("_")[0]
     mounted = f"adapter@model.adapters.{modality}={name}"
+    if name == "video_surroundings":
+        facts = spec("video")
+        facts["modalities"]["video"] = {**facts["modalities"]["video"], "shape": [3, 5, 16, 24]}
+        model = built(composed("~adapter@model.adapters.image", f"+{mounted}"), facts)
+        assert model({"video": INPUTS["video"]}).shape == (2, 3)
+        return
     overrides = [mounted] if modality == "image" else ["~adapter@model.adapters.image", f"+{mounted}"]
     model = built(composed(*overrides), spec(modality))
     assert model({modality: INPUTS[modality]}).shape == (2, 3)
@@ -194,9 +203,14 @@ def test_optimizers_and_schedulers(optimizer: str, scheduler: str) -> None:
 
 TARGETS: dict[str, dict[str, Any]] = {
     "classification": {},
+    "dense_regression": {
+        "target": {"kind": "field", "names": ["depth"], "mean": [1.0], "std": [2.0], "modality": "image"},
+        "num_outputs": 1,
+    },
     "masked_autoencoding": {},
     "masked_tokens": {},
     "multimodal_autoencoding": {},
+    "segmentation": {"target": {"kind": "segmentation", "names": ["a", "b", "c"], "counts": [1, 2, 3], "modality": "image"}},
     "multilabel": {"target": {"kind": "labels", "names": ["a", "b", "c"], "positives": [1, 2, 3], "samples": 4}},
     "regression": {"target": {"kind": "values", "names": ["x"], "mean": [1.0], "std": [2.0]}, "num_outputs": 1},
 }
@@ -211,8 +225,9 @@ def test_tasks(name: str) -> None:
     config = composed(f"task={name}", *needs.get(name, []))
     plain = resolve(config, {**spec("text" if name == "masked_tokens" else "image"), **TARGETS[name]})
     optimizer = instantiate(plain["optimizer"], _convert_="all")
-    # One that tells what is hidden, or reconstructs, looks at its model.
-    looks = name.startswith("masked") or name.endswith("autoencoding")
+    # Those that are not about a whole sample look at their model.
+    dense = name in ("dense_regression", "segmentation")
+    looks = dense or name.startswith("masked") or name.endswith("autoencoding")
     model = build_model(plain["model"], spec=plain["spec"]) if looks else torch.nn.Linear(2, 2)
     task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(model=model, optimizer=optimizer)
     assert type(task).__name__.lower() == f"{name.replace('_', '')}task"
@@ -221,6 +236,9 @@ def test_tasks(name: str) -> None:
     best = instantiate(plain["callbacks"]["best"], _convert_="all")
     said = plain.get("monitor") or {"name": "val/accuracy", "mode": "max"}
     assert (best.monitor, best.mode) == (said["name"], said["mode"])
+    if dense:
+        outputs = model({"image": INPUTS["image"]})
+        assert outputs.shape == (2, 12, 8, 3 if name == "segmentation" else 1)
     if not looks:
         assert plain["model"]["head"]["num_classes"] == (1 if name == "regression" else 3)
 
@@ -292,6 +310,13 @@ def test_data(name: str, data_root: Path, tmp_path: Path) -> None:
         pytest.skip(str(error))
     data.setup("fit")
     batch = next(iter(data.val_dataloader()))
+    if data.spec.get("target", {}).get("kind") in ("flow", "segmentation"):
+        # Heads that classify samples are not for them: their task sets one.
+        task = "dense_regression" if data.spec["target"]["kind"] == "flow" else "segmentation"
+        model = built(composed(f"data={name}", f"task={task}", *overrides), data.spec)
+        shape = (batch.size, *batch.target.shape[-2:], len(data.spec["target"]["names"]))
+        assert model(batch.inputs, batch.masks).shape == shape
+        return
     model = built(config, data.spec)
     expected = (*batch.inputs["text"].shape, 262) if name in UNLABELLED else (batch.size, data.spec["num_classes"])
     assert model(batch.inputs, batch.masks).shape == expected
@@ -319,6 +344,9 @@ def test_experiments(name: str) -> None:
     if name == "perceiver_io_masked_lm":
         small = ["model.encoder.latent_channels=16", "model.encoder.num_layers_per_block=1", "data.files=m.txt"]
     config = composed(f"experiment={name}", *small)
+    if name in ("moving_digits", "placed_digits"):
+        dense_experiment(config)
+        return
     modalities = [str(modality) for modality in config.model.adapters] or ["image"]
     facts = spec(*modalities)
     model = built(config, facts)
@@ -413,6 +441,21 @@ def test_a_modality_that_is_no_targets_name_is_an_error() -> None:
     config = composed("task=multimodal_autoencoding", "model.head.target=null")
     with pytest.raises(ValueError, match="model.adapters.label: the data has no modality 'label'"):
         resolve(config, spec("image"))
+
+
+def dense_experiment(config: DictConfig) -> None:
+    """Its data is drawn, and its outputs lie on the grid of the targets."""
+    with open_dict(config):
+        config.data.update(training_scenes=4, validation_scenes=2, test_scenes=2, batch_size=2)
+    data = instantiate(config.data, _convert_="all")
+    data.setup("fit")
+    model = built(config, data.spec)
+    plain = resolve(config, data.spec)
+    optimizer = instantiate(plain["optimizer"], _convert_="all")
+    task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(model=model, optimizer=optimizer)
+    task.log = lambda *_, **__: None
+    batch = task.on_before_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert bool(task.training_step(batch, 0).isfinite())
 
 
 IMAGE_NET = {

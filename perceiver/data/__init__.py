@@ -8,6 +8,7 @@ from perceiver.data.dialed_digits import DialedDigits
 from perceiver.data.digit_points import DigitPoints
 from perceiver.data.digits import Digits
 from perceiver.data.fashion_mnist import FashionMNIST
+from perceiver.data.flow_folder import FlowFolder
 from perceiver.data.image_folder import ImageFolder
 from perceiver.data.image_module import ImageDataModule
 from perceiver.data.imagenet import ImageNet
@@ -16,7 +17,10 @@ from perceiver.data.manifest import Manifest
 from perceiver.data.mixing import MixUpCutMix
 from perceiver.data.mnist import MNIST
 from perceiver.data.modelnet40 import ModelNet40
+from perceiver.data.moving_digits import MovingDigits
+from perceiver.data.placed_digits import PlacedDigits
 from perceiver.data.python_texts import PythonTexts
+from perceiver.data.segmentation_folder import SegmentationFolder
 from perceiver.data.speech_commands import SpeechCommands
 from perceiver.data.spoken_digits import SpokenDigits
 from perceiver.data.text_files import TextFiles
@@ -33,6 +37,7 @@ __all__ = [
     "DigitPoints",
     "Digits",
     "FashionMNIST",
+    "FlowFolder",
     "ImageDataModule",
     "ImageFolder",
     "ImageNet",
@@ -40,8 +45,11 @@ __all__ = [
     "Manifest",
     "MixUpCutMix",
     "ModelNet40",
+    "MovingDigits",
+    "PlacedDigits",
     "PythonTexts",
     "RandomAffine",
+    "SegmentationFolder",
     "SpeechCommands",
     "SpokenDigits",
     "TextDataModule",

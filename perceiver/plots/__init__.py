@@ -4,6 +4,7 @@ from perceiver.plots.attention import AttentionMaps, Looks, look
 from perceiver.plots.attention_modalities import AttentionModalities
 from perceiver.plots.autoencoding import Autoencodings
 from perceiver.plots.confusion import confusion_figure
+from perceiver.plots.dense import Fields, Segmentations
 from perceiver.plots.drawings import AudioDrawing, Drawing, GridDrawing, ImageDrawing, PointDrawing, VideoDrawing, drawing_of
 from perceiver.plots.filled_texts import FilledText, FilledTexts
 from perceiver.plots.reconstruction import Reconstruction, Reconstructions, reconstruct
@@ -15,6 +16,7 @@ __all__ = [
     "AudioDrawing",
     "Autoencodings",
     "Drawing",
+    "Fields",
     "FilledText",
     "FilledTexts",
     "GridDrawing",
@@ -24,6 +26,7 @@ __all__ = [
     "Reconstruction",
     "Reconstructions",
     "SampleGrid",
+    "Segmentations",
     "VideoDrawing",
     "confusion_figure",
     "drawing_of",

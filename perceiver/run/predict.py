@@ -1,11 +1,14 @@
-"""mode=predict: what a checkpoint says of every sample, as a table of predictions with probabilities beside the ids."""
+"""mode=predict: what a checkpoint says of every sample, as a table of predictions with probabilities beside the ids.
+
+What is said of every pixel goes into a file for each sample, see `perceiver.run.predicted_files`; the table names it.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,8 +16,11 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from perceiver.atomic import atomic_write
+from perceiver.batch import Batch
+from perceiver.dense_predictions import FieldPrediction, SegmentationPrediction, cut_to_size
 from perceiver.predictions import LabelsPrediction, Prediction, Target, ValuesPrediction, target_of
 from perceiver.run.inference import Inference
+from perceiver.run.predicted_files import PredictedFiles
 
 PREDICTIONS = "predictions.csv"
 
@@ -23,7 +29,8 @@ def predict(config: DictConfig) -> None:
     """Write `predictions.csv` into the run directory: a row per sample, in the order of the data.
 
     Its columns are `id`, `prediction` and, of every class, `probability_<class>`; with labels `prediction` joins those that
-    reach their threshold by semicolons; of values there are columns `prediction_<value>`, in their own units.
+    reach their threshold by semicolons; of values there are columns `prediction_<value>`, in their own units. Where every
+    pixel has a class or values, `prediction` is a file in `predictions/` and further columns sum it up.
 
     Raises:
         ValueError: the checkpoint does not say what it predicts, or the data does not fit it.
@@ -34,8 +41,14 @@ def predict(config: DictConfig) -> None:
         raise ValueError(f"ckpt_path: {inference.file} holds no class names, labels or values, so it predicts nothing.")
     path = Path(config.run_dir) / PREDICTIONS
     with atomic_write(path) as file:
-        table = PredictionTable(file, target)
-        inference.run(lambda batch: inference.model.target_outputs(batch.inputs, batch.masks), table.write)
+        table = PredictionTable(file, target, files=PredictedFiles(path.parent))
+
+        def compute(batch: Batch) -> Tensor:
+            table.masks = batch.masks
+            outputs: Tensor = inference.model.target_outputs(batch.inputs, batch.masks)
+            return outputs
+
+        inference.run(compute, table.write)
     sys.stdout.write(f"{table.rows:,} predictions of {inference.file}: {path}\n")
 
 
@@ -45,11 +58,17 @@ class PredictionTable:
     Args:
         file: open for writing.
         target: what outputs mean.
+        files: writes what is said of every pixel; None: there will be nothing such.
+
+    Attributes:
+        masks: of the batch whose outputs come next; predictions on a grid are cut to the size of their sample.
     """
 
-    def __init__(self, file: BinaryIO, target: Target) -> None:
+    def __init__(self, file: BinaryIO, target: Target, *, files: PredictedFiles | None = None) -> None:
         self.file = file
         self.target = target
+        self.files = files
+        self.masks: Mapping[str, Tensor] = {}
         self.rows = 0
 
     def write(self, ids: Sequence[str], outputs: Tensor) -> None:
@@ -57,8 +76,13 @@ class PredictionTable:
         # Encoded at once: a text wrapper would close the file along with itself.
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
-        for id_, one in zip(ids, self.target.predict(outputs), strict=True):
-            cells = _cells(one)
+        predictions = cut_to_size(self.target.predict(outputs), target=self.target, masks=self.masks)
+        for id_, one in zip(ids, predictions, strict=True):
+            if isinstance(one, SegmentationPrediction | FieldPrediction):
+                assert self.files is not None
+                cells = self.files.write(one, number=self.rows, id_=id_)
+            else:
+                cells = _cells(one)
             if self.rows == 0:
                 writer.writerow(["id", *cells])
             writer.writerow([id_, *cells.values()])

@@ -15,6 +15,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from perceiver.batch import Batch
+from perceiver.tasks.class_weights import weights_of_classes
 from perceiver.tasks.objective import Objective
 from perceiver.tasks.training_steps import (
     OptimizerFactory,
@@ -76,7 +77,7 @@ class ClassificationTask(Objective):
         self.mix = mix
         self.balanced_accuracy = balanced_accuracy
         # Not in checkpoints: they hold the model, and this follows from configuration and spec.
-        weights = _class_weights(class_weights, class_counts, num_classes)
+        weights = weights_of_classes(class_weights, class_counts, num_classes)
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", weights, persistent=False)
         self.train_accuracy, self.val_accuracy, self.test_accuracy = (
@@ -191,31 +192,6 @@ class ClassificationTask(Objective):
     def _targets(batch: Batch) -> Tensor:
         assert batch.target is not None, "checked in on_before_batch_transfer"
         return batch.target
-
-
-def _class_weights(weights: Sequence[float] | str | None, counts: Sequence[int] | None, num_classes: int) -> Tensor | None:
-    """The weight of each class `(num_classes,)`; None weighs all alike."""
-    if weights is None:
-        return None
-    if isinstance(weights, str):
-        if weights != "balanced":
-            raise ValueError(f"task.class_weights: expected null, balanced or a list of numbers, got {weights!r}.")
-        if counts is None or len(counts) != num_classes:
-            raise ValueError(
-                f"task.class_weights=balanced: expected class_counts, the training samples of each of the {num_classes} "
-                f"classes, got {counts}. The data module says them in its spec, target.counts; if it does not, give the "
-                "weights as a list."
-            )
-        samples = torch.tensor(counts, dtype=torch.float32)
-        balanced = samples.sum() / ((samples > 0).sum() * samples)
-        return torch.where(samples > 0, balanced, torch.zeros_like(balanced))  # a class without samples weighs nothing
-    given = torch.tensor([float(weight) for weight in weights])
-    if len(given) != num_classes or not bool(given.isfinite().all()) or bool((given < 0).any()) or not bool(given.sum() > 0):
-        raise ValueError(
-            f"task.class_weights: expected {num_classes} numbers of at least 0, one per class and one of them above 0, got "
-            f"{list(weights)}."
-        )
-    return given
 
 
 def _largest(target: Tensor) -> Tensor:

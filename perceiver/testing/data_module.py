@@ -6,8 +6,8 @@
   with a kind for every modality and a target that predictions can be made from; without labels it has no `target` at all.
 - `batches_match_spec`: training, validation and test yield `Batch`es of the modalities and shapes that the spec says, with
   masks `(B,)` or `(B, *raw grid)`, valid content finite, an id for each sample.
-- `targets_in_range`: class numbers below the number of classes, labels and shares in [0, 1], values finite; none without
-  labels.
+- `targets_in_range`: class numbers below the number of classes, labels and shares in [0, 1], values finite; dense targets
+  where they are valid; none without labels.
 - `splits_are_disjoint`: no sample is in two splits.
 - `deterministic_evaluation`: validation and test have the same samples in the same order with the same content every time.
 - `test_split_stays_unread`: nothing of the test split is read by `setup("fit")` and the loaders of the other splits.
@@ -150,7 +150,7 @@ def _spec_is_plain_and_complete(case: _Case) -> None:
     )
     assert isinstance(names, list)
     require(len(set(names)) == len(names), f"expected names that differ in spec['target']['names'], got {names}.")
-    if target["kind"] == "classes":
+    if target["kind"] in ("classes", "segmentation"):
         require(
             len(names) >= 2 and spec.get("num_classes") == len(names),
             f"expected spec['num_classes'] to be the number of class names, two or more, got {spec.get('num_classes')!r} "
@@ -258,6 +258,16 @@ def _targets_in_range(case: _Case) -> None:
             if kind == "classes" and not target.is_floating_point():
                 fits = tuple(target.shape) == (batch.size,) and bool(((target >= 0) & (target < count)).all())
                 expected = f"class numbers ({batch.size},) from 0 to {count - 1}"
+            elif kind == "segmentation":
+                valid = _target_mask(batch, target.shape[1:], split)
+                fits = not target.is_floating_point() and target.ndim > 1
+                fits = fits and bool(((target >= 0) & (target < count))[valid].all())
+                expected = f"class numbers ({batch.size}, *grid) from 0 to {count - 1} wherever target_mask says valid"
+            elif kind in ("field", "flow"):
+                valid = _target_mask(batch, target.shape[2:], split)
+                fits = target.is_floating_point() and target.ndim > 2 and target.shape[1] == count
+                fits = fits and bool(target.movedim(1, -1)[valid].isfinite().all())
+                expected = f"values ({batch.size}, {count}, *grid), finite wherever target_mask says valid,"
             elif kind == "values":
                 fits = target.numel() == batch.size * count and bool(target.isfinite().all())
                 expected = f"finite values {(batch.size, count)}"
@@ -280,6 +290,19 @@ def _require_no_targets(case: _Case, module: Any) -> None:
                 f"expected no targets in {split} batches, since the spec has none, got some; say in spec['target'] what "
                 "they are.",
             )
+
+
+def _target_mask(batch: Batch, grid: Sequence[int], split: str) -> Tensor:
+    """Where a dense target is valid."""
+    mask, shape = batch.target_mask, (batch.size, *grid)
+    if mask is None:
+        return torch.ones(shape, dtype=torch.bool)
+    require(
+        mask.dtype == torch.bool and tuple(mask.shape) == shape,
+        f"expected a boolean target_mask {shape} in a {split} batch, as the grid of its target, got {mask.dtype} "
+        f"{tuple(mask.shape)}; True is valid.",
+    )
+    return mask
 
 
 def _splits_are_disjoint(case: _Case) -> None:
@@ -322,7 +345,7 @@ def _require_same(expected: Sequence[Batch], got: Sequence[Batch], *, what: str,
 
 def _flat(batch: Batch) -> list[Tensor]:
     """All tensors of a batch, in one order."""
-    tensors = [] if batch.target is None else [batch.target]
+    tensors = [x for x in (batch.target, batch.target_mask) if x is not None]
     for name in sorted(batch.inputs):
         x = batch.inputs[name]
         tensors += [x] if isinstance(x, Tensor) else [x[key] for key in sorted(x)]

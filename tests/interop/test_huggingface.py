@@ -20,6 +20,7 @@ from transformers_models import (
 )
 
 import perceiver
+from perceiver import flow_in_tiles
 from perceiver.interop.architectures import ArchitectureError, model_config
 from perceiver.interop.correspondence import correspondence
 from perceiver.interop.files import WeightFileError
@@ -316,3 +317,20 @@ def test_models_that_cannot_be_converted() -> None:
     ours.config = None
     with pytest.raises(ArchitectureError, match="does not say its config"):
         to_transformers(ours)
+
+
+def test_imported_flow_in_tiles() -> None:
+    """Frames of the model's own size are evaluated directly; of larger ones each tile is, where no other covers it."""
+    case = BY_NAME["PerceiverForOpticalFlow"]
+    theirs = their_model(case)
+    ours = from_transformers(theirs)
+    inputs, arguments = inputs_for(case.name, torch.float32)
+    with torch.no_grad():
+        expected = 20 * their_logits(theirs, arguments, None).movedim(-1, 1)
+    found = flow_in_tiles(ours, inputs["frames"], tile=[5, 9], overlap=2, scale=20)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    wide = torch.cat([inputs["frames"], torch.randn_like(inputs["frames"])], dim=-1)
+    blended = flow_in_tiles(ours, wide, tile=[5, 9], overlap=2, scale=20)
+    assert blended.shape == (2, 2, 5, 18)
+    torch.testing.assert_close(blended[..., :7], expected[..., :7], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(blended[..., 7:9], expected[..., 7:9], atol=1e-4)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -12,8 +13,10 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, get_worker_info
 
 from perceiver.batch import Batch, Collate, Sample
+from perceiver.data.dense_module import DenseDataModule
 from perceiver.data.labelled_module import LabelledDataModule
 from perceiver.data.samples import InMemory, Samples
+from perceiver.dense_predictions import field_target, segmentation_target
 from perceiver.predictions import labels_target, values_target
 from perceiver.testing import check_data_module, data_module_checks
 
@@ -266,3 +269,77 @@ def test_further_mistakes(broken: type[Pairs], name: str, words: str) -> None:
 def test_the_report_names_the_module() -> None:
     with pytest.raises(AssertionError, match=r"^data module ReadsAll fails 1 of 9 checks:\n- test_split_stays_unread: "):
         check_data_module(ReadsAll)
+
+
+class Dense(DenseDataModule):
+    """A sound one, of images of two sizes with a target on their grid; its subclasses are broken."""
+
+    kind = "segmentation"
+
+    def __init__(self) -> None:
+        facts = {"kind": "image", "shape": [1, None, None], "range": [0, 255]}
+        super().__init__(modality="image", facts=facts, batch_size=2, num_workers=0)
+
+    def sample(self, split: str, n: int) -> Sample:
+        random = torch.Generator().manual_seed(n + 10 * len(split))
+        size = (3 + n % 2, 4)
+        seen = torch.rand(size, generator=random) < 0.7
+        if self.kind == "segmentation":
+            target = torch.where(seen, torch.randint(0, 2, size, generator=random), 9)
+        else:
+            target = torch.where(seen, torch.randn(2, *size, generator=random), torch.nan)
+        image = torch.rand(1, *size, generator=random)
+        return Sample(inputs={"image": image}, target=target, id=f"{split}/{n}", target_mask=seen)
+
+    def read_training(self) -> tuple[Any, Any]:
+        return [self.sample("train", n) for n in range(4)], [self.sample("val", n) for n in range(3)]
+
+    def read_test(self) -> Any:
+        return [self.sample("test_", n) for n in range(3)]
+
+    def describe(self, training: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        statistics = {"mean": [0.5], "std": [0.3]}
+        if self.kind == "segmentation":
+            return statistics, segmentation_target(names=["a", "b"], counts=[1, 1], modality="image")
+        return statistics, field_target(names=["u", "v"], mean=[0.0, 0.0], std=[1.0, 1.0], modality="image")
+
+    def expected(self) -> dict[str, object]:
+        return {"kind": self.kind}
+
+
+class DenseField(Dense):
+    kind = "field"
+
+
+class ClassesOutside(Dense):
+    def sample(self, split: str, n: int) -> Sample:
+        return replace(super().sample(split, n), target_mask=None)
+
+
+class FieldOfNaN(DenseField):
+    def sample(self, split: str, n: int) -> Sample:
+        return replace(super().sample(split, n), target_mask=None)
+
+
+class FieldWithoutChannels(DenseField):
+    def sample(self, split: str, n: int) -> Sample:
+        one = super().sample(split, n)
+        assert isinstance(one.target, torch.Tensor)
+        return replace(one, target=one.target[:1])
+
+
+@pytest.mark.parametrize("made", [Dense, DenseField])
+def test_modules_with_dense_targets(made: type[Dense]) -> None:
+    check_data_module(made)
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (ClassesOutside, r"class numbers \(2, \*grid\) from 0 to 1 wherever target_mask says valid"),
+        (FieldOfNaN, r"values \(2, 2, \*grid\), finite wherever target_mask says valid"),
+        (FieldWithoutChannels, r"values \(2, 2, \*grid\)"),
+    ],
+)
+def test_wrong_dense_targets(broken: type[Dense], words: str) -> None:
+    assert re.search(words, failures(data_module_checks(broken))["targets_in_range"])

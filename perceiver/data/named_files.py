@@ -1,0 +1,55 @@
+"""Files in several folders that belong together by their names, such as images and their masks."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+def matching_files(root: Path, folders: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
+    """Files of one name below each of some folders: path without suffix -> folder -> path below that folder; sorted.
+
+    Args:
+        root: what holds the folders.
+        folders: the suffixes of their files, in small letters; others, and hidden files, are left out. The first folder says
+            which names there are.
+
+    Raises:
+        FileNotFoundError: a folder is absent, or a file that another folder has.
+        ValueError: no files, two of one name in a folder, or a file of which the first folder has none.
+    """
+    for folder in folders:
+        if not (root / folder).is_dir():
+            raise FileNotFoundError(
+                f"{root / folder}: expected a folder, there is none. {root} holds the folders {', '.join(folders)}, with "
+                "files of the same names."
+            )
+    found = {folder: _named(root / folder, suffixes) for folder, suffixes in folders.items()}
+    first, *others = found
+    if not found[first]:
+        raise ValueError(f"{root / first}: expected files that end in {', '.join(folders[first])}, found none.")
+    for other in others:
+        suffix = folders[other][0]
+        if missing := sorted(set(found[first]) - set(found[other])):
+            raise FileNotFoundError(
+                f"{root / other / missing[0]}{suffix}: expected this file beside {root / first / found[first][missing[0]]}; "
+                f"{len(missing)} of {len(found[first])} have none. Add them, or remove the others."
+            )
+        if extra := sorted(set(found[other]) - set(found[first])):
+            raise ValueError(
+                f"{root / other / found[other][extra[0]]}: expected a file of this name in {root / first}; {len(extra)} "
+                "have none."
+            )
+    return {name: {folder: found[folder][name] for folder in folders} for name in sorted(found[first])}
+
+
+def _named(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
+    """Path without suffix to path, both below the folder."""
+    names: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        own = path.relative_to(folder)
+        if path.suffix.lower() not in suffixes or any(part.startswith(".") for part in own.parts) or not path.is_file():
+            continue
+        name = own.with_suffix("").as_posix()
+        if name in names:
+            raise ValueError(f"{folder}: expected one file of each name, got {names[name]} and {own.as_posix()}.")
+        names[name] = own.as_posix()
+    return names

@@ -1,0 +1,204 @@
+"""Predictions on a grid beside their truth: class maps with a legend, fields of values, flow in the usual colours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.utils import flow_to_image
+
+from perceiver.batch import Batch
+from perceiver.dense_predictions import FieldPrediction, FieldTarget, SegmentationTarget, cut_to_size
+from perceiver.model import Perceiver
+from perceiver.plots.evaluation import evaluating, modalities_of, on_device
+from perceiver.plots.inputs import singles
+from perceiver.predictions import target_of
+
+_SIDE = 1.7
+"""Inches of a picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """One sample as a figure shows it, on the CPU.
+
+    Args:
+        x: the input of the target's modality, in the units before normalisation.
+        prediction: what the model says of it.
+        truth: its target, `(*grid)` or `(E, *grid)`, as large as the prediction.
+        valid: `(*grid)`, where the target counts.
+    """
+
+    x: Tensor
+    prediction: Any
+    truth: Tensor
+    valid: Tensor
+
+
+def shown_samples(model: Perceiver, batches: Iterable[Batch], *, target: Any, count: int) -> list[Shown]:
+    """The first samples with targets.
+
+    Args:
+        model: with a spec.
+        batches: as its training had them. No more of them are taken than needed.
+        target: what its outputs mean.
+        count: how many samples.
+    """
+    made: list[Shown] = []
+    facts = modalities_of(model)
+    with evaluating(model):
+        for batch in on_device(model, batches):
+            if batch.target is None or target.modality not in batch.inputs:
+                break
+            predictions = cut_to_size(target.predict(model(batch.inputs, batch.masks)), target=target, masks=batch.masks)
+            for row, single in enumerate(singles([batch], facts)):
+                if target.modality not in single.inputs:
+                    continue
+                x, _ = single.shown(target.modality, facts[target.modality])
+                height, width = x.shape[-2:]
+                truth = batch.target[row, ..., :height, :width].cpu()
+                mask = batch.target_mask
+                valid = torch.ones(height, width, dtype=torch.bool) if mask is None else mask[row, :height, :width].cpu()
+                made.append(Shown(x=x, prediction=predictions[row], truth=truth, valid=valid))
+                if len(made) == count:
+                    return made
+    return made
+
+
+class Segmentations:
+    """Makes a figure of some samples: the image, the true classes and those that the model says; a legend names them.
+
+    Args:
+        num_samples: in the figure, the first ones of the data.
+    """
+
+    def __init__(self, *, num_samples: int = 6) -> None:
+        _check(num_samples, owner="Segmentations")
+        self.num_samples = num_samples
+
+    def __call__(self, model: Perceiver, batches: Iterable[Batch]) -> dict[str, Figure]:
+        """`{"segmentation": figure}`; nothing for models of another kind. Ignored pixels are white in the truth."""
+        target = target_of(model.spec)
+        shown = (
+            shown_samples(model, batches, target=target, count=self.num_samples)
+            if isinstance(target, SegmentationTarget)
+            else []
+        )
+        if not shown or not isinstance(target, SegmentationTarget):
+            return {}
+        names = list(target.names)
+        colours = class_colours(len(names))
+        picture = {"cmap": ListedColormap(colours), "norm": BoundaryNorm(np.arange(len(names) + 1) - 0.5, len(names))}
+        figure = Figure(figsize=(len(shown) * _SIDE + 1.6, 3 * _SIDE + 0.3), layout="constrained")
+        for column, one in enumerate(shown):
+            truth = np.ma.array(one.truth.numpy(), mask=~one.valid.numpy())
+            pictures: list[tuple[Any, dict[str, Any]]] = [
+                (_picture(one.x), {}),
+                (truth, picture),
+                (one.prediction.classes, picture),
+            ]
+            for row, ((image, settings), title) in enumerate(zip(pictures, ("image", "true", "predicted"), strict=True)):
+                axes = figure.add_subplot(3, len(shown), row * len(shown) + column + 1)
+                axes.imshow(image, interpolation="nearest", **settings)
+                axes.set(xticks=[], yticks=[])
+                if column == 0:
+                    axes.set_title(title, fontsize=8, loc="left")
+        numbers = [np.append(one.truth[one.valid].numpy(), one.prediction.classes) for one in shown]
+        found = np.unique(np.concatenate(numbers)).tolist()
+        patches = [Patch(facecolor=colours[number], edgecolor="0.5", label=names[number]) for number in found]
+        figure.legend(handles=patches, loc="outside right upper", fontsize=7)
+        return {"segmentation": figure}
+
+
+class Fields:
+    """Makes a figure of some samples: the input, the true values and those that the model says; directions in colours.
+
+    Args:
+        num_samples: in the figure, the first ones of the data.
+    """
+
+    def __init__(self, *, num_samples: int = 6) -> None:
+        _check(num_samples, owner="Fields")
+        self.num_samples = num_samples
+
+    def __call__(self, model: Perceiver, batches: Iterable[Batch]) -> dict[str, Figure]:
+        """`{"flow": figure}` or `{"field": figure}`; nothing for models of another kind.
+
+        Flow has the colours of `torchvision.utils.flow_to_image`, of one scale for truth and prediction of a sample; other
+        fields show their first value. Pixels that are not valid are grey in the truth; the title says the end-point error.
+        """
+        target = target_of(model.spec)
+        shown = (
+            shown_samples(model, batches, target=target, count=self.num_samples) if isinstance(target, FieldTarget) else []
+        )
+        if not shown:
+            return {}
+        kind = str((model.spec or {})["target"]["kind"])
+        rows = [self._pictures(one, kind) for one in shown]
+        titles = [title for title, _, _ in rows[0]]
+        size = ((len(shown) + 0.2) * _SIDE, len(titles) * (_SIDE + 0.15) + 0.2)
+        figure = Figure(figsize=size, layout="constrained")
+        for column, (one, pictures) in enumerate(zip(shown, rows, strict=True)):
+            for row, (title, image, settings) in enumerate(pictures):
+                axes = figure.add_subplot(len(titles), len(shown), row * len(shown) + column + 1)
+                axes.imshow(image, interpolation="nearest", **settings)
+                axes.set(xticks=[], yticks=[])
+                own = f"error {end_point_error(one):.2f}" if row == len(titles) - 1 else ""
+                text = ", ".join(part for part in (title if column == 0 else "", own) if part)
+                axes.set_title(text, fontsize=8, loc="left")
+        return {kind: figure}
+
+    def _pictures(self, one: Shown, kind: str) -> list[tuple[str, Any, dict[str, Any]]]:
+        """Title, picture and how it is drawn."""
+        said = torch.from_numpy(one.prediction.values)
+        hidden = ~one.valid
+        if kind == "flow" and one.x.ndim == 4:
+            frames: list[tuple[str, Any, dict[str, Any]]] = [
+                (f"frame {n + 1}", _picture(one.x[:, n]), {}) for n in range(one.x.shape[1])
+            ]
+            # One scale for both: the colours of a field depend on its largest vector.
+            both = torch.cat([one.truth.float().masked_fill(hidden, 0.0), said], dim=-1)
+            true, predicted = np.split(flow_to_image(both).movedim(0, -1).numpy().copy(), 2, axis=1)
+            true[hidden.numpy()] = 128
+            return [*frames, ("true flow", true, {}), ("predicted", predicted, {})]
+        values = one.truth[0][one.valid]
+        scale = {"vmin": float(values.min()), "vmax": float(values.max())} if len(values) else {}
+        true = np.ma.array(one.truth[0].numpy(), mask=hidden.numpy())
+        image = one.x[:, 0] if one.x.ndim == 4 else one.x
+        return [("input", _picture(image), {}), ("true", true, scale), ("predicted", said[0].numpy(), scale)]
+
+
+def end_point_error(one: Shown) -> float:
+    """The mean Euclidean norm of the error over the valid pixels of a sample; NaN where there is none."""
+    assert isinstance(one.prediction, FieldPrediction)
+    errors = torch.linalg.vector_norm(torch.from_numpy(one.prediction.values) - one.truth, dim=0)
+    return float(errors[one.valid].mean())
+
+
+def class_colours(count: int) -> list[tuple[float, float, float, float]]:
+    """A colour for each class; of up to 20 they are easily told apart."""
+    if count <= 20:
+        # The ten strong ones first, then the ten pale ones.
+        return [matplotlib.colormaps["tab20"]((2 * n) % 20 + (2 * n) // 20) for n in range(count)]
+    return [matplotlib.colormaps["hsv"](n / count) for n in range(count)]
+
+
+def _picture(x: Tensor) -> NDArray[Any]:
+    """`(C, H, W)` in [0, 1] -> in colour where there are three channels, else their mean in grey."""
+    pixels = np.nan_to_num(x.float().numpy()).clip(0.0, 1.0)
+    coloured: NDArray[Any] = np.moveaxis(pixels, 0, -1) if len(pixels) == 3 else np.repeat(pixels.mean(0)[..., None], 3, -1)
+    return coloured
+
+
+def _check(num_samples: int, *, owner: str) -> None:
+    if num_samples < 1:
+        raise ValueError(f"{owner}.num_samples: expected at least 1, got {num_samples}.")
