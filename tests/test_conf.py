@@ -80,7 +80,7 @@ SMALL_SETS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "imagenet": (imagenet_set, ["data.num_workers=0", "data.validation_size=6", "data.size=[16,16]"]),
     "text_files": (lambda root: (root / "it.txt").write_text("Some text of mine.\n" * 50), ["data.files={root}"]),
-    "python_texts": (lambda root: None, ["data.docstrings=false"]),
+    "python_texts": (lambda root: None, []),
 }
 UNLABELLED = ("python_texts", "text_files")
 
