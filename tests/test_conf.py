@@ -117,6 +117,14 @@ def test_models(name: str) -> None:
     assert isinstance(model.adapters["image"], ImagePixels)
 
 
+@pytest.mark.parametrize("name", ["classification", "per_class", "pooled"])
+def test_heads_of_classes_labels_and_numbers(name: str) -> None:
+    model = built(composed(f"model/head={name}"), spec("image"))
+    assert model({"image": INPUTS["image"]}).shape == (2, 3)
+    numbers = resolve(composed(f"model/head={name}", "task=regression"), {**spec("image"), **TARGETS["regression"]})
+    assert build_model(numbers["model"], spec=numbers["spec"])({"image": INPUTS["image"]}).shape == (2, 1)
+
+
 @pytest.mark.parametrize("name", GROUPS["adapter"])
 def test_adapters(name: str) -> None:
     modality = name.split("_")[0]
