@@ -5,8 +5,9 @@
 
 Weights are random, all of them perturbed: speed and memory do not depend on them, and equal logits do not either. The two
 classifiers hold the same weights and get the same images of 224 x 224, batch 1; their forwards are timed in turn in one
-process, and the ratio is taken within each repetition (`benchmarks/measure.py`). Memory is what one forward adds, at its
-peak, to a fresh process that holds the weights and was warmed up with a tiny image. For optical flow (368 x 496, 182,528
+process, and the ratio is taken within each repetition (`benchmarks/measure.py`), of wall time and of processor time, which
+on a busy machine is the steadier one. Memory is what one forward adds, at its peak, to a fresh process that holds the
+weights and was warmed up with a tiny image. For optical flow (368 x 496, 182,528
 queries, all decoded) there is no comparison: transformers decodes all queries at once, for which memory does not suffice.
 """
 
@@ -16,6 +17,7 @@ import argparse
 import gc
 import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,37 +64,41 @@ def compare(*, quick: bool, seconds: float, repetitions: int) -> dict[str, Any]:
     expected, found = theirs(inputs=x).logits, ours({"image": x})
 
     def once(work: Callable[[], object]) -> Callable[[], tuple[float, float]]:
-        return lambda: (timed(work), 0.0)
+        """Wall and processor seconds of a forward."""
+
+        def both() -> tuple[float, float]:
+            start = time.process_time()
+            wall = timed(work)
+            return wall, time.process_time() - start
+
+        return both
 
     candidates = {"ours": once(lambda: ours({"image": x})), "transformers": once(lambda: theirs(inputs=x))}
     times = interleaved(candidates, repetitions=repetitions, seconds=seconds)
-    own, other = ([forward for forward, _ in times[name]] for name in candidates)
     return {
         "parameters": sum(parameter.numel() for parameter in ours.parameters()),
         "largest_difference": float((found - expected).abs().max()),
         "deviation_of_logits": float(expected.std()),
-        "ours_seconds": own,
-        "transformers_seconds": other,
-        "ratios": [slower / faster for slower, faster in zip(other, own, strict=True)],
+        **{f"{name}_seconds": times[name] for name in candidates},
     }
 
 
 def print_comparison(result: dict[str, Any]) -> None:
     """In words."""
-    own, other, ratios = result["ours_seconds"], result["transformers_seconds"], result["ratios"]
     print(f"{CLASSIFIER.name}, {result['parameters']:,} parameters, batch 1")
     print(
         f"  logits: largest difference {result['largest_difference']:.2e}, their standard deviation "
         f"{result['deviation_of_logits']:.3g}"
     )
-    for name, times in (("ours", own), ("transformers", other)):
-        spread = f"({min(times) * 1e3:.0f} to {max(times) * 1e3:.0f})"
-        print(f"  forward, {name:12} {statistics.median(times) * 1e3:8.0f} ms {spread}")
-    print(
-        f"  transformers takes {statistics.median(ratios):.2f} times as long ({min(ratios):.2f} to {max(ratios):.2f} in "
-        f"{len(ratios)} repetitions)",
-        flush=True,
-    )
+    for place, kind in enumerate(("wall time", "processor time")):
+        own, other = ([times[place] for times in result[f"{name}_seconds"]] for name in ("ours", "transformers"))
+        ratios = [slower / faster for slower, faster in zip(other, own, strict=True)]
+        print(
+            f"  forward, {kind}: ours {statistics.median(own) * 1e3:.0f} ms, transformers "
+            f"{statistics.median(other) * 1e3:.0f} ms; it takes {statistics.median(ratios):.2f} times as long "
+            f"({min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)} repetitions)",
+            flush=True,
+        )
 
 
 def built(name: str, values: dict[str, Any]) -> nn.Module:

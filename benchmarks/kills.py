@@ -126,7 +126,7 @@ def differences(one: Any, other: Any, name: str) -> list[str]:
     if isinstance(one, dict) and isinstance(other, dict):
         missing = [f"{name}.{key}" for key in one.keys() ^ other.keys()]
         pairs = {f"{name}.{key}": (one[key], other[key]) for key in one.keys() & other.keys()}
-        return missing + [found for key, pair in pairs.items() for found in differences(*pair, key)]
+        return missing + [found for key, (mine, theirs) in pairs.items() for found in differences(mine, theirs, key)]
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         numbered = enumerate(zip(one, other, strict=True))
         return [found for number, pair in numbered for found in differences(*pair, f"{name}.{number}")]
@@ -145,7 +145,7 @@ def compare(reference: Path, killed: Path) -> list[str]:
     metrics = [json.loads((run / "metrics.json").read_text()) for run in (reference, killed)]
     for one in metrics:
         one.pop("seconds")
-    found += differences(*metrics, "metrics.json")
+    found += differences(metrics[0], metrics[1], "metrics.json")
     tables = [(run / "csv" / "metrics.csv").read_text().splitlines() for run in (reference, killed)]
     if tables[0] != tables[1]:
         found.append("metrics.csv")
@@ -189,19 +189,19 @@ def main() -> int:
     victims = ("all",) if settings.processes == 1 else ("all", "first", "second")
     while True:
         child = start(resume, log)
-        code: int | str | None
+        ended: int | str | None
         if kills < settings.kills:
-            code = kill_at_a_random_moment(child, killed, chance, victims[kills % len(victims)])
+            ended = kill_at_a_random_moment(child, killed, chance, victims[kills % len(victims)])
         else:
-            code = finished(child, wait=True)
-        if isinstance(code, str):
+            ended = finished(child, wait=True)
+        if isinstance(ended, str):
             kills += 1
             left = sorted(path.name for path in (killed / "checkpoints").iterdir())
-            print(f"kill {kills} ({code}): last checkpoint at {place(killed)}; {', '.join(left)}", flush=True)
-        elif code == 0:
+            print(f"kill {kills} ({ended}): last checkpoint at {place(killed)}; {', '.join(left)}", flush=True)
+        elif ended == 0:
             break
         else:
-            print(f"a run that was to resume failed with {code}:\n{log.read_text()[-2000:]}")
+            print(f"a run that was to resume failed with {ended}:\n{log.read_text()[-2000:]}")
             return 1
     found = compare(reference, killed)
     print(f"{kills} kills, finished at {place(killed)}; not the same: {', '.join(found) or 'nothing'}")

@@ -52,7 +52,7 @@ def train(rank: int, run: dict[str, Any], scratch: Path, *, child: int | None = 
     os.dup2(os.open(scratch / f"{rank}.out", os.O_WRONLY | os.O_CREAT), 1)
     made = job._trainer
     probe = Probe(file=scratch / f"{rank}.json", act=run.get("act"))
-    job._trainer = lambda plain, callbacks, **settings: made(plain, [*callbacks, probe], **settings)  # type: ignore[assignment]
+    job._trainer = lambda plain, callbacks, **settings: made(plain, [*callbacks, probe], **settings)
     sys.argv = ["train.py", *run["arguments"]]
     code = 0
     try:

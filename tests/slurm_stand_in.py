@@ -92,8 +92,13 @@ def srun(folder: Path, arguments: list[str]) -> None:
         )
         tasks.append(subprocess.Popen(arguments, env={**environment, **own}, stdout=out, stderr=error))
     (folder / f"{name}.tasks").write_text(" ".join(str(task.pid) for task in tasks))
+
+    def hand_on(number: int, frame: object) -> None:
+        for task in tasks:
+            task.send_signal(number)
+
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, lambda number, frame: [task.send_signal(number) for task in tasks])
+        signal.signal(number, hand_on)
     sys.exit(max(abs(task.wait()) for task in tasks))
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from perceiver.attention.dense import dense_attention
 from perceiver.batch import Batch
 
 SCRIPTS = (
-    "measure", "dense_reference", "contenders", "peers", "attention", "sweep", "plot", "cores", "scaling_estimate", "dense_tasks",
+    "measure", "dense_reference", "contenders", "peers", "attention", "sweep", "plot", "cores", "scaling_estimate",
+    "imported", "pretraining", "dense_tasks",
 )  # fmt: skip
 
 
@@ -206,6 +208,45 @@ def test_heavy_peers_are_refused_where_memory_would_not_suffice(load: Any, monke
     monkeypatch.setattr(peers, "available_megabytes", lambda: 15_000.0)
     assert "refused" in peers.fits("transformers", size, batch=1, threads=1)
     assert grids == [[16, 64, 64]] * 2
+
+
+def test_imported(load: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    imported = load("imported")
+    result = imported.compare(quick=True, seconds=0, repetitions=1)
+    assert result["largest_difference"] < 1e-5 < result["deviation_of_logits"], "the same model, and it says something"
+    imported.print_comparison(result)
+    assert "processor time: ours " in capsys.readouterr().out
+    for name in imported.PEAKS:
+        warm_up, work = imported.work_of(name, quick=True)
+        warm_up()
+        work()
+    assert imported.flow_values(quick=False)["num_latents"] == 2048
+    assert imported.classifier_values(quick=False)["num_blocks"] == 8
+
+
+def test_pretraining(load: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Both sides get the same seeds; runs that are there are not repeated, and the table is of their metrics."""
+    pretraining = load("pretraining")
+    for seed, (own, other) in {4: (0.9, 0.8), 5: (0.94, 0.82)}.items():
+        for name, accuracy in (("pretrain", 0.0), ("mnist_finetune", own), ("mnist_few_labels", other)):
+            (tmp_path / f"{name}_{seed}").mkdir()
+            metrics = {"test/accuracy": accuracy, "seconds": 7.0}
+            (tmp_path / f"{name}_{seed}" / "metrics.json").write_text(json.dumps(metrics))
+    pretraining.main(["--seeds", "4", "5", "--folder", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "pretrained 92.00 ± 2.83 %, from scratch 81.00 ± 1.41 %" in out
+    assert "difference: 11.00 ± 1.41 points over 2 seeds" in out
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        commands.append(command[2:])
+        return subprocess.CompletedProcess(command, 1, "", "error: what went wrong")
+
+    with mock.patch.object(pretraining.subprocess, "run", run), pytest.raises(RuntimeError, match="what went wrong"):
+        pretraining.main(["--seeds", "6", "--folder", str(tmp_path), "--set", "trainer.max_epochs=1"])
+    assert commands == [
+        ["experiment=mnist_pretrain", "seed=6", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path / 'pretrain_6'}"]
+    ]
 
 
 def test_sweep(load: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

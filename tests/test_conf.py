@@ -18,6 +18,7 @@ from manifest_cases import animals, write_csv
 from omegaconf import DictConfig, open_dict
 from shard_cases import manifest, pack
 from transformers_models import BY_NAME, their_model
+from transformers_models import SMALL as THEIRS
 
 from perceiver.adapters.image import ImagePixels
 from perceiver.batch import Batch
@@ -85,7 +86,7 @@ SMALL_SETS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "flow_folder": (flow_set, ["data.num_workers=0", "data.size=[8,10]"]),
     "imagenet": (imagenet_set, ["data.num_workers=0", "data.validation_size=6", "data.size=[16,16]"]),
     "text_files": (lambda root: (root / "it.txt").write_text("Some text of mine.\n" * 50), ["data.files={root}"]),
-    "python_texts": (lambda root: None, ["data.docstrings=false"]),
+    "python_texts": (lambda root: None, []),
 }
 UNLABELLED = ("python_texts", "text_files")
 
@@ -125,6 +126,14 @@ def test_models(name: str) -> None:
     model = built(composed(f"model={name}", "model.encoder.dropout=0.1"), spec("image"))
     assert model({"image": INPUTS["image"]}).shape == (2, 3)
     assert isinstance(model.adapters["image"], ImagePixels)
+
+
+@pytest.mark.parametrize("name", ["classification", "per_class", "pooled"])
+def test_heads_of_classes_labels_and_numbers(name: str) -> None:
+    model = built(composed(f"model/head={name}"), spec("image"))
+    assert model({"image": INPUTS["image"]}).shape == (2, 3)
+    numbers = resolve(composed(f"model/head={name}", "task=regression"), {**spec("image"), **TARGETS["regression"]})
+    assert build_model(numbers["model"], spec=numbers["spec"])({"image": INPUTS["image"]}).shape == (2, 1)
 
 
 @pytest.mark.parametrize("name", [name for name in GROUPS["adapter"] if name != "label"])
@@ -482,13 +491,12 @@ def test_the_masked_language_model_is_the_published_one() -> None:
         model = built(composed("experiment=perceiver_io_masked_lm", "data.files=m.txt"), facts)
     assert count(model) == 201_108_230
     case = BY_NAME["PerceiverForMaskedLM"]
-    imported = from_transformers(their_model(case))
+    imported = from_transformers(their_model(case, values={**THEIRS, **case.config, "num_blocks": 1}))
     facts = {"modalities": {"text": {**MODALITIES["text"], "vocabulary_size": 11, "max_length": 9}}}
     sizes = {
         "adapters.text.embedding_channels": 16,
         "encoder.num_latents": 4,
         "encoder.latent_channels": 8,
-        "encoder.num_blocks": 2,
         "encoder.num_layers_per_block": 2,
         "encoder.num_self_heads": 2,
         "encoder.num_cross_heads": 2,

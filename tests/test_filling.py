@@ -23,7 +23,7 @@ def test_gaps_are_filled_with_what_is_most_probable() -> None:
     logits[:, :NUM_SPECIAL] = -torch.inf
     direct = perceiver.fill_in(model, ids)
     assert direct.ids[[5, 9]].tolist() == logits.argmax(dim=-1).tolist()
-    assert direct.probabilities == pytest.approx(logits.softmax(dim=-1).amax(dim=-1).tolist())
+    assert direct.probabilities == pytest.approx(logits.softmax(dim=-1).amax(dim=-1).tolist(), rel=1e-4)
     assert [len(one) for one in direct.alternatives] == [5, 5]
     assert direct.alternatives[0][0] == (int(direct.ids[5]), direct.probabilities[0])
     assert not model.training

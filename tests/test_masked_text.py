@@ -114,8 +114,7 @@ def test_fine_tuning_on_texts_with_classes(run: Path, tmp_path: Path) -> None:
     ],
 )
 def test_what_is_refused(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
-    docstrings = ("data.docstrings=false",) if "experiment=masked_text" in arguments and len(arguments) == 2 else ()
-    finished: Finished = train(*arguments, *docstrings, "logger=none", f"hydra.run.dir={tmp_path}")
+    finished: Finished = train(*arguments, "logger=none", f"hydra.run.dir={tmp_path}")
     assert finished.code == 1
     assert re.search(words, finished.error)
 

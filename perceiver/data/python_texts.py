@@ -38,7 +38,7 @@ class PythonTexts(TextDataModule):
     def __init__(
         self,
         *,
-        docstrings: bool = True,
+        docstrings: bool = False,
         max_length: int = 256,
         cut_at: Literal["word", "line"] = "word",
         split_by: Literal["auto", "document", "stretch"] = "auto",

@@ -7,6 +7,7 @@ a map from what was read to outputs.
 from perceiver.decoders.classification import ClassificationDecoder
 from perceiver.decoders.decoder import Decoder
 from perceiver.decoders.multimodal import MultimodalDecoder
+from perceiver.decoders.per_class import PerClassDecoder
 from perceiver.decoders.queries import InputQueries, LearnedQueries, PositionalQueries, Queries
 from perceiver.decoders.query import QueryDecoder
 from perceiver.decoders.reconstruction import ReconstructionDecoder, TokenPositions
@@ -18,6 +19,7 @@ __all__ = [
     "InputQueries",
     "LearnedQueries",
     "MultimodalDecoder",
+    "PerClassDecoder",
     "PositionalQueries",
     "Queries",
     "QueryDecoder",

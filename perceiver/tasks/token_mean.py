@@ -23,8 +23,9 @@ class TokenMean(Metric):
 
     def update(self, values: Tensor, real: Tensor) -> None:
         """Add those of `(B, k)` values that are real."""
-        self.total += (values * real).sum()
-        self.count += real.sum()
+        # Not in place: what was made in inference mode may be added to outside of it.
+        self.total = self.total + (values * real).sum()
+        self.count = self.count + real.sum()
 
     def compute(self) -> Tensor:
         """The mean; NaN if there was nothing."""

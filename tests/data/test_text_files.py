@@ -94,7 +94,7 @@ def test_a_single_file_is_cut_in_three(tmp_path: Path) -> None:
 
 def test_kit(folder: Path) -> None:
     check_data_module(lambda: TextFiles(files=folder, max_length=64, batch_size=4))
-    check_data_module(lambda: PythonTexts(docstrings=False, max_length=64, batch_size=4))
+    check_data_module(lambda: PythonTexts(max_length=64, batch_size=4))
 
 
 def test_a_stored_window_holds(folder: Path) -> None:
@@ -107,11 +107,11 @@ def test_a_stored_window_holds(folder: Path) -> None:
 
 
 def test_python_texts_are_english() -> None:
-    data = PythonTexts(docstrings=False)
+    data = PythonTexts()
     data.setup("fit")
     joined = " ".join(texts(data.train_dataloader()))
     assert joined.count(" the ") > 500
-    other = PythonTexts(docstrings=False)
+    other = PythonTexts()
     other.setup("fit")
     assert texts(other.val_dataloader()) == texts(data.val_dataloader())
 

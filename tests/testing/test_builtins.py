@@ -33,6 +33,7 @@ from perceiver.adapters import (
     WaveformFrames,
 )
 from perceiver.data import MNIST, AudioFolder, DigitPoints, Digits, ImageFolder
+from perceiver.decoders import PerClassDecoder
 from perceiver.testing import Check, adapter_checks, check_data_module, head_checks
 from perceiver.testing.raw_input import GridAxes
 
@@ -155,6 +156,7 @@ HEADS = {
     "decoder, all sizes": lambda: ClassificationDecoder(
         latent_channels=8, num_classes=3, query_channels=6, num_heads=2, qk_channels=4, v_channels=10, dropout=0.1
     ),
+    "per class": lambda: PerClassDecoder(latent_channels=8, num_classes=3, query_channels=6, num_heads=2, dropout=0.1),
     "queries": lambda: QueryDecoder(
         latent_channels=8, queries=LearnedQueries(grid=[3], channels=6), output_channels=1, chunk_size=2
     ),
@@ -194,7 +196,7 @@ def test_no_adapter_and_no_head_is_left_out() -> None:
     assert adapters == {type(case.make()) for case in ADAPTERS.values()}
     own = {one for one in vars(perceiver.heads).values() if isinstance(one, type) and one.__module__ == "perceiver.heads"}
     # Decoders that make one output of the latents alone; those of several, and their parts, have tests of their own.
-    own |= {ClassificationDecoder, QueryDecoder}
+    own |= {ClassificationDecoder, PerClassDecoder, QueryDecoder}
     assert own == {type(make()) for make in HEADS.values()}
 
 

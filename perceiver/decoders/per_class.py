@@ -1,0 +1,58 @@
+"""A learned query for each output: each class, label or number reads what it needs from the latents."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from perceiver.decoders.queries import LearnedQueries
+from perceiver.decoders.query import QueryDecoder
+
+
+class PerClassDecoder(nn.Module):
+    """As many learned queries as outputs read the latents; one linear map makes a number of what each has read.
+
+    Where one query for all (`ClassificationDecoder`) must read everything at once, here labels that have little to do with
+    one another, or several numbers, look at latents of their own.
+
+    Args:
+        latent_channels: D.
+        num_classes: O: logits of classes or of labels, or numbers.
+        query_channels: E, width of the queries; None takes `latent_channels`.
+        num_heads: attention heads.
+        widening: hidden channels of the feed-forward layer per channel.
+        dropout: probability of dropping a channel before each residual in training.
+
+    Raises:
+        ValueError: without outputs.
+    """
+
+    def __init__(
+        self,
+        *,
+        latent_channels: int,
+        num_classes: int,
+        query_channels: int | None = None,
+        num_heads: int = 1,
+        widening: int = 1,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"PerClassDecoder.num_classes: expected at least 1, got {num_classes}.")
+        channels = latent_channels if query_channels is None else query_channels
+        self.num_classes = num_classes
+        self.decoder = QueryDecoder(
+            latent_channels=latent_channels,
+            queries=LearnedQueries(grid=[num_classes], channels=channels),
+            output_channels=1,
+            num_heads=num_heads,
+            widening=widening,
+            query_residual=True,
+            dropout=dropout,
+        )
+
+    def forward(self, latents: Float[Tensor, "batch latents channels"]) -> Float[Tensor, "batch classes"]:
+        """`(B, N, D)` -> `(B, num_classes)`."""
+        outputs: Tensor = self.decoder(latents)
+        return outputs[..., 0]
