@@ -38,7 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_loss_falls_and_everything_is_reported(trained: Path) -> None:
-    rows = list(csv.DictReader((trained / "csv" / "metrics.csv").open()))
+    rows = list(csv.DictReader((trained / "csv" / "metrics.csv").read_text().splitlines()))
     losses = [float(row["val/loss"]) for row in rows if row.get("val/loss")]
     assert losses[-1] < losses[0]
     metrics = json.loads((trained / "metrics.json").read_text())
@@ -68,7 +68,7 @@ def test_the_checkpoint_reconstructs_and_predicts(trained: Path, tmp_path: Path)
         "trainer.accelerator=cpu",
     )  # fmt: skip
     assert code == 0, err
-    rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").read_text().splitlines()))
     said = outputs["label"][:, 0].argmax(dim=1)
     assert [row["prediction"] for row in rows] == [str(int(one)) for one in said]
 
