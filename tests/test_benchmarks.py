@@ -17,7 +17,18 @@ import torch
 from perceiver.attention.dense import dense_attention
 from perceiver.batch import Batch
 
-SCRIPTS = ("measure", "dense_reference", "contenders", "peers", "attention", "sweep", "plot", "cores", "scaling_estimate", "dense_tasks")
+SCRIPTS = (
+    "measure",
+    "dense_reference",
+    "contenders",
+    "peers",
+    "attention",
+    "sweep",
+    "plot",
+    "cores",
+    "scaling_estimate",
+    "dense_tasks",
+)
 
 
 @pytest.fixture
