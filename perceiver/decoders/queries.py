@@ -96,8 +96,11 @@ class PositionalQueries(nn.Module):
                 "PositionalQueries: expected either grid, of the outputs, or modality, whose grid they have; got "
                 f"grid={None if grid is None else list(grid)}, modality={modality!r}."
             )
-        if grid is not None and (not grid or min(grid) < 1):
-            raise ValueError(f"PositionalQueries.grid: expected positive sizes, got {list(grid)}.")
+        if grid is not None and (not grid or any(size is None or size < 1 for size in grid)):
+            raise ValueError(
+                f"PositionalQueries.grid: expected positive sizes, got {list(grid)}. Where they differ between samples, "
+                "take the grid of a modality."
+            )
         if modality is not None and not endpoint:
             raise ValueError("PositionalQueries.endpoint: False needs a fixed grid.")
         self.channels: int | None = int(position.channels)

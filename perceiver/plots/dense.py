@@ -98,7 +98,7 @@ class Segmentations:
         names = list(target.names)
         colours = class_colours(len(names))
         picture = {"cmap": ListedColormap(colours), "norm": BoundaryNorm(np.arange(len(names) + 1) - 0.5, len(names))}
-        figure = Figure(figsize=(len(shown) * _SIDE + 1.6, 3 * _SIDE + 0.3), layout="constrained")
+        figure = Figure(figsize=(len(shown) * _SIDE + 1.6, 3 * (_height(shown) + 0.2) + 0.2), layout="constrained")
         for column, one in enumerate(shown):
             truth = np.ma.array(one.truth.numpy(), mask=~one.valid.numpy())
             pictures: list[tuple[Any, dict[str, Any]]] = [
@@ -145,7 +145,7 @@ class Fields:
         kind = str((model.spec or {})["target"]["kind"])
         rows = [self._pictures(one, kind) for one in shown]
         titles = [title for title, _, _ in rows[0]]
-        size = ((len(shown) + 0.2) * _SIDE, len(titles) * (_SIDE + 0.15) + 0.2)
+        size = ((len(shown) + 0.2) * _SIDE, len(titles) * (_height(shown) + 0.2) + 0.2)
         figure = Figure(figsize=size, layout="constrained")
         for column, (one, pictures) in enumerate(zip(shown, rows, strict=True)):
             for row, (title, image, settings) in enumerate(pictures):
@@ -197,6 +197,11 @@ def _picture(x: Tensor) -> NDArray[Any]:
     pixels = np.nan_to_num(x.float().numpy()).clip(0.0, 1.0)
     coloured: NDArray[Any] = np.moveaxis(pixels, 0, -1) if len(pixels) == 3 else np.repeat(pixels.mean(0)[..., None], 3, -1)
     return coloured
+
+
+def _height(shown: list[Shown]) -> float:
+    """Inches of the tallest picture, all being as wide."""
+    return _SIDE * min(max(one.x.shape[-2] / one.x.shape[-1] for one in shown), 2.0)
 
 
 def _check(num_samples: int, *, owner: str) -> None:

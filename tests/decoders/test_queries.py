@@ -73,3 +73,8 @@ def test_errors() -> None:
         PositionalQueries(position=PLANE, grid=[2, 0])
     with pytest.raises(ValueError, match=r"PositionalQueries\.endpoint: False needs a fixed grid"):
         PositionalQueries(position=PLANE, modality="a", endpoint=False)
+
+
+def test_sizes_that_differ_between_samples_are_no_grid(unchecked: None) -> None:
+    with pytest.raises(ValueError, match=r"grid: .* \[None, None\]. Where they differ between samples"):
+        PositionalQueries(position=PLANE, grid=[None, None])  # type: ignore[list-item]

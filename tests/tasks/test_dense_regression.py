@@ -253,3 +253,25 @@ def test_flow_from_end_to_end(tmp_path: Path) -> None:
     assert code == 0, err
     tested = json.loads((tmp_path / "tested" / "metrics.json").read_text())
     assert tested["test/epe"] == pytest.approx(metrics["test/epe"], rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*DistributedSampler.*", "ignore:.*does not have many workers.*")
+def test_two_processes_count_every_sample_once() -> None:
+    """Five samples: Lightning repeats the first, which must not count twice."""
+    model = flowing()
+    samples = [
+        Sample(inputs={"frames": torch.randn(1, 2, 6, 7)}, target=10.0 * number * torch.ones(2, 6, 7), id=str(number))
+        for number in range(5)
+    ]
+    data: DataLoader[Any] = DataLoader(
+        samples,  # type: ignore[arg-type]
+        batch_size=2,
+        collate_fn=Collate(modalities={"frames": {"kind": "video"}}),
+    )
+    alone = trainer()
+    alone.validate(task(model=model), data, verbose=False)
+    quiet: dict[str, Any] = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    both = Trainer(accelerator="cpu", devices=2, strategy="ddp_fork", logger=False, **quiet)
+    both.validate(task(model=model), data, verbose=False)
+    for name in ("val/epe", "val/loss"):
+        assert float(both.callback_metrics[name]) == pytest.approx(float(alone.callback_metrics[name]), rel=1e-5)
