@@ -147,7 +147,7 @@ def _output_channels(
     """Of each output that has queries, in sorted order; ValueError where one has none, or has no queries."""
     channels = dict(given)
     for name in queries:
-        adapter = adapters.get(name)
+        adapter: object = adapters.get(name)
         if name not in channels and isinstance(adapter, Reconstructible):
             channels[name] = adapter.content_channels
     if not queries or set(queries) != set(channels) or min(channels.values()) < 1:
