@@ -121,7 +121,7 @@ class DenseRegressionTask(Objective):
         errors = self._losses(outputs, (wanted - self.mean) / self.std)
         loss = torch.where(places.weight > 0, errors * places.weight, 0.0).sum() / valid.sum().clamp(min=1)
         require_finite(loss, batch=batch, task=self)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=batch.size, prog_bar=True, sync_dist=True)
+        self.train_loss.update(loss, batch.size)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -19,7 +19,6 @@ from perceiver.filling import vocabulary_of
 from perceiver.model import Perceiver
 from perceiver.random_streams import stream_of
 from perceiver.tasks.objective import Objective
-from perceiver.tasks.token_mean import TokenMean
 from perceiver.tasks.training_steps import (
     OptimizerFactory,
     SchedulerFactory,
@@ -27,6 +26,7 @@ from perceiver.tasks.training_steps import (
     require_finite,
     require_modality,
 )
+from perceiver.tasks.weighted_mean import WeightedMean
 from perceiver.token_masking import MaskedTokens, TokenMasking
 
 
@@ -73,8 +73,8 @@ class MaskedTokensTask(Objective):
         self.modality = modality
         self.seed = seed
         names = ("loss", "accuracy", "bits_per_token")
-        self.val_metrics = nn.ModuleDict({name: TokenMean() for name in names})
-        self.test_metrics = nn.ModuleDict({name: TokenMean() for name in names})
+        self.val_metrics = nn.ModuleDict({name: WeightedMean() for name in names})
+        self.test_metrics = nn.ModuleDict({name: WeightedMean() for name in names})
 
     def hide(self, batch: Batch, *, generators: list[torch.Generator] | None = None) -> tuple[Batch, MaskedTokens]:
         """A batch -> the batch as the model sees it, and what it shall tell.
@@ -120,7 +120,7 @@ class MaskedTokensTask(Objective):
         count = self.trainer.strategy.reduce(count.float(), reduce_op="mean") if self.trainer.world_size > 1 else count
         loss = losses.sum() / torch.where(count > 0, count, 1)
         require_finite(loss, batch=batch, task=self)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=batch.size, prog_bar=True, sync_dist=True)
+        self.train_loss.update(loss, batch.size)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -141,7 +141,7 @@ class MaskedTokensTask(Objective):
         metrics = self.val_metrics if stage == "val" else self.test_metrics
         for name, values in {"loss": losses, "accuracy": right, "bits_per_token": losses / math.log(2)}.items():
             metric = metrics[name]
-            assert isinstance(metric, TokenMean)
+            assert isinstance(metric, WeightedMean)
             metric.update(values, real)
             self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, prog_bar=stage == "val" and name != "loss")
 

@@ -26,7 +26,6 @@ from perceiver.masking import chosen
 from perceiver.masks import grid_mask
 from perceiver.model import Perceiver
 from perceiver.tasks.objective import Objective
-from perceiver.tasks.sample_mean import SampleMean
 from perceiver.tasks.training_steps import (
     OptimizerFactory,
     SchedulerFactory,
@@ -35,6 +34,7 @@ from perceiver.tasks.training_steps import (
     require_finite,
     require_modality,
 )
+from perceiver.tasks.weighted_mean import WeightedMean
 
 PEAKS = {"image": 1.0, "video": 1.0, "audio": 1.0}
 """By kind of modality, the peak that PSNR is relative to: white, and the full scale of a sample of sound."""
@@ -145,7 +145,7 @@ class MultimodalAutoencodingTask(Objective):
         self.peaks = self._peaks(peaks or {})
         self._means = nn.ModuleDict(
             {
-                stage: nn.ModuleDict({key: SampleMean() for key in (*(f"loss/{n}" for n in outputs), *self._psnr_keys())})
+                stage: nn.ModuleDict({key: WeightedMean() for key in (*(f"loss/{n}" for n in outputs), *self._psnr_keys())})
                 for stage in ("val", "test")
             }
         )
@@ -318,7 +318,7 @@ class MultimodalAutoencodingTask(Objective):
         ]
         loss = torch.stack(means).sum()
         require_finite(loss, batch=batch, task=self)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=batch.size, prog_bar=True, sync_dist=True)
+        self.train_loss.update(loss, batch.size)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -383,20 +383,21 @@ class MultimodalAutoencodingTask(Objective):
         total = torch.zeros((), device=self.device)
         logged = {}
         for key, metric in self._means[stage].items():  # type: ignore[operator]
-            mean, samples = metric.compute()
+            mean = metric.compute()
             metric.reset()
             kind, _, name = key.partition("/")
             # Every process sees the samples of all, so all log the same; without samples there is no PSNR.
             if kind == "loss":
+                mean = mean.nan_to_num()  # of no sample
                 total = total + self.weights[name] * mean
-            if kind == "loss" or samples > 0:
+            if not bool(mean.isnan()):
                 logged[f"{stage}/{key}"] = mean
         self.log(f"{stage}/loss", total, prog_bar=stage == "val", sync_dist=True)
         self.log_dict(logged, sync_dist=True)
 
-    def _mean(self, stage: str, key: str) -> SampleMean:
+    def _mean(self, stage: str, key: str) -> WeightedMean:
         metric = self._means[stage][key]  # type: ignore[index]
-        assert isinstance(metric, SampleMean)
+        assert isinstance(metric, WeightedMean)
         return metric
 
 

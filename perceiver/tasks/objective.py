@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from perceiver.tasks.clipping import clip_gradients
-from perceiver.tasks.epoch_mean import EpochMean
 from perceiver.tasks.sharding import shard
 from perceiver.tasks.training_steps import (
     OptimizerFactory,
@@ -22,6 +21,7 @@ from perceiver.tasks.training_steps import (
     optimization,
     separate_random_streams,
 )
+from perceiver.tasks.weighted_mean import WeightedMean
 
 
 class Objective(LightningModule, ABC):
@@ -47,7 +47,7 @@ class Objective(LightningModule, ABC):
     ) -> None:
         super().__init__()
         self.model = model
-        self.train_loss = EpochMean()
+        self.train_loss = WeightedMean()
         self._logged = False
         self._optimizer = optimizer
         self._scheduler = scheduler

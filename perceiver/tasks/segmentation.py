@@ -136,7 +136,7 @@ class SegmentationTask(Objective):
         total = valid.sum() if self.class_weights is None else torch.where(valid, self.class_weights[target], 0.0).sum()
         loss = (losses * places.weight).sum() / total.clamp(min=torch.finfo(losses.dtype).tiny)
         require_finite(loss, batch=batch, task=self)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=batch.size, prog_bar=True, sync_dist=True)
+        self.train_loss.update(loss, batch.size)
         return loss
 
     def on_validation_epoch_start(self) -> None:
