@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
+from torchmetrics.utilities import dim_zero_sum
 
 from perceiver.adapters import (
     ImageConvStem,
@@ -251,10 +252,10 @@ def test_every_sample_is_validated_once(processes: int) -> None:
 def test_the_training_loss_is_of_all_processes() -> None:
     adapter, x = CASES["raw_patches"]
     task = task_of(model_of({"it": adapter}))
-    with mock.patch.object(task, "log") as log:
-        task.training_step(batch_of(it=x), 0)
-    assert log.call_args.args[0] == "train/loss"
-    assert log.call_args.kwargs["sync_dist"]
+    loss = task.training_step(batch_of(it=x), 0)
+    metric = task.training_metrics()["train/loss"]
+    assert float(metric.compute()) == pytest.approx(float(loss))
+    assert set(metric._reductions.values()) == {dim_zero_sum}, "sums, of all processes"
 
 
 @pytest.mark.parametrize(
