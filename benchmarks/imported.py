@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import added_peak, announce, in_fresh_process, interleaved, machine, timed, write_json
+from measure import added_peak, announce, interleaved, machine, numbers_of_fresh_process, timed, write_json
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -136,19 +136,25 @@ def work_of(name: str, *, quick: bool) -> tuple[Callable[[], object], Callable[[
 
 @torch.no_grad()
 def print_peak(name: str, *, quick: bool) -> None:
-    """The work of `peak` in its own process: seconds, and megabytes last."""
+    """The work of `cost` in its own process: seconds of wall time and of processor time, and megabytes."""
     warm_up, work = work_of(name, quick=quick)
     warm_up()
     gc.collect()
     seconds: list[float] = []
-    megabytes = added_peak(lambda: seconds.append(timed(work)))
-    print(f"{seconds[0]:.3f}")
-    print(megabytes)
+
+    def measured() -> None:
+        start = time.process_time()
+        seconds.append(timed(work))
+        seconds.append(time.process_time() - start)
+
+    megabytes = added_peak(measured)
+    print(*seconds, megabytes)
 
 
-def peak(name: str, *, quick: bool, threads: int) -> float:
-    """Megabytes that one forward adds in a fresh process."""
-    return in_fresh_process(__file__, ["--one-peak", name, "--threads", str(threads), *(["--quick"] if quick else [])])
+def cost(name: str, *, quick: bool, threads: int) -> list[float]:
+    """One forward in a fresh process: seconds of wall time and of processor time, and megabytes that it adds."""
+    command = ["--one-peak", name, "--threads", str(threads), *(["--quick"] if quick else [])]
+    return numbers_of_fresh_process(__file__, command, count=3)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -175,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             quick=quick, seconds=0 if quick else options.seconds, repetitions=1 if quick else options.repetitions
         )
         print_comparison(result)
-        own, other = (peak(name, quick=quick, threads=options.threads) for name in ("ours", "transformers"))
+        own, other = (cost(name, quick=quick, threads=options.threads)[-1] for name in ("ours", "transformers"))
         share = own / max(other, 1e-9)
         print(f"  one forward adds {own:.0f} MB, transformers' {other:.0f} MB: {share:.3f} of it", flush=True)
         results.append({**result, "ours_megabytes": own, "transformers_megabytes": other})
@@ -183,9 +189,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows, columns = SMALL_FRAMES if quick else FRAMES
         print(f"{FLOW.name}, {rows} x {columns}: {rows * columns:,} queries")
         for name in ("flow decoder", "flow"):
-            megabytes = peak(name, quick=quick, threads=options.threads)
-            print(f"  {'decoding' if name == 'flow decoder' else 'the whole forward'} adds {megabytes:.0f} MB", flush=True)
-            results.append({"model": name, "megabytes": megabytes})
+            wall, processor, megabytes = cost(name, quick=quick, threads=options.threads)
+            print(
+                f"  {'decoding' if name == 'flow decoder' else 'the whole forward'} adds {megabytes:.0f} MB and takes "
+                f"{wall:.1f} s ({processor:.1f} s of processor time)",
+                flush=True,
+            )
+            results.append({"model": name, "seconds": wall, "processor_seconds": processor, "megabytes": megabytes})
     if options.json:
         write_json(options.json, facts, results)
 

@@ -89,11 +89,16 @@ def added_peak(work: Callable[[], object]) -> float:
 
 def in_fresh_process(script: str, arguments: Sequence[str]) -> float:
     """The number that a script prints last, run by this interpreter in a process of its own."""
+    return numbers_of_fresh_process(script, arguments, count=1)[0]
+
+
+def numbers_of_fresh_process(script: str, arguments: Sequence[str], *, count: int) -> list[float]:
+    """The same for the numbers that it prints last."""
     done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
     if done.returncode:
         killed = " It was killed, for want of memory perhaps." if done.returncode < 0 else ""
         raise RuntimeError(f"{script} {' '.join(arguments)} ended with {done.returncode}.{killed}\n{done.stderr[-2000:]}")
-    return float(done.stdout.split()[-1])
+    return [float(word) for word in done.stdout.split()[-count:]]
 
 
 def available_megabytes() -> float:
