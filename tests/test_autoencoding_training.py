@@ -22,6 +22,7 @@ TINY = (
     "model.encoder.latent_channels=32",
     "model.encoder.num_layers_per_block=1",
     "trainer.limit_train_batches=12",
+    "trainer.check_val_every_n_epoch=1",
     "trainer.accelerator=cpu",
 )
 
