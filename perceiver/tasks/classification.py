@@ -103,6 +103,11 @@ class ClassificationTask(Objective):
         if batch.target.is_floating_point():
             self._check_shares(batch.target, batch.ids)
             return batch
+        if batch.target.ndim != 1:
+            raise ValueError(
+                f"batch.target: expected one class number per sample (B,), got {tuple(batch.target.shape)}. A class for each "
+                "pixel is what task=segmentation learns."
+            )
         outside = (batch.target < 0) | (batch.target >= self.num_classes)
         if bool(outside.any()):
             index = int(outside.nonzero()[0])
