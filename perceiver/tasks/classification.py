@@ -105,8 +105,8 @@ class ClassificationTask(Objective):
             return batch
         if batch.target.ndim != 1:
             raise ValueError(
-                f"batch.target: expected one class number per sample (B,), got {tuple(batch.target.shape)}. A class for each "
-                "pixel is what task=segmentation learns."
+                f"batch.target: expected one class number per sample (B,), got {tuple(batch.target.shape)}. A class for "
+                "each pixel is what task=segmentation learns."
             )
         outside = (batch.target < 0) | (batch.target >= self.num_classes)
         if bool(outside.any()):
