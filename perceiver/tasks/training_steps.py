@@ -102,7 +102,8 @@ def require_classes(batch: Batch, *, num_classes: int) -> None:
         raise ValueError("batch.target: expected one class number per sample, got None; the data has no labels.")
     if batch.target.is_floating_point() or batch.target.ndim != 1:
         raise ValueError(
-            f"batch.target: expected class numbers ({batch.size},), got {batch.target.dtype} {tuple(batch.target.shape)}."
+            f"batch.target: expected one class number per sample ({batch.size},), got {batch.target.dtype} "
+            f"{tuple(batch.target.shape)}. A class for each pixel is what task=segmentation learns."
         )
     outside = (batch.target < 0) | (batch.target >= num_classes)
     if bool(outside.any()):

@@ -311,3 +311,9 @@ def test_checkpoints_carry_what_rebuilds_the_model() -> None:
 def test_arguments_are_checked(argument: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"task\.{argument}"):
         task(**{argument: value})
+
+
+def test_classes_of_pixels_are_another_task() -> None:
+    batch = Batch(inputs={"points": torch.zeros(2, 1, 3)}, target=torch.zeros(2, 4, 4, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"one class number per sample \(B,\), got \(2, 4, 4\).*task=segmentation"):
+        task().on_before_batch_transfer(batch, 0)
