@@ -17,6 +17,7 @@ import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -53,6 +54,8 @@ def train(rank: int, run: dict[str, Any], scratch: Path, *, child: int | None = 
     made = job._trainer
     probe = Probe(file=scratch / f"{rank}.json", act=run.get("act"))
     job._trainer = lambda plain, callbacks, **settings: made(plain, [*callbacks, probe], **settings)
+    # What takes time and is looked at elsewhere: the confusion matrix, the description of the model.
+    mock.patch.multiple(job, ConfusionFigures=lambda **_: Callback(), print_model=lambda *_, **__: None).start()
     sys.argv = ["train.py", *run["arguments"]]
     code = 0
     try:
