@@ -171,11 +171,13 @@ class FilledTexts:
 
     def _figure(self, texts: Sequence[FilledText]) -> Figure:
         rows = sum(1 + 4 * len(text.lines(self.width)) for text in texts) + 1
-        width, height = (self.width + 16) * _WIDTH * _POINTS / 72, rows * _POINTS * _LEADING / 72 + 0.1
+        longest = max(sum(len(piece.original) for piece in line) for text in texts for line in text.lines(self.width))
+        columns = max(longest, 40) + 14
+        width, height = (columns + 2) * _WIDTH * _POINTS / 72, rows * _POINTS * _LEADING / 72 + 0.1
         figure = Figure(figsize=(width, height))
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
         axes.set_axis_off()
-        axes.set_xlim(-2, self.width + 14)
+        axes.set_xlim(-2, columns)
         axes.set_ylim(rows, 0)
         row = 1.0
         for text in texts:
