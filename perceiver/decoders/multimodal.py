@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -147,7 +148,7 @@ def _output_channels(
     """Of each output that has queries, in sorted order; ValueError where one has none, or has no queries."""
     channels = dict(given)
     for name in queries:
-        adapter = adapters.get(name)
+        adapter: Any = adapters.get(name)
         if name not in channels and isinstance(adapter, Reconstructible):
             channels[name] = adapter.content_channels
     if not queries or set(queries) != set(channels) or min(channels.values()) < 1:
