@@ -178,9 +178,9 @@ class Perceiver(nn.Module):
         It is then absent. A model whose fusion has a mask token for it (Perceiver IO, section 4.3) gets zeros, in place of
         which that token is read, if the fusion's mask rate is 1.
         """
-        target: Any = getattr(self.head, "target", None)
+        target = getattr(self.head, "target", None)
         others = {name: x for name, x in inputs.items() if name != target}
-        if target in self.adapters and target in self.fusion.mask_rates and others:
+        if isinstance(target, str) and target in self.adapters and target in self.fusion.mask_rates and others:
             first = next(iter(others.values()))
             batch = (first if isinstance(first, Tensor) else next(iter(first.values()))).shape[0]
             channels = int(getattr(self.adapters[target], "channels"))  # noqa: B009

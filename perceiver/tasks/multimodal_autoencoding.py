@@ -244,7 +244,7 @@ class MultimodalAutoencodingTask(Objective):
             if name in batch.inputs:
                 contents[name] = layout.content(batch.inputs[name], batch.masks.get(name))
                 grid = tuple(contents[name].values.shape[1:-1])
-                own = getattr(self.model.head.queries[name], "grid", None)  # type: ignore[union-attr, index]
+                own = getattr(self.model.head.queries[name], "grid", None)  # type: ignore[index]
                 if own is not None and tuple(own) != grid:
                     raise ValueError(
                         f"output {name!r}: the head has queries for a grid of {tuple(own)}, but the batch has {grid} to "
