@@ -67,7 +67,8 @@ def main() -> None:
         kept = axes[:, ::-1][:, :count]
         said = (wanted - middle) @ kept @ kept.T + middle
         rows.append((f"PCA, {count} values", {"audio": said[:, :edge], "video": said[:, edge:]}))
-    metrics = json.loads((given.run / "metrics.json").read_text())
+    file = given.run / "metrics.json"
+    metrics = json.loads(file.read_text()) if file.exists() else {}
     encoder = config["model"]["encoder"]
     bottleneck = encoder["num_latents"] * encoder["latent_channels"]
     print(f"{given.split}: {len(wanted)} clips of {wanted.shape[1]} values; {len(together)} training clips for PCA")
