@@ -26,12 +26,17 @@ TINY = (
     "trainer.accelerator=cpu",
 )
 
+NO_FIGURES = ("callbacks.samples=null", "callbacks.attention=null", "callbacks.attention_modalities=null")
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory."""
     directory = tmp_path_factory.mktemp("autoencoding") / "run"
-    code, out, err = run(*TINY, "trainer.max_epochs=3", "+task.max_queries.video=2", f"hydra.run.dir={directory}")
+    code, out, err = run(
+        *TINY, "trainer.max_epochs=3", "+task.max_queries.video=2", "callbacks.samples.draw.num_samples=2",
+        *NO_FIGURES[1:], f"hydra.run.dir={directory}",
+    )  # fmt: skip
     assert code == 0, err
     assert "warn" not in err.lower(), err
     assert "val/accuracy" in out
@@ -75,7 +80,9 @@ def test_the_checkpoint_reconstructs_and_predicts(trained: Path, tmp_path: Path)
 
 
 def test_tested_again_it_reaches_the_same(trained: Path, tmp_path: Path) -> None:
-    code, _, err = run(*TINY, "mode=test", f"ckpt_path={trained}", f"hydra.run.dir={tmp_path}", "~callbacks.autoencoding")
+    code, _, err = run(
+        *TINY, "mode=test", f"ckpt_path={trained}", *NO_FIGURES, "~callbacks.autoencoding", f"hydra.run.dir={tmp_path}"
+    )
     assert code == 0, err
     first, again = (json.loads((folder / "metrics.json").read_text()) for folder in (trained, tmp_path))
     for name in ("test/loss", "test/accuracy", "test/psnr/video"):
@@ -86,7 +93,7 @@ def test_its_encoder_is_a_start_for_a_classifier(trained: Path, tmp_path: Path) 
     code, out, err = run(
         "experiment=finetune", "data=dialed_digits", *TINY[1:6], f"init_from={trained}",
         "trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.accelerator=cpu", "test=false",
-        f"hydra.run.dir={tmp_path}",
+        "trainer.limit_val_batches=1", *NO_FIGURES, f"hydra.run.dir={tmp_path}",
     )  # fmt: skip
     assert code == 0, err
     assert "Started from" in out
