@@ -101,9 +101,10 @@ class Initialisation:
         try:
             yield
         except ValueError as error:
+            images = " data=image_folder gives any images as RGB, at data.size=[HEIGHT,WIDTH]."
             raise ValueError(
                 f"init_from: {self.source.path} was trained on other inputs than this data has: {error} Choose data of the "
-                "same modalities, channels and sizes; data=image_folder gives any images as RGB at data.size=[HEIGHT,WIDTH]."
+                f"same modalities, channels and sizes.{images if 'image' in str(error) else ''}"
             ) from error
 
     def _learning(self) -> str:
