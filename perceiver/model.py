@@ -181,7 +181,7 @@ class Perceiver(nn.Module):
         """
         target = getattr(self.head, "target", None)
         others = {name: x for name, x in inputs.items() if name != target}
-        if target is not None and target in self.adapters and target in self.fusion.mask_rates and others:
+        if isinstance(target, str) and target in self.adapters and target in self.fusion.mask_rates and others:
             first = next(iter(others.values()))
             batch = (first if isinstance(first, Tensor) else next(iter(first.values()))).shape[0]
             channels = int(getattr(self.adapters[target], "channels"))  # noqa: B009
