@@ -22,7 +22,7 @@ from unittest import mock
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from perceiver.run import job
+from perceiver.run import fit
 from perceiver.run.launch import PARENT
 from perceiver.run.main import main
 
@@ -51,11 +51,11 @@ def train(rank: int, run: dict[str, Any], scratch: Path, *, child: int | None = 
     descriptor = os.open(scratch / f"{rank}.err", os.O_WRONLY | os.O_CREAT)
     os.dup2(descriptor, 2)
     os.dup2(os.open(scratch / f"{rank}.out", os.O_WRONLY | os.O_CREAT), 1)
-    made = job._trainer
+    made = fit.make_trainer
     probe = Probe(file=scratch / f"{rank}.json", act=run.get("act"))
-    job._trainer = lambda plain, callbacks, **settings: made(plain, [*callbacks, probe], **settings)
+    fit.make_trainer = lambda plain, callbacks, **settings: made(plain, [*callbacks, probe], **settings)
     # What takes time and is looked at elsewhere: the confusion matrix, the description of the model.
-    mock.patch.multiple(job, ConfusionFigures=lambda **_: Callback(), print_model=lambda *_, **__: None).start()
+    mock.patch.multiple(fit, ConfusionFigures=lambda **_: Callback(), print_model=lambda *_, **__: None).start()
     sys.argv = ["train.py", *run["arguments"]]
     code = 0
     try:

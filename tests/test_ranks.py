@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 from perceiver.run.lost_rank import explained
 
@@ -34,8 +35,28 @@ HALVES = ("trainer=single", "data.batch_size=64", "trainer.limit_train_batches=1
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> dict[str, Any]:
-    """What became of each training, by a name, and the folder of their run directories under "folder"."""
-    folder = tmp_path_factory.mktemp("ranks")
+    """What became of each training, by a name, and the folder of their run directories under "folder".
+
+    Processes of the tests share them: the first one that asks makes them.
+    """
+    parallel = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    folder = tmp_path_factory.mktemp("ranks") if parallel is None else tmp_path_factory.getbasetemp().parent / "ranks"
+    with FileLock(f"{folder}.lock"):
+        folder.mkdir(exist_ok=True)
+        names, plan = planned(folder)
+        results = folder / "results.json"
+        if not results.exists():
+            (folder / "plan.json").write_text(json.dumps(plan))
+            command = [sys.executable, str(TESTS / "forked_ranks.py"), str(folder / "plan.json"), str(results)]
+            kept = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
+            environment = {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+            assert done.returncode == 0, done.stderr
+        return {**dict(zip(names, json.loads(results.read_text()), strict=True)), "folder": folder}
+
+
+def planned(folder: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """Names of the trainings, and what `forked_ranks.py` is to do, in order."""
     names: list[str] = []
     plan: list[dict[str, Any]] = []
 
@@ -69,14 +90,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> dict[str
     train("second hangs", "e", *TWO, short, act=(1, 3, "SIGSTOP"))
     train("first hangs", "f", *TWO, short, act=(0, 3, "SIGSTOP"))
 
-    (folder / "plan.json").write_text(json.dumps(plan))
-    command = [sys.executable, str(TESTS / "forked_ranks.py"), str(folder / "plan.json"), str(folder / "results.json")]
-    kept = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
-    environment = {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    results = json.loads((folder / "results.json").read_text())
-    return {**dict(zip(names, results, strict=True)), "folder": folder}
+    return names, plan
 
 
 @pytest.fixture

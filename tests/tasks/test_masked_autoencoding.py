@@ -254,7 +254,7 @@ def test_the_training_loss_is_of_all_processes() -> None:
     task = task_of(model_of({"it": adapter}))
     loss = task.training_step(batch_of(it=x), 0)
     metric = task.training_metrics()["train/loss"]
-    assert float(metric.compute()) == pytest.approx(float(loss))
+    assert float(metric.compute()) == pytest.approx(float(loss.detach()))
     assert set(metric._reductions.values()) == {dim_zero_sum}, "sums, of all processes"
 
 
