@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from perceiver.batch import Sample
 from perceiver.data.collation import AugmentedCollate
-from perceiver.data.loading import check_loading, check_stored, loader, overfits, shuffled_loader
+from perceiver.data.loading import check_loading, check_stored, known_spec, loader, overfits, shuffled_loader, stored_facts
 
 
 @runtime_checkable
@@ -95,17 +95,12 @@ class DenseDataModule(LightningDataModule, ABC):
             RuntimeError: read before `setup`.
             ValueError: set to the spec of other data.
         """
-        if self._spec is None:
-            raise RuntimeError('the spec is known once the data was seen: call prepare_data() and setup("fit") first.')
-        return deepcopy(self._spec)
+        return known_spec(self._spec)
 
     @spec.setter
     def spec(self, stored: Mapping[str, Any]) -> None:
-        modalities, target = stored.get("modalities", {}), stored.get("target", {})
-        theirs = modalities.get(self.modality, {})
-        expected: dict[str, tuple[object, object]] = {"modalities": ([self.modality], sorted(modalities))}
-        for key, fact in self.facts.items():
-            expected[f"modalities.{self.modality}.{key}"] = (fact, theirs.get(key))
+        target = stored.get("target", {})
+        expected = stored_facts({self.modality: self.facts}, stored)
         for key, fact in self.expected().items():
             expected[f"target.{key}"] = (fact, target.get(key))
         check_stored(expected, module=self)

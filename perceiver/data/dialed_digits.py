@@ -16,7 +16,7 @@ from perceiver.batch import Batch, Sample
 from perceiver.data.dialed_clips import COLUMNS, Clip
 from perceiver.data.digits import Digits
 from perceiver.data.images import LabelledImages, collated
-from perceiver.data.loading import check_loading, check_stored, loader, overfits, shuffled_loader
+from perceiver.data.loading import check_loading, check_stored, known_spec, loader, overfits, shuffled_loader, stored_facts
 from perceiver.data.missing import present_modalities
 from perceiver.predictions import classes_target
 from perceiver.preprocessing import normalise
@@ -151,17 +151,11 @@ class DialedDigits(LightningDataModule):
             RuntimeError: read before `setup`.
             ValueError: set to the spec of other data: other modalities, sizes or classes.
         """
-        if self._spec is None:
-            raise RuntimeError('the spec is known once the data was seen: call prepare_data() and setup("fit") first.')
-        return deepcopy(self._spec)
+        return known_spec(self._spec)
 
     @spec.setter
     def spec(self, stored: Mapping[str, Any]) -> None:
-        theirs = stored.get("modalities", {})
-        expected: dict[str, tuple[object, object]] = {"modalities": (sorted(MODALITIES), sorted(theirs))}
-        for name, facts in self.facts.items():
-            for key, fact in facts.items():
-                expected[f"modalities.{name}.{key}"] = (fact, theirs.get(name, {}).get(key))
+        expected = stored_facts(self.facts, stored)
         expected["target.names"] = (self.class_names, list(stored.get("target", {}).get("names", [])))
         check_stored(expected, module=self)
         self._spec = deepcopy(dict(stored))

@@ -1,7 +1,7 @@
 """What data modules of drawn digits have in common: where the digits come from, and which scenes are drawn anew when."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +12,7 @@ from perceiver.batch import Collate, Sample
 from perceiver.data.dense_module import DenseDataModule, DenseSamples
 from perceiver.data.image_module import ImageDataModule
 from perceiver.data.images import ImageSource
+from perceiver.data.scenes import Layer, random_background, random_glyph_layer
 from perceiver.random_streams import stream_seed
 
 DESCRIBED = 128
@@ -186,17 +187,52 @@ def stacked(scenes: list[Sample], *, modality: str) -> tuple[Tensor, Tensor, Ten
     return x, target, torch.ones(grid, dtype=torch.bool) if batch.target_mask is None else batch.target_mask
 
 
-def check_scene(*, size: list[int], diameter: list[float], digits: list[int]) -> None:
-    """Check what both kinds of scenes are told.
+@dataclass(frozen=True, kw_only=True)
+class Composition:
+    """What lies where in a scene: a background, and some digits before it.
 
     Args:
-        size: height and width.
-        diameter: the smallest and largest side of a digit.
+        height, width: of the scene in pixels.
         digits: the fewest and most digits.
-
-    Raises:
-        ValueError: numbers that make no scene.
+        diameter: the smallest and largest side of a digit in pixels.
     """
+
+    height: int
+    width: int
+    digits: tuple[int, int]
+    diameter: tuple[float, float]
+
+    @classmethod
+    def of(cls, *, size: Sequence[int], digits: Sequence[int], diameter: Sequence[float]) -> "Composition":
+        """As a data module is told.
+
+        Raises:
+            ValueError: numbers that make no scene.
+        """
+        _check_scene(size=list(size), diameter=list(diameter), digits=list(digits))
+        return cls(
+            height=int(size[0]),
+            width=int(size[1]),
+            digits=(int(digits[0]), int(digits[1])),
+            diameter=(float(diameter[0]), float(diameter[1])),
+        )
+
+    @property
+    def size(self) -> dict[str, int]:
+        """Height and width, as what draws takes them."""
+        return {"height": self.height, "width": self.width}
+
+    def layers(self, glyphs: Glyphs, generator: torch.Generator) -> list[Layer]:
+        """The background, then each digit before those that came earlier."""
+        found = [random_background(**self.size, generator=generator)]
+        fewest, most = self.digits
+        for _ in range(int(torch.randint(fewest, most + 1, (), generator=generator))):
+            ink, label = glyphs.any(generator)
+            found.append(random_glyph_layer(ink, label=label, diameter=self.diameter, **self.size, generator=generator))
+        return found
+
+
+def _check_scene(*, size: list[int], diameter: list[float], digits: list[int]) -> None:
     if len(size) != 2 or min(size) < 4:
         raise ValueError(f"data.size: expected [height, width] in pixels, at least 4 each, got {size}.")
     if len(diameter) != 2 or not 1 <= diameter[0] <= diameter[1]:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from perceiver.batch import Sample
 from perceiver.data.images import Augment, Images, ImageSource, collated
 from perceiver.data.labelled_subset import ImageSubset, labelled_subset
-from perceiver.data.loading import check_loading, check_stored, loader, training_loader
+from perceiver.data.loading import check_loading, check_stored, known_spec, loader, training_loader
 from perceiver.predictions import classes_target
 
 
@@ -160,9 +160,7 @@ class ImageDataModule(LightningDataModule, ABC):
             RuntimeError: read before `setup`.
             ValueError: set to the spec of other data: another modality, image shape, pixel range or classes.
         """
-        if self._spec is None:
-            raise RuntimeError('the spec is known once the data was seen: call prepare_data() and setup("fit") first.')
-        return deepcopy(self._spec)
+        return known_spec(self._spec)
 
     @spec.setter
     def spec(self, stored: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from perceiver.batch import Sample
 from perceiver.data.collation import Augment, AugmentedCollate
 from perceiver.data.labelled_subset import SampleSubset, labelled_subset
-from perceiver.data.loading import check_loading, check_stored, loader, training_loader
+from perceiver.data.loading import check_loading, check_stored, known_spec, loader, stored_facts, training_loader
 from perceiver.data.samples import Samples
 from perceiver.predictions import classes_target
 
@@ -112,18 +112,12 @@ class LabelledDataModule(LightningDataModule, ABC):
             RuntimeError: read before `setup`.
             ValueError: set to the spec of other data: another modality, other facts or other classes.
         """
-        if self._spec is None:
-            raise RuntimeError('the spec is known once the data was seen: call prepare_data() and setup("fit") first.')
-        return deepcopy(self._spec)
+        return known_spec(self._spec)
 
     @spec.setter
     def spec(self, stored: Mapping[str, Any]) -> None:
-        modalities = stored.get("modalities", {})
-        theirs = modalities.get(self.modality, {})
         names = [str(name) for name in stored.get("target", {}).get("names", [])]
-        expected: dict[str, tuple[object, object]] = {"modalities": ([self.modality], sorted(modalities))}
-        for key, fact in self.facts.items():
-            expected[f"modalities.{self.modality}.{key}"] = (fact, theirs.get(key))
+        expected = stored_facts({self.modality: self.facts}, stored)
         if self.class_names is not None:
             expected["target.names"] = (self.class_names, names)
         check_stored(expected, module=self)

@@ -1,6 +1,7 @@
 """What all data modules do alike: batches out of samples, and a stored spec held against what they have themselves."""
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -82,6 +83,34 @@ def loader(samples: Any, collate: Callable[[Any], Batch], *, module: Any, **orde
         collate_fn=collate,
         **order,
     )
+
+
+def known_spec(spec: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A copy of a data module's spec.
+
+    Raises:
+        RuntimeError: there is none yet.
+    """
+    if spec is None:
+        raise RuntimeError('the spec is known once the data was seen: call prepare_data() and setup("fit") first.')
+    return deepcopy(dict(spec))
+
+
+def stored_facts(
+    facts: Mapping[str, Mapping[str, Any]], stored: Mapping[str, Any]
+) -> dict[str, tuple[object, object]]:
+    """What a data module knows of its modalities without the data, beside what a stored spec says, for `check_stored`.
+
+    Args:
+        facts: of all its modalities, by name.
+        stored: the spec.
+    """
+    theirs = stored.get("modalities", {})
+    found: dict[str, tuple[object, object]] = {"modalities": (sorted(facts), sorted(theirs))}
+    for name, own in facts.items():
+        for key, fact in own.items():
+            found[f"modalities.{name}.{key}"] = (fact, theirs.get(name, {}).get(key))
+    return found
 
 
 def check_stored(facts: Mapping[str, tuple[object, object]], *, module: object) -> None:

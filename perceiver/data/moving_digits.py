@@ -10,20 +10,17 @@ from typing import Any
 import torch
 
 from perceiver.batch import Sample
-from perceiver.data.drawn_module import DrawnDataModule, Glyphs, channel_statistics, check_scene, stacked
+from perceiver.data.drawn_module import Composition, DrawnDataModule, Glyphs, channel_statistics, stacked
 from perceiver.data.image_module import ImageDataModule
-from perceiver.data.scenes import draw, flow_between, random_background, random_glyph_layer, random_motion
+from perceiver.data.scenes import draw, flow_between, random_motion
 from perceiver.dense_predictions import FLOW_NAMES, flow_target
 
 
 @dataclass(frozen=True, kw_only=True)
 class MovingScene:
-    """Draws two frames and the flow between them. Arguments as of `MovingDigits`, the size in two."""
+    """Draws two frames and the flow between them. Arguments as of `MovingDigits`."""
 
-    height: int
-    width: int
-    digits: tuple[int, int]
-    diameter: tuple[float, float]
+    composition: Composition
     shift: float
     background_shift: float
     degrees: float
@@ -31,12 +28,8 @@ class MovingScene:
 
     def __call__(self, glyphs: Glyphs, generator: torch.Generator, *, name: str) -> Sample:
         """Frames `(3, 2, H, W)` in [0, 1], flow `(2, H, W)`, and where it can be seen."""
-        size: dict[str, Any] = {"height": self.height, "width": self.width}
-        first = [random_background(**size, generator=generator)]
-        fewest, most = self.digits
-        for _ in range(int(torch.randint(fewest, most + 1, (), generator=generator))):
-            ink, label = glyphs.any(generator)
-            first.append(random_glyph_layer(ink, label=label, diameter=self.diameter, **size, generator=generator))
+        size = self.composition.size
+        first = self.composition.layers(glyphs, generator)
         second = [
             random_motion(
                 layer,
@@ -92,18 +85,14 @@ class MovingDigits(DrawnDataModule):
         test_scenes: int = 512,
         scene_seed: int = 0,
     ) -> None:
-        check_scene(size=list(size), diameter=list(diameter), digits=list(digits))
+        composition = Composition.of(size=size, digits=digits, diameter=diameter)
         if min(shift, background_shift, degrees, zoom) < 0 or shift + background_shift == 0 or zoom >= 1:
             raise ValueError(
                 "data.shift, data.background_shift, data.degrees, data.zoom: expected numbers of at least 0, something that "
                 f"moves, and a zoom below 1; got {shift}, {background_shift}, {degrees}, {zoom}."
             )
-        height, width = (int(length) for length in size)
         scene = MovingScene(
-            height=height,
-            width=width,
-            digits=(int(digits[0]), int(digits[1])),
-            diameter=(float(diameter[0]), float(diameter[1])),
+            composition=composition,
             shift=shift,
             background_shift=background_shift,
             degrees=degrees,
@@ -114,7 +103,7 @@ class MovingDigits(DrawnDataModule):
             scene=scene,
             name="moving_digits",
             modality="frames",
-            facts={"kind": "video", "shape": [3, 2, height, width], "range": [0, 255]},
+            facts={"kind": "video", "shape": [3, 2, composition.height, composition.width], "range": [0, 255]},
             batch_size=batch_size,
             num_workers=num_workers,
             training_scenes=training_scenes,

@@ -16,7 +16,7 @@ from perceiver.batch import Sample
 from perceiver.data.audio import loudness
 from perceiver.data.digit_points import inked_points
 from perceiver.data.images import LabelledImages
-from perceiver.data.loading import check_loading, check_stored, loader, overfits, shuffled_loader
+from perceiver.data.loading import check_loading, check_stored, known_spec, loader, overfits, shuffled_loader, stored_facts
 from perceiver.data.matched_collation import ByModality, MatchedCollate, check_names
 from perceiver.data.matching import MatchedSamples, Matching, Source, drawn_matches, evaluation_matches
 from perceiver.data.missing import present_modalities
@@ -181,9 +181,7 @@ class PairedDigits(LightningDataModule, ABC):
             RuntimeError: read before `setup`.
             ValueError: set to the spec of other data: other modalities, facts or classes.
         """
-        if self._spec is None:
-            raise RuntimeError('the spec is known once the data was seen: call prepare_data() and setup("fit") first.')
-        return deepcopy(self._spec)
+        return known_spec(self._spec)
 
     @spec.setter
     def spec(self, stored: Mapping[str, Any]) -> None:
@@ -194,11 +192,7 @@ class PairedDigits(LightningDataModule, ABC):
                 f"{sorted(theirs)}. Set data.modalities=[{','.join(theirs)}], or use the data that the checkpoint was "
                 "trained on."
             )
-        expected: dict[str, tuple[object, object]] = {
-            f"modalities.{name}.{key}": (fact, theirs[name].get(key))
-            for name in self.modalities
-            for key, fact in self.facts[name].items()
-        }
+        expected = stored_facts({name: self.facts[name] for name in self.modalities}, stored)
         expected["target.names"] = (self.class_names, list(stored.get("target", {}).get("names", [])))
         check_stored(expected, module=self)
         self._spec = deepcopy(dict(stored))

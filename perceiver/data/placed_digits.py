@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from perceiver.batch import Sample
-from perceiver.data.drawn_module import DrawnDataModule, Glyphs, channel_statistics, check_scene, stacked
+from perceiver.data.drawn_module import Composition, DrawnDataModule, Glyphs, channel_statistics, stacked
 from perceiver.data.image_module import ImageDataModule
-from perceiver.data.scenes import draw, random_background, random_glyph_layer
+from perceiver.data.scenes import draw
 from perceiver.dense_predictions import segmentation_target
 
 BACKGROUND = "background"
@@ -19,21 +19,13 @@ BACKGROUND = "background"
 class PlacedScene:
     """Draws an image and the classes of its pixels. Arguments as of `PlacedDigits`, and the class of the background."""
 
-    height: int
-    width: int
-    digits: tuple[int, int]
-    diameter: tuple[float, float]
+    composition: Composition
     background: int
 
     def __call__(self, glyphs: Glyphs, generator: torch.Generator, *, name: str) -> Sample:
         """An image `(3, H, W)` in [0, 1] and class numbers `(H, W)`."""
-        size: dict[str, Any] = {"height": self.height, "width": self.width}
-        layers = [random_background(**size, generator=generator)]
-        fewest, most = self.digits
-        for _ in range(int(torch.randint(fewest, most + 1, (), generator=generator))):
-            ink, label = glyphs.any(generator)
-            layers.append(random_glyph_layer(ink, label=label, diameter=self.diameter, **size, generator=generator))
-        picture = draw(layers, **size)
+        layers = self.composition.layers(glyphs, generator)
+        picture = draw(layers, **self.composition.size)
         classes = torch.tensor([self.background, *(layer.label for layer in layers[1:])])[picture.top]
         return Sample(inputs={"image": picture.pixels}, target=classes, id=name)
 
@@ -67,21 +59,14 @@ class PlacedDigits(DrawnDataModule):
         test_scenes: int = 512,
         scene_seed: int = 0,
     ) -> None:
-        check_scene(size=list(size), diameter=list(diameter), digits=list(digits))
-        height, width = (int(length) for length in size)
-        scene = PlacedScene(
-            height=height,
-            width=width,
-            digits=(int(digits[0]), int(digits[1])),
-            diameter=(float(diameter[0]), float(diameter[1])),
-            background=len(source.class_names),
-        )
+        composition = Composition.of(size=size, digits=digits, diameter=diameter)
+        scene = PlacedScene(composition=composition, background=len(source.class_names))
         super().__init__(
             source=source,
             scene=scene,
             name="placed_digits",
             modality="image",
-            facts={"kind": "image", "shape": [3, height, width], "range": [0, 255]},
+            facts={"kind": "image", "shape": [3, composition.height, composition.width], "range": [0, 255]},
             batch_size=batch_size,
             num_workers=num_workers,
             training_scenes=training_scenes,

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from perceiver.batch import Collate, Sample
-from perceiver.data.loading import check_loading, check_stored, loader, shuffled_loader
+from perceiver.data.loading import check_loading, check_stored, known_spec, loader, shuffled_loader
 from perceiver.data.text_windows import (
     Document,
     Stretch,
@@ -165,9 +165,7 @@ class TextDataModule(LightningDataModule, ABC):
             RuntimeError: read before `setup`.
             ValueError: set to the spec of other data: another modality, kind or vocabulary.
         """
-        if self._spec is None:
-            raise RuntimeError('the spec is known once the data was seen: call prepare_data() and setup("fit") first.')
-        return deepcopy(self._spec)
+        return known_spec(self._spec)
 
     @spec.setter
     def spec(self, stored: Mapping[str, Any]) -> None:

@@ -22,7 +22,6 @@ from perceiver.tasks.training_steps import (
     SchedulerFactory,
     counted,
     require_classes,
-    require_finite,
     require_modality,
     sample_name,
 )
@@ -116,10 +115,8 @@ class ClassificationTask(Objective):
             batch = self.mix(batch)
         logits = self(batch)
         target = self._targets(batch)
-        loss = self._training_loss(logits, target)
-        require_finite(loss, batch=batch, task=self)
+        loss = self.learned(self._training_loss(logits, target), batch)
         self.train_accuracy.update(logits.detach(), _largest(target))
-        self.train_loss.update(loss, len(target))
         return loss
 
     def training_metrics(self) -> dict[str, Metric]:

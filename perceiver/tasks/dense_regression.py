@@ -23,7 +23,7 @@ from perceiver.tasks.dense_queries import (
     where_wrong,
 )
 from perceiver.tasks.objective import Objective
-from perceiver.tasks.training_steps import OptimizerFactory, SchedulerFactory, counted, require_finite, require_modality
+from perceiver.tasks.training_steps import OptimizerFactory, SchedulerFactory, counted, require_modality
 
 
 class DenseRegressionTask(Objective):
@@ -120,9 +120,7 @@ class DenseRegressionTask(Objective):
         wanted = torch.stack([places.taken(one) for one in target.unbind(dim=1)], dim=-1)
         errors = self._losses(outputs, (wanted - self.mean) / self.std)
         loss = torch.where(places.weight > 0, errors * places.weight, 0.0).sum() / valid.sum().clamp(min=1)
-        require_finite(loss, batch=batch, task=self)
-        self.train_loss.update(loss, batch.size)
-        return loss
+        return self.learned(loss, batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and end-point error of the validation data."""

@@ -24,7 +24,6 @@ from perceiver.tasks.training_steps import (
     OptimizerFactory,
     SchedulerFactory,
     counted,
-    require_finite,
     require_modality,
 )
 from perceiver.tokens import Tokens
@@ -177,9 +176,7 @@ class MaskedAutoencodingTask(Objective):
         """
         losses = self.losses(batch, self.hide(batch, max_queries=self.max_queries))
         loss = self._sum(losses)
-        require_finite(loss, batch=batch, task=self)
-        self.train_loss.update(loss, batch.size)
-        return loss
+        return self.learned(loss, batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The losses of the validation data."""

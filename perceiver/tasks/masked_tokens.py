@@ -23,7 +23,6 @@ from perceiver.tasks.training_steps import (
     OptimizerFactory,
     SchedulerFactory,
     counted,
-    require_finite,
     require_modality,
 )
 from perceiver.tasks.weighted_mean import WeightedMean
@@ -119,9 +118,7 @@ class MaskedTokensTask(Objective):
         # Processes have different numbers of tokens, none perhaps, and their gradients are averaged.
         count = self.trainer.strategy.reduce(count.float(), reduce_op="mean") if self.trainer.world_size > 1 else count
         loss = losses.sum() / torch.where(count > 0, count, 1)
-        require_finite(loss, batch=batch, task=self)
-        self.train_loss.update(loss, batch.size)
-        return loss
+        return self.learned(loss, batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Metrics of the validation data."""

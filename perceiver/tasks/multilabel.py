@@ -20,7 +20,6 @@ from perceiver.tasks.training_steps import (
     OptimizerFactory,
     SchedulerFactory,
     counted,
-    require_finite,
     require_modality,
     sample_name,
 )
@@ -105,9 +104,7 @@ class MultilabelTask(Objective):
         """
         assert batch.target is not None, "checked in on_before_batch_transfer"
         loss = self._loss(batch.target, self(batch), self.positive_weights)
-        require_finite(loss, batch=batch, task=self)
-        self.train_loss.update(loss, batch.size)
-        return loss
+        return self.learned(loss, batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Plain loss; logits and targets for the metrics."""

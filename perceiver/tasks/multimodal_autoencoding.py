@@ -31,7 +31,6 @@ from perceiver.tasks.training_steps import (
     SchedulerFactory,
     counted,
     require_classes,
-    require_finite,
     require_modality,
 )
 from perceiver.tasks.weighted_mean import WeightedMean
@@ -317,9 +316,7 @@ class MultimodalAutoencodingTask(Objective):
             self.weights[name] * losses.values[name].sum() / losses.there[name].sum().clamp(min=1) for name in losses.values
         ]
         loss = torch.stack(means).sum()
-        require_finite(loss, batch=batch, task=self)
-        self.train_loss.update(loss, batch.size)
-        return loss
+        return self.learned(loss, batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Losses, PSNR and the label's accuracy of the validation data."""

@@ -8,10 +8,11 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from perceiver.batch import Batch
 from perceiver.tasks.clipping import clip_gradients
 from perceiver.tasks.sharding import shard
 from perceiver.tasks.training_steps import (
@@ -19,6 +20,7 @@ from perceiver.tasks.training_steps import (
     SchedulerFactory,
     learning_rate,
     optimization,
+    require_finite,
     separate_random_streams,
 )
 from perceiver.tasks.weighted_mean import WeightedMean
@@ -63,6 +65,16 @@ class Objective(LightningModule, ABC):
         They are attributes whose names begin with `train_`: those go into checkpoints within an epoch.
         """
         return {"train/loss": self.train_loss}
+
+    def learned(self, loss: Tensor, batch: Batch) -> Tensor:
+        """The loss that a training step returns, counted in `train/loss`.
+
+        Raises:
+            FloatingPointError: it is not finite.
+        """
+        require_finite(loss, batch=batch, task=self)
+        self.train_loss.update(loss, batch.size)
+        return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log what the epoch's steps have added up, with the last of them: progress bars look before the epoch's end."""

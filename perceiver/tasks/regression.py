@@ -16,7 +16,6 @@ from perceiver.tasks.training_steps import (
     OptimizerFactory,
     SchedulerFactory,
     counted,
-    require_finite,
     require_modality,
     sample_name,
 )
@@ -101,9 +100,7 @@ class RegressionTask(Objective):
             FloatingPointError: as soon as it is not finite.
         """
         loss: Tensor = self.loss(self._outputs(batch), batch.target)
-        require_finite(loss, batch=batch, task=self)
-        self.train_loss.update(loss, batch.size)
-        return loss
+        return self.learned(loss, batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and metrics of the validation data."""

@@ -24,7 +24,7 @@ from perceiver.tasks.dense_queries import (
     where_wrong,
 )
 from perceiver.tasks.objective import Objective
-from perceiver.tasks.training_steps import OptimizerFactory, SchedulerFactory, counted, require_finite, require_modality
+from perceiver.tasks.training_steps import OptimizerFactory, SchedulerFactory, counted, require_modality
 
 
 class SegmentationTask(Objective):
@@ -135,9 +135,7 @@ class SegmentationTask(Objective):
         # Over all valid pixels, also those that were not drawn: a quotient of two sums of what was drawn would be biased.
         total = valid.sum() if self.class_weights is None else torch.where(valid, self.class_weights[target], 0.0).sum()
         loss = (losses * places.weight).sum() / total.clamp(min=torch.finfo(losses.dtype).tiny)
-        require_finite(loss, batch=batch, task=self)
-        self.train_loss.update(loss, batch.size)
-        return loss
+        return self.learned(loss, batch)
 
     def on_validation_epoch_start(self) -> None:
         """Start a new confusion matrix; the old one stays readable until here."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from perceiver.batch import Collate, Sample
-from perceiver.data.loading import check_loading, loader, training_loader
+from perceiver.data.loading import check_loading, known_spec, loader, training_loader
 from perceiver.data.manifest.modalities import Modality, parse_modalities, stored_modality
 from perceiver.data.manifest.rows import BadRows, ManifestRows, RowIds, decodable_rows, usable_rows
 from perceiver.data.manifest.splits import Splits, split_rows
@@ -185,9 +185,7 @@ class Manifest(LightningDataModule):
             RuntimeError: read before `setup`.
             ValueError: set to a spec without these modalities, or of other kinds.
         """
-        if self._spec is None:
-            raise RuntimeError('the spec is known once the data was seen: call prepare_data() and setup("fit") first.')
-        return deepcopy(self._spec)
+        return known_spec(self._spec)
 
     @spec.setter
     def spec(self, stored: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from perceiver.batch import Collate, Sample
-from perceiver.data.loading import check_loading, loader, overfits
+from perceiver.data.loading import check_loading, known_spec, loader, overfits
 from perceiver.data.shards.backend import litdata
 from perceiver.data.shards.folder import ShardError, ShardFolder
 from perceiver.data.shards.records import Decode
@@ -87,9 +87,7 @@ class Shards(LightningDataModule):
             RuntimeError: read before `setup`.
             ValueError: set to a spec without modalities of these, or of another target.
         """
-        if self._spec is None:
-            raise RuntimeError('the spec is known once the data was seen: call prepare_data() and setup("fit") first.')
-        return deepcopy(self._spec)
+        return known_spec(self._spec)
 
     @spec.setter
     def spec(self, stored: Mapping[str, Any]) -> None:
