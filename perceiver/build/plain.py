@@ -28,6 +28,23 @@ def plain(tree: object, *, path: str) -> Any:
     return _copy(tree)
 
 
+def refuse_special_keys(tree: object, *, path: str) -> None:
+    """Raise PlainError where a key of the tree begins and ends with `_`, as `_target_` does: data has no such keys."""
+    stack = [(tree, path)]
+    while stack:
+        node, place = stack.pop()
+        if isinstance(node, dict):
+            for key in node:
+                if isinstance(key, str) and len(key) > 2 and key.startswith("_") and key.endswith("_"):
+                    raise PlainError(
+                        f"{_short(child_path(place, key))}: keys that begin and end with '_' are Hydra's and are refused in "
+                        "a spec; if it is the name of a column or modality, rename it."
+                    )
+            stack.extend((value, child_path(place, key)) for key, value in node.items())
+        elif isinstance(node, list | tuple):
+            stack.extend((value, child_path(place, index)) for index, value in enumerate(node))
+
+
 def child_path(path: str, key: object) -> str:
     """`path.key` for a dict's key, `path[3]` for a list's index."""
     return f"{path}[{key}]" if isinstance(key, int) else f"{path}.{key}" if path else str(key)

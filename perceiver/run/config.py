@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator, Set
+from contextlib import suppress
 from typing import Any
 
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import MissingConfigException
 from omegaconf import Container, DictConfig, OmegaConf, open_dict
-from omegaconf.errors import InterpolationKeyError
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+
+from perceiver.build.plain import PlainError, child_path, refuse_special_keys
+from perceiver.build.plain import plain as plain_copy
+from perceiver.run.literal import Text, literal, released
+
+_KIND = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 
 
 def register_resolvers() -> None:
@@ -35,12 +42,19 @@ def resolve(config: DictConfig, spec: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         ValueError: for an adapter whose modality the data lacks, a modality without adapter and default, a fact that the
-            spec does not hold, or values of an adapter that is not there.
+            spec does not hold, values of an adapter that is not there, a spec that is not plain or has keys like
+            `_target_`, or a `_target_` that the configuration itself does not name.
     """
+    spec = _checked(spec, config)
+    facts = literal(spec, keys=spec["modalities"].keys())
     config = config.copy()
     with open_dict(config):
-        config.spec = spec
+        config.spec = facts
         _add_default_adapters(config, spec)
+        # What may be constructed is decided before any fact of the data is known.
+        config.spec = None
+        named: set[str | Text] = set(_targets(config))
+        config.spec = facts
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except InterpolationKeyError as error:
@@ -60,7 +74,58 @@ def resolve(config: DictConfig, spec: dict[str, Any]) -> dict[str, Any]:
             "goes with the data, other data, or set the value."
         ) from None
     assert isinstance(plain, dict)
+    _require_named(plain, named)
+    plain = released(plain)
     return {str(key): value for key, value in plain.items()}
+
+
+def _checked(spec: dict[str, Any], config: DictConfig) -> dict[str, Any]:
+    """A copy of the spec, which may have come with any file."""
+    source = f"data ({OmegaConf.select(config, 'data._target_')})"
+    try:
+        checked: dict[str, Any] = plain_copy(spec, path="spec")
+        refuse_special_keys(checked, path="spec")
+    except PlainError as error:
+        raise ValueError(f"{source}: {error}") from error
+    modalities = checked.get("modalities")
+    if not isinstance(modalities, dict) or not all(isinstance(facts, dict) for facts in modalities.values()):
+        raise ValueError(f"{source}: spec.modalities: expected a mapping from names to facts, got {str(modalities)[:60]!r}.")
+    return checked
+
+
+def _targets(node: Any) -> Iterator[str | Text]:
+    """Every `_target_` that a configuration names, those that refer to something known resolved."""
+    for key in node.keys() if OmegaConf.is_dict(node) else range(len(node)):
+        # The nodes as they stand: values that refer to others, of the spec perhaps, are not known yet.
+        child = node._get_node(key)
+        if OmegaConf.is_config(child):
+            if not (child._is_none() or child._is_interpolation() or child._is_missing()):
+                yield from _targets(child)
+        elif key == "_target_":
+            with suppress(OmegaConfBaseException):
+                value = node[key]
+                if isinstance(value, str | Text):
+                    yield value
+
+
+def _require_named(tree: Any, named: Set[str | Text], path: str = "") -> None:
+    """Check that nothing is constructed but what the configuration names; a stored model's own parts stay in the model."""
+    if isinstance(tree, dict):
+        target = tree.get("_target_")
+        if target is not None:
+            # build_model vets the names of a model, its own as well as those of a stored one.
+            name, in_model = str(released(target)), path.partition(".")[0] == "model"
+            known = name in named or (in_model and Text(name) in named)
+            if not known or (isinstance(target, Text) and not in_model):
+                raise ValueError(
+                    f"{path or 'configuration'}._target_: {name[:100]!r} does not stand in the configuration "
+                    "itself; nothing that data names is run. Write the name out."
+                )
+        for key, value in tree.items():
+            _require_named(value, named, child_path(path, key))
+    elif isinstance(tree, list):
+        for index, value in enumerate(tree):
+            _require_named(value, named, child_path(path, index))
 
 
 def _add_default_adapters(config: DictConfig, spec: dict[str, Any]) -> None:
@@ -71,6 +136,7 @@ def _add_default_adapters(config: DictConfig, spec: dict[str, Any]) -> None:
     modalities = spec["modalities"]
     # A model may take in what it decodes, the label, which is no modality of the data: the task makes it of the targets.
     target = OmegaConf.select(config, "model.head.target")
+    target = released(target)
     for name in adapters:
         if name not in modalities and name != target:
             raise ValueError(
@@ -79,19 +145,19 @@ def _add_default_adapters(config: DictConfig, spec: dict[str, Any]) -> None:
             )
     for name, facts in modalities.items():
         if name not in adapters:
-            adapters[name] = _default_adapter(name, facts["kind"])
+            adapters[name] = _default_adapter(name, facts.get("kind"))
 
 
-def _default_adapter(name: str, kind: str) -> DictConfig:
-    """`adapter/<kind>.yaml` from Hydra's search path."""
-    try:
-        adapter = compose(f"adapter/{kind}").adapter
-    except MissingConfigException as error:
-        known = GlobalHydra.instance().config_loader().get_group_options("adapter")
+def _default_adapter(name: str, kind: object) -> DictConfig:
+    """`adapter/<kind>.yaml` from Hydra's search path; the kind may come from any file, and only chooses among those."""
+    known = GlobalHydra.instance().config_loader().get_group_options("adapter")
+    if not isinstance(kind, str) or not _KIND.fullmatch(kind) or kind not in known:
+        file = f"adapter/{kind}.yaml" if isinstance(kind, str) and _KIND.fullmatch(kind) else f"adapter {str(kind)[:60]!r}"
         raise ValueError(
-            f"model.adapters.{name}: no adapter is configured and there is no adapter/{kind}.yaml for its kind. Choose one "
+            f"model.adapters.{name}: no adapter is configured and there is no {file} for its kind. Choose one "
             f"with +adapter@model.adapters.{name}=NAME; known are {_listed(known)}."
-        ) from error
+        )
+    adapter = compose(f"adapter/{kind}").adapter
     assert isinstance(adapter, DictConfig)
     return adapter
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from perceiver.run.yaml_file import read_text_at
 
 
 def data_of_checkpoint(arguments: Sequence[str], conf: Path) -> str | None:
@@ -25,17 +25,16 @@ def data_of_checkpoint(arguments: Sequence[str], conf: Path) -> str | None:
         return "data=manifest"  # whatever it was trained from, shards perhaps
     path = Path(said["ckpt_path"].strip("'\""))
     config = (path if path.is_dir() else path.parent.parent) / "config.yaml"
-    target = _target(config)
+    target = _target(config, "data", "_target_")
     for file in sorted((conf / "data").glob("*.yaml")):
-        if target is not None and _target(file, key="_target_") == target:
+        if target is not None and _target(file, "_target_") == target:
             return f"data={file.stem}"
     return None
 
 
-def _target(file: Path, *, key: str = "data._target_") -> str | None:
+def _target(file: Path, *keys: str) -> str | None:
     """A key of a YAML file as it stands there; None where file or key are not."""
     try:
-        config = OmegaConf.load(file)
-        return str(OmegaConf.select(config, key)) if isinstance(config, DictConfig) else None
-    except Exception:  # whatever is wrong with a file, the run itself says it better
+        return read_text_at(file, *keys)
+    except (OSError, ValueError):  # whatever is wrong with a file, the run itself says it better
         return None

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 from lightning.pytorch import LightningDataModule, seed_everything
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from perceiver import checkpoints
 from perceiver.run.compilation import compile_model
 from perceiver.run.config import resolve
 from perceiver.run.figures import ConfusionFigures
 from perceiver.run.interruption import until_interrupted
+from perceiver.run.literal import literal
 from perceiver.run.metrics import last_metrics, monitored, write_metrics
 from perceiver.run.parts import check_task, class_names, make_task, make_trainer
 from perceiver.run.report import print_result
@@ -35,10 +36,10 @@ def evaluate(config: DictConfig) -> float | None:
 
     data: LightningDataModule = instantiate(config.data, _convert_="all")
     data.prepare_data()
-    spec = use_stored_spec(data, recipe.spec, trained_on=recipe.config.get("data"))
+    spec = use_stored_spec(data, recipe.spec, file=file, trained_on=recipe.config.get("data"))
     config = config.copy()
     with open_dict(config):
-        config.model = OmegaConf.create(recipe.config["model"])
+        config.model = literal(recipe.config["model"])
     plain = resolve(config, spec)
 
     compile_model(model, plain.get("compile"))

@@ -58,7 +58,7 @@ def fit(config: DictConfig) -> float | None:
     data: LightningDataModule = instantiate(config.data, _convert_="all")
     data.prepare_data()
     if resumed is not None:
-        use_stored_spec(data, resumed.recipe.spec)
+        use_stored_spec(data, resumed.recipe.spec, file=resumed.file)
     data.setup("fit")
     spec = spec_of(data)
     plain = resolve(config, spec)

@@ -55,7 +55,7 @@ class Inference:
         data: LightningDataModule = instantiate(config.data, _convert_="all")
         if type(data).predict_dataloader is LightningDataModule.predict_dataloader:
             raise ValueError(f"data: {type(data).__name__} has no predict_dataloader.")
-        spec = use_stored_spec(data, recipe.spec, trained_on=recipe.config.get("data"))
+        spec = use_stored_spec(data, recipe.spec, file=file, trained_on=recipe.config.get("data"))
         settings = OmegaConf.to_container(config.trainer, resolve=True)
         assert isinstance(settings, dict)
         trainer: Trainer = instantiate({**settings, "devices": 1, "num_nodes": 1, "_partial_": True}, _convert_="all")(

@@ -17,6 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from perceiver.model import Perceiver
+from perceiver.run.literal import literal
 from perceiver.run.resume import differences
 from perceiver.run.starting_point import StartingPoint
 from perceiver.tasks.training_steps import OptimizerFactory
@@ -181,10 +182,10 @@ def with_stored_model(config: DictConfig) -> DictConfig:
     config = config.copy()
     with open_dict(config):
         for name, adapter in stored["adapters"].items():
-            config.model.adapters[name] = OmegaConf.create(adapter)
+            config.model.adapters[name] = literal(adapter)
         for part in ("fusion", "encoder"):
             if stored.get(part) is not None:
-                config.model[part] = OmegaConf.create(stored[part])
+                config.model[part] = literal(stored[part])
         for key, value, deleted in _command_line():
             place, _, last = key.rpartition(".")
             if key.startswith(tuple(f"model.{part}." for part in PARTS)):

@@ -15,6 +15,8 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from perceiver.atomic import write_json
 from perceiver.run.last_checkpoint import LastCheckpoint
 
+_MAX_BYTES = 2**20  # of an earlier metrics.json; whatever is larger is none
+
 
 class BestEpoch(Callback):
     """Remembers the validation metrics of the epoch that the best checkpoint was written in.
@@ -70,8 +72,10 @@ def write_metrics(path: Path, metrics: Mapping[str, float | int]) -> None:
     earlier: dict[str, Any] = {}
     if path.exists():
         try:
-            earlier = json.loads(path.read_text())
-        except ValueError:
+            with path.open("rb") as file:
+                content = json.loads(file.read(_MAX_BYTES))
+            earlier = content if isinstance(content, dict) else {}
+        except (ValueError, RecursionError):
             earlier = {}
     write_json(path, {**metrics, **{k: v for k, v in earlier.items() if k not in metrics}})
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from omegaconf import DictConfig
@@ -15,6 +14,7 @@ from omegaconf import DictConfig
 from perceiver import checkpoints
 from perceiver.model import Perceiver
 from perceiver.run.checkpoint_io import AtomicCheckpointIO
+from perceiver.run.construct import construct
 from perceiver.run.initialisation import Initialisation
 from perceiver.run.interruption import OrderlyStop
 from perceiver.run.last_checkpoint import LastCheckpoint
@@ -50,13 +50,14 @@ def check_task(config: DictConfig, recipe: checkpoints.Recipe) -> None:
 def make_task(
     plain: Mapping[str, Any], model: Perceiver, spec: Mapping[str, Any], start: Initialisation | None = None
 ) -> LightningModule:
-    """The training objective around the model. Partially applied first: Hydra must neither copy nor merge a model."""
+    """The training objective around the model."""
     scheduler = plain.get("scheduler")
-    optimizer = instantiate(plain["optimizer"], _convert_="all")
-    task: LightningModule = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(
+    optimizer = construct(plain["optimizer"])
+    task: LightningModule = construct(
+        plain["task"],
         model=model,
         optimizer=optimizer if start is None else start.optimizer(optimizer, model),
-        scheduler=None if not scheduler else instantiate(scheduler, _convert_="all"),
+        scheduler=None if not scheduler else construct(scheduler),
         checkpoint=checkpoints.entry(plain, spec),
     )
     return task
@@ -70,18 +71,20 @@ def make_trainer(plain: Mapping[str, Any], callbacks: list[Callback], *, stoppab
         callbacks: of the run itself.
         stoppable: stop in good order at signals and at `trainer.max_time`.
     """
-    configured = [instantiate(entry, _convert_="all") for entry in (plain.get("callbacks") or {}).values() if entry]
-    loggers = [instantiate(entry, _convert_="all") for entry in (plain.get("logger") or {}).values() if entry]
+    configured = [construct(entry) for entry in (plain.get("callbacks") or {}).values() if entry]
+    loggers = [construct(entry) for entry in (plain.get("logger") or {}).values() if entry]
     settings = dict(plain["trainer"])
     # Lightning would end the epoch early at its time limit, and count it as done.
     max_time = settings.pop("max_time", None)
     if stoppable:
         last = next((callback for callback in configured if isinstance(callback, LastCheckpoint)), None)
         configured.append(OrderlyStop(last=last, max_time=max_time))
-    make = instantiate({**settings, "_partial_": True}, _convert_="all")
     try:
-        trainer: Trainer = make(
-            callbacks=[*callbacks, *configured], logger=loggers or False, plugins=[AtomicCheckpointIO()]
+        trainer: Trainer = construct(
+            settings,
+            callbacks=[*callbacks, *configured],
+            logger=loggers or False,
+            plugins=[AtomicCheckpointIO()],
         )
     except MisconfigurationException as error:
         raise ValueError(

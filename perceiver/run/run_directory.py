@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from omegaconf import OmegaConf
 
 from perceiver.atomic import atomic_write
 from perceiver.run.last_checkpoint import LAST, PREVIOUS
 from perceiver.run.metrics_table import EarlierTable
 from perceiver.run.resume import Resumed
+from perceiver.run.yaml_file import to_yaml
 
 CONFIG, METRICS = "config.yaml", "metrics.json"
 
@@ -41,4 +41,4 @@ def continue_table(directory: Path, trainer: Trainer, resumed: Resumed | None) -
 def write_config(directory: Path, plain: Mapping[str, Any]) -> None:
     """The resolved configuration."""
     with atomic_write(directory / CONFIG) as file:
-        file.write(OmegaConf.to_yaml(OmegaConf.create(dict(plain))).encode())
+        file.write(to_yaml(plain).encode())

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from perceiver.build.plain import refuse_special_keys
+
 FORMAT, VERSION = "perceiver-shards", 1
 FACTS, INDEX = "shards.json", "index.json"
 
@@ -69,6 +71,7 @@ class ShardFolder:
                     f"data.shards: {folder} has shards of version {facts.get('version')!r}, this package reads version "
                     f"{VERSION}. Convert the manifest anew into another folder, or use the package that wrote them."
                 )
+            refuse_special_keys(facts["spec"], path="spec")
             own = {key: facts[key] for key in ("spec", "samples", "rows_per_shard", "source", "complete")}
         except ShardError:
             raise

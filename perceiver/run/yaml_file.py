@@ -1,0 +1,97 @@
+"""The YAML of run directories: written with every value as it is, read without trust in who wrote it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MAX_BYTES = 4 * 2**20
+"""The largest file that is read."""
+
+_MAX_DEPTH = 64
+_NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?|\.\d)[\d_.]*([eE][-+]?\d+)?")
+
+
+def to_yaml(tree: Mapping[str, Any]) -> str:
+    """A plain mapping as YAML, with nothing resolved or interpreted."""
+    text: str = yaml.dump(dict(tree), Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+    return text
+
+
+def read_text_at(file: Path, *keys: str) -> str | None:
+    """The scalar under these nested keys of a YAML file's mapping, as it stands there; None if there is none.
+
+    The file is read as a stream of tokens up to that scalar. Nothing is built, so aliases cannot multiply; a file with an
+    alias before it has no scalar there for this reader.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: not an ordinary file, larger than `MAX_BYTES`, or not YAML.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file}: expected an ordinary file.")
+    with file.open("rb") as stream:
+        content = stream.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"{file}: larger than {MAX_BYTES:,} bytes; expected the configuration of a run.")
+    try:
+        return _find(content, keys)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+
+
+def _find(content: bytes, keys: tuple[str, ...]) -> str | None:
+    events = yaml.parse(content, Loader=yaml.SafeLoader)
+    matched = 0  # keys that led to the mapping that is being read
+    depth = 0  # collections below it that are open
+    key: str | None = None  # of the entry that is being read; None: a key comes next
+    begun = False
+    for event in events:
+        if isinstance(event, yaml.AliasEvent):
+            return None
+        if isinstance(event, yaml.CollectionStartEvent):
+            if depth:
+                depth += 1
+                if depth > _MAX_DEPTH:
+                    return None
+            elif not begun:
+                if not isinstance(event, yaml.MappingStartEvent):
+                    return None
+                begun = True
+            elif key == keys[matched] and matched + 1 < len(keys) and isinstance(event, yaml.MappingStartEvent):
+                matched, key = matched + 1, None
+            else:
+                depth = 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            if not depth:
+                return None  # the mapping ends without the key
+            depth -= 1
+            if not depth:
+                key = "" if key is None else None  # it was itself a key, which no name matches, or the entry's value
+        elif isinstance(event, yaml.ScalarEvent) and not depth:
+            if key is None:
+                key = event.value
+            elif key == keys[matched] and matched + 1 == len(keys):
+                value: str = event.value
+                return value
+            else:
+                key = None
+    return None
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes shared values out, and quotes strings that other readers of YAML, OmegaConf's too, take for numbers."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if _NUMBER.fullmatch(text) else None)
+
+
+_Dumper.add_representer(str, _represent_text)
