@@ -53,7 +53,8 @@ def literal(tree: dict[str, Any], *, keys: Collection[str] = ()) -> DictConfig:
         keys: strings that stay str if they are words, because only a str can be a part of a reference's path:
             `${spec.modalities.${spec.target.modality}.shape}`.
     """
-    return OmegaConf.create(_wrapped(tree, frozenset(keys)), flags={"allow_objects": True})
+    wrapped: DictConfig = OmegaConf.create(_wrapped(tree, frozenset(keys)), flags={"allow_objects": True})
+    return wrapped
 
 
 def released(tree: Any) -> Any:

@@ -83,7 +83,7 @@ def _find(content: bytes, keys: tuple[str, ...]) -> str | None:
     return None
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
     """Writes shared values out, and quotes strings that other readers of YAML, OmegaConf's too, take for numbers."""
 
     def ignore_aliases(self, data: Any) -> bool:
