@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from perceiver.data.bounded_json import parse_json
 from perceiver.preprocessing import is_missing
 
 CSV, JSON_LINES, PARQUET = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson", ".json"), (".parquet", ".pq")
@@ -163,8 +164,8 @@ def _read_json(path: Path) -> ManifestTable:
 def _json_row(line: str) -> tuple[dict[str, Any], str]:
     """A row, and what is wrong with it."""
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
+        row = parse_json(line)
+    except ValueError as error:
         return {}, f": is not JSON: {error}"
     if not isinstance(row, dict):
         return {}, f": expected a JSON object, got {type(row).__name__}"
