@@ -22,15 +22,16 @@ def read_array(file: Path | io.BytesIO, *, mapped: bool = False) -> NDArray[Any]
         OSError: it cannot be read.
         ValueError: it is not an array, holds Python objects, or has less than its header claims.
     """
+    array: NDArray[Any]
     if isinstance(file, Path):
         with file.open("rb") as stream:
             _check_header(stream, size=os.fstat(stream.fileno()).st_size)
-        array: NDArray[Any] = np.load(file, allow_pickle=False, mmap_mode="r" if mapped else None)
-        return array
-    file.seek(0)
-    _check_header(file, size=file.getbuffer().nbytes)
-    file.seek(0)
-    array = np.load(file, allow_pickle=False)
+        array = np.load(file, allow_pickle=False, mmap_mode="r" if mapped else None)
+    else:
+        file.seek(0)
+        _check_header(file, size=file.getbuffer().nbytes)
+        file.seek(0)
+        array = np.load(file, allow_pickle=False)
     return array
 
 

@@ -52,7 +52,7 @@ class Shards(LightningDataModule):
         super().__init__()
         check_loading(batch_size=batch_size, num_workers=num_workers)
         if _is_elsewhere(shards):
-            raise ValueError(f"data.shards: expected a folder on a disk of this machine, or one that is mounted, got {shards}.")
+            raise ValueError(f"data.shards: expected a folder on a disk of this machine or a mounted one, got {shards}.")
         self.shards = Path(shards)
         self.modalities = None if modalities is None else [str(name) for name in modalities]
         self.batch_size = batch_size
