@@ -80,7 +80,7 @@ def pickled_shards(shards: Path, marker: Path) -> None:
 def importing_shards(shards: Path, *, module: str = "touching", name: str = "made") -> None:
     """The structure of the samples of the validation split names a module to import."""
     context = {"default_factory_module": module, "default_factory_name": name, "dict_context": ["x"]}
-    leaf = {"type": None, "context": None, "children_spec": []}
+    leaf: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
     spec = [1, {"type": "collections.defaultdict", "context": context, "children_spec": [leaf]}]
     edit_json(shards / "val" / "index.json", lambda index: index["config"].update(data_spec=json.dumps(spec)))
 

@@ -111,7 +111,9 @@ def sound(rate: int, wanted: int) -> torch.Tensor:
     """Two seconds of a tone, at most 4000 samples."""
     count = min(2 * rate, 4000)
     wave = np.sin(2 * np.pi * rate / 40 * np.arange(count) / rate).astype(np.float32)
-    return preprocess((wave, rate), modality={"kind": "audio", "shape": [1, None], "sample_rate": wanted}, name="x")  # type: ignore[return-value]
+    x = preprocess((wave, rate), modality={"kind": "audio", "shape": [1, None], "sample_rate": wanted}, name="x")
+    assert isinstance(x, torch.Tensor)
+    return x
 
 
 @pytest.mark.parametrize("rate", [8001, 96001, 999_983, 16_001])

@@ -232,7 +232,8 @@ def test_an_array_in_a_record_that_claims_too_much(tmp_path: Path) -> None:
 
 def test_records_of_other_targets(shards: Path) -> None:
     count = json.loads((shards / "shards.json").read_text())["samples"]["val"]
-    for target in ([], {}, 5, "bird"):
+    targets: list[Any] = [[], {}, 5, "bird"]
+    for target in targets:
         items = [record({"id": f"{n}", "target": target, "cells": {"note": {"value": "a"}}}) for n in range(count)]
         replace_records(shards / "val", items)
         with pytest.raises(BadRowError, match=r"sample '0' of the shards"):
