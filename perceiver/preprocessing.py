@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -319,12 +320,36 @@ def _audio(raw: Any, modality: Mapping[str, Any], name: str) -> Tensor:
     if modality["shape"][0] == 1 and x.ndim == 2 and x.shape[0] > 1:
         x = x.mean(dim=0, keepdim=True)
     if rate is not None and rate != modality["sample_rate"]:
-        from torchaudio.functional import resample  # slow to import, seldom needed
-
-        x = resample(x, int(rate), int(modality["sample_rate"]))
+        x = _resampled(x, int(rate), int(modality["sample_rate"]), name)
     if modality.get("max_seconds") is not None:
         x = x[..., : max(1, round(modality["max_seconds"] * modality["sample_rate"]))]
     return x
+
+
+_MOST_RESAMPLING = 1024  # times as many samples, or as few
+_MOST_COEFFICIENTS, _MOST_PHASES = 2**22, 2000
+
+
+def _resampled(x: Tensor, rate: int, wanted: int, name: str) -> Tensor:
+    """Sound of `wanted` samples per second instead of `rate`.
+
+    The filter has coefficients for each of `wanted` phases of `rate` samples, both divided by what they have in common: of
+    rates without much in common that is gigabytes. Their ratio is then replaced by the nearest fraction of smaller numbers,
+    which changes pitch and duration by less than a thousandth.
+    """
+    if not 1 / _MOST_RESAMPLING <= wanted / max(rate, 1) <= _MOST_RESAMPLING:
+        raise ValueError(
+            f"{name}: expected a sample rate of {max(1, wanted // _MOST_RESAMPLING)} to {wanted * _MOST_RESAMPLING} Hz for "
+            f"resampling to {wanted} Hz, got {rate} Hz. Resample it with another program."
+        )
+    from torchaudio.functional import resample  # slow to import, seldom needed
+
+    common = math.gcd(rate, wanted)
+    if wanted // common * (rate // common + 16) > _MOST_COEFFICIENTS:
+        ratio = Fraction(min(rate, wanted), max(rate, wanted)).limit_denominator(_MOST_PHASES)
+        small, large = ratio.numerator, ratio.denominator
+        rate, wanted = (small, large) if rate < wanted else (large, small)
+    return x if rate == wanted else resample(x, rate, wanted)
 
 
 def _tensor(raw: Any, name: str) -> Tensor:

@@ -19,6 +19,7 @@ from perceiver.preprocessing import preprocess
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
 """What a file in a folder of recordings may be called; others there are an error."""
+_BLOCK = 2**20  # samples per channel that are read at once
 _UNKNOWN_SIZE = (0, 0xFFFFFFFF)  # what programs that write to a pipe leave in the header of a WAV file
 
 
@@ -97,7 +98,14 @@ def read_recording(
         wanted = max(1, round(max_seconds * rate))
         start = int(torch.randint(num_frames - wanted + 1, ())) if random_start else 0
     try:
-        samples, _ = soundfile.read(path, frames=wanted, start=start, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path) as file:
+            if start:
+                file.seek(start)
+            # Memory grows with what is there, not with what the header claims.
+            blocks = [file.read(min(wanted, _BLOCK), dtype="float32", always_2d=True)]
+            while len(blocks[-1]) == _BLOCK and (left := wanted - _BLOCK * len(blocks)) > 0:
+                blocks.append(file.read(min(left, _BLOCK), dtype="float32", always_2d=True))
+        samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: cannot be decoded: {error.error_string} {_REMEDY}") from error
     # The length of an MP3 file may be an estimate.

@@ -227,6 +227,8 @@ def read_image(path: Path | BytesIO) -> Image.Image:
             return to_rgb(upright(image))
     except FileNotFoundError:
         raise
+    except Image.DecompressionBombError as error:
+        raise ImageFileError(f"{path}: is too large to be decoded safely: {error} Scale it down or remove it.") from error
     except Exception as error:  # a damaged file can raise nearly anything in a decoder
         raise ImageFileError(
             f"{path}: no intact image ({type(error).__name__}: {error}). Replace the file or remove it."

@@ -1,7 +1,6 @@
 """From the cell of a manifest, a path or a value, to a raw sample that `perceiver.preprocessing.preprocess` takes."""
 
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from perceiver.data.array_files import read_array
 from perceiver.data.audio import check_recording, read_recording
+from perceiver.data.bounded_json import parse_json
 from perceiver.data.image_folder import read_image
 from perceiver.data.manifest.content import FileContent
 from perceiver.data.manifest.series import MISSING_NUMBERS, read_series, series_names
@@ -23,24 +24,24 @@ class Read(Protocol):
     Raises OSError or ValueError where it holds, or names, nothing of its kind; the message need not name row and column.
     """
 
-    def __call__(self, value: Any, *, facts: Mapping[str, Any], folder: Path, training: bool) -> Any:
+    def __call__(self, value: Any, *, facts: Mapping[str, Any], folder: Path | None, training: bool) -> Any:
         """The raw sample.
 
         Args:
             value: of the cell, not missing; a `FileContent` in place of a path, and a list of these in place of a folder.
             facts: the spec of the modality as far as it is known.
-            folder: what paths are relative to.
+            folder: what paths are relative to; None: the cell must not name a file.
             training: choose at random what is random in training.
         """
         ...
 
 
-def read_cell(value: Any, *, facts: Mapping[str, Any], folder: Path, training: bool = False) -> Any:
+def read_cell(value: Any, *, facts: Mapping[str, Any], folder: Path | None, training: bool = False) -> Any:
     """The raw sample that a cell holds or names. Errors as in `Read`."""
     return _READERS.get(facts["kind"], _array)(value, facts=facts, folder=folder, training=training)
 
 
-def check_cell(value: Any, *, facts: Mapping[str, Any], folder: Path) -> None:
+def check_cell(value: Any, *, facts: Mapping[str, Any], folder: Path | None) -> None:
     """Looks at a cell, and the head of the file that it names, without decoding that. Errors as in `Read`."""
     kind = facts["kind"]
     if kind in ("table", "text") and not facts.get("files"):
@@ -74,7 +75,7 @@ def files_of_cell(value: Any, *, facts: Mapping[str, Any], folder: Path) -> list
     kind = facts["kind"]
     if not isinstance(value, str) or kind == "table" or (kind == "text" and not facts.get("files")):
         return None
-    if kind != "text" and value.lstrip()[:1] == "[":
+    if kind not in ("text", "video") and value.lstrip()[:1] == "[":
         return None
     if kind == "timeseries" and value.lstrip()[:1] == "{":
         return None
@@ -82,12 +83,12 @@ def files_of_cell(value: Any, *, facts: Mapping[str, Any], folder: Path) -> list
     return frame_files(path, num_frames=facts["shape"][1]) if path.is_dir() else [path]
 
 
-def names_of_series(value: Any, *, facts: Mapping[str, Any], folder: Path) -> list[str]:
+def names_of_series(value: Any, *, facts: Mapping[str, Any], folder: Path | None) -> list[str]:
     """The names of the values in the cell of a time series. Errors as in `Read`."""
     return series_names(_series_source(value, folder), facts=facts)
 
 
-def array_of(value: Any, folder: Path) -> NDArray[Any]:
+def array_of(value: Any, folder: Path | None) -> NDArray[Any]:
     """Numbers, from a list, its JSON text, or a file: `.npy`, or text with spaces, tabs or commas between them.
 
     Raises:
@@ -113,13 +114,14 @@ def array_of(value: Any, folder: Path) -> NDArray[Any]:
 def from_json(text: str) -> Any:
     """What a JSON text in a cell means."""
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        # Without a bound of its own: what follows takes arrays of a few dimensions.
+        return parse_json(text, max_depth=None)
+    except ValueError as error:
         raise ValueError(f"expected a path, or JSON, got {_short(text)}: {error}") from None
 
 
-def _image(value: Any, *, facts: Mapping[str, Any], folder: Path, training: bool) -> Any:
-    if isinstance(value, Mapping) and value.get("bytes") is not None:
+def _image(value: Any, *, facts: Mapping[str, Any], folder: Path | None, training: bool) -> Any:
+    if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
         value = value["bytes"]  # images in Parquet files as the Hugging Face hub has them
     if isinstance(value, bytes):
         return _decoded(value)
@@ -149,7 +151,7 @@ def _decoded(content: bytes) -> Image.Image:
         raise ValueError(f"the bytes are no intact image ({type(error).__name__}: {error}).") from error
 
 
-def _audio(value: Any, *, facts: Mapping[str, Any], folder: Path, training: bool) -> Any:
+def _audio(value: Any, *, facts: Mapping[str, Any], folder: Path | None, training: bool) -> Any:
     if isinstance(value, FileContent):
         return read_recording(value, max_seconds=facts.get("max_seconds"), random_start=training)
     if isinstance(value, str) and not value.lstrip().startswith("["):
@@ -162,7 +164,7 @@ def _audio(value: Any, *, facts: Mapping[str, Any], folder: Path, training: bool
     return samples.astype(np.float32)
 
 
-def _text(value: Any, *, facts: Mapping[str, Any], folder: Path, training: bool) -> Any:
+def _text(value: Any, *, facts: Mapping[str, Any], folder: Path | None, training: bool) -> Any:
     if isinstance(value, list | np.ndarray):
         return array_of(value, folder)
     if not facts.get("files"):
@@ -177,17 +179,17 @@ def _text(value: Any, *, facts: Mapping[str, Any], folder: Path, training: bool)
     return text
 
 
-def _series(value: Any, *, facts: Mapping[str, Any], folder: Path, training: bool) -> Any:
+def _series(value: Any, *, facts: Mapping[str, Any], folder: Path | None, training: bool) -> Any:
     return read_series(_series_source(value, folder), facts=facts)
 
 
-def _series_source(value: Any, folder: Path) -> Any:
+def _series_source(value: Any, folder: Path | None) -> Any:
     if not isinstance(value, str):
         return value
     return from_json(value) if value.lstrip()[:1] in ("[", "{") else _existing(value, folder)
 
 
-def _video(value: Any, *, facts: Mapping[str, Any], folder: Path, training: bool) -> Any:
+def _video(value: Any, *, facts: Mapping[str, Any], folder: Path | None, training: bool) -> Any:
     if isinstance(value, FileContent) or (isinstance(value, list) and value and isinstance(value[0], FileContent)):
         return read_video(value, num_frames=facts["shape"][1])
     if not isinstance(value, str):
@@ -195,7 +197,7 @@ def _video(value: Any, *, facts: Mapping[str, Any], folder: Path, training: bool
     return read_video(_existing(value, folder, directory=True), num_frames=facts["shape"][1])
 
 
-def _array(value: Any, *, facts: Mapping[str, Any], folder: Path, training: bool) -> Any:
+def _array(value: Any, *, facts: Mapping[str, Any], folder: Path | None, training: bool) -> Any:
     """Points, and kinds that are not known here."""
     array = array_of(value, folder)
     if array.size == 0 or not np.isfinite(array).all():
@@ -205,7 +207,7 @@ def _array(value: Any, *, facts: Mapping[str, Any], folder: Path, training: bool
     return array
 
 
-def _table(value: Any, *, facts: Mapping[str, Any], folder: Path, training: bool) -> Any:
+def _table(value: Any, *, facts: Mapping[str, Any], folder: Path | None, training: bool) -> Any:
     """Without the numbers that are missing in words."""
     numbers = facts.get("numbers", ())
     return {
@@ -225,7 +227,9 @@ _READERS: dict[str, Read] = {
 }
 
 
-def _existing(value: str, folder: Path, *, directory: bool = False) -> Path:
+def _existing(value: str, folder: Path | None, *, directory: bool = False) -> Path:
+    if folder is None:
+        raise ValueError(f"expected the content of a file or a value, got {_short(value)}, which would name a file.")
     path = folder / value.strip()
     if not (path.is_file() or (directory and path.is_dir())):
         raise FileNotFoundError(f"there is no file {path}.")
@@ -235,7 +239,7 @@ def _existing(value: str, folder: Path, *, directory: bool = False) -> Path:
 def _numbers_of_file(path: Path | FileContent) -> NDArray[Any]:
     try:
         if path.suffix.lower() == ".npy":
-            array: NDArray[Any] = np.load(path, allow_pickle=False)
+            array: NDArray[Any] = read_array(path)
         else:
             lines = path.read_bytes().decode("utf-8-sig").replace(",", " ").replace(";", " ").splitlines()
             words = [line.split() for line in lines if line.strip() and not line.startswith("#")]

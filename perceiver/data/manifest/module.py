@@ -17,7 +17,7 @@ from perceiver.data.manifest.modalities import Modality, parse_modalities, store
 from perceiver.data.manifest.rows import BadRows, ManifestRows, RowIds, decodable_rows, usable_rows
 from perceiver.data.manifest.splits import Splits, split_rows
 from perceiver.data.manifest.statistics import learned_facts
-from perceiver.data.manifest.table import ManifestTable, read_table
+from perceiver.data.manifest.table import MAX_ROW_GROUP_BYTES, ManifestTable, read_table
 from perceiver.data.manifest.targets import KINDS as TARGET_KINDS
 from perceiver.data.manifest.targets import target_columns
 
@@ -59,6 +59,7 @@ class Manifest(LightningDataModule):
         on_bad_row: "error" stops at the first row that cannot be used. "skip" decodes everything once before training, and
             leaves out such rows; `skipped` and the log name them.
         check_files: look for all files and read their heads before training.
+        max_row_group_bytes: how much memory a row group of a Parquet manifest may take; rows of larger ones cannot be used.
         balanced_sampling: draw training samples with replacement, every class equally often on average; for classes only.
         needs_test: `prepare_data` demands test rows; False where they are not there and not asked for.
 
@@ -90,6 +91,7 @@ class Manifest(LightningDataModule):
         split_seed: int = 0,
         on_bad_row: str = "error",
         check_files: bool = True,
+        max_row_group_bytes: int = MAX_ROW_GROUP_BYTES,
         balanced_sampling: bool = False,
         needs_test: bool = True,
     ) -> None:
@@ -117,6 +119,9 @@ class Manifest(LightningDataModule):
         self.test_fraction = test_fraction
         self.split_seed = split_seed
         self.check_files = check_files
+        if max_row_group_bytes < 1:
+            raise ValueError(f"data.max_row_group_bytes: expected 1 or more, got {max_row_group_bytes}.")
+        self.max_row_group_bytes = max_row_group_bytes
         self.balanced_sampling = balanced_sampling
         self.needs_test = needs_test
         picture = {"size": image_size, "channels": image_channels}
@@ -391,7 +396,7 @@ class Manifest(LightningDataModule):
 
     def _columns(self) -> ManifestTable:
         if self._table is None:
-            self._table = read_table(self.manifest)
+            self._table = read_table(self.manifest, max_row_group_bytes=self.max_row_group_bytes)
         return self._table
 
     def _check_columns(self, table: ManifestTable) -> None:

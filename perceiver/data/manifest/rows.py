@@ -32,6 +32,13 @@ class BadRowError(ValueError):
         super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
+def reason(error: Exception) -> str:
+    """What a message calls an error: its text, and what it is where the text alone would not tell."""
+    if isinstance(error, OSError | ValueError | TypeError) and str(error):
+        return str(error)
+    return f"cannot be decoded: {type(error).__name__}: {error}".rstrip(": ")
+
+
 class BadRows:
     """What to do with rows that cannot be used.
 
@@ -167,15 +174,17 @@ class ManifestRows(Dataset[Sample]):
 
     def read(self, row: int, modality: Modality) -> Tensor | dict[str, Tensor] | None:
         """One modality of a row of the table; None if it is missing. Errors as in `__getitem__`."""
-        value = cell_of(self.table, row, modality)
-        if value is None:
-            return None
         facts = self.specs[modality.name]
         try:
+            value = cell_of(self.table, row, modality)
+            if value is None:
+                return None
             raw = read_cell(value, facts=facts, folder=self.folder, training=self.training)
             x = preprocess(raw, modality=facts, name=modality.kind)
-        except (OSError, ValueError, TypeError) as error:
-            raise BadRowError(f"{_where(self.table, row, modality)}: {error}") from error
+        except ImportError:
+            raise
+        except Exception as error:  # whatever a file can do to a decoder, it does to its row alone
+            raise BadRowError(f"{_where(self.table, row, modality)}: {reason(error)}") from error
         if isinstance(x, dict) and "present" in x and not bool(x["present"].any()):
             return None
         if isinstance(x, Tensor) and x.is_floating_point() and not bool(x.isfinite().all()):
@@ -257,15 +266,17 @@ def _problem(table: ManifestTable, row: int, modalities: Sequence[Modality], fol
     """What is wrong with a row, or an empty text."""
     empty = True
     for modality in modalities:
-        value = cell_of(table, row, modality)
-        if value is None:
-            continue
-        empty = False
         try:
+            value = cell_of(table, row, modality)
+            if value is None:
+                continue
+            empty = False
             if check_files:
                 check_cell(value, facts=modality.facts, folder=folder)
-        except (OSError, ValueError) as error:
-            return f"{_where(table, row, modality)}: {error}"
+        except ImportError:
+            raise
+        except Exception as error:
+            return f"{_where(table, row, modality)}: {reason(error)}"
     return f"{table.where(row)}: {nothing_in(modalities)}." if empty else ""
 
 

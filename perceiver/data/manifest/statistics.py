@@ -10,7 +10,7 @@ from torch import Tensor
 
 from perceiver.data.manifest.cells import names_of_series
 from perceiver.data.manifest.modalities import Modality
-from perceiver.data.manifest.rows import BadRowError, BadRows, ManifestRows, RowIds, cell_of
+from perceiver.data.manifest.rows import BadRowError, BadRows, ManifestRows, RowIds, cell_of, reason
 from perceiver.data.manifest.series import MISSING_NUMBERS
 from perceiver.data.manifest.table import ManifestTable
 from perceiver.preprocessing import is_missing, value_text
@@ -70,8 +70,8 @@ def _series_names(modality: Modality, *, table: ManifestTable, rows: Sequence[in
     for row in rows:
         try:
             found = names_of_series(table.cell(row, modality.columns[0]), facts=modality.facts, folder=folder)
-        except (OSError, ValueError) as error:
-            bad.report(row, f"{table.where(row, modality.columns[0])}: {error}")
+        except Exception as error:
+            bad.report(row, f"{table.where(row, modality.columns[0])}: {reason(error)}")
             continue
         names.update(dict.fromkeys(found))
     return list(names)

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from perceiver.data.bounded_json import parse_json
 from perceiver.preprocessing import is_missing
 
 CSV, JSON_LINES, PARQUET = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson", ".json"), (".parquet", ".pq")
@@ -69,12 +70,22 @@ class ManifestTable:
         return f"{self.path}, {number}" + ("" if column is None else f", column {column!r}")
 
 
-def read_table(path: str | os.PathLike[str]) -> ManifestTable:
+MAX_ROW_GROUP_BYTES = 2**31
+"""How much memory a row group of a Parquet file may take by default."""
+
+_BATCH_ROWS, _MOST_DECLINED = 1024, 10**6
+
+
+def read_table(path: str | os.PathLike[str], *, max_row_group_bytes: int = MAX_ROW_GROUP_BYTES) -> ManifestTable:
     """A manifest; the ending of its name says what it is.
 
     CSV files have a header; cells are separated by commas, semicolons or tabs, whichever the header has. In a file of JSON
     lines, every line is an object, whose keys are columns. Text is UTF-8. Rows that cannot be read go to
-    `ManifestTable.problems`.
+    `ManifestTable.problems`, as do those of row groups of Parquet files that are too large.
+
+    Args:
+        path: of the file.
+        max_row_group_bytes: how much memory a row group of a Parquet file may take.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -91,7 +102,10 @@ def read_table(path: str | os.PathLike[str]) -> ManifestTable:
         known = ", ".join((*CSV, *JSON_LINES, *PARQUET))
         raise ValueError(f"data.manifest: expected a file whose name ends in one of {known}, got {path}.")
     try:
-        table = _read_csv(path) if suffix in CSV else _read_json(path) if suffix in JSON_LINES else _read_parquet(path)
+        if suffix in PARQUET:
+            table = _read_parquet(path, max_bytes=max_row_group_bytes)
+        else:
+            table = _read_csv(path) if suffix in CSV else _read_json(path)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error}.") from error
     if len(table) == 0:
@@ -163,8 +177,8 @@ def _read_json(path: Path) -> ManifestTable:
 def _json_row(line: str) -> tuple[dict[str, Any], str]:
     """A row, and what is wrong with it."""
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
+        row = parse_json(line)
+    except ValueError as error:
         return {}, f": is not JSON: {error}"
     if not isinstance(row, dict):
         return {}, f": expected a JSON object, got {type(row).__name__}"
@@ -175,19 +189,82 @@ def _json_row(line: str) -> tuple[dict[str, Any], str]:
     return row, ""
 
 
-def _read_parquet(path: Path) -> ManifestTable:
+def _read_parquet(path: Path, *, max_bytes: int) -> ManifestTable:
     try:
-        table = pq.read_table(path, memory_map=True)
-    except (pa.ArrowException, ValueError) as error:
+        with pq.ParquetFile(path, memory_map=True) as file:
+            names = _column_names(path, [str(name) for name in file.schema_arrow.names])
+            parts, problems = _row_groups(path, file, max_bytes=max_bytes)
+            table = pa.concat_tables(parts) if parts else file.schema_arrow.empty_table()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, _TooLargeError):
+            raise
         raise ValueError(f"{path}: is no Parquet file that can be read: {error}.") from error
-    names = _column_names(path, [str(name) for name in table.column_names])
     columns = {}
     for name, column in zip(names, table.columns, strict=True):
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         whole = column.combine_chunks()
         columns[name] = whole.combine_chunks() if isinstance(whole, pa.ChunkedArray) else whole
-    return ManifestTable(path=path, columns=columns)
+        _check_cells(columns[name], name, problems)
+    return ManifestTable(path=path, columns=columns, problems=problems)
+
+
+def _check_cells(column: Any, name: str, problems: dict[int, str]) -> None:
+    """Finds the cells of a column that are not what its type says, such as text that is not UTF-8."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowException:
+        for row in range(len(column)):
+            try:
+                column[row].as_py()
+            except Exception as error:
+                problems.setdefault(row, f", column {name!r}: cannot be decoded: {error}")
+
+
+class _TooLargeError(ValueError):
+    """A table does not fit into memory, and its rows cannot be told apart either."""
+
+
+def _row_groups(path: Path, file: pq.ParquetFile, *, max_bytes: int) -> tuple[list[pa.Table], dict[int, str]]:
+    """The row groups; in place of one that is too large, empty rows and what is wrong with each."""
+    parts: list[pa.Table] = []
+    problems: dict[int, str] = {}
+    row = 0
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        claimed = int(group.total_byte_size)
+        part = None if claimed > max_bytes else _row_group(file, number, max_bytes=max_bytes)
+        if part is None:
+            size = f"{claimed:,}" if claimed > max_bytes else f"more than {max_bytes:,}"
+            problem = (
+                f": is in row group {number} of {size} bytes, expected at most {max_bytes:,}; write smaller row groups, or "
+                "raise data.max_row_group_bytes"
+            )
+            if group.num_rows > _MOST_DECLINED:
+                raise _TooLargeError(f"{path}, row {row + 1}{problem}.")
+            problems.update(dict.fromkeys(range(row, row + group.num_rows), problem))
+            nulls = [pa.nulls(group.num_rows, type=field.type) for field in file.schema_arrow]
+            part = pa.Table.from_arrays(nulls, schema=pa.schema([field.with_nullable(True) for field in file.schema_arrow]))
+        parts.append(part)
+        row += part.num_rows
+    schema = pa.schema([field.with_nullable(True) for field in file.schema_arrow])
+    return [part.cast(schema) for part in parts], problems
+
+
+def _row_group(file: pq.ParquetFile, number: int, *, max_bytes: int) -> pa.Table | None:
+    """One row group; None where it is larger than allowed, whatever the file claims."""
+    group = file.metadata.row_group(number)
+    columns = [group.column(index) for index in range(group.num_columns)]
+    # A value may be written once for all rows that have it, so that a few rows have more bytes than the group.
+    largest = max((column.total_uncompressed_size for column in columns if column.physical_type == "BYTE_ARRAY"), default=0)
+    rows = max(1, min(_BATCH_ROWS, max_bytes // max(largest, 1)))
+    batches, size = [], 0
+    for batch in file.iter_batches(batch_size=rows, row_groups=[number]):
+        size += batch.nbytes
+        if size > max_bytes:
+            return None
+        batches.append(batch)
+    return pa.Table.from_batches(batches, schema=file.schema_arrow)
 
 
 def _numbers(values: pa.Array) -> NDArray[Any] | None:

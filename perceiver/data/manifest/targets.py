@@ -1,6 +1,5 @@
 """What is learned from a manifest: a class of each row, any number of labels, or values. One object for each kind."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from perceiver.data.bounded_json import parse_json
 from perceiver.data.manifest.series import MISSING_NUMBERS
 from perceiver.data.manifest.statistics import natural
 from perceiver.data.manifest.table import ManifestTable
@@ -154,8 +154,8 @@ class LabelsColumn:
                 cell = cell.split(SEPARATOR)
             else:
                 try:
-                    cell = json.loads(cell)
-                except json.JSONDecodeError as error:
+                    cell = parse_json(cell)
+                except ValueError as error:
                     raise ValueError(f"expected labels with {SEPARATOR!r} between them, or a JSON list: {error}.") from None
         entries = [] if cell is None else list(cell) if isinstance(cell, list | np.ndarray) else [cell]
         if any(isinstance(entry, list | dict) for entry in entries):

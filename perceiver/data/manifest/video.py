@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence
 
+from perceiver.data.array_files import read_array
 from perceiver.data.image_folder import SUFFIXES, read_image
 from perceiver.data.manifest.content import FileContent
 
@@ -26,7 +27,6 @@ def read_video(path: Path | FileContent | list[FileContent], *, num_frames: int 
         OSError, ValueError: it is none of these, damaged, or has no frames.
         ImportError: a video file where PyAV is not installed.
     """
-    frames: Any
     if isinstance(path, list):
         return [read_image(path[index]) for index in _chosen(len(path), num_frames)]
     if isinstance(path, Path) and path.is_dir():
@@ -35,14 +35,8 @@ def read_video(path: Path | FileContent | list[FileContent], *, num_frames: int 
         frames = _array(path)
         return [Image.fromarray(np.ascontiguousarray(frames[index])) for index in _chosen(len(frames), num_frames)]
     if path.suffix.lower() in ANIMATIONS:
-        try:
-            with Image.open(path) as image:
-                frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
-        except Exception as error:
-            raise ValueError(f"{path}: no intact animation ({type(error).__name__}: {error}).") from error
-    else:
-        frames = _decoded(path)
-    return [frames[index] for index in _chosen(len(frames), num_frames)]
+        return _animation(path, num_frames)
+    return _decoded(path, num_frames)
 
 
 def frame_files(folder: Path, *, num_frames: int | None) -> list[Path]:
@@ -70,7 +64,7 @@ def _images_in(folder: Path) -> list[Path]:
 
 def _array(path: Path | FileContent) -> Any:
     try:
-        frames = np.load(path, allow_pickle=False, mmap_mode="r" if isinstance(path, Path) else None)
+        frames = read_array(path, mapped=isinstance(path, Path))
     except (ValueError, EOFError) as error:
         raise ValueError(f"{path}: is no array that can be read: {error}.") from None
     if (
@@ -91,16 +85,61 @@ def _chosen(count: int, num_frames: int | None) -> list[int]:
     return [int(index) for index in np.linspace(0, count - 1, num_frames).round()]
 
 
-def _decoded(path: Path | FileContent) -> list[Image.Image]:
+def _animation(path: Path | FileContent, num_frames: int | None) -> list[Image.Image]:
+    try:
+        with Image.open(path) as image:
+            chosen = _chosen(getattr(image, "n_frames", 1), num_frames)
+            image.seek(0)
+            wanted = set(chosen)
+            # One after another: a frame is drawn over those before it.
+            kept = {
+                number: frame.convert("RGB")
+                for number, frame in enumerate(ImageSequence.Iterator(image))
+                if number in wanted
+            }
+    except Exception as error:
+        raise ValueError(f"{path}: no intact animation ({type(error).__name__}: {error}).") from error
+    return [kept[number] for number in chosen]
+
+
+def _decoded(path: Path | FileContent, num_frames: int | None) -> list[Image.Image]:
     av = _av()
     try:
-        with av.open(str(path) if isinstance(path, Path) else path) as container:
-            frames = [frame.to_image() for frame in container.decode(video=0)]
+        count = _packets(av, path)
+        decoded, kept = _kept(av, path, set(_chosen(count, num_frames)))
+        if decoded != count and decoded > 0:
+            # What the container holds is only nearly what can be shown.
+            decoded, kept = _kept(av, path, set(_chosen(decoded, num_frames)))
     except Exception as error:
         raise ValueError(f"{path}: no video that can be decoded ({type(error).__name__}: {error}).") from error
-    if not frames:
+    if decoded == 0:
         raise ValueError(f"{path}: holds no frames.")
-    return frames
+    return [kept[number] for number in _chosen(decoded, num_frames)]
+
+
+def _packets(av: Any, path: Path | FileContent) -> int:
+    """About as many frames as a video has, without decoding it."""
+    with _opened(av, path) as container:
+        return max(1, sum(1 for packet in container.demux(video=0) if packet.size))
+
+
+def _kept(av: Any, path: Path | FileContent, wanted: set[int]) -> tuple[int, dict[int, Image.Image]]:
+    """How many frames a video has, and those that are wanted: all of them at once would take gigabytes."""
+    kept: dict[int, Image.Image] = {}
+    count = 0
+    with _opened(av, path) as container:
+        for frame in container.decode(video=0):
+            if count in wanted:
+                kept[count] = frame.to_image()
+            count += 1
+    return count, kept
+
+
+def _opened(av: Any, path: Path | FileContent) -> Any:
+    if isinstance(path, Path):
+        return av.open(str(path))
+    path.seek(0)
+    return av.open(path)
 
 
 def _av() -> Any:

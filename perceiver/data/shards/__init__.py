@@ -1,6 +1,7 @@
 """Shards: the samples of a manifest packed into few large files that training streams from, by `litdata`."""
 
-from perceiver.data.shards.folder import ShardError, ShardFolder
+from perceiver.data.shards.errors import ShardError
+from perceiver.data.shards.folder import ShardFolder
 from perceiver.data.shards.module import Shards
 from perceiver.data.shards.writing import write_shards
 

@@ -11,19 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from perceiver.build.plain import refuse_special_keys
+from perceiver.data.bounded_json import read_json
+from perceiver.data.manifest.targets import KINDS
+from perceiver.data.shards.errors import ShardError
+from perceiver.data.shards.index import INDEX, check_split
+
+__all__ = ["FACTS", "INDEX", "SPLITS", "ShardError", "ShardFolder", "same_source", "write_whole"]
 
 FORMAT, VERSION = "perceiver-shards", 1
-FACTS, INDEX = "shards.json", "index.json"
-
-
-class ShardError(ValueError):
-    """Shards cannot be written or read; the message names folder or file, what was expected, and what to do.
-
-    A DataLoader reports its workers' errors with their tracebacks in the message; here the message stays what it was.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
+FACTS = "shards.json"
+SPLITS = ("train", "val", "test")
+_KEYS = ("spec", "samples", "rows_per_shard", "source", "complete")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,24 +61,36 @@ class ShardFolder:
                 f"mode=shard data.manifest=… shards={folder}."
             )
         try:
-            facts = json.loads(file.read_text(encoding="utf-8"))
+            if file.is_symlink():
+                raise ValueError("it is a link")
+            facts = read_json(file)
             if not isinstance(facts, dict) or facts.get("format") != FORMAT:
                 raise ValueError(f"it does not say format {FORMAT!r}")
-            if facts.get("version") != VERSION:
+            version = facts.get("version")
+            if type(version) is not int or version != VERSION:
                 raise ShardError(
-                    f"data.shards: {folder} has shards of version {facts.get('version')!r}, this package reads version "
+                    f"data.shards: {file} has shards of version {version!r}, this package reads version "
                     f"{VERSION}. Convert the manifest anew into another folder, or use the package that wrote them."
                 )
-            refuse_special_keys(facts["spec"], path="spec")
-            own = {key: facts[key] for key in ("spec", "samples", "rows_per_shard", "source", "complete")}
+            if facts.keys() != {"format", "version", *_KEYS}:
+                raise ValueError(f"expected the keys format, version, {', '.join(_KEYS)}, got {', '.join(facts)}")
+            _check_facts(**{key: facts[key] for key in _KEYS})
         except ShardError:
             raise
-        except (ValueError, KeyError) as error:
+        except (OSError, ValueError) as error:
             raise ShardError(f"data.shards: {file} is damaged: {error}. Convert the manifest anew.") from error
-        return cls(path=folder, **own)
+        return cls(path=folder, **{key: facts[key] for key in _KEYS})
 
     def write(self) -> None:
-        """Make `shards.json`, whole or not at all."""
+        """Make `shards.json`, whole or not at all.
+
+        Raises:
+            ShardError: it would not be read again.
+        """
+        try:
+            _check_facts(**{key: getattr(self, key) for key in _KEYS})
+        except ValueError as error:
+            raise ShardError(f"shards: {self.path / FACTS} cannot be written: {error}.") from error
         content = {"format": FORMAT, "version": VERSION, **asdict(self)}
         del content["path"]
         write_whole(self.path / FACTS, json.dumps(content, indent=1).encode())
@@ -98,29 +108,34 @@ class ShardFolder:
             )
         for split, count in self.samples.items():
             if count:
-                self._check_split(split, count)
-
-    def _check_split(self, split: str, count: int) -> None:
-        index = self.path / split / INDEX
-        try:
-            chunks = json.loads(index.read_text())["chunks"]
-            counted = sum(int(chunk["chunk_size"]) for chunk in chunks)
-            sizes = {str(chunk["filename"]): int(chunk["chunk_bytes"]) for chunk in chunks}
-        except (OSError, ValueError, KeyError) as error:
-            raise ShardError(f"data.shards: {index} is missing or damaged: {error}. {_REMEDY}") from error
-        if counted != count:
-            raise ShardError(f"data.shards: {index} lists {counted} samples, expected {count}. {_REMEDY}")
-        for name, size in sizes.items():
-            file = self.path / split / name
-            if not file.is_file():
-                raise ShardError(f"data.shards: the shard {file} is missing, one of {len(sizes)} of this split. {_REMEDY}")
-            if (actual := file.stat().st_size) != size:
-                raise ShardError(
-                    f"data.shards: the shard {file} is truncated: expected {size} bytes, got {actual}. {_REMEDY}"
-                )
+                check_split(self.path / split, samples=count)
 
 
-_REMEDY = "Copy the folder once more from where it came, or convert the manifest anew into another folder."
+def _check_facts(*, spec: Any, samples: Any, rows_per_shard: Any, source: Any, complete: Any) -> None:
+    """Raise ValueError, which names the entry, unless these are what `write_shards` says of a folder."""
+    for name, value in (("spec", spec), ("samples", samples), ("rows_per_shard", rows_per_shard), ("source", source)):
+        if not isinstance(value, dict):
+            raise ValueError(f"{name}: expected an object, got {type(value).__name__}")
+        _check_keys(value, name)
+    for name, counts in (("samples", samples), ("rows_per_shard", rows_per_shard)):
+        for split, count in counts.items():
+            if split not in SPLITS:
+                raise ValueError(f"{name}: expected splits {', '.join(SPLITS)}, got {split!r}")
+            if type(count) is not int or not 0 <= count < 2**48:
+                raise ValueError(f"{name}.{split}: expected a whole number, 0 or more, got {count!r}")
+    if not isinstance(complete, bool):
+        raise ValueError(f"complete: expected true or false, got {complete!r}")
+    modalities, target = spec.get("modalities"), spec.get("target")
+    if not isinstance(modalities, dict) or not modalities:
+        raise ValueError("spec.modalities: expected an object with a modality or more")
+    for name, facts in modalities.items():
+        if not isinstance(facts, dict) or not isinstance(facts.get("kind"), str):
+            raise ValueError(f"spec.modalities.{name}: expected an object with a kind")
+    if not isinstance(target, dict) or target.get("kind") not in KINDS:
+        raise ValueError(f"spec.target.kind: expected one of {', '.join(KINDS)}")
+    names = target.get("names")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("spec.target.names: expected a list of texts")
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:

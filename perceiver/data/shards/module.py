@@ -1,6 +1,7 @@
 """Training from a folder of shards that `mode=shard` made of a manifest: splits, classes and statistics come along."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -12,7 +13,8 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from perceiver.batch import Collate, Sample
 from perceiver.data.loading import check_loading, known_spec, loader, overfits
 from perceiver.data.shards.backend import litdata
-from perceiver.data.shards.folder import ShardError, ShardFolder
+from perceiver.data.shards.errors import ShardError
+from perceiver.data.shards.folder import ShardFolder
 from perceiver.data.shards.records import Decode
 from perceiver.data.shards.streaming import ShardSamples, streaming_loader
 
@@ -34,7 +36,7 @@ class Shards(LightningDataModule):
         FileNotFoundError: no folder, or one without shards.
         ShardError: the conversion was not finished, shards are missing or truncated, or of another version.
         ImportError: litdata is not installed.
-        ValueError: a modality that the shards have not.
+        ValueError: a modality that the shards have not, or an address that is not a folder.
     """
 
     def __init__(
@@ -49,6 +51,8 @@ class Shards(LightningDataModule):
     ) -> None:
         super().__init__()
         check_loading(batch_size=batch_size, num_workers=num_workers)
+        if _is_elsewhere(shards):
+            raise ValueError(f"data.shards: expected a folder on a disk of this machine or a mounted one, got {shards}.")
         self.shards = Path(shards)
         self.modalities = None if modalities is None else [str(name) for name in modalities]
         self.batch_size = batch_size
@@ -57,12 +61,12 @@ class Shards(LightningDataModule):
         self.needs_test = needs_test
         self._folder: ShardFolder | None = None
         self._spec: dict[str, Any] | None = None
+        self._checked = False
 
     def prepare_data(self) -> None:
         """Looks whether all shards are there, in their full size."""
         litdata()
-        folder = self._read()
-        folder.check()
+        self._check()
         for split in ("train", "val", *(("test",) if self.needs_test else ())):
             self._require(split)
 
@@ -130,7 +134,7 @@ class Shards(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Sample]:
         """Batches of all splits, one after another, without targets."""
-        self._read().check()
+        self._check()
         count = self._read().samples
         parts: list[Dataset[Sample]] = [
             ShardSamples(self.shards / split, count=count[split], decode=self._decode(targets=False))
@@ -171,8 +175,24 @@ class Shards(LightningDataModule):
         if not count.get(split):
             hint = " Set test=false, or convert a manifest with test rows." if split == "test" else ""
             raise ShardError(f"data.shards: {self.shards} has no samples for the {split} split, only {count}.{hint}")
+        self._check()
+
+    def _check(self) -> None:
+        """Looks at all files once; not every process prepares data, but every process reads them."""
+        if not self._checked:
+            self._read().check()
+            self._checked = True
 
     def _read(self) -> ShardFolder:
         if self._folder is None:
             self._folder = ShardFolder.read(self.shards)
         return self._folder
+
+
+def _is_elsewhere(shards: str | os.PathLike[str]) -> bool:
+    """Whether litdata would read it from a store, not from a folder."""
+    text = os.fspath(shards)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/|local:", text):
+        return True
+    parts = Path(text).resolve().parts
+    return parts[1:2] == ("teamspace",) and parts[2:3] != ("studios",)

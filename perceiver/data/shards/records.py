@@ -11,7 +11,6 @@ import io
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,13 @@ import torch
 from torch import Tensor
 
 from perceiver.batch import Sample
+from perceiver.data.array_files import read_array
+from perceiver.data.bounded_json import parse_json
 from perceiver.data.manifest.cells import files_of_cell, read_cell
 from perceiver.data.manifest.content import FileContent
 from perceiver.data.manifest.modalities import Modality
-from perceiver.data.manifest.rows import BadRowError, ManifestRows, cell_of
-from perceiver.data.shards.folder import ShardError
+from perceiver.data.manifest.rows import BadRowError, ManifestRows, cell_of, reason
+from perceiver.data.shards.errors import ShardError
 from perceiver.preprocessing import preprocess
 
 _LENGTH = struct.Struct("<I")
@@ -128,30 +129,36 @@ class Decode:
             BadRowError: it lacks all of the modalities, is of a class that training has not, or holds what does not fit the
                 spec; names the sample.
         """
-        record = bytes(record)
         try:
-            end = _LENGTH.size + _LENGTH.unpack_from(record)[0]
-            head = json.loads(record[_LENGTH.size : end])
-            where = f"sample {head['id']!r} of the shards"
-        except (struct.error, ValueError, KeyError, TypeError) as error:
+            head, contents = _opened(record)
+        except (ValueError, TypeError) as error:
             raise ShardError(
                 f"data.shards: a shard has the right size but is damaged: {error}. Copy the folder once more."
             ) from error
+        where = f"sample {head['id']!r} of the shards"
         inputs: dict[str, Tensor | dict[str, Tensor]] = {}
-        for name, entry in head["cells"].items():
-            value, end = _value(entry, record, end)
+        for name, value in contents.items():
             if name not in self.specs:
                 continue
             facts = self.specs[name]
             try:
-                # Errors name the file that it was.
-                raw = read_cell(value, facts=facts, folder=Path(), training=self.training)
+                if isinstance(value, io.BytesIO) and not isinstance(value, FileContent):
+                    value = read_array(value)
+                # Errors name the file that it was. What stands in a record is never a path of this machine.
+                raw = read_cell(value, facts=facts, folder=None, training=self.training)
                 inputs[name] = preprocess(raw, modality=facts, name=str(facts["kind"]))
-            except (OSError, ValueError, TypeError) as error:
-                raise BadRowError(f"{where}, {name}: {error}") from error
+            except ImportError:
+                raise
+            except Exception as error:
+                raise BadRowError(f"{where}, {name}: {reason(error)}") from error
         if not inputs:
             raise BadRowError(f"{where}: has none of the modalities {', '.join(self.modalities)}.")
-        return Sample(inputs=inputs, target=self._target(head["target"], where), id=head["id"])
+        try:
+            return Sample(inputs=inputs, target=self._target(head["target"], where), id=head["id"])
+        except (TypeError, ValueError, OverflowError) as error:
+            if isinstance(error, BadRowError):
+                raise
+            raise BadRowError(f"{where}: expected a target of kind {self.kind}, got {error}") from error
 
     def _target(self, said: Any, where: str) -> Tensor | None:
         if self.kind is None or said is None:
@@ -168,16 +175,60 @@ class Decode:
         return marked
 
 
-def _value(entry: Mapping[str, Any], record: bytes, start: int) -> tuple[Any, int]:
+def _opened(record: bytes | memoryview) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The head of a record, and what each of its cells holds; arrays are still content.
+
+    Raises:
+        ValueError: the record is not as `encode` made it, or its sizes are not those of its content.
+    """
+    if not isinstance(record, bytes | bytearray | memoryview):
+        raise ValueError(f"expected the bytes of a record, got {type(record).__name__}")
+    record = bytes(record)
+    if len(record) < _LENGTH.size:
+        raise ValueError(f"a record has only {len(record)} bytes")
+    end = _LENGTH.size + _LENGTH.unpack_from(record)[0]
+    if end > len(record):
+        raise ValueError(f"the head of a record would end at byte {end}, but it has {len(record)}")
+    head = parse_json(record[_LENGTH.size : end])
+    if not isinstance(head, dict) or head.keys() != {"id", "target", "cells"}:
+        raise ValueError("the head of a record has not id, target and cells")
+    if not isinstance(head["id"], str) or not isinstance(head["cells"], dict):
+        raise ValueError("the head of a record has no id that is a text, or no cells by name")
+    contents: dict[str, Any] = {}
+    for name, entry in head["cells"].items():
+        try:
+            contents[name], end = _value(entry, record, end)
+        except ValueError as error:
+            raise ValueError(f"{name} of sample {head['id']!r}: {error}") from None
+    if end != len(record):
+        raise ValueError(f"sample {head['id']!r}: its cells have {end} bytes, but its record has {len(record)}")
+    return head, contents
+
+
+def _value(entry: Any, record: bytes, start: int) -> tuple[Any, int]:
     """What a cell holds, and where in the record the next one begins."""
-    if "value" in entry:
+    kind = tuple(sorted(entry)) if isinstance(entry, dict) else ()
+    if kind == ("value",):
         return entry["value"], start
-    if "files" in entry:
+    if kind == ("files", "list"):
         files = []
-        for name, size in entry["files"]:
-            files.append(FileContent(record[start : start + size], name=name))
-            start += size
+        for pair in entry["files"] if isinstance(entry["files"], list) else ():
+            if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)):
+                raise ValueError(f"expected the name and the size of a file, got {pair!r:.80}")
+            content, start = _part(record, start, pair[1])
+            files.append(FileContent(content, name=pair[0]))
+        if not files or not isinstance(entry["list"], bool) or (len(files) > 1 and not entry["list"]):
+            raise ValueError("expected one file, or a list of them")
         return (files if entry["list"] else files[0]), start
-    size = entry["bytes"] if "bytes" in entry else entry["array"]
-    content = record[start : start + size]
-    return (content if "bytes" in entry else np.load(io.BytesIO(content), allow_pickle=False)), start + size
+    if kind == ("bytes",):
+        return _part(record, start, entry["bytes"])
+    if kind == ("array",):
+        content, start = _part(record, start, entry["array"])
+        return io.BytesIO(content), start
+    raise ValueError(f"expected a value, files, bytes or an array, got {entry!r:.80}")
+
+
+def _part(record: bytes, start: int, size: Any) -> tuple[bytes, int]:
+    if type(size) is not int or not 0 <= size <= len(record) - start:
+        raise ValueError(f"expected a size of at most the {len(record) - start} bytes that are left, got {size!r:.80}")
+    return record[start : start + size], start + size

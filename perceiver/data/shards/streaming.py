@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from perceiver.batch import Batch, Sample
 from perceiver.data.shards.backend import litdata
-from perceiver.data.shards.folder import ShardError
+from perceiver.data.shards.errors import ShardError
+from perceiver.data.shards.index import read_index
 from perceiver.data.shards.records import Decode
 
 
@@ -55,8 +56,12 @@ def streaming_loader(
 
 
 def _dataset(module: Any, folder: Path, *, shuffle: bool, seed: int, transform: Callable[[bytes], Any] | None) -> Any:
+    read_index(folder)
+    from litdata.streaming.resolver import Dir
+
     dataset = module.StreamingDataset(
-        str(folder.resolve()),
+        # A text might be taken for a template, or the address of something that is not on this machine.
+        Dir(path=str(folder.resolve())),
         shuffle=shuffle,
         seed=seed,
         transform=transform,

@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 from perceiver.data.manifest.rows import BadRowError, ManifestRows
 from perceiver.data.progress import progress
 from perceiver.data.shards.backend import litdata
-from perceiver.data.shards.folder import FACTS, INDEX, ShardError, ShardFolder, same_source, write_whole
+from perceiver.data.shards.errors import ShardError
+from perceiver.data.shards.folder import FACTS, ShardFolder, same_source, write_whole
+from perceiver.data.shards.index import CONFIG, INDEX, shard_name
 from perceiver.data.shards.records import encode
 
 SHARD_BYTES = 64 * 2**20
@@ -184,7 +186,7 @@ class _Tasks(Dataset[tuple[str, str]]):
                 raise ShardError(f"shards: {written} has {chunk['chunk_size']} samples, expected {len(positions)}.")
             with written.open("rb") as file:
                 os.fsync(file.fileno())
-            chunk["filename"] = f"shard-{number:06}.bin"
+            chunk["filename"] = shard_name(number)
             written.replace(part.parent.parent / chunk["filename"])
         write_whole(part, json.dumps(facts).encode())
 
@@ -199,7 +201,9 @@ def _write_chunk(records: Any, scratch: Path) -> dict[str, Any]:
     writer.done()
     [index] = scratch.glob(f"*.{INDEX}")
     facts: dict[str, Any] = json.loads(index.read_text())
-    facts["config"]["chunk_bytes"] = SHARD_BYTES
+    if differing := [key for key, value in CONFIG.items() if facts["config"].get(key) != value]:
+        raise ShardError(f"shards: this version of litdata writes shards that differ in {', '.join(differing)}.")
+    facts["config"] = {**CONFIG, "chunk_bytes": SHARD_BYTES}
     return facts
 
 
