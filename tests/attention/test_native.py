@@ -458,11 +458,11 @@ def test_sanitizers_find_nothing(tmp_path: Path, repository: Path) -> None:
     library = tmp_path / "kernel.so"
     flags = [*QUICK, "-g", "-march=native", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     built = subprocess.run(
-        [COMPILER, *flags, "-o", library, loader.SOURCE, "-lm"], capture_output=True, text=True, check=False
+        [*COMPILER, *flags, "-o", library, loader.SOURCE, "-lm"], capture_output=True, text=True, check=False
     )
     names = [f"lib{name}.so" for name in ("asan", "ubsan")]
     paths = [
-        subprocess.run([COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=False).stdout.strip()
+        subprocess.run([*COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=False).stdout.strip()
         for name in names
     ]
     if built.returncode or not all(os.path.isabs(path) for path in paths):
