@@ -63,7 +63,7 @@ def build_model(
     """
     tree = _checked_tree(config)
     classes = _resolve_all(tree, trust)
-    model = _Builder(classes).perceiver(tree, None if spec is None else plain(spec, path="spec"), encoder_limit)
+    model = _Builder(tree, classes).perceiver(None if spec is None else plain(spec, path="spec"), encoder_limit)
     foreign = trust is not None or encoder_limit is not None
     if foreign and (steps := getattr(model.encoder, "num_blocks", 0)) > _MAX_STEPS:
         raise ConfigError(f"model.encoder.num_blocks: expected at most {_MAX_STEPS:,} in a config from a file, got {steps}")
@@ -156,12 +156,12 @@ def _refuse_special_keys(node: dict[str, Any], path: str) -> None:
 class _Builder:
     """Builds nodes of one tree with the classes found for it; `path` is where in the config a node lies."""
 
-    def __init__(self, classes: Mapping[str, type[nn.Module]]) -> None:
+    def __init__(self, tree: dict[str, Any], classes: Mapping[str, type[nn.Module]]) -> None:
+        self.tree = tree
         self.classes = classes
 
-    def perceiver(
-        self, tree: dict[str, Any], spec: dict[str, Any] | None, encoder_limit: AbstractContextManager[object] | None
-    ) -> Perceiver:
+    def perceiver(self, spec: dict[str, Any] | None, encoder_limit: AbstractContextManager[object] | None) -> Perceiver:
+        tree = self.tree
         cls = self._class(tree, "model")
         if not issubclass(cls, Perceiver):
             raise ConfigError(f"model._target_: expected perceiver.Perceiver or a subclass, got {spelling(cls)}")
@@ -172,7 +172,7 @@ class _Builder:
             adapters = self._adapters(tree["adapters"])
             fusion, channels = self._fusion(tree.get("fusion"), adapters)
             encoder = self.part(tree["encoder"], "model.encoder", wired={"token_channels": channels})
-        latent_channels = _width(encoder, "latent_channels", "model.encoder")
+        latent_channels = _width(encoder, "latent_channels", "model.encoder", self.tree)
         wired: dict[str, Any] = {"latent_channels": latent_channels}
         for name, value in {"token_channels": channels, "adapters": adapters}.items():
             if type(tree["head"]) is dict and _accepts(self._class(tree["head"], "model.head"), name):
@@ -193,16 +193,18 @@ class _Builder:
             if not name.isidentifier():
                 raise ConfigError(f"{path}: {name[:60]!r} cannot name a modality; use letters, digits and underscores")
             adapters[name] = self.part(node, f"{path}.{name}", wired={})
-            _width(adapters[name], "channels", f"{path}.{name}")
+            _width(adapters[name], "channels", f"{path}.{name}", self.tree)
         return adapters
 
     def _fusion(self, node: object, adapters: Mapping[str, nn.Module]) -> tuple[nn.Module | None, int]:
         """The fusion and the width of what the encoder gets; one adapter without a configured fusion needs none."""
-        widths = {name: _width(adapter, "channels", f"model.adapters.{name}") for name, adapter in adapters.items()}
+        widths = {
+            name: _width(adapter, "channels", f"model.adapters.{name}", self.tree) for name, adapter in adapters.items()
+        }
         if node is None and len(widths) == 1:
             return None, next(iter(widths.values()))
         fusion = Fusion(channels=widths) if node is None else self.part(node, "model.fusion", wired={"channels": widths})
-        return fusion, _width(fusion, "channels", "model.fusion")
+        return fusion, _width(fusion, "channels", "model.fusion", self.tree)
 
     def part(self, node: object, path: str, *, wired: Mapping[str, Any]) -> nn.Module:
         """The module of a node; `wired` holds the arguments that come from what is already built."""
@@ -223,9 +225,11 @@ class _Builder:
             return cls(**arguments, **wired)
         except Exception as error:
             text = str(error) or type(error).__name__
-            numbers = {key: value for key, value in (arguments | wired).items() if type(value) in (int, float, list)}
-            if not any(key in text for key in arguments):
-                text += "; its numbers are " + ", ".join(f"{key}={str(value)[:60]}" for key, value in numbers.items())
+            if isinstance(error, MemoryError | OverflowError | RuntimeError):
+                text += _largest(self.tree)
+            elif not any(key in text for key in arguments):
+                numbers = {key: value for key, value in given.items() if type(value) in (int, float, list)}
+                text += f"; its numbers are {', '.join(f'{key}={str(value)[:60]}' for key, value in numbers.items())}"
             raise ConfigError(f"{path} ({spelling(cls)}): {text}") from error
 
     def _value(self, value: Any, path: str) -> Any:
@@ -315,7 +319,7 @@ def _check_scalar(value: Any, hint: Any, path: str) -> None:
         raise ConfigError(f"{path}: expected {expected}, got {_kind(value)}")
 
 
-def _width(module: nn.Module, attribute: str, path: str) -> int:
+def _width(module: nn.Module, attribute: str, path: str, tree: dict[str, Any]) -> int:
     """A part's positive integer attribute that the next part is built from."""
     value = getattr(module, attribute, None)
     if type(value) is not int or value < 1:
@@ -325,10 +329,20 @@ def _width(module: nn.Module, attribute: str, path: str) -> int:
             f"the width of what it returns; {shown}"
         )
     if value > _MAX_WIDTH:
-        arguments = [name for name in inspect.signature(type(module)).parameters if type(getattr(module, name, None)) is int]
-        numbers = ", ".join(f"{name}={getattr(module, name)}" for name in arguments)
-        raise ConfigError(f"{path}: expected {attribute} of at most {_MAX_WIDTH:,}, got {value:,}; its numbers: {numbers}")
+        raise ConfigError(f"{path}: expected {attribute} of at most {_MAX_WIDTH:,}, got {value:,}{_largest(tree)}")
     return value
+
+
+def _largest(tree: dict[str, Any]) -> str:
+    """The end of a message on sizes: a part that is too wide for another one has been asked for in some third place."""
+    numbers: list[tuple[float, str]] = []
+    for node, path in _walk(tree):
+        for key, value in node.items():
+            for number in value if type(value) is list else [value]:
+                if type(number) in (int, float):
+                    numbers.append((number, child_path(path, key)))
+    largest = sorted(numbers, reverse=True)[:3]
+    return f"; the largest numbers of the config are {', '.join(f'{path} = {number}' for number, path in largest)}"
 
 
 def _kind(value: object) -> str:

@@ -112,9 +112,7 @@ class LibraryFolder:
             digest = hashlib.sha256(_read(descriptor)).hexdigest()
         finally:
             os.close(descriptor)
-        os.rename(
-            built.name, f"{stem}-{digest}{_SUFFIX}", src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor
-        )
+        os.rename(built.name, f"{stem}-{digest}{_SUFFIX}", src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
         with contextlib.suppress(OSError):
             os.fsync(self._descriptor)
 
