@@ -1,4 +1,4 @@
-"""What `init_from`, `ckpt_path` and `mode=test` build of a file from a stranger: nothing but trusted classes, within its size."""
+"""What `init_from`, `ckpt_path` and `mode=test` build of a file from a stranger: trusted classes, within its size."""
 
 import re
 import sys
@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from perceiver.build import ConfigError, build_model
 from perceiver.checkpoints import CheckpointError
-from perceiver.run.initialisation import Initialisation, with_stored_model
 from perceiver.run.inference import Inference
+from perceiver.run.initialisation import Initialisation, with_stored_model
 
 NAMED = (
     hostile_models.package_in_current_folder,
