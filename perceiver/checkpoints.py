@@ -13,6 +13,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -154,19 +155,26 @@ def assemble(recipe: Recipe, state: Mapping[str, Tensor], *, trust: Sequence[str
     `trust` is as in `load`. Raises as `load` does; nothing is returned half-loaded.
     """
     file = recipe.file
-    stored = _stored_bytes(state)
-    limit = limit_allocation(
-        max_bytes=4 * stored + _SLACK_BYTES,
-        max_modules=20 * len(state) + _SLACK_MODULES,
-        reason=f"the file holds {len(state)} tensors, {show_bytes(stored)}, so its config does not belong to them",
-    )
     try:
-        with torch.random.fork_rng(devices=[]), limit:
+        with torch.random.fork_rng(devices=[]), limit_to(state, source="the file"):
             model = build_model(recipe.config["model"], trust=trust, spec=recipe.spec)
     except ValueError as error:
         raise CheckpointError(f"{file}: {error}") from error
     _fill(model, state, file)
     return model
+
+
+def limit_to(state: Mapping[str, Tensor], *, source: str) -> AbstractContextManager[None]:
+    """Inside, what is built may take no more than a multiple of the weights `state` of the file that describes it.
+
+    `source` names that file in the error, an AllocationError, which `build_model` turns into a ConfigError.
+    """
+    stored = _stored_bytes(state)
+    return limit_allocation(
+        max_bytes=4 * stored + _SLACK_BYTES,
+        max_modules=20 * len(state) + _SLACK_MODULES,
+        reason=f"{source} holds {len(state)} tensors, {show_bytes(stored)}, so its config does not belong to them",
+    )
 
 
 def _stored_bytes(state: Mapping[str, Tensor]) -> int:
@@ -183,7 +191,7 @@ def _load_plain(file: Path) -> dict[str, Any]:
     """The file's dict of tensors and plain values; CheckpointError for anything else."""
     try:
         with open(file, "rb") as stream:
-            _check_archive(stream, file)
+            check_archive(stream, file)
             stream.seek(0)
             content = torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -206,7 +214,7 @@ def _load_plain(file: Path) -> dict[str, Any]:
     return content
 
 
-def _check_archive(stream: BinaryIO, file: Path) -> None:
+def check_archive(stream: BinaryIO, file: Path) -> None:
     """Refuse what torch.save does not write; torch.load itself reads damaged weights and old pickles without a word."""
     size = stream.seek(0, os.SEEK_END)
     if size == 0:

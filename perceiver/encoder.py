@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from perceiver.attention import CrossAttend, Form, SelfAttend
+from perceiver.ranges import check_at_least_one, check_positive
 from perceiver.tokens import Tokens
 
 
@@ -79,12 +80,15 @@ class Encoder(nn.Module):
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
-        _check_at_least_one(
+        check_at_least_one(
+            "Encoder",
+            token_channels=token_channels,
             num_latents=num_latents,
             latent_channels=latent_channels,
             num_blocks=num_blocks,
             num_layers_per_block=num_layers_per_block,
         )
+        check_positive("Encoder", latent_std=latent_std)
         if not 1 <= num_cross_attends <= num_blocks:
             raise ValueError(
                 f"Encoder.num_cross_attends: expected 1 to num_blocks = {num_blocks}, got {num_cross_attends}: "
@@ -285,9 +289,3 @@ def _num_distinct(steps: int, *, share: bool, share_first: bool) -> int:
 def _at(step: int, modules: nn.ModuleList) -> int:
     """Which of the distinct modules runs at this step: of two, the first, then always the second."""
     return min(step, len(modules) - 1)
-
-
-def _check_at_least_one(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"Encoder.{name}: expected at least 1, got {number}.")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from perceiver.ranges import check_positive
 from perceiver.tokens import Tokens
 
 
@@ -41,6 +42,7 @@ class Fusion(nn.Module):
             raise ValueError("Fusion.channels: expected at least one modality, got none.")
         if padding < 1:
             raise ValueError(f"Fusion.padding: expected at least 1 channel to tell modalities apart, got {padding}.")
+        check_positive("Fusion", std=std)
         names = sorted(channels)
         self.modalities = tuple(names)
         widest = max(channels.values())

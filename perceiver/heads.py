@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from perceiver.attention.projection import lecun_linear
+from perceiver.ranges import check_dropout
 
 
 class PooledHead(nn.Module):
@@ -21,6 +22,7 @@ class PooledHead(nn.Module):
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"PooledHead.num_classes: expected at least 1, got {num_classes}.")
+        check_dropout("PooledHead", dropout=dropout)
         self.num_classes = num_classes
         self.dropout = nn.Dropout(dropout)
         self.output = lecun_linear(latent_channels, num_classes)

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from perceiver.masks import extents
+from perceiver.ranges import check_positive
 
 
 @runtime_checkable
@@ -111,6 +112,7 @@ class LearnedTable(nn.Module):
         super().__init__()
         if not grid or any(size < 1 for size in grid) or channels < 1:
             raise ValueError(f"LearnedTable: expected positive grid sizes and channels, got {list(grid)}, {channels}.")
+        check_positive("LearnedTable", std=std)
         self.channels = channels
         self.table = nn.Parameter(torch.empty(*grid, channels))
         nn.init.trunc_normal_(self.table, std=std, a=-2 * std, b=2 * std)

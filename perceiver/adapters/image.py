@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from perceiver.adapters.content import Content
 from perceiver.masks import grid_mask, patch_mask, zero_masked
 from perceiver.positions import PositionEncoding, grid_coordinates
+from perceiver.ranges import check_at_least_one
 from perceiver.tokens import Tokens
 
 
@@ -25,6 +26,7 @@ class ImagePixels(nn.Module):
 
     def __init__(self, *, image_channels: int, position: PositionEncoding) -> None:
         super().__init__()
+        check_at_least_one("ImagePixels", image_channels=image_channels)
         self.image_channels = image_channels
         self.position = position
         self.channels = image_channels + position.channels
@@ -72,6 +74,9 @@ class ImagePatches(nn.Module):
         embed_channels: int | None = None,
     ) -> None:
         super().__init__()
+        check_at_least_one("ImagePatches", image_channels=image_channels)
+        if embed_channels is not None:
+            check_at_least_one("ImagePatches", embed_channels=embed_channels)
         if patch < 1:
             raise ValueError(f"ImagePatches.patch: expected a side of at least 1 pixel, got {patch}.")
         self.image_channels = image_channels
@@ -144,6 +149,7 @@ class ImageConvStem(nn.Module):
         same_padding: bool = True,
     ) -> None:
         super().__init__()
+        check_at_least_one("ImageConvStem", image_channels=image_channels, stem_channels=stem_channels)
         self.image_channels = image_channels
         self.conv = nn.Conv2d(image_channels, stem_channels, kernel_size=7, stride=2, bias=False)
         self.norm = ValidBatchNorm(stem_channels)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from perceiver.masks import grid_mask
 from perceiver.positions import PositionEncoding, index_coordinates
+from perceiver.ranges import check_positive
 from perceiver.tokens import Tokens
 
 
@@ -45,6 +46,7 @@ class TextTokens(nn.Module):
             )
         if reference_length < 2:
             raise ValueError(f"TextTokens.reference_length: expected at least 2 positions, got {reference_length}.")
+        check_positive("TextTokens", std=std)
         self.vocabulary_size = vocabulary_size
         self.reference_length = reference_length
         self.embedding = nn.Embedding(vocabulary_size, embedding_channels)

@@ -22,6 +22,7 @@ from perceiver.attention.projection import (
     merge_heads,
     split_heads,
 )
+from perceiver.ranges import check_dropout
 from perceiver.tokens import Tokens
 
 Form = Literal["auto", "factored", "dense"]
@@ -59,6 +60,7 @@ class CrossAttention(nn.Module):
         qk_channels = token_channels if qk_channels is None else qk_channels
         v_channels = qk_channels if v_channels is None else v_channels
         check_heads("CrossAttention", num_heads, qk_channels=qk_channels, v_channels=v_channels)
+        check_dropout("CrossAttention", dropout=dropout)
         if attention not in get_args(Form):
             raise ValueError(f"attention: expected one of {', '.join(get_args(Form))}; got {attention!r}.")
         self.token_channels = token_channels

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from perceiver.attention.projection import lecun_linear
+from perceiver.ranges import check_at_least_one
 
 
 class FeedForward(nn.Module):
@@ -19,6 +20,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, *, channels: int, widening: int = 1, approximate_gelu: bool = False) -> None:
         super().__init__()
+        check_at_least_one("FeedForward", channels=channels, widening=widening)
         self.norm = nn.LayerNorm(channels)
         self.expand = lecun_linear(channels, widening * channels)
         self.activation = nn.GELU(approximate="tanh" if approximate_gelu else "none")

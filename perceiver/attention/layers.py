@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from perceiver.attention.cross import CrossAttention, Form
 from perceiver.attention.feed_forward import FeedForward
 from perceiver.attention.self_attention import SelfAttention
+from perceiver.ranges import check_at_least_one, check_dropout
 from perceiver.tokens import Tokens
 
 
@@ -46,6 +47,8 @@ class CrossAttend(nn.Module):
         attention: Form = "auto",
     ) -> None:
         super().__init__()
+        check_dropout("CrossAttend", dropout=dropout, attention_dropout=attention_dropout)
+        check_at_least_one("CrossAttend", query_channels=query_channels, token_channels=token_channels, widening=widening)
         self.query_residual = query_residual
         self.attention = CrossAttention(
             query_channels=query_channels,
@@ -96,6 +99,8 @@ class SelfAttend(nn.Module):
         approximate_gelu: bool = False,
     ) -> None:
         super().__init__()
+        check_dropout("SelfAttend", dropout=dropout, attention_dropout=attention_dropout)
+        check_at_least_one("SelfAttend", channels=channels, widening=widening)
         self.attention = SelfAttention(
             channels=channels,
             num_heads=num_heads,

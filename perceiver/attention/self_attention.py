@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from perceiver.attention.projection import check_heads, lecun_linear, merge_heads, split_heads
+from perceiver.ranges import check_dropout
 
 
 class SelfAttention(nn.Module):
@@ -34,6 +35,7 @@ class SelfAttention(nn.Module):
         qk_channels = channels if qk_channels is None else qk_channels
         v_channels = qk_channels if v_channels is None else v_channels
         check_heads("SelfAttention", num_heads, qk_channels=qk_channels, v_channels=v_channels)
+        check_dropout("SelfAttention", dropout=dropout)
         self.num_heads = num_heads
         self.widths = (qk_channels, qk_channels, v_channels)
         self.dropout = dropout

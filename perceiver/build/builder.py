@@ -9,9 +9,11 @@ is resolved and vetted before the first one is called (see perceiver.build.targe
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import NoneType, UnionType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from torch import nn
 
@@ -29,6 +31,9 @@ from perceiver.model import Perceiver
 
 _TOLERATED = ("_convert_", "_recursive_")  # Hydra's; a plain tree is always converted and built as a whole
 _MISSING = "???"
+_MAX_WIDTH = 2**48  # torch would blame what reads a wider part
+# Steps of shared weights take time, but no memory that a limit on a stranger's checkpoint would notice.
+_MAX_STEPS = 4096
 
 
 class ConfigError(ValueError):
@@ -36,7 +41,11 @@ class ConfigError(ValueError):
 
 
 def build_model(
-    config: Mapping[str, Any], *, trust: Sequence[str] | None = None, spec: Mapping[str, Any] | None = None
+    config: Mapping[str, Any],
+    *,
+    trust: Sequence[str] | None = None,
+    spec: Mapping[str, Any] | None = None,
+    encoder_limit: AbstractContextManager[object] | None = None,
 ) -> Perceiver:
     """Build the model that `config` (the key `model` of a run's config, resolved and plain) describes.
 
@@ -48,13 +57,33 @@ def build_model(
     is for a config from elsewhere: only the own spellings of nn.Module classes from perceiver, torch.nn.modules and
     the trusted packages.
 
+    `encoder_limit` is entered while adapters, fusion and encoder are built: what came from elsewhere, see `vetted`.
+
     Raises ConfigError, TargetError or PlainError (all of perceiver.build, all ValueErrors) that name the path.
     """
     tree = _checked_tree(config)
     classes = _resolve_all(tree, trust)
-    model = _Builder(classes).perceiver(tree, None if spec is None else plain(spec, path="spec"))
+    model = _Builder(tree, classes).perceiver(None if spec is None else plain(spec, path="spec"), encoder_limit)
+    foreign = trust is not None or encoder_limit is not None
+    if foreign and (steps := getattr(model.encoder, "num_blocks", 0)) > _MAX_STEPS:
+        raise ConfigError(f"model.encoder.num_blocks: expected at most {_MAX_STEPS:,} in a config from a file, got {steps}")
     model.config = _spelled(tree, classes)
     return model
+
+
+def vetted(parts: Mapping[str, Any], *, trust: Sequence[str]) -> dict[str, Any]:
+    """A copy of parts of a model's config from elsewhere that may become parts of the caller's own config.
+
+    `parts` is by their names in the model, as adapters, fusion, encoder. What they name is held to the rules of `trust`,
+    as by `build_model`; values must be final: no references, no placeholders, no numbers that are not finite. Nothing
+    is built. Raises as build_model.
+    """
+    tree = _checked_tree(parts)
+    classes = _resolve_all(tree, trust)
+    for node, path in _walk(tree):
+        for key, value in node.items():
+            _check_final(value, child_path(path, key))
+    return _spelled(tree, classes)
 
 
 def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,20 +156,23 @@ def _refuse_special_keys(node: dict[str, Any], path: str) -> None:
 class _Builder:
     """Builds nodes of one tree with the classes found for it; `path` is where in the config a node lies."""
 
-    def __init__(self, classes: Mapping[str, type[nn.Module]]) -> None:
+    def __init__(self, tree: dict[str, Any], classes: Mapping[str, type[nn.Module]]) -> None:
+        self.tree = tree
         self.classes = classes
 
-    def perceiver(self, tree: dict[str, Any], spec: dict[str, Any] | None) -> Perceiver:
+    def perceiver(self, spec: dict[str, Any] | None, encoder_limit: AbstractContextManager[object] | None) -> Perceiver:
+        tree = self.tree
         cls = self._class(tree, "model")
         if not issubclass(cls, Perceiver):
             raise ConfigError(f"model._target_: expected perceiver.Perceiver or a subclass, got {spelling(cls)}")
         for key in ("adapters", "encoder", "head"):
             if tree.get(key) is None:
                 raise ConfigError(f"model.{key}: missing; a model needs adapters, encoder and head")
-        adapters = self._adapters(tree["adapters"])
-        fusion, channels = self._fusion(tree.get("fusion"), adapters)
-        encoder = self.part(tree["encoder"], "model.encoder", wired={"token_channels": channels})
-        latent_channels = _width(encoder, "latent_channels", "model.encoder")
+        with nullcontext() if encoder_limit is None else encoder_limit:
+            adapters = self._adapters(tree["adapters"])
+            fusion, channels = self._fusion(tree.get("fusion"), adapters)
+            encoder = self.part(tree["encoder"], "model.encoder", wired={"token_channels": channels})
+        latent_channels = _width(encoder, "latent_channels", "model.encoder", self.tree)
         wired: dict[str, Any] = {"latent_channels": latent_channels}
         for name, value in {"token_channels": channels, "adapters": adapters}.items():
             if type(tree["head"]) is dict and _accepts(self._class(tree["head"], "model.head"), name):
@@ -161,16 +193,18 @@ class _Builder:
             if not name.isidentifier():
                 raise ConfigError(f"{path}: {name[:60]!r} cannot name a modality; use letters, digits and underscores")
             adapters[name] = self.part(node, f"{path}.{name}", wired={})
-            _width(adapters[name], "channels", f"{path}.{name}")
+            _width(adapters[name], "channels", f"{path}.{name}", self.tree)
         return adapters
 
     def _fusion(self, node: object, adapters: Mapping[str, nn.Module]) -> tuple[nn.Module | None, int]:
         """The fusion and the width of what the encoder gets; one adapter without a configured fusion needs none."""
-        widths = {name: _width(adapter, "channels", f"model.adapters.{name}") for name, adapter in adapters.items()}
+        widths = {
+            name: _width(adapter, "channels", f"model.adapters.{name}", self.tree) for name, adapter in adapters.items()
+        }
         if node is None and len(widths) == 1:
             return None, next(iter(widths.values()))
         fusion = Fusion(channels=widths) if node is None else self.part(node, "model.fusion", wired={"channels": widths})
-        return fusion, _width(fusion, "channels", "model.fusion")
+        return fusion, _width(fusion, "channels", "model.fusion", self.tree)
 
     def part(self, node: object, path: str, *, wired: Mapping[str, Any]) -> nn.Module:
         """The module of a node; `wired` holds the arguments that come from what is already built."""
@@ -191,6 +225,11 @@ class _Builder:
             return cls(**arguments, **wired)
         except Exception as error:
             text = str(error) or type(error).__name__
+            if isinstance(error, MemoryError | OverflowError | RuntimeError):
+                text += _largest(self.tree)
+            elif not any(key in text for key in arguments):
+                numbers = {key: value for key, value in given.items() if type(value) in (int, float, list)}
+                text += f"; its numbers are {', '.join(f'{key}={str(value)[:60]}' for key, value in numbers.items())}"
             raise ConfigError(f"{path} ({spelling(cls)}): {text}") from error
 
     def _value(self, value: Any, path: str) -> Any:
@@ -200,16 +239,27 @@ class _Builder:
             return {key: self._value(item, child_path(path, key)) for key, item in value.items()}
         if type(value) is list:
             return [self._value(item, child_path(path, index)) for index, item in enumerate(value)]
-        if value == _MISSING:
-            raise ConfigError(f"{path}: must be given; the config holds the placeholder ???")
-        if type(value) is str and "${" in value:
-            raise ConfigError(f"{path}: {value[:80]!r} is not resolved; resolve the config before building from it")
+        _check_final(value, path)
         return value
 
     def _class(self, node: dict[str, Any], path: str) -> type[nn.Module]:
         if "_target_" not in node:
             raise ConfigError(f"{path}: has no _target_; name the class to build, as in _target_: perceiver.Encoder")
         return self.classes[node["_target_"]]
+
+
+def _check_final(value: object, path: str) -> None:
+    """Raise ConfigError for a placeholder, a reference or a number that is not finite, in lists as well."""
+    if type(value) is list:
+        for index, item in enumerate(value):
+            _check_final(item, child_path(path, index))
+    elif type(value) is str:
+        if value == _MISSING:
+            raise ConfigError(f"{path}: must be given; the config holds the placeholder ???")
+        if "${" in value:
+            raise ConfigError(f"{path}: {value[:80]!r} is not resolved; resolve the config before building from it")
+    elif type(value) is float and not math.isfinite(value):
+        raise ConfigError(f"{path}: expected a finite number, got {value}")
 
 
 def _accepts(cls: type[nn.Module], argument: str) -> bool:
@@ -248,16 +298,28 @@ def _check_scalars(cls: type[nn.Module], given: Mapping[str, Any], path: str) ->
     except Exception:  # names that exist for type checkers only
         return
     for key, value in given.items():
-        options = get_args(hints[key]) if isinstance(hints.get(key), UnionType) else (hints.get(key),)
-        if not options or any(option not in _SCALARS and option is not NoneType for option in options):
-            continue
-        allowed = {kind for option in options for kind in _SCALARS.get(option, (NoneType,))}
-        if type(value) not in allowed:
-            expected = " or ".join("null" if option is NoneType else option.__name__ for option in options)
-            raise ConfigError(f"{child_path(path, key)}: expected {expected}, got {_kind(value)}")
+        if key in hints:
+            _check_scalar(value, hints[key], child_path(path, key))
 
 
-def _width(module: nn.Module, attribute: str, path: str) -> int:
+def _check_scalar(value: Any, hint: Any, path: str) -> None:
+    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    for option in options:
+        if type(value) is list and get_origin(option) is Sequence:
+            for index, item in enumerate(value):
+                _check_scalar(item, get_args(option)[0], child_path(path, index))
+        if type(value) is dict and get_origin(option) is Mapping:
+            for key, item in value.items():
+                _check_scalar(item, get_args(option)[1], child_path(path, key))
+    if not options or any(option not in _SCALARS and option is not NoneType for option in options):
+        return
+    allowed = {kind for option in options for kind in _SCALARS.get(option, (NoneType,))}
+    if type(value) not in allowed:
+        expected = " or ".join("null" if option is NoneType else option.__name__ for option in options)
+        raise ConfigError(f"{path}: expected {expected}, got {_kind(value)}")
+
+
+def _width(module: nn.Module, attribute: str, path: str, tree: dict[str, Any]) -> int:
     """A part's positive integer attribute that the next part is built from."""
     value = getattr(module, attribute, None)
     if type(value) is not int or value < 1:
@@ -266,7 +328,21 @@ def _width(module: nn.Module, attribute: str, path: str) -> int:
             f"{path}: {spelling(type(module))} must have an attribute {attribute}, a positive int: "
             f"the width of what it returns; {shown}"
         )
+    if value > _MAX_WIDTH:
+        raise ConfigError(f"{path}: expected {attribute} of at most {_MAX_WIDTH:,}, got {value:,}{_largest(tree)}")
     return value
+
+
+def _largest(tree: dict[str, Any]) -> str:
+    """The end of a message on sizes: a part that is too wide for another one has been asked for in some third place."""
+    numbers: list[tuple[float, str]] = []
+    for node, path in _walk(tree):
+        for key, value in node.items():
+            for number in value if type(value) is list else [value]:
+                if type(number) in (int, float):
+                    numbers.append((number, child_path(path, key)))
+    largest = sorted(numbers, reverse=True)[:3]
+    return f"; the largest numbers of the config are {', '.join(f'{path} = {number}' for number, path in largest)}"
 
 
 def _kind(value: object) -> str:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from perceiver.attention import CrossAttend
 from perceiver.attention.projection import lecun_linear
+from perceiver.ranges import check_at_least_one, check_positive
 from perceiver.tokens import Tokens
 
 
@@ -49,6 +50,8 @@ class ClassificationDecoder(nn.Module):
         if num_classes < 1:
             raise ValueError(f"ClassificationDecoder.num_classes: expected at least 1, got {num_classes}.")
         query_channels = latent_channels if query_channels is None else query_channels
+        check_at_least_one("ClassificationDecoder", query_channels=query_channels)
+        check_positive("ClassificationDecoder", query_std=query_std)
         self.num_classes = num_classes
         self.query = nn.Parameter(torch.empty(1, query_channels))
         nn.init.trunc_normal_(self.query, std=query_std, a=-2 * query_std, b=2 * query_std)

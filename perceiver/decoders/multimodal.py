@@ -14,6 +14,7 @@ from perceiver.decoders.cross_attend import check_chunk_size, decode
 from perceiver.decoders.decoder import Decoder
 from perceiver.decoders.queries import query_channels
 from perceiver.fusion import Fusion
+from perceiver.ranges import check_at_least_one
 from perceiver.tokens import Tokens
 from perceiver.zero_gradients import with_zero_gradients
 
@@ -85,6 +86,8 @@ class MultimodalDecoder(Decoder):
             approximate_gelu=approximate_gelu,
             attention="dense",
         )
+        if hidden_channels is not None:
+            check_at_least_one("MultimodalDecoder", hidden_channels=hidden_channels)
         self.hidden = nn.Identity() if hidden_channels is None else lecun_linear(self.query_channels, hidden_channels)
         width = self.query_channels if hidden_channels is None else hidden_channels
         self.outputs = nn.ModuleDict({name: lecun_linear(width, size) for name, size in self.output_channels.items()})

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from perceiver.positions import PositionEncoding, grid_coordinates
+from perceiver.ranges import check_positive
 from perceiver.tokens import Tokens
 
 
@@ -43,6 +44,7 @@ class LearnedQueries(nn.Module):
         super().__init__()
         if not grid or min(grid) < 1 or channels < 1:
             raise ValueError(f"LearnedQueries: expected positive grid sizes and channels, got {list(grid)}, {channels}.")
+        check_positive("LearnedQueries", std=std)
         self.channels: int | None = channels
         self.modality = modality
         self.queries = nn.Parameter(torch.empty(*grid, channels))

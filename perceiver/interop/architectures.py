@@ -41,6 +41,9 @@ DEFAULTS: dict[str, Any] = {
 }
 """What a config.json that leaves a value out means."""
 
+MOST = 10**9
+"""No size in a config is larger; most must be far smaller for their weights to be there."""
+
 GELU_FORMS = {"gelu": False, "gelu_new": True, "gelu_pytorch_tanh": True}
 """Names of activations, and whether each is the tanh form of GELU."""
 
@@ -81,6 +84,8 @@ def model_config(name: str, given: Mapping[str, Any]) -> Config:
     if name not in ARCHITECTURES:
         raise ArchitectureError(f"unknown architecture {str(name)[:80]!r}; expected one of {', '.join(ARCHITECTURES)}")
     values = {key: _plain(given.get(key, default)) for key, default in DEFAULTS.items()}
+    for key, default in DEFAULTS.items():
+        _check_value(key, values[key], default)
     values["num_labels"] = _num_labels(given)
     if values["hidden_act"] not in GELU_FORMS:
         raise ArchitectureError(f"hidden_act: expected one of {', '.join(GELU_FORMS)}, got {values['hidden_act']!r}")
@@ -430,7 +435,37 @@ def _num_labels(given: Mapping[str, Any]) -> int:
     names = given.get("id2label")
     if isinstance(names, Mapping) and names:
         return len(names)
-    return int(given.get("num_labels") or 2)
+    number = given.get("num_labels") or 2
+    _check_value("num_labels", number, 2)
+    return int(number)
+
+
+def _check_value(key: str, value: Any, default: Any) -> None:
+    """Raise ArchitectureError unless a value is of the kind of its default, and a number of a size that a model may have.
+
+    Before anything is computed of it: a config.json may come from a stranger, whose list times a number takes all memory.
+    """
+    if value is None and default is None:
+        return
+    if key == "attention_probs_dropout_prob":
+        good, expected = type(value) in (int, float) and 0 <= value < 1, "a number of at least 0 and below 1"
+    elif isinstance(default, list):
+        good = isinstance(value, list) and len(value) == len(default) and all(_is_size(size) for size in value)
+        expected = f"a list of {len(default)} ints from 1 to {MOST:,}"
+    elif default is None or type(default) is int:
+        good, expected = _is_size(value), f"int{' or null' if default is None else ''}"
+        if type(value) is int:
+            expected += f" from 1 to {MOST:,}"
+    else:
+        good, expected = type(value) is type(default), type(default).__name__
+    if not good:
+        raise ArchitectureError(
+            f"its config makes no model: {key}: expected {expected}, got {type(value).__name__} {str(value)[:60]!r}"
+        )
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 1 <= value <= MOST
 
 
 def _plain(value: Any) -> Any:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from perceiver.checkpoints import CheckpointError, check_archive
+
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
 PYTORCH = "pytorch_model.bin"
+MOST_TEXT_BYTES = 2**25
+"""Of a config, or of the header of a safetensors file, which names each tensor."""
 
 
 class WeightFileError(ValueError):
@@ -32,13 +38,26 @@ def read_config(directory: Path, *, maker: str) -> dict[str, Any]:
     if not file.is_file():
         there = ", ".join(sorted(entry.name for entry in directory.iterdir())[:8]) or "nothing"
         raise FileNotFoundError(f"{directory}: has no {CONFIG}; expected a directory that {maker} wrote, found {there}")
+    if (size := file.stat().st_size) > MOST_TEXT_BYTES:
+        raise WeightFileError(f"{file}: expected at most {MOST_TEXT_BYTES:,} bytes of JSON, got {size:,}")
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        values = json.loads(file.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:  # also of integers with thousands of digits
         raise WeightFileError(f"{file}: expected JSON: {error}") from error
     if not isinstance(values, dict):
         raise WeightFileError(f"{file}: expected a JSON object, got {type(values).__name__}")
     return values
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is beyond the range of numbers")
+    return number
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 def read_weights(directory: Path) -> tuple[Path, dict[str, Tensor]]:
@@ -63,6 +82,7 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
     except ImportError as error:
         raise ImportError(f"{file}: reading it needs safetensors; pip install 'perceiver-multimodal[hf]'") from error
+    _check_header(file)
     try:
         tensors: dict[str, Tensor] = load_file(file)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
@@ -70,7 +90,27 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def _check_header(file: Path) -> None:
+    """Raise WeightFileError unless the header of a safetensors file, its first part, fits into the file and is not huge."""
+    with file.open("rb") as stream:
+        start = stream.read(8)
+    room = min(file.stat().st_size - 8, MOST_TEXT_BYTES)
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+    if not 2 <= length <= room:
+        raise WeightFileError(
+            f"{file}: not a safetensors file, or damaged: its header claims {length:,} bytes, expected 2 to "
+            f"{max(room, 0):,}. Copy it again"
+        )
+
+
 def _read_pytorch(file: Path) -> dict[str, Tensor]:
+    try:
+        with file.open("rb") as stream:
+            check_archive(stream, file)
+    except CheckpointError as error:
+        raise WeightFileError(
+            f"{error}. Where PyTorch before 1.6 wrote it, load and save it with transformers, which writes {SAFETENSORS}"
+        ) from error
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -54,7 +54,7 @@ def from_transformers(model: nn.Module | str | Path, *, attention_dropout: float
         source = str(file)
     try:
         config = model_config(name, _with_dropout(values, attention_dropout))
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), checkpoints.limit_to(weights, source=source):
             ours = build_model(config)
     except ArchitectureError as error:
         raise ArchitectureError(f"{source}: {error}") from error

@@ -81,7 +81,8 @@ def find_batch_size(config: DictConfig) -> int:
     spec = spec_of(data)
     plain = resolve(config, spec)
     seed_everything(int(plain["seed"]), workers=True, verbose=False)
-    model = build_model(plain["model"], spec=spec)
+    limit = None if start is None or not start.built_as_stored else start.limit()
+    model = build_model(plain["model"], spec=spec, encoder_limit=limit)
     if start is not None:
         start.apply(model)
     compile_model(model, plain.get("compile"))

@@ -64,7 +64,8 @@ def fit(config: DictConfig) -> float | None:
     plain = resolve(config, spec)
 
     seed_everything(int(plain["seed"]), workers=True, verbose=False)
-    model = build_model(plain["model"], spec=spec)
+    limit = None if start is None or not start.built_as_stored else start.limit()
+    model = build_model(plain["model"], spec=spec, encoder_limit=limit)
     best = BestEpoch()
     callbacks: list[Callback] = [
         RandomState(seed=int(plain["seed"])),

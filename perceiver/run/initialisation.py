@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from perceiver.build import TargetError, vetted
+from perceiver.checkpoints import CheckpointError, limit_to
 from perceiver.model import Perceiver
 from perceiver.run.literal import literal
 from perceiver.run.resume import differences
@@ -32,11 +35,13 @@ class Initialisation:
 
     Args:
         source: the trained model.
+        built_as_stored: adapters, fusion and encoder are built as the trained model's configuration says.
         freeze: its weights stay as they are.
         lr_multiplier: its weights learn at this multiple of the optimizer's learning rate.
     """
 
     source: StartingPoint
+    built_as_stored: bool = False
     freeze: bool = False
     lr_multiplier: float = 1.0
 
@@ -65,7 +70,23 @@ class Initialisation:
             source = StartingPoint.find(config["init_from"])
         except FileNotFoundError as error:
             raise FileNotFoundError(f"init_from: {error}") from error
-        return cls(source=source, freeze=bool(settings["freeze"]), lr_multiplier=multiplier)
+        return cls(
+            source=source,
+            built_as_stored=bool(settings["model"]),
+            freeze=bool(settings["freeze"]),
+            lr_multiplier=multiplier,
+        )
+
+    @cached_property
+    def _weights(self) -> dict[str, Tensor]:
+        """From `limit` to `apply`, so that the file is read once."""
+        return self.source.weights()
+
+    def limit(self) -> AbstractContextManager[object] | None:
+        """For building adapters, fusion and encoder, if the file describes them: no larger than its weights. Else None."""
+        if not self.built_as_stored:
+            return None
+        return limit_to(self._weights, source=f"init_from={self.source.path}")
 
     def apply(self, model: Perceiver) -> str:
         """Fill the model's adapters, fusion and encoder; what was done, in a line.
@@ -74,7 +95,8 @@ class Initialisation:
             ValueError: they are others than the trained model's, all differences summed up, or its files are damaged or of
                 another kind; nothing is filled.
         """
-        stored = _of_parts(self.source.weights())
+        stored = _of_parts(self._weights)
+        self.__dict__.pop("_weights")  # frees the memory: this object lives as long as the training
         own = _of_parts(model.state_dict())
         label = _label_input(self.source.model_config())
         if label is not None and label not in model.adapters:
@@ -166,19 +188,16 @@ def with_stored_model(config: DictConfig) -> DictConfig:
     """A copy of the configuration whose model has adapters, fusion and encoder as in the checkpoint `init_from`.
 
     Values that the command line sets below them, as `model.encoder.dropout=0.1`, still hold; adapters of modalities that the
-    checkpoint lacks stay. Reads the checkpoint's configuration only.
+    checkpoint lacks stay. Reads the checkpoint's configuration only. What that names is held to the rules of
+    `perceiver.load`, with the packages of the key `trust`; the user's own configuration is not.
 
     Raises:
-        ValueError: the command line chooses another size or adapter, or a file is damaged or of another kind.
+        ValueError: the checkpoint names a class outside the trusted packages, or holds values that are not final;
+            the command line chooses another size or adapter, or a file is damaged or of another kind.
     """
     start = Initialisation.of(config)
     assert start is not None
-    stored = deepcopy(start.source.model_config())
-    label = _label_input(stored)
-    if label is not None:
-        # An input that the task made of the targets: a new task has its own.
-        stored["adapters"].pop(label)
-        ((stored.get("fusion") or {}).get("mask_rates") or {}).pop(label, None)
+    stored = _stored_parts(start.source, trust=list(config.get("trust") or []))
     config = config.copy()
     with open_dict(config):
         for name, adapter in stored["adapters"].items():
@@ -196,10 +215,39 @@ def with_stored_model(config: DictConfig) -> DictConfig:
     return config
 
 
+def _stored_parts(source: StartingPoint, *, trust: list[str]) -> dict[str, Any]:
+    """Adapters, fusion and encoder of a trained model's configuration, after the same vetting as by `perceiver.load`."""
+    stored = deepcopy(source.model_config())
+    for part, optional in (("adapters", False), ("fusion", True), ("encoder", False)):
+        if type(stored.get(part)) is not dict and not (optional and stored.get(part) is None):
+            raise CheckpointError(f"init_from: {source.path}: its config has no model.{part}; expected a mapping")
+    label = _label_input(stored)
+    if label is not None:
+        # An input that the task made of the targets: a new task has its own.
+        stored["adapters"].pop(label)
+        mask_rates = (stored.get("fusion") or {}).get("mask_rates")
+        if type(mask_rates) is dict:
+            mask_rates.pop(label, None)
+    for name, adapter in stored["adapters"].items():
+        if not name.isidentifier() or type(adapter) is not dict:
+            raise CheckpointError(
+                f"init_from: {source.path}: its config has no usable adapter {name[:60]!r}; expected a mapping by modality"
+            )
+    try:
+        return vetted({part: stored[part] for part in PARTS if stored.get(part) is not None}, trust=trust)
+    except ValueError as error:
+        raise CheckpointError(
+            f"init_from: {source.path}: {error} (here trust is a key of the configuration: 'trust=[PACKAGE]')"
+            if isinstance(error, TargetError)
+            else f"init_from: {source.path}: {error}"
+        ) from error
+
+
 def _label_input(stored: Mapping[str, Any]) -> str | None:
     """The label that a stored model takes in as well as decodes, by its name as an input."""
-    target = (stored.get("head") or {}).get("target")
-    return str(target) if target in stored["adapters"] else None
+    head = stored.get("head")
+    target = head.get("target") if isinstance(head, Mapping) else None
+    return target if isinstance(target, str) and target in (stored.get("adapters") or {}) else None
 
 
 def _command_line() -> Iterator[tuple[str, Any, bool]]:

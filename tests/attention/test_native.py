@@ -1,8 +1,10 @@
 """Native code against the eager form and the dense formula; its build, its fallbacks, its memory accesses."""
 
+import hashlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from perceiver.attention import eager, native
 from perceiver.attention.dense import dense_attention
 from perceiver.attention.factored import factored_attention
 from perceiver.attention.implementations import implementation
-from perceiver.attention.native import loader, operator
+from perceiver.attention.native import cache, loader, operator
 from perceiver.attention.projection import TokenProjection
 
 COMPILER = loader.find_compiler()
@@ -424,6 +426,187 @@ def test_every_vector_width(lanes: int, fresh: Path, monkeypatch: pytest.MonkeyP
         assert_as_accurate(example(rows=rows, seed=seed))
 
 
+# ----------------------------------------------------------------------------------------- what is loaded from the cache
+
+PLANTED = "#include <stdio.h>\n__attribute__((constructor)) static void ran(void) { fclose(fopen(MARK, \"w\")); }\n"
+
+
+@pytest.fixture
+def planted(fresh: Path, tmp_path: Path) -> tuple[bytes, Path]:
+    """A library that leaves a mark when it is loaded, and the mark."""
+    assert COMPILER is not None
+    source, library, mark = tmp_path / "planted.c", tmp_path / "planted.so", tmp_path / "RAN"
+    source.write_text(PLANTED)
+    command = [*COMPILER, "-shared", "-fPIC", f'-DMARK="{mark}"', "-o", str(library), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+    return library.read_bytes(), mark
+
+
+def built_name(fresh: Path) -> str:
+    """The name that the library gets in the cache; the folder is emptied."""
+    assert available().library is not None
+    (library,) = fresh.iterdir()
+    library.unlink()
+    return library.name
+
+
+@needs_compiler
+def test_the_folder_is_private(fresh: Path) -> None:
+    assert available().library is not None
+    assert fresh.stat().st_mode & 0o777 == 0o700
+    (library,) = fresh.iterdir()
+    assert library.stat().st_mode & 0o077 == 0
+
+
+@needs_compiler
+def test_a_planted_library_is_not_loaded(fresh: Path, planted: tuple[bytes, Path]) -> None:
+    content, mark = planted
+    name = built_name(fresh)
+    fresh.chmod(0o777)
+    digest = hashlib.sha256(content).hexdigest()
+    honest = f"{name.rpartition('-')[0]}-{digest}.so"
+    (fresh / name).write_bytes(content)  # under the right name, with another content
+    (fresh / honest).write_bytes(content)
+    (fresh / honest).chmod(0o666)  # its digest is right; anybody could have written it
+    assert available().library is not None
+    assert not mark.exists()
+    assert fresh.stat().st_mode & 0o777 == 0o700
+    assert [file.name for file in fresh.iterdir()] == [name]
+
+
+@needs_compiler
+def test_links_are_not_followed(fresh: Path, planted: tuple[bytes, Path], tmp_path: Path) -> None:
+    content, mark = planted
+    name = built_name(fresh)
+    outside = tmp_path / "outside.so"
+    outside.write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    (fresh / f"{name.rpartition('-')[0]}-{digest}.so").symlink_to(outside)
+    assert available().library is not None
+    assert not mark.exists()
+    fresh.rename(tmp_path / "elsewhere")
+    fresh.symlink_to(tmp_path / "elsewhere")
+    with pytest.warns(RuntimeWarning, match=r"compiled anew for this process\. .*perceiver: is a link"):
+        assert available().library is not None
+
+
+@needs_compiler
+def test_a_folder_of_somebody_else_is_not_used(
+    fresh: Path, planted: tuple[bytes, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, mark = planted
+    name = built_name(fresh)
+    digest = hashlib.sha256(content).hexdigest()
+    own = f"{name.rpartition('-')[0]}-{digest}.so"
+    (fresh / own).write_bytes(content)
+    user = os.geteuid()
+    monkeypatch.setattr(cache.os, "geteuid", lambda: user + 1)
+    with pytest.raises(cache.InsecureCacheError, match="belongs to the user"):
+        cache.LibraryFolder(fresh)
+    with pytest.warns(RuntimeWarning):
+        available()
+    assert not mark.exists()
+    assert (fresh / own).exists()
+
+
+CORRUPTED = """
+import sys
+from perceiver.attention.native import loader
+loader.FLAG_SETS = ((*loader.FLAGS, "-O0"),)
+print("loaded" if loader.availability().library is not None else loader.availability().reason)
+"""
+
+
+@needs_compiler
+@pytest.mark.parametrize("harm", ["truncated", "flipped"])
+def test_a_damaged_library_is_made_anew(harm: str, fresh: Path, repository: Path) -> None:
+    """In a process of its own: loading a truncated one would end this one."""
+    assert available().library is not None
+    (library,) = fresh.iterdir()
+    content = bytearray(library.read_bytes())
+    good = bytes(content)
+    if harm == "truncated":
+        del content[len(content) // 2 :]
+    else:
+        content[len(content) // 2] ^= 0xFF
+    library.unlink()  # this process goes on with what it has loaded
+    library.write_bytes(content)
+    library.chmod(0o700)
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    done = subprocess.run([sys.executable, "-c", CORRUPTED], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "loaded", (done.returncode, done.stderr[-2000:])
+    (again,) = fresh.iterdir()
+    assert hashlib.sha256(again.read_bytes()).hexdigest() in again.name
+    assert len(again.read_bytes()) == len(good)
+
+
+@needs_compiler
+def test_leftovers_of_killed_builds_are_removed(fresh: Path) -> None:
+    fresh.mkdir(mode=0o700)
+    for name, age in ((".build-1-abc.so", 7200), ("tmpabcdefgh.so", 7200), (".build-2-abc.so", 0), ("other.txt", 7200)):
+        (fresh / name).touch()
+        os.utime(fresh / name, (time.time() - age,) * 2)
+    assert available().library is not None
+    names = sorted(file.name for file in fresh.iterdir() if not file.name.startswith("kernel-"))
+    assert names == [".build-2-abc.so", "other.txt"], "one may still be building"
+
+
+@needs_compiler
+def test_a_compiler_behind_a_launcher(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert COMPILER is not None
+    launcher = tmp_path / "my launcher"
+    launcher.write_text('#!/bin/sh\necho "$@" >> "$0.log"\nexec "$@"\n')
+    launcher.chmod(0o755)
+    monkeypatch.setenv("CC", f"'{launcher}' {COMPILER[0]}")
+    assert loader.find_compiler() == (str(launcher), COMPILER[0])
+    assert available().library is not None
+    assert "-shared" in (tmp_path / "my launcher.log").read_text()
+    monkeypatch.setenv("CC", "'gcc")
+    assert loader.find_compiler() == loader.find_compiler() != ()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Could not determine home directory."), KeyError("uid not found: 12345")])
+@needs_compiler
+def test_a_user_without_a_home(error: Exception, fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise error
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(cache.Path, "home", home)
+    assert cache.cache_folder() is None
+    assert available().library is not None
+
+
+@pytest.mark.parametrize("error", [AttributeError("perceiver_lanes"), KeyError("x"), ValueError("y"), MemoryError()])
+def test_availability_never_raises(error: Exception, fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(compiler: object) -> None:
+        raise error
+
+    monkeypatch.setattr(loader, "find_compiler", lambda: ("cc",))
+    monkeypatch.setattr(loader, "build", fail)
+    with pytest.warns(RuntimeWarning, match="could not be built"):
+        assert available().library is None
+
+
+@needs_compiler
+def test_a_rebuilt_library_is_not_taken_for_the_loaded_one(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dynamic loader knows libraries by their paths."""
+    first = available()
+    for file in fresh.iterdir():
+        file.unlink()
+    assert first.library is not None
+    other = 4 if first.library.perceiver_lanes() != 4 else 8
+    monkeypatch.setattr(loader, "_key", lambda *_: "same")
+    monkeypatch.setattr(loader, "FLAG_SETS", ((*QUICK, "-Wno-psabi"),))
+    assert available().library is not None
+    for file in fresh.iterdir():
+        file.unlink()
+    monkeypatch.setattr(loader, "FLAG_SETS", ((*QUICK, f"-DLANES={other}", "-Wno-psabi"),))
+    again = available().library
+    assert again is not None
+    assert again.perceiver_lanes() == other
+
+
 SANITIZED = """
 import random, sys
 from pathlib import Path
@@ -458,11 +641,11 @@ def test_sanitizers_find_nothing(tmp_path: Path, repository: Path) -> None:
     library = tmp_path / "kernel.so"
     flags = [*QUICK, "-g", "-march=native", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     built = subprocess.run(
-        [COMPILER, *flags, "-o", library, loader.SOURCE, "-lm"], capture_output=True, text=True, check=False
+        [*COMPILER, *flags, "-o", library, loader.SOURCE, "-lm"], capture_output=True, text=True, check=False
     )
     names = [f"lib{name}.so" for name in ("asan", "ubsan")]
     paths = [
-        subprocess.run([COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=False).stdout.strip()
+        subprocess.run([*COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=False).stdout.strip()
         for name in names
     ]
     if built.returncode or not all(os.path.isabs(path) for path in paths):

@@ -7,11 +7,13 @@ instruction sets in the code; the price is a few seconds once per machine. Nothi
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from pathlib import Path
 
 import torch
 
+from perceiver.attention.native.cache import InsecureCacheError, LibraryFolder, cache_folder
 from perceiver.attention.native.task import Task
 
 SOURCE = Path(__file__).with_name("kernel.c")
@@ -48,91 +51,88 @@ def availability() -> Availability:
         return Availability(None, "no native code for Windows")
     if ctypes.sizeof(ctypes.c_void_p) != 8:
         return Availability(None, "no native code for 32-bit systems")
-    compiler = find_compiler()
-    if compiler is None:
-        return Availability(None, "no C compiler (cc, gcc, clang or $CC)")
     try:
+        compiler = find_compiler()
+        if compiler is None:
+            return Availability(None, "no C compiler (cc, gcc, clang or $CC)")
         library = build(compiler)
-    except (OSError, subprocess.SubprocessError, BuildError) as error:
+        instructions = f"vectors of {library.perceiver_lanes()} floats"
+    except Exception as error:  # whatever is wrong with this machine, the eager form serves
         warnings.warn(
             f"The native attention kernel could not be built; the slower eager form serves. {error} "
             "Set PERCEIVER_NATIVE=0 to silence this.",
             RuntimeWarning,
         )
         return Availability(None, "the C compiler failed")
-    return Availability(library, f"vectors of {library.perceiver_lanes()} floats")
+    return Availability(library, instructions)
 
 
 class BuildError(Exception):
     """No set of flags gave a library that loads."""
 
 
-def find_compiler() -> str | None:
-    """The path of $CC, cc, gcc or clang, the first that exists."""
-    named = os.environ.get("CC", "").split()
-    for name in [*named[:1], "cc", "gcc", "clang"]:
-        path = shutil.which(name)
+def find_compiler() -> tuple[str, ...] | None:
+    """The command $CC, as `ccache gcc`, or cc, gcc or clang, the first that exists; its first word is a path."""
+    try:
+        named = shlex.split(os.environ.get("CC", ""))
+    except ValueError:  # an open quotation mark
+        named = []
+    for words in (named, ["cc"], ["gcc"], ["clang"]):
+        path = shutil.which(words[0]) if words else None
         if path is not None:
-            return path
+            return (path, *words[1:])
     return None
 
 
-def build(compiler: str) -> ctypes.CDLL:
+def build(compiler: Sequence[str]) -> ctypes.CDLL:
     """Load the kernel's library from the cache, compiling it if it is not there.
 
     Raises:
         BuildError: if nothing that the compiler makes can be loaded.
         OSError: if neither the cache nor a temporary folder can be written.
     """
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
     failures = []
     for flags in FLAG_SETS:
-        name = f"kernel-{_key(compiler, version, flags)}.so"
+        stem = f"kernel-{_key(compiler, version, flags)}"
+        cache = cache_folder()
         try:
-            return _build_in(cache_folder(), name, compiler, flags)
+            if cache is not None:
+                return _build_in(cache, stem, compiler, flags)
         except (BuildError, subprocess.TimeoutExpired) as error:
             failures.append(str(error))
+            continue
+        except InsecureCacheError as error:
+            warnings.warn(f"The native attention kernel is compiled anew for this process. {error}", RuntimeWarning)
         except OSError:
-            # The cache is not writable, or holds programs that may not run: a private folder serves this process.
-            with tempfile.TemporaryDirectory(prefix="perceiver-") as folder:
-                try:
-                    return _build_in(Path(folder), name, compiler, flags)
-                except (BuildError, subprocess.TimeoutExpired) as error:
-                    failures.append(str(error))
+            pass  # the cache is not writable, or holds programs that may not run
+        # A private folder serves this process.
+        with tempfile.TemporaryDirectory(prefix="perceiver-") as folder:
+            try:
+                return _build_in(Path(folder), stem, compiler, flags)
+            except (BuildError, subprocess.TimeoutExpired) as error:
+                failures.append(str(error))
     raise BuildError(failures[-1])
 
 
-def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/perceiver`, else the platform's place for caches."""
-    named = os.environ.get("XDG_CACHE_HOME")
-    if named:
-        return Path(named) / "perceiver"
-    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "perceiver"
+def _build_in(path: Path, stem: str, compiler: Sequence[str], flags: Sequence[str]) -> ctypes.CDLL:
+    with LibraryFolder(path) as folder:
+        if (found := folder.find(stem)) is not None:
+            with contextlib.suppress(OSError, AttributeError, BuildError):
+                return _load(found)
+        # Each process compiles to a file of its own; whoever is last replaces the others' equal result in one step.
+        with folder.building() as own:
+            command = [*compiler, *flags, "-o", str(own), str(SOURCE), "-lm"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+            if done.returncode != 0:
+                raise BuildError(f"{' '.join(command)} said: {done.stderr.strip()[-500:]}")
+            folder.publish(own, stem=stem)
+        if (found := folder.find(stem)) is None:
+            raise BuildError(f"{path}: the library that was just built there is gone or was changed")
+        return _load(found)
 
 
-def _build_in(folder: Path, name: str, compiler: str, flags: Sequence[str]) -> ctypes.CDLL:
-    path = folder / name
-    if path.exists():
-        try:
-            return _load(path)
-        except (OSError, AttributeError, BuildError):
-            path.unlink(missing_ok=True)  # damaged; made anew below
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # Each process compiles to a file of its own; whoever is last replaces the others' equal result in one step.
-    handle, own = tempfile.mkstemp(dir=folder, suffix=".so")
-    os.close(handle)
-    try:
-        command = [compiler, *flags, "-o", own, str(SOURCE), "-lm"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        if done.returncode != 0:
-            raise BuildError(f"{' '.join(command)} said: {done.stderr.strip()[-500:]}")
-        os.replace(own, path)
-    finally:
-        Path(own).unlink(missing_ok=True)
-    return _load(path)
-
-
-def _load(path: Path) -> ctypes.CDLL:
+def _load(path: str | Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     for name in ("perceiver_forward", "perceiver_backward"):
         function = getattr(library, name)
@@ -158,9 +158,9 @@ def team() -> int | None:
         return None
 
 
-def _key(compiler: str, version: str, flags: Sequence[str]) -> str:
+def _key(compiler: Sequence[str], version: str, flags: Sequence[str]) -> str:
     """What the library depends on: source, compiler, flags, processor."""
-    parts = [SOURCE.read_text(), compiler, version, *flags, platform.machine(), platform.processor(), _processor()]
+    parts = [SOURCE.read_text(), *compiler, version, *flags, platform.machine(), platform.processor(), _processor()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
