@@ -116,7 +116,7 @@ def _check_facts(*, spec: Any, samples: Any, rows_per_shard: Any, source: Any, c
     for name, value in (("spec", spec), ("samples", samples), ("rows_per_shard", rows_per_shard), ("source", source)):
         if not isinstance(value, dict):
             raise ValueError(f"{name}: expected an object, got {type(value).__name__}")
-        _check_keys(value, name)
+        refuse_special_keys(value, path=name)
     for name, counts in (("samples", samples), ("rows_per_shard", rows_per_shard)):
         for split, count in counts.items():
             if split not in SPLITS:

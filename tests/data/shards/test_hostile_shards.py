@@ -148,7 +148,7 @@ def test_folders_elsewhere(shards: str) -> None:
         (lambda facts: facts["spec"]["target"].update(names=[1]), r"spec\.target\.names: expected a list of texts"),
         (
             lambda facts: facts["spec"]["modalities"]["note"].update(a=[{"_target_": "os.system"}]),
-            r"spec\.modalities\.note\.a\[0\]: a key must not start and end with an underscore, got '_target_'",
+            r"spec\.modalities\.note\.a\[0\]\._target_: keys that begin and end",
         ),
     ],
 )
