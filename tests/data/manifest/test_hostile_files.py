@@ -1,7 +1,7 @@
 """Files that claim or expand to far more than they hold: each is a bad row, named, and skipped where that is asked for."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,7 +118,8 @@ def sound(rate: int, wanted: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("rate", [8001, 96001, 999_983, 16_001])
 def test_odd_sample_rates_take_a_small_filter(rate: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, seen = torchaudio.functional.resample, []
+    original: Callable[..., torch.Tensor] = torchaudio.functional.resample
+    seen: list[Fraction] = []
 
     def spy(x: torch.Tensor, orig: int, new: int) -> torch.Tensor:
         ratio = Fraction(new, orig)
