@@ -327,7 +327,8 @@ def _audio(raw: Any, modality: Mapping[str, Any], name: str) -> Tensor:
 
 
 _MOST_RESAMPLING = 1024  # times as many samples, or as few
-_MOST_COEFFICIENTS, _MOST_PHASES = 2**22, 2000
+_MOST_COEFFICIENTS = 2**22
+_MOST_PHASES = 2000
 
 
 def _resampled(x: Tensor, rate: int, wanted: int, name: str) -> Tensor:
