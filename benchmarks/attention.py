@@ -22,11 +22,11 @@ from dense_reference import attend
 from measure import Seconds, added_peak, announce, in_fresh_process, interleaved, machine, medians, ratios, timed, write_json
 from torch import Tensor
 
-from perceiver.attention import compiled, eager, native
-from perceiver.attention.absorbed import absorbed_attention
-from perceiver.attention.factored import factored_attention
+from perceiver.attention.forms.absorbed import absorbed_attention
+from perceiver.attention.forms.factored import factored_attention
+from perceiver.attention.kernels import compiled, eager, native
+from perceiver.attention.kernels.contract import Read
 from perceiver.attention.projection import TokenProjection
-from perceiver.attention.reading import Read
 from perceiver.positions import Fourier, grid_coordinates
 from perceiver.tokens import Tokens
 

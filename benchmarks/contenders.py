@@ -14,7 +14,14 @@ import torch
 from dense_reference import DenseClassifier, fourier_features
 from torch import Tensor, nn
 
-from perceiver import ClassificationDecoder, Encoder, Fourier, Perceiver, PooledHead, Tokens
+from perceiver import (
+    ClassificationDecoder,
+    Encoder,
+    Fourier,
+    Perceiver,
+    PooledHead,
+    Tokens,
+)
 from perceiver.adapters import ImagePixels
 from perceiver.positions import grid_coordinates
 

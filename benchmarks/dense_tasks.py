@@ -24,7 +24,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 import perceiver
 from perceiver.batch import Batch
-from perceiver.predictions import target_of
+from perceiver.targets.kinds import target_of
 
 TRAINING_SCENES = 512
 

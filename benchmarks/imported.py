@@ -26,11 +26,11 @@ import torch
 from measure import added_peak, announce, interleaved, machine, numbers_of_fresh_process, timed, write_json
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 
 from transformers_models import BY_NAME, SMALL, their_model
 
-from perceiver.build import build_model
+from perceiver.checkpoints.build import build_model
 from perceiver.interop.architectures import model_config
 from perceiver.interop.huggingface import from_transformers
 

@@ -28,10 +28,10 @@ from PIL import Image
 from torch import Tensor
 
 from perceiver.batch import Batch
-from perceiver.build import build_model
-from perceiver.data.image_folder import ImageFolder
+from perceiver.checkpoints.build import build_model
+from perceiver.data.folders.images import ImageFolder
 from perceiver.model import Perceiver
-from perceiver.run.config import register_resolvers, resolve
+from perceiver.run.configuration.resolve import register_resolvers, resolve
 from perceiver.run.main import conf_directory
 from perceiver.tasks.parameter_groups import parameter_groups
 

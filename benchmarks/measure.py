@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from perceiver.attention.implementations import implementation
+from perceiver.attention.kernels.dispatch import implementation
 
 Seconds = tuple[float, float]
 """Of a forward without gradients, and of a training step (or of a forward and backward)."""

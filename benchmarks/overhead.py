@@ -27,8 +27,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, seed_everything
 
-from perceiver.build import build_model
-from perceiver.run.config import register_resolvers, resolve
+from perceiver.checkpoints.build import build_model
+from perceiver.run.configuration.resolve import register_resolvers, resolve
 from perceiver.run.job import run
 from perceiver.run.main import conf_directory
 from perceiver.tasks.parameter_groups import parameter_groups

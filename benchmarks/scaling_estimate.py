@@ -18,9 +18,9 @@ from hydra import compose, initialize_config_dir
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from perceiver.batch import Batch
-from perceiver.build import build_model
-from perceiver.run.config import register_resolvers, resolve
-from perceiver.run.report import forward_flops
+from perceiver.checkpoints.build import build_model
+from perceiver.run.configuration.resolve import register_resolvers, resolve
+from perceiver.run.reporting.console import forward_flops
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 TRAINING_IMAGES = 1_281_167 - 10_000  # the recipes keep 10,000 for validation

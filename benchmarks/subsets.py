@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 import perceiver
-from perceiver.checkpoints import read
-from perceiver.data.matching import SEPARATOR
-from perceiver.data.paired_digits import PairedDigits
+from perceiver.checkpoints.file import read
+from perceiver.data.synthetic.matching import SEPARATOR
+from perceiver.data.synthetic.paired_digits import PairedDigits
 from perceiver.model import Perceiver
 
 RECORDINGS = "spoken_digits/"

@@ -23,10 +23,10 @@ from attention import Case, learned_of, set_up
 from measure import Seconds, announce, interleaved, machine, medians, timed, write_json
 from torch import Tensor
 
-from perceiver.attention.absorbed import absorbed_attention
 from perceiver.attention.cross import CrossAttention
-from perceiver.attention.dense import dense_attention
-from perceiver.attention.factored import factored_attention
+from perceiver.attention.forms.absorbed import absorbed_attention
+from perceiver.attention.forms.dense import dense_attention
+from perceiver.attention.forms.factored import factored_attention
 
 FORMS = {"dense": dense_attention, "absorbed": absorbed_attention, "factored": factored_attention}
 MISS = 1.1

@@ -1,8 +1,9 @@
 """A Perceiver-style multimodal encoder: latents that cross-attend to any inputs, kept as tokens whose parts broadcast."""
 
 from perceiver.attention import CrossAttention
-from perceiver.batch import Batch, Collate, Sample
-from perceiver.checkpoints import load, save
+from perceiver.batch import Batch, Sample
+from perceiver.checkpoints.file import load, save
+from perceiver.collate import Collate
 from perceiver.decoders import (
     ClassificationDecoder,
     InputQueries,
@@ -12,16 +13,18 @@ from perceiver.decoders import (
     QueryDecoder,
     TiedLogits,
 )
-from perceiver.dense_predictions import FieldPrediction, SegmentationPrediction
+from perceiver.decoders.pooled import PooledHead
 from perceiver.encoder import Encoder
-from perceiver.filling import FilledIn, fill_in
 from perceiver.fusion import Fusion
-from perceiver.heads import PooledHead
-from perceiver.modality_dropout import ModalityDropout
+from perceiver.inference.infilling import FilledIn, fill_in
+from perceiver.inference.tiling import flow_in_tiles
+from perceiver.masking.modality_dropout import ModalityDropout
 from perceiver.model import Perceiver
 from perceiver.positions import Fourier, LearnedTable, Projected
-from perceiver.predictions import LabelsPrediction, Prediction, ValuesPrediction
-from perceiver.tiles import flow_in_tiles
+from perceiver.targets.classes import Prediction
+from perceiver.targets.labels import LabelsPrediction
+from perceiver.targets.pixels import FieldPrediction, SegmentationPrediction
+from perceiver.targets.values import ValuesPrediction
 from perceiver.tokens import Tokens
 
 __all__ = [

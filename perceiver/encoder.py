@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from perceiver.attention import CrossAttend, Form, SelfAttend
-from perceiver.ranges import check_at_least_one, check_positive
+from perceiver.runtime.ranges import check_at_least_one, check_positive
 from perceiver.tokens import Tokens
 
 

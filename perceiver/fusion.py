@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from perceiver.ranges import check_positive
+from perceiver.runtime.ranges import check_positive
 from perceiver.tokens import Tokens
 
 

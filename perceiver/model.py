@@ -10,14 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from perceiver.batch import Collate, Sample
+from perceiver.batch import Sample
+from perceiver.collate import Collate
 from perceiver.decoders import Decoder
-from perceiver.dense_predictions import cut_to_size
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
-from perceiver.modality_dropout import ModalityDropout
-from perceiver.predictions import target_of
-from perceiver.preprocessing import preprocess
+from perceiver.masking.modality_dropout import ModalityDropout
+from perceiver.modalities.preprocess import preprocess
+from perceiver.targets.kinds import target_of
+from perceiver.targets.pixels import cut_to_size
 from perceiver.tokens import Tokens
 from perceiver.zero_gradients import with_zero_gradients
 
@@ -83,7 +84,7 @@ class Perceiver(nn.Module):
         self.reads = None if reads is None else tuple(tuple(sorted(names)) for names in reads)
         self.spec: dict[str, Any] | None = None if spec is None else dict(spec)
         self.config: dict[str, Any] | None = None
-        """What it was built from, where `perceiver.build.build_model` did; `perceiver.save` writes it."""
+        """What it was built from, where `perceiver.checkpoints.build.build_model` did; `perceiver.save` writes it."""
 
     def tokens(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> dict[str, Tokens]:
         """Raw inputs by modality -> fused tokens by modality, in sorted order.
@@ -218,13 +219,13 @@ class Perceiver(nn.Module):
 
         Args:
             samples: each a dict of raw modalities, any non-empty subset, or, for a model of one modality, its raw value. See
-                `perceiver.preprocessing.preprocess` for what a raw value may be.
+                `perceiver.modalities.preprocess.preprocess` for what a raw value may be.
             batch_size: samples at a time.
 
         Returns:
             One for each sample: a `Prediction` of a model that tells classes apart, a `LabelsPrediction` where samples have
             any number of labels, a `ValuesPrediction` of a regression; a `SegmentationPrediction` or a
-            `FieldPrediction`, which hold arrays, where each pixel has a class or values. See `perceiver.predictions`.
+            `FieldPrediction`, which hold arrays, where each pixel has a class or values. See `perceiver.targets.classes`.
 
         Raises:
             ValueError: without a spec of the target; for raw values that do not fit the spec, naming the sample.

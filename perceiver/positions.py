@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from perceiver.masks import extents
-from perceiver.ranges import check_positive
+from perceiver.runtime.ranges import check_positive
 
 
 @runtime_checkable

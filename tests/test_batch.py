@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from perceiver.batch import Batch, Collate, Sample
+from perceiver.batch import Batch, Sample
+from perceiver.collate import Collate
 
 MODALITIES = {"image": {"kind": "image"}, "points": {"kind": "points"}, "sound": {"kind": "audio"}}
 

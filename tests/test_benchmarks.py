@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 import torch
 
-from perceiver.attention.dense import dense_attention
+from perceiver.attention.forms.dense import dense_attention
 from perceiver.batch import Batch
 
 SCRIPTS = (

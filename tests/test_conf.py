@@ -22,13 +22,13 @@ from transformers_models import SMALL as THEIRS
 
 from perceiver.adapters.image import ImagePixels
 from perceiver.batch import Batch
-from perceiver.build import build_model
+from perceiver.checkpoints.build import build_model
 from perceiver.interop.architectures import model_config
 from perceiver.interop.huggingface import from_transformers
+from perceiver.modalities.text_bytes import encode_bytes
 from perceiver.model import Perceiver
-from perceiver.run.config import register_resolvers, resolve
-from perceiver.run.regularisation import without_regularisation
-from perceiver.text import encode_bytes
+from perceiver.run.configuration.regularisation import without_regularisation
+from perceiver.run.configuration.resolve import register_resolvers, resolve
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))

@@ -11,8 +11,8 @@ from torch import nn
 from perceiver.adapters.image import ImageConvStem
 from perceiver.attention import CrossAttend, SelfAttend
 from perceiver.decoders import ClassificationDecoder
+from perceiver.decoders.pooled import PooledHead
 from perceiver.encoder import Encoder
-from perceiver.heads import PooledHead
 from perceiver.positions import Fourier
 from perceiver.tokens import Tokens
 

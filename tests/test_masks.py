@@ -7,7 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from perceiver.masks import extents, grid_mask, patch_mask, presence, zero_masked
+from perceiver.masks import (
+    extents,
+    grid_mask,
+    patch_mask,
+    presence,
+    zero_masked,
+)
 
 masks = hnp.arrays(bool, st.lists(st.integers(1, 7), min_size=2, max_size=4).map(tuple))
 

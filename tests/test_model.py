@@ -22,12 +22,12 @@ from perceiver.adapters.audio import WaveformFrames
 from perceiver.adapters.image import ImageConvStem, ImagePixels
 from perceiver.adapters.points import Points
 from perceiver.adapters.table import Table
-from perceiver.batch import Collate
+from perceiver.collate import Collate
 from perceiver.decoders import ClassificationDecoder
+from perceiver.decoders.pooled import PooledHead
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
-from perceiver.heads import PooledHead
-from perceiver.modality_dropout import ModalityDropout
+from perceiver.masking.modality_dropout import ModalityDropout
 from perceiver.model import Perceiver
 from perceiver.positions import Fourier, LearnedTable
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from perceiver.adapters.content import Content
 from perceiver.masks import grid_mask, patch_mask, zero_masked
 from perceiver.positions import PositionEncoding, grid_coordinates
-from perceiver.ranges import check_at_least_one
+from perceiver.runtime.ranges import check_at_least_one
 from perceiver.tokens import Tokens
 
 

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from perceiver.attention import choice
-from perceiver.attention.absorbed import absorbed_attention
-from perceiver.attention.choice import Shapes, cheapest_form
-from perceiver.attention.dense import dense_attention, dense_weights
-from perceiver.attention.factored import factored_attention, factored_shares
-from perceiver.attention.implementations import Implementation, implementation
+from perceiver.attention.forms import cost_model as choice
+from perceiver.attention.forms.absorbed import absorbed_attention
+from perceiver.attention.forms.cost_model import Shapes, cheapest_form
+from perceiver.attention.forms.dense import dense_attention, dense_weights
+from perceiver.attention.forms.factored import factored_attention, factored_shares
+from perceiver.attention.kernels.dispatch import Implementation, implementation
 from perceiver.attention.projection import (
     TokenProjection,
     check_heads,
@@ -22,7 +22,7 @@ from perceiver.attention.projection import (
     merge_heads,
     split_heads,
 )
-from perceiver.ranges import check_dropout
+from perceiver.runtime.ranges import check_dropout
 from perceiver.tokens import Tokens
 
 Form = Literal["auto", "factored", "dense"]

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from perceiver.attention.projection import lecun_linear
-from perceiver.ranges import check_at_least_one
+from perceiver.runtime.ranges import check_at_least_one
 
 
 class FeedForward(nn.Module):

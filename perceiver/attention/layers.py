@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from perceiver.attention.cross import CrossAttention, Form
 from perceiver.attention.feed_forward import FeedForward
 from perceiver.attention.self_attention import SelfAttention
-from perceiver.ranges import check_at_least_one, check_dropout
+from perceiver.runtime.ranges import check_at_least_one, check_dropout
 from perceiver.tokens import Tokens
 
 

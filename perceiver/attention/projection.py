@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor, nn
 
-from perceiver.attention.linear import Linear
+from perceiver.attention.kernels.linear import Linear
 
 
 class TokenProjection(nn.Module):

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from perceiver.attention.projection import check_heads, lecun_linear, merge_heads, split_heads
-from perceiver.ranges import check_dropout
+from perceiver.runtime.ranges import check_dropout
 
 
 class SelfAttention(nn.Module):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from perceiver.attention import CrossAttend
 from perceiver.attention.projection import lecun_linear
-from perceiver.ranges import check_at_least_one, check_positive
+from perceiver.runtime.ranges import check_at_least_one, check_positive
 from perceiver.tokens import Tokens
 
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from perceiver.adapters.content import Reconstructible
 from perceiver.attention import CrossAttend
 from perceiver.attention.projection import lecun_linear
-from perceiver.decoders.cross_attend import check_chunk_size, decode
+from perceiver.decoders.decode import check_chunk_size, decode
 from perceiver.decoders.decoder import Decoder
 from perceiver.decoders.queries import query_channels
 from perceiver.fusion import Fusion
-from perceiver.ranges import check_at_least_one
+from perceiver.runtime.ranges import check_at_least_one
 from perceiver.tokens import Tokens
 from perceiver.zero_gradients import with_zero_gradients
 

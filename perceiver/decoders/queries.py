@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from perceiver.positions import PositionEncoding, grid_coordinates
-from perceiver.ranges import check_positive
+from perceiver.runtime.ranges import check_positive
 from perceiver.tokens import Tokens
 
 

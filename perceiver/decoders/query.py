@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from perceiver.attention import CrossAttend
 from perceiver.attention.projection import lecun_linear
-from perceiver.decoders.cross_attend import check_chunk_size, decode
+from perceiver.decoders.decode import check_chunk_size, decode
 from perceiver.decoders.decoder import Decoder
 from perceiver.decoders.queries import query_channels
 from perceiver.decoders.tied_logits import TiedLogits

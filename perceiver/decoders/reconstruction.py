@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from perceiver.adapters.content import Reconstructible
 from perceiver.attention import CrossAttend
 from perceiver.attention.projection import lecun_linear
-from perceiver.decoders.cross_attend import check_chunk_size, decode
+from perceiver.decoders.decode import check_chunk_size, decode
 from perceiver.decoders.decoder import Decoder
 from perceiver.tokens import Tokens
 from perceiver.zero_gradients import with_zero_gradients

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceiver.checkpoints import CheckpointError, check_archive
+from perceiver.checkpoints.file import CheckpointError, check_archive
 
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"

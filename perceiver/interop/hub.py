@@ -18,7 +18,13 @@ from huggingface_hub import PyTorchModelHubMixin
 from safetensors.torch import save_file
 from torch import nn
 
-from perceiver.checkpoints import KEY, CheckpointError, assemble, entry, recipe_of
+from perceiver.checkpoints.file import (
+    KEY,
+    CheckpointError,
+    assemble,
+    entry,
+    recipe_of,
+)
 from perceiver.interop.files import CONFIG, SAFETENSORS, read_config, read_weights
 from perceiver.model import Perceiver
 
@@ -33,7 +39,7 @@ def save_pretrained(model: Perceiver, directory: str | Path) -> Path:
     if model.config is None:
         raise CheckpointError(
             "save_pretrained: the model does not say what it was built from; expected one of perceiver.load, "
-            "from_transformers or perceiver.build.build_model"
+            "from_transformers or perceiver.checkpoints.build.build_model"
         )
     said = json.dumps({KEY: entry({"model": model.config}, model.spec)}, indent=2)
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from perceiver import checkpoints
-from perceiver.build import build_model
+from perceiver.checkpoints.build import build_model
 from perceiver.interop.architectures import ARCHITECTURES, ArchitectureError, model_config, their_config
 from perceiver.interop.correspondence import Pair, correspondence
 from perceiver.interop.files import WeightFileError, read_config, read_weights
@@ -65,7 +65,7 @@ def from_transformers(model: nn.Module | str | Path, *, attention_dropout: float
 
 
 def config_from_transformers(directory: str | Path, *, attention_dropout: float | None = None) -> dict[str, Any]:
-    """What `from_transformers` builds the model of a directory from, for `perceiver.build.build_model`. Reads no weights.
+    """What `from_transformers` builds the model of a directory from, for `perceiver.checkpoints.build.build_model`. Reads no weights.
 
     `attention_dropout` is as there.
 
@@ -96,7 +96,7 @@ def to_transformers(model: Perceiver) -> nn.Module:
     if model.config is None:
         raise ArchitectureError(
             "to_transformers: the model does not say its config; expected one of from_transformers, perceiver.load or "
-            "perceiver.build.build_model"
+            "perceiver.checkpoints.build.build_model"
         )
     name, values = their_config(model.config)
     pairs = correspondence(name, model)

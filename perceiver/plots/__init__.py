@@ -5,7 +5,15 @@ from perceiver.plots.attention_modalities import AttentionModalities
 from perceiver.plots.autoencoding import Autoencodings
 from perceiver.plots.confusion import confusion_figure
 from perceiver.plots.dense import Fields, Segmentations
-from perceiver.plots.drawings import AudioDrawing, Drawing, GridDrawing, ImageDrawing, PointDrawing, VideoDrawing, drawing_of
+from perceiver.plots.drawings import (
+    AudioDrawing,
+    Drawing,
+    GridDrawing,
+    ImageDrawing,
+    PointDrawing,
+    VideoDrawing,
+    drawing_of,
+)
 from perceiver.plots.filled_texts import FilledText, FilledTexts
 from perceiver.plots.reconstruction import Reconstruction, Reconstructions, reconstruct
 from perceiver.plots.samples import SampleGrid

@@ -16,11 +16,13 @@ from torch import Tensor
 from perceiver.adapters.layout import OutputLayout
 from perceiver.batch import Batch
 from perceiver.decoders import MultimodalDecoder
+from perceiver.inference.evaluating import evaluating, on_device
 from perceiver.model import Perceiver
 from perceiver.plots.drawings import film_strip
-from perceiver.plots.evaluation import evaluating, modalities_of, on_device
+from perceiver.plots.evaluation import modalities_of
 from perceiver.plots.inputs import Single, singles, unnormalised
-from perceiver.predictions import Comparison, target_of
+from perceiver.targets.classes import Comparison
+from perceiver.targets.kinds import target_of
 
 Pair = Callable[[Axes, Tensor, Tensor, Mapping[str, Any]], None]
 """Draws an original and its reconstruction, raw inputs without the batch axis in their own units; gets the spec, too."""

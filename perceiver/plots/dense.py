@@ -17,11 +17,12 @@ from torch import Tensor
 from torchvision.utils import flow_to_image
 
 from perceiver.batch import Batch
-from perceiver.dense_predictions import FieldPrediction, FieldTarget, SegmentationTarget, cut_to_size
+from perceiver.inference.evaluating import evaluating, on_device
 from perceiver.model import Perceiver
-from perceiver.plots.evaluation import evaluating, modalities_of, on_device
+from perceiver.plots.evaluation import modalities_of
 from perceiver.plots.inputs import singles
-from perceiver.predictions import target_of
+from perceiver.targets.kinds import target_of
+from perceiver.targets.pixels import FieldPrediction, FieldTarget, SegmentationTarget, cut_to_size
 
 _SIDE = 1.7
 """Inches of a picture."""

@@ -2,34 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from perceiver.batch import Batch
 from perceiver.model import Perceiver
-
-
-@contextmanager
-def evaluating(model: Perceiver) -> Iterator[None]:
-    """Evaluation mode and no gradients; the mode is given back."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)
-
-
-def on_device(model: Perceiver, batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches where the model is, one at a time."""
-    device = next(model.parameters()).device
-    for batch in batches:
-        yield batch.to(device)
 
 
 def modalities_of(model: Perceiver) -> Mapping[str, Mapping[str, Any]]:

@@ -12,13 +12,14 @@ from matplotlib.figure import Figure
 
 from perceiver.batch import Batch
 from perceiver.decoders import QueryDecoder
-from perceiver.filling import vocabulary_of
+from perceiver.inference.evaluating import evaluating, on_device
+from perceiver.inference.infilling import vocabulary_of
+from perceiver.masking.text import PieceWords, TokenMasking
+from perceiver.modalities.text_bytes import NUM_SPECIAL, VOCABULARY_SIZE
 from perceiver.model import Perceiver
-from perceiver.plots.evaluation import evaluating, modalities_of, on_device
+from perceiver.plots.evaluation import modalities_of
 from perceiver.plots.inputs import Single, singles
-from perceiver.random_streams import stream_of
-from perceiver.text import NUM_SPECIAL, VOCABULARY_SIZE
-from perceiver.token_masking import PieceWords, TokenMasking
+from perceiver.runtime.random_streams import stream_of
 
 GAP = "▯"
 _SHOWN = {"\n": "↵", "\t": "→", "\r": "↵"}

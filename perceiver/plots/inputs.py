@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceiver.batch import CHANNEL_AXES, Batch
-from perceiver.preprocessing import normalise
+from perceiver.batch import Batch
+from perceiver.modalities.arrays import normalise
+from perceiver.modalities.kinds import CHANNEL_AXES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ def singles(batches: Iterable[Batch], modalities: Mapping[str, Mapping[str, Any]
 
 
 def unnormalised(x: Tensor, facts: Mapping[str, Any]) -> Tensor:
-    """A normalised sample of a modality as it was before: the inverse of `perceiver.preprocessing.normalise`."""
+    """A normalised sample of a modality as it was before: the inverse of `perceiver.modalities.arrays.normalise`."""
     x = x.to(torch.float32)
     if "mean" not in facts:
         return x

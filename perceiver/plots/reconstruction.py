@@ -14,10 +14,11 @@ from torch import Tensor
 from perceiver.adapters.content import Reconstructible
 from perceiver.batch import Batch
 from perceiver.decoders import ReconstructionDecoder
-from perceiver.masking import RandomMasking, chosen
+from perceiver.inference.evaluating import evaluating, on_device
+from perceiver.masking.random import RandomMasking, chosen
 from perceiver.model import Perceiver
 from perceiver.plots.drawings import Drawing, GridDrawing, drawing_of
-from perceiver.plots.evaluation import evaluating, modalities_of, on_device
+from perceiver.plots.evaluation import modalities_of
 from perceiver.plots.inputs import Single, singles, unnormalised
 
 

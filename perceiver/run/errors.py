@@ -17,15 +17,9 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from perceiver.atomic import FULL, DiskFullError
-from perceiver.process_rank import process_rank
-from perceiver.run.lost_rank import LostRankError
-from perceiver.run.stopped import TrainingStopped
-
-
-class RankDiedError(RuntimeError):
-    """Another process of the job ended before its work was done; the message says which and how."""
-
+from perceiver.run.exceptions import FULL_ERROR, LostRankError, RankDiedError, TrainingStopped
+from perceiver.runtime.files import FULL, DiskFullError
+from perceiver.runtime.process_rank import process_rank
 
 # Their messages are sentences of their own; for others the type says half of it.
 _SELF_EXPLANATORY = (
@@ -42,13 +36,6 @@ _EXTRAS = {
     "hydra/launcher/submitit_local": "cluster",
     "hydra/launcher/submitit_slurm": "cluster",
 }
-
-FULL_ERROR = "PERCEIVER_FULL_ERROR"
-"""The user's HYDRA_FULL_ERROR; the variable itself is always 1 while a job runs, see `perceiver.run.main`."""
-
-
-class JobFailedError(Exception):
-    """A job failed and has said so already; its directory is the message."""
 
 
 def report_error(error: Exception, *, directory: Path | None, conf: Path | None = None) -> None:

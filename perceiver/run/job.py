@@ -9,15 +9,15 @@ from collections.abc import Callable
 import torch
 from omegaconf import DictConfig
 
-from perceiver.run.batch_size import find_batch_size
-from perceiver.run.embed import embed
-from perceiver.run.evaluate import evaluate
-from perceiver.run.fit import fit
-from perceiver.run.initialisation import with_stored_model
-from perceiver.run.launch import ranks_of_one_job
-from perceiver.run.predict import predict
-from perceiver.run.regularisation import without_regularisation
-from perceiver.run.shard import shard
+from perceiver.run.configuration.regularisation import without_regularisation
+from perceiver.run.fine_tuning.initialisation import with_stored_model
+from perceiver.run.modes.batch_size import find_batch_size
+from perceiver.run.modes.embed import embed
+from perceiver.run.modes.fit import fit
+from perceiver.run.modes.predict import predict
+from perceiver.run.modes.shard import shard
+from perceiver.run.modes.test import evaluate
+from perceiver.run.processes.launch import ranks_of_one_job
 
 # Notices of Lightning's that this package has already acted upon or that are meant for its developers.
 _KNOWN_NOTICES = (

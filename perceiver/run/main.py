@@ -12,13 +12,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from perceiver.run.command_line import remember_program
-from perceiver.run.conf_directory import MAIN_FILE, conf_directory
-from perceiver.run.config import register_resolvers
-from perceiver.run.data_choice import data_of_checkpoint
-from perceiver.run.errors import FULL_ERROR, JobFailedError, interrupted, report_error, stopped
-from perceiver.run.one_directory import require_one_directory
-from perceiver.run.stopped import TrainingStopped
+from perceiver.run.configuration.command_line import remember_program
+from perceiver.run.configuration.data_choice import data_of_checkpoint
+from perceiver.run.configuration.folder import MAIN_FILE, conf_directory
+from perceiver.run.configuration.resolve import register_resolvers
+from perceiver.run.errors import interrupted, report_error, stopped
+from perceiver.run.exceptions import FULL_ERROR, JobFailedError, TrainingStopped
+from perceiver.run.processes.one_directory import require_one_directory
 
 __all__ = ["conf_directory", "job", "main"]
 

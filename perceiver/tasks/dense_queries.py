@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from perceiver.batch import Batch
 from perceiver.decoders import QueryDecoder
-from perceiver.masking import chosen
+from perceiver.masking.random import chosen
 from perceiver.model import Perceiver
 from perceiver.tasks.training_steps import sample_name
 

@@ -17,15 +17,10 @@ from perceiver.adapters.content import Reconstructible
 from perceiver.adapters.layout import taken
 from perceiver.batch import Batch
 from perceiver.decoders import ReconstructionDecoder
-from perceiver.masking import RandomMasking, chosen
+from perceiver.masking.random import RandomMasking, chosen
 from perceiver.model import Perceiver
 from perceiver.tasks.objective import Objective
-from perceiver.tasks.training_steps import (
-    OptimizerFactory,
-    SchedulerFactory,
-    counted,
-    require_modality,
-)
+from perceiver.tasks.training_steps import OptimizerFactory, SchedulerFactory, counted, require_modality
 from perceiver.tokens import Tokens
 
 

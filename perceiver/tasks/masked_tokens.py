@@ -15,18 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perceiver.batch import Batch
-from perceiver.filling import vocabulary_of
+from perceiver.inference.infilling import vocabulary_of
+from perceiver.masking.text import MaskedTokens, TokenMasking
 from perceiver.model import Perceiver
-from perceiver.random_streams import stream_of
+from perceiver.runtime.random_streams import stream_of
 from perceiver.tasks.objective import Objective
-from perceiver.tasks.training_steps import (
-    OptimizerFactory,
-    SchedulerFactory,
-    counted,
-    require_modality,
-)
+from perceiver.tasks.training_steps import OptimizerFactory, SchedulerFactory, counted, require_modality
 from perceiver.tasks.weighted_mean import WeightedMean
-from perceiver.token_masking import MaskedTokens, TokenMasking
 
 
 class MaskedTokensTask(Objective):

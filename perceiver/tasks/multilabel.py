@@ -39,7 +39,7 @@ class MultilabelTask(Objective):
         positive_weights: how much more a sample that has the label weighs in the training loss than one that lacks it, for
             each label; "balanced" takes (samples without) / (samples with) of the training split, 1 where there are none;
             None weighs all alike. Validation and test report the plain loss.
-        positive_counts: training samples that have each label, for "balanced"; see `perceiver.predictions.labels_target`.
+        positive_counts: training samples that have each label, for "balanced"; see `perceiver.targets.labels.labels_target`.
         num_samples: training samples, for "balanced".
         checkpoint: plain values that go into checkpoints under the key "perceiver", so that the model can be rebuilt.
     """

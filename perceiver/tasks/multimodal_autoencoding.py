@@ -22,7 +22,7 @@ from perceiver.adapters.content import Content
 from perceiver.adapters.layout import OutputLayout, taken
 from perceiver.batch import Batch
 from perceiver.decoders import MultimodalDecoder
-from perceiver.masking import chosen
+from perceiver.masking.random import chosen
 from perceiver.masks import grid_mask
 from perceiver.model import Perceiver
 from perceiver.tasks.objective import Objective

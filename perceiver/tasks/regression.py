@@ -33,7 +33,7 @@ class RegressionTask(Objective):
         model: `(inputs, masks) -> (B, outputs)`; its parameters are saved under `model.`.
         optimizer: makes the optimizer from parameter groups (see `parameter_groups`).
         scheduler: makes the schedule from the optimizer and the number of steps; None keeps the learning rate.
-        mean, std: of the targets of the training split, one for each output; see `perceiver.predictions.values_target`.
+        mean, std: of the targets of the training split, one for each output; see `perceiver.targets.values.values_target`.
         loss: `(outputs, normalised targets) -> scalar`, a mean: `torch.nn.MSELoss`, `L1Loss`, `HuberLoss`, or your own.
         checkpoint: plain values that go into checkpoints under the key "perceiver", so that the model can be rebuilt.
     """

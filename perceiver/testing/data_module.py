@@ -30,8 +30,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from perceiver.batch import Batch, Collate
-from perceiver.predictions import KINDS
+from perceiver.batch import Batch
+from perceiver.collate import Collate
+from perceiver.targets.kinds import KINDS
 from perceiver.testing.check import Check, require, run_checks
 
 _SPLITS = ("train", "val", "test")

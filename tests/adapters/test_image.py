@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from perceiver.adapters.image import ImageConvStem, ImagePatches, ImagePixels, ValidBatchNorm
+from perceiver.decoders.pooled import PooledHead
 from perceiver.encoder import Encoder
-from perceiver.heads import PooledHead
 from perceiver.model import Perceiver
 from perceiver.positions import Fourier, LearnedTable
 from perceiver.tokens import Tokens

@@ -200,7 +200,7 @@ def test_scale_is_checked(scale: float) -> None:
 @pytest.mark.filterwarnings("ignore:.*deprecated by PEP 585")
 def test_the_configured_adapter_takes_its_facts_from_the_data(repository: Path) -> None:
     tree = {"model": {"adapters": {"cloud": OmegaConf.load(repository / "conf" / "adapter" / "points.yaml")}}}
-    from perceiver.run.config import register_resolvers, resolve
+    from perceiver.run.configuration.resolve import register_resolvers, resolve
 
     register_resolvers()
     config = resolve(OmegaConf.create(tree), {"modalities": {"cloud": {"kind": "points", "shape": [None, 6]}}})

@@ -13,8 +13,8 @@ from small_models import model_around, small_encoder
 from torch import Tensor
 
 from perceiver.adapters import Points, Table
+from perceiver.decoders.pooled import PooledHead
 from perceiver.fusion import Fusion
-from perceiver.heads import PooledHead
 from perceiver.model import Perceiver
 from perceiver.positions import Fourier
 from perceiver.tokens import Tokens

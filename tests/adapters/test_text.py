@@ -11,8 +11,8 @@ from small_models import model_around
 from torch import Tensor
 
 from perceiver.adapters import TextTokens
+from perceiver.modalities.text_bytes import VOCABULARY_SIZE, encode_bytes
 from perceiver.positions import Fourier, LearnedTable
-from perceiver.text import VOCABULARY_SIZE, encode_bytes
 from perceiver.tokens import Tokens
 
 TEXTS = ["a", "Grüße", "The quick brown fox", "日本語 🙂", "no"]

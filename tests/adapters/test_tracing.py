@@ -6,7 +6,13 @@ from pathlib import Path
 
 import torch
 
-from perceiver import Encoder, Fourier, Fusion, Perceiver, PooledHead
+from perceiver import (
+    Encoder,
+    Fourier,
+    Fusion,
+    Perceiver,
+    PooledHead,
+)
 from perceiver.adapters import Table, TextTokens, TimeSeries, VideoPatches
 
 

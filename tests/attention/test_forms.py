@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perceiver import Fourier, Tokens
-from perceiver.attention import compiled, eager, native
-from perceiver.attention.absorbed import absorbed_attention
-from perceiver.attention.dense import dense_attention
-from perceiver.attention.factored import factored_attention
+from perceiver.attention.forms.absorbed import absorbed_attention
+from perceiver.attention.forms.dense import dense_attention
+from perceiver.attention.forms.factored import factored_attention
+from perceiver.attention.kernels import compiled, eager, native
 from perceiver.attention.projection import TokenProjection
 from perceiver.positions import grid_coordinates
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from perceiver.attention import FeedForward, SelfAttend, SelfAttention, linear
+from perceiver.attention import FeedForward, SelfAttend, SelfAttention
+from perceiver.attention.kernels import linear
 
 
 @pytest.mark.parametrize("heads", [1, 4])

@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from perceiver import Fourier, InputQueries, LearnedQueries, LearnedTable, PositionalQueries
+from perceiver import (
+    Fourier,
+    InputQueries,
+    LearnedQueries,
+    LearnedTable,
+    PositionalQueries,
+)
 from perceiver.decoders import Queries
 from perceiver.positions import grid_coordinates
 from perceiver.tokens import Tokens

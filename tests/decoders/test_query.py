@@ -6,9 +6,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from perceiver import Encoder, Fourier, InputQueries, LearnedQueries, Perceiver, PositionalQueries, QueryDecoder, TiedLogits
+from perceiver import (
+    Encoder,
+    Fourier,
+    InputQueries,
+    LearnedQueries,
+    Perceiver,
+    PositionalQueries,
+    QueryDecoder,
+    TiedLogits,
+)
 from perceiver.adapters import ImagePixels, TextTokens
-from perceiver.build import build_model
+from perceiver.checkpoints.build import build_model
 from perceiver.tokens import Tokens
 
 GRID = (3, 4)

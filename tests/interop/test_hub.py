@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers_models import BY_NAME, their_model
 
 import perceiver
-from perceiver.build import build_model
-from perceiver.checkpoints import CheckpointError
+from perceiver.checkpoints.build import build_model
+from perceiver.checkpoints.file import CheckpointError
 from perceiver.interop.files import WeightFileError
 from perceiver.interop.hub import HubPerceiver, from_pretrained, save_pretrained
 

@@ -105,7 +105,7 @@ def test_directories_and_checkpoints(case: Case, tmp_path: Path) -> None:
 def test_parameters_of_the_published_models(case: Case) -> None:
     values = case.published if "num_labels" in case.published else case.published | {"num_labels": 2}
     with torch.device("meta"):
-        model = perceiver.build.build_model(model_config(case.name, values))
+        model = perceiver.checkpoints.build.build_model(model_config(case.name, values))
     assert sum(parameter.numel() for parameter in model.parameters()) == case.parameters
 
 

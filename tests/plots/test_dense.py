@@ -8,11 +8,12 @@ import torch
 from dense_cases import flowing, frames, pooled, segmenting
 from matplotlib.figure import Figure
 
-from perceiver.batch import Batch, Collate, Sample
-from perceiver.dense_predictions import field_target, flow_target, segmentation_target
+from perceiver.batch import Batch, Sample
+from perceiver.collate import Collate
 from perceiver.plots import Fields, Segmentations
 from perceiver.plots.dense import class_colours, end_point_error, shown_samples
-from perceiver.predictions import target_of
+from perceiver.targets.kinds import target_of
+from perceiver.targets.pixels import field_target, flow_target, segmentation_target
 
 IMAGE = {"kind": "image", "shape": [2, None, None], "range": [0, 255]}
 FRAMES = {"kind": "video", "shape": [1, 2, None, None], "range": [0, 255]}

@@ -9,7 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from plots_cases import MODALITIES, model
 
-from perceiver.plots import AudioDrawing, Drawing, GridDrawing, ImageDrawing, PointDrawing, drawing_of
+from perceiver.plots import (
+    AudioDrawing,
+    Drawing,
+    GridDrawing,
+    ImageDrawing,
+    PointDrawing,
+    drawing_of,
+)
 
 
 def axes_of(drawing: Drawing) -> Axes:

@@ -5,14 +5,15 @@ import torch
 from masked_text_models import byte_model
 from matplotlib.figure import Figure
 
-from perceiver.batch import Batch, Collate, Sample
+from perceiver.batch import Batch, Sample
+from perceiver.collate import Collate
+from perceiver.masking.text import ByteWords, TokenMasking
+from perceiver.modalities.text_bytes import VOCABULARY_SIZE, encode_bytes
 from perceiver.plots import FilledTexts
 from perceiver.plots.evaluation import modalities_of
 from perceiver.plots.filled_texts import GAP
 from perceiver.plots.inputs import singles
 from perceiver.tasks.masked_tokens import generators_of
-from perceiver.text import VOCABULARY_SIZE, encode_bytes
-from perceiver.token_masking import ByteWords, TokenMasking
 
 TEXTS = ["The Grüße cost $5 and 漢字.\nA second line", "short one", "and  a third text, longer than the others are"]
 

@@ -7,7 +7,7 @@ from plots_cases import batch, model
 from torch import nn
 
 from perceiver.decoders import ReconstructionDecoder
-from perceiver.masking import RandomMasking
+from perceiver.masking.random import RandomMasking
 from perceiver.model import Perceiver
 from perceiver.plots import Reconstructions, reconstruct
 from perceiver.plots.evaluation import modalities_of

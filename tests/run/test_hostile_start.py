@@ -13,10 +13,10 @@ from hydra_runs import run
 from omegaconf import DictConfig, OmegaConf
 
 from perceiver import checkpoints
-from perceiver.build import ConfigError, build_model
-from perceiver.checkpoints import CheckpointError
-from perceiver.run.inference import Inference
-from perceiver.run.initialisation import Initialisation, with_stored_model
+from perceiver.checkpoints.build import ConfigError, build_model
+from perceiver.checkpoints.file import CheckpointError
+from perceiver.run.fine_tuning.initialisation import Initialisation, with_stored_model
+from perceiver.run.modes.inference import Inference
 
 NAMED = (
     hostile_models.package_in_current_folder,
@@ -86,7 +86,7 @@ def test_trusted_packages_may_be_named(tmp_path: Path) -> None:
 def test_the_users_own_parts_keep_their_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "_SLACK_BYTES", 10**6)
     (tmp_path / "own_package_of_tests.py").write_text(
-        "from perceiver.heads import PooledHead\nclass Head(PooledHead):\n    pass\n"
+        "from perceiver.decoders.pooled import PooledHead\nclass Head(PooledHead):\n    pass\n"
     )
     file = checkpoint(tmp_path, lambda model: None)
     config = configured(file)

@@ -1,4 +1,4 @@
-"""The command line before anything runs; tests/test_train.py has the rest."""
+"""The command line before anything runs; tests/end_to_end/test_train.py has the rest."""
 
 import subprocess
 import sys

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from slurm_stand_in import install, options
 from test_train import SMALL, metrics_of
 
-from perceiver.run.one_directory import require_one_directory
+from perceiver.run.processes.one_directory import require_one_directory
 
 JOB = (
     *SMALL, "trainer.max_epochs=30", "trainer.limit_train_batches=4", "logger=none",

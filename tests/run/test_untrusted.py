@@ -31,12 +31,12 @@ from PIL import Image
 from shard_cases import manifest, pack
 
 from perceiver.data.shards.folder import ShardError, ShardFolder
-from perceiver.run.config import register_resolvers, resolve
-from perceiver.run.construct import construct
-from perceiver.run.data_choice import data_of_checkpoint
+from perceiver.run.configuration.construct import construct
+from perceiver.run.configuration.data_choice import data_of_checkpoint
+from perceiver.run.configuration.resolve import register_resolvers, resolve
+from perceiver.run.configuration.yaml_file import read_text_at, to_yaml
 from perceiver.run.main import conf_directory
-from perceiver.run.metrics import write_metrics
-from perceiver.run.yaml_file import read_text_at, to_yaml
+from perceiver.run.reporting.metrics import write_metrics
 
 TINY = (
     "model.encoder.num_latents=4",

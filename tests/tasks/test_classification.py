@@ -16,7 +16,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from perceiver.batch import Batch, Collate, Sample
+from perceiver.batch import Batch, Sample
+from perceiver.collate import Collate
 from perceiver.tasks.classification import ClassificationTask
 from perceiver.tasks.schedules import warmup_cosine
 

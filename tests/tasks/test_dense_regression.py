@@ -15,9 +15,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import perceiver
-from perceiver.batch import Batch, Collate, Sample
+from perceiver.batch import Batch, Sample
+from perceiver.collate import Collate
 from perceiver.data import Digits, MovingDigits
-from perceiver.predictions import target_of
+from perceiver.targets.kinds import target_of
 from perceiver.tasks import DenseRegressionTask
 from perceiver.tasks.dense_losses import EndPointError
 

@@ -26,11 +26,12 @@ from perceiver.adapters import (
     VideoPatches,
     WaveformFrames,
 )
-from perceiver.batch import Batch, Collate, Sample
+from perceiver.batch import Batch, Sample
+from perceiver.collate import Collate
 from perceiver.decoders import ReconstructionDecoder
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
-from perceiver.masking import RandomMasking
+from perceiver.masking.random import RandomMasking
 from perceiver.model import Perceiver
 from perceiver.positions import Fourier
 from perceiver.tasks import MaskedAutoencodingTask

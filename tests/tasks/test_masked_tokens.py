@@ -15,18 +15,19 @@ from torch.utils.data import DataLoader
 from transformers_models import BY_NAME, their_model
 
 from perceiver.adapters import Points, TextTokens
-from perceiver.batch import Batch, Collate, Sample
+from perceiver.batch import Batch, Sample
+from perceiver.collate import Collate
 from perceiver.decoders import LearnedQueries, QueryDecoder, TiedLogits
+from perceiver.decoders.pooled import PooledHead
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
-from perceiver.heads import PooledHead
 from perceiver.interop.huggingface import from_transformers
+from perceiver.masking.text import MASK, ByteWords, TokenMasking
+from perceiver.modalities.text_bytes import VOCABULARY_SIZE, encode_bytes
 from perceiver.model import Perceiver
 from perceiver.positions import Fourier
 from perceiver.tasks import MaskedTokensTask
 from perceiver.tasks.masked_tokens import cross_entropies, generators_of
-from perceiver.text import VOCABULARY_SIZE, encode_bytes
-from perceiver.token_masking import MASK, ByteWords, TokenMasking
 
 COLLATE = Collate(modalities={"text": {"kind": "text"}, "points": {"kind": "points"}})
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import perceiver
-from perceiver.batch import Batch, Collate, Sample
-from perceiver.predictions import target_of
+from perceiver.batch import Batch, Sample
+from perceiver.collate import Collate
+from perceiver.targets.kinds import target_of
 from perceiver.tasks.multilabel import MultilabelTask, RankingQuality
 
 

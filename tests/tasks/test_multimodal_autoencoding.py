@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from perceiver.adapters import Vector, VideoPatches, WaveformFrames
 from perceiver.batch import Batch
 from perceiver.decoders import LearnedQueries, MultimodalDecoder, PositionalQueries
+from perceiver.decoders.pooled import PooledHead
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
-from perceiver.heads import PooledHead
-from perceiver.modality_dropout import ModalityDropout
+from perceiver.masking.modality_dropout import ModalityDropout
 from perceiver.model import Perceiver
 from perceiver.positions import Fourier
-from perceiver.predictions import Prediction
+from perceiver.targets.classes import Prediction
 from perceiver.tasks import MultimodalAutoencodingTask
 from perceiver.tasks import multimodal_autoencoding as module
 

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import perceiver
-from perceiver.batch import Batch, Collate, Sample
-from perceiver.predictions import target_of, values_target
+from perceiver.batch import Batch, Sample
+from perceiver.collate import Collate
+from perceiver.targets.kinds import target_of
+from perceiver.targets.values import values_target
 from perceiver.tasks.regression import RegressionTask
 
 

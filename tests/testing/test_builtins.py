@@ -14,8 +14,16 @@ from image_sets import folder_set, idx_set
 from torch import Tensor, nn
 
 import perceiver.adapters
-import perceiver.heads
-from perceiver import ClassificationDecoder, Fourier, LearnedQueries, LearnedTable, PooledHead, Projected, QueryDecoder
+import perceiver.decoders.pooled
+from perceiver import (
+    ClassificationDecoder,
+    Fourier,
+    LearnedQueries,
+    LearnedTable,
+    PooledHead,
+    Projected,
+    QueryDecoder,
+)
 from perceiver.adapters import (
     FrameSurroundings,
     ImageConvStem,
@@ -32,7 +40,13 @@ from perceiver.adapters import (
     VideoPatches,
     WaveformFrames,
 )
-from perceiver.data import MNIST, AudioFolder, DigitPoints, Digits, ImageFolder
+from perceiver.data import (
+    MNIST,
+    AudioFolder,
+    DigitPoints,
+    Digits,
+    ImageFolder,
+)
 from perceiver.decoders import PerClassDecoder
 from perceiver.testing import Check, adapter_checks, check_data_module, head_checks
 from perceiver.testing.raw_input import GridAxes
@@ -194,7 +208,7 @@ def test_no_adapter_and_no_head_is_left_out() -> None:
     public = [one for one in public if hasattr(one, "forward")]
     adapters = {one for one in public if inspect.signature(one.forward).return_annotation == "Tokens"}
     assert adapters == {type(case.make()) for case in ADAPTERS.values()}
-    own = {one for one in vars(perceiver.heads).values() if isinstance(one, type) and one.__module__ == "perceiver.heads"}
+    own = {one for one in vars(perceiver.decoders.pooled).values() if isinstance(one, type) and one.__module__ == "perceiver.decoders.pooled"}
     # Decoders that make one output of the latents alone; those of several, and their parts, have tests of their own.
     own |= {ClassificationDecoder, PerClassDecoder, QueryDecoder}
     assert own == {type(make()) for make in HEADS.values()}

@@ -12,12 +12,14 @@ from kit_failures import failures
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, get_worker_info
 
-from perceiver.batch import Batch, Collate, Sample
-from perceiver.data.dense_module import DenseDataModule
-from perceiver.data.labelled_module import LabelledDataModule
-from perceiver.data.samples import InMemory, Samples
-from perceiver.dense_predictions import field_target, segmentation_target
-from perceiver.predictions import labels_target, values_target
+from perceiver.batch import Batch, Sample
+from perceiver.collate import Collate
+from perceiver.data.loading.dense_module import DenseDataModule
+from perceiver.data.loading.labelled_module import LabelledDataModule
+from perceiver.data.loading.samples import InMemory, Samples
+from perceiver.targets.labels import labels_target
+from perceiver.targets.pixels import field_target, segmentation_target
+from perceiver.targets.values import values_target
 from perceiver.testing import check_data_module, data_module_checks
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from perceiver import Sample
 from perceiver.data import LabelledDataModule
-from perceiver.data.samples import InMemory, Samples
+from perceiver.data.loading.samples import InMemory, Samples
 
 STEP_SECONDS = 900.0
 CLASSES = ("clear", "front", "overcast")

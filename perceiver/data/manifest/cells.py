@@ -1,4 +1,4 @@
-"""From the cell of a manifest, a path or a value, to a raw sample that `perceiver.preprocessing.preprocess` takes."""
+"""From the cell of a manifest, a path or a value, to a raw sample that `perceiver.modalities.preprocess.preprocess` takes."""
 
 import io
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from perceiver.data.array_files import read_array
-from perceiver.data.audio import check_recording, read_recording
-from perceiver.data.bounded_json import parse_json
-from perceiver.data.image_folder import read_image
 from perceiver.data.manifest.content import FileContent
 from perceiver.data.manifest.series import MISSING_NUMBERS, read_series, series_names
 from perceiver.data.manifest.video import check_video, frame_files, read_video
+from perceiver.data.readers.array_files import read_array
+from perceiver.data.readers.audio import check_recording, read_recording
+from perceiver.data.readers.bounded_json import parse_json
+from perceiver.data.readers.images import read_image
 
 
 class Read(Protocol):

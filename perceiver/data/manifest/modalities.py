@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from perceiver.framing import Frame
-from perceiver.text import VOCABULARY_SIZE
+from perceiver.modalities.framing import Frame
+from perceiver.modalities.text_bytes import VOCABULARY_SIZE
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "image": {"size": None, "channels": 3, "crop_fraction": 1.0},

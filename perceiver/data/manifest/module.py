@@ -11,10 +11,17 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from perceiver.batch import Collate, Sample
-from perceiver.data.loading import check_loading, known_spec, loader, training_loader
+from perceiver.batch import Sample
+from perceiver.collate import Collate
+from perceiver.data.loading.loaders import check_loading, known_spec, loader, training_loader
 from perceiver.data.manifest.modalities import Modality, parse_modalities, stored_modality
-from perceiver.data.manifest.rows import BadRows, ManifestRows, RowIds, decodable_rows, usable_rows
+from perceiver.data.manifest.rows import (
+    BadRows,
+    ManifestRows,
+    RowIds,
+    decodable_rows,
+    usable_rows,
+)
 from perceiver.data.manifest.splits import Splits, split_rows
 from perceiver.data.manifest.statistics import learned_facts
 from perceiver.data.manifest.table import MAX_ROW_GROUP_BYTES, ManifestTable, read_table
@@ -30,7 +37,7 @@ class Manifest(LightningDataModule):
     """Trains on the rows of a CSV, Parquet or JSON lines file, whose cells are values or the paths of files.
 
     A row may lack any of its modalities (an empty cell), but not all. Cells are decoded when a batch needs them, in the
-    loader processes. Batches hold `inputs[name]` for each modality, as `perceiver.batch.Collate` makes them, and masks where
+    loader processes. Batches hold `inputs[name]` for each modality, as `perceiver.collate.Collate` makes them, and masks where
     modalities are missing or lengths differ. The spec holds everything that prediction needs: the columns too.
 
     Args:

@@ -13,9 +13,10 @@ from perceiver.batch import Sample
 from perceiver.data.manifest.cells import check_cell, read_cell
 from perceiver.data.manifest.modalities import Modality
 from perceiver.data.manifest.table import ManifestTable
-from perceiver.data.progress import progress
-from perceiver.preprocessing import preprocess, value_text
-from perceiver.process_rank import process_rank
+from perceiver.data.readers.progress import progress
+from perceiver.modalities.preprocess import preprocess
+from perceiver.modalities.table import value_text
+from perceiver.runtime.process_rank import process_rank
 
 log = logging.getLogger(__name__)
 

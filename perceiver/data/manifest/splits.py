@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
+from perceiver.data.loading.splits import stratified_split
 from perceiver.data.manifest.rows import BadRows
 from perceiver.data.manifest.table import ManifestTable
-from perceiver.data.splits import stratified_split
-from perceiver.preprocessing import value_text
+from perceiver.modalities.table import value_text
 
 NAMES = {
     "train": "train",

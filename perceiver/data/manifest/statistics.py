@@ -10,10 +10,17 @@ from torch import Tensor
 
 from perceiver.data.manifest.cells import names_of_series
 from perceiver.data.manifest.modalities import Modality
-from perceiver.data.manifest.rows import BadRowError, BadRows, ManifestRows, RowIds, cell_of, reason
+from perceiver.data.manifest.rows import (
+    BadRowError,
+    BadRows,
+    ManifestRows,
+    RowIds,
+    cell_of,
+    reason,
+)
 from perceiver.data.manifest.series import MISSING_NUMBERS
 from perceiver.data.manifest.table import ManifestTable
-from perceiver.preprocessing import is_missing, value_text
+from perceiver.modalities.table import is_missing, value_text
 
 
 def learned_facts(

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from perceiver.data.bounded_json import parse_json
-from perceiver.preprocessing import is_missing
+from perceiver.data.readers.bounded_json import parse_json
+from perceiver.modalities.table import is_missing
 
 CSV, JSON_LINES, PARQUET = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson", ".json"), (".parquet", ".pq")
 

@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perceiver.data.bounded_json import parse_json
 from perceiver.data.manifest.series import MISSING_NUMBERS
 from perceiver.data.manifest.statistics import natural
 from perceiver.data.manifest.table import ManifestTable
-from perceiver.predictions import classes_target, labels_target, values_target
-from perceiver.preprocessing import value_text
+from perceiver.data.readers.bounded_json import parse_json
+from perceiver.modalities.table import value_text
+from perceiver.targets.classes import classes_target
+from perceiver.targets.labels import labels_target
+from perceiver.targets.values import values_target
 
 SEPARATOR = ";"
 """Between the labels in a cell of text."""

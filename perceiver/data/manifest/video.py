@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence
 
-from perceiver.data.array_files import read_array
-from perceiver.data.image_folder import SUFFIXES, read_image
 from perceiver.data.manifest.content import FileContent
+from perceiver.data.readers.array_files import read_array
+from perceiver.data.readers.images import SUFFIXES, read_image
 
 ANIMATIONS = (".gif", ".webp", ".png", ".apng", ".tif", ".tiff")
 

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perceiver.build.plain import refuse_special_keys
-from perceiver.data.bounded_json import read_json
+from perceiver.checkpoints.plain import refuse_special_keys
 from perceiver.data.manifest.targets import KINDS
+from perceiver.data.readers.bounded_json import read_json
 from perceiver.data.shards.errors import ShardError
 from perceiver.data.shards.index import INDEX, check_split
 

@@ -10,8 +10,9 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
-from perceiver.batch import Collate, Sample
-from perceiver.data.loading import check_loading, known_spec, loader, overfits
+from perceiver.batch import Sample
+from perceiver.collate import Collate
+from perceiver.data.loading.loaders import check_loading, known_spec, loader, overfits
 from perceiver.data.shards.backend import litdata
 from perceiver.data.shards.errors import ShardError
 from perceiver.data.shards.folder import ShardFolder

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from perceiver.batch import Sample
-from perceiver.data.array_files import read_array
-from perceiver.data.bounded_json import parse_json
 from perceiver.data.manifest.cells import files_of_cell, read_cell
 from perceiver.data.manifest.content import FileContent
 from perceiver.data.manifest.modalities import Modality
 from perceiver.data.manifest.rows import BadRowError, ManifestRows, cell_of, reason
+from perceiver.data.readers.array_files import read_array
+from perceiver.data.readers.bounded_json import parse_json
 from perceiver.data.shards.errors import ShardError
-from perceiver.preprocessing import preprocess
+from perceiver.modalities.preprocess import preprocess
 
 _LENGTH = struct.Struct("<I")
 

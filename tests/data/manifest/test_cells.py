@@ -9,7 +9,7 @@ import soundfile
 from PIL import Image
 
 from perceiver.data.manifest.cells import check_cell, read_cell
-from perceiver.preprocessing import preprocess
+from perceiver.modalities.preprocess import preprocess
 
 IMAGE = {"kind": "image", "shape": [3, 4, 5], "crop_fraction": 1.0}
 AUDIO = {"kind": "audio", "shape": [1, None], "sample_rate": 8000, "max_seconds": None}

@@ -17,12 +17,12 @@ from manifest_cases import write_csv, write_json_lines
 from PIL import Image
 
 from perceiver.data import Manifest
-from perceiver.data.audio import read_recording
-from perceiver.data.bounded_json import parse_json
-from perceiver.data.image_folder import ImageFileError, read_image
 from perceiver.data.manifest import BadRowError, read_table, video
 from perceiver.data.manifest.video import read_video
-from perceiver.preprocessing import preprocess
+from perceiver.data.readers.audio import read_recording
+from perceiver.data.readers.bounded_json import parse_json
+from perceiver.data.readers.images import ImageFileError, read_image
+from perceiver.modalities.preprocess import preprocess
 
 
 def good_cells(kind: str, folder: Path, count: int) -> list[str]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from perceiver.data import Manifest
 from perceiver.data.manifest import BadRowError
-from perceiver.preprocessing import preprocess
+from perceiver.modalities.preprocess import preprocess
 from perceiver.testing import Check, data_module_checks
 
 SMALL: dict[str, Any] = {"image_size": (8, 8), "sample_rate": RATE, "batch_size": 100, "num_workers": 0}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from perceiver.data.manifest.series import read_series, series_names
-from perceiver.preprocessing import preprocess
+from perceiver.modalities.preprocess import preprocess
 
 FACTS: dict[str, Any] = {"kind": "timeseries", "names": ["pulse", "pressure"], "num_values": 2}
 

@@ -11,7 +11,8 @@ from manifest_runs import SMALL, train
 
 from perceiver.data import Manifest
 from perceiver.data.manifest import BadRowError
-from perceiver.predictions import labels_target, values_target
+from perceiver.targets.labels import labels_target
+from perceiver.targets.values import values_target
 
 Rows = list[dict[str, Any]]
 SETTINGS: dict[str, Any] = {"modalities": {"cloud": "points"}, "batch_size": 100, "num_workers": 0}

@@ -1,0 +1,1 @@
+"""Forms of cross-attention: the same function at different cost."""

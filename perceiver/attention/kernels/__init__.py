@@ -1,0 +1,1 @@
+"""Implementations of the inner function of factored cross-attention."""

@@ -1,0 +1,192 @@
+"""`read_tokens` in native code: arranges tensors for the kernel, which does the rest. Falls back to the eager form."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from perceiver.attention.kernels import eager
+from perceiver.attention.kernels.contract import READ, READ_BACKWARD, batch_size, connect
+from perceiver.attention.kernels.native.loader import availability
+from perceiver.attention.kernels.native.task import MOST_CONTENT, Kind, Part, Task
+
+LONGEST_PANEL = 2**14
+"""Tokens of a one-axis grid up to which wide parts are projected at once; longer ones tile by tile."""
+
+
+def supports(queries: Tensor, rstd: Tensor) -> bool:
+    """Whether the kernel computes such a call: on the CPU, in float32, and nothing empty."""
+    return queries.device.type == "cpu" and queries.dtype == torch.float32 and queries.numel() > 0 and rstd.numel() > 0
+
+
+@torch.library.custom_op("perceiver::read_tokens_native", mutates_args=(), schema=READ)
+def read_tokens(queries: Tensor, parts: list[Tensor], rstd: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The same function as the eager `read_tokens`, see there."""
+    library = availability().library
+    if library is None or not supports(queries, rstd):
+        found: tuple[Tensor, Tensor] = eager.read_tokens(queries, parts, rstd, mask)
+        return found
+    (batch,) = batch_size(queries, *parts, rstd, mask)
+    sums = queries.new_empty(batch, *queries.shape[1:])
+    lse = queries.new_empty(batch, queries.shape[1])
+    call = _Call(batch, queries, parts, rstd, mask)
+    call.task.sums, call.task.lse = sums.data_ptr(), lse.data_ptr()
+    _run(library.perceiver_forward, call.task)
+    return sums, lse
+
+
+@torch.library.custom_op("perceiver::read_tokens_native_backward", mutates_args=(), schema=READ_BACKWARD)
+def read_tokens_backward(
+    grad_sums: Tensor,
+    grad_lse: Tensor,
+    queries: Tensor,
+    parts: list[Tensor],
+    rstd: Tensor,
+    mask: Tensor | None,
+    sums: Tensor,
+    lse: Tensor,
+    needs: list[bool],
+) -> list[Tensor]:
+    """The same function as the eager `read_tokens_backward`, see there."""
+    library = availability().library
+    if library is None or not supports(queries, rstd):
+        grads: list[Tensor] = eager.read_tokens_backward(grad_sums, grad_lse, queries, parts, rstd, mask, sums, lse, needs)
+        return grads
+    need_queries, need_parts, need_rstd = needs[0], needs[1:-1], needs[-1]
+    call = _Call(sums.shape[0], queries, parts, rstd, mask)
+    task, layout = call.task, call.layout
+    kept = [x.contiguous() for x in (sums, lse, grad_sums, grad_lse)]
+    task.sums, task.lse, task.grad_sums, task.grad_lse = (x.data_ptr() for x in kept)
+    queries_grad = torch.empty_like(sums) if need_queries else None
+    task.queries_grad = _pointer(queries_grad)
+    rstd_grad = rstd.new_zeros(rstd.shape) if need_rstd else None
+    task.rstd_grad, task.rstd_grad_stride = _pointer(rstd_grad), _stride(rstd)
+    content_grad = None
+    if any(need_parts[index] for index in layout.content):
+        content_grad = queries.new_zeros(call.content_shape)
+        task.content_grad, task.content_grad_stride = content_grad.data_ptr(), _stride(content_grad)
+    parts_grad = [
+        queries.new_zeros(part.shape) if need and index not in layout.content else None
+        for index, (part, need) in enumerate(zip(parts, need_parts, strict=True))
+    ]
+    for own, index in zip(call.parts, layout.others, strict=True):
+        grad = parts_grad[index]
+        own.grad, own.grad_stride = _pointer(grad), _stride(parts[index])
+    task.level = 2 if content_grad is not None else 1 if any(need_parts) or need_rstd else 0
+    _run(library.perceiver_backward, task)
+    if content_grad is not None:
+        widths = [parts[index].shape[-1] for index in layout.content]
+        for index, grad in zip(layout.content, content_grad.split(widths, dim=-1), strict=True):
+            if need_parts[index]:
+                parts_grad[index] = _like(grad, parts[index])
+    if queries_grad is not None:
+        queries_grad = _like(queries_grad, queries)
+    return [grad for grad in (queries_grad, *parts_grad, rstd_grad) if grad is not None]
+
+
+connect(read_tokens, read_tokens_backward)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Which parts the kernel's loops take along as content, and the kinds of the others."""
+
+    content: tuple[int, ...]
+    others: tuple[int, ...]
+    kinds: tuple[Kind, ...]
+
+
+def _layout(shapes: Sequence[torch.Size], outer: int, inner: int) -> _Layout:
+    """Narrow full-size parts are content; the others vary along an axis, or none, or are wide."""
+    room, content = MOST_CONTENT, []
+    full = [index for index, shape in enumerate(shapes) if shape[1] * shape[2] == outer * inner > 1]
+    for index in sorted(full, key=lambda index: shapes[index][-1]):
+        if shapes[index][-1] <= room:
+            room -= shapes[index][-1]
+            content.append(index)
+    others = tuple(index for index in range(len(shapes)) if index not in content)
+    return _Layout(tuple(sorted(content)), others, tuple(_kind(shapes[index], outer, inner) for index in others))
+
+
+def _kind(shape: torch.Size, outer: int, inner: int) -> Kind:
+    if shape[1] == shape[2] == 1:
+        return Kind.CONSTANT
+    if shape[1] * shape[2] == outer * inner and (min(outer, inner) > 1 or outer * inner > LONGEST_PANEL):
+        return Kind.FULL
+    return Kind.INNER if shape[2] > 1 else Kind.OUTER
+
+
+class _Call:
+    """A kernel task for these tensors, without results; keeps what the task points to alive."""
+
+    def __init__(self, batch: int, queries: Tensor, parts: Sequence[Tensor], rstd: Tensor, mask: Tensor | None) -> None:
+        outer, inner = rstd.shape[1:]
+        self.layout = _layout([part.shape for part in parts], outer, inner)
+        columns = [0]
+        for part in parts:
+            columns.append(columns[-1] + part.shape[-1])
+        content = [parts[index] for index in self.layout.content]
+        joined = content[0] if content else None
+        if len(content) > 1:
+            size = max(part.shape[0] for part in content)
+            joined = torch.cat([part.expand(size, outer, inner, -1) for part in content], dim=-1)
+        self.content_shape = torch.Size((0,)) if joined is None else joined.shape
+        tensors = [_own(x) for x in (queries, rstd, mask, joined)]
+        own_queries, own_rstd, own_mask, own_content = tensors
+        own_parts = [_own(parts[index]) for index in self.layout.others]
+        self.kept = (*tensors, *own_parts)
+        self.parts = (Part * len(own_parts))()
+        for own, tensor, index, kind in zip(self.parts, own_parts, self.layout.others, self.layout.kinds, strict=True):
+            own.data, own.stride = _pointer(tensor), _stride(tensor)
+            own.kind, own.channels, own.column = kind, parts[index].shape[-1], columns[index]
+        self.task = Task(
+            batch=batch,
+            rows=queries.shape[1],
+            outer=outer,
+            inner=inner,
+            channels=queries.shape[2],
+            num_parts=len(own_parts),
+            num_content=0 if joined is None else joined.shape[-1],
+            threads=torch.get_num_threads(),
+            queries_stride=_stride(own_queries),
+            rstd_stride=_stride(own_rstd),
+            content_stride=_stride(own_content),
+            mask_stride=_stride(own_mask),
+            queries=_pointer(own_queries),
+            rstd=_pointer(own_rstd),
+            content=_pointer(own_content),
+            mask=_pointer(own_mask),
+            parts=ctypes.cast(self.parts, ctypes.POINTER(Part)),
+        )
+        taken = [column for index in self.layout.content for column in range(columns[index], columns[index + 1])]
+        self.task.content_column[: len(taken)] = taken
+
+
+def _own(x: Tensor | None) -> Tensor | None:
+    """Contiguous, and of batch size 1 where all samples are the same memory."""
+    if x is None:
+        return None
+    return (x[:1] if x.shape[0] > 1 and x.stride(0) == 0 else x).contiguous()
+
+
+def _pointer(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
+
+
+def _stride(x: Tensor | None) -> int:
+    """Elements from one sample to the next of a contiguous tensor; 0 where all share one."""
+    return 0 if x is None or x.shape[0] == 1 else x.numel() // x.shape[0]
+
+
+def _like(grad: Tensor, x: Tensor) -> Tensor:
+    """The gradient of x from that of x expanded over the batch; a tensor of its own."""
+    return grad.sum(dim=0, keepdim=True) if x.shape[0] < grad.shape[0] else grad.contiguous()
+
+
+def _run(function: ctypes._NamedFuncPointer, task: Task) -> None:
+    if function(ctypes.byref(task)) != 0:
+        raise MemoryError("The native attention kernel found no memory for its work space.")

@@ -1,6 +1,0 @@
-"""Native CPU code for the inner function of factored cross-attention: built at first use, never required."""
-
-from perceiver.attention.native.loader import availability
-from perceiver.attention.native.operator import read_tokens, read_tokens_backward
-
-__all__ = ["availability", "read_tokens", "read_tokens_backward"]

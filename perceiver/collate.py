@@ -1,0 +1,247 @@
+"""Collation of samples into batches: stacking, padding and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perceiver.batch import Batch, Sample
+from perceiver.modalities.kinds import CHANNEL_AXES, Axis
+
+
+class Collate:
+    """Samples to a batch: stacks equal shapes, pads ragged ones at the end, and makes masks where something is invalid.
+
+    Dense targets are padded like what they belong to; `target_mask` says where there are any.
+
+    Of a modality with several tensors, all have the same grid, which one mask covers. A boolean tensor among them that some
+    samples lack (`present` of time series in which no value is missing) is True for these.
+
+    Args:
+        modalities: the spec of each modality: `kind`, and `channel_axis` for kinds not listed in `CHANNEL_AXES`: 0 (channels
+            first), -1 (channels last), "none" (no channels), or a mapping of these by the names of a sample's tensors.
+    """
+
+    def __init__(self, *, modalities: Mapping[str, Mapping[str, Any]]) -> None:
+        self.channel_axes: dict[str, Axis | dict[str, Axis]] = {
+            name: _channel_axes(name, modality) for name, modality in modalities.items()
+        }
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """B samples -> Batch.
+
+        Raises:
+            ValueError: naming sample and modality, for an unknown modality, NaN or infinity, an empty set, another number
+                of channels or another dtype than its neighbours, tensors of one modality that do not go together, or a
+                sample without any modality.
+        """
+        if not samples:
+            raise ValueError("Collate: expected at least one sample, got none.")
+        for sample in samples:
+            unknown = set(sample.inputs) - set(self.channel_axes)
+            if unknown or not sample.inputs:
+                raise ValueError(
+                    f"sample {sample.id!r}: expected one or more of the modalities {sorted(self.channel_axes)}, "
+                    f"got {sorted(sample.inputs)}."
+                )
+        batch = Batch(inputs={}, ids=[sample.id for sample in samples])
+        for name in sorted(set().union(*(sample.inputs for sample in samples))):
+            axes = self.channel_axes[name]
+            values = {
+                row: _Value(f"sample {sample.id!r}, modality {name!r}", sample.inputs[name])
+                for row, sample in enumerate(samples)
+                if name in sample.inputs
+            }
+            if isinstance(axes, dict):
+                batch.inputs[name], mask = _stack_parts(values, axes, num_samples=len(samples))
+            else:
+                batch.inputs[name], mask = _stack(values, axes, num_samples=len(samples))
+            if mask is not None:
+                batch.masks[name] = mask
+        if all(sample.target is not None for sample in samples):
+            batch.target, batch.target_mask = stacked_targets(samples)
+        elif any(sample.target is not None for sample in samples):
+            without = next(sample.id for sample in samples if sample.target is None)
+            raise ValueError(f"sample {without!r}: has no target, other samples of its batch have one.")
+        return batch
+
+
+def stacked_targets(samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:
+    """The targets of all samples `(B, …)`; of dense ones also where they are, unless that is everywhere.
+
+    Raises:
+        ValueError: targets that do not go together, or a mask that does not go with its target; names the sample.
+    """
+    targets = [torch.as_tensor(sample.target) for sample in samples]
+    masks = [sample.target_mask for sample in samples]
+    shapes = {target.shape for target in targets}
+    if all(mask is None for mask in masks) and (len(shapes) == 1 or any(len(shape) < 2 for shape in shapes)):
+        return torch.stack(targets), None
+    first = targets[0]
+    # Of floating-point values the first axis holds the channels.
+    axes = next((mask.ndim for mask in masks if mask is not None), first.ndim - first.is_floating_point())
+    channels = first.shape[: first.ndim - axes]
+    for sample, target, mask in zip(samples, targets, masks, strict=True):
+        if target.ndim != first.ndim or target.shape[: len(channels)] != channels or target.dtype != first.dtype:
+            raise ValueError(
+                f"sample {sample.id!r}: its target, {target.dtype} {tuple(target.shape)}, does not go with {first.dtype} "
+                f"{tuple(first.shape)} of the batch's first sample: only sizes of the grid may differ."
+            )
+        if mask is not None and (mask.dtype != torch.bool or mask.shape != target.shape[len(channels) :]):
+            raise ValueError(
+                f"sample {sample.id!r}: expected a boolean target_mask {tuple(target.shape[len(channels) :])}, as the grid "
+                f"of its target, True is valid; got {mask.dtype} {tuple(mask.shape)}."
+            )
+    largest = [max(sizes) for sizes in zip(*shapes, strict=True)]
+    stacked = first.new_zeros(len(samples), *largest)
+    valid = torch.zeros(len(samples), *largest[len(channels) :], dtype=torch.bool)
+    for row, (target, mask) in enumerate(zip(targets, masks, strict=True)):
+        stacked[row][tuple(slice(size) for size in target.shape)] = target
+        own = tuple(slice(size) for size in target.shape[len(channels) :])
+        valid[row][own] = True if mask is None else mask
+    return stacked, valid
+
+
+@dataclass(frozen=True)
+class _Value:
+    """What one sample has of a modality, and what messages call it."""
+
+    where: str
+    x: Tensor | dict[str, Tensor]
+
+
+def _channel_axes(name: str, modality: Mapping[str, Any]) -> Axis | dict[str, Axis]:
+    """Of a modality, from its spec."""
+    kind, axis = str(modality.get("kind")), modality.get("channel_axis")
+    if axis is None:
+        if kind in CHANNEL_AXES:
+            return CHANNEL_AXES[kind]
+    elif isinstance(axis, Mapping):
+        if all(one in (0, -1, "none", None) for one in axis.values()):
+            return {str(part): None if one in ("none", None) else int(one) for part, one in axis.items()}
+    elif axis in (0, -1, "none"):
+        return None if axis == "none" else int(axis)
+    raise ValueError(
+        f"spec.modalities.{name}: kind {modality.get('kind')!r} is not one of {', '.join(CHANNEL_AXES)}; say with "
+        "channel_axis how its samples are laid out: 0 (channels first), -1 (channels last), none (no channels), or a "
+        "mapping of these by the names of their tensors."
+    )
+
+
+def _stack_parts(
+    values: Mapping[int, _Value], axes: Mapping[str, Axis], *, num_samples: int
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """A modality of several tensors: each `(B, …)`, and the mask that they share."""
+    stacked: dict[str, Tensor] = {}
+    mask: Tensor | None = None
+    for value in values.values():
+        _check_parts(value, axes)
+    parts = [part for part in axes if any(part in value.x for value in values.values())]
+    for part in parts:
+        tensors = {
+            row: _Value(f"{value.where}, {part!r}", value.x[part])
+            for row, value in values.items()
+            if isinstance(value.x, dict) and part in value.x
+        }
+        lacking = [row for row in values if row not in tensors]
+        if lacking and any(isinstance(one.x, Tensor) and one.x.dtype != torch.bool for one in tensors.values()):
+            raise ValueError(f"{values[lacking[0]].where}: has no {part!r}, other samples of its batch have.")
+        x, own = _stack(tensors, axes[part], num_samples=num_samples, empty_channels=True)
+        if lacking:
+            # Those that have it may be shorter than those that lack it.
+            grids = (_grid(x_[0], axes[other]) for other, x_ in stacked.items())
+            x = _filled(x, lacking, axis=axes[part], grid=next(grids, _grid(x[0], axes[part])))
+        else:
+            mask = own
+        stacked[part] = x
+    return stacked, mask
+
+
+def _filled(x: Tensor, rows: Sequence[int], *, axis: Axis, grid: tuple[int, ...]) -> Tensor:
+    """A boolean tensor `(B, …)` padded to the grid of the others, True in the rows of samples that lack it."""
+    channels = () if axis is None else (x.shape[1 if axis == 0 else -1],)
+    padded = x.new_zeros(x.shape[0], *(channels if axis == 0 else ()), *grid, *(channels if axis == -1 else ()))
+    padded[tuple(slice(size) for size in x.shape)] = x
+    padded[list(rows)] = True
+    return padded
+
+
+def _check_parts(value: _Value, axes: Mapping[str, Axis]) -> None:
+    if not isinstance(value.x, dict) or not value.x or set(value.x) - set(axes):
+        got = sorted(value.x) if isinstance(value.x, dict) else f"a tensor of shape {tuple(value.x.shape)}"
+        raise ValueError(f"{value.where}: expected a dict with some of {', '.join(axes)}, got {got}.")
+    grids = {part: _grid(x, axes[part]) for part, x in value.x.items()}
+    if len(set(grids.values())) > 1:
+        raise ValueError(f"{value.where}: expected tensors of one grid, got {grids}.")
+
+
+def _grid(x: Tensor, axis: Axis) -> tuple[int, ...]:
+    if axis is None:
+        return tuple(x.shape)
+    return tuple(x.shape[1:] if axis == 0 else x.shape[:-1])
+
+
+def _stack(
+    values: Mapping[int, _Value], axis: Axis, *, num_samples: int, empty_channels: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """One tensor of all samples that have it, by row: `(B, …)` and its mask, `(B,)` or `(B, *grid)`."""
+    tensors = _checked(values, axis, empty_channels=empty_channels)
+    first = next(iter(tensors.values()))
+    shapes = {x.shape for x in tensors.values()}
+    if len(shapes) == 1 and len(tensors) == num_samples:
+        stacked = torch.stack(list(tensors.values()))
+        if stacked.is_floating_point() and not bool(stacked.isfinite().all()):
+            _report_non_finite(values)
+        return stacked, None
+    _report_non_finite(values)
+    largest = [max(sizes) for sizes in zip(*shapes, strict=True)]
+    stacked = first.new_zeros(num_samples, *largest)
+    if len(shapes) == 1:
+        mask = torch.zeros(num_samples, dtype=torch.bool)
+        for row, x in tensors.items():
+            stacked[row], mask[row] = x, True
+        return stacked, mask
+    mask = torch.zeros(num_samples, *_grid(stacked[0], axis), dtype=torch.bool)
+    for row, x in tensors.items():
+        stacked[row][tuple(slice(size) for size in x.shape)] = x
+        mask[row][tuple(slice(size) for size in _grid(x, axis))] = True
+    return stacked, mask
+
+
+def _checked(values: Mapping[int, _Value], axis: Axis, *, empty_channels: bool) -> dict[int, Tensor]:
+    """The tensors by row, all of one dtype and number of channels."""
+    tensors: dict[int, Tensor] = {}
+    for row, value in values.items():
+        x = value.x
+        if not isinstance(x, Tensor):
+            raise ValueError(f"{value.where}: expected a tensor, got a dict with {sorted(x)}.")
+        first = next(iter(tensors.values()), x)
+        if 0 in (_grid(x, axis) if empty_channels and x.ndim else x.shape):
+            raise ValueError(f"{value.where}: is empty, shape {tuple(x.shape)}. Leave the modality out where there is none.")
+        if x.ndim == 0 or x.ndim != first.ndim or (axis is not None and x.shape[axis] != first.shape[axis]):
+            channels = "there are no channels, all axes" if axis is None else f"the channels are axis {axis}, other axes"
+            raise ValueError(
+                f"{value.where}: shape {tuple(x.shape)} does not go with {tuple(first.shape)} of the batch's first sample: "
+                f"{channels} may differ."
+            )
+        if x.dtype != first.dtype:
+            raise ValueError(
+                f"{value.where}: dtype {x.dtype}, but {first.dtype} in another sample of its batch; convert one."
+            )
+        tensors[row] = x
+    return tensors
+
+
+def _report_non_finite(values: Mapping[int, _Value]) -> None:
+    for value in values.values():
+        x = value.x
+        if isinstance(x, Tensor) and x.is_floating_point() and not bool(x.isfinite().all()):
+            count = int((~x.isfinite()).sum())
+            raise ValueError(
+                f"{value.where}: {count} of {x.numel()} values are NaN or infinite."
+                " Mend the file, leave the sample out, or mask what is missing."
+            )

@@ -1,0 +1,81 @@
+"""The default data set: 1,797 real handwritten digits of 8 x 8 pixels, part of scikit-learn: no download.
+
+Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits" (UCI Machine Learning Repository),
+test set.
+"""
+
+import torch
+from sklearn.datasets import load_digits
+
+from perceiver.data.loading.image_module import ImageDataModule
+from perceiver.data.loading.images import Augment, LabelledImages
+from perceiver.data.loading.splits import stratified_split
+
+
+class Digits(ImageDataModule):
+    """scikit-learn's digits, split by class into training, validation and test.
+
+    The set has no official split. The test split depends on `test_size` and `split_seed` only, so that runs
+    with other validation sizes or training seeds remain comparable. Batches hold `inputs["image"]` `(B, 1, 8,
+    8)`.
+
+    Args:
+        batch_size: images per batch and process.
+        num_workers: loader processes.
+        validation_size: images for validation.
+        test_size: images for the test.
+        split_seed: which split; not the training seed.
+        augment: transform of training images, float in [0, 1]; see `perceiver.data.loading.images.Images`.
+        balanced_sampling, num_labelled: see `ImageDataModule`.
+
+    Raises:
+        ValueError: a size that leaves nothing for another split.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        validation_size: int = 180,
+        test_size: int = 360,
+        split_seed: int = 0,
+        augment: Augment | None = None,
+        balanced_sampling: bool = False,
+        num_labelled: int | None = None,
+    ) -> None:
+        super().__init__(
+            class_names=[str(digit) for digit in range(10)],
+            value_range=(0, 16),
+            batch_size=batch_size,
+            num_workers=num_workers,
+            augment=augment,
+            balanced_sampling=balanced_sampling,
+            num_labelled=num_labelled,
+            split_seed=split_seed,
+        )
+        self.validation_size = validation_size
+        self.test_size = test_size
+
+    def read_training(self) -> tuple[LabelledImages, LabelledImages]:
+        """1,257 and 180 images by default."""
+        remaining, _ = self._split_off_test()
+        kept, taken = stratified_split(
+            remaining.labels, size=self.validation_size, seed=self.split_seed, name="data.validation_size"
+        )
+        return remaining.take(kept), remaining.take(taken)
+
+    def read_test(self) -> LabelledImages:
+        """360 images by default."""
+        return self._split_off_test()[1]
+
+    def _split_off_test(self) -> tuple[LabelledImages, LabelledImages]:
+        pixels, labels = load_digits(return_X_y=True)
+        images = LabelledImages(
+            pixels=torch.from_numpy(pixels).to(torch.uint8).view(-1, 1, 8, 8),
+            labels=torch.from_numpy(labels).long(),
+            ids="digits",
+            numbers=torch.arange(len(labels)),
+        )
+        kept, taken = stratified_split(images.labels, size=self.test_size, seed=self.split_seed, name="data.test_size")
+        return images.take(kept), images.take(taken)

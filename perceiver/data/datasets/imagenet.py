@@ -1,0 +1,203 @@
+"""ImageNet (ILSVRC2012): 1,281,167 + 50,000 photographs of 1,000 classes, as its archives unpack.
+
+Source: O. Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge" (2015).
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from perceiver.data.loading.image_module import ImageDataModule
+from perceiver.data.loading.images import Augment
+from perceiver.data.loading.splits import stratified_split
+from perceiver.data.readers.images import Crop, ImageFiles, both_or_neither, find_images
+from perceiver.modalities.framing import Frame
+
+DEVKIT = Path("ILSVRC2012_devkit_t12", "data")
+GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+NAME_FILES = ("LOC_synset_mapping.txt", "synset_words.txt")
+
+
+class ImageNet(ImageDataModule):
+    """ImageNet for classification, from local files only: its terms have to be agreed to, so nothing is downloaded.
+
+    - `root/train/<wnid>/*.JPEG`: training; validation images are split off by class.
+    - `root/val/<wnid>/*.JPEG`, or `root/val/*.JPEG` with the devkit `root/ILSVRC2012_devkit_t12`: the official validation
+      images. They are the test split here, as in the published results, because the test labels were never released.
+
+    Classes are the folders of `train`, sorted, so subsets of ImageNet work too. Their names come from the devkit, or from
+    `LOC_synset_mapping.txt` or `synset_words.txt` in `root` (lines "n01440764 tench, Tinca tinca"), or are the WordNet
+    numbers; names that two classes share get the number behind them. Batches hold `inputs["image"]` `(B, 3, *size)`.
+
+    Args:
+        root: the folder that holds `train` and `val`.
+        size: (height, width) of the images in batches.
+        crop_fraction: see `ImageFolder`.
+        train_crop: see `ImageFolder`.
+        batch_size: images per batch and process.
+        num_workers: loader processes, which decode.
+        validation_size: how many of the training images are for validation.
+        split_seed: which of them; not the training seed.
+        augment: transform of training images of size `size`, float in [0, 1]; see `perceiver.data.loading.images.Images`.
+        balanced_sampling, num_labelled: see `ImageDataModule`.
+        mean: of each channel, of pixels in [0, 1]; None measures it and `std` on the training images, at most 4,096 of them.
+        std: standard deviation of each channel.
+        needs_test: `prepare_data` demands `val`; False where it is not there and not asked for.
+
+    Raises:
+        FileNotFoundError: a folder or the ground truth is absent.
+        ValueError: as `ImageFolder`; or the ground truth does not go with the images.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | os.PathLike[str],
+        size: Sequence[int] = (224, 224),
+        crop_fraction: float = 0.875,
+        train_crop: Crop | None = None,
+        batch_size: int = 64,
+        num_workers: int = 2,
+        validation_size: int = 10000,
+        split_seed: int = 0,
+        augment: Augment | None = None,
+        balanced_sampling: bool = False,
+        num_labelled: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        needs_test: bool = True,
+    ) -> None:
+        super().__init__(
+            class_names=None,
+            value_range=(0, 255),
+            batch_size=batch_size,
+            num_workers=num_workers,
+            augment=augment,
+            balanced_sampling=balanced_sampling,
+            num_labelled=num_labelled,
+            split_seed=split_seed,
+            normalisation=both_or_neither(mean, std),
+            crop_fraction=crop_fraction,
+        )
+        self.root = Path(root)
+        self.frame = Frame(size=size, crop_fraction=crop_fraction)
+        self.train_crop = train_crop
+        self.validation_size = validation_size
+        self.needs_test = needs_test
+        self._found: ImageFiles | None = None
+
+    def prepare_data(self) -> None:
+        """Looks through the folders of both splits; images are not opened yet."""
+        self._training_files()
+        if self.needs_test:
+            self.read_test()
+
+    def read_class_names(self) -> list[str] | None:
+        """Names in words, unique, in the order of the WordNet numbers."""
+        wnids = self._training_files().class_names
+        words = read_words(self.root)
+        names = [words.get(wnid, wnid) for wnid in wnids]
+        return [name if names.count(name) == 1 else f"{name} ({wnid})" for name, wnid in zip(names, wnids, strict=True)]
+
+    def read_training(self) -> tuple[ImageFiles, ImageFiles]:
+        """1,271,167 and 10,000 of the training images by default."""
+        files = self._training_files()
+        kept, taken = stratified_split(
+            files.labels, size=self.validation_size, seed=self.split_seed, name="data.validation_size"
+        )
+        return replace(files.take(kept), crop=self.train_crop), files.take(taken)
+
+    def read_test(self) -> ImageFiles:
+        """The 50,000 official validation images."""
+        folder = self.root / "val"
+        wnids = self._training_files().class_names
+        if not folder.is_dir():
+            raise FileNotFoundError(self._absent(folder))
+        if any(path.is_dir() for path in folder.iterdir()):
+            return find_images(folder, frame=self.frame, class_names=wnids)
+        names = sorted(path.name for path in folder.iterdir() if path.name.lower().endswith(".jpeg"))
+        truth = read_ground_truth(self.root)
+        if len(truth) != len(names):
+            raise ValueError(
+                f"{folder}: expected {len(truth)} images, *.JPEG, one for each line of "
+                f"{self.root / DEVKIT / GROUND_TRUTH}, got {len(names)}."
+            )
+        numbers = {wnid: number for number, wnid in enumerate(wnids)}
+        chosen = [position for position, wnid in enumerate(truth) if wnid in numbers]  # a subset of the classes, maybe
+        if not chosen:
+            raise ValueError(f"{folder}: none of its images is of a class in {self.root / 'train'}, {wnids[0]} and so on.")
+        return ImageFiles(
+            folder=folder,
+            paths=np.array([os.fsencode(names[position]) for position in chosen]),
+            labels=torch.tensor([numbers[truth[position]] for position in chosen]),
+            class_names=wnids,
+            frame=self.frame,
+        )
+
+    def _training_files(self) -> ImageFiles:
+        if self._found is None:
+            folder = self.root / "train"
+            if not folder.is_dir():
+                raise FileNotFoundError(self._absent(folder))
+            self._found = find_images(folder, frame=self.frame)
+        return self._found
+
+    def _absent(self, folder: Path) -> str:
+        return (
+            f"data.root: expected ImageNet's images in {folder.resolve()}, but there is no such folder. They cannot be "
+            "downloaded for you: register at image-net.org, unpack ILSVRC2012_img_train.tar to train/<wnid>/ and "
+            "ILSVRC2012_img_val.tar to val/, with ILSVRC2012_devkit_t12.tar.gz beside them, and set data.root or the "
+            "environment variable PERCEIVER_DATA to the folder that holds them."
+        )
+
+
+def read_words(root: Path) -> dict[str, str]:
+    """What the WordNet numbers stand for, from the devkit or a list in `root`; empty where there is neither."""
+    if (root / DEVKIT / "meta.mat").is_file():
+        return dict(_synsets(root).values())
+    for name in NAME_FILES:
+        if (root / name).is_file():
+            lines = (root / name).read_text(encoding="utf-8").splitlines()
+            pairs = (line.strip().split(maxsplit=1) for line in lines if line.strip())
+            return {pair[0]: pair[-1] for pair in pairs}
+    return {}
+
+
+def read_ground_truth(root: Path) -> list[str]:
+    """The WordNet number of each official validation image, in the order of their names.
+
+    Raises:
+        FileNotFoundError: the devkit is not there.
+        ValueError: its files do not go together.
+    """
+    path = root / DEVKIT / GROUND_TRUTH
+    for needed in (path, root / DEVKIT / "meta.mat"):
+        if not needed.is_file():
+            raise FileNotFoundError(
+                f"{needed}: expected it, since {root / 'val'} has no folders per class. Unpack ILSVRC2012_devkit_t12.tar.gz "
+                f"in {root}, or sort the images into val/<wnid>/."
+            )
+    synsets = _synsets(root)
+    truth: list[str] = []
+    for number, line in enumerate(path.read_text().split(), start=1):
+        if not line.isdecimal() or int(line) not in synsets:
+            raise ValueError(f"{path}: expected the number of a class of meta.mat in line {number}, got {line!r}.")
+        truth.append(synsets[int(line)][0])
+    return truth
+
+
+def _synsets(root: Path) -> Mapping[int, tuple[str, str]]:
+    """The devkit's own numbers of the classes, 1 to 1000 -> (WordNet number, words)."""
+    from scipy.io import loadmat  # type: ignore[import-untyped]  # slow to import, seldom needed
+
+    path = root / DEVKIT / "meta.mat"
+    try:
+        rows = loadmat(str(path), squeeze_me=True)["synsets"]
+        leaves = [row for row in rows if int(row["num_children"]) == 0]
+        return {int(row["ILSVRC2012_ID"]): (str(row["WNID"]), str(row["words"])) for row in leaves}
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise ValueError(f"{path}: no intact list of classes ({type(error).__name__}: {error}). Unpack it again.") from error

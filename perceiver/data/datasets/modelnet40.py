@@ -1,0 +1,255 @@
+"""ModelNet40: 12,311 meshes of objects of 40 kinds, as point sets sampled from their surface.
+
+Source: Z. Wu et al., "3D ShapeNets: A Deep Representation for Volumetric Shapes" (CVPR 2015), modelnet.cs.princeton.edu.
+"""
+
+import hashlib
+import os
+import tempfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from perceiver.batch import Sample
+from perceiver.data.loading.collation import Augment
+from perceiver.data.loading.labelled_module import LabelledDataModule
+from perceiver.data.loading.samples import Samples
+from perceiver.data.loading.splits import stratified_split
+from perceiver.data.readers.meshes import read_off, sample_surface
+from perceiver.data.readers.points import PointSets
+from perceiver.modalities.points import to_unit_sphere
+
+
+class ModelNet40(LabelledDataModule):
+    """Point sets from the meshes under `ModelNet40/<class>/{train,test}/*.off`, with the official test split.
+
+    Points are spread evenly over the surface; each set is moved to its mean and scaled to radius 1. All are sampled once,
+    repeatably, and kept in files in `cache`. Batches hold `inputs["points"]` `(B, num_points,
+    3)`. Any folder of this layout will do, with whatever classes.
+
+    Args:
+        root: the folder that holds `ModelNet40/`.
+        num_points: points per set.
+        batch_size: sets per batch and process.
+        num_workers: loader processes, also while sampling; worth it with `sample_every_epoch`.
+        validation_size: how many of the training meshes are for validation, by class.
+        split_seed: which of them; not the training seed.
+        sample_seed: of the points.
+        sample_every_epoch: sample training meshes anew whenever they are used: the files are read in every epoch, which
+            takes workers. Validation and test are sampled once all the same.
+        cache: the folder for the sampled points, 300 MB for the whole set. None: `ModelNet40/points` beside the meshes.
+        augment: transforms of training batches by name; see `perceiver.data.loading.collation.Augment`.
+        balanced_sampling, num_labelled: see `LabelledDataModule`.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or a split is empty.
+        ValueError: a mesh is damaged, the test has classes that training has not, or `validation_size` leaves nothing to
+            train on.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | os.PathLike[str],
+        num_points: int = 2048,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        validation_size: int = 984,
+        split_seed: int = 0,
+        sample_seed: int = 0,
+        sample_every_epoch: bool = False,
+        cache: str | os.PathLike[str] | None = None,
+        augment: Mapping[str, Augment | None] | None = None,
+        balanced_sampling: bool = False,
+        num_labelled: int | None = None,
+    ) -> None:
+        super().__init__(
+            modality="points",
+            facts={"kind": "points", "shape": [None, 3], "unit_sphere": True},
+            class_names=None,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            augment=augment,
+            balanced_sampling=balanced_sampling,
+            num_labelled=num_labelled,
+            split_seed=split_seed,
+        )
+        if num_points < 1:
+            raise ValueError(f"data.num_points: expected 1 or more, got {num_points}.")
+        self.folder = Path(root) / "ModelNet40"
+        self.cache = self.folder / "points" if cache is None else Path(cache)
+        self.num_points = num_points
+        self.validation_size = validation_size
+        self.sample_seed = sample_seed
+        self.sample_every_epoch = sample_every_epoch
+
+    def prepare_data(self) -> None:
+        """Samples what is not in the cache, both splits; a damaged mesh is reported now."""
+        if not self.folder.is_dir():
+            raise FileNotFoundError(
+                f"data.root: expected meshes in {self.folder.resolve()}/<class>/train and test, but there is no such "
+                "folder. Download ModelNet40.zip from modelnet.cs.princeton.edu and unpack it; set data.root or the "
+                "environment variable PERCEIVER_DATA to the folder that holds ModelNet40."
+            )
+        if training := self._paths("train"):
+            self._cached("train", training)
+        self._cached("test", self._existing("test"))
+
+    def read_training(self) -> tuple[Samples, Samples]:
+        """8,859 and 984 meshes of ModelNet40 by default."""
+        paths = self._existing("train")
+        names = sorted({path.parents[1].name for path in paths})
+        if self.class_names is not None and names != self.class_names:
+            raise ValueError(f"{self.folder}: expected the stored classes {self.class_names}, got folders of {names}.")
+        self.class_names = names
+        self._labels(self._paths("test"))
+        labels = torch.tensor(self._labels(paths))
+        kept, taken = stratified_split(labels, size=self.validation_size, seed=self.split_seed, name="data.validation_size")
+        validation = self._sets("train", paths, taken)
+        if not self.sample_every_epoch:
+            return self._sets("train", paths, kept), validation
+        chosen = [paths[index] for index in kept]
+        ids = [self._id(path) for path in chosen]
+        return Meshes(paths=chosen, labels=labels[kept].tolist(), ids=ids, num_points=self.num_points), validation
+
+    def read_test(self) -> Samples:
+        """The 2,468 official test meshes of ModelNet40."""
+        paths = self._existing("test")
+        return self._sets("test", paths, torch.arange(len(paths)))
+
+    def statistics(self, training: Samples) -> dict[str, Any]:
+        """None: every set has mean 0 and radius 1."""
+        return {}
+
+    def _paths(self, split: str) -> list[Path]:
+        return sorted(self.folder.glob(f"*/{split}/*.off"))
+
+    def _existing(self, split: str) -> list[Path]:
+        paths = self._paths(split)
+        if not paths:
+            raise FileNotFoundError(f"{self.folder}: expected meshes in <class>/{split}/*.off, got none.")
+        for folder in sorted(self.folder.glob(f"*/{split}")):
+            if folder.is_dir() and next(folder.glob("*.off"), None) is None:
+                raise FileNotFoundError(f"{folder}: expected meshes of this class, *.off, got none. Remove empty folders.")
+        return paths
+
+    def _labels(self, paths: Sequence[Path]) -> list[int]:
+        assert self.class_names is not None
+        number = {name: label for label, name in enumerate(self.class_names)}
+        for path in paths:
+            if path.parents[1].name not in number:
+                raise ValueError(
+                    f"{path.parents[1]}: class {path.parents[1].name!r} has meshes for the test but is none of the "
+                    f"{len(number)} classes of training: {', '.join(number)}."
+                )
+        return [number[path.parents[1].name] for path in paths]
+
+    def _id(self, path: Path) -> str:
+        return f"modelnet40/{path.parents[1].name}/{path.parent.name}/{path.stem}"
+
+    def _sets(self, split: str, paths: Sequence[Path], index: Tensor) -> PointSets:
+        points = torch.from_numpy(np.load(self._cached(split, paths), mmap_mode="c"))
+        labels = self._labels(paths)
+        chosen = index.tolist()
+        ids = [self._id(paths[number]) for number in chosen]
+        return PointSets(
+            points=points.flatten(0, 1),
+            starts=index * self.num_points,
+            ends=(index + 1) * self.num_points,
+            labels=[labels[number] for number in chosen],
+            identify=ids.__getitem__,
+        )
+
+    def _cached(self, split: str, paths: Sequence[Path]) -> Path:
+        """The file that holds the sampled points `(meshes, num_points, 3)`, float32; made now if it is not there.
+
+        Its name says which meshes they are from, so that a changed folder is sampled anew.
+        """
+        facts = "".join(f"{path.relative_to(self.folder)} {path.stat().st_size}\n" for path in paths)
+        digest = hashlib.sha256(facts.encode()).hexdigest()[:12]
+        target = self.cache / f"{split}_{self.num_points}_points_seed_{self.sample_seed}_{digest}.npy"
+        if not target.is_file():
+            meshes = Meshes(
+                paths=paths,
+                labels=[0] * len(paths),
+                ids=[self._id(path) for path in paths],
+                num_points=self.num_points,
+                seed=self.sample_seed,
+            )
+            loader: DataLoader[Any] = DataLoader(meshes, batch_size=None, num_workers=self.num_workers)  # type: ignore[arg-type]
+            points = np.stack([sample.inputs["points"].numpy() for sample in loader])
+            try:
+                _write_at_once(target, points)
+            except OSError as error:
+                raise OSError(
+                    f"data.cache: the sampled points cannot be written to {target}: {error}. Set data.cache to a folder "
+                    f"that can be written and has {points.nbytes / 1e6:.0f} MB to spare."
+                ) from error
+        return target
+
+
+class Meshes:
+    """Labelled meshes as point sets, read and sampled when asked for.
+
+    Args:
+        paths: OFF files.
+        labels: their classes, from 0.
+        ids: what identifies them in messages and tables.
+        num_points: points per set.
+        seed: the same points every time. None: others every time, from torch's generator.
+    """
+
+    def __init__(
+        self, *, paths: Sequence[Path], labels: Sequence[int], ids: Sequence[str], num_points: int, seed: int | None = None
+    ) -> None:
+        self.paths = list(paths)
+        self.labels = list(labels)
+        self.ids = list(ids)
+        self.num_points = num_points
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Its tensor is `(num_points, 3)`, float32, in the unit sphere.
+
+        Raises:
+            ValueError: the mesh is damaged; names the file.
+        """
+        path = self.paths[index]
+        vertices, triangles = read_off(path)
+        if self.seed is None:
+            random = np.random.RandomState(int(torch.randint(2**32, ())))
+        else:
+            # By the name, not by the number: what other files there are does not matter.
+            random = np.random.RandomState([self.seed, zlib.crc32(self.ids[index].encode())])
+        try:
+            points = sample_surface(vertices, triangles, num_points=self.num_points, random=random)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error} Replace the file with the original or remove it.") from error
+        return Sample(
+            inputs={"points": to_unit_sphere(torch.from_numpy(points)).float()},
+            target=self.labels[index],
+            id=self.ids[index],
+        )
+
+
+def _write_at_once(target: Path, points: NDArray[np.float32]) -> None:
+    """Broken off, it leaves no file that looks complete."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".part", delete=False) as file:
+        try:
+            np.save(file, points)
+            file.flush()
+            os.replace(file.name, target)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise

@@ -1,0 +1,102 @@
+"""Real English that every Python carries, so that nothing is to be downloaded: its language reference and its docstrings.
+
+Source: the Python Software Foundation, PSF licence. Another version of Python has somewhat other texts.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sysconfig
+import warnings
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Literal
+
+from perceiver.data.readers.progress import progress
+from perceiver.data.readers.text_module import TextDataModule
+from perceiver.data.readers.text_windows import Document
+
+_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "pydoc_data", "turtledemo"}
+
+
+class PythonTexts(TextDataModule):
+    """Windows of the language reference (`help("if")`) and of the standard library's docstrings; see `TextDataModule`.
+
+    Python 3.11 has 79 topics, 465 kB, and 1.2 MB of docstrings that are not short. A topic is a document, and so are all
+    docstrings of a module together.
+
+    Args:
+        docstrings: take the docstrings besides the reference, which takes some seconds: all modules are parsed. None is run.
+        max_length, cut_at, split_by, validation_fraction, test_fraction, split_seed, batch_size, num_workers: see
+            `TextDataModule`.
+
+    Raises:
+        FileNotFoundError: this Python has no sources of its standard library.
+    """
+
+    def __init__(
+        self,
+        *,
+        docstrings: bool = False,
+        max_length: int = 256,
+        cut_at: Literal["word", "line"] = "word",
+        split_by: Literal["auto", "document", "stretch"] = "auto",
+        validation_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        split_seed: int = 0,
+        batch_size: int = 32,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            max_length=max_length,
+            cut_at=cut_at,
+            split_by=split_by,
+            validation_fraction=validation_fraction,
+            test_fraction=test_fraction,
+            split_seed=split_seed,
+            batch_size=batch_size,
+            num_workers=num_workers,
+        )
+        self.docstrings = docstrings
+
+    def documents(self) -> list[Document]:
+        """The topics in alphabetical order, then the modules."""
+        found = [Document(name=f"topics/{name}", text=topics[name]) for name in sorted(topics)]
+        return found + (docstrings_of_modules() if self.docstrings else [])
+
+
+def docstrings_of_modules(*, at_least: int = 200) -> list[Document]:
+    """The docstrings of each module of the standard library, those of so many characters or more; none twice.
+
+    Raises:
+        FileNotFoundError: there are no sources.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    files = sorted(path for path in root.rglob("*.py") if not _LEFT_OUT & set(path.relative_to(root).parts))
+    if not files:
+        raise FileNotFoundError(
+            f"data.docstrings: this Python has no sources of its standard library in {root}; set data.docstrings=false."
+        )
+    seen: set[str] = set()
+    documents = []
+    for path in progress(files, total=len(files), title="Reading docstrings"):
+        own = [text for text in _docstrings(path) if len(text) >= at_least and text not in seen]
+        seen.update(own)
+        if own:
+            documents.append(Document(name=path.relative_to(root).as_posix(), text="\n\n".join(dict.fromkeys(own))))
+    return documents
+
+
+def _docstrings(path: Path) -> list[str]:
+    """Of a module, its classes and functions, without indentation; none where this Python cannot parse it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # escapes in old sources
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):
+            return []
+    named = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = (ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, named))
+    texts = (inspect.cleandoc(text) for text in found if text)
+    return [text for text in texts if not any("\ud800" <= character <= "\udfff" for character in text)]

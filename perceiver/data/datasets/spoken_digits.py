@@ -1,0 +1,216 @@
+"""The Free Spoken Digit Dataset: 3,000 recordings of the digits 0 to 9 by six speakers, 0.15 to 2.3 seconds, 8 kHz mono.
+
+Source: Z. Jackson et al., https://github.com/Jakobovski/free-spoken-digit-dataset, CC BY-SA 4.0. The test split,
+recordings 0 to 4 of every digit and speaker, is its authors'.
+"""
+
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from torch.hub import download_url_to_file
+
+from perceiver.data.loading.collation import Augment
+from perceiver.data.loading.labelled_module import LabelledDataModule
+from perceiver.data.loading.samples import InMemory, Samples
+from perceiver.data.loading.splits import stratified_split
+from perceiver.data.readers.audio import Recordings, audio_facts, check_recording, loudness
+
+ARCHIVE = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.tar.gz"
+SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
+NUM_DIGITS, NUM_RECORDINGS = 10, 50  # per speaker; per digit and speaker
+NUM_TEST = 5  # the first of each digit and speaker
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpokenDigit:
+    """One recording, named `{digit}_{speaker}_{index}.wav`."""
+
+    digit: int
+    speaker: str
+    index: int
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        return f"{self.digit}_{self.speaker}_{self.index}.wav"
+
+
+ALL = tuple(
+    SpokenDigit(digit=digit, speaker=speaker, index=index)
+    for digit in range(NUM_DIGITS)
+    for speaker in SPEAKERS
+    for index in range(NUM_RECORDINGS)
+)
+
+
+class SpokenDigits(LabelledDataModule):
+    """Spoken digits with the official test split; validation recordings are split off the others by digit and speaker.
+
+    Everything is decoded once, in `setup`, into 42 MB of memory. Batches hold `inputs["audio"]` `(B, 1, samples)`, as long
+    as their longest recording, and `masks["audio"]` `(B, samples)`.
+
+    Args:
+        root: the folder that holds `free-spoken-digit-dataset/recordings/`.
+        sample_rate: in hertz; recordings (8,000 Hz) are resampled where it differs.
+        batch_size: recordings per batch and process.
+        num_workers: loader processes; 0 is right, a batch takes a few milliseconds.
+        validation_size: how many of the recordings that are not for the test are for validation.
+        split_seed: which of them; not the training seed.
+        held_out_speaker: all recordings of this speaker are the test split, and all of the other speakers are for training
+            and validation. None: the official split, in which every speaker is in every split.
+        augment: transforms of training batches by name; see `perceiver.data.loading.collation.Augment`.
+        balanced_sampling, num_labelled: see `LabelledDataModule`.
+        download: download the recordings if files are absent. False: absent files are an error.
+        url: where from, a tar archive with the recordings in a folder `recordings`.
+
+    Raises:
+        FileNotFoundError: files are absent and `download` is false or fails.
+        ValueError: a file is damaged or superfluous, `held_out_speaker` is unknown, or `validation_size` leaves nothing to
+            train on.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | os.PathLike[str],
+        sample_rate: int = 8000,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        validation_size: int = 300,
+        split_seed: int = 0,
+        held_out_speaker: str | None = None,
+        augment: Mapping[str, Augment | None] | None = None,
+        balanced_sampling: bool = False,
+        num_labelled: int | None = None,
+        download: bool = True,
+        url: str = ARCHIVE,
+    ) -> None:
+        super().__init__(
+            modality="audio",
+            facts=audio_facts(sample_rate=sample_rate, audio_channels=1),
+            class_names=[str(digit) for digit in range(NUM_DIGITS)],
+            batch_size=batch_size,
+            num_workers=num_workers,
+            augment=augment,
+            balanced_sampling=balanced_sampling,
+            num_labelled=num_labelled,
+            split_seed=split_seed,
+        )
+        if held_out_speaker is not None and held_out_speaker not in SPEAKERS:
+            raise ValueError(
+                f"data.held_out_speaker: expected one of {', '.join(SPEAKERS)}, or null, got {held_out_speaker!r}."
+            )
+        self.folder = Path(root) / "free-spoken-digit-dataset" / "recordings"
+        self.validation_size = validation_size
+        self.held_out_speaker = held_out_speaker
+        self.download = download
+        self.url = url
+
+    def prepare_data(self) -> None:
+        """Downloads what is absent and checks names and headers of all files before any time is spent."""
+        missing = _missing(self.folder)
+        if missing and not self.download:
+            raise FileNotFoundError(self._absent(missing, "they are absent and data.download is false"))
+        if missing:
+            try:
+                download_recordings(self.folder, url=self.url)
+            except (OSError, RuntimeError, EOFError, ValueError, tarfile.TarError) as error:
+                raise FileNotFoundError(self._absent(missing, f"downloading them failed: {error}")) from error
+        check_recordings(self.folder)
+
+    def read_training(self) -> tuple[Samples, Samples]:
+        """2,400 and 300 recordings by default."""
+        digits = [one for one in ALL if not self._is_test(one)]
+        groups = torch.tensor([one.digit * len(SPEAKERS) + SPEAKERS.index(one.speaker) for one in digits])
+        kept, taken = stratified_split(groups, size=self.validation_size, seed=self.split_seed, name="data.validation_size")
+        return self._read(digits[index] for index in kept), self._read(digits[index] for index in taken)
+
+    def read_test(self) -> Samples:
+        """The 300 official test recordings, or the 500 of the held-out speaker."""
+        return self._read(one for one in ALL if self._is_test(one))
+
+    def statistics(self, training: Samples) -> dict[str, Any]:
+        """Unit scale over all training recordings."""
+        return loudness(training, at_most=len(training))
+
+    def _is_test(self, one: SpokenDigit) -> bool:
+        return one.index < NUM_TEST if self.held_out_speaker is None else one.speaker == self.held_out_speaker
+
+    def _read(self, digits: Iterable[SpokenDigit]) -> Samples:
+        chosen = list(digits)
+        return InMemory(
+            Recordings(
+                paths=[self.folder / one.name for one in chosen],
+                labels=[one.digit for one in chosen],
+                ids=[f"spoken_digits/{one.name.removesuffix('.wav')}" for one in chosen],
+                facts=self.facts,
+            )
+        )
+
+    def _absent(self, missing: list[str], reason: str) -> str:
+        return (
+            f"data.root: expected {len(ALL)} recordings of the Free Spoken Digit Dataset in {self.folder.resolve()}, but "
+            f"{_listed(missing)} cannot be had: {reason}. Set data.root or the environment variable PERCEIVER_DATA to the "
+            "folder that holds free-spoken-digit-dataset/recordings, or run with data.download=true, a network connection "
+            "and free disk space."
+        )
+
+
+def check_recordings(folder: Path) -> None:
+    """Names and headers of all files.
+
+    Raises:
+        FileNotFoundError: recordings are absent.
+        ValueError: there are others than the 3,000 of the release, or one is damaged.
+    """
+    if missing := _missing(folder):
+        raise FileNotFoundError(f"{folder}: expected {len(ALL)} recordings, but {_listed(missing)} are absent.")
+    expected = {one.name for one in ALL}
+    if superfluous := sorted(path.name for path in folder.glob("*.wav") if path.name not in expected):
+        raise ValueError(
+            f"{folder}: expected the {len(ALL)} recordings of release 1.0.10 and no others, got also "
+            f"{_listed(superfluous)}. Move them elsewhere; data=audio_folder takes recordings of your own."
+        )
+    for name in sorted(expected):
+        check_recording(folder / name)
+
+
+def download_recordings(folder: Path, *, url: str) -> None:
+    """Fetches and checks the archive, then moves into `folder` what it lacks; broken off, it leaves nothing half.
+
+    Raises:
+        OSError, RuntimeError, EOFError, ValueError, tarfile.TarError: it cannot be had or is not what it should be.
+    """
+    nearby = next(parent for parent in folder.absolute().parents if parent.is_dir())
+    with tempfile.TemporaryDirectory(dir=nearby, prefix=".download-") as scratch:
+        archive, fetched = Path(scratch) / "archive.tar.gz", Path(scratch) / "recordings"
+        fetched.mkdir()
+        download_url_to_file(url, str(archive), progress=False)
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                path = PurePosixPath(member.name)
+                source = tar.extractfile(member) if path.parent.name == "recordings" and path.suffix == ".wav" else None
+                if source is not None:
+                    with source, (fetched / path.name).open("wb") as target:
+                        shutil.copyfileobj(source, target)
+        check_recordings(fetched)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path_fetched in fetched.iterdir():
+            if not (folder / path_fetched.name).exists():
+                os.replace(path_fetched, folder / path_fetched.name)
+
+
+def _missing(folder: Path) -> list[str]:
+    present = {path.name for path in folder.glob("*.wav")}
+    return [one.name for one in ALL if one.name not in present]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,1 @@
+"""Data in folders of the user's own files."""

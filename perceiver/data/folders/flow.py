@@ -1,0 +1,226 @@
+"""Frame pairs and flow in folders: `root/{train,val,test}/{first,second,flow}/*`, flow as Middlebury's .flo files."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from perceiver.batch import Sample
+from perceiver.data.loading.dense_module import DenseDataModule, DenseSamples
+from perceiver.data.loading.images import channel_statistics
+from perceiver.data.readers.images import SUFFIXES, read_image
+from perceiver.data.readers.named_files import matching_files
+from perceiver.targets.pixels import FLOW_NAMES, flow_target
+
+MAGIC = 202021.25
+"""What a .flo file begins with, as float32."""
+
+UNKNOWN = 1e9
+"""Flow that is larger stands for none."""
+
+# Means, deviations and lengths of more pairs than these would not differ in a way that matters.
+_DESCRIBED = 256
+
+
+class FlowFileError(ValueError):
+    """A .flo file is damaged, or does not go with its frames; the message names it."""
+
+
+class FlowFolder(DenseDataModule):
+    """Your own frame pairs with the optical flow from the first to the second.
+
+    `first/a/b.png` and `second/a/b.png` are frames of one size, `flow/a/b.flo` the flow of every pixel of the first: pixels
+    to the right and down; not known where it is NaN or larger than 1e9. Without `root/val` some of the training pairs are
+    the validation split. Batches hold `inputs["frames"]` `(B, 3, 2, *size)`, RGB, and flow `(B, 2, *size)`.
+
+    Args:
+        root: the folder that holds `train`, `test` and, maybe, `val`.
+        size: (height, width) that are cut out of frames: anywhere in training, from the centre in evaluation. They are not
+            scaled. For whole frames of any size see `perceiver.inference.tiling.flow_in_tiles`.
+        batch_size: pairs per batch and process.
+        num_workers: loader processes, which decode.
+        validation_fraction: share of the training pairs for validation; counts only without `val`.
+        split_seed: which of them; not the training seed.
+        augment: mirror training pairs at random, left and right, and up and down, and their flow with them.
+        needs_test: `prepare_data` demands the test split; False where it is not there and not asked for.
+
+    Raises:
+        FileNotFoundError: a split or a file that goes with another is absent.
+        ValueError: a split holds no frames, or settings that make no sense.
+        FlowFileError, ImageFileError: when it is read: a damaged file, or sizes that do not go together.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | os.PathLike[str],
+        size: Sequence[int],
+        batch_size: int = 8,
+        num_workers: int = 2,
+        validation_fraction: float = 0.1,
+        split_seed: int = 0,
+        augment: bool | None = True,
+        needs_test: bool = True,
+    ) -> None:
+        if len(size) != 2 or min(size) < 1:
+            raise ValueError(f"data.size: expected [height, width] in pixels, at least 1 each, got {list(size)}.")
+        if not 0 < validation_fraction < 1:
+            raise ValueError(f"data.validation_fraction: expected a share between 0 and 1, got {validation_fraction}.")
+        height, width = (int(length) for length in size)
+        super().__init__(
+            modality="frames",
+            facts={"kind": "video", "shape": [3, 2, height, width], "range": [0, 255]},
+            batch_size=batch_size,
+            num_workers=num_workers,
+        )
+        self.root = Path(root)
+        self.size = (height, width)
+        self.validation_fraction = validation_fraction
+        self.split_seed = split_seed
+        self.augment = bool(augment)
+        self.needs_test = needs_test
+
+    def prepare_data(self) -> None:
+        """Looks through the folders of all splits; files are not opened yet."""
+        if not (self.root / "train").is_dir() and (self.root / "test").is_dir():
+            return  # testing a checkpoint needs no training pairs; setup says so if there is none
+        for split in ["train", *(["val"] if (self.root / "val").is_dir() else []), *(["test"] if self.needs_test else [])]:
+            self._split(split)
+
+    def read_training(self) -> tuple[DenseSamples, DenseSamples]:
+        """`train`, and `val` or what is split off for it."""
+        training = self._split("train")
+        if (self.root / "val").is_dir():
+            return replace(training, training=True, mirror=self.augment), self._split("val")
+        count = len(training)
+        taken = max(1, round(self.validation_fraction * count))
+        if taken >= count:
+            raise ValueError(f"{training.folder}: expected two pairs or more, some of them for validation, got {count}.")
+        # NumPy guarantees the stream of RandomState for good.
+        order = np.random.RandomState(self.split_seed).permutation(count)
+        kept, left = (tuple(training.files[n] for n in sorted(part)) for part in (order[taken:], order[:taken]))
+        return replace(training, files=kept, training=True, mirror=self.augment), replace(training, files=left)
+
+    def read_test(self) -> DenseSamples:
+        """`test`."""
+        return self._split("test")
+
+    def unaltered(self, training: DenseSamples) -> DenseSamples:
+        """From the centre, as they are."""
+        assert isinstance(training, FramePairs)
+        return replace(training, training=False, mirror=False)
+
+    def describe(self, training: DenseSamples) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Of at most 256 training pairs, evenly spread, from their centres."""
+        plain = self.unaltered(training)
+        frames, flow, seen = [], [], []
+        for number in np.unique(np.linspace(0, len(plain) - 1, _DESCRIBED).round().astype(int)).tolist():
+            sample = plain[number]
+            x, target, mask = sample.inputs["frames"], sample.target, sample.target_mask
+            assert isinstance(x, Tensor)
+            assert isinstance(target, Tensor)
+            assert isinstance(mask, Tensor)
+            frames.append(x.movedim(1, 0))
+            flow.append(target)
+            seen.append(mask)
+        mean, std = channel_statistics(frames, value_range=(0.0, 1.0))
+        said = flow_target(flow=torch.stack(flow), mask=torch.stack(seen), modality=self.modality)
+        return {"mean": mean, "std": [value or 1.0 for value in std]}, said
+
+    def expected(self) -> dict[str, object]:
+        """It is flow of the frames."""
+        return {"kind": "flow", "names": list(FLOW_NAMES), "modality": self.modality}
+
+    def _split(self, name: str) -> "FramePairs":
+        folder = self.root / name
+        found = matching_files(folder, {"first": SUFFIXES, "second": SUFFIXES, "flow": (".flo",)})
+        files = tuple((one, parts["first"], parts["second"]) for one, parts in found.items())
+        return FramePairs(folder=folder, files=files, size=self.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FramePairs:
+    """A split.
+
+    Args:
+        folder: of the split.
+        files: of each sample the path without suffix, and those of its frames.
+        size: (height, width) that are cut out.
+        training: cut out anywhere, not from the centre.
+        mirror: at random.
+    """
+
+    folder: Path
+    files: tuple[tuple[str, str, str], ...]
+    size: tuple[int, int]
+    training: bool = False
+    mirror: bool = False
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Sample:
+        name, *files = self.files[index]
+        images = [read_image(self.folder / part / file) for part, file in zip(("first", "second"), files, strict=True)]
+        path = self.folder / "flow" / f"{name}.flo"
+        flow = torch.from_numpy(read_flow(path))
+        sizes = {(image.height, image.width) for image in images} | {tuple(flow.shape[1:])}
+        if len(sizes) > 1:
+            raise FlowFileError(f"{path}: expected frames and flow of one size, got {sorted(sizes)} (height, width).")
+        frames = torch.stack([torch.from_numpy(np.array(image)).movedim(-1, 0) for image in images], dim=1).float() / 255
+        if any(own < wanted for own, wanted in zip(frames.shape[-2:], self.size, strict=True)):
+            raise FlowFileError(
+                f"{path}: expected frames of at least data.size={list(self.size)}, got {list(frames.shape[-2:])}."
+            )
+        frames, flow = self._cut(frames, flow)
+        seen = (flow.abs() < UNKNOWN).all(dim=0)
+        flow = torch.where(seen, flow, 0.0)
+        for axis in range(2) if self.mirror else ():
+            if bool(torch.rand(()) < 0.5):
+                # Columns are the last axis and the first channel of the flow.
+                frames, flow, seen = frames.flip(-1 - axis), flow.flip(-1 - axis), seen.flip(-1 - axis)
+                flow[axis] = -flow[axis]
+        return Sample(inputs={"frames": frames}, target=flow, id=f"{self.folder.name}/{name}", target_mask=seen)
+
+    def _cut(self, frames: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+        rooms = [own - wanted for own, wanted in zip(frames.shape[-2:], self.size, strict=True)]
+        top, left = (int(torch.randint(room + 1, ())) if self.training else room // 2 for room in rooms)
+        place = (..., slice(top, top + self.size[0]), slice(left, left + self.size[1]))
+        return frames[place].contiguous(), flow[place].contiguous()
+
+
+def read_flow(path: Path) -> NDArray[np.float32]:
+    """A .flo file -> `(2, H, W)` in pixels to the right and down.
+
+    Source of the format: the Middlebury flow data sets' README: a magic number, width and height as 32-bit integers, then
+    both components of each pixel, row by row, as 32-bit floating-point numbers; all little-endian.
+
+    Raises:
+        FlowFileError: it is none, or is cut off.
+        FileNotFoundError: it is not there.
+    """
+    content = path.read_bytes()
+    if len(content) < 12 or np.frombuffer(content, "<f4", count=1)[0] != MAGIC:
+        raise FlowFileError(f"{path}: expected a .flo file, which begins with the number {MAGIC} in 32 bits; it does not.")
+    width, height = (int(length) for length in np.frombuffer(content, "<i4", count=2, offset=4))
+    if min(width, height) < 1 or len(content) != 12 + 8 * width * height:
+        raise FlowFileError(
+            f"{path}: expected {12 + 8 * width * height:,} bytes of a flow of {height} x {width} pixels, as it says, got "
+            f"{len(content):,}."
+        )
+    values = np.frombuffer(content, "<f4", offset=12).reshape(height, width, 2)
+    return np.ascontiguousarray(np.moveaxis(values, -1, 0), dtype=np.float32)
+
+
+def write_flow(path: Path, flow: NDArray[Any]) -> None:
+    """Write `(2, H, W)` as a .flo file, what `read_flow` reads."""
+    height, width = flow.shape[1:]
+    values = np.ascontiguousarray(np.moveaxis(flow, 0, -1), dtype="<f4")
+    header = np.array(MAGIC, "<f4").tobytes() + np.array([width, height], "<i4").tobytes()
+    path.write_bytes(header + values.tobytes())

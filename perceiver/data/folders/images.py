@@ -1,0 +1,128 @@
+"""Image files in a folder per class: `root/{train,val,test}/<class>/*`, decoded when a batch needs them."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from perceiver.data.loading.image_module import ImageDataModule
+from perceiver.data.loading.images import Augment
+from perceiver.data.loading.splits import stratified_split
+from perceiver.data.readers.images import Crop, ImageFiles, both_or_neither, find_images
+from perceiver.modalities.framing import Frame
+
+
+class ImageFolder(ImageDataModule):
+    """Images of any size and format, in a folder per class, scaled and cropped to one size.
+
+    `root/train/<class>/*` and `root/test/<class>/*`, folders within a class folder included; the class names are the names
+    of the folders in `train`, sorted. `root/val/<class>/*` is the validation split; without it, some of the training images
+    are. Batches hold `inputs["image"]` `(B, 3, *size)`: RGB, upright as EXIF says, 16 bits scaled to 8, transparency
+    dropped.
+
+    Args:
+        root: the folder that holds `train`, `test` and, maybe, `val`.
+        size: (height, width) of the images in batches.
+        crop_fraction: share of height and width that evaluation keeps about the centre: images are scaled until they cover
+            size / crop_fraction, and cut to `size`. 1 keeps as much as the aspect ratio lets.
+        train_crop: makes training images of decoded ones, e.g. `torchvision.transforms.v2.RandomResizedCrop(size)`, PIL to
+            PIL; None does as in evaluation.
+        batch_size: images per batch and process.
+        num_workers: loader processes, which decode.
+        validation_fraction: share of the training images, class by class, for validation; counts only without `val`.
+        split_seed: which of them; not the training seed.
+        augment: transform of training images of size `size`, float in [0, 1]; see `perceiver.data.loading.images.Images`.
+        balanced_sampling, num_labelled: see `ImageDataModule`.
+        mean: of each channel, of pixels in [0, 1]; None measures it and `std` on the training images, at most 4,096 of them.
+        std: standard deviation of each channel.
+        needs_test: `prepare_data` demands the test split; False where it is not there and not asked for.
+
+    Raises:
+        FileNotFoundError: a split is absent.
+        ValueError: a split holds no images, a class of `train` none, or `train` a single class; `val` or `test` a class that
+            `train` lacks; or a file that is read is no intact image. Names folder or file.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | os.PathLike[str],
+        size: Sequence[int],
+        crop_fraction: float = 1.0,
+        train_crop: Crop | None = None,
+        batch_size: int = 64,
+        num_workers: int = 2,
+        validation_fraction: float = 0.1,
+        split_seed: int = 0,
+        augment: Augment | None = None,
+        balanced_sampling: bool = False,
+        num_labelled: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        needs_test: bool = True,
+    ) -> None:
+        super().__init__(
+            class_names=None,
+            value_range=(0, 255),
+            batch_size=batch_size,
+            num_workers=num_workers,
+            augment=augment,
+            balanced_sampling=balanced_sampling,
+            num_labelled=num_labelled,
+            split_seed=split_seed,
+            normalisation=both_or_neither(mean, std),
+            crop_fraction=crop_fraction,
+        )
+        if not 0 < validation_fraction < 1:
+            raise ValueError(f"data.validation_fraction: expected a share between 0 and 1, got {validation_fraction}.")
+        self.root = Path(root)
+        self.frame = Frame(size=size, crop_fraction=crop_fraction)
+        self.train_crop = train_crop
+        self.validation_fraction = validation_fraction
+        self.needs_test = needs_test
+        self._found: ImageFiles | None = None
+
+    def prepare_data(self) -> None:
+        """Looks through the folders of all splits; images are not opened yet."""
+        if not (self.root / "train").is_dir() and (self.root / "test").is_dir():
+            return  # testing a checkpoint needs no training images; setup says so if there is none
+        self._training_files()
+        if (self.root / "val").is_dir():
+            self._evaluation_files("val")
+        if self.needs_test:
+            self.read_test()
+
+    def read_class_names(self) -> list[str] | None:
+        """The folders of `train`; None where there is no `train`, as beside the test images of a trained model."""
+        return list(self._training_files().class_names) if (self.root / "train").is_dir() else None
+
+    def read_training(self) -> tuple["ImageFiles", "ImageFiles"]:
+        """`train`, and `val` or what is split off for it."""
+        files = self._training_files()
+        if (self.root / "val").is_dir():
+            return replace(files, crop=self.train_crop), self._evaluation_files("val")
+        size = max(1, round(self.validation_fraction * len(files.labels)))
+        kept, taken = stratified_split(files.labels, size=size, seed=self.split_seed, name="data.validation_fraction")
+        training = files.take(kept)
+        left = torch.bincount(training.labels, minlength=len(files.class_names))
+        if bool((left == 0).any()):
+            name = files.class_names[int(left.argmin())]
+            raise ValueError(
+                f"{files.folder / name}: expected more images: validation took all that there are. Lower "
+                f"data.validation_fraction (now {self.validation_fraction}), or make {self.root / 'val'} yourself."
+            )
+        return replace(training, crop=self.train_crop), files.take(taken)
+
+    def read_test(self) -> "ImageFiles":
+        """`test`."""
+        return self._evaluation_files("test")
+
+    def _training_files(self) -> "ImageFiles":
+        if self._found is None:
+            self._found = find_images(self.root / "train", frame=self.frame)
+        return self._found
+
+    def _evaluation_files(self, split: str) -> "ImageFiles":
+        return find_images(self.root / split, frame=self.frame, class_names=self.class_names)

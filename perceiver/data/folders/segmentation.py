@@ -1,0 +1,291 @@
+"""Images and masks in folders: `root/{train,val,test}/images/*` and `root/{train,val,test}/masks/*.png`, paired by name."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+
+from perceiver.batch import Sample
+from perceiver.data.loading.dense_module import DenseDataModule, DenseSamples
+from perceiver.data.loading.images import channel_statistics
+from perceiver.data.readers.images import SUFFIXES, ImageFileError, read_image
+from perceiver.data.readers.named_files import matching_files
+from perceiver.modalities.framing import Frame
+from perceiver.targets.pixels import segmentation_target
+
+CLASSES_FILE = "classes.txt"
+
+PairAugment = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor]]
+"""A torchvision v2 transform: it moves image and mask alike."""
+
+# Means, deviations and shares of classes of more images than these would not differ in a way that matters.
+_DESCRIBED = 512
+
+
+class SegmentationFolder(DenseDataModule):
+    """Your own images with a class for each pixel.
+
+    An image `images/a/b.jpg` has the mask `masks/a/b.png`, of the same size, whose pixels are class numbers: grey with 8 or
+    16 bits, or with a palette. Without `root/val` some of the training images are the validation split. Batches hold
+    `inputs["image"]` `(B, 3, H, W)`, RGB, upright as EXIF says, and class numbers `(B, H, W)`.
+
+    Args:
+        root: the folder that holds `train`, `test` and, maybe, `val`.
+        class_names: of the classes 0, 1, …; None: the lines of `root/classes.txt`, or what a stored spec says.
+        size: (height, width) of the images in batches: images are scaled until they cover it, and cut; masks too, without
+            mixing classes. None: each keeps its own size, and batches are padded; the model must make a token of each pixel.
+        crop_fraction: share of height and width that is kept about the centre, see `perceiver.modalities.framing.Frame`.
+        ignored: numbers in masks of pixels that do not count.
+        batch_size: images per batch and process.
+        num_workers: loader processes, which decode.
+        validation_fraction: share of the training images for validation; counts only without `val`.
+        split_seed: which of them; not the training seed.
+        augment: transform of training images, float `(3, H, W)` in [0, 1], together with their masks: any of
+            `torchvision.transforms.v2`. What it fills in does not count. None: none.
+        needs_test: `prepare_data` demands the test split; False where it is not there and not asked for.
+
+    Raises:
+        FileNotFoundError: a split is absent, an image has no mask, or nothing says the names of the classes.
+        ValueError: a split holds no images, a mask has no image, or settings that make no sense.
+        ImageFileError: when it is read: a damaged file, a mask of another size, or one with other numbers.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | os.PathLike[str],
+        class_names: Sequence[str] | None = None,
+        size: Sequence[int] | None = (64, 64),
+        crop_fraction: float = 1.0,
+        ignored: Sequence[int] = (255,),
+        batch_size: int = 16,
+        num_workers: int = 2,
+        validation_fraction: float = 0.1,
+        split_seed: int = 0,
+        augment: PairAugment | None = None,
+        needs_test: bool = True,
+    ) -> None:
+        shape = [3, None, None] if size is None else [3, *(int(length) for length in size)]
+        facts: dict[str, Any] = {"kind": "image", "shape": shape, "range": [0, 255]}
+        if size is not None:
+            facts["crop_fraction"] = crop_fraction
+        super().__init__(modality="image", facts=facts, batch_size=batch_size, num_workers=num_workers)
+        if not 0 < validation_fraction < 1:
+            raise ValueError(f"data.validation_fraction: expected a share between 0 and 1, got {validation_fraction}.")
+        if augment is not None and not callable(augment):
+            raise TypeError(f"data.augment: expected a transform to call or null, got {type(augment).__name__}.")
+        if class_names is not None and (len(class_names) < 2 or len(set(class_names)) < len(class_names)):
+            raise ValueError(f"data.class_names: expected two names or more, all different, got {list(class_names)}.")
+        self.root = Path(root)
+        self.frame = None if size is None else Frame(size=size, crop_fraction=crop_fraction)
+        self.ignored = tuple(int(number) for number in ignored)
+        self.validation_fraction = validation_fraction
+        self.split_seed = split_seed
+        self.augment = augment
+        self.needs_test = needs_test
+        self._class_names = None if class_names is None else [str(name) for name in class_names]
+
+    @property
+    def class_names(self) -> list[str]:
+        """Given, of the stored spec, or of `classes.txt`."""
+        if self._class_names is None:
+            path = self.root / CLASSES_FILE
+            if self._spec is not None:
+                self._class_names = list(self._spec["target"]["names"])
+            elif path.is_file():
+                self._class_names = read_class_names(path)
+            else:
+                raise FileNotFoundError(
+                    f"{path}: expected the names of the classes, one per line in the order of their numbers; there is no "
+                    "such file. Write it, or give data.class_names."
+                )
+        return self._class_names
+
+    def prepare_data(self) -> None:
+        """Looks through the folders of all splits; images are not opened yet."""
+        if not (self.root / "train").is_dir() and (self.root / "test").is_dir():
+            return  # testing a checkpoint needs no training images; setup says so if there is none
+        splits = ["train", *(["val"] if (self.root / "val").is_dir() else []), *(["test"] if self.needs_test else [])]
+        for split in splits:
+            find_pairs(self.root / split)
+
+    def read_training(self) -> tuple[DenseSamples, DenseSamples]:
+        """`train`, and `val` or what is split off for it."""
+        training = self._split("train")
+        if (self.root / "val").is_dir():
+            return replace(training, augment=self.augment), self._split("val")
+        count = len(training)
+        taken = max(1, round(self.validation_fraction * count))
+        if taken >= count:
+            raise ValueError(f"{training.folder}: expected two images or more, some of them for validation, got {count}.")
+        # NumPy guarantees the stream of RandomState for good.
+        order = np.random.RandomState(self.split_seed).permutation(count)
+        kept, left = (tuple(training.names[n] for n in sorted(part)) for part in (order[taken:], order[:taken]))
+        return replace(training, names=kept, augment=self.augment), replace(training, names=left)
+
+    def read_test(self) -> DenseSamples:
+        """`test`."""
+        return self._split("test")
+
+    def unaltered(self, training: DenseSamples) -> DenseSamples:
+        """Without augmentation."""
+        assert isinstance(training, ImagePairs)
+        return replace(training, augment=None)
+
+    def describe(self, training: DenseSamples) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Of at most 512 training images, evenly spread."""
+        assert isinstance(training, ImagePairs)
+        plain, names = replace(training, augment=None), self.class_names
+        chosen = [plain[n] for n in np.unique(np.linspace(0, len(plain) - 1, _DESCRIBED).round().astype(int)).tolist()]
+        counts = torch.zeros(len(names), dtype=torch.int64)
+        images = []
+        for sample in chosen:
+            assert isinstance(sample.target, Tensor)
+            assert isinstance(sample.target_mask, Tensor)
+            counts += sample.target[sample.target_mask].bincount(minlength=len(names))
+            image = sample.inputs["image"]
+            assert isinstance(image, Tensor)
+            images.append(image[None])
+        if int(counts.sum()) == 0:
+            raise ValueError(f"{plain.folder}: expected pixels that count, got none but {list(self.ignored)} in the masks.")
+        mean, std = channel_statistics(images, value_range=(0.0, 1.0))
+        statistics = {"mean": mean, "std": [value or 1.0 for value in std]}
+        return statistics, segmentation_target(names=names, counts=counts.tolist(), modality=self.modality)
+
+    def expected(self) -> dict[str, object]:
+        """The classes, where they are given."""
+        known: dict[str, object] = {"kind": "segmentation", "modality": self.modality}
+        return known if self._class_names is None else {**known, "names": self._class_names}
+
+    def _split(self, name: str) -> "ImagePairs":
+        folder = self.root / name
+        return ImagePairs(
+            folder=folder,
+            names=find_pairs(folder),
+            num_classes=len(self.class_names),
+            ignored=self.ignored,
+            frame=self.frame,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePairs:
+    """A split.
+
+    Args:
+        folder: of the split.
+        names: of each sample the path without suffix and that of its image, below `images`.
+        num_classes: numbers in masks are below it, or
+        ignored: one of these.
+        frame: what both are scaled and cut by.
+        augment: what both go through.
+    """
+
+    folder: Path
+    names: tuple[tuple[str, str], ...]
+    num_classes: int
+    ignored: tuple[int, ...]
+    frame: Frame | None
+    augment: PairAugment | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        name, file = self.names[index]
+        path = self.folder / "masks" / f"{name}.png"
+        image, mask = read_image(self.folder / "images" / file), read_mask(path)
+        if image.size != mask.size:
+            raise ImageFileError(
+                f"{path}: expected {image.height} x {image.width} pixels, as its image has (upright), got {mask.height} x "
+                f"{mask.width}."
+            )
+        if self.frame is not None:
+            image, mask = self.frame(image), self.frame(mask, resample=Image.Resampling.NEAREST)
+        pixels = torch.from_numpy(np.array(image)).movedim(-1, 0).float() / 255
+        classes = self._classes(np.asarray(mask), path)
+        if self.augment is not None:
+            pixels, classes = self._augmented(pixels, classes)
+        return Sample(
+            inputs={"image": pixels.contiguous()},
+            target=(classes - 1).clamp(min=0),
+            target_mask=classes > 0,
+            id=f"{self.folder.name}/{name}",
+        )
+
+    def _classes(self, numbers: NDArray[Any], path: Path) -> Tensor:
+        """Class numbers plus one, so that the 0 with which transforms fill up is no class; `(H, W)` int64."""
+        classes = torch.from_numpy(numbers.astype(np.int64))
+        ignored = torch.isin(classes, torch.tensor(self.ignored, dtype=torch.int64))
+        wrong = (classes >= self.num_classes) & ~ignored
+        if bool(wrong.any()):
+            row, column = wrong.nonzero()[0].tolist()
+            raise ImageFileError(
+                f"{path}: expected class numbers from 0 to {self.num_classes - 1}, or data.ignored={list(self.ignored)}, "
+                f"got {int(classes[row, column])}. Correct it, the names of the classes, or data.ignored."
+            )
+        return torch.where(ignored, 0, classes + 1)
+
+    def _augmented(self, pixels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.augment is not None
+        image, mask = self.augment(tv_tensors.Image(pixels), tv_tensors.Mask(classes))
+        fits = image.ndim == 3 and image.shape[0] == 3 and image.shape[1:] == mask.shape and image.is_floating_point()
+        if not fits or (self.frame is not None and image.shape != pixels.shape):
+            raise ValueError(
+                f"data.augment: expected an image (3, H, W), floating point, and its mask (H, W)"
+                f"{'' if self.frame is None else f' of the same size {tuple(pixels.shape[1:])}'}, got {image.dtype} "
+                f"{tuple(image.shape)} and {tuple(mask.shape)} from {self.augment}."
+            )
+        return image.as_subclass(Tensor), mask.as_subclass(Tensor)
+
+
+def find_pairs(folder: Path) -> tuple[tuple[str, str], ...]:
+    """The images below `folder/images` with masks below `folder/masks`: path without suffix and path, sorted by it.
+
+    Errors as `matching_files`.
+    """
+    files = matching_files(folder, {"images": SUFFIXES, "masks": (".png",)})
+    return tuple((name, parts["images"]) for name, parts in files.items())
+
+
+def read_mask(path: Path) -> Image.Image:
+    """One mask, its pixels the numbers in the file.
+
+    Raises:
+        ImageFileError: it is no image, damaged, or has colours instead of numbers.
+    """
+    try:
+        with Image.open(path) as mask:
+            mask.load()
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged file can raise nearly anything in a decoder
+        raise ImageFileError(f"{path}: no intact image ({type(error).__name__}: {error}). Replace the file.") from error
+    if mask.mode not in ("1", "L", "P", "I", "I;16"):
+        raise ImageFileError(
+            f"{path}: expected class numbers, one channel of 8 or 16 bits or a palette, got an image of mode {mask.mode}. "
+            "Turn its colours into numbers first."
+        )
+    # A bit is a class number as well; resampling knows 8 and 32 bits.
+    return mask.convert("L", dither=None).point(lambda value: min(value, 1)) if mask.mode == "1" else mask
+
+
+def read_class_names(path: Path) -> list[str]:
+    """One name per line, in the order of the class numbers.
+
+    Raises:
+        ValueError: fewer than two, an empty line between, or one twice.
+    """
+    names = path.read_text(encoding="utf-8").rstrip().splitlines()
+    names = [name.strip() for name in names]
+    if len(names) < 2 or "" in names or len(set(names)) < len(names):
+        raise ValueError(f"{path}: expected two names or more, one per line and all different, got {names}.")
+    return names

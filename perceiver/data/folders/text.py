@@ -1,0 +1,118 @@
+"""Your own plain text: a file, a folder or a pattern of UTF-8 files, each a document."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from perceiver.data.readers.progress import progress
+from perceiver.data.readers.text_module import TextDataModule
+from perceiver.data.readers.text_windows import Document
+
+
+class TextFiles(TextDataModule):
+    """Windows of text files, for masked tokens; see `TextDataModule` for splits and batches.
+
+    Args:
+        files: a file; a folder, of which all files that end in `suffix` are taken, in folders below too; a pattern such as
+            `texts/**/*.md`; or a list of these.
+        suffix: of the files of folders.
+        max_length, cut_at, split_by, validation_fraction, test_fraction, split_seed, batch_size, num_workers: see
+            `TextDataModule`.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder, nothing fits the pattern, or a folder has no such files.
+        ValueError: a file is not UTF-8, or none holds any text; names it.
+    """
+
+    def __init__(
+        self,
+        *,
+        files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        suffix: str = ".txt",
+        max_length: int = 256,
+        cut_at: Literal["word", "line"] = "word",
+        split_by: Literal["auto", "document", "stretch"] = "auto",
+        validation_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        split_seed: int = 0,
+        batch_size: int = 32,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            max_length=max_length,
+            cut_at=cut_at,
+            split_by=split_by,
+            validation_fraction=validation_fraction,
+            test_fraction=test_fraction,
+            split_seed=split_seed,
+            batch_size=batch_size,
+            num_workers=num_workers,
+        )
+        given = [files] if isinstance(files, str | os.PathLike) else list(files)
+        if not given:
+            raise ValueError("data.files: expected a file, a folder, a pattern, or a list of these; got an empty list.")
+        self.files = [os.path.expanduser(os.fspath(one)) for one in given]
+        self.suffix = suffix
+
+    def prepare_data(self) -> None:
+        """Looks whether there are any files."""
+        self._paths()
+
+    def documents(self) -> list[Document]:
+        """The files that hold anything, in the order of their paths."""
+        paths = self._paths()
+        root = os.path.commonpath([path.parent for path in paths])
+        read = (
+            Document(name=path.relative_to(root).as_posix(), text=read_text(path))
+            for path in progress(paths, total=len(paths), title="Reading text files")
+        )
+        found = [one for one in read if one.text.strip()]
+        if not found:
+            raise ValueError(f"data.files: {len(paths)} files in {root} hold no text, nothing but white space at most.")
+        return found
+
+    def _paths(self) -> list[Path]:
+        found = {path.absolute() for one in self.files for path in self._found(one)}
+        return sorted(found)
+
+    def _found(self, one: str) -> Iterator[Path]:
+        path = Path(one)
+        if path.is_file():
+            yield path
+            return
+        if path.is_dir():
+            below = [
+                file
+                for file in path.rglob(f"*{self.suffix}")
+                if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
+            ]
+            what = f"files that end in {self.suffix!r} in the folder {path.resolve()}"
+        else:
+            below = [Path(file) for file in glob.glob(one, recursive=True) if os.path.isfile(file)]
+            what = f"a file, a folder, or files that fit the pattern, {one!r} from {Path.cwd()}"
+        if not below:
+            raise FileNotFoundError(
+                f"data.files: expected {what}, found none. Set data.files=PATH, or data.suffix for files that end otherwise."
+            )
+        yield from below
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, without a byte order mark.
+
+    Raises:
+        ValueError: it is not UTF-8; names the first byte that is not.
+    """
+    raw = path.read_bytes()
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}: is not UTF-8: byte {error.start} (line {line}) is {raw[error.start]:#04x}. Save it as UTF-8, or leave "
+            "it out."
+        ) from None

@@ -1,0 +1,1 @@
+"""Readers of files: images, sound, texts, meshes and points."""

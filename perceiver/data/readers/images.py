@@ -1,0 +1,207 @@
+"""Image files: which there are in a folder, and decoding them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from perceiver.data.loading.images import channel_statistics
+from perceiver.modalities.framing import Frame, to_rgb, upright
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+"""Files that end otherwise are not taken for images; upper and lower case are one."""
+
+
+Crop = Callable[[Image.Image], Image.Image]
+"""A torchvision v2 transform, or anything alike: an RGB image of any size to one of the data module's size."""
+
+
+# Means and deviations of more images than these would not differ in a way that matters.
+STATISTICS_IMAGES = 4096
+
+
+class ImageFileError(ValueError):
+    """A file is no intact image.
+
+    A DataLoader reports its workers' errors with their tracebacks in the message; here the message stays what it was.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFiles:
+    """Image files with their classes: an `ImageSource` that decodes what it is asked for.
+
+    Args:
+        folder: what the paths are relative to; its name begins the names of samples.
+        paths: (samples,), as bytes: an array is shared with loader processes, a list of strings would be copied to each.
+        labels: (samples,), classes from 0.
+        class_names: what they stand for.
+        frame: brings images to one size.
+        crop: does so instead, in training; None: `frame`.
+    """
+
+    folder: Path
+    paths: NDArray[Any]
+    labels: Int[Tensor, "samples"]
+    class_names: Sequence[str]
+    frame: Frame
+    crop: Crop | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(3, H, W)."""
+        return 3, self.frame.height, self.frame.width
+
+    def take(self, index: Int[Tensor, "chosen"]) -> "ImageFiles":
+        """Some of the files, by position."""
+        return replace(self, paths=self.paths[index.numpy()], labels=self.labels[index])
+
+    def names(self, index: Int[Tensor, "chosen"]) -> list[str]:
+        """Path of each, with the folder's own name in front: "train/cat/001.jpg"."""
+        return [f"{self.folder.name}/{os.fsdecode(path)}" for path in self.paths[index.numpy()]]
+
+    def read(self, index: Int[Tensor, "chosen"]) -> UInt8[Tensor, "chosen 3 height width"]:
+        """Decodes some of the files.
+
+        Raises:
+            ImageFileError: a file is no intact image; names it.
+            ValueError: `crop` gives another size.
+        """
+        return self._read(index, self.frame if self.crop is None else self.crop)
+
+    def statistics(self, *, value_range: Sequence[float]) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of each channel in [0, 1], of at most 4,096 images, evenly spread, uncropped."""
+        count = len(self.labels)
+        index = torch.linspace(0, count - 1, min(count, STATISTICS_IMAGES)).round().long()
+        return channel_statistics((self._read(part, self.frame) for part in torch.split(index, 64)), value_range=value_range)
+
+    def _read(self, index: Int[Tensor, "chosen"], crop: Crop) -> UInt8[Tensor, "chosen 3 height width"]:
+        _, height, width = self.shape
+        pixels = np.empty((len(index), height, width, 3), dtype=np.uint8)
+        for row, path in enumerate(self.paths[index.numpy()]):
+            image = crop(read_image(self.folder / os.fsdecode(path)))
+            if image.size != (width, height):
+                raise ValueError(
+                    f"data.train_crop: expected images of {height} x {width} pixels, as data.size says, got "
+                    f"{image.size[1]} x {image.size[0]} from {crop}."
+                )
+            pixels[row] = np.asarray(image)
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+def read_image(path: Path | BytesIO) -> Image.Image:
+    """One file, or its content, as an RGB image with 8 bits per channel, upright.
+
+    Raises:
+        ImageFileError: it is no image, damaged, too large to be decoded safely, or has pixels without a known range.
+        FileNotFoundError: it is gone.
+    """
+    try:
+        with Image.open(path) as image:
+            return to_rgb(upright(image))
+    except FileNotFoundError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageFileError(f"{path}: is too large to be decoded safely: {error} Scale it down or remove it.") from error
+    except Exception as error:  # a damaged file can raise nearly anything in a decoder
+        raise ImageFileError(
+            f"{path}: no intact image ({type(error).__name__}: {error}). Replace the file or remove it."
+        ) from error
+
+
+def find_images(folder: Path, *, frame: Frame, class_names: Sequence[str] | None = None) -> ImageFiles:
+    """The images below `folder/<class>/`, sorted by class and path.
+
+    Args:
+        folder: a split.
+        frame: see `ImageFiles`.
+        class_names: the classes that there may be, some of which may lack images; None: those that there are, at least two.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: there are no class folders or no images; without `class_names`, a class has none or is the only one;
+            with `class_names`, there are other classes.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"data.root: expected the folder {folder.resolve()} with a folder of images per class, but there is none. Set "
+            "data.root or the environment variable PERCEIVER_DATA to the folder that holds train and test; with test=false "
+            "no test images are needed."
+        )
+    found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not found:
+        raise ValueError(f"{folder}: expected a folder of images per class, found none. Move the images of class X to X/.")
+    if class_names is None:
+        names: Sequence[str] = found
+        if len(names) == 1:
+            raise ValueError(f"{folder}: expected at least two classes to tell apart, found only the folder {names[0]!r}.")
+    else:
+        names = class_names
+        if unknown := [name for name in found if name not in set(names)]:
+            raise ValueError(
+                f"{folder}: has {_some(unknown)}, of which the training images know nothing; they have {_some(names)}. "
+                "Remove these folders, or add training images of theirs."
+            )
+    return _files_of(folder, names=names, found=found, frame=frame, complete=class_names is None)
+
+
+def _files_of(folder: Path, *, names: Sequence[str], found: Sequence[str], frame: Frame, complete: bool) -> ImageFiles:
+    numbers = {name: number for number, name in enumerate(names)}
+    paths: list[bytes] = []
+    labels: list[int] = []
+    for name in found:
+        own = sorted(_images_below(folder / name, prefix=name))
+        if complete and not own:
+            others = sum(len(files) for _, _, files in os.walk(folder / name, followlinks=True))
+            raise ValueError(
+                f"{folder / name}: expected images of this class, found none, only {others} files that end in none of "
+                f"{', '.join(SUFFIXES)}. Add some, or remove the folder."
+            )
+        paths.extend(os.fsencode(path) for path in own)
+        labels.extend([numbers[name]] * len(own))
+    if not paths:
+        raise ValueError(f"{folder}: expected images in its {len(found)} class folders, found none.")
+    return ImageFiles(
+        folder=folder, paths=np.array(paths), labels=torch.tensor(labels), class_names=tuple(names), frame=frame
+    )
+
+
+def _images_below(folder: Path, *, prefix: str) -> Iterator[str]:
+    """Paths of the images in a folder and the folders in it, with `prefix` for the folder; hidden ones are left out."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path = f"{prefix}/{entry.name}"
+            if entry.is_dir():
+                yield from _images_below(folder / entry.name, prefix=path)
+            elif entry.name.lower().endswith(SUFFIXES):
+                yield path
+
+
+def both_or_neither(
+    mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[Sequence[float], Sequence[float]] | None:
+    """Mean and standard deviation as given together, or None."""
+    if (mean is None) != (std is None):
+        raise ValueError(f"data.mean, data.std: expected both or neither, got {mean} and {std}.")
+    return None if mean is None or std is None else (mean, std)
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:5])
+    return f"the classes {shown}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,178 @@
+"""Documents of text in pieces of bounded size, and which of them train, validate and test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from perceiver.batch import Sample
+from perceiver.modalities.text_bytes import encode_bytes
+
+_WHITE_SPACE = b" \t\n\r\v\f"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """A text that belongs together.
+
+    Args:
+        name: what identifies it.
+        text: of it.
+    """
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """A part of a document.
+
+    Args:
+        name: of the document.
+        start: where it begins in the document, in bytes of UTF-8.
+        raw: its bytes.
+    """
+
+    name: str
+    start: int
+    raw: bytes
+
+
+class TextWindows:
+    """Samples of text, as much of a `torch.utils.data.Dataset` as is needed.
+
+    Args:
+        stretches: each a window; ids of samples are `<document>@<first byte>`.
+        modality: the key in `Sample.inputs`.
+    """
+
+    def __init__(self, stretches: Sequence[Stretch], *, modality: str) -> None:
+        self.stretches = list(stretches)
+        self.modality = modality
+
+    def __len__(self) -> int:
+        return len(self.stretches)
+
+    def __getitem__(self, index: int) -> Sample:
+        one = self.stretches[index]
+        return Sample(inputs={self.modality: encode_bytes(one.raw.decode())}, id=f"{one.name}@{one.start}")
+
+    def text(self) -> list[str]:
+        """All of them, as they stand there."""
+        return [one.raw.decode() for one in self.stretches]
+
+
+def windows(stretch: Stretch, *, size: int, at_lines: bool = False) -> list[Stretch]:
+    """A stretch in pieces of at most `size` bytes, which together are the stretch, but for pieces that are all white space.
+
+    Each ends behind white space, behind the end of a line if `at_lines`, where there is any in its latter half; else where a
+    word or, of a word that is longer, a character ends.
+    """
+    pieces: list[Stretch] = []
+    start = 0
+    while start < len(stretch.raw):
+        end = start + _cut(stretch.raw[start : start + size + 1], size, at_lines=at_lines)
+        raw = stretch.raw[start:end]
+        if raw.strip():
+            pieces.append(Stretch(name=stretch.name, start=stretch.start + start, raw=raw))
+        start = end
+    return pieces
+
+
+def _cut(raw: bytes, size: int, *, at_lines: bool) -> int:
+    """How many bytes of `raw`, which may have one more than fit, are taken."""
+    if len(raw) <= size:
+        return len(raw)
+    marks = (b"\n", _WHITE_SPACE) if at_lines else (_WHITE_SPACE,)
+    for mark in marks:
+        last = max(raw.rfind(bytes([byte]), size // 2, size) for byte in mark)
+        if last >= 0:
+            return last + 1
+    # Within a word: not within a character, whose further bytes are 0b10……….
+    end = size
+    while end > 1 and raw[end] & 0xC0 == 0x80:
+        end -= 1
+    return end
+
+
+def distinct(documents: Sequence[Document]) -> list[Document]:
+    """Of those of the same text the first alone: a text must not be in two splits."""
+    first: dict[str, Document] = {}
+    for one in documents:
+        first.setdefault(one.text, one)
+    return list(first.values())
+
+
+def split_by_document(
+    documents: Sequence[Document], *, validation_fraction: float, test_fraction: float, seed: int
+) -> tuple[list[Stretch], list[Stretch], list[Stretch]]:
+    """Whole documents for training, validation and test, with about these shares of the bytes, in the order given.
+
+    The test split depends on `test_fraction` and `seed` only.
+
+    Raises:
+        ValueError: fewer than three documents.
+    """
+    if len(documents) < 3:
+        raise ValueError(
+            f"data.split_by: there {'is' if len(documents) == 1 else 'are'} {len(documents)} "
+            f"{'document' if len(documents) == 1 else 'different documents'}, and each split needs one at least. Set "
+            "data.split_by=stretch to cut documents in three parts, or give more files."
+        )
+    sizes = [len(one.text.encode()) for one in documents]
+    # NumPy guarantees the stream of RandomState for good.
+    order = np.random.RandomState(seed).permutation(len(documents)).tolist()
+    test, rest = _taken(order, sizes, test_fraction * sum(sizes), leave=2)
+    validation, training = _taken(rest, sizes, validation_fraction * sum(sizes), leave=1)
+    first, second, third = (
+        [Stretch(name=documents[number].name, start=0, raw=documents[number].text.encode()) for number in sorted(numbers)]
+        for numbers in (training, validation, test)
+    )
+    return first, second, third
+
+
+def _taken(order: Sequence[int], sizes: Sequence[int], wanted: float, *, leave: int) -> tuple[list[int], list[int]]:
+    """The first of `order`, one at least, that come nearest to so many bytes, and the rest, `leave` at least."""
+    count, total = 1, sizes[order[0]]
+    while count < len(order) - leave and total + sizes[order[count]] / 2 < wanted:
+        total += sizes[order[count]]
+        count += 1
+    return list(order[:count]), list(order[count:])
+
+
+def split_by_stretch(
+    documents: Sequence[Document], *, validation_fraction: float, test_fraction: float
+) -> tuple[list[Stretch], list[Stretch], list[Stretch]]:
+    """Each document in three contiguous parts: the first for training, then validation, the last for test."""
+    splits: tuple[list[Stretch], list[Stretch], list[Stretch]] = ([], [], [])
+    for one in documents:
+        raw = one.text.encode()
+        test = _line_near(raw, round(len(raw) * (1 - test_fraction)))
+        validation = _line_near(raw, round(len(raw) * (1 - test_fraction - validation_fraction)))
+        cuts = [0, min(validation, test), test, len(raw)]
+        for split, start, end in zip(splits, cuts[:-1], cuts[1:], strict=True):
+            if raw[start:end].strip():
+                split.append(Stretch(name=one.name, start=start, raw=raw[start:end]))
+    return splits
+
+
+def _line_near(raw: bytes, place: int) -> int:
+    """Behind the last end of a line before `place`, if one is near; else behind white space, or before a character."""
+    near = raw[max(0, place - 1000) : place]
+    start = place - len(near)
+    for mark in (b"\n", b" "):
+        last = near.rfind(mark)
+        if last >= 0:
+            return start + last + 1
+    while 0 < place < len(raw) and raw[place] & 0xC0 == 0x80:
+        place -= 1
+    return place
+
+
+def num_bytes(stretches: Sequence[Stretch]) -> int:
+    """Of all of them."""
+    return int(torch.tensor([len(one.raw) for one in stretches]).sum()) if stretches else 0

@@ -1,0 +1,1 @@
+"""Data sets composed of digits and drawn shapes, for tests and demonstrations."""

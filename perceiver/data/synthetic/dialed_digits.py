@@ -1,0 +1,292 @@
+"""Digits seen, heard and named: short clips of a handwritten digit that moves while a telephone dials it. No files needed.
+
+Handwriting: scikit-learn's digits (`perceiver.data.datasets.digits`). Motion and sound are made: `perceiver.data.synthetic.dialed_clips`.
+"""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from perceiver.batch import Batch, Sample
+from perceiver.data.datasets.digits import Digits
+from perceiver.data.loading.images import LabelledImages, collated
+from perceiver.data.loading.loaders import (
+    check_loading,
+    check_stored,
+    known_spec,
+    loader,
+    overfits,
+    shuffled_loader,
+    stored_facts,
+)
+from perceiver.data.loading.missing import present_modalities
+from perceiver.data.synthetic.dialed_clips import COLUMNS, Clip
+from perceiver.modalities.arrays import normalise
+from perceiver.targets.classes import classes_target
+
+MODALITIES = ("audio", "video")
+NUM_CLASSES = 10
+
+
+class DialedDigits(LightningDataModule):
+    """Clips of moving digits with the tones of their telephone keys, labelled by the digit.
+
+    Splits are disjoint in handwriting. Training clips are made anew whenever they are asked for; those of validation and
+    test are made once. Batches hold `inputs["video"]` `(B, 1, T, H, W)` and `inputs["audio"]` `(B, 1, samples)`; of a batch
+    in which samples lack one of them also its mask `(B,)`.
+
+    Args:
+        num_frames, canvas, frames_per_second, sample_rate, max_speed, noise: see `perceiver.data.synthetic.dialed_clips.Clip`.
+        batch_size: clips per batch and process.
+        num_workers: loader processes; 0 is right, a batch takes a few milliseconds.
+        validation_size, test_size: how many of the 1,797 digits are for validation and test.
+        split_seed: which of them; not the training seed.
+        clips_per_digit: how many clips of each digit an epoch has, and validation and test.
+        clip_seed: how the clips of validation and test move and sound, and which training samples lack what; not the
+            training seed.
+        missing: by modality, the share of training samples that lack it in every epoch, the same ones; see
+            `perceiver.data.loading.missing.present_modalities`. None: no sample lacks anything.
+
+    Raises:
+        ValueError: sizes that no clip has, a sample rate too low for the tones, or shares of other modalities.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_frames: int = 8,
+        canvas: Sequence[int] = (16, 16),
+        frames_per_second: float = 25.0,
+        sample_rate: int = 4000,
+        max_speed: float = 1.5,
+        noise: float = 0.01,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        validation_size: int = 180,
+        test_size: int = 360,
+        split_seed: int = 0,
+        clips_per_digit: int = 4,
+        clip_seed: int = 0,
+        missing: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        check_loading(batch_size=batch_size, num_workers=num_workers)
+        for name, value in {"num_frames": num_frames, "clips_per_digit": clips_per_digit}.items():
+            if value < 1:
+                raise ValueError(f"data.{name}: expected 1 or more, got {value}.")
+        if len(canvas) != 2 or min(canvas) < 8:
+            raise ValueError(f"data.canvas: expected rows and columns, no fewer than the digit's 8, got {list(canvas)}.")
+        if sample_rate <= 2 * max(COLUMNS):
+            raise ValueError(
+                f"data.sample_rate: expected more than {2 * max(COLUMNS):g} hertz, twice the highest tone, got "
+                f"{sample_rate}."
+            )
+        if frames_per_second <= 0 or max_speed < 0 or noise < 0:
+            raise ValueError(
+                "data: expected frames_per_second above 0, max_speed and noise of at least 0, got "
+                f"{frames_per_second}, {max_speed} and {noise}."
+            )
+        present_modalities(missing or {}, modalities=MODALITIES, num_samples=0, seed=0)  # for its errors
+        self.clip = Clip(
+            num_frames=num_frames,
+            canvas=(int(canvas[0]), int(canvas[1])),
+            frames_per_second=frames_per_second,
+            sample_rate=sample_rate,
+            max_speed=max_speed,
+            noise=noise,
+        )
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.clips_per_digit = clips_per_digit
+        self.clip_seed = clip_seed
+        self.missing = dict(missing or {})
+        self.class_names = [str(digit) for digit in range(NUM_CLASSES)]
+        self._digits = Digits(validation_size=validation_size, test_size=test_size, split_seed=split_seed)
+        self.facts: dict[str, dict[str, Any]] = {
+            "audio": {"kind": "audio", "shape": [1, self.clip.num_samples], "sample_rate": sample_rate},
+            "video": {"kind": "video", "shape": [1, num_frames, *map(int, canvas)], "range": [0, 255]},
+        }
+        self._spec: dict[str, Any] | None = None
+        self._training: LabelledImages | None = None
+        self._validation: LabelledImages | None = None
+        self._test: LabelledImages | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads what a stage ("fit", "validate", "test", "predict"; None for all) needs, once; makes the spec."""
+        if self._training is None and (self._spec is None or stage in ("fit", "validate", None)):
+            self._training, self._validation = self._digits.read_training()
+            if self._spec is None:
+                self._spec = self._measured(self._training)
+        if self._test is None and stage in ("test", "predict", None):
+            self._test = self.read_test()
+
+    def read_test(self) -> LabelledImages:
+        """The handwriting of the test split."""
+        return self._digits.read_test()
+
+    def _measured(self, training: LabelledImages) -> dict[str, Any]:
+        """The spec; pixels and samples get the mean and standard deviation that some training clips have."""
+        clips = self._clips(training, seed=self.clip_seed)
+        batch = clips.raw(list(range(min(1024, len(clips)))))
+        video, audio = batch.inputs["video"], batch.inputs["audio"]
+        assert isinstance(video, Tensor)
+        assert isinstance(audio, Tensor)
+        statistics = {
+            "audio": {"mean": [0.0], "std": [float(audio.double().square().mean().sqrt())]},
+            "video": {"mean": [float(video.double().mean())], "std": [float(video.double().std())]},
+        }
+        return {
+            "modalities": {name: {**self.facts[name], **statistics[name]} for name in MODALITIES},
+            "target": classes_target(
+                names=self.class_names, counts=training.labels.bincount(minlength=NUM_CLASSES).tolist()
+            ),
+            "num_classes": NUM_CLASSES,
+        }
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What a model must know of the data: a plain dict; there after `setup("fit")`.
+
+        Set it, before the loaders are made, to what a run directory or checkpoint holds: validation, test, prediction and
+        resumed training then normalise by the stored statistics.
+
+        Raises:
+            RuntimeError: read before `setup`.
+            ValueError: set to the spec of other data: other modalities, sizes or classes.
+        """
+        return known_spec(self._spec)
+
+    @spec.setter
+    def spec(self, stored: Mapping[str, Any]) -> None:
+        expected = stored_facts(self.facts, stored)
+        expected["target.names"] = (self.class_names, list(stored.get("target", {}).get("names", [])))
+        check_stored(expected, module=self)
+        self._spec = deepcopy(dict(stored))
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Shuffled batches of the training split, moving and sounding differently every time."""
+        if self._training is None:
+            self.setup("fit")
+        assert self._training is not None
+        if overfits(self):
+            return loader(self._clips(self._training, seed=self.clip_seed), collated, module=self, shuffle=True)
+        return shuffled_loader(self._clips(self._training, seed=None), collated, module=self)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Batches of the validation split, in order, the same every time."""
+        if self._validation is None:
+            self.setup("validate")
+        assert self._validation is not None
+        return loader(self._clips(self._validation, seed=self.clip_seed), collated, module=self)
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """Batches of the test split, in order, the same every time."""
+        if self._test is None:
+            self.setup("test")
+        assert self._test is not None
+        return loader(self._clips(self._test, seed=self.clip_seed + 1), collated, module=self)
+
+    def predict_dataloader(self) -> DataLoader[Sample]:
+        """Batches of the test split, in order."""
+        return self.test_dataloader()
+
+    def _clips(self, images: LabelledImages, *, seed: int | None) -> "Clips":
+        present = None
+        if self.missing and images is self._training:
+            present = present_modalities(
+                self.missing,
+                modalities=MODALITIES,
+                num_samples=self.clips_per_digit * len(images.labels),
+                seed=self.clip_seed,
+            )
+        return Clips(
+            images=images,
+            clip=self.clip,
+            clips_per_digit=self.clips_per_digit,
+            seed=seed,
+            present=present,
+            modalities={} if self._spec is None else self._spec["modalities"],
+        )
+
+
+class Clips(Dataset[Sample]):
+    """Clips of some digits, as samples or as whole batches; the first of each digit, then the second of each, and so on.
+
+    Args:
+        images: the digits, 0 to 16.
+        clip: what clips look and sound like.
+        clips_per_digit: how many of each.
+        seed: what they follow from, with their number; None: drawn from torch's global generator whenever asked for.
+        present: `(clips, modalities)`, which have which of `MODALITIES`; None: all.
+        modalities: the spec's, to normalise by.
+    """
+
+    def __init__(
+        self,
+        *,
+        images: LabelledImages,
+        clip: Clip,
+        clips_per_digit: int,
+        seed: int | None,
+        present: Tensor | None,
+        modalities: Mapping[str, Any],
+    ) -> None:
+        self.images = images
+        self.clip = clip
+        self.clips_per_digit = clips_per_digit
+        self.present = present
+        self.modalities = dict(modalities)
+        self._drawn: tuple[Tensor, Tensor] | None = None
+        if seed is not None:
+            self._drawn = self._draw(len(self), torch.Generator().manual_seed(seed))
+
+    def __len__(self) -> int:
+        return self.clips_per_digit * len(self.images.labels)
+
+    def __getitem__(self, index: int) -> Sample:
+        batch = self.__getitems__([index])
+        assert batch.target is not None
+        inputs = {name: x[0] for name, x in batch.inputs.items() if isinstance(x, Tensor)}
+        return Sample(inputs=inputs, target=int(batch.target[0]), id=batch.ids[0])  # type: ignore[arg-type]
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """A batch of clips, normalised; a modality that none of them has is not among the inputs."""
+        batch = self.raw(indices)
+        for name, x in batch.inputs.items():
+            assert isinstance(x, Tensor)
+            x = normalise(x, self.modalities[name])
+            mask = batch.masks.get(name)
+            batch.inputs[name] = x if mask is None else torch.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, 0.0)
+        return batch
+
+    def raw(self, indices: Sequence[int]) -> Batch:
+        """The same before normalisation: pixels in [0, 1], samples of full scale 1."""
+        clips = torch.as_tensor(indices)
+        draws, noise = self._draw(len(clips)) if self._drawn is None else (one[clips] for one in self._drawn)
+        numbers = clips % len(self.images.labels)
+        labels = self.images.labels[numbers]
+        digits = self.images.read(numbers)[:, 0].to(torch.float32) / 16
+        inputs: dict[str, Any] = {
+            "audio": self.clip.sound(labels, draws, noise),
+            "video": self.clip.video(digits, draws),
+        }
+        masks: dict[str, Tensor] = {}
+        if self.present is not None:
+            there = dict(zip(MODALITIES, self.present[clips].unbind(dim=1), strict=True))
+            inputs = {name: x for name, x in inputs.items() if bool(there[name].any())}
+            masks = {name: there[name] for name in inputs if not bool(there[name].all())}
+        ids = [
+            f"{name}/clip/{clip // len(self.images.labels)}"
+            for name, clip in zip(self.images.names(numbers), clips.tolist(), strict=True)
+        ]
+        return Batch(inputs=inputs, masks=masks, target=labels, ids=ids)
+
+    def _draw(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Random numbers of clips: `(count, NUM_DRAWS)` uniform, `(count, samples)` normal."""
+        draws = torch.rand(count, Clip.NUM_DRAWS, generator=generator)
+        return draws, torch.randn(count, self.clip.num_samples, generator=generator)

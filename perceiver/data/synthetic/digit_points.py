@@ -1,0 +1,131 @@
+"""MNIST as point sets: where there is ink, and how much; no grid, no order, no background."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from perceiver.data.datasets.mnist import MNIST
+from perceiver.data.loading.collation import Augment
+from perceiver.data.loading.images import LabelledImages
+from perceiver.data.loading.labelled_module import LabelledDataModule
+from perceiver.data.loading.samples import Samples
+from perceiver.data.readers.points import PointSets
+
+
+class DigitPoints(LabelledDataModule):
+    """The pixels of MNIST that hold ink, as sets of about 150 points (x, y, ink); MNIST's own splits.
+
+    x runs from -1, the left edge, to 1, y from -1, the top, to 1, ink from 0 to 1. Sets have as many points as
+    the digit has inked pixels. Batches hold `inputs["points"]` `(B, P, 3)`, as many points as the largest of their
+    sets, and `masks["points"]` `(B, P)`.
+
+    Args:
+        root: the folder that holds `MNIST/raw/`; see `perceiver.data.datasets.mnist.MNIST`.
+        batch_size: sets per batch and process.
+        num_workers: loader processes; 0 is right, a batch takes a few milliseconds.
+        validation_size: how many of the 60,000 training images are for validation.
+        split_seed: which of them; not the training seed.
+        max_points: sets of more points are thinned out at random, the same way in every epoch. None: never.
+        augment: transforms of training batches by name; see `perceiver.data.loading.collation.Augment`.
+        balanced_sampling, num_labelled: see `LabelledDataModule`.
+        download: download the files that are absent. False: absent files are an error.
+
+    Raises:
+        FileNotFoundError, ValueError: as `perceiver.data.datasets.mnist.MNIST`.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | os.PathLike[str],
+        batch_size: int = 64,
+        num_workers: int = 0,
+        validation_size: int = 5000,
+        split_seed: int = 0,
+        max_points: int | None = None,
+        augment: Mapping[str, Augment | None] | None = None,
+        balanced_sampling: bool = False,
+        num_labelled: int | None = None,
+        download: bool = True,
+    ) -> None:
+        super().__init__(
+            modality="points",
+            facts={"kind": "points", "shape": [None, 3]},
+            class_names=[str(digit) for digit in range(10)],
+            batch_size=batch_size,
+            num_workers=num_workers,
+            augment=augment,
+            balanced_sampling=balanced_sampling,
+            num_labelled=num_labelled,
+            split_seed=split_seed,
+        )
+        if max_points is not None and max_points < 1:
+            raise ValueError(f"data.max_points: expected 1 or more, or null, got {max_points}.")
+        self.max_points = max_points
+        self._images = MNIST(root=Path(root), validation_size=validation_size, split_seed=split_seed, download=download)
+
+    def prepare_data(self) -> None:
+        """Downloads what is absent and checks the files, as `MNIST` does."""
+        self._images.prepare_data()
+
+    def read_training(self) -> tuple[Samples, Samples]:
+        """55,000 and 5,000 sets by default, of the same images as `MNIST`'s splits."""
+        training, validation = self._images.read_training()
+        return self._sets(training), self._sets(validation)
+
+    def read_test(self) -> Samples:
+        """The 10,000 official test images as sets."""
+        return self._sets(self._images.read_test())
+
+    def statistics(self, training: Samples) -> dict[str, Any]:
+        """None: coordinates and ink are near unit scale."""
+        return {}
+
+    def _sets(self, images: LabelledImages) -> PointSets:
+        def identify(index: int) -> str:
+            return f"{images.ids}/{int(images.numbers[index])}"
+
+        pixels = images.pixels[:, 0]
+        blank = (pixels.flatten(1).amax(dim=1) == 0).nonzero()
+        if len(blank):
+            raise ValueError(f"sample {identify(int(blank[0]))!r}: expected a digit, got an image without ink.")
+        if self.max_points is not None:
+            pixels = thinned(pixels, self.max_points)
+        sizes = (pixels > 0).flatten(1).sum(dim=1)
+        ends = sizes.cumsum(dim=0)
+        return PointSets(
+            points=inked_points(pixels),
+            starts=ends - sizes,
+            ends=ends,
+            labels=images.labels.tolist(),
+            identify=identify,
+        )
+
+
+def inked_points(pixels: UInt8[Tensor, "*images height width"]) -> Float[Tensor, "points 3"]:
+    """The pixels with ink of one image or of several, one after another: x and y in [-1, 1], ink in (0, 1].
+
+    This is what `Perceiver.predict` of a model trained on `DigitPoints` takes for an image.
+
+    Args:
+        pixels: 0 is paper, 255 the blackest ink.
+    """
+    where = pixels.nonzero()
+    height, width = pixels.shape[-2:]
+    x, y = 2 * where[:, -1] / (width - 1) - 1, 2 * where[:, -2] / (height - 1) - 1
+    return torch.stack([x, y, pixels[pixels > 0] / 255], dim=-1)
+
+
+def thinned(pixels: UInt8[Tensor, "images height width"], max_points: int) -> UInt8[Tensor, "images height width"]:
+    """At most `max_points` pixels with ink in every image, those chosen at random, always the same."""
+    draw = torch.rand(pixels.shape, generator=torch.Generator().manual_seed(0)).flatten(1)
+    draw = torch.where(pixels.flatten(1) > 0, draw, draw.new_zeros(()))
+    if max_points >= draw.shape[1]:
+        return pixels
+    threshold = draw.topk(max_points + 1, dim=1).values[:, -1:]
+    return pixels * (draw > threshold).view(pixels.shape)

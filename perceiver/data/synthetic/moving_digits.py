@@ -1,0 +1,129 @@
+"""Optical flow to learn from, drawn: textured digits that move before a moving background, two frames and where all went.
+
+AutoFlow (Sun et al. 2021, arXiv:2104.14544), which Perceiver IO learned flow from, in miniature.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from perceiver.batch import Sample
+from perceiver.data.loading.image_module import ImageDataModule
+from perceiver.data.synthetic.drawn_module import (
+    Composition,
+    DrawnDataModule,
+    Glyphs,
+    channel_statistics,
+    stacked,
+)
+from perceiver.data.synthetic.scenes import draw, flow_between, random_motion
+from perceiver.targets.pixels import FLOW_NAMES, flow_target
+
+
+@dataclass(frozen=True, kw_only=True)
+class MovingScene:
+    """Draws two frames and the flow between them. Arguments as of `MovingDigits`."""
+
+    composition: Composition
+    shift: float
+    background_shift: float
+    degrees: float
+    zoom: float
+
+    def __call__(self, glyphs: Glyphs, generator: torch.Generator, *, name: str) -> Sample:
+        """Frames `(3, 2, H, W)` in [0, 1], flow `(2, H, W)`, and where it can be seen."""
+        size = self.composition.size
+        first = self.composition.layers(glyphs, generator)
+        second = [
+            random_motion(
+                layer,
+                shift=self.background_shift if layer.glyph is None else self.shift,
+                degrees=self.degrees,
+                zoom=self.zoom,
+                generator=generator,
+            )
+            for layer in first
+        ]
+        flow, seen = flow_between(first, second, **size)
+        frames = torch.stack([draw(layers, **size).pixels for layers in (first, second)], dim=1)
+        return Sample(inputs={"frames": frames}, target=flow, id=name, target_mask=seen)
+
+
+class MovingDigits(DrawnDataModule):
+    """Two frames `(B, 3, 2, H, W)` as `inputs["frames"]`, and the flow `(B, 2, H, W)` from the first to the second.
+
+    Flow is in pixels to the right and pixels down, exact for every pixel. What cannot be seen in the second frame, since it
+    left it or went behind a digit, is not valid: nothing tells where it went.
+
+    Args:
+        source: of the digits, see `DrawnDataModule`.
+        size: [height, width] of the frames.
+        digits: [fewest, most] digits of a scene.
+        diameter: [smallest, largest] side of a digit in pixels.
+        shift: how far a digit moves at most, in pixels.
+        background_shift: how far the background moves at most.
+        degrees: how far either turns at most.
+        zoom: the largest share by which either grows or shrinks.
+        batch_size, num_workers, training_scenes, redraw, validation_scenes, test_scenes, scene_seed: see `DrawnDataModule`.
+
+    Raises:
+        ValueError: numbers that make no scene.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: ImageDataModule,
+        size: Sequence[int] = (32, 32),
+        digits: Sequence[int] = (1, 3),
+        diameter: Sequence[float] = (12.0, 20.0),
+        shift: float = 3.0,
+        background_shift: float = 2.0,
+        degrees: float = 5.0,
+        zoom: float = 0.05,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        training_scenes: int = 2048,
+        redraw: bool = True,
+        validation_scenes: int = 256,
+        test_scenes: int = 512,
+        scene_seed: int = 0,
+    ) -> None:
+        composition = Composition.of(size=size, digits=digits, diameter=diameter)
+        if min(shift, background_shift, degrees, zoom) < 0 or shift + background_shift == 0 or zoom >= 1:
+            raise ValueError(
+                "data.shift, data.background_shift, data.degrees, data.zoom: expected numbers of at least 0, something that "
+                f"moves, and a zoom below 1; got {shift}, {background_shift}, {degrees}, {zoom}."
+            )
+        scene = MovingScene(
+            composition=composition,
+            shift=shift,
+            background_shift=background_shift,
+            degrees=degrees,
+            zoom=zoom,
+        )
+        super().__init__(
+            source=source,
+            scene=scene,
+            name="moving_digits",
+            modality="frames",
+            facts={"kind": "video", "shape": [3, 2, composition.height, composition.width], "range": [0, 255]},
+            batch_size=batch_size,
+            num_workers=num_workers,
+            training_scenes=training_scenes,
+            redraw=redraw,
+            validation_scenes=validation_scenes,
+            test_scenes=test_scenes,
+            scene_seed=scene_seed,
+        )
+
+    def describe_scenes(self, scenes: list[Sample]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Mean and standard deviation of the colours, root mean square of the flow."""
+        frames, flow, seen = stacked(scenes, modality=self.modality)
+        return channel_statistics(frames), flow_target(flow=flow, mask=seen, modality=self.modality)
+
+    def expected(self) -> dict[str, object]:
+        """It is flow of the frames."""
+        return {"kind": "flow", "names": list(FLOW_NAMES), "modality": self.modality}

@@ -1,0 +1,97 @@
+"""Semantic segmentation to learn from, drawn: textured digits before a textured background, and the class of every pixel."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from perceiver.batch import Sample
+from perceiver.data.loading.image_module import ImageDataModule
+from perceiver.data.synthetic.drawn_module import (
+    Composition,
+    DrawnDataModule,
+    Glyphs,
+    channel_statistics,
+    stacked,
+)
+from perceiver.data.synthetic.scenes import draw
+from perceiver.targets.pixels import segmentation_target
+
+BACKGROUND = "background"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacedScene:
+    """Draws an image and the classes of its pixels. Arguments as of `PlacedDigits`, and the class of the background."""
+
+    composition: Composition
+    background: int
+
+    def __call__(self, glyphs: Glyphs, generator: torch.Generator, *, name: str) -> Sample:
+        """An image `(3, H, W)` in [0, 1] and class numbers `(H, W)`."""
+        layers = self.composition.layers(glyphs, generator)
+        picture = draw(layers, **self.composition.size)
+        classes = torch.tensor([self.background, *(layer.label for layer in layers[1:])])[picture.top]
+        return Sample(inputs={"image": picture.pixels}, target=classes, id=name)
+
+
+class PlacedDigits(DrawnDataModule):
+    """Images `(B, 3, H, W)` as `inputs["image"]`, and class numbers `(B, H, W)`: the classes of the digits, then background.
+
+    Args:
+        source: of the digits, see `DrawnDataModule`.
+        size: [height, width] of the images.
+        digits: [fewest, most] digits of a scene; a later one may cover parts of an earlier one.
+        diameter: [smallest, largest] side of a digit in pixels.
+        batch_size, num_workers, training_scenes, redraw, validation_scenes, test_scenes, scene_seed: see `DrawnDataModule`.
+
+    Raises:
+        ValueError: numbers that make no scene.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: ImageDataModule,
+        size: Sequence[int] = (32, 32),
+        digits: Sequence[int] = (1, 3),
+        diameter: Sequence[float] = (12.0, 20.0),
+        batch_size: int = 32,
+        num_workers: int = 0,
+        training_scenes: int = 2048,
+        redraw: bool = True,
+        validation_scenes: int = 256,
+        test_scenes: int = 512,
+        scene_seed: int = 0,
+    ) -> None:
+        composition = Composition.of(size=size, digits=digits, diameter=diameter)
+        scene = PlacedScene(composition=composition, background=len(source.class_names))
+        super().__init__(
+            source=source,
+            scene=scene,
+            name="placed_digits",
+            modality="image",
+            facts={"kind": "image", "shape": [3, composition.height, composition.width], "range": [0, 255]},
+            batch_size=batch_size,
+            num_workers=num_workers,
+            training_scenes=training_scenes,
+            redraw=redraw,
+            validation_scenes=validation_scenes,
+            test_scenes=test_scenes,
+            scene_seed=scene_seed,
+        )
+
+    def describe_scenes(self, scenes: list[Sample]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Mean and standard deviation of the colours, how many pixels are of each class."""
+        images, classes, _ = stacked(scenes, modality=self.modality)
+        names = self._names()
+        counts = classes.flatten().bincount(minlength=len(names)).tolist()
+        return channel_statistics(images), segmentation_target(names=names, counts=counts, modality=self.modality)
+
+    def expected(self) -> dict[str, object]:
+        """The digits and the background."""
+        return {"kind": "segmentation", "names": self._names(), "modality": self.modality}
+
+    def _names(self) -> list[str]:
+        return [*self.source.class_names, BACKGROUND]

@@ -1,0 +1,1 @@
+"""Uses of a trained model beyond one forward pass."""

@@ -1,0 +1,1 @@
+"""Masking of tokens and modalities during training."""

@@ -1,0 +1,68 @@
+"""Conversion, scaling, normalisation and shape checks that several kinds of modality share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def scale(x: Tensor, modality: Mapping[str, Any], *, name: str = "image") -> Tensor:
+    """Integers of the spec's `range`, booleans, or floats in [0, 1], to float32 in [0, 1]; any shape."""
+    low, high = modality.get("range", (0, 255))
+    if x.dtype == torch.bool:
+        return x.to(torch.float32)
+    if not (x.is_floating_point() or x.is_complex()):
+        x = x.to(torch.float32)
+        if x.numel() and (x.amin() < low or x.amax() > high):
+            raise ValueError(f"{name}: expected integers in [{low}, {high}], got values in [{x.amin():g}, {x.amax():g}].")
+        scaled: Tensor = (x - low) / (high - low)
+        return scaled
+    valid = x[x.isfinite()]
+    if valid.numel() and (valid.amin() < -1e-4 or valid.amax() > 1 + 1e-4):
+        raise ValueError(
+            f"{name}: expected floating-point values in [0, 1], got values in [{valid.amin():g}, {valid.amax():g}]. Pass "
+            f"integers for raw values in [{low}, {high}], or scale them."
+        )
+    return x.to(torch.float32)
+
+
+def normalise(x: Tensor, modality: Mapping[str, Any]) -> Tensor:
+    """Subtract the spec's `mean` and divide by its `std`, per channel; any leading batch dimensions."""
+    if "mean" not in modality:
+        return x
+    last = modality.get("kind") in ("points", "timeseries", "table")
+    axis = modality.get("channel_axis", -1 if last else 0)
+    trailing = 0 if last or axis == -1 else len(modality["shape"]) - 1
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    mean, std = (torch.tensor(modality[key], dtype=dtype).reshape(-1, *[1] * trailing) for key in ("mean", "std"))
+    normalised: Tensor = (x - mean.to(x.device)) / std.to(x.device)
+    return normalised
+
+
+def as_tensor(raw: Any, name: str) -> Tensor:
+    if isinstance(raw, Tensor):
+        return raw
+    if isinstance(raw, np.ndarray | list):
+        # Torch takes neither negative strides nor, without a warning, read-only memory.
+        try:
+            return torch.as_tensor(np.require(raw, requirements=["C", "W"]))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name}: no tensor can be made of it: {error}") from None
+    raise TypeError(f"{name}: expected a tensor, an array or (for images) a PIL image, got {type(raw).__name__}.")
+
+
+def check_shape(x: Tensor, modality: Mapping[str, Any], name: str) -> None:
+    shape = modality.get("shape")
+    if shape is None:
+        return
+    fits = x.ndim == len(shape) and all(own is None or own == size for own, size in zip(shape, x.shape, strict=True))
+    if not fits:
+        expected = "(" + ", ".join("any" if size is None else str(size) for size in shape) + ")"
+        raise ValueError(
+            f"{name}: expected shape {expected} as in training, got {tuple(x.shape)}. Resize or convert it first, or call"
+            " the model on tensors, where other sizes are allowed."
+        )

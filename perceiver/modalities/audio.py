@@ -1,0 +1,66 @@
+"""Sound: waveforms of any integer type and sample rate to float32 waveforms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perceiver.modalities.arrays import as_tensor
+
+
+def audio(raw: Any, modality: Mapping[str, Any], name: str) -> Tensor:
+    rate = None
+    if isinstance(raw, tuple) and len(raw) == 2:
+        raw, rate = raw
+    x = as_tensor(raw, name)
+    if not x.is_floating_point():
+        limits = torch.iinfo(x.dtype)
+        middle = (limits.min + limits.max + 1) / 2  # unsigned sound is silent in the middle of its range
+        x = (x.to(torch.float64) - middle) / (limits.max + 1 - middle)
+    x = x.to(torch.float32)
+    x = x[None] if x.ndim == 1 else x
+    if x.ndim == 2 and x.shape[0] > x.shape[1] > 0:
+        raise ValueError(f"{name}: expected (channels, samples), got {tuple(x.shape)}; transpose it.")
+    if modality["shape"][0] == 1 and x.ndim == 2 and x.shape[0] > 1:
+        x = x.mean(dim=0, keepdim=True)
+    if rate is not None and rate != modality["sample_rate"]:
+        x = _resampled(x, int(rate), int(modality["sample_rate"]), name)
+    if modality.get("max_seconds") is not None:
+        x = x[..., : max(1, round(modality["max_seconds"] * modality["sample_rate"]))]
+    return x
+
+
+_MOST_RESAMPLING = 1024  # times as many samples, or as few
+
+
+_MOST_COEFFICIENTS = 2**22
+
+
+_MOST_PHASES = 2000
+
+
+def _resampled(x: Tensor, rate: int, wanted: int, name: str) -> Tensor:
+    """Sound of `wanted` samples per second instead of `rate`.
+
+    The filter has coefficients for each of `wanted` phases of `rate` samples, both divided by what they have in common: of
+    rates without much in common that is gigabytes. Their ratio is then replaced by the nearest fraction of smaller numbers,
+    which changes pitch and duration by less than a thousandth.
+    """
+    if not 1 / _MOST_RESAMPLING <= wanted / max(rate, 1) <= _MOST_RESAMPLING:
+        raise ValueError(
+            f"{name}: expected a sample rate of {max(1, wanted // _MOST_RESAMPLING)} to {wanted * _MOST_RESAMPLING} Hz for "
+            f"resampling to {wanted} Hz, got {rate} Hz. Resample it with another program."
+        )
+    from torchaudio.functional import resample  # slow to import, seldom needed
+
+    common = math.gcd(rate, wanted)
+    if wanted // common * (rate // common + 16) > _MOST_COEFFICIENTS:
+        ratio = Fraction(min(rate, wanted), max(rate, wanted)).limit_denominator(_MOST_PHASES)
+        small, large = ratio.numerator, ratio.denominator
+        rate, wanted = (small, large) if rate < wanted else (large, small)
+    return x if rate == wanted else resample(x, rate, wanted)

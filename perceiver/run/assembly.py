@@ -1,0 +1,97 @@
+"""What runs are made of, each built from the resolved configuration: the data's spec, the task, the trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from omegaconf import DictConfig
+
+from perceiver import checkpoints
+from perceiver.model import Perceiver
+from perceiver.run.configuration.construct import construct
+from perceiver.run.fine_tuning.initialisation import Initialisation
+from perceiver.run.processes.interruption import OrderlyStop
+from perceiver.run.processes.launch import start_ranks_by_job
+from perceiver.run.resuming.checkpoint_io import AtomicCheckpointIO
+from perceiver.run.resuming.last_checkpoint import LastCheckpoint
+
+
+def spec_of(data: LightningDataModule) -> dict[str, Any]:
+    """What the data says of modalities and target, once it is set up; ValueError if it says nothing."""
+    spec = getattr(data, "spec", None)
+    if not isinstance(spec, Mapping) or "modalities" not in spec:
+        raise ValueError(
+            f"data: {type(data).__name__}.spec: expected a dict with 'modalities' and 'target' after setup('fit'), "
+            f"got {spec!r}."
+        )
+    return dict(spec)
+
+
+def class_names(spec: Mapping[str, Any]) -> list[str]:
+    """Of the target; none where it has no classes."""
+    return [str(name) for name in spec.get("target", {}).get("names", [])]
+
+
+def check_task(config: DictConfig, recipe: checkpoints.Recipe) -> None:
+    """The command line says the task, since nothing that a checkpoint names is run; but it must be the checkpoint's own."""
+    stored = (recipe.config.get("task") or {}).get("_target_")
+    if stored is not None and stored != config.task.get("_target_"):
+        raise ValueError(
+            f"task: {recipe.file} was trained with {stored}, but {config.task.get('_target_')} is configured; choose its "
+            "own with task=NAME."
+        )
+
+
+def make_task(
+    plain: Mapping[str, Any], model: Perceiver, spec: Mapping[str, Any], start: Initialisation | None = None
+) -> LightningModule:
+    """The training objective around the model."""
+    scheduler = plain.get("scheduler")
+    optimizer = construct(plain["optimizer"])
+    task: LightningModule = construct(
+        plain["task"],
+        model=model,
+        optimizer=optimizer if start is None else start.optimizer(optimizer, model),
+        scheduler=None if not scheduler else construct(scheduler),
+        checkpoint=checkpoints.entry(plain, spec),
+    )
+    return task
+
+
+def make_trainer(plain: Mapping[str, Any], callbacks: list[Callback], *, stoppable: bool = False) -> Trainer:
+    """The trainer with these callbacks first, then those of the configuration.
+
+    Args:
+        plain: the resolved configuration.
+        callbacks: of the run itself.
+        stoppable: stop in good order at signals and at `trainer.max_time`.
+    """
+    configured = [construct(entry) for entry in (plain.get("callbacks") or {}).values() if entry]
+    loggers = [construct(entry) for entry in (plain.get("logger") or {}).values() if entry]
+    settings = dict(plain["trainer"])
+    # Lightning would end the epoch early at its time limit, and count it as done.
+    max_time = settings.pop("max_time", None)
+    if stoppable:
+        last = next((callback for callback in configured if isinstance(callback, LastCheckpoint)), None)
+        configured.append(OrderlyStop(last=last, max_time=max_time))
+    try:
+        trainer: Trainer = construct(
+            settings,
+            callbacks=[*callbacks, *configured],
+            logger=loggers or False,
+            plugins=[AtomicCheckpointIO()],
+        )
+    except MisconfigurationException as error:
+        raise ValueError(
+            f"trainer: {error} This machine has {torch.cuda.device_count()} CUDA devices; trainer.accelerator="
+            f"{settings.get('accelerator')} trainer.devices={settings.get('devices')} were asked for."
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"trainer: {error}") from error
+    start_ranks_by_job(trainer, Path(plain["run_dir"]))
+    return trainer

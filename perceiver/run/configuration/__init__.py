@@ -1,0 +1,1 @@
+"""From the composed Hydra configuration to a plain, resolved one."""

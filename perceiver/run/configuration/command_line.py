@@ -1,0 +1,89 @@
+"""Command lines that run one job by itself, made of Hydra's configuration: for its other ranks, and for people to type.
+
+`sys.argv` will not do: in a sweep it is that of the whole sweep, and in a launcher's processes it is the launcher's own.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from perceiver.run.configuration.folder import MAIN_FILE, conf_directory
+
+PROGRAM = "PERCEIVER_PROGRAM"
+"""Where processes that a launcher starts find what their ranks are to run: a script, or `-m` and a module."""
+
+_OF_PACKAGE = "-m perceiver.run.main"
+# What a job alone has otherwise, or not at all.
+_OF_DIRECTORIES = ("hydra.mode", "hydra.run.", "hydra.sweep.", "hydra.job.", "hydra.output_subdir", "hydra/job_logging")
+# Choices of the sweep itself, which would start another one.
+_OF_SWEEPS = ("hparams_search", "cluster")
+
+
+def remember_program() -> None:
+    """Note what this process runs, for itself and for all that it starts. Launchers hand the environment on."""
+    main = sys.modules["__main__"]
+    module = None if main.__spec__ is None else main.__spec__.name
+    os.environ[PROGRAM] = f"-m {module}" if module else str(Path(sys.argv[0]).resolve())
+
+
+def rank_command(hydra: DictConfig, directory: Path) -> list[str]:
+    """What another rank of a job runs: a sweep's values for this job, in RUN mode, in its run directory.
+
+    Args:
+        hydra: the node of that name in the job's configuration.
+        directory: the run directory.
+    """
+    program = os.environ.get(PROGRAM, _OF_PACKAGE)
+    overrides = hydra.overrides
+    kept = [override for override in overrides.hydra if not override.lstrip("+~").startswith(_OF_DIRECTORIES)]
+    quoted = str(directory.absolute()).replace("\\", "\\\\").replace("'", "\\'")
+    return [
+        sys.executable,
+        *(program.split(" ", 1) if program.startswith("-m ") else [program]),
+        *_configuration_flags(hydra),
+        *overrides.task,
+        *kept,
+        "hydra.mode=RUN",
+        f"hydra.run.dir='{quoted}'",
+        "hydra.output_subdir=null",
+        "hydra/job_logging=none",
+    ]
+
+
+def typed_command(hydra: DictConfig, overrides: Sequence[str]) -> str:
+    """What to type, quoted for a shell, to run a job of a sweep by itself.
+
+    Args:
+        hydra: the node of that name in the sweep's configuration.
+        overrides: of the job.
+    """
+    program = Path(sys.argv[0])
+    words = ["python", sys.argv[0]] if program.suffix == ".py" else [program.name]
+    words += _configuration_flags(hydra)
+    words += [word for word in hydra.overrides.hydra if override_key(word) == "hydra.searchpath"]
+    words += [word for word in overrides if override_key(word) not in _OF_SWEEPS]
+    return shlex.join(words)
+
+
+def override_key(override: str) -> str:
+    """`optimizer.lr` of `optimizer.lr=1e-3`."""
+    return override.split("=", 1)[0]
+
+
+def _configuration_flags(hydra: DictConfig) -> list[str]:
+    """Folders of configuration, and the name of its main file, that the command line brought in."""
+    flags = []
+    for source in hydra.runtime.config_sources:
+        if source.provider == "command-line":
+            flags += ["--config-dir", source.path]
+        elif source.provider == "main" and Path(source.path) != conf_directory():
+            flags += ["--config-path", source.path]
+    if hydra.job.config_name not in (None, MAIN_FILE):
+        flags += ["--config-name", hydra.job.config_name]
+    return flags

@@ -1,0 +1,40 @@
+"""Which data group a checkpoint was trained with, so that `mode=predict ckpt_path=RUN_DIR` need not repeat it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from perceiver.run.configuration.yaml_file import read_text_at
+
+
+def data_of_checkpoint(arguments: Sequence[str], conf: Path) -> str | None:
+    """`data=NAME` for a command line that predicts or embeds and says nothing of data groups; None: leave it as it is.
+
+    The run directory's configuration names the class; of it, only the name of a group of ours that has the same class is
+    taken, and nothing that the file names is run.
+
+    Args:
+        arguments: of the command line.
+        conf: the folder of the shipped configuration.
+    """
+    said = dict(word.split("=", 1) for word in arguments if "=" in word)
+    if said.get("mode") not in ("predict", "embed") or "data" in said or "experiment" in said or "ckpt_path" not in said:
+        return None
+    if "data.manifest" in said:
+        return "data=manifest"  # whatever it was trained from, shards perhaps
+    path = Path(said["ckpt_path"].strip("'\""))
+    config = (path if path.is_dir() else path.parent.parent) / "config.yaml"
+    target = _target(config, "data", "_target_")
+    for file in sorted((conf / "data").glob("*.yaml")):
+        if target is not None and _target(file, "_target_") == target:
+            return f"data={file.stem}"
+    return None
+
+
+def _target(file: Path, *keys: str) -> str | None:
+    """A key of a YAML file as it stands there; None where file or key are not."""
+    try:
+        return read_text_at(file, *keys)
+    except (OSError, ValueError):  # whatever is wrong with a file, the run itself says it better
+        return None

@@ -1,0 +1,76 @@
+"""Data in an OmegaConf tree: values that configurations can refer to, and that OmegaConf never interprets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+_WORD = re.compile(r"[\w\- ]+")
+
+
+class Text:
+    """A string that came with a file or a data set.
+
+    OmegaConf takes `${…}` and `???` in any str for its own syntax, also in one that was already resolved. This is no str,
+    and no dataclass, which OmegaConf would take for a mapping.
+
+    Args:
+        text: the string as it is.
+    """
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Text) and other.text == self.text
+
+    def __hash__(self) -> int:
+        return hash((Text, self.text))
+
+    def __repr__(self) -> str:
+        return f"Text({self.text!r})"
+
+    def __str__(self) -> str:
+        """Return the string for a longer value, as in `${run_dir}/${spec.target.modality}`."""
+        if "$" in self.text or self.text == "???":
+            raise ValueError(
+                f"{self.text[:60]!r} comes from data and cannot be a part of a longer value, since it has the form of a "
+                "reference; refer to it alone."
+            )
+        return self.text
+
+
+def literal(tree: dict[str, Any], *, keys: Collection[str] = ()) -> DictConfig:
+    """The plain mapping `tree` for an OmegaConf tree, every string in it a `Text`.
+
+    Args:
+        tree: of dicts, lists and scalars, as `perceiver.checkpoints.plain.plain` returns it.
+        keys: strings that stay str if they are words, because only a str can be a part of a reference's path:
+            `${spec.modalities.${spec.target.modality}.shape}`.
+    """
+    wrapped: DictConfig = OmegaConf.create(_wrapped(tree, frozenset(keys)), flags={"allow_objects": True})
+    return wrapped
+
+
+def released(tree: Any) -> Any:
+    """A copy of a tree of dicts and lists in which every `Text` is a str again."""
+    if isinstance(tree, dict):
+        return {key: released(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [released(value) for value in tree]
+    return tree.text if isinstance(tree, Text) else tree
+
+
+def _wrapped(tree: Any, keys: frozenset[str]) -> Any:
+    if isinstance(tree, dict):
+        return {key: _wrapped(value, keys) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_wrapped(value, keys) for value in tree]
+    if isinstance(tree, str):
+        return tree if tree in keys and _WORD.fullmatch(tree) else Text(tree)
+    return tree

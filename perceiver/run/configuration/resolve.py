@@ -1,0 +1,243 @@
+"""From a composed Hydra configuration and the spec of the data to a plain, resolved one."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Set
+from contextlib import suppress
+from typing import Any
+
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import Container, DictConfig, OmegaConf, open_dict
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+
+from perceiver.checkpoints.plain import PlainError, child_path, refuse_special_keys
+from perceiver.checkpoints.plain import plain as plain_copy
+from perceiver.run.configuration.literal import Text, literal, released
+
+_KIND = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
+
+
+def register_resolvers() -> None:
+    """Make `${modality:KEY}`, `${adapter:KEY}`, `${own_name:}`, `${ceil_divide:A,B}`, `${length:LIST}` known to OmegaConf.
+
+    May be called again.
+    """
+    OmegaConf.register_new_resolver("modality", _modality, replace=True)
+    OmegaConf.register_new_resolver("adapter", _adapter, replace=True)
+    OmegaConf.register_new_resolver("own_name", _own_name, replace=True)
+    OmegaConf.register_new_resolver("ceil_divide", _ceil_divide, replace=True)
+    OmegaConf.register_new_resolver("length", _length, replace=True)
+
+
+def resolve(config: DictConfig, spec: dict[str, Any]) -> dict[str, Any]:
+    """The whole configuration as plain dicts, lists and scalars, without any reference left.
+
+    Args:
+        config: as Hydra composed it; not changed.
+        spec: what the data module knows: modalities and target. A modality without an adapter in `model.adapters` gets
+            the default of its kind, `adapter/<kind>.yaml`.
+
+    Raises:
+        ValueError: for an adapter whose modality the data lacks, a modality without adapter and default, a fact that the
+            spec does not hold, values of an adapter that is not there, a spec that is not plain or has keys like
+            `_target_`, or a `_target_` that the configuration itself does not name.
+    """
+    spec = _checked(spec, config)
+    facts = literal(spec, keys=spec["modalities"].keys())
+    config = config.copy()
+    with open_dict(config):
+        config.spec = facts
+        _add_default_adapters(config, spec)
+        # What may be constructed is decided before any fact of the data is known.
+        config.spec = None
+        named: set[str | Text] = set(_targets(config))
+        config.spec = facts
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except InterpolationKeyError as error:
+        absent = re.search(r"'model\.adapters\.(\w+)[\w.]*'", str(error))
+        if absent is not None and absent[1] not in config.model.adapters:
+            raise ValueError(
+                f"{error.full_key or 'configuration'}: asks for the adapter of the modality {absent[1]!r}, and this data "
+                f"has {_listed(spec['modalities'])} only. Choose data with it, or name another with task.modality."
+            ) from None
+        missing = re.search(r"'(spec\.[\w.]+)'", str(error))
+        if missing is None:
+            raise
+        target = spec.get("target", {})
+        raise ValueError(
+            f"{error.full_key or 'configuration'}: asks for {missing[1]}, which this data does not say; its target is of "
+            f"kind {target.get('kind')!r}, and its spec has {_listed(spec)} (target: {_listed(target)}). Choose a task that "
+            "goes with the data, other data, or set the value."
+        ) from None
+    assert isinstance(plain, dict)
+    _require_named(plain, named)
+    plain = released(plain)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _checked(spec: dict[str, Any], config: DictConfig) -> dict[str, Any]:
+    """A copy of the spec, which may have come with any file."""
+    source = f"data ({OmegaConf.select(config, 'data._target_')})"
+    try:
+        checked: dict[str, Any] = plain_copy(spec, path="spec")
+        refuse_special_keys(checked, path="spec")
+    except PlainError as error:
+        raise ValueError(f"{source}: {error}") from error
+    modalities = checked.get("modalities")
+    if not isinstance(modalities, dict) or not all(isinstance(facts, dict) for facts in modalities.values()):
+        raise ValueError(f"{source}: spec.modalities: expected a mapping from names to facts, got {str(modalities)[:60]!r}.")
+    return checked
+
+
+def _targets(node: Any) -> Iterator[str | Text]:
+    """Every `_target_` that a configuration names, those that refer to something known resolved."""
+    for key in node.keys() if OmegaConf.is_dict(node) else range(len(node)):
+        # The nodes as they stand: values that refer to others, of the spec perhaps, are not known yet.
+        child = node._get_node(key)
+        if OmegaConf.is_config(child):
+            if not (child._is_none() or child._is_interpolation() or child._is_missing()):
+                yield from _targets(child)
+        elif key == "_target_":
+            with suppress(OmegaConfBaseException):
+                value = node[key]
+                if isinstance(value, str | Text):
+                    yield value
+
+
+def _require_named(tree: Any, named: Set[str | Text], path: str = "") -> None:
+    """Check that nothing is constructed but what the configuration names; a stored model's own parts stay in the model."""
+    if isinstance(tree, dict):
+        target = tree.get("_target_")
+        if target is not None:
+            # build_model vets the names of a model, its own as well as those of a stored one.
+            name, in_model = str(released(target)), path.partition(".")[0] == "model"
+            known = name in named or (in_model and Text(name) in named)
+            if not known or (isinstance(target, Text) and not in_model):
+                raise ValueError(
+                    f"{path or 'configuration'}._target_: {name[:100]!r} does not stand in the configuration "
+                    "itself; nothing that data names is run. Write the name out."
+                )
+        for key, value in tree.items():
+            _require_named(value, named, child_path(path, key))
+    elif isinstance(tree, list):
+        for index, value in enumerate(tree):
+            _require_named(value, named, child_path(path, index))
+
+
+def _add_default_adapters(config: DictConfig, spec: dict[str, Any]) -> None:
+    adapters = config.model.get("adapters")
+    if adapters is None:
+        config.model.adapters = {}
+        adapters = config.model.adapters
+    modalities = spec["modalities"]
+    # A model may take in what it decodes, the label, which is no modality of the data: the task makes it of the targets.
+    target = OmegaConf.select(config, "model.head.target")
+    target = released(target)
+    for name in adapters:
+        if name not in modalities and name != target:
+            raise ValueError(
+                f"model.adapters.{name}: the data has no modality {str(name)!r}, only {_listed(modalities)}. Remove the "
+                f"adapter with '~model.adapters.{name}', or choose data that has it."
+            )
+    for name, facts in modalities.items():
+        if name not in adapters:
+            adapters[name] = _default_adapter(name, facts.get("kind"))
+
+
+def _default_adapter(name: str, kind: object) -> DictConfig:
+    """`adapter/<kind>.yaml` from Hydra's search path; the kind may come from any file, and only chooses among those."""
+    known = GlobalHydra.instance().config_loader().get_group_options("adapter")
+    if not isinstance(kind, str) or not _KIND.fullmatch(kind) or kind not in known:
+        file = f"adapter/{kind}.yaml" if isinstance(kind, str) and _KIND.fullmatch(kind) else f"adapter {str(kind)[:60]!r}"
+        raise ValueError(
+            f"model.adapters.{name}: no adapter is configured and there is no {file} for its kind. Choose one "
+            f"with +adapter@model.adapters.{name}=NAME; known are {_listed(known)}."
+        )
+    adapter = compose(f"adapter/{kind}").adapter
+    assert isinstance(adapter, DictConfig)
+    return adapter
+
+
+def _modality(key: str, *default: Any, _parent_: Container, _root_: Container) -> Any:
+    """`${modality:KEY}` below model.adapters.<name> or model.head.queries.<name>: spec.modalities.<name>.KEY.
+
+    `${modality:KEY,DEFAULT}` is DEFAULT where the spec has no such fact or null.
+    """
+    name = _modality_of(_parent_, _root_)
+    spec = OmegaConf.select(_root_, "spec")
+    if spec is None:
+        raise ValueError("${modality:" + key + "}: the data's spec is not known yet; the run adds it to the config.")
+    facts = OmegaConf.select(spec, "modalities")
+    if name not in facts:
+        raise ValueError(f"model.adapters.{name}: the data has no modality {name!r}, only {_listed(facts)}.")
+    value = OmegaConf.select(facts[name], key)
+    if value is None and len(default) == 1:
+        return default[0]
+    if value is None:
+        state = "is null (it differs from sample to sample)" if _has(facts[name], key) else "is missing"
+        raise ValueError(
+            f"model.adapters.{name}: {key!r} of modality {name!r} {state}; the spec has {_listed(facts[name])}. Set the "
+            "adapter's argument to a value of your own."
+        )
+    return value
+
+
+def _adapter(key: str, *, _parent_: Container, _root_: Container) -> Any:
+    """`${adapter:KEY}` below model.head.queries.<name>: what is configured at model.adapters.<name>.KEY."""
+    name = _modality_of(_parent_, _root_)
+    value = OmegaConf.select(_root_, f"model.adapters.{name}.{key}")
+    if value is None:
+        raise ValueError(f"model.head.queries.{name}: there is no model.adapters.{name}.{key} for the queries to follow.")
+    # Resolved where it stands: what it refers to is relative to its own place.
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _own_name(*, _parent_: Container, _root_: Container) -> str:
+    """`${own_name:}` below model.adapters.<name> or model.head.queries.<name>: that name."""
+    return _modality_of(_parent_, _root_)
+
+
+def _modality_of(parent: Container, root: Container) -> str:
+    """The key below `model.adapters` or `model.head.queries` that an element stands under."""
+    places = [place for place in (OmegaConf.select(root, key) for key in ("model.adapters", "model.head.queries")) if place]
+    node: Any = parent
+    while node is not None:
+        above = node._get_parent()
+        if any(above is place for place in places):
+            return str(node._key())
+        node = above
+    raise ValueError(
+        "${modality:…}: expected below model.adapters.<name> or model.head.queries.<name>; elsewhere name it, e.g. "
+        "${spec.num_classes}."
+    )
+
+
+def _has(facts: Any, key: str) -> bool:
+    parent, _, last = key.rpartition(".")
+    holder = OmegaConf.select(facts, parent) if parent else facts
+    if OmegaConf.is_list(holder):
+        return last.isdecimal() and int(last) < len(holder)
+    return OmegaConf.is_dict(holder) and last in holder
+
+
+def _ceil_divide(dividend: float, divisor: float) -> int:
+    """`${ceil_divide:A,B}`: A / B, rounded up; the number of patches, strides or hops that cover A."""
+    if not divisor > 0:
+        raise ValueError(f"ceil_divide: expected a divisor above 0, got {divisor}.")
+    # Ten seconds are a thousand hops of 0.01, not 1,001: binary fractions do not count.
+    return math.ceil(round(dividend / divisor, 9))
+
+
+def _length(entries: Any) -> int:
+    """`${length:LIST}`: how many entries a list or mapping has, e.g. `${length:${modality:numbers}}`."""
+    if not (OmegaConf.is_config(entries) or isinstance(entries, list | dict)):
+        raise ValueError(f"length: expected a list or a mapping, got {entries!r}.")
+    return len(entries)
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(sorted(str(name) for name in names)) or "none"

@@ -1,0 +1,1 @@
+"""Starting a training from another model's weights."""

@@ -1,0 +1,100 @@
+"""What fine-tuning starts from: a checkpoint or run directory, or a directory with `config.json` and weights."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from perceiver import checkpoints
+from perceiver.interop.files import (
+    CONFIG,
+    PYTORCH,
+    SAFETENSORS,
+    read_config,
+    read_weights,
+)
+from perceiver.interop.huggingface import config_from_transformers, from_transformers
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartingPoint(ABC):
+    """A trained model: how it is built, and its weights.
+
+    Args:
+        path: the file or directory, as messages name it.
+    """
+
+    path: Path
+
+    @abstractmethod
+    def model_config(self) -> dict[str, Any]:
+        """What the model is built from, as `perceiver.checkpoints.build.build_model` takes it; its weights are not read."""
+
+    @abstractmethod
+    def weights(self) -> dict[str, Tensor]:
+        """By their names in the model."""
+
+    @staticmethod
+    def find(path: str | Path) -> StartingPoint:
+        """What `path` means: a checkpoint, a run directory, or what `save_pretrained`, transformers' or ours, wrote.
+
+        Raises:
+            FileNotFoundError: it is none of these; says what is there.
+        """
+        given = Path(path)
+        if given.name in (SAFETENSORS, PYTORCH, CONFIG) and given.is_file():
+            given = given.parent
+        try:
+            return Checkpoint(path=checkpoints.find(given))
+        except FileNotFoundError as error:
+            if not (given / CONFIG).is_file():
+                hint = f", or a directory with {CONFIG} and {SAFETENSORS}" if given.is_dir() else ""
+                raise FileNotFoundError(f"{error}{hint}") from error
+        own = checkpoints.KEY in read_config(given, maker="save_pretrained")
+        return Pretrained(path=given) if own else Imported(path=given)
+
+
+class Checkpoint(StartingPoint):
+    """A file that training or `perceiver.save` wrote."""
+
+    def model_config(self) -> dict[str, Any]:
+        """Of the entry `perceiver`."""
+        config: dict[str, Any] = checkpoints.read(self.path).config["model"]
+        return config
+
+    def weights(self) -> dict[str, Tensor]:
+        """Of the state dict."""
+        return checkpoints.read_weights(self.path)
+
+
+class Pretrained(StartingPoint):
+    """A directory that `perceiver.interop.hub.save_pretrained` wrote."""
+
+    def model_config(self) -> dict[str, Any]:
+        """Of `config.json`."""
+        content = read_config(self.path, maker="save_pretrained")
+        config: dict[str, Any] = checkpoints.recipe_of(content, self.path / CONFIG).config["model"]
+        return config
+
+    def weights(self) -> dict[str, Tensor]:
+        """Of the file of weights."""
+        return read_weights(self.path)[1]
+
+
+class Imported(StartingPoint):
+    """A directory of one of transformers' six Perceiver classes, see `perceiver.interop.huggingface`.
+
+    It starts without attention dropout, as the originals were trained: transformers' configs say 0.1 of every model.
+    """
+
+    def model_config(self) -> dict[str, Any]:
+        """The one of the same architecture."""
+        return config_from_transformers(self.path, attention_dropout=0.0)
+
+    def weights(self) -> dict[str, Tensor]:
+        """After conversion; all of the file is compared with its config."""
+        return dict(from_transformers(self.path).state_dict())

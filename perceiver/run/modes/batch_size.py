@@ -1,0 +1,226 @@
+"""mode=batch_size: which batches fit into memory, and from which size on larger ones are no faster."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
+from omegaconf import DictConfig
+from rich.table import Table
+
+from perceiver.batch import Batch
+from perceiver.checkpoints.build import build_model
+from perceiver.run.assembly import make_task, make_trainer, spec_of
+from perceiver.run.configuration.compilation import compile_model
+from perceiver.run.configuration.resolve import resolve
+from perceiver.run.fine_tuning.initialisation import Initialisation
+from perceiver.run.reporting.console import console, print_line
+from perceiver.runtime.files import write_json
+
+FILE = "batch_sizes.json"
+WARM_UP = 2
+"""Steps of a trial that are not timed: they allocate, and fill the loaders."""
+AS_FAST = 0.95
+"""Share of the highest throughput that counts as the same."""
+MARGIN = 0.8
+"""Share of the main memory that is free which a larger batch may be expected to take: there the kernel ends what asks for
+more, without an error that could be caught."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A batch size that fitted.
+
+    Args:
+        batch_size: samples per device.
+        samples_per_second: loading included.
+        memory_gb: the highest so far, of the device, or of this process on a CPU.
+    """
+
+    batch_size: int
+    samples_per_second: float
+    memory_gb: float
+
+
+def find_batch_size(config: DictConfig) -> int:
+    """Train some steps at 1, 2, 4, … times `batch_sizes.smallest` samples per batch, on one device, and print what fits.
+
+    Everything else is as in a training: precision, augmentation, optimizer, `compile`, checkpointed activations. It ends
+    where memory does, at `batch_sizes.largest`, or with a batch of all training samples. Nothing is kept but the table, in
+    `batch_sizes.json` of the run directory.
+
+    Returns:
+        The largest batch that fitted.
+
+    Raises:
+        ValueError: for sizes that make no sense, or data without `batch_size`.
+        RuntimeError: if not even the smallest fits.
+    """
+    sizes = config.batch_sizes
+    if not 1 <= sizes.smallest <= sizes.largest or sizes.steps <= WARM_UP:
+        raise ValueError(
+            f"batch_sizes: expected 1 <= smallest <= largest and steps > {WARM_UP}, got smallest={sizes.smallest}, "
+            f"largest={sizes.largest}, steps={sizes.steps}."
+        )
+    data: LightningDataModule = instantiate(config.data, _convert_="all")
+    if not hasattr(data, "batch_size"):
+        raise ValueError(f"mode=batch_size: {type(data).__name__} has no batch_size that could be changed.")
+    start = Initialisation.of(config)
+    data.prepare_data()
+    data.setup("fit")
+    spec = spec_of(data)
+    plain = resolve(config, spec)
+    seed_everything(int(plain["seed"]), workers=True, verbose=False)
+    limit = None if start is None or not start.built_as_stored else start.limit()
+    model = build_model(plain["model"], spec=spec, encoder_limit=limit)
+    if start is not None:
+        start.apply(model)
+    compile_model(model, plain.get("compile"))
+    task = make_task(plain, model, spec, start)
+
+    samples = _num_samples(data)
+    trials: list[Trial] = []
+    size, end = int(sizes.smallest), ""
+    while not end:
+        trial = _try(size, task, data, plain, steps=int(sizes.steps))
+        if trial is None:
+            end = f"{size} samples do not fit into memory."
+            break
+        trials.append(trial)
+        if size == sizes.largest:
+            end = "No larger one was tried: batch_sizes.largest."
+        elif samples is not None and size >= samples:
+            end = "No larger one was tried: these are all training samples."
+        elif _too_large(trials, on_cpu=next(model.parameters()).device.type == "cpu"):
+            end = f"{2 * size} samples were not tried: they would not fit into the free main memory, as it seems."
+        size = min(2 * size, int(sizes.largest), samples or 2 * size)
+    if not trials:
+        raise RuntimeError(f"mode=batch_size: {end} Set batch_sizes.smallest lower, or make the model smaller.")
+    _print(trials, end)
+    write_json(Path(config.run_dir) / FILE, {"trials": [asdict(trial) for trial in trials], "end": end})
+    return trials[-1].batch_size
+
+
+class _Clock(Callback):
+    """Takes the time after every step, when the device has done it."""
+
+    def __init__(self) -> None:
+        self.marks: list[float] = []
+        self.samples: list[int] = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """A step is over."""
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.synchronize(trainer.strategy.root_device)
+        self.marks.append(time.perf_counter())
+        self.samples.append(batch.size)
+
+    def samples_per_second(self) -> float:
+        """After the warm-up; the last batch of an epoch is smaller than the others."""
+        return sum(self.samples[WARM_UP:]) / (self.marks[-1] - self.marks[WARM_UP - 1])
+
+
+def _try(
+    size: int, task: LightningModule, data: LightningDataModule, plain: Mapping[str, Any], *, steps: int
+) -> Trial | None:
+    """Some steps with batches of this size; None where memory does not suffice."""
+    data.batch_size = size  # type: ignore[attr-defined]
+    clock = _Clock()
+    settings = {
+        **plain["trainer"],
+        "devices": 1,
+        "num_nodes": 1,
+        "strategy": "auto",
+        "max_epochs": -1,
+        "max_steps": steps,
+        "accumulate_grad_batches": 1,
+        "limit_train_batches": 1.0,
+        "limit_val_batches": 0,
+        "num_sanity_val_steps": 0,
+        "overfit_batches": 0.0,
+        "enable_progress_bar": False,
+        "enable_checkpointing": False,
+    }
+    settings.pop("max_time", None)
+    trainer = make_trainer({**plain, "trainer": settings, "callbacks": None, "logger": None}, [clock])
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        trainer.fit(task, datamodule=data)
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not is_oom_error(error):
+            raise
+        return None
+    finally:
+        task.zero_grad(set_to_none=True)
+        gc.collect()
+        garbage_collection_cuda()
+    return Trial(
+        batch_size=size, samples_per_second=clock.samples_per_second(), memory_gb=_peak_memory(device) / 2**30
+    )
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes at most: of a CUDA device since its last reset, else of this process since it began."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _too_large(trials: list[Trial], *, on_cpu: bool) -> bool:
+    """Whether twice the last batch must be expected to ask for more main memory than there is."""
+    free = _free_memory()
+    if not on_cpu or free is None or len(trials) < 2:
+        return False
+    before, last = (trial.memory_gb for trial in trials[-2:])
+    return 2 * (last - before) * 2**30 > MARGIN * free
+
+
+def _free_memory() -> int | None:
+    """Bytes of main memory that this process may still get: of the machine, or of the container it is in (Linux)."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (group / "memory.max").read_text().strip(), (group / "memory.current").read_text()
+        return free if limit == "max" else min(free, max(0, int(limit) - int(used)))
+    except (OSError, ValueError):
+        return free
+
+
+def _num_samples(data: LightningDataModule) -> int | None:
+    """Training samples; None where the data does not say."""
+    try:
+        return len(data.train_dataloader().dataset)
+    except (AttributeError, TypeError):
+        return None
+
+
+def _print(trials: list[Trial], end: str) -> None:
+    table = Table(title="Batch sizes, samples per device", title_justify="left")
+    for name in ("data.batch_size", "samples per second", "memory, GB"):
+        table.add_column(name, justify="right")
+    for trial in trials:
+        table.add_row(str(trial.batch_size), f"{trial.samples_per_second:,.0f}", f"{trial.memory_gb:.2f}")
+    console().print(table)
+    best = max(trial.samples_per_second for trial in trials)
+    enough = next(trial.batch_size for trial in trials if trial.samples_per_second >= AS_FAST * best)
+    print_line(f"The largest that fits: {trials[-1].batch_size}. {end}")
+    print_line(f"From {enough} on, larger batches are hardly faster.")

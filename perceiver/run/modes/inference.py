@@ -1,0 +1,87 @@
+"""A checkpoint's model over the `predict_dataloader` of a data module, batch by batch; only a sink keeps anything."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from perceiver import checkpoints
+from perceiver.batch import Batch
+from perceiver.model import Perceiver
+from perceiver.run.processes.interruption import until_interrupted
+from perceiver.run.resuming.stored_spec import use_stored_spec
+
+Compute = Callable[[Batch], Tensor]
+Sink = Callable[[list[str], Tensor], None]
+"""Takes the ids of B samples and what was computed of them, `(B, …)` float32 on the CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    """A trained model and the data that it is used on.
+
+    Args:
+        model: of the checkpoint.
+        data: with the checkpoint's spec.
+        spec: of the checkpoint.
+        file: the checkpoint.
+        trainer: whose device and precision are used.
+    """
+
+    model: Perceiver
+    data: LightningDataModule
+    spec: dict[str, Any]
+    file: Path
+    trainer: Trainer
+
+    @classmethod
+    def of(cls, config: DictConfig) -> Inference:
+        """As a configuration says: `ckpt_path`, `trust`, `data` and `trainer`, of which a single device is used.
+
+        Raises:
+            ValueError: the data module has nothing to predict, or does not fit the checkpoint.
+        """
+        file = checkpoints.find(config.ckpt_path)
+        recipe = checkpoints.read(file)
+        model = checkpoints.load(file, trust=list(config.trust))
+        data: LightningDataModule = instantiate(config.data, _convert_="all")
+        if type(data).predict_dataloader is LightningDataModule.predict_dataloader:
+            raise ValueError(f"data: {type(data).__name__} has no predict_dataloader.")
+        spec = use_stored_spec(data, recipe.spec, file=file, trained_on=recipe.config.get("data"))
+        settings = OmegaConf.to_container(config.trainer, resolve=True)
+        assert isinstance(settings, dict)
+        trainer: Trainer = instantiate({**settings, "devices": 1, "num_nodes": 1, "_partial_": True}, _convert_="all")(
+            logger=False, enable_checkpointing=False, enable_progress_bar=sys.stdout.isatty()
+        )
+        return cls(model=model, data=data, spec=spec, file=file, trainer=trainer)
+
+    def run(self, compute: Compute, sink: Sink) -> None:
+        """Call `compute` with every batch on the trainer's device, in evaluation mode, and `sink` with what it gives."""
+        module = _Inference(self.model, compute, sink)
+        until_interrupted(self.trainer, lambda: self.trainer.predict(module, datamodule=self.data, return_predictions=False))
+
+
+class _Inference(LightningModule):
+    """What Lightning's prediction loop calls."""
+
+    def __init__(self, model: Perceiver, compute: Compute, sink: Sink) -> None:
+        super().__init__()
+        self.model = model
+        self.compute_batch = compute
+        self.sink = sink
+        self.seen = 0
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> int:
+        """One batch; how many samples there were, since Lightning wonders at None."""
+        ids = batch.ids or [str(self.seen + row) for row in range(batch.size)]
+        self.seen += batch.size
+        self.sink(list(ids), self.compute_batch(batch).float().cpu())
+        return batch.size

@@ -1,0 +1,1 @@
+"""Several processes per run: launching, failures, interruption."""

@@ -1,0 +1,52 @@
+"""How much of a model's attention each modality gets, logged while validating."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from perceiver.batch import Batch
+from perceiver.run.reporting.whole_model import whole_model
+
+
+class AttentionByModality(Callback):
+    """Logs `val/attention/<modality>`, the share of the latents' attention that each modality of a model gets.
+
+    Means over cross-attends and samples; a modality gets nothing from a sample that lacks it. Nothing is logged for models
+    of one modality, for other models than `perceiver.Perceiver`, or where parameters are sharded over processes.
+
+    Args:
+        num_batches: the first ones of each validation; they are encoded once more.
+    """
+
+    def __init__(self, *, num_batches: int = 2) -> None:
+        if num_batches < 1:
+            raise ValueError(f"AttentionByModality.num_batches: expected 1 or more, got {num_batches}.")
+        self.num_batches = num_batches
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Log the shares in one of the first batches."""
+        if batch_idx >= self.num_batches or dataloader_idx > 0:
+            return
+        model = whole_model(trainer, pl_module)
+        if model is None or len(model.adapters) < 2:
+            return
+        with torch.no_grad():
+            steps = model.attention_by_modality(batch.inputs, batch.masks)
+        for name in model.adapters:
+            # All of them in every process, whatever its batch holds: processes take their means together.
+            shares = [step[name].mean() for step in steps if name in step]
+            share = torch.stack(shares).mean() if shares else torch.zeros((), device=pl_module.device)
+            pl_module.log(
+                f"val/attention/{name}", share, on_step=False, on_epoch=True, batch_size=batch.size, sync_dist=True
+            )

@@ -1,0 +1,155 @@
+"""When a run draws, and where figures go: PNG in the run directory, and TensorBoard. What they show: `perceiver.plots`."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from perceiver.batch import Batch
+from perceiver.model import Perceiver
+from perceiver.plots.confusion import confusion_figure
+from perceiver.run.reporting.metrics import BestEpoch, best_checkpoint, confusion_of
+from perceiver.run.reporting.whole_model import whole_model
+from perceiver.runtime.files import atomic_write
+
+Draw = Callable[[Perceiver, Iterable[Batch]], Mapping[str, Figure | str]]
+"""A model and batches of evaluation data to figures, or plain texts, by name: `perceiver.plots.SampleGrid`, or any alike."""
+
+
+class ConfusionFigures(Callback):
+    """Draws the validation confusion matrix of the best epoch after training, and that of the test after testing.
+
+    Args:
+        directory: the run directory; figures go to `figures/confusion_val.png` and `figures/confusion_test.png`.
+        names: class names, in the order of the class numbers.
+        best: what remembers the best epoch; None where nothing is trained.
+    """
+
+    def __init__(self, *, directory: Path, names: Sequence[str], best: BestEpoch | None) -> None:
+        self.directory = directory
+        self.names = list(names)
+        self.best = best
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the best epoch's matrix; its epoch is the step in TensorBoard."""
+        if self.best is not None and self.best.confusion is not None and trainer.is_global_zero:
+            self._publish(trainer, self.best.confusion, "val", self.best.epoch or 0)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the test's matrix."""
+        confusion = confusion_of(pl_module, "test")
+        if confusion is not None and trainer.is_global_zero:
+            self._publish(trainer, confusion, "test", trainer.current_epoch)
+
+    def _publish(self, trainer: Trainer, confusion: Tensor, stage: str, step: int) -> None:
+        figure = confusion_figure(confusion, self.names, title=f"{stage}: predicted against true class")
+        _write(figure, self.directory / "figures" / f"confusion_{stage}.png")
+        _log(trainer, figure, f"{stage}/confusion", step)
+
+
+class EvaluationFigures(Callback):
+    """Draws what the best checkpoint makes of the validation data, after training.
+
+    Where nothing is trained it draws the test data. Figures go to `figures/<name>_val.png` or `figures/<name>_test.png` in
+    the run directory and to TensorBoard. Nothing is drawn without validation, or where parameters are sharded over
+    processes. What fails while it draws is a warning: a training is worth more than its figures.
+
+    Args:
+        directory: the run directory.
+        draw: makes the figures; called in the first process only, with a `perceiver.Perceiver` and the batches of the data
+            loader, of which it takes what it needs.
+        every_n_epochs: also draw for TensorBoard whenever so many epochs have been validated; None: never.
+    """
+
+    def __init__(self, *, directory: str | Path, draw: Draw, every_n_epochs: int | None = None) -> None:
+        if every_n_epochs is not None and every_n_epochs < 1:
+            raise ValueError(f"EvaluationFigures.every_n_epochs: expected 1 or more, or null, got {every_n_epochs}.")
+        self.directory = Path(directory)
+        self.draw = draw
+        self.every_n_epochs = every_n_epochs
+        self._trained = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the epoch for TensorBoard, if it is its turn."""
+        if trainer.sanity_checking or self.every_n_epochs is None or trainer.state.fn != TrainerFn.FITTING:
+            return
+        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            for name, figure in self._drawn(trainer, pl_module, trainer.val_dataloaders).items():
+                _log(trainer, figure, f"val/{name}", trainer.current_epoch)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw with the weights of the best checkpoint, or the last ones where there is none."""
+        self._trained = True
+        model = whole_model(trainer, pl_module)
+        if trainer.is_global_zero and model is not None:
+            with _weights_of(best_checkpoint(trainer), model):
+                self._publish(trainer, pl_module, trainer.val_dataloaders, "val")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the test data, but not after a training, which has drawn the validation data."""
+        if not self._trained:
+            self._publish(trainer, pl_module, trainer.test_dataloaders, "test")
+
+    def _publish(self, trainer: Trainer, task: LightningModule, loader: Any, stage: str) -> None:
+        for name, figure in self._drawn(trainer, task, loader).items():
+            suffix = "txt" if isinstance(figure, str) else "png"
+            _write(figure, self.directory / "figures" / f"{name}_{stage}.{suffix}")
+            _log(trainer, figure, f"{stage}/{name}", trainer.current_epoch)
+
+    def _drawn(self, trainer: Trainer, task: LightningModule, loader: Any) -> Mapping[str, Figure | str]:
+        model = whole_model(trainer, task)
+        if loader is None or not trainer.is_global_zero or model is None:
+            return {}
+        first = loader[0] if isinstance(loader, list | tuple) else loader
+        # Loaders draw seeds: looking must not change the training.
+        with torch.random.fork_rng(devices=[]):
+            try:
+                return self.draw(model, first)
+            except Exception as error:
+                name = getattr(self.draw, "__name__", type(self.draw).__name__)
+                warnings.warn(f"figures: {name} failed and is left out: {type(error).__name__}: {error}")
+                return {}
+
+
+@contextmanager
+def _weights_of(file: Path | None, model: nn.Module) -> Iterator[None]:
+    """The model with the weights of a checkpoint, and afterwards with its own again."""
+    if file is None:
+        yield
+        return
+    stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    own = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict({name.removeprefix("model."): stored[name] for name in stored if name.startswith("model.")})
+    try:
+        yield
+    finally:
+        model.load_state_dict(own)
+
+
+def _write(figure: Figure | str, path: Path) -> None:
+    buffer = io.BytesIO()
+    if isinstance(figure, str):
+        buffer.write(figure.encode())
+    else:
+        figure.savefig(buffer, format="png", dpi=120)
+    with atomic_write(path) as file:
+        file.write(buffer.getvalue())
+
+
+def _log(trainer: Trainer, figure: Figure | str, tag: str, step: int) -> None:
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger) and isinstance(figure, str):
+            logger.experiment.add_text(tag, f"```\n{figure}\n```", global_step=step)
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_figure(tag, figure, global_step=step, close=True)

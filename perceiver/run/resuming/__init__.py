@@ -1,0 +1,1 @@
+"""Continuing a run exactly where it stopped."""

@@ -1,0 +1,1 @@
+"""Kinds of target: what the outputs of a model mean, and the entry `target` of the spec."""

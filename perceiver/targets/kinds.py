@@ -1,0 +1,50 @@
+"""The table of all kinds of target: from `spec["target"]` to an object that interprets outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from perceiver.targets.classes import ClassTarget, Prediction
+from perceiver.targets.comparison import Comparison as Comparison
+from perceiver.targets.labels import LabelsPrediction, LabelsTarget
+from perceiver.targets.pixels import FieldPrediction, FieldTarget, SegmentationPrediction, SegmentationTarget
+from perceiver.targets.values import ValuesPrediction, ValuesTarget
+
+AnyPrediction = Prediction | LabelsPrediction | ValuesPrediction | SegmentationPrediction | FieldPrediction
+
+
+@runtime_checkable
+class Target(Protocol):
+    """What is predicted; made from `spec["target"]`."""
+
+    def predict(self, outputs: Float[Tensor, "batch *grid outputs"]) -> Sequence[AnyPrediction]:
+        """What the outputs of B samples mean, one prediction each."""
+        ...
+
+    def compare(
+        self, outputs: Float[Tensor, "batch *grid outputs"], target: Shaped[Tensor, "batch *any"]
+    ) -> list[Comparison]:
+        """Predictions beside truths, for B samples."""
+        ...
+
+
+KINDS: dict[str, Callable[[Mapping[str, Any]], Target]] = {
+    "classes": lambda target: ClassTarget(names=target["names"]),
+    "labels": lambda target: LabelsTarget(names=target["names"], threshold=target.get("threshold", 0.5)),
+    "values": lambda target: ValuesTarget(names=target["names"], mean=target["mean"], std=target["std"]),
+    "segmentation": lambda target: SegmentationTarget(names=target["names"], modality=target["modality"]),
+    "field": FieldTarget.of,
+    "flow": FieldTarget.of,
+}
+"""From a spec's target to what it means, by kind."""
+
+
+def target_of(spec: Mapping[str, Any] | None) -> Target | None:
+    """What a model with this spec predicts; None if the spec does not say, or says a kind that is not known here."""
+    target = (spec or {}).get("target") or {}
+    make = KINDS.get(str(target.get("kind")))
+    return None if make is None else make(target)

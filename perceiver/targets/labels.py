@@ -1,0 +1,76 @@
+"""Any number of labels per sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from perceiver.targets.comparison import Comparison as Comparison
+
+
+@dataclass(frozen=True)
+class LabelsPrediction:
+    """The labels of one sample whose probability reaches the threshold, and the probability of every label by name."""
+
+    labels: tuple[str, ...]
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class LabelsTarget:
+    """Any number of labels, none and all included; outputs are logits.
+
+    Args:
+        names: of the labels, in the order of the outputs.
+        threshold: the least probability of a label that counts as predicted.
+    """
+
+    names: Sequence[str]
+    threshold: float = 0.5
+
+    def predict(self, outputs: Float[Tensor, "batch labels"]) -> list[LabelsPrediction]:
+        """A probability for each label, apart from the others."""
+        tables = [dict(zip(self.names, row, strict=True)) for row in outputs.float().sigmoid().tolist()]
+        return [
+            LabelsPrediction(tuple(name for name, probability in table.items() if probability >= self.threshold), table)
+            for table in tables
+        ]
+
+    def compare(self, outputs: Float[Tensor, "batch labels"], target: Shaped[Tensor, "batch labels"]) -> list[Comparison]:
+        """The loss is that of the worst label: one missing and one too many weigh alike, however many there are."""
+        wrong = (outputs.float().sigmoid() - target.float()).abs().amax(dim=1).tolist()
+        truths = [tuple(name for name, share in zip(self.names, row, strict=True) if share > 0.5) for row in target.tolist()]
+        return [
+            Comparison(
+                predicted=", ".join(one.labels) or "none",
+                true=", ".join(truth) or "none",
+                correct=one.labels == truth,
+                loss=loss,
+            )
+            for one, truth, loss in zip(self.predict(outputs), truths, wrong, strict=True)
+        ]
+
+
+def labels_target(*, names: Sequence[str], training: Shaped[Tensor, "samples labels"]) -> dict[str, Any]:
+    """The entry `target` of the spec for labels: their names, and how often each occurs in the training split.
+
+    Args:
+        names: of the labels.
+        training: targets of the training split, 0 or 1.
+    """
+    check_columns(names, training)
+    return {
+        "kind": "labels",
+        "names": list(names),
+        "positives": (training > 0.5).sum(dim=0).tolist(),
+        "samples": len(training),
+    }
+
+
+def check_columns(names: Sequence[str], training: Tensor) -> None:
+    if training.shape[1] != len(names):
+        raise ValueError(f"names: expected one for each of the {training.shape[1]} columns of training, got {len(names)}.")

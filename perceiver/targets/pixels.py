@@ -1,0 +1,213 @@
+"""Predictions on a grid: a class for each pixel, or a field of values such as optical flow. See `perceiver.targets.classes`.
+
+The functions `segmentation_target`, `field_target` and `flow_target` make the entry `target` of the spec for a data module.
+It names the modality whose grid the target has, so that predictions of padded samples can be cut to their own size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from numpy.typing import NDArray
+from torch import Tensor
+
+from perceiver.masks import extents
+from perceiver.targets.comparison import Comparison
+
+FLOW_NAMES = ("x", "y")
+"""Channels of a flow field: pixels to the right, pixels down."""
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentationPrediction:
+    """The most probable class of every pixel of one sample.
+
+    Args:
+        classes: `(H, W)`, class numbers.
+        probabilities: `(classes, H, W)`, float32.
+        names: of the classes 0, 1, …
+    """
+
+    classes: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    names: tuple[str, ...]
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of the pixels that each class has, by name."""
+        counts = np.bincount(self.classes.ravel(), minlength=len(self.names))
+        return dict(zip(self.names, (counts / counts.sum()).tolist(), strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class FieldPrediction:
+    """The values of every pixel of one sample, in the units of the training data.
+
+    Args:
+        values: `(E, H, W)`, float32; of optical flow: pixels to the right and down, from first to second frame.
+        names: of the E values.
+    """
+
+    values: NDArray[np.float32]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SegmentationTarget:
+    """One of several classes for each pixel; outputs are logits.
+
+    Args:
+        names: of the classes 0, 1, …
+        modality: whose grid the target has.
+    """
+
+    names: Sequence[str]
+    modality: str
+
+    def predict(self, outputs: Float[Tensor, "batch *grid classes"]) -> list[SegmentationPrediction]:
+        """Softmax over the classes."""
+        names = tuple(self.names)
+        probabilities = outputs.float().softmax(dim=-1).movedim(-1, 1).cpu()
+        return [SegmentationPrediction(one.argmax(dim=0).numpy(), one.numpy(), names) for one in probabilities]
+
+    def compare(self, outputs: Float[Tensor, "batch *grid classes"], target: Int[Tensor, "batch *grid"]) -> list[Comparison]:
+        """The loss is the share of pixels of another class, over all pixels."""
+        wrong = (outputs.argmax(dim=-1) != target).flatten(1).float().mean(dim=1).tolist()
+        found = [sorted(set(one.classes.ravel().tolist())) for one in self.predict(outputs)]
+        truths = [sorted(set(row.flatten().tolist())) for row in target]
+        return [
+            Comparison(
+                predicted=", ".join(self.names[number] for number in predicted),
+                true=", ".join(self.names[number] for number in true),
+                correct=loss == 0,
+                loss=loss,
+            )
+            for predicted, true, loss in zip(found, truths, wrong, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class FieldTarget:
+    """Values for each pixel; outputs are normalised, `(value - mean) / std`.
+
+    Args:
+        names: of the values, in the order of the outputs.
+        mean, std: in the units of the data, one per value.
+        modality: whose grid the target has.
+    """
+
+    names: Sequence[str]
+    mean: Sequence[float]
+    std: Sequence[float]
+    modality: str
+
+    @classmethod
+    def of(cls, target: Mapping[str, Any]) -> FieldTarget:
+        """As the spec says."""
+        return cls(names=target["names"], mean=target["mean"], std=target["std"], modality=target["modality"])
+
+    def values(self, outputs: Float[Tensor, "batch *grid values"]) -> Float[Tensor, "batch values *grid"]:
+        """Normalisation undone, channels first, float32."""
+        mean, std = (torch.tensor(numbers, dtype=torch.float32, device=outputs.device) for numbers in (self.mean, self.std))
+        return (outputs.float() * std + mean).movedim(-1, 1)
+
+    def predict(self, outputs: Float[Tensor, "batch *grid values"]) -> list[FieldPrediction]:
+        """Normalisation undone."""
+        names = tuple(self.names)
+        return [FieldPrediction(one.numpy(), names) for one in self.values(outputs).cpu()]
+
+    def compare(
+        self, outputs: Float[Tensor, "batch *grid values"], target: Float[Tensor, "batch values *grid"]
+    ) -> list[Comparison]:
+        """The loss is the mean end-point error over all pixels."""
+        errors = torch.linalg.vector_norm(self.values(outputs) - target, dim=1).flatten(1).mean(dim=1).tolist()
+        lengths = torch.linalg.vector_norm(target.float(), dim=1).flatten(1).mean(dim=1).tolist()
+        return [
+            Comparison(predicted=f"error {error:.3g}", true=f"length {length:.3g}", correct=None, loss=error)
+            for error, length in zip(errors, lengths, strict=True)
+        ]
+
+
+_Any = TypeVar("_Any")
+
+
+def cut_to_size(predictions: Sequence[_Any], *, target: Any, masks: Mapping[str, Tensor]) -> list[_Any]:
+    """Predictions on grids without the padding of their batch; other predictions as they are.
+
+    Args:
+        predictions: of B samples.
+        target: what made them.
+        masks: of the batch; that of the target's modality says how large each sample is.
+    """
+    mask = masks.get(getattr(target, "modality", ""))
+    if mask is None or mask.ndim < 3:
+        return list(predictions)
+    rows, columns = (sizes.tolist() for sizes in extents(mask)[-2:])
+    return [_cut(one, height, width) for one, height, width in zip(predictions, rows, columns, strict=True)]
+
+
+def _cut(one: Any, height: int, width: int) -> Any:
+    if isinstance(one, SegmentationPrediction):
+        return replace(one, classes=one.classes[:height, :width], probabilities=one.probabilities[:, :height, :width])
+    return replace(one, values=one.values[:, :height, :width]) if isinstance(one, FieldPrediction) else one
+
+
+def segmentation_target(*, names: Sequence[str], counts: Sequence[int], modality: str) -> dict[str, Any]:
+    """The entry `target` of the spec for a class per pixel.
+
+    Args:
+        names: of the classes.
+        counts: how many pixels of the training split, or of a part of it, are of each.
+        modality: whose grid the target has.
+    """
+    return {"kind": "segmentation", "names": list(names), "counts": list(counts), "modality": modality}
+
+
+def field_target(*, names: Sequence[str], mean: Sequence[float], std: Sequence[float], modality: str) -> dict[str, Any]:
+    """The entry `target` of the spec for values per pixel.
+
+    Args:
+        names: of the values.
+        mean, std: of each over the valid pixels of the training split, or of a part of it.
+        modality: whose grid the target has.
+
+    Raises:
+        ValueError: not one mean and one standard deviation above 0 for each.
+    """
+    if not len(names) == len(mean) == len(std) > 0 or not all(map(math.isfinite, [*mean, *std])) or min(std) <= 0:
+        raise ValueError(
+            f"field_target: expected a finite mean and a standard deviation above 0 for each of {list(names)}, got "
+            f"{list(mean)} and {list(std)}."
+        )
+    return {"kind": "field", "names": list(names), "mean": list(mean), "std": list(std), "modality": modality}
+
+
+def flow_target(
+    *, flow: Float[Tensor, "samples 2 *grid"], mask: Shaped[Tensor, "samples *grid"], modality: str
+) -> dict[str, Any]:
+    """The entry `target` of the spec for optical flow: it is learned in units of its root mean square in both directions.
+
+    No mean is subtracted, so that no motion is 0.
+
+    Args:
+        flow: of the training split, or of a part of it.
+        mask: where it is valid.
+        modality: of the frames.
+
+    Raises:
+        ValueError: nothing moves, or nothing is valid.
+    """
+    squares = flow.double().square().mean(dim=1)[mask]
+    scale = float(squares.mean().sqrt()) if len(squares) else 0.0
+    if not math.isfinite(scale) or scale == 0:
+        raise ValueError(
+            f"flow_target: expected motion in some valid pixel, got a root mean square of {scale} over {len(squares)}."
+        )
+    target = field_target(names=FLOW_NAMES, mean=[0.0, 0.0], std=[scale, scale], modality=modality)
+    return {**target, "kind": "flow"}

@@ -1,0 +1,79 @@
+"""Numbers, normalised by the training split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from perceiver.targets.comparison import Comparison as Comparison
+from perceiver.targets.labels import check_columns
+
+
+@dataclass(frozen=True)
+class ValuesPrediction:
+    """The values of one sample by name, in the units of the training data."""
+
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ValuesTarget:
+    """Numbers; outputs are normalised by the training split's mean and standard deviation.
+
+    Args:
+        names: of the values, in the order of the outputs.
+        mean, std: in the units of the data, one per value.
+    """
+
+    names: Sequence[str]
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def predict(self, outputs: Float[Tensor, "batch values"]) -> list[ValuesPrediction]:
+        """Normalisation undone, in float64: large means keep their digits."""
+        mean, std = (torch.tensor(numbers, dtype=torch.float64) for numbers in (self.mean, self.std))
+        values = (outputs.double().cpu() * std + mean).tolist()
+        return [ValuesPrediction(dict(zip(self.names, row, strict=True))) for row in values]
+
+    def compare(self, outputs: Float[Tensor, "batch values"], target: Shaped[Tensor, "batch *values"]) -> list[Comparison]:
+        """The loss is the mean distance over the values, in standard deviations of each."""
+        truths = target.reshape(len(target), -1).double().cpu()
+        comparisons = []
+        for one, truth in zip(self.predict(outputs), truths.tolist(), strict=True):
+            predicted = list(one.values.values())
+            distances = [abs(a - b) / s for a, b, s in zip(predicted, truth, self.std, strict=True)]
+            said, real = (", ".join(f"{number:.3g}" for number in numbers) for numbers in (predicted, truth))
+            comparisons.append(Comparison(said, real, correct=None, loss=sum(distances) / len(distances)))
+        return comparisons
+
+
+def values_target(*, names: Sequence[str], training: Float[Tensor, "samples values"]) -> dict[str, Any]:
+    """The entry `target` of the spec for values: their names, and mean and standard deviation over the training split.
+
+    A value that never varies gets the standard deviation 1.
+
+    Args:
+        names: of the values.
+        training: targets of the training split.
+
+    Raises:
+        ValueError: no samples, values that are NaN or infinite, or another number of them than names.
+    """
+    check_columns(names, training)
+    if len(training) == 0 or not bool(training.isfinite().all()):
+        raise ValueError(f"values_target.training: expected one or more rows of finite values, got {tuple(training.shape)}.")
+    exact = training.double()
+    std = exact.std(dim=0, correction=0)
+    # What rounding leaves of a constant is no variation.
+    varies = std > 1e-12 * exact.abs().amax(dim=0)
+    return {
+        "kind": "values",
+        "names": list(names),
+        "mean": exact.mean(dim=0).tolist(),
+        "std": torch.where(varies, std, torch.ones_like(std)).tolist(),
+    }

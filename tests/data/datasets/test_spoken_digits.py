@@ -1,0 +1,204 @@
+"""Spoken digits: 3,000 tiny files named as the original, damaged as happens, and the real data where there is some."""
+
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from perceiver.batch import Batch
+from perceiver.data.datasets.spoken_digits import ALL, SPEAKERS, SpokenDigits, download_recordings
+from perceiver.modalities.preprocess import preprocess
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """3,000 recordings of a few samples each; what they hold says which they are."""
+    root = tmp_path_factory.mktemp("original")
+    folder = root / "free-spoken-digit-dataset" / "recordings"
+    folder.mkdir(parents=True)
+    for number, one in enumerate(ALL):
+        samples = np.full(4 + number % 5, number + 1, dtype=np.int16)
+        soundfile.write(folder / one.name, samples, 8000)
+    return root
+
+
+@pytest.fixture
+def root(original: Path, tmp_path: Path) -> Path:
+    """The same files as links: a test may remove or replace them."""
+    folder = tmp_path / "free-spoken-digit-dataset" / "recordings"
+    folder.mkdir(parents=True)
+    for path in (original / "free-spoken-digit-dataset" / "recordings").iterdir():
+        (folder / path.name).hardlink_to(path)
+    return tmp_path
+
+
+def prepared(root: Path, **arguments: object) -> SpokenDigits:
+    module = SpokenDigits(root=root, **{"download": False, **arguments})  # type: ignore[arg-type]
+    module.prepare_data()
+    module.setup("fit")
+    module.setup("test")
+    return module
+
+
+def ids(loader: object) -> list[str]:
+    return [name for batch in loader for name in batch.ids]  # type: ignore[attr-defined]
+
+
+def parts(name: str) -> tuple[str, str, int]:
+    digit, speaker, index = name.removeprefix("spoken_digits/").split("_")
+    return digit, speaker, int(index)
+
+
+def test_the_official_test_split_and_a_stratified_validation_split(original: Path) -> None:
+    module = prepared(original)
+    training, validation, test = ids(module.train_dataloader()), ids(module.val_dataloader()), ids(module.test_dataloader())
+    assert (len(training), len(validation), len(test)) == (2400, 300, 300)
+    assert len({*training, *validation, *test}) == 3000
+    assert all(parts(name)[2] < 5 for name in test)
+    assert set(Counter(parts(name)[:2] for name in validation).values()) == {5}
+    assert len(Counter(parts(name)[:2] for name in validation)) == 60
+    assert ids(prepared(original).val_dataloader()) == validation
+    assert ids(prepared(original, split_seed=1).val_dataloader()) != validation
+
+
+def test_a_held_out_speaker_is_heard_in_the_test_only(original: Path) -> None:
+    module = prepared(original, held_out_speaker="theo", validation_size=250)
+    assert {parts(name)[1] for name in ids(module.test_dataloader())} == {"theo"}
+    rest = [*ids(module.train_dataloader()), *ids(module.val_dataloader())]
+    assert {parts(name)[1] for name in rest} == set(SPEAKERS) - {"theo"}
+    assert len(rest) == len(set(rest)) == 2500
+    with pytest.raises(ValueError, match=r"data\.held_out_speaker: expected one of george, .*, got 'anna'"):
+        prepared(original, held_out_speaker="anna")
+
+
+def test_batches_are_ragged_and_normalised_like_predictions(original: Path) -> None:
+    module = prepared(original, batch_size=300)
+    (batch,) = module.test_dataloader()
+    assert isinstance(batch, Batch)
+    facts = module.spec["modalities"]["audio"]
+    assert batch.inputs["audio"].shape == (300, 1, 8)
+    for row, name in enumerate(batch.ids):
+        file = original / "free-spoken-digit-dataset" / "recordings" / f"{name.removeprefix('spoken_digits/')}.wav"
+        expected = preprocess(soundfile.read(file, dtype="int16"), modality=facts, name=name)
+        torch.testing.assert_close(batch.inputs["audio"][row][:, batch.masks["audio"][row]], expected)
+        assert batch.target[row] == int(parts(name)[0])
+
+
+def test_spec(original: Path) -> None:
+    module = prepared(original, sample_rate=16000)
+    audio = module.spec["modalities"]["audio"]
+    assert (audio["kind"], audio["shape"], audio["sample_rate"], audio["mean"]) == ("audio", [1, None], 16000, [0.0])
+    assert module.spec["target"]["names"] == [str(digit) for digit in range(10)]
+    # Resampled to twice the rate: twice as many samples.
+    assert next(iter(module.test_dataloader())).inputs["audio"].shape[2] == 16
+    with pytest.raises(ValueError, match=r"spec\.modalities\.audio\.sample_rate: SpokenDigits has 8000, .* says 16000"):
+        prepared(original).spec = module.spec
+
+
+def test_absent_files(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        SpokenDigits(root=tmp_path / "nowhere", download=False).prepare_data()
+    for part in ("data.root", str(tmp_path / "nowhere"), "0_george_0.wav", "2997 more"):
+        assert part in str(caught.value)
+    for remedy in ("PERCEIVER_DATA", "data.download=true"):
+        assert remedy in str(caught.value)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_one_absent_file(root: Path) -> None:
+    (root / "free-spoken-digit-dataset" / "recordings" / "3_theo_7.wav").unlink()
+    with pytest.raises(FileNotFoundError, match=r"but 3_theo_7\.wav cannot be had"):
+        SpokenDigits(root=root, download=False).prepare_data()
+
+
+def test_a_recording_too_many(root: Path) -> None:
+    soundfile.write(root / "free-spoken-digit-dataset" / "recordings" / "3_anna_7.wav", np.zeros(9), 8000)
+    with pytest.raises(ValueError, match=r"no others, got also 3_anna_7\.wav.*audio_folder"):
+        SpokenDigits(root=root, download=False).prepare_data()
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"text", "no sound file"), (None, "is truncated")])
+def test_damaged_files_are_reported_before_training(content: bytes | None, message: str, root: Path) -> None:
+    path = root / "free-spoken-digit-dataset" / "recordings" / "9_lucas_2.wav"
+    damaged = path.read_bytes()[:-4] if content is None else content
+    path.unlink()
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=rf"{path}: .*{message}"):
+        SpokenDigits(root=root, download=False).prepare_data()
+
+
+@pytest.fixture(scope="session")
+def archive(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What GitHub makes of a release: everything in one folder, the recordings among other files."""
+    path = tmp_path_factory.mktemp("archive") / "v1.0.10.tar.gz"
+    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
+        top = "free-spoken-digit-dataset-1.0.10"
+        tar.add(original / "free-spoken-digit-dataset" / "recordings", f"{top}/recordings")
+        tar.add(original / "free-spoken-digit-dataset" / "recordings" / "0_theo_0.wav", f"{top}/utils/other.wav")
+    return path
+
+
+def test_download_adds_what_is_absent(archive: Path, root: Path) -> None:
+    folder = root / "free-spoken-digit-dataset" / "recordings"
+    (folder / "3_theo_7.wav").unlink()
+    own = folder / "3_theo_8.wav"
+    before = own.stat().st_ino
+    SpokenDigits(root=root, url=archive.as_uri()).prepare_data()
+    assert len(list(folder.iterdir())) == 3000
+    assert own.stat().st_ino == before
+    assert [path.name for path in folder.parent.iterdir()] == ["recordings"]
+
+
+def test_download_into_nothing(archive: Path, tmp_path: Path) -> None:
+    module = SpokenDigits(root=tmp_path / "new", url=archive.as_uri())
+    module.prepare_data()
+    module.setup("fit")
+    assert len(module.val_dataloader().dataset) == 300  # type: ignore[arg-type]
+
+
+def test_impossible_download_leaves_nothing(tmp_path: Path) -> None:
+    module = SpokenDigits(root=tmp_path / "new", url=(tmp_path / "nothing.tar.gz").as_uri())
+    with pytest.raises(FileNotFoundError, match=r"(?s)data\.root: .* downloading them failed: .*PERCEIVER_DATA"):
+        module.prepare_data()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "incomplete"])
+def test_downloads_are_checked(damage: str, archive: Path, original: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.tar.gz"
+    if damage == "incomplete":
+        with tarfile.open(broken, "w:gz") as tar:
+            tar.add(original / "free-spoken-digit-dataset" / "recordings" / "0_theo_0.wav", "x/recordings/0_theo_0.wav")
+    else:
+        broken.write_bytes(archive.read_bytes()[:5000] if damage == "cut" else b"not found")
+    with pytest.raises(FileNotFoundError, match="downloading them failed"):
+        SpokenDigits(root=tmp_path / "new", url=broken.as_uri()).prepare_data()
+    assert not (tmp_path / "new").exists()
+
+
+def test_members_of_an_archive_cannot_leave_the_folder(tmp_path: Path) -> None:
+    evil = tmp_path / "evil.tar"
+    (tmp_path / "x.wav").write_bytes(b"")
+    with tarfile.open(evil, "w") as tar:
+        tar.add(tmp_path / "x.wav", "../../recordings/escaped.wav")
+    target = tmp_path / "inside" / "recordings"
+    with pytest.raises(FileNotFoundError, match="recordings"):
+        download_recordings(target, url=evil.as_uri())
+    assert not list(tmp_path.rglob("escaped.wav"))
+
+
+def test_real_data(data_root: Path) -> None:
+    if not (data_root / "free-spoken-digit-dataset" / "recordings").is_dir():
+        pytest.skip(f"no free-spoken-digit-dataset/recordings in {data_root}")
+    module = prepared(data_root, batch_size=300)
+    (test,) = module.test_dataloader()
+    assert torch.bincount(test.target).tolist() == [30] * 10
+    lengths = test.masks["audio"].sum(1) / 8000
+    assert lengths.min() >= 0.14
+    assert lengths.max() <= 2.3
+    training = torch.cat([batch.inputs["audio"][batch.masks["audio"][:, None]] for batch in module.val_dataloader()])
+    assert training.std().item() == pytest.approx(1, abs=0.2)

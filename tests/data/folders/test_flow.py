@@ -1,0 +1,128 @@
+"""Frame pairs and .flo files: the format by hand, cutting and mirroring move the flow along, bad files."""
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dense_cases import flow_set
+from PIL import Image
+
+from perceiver.batch import Sample
+from perceiver.data import FlowFolder
+from perceiver.data.folders.flow import FlowFileError, FramePairs, read_flow, write_flow
+from perceiver.testing import check_data_module
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    flow_set(tmp_path)
+    return tmp_path
+
+
+def module(root: Path, **arguments: Any) -> FlowFolder:
+    return FlowFolder(root=root, **{"size": (8, 10), "batch_size": 2, "num_workers": 0, **arguments})
+
+
+def test_kit(root: Path) -> None:
+    check_data_module(lambda: module(root))
+
+
+def test_the_format_is_that_of_middlebury(tmp_path: Path) -> None:
+    """Width before height, both components of a pixel beside one another."""
+    flow = np.arange(2 * 2 * 3, dtype=np.float32).reshape(2, 2, 3)
+    pixels = [float(flow[axis, row, column]) for row in range(2) for column in range(3) for axis in range(2)]
+    content = b"PIEH" + struct.pack("<2i", 3, 2) + struct.pack("<12f", *pixels)
+    write_flow(tmp_path / "a.flo", flow)
+    assert (tmp_path / "a.flo").read_bytes() == content
+    assert np.array_equal(read_flow(tmp_path / "a.flo"), flow)
+
+
+def moved(sample: Sample) -> None:
+    """Where the flow points the second frame is the first, as far as that lies within."""
+    frames, flow, seen = sample.inputs["frames"], sample.target, sample.target_mask
+    assert isinstance(frames, torch.Tensor)
+    assert isinstance(flow, torch.Tensor)
+    assert seen is not None
+    height, width = seen.shape
+    compared = 0
+    for row in range(height):
+        for column in range(width):
+            to = (row + int(flow[1, row, column]), column + int(flow[0, row, column]))
+            if bool(seen[row, column]) and 0 <= to[0] < height and 0 <= to[1] < width:
+                compared += 1
+                assert torch.equal(frames[:, 0, row, column], frames[:, 1, to[0], to[1]])
+    assert compared > height * width // 3
+
+
+def test_cutting_and_mirroring_move_the_flow_along(root: Path) -> None:
+    made = module(root)
+    made.setup("fit")
+    training, validation = made.read_training()
+    assert isinstance(training, FramePairs)
+    assert training.training
+    assert training.mirror
+    directions = set()
+    for number in [*range(len(training))] * 4:
+        sample = training[number]
+        moved(sample)
+        assert isinstance(sample.target, torch.Tensor)
+        directions.add(tuple(sample.target[:, 5, 5].tolist()))
+    assert directions == {(x, y) for x in (-3.0, 3.0) for y in (-1.0, 1.0)}
+    moved(validation[0])
+    assert made.spec["target"]["std"] == pytest.approx([5**0.5] * 2)
+
+
+def test_unknown_flow_is_not_valid(root: Path) -> None:
+    made = module(root, size=(12, 16))
+    made.setup("test")
+    [sample, *_] = list(made.read_test())  # type: ignore[call-overload]
+    expected = torch.ones(12, 16, dtype=torch.bool)
+    expected[:2, :2] = False
+    assert torch.equal(sample.target_mask, expected)
+    assert bool((sample.target[:, ~expected] == 0).all())
+    assert sample.id == "test/scene/0"
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def another(path: Path) -> None:
+    path.write_bytes(b"flow")
+
+
+def smaller(path: Path) -> None:
+    write_flow(path, np.zeros((2, 9, 9)))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (cut_off, r"0\.flo: expected 1,548 bytes of a flow of 12 x 16 pixels, as it says, got 1,547"),
+        (another, r"0\.flo: expected a \.flo file, which begins with the number 202021\.25"),
+        (smaller, r"0\.flo: expected frames and flow of one size, got \[\(9, 9\), \(12, 16\)\]"),
+    ],
+)
+def test_bad_files_are_named(root: Path, spoil: Callable[[Path], None], message: str) -> None:
+    spoil(root / "test" / "flow" / "scene" / "0.flo")
+    with pytest.raises(FlowFileError, match=message):
+        module(root).read_test()[0]
+
+
+def test_frames_that_are_too_small_or_alone(root: Path) -> None:
+    with pytest.raises(FlowFileError, match=r"expected frames of at least data\.size=\[13, 10\], got \[12, 16\]"):
+        module(root, size=(13, 10)).read_test()[0]
+    (root / "train" / "second" / "scene" / "1.png").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"second/scene/1\.jpg: expected this file beside .*1\.png; 1 of 5 have none"
+    ):
+        module(root).prepare_data()
+    with pytest.raises(ValueError, match=r"data\.size: expected \[height, width\]"):
+        module(root, size=(0, 1))
+    Image.new("RGB", (3, 3)).save(root / "test" / "first" / "new.png")
+    with pytest.raises(FileNotFoundError, match=r"second/new\.jpg"):
+        module(root).read_test()

@@ -1,0 +1,199 @@
+"""Images and masks in folders: pairs, framing without mixing classes, ignored pixels, sizes of their own, bad files."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from perceiver.batch import Batch
+from perceiver.data import SegmentationFolder
+from perceiver.data.readers.images import ImageFileError
+from perceiver.modalities.preprocess import preprocess
+from perceiver.testing import check_data_module
+
+NAMES = ["sky", "sea", "land"]
+
+
+def pair(folder: Path, name: str, numbers: np.ndarray, *, palette: bool = False) -> None:
+    """A mask, and an image whose red says the class of every pixel."""
+    for kind in ("images", "masks"):
+        (folder / kind / name).parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.zeros((*numbers.shape, 3), np.uint8)
+    pixels[..., 0] = np.minimum(80 * numbers, 255)
+    pixels[..., 1] = np.random.default_rng(len(name)).integers(0, 255, numbers.shape)
+    Image.fromarray(pixels).save(folder / "images" / f"{name}.png")
+    mask = Image.fromarray(numbers.astype(np.uint8))
+    if palette:
+        mask.putpalette([shade for number in range(256) for shade in (number, 255 - number, 99)])
+    mask.save(folder / "masks" / f"{name}.png")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 3)):
+        for number in range(count):
+            numbers = np.kron(random.integers(0, 3, (3, 4)), np.ones((4, 4))).astype(int)
+            numbers[0, :2] = 255
+            pair(tmp_path / split, f"part/{number}", numbers, palette=number % 2 == 1)
+    (tmp_path / "classes.txt").write_text("\n".join(NAMES) + "\n")
+    return tmp_path
+
+
+def module(root: Path, **arguments: Any) -> SegmentationFolder:
+    return SegmentationFolder(root=root, **{"size": (12, 16), "batch_size": 2, "num_workers": 0, **arguments})
+
+
+def test_kit(root: Path) -> None:
+    check_data_module(lambda: module(root, augment=v2.RandomHorizontalFlip()))
+
+
+def batches(made: SegmentationFolder, split: str = "test") -> list[Batch]:
+    made.setup("fit")
+    made.setup("test")
+    return list(getattr(made, f"{split}_dataloader")())
+
+
+def red(made: SegmentationFolder, batch: Batch) -> torch.Tensor:
+    """`(B, H, W)`, 80 for each class number."""
+    facts = made.spec["modalities"]["image"]
+    x = batch.inputs["image"]
+    assert isinstance(x, torch.Tensor)
+    return x[:, 0] * facts["std"][0] * 255 + facts["mean"][0] * 255
+
+
+def test_classes_are_those_of_the_masks(root: Path) -> None:
+    made = module(root)
+    for batch in batches(made):
+        assert batch.target_mask is not None
+        assert batch.target is not None
+        assert not bool(batch.target_mask[:, 0, :2].any()), "255 does not count"
+        assert bool(batch.target_mask[:, 1:].all())
+        seen = batch.target_mask
+        torch.testing.assert_close(red(made, batch)[seen], 80.0 * batch.target[seen], atol=0.01, rtol=0)
+    assert made.spec["target"]["names"] == NAMES
+    assert sum(made.spec["target"]["counts"]) == 5 * (12 * 16 - 2), "of the five images that train"
+    assert {one for batch in batches(made) for one in batch.ids} == {f"test/part/{n}" for n in range(3)}
+
+
+def test_augmentation_moves_both_and_what_it_fills_in_does_not_count(root: Path) -> None:
+    made = module(root, augment=v2.RandomAffine(degrees=0, translate=(0.4, 0.4)))
+    hidden = 0
+    for batch in batches(made, "train"):
+        assert batch.target is not None
+        assert batch.target_mask is not None
+        seen = batch.target_mask
+        torch.testing.assert_close(red(made, batch)[seen], 80.0 * batch.target[seen], atol=0.01, rtol=0)
+        hidden += int((~seen).sum())
+    assert hidden > 5 * 2, "more than what was ignored before"
+
+
+def test_framing_mixes_no_classes(root: Path) -> None:
+    made = module(root, size=(7, 5))
+    for batch in batches(made):
+        assert batch.target is not None
+        assert batch.target.shape[1:] == (7, 5)
+        assert set(batch.target.unique().tolist()) <= {0, 1, 2}
+    file = root / "test" / "images" / "part" / "1.png"
+    with Image.open(file) as image:
+        raw = preprocess(image, modality=made.spec["modalities"]["image"], name="image")
+    [first, *_] = batches(made)
+    torch.testing.assert_close(first.inputs["image"][1], raw)  # type: ignore[index]
+
+
+def test_sizes_of_their_own_are_padded(root: Path) -> None:
+    pair(root / "test", "part/9", np.ones((5, 20), int))
+    made = module(root, size=None, batch_size=4)
+    [batch] = batches(made)
+    assert batch.target is not None
+    assert batch.target_mask is not None
+    assert batch.target.shape == (4, 12, 20)
+    assert batch.target_mask.flatten(1).sum(dim=1).tolist() == [190, 190, 190, 100]
+    assert torch.equal(batch.masks["image"][:, 1:], batch.target_mask[:, 1:])
+    assert made.spec["modalities"]["image"]["shape"] == [3, None, None]
+
+
+def test_a_val_folder_is_the_validation_split(root: Path) -> None:
+    (root / "test").rename(root / "val")
+    made = module(root, needs_test=False)
+    made.prepare_data()
+    made.setup("fit")
+    assert [one for batch in made.val_dataloader() for one in batch.ids] == [f"val/part/{n}" for n in range(3)]
+    assert len(made.train_dataloader()) == 3
+
+
+def test_the_stored_classes_serve_where_no_file_names_them(root: Path) -> None:
+    trained = module(root)
+    trained.setup("fit")
+    (root / "classes.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"classes\.txt: expected the names of the classes, one per line"):
+        module(root).setup("fit")
+    again = module(root)
+    again.spec = trained.spec
+    again.setup("test")
+    assert again.class_names == NAMES
+    with pytest.raises(ValueError, match=r"spec\.target\.names"):
+        module(root, class_names=["a", "b", "c"]).spec = trained.spec
+
+
+def wide(root: Path) -> None:
+    Image.new("L", (3, 3)).save(root / "test" / "masks" / "part" / "0.png")
+
+
+def coloured(root: Path) -> None:
+    Image.new("RGB", (16, 12)).save(root / "test" / "masks" / "part" / "0.png")
+
+
+def unknown(root: Path) -> None:
+    Image.new("L", (16, 12), color=7).save(root / "test" / "masks" / "part" / "0.png")
+
+
+def damaged(root: Path) -> None:
+    (root / "test" / "masks" / "part" / "0.png").write_bytes(b"PNG")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (wide, r"0\.png: expected 12 x 16 pixels, as its image has \(upright\), got 3 x 3"),
+        (coloured, r"0\.png: expected class numbers, one channel .* got an image of mode RGB"),
+        (unknown, r"0\.png: expected class numbers from 0 to 2, or data\.ignored=\[255\], got 7"),
+        (damaged, r"0\.png: no intact image"),
+    ],
+)
+def test_bad_masks_name_the_file(root: Path, spoil: Callable[[Path], None], message: str) -> None:
+    spoil(root)
+    with pytest.raises(ImageFileError, match=message):
+        batches(module(root))
+
+
+def test_incomplete_pairs(root: Path) -> None:
+    mask = root / "train" / "masks" / "part" / "0.png"
+    content = mask.read_bytes()
+    mask.unlink()
+    with pytest.raises(FileNotFoundError, match=r"part/0\.png: expected this file beside .*; 1 of 6 have none"):
+        module(root).prepare_data()
+    mask.write_bytes(content)
+    (root / "train" / "images" / "part" / "1.png").unlink()
+    with pytest.raises(ValueError, match=r"part/1\.png: expected a file of this name in .*images; 1 have none"):
+        module(root).prepare_data()
+    with pytest.raises(FileNotFoundError, match=r"images: expected a folder, there is none"):
+        module(root / "nowhere").prepare_data()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"validation_fraction": 1.0}, r"data\.validation_fraction"),
+        ({"class_names": ["a"]}, r"data\.class_names: expected two names or more"),
+        ({"size": (0, 4)}, r"data\.size: expected \[height, width\]"),
+    ],
+)
+def test_wrong_settings(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        module(tmp_path, **arguments)

@@ -1,0 +1,119 @@
+"""Datasets of images in memory: the same values as preprocessing gives, batches, statistics, augmentation."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+from torchvision.transforms import v2
+
+from perceiver.batch import Batch
+from perceiver.collate import Collate
+from perceiver.data.loading.images import Images, LabelledImages, collated
+from perceiver.modalities.preprocess import preprocess
+
+MODALITY = {"kind": "image", "shape": [2, 4, 5], "range": [0, 255], "mean": [0.4, 0.5], "std": [0.2, 0.3]}
+
+
+@pytest.fixture
+def images() -> LabelledImages:
+    return LabelledImages(
+        pixels=torch.randint(0, 256, (20, 2, 4, 5), dtype=torch.uint8),
+        labels=torch.arange(20) % 3,
+        ids="set/train",
+        numbers=torch.arange(20) + 100,
+    )
+
+
+def test_batches_hold_what_preprocessing_and_collation_give(images: LabelledImages) -> None:
+    dataset = Images(images=images, modality=MODALITY)
+    indices = [3, 0, 19]
+    batch = dataset.__getitems__(indices)
+    singly = Collate(modalities={"image": MODALITY})([dataset[index] for index in indices])
+    assert isinstance(batch.inputs["image"], Tensor)
+    expected = torch.stack([preprocess(images.pixels[index], modality=MODALITY, name="image") for index in indices])
+    for got in (batch, singly):
+        torch.testing.assert_close(got.inputs["image"], expected)
+        assert got.masks == {}
+        assert got.target is not None
+        assert got.target.tolist() == [0, 0, 1]
+        assert got.ids == ["set/train/103", "set/train/100", "set/train/119"]
+
+
+def test_loader_visits_every_sample_once(images: LabelledImages) -> None:
+    loader = DataLoader(Images(images=images, modality=MODALITY), batch_size=8, shuffle=True, collate_fn=collated)
+    batches = list(loader)
+    assert [batch.size for batch in batches] == [8, 8, 4]
+    assert sorted(name for batch in batches for name in batch.ids) == [f"set/train/{n}" for n in range(100, 120)]
+
+
+def test_subsets_make_batches_too(images: LabelledImages) -> None:
+    dataset = Images(images=images, modality=MODALITY)
+    (batch,) = DataLoader(Subset(dataset, [5, 2]), batch_size=2, collate_fn=collated)
+    assert isinstance(batch, Batch)
+    assert batch.ids == ["set/train/105", "set/train/102"]
+
+
+def test_statistics_are_those_of_the_scaled_pixels(images: LabelledImages) -> None:
+    mean, deviation = images.statistics(value_range=(0, 255))
+    scaled = images.pixels.double() / 255
+    torch.testing.assert_close(torch.tensor(mean, dtype=torch.float64), scaled.mean(dim=(0, 2, 3)))
+    torch.testing.assert_close(torch.tensor(deviation, dtype=torch.float64), scaled.std(dim=(0, 2, 3), correction=0))
+
+
+def test_augmentation_sees_single_images_in_zero_to_one_before_normalisation(images: LabelledImages) -> None:
+    seen: list[Tensor] = []
+
+    def augment(image: Tensor) -> Tensor:
+        seen.append(image)
+        return torch.zeros_like(image)
+
+    batch = Images(images=images, modality=MODALITY, augment=augment).__getitems__([1, 2])
+    assert [tuple(image.shape) for image in seen[-2:]] == [(2, 4, 5)] * 2
+    torch.testing.assert_close(seen[-1], images.pixels[2].float() / 255)
+    assert isinstance(batch.inputs["image"], Tensor)
+    torch.testing.assert_close(batch.inputs["image"][0, :, 0, 0], torch.tensor([-2.0, -5 / 3]))
+
+
+def test_torchvision_transforms_draw_for_every_sample(images: LabelledImages) -> None:
+    same = images.take(torch.zeros(16, dtype=torch.long))
+    dataset = Images(images=same, modality=MODALITY, augment=v2.RandomCrop((4, 5), padding=3))
+    pixels = dataset.__getitems__(range(16)).inputs["image"]
+    assert isinstance(pixels, Tensor)
+    assert len({tuple(image.flatten().tolist()) for image in pixels}) > 8
+
+
+class Inverted(nn.Module):
+    draws_per_image = True
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert images.ndim == 4
+        return 1 - images
+
+
+def test_transforms_that_draw_per_image_get_the_whole_batch(images: LabelledImages) -> None:
+    black = {**MODALITY, "mean": [0.0, 0.0], "std": [1.0, 1.0]}
+    pixels = Images(images=images, modality=black, augment=Inverted()).__getitems__([4, 5]).inputs["image"]
+    torch.testing.assert_close(pixels, 1 - images.pixels[4:6].float() / 255)
+
+
+@pytest.mark.parametrize(
+    ("augment", "error", "message"),
+    [
+        (v2.RandomCrop(3), ValueError, r"data\.augment: RandomCrop.* \(2, 4, 5\) into \(2, 3, 3\); expected the same shape"),
+        (v2.ToPILImage(), TypeError, r"data\.augment: expected a float tensor .* got Image"),
+        (lambda image: image > 0, TypeError, r"data\.augment: expected a float tensor .* got torch.bool"),
+        ("flip", TypeError, r"data\.augment: expected a transform to call or null, got str"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_augmentation_that_does_not_fit_is_refused_before_training(
+    augment: object, error: type[Exception], message: str, images: LabelledImages
+) -> None:
+    with pytest.raises(error, match=message):
+        Images(images=images, modality=MODALITY, augment=augment)  # type: ignore[arg-type]
+
+
+def test_trying_the_augmentation_leaves_the_random_state_alone(images: LabelledImages) -> None:
+    before = torch.get_rng_state()
+    Images(images=images, modality=MODALITY, augment=v2.RandomCrop((4, 5), padding=1))
+    assert torch.equal(before, torch.get_rng_state())

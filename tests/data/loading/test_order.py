@@ -1,0 +1,112 @@
+"""The order of training samples, and that loading can stop and go on anywhere."""
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import pytest
+import torch
+
+from perceiver.batch import Batch, Sample
+from perceiver.collate import Collate
+from perceiver.data.loading.order import TrainingLoader, TrainingOrder
+
+
+class Noisy:
+    """Samples that draw when they are asked for."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(inputs={"points": torch.rand(2, 3)}, target=index, id=str(index))
+
+
+def noisy_collate(samples: Sequence[Sample]) -> Batch:
+    batch = Collate(modalities={"points": {"kind": "points"}})(samples)
+    assert isinstance(batch.inputs["points"], torch.Tensor)
+    batch.inputs["points"] = batch.inputs["points"] + torch.rand(())
+    return batch
+
+
+def loader(*, num_workers: int = 0, batch_size: int = 3, seed: int = 0) -> TrainingLoader:
+    order = TrainingOrder(size=10, seed=seed)
+    return TrainingLoader(Noisy(), collate=noisy_collate, order=order, batch_size=batch_size, num_workers=num_workers)
+
+
+def contents(batches: Any) -> list[tuple[list[str], list[float]]]:
+    return [(list(batch.ids), batch.inputs["points"].flatten().tolist()) for batch in batches]
+
+
+def test_processes_deal_out_the_order_of_one() -> None:
+    whole = TrainingOrder(size=10, seed=3)
+    parts = [TrainingOrder(size=10, seed=3, rank=rank, world_size=4) for rank in range(4)]
+    for order in (whole, *parts):
+        order.set_epoch(2)
+    alone = list(whole)
+    assert sorted(alone) == list(range(10))
+    dealt = [index for group in zip(*parts, strict=True) for index in group]
+    assert dealt == alone + alone[:2], "filled up to equal numbers"
+
+
+def test_the_order_follows_from_seed_and_epoch() -> None:
+    orders = []
+    for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0)):
+        order = TrainingOrder(size=10, seed=seed)
+        order.set_epoch(epoch)
+        orders.append(list(order))
+    assert orders[0] == orders[3]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
+def test_batches_do_not_depend_on_what_was_drawn_before() -> None:
+    first = contents(loader())
+    torch.rand(100)
+    before = torch.get_rng_state()
+    assert contents(loader()) == first
+    assert torch.equal(torch.get_rng_state(), before), "nor does loading change what is drawn after it"
+    assert len({values[0] for _, values in first}) == len(first) == 4
+
+
+def test_batches_do_not_depend_on_loader_processes() -> None:
+    alone, helped = loader(), loader(num_workers=2)
+    for _ in range(2):
+        assert contents(alone) == contents(helped)
+
+
+def test_an_epoch_follows_another() -> None:
+    batches = loader()
+    first, second = contents(batches), contents(batches)
+    assert first != second
+    batches.sampler.set_epoch(0)  # type: ignore[attr-defined]
+    assert contents(batches) == first
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_epoch_is_continued(num_workers: int) -> None:
+    stopped = loader()
+    whole = contents(loader())
+    part = islice(iter(stopped), 2)
+    assert contents(part) == whole[:2]
+    state = stopped.state_dict()
+    assert state == {"epoch": 0, "batches": 2, "samples": 6}
+    again = loader(num_workers=num_workers)
+    again.load_state_dict(state)
+    assert len(again) == 4
+    assert contents(again) == whole[2:]
+    assert again.state_dict()["batches"] == 4
+    assert len(contents(again)) == 4, "the next epoch is a whole one"
+
+
+def test_batches_of_another_size_go_on_at_the_whole_batch_before() -> None:
+    again = loader(batch_size=4)
+    again.load_state_dict({"epoch": 0, "batches": 2, "samples": 6})
+    ids = [name for names, _ in contents(again) for name in names]
+    assert ids == [str(index) for index in list(TrainingOrder(size=10, seed=0))[4:]]
+
+
+def test_a_finished_epoch_is_not_repeated() -> None:
+    again = loader()
+    again.load_state_dict({"epoch": 0, "batches": 4, "samples": 12})
+    again.sampler.set_epoch(1)  # type: ignore[attr-defined]
+    assert len(contents(again)) == 4

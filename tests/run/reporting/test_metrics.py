@@ -1,0 +1,61 @@
+"""metrics.json and the best epoch."""
+
+import json
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from perceiver.run.reporting.metrics import BestEpoch, write_metrics
+
+
+def pass_through(best: BestEpoch, scores: list[float], mode: str = "max", monitor: str = "val/accuracy") -> None:
+    for epoch, score in enumerate(scores):
+        trainer = Mock(
+            spec=Trainer,
+            sanity_checking=False,
+            checkpoint_callbacks=[ModelCheckpoint(), ModelCheckpoint(monitor=monitor, mode=mode)],
+            callback_metrics={
+                monitor: torch.tensor(score),
+                "val/epoch": torch.tensor(epoch),
+                "train/loss": torch.tensor(1.0),
+            },
+            current_epoch=epoch,
+        )
+        best.on_validation_end(trainer, LightningModule())
+
+
+@pytest.mark.parametrize(("scores", "mode", "epoch"), [([0.1, 0.7, 0.7, 0.3], "max", 1), ([0.5, 0.2, 0.3], "min", 1)])
+def test_the_first_of_the_best_counts(scores: list[float], mode: str, epoch: int) -> None:
+    best = BestEpoch()
+    pass_through(best, scores, mode)
+    assert best.epoch == epoch
+    assert best.score == pytest.approx(scores[epoch])
+    assert best.metrics["val/epoch"] == epoch
+    assert "train/loss" not in best.metrics
+
+
+def test_state_survives_a_checkpoint(tmp_path: Path) -> None:
+    best = BestEpoch()
+    pass_through(best, [0.1, 0.9])
+    torch.save(best.state_dict(), tmp_path / "state")
+    again = BestEpoch()
+    again.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+    pass_through(again, [0.5])
+    assert (again.epoch, again.metrics) == (best.epoch, best.metrics)
+
+
+def test_nothing_without_validation() -> None:
+    best = BestEpoch()
+    best.on_validation_end(Trainer(logger=False, enable_progress_bar=False), LightningModule())
+    assert best.score is None
+
+
+def test_earlier_keys_stay(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    write_metrics(path, {"val/accuracy": 0.5, "test/accuracy": 0.4})
+    write_metrics(path, {"test/accuracy": 0.6})
+    assert json.loads(path.read_text()) == {"val/accuracy": 0.5, "test/accuracy": 0.6}

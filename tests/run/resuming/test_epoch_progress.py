@@ -1,0 +1,48 @@
+"""Where an epoch goes on when batches or processes are other ones; test_interruption.py and test_ranks.py do so for real."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from perceiver.run.resuming.epoch_progress import KEY, EpochProgress
+
+pytestmark = pytest.mark.usefixtures("unchecked")  # a stand-in for a trainer
+
+
+def resumed(place: dict[str, int], *, processes: int, batch_size: int = 16, kept: dict[str, Any]) -> dict[str, int]:
+    """The count of batches after a checkpoint of 8 batches was taken up."""
+    count = {"ready": 8, "started": 8, "processed": 8, "completed": 7}
+    loops = {"state_dict": {"combined_loader": [place]}, "epoch_loop.batch_progress": {"current": count}}
+    trainer = SimpleNamespace(
+        world_size=processes, global_rank=0, accumulate_grad_batches=1, datamodule=SimpleNamespace(batch_size=batch_size)
+    )
+    EpochProgress().on_load_checkpoint(trainer, None, {"loops": {"fit_loop": loops}, KEY: kept})  # type: ignore[arg-type]
+    return count
+
+
+OWN = {"epoch": 0, "batches": 8, "samples": 8 * 32}
+OF_SHARDS = {"current_epoch": 1, "num_samples_yielded": 128}
+TWO = {"world_size": 2, "batch": 32, "metrics": [{}, {}]}
+
+
+@pytest.mark.parametrize("place", [OWN, OF_SHARDS], ids=["own", "of shards"])
+@pytest.mark.parametrize(
+    ("processes", "batch_size", "expected"),
+    [(2, 16, (8, 7)), (1, 32, (8, 7)), (1, 16, (16, 15)), (4, 16, (4, 3)), (1, 100, (2, 1))],
+)
+def test_the_count_goes_on_at_the_whole_batch_before(
+    place: dict[str, int], processes: int, batch_size: int, expected: tuple[int, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    count = resumed(place, processes=processes, batch_size=batch_size, kept=TWO)
+    assert (count["ready"], count["processed"], count["completed"]) == (expected[0], expected[0], expected[1])
+    said = capsys.readouterr().err
+    assert ("2 processes, now" in said) == (processes != 2)
+    other = processes != 2 and processes * batch_size != 32
+    assert (f"another global batch, 32 samples, now {processes * batch_size}" in said) == other
+
+
+def test_older_checkpoints_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert resumed(OF_SHARDS, processes=1, kept={})["ready"] == 8
+    assert resumed(OWN, processes=1, kept={"world_size": 2, "metrics": [{}, {}]})["ready"] == 16
+    assert "2 processes, now 1: the epoch goes on after 256 samples" in capsys.readouterr().err

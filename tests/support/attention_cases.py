@@ -1,0 +1,140 @@
+"""Random tokens on random grids, for the tests of every form of cross-attention."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from perceiver import Tokens
+from perceiver.attention.forms.dense import dense_attention
+from perceiver.attention.projection import TokenProjection
+
+Form = Callable[[Tensor, list[Tokens], TokenProjection], Tensor]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What one block of tokens looks like: shapes of its parts, kind of mask, offset of all values."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    mask: str
+    offset: float
+    seed: int
+
+
+@st.composite
+def layouts(draw: st.DrawFn, *, max_blocks: int = 3, offsets: tuple[float, ...] = (0.0, 1e4)) -> list[Layout]:
+    """One to three blocks of equal width and batch, each with its own grid of 1 to 3 axes, parts, mask and offset."""
+    batch, channels = draw(st.integers(1, 3)), draw(st.integers(2, 12))
+    blocks = []
+    for _ in range(draw(st.integers(1, max_blocks))):
+        grid = draw(st.lists(st.integers(1, 6), min_size=1, max_size=3))
+        shapes: list[tuple[int, ...]] = []
+        left = channels
+        while left:
+            width = draw(st.integers(1, left))
+            if not shapes:  # content: a value of its own for each element of each sample
+                shapes.append((batch, *grid, width))
+            else:
+                axes = [draw(st.sampled_from([1, size])) for size in (batch, *grid)]
+                shapes.append((*axes, width))
+            left -= width
+        mask = draw(st.sampled_from(["none", "partial", "dead sample", "all dead"]))
+        blocks.append(Layout(tuple(shapes), mask, draw(st.sampled_from(offsets)), draw(st.integers(0, 2**31))))
+    return blocks
+
+
+def build(blocks: list[Layout]) -> list[Tokens]:
+    """Tokens of these layouts in float64, with gradients; values are exact in float32, to compare precisions."""
+    return [_block(layout) for layout in blocks]
+
+
+def _block(layout: Layout) -> Tokens:
+    generator = torch.Generator().manual_seed(layout.seed)
+    parts = tuple(
+        torch.randn(shape, generator=generator).add(layout.offset).double().requires_grad_() for shape in layout.shapes
+    )
+    mask = None
+    if layout.mask != "none":
+        mask = torch.rand(layout.shapes[0][:-1], generator=generator) < 0.6
+        if layout.mask == "dead sample":
+            mask[0] = False
+        elif layout.mask == "all dead":
+            mask[:] = False
+    return Tokens(parts=parts, mask=mask)
+
+
+def converted(blocks: list[Tokens], dtype: torch.dtype) -> list[Tokens]:
+    """The same blocks in another precision, with leaves of their own."""
+    return [
+        Tokens(parts=tuple(part.detach().to(dtype).requires_grad_() for part in block.parts), mask=block.mask)
+        for block in blocks
+    ]
+
+
+def leaves(blocks: list[Tokens]) -> list[Tensor]:
+    """All parts of all blocks."""
+    return [part for block in blocks for part in block.parts]
+
+
+def projection(channels: int, heads: int, dtype: torch.dtype = torch.float64) -> TokenProjection:
+    """Weights with nothing at its neutral value: norm weights, norm biases and all biases random."""
+    weights = TokenProjection(token_channels=channels, qk_channels=2 * heads, v_channels=3 * heads)
+    for parameter in weights.parameters():
+        torch.nn.init.normal_(parameter)
+    return weights.to(dtype)
+
+
+def run(form: Form, query: Tensor, blocks: list[Tokens], weights: TokenProjection) -> tuple[Tensor, list[Tensor]]:
+    """Output, and gradients of a fixed functional of it to queries, parts and weights."""
+    out = form(query, blocks, weights)
+    functional = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).reshape(out.shape)
+    inputs = [query, *leaves(blocks), *weights.parameters()]
+    grads = torch.autograd.grad((out * functional).sum(), inputs, allow_unused=True)
+    return out, [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, grads, strict=True)]
+
+
+def check_in_float64(form: Form, plan: list[Layout], *, heads: int, rows: int, shared: bool) -> None:
+    """Compare a form with the dense formula in float64: outputs and every gradient to 1e-10.
+
+    Args:
+        shared: whether all samples have the same queries, as in a first cross-attend.
+    """
+    torch.manual_seed(plan[0].seed)
+    blocks = build(plan)
+    batch = max(block.batch for block in blocks)
+    weights = projection(blocks[0].channels, heads)
+    query = torch.randn(1 if shared else batch, heads, rows, 2, dtype=torch.float64, requires_grad=True)
+    expected, expected_grads = run(dense_attention, query, blocks, weights)
+    out, grads = run(form, query, blocks, weights)
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+    largest = max(float(grad.abs().max()) for grad in expected_grads)
+    for grad, other in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(grad, other, rtol=1e-10, atol=1e-10 * max(1.0, largest))
+
+
+def check_in_float32(form: Form, plan: list[Layout], *, heads: int, rows: int) -> None:
+    """Errors in float32, outputs and gradients, at most twice those of the dense form plus 1e-6."""
+    torch.manual_seed(plan[0].seed)
+    blocks = build(plan)
+    query = torch.randn(1, heads, rows, 2).double().requires_grad_()
+    single = TokenProjection(token_channels=blocks[0].channels, qk_channels=2 * heads, v_channels=3 * heads)
+    exact_weights = projection(blocks[0].channels, heads)
+    single.load_state_dict(exact_weights.state_dict())
+    exact_weights.load_state_dict(single.state_dict())
+    exact, exact_grads = run(dense_attention, query, blocks, exact_weights)
+    errors = {}
+    for name, own_form in {"dense": dense_attention, "own": form}.items():
+        own = query.detach().float().requires_grad_()
+        out, grads = run(own_form, own, converted(blocks, torch.float32), single)
+        errors[name] = float((out - exact).detach().abs().max() / exact.detach().abs().max().clamp(min=1.0))
+        assert all(bool(grad.isfinite().all()) for grad in grads)
+        # Gradients that are exactly zero come out as rounding noise in every form: measure against the largest.
+        largest = max(1.0, *(float(grad.abs().max()) for grad in exact_grads))
+        errors[name + " gradients"] = max(
+            float((grad - other).abs().max()) / largest for grad, other in zip(grads, exact_grads, strict=True)
+        )
+    assert errors["own"] <= 2 * errors["dense"] + 1e-6
+    assert errors["own gradients"] <= 2 * errors["dense gradients"] + 1e-6

@@ -1,0 +1,100 @@
+"""Small models, batches and folders with a target on their grid."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from perceiver import (
+    Encoder,
+    Fourier,
+    InputQueries,
+    Perceiver,
+    PooledHead,
+    PositionalQueries,
+    QueryDecoder,
+)
+from perceiver.adapters import FrameSurroundings, ImagePixels
+from perceiver.batch import Batch
+from perceiver.data.folders.flow import write_flow
+
+HEIGHT, WIDTH = 6, 7
+PLANE = Fourier(num_bands=2, resolution=(HEIGHT, WIDTH))
+
+
+def decoded(adapter: Any, *, name: str, queries: Any, outputs: int, spec: Any = None, **settings: Any) -> Perceiver:
+    encoder = Encoder(
+        num_latents=4,
+        latent_channels=16,
+        token_channels=adapter.channels,
+        num_blocks=1,
+        num_layers_per_block=1,
+        num_self_heads=2,
+    )
+    head = QueryDecoder(
+        latent_channels=16, queries=queries, output_channels=outputs, token_channels=adapter.channels, **settings
+    )
+    return Perceiver(adapters={name: adapter}, encoder=encoder, head=head, spec=spec)
+
+
+def segmenting(*, classes: int = 3, positions: bool = False, spec: Any = None, **settings: Any) -> Perceiver:
+    """From images `(B, 2, H, W)` of any size, or of 6 x 7 pixels."""
+    queries = PositionalQueries(position=PLANE, grid=[HEIGHT, WIDTH]) if positions else InputQueries(modality="image")
+    adapter = ImagePixels(image_channels=2, position=PLANE)
+    return decoded(adapter, name="image", queries=queries, outputs=classes, spec=spec, query_residual=True, **settings)
+
+
+def flowing(*, spec: Any = None, **settings: Any) -> Perceiver:
+    """From frames `(B, 1, 2, H, W)` of any size."""
+    adapter = FrameSurroundings(video_channels=1, position=PLANE, embedding_channels=8)
+    queries = InputQueries(modality="frames")
+    return decoded(adapter, name="frames", queries=queries, outputs=2, spec=spec, query_residual=True, **settings)
+
+
+def pooled() -> Perceiver:
+    """A classifier."""
+    adapter = ImagePixels(image_channels=2, position=PLANE)
+    encoder = Encoder(num_latents=4, latent_channels=16, token_channels=adapter.channels, num_self_heads=2)
+    return Perceiver(adapters={"image": adapter}, encoder=encoder, head=PooledHead(latent_channels=16, num_classes=3))
+
+
+def batch_of(modality: str, x: Tensor, target: Tensor, mask: Tensor | None = None) -> Batch:
+    return Batch(inputs={modality: x}, target=target, target_mask=mask, ids=[f"sample/{number}" for number in range(len(x))])
+
+
+def images(size: int = 3) -> Tensor:
+    return torch.randn(size, 2, HEIGHT, WIDTH)
+
+
+def frames(size: int = 3) -> Tensor:
+    return torch.randn(size, 1, 2, HEIGHT, WIDTH)
+
+
+def segmentation_set(root: Path) -> None:
+    """Images and masks of three classes."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 5), ("test", 3)):
+        for part in ("images", "masks"):
+            (root / split / part).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(random.integers(0, 256, (12, 16, 3), np.uint8)).save(root / split / "images" / f"{number}.jpg")
+            Image.fromarray(random.integers(0, 3, (12, 16), np.uint8)).save(root / split / "masks" / f"{number}.png")
+    (root / "classes.txt").write_text("a\nb\nc\n")
+
+
+def flow_set(root: Path) -> None:
+    """Frames whose second is the first moved by three columns and one row; the flow of a corner is not known."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 5), ("test", 3)):
+        for part in ("first", "second", "flow"):
+            (root / split / part / "scene").mkdir(parents=True)
+        for number in range(count):
+            frame = random.integers(0, 256, (12, 16, 3), np.uint8)
+            flow = np.broadcast_to(np.array([3.0, 1.0])[:, None, None], (2, 12, 16)).copy()
+            flow[:, :2, :2] = 2e9
+            Image.fromarray(frame).save(root / split / "first" / "scene" / f"{number}.png")
+            Image.fromarray(np.roll(frame, (1, 3), axis=(0, 1))).save(root / split / "second" / "scene" / f"{number}.png")
+            write_flow(root / split / "flow" / "scene" / f"{number}.flo", flow)

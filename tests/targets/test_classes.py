@@ -1,0 +1,78 @@
+"""What outputs mean, by the kind of target in the spec."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from perceiver.targets.classes import ClassTarget
+from perceiver.targets.kinds import target_of
+from perceiver.targets.labels import LabelsTarget, labels_target
+from perceiver.targets.values import ValuesTarget, values_target
+
+
+def test_classes_are_a_softmax() -> None:
+    target = target_of({"target": {"kind": "classes", "names": ["cat", "dog"]}})
+    assert target == ClassTarget(names=["cat", "dog"])
+    logits = torch.tensor([[0.0, math.log(3.0)], [5.0, 0.0]])
+    first, second = target.predict(logits)
+    assert (first.label, second.label) == ("dog", "cat")
+    assert first.probabilities == pytest.approx({"cat": 0.25, "dog": 0.75})
+    assert first.probability == first.probabilities["dog"]
+    wrong, right = target.compare(logits, torch.tensor([0, 0]))
+    assert (wrong.correct, right.correct) == (False, True)
+    assert (wrong.predicted, wrong.true) == ("dog (75%)", "cat")
+    assert wrong.loss == pytest.approx(0.75)
+    assert wrong.loss > right.loss
+    shares = target.compare(logits, torch.tensor([[0.9, 0.1], [0.2, 0.8]]))
+    assert [one.true for one in shares] == ["cat", "dog"]
+
+
+def test_labels_are_apart_from_one_another() -> None:
+    target = target_of({"target": {"kind": "labels", "names": ["a", "b", "c"]}})
+    assert isinstance(target, LabelsTarget)
+    logits = torch.tensor([[math.log(3.0), -1.0, 9.0], [-9.0, -9.0, -0.1]])
+    first, second = target.predict(logits)
+    assert first.labels == ("a", "c")
+    assert first.probabilities["a"] == pytest.approx(0.75)
+    assert second.labels == ()
+    strict = target_of({"target": {"kind": "labels", "names": ["a", "b", "c"], "threshold": 0.9}})
+    assert strict is not None
+    assert strict.predict(logits)[0].labels == ("c",)
+    right, wrong = target.compare(logits, torch.tensor([[True, False, True], [False, False, True]]))
+    assert (right.correct, right.true, right.predicted) == (True, "a, c", "a, c")
+    assert (wrong.correct, wrong.true, wrong.predicted) == (False, "c", "none")
+    assert wrong.loss == pytest.approx(1 - 1 / (1 + math.exp(0.1)))
+
+
+def test_values_are_in_their_own_units() -> None:
+    training = torch.tensor([[1e6, 0.001, 5.0], [1e6 + 2, 0.003, 5.0]])
+    said = values_target(names=["big", "small", "constant"], training=training)
+    assert said["std"] == pytest.approx([1.0, 0.001, 1.0], rel=1e-4)
+    target = target_of({"target": said})
+    assert isinstance(target, ValuesTarget)
+    [one] = target.predict(torch.tensor([[0.5, -1.0, 2.0]]))
+    assert one.values == pytest.approx({"big": 1e6 + 1.5, "small": 0.001, "constant": 7.0}, rel=1e-9, abs=1e-6)
+    [compared] = target.compare(torch.tensor([[0.5, -1.0, 2.0]]), torch.tensor([[1e6 + 1, 0.002, 5.0]]))
+    assert compared.correct is None
+    assert compared.loss == pytest.approx((0.5 + 1 + 2) / 3, rel=1e-3)
+
+
+def test_statistics_are_those_of_numpy() -> None:
+    values = np.random.default_rng(0).normal(3.0, 7.0, (50, 2))
+    said = values_target(names=["x", "y"], training=torch.from_numpy(values))
+    np.testing.assert_allclose(said["mean"], values.mean(axis=0))
+    np.testing.assert_allclose(said["std"], values.std(axis=0))
+    said = labels_target(names=["x", "y"], training=torch.from_numpy(values > 3.0))
+    assert said["positives"] == (values > 3.0).sum(axis=0).tolist()
+    assert said["samples"] == 50
+
+
+def test_what_is_not_known() -> None:
+    for spec in (None, {}, {"target": None}, {"target": {"kind": "boxes"}}):
+        assert target_of(spec) is None
+    with pytest.raises(ValueError, match="one for each of the 2 columns"):
+        labels_target(names=["a"], training=torch.ones(3, 2))
+    with pytest.raises(ValueError, match="finite values"):
+        values_target(names=["a"], training=torch.full((3, 1), float("nan")))

@@ -1,0 +1,83 @@
+"""What outputs on a grid mean: class maps, fields in their own units, cut to the size of their sample."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from dense_cases import flowing, segmenting
+
+from perceiver.targets.kinds import Target, target_of
+from perceiver.targets.pixels import (
+    FieldPrediction,
+    FieldTarget,
+    SegmentationPrediction,
+    SegmentationTarget,
+    field_target,
+    flow_target,
+    segmentation_target,
+)
+
+SEGMENTS = segmentation_target(names=["sky", "sea", "land"], counts=[5, 3, 1], modality="image")
+
+
+def test_classes_of_pixels_are_a_softmax() -> None:
+    target = target_of({"target": SEGMENTS})
+    assert isinstance(target, SegmentationTarget)
+    assert isinstance(target, Target)
+    logits = torch.zeros(1, 1, 2, 3)
+    logits[0, 0, 1, 2] = math.log(2.0)
+    [one] = target.predict(logits)
+    assert one.classes.tolist() == [[0, 2]]
+    assert one.probabilities[:, 0, 1] == pytest.approx([0.25, 0.25, 0.5])
+    assert one.shares == {"sky": 0.5, "sea": 0.0, "land": 0.5}
+    [compared] = target.compare(logits, torch.tensor([[[1, 2]]]))
+    assert (compared.predicted, compared.true, compared.correct, compared.loss) == ("sky, land", "sea, land", False, 0.5)
+
+
+def test_fields_are_in_their_own_units() -> None:
+    target = target_of({"target": field_target(names=["depth"], mean=[10.0], std=[2.0], modality="image")})
+    assert isinstance(target, FieldTarget)
+    outputs = torch.tensor([[[[0.0], [1.0]]]])
+    [one] = target.predict(outputs)
+    assert one.values.tolist() == [[[10.0, 12.0]]]
+    assert one.names == ("depth",)
+    assert target.compare(outputs, torch.tensor([[[[10.0, 15.0]]]]))[0].loss == pytest.approx(1.5)
+
+
+def test_flow_is_learned_in_units_of_its_root_mean_square() -> None:
+    flow, mask = torch.randn(4, 2, 5, 6), torch.rand(4, 5, 6) < 0.5
+    said = flow_target(flow=torch.where(mask[:, None], flow, torch.nan), mask=mask, modality="frames")
+    valid = flow.movedim(1, -1)[mask].numpy()
+    assert said["std"] == pytest.approx([np.sqrt((valid**2).mean())] * 2, rel=1e-6)
+    assert (said["kind"], said["mean"], said["names"]) == ("flow", [0.0, 0.0], ["x", "y"])
+    for wrong in (torch.zeros_like(flow), flow / 0):
+        with pytest.raises(ValueError, match="flow_target: expected motion in some valid pixel"):
+            flow_target(flow=wrong, mask=mask, modality="frames")
+    with pytest.raises(ValueError, match="field_target: expected a finite mean and a standard deviation above 0"):
+        field_target(names=["x"], mean=[0.0], std=[0.0], modality="frames")
+
+
+def test_predictions_of_several_sizes_are_those_of_samples_alone() -> None:
+    """In one batch samples are padded; what is returned is not."""
+    facts = {"kind": "image", "shape": [2, None, None], "range": [0, 255]}
+    model = segmenting(spec={"modalities": {"image": facts}, "target": SEGMENTS}).eval()
+    raw = [torch.rand(2, height, width) for height, width in ((6, 7), (3, 5), (9, 4))]
+    together = model.predict(raw)
+    for one, x in zip(together, raw, strict=True):
+        [alone] = model.predict([x])
+        assert isinstance(one, SegmentationPrediction)
+        assert one.classes.shape == x.shape[1:]
+        np.testing.assert_allclose(one.probabilities, alone.probabilities, atol=1e-5)
+
+
+def test_fields_of_several_sizes() -> None:
+    facts = {"kind": "video", "shape": [1, 2, None, None], "range": [0, 255]}
+    said = field_target(names=["x", "y"], mean=[0.0, 1.0], std=[2.0, 3.0], modality="frames")
+    model = flowing(spec={"modalities": {"frames": facts}, "target": said}).eval()
+    raw = [torch.rand(1, 2, height, width) for height, width in ((6, 7), (3, 5))]
+    for one, x in zip(model.predict(raw), raw, strict=True):
+        [alone] = model.predict([x])
+        assert isinstance(one, FieldPrediction)
+        assert one.values.shape == (2, *x.shape[2:])
+        np.testing.assert_allclose(one.values, alone.values, atol=1e-5)
