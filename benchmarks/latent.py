@@ -5,7 +5,8 @@
 The products are the same ones (queries, keys and values; scores; weighted values; output; the two of the feed-forward layer;
 in training two more for each of them) at the same shapes, as bare `torch.mm` and `torch.bmm` into tensors that lie ready.
 Whatever the layers need besides (norms, softmax, GELU, biases, residuals, Python, autograd) is what the share lacks to 100%.
-Where the layers multiply by oneDNN (perceiver/attention/kernels/linear.py; the line above the table says so, PERCEIVER_ONEDNN=0
+Where the layers multiply by oneDNN (perceiver/attention/kernels/linear.py; the line above the table says so,
+PERCEIVER_ONEDNN=0
 switches it off), the bare products are still torch's own, slower ones: there the share can exceed 100%.
 Repetitions of both are interleaved, the share is taken in each, and the table shows the medians.
 """

@@ -1,4 +1,4 @@
-"""Text: ids of bytes, words or pieces of words `(B, L)`, from any tokenizer; `perceiver.modalities.text_bytes` has bytes built in."""
+"""Text: ids of bytes, words or pieces of words `(B, L)`, from any tokenizer; for bytes see `modalities/text_bytes.py`."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ class TextTokens(nn.Module):
         """Shape and type of the input, in words."""
         if x.dtype not in (torch.int64, torch.int32):
             raise TypeError(
-                f"TextTokens: expected ids of type int64, got {x.dtype}; `perceiver.modalities.text_bytes.encode_bytes` makes them of a text."
+                f"TextTokens: expected ids of type int64, got {x.dtype}; `perceiver.modalities.text_bytes.encode_bytes` "
+                "makes them of a text."
             )
         if x.ndim != 2 or x.shape[1] == 0:
             hint = " Add the missing dimension with x.unsqueeze(0)." if x.ndim == 1 else ""

@@ -21,12 +21,11 @@ from typing import Any
 
 from torch import nn
 
+from perceiver.checkpoints.moved import present_name
+
 ALLOWED = ("perceiver", "torch.nn.modules")
 """Packages whose modules every checkpoint may name. torch.nn's layers live in torch.nn.modules; what else lies
 under torch.nn (process groups, quantisation) is no part of a model description."""
-
-MOVED = {"perceiver.decoders.ClassificationDecoder": "perceiver.decoders.classification.ClassificationDecoder"}
-"""Classes by the spelling that older checkpoints have for them."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+", re.ASCII)
 _MAX_LENGTH = 300
@@ -42,7 +41,7 @@ def resolve(target: object, *, path: str) -> type[nn.Module]:
     Raises TargetError where there is no such class, where it is a function, no nn.Module, or a class that could not be found
     again by its own spelling (then a checkpoint of the model could not be loaded).
     """
-    name = _checked_name(target, path)
+    name = present_name(_checked_name(target, path))
     parts = name.split(".")
     found: Any = _import(parts[0], name, path)
     for index, part in enumerate(parts[1:], start=1):
@@ -87,7 +86,7 @@ def resolve_trusted(target: object, *, trust: Sequence[str], path: str) -> type[
     Raises TargetError; nothing was called then, and nothing outside the allowed packages imported.
     """
     name = check_allowed(target, trust=trust, path=path)
-    name = MOVED.get(name, name)
+    name = present_name(name)
     cls = _module_class(_lookup(name, path), name, path)
     if spelling(cls) != name:
         raise TargetError(

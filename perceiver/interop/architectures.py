@@ -1,6 +1,6 @@
 """The six published models as transformers describes them, and as configs of this package; both ways.
 
-`model_config` turns the values of a `PerceiverConfig` into the config of `perceiver.checkpoints.build.build_model`, `their_config`
+`model_config` turns the values of a `PerceiverConfig` into the config of `perceiver.checkpoints.build_model`, `their_config`
 turns that back. What neither says is a constant of the class, as it is there.
 """
 
@@ -76,7 +76,7 @@ class Architecture:
 
 
 def model_config(name: str, given: Mapping[str, Any]) -> Config:
-    """The config for `perceiver.checkpoints.build.build_model` of the class `name` with these values of a PerceiverConfig.
+    """The config for `perceiver.checkpoints.build_model` of the class `name` with these values of a PerceiverConfig.
 
     Raises:
         ArchitectureError: for an unknown class, or a value that this package has no counterpart of.

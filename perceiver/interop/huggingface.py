@@ -65,7 +65,7 @@ def from_transformers(model: nn.Module | str | Path, *, attention_dropout: float
 
 
 def config_from_transformers(directory: str | Path, *, attention_dropout: float | None = None) -> dict[str, Any]:
-    """What `from_transformers` builds the model of a directory from, for `perceiver.checkpoints.build.build_model`. Reads no weights.
+    """What `from_transformers` builds the model of a directory from, for `build_model`. Reads no weights.
 
     `attention_dropout` is as there.
 

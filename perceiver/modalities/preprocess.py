@@ -25,7 +25,7 @@ def preprocess(raw: Any, *, modality: Mapping[str, Any], name: str) -> Tensor | 
 
     Images are PIL images, arrays or tensors `(H, W)`, `(H, W, C)` (arrays) or `(C, H, W)` (tensors): integers lie in the
     spec's `range`, floating-point values in [0, 1]. PIL images are turned upright as EXIF says, and where the spec has a
-    `crop_fraction`, scaled and cropped as in training (`perceiver.modalities.framing.Frame`). Videos are arrays `(T, H, W)` or
+    `crop_fraction`, scaled and cropped as in training (`framing.Frame`). Videos are arrays `(T, H, W)` or
     `(T, H, W, C)`, tensors `(C, T, H, W)`, or lists of images. Sound is `(samples,)` or `(channels, samples)`, integers in
     the range of their type, or a pair of that and its sample rate, which is resampled where it differs; what is longer than
     the spec's `max_seconds` is cut. Text is a string, of which the UTF-8 bytes are taken, or the ids of a tokenizer; it is

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from omegaconf import DictConfig
 
+from perceiver.run.configuration.former_names import with_present_names
 from perceiver.run.configuration.regularisation import without_regularisation
 from perceiver.run.fine_tuning.initialisation import with_stored_model
 from perceiver.run.modes.batch_size import find_batch_size
@@ -58,6 +59,7 @@ def run(config: DictConfig) -> float | None:
         "shard": shard,
         "batch_size": find_batch_size,
     }
+    config = with_present_names(config)
     if config.mode not in modes:
         raise ValueError(f"mode: expected fit, test, predict, embed, shard or batch_size, got {config.mode!r}.")
     if config.mode not in ("fit", "shard", "batch_size") and config.ckpt_path is None:

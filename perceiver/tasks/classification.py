@@ -27,7 +27,7 @@ from perceiver.tasks.training_steps import (
 )
 
 Mix = Callable[[Batch], Batch]
-"""Training batch to training batch, targets `(B, num_classes)`: `perceiver.data.augmentation.mixing.MixUpCutMix`, or anything alike."""
+"""Training batch to training batch, targets `(B, num_classes)`: `perceiver.data.MixUpCutMix`, or anything alike."""
 
 
 class ClassificationTask(Objective):

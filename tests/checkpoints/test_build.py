@@ -300,7 +300,8 @@ NAMES = st.sampled_from(
     ["os.system", "builtins.eval", "builtins.exec", "subprocess.Popen", "perceiver.checkpoints.os.system", "torch.load",
      "torch.nn.modules.module.torch.load", "torch.nn.modules.module.Module", "torch.nn.modules.linear.Linear",
      "torch.nn.modules.linear.Identity", "torch.nn.modules.container.Sequential", "perceiver.encoder.Encoder",
-     "perceiver.model.Perceiver", "perceiver.decoders.pooled.PooledHead", "perceiver.positions.Fourier", "perceiver.load", ""]
+     "perceiver.model.Perceiver", "perceiver.decoders.pooled.PooledHead", "perceiver.positions.Fourier", "perceiver.load",
+     ""]
 )  # fmt: skip
 KEYS = st.sampled_from(
     ["_target_", "_target_", "adapters", "encoder", "head", "fusion", "image", "position", "command", "source", "args",

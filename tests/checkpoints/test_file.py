@@ -481,7 +481,10 @@ def test_hostile_configs_are_refused(file: Path, tmp_path: Path, monkeypatch: py
         ({"encoder": {"num_latents": 10**12}}, f"{ENCODER}: a tensor of shape (1000000000000, 8)"),
         ({"encoder": {"latent_channels": 10**9}}, f"{ENCODER}: a tensor of shape"),
         ({"encoder": {"num_layers_per_block": 10**9}}, f"{ENCODER}: more than "),
-        ({"head": {"num_classes": 10**12}}, "model.head (perceiver.decoders.pooled.PooledHead): a tensor of shape (1000000000000, 8)"),
+        (
+            {"head": {"num_classes": 10**12}},
+            "model.head (perceiver.decoders.pooled.PooledHead): a tensor of shape (1000000000000, 8)",
+        ),
         ({"adapters": {"image": {"position": {"num_bands": 10**12}}}}, f"{ENCODER}: a tensor of shape (4000000000003, 8)"),
     ],
 )

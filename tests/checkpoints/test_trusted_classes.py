@@ -1,5 +1,6 @@
 """Which names lead to classes, for the caller's own config and for a stranger's."""
 
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import perceiver
+from perceiver.checkpoints.moved import MOVED, present_name
 from perceiver.checkpoints.trusted_classes import (
-    MOVED,
     TargetError,
     check_allowed,
     check_trust,
@@ -252,6 +253,25 @@ def test_whatever_is_allowed_lies_in_an_allowed_package(parts: list[str]) -> Non
     assert not any(part.startswith("__") for part in name.split("."))
 
 
-def test_older_checkpoints_name_classes_that_have_moved() -> None:
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("perceiver.decoders.ClassificationDecoder", "perceiver.decoders.classification.ClassificationDecoder"),
+        ("perceiver.heads.PooledHead", "perceiver.decoders.pooled.PooledHead"),
+        ("perceiver.modality_dropout.ModalityDropout", "perceiver.masking.modality_dropout.ModalityDropout"),
+    ],
+)
+def test_older_checkpoints_name_classes_that_have_moved(old: str, new: str) -> None:
+    assert spelling(resolve_trusted(old, trust=(), path="model.head")) == new
+
+
+def test_every_former_module_leads_to_a_present_one() -> None:
     for old, new in MOVED.items():
-        assert spelling(resolve_trusted(old, trust=(), path="model.head")) == new
+        module = new.rpartition(".")[0] if new.rpartition(".")[2][0].isupper() else new
+        importlib.import_module(module)
+        assert present_name(f"{new}.Name") == f"{new}.Name"
+
+
+def test_modules_of_the_present_layout_are_not_renamed() -> None:
+    assert present_name("perceiver.data.augmentation.images.Chain") == "perceiver.data.augmentation.images.Chain"
+    assert present_name("perceiver.masking.text.ByteWords") == "perceiver.masking.text.ByteWords"

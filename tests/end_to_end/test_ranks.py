@@ -1,6 +1,6 @@
 """Trainings of two processes that are stopped, continued by as many or another number of them, or in which one hangs.
 
-`benchmarks/kills.py --processes 2` kills them instead; tests/end_to_end/test_parallel.py has whole runs from the command line.
+`benchmarks/kills.py --processes 2` kills them instead; test_parallel.py has whole runs from the command line.
 """
 
 import importlib

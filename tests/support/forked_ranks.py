@@ -1,9 +1,9 @@
 """Trainings of one or two processes, one after another, each a fork of this process: `python forked_ranks.py PLAN RESULTS`.
 
 Run by test_ranks.py, which needs more of them than imports would leave time for. The second process is a child of the first,
-as `perceiver.run.processes.launch` has it, and gets the same environment. PLAN is JSON, a list of {"processes", "arguments"} and, if
-something is to happen, "act": a signal that a process sends itself after so many steps; or {"copy": [from, to]}. RESULTS
-lists what became of each training: exit status, standard error and the samples seen, by process.
+as `perceiver.run.processes.launch` has it, and gets the same environment. PLAN is JSON, a list of {"processes", "arguments"}
+and, if something is to happen, "act": a signal that a process sends itself after so many steps; or {"copy": [from, to]}.
+RESULTS lists what became of each training: exit status, standard error and the samples seen, by process.
 """
 
 import atexit

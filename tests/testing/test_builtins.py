@@ -208,7 +208,8 @@ def test_no_adapter_and_no_head_is_left_out() -> None:
     public = [one for one in public if hasattr(one, "forward")]
     adapters = {one for one in public if inspect.signature(one.forward).return_annotation == "Tokens"}
     assert adapters == {type(case.make()) for case in ADAPTERS.values()}
-    own = {one for one in vars(perceiver.decoders.pooled).values() if isinstance(one, type) and one.__module__ == "perceiver.decoders.pooled"}
+    defined = vars(perceiver.decoders.pooled).values()
+    own = {one for one in defined if isinstance(one, type) and one.__module__ == "perceiver.decoders.pooled"}
     # Decoders that make one output of the latents alone; those of several, and their parts, have tests of their own.
     own |= {ClassificationDecoder, PerClassDecoder, QueryDecoder}
     assert own == {type(make()) for make in HEADS.values()}

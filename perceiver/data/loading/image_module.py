@@ -40,7 +40,7 @@ class ImageDataModule(LightningDataModule, ABC):
         num_labelled: how many of the training split's images to train on, each class in proportion; None: all. Mean and
             standard deviation are theirs. Validation and test stay as they are.
         split_seed: which of them; not the training seed.
-        crop_fraction: how images of other sizes become images of this size, see `perceiver.modalities.framing.Frame`; goes into the
+        crop_fraction: how images of other sizes become images of this size, see `perceiver.modalities.framing.Frame`; in the
             spec, so that prediction does the same. None: all images have the size.
     """
 

@@ -16,7 +16,7 @@ from perceiver.data.loading.collation import Transforms
 from perceiver.modalities.arrays import normalise
 
 ByModality = Mapping[str, Mapping[str, Any] | None]
-"""Transforms by modality and name: for kind image as `perceiver.data.loading.images.Augment`, else as `collation.Augment`."""
+"""Transforms by modality and name: as `perceiver.data.loading.images.Augment` for images, else as `collation.Augment`."""
 
 
 class MatchedCollate:

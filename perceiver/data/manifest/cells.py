@@ -1,4 +1,4 @@
-"""From the cell of a manifest, a path or a value, to a raw sample that `perceiver.modalities.preprocess.preprocess` takes."""
+"""From the cell of a manifest, a path or a value, to a raw sample that `perceiver.modalities.preprocess` takes."""
 
 import io
 from collections.abc import Mapping

@@ -37,7 +37,7 @@ class Manifest(LightningDataModule):
     """Trains on the rows of a CSV, Parquet or JSON lines file, whose cells are values or the paths of files.
 
     A row may lack any of its modalities (an empty cell), but not all. Cells are decoded when a batch needs them, in the
-    loader processes. Batches hold `inputs[name]` for each modality, as `perceiver.collate.Collate` makes them, and masks where
+    loader processes. Batches hold `inputs[name]` for each modality, as `perceiver.Collate` makes them, and masks where
     modalities are missing or lengths differ. The spec holds everything that prediction needs: the columns too.
 
     Args:

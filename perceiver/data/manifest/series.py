@@ -20,7 +20,7 @@ MISSING_NUMBERS = ("", "na", "n/a", "#n/a", "nan", "null", "none")
 
 
 def read_series(value: Any, *, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """One series as `perceiver.modalities.timeseries.timeseries` takes it: `values` (T, F), missing ones NaN, and `times` (T,).
+    """One series as `perceiver.modalities.timeseries` takes it: `values` (T, F), missing ones NaN, and `times` (T,).
 
     Without times, which are seconds or ISO 8601 instants, steps are the spec's `step_seconds` apart.
 

@@ -1,6 +1,6 @@
 """Digits seen, heard and named: short clips of a handwritten digit that moves while a telephone dials it. No files needed.
 
-Handwriting: scikit-learn's digits (`perceiver.data.datasets.digits`). Motion and sound are made: `perceiver.data.synthetic.dialed_clips`.
+Handwriting: scikit-learn's digits (`perceiver.data.datasets.digits`). Motion and sound are made: `dialed_clips.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ class DialedDigits(LightningDataModule):
     in which samples lack one of them also its mask `(B,)`.
 
     Args:
-        num_frames, canvas, frames_per_second, sample_rate, max_speed, noise: see `perceiver.data.synthetic.dialed_clips.Clip`.
+        num_frames, canvas, frames_per_second, sample_rate, max_speed, noise: see `dialed_clips.Clip`.
         batch_size: clips per batch and process.
         num_workers: loader processes; 0 is right, a batch takes a few milliseconds.
         validation_size, test_size: how many of the 1,797 digits are for validation and test.

@@ -63,7 +63,7 @@ class PairedDigits(LightningDataModule, ABC):
         missing: by modality, the share of training samples that lack it in every epoch, the same ones; see
             `perceiver.data.loading.missing.present_modalities`. None: no sample lacks anything.
         drop_incomplete: train on those samples only that lack nothing.
-        augment: transforms of training batches, by modality and name: images as `perceiver.data.loading.images.Augment`, others as
+        augment: transforms of training batches, by modality and name: images as `data.loading.images.Augment`, others as
             `perceiver.data.loading.collation.Augment`.
         corruption: the same, applied after them, in validation and test too; there it depends on the sample alone.
         download: download the files that are absent. False: absent files are an error.

@@ -1,0 +1,46 @@
+"""Where modules and classes of earlier versions are now, so that old checkpoints and old YAML files keep working."""
+
+from __future__ import annotations
+
+MOVED = {
+    # 0.1 to 0.2
+    "perceiver.data.audio_augmentation": "perceiver.data.augmentation.audio",
+    "perceiver.data.audio_folder": "perceiver.data.folders.audio",
+    "perceiver.data.augmentation": "perceiver.data.augmentation.images",
+    "perceiver.data.cifar": "perceiver.data.datasets.cifar",
+    "perceiver.data.digit_points": "perceiver.data.synthetic.digit_points",
+    "perceiver.data.fashion_mnist": "perceiver.data.datasets.fashion_mnist",
+    "perceiver.data.image_corruption": "perceiver.data.augmentation.corruption",
+    "perceiver.data.image_folder": "perceiver.data.folders.images",
+    "perceiver.data.imagenet": "perceiver.data.datasets.imagenet",
+    "perceiver.data.mixing": "perceiver.data.augmentation.mixing",
+    "perceiver.data.modelnet40": "perceiver.data.datasets.modelnet40",
+    "perceiver.data.point_augmentation": "perceiver.data.augmentation.points",
+    "perceiver.data.speech_commands": "perceiver.data.datasets.speech_commands",
+    "perceiver.data.spoken_digits": "perceiver.data.datasets.spoken_digits",
+    "perceiver.decoders.ClassificationDecoder": "perceiver.decoders.classification.ClassificationDecoder",
+    "perceiver.heads": "perceiver.decoders.pooled",
+    "perceiver.masking": "perceiver.masking.random",
+    "perceiver.modality_dropout": "perceiver.masking.modality_dropout",
+    "perceiver.run.attention": "perceiver.run.reporting.attention_by_modality",
+    "perceiver.run.best_job": "perceiver.run.reporting.best_job",
+    "perceiver.run.figures": "perceiver.run.reporting.figures",
+    "perceiver.run.last_checkpoint": "perceiver.run.resuming.last_checkpoint",
+    "perceiver.run.progress": "perceiver.run.reporting.progress",
+    "perceiver.run.sharded": "perceiver.run.processes.fully_sharded",
+    "perceiver.token_masking": "perceiver.masking.text",
+}
+"""From the former name of a module, or of a class in a package, to the present one."""
+
+
+def present_name(name: str) -> str:
+    """The present dotted name of a class whose name may be that of an earlier version; other names as they are.
+
+    >>> present_name("perceiver.heads.PooledHead")
+    'perceiver.decoders.pooled.PooledHead'
+    """
+    if name in MOVED:
+        return MOVED[name]
+    module, _, cls = name.rpartition(".")
+    # Only classes: `perceiver.data.augmentation.images` is a module of the present layout.
+    return f"{MOVED[module]}.{cls}" if module in MOVED and cls[:1].isupper() else name
