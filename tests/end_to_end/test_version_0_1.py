@@ -20,7 +20,7 @@ import perceiver
 from perceiver.checkpoints.file import read
 from perceiver.interop.hub import from_pretrained
 
-FIXTURES = Path(__file__).parent / "fixtures" / "version_0_1"
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "version_0_1"
 RUNS = sorted(FIXTURES.glob("runs/*/"))
 MODELS = sorted(FIXTURES.glob("models/*/"))
 MOST_VALUES = 400
