@@ -8,7 +8,7 @@ from torch import Tensor
 
 from perceiver.batch import Batch, Sample
 from perceiver.collate import Collate
-from perceiver.modalities.arrays import normalise
+from perceiver.modalities.preprocess import normalise
 
 Augment = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
 """`(B, …)` and its mask (`(B, *grid)`, True is valid, or None) to the same, changed; sizes of the grid may change.

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 
 from perceiver.batch import Batch, Sample
 from perceiver.data.augmentation.images import augmented
-from perceiver.modalities.arrays import normalise, scale
+from perceiver.modalities.arrays import scale
+from perceiver.modalities.preprocess import normalise
 
 Augment = Callable[[Tensor], Tensor]
 """A torchvision v2 transform, or anything alike: float `(C, H, W)` in [0, 1] to the same shape; see `Images`."""

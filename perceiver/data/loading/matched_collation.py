@@ -13,7 +13,7 @@ from perceiver.collate import Collate
 from perceiver.data.augmentation.images import augmented
 from perceiver.data.loading import images
 from perceiver.data.loading.collation import Transforms
-from perceiver.modalities.arrays import normalise
+from perceiver.modalities.preprocess import normalise
 
 ByModality = Mapping[str, Mapping[str, Any] | None]
 """Transforms by modality and name: as `perceiver.data.loading.images.Augment` for images, else as `collation.Augment`."""

@@ -26,7 +26,7 @@ from perceiver.data.loading.loaders import (
 )
 from perceiver.data.loading.missing import present_modalities
 from perceiver.data.synthetic.dialed_clips import COLUMNS, Clip
-from perceiver.modalities.arrays import normalise
+from perceiver.modalities.preprocess import normalise
 from perceiver.targets.classes import classes_target
 
 MODALITIES = ("audio", "video")
