@@ -2,10 +2,10 @@
 
 Two readers with different rights. `resolve` serves the caller's own config: any importable class derived from
 nn.Module (for kinds of modality: from `perceiver.modalities.Modality`), spelled as its users spell it
-(`perceiver.adapters.ImagePixels`). `resolve_trusted` serves checkpoints, which
-may come from strangers: only the class's own spelling (`perceiver.adapters.image.ImagePixels`) inside an allowed
-package is accepted, nothing outside the allowed packages is imported, and no attribute of anything but
-a module's or a class's own dictionary is read. Configs are rewritten to own spellings when they are saved (`spelling`).
+(`perceiver.adapters.ImagePixels`). `resolve_trusted` serves checkpoints, which may come from strangers: only
+the class's own spelling (`perceiver.adapters.image.ImagePixels`) inside an allowed package is accepted,
+nothing outside the allowed packages is imported, and no attribute of anything but a module's or a class's own dictionary is
+read. Configs are rewritten to own spellings when they are saved (`spelling`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from perceiver.checkpoints.moved import present_name
+from perceiver.modalities.modality import Modality
 
 ALLOWED = ("perceiver", "torch.nn.modules")
 """Packages whose modules every checkpoint may name. torch.nn's layers live in torch.nn.modules; what else lies
@@ -40,8 +41,8 @@ class TargetError(ValueError):
 def resolve(target: object, *, path: str, base: type[T] = nn.Module) -> type[T]:  # type: ignore[assignment]
     """The class derived from `base` that the caller's own config names at `path`; may import any package.
 
-    Raises TargetError where there is no such class, where it is a function, not derived from `base`, or a class that could not be found
-    again by its own spelling (then a checkpoint of the model could not be loaded).
+    Raises TargetError where there is no such class, where it is a function, not derived from `base`, or a class that could
+    not be found again by its own spelling (then a checkpoint of the model could not be loaded).
     """
     name = present_name(_checked_name(target, path))
     parts = name.split(".")
@@ -85,7 +86,7 @@ def check_allowed(target: object, *, trust: Sequence[str], path: str) -> str:
 def resolve_trusted(
     target: object, *, trust: Sequence[str], path: str, base: type[T] = nn.Module  # type: ignore[assignment]
 ) -> type[T]:
-    """The class derived from `base` that a checkpoint names at `path` by the class's own spelling; see the head of this file.
+    """The class derived from `base` that a checkpoint names at `path` by its own spelling; see the head of this file.
 
     Raises TargetError; nothing was called then, and nothing outside the allowed packages imported.
     """
@@ -187,7 +188,8 @@ def _import(module: str, name: str, path: str) -> ModuleType:
 
 
 def _not_found(found: object, owner: str, part: str, name: str, path: str) -> str:
-    possible = [key for key, value in vars(found).items() if inspect.isclass(value) and issubclass(value, nn.Module)]
+    classes = [(key, value) for key, value in vars(found).items() if inspect.isclass(value)]
+    possible = [key for key, cls in classes if issubclass(cls, nn.Module | Modality)]
     if isinstance(found, ModuleType) and hasattr(found, "__path__"):
         possible += [module.name for module in pkgutil.iter_modules(found.__path__)]
     possible = sorted({key for key in possible if not key.startswith("_")})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from perceiver.modalities.audio import AudioModality
@@ -24,6 +25,9 @@ KINDS: dict[str, Modality] = {
 """By the word that a spec has as `kind`. Kinds of other packages are spelled by their class instead."""
 
 
+_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
+
+
 def kind_of(spec: ModalitySpec) -> Modality:
     """The kind of a modality; `ArrayModality` for a word that is not in `KINDS`.
 
@@ -34,23 +38,22 @@ def kind_of(spec: ModalitySpec) -> Modality:
         ValueError: the spec names a class that is not imported.
     """
     kind = spec.get("kind")
-    if isinstance(kind, str) and kind in KINDS:
-        return KINDS[kind]
     if not is_class(spec):
-        return ArrayModality()
+        return KINDS.get(str(kind), ArrayModality())
     found = [cls for cls in Modality.__subclasses__() if f"{cls.__module__}.{cls.__qualname__}" == kind]
     if not found:
         package = str(kind).partition(".")[0]
         raise ValueError(
-            f"spec.modalities: the kind {kind!r} is a class that is not imported. If you trust that package's code, import it, "
-            f"or load with trust=[{package!r}]."
+            f"spec.modalities: the kind {kind!r} is a class that is not imported. If you trust that package's code, import "
+            f"it, or load with trust=[{package!r}]."
         )
     return found[-1]()  # the last definition, where a notebook repeats it
 
 
 def is_class(spec: ModalitySpec) -> bool:
-    """Whether the kind is spelled as a class. A word with dots is still a word if the spec says how samples are laid out."""
-    return "." in str(spec.get("kind")) and "channel_axis" not in spec
+    """Whether the kind is the dotted name of a class. With a `channel_axis` in the spec it is a word, dots or not."""
+    kind = spec.get("kind")
+    return isinstance(kind, str) and "channel_axis" not in spec and _CLASS.fullmatch(kind) is not None
 
 
 def channel_axes(name: str, spec: ModalitySpec) -> Axis | dict[str, Axis]:

@@ -64,7 +64,7 @@ def _modality(name: str, given: Any, defaults: Mapping[str, Any]) -> ManifestMod
     where = f"data.modalities.{name}"
     if not name or "." in name or hasattr(nn.ModuleDict(), name):
         raise ValueError(f"{where}: torch has no module of that name; rename it and give its column: {{column: {name}}}.")
-    own = {"kind": given} if isinstance(given, str) else dict(given) if isinstance(given, Mapping) else {}
+    own = {"kind": given} if isinstance(given, str | type) else dict(given) if isinstance(given, Mapping) else {}
     kind = own.pop("kind", None)
     if isinstance(kind, type) and issubclass(kind, Modality):
         kind = spelling(kind)
