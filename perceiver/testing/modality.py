@@ -53,8 +53,8 @@ def modality_checks(
 
     Args:
         kind: the class.
-        make_raw: two raw samples or more that differ, as `Perceiver.predict` takes them, always the same; of different
-            lengths where the kind allows it.
+        make_raw: two raw samples or more that differ, as `Perceiver.predict` takes them; of different lengths where the kind
+            allows it.
         settings: as in `data.modalities`, where the defaults are not enough.
         facts: what the spec holds besides, where `facts` and `statistics` of the kind do not give all of it.
         cells: cells of a manifest, as `Modality.read` gets them, if `read` is to be checked.
@@ -90,6 +90,11 @@ class _Case:
     facts: dict[str, Any]
     cells: list[Any] = field(default_factory=list)
 
+    def raw(self) -> list[Any]:
+        """The raw samples, always the same."""
+        torch.manual_seed(0)
+        return list(self.make_raw())
+
     def spec(self, *, statistics: bool = True) -> dict[str, Any]:
         """The entry of the spec, before or after the training samples were seen."""
         kind = self.kind()
@@ -97,12 +102,12 @@ class _Case:
         spec = {"kind": word, **kind.facts({**kind.settings, **self.settings}), **self.facts}
         if not statistics:
             return {key: value for key, value in spec.items() if key not in ("mean", "std")}
-        samples = (kind.preprocess(raw, spec, "sample") for raw in self.make_raw())
+        samples = (kind.preprocess(raw, spec, "sample") for raw in self.raw())
         return {**spec, **kind.statistics(samples, spec)}
 
     def samples(self, spec: ModalitySpec) -> list[dict[str, Tensor]]:
         """Preprocessed raw samples by the names of their tensors; a single tensor has the name ""."""
-        return [_parts(self.kind().preprocess(raw, spec, "sample")) for raw in self.make_raw()]
+        return [_parts(self.kind().preprocess(raw, spec, "sample")) for raw in self.raw()]
 
     def axes(self) -> dict[str, Axis]:
         axis = self.kind.channel_axis
@@ -166,7 +171,7 @@ def _cells_are_read(case: _Case) -> None:
 
 def _deterministic(case: _Case) -> None:
     kind, spec = case.kind(), case.spec()
-    for raw, untouched in zip(case.make_raw(), case.make_raw(), strict=True):
+    for raw, untouched in zip(case.raw(), case.raw(), strict=True):
         before = deepcopy(spec)
         torch.manual_seed(1)
         first = _parts(kind.preprocess(raw, spec, "sample"))
@@ -229,7 +234,7 @@ def _normalisation_inverts(case: _Case) -> None:
 
 def _collation_pads_and_masks(case: _Case) -> None:
     spec, axes = case.spec(), case.axes()
-    samples = [case.kind().preprocess(raw, spec, "sample") for raw in case.make_raw()]
+    samples = [case.kind().preprocess(raw, spec, "sample") for raw in case.raw()]
     batch = Collate(modalities={"x": spec})(
         [Sample(inputs={"x": x}, id=str(row)) for row, x in enumerate(samples)]
     )
@@ -254,7 +259,7 @@ def _collation_pads_and_masks(case: _Case) -> None:
 
 def _nan_refused_or_masked(case: _Case) -> None:
     kind, spec = case.kind(), case.spec()
-    for raw in case.make_raw():
+    for raw in case.raw():
         spoilt = _with_nan(raw)
         if spoilt is None:
             continue
