@@ -22,7 +22,7 @@ from perceiver.plots.drawings import film_strip
 from perceiver.plots.evaluation import modalities_of, on_device
 from perceiver.plots.inputs import Single, singles, unnormalised
 from perceiver.runtime.evaluating import evaluating
-from perceiver.targets.classes import Comparison
+from perceiver.targets.comparison import Comparison
 from perceiver.targets.kinds import target_of
 
 Pair = Callable[[Axes, Tensor, Tensor, Mapping[str, Any]], None]

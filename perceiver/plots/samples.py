@@ -15,7 +15,7 @@ from perceiver.plots.drawings import Drawing, drawing_of
 from perceiver.plots.evaluation import modalities_of, on_device, target_outputs
 from perceiver.plots.inputs import Single, singles
 from perceiver.runtime.evaluating import evaluating
-from perceiver.targets.classes import Comparison
+from perceiver.targets.comparison import Comparison
 from perceiver.targets.kinds import Target, target_of
 
 _COLOURS = {True: "black", False: "firebrick", None: "black"}

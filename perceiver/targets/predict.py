@@ -67,7 +67,9 @@ def prepare(raw: Any, modalities: Mapping[str, Mapping[str, Any]], *, number: in
         raw = {next(iter(modalities)): raw}
     unknown = set(raw) - set(modalities)
     if unknown:
-        raise ValueError(f"sample {number}: expected any of the modalities {sorted(modalities)}, got also {sorted(unknown)}.")
+        raise ValueError(
+            f"sample {number}: expected any of the modalities {sorted(modalities)}, got also {sorted(unknown)}."
+        )
     inputs: dict[str, Tensor | dict[str, Tensor]] = {}
     for name, value in raw.items():
         where = f"sample {number}, modality {name!r}"
@@ -95,7 +97,7 @@ def _is_one(x: Any, modality: Mapping[str, Any]) -> bool:
     if kind == "text":
         return x.ndim == 1
     if kind == "timeseries":
-        return x.ndim == 2 and x.shape[-1] == modality["num_values"] or x.ndim == 1
+        return x.ndim == 1 or (x.ndim == 2 and x.shape[-1] == modality["num_values"])
     if shape is None or x.ndim > len(shape):
         return False
     # A lone channel may be left out: then the first of as many axes counts samples.

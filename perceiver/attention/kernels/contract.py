@@ -36,13 +36,13 @@ def call(read: Read, queries: Tensor, parts: Sequence[Tensor], rstd: Tensor, mas
     Raises:
         NotImplementedError: an input has a tangent, as under `torch.func.jvp`, `jacfwd` and `hessian`.
     """
-    if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
-        if any(forward_ad.unpack_dual(x).tangent is not None for x in (queries, *parts, rstd)):
-            raise NotImplementedError(
-                "Factored cross-attention has no forward-mode derivative (torch.func.jvp, jacfwd, hessian). Build the model "
-                "with attention=dense and compute under torch.nn.attention.sdpa_kernel(SDPBackend.MATH), or differentiate in reverse "
-                "mode (torch.func.vjp, jacrev)."
-            )
+    forward_mode = not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+    if forward_mode and any(forward_ad.unpack_dual(x).tangent is not None for x in (queries, *parts, rstd)):
+        raise NotImplementedError(
+            "Factored cross-attention has no forward-mode derivative (torch.func.jvp, jacfwd, hessian). Differentiate in "
+            "reverse mode (torch.func.vjp, jacrev), or build the model with attention=dense and compute it under "
+            "torch.nn.attention.sdpa_kernel(SDPBackend.MATH)."
+        )
     return read(queries, list(parts), rstd, mask)
 
 
