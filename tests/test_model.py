@@ -652,6 +652,7 @@ def test_prediction_of_labels_and_values() -> None:
         ),
         ({"points": torch.ones(2, 3, 5), "image": torch.ones(3, 3, 6, 7)}, None, "one batch size.*'points': 2.*"),
         ({"points": torch.ones(1, 3, 5), "image": torch.ones(3, 3, 6, 7)}, None, "one batch size"),
+        ({"points": torch.ones(0, 3, 5)}, None, r"at least one sample, got a batch of none: \{'points': 0\}"),
         ({"points": torch.ones(2, 3, 5)}, {"points": torch.ones(3) > 0}, r"\(2,\).*or \(2, 3\).*got \(3,\)"),
         ({"points": torch.ones(2, 3, 4)}, None, r"expected \(batch, points, 5\)"),
     ],
