@@ -160,7 +160,7 @@ class Perceiver(nn.Module):
 
     def without_target(
         self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Mapping[str, Any] | None]:
+    ) -> dict[str, Any]:
         """Arguments of `forward` that do not show the target, for models that also take it as an input, to decode it.
 
         The target is absent. Where the fusion has a mask token for it (Perceiver IO, section 4.3), that is read instead.

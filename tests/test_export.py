@@ -19,7 +19,7 @@ class Both(nn.Module):
     def __init__(self, attention: str) -> None:
         super().__init__()
         position, cloud = Fourier(num_bands=2, resolution=(16,)), Fourier(num_bands=2, resolution=(8, 8, 8))
-        adapters = {
+        adapters: dict[str, Any] = {
             "text": TextTokens(vocabulary_size=50, embedding_channels=8, position=position),
             "points": Points(point_channels=5, position=cloud),
         }

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from perceiver.batch import Batch
 from perceiver.model import Perceiver
+from perceiver.plots.evaluation import on_device
 from perceiver.runtime.evaluating import evaluating
 
 _GROUP = 0.8  # of the place of a cross-attend, for the bars of all modalities

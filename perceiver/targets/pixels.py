@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO, ClassVar, TypeVar
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import torch
@@ -179,10 +179,7 @@ class FieldTarget:
         ]
 
 
-_Any = TypeVar("_Any")
-
-
-def cut_to_size(predictions: Sequence[_Any], *, target: Any, masks: Mapping[str, Tensor]) -> list[_Any]:
+def cut_to_size(predictions: Sequence[Any], *, target: Any, masks: Mapping[str, Tensor]) -> list[Any]:
     """Predictions on grids without the padding of their batch; other predictions as they are.
 
     Args:

@@ -95,9 +95,9 @@ def _is_one(x: Any, modality: Mapping[str, Any]) -> bool:
     """Whether an array is one sample of a modality, rather than several along its first axis."""
     kind, shape = modality.get("kind"), modality.get("shape")
     if kind == "text":
-        return x.ndim == 1
+        return int(x.ndim) == 1
     if kind == "timeseries":
-        return x.ndim == 1 or (x.ndim == 2 and x.shape[-1] == modality["num_values"])
+        return bool(x.ndim == 1 or (x.ndim == 2 and x.shape[-1] == modality["num_values"]))
     if shape is None or x.ndim > len(shape):
         return False
     # A lone channel may be left out: then the first of as many axes counts samples.

@@ -149,7 +149,7 @@ def _without_offset(parts: tuple[Tensor, ...], mask: Tensor | None) -> tuple[Ten
         # Of parts on equal grids the last one: content comes first by custom, and a last table may be shared.
         steady = min(reversed(parts), key=lambda part: prod(part.shape[1:-1]))
         # torch.export cannot solve for a step that depends on an open size: it reads all.
-        size = prod(steady.shape[1:])
+        size: int | torch.SymInt = prod(steady.shape[1:])
         step = 1 if isinstance(size, torch.SymInt) else -(-size // MOST_SAMPLED)
         if mask is not None and mask.shape[1] == steady.shape[1]:
             mask = mask[:, ::step]
