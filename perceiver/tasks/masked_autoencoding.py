@@ -90,7 +90,7 @@ class MaskedAutoencodingTask(Objective):
             )
         if max_queries is not None and max_queries < 1:
             raise ValueError(f"task.max_queries: expected at least 1, or null for all, got {max_queries}.")
-        self.modalities = tuple(model.head.content_channels)
+        self.modalities = tuple(model.head.output_channels)
         for name, given in {"masking_of": masking_of, "weights": weights}.items():
             if set(given or {}) - set(self.modalities):
                 raise ValueError(

@@ -8,8 +8,7 @@ sound and the label are decoded, at random. `experiment=kinetics_autoencoding` h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,7 +178,8 @@ class MultimodalAutoencodingTask(Objective):
             return inputs, masks
         assert self.label is not None
         if not self.training:
-            return self.model.without_target(inputs, masks)
+            hidden = self.model.without_target(inputs, masks)
+            return hidden["inputs"], hidden["masks"]
         assert batch.target is not None, "checked in on_before_batch_transfer"
         inputs[self.label] = F.one_hot(batch.target, self.num_classes).float()
         if self.label not in self.model.fusion.mask_rates:
@@ -189,24 +189,11 @@ class MultimodalAutoencodingTask(Objective):
     def outputs(self, batch: Batch, *, index: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """What the model makes of a batch: by output `(B, *grid, c)`, or `(B, k, c)` at the places of `index`."""
         inputs, masks = self.shown(batch)
-        with self._label_tokens_masked():
-            made: dict[str, Tensor] = self.model(inputs, masks, index=index)
-        return made
-
-    @contextmanager
-    def _label_tokens_masked(self) -> Iterator[None]:
-        """The fusion's mask token, where it has one for the label, stands for it as often as asked; in evaluation always."""
-        rates = self.model.fusion.mask_rates
-        if not self._shows_label or self.label not in rates:
-            yield
-            return
-        assert self.label is not None
-        own = rates[self.label]
-        rates[self.label] = self.label_mask_rate if self.training else 1.0
-        try:
-            yield
-        finally:
-            rates[self.label] = own
+        rates = None
+        if self._shows_label and self.label in self.model.fusion.mask_rates:
+            rates = {self.label: self.label_mask_rate if self.training else 1.0}
+        outputs: dict[str, Tensor] = self.model(inputs, masks, index=index, mask_rates=rates)
+        return outputs
 
     def losses(self, batch: Batch, *, index: Mapping[str, Tensor] | None = None) -> tuple[Losses, dict[str, Tensor]]:
         """The losses of each sample, and the outputs that they are of.

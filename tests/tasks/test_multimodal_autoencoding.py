@@ -264,7 +264,7 @@ def test_a_mask_token_stands_for_an_absent_label() -> None:
         assert torch.equal(*outputs) is same
     with torch.no_grad():
         without = model({**batch.inputs})["video"]
-        token = model(*model.eval().without_target(batch.inputs))["video"]
+        token = model(**model.eval().without_target(batch.inputs))["video"]
     assert not torch.allclose(without, token), "the token is something to read, unlike what is absent"
 
 
