@@ -22,8 +22,8 @@ true attribute `draws_per_image`, `(B, C, H, W)` to the same shape. This is the 
 """
 
 Settings = ImageTransform | Mapping[str, Any] | None
-"""Transforms as they are configured. Of a data set of one modality: an image transform, or transforms by names of your choice,
-applied in this order. Of a data set of several modalities: such a value for each, by the modality's name. None: no transform.
+"""Transforms as they are configured. Of a data set of one modality: an image transform, or transforms by names of your
+choice, applied in this order. Of a data set of several modalities: such a value for each, by its name. None: no transform.
 """
 
 

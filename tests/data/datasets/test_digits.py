@@ -5,13 +5,13 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from perceiver.data import Digits
+from perceiver.data import DataModule, Digits
 from perceiver.modalities.preprocess import preprocess
 
 
 @pytest.fixture(scope="module")
 def digits() -> Digits:
-    module = Digits(batch_size=100)
+    module = DataModule.of(Digits, batch_size=100)
     module.prepare_data()
     module.setup("fit")
     module.setup("test")
@@ -54,13 +54,13 @@ def test_training_split_is_normalised(digits: Digits) -> None:
 
 def test_splits_ignore_the_training_seed_and_the_test_split_ignores_validation(digits: Digits) -> None:
     torch.manual_seed(123)
-    other = Digits(validation_size=300)
+    other = DataModule.of(Digits, validation_size=300)
     other.setup("test")
     assert set(ids(other.test_dataloader())) == set(ids(digits.test_dataloader()))
-    same = Digits()
+    same = DataModule.of(Digits)
     same.setup("fit")
     assert ids(same.val_dataloader()) == ids(digits.val_dataloader())
-    reseeded = Digits(split_seed=1)
+    reseeded = DataModule.of(Digits, split_seed=1)
     reseeded.setup("fit")
     assert ids(reseeded.val_dataloader()) != ids(digits.val_dataloader())
 
@@ -75,4 +75,4 @@ def test_splits_ignore_the_training_seed_and_the_test_split_ignores_validation(d
 )
 def test_impossible_sizes(arguments: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Digits(**arguments).setup("fit")
+        DataModule.of(Digits, **arguments).setup("fit")

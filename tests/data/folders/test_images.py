@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from perceiver.data import DataModule
 from perceiver.data.folders.images import ImageFolder
 from perceiver.data.loading.images import ImageSource
 from perceiver.data.readers.images import ImageFileError, find_images, read_image
@@ -32,7 +33,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def module(root: Path, **arguments: Any) -> ImageFolder:
-    return ImageFolder(**{"root": root, "size": [24, 32], "num_workers": 0, **arguments})
+    return DataModule.of(ImageFolder, **{"root": root, "size": [24, 32], "num_workers": 0, **arguments})
 
 
 def prepared(root: Path, **arguments: Any) -> ImageFolder:
