@@ -64,7 +64,8 @@ def main() -> None:
     files.setup("fit")
     files.setup("test")
     folder = options.folder / "shards"
-    write_shards(files.splits(), spec=files.spec, folder=folder, source={"manifest": str(path)}, num_workers=0)
+    splits = {name: files.split(name) for name in ("train", "val", "test")}
+    write_shards(splits, spec=files.spec, folder=folder, source={"manifest": str(path)}, num_workers=0)
     alone, with_workers = (
         DataModule.of(Shards, shards=folder, batch_size=BATCH, num_workers=workers) for workers in (0, options.workers)
     )

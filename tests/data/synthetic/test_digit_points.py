@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from perceiver.data import MNIST, DataModule
-from perceiver.data.datasets.mnist import FILES
+from perceiver.data.datasets.torchvision_images import IDX_FILES as FILES
 from perceiver.data.synthetic.digit_points import DigitPoints, inked_points, thinned
 from perceiver.modalities.preprocess import preprocess
 
