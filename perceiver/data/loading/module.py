@@ -80,18 +80,18 @@ class DataModule(LightningDataModule):
         self._whole: Any = None
 
     @classmethod
-    def of(cls, source: Callable[..., Source], **settings: Any) -> DataModule:
+    def of(cls, kind: Callable[..., Source], /, **settings: Any) -> DataModule:
         """A data module and its source from settings side by side, as the command line has them.
 
         Args:
-            source: makes the source; a class.
-            settings: what `source` names among its arguments goes to it, then what this class names comes here; the rest
-                goes to `source`, which reports it.
+            kind: makes the source; a class.
+            settings: what `kind` names among its arguments goes to it, then what this class names comes here; the rest goes
+                to `kind`, which reports it.
         """
-        theirs = inspect.signature(source).parameters
-        ours = [name for name in inspect.signature(cls).parameters if name in settings and name not in theirs]
-        loading = {name: settings.pop(name) for name in ours}
-        return cls(source(**settings), **loading)
+        theirs, parameters = inspect.signature(kind).parameters, inspect.signature(cls).parameters.values()
+        ours = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.name not in theirs]
+        loading = {name: settings.pop(name) for name in ours if name in settings}
+        return cls(kind(**settings), **loading)
 
     def _transforms(self, given: Settings, *, argument: str) -> dict[str, Transforms]:
         source = self.source

@@ -29,7 +29,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("module", [CIFAR10, CIFAR100])
 def test_reads_what_torchvision_reads(module: Module, root: Path) -> None:
-    data = module(root=root, download=False, validation_size=20 if module is CIFAR10 else 100, batch_size=1000)
+    size = 20 if module is CIFAR10 else 100
+    data = DataModule.of(module, root=root, download=False, validation_size=size, batch_size=1000)
     data.prepare_data()
     data.setup()
     image = data.spec["modalities"]["image"]

@@ -10,7 +10,7 @@ from perceiver.modalities.preprocess import preprocess
 
 
 @pytest.fixture(scope="module")
-def digits() -> Digits:
+def digits() -> DataModule:
     module = DataModule.of(Digits, batch_size=100)
     module.prepare_data()
     module.setup("fit")
@@ -22,7 +22,7 @@ def ids(loader: object) -> list[str]:
     return [name for batch in loader for name in batch.ids]  # type: ignore[attr-defined]
 
 
-def test_splits_are_disjoint_complete_and_stratified(digits: Digits) -> None:
+def test_splits_are_disjoint_complete_and_stratified(digits: DataModule) -> None:
     loaders = (digits.train_dataloader(), digits.val_dataloader(), digits.test_dataloader())
     names = [ids(loader) for loader in loaders]
     assert [len(split) for split in names] == [1257, 180, 360]
@@ -32,7 +32,7 @@ def test_splits_are_disjoint_complete_and_stratified(digits: Digits) -> None:
         assert ((counts / size - 0.1).abs() < 0.02).all()
 
 
-def test_batches_hold_the_real_images(digits: Digits) -> None:
+def test_batches_hold_the_real_images(digits: DataModule) -> None:
     batch = next(iter(digits.test_dataloader()))
     assert batch.inputs["image"].shape == (100, 1, 8, 8)
     assert batch.inputs["image"].dtype == torch.float32
@@ -44,7 +44,7 @@ def test_batches_hold_the_real_images(digits: Digits) -> None:
     torch.testing.assert_close(batch.inputs["image"][7], expected)
 
 
-def test_training_split_is_normalised(digits: Digits) -> None:
+def test_training_split_is_normalised(digits: DataModule) -> None:
     pixels: Tensor = torch.cat([batch.inputs["image"] for batch in digits.train_dataloader()])
     assert pixels.mean().item() == pytest.approx(0, abs=1e-5)
     assert pixels.std().item() == pytest.approx(1, abs=1e-4)
@@ -52,7 +52,7 @@ def test_training_split_is_normalised(digits: Digits) -> None:
     assert digits.spec["num_classes"] == 10
 
 
-def test_splits_ignore_the_training_seed_and_the_test_split_ignores_validation(digits: Digits) -> None:
+def test_splits_ignore_the_training_seed_and_the_test_split_ignores_validation(digits: DataModule) -> None:
     torch.manual_seed(123)
     other = DataModule.of(Digits, validation_size=300)
     other.setup("test")

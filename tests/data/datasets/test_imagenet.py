@@ -16,7 +16,7 @@ from perceiver.data import DataModule
 from perceiver.data.datasets.imagenet import ImageNet
 
 
-def prepared(root: Path, **arguments: Any) -> ImageNet:
+def prepared(root: Path, **arguments: Any) -> DataModule:
     settings = {"size": [16, 16], "validation_size": 6, "num_workers": 0, "batch_size": 100, **arguments}
     data = DataModule.of(ImageNet, root=root, **settings)
     data.prepare_data()

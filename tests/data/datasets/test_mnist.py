@@ -25,7 +25,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def prepared(root: Path, **arguments: object) -> MNIST:
+def prepared(root: Path, **arguments: object) -> DataModule:
     module = DataModule.of(MNIST, root=root, **{"download": False, "validation_size": 10, **arguments})  # type: ignore[arg-type]
     module.prepare_data()
     module.setup("fit")

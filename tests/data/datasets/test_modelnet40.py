@@ -35,7 +35,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def prepared(root: Path, **arguments: object) -> ModelNet40:
+def prepared(root: Path, **arguments: object) -> DataModule:
     settings = {"num_points": 64, "validation_size": 6, "batch_size": 100, **arguments}
     module = DataModule.of(ModelNet40, root=root, **settings)  # type: ignore[arg-type]
     module.prepare_data()

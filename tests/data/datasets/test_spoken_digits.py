@@ -37,7 +37,7 @@ def root(original: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def prepared(root: Path, **arguments: object) -> SpokenDigits:
+def prepared(root: Path, **arguments: object) -> DataModule:
     module = DataModule.of(SpokenDigits, root=root, **{"download": False, **arguments})  # type: ignore[arg-type]
     module.prepare_data()
     module.setup("fit")

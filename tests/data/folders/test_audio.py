@@ -41,7 +41,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def prepared(root: Path, **arguments: object) -> AudioFolder:
+def prepared(root: Path, **arguments: object) -> DataModule:
     module = DataModule.of(AudioFolder, root=root, **{"sample_rate": RATE, "batch_size": 100, **arguments})  # type: ignore[arg-type]
     module.prepare_data()
     module.setup("fit")

@@ -23,7 +23,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def module(root: Path, **arguments: Any) -> FlowFolder:
+def module(root: Path, **arguments: Any) -> DataModule:
     return DataModule.of(FlowFolder, root=root, **{"size": (8, 10), "batch_size": 2, "num_workers": 0, **arguments})
 
 

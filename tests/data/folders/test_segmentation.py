@@ -45,7 +45,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def module(root: Path, **arguments: Any) -> SegmentationFolder:
+def module(root: Path, **arguments: Any) -> DataModule:
     return DataModule.of(SegmentationFolder, root=root, **{"size": (12, 16), "batch_size": 2, "num_workers": 0, **arguments})
 
 

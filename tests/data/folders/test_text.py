@@ -39,7 +39,7 @@ def texts(loader: Any) -> list[str]:
     return list(pieces(loader).values())
 
 
-def ready(**arguments: Any) -> TextFiles:
+def ready(**arguments: Any) -> DataModule:
     data = DataModule.of(TextFiles, batch_size=8, **arguments)
     data.prepare_data()
     data.setup()

@@ -79,7 +79,7 @@ def test_a_hostile_file_is_a_bad_row(case: str, kind: str, message: str, tmp_pat
         read_all(DataModule.of(Manifest, **settings))
 
 
-def read_all(data: Manifest) -> None:
+def read_all(data: DataModule) -> None:
     data.setup()
     for batches in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
         list(batches)

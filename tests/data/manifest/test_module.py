@@ -26,12 +26,12 @@ def rows(tmp_path: Path) -> Rows:
     return animals(tmp_path)
 
 
-def module(tmp_path: Path, rows: Rows, *, modalities: Any = MODALITIES, **arguments: Any) -> Manifest:
+def module(tmp_path: Path, rows: Rows, *, modalities: Any = MODALITIES, **arguments: Any) -> DataModule:
     path = write_csv(tmp_path / "m.csv", rows)
     return DataModule.of(Manifest, manifest=path, modalities=modalities, **{**SMALL, **arguments})
 
 
-def fitted(tmp_path: Path, rows: Rows, **arguments: Any) -> Manifest:
+def fitted(tmp_path: Path, rows: Rows, **arguments: Any) -> DataModule:
     made = module(tmp_path, rows, **arguments)
     made.prepare_data()
     made.setup("fit")

@@ -28,7 +28,7 @@ def rows(tmp_path: Path) -> Rows:
     return made
 
 
-def fitted(tmp_path: Path, rows: Rows, **arguments: Any) -> Manifest:
+def fitted(tmp_path: Path, rows: Rows, **arguments: Any) -> DataModule:
     data = DataModule.of(Manifest, manifest=write_csv(tmp_path / "m.csv", rows), **{**SETTINGS, **arguments})
     data.prepare_data()
     data.setup("fit")

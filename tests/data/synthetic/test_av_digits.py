@@ -37,7 +37,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def prepared(root: Path, **arguments: Any) -> AVDigits:
+def prepared(root: Path, **arguments: Any) -> DataModule:
     small = {"validation_images": 10, "validation_pairs": 30, "test_pairs": 50, "download": False}
     module = DataModule.of(AVDigits, root=root, **{**small, **arguments})
     module.prepare_data()

@@ -17,7 +17,7 @@ SMALL: dict[str, Any] = {"num_frames": 3, "canvas": [10, 12], "clips_per_digit":
 CLIP = Clip(num_frames=6, canvas=(12, 15), frames_per_second=25.0, sample_rate=4000, max_speed=2.0, noise=0.0)
 
 
-def prepared(**settings: Any) -> DialedDigits:
+def prepared(**settings: Any) -> DataModule:
     module = DataModule.of(DialedDigits, **{**SMALL, **settings})
     module.setup("fit")
     module.setup("test")

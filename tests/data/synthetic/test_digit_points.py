@@ -33,7 +33,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def prepared(root: Path, **arguments: object) -> DigitPoints:
+def prepared(root: Path, **arguments: object) -> DataModule:
     module = DataModule.of(DigitPoints, root=root, **{"download": False, "validation_size": 10, **arguments})  # type: ignore[arg-type]
     module.prepare_data()
     module.setup("fit")

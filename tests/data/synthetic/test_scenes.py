@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from perceiver.data import Digits, MovingDigits, PlacedDigits
+from perceiver.data import DataModule, Digits, MovingDigits, PlacedDigits
 from perceiver.data.synthetic.scenes import (
     Layer,
     Pose,
@@ -34,7 +34,7 @@ KINDS = [MovingDigits, PlacedDigits]
 
 
 def made(kind: Any, **arguments: Any) -> Any:
-    module = kind(source=Digits(), **{**SMALL, **arguments})
+    module = DataModule.of(kind, source=Digits(), **{**SMALL, **arguments})
     module.prepare_data()
     module.setup("fit")
     return module
@@ -131,7 +131,7 @@ def test_placed_digits_are_the_digits() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_kit(kind: Any) -> None:
-    check_data_module(lambda: kind(source=Digits(), **SMALL))
+    check_data_module(lambda: DataModule.of(kind, source=Digits(), **SMALL))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -180,4 +180,4 @@ def test_digits_of_the_splits_are_those_of_the_source() -> None:
 )
 def test_scenes_that_cannot_be_drawn(kind: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        kind(source=Digits(), **arguments)
+        DataModule.of(kind, source=Digits(), **arguments)

@@ -33,7 +33,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def prepared(root: Path, **arguments: Any) -> TrimodalDigits:
+def prepared(root: Path, **arguments: Any) -> DataModule:
     # Two images of each digit at least: points are of another than the image.
     small = {"validation_images": 20, "validation_pairs": 30, "test_pairs": 50, "download": False}
     module = DataModule.of(TrimodalDigits, root=root, **{**small, **arguments})
