@@ -260,7 +260,7 @@ def _digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
     root = os.environ.get("PERCEIVER_DATA")
     if root is not None and (Path(root) / "MNIST" / "raw").is_dir():
-        split = MNIST(root=root, download=False).files.read("train")
+        split = MNIST(root=root, download=False).read("train")
         return split.pixels[:, 0].numpy(), split.labels.numpy()
     from sklearn.datasets import load_digits
 

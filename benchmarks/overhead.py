@@ -28,6 +28,7 @@ from hydra.utils import instantiate
 from lightning.pytorch import Callback, seed_everything
 
 from perceiver.checkpoints.build import build_model
+from perceiver.run.assembly import make_data
 from perceiver.run.configuration.resolve import register_resolvers, resolve
 from perceiver.run.job import run
 from perceiver.run.main import conf_directory
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def bare_loop(config: Any, *, steps: int) -> list[tuple[float, float]]:
     """Times after each step of a loop without Lightning."""
-    data = instantiate(config.data, _convert_="all")
+    data = make_data(config.data)
     data.prepare_data()
     data.setup("fit")
     plain = resolve(config, data.spec)

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from dense_cases import flow_set, segmentation_set
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from image_sets import cifar10_set, cifar100_set, folder_set, idx_set, imagenet_set
+from image_sets import cifar10_set, cifar100_set, cifar_checksums, folder_set, idx_set, imagenet_set
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
@@ -27,6 +28,7 @@ from perceiver.interop.architectures import model_config
 from perceiver.interop.huggingface import from_transformers
 from perceiver.modalities.text_bytes import encode_bytes
 from perceiver.model import Perceiver
+from perceiver.run.assembly import make_data
 from perceiver.run.configuration.regularisation import without_regularisation
 from perceiver.run.configuration.resolve import register_resolvers, resolve
 
@@ -88,6 +90,7 @@ SMALL_SETS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "text_files": (lambda root: (root / "it.txt").write_text("Some text of mine.\n" * 50), ["data.files={root}"]),
     "python_texts": (lambda root: None, []),
 }
+CIFAR = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}
 UNLABELLED = ("python_texts", "text_files")
 
 
@@ -300,17 +303,19 @@ def test_loggers(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", GROUPS["data"])
-def test_data(name: str, data_root: Path, tmp_path: Path) -> None:
+def test_data(name: str, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny set in the original format, or the real data; skipped where it is not there."""
     make, overrides = SMALL_SETS.get(name, (None, []))
     if make is not None:
         make(tmp_path)
+    if name in CIFAR:
+        cifar_checksums(tmp_path, CIFAR[name], monkeypatch)
     overrides = [override.replace("{root}", str(tmp_path)) for override in overrides]
     known = composed(f"data={name}").data
     settings = {"root": data_root if make is None else tmp_path, "download": "false"}
     overrides += [f"data.{key}={settings[key]}" for key in settings if key in known]
     config = composed(f"data={name}", *overrides, *(["task=masked_tokens"] if name in UNLABELLED else []))
-    data = instantiate(config.data, _convert_="all")
+    data = make_data(config.data)
     try:
         data.prepare_data()
     except FileNotFoundError as error:
@@ -331,12 +336,13 @@ def test_data(name: str, data_root: Path, tmp_path: Path) -> None:
     assert model(batch.inputs, batch.masks).shape == expected
 
 
-def test_augmentation_is_a_list_to_choose_from(tmp_path: Path) -> None:
+def test_augmentation_is_a_list_to_choose_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cifar10_set(tmp_path)
+    cifar_checksums(tmp_path, CIFAR["cifar10"], monkeypatch)
     listed = ["RandAugment", "RandomErasing", "{_target_: torchvision.transforms.v2.RandomResizedCrop, size: [32, 32]}"]
     entries = ", ".join(x if x[0] == "{" else f"{{_target_: torchvision.transforms.v2.{x}}}" for x in listed)
     overrides = [f"data.augment.transforms=[{entries}]", f"data.root={tmp_path}", "data.validation_size=10"]
-    data = instantiate(composed("data=cifar10", *overrides).data, _convert_="all")
+    data = make_data(composed("data=cifar10", *overrides).data)
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
     assert batch.inputs["image"].shape == (90, 3, 32, 32)
@@ -365,7 +371,7 @@ def test_experiments(name: str) -> None:
     else:
         assert outputs.shape == ((2, 7, 262) if "text" in modalities else (2, 3))
     plain = resolve(config, facts)
-    assert isinstance(instantiate(plain["data"], _convert_="all"), LightningDataModule)
+    assert isinstance(make_data(plain["data"]), LightningDataModule)
     optimizer = instantiate(plain["optimizer"], _convert_="all")
     task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(model=model, optimizer=optimizer)
     assert isinstance(task, LightningModule)
@@ -401,7 +407,7 @@ def test_autoencoders(name: str) -> None:
     if large:
         plain["model"]["encoder"] |= {"num_latents": 4, "latent_channels": 16, "num_layers_per_block": 1}
     model = build_model(plain["model"], spec=facts)
-    assert isinstance(instantiate(plain["data"], _convert_="all"), LightningDataModule)
+    assert isinstance(make_data(plain["data"]), LightningDataModule)
     task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(model=model, optimizer=torch.optim.SGD)
     inputs: dict[str, Any] = {key: torch.rand(2, *one["shape"]) for key, one in facts["modalities"].items()}
     batch = Batch(inputs=inputs, target=torch.tensor([3, 9]))
@@ -457,7 +463,7 @@ def dense_experiment(config: DictConfig) -> None:
     """Its data is drawn, and its outputs lie on the grid of the targets."""
     with open_dict(config):
         config.data.update(training_scenes=4, validation_scenes=2, test_scenes=2, batch_size=2)
-    data = instantiate(config.data, _convert_="all")
+    data = make_data(config.data)
     data.setup("fit")
     model = built(config, data.spec)
     plain = resolve(config, data.spec)

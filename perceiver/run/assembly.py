@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from omegaconf import DictConfig
 
 from perceiver import checkpoints
+from perceiver.data.loading.module import DataModule
+from perceiver.data.loading.source import Source
 from perceiver.model import Perceiver
 from perceiver.run.configuration.construct import construct
 from perceiver.run.fine_tuning.initialisation import Initialisation
@@ -19,6 +22,23 @@ from perceiver.run.processes.interruption import OrderlyStop
 from perceiver.run.processes.launch import start_ranks_by_job
 from perceiver.run.resuming.checkpoint_io import AtomicCheckpointIO
 from perceiver.run.resuming.last_checkpoint import LastCheckpoint
+
+
+def make_data(node: DictConfig | Mapping[str, Any]) -> LightningDataModule:
+    """The data module of the group `data`, whose keys are flat.
+
+    `_target_` is a `perceiver.data.Source`: the keys that `DataModule` takes (`batch_size`, `num_workers`, `augment`,
+    `corruption`, `balanced_sampling`, `num_labelled`) go to it, all others to the source, which also gets those of
+    them that are among its own arguments. Any other `_target_` makes a LightningDataModule with a `spec`, and gets all keys.
+
+    Args:
+        node: `config.data`, resolved or not.
+    """
+    source = instantiate({"_target_": node["_target_"], "_partial_": True}).func
+    if isinstance(source, type) and issubclass(source, Source):
+        return DataModule.of(source, **instantiate(node, _target_="builtins.dict", _convert_="all"))
+    data: LightningDataModule = instantiate(node, _convert_="all")
+    return data
 
 
 def spec_of(data: LightningDataModule) -> dict[str, Any]:

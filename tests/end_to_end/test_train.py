@@ -23,7 +23,7 @@ import yaml
 from sklearn.datasets import load_digits
 
 import perceiver
-from perceiver.data import Digits
+from perceiver.data import DataModule, Digits
 from perceiver.run.main import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -166,9 +166,9 @@ def test_the_configuration_is_resolved_and_holds_the_spec(run_directory: Path) -
 
 
 def test_the_reported_test_accuracy_is_that_of_the_loaded_model(run_directory: Path) -> None:
-    data = Digits()
+    data = DataModule.of(Digits)
     data.setup("test")
-    test = data.read_test()
+    test = data.source.read_test()
     images = load_digits().images.astype("uint8")
     numbers = test.numbers.tolist()
     model = perceiver.load(run_directory)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 import perceiver
 from perceiver.batch import Batch, Sample
 from perceiver.collate import Collate
-from perceiver.data import Digits, MovingDigits
+from perceiver.data import DataModule, Digits, MovingDigits
 from perceiver.targets.kinds import target_of
 from perceiver.tasks import DenseRegressionTask
 from perceiver.tasks.dense_losses import EndPointError
@@ -232,9 +232,9 @@ def test_flow_from_end_to_end(tmp_path: Path) -> None:
     assert (folder / "figures" / "flow_val.png").exists()
 
     model = perceiver.load(folder)
-    data = MovingDigits(source=Digits(), size=(10, 12), diameter=(6, 8), test_scenes=6)
+    data = DataModule.of(MovingDigits, source=Digits(), size=(10, 12), diameter=(6, 8), test_scenes=6)
     data.setup("test")
-    scenes = list(data.read_test())
+    scenes = list(data.source.read_test())
     said = model.predict([scene.inputs["frames"] for scene in scenes])
     errors = [
         np.linalg.norm(one.values - scene.target.numpy(), axis=0)[scene.target_mask.numpy()]

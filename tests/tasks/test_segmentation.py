@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 import perceiver
 from perceiver.batch import Batch
-from perceiver.data import Digits, PlacedDigits
+from perceiver.data import DataModule, Digits, PlacedDigits
 from perceiver.tasks import SegmentationTask
 
 
@@ -184,9 +184,9 @@ def test_digits_from_end_to_end(tmp_path: Path) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
 
     model = perceiver.load(folder)
-    data = PlacedDigits(source=Digits(), size=(12, 14), diameter=(7, 9), digits=(1, 1), test_scenes=6)
+    data = DataModule.of(PlacedDigits, source=Digits(), size=(12, 14), diameter=(7, 9), digits=(1, 1), test_scenes=6)
     data.setup("test")
-    scenes = list(data.read_test())
+    scenes = list(data.source.read_test())
     said = model.predict([scene.inputs["image"] for scene in scenes])
     truth = np.stack([scene.target.numpy() for scene in scenes])
     assert (np.stack([one.classes for one in said]) == truth).mean() == pytest.approx(metrics["test/pixel_accuracy"])

@@ -1,10 +1,11 @@
-"""The adapter and the data module keep what perceiver relies on."""
+"""The adapter and the data set keep what perceiver relies on."""
 
 import pytest
 import torch
 from thermometer import Thermometer, Weather
 
 from perceiver import Fourier
+from perceiver.data import DataModule
 from perceiver.testing import Check, adapter_checks, data_module_checks
 
 
@@ -17,6 +18,6 @@ def test_adapter(check: Check) -> None:
     check()
 
 
-@pytest.mark.parametrize("check", data_module_checks(lambda: Weather(days=40)), ids=str)
+@pytest.mark.parametrize("check", data_module_checks(lambda: DataModule(Weather(days=40))), ids=str)
 def test_data(check: Check) -> None:
     check()

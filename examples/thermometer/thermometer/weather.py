@@ -6,36 +6,24 @@ import torch
 from torch import Tensor
 
 from perceiver import Sample
-from perceiver.data import LabelledDataModule
+from perceiver.data import Source
 from perceiver.data.loading.samples import InMemory, Samples
 
 STEP_SECONDS = 900.0
 CLASSES = ("clear", "front", "overcast")
 
 
-class Weather(LabelledDataModule):
+class Weather(Source):
     """Readings `(1, T)` in °C every quarter of an hour from midnight; some days break off before the evening.
 
     Args:
-        batch_size: days per batch and process.
-        num_workers: loader processes.
         days: days to train on; a quarter as many more for validation, and as many for the test.
-        balanced_sampling: see `LabelledDataModule`.
     """
 
-    def __init__(
-        self, *, batch_size: int = 32, num_workers: int = 0, days: int = 600, balanced_sampling: bool = False
-    ) -> None:
-        super().__init__(
-            modality="readings",
-            # Readings are padded along every axis but that of the channels.
-            facts={"kind": "thermometer", "shape": [1, None], "channel_axis": 0, "step_seconds": STEP_SECONDS},
-            class_names=CLASSES,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            augment=None,
-            balanced_sampling=balanced_sampling,
-        )
+    def __init__(self, *, days: int = 600) -> None:
+        # Readings are padded along every axis but that of the channels.
+        facts = {"kind": "thermometer", "shape": [1, None], "channel_axis": 0, "step_seconds": STEP_SECONDS}
+        super().__init__(facts={"readings": facts}, class_names=CLASSES)
         self.days = days
 
     def read_training(self) -> tuple[Samples, Samples]:
@@ -46,10 +34,10 @@ class Weather(LabelledDataModule):
         """A quarter as many as for training."""
         return self._days("test", self.days // 4)
 
-    def statistics(self, training: Samples) -> dict[str, Any]:
+    def statistics(self, training: Samples) -> dict[str, dict[str, Any]]:
         """Mean and standard deviation of all readings."""
         values = torch.cat([training[index].inputs["readings"] for index in range(len(training))], dim=1)
-        return {"mean": [values.mean().item()], "std": [values.std().item()]}
+        return {"readings": {"mean": [values.mean().item()], "std": [values.std().item()]}}
 
     def _days(self, split: str, count: int) -> Samples:
         random = torch.Generator().manual_seed({"train": 0, "val": 1, "test": 2}[split])

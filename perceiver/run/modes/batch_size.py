@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
 from omegaconf import DictConfig
@@ -20,7 +19,7 @@ from rich.table import Table
 
 from perceiver.batch import Batch
 from perceiver.checkpoints.build import build_model
-from perceiver.run.assembly import make_task, make_trainer, spec_of
+from perceiver.run.assembly import make_data, make_task, make_trainer, spec_of
 from perceiver.run.configuration.compilation import compile_model
 from perceiver.run.configuration.resolve import resolve
 from perceiver.run.fine_tuning.initialisation import Initialisation
@@ -72,7 +71,7 @@ def find_batch_size(config: DictConfig) -> int:
             f"batch_sizes: expected 1 <= smallest <= largest and steps > {WARM_UP}, got smallest={sizes.smallest}, "
             f"largest={sizes.largest}, steps={sizes.steps}."
         )
-    data: LightningDataModule = instantiate(config.data, _convert_="all")
+    data = make_data(config.data)
     if not hasattr(data, "batch_size"):
         raise ValueError(f"mode=batch_size: {type(data).__name__} has no batch_size that could be changed.")
     start = Initialisation.of(config)
@@ -168,9 +167,7 @@ def _try(
         task.zero_grad(set_to_none=True)
         gc.collect()
         garbage_collection_cuda()
-    return Trial(
-        batch_size=size, samples_per_second=clock.samples_per_second(), memory_gb=_peak_memory(device) / 2**30
-    )
+    return Trial(batch_size=size, samples_per_second=clock.samples_per_second(), memory_gb=_peak_memory(device) / 2**30)
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import WeightAveraging
 from omegaconf import DictConfig
@@ -17,6 +16,7 @@ from perceiver.checkpoints.build import build_model
 from perceiver.run.assembly import (
     check_task,
     class_names,
+    make_data,
     make_task,
     make_trainer,
     spec_of,
@@ -67,7 +67,7 @@ def fit(config: DictConfig) -> float | None:
     if resumed is not None:
         check_task(config, resumed.recipe)
 
-    data: LightningDataModule = instantiate(config.data, _convert_="all")
+    data = make_data(config.data)
     data.prepare_data()
     if resumed is not None:
         use_stored_spec(data, resumed.recipe.spec, file=resumed.file)

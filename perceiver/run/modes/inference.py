@@ -16,6 +16,7 @@ from torch import Tensor
 from perceiver import checkpoints
 from perceiver.batch import Batch
 from perceiver.model import Perceiver
+from perceiver.run.assembly import make_data
 from perceiver.run.processes.interruption import until_interrupted
 from perceiver.run.resuming.stored_spec import use_stored_spec
 
@@ -52,7 +53,7 @@ class Inference:
         file = checkpoints.find(config.ckpt_path)
         recipe = checkpoints.read(file)
         model = checkpoints.load(file, trust=list(config.trust))
-        data: LightningDataModule = instantiate(config.data, _convert_="all")
+        data = make_data(config.data)
         if type(data).predict_dataloader is LightningDataModule.predict_dataloader:
             raise ValueError(f"data: {type(data).__name__} has no predict_dataloader.")
         spec = use_stored_spec(data, recipe.spec, file=file, trained_on=recipe.config.get("data"))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from hydra.utils import instantiate
-from lightning.pytorch import LightningDataModule
 from omegaconf import DictConfig, OmegaConf
 
+from perceiver.data import DataModule
 from perceiver.data.manifest import Manifest
 from perceiver.data.shards import write_shards
+from perceiver.run.assembly import make_data
 
 
 def shard(config: DictConfig) -> None:
@@ -20,19 +20,26 @@ def shard(config: DictConfig) -> None:
     """
     if config.shards is None:
         raise ValueError("mode=shard: expected shards=DIR, the folder that shards are written to; got none.")
-    data: LightningDataModule = instantiate(config.data, _convert_="all")
-    if not isinstance(data, Manifest):
+    data = make_data(config.data)
+    if not isinstance(data, DataModule) or not isinstance(data.source, Manifest):
+        given = data.source if isinstance(data, DataModule) else data
         raise ValueError(
-            f"mode=shard: expected data=manifest data.manifest=FILE, got {type(data).__name__}, which cannot be packed."
+            f"mode=shard: expected data=manifest data.manifest=FILE, got {type(given).__name__}, which cannot be packed."
         )
     data.prepare_data()
     data.setup("fit")
-    splits = data.splits()
+    names = ("train", "val", "test") if data.source.has_test else ("train", "val")
+    splits = {name: data.split(name) for name in names}
     settings = OmegaConf.to_container(config.data, resolve=True)
     assert isinstance(settings, dict)
     source = {str(key): value for key, value in settings.items() if key not in _IRRELEVANT}
     written = write_shards(
-        splits, spec=data.spec, folder=str(config.shards), source=source, num_workers=data.num_workers, seed=data.split_seed
+        splits,
+        spec=data.spec,
+        folder=str(config.shards),
+        source=source,
+        num_workers=data.num_workers,
+        seed=data.source.split_seed,
     )
     shards = sum(-(-count // written.rows_per_shard[name]) for name, count in written.samples.items() if count)
     counts = ", ".join(f"{count:,} {name}" for name, count in written.samples.items())

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from hydra.utils import instantiate
-from lightning.pytorch import LightningDataModule, seed_everything
+from lightning.pytorch import seed_everything
 from omegaconf import DictConfig, open_dict
 
 from perceiver import checkpoints
-from perceiver.run.assembly import check_task, class_names, make_task, make_trainer
+from perceiver.run.assembly import check_task, class_names, make_data, make_task, make_trainer
 from perceiver.run.configuration.compilation import compile_model
 from perceiver.run.configuration.literal import literal
 from perceiver.run.configuration.resolve import resolve
@@ -34,7 +33,7 @@ def evaluate(config: DictConfig) -> float | None:
     check_task(config, recipe)
     model = checkpoints.load(file, trust=list(config.trust))
 
-    data: LightningDataModule = instantiate(config.data, _convert_="all")
+    data = make_data(config.data)
     data.prepare_data()
     spec = use_stored_spec(data, recipe.spec, file=file, trained_on=recipe.config.get("data"))
     config = config.copy()

@@ -1,4 +1,4 @@
-"""What data modules of drawn digits have in common: where the digits come from, and which scenes are drawn anew when."""
+"""What data sets of drawn digits have in common: where the digits come from, and which scenes are drawn anew when."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,9 +10,8 @@ from torch import Tensor
 
 from perceiver.batch import Sample
 from perceiver.collate import Collate
-from perceiver.data.loading.dense_module import DenseDataModule, DenseSamples
-from perceiver.data.loading.image_module import ImageDataModule
-from perceiver.data.loading.images import ImageSource
+from perceiver.data.loading.images import Images
+from perceiver.data.loading.source import Source
 from perceiver.data.synthetic.scenes import Layer, random_background, random_glyph_layer
 from perceiver.runtime.random_streams import stream_seed
 
@@ -26,20 +25,19 @@ _VALIDATION, _TEST, _DESCRIPTION, _TRAINING = range(4)
 class Glyphs:
     """Digits to draw with, as ink in [0, 1]."""
 
-    images: ImageSource
-    value_range: tuple[float, float]
+    images: Images
 
     def any(self, generator: torch.Generator) -> tuple[Tensor, int]:
         """One of them at random, `(h, w)`, and its class."""
         number = torch.randint(len(self.images.labels), (1,), generator=generator)
-        low, high = self.value_range
+        low, high = self.images.value_range
         ink = (self.images.read(number)[0].float().mean(dim=0) - low) / (high - low)
         return ink, int(self.images.labels[number])
 
 
 @runtime_checkable
 class Scene(Protocol):
-    """Draws scenes. An object of its own, not the data module: loader processes may have to pickle it."""
+    """Draws scenes. An object of its own, not the data set: loader processes may have to pickle it."""
 
     def __call__(self, glyphs: Glyphs, generator: torch.Generator, *, name: str) -> Sample:
         """A scene with some of the digits, under this id; all of it follows from the generator."""
@@ -85,16 +83,17 @@ class DrawnScenes:
         return (self[index] for index in range(self.size))
 
 
-class DrawnDataModule(DenseDataModule):
+class DrawnSource(Source):
     """Scenes with digits. Those of validation and test are always the same, training scenes are others in every epoch.
 
     Digits of validation and test scenes are those of the source's own splits, so no digit is in two.
 
     Args:
-        source: of the digits: `perceiver.data.Digits` or `MNIST`, or another module of small images, light on dark.
+        source: of the digits: `perceiver.data.Digits` or `MNIST`, or another source of small images, light on dark.
         scene: how scenes are drawn.
         name: what ids begin with.
-        modality, facts, batch_size, num_workers: see `DenseDataModule`.
+        modality: its name, the key in `Batch.inputs`.
+        facts: what is known of it before the data was seen.
         training_scenes: how many make an epoch.
         redraw: draw training scenes anew in every epoch. False: they are drawn once, and kept in memory, which is faster.
         validation_scenes, test_scenes: how many there are.
@@ -104,26 +103,25 @@ class DrawnDataModule(DenseDataModule):
     def __init__(
         self,
         *,
-        source: ImageDataModule,
+        source: Source,
         scene: Scene,
         name: str,
         modality: str,
         facts: Mapping[str, Any],
-        batch_size: int,
-        num_workers: int,
         training_scenes: int,
         redraw: bool,
         validation_scenes: int,
         test_scenes: int,
         scene_seed: int,
     ) -> None:
-        super().__init__(modality=modality, facts=facts, batch_size=batch_size, num_workers=num_workers)
+        super().__init__(facts={modality: facts})
         sizes = {"training_scenes": training_scenes, "validation_scenes": validation_scenes, "test_scenes": test_scenes}
         for key, value in sizes.items():
             if value < 1:
                 raise ValueError(f"data.{key}: expected 1 or more, got {value}.")
         if scene_seed < 0:
             raise ValueError(f"data.scene_seed: expected 0 or more, got {scene_seed}.")
+        self.modality = modality
         self.source = source
         self.scene = scene
         self.name = name
@@ -134,42 +132,43 @@ class DrawnDataModule(DenseDataModule):
         self.scene_seed = scene_seed
 
     @abstractmethod
-    def describe_scenes(self, scenes: list[Sample]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As `describe`, of some training scenes."""
+    def describe(self, scenes: list[Sample]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the spec holds of the modality besides `facts`, and of the target, from some training scenes."""
 
-    def prepare_data(self) -> None:
+    def prepare(self) -> None:
         """Fetches or checks the digits."""
-        self.source.prepare_data()
+        self.source.prepare()
 
-    def read_training(self) -> tuple[DenseSamples, DenseSamples]:
+    def read_training(self) -> tuple[DrawnScenes, DrawnScenes]:
         """Training scenes and validation scenes."""
         seeds = None if self.redraw else (self.scene_seed, _TRAINING)
-        training, validation = (self._glyphs(images) for images in self.source.read_training())
+        training, validation = (Glyphs(images) for images in self.source.read_training())
         return (
             DrawnScenes(self.scene, training, self.training_scenes, f"{self.name}/train", seeds),
             DrawnScenes(self.scene, validation, self.validation_scenes, f"{self.name}/val", (self.scene_seed, _VALIDATION)),
         )
 
-    def read_test(self) -> DenseSamples:
+    def read_test(self) -> DrawnScenes:
         """Test scenes."""
-        images = self._glyphs(self.source.read_test())
+        images = Glyphs(self.source.read_test())
         return DrawnScenes(self.scene, images, self.test_scenes, f"{self.name}/test", (self.scene_seed, _TEST))
 
-    def unaltered(self, training: DenseSamples) -> DenseSamples:
+    def unaltered(self, training: DrawnScenes) -> DrawnScenes:
         """Training scenes that are the same in every epoch."""
         return self._fixed(training, self.training_scenes)
 
-    def describe(self, training: DenseSamples) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Of 128 scenes with training digits."""
-        return self.describe_scenes(list(self._fixed(training, DESCRIBED)))
+    def learn(self, training: DrawnScenes) -> dict[str, Any]:
+        """The spec, from 128 scenes with training digits."""
+        statistics, target = self.describe(list(self._fixed(training, DESCRIBED)))
+        counted = "num_classes" if target["kind"] == "segmentation" else "num_outputs"
+        return {
+            "modalities": {self.modality: {**self.facts[self.modality], **statistics}},
+            "target": target,
+            counted: len(target["names"]),
+        }
 
-    def _fixed(self, training: DenseSamples, size: int) -> DrawnScenes:
-        assert isinstance(training, DrawnScenes)
+    def _fixed(self, training: DrawnScenes, size: int) -> DrawnScenes:
         return DrawnScenes(self.scene, training.glyphs, size, training.ids, (self.scene_seed, _DESCRIPTION))
-
-    def _glyphs(self, images: ImageSource) -> Glyphs:
-        low, high = self.source.value_range
-        return Glyphs(images, (low, high))
 
 
 def channel_statistics(x: Tensor) -> dict[str, list[float]]:

@@ -1,13 +1,14 @@
 """Few labels: which samples remain, that they are the training split's alone, and what cannot be asked for."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from perceiver.batch import Sample
-from perceiver.data import Digits, SpokenDigits
-from perceiver.data.loading.labelled_module import LabelledDataModule
-from perceiver.data.loading.labelled_subset import labelled_subset
-from perceiver.data.loading.samples import InMemory, Samples
+from perceiver.data import DataModule, Digits, PythonTexts, Source, SpokenDigits
+from perceiver.data.loading.samples import InMemory
+from perceiver.data.loading.splits import labelled_subset
 
 
 def ids(loader: object) -> list[str]:
@@ -30,7 +31,7 @@ def test_sizes_that_there_are_not(size: int) -> None:
 
 
 def test_images_of_the_training_split_only() -> None:
-    whole, few = Digits(), Digits(num_labelled=50)
+    whole, few = DataModule.of(Digits), DataModule.of(Digits, num_labelled=50)
     for module in (whole, few):
         module.setup("fit")
         module.setup("test")
@@ -45,36 +46,28 @@ def test_images_of_the_training_split_only() -> None:
     assert max(few.spec["target"]["counts"]) - min(few.spec["target"]["counts"]) <= 1
 
 
-class Sets(LabelledDataModule):
+class Sets(Source):
     """Points, twelve for training."""
 
-    def __init__(self, *, num_labelled: int | None) -> None:
-        super().__init__(
-            modality="points",
-            facts={"kind": "points", "shape": [None, 3]},
-            class_names=["even", "odd"],
-            batch_size=4,
-            num_workers=0,
-            augment=None,
-            num_labelled=num_labelled,
-        )
+    def __init__(self) -> None:
+        super().__init__(facts={"points": {"kind": "points", "shape": [None, 3]}}, class_names=["even", "odd"])
 
-    def samples(self, name: str, count: int) -> Samples:
+    def samples(self, name: str, count: int) -> InMemory:
         inputs = [{"points": torch.full((2, 3), float(n))} for n in range(count)]
         return InMemory([Sample(inputs=dict(x), target=n % 2, id=f"{name}/{n}") for n, x in enumerate(inputs)])
 
-    def read_training(self) -> tuple[Samples, Samples]:
+    def read_training(self) -> tuple[InMemory, InMemory]:
         return self.samples("train", 12), self.samples("validation", 5)
 
-    def read_test(self) -> Samples:
+    def read_test(self) -> InMemory:
         return self.samples("test", 5)
 
-    def statistics(self, training: Samples) -> dict[str, object]:
-        return {"mean": [float(len(training))] * 3, "std": [1.0] * 3}
+    def statistics(self, training: InMemory) -> dict[str, dict[str, object]]:
+        return {"points": {"mean": [float(len(training))] * 3, "std": [1.0] * 3}}
 
 
 def test_samples_of_the_training_split_only() -> None:
-    module = Sets(num_labelled=6)
+    module = DataModule(Sets(), num_labelled=6, batch_size=4)
     module.setup("fit")
     batches = list(module.train_dataloader())
     targets = torch.cat([batch.target for batch in batches])  # type: ignore[misc]
@@ -87,6 +80,14 @@ def test_samples_of_the_training_split_only() -> None:
     assert module.spec["modalities"]["points"]["mean"] == [6.0] * 3
 
 
-def test_other_modules_take_it_too() -> None:
-    assert SpokenDigits(root="nowhere", num_labelled=9, split_seed=4).num_labelled == 9
-    assert SpokenDigits(root="nowhere", num_labelled=9, split_seed=4).split_seed == 4
+def test_the_seed_is_that_of_the_splits() -> None:
+    module = DataModule.of(SpokenDigits, root="nowhere", num_labelled=9, split_seed=4)
+    assert (module.num_labelled, module.source.split_seed) == (9, 4)
+    first, second = (DataModule.of(Digits, num_labelled=20, split_seed=seed) for seed in (0, 1))
+    assert sorted(ids(first.train_dataloader())) != sorted(ids(second.train_dataloader()))
+
+
+@pytest.mark.parametrize(("setting", "value"), [("num_labelled", 1), ("balanced_sampling", True)])
+def test_data_without_classes(setting: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"data\.{setting}: PythonTexts has no classes"):
+        DataModule.of(PythonTexts, **{setting: value}).train_dataloader()
