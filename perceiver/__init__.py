@@ -19,6 +19,7 @@ from perceiver.fusion import Fusion
 from perceiver.inference.infilling import FilledIn, fill_in
 from perceiver.inference.tiling import flow_in_tiles
 from perceiver.masking.modality_dropout import ModalityDropout
+from perceiver.modalities import Modality
 from perceiver.model import Perceiver
 from perceiver.positions import Fourier, LearnedTable, Projected
 from perceiver.targets.classes import Prediction
@@ -41,6 +42,7 @@ __all__ = [
     "LabelsPrediction",
     "LearnedQueries",
     "LearnedTable",
+    "Modality",
     "ModalityDropout",
     "MultimodalDecoder",
     "Perceiver",

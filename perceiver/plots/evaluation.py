@@ -9,10 +9,11 @@ from torch import Tensor
 
 from perceiver.batch import Batch
 from perceiver.decoders.decoder import target_name
+from perceiver.modalities.modality import ModalitySpec
 from perceiver.model import Perceiver
 
 
-def modalities_of(model: Perceiver) -> Mapping[str, Mapping[str, Any]]:
+def modalities_of(model: Perceiver) -> Mapping[str, ModalitySpec]:
     """The spec of each modality that the model has; empty for one that the spec does not describe."""
     known = (model.spec or {}).get("modalities", {})
     return {name: known.get(name, {}) for name in model.adapters}

@@ -23,6 +23,7 @@ from perceiver.batch import Batch
 from perceiver.decoders import MultimodalDecoder
 from perceiver.masking.random import chosen
 from perceiver.masks import grid_mask
+from perceiver.modalities.kinds import kind_of
 from perceiver.model import Perceiver
 from perceiver.tasks.objective import Objective
 from perceiver.tasks.training_steps import (
@@ -33,9 +34,6 @@ from perceiver.tasks.training_steps import (
     require_modality,
 )
 from perceiver.tasks.weighted_mean import WeightedMean
-
-PEAKS = {"image": 1.0, "video": 1.0, "audio": 1.0}
-"""By kind of modality, the peak that PSNR is relative to: white, and the full scale of a sample of sound."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +80,7 @@ class MultimodalAutoencodingTask(Objective):
         label_mask_rate: share of the training samples from which the label is absent.
         max_queries: by output, how many places of it are decoded of a sample in training at most, at random; all where none
             is given. Validation and test decode all, at most `chunk_size` of the head at a time.
-        peaks: of PSNR, by modality, in place of `PEAKS`; null for none.
+        peaks: of PSNR, by modality, in place of the peak of its kind; null for none.
         checkpoint: plain values that go into checkpoints under the key "perceiver", so that the model can be rebuilt.
 
     Raises:
@@ -157,7 +155,7 @@ class MultimodalAutoencodingTask(Objective):
 
     def _peaks(self, given: Mapping[str, float | None]) -> dict[str, float]:
         facts = (self.model.spec or {}).get("modalities", {})
-        peaks = {name: given.get(name, PEAKS.get(facts.get(name, {}).get("kind"))) for name in self.layouts}
+        peaks = {name: given.get(name, kind_of(facts.get(name, {})).peak) for name in self.layouts}
         wrong = [name for name, peak in peaks.items() if peak is not None and not (peak > 0 and self.layouts[name].has_raw)]
         if wrong:
             wanted = {name: peak for name, peak in given.items() if name in wrong}

@@ -10,7 +10,7 @@ from torch import Tensor
 from perceiver.batch import Batch, Sample
 from perceiver.collate import Collate
 from perceiver.data.loading.transforms import Transforms
-from perceiver.modalities.arrays import normalise
+from perceiver.modalities.preprocess import normalise
 
 
 class PreparedCollate:

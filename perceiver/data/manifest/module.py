@@ -4,13 +4,14 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from perceiver.data.loading.source import Source
-from perceiver.data.manifest.modalities import Modality, parse_modalities, stored_modality
+from perceiver.data.manifest.modalities import ManifestModality, parse_modalities, stored_modality
 from perceiver.data.manifest.rows import (
     BadRows,
     ManifestRows,
@@ -39,7 +40,8 @@ class Manifest(Source):
     Args:
         manifest: the file.
         modalities: by name, a kind (image, video, audio, points, text, timeseries) if the column has that name too, or a
-            mapping: `{kind: image, column: photo, size: [32, 32]}`, `{kind: table, columns: [age, sex]}`. None: those of a
+            mapping: `{kind: image, column: photo, size: [32, 32]}`, `{kind: table, columns: [age, sex]}`. The kind may be a
+            `perceiver.modalities.Modality` of any installed package: `{kind: my_package.Thermometer}`. None: those of a
             stored spec.
         target: the column of targets; of values, there may be several. Names of classes and labels are what stands there in
             rows for training.
@@ -118,7 +120,7 @@ class Manifest(Source):
         self.needs_test = needs_test
         picture = {"size": image_size, "channels": image_channels}
         sound = {"sample_rate": sample_rate, "channels": audio_channels, "max_seconds": max_seconds}
-        self._asked: list[Modality] | None = (
+        self._asked: list[ManifestModality] | None = (
             None
             if modalities is None
             else parse_modalities(modalities, defaults={"image": picture, "video": picture, "audio": sound})
@@ -316,7 +318,7 @@ class Manifest(Source):
         modalities: dict[str, Any] = self._known_spec()["modalities"]
         return modalities
 
-    def _modalities(self) -> list[Modality]:
+    def _modalities(self) -> list[ManifestModality]:
         """Those that were asked for, else those of the spec, which says sizes, rates and columns where there is one."""
         if self.spec is None:
             if self._asked is None:
@@ -331,7 +333,7 @@ class Manifest(Source):
             return list(stored.values())
         # The columns may have other names in another manifest.
         return [
-            stored[one.name] if one.kind == "table" else _in_column(stored[one.name], one.columns) for one in self._asked
+            stored[one.name] if one.several_columns else _in_column(stored[one.name], one.columns) for one in self._asked
         ]
 
     def _columns(self) -> ManifestTable:
@@ -370,5 +372,5 @@ class Manifest(Source):
         return RowIds(table=self._columns(), column=self._column(self.id, "id"))
 
 
-def _in_column(modality: Modality, columns: tuple[str, ...]) -> Modality:
-    return Modality(name=modality.name, kind=modality.kind, columns=columns, facts={**modality.facts, "column": columns[0]})
+def _in_column(modality: ManifestModality, columns: tuple[str, ...]) -> ManifestModality:
+    return replace(modality, columns=columns, facts={**modality.facts, "column": columns[0]})

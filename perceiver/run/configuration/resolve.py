@@ -15,6 +15,8 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from perceiver.checkpoints.plain import PlainError, child_path, refuse_special_keys
 from perceiver.checkpoints.plain import plain as plain_copy
+from perceiver.checkpoints.trusted_kinds import import_kinds
+from perceiver.modalities.kinds import kind_of
 from perceiver.run.configuration.literal import Text, literal, released
 
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
@@ -46,6 +48,7 @@ def resolve(config: DictConfig, spec: dict[str, Any]) -> dict[str, Any]:
             `_target_`, or a `_target_` that the configuration itself does not name.
     """
     spec = _checked(spec, config)
+    _import_kinds(spec, config)
     facts = literal(spec, keys=spec["modalities"].keys())
     config = config.copy()
     with open_dict(config):
@@ -77,6 +80,18 @@ def resolve(config: DictConfig, spec: dict[str, Any]) -> dict[str, Any]:
     _require_named(plain, named)
     plain = released(plain)
     return {str(key): value for key, value in plain.items()}
+
+
+def _import_kinds(spec: dict[str, Any], config: DictConfig) -> None:
+    """Kinds that the settings of the data name are imported; others, in shards, need the key `trust`."""
+    try:
+        for facts in spec["modalities"].values():
+            kind_of(facts)
+    except ValueError:
+        try:
+            import_kinds(spec, trust=list(config.get("trust") or []))
+        except ValueError as error:
+            raise ValueError(f"data: {error} (here trust is a key of the configuration: 'trust=[PACKAGE]')") from error
 
 
 def _checked(spec: dict[str, Any], config: DictConfig) -> dict[str, Any]:
@@ -145,7 +160,7 @@ def _add_default_adapters(config: DictConfig, spec: dict[str, Any]) -> None:
             )
     for name, facts in modalities.items():
         if name not in adapters:
-            adapters[name] = _default_adapter(name, facts.get("kind"))
+            adapters[name] = _default_adapter(name, kind_of(facts).adapter or facts.get("kind"))
 
 
 def _default_adapter(name: str, kind: object) -> DictConfig:

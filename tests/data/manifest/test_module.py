@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plug_in_kinds
 import pytest
 import soundfile
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from perceiver.data import DataModule, Manifest
 from perceiver.data.manifest import BadRowError
+from perceiver.data.shards.records import Decode, encode
 from perceiver.modalities.preprocess import preprocess
 from perceiver.testing import Check, data_module_checks
 
@@ -438,3 +440,36 @@ def test_paths_relative_to_another_folder(tmp_path: Path, rows: Rows) -> None:
     data.setup("fit")
     with pytest.raises(BadRowError, match="there is no file"):
         DataModule.of(Manifest, manifest=path, modalities={"cloud": "points"}, **SMALL).setup("fit")
+
+
+def test_kinds_of_other_packages_from_values_files_and_columns(tmp_path: Path) -> None:
+    """Also read again with the stored spec, and from the records of shards, in which files are content."""
+    rows = []
+    for n in range(12):
+        (tmp_path / f"{n}.bin").write_bytes(bytes(range(n, 2 * n + 3)))
+        row = {"dna": "ACGT"[n % 4 :] + "A", "geiger": f"{n}.bin", "speed": n, "direction": 90, "label": "ab"[n % 2]}
+        rows.append(row)
+    rows[0]["direction"] = rows[1]["dna"] = None
+    counts = {"kind": "plug_in_kinds.Counts", "gain": 2.0}
+    kinds = {"dna": "plug_in_kinds.Bases", "geiger": counts, "wind": plug_in_kinds.Wind}
+    shares = {"validation_fraction": 0.3, "test_fraction": 0, "needs_test": False}
+    data = fitted(tmp_path, rows, modalities=kinds, on_bad_row="skip", **shares)
+    assert len(data.source.skipped) == 1
+    assert "holds NaN" in data.source.skipped[0], "no direction"
+    (batch,) = data.train_dataloader()
+    number = batch.ids.index("4")
+    spec = data.spec["modalities"]
+    [mean], [std] = spec["geiger"]["mean"], spec["geiger"]["std"]
+    x, mask = batch.inputs["geiger"][number], batch.masks["geiger"][number]  # type: ignore[index]
+    np.testing.assert_allclose(x[0, mask] * std + mean, 2.0 * np.arange(3, 9), rtol=1e-5)
+    np.testing.assert_allclose(batch.inputs["wind"][number], [0, 3], atol=1e-6)  # type: ignore[index]
+    assert batch.inputs["dna"][number, 0].tolist() == [0, 0, 0, 1]  # type: ignore[index]
+    again = DataModule.of(Manifest, manifest=tmp_path / "m.csv", batch_size=100, num_workers=0)
+    again.spec = data.spec
+    again.setup("fit")
+    samples = again.split("train")
+    decode = Decode(modalities=list(kinds), specs=spec, target=data.spec["target"])
+    for index in range(len(samples)):
+        own, sample = decode(encode(samples, index, target=data.spec["target"])), samples[index]
+        assert own.inputs.keys() == sample.inputs.keys()
+        assert all(torch.equal(own.inputs[name], sample.inputs[name]) for name in sample.inputs)  # type: ignore[arg-type]
