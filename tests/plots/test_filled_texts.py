@@ -13,7 +13,7 @@ from perceiver.plots import FilledTexts
 from perceiver.plots.evaluation import modalities_of
 from perceiver.plots.filled_texts import GAP
 from perceiver.plots.inputs import singles
-from perceiver.tasks.masked_tokens import generators_of
+from perceiver.objectives.masked_tokens import generators_of
 
 TEXTS = ["The Grüße cost $5 and 漢字.\nA second line", "short one", "and  a third text, longer than the others are"]
 
