@@ -1,7 +1,7 @@
 """Training objectives, in plain PyTorch: what is checked, minimised and measured, with the model as an argument.
 
-`classification`, `multilabel` and `regression` make a `Supervised` objective, `segmentation` and `dense_regression` a `Dense`
-one; the others need no targets. `perceiver.training.Task` puts Lightning around one. A loop of your own needs ten lines:
+`classification`, `multilabel` and `regression` make a `Supervised` objective, `segmentation` and `dense_regression` a
+`Dense` one; the others need no targets. `perceiver.training.Task` wraps one for Lightning. A plain loop takes ten lines:
 
 ```python
 objective = classification(num_classes=10, label_smoothing=0.1)
@@ -22,7 +22,8 @@ print(objective.results(metrics))  # {"loss": tensor(â€¦), "accuracy": tensor(â€
 """
 
 from perceiver.objectives.classes import classification
-from perceiver.objectives.dense import Dense, DenseCriterion
+from perceiver.objectives.criterion import Criterion
+from perceiver.objectives.dense import Dense
 from perceiver.objectives.fields import EndPointError, dense_regression
 from perceiver.objectives.labels import multilabel
 from perceiver.objectives.masked_autoencoding import MaskedAutoencoding
@@ -30,13 +31,12 @@ from perceiver.objectives.masked_tokens import MaskedTokenModelling
 from perceiver.objectives.multimodal_autoencoding import MultimodalAutoencoding
 from perceiver.objectives.objective import Objective
 from perceiver.objectives.pixel_classes import segmentation
-from perceiver.objectives.supervised import Criterion, Supervised
+from perceiver.objectives.supervised import Supervised
 from perceiver.objectives.values import regression
 
 __all__ = [
     "Criterion",
     "Dense",
-    "DenseCriterion",
     "EndPointError",
     "MaskedAutoencoding",
     "MaskedTokenModelling",

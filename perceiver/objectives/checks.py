@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from perceiver.batch import Batch
 from perceiver.masks import presence
@@ -31,27 +30,27 @@ def require_modality(batch: Batch) -> None:
         )
 
 
-def checked_classes(target: Tensor | None, ids: Sequence[str], *, num_classes: int) -> Tensor:
-    """The target, one class number per sample `(B,)`.
+def check_classes(batch: Batch, *, num_classes: int) -> None:
+    """Check that every sample has a class number as its target.
 
     Raises:
-        ValueError: there is no target, or a number is outside [0, num_classes); names the sample.
+        ValueError: there are no targets, or one is outside [0, num_classes); names the sample.
     """
+    target = batch.target
     if target is None:
         raise ValueError("batch.target: expected one class number per sample, got None; the data has no labels.")
     if target.is_floating_point() or target.ndim != 1:
         raise ValueError(
-            f"batch.target: expected one class number per sample ({len(target)},), got {target.dtype} "
+            f"batch.target: expected one class number per sample ({batch.size},), got {target.dtype} "
             f"{tuple(target.shape)}. A class for each pixel is what task=segmentation learns."
         )
     outside = (target < 0) | (target >= num_classes)
     if bool(outside.any()):
         index = int(outside.nonzero()[0])
         raise ValueError(
-            f"target of sample {sample_name(ids, index)!r}: expected a class number from 0 to {num_classes - 1}, got "
+            f"target of sample {sample_name(batch.ids, index)!r}: expected a class number from 0 to {num_classes - 1}, got "
             f"{int(target[index])}. Correct the label, or the class names of the data module's spec."
         )
-    return target
 
 
 def check_class_settings(*, num_classes: int, label_smoothing: float) -> None:

@@ -5,20 +5,22 @@ Targets are class numbers `(B,)`, or shares of the classes `(B, num_classes)`, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from perceiver.objectives.checks import check_class_settings, checked_classes, sample_name
+from perceiver.batch import Batch
+from perceiver.objectives.checks import check_class_settings, check_classes, sample_name
 from perceiver.objectives.class_weights import weights_of_classes
+from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.metrics import WeightedMean, confusion_matrix, correct_share, mean_recall
-from perceiver.objectives.objective import CONFUSION
-from perceiver.objectives.supervised import Criterion, Mix, Supervised
+from perceiver.objectives.objective import CONFUSION, Metrics
+from perceiver.objectives.supervised import Mix, Supervised
 
 
 def classification(
@@ -55,14 +57,7 @@ def classification(
 
 
 class Classes(Criterion):
-    """One of several classes; see `classification`.
-
-    Args:
-        num_classes: how many there are.
-        label_smoothing: of the training loss only.
-        class_weights: `(num_classes,)`, or None.
-        balanced_accuracy: whether to measure it.
-    """
+    """One of several classes; see `classification`, with weights `(num_classes,)` or None."""
 
     class_weights: Tensor | None
 
@@ -75,10 +70,12 @@ class Classes(Criterion):
         self.balanced_accuracy = balanced_accuracy
         self.register_buffer("class_weights", class_weights, persistent=False)
 
-    def checked(self, target: Tensor | None, ids: Sequence[str]) -> Tensor:
+    def checked(self, batch: Batch) -> Batch:
         """Class numbers, or shares that are at least 0 and 1 in all."""
+        target = batch.target
         if target is None or not target.is_floating_point():
-            return checked_classes(target, ids, num_classes=self.num_outputs)
+            check_classes(batch, num_classes=self.num_outputs)
+            return batch
         if target.ndim != 2 or target.shape[1] != self.num_outputs:
             raise ValueError(
                 f"batch.target: expected class numbers (B,), or shares of the classes (B, {self.num_outputs}), got "
@@ -88,36 +85,50 @@ class Classes(Criterion):
         if bool(wrong.any()):
             index = int(wrong.nonzero()[0])
             raise ValueError(
-                f"target of sample {sample_name(ids, index)!r}: expected shares of the classes, at least 0 and 1 in all, "
-                f"got {target[index].tolist()}."
+                f"target of sample {sample_name(batch.ids, index)!r}: expected shares of the classes, at least 0 and 1 in "
+                f"all, got {target[index].tolist()}."
             )
-        return target.float()
+        return replace(batch, target=target.float())
 
-    def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Smoothed cross-entropy; its mean, weighted by class if so configured."""
+    def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Smoothed cross-entropy, weighted by class if so configured."""
+        settings = {"label_smoothing": self.label_smoothing, "reduction": "none"}
+        return F.cross_entropy(outputs, target, weight=self.class_weights, **settings)
+
+    def weights(self, target: Tensor) -> Tensor | None:
+        """Those of the classes; of shares of classes, weighted sums."""
         if self.class_weights is None:
-            return F.cross_entropy(outputs, target, label_smoothing=self.label_smoothing)
-        # The mean that torch takes is weighted for class numbers, but not for shares of classes: sum and divide.
-        weights = self.class_weights
-        total = F.cross_entropy(outputs, target, weight=weights, label_smoothing=self.label_smoothing, reduction="sum")
-        each = target @ weights if target.is_floating_point() else weights[target]
-        return total / each.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+            return None
+        return target @ self.class_weights if target.is_floating_point() else self.class_weights[target]
 
     def training_metrics(self) -> dict[str, Metric]:
         """The accuracy."""
-        return {"accuracy": MulticlassAccuracy(num_classes=self.num_outputs, average="micro", validate_args=False)}
+        return {"accuracy": _Accuracy(num_classes=self.num_outputs, average="micro", validate_args=False)}
 
     def metrics(self) -> dict[str, Metric]:
         """The plain loss, and what all accuracies follow from."""
         return {"loss": WeightedMean(), CONFUSION: confusion_matrix(self.num_outputs)}
 
-    def update(self, metrics: Mapping[str, Metric], outputs: Tensor, target: Tensor) -> None:
+    def update(self, metrics: Metrics, outputs: Tensor, target: Tensor) -> None:
         """See `Criterion.update`."""
         metrics["loss"].update(F.cross_entropy(outputs, target), len(target))
-        metrics[CONFUSION].update(outputs, target.argmax(dim=1) if target.is_floating_point() else target)
+        metrics[CONFUSION].update(outputs, _largest(target))
 
-    def results(self, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
+    def results(self, metrics: Metrics) -> dict[str, Tensor]:
         """`loss`, `accuracy`, and `balanced_accuracy` if so configured."""
         confusion = metrics[CONFUSION].compute().cpu().double()
         balanced = {"balanced_accuracy": mean_recall(confusion)} if self.balanced_accuracy else {}
         return {**super().results(metrics), "accuracy": correct_share(confusion), **balanced}
+
+
+class _Accuracy(MulticlassAccuracy):
+    """The accuracy that takes shares of classes, too."""
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """`(B, classes)` logits; class numbers or shares."""
+        super().update(preds, _largest(target))
+
+
+def _largest(target: Tensor) -> Tensor:
+    """Class numbers `(B,)`: themselves, or the largest of the shares `(B, num_classes)`."""
+    return target.argmax(dim=1) if target.is_floating_point() else target

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -16,49 +15,8 @@ from perceiver.decoders import QueryDecoder
 from perceiver.masking.random import chosen
 from perceiver.model import Perceiver
 from perceiver.objectives.checks import sample_name
-from perceiver.objectives.objective import CONFUSION, Objective
-
-
-class DenseCriterion(nn.Module, ABC):
-    """How outputs at places of a grid are judged against targets of one kind: checks, loss and metrics.
-
-    Args:
-        task: its name in the configuration, for error messages.
-        num_outputs: channels of the model's output at each place.
-    """
-
-    def __init__(self, *, task: str, num_outputs: int) -> None:
-        super().__init__()
-        self.task = task
-        self.num_outputs = num_outputs
-
-    @abstractmethod
-    def checked(self, batch: Batch) -> tuple[Tensor, Bool[Tensor, "batch *grid"]]:
-        """The target of a batch, channels last, harmless where it is not valid; and where it is valid.
-
-        Raises:
-            ValueError: for missing or wrong targets; names the sample and the pixel.
-        """
-
-    @abstractmethod
-    def losses(self, outputs: Float[Tensor, "batch k outputs"], target: Tensor) -> Float[Tensor, "batch k"]:
-        """The training loss at each place."""
-
-    def weights(self, target: Tensor) -> Tensor | None:
-        """How much each place weighs in the mean of `losses`, which these weigh already; None: all alike."""
-        return None
-
-    @abstractmethod
-    def metrics(self) -> dict[str, Metric]:
-        """See `Objective.metrics`."""
-
-    @abstractmethod
-    def update(self, metrics: Mapping[str, Metric], outputs: Float[Tensor, "n outputs"], target: Tensor) -> None:
-        """Update the metrics of a split with n valid places; there may be none."""
-
-    def results(self, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
-        """See `Objective.results`."""
-        return {name: metric.compute() for name, metric in metrics.items() if name != CONFUSION}
+from perceiver.objectives.criterion import Criterion
+from perceiver.objectives.objective import Metrics, Objective
 
 
 class Dense(Objective):
@@ -68,6 +26,7 @@ class Dense(Objective):
     valid places of a batch or a split.
 
     Args:
+        task: its name in the configuration, for error messages.
         criterion: that of the kind of target.
         num_queries: compute the training loss at so many valid places of each sample, drawn anew in every step: memory and
             time of the decoder follow them. On average it is the loss over all. None: all. Evaluation takes all places.
@@ -76,10 +35,11 @@ class Dense(Objective):
         ValueError: for an invalid number of queries.
     """
 
-    def __init__(self, *, criterion: DenseCriterion, num_queries: int | None = None) -> None:
+    def __init__(self, *, task: str, criterion: Criterion, num_queries: int | None = None) -> None:
         super().__init__()
         if num_queries is not None and num_queries < 1:
             raise ValueError(f"task.num_queries: expected at least 1 per sample, or null for all, got {num_queries}.")
+        self.task = task
         self.criterion = criterion
         self.num_queries = num_queries
 
@@ -87,20 +47,17 @@ class Dense(Objective):
         """See `Objective.check_model`: its head must have an output for each query."""
         head = getattr(model, "head", None)
         if not isinstance(model, Perceiver) or not isinstance(head, QueryDecoder):
-            task = self.criterion.task
             raise ValueError(
-                f"task: {task} needs a perceiver.Perceiver whose head is a perceiver.decoders.QueryDecoder, which has an "
-                f"output for each pixel; got {type(model).__name__} with {type(head).__name__}. task={task} sets the head; "
-                "leave model/head out, or choose another of its kind."
+                f"task: {self.task} needs a perceiver.Perceiver whose head is a perceiver.decoders.QueryDecoder, which has "
+                f"an output for each pixel; got {type(model).__name__} with {type(head).__name__}. task={self.task} sets "
+                "the head; leave model/head out, or choose another of its kind."
             )
 
     def check(self, model: nn.Module, batch: Batch) -> Batch:
         """See `Objective.check`; the target becomes channels-last, and gets a mask."""
-        batch = super().check(model, batch)
-        target, valid = self.criterion.checked(batch)
-        return replace(batch, target=target, target_mask=valid)
+        return self.criterion.checked(super().check(model, batch))
 
-    def loss(self, model: nn.Module, batch: Batch, metrics: Mapping[str, Metric] | None = None) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
         """The loss at some of the valid places."""
         target, valid = _target_of(batch)
         places = draw_places(valid, at_most=self.num_queries)
@@ -118,7 +75,7 @@ class Dense(Objective):
         return self.criterion.metrics()
 
     def evaluate(
-        self, model: nn.Module, batch: Batch, metrics: Mapping[str, Metric], *, count: int | None = None, number: int = 0
+        self, model: nn.Module, batch: Batch, metrics: Metrics, *, count: int | None = None, number: int = 0
     ) -> None:
         """See `Objective.evaluate`."""
         target, valid = _target_of(batch)
@@ -126,13 +83,14 @@ class Dense(Objective):
         kept = valid.flatten(1)[:count]
         self.criterion.update(metrics, outputs[:count][kept], target.flatten(1, valid.ndim - 1)[:count][kept])
 
-    def results(self, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
+    def results(self, metrics: Metrics) -> dict[str, Tensor]:
         """Those of the criterion."""
         return self.criterion.results(metrics)
 
     def why_undefined(self, name: str, batches: Iterable[Batch]) -> str | None:
         """Without a valid place there is nothing to measure."""
-        return None if any(bool(self.criterion.checked(batch)[1].any()) for batch in batches) else "it has no valid pixel"
+        valid = (_target_of(self.criterion.checked(batch))[1] for batch in batches)
+        return None if any(bool(mask.any()) for mask in valid) else "it has no valid pixel"
 
     def _outputs(self, model: nn.Module, batch: Batch, *, index: Tensor | None = None) -> Float[Tensor, "batch k outputs"]:
         """The model's outputs at places of a flattened grid `(B, k)`, or at all of them, in float32."""
@@ -144,8 +102,8 @@ class Dense(Objective):
         grid, queries = tuple(valid.shape[1:]), head.queries(tokens, next(model.parameters()).device).grid
         if tuple(queries) != grid:
             raise ValueError(
-                f"task: the targets lie on the grid {grid}, but the model has outputs on the grid {tuple(queries)}. Give the "
-                "head queries on the grid of the targets: model.head.queries.grid, or those of a modality whose adapter "
+                f"task: the targets lie on the grid {grid}, but the model has outputs on the grid {tuple(queries)}. Give "
+                "the head queries on the grid of the targets: model.head.queries.grid, or those of a modality whose adapter "
                 "makes a token of each pixel."
             )
         outputs: Tensor = model.from_tokens(tokens, index=index)

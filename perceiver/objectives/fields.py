@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -11,8 +12,10 @@ from torchmetrics import Metric
 
 from perceiver.batch import Batch
 from perceiver.objectives.checks import check_statistics
-from perceiver.objectives.dense import Dense, DenseCriterion, checked_target_mask, where_wrong
+from perceiver.objectives.criterion import Criterion
+from perceiver.objectives.dense import Dense, checked_target_mask, where_wrong
 from perceiver.objectives.metrics import WeightedMean
+from perceiver.objectives.objective import Metrics
 
 
 def dense_regression(
@@ -35,7 +38,8 @@ def dense_regression(
         ValueError: for an invalid mean, standard deviation or number of queries.
     """
     check_statistics(mean, std)
-    return Dense(criterion=Fields(mean=mean, std=std, loss=EndPointError() if loss is None else loss), num_queries=num_queries)
+    criterion = Fields(mean=mean, std=std, loss=EndPointError() if loss is None else loss)
+    return Dense(task="dense_regression", criterion=criterion, num_queries=num_queries)
 
 
 class EndPointError(nn.Module):
@@ -49,24 +53,19 @@ class EndPointError(nn.Module):
         return distance
 
 
-class Fields(DenseCriterion):
-    """Values of each pixel; see `dense_regression`.
-
-    Args:
-        mean, std: one for each value.
-        loss: of normalised values.
-    """
+class Fields(Criterion):
+    """Values of each pixel; see `dense_regression`."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, *, mean: Sequence[float], std: Sequence[float], loss: nn.Module) -> None:
-        super().__init__(task="dense_regression", num_outputs=len(mean))
+        super().__init__(num_outputs=len(mean))
         self.loss_function = loss
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
 
-    def checked(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def checked(self, batch: Batch) -> Batch:
         """Values `(B, *grid, E)`, zeros where the target is not valid."""
         target, values = batch.target, self.num_outputs
         if target is None:
@@ -82,15 +81,17 @@ class Fields(DenseCriterion):
         if bool(wrong.any()):
             where, place = where_wrong(wrong, batch.ids)
             raise ValueError(
-                f"{where}: expected finite numbers, got {target[place].tolist()}. Set target_mask to False where there is no "
-                "value."
+                f"{where}: expected finite numbers, got {target[place].tolist()}. Set target_mask to False where there is "
+                "no value."
             )
-        return torch.where(valid[..., None], target, 0.0).float(), valid
+        return replace(batch, target=torch.where(valid[..., None], target, 0.0).float(), target_mask=valid)
 
     def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
         """`(…, E)` twice -> `(…)`, of normalised values."""
         values = outputs.shape[-1]
-        losses: Tensor = self.loss_function(outputs.reshape(-1, values), ((target - self.mean) / self.std).reshape(-1, values))
+        losses: Tensor = self.loss_function(
+            outputs.reshape(-1, values), ((target - self.mean) / self.std).reshape(-1, values)
+        )
         pixels = outputs.shape[:-1].numel()
         if losses.shape not in ((pixels,), (pixels, values)):
             raise ValueError(
@@ -103,8 +104,8 @@ class Fields(DenseCriterion):
         """Means over valid pixels."""
         return {"loss": WeightedMean(), "epe": WeightedMean()}
 
-    def update(self, metrics: Mapping[str, Metric], outputs: Tensor, target: Tensor) -> None:
-        """See `DenseCriterion.update`."""
+    def update(self, metrics: Metrics, outputs: Tensor, target: Tensor) -> None:
+        """See `Criterion.update`."""
         distance = torch.linalg.vector_norm(outputs * self.std + self.mean - target, dim=-1)
         for name, values in {"loss": self.losses(outputs, target), "epe": distance}.items():
             metrics[name].update(values, torch.ones_like(values))

@@ -5,18 +5,21 @@ Targets are `(B, num_classes)`: booleans, or numbers from 0 to 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
+from perceiver.batch import Batch
 from perceiver.objectives.checks import sample_name
 from perceiver.objectives.class_weights import weights_of_positives
+from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.metrics import RankingQuality, WeightedMean
-from perceiver.objectives.supervised import Criterion, Supervised
+from perceiver.objectives.objective import Metrics
+from perceiver.objectives.supervised import Supervised
 
 
 def multilabel(
@@ -46,12 +49,7 @@ def multilabel(
 
 
 class Labels(Criterion):
-    """Any number of labels; see `multilabel`.
-
-    Args:
-        num_classes: number of labels.
-        positive_weights: `(num_classes,)`, or None.
-    """
+    """Any number of labels; see `multilabel`, with weights `(num_classes,)` or None."""
 
     positive_weights: Tensor | None
 
@@ -59,8 +57,9 @@ class Labels(Criterion):
         super().__init__(num_outputs=num_classes)
         self.register_buffer("positive_weights", positive_weights, persistent=False)
 
-    def checked(self, target: Tensor | None, ids: Sequence[str]) -> Tensor:
+    def checked(self, batch: Batch) -> Batch:
         """Numbers from 0 to 1, float32."""
+        target = batch.target
         if target is None:
             raise ValueError("batch.target: expected one row of labels per sample, got None; the data has no labels.")
         if target.ndim != 2 or target.shape[1] != self.num_outputs:
@@ -72,12 +71,12 @@ class Labels(Criterion):
         if bool(wrong.any()):
             index = int(wrong.nonzero()[0])
             raise ValueError(
-                f"target of sample {sample_name(ids, index)!r}: expected booleans, or numbers from 0 to 1, got "
+                f"target of sample {sample_name(batch.ids, index)!r}: expected booleans, or numbers from 0 to 1, got "
                 f"{target[index].tolist()}."
             )
-        return target.float()
+        return replace(batch, target=target.float())
 
-    def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
+    def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
         """The mean of the cross-entropies over samples and labels, positives weighted if so configured."""
         return F.binary_cross_entropy_with_logits(outputs, target, pos_weight=self.positive_weights)
 
@@ -85,23 +84,24 @@ class Labels(Criterion):
         """The plain loss, and logits and targets of the whole split."""
         return {"loss": WeightedMean(), "quality": RankingQuality()}
 
-    def update(self, metrics: Mapping[str, Metric], outputs: Tensor, target: Tensor) -> None:
+    def update(self, metrics: Metrics, outputs: Tensor, target: Tensor) -> None:
         """See `Criterion.update`."""
         metrics["loss"].update(F.binary_cross_entropy_with_logits(outputs, target), len(target))
         metrics["quality"].update(outputs, target)
 
-    def results(self, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
+    def results(self, metrics: Metrics) -> dict[str, Tensor]:
         """`loss`; `average_precision` and `auroc` where some label counts in them."""
         quality = {name: value for name, value in metrics["quality"].compute().items() if not bool(value.isnan())}
         return {"loss": metrics["loss"].compute(), **quality}
 
-    def why_undefined(self, name: str, targets: Iterable[Tensor]) -> str | None:
+    def why_undefined(self, name: str, batches: Iterable[Batch]) -> str | None:
         """Without a label that a sample has, and for the ROC curve another lacks, there is nothing to rank."""
         if name not in ("average_precision", "auroc"):
             return None
         some = every = None
-        for target in targets:
-            positive = target > 0.5
+        for batch in batches:
+            assert batch.target is not None, "checked"
+            positive = batch.target > 0.5
             some = positive.any(dim=0) if some is None else some | positive.any(dim=0)
             every = positive.all(dim=0) if every is None else every & positive.all(dim=0)
             if bool((some if name == "average_precision" else some & ~every).any()):

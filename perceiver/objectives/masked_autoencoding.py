@@ -20,7 +20,7 @@ from perceiver.decoders import ReconstructionDecoder
 from perceiver.masking.random import RandomMasking, chosen
 from perceiver.model import Perceiver
 from perceiver.objectives.metrics import WeightedMean
-from perceiver.objectives.objective import Objective
+from perceiver.objectives.objective import Metrics, Objective
 from perceiver.tokens import Tokens
 
 
@@ -125,9 +125,7 @@ class MaskedAutoencoding(Objective):
             tokens[name] = replace(block, mask=~hidden if block.mask is None else block.mask & ~hidden)
         return Hidden(tokens=tokens, index=index, real=real)
 
-    def losses(
-        self, model: Perceiver, batch: Batch, hidden: Hidden, *, count: int | None = None
-    ) -> dict[str, Tensor]:
+    def losses(self, model: Perceiver, batch: Batch, hidden: Hidden, *, count: int | None = None) -> dict[str, Tensor]:
         """The mean squared error over the hidden values of each modality; 0 where nothing is hidden.
 
         Args:
@@ -158,7 +156,7 @@ class MaskedAutoencoding(Objective):
         values = torch.where(valid, values, 0.0)
         return (normalised_targets(values, valid) if self.normalise_targets else values), valid
 
-    def loss(self, model: nn.Module, batch: Batch, metrics: Mapping[str, Metric] | None = None) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
         """The weighted sum of the modalities' losses."""
         assert isinstance(model, Perceiver)
         return self._sum(self.losses(model, batch, self.hide(model, batch, max_queries=self.max_queries)))
@@ -169,7 +167,7 @@ class MaskedAutoencoding(Objective):
         return {name: WeightedMean() for name in ("loss", *(f"loss/{one}" for one in names if len(names) > 1))}
 
     def evaluate(
-        self, model: nn.Module, batch: Batch, metrics: Mapping[str, Metric], *, count: int | None = None, number: int = 0
+        self, model: nn.Module, batch: Batch, metrics: Metrics, *, count: int | None = None, number: int = 0
     ) -> None:
         """See `Objective.evaluate`."""
         assert isinstance(model, Perceiver)
@@ -180,7 +178,7 @@ class MaskedAutoencoding(Objective):
         for name, loss in losses.items() if len(metrics) > 1 else ():
             metrics[f"loss/{name}"].update(loss, count)
 
-    def results(self, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
+    def results(self, metrics: Metrics) -> dict[str, Tensor]:
         """`loss`, and `loss/NAME` of the modalities that the split has."""
         found = super().results(metrics)
         return {name: value for name, value in found.items() if name == "loss" or not bool(value.isnan())}

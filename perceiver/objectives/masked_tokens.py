@@ -6,7 +6,6 @@ Perceiver IO (arXiv:2107.14795, section 4.1), after BERT; for bytes and for the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -19,7 +18,7 @@ from perceiver.inference.infilling import vocabulary_of
 from perceiver.masking.text import MaskedTokens, TokenMasking
 from perceiver.model import Perceiver
 from perceiver.objectives.metrics import WeightedMean
-from perceiver.objectives.objective import Objective
+from perceiver.objectives.objective import Metrics, Objective
 from perceiver.runtime.random_streams import stream_of
 
 
@@ -76,7 +75,7 @@ class MaskedTokenModelling(Objective):
         masks = batch.masks if mask is None else {**batch.masks, name: mask}
         return replace(batch, inputs=inputs, masks=masks), masked
 
-    def loss(self, model: nn.Module, batch: Batch, metrics: Mapping[str, Metric] | None = None) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
         """The mean cross-entropy over the chosen tokens of all processes."""
         assert isinstance(model, Perceiver)
         seen, masked = self.hide(model, batch)
@@ -94,7 +93,7 @@ class MaskedTokenModelling(Objective):
         return {name: WeightedMean() for name in ("loss", "accuracy", "bits_per_token")}
 
     def evaluate(
-        self, model: nn.Module, batch: Batch, metrics: Mapping[str, Metric], *, count: int | None = None, number: int = 0
+        self, model: nn.Module, batch: Batch, metrics: Metrics, *, count: int | None = None, number: int = 0
     ) -> None:
         """See `Objective.evaluate`."""
         assert isinstance(model, Perceiver)

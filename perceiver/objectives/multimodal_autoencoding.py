@@ -25,9 +25,9 @@ from perceiver.decoders import MultimodalDecoder
 from perceiver.masking.random import chosen
 from perceiver.masks import grid_mask
 from perceiver.model import Perceiver
-from perceiver.objectives.checks import checked_classes
+from perceiver.objectives.checks import check_classes
 from perceiver.objectives.metrics import WeightedMean, confusion_matrix, correct_share
-from perceiver.objectives.objective import CONFUSION, Objective
+from perceiver.objectives.objective import CONFUSION, Metrics, Objective
 
 PEAKS = {"image": 1.0, "video": 1.0, "audio": 1.0}
 """By kind of modality, the peak that PSNR is relative to: white, and the full scale of a sample of sound."""
@@ -126,8 +126,7 @@ class MultimodalAutoencoding(Objective):
         }
         if wrong:
             raise ValueError(
-                "task.peaks: expected numbers above 0, or null, for modalities whose adapter has with_content, got "
-                f"{wrong}."
+                f"task.peaks: expected numbers above 0, or null, for modalities whose adapter has with_content, got {wrong}."
             )
 
     def peaks(self, model: nn.Module) -> dict[str, float]:
@@ -151,7 +150,7 @@ class MultimodalAutoencoding(Objective):
                     f"batch.inputs: has {outputs.label!r}, which the task makes of the targets itself, so that no "
                     "evaluation shows it. Leave it out of the data's modalities, or call it something else in the model."
                 )
-            checked_classes(batch.target, batch.ids, num_classes=outputs.num_classes)
+            check_classes(batch, num_classes=outputs.num_classes)
         return batch
 
     def shown(self, model: Perceiver, batch: Batch) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -223,9 +222,7 @@ class MultimodalAutoencoding(Objective):
             valid[label] = torch.ones_like(values[label], dtype=torch.bool)
         return Losses(values=values, valid=valid), outputs
 
-    def sampled(
-        self, model: Perceiver, batch: Batch, *, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
+    def sampled(self, model: Perceiver, batch: Batch, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Places `(B, k)` to decode, for each output with `max_queries` that has more: at random, without repetition.
 
         They are among those that a sample has something at; where it has fewer, the rest are others and count in nothing.
@@ -237,9 +234,7 @@ class MultimodalAutoencoding(Objective):
                 index[name], _ = chosen(_valid_places(content), at_most=at_most, generator=generator)
         return index
 
-    def _sample_losses(
-        self, name: str, output: Tensor, content: Content, index: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _sample_losses(self, name: str, output: Tensor, content: Content, index: Tensor | None) -> tuple[Tensor, Tensor]:
         """The mean loss of each sample's values, or its estimate from some places, `(B,)`, and which samples have any."""
         if index is None and output.shape[:-1] != content.values.shape[:-1]:
             raise ValueError(
@@ -274,7 +269,7 @@ class MultimodalAutoencoding(Objective):
         error = distance.square().flatten(1).sum(dim=1) / valid.flatten(1).sum(dim=1).clamp(min=1)
         return -10 * (error / self.peaks(model)[name] ** 2).clamp(min=1e-10).log10()
 
-    def loss(self, model: nn.Module, batch: Batch, metrics: Mapping[str, Metric] | None = None) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
         """The weighted sum of the outputs' losses, over what `max_queries` decodes."""
         assert isinstance(model, Perceiver)
         losses, _ = self.losses(model, batch, index=self.sampled(model, batch))
@@ -293,7 +288,7 @@ class MultimodalAutoencoding(Objective):
         return {**{name: WeightedMean() for name in means}, **label}
 
     def evaluate(
-        self, model: nn.Module, batch: Batch, metrics: Mapping[str, Metric], *, count: int | None = None, number: int = 0
+        self, model: nn.Module, batch: Batch, metrics: Metrics, *, count: int | None = None, number: int = 0
     ) -> None:
         """See `Objective.evaluate`."""
         assert isinstance(model, Perceiver)
@@ -307,7 +302,7 @@ class MultimodalAutoencoding(Objective):
             assert batch.target is not None
             metrics[CONFUSION].update(outputs[label].reshape(batch.size, -1)[:count], batch.target[:count])
 
-    def results(self, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
+    def results(self, metrics: Metrics) -> dict[str, Tensor]:
         """`loss`, `loss/NAME`, `psnr/NAME` of what the split has, and `accuracy` of the label."""
         found = super().results(metrics)
         # An output that no sample has adds nothing to the loss.

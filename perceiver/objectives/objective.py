@@ -15,6 +15,9 @@ from perceiver.objectives.checks import require_modality
 CONFUSION = "confusion"
 """Name of the metric that holds a confusion matrix, rows the true classes."""
 
+Metrics = Mapping[str, Metric]
+"""Metrics of a split by name, updated in place."""
+
 
 class Objective(nn.Module, ABC):
     """What a model is trained for.
@@ -42,7 +45,7 @@ class Objective(nn.Module, ABC):
         return batch
 
     @abstractmethod
-    def loss(self, model: nn.Module, batch: Batch, metrics: Mapping[str, Metric] | None = None) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
         """The loss to minimise, `()`; updates the `training_metrics` where they are given."""
 
     def training_metrics(self) -> dict[str, Metric]:
@@ -55,7 +58,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def evaluate(
-        self, model: nn.Module, batch: Batch, metrics: Mapping[str, Metric], *, count: int | None = None, number: int = 0
+        self, model: nn.Module, batch: Batch, metrics: Metrics, *, count: int | None = None, number: int = 0
     ) -> None:
         """Update the metrics of a split with one of its batches.
 
@@ -67,7 +70,7 @@ class Objective(nn.Module, ABC):
             number: the number of the batch in the split.
         """
 
-    def results(self, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
+    def results(self, metrics: Metrics) -> dict[str, Tensor]:
         """The numbers of a split, each `()`, by name; a number that the split does not define is left out."""
         return {name: metric.compute() for name, metric in metrics.items() if name != CONFUSION}
 

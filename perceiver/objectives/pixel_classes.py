@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -13,9 +14,10 @@ from torchmetrics import Metric
 from perceiver.batch import Batch
 from perceiver.objectives.checks import check_class_settings
 from perceiver.objectives.class_weights import weights_of_classes
-from perceiver.objectives.dense import Dense, DenseCriterion, checked_target_mask, where_wrong
+from perceiver.objectives.criterion import Criterion
+from perceiver.objectives.dense import Dense, checked_target_mask, where_wrong
 from perceiver.objectives.metrics import WeightedMean, confusion_matrix, correct_share, intersections_over_union
-from perceiver.objectives.objective import CONFUSION
+from perceiver.objectives.objective import CONFUSION, Metrics
 
 
 def segmentation(
@@ -52,31 +54,24 @@ def segmentation(
         class_weights=weights_of_classes(class_weights, class_counts, num_classes),
         class_names=class_names or (),
     )
-    return Dense(criterion=criterion, num_queries=num_queries)
+    return Dense(task="segmentation", criterion=criterion, num_queries=num_queries)
 
 
-class PixelClasses(DenseCriterion):
-    """One of several classes for each pixel; see `segmentation`.
-
-    Args:
-        num_classes: how many there are.
-        label_smoothing: of the training loss only.
-        class_weights: `(num_classes,)`, or None.
-        class_names: those to measure one by one.
-    """
+class PixelClasses(Criterion):
+    """One of several classes for each pixel; see `segmentation`, with weights `(num_classes,)` or None."""
 
     class_weights: Tensor | None
 
     def __init__(
         self, *, num_classes: int, label_smoothing: float, class_weights: Tensor | None, class_names: Sequence[str]
     ) -> None:
-        super().__init__(task="segmentation", num_outputs=num_classes)
+        super().__init__(num_outputs=num_classes)
         check_class_settings(num_classes=num_classes, label_smoothing=label_smoothing)
         self.label_smoothing = label_smoothing
         self.class_names = tuple(class_names)
         self.register_buffer("class_weights", class_weights, persistent=False)
 
-    def checked(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def checked(self, batch: Batch) -> Batch:
         """Class numbers, 0 where the target is not valid."""
         target = batch.target
         if target is None:
@@ -94,7 +89,7 @@ class PixelClasses(DenseCriterion):
                 f"{where}: expected a class number from 0 to {self.num_outputs - 1}, got {int(target[place])}. Correct it, "
                 "or the class names of the data module's spec; pixels that do not count have target_mask False."
             )
-        return torch.where(valid, target, 0).long(), valid
+        return replace(batch, target=torch.where(valid, target, 0).long(), target_mask=valid)
 
     def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Smoothed cross-entropy, weighted by class if so configured."""
@@ -114,13 +109,13 @@ class PixelClasses(DenseCriterion):
         """The plain loss, and what all else follows from."""
         return {"loss": WeightedMean(), CONFUSION: confusion_matrix(self.num_outputs)}
 
-    def update(self, metrics: Mapping[str, Metric], outputs: Tensor, target: Tensor) -> None:
-        """See `DenseCriterion.update`."""
+    def update(self, metrics: Metrics, outputs: Tensor, target: Tensor) -> None:
+        """See `Criterion.update`."""
         losses = F.cross_entropy(outputs, target, reduction="none")
         metrics["loss"].update(losses, torch.ones_like(losses))
         metrics[CONFUSION].update(outputs.argmax(dim=-1), target)
 
-    def results(self, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
+    def results(self, metrics: Metrics) -> dict[str, Tensor]:
         """`loss`, `mean_iou`, `pixel_accuracy`, and `iou/NAME` if so configured."""
         confusion = metrics[CONFUSION].compute().cpu().double()
         each, mean = intersections_over_union(confusion)

@@ -2,62 +2,18 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 
+import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from perceiver.batch import Batch
-from perceiver.objectives.objective import CONFUSION, Objective
+from perceiver.objectives.criterion import Criterion
+from perceiver.objectives.objective import Metrics, Objective
 
 Mix = Callable[[Batch], Batch]
 """Training batch to training batch, targets `(B, num_classes)`: `perceiver.data.MixUpCutMix`, or anything alike."""
-
-
-class Criterion(nn.Module, ABC):
-    """How outputs are judged against targets of one kind: checks, loss and metrics.
-
-    Args:
-        num_outputs: channels of the model's output.
-    """
-
-    def __init__(self, *, num_outputs: int) -> None:
-        super().__init__()
-        self.num_outputs = num_outputs
-
-    @abstractmethod
-    def checked(self, target: Tensor | None, ids: Sequence[str]) -> Tensor:
-        """Targets of a batch as the data has them -> those that the other methods take.
-
-        Raises:
-            ValueError: for missing or wrong targets; names the sample.
-        """
-
-    @abstractmethod
-    def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """The training loss of outputs `(B, num_outputs)`, float32."""
-
-    @abstractmethod
-    def metrics(self) -> dict[str, Metric]:
-        """See `Objective.metrics`."""
-
-    @abstractmethod
-    def update(self, metrics: Mapping[str, Metric], outputs: Tensor, target: Tensor) -> None:
-        """Update the metrics of a split; there may be no sample."""
-
-    def results(self, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
-        """See `Objective.results`."""
-        return {name: metric.compute() for name, metric in metrics.items() if name != CONFUSION}
-
-    def training_metrics(self) -> dict[str, Metric]:
-        """See `Objective.training_metrics`; updated with outputs and targets."""
-        return {}
-
-    def why_undefined(self, name: str, targets: Iterable[Tensor]) -> str | None:
-        """See `Objective.why_undefined`; checked targets, batch by batch."""
-        return None
 
 
 class Supervised(Objective):
@@ -77,17 +33,15 @@ class Supervised(Objective):
 
     def check(self, model: nn.Module, batch: Batch) -> Batch:
         """See `Objective.check`."""
-        batch = super().check(model, batch)
-        return replace(batch, target=self.criterion.checked(batch.target, batch.ids))
+        return self.criterion.checked(super().check(model, batch))
 
-    def loss(self, model: nn.Module, batch: Batch, metrics: Mapping[str, Metric] | None = None) -> Tensor:
-        """The criterion's loss of a batch, mixed if so configured."""
-        if self.mix is not None:
-            batch = self.mix(batch)
-        outputs, target = self._outputs(model, batch)
+    def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
+        """The mean loss of a batch, mixed if so configured."""
+        outputs, target = self._outputs(model, batch if self.mix is None else self.mix(batch))
         for metric in (metrics or {}).values():
-            metric.update(outputs.detach(), target.argmax(dim=1) if target.is_floating_point() else target)
-        return self.criterion.loss(outputs, target)
+            metric.update(outputs.detach(), target)
+        losses, weights = self.criterion.losses(outputs, target), self.criterion.weights(target)
+        return losses.mean() if weights is None else losses.sum() / weights.sum().clamp(min=torch.finfo(losses.dtype).tiny)
 
     def training_metrics(self) -> dict[str, Metric]:
         """Those of the criterion: of mixed and augmented samples, as the model saw them."""
@@ -98,19 +52,19 @@ class Supervised(Objective):
         return self.criterion.metrics()
 
     def evaluate(
-        self, model: nn.Module, batch: Batch, metrics: Mapping[str, Metric], *, count: int | None = None, number: int = 0
+        self, model: nn.Module, batch: Batch, metrics: Metrics, *, count: int | None = None, number: int = 0
     ) -> None:
         """See `Objective.evaluate`."""
         outputs, target = self._outputs(model, batch)
         self.criterion.update(metrics, outputs[:count], target[:count])
 
-    def results(self, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
+    def results(self, metrics: Metrics) -> dict[str, Tensor]:
         """Those of the criterion."""
         return self.criterion.results(metrics)
 
     def why_undefined(self, name: str, batches: Iterable[Batch]) -> str | None:
         """By the targets alone."""
-        return self.criterion.why_undefined(name, (self.criterion.checked(one.target, one.ids) for one in batches))
+        return self.criterion.why_undefined(name, map(self.criterion.checked, batches))
 
     def _outputs(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         outputs: Tensor = model(batch.inputs, batch.masks)

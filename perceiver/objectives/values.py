@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from perceiver.batch import Batch
 from perceiver.objectives.checks import check_statistics, sample_name
+from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.metrics import Determination, WeightedMean
-from perceiver.objectives.supervised import Criterion, Supervised
+from perceiver.objectives.objective import Metrics
+from perceiver.objectives.supervised import Supervised
 
 
 def regression(*, mean: Sequence[float], std: Sequence[float], loss: nn.Module | None = None) -> Supervised:
@@ -29,12 +33,7 @@ def regression(*, mean: Sequence[float], std: Sequence[float], loss: nn.Module |
 
 
 class Values(Criterion):
-    """Numbers; see `regression`.
-
-    Args:
-        mean, std: one for each output.
-        loss: of normalised values.
-    """
+    """Numbers; see `regression`."""
 
     def __init__(self, *, mean: Sequence[float], std: Sequence[float], loss: nn.Module) -> None:
         super().__init__(num_outputs=len(mean))
@@ -43,8 +42,9 @@ class Values(Criterion):
         # knows float64.
         self._mean, self._std = (torch.tensor(numbers, dtype=torch.float64) for numbers in (mean, std))
 
-    def checked(self, target: Tensor | None, ids: Sequence[str]) -> Tensor:
+    def checked(self, batch: Batch) -> Batch:
         """Normalised values, float32; one value per sample may come as `(B,)`."""
+        target = batch.target
         if target is None:
             raise ValueError("batch.target: expected values for every sample, got None; the data has no targets.")
         if target.ndim == 1 and self.num_outputs == 1:
@@ -55,13 +55,13 @@ class Values(Criterion):
         if bool(wrong.any()):
             index = int(wrong.nonzero()[0])
             raise ValueError(
-                f"target of sample {sample_name(ids, index)!r}: expected finite numbers, got {target[index].tolist()}. "
-                "Leave samples without a value out."
+                f"target of sample {sample_name(batch.ids, index)!r}: expected finite numbers, got {target[index].tolist()}."
+                " Leave samples without a value out."
             )
-        return ((target.double() - self._mean) / self._std).float()
+        return replace(batch, target=((target.double() - self._mean) / self._std).float())
 
-    def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """The loss of normalised values."""
+    def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """The loss of normalised values, a mean."""
         loss: Tensor = self.loss_function(outputs, target)
         return loss
 
@@ -69,24 +69,25 @@ class Values(Criterion):
         """Squares of normalised values: torchmetrics sums them in float32 and takes sums below 1e-4 for zero."""
         return {"loss": WeightedMean(), "mae": WeightedMean(), "r2": Determination(num_outputs=self.num_outputs)}
 
-    def update(self, metrics: Mapping[str, Metric], outputs: Tensor, target: Tensor) -> None:
+    def update(self, metrics: Metrics, outputs: Tensor, target: Tensor) -> None:
         """See `Criterion.update`."""
         if len(target):
-            metrics["loss"].update(self.loss(outputs, target), len(target))
+            metrics["loss"].update(self.losses(outputs, target), len(target))
             errors = (outputs - target).abs() * self._std.to(outputs.device, torch.float32)
             metrics["mae"].update(errors.mean(), len(target))
             metrics["r2"].update(outputs, target)
 
-    def results(self, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
+    def results(self, metrics: Metrics) -> dict[str, Tensor]:
         """`loss`, `mae` in the units of the data, and `r2` where there is one."""
         found = super().results(metrics)
         return found if not bool(found["r2"].isnan()) else {name: found[name] for name in ("loss", "mae")}
 
-    def why_undefined(self, name: str, targets: Iterable[Tensor]) -> str | None:
+    def why_undefined(self, name: str, batches: Iterable[Batch]) -> str | None:
         """Where no target varies, no model explains anything of it."""
         first = None
-        for target in targets if name == "r2" else ():
-            first = target[:1] if first is None else first
-            if bool((target != first).any()):
+        for batch in batches if name == "r2" else ():
+            assert batch.target is not None, "checked"
+            first = batch.target[:1] if first is None else first
+            if bool((batch.target != first).any()):
                 return None
         return None if name != "r2" else "its targets are all equal, or it has a single sample"

@@ -9,8 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
-from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.strategies import SingleDeviceStrategy
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
@@ -34,6 +32,13 @@ class LinearModel(nn.Module):
     def forward(self, inputs: dict[str, Tensor], masks: dict[str, Tensor]) -> Tensor:
         logits: Tensor = self.map(inputs["points"].mean(dim=1))
         return logits
+
+
+class Through(nn.Module):
+    """Logits that are given."""
+
+    def forward(self, inputs: dict[str, Tensor], masks: dict[str, Tensor]) -> Tensor:
+        return inputs["points"]
 
 
 def task(model: nn.Module | None = None, lr: float = 0.5, scheduler: Any = None, **settings: Any) -> Task:
@@ -150,8 +155,11 @@ def test_mixed_targets_reach_the_loss_and_training_only() -> None:
 
 def test_shares_of_the_data_itself_are_targets_too() -> None:
     shares = torch.tensor([[0.2, 0.8, 0.0], [1.0, 0.0, 0.0]])
-    assert torch.equal(criterion().checked(shares, []), shares)
-    assert criterion().checked(shares.double(), []).dtype == torch.float32
+    batch = Batch(inputs={"points": torch.rand(2, 4, 3)}, target=shares.double())
+    target = task().on_before_batch_transfer(batch, 0).target
+    assert target is not None
+    assert target.dtype == torch.float32
+    torch.testing.assert_close(target, shares)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +181,12 @@ def test_shares_that_are_none(target: list[Any], message: str) -> None:
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_class_weights_weigh_the_training_loss(smoothing: float) -> None:
     weights = [3.0, 1.0, 0.5]
-    loss = criterion(class_weights=weights, label_smoothing=smoothing).loss
+    objective = classification(num_classes=3, class_weights=weights, label_smoothing=smoothing)
+
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        inputs = {"points": logits}
+        return objective.loss(Through(), Batch(inputs=inputs, target=target))
+
     logits, target = torch.randn(20, 3), torch.arange(20) % 3
     expected = F.cross_entropy(logits, target, weight=torch.tensor(weights), label_smoothing=smoothing)
     torch.testing.assert_close(loss(logits, target), expected)

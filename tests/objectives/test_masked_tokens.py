@@ -46,9 +46,7 @@ def model_of(*, size: int = VOCABULARY_SIZE, channels: int = 16, points: bool = 
     logits: dict[str, Any] = (
         {"tied_logits": TiedLogits(modality="text", vocabulary_size=size)} if tied else {"output_channels": size}
     )
-    head = QueryDecoder(
-        latent_channels=16, queries=LearnedQueries(grid=[64], channels=channels, modality="text"), **logits
-    )
+    head = QueryDecoder(latent_channels=16, queries=LearnedQueries(grid=[64], channels=channels, modality="text"), **logits)
     return Perceiver(adapters=adapters, fusion=fusion, encoder=encoder, head=head)
 
 

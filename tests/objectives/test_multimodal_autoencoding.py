@@ -103,7 +103,8 @@ def by_hand(task: Any, batch: Batch, index: dict[str, Tensor]) -> float:
     outputs = {name: one.double() for name, one in task.objective.outputs(task.model, batch, index=index).items()}
     audio, video = (batch.inputs[name].double() for name in ("audio", "video"))  # type: ignore[union-attr]
     label = -sum(
-        float(outputs["label"][row, 0].log_softmax(dim=0)[int(batch.target[row])]) for row in range(batch.size)  # type: ignore[index]
+        float(outputs["label"][row, 0].log_softmax(dim=0)[int(batch.target[row])])
+        for row in range(batch.size)  # type: ignore[index]
     )
     sound = pictures = 0.0
     for row in range(batch.size):
@@ -177,12 +178,9 @@ def test_sampled_losses_estimate_the_whole_without_bias() -> None:
     batch.inputs["audio"][~mask[:, None]] = torch.nan  # type: ignore[index]
     with torch.no_grad():
         whole = task.objective.losses(task.model, batch)[0]
-        estimates = [
-            task.objective.losses(task.model, batch, index={"audio": torch.full((4, 1), place), "video": torch.full((4, 1), place)})[0]
-            for place in range(12)
-            if place < 6
-        ]
-        video = [task.objective.losses(task.model, batch, index={"video": torch.full((4, 1), place)})[0].values["video"] for place in range(12)]
+        at = [torch.full((4, 1), place) for place in range(12)]
+        estimates = [task.objective.losses(task.model, batch, index={"audio": one, "video": one})[0] for one in at[:6]]
+        video = [task.objective.losses(task.model, batch, index={"video": one})[0].values["video"] for one in at]
     torch.testing.assert_close(torch.stack(video).mean(dim=0), whole.values["video"])
     assert whole.valid["audio"].tolist() == [True, True, False, True]
     for row, places in ((0, range(6)), (1, range(3)), (3, range(6))):
@@ -318,7 +316,9 @@ def test_psnr_is_in_the_units_of_the_data() -> None:
     same = Reconstruction.of(task.model).layouts["video"].content(video).values
     assert task.objective.psnr(task.model, "video", same, batch).tolist() == [100.0] * 4
     wider = task_of(peaks={"video": 2.0, "audio": None})
-    torch.testing.assert_close(wider.objective.psnr(wider.model, "video", outputs["video"], batch), expected + 20 * math.log10(2))
+    torch.testing.assert_close(
+        wider.objective.psnr(wider.model, "video", outputs["video"], batch), expected + 20 * math.log10(2)
+    )
     assert set(wider.objective.peaks(wider.model)) == {"video"}
 
 

@@ -74,7 +74,10 @@ def test_metrics_are_those_of_scikit_learn() -> None:
     target = target_of({"target": said})
     assert target is not None
     with torch.no_grad():
-        values = [list(one.values.values()) for one in target.predict(learner.model(data.collate_fn(list(data.dataset)).inputs, {}))]
+        values = [
+            list(one.values.values())
+            for one in target.predict(learner.model(data.collate_fn(list(data.dataset)).inputs, {}))
+        ]
     truth = targets.double().numpy()
     assert logged["val/mae"] == pytest.approx(mean_absolute_error(truth, values), rel=1e-4)
     assert logged["val/r2"] == pytest.approx(r2_score(truth, values), rel=1e-4)
