@@ -4,8 +4,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from perceiver.objectives import classification
 from perceiver.run.resuming.epoch_progress import KEY, EpochProgress
+from perceiver.training import Task
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # a stand-in for a trainer
 
@@ -46,3 +49,21 @@ def test_older_checkpoints_say_nothing(capsys: pytest.CaptureFixture[str]) -> No
     assert resumed(OF_SHARDS, processes=1, kept={})["ready"] == 8
     assert resumed(OWN, processes=1, kept={"world_size": 2, "metrics": [{}, {}]})["ready"] == 16
     assert "2 processes, now 1: the epoch goes on after 256 samples" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("attribute", [{"attribute": "train_loss"}, {}], ids=["version 0.1", "now"])
+def test_metrics_of_an_interrupted_epoch_go_on(attribute: dict[str, str]) -> None:
+    """Those of a checkpoint of version 0.1, too; states of other metrics are left alone."""
+    task = Task(model=torch.nn.Linear(1, 1), objective=classification(num_classes=2), optimizer=torch.optim.SGD)
+    loss = {**attribute, "values": {"total": torch.tensor(6.0), "weight": torch.tensor(4.0)}}
+    kept = {"world_size": 1, "metrics": [{"train_loss": loss, "train_accuracy": {"values": {"total": torch.tensor(1.0)}}}]}
+    progress = EpochProgress()
+    loops = {"state_dict": {}, "epoch_loop.batch_progress": {"current": {"ready": 8}}}
+    loop = SimpleNamespace(restarting=True, _combined_loader_states_to_load=[], _data_fetcher=None)
+    trainer: Any = SimpleNamespace(world_size=1, global_rank=0, datamodule=None, fit_loop=loop)
+    progress.on_load_checkpoint(trainer, task, {"loops": {"fit_loop": loops}, KEY: kept})
+    progress.on_train_start(trainer, task)
+    metrics = task.training_metrics()
+    metrics["train/loss"].update(torch.tensor(0.0), 2)
+    assert float(metrics["train/loss"].compute()) == 1.0
+    assert "total" not in metrics["train/accuracy"].metric_state
