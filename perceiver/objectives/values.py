@@ -72,7 +72,7 @@ class Values(Criterion):
     def update(self, metrics: Metrics, outputs: Tensor, target: Tensor) -> None:
         """See `Criterion.update`."""
         if len(target):
-            metrics["loss"].update(self.losses(outputs, target), len(target))
+            metrics["loss"].update(self.losses(outputs, target).mean(), len(target))
             errors = (outputs - target).abs() * self._std.to(outputs.device, torch.float32)
             metrics["mae"].update(errors.mean(), len(target))
             metrics["r2"].update(outputs, target)

@@ -98,7 +98,7 @@ class Task(LightningModule):
     def on_fit_start(self) -> None:
         """See `separate_random_streams`."""
         separate_random_streams(self.global_rank)
-        self._move("train")
+        self._start("train")
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """See `Objective.check`."""
@@ -126,17 +126,17 @@ class Task(LightningModule):
         if not self._logged:
             self._log_training()
         self._logged = False
+        # Not before: checkpoints of a validation after the last batch hold the epoch's metrics, too.
+        _reset(self._metrics["train"])
         self.log("train/learning_rate", self._learning_rate(), sync_dist=True)
 
     def on_validation_epoch_start(self) -> None:
         """Start anew, also after a pass that was interrupted."""
-        self._move("val")
-        _reset(self._metrics["val"])
+        self._start("val")
 
     def on_test_epoch_start(self) -> None:
         """See `on_validation_epoch_start`."""
-        self._move("test")
-        _reset(self._metrics["test"])
+        self._start("test")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure one batch."""
@@ -179,11 +179,10 @@ class Task(LightningModule):
         for name, metric in self.training_metrics().items():
             shown = name == "train/loss"
             self.log(name, metric.compute(), on_step=False, on_epoch=True, prog_bar=shown, batch_size=1, sync_dist=True)
-        _reset(self._metrics["train"])
 
-    def _move(self, stage: str) -> None:
+    def _start(self, stage: str) -> None:
         for metric in self._metrics[stage].values():
-            metric.to(self.device)
+            metric.to(self.device).reset()
 
     def _require_finite(self, loss: Tensor, batch: Batch) -> None:
         if not bool(torch.isfinite(loss)):

@@ -11,6 +11,8 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from perceiver import Encoder, Fourier, Perceiver, PooledHead
+from perceiver.adapters import TimeSeries
 from perceiver.batch import Batch, Sample
 from perceiver.collate import Collate
 from perceiver.objectives import Objective, classification, regression
@@ -151,3 +153,21 @@ def test_targets_keep_their_digits(precision: Any) -> None:
     assert logged["val/loss"] == logged["train/loss"] == pytest.approx(2 / 3, rel=1e-5)
     assert logged["val/r2"] == pytest.approx(0.0, abs=1e-5)
     assert learner.model.seen[-1].dtype == {"bf16-true": torch.bfloat16, "64-true": torch.float64}[precision]  # type: ignore[union-attr, index]
+
+
+def test_times_keep_their_digits() -> None:
+    """Steps a second apart, in seconds since 1970: in bfloat16, or in float32, they are all the same time."""
+    adapter = TimeSeries(num_values=1, duration_seconds=4.0, position=Fourier(num_bands=2, resolution=[4]))
+    encoder = Encoder(token_channels=adapter.channels, num_latents=4, latent_channels=16, num_self_heads=2)
+    head = PooledHead(latent_channels=16, num_classes=2)
+    model = Perceiver(adapters={"series": adapter}, encoder=encoder, head=head)
+    times = 1.7e9 + torch.arange(4, dtype=torch.float64)
+    items = [
+        Sample(inputs={"series": {"values": torch.randn(4, 1), "times": times}}, target=number % 2, id=f"{number}")
+        for number in range(8)
+    ]
+    collate = Collate(modalities={"series": {"kind": "timeseries"}})
+    data: DataLoader[Any] = DataLoader(items, batch_size=8, collate_fn=collate)  # type: ignore[arg-type]
+    runner = Trainer(max_epochs=1, accelerator="cpu", precision="bf16-true", **QUIET)
+    runner.fit(task(model, classification(num_classes=2)), data, data)
+    assert bool(runner.callback_metrics["val/loss"].isfinite())
