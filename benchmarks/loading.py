@@ -34,7 +34,7 @@ from perceiver.model import Perceiver
 from perceiver.run.assembly import make_data
 from perceiver.run.configuration.resolve import register_resolvers, resolve
 from perceiver.run.main import conf_directory
-from perceiver.tasks.parameter_groups import parameter_groups
+from perceiver.training.optimizer import parameter_groups
 
 TARGET = 1.5
 SIZE, CLASSES = 32, 10

@@ -24,8 +24,8 @@ from hydra.utils import instantiate
 from perceiver import checkpoints
 from perceiver.inference.infilling import vocabulary_of
 from perceiver.modalities.text_bytes import NUM_SPECIAL
+from perceiver.objectives.masked_tokens import cross_entropies, generators_of
 from perceiver.runtime.evaluating import evaluating
-from perceiver.tasks.masked_tokens import cross_entropies, generators_of
 
 EDGE, HIDDEN = 256, 257
 Context = tuple[int, ...]

@@ -32,7 +32,7 @@ from perceiver.run.assembly import make_data
 from perceiver.run.configuration.resolve import register_resolvers, resolve
 from perceiver.run.job import run
 from perceiver.run.main import conf_directory
-from perceiver.tasks.parameter_groups import parameter_groups
+from perceiver.training.optimizer import parameter_groups
 
 TARGET = 1.05
 # The first steps allocate and warm caches.

@@ -12,7 +12,7 @@ from dense_cases import flow_set, segmentation_set
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from image_sets import cifar10_set, cifar100_set, cifar_checksums, folder_set, idx_set, imagenet_set
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from manifest_cases import animals, write_csv
@@ -28,9 +28,12 @@ from perceiver.interop.architectures import model_config
 from perceiver.interop.huggingface import from_transformers
 from perceiver.modalities.text_bytes import encode_bytes
 from perceiver.model import Perceiver
-from perceiver.run.assembly import make_data
+from perceiver.objectives import Dense, Supervised
+from perceiver.objectives.multimodal_autoencoding import Reconstruction
+from perceiver.run.assembly import make_data, make_task
 from perceiver.run.configuration.regularisation import without_regularisation
 from perceiver.run.configuration.resolve import register_resolvers, resolve
+from perceiver.training import Task
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
@@ -236,15 +239,13 @@ def test_tasks(name: str) -> None:
     }
     config = composed(f"task={name}", *needs.get(name, []))
     plain = resolve(config, {**spec("text" if name == "masked_tokens" else "image"), **TARGETS[name]})
-    optimizer = instantiate(plain["optimizer"], _convert_="all")
     # Those that are not about a whole sample look at their model.
     dense = name in ("dense_regression", "segmentation")
     looks = dense or name.startswith("masked") or name.endswith("autoencoding")
     model = build_model(plain["model"], spec=plain["spec"]) if looks else torch.nn.Linear(2, 2)
-    task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(model=model, optimizer=optimizer)
-    assert type(task).__name__.lower() == f"{name.replace('_', '')}task"
-    if name == "classification":
-        assert task.num_classes == 3
+    objective = make_task(plain, model, plain["spec"]).objective
+    if isinstance(objective, Supervised | Dense):
+        assert objective.criterion.num_outputs == (1 if "regression" in name else 3)
     best = instantiate(plain["callbacks"]["best"], _convert_="all")
     said = plain.get("monitor") or {"name": "val/accuracy", "mode": "max"}
     assert (best.monitor, best.mode) == (said["name"], said["mode"])
@@ -372,9 +373,7 @@ def test_experiments(name: str) -> None:
         assert outputs.shape == ((2, 7, 262) if "text" in modalities else (2, 3))
     plain = resolve(config, facts)
     assert isinstance(make_data(plain["data"]), LightningDataModule)
-    optimizer = instantiate(plain["optimizer"], _convert_="all")
-    task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(model=model, optimizer=optimizer)
-    assert isinstance(task, LightningModule)
+    assert isinstance(make_task(plain, model, facts), Task)
 
 
 AUTOENCODERS: dict[str, dict[str, Any]] = {
@@ -408,10 +407,10 @@ def test_autoencoders(name: str) -> None:
         plain["model"]["encoder"] |= {"num_latents": 4, "latent_channels": 16, "num_layers_per_block": 1}
     model = build_model(plain["model"], spec=facts)
     assert isinstance(make_data(plain["data"]), LightningDataModule)
-    task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(model=model, optimizer=torch.optim.SGD)
+    objective: Any = make_task(plain, model, facts).objective
     inputs: dict[str, Any] = {key: torch.rand(2, *one["shape"]) for key, one in facts["modalities"].items()}
     batch = Batch(inputs=inputs, target=torch.tensor([3, 9]))
-    losses, outputs = task.losses(batch, index=task.sampled(batch))
+    losses, outputs = objective.losses(model, batch, index=objective.sampled(model, batch))
     assert set(losses.values) == {"audio", "label", "video"}
     assert outputs["label"].shape == (2, 1, 10)
     assert outputs["audio"].shape == ((2, 512, 16) if large else (2, 16, 40))
@@ -446,11 +445,11 @@ def test_queries(name: str) -> None:
     config = composed("task=multimodal_autoencoding", *overrides, f"+queries@model.head.queries.{modality}={name}", *pixels)
     plain = resolve(config, facts)
     model = build_model(plain["model"], spec=facts)
-    task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(model=model, optimizer=torch.optim.SGD)
+    objective: Any = make_task(plain, model, facts).objective
     batch = Batch(inputs={modality: INPUTS[modality]}, target=torch.tensor([0, 2]))
-    losses, outputs = task.losses(batch)
+    losses, outputs = objective.losses(model, batch)
     assert losses.values[modality].shape == (2,)
-    assert outputs[modality].shape[:-1] == task.contents(batch)[modality].values.shape[:-1]
+    assert outputs[modality].shape[:-1] == Reconstruction.of(model).contents(batch)[modality].values.shape[:-1]
 
 
 def test_a_modality_that_is_no_targets_name_is_an_error() -> None:
@@ -467,9 +466,7 @@ def dense_experiment(config: DictConfig) -> None:
     data.setup("fit")
     model = built(config, data.spec)
     plain = resolve(config, data.spec)
-    optimizer = instantiate(plain["optimizer"], _convert_="all")
-    task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(model=model, optimizer=optimizer)
-    task.log = lambda *_, **__: None
+    task = make_task(plain, model, data.spec)
     batch = task.on_before_batch_transfer(next(iter(data.train_dataloader())), 0)
     assert bool(task.training_step(batch, 0).isfinite())
 

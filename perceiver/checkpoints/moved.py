@@ -28,13 +28,33 @@ MOVED = {
     "perceiver.run.last_checkpoint": "perceiver.run.resuming.last_checkpoint",
     "perceiver.run.progress": "perceiver.run.reporting.progress",
     "perceiver.run.sharded": "perceiver.run.processes.fully_sharded",
+    "perceiver.tasks.ClassificationTask": "perceiver.objectives.classification",
+    "perceiver.tasks.DenseRegressionTask": "perceiver.objectives.dense_regression",
+    "perceiver.tasks.MaskedAutoencodingTask": "perceiver.objectives.MaskedAutoencoding",
+    "perceiver.tasks.MaskedTokensTask": "perceiver.objectives.MaskedTokenModelling",
+    "perceiver.tasks.MultilabelTask": "perceiver.objectives.multilabel",
+    "perceiver.tasks.MultimodalAutoencodingTask": "perceiver.objectives.MultimodalAutoencoding",
+    "perceiver.tasks.RegressionTask": "perceiver.objectives.regression",
+    "perceiver.tasks.SegmentationTask": "perceiver.objectives.segmentation",
+    "perceiver.tasks.classification.ClassificationTask": "perceiver.objectives.classification",
+    "perceiver.tasks.dense_losses": "perceiver.objectives",
+    "perceiver.tasks.dense_regression.DenseRegressionTask": "perceiver.objectives.dense_regression",
+    "perceiver.tasks.masked_autoencoding.MaskedAutoencodingTask": "perceiver.objectives.MaskedAutoencoding",
+    "perceiver.tasks.masked_tokens.MaskedTokensTask": "perceiver.objectives.MaskedTokenModelling",
+    "perceiver.tasks.multilabel.MultilabelTask": "perceiver.objectives.multilabel",
+    "perceiver.tasks.multimodal_autoencoding.MultimodalAutoencodingTask": "perceiver.objectives.MultimodalAutoencoding",
+    "perceiver.tasks.regression.RegressionTask": "perceiver.objectives.regression",
+    "perceiver.tasks.schedules.flat_cosine": "perceiver.training.schedules.flat_cosine",
+    "perceiver.tasks.schedules.step_decay": "perceiver.training.schedules.step_decay",
+    "perceiver.tasks.schedules.warmup_cosine": "perceiver.training.schedules.warmup_cosine",
+    "perceiver.tasks.segmentation.SegmentationTask": "perceiver.objectives.segmentation",
     "perceiver.token_masking": "perceiver.masking.text",
 }
-"""From the former name of a module, or of a class in a package, to the present one."""
+"""From the former name of a module, or of a class or function in one, to the present one."""
 
 
 def present_name(name: str) -> str:
-    """The present dotted name of a class whose name may be that of an earlier version; other names as they are.
+    """The present dotted name of a class, or function, whose name may be that of an earlier version; others as they are.
 
     >>> present_name("perceiver.heads.PooledHead")
     'perceiver.decoders.pooled.PooledHead'

@@ -9,19 +9,22 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from omegaconf import DictConfig
 
 from perceiver import checkpoints
+from perceiver.checkpoints.moved import present_name
 from perceiver.data.loading.module import DataModule
 from perceiver.data.loading.source import Source
 from perceiver.model import Perceiver
+from perceiver.objectives import Objective
 from perceiver.run.configuration.construct import construct
 from perceiver.run.fine_tuning.initialisation import Initialisation
 from perceiver.run.processes.interruption import OrderlyStop
 from perceiver.run.processes.launch import start_ranks_by_job
 from perceiver.run.resuming.checkpoint_io import AtomicCheckpointIO
 from perceiver.run.resuming.last_checkpoint import LastCheckpoint
+from perceiver.training import Task
 
 
 def make_data(node: DictConfig | Mapping[str, Any]) -> LightningDataModule:
@@ -58,29 +61,39 @@ def class_names(spec: Mapping[str, Any]) -> list[str]:
 
 
 def check_task(config: DictConfig, recipe: checkpoints.Recipe) -> None:
-    """The command line says the task, since nothing that a checkpoint names is run; but it must be the checkpoint's own."""
+    """The command line names the task, since nothing that a checkpoint names is run; but it must be the checkpoint's own."""
     stored = (recipe.config.get("task") or {}).get("_target_")
+    stored = None if stored is None else present_name(str(stored))
     if stored is not None and stored != config.task.get("_target_"):
         raise ValueError(
-            f"task: {recipe.file} was trained with {stored}, but {config.task.get('_target_')} is configured; choose its "
-            "own with task=NAME."
+            f"task: {recipe.file} was trained with {stored}, but {config.task.get('_target_')} is configured; "
+            "choose its own with task=NAME."
         )
 
 
 def make_task(
     plain: Mapping[str, Any], model: Perceiver, spec: Mapping[str, Any], start: Initialisation | None = None
-) -> LightningModule:
-    """The training objective around the model."""
+) -> Task:
+    """The model with the configured training objective.
+
+    Raises:
+        ValueError: `task` is not an objective.
+    """
     scheduler = plain.get("scheduler")
     optimizer = construct(plain["optimizer"])
-    task: LightningModule = construct(
-        plain["task"],
+    objective = construct(plain["task"])
+    if not isinstance(objective, Objective):
+        raise ValueError(
+            f"task._target_={plain['task']['_target_']}: expected a perceiver.objectives.Objective, or what makes one, got "
+            f"{type(objective).__name__}."
+        )
+    return Task(
         model=model,
+        objective=objective,
         optimizer=optimizer if start is None else start.optimizer(optimizer, model),
         scheduler=None if not scheduler else construct(scheduler),
         checkpoint=checkpoints.entry(plain, spec),
     )
-    return task
 
 
 def make_trainer(plain: Mapping[str, Any], callbacks: list[Callback], *, stoppable: bool = False) -> Trainer:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 import perceiver
 from perceiver.data import DataModule, Digits
 from perceiver.run.configuration.learning_rate import scale_learning_rate
-from perceiver.tasks.training_steps import counted
+from perceiver.training.task import counted
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
 SMALL = (

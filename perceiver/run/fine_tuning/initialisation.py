@@ -24,7 +24,7 @@ from perceiver.model import Perceiver
 from perceiver.run.configuration.literal import literal
 from perceiver.run.fine_tuning.starting_point import StartingPoint
 from perceiver.run.resuming.resume import differences
-from perceiver.tasks.training_steps import OptimizerFactory
+from perceiver.training.optimizer import OptimizerFactory
 
 PARTS = ("adapters", "fusion", "encoder")
 """What is taken over; the head is new."""
@@ -162,7 +162,7 @@ class ScaledRates:
         self.multiplier = multiplier
 
     def __call__(self, groups: Iterable[Any]) -> Optimizer:
-        """Parameter groups, as `perceiver.tasks.parameter_groups` makes them -> the optimizer."""
+        """Parameter groups, as `perceiver.training.optimizer.parameter_groups` makes them -> the optimizer."""
         taken = {parameter for part in _parts(self.model) for parameter in part.parameters()}
         groups = list(groups)
         new = [{**group, "params": [p for p in group["params"] if p not in taken]} for group in groups]

@@ -35,6 +35,7 @@ from perceiver.run.reporting.metrics import (
     best_checkpoint,
     last_metrics,
     monitored,
+    require_defined,
     write_metrics,
 )
 from perceiver.run.resuming.checkpoint_io import require_disk_space
@@ -97,6 +98,7 @@ def fit(config: DictConfig) -> float | None:
     scaled = scale_learning_rate(plain, trainer)
     task = make_task({**plain, "optimizer": scaled.optimizer}, model, spec, start)
     require_disk_space(directory, model)
+    require_defined(trainer, task, data.val_dataloader())
     if trainer.is_global_zero:
         if resumed is not None:
             resumed.set_damaged_aside()

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from perceiver.batch import Batch
 from perceiver.model import Perceiver
 from perceiver.plots.confusion import confusion_figure
-from perceiver.run.reporting.metrics import BestEpoch, best_checkpoint, confusion_of
+from perceiver.run.reporting.metrics import BestEpoch, best_checkpoint
 from perceiver.run.reporting.whole_model import whole_model
 from perceiver.runtime.files import atomic_write
+from perceiver.training import Task
 
 Draw = Callable[[Perceiver, Iterable[Batch]], Mapping[str, Figure | str]]
 """A model and batches of evaluation data to figures, or plain texts, by name: `perceiver.plots.SampleGrid`, or any alike."""
@@ -48,7 +49,7 @@ class ConfusionFigures(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the test's matrix."""
-        confusion = confusion_of(pl_module, "test")
+        confusion = pl_module.confusion("test") if isinstance(pl_module, Task) else None
         if confusion is not None and trainer.is_global_zero:
             self._publish(trainer, confusion, "test", trainer.current_epoch)
 

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from perceiver import checkpoints
+from perceiver.checkpoints.moved import present_name
 from perceiver.run.errors import warn
 from perceiver.run.resuming.epoch_progress import KEY as EPOCH
 from perceiver.run.resuming.last_checkpoint import LAST, PREVIOUS
@@ -143,7 +144,7 @@ def _differences(old: Any, new: Any, name: str) -> Iterator[tuple[str, Any, Any]
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted({*old, *new} - {*_NOT_SHAPING}, key=str):
             yield from _differences(old.get(key), new.get(key), f"{name}.{key}")
-    elif old != new:
+    elif old != new and not (isinstance(old, str) and present_name(old) == new):
         yield name, old, new
 
 

@@ -1,6 +1,7 @@
 """Folders of recordings: splits and classes, mixed formats and rates, workers, and what is wrong in a folder."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -222,7 +223,8 @@ def test_a_tiny_perceiver_tells_low_from_high(root: Path) -> None:
     """The data module through Lightning's eyes, with a real model."""
     from perceiver import Encoder, Fourier, Perceiver, PooledHead
     from perceiver.adapters import LogMelFrames
-    from perceiver.tasks.classification import ClassificationTask
+    from perceiver.objectives import classification
+    from perceiver.training import Task
 
     audio = LogMelFrames(
         sample_rate=RATE,
@@ -236,7 +238,8 @@ def test_a_tiny_perceiver_tells_low_from_high(root: Path) -> None:
     encoder = Encoder(token_channels=audio.channels, num_latents=4, latent_channels=16, num_self_heads=2)
     head: nn.Module = PooledHead(latent_channels=16, num_classes=2)
     model = Perceiver(adapters={"audio": audio}, encoder=encoder, head=head)
-    task = ClassificationTask(model=model, num_classes=2, optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-2))
+    optimizer = partial(torch.optim.AdamW, lr=1e-2)
+    task = Task(model=model, objective=classification(num_classes=2), optimizer=optimizer)
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=15,

@@ -18,10 +18,11 @@ from torch.utils.data import DataLoader
 from perceiver.batch import Batch, Sample
 from perceiver.collate import Collate
 from perceiver.model import Perceiver
+from perceiver.objectives import classification
 from perceiver.plots import AttentionMaps, SampleGrid
 from perceiver.run.reporting.figures import ConfusionFigures, EvaluationFigures
 from perceiver.run.reporting.metrics import BestEpoch
-from perceiver.tasks.classification import ClassificationTask
+from perceiver.training import Task
 
 
 class Remembering:
@@ -45,8 +46,9 @@ def loader(name: str, count: int = 6) -> DataLoader[Any]:
     return DataLoader(items, batch_size=2, shuffle=name == "train", collate_fn=collate)  # type: ignore[arg-type]
 
 
-def task(lr: float = 0.1) -> ClassificationTask:
-    return ClassificationTask(model=model("image").train(), optimizer=partial(torch.optim.SGD, lr=lr), num_classes=3)
+def task(lr: float = 0.1) -> Task:
+    objective = classification(num_classes=3)
+    return Task(model=model("image").train(), objective=objective, optimizer=partial(torch.optim.SGD, lr=lr))
 
 
 def trainer(directory: Path, *callbacks: Any, epochs: int = 3, **arguments: Any) -> Trainer:
