@@ -31,7 +31,8 @@ from perceiver.batch import Batch
 from perceiver.checkpoints.build import build_model
 from perceiver.data.folders.images import ImageFolder
 from perceiver.model import Perceiver
-from perceiver.run.configuration.resolve import register_resolvers, resolve
+from perceiver.run.configuration.resolve import resolve
+from perceiver.run.configuration.resolvers import register_resolvers
 from perceiver.run.main import conf_directory
 from perceiver.tasks.parameter_groups import parameter_groups
 

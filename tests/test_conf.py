@@ -28,7 +28,8 @@ from perceiver.interop.huggingface import from_transformers
 from perceiver.modalities.text_bytes import encode_bytes
 from perceiver.model import Perceiver
 from perceiver.run.configuration.regularisation import without_regularisation
-from perceiver.run.configuration.resolve import register_resolvers, resolve
+from perceiver.run.configuration.resolve import resolve
+from perceiver.run.configuration.resolvers import register_resolvers
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from perceiver.run.configuration.command_line import remember_program
 from perceiver.run.configuration.data_choice import data_of_checkpoint
 from perceiver.run.configuration.folder import MAIN_FILE, conf_directory
-from perceiver.run.configuration.resolve import register_resolvers
+from perceiver.run.configuration.resolvers import register_resolvers
 from perceiver.run.errors import interrupted, report_error, stopped
 from perceiver.run.exceptions import FULL_ERROR, JobFailedError, TrainingStopped
 from perceiver.run.processes.one_directory import require_one_directory
