@@ -43,6 +43,10 @@ class BestEpoch(Callback):
             self.metrics = last_metrics(trainer, "val")
             self.confusion = confusion_of(pl_module, "val")
 
+    def summary(self) -> dict[str, float | int]:
+        """The metrics and the number of the best epoch; empty without validation."""
+        return self.metrics if self.epoch is None else {**self.metrics, "best_epoch": self.epoch}
+
     def state_dict(self) -> dict[str, Any]:
         """Epoch, score, metrics and confusion matrix of the best epoch."""
         return {"epoch": self.epoch, "score": self.score, "metrics": self.metrics, "confusion": self.confusion}
