@@ -264,7 +264,7 @@ def test_trainers(name: str) -> None:
 def test_callbacks(name: str) -> None:
     callbacks = [instantiate(entry, _convert_="all") for entry in composed(f"callbacks={name}").callbacks.values()]
     assert all(isinstance(callback, Callback) for callback in callbacks)
-    assert len(callbacks) == (8 if name == "early_stopping" else 7)
+    assert len(callbacks) == (6 if name == "early_stopping" else 5)
 
 
 @pytest.mark.parametrize("name", GROUPS["averaging"])

@@ -293,8 +293,10 @@ def test_a_failed_job_does_not_stop_its_sweep(tmp_path: Path) -> None:
         (["experiment=imagenet"], "Could not find 'experiment/imagenet'"),
         (["model=perceiver_i0"], "Did you mean model=perceiver_io?"),
         (["a=["], "no viable alternative"),
-        (["mode=train"], "Could not find 'mode/train'. Available options in 'mode': batch_size, embed, fit, predict, shard, test"),
+        (["mode=train"], "Could not find 'mode/train'. Available options in 'mode': batch_size, embed, fit, predict,"),
         (["mode=tests"], "Did you mean mode=test?"),
+        (["shards=folder"], "Could not override 'shards'.*It belongs to mode=shard."),
+        (["mode=test", "init_freeze=true"], "It belongs to mode=batch_size and mode=fit."),
     ],
 )  # fmt: skip
 def test_a_wrong_override(arguments: list[str], words: str) -> None:

@@ -56,7 +56,7 @@ def built(config: DictConfig) -> Any:
     start = starting_from(init_from=config.init_from, init_model=True)
     plain = OmegaConf.to_container(start.configured(config).model, resolve=True)
     assert isinstance(plain, dict)
-    return start.build({str(key): value for key, value in plain.items()}, None)
+    return start.build({str(key): value for key, value in plain.items()}, {})
 
 
 def stored(config: DictConfig) -> DictConfig:
@@ -149,5 +149,5 @@ def test_a_tested_or_resumed_file_is_not_run(make: Callable[[Path], Hostile], tm
 def test_a_used_file_is_not_run(tmp_path: Path) -> None:
     hostile = hostile_models.package_in_current_folder(tmp_path)
     with pytest.raises(CheckpointError, match=hostile.words):
-        Inference.of(OmegaConf.create({"ckpt_path": str(hostile.path), "trust": []}))
+        Inference.of(OmegaConf.create({"trust": []}), file=hostile.path)
     hostile.assert_nothing_ran()

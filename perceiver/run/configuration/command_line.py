@@ -27,6 +27,11 @@ _OF_DIRECTORIES = ("hydra.mode", "hydra.run.", "hydra.sweep.", "hydra.job.", "hy
 # Choices of the sweep itself, which would start another one.
 _OF_SWEEPS = ("hparams_search", "cluster")
 
+_FIGURES = re.compile(
+    r"^([+~]*callbacks)\.(samples|attention|attention_modalities|autoencoding|fields|filled_in|reconstruction|segmentations)"
+    r"(?:\.(draw|every_n_epochs))?(?=[.=]|$)"
+)
+
 
 def remember_program() -> None:
     """Note what this process runs, for itself and for all that it starts. Launchers hand the environment on."""
@@ -86,6 +91,19 @@ def typed_override(key: str, value: str | Path) -> str:
 def quoted(text: str) -> str:
     """A string in quotes of Hydra's grammar, where backslashes count before a quote only."""
     return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + (r"\'" if found[2] else ""), text) + "'"
+
+
+def present_override(override: str) -> str:
+    """The same for an override of the command line: figures were callbacks of their own.
+
+    >>> present_override("callbacks.samples=null")
+    'callbacks.figures.draw.samples=null'
+    """
+    found = _FIGURES.match(override)
+    if found is None:
+        return override
+    key = f"{found[1]}.figures.every_n_epochs" if found[3] == "every_n_epochs" else f"{found[1]}.figures.draw.{found[2]}"
+    return key + override[found.end() :]
 
 
 def override_key(override: str) -> str:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from perceiver.data.manifest import Manifest
 from perceiver.data.shards import write_shards
+from perceiver.run.configuration.command_line import typed_override
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Shard:
         shards = sum(-(-count // written.rows_per_shard[name]) for name, count in written.samples.items() if count)
         counts = ", ".join(f"{count:,} {name}" for name, count in written.samples.items())
         sys.stdout.write(f"{written.path}: {counts} samples in {shards} shards, all counted\n")
-        sys.stdout.write(f"train from them with data=shards data.shards={written.path}\n")
+        sys.stdout.write(f"train from them with data=shards {typed_override('data.shards', written.path)}\n")
 
 
 _IRRELEVANT = ("_target_", "batch_size", "num_workers", "check_files", "balanced_sampling", "needs_test")
