@@ -145,8 +145,10 @@ def test_everything_at_once_writes_real_figures(tmp_path: Path) -> None:
     callbacks = [
         best,
         ConfusionFigures(directory=tmp_path, names=NAMES, best=best),
-        Figures(directory=tmp_path, draw=SampleGrid(num_samples=4)),
-        Figures(directory=tmp_path, draw=AttentionMaps(num_samples=2, num_latents=3)),
+        Figures(
+            directory=tmp_path,
+            draw={"samples": SampleGrid(num_samples=4), "attention": AttentionMaps(num_samples=2, num_latents=3), "x": None},
+        ),
     ]
     runner, learner = trainer(tmp_path, *callbacks, epochs=1), task()
     runner.fit(learner, loader("train"), loader("val"))
@@ -159,6 +161,24 @@ def test_everything_at_once_writes_real_figures(tmp_path: Path) -> None:
         "attention_image_val.png",
         "latents_image_val.png",
     }
+
+
+@pytest.mark.parametrize("name", ["$x", "$x$", r"$\frac{$"])
+def test_names_are_drawn_as_they_are(name: str, tmp_path: Path) -> None:
+    """Pairs of dollar signs are mathematics to matplotlib, and not all is valid."""
+    best = BestEpoch()
+    best.epoch, best.confusion = 0, torch.eye(2)
+    figures = ConfusionFigures(directory=tmp_path, names=[name, "b"], best=best)
+    figures.on_train_end(trainer(tmp_path), task())
+    assert (tmp_path / "figures" / "confusion_val.png").is_file()
+
+
+def test_a_confusion_that_cannot_be_written_costs_no_training(tmp_path: Path) -> None:
+    best = BestEpoch()
+    best.epoch, best.confusion = 0, torch.eye(2)
+    (tmp_path / "figures").write_text("a file")
+    with pytest.warns(UserWarning, match="figures: confusion failed and is left out: FileExistsError"):
+        ConfusionFigures(directory=tmp_path, names=NAMES, best=best).on_train_end(trainer(tmp_path), task())
 
 
 def test_settings_are_checked(tmp_path: Path) -> None:
