@@ -23,7 +23,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 import perceiver
 from perceiver.batch import Batch
-from perceiver.run.assembly import make_data
+from perceiver.run.data import make_data
 from perceiver.targets.kinds import target_of
 
 TRAINING_SCENES = 512

@@ -96,7 +96,7 @@ def _run(overrides: Sequence[str], directory: Path) -> None:
     """What `train.py experiment=manifest` does, in this process."""
     from hydra import compose, initialize_config_dir
 
-    from perceiver.run.configuration.resolve import register_resolvers
+    from perceiver.run.configuration.resolvers import register_resolvers
     from perceiver.run.job import run
     from perceiver.run.main import conf_directory
 

@@ -30,9 +30,11 @@ from perceiver.modalities.text_bytes import encode_bytes
 from perceiver.model import Perceiver
 from perceiver.objectives import Dense, Supervised
 from perceiver.objectives.multimodal_autoencoding import Reconstruction
-from perceiver.run.assembly import make_data, make_task
 from perceiver.run.configuration.regularisation import without_regularisation
-from perceiver.run.configuration.resolve import register_resolvers, resolve
+from perceiver.run.configuration.resolve import resolve
+from perceiver.run.configuration.resolvers import register_resolvers
+from perceiver.run.data import make_data
+from perceiver.run.task import make_task
 from perceiver.training import Task
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -267,7 +269,7 @@ def test_trainers(name: str) -> None:
 def test_callbacks(name: str) -> None:
     callbacks = [instantiate(entry, _convert_="all") for entry in composed(f"callbacks={name}").callbacks.values()]
     assert all(isinstance(callback, Callback) for callback in callbacks)
-    assert len(callbacks) == (8 if name == "early_stopping" else 7)
+    assert len(callbacks) == (6 if name == "early_stopping" else 5)
 
 
 @pytest.mark.parametrize("name", GROUPS["averaging"])

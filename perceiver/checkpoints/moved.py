@@ -25,6 +25,7 @@ MOVED = {
     "perceiver.run.attention": "perceiver.run.reporting.attention_by_modality",
     "perceiver.run.best_job": "perceiver.run.reporting.best_job",
     "perceiver.run.figures": "perceiver.run.reporting.figures",
+    "perceiver.run.figures.EvaluationFigures": "perceiver.run.reporting.figures.Figures",
     "perceiver.run.last_checkpoint": "perceiver.run.resuming.last_checkpoint",
     "perceiver.run.progress": "perceiver.run.reporting.progress",
     "perceiver.run.sharded": "perceiver.run.processes.fully_sharded",

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 import perceiver
 from perceiver.data import DataModule, Digits
-from perceiver.run.configuration.learning_rate import scale_learning_rate
+from perceiver.run.configuration.learning_rate import LearningRateScaling, ScaledOptimizer
 from perceiver.training.task import counted
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
@@ -241,6 +241,10 @@ def test_other_samplers_count_all() -> None:
 def config(rule: str | None, *, base: Any = 256, lr: Any = 1e-3, batch: int | None = 64) -> dict[str, Any]:
     data = {} if batch is None else {"batch_size": batch}
     return {"optimizer": {"lr": lr}, "data": data, "lr_scaling": {"rule": rule, "base_batch": base}}
+
+
+def scale_learning_rate(given: dict[str, Any], trainer: Any) -> ScaledOptimizer:
+    return LearningRateScaling(**given["lr_scaling"])(given, trainer)
 
 
 def trainer(*, processes: int = 8, accumulated: int = 2) -> Any:

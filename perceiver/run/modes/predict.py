@@ -9,6 +9,7 @@ import csv
 import io
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,7 +17,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from perceiver.batch import Batch
-from perceiver.run.modes.inference import Inference
+from perceiver.run.modes.inference import Inference, find_checkpoint
 from perceiver.run.modes.predicted_files import PredictedFiles
 from perceiver.runtime.files import atomic_write
 from perceiver.targets.kinds import SavedPrediction, Target, target_of
@@ -25,31 +26,37 @@ from perceiver.targets.pixels import cut_to_size
 PREDICTIONS = "predictions.csv"
 
 
-def predict(config: DictConfig) -> None:
-    """Write `predictions.csv` into the run directory: a row per sample, in the order of the data.
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Writes `predictions.csv` into the run directory: a row per sample, in the order of the data.
 
-    Its columns are `id`, `prediction` and, of every class, `probability_<class>`; with labels `prediction` joins those that
-    reach their threshold by semicolons; of values there are columns `prediction_<value>`, in their own units. Where every
+    Its columns are `id`, `prediction` and, for every class, `probability_<class>`; with labels `prediction` joins those that
+    reach their threshold by semicolons; for values there are columns `prediction_<value>`, in their own units. Where every
     pixel has a class or values, `prediction` is a file in `predictions/` and further columns sum it up.
 
-    Raises:
-        ValueError: the checkpoint does not say what it predicts, or the data does not fit it.
+    Args:
+        ckpt_path: the checkpoint, or its run directory.
     """
-    inference = Inference.of(config)
-    target = target_of(inference.spec)
-    if target is None:
-        raise ValueError(f"ckpt_path: {inference.file} holds no class names, labels or values, so it predicts nothing.")
-    path = Path(config.run_dir) / PREDICTIONS
-    with atomic_write(path) as file:
-        table = PredictionTable(file, target, files=PredictedFiles(path.parent))
 
-        def compute(batch: Batch) -> Tensor:
-            table.masks = batch.masks
-            outputs: Tensor = inference.model.target_outputs(batch.inputs, batch.masks)
-            return outputs
+    ckpt_path: str | None
 
-        inference.run(compute, table.write)
-    sys.stdout.write(f"{table.rows:,} predictions of {inference.file}: {path}\n")
+    def run(self, config: DictConfig) -> None:
+        """Predict for every sample; ValueError where the checkpoint predicts nothing or the data does not fit it."""
+        inference = Inference.of(config, file=find_checkpoint(self.ckpt_path, mode="predict"))
+        target = target_of(inference.spec)
+        if target is None:
+            raise ValueError(f"ckpt_path: {inference.file} holds no class names, labels or values, so it predicts nothing.")
+        path = Path(config.run_dir) / PREDICTIONS
+        with atomic_write(path) as file:
+            table = PredictionTable(file, target, files=PredictedFiles(path.parent))
+
+            def compute(batch: Batch) -> Tensor:
+                table.masks = batch.masks
+                outputs: Tensor = inference.model.target_outputs(batch.inputs, batch.masks)
+                return outputs
+
+            inference.run(compute, table.write)
+        sys.stdout.write(f"{table.rows:,} predictions of {inference.file}: {path}\n")
 
 
 class PredictionTable:

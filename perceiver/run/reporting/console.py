@@ -16,10 +16,12 @@ from perceiver.batch import Batch
 from perceiver.decoders import Head
 from perceiver.model import Perceiver
 from perceiver.runtime.evaluating import evaluating
+from perceiver.runtime.process_rank import first_process_only
 
 FLOPS_NOTE = "matrix products and convolutions, a multiply-add counted as two; norms, softmax, activations not counted"
 
 
+@first_process_only
 def print_model(model: Perceiver, loader: Iterable[Batch], device: torch.device, *, batches: str = "") -> None:
     """Print modules, parameters, tokens per modality and FLOPs, measured on the first validation sample."""
     batch = _first_sample(loader)
@@ -61,6 +63,7 @@ def _flops_in_words(model: Perceiver, batch: Batch) -> str:
         return f"not counted for sample {batch.ids[0] if batch.ids else 0!r}: {error}"
 
 
+@first_process_only
 def print_line(text: str) -> None:
     """Print one line as it is."""
     console().print(text, soft_wrap=True)
@@ -75,6 +78,7 @@ def forward_flops(model: Perceiver, batch: Batch) -> int:
     return int(counter.get_total_flops())
 
 
+@first_process_only
 def print_result(
     metrics: Mapping[str, float | int],
     directory: Path,

@@ -48,6 +48,10 @@ class BestEpoch(Callback):
             self.metrics = last_metrics(trainer, "val")
             self.confusion = pl_module.confusion("val") if isinstance(pl_module, Task) else None
 
+    def summary(self) -> dict[str, float | int]:
+        """The metrics and the number of the best epoch; empty without validation."""
+        return self.metrics if self.epoch is None else {**self.metrics, "best_epoch": self.epoch}
+
     def state_dict(self) -> dict[str, Any]:
         """Epoch, score, metrics and confusion matrix of the best epoch."""
         return {"epoch": self.epoch, "score": self.score, "metrics": self.metrics, "confusion": self.confusion}

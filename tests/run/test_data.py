@@ -1,16 +1,13 @@
-"""What a run is made of: the data module of flat keys, and the task, which must be that of the checkpoint."""
+"""The group `data`: flat keys for a source and its loading; data modules of other packages get all keys."""
 
-from pathlib import Path
 
 import pytest
-import torch
 from digit_targets import InkCentres
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
-from perceiver.checkpoints import Recipe
 from perceiver.data import DataModule, Digits, PlacedDigits, RandomAffine
-from perceiver.run.assembly import check_task, make_data, make_task
+from perceiver.run.data import make_data
 
 
 def test_flat_keys_go_to_the_source_or_to_the_module() -> None:
@@ -61,31 +58,3 @@ def test_names_and_keys_that_there_are_not() -> None:
         )
     with pytest.raises(TypeError, match="unexpected keyword argument 'tset_size'"):
         make_data({"_target_": "perceiver.data.Digits", "tset_size": 3})
-
-
-FORMER = {
-    "perceiver.tasks.classification.ClassificationTask": "perceiver.objectives.classification",
-    "perceiver.tasks.masked_tokens.MaskedTokensTask": "perceiver.objectives.MaskedTokenModelling",
-    "perceiver.tasks.regression.RegressionTask": "perceiver.objectives.regression",
-    "my_package.MyObjective": "my_package.MyObjective",
-}
-
-
-@pytest.mark.parametrize("stored", FORMER)
-@pytest.mark.parametrize("configured", FORMER.values())
-def test_the_task_is_that_of_the_checkpoint(stored: str, configured: str) -> None:
-    """Also by its name in version 0.1; another kind of target is another task."""
-    recipe = Recipe(file=Path("last.ckpt"), config={"task": {"_target_": stored}}, spec=None)
-    config = OmegaConf.create({"task": {"_target_": configured}})
-    if FORMER[stored] == configured:
-        check_task(config, recipe)
-    else:
-        with pytest.raises(ValueError, match=rf"was trained with {FORMER[stored]}, but {configured} is configured"):
-            check_task(config, recipe)
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_what_is_no_objective() -> None:
-    plain = {"task": {"_target_": "torch.nn.Identity"}, "optimizer": {"_target_": "torch.optim.SGD", "_partial_": True}}
-    with pytest.raises(ValueError, match=r"task._target_=torch.nn.Identity: expected a perceiver.objectives.Objective"):
-        make_task(plain, torch.nn.Linear(1, 1), {})  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The spec of a checkpoint and the data that it is tested or used on: what was learned in training holds."""
+"""The spec of the data: what a data module declares of itself, and what a checkpoint was trained with."""
 
 from __future__ import annotations
 
@@ -9,6 +9,22 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 
 from perceiver.checkpoints.plain import refuse_special_keys
+
+
+def spec_of(data: LightningDataModule) -> dict[str, Any]:
+    """The modalities and the target that the data declares once it is set up; ValueError if it declares none."""
+    spec = getattr(data, "spec", None)
+    if not isinstance(spec, Mapping) or "modalities" not in spec:
+        raise ValueError(
+            f"data: {type(data).__name__}.spec: expected a dict with 'modalities' and 'target' after setup('fit'), "
+            f"got {spec!r}."
+        )
+    return dict(spec)
+
+
+def class_names(spec: Mapping[str, Any]) -> list[str]:
+    """The names of the target's classes; an empty list where the target has no classes."""
+    return [str(name) for name in spec.get("target", {}).get("names", [])]
 
 
 def use_stored_spec(
