@@ -18,7 +18,7 @@ import pkgutil
 import re
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import nn
 
@@ -31,14 +31,13 @@ under torch.nn (process groups, quantisation) is no part of a model description.
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+", re.ASCII)
 _MAX_LENGTH = 300
-T = TypeVar("T")
 
 
 class TargetError(ValueError):
     """A `_target_` names no usable class, or one that this reader must not touch."""
 
 
-def resolve(target: object, *, path: str, base: type[T] = nn.Module) -> type[T]:  # type: ignore[assignment]
+def resolve(target: object, *, path: str, base: type = nn.Module) -> type[Any]:
     """The class derived from `base` that the caller's own config names at `path`; may import any package.
 
     Raises TargetError where there is no such class, where it is a function, not derived from `base`, or a class that could
@@ -83,9 +82,7 @@ def check_allowed(target: object, *, trust: Sequence[str], path: str) -> str:
     raise TargetError(f"{path}: the checkpoint names {name}, outside the trusted packages ({trusted}); {hint}")
 
 
-def resolve_trusted(
-    target: object, *, trust: Sequence[str], path: str, base: type[T] = nn.Module  # type: ignore[assignment]
-) -> type[T]:
+def resolve_trusted(target: object, *, trust: Sequence[str], path: str, base: type = nn.Module) -> type[Any]:
     """The class derived from `base` that a checkpoint names at `path` by its own spelling; see the head of this file.
 
     Raises TargetError; nothing was called then, and nothing outside the allowed packages imported.
@@ -131,7 +128,7 @@ def _checked_name(target: object, path: str) -> str:
     return target
 
 
-def _derived(found: object, name: str, path: str, base: type[T]) -> type[T]:
+def _derived(found: object, name: str, path: str, base: type) -> type[Any]:
     if inspect.isclass(found) and issubclass(found, base):
         return found
     expected = "torch.nn.Module" if base is nn.Module else spelling(base)

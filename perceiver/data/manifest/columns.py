@@ -20,8 +20,7 @@ def table_facts(
     cells: Iterable[tuple[int, Mapping[str, Any]]], *, facts: ModalitySpec, folder: Path | None, report: Report
 ) -> dict[str, Any]:
     """Columns of numbers, each with mean and standard deviation, and of categories, each with its values."""
-    facts = dict(facts)
-    asked = {name: kind for kind in ("numbers", "categories") for name in facts.pop(f"asked_{kind}")}
+    asked = {name: kind for kind in ("numbers", "categories") for name in facts[f"asked_{kind}"]}
     rows = dict(cells)
     columns = {name: [values.get(name) for values in rows.values()] for name in facts["columns"]}
     numbers = [name for name, values in columns.items() if asked.get(name) == "numbers" or _mostly_numbers(values)]
@@ -46,7 +45,7 @@ def table_facts(
         if name not in numbers
     }
     return {
-        **facts,
+        **{key: value for key, value in facts.items() if not key.startswith("asked_")},
         "numbers": numbers,
         "mean": means,
         "std": stds,

@@ -99,6 +99,7 @@ def _plug_in(kind: str, *, where: str) -> Modality:
     """The kind that the user's own settings name, from any installed package."""
     cls = resolve(kind, path=where, base=Modality)
     try:
-        return cls()
+        made: Modality = cls()
     except TypeError as error:
         raise ValueError(f"{where}: {kind} cannot be made without arguments: {error}.") from error
+    return made
