@@ -99,7 +99,7 @@ class DataModule(LightningDataModule):
             raise ValueError(
                 f"{argument}: expected null for {type(source).__name__}, whose samples are normalised as they are read."
             )
-        return by_modality(given or None, facts=source.facts, available=source.available, argument=argument)
+        return by_modality(given, facts=source.facts, available=source.available, argument=argument)
 
     def prepare_data(self) -> None:
         """Has the source download what is absent and look whether everything is there."""
