@@ -24,7 +24,8 @@ def manifest(folder: Path, count: int = 40, *, modalities: Any = MODALITIES, **a
 
 def splits(data: DataModule) -> dict[str, Any]:
     """Its rows, by split."""
-    return {name: data.split(name) for name in ("train", "val", "test")}
+    names = ("train", "val", "test") if data.source.has_test else ("train", "val")  # type: ignore[attr-defined]
+    return {name: data.split(name) for name in names}
 
 
 def pack(data: DataModule, folder: Path, *, rows: int = 8, num_workers: int = 0) -> Path:

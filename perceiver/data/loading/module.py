@@ -99,7 +99,7 @@ class DataModule(LightningDataModule):
             raise ValueError(
                 f"{argument}: expected null for {type(source).__name__}, whose samples are normalised as they are read."
             )
-        return by_modality(given or None, facts=source.facts, available=source.available, argument=argument)
+        return by_modality(given, facts=source.facts, available=source.available, argument=argument)
 
     def prepare_data(self) -> None:
         """Has the source download what is absent and look whether everything is there."""
@@ -129,6 +129,8 @@ class DataModule(LightningDataModule):
 
     def _chosen(self, training: Any) -> Any:
         """The samples to train on."""
+        if self.balanced_sampling:
+            self._labels(training, setting="balanced_sampling")
         if self.num_labelled is None:
             return training
         labels = self._labels(training, setting="num_labelled")
@@ -137,7 +139,10 @@ class DataModule(LightningDataModule):
     def _labels(self, training: Any, *, setting: str) -> Any:
         labels = getattr(training, "labels", None)
         if labels is None:
-            raise ValueError(f"data.{setting}: {type(self.source).__name__} has no classes; leave this setting out.")
+            raise ValueError(
+                f"data.{setting}: expected {'null' if setting == 'num_labelled' else 'false'}, since the target of "
+                f"{type(self.source).__name__} is not a class."
+            )
         return labels
 
     @property
@@ -171,9 +176,7 @@ class DataModule(LightningDataModule):
             return training.loader(collate=collate, batch_size=self.batch_size, num_workers=self.num_workers)
         if collate.augment or collate.corruption:
             self._try(collate, training)
-        weights = None
-        if self.balanced_sampling:
-            weights = balanced_weights(self._labels(training, setting="balanced_sampling"))
+        weights = balanced_weights(training.labels) if self.balanced_sampling else None
         return TrainingLoader(
             training,
             collate=collate,

@@ -190,6 +190,8 @@ class Clips:
         masks: dict[str, Tensor] = {}
         if self.present is not None:
             there = dict(zip(MODALITIES, self.present[clips].unbind(dim=1), strict=True))
+            for name, x in inputs.items():
+                x[~there[name]] = 0
             inputs = {name: x for name, x in inputs.items() if bool(there[name].any())}
             masks = {name: there[name] for name in inputs if not bool(there[name].all())}
         ids = [

@@ -99,7 +99,6 @@ def test_an_index_that_says_more(change: Callable[[dict[str, Any]], object], mes
 def test_loaders_check_the_index_without_preparing_data(shards: Path, tmp_path: Path) -> None:
     hostile_data.pickled_shards(shards, tmp_path / "marker")
     data = DataModule.of(Shards, shards=shards, batch_size=4, num_workers=0)
-    data.setup("fit")
     for loader in (data.train_dataloader, data.val_dataloader, data.predict_dataloader):
         with pytest.raises(ShardError, match=r"val/index\.json is missing or damaged"):
             list(loader())

@@ -165,7 +165,7 @@ def test_folders_without_shards(tmp_path: Path) -> None:
 
 def test_splits_that_are_not_there(source: DataModule, tmp_path: Path) -> None:
     arguments = {"modalities": {"note": "text"}, "test_fraction": 0.0, "needs_test": False, **SETTINGS}
-    without = DataModule.of(Manifest, manifest=source.manifest, **arguments)
+    without = DataModule.of(Manifest, manifest=source.source.manifest, **arguments)
     without.setup("fit")
     shards = pack(without, tmp_path / "s")
     with pytest.raises(ShardError, match=r"has no samples for the test split, .* Set test=false"):

@@ -38,7 +38,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepared(root: Path, **arguments: Any) -> DataModule:
-    small = {"validation_images": 10, "validation_pairs": 30, "test_pairs": 50, "download": False}
+    small = {"validation_images": 10, "validation_pairs": 30, "test_pairs": 50, "download": False, "batch_size": 64}
     module = DataModule.of(AVDigits, root=root, **{**small, **arguments})
     module.prepare_data()
     module.setup("fit")

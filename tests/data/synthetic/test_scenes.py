@@ -141,7 +141,7 @@ def test_training_scenes_are_new_in_every_epoch_and_follow_from_the_place_in_the
     loader = module.train_dataloader()
     epochs = [list(loader), list(loader)]
     assert sorted(one for batch in epochs[0] for one in batch.ids) == sorted(one for batch in epochs[1] for one in batch.ids)
-    name = module.modality
+    name = module.source.modality
     first, second = (
         {one: x for batch in epoch for one, x in zip(batch.ids, batch.inputs[name], strict=True)} for epoch in epochs
     )
@@ -161,7 +161,7 @@ def test_training_scenes_are_new_in_every_epoch_and_follow_from_the_place_in_the
 def test_digits_of_the_splits_are_those_of_the_source() -> None:
     module = made(PlacedDigits)
     module.setup("test")
-    images = [getattr(module, split).glyphs.images for split in ("_training", "_validation", "_test")]
+    images = [module.split(split).glyphs.images for split in ("train", "val", "test")]
     numbers = [set(one.numbers.tolist()) for one in images]
     assert [len(one) for one in numbers] == [1257, 180, 360]
     assert not numbers[0] & numbers[1] | numbers[0] & numbers[2] | numbers[1] & numbers[2]

@@ -35,7 +35,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def prepared(root: Path, **arguments: Any) -> DataModule:
     # Two images of each digit at least: points are of another than the image.
-    small = {"validation_images": 20, "validation_pairs": 30, "test_pairs": 50, "download": False}
+    small = {"validation_images": 20, "validation_pairs": 30, "test_pairs": 50, "download": False, "batch_size": 64}
     module = DataModule.of(TrimodalDigits, root=root, **{**small, **arguments})
     module.prepare_data()
     module.setup("fit")
