@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from perceiver.checkpoints.allocation import limit_allocation, show_bytes
 from perceiver.checkpoints.build import build_model, canonical
+from perceiver.checkpoints.compare import PREFIX
 from perceiver.checkpoints.plain import PlainError, plain
 from perceiver.checkpoints.trusted_kinds import import_kinds
 from perceiver.model import Perceiver
@@ -30,7 +31,6 @@ from perceiver.runtime.files import atomic_write
 
 FORMAT = 1
 KEY = "perceiver"
-PREFIX = "model."
 RUN_CANDIDATES = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
 
 _COMPILED = "_orig_mod."  # torch.compile wraps a module under this name

@@ -14,14 +14,15 @@ from torch import Tensor
 from perceiver.adapters.layout import OutputLayout
 from perceiver.batch import Batch
 from perceiver.decoders import MultimodalDecoder
-from perceiver.inference.evaluating import evaluating, on_device
+from perceiver.decoders.decoder import target_name
 from perceiver.modalities.modality import ModalitySpec
 from perceiver.modalities.preprocess import unnormalised
 from perceiver.model import Perceiver
 from perceiver.plots.drawings import drawing_of
-from perceiver.plots.evaluation import modalities_of
+from perceiver.plots.evaluation import modalities_of, on_device
 from perceiver.plots.inputs import Single, singles
-from perceiver.targets.classes import Comparison
+from perceiver.runtime.evaluating import evaluating
+from perceiver.targets.comparison import Comparison
 from perceiver.targets.kinds import target_of
 
 Pair = Callable[[Axes, Tensor, Tensor, ModalitySpec], None]
@@ -89,13 +90,12 @@ def _outputs(model: Perceiver, single: Single, reconstructed: list[str]) -> dict
     """Of a sample, whose label the model does not see; modalities that it lacks are not decoded."""
     none = torch.zeros(0, dtype=torch.int64, device=next(model.parameters()).device)
     absent = {name: none for name in reconstructed if name not in single.inputs}
-    inputs, masks = model.without_target(single.inputs, single.masks)
-    made: dict[str, Tensor] = model(inputs, masks, index=absent)
-    return made
+    outputs: dict[str, Tensor] = model(**model.without_target(single.inputs, single.masks), index=absent)
+    return outputs
 
 
 def _title(axes: Axes, model: Perceiver, single: Single, made: Mapping[str, Tensor]) -> None:
-    target, name = target_of(model.spec), getattr(model.head, "target", None)
+    target, name = target_of(model.spec), target_name(model.head)
     if target is None or name is None or single.target is None:
         return
     comparison: Comparison

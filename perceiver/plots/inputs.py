@@ -47,27 +47,23 @@ def singles(batches: Iterable[Batch], modalities: Mapping[str, ModalitySpec]) ->
     """The samples of some batches, one after another."""
     for batch in batches:
         for row in range(batch.size):
-            yield _single(batch, row, modalities)
+            yield _single(batch.rows(slice(row, row + 1)), row, modalities)
 
 
-def _single(batch: Batch, row: int, modalities: Mapping[str, ModalitySpec]) -> Single:
+def _single(sample: Batch, row: int, modalities: Mapping[str, ModalitySpec]) -> Single:
+    """A batch of one, which is row `row` of its batch, without padding and absent modalities."""
     inputs: dict[str, Any] = {}
     masks: dict[str, Tensor] = {}
-    for name, x in batch.inputs.items():
-        mask = batch.masks.get(name)
-        mask = None if mask is None else mask[row : row + 1]
+    for name, x in sample.inputs.items():
+        mask = sample.masks.get(name)
         if mask is not None and not bool(mask.any()):
             continue
-        if not isinstance(x, Tensor):
-            inputs[name] = {key: part[row : row + 1] for key, part in x.items()}
-        else:
-            inputs[name] = x[row : row + 1]
-            if mask is not None and mask.ndim > 1:
-                inputs[name], mask = _unpadded(inputs[name], mask, modalities.get(name, {}))
+        inputs[name] = x
+        if isinstance(x, Tensor) and mask is not None and mask.ndim > 1:
+            inputs[name], mask = _unpadded(x, mask, modalities.get(name, {}))
         if mask is not None and not bool(mask.all()):
             masks[name] = mask
-    target = None if batch.target is None else batch.target[row : row + 1]
-    return Single(inputs=inputs, masks=masks, target=target, id=batch.ids[row] if row < len(batch.ids) else f"sample {row}")
+    return Single(inputs=inputs, masks=masks, target=sample.target, id=next(iter(sample.ids), f"sample {row}"))
 
 
 def _unpadded(x: Tensor, mask: Tensor, facts: ModalitySpec) -> tuple[Tensor, Tensor]:

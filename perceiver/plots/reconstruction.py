@@ -14,14 +14,14 @@ from torch import Tensor
 from perceiver.adapters.content import Reconstructible
 from perceiver.batch import Batch
 from perceiver.decoders import ReconstructionDecoder
-from perceiver.inference.evaluating import evaluating, on_device
 from perceiver.masking.random import RandomMasking, chosen
 from perceiver.modalities.modality import ModalitySpec
 from perceiver.modalities.preprocess import unnormalised
 from perceiver.model import Perceiver
 from perceiver.plots.drawings import Drawing, GridDrawing, drawing_of
-from perceiver.plots.evaluation import modalities_of
+from perceiver.plots.evaluation import modalities_of, on_device
 from perceiver.plots.inputs import Single, singles
+from perceiver.runtime.evaluating import evaluating
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ class Reconstructions:
             return {}
         facts = modalities_of(model)
         generator = torch.Generator().manual_seed(self.seed)
-        masking = {name: self.masking_of.get(name, self.masking) for name in model.head.content_channels}
+        masking = {name: self.masking_of.get(name, self.masking) for name in model.head.output_channels}
         with evaluating(model):
             shown = [
                 (single, reconstruct(model, single, masking=masking, normalised=self.normalised, generator=generator))

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,19 @@ class ManifestRows(Dataset[Sample]):
         if self._targets is None:
             raise ValueError("these rows have no targets.")
         return self._targets
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The class of each row; None where the target is not a class, or not known."""
+        targets = self._targets
+        return targets if targets is not None and targets.ndim == 1 and not targets.is_floating_point() else None
+
+    def take(self, index: Tensor) -> "ManifestRows":
+        """Some of the rows, by position."""
+        chosen = copy(self)
+        chosen.rows = self.rows[index]
+        chosen._targets = None if self._targets is None else self._targets[index]
+        return chosen
 
     def __len__(self) -> int:
         return len(self.rows)
