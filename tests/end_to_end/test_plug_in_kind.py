@@ -14,7 +14,7 @@ from hydra_runs import run
 from manifest_runs import SMALL
 
 import perceiver
-from perceiver.data import Manifest
+from perceiver.data import DataModule, Manifest
 
 PACKAGE = "thermometer"
 MODALITIES = "data.modalities={readings: {kind: thermometer.Readings}}"
@@ -128,7 +128,7 @@ def test_the_class_itself_in_python(folder: Path) -> None:
     from thermometer import Readings  # type: ignore[import-not-found]
 
     modalities = {"readings": {"kind": Readings, "step_seconds": 60}}
-    data = Manifest(manifest=folder / "days.csv", modalities=modalities, num_workers=0, batch_size=5)
+    data = DataModule.of(Manifest, manifest=folder / "days.csv", modalities=modalities, num_workers=0, batch_size=5)
     data.setup("fit")
     batch = next(iter(data.val_dataloader()))
     x, mask = batch.inputs["readings"], batch.masks["readings"]
