@@ -18,8 +18,8 @@ from perceiver.training.optimizer import OptimizerFactory
 class OptimizerSettings(Callback):
     """Applies the configured learning rate, weight decay and other settings, in place of those that a checkpoint restores.
 
-    The state of the optimizer (moments, step counts) is the checkpoint's. A changed learning rate holds at once, at the place
-    of the schedule that the training has reached. Where nothing was changed nothing is set: where only the schedule is another
+    The state of the optimizer (moments, step counts) is restored. A changed learning rate holds at once, at the place of the
+    schedule that the training has reached. Where nothing was changed nothing is set: where only the schedule is another
     one, the next step is made at the restored rate and those after it follow the new schedule.
 
     Args:
