@@ -19,6 +19,13 @@ class Sample:
         target: a class number, or a tensor. A dense one lies on a grid: class numbers `(*grid)` or values `(E, *grid)`.
         id: what identifies it.
         target_mask: of a dense target, `(*grid)`, True is valid; None: all is.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Sample
+        >>> sample = Sample(inputs={"image": torch.rand(3, 8, 8)}, target=1, id="cat-17")
+        >>> sorted(sample.inputs)
+        ['image']
     """
 
     inputs: dict[str, Tensor | dict[str, Tensor]]
@@ -37,6 +44,13 @@ class Batch:
         target: `(B,)` or `(B, …)`; None for prediction.
         ids: what identifies the samples, for error messages and tables of predictions.
         target_mask: of dense targets `(B, *grid)` or `(B, E, *grid)`: where there is one, `(B, *grid)`; None: everywhere.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Batch
+        >>> batch = Batch(inputs={"image": torch.rand(4, 3, 8, 8)}, masks={"image": torch.tensor([True, True, True, False])})
+        >>> batch.size
+        4
     """
 
     inputs: dict[str, Tensor | dict[str, Tensor]]

@@ -22,7 +22,14 @@ from perceiver.runtime.ranges import check_positive
 
 @runtime_checkable
 class PositionEncoding(Protocol):
-    """What adapters ask of a position encoding; a function with an attribute will do as well as an `nn.Module`."""
+    """What adapters ask of a position encoding; a function with an attribute will do as well as an `nn.Module`.
+
+    Examples:
+        >>> from perceiver import Fourier
+        >>> from perceiver.positions import PositionEncoding
+        >>> isinstance(Fourier(num_bands=4, resolution=(28, 28)), PositionEncoding)
+        True
+    """
 
     channels: int
 
@@ -43,6 +50,15 @@ class Fourier(nn.Module):
         by_coordinate: channels of one coordinate lie together. False: those of all coordinates, then all sines, then all
             cosines, as in the published code. Weights that one kind of token reads alone can be reordered instead; those
             that several modalities share, as in the released multimodal autoencoder, cannot.
+
+    Examples:
+        >>> from perceiver import Fourier
+        >>> from perceiver.positions import grid_coordinates
+        >>> position = Fourier(num_bands=4, resolution=(28, 28))
+        >>> position.channels
+        18
+        >>> [tuple(part.shape) for part in position(grid_coordinates((28, 28)))]
+        [(1, 28, 1, 9), (1, 1, 28, 9)]
     """
 
     def __init__(self, *, num_bands: int, resolution: Sequence[float], by_coordinate: bool = True) -> None:
@@ -106,6 +122,15 @@ class LearnedTable(nn.Module):
         grid: the reference grid (n1, …, nd).
         channels: width of each vector.
         std: standard deviation of the initial values (Perceiver, section 3.2: 0.02, truncated at two).
+
+    Examples:
+        >>> from perceiver import LearnedTable
+        >>> from perceiver.positions import grid_coordinates
+        >>> position = LearnedTable(grid=[7, 7], channels=64)
+        >>> [tuple(part.shape) for part in position(grid_coordinates((7, 7)))]
+        [(1, 7, 7, 64)]
+        >>> [tuple(part.shape) for part in position(grid_coordinates((14, 10)))]  # interpolated
+        [(1, 14, 10, 64)]
     """
 
     def __init__(self, *, grid: Sequence[int], channels: int, std: float = 0.02) -> None:
@@ -171,6 +196,12 @@ class Projected(nn.Module):
     Args:
         position: any encoding; where it has several parts they are multiplied out.
         channels: of the result.
+
+    Examples:
+        >>> from perceiver import LearnedTable, Projected
+        >>> position = Projected(position=LearnedTable(grid=[7, 7], channels=64), channels=16)
+        >>> position.channels
+        16
     """
 
     def __init__(self, *, position: PositionEncoding, channels: int) -> None:
@@ -204,6 +235,12 @@ def grid_coordinates(
 
     Returns:
         d tensors, the k-th `(B or 1, 1, …, n_k, …, 1, 1)`, float32; elements past the valid size lie beyond 1.
+
+    Examples:
+        >>> from perceiver.positions import grid_coordinates
+        >>> rows, columns = grid_coordinates((3, 5))
+        >>> rows.flatten().tolist(), columns.flatten().tolist()
+        ([-1.0, 0.0, 1.0], [-1.0, -0.5, 0.0, 0.5, 1.0])
     """
     sizes = None if mask is None else extents(mask)
     coordinates = []
@@ -240,6 +277,11 @@ def time_coordinates(
 
     Returns:
         `(1, T, 1)`, float32, computed in float64.
+
+    Examples:
+        >>> from perceiver.positions import time_coordinates
+        >>> time_coordinates(5, step_seconds=0.5, duration_seconds=2.0).flatten().tolist()
+        [-1.0, -0.5, 0.0, 0.5, 1.0]
     """
     # On the CPU: not every accelerator has float64.
     times = torch.arange(num, dtype=torch.float64) * step_seconds + offset_seconds
@@ -261,6 +303,13 @@ def relative_time_coordinates(
 
     Returns:
         `(B, T, 1)`, float32, computed in float64: the difference of two times since 1970 keeps its microseconds.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver.positions import relative_time_coordinates
+        >>> times = torch.tensor([[1000.0, 1001.0, 1004.0]], dtype=torch.float64)
+        >>> relative_time_coordinates(times, duration_seconds=4.0).flatten().tolist()
+        [-1.0, -0.5, 1.0]
     """
     times = times.to(torch.float64)
     if mask is None:
@@ -276,6 +325,11 @@ def index_coordinates(num: int, *, reference_length: int, device: torch.device |
 
     Returns:
         `(1, num, 1)`, float32; places past the reference length lie beyond 1.
+
+    Examples:
+        >>> from perceiver.positions import index_coordinates
+        >>> index_coordinates(3, reference_length=5).flatten().tolist()
+        [-1.0, -0.5, 0.0]
     """
     places = torch.arange(num, dtype=torch.float32, device=device)
     return (-1 + 2 * places / max(reference_length - 1, 1)).reshape(1, num, 1)

@@ -27,6 +27,16 @@ class Tokens:
     Raises:
         ValueError: if the parts do not broadcast against each other and the mask.
         TypeError: if a part is not floating point or the mask is not boolean.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Tokens
+        >>> pixels, rows, columns = torch.rand(2, 32, 48, 3), torch.rand(1, 32, 1, 9), torch.rand(1, 1, 48, 9)
+        >>> tokens = Tokens(parts=(pixels, rows, columns))
+        >>> tokens.grid, tokens.num_tokens, tokens.channels
+        ((32, 48), 1536, 21)
+        >>> tokens.dense().shape
+        torch.Size([2, 1536, 21])
     """
 
     parts: tuple[Tensor, ...]

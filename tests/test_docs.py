@@ -1,4 +1,4 @@
-"""The documentation: it builds without network, its commands compose, its Python runs, and examples in docstrings are right."""
+"""The documentation: it builds without network, its commands compose, its Python and the examples in docstrings run."""
 
 import ast
 import doctest
@@ -49,7 +49,8 @@ def blocks(page: Path, language: str) -> list[str]:
 def commands(page: Path) -> Iterator[list[str]]:
     """The arguments of every `python train.py` and `perceiver-train` of a page, in blocks and in the text."""
     lines = [line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
-    lines += re.findall(r"`((?:python train\.py|perceiver-train)[^`]*)`", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL))
+    prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    lines += re.findall(r"`((?:python train\.py|perceiver-train)[^`]*)`", prose)
     for line in lines:
         words = shlex.split(line, comments=True)
         for program in ("train.py", "perceiver-train"):

@@ -35,6 +35,17 @@ class WaveformFrames(nn.Module):
         duration_seconds: reference duration; times in [0, duration] become coordinates in [-1, 1], later ones
             go beyond. None: the frames of every recording go from -1 to 1, as in the published multimodal autoencoder.
         position: encoding of one coordinate, the time of the middle of the frame.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import WaveformFrames
+        >>> adapter = WaveformFrames(
+        ...     frame=64, sample_rate=8000, duration_seconds=1.0, position=Fourier(num_bands=4, resolution=(125,))
+        ... )
+        >>> tokens = adapter(torch.rand(2, 1, 8000))
+        >>> tokens.grid, tokens.channels
+        ((125,), 73)
     """
 
     def __init__(
@@ -130,6 +141,18 @@ class LogMelFrames(nn.Module):
         mean, std: of log-mel values in the training data; tokens hold `(log(power + epsilon) - mean) / std`.
         augment: what happens to the normalised spectrum `(B, audio_channels, num_mels, T)` in training, such as
             `SpectrumMasking`; it must return another of the same shape, unchanged in evaluation mode.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import LogMelFrames
+        >>> adapter = LogMelFrames(
+        ...     sample_rate=8000, num_mels=40, window_seconds=0.025, hop_seconds=0.01, duration_seconds=1.0,
+        ...     position=Fourier(num_bands=4, resolution=(100,)),
+        ... )
+        >>> tokens = adapter(torch.rand(2, 1, 8000))
+        >>> tokens.grid, tokens.channels
+        ((100,), 49)
     """
 
     def __init__(
@@ -203,6 +226,18 @@ class LogMelBins(nn.Module):
             max_hertz, epsilon, mean, std, augment: as in `LogMelFrames`.
         position: encoding of two coordinates: the time of the middle of the hop, and the mel band from -1
             (lowest) to 1 (highest).
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import LogMelBins
+        >>> adapter = LogMelBins(
+        ...     sample_rate=8000, num_mels=40, window_seconds=0.025, hop_seconds=0.01, duration_seconds=1.0,
+        ...     position=Fourier(num_bands=4, resolution=(100, 40)),
+        ... )
+        >>> tokens = adapter(torch.rand(2, 1, 8000))
+        >>> tokens.grid, tokens.channels
+        ((100, 40), 19)
     """
 
     def __init__(
@@ -278,6 +313,13 @@ class LogMel(nn.Module):
     shorter than the window, that leaves no filter between two frequencies.
 
     Args: as in `LogMelFrames`.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver.adapters import LogMel
+        >>> log_mel = LogMel(sample_rate=8000, num_mels=40, window_seconds=0.025, hop_seconds=0.01)
+        >>> log_mel(torch.rand(2, 1, 8000)).shape
+        torch.Size([2, 1, 40, 100])
     """
 
     window: Tensor

@@ -16,6 +16,14 @@ class Content:
     Args:
         values: `(B, *grid, c)`; anything where it is not valid.
         valid: the same shape, True where there is a value; None: everywhere that the token is valid.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import ImagePatches
+        >>> adapter = ImagePatches(image_channels=3, patch=4, position=Fourier(num_bands=4, resolution=(8, 8)))
+        >>> adapter.content(torch.rand(2, 3, 32, 32)).values.shape
+        torch.Size([2, 8, 8, 48])
     """
 
     values: Float[Tensor, "batch *grid channels"]
@@ -33,6 +41,15 @@ class Reconstructible(Protocol):
         channels: of its tokens.
         position_channels: of the parts that do not depend on the content.
         content_channels: c of `content`; 0 if tokens are nothing but positions.
+
+    Examples:
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import ImageConvStem, ImagePixels, Reconstructible
+        >>> position = Fourier(num_bands=4, resolution=(8, 8))
+        >>> isinstance(ImagePixels(image_channels=3, position=position), Reconstructible)
+        True
+        >>> isinstance(ImageConvStem(image_channels=3, position=position), Reconstructible)
+        False
     """
 
     channels: int

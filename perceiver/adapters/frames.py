@@ -24,6 +24,15 @@ class FrameSurroundings(nn.Module):
         window: side of the square, odd.
         embedding_channels: width of the linear embedding; None hands the raw `T * window * window * C` values on.
         position: encoding of two coordinates, rows and columns.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import FrameSurroundings
+        >>> adapter = FrameSurroundings(video_channels=3, position=Fourier(num_bands=4, resolution=(24, 24)))
+        >>> tokens = adapter(torch.rand(1, 3, 2, 24, 24))
+        >>> tokens.grid, tokens.channels
+        ((24, 24), 72)
     """
 
     def __init__(

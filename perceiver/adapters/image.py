@@ -22,6 +22,15 @@ class ImagePixels(nn.Module):
     Args:
         image_channels: C of the image, e.g. 3.
         position: encoding of two coordinates, rows and columns.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import ImagePixels
+        >>> adapter = ImagePixels(image_channels=3, position=Fourier(num_bands=4, resolution=(32, 32)))
+        >>> tokens = adapter(torch.rand(2, 3, 32, 32))
+        >>> tokens.grid, tokens.channels
+        ((32, 32), 21)
     """
 
     def __init__(self, *, image_channels: int, position: PositionEncoding) -> None:
@@ -63,6 +72,15 @@ class ImagePatches(nn.Module):
         patch: side of a patch in pixels.
         embed_channels: width of the linear embedding; None hands the raw `C * patch * patch` values on.
         position: encoding of two coordinates, rows and columns of patches.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import ImagePatches
+        >>> adapter = ImagePatches(image_channels=3, patch=4, position=Fourier(num_bands=4, resolution=(8, 8)))
+        >>> tokens = adapter(torch.rand(2, 3, 32, 32))
+        >>> tokens.grid, tokens.channels
+        ((8, 8), 66)
     """
 
     def __init__(
@@ -138,6 +156,15 @@ class ImageConvStem(nn.Module):
         position: encoding of two coordinates, rows and columns of the feature map.
         same_padding: as said. False: 3 on every side of the convolution and none for the pool, as transformers' port has it;
             224 x 224 becomes 55 x 55.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import ImageConvStem
+        >>> adapter = ImageConvStem(image_channels=3, position=Fourier(num_bands=4, resolution=(8, 8)))
+        >>> tokens = adapter(torch.rand(2, 3, 32, 32))
+        >>> tokens.grid, tokens.channels
+        ((8, 8), 82)
     """
 
     def __init__(

@@ -23,6 +23,18 @@ class OutputLayout:
         modality: its name, for error messages.
         adapter: of the modality.
         channels: of the outputs.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import ImagePatches, OutputLayout
+        >>> adapter = ImagePatches(image_channels=3, patch=4, position=Fourier(num_bands=4, resolution=(8, 8)))
+        >>> layout = OutputLayout(modality="image", adapter=adapter, channels=48)
+        >>> layout.of_tokens
+        True
+        >>> image = torch.rand(2, 3, 32, 32)
+        >>> torch.equal(layout.raw(image, layout.content(image).values), image)
+        True
     """
 
     modality: str

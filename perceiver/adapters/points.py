@@ -25,6 +25,15 @@ class Points(nn.Module):
         scale: what becomes 1 after division, in the unit of the coordinates (metres, say): about the largest
             absolute coordinate of the data. The same for all sets: sizes stay comparable.
         position: encoding of `num_coordinates` coordinates.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import Points
+        >>> adapter = Points(point_channels=5, position=Fourier(num_bands=4, resolution=(64, 64, 64)))
+        >>> tokens = adapter(torch.rand(2, 100, 5))
+        >>> tokens.grid, tokens.channels
+        ((100,), 29)
     """
 
     def __init__(

@@ -17,6 +17,13 @@ class SpectrumMasking(nn.Module):
         max_bands: largest number of adjacent mel bands that one mask hides; 0: none.
         max_frames: largest number of adjacent frames that one mask hides; 0: none.
         num_band_masks, num_frame_masks: how many of each.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver.adapters import SpectrumMasking
+        >>> masking = SpectrumMasking(max_bands=8, max_frames=20)
+        >>> masking(torch.rand(2, 1, 40, 100)).shape
+        torch.Size([2, 1, 40, 100])
     """
 
     def __init__(

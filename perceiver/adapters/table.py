@@ -25,6 +25,14 @@ class Table(nn.Module):
         num_numbers: n, numeric columns; they come first.
         category_sizes: for each of the k categorical columns how many ids it has, id 0 for "unknown" included.
         embedding_channels: e, width of each of the two parts.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver.adapters import Table
+        >>> adapter = Table(num_numbers=2, category_sizes=[3], embedding_channels=8)
+        >>> tokens = adapter({"numbers": torch.rand(4, 2), "categories": torch.tensor([[1], [2], [0], [1]])})
+        >>> tokens.grid, tokens.channels
+        ((3,), 16)
     """
 
     def __init__(self, *, num_numbers: int, category_sizes: Sequence[int], embedding_channels: int) -> None:

@@ -26,6 +26,15 @@ class TextTokens(nn.Module):
         std: standard deviation of the initial embeddings, truncated at two.
         add_position: the position is added to the embedding instead of standing beside it, as in the published model of
             masked language; both have the same width then.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import TextTokens
+        >>> adapter = TextTokens(vocabulary_size=262, embedding_channels=32, position=Fourier(num_bands=4, resolution=(64,)))
+        >>> tokens = adapter(torch.randint(6, 262, (2, 50)))
+        >>> tokens.grid, tokens.channels
+        ((50,), 41)
     """
 
     def __init__(

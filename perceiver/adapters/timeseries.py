@@ -26,6 +26,16 @@ class TimeSeries(nn.Module):
         duration_seconds: reference duration; times in [0, duration] become coordinates in [-1, 1], later ones go beyond.
         position: encoding of one coordinate, the time of the step.
         step_seconds: from one step to the next in series that come without times, which begin at their first step.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import TimeSeries
+        >>> adapter = TimeSeries(num_values=2, duration_seconds=60.0, position=Fourier(num_bands=4, resolution=(60,)))
+        >>> times = torch.tensor([[0.0, 1.0, 5.5]], dtype=torch.float64)
+        >>> tokens = adapter({"values": torch.rand(1, 3, 2), "times": times})
+        >>> tokens.grid, tokens.channels
+        ((3,), 13)
     """
 
     def __init__(

@@ -14,6 +14,12 @@ class Vector(nn.Module):
 
     Args:
         vector_channels: c.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver.adapters import Vector
+        >>> Vector(vector_channels=10)(torch.eye(10)).parts[0].shape
+        torch.Size([10, 1, 10])
     """
 
     def __init__(self, *, vector_channels: int) -> None:

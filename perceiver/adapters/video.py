@@ -29,6 +29,15 @@ class VideoPatches(nn.Module):
             valid size.
         embedding_channels: width of the linear embedding; None hands the raw `C * frames * rows * columns` values on.
         channels_last: the order of values in a patch, as the published multimodal autoencoder has it.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import VideoPatches
+        >>> adapter = VideoPatches(video_channels=3, patch=(2, 8, 8), position=Fourier(num_bands=4, resolution=(8, 4, 4)))
+        >>> tokens = adapter(torch.rand(1, 3, 16, 32, 32))
+        >>> tokens.grid, tokens.channels
+        ((8, 4, 4), 411)
     """
 
     def __init__(

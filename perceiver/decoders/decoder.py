@@ -16,6 +16,11 @@ class Decoder(nn.Module, ABC):
 
     A model whose head is a `Decoder` hands all of this on; another head gets the latents. Decoders whose queries come from
     nowhere but themselves can be called with the latents alone, too.
+
+    Examples:
+        >>> from perceiver.decoders import Decoder, QueryDecoder
+        >>> issubclass(QueryDecoder, Decoder)
+        True
     """
 
     @abstractmethod

@@ -35,6 +35,16 @@ class QueryDecoder(Decoder):
         dropout: probability of dropping a channel before each residual in training.
         attention_dropout: probability of dropping an attention weight in training.
         approximate_gelu: the tanh form of GELU instead of the exact one.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier, PositionalQueries, QueryDecoder
+        >>> queries = PositionalQueries(position=Fourier(num_bands=4, resolution=(14, 24)), grid=[14, 24])
+        >>> decoder = QueryDecoder(latent_channels=64, queries=queries, output_channels=11)
+        >>> decoder(torch.rand(2, 16, 64)).shape
+        torch.Size([2, 14, 24, 11])
+        >>> decoder(torch.rand(2, 16, 64), index=torch.tensor([0, 5, 9])).shape
+        torch.Size([2, 3, 11])
     """
 
     def __init__(
