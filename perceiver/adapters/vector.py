@@ -1,4 +1,4 @@
-"""One vector per sample `(B, c)` as a single token: a label as one-hot values, an embedding from elsewhere."""
+"""One vector per sample `(B, c)` as a single token: a one-hot label, or an embedding from another model."""
 
 from __future__ import annotations
 
