@@ -162,7 +162,7 @@ class LearnedTable(nn.Module):
         return (self._interpolate(indices),)
 
     def _is_reference_grid(self, indices: Sequence[Tensor]) -> bool:
-        """Whether the indices are the grid of the table, which saves the gathers; False while tracing, where data is unknown."""
+        """Whether the indices are the grid of the table, which saves the gathers; False while tracing."""
         if torch.compiler.is_compiling():
             return False
         rank = len(indices)

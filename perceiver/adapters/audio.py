@@ -374,7 +374,7 @@ class LogMel(nn.Module):
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, waveform: Float[Tensor, "*batch samples"]) -> Float[Tensor, "*batch mels frames"]:
-        """Return the spectrum in float32 under any autocast: in bfloat16 the logarithm of a power has two or three digits."""
+        """Return the spectrum in float32 under any autocast: in bfloat16 a logarithm of power has two or three digits."""
         with torch.autocast(waveform.device.type, enabled=False):
             waveform = waveform.to(torch.float32)
             samples, window_samples = waveform.shape[-1], self.window.shape[0]

@@ -52,7 +52,7 @@ class OutputLayout:
         return not self.of_tokens or hasattr(self.adapter, "with_content")
 
     def content(self, x: Any, mask: Tensor | None = None) -> Content:
-        """Return the target of the outputs, `(B, *grid, channels)` in float32, for an input and mask as the adapter takes them.
+        """Return the target of the outputs, `(B, *grid, channels)` in float32; input and mask are as the adapter takes them.
 
         Its `valid` marks valid values; None: all.
 
