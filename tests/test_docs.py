@@ -86,10 +86,11 @@ def test_site_builds_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [README, *EXECUTED], ids=name_of)
-def test_python_of_pages_runs(page: Path) -> None:
-    namespace: dict[str, object] = {"__name__": "page"}
+def test_python_of_pages_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)  # pickle looks classes up there
     for block in blocks(page, "python"):
-        exec(compile(block, name_of(page), "exec"), namespace)
+        exec(compile(block, name_of(page), "exec"), module.__dict__)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in EXECUTED], ids=name_of)
