@@ -24,8 +24,7 @@ import perceiver
 import perceiver.adapters
 import perceiver.decoders
 import perceiver.positions
-from perceiver.run.configuration.folder import conf_directory
-from perceiver.run.configuration.resolve import register_resolvers
+from perceiver.run.main import conf_directory, register_resolvers
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
