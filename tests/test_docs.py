@@ -24,7 +24,7 @@ import perceiver
 import perceiver.adapters
 import perceiver.decoders
 import perceiver.positions
-from perceiver.run.main import conf_directory, register_resolvers
+from perceiver.run.configuration.folder import conf_directory
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
@@ -60,7 +60,6 @@ def commands(page: Path) -> Iterator[list[str]]:
 @cache
 def check_composes(*arguments: str) -> None:
     """Raises unless the groups, choices and keys of a command are there; commands recur on several pages."""
-    register_resolvers()
     overrides = [argument.replace("experiment=NAME", "experiment=mnist") for argument in arguments]
     # The run directory names its data set.
     if any(one.startswith("ckpt_path=") for one in overrides) and any("data.manifest" in one for one in overrides):
