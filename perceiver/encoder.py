@@ -49,6 +49,13 @@ class Encoder(nn.Module):
         attention: form of cross-attention: `auto`, `factored` or `dense`. All compute the same function.
         checkpoint_activations: in training, keep only the latents between layers and compute the rest again in the backward
             pass (Chen et al. 2016, arXiv:1604.06174): the same gradients, dropout included, for one more forward of time.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Encoder, Tokens
+        >>> encoder = Encoder(token_channels=20, num_latents=16, latent_channels=64, num_cross_attends=2, num_blocks=4)
+        >>> encoder([Tokens(parts=(torch.rand(3, 10, 10, 20),))]).shape
+        torch.Size([3, 16, 64])
     """
 
     def __init__(

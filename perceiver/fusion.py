@@ -28,6 +28,16 @@ class Fusion(nn.Module):
     Raises:
         ValueError: if there is no modality, no padding, a name that a torch container cannot hold, or a rate for another
             modality or outside [0, 1].
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fusion, Tokens
+        >>> fusion = Fusion(channels={"image": 12, "sound": 40})
+        >>> fusion.channels
+        44
+        >>> fused = fusion({"image": Tokens((torch.rand(2, 8, 8, 12),)), "sound": Tokens((torch.rand(2, 100, 40),))})
+        >>> {name: (tokens.num_tokens, tokens.channels) for name, tokens in fused.items()}
+        {'image': (64, 44), 'sound': (100, 44)}
     """
 
     def __init__(

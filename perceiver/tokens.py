@@ -1,7 +1,7 @@
-"""Tokens: what adapters hand to the encoder, kept as parts that broadcast instead of one dense array.
+"""Tokens: the inputs of the encoder, kept as parts that broadcast instead of one dense array.
 
-An image is pixels `(B, H, W, 3)`, Fourier rows `(1, H, 1, 2b + 1)` and Fourier columns `(1, 1, W, 2b + 1)`; multiplied out
-it would be `(B, H * W, 3 + 4b + 2)`, most of which repeats. Factored cross-attention works on the parts as they are.
+An image is pixels `(B, H, W, 3)`, Fourier rows `(1, H, 1, 2b + 1)` and Fourier columns `(1, 1, W, 2b + 1)`; multiplied out,
+they would be `(B, H * W, 3 + 4b + 2)`, most of it repetition. Factored cross-attention works on the parts.
 """
 
 from __future__ import annotations
@@ -22,11 +22,21 @@ class Tokens:
 
     Args:
         parts: at least one tensor `(B or 1, n1 or 1, …, nd or 1, c)`, all floating point and of one rank >= 3.
-        mask: `(B or 1, *G)` boolean, True where an element is valid; None where all are.
+        mask: `(B or 1, *G)` boolean, True for valid elements; None: all are valid.
 
     Raises:
         ValueError: if the parts do not broadcast against each other and the mask.
         TypeError: if a part is not floating point or the mask is not boolean.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Tokens
+        >>> pixels, rows, columns = torch.rand(2, 32, 48, 3), torch.rand(1, 32, 1, 9), torch.rand(1, 1, 48, 9)
+        >>> tokens = Tokens(parts=(pixels, rows, columns))
+        >>> tokens.grid, tokens.num_tokens, tokens.channels
+        ((32, 48), 1536, 21)
+        >>> tokens.dense().shape
+        torch.Size([2, 1536, 21])
     """
 
     parts: tuple[Tensor, ...]
@@ -72,7 +82,7 @@ class Tokens:
 
     @property
     def batch(self) -> int:
-        """B; 1 if no part and no mask depends on the sample."""
+        """B; 1 if neither a part nor the mask depends on the sample."""
         return self._extent()[0]
 
     @property
@@ -96,13 +106,13 @@ class Tokens:
         return self.parts[0].device
 
     def append(self, part: Float[Tensor, "..."]) -> Tokens:
-        """The same tokens with one more part."""
+        """Return the same tokens with one more part."""
         return replace(self, parts=(*self.parts, part))
 
     def cleaned(self) -> Tokens:
-        """The same tokens with zeros in place of all that only masked elements can see, at each part's own shape.
+        """Return the same tokens with every value replaced by zero that only masked elements use, at the shape of each part.
 
-        After it no masked NaN or infinity reaches arithmetic. A value shared by several elements (a row feature, say)
+        Afterwards no masked NaN or infinity reaches arithmetic. A value shared by several elements, such as a row feature,
         is kept if any of them is valid.
         """
         if self.mask is None:
@@ -110,7 +120,7 @@ class Tokens:
         return replace(self, parts=tuple(_zero_unseen(part, self.mask) for part in self.parts))
 
     def dense(self) -> Float[Tensor, "batch tokens channels"]:
-        """The parts multiplied out and concatenated: `(B, M, C)`, masked elements zero."""
+        """Return the parts multiplied out and concatenated, `(B, M, C)`, with masked elements zero."""
         extent = self._extent()
         dtype = reduce(torch.promote_types, (part.dtype for part in self.parts))
         expanded = [part.to(dtype).expand(*extent, part.shape[-1]) for part in self.parts]
@@ -120,20 +130,20 @@ class Tokens:
         return dense.reshape(extent[0], -1, dense.shape[-1])
 
     def dense_mask(self) -> Bool[Tensor, "batch tokens"] | None:
-        """The mask as `(B, M)`, or None where all elements are valid."""
+        """Return the mask as `(B, M)`, or None if all elements are valid."""
         if self.mask is None:
             return None
         extent = self._extent()
         return self.mask.expand(extent).reshape(extent[0], -1)
 
     def take(self, index: Int[Tensor, "k"] | Int[Tensor, "batch k"]) -> Tokens:
-        """Some elements by their position in the flattened grid; the result has the one-axis grid `(k,)`.
+        """Return elements by their index in the flattened grid; the result has the one-axis grid `(k,)`.
 
         Args:
             index: `(k,)` for the same elements of every sample, or `(B, k)`; values in [0, M).
 
         Returns:
-            Tokens whose parts are `(B or 1, k or 1, c)`: sampled elements of a grid are no grid any more.
+            Tokens whose parts are `(B or 1, k or 1, c)`: selected elements no longer form a grid.
 
         Raises:
             ValueError: if an index `(B, k)` is for another number of samples.
@@ -150,7 +160,7 @@ class Tokens:
         return Tokens(parts=parts, mask=mask)
 
     def chunks(self, size: int) -> Iterator[Tokens]:
-        """All elements in order, at most `size` at a time, each chunk with a one-axis grid."""
+        """Yield all elements in order, at most `size` at a time, each chunk with a one-axis grid."""
         if size < 1:
             raise ValueError(f"Tokens.chunks: size must be at least 1, got {size}.")
         total = self.num_tokens

@@ -43,6 +43,14 @@ class CrossAttention(nn.Module):
         dropout: probability of dropping an attention weight in training.
         attention: `auto` takes the cheapest form (see `choice.py`), `factored` and `dense` force one. All compute the same
             function.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import CrossAttention, Tokens
+        >>> attend = CrossAttention(query_channels=32, token_channels=12, num_heads=2, qk_channels=16)
+        >>> blocks = [Tokens(parts=(torch.rand(3, 8, 8, 10), torch.rand(1, 8, 1, 2)))]
+        >>> attend(torch.rand(1, 5, 32), blocks).shape
+        torch.Size([3, 5, 32])
     """
 
     def __init__(

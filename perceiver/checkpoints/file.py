@@ -79,6 +79,21 @@ def save(
     The file appears whole or not at all: an older file of the same name stays until the new one is on the disk.
     Missing folders are made. Returns the path. Raises ValueError for a config or spec that could not be loaded again, and
     OSError (with errno ENOSPC where the disk is full) when writing fails.
+
+    Examples:
+        >>> import tempfile
+        >>> from perceiver.checkpoints.build import build_model
+        >>> from perceiver import load, save
+        >>> vector = {"_target_": "perceiver.adapters.Vector", "vector_channels": 5}
+        >>> encoder = {"_target_": "perceiver.Encoder", "num_latents": 4, "latent_channels": 8}
+        >>> head = {"_target_": "perceiver.PooledHead", "num_classes": 3}
+        >>> config = {"_target_": "perceiver.Perceiver", "adapters": {"vector": vector}, "encoder": encoder, "head": head}
+        >>> model = build_model(config)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = save(model, f"{folder}/model.ckpt")
+        ...     restored = load(path)
+        >>> restored.encoder.num_latents
+        4
     """
     file = Path(path)
     if config is None:
@@ -143,6 +158,13 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str | torch.dev
 
     Raises FileNotFoundError, CheckpointError for a file that is damaged, hostile or of another architecture, and
     the ValueErrors of perceiver.build_model for its config. Nothing is returned half-loaded.
+
+    Examples:
+        >>> from perceiver import load
+        >>> load("no/such/run")
+        Traceback (most recent call last):
+            ...
+        FileNotFoundError: no/such/run: there is no such file or folder; expected a checkpoint or a run directory
     """
     file = find(path)
     content = _load_plain(file)

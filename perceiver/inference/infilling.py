@@ -26,6 +26,19 @@ class FilledIn:
         places: of the gaps in it.
         probabilities: what the model gave to each id that it put there.
         alternatives: for each gap the most probable ids and their probabilities, as the model saw them when it filled it.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import FilledIn
+        >>> filled = FilledIn(
+        ...     text="cat",
+        ...     ids=torch.tensor([105, 103, 122]),
+        ...     places=[1],
+        ...     probabilities=[0.9],
+        ...     alternatives=[[(103, 0.9)]],
+        ... )
+        >>> [filled.text[place] for place in filled.places]
+        ['a']
     """
 
     text: str
@@ -64,6 +77,19 @@ def fill_in(
 
     Raises:
         ValueError: the text has no gap, is longer than the model takes, or the model is none of masked tokens.
+
+    Examples:
+        >>> import perceiver
+        >>> from perceiver import Encoder, LearnedQueries, LearnedTable, Perceiver, QueryDecoder
+        >>> from perceiver.adapters import TextTokens
+        >>> text = TextTokens(vocabulary_size=262, embedding_channels=16, position=LearnedTable(grid=[32], channels=8))
+        >>> encoder = Encoder(token_channels=text.channels, num_latents=4, latent_channels=16, num_self_heads=2)
+        >>> queries = LearnedQueries(grid=[32], channels=16, modality="text")
+        >>> decoder = QueryDecoder(latent_channels=16, queries=queries, output_channels=262)
+        >>> model = Perceiver(adapters={"text": text}, encoder=encoder, head=decoder)  # untrained
+        >>> filled = perceiver.fill_in(model, "The [MASK][MASK]t sat")
+        >>> filled.places, len(filled.ids)
+        ([4, 5], 11)
     """
     name = _modality_of(model) if modality is None else modality
     vocabulary_size = vocabulary_of(model, name)

@@ -105,6 +105,22 @@ def flow_in_tiles(
 
     Raises:
         ValueError: neither `tile` or `scale` nor a spec that says them, or a model of several modalities.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Encoder, Fourier, InputQueries, Perceiver, QueryDecoder, flow_in_tiles
+        >>> from perceiver.adapters import FrameSurroundings
+        >>> frames = FrameSurroundings(video_channels=3, position=Fourier(num_bands=4, resolution=(16, 16)))
+        >>> encoder = Encoder(token_channels=frames.channels, num_latents=4, latent_channels=16, num_self_heads=2)
+        >>> decoder = QueryDecoder(
+        ...     latent_channels=16,
+        ...     queries=InputQueries(modality="frames"),
+        ...     token_channels=frames.channels,
+        ...     output_channels=2,
+        ... )
+        >>> model = Perceiver(adapters={"frames": frames}, encoder=encoder, head=decoder)
+        >>> flow_in_tiles(model, torch.rand(1, 3, 2, 24, 40), tile=[16, 16], overlap=4, scale=1.0).shape
+        torch.Size([1, 2, 24, 40])
     """
     if len(model.adapters) != 1:
         raise ValueError(f"model: expected one modality, the frames; got {sorted(model.adapters)}.")

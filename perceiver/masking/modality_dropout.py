@@ -28,6 +28,16 @@ class ModalityDropout(nn.Module):
 
     Raises:
         ValueError: for a rate outside [0, 1).
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import ModalityDropout
+        >>> dropout = ModalityDropout(rates={"image": 0.5, "sound": 0.5})
+        >>> masks = dropout({"image": torch.rand(100, 3, 8, 8), "sound": torch.rand(100, 1, 50)})
+        >>> bool((masks["image"] | masks["sound"]).all())  # every sample keeps a modality
+        True
+        >>> dropout.eval()({"image": torch.rand(2, 3, 8, 8), "sound": torch.rand(2, 1, 50)})
+        {}
     """
 
     def __init__(self, *, rates: Mapping[str, float] | None = None) -> None:
