@@ -464,7 +464,7 @@ def test_kinds_of_other_packages_from_values_files_and_columns(tmp_path: Path) -
     np.testing.assert_allclose(x[0, mask] * std + mean, 2.0 * np.arange(3, 9), rtol=1e-5)
     np.testing.assert_allclose(batch.inputs["wind"][number], [0, 3], atol=1e-6)  # type: ignore[index]
     assert batch.inputs["dna"][number, 0].tolist() == [0, 0, 0, 1]  # type: ignore[index]
-    again = DataModule.of(Manifest, manifest=tmp_path / "m.csv", batch_size=100, num_workers=0)
+    again = DataModule.of(Manifest, manifest=tmp_path / "m.csv", on_bad_row="skip", needs_test=False, num_workers=0)
     again.spec = data.spec
     again.setup("fit")
     samples = again.split("train")
