@@ -1,4 +1,4 @@
-"""Where modules and classes of earlier versions are now, so that old checkpoints and old YAML files keep working."""
+"""Present locations of modules and classes of earlier versions, so that old checkpoints and YAML files keep working."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ MOVED = {
     "perceiver.run.sharded": "perceiver.run.processes.fully_sharded",
     "perceiver.token_masking": "perceiver.masking.text",
 }
-"""From the former name of a module, or of a class in a package, to the present one."""
+"""From the former name of a module, or of a class in a package, to the present name."""
 
 
 def present_name(name: str) -> str:
-    """The present dotted name of a class whose name may be that of an earlier version; other names as they are.
+    """Return the present dotted name of a class that an earlier version may have moved; other names are unchanged.
 
     >>> present_name("perceiver.heads.PooledHead")
     'perceiver.decoders.pooled.PooledHead'

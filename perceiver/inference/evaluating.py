@@ -1,4 +1,4 @@
-"""Evaluation mode without gradients, restored afterwards."""
+"""Evaluation mode without gradients; the previous mode is restored afterwards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from perceiver.model import Perceiver
 
 @contextmanager
 def evaluating(model: Perceiver) -> Iterator[None]:
-    """Evaluation mode and no gradients; the mode is given back."""
+    """Set evaluation mode and disable gradients; restore the mode on exit."""
     training = model.training
     model.eval()
     try:
@@ -24,7 +24,7 @@ def evaluating(model: Perceiver) -> Iterator[None]:
 
 
 def on_device(model: Perceiver, batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches where the model is, one at a time."""
+    """Yield the batches on the model's device, one at a time."""
     device = next(model.parameters()).device
     for batch in batches:
         yield batch.to(device)

@@ -115,7 +115,7 @@ ERRORS = [
         "encoder.token_channels",
         11,
         ConfigError,
-        "model.encoder.token_channels: remove it from the config; it is taken from the parts already built",
+        "model.encoder.token_channels: remove it from the config; it is derived from the parts already built",
     ),
     ("head.latent_channels", 8, ConfigError, "model.head.latent_channels: remove it from the config"),
     (
@@ -135,7 +135,7 @@ ERRORS = [
         "encoder._target_",
         "perceivr.Encoder",
         TargetError,
-        "model.encoder._target_: perceivr.Encoder: there is no module perceivr; is its package installed",
+        "model.encoder._target_: perceivr.Encoder: module perceivr was not found; is its package installed",
     ),
     ("encoder._target_", ..., ConfigError, "model.encoder: has no _target_"),
     ("encoder", 3, ConfigError, "model.encoder: expected a mapping with _target_ and arguments, got int '3'"),

@@ -159,7 +159,7 @@ def test_rates_outside(rate: float) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"mask_share": 0.8, "random_share": 0.3}, "at most 1 together, got 0.8 and 0.3"),
+        ({"mask_share": 0.8, "random_share": 0.3}, "sum is at most 1, got 0.8 and 0.3"),
         ({"mask_share": -0.1}, "of at least 0"),
         ({"mask_id": -1}, "of at least 0, got -1"),
     ],
@@ -183,7 +183,7 @@ def test_vocabularies_that_do_not_fit(masking: TokenMasking, size: int, words: s
 
 
 def test_wrong_vocabularies(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="either continuation"):
+    with pytest.raises(ValueError, match="exactly one of continuation"):
         PieceWords(vocabulary=["a"])
     with pytest.raises(ValueError, match="none of the 1 pieces begins with '##'"):
         PieceWords(vocabulary=["a"], continuation="##")
