@@ -103,7 +103,7 @@ ERRORS = [
         "encoder.num_latents",
         "???",
         ConfigError,
-        "model.encoder.num_latents: must be given; the config holds the placeholder ???",
+        "model.encoder.num_latents: must be given; the config has the placeholder ???",
     ),
     (
         "head.num_classes",
@@ -139,7 +139,7 @@ ERRORS = [
     ),
     ("encoder._target_", ..., ConfigError, "model.encoder: has no _target_"),
     ("encoder", 3, ConfigError, "model.encoder: expected a mapping with _target_ and arguments, got int '3'"),
-    ("encoder", None, ConfigError, "model.encoder: missing; a model needs adapters, encoder and head"),
+    ("encoder", None, ConfigError, "model.encoder: missing; a model requires adapters, encoder and head"),
     ("head", ..., ConfigError, "model.head: missing"),
     (
         "adapters",
@@ -152,7 +152,7 @@ ERRORS = [
         "adapters.image",
         {"_target_": "torch.nn.Identity"},
         ConfigError,
-        "model.adapters.image: torch.nn.modules.linear.Identity must have an attribute channels, a positive int",
+        "model.adapters.image: torch.nn.modules.linear.Identity.channels: expected a positive int",
     ),
     ("adapters.im age", {"_target_": "torch.nn.Identity"}, ConfigError, "'im age' cannot name a modality"),
     (

@@ -250,7 +250,7 @@ def test_a_folder_without_checkpoints_lists_what_is_there(tmp_path: Path) -> Non
         load(tmp_path)
     assert str(caught.value) == (
         f"{tmp_path}: expected a run directory with checkpoints/best.ckpt or checkpoints/last.ckpt, "
-        "found checkpoints/epoch=3.ckpt; give one of these files itself"
+        "found checkpoints/epoch=3.ckpt; give one of these files"
     )
 
 
@@ -368,7 +368,7 @@ def test_another_architecture_is_described(file: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         load(file)
     text = str(caught.value)
-    assert text.startswith(f"{file}: its weights do not fit the model of its config (was the code changed since?):\n")
+    assert text.startswith(f"{file}: its weights do not fit the model of its config (has the code changed since?):\n")
     assert "missing in the file: 1\n    encoder.latents (5, 8)" in text
     assert "not in the model: 1\n    head.extra (2, 3)" in text
     assert "of another shape: 1\n    head.output.bias file (9,), model (4,)" in text

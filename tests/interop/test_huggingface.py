@@ -260,7 +260,7 @@ def test_weights_that_do_not_fit(directory: Path) -> None:
     message = str(raised.value)
     assert "missing: 1\n    perceiver.encoder.self_attends.1.mlp.dense1.bias (8,)" in message
     assert "not of this architecture: 1\n    superfluous (3,)" in message
-    assert "of another shape: 1\n    perceiver.embeddings.latents there (4, 7), by the config (4, 8)" in message
+    assert "of another shape: 1\n    perceiver.embeddings.latents file (4, 7), config (4, 8)" in message
 
 
 def test_checkpoint_of_another_model(directory: Path) -> None:
