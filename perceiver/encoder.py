@@ -22,7 +22,7 @@ class Encoder(nn.Module):
     block of 6 layers used 8 times. (The paper's text differs, but its 44.9 M parameters agree.)
 
     Args:
-        token_channels: C, width of the tokens of all modalities (`Fusion.channels`, or the one adapter's `channels`).
+        token_channels: C, width of the tokens of all modalities (`Fusion.channels`, or a single adapter's `channels`).
         num_latents: N.
         latent_channels: D.
         num_cross_attends: number of times the latents read the inputs, 1 to `num_blocks`.

@@ -39,7 +39,7 @@ class Fusion(nn.Module):
     ) -> None:
         super().__init__()
         if not channels:
-            raise ValueError("Fusion.channels: expected at least one modality, got none.")
+            raise ValueError("Fusion.channels: expected at least one modality, got an empty mapping.")
         if padding < 1:
             raise ValueError(f"Fusion.padding: expected at least 1 channel to distinguish modalities, got {padding}.")
         check_positive("Fusion", std=std)
