@@ -557,7 +557,7 @@ def test_missing_folders_are_made_and_the_mode_is_ordinary(model: perceiver.Perc
 
 
 def test_a_folder_is_no_file(model: perceiver.Perceiver, tmp_path: Path) -> None:
-    with pytest.raises(IsADirectoryError, match=r"expected a file to write, got a folder; give a name such as .*model\.ckpt"):
+    with pytest.raises(IsADirectoryError, match=r"expected a file to write, got a folder; give a name .*model\.ckpt"):
         save(model, tmp_path, config=CONFIG, spec=SPEC)
 
 
