@@ -221,7 +221,7 @@ def test_no_directory_no_config_no_weights(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"architectures": ["PerceiverForSequenceClassification"]}, "one of the architectures .*; got .*SequenceClassification"),
+        ({"architectures": ["PerceiverForSequenceClassification"]}, "one of the architectures .*; got .*ForSequenceC"),
         ({"architectures": None}, "expected one of the architectures PerceiverFor.*; got None"),
         ({"model_type": "vit"}, "expected model_type 'perceiver', got 'vit'"),
         ({"hidden_act": "relu"}, "hidden_act: expected one of gelu.*got 'relu'"),
