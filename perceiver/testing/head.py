@@ -135,8 +135,8 @@ def _gradients_to_every_parameter(case: _Case) -> None:
     gradient = latents.grad
     require(
         gradient is not None and bool((gradient.flatten(2) != 0).any(dim=2).all()),
-        "expected a nonzero gradient for every latent of every sample, got zeros for some; a latent without influence on the "
-        "output is never trained.",
+        "expected a nonzero gradient for every latent of every sample, got zeros for some; a latent without influence on "
+        "the output is never trained.",
     )
 
 

@@ -70,8 +70,8 @@ def require_determinism(make: Callable[[], nn.Module], outputs: Outputs) -> None
     for name, value in module.state_dict().items():
         require(
             torch.equal(before[name], value),
-            f"expected evaluation to leave the module unchanged, got a changed {name!r}; update buffers only if self.training "
-            "is true.",
+            f"expected evaluation to leave the module unchanged, got a changed {name!r}; update buffers only if "
+            "self.training is true.",
         )
 
 
