@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_positive
 from perceiver.tokens import Tokens
 
@@ -57,7 +58,7 @@ class Fusion(nn.Module):
         if len(names) > 1:
             for name in names:
                 vector = torch.empty(self.channels - channels[name])
-                self.padding[name] = nn.Parameter(nn.init.trunc_normal_(vector, std=std, a=-2 * std, b=2 * std))
+                self.padding[name] = nn.Parameter(truncated_normal_(vector, std=std))
         self.mask_rates = {name: float(rate) for name, rate in sorted((mask_rates or {}).items())}
         if not set(self.mask_rates) <= set(names) or any(not 0 <= rate <= 1 for rate in self.mask_rates.values()):
             raise ValueError(
@@ -66,21 +67,41 @@ class Fusion(nn.Module):
         self.mask = nn.ParameterDict()
         for name in self.mask_rates:
             vector = torch.empty(self.channels)
-            self.mask[name] = nn.Parameter(nn.init.trunc_normal_(vector, std=std, a=-2 * std, b=2 * std))
+            self.mask[name] = nn.Parameter(truncated_normal_(vector, std=std))
 
-    def forward(self, tokens: Mapping[str, Tokens]) -> dict[str, Tokens]:
-        """Bring the tokens of any non-empty subset of the modalities to `channels` channels, in sorted order."""
+    def forward(
+        self, tokens: Mapping[str, Tokens], *, mask_rates: Mapping[str, float] | None = None
+    ) -> dict[str, Tokens]:
+        """Bring the tokens of any non-empty subset of the modalities to `channels` channels, in sorted order.
+
+        Args:
+            tokens: tokens by modality.
+            mask_rates: rates for this call instead of those that the fusion was built with. With rate 1, a modality without
+                tokens gets a single token, the mask token.
+
+        Raises:
+            ValueError: for a rate for a modality without a mask token.
+        """
+        rates = {**self.mask_rates, **(mask_rates or {})}
+        if set(rates) - set(self.mask_rates):
+            raise ValueError(
+                f"Fusion.forward: mask_rates: expected modalities among {sorted(self.mask_rates)}, got {sorted(rates)}."
+            )
         fused = {}
-        for name in sorted(tokens):
+        for name in sorted({*tokens, *(name for name, rate in (mask_rates or {}).items() if rate == 1)}):
+            if name not in tokens:
+                batch = max(block.batch for block in tokens.values())
+                fused[name] = Tokens(parts=(self.mask[name].expand(batch, 1, -1),))
+                continue
             block = tokens[name]
             if name in self.padding:
                 block = block.append(self.padding[name].reshape(*[1] * (block.parts[0].ndim - 1), -1))
-            fused[name] = self._masked(name, block) if name in self.mask_rates else block
+            fused[name] = self._masked(name, block, rate=rates[name]) if name in rates else block
         return fused
 
-    def _masked(self, name: str, tokens: Tokens) -> Tokens:
+    def _masked(self, name: str, tokens: Tokens, *, rate: float) -> Tokens:
         """Replace some or all tokens of a modality by the mask token, each independently."""
-        rate, vector = self.mask_rates[name], self.mask[name]
+        vector = self.mask[name]
         if rate < 1 and not (self.training and rate):
             # The empty sum gives the mask token a zero gradient in every step.
             first = tokens.parts[0] + vector[:0].sum().to(tokens.parts[0].dtype)

@@ -1,10 +1,11 @@
 """Resolution of a config's `_target_` to a class, and back.
 
-There are two resolvers. `resolve` is for the caller's own config: it accepts any importable class derived from nn.Module,
-under any name (`perceiver.adapters.ImagePixels`). `resolve_trusted` is for checkpoints, which may be untrusted: it accepts
-only a class's canonical name (`perceiver.adapters.image.ImagePixels`) inside an allowed package. It imports nothing outside
-the allowed packages, and looks names up only in the dictionaries of modules and classes. Saving a config rewrites its names
-to canonical names (`spelling`).
+There are two resolvers. `resolve` is for the caller's own config: it accepts any importable class derived from nn.Module
+(for kinds of modality: from `perceiver.modalities.Modality`), under any name (`perceiver.adapters.ImagePixels`).
+`resolve_trusted` is for checkpoints, which may be untrusted: it accepts only a class's canonical name
+(`perceiver.adapters.image.ImagePixels`) inside an allowed package. It imports nothing outside the allowed packages, and
+looks names up only in the dictionaries of modules and classes. Saving a config rewrites its names to canonical names
+(`spelling`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 from torch import nn
 
 from perceiver.checkpoints.moved import present_name
+from perceiver.modalities.modality import Modality
 
 ALLOWED = ("perceiver", "torch.nn.modules")
 """Packages whose modules every checkpoint may name. torch.nn's layers live in torch.nn.modules; the rest of torch.nn
@@ -35,10 +37,10 @@ class TargetError(ValueError):
     """A `_target_` does not name a usable class, or names a class that is not allowed."""
 
 
-def resolve(target: object, *, path: str) -> type[nn.Module]:
-    """Return the nn.Module class that the caller's own config names at `path`; may import any package.
+def resolve(target: object, *, path: str, base: type = nn.Module) -> type[Any]:
+    """Return the class derived from `base` that the caller's own config names at `path`; may import any package.
 
-    Raises TargetError if the class does not exist, is not an nn.Module class, or cannot be found by its canonical name (a
+    Raises TargetError if the class does not exist, is not derived from `base`, or cannot be found by its canonical name (a
     checkpoint of the model could then not be loaded).
     """
     name = present_name(_checked_name(target, path))
@@ -51,7 +53,7 @@ def resolve(target: object, *, path: str) -> type[nn.Module]:
             found = _import(".".join(parts[: index + 1]), name, path)
         else:
             raise TargetError(_not_found(found, ".".join(parts[:index]), part, name, path))
-    cls = _module_class(found, name, path)
+    cls = _derived(found, name, path, base)
     own = spelling(cls)
     if _NAME.fullmatch(own) is None or _lookup(own, path) is not cls:
         raise TargetError(
@@ -80,14 +82,14 @@ def check_allowed(target: object, *, trust: Sequence[str], path: str) -> str:
     raise TargetError(f"{path}: the checkpoint names {name}, outside the trusted packages ({trusted}); {hint}")
 
 
-def resolve_trusted(target: object, *, trust: Sequence[str], path: str) -> type[nn.Module]:
-    """Return the nn.Module class that a checkpoint names at `path` by its canonical name; see the head of this file.
+def resolve_trusted(target: object, *, trust: Sequence[str], path: str, base: type = nn.Module) -> type[Any]:
+    """Return the class derived from `base` that a checkpoint names at `path` by its canonical name; see the file's head.
 
     Raises TargetError before anything is called, or imported from outside the allowed packages.
     """
     name = check_allowed(target, trust=trust, path=path)
     name = present_name(name)
-    cls = _module_class(_lookup(name, path), name, path)
+    cls = _derived(_lookup(name, path), name, path, base)
     if spelling(cls) != name:
         raise TargetError(
             f"{path}: {name} is another name of {spelling(cls)}; a checkpoint must name the module that defines the class, "
@@ -126,11 +128,12 @@ def _checked_name(target: object, path: str) -> str:
     return target
 
 
-def _module_class(found: object, name: str, path: str) -> type[nn.Module]:
-    if inspect.isclass(found) and issubclass(found, nn.Module):
+def _derived(found: object, name: str, path: str, base: type) -> type[Any]:
+    if inspect.isclass(found) and issubclass(found, base):
         return found
+    expected = "torch.nn.Module" if base is nn.Module else spelling(base)
     if inspect.isclass(found):
-        problem = "is a class, but not derived from torch.nn.Module"
+        problem = f"is a class, but not derived from {expected}"
     elif isinstance(found, ModuleType):
         problem = "is a module, not a class"
     elif callable(found):
@@ -138,8 +141,8 @@ def _module_class(found: object, name: str, path: str) -> type[nn.Module]:
     else:
         problem = f"is a {type(found).__name__}, not a class"
     raise TargetError(
-        f"{path}: {name} {problem}; expected a class derived from torch.nn.Module, "
-        "because only a model built from such classes can be loaded again"
+        f"{path}: {name} {problem}; expected a class derived from {expected}, "
+        "because only objects of such classes can be loaded again"
     )
 
 
@@ -182,7 +185,8 @@ def _import(module: str, name: str, path: str) -> ModuleType:
 
 
 def _not_found(found: object, owner: str, part: str, name: str, path: str) -> str:
-    possible = [key for key, value in vars(found).items() if inspect.isclass(value) and issubclass(value, nn.Module)]
+    classes = [(key, value) for key, value in vars(found).items() if inspect.isclass(value)]
+    possible = [key for key, cls in classes if issubclass(cls, nn.Module | Modality)]
     if isinstance(found, ModuleType) and hasattr(found, "__path__"):
         possible += [module.name for module in pkgutil.iter_modules(found.__path__)]
     possible = sorted({key for key in possible if not key.startswith("_")})

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from perceiver.batch import first_tensor
 from perceiver.masks import presence
 
 
@@ -74,5 +75,5 @@ def _present(x: Tensor | Mapping[str, Tensor], mask: Tensor | None) -> Tensor:
     present = presence(x, mask)
     if present is not None:
         return present
-    first = x if isinstance(x, Tensor) else next(iter(x.values()))
+    first = first_tensor(x)
     return torch.ones(first.shape[0], dtype=torch.bool, device=first.device)

@@ -1,7 +1,14 @@
 """The rank of this process in its job, before and after the process group is initialised."""
 
+from __future__ import annotations
+
+import functools
 import os
 import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
+P = ParamSpec("P")
 
 
 def process_rank() -> int:
@@ -21,3 +28,14 @@ def process_rank() -> int:
         node, of_node = int(environment.get("NODE_RANK", 0)), int(environment.get("LOCAL_WORLD_SIZE", 1))
         return node * of_node + int(environment.get("LOCAL_RANK", 0))
     return int(environment.get("SLURM_PROCID", 0))
+
+
+def first_process_only(function: Callable[P, None]) -> Callable[P, None]:
+    """Decorate a function to run only in the first process of a job, which logs and writes for all processes."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> None:
+        if process_rank() == 0:
+            function(*args, **kwargs)
+
+    return call

@@ -6,14 +6,15 @@ Each kit is a list of small named checks, for pytest to run individually,
     def test_adapter(check: Check) -> None:
         check()
 
-and a function that runs all checks and reports the failures by name: `check_adapter`, `check_head`, `check_data_module`.
-Nothing here requires pytest.
+and a function that runs all checks and reports the failures by name: `check_adapter`, `check_head`, `check_modality`,
+`check_data_module`. Nothing here requires pytest.
 """
 
 from perceiver.testing.adapter import adapter_checks, check_adapter
 from perceiver.testing.check import Check
 from perceiver.testing.data_module import check_data_module, data_module_checks
 from perceiver.testing.head import check_head, head_checks
+from perceiver.testing.modality import check_modality, modality_checks
 
 __all__ = [
     "Check",
@@ -21,6 +22,8 @@ __all__ = [
     "check_adapter",
     "check_data_module",
     "check_head",
+    "check_modality",
     "data_module_checks",
     "head_checks",
+    "modality_checks",
 ]

@@ -14,8 +14,9 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from perceiver.batch import Sample
-from perceiver.data.loading.dense_module import DenseDataModule, DenseSamples
 from perceiver.data.loading.images import channel_statistics
+from perceiver.data.loading.source import Source
+from perceiver.data.loading.splits import random_split
 from perceiver.data.readers.images import SUFFIXES, ImageFileError, read_image
 from perceiver.data.readers.named_files import matching_files
 from perceiver.modalities.framing import Frame
@@ -30,7 +31,7 @@ PairAugment = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor
 _DESCRIBED = 512
 
 
-class SegmentationFolder(DenseDataModule):
+class SegmentationFolder(Source):
     """Your own images with a class for each pixel.
 
     An image `images/a/b.jpg` has the mask `masks/a/b.png`, of the same size, whose pixels are class numbers: grey with 8 or
@@ -44,13 +45,11 @@ class SegmentationFolder(DenseDataModule):
             mixing classes. None: each keeps its own size, and batches are padded; the model must make a token of each pixel.
         crop_fraction: share of height and width that is kept about the centre, see `perceiver.modalities.framing.Frame`.
         ignored: numbers in masks of pixels that do not count.
-        batch_size: images per batch and process.
-        num_workers: loader processes, which decode.
         validation_fraction: share of the training images for validation; counts only without `val`.
         split_seed: which of them; not the training seed.
         augment: transform of training images, float `(3, H, W)` in [0, 1], together with their masks: any of
             `torchvision.transforms.v2`. What it fills in does not count. None: none.
-        needs_test: `prepare_data` demands the test split; False where it is not there and not asked for.
+        needs_test: `prepare` demands the test split; False where it is not there and not asked for.
 
     Raises:
         FileNotFoundError: a split is absent, an image has no mask, or nothing says the names of the classes.
@@ -66,8 +65,6 @@ class SegmentationFolder(DenseDataModule):
         size: Sequence[int] | None = (64, 64),
         crop_fraction: float = 1.0,
         ignored: Sequence[int] = (255,),
-        batch_size: int = 16,
-        num_workers: int = 2,
         validation_fraction: float = 0.1,
         split_seed: int = 0,
         augment: PairAugment | None = None,
@@ -77,7 +74,8 @@ class SegmentationFolder(DenseDataModule):
         facts: dict[str, Any] = {"kind": "image", "shape": shape, "range": [0, 255]}
         if size is not None:
             facts["crop_fraction"] = crop_fraction
-        super().__init__(modality="image", facts=facts, batch_size=batch_size, num_workers=num_workers)
+        names = None if class_names is None else [str(name) for name in class_names]
+        super().__init__(facts={"image": facts}, class_names=names, split_seed=split_seed)
         if not 0 < validation_fraction < 1:
             raise ValueError(f"data.validation_fraction: expected a share between 0 and 1, got {validation_fraction}.")
         if augment is not None and not callable(augment):
@@ -88,28 +86,24 @@ class SegmentationFolder(DenseDataModule):
         self.frame = None if size is None else Frame(size=size, crop_fraction=crop_fraction)
         self.ignored = tuple(int(number) for number in ignored)
         self.validation_fraction = validation_fraction
-        self.split_seed = split_seed
         self.augment = augment
         self.needs_test = needs_test
-        self._class_names = None if class_names is None else [str(name) for name in class_names]
 
-    @property
-    def class_names(self) -> list[str]:
+    def read_class_names(self) -> list[str] | None:
+        """The lines of `classes.txt`, where there is one."""
+        path = self.root / CLASSES_FILE
+        return read_class_names(path) if path.is_file() else None
+
+    def named_classes(self) -> list[str]:
         """Given, of the stored spec, or of `classes.txt`."""
-        if self._class_names is None:
-            path = self.root / CLASSES_FILE
-            if self._spec is not None:
-                self._class_names = list(self._spec["target"]["names"])
-            elif path.is_file():
-                self._class_names = read_class_names(path)
-            else:
-                raise FileNotFoundError(
-                    f"{path}: expected the names of the classes, one per line in the order of their numbers; there is no "
-                    "such file. Write it, or give data.class_names."
-                )
-        return self._class_names
+        if self.class_names is None:
+            raise FileNotFoundError(
+                f"{self.root / CLASSES_FILE}: expected the names of the classes, one per line in the order of their "
+                "numbers; there is no such file. Write it, or give data.class_names."
+            )
+        return self.class_names
 
-    def prepare_data(self) -> None:
+    def prepare(self) -> None:
         """Looks through the folders of all splits; images are not opened yet."""
         if not (self.root / "train").is_dir() and (self.root / "test").is_dir():
             return  # testing a checkpoint needs no training images; setup says so if there is none
@@ -117,33 +111,28 @@ class SegmentationFolder(DenseDataModule):
         for split in splits:
             find_pairs(self.root / split)
 
-    def read_training(self) -> tuple[DenseSamples, DenseSamples]:
+    def read_training(self) -> tuple["ImagePairs", "ImagePairs"]:
         """`train`, and `val` or what is split off for it."""
         training = self._split("train")
         if (self.root / "val").is_dir():
             return replace(training, augment=self.augment), self._split("val")
-        count = len(training)
-        taken = max(1, round(self.validation_fraction * count))
-        if taken >= count:
-            raise ValueError(f"{training.folder}: expected two images or more, some of them for validation, got {count}.")
-        # NumPy guarantees the stream of RandomState for good.
-        order = np.random.RandomState(self.split_seed).permutation(count)
-        kept, left = (tuple(training.names[n] for n in sorted(part)) for part in (order[taken:], order[:taken]))
+        stay, taken = random_split(
+            len(training), fraction=self.validation_fraction, seed=self.split_seed, where=training.folder
+        )
+        kept, left = (tuple(training.names[n] for n in part) for part in (stay, taken))
         return replace(training, names=kept, augment=self.augment), replace(training, names=left)
 
-    def read_test(self) -> DenseSamples:
+    def read_test(self) -> "ImagePairs":
         """`test`."""
         return self._split("test")
 
-    def unaltered(self, training: DenseSamples) -> DenseSamples:
+    def unaltered(self, training: "ImagePairs") -> "ImagePairs":
         """Without augmentation."""
-        assert isinstance(training, ImagePairs)
         return replace(training, augment=None)
 
-    def describe(self, training: DenseSamples) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Of at most 512 training images, evenly spread."""
-        assert isinstance(training, ImagePairs)
-        plain, names = replace(training, augment=None), self.class_names
+    def learn(self, training: "ImagePairs") -> dict[str, Any]:
+        """Statistics of at most 512 training images, evenly spread."""
+        plain, names = self.unaltered(training), self.named_classes()
         chosen = [plain[n] for n in np.unique(np.linspace(0, len(plain) - 1, _DESCRIBED).round().astype(int)).tolist()]
         counts = torch.zeros(len(names), dtype=torch.int64)
         images = []
@@ -157,20 +146,22 @@ class SegmentationFolder(DenseDataModule):
         if int(counts.sum()) == 0:
             raise ValueError(f"{plain.folder}: expected pixels that count, got none but {list(self.ignored)} in the masks.")
         mean, std = channel_statistics(images, value_range=(0.0, 1.0))
-        statistics = {"mean": mean, "std": [value or 1.0 for value in std]}
-        return statistics, segmentation_target(names=names, counts=counts.tolist(), modality=self.modality)
+        facts = {**self.facts["image"], "mean": mean, "std": [value or 1.0 for value in std]}
+        target = segmentation_target(names=names, counts=counts.tolist(), modality="image")
+        return {"modalities": {"image": facts}, "target": target, "num_classes": len(names)}
 
-    def expected(self) -> dict[str, object]:
-        """The classes, where they are given."""
-        known: dict[str, object] = {"kind": "segmentation", "modality": self.modality}
-        return known if self._class_names is None else {**known, "names": self._class_names}
+    def known(self) -> dict[str, Any]:
+        """The images, and that the target is the class of each pixel; the classes, where they are given."""
+        target: dict[str, Any] = {"kind": "segmentation", "modality": "image"}
+        given = {} if self._class_names is None else {"names": self._class_names}
+        return {"modalities": self.facts, "target": {**target, **given}}
 
     def _split(self, name: str) -> "ImagePairs":
         folder = self.root / name
         return ImagePairs(
             folder=folder,
             names=find_pairs(folder),
-            num_classes=len(self.class_names),
+            num_classes=len(self.named_classes()),
             ignored=self.ignored,
             frame=self.frame,
         )

@@ -1,15 +1,12 @@
-"""What the training rows of a manifest say of its modalities: shapes, names, categories, mean and standard deviation."""
+"""What the training rows of a manifest say of a modality: what its kind finds in cells and in samples."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from perceiver.data.manifest.cells import names_of_series
-from perceiver.data.manifest.modalities import Modality
+from perceiver.data.manifest.cells import cells_of
+from perceiver.data.manifest.modalities import ManifestModality
 from perceiver.data.manifest.rows import (
     BadRowError,
     BadRows,
@@ -18,15 +15,13 @@ from perceiver.data.manifest.rows import (
     cell_of,
     reason,
 )
-from perceiver.data.manifest.series import MISSING_NUMBERS
 from perceiver.data.manifest.table import ManifestTable
-from perceiver.modalities.table import is_missing, value_text
 
 
 def learned_facts(
-    modality: Modality, *, table: ManifestTable, rows: Sequence[int], folder: Path, bad: BadRows, at_most: int = 1024
+    modality: ManifestModality, *, table: ManifestTable, rows: Sequence[int], folder: Path, bad: BadRows, at_most: int = 1024
 ) -> dict[str, Any]:
-    """The spec of a modality, complete.
+    """The complete spec of a modality.
 
     Args:
         modality: what is known of it.
@@ -46,14 +41,16 @@ def learned_facts(
             f"{table.path}: column {', '.join(modality.columns)} is empty in all {len(rows)} training rows; leave "
             f"{modality.name} out of data.modalities."
         )
+
+    def report(row: int, column: str | None, problem: object) -> None:
+        text = reason(problem) if isinstance(problem, Exception) else problem
+        bad.report(row, f"{table.where(row, column)}: {text}")
+
     facts = dict(modality.facts)
-    if modality.kind == "table":
-        return _table_facts(facts, table, there, bad)
-    if modality.kind == "timeseries" and "names" not in facts:
-        facts["names"] = _series_names(modality, table=table, rows=there, folder=folder, bad=bad)
-        facts["num_values"] = len(facts["names"])
-    if modality.kind not in _MEASURES:
-        return facts
+    survey = cells_of(facts).survey
+    if survey is not None:
+        cells = ((row, cell_of(table, row, modality)) for row in there)
+        facts = survey(cells, facts=facts, folder=folder, report=report)
     step = math.ceil(len(there) / at_most)
     dataset = ManifestRows(
         table=table,
@@ -64,27 +61,14 @@ def learned_facts(
         ids=RowIds(table=table, column=None),
     )
     try:
-        return {**facts, **_MEASURES[modality.kind](_readable(dataset, modality, bad))}
+        return {**facts, **modality.behaviour.statistics(_readable(dataset, modality, bad), facts)}
     except BadRowError:
         raise
     except ValueError as error:
         raise ValueError(f"{table.path}, column {modality.columns[0]!r}: {error}") from error
 
 
-def _series_names(modality: Modality, *, table: ManifestTable, rows: Sequence[int], folder: Path, bad: BadRows) -> list[str]:
-    """The values of all series, in the order in which they come first."""
-    names: dict[str, None] = {}
-    for row in rows:
-        try:
-            found = names_of_series(table.cell(row, modality.columns[0]), facts=modality.facts, folder=folder)
-        except Exception as error:
-            bad.report(row, f"{table.where(row, modality.columns[0])}: {reason(error)}")
-            continue
-        names.update(dict.fromkeys(found))
-    return list(names)
-
-
-def _readable(dataset: ManifestRows, modality: Modality, bad: BadRows) -> Iterator[Any]:
+def _readable(dataset: ManifestRows, modality: ManifestModality, bad: BadRows) -> Iterator[Any]:
     for row in dataset.rows.tolist():
         try:
             x = dataset.read(row, modality)
@@ -93,152 +77,3 @@ def _readable(dataset: ManifestRows, modality: Modality, bad: BadRows) -> Iterat
             continue
         if x is not None:
             yield x
-
-
-def is_number(value: Any) -> bool:
-    """Whether a cell of a table is a number, or one that is missing."""
-    if _is_missing_number(value):
-        return True
-    try:
-        return not isinstance(value, bool) and math.isfinite(float(value))
-    except (TypeError, ValueError):
-        return False
-
-
-def _table_facts(facts: dict[str, Any], table: ManifestTable, rows: Sequence[int], bad: BadRows) -> dict[str, Any]:
-    """Columns of numbers, each with mean and standard deviation, and of categories, each with its values."""
-    asked = {name: kind for kind in ("numbers", "categories") for name in facts.pop(f"asked_{kind}")}
-    columns = {name: [table.cell(row, name) for row in rows] for name in facts["columns"]}
-    numbers = [name for name, values in columns.items() if asked.get(name) == "numbers" or _mostly_numbers(values)]
-    numbers = [name for name in numbers if asked.get(name) != "categories"]
-    means, stds = [], []
-    for name in numbers:
-        for row, value in zip(rows, columns[name], strict=True):
-            if not is_number(value):
-                bad.report(
-                    row,
-                    f"{table.where(row, name)}: expected a number, as in other rows, got {value!r}. If the column is meant "
-                    "so, name it under categories.",
-                )
-        present = [float(value) for value in columns[name] if is_number(value) and not _is_missing_number(value)]
-        x = torch.tensor(present or [0.0], dtype=torch.float64)
-        means.append(float(x.mean()))
-        stds.append(_spread(float(x.std(correction=0)), float(x.abs().max())))
-    known = {
-        name: sorted({value_text(value) for value in values if value is not None}, key=natural)
-        for name, values in columns.items()
-        if name not in numbers
-    }
-    return {
-        **facts,
-        "numbers": numbers,
-        "mean": means,
-        "std": stds,
-        "categories": known,
-        "category_sizes": [len(values) + 1 for values in known.values()],
-    }
-
-
-def _mostly_numbers(values: Sequence[Any]) -> bool:
-    """Nine in ten of those that are there: the others are slips rather than categories."""
-    there = [value for value in values if not _is_missing_number(value)]
-    return sum(is_number(value) for value in there) >= 0.9 * len(there)
-
-
-def _is_missing_number(value: Any) -> bool:
-    if isinstance(value, str):
-        return value.strip().lower() in MISSING_NUMBERS
-    return value is None or is_missing(value)
-
-
-def natural(text: str) -> tuple[bool, float, str]:
-    """Sorts numbers by value and before words."""
-    try:
-        return False, float(text), text
-    except ValueError:
-        return True, 0.0, text
-
-
-def _spread(std: float, largest: float) -> float:
-    """A standard deviation to divide by: 1 where what is left of it is rounding."""
-    return std if std > 1e-9 * largest else 1.0
-
-
-def _pixel_statistics(samples: Any) -> dict[str, Any]:
-    """Mean and standard deviation of each channel; of images and videos, channels first."""
-    count, total, squares = 0, torch.zeros(()), torch.zeros(())
-    for x in samples:
-        flat = x.double().flatten(1)
-        count, total, squares = count + flat.shape[1], total + flat.sum(dim=1), squares + flat.square().sum(dim=1)
-    _require_any(count)
-    mean = total / count
-    std = (squares / count - mean.square()).clamp(min=0).sqrt()
-    if float(std.max()) <= 1e-6:
-        raise ValueError("the training images are all of one colour: nothing to normalise or to learn from.")
-    return {"mean": mean.tolist(), "std": [value if value > 1e-6 else 1.0 for value in std.tolist()]}
-
-
-def _loudness(samples: Any) -> dict[str, Any]:
-    """Mean 0, so that silence stays 0, and the root mean square of each channel."""
-    count, squares = 0, torch.zeros(())
-    for x in samples:
-        count, squares = count + x.shape[1], squares + x.double().square().sum(dim=1)
-    _require_any(count)
-    rms = (squares / count).sqrt()
-    if not bool((rms > 0).all()):
-        raise ValueError("the training recordings are silent: nothing to normalise or to learn from.")
-    return {"mean": [0.0] * len(rms), "std": rms.tolist()}
-
-
-def _series_statistics(samples: Any) -> dict[str, Any]:
-    """Mean and standard deviation of each value over the steps that have it, and the longest duration."""
-    duration = 0.0
-    # By Welford's way, shifted by what came first: values may lie far from 0.
-    count: Tensor | float = 0.0
-    mean: Tensor | float = 0.0
-    moment: Tensor | float = 0.0
-    for x in samples:
-        values = x["values"].double()
-        present = x.get("present", torch.ones_like(values, dtype=torch.bool)).double()
-        own = present.sum(dim=0)
-        own_mean = (values * present).sum(dim=0) / own.clamp(min=1)
-        own_moment = ((values - own_mean).square() * present).sum(dim=0)
-        both = count + own
-        delta = own_mean - mean
-        mean = mean + delta * own / both.clamp(min=1)
-        moment = moment + own_moment + delta.square() * count * own / both.clamp(min=1)
-        count = both
-        duration = max(duration, float(x["times"][-1] - x["times"][0]))
-    _require_any(int(isinstance(mean, Tensor)))
-    assert isinstance(mean, Tensor)
-    assert isinstance(count, Tensor)
-    std = (moment / count.clamp(min=1)).sqrt()
-    return {
-        "mean": mean.tolist(),
-        "std": [_spread(one, abs(level)) for one, level in zip(std.tolist(), mean.tolist(), strict=True)],
-        "duration_seconds": duration or 1.0,
-    }
-
-
-def _require_any(count: int) -> None:
-    if count == 0:
-        raise ValueError("none of the training cells can be read.")
-
-
-def _point_shape(samples: Any) -> dict[str, Any]:
-    """Any number of points, of as many coordinates and features as the first set has."""
-    first = next(samples, None)
-    if first is None:
-        raise ValueError("no point set can be read.")
-    if first.ndim != 2:
-        raise ValueError(f"expected point sets (points, coordinates), got shape {tuple(first.shape)}.")
-    return {"shape": [None, first.shape[1]]}
-
-
-_MEASURES: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "image": _pixel_statistics,
-    "video": _pixel_statistics,
-    "audio": _loudness,
-    "timeseries": _series_statistics,
-    "points": _point_shape,
-}

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from perceiver.data.manifest.columns import natural
 from perceiver.data.manifest.series import MISSING_NUMBERS
-from perceiver.data.manifest.statistics import natural
 from perceiver.data.manifest.table import ManifestTable
 from perceiver.data.readers.bounded_json import parse_json
 from perceiver.modalities.table import value_text
