@@ -22,7 +22,8 @@ class Head(nn.Module):
         target: of several outputs the one that predicts the target of the spec; None: no output does, or there is only one.
 
     Examples:
-        >>> from perceiver.decoders import Head, PooledHead
+        >>> from perceiver import PooledHead
+        >>> from perceiver.decoders import Head
         >>> head = PooledHead(latent_channels=64, num_classes=10)
         >>> isinstance(head, Head), head.output_channels
         (True, 10)

@@ -35,7 +35,8 @@ def table_facts(
                     f"expected a number, as in other rows, got {value!r}. If the column is meant so, name it under "
                     "categories.",
                 )
-        present = [float(value) for value in columns[name] if is_number(value) and not _is_missing_number(value)]
+        filled = [value for value in columns[name] if value is not None and is_number(value)]
+        present = [float(value) for value in filled if not _is_missing_number(value)]
         x = torch.tensor(present or [0.0], dtype=torch.float64)
         means.append(float(x.mean()))
         stds.append(spread(float(x.std(correction=0)), float(x.abs().max())))
