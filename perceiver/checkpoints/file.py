@@ -85,8 +85,8 @@ def save(
         >>> from perceiver.checkpoints.build import build_model
         >>> from perceiver import load, save
         >>> vector = {"_target_": "perceiver.adapters.Vector", "vector_channels": 5}
-        >>> encoder = {"_target_": "perceiver.Encoder", "token_channels": 5, "num_latents": 4, "latent_channels": 8}
-        >>> head = {"_target_": "perceiver.PooledHead", "latent_channels": 8, "num_classes": 3}
+        >>> encoder = {"_target_": "perceiver.Encoder", "num_latents": 4, "latent_channels": 8}
+        >>> head = {"_target_": "perceiver.PooledHead", "num_classes": 3}
         >>> config = {"_target_": "perceiver.Perceiver", "adapters": {"vector": vector}, "encoder": encoder, "head": head}
         >>> model = build_model(config)
         >>> with tempfile.TemporaryDirectory() as folder:
