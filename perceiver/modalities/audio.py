@@ -19,6 +19,8 @@ def audio(raw: Any, modality: Mapping[str, Any], name: str) -> Tensor:
         raw, rate = raw
     x = as_tensor(raw, name)
     if not x.is_floating_point():
+        if x.dtype == torch.int64:
+            x = _sixteen_bits(x, name)
         limits = torch.iinfo(x.dtype)
         middle = (limits.min + limits.max + 1) / 2  # unsigned sound is silent in the middle of its range
         x = (x.to(torch.float64) - middle) / (limits.max + 1 - middle)
@@ -28,11 +30,23 @@ def audio(raw: Any, modality: Mapping[str, Any], name: str) -> Tensor:
         raise ValueError(f"{name}: expected (channels, samples), got {tuple(x.shape)}; transpose it.")
     if modality["shape"][0] == 1 and x.ndim == 2 and x.shape[0] > 1:
         x = x.mean(dim=0, keepdim=True)
+    if modality["shape"][0] > 1 and x.ndim == 2 and x.shape[0] == 1:
+        x = x.expand(modality["shape"][0], -1)
     if rate is not None and rate != modality["sample_rate"]:
         x = _resampled(x, int(rate), int(modality["sample_rate"]), name)
     if modality.get("max_seconds") is not None:
         x = x[..., : max(1, round(modality["max_seconds"] * modality["sample_rate"]))]
     return x
+
+
+def _sixteen_bits(x: Tensor, name: str) -> Tensor:
+    """Lists of integers have no type that says what full scale is: they are taken for samples of 16 bits."""
+    if x.numel() and (x.amin() < -(2**15) or x.amax() >= 2**15):
+        raise ValueError(
+            f"{name}: expected integers of 16 bits, got values from {int(x.amin())} to {int(x.amax())}. Pass an array of "
+            "the type that its full scale has, such as int32, or floating-point samples in [-1, 1]."
+        )
+    return x.to(torch.int16)
 
 
 _MOST_RESAMPLING = 1024  # times as many samples, or as few

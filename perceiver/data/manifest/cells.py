@@ -160,8 +160,8 @@ def _audio(value: Any, *, facts: Mapping[str, Any], folder: Path | None, trainin
     samples = array_of(value, folder)
     if samples.ndim not in (1, 2) or samples.size == 0 or not np.isfinite(samples).all():
         raise ValueError(f"expected finite samples (samples,) or (channels, samples), got shape {samples.shape}.")
-    # Lists have no type that would say what full scale is.
-    return samples.astype(np.float32)
+    # Specs of version 0.1 hold no width: integers were not scaled then.
+    return samples if samples.dtype.kind in "iu" and "integer_bits" in facts else samples.astype(np.float32)
 
 
 def _text(value: Any, *, facts: Mapping[str, Any], folder: Path | None, training: bool) -> Any:

@@ -141,6 +141,7 @@ def _audio(settings: Mapping[str, Any]) -> dict[str, Any]:
         "shape": [settings["channels"], None],
         "sample_rate": settings["sample_rate"],
         "max_seconds": settings["max_seconds"],
+        "integer_bits": 16,  # of numbers in lists, which have no type
     }
 
 
