@@ -25,11 +25,12 @@ def image(raw: Any, modality: Mapping[str, Any], name: str) -> Tensor:
 
 def _pixels(image: Image.Image, modality: Mapping[str, Any], name: str) -> Image.Image:
     """In the mode of the training images and, where these were framed, in their size."""
+    image.load()  # an array made of an image without its pixels may be empty
     channels, *size = modality["shape"]
     framed = "crop_fraction" in modality
     if (channels == 3 and list(modality.get("range", (0, 255))) == [0, 255]) or (channels == 1 and framed):
         try:
-            image = to_rgb(upright(image))
+            image = to_rgb(upright(image), deep_range=modality.get("deep_range"))
         except ValueError as error:
             raise ValueError(f"{name}: {error}.") from None
         image = Frame(size=size, crop_fraction=modality["crop_fraction"])(image) if framed else image

@@ -88,6 +88,10 @@ class ImageDataModule(LightningDataModule, ABC):
         """Names of the classes as the data says; None if it does not: a stored spec must."""
         return None
 
+    def image_facts(self) -> dict[str, Any]:
+        """What else the spec of the images holds, known after `read_training`."""
+        return {}
+
     @property
     def class_names(self) -> list[str]:
         """Names of the classes 0, 1, …: given, of the stored spec, or read from the data.
@@ -133,6 +137,7 @@ class ImageDataModule(LightningDataModule, ABC):
                         "mean": mean,
                         "std": deviation,
                         **({} if self.crop_fraction is None else {"crop_fraction": self.crop_fraction}),
+                        **self.image_facts(),
                     }
                 },
                 "target": classes_target(

@@ -5,22 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from perceiver.data.loading.splits import stratified_split
+from perceiver.data.loading.splits import SPLIT_NAMES, stratified_split
 from perceiver.data.manifest.rows import BadRows
 from perceiver.data.manifest.table import ManifestTable
 from perceiver.modalities.table import value_text
-
-NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
-"""What may stand in a column of splits, and which split it means; upper and lower case are one."""
 
 
 @dataclass(kw_only=True)
@@ -67,7 +55,7 @@ def split_rows(
     else:
         for row in rows:
             said = table.cell(row, column)
-            split = NAMES.get(value_text(said).lower()) if said is not None else None
+            split = SPLIT_NAMES.get(value_text(said).lower()) if said is not None else None
             if split is None:
                 bad.report(row, f"{table.where(row, column)}: expected train, val or test, got {said!r}.")
             else:

@@ -8,6 +8,7 @@ from PIL import Image, ImageSequence
 
 from perceiver.data.manifest.content import FileContent
 from perceiver.data.readers.array_files import read_array
+from perceiver.data.readers.folder_files import by_number
 from perceiver.data.readers.images import SUFFIXES, read_image
 
 ANIMATIONS = (".gif", ".webp", ".png", ".apng", ".tif", ".tiff")
@@ -56,7 +57,8 @@ def check_video(path: Path) -> None:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+    files = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
+    files.sort(key=lambda file: by_number(file.name))
     if not files:
         raise ValueError(f"{folder}: expected the frames of a video, images in the order of their names, got none.")
     return files
