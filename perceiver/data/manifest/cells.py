@@ -107,7 +107,7 @@ def array_of(value: Any, folder: Path | None) -> NDArray[Any]:
     except ValueError as error:
         raise ValueError(f"expected numbers in lists of equal length: {error}") from None
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"expected numbers, or the path of a file with numbers, got {_short(value)}.")
+        raise ValueError(f"expected numbers, or the path of a file with numbers, got {shortened(value)}.")
     return array
 
 
@@ -117,7 +117,7 @@ def from_json(text: str) -> Any:
         # Without a bound of its own: what follows takes arrays of a few dimensions.
         return parse_json(text, max_depth=None)
     except ValueError as error:
-        raise ValueError(f"expected a path, or JSON, got {_short(text)}: {error}") from None
+        raise ValueError(f"expected a path, or JSON, got {shortened(text)}: {error}") from None
 
 
 def _image(value: Any, *, facts: Mapping[str, Any], folder: Path | None, training: bool) -> Any:
@@ -193,7 +193,7 @@ def _video(value: Any, *, facts: Mapping[str, Any], folder: Path | None, trainin
     if isinstance(value, FileContent) or (isinstance(value, list) and value and isinstance(value[0], FileContent)):
         return read_video(value, num_frames=facts["shape"][1])
     if not isinstance(value, str):
-        raise ValueError(f"expected the path of a video, got {_short(value)}.")
+        raise ValueError(f"expected the path of a video, got {shortened(value)}.")
     return read_video(_existing(value, folder, directory=True), num_frames=facts["shape"][1])
 
 
@@ -208,13 +208,8 @@ def _array(value: Any, *, facts: Mapping[str, Any], folder: Path | None, trainin
 
 
 def _table(value: Any, *, facts: Mapping[str, Any], folder: Path | None, training: bool) -> Any:
-    """Without the numbers that are missing in words."""
-    numbers = facts.get("numbers", ())
-    return {
-        column: one
-        for column, one in value.items()
-        if not (column in numbers and isinstance(one, str) and one.strip().lower() in MISSING_NUMBERS)
-    }
+    """As it is."""
+    return value
 
 
 _READERS: dict[str, Read] = {
@@ -229,7 +224,7 @@ _READERS: dict[str, Read] = {
 
 def _existing(value: str, folder: Path | None, *, directory: bool = False) -> Path:
     if folder is None:
-        raise ValueError(f"expected the content of a file or a value, got {_short(value)}, which would name a file.")
+        raise ValueError(f"expected the content of a file or a value, got {shortened(value)}, which would name a file.")
     path = folder / value.strip()
     if not (path.is_file() or (directory and path.is_dir())):
         raise FileNotFoundError(f"there is no file {path}.")
@@ -260,6 +255,7 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def _short(value: Any) -> str:
+def shortened(value: Any) -> str:
+    """A value as messages show it."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -16,7 +16,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "points": {"unit_sphere": True},
     "text": {"files": False, "max_length": None, "vocabulary_size": VOCABULARY_SIZE},
     "timeseries": {"time": None, "values": None, "step_seconds": None},
-    "table": {"columns": None, "numbers": None, "categories": None},
+    "table": {"columns": None, "numbers": None, "categories": None, "decimal": None, "thousands": None},
 }
 """The settings of each kind and their defaults; None: of the data module, or found in the training split."""
 
@@ -95,7 +95,11 @@ def _table(name: str, own: dict[str, Any]) -> Modality:
     where = f"data.modalities.{name}"
     if unknown := sorted(set(own) - set(SETTINGS["table"])):
         raise ValueError(f"{where}: table has no setting {', '.join(unknown)}; it has {', '.join(SETTINGS['table'])}.")
-    lists = {key: [str(column) for column in own.get(key) or ()] for key in SETTINGS["table"]}
+    lists = {key: [str(column) for column in own.get(key) or ()] for key in ("columns", "numbers", "categories")}
+    separators = {key: str(own[key]) for key in ("decimal", "thousands") if own.get(key) is not None}
+    for key, separator in separators.items():
+        if len(separator) != 1 or separator.isalnum() or separators.get("decimal") == separators.get("thousands"):
+            raise ValueError(f"{where}.{key}: expected one character between digits, such as ',', got {separators}.")
     columns = [*lists["columns"], *(column for column in lists["numbers"] + lists["categories"])]
     columns = list(dict.fromkeys(columns))
     if not columns or set(lists["numbers"]) & set(lists["categories"]):
@@ -104,6 +108,7 @@ def _table(name: str, own: dict[str, Any]) -> Modality:
             f"{{kind: table, columns: [age, sex]}}; got {own}."
         )
     facts = {"kind": "table", "columns": columns, "asked_numbers": lists["numbers"], "asked_categories": lists["categories"]}
+    facts |= separators
     return Modality(name=name, kind="table", columns=tuple(columns), facts=facts)
 
 

@@ -15,7 +15,7 @@ from perceiver.data.manifest.modalities import Modality
 from perceiver.data.manifest.table import ManifestTable
 from perceiver.data.readers.progress import progress
 from perceiver.modalities.preprocess import preprocess
-from perceiver.modalities.table import value_text
+from perceiver.modalities.table import plain_text
 from perceiver.runtime.process_rank import process_rank
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class RowIds:
     def __call__(self, row: int) -> str:
         """The id of a row; where its cell is empty, its number."""
         value = None if self.column is None else self.table.cell(row, self.column)
-        return str(row + 1) if value is None else value_text(value)
+        return str(row + 1) if value is None else plain_text(value)
 
     def check(self, rows: Sequence[int], bad: BadRows) -> list[int]:
         """The rows whose id no earlier one has; the others go to `bad`."""

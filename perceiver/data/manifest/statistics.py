@@ -1,14 +1,15 @@
 """What the training rows of a manifest say of its modalities: shapes, names, categories, mean and standard deviation."""
 
+import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from perceiver.data.manifest.cells import names_of_series
+from perceiver.data.manifest.cells import names_of_series, shortened
 from perceiver.data.manifest.modalities import Modality
 from perceiver.data.manifest.rows import (
     BadRowError,
@@ -18,9 +19,17 @@ from perceiver.data.manifest.rows import (
     cell_of,
     reason,
 )
-from perceiver.data.manifest.series import MISSING_NUMBERS
 from perceiver.data.manifest.table import ManifestTable
-from perceiver.modalities.table import is_missing, value_text
+from perceiver.modalities.table import number_in_column, value_text
+from perceiver.modalities.written_numbers import (
+    how_dates_are_written,
+    how_numbers_are_written,
+    is_missing_number,
+)
+
+log = logging.getLogger(__name__)
+
+_FEW = 8  # cells, of which all may differ in a category too
 
 
 def learned_facts(
@@ -95,32 +104,42 @@ def _readable(dataset: ManifestRows, modality: Modality, bad: BadRows) -> Iterat
             yield x
 
 
-def is_number(value: Any) -> bool:
-    """Whether a cell of a table is a number, or one that is missing."""
-    if _is_missing_number(value):
-        return True
-    try:
-        return not isinstance(value, bool) and math.isfinite(float(value))
-    except (TypeError, ValueError):
-        return False
-
-
 def _table_facts(facts: dict[str, Any], table: ManifestTable, rows: Sequence[int], bad: BadRows) -> dict[str, Any]:
     """Columns of numbers, each with mean and standard deviation, and of categories, each with its values."""
     asked = {name: kind for kind in ("numbers", "categories") for name in facts.pop(f"asked_{kind}")}
+    separators = {key: facts.pop(key, None) for key in ("decimal", "thousands")}
     columns = {name: [table.cell(row, name) for row in rows] for name in facts["columns"]}
-    numbers = [name for name, values in columns.items() if asked.get(name) == "numbers" or _mostly_numbers(values)]
-    numbers = [name for name in numbers if asked.get(name) != "categories"]
+    numbers: list[str] = []
+    written: dict[str, dict[str, str]] = {}
+    dates: dict[str, dict[str, str]] = {}
+    for name, values in columns.items():
+        try:
+            if asked.get(name) != "categories" and _is_numeric(name, values, asked, separators, written, dates):
+                numbers.append(name)
+        except ValueError as error:
+            raise ValueError(f"{table.path}, column {name!r}: {error}.") from None
+    facts |= {key: one for key, one in (("written", written), ("dates", dates)) if one}
     means, stds = [], []
     for name in numbers:
+        present = []
+        what = "date" if name in dates else "number"
         for row, value in zip(rows, columns[name], strict=True):
-            if not is_number(value):
+            try:
+                number = number_in_column(value, name, facts, name="")
+            except ValueError:
                 bad.report(
                     row,
-                    f"{table.where(row, name)}: expected a number, as in other rows, got {value!r}. If the column is meant "
-                    "so, name it under categories.",
+                    f"{table.where(row, name)}: expected a {what}, as in other rows, got {shortened(value)}. If the column is "
+                    "meant so, name it under categories.",
                 )
-        present = [float(value) for value in columns[name] if is_number(value) and not _is_missing_number(value)]
+            else:
+                present += [] if number is None else [number]
+        how = written.get(name) or dates.get(name) or {}
+        log.info(
+            "%s, column %r: read as %ss%s, %d of %d cells are missing.",
+            *(table.path, name, what, f" ({', '.join(f'{key}: {one}' for key, one in how.items() if one)})" if how else ""),
+            *(len(rows) - len(present), len(rows)),
+        )
         x = torch.tensor(present or [0.0], dtype=torch.float64)
         means.append(float(x.mean()))
         stds.append(_spread(float(x.std(correction=0)), float(x.abs().max())))
@@ -129,6 +148,14 @@ def _table_facts(facts: dict[str, Any], table: ManifestTable, rows: Sequence[int
         for name, values in columns.items()
         if name not in numbers
     }
+    for name, found in known.items():
+        there = sum(value is not None for value in columns[name])
+        many = len(found) > 0.9 * there and there > _FEW
+        log.log(
+            logging.WARNING if many else logging.INFO,
+            "%s, column %r: read as a category with %d values in %d cells%s",
+            *(table.path, name, len(found), there, f", such as {shortened(found[0])}: almost one per row." if many else "."),
+        )
     return {
         **facts,
         "numbers": numbers,
@@ -139,16 +166,27 @@ def _table_facts(facts: dict[str, Any], table: ManifestTable, rows: Sequence[int
     }
 
 
-def _mostly_numbers(values: Sequence[Any]) -> bool:
-    """Nine in ten of those that are there: the others are slips rather than categories."""
-    there = [value for value in values if not _is_missing_number(value)]
-    return sum(is_number(value) for value in there) >= 0.9 * len(there)
+def _is_numeric(
+    name: str,
+    values: Sequence[Any],
+    asked: Mapping[str, str],
+    separators: Mapping[str, Any],
+    written: dict[str, dict[str, str]],
+    dates: dict[str, dict[str, str]],
+) -> bool:
+    """Whether a column holds numbers or dates; notes how these are written.
 
-
-def _is_missing_number(value: Any) -> bool:
-    if isinstance(value, str):
-        return value.strip().lower() in MISSING_NUMBERS
-    return value is None or is_missing(value)
+    Dates are nine in ten of the cells that are there, numbers are half of them: the others are slips rather than categories.
+    """
+    style, share = how_numbers_are_written(values, **separators)
+    if share < 0.9 and (date := how_dates_are_written(values)) is not None:
+        dates[name] = date
+        return True
+    if share < 0.5 and asked.get(name) != "numbers" and not all(map(is_missing_number, values)):
+        return False
+    if style:
+        written[name] = style
+    return True
 
 
 def natural(text: str) -> tuple[bool, float, str]:

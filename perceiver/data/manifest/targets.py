@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perceiver.data.manifest.series import MISSING_NUMBERS
 from perceiver.data.manifest.statistics import natural
 from perceiver.data.manifest.table import ManifestTable
 from perceiver.data.readers.bounded_json import parse_json
-from perceiver.modalities.table import value_text
+from perceiver.modalities.table import number_of_name, plain_text, value_text
+from perceiver.modalities.written_numbers import is_missing_number
 from perceiver.targets.classes import classes_target
 from perceiver.targets.labels import labels_target
 from perceiver.targets.values import values_target
@@ -73,7 +73,7 @@ class ClassColumn:
 
     def strata(self, table: ManifestTable, rows: Sequence[int]) -> list[str]:
         """The classes."""
-        return [self._class(table, row) for row in rows]
+        return [value_text(self._class(table, row)) for row in rows]
 
     def learned(self, table: ManifestTable, rows: Sequence[int]) -> dict[str, Any]:
         """Names of classes in order, and how many rows are of each."""
@@ -94,11 +94,11 @@ class ClassColumn:
 
     def values(self, table: ManifestTable, rows: Sequence[int], target: Mapping[str, Any]) -> Tensor:
         """`(rows,)` int64."""
-        numbers = {name: number for number, name in enumerate(target["names"])}
-        return torch.tensor([numbers[self._class(table, row)] for row in rows], dtype=torch.int64)
+        names = target["names"]
+        return torch.tensor([number_of_name(self._class(table, row), names) for row in rows], dtype=torch.int64)
 
     def _class(self, table: ManifestTable, row: int) -> str:
-        return value_text(table.cell(row, self.columns[0]))
+        return plain_text(table.cell(row, self.columns[0]))
 
 
 class LabelsColumn:
@@ -127,7 +127,7 @@ class LabelsColumn:
 
     def learned(self, table: ManifestTable, rows: Sequence[int]) -> dict[str, Any]:
         """Names of labels in order, and how many rows have each."""
-        names = sorted({label for row in rows for label in self._labels(table, row)}, key=natural)
+        names = sorted({value_text(label) for row in rows for label in self._labels(table, row)}, key=natural)
         if not names:
             raise ValueError(
                 f"{table.path}, column {self.columns[0]!r}: expected labels, with {SEPARATOR!r} between them, got none "
@@ -143,10 +143,10 @@ class LabelsColumn:
 
     def values(self, table: ManifestTable, rows: Sequence[int], target: Mapping[str, Any]) -> Tensor:
         """`(rows, labels)` boolean."""
-        numbers = {name: number for number, name in enumerate(target["names"])}
-        marked = torch.zeros(len(rows), len(numbers), dtype=torch.bool)
+        names = target["names"]
+        marked = torch.zeros(len(rows), len(names), dtype=torch.bool)
         for index, row in enumerate(rows):
-            marked[index, [numbers[label] for label in self._labels(table, row)]] = True
+            marked[index, [number_of_name(label, names) for label in self._labels(table, row)]] = True
         return marked
 
     def _labels(self, table: ManifestTable, row: int) -> list[str]:
@@ -162,7 +162,7 @@ class LabelsColumn:
         entries = [] if cell is None else list(cell) if isinstance(cell, list | np.ndarray) else [cell]
         if any(isinstance(entry, list | dict) for entry in entries):
             raise ValueError(f"expected a flat list of labels, got {entries!r}.")
-        return list(dict.fromkeys(text for entry in entries if entry is not None and (text := value_text(entry))))
+        return list(dict.fromkeys(text for entry in entries if entry is not None and (text := plain_text(entry))))
 
 
 class ValueColumns:
@@ -179,7 +179,7 @@ class ValueColumns:
         """A missing value, or none that is a finite number."""
         for column in self.columns:
             cell = table.cell(row, column)
-            if cell is None or (isinstance(cell, str) and cell.strip().lower() in MISSING_NUMBERS):
+            if is_missing_number(cell):
                 return f"{table.where(row, column)}: has no target."
             if isinstance(cell, bool) or not math.isfinite(_number(cell)):
                 return f"{table.where(row, column)}: expected a number as target, got {cell!r}."
@@ -237,12 +237,12 @@ def _unknown(
     names: Sequence[str],
     words: tuple[str, str],
 ) -> dict[int, str]:
-    known, (one, many) = set(names), words
-    listed = ", ".join(sorted(known, key=natural)[:20])
+    one, many = words
+    listed = ", ".join(sorted(names, key=natural)[:20])
     return {
-        row: f"{table.where(row, column)}: {one} {new!r} is none of the {len(known)} {many} of training: {listed}."
+        row: f"{table.where(row, column)}: {one} {new!r} is none of the {len(names)} {many} of training: {listed}."
         for row, labels in found
-        if (new := next((label for label in labels if label not in known), None)) is not None
+        if (new := next((label for label in labels if number_of_name(label, names) is None), None)) is not None
     }
 
 
