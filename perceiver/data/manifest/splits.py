@@ -54,10 +54,11 @@ def split_rows(
         )
     else:
         for row in rows:
-            said = table.cell(row, column)
-            split = SPLIT_NAMES.get(value_text(said).lower()) if said is not None else None
+            split = split_of(table, row, column)
             if split is None:
-                bad.report(row, f"{table.where(row, column)}: expected train, val or test, got {said!r}.")
+                bad.report(
+                    row, f"{table.where(row, column)}: expected train, val or test, got {table.cell(row, column)!r}."
+                )
             else:
                 getattr(splits, split).append(row)
     if not splits.val and splits.train:
@@ -65,6 +66,12 @@ def split_rows(
             splits.train, class_of, fraction=validation_fraction, seed=seed, name="data.validation_fraction"
         )
     return splits
+
+
+def split_of(table: ManifestTable, row: int, column: str) -> str | None:
+    """The split of a row by a column: train, val or test. None: it is none of these."""
+    said = table.cell(row, column)
+    return None if said is None else SPLIT_NAMES.get(value_text(said).lower())
 
 
 def _stratified(

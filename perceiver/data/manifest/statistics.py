@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,13 @@ from perceiver.data.manifest.rows import (
     reason,
 )
 from perceiver.data.manifest.table import ManifestTable
-from perceiver.modalities.table import number_in_column, value_text
+from perceiver.modalities.table import number_in_column, number_of_name, plain_text, value_text
 from perceiver.modalities.written_numbers import (
     how_dates_are_written,
     how_numbers_are_written,
     is_missing_number,
 )
+from perceiver.runtime.process_rank import process_rank
 
 log = logging.getLogger(__name__)
 
@@ -164,6 +166,31 @@ def _table_facts(facts: dict[str, Any], table: ManifestTable, rows: Sequence[int
         "categories": known,
         "category_sizes": [len(values) + 1 for values in known.values()],
     }
+
+
+def warn_of_unknown_values(table: ManifestTable, rows: Sequence[int], *, facts: Mapping[str, Any]) -> None:
+    """Names in the log the columns of a table modality that are empty in all rows, and categories unknown in training.
+
+    Args:
+        table: the manifest.
+        rows: for validation, test or prediction.
+        facts: the stored spec of the modality.
+    """
+    for column in facts["columns"] if process_rank() == 0 and rows else ():
+        values = [value for row in rows if (value := table.cell(row, column)) is not None]
+        if not values:
+            log.warning("%s, column %r: is empty in all %d rows.", table.path, column, len(rows))
+        if column not in facts["categories"]:
+            continue
+        known = facts["categories"][column]
+        unknown = Counter(text for value in values if number_of_name(text := plain_text(value), known) is None)
+        if unknown:
+            log.warning(
+                "%s, column %r: %d of %d cells have %d values unknown in training, such as %s; a model takes them for missing "
+                "categories. Known are %s.",
+                *(table.path, column, unknown.total(), len(values), len(unknown), shortened(next(iter(unknown)))),
+                shortened(", ".join(known)),
+            )
 
 
 def _is_numeric(

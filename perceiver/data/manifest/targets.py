@@ -1,5 +1,6 @@
 """What is learned from a manifest: a class of each row, any number of labels, or values. One object for each kind."""
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,8 +19,10 @@ from perceiver.targets.classes import classes_target
 from perceiver.targets.labels import labels_target
 from perceiver.targets.values import values_target
 
+log = logging.getLogger(__name__)
+
 SEPARATOR = ";"
-"""Between the labels in a cell of text."""
+"""Between the labels in a cell of text, by default."""
 
 
 @runtime_checkable
@@ -102,14 +105,18 @@ class ClassColumn:
 
 
 class LabelsColumn:
-    """Any number of labels for each row: text with semicolons between them, a list, or its JSON text; none in an empty cell.
+    """Any number of labels for each row: text with separators between them, a list, or its JSON text; none in an empty cell.
 
     Args:
         columns: the one they stand in.
+        separator: between the labels in a cell of text.
     """
 
-    def __init__(self, columns: Sequence[str]) -> None:
+    def __init__(self, columns: Sequence[str], *, separator: str = SEPARATOR) -> None:
         self.columns = _single(columns, "labels")
+        if not separator:
+            raise ValueError("data.label_separator: expected a text such as ';', got an empty one.")
+        self.separator = separator
 
     def problem(self, table: ManifestTable, row: int) -> str:
         """What looks like JSON and is none."""
@@ -130,10 +137,22 @@ class LabelsColumn:
         names = sorted({value_text(label) for row in rows for label in self._labels(table, row)}, key=natural)
         if not names:
             raise ValueError(
-                f"{table.path}, column {self.columns[0]!r}: expected labels, with {SEPARATOR!r} between them, got none "
+                f"{table.path}, column {self.columns[0]!r}: expected labels, with {self.separator!r} between them, got none "
                 f"in the {len(rows)} training rows."
             )
+        for other in ("|", ",", ";", "/", " "):
+            parts = {part.strip() for name in names for part in name.split(other)}
+            # Combinations of labels are more than labels.
+            if len(parts) < len(names) and any(other in name for name in names):
+                log.warning(
+                    "%s, column %r: its %d labels, such as %r, look like %d labels with %r between them; set "
+                    "data.label_separator if they are.",
+                    *(table.path, self.columns[0], len(names), next(name for name in names if other in name)),
+                    *(len(parts), other),
+                )
         target = labels_target(names=names, training=self.values(table, rows, {"names": names}))
+        if self.separator != SEPARATOR:
+            target = {**target, "separator": self.separator}
         return {"target": target, "num_classes": len(names)}
 
     def unknown(self, table: ManifestTable, rows: Sequence[int], target: Mapping[str, Any]) -> dict[int, str]:
@@ -153,12 +172,14 @@ class LabelsColumn:
         cell = table.cell(row, self.columns[0])
         if isinstance(cell, str):
             if not cell.lstrip().startswith("["):
-                cell = cell.split(SEPARATOR)
+                cell = cell.split(self.separator)
             else:
                 try:
                     cell = parse_json(cell)
                 except ValueError as error:
-                    raise ValueError(f"expected labels with {SEPARATOR!r} between them, or a JSON list: {error}.") from None
+                    raise ValueError(
+                        f"expected labels with {self.separator!r} between them, or a JSON list: {error}."
+                    ) from None
         entries = [] if cell is None else list(cell) if isinstance(cell, list | np.ndarray) else [cell]
         if any(isinstance(entry, list | dict) for entry in entries):
             raise ValueError(f"expected a flat list of labels, got {entries!r}.")
@@ -212,14 +233,16 @@ KINDS: dict[str, type[ClassColumn] | type[LabelsColumn] | type[ValueColumns]] = 
 """By the kind that `spec["target"]` says."""
 
 
-def target_columns(kind: str, columns: str | Sequence[str]) -> TargetColumns:
-    """What reads targets of a kind.
+def target_columns(kind: str, columns: str | Sequence[str], *, separator: str | None = None) -> TargetColumns:
+    """What reads targets of a kind; for `separator` see `LabelsColumn`.
 
     Raises:
         ValueError: an unknown kind, or several columns where one is expected.
     """
     if kind not in KINDS:
         raise ValueError(f"data.target_kind: expected one of {', '.join(KINDS)}, got {kind!r}.")
+    if kind == "labels" and separator is not None:
+        return LabelsColumn([columns] if isinstance(columns, str) else list(columns), separator=separator)
     return KINDS[kind]([columns] if isinstance(columns, str) else list(columns))
 
 
