@@ -56,8 +56,9 @@ def preprocess(raw: Any, *, modality: Mapping[str, Any], name: str) -> Tensor | 
     elif kind == "audio":
         x = audio(raw, modality, name)
     else:
-        x = as_tensor(raw, name).to(torch.float32)
+        x = as_tensor(raw, name)
     check_shape(x, modality, name)
     if modality.get("unit_sphere"):
-        x = to_unit_sphere(x)
-    return normalise(x, modality)
+        # Coordinates of maps have more digits than float32: they are moved to their mean first.
+        x = to_unit_sphere(x if x.dtype == torch.float32 else x.to(torch.float64))
+    return normalise(x.to(torch.float32), modality)

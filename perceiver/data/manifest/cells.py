@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from perceiver.data.manifest.content import FileContent
-from perceiver.data.manifest.series import MISSING_NUMBERS, read_series, series_names
+from perceiver.data.manifest.series import has_times, read_series, series_names
 from perceiver.data.manifest.video import check_video, frame_files, read_video
 from perceiver.data.readers.array_files import read_array
 from perceiver.data.readers.audio import check_recording, read_recording
 from perceiver.data.readers.bounded_json import parse_json
+from perceiver.data.readers.delimited import decoded
 from perceiver.data.readers.images import read_image
+from perceiver.data.readers.numbers import read_numbers
 
 
 class Read(Protocol):
@@ -86,6 +88,11 @@ def files_of_cell(value: Any, *, facts: Mapping[str, Any], folder: Path) -> list
 def names_of_series(value: Any, *, facts: Mapping[str, Any], folder: Path | None) -> list[str]:
     """The names of the values in the cell of a time series. Errors as in `Read`."""
     return series_names(_series_source(value, folder), facts=facts)
+
+
+def series_has_times(value: Any, *, facts: Mapping[str, Any], folder: Path | None) -> bool:
+    """Whether the time series in a cell has times of its own. Errors as in `Read`."""
+    return has_times(_series_source(value, folder), facts=facts)
 
 
 def array_of(value: Any, folder: Path | None) -> NDArray[Any]:
@@ -222,9 +229,14 @@ _READERS: dict[str, Read] = {
 }
 
 
+_LONGEST_PATH = 1024  # characters; what is longer is content in base 64, for instance
+
+
 def _existing(value: str, folder: Path | None, *, directory: bool = False) -> Path:
     if folder is None:
         raise ValueError(f"expected the content of a file or a value, got {shortened(value)}, which would name a file.")
+    if len(value) > _LONGEST_PATH or "\0" in value:
+        raise ValueError(f"expected the path of a file, got {len(value):,} characters: {shortened(value)}.")
     path = folder / value.strip()
     if not (path.is_file() or (directory and path.is_dir())):
         raise FileNotFoundError(f"there is no file {path}.")
@@ -232,27 +244,15 @@ def _existing(value: str, folder: Path | None, *, directory: bool = False) -> Pa
 
 
 def _numbers_of_file(path: Path | FileContent) -> NDArray[Any]:
+    if path.suffix.lower() != ".npy":
+        return read_numbers(decoded(path.read_bytes(), path=path), path=path)
     try:
-        if path.suffix.lower() == ".npy":
-            array: NDArray[Any] = read_array(path)
-        else:
-            lines = path.read_bytes().decode("utf-8-sig").replace(",", " ").replace(";", " ").splitlines()
-            words = [line.split() for line in lines if line.strip() and not line.startswith("#")]
-            skip = 1 if words and not _is_number(words[0][0]) else 0  # a header
-            array = np.array(words[skip:], dtype=np.float64)
+        array: NDArray[Any] = read_array(path)
     except (ValueError, EOFError) as error:
         raise ValueError(f"{path}: holds no numbers in rows of equal length: {error}.") from None
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{path}: expected numbers, got {array.dtype}.")
     return array
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def shortened(value: Any) -> str:

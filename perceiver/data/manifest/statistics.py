@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceiver.data.manifest.cells import names_of_series, shortened
+from perceiver.data.manifest.cells import names_of_series, series_has_times, shortened
 from perceiver.data.manifest.modalities import Modality
 from perceiver.data.manifest.rows import (
     BadRowError,
@@ -63,6 +63,13 @@ def learned_facts(
     if modality.kind == "timeseries" and "names" not in facts:
         facts["names"] = _series_names(modality, table=table, rows=there, folder=folder, bad=bad)
         facts["num_values"] = len(facts["names"])
+    if modality.kind == "timeseries" and facts.get("step_seconds") is None:
+        if not any(_has_times(table.cell(row, modality.columns[0]), facts, folder) for row in there):
+            facts["step_seconds"] = 1.0
+            log.info(
+                "%s, column %r: series have no times, so that steps are 1 second apart; set step_seconds for another interval.",
+                *(table.path, modality.columns[0]),
+            )
     if modality.kind not in _MEASURES:
         return facts
     step = math.ceil(len(there) / at_most)
@@ -80,6 +87,14 @@ def learned_facts(
         raise
     except ValueError as error:
         raise ValueError(f"{table.path}, column {modality.columns[0]!r}: {error}") from error
+
+
+def _has_times(value: Any, facts: Mapping[str, Any], folder: Path) -> bool:
+    """Of a series that cannot be read, another reader tells why."""
+    try:
+        return series_has_times(value, facts=facts, folder=folder)
+    except (OSError, ValueError):
+        return False
 
 
 def _series_names(modality: Modality, *, table: ManifestTable, rows: Sequence[int], folder: Path, bad: BadRows) -> list[str]:

@@ -5,9 +5,14 @@ import io
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perceiver.modalities.written_numbers import is_missing_number, number_of
 
 DELIMITERS = "\t;|,"
 """Those that are looked for, the least likely inside of a cell first."""
@@ -129,6 +134,34 @@ def _long_fields() -> Iterator[None]:
         yield
     finally:
         csv.field_size_limit(limit)
+
+
+def numbers_of(column: Sequence[str], where: Callable[[int], str]) -> NDArray[np.float64]:
+    """The numbers in a column, with decimal points or commas; missing ones are NaN.
+
+    Args:
+        column: its cells.
+        where: names a cell in messages.
+
+    Raises:
+        ValueError: a cell is not a number.
+    """
+    try:
+        return np.array(column, dtype=np.float64)
+    except ValueError:
+        pass
+    there = [text for text in column if not is_missing_number(text)]
+    commas = any("," in text for text in there) and not any("." in text for text in there)
+    written = {"decimal": ",", "thousands": "", "unit": ""} if commas else {}
+    values = np.full(len(column), np.nan)
+    for row, text in enumerate(column):
+        if is_missing_number(text):
+            continue
+        try:
+            values[row] = number_of(text, written)
+        except ValueError:
+            raise ValueError(f"{where(row)}: expected a number, got {text!r}.") from None
+    return values
 
 
 def decoded(content: bytes, *, path: object, encoding: str = "utf-8", errors: str = "strict") -> str:
