@@ -85,6 +85,26 @@ def files_of_cell(value: Any, *, facts: Mapping[str, Any], folder: Path) -> list
     return frame_files(path, num_frames=facts["shape"][1]) if path.is_dir() else [path]
 
 
+def is_path_of_file(value: Any, folder: Path) -> bool:
+    """Whether a cell is the path of a file that is there."""
+    try:
+        return isinstance(value, str) and _existing(value, folder).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def images_in_cell(value: Any, *, facts: Mapping[str, Any], folder: Path) -> list[Path | io.BytesIO]:
+    """The files or contents of images in a cell of images or videos; nothing where there are none that can be found."""
+    if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
+        value = value["bytes"]
+    if isinstance(value, bytes):
+        return [io.BytesIO(value)]
+    try:
+        return list(files_of_cell(value, facts=facts, folder=folder) or ())
+    except (OSError, ValueError):
+        return []
+
+
 def names_of_series(value: Any, *, facts: Mapping[str, Any], folder: Path | None) -> list[str]:
     """The names of the values in the cell of a time series. Errors as in `Read`."""
     return series_names(_series_source(value, folder), facts=facts)
@@ -133,9 +153,9 @@ def _image(value: Any, *, facts: Mapping[str, Any], folder: Path | None, trainin
     if isinstance(value, bytes):
         return _decoded(value)
     if isinstance(value, FileContent):
-        return read_image(value)
+        return read_image(value, deep_range=facts.get("deep_range"))
     if isinstance(value, str) and not value.lstrip().startswith("["):
-        return read_image(_existing(value, folder))
+        return read_image(_existing(value, folder), deep_range=facts.get("deep_range"))
     pixels = array_of(value, folder)
     if pixels.dtype.kind in "iu":
         if pixels.size and not (pixels.min() >= 0 and pixels.max() <= 255):
@@ -198,10 +218,11 @@ def _series_source(value: Any, folder: Path | None) -> Any:
 
 def _video(value: Any, *, facts: Mapping[str, Any], folder: Path | None, training: bool) -> Any:
     if isinstance(value, FileContent) or (isinstance(value, list) and value and isinstance(value[0], FileContent)):
-        return read_video(value, num_frames=facts["shape"][1])
+        return read_video(value, num_frames=facts["shape"][1], deep_range=facts.get("deep_range"))
     if not isinstance(value, str):
         raise ValueError(f"expected the path of a video, got {shortened(value)}.")
-    return read_video(_existing(value, folder, directory=True), num_frames=facts["shape"][1])
+    path = _existing(value, folder, directory=True)
+    return read_video(path, num_frames=facts["shape"][1], deep_range=facts.get("deep_range"))
 
 
 def _array(value: Any, *, facts: Mapping[str, Any], folder: Path | None, training: bool) -> Any:

@@ -10,8 +10,8 @@ from perceiver.modalities.framing import Frame
 from perceiver.modalities.text_bytes import VOCABULARY_SIZE
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "image": {"size": None, "channels": 3, "crop_fraction": 1.0},
-    "video": {"size": None, "channels": 3, "crop_fraction": 1.0, "num_frames": 16},
+    "image": {"size": None, "channels": 3, "crop_fraction": 1.0, "deep_range": None},
+    "video": {"size": None, "channels": 3, "crop_fraction": 1.0, "deep_range": None, "num_frames": 16},
     "audio": {"sample_rate": None, "channels": 1, "max_seconds": None},
     "points": {"unit_sphere": True},
     "text": {"files": False, "max_length": None, "vocabulary_size": VOCABULARY_SIZE},
@@ -124,7 +124,11 @@ def _image(settings: Mapping[str, Any]) -> dict[str, Any]:
     if settings["channels"] not in (1, 3):
         raise ValueError(f"channels: expected 3 (colour) or 1 (grey), got {settings['channels']!r}.")
     frame = Frame(size=settings["size"], crop_fraction=settings["crop_fraction"])
+    deep = settings["deep_range"]
+    if deep is not None and (len(deep) != 2 or not deep[0] < deep[1]):
+        raise ValueError(f"deep_range: expected [black, white] of images with more than 8 bits per pixel, got {deep!r}.")
     return {
+        **({} if deep is None else {"deep_range": list(deep)}),
         "shape": [settings["channels"], frame.height, frame.width],
         "range": [0, 255],
         "crop_fraction": frame.crop_fraction,

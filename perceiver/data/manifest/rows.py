@@ -20,7 +20,7 @@ from perceiver.runtime.process_rank import process_rank
 
 log = logging.getLogger(__name__)
 
-_MOST_NAMED = 100
+_MOST_NAMED, _LONGEST = 100, 1600  # rows, characters
 
 
 class BadRowError(ValueError):
@@ -30,7 +30,12 @@ class BadRowError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
+        super().__init__(_clipped(message.rpartition(f"{type(self).__name__}: ")[2].strip()))
+
+
+def _clipped(message: str) -> str:
+    """Without the middle of a cell that is as long as a file."""
+    return message if len(message) <= _LONGEST else f"{message[: _LONGEST // 2]} … {message[-_LONGEST // 4 :]}"
 
 
 def reason(error: Exception) -> str:
@@ -60,7 +65,7 @@ class BadRows:
         """
         if not self.skip:
             raise BadRowError(f"{message} Mend it, or leave such rows out with data.on_bad_row=skip.")
-        self.skipped.setdefault(row, message)
+        self.skipped.setdefault(row, _clipped(message))
 
     def tell(self, *, total: int) -> None:
         """Names the rows that were skipped since the last call in the log of the first process; all skip the same."""

@@ -1,5 +1,6 @@
 """Time series in a manifest: CSV files with a column of times and columns of values, or lists."""
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -180,6 +181,8 @@ def _times(column: Sequence[str], where: Any) -> NDArray[np.float64]:
     try:
         times = np.array(column, dtype=np.float64)
     except ValueError:
+        if all(re.fullmatch(r"\s*-?\d+(,\d+)?\s*", text) for text in column):
+            return np.array([text.replace(",", ".") for text in column], dtype=np.float64)
         # The first says what all are, so that the message is about the one that is not.
         read = _seconds if _is_number(column[0]) else _instant
         times = np.array([read(text, where(step)) for step, text in enumerate(column)])

@@ -10,7 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceiver.data.manifest.cells import names_of_series, series_has_times, shortened
+from perceiver.data.manifest.cells import (
+    images_in_cell,
+    is_path_of_file,
+    names_of_series,
+    series_has_times,
+    shortened,
+)
 from perceiver.data.manifest.modalities import Modality
 from perceiver.data.manifest.rows import (
     BadRowError,
@@ -21,6 +27,7 @@ from perceiver.data.manifest.rows import (
     reason,
 )
 from perceiver.data.manifest.table import ManifestTable
+from perceiver.data.readers.images import deep_range_of_files
 from perceiver.modalities.table import number_in_column, number_of_name, plain_text, value_text
 from perceiver.modalities.written_numbers import (
     how_dates_are_written,
@@ -63,6 +70,13 @@ def learned_facts(
     if modality.kind == "timeseries" and "names" not in facts:
         facts["names"] = _series_names(modality, table=table, rows=there, folder=folder, bad=bad)
         facts["num_values"] = len(facts["names"])
+    if modality.kind in ("image", "video") and "deep_range" not in facts:
+        cells = (table.cell(row, modality.columns[0]) for row in there[:: math.ceil(len(there) / at_most)])
+        images = (image for cell in cells for image in images_in_cell(cell, facts=facts, folder=folder))
+        if (deep_range := deep_range_of_files(images)) is not None:
+            facts["deep_range"] = deep_range
+    if modality.kind == "text" and not facts.get("files"):
+        _warn_of_paths(modality, table=table, rows=there, folder=folder)
     if modality.kind == "timeseries" and facts.get("step_seconds") is None:
         if not any(_has_times(table.cell(row, modality.columns[0]), facts, folder) for row in there):
             facts["step_seconds"] = 1.0
@@ -87,6 +101,16 @@ def learned_facts(
         raise
     except ValueError as error:
         raise ValueError(f"{table.path}, column {modality.columns[0]!r}: {error}") from error
+
+
+def _warn_of_paths(modality: Modality, *, table: ManifestTable, rows: Sequence[int], folder: Path) -> None:
+    """Texts that are the paths of files are hardly meant to be learned themselves."""
+    looked_at = [table.cell(row, modality.columns[0]) for row in rows[:: math.ceil(len(rows) / _FEW)]]
+    if all(is_path_of_file(cell, folder) for cell in looked_at):
+        log.warning(
+            "%s, column %r: holds paths of files, such as %s, and trains on these names; set files: true to read the files.",
+            *(table.path, modality.columns[0], shortened(looked_at[0])),
+        )
 
 
 def _has_times(value: Any, facts: Mapping[str, Any], folder: Path) -> bool:

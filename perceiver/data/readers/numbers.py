@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from perceiver.data.readers.delimited import Delimited, is_index, numbers_of, read_delimited
 from perceiver.modalities.written_numbers import is_missing_number
 
-_NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?|[+-]?(nan|inf)", re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*|,\d+)?|[.,]\d+)([eE][+-]?\d+)?|[+-]?(nan|inf)", re.IGNORECASE)
 _COORDINATES = ("x", "y", "z")
 
 
