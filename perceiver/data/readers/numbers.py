@@ -5,7 +5,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from perceiver.data.readers.delimited import Delimited, is_index, numbers_of, read_delimited
+from perceiver.data.readers.delimited import DELIMITERS, is_index, numbers_of, read_delimited
 from perceiver.modalities.written_numbers import is_missing_number
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*|,\d+)?|[.,]\d+)([eE][+-]?\d+)?|[+-]?(nan|inf)", re.IGNORECASE)
@@ -53,13 +53,14 @@ def read_numbers(text: str, *, path: object) -> NDArray[np.float64]:
 
 def _cells(lines: list[str], *, path: object) -> list[list[str]]:
     words = [line.split() for line in lines]
-    spaced = not any("\t" in line for line in lines) and all(
-        _NUMBER.fullmatch(word) for row in words[1:] or words for word in row
+    text = "\n".join(lines)
+    # Commas may be decimal ones, where there are spaces too.
+    spaced = not any(mark in text for mark in DELIMITERS) or (
+        "\t" not in text and all(_NUMBER.fullmatch(word) for row in words[1:] or words for word in row)
     )
     if spaced and max(map(len, words), default=0) > 1:
         return words
-    file: Delimited = read_delimited("\n".join(lines), path=path, header=())
-    return file.rows
+    return read_delimited(text, path=path, header=()).rows
 
 
 def _numbers_rows(name: str, column: NDArray[np.float64]) -> bool:
