@@ -1,7 +1,7 @@
 """Random tokens on random grids, for the tests of every form of cross-attention."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from hypothesis import strategies as st
@@ -115,8 +115,20 @@ def check_in_float64(form: Form, plan: list[Layout], *, heads: int, rows: int, s
         torch.testing.assert_close(grad, other, rtol=1e-10, atol=1e-10 * max(1.0, largest))
 
 
+DRAWS = 7
+"""Draws of values for each layout: the rounding errors of a single draw, and so the ratio of two forms, vary by chance."""
+
+
 def check_in_float32(form: Form, plan: list[Layout], *, heads: int, rows: int) -> None:
-    """Errors in float32, outputs and gradients, at most twice those of the dense form plus 1e-6."""
+    """Median errors in float32 over draws, outputs and gradients: at most twice those of the dense form plus 1e-6."""
+    draws = [[replace(layout, seed=layout.seed + number) for layout in plan] for number in range(DRAWS)]
+    errors = torch.tensor([_errors_in_float32(form, draw, heads=heads, rows=rows) for draw in draws]).median(dim=0).values
+    own, dense = errors.reshape(2, 2)
+    assert bool((own <= 2 * dense + 1e-6).all()), f"outputs and gradients: {own.tolist()}, dense {dense.tolist()}"
+
+
+def _errors_in_float32(form: Form, plan: list[Layout], *, heads: int, rows: int) -> list[float]:
+    """Largest errors of outputs and of gradients, of the form and then of the dense form, relative to the largest value."""
     torch.manual_seed(plan[0].seed)
     blocks = build(plan)
     query = torch.randn(1, heads, rows, 2).double().requires_grad_()
@@ -125,16 +137,15 @@ def check_in_float32(form: Form, plan: list[Layout], *, heads: int, rows: int) -
     single.load_state_dict(exact_weights.state_dict())
     exact_weights.load_state_dict(single.state_dict())
     exact, exact_grads = run(dense_attention, query, blocks, exact_weights)
-    errors = {}
-    for name, own_form in {"dense": dense_attention, "own": form}.items():
-        own = query.detach().float().requires_grad_()
-        out, grads = run(own_form, own, converted(blocks, torch.float32), single)
-        errors[name] = float((out - exact).detach().abs().max() / exact.detach().abs().max().clamp(min=1.0))
+    # Gradients that are exactly zero come out as rounding noise in every form: measure against the largest.
+    largest = max(1.0, *(float(grad.abs().max()) for grad in exact_grads))
+    errors = []
+    for compared in (form, dense_attention):
+        single_query = query.detach().float().requires_grad_()
+        out, grads = run(compared, single_query, converted(blocks, torch.float32), single)
         assert all(bool(grad.isfinite().all()) for grad in grads)
-        # Gradients that are exactly zero come out as rounding noise in every form: measure against the largest.
-        largest = max(1.0, *(float(grad.abs().max()) for grad in exact_grads))
-        errors[name + " gradients"] = max(
-            float((grad - other).abs().max()) / largest for grad, other in zip(grads, exact_grads, strict=True)
+        errors.append(float((out - exact).detach().abs().max() / exact.detach().abs().max().clamp(min=1.0)))
+        errors.append(
+            max(float((grad - other).abs().max()) / largest for grad, other in zip(grads, exact_grads, strict=True))
         )
-    assert errors["own"] <= 2 * errors["dense"] + 1e-6
-    assert errors["own gradients"] <= 2 * errors["dense gradients"] + 1e-6
+    return errors

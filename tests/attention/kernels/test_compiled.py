@@ -266,7 +266,7 @@ def test_lengths_modalities_and_modes_compile_once_for_each_kind() -> None:
 WHOLE = """
 import torch
 from perceiver import Tokens
-from perceiver.attention import compiled
+from perceiver.attention.kernels import compiled
 from perceiver.attention.forms.factored import factored_attention
 from perceiver.attention.projection import TokenProjection
 
@@ -361,7 +361,7 @@ def test_failing_compilation_warns_once_and_eager_serves(monkeypatch: pytest.Mon
 BROKEN = """
 import warnings
 import torch
-from perceiver.attention import compiled, eager
+from perceiver.attention.kernels import compiled, eager
 arguments = (torch.randn(1, 3, 2), [torch.randn(2, 1, 9, 2)], torch.rand(2, 1, 9) + 0.5, None)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")

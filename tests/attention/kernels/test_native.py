@@ -193,7 +193,7 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
 
 FORKED = """
 import os, warnings, torch
-from perceiver.attention import native
+from perceiver.attention.kernels import native
 torch.set_num_threads(2)
 warnings.filterwarnings("ignore", message=".*fork.*")
 def read():
