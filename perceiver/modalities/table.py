@@ -25,8 +25,8 @@ def table(raw: Any, *, modality: Mapping[str, Any], name: str) -> dict[str, Tens
     Dates are numbers too.
 
     Args:
-        raw: from column to value; None, NaN, an empty text or no entry at all where it is missing, in columns of numbers also
-            one of the words of `MISSING_NUMBERS`.
+        raw: from column to value; None, NaN, an empty text or no entry at all where it is missing, in columns of numbers
+            also one of the words of `MISSING_NUMBERS`.
         modality: `numbers`, a list of names; `categories`, from name to a list of the known values; maybe `mean` and `std`;
             `written` and `dates`, from name to how its text is written, see `written_numbers`.
         name: what error messages call it.

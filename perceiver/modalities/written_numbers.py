@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
-MISSING_NUMBERS = frozenset(
-    ("", "#n/a", "#n/a n/a", "#na", "-1.#ind", "-1.#qnan", "-nan", "1.#ind", "1.#qnan", "<na>", "n/a", "na", "null", "nan")
-    + ("none", "nat", "?", "-", "--", ".", "..", "n.a.", "unknown", "missing", "not available")
-)
+MISSING_NUMBERS = {
+    *("", "#n/a", "#n/a n/a", "#na", "-1.#ind", "-1.#qnan", "-nan", "1.#ind", "1.#qnan", "<na>", "n/a", "na", "null", "nan"),
+    *("none", "nat", "?", "-", "--", ".", "..", "n.a.", "unknown", "missing", "not available"),
+}
 """What stands for a missing number or date: the words of pandas and common marks; upper and lower case are one."""
 
 _WRITTEN = re.compile(

@@ -11,7 +11,6 @@ from perceiver.data.loading.collation import Augment
 from perceiver.data.loading.labelled_module import LabelledDataModule
 from perceiver.data.loading.samples import Samples
 from perceiver.data.loading.splits import stratified_split
-from perceiver.data.readers.folder_files import files_below, split_folder
 from perceiver.data.readers.audio import (
     SUFFIXES,
     Recordings,
@@ -19,6 +18,7 @@ from perceiver.data.readers.audio import (
     check_recording,
     loudness,
 )
+from perceiver.data.readers.folder_files import files_below, split_folder
 
 SPLITS = ("train", "val", "test")
 

@@ -171,8 +171,8 @@ class SegmentationFolder(DenseDataModule):
         absent = [name for name, count in zip(names, counts.tolist(), strict=True) if count == 0]
         if len(names) - len(absent) < 2:
             raise ValueError(
-                f"{plain.folder}: expected pixels of two classes or more in the masks, got none of {', '.join(absent)}. Numbers "
-                f"in data.ignored={list(self.ignored)} do not count; where masks hold other numbers than 0 to "
+                f"{plain.folder}: expected pixels of two classes or more in the masks, got none of {', '.join(absent)}. "
+                f"Numbers in data.ignored={list(self.ignored)} do not count; where masks hold other numbers than 0 to "
                 f"{len(names) - 1}, give those of the classes in data.mask_values."
             )
         if absent:

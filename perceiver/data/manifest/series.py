@@ -57,7 +57,8 @@ def read_series(value: Any, *, facts: Mapping[str, Any]) -> dict[str, Any]:
 def has_times(value: Any, *, facts: Mapping[str, Any]) -> bool:
     """Whether a series has times of its own. Errors as in `read_series`."""
     if isinstance(value, Path | FileContent):
-        return _time_column(list(_columns(_file(value, head=True).header, facts, path=value)), facts, where=f"{value}: ") is not None
+        columns = _columns(_file(value, head=True).header, facts, path=value)
+        return _time_column(list(columns), facts, where=f"{value}: ") is not None
     return _series(value, facts)[2] is not None
 
 
@@ -132,11 +133,15 @@ def _from_file(
     if not file.rows:
         return names, np.empty((0, len(names))), None
     cells = list(zip(*file.rows, strict=True))
-    values = [numbers_of(cells[columns[name]], lambda step, n=name: f"{path}, column {n!r}, row {step + 2}") for name in asked]
+    values = [_values(cells[columns[name]], where=f"{path}, column {name!r}") for name in asked]
     if time is None:
         return asked, np.stack(values, axis=1), None
     times = _times(cells[columns[time]], lambda step: f"{path}, row {step + 2}, column {time!r}")
     return asked, np.stack(values, axis=1), times
+
+
+def _values(column: Sequence[str], *, where: str) -> NDArray[np.float64]:
+    return numbers_of(column, lambda step: f"{where}, row {step + 2}")
 
 
 def _file(path: Path | FileContent, *, head: bool = False) -> Delimited:

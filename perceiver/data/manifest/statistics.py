@@ -78,10 +78,11 @@ def learned_facts(
     if modality.kind == "text" and not facts.get("files"):
         _warn_of_paths(modality, table=table, rows=there, folder=folder)
     if modality.kind == "timeseries" and facts.get("step_seconds") is None:
-        if not any(_has_times(table.cell(row, modality.columns[0]), facts, folder) for row in there):
+        series = (table.cell(row, modality.columns[0]) for row in there)
+        if not any(_has_times(one, facts, folder) for one in series):
             facts["step_seconds"] = 1.0
             log.info(
-                "%s, column %r: series have no times, so that steps are 1 second apart; set step_seconds for another interval.",
+                "%s, column %r: series have no times, so that steps are 1 second apart; set step_seconds for others.",
                 *(table.path, modality.columns[0]),
             )
     if modality.kind not in _MEASURES:
@@ -170,8 +171,8 @@ def _table_facts(facts: dict[str, Any], table: ManifestTable, rows: Sequence[int
             except ValueError:
                 bad.report(
                     row,
-                    f"{table.where(row, name)}: expected a {what}, as in other rows, got {shortened(value)}. If the column is "
-                    "meant so, name it under categories.",
+                    f"{table.where(row, name)}: expected a {what}, as in other rows, got {shortened(value)}. If the column "
+                    "is meant so, name it under categories.",
                 )
             else:
                 present += [] if number is None else [number]
@@ -225,8 +226,8 @@ def warn_of_unknown_values(table: ManifestTable, rows: Sequence[int], *, facts: 
         unknown = Counter(text for value in values if number_of_name(text := plain_text(value), known) is None)
         if unknown:
             log.warning(
-                "%s, column %r: %d of %d cells have %d values unknown in training, such as %s; a model takes them for missing "
-                "categories. Known are %s.",
+                "%s, column %r: %d of %d cells have %d values unknown in training, such as %s; a model takes them for "
+                "missing categories. Known are %s.",
                 *(table.path, column, unknown.total(), len(values), len(unknown), shortened(next(iter(unknown)))),
                 shortened(", ".join(known)),
             )

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def split_folder(root: Path, split: str) -> Path:
-    """The folder of a split, "train", "val" or "test"; that of validation may be called `valid`, `validation` or `dev` too.
+    """The folder of a split, "train", "val" or "test"; validation may be called `valid`, `validation` or `dev` too.
 
     Raises:
         ValueError: there are several.
@@ -22,7 +22,8 @@ def split_folder(root: Path, split: str) -> Path:
     if split == "val" and root.is_dir():
         found = sorted(path for path in root.iterdir() if SPLIT_NAMES.get(path.name.lower()) == split and path.is_dir())
     if len(found) > 1:
-        raise ValueError(f"{root}: expected one folder for {split}, got {', '.join(path.name for path in found)}. Remove one.")
+        names = ", ".join(path.name for path in found)
+        raise ValueError(f"{root}: expected one folder for {split}, got {names}. Remove all but one.")
     return found[0] if found else root / split
 
 
@@ -49,7 +50,8 @@ def files_below(folder: Path, *, _above: frozenset[tuple[int, int]] = frozenset(
 def report_left_out(others: Sequence[str], *, folder: Path, kind: str) -> None:
     """Counts in the log the files below a folder that were left out, and names one."""
     if others and process_rank() == 0:
-        log.warning("%s: left out %d files whose names are not those of %s, such as %s.", folder, len(others), kind, others[0])
+        count = len(others)
+        log.warning("%s: left out %d files that are not %s by their names, such as %s.", folder, count, kind, others[0])
 
 
 def by_number(name: str) -> list[tuple[int, str]]:

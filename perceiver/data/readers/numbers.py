@@ -1,6 +1,7 @@
 """Text files of numbers in rows and columns, such as point sets, with or without a header."""
 
 import re
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,10 +38,11 @@ def read_numbers(text: str, *, path: object) -> NDArray[np.float64]:
         name = header[position] if header else f"column {position + 1}"
         if position == width - 1 and not any(map(str.strip, cells)) and (not header or not name):
             break  # a delimiter at the end of each line
-        column = numbers_of(cells, lambda row, n=name: f"{path}, row {row + 1 + named}, {n!r}")
+        where = partial(_place, path, name, 1 + named)
+        column = numbers_of(cells, where)
         if np.isnan(column).any():
             row = int(np.isnan(column).argmax())
-            raise ValueError(f"{path}, row {row + 1 + named}, {name!r}: has no number, got {cells[row]!r}.")
+            raise ValueError(f"{where(row)}: has no number, got {cells[row]!r}.")
         if not (header and _numbers_rows(name, column)):
             columns.append((name.lower(), column))
     # A stable sort: what follows the coordinates keeps its order.
@@ -49,6 +51,10 @@ def read_numbers(text: str, *, path: object) -> NDArray[np.float64]:
     if not columns or not rows:
         raise ValueError(f"{path}: holds no numbers.")
     return np.stack([column for _, column in columns], axis=1)
+
+
+def _place(path: object, name: str, first: int, row: int) -> str:
+    return f"{path}, row {first + row}, {name!r}"
 
 
 def _cells(lines: list[str], *, path: object) -> list[list[str]]:
