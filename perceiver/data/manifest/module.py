@@ -48,8 +48,8 @@ class Manifest(LightningDataModule):
         target: the column of targets; of values, there may be several. Names of classes and labels are what stands there in
             rows for training.
         target_kind: "classes", one for each row; "labels", any number of them, with `label_separator` between them or as a
-            list in JSON, for `task=multilabel`; "values", numbers, for `task=regression`. "auto": as a stored spec says, else
-            classes.
+            list in JSON, for `task=multilabel`; "values", numbers, for `task=regression`. "auto": as a stored spec says,
+            else classes.
         label_separator: between labels in a cell. None: as a stored spec says, else a semicolon.
         delimiter: between the cells of a CSV file. None: found.
         encoding: of a CSV file.
