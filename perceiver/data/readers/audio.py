@@ -101,8 +101,10 @@ def read_recording(
         FileNotFoundError: no such file.
         ValueError: no sound file, truncated, without samples, or with samples that are NaN or infinite.
     """
-    source = _source(path, whole=True)
+    source = _source(path)
     facts = _info(source, path)
+    if facts.format == "MP3" and (stated := _with_stated_length(source)) is not None:
+        source, facts = stated, _info(stated, path)
     num_frames, rate = int(facts.frames), int(facts.samplerate)
     start, wanted = 0, num_frames
     if max_seconds is not None and num_frames > max_seconds * rate:
@@ -155,26 +157,22 @@ def _info(source: str | BytesIO, path: object) -> Any:
     return facts
 
 
-def _source(path: str | os.PathLike[str] | BytesIO, *, whole: bool = False) -> str | BytesIO:
+def _source(path: str | os.PathLike[str] | BytesIO) -> str | BytesIO:
     """What libsndfile reads in full: the file itself, or its content with a header that does not lie about the length.
-
-    Args:
-        path: of the file, or its content.
-        whole: correct headers of MP3 files too, for which all of the file is read.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: it is truncated, which libsndfile does not report.
     """
     if isinstance(path, BytesIO):
-        return _corrected(path, path, whole=whole) or path
+        return _corrected(path, path) or path
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: there is no such file.")
     with Path(path).open("rb") as file:
-        return _corrected(file, path, whole=whole) or str(path)
+        return _corrected(file, path) or str(path)
 
 
-def _corrected(file: BinaryIO, path: object, *, whole: bool) -> BytesIO | None:
+def _corrected(file: BinaryIO, path: object) -> BytesIO | None:
     """None: its header needs no correction."""
     size = file.seek(0, os.SEEK_END)
     chunk = samples_chunk(file)
@@ -186,27 +184,22 @@ def _corrected(file: BinaryIO, path: object, *, whole: bool) -> BytesIO | None:
             raise ValueError(
                 f"{path}: is truncated: its header says {begins + claimed} bytes, but there are {size}. {_REMEDY}"
             )
-        if claimed == 0 and size > begins and _head(file, 4) == b"RIFF":
-            return with_open_length(file.read(), begins)
+        if claimed == 0:
+            content = file.read()
+            file.seek(0)
+            return with_open_length(content, begins)
         return None
-    head = _head(file, 4)
-    if head == b"OggS":
-        whole_stream = ogg_ends(file, size=size)
-        file.seek(0)
-        if not whole_stream:
-            raise ValueError(f"{path}: is truncated: its last page is not the end of the stream. {_REMEDY}")
-    if not whole or not (head[:3] == b"ID3" or (head[:1] == b"\xff" and head[1:2] >= b"\xe0")):
-        return None
-    content = file.read()
+    if file.read(4) == b"OggS" and not ogg_ends(file, size=size):
+        raise ValueError(f"{path}: is truncated: its last page is not the end of the stream. {_REMEDY}")
     file.seek(0)
+    return None
+
+
+def _with_stated_length(source: str | BytesIO) -> BytesIO | None:
+    """None: the MP3 file states its length."""
+    content = source.getvalue() if isinstance(source, BytesIO) else Path(source).read_bytes()
     first, count, stated = mp3_frames(content)
     return None if stated or count == 0 else with_stated_length(content, first, count)
-
-
-def _head(file: BinaryIO, length: int) -> bytes:
-    head = file.read(length)
-    file.seek(0)
-    return head
 
 
 def loudness(recordings: Samples, *, modality: str = "audio", at_most: int = 512) -> dict[str, list[float]]:

@@ -52,8 +52,13 @@ def samples_chunk(file: BinaryIO) -> tuple[int, int] | None:
     return None
 
 
-def with_open_length(content: bytes, begins: int) -> io.BytesIO:
-    """A WAV file whose header claims no samples, with a header that leaves their number open."""
+def with_open_length(content: bytes, begins: int) -> io.BytesIO | None:
+    """A WAV file whose header claims no samples, with a header that leaves their number open. None: it has no samples."""
+    following = content[begins : begins + 8]
+    # A chunk with tags is not sound.
+    is_chunk = following[:4].isalnum() and begins + 8 + int.from_bytes(following[4:], "little") <= len(content)
+    if content[:4] != b"RIFF" or not following or is_chunk:
+        return None
     open_end = b"\xff\xff\xff\xff"
     return io.BytesIO(content[:4] + open_end + content[8 : begins - 4] + open_end + content[begins:])
 
