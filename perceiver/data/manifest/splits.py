@@ -56,9 +56,7 @@ def split_rows(
         for row in rows:
             split = split_of(table, row, column)
             if split is None:
-                bad.report(
-                    row, f"{table.where(row, column)}: expected train, val or test, got {table.cell(row, column)!r}."
-                )
+                bad.report(row, f"{table.where(row, column)}: expected train, val or test, got {table.cell(row, column)!r}.")
             else:
                 getattr(splits, split).append(row)
     if not splits.val and splits.train:

@@ -487,9 +487,7 @@ def test_paths_as_texts_are_noticed(tmp_path: Path, rows: Rows, caplog: pytest.L
     assert "holds paths" not in caplog.text
 
 
-def test_series_without_times_take_a_step_for_each_row(
-    tmp_path: Path, rows: Rows, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_series_without_times_take_a_step_for_each_row(tmp_path: Path, rows: Rows, caplog: pytest.LogCaptureFixture) -> None:
     for row in rows:
         row["series"] = "[[1, 2], [3, 4], [5, 7]]"
     with caplog.at_level(logging.INFO):
@@ -518,7 +516,7 @@ def test_coordinates_of_maps_keep_their_digits(tmp_path: Path, rows: Rows) -> No
     near = np.random.default_rng(0).normal(size=(20, 3))
     for row in rows:
         (tmp_path / row["cloud"]).with_suffix(".xyz").write_text(
-            "\n".join(" ".join(f"{one:.6f}" for one in point) for point in near + [5648349.895, 32456789.1, 100])
+            "\n".join(" ".join(f"{one:.6f}" for one in point) for point in near + np.array([5648349.895, 32456789.1, 100]))
         )
         row["cloud"] = row["cloud"].replace(".npy", ".xyz")
     data = fitted(tmp_path, rows, modalities={"cloud": "points"})
