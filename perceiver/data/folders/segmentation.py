@@ -280,7 +280,7 @@ class ImagePairs:
         """Class numbers plus one, so that the 0 with which transforms fill up is no class; `(H, W)` int64."""
         classes = torch.from_numpy(numbers.astype(np.int64))
         known = range(self.num_classes) if self.values is None else self.values
-        ignored = torch.isin(classes, torch.tensor([one for one in self.ignored if one not in known], dtype=torch.int64))
+        ignored = torch.isin(classes, torch.tensor([one for one in self.ignored if one not in (self.values or ())], dtype=torch.int64))
         numbered = torch.zeros_like(classes)
         for number, value in enumerate(known, start=1):
             numbered[classes == value] = number
@@ -292,7 +292,7 @@ class ImagePairs:
                 f"{path}: expected class numbers {expected}, or data.ignored={list(self.ignored)}, got "
                 f"{int(classes[row, column])}. Correct it, the names of the classes, data.ignored or data.mask_values."
             )
-        return numbered
+        return torch.where(ignored, 0, numbered)
 
     def _augmented(self, pixels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         assert self.augment is not None

@@ -3,9 +3,9 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
-from io import BytesIO
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -172,7 +172,7 @@ def _source(path: str | os.PathLike[str] | BytesIO) -> str | BytesIO:
         return _corrected(file, path) or str(path)
 
 
-def _corrected(file: BinaryIO, path: object) -> BytesIO | None:
+def _corrected(file: BufferedIOBase, path: object) -> BytesIO | None:
     """None: its header needs no correction."""
     size = file.seek(0, os.SEEK_END)
     chunk = samples_chunk(file)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +95,7 @@ def _delimiter(text: str) -> str:
     text = text[:_LOOKED_AT_CHARACTERS]
     best, best_share = ",", -1.0
     for candidate in DELIMITERS:
-        quoting = csv.QUOTE_NONE if candidate == "\t" else csv.QUOTE_MINIMAL
+        quoting: Literal[0, 3] = csv.QUOTE_NONE if candidate == "\t" else csv.QUOTE_MINIMAL
         try:
             _, rows = _parsed(text, candidate, quoting=quoting, at_most=_LOOKED_AT)
         except ValueError:
@@ -107,7 +108,7 @@ def _delimiter(text: str) -> str:
     return best
 
 
-def _parsed(text: str, delimiter: str, *, quoting: int, at_most: int | None = None) -> tuple[list[int], list[list[str]]]:
+def _parsed(text: str, delimiter: str, *, quoting: Literal[0, 3], at_most: int | None = None) -> tuple[list[int], list[list[str]]]:
     """Where each row begins, and its cells; empty lines are left out."""
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=quoting != csv.QUOTE_NONE

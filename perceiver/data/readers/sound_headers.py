@@ -2,7 +2,6 @@
 
 import io
 import struct
-from typing import BinaryIO
 
 # By magic number: where chunks begin, bytes of a chunk's name, format of its size, alignment, name of the samples' chunk.
 _CHUNKS = {
@@ -16,7 +15,7 @@ _CHUNKS = {
 _MOST_CHUNKS = 1000
 
 
-def samples_chunk(file: BinaryIO) -> tuple[int, int] | None:
+def samples_chunk(file: io.BufferedIOBase) -> tuple[int, int] | None:
     """Where the samples of a file with chunks begin, and how many bytes of them its header claims.
 
     None: it is not such a file, or its header leaves the length open, as that of a program that writes to a pipe does.
@@ -66,7 +65,7 @@ def with_open_length(content: bytes, begins: int) -> io.BytesIO | None:
 _LARGEST_OGG_PAGE = 27 + 255 + 255 * 255
 
 
-def ogg_ends(file: BinaryIO, *, size: int) -> bool:
+def ogg_ends(file: io.BufferedIOBase, *, size: int) -> bool:
     """Whether the last page of an Ogg file is whole and the end of its stream."""
     file.seek(max(0, size - 2 * _LARGEST_OGG_PAGE))
     tail = file.read()

@@ -204,7 +204,7 @@ def test_wrong_settings(tmp_path: Path, arguments: dict[str, Any], message: str)
 
 @pytest.mark.parametrize("bits", [2, 4])
 def test_numbers_of_few_bits_are_not_stretched(bits: int, tmp_path: Path) -> None:
-    numbers = np.arange(2**bits, dtype=np.uint8).reshape(2, -1)
+    numbers = np.arange(2**bits, dtype=np.uint8)[None]
     _write_grey(tmp_path / "a.png", numbers, bits=bits)
     assert np.asarray(read_mask(tmp_path / "a.png")).tolist() == numbers.tolist()
 
