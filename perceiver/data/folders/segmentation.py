@@ -280,7 +280,8 @@ class ImagePairs:
         """Class numbers plus one, so that the 0 with which transforms fill up is no class; `(H, W)` int64."""
         classes = torch.from_numpy(numbers.astype(np.int64))
         known = range(self.num_classes) if self.values is None else self.values
-        ignored = torch.isin(classes, torch.tensor([one for one in self.ignored if one not in (self.values or ())], dtype=torch.int64))
+        others = [one for one in self.ignored if one not in (self.values or ())]
+        ignored = torch.isin(classes, torch.tensor(others, dtype=torch.int64))
         numbered = torch.zeros_like(classes)
         for number, value in enumerate(known, start=1):
             numbered[classes == value] = number

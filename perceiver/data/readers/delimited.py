@@ -108,7 +108,9 @@ def _delimiter(text: str) -> str:
     return best
 
 
-def _parsed(text: str, delimiter: str, *, quoting: Literal[0, 3], at_most: int | None = None) -> tuple[list[int], list[list[str]]]:
+def _parsed(
+    text: str, delimiter: str, *, quoting: Literal[0, 3], at_most: int | None = None
+) -> tuple[list[int], list[list[str]]]:
     """Where each row begins, and its cells; empty lines are left out."""
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=quoting != csv.QUOTE_NONE

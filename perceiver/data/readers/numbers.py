@@ -41,8 +41,8 @@ def read_numbers(text: str, *, path: object) -> NDArray[np.float64]:
         where = partial(_place, path, name, 1 + named)
         column = numbers_of(cells, where)
         if np.isnan(column).any():
-            row = int(np.isnan(column).argmax())
-            raise ValueError(f"{where(row)}: has no number, got {cells[row]!r}.")
+            missing = int(np.isnan(column).argmax())
+            raise ValueError(f"{where(missing)}: has no number, got {cells[missing]!r}.")
         if not (header and _numbers_rows(name, column)):
             columns.append((name.lower(), column))
     # A stable sort: what follows the coordinates keeps its order.
