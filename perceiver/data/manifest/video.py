@@ -11,7 +11,7 @@ from perceiver.data.manifest.content import FileContent
 from perceiver.data.readers.array_files import read_array
 from perceiver.data.readers.folder_files import by_number
 from perceiver.data.readers.images import SUFFIXES, read_image
-from perceiver.modalities.framing import to_rgb
+from perceiver.modalities.framing import is_deep, to_rgb
 
 ANIMATIONS = (".gif", ".webp", ".png", ".apng", ".tif", ".tiff")
 
@@ -100,7 +100,7 @@ def _animation(path: Path | FileContent, num_frames: int | None, deep_range: Seq
             wanted = set(chosen)
             # One after another: a frame is drawn over those before it.
             kept = {
-                number: to_rgb(frame, deep_range=deep_range).copy()
+                number: to_rgb(frame, deep_range=deep_range) if is_deep(frame) else frame.convert("RGB")
                 for number, frame in enumerate(ImageSequence.Iterator(image))
                 if number in wanted
             }

@@ -32,7 +32,9 @@ def read_numbers(text: str, *, path: object) -> NDArray[np.float64]:
     width = len(header or rows[0])
     for number, row in enumerate(rows, start=1 + named):
         if len(row) != width:
-            raise ValueError(f"{path}: expected rows of equal length, got {len(row)} cells in row {number}, {width} before.")
+            raise ValueError(
+                f"{path}: holds no numbers in rows of equal length: row {number} has {len(row)} cells, those before {width}."
+            )
     columns = []
     for position, cells in enumerate(zip(*rows, strict=True)):
         name = header[position] if header else f"column {position + 1}"
