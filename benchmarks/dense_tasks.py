@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 from torchmetrics.classification import MulticlassJaccardIndex
 
 import perceiver
 from perceiver.batch import Batch
+from perceiver.run.data import make_data
 from perceiver.targets.kinds import target_of
 
 TRAINING_SCENES = 512
@@ -118,7 +118,7 @@ def compare(run: Path, *, split: str) -> dict[str, float]:
     """Scores by name; what they are says the kind of the run's target."""
     model = perceiver.load(run).eval()
     config = OmegaConf.load(run / "config.yaml")
-    module = instantiate(config.data, _convert_="all")
+    module = make_data(config.data)
     module.prepare_data()
     module.spec = model.spec
     module.setup("fit")

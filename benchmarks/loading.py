@@ -29,11 +29,13 @@ from torch import Tensor
 
 from perceiver.batch import Batch
 from perceiver.checkpoints.build import build_model
-from perceiver.data.folders.images import ImageFolder
+from perceiver.data import DataModule
 from perceiver.model import Perceiver
-from perceiver.run.configuration.resolve import register_resolvers, resolve
+from perceiver.run.configuration.resolve import resolve
+from perceiver.run.configuration.resolvers import register_resolvers
+from perceiver.run.data import make_data
 from perceiver.run.main import conf_directory
-from perceiver.tasks.parameter_groups import parameter_groups
+from perceiver.training.optimizer import parameter_groups
 
 TARGET = 1.5
 SIZE, CLASSES = 32, 10
@@ -72,8 +74,8 @@ def measure(root: Path, *, workers: int, repetitions: int) -> tuple[list[float],
     with initialize_config_dir(str(conf_directory()), version_base="1.3"):
         overrides = ["experiment=mnist", "data=image_folder", f"data.root={root}", f"data.size=[{SIZE},{SIZE}]"]
         config = compose("train", overrides=[*overrides, f"data.num_workers={workers}", "test=false", "run_dir=nowhere"])
-        data = instantiate(config.data, _convert_="all")
-        assert isinstance(data, ImageFolder)
+        data = make_data(config.data)
+        assert isinstance(data, DataModule)
         data.prepare_data()
         data.setup("fit")
         plain = resolve(config, data.spec)

@@ -96,7 +96,7 @@ def _run(overrides: Sequence[str], directory: Path) -> None:
     """What `train.py experiment=manifest` does, in this process."""
     from hydra import compose, initialize_config_dir
 
-    from perceiver.run.configuration.resolve import register_resolvers
+    from perceiver.run.configuration.resolvers import register_resolvers
     from perceiver.run.job import run
     from perceiver.run.main import conf_directory
 
@@ -260,7 +260,7 @@ def _digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
     root = os.environ.get("PERCEIVER_DATA")
     if root is not None and (Path(root) / "MNIST" / "raw").is_dir():
-        split = MNIST(root=root, download=False).files.read("train")
+        split = MNIST(root=root, download=False).read("train")
         return split.pixels[:, 0].numpy(), split.labels.numpy()
     from sklearn.datasets import load_digits
 

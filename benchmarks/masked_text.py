@@ -22,10 +22,10 @@ import torch
 from hydra.utils import instantiate
 
 from perceiver import checkpoints
-from perceiver.inference.evaluating import evaluating
 from perceiver.inference.infilling import vocabulary_of
 from perceiver.modalities.text_bytes import NUM_SPECIAL
-from perceiver.tasks.masked_tokens import cross_entropies, generators_of
+from perceiver.objectives.masked_tokens import cross_entropies, generators_of
+from perceiver.runtime.evaluating import evaluating
 
 EDGE, HIDDEN = 256, 257
 Context = tuple[int, ...]

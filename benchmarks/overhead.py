@@ -28,10 +28,12 @@ from hydra.utils import instantiate
 from lightning.pytorch import Callback, seed_everything
 
 from perceiver.checkpoints.build import build_model
-from perceiver.run.configuration.resolve import register_resolvers, resolve
+from perceiver.run.configuration.resolve import resolve
+from perceiver.run.configuration.resolvers import register_resolvers
+from perceiver.run.data import make_data
 from perceiver.run.job import run
 from perceiver.run.main import conf_directory
-from perceiver.tasks.parameter_groups import parameter_groups
+from perceiver.training.optimizer import parameter_groups
 
 TARGET = 1.05
 # The first steps allocate and warm caches.
@@ -93,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def bare_loop(config: Any, *, steps: int) -> list[tuple[float, float]]:
     """Times after each step of a loop without Lightning."""
-    data = instantiate(config.data, _convert_="all")
+    data = make_data(config.data)
     data.prepare_data()
     data.setup("fit")
     plain = resolve(config, data.spec)

@@ -19,7 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from perceiver.batch import Batch
 from perceiver.checkpoints.build import build_model
-from perceiver.run.configuration.resolve import register_resolvers, resolve
+from perceiver.run.configuration.resolve import resolve
+from perceiver.run.configuration.resolvers import register_resolvers
 from perceiver.run.reporting.console import forward_flops
 
 CONF = Path(__file__).resolve().parents[1] / "conf"

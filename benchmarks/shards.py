@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from manifest import make_manifest
 
-from perceiver.data import Manifest
+from perceiver.data import DataModule, Manifest
 from perceiver.data.shards import Shards, write_shards
 
 BATCH = 32
@@ -59,14 +59,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     path = make_manifest(options.folder, rows=options.rows)
-    files = Manifest(manifest=path, batch_size=BATCH, num_workers=0, modalities=MODALITIES)
+    files = DataModule.of(Manifest, manifest=path, batch_size=BATCH, num_workers=0, modalities=MODALITIES)
     files.prepare_data()
     files.setup("fit")
     files.setup("test")
     folder = options.folder / "shards"
-    write_shards(files.splits(), spec=files.spec, folder=folder, source={"manifest": str(path)}, num_workers=0)
+    splits = {name: files.split(name) for name in ("train", "val", "test")}
+    write_shards(splits, spec=files.spec, folder=folder, source={"manifest": str(path)}, num_workers=0)
     alone, with_workers = (
-        Shards(shards=folder, batch_size=BATCH, num_workers=workers) for workers in (0, options.workers)
+        DataModule.of(Shards, shards=folder, batch_size=BATCH, num_workers=workers) for workers in (0, options.workers)
     )
     loaders = {"files": files.train_dataloader(), "shards": alone.train_dataloader()}
     for loader in loaders.values():  # what is done once

@@ -24,15 +24,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 import perceiver
 from perceiver.checkpoints.file import read
+from perceiver.data import DataModule
 from perceiver.data.synthetic.matching import SEPARATOR
 from perceiver.data.synthetic.paired_digits import PairedDigits
 from perceiver.model import Perceiver
+from perceiver.run.data import make_data
 
 RECORDINGS = "spoken_digits/"
 RESAMPLES = 10_000
@@ -103,9 +104,9 @@ class Evaluation:
 def evaluate(run: Path, *, changes: Sequence[str] = (), validation: bool = False) -> Evaluation:
     """Every subset of the modalities of a run's best model, on all pairs of the test (or validation) split."""
     config = OmegaConf.merge(OmegaConf.load(run / "config.yaml").data, OmegaConf.from_dotlist(list(changes)))
-    data = instantiate(config, _convert_="all")
-    if not isinstance(data, PairedDigits):
-        raise ValueError(f"{run}: expected a run on data=av_digits or data=trimodal_digits, got {type(data).__name__}.")
+    data = make_data(config)
+    if not isinstance(data, DataModule) or not isinstance(data.source, PairedDigits):
+        raise ValueError(f"{run}: expected a run on data=av_digits or data=trimodal_digits, got {config._target_}.")
     data.prepare_data()
     spec = read(run).spec
     assert spec is not None

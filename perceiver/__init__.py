@@ -1,61 +1,83 @@
 """A Perceiver-style multimodal encoder: latents that cross-attend to any inputs, kept as tokens whose parts broadcast."""
 
-from perceiver.attention import CrossAttention
-from perceiver.batch import Batch, Sample
-from perceiver.checkpoints.file import load, save
-from perceiver.collate import Collate
-from perceiver.decoders import (
-    ClassificationDecoder,
-    InputQueries,
-    LearnedQueries,
-    MultimodalDecoder,
-    PositionalQueries,
-    QueryDecoder,
-    TiedLogits,
-)
-from perceiver.decoders.pooled import PooledHead
-from perceiver.encoder import Encoder
-from perceiver.fusion import Fusion
-from perceiver.inference.infilling import FilledIn, fill_in
-from perceiver.inference.tiling import flow_in_tiles
-from perceiver.masking.modality_dropout import ModalityDropout
-from perceiver.model import Perceiver
-from perceiver.positions import Fourier, LearnedTable, Projected
-from perceiver.targets.classes import Prediction
-from perceiver.targets.labels import LabelsPrediction
-from perceiver.targets.pixels import FieldPrediction, SegmentationPrediction
-from perceiver.targets.values import ValuesPrediction
-from perceiver.tokens import Tokens
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "Batch",
-    "ClassificationDecoder",
-    "Collate",
-    "CrossAttention",
-    "Encoder",
-    "FieldPrediction",
-    "FilledIn",
-    "Fourier",
-    "Fusion",
-    "InputQueries",
-    "LabelsPrediction",
-    "LearnedQueries",
-    "LearnedTable",
-    "ModalityDropout",
-    "MultimodalDecoder",
-    "Perceiver",
-    "PooledHead",
-    "PositionalQueries",
-    "Prediction",
-    "Projected",
-    "QueryDecoder",
-    "Sample",
-    "SegmentationPrediction",
-    "TiedLogits",
-    "Tokens",
-    "ValuesPrediction",
-    "fill_in",
-    "flow_in_tiles",
-    "load",
-    "save",
-]
+# ruff: noqa: I001  (it would split the imports below, whose aliases make the names public to type checkers)
+
+if TYPE_CHECKING:
+    from perceiver.attention import CrossAttention as CrossAttention
+    from perceiver.batch import Batch as Batch, Sample as Sample
+    from perceiver.checkpoints.file import load as load, save as save
+    from perceiver.collate import Collate as Collate
+    from perceiver.decoders import (
+        ClassificationDecoder as ClassificationDecoder,
+        InputQueries as InputQueries,
+        LearnedQueries as LearnedQueries,
+        MultimodalDecoder as MultimodalDecoder,
+        PositionalQueries as PositionalQueries,
+        QueryDecoder as QueryDecoder,
+        TiedLogits as TiedLogits,
+    )
+    from perceiver.decoders.pooled import PooledHead as PooledHead
+    from perceiver.encoder import Encoder as Encoder
+    from perceiver.fusion import Fusion as Fusion
+    from perceiver.inference.infilling import FilledIn as FilledIn, fill_in as fill_in
+    from perceiver.inference.tiling import flow_in_tiles as flow_in_tiles
+    from perceiver.masking.modality_dropout import ModalityDropout as ModalityDropout
+    from perceiver.modalities import Modality as Modality
+    from perceiver.model import Perceiver as Perceiver
+    from perceiver.positions import Fourier as Fourier, LearnedTable as LearnedTable, Projected as Projected
+    from perceiver.targets.classes import Prediction as Prediction
+    from perceiver.targets.labels import LabelsPrediction as LabelsPrediction
+    from perceiver.targets.pixels import FieldPrediction as FieldPrediction, SegmentationPrediction as SegmentationPrediction
+    from perceiver.targets.values import ValuesPrediction as ValuesPrediction
+    from perceiver.tokens import Tokens as Tokens
+
+# Names are imported when they are first used: `python train.py --help` and a mistyped override need no torch.
+_MODULES = {
+    "Batch": "batch",
+    "ClassificationDecoder": "decoders",
+    "Collate": "collate",
+    "CrossAttention": "attention",
+    "Encoder": "encoder",
+    "FieldPrediction": "targets.pixels",
+    "FilledIn": "inference.infilling",
+    "Fourier": "positions",
+    "Fusion": "fusion",
+    "InputQueries": "decoders",
+    "LabelsPrediction": "targets.labels",
+    "LearnedQueries": "decoders",
+    "LearnedTable": "positions",
+    "Modality": "modalities",
+    "ModalityDropout": "masking.modality_dropout",
+    "MultimodalDecoder": "decoders",
+    "Perceiver": "model",
+    "PooledHead": "decoders.pooled",
+    "PositionalQueries": "decoders",
+    "Prediction": "targets.classes",
+    "Projected": "positions",
+    "QueryDecoder": "decoders",
+    "Sample": "batch",
+    "SegmentationPrediction": "targets.pixels",
+    "TiedLogits": "decoders",
+    "Tokens": "tokens",
+    "ValuesPrediction": "targets.values",
+    "fill_in": "inference.infilling",
+    "flow_in_tiles": "inference.tiling",
+    "load": "checkpoints.file",
+    "save": "checkpoints.file",
+}
+
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'perceiver' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"perceiver.{_MODULES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,9 +1,9 @@
-"""Samples and batches: a dict of modalities each, any of which may be absent, and the collation from one to the other."""
+"""Samples and batches: a dict of modalities each, any of which may be absent."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -48,8 +48,11 @@ class Batch:
     @property
     def size(self) -> int:
         """B."""
-        first = next(iter(self.inputs.values()))
-        return (first if isinstance(first, Tensor) else next(iter(first.values()))).shape[0]
+        return first_tensor(next(iter(self.inputs.values()))).shape[0]
+
+    def rows(self, rows: slice) -> Batch:
+        """The batch of some of the samples."""
+        return replace(self._map(lambda x: x[rows]), ids=self.ids[rows])
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory; the DataLoader asks for it."""
@@ -59,7 +62,7 @@ class Batch:
         """The same batch on a device."""
         return self._map(lambda x: x.to(device, non_blocking=non_blocking))
 
-    def _map(self, move: Any) -> Batch:
+    def _map(self, move: Callable[[Tensor], Tensor]) -> Batch:
         return Batch(
             inputs={
                 name: move(x) if isinstance(x, Tensor) else {key: move(part) for key, part in x.items()}
@@ -70,3 +73,8 @@ class Batch:
             ids=self.ids,
             target_mask=None if self.target_mask is None else move(self.target_mask),
         )
+
+
+def first_tensor(x: Tensor | Mapping[str, Tensor]) -> Tensor:
+    """The input of a modality, or the first tensor of one that has several."""
+    return x if isinstance(x, Tensor) else next(iter(x.values()))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from perceiver.batch import Batch, Sample
-from perceiver.modalities.kinds import CHANNEL_AXES, Axis
+from perceiver.modalities.kinds import channel_axes
+from perceiver.modalities.modality import Axis, ModalitySpec
 
 
 class Collate:
@@ -22,13 +22,13 @@ class Collate:
     samples lack (`present` of time series in which no value is missing) is True for these.
 
     Args:
-        modalities: the spec of each modality: `kind`, and `channel_axis` for kinds not listed in `CHANNEL_AXES`: 0 (channels
+        modalities: the spec of each modality: `kind`, and `channel_axis` for kinds that are only a word: 0 (channels
             first), -1 (channels last), "none" (no channels), or a mapping of these by the names of a sample's tensors.
     """
 
-    def __init__(self, *, modalities: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, *, modalities: Mapping[str, ModalitySpec]) -> None:
         self.channel_axes: dict[str, Axis | dict[str, Axis]] = {
-            name: _channel_axes(name, modality) for name, modality in modalities.items()
+            name: channel_axes(name, modality) for name, modality in modalities.items()
         }
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
@@ -112,24 +112,6 @@ class _Value:
 
     where: str
     x: Tensor | dict[str, Tensor]
-
-
-def _channel_axes(name: str, modality: Mapping[str, Any]) -> Axis | dict[str, Axis]:
-    """Of a modality, from its spec."""
-    kind, axis = str(modality.get("kind")), modality.get("channel_axis")
-    if axis is None:
-        if kind in CHANNEL_AXES:
-            return CHANNEL_AXES[kind]
-    elif isinstance(axis, Mapping):
-        if all(one in (0, -1, "none", None) for one in axis.values()):
-            return {str(part): None if one in ("none", None) else int(one) for part, one in axis.items()}
-    elif axis in (0, -1, "none"):
-        return None if axis == "none" else int(axis)
-    raise ValueError(
-        f"spec.modalities.{name}: kind {modality.get('kind')!r} is not one of {', '.join(CHANNEL_AXES)}; say with "
-        "channel_axis how its samples are laid out: 0 (channels first), -1 (channels last), none (no channels), or a "
-        "mapping of these by the names of their tensors."
-    )
 
 
 def _stack_parts(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from perceiver.attention import CrossAttend, Form, SelfAttend
+from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_at_least_one, check_positive
 from perceiver.tokens import Tokens
 
@@ -99,7 +100,7 @@ class Encoder(nn.Module):
         self.latent_channels = latent_channels
         self.checkpoint_activations = checkpoint_activations
         self.latents = nn.Parameter(torch.empty(num_latents, latent_channels))
-        nn.init.trunc_normal_(self.latents, std=latent_std, a=-2 * latent_std, b=2 * latent_std)
+        truncated_normal_(self.latents, std=latent_std)
 
         def cross_attend() -> CrossAttend:
             return CrossAttend(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_positive
 from perceiver.tokens import Tokens
 
@@ -57,7 +58,7 @@ class Fusion(nn.Module):
         if len(names) > 1:
             for name in names:
                 vector = torch.empty(self.channels - channels[name])
-                self.padding[name] = nn.Parameter(nn.init.trunc_normal_(vector, std=std, a=-2 * std, b=2 * std))
+                self.padding[name] = nn.Parameter(truncated_normal_(vector, std=std))
         self.mask_rates = {name: float(rate) for name, rate in sorted((mask_rates or {}).items())}
         if not set(self.mask_rates) <= set(names) or any(not 0 <= rate <= 1 for rate in self.mask_rates.values()):
             raise ValueError(
@@ -66,21 +67,39 @@ class Fusion(nn.Module):
         self.mask = nn.ParameterDict()
         for name in self.mask_rates:
             vector = torch.empty(self.channels)
-            self.mask[name] = nn.Parameter(nn.init.trunc_normal_(vector, std=std, a=-2 * std, b=2 * std))
+            self.mask[name] = nn.Parameter(truncated_normal_(vector, std=std))
 
-    def forward(self, tokens: Mapping[str, Tokens]) -> dict[str, Tokens]:
-        """Tokens of any non-empty subset of the modalities -> the same in sorted order, all with `channels` channels."""
+    def forward(
+        self, tokens: Mapping[str, Tokens], *, mask_rates: Mapping[str, float] | None = None
+    ) -> dict[str, Tokens]:
+        """Tokens of any non-empty subset of the modalities -> the same in sorted order, all with `channels` channels.
+
+        Args:
+            tokens: by modality.
+            mask_rates: rates of this call, in place of those that the fusion was built with. A rate of 1 for a modality
+                without tokens gives it a single token, the mask token.
+
+        Raises:
+            ValueError: a rate for a modality without a mask token.
+        """
+        rates = {**self.mask_rates, **(mask_rates or {})}
+        if set(rates) - set(self.mask_rates):
+            raise ValueError(f"mask_rates: expected any of {sorted(self.mask_rates)}, got {sorted(rates)}.")
         fused = {}
-        for name in sorted(tokens):
+        for name in sorted({*tokens, *(name for name, rate in (mask_rates or {}).items() if rate == 1)}):
+            if name not in tokens:
+                batch = max(own.batch for own in tokens.values())
+                fused[name] = Tokens(parts=(self.mask[name].expand(batch, 1, -1),))
+                continue
             own = tokens[name]
             if name in self.padding:
                 own = own.append(self.padding[name].reshape(*[1] * (own.parts[0].ndim - 1), -1))
-            fused[name] = self._masked(name, own) if name in self.mask_rates else own
+            fused[name] = self._masked(name, own, rate=rates[name]) if name in rates else own
         return fused
 
-    def _masked(self, name: str, tokens: Tokens) -> Tokens:
+    def _masked(self, name: str, tokens: Tokens, *, rate: float) -> Tokens:
         """The tokens of a modality, some or all of them replaced by the mask token, one after the other."""
-        rate, vector = self.mask_rates[name], self.mask[name]
+        vector = self.mask[name]
         if rate < 1 and not (self.training and rate):
             # The sum of no numbers: the mask token has a gradient, zero, in every step.
             first = tokens.parts[0] + vector[:0].sum().to(tokens.parts[0].dtype)

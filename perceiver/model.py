@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from perceiver.batch import Sample
-from perceiver.collate import Collate
-from perceiver.decoders import Decoder
+from perceiver.decoders.decoder import outputs_of, target_index, target_name, target_output
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
 from perceiver.masking.modality_dropout import ModalityDropout
-from perceiver.modalities.preprocess import preprocess
-from perceiver.targets.kinds import target_of
-from perceiver.targets.pixels import cut_to_size
+from perceiver.runtime.evaluating import evaluating
+from perceiver.targets.predict import predict
 from perceiver.tokens import Tokens
 from perceiver.zero_gradients import with_zero_gradients
 
@@ -59,7 +54,7 @@ class Perceiver(nn.Module):
         if not adapters:
             raise ValueError("Perceiver.adapters: expected at least one modality, got none.")
         if fusion is None:
-            fusion = Fusion(channels={name: int(getattr(adapter, "channels")) for name, adapter in adapters.items()})  # noqa: B009
+            fusion = Fusion(channels={name: cast("Any", adapter).channels for name, adapter in adapters.items()})
         if fusion.modalities != tuple(sorted(adapters)):
             raise ValueError(
                 f"Perceiver.fusion: expected one for the modalities {sorted(adapters)}, got {list(fusion.modalities)}."
@@ -86,23 +81,30 @@ class Perceiver(nn.Module):
         self.config: dict[str, Any] | None = None
         """What it was built from, where `perceiver.checkpoints.build.build_model` did; `perceiver.save` writes it."""
 
-    def tokens(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> dict[str, Tokens]:
+    def tokens(
+        self,
+        inputs: Mapping[str, Any],
+        masks: Mapping[str, Tensor] | None = None,
+        *,
+        mask_rates: Mapping[str, float] | None = None,
+    ) -> dict[str, Tokens]:
         """Raw inputs by modality -> fused tokens by modality, in sorted order.
 
         Args:
             inputs: any non-empty subset of the model's modalities, each of the shape that its adapter takes.
             masks: for any of them `(B,)` presence of samples or `(B, *raw grid)` validity of elements; True is valid. In
                 training, modality dropout takes more away.
+            mask_rates: how often mask tokens replace those of a modality, in place of the fusion's own rates; see `Fusion`.
 
         Raises:
-            ValueError: for an unknown modality, a mask without input, none at all, or different batch sizes.
+            ValueError: for an unknown modality, a mask without input, no input at all, no samples, or different batch sizes.
         """
         masks = {} if masks is None else masks
         self._check_modalities(inputs, masks)
         if self.modality_dropout is not None:
             masks = self.modality_dropout(inputs, masks)
         adapted = {name: self.adapters[name](inputs[name], masks.get(name)) for name in sorted(inputs)}
-        fused: dict[str, Tokens] = self.fusion(adapted)
+        fused: dict[str, Tokens] = self.fusion(adapted, mask_rates=mask_rates)
         return fused
 
     def encode(
@@ -123,11 +125,12 @@ class Perceiver(nn.Module):
         *,
         index: Any = None,
         query_mask: Any = None,
+        mask_rates: Mapping[str, float] | None = None,
     ) -> Any:
         """Raw inputs by modality -> output of the head, e.g. logits `(B, num_classes)`.
 
         Args:
-            inputs, masks: see `tokens`.
+            inputs, masks, mask_rates: see `tokens`.
             index: for a `Decoder`, which outputs to compute, by their places in the flattened output grid: `(k,)`, `(B, k)`,
                 or a dict of them by output; None: all.
             query_mask: for a `Decoder`, which of these are wanted, True is valid; others come out as zeros.
@@ -135,59 +138,39 @@ class Perceiver(nn.Module):
         Raises:
             ValueError: as `tokens` does, or for an index or a query mask where the head is no `Decoder`.
         """
-        return self.from_tokens(self.tokens(inputs, masks), index=index, query_mask=query_mask)
+        tokens = self.tokens(inputs, masks, mask_rates=mask_rates)
+        return self.from_tokens(tokens, index=index, query_mask=query_mask)
 
     def from_tokens(self, tokens: Mapping[str, Tokens], *, index: Any = None, query_mask: Any = None) -> Any:
         """Fused tokens, as `tokens` makes them and perhaps with more of them masked -> output of the head; see `forward`."""
         latents = self._latents(tokens)
-        if isinstance(self.head, Decoder):
-            return self.head(latents, tokens=tokens, adapters=self.adapters, index=index, mask=query_mask)
-        if index is not None or query_mask is not None:
-            raise ValueError(
-                f"index, query_mask: {type(self.head).__name__} has no outputs to choose from; expected a head that is a "
-                "perceiver.decoders.Decoder, such as QueryDecoder."
-            )
-        return self.head(latents)
+        return outputs_of(self.head, latents, tokens=tokens, adapters=self.adapters, index=index, mask=query_mask)
 
     def target_outputs(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Any:
-        """What the head says of the target of the spec, e.g. logits `(B, num_classes)`, from inputs that do not show it.
+        """Raw inputs by modality -> the outputs for the target of the spec, e.g. logits `(B, num_classes)`.
 
-        That is the head's output; of a decoder of several outputs the one that it calls its `target`, and others are not
-        decoded. See `tokens` for arguments and errors.
+        They are computed from inputs that do not show the target. A decoder of several outputs decodes its `target` only.
+        See `tokens` for arguments and errors.
 
         Raises:
             ValueError: the head has several outputs, and none of them is the target.
         """
-        target = getattr(self.head, "target", None)
-        if target is None:
-            outputs = self(inputs, masks)
-            if isinstance(outputs, Mapping):
-                raise ValueError(
-                    f"{type(self.head).__name__}: its outputs are {sorted(outputs)}, none of which is the spec's target; "
-                    "MultimodalDecoder has one where its argument target says so."
-                )
-            return outputs
-        none = torch.zeros(0, dtype=torch.int64, device=next(self.parameters()).device)
-        others = [name for name in getattr(self.head, "output_channels", ()) if name != target]
-        read: Tensor = self(*self.without_target(inputs, masks), index=dict.fromkeys(others, none))[target]
-        return read.flatten(1, -2).squeeze(1)
+        index = target_index(self.head, device=next(self.parameters()).device)
+        return target_output(self.head, self(**self.without_target(inputs, masks), index=index))
 
     def without_target(
         self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None
-    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Inputs and masks of which none shows the target, for models that also take it as an input, to decode it.
+    ) -> dict[str, Any]:
+        """Arguments of `forward` that do not show the target, for models that also take it as an input, to decode it.
 
-        It is then absent. A model whose fusion has a mask token for it (Perceiver IO, section 4.3) gets zeros, in place of
-        which that token is read, if the fusion's mask rate is 1.
+        The target is absent. Where the fusion has a mask token for it (Perceiver IO, section 4.3), that is read instead.
         """
-        target = getattr(self.head, "target", None)
-        others = {name: x for name, x in inputs.items() if name != target}
-        if isinstance(target, str) and target in self.adapters and target in self.fusion.mask_rates and others:
-            first = next(iter(others.values()))
-            batch = (first if isinstance(first, Tensor) else next(iter(first.values()))).shape[0]
-            channels = int(getattr(self.adapters[target], "channels"))  # noqa: B009
-            others[target] = next(self.parameters()).new_zeros(batch, channels)
-        return others, {name: mask for name, mask in (masks or {}).items() if name != target}
+        target = target_name(self.head)
+        return {
+            "inputs": {name: x for name, x in inputs.items() if name != target},
+            "masks": {name: mask for name, mask in (masks or {}).items() if name != target},
+            "mask_rates": {name: 1.0 for name in self.fusion.mask_rates if name == target},
+        }
 
     def attention_weights(
         self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None
@@ -213,45 +196,27 @@ class Perceiver(nn.Module):
         steps = self.encoder.attention_by_block(list(tokens.values()), **self._reads_of(tokens))
         return [dict(zip(tokens, step, strict=True)) for step in steps]
 
-    @torch.no_grad()
-    def predict(self, samples: Iterable[Any], *, batch_size: int = 64) -> list[Any]:
-        """What the model says of raw samples, preprocessed as in training.
+    def predict(self, samples: Any, *, batch_size: int = 64) -> list[Any]:
+        """Predict the target of the spec for raw samples, preprocessed as in training, in evaluation mode.
 
         Args:
-            samples: each a dict of raw modalities, any non-empty subset, or, for a model of one modality, its raw value. See
-                `perceiver.modalities.preprocess.preprocess` for what a raw value may be.
+            samples: one sample, or an iterable of samples. A sample is a dict of raw modalities, any non-empty subset, or,
+                for a model of one modality, its raw value: see `perceiver.modalities.preprocess.preprocess`. Images may
+                also be files, a `pathlib.Path` or bytes; so may texts, in UTF-8. An array is one sample or several by its
+                number of axes.
             batch_size: samples at a time.
 
         Returns:
             One for each sample: a `Prediction` of a model that tells classes apart, a `LabelsPrediction` where samples have
             any number of labels, a `ValuesPrediction` of a regression; a `SegmentationPrediction` or a
-            `FieldPrediction`, which hold arrays, where each pixel has a class or values. See `perceiver.targets.classes`.
+            `FieldPrediction`, which hold arrays, where each pixel has a class or values. See `perceiver.targets`.
 
         Raises:
             ValueError: without a spec of the target; for raw values that do not fit the spec, naming the sample.
         """
-        target = target_of(self.spec)
-        if self.spec is None or target is None:
-            raise ValueError(
-                "predict: this model has no spec with class names, labels or values; use a model that perceiver.load "
-                "returned."
-            )
-        if batch_size < 1:
-            raise ValueError(f"predict: batch_size must be at least 1, got {batch_size}.")
-        collate = Collate(modalities=self.spec["modalities"])
         device = next(self.parameters()).device
-        training = self.training
-        self.eval()
-        try:
-            predictions: list[Any] = []
-            prepared = (self._sample(number, raw) for number, raw in enumerate(samples))
-            while rows := list(islice(prepared, batch_size)):
-                batch = collate(rows).to(device)
-                made = target.predict(self.target_outputs(batch.inputs, batch.masks))
-                predictions.extend(cut_to_size(made, target=target, masks=batch.masks))
-            return predictions
-        finally:
-            self.train(training)
+        with evaluating(self):
+            return predict(self.target_outputs, self.spec, samples, batch_size=batch_size, device=device)
 
     def _reads_of(self, tokens: Mapping[str, Tokens]) -> dict[str, list[list[int]]]:
         """The encoder's argument `reads` for these modalities: which of them each cross-attend reads, by their places."""
@@ -270,26 +235,6 @@ class Perceiver(nn.Module):
         parameters = [parameter for name in absent for parameter in self.adapters[name].parameters()]
         return parameters + [self.fusion.padding[name] for name in absent if name in self.fusion.padding]
 
-    def _sample(self, number: int, raw: Any) -> Sample:
-        assert self.spec is not None
-        modalities = self.spec["modalities"]
-        if not isinstance(raw, Mapping):
-            if len(modalities) != 1:
-                raise ValueError(
-                    f"sample {number}: expected a dict with any of {sorted(modalities)}, got {type(raw).__name__}."
-                )
-            raw = {next(iter(modalities)): raw}
-        unknown = set(raw) - set(modalities)
-        if unknown:
-            raise ValueError(
-                f"sample {number}: expected any of the modalities {sorted(modalities)}, got also {sorted(unknown)}."
-            )
-        inputs: dict[str, Tensor | dict[str, Tensor]] = {
-            name: preprocess(value, modality=modalities[name], name=f"sample {number}, modality {name!r}")
-            for name, value in raw.items()
-        }
-        return Sample(inputs=inputs, id=str(number))
-
     def _check_modalities(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor]) -> None:
         known = sorted(self.adapters)
         if not isinstance(inputs, Mapping):
@@ -304,8 +249,12 @@ class Perceiver(nn.Module):
         for name, x in inputs.items():
             parts = {f"{name}.{key}": part for key, part in x.items()} if isinstance(x, Mapping) else {name: x}
             sizes |= {key: part.shape[0] for key, part in parts.items() if isinstance(part, Tensor) and part.ndim}
-        if len(set(sizes.values())) > 1:
+        # Compared one by one: sizes that torch.export or torch.jit.trace leaves open cannot be put into a set.
+        first = next(iter(sizes.values()), 1)
+        if any(size != first for size in sizes.values()):
             raise ValueError(f"inputs: expected one batch size for all modalities, got {sizes}.")
+        if first == 0:
+            raise ValueError(f"inputs: expected at least one sample, got a batch of none: {sizes}.")
 
 
 def _check_reads(reads: Sequence[Sequence[str]], *, modalities: Sequence[str], num_cross_attends: int) -> None:

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from perceiver.masks import extents
+from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_positive
 
 
@@ -115,7 +116,7 @@ class LearnedTable(nn.Module):
         check_positive("LearnedTable", std=std)
         self.channels = channels
         self.table = nn.Parameter(torch.empty(*grid, channels))
-        nn.init.trunc_normal_(self.table, std=std, a=-2 * std, b=2 * std)
+        truncated_normal_(self.table, std=std)
 
     def forward(self, coordinates: Sequence[Tensor]) -> tuple[Float[Tensor, "..."]]:
         """One coordinate tensor per axis of the table, each `(B or 1, *grid or 1, 1)` -> one part `(B or 1, *grid, c)`.

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from dense_cases import flow_set, segmentation_set
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from image_sets import cifar10_set, cifar100_set, folder_set, idx_set, imagenet_set
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from image_sets import cifar10_set, cifar100_set, cifar_checksums, folder_set, idx_set, imagenet_set
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from manifest_cases import animals, write_csv
@@ -27,8 +28,14 @@ from perceiver.interop.architectures import model_config
 from perceiver.interop.huggingface import from_transformers
 from perceiver.modalities.text_bytes import encode_bytes
 from perceiver.model import Perceiver
+from perceiver.objectives import Dense, Supervised
+from perceiver.objectives.multimodal_autoencoding import Reconstruction
 from perceiver.run.configuration.regularisation import without_regularisation
-from perceiver.run.configuration.resolve import register_resolvers, resolve
+from perceiver.run.configuration.resolve import resolve
+from perceiver.run.configuration.resolvers import register_resolvers
+from perceiver.run.data import make_data
+from perceiver.run.task import make_task
+from perceiver.training import Task
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
@@ -88,6 +95,7 @@ SMALL_SETS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "text_files": (lambda root: (root / "it.txt").write_text("Some text of mine.\n" * 50), ["data.files={root}"]),
     "python_texts": (lambda root: None, []),
 }
+CIFAR = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}
 UNLABELLED = ("python_texts", "text_files")
 
 
@@ -233,15 +241,11 @@ def test_tasks(name: str) -> None:
     }
     config = composed(f"task={name}", *needs.get(name, []))
     plain = resolve(config, {**spec("text" if name == "masked_tokens" else "image"), **TARGETS[name]})
-    optimizer = instantiate(plain["optimizer"], _convert_="all")
-    # Those that are not about a whole sample look at their model.
     dense = name in ("dense_regression", "segmentation")
-    looks = dense or name.startswith("masked") or name.endswith("autoencoding")
-    model = build_model(plain["model"], spec=plain["spec"]) if looks else torch.nn.Linear(2, 2)
-    task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(model=model, optimizer=optimizer)
-    assert type(task).__name__.lower() == f"{name.replace('_', '')}task"
-    if name == "classification":
-        assert task.num_classes == 3
+    model = build_model(plain["model"], spec=plain["spec"])
+    objective = make_task(plain, model, plain["spec"]).objective
+    if isinstance(objective, Supervised | Dense):
+        assert objective.criterion.num_outputs == (1 if "regression" in name else 3)
     best = instantiate(plain["callbacks"]["best"], _convert_="all")
     said = plain.get("monitor") or {"name": "val/accuracy", "mode": "max"}
     assert (best.monitor, best.mode) == (said["name"], said["mode"])
@@ -263,7 +267,7 @@ def test_trainers(name: str) -> None:
 def test_callbacks(name: str) -> None:
     callbacks = [instantiate(entry, _convert_="all") for entry in composed(f"callbacks={name}").callbacks.values()]
     assert all(isinstance(callback, Callback) for callback in callbacks)
-    assert len(callbacks) == (8 if name == "early_stopping" else 7)
+    assert len(callbacks) == (6 if name == "early_stopping" else 5)
 
 
 @pytest.mark.parametrize("name", GROUPS["averaging"])
@@ -300,17 +304,19 @@ def test_loggers(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", GROUPS["data"])
-def test_data(name: str, data_root: Path, tmp_path: Path) -> None:
+def test_data(name: str, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny set in the original format, or the real data; skipped where it is not there."""
     make, overrides = SMALL_SETS.get(name, (None, []))
     if make is not None:
         make(tmp_path)
+    if name in CIFAR:
+        cifar_checksums(tmp_path, CIFAR[name], monkeypatch)
     overrides = [override.replace("{root}", str(tmp_path)) for override in overrides]
     known = composed(f"data={name}").data
     settings = {"root": data_root if make is None else tmp_path, "download": "false"}
     overrides += [f"data.{key}={settings[key]}" for key in settings if key in known]
     config = composed(f"data={name}", *overrides, *(["task=masked_tokens"] if name in UNLABELLED else []))
-    data = instantiate(config.data, _convert_="all")
+    data = make_data(config.data)
     try:
         data.prepare_data()
     except FileNotFoundError as error:
@@ -331,12 +337,13 @@ def test_data(name: str, data_root: Path, tmp_path: Path) -> None:
     assert model(batch.inputs, batch.masks).shape == expected
 
 
-def test_augmentation_is_a_list_to_choose_from(tmp_path: Path) -> None:
+def test_augmentation_is_a_list_to_choose_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cifar10_set(tmp_path)
+    cifar_checksums(tmp_path, CIFAR["cifar10"], monkeypatch)
     listed = ["RandAugment", "RandomErasing", "{_target_: torchvision.transforms.v2.RandomResizedCrop, size: [32, 32]}"]
     entries = ", ".join(x if x[0] == "{" else f"{{_target_: torchvision.transforms.v2.{x}}}" for x in listed)
     overrides = [f"data.augment.transforms=[{entries}]", f"data.root={tmp_path}", "data.validation_size=10"]
-    data = instantiate(composed("data=cifar10", *overrides).data, _convert_="all")
+    data = make_data(composed("data=cifar10", *overrides).data)
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
     assert batch.inputs["image"].shape == (90, 3, 32, 32)
@@ -365,10 +372,8 @@ def test_experiments(name: str) -> None:
     else:
         assert outputs.shape == ((2, 7, 262) if "text" in modalities else (2, 3))
     plain = resolve(config, facts)
-    assert isinstance(instantiate(plain["data"], _convert_="all"), LightningDataModule)
-    optimizer = instantiate(plain["optimizer"], _convert_="all")
-    task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(model=model, optimizer=optimizer)
-    assert isinstance(task, LightningModule)
+    assert isinstance(make_data(plain["data"]), LightningDataModule)
+    assert isinstance(make_task(plain, model, facts), Task)
 
 
 AUTOENCODERS: dict[str, dict[str, Any]] = {
@@ -401,11 +406,11 @@ def test_autoencoders(name: str) -> None:
     if large:
         plain["model"]["encoder"] |= {"num_latents": 4, "latent_channels": 16, "num_layers_per_block": 1}
     model = build_model(plain["model"], spec=facts)
-    assert isinstance(instantiate(plain["data"], _convert_="all"), LightningDataModule)
-    task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(model=model, optimizer=torch.optim.SGD)
+    assert isinstance(make_data(plain["data"]), LightningDataModule)
+    objective: Any = make_task(plain, model, facts).objective
     inputs: dict[str, Any] = {key: torch.rand(2, *one["shape"]) for key, one in facts["modalities"].items()}
     batch = Batch(inputs=inputs, target=torch.tensor([3, 9]))
-    losses, outputs = task.losses(batch, index=task.sampled(batch))
+    losses, outputs = objective.losses(model, batch, index=objective.sampled(model, batch))
     assert set(losses.values) == {"audio", "label", "video"}
     assert outputs["label"].shape == (2, 1, 10)
     assert outputs["audio"].shape == ((2, 512, 16) if large else (2, 16, 40))
@@ -440,11 +445,11 @@ def test_queries(name: str) -> None:
     config = composed("task=multimodal_autoencoding", *overrides, f"+queries@model.head.queries.{modality}={name}", *pixels)
     plain = resolve(config, facts)
     model = build_model(plain["model"], spec=facts)
-    task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(model=model, optimizer=torch.optim.SGD)
+    objective: Any = make_task(plain, model, facts).objective
     batch = Batch(inputs={modality: INPUTS[modality]}, target=torch.tensor([0, 2]))
-    losses, outputs = task.losses(batch)
+    losses, outputs = objective.losses(model, batch)
     assert losses.values[modality].shape == (2,)
-    assert outputs[modality].shape[:-1] == task.contents(batch)[modality].values.shape[:-1]
+    assert outputs[modality].shape[:-1] == Reconstruction.of(model).contents(batch)[modality].values.shape[:-1]
 
 
 def test_a_modality_that_is_no_targets_name_is_an_error() -> None:
@@ -457,13 +462,11 @@ def dense_experiment(config: DictConfig) -> None:
     """Its data is drawn, and its outputs lie on the grid of the targets."""
     with open_dict(config):
         config.data.update(training_scenes=4, validation_scenes=2, test_scenes=2, batch_size=2)
-    data = instantiate(config.data, _convert_="all")
+    data = make_data(config.data)
     data.setup("fit")
     model = built(config, data.spec)
     plain = resolve(config, data.spec)
-    optimizer = instantiate(plain["optimizer"], _convert_="all")
-    task = instantiate({**plain["task"], "_partial_": True}, _convert_="all")(model=model, optimizer=optimizer)
-    task.log = lambda *_, **__: None
+    task = make_task(plain, model, data.spec)
     batch = task.on_before_batch_transfer(next(iter(data.train_dataloader())), 0)
     assert bool(task.training_step(batch, 0).isfinite())
 

@@ -30,6 +30,7 @@ from perceiver.fusion import Fusion
 from perceiver.masking.modality_dropout import ModalityDropout
 from perceiver.model import Perceiver
 from perceiver.positions import Fourier, LearnedTable
+from perceiver.targets.predict import prepare
 
 SPEC = {
     "modalities": {
@@ -625,7 +626,7 @@ def test_prediction_needs_class_names() -> None:
 
 def test_prediction_of_labels_and_values() -> None:
     model, samples = build().eval(), raw_samples()[:1]
-    batch = Collate(modalities=SPEC["modalities"])([model._sample(0, samples[0])])
+    batch = Collate(modalities=SPEC["modalities"])([prepare(samples[0], SPEC["modalities"], number=0)])
     outputs = model(batch.inputs, batch.masks)[0].tolist()
     model.spec = {**SPEC, "target": {"kind": "labels", "names": ["a", "b", "c"]}}
     [labels] = model.predict(samples)
@@ -651,6 +652,7 @@ def test_prediction_of_labels_and_values() -> None:
         ),
         ({"points": torch.ones(2, 3, 5), "image": torch.ones(3, 3, 6, 7)}, None, "one batch size.*'points': 2.*"),
         ({"points": torch.ones(1, 3, 5), "image": torch.ones(3, 3, 6, 7)}, None, "one batch size"),
+        ({"points": torch.ones(0, 3, 5)}, None, r"at least one sample, got a batch of none: \{'points': 0\}"),
         ({"points": torch.ones(2, 3, 5)}, {"points": torch.ones(3) > 0}, r"\(2,\).*or \(2, 3\).*got \(3,\)"),
         ({"points": torch.ones(2, 3, 4)}, None, r"expected \(batch, points, 5\)"),
     ],

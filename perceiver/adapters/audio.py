@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torchaudio.functional import melscale_fbanks
 
 from perceiver.adapters.content import Content
 from perceiver.masks import grid_mask, patch_mask, zero_masked
@@ -364,6 +363,8 @@ def _mel_filters(
     window_samples: int, sample_rate: int, num_mels: int, min_hertz: float, max_hertz: float
 ) -> Float[Tensor, "frequencies mels"]:
     """The triangular filters on the coarsest frequency axis that gives each of them something to read."""
+    from torchaudio.functional import melscale_fbanks  # imported here: models without sound do without
+
     fft_size = 2 ** max(1, math.ceil(math.log2(window_samples)))
     while True:
         with warnings.catch_warnings():

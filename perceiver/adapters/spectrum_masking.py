@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchaudio.functional import mask_along_axis_iid
 
 
 class SpectrumMasking(nn.Module):
@@ -43,6 +42,8 @@ class SpectrumMasking(nn.Module):
         """`(B, audio_channels, num_mels, T)` in and out."""
         if not self.training:
             return spectrum
+        from torchaudio.functional import mask_along_axis_iid  # imported here: models without sound do without
+
         bands, frames = spectrum.shape[2:]
         for _ in range(self.num_band_masks):
             # torchaudio's widths stay below its argument.

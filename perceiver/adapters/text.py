@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from perceiver.masks import grid_mask
 from perceiver.positions import PositionEncoding, index_coordinates
+from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_positive
 from perceiver.tokens import Tokens
 
@@ -50,7 +51,7 @@ class TextTokens(nn.Module):
         self.vocabulary_size = vocabulary_size
         self.reference_length = reference_length
         self.embedding = nn.Embedding(vocabulary_size, embedding_channels)
-        nn.init.trunc_normal_(self.embedding.weight, std=std, a=-2 * std, b=2 * std)
+        truncated_normal_(self.embedding.weight, std=std)
         self.position = position
         self.add_position = add_position
         if add_position and position.channels != embedding_channels:

@@ -7,6 +7,7 @@ import math
 from torch import Tensor, nn
 
 from perceiver.attention.kernels.linear import Linear
+from perceiver.runtime.initial_values import truncated_normal_
 
 
 class TokenProjection(nn.Module):
@@ -30,7 +31,7 @@ def lecun_linear(inputs: int, outputs: int) -> Linear:
     layer = Linear(inputs, outputs)
     # A normal distribution cut at two standard deviations has 0.8796 of the standard deviation.
     std = 1 / (0.87962566103423978 * math.sqrt(inputs))
-    nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+    truncated_normal_(layer.weight, std=std)
     nn.init.zeros_(layer.bias)
     return layer
 

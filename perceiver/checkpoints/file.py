@@ -23,13 +23,14 @@ from torch import Tensor, nn
 
 from perceiver.checkpoints.allocation import limit_allocation, show_bytes
 from perceiver.checkpoints.build import build_model, canonical
+from perceiver.checkpoints.compare import PREFIX
 from perceiver.checkpoints.plain import PlainError, plain
+from perceiver.checkpoints.trusted_kinds import import_kinds
 from perceiver.model import Perceiver
 from perceiver.runtime.files import atomic_write
 
 FORMAT = 1
 KEY = "perceiver"
-PREFIX = "model."
 RUN_CANDIDATES = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
 
 _COMPILED = "_orig_mod."  # torch.compile wraps a module under this name
@@ -137,7 +138,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 def load(path: str | Path, *, trust: Sequence[str] = (), device: str | torch.device = "cpu") -> Perceiver:
     """Rebuild the model of a checkpoint or run directory, in evaluation mode, with its spec, on `device`.
 
-    `trust` names further packages whose nn.Module classes the file may name, for plug-ins: trust=["my_package"].
+    `trust` names further packages whose classes the file may name, modules and kinds of modality: trust=["my_package"].
     Weights keep the floating-point type that they have in the file.
 
     Raises FileNotFoundError, CheckpointError for a file that is damaged, hostile or of another architecture, and
@@ -156,6 +157,7 @@ def assemble(recipe: Recipe, state: Mapping[str, Tensor], *, trust: Sequence[str
     """
     file = recipe.file
     try:
+        import_kinds(recipe.spec, trust=trust)
         with torch.random.fork_rng(devices=[]), limit_to(state, source="the file"):
             model = build_model(recipe.config["model"], trust=trust, spec=recipe.spec)
     except ValueError as error:

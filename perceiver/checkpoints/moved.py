@@ -7,9 +7,9 @@ MOVED = {
     "perceiver.data.audio_augmentation": "perceiver.data.augmentation.audio",
     "perceiver.data.audio_folder": "perceiver.data.folders.audio",
     "perceiver.data.augmentation": "perceiver.data.augmentation.images",
-    "perceiver.data.cifar": "perceiver.data.datasets.cifar",
+    "perceiver.data.cifar": "perceiver.data.datasets.torchvision_images",
     "perceiver.data.digit_points": "perceiver.data.synthetic.digit_points",
-    "perceiver.data.fashion_mnist": "perceiver.data.datasets.fashion_mnist",
+    "perceiver.data.fashion_mnist": "perceiver.data.datasets.torchvision_images",
     "perceiver.data.image_corruption": "perceiver.data.augmentation.corruption",
     "perceiver.data.image_folder": "perceiver.data.folders.images",
     "perceiver.data.imagenet": "perceiver.data.datasets.imagenet",
@@ -25,16 +25,37 @@ MOVED = {
     "perceiver.run.attention": "perceiver.run.reporting.attention_by_modality",
     "perceiver.run.best_job": "perceiver.run.reporting.best_job",
     "perceiver.run.figures": "perceiver.run.reporting.figures",
+    "perceiver.run.figures.EvaluationFigures": "perceiver.run.reporting.figures.Figures",
     "perceiver.run.last_checkpoint": "perceiver.run.resuming.last_checkpoint",
     "perceiver.run.progress": "perceiver.run.reporting.progress",
     "perceiver.run.sharded": "perceiver.run.processes.fully_sharded",
+    "perceiver.tasks.ClassificationTask": "perceiver.objectives.classification",
+    "perceiver.tasks.DenseRegressionTask": "perceiver.objectives.dense_regression",
+    "perceiver.tasks.MaskedAutoencodingTask": "perceiver.objectives.MaskedAutoencoding",
+    "perceiver.tasks.MaskedTokensTask": "perceiver.objectives.MaskedTokenModelling",
+    "perceiver.tasks.MultilabelTask": "perceiver.objectives.multilabel",
+    "perceiver.tasks.MultimodalAutoencodingTask": "perceiver.objectives.MultimodalAutoencoding",
+    "perceiver.tasks.RegressionTask": "perceiver.objectives.regression",
+    "perceiver.tasks.SegmentationTask": "perceiver.objectives.segmentation",
+    "perceiver.tasks.classification.ClassificationTask": "perceiver.objectives.classification",
+    "perceiver.tasks.dense_losses": "perceiver.objectives",
+    "perceiver.tasks.dense_regression.DenseRegressionTask": "perceiver.objectives.dense_regression",
+    "perceiver.tasks.masked_autoencoding.MaskedAutoencodingTask": "perceiver.objectives.MaskedAutoencoding",
+    "perceiver.tasks.masked_tokens.MaskedTokensTask": "perceiver.objectives.MaskedTokenModelling",
+    "perceiver.tasks.multilabel.MultilabelTask": "perceiver.objectives.multilabel",
+    "perceiver.tasks.multimodal_autoencoding.MultimodalAutoencodingTask": "perceiver.objectives.MultimodalAutoencoding",
+    "perceiver.tasks.regression.RegressionTask": "perceiver.objectives.regression",
+    "perceiver.tasks.schedules.flat_cosine": "perceiver.training.schedules.flat_cosine",
+    "perceiver.tasks.schedules.step_decay": "perceiver.training.schedules.step_decay",
+    "perceiver.tasks.schedules.warmup_cosine": "perceiver.training.schedules.warmup_cosine",
+    "perceiver.tasks.segmentation.SegmentationTask": "perceiver.objectives.segmentation",
     "perceiver.token_masking": "perceiver.masking.text",
 }
-"""From the former name of a module, or of a class in a package, to the present one."""
+"""From the former name of a module, or of a class or function in one, to the present one."""
 
 
 def present_name(name: str) -> str:
-    """The present dotted name of a class whose name may be that of an earlier version; other names as they are.
+    """The present dotted name of a class, or function, whose name may be that of an earlier version; others as they are.
 
     >>> present_name("perceiver.heads.PooledHead")
     'perceiver.decoders.pooled.PooledHead'

@@ -1,10 +1,11 @@
 """From the `_target_` that a config names to a class, and back.
 
 Two readers with different rights. `resolve` serves the caller's own config: any importable class derived from
-nn.Module, spelled as its users spell it (`perceiver.adapters.ImagePixels`). `resolve_trusted` serves checkpoints, which
-may come from strangers: only the class's own spelling (`perceiver.adapters.image.ImagePixels`) inside an allowed
-package is accepted, nothing outside the allowed packages is imported, and no attribute of anything but
-a module's or a class's own dictionary is read. Configs are rewritten to own spellings when they are saved (`spelling`).
+nn.Module (for kinds of modality: from `perceiver.modalities.Modality`), spelled as its users spell it
+(`perceiver.adapters.ImagePixels`). `resolve_trusted` serves checkpoints, which may come from strangers: only
+the class's own spelling (`perceiver.adapters.image.ImagePixels`) inside an allowed package is accepted,
+nothing outside the allowed packages is imported, and no attribute of anything but a module's or a class's own dictionary is
+read. Configs are rewritten to own spellings when they are saved (`spelling`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 from torch import nn
 
 from perceiver.checkpoints.moved import present_name
+from perceiver.modalities.modality import Modality
 
 ALLOWED = ("perceiver", "torch.nn.modules")
 """Packages whose modules every checkpoint may name. torch.nn's layers live in torch.nn.modules; what else lies
@@ -35,11 +37,11 @@ class TargetError(ValueError):
     """A `_target_` names no usable class, or one that this reader must not touch."""
 
 
-def resolve(target: object, *, path: str) -> type[nn.Module]:
-    """The nn.Module class that the caller's own config names at `path`; may import any package.
+def resolve(target: object, *, path: str, base: type = nn.Module) -> type[Any]:
+    """The class derived from `base` that the caller's own config names at `path`; may import any package.
 
-    Raises TargetError where there is no such class, where it is a function, no nn.Module, or a class that could not be found
-    again by its own spelling (then a checkpoint of the model could not be loaded).
+    Raises TargetError where there is no such class, where it is a function, not derived from `base`, or a class that could
+    not be found again by its own spelling (then a checkpoint of the model could not be loaded).
     """
     name = present_name(_checked_name(target, path))
     parts = name.split(".")
@@ -51,7 +53,7 @@ def resolve(target: object, *, path: str) -> type[nn.Module]:
             found = _import(".".join(parts[: index + 1]), name, path)
         else:
             raise TargetError(_not_found(found, ".".join(parts[:index]), part, name, path))
-    cls = _module_class(found, name, path)
+    cls = _derived(found, name, path, base)
     own = spelling(cls)
     if _NAME.fullmatch(own) is None or _lookup(own, path) is not cls:
         raise TargetError(
@@ -80,14 +82,14 @@ def check_allowed(target: object, *, trust: Sequence[str], path: str) -> str:
     raise TargetError(f"{path}: the checkpoint names {name}, outside the trusted packages ({trusted}); {hint}")
 
 
-def resolve_trusted(target: object, *, trust: Sequence[str], path: str) -> type[nn.Module]:
-    """The nn.Module class that a checkpoint names at `path` by the class's own spelling; see the head of this file.
+def resolve_trusted(target: object, *, trust: Sequence[str], path: str, base: type = nn.Module) -> type[Any]:
+    """The class derived from `base` that a checkpoint names at `path` by its own spelling; see the head of this file.
 
     Raises TargetError; nothing was called then, and nothing outside the allowed packages imported.
     """
     name = check_allowed(target, trust=trust, path=path)
     name = present_name(name)
-    cls = _module_class(_lookup(name, path), name, path)
+    cls = _derived(_lookup(name, path), name, path, base)
     if spelling(cls) != name:
         raise TargetError(
             f"{path}: {name} is another name of {spelling(cls)}; a checkpoint must spell the class's own module. "
@@ -126,11 +128,12 @@ def _checked_name(target: object, path: str) -> str:
     return target
 
 
-def _module_class(found: object, name: str, path: str) -> type[nn.Module]:
-    if inspect.isclass(found) and issubclass(found, nn.Module):
+def _derived(found: object, name: str, path: str, base: type) -> type[Any]:
+    if inspect.isclass(found) and issubclass(found, base):
         return found
+    expected = "torch.nn.Module" if base is nn.Module else spelling(base)
     if inspect.isclass(found):
-        problem = "is a class, but not derived from torch.nn.Module"
+        problem = f"is a class, but not derived from {expected}"
     elif isinstance(found, ModuleType):
         problem = "is a module, not a class"
     elif callable(found):
@@ -138,8 +141,8 @@ def _module_class(found: object, name: str, path: str) -> type[nn.Module]:
     else:
         problem = f"is a {type(found).__name__}, not a class"
     raise TargetError(
-        f"{path}: {name} {problem}; expected a class derived from torch.nn.Module, "
-        "since only a model made of those can be loaded again"
+        f"{path}: {name} {problem}; expected a class derived from {expected}, "
+        "since only what is made of those can be loaded again"
     )
 
 
@@ -182,7 +185,8 @@ def _import(module: str, name: str, path: str) -> ModuleType:
 
 
 def _not_found(found: object, owner: str, part: str, name: str, path: str) -> str:
-    possible = [key for key, value in vars(found).items() if inspect.isclass(value) and issubclass(value, nn.Module)]
+    classes = [(key, value) for key, value in vars(found).items() if inspect.isclass(value)]
+    possible = [key for key, cls in classes if issubclass(cls, nn.Module | Modality)]
     if isinstance(found, ModuleType) and hasattr(found, "__path__"):
         possible += [module.name for module in pkgutil.iter_modules(found.__path__)]
     possible = sorted({key for key in possible if not key.startswith("_")})

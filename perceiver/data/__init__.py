@@ -1,25 +1,23 @@
-"""Lightning data modules: real data in, `perceiver.batch.Batch` out, and the `spec` that describes the data."""
+"""Data sets, and the `DataModule` that makes `perceiver.batch.Batch`es of them; its `spec` describes the data."""
 
 from perceiver.data.augmentation.images import RandomAffine
 from perceiver.data.augmentation.mixing import MixUpCutMix
-from perceiver.data.datasets.cifar import CIFAR10, CIFAR100
 from perceiver.data.datasets.digits import Digits
-from perceiver.data.datasets.fashion_mnist import FashionMNIST
 from perceiver.data.datasets.imagenet import ImageNet
-from perceiver.data.datasets.mnist import MNIST
 from perceiver.data.datasets.modelnet40 import ModelNet40
 from perceiver.data.datasets.python_texts import PythonTexts
 from perceiver.data.datasets.speech_commands import SpeechCommands
 from perceiver.data.datasets.spoken_digits import SpokenDigits
+from perceiver.data.datasets.torchvision_images import CIFAR10, CIFAR100, MNIST, FashionMNIST
 from perceiver.data.folders.audio import AudioFolder
 from perceiver.data.folders.flow import FlowFolder
 from perceiver.data.folders.images import ImageFolder
 from perceiver.data.folders.segmentation import SegmentationFolder
 from perceiver.data.folders.text import TextFiles
-from perceiver.data.loading.image_module import ImageDataModule
-from perceiver.data.loading.labelled_module import LabelledDataModule
+from perceiver.data.loading.module import DataModule
+from perceiver.data.loading.source import Source
 from perceiver.data.manifest import Manifest
-from perceiver.data.readers.text_module import TextDataModule
+from perceiver.data.readers.texts import TextSource
 from perceiver.data.synthetic.av_digits import AVDigits
 from perceiver.data.synthetic.dialed_digits import DialedDigits
 from perceiver.data.synthetic.digit_points import DigitPoints
@@ -33,15 +31,14 @@ __all__ = [
     "MNIST",
     "AVDigits",
     "AudioFolder",
+    "DataModule",
     "DialedDigits",
     "DigitPoints",
     "Digits",
     "FashionMNIST",
     "FlowFolder",
-    "ImageDataModule",
     "ImageFolder",
     "ImageNet",
-    "LabelledDataModule",
     "Manifest",
     "MixUpCutMix",
     "ModelNet40",
@@ -50,9 +47,10 @@ __all__ = [
     "PythonTexts",
     "RandomAffine",
     "SegmentationFolder",
+    "Source",
     "SpeechCommands",
     "SpokenDigits",
-    "TextDataModule",
     "TextFiles",
+    "TextSource",
     "TrimodalDigits",
 ]

@@ -5,7 +5,7 @@ a map from what was read to outputs.
 """
 
 from perceiver.decoders.classification import ClassificationDecoder
-from perceiver.decoders.decoder import Decoder
+from perceiver.decoders.decoder import Decoder, Head
 from perceiver.decoders.multimodal import MultimodalDecoder
 from perceiver.decoders.per_class import PerClassDecoder
 from perceiver.decoders.queries import InputQueries, LearnedQueries, PositionalQueries, Queries
@@ -16,6 +16,7 @@ from perceiver.decoders.tied_logits import TiedLogits
 __all__ = [
     "ClassificationDecoder",
     "Decoder",
+    "Head",
     "InputQueries",
     "LearnedQueries",
     "MultimodalDecoder",

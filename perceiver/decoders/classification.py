@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from perceiver.attention import CrossAttend
 from perceiver.attention.projection import lecun_linear
+from perceiver.decoders.decoder import Head
+from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_at_least_one, check_positive
 from perceiver.tokens import Tokens
 
 
-class ClassificationDecoder(nn.Module):
+class ClassificationDecoder(Head):
     """One learned query reads the latents; a linear map makes class logits of it (Perceiver IO, section 4.3).
 
     Args:
@@ -52,9 +54,9 @@ class ClassificationDecoder(nn.Module):
         query_channels = latent_channels if query_channels is None else query_channels
         check_at_least_one("ClassificationDecoder", query_channels=query_channels)
         check_positive("ClassificationDecoder", query_std=query_std)
-        self.num_classes = num_classes
+        self.output_channels = num_classes
         self.query = nn.Parameter(torch.empty(1, query_channels))
-        nn.init.trunc_normal_(self.query, std=query_std, a=-2 * query_std, b=2 * query_std)
+        truncated_normal_(self.query, std=query_std)
         self.cross_attend = CrossAttend(
             query_channels=query_channels,
             token_channels=latent_channels,

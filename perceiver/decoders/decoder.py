@@ -1,4 +1,4 @@
-"""What `Perceiver` asks of a decoder, in contrast to a head, which is called with the latents alone."""
+"""Heads: what makes outputs of a model's latents, and what `Perceiver` asks of them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,30 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from perceiver.tokens import Tokens
 
 
-class Decoder(nn.Module, ABC):
-    """Makes outputs of the latents, of what the model read besides (for queries from the input), and of a choice of outputs.
+class Head(nn.Module):
+    """A map from latents `(B, N, D)` to an output, called with the latents alone unless it is a `Decoder`.
 
-    A model whose head is a `Decoder` hands all of this on; another head gets the latents. Decoders whose queries come from
-    nowhere but themselves can be called with the latents alone, too.
+    Other modules serve as heads, too. What they lack are the attributes by which tables, tasks and figures know them.
+
+    Attributes:
+        output_channels: size of the last axis of the output; by name where there are several outputs.
+        target: of several outputs the one that predicts the target of the spec; None: no output does, or there is only one.
+    """
+
+    output_channels: int | dict[str, int]
+    target: str | None = None
+
+
+class Decoder(Head, ABC):
+    """A head that also gets what the model read (for queries from the input), and a choice of outputs to compute.
+
+    Decoders whose queries come from nowhere but themselves can be called with the latents alone.
     """
 
     @abstractmethod
@@ -39,3 +53,57 @@ class Decoder(nn.Module, ABC):
             mask: which of these are wanted, True is valid: `(B or 1, *grid)`, or `(B or 1, k)` with an index; others come
                 out as zeros. Decoders of several outputs take a dict.
         """
+
+
+def outputs_of(
+    head: nn.Module,
+    latents: Tensor,
+    *,
+    tokens: Mapping[str, Tokens],
+    adapters: Mapping[str, nn.Module] | nn.ModuleDict,
+    index: Any = None,
+    mask: Any = None,
+) -> Any:
+    """The output of any head; see `Decoder.forward`.
+
+    Raises:
+        ValueError: an index or a mask for a head that is no `Decoder`.
+    """
+    if isinstance(head, Decoder):
+        return head(latents, tokens=tokens, adapters=adapters, index=index, mask=mask)
+    if index is not None or mask is not None:
+        raise ValueError(
+            f"index, query_mask: {type(head).__name__} has no outputs to choose from; expected a head that is a "
+            "perceiver.decoders.Decoder, such as QueryDecoder."
+        )
+    return head(latents)
+
+
+def target_name(head: nn.Module) -> str | None:
+    """The output that predicts the target, of a head with several outputs; see `Head.target`."""
+    return head.target if isinstance(head, Head) else None
+
+
+def target_index(head: nn.Module, *, device: torch.device) -> dict[str, Tensor] | None:
+    """The index with which a decoder of several outputs computes its target only; None for other heads."""
+    if not isinstance(head, Head) or head.target is None or isinstance(head.output_channels, int):
+        return None
+    nothing = torch.zeros(0, dtype=torch.int64, device=device)
+    return dict.fromkeys((name for name in head.output_channels if name != head.target), nothing)
+
+
+def target_output(head: nn.Module, outputs: Any) -> Any:
+    """The output that predicts the target: `(B, outputs)` of a decoder of several outputs, the whole output of other heads.
+
+    Raises:
+        ValueError: there are several outputs, and none of them is the target.
+    """
+    name = target_name(head)
+    if name is not None:
+        return outputs[name].flatten(1, -2).squeeze(1)
+    if isinstance(outputs, Mapping):
+        raise ValueError(
+            f"{type(head).__name__}: its outputs are {sorted(outputs)}, none of which is the spec's target; "
+            "MultimodalDecoder has one where its argument target says so."
+        )
+    return outputs

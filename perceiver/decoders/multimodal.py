@@ -39,6 +39,8 @@ class MultimodalDecoder(Decoder):
             attention_dropout, approximate_gelu: as in `QueryDecoder`.
     """
 
+    output_channels: dict[str, int]
+
     def __init__(
         self,
         *,

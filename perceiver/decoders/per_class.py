@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from perceiver.decoders.decoder import Head
 from perceiver.decoders.queries import LearnedQueries
 from perceiver.decoders.query import QueryDecoder
 
 
-class PerClassDecoder(nn.Module):
+class PerClassDecoder(Head):
     """As many learned queries as outputs read the latents; one linear map makes a number of what each has read.
 
     Where one query for all (`ClassificationDecoder`) must read everything at once, here labels that have little to do with
@@ -41,7 +42,7 @@ class PerClassDecoder(nn.Module):
         if num_classes < 1:
             raise ValueError(f"PerClassDecoder.num_classes: expected at least 1, got {num_classes}.")
         channels = latent_channels if query_channels is None else query_channels
-        self.num_classes = num_classes
+        self.output_channels = num_classes
         self.decoder = QueryDecoder(
             latent_channels=latent_channels,
             queries=LearnedQueries(grid=[num_classes], channels=channels),

@@ -6,10 +6,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from perceiver.attention.projection import lecun_linear
+from perceiver.decoders.decoder import Head
 from perceiver.runtime.ranges import check_dropout
 
 
-class PooledHead(nn.Module):
+class PooledHead(Head):
     """The mean over the latents, then a linear map to class logits (Perceiver, section 3.1).
 
     Args:
@@ -23,7 +24,7 @@ class PooledHead(nn.Module):
         if num_classes < 1:
             raise ValueError(f"PooledHead.num_classes: expected at least 1, got {num_classes}.")
         check_dropout("PooledHead", dropout=dropout)
-        self.num_classes = num_classes
+        self.output_channels = num_classes
         self.dropout = nn.Dropout(dropout)
         self.output = lecun_linear(latent_channels, num_classes)
 

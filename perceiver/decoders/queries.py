@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from perceiver.positions import PositionEncoding, grid_coordinates
+from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_positive
 from perceiver.tokens import Tokens
 
@@ -48,7 +49,7 @@ class LearnedQueries(nn.Module):
         self.channels: int | None = channels
         self.modality = modality
         self.queries = nn.Parameter(torch.empty(*grid, channels))
-        nn.init.trunc_normal_(self.queries, std=std, a=-2 * std, b=2 * std)
+        truncated_normal_(self.queries, std=std)
 
     def forward(self, tokens: Mapping[str, Tokens], device: torch.device | None = None) -> Tokens:
         """Queries `(1, *grid, E)`; see `Queries`.

@@ -35,7 +35,13 @@ class QueryDecoder(Decoder):
         dropout: probability of dropping a channel before each residual in training.
         attention_dropout: probability of dropping an attention weight in training.
         approximate_gelu: the tanh form of GELU instead of the exact one.
+
+    Attributes:
+        output_channels: size of the last axis of the outputs, whatever makes them.
+        modality: the modality whose tokens the outputs are about, as `tied_logits` or the queries name it; or None.
     """
+
+    output_channels: int
 
     def __init__(
         self,
@@ -79,6 +85,12 @@ class QueryDecoder(Decoder):
         )
         self.output = nn.Identity() if output_channels is None else lecun_linear(self.query_channels, output_channels)
         self.tied_logits = tied_logits
+        if tied_logits is not None:
+            self.output_channels = tied_logits.vocabulary_size
+        else:
+            self.output_channels = self.query_channels if output_channels is None else output_channels
+        named: str | None = getattr(queries if tied_logits is None else tied_logits, "modality", None)
+        self.modality = named
 
     def forward(
         self,

@@ -83,6 +83,8 @@ class ReconstructionDecoder(Decoder):
         ValueError: nothing can be reconstructed; says why.
     """
 
+    output_channels: dict[str, int]
+
     def __init__(
         self,
         *,
@@ -100,13 +102,13 @@ class ReconstructionDecoder(Decoder):
         check_chunk_size(chunk_size, owner="ReconstructionDecoder")
         channels = latent_channels if query_channels is None else query_channels
         self.chunk_size = chunk_size
-        self.content_channels: dict[str, int] = {}
+        self.output_channels = {}
         self.queries = nn.ModuleDict()
         self.outputs = nn.ModuleDict()
         for name in _reconstructed(adapters, modalities):
             adapter = adapters[name]
             assert isinstance(adapter, Reconstructible)
-            self.content_channels[name] = adapter.content_channels
+            self.output_channels[name] = adapter.content_channels
             self.queries[name] = TokenPositions(
                 modality=name,
                 position_channels=adapter.position_channels + token_channels - adapter.channels,

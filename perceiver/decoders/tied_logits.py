@@ -25,6 +25,7 @@ class TiedLogits(nn.Module):
         if vocabulary_size < 1:
             raise ValueError(f"TiedLogits.vocabulary_size: expected at least 1, got {vocabulary_size}.")
         self.modality = modality
+        self.vocabulary_size = vocabulary_size
         self.bias = nn.Parameter(torch.zeros(vocabulary_size))
 
     def forward(
@@ -42,7 +43,7 @@ class TiedLogits(nn.Module):
                 f"TiedLogits: expected an adapter {self.modality!r} with an attribute embedding, an nn.Embedding; got "
                 f"{'none of that name' if adapter is None else type(adapter).__name__}."
             )
-        expected = (self.bias.shape[0], x.shape[-1])
+        expected = (self.vocabulary_size, x.shape[-1])
         if tuple(embedding.weight.shape) != expected:
             raise ValueError(
                 f"TiedLogits: expected an embedding of {expected} (vocabulary_size, query channels), that of "
@@ -52,4 +53,4 @@ class TiedLogits(nn.Module):
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
-        return f"modality={self.modality!r}, vocabulary_size={self.bias.shape[0]}"
+        return f"modality={self.modality!r}, vocabulary_size={self.vocabulary_size}"

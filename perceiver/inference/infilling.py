@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from perceiver.decoders import QueryDecoder
+from perceiver.decoders import Head, QueryDecoder
 from perceiver.masking.text import MASK
 from perceiver.modalities.text_bytes import NUM_SPECIAL, VOCABULARY_SIZE, decode_bytes, encode_bytes
 from perceiver.model import Perceiver
+from perceiver.runtime.evaluating import evaluating
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,6 @@ class FilledIn:
     alternatives: list[list[tuple[int, float]]]
 
 
-@torch.no_grad()
 def fill_in(
     model: Perceiver,
     text: str | Int[Tensor, "length"] | Sequence[int],
@@ -78,9 +78,7 @@ def fill_in(
 
     device = next(model.parameters()).device
     probability, alternatives = [0.0] * len(places), [[(0, 0.0)]] * len(places)
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         left = list(range(len(places)))
         while left:
             index = places[left]
@@ -93,8 +91,6 @@ def fill_in(
                 probability[left[row]] = float(best.values[row, 0])
                 alternatives[left[row]] = list(zip(best.indices[row].tolist(), best.values[row].tolist(), strict=True))
             left = [one for row, one in enumerate(left) if row not in filled]
-    finally:
-        model.train(training)
     ids = ids[len(first) : len(ids) - len(last)]
     return FilledIn(
         text=decode_bytes(ids) if vocabulary_size == VOCABULARY_SIZE else "",
@@ -120,11 +116,8 @@ def vocabulary_of(model: Perceiver, modality: str, *, asker: str = "fill_in") ->
             f"{modality!r} is {got}."
         )
     head = model.head
-    tied = getattr(head, "tied_logits", None)
-    outputs = getattr(getattr(head, "output", None), "out_features", None)
-    found = tied.bias.shape[0] if tied is not None else outputs
-    if not isinstance(head, QueryDecoder) or found != size:
-        got = type(head).__name__ + ("" if found is None else f" with {found} outputs")
+    if not isinstance(head, QueryDecoder) or head.output_channels != size:
+        got = type(head).__name__ + (f" with {head.output_channels} outputs" if isinstance(head, Head) else "")
         raise ValueError(
             f"{asker}: expected a model whose head tells tokens, a perceiver.decoders.QueryDecoder with logits of the "
             f"{size} ids of {modality!r}, got {got}; task=masked_tokens sets it."
@@ -133,12 +126,9 @@ def vocabulary_of(model: Perceiver, modality: str, *, asker: str = "fill_in") ->
 
 
 def _modality_of(model: Perceiver) -> str:
-    """Of the text that the head is for."""
-    head = model.head
-    said = getattr(getattr(head, "tied_logits", None), "modality", None) or getattr(
-        getattr(head, "queries", None), "modality", None
-    )
-    return str(said) if said is not None else next(iter(model.adapters))
+    """The modality of the text that the head predicts."""
+    named = model.head.modality if isinstance(model.head, QueryDecoder) else None
+    return next(iter(model.adapters)) if named is None else named
 
 
 def _ids(text: str | Tensor | Sequence[int], *, marker: str, mask_id: int, vocabulary_size: int) -> Tensor:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from perceiver.model import Perceiver
+from perceiver.runtime.evaluating import evaluating
 from perceiver.targets.kinds import target_of
 from perceiver.targets.pixels import FieldTarget
 
@@ -124,9 +125,5 @@ def flow_in_tiles(
             return target.values(outputs)
         return outputs.movedim(-1, 1) * scale
 
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         return over_tiles(compute, frames, tile=tile, overlap=overlap)
-    finally:
-        model.train(training)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from perceiver.batch import first_tensor
 from perceiver.masks import presence
 
 
@@ -72,5 +73,5 @@ def _present(x: Tensor | Mapping[str, Tensor], mask: Tensor | None) -> Tensor:
     there = presence(x, mask)
     if there is not None:
         return there
-    first = x if isinstance(x, Tensor) else next(iter(x.values()))
+    first = first_tensor(x)
     return torch.ones(first.shape[0], dtype=torch.bool, device=first.device)

@@ -30,17 +30,13 @@ def scale(x: Tensor, modality: Mapping[str, Any], *, name: str = "image") -> Ten
     return x.to(torch.float32)
 
 
-def normalise(x: Tensor, modality: Mapping[str, Any]) -> Tensor:
-    """Subtract the spec's `mean` and divide by its `std`, per channel; any leading batch dimensions."""
-    if "mean" not in modality:
-        return x
-    last = modality.get("kind") in ("points", "timeseries", "table")
-    axis = modality.get("channel_axis", -1 if last else 0)
-    trailing = 0 if last or axis == -1 else len(modality["shape"]) - 1
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    mean, std = (torch.tensor(modality[key], dtype=dtype).reshape(-1, *[1] * trailing) for key in ("mean", "std"))
-    normalised: Tensor = (x - mean.to(x.device)) / std.to(x.device)
-    return normalised
+def positive(settings: Mapping[str, Any], key: str, *, whole: bool = True, optional: bool = True) -> None:
+    """ValueError unless a setting is a number above 0, or None where it is optional."""
+    value = settings[key]
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not value > 0:
+        raise ValueError(f"{key}: expected a {'whole ' if whole else ''}number above 0, got {value!r}.")
 
 
 def as_tensor(raw: Any, name: str) -> Tensor:

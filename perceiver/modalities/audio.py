@@ -3,40 +3,79 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
-from perceiver.modalities.arrays import as_tensor
+from perceiver.modalities.arrays import as_tensor, positive
+from perceiver.modalities.modality import Modality, ModalitySpec
+from perceiver.modalities.statistics import require_any
 
 
-def audio(raw: Any, modality: Mapping[str, Any], name: str) -> Tensor:
-    rate = None
-    if isinstance(raw, tuple) and len(raw) == 2:
-        raw, rate = raw
-    x = as_tensor(raw, name)
-    if not x.is_floating_point():
-        if x.dtype == torch.int64:
-            x = _sixteen_bits(x, name)
-        limits = torch.iinfo(x.dtype)
-        middle = (limits.min + limits.max + 1) / 2  # unsigned sound is silent in the middle of its range
-        x = (x.to(torch.float64) - middle) / (limits.max + 1 - middle)
-    x = x.to(torch.float32)
-    x = x[None] if x.ndim == 1 else x
-    if x.ndim == 2 and x.shape[0] > x.shape[1] > 0:
-        raise ValueError(f"{name}: expected (channels, samples), got {tuple(x.shape)}; transpose it.")
-    if modality["shape"][0] == 1 and x.ndim == 2 and x.shape[0] > 1:
-        x = x.mean(dim=0, keepdim=True)
-    if modality["shape"][0] > 1 and x.ndim == 2 and x.shape[0] == 1:
-        x = x.expand(modality["shape"][0], -1)
-    if rate is not None and rate != modality["sample_rate"]:
-        x = _resampled(x, int(rate), int(modality["sample_rate"]), name)
-    if modality.get("max_seconds") is not None:
-        x = x[..., : max(1, round(modality["max_seconds"] * modality["sample_rate"]))]
-    return x
+@final
+class AudioModality(Modality):
+    """Sound: `(samples,)` or `(channels, samples)`, or a pair of that and its sample rate -> `(channels, samples)`.
+
+    Integers have the range of their type, those of 64 bits that of 16 bits; a single channel is repeated where there are
+    several. Other sample rates are resampled, and what is longer than the spec's `max_seconds`
+    is cut.
+    """
+
+    channel_axis = 0
+    settings: ClassVar = {"sample_rate": None, "channels": 1, "max_seconds": None}
+    peak = 1.0
+
+    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Channels, sample rate and greatest length."""
+        positive(settings, "sample_rate", optional=False)
+        positive(settings, "channels", optional=False)
+        positive(settings, "max_seconds", whole=False)
+        return {
+            "shape": [settings["channels"], None],
+            "sample_rate": settings["sample_rate"],
+            "max_seconds": settings["max_seconds"],
+            "integer_bits": 16,  # of numbers in lists, which have no type
+        }
+
+    def tensor(self, raw: Any, spec: ModalitySpec, name: str) -> Tensor:
+        """One recording at the spec's sample rate."""
+        rate = None
+        if isinstance(raw, tuple) and len(raw) == 2:
+            raw, rate = raw
+        x = as_tensor(raw, name)
+        if not x.is_floating_point():
+            if x.dtype == torch.int64:
+                x = _sixteen_bits(x, name)
+            limits = torch.iinfo(x.dtype)
+            middle = (limits.min + limits.max + 1) / 2  # unsigned sound is silent in the middle of its range
+            x = (x.to(torch.float64) - middle) / (limits.max + 1 - middle)
+        x = x.to(torch.float32)
+        x = x[None] if x.ndim == 1 else x
+        if x.ndim == 2 and x.shape[0] > x.shape[1] > 0:
+            raise ValueError(f"{name}: expected (channels, samples), got {tuple(x.shape)}; transpose it.")
+        if spec["shape"][0] == 1 and x.ndim == 2 and x.shape[0] > 1:
+            x = x.mean(dim=0, keepdim=True)
+        if spec["shape"][0] > 1 and x.ndim == 2 and x.shape[0] == 1:
+            x = x.expand(spec["shape"][0], -1)
+        if rate is not None and rate != spec["sample_rate"]:
+            x = _resampled(x, int(rate), int(spec["sample_rate"]), name)
+        if spec.get("max_seconds") is not None:
+            x = x[..., : max(1, round(spec["max_seconds"] * spec["sample_rate"]))]
+        return x
+
+    def statistics(self, samples: Iterable[Any], spec: ModalitySpec) -> dict[str, Any]:
+        """Mean 0, so that silence stays 0, and the root mean square of each channel."""
+        count, squares = 0, torch.zeros(())
+        for x in samples:
+            count, squares = count + x.shape[1], squares + x.double().square().sum(dim=1)
+        require_any(count)
+        rms = (squares / count).sqrt()
+        if not bool((rms > 0).all()):
+            raise ValueError("the training recordings are silent: nothing to normalise or to learn from.")
+        return {"mean": [0.0] * len(rms), "std": rms.tolist()}
 
 
 def _sixteen_bits(x: Tensor, name: str) -> Tensor:

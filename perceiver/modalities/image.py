@@ -2,52 +2,131 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from perceiver.modalities.arrays import as_tensor, scale
+from perceiver.modalities.arrays import as_tensor, positive, scale
 from perceiver.modalities.framing import Frame, to_rgb, upright
+from perceiver.modalities.modality import Modality, ModalitySpec
+from perceiver.modalities.statistics import require_any
 
 
-def image(raw: Any, modality: Mapping[str, Any], name: str) -> Tensor:
+@final
+class ImageModality(Modality):
+    """Images: PIL images, arrays `(H, W)` or `(H, W, C)`, tensors `(C, H, W)` -> `(C, H, W)`.
+
+    Integers lie in the spec's `range`, floating-point values in [0, 1]. PIL images are turned upright as EXIF says and,
+    where the spec has a `crop_fraction`, scaled and cropped as in training (`framing.Frame`).
+    """
+
+    channel_axis = 0
+    settings: ClassVar = {"size": None, "channels": 3, "crop_fraction": 1.0, "deep_range": None}
+    peak = 1.0
+
+    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Shape, range and framing."""
+        return _framed(settings)
+
+    def tensor(self, raw: Any, spec: ModalitySpec, name: str) -> Tensor:
+        """One image in [0, 1]."""
+        return _image(raw, spec, name)
+
+    def statistics(self, samples: Iterable[Any], spec: ModalitySpec) -> dict[str, Any]:
+        """Mean and standard deviation of each channel."""
+        return _pixel_statistics(samples)
+
+
+@final
+class VideoModality(Modality):
+    """Videos: arrays `(T, H, W)` or `(T, H, W, C)`, tensors `(C, T, H, W)`, lists of PIL images -> `(C, T, H, W)`.
+
+    Values and frames are as those of images.
+    """
+
+    channel_axis = 0
+    settings: ClassVar = {**ImageModality.settings, "num_frames": 16}
+    peak = 1.0
+
+    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of images, with the number of frames in the shape; None: any."""
+        positive(settings, "num_frames")
+        facts = _framed(settings)
+        channels, height, width = facts["shape"]
+        return {**facts, "shape": [channels, settings["num_frames"], height, width]}
+
+    def tensor(self, raw: Any, spec: ModalitySpec, name: str) -> Tensor:
+        """One video in [0, 1]."""
+        if isinstance(raw, list | tuple) and raw and all(isinstance(frame, Image.Image) for frame in raw):
+            channels, _, *size = spec["shape"]
+            still = {**spec, "shape": [channels, *size]}
+            frames = [_image(frame, still, f"{name}, frame {number}") for number, frame in enumerate(raw)]
+            if sizes := {tuple(frame.shape) for frame in frames[1:]} - {tuple(frames[0].shape)}:
+                raise ValueError(f"{name}: expected frames of one size, got {tuple(frames[0].shape)} and {sizes.pop()}.")
+            return torch.stack(frames, dim=1)
+        if isinstance(raw, np.ndarray) and raw.ndim == 4:
+            raw = np.moveaxis(raw, -1, 0)
+        x = as_tensor(raw, name)
+        return scale(x[None] if x.ndim == 3 else x, spec, name=name)
+
+    def statistics(self, samples: Iterable[Any], spec: ModalitySpec) -> dict[str, Any]:
+        """Mean and standard deviation of each channel."""
+        return _pixel_statistics(samples)
+
+
+def _framed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    if settings["channels"] not in (1, 3):
+        raise ValueError(f"channels: expected 3 (colour) or 1 (grey), got {settings['channels']!r}.")
+    frame = Frame(size=settings["size"], crop_fraction=settings["crop_fraction"])
+    deep = settings["deep_range"]
+    if deep is not None and (len(deep) != 2 or not deep[0] < deep[1]):
+        raise ValueError(f"deep_range: expected [black, white] of images with more than 8 bits per pixel, got {deep!r}.")
+    return {
+        **({} if deep is None else {"deep_range": list(deep)}),
+        "shape": [settings["channels"], frame.height, frame.width],
+        "range": [0, 255],
+        "crop_fraction": frame.crop_fraction,
+    }
+
+
+def _image(raw: Any, spec: ModalitySpec, name: str) -> Tensor:
     if isinstance(raw, Image.Image):
-        raw = np.array(_pixels(raw, modality, name))
+        raw = np.array(_pixels(raw, spec, name))
     if isinstance(raw, np.ndarray) and raw.ndim == 3:
         raw = np.moveaxis(raw, -1, 0)
     x = as_tensor(raw, name)
-    return scale(x[None] if x.ndim == 2 else x, modality, name=name)
+    return scale(x[None] if x.ndim == 2 else x, spec, name=name)
 
 
-def _pixels(image: Image.Image, modality: Mapping[str, Any], name: str) -> Image.Image:
+def _pixels(image: Image.Image, spec: ModalitySpec, name: str) -> Image.Image:
     """In the mode of the training images and, where these were framed, in their size."""
     image.load()  # an array made of an image without its pixels may be empty
-    channels, *size = modality["shape"]
-    framed = "crop_fraction" in modality
-    if (channels == 3 and list(modality.get("range", (0, 255))) == [0, 255]) or (channels == 1 and framed):
+    channels, *size = spec["shape"]
+    framed = "crop_fraction" in spec
+    if (channels == 3 and list(spec.get("range", (0, 255))) == [0, 255]) or (channels == 1 and framed):
         try:
-            image = to_rgb(upright(image), deep_range=modality.get("deep_range"))
+            image = to_rgb(upright(image), deep_range=spec.get("deep_range"))
         except ValueError as error:
             raise ValueError(f"{name}: {error}.") from None
-        image = Frame(size=size, crop_fraction=modality["crop_fraction"])(image) if framed else image
+        image = Frame(size=size, crop_fraction=spec["crop_fraction"])(image) if framed else image
         return image if channels == 3 else image.convert("L")
     # More than 8 bits per pixel (modes I, I;16, F) would be cut off by a conversion to L.
     return image.convert("L") if channels == 1 and image.mode[0] not in "IF" else image
 
 
-def video(raw: Any, modality: Mapping[str, Any], name: str) -> Tensor:
-    if isinstance(raw, list | tuple) and raw and all(isinstance(frame, Image.Image) for frame in raw):
-        channels, _, *size = modality["shape"]
-        still = {**modality, "shape": [channels, *size]}
-        frames = [image(frame, still, f"{name}, frame {number}") for number, frame in enumerate(raw)]
-        if sizes := {tuple(frame.shape) for frame in frames[1:]} - {tuple(frames[0].shape)}:
-            raise ValueError(f"{name}: expected frames of one size, got {tuple(frames[0].shape)} and {sizes.pop()}.")
-        return torch.stack(frames, dim=1)
-    if isinstance(raw, np.ndarray) and raw.ndim == 4:
-        raw = np.moveaxis(raw, -1, 0)
-    x = as_tensor(raw, name)
-    return scale(x[None] if x.ndim == 3 else x, modality, name=name)
+def _pixel_statistics(samples: Iterable[Any]) -> dict[str, Any]:
+    """Mean and standard deviation of each channel; of images and videos, channels first."""
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for x in samples:
+        flat = x.double().flatten(1)
+        count, total, squares = count + flat.shape[1], total + flat.sum(dim=1), squares + flat.square().sum(dim=1)
+    require_any(count)
+    mean = total / count
+    std = (squares / count - mean.square()).clamp(min=0).sqrt()
+    if float(std.max()) <= 1e-6:
+        raise ValueError("the training images are all of one colour: nothing to normalise or to learn from.")
+    return {"mean": mean.tolist(), "std": [value if value > 1e-6 else 1.0 for value in std.tolist()]}

@@ -1,18 +1,79 @@
-"""Layout of the tensors of each kind of modality."""
+"""The kinds of modality: the table of those that the package brings along, and how the kind of a spec is found."""
 
 from __future__ import annotations
 
-Axis = int | None
-"""Where the channels of one tensor of a sample are, 0 or -1; None: it has none. Its other axes are the grid."""
+import re
+from collections.abc import Mapping
 
+from perceiver.modalities.audio import AudioModality
+from perceiver.modalities.image import ImageModality, VideoModality
+from perceiver.modalities.modality import Axis, Modality, ModalitySpec
+from perceiver.modalities.points import ArrayModality, PointsModality
+from perceiver.modalities.table import TableModality
+from perceiver.modalities.text import TextModality
+from perceiver.modalities.timeseries import TimeSeriesModality
 
-CHANNEL_AXES: dict[str, Axis | dict[str, Axis]] = {
-    "image": 0,
-    "audio": 0,
-    "video": 0,
-    "points": -1,
-    "text": None,
-    "timeseries": {"values": -1, "times": None, "present": -1},
-    "table": {"numbers": -1, "categories": -1, "present": -1},
+KINDS: dict[str, Modality] = {
+    "image": ImageModality(),
+    "video": VideoModality(),
+    "audio": AudioModality(),
+    "points": PointsModality(),
+    "text": TextModality(),
+    "timeseries": TimeSeriesModality(),
+    "table": TableModality(),
 }
-"""By kind of modality; for kinds whose samples are several tensors, by the name of each. See `channel_axis` in the spec."""
+"""By the word that a spec has as `kind`. Kinds of other packages are spelled by their class instead."""
+
+
+_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
+
+
+def kind_of(spec: ModalitySpec) -> Modality:
+    """The kind of a modality; `ArrayModality` for a word that is not in `KINDS`.
+
+    Imports nothing: a class of another package is found once its package is imported, which `perceiver.load` does for the
+    packages that it is told to trust, and the data module for the user's own settings.
+
+    Raises:
+        ValueError: the spec names a class that is not imported.
+    """
+    kind = spec.get("kind")
+    if not is_class(spec):
+        return KINDS.get(str(kind), ArrayModality())
+    found = [cls for cls in Modality.__subclasses__() if f"{cls.__module__}.{cls.__qualname__}" == kind]
+    if not found:
+        package = str(kind).partition(".")[0]
+        raise ValueError(
+            f"spec.modalities: the kind {kind!r} is a class that is not imported. If you trust that package's code, import "
+            f"it, or load with trust=[{package!r}]."
+        )
+    return found[-1]()  # the last definition, where a notebook repeats it
+
+
+def is_class(spec: ModalitySpec) -> bool:
+    """Whether the kind is the dotted name of a class. With a `channel_axis` in the spec it is a word, dots or not."""
+    kind = spec.get("kind")
+    return isinstance(kind, str) and "channel_axis" not in spec and _CLASS.fullmatch(kind) is not None
+
+
+def channel_axes(name: str, spec: ModalitySpec) -> Axis | dict[str, Axis]:
+    """Where the channels of the samples of a modality are; see `Modality.channel_axis`.
+
+    Raises:
+        ValueError: neither its kind nor its spec has them; names the modality.
+    """
+    axis = spec.get("channel_axis")
+    if axis is None:
+        kind = kind_of(spec)
+        if not isinstance(kind, ArrayModality):
+            return dict(kind.channel_axis) if isinstance(kind.channel_axis, Mapping) else kind.channel_axis
+    elif isinstance(axis, Mapping):
+        if all(one in (0, -1, "none", None) for one in axis.values()):
+            return {str(part): None if one in ("none", None) else int(one) for part, one in axis.items()}
+    elif axis in (0, -1, "none"):
+        return None if axis == "none" else int(axis)
+    raise ValueError(
+        f"spec.modalities.{name}: kind {spec.get('kind')!r} is not one of {', '.join(KINDS)}; say with "
+        "channel_axis how its samples are laid out: 0 (channels first), -1 (channels last), none (no channels), or a "
+        "mapping of these by the names of their tensors."
+    )

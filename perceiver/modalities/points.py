@@ -2,8 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, final
+
 import torch
 from torch import Tensor
+
+from perceiver.modalities.arrays import as_tensor, check_shape
+from perceiver.modalities.modality import Modality, ModalitySpec
+
+
+@final
+class PointsModality(Modality):
+    """Point sets `(P, coordinates + features)`; centred and scaled where the spec has `unit_sphere`."""
+
+    channel_axis = -1
+    settings: ClassVar = {"unit_sphere": True}
+
+    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Whether they are centred and scaled."""
+        return {"unit_sphere": bool(settings["unit_sphere"])}
+
+    def tensor(self, raw: Any, spec: ModalitySpec, name: str) -> Tensor:
+        """One point set."""
+        return _in_unit_sphere(raw, spec, name)
+
+    def statistics(self, samples: Iterable[Any], spec: ModalitySpec) -> dict[str, Any]:
+        """The shape: any number of points, of as many coordinates and features as the first set has."""
+        first = next(iter(samples), None)
+        if first is None:
+            raise ValueError("no point set can be read.")
+        if first.ndim != 2:
+            raise ValueError(f"expected point sets (points, coordinates), got shape {tuple(first.shape)}.")
+        return {"shape": [None, first.shape[1]]}
+
+
+@final
+class ArrayModality(Modality):
+    """Arrays and tensors of a kind that is only a word: `shape` and `channel_axis` come from the spec."""
+
+    channel_axis = None
+
+    def tensor(self, raw: Any, spec: ModalitySpec, name: str) -> Tensor:
+        """One array."""
+        return _in_unit_sphere(raw, spec, name)
+
+
+def _in_unit_sphere(raw: Any, spec: ModalitySpec, name: str) -> Tensor:
+    x = as_tensor(raw, name)
+    if not spec.get("unit_sphere"):
+        return x.to(torch.float32)
+    check_shape(x, spec, name)
+    # Coordinates of maps have more digits than float32: they are moved to their mean first.
+    return to_unit_sphere(x if x.dtype == torch.float32 else x.to(torch.float64)).to(torch.float32)
 
 
 def to_unit_sphere(points: Tensor, *, num_coordinates: int = 3) -> Tensor:

@@ -6,54 +6,83 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from perceiver.modalities.arrays import normalise
+from perceiver.modalities.modality import Modality, ModalitySpec
 from perceiver.modalities.written_numbers import date_of, is_missing_number, number_of
 
 
-def table(raw: Any, *, modality: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    """One row of a table -> `numbers` (n,) float32, `categories` (k,) int64 and `present` (n + k,).
+@final
+class TableModality(Modality):
+    """Rows of a table -> `numbers` (n,) float32, `categories` (k,) int64 and `present` (n + k,).
 
     Numbers are normalised by the spec's `mean` and `std`; missing ones are 0. Categories are numbered from 1 in the order of
     the spec; one that it does not know, or that is missing, is 0.
-
-    Dates are numbers too.
-
-    Args:
-        raw: from column to value; None, NaN, an empty text or no entry at all where it is missing, in columns of numbers
-            also one of the words of `MISSING_NUMBERS`.
-        modality: `numbers`, a list of names; `categories`, from name to a list of the known values; maybe `mean` and `std`;
-            `written` and `dates`, from name to how its text is written, see `written_numbers`.
-        name: what error messages call it.
-
-    Raises:
-        ValueError: a column that the spec does not have, or no number where it has one.
-        TypeError: no mapping.
     """
-    if not isinstance(raw, Mapping):
-        raise TypeError(f"{name}: expected a dict from column to value, got {type(raw).__name__}.")
-    numbers, categories = list(modality.get("numbers") or ()), dict(modality.get("categories") or {})
-    if unknown := set(raw) - set(numbers) - set(categories):
-        raise ValueError(
-            f"{name}: expected columns among {[*numbers, *categories]}, got also {sorted(str(one) for one in unknown)}."
-        )
-    values = [number_in_column(raw.get(column), column, modality, name=f"{name}, column {column!r}") for column in numbers]
-    chosen = [
-        None if is_missing(raw.get(column)) else number_of_name(raw[column], known) for column, known in categories.items()
-    ]
-    there = [one is not None for one in values] + [not is_missing(raw.get(column)) for column in categories]
-    x = torch.tensor([math.nan if one is None else one for one in values], dtype=torch.float64)
-    x = normalise(x, modality) if numbers else x
-    return {
-        "numbers": torch.where(x.isnan(), x.new_zeros(()), x).to(torch.float32),
-        "categories": torch.tensor([0 if number is None else number + 1 for number in chosen], dtype=torch.int64),
-        "present": torch.tensor(there, dtype=torch.bool),
-    }
+
+    channel_axis: ClassVar = {"numbers": -1, "categories": -1, "present": -1}
+    settings: ClassVar = {"columns": None, "numbers": None, "categories": None, "decimal": None, "thousands": None}
+    several_columns = True
+
+    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """All columns, and those that shall be numbers or categories whatever they hold."""
+        lists = {key: [str(column) for column in settings.get(key) or ()] for key in ("columns", "numbers", "categories")}
+        columns = list(dict.fromkeys([*lists["columns"], *lists["numbers"], *lists["categories"]]))
+        if not columns or set(lists["numbers"]) & set(lists["categories"]):
+            own = {key: value for key, value in settings.items() if value is not None}
+            raise ValueError(
+                f"expected columns, or numbers and categories, each a list of different columns, e.g. "
+                f"{{kind: table, columns: [age, sex]}}; got {own}."
+            )
+        separators = {key: str(settings[key]) for key in ("decimal", "thousands") if settings.get(key) is not None}
+        for key, separator in separators.items():
+            if len(separator) != 1 or separator.isalnum() or separators.get("decimal") == separators.get("thousands"):
+                raise ValueError(f"{key}: expected one character between digits, such as ',', got {separators}.")
+        return {
+            "columns": columns,
+            "asked_numbers": lists["numbers"],
+            "asked_categories": lists["categories"],
+            **separators,
+        }
+
+    def preprocess(self, raw: Any, spec: ModalitySpec, name: str) -> dict[str, Tensor]:
+        """One row.
+
+        Args:
+            raw: from column to value; None, NaN, an empty text or no entry at all where it is missing, in columns of numbers
+                also one of the words of `MISSING_NUMBERS`.
+            spec: `numbers`, a list of names, of dates too; `categories`, from name to a list of known values; maybe `mean`
+                and `std`; `written` and `dates`, from name to how text is written, see `written_numbers`.
+            name: what error messages call it.
+
+        Raises:
+            ValueError: a column that the spec does not have, or no number where it has one.
+            TypeError: no mapping.
+        """
+        if not isinstance(raw, Mapping):
+            raise TypeError(f"{name}: expected a dict from column to value, got {type(raw).__name__}.")
+        numbers, categories = list(spec.get("numbers") or ()), dict(spec.get("categories") or {})
+        if unknown := set(raw) - set(numbers) - set(categories):
+            raise ValueError(
+                f"{name}: expected columns among {[*numbers, *categories]}, got also {sorted(str(one) for one in unknown)}."
+            )
+        values = [number_in_column(raw.get(column), column, spec, name=f"{name}, column {column!r}") for column in numbers]
+        chosen = [
+            None if is_missing(raw.get(column)) else number_of_name(raw[column], known)
+            for column, known in categories.items()
+        ]
+        there = [one is not None for one in values] + [not is_missing(raw.get(column)) for column in categories]
+        x = torch.tensor([math.nan if one is None else one for one in values], dtype=torch.float64)
+        x = self.normalise(x, spec) if numbers else x
+        return {
+            "numbers": torch.where(x.isnan(), x.new_zeros(()), x).to(torch.float32),
+            "categories": torch.tensor([0 if number is None else number + 1 for number in chosen], dtype=torch.int64),
+            "present": torch.tensor(there, dtype=torch.bool),
+        }
 
 
 def is_missing(value: Any) -> bool:

@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
-from perceiver.modalities.arrays import as_tensor
+from perceiver.modalities.arrays import as_tensor, positive
+from perceiver.modalities.modality import Modality, ModalitySpec
 from perceiver.modalities.text_bytes import VOCABULARY_SIZE, encode_bytes
 
 
-def text(raw: Any, modality: Mapping[str, Any], name: str) -> Tensor:
-    size = int(modality["vocabulary_size"])
-    if isinstance(raw, str):
-        if size != VOCABULARY_SIZE:
+@final
+class TextModality(Modality):
+    """Texts: strings, of which the UTF-8 bytes are taken, or the ids of a tokenizer -> `(L,)` int64.
+
+    They are cut behind the spec's `max_length` ids.
+    """
+
+    channel_axis = None
+    settings: ClassVar = {"files": False, "max_length": None, "vocabulary_size": VOCABULARY_SIZE}
+
+    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Vocabulary and greatest length, and whether cells name files."""
+        positive(settings, "max_length")
+        positive(settings, "vocabulary_size", optional=False)
+        return {"shape": [None], **{key: settings[key] for key in ("vocabulary_size", "max_length", "files")}}
+
+    def preprocess(self, raw: Any, spec: ModalitySpec, name: str) -> Tensor:
+        """One text."""
+        size = int(spec["vocabulary_size"])
+        if isinstance(raw, str):
+            if size != VOCABULARY_SIZE:
+                raise ValueError(
+                    f"{name}: expected token ids, since the model's vocabulary of {size} is not that of UTF-8 bytes "
+                    f"({VOCABULARY_SIZE}); pass the ids of its tokenizer."
+                )
+            ids = encode_bytes(raw)
+        else:
+            ids = as_tensor(raw, name)
+        if ids.ndim != 1 or len(ids) == 0 or ids.is_floating_point() or ids.dtype == torch.bool:
             raise ValueError(
-                f"{name}: expected token ids, since the model's vocabulary of {size} is not that of UTF-8 bytes "
-                f"({VOCABULARY_SIZE}); pass the ids of its tokenizer."
+                f"{name}: expected a text or its ids, integers (length,), not empty; got {ids.dtype} {tuple(ids.shape)}."
             )
-        ids = encode_bytes(raw)
-    else:
-        ids = as_tensor(raw, name)
-    if ids.ndim != 1 or len(ids) == 0 or ids.is_floating_point() or ids.dtype == torch.bool:
-        raise ValueError(
-            f"{name}: expected a text or its ids, integers (length,), not empty; got {ids.dtype} {tuple(ids.shape)}."
-        )
-    ids = ids.to(torch.int64)[: modality.get("max_length")]
-    if int(ids.min()) < 0 or int(ids.max()) >= size:
-        raise ValueError(f"{name}: expected ids from 0 to {size - 1}, got {int(ids.min())} to {int(ids.max())}.")
-    return ids
+        ids = ids.to(torch.int64)[: spec.get("max_length")]
+        if int(ids.min()) < 0 or int(ids.max()) >= size:
+            raise ValueError(f"{name}: expected ids from 0 to {size - 1}, got {int(ids.min())} to {int(ids.max())}.")
+        return ids

@@ -2,65 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from perceiver.modalities.arrays import as_tensor, normalise
+from perceiver.modalities.arrays import as_tensor, positive
+from perceiver.modalities.modality import Modality, ModalitySpec
+from perceiver.modalities.statistics import Moments
 
 
-def timeseries(raw: Any, *, modality: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    """One time series -> `values` (T, F) float32, `times` (T,) float64 in seconds and, if any are missing, `present` (T, F).
+@final
+class TimeSeriesModality(Modality):
+    """Time series -> `values` (T, F) float32, `times` (T,) float64 in seconds and, if any are missing, `present` (T, F).
 
     Values are normalised by the spec's `mean` and `std`; missing ones are 0. Steps that are out of order are sorted by time;
     those of the same time become one, with the mean of each value.
-
-    Args:
-        raw: `{"values": (T, F), "times": (T,), "present": (T, F)}`, of which `present` may be left out, or the values alone,
-            where the spec has `step_seconds`; (T,) of a single value. NaN is missing. Times are numbers in seconds or
-            `datetime64`.
-        modality: `num_values` (F) and, also `mean`, `std`, `step_seconds`.
-        name: what error messages call it.
-
-    Raises:
-        ValueError: other shapes, no times, or times that are NaN or infinite.
     """
-    parts = raw if isinstance(raw, Mapping) else {"values": raw}
-    if "values" not in parts or set(parts) - {"values", "times", "present"}:
-        raise ValueError(f"{name}: expected values, times and maybe present, got {sorted(str(part) for part in parts)}.")
-    num_values = int(modality["num_values"])
-    values = as_tensor(parts["values"], name).to(torch.float64)
-    values = values[:, None] if values.ndim == 1 and num_values == 1 else values
-    if values.ndim != 2 or values.shape[1] != num_values or len(values) == 0:
-        raise ValueError(
-            f"{name}: expected values of shape (any, {num_values}) as in training, one row per step, got "
-            f"{tuple(values.shape)}."
-        )
-    times = _times(parts.get("times"), len(values), modality, name)
-    present = ~values.isnan()
-    if parts.get("present") is not None:
-        said = as_tensor(parts["present"], name).to(torch.bool)
-        said = said[:, None] if said.ndim == 1 and num_values == 1 else said
-        if said.shape != values.shape:
-            raise ValueError(f"{name}: expected present of shape {tuple(values.shape)}, as values, got {tuple(said.shape)}.")
-        present = present & said
-    if bool((times[1:] <= times[:-1]).any()):
-        values, times, present = _in_order(values, times, present)
-    values = torch.where(present, normalise(values, modality), values.new_zeros(())).to(torch.float32)
-    return {"values": values, "times": times} | ({} if bool(present.all()) else {"present": present})
+
+    channel_axis: ClassVar = {"values": -1, "times": None, "present": -1}
+    settings: ClassVar = {"time": None, "values": None, "step_seconds": None}
+
+    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The column of times, the names of the values if they are given, and the step."""
+        positive(settings, "step_seconds", whole=False)
+        values = settings["values"]
+        names = {} if values is None else {"names": [str(name) for name in values], "num_values": len(values)}
+        if values is not None and not values:
+            raise ValueError("values: expected the names of one column or more, or null for all, got none.")
+        return {"time": settings["time"], "step_seconds": settings["step_seconds"], **names}
+
+    def preprocess(self, raw: Any, spec: ModalitySpec, name: str) -> dict[str, Tensor]:
+        """One series.
+
+        Args:
+            raw: `{"values": (T, F), "times": (T,), "present": (T, F)}`, of which `present` may be left out, or the values
+                alone, where the spec has `step_seconds`; (T,) of a single value. NaN is missing. Times are numbers in
+                seconds or `datetime64`.
+            spec: `num_values` (F) and, also `mean`, `std`, `step_seconds`.
+            name: what error messages call it.
+
+        Raises:
+            ValueError: other shapes, no times, or times that are NaN or infinite.
+        """
+        parts = raw if isinstance(raw, Mapping) else {"values": raw}
+        if "values" not in parts or set(parts) - {"values", "times", "present"}:
+            raise ValueError(f"{name}: expected values, times and maybe present, got {sorted(str(part) for part in parts)}.")
+        num_values = int(spec["num_values"])
+        values = as_tensor(parts["values"], name).to(torch.float64)
+        values = values[:, None] if values.ndim == 1 and num_values == 1 else values
+        if values.ndim != 2 or values.shape[1] != num_values or len(values) == 0:
+            raise ValueError(
+                f"{name}: expected values of shape (any, {num_values}) as in training, one row per step, got "
+                f"{tuple(values.shape)}."
+            )
+        times = _times(parts.get("times"), len(values), spec, name)
+        present = ~values.isnan()
+        if parts.get("present") is not None:
+            said = as_tensor(parts["present"], name).to(torch.bool)
+            said = said[:, None] if said.ndim == 1 and num_values == 1 else said
+            if said.shape != values.shape:
+                raise ValueError(
+                    f"{name}: expected present of shape {tuple(values.shape)}, as values, got {tuple(said.shape)}."
+                )
+            present = present & said
+        if bool((times[1:] <= times[:-1]).any()):
+            values, times, present = _in_order(values, times, present)
+        values = torch.where(present, self.normalise(values, spec), values.new_zeros(())).to(torch.float32)
+        return {"values": values, "times": times} | ({} if bool(present.all()) else {"present": present})
+
+    def statistics(self, samples: Iterable[Any], spec: ModalitySpec) -> dict[str, Any]:
+        """Mean and standard deviation of each value over the steps that have it, and the longest duration."""
+        duration, moments = 0.0, Moments()
+        for x in samples:
+            moments.add(x["values"], x.get("present"))
+            duration = max(duration, float(x["times"][-1] - x["times"][0]))
+        return {**moments.facts(), "duration_seconds": duration or 1.0}
 
 
-def _times(raw: Any, steps: int, modality: Mapping[str, Any], name: str) -> Tensor:
+def _times(raw: Any, steps: int, spec: ModalitySpec, name: str) -> Tensor:
     """(T,) float64, in seconds."""
     if raw is None:
-        if modality.get("step_seconds") is None:
+        if spec.get("step_seconds") is None:
             raise ValueError(
                 f"{name}: expected times, since the spec has no step_seconds; pass {{'values': …, 'times': …}}."
             )
-        return torch.arange(steps, dtype=torch.float64) * float(modality["step_seconds"])
+        return torch.arange(steps, dtype=torch.float64) * float(spec["step_seconds"])
     if np.asarray(raw).dtype.kind == "M":
         instants = np.asarray(raw).astype("datetime64[us]")
         if np.isnat(instants).any():

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from perceiver.attention.layers import CrossAttend
 from perceiver.batch import Batch
-from perceiver.inference.evaluating import evaluating, on_device
 from perceiver.model import Perceiver
 from perceiver.plots.drawings import Drawing, drawing_of
-from perceiver.plots.evaluation import modalities_of, target_outputs
+from perceiver.plots.evaluation import modalities_of, on_device, target_outputs
 from perceiver.plots.inputs import Single, singles
 from perceiver.plots.samples import title_sample
+from perceiver.runtime.evaluating import evaluating
 from perceiver.targets.kinds import target_of
 from perceiver.tokens import Tokens
 

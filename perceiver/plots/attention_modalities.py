@@ -8,8 +8,9 @@ import torch
 from matplotlib.figure import Figure
 
 from perceiver.batch import Batch
-from perceiver.inference.evaluating import evaluating, on_device
 from perceiver.model import Perceiver
+from perceiver.plots.evaluation import on_device
+from perceiver.runtime.evaluating import evaluating
 
 _GROUP = 0.8  # of the place of a cross-attend, for the bars of all modalities
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
-from typing import Any
 
-import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,15 +14,18 @@ from torch import Tensor
 from perceiver.adapters.layout import OutputLayout
 from perceiver.batch import Batch
 from perceiver.decoders import MultimodalDecoder
-from perceiver.inference.evaluating import evaluating, on_device
+from perceiver.decoders.decoder import target_name
+from perceiver.modalities.modality import ModalitySpec
+from perceiver.modalities.preprocess import unnormalised
 from perceiver.model import Perceiver
-from perceiver.plots.drawings import film_strip
-from perceiver.plots.evaluation import modalities_of
-from perceiver.plots.inputs import Single, singles, unnormalised
-from perceiver.targets.classes import Comparison
+from perceiver.plots.drawings import drawing_of
+from perceiver.plots.evaluation import modalities_of, on_device
+from perceiver.plots.inputs import Single, singles
+from perceiver.runtime.evaluating import evaluating
+from perceiver.targets.comparison import Comparison
 from perceiver.targets.kinds import target_of
 
-Pair = Callable[[Axes, Tensor, Tensor, Mapping[str, Any]], None]
+Pair = Callable[[Axes, Tensor, Tensor, ModalitySpec], None]
 """Draws an original and its reconstruction, raw inputs without the batch axis in their own units; gets the spec, too."""
 
 
@@ -73,8 +74,11 @@ class Autoencodings:
                 if isinstance(x, Tensor):
                     said = layouts[name].raw(x, made[name].float())
                     first, second = (unnormalised(one[0].detach().cpu(), facts[name]) for one in (x, said))
-                    pair = self.pairs.get(name) or KINDS.get(str(facts[name].get("kind")), _lines)
-                    pair(axes, first, second, facts[name])
+                    if name in self.pairs:
+                        self.pairs[name](axes, first, second, facts[name])
+                    else:
+                        drawing = drawing_of(facts[name], model.adapters[name])
+                        getattr(drawing, "pair", _lines)(axes, first, second)
                 else:
                     axes.set_axis_off()
                     axes.text(0.5, 0.5, f"no {name}", ha="center", va="center", transform=axes.transAxes, fontsize=7)
@@ -86,13 +90,12 @@ def _outputs(model: Perceiver, single: Single, reconstructed: list[str]) -> dict
     """Of a sample, whose label the model does not see; modalities that it lacks are not decoded."""
     none = torch.zeros(0, dtype=torch.int64, device=next(model.parameters()).device)
     absent = {name: none for name in reconstructed if name not in single.inputs}
-    inputs, masks = model.without_target(single.inputs, single.masks)
-    made: dict[str, Tensor] = model(inputs, masks, index=absent)
-    return made
+    outputs: dict[str, Tensor] = model(**model.without_target(single.inputs, single.masks), index=absent)
+    return outputs
 
 
 def _title(axes: Axes, model: Perceiver, single: Single, made: Mapping[str, Tensor]) -> None:
-    target, name = target_of(model.spec), getattr(model.head, "target", None)
+    target, name = target_of(model.spec), target_name(model.head)
     if target is None or name is None or single.target is None:
         return
     comparison: Comparison
@@ -103,34 +106,8 @@ def _title(axes: Axes, model: Perceiver, single: Single, made: Mapping[str, Tens
     )
 
 
-def _video(axes: Axes, original: Tensor, reconstruction: Tensor, facts: Mapping[str, Any]) -> None:
-    """Frames side by side, the originals above."""
-    strips = [film_strip(one) for one in (original, reconstruction)]
-    gap = np.ones((max(1, strips[0].shape[0] // 12), *strips[0].shape[1:]))
-    axes.imshow(np.concatenate([strips[0], gap, strips[1]]), cmap="gray", vmin=0.0, vmax=1.0)
-    axes.set(xticks=[], yticks=[])
-
-
-def _image(axes: Axes, original: Tensor, reconstruction: Tensor, facts: Mapping[str, Any]) -> None:
-    """As a video of one frame."""
-    _video(axes, original[:, None], reconstruction[:, None], facts)
-
-
-def _audio(axes: Axes, original: Tensor, reconstruction: Tensor, facts: Mapping[str, Any]) -> None:
-    """Waveforms of the first channel, the original over the reconstruction."""
-    rate = float(facts.get("sample_rate", 1))
-    for waveform, colour, width in ((reconstruction, "tab:orange", 1.0), (original, "tab:blue", 0.5)):
-        axes.plot(np.arange(waveform.shape[-1]) / rate, waveform[0].numpy(), color=colour, linewidth=width)
-    axes.set(yticks=[], xlim=(0.0, original.shape[-1] / rate))
-    axes.tick_params(labelsize=6)
-
-
-def _lines(axes: Axes, original: Tensor, reconstruction: Tensor, facts: Mapping[str, Any]) -> None:
+def _lines(axes: Axes, original: Tensor, reconstruction: Tensor) -> None:
     """All values in a line."""
     for values, colour, width in ((reconstruction, "tab:orange", 1.0), (original, "tab:blue", 0.5)):
         axes.plot(values.flatten().numpy(), color=colour, linewidth=width)
     axes.set(xticks=[], yticks=[])
-
-
-KINDS: dict[str, Pair] = {"video": _video, "image": _image, "audio": _audio}
-"""By kind of modality; others are drawn as lines."""

@@ -17,10 +17,10 @@ from torch import Tensor
 from torchvision.utils import flow_to_image
 
 from perceiver.batch import Batch
-from perceiver.inference.evaluating import evaluating, on_device
 from perceiver.model import Perceiver
-from perceiver.plots.evaluation import modalities_of
+from perceiver.plots.evaluation import modalities_of, on_device
 from perceiver.plots.inputs import singles
+from perceiver.runtime.evaluating import evaluating
 from perceiver.targets.kinds import target_of
 from perceiver.targets.pixels import FieldPrediction, FieldTarget, SegmentationTarget, cut_to_size
 

@@ -1,7 +1,7 @@
 """How a sample of one modality looks, and where attention falls on it: an object for each kind of input.
 
-`drawing_of` takes the one for the kind that the spec says, and `GridDrawing`, which can draw anything, for a kind of your
-own; figures take others by the name of the modality.
+`drawing_of` takes the one for the kind of the spec, and `GridDrawing`, which can draw anything, for a kind that has none;
+figures take others by the name of the modality.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from perceiver.modalities.kinds import kind_of
+from perceiver.modalities.modality import ModalitySpec
+
 HEAT = "inferno"
 
 
@@ -24,7 +27,10 @@ class Drawing(Protocol):
 
     Attributes:
         size: width and height of its axes in inches.
-        projection: what `Figure.add_subplot` is told; None, or "3d".
+        projection: what `Figure.add_subplot` gets; None, or "3d".
+
+    It may have `pair(axes, original, reconstruction)` too, which draws two samples for comparison (else their values are
+    drawn as lines), and `blank`, the value that figures show where a sample is masked (else 0).
     """
 
     size: tuple[float, float]
@@ -58,13 +64,14 @@ class ImageDrawing:
     """
 
     projection: str | None = None
+    blank = 0.5
 
     def __init__(self, *, stride: int | None = None) -> None:
         self.stride = stride
         self.size = (1.7, 1.7)
 
     @classmethod
-    def of(cls, facts: Mapping[str, Any], adapter: nn.Module | None) -> ImageDrawing:
+    def of(cls, spec: ModalitySpec, adapter: nn.Module | None) -> ImageDrawing:
         """For images as the adapter takes them."""
         return cls(stride=getattr(adapter, "patch", None))
 
@@ -91,6 +98,10 @@ class ImageDrawing:
         axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
         _bare(axes)
 
+    def pair(self, axes: Axes, original: Tensor, reconstruction: Tensor) -> None:
+        """The original above."""
+        VideoDrawing().pair(axes, original[:, None], reconstruction[:, None])
+
 
 class VideoDrawing:
     """Videos `(C, T, H, W)` in [0, 1], some frames side by side; attention as colours over grey frames.
@@ -100,13 +111,14 @@ class VideoDrawing:
     """
 
     projection: str | None = None
+    blank = 0.5
 
     def __init__(self, *, max_frames: int = 8) -> None:
         self.max_frames = max_frames
         self.size = (4.2, 1.0)
 
     @classmethod
-    def of(cls, facts: Mapping[str, Any], adapter: nn.Module | None) -> VideoDrawing:
+    def of(cls, spec: ModalitySpec, adapter: nn.Module | None) -> VideoDrawing:
         """For any video."""
         return cls()
 
@@ -123,6 +135,13 @@ class VideoDrawing:
             heat = nn.functional.interpolate(torch.as_tensor(_array(weights))[None, None], size=frames.shape[1:])[0]
             strip = film_strip(heat, max_frames=self.max_frames, limit=False)
             axes.imshow(strip, cmap=HEAT, vmin=0.0, alpha=0.7)
+        _bare(axes)
+
+    def pair(self, axes: Axes, original: Tensor, reconstruction: Tensor) -> None:
+        """Frames side by side, the originals above."""
+        strips = [film_strip(one) for one in (original, reconstruction)]
+        gap = np.ones((max(1, strips[0].shape[0] // 12), *strips[0].shape[1:]))
+        axes.imshow(np.concatenate([strips[0], gap, strips[1]]), cmap="gray", vmin=0.0, vmax=1.0)
         _bare(axes)
 
 
@@ -160,11 +179,11 @@ class AudioDrawing:
         self.size = (2.8, 1.6)
 
     @classmethod
-    def of(cls, facts: Mapping[str, Any], adapter: nn.Module | None) -> AudioDrawing:
+    def of(cls, spec: ModalitySpec, adapter: nn.Module | None) -> AudioDrawing:
         """For sound as the adapter takes it."""
         spectrum = getattr(adapter, "log_mel", None)
         hop = getattr(spectrum, "hop", getattr(adapter, "frame", None))
-        return cls(sample_rate=int(facts.get("sample_rate", 1)), hop=hop, spectrum=spectrum)
+        return cls(sample_rate=int(spec.get("sample_rate", 1)), hop=hop, spectrum=spectrum)
 
     def sample(self, axes: Axes, x: Any, mask: Tensor | None) -> None:
         """The first channel."""
@@ -186,6 +205,13 @@ class AudioDrawing:
                 _array(weights).T, cmap=HEAT, vmin=0.0, alpha=0.6, origin="lower", aspect="auto", extent=extent, zorder=2
             )
         axes.set_xlim(0.0, seconds)
+
+    def pair(self, axes: Axes, original: Tensor, reconstruction: Tensor) -> None:
+        """Waveforms of the first channel, the original over the reconstruction."""
+        for waveform, colour, width in ((reconstruction, "tab:orange", 1.0), (original, "tab:blue", 0.5)):
+            axes.plot(np.arange(waveform.shape[-1]) / self.sample_rate, waveform[0].numpy(), color=colour, linewidth=width)
+        axes.set(yticks=[], xlim=(0.0, original.shape[-1] / self.sample_rate))
+        axes.tick_params(labelsize=6)
 
     def _draw(self, axes: Axes, x: Any, *, cmap: str, colour: str) -> float:
         """Draw the sound; its seconds."""
@@ -221,7 +247,7 @@ class PointDrawing:
         self.size = (2.2, 2.2) if self.projection else (1.7, 1.7)
 
     @classmethod
-    def of(cls, facts: Mapping[str, Any], adapter: nn.Module | None) -> PointDrawing:
+    def of(cls, spec: ModalitySpec, adapter: nn.Module | None) -> PointDrawing:
         """For point sets as the adapter takes them."""
         return cls(num_coordinates=int(getattr(adapter, "num_coordinates", 3)))
 
@@ -260,17 +286,12 @@ class PointDrawing:
 
 
 class GridDrawing:
-    """Anything on a grid, for kinds of input that have no drawing of their own: lines or colours over the grid."""
+    """Anything on a grid, for kinds that have no drawing: lines or colours over the grid."""
 
     projection: str | None = None
 
     def __init__(self) -> None:
         self.size = (2.4, 1.6)
-
-    @classmethod
-    def of(cls, facts: Mapping[str, Any], adapter: nn.Module | None) -> GridDrawing:
-        """For whatever it is."""
-        return cls()
 
     def sample(self, axes: Axes, x: Any, mask: Tensor | None) -> None:
         """The first tensor where there are several."""
@@ -294,18 +315,22 @@ class GridDrawing:
             axes.imshow(values, cmap=HEAT if heat else "viridis", aspect="auto", vmin=0.0 if heat else None)
 
 
-KINDS: dict[str, Callable[[Mapping[str, Any], nn.Module | None], Drawing]] = {
+KINDS: dict[str, Callable[[ModalitySpec, nn.Module | None], Drawing]] = {
     "image": ImageDrawing.of,
     "video": VideoDrawing.of,
     "audio": AudioDrawing.of,
     "points": PointDrawing.of,
 }
-"""From the spec of a modality and its adapter to its drawing, by kind."""
+"""From the spec of a modality and its adapter to its drawing, by built-in kind."""
 
 
-def drawing_of(facts: Mapping[str, Any], adapter: nn.Module | None) -> Drawing:
-    """The drawing for the kind of a modality; `GridDrawing` for a kind that is not known here."""
-    return KINDS.get(str(facts.get("kind")), GridDrawing.of)(facts, adapter)
+def drawing_of(spec: ModalitySpec, adapter: nn.Module | None) -> Drawing:
+    """The drawing for the kind of a modality; `GridDrawing` where it has none."""
+    drawing: Drawing | None
+    if (made := KINDS.get(str(spec.get("kind")))) is not None:
+        return made(spec, adapter)
+    drawing = kind_of(spec).drawing(spec, adapter)
+    return GridDrawing() if drawing is None else drawing
 
 
 def _array(x: Any) -> NDArray[Any]:

@@ -1,23 +1,31 @@
-"""Models while figures look at them: evaluating, without gradients, and afterwards as they were."""
+"""What figures need of a model: the specs of its modalities, batches on its device, outputs for its target."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
+from perceiver.batch import Batch
+from perceiver.decoders.decoder import target_name
+from perceiver.modalities.modality import ModalitySpec
 from perceiver.model import Perceiver
 
 
-def modalities_of(model: Perceiver) -> Mapping[str, Mapping[str, Any]]:
+def modalities_of(model: Perceiver) -> Mapping[str, ModalitySpec]:
     """The spec of each modality that the model has; empty for one that the spec does not describe."""
     known = (model.spec or {}).get("modalities", {})
     return {name: known.get(name, {}) for name in model.adapters}
 
 
+def on_device(model: Perceiver, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches on the device of the model, one at a time."""
+    device = next(model.parameters()).device
+    for batch in batches:
+        yield batch.to(device)
+
+
 def target_outputs(model: Perceiver, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Any:
-    """What the model says of the spec's target; of a decoder of several outputs that names none as such, all of them."""
-    if getattr(model.head, "target", None) is None:
-        return model(inputs, masks)
-    return model.target_outputs(inputs, masks)
+    """The outputs for the spec's target; all outputs of a decoder that has several and names no target among them."""
+    return model(inputs, masks) if target_name(model.head) is None else model.target_outputs(inputs, masks)

@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 
 from perceiver.batch import Batch
 from perceiver.decoders import QueryDecoder
-from perceiver.inference.evaluating import evaluating, on_device
 from perceiver.inference.infilling import vocabulary_of
 from perceiver.masking.text import PieceWords, TokenMasking
 from perceiver.modalities.text_bytes import NUM_SPECIAL, VOCABULARY_SIZE
 from perceiver.model import Perceiver
-from perceiver.plots.evaluation import modalities_of
+from perceiver.plots.evaluation import modalities_of, on_device
 from perceiver.plots.inputs import Single, singles
+from perceiver.runtime.evaluating import evaluating
 from perceiver.runtime.random_streams import stream_of
 
 GAP = "▯"

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from perceiver.batch import Batch
-from perceiver.modalities.arrays import normalise
-from perceiver.modalities.kinds import CHANNEL_AXES
+from perceiver.modalities.kinds import kind_of
+from perceiver.modalities.modality import ModalitySpec
+from perceiver.modalities.preprocess import unnormalised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Single:
     target: Tensor | None
     id: str
 
-    def shown(self, modality: str, facts: Mapping[str, Any]) -> tuple[Any, Tensor | None]:
+    def shown(self, modality: str, facts: ModalitySpec) -> tuple[Any, Tensor | None]:
         """Input and mask of a modality without the batch axis, on the CPU; the input with its normalisation undone.
 
         A modality of several tensors is given as it is.
@@ -43,50 +43,32 @@ class Single:
         return unnormalised(x[0].detach().cpu(), facts), mask
 
 
-def singles(batches: Iterable[Batch], modalities: Mapping[str, Mapping[str, Any]]) -> Iterator[Single]:
+def singles(batches: Iterable[Batch], modalities: Mapping[str, ModalitySpec]) -> Iterator[Single]:
     """The samples of some batches, one after another."""
     for batch in batches:
         for row in range(batch.size):
-            yield _single(batch, row, modalities)
+            yield _single(batch.rows(slice(row, row + 1)), row, modalities)
 
 
-def unnormalised(x: Tensor, facts: Mapping[str, Any]) -> Tensor:
-    """A normalised sample of a modality as it was before: the inverse of `perceiver.modalities.arrays.normalise`."""
-    x = x.to(torch.float32)
-    if "mean" not in facts:
-        return x
-    # The inverse of an affine map is one.
-    inverse = {
-        **facts,
-        "mean": [-mean / std for mean, std in zip(facts["mean"], facts["std"], strict=True)],
-        "std": [1 / std for std in facts["std"]],
-    }
-    return normalise(x, inverse)
-
-
-def _single(batch: Batch, row: int, modalities: Mapping[str, Mapping[str, Any]]) -> Single:
+def _single(sample: Batch, row: int, modalities: Mapping[str, ModalitySpec]) -> Single:
+    """A batch of one, which is row `row` of its batch, without padding and absent modalities."""
     inputs: dict[str, Any] = {}
     masks: dict[str, Tensor] = {}
-    for name, x in batch.inputs.items():
-        mask = batch.masks.get(name)
-        mask = None if mask is None else mask[row : row + 1]
+    for name, x in sample.inputs.items():
+        mask = sample.masks.get(name)
         if mask is not None and not bool(mask.any()):
             continue
-        if not isinstance(x, Tensor):
-            inputs[name] = {key: part[row : row + 1] for key, part in x.items()}
-        else:
-            inputs[name] = x[row : row + 1]
-            if mask is not None and mask.ndim > 1:
-                inputs[name], mask = _unpadded(inputs[name], mask, modalities.get(name, {}))
+        inputs[name] = x
+        if isinstance(x, Tensor) and mask is not None and mask.ndim > 1:
+            inputs[name], mask = _unpadded(x, mask, modalities.get(name, {}))
         if mask is not None and not bool(mask.all()):
             masks[name] = mask
-    target = None if batch.target is None else batch.target[row : row + 1]
-    return Single(inputs=inputs, masks=masks, target=target, id=batch.ids[row] if row < len(batch.ids) else f"sample {row}")
+    return Single(inputs=inputs, masks=masks, target=sample.target, id=next(iter(sample.ids), f"sample {row}"))
 
 
-def _unpadded(x: Tensor, mask: Tensor, facts: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+def _unpadded(x: Tensor, mask: Tensor, facts: ModalitySpec) -> tuple[Tensor, Tensor]:
     """Both cut off behind the last valid element of each axis of the grid."""
-    axis = facts.get("channel_axis", CHANNEL_AXES.get(str(facts.get("kind"))))
+    axis = facts.get("channel_axis", kind_of(facts).channel_axis)
     first = 2 if axis == 0 else 1
     if axis not in (0, -1, None) or x.shape[first : first + mask.ndim - 1] != mask.shape[1:]:
         return x, mask

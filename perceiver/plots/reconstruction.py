@@ -14,12 +14,14 @@ from torch import Tensor
 from perceiver.adapters.content import Reconstructible
 from perceiver.batch import Batch
 from perceiver.decoders import ReconstructionDecoder
-from perceiver.inference.evaluating import evaluating, on_device
 from perceiver.masking.random import RandomMasking, chosen
+from perceiver.modalities.modality import ModalitySpec
+from perceiver.modalities.preprocess import unnormalised
 from perceiver.model import Perceiver
 from perceiver.plots.drawings import Drawing, GridDrawing, drawing_of
-from perceiver.plots.evaluation import modalities_of
-from perceiver.plots.inputs import Single, singles, unnormalised
+from perceiver.plots.evaluation import modalities_of, on_device
+from perceiver.plots.inputs import Single, singles
+from perceiver.runtime.evaluating import evaluating
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +122,7 @@ class Reconstructions:
             return {}
         facts = modalities_of(model)
         generator = torch.Generator().manual_seed(self.seed)
-        masking = {name: self.masking_of.get(name, self.masking) for name in model.head.content_channels}
+        masking = {name: self.masking_of.get(name, self.masking) for name in model.head.output_channels}
         with evaluating(model):
             shown = [
                 (single, reconstruct(model, single, masking=masking, normalised=self.normalised, generator=generator))
@@ -136,7 +138,7 @@ class Reconstructions:
         return figures
 
     def _figure(
-        self, model: Perceiver, columns: list[tuple[Any, Any, Any]], name: str, facts: Mapping[str, Any]
+        self, model: Perceiver, columns: list[tuple[Any, Any, Any]], name: str, facts: ModalitySpec
     ) -> Figure:
         adapter = model.adapters[name]
         own = drawing_of(facts, adapter) if hasattr(adapter, "with_content") else GridDrawing()
@@ -152,9 +154,9 @@ class Reconstructions:
         return figure
 
     def _pictures(
-        self, model: Perceiver, single: Single, made: Reconstruction, name: str, facts: Mapping[str, Any]
+        self, model: Perceiver, single: Single, made: Reconstruction, name: str, facts: ModalitySpec
     ) -> tuple[Any, Any, Any]:
-        """The original, what was seen (grey where hidden) and what was filled in, as the drawing takes them."""
+        """The original, what was seen (blank where hidden) and what was filled in, as the drawing takes them."""
         adapter, x = model.adapters[name], single.inputs[name]
         veil = made.hidden[..., None].expand(made.original.shape)
         if not hasattr(adapter, "with_content"):
@@ -172,5 +174,5 @@ class Reconstructions:
             return layout
 
         original, filled = (unnormalised(raw(values), facts) for values in (made.original, made.filled))
-        grey = 0.5 if facts.get("kind") in ("image", "video") else 0.0
-        return original, torch.where(raw(veil.float()) > 0.5, grey, original), filled
+        blank = float(getattr(drawing_of(facts, adapter), "blank", 0.0))
+        return original, torch.where(raw(veil.float()) > 0.5, blank, original), filled

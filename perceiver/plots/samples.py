@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from perceiver.batch import Batch
-from perceiver.inference.evaluating import evaluating, on_device
 from perceiver.model import Perceiver
 from perceiver.plots.drawings import Drawing, drawing_of
-from perceiver.plots.evaluation import modalities_of, target_outputs
+from perceiver.plots.evaluation import modalities_of, on_device, target_outputs
 from perceiver.plots.inputs import Single, singles
-from perceiver.targets.classes import Comparison
+from perceiver.runtime.evaluating import evaluating
+from perceiver.targets.comparison import Comparison
 from perceiver.targets.kinds import Target, target_of
 
 _COLOURS = {True: "black", False: "firebrick", None: "black"}

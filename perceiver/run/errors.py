@@ -17,6 +17,7 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from perceiver.run.configuration.command_line import typed_override
 from perceiver.run.exceptions import FULL_ERROR, LostRankError, RankDiedError, TrainingStopped
 from perceiver.runtime.files import FULL, DiskFullError
 from perceiver.runtime.process_rank import process_rank
@@ -73,7 +74,8 @@ def interrupted(directory: Path) -> None:
     """Say what a run that was stopped at once has kept, and how to go on."""
     last = directory / "checkpoints" / "last.ckpt"
     if last.is_file():
-        _to_stderr(f"interrupted: {last} is kept; continue with the same overrides and ckpt_path={directory}")
+        again = typed_override("ckpt_path", directory)
+        _to_stderr(f"interrupted: {last} is kept; continue with the same overrides and {again}")
     else:
         _to_stderr("interrupted before the end of the first epoch: no checkpoint was written yet")
 
@@ -121,6 +123,8 @@ def suggestion(message: str, conf: Path) -> str:
         close = difflib.get_close_matches(name, known, n=1)
         return f"Did you mean {group}={close[0]}?" if close else ""
     if key := re.search(r"Could not override '([\w./@-]+)'", message):
+        if modes := _modes_with(key.group(1), conf):
+            return f"It belongs to mode={' and mode='.join(modes)}."
         close = difflib.get_close_matches(key.group(1), _known_keys(conf), n=1, cutoff=0.75)
         return f"Did you mean {close[0]}?" if close else ""
     return ""
@@ -154,6 +158,14 @@ def _without_wrapping(message: str) -> str:
     message, _, place = message.partition("\n    full_key: ")
     key = place.split("\n")[0]
     return message if not key or key in message or message.startswith("model.adapters.") else f"{message} (at {key})"
+
+
+def _modes_with(key: str, conf: Path) -> list[str]:
+    """The modes that bring a key of the command line along."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        names = sorted(file.stem for file in (conf / "mode").glob("*.yaml"))
+        return [name for name in names if key.split(".")[0] in {*compose(f"mode/{name}")} - {"mode"}]
 
 
 def _known_keys(conf: Path) -> list[str]:

@@ -6,6 +6,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from perceiver.run.configuration.command_line import typed_override
+
 TIME_LIMIT = "trainer.max_time"
 """The cause of a stop that no signal asked for."""
 
@@ -51,8 +53,8 @@ class TrainingStopped(Exception):
         if self.checkpoint is None:
             return f"{because} at step {self.step}: no checkpoint was written, since callbacks.last is null"
         return (
-            f"{because}: {self.checkpoint} is kept; continue with the same overrides and ckpt_path={directory} "
-            f"(step {self.step})"
+            f"{because}: {self.checkpoint} is kept; continue with the same overrides and "
+            f"{typed_override('ckpt_path', directory)} (step {self.step})"
         )
 
 

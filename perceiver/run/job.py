@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
-from omegaconf import DictConfig
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
 
+from perceiver.run.configuration.construct import construct
 from perceiver.run.configuration.former_names import with_present_names
 from perceiver.run.configuration.regularisation import without_regularisation
-from perceiver.run.fine_tuning.initialisation import with_stored_model
-from perceiver.run.modes.batch_size import find_batch_size
-from perceiver.run.modes.embed import embed
-from perceiver.run.modes.fit import fit
-from perceiver.run.modes.predict import predict
-from perceiver.run.modes.shard import shard
-from perceiver.run.modes.test import evaluate
 from perceiver.run.processes.launch import ranks_of_one_job
 
 # Notices of Lightning's that this package has already acted upon or that are meant for its developers.
@@ -36,41 +32,59 @@ _KNOWN_NOTICES = (
 )
 
 
+class Mode(Protocol):
+    """What a run does: an object that `conf/mode/<name>.yaml` describes, with the settings of that mode."""
+
+    def run(self, config: DictConfig) -> float | None:
+        """Do it.
+
+        Args:
+            config: as Hydra composed it, with the settings that all modes share.
+
+        Returns:
+            A number for sweepers to compare jobs by, where there is one.
+        """
+        ...
+
+
 def run(config: DictConfig) -> float | None:
-    """Do what the configuration says.
+    """Do what the configuration describes.
 
     Args:
         config: as Hydra composed it (`conf/train.yaml`).
 
     Returns:
-        mode=fit: the monitored validation metric of the best epoch, for sweepers; None without validation.
-        mode=test: the same metric of the test split.
-        mode=batch_size: the largest batch that fits.
-        mode=predict, mode=embed, mode=shard: None.
+        What the mode returns: mode=fit the monitored validation metric of the best epoch, or None without validation;
+        mode=test the same metric of the test split; mode=batch_size the largest batch that fits; others None.
 
     Raises:
         ValueError: for settings that contradict each other; all that can be known before training is checked before.
     """
-    modes: dict[str, Callable[[DictConfig], float | None]] = {
-        "fit": fit,
-        "test": evaluate,
-        "predict": predict,
-        "embed": embed,
-        "shard": shard,
-        "batch_size": find_batch_size,
-    }
-    config = with_present_names(config)
-    if config.mode not in modes:
-        raise ValueError(f"mode: expected fit, test, predict, embed, shard or batch_size, got {config.mode!r}.")
-    if config.mode not in ("fit", "shard", "batch_size") and config.ckpt_path is None:
-        raise ValueError(f"mode={config.mode}: expected ckpt_path=RUN_DIR or ckpt_path=FILE, the checkpoint; got none.")
-    if config.mode in ("fit", "batch_size") and config.get("init_model"):
-        config = with_stored_model(config)
+    config = _with_mode(with_present_names(config))
     if not config.get("regularise", True):
         config = without_regularisation(config)
+    settings = OmegaConf.to_container(config.mode, resolve=True)
+    assert isinstance(settings, dict)
+    mode: Mode = construct({str(key): value for key, value in settings.items()})
     with warnings.catch_warnings(), ranks_of_one_job():
         _silence_known_notices()
-        return modes[config.mode](config)
+        return mode.run(config)
+
+
+def _with_mode(config: DictConfig) -> DictConfig:
+    """The configuration with the mode as an object, also where a user's YAML gives its name only, as in version 0.1."""
+    if OmegaConf.is_dict(config.get("mode")):
+        return config
+    known = GlobalHydra.instance().config_loader().get_group_options("mode")
+    if config.get("mode") not in known:
+        raise ValueError(f"mode: expected one of {', '.join(known)}, got {config.get('mode')!r}.")
+    described, rest = compose(f"mode/{config.mode}"), config.copy()
+    for tree in (described, rest):
+        OmegaConf.set_struct(tree, False)
+    del rest.mode
+    merged = OmegaConf.merge(described, rest)
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def _silence_known_notices() -> None:

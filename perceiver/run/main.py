@@ -5,20 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
-
-from perceiver.run.configuration.command_line import remember_program
-from perceiver.run.configuration.data_choice import data_of_checkpoint
 from perceiver.run.configuration.folder import MAIN_FILE, conf_directory
-from perceiver.run.configuration.resolve import register_resolvers
-from perceiver.run.errors import interrupted, report_error, stopped
-from perceiver.run.exceptions import FULL_ERROR, JobFailedError, TrainingStopped
-from perceiver.run.processes.one_directory import require_one_directory
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+# What else is needed is imported where Ctrl+C is expected: Hydra takes a part of a second, Lightning takes seconds, and
+# `--help` or a mistyped override should need neither.
 
 __all__ = ["conf_directory", "job", "main"]
 
@@ -31,11 +26,18 @@ def job(config: DictConfig) -> float | None:
     Returns:
         The validation metric of the best epoch, for sweepers; None if there was no validation.
     """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from perceiver.run.configuration.resolvers import register_resolvers
+    from perceiver.run.errors import interrupted, report_error, stopped
+    from perceiver.run.exceptions import JobFailedError, TrainingStopped
+    from perceiver.run.processes.one_directory import require_one_directory
+
     register_resolvers()  # launchers run jobs in processes that have not come through `main`
     directory = Path(config.run_dir)
     try:
-        require_one_directory(cast(DictConfig, HydraConfig.get()))
-        # Imported here: Lightning takes seconds, and `--help` or a mistyped override should not.
+        require_one_directory(cast("DictConfig", HydraConfig.get()))
         from perceiver.run.job import run
 
         return run(config)
@@ -56,8 +58,24 @@ def job(config: DictConfig) -> float | None:
 
 def main() -> None:
     """Compose the configuration from the command line and run the job or the sweep; exits with 1 after any error."""
+    try:
+        _main()
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _main() -> None:
+    import hydra
+
+    from perceiver.run.configuration.command_line import present_override, remember_program
+    from perceiver.run.configuration.data_choice import data_of_checkpoint
+    from perceiver.run.configuration.resolvers import register_resolvers
+    from perceiver.run.errors import report_error
+    from perceiver.run.exceptions import FULL_ERROR, JobFailedError
+
     register_resolvers()
     remember_program()
+    sys.argv[1:] = [present_override(word) for word in sys.argv[1:]]
     if choice := data_of_checkpoint(sys.argv[1:], conf_directory()):
         sys.argv.append(choice)
     # Hydra would print and exit on its own; raised, its errors are reported like all others.
@@ -68,8 +86,6 @@ def main() -> None:
         hydra.main(version_base="1.3", config_path=str(conf_directory()), config_name=MAIN_FILE)(job)()
     except JobFailedError:
         sys.exit(EXIT_ERROR)
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
         report_error(error, directory=None, conf=conf_directory())
         sys.exit(EXIT_ERROR)

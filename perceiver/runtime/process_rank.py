@@ -1,7 +1,14 @@
 """Which of a job's processes this one is, before and after the processes know each other."""
 
+from __future__ import annotations
+
+import functools
 import os
 import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
+P = ParamSpec("P")
 
 
 def process_rank() -> int:
@@ -21,3 +28,14 @@ def process_rank() -> int:
         node, of_node = int(environment.get("NODE_RANK", 0)), int(environment.get("LOCAL_WORLD_SIZE", 1))
         return node * of_node + int(environment.get("LOCAL_RANK", 0))
     return int(environment.get("SLURM_PROCID", 0))
+
+
+def first_process_only(function: Callable[P, None]) -> Callable[P, None]:
+    """Make a function do nothing in all processes of a job but the first, which logs and writes for all."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> None:
+        if process_rank() == 0:
+            function(*args, **kwargs)
+
+    return call

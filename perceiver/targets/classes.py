@@ -1,19 +1,15 @@
-"""What the outputs of a model mean: a class, any number of labels, or values. One object for each kind of target.
-
-The spec says which: `spec["target"]["kind"]` is a key of `KINDS`. The functions `labels_target` and `values_target` make
-that entry of the spec for a data module.
-"""
+"""One of several classes per sample."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from perceiver.targets.comparison import Comparison as Comparison
+from perceiver.targets.comparison import Comparison
 
 
 @dataclass(frozen=True)
@@ -23,6 +19,15 @@ class Prediction:
     label: str
     probability: float
     probabilities: dict[str, float]
+
+    def cells(self) -> dict[str, str]:
+        """The cells of a row in a table of predictions, by column."""
+        return {"prediction": self.label} | probability_cells(self.probabilities)
+
+
+def probability_cells(probabilities: Mapping[str, float]) -> dict[str, str]:
+    """A column for the probability of each class or label."""
+    return {f"probability_{name}": f"{probability:.6g}" for name, probability in probabilities.items()}
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, BinaryIO, ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from perceiver.targets.classes import ClassTarget, Prediction
-from perceiver.targets.comparison import Comparison as Comparison
+from perceiver.targets.comparison import Comparison
 from perceiver.targets.labels import LabelsPrediction, LabelsTarget
 from perceiver.targets.pixels import FieldPrediction, FieldTarget, SegmentationPrediction, SegmentationTarget
 from perceiver.targets.values import ValuesPrediction, ValuesTarget
 
 AnyPrediction = Prediction | LabelsPrediction | ValuesPrediction | SegmentationPrediction | FieldPrediction
+
+
+@runtime_checkable
+class SavedPrediction(Protocol):
+    """A prediction that is too large for a table of predictions, where a file stands for it."""
+
+    suffix: ClassVar[str]
+
+    def cells(self) -> dict[str, str]:
+        """The cells of its row in the table, by column, besides the file."""
+        ...
+
+    def save(self, file: BinaryIO) -> None:
+        """Write it into an open file."""
+        ...
 
 
 @runtime_checkable

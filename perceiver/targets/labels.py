@@ -9,7 +9,8 @@ from typing import Any
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from perceiver.targets.comparison import Comparison as Comparison
+from perceiver.targets.classes import probability_cells
+from perceiver.targets.comparison import Comparison
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,10 @@ class LabelsPrediction:
 
     labels: tuple[str, ...]
     probabilities: dict[str, float]
+
+    def cells(self) -> dict[str, str]:
+        """The cells of a row in a table of predictions, by column."""
+        return {"prediction": ";".join(self.labels)} | probability_cells(self.probabilities)
 
 
 @dataclass(frozen=True)

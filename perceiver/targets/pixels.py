@@ -1,4 +1,4 @@
-"""Predictions on a grid: a class for each pixel, or a field of values such as optical flow. See `perceiver.targets.classes`.
+"""Predictions on a grid: a class for each pixel, or a field of values such as optical flow.
 
 The functions `segmentation_target`, `field_target` and `flow_target` make the entry `target` of the spec for a data module.
 It names the modality whose grid the target has, so that predictions of padded samples can be cut to their own size.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from perceiver.masks import extents
@@ -22,6 +23,12 @@ from perceiver.targets.comparison import Comparison
 
 FLOW_NAMES = ("x", "y")
 """Channels of a flow field: pixels to the right, pixels down."""
+
+PALETTE = (
+    "1f77b4aec7e8ff7f0effbb782ca02c98df8ad62728ff98969467bdc5b0d5"
+    "8c564bc49c94e377c2f7b6d27f7f7fc7c7c7bcbd22dbdb8d17becf9edae5"
+)
+"""Twenty colours of classes, RGB in hexadecimal: matplotlib's `tab20`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +44,28 @@ class SegmentationPrediction:
     classes: NDArray[np.int64]
     probabilities: NDArray[np.float32]
     names: tuple[str, ...]
+
+    suffix: ClassVar[str] = ".png"
+    """Of the file that `save` writes."""
+
+    def cut(self, height: int, width: int) -> SegmentationPrediction:
+        """The prediction for the first rows and columns."""
+        return replace(
+            self, classes=self.classes[:height, :width], probabilities=self.probabilities[:, :height, :width]
+        )
+
+    def cells(self) -> dict[str, str]:
+        """The cells of a row in a table of predictions, by column, besides the file."""
+        return {f"share_{name}": f"{share:.6g}" for name, share in self.shares.items()}
+
+    def save(self, file: BinaryIO) -> None:
+        """Write class numbers as the pixels of a PNG, shown in colours; from 257 classes on in 16 bits and in grey."""
+        if len(self.names) > 256:
+            image = Image.fromarray(self.classes.astype(np.uint16))
+        else:
+            image = Image.fromarray(self.classes.astype(np.uint8))
+            image.putpalette(bytes.fromhex((PALETTE * 13)[: 256 * 6]))
+        image.save(file, format="PNG")
 
     @property
     def shares(self) -> dict[str, float]:
@@ -56,6 +85,22 @@ class FieldPrediction:
 
     values: NDArray[np.float32]
     names: tuple[str, ...]
+
+    suffix: ClassVar[str] = ".npy"
+    """Of the file that `save` writes."""
+
+    def cut(self, height: int, width: int) -> FieldPrediction:
+        """The prediction for the first rows and columns."""
+        return replace(self, values=self.values[:, :height, :width])
+
+    def cells(self) -> dict[str, str]:
+        """The cells of a row in a table of predictions, by column, besides the file: the mean of each value."""
+        means = self.values.reshape(len(self.names), -1).mean(axis=1, dtype=np.float64).tolist()
+        return {f"mean_{name}": f"{mean:.6g}" for name, mean in zip(self.names, means, strict=True)}
+
+    def save(self, file: BinaryIO) -> None:
+        """Write the values as an array in NumPy's format."""
+        np.save(file, self.values)
 
 
 @dataclass(frozen=True)
@@ -134,10 +179,7 @@ class FieldTarget:
         ]
 
 
-_Any = TypeVar("_Any")
-
-
-def cut_to_size(predictions: Sequence[_Any], *, target: Any, masks: Mapping[str, Tensor]) -> list[_Any]:
+def cut_to_size(predictions: Sequence[Any], *, target: Any, masks: Mapping[str, Tensor]) -> list[Any]:
     """Predictions on grids without the padding of their batch; other predictions as they are.
 
     Args:
@@ -149,13 +191,7 @@ def cut_to_size(predictions: Sequence[_Any], *, target: Any, masks: Mapping[str,
     if mask is None or mask.ndim < 3:
         return list(predictions)
     rows, columns = (sizes.tolist() for sizes in extents(mask)[-2:])
-    return [_cut(one, height, width) for one, height, width in zip(predictions, rows, columns, strict=True)]
-
-
-def _cut(one: Any, height: int, width: int) -> Any:
-    if isinstance(one, SegmentationPrediction):
-        return replace(one, classes=one.classes[:height, :width], probabilities=one.probabilities[:, :height, :width])
-    return replace(one, values=one.values[:, :height, :width]) if isinstance(one, FieldPrediction) else one
+    return [one.cut(height, width) for one, height, width in zip(predictions, rows, columns, strict=True)]
 
 
 def segmentation_target(*, names: Sequence[str], counts: Sequence[int], modality: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from perceiver.targets.comparison import Comparison as Comparison
+from perceiver.targets.comparison import Comparison
 from perceiver.targets.labels import check_columns
 
 
@@ -19,6 +19,10 @@ class ValuesPrediction:
     """The values of one sample by name, in the units of the training data."""
 
     values: dict[str, float]
+
+    def cells(self) -> dict[str, str]:
+        """The cells of a row in a table of predictions, by column, at full precision."""
+        return {f"prediction_{name}": repr(value) for name, value in self.values.items()}
 
 
 @dataclass(frozen=True)

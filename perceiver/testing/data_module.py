@@ -1,4 +1,4 @@
-"""The conformance kit of data modules: what runs, tasks and `Perceiver.predict` rely on.
+"""The conformance kit of data modules and their sources: what runs, tasks and `Perceiver.predict` rely on.
 
 `data_module_checks` lists the checks, `check_data_module` runs them all. By name:
 
@@ -44,8 +44,10 @@ def data_module_checks(
     """The checks of a data module, by name; see the head of this file.
 
     Args:
-        make_data_module: a new LightningDataModule at each call, always with the same arguments. Small data will do.
-        test_readers: methods by which it reads the test split, besides `test_dataloader` and `predict_dataloader`.
+        make_data_module: a new data module at each call, always with the same arguments: `perceiver.data.DataModule` of a
+            source, or another LightningDataModule. Small data will do.
+        test_readers: methods by which it or its source reads the test split, besides `test_dataloader` and
+            `predict_dataloader`.
         max_batches: how many batches of each split are looked at.
     """
     case = _Case(make_data_module, tuple(test_readers), max_batches)
@@ -61,7 +63,8 @@ def check_data_module(
         AssertionError: the names of the checks that failed, and of each what was expected, what came and where to look.
     """
     checks = data_module_checks(make_data_module, test_readers=test_readers, max_batches=max_batches)
-    run_checks(checks, subject=f"data module {type(make_data_module()).__name__}")
+    module = make_data_module()
+    run_checks(checks, subject=f"data module {type(getattr(module, 'source', module)).__name__}")
 
 
 @dataclass(frozen=True)
@@ -362,10 +365,11 @@ def _test_split_stays_unread(case: _Case) -> None:
     module = case.make()
     module.prepare_data()  # may look whether files are there
     read: list[str] = []
-    for name in (*case.test_readers, "test_dataloader", "predict_dataloader"):
-        if callable(getattr(module, name, None)):
-            # On the instance, so that whatever the class itself calls is noticed.
-            setattr(module, name, partial(_noted, getattr(module, name), name, read))
+    for owner in (module, getattr(module, "source", None)):
+        for name in (*case.test_readers, "test_dataloader", "predict_dataloader"):
+            if callable(getattr(owner, name, None)):
+                # On the instance, so that whatever the class itself calls is noticed.
+                setattr(owner, name, partial(_noted, getattr(owner, name), name, read))
     module.setup("fit")
     for split in ("train", "val"):
         list(case.batches(module, split))

@@ -469,7 +469,8 @@ def test_configured_adapters_take_their_facts_from_the_data(
 ) -> None:
     tree = {"model": {"adapters": {"voice": OmegaConf.load(repository / "conf" / "adapter" / f"{name}.yaml")}}}
     facts = {"kind": "audio", "shape": [2, None], "sample_rate": SAMPLE_RATE}
-    from perceiver.run.configuration.resolve import register_resolvers, resolve
+    from perceiver.run.configuration.resolve import resolve
+    from perceiver.run.configuration.resolvers import register_resolvers
 
     register_resolvers()
     config = resolve(OmegaConf.create(tree), {"modalities": {"voice": facts}})

@@ -200,7 +200,8 @@ def test_scale_is_checked(scale: float) -> None:
 @pytest.mark.filterwarnings("ignore:.*deprecated by PEP 585")
 def test_the_configured_adapter_takes_its_facts_from_the_data(repository: Path) -> None:
     tree = {"model": {"adapters": {"cloud": OmegaConf.load(repository / "conf" / "adapter" / "points.yaml")}}}
-    from perceiver.run.configuration.resolve import register_resolvers, resolve
+    from perceiver.run.configuration.resolve import resolve
+    from perceiver.run.configuration.resolvers import register_resolvers
 
     register_resolvers()
     config = resolve(OmegaConf.create(tree), {"modalities": {"cloud": {"kind": "points", "shape": [None, 6]}}})

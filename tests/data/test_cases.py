@@ -11,7 +11,7 @@ import soundfile
 import torch
 from PIL import Image
 
-from perceiver.data import SegmentationFolder
+from perceiver.data import DataModule, SegmentationFolder
 from perceiver.data.folders.images import ImageFolder
 from perceiver.data.manifest import Manifest
 from perceiver.data.manifest.cells import array_of, read_cell
@@ -30,19 +30,19 @@ def cases(repository: Path) -> Path:
     return folder
 
 
-def manifest(path: Path, modalities: dict[str, Any] | None, **settings: Any) -> Manifest:
-    made = Manifest(manifest=path, modalities=modalities, num_workers=0, **{"needs_test": False, **settings})
+def manifest(path: Path, modalities: dict[str, Any] | None, **settings: Any) -> DataModule:
+    made = DataModule.of(Manifest, manifest=path, modalities=modalities, num_workers=0, **{"needs_test": False, **settings})
     made.prepare_data()
     return made
 
 
-def trained(path: Path, modalities: dict[str, Any], **settings: Any) -> Manifest:
+def trained(path: Path, modalities: dict[str, Any], **settings: Any) -> DataModule:
     made = manifest(path, modalities, **settings)
     made.setup("fit")
     return made
 
 
-def inputs(made: Manifest) -> list[dict[str, Any]]:
+def inputs(made: DataModule) -> list[dict[str, Any]]:
     made.setup("predict")
     rows = made.predict_dataloader().dataset
     return [rows[index].inputs for index in range(len(rows))]  # type: ignore[arg-type]
@@ -61,7 +61,7 @@ def test_a_damaged_image_is_refused_everywhere(cases: Path, tmp_path: Path) -> N
             for number in range(4):
                 good.save(tmp_path / split / name / f"{number}.png")
     (tmp_path / "train" / "a" / "0.png").write_bytes(damaged.read_bytes())
-    folder = ImageFolder(root=tmp_path, size=(8, 8), num_workers=0)
+    folder = DataModule.of(ImageFolder, root=tmp_path, size=(8, 8), num_workers=0)
     with pytest.raises(ImageFileError, match=r"0\.png: no intact image"):
         folder.setup("fit")
 
@@ -74,24 +74,24 @@ def test_a_damaged_image_is_refused_everywhere(cases: Path, tmp_path: Path) -> N
     skipping = manifest(path, {"photo": {"kind": "image", "size": [8, 8]}}, on_bad_row="skip", test_fraction=0.0)
     with pytest.raises(ValueError, match="of one colour"):
         skipping.setup("fit")  # the good ones are all red
-    assert any("damaged.png" in message for message in skipping.skipped)
+    assert any("damaged.png" in message for message in skipping.source.skipped)
 
     facts = {"kind": "image", "shape": [3, 8, 8], "range": [0, 255], "crop_fraction": 1.0}
     with Image.open(damaged) as image, pytest.raises(Exception, match=r"."):
         preprocess(image, modality=facts, name="x")
 
 
-def read_row(made: Manifest, row: int) -> Any:
+def read_row(made: DataModule, row: int) -> Any:
     from perceiver.data.manifest.rows import ManifestRows, RowIds
 
-    made._columns()
-    table_, [modality] = made._columns(), made._modalities()
+    made.source._columns()
+    table_, [modality] = made.source._columns(), made.source._modalities()
     return ManifestRows(
         table=table_,
         rows=[row],
         modalities=[modality],
         specs={modality.name: modality.facts},
-        folder=made.root,
+        folder=made.source.root,
         ids=RowIds(table=table_, column=None),
     )[0]
 
@@ -171,13 +171,13 @@ def test_question_marks_are_missing_numbers(cases: Path) -> None:
 def test_an_index_without_a_name_is_left_out(cases: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         made = trained(cases / "pandas_index.csv", table("age"))
-    assert len(made._columns()) == 40
+    assert len(made.source._columns()) == 40
     assert "pandas_index.csv: columns without a name are left out: 1" in caplog.text
 
 
 def test_quotes_of_tab_separated_texts_are_characters(cases: Path) -> None:
     made = trained(cases / "common_voice_like.tsv", {"x": {"kind": "text", "column": "sentence"}})
-    texts = [made._columns().cell(row, "sentence") for row in range(len(made._columns()))]
+    texts = [made.source._columns().cell(row, "sentence") for row in range(len(made.source._columns()))]
     assert len(texts) == 40
     assert '"start only' in texts
     assert 'the end"' in texts
@@ -222,7 +222,7 @@ def test_integers_have_the_scale_of_a_recording(cases: Path, tmp_path: Path) -> 
     audio = next(name for name in columns if name not in ("label", "id", "split"))
     made = trained(path, {"x": {"kind": "audio", "column": audio, "sample_rate": 8000}}, max_seconds=None)
     facts = made.spec["modalities"]["x"]
-    raw = made._columns().cell(0, audio)
+    raw = made.source._columns().cell(0, audio)
     soundfile.write(tmp_path / "a.wav", raw.astype(np.int16), 8000, subtype="PCM_16")
     expected = preprocess(read_recording(tmp_path / "a.wav"), modality=facts, name="x")
     assert isinstance(expected, torch.Tensor)
@@ -235,11 +235,11 @@ def test_integers_have_the_scale_of_a_recording(cases: Path, tmp_path: Path) -> 
 
 
 def test_masks_of_0_and_255(cases: Path) -> None:
-    made = SegmentationFolder(root=cases / "masks255", size=(8, 8), num_workers=0, batch_size=4)
+    made = DataModule.of(SegmentationFolder, root=cases / "masks255", size=(8, 8), num_workers=0, batch_size=4)
     made.setup("fit")
     assert made.spec["target"]["mask_values"] == [0, 255]
     assert min(made.spec["target"]["counts"]) > 0
-    tested = SegmentationFolder(root=cases / "masks255", size=(8, 8), num_workers=0, batch_size=4)
+    tested = DataModule.of(SegmentationFolder, root=cases / "masks255", size=(8, 8), num_workers=0, batch_size=4)
     tested.spec = made.spec
     tested.setup("test")
     batch = next(iter(tested.test_dataloader()))

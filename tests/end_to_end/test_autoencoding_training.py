@@ -9,7 +9,7 @@ import torch
 from hydra_runs import run
 
 import perceiver
-from perceiver.data import DialedDigits
+from perceiver.data import DataModule, DialedDigits
 
 TINY = (
     "experiment=dialed_digits",
@@ -58,8 +58,8 @@ def test_the_loss_falls_and_everything_is_reported(trained: Path) -> None:
 
 def test_the_checkpoint_reconstructs_and_predicts(trained: Path, tmp_path: Path) -> None:
     model = perceiver.load(trained)
-    data = DialedDigits(
-        num_frames=2, canvas=[8, 10], validation_size=20, test_size=20, clips_per_digit=1, batch_size=20
+    data = DataModule.of(
+        DialedDigits, num_frames=2, canvas=[8, 10], validation_size=20, test_size=20, clips_per_digit=1, batch_size=20
     )
     data.spec = model.spec  # type: ignore[assignment]
     data.setup("test")

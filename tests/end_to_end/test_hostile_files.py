@@ -1,7 +1,7 @@
-"""Every hostile file of a model through every door that takes one: nothing in it is run, no secret is read, memory stays bounded.
+"""Every hostile file through every door that takes it: nothing in it is run, no secret is read, memory and time are bounded.
 
-`MODEL_FILES` x `DOORS`, and `SHARDS` x `SHARD_DOORS`; a new door or a new kind of file joins by one line. docs/guides/safety.md has
-the table. Files of samples (images, sound, tables) are in `tests/data/manifest/test_hostile_files.py`.
+`MODEL_FILES` x `DOORS`, and `SHARDS` x `SHARD_DOORS`; a new door or a new kind of file joins by one line. The docs have the
+table ("Safety"). Files of samples (images, sound, tables) are in `tests/data/manifest/test_hostile_files.py`.
 """
 
 import resource

@@ -10,8 +10,9 @@ from unittest import mock
 
 import pytest
 import torch
+import torchvision
 import yaml
-from image_sets import cifar10_set, folder_set
+from image_sets import cifar10_set, cifar_checksums, folder_set
 from PIL import Image
 
 import perceiver
@@ -85,8 +86,9 @@ def test_a_damaged_image_reads_in_one_line(tmp_path: Path) -> None:
     assert err.startswith(f"error: {file}: no intact image (")
 
 
-def test_the_cifar10_recipe_mixes_training_images_only(tmp_path: Path) -> None:
+def test_the_cifar10_recipe_mixes_training_images_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cifar10_set(tmp_path)
+    cifar_checksums(tmp_path, torchvision.datasets.CIFAR10, monkeypatch)
     run = tmp_path / "run"
     settings = (f"data.root={tmp_path}", "data.download=false", "data.validation_size=20", "data.batch_size=16")
     code, err = train("experiment=cifar10", *SMALL[:3], *SMALL[4:], *settings, "test=false", f"hydra.run.dir={run}")

@@ -112,9 +112,9 @@ def test_embeddings(form: str, kind: str, run_directory: Path, folder: Path, tmp
 
 
 def perceiver_data(folder: Path, spec: Any) -> Any:
-    from perceiver.data import Manifest
+    from perceiver.data import DataModule, Manifest
 
-    data = Manifest(manifest=folder / "m.csv", num_workers=0, batch_size=100)
+    data = DataModule.of(Manifest, manifest=folder / "m.csv", num_workers=0, batch_size=100)
     data.spec = spec
     return data
 

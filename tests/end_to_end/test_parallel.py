@@ -17,9 +17,9 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
 import perceiver
-from perceiver.data import Digits
-from perceiver.run.configuration.learning_rate import scale_learning_rate
-from perceiver.tasks.training_steps import counted
+from perceiver.data import DataModule, Digits
+from perceiver.run.configuration.learning_rate import LearningRateScaling, ScaledOptimizer
+from perceiver.training.task import counted
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
 SMALL = (
@@ -71,9 +71,7 @@ def curves(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> dict[s
     folder = tmp_path_factory.mktemp("curves")
     for strategy in ("auto", "ddp", "fsdp2"):
         command = [sys.executable, str(SUPPORT / "loss_curves.py"), strategy, str(folder / strategy)]
-        done = subprocess.run(
-            command, env=environment(repository), cwd=folder, capture_output=True, text=True, timeout=300
-        )
+        done = subprocess.run(command, env=environment(repository), cwd=folder, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
     return {strategy: json.loads((folder / strategy).read_text()) for strategy in ("auto", "ddp", "fsdp2")}
 
@@ -136,7 +134,7 @@ def test_metrics_are_of_every_sample_once(trained: dict[str, Path], strategy: st
 
 def perceiver_digits(run: Path) -> Any:
     """The test batches of a run on digits: 360 samples in batches that two processes do not share evenly."""
-    data = Digits(batch_size=50)
+    data = DataModule.of(Digits, batch_size=50)
     data.setup("fit")
     spec = perceiver.load(run).spec
     assert spec is not None
@@ -181,9 +179,7 @@ def test_a_process_that_dies_stops_the_others(repository: Path, tmp_path: Path, 
             assert time.monotonic() < until
             assert first.poll() is None
             time.sleep(0.2)
-        [second] = [
-            int(child) for child in Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
-        ]
+        [second] = [int(child) for child in Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()]
         os.kill(first.pid if victim == "first" else second, signal.SIGKILL)
         _, errors = first.communicate(timeout=60)
         until = time.monotonic() + 30
@@ -245,6 +241,10 @@ def test_other_samplers_count_all() -> None:
 def config(rule: str | None, *, base: Any = 256, lr: Any = 1e-3, batch: int | None = 64) -> dict[str, Any]:
     data = {} if batch is None else {"batch_size": batch}
     return {"optimizer": {"lr": lr}, "data": data, "lr_scaling": {"rule": rule, "base_batch": base}}
+
+
+def scale_learning_rate(given: dict[str, Any], trainer: Any) -> ScaledOptimizer:
+    return LearningRateScaling(**given["lr_scaling"])(given, trainer)
 
 
 def trainer(*, processes: int = 8, accumulated: int = 2) -> Any:

@@ -23,7 +23,7 @@ import yaml
 from sklearn.datasets import load_digits
 
 import perceiver
-from perceiver.data import Digits
+from perceiver.data import DataModule, Digits
 from perceiver.run.main import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -166,9 +166,9 @@ def test_the_configuration_is_resolved_and_holds_the_spec(run_directory: Path) -
 
 
 def test_the_reported_test_accuracy_is_that_of_the_loaded_model(run_directory: Path) -> None:
-    data = Digits()
+    data = DataModule.of(Digits)
     data.setup("test")
-    test = data.read_test()
+    test = data.source.read_test()
     images = load_digits().images.astype("uint8")
     numbers = test.numbers.tolist()
     model = perceiver.load(run_directory)
@@ -293,6 +293,10 @@ def test_a_failed_job_does_not_stop_its_sweep(tmp_path: Path) -> None:
         (["experiment=imagenet"], "Could not find 'experiment/imagenet'"),
         (["model=perceiver_i0"], "Did you mean model=perceiver_io?"),
         (["a=["], "no viable alternative"),
+        (["mode=train"], "Could not find 'mode/train'. Available options in 'mode': batch_size, embed, fit, predict,"),
+        (["mode=tests"], "Did you mean mode=test?"),
+        (["shards=folder"], "Could not override 'shards'.*It belongs to mode=shard."),
+        (["mode=test", "init_freeze=true"], "It belongs to mode=batch_size and mode=fit."),
     ],
 )  # fmt: skip
 def test_a_wrong_override(arguments: list[str], words: str) -> None:
@@ -306,7 +310,6 @@ def test_a_wrong_override(arguments: list[str], words: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["mode=train"], "mode: expected fit, test, predict, embed, shard or batch_size, got 'train'"),
         (["mode=test"], "mode=test: expected ckpt_path="),
         (["mode=test", "ckpt_path=no/such/run"], "no/such/run: there is no such file or folder"),
         (["ckpt_path=no/such/run"], "no/such/run: there is no such file or folder"),
@@ -447,7 +450,7 @@ def test_train_py_is_thin() -> None:
 
 def test_full_tracebacks_on_request(tmp_path: Path) -> None:
     with mock.patch.dict(os.environ, {"HYDRA_FULL_ERROR": "1"}):
-        finished = train("mode=nonsense", f"hydra.run.dir={tmp_path}")
+        finished = train("mode=shard", f"hydra.run.dir={tmp_path}")
         assert os.environ["HYDRA_FULL_ERROR"] == "1"
-    assert finished.error == "error: mode: expected fit, test, predict, embed, shard or batch_size, got 'nonsense'."
+    assert finished.error == "error: mode=shard: expected shards=DIR, the folder that shards are written to; got none."
     assert "Traceback" in finished.err

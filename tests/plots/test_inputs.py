@@ -3,9 +3,9 @@
 import torch
 from plots_cases import MODALITIES, batch, model
 
-from perceiver.modalities.arrays import normalise
+from perceiver.modalities.preprocess import normalise, unnormalised
 from perceiver.plots.evaluation import modalities_of
-from perceiver.plots.inputs import singles, unnormalised
+from perceiver.plots.inputs import singles
 
 
 def test_normalisation_is_undone() -> None:

@@ -13,9 +13,10 @@ from hydra_runs import run
 from omegaconf import DictConfig, OmegaConf
 
 from perceiver import checkpoints
-from perceiver.checkpoints.build import ConfigError, build_model
+from perceiver.checkpoints.build import ConfigError
 from perceiver.checkpoints.file import CheckpointError
-from perceiver.run.fine_tuning.initialisation import Initialisation, with_stored_model
+from perceiver.run.fine_tuning.initialisation import starting_from, with_stored_model
+from perceiver.run.fine_tuning.starting_point import StartingPoint
 from perceiver.run.modes.inference import Inference
 
 NAMED = (
@@ -52,11 +53,14 @@ def in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def built(config: DictConfig) -> Any:
     """As `mode=fit` builds the model."""
-    start = Initialisation.of(config)
-    assert start is not None
-    plain = OmegaConf.to_container(with_stored_model(config).model, resolve=True)
+    start = starting_from(init_from=config.init_from, init_model=True)
+    plain = OmegaConf.to_container(start.configured(config).model, resolve=True)
     assert isinstance(plain, dict)
-    return build_model({str(key): value for key, value in plain.items()}, encoder_limit=start.limit())
+    return start.build({str(key): value for key, value in plain.items()}, {})
+
+
+def stored(config: DictConfig) -> DictConfig:
+    return with_stored_model(config, source=StartingPoint.find(config.init_from))
 
 
 @pytest.mark.parametrize("make", NAMED)
@@ -65,7 +69,7 @@ def test_what_a_file_names_is_vetted_before_it_joins_the_configuration(
 ) -> None:
     hostile = make(tmp_path)
     with pytest.raises(CheckpointError, match=f"(?s){re.escape(str(hostile.path))}.*{hostile.words}"):
-        with_stored_model(configured(hostile.path))
+        stored(configured(hostile.path))
     hostile.assert_nothing_ran()
     assert PACKAGE not in sys.modules
 
@@ -106,7 +110,7 @@ def test_a_stored_head_is_not_asked_about(tmp_path: Path) -> None:
 def test_directories_of_save_pretrained_are_vetted_too(tmp_path: Path) -> None:
     folder = pretrained(tmp_path / "hub", lambda model: set_value(model, "encoder._target_", f"{PACKAGE}.Encoder"))
     with pytest.raises(CheckpointError, match=f"{PACKAGE}.Encoder, outside the trusted packages"):
-        with_stored_model(configured(folder))
+        stored(configured(folder))
 
 
 @pytest.mark.parametrize("name", ["beyond any size", "a list times a number", "reference"])
@@ -114,7 +118,7 @@ def test_directories_of_transformers_are_vetted_too(name: str, tmp_path: Path) -
     values, words = hostile_models.TRANSFORMERS[name]
     hostile = transformers_values(tmp_path / "theirs", values, words=words)
     with pytest.raises(ValueError, match=hostile.words):
-        with_stored_model(configured(hostile.path))
+        stored(configured(hostile.path))
 
 
 @pytest.mark.parametrize("mode", ["fit", "batch_size"])
@@ -145,5 +149,5 @@ def test_a_tested_or_resumed_file_is_not_run(make: Callable[[Path], Hostile], tm
 def test_a_used_file_is_not_run(tmp_path: Path) -> None:
     hostile = hostile_models.package_in_current_folder(tmp_path)
     with pytest.raises(CheckpointError, match=hostile.words):
-        Inference.of(OmegaConf.create({"ckpt_path": str(hostile.path), "trust": []}))
+        Inference.of(OmegaConf.create({"trust": []}), file=hostile.path)
     hostile.assert_nothing_ran()

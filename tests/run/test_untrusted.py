@@ -33,7 +33,8 @@ from shard_cases import manifest, pack
 from perceiver.data.shards.folder import ShardError, ShardFolder
 from perceiver.run.configuration.construct import construct
 from perceiver.run.configuration.data_choice import data_of_checkpoint
-from perceiver.run.configuration.resolve import register_resolvers, resolve
+from perceiver.run.configuration.resolve import resolve
+from perceiver.run.configuration.resolvers import register_resolvers
 from perceiver.run.configuration.yaml_file import read_text_at, to_yaml
 from perceiver.run.main import conf_directory
 from perceiver.run.reporting.metrics import write_metrics

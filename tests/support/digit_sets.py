@@ -37,5 +37,5 @@ def read_recordings_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return wrapped
 
-    for name in ("prepare_data", "read_training", "read_test"):
+    for name in ("prepare", "read_training", "read_test"):
         monkeypatch.setattr(SpokenDigits, name, remembered(name, getattr(SpokenDigits, name)))

@@ -1,12 +1,15 @@
 """Tiny sets of images in the original formats, for tests: random pixels in the files that the real sets consist of."""
 
+import hashlib
 import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from torchvision.datasets import CIFAR10
 
 IDX_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -82,6 +85,17 @@ def cifar100_set(root: Path) -> None:
         (folder / name).write_bytes(python2_pickle(batch))
     meta = {"fine_label_names": [f"class {n}" for n in range(100)], "coarse_label_names": [f"group {n}" for n in range(20)]}
     (folder / "meta").write_bytes(python2_pickle(meta))
+
+
+def cifar_checksums(root: Path, reader: type[CIFAR10], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has torchvision take the small files in `root` for the originals."""
+
+    def md5(name: str) -> str:
+        return hashlib.md5((root / reader.base_folder / name).read_bytes()).hexdigest()
+
+    for files in ("train_list", "test_list"):
+        monkeypatch.setattr(reader, files, [[name, md5(name)] for name, _ in getattr(reader, files)])
+    monkeypatch.setattr(reader, "meta", {**reader.meta, "md5": md5(reader.meta["filename"])})
 
 
 def photograph(path: Path, *, seed: int, size: tuple[int, int] = (40, 30)) -> None:

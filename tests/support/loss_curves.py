@@ -22,9 +22,10 @@ from perceiver.decoders.pooled import PooledHead
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
 from perceiver.model import Perceiver
+from perceiver.objectives import classification
 from perceiver.positions import Fourier
 from perceiver.run.processes.fully_sharded import FullySharded
-from perceiver.tasks.classification import ClassificationTask
+from perceiver.training import Task
 
 STEPS, BATCH, PROCESSES = 20, 16, 2
 STRATEGIES = {"ddp": DDPStrategy, "fsdp2": FullySharded}
@@ -103,7 +104,7 @@ def curve(names: tuple[str, ...], strategy: str) -> list[float]:
         callbacks=[losses],
     )
     optimizer = partial(torch.optim.AdamW, lr=1e-3)
-    task = ClassificationTask(model=model(names), optimizer=optimizer, scheduler=None, num_classes=10)
+    task = Task(model=model(names), objective=classification(num_classes=10), optimizer=optimizer)
     data = batches(names, rank=trainer.global_rank, processes=processes)
     trainer.fit(task, DataLoader(data, batch_size=None))  # type: ignore[arg-type]
     return losses.losses

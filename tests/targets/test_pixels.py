@@ -1,13 +1,16 @@
 """What outputs on a grid mean: class maps, fields in their own units, cut to the size of their sample."""
 
+import io
 import math
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
 from dense_cases import flowing, segmenting
+from PIL import Image
 
-from perceiver.targets.kinds import Target, target_of
+from perceiver.targets.kinds import SavedPrediction, Target, target_of
 from perceiver.targets.pixels import (
     FieldPrediction,
     FieldTarget,
@@ -81,3 +84,21 @@ def test_fields_of_several_sizes() -> None:
         assert isinstance(one, FieldPrediction)
         assert one.values.shape == (2, *x.shape[2:])
         np.testing.assert_allclose(one.values, alone.values, atol=1e-5)
+
+
+def test_predictions_are_saved() -> None:
+    numbers = np.arange(20).reshape(4, 5)
+    segments = SegmentationPrediction(numbers, np.full((20, 4, 5), 0.05, np.float32), tuple(map(str, range(20))))
+    field = FieldPrediction(np.arange(24, dtype=np.float32).reshape(2, 3, 4), ("x", "y"))
+    assert isinstance(segments, SavedPrediction)
+    assert isinstance(field, SavedPrediction)
+    png, npy = io.BytesIO(), io.BytesIO()
+    segments.save(png)
+    field.save(npy)
+    image = Image.open(png)
+    assert np.array_equal(np.asarray(image), numbers)
+    colours = [matplotlib.colormaps["tab20"](number)[:3] for number in range(20)]
+    assert np.array_equal(np.asarray(image.convert("RGB")).reshape(20, 3), (np.array(colours) * 255).round())
+    npy.seek(0)
+    assert np.array_equal(np.load(npy), field.values)
+    assert (segments.cells()["share_3"], field.cells()) == ("0.05", {"mean_x": "5.5", "mean_y": "17.5"})

@@ -43,6 +43,7 @@ from perceiver.adapters import (
 from perceiver.data import (
     MNIST,
     AudioFolder,
+    DataModule,
     DigitPoints,
     Digits,
     ImageFolder,
@@ -139,9 +140,7 @@ ADAPTERS |= {
     ),
     "vector": Case(lambda: Vector(vector_channels=5), lambda: torch.rand(3, 5), ()),
     "text, position added": Case(
-        lambda: TextTokens(
-            vocabulary_size=12, embedding_channels=7, position=LINE, add_position=True
-        ),
+        lambda: TextTokens(vocabulary_size=12, embedding_channels=7, position=LINE, add_position=True),
         lambda: torch.randint(0, 12, (3, 9)),
         (1,),
     ),
@@ -233,11 +232,11 @@ def files(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda root: Digits(),
-        lambda root: MNIST(root=root, validation_size=10, batch_size=7, download=False),
-        lambda root: ImageFolder(root=root / "images", size=(16, 16), batch_size=7, num_workers=0),
-        lambda root: AudioFolder(root=root / "sounds", sample_rate=8000, batch_size=4),
-        lambda root: DigitPoints(root=root, validation_size=10, batch_size=7, download=False),
+        lambda root: DataModule.of(Digits),
+        lambda root: DataModule.of(MNIST, root=root, validation_size=10, batch_size=7, download=False),
+        lambda root: DataModule.of(ImageFolder, root=root / "images", size=(16, 16), batch_size=7, num_workers=0),
+        lambda root: DataModule.of(AudioFolder, root=root / "sounds", sample_rate=8000, batch_size=4),
+        lambda root: DataModule.of(DigitPoints, root=root, validation_size=10, batch_size=7, download=False),
     ],
     ids=["digits", "mnist", "image_folder", "audio_folder", "digit_points"],
 )

@@ -1,7 +1,7 @@
-"""The data modules' kit: every check fails for a module that is broken in just that respect, and for no other."""
+"""The data modules' kit: every check fails for a source or module that is broken in just that respect, and for no other."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -14,8 +14,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from perceiver.batch import Batch, Sample
 from perceiver.collate import Collate
-from perceiver.data.loading.dense_module import DenseDataModule
-from perceiver.data.loading.labelled_module import LabelledDataModule
+from perceiver.data import DataModule, Source
 from perceiver.data.loading.samples import InMemory, Samples
 from perceiver.targets.labels import labels_target
 from perceiver.targets.pixels import field_target, segmentation_target
@@ -32,20 +31,13 @@ def sets(split: str, count: int, *, seed: int) -> list[Sample]:
     ]
 
 
-class Sets(LabelledDataModule):
+class Sets(Source):
     """A sound one; its subclasses are broken."""
 
     facts_of_points: ClassVar[Mapping[str, Any]] = {"kind": "points", "shape": [None, 3]}
 
     def __init__(self) -> None:
-        super().__init__(
-            modality="points",
-            facts=self.facts_of_points,
-            class_names=["even", "odd"],
-            batch_size=4,
-            num_workers=0,
-            augment=None,
-        )
+        super().__init__(facts={"points": self.facts_of_points}, class_names=["even", "odd"])
 
     def read_training(self) -> tuple[Samples, Samples]:
         return InMemory(sets("train", 9, seed=0)), InMemory(sets("val", 6, seed=1))
@@ -53,8 +45,8 @@ class Sets(LabelledDataModule):
     def read_test(self) -> Samples:
         return InMemory(sets("test", 6, seed=2))
 
-    def statistics(self, training: Samples) -> dict[str, Any]:
-        return {"mean": [0.1, 0.2, 0.3], "std": [1.0, 1.5, 2.0]}
+    def statistics(self, training: Samples) -> dict[str, dict[str, Any]]:
+        return {"points": {"mean": [0.1, 0.2, 0.3], "std": [1.0, 1.5, 2.0]}}
 
 
 class TupleInSpec(Sets):
@@ -87,36 +79,30 @@ class NoiseInTest(Sets):
 
 
 class ReadsAll(Sets):
-    def setup(self, stage: str | None = None) -> None:
-        super().setup(None)
+    def read_training(self) -> tuple[Samples, Samples]:
+        self.read_test()
+        return super().read_training()
 
 
 class MeasuresAgain(Sets):
-    def setup(self, stage: str | None = None) -> None:
-        self._spec = None
-        super().setup(stage)
+    def read_training(self) -> tuple[Samples, Samples]:
+        self.spec = None
+        return super().read_training()
 
 
 class IgnoresItsSpec(Sets):
     """Holds the spec that was set, and normalises by another."""
 
-    def _evaluation(self, samples: Samples | None) -> DataLoader[Sample]:
-        stored, self._spec = self._spec, None
-        self._read_training()
-        loader = super()._evaluation(samples)
-        self._spec = stored
-        return loader
+    normalised = True
 
 
 class TakesAnySpec(Sets):
-    @property
-    def spec(self) -> dict[str, Any]:
-        assert self._spec is not None
-        return deepcopy(self._spec)
+    def take(self, stored: Mapping[str, Any]) -> None:
+        self.spec = deepcopy(dict(stored))
 
-    @spec.setter
-    def spec(self, stored: Mapping[str, Any]) -> None:
-        self._spec = deepcopy(dict(stored))
+
+def made(source: type[Source], batch_size: int = 4) -> Callable[[], DataModule]:
+    return lambda: DataModule(source(), batch_size=batch_size)
 
 
 class WorkerSamples:
@@ -155,19 +141,19 @@ BROKEN: list[tuple[str, type[Sets], str]] = [
 
 
 def test_a_sound_module_passes() -> None:
-    check_data_module(Sets)
+    check_data_module(made(Sets))
 
 
 @pytest.mark.parametrize(("name", "broken", "words"), BROKEN, ids=[broken.__name__ for _, broken, _ in BROKEN])
 def test_a_broken_module_fails_its_check_only(name: str, broken: type[Sets], words: str) -> None:
-    failed = failures(data_module_checks(broken))
+    failed = failures(data_module_checks(made(broken)))
     assert list(failed) == [name], failed
     assert re.match(rf"{name}: expected .*got .*[;,] .*\w", failed[name]), failed[name]
     assert re.search(words, failed[name]), failed[name]
 
 
 def test_every_check_has_a_broken_module() -> None:
-    assert {name for name, _, _ in BROKEN} == {str(check) for check in data_module_checks(Sets)}
+    assert {name for name, _, _ in BROKEN} == {str(check) for check in data_module_checks(made(Sets))}
 
 
 class Pairs(LightningDataModule):
@@ -270,17 +256,17 @@ def test_further_mistakes(broken: type[Pairs], name: str, words: str) -> None:
 
 def test_the_report_names_the_module() -> None:
     with pytest.raises(AssertionError, match=r"^data module ReadsAll fails 1 of 9 checks:\n- test_split_stays_unread: "):
-        check_data_module(ReadsAll)
+        check_data_module(made(ReadsAll))
 
 
-class Dense(DenseDataModule):
+class Dense(Source):
     """A sound one, of images of two sizes with a target on their grid; its subclasses are broken."""
 
     kind = "segmentation"
 
     def __init__(self) -> None:
         facts = {"kind": "image", "shape": [1, None, None], "range": [0, 255]}
-        super().__init__(modality="image", facts=facts, batch_size=2, num_workers=0)
+        super().__init__(facts={"image": facts})
 
     def sample(self, split: str, n: int) -> Sample:
         random = torch.Generator().manual_seed(n + 10 * len(split))
@@ -299,14 +285,16 @@ class Dense(DenseDataModule):
     def read_test(self) -> Any:
         return [self.sample("test_", n) for n in range(3)]
 
-    def describe(self, training: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        statistics = {"mean": [0.5], "std": [0.3]}
+    def learn(self, training: Any) -> dict[str, Any]:
+        modalities = {"image": {**self.facts["image"], "mean": [0.5], "std": [0.3]}}
         if self.kind == "segmentation":
-            return statistics, segmentation_target(names=["a", "b"], counts=[1, 1], modality="image")
-        return statistics, field_target(names=["u", "v"], mean=[0.0, 0.0], std=[1.0, 1.0], modality="image")
+            target = segmentation_target(names=["a", "b"], counts=[1, 1], modality="image")
+            return {"modalities": modalities, "target": target, "num_classes": 2}
+        target = field_target(names=["u", "v"], mean=[0.0, 0.0], std=[1.0, 1.0], modality="image")
+        return {"modalities": modalities, "target": target, "num_outputs": 2}
 
-    def expected(self) -> dict[str, object]:
-        return {"kind": self.kind}
+    def known(self) -> dict[str, Any]:
+        return {"modalities": self.facts, "target": {"kind": self.kind}}
 
 
 class DenseField(Dense):
@@ -330,9 +318,9 @@ class FieldWithoutChannels(DenseField):
         return replace(one, target=one.target[:1])
 
 
-@pytest.mark.parametrize("made", [Dense, DenseField])
-def test_modules_with_dense_targets(made: type[Dense]) -> None:
-    check_data_module(made)
+@pytest.mark.parametrize("source", [Dense, DenseField])
+def test_modules_with_dense_targets(source: type[Dense]) -> None:
+    check_data_module(made(source, batch_size=2))
 
 
 @pytest.mark.parametrize(
@@ -344,4 +332,4 @@ def test_modules_with_dense_targets(made: type[Dense]) -> None:
     ],
 )
 def test_wrong_dense_targets(broken: type[Dense], words: str) -> None:
-    assert re.search(words, failures(data_module_checks(broken))["targets_in_range"])
+    assert re.search(words, failures(data_module_checks(made(broken, batch_size=2)))["targets_in_range"])

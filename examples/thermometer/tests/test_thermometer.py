@@ -1,11 +1,11 @@
-"""The adapter and the data module keep what perceiver relies on."""
+"""The adapter and the kind keep what perceiver relies on."""
 
 import pytest
 import torch
-from thermometer import Thermometer, Weather
+from thermometer import Readings, Thermometer
 
 from perceiver import Fourier
-from perceiver.testing import Check, adapter_checks, data_module_checks
+from perceiver.testing import Check, adapter_checks, modality_checks
 
 
 def make_adapter() -> Thermometer:
@@ -17,6 +17,6 @@ def test_adapter(check: Check) -> None:
     check()
 
 
-@pytest.mark.parametrize("check", data_module_checks(lambda: Weather(days=40)), ids=str)
-def test_data(check: Check) -> None:
+@pytest.mark.parametrize("check", modality_checks(Readings, lambda: [[11.2, 11.0, 10.9], [3.5, 4.0]]), ids=str)
+def test_kind(check: Check) -> None:
     check()

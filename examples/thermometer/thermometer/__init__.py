@@ -1,6 +1,6 @@
 """Thermometer readings as a modality for perceiver."""
 
 from thermometer.adapter import Thermometer
-from thermometer.weather import Weather
+from thermometer.readings import Readings
 
-__all__ = ["Thermometer", "Weather"]
+__all__ = ["Readings", "Thermometer"]

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from perceiver.attention.forms.absorbed import absorb, project
-from perceiver.attention.kernels.contract import Read
+from perceiver.attention.kernels.contract import Read, call
 from perceiver.attention.kernels.dispatch import implementation
 from perceiver.attention.kernels.eager_dropout import read_tokens_dropped
 from perceiver.attention.projection import TokenProjection
@@ -65,7 +65,7 @@ def factored_attention(
             if read is None:
                 scores = max(block.batch * block.num_tokens for block in blocks) * rows.shape[1]
                 read = implementation(query.device, rows.dtype, scores=scores).read
-            results = [read(rows, list(plane.parts), plane.rstd, plane.mask) for plane in planes]
+            results = [call(read, rows, plane.parts, plane.rstd, plane.mask) for plane in planes]
             sums, found = _merge(results, masked=masked)
         out = project(sums.unflatten(1, (num_heads, -1)), projection, kept=kept)
         if found is not None:
@@ -84,7 +84,7 @@ def factored_shares(
     with torch.autocast(query.device.type, enabled=False):
         rows, planes = _prepared(query, blocks, projection)
         read = implementation(query.device, rows.dtype).read
-        lses = [read(rows, list(plane.parts), plane.rstd, plane.mask)[1] for plane in planes]
+        lses = [call(read, rows, plane.parts, plane.rstd, plane.mask)[1] for plane in planes]
         lse = torch.stack(torch.broadcast_tensors(*lses))
         nothing = lse.isneginf().all(dim=0)
         shares = torch.where(nothing, 0.0, torch.where(nothing, 0.0, lse).softmax(dim=0))
@@ -148,7 +148,9 @@ def _without_offset(parts: tuple[Tensor, ...], mask: Tensor | None) -> tuple[Ten
     with torch.no_grad():
         # Of parts on equal grids the last one: content comes first by custom, and a last table may be shared.
         steady = min(reversed(parts), key=lambda part: prod(part.shape[1:-1]))
-        step = -(-prod(steady.shape[1:]) // MOST_SAMPLED)
+        # torch.export cannot solve for a step that depends on an open size: it reads all.
+        size: int | torch.SymInt = prod(steady.shape[1:])
+        step = 1 if isinstance(size, torch.SymInt) else -(-size // MOST_SAMPLED)
         if mask is not None and mask.shape[1] == steady.shape[1]:
             mask = mask[:, ::step]
         mean, deviation = _valid_mean_and_deviation(steady[:, ::step], mask)

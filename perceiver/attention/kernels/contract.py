@@ -1,14 +1,15 @@
-"""What the implementations of the inner function share: shapes for tracing, and how forward and backward hang together."""
+"""What the kernels of the inner function share: shapes for tracing, and how forward and backward are connected."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._library.custom_ops import CustomOpDef
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
 Shape = torch.Size
@@ -27,6 +28,22 @@ READ_BACKWARD = (
 def batch_size(*inputs: Tensor | None) -> torch.Size:
     """`(B,)`: what the first dimensions of all inputs, B or 1 each, broadcast to."""
     return torch.Size((next((size for x in inputs if x is not None and (size := x.shape[0]) != 1), 1),))
+
+
+def call(read: Read, queries: Tensor, parts: Sequence[Tensor], rstd: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The result of a kernel, unless it is differentiated in forward mode: its tangents would be lost without a word.
+
+    Raises:
+        NotImplementedError: an input has a tangent, as under `torch.func.jvp`, `jacfwd` and `hessian`.
+    """
+    forward_mode = not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+    if forward_mode and any(forward_ad.unpack_dual(x).tangent is not None for x in (queries, *parts, rstd)):
+        raise NotImplementedError(
+            "Factored cross-attention has no forward-mode derivative (torch.func.jvp, jacfwd, hessian). Differentiate in "
+            "reverse mode (torch.func.vjp, jacrev), or build the model with attention=dense and compute it under "
+            "torch.nn.attention.sdpa_kernel(SDPBackend.MATH)."
+        )
+    return read(queries, list(parts), rstd, mask)
 
 
 def _products(queries: Shape, parts: list[Shape], rstd: Shape, mask: Shape | None) -> int:

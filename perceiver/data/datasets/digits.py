@@ -4,15 +4,19 @@ Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits" (UCI
 test set.
 """
 
+from typing import Any
+
 import torch
 from sklearn.datasets import load_digits
 
-from perceiver.data.loading.image_module import ImageDataModule
-from perceiver.data.loading.images import Augment, LabelledImages
+from perceiver.data.loading.images import Images, LabelledImages, image_facts, image_statistics
+from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import stratified_split
 
+VALUE_RANGE = (0, 16)
 
-class Digits(ImageDataModule):
+
+class Digits(Source):
     """scikit-learn's digits, split by class into training, validation and test.
 
     The set has no official split. The test split depends on `test_size` and `split_seed` only, so that runs
@@ -20,38 +24,18 @@ class Digits(ImageDataModule):
     8)`.
 
     Args:
-        batch_size: images per batch and process.
-        num_workers: loader processes.
         validation_size: images for validation.
         test_size: images for the test.
         split_seed: which split; not the training seed.
-        augment: transform of training images, float in [0, 1]; see `perceiver.data.loading.images.Images`.
-        balanced_sampling, num_labelled: see `ImageDataModule`.
 
     Raises:
         ValueError: a size that leaves nothing for another split.
     """
 
-    def __init__(
-        self,
-        *,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        validation_size: int = 180,
-        test_size: int = 360,
-        split_seed: int = 0,
-        augment: Augment | None = None,
-        balanced_sampling: bool = False,
-        num_labelled: int | None = None,
-    ) -> None:
+    def __init__(self, *, validation_size: int = 180, test_size: int = 360, split_seed: int = 0) -> None:
         super().__init__(
+            facts=image_facts((1, 8, 8), value_range=VALUE_RANGE),
             class_names=[str(digit) for digit in range(10)],
-            value_range=(0, 16),
-            batch_size=batch_size,
-            num_workers=num_workers,
-            augment=augment,
-            balanced_sampling=balanced_sampling,
-            num_labelled=num_labelled,
             split_seed=split_seed,
         )
         self.validation_size = validation_size
@@ -69,6 +53,10 @@ class Digits(ImageDataModule):
         """360 images by default."""
         return self._split_off_test()[1]
 
+    def statistics(self, training: Images) -> dict[str, dict[str, Any]]:
+        """Mean and standard deviation of the pixels."""
+        return image_statistics(training)
+
     def _split_off_test(self) -> tuple[LabelledImages, LabelledImages]:
         pixels, labels = load_digits(return_X_y=True)
         images = LabelledImages(
@@ -76,6 +64,7 @@ class Digits(ImageDataModule):
             labels=torch.from_numpy(labels).long(),
             ids="digits",
             numbers=torch.arange(len(labels)),
+            value_range=VALUE_RANGE,
         )
         kept, taken = stratified_split(images.labels, size=self.test_size, seed=self.split_seed, name="data.test_size")
         return images.take(kept), images.take(taken)

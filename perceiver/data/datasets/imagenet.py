@@ -7,12 +7,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from perceiver.data.loading.image_module import ImageDataModule
-from perceiver.data.loading.images import Augment
+from perceiver.data.loading.images import Images, image_facts, image_statistics, of_any_size
+from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import stratified_split
 from perceiver.data.readers.images import Crop, ImageFiles, both_or_neither, find_images
 from perceiver.modalities.framing import Frame
@@ -22,7 +23,7 @@ GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 NAME_FILES = ("LOC_synset_mapping.txt", "synset_words.txt")
 
 
-class ImageNet(ImageDataModule):
+class ImageNet(Source):
     """ImageNet for classification, from local files only: its terms have to be agreed to, so nothing is downloaded.
 
     - `root/train/<wnid>/*.JPEG`: training; validation images are split off by class.
@@ -38,15 +39,11 @@ class ImageNet(ImageDataModule):
         size: (height, width) of the images in batches.
         crop_fraction: see `ImageFolder`.
         train_crop: see `ImageFolder`.
-        batch_size: images per batch and process.
-        num_workers: loader processes, which decode.
         validation_size: how many of the training images are for validation.
         split_seed: which of them; not the training seed.
-        augment: transform of training images of size `size`, float in [0, 1]; see `perceiver.data.loading.images.Images`.
-        balanced_sampling, num_labelled: see `ImageDataModule`.
         mean: of each channel, of pixels in [0, 1]; None measures it and `std` on the training images, at most 4,096 of them.
         std: standard deviation of each channel.
-        needs_test: `prepare_data` demands `val`; False where it is not there and not asked for.
+        needs_test: `prepare` demands `val`; False where it is not there and not asked for.
 
     Raises:
         FileNotFoundError: a folder or the ground truth is absent.
@@ -60,29 +57,14 @@ class ImageNet(ImageDataModule):
         size: Sequence[int] = (224, 224),
         crop_fraction: float = 0.875,
         train_crop: Crop | None = None,
-        batch_size: int = 64,
-        num_workers: int = 2,
         validation_size: int = 10000,
         split_seed: int = 0,
-        augment: Augment | None = None,
-        balanced_sampling: bool = False,
-        num_labelled: int | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         needs_test: bool = True,
     ) -> None:
-        super().__init__(
-            class_names=None,
-            value_range=(0, 255),
-            batch_size=batch_size,
-            num_workers=num_workers,
-            augment=augment,
-            balanced_sampling=balanced_sampling,
-            num_labelled=num_labelled,
-            split_seed=split_seed,
-            normalisation=both_or_neither(mean, std),
-            crop_fraction=crop_fraction,
-        )
+        super().__init__(facts=image_facts((3, *size), crop_fraction=crop_fraction), split_seed=split_seed)
+        self.normalisation = both_or_neither(mean, std)
         self.root = Path(root)
         self.frame = Frame(size=size, crop_fraction=crop_fraction)
         self.train_crop = train_crop
@@ -90,11 +72,19 @@ class ImageNet(ImageDataModule):
         self.needs_test = needs_test
         self._found: ImageFiles | None = None
 
-    def prepare_data(self) -> None:
+    def prepare(self) -> None:
         """Looks through the folders of both splits; images are not opened yet."""
         self._training_files()
         if self.needs_test:
             self.read_test()
+
+    def known(self) -> dict[str, Any]:
+        """Range and classes; a model may be tested on images of another size."""
+        return of_any_size(super().known())
+
+    def statistics(self, training: Images) -> dict[str, dict[str, Any]]:
+        """Mean and standard deviation of the channels, as given or measured."""
+        return image_statistics(training, given=self.normalisation)
 
     def read_class_names(self) -> list[str] | None:
         """Names in words, unique, in the order of the WordNet numbers."""

@@ -7,7 +7,7 @@ import hashlib
 import os
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +18,30 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from perceiver.batch import Sample
-from perceiver.data.loading.collation import Augment
-from perceiver.data.loading.labelled_module import LabelledDataModule
 from perceiver.data.loading.samples import Samples
+from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import stratified_split
 from perceiver.data.readers.meshes import read_off, sample_surface
 from perceiver.data.readers.points import PointSets
 from perceiver.modalities.points import to_unit_sphere
 
 
-class ModelNet40(LabelledDataModule):
+class ModelNet40(Source):
     """Point sets from the meshes under `ModelNet40/<class>/{train,test}/*.off`, with the official test split.
 
     Points are spread evenly over the surface; each set is moved to its mean and scaled to radius 1. All are sampled once,
-    repeatably, and kept in files in `cache`. Batches hold `inputs["points"]` `(B, num_points,
+    repeatably, and kept in files in `cache`. Nothing is normalised further. Batches hold `inputs["points"]` `(B, num_points,
     3)`. Any folder of this layout will do, with whatever classes.
 
     Args:
         root: the folder that holds `ModelNet40/`.
         num_points: points per set.
-        batch_size: sets per batch and process.
-        num_workers: loader processes, also while sampling; worth it with `sample_every_epoch`.
         validation_size: how many of the training meshes are for validation, by class.
         split_seed: which of them; not the training seed.
         sample_seed: of the points.
         sample_every_epoch: sample training meshes anew whenever they are used: the files are read in every epoch, which
             takes workers. Validation and test are sampled once all the same.
         cache: the folder for the sampled points, 300 MB for the whole set. None: `ModelNet40/points` beside the meshes.
-        augment: transforms of training batches by name; see `perceiver.data.loading.collation.Augment`.
-        balanced_sampling, num_labelled: see `LabelledDataModule`.
 
     Raises:
         FileNotFoundError: there is no such folder, or a split is empty.
@@ -59,26 +54,14 @@ class ModelNet40(LabelledDataModule):
         *,
         root: str | os.PathLike[str],
         num_points: int = 2048,
-        batch_size: int = 32,
-        num_workers: int = 0,
         validation_size: int = 984,
         split_seed: int = 0,
         sample_seed: int = 0,
         sample_every_epoch: bool = False,
         cache: str | os.PathLike[str] | None = None,
-        augment: Mapping[str, Augment | None] | None = None,
-        balanced_sampling: bool = False,
-        num_labelled: int | None = None,
     ) -> None:
         super().__init__(
-            modality="points",
-            facts={"kind": "points", "shape": [None, 3], "unit_sphere": True},
-            class_names=None,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            augment=augment,
-            balanced_sampling=balanced_sampling,
-            num_labelled=num_labelled,
+            facts={"points": {"kind": "points", "shape": [None, 3], "unit_sphere": True}},
             split_seed=split_seed,
         )
         if num_points < 1:
@@ -90,7 +73,7 @@ class ModelNet40(LabelledDataModule):
         self.sample_seed = sample_seed
         self.sample_every_epoch = sample_every_epoch
 
-    def prepare_data(self) -> None:
+    def prepare(self) -> None:
         """Samples what is not in the cache, both splits; a damaged mesh is reported now."""
         if not self.folder.is_dir():
             raise FileNotFoundError(
@@ -123,10 +106,6 @@ class ModelNet40(LabelledDataModule):
         """The 2,468 official test meshes of ModelNet40."""
         paths = self._existing("test")
         return self._sets("test", paths, torch.arange(len(paths)))
-
-    def statistics(self, training: Samples) -> dict[str, Any]:
-        """None: every set has mean 0 and radius 1."""
-        return {}
 
     def _paths(self, split: str) -> list[Path]:
         return sorted(path for path in self.folder.glob(f"*/{split}/*") if path.suffix.lower() == ".off")

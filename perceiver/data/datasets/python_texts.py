@@ -14,22 +14,21 @@ from pydoc_data.topics import topics
 from typing import Literal
 
 from perceiver.data.readers.progress import progress
-from perceiver.data.readers.text_module import TextDataModule
 from perceiver.data.readers.text_windows import Document
+from perceiver.data.readers.texts import TextSource
 
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "pydoc_data", "turtledemo"}
 
 
-class PythonTexts(TextDataModule):
-    """Windows of the language reference (`help("if")`) and of the standard library's docstrings; see `TextDataModule`.
+class PythonTexts(TextSource):
+    """Windows of the language reference (`help("if")`) and of the standard library's docstrings; see `TextSource`.
 
     Python 3.11 has 79 topics, 465 kB, and 1.2 MB of docstrings that are not short. A topic is a document, and so are all
     docstrings of a module together.
 
     Args:
         docstrings: take the docstrings besides the reference, which takes some seconds: all modules are parsed. None is run.
-        max_length, cut_at, split_by, validation_fraction, test_fraction, split_seed, batch_size, num_workers: see
-            `TextDataModule`.
+        max_length, cut_at, split_by, validation_fraction, test_fraction, split_seed: see `TextSource`.
 
     Raises:
         FileNotFoundError: this Python has no sources of its standard library.
@@ -45,8 +44,6 @@ class PythonTexts(TextDataModule):
         validation_fraction: float = 0.1,
         test_fraction: float = 0.1,
         split_seed: int = 0,
-        batch_size: int = 32,
-        num_workers: int = 0,
     ) -> None:
         super().__init__(
             max_length=max_length,
@@ -55,8 +52,6 @@ class PythonTexts(TextDataModule):
             validation_fraction=validation_fraction,
             test_fraction=test_fraction,
             split_seed=split_seed,
-            batch_size=batch_size,
-            num_workers=num_workers,
         )
         self.docstrings = docstrings
 

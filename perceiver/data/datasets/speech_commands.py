@@ -5,15 +5,13 @@ Source: P. Warden, "Speech Commands: A Dataset for Limited-Vocabulary Speech Rec
 
 import os
 import tarfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torchaudio.datasets import SPEECHCOMMANDS
 
-from perceiver.data.loading.collation import Augment
-from perceiver.data.loading.labelled_module import LabelledDataModule
 from perceiver.data.loading.samples import Samples
+from perceiver.data.loading.source import Source
 from perceiver.data.readers.audio import Recordings, audio_facts, loudness
 
 WORDS = (
@@ -25,7 +23,7 @@ LISTS = {"val": "validation_list.txt", "test": "testing_list.txt"}
 NOISE = "_background_noise_"  # six long recordings that are no words
 
 
-class SpeechCommands(LabelledDataModule):
+class SpeechCommands(Source):
     """All 35 words, with the official validation and test lists: 84,843, 9,981 and 11,005 recordings.
 
     They are decoded when a batch needs them, in the loader processes. Batches hold `inputs["audio"]` `(B, 1, samples)`, and
@@ -34,10 +32,6 @@ class SpeechCommands(LabelledDataModule):
     Args:
         root: the folder that holds `SpeechCommands/speech_commands_v0.02/`, as `torchaudio.datasets` lays it out.
         sample_rate: in hertz; recordings (16,000 Hz) are resampled where it differs.
-        batch_size: recordings per batch and process.
-        num_workers: loader processes.
-        augment: transforms of training batches by name; see `perceiver.data.loading.collation.Augment`.
-        balanced_sampling, num_labelled: see `LabelledDataModule`.
         download: download the recordings (2.3 GB, checked) if the folder is absent. False: that is an error.
 
     Raises:
@@ -50,28 +44,17 @@ class SpeechCommands(LabelledDataModule):
         *,
         root: str | os.PathLike[str],
         sample_rate: int = 16000,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        augment: Mapping[str, Augment | None] | None = None,
-        balanced_sampling: bool = False,
-        num_labelled: int | None = None,
         download: bool = True,
     ) -> None:
         super().__init__(
-            modality="audio",
-            facts=audio_facts(sample_rate=sample_rate, audio_channels=1),
+            facts={"audio": audio_facts(sample_rate=sample_rate, audio_channels=1)},
             class_names=WORDS,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            augment=augment,
-            balanced_sampling=balanced_sampling,
-            num_labelled=num_labelled,
         )
         self.root = Path(root)
         self.folder = self.root / "SpeechCommands" / "speech_commands_v0.02"
         self.download = download
 
-    def prepare_data(self) -> None:
+    def prepare(self) -> None:
         """Downloads the folder if it is absent, and checks that words and lists are there."""
         if not self.folder.is_dir():
             if not self.download:
@@ -99,9 +82,9 @@ class SpeechCommands(LabelledDataModule):
         """The testing list."""
         return self._recordings(self._listed("test"))
 
-    def statistics(self, training: Samples) -> dict[str, Any]:
+    def statistics(self, training: Samples) -> dict[str, dict[str, Any]]:
         """Unit scale over some 500 of the training recordings."""
-        return loudness(training)
+        return {"audio": loudness(training)}
 
     def _listed(self, split: str) -> list[str]:
         """The names on an official list, `word/file.wav`."""
@@ -124,7 +107,7 @@ class SpeechCommands(LabelledDataModule):
             paths=[self.folder / name for name in names],
             labels=[number[name.split("/")[0]] for name in names],
             ids=[f"speech_commands/{name.removesuffix('.wav')}" for name in names],
-            facts=self.facts,
+            facts=self.facts["audio"],
         )
 
     def _absent(self, reason: str) -> str:

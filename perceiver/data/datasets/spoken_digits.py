@@ -8,7 +8,7 @@ import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from torch.hub import download_url_to_file
 
-from perceiver.data.loading.collation import Augment
-from perceiver.data.loading.labelled_module import LabelledDataModule
-from perceiver.data.loading.samples import InMemory, Samples
+from perceiver.data.loading.samples import InMemory
+from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import stratified_split
 from perceiver.data.readers.audio import Recordings, audio_facts, check_recording, loudness
 
@@ -50,7 +49,7 @@ ALL = tuple(
 )
 
 
-class SpokenDigits(LabelledDataModule):
+class SpokenDigits(Source):
     """Spoken digits with the official test split; validation recordings are split off the others by digit and speaker.
 
     Everything is decoded once, in `setup`, into 42 MB of memory. Batches hold `inputs["audio"]` `(B, 1, samples)`, as long
@@ -59,14 +58,10 @@ class SpokenDigits(LabelledDataModule):
     Args:
         root: the folder that holds `free-spoken-digit-dataset/recordings/`.
         sample_rate: in hertz; recordings (8,000 Hz) are resampled where it differs.
-        batch_size: recordings per batch and process.
-        num_workers: loader processes; 0 is right, a batch takes a few milliseconds.
         validation_size: how many of the recordings that are not for the test are for validation.
         split_seed: which of them; not the training seed.
         held_out_speaker: all recordings of this speaker are the test split, and all of the other speakers are for training
             and validation. None: the official split, in which every speaker is in every split.
-        augment: transforms of training batches by name; see `perceiver.data.loading.collation.Augment`.
-        balanced_sampling, num_labelled: see `LabelledDataModule`.
         download: download the recordings if files are absent. False: absent files are an error.
         url: where from, a tar archive with the recordings in a folder `recordings`.
 
@@ -81,26 +76,15 @@ class SpokenDigits(LabelledDataModule):
         *,
         root: str | os.PathLike[str],
         sample_rate: int = 8000,
-        batch_size: int = 64,
-        num_workers: int = 0,
         validation_size: int = 300,
         split_seed: int = 0,
         held_out_speaker: str | None = None,
-        augment: Mapping[str, Augment | None] | None = None,
-        balanced_sampling: bool = False,
-        num_labelled: int | None = None,
         download: bool = True,
         url: str = ARCHIVE,
     ) -> None:
         super().__init__(
-            modality="audio",
-            facts=audio_facts(sample_rate=sample_rate, audio_channels=1),
+            facts={"audio": audio_facts(sample_rate=sample_rate, audio_channels=1)},
             class_names=[str(digit) for digit in range(NUM_DIGITS)],
-            batch_size=batch_size,
-            num_workers=num_workers,
-            augment=augment,
-            balanced_sampling=balanced_sampling,
-            num_labelled=num_labelled,
             split_seed=split_seed,
         )
         if held_out_speaker is not None and held_out_speaker not in SPEAKERS:
@@ -113,7 +97,7 @@ class SpokenDigits(LabelledDataModule):
         self.download = download
         self.url = url
 
-    def prepare_data(self) -> None:
+    def prepare(self) -> None:
         """Downloads what is absent and checks names and headers of all files before any time is spent."""
         missing = _missing(self.folder)
         if missing and not self.download:
@@ -125,32 +109,32 @@ class SpokenDigits(LabelledDataModule):
                 raise FileNotFoundError(self._absent(missing, f"downloading them failed: {error}")) from error
         check_recordings(self.folder)
 
-    def read_training(self) -> tuple[Samples, Samples]:
+    def read_training(self) -> tuple[InMemory, InMemory]:
         """2,400 and 300 recordings by default."""
         digits = [one for one in ALL if not self._is_test(one)]
         groups = torch.tensor([one.digit * len(SPEAKERS) + SPEAKERS.index(one.speaker) for one in digits])
         kept, taken = stratified_split(groups, size=self.validation_size, seed=self.split_seed, name="data.validation_size")
         return self._read(digits[index] for index in kept), self._read(digits[index] for index in taken)
 
-    def read_test(self) -> Samples:
+    def read_test(self) -> InMemory:
         """The 300 official test recordings, or the 500 of the held-out speaker."""
         return self._read(one for one in ALL if self._is_test(one))
 
-    def statistics(self, training: Samples) -> dict[str, Any]:
+    def statistics(self, training: InMemory) -> dict[str, dict[str, Any]]:
         """Unit scale over all training recordings."""
-        return loudness(training, at_most=len(training))
+        return {"audio": loudness(training, at_most=len(training))}
 
     def _is_test(self, one: SpokenDigit) -> bool:
         return one.index < NUM_TEST if self.held_out_speaker is None else one.speaker == self.held_out_speaker
 
-    def _read(self, digits: Iterable[SpokenDigit]) -> Samples:
+    def _read(self, digits: Iterable[SpokenDigit]) -> InMemory:
         chosen = list(digits)
         return InMemory(
             Recordings(
                 paths=[self.folder / one.name for one in chosen],
                 labels=[one.digit for one in chosen],
                 ids=[f"spoken_digits/{one.name.removesuffix('.wav')}" for one in chosen],
-                facts=self.facts,
+                facts=self.facts["audio"],
             )
         )
 

@@ -1,15 +1,13 @@
 """Recordings of your own in a folder per class: `root/{train,val,test}/<class>/*`, decoded when a batch needs them."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from perceiver.data.loading.collation import Augment
-from perceiver.data.loading.labelled_module import LabelledDataModule
 from perceiver.data.loading.samples import Samples
+from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import stratified_split
 from perceiver.data.readers.audio import (
     SUFFIXES,
@@ -23,7 +21,7 @@ from perceiver.data.readers.folder_files import files_below, split_folder
 SPLITS = ("train", "val", "test")
 
 
-class AudioFolder(LabelledDataModule):
+class AudioFolder(Source):
     """Trains on `root/train/<class>/*`, validates on `root/val/<class>/*` and tests on `root/test/<class>/*`.
 
     Recordings (wav, flac, ogg, mp3 and what else `soundfile` reads, also in folders below) may have any length and rate;
@@ -38,14 +36,10 @@ class AudioFolder(LabelledDataModule):
         audio_channels: 1 mixes recordings down to mono (the mean of their channels); with another number all recordings must
             have as many.
         max_seconds: longer recordings are cut, in training at random, else to their beginning. None: never.
-        batch_size: recordings per batch and process.
-        num_workers: loader processes; decoding is slower than a small model.
         validation_fraction: share of the training recordings, class by class, for validation; counts only without `val`.
         split_seed: which of them; not the training seed.
         check_files: read the headers of all files before training, some ten thousand in a second from a local disk.
-        augment: transforms of training batches by name; see `perceiver.data.loading.collation.Augment`.
-        balanced_sampling, num_labelled: see `LabelledDataModule`.
-        needs_test: `prepare_data` demands the test split; False where it is not there and not asked for.
+        needs_test: `prepare` demands the test split; False where it is not there and not asked for.
 
     Raises:
         FileNotFoundError: a folder is absent or empty.
@@ -60,25 +54,13 @@ class AudioFolder(LabelledDataModule):
         sample_rate: int,
         audio_channels: int = 1,
         max_seconds: float | None = None,
-        batch_size: int = 32,
-        num_workers: int = 0,
         validation_fraction: float = 0.1,
         split_seed: int = 0,
         check_files: bool = True,
-        augment: Mapping[str, Augment | None] | None = None,
-        balanced_sampling: bool = False,
-        num_labelled: int | None = None,
         needs_test: bool = True,
     ) -> None:
         super().__init__(
-            modality="audio",
-            facts=audio_facts(sample_rate=sample_rate, audio_channels=audio_channels),
-            class_names=None,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            augment=augment,
-            balanced_sampling=balanced_sampling,
-            num_labelled=num_labelled,
+            facts={"audio": audio_facts(sample_rate=sample_rate, audio_channels=audio_channels)},
             split_seed=split_seed,
         )
         if not 0 < validation_fraction < 1:
@@ -89,7 +71,7 @@ class AudioFolder(LabelledDataModule):
         self.check_files = check_files
         self.needs_test = needs_test
 
-    def prepare_data(self) -> None:
+    def prepare(self) -> None:
         """Lists all splits that are there and checks the headers of their files before any time is spent."""
         present = [split for split in SPLITS if split_folder(self.root, split).is_dir()]
         if not present or (self.needs_test and "test" not in present):
@@ -132,16 +114,16 @@ class AudioFolder(LabelledDataModule):
         """The recordings of `test`."""
         return self._recordings(self._labelled("test"), training=False)
 
-    def statistics(self, training: Samples) -> dict[str, Any]:
+    def statistics(self, training: Samples) -> dict[str, dict[str, Any]]:
         """Unit scale over some 500 of the training recordings."""
-        return loudness(training)
+        return {"audio": loudness(training)}
 
     def _recordings(self, labelled: list[tuple[Path, int]], *, training: bool) -> Recordings:
         return Recordings(
             paths=[path for path, _ in labelled],
             labels=[label for _, label in labelled],
             ids=[path.relative_to(self.root).as_posix() for path, _ in labelled],
-            facts=self.facts,
+            facts=self.facts["audio"],
             max_seconds=self.max_seconds,
             random_start=training,
         )

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from perceiver.batch import Sample
-from perceiver.data.loading.dense_module import DenseDataModule, DenseSamples
 from perceiver.data.loading.images import channel_statistics
+from perceiver.data.loading.source import Source
+from perceiver.data.loading.splits import random_split
 from perceiver.data.readers.folder_files import split_folder
 from perceiver.data.readers.images import SUFFIXES, read_image
 from perceiver.data.readers.named_files import matching_files
@@ -33,7 +34,7 @@ class FlowFileError(ValueError):
     """A .flo file is damaged, or does not go with its frames; the message names it."""
 
 
-class FlowFolder(DenseDataModule):
+class FlowFolder(Source):
     """Your own frame pairs with the optical flow from the first to the second.
 
     `first/a/b.png` and `second/a/b.png` are frames of one size, `flow/a/b.flo` the flow of every pixel of the first: pixels
@@ -44,12 +45,10 @@ class FlowFolder(DenseDataModule):
         root: the folder that holds `train`, `test` and, maybe, `val`.
         size: (height, width) that are cut out of frames: anywhere in training, from the centre in evaluation. They are not
             scaled. For whole frames of any size see `perceiver.inference.tiling.flow_in_tiles`.
-        batch_size: pairs per batch and process.
-        num_workers: loader processes, which decode.
         validation_fraction: share of the training pairs for validation; counts only without `val`.
         split_seed: which of them; not the training seed.
         augment: mirror training pairs at random, left and right, and up and down, and their flow with them.
-        needs_test: `prepare_data` demands the test split; False where it is not there and not asked for.
+        needs_test: `prepare` demands the test split; False where it is not there and not asked for.
 
     Raises:
         FileNotFoundError: a split or a file that goes with another is absent.
@@ -62,8 +61,6 @@ class FlowFolder(DenseDataModule):
         *,
         root: str | os.PathLike[str],
         size: Sequence[int],
-        batch_size: int = 8,
-        num_workers: int = 2,
         validation_fraction: float = 0.1,
         split_seed: int = 0,
         augment: bool | None = True,
@@ -75,19 +72,15 @@ class FlowFolder(DenseDataModule):
             raise ValueError(f"data.validation_fraction: expected a share between 0 and 1, got {validation_fraction}.")
         height, width = (int(length) for length in size)
         super().__init__(
-            modality="frames",
-            facts={"kind": "video", "shape": [3, 2, height, width], "range": [0, 255]},
-            batch_size=batch_size,
-            num_workers=num_workers,
+            facts={"frames": {"kind": "video", "shape": [3, 2, height, width], "range": [0, 255]}}, split_seed=split_seed
         )
         self.root = Path(root)
         self.size = (height, width)
         self.validation_fraction = validation_fraction
-        self.split_seed = split_seed
         self.augment = bool(augment)
         self.needs_test = needs_test
 
-    def prepare_data(self) -> None:
+    def prepare(self) -> None:
         """Looks through the folders of all splits; files are not opened yet."""
         if not (self.root / "train").is_dir() and (self.root / "test").is_dir():
             return  # testing a checkpoint needs no training pairs; setup says so if there is none
@@ -95,31 +88,27 @@ class FlowFolder(DenseDataModule):
         for split in ["train", *validation, *(["test"] if self.needs_test else [])]:
             self._split(split)
 
-    def read_training(self) -> tuple[DenseSamples, DenseSamples]:
+    def read_training(self) -> tuple["FramePairs", "FramePairs"]:
         """`train`, and `val` or what is split off for it."""
         training = self._split("train")
         if split_folder(self.root, "val").is_dir():
             return replace(training, training=True, mirror=self.augment), self._split("val")
-        count = len(training)
-        taken = max(1, round(self.validation_fraction * count))
-        if taken >= count:
-            raise ValueError(f"{training.folder}: expected two pairs or more, some of them for validation, got {count}.")
-        # NumPy guarantees the stream of RandomState for good.
-        order = np.random.RandomState(self.split_seed).permutation(count)
-        kept, left = (tuple(training.files[n] for n in sorted(part)) for part in (order[taken:], order[:taken]))
+        stay, taken = random_split(
+            len(training), fraction=self.validation_fraction, seed=self.split_seed, where=training.folder
+        )
+        kept, left = (tuple(training.files[n] for n in part) for part in (stay, taken))
         return replace(training, files=kept, training=True, mirror=self.augment), replace(training, files=left)
 
-    def read_test(self) -> DenseSamples:
+    def read_test(self) -> "FramePairs":
         """`test`."""
         return self._split("test")
 
-    def unaltered(self, training: DenseSamples) -> DenseSamples:
+    def unaltered(self, training: "FramePairs") -> "FramePairs":
         """From the centre, as they are."""
-        assert isinstance(training, FramePairs)
         return replace(training, training=False, mirror=False)
 
-    def describe(self, training: DenseSamples) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Of at most 256 training pairs, evenly spread, from their centres."""
+    def learn(self, training: "FramePairs") -> dict[str, Any]:
+        """Statistics of at most 256 training pairs, evenly spread, from their centres."""
         plain = self.unaltered(training)
         frames, flow, seen = [], [], []
         for number in np.unique(np.linspace(0, len(plain) - 1, _DESCRIBED).round().astype(int)).tolist():
@@ -132,12 +121,14 @@ class FlowFolder(DenseDataModule):
             flow.append(target)
             seen.append(mask)
         mean, std = channel_statistics(frames, value_range=(0.0, 1.0))
-        said = flow_target(flow=torch.stack(flow), mask=torch.stack(seen), modality=self.modality)
-        return {"mean": mean, "std": [value or 1.0 for value in std]}, said
+        facts = {**self.facts["frames"], "mean": mean, "std": [value or 1.0 for value in std]}
+        learned = flow_target(flow=torch.stack(flow), mask=torch.stack(seen), modality="frames")
+        return {"modalities": {"frames": facts}, "target": learned, "num_outputs": len(FLOW_NAMES)}
 
-    def expected(self) -> dict[str, object]:
-        """It is flow of the frames."""
-        return {"kind": "flow", "names": list(FLOW_NAMES), "modality": self.modality}
+    def known(self) -> dict[str, Any]:
+        """The frames, and that the target is their flow."""
+        target = {"kind": "flow", "names": list(FLOW_NAMES), "modality": "frames"}
+        return {"modalities": self.facts, "target": target}
 
     def _split(self, name: str) -> "FramePairs":
         folder = split_folder(self.root, name)

@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from perceiver.data.loading.image_module import ImageDataModule
-from perceiver.data.loading.images import Augment
+from perceiver.data.loading.images import Images, image_facts, image_statistics, of_any_size
+from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import stratified_split
 from perceiver.data.readers.folder_files import split_folder
 from perceiver.data.readers.images import Crop, ImageFiles, both_or_neither, find_images
 from perceiver.modalities.framing import Frame
 
 
-class ImageFolder(ImageDataModule):
+class ImageFolder(Source):
     """Images of any size and format, in a folder per class, scaled and cropped to one size.
 
     `root/train/<class>/*` and `root/test/<class>/*`, folders within a class folder included; the class names are the names
@@ -33,15 +33,11 @@ class ImageFolder(ImageDataModule):
             size / crop_fraction, and cut to `size`. 1 keeps as much as the aspect ratio lets.
         train_crop: makes training images of decoded ones, e.g. `torchvision.transforms.v2.RandomResizedCrop(size)`, PIL to
             PIL; None does as in evaluation.
-        batch_size: images per batch and process.
-        num_workers: loader processes, which decode.
         validation_fraction: share of the training images, class by class, for validation; counts only without `val`.
         split_seed: which of them; not the training seed.
-        augment: transform of training images of size `size`, float in [0, 1]; see `perceiver.data.loading.images.Images`.
-        balanced_sampling, num_labelled: see `ImageDataModule`.
         mean: of each channel, of pixels in [0, 1]; None measures it and `std` on the training images, at most 4,096 of them.
         std: standard deviation of each channel.
-        needs_test: `prepare_data` demands the test split; False where it is not there and not asked for.
+        needs_test: `prepare` demands the test split; False where it is not there and not asked for.
 
     Raises:
         FileNotFoundError: a split is absent.
@@ -57,29 +53,14 @@ class ImageFolder(ImageDataModule):
         deep_range: Sequence[float] | None = None,
         crop_fraction: float = 1.0,
         train_crop: Crop | None = None,
-        batch_size: int = 64,
-        num_workers: int = 2,
         validation_fraction: float = 0.1,
         split_seed: int = 0,
-        augment: Augment | None = None,
-        balanced_sampling: bool = False,
-        num_labelled: int | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         needs_test: bool = True,
     ) -> None:
-        super().__init__(
-            class_names=None,
-            value_range=(0, 255),
-            batch_size=batch_size,
-            num_workers=num_workers,
-            augment=augment,
-            balanced_sampling=balanced_sampling,
-            num_labelled=num_labelled,
-            split_seed=split_seed,
-            normalisation=both_or_neither(mean, std),
-            crop_fraction=crop_fraction,
-        )
+        super().__init__(facts=image_facts((3, *size), crop_fraction=crop_fraction), split_seed=split_seed)
+        self.normalisation = both_or_neither(mean, std)
         if not 0 < validation_fraction < 1:
             raise ValueError(f"data.validation_fraction: expected a share between 0 and 1, got {validation_fraction}.")
         self.root = Path(root)
@@ -90,7 +71,7 @@ class ImageFolder(ImageDataModule):
         self.needs_test = needs_test
         self._found: ImageFiles | None = None
 
-    def prepare_data(self) -> None:
+    def prepare(self) -> None:
         """Looks through the folders of all splits; images are not opened yet."""
         if not (self.root / "train").is_dir() and (self.root / "test").is_dir():
             return  # testing a checkpoint needs no training images; setup says so if there is none
@@ -99,6 +80,17 @@ class ImageFolder(ImageDataModule):
             self._evaluation_files("val")
         if self.needs_test:
             self.read_test()
+
+    def known(self) -> dict[str, Any]:
+        """Range and classes; a model may be tested on images of another size."""
+        return of_any_size(super().known())
+
+    def statistics(self, training: Images) -> dict[str, dict[str, Any]]:
+        """Mean and standard deviation of the channels, as given or measured."""
+        found = image_statistics(training, given=self.normalisation)
+        if self.deep_range is not None:
+            found["image"]["deep_range"] = list(self.deep_range)
+        return found
 
     def read_class_names(self) -> list[str] | None:
         """The folders of `train`; None where there is no `train`, as beside the test images of a trained model."""
@@ -128,19 +120,15 @@ class ImageFolder(ImageDataModule):
     def _training_files(self) -> "ImageFiles":
         if self._found is None:
             found = find_images(self.root / "train", frame=self.frame)
-            if self._spec is None and self.deep_range is None:
+            if self.spec is None and self.deep_range is None:
                 self.deep_range = found.learned_deep_range()
             self._found = replace(found, deep_range=self._deep_range())
         return self._found
 
     def _evaluation_files(self, split: str) -> "ImageFiles":
-        found = find_images(split_folder(self.root, split), frame=self.frame, class_names=self.class_names)
+        found = find_images(split_folder(self.root, split), frame=self.frame, class_names=self.named_classes())
         return replace(found, deep_range=self._deep_range())
 
     def _deep_range(self) -> Sequence[float] | None:
         """That of the stored spec, where there is one."""
-        return self.deep_range if self._spec is None else self._spec["modalities"]["image"].get("deep_range")
-
-    def image_facts(self) -> dict[str, Any]:
-        """The range of deep images."""
-        return {} if self.deep_range is None else {"deep_range": list(self.deep_range)}
+        return self.deep_range if self.spec is None else self.spec["modalities"]["image"].get("deep_range")

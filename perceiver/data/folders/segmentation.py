@@ -15,8 +15,9 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from perceiver.batch import Sample
-from perceiver.data.loading.dense_module import DenseDataModule, DenseSamples
 from perceiver.data.loading.images import channel_statistics
+from perceiver.data.loading.source import Source
+from perceiver.data.loading.splits import random_split
 from perceiver.data.readers.folder_files import split_folder
 from perceiver.data.readers.images import SUFFIXES, ImageFileError, deep_range_of_files, evenly, read_image
 from perceiver.data.readers.named_files import matching_files
@@ -35,7 +36,7 @@ PairAugment = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor
 _DESCRIBED = 512
 
 
-class SegmentationFolder(DenseDataModule):
+class SegmentationFolder(Source):
     """Your own images with a class for each pixel.
 
     An image `images/a/b.jpg` has the mask `masks/a/b.png`, of the same size, whose pixels are class numbers: grey with 8 or
@@ -52,13 +53,11 @@ class SegmentationFolder(DenseDataModule):
         mask_values: the numbers in masks of the classes, in their order. None: 0, 1, …; or 0 and 255, where there are two
             classes and the training masks hold nothing else.
         deep_range: see `perceiver.data.folders.images.ImageFolder`.
-        batch_size: images per batch and process.
-        num_workers: loader processes, which decode.
         validation_fraction: share of the training images for validation; counts only without `val`.
         split_seed: which of them; not the training seed.
         augment: transform of training images, float `(3, H, W)` in [0, 1], together with their masks: any of
             `torchvision.transforms.v2`. What it fills in does not count. None: none.
-        needs_test: `prepare_data` demands the test split; False where it is not there and not asked for.
+        needs_test: `prepare` demands the test split; False where it is not there and not asked for.
 
     Raises:
         FileNotFoundError: a split is absent, an image has no mask, or nothing says the names of the classes.
@@ -76,8 +75,6 @@ class SegmentationFolder(DenseDataModule):
         ignored: Sequence[int] = (255,),
         mask_values: Sequence[int] | None = None,
         deep_range: Sequence[float] | None = None,
-        batch_size: int = 16,
-        num_workers: int = 2,
         validation_fraction: float = 0.1,
         split_seed: int = 0,
         augment: PairAugment | None = None,
@@ -87,7 +84,8 @@ class SegmentationFolder(DenseDataModule):
         facts: dict[str, Any] = {"kind": "image", "shape": shape, "range": [0, 255]}
         if size is not None:
             facts["crop_fraction"] = crop_fraction
-        super().__init__(modality="image", facts=facts, batch_size=batch_size, num_workers=num_workers)
+        names = None if class_names is None else [str(name) for name in class_names]
+        super().__init__(facts={"image": facts}, class_names=names, split_seed=split_seed)
         if not 0 < validation_fraction < 1:
             raise ValueError(f"data.validation_fraction: expected a share between 0 and 1, got {validation_fraction}.")
         if augment is not None and not callable(augment):
@@ -100,28 +98,24 @@ class SegmentationFolder(DenseDataModule):
         self.mask_values = None if mask_values is None else [int(number) for number in mask_values]
         self.deep_range = deep_range
         self.validation_fraction = validation_fraction
-        self.split_seed = split_seed
         self.augment = augment
         self.needs_test = needs_test
-        self._class_names = None if class_names is None else [str(name) for name in class_names]
 
-    @property
-    def class_names(self) -> list[str]:
+    def read_class_names(self) -> list[str] | None:
+        """The lines of `classes.txt`, where there is one."""
+        path = self.root / CLASSES_FILE
+        return read_class_names(path) if path.is_file() else None
+
+    def named_classes(self) -> list[str]:
         """Given, of the stored spec, or of `classes.txt`."""
-        if self._class_names is None:
-            path = self.root / CLASSES_FILE
-            if self._spec is not None:
-                self._class_names = list(self._spec["target"]["names"])
-            elif path.is_file():
-                self._class_names = read_class_names(path)
-            else:
-                raise FileNotFoundError(
-                    f"{path}: expected the names of the classes, one per line in the order of their numbers; there is no "
-                    "such file. Write it, or give data.class_names."
-                )
-        return self._class_names
+        if self.class_names is None:
+            raise FileNotFoundError(
+                f"{self.root / CLASSES_FILE}: expected the names of the classes, one per line in the order of their "
+                "numbers; there is no such file. Write it, or give data.class_names."
+            )
+        return self.class_names
 
-    def prepare_data(self) -> None:
+    def prepare(self) -> None:
         """Looks through the folders of all splits; images are not opened yet."""
         if not (self.root / "train").is_dir() and (self.root / "test").is_dir():
             return  # testing a checkpoint needs no training images; setup says so if there is none
@@ -129,35 +123,30 @@ class SegmentationFolder(DenseDataModule):
         for split in ["train", *validation, *(["test"] if self.needs_test else [])]:
             find_pairs(split_folder(self.root, split))
 
-    def read_training(self) -> tuple[DenseSamples, DenseSamples]:
+    def read_training(self) -> tuple["ImagePairs", "ImagePairs"]:
         """`train`, and `val` or what is split off for it."""
         training = self._split("train")
-        if self._spec is None:
+        if self.spec is None:
             training = self._learned(training)
         if split_folder(self.root, "val").is_dir():
             return replace(training, augment=self.augment), self._split("val")
-        count = len(training)
-        taken = max(1, round(self.validation_fraction * count))
-        if taken >= count:
-            raise ValueError(f"{training.folder}: expected two images or more, some of them for validation, got {count}.")
-        # NumPy guarantees the stream of RandomState for good.
-        order = np.random.RandomState(self.split_seed).permutation(count)
-        kept, left = (tuple(training.names[n] for n in sorted(part)) for part in (order[taken:], order[:taken]))
+        stay, taken = random_split(
+            len(training), fraction=self.validation_fraction, seed=self.split_seed, where=training.folder
+        )
+        kept, left = (tuple(training.names[n] for n in part) for part in (stay, taken))
         return replace(training, names=kept, augment=self.augment), replace(training, names=left)
 
-    def read_test(self) -> DenseSamples:
+    def read_test(self) -> "ImagePairs":
         """`test`."""
         return self._split("test")
 
-    def unaltered(self, training: DenseSamples) -> DenseSamples:
+    def unaltered(self, training: "ImagePairs") -> "ImagePairs":
         """Without augmentation."""
-        assert isinstance(training, ImagePairs)
         return replace(training, augment=None)
 
-    def describe(self, training: DenseSamples) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Of at most 512 training images, evenly spread."""
-        assert isinstance(training, ImagePairs)
-        plain, names = replace(training, augment=None), self.class_names
+    def learn(self, training: "ImagePairs") -> dict[str, Any]:
+        """Statistics of at most 512 training images, evenly spread."""
+        plain, names = self.unaltered(training), self.named_classes()
         chosen = [plain[index] for index in evenly(range(len(plain)), _DESCRIBED)]
         counts = torch.zeros(len(names), dtype=torch.int64)
         images = []
@@ -178,20 +167,23 @@ class SegmentationFolder(DenseDataModule):
         if absent:
             log.warning("%s: %d masks have no pixel of the classes %s.", plain.folder, len(chosen), ", ".join(absent))
         mean, std = channel_statistics(images, value_range=(0.0, 1.0))
-        facts: dict[str, Any] = {"mean": mean, "std": [value or 1.0 for value in std]}
+        facts = {**self.facts["image"], "mean": mean, "std": [value or 1.0 for value in std]}
         if self.deep_range is not None:
             facts["deep_range"] = list(self.deep_range)
-        target = segmentation_target(names=names, counts=counts.tolist(), modality=self.modality)
-        return facts, target if self.mask_values is None else {**target, "mask_values": self.mask_values}
+        target = segmentation_target(names=names, counts=counts.tolist(), modality="image")
+        if self.mask_values is not None:
+            target["mask_values"] = self.mask_values
+        return {"modalities": {"image": facts}, "target": target, "num_classes": len(names)}
 
-    def expected(self) -> dict[str, object]:
-        """The classes, where they are given."""
-        known: dict[str, object] = {"kind": "segmentation", "modality": self.modality}
-        return known if self._class_names is None else {**known, "names": self._class_names}
+    def known(self) -> dict[str, Any]:
+        """The images, and that the target is the class of each pixel; the classes, where they are given."""
+        target: dict[str, Any] = {"kind": "segmentation", "modality": "image"}
+        given = {} if self._class_names is None else {"names": self._class_names}
+        return {"modalities": self.facts, "target": {**target, **given}}
 
     def _learned(self, training: "ImagePairs") -> "ImagePairs":
         """With settings that are not given but follow from the training split."""
-        if self.mask_values is None and len(self.class_names) == 2 and WHITE in self.ignored:
+        if self.mask_values is None and len(self.named_classes()) == 2 and WHITE in self.ignored:
             masks = (read_mask(training.folder / "masks" / f"{name}.png") for name, _ in evenly(training.names, _DESCRIBED))
             found: set[int] = set()
             for mask in masks:
@@ -200,7 +192,8 @@ class SegmentationFolder(DenseDataModule):
                     break
             if found == {0, WHITE}:
                 self.mask_values = [0, WHITE]
-                log.info("%s: masks hold 0 and %d: these are the classes %s and %s.", self.root, WHITE, *self.class_names)
+                names = self.named_classes()
+                log.info("%s: masks hold 0 and %d: these are the classes %s and %s.", self.root, WHITE, *names)
         if self.deep_range is None:
             self.deep_range = deep_range_of_files(
                 [training.folder / "images" / file for _, file in evenly(training.names, _DESCRIBED)]
@@ -210,17 +203,17 @@ class SegmentationFolder(DenseDataModule):
     def _split(self, name: str) -> "ImagePairs":
         folder = split_folder(self.root, name)
         values, deep_range = self.mask_values, self.deep_range
-        if self._spec is not None:
-            values = self._spec["target"].get("mask_values")
-            deep_range = self._spec["modalities"][self.modality].get("deep_range")
-        if values is not None and len(set(values)) != len(self.class_names):
-            raise ValueError(f"data.mask_values: expected {len(self.class_names)} numbers, one per class, got {values}.")
+        if self.spec is not None:
+            values = self.spec["target"].get("mask_values")
+            deep_range = self.spec["modalities"]["image"].get("deep_range")
+        if values is not None and len(set(values)) != len(self.named_classes()):
+            raise ValueError(f"data.mask_values: expected {len(self.named_classes())} numbers, one per class, got {values}.")
         return ImagePairs(
             values=None if values is None else tuple(values),
             deep_range=deep_range,
             folder=folder,
             names=find_pairs(folder),
-            num_classes=len(self.class_names),
+            num_classes=len(self.named_classes()),
             ignored=self.ignored,
             frame=self.frame,
         )

@@ -10,19 +10,18 @@ from typing import Literal
 
 from perceiver.data.readers.folder_files import files_below, report_left_out
 from perceiver.data.readers.progress import progress
-from perceiver.data.readers.text_module import TextDataModule
 from perceiver.data.readers.text_windows import Document
+from perceiver.data.readers.texts import TextSource
 
 
-class TextFiles(TextDataModule):
-    """Windows of text files, for masked tokens; see `TextDataModule` for splits and batches.
+class TextFiles(TextSource):
+    """Windows of text files, for masked tokens; see `TextSource` for splits and batches.
 
     Args:
         files: a file; a folder, of which all files that end in `suffix` are taken, in folders below too; a pattern such as
             `texts/**/*.md`; or a list of these.
         suffix: of the files of folders.
-        max_length, cut_at, split_by, validation_fraction, test_fraction, split_seed, batch_size, num_workers: see
-            `TextDataModule`.
+        max_length, cut_at, split_by, validation_fraction, test_fraction, split_seed: see `TextSource`.
 
     Raises:
         FileNotFoundError: there is no such file or folder, nothing fits the pattern, or a folder has no such files.
@@ -40,8 +39,6 @@ class TextFiles(TextDataModule):
         validation_fraction: float = 0.1,
         test_fraction: float = 0.1,
         split_seed: int = 0,
-        batch_size: int = 32,
-        num_workers: int = 0,
     ) -> None:
         super().__init__(
             max_length=max_length,
@@ -50,8 +47,6 @@ class TextFiles(TextDataModule):
             validation_fraction=validation_fraction,
             test_fraction=test_fraction,
             split_seed=split_seed,
-            batch_size=batch_size,
-            num_workers=num_workers,
         )
         given = [files] if isinstance(files, str | os.PathLike) else list(files)
         if not given:
@@ -59,7 +54,7 @@ class TextFiles(TextDataModule):
         self.files = [os.path.expanduser(os.fspath(one)) for one in given]
         self.suffix = suffix
 
-    def prepare_data(self) -> None:
+    def prepare(self) -> None:
         """Looks whether there are any files."""
         self._paths()
 

@@ -1,1 +1,1 @@
-"""From samples to batches: order, collation, splits, and the data modules' common frame."""
+"""From a data set to batches: the sources that are read, the one data module, order, collation, splits."""

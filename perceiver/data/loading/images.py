@@ -1,50 +1,75 @@
-"""Labelled images, held in memory or elsewhere, and the dataset that makes whole batches of them.
+"""Labelled images as a split that is read in whole batches, from memory or from elsewhere.
 
 A per-sample pipeline (index, convert, normalise, collate) costs more than a small model's training step. Here
 a batch is one read and a few whole-tensor operations; only a per-sample augmentation brings the loop back.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from perceiver.batch import Batch, Sample
-from perceiver.data.augmentation.images import augmented
-from perceiver.modalities.arrays import normalise, scale
+from perceiver.modalities.arrays import scale
 
-Augment = Callable[[Tensor], Tensor]
-"""A torchvision v2 transform, or anything alike: float `(C, H, W)` in [0, 1] to the same shape; see `Images`."""
+MODALITY = "image"
 
 
-@runtime_checkable
-class ImageSource(Protocol):
-    """Raw images of one shape with their classes, wherever they come from: memory (`LabelledImages`) or files."""
+class Images(ABC):
+    """A split of raw images of one shape with their classes, wherever they come from.
+
+    Attributes:
+        labels: `(samples,)`, the class of every image, from 0.
+        value_range: (smallest, largest) raw pixel value; black and white.
+    """
+
+    labels: Int[Tensor, "samples"]
+    value_range: Sequence[int]
 
     @property
-    def labels(self) -> Int[Tensor, "samples"]:
-        """The class of every image, from 0."""
-
-    @property
+    @abstractmethod
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
 
+    @abstractmethod
     def read(self, index: Int[Tensor, "chosen"]) -> Shaped[Tensor, "chosen channels height width"]:
         """The raw pixels of some images, by position."""
 
+    @abstractmethod
     def names(self, index: Int[Tensor, "chosen"]) -> list[str]:
         """What identifies these images, in messages and tables."""
 
-    def statistics(self, *, value_range: Sequence[float]) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each channel, of pixels scaled from `value_range` to [0, 1]."""
+    @abstractmethod
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of each channel, of pixels in [0, 1]."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Its tensor is `(C, H, W)`, float in [0, 1]."""
+        batch = self.__getitems__([index])
+        pixels, target = batch.inputs[MODALITY], batch.target
+        assert isinstance(pixels, Tensor)
+        assert target is not None
+        return Sample(inputs={MODALITY: pixels[0]}, target=int(target[0]), id=batch.ids[0])
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """A batch of samples, already collated."""
+        index = torch.as_tensor(indices)
+        return Batch(
+            inputs={MODALITY: scale(self.read(index), {"range": self.value_range})},
+            target=self.labels[index],
+            ids=self.names(index),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledImages:
+class LabelledImages(Images):
     """Raw images in memory with their classes, as the files have them.
 
     Args:
@@ -52,12 +77,14 @@ class LabelledImages:
         labels: (samples,), classes from 0.
         ids: what identifies the samples, without their number: "mnist/train" gives "mnist/train/17".
         numbers: (samples,), the position of each sample in the original set.
+        value_range: (smallest, largest) raw pixel value; black and white.
     """
 
     pixels: Shaped[Tensor, "samples channels height width"]
     labels: Int[Tensor, "samples"]
     ids: str
     numbers: Int[Tensor, "samples"]
+    value_range: Sequence[int] = (0, 255)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -68,7 +95,11 @@ class LabelledImages:
     def take(self, index: Int[Tensor, "chosen"]) -> "LabelledImages":
         """Some of the samples, by position."""
         return LabelledImages(
-            pixels=self.pixels[index], labels=self.labels[index], ids=self.ids, numbers=self.numbers[index]
+            pixels=self.pixels[index],
+            labels=self.labels[index],
+            ids=self.ids,
+            numbers=self.numbers[index],
+            value_range=self.value_range,
         )
 
     def read(self, index: Int[Tensor, "chosen"]) -> Shaped[Tensor, "chosen channels height width"]:
@@ -79,10 +110,10 @@ class LabelledImages:
         """What identifies these images: `ids` and their numbers."""
         return [f"{self.ids}/{number}" for number in self.numbers[index].tolist()]
 
-    def statistics(self, *, value_range: Sequence[float]) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each channel, of pixels scaled from `value_range` to [0, 1]."""
-        # A float64 copy of a whole set is eight times its size: by and by.
-        return channel_statistics(torch.split(self.pixels, 1024), value_range=value_range)
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of each channel, of pixels in [0, 1]."""
+        # A float64 copy of a whole set is eight times its size: in chunks.
+        return channel_statistics(torch.split(self.pixels, 1024), value_range=self.value_range)
 
 
 def channel_statistics(
@@ -101,70 +132,35 @@ def channel_statistics(
     return mean.tolist(), deviation.tolist()
 
 
-class Images(Dataset[Sample]):
-    """Labelled images as samples, or as whole batches: the DataLoader asks `__getitems__` for all indices at once.
+def image_facts(shape: Sequence[int], *, value_range: Sequence[int] = (0, 255), **more: Any) -> dict[str, dict[str, Any]]:
+    """The facts of a source of images `(C, H, W)`."""
+    return {MODALITY: {"kind": "image", "shape": list(shape), "range": list(value_range), **more}}
 
-    Pixels are scaled from the modality's `range` to [0, 1], augmented, and normalised by its `mean` and `std`.
+
+def of_any_size(known: dict[str, Any]) -> dict[str, Any]:
+    """What a source of image files knows of its spec, without what may differ from training: size and crop."""
+    facts = {key: fact for key, fact in known["modalities"][MODALITY].items() if key not in ("shape", "crop_fraction")}
+    return {**known, "modalities": {MODALITY: facts}}
+
+
+def image_statistics(
+    training: Images, *, given: tuple[Sequence[float], Sequence[float]] | None = None
+) -> dict[str, dict[str, Any]]:
+    """What normalises the images of a source: `mean` and `std` of the channels.
 
     Args:
-        images: raw images and labels.
-        modality: the spec of the modality "image": `range`, `mean`, `std`.
-        augment: called on every image `(C, H, W)` in [0, 1], black = 0; or, if it has a true attribute
-            `draws_per_image`, on the batch `(B, C, H, W)`. None: no augmentation.
+        training: measured where nothing is given.
+        given: (mean, standard deviation) of the channels, of pixels in [0, 1].
 
     Raises:
-        TypeError: `augment` cannot be called, or returns something else than a float tensor.
-        ValueError: `augment` returns another shape.
+        ValueError: other than a number for each channel was given, or all training images are of one colour.
     """
-
-    def __init__(self, *, images: ImageSource, modality: Mapping[str, Any], augment: Augment | None = None) -> None:
-        self.images = images
-        self.modality = modality
-        self.augment = augment
-        if augment is not None:
-            self._check_augment(augment)
-
-    def __len__(self) -> int:
-        return len(self.images.labels)
-
-    def __getitem__(self, index: int) -> Sample:
-        batch = self.__getitems__([index])
-        pixels, target = batch.inputs["image"], batch.target
-        assert isinstance(pixels, Tensor)
-        assert target is not None
-        return Sample(inputs={"image": pixels[0]}, target=int(target[0]), id=batch.ids[0])
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """A batch of samples, already collated."""
-        index = torch.as_tensor(indices)
-        pixels = scale(self.images.read(index), self.modality)
-        if self.augment is not None:
-            pixels = augmented(self.augment, pixels)
-        return Batch(
-            inputs={"image": normalise(pixels, self.modality)},
-            target=self.images.labels[index],
-            ids=self.images.names(index),
+    mean, deviation = (list(values) for values in (training.statistics() if given is None else given))
+    if given is not None and (not len(mean) == len(deviation) == training.shape[0] or min(deviation) <= 0):
+        raise ValueError(
+            f"data.mean, data.std: expected {training.shape[0]} numbers each, one per channel, deviations above 0; "
+            f"got {mean} and {deviation}."
         )
-
-    def _check_augment(self, augment: Augment) -> None:
-        """Tries one image, so that a transform that does not fit is reported before training starts."""
-        if not callable(augment):
-            raise TypeError(f"data.augment: expected a transform to call or null, got {type(augment).__name__}.")
-        with torch.random.fork_rng(devices=[]):
-            image = scale(self.images.read(torch.tensor([0])), self.modality)
-            image = image if getattr(augment, "draws_per_image", False) else image[0]
-            augmented = augment(image)
-        if not isinstance(augmented, Tensor) or not augmented.is_floating_point():
-            kind = augmented.dtype if isinstance(augmented, Tensor) else type(augmented).__name__
-            raise TypeError(f"data.augment: expected a float tensor from {augment}, got {kind}.")
-        if augmented.shape != image.shape:
-            raise ValueError(
-                f"data.augment: {augment} turned an image of shape {tuple(image.shape)} into {tuple(augmented.shape)}; "
-                "expected the same shape. Crop or resize to the size of the data, e.g. RandomCrop(size, padding=2)."
-            )
-
-
-def collated(batch: Any) -> Batch:
-    """The DataLoader's collate function for datasets that make whole batches: nothing is left to do."""
-    assert isinstance(batch, Batch)
-    return batch
+    if max(deviation) == 0:
+        raise ValueError("the training images are all of one colour: nothing to normalise or to learn from.")
+    return {MODALITY: {"mean": mean, "std": [value or 1.0 for value in deviation]}}  # a constant channel carries nothing

@@ -183,6 +183,16 @@ class TrainingLoader(DataLoader[Sample]):
         self._continue_at = (state_dict["epoch"], batches)
 
 
+def balanced_weights(labels: Sequence[int] | Tensor) -> Tensor:
+    """`(samples,)` float64: drawn in proportion, with replacement, every class that occurs comes equally often on average.
+
+    Args:
+        labels: `(samples,)`, classes from 0.
+    """
+    classes = torch.as_tensor(labels)
+    return torch.bincount(classes).to(torch.float64).reciprocal()[classes]
+
+
 def training_order(samples: Any, *, module: LightningDataModule, weights: Tensor | None = None) -> TrainingOrder:
     """The order of a data module's training samples.
 

@@ -1,4 +1,6 @@
-"""Splitting labelled samples by class, the same way on every machine and for every training seed."""
+"""Splitting samples the same way on every machine and for every training seed, and choosing a few labelled ones."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -55,3 +57,46 @@ def stratified_split(
     for label, quota in zip(classes, quotas, strict=True):
         taken[order[ordered_labels == label][:quota]] = True
     return torch.from_numpy(np.flatnonzero(~taken)), torch.from_numpy(np.flatnonzero(taken))
+
+
+def random_split(size: int, *, fraction: float, seed: int, where: object) -> tuple[list[int], list[int]]:
+    """Takes a share of `size` samples out, one at least, whatever their targets.
+
+    Args:
+        size: number of samples.
+        fraction: share to take out.
+        seed: which of the possible splits; not the training seed.
+        where: the samples are, for the error message.
+
+    Returns:
+        Indices of the samples that stay and of those taken out, both ascending.
+
+    Raises:
+        ValueError: nothing would stay.
+    """
+    taken = max(1, round(fraction * size))
+    if taken >= size:
+        raise ValueError(f"{where}: expected two samples or more, some of them for validation, got {size}.")
+    # NumPy guarantees the stream of RandomState for good.
+    order = np.random.RandomState(seed).permutation(size)
+    return sorted(order[taken:].tolist()), sorted(order[:taken].tolist())
+
+
+def labelled_subset(labels: Sequence[int] | Tensor, *, size: int, seed: int) -> Int[Tensor, "size"]:
+    """Which samples to train on: `size` of them, each class in proportion to its frequency, ascending.
+
+    Args:
+        labels: the class of each sample of the training split.
+        size: how many; as many as there are takes all.
+        seed: which of the possible choices; not the training seed.
+
+    Raises:
+        ValueError: `size` is below 1 or above the number of samples.
+    """
+    if size == len(labels):
+        return torch.arange(size)
+    if not 1 <= size < len(labels):
+        raise ValueError(
+            f"data.num_labelled: expected 1 to {len(labels)}, as many as the training split has, or null; got {size}."
+        )
+    return stratified_split(torch.as_tensor(labels), size=size, seed=seed, name="data.num_labelled")[1]

@@ -1,14 +1,17 @@
 """From the cell of a manifest, a path or a value, to a raw sample that `perceiver.modalities.preprocess` takes."""
 
 import io
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from perceiver.data.manifest.columns import Report, table_facts
 from perceiver.data.manifest.content import FileContent
 from perceiver.data.manifest.series import has_times, read_series, series_names
 from perceiver.data.manifest.video import check_video, frame_files, read_video
@@ -16,17 +19,23 @@ from perceiver.data.readers.array_files import read_array
 from perceiver.data.readers.audio import check_recording, read_recording
 from perceiver.data.readers.bounded_json import parse_json
 from perceiver.data.readers.delimited import decoded
-from perceiver.data.readers.images import read_image
+from perceiver.data.readers.images import deep_range_of_files, read_image
 from perceiver.data.readers.numbers import read_numbers
+from perceiver.modalities.kinds import kind_of
+from perceiver.modalities.modality import ModalitySpec
+from perceiver.modalities.points import ArrayModality
+
+log = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class Read(Protocol):
     """Reads a cell.
 
     Raises OSError or ValueError where it holds, or names, nothing of its kind; the message need not name row and column.
     """
 
-    def __call__(self, value: Any, *, facts: Mapping[str, Any], folder: Path | None, training: bool) -> Any:
+    def __call__(self, value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
         """The raw sample.
 
         Args:
@@ -38,81 +47,88 @@ class Read(Protocol):
         ...
 
 
-def read_cell(value: Any, *, facts: Mapping[str, Any], folder: Path | None, training: bool = False) -> Any:
+@runtime_checkable
+class Survey(Protocol):
+    """Finds facts in the raw cells of the training rows, before any is decoded."""
+
+    def __call__(
+        self, cells: Iterable[tuple[int, Any]], *, facts: ModalitySpec, folder: Path | None, report: Report
+    ) -> dict[str, Any]:
+        """The spec with these facts; `cells` are pairs of row and cell, and `report` gets those that cannot be used."""
+        ...
+
+
+def _is_array(value: Any, facts: ModalitySpec) -> bool:
+    return not isinstance(value, str) or value.lstrip()[:1] == "["
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """How the cells of one kind of modality are read.
+
+    Args:
+        read: reads a cell.
+        is_value: whether a cell holds a value; else it is the path of a file.
+        check_file: looks at the head of a file.
+        folders: a path may lead to a folder, too.
+        check: looks at a cell, in place of all these; None: values are read, and files checked.
+        survey: finds facts in cells of the training rows; None: there are none to find.
+        surveyed: at most how many cells it takes, evenly spread ones of more; None: all.
+    """
+
+    read: Read
+    is_value: Callable[[Any, ModalitySpec], bool] = _is_array
+    check_file: Callable[[Path], object] | None = None
+    folders: bool = False
+    check: Callable[..., object] | None = None
+    survey: Survey | None = None
+    surveyed: int | None = None
+
+
+def cells_of(facts: ModalitySpec) -> Cells:
+    """The entry of `CELLS` for the kind of a modality; of a kind of another package, what its attribute `cells` asks for."""
+    known = CELLS.get(str(facts["kind"]))
+    if known is not None:
+        return known
+    kind = kind_of(facts)
+    return _ARRAYS if isinstance(kind, ArrayModality) else _PLUG_INS[kind.cells]
+
+
+def read_cell(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool = False) -> Any:
     """The raw sample that a cell holds or names. Errors as in `Read`."""
-    return _READERS.get(facts["kind"], _array)(value, facts=facts, folder=folder, training=training)
+    return cells_of(facts).read(value, facts=facts, folder=folder, training=training)
 
 
-def check_cell(value: Any, *, facts: Mapping[str, Any], folder: Path | None) -> None:
+def check_cell(value: Any, *, facts: ModalitySpec, folder: Path | None) -> None:
     """Looks at a cell, and the head of the file that it names, without decoding that. Errors as in `Read`."""
-    kind = facts["kind"]
-    if kind in ("table", "text") and not facts.get("files"):
-        return
-    if kind == "timeseries":
-        names_of_series(value, facts=facts, folder=folder)
-        return
-    if not isinstance(value, str) or value.lstrip()[:1] in ("[", "{"):
+    cells = cells_of(facts)
+    if cells.check is not None:
+        cells.check(value, facts=facts, folder=folder)
+    elif cells.is_value(value, facts):
         read_cell(value, facts=facts, folder=folder)
-        return
-    path = _existing(value, folder, directory=kind == "video")
-    if kind == "image":
-        try:
-            with Image.open(path):
-                pass
-        except Exception as error:
-            raise ValueError(f"{path}: no image that can be read ({type(error).__name__}: {error}).") from error
-    elif kind == "audio":
-        check_recording(path)
-    elif kind == "video":
-        check_video(path)
+    else:
+        path = _existing(value, folder, directory=cells.folders)
+        if cells.check_file is not None:
+            cells.check_file(path)
 
 
-def files_of_cell(value: Any, *, facts: Mapping[str, Any], folder: Path) -> list[Path] | None:
+def files_of_cell(value: Any, *, facts: ModalitySpec, folder: Path) -> list[Path] | None:
     """The files that a cell names: one, or the frames of a video in a folder; None: it holds a value.
 
     Raises:
         OSError: there is no such file.
         ValueError: a folder without images.
     """
-    kind = facts["kind"]
-    if not isinstance(value, str) or kind == "table" or (kind == "text" and not facts.get("files")):
+    cells = cells_of(facts)
+    if cells.is_value(value, facts):
         return None
-    if kind not in ("text", "video") and value.lstrip()[:1] == "[":
-        return None
-    if kind == "timeseries" and value.lstrip()[:1] == "{":
-        return None
-    path = _existing(value, folder, directory=kind == "video")
+    path = _existing(value, folder, directory=cells.folders)
     return frame_files(path, num_frames=facts["shape"][1]) if path.is_dir() else [path]
 
 
-def is_path_of_file(value: Any, folder: Path) -> bool:
-    """Whether a cell is the path of a file that is there."""
-    try:
-        return isinstance(value, str) and _existing(value, folder).is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def images_in_cell(value: Any, *, facts: Mapping[str, Any], folder: Path) -> list[Path | io.BytesIO]:
-    """The files or contents of images in a cell of images or videos; nothing where there are none that can be found."""
-    if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
-        value = value["bytes"]
-    if isinstance(value, bytes):
-        return [io.BytesIO(value)]
-    try:
-        return list(files_of_cell(value, facts=facts, folder=folder) or ())
-    except (OSError, ValueError):
-        return []
-
-
-def names_of_series(value: Any, *, facts: Mapping[str, Any], folder: Path | None) -> list[str]:
+def names_of_series(value: Any, *, facts: ModalitySpec, folder: Path | None) -> list[str]:
     """The names of the values in the cell of a time series. Errors as in `Read`."""
     return series_names(_series_source(value, folder), facts=facts)
-
-
-def series_has_times(value: Any, *, facts: Mapping[str, Any], folder: Path | None) -> bool:
-    """Whether the time series in a cell has times of its own. Errors as in `Read`."""
-    return has_times(_series_source(value, folder), facts=facts)
 
 
 def array_of(value: Any, folder: Path | None) -> NDArray[Any]:
@@ -147,7 +163,7 @@ def from_json(text: str) -> Any:
         raise ValueError(f"expected a path, or JSON, got {shortened(text)}: {error}") from None
 
 
-def _image(value: Any, *, facts: Mapping[str, Any], folder: Path | None, training: bool) -> Any:
+def _image(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
     if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
         value = value["bytes"]  # images in Parquet files as the Hugging Face hub has them
     if isinstance(value, bytes):
@@ -178,7 +194,7 @@ def _decoded(content: bytes) -> Image.Image:
         raise ValueError(f"the bytes are no intact image ({type(error).__name__}: {error}).") from error
 
 
-def _audio(value: Any, *, facts: Mapping[str, Any], folder: Path | None, training: bool) -> Any:
+def _audio(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
     if isinstance(value, FileContent):
         return read_recording(value, max_seconds=facts.get("max_seconds"), random_start=training)
     if isinstance(value, str) and not value.lstrip().startswith("["):
@@ -191,7 +207,7 @@ def _audio(value: Any, *, facts: Mapping[str, Any], folder: Path | None, trainin
     return samples if samples.dtype.kind in "iu" and "integer_bits" in facts else samples.astype(np.float32)
 
 
-def _text(value: Any, *, facts: Mapping[str, Any], folder: Path | None, training: bool) -> Any:
+def _text(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
     if isinstance(value, list | np.ndarray):
         return array_of(value, folder)
     if not facts.get("files"):
@@ -206,7 +222,7 @@ def _text(value: Any, *, facts: Mapping[str, Any], folder: Path | None, training
     return text
 
 
-def _series(value: Any, *, facts: Mapping[str, Any], folder: Path | None, training: bool) -> Any:
+def _series(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
     return read_series(_series_source(value, folder), facts=facts)
 
 
@@ -216,7 +232,7 @@ def _series_source(value: Any, folder: Path | None) -> Any:
     return from_json(value) if value.lstrip()[:1] in ("[", "{") else _existing(value, folder)
 
 
-def _video(value: Any, *, facts: Mapping[str, Any], folder: Path | None, training: bool) -> Any:
+def _video(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
     if isinstance(value, FileContent) or (isinstance(value, list) and value and isinstance(value[0], FileContent)):
         return read_video(value, num_frames=facts["shape"][1], deep_range=facts.get("deep_range"))
     if not isinstance(value, str):
@@ -225,29 +241,149 @@ def _video(value: Any, *, facts: Mapping[str, Any], folder: Path | None, trainin
     return read_video(path, num_frames=facts["shape"][1], deep_range=facts.get("deep_range"))
 
 
-def _array(value: Any, *, facts: Mapping[str, Any], folder: Path | None, training: bool) -> Any:
-    """Points, and kinds that are not known here."""
+def _array(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
     array = array_of(value, folder)
     if array.size == 0 or not np.isfinite(array).all():
         raise ValueError(f"expected finite numbers, not none, got shape {array.shape}.")
-    if facts["kind"] == "points" and array.ndim != 2:
+    return array
+
+
+def _points(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
+    array = _array(value, facts=facts, folder=folder, training=training)
+    if array.ndim != 2:
         raise ValueError(f"expected points, a list of coordinates each, got numbers of shape {array.shape}.")
     return array
 
 
-def _table(value: Any, *, facts: Mapping[str, Any], folder: Path | None, training: bool) -> Any:
+def _table(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
     """As it is."""
     return value
 
 
-_READERS: dict[str, Read] = {
-    "image": _image,
-    "audio": _audio,
-    "text": _text,
-    "timeseries": _series,
-    "video": _video,
-    "table": _table,
+def _series_names(
+    cells: Iterable[tuple[int, Any]], *, facts: ModalitySpec, folder: Path | None, report: Report
+) -> dict[str, Any]:
+    """The values of all series, in the order in which they come first, where the settings do not name them; their steps.
+
+    Series none of which has times take a step of one second for each row.
+    """
+    names: dict[str, None] = {}
+    timed = facts.get("step_seconds") is not None
+    for row, value in cells:
+        try:
+            source = _series_source(value, folder)
+            if "names" not in facts:
+                names.update(dict.fromkeys(series_names(source, facts=facts)))
+            timed = timed or has_times(source, facts=facts)
+        except Exception as error:
+            if "names" not in facts:
+                report(row, str(facts["column"]), error)
+    found = dict(facts) if "names" in facts else {**facts, "names": list(names), "num_values": len(names)}
+    if not timed:
+        found["step_seconds"] = 1.0
+        message = "column %r: series have no times, so that steps are 1 second apart; set step_seconds for others."
+        log.info(message, facts["column"])
+    return found
+
+
+def _deep_range(
+    cells: Iterable[tuple[int, Any]], *, facts: ModalitySpec, folder: Path | None, report: Report
+) -> dict[str, Any]:
+    """The range of images with more than 8 bits per pixel, where there are any and the settings do not give it."""
+    if "deep_range" in facts or folder is None:
+        return dict(facts)
+    images = (image for _, cell in cells for image in _images_in(cell, facts=facts, folder=folder))
+    found = deep_range_of_files(images)
+    return dict(facts) if found is None else {**facts, "deep_range": found}
+
+
+def _images_in(value: Any, *, facts: ModalitySpec, folder: Path) -> list[Path | io.BytesIO]:
+    """The files or contents of images in a cell; nothing where there are none that can be found."""
+    if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
+        value = value["bytes"]
+    if isinstance(value, bytes):
+        return [io.BytesIO(value)]
+    try:
+        return list(files_of_cell(value, facts=facts, folder=folder) or ())
+    except (OSError, ValueError):
+        return []
+
+
+def _warn_of_paths(
+    cells: Iterable[tuple[int, Any]], *, facts: ModalitySpec, folder: Path | None, report: Report
+) -> dict[str, Any]:
+    """The spec as it is: texts that are the paths of files are hardly meant to be learned themselves."""
+    texts = [text for _, text in cells]
+    if not facts.get("files") and folder is not None and all(_is_path_of_file(text, folder) for text in texts):
+        log.warning(
+            "column %r: holds paths of files, such as %s, and trains on these names; set files: true to read the files.",
+            *(facts["column"], shortened(texts[0])),
+        )
+    return dict(facts)
+
+
+def _is_path_of_file(value: Any, folder: Path) -> bool:
+    try:
+        return isinstance(value, str) and _existing(value, folder).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _check_image(path: Path) -> None:
+    try:
+        with Image.open(path):
+            pass
+    except Exception as error:
+        raise ValueError(f"{path}: no image that can be read ({type(error).__name__}: {error}).") from error
+
+
+def _of_plug_in(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
+    kind = kind_of(facts)
+    if kind.cells == "numbers":
+        value = array_of(value, folder)
+    elif kind.cells == "files":
+        if isinstance(value, bytes):
+            value = FileContent(value, name="content of a cell")
+        value = value if isinstance(value, FileContent) else _existing(str(value), folder)
+    return kind.read(value, facts)
+
+
+CELLS: dict[str, Cells] = {
+    "image": Cells(read=_image, check_file=_check_image, survey=_deep_range, surveyed=1024),
+    "video": Cells(
+        read=_video,
+        is_value=lambda value, facts: not isinstance(value, str),
+        check_file=check_video,
+        folders=True,
+        survey=_deep_range,
+        surveyed=128,
+    ),
+    "audio": Cells(read=_audio, check_file=check_recording),
+    "points": Cells(read=_points),
+    "text": Cells(
+        read=_text,
+        is_value=lambda value, facts: not (isinstance(value, str) and facts.get("files")),
+        survey=_warn_of_paths,
+        surveyed=8,
+    ),
+    "timeseries": Cells(
+        read=_series,
+        is_value=lambda value, facts: not isinstance(value, str) or value.lstrip()[:1] in ("[", "{"),
+        check=names_of_series,
+        survey=_series_names,
+    ),
+    "table": Cells(read=_table, is_value=lambda value, facts: True, survey=table_facts),
 }
+"""By built-in kind."""
+
+_ARRAYS = Cells(read=_array)
+
+_PLUG_INS = {
+    "numbers": Cells(read=_of_plug_in),
+    "files": Cells(read=_of_plug_in, is_value=lambda value, facts: not isinstance(value, str)),
+    "values": Cells(read=_of_plug_in, is_value=lambda value, facts: True),
+}
+"""By `Modality.cells`."""
 
 
 _LONGEST_PATH = 1024  # characters; what is longer is content in base 64, for instance

@@ -6,28 +6,18 @@ from typing import Any
 
 from torch import nn
 
-from perceiver.modalities.framing import Frame
-from perceiver.modalities.text_bytes import VOCABULARY_SIZE
-
-SETTINGS: dict[str, dict[str, Any]] = {
-    "image": {"size": None, "channels": 3, "crop_fraction": 1.0, "deep_range": None},
-    "video": {"size": None, "channels": 3, "crop_fraction": 1.0, "deep_range": None, "num_frames": 16},
-    "audio": {"sample_rate": None, "channels": 1, "max_seconds": None},
-    "points": {"unit_sphere": True},
-    "text": {"files": False, "max_length": None, "vocabulary_size": VOCABULARY_SIZE},
-    "timeseries": {"time": None, "values": None, "step_seconds": None},
-    "table": {"columns": None, "numbers": None, "categories": None, "decimal": None, "thousands": None},
-}
-"""The settings of each kind and their defaults; None: of the data module, or found in the training split."""
+from perceiver.checkpoints.trusted_classes import resolve, spelling
+from perceiver.modalities.kinds import KINDS, kind_of
+from perceiver.modalities.modality import Modality
 
 
 @dataclass(frozen=True, kw_only=True)
-class Modality:
+class ManifestModality:
     """One modality of a manifest.
 
     Args:
         name: the key in `Batch.inputs`.
-        kind: see `SETTINGS`; of other kinds, cells are arrays of numbers.
+        kind: as the spec has it: a word, or the class of a kind of another package.
         columns: of the manifest; one, but for tables.
         facts: what its spec holds before the data was seen, settings of its kind included.
     """
@@ -37,143 +27,79 @@ class Modality:
     columns: tuple[str, ...]
     facts: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def behaviour(self) -> Modality:
+        """The kind itself."""
+        return kind_of(self.facts)
 
-def parse_modalities(settings: Mapping[str, Any], *, defaults: Mapping[str, Any]) -> list[Modality]:
+    @property
+    def several_columns(self) -> bool:
+        """Whether a sample is a dict from column to value."""
+        return self.behaviour.several_columns
+
+
+def parse_modalities(settings: Mapping[str, Any], *, defaults: Mapping[str, Any]) -> list[ManifestModality]:
     """From what the user wrote, `{photo: image, patient: {kind: table, columns: [age, sex]}}`, to modalities.
 
     Args:
-        settings: by name, a kind or a mapping with `kind`, maybe `column` (the name where there is none) and settings.
-        defaults: settings for all modalities of a kind that do not say otherwise: `size`, `sample_rate`, `channels` …, by
-            kind.
+        settings: by name, a kind or a mapping with `kind`, maybe `column` (the name where there is none) and settings. A
+            kind is a word, or a class derived from `perceiver.modalities.Modality` or its dotted name.
+        defaults: settings for all modalities of a kind that do not set it: `size`, `sample_rate`, `channels` …, by kind.
 
     Raises:
-        ValueError: an unknown setting, or one that makes no sense; names it.
+        ValueError: an unknown setting, or an invalid one; names it.
     """
     if not settings:
         raise ValueError("data.modalities: expected one modality or more, e.g. {photo: image, sound: audio}, got none.")
-    return [_modality(str(name), said, defaults) for name, said in settings.items()]
+    return [_modality(str(name), given, defaults) for name, given in settings.items()]
 
 
-def stored_modality(name: str, facts: Mapping[str, Any]) -> Modality:
+def stored_modality(name: str, facts: Mapping[str, Any]) -> ManifestModality:
     """The modality that an entry of a stored spec describes."""
     columns = facts.get("columns") or [facts.get("column", name)]
-    return Modality(name=name, kind=str(facts["kind"]), columns=tuple(str(column) for column in columns), facts=dict(facts))
+    return ManifestModality(name=name, kind=str(facts["kind"]), columns=tuple(map(str, columns)), facts=dict(facts))
 
 
-def _modality(name: str, said: Any, defaults: Mapping[str, Any]) -> Modality:
+def _modality(name: str, given: Any, defaults: Mapping[str, Any]) -> ManifestModality:
     where = f"data.modalities.{name}"
     if not name or "." in name or hasattr(nn.ModuleDict(), name):
-        raise ValueError(
-            f"{where}: torch has no module of that name; call it otherwise, and say its column: {{column: {name}}}."
-        )
-    own = {"kind": said} if isinstance(said, str) else dict(said) if isinstance(said, Mapping) else {}
+        raise ValueError(f"{where}: torch has no module of that name; rename it and give its column: {{column: {name}}}.")
+    own = {"kind": given} if isinstance(given, str | type) else dict(given) if isinstance(given, Mapping) else {}
     kind = own.pop("kind", None)
+    if isinstance(kind, type) and issubclass(kind, Modality):
+        kind = spelling(kind)
     if not isinstance(kind, str):
-        raise ValueError(f"{where}: expected a kind, one of {', '.join(SETTINGS)}, or {{kind: …, …}}, got {said!r}.")
-    if kind == "table":
-        return _table(name, own)
-    column = str(own.pop("column", name))
-    if kind not in SETTINGS:
-        if not isinstance(own.get("shape"), Sequence):
-            raise ValueError(
-                f"{where}: kind {kind!r} is none of {', '.join(SETTINGS)}. For a kind of your own say the shape of its "
-                f"samples, e.g. {{kind: {kind}, shape: [null, 3], channel_axis: -1}}."
-            )
-        return Modality(name=name, kind=kind, columns=(column,), facts={"kind": kind, **own, "column": column})
-    if unknown := sorted(str(setting) for setting in set(own) - set(SETTINGS[kind])):
-        known = ", ".join(["column", *SETTINGS[kind]])
+        raise ValueError(f"{where}: expected a kind, one of {', '.join(KINDS)}, or {{kind: …, …}}, got {given!r}.")
+    if kind not in KINDS and isinstance(own.get("shape"), Sequence) and ("." not in kind or "channel_axis" in own):
+        column = str(own.pop("column", name))
+        return ManifestModality(name=name, kind=kind, columns=(column,), facts={"kind": kind, **own, "column": column})
+    if kind not in KINDS and "." not in kind:
+        raise ValueError(
+            f"{where}: kind {kind!r} is none of {', '.join(KINDS)}. Name the class of a kind of your own, e.g. "
+            f"my_package.{kind.title()}, or say the shape of its samples, e.g. {{kind: {kind}, shape: [null, 3], "
+            "channel_axis: -1}."
+        )
+    behaviour = KINDS[kind] if kind in KINDS else _plug_in(kind, where=f"{where}.kind")
+    several = behaviour.several_columns
+    column = str(name if several else own.pop("column", name))
+    if unknown := sorted(str(setting) for setting in set(own) - set(behaviour.settings)):
+        known = ", ".join([*(() if several else ("column",)), *behaviour.settings])
         raise ValueError(f"{where}: {kind} has no setting {', '.join(unknown)}; it has {known}.")
-    merged = {**SETTINGS[kind], **defaults.get(kind, {}), **own}
+    kind = kind if kind in KINDS else spelling(type(behaviour))
     try:
-        facts = _FACTS[kind](merged)
+        facts = {"kind": kind, **behaviour.facts({**behaviour.settings, **defaults.get(kind, {}), **own})}
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    return Modality(name=name, kind=kind, columns=(column,), facts={"kind": kind, **facts, "column": column})
+    if several:
+        return ManifestModality(name=name, kind=kind, columns=tuple(facts["columns"]), facts=facts)
+    return ManifestModality(name=name, kind=kind, columns=(column,), facts={**facts, "column": column})
 
 
-def _table(name: str, own: dict[str, Any]) -> Modality:
-    where = f"data.modalities.{name}"
-    if unknown := sorted(set(own) - set(SETTINGS["table"])):
-        raise ValueError(f"{where}: table has no setting {', '.join(unknown)}; it has {', '.join(SETTINGS['table'])}.")
-    lists = {key: [str(column) for column in own.get(key) or ()] for key in ("columns", "numbers", "categories")}
-    separators = {key: str(own[key]) for key in ("decimal", "thousands") if own.get(key) is not None}
-    for key, separator in separators.items():
-        if len(separator) != 1 or separator.isalnum() or separators.get("decimal") == separators.get("thousands"):
-            raise ValueError(f"{where}.{key}: expected one character between digits, such as ',', got {separators}.")
-    columns = [*lists["columns"], *(column for column in lists["numbers"] + lists["categories"])]
-    columns = list(dict.fromkeys(columns))
-    if not columns or set(lists["numbers"]) & set(lists["categories"]):
-        raise ValueError(
-            f"{where}: expected columns, or numbers and categories, each a list of different columns, e.g. "
-            f"{{kind: table, columns: [age, sex]}}; got {own}."
-        )
-    facts = {"kind": "table", "columns": columns, "asked_numbers": lists["numbers"], "asked_categories": lists["categories"]}
-    facts |= separators
-    return Modality(name=name, kind="table", columns=tuple(columns), facts=facts)
-
-
-def _positive(settings: Mapping[str, Any], key: str, *, whole: bool = True, optional: bool = True) -> None:
-    value = settings[key]
-    if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not value > 0:
-        raise ValueError(f"{key}: expected a {'whole ' if whole else ''}number above 0, got {value!r}.")
-
-
-def _image(settings: Mapping[str, Any]) -> dict[str, Any]:
-    if settings["channels"] not in (1, 3):
-        raise ValueError(f"channels: expected 3 (colour) or 1 (grey), got {settings['channels']!r}.")
-    frame = Frame(size=settings["size"], crop_fraction=settings["crop_fraction"])
-    deep = settings["deep_range"]
-    if deep is not None and (len(deep) != 2 or not deep[0] < deep[1]):
-        raise ValueError(f"deep_range: expected [black, white] of images with more than 8 bits per pixel, got {deep!r}.")
-    return {
-        **({} if deep is None else {"deep_range": list(deep)}),
-        "shape": [settings["channels"], frame.height, frame.width],
-        "range": [0, 255],
-        "crop_fraction": frame.crop_fraction,
-    }
-
-
-def _video(settings: Mapping[str, Any]) -> dict[str, Any]:
-    _positive(settings, "num_frames")
-    facts = _image(settings)
-    channels, height, width = facts["shape"]
-    return {**facts, "shape": [channels, settings["num_frames"], height, width]}
-
-
-def _audio(settings: Mapping[str, Any]) -> dict[str, Any]:
-    _positive(settings, "sample_rate", optional=False)
-    _positive(settings, "channels", optional=False)
-    _positive(settings, "max_seconds", whole=False)
-    return {
-        "shape": [settings["channels"], None],
-        "sample_rate": settings["sample_rate"],
-        "max_seconds": settings["max_seconds"],
-        "integer_bits": 16,  # of numbers in lists, which have no type
-    }
-
-
-def _text(settings: Mapping[str, Any]) -> dict[str, Any]:
-    _positive(settings, "max_length")
-    _positive(settings, "vocabulary_size", optional=False)
-    return {"shape": [None], **{key: settings[key] for key in ("vocabulary_size", "max_length", "files")}}
-
-
-def _timeseries(settings: Mapping[str, Any]) -> dict[str, Any]:
-    _positive(settings, "step_seconds", whole=False)
-    values = settings["values"]
-    names = {} if values is None else {"names": [str(name) for name in values], "num_values": len(values)}
-    if values is not None and not values:
-        raise ValueError("values: expected the names of one column or more, or null for all, got none.")
-    return {"time": settings["time"], "step_seconds": settings["step_seconds"], **names}
-
-
-_FACTS = {
-    "image": _image,
-    "video": _video,
-    "audio": _audio,
-    "points": lambda settings: {"unit_sphere": bool(settings["unit_sphere"])},
-    "text": _text,
-    "timeseries": _timeseries,
-}
+def _plug_in(kind: str, *, where: str) -> Modality:
+    """The kind that the user's own settings name, from any installed package."""
+    cls = resolve(kind, path=where, base=Modality)
+    try:
+        made: Modality = cls()
+    except TypeError as error:
+        raise ValueError(f"{where}: {kind} cannot be made without arguments: {error}.") from error
+    return made

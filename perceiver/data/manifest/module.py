@@ -4,17 +4,15 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from perceiver.batch import Sample
-from perceiver.collate import Collate
-from perceiver.data.loading.loaders import check_loading, known_spec, loader, training_loader
-from perceiver.data.manifest.modalities import Modality, parse_modalities, stored_modality
+from perceiver.data.loading.source import Source
+from perceiver.data.manifest.columns import warn_of_unknown_values
+from perceiver.data.manifest.modalities import ManifestModality, parse_modalities, stored_modality
 from perceiver.data.manifest.rows import (
     BadRows,
     ManifestRows,
@@ -23,7 +21,7 @@ from perceiver.data.manifest.rows import (
     usable_rows,
 )
 from perceiver.data.manifest.splits import Splits, split_of, split_rows
-from perceiver.data.manifest.statistics import learned_facts, warn_of_unknown_values
+from perceiver.data.manifest.statistics import learned_facts
 from perceiver.data.manifest.table import MAX_ROW_GROUP_BYTES, ManifestTable, read_table
 from perceiver.data.manifest.targets import KINDS as TARGET_KINDS
 from perceiver.data.manifest.targets import target_columns
@@ -33,7 +31,7 @@ AUTO = "auto"
 log = logging.getLogger(__name__)
 
 
-class Manifest(LightningDataModule):
+class Manifest(Source):
     """Trains on the rows of a CSV, Parquet or JSON lines file, whose cells are values or the paths of files.
 
     A row may lack any of its modalities (an empty cell), but not all. Cells are decoded when a batch needs them, in the
@@ -43,7 +41,8 @@ class Manifest(LightningDataModule):
     Args:
         manifest: the file.
         modalities: by name, a kind (image, video, audio, points, text, timeseries) if the column has that name too, or a
-            mapping: `{kind: image, column: photo, size: [32, 32]}`, `{kind: table, columns: [age, sex]}`. None: those of a
+            mapping: `{kind: image, column: photo, size: [32, 32]}`, `{kind: table, columns: [age, sex]}`. The kind may be a
+            `perceiver.modalities.Modality` of any installed package: `{kind: my_package.Thermometer}`. None: those of a
             stored spec.
         target: the column of targets; of values, there may be several. Names of classes and labels are what stands there in
             rows for training.
@@ -63,8 +62,6 @@ class Manifest(LightningDataModule):
         sample_rate: in hertz; recordings of another rate are resampled.
         audio_channels: 1 mixes recordings down to mono.
         max_seconds: longer recordings are cut, in training at random, else to their beginning. None: never.
-        batch_size: samples per batch and process.
-        num_workers: loader processes.
         validation_fraction: share of the rows that are not for the test; counts where no split column has validation rows.
         test_fraction: share of the rows; counts without a split column.
         split_seed: which rows; not the training seed.
@@ -72,14 +69,15 @@ class Manifest(LightningDataModule):
             leaves out such rows; `skipped` and the log name them.
         check_files: look for all files and read their heads before training.
         max_row_group_bytes: how much memory a row group of a Parquet manifest may take; rows of larger ones cannot be used.
-        balanced_sampling: draw training samples with replacement, every class equally often on average; for classes only.
-        needs_test: `prepare_data` demands test rows; False where they are not there and not asked for.
+        needs_test: `prepare` demands test rows; False where they are not there and not asked for.
 
     Raises:
         FileNotFoundError: no manifest.
         BadRowError: a row cannot be used; names row and column.
         ValueError: a setting or column that is not known, no rows for a split, or a single class.
     """
+
+    normalised = True
 
     def __init__(
         self,
@@ -100,19 +98,15 @@ class Manifest(LightningDataModule):
         sample_rate: int = 16000,
         audio_channels: int = 1,
         max_seconds: float | None = 10.0,
-        batch_size: int = 32,
-        num_workers: int = 2,
         validation_fraction: float = 0.15,
         test_fraction: float = 0.15,
         split_seed: int = 0,
         on_bad_row: str = "error",
         check_files: bool = True,
         max_row_group_bytes: int = MAX_ROW_GROUP_BYTES,
-        balanced_sampling: bool = False,
         needs_test: bool = True,
     ) -> None:
-        super().__init__()
-        check_loading(batch_size=batch_size, num_workers=num_workers)
+        super().__init__(facts={}, split_seed=split_seed)
         if on_bad_row not in ("error", "skip"):
             raise ValueError(f"data.on_bad_row: expected error or skip, got {on_bad_row!r}.")
         if not 0 < validation_fraction < 1:
@@ -125,8 +119,6 @@ class Manifest(LightningDataModule):
         self.target_kind = target_kind
         # Checks both, too.
         self._targets = target_columns("classes" if target_kind == AUTO else target_kind, target, separator=label_separator)
-        if balanced_sampling and target_kind not in (AUTO, "classes"):
-            raise ValueError(f"data.balanced_sampling: expected false for target_kind={target_kind}; it balances classes.")
         self.label_separator = label_separator
         if delimiter is not None and len(delimiter) != 1:
             raise ValueError(f"data.delimiter: expected one character, or null to find it, got {delimiter!r}.")
@@ -135,20 +127,16 @@ class Manifest(LightningDataModule):
         self.header = header
         self.id = id
         self.split = split
-        self.batch_size = batch_size
-        self.num_workers = num_workers
         self.validation_fraction = validation_fraction
         self.test_fraction = test_fraction
-        self.split_seed = split_seed
         self.check_files = check_files
         if max_row_group_bytes < 1:
             raise ValueError(f"data.max_row_group_bytes: expected 1 or more, got {max_row_group_bytes}.")
         self.max_row_group_bytes = max_row_group_bytes
-        self.balanced_sampling = balanced_sampling
         self.needs_test = needs_test
         picture = {"size": image_size, "channels": image_channels}
         sound = {"sample_rate": sample_rate, "channels": audio_channels, "max_seconds": max_seconds}
-        self._asked: list[Modality] | None = (
+        self._asked: list[ManifestModality] | None = (
             None
             if modalities is None
             else parse_modalities(modalities, defaults={"image": picture, "video": picture, "audio": sound})
@@ -157,66 +145,28 @@ class Manifest(LightningDataModule):
         self._table: ManifestTable | None = None
         self._splits: Splits | None = None
         self._unlabelled: list[tuple[int, str | None, str]] = []
-        self._spec: dict[str, Any] | None = None
-        self._training: ManifestRows | None = None
-        self._validation: ManifestRows | None = None
-        self._test: ManifestRows | None = None
-        self._all: ManifestRows | None = None
+        self._trained = False
 
     @property
     def skipped(self) -> list[str]:
         """The rows that were left out so far, and why."""
         return list(self._bad.skipped.values())
 
-    def prepare_data(self) -> None:
+    def prepare(self) -> None:
         """Reads the manifest and looks for its columns."""
         self._check_columns(self._columns())
 
-    def setup(self, stage: str | None = None) -> None:
-        """Finds the rows of a stage ("fit", "validate", "test", "predict"; None: all but prediction), once; makes the spec.
-
-        Prediction takes all rows of the manifest, whatever their split, and needs no target.
-        """
-        if stage == "predict":
-            if self._spec is None:
-                raise RuntimeError('prediction needs a spec: set data.spec to that of a checkpoint, or call setup("fit").')
-            if self._all is None:
-                self._all = self._predicted()
-            return
-        if stage in ("fit", "validate", None) and self._training is None:
-            self._read_training()
-        if stage in ("test", None) and self._test is None:
-            self._read_test()
-
-    def splits(self) -> dict[str, ManifestRows]:
-        """The rows of train, val and test, with targets; those for the test may be none."""
-        if self._training is None:
-            self.setup("fit")
-        assert self._training is not None
-        assert self._validation is not None
-        found = {"train": self._training, "val": self._validation}
-        if not self._split().test:
-            return found
-        if self._test is None:
-            self.setup("test")
-        assert self._test is not None
-        return {**found, "test": self._test}
-
     @property
-    def spec(self) -> dict[str, Any]:
-        """What a model must know of the data: a plain dict; there after `prepare_data()` and `setup("fit")`.
+    def has_test(self) -> bool:
+        """Whether there are rows for the test."""
+        return bool(self._split().test)
 
-        Set it, before anything is set up, to what a run directory or checkpoint holds: its columns, kinds, sizes, rates,
-        statistics and classes then hold, whatever the arguments say.
+    def take(self, stored: Mapping[str, Any]) -> None:
+        """Take a stored spec: its columns, kinds, sizes, rates, statistics and classes hold, whatever the arguments say.
 
         Raises:
-            RuntimeError: read before `setup`.
-            ValueError: set to a spec without these modalities, or of other kinds.
+            ValueError: it is a spec without these modalities, or of other kinds.
         """
-        return known_spec(self._spec)
-
-    @spec.setter
-    def spec(self, stored: Mapping[str, Any]) -> None:
         kind = str((stored.get("target") or {}).get("kind"))
         if kind not in TARGET_KINDS or self.target_kind not in (AUTO, kind):
             own = ", ".join(TARGET_KINDS) if self.target_kind == AUTO else self.target_kind
@@ -233,42 +183,11 @@ class Manifest(LightningDataModule):
                 )
         separator = stored["target"].get("separator") if self.label_separator is None else self.label_separator
         self._targets = target_columns(kind, columns, separator=separator)
-        self._spec = deepcopy(dict(stored))
-        self._splits = self._training = self._validation = self._test = self._all = None
+        self.spec = deepcopy(dict(stored))
+        self._splits, self._trained = None, False
 
-    def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled batches of the training rows."""
-        if self._training is None:
-            self.setup("fit")
-        assert self._training is not None
-        return training_loader(self._training, self._collate(), module=self, labels=self._training.targets)
-
-    def val_dataloader(self) -> DataLoader[Sample]:
-        """Batches of the validation rows, in order."""
-        if self._validation is None:
-            self.setup("validate")
-        return self._evaluation(self._validation)
-
-    def test_dataloader(self) -> DataLoader[Sample]:
-        """Batches of the test rows, in order."""
-        if self._test is None:
-            self.setup("test")
-        return self._evaluation(self._test)
-
-    def predict_dataloader(self) -> DataLoader[Sample]:
-        """Batches of all rows, in order, without targets."""
-        if self._all is None:
-            self.setup("predict")
-        return self._evaluation(self._all)
-
-    def _evaluation(self, rows: ManifestRows | None) -> DataLoader[Sample]:
-        assert rows is not None
-        return loader(rows, self._collate(), module=self)
-
-    def _collate(self) -> Collate:
-        return Collate(modalities=self.spec["modalities"])
-
-    def _read_training(self) -> None:
+    def read_training(self) -> tuple[ManifestRows, ManifestRows]:
+        """The rows for training and validation; the spec is learned now, since it says how cells are read."""
         splits = self._split()
         self._report_unlabelled("train", "val", *(["test"] if self.needs_test else []))
         if not splits.train or not splits.val:
@@ -279,21 +198,27 @@ class Manifest(LightningDataModule):
             )
         if self.needs_test and not splits.test:
             raise ValueError(f"data.split: {self.manifest} has no rows for the test; mark some as test, or set test=false.")
-        if self._spec is None:
+        if self.spec is None:
             specs = self._learned(splits.train)
             decodable = self._decodable(splits.train, specs)
             if len(decodable) < len(splits.train):
                 splits.train = decodable
                 specs = self._learned(decodable)
-            self._spec = {"modalities": specs, **self._targets.learned(self._columns(), splits.train)}
+            self.spec = {"modalities": specs, **self._targets.learned(self._columns(), splits.train)}
         else:
-            splits.train = self._decodable(splits.train, self._spec["modalities"])
-        splits.val = self._decodable(splits.val, self._spec["modalities"])
-        self._training = self._labelled(splits.train, training=True)
-        self._validation = self._labelled(splits.val)
+            splits.train = self._decodable(splits.train, self._specs())
+        splits.val = self._decodable(splits.val, self._specs())
+        training, validation = self._labelled(splits.train, training=True), self._labelled(splits.val)
+        self._trained = True
         # A class that only the test knows is found before training, not after.
         splits.test = self._known(splits.test)
         self._bad.tell(total=len(self._columns()))
+        return training, validation
+
+    def learn(self, training: ManifestRows) -> dict[str, Any]:
+        """What `read_training` learned."""
+        assert self.spec is not None
+        return self.spec
 
     def _learned(self, rows: list[int]) -> dict[str, Any]:
         return {
@@ -301,14 +226,13 @@ class Manifest(LightningDataModule):
             for modality in self._modalities()
         }
 
-    def _read_test(self) -> None:
-        if self._spec is None:
-            self._read_training()
+    def read_test(self) -> ManifestRows:
+        """The rows for the test."""
         splits = self._split()
         self._report_unlabelled("test")
         if not splits.test:
             raise ValueError(f"data.split: {self.manifest} has no rows for the test; mark some as test.")
-        if self._training is None and self._column(self.split, "split") is None and self.test_fraction < 1:
+        if not self._trained and self._column(self.split, "split") is None and self.test_fraction < 1:
             log.info(
                 "%d of the %d rows of %s are for the test (data.test_fraction=%g); for all set data.test_fraction=1.",
                 len(splits.test),
@@ -317,12 +241,16 @@ class Manifest(LightningDataModule):
                 self.test_fraction,
             )
         self._warn_of_unknown_values(splits.test)
-        self._test = self._labelled(self._decodable(splits.test, self.spec["modalities"]))
+        rows = self._labelled(self._decodable(splits.test, self._specs()))
         self._bad.tell(total=len(self._columns()))
+        return rows
 
-    def _predicted(self) -> ManifestRows:
+    def read_prediction(self) -> ManifestRows:
+        """All rows, whatever their split, without targets."""
+        if self.spec is None:
+            raise RuntimeError('prediction needs a spec: set data.spec to that of a checkpoint, or call setup("fit").')
         table = self._columns()
-        rows = self._decodable(self._usable(range(len(table))), self.spec["modalities"])
+        rows = self._decodable(self._usable(range(len(table))), self._specs())
         self._warn_of_unknown_values(rows)
         dataset = self._rows(rows)
         self._bad.tell(total=len(table))
@@ -377,18 +305,18 @@ class Manifest(LightningDataModule):
     def _warn_of_unknown_values(self, rows: Sequence[int]) -> None:
         for modality in self._modalities():
             if modality.kind == "table":
-                warn_of_unknown_values(self._columns(), rows, facts=self.spec["modalities"][modality.name])
+                warn_of_unknown_values(self._columns(), rows, facts=self._specs()[modality.name])
 
     def _known(self, rows: Sequence[int]) -> list[int]:
         """The rows whose target training knows."""
-        unknown = self._targets.unknown(self._columns(), rows, self.spec["target"])
+        unknown = self._targets.unknown(self._columns(), rows, self._known_spec()["target"])
         for row, message in unknown.items():
             self._bad.report(row, message)
         return [row for row in rows if row not in unknown]
 
     def _labelled(self, rows: Sequence[int], *, training: bool = False) -> ManifestRows:
         known = self._known(rows)
-        targets = self._targets.values(self._columns(), known, self.spec["target"])
+        targets = self._targets.values(self._columns(), known, self._known_spec()["target"])
         return self._rows(known, targets=targets, training=training)
 
     def _rows(
@@ -406,7 +334,7 @@ class Manifest(LightningDataModule):
             table=self._columns(),
             rows=rows,
             modalities=self._modalities(),
-            specs=self.spec["modalities"] if specs is None else specs,
+            specs=self._specs() if specs is None else specs,
             folder=self.root,
             ids=self._ids(),
             targets=targets,
@@ -420,22 +348,30 @@ class Manifest(LightningDataModule):
         good = decodable_rows(self._rows(rows, specs=specs), num_workers=self.num_workers, bad=self._bad)
         return [rows[index] for index in good]
 
-    def _modalities(self) -> list[Modality]:
+    def _known_spec(self) -> dict[str, Any]:
+        assert self.spec is not None
+        return self.spec
+
+    def _specs(self) -> dict[str, Any]:
+        modalities: dict[str, Any] = self._known_spec()["modalities"]
+        return modalities
+
+    def _modalities(self) -> list[ManifestModality]:
         """Those that were asked for, else those of the spec, which says sizes, rates and columns where there is one."""
-        if self._spec is None:
+        if self.spec is None:
             if self._asked is None:
                 raise ValueError(
                     "data.modalities: expected the columns that are modalities and their kinds, e.g. "
                     "'data.modalities={photo: image, sound: audio}', got none."
                 )
             return self._asked
-        chosen = list(self._spec["modalities"]) if self._asked is None else [one.name for one in self._asked]
-        stored = {name: stored_modality(name, self._spec["modalities"][name]) for name in chosen}
+        chosen = list(self.spec["modalities"]) if self._asked is None else [one.name for one in self._asked]
+        stored = {name: stored_modality(name, self.spec["modalities"][name]) for name in chosen}
         if self._asked is None:
             return list(stored.values())
         # The columns may have other names in another manifest.
         return [
-            stored[one.name] if one.kind == "table" else _in_column(stored[one.name], one.columns) for one in self._asked
+            stored[one.name] if one.several_columns else _in_column(stored[one.name], one.columns) for one in self._asked
         ]
 
     def _columns(self) -> ManifestTable:
@@ -450,12 +386,12 @@ class Manifest(LightningDataModule):
         return self._table
 
     def _check_columns(self, table: ManifestTable) -> None:
-        if self._asked is None and self._spec is None:
+        if self._asked is None and self.spec is None:
             return  # a stored spec will say
         for modality in self._modalities():
             for column in modality.columns:
                 if column not in table.columns:
-                    hint = "" if self._spec is None else " To do without it, name the others with data.modalities."
+                    hint = "" if self.spec is None else " To do without it, name the others with data.modalities."
                     raise ValueError(self._unknown_column(column, f"data.modalities.{modality.name}") + hint)
                 if column in self._targets.columns:
                     raise ValueError(
@@ -483,5 +419,5 @@ class Manifest(LightningDataModule):
         return RowIds(table=self._columns(), column=self._column(self.id, "id"))
 
 
-def _in_column(modality: Modality, columns: tuple[str, ...]) -> Modality:
-    return Modality(name=modality.name, kind=modality.kind, columns=columns, facts={**modality.facts, "column": columns[0]})
+def _in_column(modality: ManifestModality, columns: tuple[str, ...]) -> ManifestModality:
+    return replace(modality, columns=columns, facts={**modality.facts, "column": columns[0]})

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from perceiver.batch import Sample
 from perceiver.data.manifest.cells import check_cell, read_cell
-from perceiver.data.manifest.modalities import Modality
+from perceiver.data.manifest.modalities import ManifestModality
 from perceiver.data.manifest.table import ManifestTable
 from perceiver.data.readers.progress import progress
-from perceiver.modalities.preprocess import preprocess
 from perceiver.modalities.table import plain_text
 from perceiver.runtime.process_rank import process_rank
 
@@ -131,7 +131,7 @@ class ManifestRows(Dataset[Sample]):
         *,
         table: ManifestTable,
         rows: Sequence[int],
-        modalities: Sequence[Modality],
+        modalities: Sequence[ManifestModality],
         specs: Mapping[str, Mapping[str, Any]],
         folder: Path,
         ids: RowIds,
@@ -144,6 +144,8 @@ class ManifestRows(Dataset[Sample]):
         self._targets = targets
         self.modalities = list(modalities)
         self.specs = {name: dict(facts) for name, facts in specs.items()}
+        # Held, so that loader processes that are started anew import kinds of other packages with them.
+        self._kinds = {modality.name: modality.behaviour for modality in modalities}
         self.folder = folder
         self.ids = ids
         self.training = training
@@ -158,6 +160,19 @@ class ManifestRows(Dataset[Sample]):
         if self._targets is None:
             raise ValueError("these rows have no targets.")
         return self._targets
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The class of each row; None where the target is not a class, or not known."""
+        targets = self._targets
+        return targets if targets is not None and targets.ndim == 1 and not targets.is_floating_point() else None
+
+    def take(self, index: Tensor) -> "ManifestRows":
+        """Some of the rows, by position."""
+        chosen = copy(self)
+        chosen.rows = self.rows[index]
+        chosen._targets = None if self._targets is None else self._targets[index]
+        return chosen
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -178,7 +193,7 @@ class ManifestRows(Dataset[Sample]):
             raise BadRowError(f"{self.table.where(row)}: {nothing_in(self.modalities)}.")
         return Sample(inputs=inputs, target=None if self._targets is None else self._targets[index], id=self.ids(row))
 
-    def read(self, row: int, modality: Modality) -> Tensor | dict[str, Tensor] | None:
+    def read(self, row: int, modality: ManifestModality) -> Tensor | dict[str, Tensor] | None:
         """One modality of a row of the table; None if it is missing. Errors as in `__getitem__`."""
         facts = self.specs[modality.name]
         try:
@@ -186,7 +201,7 @@ class ManifestRows(Dataset[Sample]):
             if value is None:
                 return None
             raw = read_cell(value, facts=facts, folder=self.folder, training=self.training)
-            x = preprocess(raw, modality=facts, name=modality.kind)
+            x = self._kinds[modality.name].preprocess(raw, facts, modality.kind)
         except ImportError:
             raise
         except Exception as error:  # whatever a file can do to a decoder, it does to its row alone
@@ -198,15 +213,15 @@ class ManifestRows(Dataset[Sample]):
         return x
 
 
-def cell_of(table: ManifestTable, row: int, modality: Modality) -> Any:
-    """What a row has of a modality: a value, for tables a dict of those columns that are there; None if it is missing."""
-    if modality.kind == "table":
+def cell_of(table: ManifestTable, row: int, modality: ManifestModality) -> Any:
+    """What a row has of a modality: a value, of several columns a dict of those that are there; None if it is missing."""
+    if modality.several_columns:
         values = {column: value for column in modality.columns if (value := table.cell(row, column)) is not None}
         return values or None
     return table.cell(row, modality.columns[0])
 
 
-def nothing_in(modalities: Iterable[Modality]) -> str:
+def nothing_in(modalities: Iterable[ManifestModality]) -> str:
     """What is wrong with a row whose cells are all empty."""
     columns = [column for modality in modalities for column in modality.columns]
     return f"has nothing in any of the columns of modalities, {', '.join(columns)}"
@@ -216,7 +231,7 @@ def usable_rows(
     rows: Sequence[int],
     *,
     table: ManifestTable,
-    modalities: Sequence[Modality],
+    modalities: Sequence[ManifestModality],
     folder: Path,
     bad: BadRows,
     check_files: bool,
@@ -268,7 +283,9 @@ class _Attempts(Dataset[str]):
         return ""
 
 
-def _problem(table: ManifestTable, row: int, modalities: Sequence[Modality], folder: Path, *, check_files: bool) -> str:
+def _problem(
+    table: ManifestTable, row: int, modalities: Sequence[ManifestModality], folder: Path, *, check_files: bool
+) -> str:
     """What is wrong with a row, or an empty text."""
     empty = True
     for modality in modalities:
@@ -286,5 +303,5 @@ def _problem(table: ManifestTable, row: int, modalities: Sequence[Modality], fol
     return f"{table.where(row)}: {nothing_in(modalities)}." if empty else ""
 
 
-def _where(table: ManifestTable, row: int, modality: Modality) -> str:
-    return table.where(row, None if modality.kind == "table" else modality.columns[0])
+def _where(table: ManifestTable, row: int, modality: ManifestModality) -> str:
+    return table.where(row, None if modality.several_columns else modality.columns[0])

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perceiver.data.manifest.statistics import natural
+from perceiver.data.manifest.columns import natural
 from perceiver.data.manifest.table import ManifestTable
 from perceiver.data.readers.bounded_json import parse_json
 from perceiver.modalities.table import number_of_name, plain_text, value_text

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from perceiver.data.loading.images import channel_statistics
+from perceiver.data.loading.images import Images, channel_statistics
 from perceiver.data.readers.folder_files import files_below, report_left_out
 from perceiver.modalities.framing import Frame, deep_range_of, is_deep, to_rgb, upright
 
@@ -50,8 +50,8 @@ class ImageFileError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageFiles:
-    """Image files with their classes: an `ImageSource` that decodes what it is asked for.
+class ImageFiles(Images):
+    """Image files with their classes, decoded when they are asked for.
 
     Args:
         folder: what the paths are relative to; its name begins the names of samples.
@@ -69,6 +69,7 @@ class ImageFiles:
     class_names: Sequence[str]
     frame: Frame
     crop: Crop | None = None
+    value_range: Sequence[int] = (0, 255)
     deep_range: Sequence[float] | None = None
 
     @property
@@ -93,11 +94,13 @@ class ImageFiles:
         """
         return self._read(index, self.frame if self.crop is None else self.crop)
 
-    def statistics(self, *, value_range: Sequence[float]) -> tuple[list[float], list[float]]:
+    def statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of each channel in [0, 1], of at most 4,096 images, evenly spread, uncropped."""
         count = len(self.labels)
         index = torch.linspace(0, count - 1, min(count, STATISTICS_IMAGES)).round().long()
-        return channel_statistics((self._read(part, self.frame) for part in torch.split(index, 64)), value_range=value_range)
+        return channel_statistics(
+            (self._read(part, self.frame) for part in torch.split(index, 64)), value_range=self.value_range
+        )
 
     def learned_deep_range(self) -> list[int] | None:
         """See `deep_range_of_files`."""

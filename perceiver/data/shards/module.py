@@ -7,31 +7,27 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from perceiver.batch import Sample
-from perceiver.collate import Collate
-from perceiver.data.loading.loaders import check_loading, known_spec, loader, overfits
+from perceiver.data.loading.source import Source
 from perceiver.data.shards.backend import litdata
 from perceiver.data.shards.errors import ShardError
 from perceiver.data.shards.folder import ShardFolder
 from perceiver.data.shards.records import Decode
-from perceiver.data.shards.streaming import ShardSamples, streaming_loader
+from perceiver.data.shards.streaming import ShardSamples, ShardStream
 
 
-class Shards(LightningDataModule):
+class Shards(Source):
     """Streams training samples from shards; validation and test come one by one, in order.
 
-    Batches are those of `perceiver.data.Manifest`. See `streaming_loader` for what an epoch is with several processes.
+    Batches are those of `perceiver.data.Manifest`. See `ShardStream` for what an epoch is with several processes.
 
     Args:
         shards: the folder, on a disk of this machine or one that is mounted.
         modalities: some of those that the shards hold. None: all, or those of a stored spec.
-        batch_size: samples per batch and process.
-        num_workers: loader processes.
         shuffle_seed: of the order of training samples.
-        needs_test: `prepare_data` demands a test split.
+        needs_test: `prepare` demands a test split.
 
     Raises:
         FileNotFoundError: no folder, or one without shards.
@@ -40,62 +36,39 @@ class Shards(LightningDataModule):
         ValueError: a modality that the shards have not, or an address that is not a folder.
     """
 
+    normalised = True
+
     def __init__(
         self,
         *,
         shards: str | os.PathLike[str],
         modalities: Sequence[str] | None = None,
-        batch_size: int = 32,
-        num_workers: int = 2,
         shuffle_seed: int = 0,
         needs_test: bool = True,
     ) -> None:
-        super().__init__()
-        check_loading(batch_size=batch_size, num_workers=num_workers)
+        super().__init__(facts={})
         if _is_elsewhere(shards):
             raise ValueError(f"data.shards: expected a folder on a disk of this machine or a mounted one, got {shards}.")
         self.shards = Path(shards)
         self.modalities = None if modalities is None else [str(name) for name in modalities]
-        self.batch_size = batch_size
-        self.num_workers = num_workers
         self.shuffle_seed = shuffle_seed
         self.needs_test = needs_test
         self._folder: ShardFolder | None = None
-        self._spec: dict[str, Any] | None = None
         self._checked = False
 
-    def prepare_data(self) -> None:
+    def prepare(self) -> None:
         """Looks whether all shards are there, in their full size."""
         litdata()
         self._check()
         for split in ("train", "val", *(("test",) if self.needs_test else ())):
             self._require(split)
 
-    def setup(self, stage: str | None = None) -> None:
-        """Reads what the folder says of itself, once."""
-        if self._spec is None:
-            spec = deepcopy(self._read().spec)
-            if self.modalities is not None:
-                self._check_names(spec["modalities"])
-                spec["modalities"] = {name: spec["modalities"][name] for name in self.modalities}
-            self._spec = spec
-        if stage == "test":
-            self._require("test")
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """What a model must know of the data: that of the manifest; there after `setup`.
-
-        Set it to what a run directory or checkpoint holds: its sizes, rates, statistics and classes then hold.
+    def take(self, stored: Mapping[str, Any]) -> None:
+        """Take a stored spec: its sizes, rates, statistics and classes hold.
 
         Raises:
-            RuntimeError: read before `setup`.
-            ValueError: set to a spec without modalities of these, or of another target.
+            ValueError: it is a spec without modalities of these, or of another target.
         """
-        return known_spec(self._spec)
-
-    @spec.setter
-    def spec(self, stored: Mapping[str, Any]) -> None:
         own = self._read().spec
         kinds = {name: facts["kind"] for name, facts in own["modalities"].items()}
         theirs = {name: facts.get("kind") for name, facts in stored.get("modalities", {}).items()}
@@ -108,33 +81,21 @@ class Shards(LightningDataModule):
         kind = (stored.get("target") or {}).get("kind")
         if kind != own["target"]["kind"]:
             raise ValueError(f"spec.target.kind: the shards in {self.shards} have {own['target']['kind']}, not {kind!r}.")
-        self._spec = deepcopy(dict(stored))
+        self.spec = deepcopy(dict(stored))
 
-    def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled batches of the training split, streamed."""
-        if overfits(self):
-            # The same batches every time: Lightning arranges that for samples that have a position.
-            return loader(self._samples("train"), self._collate(), module=self, shuffle=True)
+    def read_training(self) -> tuple[ShardStream, ShardSamples]:
+        """The training split as a stream, and the validation split, in order."""
         self._require("train")
-        return streaming_loader(
-            self.shards / "train",
-            decode=self._decode(training=True),
-            collate=self._collate(),
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            seed=self.shuffle_seed,
+        return ShardStream(self.shards / "train", decode=self._decode(training=True), seed=self.shuffle_seed), self._samples(
+            "val"
         )
 
-    def val_dataloader(self) -> DataLoader[Sample]:
-        """Batches of the validation split, in order."""
-        return loader(self._samples("val"), self._collate(), module=self)
+    def read_test(self) -> ShardSamples:
+        """The test split, in order."""
+        return self._samples("test")
 
-    def test_dataloader(self) -> DataLoader[Sample]:
-        """Batches of the test split, in order."""
-        return loader(self._samples("test"), self._collate(), module=self)
-
-    def predict_dataloader(self) -> DataLoader[Sample]:
-        """Batches of all splits, one after another, without targets."""
+    def read_prediction(self) -> Dataset[Sample]:
+        """All splits, one after another, without targets."""
         self._check()
         count = self._read().samples
         parts: list[Dataset[Sample]] = [
@@ -142,28 +103,38 @@ class Shards(LightningDataModule):
             for split in ("train", "val", "test")
             if count.get(split)
         ]
-        return loader(ConcatDataset(parts), self._collate(), module=self)
+        return ConcatDataset(parts)
+
+    def unaltered(self, training: ShardStream) -> ShardSamples:
+        """The training split in order: the same batches need samples that have a position."""
+        return self._samples("train")
+
+    def learn(self, training: ShardStream) -> dict[str, Any]:
+        """What the folder says of itself."""
+        return self._facts()
 
     def _samples(self, split: str) -> ShardSamples:
         self._require(split)
         return ShardSamples(self.shards / split, count=self._read().samples[split], decode=self._decode())
 
-    def _collate(self) -> Collate:
-        return Collate(modalities=self._setup_spec()["modalities"])
+    def _facts(self) -> dict[str, Any]:
+        """The spec: that of a checkpoint, else what the folder says of itself."""
+        if self.spec is None:
+            spec = deepcopy(self._read().spec)
+            if self.modalities is not None:
+                self._check_names(spec["modalities"])
+                spec["modalities"] = {name: spec["modalities"][name] for name in self.modalities}
+            self.spec = spec
+        return self.spec
 
     def _decode(self, *, training: bool = False, targets: bool = True) -> Decode:
-        spec = self._setup_spec()
+        spec = self._facts()
         return Decode(
             modalities=list(spec["modalities"]) if self.modalities is None else self.modalities,
             specs=spec["modalities"],
             target=spec["target"] if targets else None,
             training=training,
         )
-
-    def _setup_spec(self) -> dict[str, Any]:
-        if self._spec is None:
-            self.setup()
-        return self.spec
 
     def _check_names(self, known: Mapping[str, Any]) -> None:
         if unknown := [name for name in self.modalities or () if name not in known]:

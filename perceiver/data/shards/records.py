@@ -20,12 +20,12 @@ from torch import Tensor
 from perceiver.batch import Sample
 from perceiver.data.manifest.cells import files_of_cell, read_cell
 from perceiver.data.manifest.content import FileContent
-from perceiver.data.manifest.modalities import Modality
+from perceiver.data.manifest.modalities import ManifestModality
 from perceiver.data.manifest.rows import BadRowError, ManifestRows, cell_of, reason
 from perceiver.data.readers.array_files import read_array
 from perceiver.data.readers.bounded_json import parse_json
 from perceiver.data.shards.errors import ShardError
-from perceiver.modalities.preprocess import preprocess
+from perceiver.modalities.kinds import kind_of
 
 _LENGTH = struct.Struct("<I")
 
@@ -58,7 +58,7 @@ def encode(samples: ManifestRows, index: int, *, target: Mapping[str, Any]) -> b
     return b"".join([_LENGTH.pack(len(text)), text, *blobs])
 
 
-def _cell(value: Any, modality: Modality, samples: ManifestRows, blobs: list[bytes]) -> dict[str, Any]:
+def _cell(value: Any, modality: ManifestModality, samples: ManifestRows, blobs: list[bytes]) -> dict[str, Any]:
     """The entry of a cell in the head; what it holds in bytes goes to `blobs`."""
     facts = samples.specs[modality.name]
     files = files_of_cell(value, facts=facts, folder=samples.folder)
@@ -116,6 +116,8 @@ class Decode:
     ) -> None:
         self.modalities = list(modalities)
         self.specs = {name: dict(specs[name]) for name in modalities}
+        # Held, so that loader processes that are started anew import kinds of other packages with them.
+        self._kinds = {name: kind_of(spec) for name, spec in self.specs.items()}
         self.kind = None if target is None else str(target["kind"])
         names = [] if target is None else list(target["names"])
         self.numbers = {name: number for number, name in enumerate(names)}
@@ -146,7 +148,7 @@ class Decode:
                     value = read_array(value)
                 # Errors name the file that it was. What stands in a record is never a path of this machine.
                 raw = read_cell(value, facts=facts, folder=None, training=self.training)
-                inputs[name] = preprocess(raw, modality=facts, name=str(facts["kind"]))
+                inputs[name] = self._kinds[name].preprocess(raw, facts, str(facts["kind"]))
             except ImportError:
                 raise
             except Exception as error:

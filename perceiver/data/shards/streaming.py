@@ -16,10 +16,8 @@ from perceiver.data.shards.index import read_index
 from perceiver.data.shards.records import Decode
 
 
-def streaming_loader(
-    folder: Path, *, decode: Decode, collate: Callable[[Any], Batch], batch_size: int, num_workers: int, seed: int
-) -> DataLoader[Sample]:
-    """Batches of training samples, shuffled anew in every epoch; its `state_dict` says where an epoch was left.
+class ShardStream:
+    """Training samples, shuffled anew in every epoch.
 
     Shards are shuffled and dealt out to processes and their workers, then the samples of each. In one process an epoch has
     every sample once. With several, all have equally many batches, all full: what is left of the samples after as many
@@ -28,31 +26,43 @@ def streaming_loader(
     Args:
         folder: of the split.
         decode: from a record to a sample.
-        collate: from samples to a batch.
-        batch_size: samples per batch and process.
-        num_workers: loader processes.
         seed: of the order; the same in all processes.
-
-    Raises:
-        ShardError: there are fewer samples than processes need for a batch each.
     """
-    module = litdata()
-    # Processes are known here: Lightning makes loaders when it has started them.
-    dataset = _dataset(module, folder, shuffle=True, seed=seed, transform=decode)
-    loader = module.StreamingDataLoader(
-        dataset,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        collate_fn=collate,
-        pin_memory=torch.cuda.is_available(),
-        # Workers that stay would not learn of a position that is loaded.
-        persistent_workers=False,
-    )
-    if len(loader) == 0:
-        raise ShardError(
-            f"data.shards: {folder} has fewer samples than a batch of {batch_size} for each process; lower data.batch_size."
+
+    def __init__(self, folder: Path, *, decode: Decode, seed: int) -> None:
+        self.folder = folder
+        self.decode = decode
+        self.seed = seed
+
+    def loader(self, *, collate: Callable[[Any], Batch], batch_size: int, num_workers: int) -> DataLoader[Sample]:
+        """Batches; its `state_dict` says where an epoch was left.
+
+        Args:
+            collate: from samples to a batch.
+            batch_size: samples per batch and process.
+            num_workers: loader processes.
+
+        Raises:
+            ShardError: there are fewer samples than processes need for a batch each.
+        """
+        module = litdata()
+        # Processes are known here: Lightning makes loaders when it has started them.
+        dataset = _dataset(module, self.folder, shuffle=True, seed=self.seed, transform=self.decode)
+        loader = module.StreamingDataLoader(
+            dataset,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            # Workers that stay would not learn of a position that is loaded.
+            persistent_workers=False,
         )
-    return loader  # type: ignore[no-any-return]
+        if len(loader) == 0:
+            raise ShardError(
+                f"data.shards: {self.folder} has fewer samples than a batch of {batch_size} for each process; lower "
+                "data.batch_size."
+            )
+        return loader  # type: ignore[no-any-return]
 
 
 def _dataset(module: Any, folder: Path, *, shuffle: bool, seed: int, transform: Callable[[bytes], Any] | None) -> Any:

@@ -4,36 +4,22 @@ Handwriting: scikit-learn's digits (`perceiver.data.datasets.digits`). Motion an
 """
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from perceiver.batch import Batch, Sample
 from perceiver.data.datasets.digits import Digits
-from perceiver.data.loading.images import LabelledImages, collated
-from perceiver.data.loading.loaders import (
-    check_loading,
-    check_stored,
-    known_spec,
-    loader,
-    overfits,
-    shuffled_loader,
-    stored_facts,
-)
+from perceiver.data.loading.images import LabelledImages
 from perceiver.data.loading.missing import present_modalities
+from perceiver.data.loading.source import Source
 from perceiver.data.synthetic.dialed_clips import COLUMNS, Clip
-from perceiver.modalities.arrays import normalise
-from perceiver.targets.classes import classes_target
 
 MODALITIES = ("audio", "video")
-NUM_CLASSES = 10
 
 
-class DialedDigits(LightningDataModule):
+class DialedDigits(Source):
     """Clips of moving digits with the tones of their telephone keys, labelled by the digit.
 
     Splits are disjoint in handwriting. Training clips are made anew whenever they are asked for; those of validation and
@@ -42,8 +28,6 @@ class DialedDigits(LightningDataModule):
 
     Args:
         num_frames, canvas, frames_per_second, sample_rate, max_speed, noise: see `dialed_clips.Clip`.
-        batch_size: clips per batch and process.
-        num_workers: loader processes; 0 is right, a batch takes a few milliseconds.
         validation_size, test_size: how many of the 1,797 digits are for validation and test.
         split_seed: which of them; not the training seed.
         clips_per_digit: how many clips of each digit an epoch has, and validation and test.
@@ -65,8 +49,6 @@ class DialedDigits(LightningDataModule):
         sample_rate: int = 4000,
         max_speed: float = 1.5,
         noise: float = 0.01,
-        batch_size: int = 32,
-        num_workers: int = 0,
         validation_size: int = 180,
         test_size: int = 360,
         split_seed: int = 0,
@@ -74,8 +56,6 @@ class DialedDigits(LightningDataModule):
         clip_seed: int = 0,
         missing: Mapping[str, float] | None = None,
     ) -> None:
-        super().__init__()
-        check_loading(batch_size=batch_size, num_workers=num_workers)
         for name, value in {"num_frames": num_frames, "clips_per_digit": clips_per_digit}.items():
             if value < 1:
                 raise ValueError(f"data.{name}: expected 1 or more, got {value}.")
@@ -100,121 +80,61 @@ class DialedDigits(LightningDataModule):
             max_speed=max_speed,
             noise=noise,
         )
-        self.batch_size = batch_size
-        self.num_workers = num_workers
         self.clips_per_digit = clips_per_digit
         self.clip_seed = clip_seed
         self.missing = dict(missing or {})
-        self.class_names = [str(digit) for digit in range(NUM_CLASSES)]
         self._digits = Digits(validation_size=validation_size, test_size=test_size, split_seed=split_seed)
-        self.facts: dict[str, dict[str, Any]] = {
-            "audio": {"kind": "audio", "shape": [1, self.clip.num_samples], "sample_rate": sample_rate},
-            "video": {"kind": "video", "shape": [1, num_frames, *map(int, canvas)], "range": [0, 255]},
-        }
-        self._spec: dict[str, Any] | None = None
-        self._training: LabelledImages | None = None
-        self._validation: LabelledImages | None = None
-        self._test: LabelledImages | None = None
+        super().__init__(
+            facts={
+                "audio": {"kind": "audio", "shape": [1, self.clip.num_samples], "sample_rate": sample_rate},
+                "video": {"kind": "video", "shape": [1, num_frames, *map(int, canvas)], "range": [0, 255]},
+            },
+            class_names=self._digits.class_names,
+            split_seed=split_seed,
+        )
 
-    def setup(self, stage: str | None = None) -> None:
-        """Reads what a stage ("fit", "validate", "test", "predict"; None for all) needs, once; makes the spec."""
-        if self._training is None and (self._spec is None or stage in ("fit", "validate", None)):
-            self._training, self._validation = self._digits.read_training()
-            if self._spec is None:
-                self._spec = self._measured(self._training)
-        if self._test is None and stage in ("test", "predict", None):
-            self._test = self.read_test()
-
-    def read_test(self) -> LabelledImages:
-        """The handwriting of the test split."""
-        return self._digits.read_test()
-
-    def _measured(self, training: LabelledImages) -> dict[str, Any]:
-        """The spec; pixels and samples get the mean and standard deviation that some training clips have."""
-        clips = self._clips(training, seed=self.clip_seed)
-        batch = clips.raw(list(range(min(1024, len(clips)))))
-        video, audio = batch.inputs["video"], batch.inputs["audio"]
-        assert isinstance(video, Tensor)
-        assert isinstance(audio, Tensor)
-        statistics = {
-            "audio": {"mean": [0.0], "std": [float(audio.double().square().mean().sqrt())]},
-            "video": {"mean": [float(video.double().mean())], "std": [float(video.double().std())]},
-        }
-        return {
-            "modalities": {name: {**self.facts[name], **statistics[name]} for name in MODALITIES},
-            "target": classes_target(
-                names=self.class_names, counts=training.labels.bincount(minlength=NUM_CLASSES).tolist()
-            ),
-            "num_classes": NUM_CLASSES,
-        }
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """What a model must know of the data: a plain dict; there after `setup("fit")`.
-
-        Set it, before the loaders are made, to what a run directory or checkpoint holds: validation, test, prediction and
-        resumed training then normalise by the stored statistics.
-
-        Raises:
-            RuntimeError: read before `setup`.
-            ValueError: set to the spec of other data: other modalities, sizes or classes.
-        """
-        return known_spec(self._spec)
-
-    @spec.setter
-    def spec(self, stored: Mapping[str, Any]) -> None:
-        expected = stored_facts(self.facts, stored)
-        expected["target.names"] = (self.class_names, list(stored.get("target", {}).get("names", [])))
-        check_stored(expected, module=self)
-        self._spec = deepcopy(dict(stored))
-
-    def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled batches of the training split, moving and sounding differently every time."""
-        if self._training is None:
-            self.setup("fit")
-        assert self._training is not None
-        if overfits(self):
-            return loader(self._clips(self._training, seed=self.clip_seed), collated, module=self, shuffle=True)
-        return shuffled_loader(self._clips(self._training, seed=None), collated, module=self)
-
-    def val_dataloader(self) -> DataLoader[Sample]:
-        """Batches of the validation split, in order, the same every time."""
-        if self._validation is None:
-            self.setup("validate")
-        assert self._validation is not None
-        return loader(self._clips(self._validation, seed=self.clip_seed), collated, module=self)
-
-    def test_dataloader(self) -> DataLoader[Sample]:
-        """Batches of the test split, in order, the same every time."""
-        if self._test is None:
-            self.setup("test")
-        assert self._test is not None
-        return loader(self._clips(self._test, seed=self.clip_seed + 1), collated, module=self)
-
-    def predict_dataloader(self) -> DataLoader[Sample]:
-        """Batches of the test split, in order."""
-        return self.test_dataloader()
-
-    def _clips(self, images: LabelledImages, *, seed: int | None) -> "Clips":
+    def read_training(self) -> tuple["Clips", "Clips"]:
+        """Clips that move and sound differently every time, and clips of the rest of the handwriting."""
+        training, validation = self._digits.read_training()
         present = None
-        if self.missing and images is self._training:
+        if self.missing:
             present = present_modalities(
                 self.missing,
                 modalities=MODALITIES,
-                num_samples=self.clips_per_digit * len(images.labels),
+                num_samples=self.clips_per_digit * len(training.labels),
                 seed=self.clip_seed,
             )
-        return Clips(
-            images=images,
-            clip=self.clip,
-            clips_per_digit=self.clips_per_digit,
-            seed=seed,
-            present=present,
-            modalities={} if self._spec is None else self._spec["modalities"],
-        )
+        return self._clips(training, seed=None, present=present), self._clips(validation, seed=self.clip_seed)
+
+    def read_test(self) -> "Clips":
+        """Clips of the handwriting of the test split."""
+        return self._clips(self._digits.read_test(), seed=self.clip_seed + 1)
+
+    def unaltered(self, training: "Clips") -> "Clips":
+        """Training clips that move and sound the same every time."""
+        return self._clips(training.images, seed=self.clip_seed, present=training.present)
+
+    def learn(self, training: "Clips") -> dict[str, Any]:
+        """As `Source.learn`; classes are counted once for each digit."""
+        return super().learn(training.images)
+
+    def statistics(self, training: LabelledImages) -> dict[str, dict[str, Any]]:
+        """Mean and standard deviation that pixels and samples of 1,024 training clips have."""
+        clips = self._clips(training, seed=self.clip_seed)
+        batch = clips.__getitems__(list(range(min(1024, len(clips)))))
+        video, audio = batch.inputs["video"], batch.inputs["audio"]
+        assert isinstance(video, Tensor)
+        assert isinstance(audio, Tensor)
+        return {
+            "audio": {"mean": [0.0], "std": [float(audio.double().square().mean().sqrt())]},
+            "video": {"mean": [float(video.double().mean())], "std": [float(video.double().std())]},
+        }
+
+    def _clips(self, images: LabelledImages, *, seed: int | None, present: Tensor | None = None) -> "Clips":
+        return Clips(images=images, clip=self.clip, clips_per_digit=self.clips_per_digit, seed=seed, present=present)
 
 
-class Clips(Dataset[Sample]):
+class Clips:
     """Clips of some digits, as samples or as whole batches; the first of each digit, then the second of each, and so on.
 
     Args:
@@ -223,7 +143,6 @@ class Clips(Dataset[Sample]):
         clips_per_digit: how many of each.
         seed: what they follow from, with their number; None: drawn from torch's global generator whenever asked for.
         present: `(clips, modalities)`, which have which of `MODALITIES`; None: all.
-        modalities: the spec's, to normalise by.
     """
 
     def __init__(
@@ -234,16 +153,19 @@ class Clips(Dataset[Sample]):
         clips_per_digit: int,
         seed: int | None,
         present: Tensor | None,
-        modalities: Mapping[str, Any],
     ) -> None:
         self.images = images
         self.clip = clip
         self.clips_per_digit = clips_per_digit
         self.present = present
-        self.modalities = dict(modalities)
         self._drawn: tuple[Tensor, Tensor] | None = None
         if seed is not None:
             self._drawn = self._draw(len(self), torch.Generator().manual_seed(seed))
+
+    @property
+    def labels(self) -> Tensor:
+        """The digit of each clip."""
+        return self.images.labels.repeat(self.clips_per_digit)
 
     def __len__(self) -> int:
         return self.clips_per_digit * len(self.images.labels)
@@ -255,17 +177,7 @@ class Clips(Dataset[Sample]):
         return Sample(inputs=inputs, target=int(batch.target[0]), id=batch.ids[0])  # type: ignore[arg-type]
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """A batch of clips, normalised; a modality that none of them has is not among the inputs."""
-        batch = self.raw(indices)
-        for name, x in batch.inputs.items():
-            assert isinstance(x, Tensor)
-            x = normalise(x, self.modalities[name])
-            mask = batch.masks.get(name)
-            batch.inputs[name] = x if mask is None else torch.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, 0.0)
-        return batch
-
-    def raw(self, indices: Sequence[int]) -> Batch:
-        """The same before normalisation: pixels in [0, 1], samples of full scale 1."""
+        """A batch of clips: pixels in [0, 1], samples of full scale 1; a modality that none of them has is left out."""
         clips = torch.as_tensor(indices)
         draws, noise = self._draw(len(clips)) if self._drawn is None else (one[clips] for one in self._drawn)
         numbers = clips % len(self.images.labels)
@@ -278,6 +190,8 @@ class Clips(Dataset[Sample]):
         masks: dict[str, Tensor] = {}
         if self.present is not None:
             there = dict(zip(MODALITIES, self.present[clips].unbind(dim=1), strict=True))
+            for name, x in inputs.items():
+                x[~there[name]] = 0
             inputs = {name: x for name, x in inputs.items() if bool(there[name].any())}
             masks = {name: there[name] for name in inputs if not bool(there[name].all())}
         ids = [

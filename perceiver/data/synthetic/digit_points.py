@@ -1,23 +1,20 @@
 """MNIST as point sets: where there is ink, and how much; no grid, no order, no background."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from perceiver.data.datasets.mnist import MNIST
-from perceiver.data.loading.collation import Augment
+from perceiver.data.datasets.torchvision_images import MNIST
 from perceiver.data.loading.images import LabelledImages
-from perceiver.data.loading.labelled_module import LabelledDataModule
 from perceiver.data.loading.samples import Samples
+from perceiver.data.loading.source import Source
 from perceiver.data.readers.points import PointSets
 
 
-class DigitPoints(LabelledDataModule):
+class DigitPoints(Source):
     """The pixels of MNIST that hold ink, as sets of about 150 points (x, y, ink); MNIST's own splits.
 
     x runs from -1, the left edge, to 1, y from -1, the top, to 1, ink from 0 to 1. Sets have as many points as
@@ -25,43 +22,28 @@ class DigitPoints(LabelledDataModule):
     sets, and `masks["points"]` `(B, P)`.
 
     Args:
-        root: the folder that holds `MNIST/raw/`; see `perceiver.data.datasets.mnist.MNIST`.
-        batch_size: sets per batch and process.
-        num_workers: loader processes; 0 is right, a batch takes a few milliseconds.
+        root: the folder that holds `MNIST/raw/`; see `perceiver.data.MNIST`.
         validation_size: how many of the 60,000 training images are for validation.
         split_seed: which of them; not the training seed.
         max_points: sets of more points are thinned out at random, the same way in every epoch. None: never.
-        augment: transforms of training batches by name; see `perceiver.data.loading.collation.Augment`.
-        balanced_sampling, num_labelled: see `LabelledDataModule`.
         download: download the files that are absent. False: absent files are an error.
 
     Raises:
-        FileNotFoundError, ValueError: as `perceiver.data.datasets.mnist.MNIST`.
+        FileNotFoundError, ValueError: as `perceiver.data.MNIST`.
     """
 
     def __init__(
         self,
         *,
         root: str | os.PathLike[str],
-        batch_size: int = 64,
-        num_workers: int = 0,
         validation_size: int = 5000,
         split_seed: int = 0,
         max_points: int | None = None,
-        augment: Mapping[str, Augment | None] | None = None,
-        balanced_sampling: bool = False,
-        num_labelled: int | None = None,
         download: bool = True,
     ) -> None:
         super().__init__(
-            modality="points",
-            facts={"kind": "points", "shape": [None, 3]},
+            facts={"points": {"kind": "points", "shape": [None, 3]}},
             class_names=[str(digit) for digit in range(10)],
-            batch_size=batch_size,
-            num_workers=num_workers,
-            augment=augment,
-            balanced_sampling=balanced_sampling,
-            num_labelled=num_labelled,
             split_seed=split_seed,
         )
         if max_points is not None and max_points < 1:
@@ -69,9 +51,9 @@ class DigitPoints(LabelledDataModule):
         self.max_points = max_points
         self._images = MNIST(root=Path(root), validation_size=validation_size, split_seed=split_seed, download=download)
 
-    def prepare_data(self) -> None:
+    def prepare(self) -> None:
         """Downloads what is absent and checks the files, as `MNIST` does."""
-        self._images.prepare_data()
+        self._images.prepare()
 
     def read_training(self) -> tuple[Samples, Samples]:
         """55,000 and 5,000 sets by default, of the same images as `MNIST`'s splits."""
@@ -81,10 +63,6 @@ class DigitPoints(LabelledDataModule):
     def read_test(self) -> Samples:
         """The 10,000 official test images as sets."""
         return self._sets(self._images.read_test())
-
-    def statistics(self, training: Samples) -> dict[str, Any]:
-        """None: coordinates and ink are near unit scale."""
-        return {}
 
     def _sets(self, images: LabelledImages) -> PointSets:
         def identify(index: int) -> str:

@@ -15,7 +15,7 @@ SEPARATOR = "+"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class ModalitySource:
     """What one modality of a split is taken from.
 
     Args:
@@ -44,7 +44,7 @@ class Matching:
         ValueError: a class of the first source has no partner in another.
     """
 
-    def __init__(self, sources: Mapping[str, Source]) -> None:
+    def __init__(self, sources: Mapping[str, ModalitySource]) -> None:
         self.sources = dict(sources)
         self.first, *self.others = self.sources
         labels = self.sources[self.first].labels
@@ -134,6 +134,20 @@ class MatchedSamples(Dataset[Sample]):
         """The class of each sample."""
         first = self.numbers if self.numbers.ndim == 1 else self.numbers[:, 0]
         return self.matching.sources[self.matching.first].labels[first]
+
+    @property
+    def example(self) -> int:
+        """The position of a sample with as many modalities as any has."""
+        return 0 if self.present is None else int(self.present.sum(dim=1).argmax())
+
+    def take(self, index: Int[Tensor, "chosen"]) -> "MatchedSamples":
+        """Some of the samples, by position."""
+        return MatchedSamples(
+            matching=self.matching,
+            modalities=self.modalities,
+            numbers=self.numbers[index],
+            present=None if self.present is None else self.present[index],
+        )
 
     def __len__(self) -> int:
         return len(self.numbers)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from perceiver.batch import Sample
-from perceiver.data.loading.image_module import ImageDataModule
-from perceiver.data.synthetic.drawn_module import (
+from perceiver.data.loading.source import Source
+from perceiver.data.synthetic.drawn import (
     Composition,
-    DrawnDataModule,
+    DrawnSource,
     Glyphs,
     channel_statistics,
     stacked,
@@ -51,14 +51,14 @@ class MovingScene:
         return Sample(inputs={"frames": frames}, target=flow, id=name, target_mask=seen)
 
 
-class MovingDigits(DrawnDataModule):
+class MovingDigits(DrawnSource):
     """Two frames `(B, 3, 2, H, W)` as `inputs["frames"]`, and the flow `(B, 2, H, W)` from the first to the second.
 
     Flow is in pixels to the right and pixels down, exact for every pixel. What cannot be seen in the second frame, since it
     left it or went behind a digit, is not valid: nothing tells where it went.
 
     Args:
-        source: of the digits, see `DrawnDataModule`.
+        source: of the digits, see `DrawnSource`.
         size: [height, width] of the frames.
         digits: [fewest, most] digits of a scene.
         diameter: [smallest, largest] side of a digit in pixels.
@@ -66,7 +66,7 @@ class MovingDigits(DrawnDataModule):
         background_shift: how far the background moves at most.
         degrees: how far either turns at most.
         zoom: the largest share by which either grows or shrinks.
-        batch_size, num_workers, training_scenes, redraw, validation_scenes, test_scenes, scene_seed: see `DrawnDataModule`.
+        training_scenes, redraw, validation_scenes, test_scenes, scene_seed: see `DrawnSource`.
 
     Raises:
         ValueError: numbers that make no scene.
@@ -75,7 +75,7 @@ class MovingDigits(DrawnDataModule):
     def __init__(
         self,
         *,
-        source: ImageDataModule,
+        source: Source,
         size: Sequence[int] = (32, 32),
         digits: Sequence[int] = (1, 3),
         diameter: Sequence[float] = (12.0, 20.0),
@@ -83,8 +83,6 @@ class MovingDigits(DrawnDataModule):
         background_shift: float = 2.0,
         degrees: float = 5.0,
         zoom: float = 0.05,
-        batch_size: int = 32,
-        num_workers: int = 0,
         training_scenes: int = 2048,
         redraw: bool = True,
         validation_scenes: int = 256,
@@ -110,8 +108,6 @@ class MovingDigits(DrawnDataModule):
             name="moving_digits",
             modality="frames",
             facts={"kind": "video", "shape": [3, 2, composition.height, composition.width], "range": [0, 255]},
-            batch_size=batch_size,
-            num_workers=num_workers,
             training_scenes=training_scenes,
             redraw=redraw,
             validation_scenes=validation_scenes,
@@ -119,11 +115,12 @@ class MovingDigits(DrawnDataModule):
             scene_seed=scene_seed,
         )
 
-    def describe_scenes(self, scenes: list[Sample]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def describe(self, scenes: list[Sample]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Mean and standard deviation of the colours, root mean square of the flow."""
         frames, flow, seen = stacked(scenes, modality=self.modality)
         return channel_statistics(frames), flow_target(flow=flow, mask=seen, modality=self.modality)
 
-    def expected(self) -> dict[str, object]:
-        """It is flow of the frames."""
-        return {"kind": "flow", "names": list(FLOW_NAMES), "modality": self.modality}
+    def known(self) -> dict[str, Any]:
+        """The frames, and that the target is their flow."""
+        target = {"kind": "flow", "names": list(FLOW_NAMES), "modality": self.modality}
+        return {"modalities": self.facts, "target": target}

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from perceiver.batch import Sample
-from perceiver.data.loading.image_module import ImageDataModule
-from perceiver.data.synthetic.drawn_module import (
+from perceiver.data.loading.source import Source
+from perceiver.data.synthetic.drawn import (
     Composition,
-    DrawnDataModule,
+    DrawnSource,
     Glyphs,
     channel_statistics,
     stacked,
@@ -36,15 +36,15 @@ class PlacedScene:
         return Sample(inputs={"image": picture.pixels}, target=classes, id=name)
 
 
-class PlacedDigits(DrawnDataModule):
+class PlacedDigits(DrawnSource):
     """Images `(B, 3, H, W)` as `inputs["image"]`, and class numbers `(B, H, W)`: the classes of the digits, then background.
 
     Args:
-        source: of the digits, see `DrawnDataModule`.
+        source: of the digits, see `DrawnSource`.
         size: [height, width] of the images.
         digits: [fewest, most] digits of a scene; a later one may cover parts of an earlier one.
         diameter: [smallest, largest] side of a digit in pixels.
-        batch_size, num_workers, training_scenes, redraw, validation_scenes, test_scenes, scene_seed: see `DrawnDataModule`.
+        training_scenes, redraw, validation_scenes, test_scenes, scene_seed: see `DrawnSource`.
 
     Raises:
         ValueError: numbers that make no scene.
@@ -53,12 +53,10 @@ class PlacedDigits(DrawnDataModule):
     def __init__(
         self,
         *,
-        source: ImageDataModule,
+        source: Source,
         size: Sequence[int] = (32, 32),
         digits: Sequence[int] = (1, 3),
         diameter: Sequence[float] = (12.0, 20.0),
-        batch_size: int = 32,
-        num_workers: int = 0,
         training_scenes: int = 2048,
         redraw: bool = True,
         validation_scenes: int = 256,
@@ -66,15 +64,13 @@ class PlacedDigits(DrawnDataModule):
         scene_seed: int = 0,
     ) -> None:
         composition = Composition.of(size=size, digits=digits, diameter=diameter)
-        scene = PlacedScene(composition=composition, background=len(source.class_names))
+        scene = PlacedScene(composition=composition, background=len(source.named_classes()))
         super().__init__(
             source=source,
             scene=scene,
             name="placed_digits",
             modality="image",
             facts={"kind": "image", "shape": [3, composition.height, composition.width], "range": [0, 255]},
-            batch_size=batch_size,
-            num_workers=num_workers,
             training_scenes=training_scenes,
             redraw=redraw,
             validation_scenes=validation_scenes,
@@ -82,16 +78,17 @@ class PlacedDigits(DrawnDataModule):
             scene_seed=scene_seed,
         )
 
-    def describe_scenes(self, scenes: list[Sample]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def describe(self, scenes: list[Sample]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Mean and standard deviation of the colours, how many pixels are of each class."""
         images, classes, _ = stacked(scenes, modality=self.modality)
         names = self._names()
         counts = classes.flatten().bincount(minlength=len(names)).tolist()
         return channel_statistics(images), segmentation_target(names=names, counts=counts, modality=self.modality)
 
-    def expected(self) -> dict[str, object]:
-        """The digits and the background."""
-        return {"kind": "segmentation", "names": self._names(), "modality": self.modality}
+    def known(self) -> dict[str, Any]:
+        """The images; the classes are the digits and the background."""
+        target = {"kind": "segmentation", "names": self._names(), "modality": self.modality}
+        return {"modalities": self.facts, "target": target}
 
     def _names(self) -> list[str]:
-        return [*self.source.class_names, BACKGROUND]
+        return [*self.source.named_classes(), BACKGROUND]

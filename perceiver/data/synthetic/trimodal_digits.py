@@ -1,7 +1,6 @@
 """Digits as images, recordings and point sets: triples of the same digit, the points those of another image.
 
-Sources: MNIST (`perceiver.data.datasets.mnist`, `perceiver.data.synthetic.digit_points`) and the Free Spoken Digit Dataset
-(`perceiver.data.datasets.spoken_digits`).
+Sources: MNIST and the Free Spoken Digit Dataset (`perceiver.data.datasets`), and `perceiver.data.synthetic.digit_points`.
 """
 
 from typing import ClassVar

@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from perceiver.run.configuration.folder import MAIN_FILE, conf_directory
@@ -23,6 +26,11 @@ _OF_PACKAGE = "-m perceiver.run.main"
 _OF_DIRECTORIES = ("hydra.mode", "hydra.run.", "hydra.sweep.", "hydra.job.", "hydra.output_subdir", "hydra/job_logging")
 # Choices of the sweep itself, which would start another one.
 _OF_SWEEPS = ("hparams_search", "cluster")
+
+_FIGURES = re.compile(
+    r"^([+~]*callbacks)\.(samples|attention|attention_modalities|autoencoding|fields|filled_in|reconstruction|segmentations)"
+    r"(?:\.(draw|every_n_epochs))?(?=[.=]|$)"
+)
 
 
 def remember_program() -> None:
@@ -42,7 +50,6 @@ def rank_command(hydra: DictConfig, directory: Path) -> list[str]:
     program = os.environ.get(PROGRAM, _OF_PACKAGE)
     overrides = hydra.overrides
     kept = [override for override in overrides.hydra if not override.lstrip("+~").startswith(_OF_DIRECTORIES)]
-    quoted = str(directory.absolute()).replace("\\", "\\\\").replace("'", "\\'")
     return [
         sys.executable,
         *(program.split(" ", 1) if program.startswith("-m ") else [program]),
@@ -50,7 +57,7 @@ def rank_command(hydra: DictConfig, directory: Path) -> list[str]:
         *overrides.task,
         *kept,
         "hydra.mode=RUN",
-        f"hydra.run.dir='{quoted}'",
+        f"hydra.run.dir={quoted(str(directory.absolute()))}",
         "hydra.output_subdir=null",
         "hydra/job_logging=none",
     ]
@@ -69,6 +76,34 @@ def typed_command(hydra: DictConfig, overrides: Sequence[str]) -> str:
     words += [word for word in hydra.overrides.hydra if override_key(word) == "hydra.searchpath"]
     words += [word for word in overrides if override_key(word) not in _OF_SWEEPS]
     return shlex.join(words)
+
+
+def typed_override(key: str, value: str | Path) -> str:
+    """`KEY=VALUE` to type into a shell, quoted for Hydra's grammar and for the shell where they need it."""
+    text = str(value)
+    try:
+        plain = OverridesParser.create().parse_override(f"{key}={text}").value() == text
+    except HydraException:
+        plain = False
+    return shlex.quote(f"{key}={text if plain else quoted(text)}")
+
+
+def quoted(text: str) -> str:
+    """A string in quotes of Hydra's grammar, where backslashes count before a quote only."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + (r"\'" if found[2] else ""), text) + "'"
+
+
+def present_override(override: str) -> str:
+    """The same for an override of the command line: figures were callbacks of their own.
+
+    >>> present_override("callbacks.samples=null")
+    'callbacks.figures.draw.samples=null'
+    """
+    found = _FIGURES.match(override)
+    if found is None:
+        return override
+    key = f"{found[1]}.figures.every_n_epochs" if found[3] == "every_n_epochs" else f"{found[1]}.figures.draw.{found[2]}"
+    return key + override[found.end() :]
 
 
 def override_key(override: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from perceiver.checkpoints.moved import present_name
 from perceiver.run.configuration.yaml_file import read_text_at
 
 
@@ -35,6 +36,7 @@ def data_of_checkpoint(arguments: Sequence[str], conf: Path) -> str | None:
 def _target(file: Path, *keys: str) -> str | None:
     """A key of a YAML file as it stands there; None where file or key are not."""
     try:
-        return read_text_at(file, *keys)
+        text = read_text_at(file, *keys)
+        return None if text is None else present_name(text)
     except (OSError, ValueError):  # whatever is wrong with a file, the run itself says it better
         return None

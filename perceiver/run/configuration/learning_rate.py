@@ -20,40 +20,52 @@ class ScaledOptimizer:
     explanation: str
 
 
-def scale_learning_rate(config: Mapping[str, Any], trainer: Trainer) -> ScaledOptimizer:
-    """`optimizer.lr` for the global batch: samples per device x processes x batches accumulated into a step.
+@dataclass(frozen=True, kw_only=True)
+class LearningRateScaling:
+    """Scales the learning rate to the global batch: samples per device x processes x batches accumulated into a step.
 
     Args:
-        config: resolved; `lr_scaling.rule` is linear (Goyal et al. 2017: the rate grows as the batch does), sqrt or null;
-            `lr_scaling.base_batch` is the global batch that `optimizer.lr` was chosen for.
-        trainer: knows the processes.
+        rule: linear (Goyal et al. 2017: the rate grows as the batch does), sqrt, or None, which keeps the rate.
+        base_batch: the global batch that `optimizer.lr` was chosen for.
 
     Raises:
-        ValueError: for an unknown rule, or where the batch size or the learning rate are not in the configuration.
+        ValueError: for an unknown rule or an invalid base_batch.
     """
-    optimizer = dict(config["optimizer"])
-    own = config["data"].get("batch_size")
-    scaling = config.get("lr_scaling") or {}
-    rule = scaling.get("rule")
-    accumulated = trainer.accumulate_grad_batches
-    if own is None:
-        if rule is None:
-            return ScaledOptimizer(optimizer=optimizer, explanation="")
-        raise ValueError(f"lr_scaling.rule={rule}: expected data.batch_size, samples per device; these data have none.")
-    batch = int(own) * trainer.world_size * accumulated
-    parts = [f"{trainer.world_size} processes of {own} samples"] if trainer.world_size > 1 else []
-    parts += [f"{accumulated} batches accumulated"] if accumulated > 1 else []
-    explanation = f"global batch {batch} ({', '.join(parts)})" if parts else ""
-    if rule is None:
-        return ScaledOptimizer(optimizer=optimizer, explanation=explanation)
-    base = scaling.get("base_batch")
-    if rule not in RULES or not isinstance(base, int) or base < 1:
-        raise ValueError(
-            f"lr_scaling: expected rule=linear, sqrt or null and base_batch=1 or more, got rule={rule}, base_batch={base}."
-        )
-    if not isinstance(optimizer.get("lr"), int | float):
-        raise ValueError(f"lr_scaling.rule={rule}: expected a number as optimizer.lr, got {optimizer.get('lr')!r}.")
-    scaled = optimizer["lr"] * RULES[rule](batch / base)
-    told = f"learning rate {optimizer['lr']:.4g} of batch {base} becomes {scaled:.4g} ({rule})"
-    optimizer["lr"] = scaled
-    return ScaledOptimizer(optimizer=optimizer, explanation=f"{explanation or f'global batch {batch}'}; {told}")
+
+    rule: str | None = None
+    base_batch: int = 256
+
+    def __post_init__(self) -> None:
+        if self.rule is not None and (self.rule not in RULES or not isinstance(self.base_batch, int) or self.base_batch < 1):
+            raise ValueError(
+                f"lr_scaling: expected rule=linear, sqrt or null and base_batch=1 or more, got rule={self.rule}, "
+                f"base_batch={self.base_batch}."
+            )
+
+    def __call__(self, plain: Mapping[str, Any], trainer: Trainer) -> ScaledOptimizer:
+        """Scale `optimizer.lr` of the resolved configuration `plain` to the processes of `trainer`.
+
+        Raises:
+            ValueError: the batch size or the learning rate is not in the configuration.
+        """
+        optimizer = dict(plain["optimizer"])
+        per_device = plain["data"].get("batch_size")
+        accumulated = trainer.accumulate_grad_batches
+        if per_device is None:
+            if self.rule is None:
+                return ScaledOptimizer(optimizer=optimizer, explanation="")
+            raise ValueError(
+                f"lr_scaling.rule={self.rule}: expected data.batch_size, samples per device; these data have none."
+            )
+        batch = int(per_device) * trainer.world_size * accumulated
+        parts = [f"{trainer.world_size} processes of {per_device} samples"] if trainer.world_size > 1 else []
+        parts += [f"{accumulated} batches accumulated"] if accumulated > 1 else []
+        explanation = f"global batch {batch} ({', '.join(parts)})" if parts else ""
+        if self.rule is None:
+            return ScaledOptimizer(optimizer=optimizer, explanation=explanation)
+        if not isinstance(optimizer.get("lr"), int | float):
+            raise ValueError(f"lr_scaling.rule={self.rule}: expected a number as optimizer.lr, got {optimizer.get('lr')!r}.")
+        scaled = optimizer["lr"] * RULES[self.rule](batch / self.base_batch)
+        change = f"learning rate {optimizer['lr']:.4g} of batch {self.base_batch} becomes {scaled:.4g} ({self.rule})"
+        optimizer["lr"] = scaled
+        return ScaledOptimizer(optimizer=optimizer, explanation=f"{explanation or f'global batch {batch}'}; {change}")

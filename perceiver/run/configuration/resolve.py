@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Set
 from contextlib import suppress
@@ -10,26 +9,17 @@ from typing import Any
 
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import Container, DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from perceiver.checkpoints.plain import PlainError, child_path, refuse_special_keys
 from perceiver.checkpoints.plain import plain as plain_copy
+from perceiver.checkpoints.trusted_kinds import import_kinds
+from perceiver.modalities.kinds import kind_of
 from perceiver.run.configuration.literal import Text, literal, released
+from perceiver.run.configuration.resolvers import listed
 
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
-
-
-def register_resolvers() -> None:
-    """Make `${modality:KEY}`, `${adapter:KEY}`, `${own_name:}`, `${ceil_divide:A,B}`, `${length:LIST}` known to OmegaConf.
-
-    May be called again.
-    """
-    OmegaConf.register_new_resolver("modality", _modality, replace=True)
-    OmegaConf.register_new_resolver("adapter", _adapter, replace=True)
-    OmegaConf.register_new_resolver("own_name", _own_name, replace=True)
-    OmegaConf.register_new_resolver("ceil_divide", _ceil_divide, replace=True)
-    OmegaConf.register_new_resolver("length", _length, replace=True)
 
 
 def resolve(config: DictConfig, spec: dict[str, Any]) -> dict[str, Any]:
@@ -46,6 +36,7 @@ def resolve(config: DictConfig, spec: dict[str, Any]) -> dict[str, Any]:
             `_target_`, or a `_target_` that the configuration itself does not name.
     """
     spec = _checked(spec, config)
+    _import_kinds(spec, config)
     facts = literal(spec, keys=spec["modalities"].keys())
     config = config.copy()
     with open_dict(config):
@@ -62,7 +53,7 @@ def resolve(config: DictConfig, spec: dict[str, Any]) -> dict[str, Any]:
         if absent is not None and absent[1] not in config.model.adapters:
             raise ValueError(
                 f"{error.full_key or 'configuration'}: asks for the adapter of the modality {absent[1]!r}, and this data "
-                f"has {_listed(spec['modalities'])} only. Choose data with it, or name another with task.modality."
+                f"has {listed(spec['modalities'])} only. Choose data with it, or name another with task.modality."
             ) from None
         missing = re.search(r"'(spec\.[\w.]+)'", str(error))
         if missing is None:
@@ -70,13 +61,25 @@ def resolve(config: DictConfig, spec: dict[str, Any]) -> dict[str, Any]:
         target = spec.get("target", {})
         raise ValueError(
             f"{error.full_key or 'configuration'}: asks for {missing[1]}, which this data does not say; its target is of "
-            f"kind {target.get('kind')!r}, and its spec has {_listed(spec)} (target: {_listed(target)}). Choose a task that "
+            f"kind {target.get('kind')!r}, and its spec has {listed(spec)} (target: {listed(target)}). Choose a task that "
             "goes with the data, other data, or set the value."
         ) from None
     assert isinstance(plain, dict)
     _require_named(plain, named)
     plain = released(plain)
     return {str(key): value for key, value in plain.items()}
+
+
+def _import_kinds(spec: dict[str, Any], config: DictConfig) -> None:
+    """Kinds that the settings of the data name are imported; others, in shards, need the key `trust`."""
+    try:
+        for facts in spec["modalities"].values():
+            kind_of(facts)
+    except ValueError:
+        try:
+            import_kinds(spec, trust=list(config.get("trust") or []))
+        except ValueError as error:
+            raise ValueError(f"data: {error} (here trust is a key of the configuration: 'trust=[PACKAGE]')") from error
 
 
 def _checked(spec: dict[str, Any], config: DictConfig) -> dict[str, Any]:
@@ -140,12 +143,12 @@ def _add_default_adapters(config: DictConfig, spec: dict[str, Any]) -> None:
     for name in adapters:
         if name not in modalities and name != target:
             raise ValueError(
-                f"model.adapters.{name}: the data has no modality {str(name)!r}, only {_listed(modalities)}. Remove the "
+                f"model.adapters.{name}: the data has no modality {str(name)!r}, only {listed(modalities)}. Remove the "
                 f"adapter with '~model.adapters.{name}', or choose data that has it."
             )
     for name, facts in modalities.items():
         if name not in adapters:
-            adapters[name] = _default_adapter(name, facts.get("kind"))
+            adapters[name] = _default_adapter(name, kind_of(facts).adapter or facts.get("kind"))
 
 
 def _default_adapter(name: str, kind: object) -> DictConfig:
@@ -155,89 +158,8 @@ def _default_adapter(name: str, kind: object) -> DictConfig:
         file = f"adapter/{kind}.yaml" if isinstance(kind, str) and _KIND.fullmatch(kind) else f"adapter {str(kind)[:60]!r}"
         raise ValueError(
             f"model.adapters.{name}: no adapter is configured and there is no {file} for its kind. Choose one "
-            f"with +adapter@model.adapters.{name}=NAME; known are {_listed(known)}."
+            f"with +adapter@model.adapters.{name}=NAME; known are {listed(known)}."
         )
     adapter = compose(f"adapter/{kind}").adapter
     assert isinstance(adapter, DictConfig)
     return adapter
-
-
-def _modality(key: str, *default: Any, _parent_: Container, _root_: Container) -> Any:
-    """`${modality:KEY}` below model.adapters.<name> or model.head.queries.<name>: spec.modalities.<name>.KEY.
-
-    `${modality:KEY,DEFAULT}` is DEFAULT where the spec has no such fact or null.
-    """
-    name = _modality_of(_parent_, _root_)
-    spec = OmegaConf.select(_root_, "spec")
-    if spec is None:
-        raise ValueError("${modality:" + key + "}: the data's spec is not known yet; the run adds it to the config.")
-    facts = OmegaConf.select(spec, "modalities")
-    if name not in facts:
-        raise ValueError(f"model.adapters.{name}: the data has no modality {name!r}, only {_listed(facts)}.")
-    value = OmegaConf.select(facts[name], key)
-    if value is None and len(default) == 1:
-        return default[0]
-    if value is None:
-        state = "is null (it differs from sample to sample)" if _has(facts[name], key) else "is missing"
-        raise ValueError(
-            f"model.adapters.{name}: {key!r} of modality {name!r} {state}; the spec has {_listed(facts[name])}. Set the "
-            "adapter's argument to a value of your own."
-        )
-    return value
-
-
-def _adapter(key: str, *, _parent_: Container, _root_: Container) -> Any:
-    """`${adapter:KEY}` below model.head.queries.<name>: what is configured at model.adapters.<name>.KEY."""
-    name = _modality_of(_parent_, _root_)
-    value = OmegaConf.select(_root_, f"model.adapters.{name}.{key}")
-    if value is None:
-        raise ValueError(f"model.head.queries.{name}: there is no model.adapters.{name}.{key} for the queries to follow.")
-    # Resolved where it stands: what it refers to is relative to its own place.
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-
-
-def _own_name(*, _parent_: Container, _root_: Container) -> str:
-    """`${own_name:}` below model.adapters.<name> or model.head.queries.<name>: that name."""
-    return _modality_of(_parent_, _root_)
-
-
-def _modality_of(parent: Container, root: Container) -> str:
-    """The key below `model.adapters` or `model.head.queries` that an element stands under."""
-    places = [place for place in (OmegaConf.select(root, key) for key in ("model.adapters", "model.head.queries")) if place]
-    node: Any = parent
-    while node is not None:
-        above = node._get_parent()
-        if any(above is place for place in places):
-            return str(node._key())
-        node = above
-    raise ValueError(
-        "${modality:…}: expected below model.adapters.<name> or model.head.queries.<name>; elsewhere name it, e.g. "
-        "${spec.num_classes}."
-    )
-
-
-def _has(facts: Any, key: str) -> bool:
-    parent, _, last = key.rpartition(".")
-    holder = OmegaConf.select(facts, parent) if parent else facts
-    if OmegaConf.is_list(holder):
-        return last.isdecimal() and int(last) < len(holder)
-    return OmegaConf.is_dict(holder) and last in holder
-
-
-def _ceil_divide(dividend: float, divisor: float) -> int:
-    """`${ceil_divide:A,B}`: A / B, rounded up; the number of patches, strides or hops that cover A."""
-    if not divisor > 0:
-        raise ValueError(f"ceil_divide: expected a divisor above 0, got {divisor}.")
-    # Ten seconds are a thousand hops of 0.01, not 1,001: binary fractions do not count.
-    return math.ceil(round(dividend / divisor, 9))
-
-
-def _length(entries: Any) -> int:
-    """`${length:LIST}`: how many entries a list or mapping has, e.g. `${length:${modality:numbers}}`."""
-    if not (OmegaConf.is_config(entries) or isinstance(entries, list | dict)):
-        raise ValueError(f"length: expected a list or a mapping, got {entries!r}.")
-    return len(entries)
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(sorted(str(name) for name in names)) or "none"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,26 +17,95 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from perceiver.checkpoints.build import vetted
+from perceiver.checkpoints.build import build_model, vetted
+from perceiver.checkpoints.compare import differences
 from perceiver.checkpoints.file import CheckpointError, limit_to
 from perceiver.checkpoints.trusted_classes import TargetError
 from perceiver.model import Perceiver
 from perceiver.run.configuration.literal import literal
+from perceiver.run.configuration.regularisation import without_regularisation
 from perceiver.run.fine_tuning.starting_point import StartingPoint
-from perceiver.run.resuming.resume import differences
-from perceiver.tasks.training_steps import OptimizerFactory
+from perceiver.run.reporting.console import print_line
+from perceiver.training.optimizer import OptimizerFactory
 
 PARTS = ("adapters", "fusion", "encoder")
 """What is taken over; the head is new."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Initialisation:
+class Untrained:
+    """Random weights. `Initialisation` takes those of a trained model."""
+
+    def configured(self, config: DictConfig) -> DictConfig:
+        """The configuration with the model as it is to be built."""
+        return config
+
+    def build(self, model: Mapping[str, Any], spec: Mapping[str, Any]) -> Perceiver:
+        """Build the model from its resolved configuration and the spec of the data."""
+        return build_model(model, spec=spec)
+
+    def optimizer(self, optimizer: OptimizerFactory, model: Perceiver) -> OptimizerFactory:
+        """The optimizer of the model."""
+        return optimizer
+
+    def callbacks(self) -> list[Callback]:
+        """What training needs besides."""
+        return []
+
+    def report(self, model: Perceiver) -> None:
+        """Print what the training of the model starts from."""
+
+    def reading(self) -> AbstractContextManager[None]:
+        """While the model reads data for the first time."""
+        return nullcontext()
+
+
+def starting_from(
+    *,
+    init_from: str | None,
+    init_model: bool | None = False,
+    init_freeze: bool | None = False,
+    init_lr_multiplier: float | None = 1.0,
+) -> Untrained:
     """What the keys `init_*` of the configuration ask for.
 
     Args:
+        init_from: the trained model, see `StartingPoint.find`; None: random weights.
+        init_model: build adapters, fusion and encoder as the trained model's configuration describes them.
+        init_freeze: keep its weights unchanged.
+        init_lr_multiplier: train its weights at this multiple of the optimizer's learning rate.
+
+    Raises:
+        FileNotFoundError: `init_from` is nothing that can be started from.
+        ValueError: an invalid multiplier, or settings without `init_from`.
+    """
+    multiplier = 1.0 if init_lr_multiplier is None else float(init_lr_multiplier)
+    if init_from is None:
+        if init_model or init_freeze or multiplier != 1.0:
+            raise ValueError(
+                "init_model, init_freeze, init_lr_multiplier: they say what becomes of the weights of init_from, and "
+                "there is none. Set init_from=DIR or init_from=FILE."
+            )
+        return Untrained()
+    if not (math.isfinite(multiplier) and multiplier > 0):
+        raise ValueError(
+            f"init_lr_multiplier: expected a number above 0, got {multiplier}; init_freeze=true keeps weights unchanged."
+        )
+    try:
+        source = StartingPoint.find(init_from)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"init_from: {error}") from error
+    return Initialisation(
+        source=source, built_as_stored=bool(init_model), freeze=bool(init_freeze), lr_multiplier=multiplier
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Initialisation(Untrained):
+    """The adapters, fusion and encoder of a trained model.
+
+    Args:
         source: the trained model.
-        built_as_stored: adapters, fusion and encoder are built as the trained model's configuration says.
+        built_as_stored: adapters, fusion and encoder are built as the trained model's configuration describes them.
         freeze: its weights stay as they are.
         lr_multiplier: its weights learn at this multiple of the optimizer's learning rate.
     """
@@ -46,51 +115,27 @@ class Initialisation:
     freeze: bool = False
     lr_multiplier: float = 1.0
 
-    @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Initialisation | None:
-        """As configured; None without `init_from`.
+    def configured(self, config: DictConfig) -> DictConfig:
+        """The configuration, with the stored parts of the model where they are to be built as stored."""
+        if not self.built_as_stored:
+            return config
+        config = with_stored_model(config, source=self.source)
+        return config if config.get("regularise", True) else without_regularisation(config)
 
-        Raises:
-            FileNotFoundError: `init_from` is nothing that can be started from, see `StartingPoint.find`.
-            ValueError: a multiplier that is none, or settings without `init_from`.
-        """
-        settings = {name: config.get(f"init_{name}") for name in ("model", "freeze", "lr_multiplier")}
-        multiplier = 1.0 if settings["lr_multiplier"] is None else float(settings["lr_multiplier"])
-        if config.get("init_from") is None:
-            if settings["model"] or settings["freeze"] or multiplier != 1.0:
-                raise ValueError(
-                    "init_model, init_freeze, init_lr_multiplier: they say what becomes of the weights of init_from, and "
-                    "there is none. Set init_from=DIR or init_from=FILE."
-                )
-            return None
-        if not (math.isfinite(multiplier) and multiplier > 0):
-            raise ValueError(
-                f"init_lr_multiplier: expected a number above 0, got {multiplier}; init_freeze=true keeps weights unchanged."
-            )
-        try:
-            source = StartingPoint.find(config["init_from"])
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"init_from: {error}") from error
-        return cls(
-            source=source,
-            built_as_stored=bool(settings["model"]),
-            freeze=bool(settings["freeze"]),
-            lr_multiplier=multiplier,
-        )
+    def build(self, model: Mapping[str, Any], spec: Mapping[str, Any]) -> Perceiver:
+        """Build the model and fill it; what a file describes may be no larger than its weights."""
+        limit = limit_to(self._weights, source=f"init_from={self.source.path}") if self.built_as_stored else None
+        built = build_model(model, spec=spec, encoder_limit=limit)
+        self.apply(built)
+        return built
 
     @cached_property
     def _weights(self) -> dict[str, Tensor]:
-        """From `limit` to `apply`, so that the file is read once."""
+        """From `build` to `apply`, so that the file is read once."""
         return self.source.weights()
 
-    def limit(self) -> AbstractContextManager[object] | None:
-        """For building adapters, fusion and encoder, if the file describes them: no larger than its weights. Else None."""
-        if not self.built_as_stored:
-            return None
-        return limit_to(self._weights, source=f"init_from={self.source.path}")
-
-    def apply(self, model: Perceiver) -> str:
-        """Fill the model's adapters, fusion and encoder; what was done, in a line.
+    def apply(self, model: Perceiver) -> None:
+        """Fill the model's adapters, fusion and encoder.
 
         Raises:
             ValueError: they are others than the trained model's, all differences summed up, or its files are damaged or of
@@ -113,7 +158,11 @@ class Initialisation:
         if self.freeze:
             for part in _parts(model):
                 part.requires_grad_(False)
-        return f"Started from {self.source.path}: {len(stored)} tensors of {', '.join(PARTS)}{self._learning()}"
+
+    def report(self, model: Perceiver) -> None:
+        """Print how many weights were taken over, and how they are trained."""
+        count = len(_of_parts(model.state_dict()))
+        print_line(f"Started from {self.source.path}: {count} tensors of {', '.join(PARTS)}{self._learning()}")
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -162,7 +211,7 @@ class ScaledRates:
         self.multiplier = multiplier
 
     def __call__(self, groups: Iterable[Any]) -> Optimizer:
-        """Parameter groups, as `perceiver.tasks.parameter_groups` makes them -> the optimizer."""
+        """Parameter groups, as `perceiver.training.optimizer.parameter_groups` makes them -> the optimizer."""
         taken = {parameter for part in _parts(self.model) for parameter in part.parameters()}
         groups = list(groups)
         new = [{**group, "params": [p for p in group["params"] if p not in taken]} for group in groups]
@@ -185,8 +234,8 @@ class Frozen(Callback):
                 part.eval()
 
 
-def with_stored_model(config: DictConfig) -> DictConfig:
-    """A copy of the configuration whose model has adapters, fusion and encoder as in the checkpoint `init_from`.
+def with_stored_model(config: DictConfig, *, source: StartingPoint) -> DictConfig:
+    """A copy of the configuration whose model has adapters, fusion and encoder as in the trained model `source`.
 
     Values that the command line sets below them, as `model.encoder.dropout=0.1`, still hold; adapters of modalities that the
     checkpoint lacks stay. Reads the checkpoint's configuration only. What that names is held to the rules of
@@ -196,9 +245,7 @@ def with_stored_model(config: DictConfig) -> DictConfig:
         ValueError: the checkpoint names a class outside the trusted packages, or holds values that are not final;
             the command line chooses another size or adapter, or a file is damaged or of another kind.
     """
-    start = Initialisation.of(config)
-    assert start is not None
-    stored = _stored_parts(start.source, trust=list(config.get("trust") or []))
+    stored = _stored_parts(source, trust=list(config.get("trust") or []))
     config = config.copy()
     with open_dict(config):
         for name, adapter in stored["adapters"].items():

@@ -12,19 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
 from omegaconf import DictConfig
 from rich.table import Table
 
 from perceiver.batch import Batch
-from perceiver.checkpoints.build import build_model
-from perceiver.run.assembly import make_task, make_trainer, spec_of
 from perceiver.run.configuration.compilation import compile_model
+from perceiver.run.configuration.construct import construct
 from perceiver.run.configuration.resolve import resolve
-from perceiver.run.fine_tuning.initialisation import Initialisation
+from perceiver.run.data import make_data
+from perceiver.run.fine_tuning.initialisation import Untrained
 from perceiver.run.reporting.console import console, print_line
+from perceiver.run.spec import spec_of
+from perceiver.run.task import make_task
+from perceiver.run.trainer import make_trainer
 from perceiver.runtime.files import write_json
 
 FILE = "batch_sizes.json"
@@ -52,63 +54,77 @@ class Trial:
     memory_gb: float
 
 
-def find_batch_size(config: DictConfig) -> int:
-    """Train some steps at 1, 2, 4, … times `batch_sizes.smallest` samples per batch, on one device, and print what fits.
+@dataclass(frozen=True, kw_only=True)
+class BatchSize:
+    """Trains some steps at 1, 2, 4, … times `smallest` samples per batch, on one device, and prints what fits.
 
     Everything else is as in a training: precision, augmentation, optimizer, `compile`, checkpointed activations. It ends
-    where memory does, at `batch_sizes.largest`, or with a batch of all training samples. Nothing is kept but the table, in
+    where memory does, at `largest`, or with a batch of all training samples. Nothing is kept but the table, in
     `batch_sizes.json` of the run directory.
 
-    Returns:
-        The largest batch that fitted.
+    Args:
+        start: the weights that training would start from.
+        smallest: samples per batch of the first trial.
+        largest: samples per batch of the last one.
+        steps: training steps of each trial.
 
     Raises:
-        ValueError: for sizes that make no sense, or data without `batch_size`.
-        RuntimeError: if not even the smallest fits.
+        ValueError: for sizes out of order, or too few steps.
     """
-    sizes = config.batch_sizes
-    if not 1 <= sizes.smallest <= sizes.largest or sizes.steps <= WARM_UP:
-        raise ValueError(
-            f"batch_sizes: expected 1 <= smallest <= largest and steps > {WARM_UP}, got smallest={sizes.smallest}, "
-            f"largest={sizes.largest}, steps={sizes.steps}."
-        )
-    data: LightningDataModule = instantiate(config.data, _convert_="all")
-    if not hasattr(data, "batch_size"):
-        raise ValueError(f"mode=batch_size: {type(data).__name__} has no batch_size that could be changed.")
-    start = Initialisation.of(config)
-    data.prepare_data()
-    data.setup("fit")
-    spec = spec_of(data)
-    plain = resolve(config, spec)
-    seed_everything(int(plain["seed"]), workers=True, verbose=False)
-    limit = None if start is None or not start.built_as_stored else start.limit()
-    model = build_model(plain["model"], spec=spec, encoder_limit=limit)
-    if start is not None:
-        start.apply(model)
-    compile_model(model, plain.get("compile"))
-    task = make_task(plain, model, spec, start)
 
-    samples = _num_samples(data)
-    trials: list[Trial] = []
-    size, end = int(sizes.smallest), ""
-    while not end:
-        trial = _try(size, task, data, plain, steps=int(sizes.steps))
-        if trial is None:
-            end = f"{size} samples do not fit into memory."
-            break
-        trials.append(trial)
-        if size == sizes.largest:
-            end = "No larger one was tried: batch_sizes.largest."
-        elif samples is not None and size >= samples:
-            end = "No larger one was tried: these are all training samples."
-        elif _too_large(trials, on_cpu=next(model.parameters()).device.type == "cpu"):
-            end = f"{2 * size} samples were not tried: they would not fit into the free main memory, as it seems."
-        size = min(2 * size, int(sizes.largest), samples or 2 * size)
-    if not trials:
-        raise RuntimeError(f"mode=batch_size: {end} Set batch_sizes.smallest lower, or make the model smaller.")
-    _print(trials, end)
-    write_json(Path(config.run_dir) / FILE, {"trials": [asdict(trial) for trial in trials], "end": end})
-    return trials[-1].batch_size
+    start: Untrained
+    smallest: int
+    largest: int
+    steps: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.smallest <= self.largest or self.steps <= WARM_UP:
+            raise ValueError(
+                f"batch_sizes: expected 1 <= smallest <= largest and steps > {WARM_UP}, got smallest={self.smallest}, "
+                f"largest={self.largest}, steps={self.steps}."
+            )
+
+    def run(self, config: DictConfig) -> int:
+        """Try the sizes and return the largest batch that fitted.
+
+        Raises:
+            ValueError: for data without `batch_size`.
+            RuntimeError: if not even the smallest fits.
+        """
+        config = self.start.configured(config)
+        data = make_data(config.data)
+        if not hasattr(data, "batch_size"):
+            raise ValueError(f"mode=batch_size: {type(data).__name__} has no batch_size that could be changed.")
+        data.prepare_data()
+        data.setup("fit")
+        spec = spec_of(data)
+        plain = resolve(config, spec)
+        seed_everything(int(plain["seed"]), workers=True, verbose=False)
+        model = self.start.build(plain["model"], spec)
+        compile_model(model, plain.get("compile"))
+        task = make_task(plain, model, spec, optimizer=self.start.optimizer(construct(plain["optimizer"]), model))
+
+        samples = _num_samples(data)
+        trials: list[Trial] = []
+        size, end = self.smallest, ""
+        while not end:
+            trial = _try(size, task, data, plain, steps=self.steps)
+            if trial is None:
+                end = f"{size} samples do not fit into memory."
+                break
+            trials.append(trial)
+            if size == self.largest:
+                end = "No larger one was tried: batch_sizes.largest."
+            elif samples is not None and size >= samples:
+                end = "No larger one was tried: these are all training samples."
+            elif _too_large(trials, on_cpu=next(model.parameters()).device.type == "cpu"):
+                end = f"{2 * size} samples were not tried: they would not fit into the free main memory, as it seems."
+            size = min(2 * size, self.largest, samples or 2 * size)
+        if not trials:
+            raise RuntimeError(f"mode=batch_size: {end} Set batch_sizes.smallest lower, or make the model smaller.")
+        _print(trials, end)
+        write_json(Path(config.run_dir) / FILE, {"trials": [asdict(trial) for trial in trials], "end": end})
+        return trials[-1].batch_size
 
 
 class _Clock(Callback):
@@ -168,9 +184,7 @@ def _try(
         task.zero_grad(set_to_none=True)
         gc.collect()
         garbage_collection_cuda()
-    return Trial(
-        batch_size=size, samples_per_second=clock.samples_per_second(), memory_gb=_peak_memory(device) / 2**30
-    )
+    return Trial(batch_size=size, samples_per_second=clock.samples_per_second(), memory_gb=_peak_memory(device) / 2**30)
 
 
 def _peak_memory(device: torch.device) -> int:

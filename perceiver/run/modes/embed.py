@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -15,37 +16,51 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from perceiver.batch import Batch
-from perceiver.run.modes.inference import Inference
+from perceiver.run.modes.inference import Inference, find_checkpoint
 from perceiver.runtime.files import atomic_write
 
 
-def embed(config: DictConfig) -> None:
-    """Write `embeddings.parquet`, or `embeddings.npy` and `embeddings_ids.txt`, into the run directory.
+@dataclass(frozen=True, kw_only=True)
+class Embed:
+    """Writes `embeddings.parquet`, or `embeddings.npy` and `embeddings_ids.txt`, into the run directory.
 
-    `embed=mean` gives the mean of a sample's latents, (D,), `embed=latents` all of them, (N, D), float32. A Parquet table
-    has the columns `id` and `embedding`, flat where there are several latents; their shape is in its metadata. An array in
-    `embeddings.npy` is `(samples, D)` or `(samples, N, D)`; the ids are in the same order, one a line.
+    A Parquet table has the columns `id` and `embedding`, flat where there are several latents; their shape is in its
+    metadata. An array in `embeddings.npy` is `(samples, D)` or `(samples, N, D)`, float32; the ids are in the same order,
+    one a line.
+
+    Args:
+        ckpt_path: the checkpoint, or its run directory.
+        embed: mean of the latents of a sample, `(D,)`, or latents, all of them, `(N, D)`.
+        embed_format: parquet or npy.
 
     Raises:
-        ValueError: an unknown form or format, or data that does not fit the checkpoint.
+        ValueError: for other values.
     """
-    form, kind = str(config.embed), str(config.embed_format)
-    if form not in ("mean", "latents"):
-        raise ValueError(f"embed: expected mean or latents, got {form!r}.")
-    if kind not in _TABLES:
-        raise ValueError(f"embed_format: expected {' or '.join(_TABLES)}, got {kind!r}.")
-    inference = Inference.of(config)
-    model, directory = inference.model, Path(config.run_dir)
 
-    def compute(batch: Batch) -> Tensor:
-        latents = model.encode(batch.inputs, batch.masks)
-        return latents.mean(dim=1) if form == "mean" else latents
+    ckpt_path: str | None
+    embed: str = "mean"
+    embed_format: str = "parquet"
 
-    with ExitStack() as stack:
-        table = _TABLES[kind](directory, stack)
-        inference.run(compute, table.write)
-        table.finish()
-    sys.stdout.write(f"{table.rows:,} embeddings ({form}) of {inference.file}: {table.path}\n")
+    def __post_init__(self) -> None:
+        if self.embed not in ("mean", "latents"):
+            raise ValueError(f"embed: expected mean or latents, got {self.embed!r}.")
+        if self.embed_format not in _TABLES:
+            raise ValueError(f"embed_format: expected {' or '.join(_TABLES)}, got {self.embed_format!r}.")
+
+    def run(self, config: DictConfig) -> None:
+        """Embed every sample of the data; ValueError where the data does not fit the checkpoint."""
+        inference = Inference.of(config, file=find_checkpoint(self.ckpt_path, mode="embed"))
+        model, directory = inference.model, Path(config.run_dir)
+
+        def compute(batch: Batch) -> Tensor:
+            latents = model.encode(batch.inputs, batch.masks)
+            return latents.mean(dim=1) if self.embed == "mean" else latents
+
+        with ExitStack() as stack:
+            table = _TABLES[self.embed_format](directory, stack)
+            inference.run(compute, table.write)
+            table.finish()
+        sys.stdout.write(f"{table.rows:,} embeddings ({self.embed}) of {inference.file}: {table.path}\n")
 
 
 class EmbeddingTable(Protocol):

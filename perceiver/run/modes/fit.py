@@ -3,156 +3,146 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from omegaconf import DictConfig
 
-from perceiver import checkpoints
-from perceiver.checkpoints.build import build_model
-from perceiver.run.assembly import (
-    check_task,
-    class_names,
-    make_task,
-    make_trainer,
-    spec_of,
-)
+from perceiver.model import Perceiver
 from perceiver.run.configuration.compilation import compile_model
-from perceiver.run.configuration.learning_rate import scale_learning_rate
+from perceiver.run.configuration.construct import construct
+from perceiver.run.configuration.learning_rate import LearningRateScaling
 from perceiver.run.configuration.resolve import resolve
+from perceiver.run.data import make_data
 from perceiver.run.errors import stopped
 from perceiver.run.exceptions import TIME_LIMIT, TrainingStopped
-from perceiver.run.fine_tuning.initialisation import Initialisation
+from perceiver.run.fine_tuning.initialisation import Untrained
 from perceiver.run.processes.interruption import until_interrupted
-from perceiver.run.reporting.console import print_line, print_model, print_result
+from perceiver.run.reporting.console import print_model, print_result
 from perceiver.run.reporting.figures import ConfusionFigures
-from perceiver.run.reporting.metrics import (
-    BestEpoch,
-    best_checkpoint,
-    last_metrics,
-    monitored,
-    write_metrics,
-)
+from perceiver.run.reporting.metrics import BestEpoch, best_checkpoint, last_metrics, monitored, require_defined
 from perceiver.run.resuming.checkpoint_io import require_disk_space
 from perceiver.run.resuming.epoch_progress import EpochProgress
+from perceiver.run.resuming.last_checkpoint import LastCheckpoint
 from perceiver.run.resuming.random_state import RandomState
-from perceiver.run.resuming.resume import (
-    AUTO,
-    CarryBest,
-    Resumed,
-    check_architecture,
-    check_unfinished,
-    find_resumed,
-    warn_of_changes,
-)
-from perceiver.run.resuming.run_directory import METRICS, check_unused, continue_table, write_config
-from perceiver.run.resuming.stored_spec import use_stored_spec
-from perceiver.runtime.files import remove_leftovers
+from perceiver.run.resuming.resume import Scratch, find_resumed
+from perceiver.run.run_directory import RunDirectory
+from perceiver.run.spec import class_names, spec_of
+from perceiver.run.task import make_task
+from perceiver.run.trainer import make_trainer
 
 
-def fit(config: DictConfig) -> float | None:
-    """Train as configured, from where a checkpoint stands if there is one, and test the best.
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Trains, from where a checkpoint stands if there is one, and tests the best epoch.
 
-    Returns:
-        The monitored metric of the best epoch; None without validation.
+    Args:
+        start: the weights that a training starts from.
+        ckpt_path: the training to continue, see `find_resumed`.
+        test: test the best checkpoint afterwards.
+        lr_scaling: adapts the learning rate to the global batch.
     """
-    directory = Path(config.run_dir)
-    resumed = find_resumed(config.ckpt_path, directory=directory)
-    check_unused(directory, resumed)
-    start = Initialisation.of(config)
-    if resumed is not None:
-        check_task(config, resumed.recipe)
 
-    data: LightningDataModule = instantiate(config.data, _convert_="all")
-    data.prepare_data()
-    if resumed is not None:
-        use_stored_spec(data, resumed.recipe.spec, file=resumed.file)
-    data.setup("fit")
-    spec = spec_of(data)
-    plain = resolve(config, spec)
+    start: Untrained
+    ckpt_path: str | None
+    test: bool
+    lr_scaling: LearningRateScaling
 
-    seed_everything(int(plain["seed"]), workers=True, verbose=False)
-    limit = None if start is None or not start.built_as_stored else start.limit()
-    model = build_model(plain["model"], spec=spec, encoder_limit=limit)
-    best = BestEpoch()
-    callbacks: list[Callback] = [
-        RandomState(seed=int(plain["seed"])),
-        EpochProgress(),
-        best,
-        ConfusionFigures(directory=directory, names=class_names(spec), best=best),
-    ]
-    if resumed is not None:
-        check_architecture(model, resumed.file)
-        check_unfinished(resumed.file, plain["trainer"], may_be_finished=config.ckpt_path == AUTO)
-        warn_of_changes(resumed.recipe, checkpoints.entry(plain, spec)["config"])
-        callbacks.append(CarryBest(resumed=resumed.file))
-    started_from = None if start is None else start.apply(model)
-    callbacks += [] if start is None else start.callbacks()
-    compile_model(model, plain.get("compile"))
-    trainer = make_trainer(plain, callbacks, stoppable=True)
-    scaled = scale_learning_rate(plain, trainer)
-    task = make_task({**plain, "optimizer": scaled.optimizer}, model, spec, start)
-    require_disk_space(directory, model)
-    if trainer.is_global_zero:
-        if resumed is not None:
-            resumed.set_damaged_aside()
-        remove_leftovers(directory / "checkpoints")
-        continue_table(directory, trainer, resumed)
-        write_config(directory, plain)
-        if started_from is not None:
-            print_line(started_from)
-        with nullcontext() if start is None else start.reading():
-            print_model(model, data.val_dataloader(), trainer.strategy.root_device, batches=scaled.explanation)
+    def run(self, config: DictConfig) -> float | None:
+        """Train as configured and return the monitored metric of the best epoch; None without validation."""
+        config = self.start.configured(config)
+        with RunDirectory(Path(config.run_dir)).locked() as directory:
+            origin = find_resumed(self.ckpt_path, directory=directory.path) or Scratch()
+            directory.require_unused(origin)
+            origin.check_task(config)
 
+            data = make_data(config.data)
+            data.prepare_data()
+            origin.hand_spec_to(data)
+            data.setup("fit")
+            spec = spec_of(data)
+            plain = resolve(config, spec)
+
+            seed_everything(int(plain["seed"]), workers=True, verbose=False)
+            model = self.start.build(plain["model"], spec)
+            origin.check(model, plain, spec)
+            compile_model(model, plain.get("compile"))
+            best = BestEpoch()
+            confusion = ConfusionFigures(directory=directory.path, names=class_names(spec), best=best)
+            own: list[Callback] = [RandomState(seed=int(plain["seed"])), EpochProgress(), best, confusion]
+            trainer = make_trainer(plain, [*own, *origin.callbacks(), *self.start.callbacks()], stoppable=True)
+            self._require_checkpoint(trainer)
+            scaled = self.lr_scaling(plain, trainer)
+            optimizer = origin.optimizer(self.start.optimizer(construct(scaled.optimizer), model))
+            task = make_task({**plain, "optimizer": scaled.optimizer}, model, spec, optimizer=optimizer)
+
+            require_disk_space(directory.path, model)
+            require_defined(trainer, task, data.val_dataloader())
+            directory.begin(trainer, plain, origin)
+            self.start.report(model)
+            with self.start.reading():
+                print_model(model, data.val_dataloader(), trainer.strategy.root_device, batches=scaled.explanation)
+            try:
+                metrics = _train(trainer, task, data, model=model, origin=origin, best=best, directory=directory)
+            except TrainingStopped as stop:
+                if stop.cause != TIME_LIMIT:
+                    raise
+                stopped(stop, directory.path)
+                return best.score
+            if self.test:
+                metrics |= _test_best(trainer, task, data)
+            directory.write_metrics(metrics)
+            print_result(metrics, directory.path, chosen_by=monitored(trainer))
+            return best.score
+
+    def _require_checkpoint(self, trainer: Trainer) -> None:
+        if self.test and not any(isinstance(one, ModelCheckpoint | LastCheckpoint) for one in trainer.checkpoint_callbacks):
+            raise ValueError(
+                "test=true: no checkpoint will be kept to test; keep callbacks.best or callbacks.last, or set test=false."
+            )
+
+
+def _train(
+    trainer: Trainer,
+    task: LightningModule,
+    data: LightningDataModule,
+    *,
+    model: Perceiver,
+    origin: Scratch,
+    best: BestEpoch,
+    directory: RunDirectory,
+) -> dict[str, float | int]:
+    """Train and write the metrics, which are returned.
+
+    Raises:
+        TrainingStopped: it was stopped in good order; the metrics are written.
+    """
     started = time.monotonic()
-    stop = _train(trainer, task, data, resumed)
+    stop: TrainingStopped | None = None
+    try:
+        until_interrupted(trainer, lambda: trainer.fit(task, datamodule=data, ckpt_path=origin.file))
+    except TrainingStopped as error:
+        stop = error
     metrics: dict[str, float | int] = {
         **last_metrics(trainer, "train"),
-        **best.metrics,
+        **best.summary(),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "epochs": trainer.current_epoch,
         "seconds": round(time.monotonic() - started, 2),
     }
-    if best.epoch is not None:
-        metrics["best_epoch"] = best.epoch
-    if trainer.is_global_zero:
-        write_metrics(directory / METRICS, metrics)
-    if stop is not None and stop.cause != TIME_LIMIT:
-        raise stop
+    directory.write_metrics(metrics)
     if stop is not None:
-        stopped(stop, directory)
-        return best.score
-    if plain["test"]:
-        metrics |= _test_best(trainer, task, data)
-    if trainer.is_global_zero:
-        write_metrics(directory / METRICS, metrics)
-        print_result(metrics, directory, chosen_by=monitored(trainer))
-    return best.score
+        raise stop
+    return metrics
 
 
-def _train(
-    trainer: Trainer, task: LightningModule, data: LightningDataModule, resumed: Resumed | None
-) -> TrainingStopped | None:
-    """To the end, or until it is stopped in good order, which is returned."""
-    checkpoint = None if resumed is None else resumed.file
-    try:
-        until_interrupted(trainer, lambda: trainer.fit(task, datamodule=data, ckpt_path=checkpoint))
-    except TrainingStopped as stop:
-        return stop
-    return None
-
-
-def _test_best(trainer: Trainer, task: LightningModule, data: LightningDataModule) -> dict[str, Any]:
+def _test_best(trainer: Trainer, task: LightningModule, data: LightningDataModule) -> dict[str, float]:
     """Metrics of the test split at the best checkpoint."""
     chosen = best_checkpoint(trainer)
     if chosen is None:
-        raise ValueError(
-            "test=true: there is no checkpoint to test; keep callbacks.best or callbacks.last, or set test=false."
-        )
+        raise ValueError("test=true: no checkpoint was written to test; see callbacks.best and callbacks.last.")
     # It would put the weights that are not averaged in place of the averaged ones, as a resumed training needs them.
     trainer.callbacks = [one for one in trainer.callbacks if not isinstance(one, WeightAveraging)]  # type: ignore[attr-defined]
     until_interrupted(trainer, lambda: trainer.test(task, datamodule=data, ckpt_path=chosen, verbose=False))

@@ -16,12 +16,20 @@ from torch import Tensor
 from perceiver import checkpoints
 from perceiver.batch import Batch
 from perceiver.model import Perceiver
+from perceiver.run.data import make_data
 from perceiver.run.processes.interruption import until_interrupted
-from perceiver.run.resuming.stored_spec import use_stored_spec
+from perceiver.run.spec import use_stored_spec
 
 Compute = Callable[[Batch], Tensor]
 Sink = Callable[[list[str], Tensor], None]
 """Takes the ids of B samples and what was computed of them, `(B, …)` float32 on the CPU."""
+
+
+def find_checkpoint(path: str | None, *, mode: str) -> Path:
+    """The checkpoint file that `ckpt_path` names; an error where it is not given or not there."""
+    if path is None:
+        raise ValueError(f"mode={mode}: expected ckpt_path=RUN_DIR or ckpt_path=FILE, the checkpoint; got none.")
+    return checkpoints.find(path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +51,15 @@ class Inference:
     trainer: Trainer
 
     @classmethod
-    def of(cls, config: DictConfig) -> Inference:
-        """As a configuration says: `ckpt_path`, `trust`, `data` and `trainer`, of which a single device is used.
+    def of(cls, config: DictConfig, *, file: Path) -> Inference:
+        """The checkpoint `file` with the configured `trust`, `data` and `trainer`, of which a single device is used.
 
         Raises:
             ValueError: the data module has nothing to predict, or does not fit the checkpoint.
         """
-        file = checkpoints.find(config.ckpt_path)
         recipe = checkpoints.read(file)
         model = checkpoints.load(file, trust=list(config.trust))
-        data: LightningDataModule = instantiate(config.data, _convert_="all")
+        data = make_data(config.data)
         if type(data).predict_dataloader is LightningDataModule.predict_dataloader:
             raise ValueError(f"data: {type(data).__name__} has no predict_dataloader.")
         spec = use_stored_spec(data, recipe.spec, file=file, trained_on=recipe.config.get("data"))

@@ -1,6 +1,6 @@
-"""mode=predict: what a checkpoint says of every sample, as a table of predictions with probabilities beside the ids.
+"""mode=predict: the predictions of a checkpoint for every sample, as a table with probabilities beside the ids.
 
-What is said of every pixel goes into a file for each sample, see `perceiver.run.modes.predicted_files`; the table names it.
+Predictions on a grid go into a file for each sample, see `perceiver.run.modes.predicted_files`; the table names it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import csv
 import io
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,43 +17,46 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from perceiver.batch import Batch
-from perceiver.run.modes.inference import Inference
+from perceiver.run.modes.inference import Inference, find_checkpoint
 from perceiver.run.modes.predicted_files import PredictedFiles
 from perceiver.runtime.files import atomic_write
-from perceiver.targets.classes import Prediction
-from perceiver.targets.kinds import Target, target_of
-from perceiver.targets.labels import LabelsPrediction
-from perceiver.targets.pixels import FieldPrediction, SegmentationPrediction, cut_to_size
-from perceiver.targets.values import ValuesPrediction
+from perceiver.targets.kinds import SavedPrediction, Target, target_of
+from perceiver.targets.pixels import cut_to_size
 
 PREDICTIONS = "predictions.csv"
 
 
-def predict(config: DictConfig) -> None:
-    """Write `predictions.csv` into the run directory: a row per sample, in the order of the data.
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Writes `predictions.csv` into the run directory: a row per sample, in the order of the data.
 
-    Its columns are `id`, `prediction` and, of every class, `probability_<class>`; with labels `prediction` joins those that
-    reach their threshold by semicolons; of values there are columns `prediction_<value>`, in their own units. Where every
+    Its columns are `id`, `prediction` and, for every class, `probability_<class>`; with labels `prediction` joins those that
+    reach their threshold by semicolons; for values there are columns `prediction_<value>`, in their own units. Where every
     pixel has a class or values, `prediction` is a file in `predictions/` and further columns sum it up.
 
-    Raises:
-        ValueError: the checkpoint does not say what it predicts, or the data does not fit it.
+    Args:
+        ckpt_path: the checkpoint, or its run directory.
     """
-    inference = Inference.of(config)
-    target = target_of(inference.spec)
-    if target is None:
-        raise ValueError(f"ckpt_path: {inference.file} holds no class names, labels or values, so it predicts nothing.")
-    path = Path(config.run_dir) / PREDICTIONS
-    with atomic_write(path) as file:
-        table = PredictionTable(file, target, files=PredictedFiles(path.parent))
 
-        def compute(batch: Batch) -> Tensor:
-            table.masks = batch.masks
-            outputs: Tensor = inference.model.target_outputs(batch.inputs, batch.masks)
-            return outputs
+    ckpt_path: str | None
 
-        inference.run(compute, table.write)
-    sys.stdout.write(f"{table.rows:,} predictions of {inference.file}: {path}\n")
+    def run(self, config: DictConfig) -> None:
+        """Predict for every sample; ValueError where the checkpoint predicts nothing or the data does not fit it."""
+        inference = Inference.of(config, file=find_checkpoint(self.ckpt_path, mode="predict"))
+        target = target_of(inference.spec)
+        if target is None:
+            raise ValueError(f"ckpt_path: {inference.file} holds no class names, labels or values, so it predicts nothing.")
+        path = Path(config.run_dir) / PREDICTIONS
+        with atomic_write(path) as file:
+            table = PredictionTable(file, target, files=PredictedFiles(path.parent))
+
+            def compute(batch: Batch) -> Tensor:
+                table.masks = batch.masks
+                outputs: Tensor = inference.model.target_outputs(batch.inputs, batch.masks)
+                return outputs
+
+            inference.run(compute, table.write)
+        sys.stdout.write(f"{table.rows:,} predictions of {inference.file}: {path}\n")
 
 
 class PredictionTable:
@@ -61,7 +65,7 @@ class PredictionTable:
     Args:
         file: open for writing.
         target: what outputs mean.
-        files: writes what is said of every pixel; None: there will be nothing such.
+        files: writes predictions that are saved as files; None: no such predictions will occur.
 
     Attributes:
         masks: of the batch whose outputs come next; predictions on a grid are cut to the size of their sample.
@@ -81,21 +85,12 @@ class PredictionTable:
         writer = csv.writer(text, lineterminator="\n")
         predictions = cut_to_size(self.target.predict(outputs), target=self.target, masks=self.masks)
         for id_, one in zip(ids, predictions, strict=True):
-            if isinstance(one, SegmentationPrediction | FieldPrediction):
+            cells = one.cells()
+            if isinstance(one, SavedPrediction):
                 assert self.files is not None
-                cells = self.files.write(one, number=self.rows, id_=id_)
-            else:
-                cells = _cells(one)
+                cells = {"prediction": self.files.write(one, number=self.rows, id_=id_), **cells}
             if self.rows == 0:
                 writer.writerow(["id", *cells])
             writer.writerow([id_, *cells.values()])
             self.rows += 1
         self.file.write(text.getvalue().encode())
-
-
-def _cells(one: Prediction | LabelsPrediction | ValuesPrediction) -> dict[str, str]:
-    """Of one sample, by column."""
-    if isinstance(one, ValuesPrediction):
-        return {f"prediction_{name}": repr(value) for name, value in one.values.items()}
-    said = one.label if isinstance(one, Prediction) else ";".join(one.labels)
-    return {"prediction": said} | {f"probability_{name}": f"{p:.6g}" for name, p in one.probabilities.items()}

@@ -3,41 +3,61 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 
-from hydra.utils import instantiate
-from lightning.pytorch import LightningDataModule
 from omegaconf import DictConfig, OmegaConf
 
+from perceiver.data import DataModule
 from perceiver.data.manifest import Manifest
 from perceiver.data.shards import write_shards
+from perceiver.run.configuration.command_line import typed_override
+from perceiver.run.data import make_data
 
 
-def shard(config: DictConfig) -> None:
-    """Write the splits of `data`, a manifest, to the folder `shards`; the same command continues what was interrupted.
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Writes the splits of `data`, a manifest, into shards; the same command continues what was interrupted.
+
+    Args:
+        shards: the folder that they are written to.
 
     Raises:
-        ValueError: no folder was named, or data that is no manifest, or rows and shards as in `write_shards`.
+        ValueError: no folder is given.
     """
-    if config.shards is None:
-        raise ValueError("mode=shard: expected shards=DIR, the folder that shards are written to; got none.")
-    data: LightningDataModule = instantiate(config.data, _convert_="all")
-    if not isinstance(data, Manifest):
-        raise ValueError(
-            f"mode=shard: expected data=manifest data.manifest=FILE, got {type(data).__name__}, which cannot be packed."
+
+    shards: str | None
+
+    def __post_init__(self) -> None:
+        if self.shards is None:
+            raise ValueError("mode=shard: expected shards=DIR, the folder that shards are written to; got none.")
+
+    def run(self, config: DictConfig) -> None:
+        """Write the shards; ValueError for data that is not a manifest, or rows and shards as in `write_shards`."""
+        data = make_data(config.data)
+        if not isinstance(data, DataModule) or not isinstance(data.source, Manifest):
+            given = data.source if isinstance(data, DataModule) else data
+            raise ValueError(
+                f"mode=shard: expected data=manifest data.manifest=FILE, got {type(given).__name__}, which cannot be packed."
+            )
+        data.prepare_data()
+        data.setup("fit")
+        names = ("train", "val", "test") if data.source.has_test else ("train", "val")
+        splits = {name: data.split(name) for name in names}
+        settings = OmegaConf.to_container(config.data, resolve=True)
+        assert isinstance(settings, dict)
+        source = {str(key): value for key, value in settings.items() if key not in _IRRELEVANT}
+        written = write_shards(
+            splits,
+            spec=data.spec,
+            folder=str(self.shards),
+            source=source,
+            num_workers=data.num_workers,
+            seed=data.source.split_seed,
         )
-    data.prepare_data()
-    data.setup("fit")
-    splits = data.splits()
-    settings = OmegaConf.to_container(config.data, resolve=True)
-    assert isinstance(settings, dict)
-    source = {str(key): value for key, value in settings.items() if key not in _IRRELEVANT}
-    written = write_shards(
-        splits, spec=data.spec, folder=str(config.shards), source=source, num_workers=data.num_workers, seed=data.split_seed
-    )
-    shards = sum(-(-count // written.rows_per_shard[name]) for name, count in written.samples.items() if count)
-    counts = ", ".join(f"{count:,} {name}" for name, count in written.samples.items())
-    sys.stdout.write(f"{written.path}: {counts} samples in {shards} shards, all counted\n")
-    sys.stdout.write(f"train from them with data=shards data.shards={written.path}\n")
+        shards = sum(-(-count // written.rows_per_shard[name]) for name, count in written.samples.items() if count)
+        counts = ", ".join(f"{count:,} {name}" for name, count in written.samples.items())
+        sys.stdout.write(f"{written.path}: {counts} samples in {shards} shards, all counted\n")
+        sys.stdout.write(f"train from them with data=shards {typed_override('data.shards', written.path)}\n")
 
 
 _IRRELEVANT = ("_target_", "batch_size", "num_workers", "check_files", "balanced_sampling", "needs_test")

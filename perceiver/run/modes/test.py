@@ -3,63 +3,67 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from hydra.utils import instantiate
-from lightning.pytorch import LightningDataModule, seed_everything
+from lightning.pytorch import seed_everything
 from omegaconf import DictConfig, open_dict
 
 from perceiver import checkpoints
-from perceiver.run.assembly import check_task, class_names, make_task, make_trainer
 from perceiver.run.configuration.compilation import compile_model
 from perceiver.run.configuration.literal import literal
 from perceiver.run.configuration.resolve import resolve
+from perceiver.run.data import make_data
+from perceiver.run.modes.inference import find_checkpoint
 from perceiver.run.processes.interruption import until_interrupted
 from perceiver.run.reporting.console import print_result
 from perceiver.run.reporting.figures import ConfusionFigures
-from perceiver.run.reporting.metrics import last_metrics, monitored, write_metrics
-from perceiver.run.resuming.run_directory import CONFIG, METRICS, continue_table, write_config
-from perceiver.run.resuming.stored_spec import use_stored_spec
+from perceiver.run.reporting.metrics import last_metrics, monitored
+from perceiver.run.run_directory import RunDirectory
+from perceiver.run.spec import class_names, use_stored_spec
+from perceiver.run.task import check_task, make_task
+from perceiver.run.trainer import make_trainer
 
 
-def evaluate(config: DictConfig) -> float | None:
-    """Test a checkpoint: its model, its normalisation, its class names; the data is the present one.
+@dataclass(frozen=True, kw_only=True)
+class Test:
+    """Tests a checkpoint: its model, its normalisation, its class names; the data is the present one.
 
-    Returns:
-        What the best checkpoint was chosen by, of the test split.
+    Args:
+        ckpt_path: the checkpoint, or its run directory.
     """
-    directory = Path(config.run_dir)
-    file = checkpoints.find(config.ckpt_path)
-    recipe = checkpoints.read(file)
-    check_task(config, recipe)
-    model = checkpoints.load(file, trust=list(config.trust))
 
-    data: LightningDataModule = instantiate(config.data, _convert_="all")
-    data.prepare_data()
-    spec = use_stored_spec(data, recipe.spec, file=file, trained_on=recipe.config.get("data"))
-    config = config.copy()
-    with open_dict(config):
-        config.model = literal(recipe.config["model"])
-    plain = resolve(config, spec)
+    ckpt_path: str | None
 
-    compile_model(model, plain.get("compile"))
-    seed_everything(int(plain["seed"]), workers=True, verbose=False)
-    task = make_task(plain, model, spec)
-    figures = ConfusionFigures(directory=directory, names=class_names(spec), best=None)
-    trainer = make_trainer(plain, [figures])
-    if trainer.is_global_zero:
-        continue_table(directory, trainer, None)
-        if not (directory / CONFIG).exists():
-            write_config(directory, plain)
-    started = time.monotonic()
-    until_interrupted(trainer, lambda: trainer.test(task, datamodule=data, verbose=False))
-    metrics = {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "seconds": round(time.monotonic() - started, 2),
-        **last_metrics(trainer, "test"),
-    }
-    if trainer.is_global_zero:
-        write_metrics(directory / METRICS, metrics)
-        print_result(metrics, directory, chosen_by=monitored(trainer), tested=file)
-    score = metrics.get((monitored(trainer) or "").replace("val/", "test/", 1))
-    return None if score is None else float(score)
+    def run(self, config: DictConfig) -> float | None:
+        """Test it, and return what the best checkpoint was chosen by, for the test split."""
+        file = find_checkpoint(self.ckpt_path, mode="test")
+        recipe = checkpoints.read(file)
+        check_task(config, recipe)
+        model = checkpoints.load(file, trust=list(config.trust))
+
+        data = make_data(config.data)
+        data.prepare_data()
+        spec = use_stored_spec(data, recipe.spec, file=file, trained_on=recipe.config.get("data"))
+        config = config.copy()
+        with open_dict(config):
+            config.model = literal(recipe.config["model"])
+        plain = resolve(config, spec)
+
+        compile_model(model, plain.get("compile"))
+        seed_everything(int(plain["seed"]), workers=True, verbose=False)
+        task = make_task(plain, model, spec)
+        with RunDirectory(Path(config.run_dir)).locked() as directory:
+            trainer = make_trainer(plain, [ConfusionFigures(directory=directory.path, names=class_names(spec), best=None)])
+            directory.begin_test(trainer, plain)
+            started = time.monotonic()
+            until_interrupted(trainer, lambda: trainer.test(task, datamodule=data, verbose=False))
+            metrics = {
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                "seconds": round(time.monotonic() - started, 2),
+                **last_metrics(trainer, "test"),
+            }
+            directory.write_metrics(metrics)
+        print_result(metrics, directory.path, chosen_by=monitored(trainer), tested=file)
+        score = metrics.get((monitored(trainer) or "").replace("val/", "test/", 1))
+        return None if score is None else float(score)

@@ -8,16 +8,20 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from perceiver.batch import Batch
+from perceiver.decoders import Head
 from perceiver.model import Perceiver
+from perceiver.runtime.evaluating import evaluating
+from perceiver.runtime.process_rank import first_process_only
 
 FLOPS_NOTE = "matrix products and convolutions, a multiply-add counted as two; norms, softmax, activations not counted"
 
 
+@first_process_only
 def print_model(model: Perceiver, loader: Iterable[Batch], device: torch.device, *, batches: str = "") -> None:
     """Print modules, parameters, tokens per modality and FLOPs, measured on the first validation sample."""
     batch = _first_sample(loader)
@@ -27,12 +31,9 @@ def print_model(model: Perceiver, loader: Iterable[Batch], device: torch.device,
     table.add_column("class")
     table.add_column("parameters", justify="right", footer=f"{_count(model):,}")
     table.add_column("output of one sample")
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        training = model.training
-        model.eval()
+    with torch.random.fork_rng(devices=[]), evaluating(model):
         tokens = model.tokens(batch.inputs, batch.masks)
         flops = _flops_in_words(model, batch)
-        model.train(training)
     for name, adapter in model.adapters.items():
         size = f"{tokens[name].num_tokens:,} tokens × {adapter.channels}" if name in tokens else "absent"
         table.add_row(f"adapters.{name}", type(adapter).__name__, f"{_count(adapter):,}", size)
@@ -41,8 +42,8 @@ def print_model(model: Perceiver, loader: Iterable[Batch], device: torch.device,
     table.add_row("fusion", type(model.fusion).__name__, f"{_count(model.fusion):,}", f"{total:,} tokens × {width}")
     latents = f"{model.encoder.num_latents:,} latents × {model.encoder.latent_channels}"
     table.add_row("encoder", type(model.encoder).__name__, f"{_count(model.encoder):,}", latents)
-    outputs = getattr(model.head, "num_classes", None)
-    shape = "" if outputs is None else f"{outputs:,} outputs"
+    outputs = model.head.output_channels if isinstance(model.head, Head) else None
+    shape = f"{outputs:,} outputs" if isinstance(outputs, int) else ""
     table.add_row("head", type(model.head).__name__, f"{_count(model.head):,}", shape)
     out.print(table)
     out.print(f"Estimated FLOPs, forward, one sample: {flops}", soft_wrap=True)
@@ -62,6 +63,7 @@ def _flops_in_words(model: Perceiver, batch: Batch) -> str:
         return f"not counted for sample {batch.ids[0] if batch.ids else 0!r}: {error}"
 
 
+@first_process_only
 def print_line(text: str) -> None:
     """Print one line as it is."""
     console().print(text, soft_wrap=True)
@@ -76,6 +78,7 @@ def forward_flops(model: Perceiver, batch: Batch) -> int:
     return int(counter.get_total_flops())
 
 
+@first_process_only
 def print_result(
     metrics: Mapping[str, float | int],
     directory: Path,
@@ -116,16 +119,7 @@ def print_result(
 def _first_sample(loader: Iterable[Batch]) -> Batch:
     """The first sample of the first batch, without disturbing the random state that training starts from."""
     with torch.random.fork_rng(devices=[]):
-        batch = next(iter(loader))
-    return Batch(
-        inputs={
-            name: x[:1] if isinstance(x, Tensor) else {key: part[:1] for key, part in x.items()}
-            for name, x in batch.inputs.items()
-        },
-        masks={name: mask[:1] for name, mask in batch.masks.items()},
-        target=None if batch.target is None else batch.target[:1],
-        ids=batch.ids[:1],
-    )
+        return next(iter(loader)).rows(slice(1))
 
 
 def _count(module: nn.Module) -> int:

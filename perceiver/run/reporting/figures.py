@@ -13,15 +13,18 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from perceiver.batch import Batch
+from perceiver.checkpoints.compare import without_prefix
 from perceiver.model import Perceiver
 from perceiver.plots.confusion import confusion_figure
-from perceiver.run.reporting.metrics import BestEpoch, best_checkpoint, confusion_of
+from perceiver.run.reporting.metrics import BestEpoch, best_checkpoint
 from perceiver.run.reporting.whole_model import whole_model
 from perceiver.runtime.files import atomic_write
+from perceiver.training import Task
 
 Draw = Callable[[Perceiver, Iterable[Batch]], Mapping[str, Figure | str]]
 """A model and batches of evaluation data to figures, or plain texts, by name: `perceiver.plots.SampleGrid`, or any alike."""
@@ -43,22 +46,24 @@ class ConfusionFigures(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the best epoch's matrix; its epoch is the step in TensorBoard."""
-        if self.best is not None and self.best.confusion is not None and trainer.is_global_zero:
+        if self.best is not None and trainer.is_global_zero:
             self._publish(trainer, self.best.confusion, "val", self.best.epoch or 0)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the test's matrix."""
-        confusion = confusion_of(pl_module, "test")
-        if confusion is not None and trainer.is_global_zero:
+        confusion = pl_module.confusion("test") if isinstance(pl_module, Task) else None
+        if trainer.is_global_zero:
             self._publish(trainer, confusion, "test", trainer.current_epoch)
 
-    def _publish(self, trainer: Trainer, confusion: Tensor, stage: str, step: int) -> None:
-        figure = confusion_figure(confusion, self.names, title=f"{stage}: predicted against true class")
-        _write(figure, self.directory / "figures" / f"confusion_{stage}.png")
-        _log(trainer, figure, f"{stage}/confusion", step)
+    def _publish(self, trainer: Trainer, confusion: Tensor | None, stage: str, step: int) -> None:
+        if confusion is not None:
+            with _drawing("confusion"):
+                figure = confusion_figure(confusion, self.names, title=f"{stage}: predicted against true class")
+                _write(figure, self.directory / "figures" / f"confusion_{stage}.png")
+                _log(trainer, figure, f"{stage}/confusion", step)
 
 
-class EvaluationFigures(Callback):
+class Figures(Callback):
     """Draws what the best checkpoint makes of the validation data, after training.
 
     Where nothing is trained it draws the test data. Figures go to `figures/<name>_val.png` or `figures/<name>_test.png` in
@@ -67,16 +72,19 @@ class EvaluationFigures(Callback):
 
     Args:
         directory: the run directory.
-        draw: makes the figures; called in the first process only, with a `perceiver.Perceiver` and the batches of the data
-            loader, of which it takes what it needs.
+        draw: what makes the figures, by any name (None: nothing); each is called in the first process only, with a
+            `perceiver.Perceiver` and the batches of the data loader, of which it takes what it needs.
         every_n_epochs: also draw for TensorBoard whenever so many epochs have been validated; None: never.
     """
 
-    def __init__(self, *, directory: str | Path, draw: Draw, every_n_epochs: int | None = None) -> None:
+    def __init__(
+        self, *, directory: str | Path, draw: Draw | Mapping[str, Draw | None], every_n_epochs: int | None = None
+    ) -> None:
         if every_n_epochs is not None and every_n_epochs < 1:
-            raise ValueError(f"EvaluationFigures.every_n_epochs: expected 1 or more, or null, got {every_n_epochs}.")
+            raise ValueError(f"Figures.every_n_epochs: expected 1 or more, or null, got {every_n_epochs}.")
         self.directory = Path(directory)
-        self.draw = draw
+        # A single one, as in version 0.1.
+        self.draw = [one for one in (draw.values() if isinstance(draw, Mapping) else [draw]) if one is not None]
         self.every_n_epochs = every_n_epochs
         self._trained = False
 
@@ -85,14 +93,13 @@ class EvaluationFigures(Callback):
         if trainer.sanity_checking or self.every_n_epochs is None or trainer.state.fn != TrainerFn.FITTING:
             return
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            for name, figure in self._drawn(trainer, pl_module, trainer.val_dataloaders).items():
-                _log(trainer, figure, f"val/{name}", trainer.current_epoch)
+            self._publish(trainer, pl_module, trainer.val_dataloaders, "val", files=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw with the weights of the best checkpoint, or the last ones where there is none."""
         self._trained = True
         model = whole_model(trainer, pl_module)
-        if trainer.is_global_zero and model is not None:
+        if trainer.is_global_zero and model is not None and self.draw:
             with _weights_of(best_checkpoint(trainer), model):
                 self._publish(trainer, pl_module, trainer.val_dataloaders, "val")
 
@@ -101,25 +108,29 @@ class EvaluationFigures(Callback):
         if not self._trained:
             self._publish(trainer, pl_module, trainer.test_dataloaders, "test")
 
-    def _publish(self, trainer: Trainer, task: LightningModule, loader: Any, stage: str) -> None:
-        for name, figure in self._drawn(trainer, task, loader).items():
-            suffix = "txt" if isinstance(figure, str) else "png"
-            _write(figure, self.directory / "figures" / f"{name}_{stage}.{suffix}")
-            _log(trainer, figure, f"{stage}/{name}", trainer.current_epoch)
-
-    def _drawn(self, trainer: Trainer, task: LightningModule, loader: Any) -> Mapping[str, Figure | str]:
+    def _publish(self, trainer: Trainer, task: LightningModule, loader: Any, stage: str, *, files: bool = True) -> None:
         model = whole_model(trainer, task)
         if loader is None or not trainer.is_global_zero or model is None:
-            return {}
+            return
         first = loader[0] if isinstance(loader, list | tuple) else loader
-        # Loaders draw seeds: looking must not change the training.
-        with torch.random.fork_rng(devices=[]):
-            try:
-                return self.draw(model, first)
-            except Exception as error:
-                name = getattr(self.draw, "__name__", type(self.draw).__name__)
-                warnings.warn(f"figures: {name} failed and is left out: {type(error).__name__}: {error}")
-                return {}
+        for draw in self.draw:
+            # Loaders draw seeds: looking must not change the training.
+            with torch.random.fork_rng(devices=[]), _drawing(getattr(draw, "__name__", type(draw).__name__)):
+                for name, figure in draw(model, first).items():
+                    if files:
+                        suffix = "txt" if isinstance(figure, str) else "png"
+                        _write(figure, self.directory / "figures" / f"{name}_{stage}.{suffix}")
+                    _log(trainer, figure, f"{stage}/{name}", trainer.current_epoch)
+
+
+@contextmanager
+def _drawing(name: str) -> Iterator[None]:
+    """Inside, text is drawn as it is, without mathematics between dollar signs; an error is a warning."""
+    with rc_context({"text.parse_math": False}):
+        try:
+            yield
+        except Exception as error:
+            warnings.warn(f"figures: {name} failed and is left out: {type(error).__name__}: {error}")
 
 
 @contextmanager
@@ -128,9 +139,8 @@ def _weights_of(file: Path | None, model: nn.Module) -> Iterator[None]:
     if file is None:
         yield
         return
-    stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
     own = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    model.load_state_dict({name.removeprefix("model."): stored[name] for name in stored if name.startswith("model.")})
+    model.load_state_dict(without_prefix(torch.load(file, map_location="cpu", weights_only=True, mmap=True)["state_dict"]))
     try:
         yield
     finally:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torchmetrics.classification import MulticlassConfusionMatrix
 
+from perceiver.batch import Batch
 from perceiver.run.resuming.last_checkpoint import LastCheckpoint
 from perceiver.runtime.files import write_json
+from perceiver.training import Task
 
 _MAX_BYTES = 2**20  # of an earlier metrics.json; whatever is larger is none
 
@@ -37,11 +40,17 @@ class BestEpoch(Callback):
         if trainer.sanity_checking or monitor is None or monitor.monitor not in trainer.callback_metrics:
             return
         score = float(trainer.callback_metrics[monitor.monitor])
+        if math.isnan(score):
+            return
         better = self.score is None or (score > self.score if monitor.mode == "max" else score < self.score)
         if better:
             self.epoch, self.score = trainer.current_epoch, score
             self.metrics = last_metrics(trainer, "val")
-            self.confusion = confusion_of(pl_module, "val")
+            self.confusion = pl_module.confusion("val") if isinstance(pl_module, Task) else None
+
+    def summary(self) -> dict[str, float | int]:
+        """The metrics and the number of the best epoch; empty without validation."""
+        return self.metrics if self.epoch is None else {**self.metrics, "best_epoch": self.epoch}
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch, score, metrics and confusion matrix of the best epoch."""
@@ -58,15 +67,6 @@ def last_metrics(trainer: Trainer, stage: str) -> dict[str, float]:
     return {name: float(value) for name, value in sorted(trainer.callback_metrics.items()) if name.startswith(f"{stage}/")}
 
 
-def confusion_of(task: LightningModule, stage: str) -> torch.Tensor | None:
-    """The confusion matrix of the last pass over a stage's data, `(classes, classes)`, if the task keeps one."""
-    metric = getattr(task, f"{stage}_confusion", None)
-    if not isinstance(metric, MulticlassConfusionMatrix):
-        return None
-    matrix: torch.Tensor = metric.compute()
-    return matrix.cpu()
-
-
 def write_metrics(path: Path, metrics: Mapping[str, float | int]) -> None:
     """Write metrics.json; keys that are there already and not given anew stay, as when a run is tested again."""
     earlier: dict[str, Any] = {}
@@ -78,6 +78,36 @@ def write_metrics(path: Path, metrics: Mapping[str, float | int]) -> None:
         except (ValueError, RecursionError):
             earlier = {}
     write_json(path, {**metrics, **{k: v for k, v in earlier.items() if k not in metrics}})
+
+
+def require_defined(trainer: Trainer, task: Task, loader: Iterable[Batch] | None) -> None:
+    """Check before a training that the validation data defines what epochs are compared by; draws no random numbers.
+
+    Args:
+        trainer: whose callbacks compare epochs.
+        task: what measures.
+        loader: the validation data; None where there is none. No more of it is read than needed.
+
+    Raises:
+        ValueError: it does not; names the metric, the reason and what to set.
+    """
+    most = trainer.limit_val_batches
+    if loader is None or most == 0:
+        return
+    most = most if isinstance(most, int) else None if most == 1.0 else int(most * len(loader))  # type: ignore[arg-type]
+    names = {getattr(callback, "monitor", None) for callback in trainer.callbacks}  # type: ignore[attr-defined]
+    for name in sorted(name for name in names if isinstance(name, str) and name.startswith("val/")):
+        with torch.random.fork_rng(devices=[]):
+            reason = task.objective.why_undefined(name.removeprefix("val/"), _first(loader, most))
+        if reason is not None:
+            raise ValueError(
+                f"monitor.name={name}: expected a metric that the validation split defines, but {reason}. Set "
+                "monitor.name=val/loss monitor.mode=min, or validate on other data."
+            )
+
+
+def _first(loader: Iterable[Batch], most: int | None) -> Iterator[Batch]:
+    yield from islice(loader, most)  # here, so that a loader starts only when a batch is asked for
 
 
 def monitored(trainer: Trainer) -> str | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from perceiver.run.errors import warn
+from perceiver.training import Task
 
 KEY = "perceiver_epoch"
 """Of a checkpoint: `world_size` and `batch`, samples of a batch in all processes; within an epoch the `metrics` so far, for
@@ -72,11 +73,11 @@ class EpochProgress(Callback):
         if not fit_loop.restarting:
             self._kept = {}
             return
-        for state in self._kept.values():
-            metric = getattr(pl_module, state.get("attribute") or "", None)
-            if isinstance(metric, Metric):
-                for name, value in state["values"].items():
-                    setattr(metric, name, _moved(value, metric.device))
+        for name, metric in _training_metrics(pl_module).items():
+            values = self._kept.get(name, {}).get("values", {})
+            if set(values) == set(metric.metric_state):
+                for state, value in values.items():
+                    setattr(metric, state, _moved(value, metric.device))
         # Lightning tells loaders when it makes them, which is too early where a schedule has asked for the number of steps.
         if fit_loop._combined_loader_states_to_load and fit_loop._data_fetcher is not None:
             fit_loop._load_combined_loader_states()
@@ -134,29 +135,24 @@ def _row(trainer: Trainer) -> dict[str, float]:
 def _states(trainer: Trainer, task: LightningModule) -> dict[str, dict[str, Any]]:
     """What this process has accumulated of the epoch.
 
-    By name the states of metrics that begin with `train_`, and by its key what `LightningModule.log` has: sums with counts,
-    or a metric's states.
+    By name the states of the task's training metrics, and by its key what `LightningModule.log` has: sums with counts.
     """
     states: dict[str, dict[str, Any]] = {
-        name: _metric_state(name, metric)
-        for name, metric in task.named_children()
-        if isinstance(metric, Metric) and name.startswith("train_")
+        name: {"values": {state: _moved(value, "cpu") for state, value in metric.metric_state.items()}}
+        for name, metric in _training_metrics(task).items()
     }
     for key, result in trainer.fit_loop.epoch_loop._results.items():
-        if not result.meta.on_epoch:
-            continue
-        if result.is_tensor:
+        if result.meta.on_epoch and result.is_tensor:
             states[key] = {"value": result.value.detach().cpu()}
             if result.meta.is_mean_reduction:
                 states[key]["count"] = result.cumulated_batch_size.cpu()
-        else:
-            states[key] = _metric_state(result.meta.metric_attribute, result.value)
     return states
 
 
-def _metric_state(attribute: str | None, metric: Metric) -> dict[str, Any]:
-    values = {name: _moved(value, "cpu") for name, value in metric.metric_state.items()}
-    return {"attribute": attribute, "values": values}
+def _training_metrics(task: LightningModule) -> dict[str, Metric]:
+    """Those of a `Task`, by the names that checkpoints have had since version 0.1: `train_loss` for `train/loss`."""
+    metrics = task.training_metrics() if isinstance(task, Task) else {}
+    return {name.replace("/", "_"): metric for name, metric in metrics.items()}
 
 
 def _moved(value: Tensor | list[Tensor], device: torch.device | str) -> Tensor | list[Tensor]:

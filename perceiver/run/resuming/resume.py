@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor, nn
+from omegaconf import DictConfig
+from torch import nn
 
 from perceiver import checkpoints
+from perceiver.checkpoints.compare import differences, without_prefix
+from perceiver.checkpoints.moved import present_name
+from perceiver.run.configuration.command_line import typed_override
 from perceiver.run.errors import warn
 from perceiver.run.resuming.epoch_progress import KEY as EPOCH
 from perceiver.run.resuming.last_checkpoint import LAST, PREVIOUS
+from perceiver.run.resuming.optimizer import OptimizerSettings
+from perceiver.run.spec import use_stored_spec
+from perceiver.run.task import check_task
+from perceiver.training.optimizer import OptimizerFactory
 
 LAST_OF_RUN, AUTO = "last", "auto"
 """Values of `ckpt_path` that mean the run directory of the run itself."""
 
-_PREFIX = "model."
-_MOST_LISTED, _MOST_CHANGES, _LONGEST = 3, 8, 40
+_MOST_CHANGES, _LONGEST = 8, 40
 # What makes another training of it. Paths and numbers of loader processes do not.
 _SHAPING = (
     "seed", "model", "task", "optimizer", "scheduler", "data", "trainer.accumulate_grad_batches",
@@ -32,16 +40,51 @@ _SHAPING = (
 _NOT_SHAPING = ("num_workers", "root", "download", "cache")
 
 
+class Scratch:
+    """A training from its beginning: nothing is taken over. `Resumed` is one that continues.
+
+    Attributes:
+        file: the checkpoint that it continues from.
+        step: steps of the optimizer so far.
+        last_row: metrics that the run would have logged next; None in the middle of an epoch.
+    """
+
+    file: Path | None = None
+    step: int = 0
+    last_row: dict[str, float] | None = None
+
+    def check_task(self, config: DictConfig) -> None:
+        """Check that the configured task is the one that is continued."""
+
+    def hand_spec_to(self, data: LightningDataModule) -> None:
+        """Give the data the facts that the earlier part of the training had."""
+
+    def check(self, model: nn.Module, plain: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
+        """Check that the model, the resolved configuration and the spec fit, and warn of what changed."""
+
+    def optimizer(self, factory: OptimizerFactory) -> OptimizerFactory:
+        """The optimizer of the training."""
+        return factory
+
+    def callbacks(self) -> list[Callback]:
+        """What the training needs besides."""
+        return []
+
+    def set_damaged_aside(self) -> None:
+        """Rename checkpoints of the same run that cannot be read."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Resumed:
+class Resumed(Scratch):
     """A checkpoint to continue from.
 
     Args:
         file: the checkpoint.
-        recipe: what it says besides its weights.
+        recipe: what it holds besides its weights.
         step: steps of the optimizer so far.
         last_row: metrics that the run would have logged next; None in the middle of an epoch.
         damaged: newer ones of the same run that cannot be read.
+        may_be_finished: no error where nothing of the training is left.
     """
 
     file: Path
@@ -49,6 +92,38 @@ class Resumed:
     step: int
     last_row: dict[str, float] | None = None
     damaged: tuple[Path, ...] = ()
+    may_be_finished: bool = False
+
+    @cached_property
+    def _settings(self) -> OptimizerSettings:
+        return OptimizerSettings(recipe=self.recipe)
+
+    def check_task(self, config: DictConfig) -> None:
+        """Check that the configured task is that of the checkpoint."""
+        check_task(config, self.recipe)
+
+    def hand_spec_to(self, data: LightningDataModule) -> None:
+        """Give the data the spec of the checkpoint."""
+        use_stored_spec(data, self.recipe.spec, file=self.file)
+
+    def check(self, model: nn.Module, plain: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
+        """Compare the checkpoint with the configured training, and warn of settings that changed.
+
+        Raises:
+            ValueError: it is of another model or optimizer, cannot be resumed, or is finished.
+        """
+        check_architecture(model, self.file)
+        check_unfinished(self.file, plain["trainer"], may_be_finished=self.may_be_finished)
+        self._settings.check(plain)
+        warn_of_changes(self.recipe, checkpoints.entry(plain, spec)["config"])
+
+    def optimizer(self, factory: OptimizerFactory) -> OptimizerFactory:
+        """The optimizer, whose configured settings hold after the state of the checkpoint is restored."""
+        return self._settings.noting(factory)
+
+    def callbacks(self) -> list[Callback]:
+        """Carry the best checkpoint along, and apply changed settings of the optimizer."""
+        return [CarryBest(resumed=self.file), self._settings]
 
     def set_damaged_aside(self) -> None:
         """Rename what is damaged, so that it neither counts as the last checkpoint nor is written over."""
@@ -79,7 +154,8 @@ def find_resumed(path: str | Path | None, *, directory: Path) -> Resumed | None:
                 f"ckpt_path={path}: expected a checkpoint in the run directory {directory}, found none. Set "
                 f"hydra.run.dir=RUN_DIR to the run that is to be continued; ckpt_path={AUTO} starts anew if there is none."
             )
-        path = directory
+        found = find_resumed(directory, directory=directory)
+        return found and replace(found, may_be_finished=path == AUTO)
     given = Path(path)
     if not given.is_dir() or not _candidates(given):
         return _read_file(checkpoints.find(given))
@@ -112,7 +188,7 @@ def _read_file(file: Path) -> Resumed:
         if not others or file.parent.name != "checkpoints":
             raise
         raise checkpoints.CheckpointError(
-            f"{error}. Of the same run, {others[0]} is complete; ckpt_path={file.parent.parent} takes it."
+            f"{error}. Of the same run, {others[0]} is complete; {typed_override('ckpt_path', file.parent.parent)} takes it."
         ) from error
     state = _trainer_state(file)
     row = state.get(EPOCH, {}).get("row")
@@ -143,7 +219,7 @@ def _differences(old: Any, new: Any, name: str) -> Iterator[tuple[str, Any, Any]
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted({*old, *new} - {*_NOT_SHAPING}, key=str):
             yield from _differences(old.get(key), new.get(key), f"{name}.{key}")
-    elif old != new:
+    elif old != new and not (isinstance(old, str) and present_name(old) == new):
         yield name, old, new
 
 
@@ -165,25 +241,11 @@ def check_architecture(model: nn.Module, file: Path) -> None:
     Raises:
         ValueError: one that sums up what is missing, left over, or of another shape.
     """
-    stored = _trainer_state(file)["state_dict"]
-    own = {_PREFIX + name: tensor for name, tensor in model.state_dict().items()}
-    if problems := differences(own, {name: stored[name] for name in stored if name.startswith(_PREFIX)}):
+    if problems := differences(model.state_dict(), without_prefix(_trainer_state(file)["state_dict"])):
         raise ValueError(
             f"ckpt_path: {file} holds another architecture than the configured model: {'; '.join(problems)}. Continue it "
             "with the settings it was trained with (config.yaml in its run directory), or train anew without ckpt_path."
         )
-
-
-def differences(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> list[str]:
-    """What is missing, left over, or of another shape in a checkpoint's weights, summed up; empty where they fit."""
-    missing = [name for name in own if name not in stored]
-    extra = [name for name in stored if name not in own]
-    reshaped = [name for name in own if name in stored and own[name].shape != stored[name].shape]
-    return [
-        *_summary("differ in shape", reshaped, lambda n: f"checkpoint {_size(stored[n])}, model {_size(own[n])}"),
-        *_summary("are not in the checkpoint", missing, lambda n: f"model {_size(own[n])}"),
-        *_summary("are only in the checkpoint", extra, lambda n: f"checkpoint {_size(stored[n])}"),
-    ]
 
 
 def check_unfinished(file: Path, trainer: Mapping[str, Any], *, may_be_finished: bool = False) -> None:
@@ -244,15 +306,3 @@ class CarryBest(Callback):
 def _trainer_state(file: Path) -> dict[str, Any]:
     state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     return state
-
-
-def _summary(what: str, names: Sequence[str], describe: Callable[[str], str]) -> list[str]:
-    if not names:
-        return []
-    listed = ", ".join(f"{name.removeprefix(_PREFIX)} ({describe(name)})" for name in names[:_MOST_LISTED])
-    more = f", and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
-    return [f"{len(names)} parameters {what}: {listed}{more}"]
-
-
-def _size(tensor: Tensor) -> str:
-    return "x".join(str(size) for size in tensor.shape) or "scalar"

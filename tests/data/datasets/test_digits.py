@@ -5,13 +5,13 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from perceiver.data import Digits
+from perceiver.data import DataModule, Digits
 from perceiver.modalities.preprocess import preprocess
 
 
 @pytest.fixture(scope="module")
-def digits() -> Digits:
-    module = Digits(batch_size=100)
+def digits() -> DataModule:
+    module = DataModule.of(Digits, batch_size=100)
     module.prepare_data()
     module.setup("fit")
     module.setup("test")
@@ -22,7 +22,7 @@ def ids(loader: object) -> list[str]:
     return [name for batch in loader for name in batch.ids]  # type: ignore[attr-defined]
 
 
-def test_splits_are_disjoint_complete_and_stratified(digits: Digits) -> None:
+def test_splits_are_disjoint_complete_and_stratified(digits: DataModule) -> None:
     loaders = (digits.train_dataloader(), digits.val_dataloader(), digits.test_dataloader())
     names = [ids(loader) for loader in loaders]
     assert [len(split) for split in names] == [1257, 180, 360]
@@ -32,7 +32,7 @@ def test_splits_are_disjoint_complete_and_stratified(digits: Digits) -> None:
         assert ((counts / size - 0.1).abs() < 0.02).all()
 
 
-def test_batches_hold_the_real_images(digits: Digits) -> None:
+def test_batches_hold_the_real_images(digits: DataModule) -> None:
     batch = next(iter(digits.test_dataloader()))
     assert batch.inputs["image"].shape == (100, 1, 8, 8)
     assert batch.inputs["image"].dtype == torch.float32
@@ -44,7 +44,7 @@ def test_batches_hold_the_real_images(digits: Digits) -> None:
     torch.testing.assert_close(batch.inputs["image"][7], expected)
 
 
-def test_training_split_is_normalised(digits: Digits) -> None:
+def test_training_split_is_normalised(digits: DataModule) -> None:
     pixels: Tensor = torch.cat([batch.inputs["image"] for batch in digits.train_dataloader()])
     assert pixels.mean().item() == pytest.approx(0, abs=1e-5)
     assert pixels.std().item() == pytest.approx(1, abs=1e-4)
@@ -52,15 +52,15 @@ def test_training_split_is_normalised(digits: Digits) -> None:
     assert digits.spec["num_classes"] == 10
 
 
-def test_splits_ignore_the_training_seed_and_the_test_split_ignores_validation(digits: Digits) -> None:
+def test_splits_ignore_the_training_seed_and_the_test_split_ignores_validation(digits: DataModule) -> None:
     torch.manual_seed(123)
-    other = Digits(validation_size=300)
+    other = DataModule.of(Digits, validation_size=300)
     other.setup("test")
     assert set(ids(other.test_dataloader())) == set(ids(digits.test_dataloader()))
-    same = Digits()
+    same = DataModule.of(Digits)
     same.setup("fit")
     assert ids(same.val_dataloader()) == ids(digits.val_dataloader())
-    reseeded = Digits(split_seed=1)
+    reseeded = DataModule.of(Digits, split_seed=1)
     reseeded.setup("fit")
     assert ids(reseeded.val_dataloader()) != ids(digits.val_dataloader())
 
@@ -75,4 +75,4 @@ def test_splits_ignore_the_training_seed_and_the_test_split_ignores_validation(d
 )
 def test_impossible_sizes(arguments: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Digits(**arguments).setup("fit")
+        DataModule.of(Digits, **arguments).setup("fit")

@@ -7,8 +7,8 @@ import torch
 import torchvision
 from image_sets import idx_set
 
-from perceiver.data.datasets.fashion_mnist import CLASS_NAMES, FashionMNIST
-from perceiver.data.datasets.mnist import FILES
+from perceiver.data import DataModule, FashionMNIST
+from perceiver.data.datasets.torchvision_images import IDX_FILES as FILES
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_reads_what_torchvision_reads(root: Path) -> None:
-    module = FashionMNIST(root=root, download=False, validation_size=10, batch_size=50)
+    module = DataModule.of(FashionMNIST, root=root, download=False, validation_size=10, batch_size=50)
     module.prepare_data()
     module.setup()
     (training,), (validation,) = module.train_dataloader(), module.val_dataloader()
@@ -32,13 +32,15 @@ def test_reads_what_torchvision_reads(root: Path) -> None:
     assert torch.equal(test.target, reference.targets)
 
 
-def test_class_names_are_torchvision_s(root: Path) -> None:
-    assert list(CLASS_NAMES) == torchvision.datasets.FashionMNIST.classes
+def test_class_names(root: Path) -> None:
+    names = FashionMNIST(root=root).class_names
+    assert names is not None
+    assert (len(names), names[0], names[-1]) == (10, "T-shirt/top", "Ankle boot")
 
 
 def test_absent_files_name_this_data_set(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"expected FashionMNIST's files in .*FashionMNIST/raw, .*PERCEIVER_DATA"):
-        FashionMNIST(root=tmp_path, download=False).prepare_data()
+        DataModule.of(FashionMNIST, root=tmp_path, download=False).prepare_data()
 
 
 def test_absent_files_are_downloaded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,5 +48,5 @@ def test_absent_files_are_downloaded(root: Path, monkeypatch: pytest.MonkeyPatch
     content = file.read_bytes()
     file.unlink()
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "download", lambda self: file.write_bytes(content))
-    FashionMNIST(root=root).prepare_data()
+    DataModule.of(FashionMNIST, root=root).prepare_data()
     assert file.read_bytes() == content

@@ -12,12 +12,13 @@ from image_sets import WNIDS, imagenet_set
 from PIL import Image
 from torchvision.transforms import v2
 
+from perceiver.data import DataModule
 from perceiver.data.datasets.imagenet import ImageNet
 
 
-def prepared(root: Path, **arguments: Any) -> ImageNet:
+def prepared(root: Path, **arguments: Any) -> DataModule:
     settings = {"size": [16, 16], "validation_size": 6, "num_workers": 0, "batch_size": 100, **arguments}
-    data = ImageNet(root=root, **settings)
+    data = DataModule.of(ImageNet, root=root, **settings)
     data.prepare_data()
     data.setup()
     return data
@@ -57,9 +58,9 @@ def test_names_come_in_words_and_are_unique(tmp_path: Path) -> None:
 
 
 def prepared_names(root: Path) -> list[str]:
-    data = ImageNet(root=root, needs_test=False)
+    data = DataModule.of(ImageNet, root=root, needs_test=False)
     data.prepare_data()
-    return data.class_names
+    return data.source.class_names
 
 
 def test_a_subset_of_the_classes(tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_absent_images_are_never_downloaded(absent: str, tmp_path: Path, monkeyp
     imagenet_set(tmp_path)
     os.rename(tmp_path / absent, tmp_path / "elsewhere")
     with pytest.raises(FileNotFoundError, match=rf"{tmp_path}/{absent}, .* cannot be downloaded for you") as caught:
-        ImageNet(root=tmp_path).prepare_data()
+        DataModule.of(ImageNet, root=tmp_path).prepare_data()
     for part in ("data.root", "PERCEIVER_DATA", "ILSVRC2012_img_train.tar", "ILSVRC2012_devkit_t12"):
         assert part in str(caught.value)
 
@@ -100,13 +101,13 @@ def test_ground_truth_that_is_absent_or_goes_with_other_images(tmp_path: Path) -
     lines = truth.read_text().splitlines()
     truth.write_text("\n".join(lines[:-1]))
     with pytest.raises(ValueError, match=r"val: expected 11 images, \*\.JPEG, one for each line of .*, got 12"):
-        ImageNet(root=tmp_path).prepare_data()
+        DataModule.of(ImageNet, root=tmp_path).prepare_data()
     truth.write_text("\n".join(["1001", *lines[1:]]))
     with pytest.raises(ValueError, match=r"ground_truth\.txt: expected the number of a class .* in line 1, got '1001'"):
-        ImageNet(root=tmp_path).prepare_data()
+        DataModule.of(ImageNet, root=tmp_path).prepare_data()
     truth.unlink()
     with pytest.raises(FileNotFoundError, match=r"ground_truth\.txt: expected it, .*sort the images into val/<wnid>/"):
-        ImageNet(root=tmp_path).prepare_data()
+        DataModule.of(ImageNet, root=tmp_path).prepare_data()
 
 
 def test_a_damaged_list_of_classes(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_a_damaged_list_of_classes(tmp_path: Path) -> None:
     meta = tmp_path / "ILSVRC2012_devkit_t12" / "data" / "meta.mat"
     meta.write_bytes(meta.read_bytes()[:300])
     with pytest.raises(ValueError, match=r"meta\.mat: no intact list of classes"):
-        ImageNet(root=tmp_path).prepare_data()
+        DataModule.of(ImageNet, root=tmp_path).prepare_data()
 
 
 def test_training_crops_differ(tmp_path: Path) -> None:

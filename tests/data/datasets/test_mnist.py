@@ -10,8 +10,9 @@ import torch
 import torchvision
 from image_sets import idx_set, write_idx
 
-from perceiver.data import MNIST
-from perceiver.data.datasets.mnist import FILES, read_shape
+from perceiver.data import MNIST, DataModule
+from perceiver.data.datasets.torchvision_images import IDX_FILES as FILES
+from perceiver.data.datasets.torchvision_images import read_idx_shape
 
 IMAGES, LABELS = FILES["train"]
 TEST_IMAGES, TEST_LABELS = FILES["test"]
@@ -24,8 +25,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def prepared(root: Path, **arguments: object) -> MNIST:
-    module = MNIST(root=root, **{"download": False, "validation_size": 10, **arguments})  # type: ignore[arg-type]
+def prepared(root: Path, **arguments: object) -> DataModule:
+    module = DataModule.of(MNIST, root=root, **{"download": False, "validation_size": 10, **arguments})  # type: ignore[arg-type]
     module.prepare_data()
     module.setup("fit")
     module.setup("test")
@@ -62,7 +63,7 @@ def test_present_files_are_not_downloaded(root: Path, monkeypatch: pytest.Monkey
 
 def test_absent_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
-        MNIST(root=tmp_path / "nowhere", download=False).prepare_data()
+        DataModule.of(MNIST, root=tmp_path / "nowhere", download=False).prepare_data()
     message = str(caught.value)
     for part in (str(tmp_path / "nowhere" / "MNIST" / "raw"), *FILES["train"], *FILES["test"]):
         assert part in message
@@ -74,7 +75,7 @@ def test_absent_folder(tmp_path: Path) -> None:
 def test_one_absent_file(root: Path) -> None:
     (root / "MNIST" / "raw" / LABELS).unlink()
     with pytest.raises(FileNotFoundError, match=LABELS) as caught:
-        MNIST(root=root, download=False).prepare_data()
+        DataModule.of(MNIST, root=root, download=False).prepare_data()
     assert IMAGES not in str(caught.value)
 
 
@@ -87,13 +88,13 @@ def test_impossible_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("https_proxy", raising=False)
     monkeypatch.delenv("HTTPS_PROXY", raising=False)
     with pytest.raises(FileNotFoundError, match=r"(?s)data\.root: expected .* downloading them failed: .*PERCEIVER_DATA"):
-        MNIST(root=tmp_path).prepare_data()
+        DataModule.of(MNIST, root=tmp_path).prepare_data()
 
 
 def test_root_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(FileNotFoundError, match=r"(?s)data\.root: .* downloading them failed"):
-        MNIST(root=tmp_path / "file").prepare_data()
+        DataModule.of(MNIST, root=tmp_path / "file").prepare_data()
 
 
 def cut(path: Path) -> None:
@@ -144,7 +145,7 @@ def test_damaged_images_are_reported_before_training(
     size = path.stat().st_size
     damage(path)
     with pytest.raises(ValueError, match=message.format(size=size, less=size - 100, more=size + 1)) as caught:
-        MNIST(root=root, download=False).prepare_data()
+        DataModule.of(MNIST, root=root, download=False).prepare_data()
     assert str(path) in str(caught.value)
 
 
@@ -154,13 +155,13 @@ def test_labels_out_of_range(root: Path) -> None:
     labels[[13, 17]] = [10, 255]
     write_idx(path, labels)
     with pytest.raises(ValueError, match=rf"{path}: expected labels 0 to 9, got 10 for image 13 and 2 such labels"):
-        MNIST(root=root, download=False).prepare_data()
+        DataModule.of(MNIST, root=root, download=False).prepare_data()
 
 
 def test_images_without_labels(root: Path) -> None:
     write_idx(root / "MNIST" / "raw" / LABELS, np.zeros(59, np.uint8))
     with pytest.raises(ValueError, match=rf"{LABELS}: expected a label for each of the 60 images .* got 59"):
-        MNIST(root=root, download=False).prepare_data()
+        DataModule.of(MNIST, root=root, download=False).prepare_data()
 
 
 @pytest.mark.parametrize("size", [0, 60, 5000])
@@ -171,13 +172,13 @@ def test_impossible_validation_size(size: int, root: Path) -> None:
 
 def test_idx_shape(tmp_path: Path) -> None:
     write_idx(tmp_path / "array", np.zeros((2, 3), np.uint8))
-    assert read_shape(tmp_path / "array", dimensions=2) == (2, 3)
+    assert read_idx_shape(tmp_path / "array", dimensions=2) == (2, 3)
 
 
 def test_real_data(data_root: Path) -> None:
     if not (data_root / "MNIST" / "raw").is_dir():
         pytest.skip(f"no MNIST/raw in {data_root}")
-    module = MNIST(root=data_root, download=False, batch_size=1000)
+    module = DataModule.of(MNIST, root=data_root, download=False, batch_size=1000)
     module.prepare_data()
     module.setup("fit")
     module.setup("test")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from perceiver.data import DataModule
 from perceiver.data.datasets.modelnet40 import ModelNet40
 from perceiver.modalities.preprocess import preprocess
 
@@ -34,9 +35,9 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def prepared(root: Path, **arguments: object) -> ModelNet40:
+def prepared(root: Path, **arguments: object) -> DataModule:
     settings = {"num_points": 64, "validation_size": 6, "batch_size": 100, **arguments}
-    module = ModelNet40(root=root, **settings)  # type: ignore[arg-type]
+    module = DataModule.of(ModelNet40, root=root, **settings)  # type: ignore[arg-type]
     module.prepare_data()
     module.setup("fit")
     module.setup("test")
@@ -112,14 +113,14 @@ def test_the_cache_may_lie_elsewhere(root: Path, tmp_path_factory: pytest.TempPa
 def test_sampling_that_fails_leaves_nothing(root: Path) -> None:
     (root / "ModelNet40" / "desk" / "train" / "desk_0003.off").write_text("OFF\n4 0 0\n")
     with pytest.raises(ValueError, match=r"desk_0003\.off: has no surface"):
-        ModelNet40(root=root, num_points=8).prepare_data()
+        DataModule.of(ModelNet40, root=root, num_points=8).prepare_data()
     assert not (root / "ModelNet40" / "points").exists()
 
 
 def test_a_mesh_without_area_is_named(root: Path) -> None:
     box(root / "ModelNet40" / "desk" / "train" / "desk_0003.off", np.zeros(3))
     with pytest.raises(ValueError, match=r"desk_0003\.off: the surface has no area"):
-        ModelNet40(root=root, num_points=8).prepare_data()
+        DataModule.of(ModelNet40, root=root, num_points=8).prepare_data()
 
 
 def test_points_of_every_epoch_differ_where_asked(root: Path) -> None:
@@ -145,7 +146,7 @@ def test_workers(root: Path) -> None:
 
 def test_absent_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"data\.root: expected meshes in .*ModelNet40.*princeton\.edu"):
-        ModelNet40(root=tmp_path).prepare_data()
+        DataModule.of(ModelNet40, root=tmp_path).prepare_data()
 
 
 def test_empty_folders(root: Path) -> None:
@@ -174,7 +175,7 @@ def test_a_single_class(root: Path) -> None:
 
 def test_stored_classes_hold(root: Path) -> None:
     module = prepared(root)
-    later = ModelNet40(root=root, num_points=64, validation_size=6)
+    later = DataModule.of(ModelNet40, root=root, num_points=64, validation_size=6)
     later.prepare_data()
     later.spec = module.spec
     os.rename(root / "ModelNet40" / "chair" / "test", root / "chair")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from perceiver.data import DataModule
 from perceiver.data.datasets.speech_commands import WORDS, SpeechCommands
 
 
@@ -33,7 +34,7 @@ def folder_of(root: Path) -> Path:
 
 
 def test_the_official_lists_split(root: Path) -> None:
-    module = SpeechCommands(root=root, download=False, batch_size=100)
+    module = DataModule.of(SpeechCommands, root=root, download=False, batch_size=100)
     module.prepare_data()
     module.setup("fit")
     module.setup("test")
@@ -56,40 +57,41 @@ def test_the_official_lists_split(root: Path) -> None:
 def test_lists_agree_with_torchaudio(root: Path) -> None:
     from torchaudio.datasets import SPEECHCOMMANDS
 
-    module = SpeechCommands(root=root, download=False)
-    training, validation = module.read_training()
-    for split, subset in ((training, "training"), (validation, "validation"), (module.read_test(), "testing")):
+    module = DataModule.of(SpeechCommands, root=root, download=False)
+    training, validation = module.source.read_training()
+    for split, subset in ((training, "training"), (validation, "validation"), (module.source.read_test(), "testing")):
         reference = SPEECHCOMMANDS(str(root), subset=subset)
         theirs = [reference.get_metadata(index) for index in range(len(reference._walker))]
         assert sorted(f"{word}/{Path(path).stem}" for path, _, word, *_ in theirs) == sorted(
-            name.removeprefix("speech_commands/") for name in split.ids  # type: ignore[attr-defined]
+            name.removeprefix("speech_commands/")
+            for name in split.ids  # type: ignore[attr-defined]
         )
 
 
 def test_absent_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"data\.root: expected Speech Commands .* is false.*PERCEIVER_DATA"):
-        SpeechCommands(root=tmp_path, download=False).prepare_data()
+        DataModule.of(SpeechCommands, root=tmp_path, download=False).prepare_data()
 
 
 def test_impossible_download(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(FileNotFoundError, match=r"data\.root: expected Speech Commands in .*downloading it failed"):
-        SpeechCommands(root=tmp_path / "file").prepare_data()
+        DataModule.of(SpeechCommands, root=tmp_path / "file").prepare_data()
 
 
 def test_absent_and_other_words(root: Path) -> None:
     (folder_of(root) / "hello").mkdir()
     with pytest.raises(ValueError, match=r"expected folders of the 35 words, got also hello"):
-        SpeechCommands(root=root, download=False).prepare_data()
+        DataModule.of(SpeechCommands, root=root, download=False).prepare_data()
     shutil.rmtree(folder_of(root) / "cat")
     with pytest.raises(FileNotFoundError, match=r"of its 35 words cat are absent"):
-        SpeechCommands(root=root, download=False).prepare_data()
+        DataModule.of(SpeechCommands, root=root, download=False).prepare_data()
 
 
 def test_lists_of_absent_files(root: Path) -> None:
     (folder_of(root) / "dog" / "00000001_nohash_0.wav").unlink()
     with pytest.raises(FileNotFoundError, match=r"testing_list\.txt: names 35 .* 1 are absent, dog/00000001_nohash_0\.wav"):
-        SpeechCommands(root=root, download=False).prepare_data()
+        DataModule.of(SpeechCommands, root=root, download=False).prepare_data()
     (folder_of(root) / "testing_list.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"it lacks testing_list\.txt"):
-        SpeechCommands(root=root, download=False).prepare_data()
+        DataModule.of(SpeechCommands, root=root, download=False).prepare_data()

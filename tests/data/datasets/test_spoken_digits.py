@@ -10,6 +10,7 @@ import soundfile
 import torch
 
 from perceiver.batch import Batch
+from perceiver.data import DataModule
 from perceiver.data.datasets.spoken_digits import ALL, SPEAKERS, SpokenDigits, download_recordings
 from perceiver.modalities.preprocess import preprocess
 
@@ -36,8 +37,8 @@ def root(original: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def prepared(root: Path, **arguments: object) -> SpokenDigits:
-    module = SpokenDigits(root=root, **{"download": False, **arguments})  # type: ignore[arg-type]
+def prepared(root: Path, **arguments: object) -> DataModule:
+    module = DataModule.of(SpokenDigits, root=root, **{"download": False, **arguments})  # type: ignore[arg-type]
     module.prepare_data()
     module.setup("fit")
     module.setup("test")
@@ -101,7 +102,7 @@ def test_spec(original: Path) -> None:
 
 def test_absent_files(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
-        SpokenDigits(root=tmp_path / "nowhere", download=False).prepare_data()
+        DataModule.of(SpokenDigits, root=tmp_path / "nowhere", download=False).prepare_data()
     for part in ("data.root", str(tmp_path / "nowhere"), "0_george_0.wav", "2997 more"):
         assert part in str(caught.value)
     for remedy in ("PERCEIVER_DATA", "data.download=true"):
@@ -112,13 +113,13 @@ def test_absent_files(tmp_path: Path) -> None:
 def test_one_absent_file(root: Path) -> None:
     (root / "free-spoken-digit-dataset" / "recordings" / "3_theo_7.wav").unlink()
     with pytest.raises(FileNotFoundError, match=r"but 3_theo_7\.wav cannot be had"):
-        SpokenDigits(root=root, download=False).prepare_data()
+        DataModule.of(SpokenDigits, root=root, download=False).prepare_data()
 
 
 def test_a_recording_too_many(root: Path) -> None:
     soundfile.write(root / "free-spoken-digit-dataset" / "recordings" / "3_anna_7.wav", np.zeros(9), 8000)
     with pytest.raises(ValueError, match=r"no others, got also 3_anna_7\.wav.*audio_folder"):
-        SpokenDigits(root=root, download=False).prepare_data()
+        DataModule.of(SpokenDigits, root=root, download=False).prepare_data()
 
 
 @pytest.mark.parametrize(("content", "message"), [(b"text", "no sound file"), (None, "is truncated")])
@@ -128,7 +129,7 @@ def test_damaged_files_are_reported_before_training(content: bytes | None, messa
     path.unlink()
     path.write_bytes(damaged)
     with pytest.raises(ValueError, match=rf"{path}: .*{message}"):
-        SpokenDigits(root=root, download=False).prepare_data()
+        DataModule.of(SpokenDigits, root=root, download=False).prepare_data()
 
 
 @pytest.fixture(scope="session")
@@ -147,21 +148,21 @@ def test_download_adds_what_is_absent(archive: Path, root: Path) -> None:
     (folder / "3_theo_7.wav").unlink()
     own = folder / "3_theo_8.wav"
     before = own.stat().st_ino
-    SpokenDigits(root=root, url=archive.as_uri()).prepare_data()
+    DataModule.of(SpokenDigits, root=root, url=archive.as_uri()).prepare_data()
     assert len(list(folder.iterdir())) == 3000
     assert own.stat().st_ino == before
     assert [path.name for path in folder.parent.iterdir()] == ["recordings"]
 
 
 def test_download_into_nothing(archive: Path, tmp_path: Path) -> None:
-    module = SpokenDigits(root=tmp_path / "new", url=archive.as_uri())
+    module = DataModule.of(SpokenDigits, root=tmp_path / "new", url=archive.as_uri())
     module.prepare_data()
     module.setup("fit")
     assert len(module.val_dataloader().dataset) == 300  # type: ignore[arg-type]
 
 
 def test_impossible_download_leaves_nothing(tmp_path: Path) -> None:
-    module = SpokenDigits(root=tmp_path / "new", url=(tmp_path / "nothing.tar.gz").as_uri())
+    module = DataModule.of(SpokenDigits, root=tmp_path / "new", url=(tmp_path / "nothing.tar.gz").as_uri())
     with pytest.raises(FileNotFoundError, match=r"(?s)data\.root: .* downloading them failed: .*PERCEIVER_DATA"):
         module.prepare_data()
     assert list(tmp_path.iterdir()) == []
@@ -176,7 +177,7 @@ def test_downloads_are_checked(damage: str, archive: Path, original: Path, tmp_p
     else:
         broken.write_bytes(archive.read_bytes()[:5000] if damage == "cut" else b"not found")
     with pytest.raises(FileNotFoundError, match="downloading them failed"):
-        SpokenDigits(root=tmp_path / "new", url=broken.as_uri()).prepare_data()
+        DataModule.of(SpokenDigits, root=tmp_path / "new", url=broken.as_uri()).prepare_data()
     assert not (tmp_path / "new").exists()
 
 

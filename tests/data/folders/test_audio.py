@@ -1,6 +1,7 @@
 """Folders of recordings: splits and classes, mixed formats and rates, workers, and what is wrong in a folder."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from perceiver.data import DataModule
 from perceiver.data.augmentation.audio import RandomNoise
 from perceiver.data.folders.audio import AudioFolder
 from perceiver.modalities.preprocess import preprocess
@@ -40,8 +42,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def prepared(root: Path, **arguments: object) -> AudioFolder:
-    module = AudioFolder(root=root, **{"sample_rate": RATE, "batch_size": 100, **arguments})  # type: ignore[arg-type]
+def prepared(root: Path, **arguments: object) -> DataModule:
+    module = DataModule.of(AudioFolder, root=root, **{"sample_rate": RATE, "batch_size": 100, **arguments})  # type: ignore[arg-type]
     module.prepare_data()
     module.setup("fit")
     module.setup("test")
@@ -98,7 +100,7 @@ def test_a_checkpoint_can_be_tested_without_training_data(root: Path) -> None:
     for split in ("train", "val"):
         shutil.rmtree(root / split)
     shutil.rmtree(root / "test" / "high")
-    module = AudioFolder(root=root, sample_rate=RATE)
+    module = DataModule.of(AudioFolder, root=root, sample_rate=RATE)
     module.prepare_data()
     module.spec = stored
     module.setup("test")
@@ -111,44 +113,44 @@ def test_files_without_sound_are_reported_before_training(content: bytes, root: 
     path = root / "test" / "high" / "1.wav"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"{path}: is no sound file"):
-        AudioFolder(root=root, sample_rate=RATE).prepare_data()
-    AudioFolder(root=root, sample_rate=RATE, check_files=False).prepare_data()
+        DataModule.of(AudioFolder, root=root, sample_rate=RATE).prepare_data()
+    DataModule.of(AudioFolder, root=root, sample_rate=RATE, check_files=False).prepare_data()
 
 
 def test_recordings_without_samples_and_truncated_ones(root: Path) -> None:
     path = root / "train" / "high" / "1.wav"
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match=rf"{path}: is truncated"):
-        AudioFolder(root=root, sample_rate=RATE).prepare_data()
+        DataModule.of(AudioFolder, root=root, sample_rate=RATE).prepare_data()
     soundfile.write(path, np.zeros(0), RATE)
     with pytest.raises(ValueError, match=rf"{path}: holds no samples"):
-        AudioFolder(root=root, sample_rate=RATE).prepare_data()
+        DataModule.of(AudioFolder, root=root, sample_rate=RATE).prepare_data()
 
 
 def test_other_files(root: Path) -> None:
     path = root / "val" / "high" / "labels.csv"
     path.write_text("a,b")
     with pytest.raises(ValueError, match=rf"{path}: expected a sound file, one of \.wav, .* Convert it or move it"):
-        AudioFolder(root=root, sample_rate=RATE).prepare_data()
+        DataModule.of(AudioFolder, root=root, sample_rate=RATE).prepare_data()
 
 
 def test_absent_and_empty_folders(root: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"data\.root: expected folders train and test in .*nowhere"):
-        AudioFolder(root=tmp_path / "nowhere", sample_rate=RATE).prepare_data()
+        DataModule.of(AudioFolder, root=tmp_path / "nowhere", sample_rate=RATE).prepare_data()
     (root / "train" / "middle").mkdir()
     with pytest.raises(FileNotFoundError, match=rf"{root / 'train' / 'middle'}: expected recordings of this class"):
-        AudioFolder(root=root, sample_rate=RATE).prepare_data()
+        DataModule.of(AudioFolder, root=root, sample_rate=RATE).prepare_data()
     shutil.rmtree(root / "train" / "middle")
     shutil.rmtree(root / "test")
     with pytest.raises(FileNotFoundError, match=r"data\.root: .* there is no test\. .*test=false"):
-        AudioFolder(root=root, sample_rate=RATE).prepare_data()
-    module = AudioFolder(root=root, sample_rate=RATE, needs_test=False)
+        DataModule.of(AudioFolder, root=root, sample_rate=RATE).prepare_data()
+    module = DataModule.of(AudioFolder, root=root, sample_rate=RATE, needs_test=False)
     module.prepare_data()
     module.setup("fit")
     shutil.rmtree(root / "val" / "low")
     shutil.rmtree(root / "val" / "high")
     with pytest.raises(FileNotFoundError, match=rf"a folder of recordings for every class in {root / 'val'}, got none"):
-        AudioFolder(root=root, sample_rate=RATE, needs_test=False).prepare_data()
+        DataModule.of(AudioFolder, root=root, sample_rate=RATE, needs_test=False).prepare_data()
 
 
 def test_without_validation_folder_some_of_training_is(root: Path) -> None:
@@ -181,7 +183,7 @@ def test_stored_classes_hold(root: Path) -> None:
     stored = prepared(root).spec
     for split in ("train", "val", "test"):
         shutil.copytree(root / split / "low", root / split / "middle")
-    module = AudioFolder(root=root, sample_rate=RATE)
+    module = DataModule.of(AudioFolder, root=root, sample_rate=RATE)
     module.spec = stored
     with pytest.raises(ValueError, match=r"expected folders of the stored classes \['high', 'low'\], got"):
         module.setup("fit")
@@ -195,7 +197,7 @@ def test_errors_name_the_argument(argument: str, value: int, root: Path) -> None
 
 def test_spec_before_setup(root: Path) -> None:
     with pytest.raises(RuntimeError, match=r'call prepare_data\(\) and setup\("fit"\) first'):
-        _ = AudioFolder(root=root, sample_rate=RATE).spec
+        _ = DataModule.of(AudioFolder, root=root, sample_rate=RATE).spec
 
 
 @pytest.mark.parametrize(
@@ -221,7 +223,8 @@ def test_a_tiny_perceiver_tells_low_from_high(root: Path) -> None:
     """The data module through Lightning's eyes, with a real model."""
     from perceiver import Encoder, Fourier, Perceiver, PooledHead
     from perceiver.adapters import LogMelFrames
-    from perceiver.tasks.classification import ClassificationTask
+    from perceiver.objectives import classification
+    from perceiver.training import Task
 
     audio = LogMelFrames(
         sample_rate=RATE,
@@ -235,7 +238,8 @@ def test_a_tiny_perceiver_tells_low_from_high(root: Path) -> None:
     encoder = Encoder(token_channels=audio.channels, num_latents=4, latent_channels=16, num_self_heads=2)
     head: nn.Module = PooledHead(latent_channels=16, num_classes=2)
     model = Perceiver(adapters={"audio": audio}, encoder=encoder, head=head)
-    task = ClassificationTask(model=model, num_classes=2, optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-2))
+    optimizer = partial(torch.optim.AdamW, lr=1e-2)
+    task = Task(model=model, objective=classification(num_classes=2), optimizer=optimizer)
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=15,
@@ -244,5 +248,5 @@ def test_a_tiny_perceiver_tells_low_from_high(root: Path) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(task, datamodule=AudioFolder(root=root, sample_rate=RATE, batch_size=12))
+    trainer.fit(task, datamodule=DataModule.of(AudioFolder, root=root, sample_rate=RATE, batch_size=12))
     assert trainer.callback_metrics["val/accuracy"] == 1

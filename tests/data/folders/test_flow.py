@@ -12,7 +12,7 @@ from dense_cases import flow_set
 from PIL import Image
 
 from perceiver.batch import Sample
-from perceiver.data import FlowFolder
+from perceiver.data import DataModule, FlowFolder
 from perceiver.data.folders.flow import FlowFileError, FramePairs, read_flow, write_flow
 from perceiver.testing import check_data_module
 
@@ -23,8 +23,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def module(root: Path, **arguments: Any) -> FlowFolder:
-    return FlowFolder(root=root, **{"size": (8, 10), "batch_size": 2, "num_workers": 0, **arguments})
+def module(root: Path, **arguments: Any) -> DataModule:
+    return DataModule.of(FlowFolder, root=root, **{"size": (8, 10), "batch_size": 2, "num_workers": 0, **arguments})
 
 
 def test_kit(root: Path) -> None:
@@ -61,7 +61,7 @@ def moved(sample: Sample) -> None:
 def test_cutting_and_mirroring_move_the_flow_along(root: Path) -> None:
     made = module(root)
     made.setup("fit")
-    training, validation = made.read_training()
+    training, validation = made.source.read_training()
     assert isinstance(training, FramePairs)
     assert training.training
     assert training.mirror
@@ -79,7 +79,7 @@ def test_cutting_and_mirroring_move_the_flow_along(root: Path) -> None:
 def test_unknown_flow_is_not_valid(root: Path) -> None:
     made = module(root, size=(12, 16))
     made.setup("test")
-    [sample, *_] = list(made.read_test())  # type: ignore[call-overload]
+    [sample, *_] = list(made.source.read_test())  # type: ignore[call-overload]
     expected = torch.ones(12, 16, dtype=torch.bool)
     expected[:2, :2] = False
     assert torch.equal(sample.target_mask, expected)
@@ -110,12 +110,12 @@ def smaller(path: Path) -> None:
 def test_bad_files_are_named(root: Path, spoil: Callable[[Path], None], message: str) -> None:
     spoil(root / "test" / "flow" / "scene" / "0.flo")
     with pytest.raises(FlowFileError, match=message):
-        module(root).read_test()[0]
+        module(root).source.read_test()[0]
 
 
 def test_frames_that_are_too_small_or_alone(root: Path) -> None:
     with pytest.raises(FlowFileError, match=r"expected frames of at least data\.size=\[13, 10\], got \[12, 16\]"):
-        module(root, size=(13, 10)).read_test()[0]
+        module(root, size=(13, 10)).source.read_test()[0]
     (root / "train" / "second" / "scene" / "1.png").unlink()
     with pytest.raises(
         FileNotFoundError, match=r"second/scene/1\.jpg: expected this file beside .*1\.png; 1 of 5 have none"
@@ -125,4 +125,4 @@ def test_frames_that_are_too_small_or_alone(root: Path) -> None:
         module(root, size=(0, 1))
     Image.new("RGB", (3, 3)).save(root / "test" / "first" / "new.png")
     with pytest.raises(FileNotFoundError, match=r"second/new\.jpg"):
-        module(root).read_test()
+        module(root).source.read_test()

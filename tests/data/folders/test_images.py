@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from perceiver.data import DataModule
 from perceiver.data.folders.images import ImageFolder
-from perceiver.data.loading.images import ImageSource
+from perceiver.data.loading.images import Images
 from perceiver.data.readers.images import ImageFileError, find_images, read_image
 from perceiver.modalities.framing import Frame
 from perceiver.modalities.preprocess import preprocess
@@ -31,11 +32,11 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def module(root: Path, **arguments: Any) -> ImageFolder:
-    return ImageFolder(**{"root": root, "size": [24, 32], "num_workers": 0, **arguments})
+def module(root: Path, **arguments: Any) -> DataModule:
+    return DataModule.of(ImageFolder, **{"root": root, "size": [24, 32], "num_workers": 0, **arguments})
 
 
-def prepared(root: Path, **arguments: Any) -> ImageFolder:
+def prepared(root: Path, **arguments: Any) -> DataModule:
     data = module(root, **arguments)
     data.prepare_data()
     data.setup()
@@ -52,7 +53,7 @@ def ids(loader: Any) -> list[str]:
 def test_plain_images_are_read_as_torchvision_reads_them(root: Path) -> None:
     reference = torchvision.datasets.ImageFolder(str(root / "test"))
     files = find_images(root / "test", frame=FRAME)
-    assert isinstance(files, ImageSource)
+    assert isinstance(files, Images)
     assert list(files.class_names) == reference.classes
     assert files.labels.tolist() == reference.targets
     assert files.names(torch.arange(12)) == [str(Path(path).relative_to(root)) for path, _ in reference.samples]
@@ -207,14 +208,14 @@ def test_workers_decode(root: Path) -> None:
 
 def test_statistics_of_many_images_are_estimated(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = find_images(root / "train", frame=FRAME)
-    everything = files.statistics(value_range=(0, 255))
+    everything = files.statistics()
     scaled = files.read(torch.arange(24)).double() / 255
     assert everything[0] == pytest.approx(scaled.mean(dim=(0, 2, 3)).tolist())
     assert everything[1] == pytest.approx(scaled.std(dim=(0, 2, 3), correction=0).tolist())
     monkeypatch.setattr("perceiver.data.readers.images.STATISTICS_IMAGES", 5)
     index = torch.tensor([0, 6, 12, 17, 23])
     expected = files.read(index).double() / 255
-    assert files.statistics(value_range=(0, 255))[0] == pytest.approx(expected.mean(dim=(0, 2, 3)).tolist())
+    assert files.statistics()[0] == pytest.approx(expected.mean(dim=(0, 2, 3)).tolist())
 
 
 def test_given_statistics_need_no_image(root: Path) -> None:

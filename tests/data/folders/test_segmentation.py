@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from perceiver.batch import Batch
-from perceiver.data import SegmentationFolder
+from perceiver.data import DataModule, SegmentationFolder
 from perceiver.data.folders.segmentation import read_mask
 from perceiver.data.readers.images import ImageFileError
 from perceiver.modalities.preprocess import preprocess
@@ -48,8 +48,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def module(root: Path, **arguments: Any) -> SegmentationFolder:
-    return SegmentationFolder(root=root, **{"size": (12, 16), "batch_size": 2, "num_workers": 0, **arguments})
+def module(root: Path, **arguments: Any) -> DataModule:
+    return DataModule.of(SegmentationFolder, root=root, **{"size": (12, 16), "batch_size": 2, "num_workers": 0, **arguments})
 
 
 def test_kit(root: Path) -> None:
@@ -139,7 +139,7 @@ def test_the_stored_classes_serve_where_no_file_names_them(root: Path) -> None:
     again = module(root)
     again.spec = trained.spec
     again.setup("test")
-    assert again.class_names == NAMES
+    assert again.source.class_names == NAMES
     with pytest.raises(ValueError, match=r"spec\.target\.names"):
         module(root, class_names=["a", "b", "c"]).spec = trained.spec
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from perceiver.data import PythonTexts, TextFiles
+from perceiver.data import DataModule, PythonTexts, TextFiles
 from perceiver.modalities.text_bytes import decode_bytes
 from perceiver.testing import check_data_module
 
@@ -39,8 +39,8 @@ def texts(loader: Any) -> list[str]:
     return list(pieces(loader).values())
 
 
-def ready(**arguments: Any) -> TextFiles:
-    data = TextFiles(batch_size=8, **arguments)
+def ready(**arguments: Any) -> DataModule:
+    data = DataModule.of(TextFiles, batch_size=8, **arguments)
     data.prepare_data()
     data.setup()
     return data
@@ -89,16 +89,16 @@ def test_a_single_file_is_cut_in_three(tmp_path: Path) -> None:
     assert data.spec == {
         "modalities": {"text": {"kind": "text", "shape": [None], "vocabulary_size": 262, "max_length": 100}}
     }
-    assert data.documents()[0].text.startswith("Assignment"), "without its byte order mark"
+    assert data.source.documents()[0].text.startswith("Assignment"), "without its byte order mark"
 
 
 def test_kit(folder: Path) -> None:
-    check_data_module(lambda: TextFiles(files=folder, max_length=64, batch_size=4))
-    check_data_module(lambda: PythonTexts(max_length=64, batch_size=4))
+    check_data_module(lambda: DataModule.of(TextFiles, files=folder, max_length=64, batch_size=4))
+    check_data_module(lambda: DataModule.of(PythonTexts, max_length=64, batch_size=4))
 
 
 def test_a_stored_window_holds(folder: Path) -> None:
-    data = TextFiles(files=folder, max_length=64, batch_size=4)
+    data = DataModule.of(TextFiles, files=folder, max_length=64, batch_size=4)
     data.setup("fit")
     spec = data.spec
     spec["modalities"]["text"]["max_length"] = 32
@@ -107,11 +107,11 @@ def test_a_stored_window_holds(folder: Path) -> None:
 
 
 def test_python_texts_are_english() -> None:
-    data = PythonTexts()
+    data = DataModule.of(PythonTexts)
     data.setup("fit")
     joined = " ".join(texts(data.train_dataloader()))
     assert joined.count(" the ") > 500
-    other = PythonTexts()
+    other = DataModule.of(PythonTexts)
     other.setup("fit")
     assert texts(other.val_dataloader()) == texts(data.val_dataloader())
 
@@ -140,7 +140,7 @@ def test_a_file_that_is_not_utf8(folder: Path, raw: bytes, words: str) -> None:
 def test_nothing_there(tmp_path: Path, arguments: dict[str, str], words: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=words):
-        TextFiles(files=arguments["files"].replace("{root}", str(tmp_path))).prepare_data()
+        DataModule.of(TextFiles, files=arguments["files"].replace("{root}", str(tmp_path))).prepare_data()
 
 
 @pytest.mark.parametrize(
@@ -170,4 +170,4 @@ def test_too_little_text(tmp_path: Path, text: str, arguments: dict[str, Any], w
 @pytest.mark.usefixtures("unchecked")
 def test_wrong_settings(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        TextFiles(**{"files": "x.txt", **arguments})
+        DataModule.of(TextFiles, **{"files": "x.txt", **arguments})

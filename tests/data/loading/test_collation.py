@@ -7,16 +7,19 @@ import torch
 from torch import Tensor
 
 from perceiver.batch import Sample
-from perceiver.data.loading.collation import AugmentedCollate
+from perceiver.data.loading.collation import PreparedCollate
+from perceiver.data.loading.transforms import by_modality
 
-SPEC = {"modalities": {"sound": {"kind": "audio", "shape": [1, None], "mean": [0.0], "std": [2.0]}}}
-SAMPLES = [
-    Sample(inputs={"sound": torch.full((1, size), float(size))}, target=size, id=f"s{size}") for size in (2, 4)
-]
+MODALITIES = {"sound": {"kind": "audio", "shape": [1, None], "mean": [0.0], "std": [2.0]}}
+SAMPLES = [Sample(inputs={"sound": torch.full((1, size), float(size))}, target=size, id=f"s{size}") for size in (2, 4)]
 
 
-def collate(**augment: Any) -> AugmentedCollate:
-    return AugmentedCollate(modality="sound", spec=SPEC, augment=augment)
+def transforms(given: Any) -> Any:
+    return by_modality(given, facts=MODALITIES, available=("sound",), argument="data.augment")
+
+
+def collate(**augment: Any) -> PreparedCollate:
+    return PreparedCollate(modalities=MODALITIES, augment=transforms(augment))
 
 
 def double(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -53,7 +56,7 @@ def test_a_mask_that_a_transform_makes_is_kept() -> None:
 
 def test_trying_transforms_leaves_the_random_state_alone() -> None:
     before = torch.get_rng_state()
-    collate(noise=lambda x, mask: (x + torch.rand_like(x), mask)).check(SAMPLES[0])
+    collate(noise=lambda x, mask: (x + torch.rand_like(x), mask)).check([SAMPLES[0]] * 2)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -70,7 +73,7 @@ def test_trying_transforms_leaves_the_random_state_alone() -> None:
 )
 def test_transforms_that_do_not_fit(augment: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=rf"data\.augment\.mine: .*{message}"):
-        collate(mine=augment).check(SAMPLES[0])
+        collate(mine=augment).check([SAMPLES[0]] * 2)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -78,4 +81,4 @@ def test_what_cannot_be_called() -> None:
     with pytest.raises(TypeError, match=r"data\.augment\.mine: expected a transform to call or null, got str"):
         collate(mine="noise")
     with pytest.raises(TypeError, match=r"data\.augment: expected a mapping from a name of your choice .* got function"):
-        AugmentedCollate(modality="sound", spec=SPEC, augment=double)  # type: ignore[arg-type]
+        transforms(double)

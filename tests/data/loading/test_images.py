@@ -1,4 +1,6 @@
-"""Datasets of images in memory: the same values as preprocessing gives, batches, statistics, augmentation."""
+"""Images in memory: the same values as preprocessing gives, batches, statistics, augmentation."""
+
+from typing import Any
 
 import pytest
 import torch
@@ -7,11 +9,24 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2
 
 from perceiver.batch import Batch
-from perceiver.collate import Collate
-from perceiver.data.loading.images import Images, LabelledImages, collated
+from perceiver.data.loading.collation import PreparedCollate
+from perceiver.data.loading.images import LabelledImages
+from perceiver.data.loading.transforms import by_modality
 from perceiver.modalities.preprocess import preprocess
 
 MODALITY = {"kind": "image", "shape": [2, 4, 5], "range": [0, 255], "mean": [0.4, 0.5], "std": [0.2, 0.3]}
+
+
+def collate(augment: Any = None, **facts: Any) -> PreparedCollate:
+    modalities = {"image": {**MODALITY, **facts}}
+    transforms = by_modality(augment, facts=modalities, available=("image",), argument="data.augment")
+    return PreparedCollate(modalities=modalities, augment=transforms)
+
+
+def pixels_of(batch: Batch) -> Tensor:
+    pixels = batch.inputs["image"]
+    assert isinstance(pixels, Tensor)
+    return pixels
 
 
 @pytest.fixture
@@ -25,10 +40,9 @@ def images() -> LabelledImages:
 
 
 def test_batches_hold_what_preprocessing_and_collation_give(images: LabelledImages) -> None:
-    dataset = Images(images=images, modality=MODALITY)
     indices = [3, 0, 19]
-    batch = dataset.__getitems__(indices)
-    singly = Collate(modalities={"image": MODALITY})([dataset[index] for index in indices])
+    batch = collate()(images.__getitems__(indices))
+    singly = collate()([images[index] for index in indices])
     assert isinstance(batch.inputs["image"], Tensor)
     expected = torch.stack([preprocess(images.pixels[index], modality=MODALITY, name="image") for index in indices])
     for got in (batch, singly):
@@ -40,21 +54,20 @@ def test_batches_hold_what_preprocessing_and_collation_give(images: LabelledImag
 
 
 def test_loader_visits_every_sample_once(images: LabelledImages) -> None:
-    loader = DataLoader(Images(images=images, modality=MODALITY), batch_size=8, shuffle=True, collate_fn=collated)
+    loader = DataLoader(images, batch_size=8, shuffle=True, collate_fn=collate())  # type: ignore[arg-type]
     batches = list(loader)
     assert [batch.size for batch in batches] == [8, 8, 4]
     assert sorted(name for batch in batches for name in batch.ids) == [f"set/train/{n}" for n in range(100, 120)]
 
 
 def test_subsets_make_batches_too(images: LabelledImages) -> None:
-    dataset = Images(images=images, modality=MODALITY)
-    (batch,) = DataLoader(Subset(dataset, [5, 2]), batch_size=2, collate_fn=collated)
+    (batch,) = DataLoader(Subset(images, [5, 2]), batch_size=2, collate_fn=collate())  # type: ignore[arg-type]
     assert isinstance(batch, Batch)
     assert batch.ids == ["set/train/105", "set/train/102"]
 
 
 def test_statistics_are_those_of_the_scaled_pixels(images: LabelledImages) -> None:
-    mean, deviation = images.statistics(value_range=(0, 255))
+    mean, deviation = images.statistics()
     scaled = images.pixels.double() / 255
     torch.testing.assert_close(torch.tensor(mean, dtype=torch.float64), scaled.mean(dim=(0, 2, 3)))
     torch.testing.assert_close(torch.tensor(deviation, dtype=torch.float64), scaled.std(dim=(0, 2, 3), correction=0))
@@ -67,7 +80,7 @@ def test_augmentation_sees_single_images_in_zero_to_one_before_normalisation(ima
         seen.append(image)
         return torch.zeros_like(image)
 
-    batch = Images(images=images, modality=MODALITY, augment=augment).__getitems__([1, 2])
+    batch = collate(augment)(images.__getitems__([1, 2]))
     assert [tuple(image.shape) for image in seen[-2:]] == [(2, 4, 5)] * 2
     torch.testing.assert_close(seen[-1], images.pixels[2].float() / 255)
     assert isinstance(batch.inputs["image"], Tensor)
@@ -76,9 +89,7 @@ def test_augmentation_sees_single_images_in_zero_to_one_before_normalisation(ima
 
 def test_torchvision_transforms_draw_for_every_sample(images: LabelledImages) -> None:
     same = images.take(torch.zeros(16, dtype=torch.long))
-    dataset = Images(images=same, modality=MODALITY, augment=v2.RandomCrop((4, 5), padding=3))
-    pixels = dataset.__getitems__(range(16)).inputs["image"]
-    assert isinstance(pixels, Tensor)
+    pixels = pixels_of(collate(v2.RandomCrop((4, 5), padding=3))(same.__getitems__(range(16))))
     assert len({tuple(image.flatten().tolist()) for image in pixels}) > 8
 
 
@@ -91,8 +102,7 @@ class Inverted(nn.Module):
 
 
 def test_transforms_that_draw_per_image_get_the_whole_batch(images: LabelledImages) -> None:
-    black = {**MODALITY, "mean": [0.0, 0.0], "std": [1.0, 1.0]}
-    pixels = Images(images=images, modality=black, augment=Inverted()).__getitems__([4, 5]).inputs["image"]
+    pixels = pixels_of(collate(Inverted(), mean=[0.0, 0.0], std=[1.0, 1.0])(images.__getitems__([4, 5])))
     torch.testing.assert_close(pixels, 1 - images.pixels[4:6].float() / 255)
 
 
@@ -110,10 +120,10 @@ def test_augmentation_that_does_not_fit_is_refused_before_training(
     augment: object, error: type[Exception], message: str, images: LabelledImages
 ) -> None:
     with pytest.raises(error, match=message):
-        Images(images=images, modality=MODALITY, augment=augment)  # type: ignore[arg-type]
+        collate(augment).check(images.__getitems__([0, 0]))
 
 
 def test_trying_the_augmentation_leaves_the_random_state_alone(images: LabelledImages) -> None:
     before = torch.get_rng_state()
-    Images(images=images, modality=MODALITY, augment=v2.RandomCrop((4, 5), padding=1))
+    collate(v2.RandomCrop((4, 5), padding=1)).check(images.__getitems__([0, 0]))
     assert torch.equal(before, torch.get_rng_state())

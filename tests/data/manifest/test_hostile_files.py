@@ -16,7 +16,7 @@ import torchaudio
 from manifest_cases import write_csv, write_json_lines
 from PIL import Image
 
-from perceiver.data import Manifest
+from perceiver.data import DataModule, Manifest
 from perceiver.data.manifest import BadRowError, read_table, video
 from perceiver.data.manifest.video import read_video
 from perceiver.data.readers.audio import read_recording
@@ -70,16 +70,16 @@ def test_a_hostile_file_is_a_bad_row(case: str, kind: str, message: str, tmp_pat
         "manifest": write_csv(tmp_path / "m.csv", rows), "modalities": {"x": kind}, "num_workers": 0,
         "image_size": (4, 4), "sample_rate": 8000, "max_seconds": None, "test_fraction": 0.1,
     }  # fmt: skip
-    data = Manifest(on_bad_row="skip", **settings)
+    data = DataModule.of(Manifest, on_bad_row="skip", **settings)
     data.setup()
-    (skipped,) = data.skipped
+    (skipped,) = data.source.skipped
     assert re.search(rf"m\.csv, line 13, column 'x': .*({message})", skipped), skipped
     assert not (tmp_path / "marker").exists()
     with pytest.raises(BadRowError, match=message):
-        read_all(Manifest(**settings))
+        read_all(DataModule.of(Manifest, **settings))
 
 
-def read_all(data: Manifest) -> None:
+def read_all(data: DataModule) -> None:
     data.setup()
     for batches in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
         list(batches)
@@ -91,12 +91,13 @@ def test_deep_json_in_lines_and_labels(tmp_path: Path) -> None:
     assert list(read_table(path).problems) == [3, 4]
     assert all("nested more than 64 deep" in problem for problem in read_table(path).problems.values())
     rows = [{"note": f"t{n}", "tags": "a;b" if n else hostile_data.deep_json()} for n in range(12)]
-    data = Manifest(
+    data = DataModule.of(
+        Manifest,
         manifest=write_csv(tmp_path / "m.csv", rows), modalities={"note": "text"}, target="tags", target_kind="labels",
         on_bad_row="skip", num_workers=0,
     )  # fmt: skip
     data.setup("fit")
-    assert ["nested more than 64 deep" in message for message in data.skipped] == [True]
+    assert ["nested more than 64 deep" in message for message in data.source.skipped] == [True]
 
 
 def test_depth_of_json() -> None:
@@ -182,11 +183,11 @@ def test_parquet_row_groups_that_are_too_large(tmp_path: Path) -> None:
     )
     table = read_table(path, max_row_group_bytes=2**10)
     assert ": is in row group 0 of 13" in table.problems[199]
-    data = Manifest(manifest=path, modalities={"note": "text"}, max_row_group_bytes=2**22, num_workers=0)
+    data = DataModule.of(Manifest, manifest=path, modalities={"note": "text"}, max_row_group_bytes=2**22, num_workers=0)
     with pytest.raises(BadRowError, match=r"row 1: is in row group 0"):
         data.setup("fit")
     with pytest.raises(ValueError, match=r"data\.max_row_group_bytes: expected 1 or more, got 0"):
-        Manifest(manifest=path, max_row_group_bytes=0)
+        DataModule.of(Manifest, manifest=path, max_row_group_bytes=0)
 
 
 def test_other_row_groups_are_read(tmp_path: Path) -> None:

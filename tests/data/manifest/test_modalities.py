@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import plug_in_kinds
 import pytest
 
 from perceiver.data.manifest.modalities import parse_modalities, stored_modality
@@ -47,9 +48,26 @@ def test_kinds_of_plug_ins_say_their_shape() -> None:
     assert facts(said) == {**said, "column": "x"}
 
 
+def test_kinds_of_other_packages() -> None:
+    assert facts({"kind": "plug_in_kinds.Counts", "gain": 2.0, "column": "c"}) == {
+        "kind": "plug_in_kinds.Counts", "shape": [1, None], "gain": 2.0, "column": "c",
+    }  # fmt: skip
+    assert facts({"kind": plug_in_kinds.Counts}) == facts("plug_in_kinds.Counts")
+    [wind] = parse_modalities({"wind": {"kind": "plug_in_kinds.Wind", "columns": ["v", "a"]}}, defaults={})
+    assert (wind.columns, wind.facts["columns"]) == (("v", "a"), ["v", "a"])
+
+
 @pytest.mark.parametrize(
     ("said", "message"),
     [
+        ("plug_in_kinds.Nothing", r"data\.modalities\.x\.kind: plug_in_kinds\.Nothing: plug_in_kinds has no Nothing"),
+        ("plug_in_kinds.Count", r"did you mean Counts\?"),
+        ("no_such_package.Kind", "there is no module no_such_package; is its package installed"),
+        ("os.path.join", "is a function or another callable, not a class"),
+        ("torch.nn.Linear", r"not derived from perceiver\.modalities\.modality\.Modality"),
+        ("plug_in_kinds.NeedsArguments", "cannot be made without arguments: .*size"),
+        ({"kind": "plug_in_kinds.Counts", "rate": 1}, r"plug_in_kinds\.Counts has no setting rate; it has column, gain"),
+        ({"kind": "plug_in_kinds.Counts", "gain": 0}, r"data\.modalities\.x: gain: expected another number"),
         ("imgae", r"data\.modalities\.x: kind 'imgae' is none of image, video, .* say the shape"),
         (3, r"data\.modalities\.x: expected a kind, one of image, .* got 3"),
         ({"column": "p"}, r"data\.modalities\.x: expected a kind"),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plug_in_kinds
 import pytest
 import soundfile
 import torch
@@ -12,8 +13,9 @@ from manifest_cases import MODALITIES, RATE, animals, write_csv, write_json_line
 from PIL import Image
 from torch import Tensor
 
-from perceiver.data import Manifest
+from perceiver.data import DataModule, Manifest
 from perceiver.data.manifest import BadRowError
+from perceiver.data.shards.records import Decode, encode
 from perceiver.modalities.preprocess import preprocess
 from perceiver.testing import Check, data_module_checks
 
@@ -26,12 +28,12 @@ def rows(tmp_path: Path) -> Rows:
     return animals(tmp_path)
 
 
-def module(tmp_path: Path, rows: Rows, *, modalities: Any = MODALITIES, **arguments: Any) -> Manifest:
+def module(tmp_path: Path, rows: Rows, *, modalities: Any = MODALITIES, **arguments: Any) -> DataModule:
     path = write_csv(tmp_path / "m.csv", rows)
-    return Manifest(manifest=path, modalities=modalities, **{**SMALL, **arguments})
+    return DataModule.of(Manifest, manifest=path, modalities=modalities, **{**SMALL, **arguments})
 
 
-def fitted(tmp_path: Path, rows: Rows, **arguments: Any) -> Manifest:
+def fitted(tmp_path: Path, rows: Rows, **arguments: Any) -> DataModule:
     made = module(tmp_path, rows, **arguments)
     made.prepare_data()
     made.setup("fit")
@@ -168,7 +170,7 @@ def test_json_lines_with_values_inline(tmp_path: Path) -> None:
         "points": "points",
         "temp": {"kind": "thermometer", "shape": [None], "channel_axis": "none"},
     }
-    data = Manifest(manifest=write_json_lines(tmp_path / "m.jsonl", rows), modalities=modalities, **SMALL)
+    data = DataModule.of(Manifest, manifest=write_json_lines(tmp_path / "m.jsonl", rows), modalities=modalities, **SMALL)
     data.setup("fit")
     (batch,) = data.val_dataloader()
     assert batch.inputs["image"].shape == (3, 1, 8, 8)
@@ -263,7 +265,7 @@ def test_bad_rows_are_errors_or_skipped_and_named(
             fitted(tmp_path, bad, check_files=False)
     with caplog.at_level(logging.WARNING):
         data = fitted(tmp_path, bad, on_bad_row="skip")
-    (said,) = data.skipped
+    (said,) = data.source.skipped
     assert "line 5" in said
     assert "skipped 1 of 24 rows" in caplog.text
     assert said in caplog.text
@@ -283,8 +285,8 @@ def test_files_that_look_good_from_outside(tmp_path: Path, rows: Rows) -> None:
     (tmp_path / "2.csv").write_text("time,pulse,pressure\n0,1,2\n1,x,3\n")
     data = fitted(tmp_path, rows, modalities={"photo": "image"}, on_bad_row="skip", num_workers=1)
     data.setup("test")
-    assert len(data.skipped) == 7, "six rows have nothing but their photo"
-    assert any("line 3, column 'photo'" in message and "no intact image" in message for message in data.skipped)
+    assert len(data.source.skipped) == 7, "six rows have nothing but their photo"
+    assert any("line 3, column 'photo'" in message and "no intact image" in message for message in data.source.skipped)
     for row in rows:
         row["split"] = "val" if row["id"] in ("a1", "a2") else "train"
     data = fitted(tmp_path, rows, modalities={"photo": "image", "cloud": "points"}, num_workers=1, needs_test=False)
@@ -314,7 +316,7 @@ def test_a_slip_among_numbers_makes_no_categories(tmp_path: Path, rows: Rows) ->
     with pytest.raises(BadRowError, match=message):
         fitted(tmp_path, bad, modalities=modalities, needs_test=False)
     data = fitted(tmp_path, bad, modalities=modalities, needs_test=False, on_bad_row="skip")
-    assert len(data.skipped) == 1
+    assert len(data.source.skipped) == 1
     assert data.spec["modalities"]["patient"]["numbers"] == ["age"]
     assert sum(data.spec["target"]["counts"]) == 22
     said = {"patient": {"kind": "table", "categories": ["age"]}, "cloud": "points"}
@@ -333,7 +335,7 @@ def test_broken_utf8_and_short_rows(tmp_path: Path, rows: Rows) -> None:
         data.setup("fit")
     lines[4] = b"a3,only"
     path.write_bytes(b"\r\n".join(lines))
-    data = Manifest(manifest=path, modalities={"note": "text"}, **SMALL)
+    data = DataModule.of(Manifest, manifest=path, modalities={"note": "text"}, **SMALL)
     with pytest.raises(BadRowError, match=r"m\.csv, line 5: expected 9 cells, as in the header, got 2"):
         data.setup("fit")
 
@@ -347,7 +349,7 @@ def test_a_class_that_training_has_not(split: str, tmp_path: Path, rows: Rows) -
     message = rf"m\.csv, line {position + 2}, column 'label': class 'bird' is none of the 2 classes of training: cat, dog"
     with pytest.raises(BadRowError, match=message):
         fitted(tmp_path, bad, modalities={"cloud": "points"})
-    assert len(fitted(tmp_path, bad, modalities={"cloud": "points"}, on_bad_row="skip").skipped) == 1
+    assert len(fitted(tmp_path, bad, modalities={"cloud": "points"}, on_bad_row="skip").source.skipped) == 1
     stored = fitted(tmp_path, rows, modalities={"cloud": "points"}).spec
     later = module(tmp_path, changed(rows, 0, label="bird", split="test"), modalities=None)
     later.spec = stored
@@ -399,7 +401,7 @@ def test_modalities_without_anything(tmp_path: Path, rows: Rows) -> None:
 
 def test_no_manifest(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"data\.manifest: .*nowhere\.csv is not there"):
-        Manifest(manifest=tmp_path / "nowhere.csv", modalities={"photo": "image"}).prepare_data()
+        DataModule.of(Manifest, manifest=tmp_path / "nowhere.csv", modalities={"photo": "image"}).prepare_data()
 
 
 @pytest.mark.parametrize(
@@ -434,17 +436,50 @@ def test_balanced_sampling(tmp_path: Path, rows: Rows) -> None:
 def test_paths_relative_to_another_folder(tmp_path: Path, rows: Rows) -> None:
     (tmp_path / "tables").mkdir()
     path = write_csv(tmp_path / "tables" / "m.csv", rows)
-    data = Manifest(manifest=path, root=tmp_path, modalities={"cloud": "points"}, **SMALL)
+    data = DataModule.of(Manifest, manifest=path, root=tmp_path, modalities={"cloud": "points"}, **SMALL)
     data.setup("fit")
     with pytest.raises(BadRowError, match="there is no file"):
-        Manifest(manifest=path, modalities={"cloud": "points"}, **SMALL).setup("fit")
+        DataModule.of(Manifest, manifest=path, modalities={"cloud": "points"}, **SMALL).setup("fit")
+
+
+def test_kinds_of_other_packages_from_values_files_and_columns(tmp_path: Path) -> None:
+    """Also read again with the stored spec, and from the records of shards, in which files are content."""
+    rows = []
+    for n in range(12):
+        (tmp_path / f"{n}.bin").write_bytes(bytes(range(n, 2 * n + 3)))
+        row = {"dna": "ACGT"[n % 4 :] + "A", "geiger": f"{n}.bin", "speed": n, "direction": 90, "label": "ab"[n % 2]}
+        rows.append(row)
+    rows[0]["direction"] = rows[1]["dna"] = None
+    counts = {"kind": "plug_in_kinds.Counts", "gain": 2.0}
+    kinds = {"dna": "plug_in_kinds.Bases", "geiger": counts, "wind": plug_in_kinds.Wind}
+    shares = {"validation_fraction": 0.3, "test_fraction": 0, "needs_test": False}
+    data = fitted(tmp_path, rows, modalities=kinds, on_bad_row="skip", **shares)
+    assert len(data.source.skipped) == 1
+    assert "holds NaN" in data.source.skipped[0], "no direction"
+    (batch,) = data.train_dataloader()
+    number = batch.ids.index("4")
+    spec = data.spec["modalities"]
+    [mean], [std] = spec["geiger"]["mean"], spec["geiger"]["std"]
+    x, mask = batch.inputs["geiger"][number], batch.masks["geiger"][number]  # type: ignore[index]
+    np.testing.assert_allclose(x[0, mask] * std + mean, 2.0 * np.arange(3, 9), rtol=1e-5)
+    np.testing.assert_allclose(batch.inputs["wind"][number], [0, 3], atol=1e-6)  # type: ignore[index]
+    assert batch.inputs["dna"][number, 0].tolist() == [0, 0, 0, 1]  # type: ignore[index]
+    again = DataModule.of(Manifest, manifest=tmp_path / "m.csv", batch_size=100, num_workers=0)
+    again.spec = data.spec
+    again.setup("fit")
+    samples = again.split("train")
+    decode = Decode(modalities=list(kinds), specs=spec, target=data.spec["target"])
+    for index in range(len(samples)):
+        own, sample = decode(encode(samples, index, target=data.spec["target"])), samples[index]
+        assert own.inputs.keys() == sample.inputs.keys()
+        assert all(torch.equal(own.inputs[name], sample.inputs[name]) for name in sample.inputs)  # type: ignore[arg-type]
 
 
 def test_rows_of_a_split_that_is_not_used_need_no_target(tmp_path: Path, rows: Rows) -> None:
     for number, row in enumerate(rows):
         row["split"] = "test" if number < 4 else "train"
         row["label"] = None if number < 4 else row["label"]
-    assert len(fitted(tmp_path, rows, modalities={"note": "text"}, needs_test=False).splits()["train"]) > 0
+    assert len(fitted(tmp_path, rows, modalities={"note": "text"}, needs_test=False).split("train")) > 0
     with pytest.raises(BadRowError, match="line 2, column 'label': has no target"):
         fitted(tmp_path, rows, modalities={"note": "text"})
 

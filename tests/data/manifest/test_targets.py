@@ -9,7 +9,7 @@ import torch
 from manifest_cases import animals, write_csv, write_json_lines
 from manifest_runs import SMALL, train
 
-from perceiver.data import Manifest
+from perceiver.data import DataModule, Manifest
 from perceiver.data.manifest import BadRowError
 from perceiver.targets.labels import labels_target
 from perceiver.targets.values import values_target
@@ -28,8 +28,8 @@ def rows(tmp_path: Path) -> Rows:
     return made
 
 
-def fitted(tmp_path: Path, rows: Rows, **arguments: Any) -> Manifest:
-    data = Manifest(manifest=write_csv(tmp_path / "m.csv", rows), **{**SETTINGS, **arguments})
+def fitted(tmp_path: Path, rows: Rows, **arguments: Any) -> DataModule:
+    data = DataModule.of(Manifest, manifest=write_csv(tmp_path / "m.csv", rows), **{**SETTINGS, **arguments})
     data.prepare_data()
     data.setup("fit")
     data.setup("test")
@@ -56,7 +56,7 @@ def test_labels_as_lists(write: Any, tmp_path: Path, rows: Rows) -> None:
         labels = [["x", 1], ["1"], [], None][number % 4]
         row["tags"] = labels if write is write_json_lines or labels is None else str(labels).replace("'", '"')
     path = write(tmp_path / ("m.csv" if write is write_csv else "m.jsonl"), rows)
-    data = Manifest(manifest=path, target="tags", target_kind="labels", **SETTINGS)
+    data = DataModule.of(Manifest, manifest=path, target="tags", target_kind="labels", **SETTINGS)
     data.setup("fit")
     assert data.spec["target"]["names"] == ["1", "x"]
     (batch,) = data.train_dataloader()
@@ -73,7 +73,7 @@ def test_values(tmp_path: Path, rows: Rows) -> None:
     for key, value in expected.items():
         assert data.spec["target"][key] == (value if key in ("kind", "names") else pytest.approx(value)), "in another order"
     assert data.spec["num_outputs"] == 2
-    later = Manifest(manifest=tmp_path / "m.csv", **SETTINGS)
+    later = DataModule.of(Manifest, manifest=tmp_path / "m.csv", **SETTINGS)
     later.spec = data.spec
     later.setup("test")
     (batch,), (same,) = data.test_dataloader(), later.test_dataloader()
@@ -95,7 +95,7 @@ def test_bad_targets(arguments: dict[str, Any], cells: dict[str, Any], message: 
     with pytest.raises(BadRowError, match=r"m\.csv, line 5, " + message):
         fitted(tmp_path, rows, **arguments)
     data = fitted(tmp_path, rows, on_bad_row="skip", **arguments)
-    assert len(data.skipped) == 1
+    assert len(data.source.skipped) == 1
 
 
 def test_a_label_that_training_has_not(tmp_path: Path, rows: Rows) -> None:
@@ -127,7 +127,7 @@ def test_errors_name_the_setting(arguments: dict[str, Any], message: str, tmp_pa
 
 def test_a_spec_of_another_kind_is_refused(tmp_path: Path, rows: Rows) -> None:
     stored = fitted(tmp_path, rows, target="tags", target_kind="labels").spec
-    data = Manifest(manifest=tmp_path / "m.csv", target="height", target_kind="values", **SETTINGS)
+    data = DataModule.of(Manifest, manifest=tmp_path / "m.csv", target="height", target_kind="values", **SETTINGS)
     with pytest.raises(ValueError, match=r"spec\.target\.kind: Manifest has values, but the stored spec says 'labels'"):
         data.spec = stored
 

@@ -12,6 +12,7 @@ import pytest
 from hostile_data import edit_json, record, replace_records
 from shard_cases import manifest, pack
 
+from perceiver.data import DataModule
 from perceiver.data.manifest import BadRowError
 from perceiver.data.shards import ShardError, Shards
 from perceiver.data.shards.records import Decode
@@ -30,7 +31,7 @@ def shards(original: Path, tmp_path: Path) -> Path:
 
 def read(shards: Path) -> int:
     """How many batches of validation there are."""
-    data = Shards(shards=shards, batch_size=4, num_workers=0)
+    data = DataModule.of(Shards, shards=shards, batch_size=4, num_workers=0)
     data.prepare_data()
     data.setup("fit")
     return len(list(data.val_dataloader()))
@@ -97,8 +98,7 @@ def test_an_index_that_says_more(change: Callable[[dict[str, Any]], object], mes
 
 def test_loaders_check_the_index_without_preparing_data(shards: Path, tmp_path: Path) -> None:
     hostile_data.pickled_shards(shards, tmp_path / "marker")
-    data = Shards(shards=shards, batch_size=4, num_workers=0)
-    data.setup("fit")
+    data = DataModule.of(Shards, shards=shards, batch_size=4, num_workers=0)
     for loader in (data.train_dataloader, data.val_dataloader, data.predict_dataloader):
         with pytest.raises(ShardError, match=r"val/index\.json is missing or damaged"):
             list(loader())
@@ -131,7 +131,7 @@ ELSEWHERE = ("s3://bucket/x", "https://host/x", "hf://datasets/x", "local:/x", "
 @pytest.mark.parametrize("shards", ELSEWHERE)
 def test_folders_elsewhere(shards: str) -> None:
     with pytest.raises(ValueError, match=r"data\.shards: expected a folder on a disk of this machine"):
-        Shards(shards=shards)
+        DataModule.of(Shards, shards=shards)
 
 
 @pytest.mark.parametrize(

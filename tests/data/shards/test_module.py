@@ -11,23 +11,23 @@ from manifest_cases import MODALITIES
 from shard_cases import SETTINGS, manifest, pack
 
 from perceiver.batch import Batch
-from perceiver.data import Manifest
+from perceiver.data import DataModule, Manifest
 from perceiver.data.shards import ShardError, Shards
 from perceiver.testing import Check, data_module_checks
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+def source(tmp_path_factory: pytest.TempPathFactory) -> DataModule:
     return manifest(tmp_path_factory.mktemp("animals"))
 
 
 @pytest.fixture(scope="module")
-def shards(source: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shards(source: DataModule, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pack(source, tmp_path_factory.mktemp("shards") / "s")
 
 
-def module(shards: Path, **arguments: Any) -> Shards:
-    data = Shards(shards=shards, **{"batch_size": 4, "num_workers": 0, **arguments})
+def module(shards: Path, **arguments: Any) -> DataModule:
+    data = DataModule.of(Shards, shards=shards, **{"batch_size": 4, "num_workers": 0, **arguments})
     data.prepare_data()
     data.setup("fit")
     return data
@@ -40,7 +40,7 @@ def tensors(batch: Batch) -> dict[str, torch.Tensor]:
     return flat | {f"mask {name}": mask for name, mask in batch.masks.items()}
 
 
-def test_batches_are_those_of_the_manifest(source: Manifest, shards: Path) -> None:
+def test_batches_are_those_of_the_manifest(source: DataModule, shards: Path) -> None:
     """Bit for bit, every kind of modality."""
     data = module(shards)
     assert data.spec == source.spec
@@ -54,10 +54,10 @@ def test_batches_are_those_of_the_manifest(source: Manifest, shards: Path) -> No
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_every_training_sample_once_per_epoch(num_workers: int, source: Manifest, shards: Path) -> None:
+def test_every_training_sample_once_per_epoch(num_workers: int, source: DataModule, shards: Path) -> None:
     data = module(shards, num_workers=num_workers)
-    rows = source.splits()["train"]
-    expected = sorted(source._ids()(int(row)) for row in rows.rows)
+    rows = source.split("train")
+    expected = sorted(source.source._ids()(int(row)) for row in rows.rows)
     loader = data.train_dataloader()
     epochs = [[name for batch in loader for name in batch.ids] for _ in range(2)]
     assert [sorted(epoch) for epoch in epochs] == [expected, expected]
@@ -84,7 +84,7 @@ def test_resuming_in_the_middle(num_workers: int, shards: Path) -> None:
 
 @pytest.mark.parametrize("check", data_module_checks(lambda: None), ids=str)
 def test_the_kit(check: Check, shards: Path) -> None:
-    made = data_module_checks(lambda: Shards(shards=shards, batch_size=4, num_workers=0))
+    made = data_module_checks(lambda: DataModule.of(Shards, shards=shards, batch_size=4, num_workers=0))
     next(one for one in made if one.name == check.name)()
 
 
@@ -97,7 +97,7 @@ def test_some_of_the_modalities(shards: Path) -> None:
 
 
 def test_prediction_takes_all_samples(shards: Path) -> None:
-    data = Shards(shards=shards, batch_size=7, num_workers=0)
+    data = DataModule.of(Shards, shards=shards, batch_size=7, num_workers=0)
     data.spec = module(shards).spec
     data.setup("predict")
     batches = list(data.predict_dataloader())
@@ -110,7 +110,7 @@ def test_classes_are_numbered_by_the_spec_that_was_set(shards: Path) -> None:
     original = module(shards)
     stored = original.spec
     stored["target"]["names"] = ["bird", "dog", "cat"]
-    data = Shards(shards=shards, batch_size=100, num_workers=0)
+    data = DataModule.of(Shards, shards=shards, batch_size=100, num_workers=0)
     data.spec = stored
     (expected,), (got,) = original_batches(shards), list(data.val_dataloader())
     assert got.target.tolist() == [2 if label == 0 else 1 for label in expected.target.tolist()]
@@ -163,9 +163,9 @@ def test_folders_without_shards(tmp_path: Path) -> None:
         module(tmp_path / "nowhere")
 
 
-def test_splits_that_are_not_there(source: Manifest, tmp_path: Path) -> None:
+def test_splits_that_are_not_there(source: DataModule, tmp_path: Path) -> None:
     arguments = {"modalities": {"note": "text"}, "test_fraction": 0.0, "needs_test": False, **SETTINGS}
-    without = Manifest(manifest=source.manifest, **arguments)
+    without = DataModule.of(Manifest, manifest=source.source.manifest, **arguments)
     without.setup("fit")
     shards = pack(without, tmp_path / "s")
     with pytest.raises(ShardError, match=r"has no samples for the test split, .* Set test=false"):
@@ -175,10 +175,10 @@ def test_splits_that_are_not_there(source: Manifest, tmp_path: Path) -> None:
 
 def test_a_spec_of_other_data_is_refused(shards: Path) -> None:
     stored = module(shards).spec
-    data = Shards(shards=shards)
+    data = DataModule.of(Shards, shards=shards)
     with pytest.raises(ValueError, match=r"spec\.target\.kind: the shards in \S+ have classes, not 'values'"):
         data.spec = {**stored, "target": {"kind": "values"}}
     with pytest.raises(ValueError, match=r"spec\.modalities: the shards in \S+ have"):
         data.spec = {**stored, "modalities": {"photo": {"kind": "audio"}}}
     with pytest.raises(RuntimeError, match="call prepare_data"):
-        _ = Shards(shards=shards).spec
+        _ = DataModule.of(Shards, shards=shards).spec

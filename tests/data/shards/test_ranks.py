@@ -37,7 +37,7 @@ def _shards(folder: Path, count: int) -> Path:
     folder.mkdir()
     fractions = {"validation_fraction": 20 / (count + 20), "test_fraction": 0.0, "needs_test": False}
     data = manifest(folder, count + 20, modalities={"note": "text"}, **fractions)
-    assert len(data.splits()["train"]) == count
+    assert len(data.split("train")) == count
     return pack(data, folder / "shards", rows=7)
 
 

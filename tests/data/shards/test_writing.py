@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from manifest_cases import write_csv, write_json_lines
 from PIL import Image
-from shard_cases import SETTINGS, manifest, pack
+from shard_cases import SETTINGS, manifest, pack, splits
 
-from perceiver.data import Manifest
+from perceiver.data import DataModule, Manifest
 from perceiver.data.manifest import BadRowError
 from perceiver.data.shards import ShardError, ShardFolder, Shards, writing
 
@@ -21,7 +21,7 @@ def test_the_folder_says_what_it_holds(tmp_path: Path) -> None:
     data = manifest(tmp_path)
     folder = ShardFolder.read(pack(data, tmp_path / "shards", num_workers=1))
     assert folder.spec == data.spec
-    assert folder.samples == {name: len(rows) for name, rows in data.splits().items()}
+    assert folder.samples == {name: len(rows) for name, rows in splits(data).items()}
     assert sum(folder.samples.values()) == 40
     assert folder.complete
     folder.check()
@@ -34,7 +34,7 @@ def test_the_folder_says_what_it_holds(tmp_path: Path) -> None:
 def test_size_of_shards(tmp_path: Path) -> None:
     data = manifest(tmp_path, modalities={"note": "text"})
     with mock.patch.object(writing, "LEAST_ROWS", 1), mock.patch.object(writing, "SHARDS_PER_SPLIT", 1):
-        written = writing.write_shards(data.splits(), spec=data.spec, folder=tmp_path / "s", source={}, shard_bytes=500)
+        written = writing.write_shards(splits(data), spec=data.spec, folder=tmp_path / "s", source={}, shard_bytes=500)
     sizes = [file.stat().st_size for file in (tmp_path / "s" / "train").glob("*.bin")]
     assert len(sizes) > 3
     assert max(sizes) < 700
@@ -56,7 +56,7 @@ def test_an_interrupted_conversion_goes_on(tmp_path: Path) -> None:
         pack(data, shards)
     assert not ShardFolder.read(shards).complete
     with pytest.raises(ShardError, match=r"the conversion to \S+shards is not finished\. Continue it with the same command"):
-        Shards(shards=shards).prepare_data()
+        DataModule.of(Shards, shards=shards).prepare_data()
     before = {file: file.stat().st_mtime_ns for file in shards.glob("*/*.bin")}
     assert len(before) == 2
     with mock.patch.object(writing, "_write_chunk", side_effect=write) as counted:
@@ -64,7 +64,7 @@ def test_an_interrupted_conversion_goes_on(tmp_path: Path) -> None:
     total = len(list(shards.glob("*/*.bin")))
     assert counted.call_count == total - 2
     assert all(file.stat().st_mtime_ns == at for file, at in before.items())
-    read = Shards(shards=shards, batch_size=4, num_workers=0)
+    read = DataModule.of(Shards, shards=shards, batch_size=4, num_workers=0)
     read.prepare_data()
     loaders = (read.train_dataloader(), read.val_dataloader(), read.test_dataloader())
     ids = [name for loader in loaders for batch in loader for name in batch.ids]
@@ -102,7 +102,7 @@ def test_without_litdata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     data = manifest(tmp_path, modalities={"note": "text"})
     shutil.copytree(pack(data, tmp_path / "shards"), tmp_path / "copy")
     monkeypatch.setitem(__import__("sys").modules, "litdata", None)
-    for work in (lambda: pack(data, tmp_path / "new"), Shards(shards=tmp_path / "copy").prepare_data):
+    for work in (lambda: pack(data, tmp_path / "new"), DataModule.of(Shards, shards=tmp_path / "copy").prepare_data):
         with pytest.raises(ImportError, match=r"shards need litdata: pip install 'perceiver-multimodal\[shards\]'"):
             work()
 
@@ -121,9 +121,9 @@ def test_values_lists_and_folders_of_images(tmp_path: Path) -> None:
         "pixels": {"kind": "image", "channels": 1}, "wave": "audio", "series": "timeseries",
         "clip": {"kind": "video", "num_frames": 2},
     }  # fmt: skip
-    data = Manifest(manifest=write_json_lines(tmp_path / "m.jsonl", rows), modalities=modalities, **SETTINGS)
+    data = DataModule.of(Manifest, manifest=write_json_lines(tmp_path / "m.jsonl", rows), modalities=modalities, **SETTINGS)
     data.setup("fit")
-    read = Shards(shards=pack(data, tmp_path / "shards"), batch_size=4, num_workers=0)
+    read = DataModule.of(Shards, shards=pack(data, tmp_path / "shards"), batch_size=4, num_workers=0)
     read.setup("fit")
     (expected,), (got,) = list(data.val_dataloader())[:1], list(read.val_dataloader())[:1]
     assert got.ids == expected.ids
@@ -137,9 +137,11 @@ def test_labels_and_values(tmp_path: Path) -> None:
     for kind, target, cells in (("labels", "tags", ["a;b", "b", ""]), ("values", "size", [1.5, 2, 7])):
         rows = [{"note": f"text {number}", target: cells[number % 3]} for number in range(30)]
         path = write_csv(tmp_path / f"{kind}.csv", rows)
-        data = Manifest(manifest=path, modalities={"note": "text"}, target=target, target_kind=kind, **SETTINGS)
+        data = DataModule.of(
+            Manifest, manifest=path, modalities={"note": "text"}, target=target, target_kind=kind, **SETTINGS
+        )
         data.setup("fit")
-        read = Shards(shards=pack(data, tmp_path / kind), batch_size=4, num_workers=0)
+        read = DataModule.of(Shards, shards=pack(data, tmp_path / kind), batch_size=4, num_workers=0)
         read.setup("fit")
         assert read.spec == data.spec
         for expected, got in zip(data.val_dataloader(), read.val_dataloader(), strict=True):

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from perceiver.data import DataModule
 from perceiver.data.shards import Shards
 
 STEP = 5
@@ -44,7 +45,9 @@ def main(batch_size: str, *folders: str) -> None:
 def twice(folder: str, batch_size: int) -> None:
     checkpoint: Path | None = None
     for phase in ("whole", "resumed"):
-        data = Shards(shards=folder, batch_size=batch_size, num_workers=2, modalities=["note"], needs_test=False)
+        data = DataModule.of(
+            Shards, shards=folder, batch_size=batch_size, num_workers=2, modalities=["note"], needs_test=False
+        )
         saved = ModelCheckpoint(dirpath=folder, filename="{step}", every_n_train_steps=STEP, save_top_k=-1)
         trainer = Trainer(
             accelerator="cpu", devices=2, strategy="ddp", max_epochs=2, logger=False, callbacks=[saved], limit_val_batches=0,

@@ -12,7 +12,7 @@ from hydra_runs import train
 
 import perceiver
 from perceiver.batch import Batch
-from perceiver.data import MNIST, AVDigits, SpokenDigits
+from perceiver.data import MNIST, AVDigits, DataModule, SpokenDigits
 from perceiver.data.augmentation.audio import RandomNoise
 from perceiver.data.augmentation.corruption import RandomOcclusion, RandomPixelNoise
 from perceiver.testing import check_data_module
@@ -37,9 +37,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def prepared(root: Path, **arguments: Any) -> AVDigits:
-    small = {"validation_images": 10, "validation_pairs": 30, "test_pairs": 50, "download": False}
-    module = AVDigits(root=root, **{**small, **arguments})
+def prepared(root: Path, **arguments: Any) -> DataModule:
+    small = {"validation_images": 10, "validation_pairs": 30, "test_pairs": 50, "download": False, "batch_size": 64}
+    module = DataModule.of(AVDigits, root=root, **{**small, **arguments})
     module.prepare_data()
     module.setup("fit")
     module.setup("test")
@@ -63,12 +63,12 @@ def spoken(recording: str) -> tuple[int, int]:
 
 def test_the_kit(root: Path) -> None:
     small = {"validation_images": 10, "validation_pairs": 30, "test_pairs": 50, "batch_size": 10, "download": False}
-    check_data_module(lambda: AVDigits(root=root, corruption=CORRUPTION, **small))
+    check_data_module(lambda: DataModule.of(AVDigits, root=root, corruption=CORRUPTION, **small))
 
 
 def test_pairs_are_of_one_digit(root: Path) -> None:
     module = prepared(root)
-    labels = {"train": MNIST(root=root, download=False).files.read("train").labels}
+    labels = {"train": MNIST(root=root, download=False).read("train").labels}
     labels["test"] = MNIST(root=root, download=False).read_test().labels
     for loader in (module.train_dataloader(), module.val_dataloader(), module.test_dataloader()):
         for batch in loader:
@@ -98,8 +98,8 @@ def test_splits_are_disjoint_in_both_sources(root: Path) -> None:
 def test_inputs_are_the_files_normalised(root: Path) -> None:
     module = prepared(root)
     (batch,) = module.test_dataloader()
-    images = MNIST(root=root, validation_size=10, download=False)
-    recordings = SpokenDigits(root=root, download=False, batch_size=300)
+    images = DataModule.of(MNIST, root=root, validation_size=10, download=False)
+    recordings = DataModule.of(SpokenDigits, root=root, download=False, batch_size=300)
     for one in (images, recordings):
         one.setup("fit")
         one.setup("test")
@@ -212,7 +212,7 @@ def test_stored_spec(root: Path) -> None:
     module = prepared(root)
     stored = module.spec
     stored["modalities"]["image"]["mean"] = [0.25]
-    fresh = AVDigits(root=root, validation_images=10, test_pairs=5, download=False)
+    fresh = DataModule.of(AVDigits, root=root, validation_images=10, test_pairs=5, download=False)
     fresh.spec = stored
     assert fresh.spec == stored
     (batch,) = fresh.test_dataloader()
@@ -220,12 +220,12 @@ def test_stored_spec(root: Path) -> None:
     with pytest.raises(
         ValueError, match=r"spec\.modalities: AVDigits is set to \['image'\], .* data\.modalities=\[image,audio\]"
     ):
-        AVDigits(root=root, modalities=["image"]).spec = stored
+        DataModule.of(AVDigits, root=root, modalities=["image"]).spec = stored
     stored["modalities"]["audio"]["sample_rate"] = 16000
     with pytest.raises(ValueError, match=r"spec\.modalities\.audio\.sample_rate: AVDigits has 8000, .* says 16000"):
         fresh.spec = stored
     with pytest.raises(RuntimeError, match="prepare_data"):
-        AVDigits(root=root).spec
+        DataModule.of(AVDigits, root=root).spec
 
 
 @pytest.mark.parametrize(
@@ -244,15 +244,15 @@ def test_stored_spec(root: Path) -> None:
 )
 def test_wrong_settings(arguments: dict[str, Any], message: str, root: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        AVDigits(root=root, **arguments)
+        DataModule.of(AVDigits, root=root, **arguments)
 
 
 def test_absent_files(root: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="expected MNIST's files"):
-        AVDigits(root=tmp_path, download=False).prepare_data()
+        DataModule.of(AVDigits, root=tmp_path, download=False).prepare_data()
     (tmp_path / "MNIST").symlink_to(root / "MNIST")
     with pytest.raises(FileNotFoundError, match="Free Spoken Digit Dataset"):
-        AVDigits(root=tmp_path, download=False).prepare_data()
+        DataModule.of(AVDigits, root=tmp_path, download=False).prepare_data()
 
 
 SETTINGS = ("data.download=false", "data.validation_images=10", "data.validation_pairs=20", "data.test_pairs=30")
@@ -308,7 +308,7 @@ def test_one_batch_can_be_learned_by_heart(root: Path, tmp_path: Path) -> None:
 def test_real_data(data_root: Path) -> None:
     if not all((data_root / name).is_dir() for name in ("MNIST/raw", "free-spoken-digit-dataset/recordings")):
         pytest.skip(f"no MNIST/raw and free-spoken-digit-dataset/recordings in {data_root}")
-    module = AVDigits(root=data_root, download=False, batch_size=500)
+    module = DataModule.of(AVDigits, root=data_root, download=False, batch_size=500)
     module.setup("fit")
     module.setup("test")
     test = module.test_dataloader().dataset

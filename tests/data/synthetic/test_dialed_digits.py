@@ -8,7 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from perceiver.data import DialedDigits
+from perceiver.data import DataModule, DialedDigits
 from perceiver.data.synthetic.dialed_clips import COLUMNS, KEYS, ROWS, Clip
 from perceiver.testing.check import Check
 from perceiver.testing.data_module import data_module_checks
@@ -17,8 +17,8 @@ SMALL: dict[str, Any] = {"num_frames": 3, "canvas": [10, 12], "clips_per_digit":
 CLIP = Clip(num_frames=6, canvas=(12, 15), frames_per_second=25.0, sample_rate=4000, max_speed=2.0, noise=0.0)
 
 
-def prepared(**settings: Any) -> DialedDigits:
-    module = DialedDigits(**{**SMALL, **settings})
+def prepared(**settings: Any) -> DataModule:
+    module = DataModule.of(DialedDigits, **{**SMALL, **settings})
     module.setup("fit")
     module.setup("test")
     return module
@@ -26,7 +26,10 @@ def prepared(**settings: Any) -> DialedDigits:
 
 @pytest.mark.parametrize(
     "check",
-    [*data_module_checks(lambda: DialedDigits(**SMALL)), *data_module_checks(lambda: DialedDigits(missing={"audio": 0.4}))],
+    [
+        *data_module_checks(lambda: DataModule.of(DialedDigits, **SMALL)),
+        *data_module_checks(lambda: DataModule.of(DialedDigits, missing={"audio": 0.4})),
+    ],
     ids=str,
 )
 def test_the_public_kit(check: Check) -> None:
@@ -127,4 +130,4 @@ def test_missing_samples_are_the_same_in_every_epoch_and_none_in_validation() ->
 )
 def test_wrong_settings(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        DialedDigits(**{**SMALL, **settings})
+        DataModule.of(DialedDigits, **{**SMALL, **settings})

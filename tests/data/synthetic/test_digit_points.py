@@ -7,8 +7,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from perceiver.data import MNIST
-from perceiver.data.datasets.mnist import FILES
+from perceiver.data import MNIST, DataModule
+from perceiver.data.datasets.torchvision_images import IDX_FILES as FILES
 from perceiver.data.synthetic.digit_points import DigitPoints, inked_points, thinned
 from perceiver.modalities.preprocess import preprocess
 
@@ -33,8 +33,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def prepared(root: Path, **arguments: object) -> DigitPoints:
-    module = DigitPoints(root=root, **{"download": False, "validation_size": 10, **arguments})  # type: ignore[arg-type]
+def prepared(root: Path, **arguments: object) -> DataModule:
+    module = DataModule.of(DigitPoints, root=root, **{"download": False, "validation_size": 10, **arguments})  # type: ignore[arg-type]
     module.prepare_data()
     module.setup("fit")
     module.setup("test")
@@ -110,13 +110,13 @@ def test_an_image_without_ink(root: Path) -> None:
 
 def test_absent_files(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"(?s)data\.root: expected MNIST's files in .*PERCEIVER_DATA"):
-        DigitPoints(root=tmp_path, download=False).prepare_data()
+        DataModule.of(DigitPoints, root=tmp_path, download=False).prepare_data()
 
 
 def test_real_data(data_root: Path) -> None:
     if not (data_root / "MNIST" / "raw").is_dir():
         pytest.skip(f"no MNIST/raw in {data_root}")
-    module = DigitPoints(root=data_root, download=False, batch_size=1000)
+    module = DataModule.of(DigitPoints, root=data_root, download=False, batch_size=1000)
     module.prepare_data()
     module.setup("test")
     sizes = torch.cat([batch.masks["points"].sum(1) for batch in module.test_dataloader()])

@@ -9,7 +9,7 @@ from torch import Tensor
 from perceiver.data.synthetic.matching import (
     MatchedSamples,
     Matching,
-    Source,
+    ModalitySource,
     drawn_matches,
     evaluation_matches,
 )
@@ -18,8 +18,8 @@ LETTERS = torch.tensor([0, 0, 0, 1, 1, 1])
 TONES = torch.tensor([1, 0, 0, 1, 0, 1, 0])
 
 
-def source(labels: Tensor, origin: str, prefix: str) -> Source:
-    return Source(
+def source(labels: Tensor, origin: str, prefix: str) -> ModalitySource:
+    return ModalitySource(
         labels=labels,
         read=lambda number: torch.full((1, 2), float(number)),
         name=lambda number: f"{prefix}{number}",

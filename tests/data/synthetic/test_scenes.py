@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from perceiver.data import Digits, MovingDigits, PlacedDigits
+from perceiver.data import DataModule, Digits, MovingDigits, PlacedDigits
 from perceiver.data.synthetic.scenes import (
     Layer,
     Pose,
@@ -34,7 +34,7 @@ KINDS = [MovingDigits, PlacedDigits]
 
 
 def made(kind: Any, **arguments: Any) -> Any:
-    module = kind(source=Digits(), **{**SMALL, **arguments})
+    module = DataModule.of(kind, source=Digits(), **{**SMALL, **arguments})
     module.prepare_data()
     module.setup("fit")
     return module
@@ -69,7 +69,7 @@ def test_the_second_frame_read_where_the_flow_points_is_the_first() -> None:
     """Over whole scenes, turned and enlarged layers included; and not where it points without the flow."""
     module = made(MovingDigits, size=(32, 32), diameter=(12.0, 16.0))
     errors, still = [], []
-    for scene in islice(module.read_training()[1], 6):
+    for scene in islice(module.source.read_training()[1], 6):
         first, second = scene.inputs["frames"].unbind(dim=1)
         flow, seen = scene.target.numpy(), scene.target_mask.numpy()
         grid = pixel_grid(32, 32).numpy()
@@ -117,7 +117,7 @@ def test_classes_are_those_of_the_topmost_layer() -> None:
 def test_placed_digits_are_the_digits() -> None:
     """Ink of a single digit that fills the picture, at its own place."""
     module = made(PlacedDigits, digits=(1, 1), size=(14, 14), diameter=(13.0, 13.0))
-    for scene in islice(module.read_training()[1], 5):
+    for scene in islice(module.source.read_training()[1], 5):
         classes = scene.target
         found = classes[classes != 10].unique()
         assert len(found) == 1
@@ -131,7 +131,7 @@ def test_placed_digits_are_the_digits() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_kit(kind: Any) -> None:
-    check_data_module(lambda: kind(source=Digits(), **SMALL))
+    check_data_module(lambda: DataModule.of(kind, source=Digits(), **SMALL))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -141,7 +141,7 @@ def test_training_scenes_are_new_in_every_epoch_and_follow_from_the_place_in_the
     loader = module.train_dataloader()
     epochs = [list(loader), list(loader)]
     assert sorted(one for batch in epochs[0] for one in batch.ids) == sorted(one for batch in epochs[1] for one in batch.ids)
-    name = module.modality
+    name = module.source.modality
     first, second = (
         {one: x for batch in epoch for one, x in zip(batch.ids, batch.inputs[name], strict=True)} for epoch in epochs
     )
@@ -161,7 +161,7 @@ def test_training_scenes_are_new_in_every_epoch_and_follow_from_the_place_in_the
 def test_digits_of_the_splits_are_those_of_the_source() -> None:
     module = made(PlacedDigits)
     module.setup("test")
-    images = [getattr(module, split).glyphs.images for split in ("_training", "_validation", "_test")]
+    images = [module.split(split).glyphs.images for split in ("train", "val", "test")]
     numbers = [set(one.numbers.tolist()) for one in images]
     assert [len(one) for one in numbers] == [1257, 180, 360]
     assert not numbers[0] & numbers[1] | numbers[0] & numbers[2] | numbers[1] & numbers[2]
@@ -180,4 +180,4 @@ def test_digits_of_the_splits_are_those_of_the_source() -> None:
 )
 def test_scenes_that_cannot_be_drawn(kind: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        kind(source=Digits(), **arguments)
+        DataModule.of(kind, source=Digits(), **arguments)

@@ -10,7 +10,7 @@ from digit_sets import digit_sets, read_recordings_once
 from hydra_runs import train
 
 import perceiver
-from perceiver.data import MNIST, TrimodalDigits
+from perceiver.data import MNIST, DataModule, TrimodalDigits
 from perceiver.data.augmentation.points import RandomJitter, RandomPointDropout
 from perceiver.data.synthetic.digit_points import inked_points
 
@@ -33,10 +33,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def prepared(root: Path, **arguments: Any) -> TrimodalDigits:
+def prepared(root: Path, **arguments: Any) -> DataModule:
     # Two images of each digit at least: points are of another than the image.
-    small = {"validation_images": 20, "validation_pairs": 30, "test_pairs": 50, "download": False}
-    module = TrimodalDigits(root=root, **{**small, **arguments})
+    small = {"validation_images": 20, "validation_pairs": 30, "test_pairs": 50, "download": False, "batch_size": 64}
+    module = DataModule.of(TrimodalDigits, root=root, **{**small, **arguments})
     module.prepare_data()
     module.setup("fit")
     module.setup("test")

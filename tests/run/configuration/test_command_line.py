@@ -5,9 +5,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from perceiver.run.configuration.command_line import PROGRAM, rank_command, remember_program, typed_command
+from perceiver.run.configuration.command_line import (
+    PROGRAM,
+    present_override,
+    rank_command,
+    remember_program,
+    typed_command,
+    typed_override,
+)
 from perceiver.run.configuration.folder import conf_directory
 
 
@@ -76,3 +84,24 @@ def test_people_get_the_job_without_the_choices_of_its_sweep(monkeypatch: pytest
     assert typed == "python train.py 'hydra.searchpath=[file://mine]' seed=3 data.augment=null"
     monkeypatch.setattr(sys, "argv", ["/bin/perceiver-train"])
     assert typed_command(hydra(), ["seed=3"]).startswith("perceiver-train ")
+
+
+@pytest.mark.parametrize(
+    "path", ["runs/a", "runs/a b", "it's", "a=b", "x,y", "123", "null", "a(b)", "[x]", "{a}", r"back\slash", r"C:\x\'y'\\"]
+)
+def test_hints_can_be_typed(path: str) -> None:
+    """A shell and Hydra make of them what they were made of."""
+    [word] = shlex.split(typed_override("ckpt_path", path))
+    assert OverridesParser.create().parse_override(word).value() == path
+
+
+def test_former_keys_of_figures() -> None:
+    for former, present in (
+        ("callbacks.samples=null", "callbacks.figures.draw.samples=null"),
+        ("~callbacks.fields", "~callbacks.figures.draw.fields"),
+        ("callbacks.attention.draw.num_samples=3", "callbacks.figures.draw.attention.num_samples=3"),
+        ("callbacks.samples.every_n_epochs=2", "callbacks.figures.every_n_epochs=2"),
+        ("callbacks.attention_by_modality=null", "callbacks.attention_by_modality=null"),
+        ("callbacks.samples_of_mine=null", "callbacks.samples_of_mine=null"),
+    ):
+        assert present_override(former) == present

@@ -8,7 +8,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from perceiver.run.configuration.resolve import _ceil_divide, register_resolvers, resolve
+from perceiver.run.configuration.resolve import resolve
+from perceiver.run.configuration.resolvers import _ceil_divide, register_resolvers
 from perceiver.run.errors import one_line
 
 SPEC: dict[str, Any] = {

@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader
 import perceiver
 from perceiver.batch import Batch, Sample
 from perceiver.collate import Collate
+from perceiver.objectives import classification
 from perceiver.run.reporting.attention_by_modality import AttentionByModality
-from perceiver.tasks.classification import ClassificationTask
+from perceiver.training import Task
 
 SIZE = 4
 
@@ -40,9 +41,9 @@ def loader(items: list[Sample]) -> DataLoader[Any]:
     return DataLoader(items, batch_size=SIZE, collate_fn=collate)  # type: ignore[arg-type]
 
 
-def task(*modalities: str) -> ClassificationTask:
-    perceiver = model(*modalities).train()
-    return ClassificationTask(model=perceiver, optimizer=partial(torch.optim.SGD, lr=0.0), num_classes=3)
+def task(*modalities: str) -> Task:
+    perceiver, objective = model(*modalities).train(), classification(num_classes=3)
+    return Task(model=perceiver, objective=objective, optimizer=partial(torch.optim.SGD, lr=0.0))
 
 
 def trainer(directory: Path, *callbacks: Any) -> Trainer:

@@ -18,10 +18,11 @@ from torch.utils.data import DataLoader
 from perceiver.batch import Batch, Sample
 from perceiver.collate import Collate
 from perceiver.model import Perceiver
+from perceiver.objectives import classification
 from perceiver.plots import AttentionMaps, SampleGrid
-from perceiver.run.reporting.figures import ConfusionFigures, EvaluationFigures
+from perceiver.run.reporting.figures import ConfusionFigures, Figures
 from perceiver.run.reporting.metrics import BestEpoch
-from perceiver.tasks.classification import ClassificationTask
+from perceiver.training import Task
 
 
 class Remembering:
@@ -45,8 +46,9 @@ def loader(name: str, count: int = 6) -> DataLoader[Any]:
     return DataLoader(items, batch_size=2, shuffle=name == "train", collate_fn=collate)  # type: ignore[arg-type]
 
 
-def task(lr: float = 0.1) -> ClassificationTask:
-    return ClassificationTask(model=model("image").train(), optimizer=partial(torch.optim.SGD, lr=lr), num_classes=3)
+def task(lr: float = 0.1) -> Task:
+    objective = classification(num_classes=3)
+    return Task(model=model("image").train(), objective=objective, optimizer=partial(torch.optim.SGD, lr=lr))
 
 
 def trainer(directory: Path, *callbacks: Any, epochs: int = 3, **arguments: Any) -> Trainer:
@@ -58,7 +60,7 @@ def trainer(directory: Path, *callbacks: Any, epochs: int = 3, **arguments: Any)
 
 def test_the_best_weights_are_drawn_and_the_last_ones_given_back(tmp_path: Path) -> None:
     draw, learner = Remembering(), task()
-    runner = trainer(tmp_path, EvaluationFigures(directory=tmp_path, draw=draw))
+    runner = trainer(tmp_path, Figures(directory=tmp_path, draw=draw))
     runner.fit(learner, loader("train"), loader("val"))
     [drawn] = draw.weights
     best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
@@ -75,14 +77,14 @@ def test_the_best_weights_are_drawn_and_the_last_ones_given_back(tmp_path: Path)
 
 def test_without_training_the_test_data_is_drawn(tmp_path: Path) -> None:
     draw = Remembering()
-    trainer(tmp_path, EvaluationFigures(directory=tmp_path, draw=draw)).test(task(), loader("test"), verbose=False)
+    trainer(tmp_path, Figures(directory=tmp_path, draw=draw)).test(task(), loader("test"), verbose=False)
     assert draw.ids == [[f"test/{number}" for number in range(6)]]
     assert (tmp_path / "figures" / "seen_test.png").is_file()
 
 
 def test_epochs_go_to_tensorboard(tmp_path: Path) -> None:
     draw = Remembering()
-    figures = EvaluationFigures(directory=tmp_path, draw=draw, every_n_epochs=2)
+    figures = Figures(directory=tmp_path, draw=draw, every_n_epochs=2)
     logger = TensorBoardLogger(tmp_path, name="", version="")
     trainer(tmp_path, figures, epochs=4, logger=logger).fit(task(), loader("train"), loader("val"))
     assert len(draw.weights) == 3, "epochs 2 and 4, and the best; not the sanity check"
@@ -96,7 +98,7 @@ def test_looking_changes_no_training(tmp_path: Path) -> None:
     losses = []
     for every, directory in ((None, tmp_path / "a"), (1, tmp_path / "b")):
         torch.manual_seed(5)
-        figures = EvaluationFigures(directory=directory, draw=SampleGrid(num_samples=2), every_n_epochs=every)
+        figures = Figures(directory=directory, draw=SampleGrid(num_samples=2), every_n_epochs=every)
         runner = trainer(directory, figures, epochs=2)
         torch.manual_seed(7)
         data = loader("train"), loader("val")
@@ -110,7 +112,7 @@ def failing(model: Perceiver, batches: Iterable[Batch]) -> dict[str, Figure]:
 
 
 def test_a_figure_that_fails_costs_no_training(tmp_path: Path) -> None:
-    runner = trainer(tmp_path, EvaluationFigures(directory=tmp_path, draw=failing), epochs=1)
+    runner = trainer(tmp_path, Figures(directory=tmp_path, draw=failing), epochs=1)
     with pytest.warns(UserWarning, match="figures: failing failed and is left out: RuntimeError: no ink"):
         runner.fit(task(), loader("train"), loader("val"))
     assert not (tmp_path / "figures").exists()
@@ -119,7 +121,7 @@ def test_a_figure_that_fails_costs_no_training(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*no `val_dataloader`.*")
 def test_without_validation_nothing_is_drawn(tmp_path: Path) -> None:
     draw = Remembering()
-    figures = EvaluationFigures(directory=tmp_path, draw=draw)
+    figures = Figures(directory=tmp_path, draw=draw)
     Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, log_every_n_steps=1, callbacks=[figures],
@@ -129,7 +131,7 @@ def test_without_validation_nothing_is_drawn(tmp_path: Path) -> None:
 
 def test_other_processes_and_other_models_draw_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = Remembering()
-    figures = EvaluationFigures(directory=tmp_path, draw=draw)
+    figures = Figures(directory=tmp_path, draw=draw)
     runner = trainer(tmp_path, figures, epochs=1)
     monkeypatch.setattr(Trainer, "is_global_zero", property(lambda self: False))
     figures.on_test_end(runner, task())
@@ -145,8 +147,10 @@ def test_everything_at_once_writes_real_figures(tmp_path: Path) -> None:
     callbacks = [
         best,
         ConfusionFigures(directory=tmp_path, names=NAMES, best=best),
-        EvaluationFigures(directory=tmp_path, draw=SampleGrid(num_samples=4)),
-        EvaluationFigures(directory=tmp_path, draw=AttentionMaps(num_samples=2, num_latents=3)),
+        Figures(
+            directory=tmp_path,
+            draw={"samples": SampleGrid(num_samples=4), "attention": AttentionMaps(num_samples=2, num_latents=3), "x": None},
+        ),
     ]
     runner, learner = trainer(tmp_path, *callbacks, epochs=1), task()
     runner.fit(learner, loader("train"), loader("val"))
@@ -161,6 +165,24 @@ def test_everything_at_once_writes_real_figures(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["$x", "$x$", r"$\frac{$"])
+def test_names_are_drawn_as_they_are(name: str, tmp_path: Path) -> None:
+    """Pairs of dollar signs are mathematics to matplotlib, and not all is valid."""
+    best = BestEpoch()
+    best.epoch, best.confusion = 0, torch.eye(2)
+    figures = ConfusionFigures(directory=tmp_path, names=[name, "b"], best=best)
+    figures.on_train_end(trainer(tmp_path), task())
+    assert (tmp_path / "figures" / "confusion_val.png").is_file()
+
+
+def test_a_confusion_that_cannot_be_written_costs_no_training(tmp_path: Path) -> None:
+    best = BestEpoch()
+    best.epoch, best.confusion = 0, torch.eye(2)
+    (tmp_path / "figures").write_text("a file")
+    with pytest.warns(UserWarning, match="figures: confusion failed and is left out: FileExistsError"):
+        ConfusionFigures(directory=tmp_path, names=NAMES, best=best).on_train_end(trainer(tmp_path), task())
+
+
 def test_settings_are_checked(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="every_n_epochs: expected 1 or more"):
-        EvaluationFigures(directory=tmp_path, draw=failing, every_n_epochs=0)
+        Figures(directory=tmp_path, draw=failing, every_n_epochs=0)

@@ -9,7 +9,10 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from perceiver.run.reporting.metrics import BestEpoch, write_metrics
+from perceiver.batch import Batch
+from perceiver.objectives import regression
+from perceiver.run.reporting.metrics import BestEpoch, require_defined, write_metrics
+from perceiver.training import Task
 
 
 def pass_through(best: BestEpoch, scores: list[float], mode: str = "max", monitor: str = "val/accuracy") -> None:
@@ -59,3 +62,31 @@ def test_earlier_keys_stay(tmp_path: Path) -> None:
     write_metrics(path, {"val/accuracy": 0.5, "test/accuracy": 0.4})
     write_metrics(path, {"test/accuracy": 0.6})
     assert json.loads(path.read_text()) == {"val/accuracy": 0.5, "test/accuracy": 0.6}
+
+
+def test_a_lost_score_is_not_the_best() -> None:
+    best = BestEpoch()
+    pass_through(best, [float("nan"), 0.3, float("nan"), 0.2])
+    assert (best.epoch, best.score) == (1, pytest.approx(0.3))
+
+
+class Unranked:
+    """Stands in for a trainer whose checkpoints go by R2."""
+
+    limit_val_batches: float = 1.0
+    callbacks = (ModelCheckpoint(monitor="val/r2"), ModelCheckpoint())
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_metric_that_the_validation_data_does_not_define() -> None:
+    task = Task(model=torch.nn.Linear(1, 1), objective=regression(mean=[0.0], std=[1.0]), optimizer=torch.optim.SGD)
+    batches = [Batch(inputs={"x": torch.zeros(1, 1)}, target=torch.tensor([value])) for value in (1.0, 1.0, 2.0)]
+    state = torch.get_rng_state()
+    require_defined(Unranked(), task, batches)
+    require_defined(Unranked(), task, None)
+    for limit in (2, 0.7):
+        trainer = Unranked()
+        trainer.limit_val_batches = limit
+        with pytest.raises(ValueError, match=r"monitor.name=val/r2: .* targets are all equal.*monitor.name=val/loss"):
+            require_defined(trainer, task, batches)
+    assert torch.equal(torch.get_rng_state(), state)

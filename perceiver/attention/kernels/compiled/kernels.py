@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch._dynamo import eval_frame
 
 DTYPES = (torch.float32, torch.float64)
 OPTIONS: dict[str, str | int | bool | Callable[..., object]] = {}
@@ -56,6 +55,9 @@ def _prerequisites(device_type: str, compiler: str | None, path: str | None) -> 
     """What Inductor asks for; the variables of the environment on which that depends are arguments for the cache."""
     if device_type not in ("cpu", "cuda"):
         return Availability(False, f"no compiled code for {device_type}")
+    # Imported here: it takes a second and more, and most models never compile.
+    from torch._dynamo import eval_frame
+
     if not eval_frame.is_dynamo_supported() or not eval_frame.is_inductor_supported():
         return Availability(False, "torch.compile does not support this platform")
     if device_type == "cuda" and importlib.util.find_spec("triton") is None:

@@ -1,0 +1,231 @@
+"""The data module of every data set: a source's samples, in batches, for Lightning."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import Any, final
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from perceiver.batch import Sample
+from perceiver.data.loading.collation import PreparedCollate
+from perceiver.data.loading.order import TrainingLoader, balanced_weights, training_order
+from perceiver.data.loading.samples import Stream, Subset, subset
+from perceiver.data.loading.source import Source
+from perceiver.data.loading.splits import labelled_subset
+from perceiver.data.loading.transforms import Settings, Transforms, by_modality
+
+_STAGES: Mapping[str | None, tuple[str, ...]] = {
+    "fit": ("train",),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+    None: ("train", "test"),
+}
+
+
+@final
+class DataModule(LightningDataModule):
+    """Batches of a data set: read, collated, augmented, corrupted, normalised, in this order.
+
+    >>> from perceiver.data import DataModule, Digits
+    >>> data = DataModule(Digits(), batch_size=50)
+    >>> next(iter(data.val_dataloader())).inputs["image"].shape
+    torch.Size([50, 1, 8, 8])
+
+    Args:
+        source: the data set.
+        batch_size: samples per batch and process.
+        num_workers: loader processes. For samples in memory 0 is right unless `augment` is slow.
+        augment: transforms of training batches; see `perceiver.data.loading.transforms.Settings`.
+        corruption: the same, applied after them, in validation and test too; there it depends on the sample alone.
+        balanced_sampling: draw training samples with replacement, every class equally often on average; an epoch keeps its
+            length. False: every sample once.
+        num_labelled: how many of the training split's samples to train on, each class in proportion, chosen by the source's
+            `split_seed`; None: all. What the spec says of the data is theirs. Validation and test stay as they are.
+
+    Raises:
+        TypeError, ValueError: a setting that is invalid, or that this source does not have.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        augment: Settings = None,
+        corruption: Settings = None,
+        balanced_sampling: bool = False,
+        num_labelled: int | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"data.batch_size: expected 1 or more, got {batch_size}.")
+        if num_workers < 0:
+            raise ValueError(f"data.num_workers: expected 0 (load in the training process) or more, got {num_workers}.")
+        self.source = source
+        self.source.num_workers = num_workers
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.augment = self._transforms(augment, argument="data.augment")
+        self.corruption = self._transforms(corruption, argument="data.corruption")
+        self.balanced_sampling = balanced_sampling
+        self.num_labelled = num_labelled
+        self._splits: dict[str, Any] = {}
+        self._whole: Any = None
+
+    @classmethod
+    def of(cls, kind: Callable[..., Source], /, **settings: Any) -> DataModule:
+        """A data module and its source from settings side by side, as the command line has them.
+
+        Args:
+            kind: makes the source; a class.
+            settings: what `kind` names among its arguments goes to it, then what this class names comes here; the rest goes
+                to `kind`, which reports it.
+        """
+        theirs, parameters = inspect.signature(kind).parameters, inspect.signature(cls).parameters.values()
+        ours = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.name not in theirs]
+        loading = {name: settings.pop(name) for name in ours if name in settings}
+        return cls(kind(**settings), **loading)
+
+    def _transforms(self, given: Settings, *, argument: str) -> dict[str, Transforms]:
+        source = self.source
+        if given and source.normalised:
+            raise ValueError(
+                f"{argument}: expected null for {type(source).__name__}, whose samples are normalised as they are read."
+            )
+        return by_modality(given, facts=source.facts, available=source.available, argument=argument)
+
+    def prepare_data(self) -> None:
+        """Has the source download what is absent and look whether everything is there."""
+        self.source.prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads what a stage ("fit", "validate", "test", "predict"; None for all) needs, once; makes the spec."""
+        for name in _STAGES[stage]:
+            self.split(name)
+
+    def split(self, name: str) -> Any:
+        """The samples of "train", "val", "test" or "predict", read when they are first asked for."""
+        if name not in self._splits:
+            if name == "predict":
+                samples = self.source.read_prediction()
+                self._splits[name] = self.split("test") if samples is None else samples
+            elif name == "test":
+                if self.source.spec is None:
+                    self.split("train")
+                self._splits[name] = self.source.read_test()
+            else:
+                self._whole, self._splits["val"] = self.source.read_training()
+                self._splits["train"] = self._chosen(self._whole)
+                if self.source.spec is None:
+                    self.source.spec = self.source.learn(self._splits["train"])
+        return self._splits[name]
+
+    def _chosen(self, training: Any) -> Any:
+        """The samples to train on."""
+        if self.balanced_sampling:
+            self._labels(training, setting="balanced_sampling")
+        if self.num_labelled is None:
+            return training
+        labels = self._labels(training, setting="num_labelled")
+        return subset(training, labelled_subset(labels, size=self.num_labelled, seed=self.source.split_seed))
+
+    def _labels(self, training: Any, *, setting: str) -> Any:
+        labels = getattr(training, "labels", None)
+        if labels is None:
+            raise ValueError(
+                f"data.{setting}: expected {'null' if setting == 'num_labelled' else 'false'}, since the target of "
+                f"{type(self.source).__name__} is not a class."
+            )
+        return labels
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What a model must know of the data: a plain dict; there after `prepare_data()` and `setup("fit")`.
+
+        Set it, before the loaders are made, to what a run directory or checkpoint holds: validation, test, prediction and
+        resumed training then normalise by the stored statistics, and number classes in the stored order.
+
+        Raises:
+            RuntimeError: read before `setup`.
+            ValueError: set to the spec of other data; see `Source.take`.
+        """
+        if self.source.spec is None:
+            raise RuntimeError('the spec is known once the data was seen: call prepare_data() and setup("fit") first.')
+        return deepcopy(self.source.spec)
+
+    @spec.setter
+    def spec(self, stored: Mapping[str, Any]) -> None:
+        self.source.take(stored)
+        self._splits.clear()
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Shuffled batches of the training split, augmented and corrupted; without augmentation when overfitting."""
+        training = self.split("train")
+        if getattr(self.trainer, "overfit_batches", 0) > 0:
+            # The same batches every time, which Lightning arranges for plain shuffling only.
+            return self._loader(self._chosen(self.source.unaltered(self._whole)), shuffle=True)
+        collate = self._collate(seed=None)
+        if isinstance(training, Stream):
+            return training.loader(collate=collate, batch_size=self.batch_size, num_workers=self.num_workers)
+        if collate.augment or collate.corruption:
+            self._try(collate, training)
+        weights = balanced_weights(training.labels) if self.balanced_sampling else None
+        return TrainingLoader(
+            training,
+            collate=collate,
+            order=training_order(training, module=self, weights=weights),
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+        )
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Batches of the validation split, in order, the same every time."""
+        return self._loader(self.split("val"))
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """Batches of the test split, in order, the same every time."""
+        return self._loader(self.split("test"))
+
+    def predict_dataloader(self) -> DataLoader[Sample]:
+        """Batches of what there is to predict, in order: the test split, or what the source takes instead."""
+        return self._loader(self.split("predict"))
+
+    def _loader(self, samples: Any, *, shuffle: bool = False) -> DataLoader[Sample]:
+        collate = self._collate(seed=self.source.corruption_seed)
+        if collate.corruption and hasattr(samples, "__getitems__"):
+            samples = Subset(samples, torch.arange(len(samples)))  # each is corrupted by itself
+        return DataLoader(
+            samples,
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=collate,
+        )
+
+    def _collate(self, *, seed: int | None) -> PreparedCollate:
+        return PreparedCollate(
+            modalities=self.spec["modalities"],
+            augment=self.augment,
+            corruption=self.corruption,
+            seed=seed,
+            normalised=self.source.normalised,
+        )
+
+    def _try(self, collate: PreparedCollate, training: Any) -> None:
+        """Report a transform that does not fit before training starts."""
+        number = getattr(training, "example", 0)
+        if hasattr(training, "__getitems__"):
+            with torch.random.fork_rng(devices=[]):
+                collate.check(training.__getitems__([number, number]))
+        else:
+            sample = training[number]
+            collate.check([sample, sample])

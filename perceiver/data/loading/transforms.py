@@ -1,0 +1,169 @@
+"""Transforms that vary or corrupt the batches of a modality: how they are configured, put in one form, and tried."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perceiver.data.augmentation.images import augmented
+
+Transform = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+"""`(B, …)` and its mask (`(B, *grid)`, True is valid, or None) to the same, changed; sizes of the grid may change.
+
+It draws for every sample anew, from torch's global generator, so that `seed` makes runs repeatable; worker processes have
+seeds of their own. Whether a sample is present at all stays as it was.
+"""
+
+ImageTransform = Callable[[Tensor], Tensor]
+"""A torchvision v2 transform, or anything alike: float `(C, H, W)` in [0, 1], black = 0, to the same shape; or, if it has a
+true attribute `draws_per_image`, `(B, C, H, W)` to the same shape. This is the form for images, `Transform` that for others.
+"""
+
+Settings = ImageTransform | Mapping[str, Any] | None
+"""Transforms as they are configured. Of a data set of one modality: an image transform, or transforms by names of your
+choice, applied in this order. Of a data set of several modalities: such a value for each, by its name. None: no transform.
+"""
+
+
+@dataclass(frozen=True)
+class OnImages:
+    """An image transform in the form of `Transform`; the mask stays."""
+
+    transform: ImageTransform
+
+    def __call__(self, x: Tensor, mask: Tensor | None) -> tuple[Any, Tensor | None]:
+        """`(B, C, H, W)` in and, from a transform that keeps sizes, out."""
+        return augmented(self.transform, x), mask
+
+
+class Transforms:
+    """Transforms of one modality by name, one after another.
+
+    Args:
+        transforms: an image transform, or a mapping from names to transforms; None, or an entry of None, for no transform.
+        argument: where they are configured, for error messages.
+        kind: of the modality; transforms of images are `ImageTransform`s.
+
+    Raises:
+        TypeError: an entry cannot be called, or `transforms` is no mapping.
+    """
+
+    def __init__(self, transforms: Settings, *, argument: str, kind: str | None) -> None:
+        on_images = kind == "image"
+        if on_images and transforms is not None and not isinstance(transforms, Mapping):
+            transforms = {"": transforms}
+        if transforms is not None and not isinstance(transforms, Mapping):
+            raise TypeError(
+                f"{argument}: expected a mapping from a name of your choice to a transform, got {type(transforms).__name__}."
+            )
+        self.transforms: dict[str, Any] = {}
+        for name, transform in (transforms or {}).items():
+            where = f"{argument}.{name}" if name else argument
+            if transform is not None and not callable(transform):
+                raise TypeError(f"{where}: expected a transform to call or null, got {type(transform).__name__}.")
+            if transform is not None:
+                self.transforms[where] = OnImages(transform) if on_images else transform
+
+    def __len__(self) -> int:
+        return len(self.transforms)
+
+    def __call__(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """`(B, …)` and its mask, changed."""
+        for transform in self.transforms.values():
+            x, mask = transform(x, mask)
+        return x, mask
+
+    def check(self, x: Tensor, mask: Tensor | None, *, channel_axis: object) -> None:
+        """Try them on a batch, so that a transform that does not fit is reported before training starts.
+
+        Args:
+            x, mask: a batch of the modality.
+            channel_axis: of a sample, 0 or -1.
+
+        Raises:
+            TypeError: a transform returns something else than a float tensor and a boolean mask or None.
+            ValueError: it changes the number of samples, or the size of images, or the mask does not go with the tensor.
+        """
+        with torch.random.fork_rng(devices=[]):
+            for where, transform in self.transforms.items():
+                if isinstance(transform, OnImages):
+                    x = _checked_images(where, transform.transform, x)
+                else:
+                    x, mask = _checked(where, transform(x, mask), before=x, channel_axis=channel_axis)
+
+
+def by_modality(
+    given: Settings, *, facts: Mapping[str, Mapping[str, Any]], available: Sequence[str], argument: str
+) -> dict[str, Transforms]:
+    """Transforms as they are configured, for each modality that has some.
+
+    Args:
+        given: as configured.
+        facts: of the modalities that samples have, by name; their `kind` counts.
+        available: names of all modalities that may be configured.
+        argument: where they are configured, for error messages.
+
+    Raises:
+        TypeError: a transform cannot be called, or of several modalities no mapping by their names was given.
+        ValueError: an unknown modality.
+    """
+    if given is None:
+        return {}
+    if len(available) == 1 and not (isinstance(given, Mapping) and available[0] in given):
+        places = {available[0]: (given, argument)}
+    elif not isinstance(given, Mapping):
+        raise TypeError(
+            f"{argument}: expected a mapping from modalities ({', '.join(available)}) to transforms, got "
+            f"{type(given).__name__}."
+        )
+    elif unknown := [name for name in given if name not in available]:
+        raise ValueError(f"{argument}.{unknown[0]}: expected settings of {', '.join(available)}; got {unknown[0]!r}.")
+    else:
+        places = {name: (own, f"{argument}.{name}") for name, own in given.items()}
+    made = {
+        name: Transforms(own, argument=place, kind=facts[name].get("kind"))
+        for name, (own, place) in places.items()
+        if name in facts
+    }
+    return {name: transforms for name, transforms in made.items() if len(transforms)}
+
+
+def _checked_images(where: str, transform: ImageTransform, images: Tensor) -> Tensor:
+    whole = getattr(transform, "draws_per_image", False)
+    image = images if whole else images[0]
+    result: Any = transform(image)
+    if not isinstance(result, Tensor) or not result.is_floating_point():
+        kind = result.dtype if isinstance(result, Tensor) else type(result).__name__
+        raise TypeError(f"{where}: expected a float tensor from {transform}, got {kind}.")
+    if result.shape != image.shape:
+        raise ValueError(
+            f"{where}: {transform} turned an image of shape {tuple(image.shape)} into {tuple(result.shape)}; "
+            "expected the same shape. Crop or resize to the size of the data, e.g. RandomCrop(size, padding=2)."
+        )
+    return result if whole else images
+
+
+def _checked(where: str, result: Any, *, before: Tensor, channel_axis: object) -> tuple[Tensor, Tensor | None]:
+    fits = isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor)
+    if not fits or not result[0].is_floating_point():
+        raise TypeError(f"{where}: expected (float tensor, mask or None) in return, got {_kind(result)}.")
+    x, mask = result
+    if mask is not None and (not isinstance(mask, Tensor) or mask.dtype != torch.bool):
+        raise TypeError(f"{where}: expected a boolean mask or None, got {_kind(mask)}.")
+    if x.ndim != before.ndim or x.shape[0] != before.shape[0]:
+        raise ValueError(
+            f"{where}: turned a batch of shape {tuple(before.shape)} into {tuple(x.shape)}; expected as many samples "
+            "and axes."
+        )
+    grid = x.shape[2:] if channel_axis == 0 else x.shape[1:-1]
+    if mask is not None and mask.shape not in (x.shape[:1], x.shape[:1] + grid):
+        raise ValueError(f"{where}: returned a mask {tuple(mask.shape)} that does not go with {tuple(x.shape)}.")
+    return x, mask
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "(" + ", ".join(_kind(entry) for entry in value) + ")"
+    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__

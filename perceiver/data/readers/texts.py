@@ -1,0 +1,137 @@
+"""What data sets of texts without labels have in common: documents in windows, splits, spec."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from perceiver.data.loading.source import Source
+from perceiver.data.readers.text_windows import (
+    Document,
+    Stretch,
+    TextWindows,
+    distinct,
+    split_by_document,
+    split_by_stretch,
+    windows,
+)
+from perceiver.modalities.text_bytes import VOCABULARY_SIZE
+
+FEW = 20
+"""Documents, fewer than which are cut in parts unless told otherwise: whole ones would make splits of odd sizes."""
+
+
+class TextSource(Source):
+    """Windows of texts, as ids of their UTF-8 bytes. Subclasses read the texts.
+
+    Batches hold `inputs[modality]` `(B, L)` and, where lengths differ, `masks[modality]` `(B, L)`. There is no target: the
+    spec has modalities only. Documents of the same text count once, so that no text is in two splits.
+
+    Args:
+        max_length: bytes of a window at most.
+        cut_at: windows end behind a word or behind a line, where that is possible.
+        split_by: `document`: whole documents are for training, validation or test. `stretch`: of each the beginning trains,
+            what follows validates and the end tests. `auto`: by document if there are 20 or more.
+        validation_fraction: share of the bytes for validation.
+        test_fraction: share of the bytes for the test.
+        split_seed: which documents; not the training seed.
+        modality: its name, the key in `Batch.inputs`.
+
+    Raises:
+        ValueError: settings that make no sense, or leave a split without text.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_length: int,
+        cut_at: Literal["word", "line"],
+        split_by: Literal["auto", "document", "stretch"],
+        validation_fraction: float,
+        test_fraction: float,
+        split_seed: int,
+        modality: str = "text",
+    ) -> None:
+        facts = {"kind": "text", "shape": [None], "vocabulary_size": VOCABULARY_SIZE, "max_length": max_length}
+        super().__init__(facts={modality: facts}, split_seed=split_seed)
+        if max_length < 8:
+            raise ValueError(f"data.max_length: expected windows of 8 bytes or more, got {max_length}.")
+        for name, said, possible in (
+            ("cut_at", cut_at, ("word", "line")),
+            ("split_by", split_by, ("auto", "document", "stretch")),
+        ):
+            if said not in possible:
+                raise ValueError(f"data.{name}: expected one of {', '.join(possible)}, got {said!r}.")
+        if min(validation_fraction, test_fraction) <= 0 or validation_fraction + test_fraction >= 1:
+            raise ValueError(
+                "data.validation_fraction, data.test_fraction: expected shares above 0 that leave some to train on, got "
+                f"{validation_fraction} and {test_fraction}."
+            )
+        self.modality = modality
+        self.max_length = max_length
+        self.cut_at = cut_at
+        self.split_by = split_by
+        self.validation_fraction = validation_fraction
+        self.test_fraction = test_fraction
+        self._splits: tuple[list[Stretch], list[Stretch], list[Stretch]] | None = None
+
+    @abstractmethod
+    def documents(self) -> list[Document]:
+        """All texts, in an order that does not change.
+
+        Raises:
+            FileNotFoundError, ValueError: they cannot be had; says which and why.
+        """
+
+    def read_training(self) -> tuple[TextWindows, TextWindows]:
+        """The windows of the training and the validation split."""
+        training, validation, _ = self._stretches()
+        return self._windows(training, "training"), self._windows(validation, "validation")
+
+    def read_test(self) -> TextWindows:
+        """The windows of the test split."""
+        return self._windows(self._stretches()[2], "test")
+
+    def learn(self, training: TextWindows) -> dict[str, Any]:
+        """Nothing is measured, and there is no target."""
+        return {"modalities": self.facts}
+
+    def known(self) -> dict[str, Any]:
+        """Kind and vocabulary; a stored `max_length` holds."""
+        facts = {key: self.facts[self.modality][key] for key in ("kind", "vocabulary_size")}
+        return {"modalities": {self.modality: facts}, "target": {}}
+
+    def take(self, stored: Mapping[str, Any]) -> None:
+        """As `Source.take`; the stored `max_length` is that of the windows."""
+        super().take(stored)
+        self.max_length = int(stored["modalities"][self.modality].get("max_length") or self.max_length)
+
+    def _stretches(self) -> tuple[list[Stretch], list[Stretch], list[Stretch]]:
+        """The texts of the three splits, read once."""
+        if self._splits is None:
+            self._splits = self._split(distinct(self.documents()))
+        return self._splits
+
+    def _split(self, documents: list[Document]) -> tuple[list[Stretch], list[Stretch], list[Stretch]]:
+        whole = self.split_by == "document" or (self.split_by == "auto" and len(documents) >= FEW)
+        if not whole:
+            return split_by_stretch(
+                documents, validation_fraction=self.validation_fraction, test_fraction=self.test_fraction
+            )
+        return split_by_document(
+            documents,
+            validation_fraction=self.validation_fraction,
+            test_fraction=self.test_fraction,
+            seed=self.split_seed,
+        )
+
+    def _windows(self, stretches: Sequence[Stretch], split: str) -> TextWindows:
+        cut = [piece for one in stretches for piece in windows(one, size=self.max_length, at_lines=self.cut_at == "line")]
+        if not cut:
+            raise ValueError(
+                f"data: there is too little text for a {split} split; give more, or a larger data.{split}_fraction."
+                if split != "training"
+                else "data: there is too little text to train on; give more."
+            )
+        return TextWindows(cut, modality=self.modality)

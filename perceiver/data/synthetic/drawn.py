@@ -1,0 +1,241 @@
+"""What data sets of drawn digits have in common: where the digits come from, and which scenes are drawn anew when."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from perceiver.batch import Sample
+from perceiver.collate import Collate
+from perceiver.data.loading.images import Images
+from perceiver.data.loading.source import Source
+from perceiver.data.synthetic.scenes import Layer, random_background, random_glyph_layer
+from perceiver.runtime.random_streams import stream_seed
+
+DESCRIBED = 128
+"""So many training scenes say mean and standard deviation."""
+
+_VALIDATION, _TEST, _DESCRIPTION, _TRAINING = range(4)
+
+
+@dataclass(frozen=True)
+class Glyphs:
+    """Digits to draw with, as ink in [0, 1]."""
+
+    images: Images
+
+    def any(self, generator: torch.Generator) -> tuple[Tensor, int]:
+        """One of them at random, `(h, w)`, and its class."""
+        number = torch.randint(len(self.images.labels), (1,), generator=generator)
+        low, high = self.images.value_range
+        ink = (self.images.read(number)[0].float().mean(dim=0) - low) / (high - low)
+        return ink, int(self.images.labels[number])
+
+
+@runtime_checkable
+class Scene(Protocol):
+    """Draws scenes. An object of its own, not the data set: loader processes may have to pickle it."""
+
+    def __call__(self, glyphs: Glyphs, generator: torch.Generator, *, name: str) -> Sample:
+        """A scene with some of the digits, under this id; all of it follows from the generator."""
+        ...
+
+
+@dataclass(frozen=True)
+class DrawnScenes:
+    """A split: as many scenes as it says, each drawn from a seed.
+
+    Args:
+        scene: how they are drawn.
+        glyphs: what with.
+        size: how many.
+        ids: what they are called, without their number.
+        seeds: numbers that seed the scenes together with their own; they are drawn once, and kept. None: drawn anew whenever
+            one is asked for.
+    """
+
+    scene: Scene
+    glyphs: Glyphs
+    size: int
+    ids: str
+    seeds: tuple[int, ...] | None
+    _kept: dict[int, Sample] = field(default_factory=dict, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self.size:
+            raise IndexError(index)
+        if self.seeds is None:
+            return self._drawn(int(torch.randint(2**62, ())), index)
+        if index not in self._kept:
+            self._kept[index] = self._drawn(stream_seed(*self.seeds, index), index)
+        return self._kept[index]
+
+    def _drawn(self, seed: int, index: int) -> Sample:
+        return self.scene(self.glyphs, torch.Generator().manual_seed(seed), name=f"{self.ids}/{index}")
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(self.size))
+
+
+class DrawnSource(Source):
+    """Scenes with digits. Those of validation and test are always the same, training scenes are others in every epoch.
+
+    Digits of validation and test scenes are those of the source's own splits, so no digit is in two.
+
+    Args:
+        source: of the digits: `perceiver.data.Digits` or `MNIST`, or another source of small images, light on dark.
+        scene: how scenes are drawn.
+        name: what ids begin with.
+        modality: its name, the key in `Batch.inputs`.
+        facts: what is known of it before the data was seen.
+        training_scenes: how many make an epoch.
+        redraw: draw training scenes anew in every epoch. False: they are drawn once, and kept in memory, which is faster.
+        validation_scenes, test_scenes: how many there are.
+        scene_seed: which scenes validation and test have; not the training seed.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        scene: Scene,
+        name: str,
+        modality: str,
+        facts: Mapping[str, Any],
+        training_scenes: int,
+        redraw: bool,
+        validation_scenes: int,
+        test_scenes: int,
+        scene_seed: int,
+    ) -> None:
+        super().__init__(facts={modality: facts})
+        sizes = {"training_scenes": training_scenes, "validation_scenes": validation_scenes, "test_scenes": test_scenes}
+        for key, value in sizes.items():
+            if value < 1:
+                raise ValueError(f"data.{key}: expected 1 or more, got {value}.")
+        if scene_seed < 0:
+            raise ValueError(f"data.scene_seed: expected 0 or more, got {scene_seed}.")
+        self.modality = modality
+        self.source = source
+        self.scene = scene
+        self.name = name
+        self.training_scenes = training_scenes
+        self.redraw = redraw
+        self.validation_scenes = validation_scenes
+        self.test_scenes = test_scenes
+        self.scene_seed = scene_seed
+
+    @abstractmethod
+    def describe(self, scenes: list[Sample]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the spec holds of the modality besides `facts`, and of the target, from some training scenes."""
+
+    def prepare(self) -> None:
+        """Fetches or checks the digits."""
+        self.source.prepare()
+
+    def read_training(self) -> tuple[DrawnScenes, DrawnScenes]:
+        """Training scenes and validation scenes."""
+        seeds = None if self.redraw else (self.scene_seed, _TRAINING)
+        training, validation = (Glyphs(images) for images in self.source.read_training())
+        return (
+            DrawnScenes(self.scene, training, self.training_scenes, f"{self.name}/train", seeds),
+            DrawnScenes(self.scene, validation, self.validation_scenes, f"{self.name}/val", (self.scene_seed, _VALIDATION)),
+        )
+
+    def read_test(self) -> DrawnScenes:
+        """Test scenes."""
+        images = Glyphs(self.source.read_test())
+        return DrawnScenes(self.scene, images, self.test_scenes, f"{self.name}/test", (self.scene_seed, _TEST))
+
+    def unaltered(self, training: DrawnScenes) -> DrawnScenes:
+        """Training scenes that are the same in every epoch."""
+        return self._fixed(training, self.training_scenes)
+
+    def learn(self, training: DrawnScenes) -> dict[str, Any]:
+        """The spec, from 128 scenes with training digits."""
+        statistics, target = self.describe(list(self._fixed(training, DESCRIBED)))
+        counted = "num_classes" if target["kind"] == "segmentation" else "num_outputs"
+        return {
+            "modalities": {self.modality: {**self.facts[self.modality], **statistics}},
+            "target": target,
+            counted: len(target["names"]),
+        }
+
+    def _fixed(self, training: DrawnScenes, size: int) -> DrawnScenes:
+        return DrawnScenes(self.scene, training.glyphs, size, training.ids, (self.scene_seed, _DESCRIPTION))
+
+
+def channel_statistics(x: Tensor) -> dict[str, list[float]]:
+    """Mean and standard deviation of each channel of scenes `(B, C, …)`."""
+    values = x.double().transpose(0, 1).flatten(1)
+    return {"mean": values.mean(dim=1).tolist(), "std": values.std(dim=1, correction=0).tolist()}
+
+
+def stacked(scenes: list[Sample], *, modality: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs `(B, C, …)`, targets `(B, …)` and where these are valid `(B, H, W)` of scenes of one size."""
+    batch = Collate(modalities={modality: {"kind": "scene", "channel_axis": 0}})(scenes)
+    x, target = batch.inputs[modality], batch.target
+    assert isinstance(x, Tensor)
+    assert target is not None
+    grid = (len(target), *target.shape[-2:])
+    return x, target, torch.ones(grid, dtype=torch.bool) if batch.target_mask is None else batch.target_mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composition:
+    """What lies where in a scene: a background, and some digits before it.
+
+    Args:
+        height, width: of the scene in pixels.
+        digits: the fewest and most digits.
+        diameter: the smallest and largest side of a digit in pixels.
+    """
+
+    height: int
+    width: int
+    digits: tuple[int, int]
+    diameter: tuple[float, float]
+
+    @classmethod
+    def of(cls, *, size: Sequence[int], digits: Sequence[int], diameter: Sequence[float]) -> "Composition":
+        """As a data module is told.
+
+        Raises:
+            ValueError: numbers that make no scene.
+        """
+        _check_scene(size=list(size), diameter=list(diameter), digits=list(digits))
+        return cls(
+            height=int(size[0]),
+            width=int(size[1]),
+            digits=(int(digits[0]), int(digits[1])),
+            diameter=(float(diameter[0]), float(diameter[1])),
+        )
+
+    @property
+    def size(self) -> dict[str, int]:
+        """Height and width, as what draws takes them."""
+        return {"height": self.height, "width": self.width}
+
+    def layers(self, glyphs: Glyphs, generator: torch.Generator) -> list[Layer]:
+        """The background, then each digit before those that came earlier."""
+        found = [random_background(**self.size, generator=generator)]
+        fewest, most = self.digits
+        for _ in range(int(torch.randint(fewest, most + 1, (), generator=generator))):
+            ink, label = glyphs.any(generator)
+            found.append(random_glyph_layer(ink, label=label, diameter=self.diameter, **self.size, generator=generator))
+        return found
+
+
+def _check_scene(*, size: list[int], diameter: list[float], digits: list[int]) -> None:
+    if len(size) != 2 or min(size) < 4:
+        raise ValueError(f"data.size: expected [height, width] in pixels, at least 4 each, got {size}.")
+    if len(diameter) != 2 or not 1 <= diameter[0] <= diameter[1]:
+        raise ValueError(f"data.diameter: expected [smallest, largest] side of a digit in pixels, got {diameter}.")
+    if len(digits) != 2 or not 0 <= digits[0] <= digits[1]:
+        raise ValueError(f"data.digits: expected [fewest, most] digits of a scene, got {digits}.")

@@ -1,0 +1,66 @@
+"""What training samples say of their channels: mean and standard deviation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def channel_statistics(samples: Iterable[Tensor], *, channel_axis: int) -> dict[str, list[float]]:
+    """`mean` and `std` of each channel over all elements of all samples, as the spec has them.
+
+    Args:
+        samples: `(C, *grid)` with `channel_axis=0`, `(*grid, C)` with -1.
+        channel_axis: where the channels are.
+
+    Raises:
+        ValueError: there are no samples.
+    """
+    moments = Moments()
+    for x in samples:
+        moments.add(x.movedim(channel_axis, -1).flatten(0, -2))
+    return moments.facts()
+
+
+class Moments:
+    """Mean and standard deviation of each column of `(n, C)`, block by block, by Welford: values may lie far from 0."""
+
+    def __init__(self) -> None:
+        self._count: Tensor | float = 0.0
+        self._mean: Tensor | float = 0.0
+        self._moment: Tensor | float = 0.0
+
+    def add(self, values: Tensor, present: Tensor | None = None) -> None:
+        """Include a block `(n, C)`; where `present` is False a value does not count."""
+        values = values.double()
+        there = torch.ones_like(values) if present is None else present.double()
+        count = there.sum(dim=0)
+        mean = (values * there).sum(dim=0) / count.clamp(min=1)
+        moment = ((values - mean).square() * there).sum(dim=0)
+        both = self._count + count
+        delta = mean - self._mean
+        self._mean = self._mean + delta * count / both.clamp(min=1)
+        self._moment = self._moment + moment + delta.square() * self._count * count / both.clamp(min=1)
+        self._count = both
+
+    def facts(self) -> dict[str, list[float]]:
+        """`mean` and `std`; ValueError where nothing was added."""
+        require_any(int(isinstance(self._mean, Tensor)))
+        assert isinstance(self._mean, Tensor)
+        assert isinstance(self._moment, Tensor)
+        assert isinstance(self._count, Tensor)
+        means, stds = self._mean.tolist(), (self._moment / self._count.clamp(min=1)).sqrt().tolist()
+        return {"mean": means, "std": [spread(std, abs(mean)) for std, mean in zip(stds, means, strict=True)]}
+
+
+def spread(std: float, largest: float) -> float:
+    """A standard deviation to divide by: 1 where it is the rounding noise of values as large as `largest`."""
+    return std if std > 1e-9 * largest else 1.0
+
+
+def require_any(count: int) -> None:
+    """ValueError where there are no samples."""
+    if count == 0:
+        raise ValueError("none of the training cells can be read.")

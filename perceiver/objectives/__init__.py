@@ -1,0 +1,51 @@
+"""Training objectives, in plain PyTorch: what is checked, minimised and measured, with the model as an argument.
+
+`classification`, `multilabel` and `regression` make a `Supervised` objective, `segmentation` and `dense_regression` a
+`Dense` one; the others need no targets. `perceiver.training.Task` wraps one for Lightning. A plain loop takes ten lines:
+
+```python
+objective = classification(num_classes=10, label_smoothing=0.1)
+optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+for epoch in range(10):
+    model.train()
+    for batch in training_loader:
+        loss = objective.loss(model, objective.check(model, batch))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+metrics = objective.metrics(model.eval())
+with torch.no_grad():
+    for number, batch in enumerate(validation_loader):
+        objective.evaluate(model, objective.check(model, batch), metrics, number=number)
+print(objective.results(metrics))  # {"loss": tensor(…), "accuracy": tensor(…)}
+```
+"""
+
+from perceiver.objectives.classes import classification
+from perceiver.objectives.criterion import Criterion
+from perceiver.objectives.dense import Dense
+from perceiver.objectives.fields import EndPointError, dense_regression
+from perceiver.objectives.labels import multilabel
+from perceiver.objectives.masked_autoencoding import MaskedAutoencoding
+from perceiver.objectives.masked_tokens import MaskedTokenModelling
+from perceiver.objectives.multimodal_autoencoding import MultimodalAutoencoding
+from perceiver.objectives.objective import Objective
+from perceiver.objectives.pixel_classes import segmentation
+from perceiver.objectives.supervised import Supervised
+from perceiver.objectives.values import regression
+
+__all__ = [
+    "Criterion",
+    "Dense",
+    "EndPointError",
+    "MaskedAutoencoding",
+    "MaskedTokenModelling",
+    "MultimodalAutoencoding",
+    "Objective",
+    "Supervised",
+    "classification",
+    "dense_regression",
+    "multilabel",
+    "regression",
+    "segmentation",
+]

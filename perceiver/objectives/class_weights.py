@@ -1,0 +1,88 @@
+"""Weights of classes and labels in a loss, for those of unequal size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def weights_of_classes(
+    weights: Sequence[float] | str | None, counts: Sequence[int] | None, num_classes: int
+) -> Tensor | None:
+    """The weight of each class `(num_classes,)`; None weighs all alike.
+
+    Args:
+        weights: a number for each class; "balanced": inverse to `counts`; or None.
+        counts: how many training samples, or pixels, are of each class.
+        num_classes: how many there are.
+
+    Raises:
+        ValueError: for invalid weights, or "balanced" without counts.
+    """
+    if _balanced("class_weights", weights):
+        if counts is None or len(counts) != num_classes:
+            raise ValueError(
+                f"task.class_weights=balanced: expected class_counts, the training samples of each of the {num_classes} "
+                f"classes, got {counts}. The data module's spec has them as target.counts; if it does not, give the "
+                "weights as a list."
+            )
+        samples = torch.tensor(counts, dtype=torch.float32)
+        balanced = samples.sum() / ((samples > 0).sum() * samples)
+        return torch.where(samples > 0, balanced, torch.zeros_like(balanced))  # a class without samples weighs nothing
+    given = _numbers(weights)
+    if given is not None and not (_are_finite(given, num_classes) and bool((given >= 0).all()) and bool(given.sum() > 0)):
+        raise ValueError(
+            f"task.class_weights: expected {num_classes} numbers of at least 0, one per class and one of them above 0, got "
+            f"{given.tolist()}."
+        )
+    return given
+
+
+def weights_of_positives(
+    weights: Sequence[float] | str | None, counts: Sequence[int] | None, num_samples: int | None, num_classes: int
+) -> Tensor | None:
+    """How much more a sample that has a label weighs than one that lacks it, `(num_classes,)`; None weighs all alike.
+
+    Args:
+        weights: a number for each label; "balanced": (samples without) / (samples with), 1 where there are none; or None.
+        counts: how many training samples have each label.
+        num_samples: how many training samples there are.
+        num_classes: how many labels there are.
+
+    Raises:
+        ValueError: for invalid weights, or "balanced" without counts.
+    """
+    if _balanced("positive_weights", weights):
+        if counts is None or num_samples is None or len(counts) != num_classes:
+            raise ValueError(
+                f"task.positive_weights=balanced: expected positive_counts, the training samples with each of the "
+                f"{num_classes} labels, and num_samples, got {counts} and {num_samples}. The data module's spec has them "
+                "as target.positives and target.samples; if it does not, give the weights as a list."
+            )
+        positives = torch.tensor(counts, dtype=torch.float32)
+        ratio = (num_samples - positives) / positives.clamp(min=1)
+        # A label that all have or none has needs no balance; a weight of 0 would switch learning it off.
+        return torch.where((positives > 0) & (ratio > 0), ratio, torch.ones_like(ratio))
+    given = _numbers(weights)
+    if given is not None and not (_are_finite(given, num_classes) and bool((given > 0).all())):
+        raise ValueError(
+            f"task.positive_weights: expected {num_classes} numbers above 0, one per label, got {given.tolist()}."
+        )
+    return given
+
+
+def _balanced(name: str, weights: Any) -> bool:
+    if isinstance(weights, str) and weights != "balanced":
+        raise ValueError(f"task.{name}: expected null, balanced or a list of numbers, got {weights!r}.")
+    return isinstance(weights, str)
+
+
+def _numbers(weights: Any) -> Tensor | None:
+    return None if weights is None else torch.tensor([float(weight) for weight in weights])
+
+
+def _are_finite(given: Tensor, count: int) -> bool:
+    return len(given) == count and bool(given.isfinite().all())

@@ -1,0 +1,134 @@
+"""Classification: one class per sample; cross-entropy, accuracy and confusion matrix.
+
+Targets are class numbers `(B,)`, or shares of the classes `(B, num_classes)`, as MixUp makes them of training batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from perceiver.batch import Batch
+from perceiver.objectives.checks import check_class_settings, check_classes, sample_name
+from perceiver.objectives.class_weights import weights_of_classes
+from perceiver.objectives.criterion import Criterion
+from perceiver.objectives.metrics import WeightedMean, confusion_matrix, correct_share, mean_recall
+from perceiver.objectives.objective import CONFUSION, Metrics
+from perceiver.objectives.supervised import Mix, Supervised
+
+
+def classification(
+    *,
+    num_classes: int,
+    label_smoothing: float = 0.0,
+    mix: Mix | None = None,
+    class_weights: Sequence[float] | Literal["balanced"] | None = None,
+    class_counts: Sequence[int] | None = None,
+    balanced_accuracy: bool = False,
+) -> Supervised:
+    """Classification, around a model `(inputs, masks) -> (B, num_classes)` logits.
+
+    Measures `loss`, the plain cross-entropy, and `accuracy`, which goes by the largest where a target is shares of classes;
+    in training the accuracy of mixed and augmented samples.
+
+    Args:
+        num_classes: targets are integers in [0, num_classes).
+        label_smoothing: of the training loss only, in [0, 1).
+        mix: called on every training batch, on its device; validation and test see the data as it is.
+        class_weights: weight of each class in the training loss, which is the weighted mean; "balanced" takes
+            samples / (classes * samples of the class); None weighs all alike.
+        class_counts: training samples of each class, for "balanced"; the data module's spec has them.
+        balanced_accuracy: also measure `balanced_accuracy`: the mean over the classes that occur of the share recognised of
+            each.
+    """
+    criterion = Classes(
+        num_classes=num_classes,
+        label_smoothing=label_smoothing,
+        class_weights=weights_of_classes(class_weights, class_counts, num_classes),
+        balanced_accuracy=balanced_accuracy,
+    )
+    return Supervised(criterion=criterion, mix=mix)
+
+
+class Classes(Criterion):
+    """One of several classes; see `classification`, with weights `(num_classes,)` or None."""
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self, *, num_classes: int, label_smoothing: float, class_weights: Tensor | None, balanced_accuracy: bool
+    ) -> None:
+        super().__init__(num_outputs=num_classes)
+        check_class_settings(num_classes=num_classes, label_smoothing=label_smoothing)
+        self.label_smoothing = label_smoothing
+        self.balanced_accuracy = balanced_accuracy
+        self.register_buffer("class_weights", class_weights, persistent=False)
+
+    def checked(self, batch: Batch) -> Batch:
+        """Class numbers, or shares that are at least 0 and 1 in all."""
+        target = batch.target
+        if target is None or not target.is_floating_point():
+            check_classes(batch, num_classes=self.num_outputs)
+            return batch
+        if target.ndim != 2 or target.shape[1] != self.num_outputs:
+            raise ValueError(
+                f"batch.target: expected class numbers (B,), or shares of the classes (B, {self.num_outputs}), got "
+                f"floating point of shape {tuple(target.shape)}."
+            )
+        wrong = ((target.sum(dim=1) - 1).abs() > 1e-3) | (target < 0).any(dim=1) | ~target.isfinite().all(dim=1)
+        if bool(wrong.any()):
+            index = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"target of sample {sample_name(batch.ids, index)!r}: expected shares of the classes, at least 0 and 1 in "
+                f"all, got {target[index].tolist()}."
+            )
+        return replace(batch, target=target.float())
+
+    def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Smoothed cross-entropy, weighted by class if so configured."""
+        settings = {"label_smoothing": self.label_smoothing, "reduction": "none"}
+        return F.cross_entropy(outputs, target, weight=self.class_weights, **settings)
+
+    def weights(self, target: Tensor) -> Tensor | None:
+        """Those of the classes; of shares of classes, weighted sums."""
+        if self.class_weights is None:
+            return None
+        return target @ self.class_weights if target.is_floating_point() else self.class_weights[target]
+
+    def training_metrics(self) -> dict[str, Metric]:
+        """The accuracy."""
+        return {"accuracy": _Accuracy(num_classes=self.num_outputs, average="micro", validate_args=False)}
+
+    def metrics(self) -> dict[str, Metric]:
+        """The plain loss, and what all accuracies follow from."""
+        return {"loss": WeightedMean(), CONFUSION: confusion_matrix(self.num_outputs)}
+
+    def update(self, metrics: Metrics, outputs: Tensor, target: Tensor) -> None:
+        """See `Criterion.update`."""
+        metrics["loss"].update(F.cross_entropy(outputs, target), len(target))
+        metrics[CONFUSION].update(outputs, _largest(target))
+
+    def results(self, metrics: Metrics) -> dict[str, Tensor]:
+        """`loss`, `accuracy`, and `balanced_accuracy` if so configured."""
+        confusion = metrics[CONFUSION].compute().cpu().double()
+        balanced = {"balanced_accuracy": mean_recall(confusion)} if self.balanced_accuracy else {}
+        return {**super().results(metrics), "accuracy": correct_share(confusion), **balanced}
+
+
+class _Accuracy(MulticlassAccuracy):
+    """The accuracy that takes shares of classes, too."""
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """`(B, classes)` logits; class numbers or shares."""
+        super().update(preds, _largest(target))
+
+
+def _largest(target: Tensor) -> Tensor:
+    """Class numbers `(B,)`: themselves, or the largest of the shares `(B, num_classes)`."""
+    return target.argmax(dim=1) if target.is_floating_point() else target

@@ -1,0 +1,189 @@
+"""Dense prediction: a target for every place of a grid, by a decoder query for each (Perceiver IO, section 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from perceiver.batch import Batch
+from perceiver.decoders import QueryDecoder
+from perceiver.masking.random import chosen
+from perceiver.model import Perceiver
+from perceiver.objectives.checks import sample_name
+from perceiver.objectives.criterion import Criterion
+from perceiver.objectives.objective import Metrics, Objective
+
+
+class Dense(Objective):
+    """Learn a target of every place of a grid: a class or values. `segmentation` and `dense_regression` make one.
+
+    Places where `Batch.target_mask` is False count nowhere, whatever stands there. Losses and metrics are means over the
+    valid places of a batch or a split.
+
+    Args:
+        task: its name in the configuration, for error messages.
+        criterion: that of the kind of target.
+        num_queries: compute the training loss at so many valid places of each sample, drawn anew in every step: memory and
+            time of the decoder follow them. On average it is the loss over all. None: all. Evaluation takes all places.
+
+    Raises:
+        ValueError: for an invalid number of queries.
+    """
+
+    def __init__(self, *, task: str, criterion: Criterion, num_queries: int | None = None) -> None:
+        super().__init__()
+        if num_queries is not None and num_queries < 1:
+            raise ValueError(f"task.num_queries: expected at least 1 per sample, or null for all, got {num_queries}.")
+        self.task = task
+        self.criterion = criterion
+        self.num_queries = num_queries
+
+    def check_model(self, model: nn.Module) -> None:
+        """See `Objective.check_model`: its head must have an output for each query."""
+        head = getattr(model, "head", None)
+        if not isinstance(model, Perceiver) or not isinstance(head, QueryDecoder):
+            raise ValueError(
+                f"task: {self.task} needs a perceiver.Perceiver whose head is a perceiver.decoders.QueryDecoder, which has "
+                f"an output for each pixel; got {type(model).__name__} with {type(head).__name__}. task={self.task} sets "
+                "the head; leave model/head out, or choose another of its kind."
+            )
+
+    def check(self, model: nn.Module, batch: Batch) -> Batch:
+        """See `Objective.check`; the target becomes channels-last, and gets a mask."""
+        return self.criterion.checked(super().check(model, batch))
+
+    def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
+        """The loss at some of the valid places."""
+        target, valid = _target_of(batch)
+        places = draw_places(valid, at_most=self.num_queries)
+        outputs = self._outputs(model, batch, index=places.index)
+        losses = self.criterion.losses(outputs, places.taken(target, channel_axes=target.ndim - valid.ndim))
+        weights = self.criterion.weights(target)
+        # Over all valid places, also those that were not drawn: a quotient of two sums of what was drawn would be biased.
+        total = valid.sum() if weights is None else torch.where(valid, weights, 0.0).sum()
+        # A NaN loss where nothing is valid has no weight; elsewhere it must be seen.
+        summed = torch.where(places.weight > 0, losses * places.weight, 0.0).sum()
+        return summed / total.clamp(min=torch.finfo(losses.dtype).tiny)
+
+    def metrics(self, model: nn.Module) -> dict[str, Metric]:
+        """Those of the criterion."""
+        return self.criterion.metrics()
+
+    def evaluate(
+        self, model: nn.Module, batch: Batch, metrics: Metrics, *, count: int | None = None, number: int = 0
+    ) -> None:
+        """See `Objective.evaluate`."""
+        target, valid = _target_of(batch)
+        outputs = self._outputs(model, batch)
+        kept = valid.flatten(1)[:count]
+        self.criterion.update(metrics, outputs[:count][kept], target.flatten(1, valid.ndim - 1)[:count][kept])
+
+    def results(self, metrics: Metrics) -> dict[str, Tensor]:
+        """Those of the criterion."""
+        return self.criterion.results(metrics)
+
+    def why_undefined(self, name: str, batches: Iterable[Batch]) -> str | None:
+        """Without a valid place there is nothing to measure."""
+        valid = (_target_of(self.criterion.checked(batch))[1] for batch in batches)
+        return None if any(bool(mask.any()) for mask in valid) else "it has no valid pixel"
+
+    def _outputs(self, model: nn.Module, batch: Batch, *, index: Tensor | None = None) -> Float[Tensor, "batch k outputs"]:
+        """The model's outputs at places of a flattened grid `(B, k)`, or at all of them, in float32."""
+        assert isinstance(model, Perceiver)
+        tokens = model.tokens(batch.inputs, batch.masks)
+        head = model.head
+        assert isinstance(head, QueryDecoder)
+        _, valid = _target_of(batch)
+        grid, queries = tuple(valid.shape[1:]), head.queries(tokens, next(model.parameters()).device).grid
+        if tuple(queries) != grid:
+            raise ValueError(
+                f"task: the targets lie on the grid {grid}, but the model has outputs on the grid {tuple(queries)}. Give "
+                "the head queries on the grid of the targets: model.head.queries.grid, or those of a modality whose adapter "
+                "makes a token of each pixel."
+            )
+        outputs: Tensor = model.from_tokens(tokens, index=index)
+        if index is None:
+            outputs = outputs.flatten(1, -2)
+        if outputs.shape[-1] != self.criterion.num_outputs:
+            raise ValueError(
+                f"task: the model has {outputs.shape[-1]} outputs for each query, but the spec's target has "
+                f"{self.criterion.num_outputs}. Set model.head.output_channels."
+            )
+        return outputs.float()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where the loss of a batch is computed.
+
+    Args:
+        index: places in the flattened grid, `(B, k)`; None: all.
+        weight: `(B, k)`: how many valid places each stands for, 0 where it is not valid. They sum to the valid places of the
+            batch, so that weighted sums are those over all of them, on average over what is drawn.
+    """
+
+    index: Int[Tensor, "batch k"] | None
+    weight: Float[Tensor, "batch k"]
+
+    def taken(self, x: Shaped[Tensor, "batch ..."], *, channel_axes: int = 0) -> Shaped[Tensor, "batch k ..."]:
+        """`(B, *grid)` or `(B, *grid, E)` there."""
+        flat = x.flatten(1, x.ndim - 1 - channel_axes)
+        if self.index is None:
+            return flat
+        index = self.index[(..., *[None] * channel_axes)]
+        return flat.gather(1, index.expand(*self.index.shape, *flat.shape[2:]))
+
+
+def draw_places(valid: Bool[Tensor, "batch *grid"], *, at_most: int | None) -> Places:
+    """Choose valid places of each sample at random, all alike; from the global generator of the device.
+
+    Args:
+        valid: where the target is.
+        at_most: so many of each sample, all where it has fewer; None: all, and nothing is drawn.
+    """
+    if at_most is None or at_most >= valid[0].numel():
+        return Places(index=None, weight=valid.flatten(1).float())
+    index, real = chosen(valid, at_most=at_most)
+    there = valid.flatten(1).sum(dim=1, keepdim=True)
+    return Places(index=index, weight=real * there / real.sum(dim=1, keepdim=True).clamp(min=1))
+
+
+def checked_target_mask(batch: Batch, *, channel_axes: int) -> Bool[Tensor, "batch *grid"]:
+    """Where the target of a batch is valid.
+
+    Args:
+        batch: with a target `(B, …)`.
+        channel_axes: how many axes of the target, behind the first, are not axes of the grid.
+
+    Raises:
+        ValueError: a mask that does not go with the target.
+    """
+    assert batch.target is not None
+    grid = (batch.target.shape[0], *batch.target.shape[1 + channel_axes :])
+    mask = batch.target_mask
+    if mask is None:
+        return torch.ones(grid, dtype=torch.bool, device=batch.target.device)
+    if mask.dtype != torch.bool or tuple(mask.shape) != grid:
+        raise ValueError(
+            f"batch.target_mask: expected boolean {grid}, as the grid of the target, True is valid; got {mask.dtype} "
+            f"{tuple(mask.shape)}."
+        )
+    return mask
+
+
+def where_wrong(wrong: Bool[Tensor, "batch *grid"], ids: Sequence[str]) -> tuple[str, tuple[int, ...]]:
+    """The sample and the place in its grid of the first True, for error messages."""
+    row, *place = wrong.nonzero()[0].tolist()
+    return f"target of sample {sample_name(ids, row)!r}, pixel {place}", (row, *place)
+
+
+def _target_of(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Target and validity."""
+    assert batch.target is not None, "checked"
+    assert batch.target_mask is not None, "checked"
+    return batch.target, batch.target_mask

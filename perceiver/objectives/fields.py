@@ -1,0 +1,111 @@
+"""Dense regression: values for every pixel `(B, E, H, W)`, such as optical flow; measured by the end-point error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from perceiver.batch import Batch
+from perceiver.objectives.checks import check_statistics
+from perceiver.objectives.criterion import Criterion
+from perceiver.objectives.dense import Dense, checked_target_mask, where_wrong
+from perceiver.objectives.metrics import WeightedMean
+from perceiver.objectives.objective import Metrics
+
+
+def dense_regression(
+    *, mean: Sequence[float], std: Sequence[float], loss: nn.Module | None = None, num_queries: int | None = None
+) -> Dense:
+    """Dense regression, by a model whose head is a `perceiver.decoders.QueryDecoder` on the grid of the targets.
+
+    The model's outputs are normalised values, `(value - mean) / std`; `Perceiver.predict` undoes that with the same spec.
+    Targets are `(B, E, *grid)`. Measures `loss`, that of normalised values, and `epe`, the end-point error: the Euclidean
+    norm of the error in the units of the data, for flow in pixels.
+
+    Args:
+        mean, std: what the values are normalised by, one for each; of flow the mean is 0, and the standard deviation one
+            for both directions.
+        loss: `(outputs (n, E), normalised targets (n, E))` to a loss for each of n pixels, or each of their values: None is
+            `EndPointError`; or `torch.nn.L1Loss(reduction="none")`, `MSELoss`, `HuberLoss`.
+        num_queries: see `Dense`.
+
+    Raises:
+        ValueError: for an invalid mean, standard deviation or number of queries.
+    """
+    check_statistics(mean, std)
+    criterion = Fields(mean=mean, std=std, loss=EndPointError() if loss is None else loss)
+    return Dense(task="dense_regression", criterion=criterion, num_queries=num_queries)
+
+
+class EndPointError(nn.Module):
+    """The Euclidean distance of each vector to its target, the usual loss of optical flow."""
+
+    def forward(
+        self, outputs: Float[Tensor, "*places values"], target: Float[Tensor, "*places values"]
+    ) -> Float[Tensor, "*places"]:
+        """`(…, E)` and `(…, E)` -> `(…)`. Where both are equal the gradient is 0."""
+        distance: Tensor = torch.linalg.vector_norm(outputs - target, dim=-1)
+        return distance
+
+
+class Fields(Criterion):
+    """Values of each pixel; see `dense_regression`."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, *, mean: Sequence[float], std: Sequence[float], loss: nn.Module) -> None:
+        super().__init__(num_outputs=len(mean))
+        self.loss_function = loss
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
+
+    def checked(self, batch: Batch) -> Batch:
+        """Values `(B, *grid, E)`, zeros where the target is not valid."""
+        target, values = batch.target, self.num_outputs
+        if target is None:
+            raise ValueError(f"batch.target: expected values (B, {values}, *grid), got None; the data has no targets.")
+        if target.ndim < 3 or target.shape[:2] != (batch.size, values) or not target.is_floating_point():
+            raise ValueError(
+                f"batch.target: expected floating-point values ({batch.size}, {values}, *grid), channels first, got "
+                f"{target.dtype} {tuple(target.shape)}."
+            )
+        valid = checked_target_mask(batch, channel_axes=1)
+        target = target.movedim(1, -1)
+        wrong = valid & ~target.isfinite().all(dim=-1)
+        if bool(wrong.any()):
+            where, place = where_wrong(wrong, batch.ids)
+            raise ValueError(
+                f"{where}: expected finite numbers, got {target[place].tolist()}. Set target_mask to False where there is "
+                "no value."
+            )
+        return replace(batch, target=torch.where(valid[..., None], target, 0.0).float(), target_mask=valid)
+
+    def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """`(…, E)` twice -> `(…)`, of normalised values."""
+        values = outputs.shape[-1]
+        losses: Tensor = self.loss_function(
+            outputs.reshape(-1, values), ((target - self.mean) / self.std).reshape(-1, values)
+        )
+        pixels = outputs.shape[:-1].numel()
+        if losses.shape not in ((pixels,), (pixels, values)):
+            raise ValueError(
+                f"task.loss: expected {type(self.loss_function).__name__} to give a loss for each of {pixels} pixels, or "
+                f"each of their {values} values, got {tuple(losses.shape)}. Losses of torch.nn need reduction=none."
+            )
+        return (losses.mean(dim=-1) if losses.ndim == 2 else losses).reshape(outputs.shape[:-1])
+
+    def metrics(self) -> dict[str, Metric]:
+        """Means over valid pixels."""
+        return {"loss": WeightedMean(), "epe": WeightedMean()}
+
+    def update(self, metrics: Metrics, outputs: Tensor, target: Tensor) -> None:
+        """See `Criterion.update`."""
+        distance = torch.linalg.vector_norm(outputs * self.std + self.mean - target, dim=-1)
+        for name, values in {"loss": self.losses(outputs, target), "epe": distance}.items():
+            metrics[name].update(values, torch.ones_like(values))

@@ -1,0 +1,110 @@
+"""Several labels per sample, or none: a cross-entropy for each label, average precision and area under the ROC curve.
+
+Targets are `(B, num_classes)`: booleans, or numbers from 0 to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+
+from perceiver.batch import Batch
+from perceiver.objectives.checks import sample_name
+from perceiver.objectives.class_weights import weights_of_positives
+from perceiver.objectives.criterion import Criterion
+from perceiver.objectives.metrics import RankingQuality, WeightedMean
+from perceiver.objectives.objective import Metrics
+from perceiver.objectives.supervised import Supervised
+
+
+def multilabel(
+    *,
+    num_classes: int,
+    positive_weights: Sequence[float] | Literal["balanced"] | None = None,
+    positive_counts: Sequence[int] | None = None,
+    num_samples: int | None = None,
+) -> Supervised:
+    """Multi-label classification, around a model `(inputs, masks) -> (B, num_classes)` logits.
+
+    Measures `loss`, the plain cross-entropy, `average_precision` and `auroc`: means over labels (macro), of those that the
+    split can judge, see `RankingQuality`.
+
+    Args:
+        num_classes: number of labels.
+        positive_weights: how much more a sample that has the label weighs in the training loss than one that lacks it, for
+            each label; "balanced" takes (samples without) / (samples with) of the training split, 1 where there are none;
+            None weighs all alike.
+        positive_counts: training samples that have each label, for "balanced"; see `perceiver.targets.labels.labels_target`.
+        num_samples: training samples, for "balanced".
+    """
+    if num_classes < 1:
+        raise ValueError(f"task.num_classes: expected at least 1 label, got {num_classes}.")
+    weights = weights_of_positives(positive_weights, positive_counts, num_samples, num_classes)
+    return Supervised(criterion=Labels(num_classes=num_classes, positive_weights=weights))
+
+
+class Labels(Criterion):
+    """Any number of labels; see `multilabel`, with weights `(num_classes,)` or None."""
+
+    positive_weights: Tensor | None
+
+    def __init__(self, *, num_classes: int, positive_weights: Tensor | None) -> None:
+        super().__init__(num_outputs=num_classes)
+        self.register_buffer("positive_weights", positive_weights, persistent=False)
+
+    def checked(self, batch: Batch) -> Batch:
+        """Numbers from 0 to 1, float32."""
+        target = batch.target
+        if target is None:
+            raise ValueError("batch.target: expected one row of labels per sample, got None; the data has no labels.")
+        if target.ndim != 2 or target.shape[1] != self.num_outputs:
+            raise ValueError(
+                f"batch.target: expected (B, {self.num_outputs}), a column for each label, got {tuple(target.shape)}. For "
+                "one class per sample choose task=classification."
+            )
+        wrong = ~((target >= 0) & (target <= 1)).all(dim=1)
+        if bool(wrong.any()):
+            index = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"target of sample {sample_name(batch.ids, index)!r}: expected booleans, or numbers from 0 to 1, got "
+                f"{target[index].tolist()}."
+            )
+        return replace(batch, target=target.float())
+
+    def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """The mean of the cross-entropies over samples and labels, positives weighted if so configured."""
+        return F.binary_cross_entropy_with_logits(outputs, target, pos_weight=self.positive_weights)
+
+    def metrics(self) -> dict[str, Metric]:
+        """The plain loss, and logits and targets of the whole split."""
+        return {"loss": WeightedMean(), "quality": RankingQuality()}
+
+    def update(self, metrics: Metrics, outputs: Tensor, target: Tensor) -> None:
+        """See `Criterion.update`."""
+        metrics["loss"].update(F.binary_cross_entropy_with_logits(outputs, target), len(target))
+        metrics["quality"].update(outputs, target)
+
+    def results(self, metrics: Metrics) -> dict[str, Tensor]:
+        """`loss`; `average_precision` and `auroc` where some label counts in them."""
+        quality = {name: value for name, value in metrics["quality"].compute().items() if not bool(value.isnan())}
+        return {"loss": metrics["loss"].compute(), **quality}
+
+    def why_undefined(self, name: str, batches: Iterable[Batch]) -> str | None:
+        """Without a label that a sample has, and for the ROC curve another lacks, there is nothing to rank."""
+        if name not in ("average_precision", "auroc"):
+            return None
+        some = every = None
+        for batch in batches:
+            assert batch.target is not None, "checked"
+            positive = batch.target > 0.5
+            some = positive.any(dim=0) if some is None else some | positive.any(dim=0)
+            every = positive.all(dim=0) if every is None else every & positive.all(dim=0)
+            if bool((some if name == "average_precision" else some & ~every).any()):
+                return None
+        lacks = "that some sample has" if name == "average_precision" else "that some sample has and another lacks"
+        return f"it has no label {lacks}"

@@ -1,0 +1,201 @@
+"""Masked autoencoding: part of every input is hidden, and reconstructed from the rest. It needs no labels.
+
+He et al. 2021, arXiv:2111.06377, for any modality whose adapter says what its tokens hold: is a
+`perceiver.adapters.Reconstructible`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from perceiver.adapters.content import Reconstructible
+from perceiver.adapters.layout import taken
+from perceiver.batch import Batch
+from perceiver.decoders import ReconstructionDecoder
+from perceiver.masking.random import RandomMasking, chosen
+from perceiver.model import Perceiver
+from perceiver.objectives.metrics import WeightedMean
+from perceiver.objectives.objective import Metrics, Objective
+from perceiver.tokens import Tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hidden:
+    """Tokens of a batch of which some are hidden, by modality.
+
+    Args:
+        tokens: what the encoder sees: hidden tokens are masked.
+        index: places of hidden tokens in the flattened grids, `(B, k)`, for those that are to be reconstructed.
+        real: `(B, k)`, False where a sample has fewer hidden tokens than others.
+    """
+
+    tokens: dict[str, Tokens]
+    index: dict[str, Tensor]
+    real: dict[str, Tensor]
+
+
+class MaskedAutoencoding(Objective):
+    """Reconstruct tokens that the model did not see.
+
+    The model's head is a `perceiver.decoders.ReconstructionDecoder`. Tokens are hidden after the adapter, by their mask:
+    position and size of what is there stay as they are. A loss is the mean squared error over the values of hidden tokens,
+    that of the batch the weighted sum over modalities; 1 is what the mean of normalised values reaches. Measures `loss` and,
+    of several modalities, `loss/NAME` of each. Evaluation hides the same tokens every time.
+
+    Args:
+        masking: chooses what is hidden, for all modalities.
+        masking_of: the same for single modalities, by name, in place of `masking`.
+        weights: of the modalities' losses, 1 where none is given.
+        normalise_targets: reconstruct the values of each token in units of their own mean and standard deviation (He et al.,
+            table 1d); for tokens of many values, such as patches.
+        max_queries: reconstruct at most so many hidden tokens per sample and modality in training, at random, which is
+            cheaper; None: all. Validation and test take all.
+        seed: of what validation and test hide.
+
+    Raises:
+        ValueError: for an invalid `max_queries`.
+    """
+
+    def __init__(
+        self,
+        *,
+        masking: RandomMasking,
+        masking_of: Mapping[str, RandomMasking] | None = None,
+        weights: Mapping[str, float] | None = None,
+        normalise_targets: bool = False,
+        max_queries: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if max_queries is not None and max_queries < 1:
+            raise ValueError(f"task.max_queries: expected at least 1, or null for all, got {max_queries}.")
+        self.masking = masking
+        self.masking_of = dict(masking_of or {})
+        self.weights = {name: float(weight) for name, weight in (weights or {}).items()}
+        self.normalise_targets = normalise_targets
+        self.max_queries = max_queries
+        self.seed = seed
+
+    def check_model(self, model: nn.Module) -> None:
+        """See `Objective.check_model`: it needs a head that reconstructs, the modalities that settings name among others."""
+        head = getattr(model, "head", None)
+        if not isinstance(model, Perceiver) or not isinstance(head, ReconstructionDecoder):
+            raise ValueError(
+                f"task: masked autoencoding needs a model whose head is a perceiver.decoders.ReconstructionDecoder, got "
+                f"{type(head).__name__}; task=masked_autoencoding sets it."
+            )
+        for name, given in {"masking_of": self.masking_of, "weights": self.weights}.items():
+            if set(given) - set(head.output_channels):
+                raise ValueError(
+                    f"task.{name}: expected any of the reconstructed modalities {list(head.output_channels)}, got "
+                    f"{sorted(given)}."
+                )
+
+    def hide(
+        self, model: Perceiver, batch: Batch, *, generator: torch.Generator | None = None, max_queries: int | None = None
+    ) -> Hidden:
+        """A batch -> its tokens, of which some are hidden.
+
+        Args:
+            model: whose adapters make tokens.
+            batch: labels are not looked at.
+            generator: where to draw from, on the CPU; None: torch's global one.
+            max_queries: how many hidden tokens of a sample to reconstruct at most.
+
+        Raises:
+            ValueError: none of the batch's modalities is reconstructed.
+        """
+        tokens = model.tokens(batch.inputs, batch.masks)
+        modalities = _modalities_of(model)
+        if not set(tokens) & set(modalities):
+            raise ValueError(f"batch: has {sorted(tokens)}, but only {list(modalities)} are reconstructed.")
+        index: dict[str, Tensor] = {}
+        real: dict[str, Tensor] = {}
+        for name in modalities:
+            if name not in tokens:
+                continue
+            block = tokens[name]
+            hidden = self.masking_of.get(name, self.masking)(block, batch=batch.size, generator=generator)
+            index[name], real[name] = chosen(hidden, at_most=max_queries, generator=generator)
+            tokens[name] = replace(block, mask=~hidden if block.mask is None else block.mask & ~hidden)
+        return Hidden(tokens=tokens, index=index, real=real)
+
+    def losses(self, model: Perceiver, batch: Batch, hidden: Hidden, *, count: int | None = None) -> dict[str, Tensor]:
+        """The mean squared error over the hidden values of each modality; 0 where nothing is hidden.
+
+        Args:
+            model: what reconstructs.
+            batch: the samples.
+            hidden: what `hide` makes of it.
+            count: only of so many samples, the first ones; None: all.
+        """
+        outputs = model.from_tokens(hidden.tokens, index=hidden.index)
+        losses = {}
+        for name, output in outputs.items():
+            target, valid = self.targets(model, batch, name, hidden.index[name])
+            valid = valid & hidden.real[name][..., None]
+            output, target, valid = output[:count], target[:count], valid[:count]
+            errors = torch.where(valid, output.float() - target, 0.0).square()
+            losses[name] = errors.sum() / valid.sum().clamp(min=1)
+        return losses
+
+    def targets(self, model: Perceiver, batch: Batch, name: str, index: Tensor) -> tuple[Tensor, Tensor]:
+        """What tokens of a modality hold, `(B, k, c)` in float32, and which of these values are valid."""
+        adapter = model.adapters[name]
+        assert isinstance(adapter, Reconstructible)
+        content = adapter.content(batch.inputs[name], batch.masks.get(name))
+        values = taken(content.values.float(), index)
+        valid = torch.ones_like(values, dtype=torch.bool)
+        if content.valid is not None:
+            valid = taken(content.valid.expand(content.values.shape), index)
+        values = torch.where(valid, values, 0.0)
+        return (normalised_targets(values, valid) if self.normalise_targets else values), valid
+
+    def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
+        """The weighted sum of the modalities' losses."""
+        assert isinstance(model, Perceiver)
+        return self._sum(self.losses(model, batch, self.hide(model, batch, max_queries=self.max_queries)))
+
+    def metrics(self, model: nn.Module) -> dict[str, Metric]:
+        """The losses."""
+        names = _modalities_of(model)
+        return {name: WeightedMean() for name in ("loss", *(f"loss/{one}" for one in names if len(names) > 1))}
+
+    def evaluate(
+        self, model: nn.Module, batch: Batch, metrics: Metrics, *, count: int | None = None, number: int = 0
+    ) -> None:
+        """See `Objective.evaluate`."""
+        assert isinstance(model, Perceiver)
+        count = batch.size if count is None else count
+        generator = torch.Generator().manual_seed(self.seed + number)
+        losses = self.losses(model, batch, self.hide(model, batch, generator=generator), count=count)
+        metrics["loss"].update(self._sum(losses), count)
+        for name, loss in losses.items() if len(metrics) > 1 else ():
+            metrics[f"loss/{name}"].update(loss, count)
+
+    def results(self, metrics: Metrics) -> dict[str, Tensor]:
+        """`loss`, and `loss/NAME` of the modalities that the split has."""
+        found = super().results(metrics)
+        return {name: value for name, value in found.items() if name == "loss" or not bool(value.isnan())}
+
+    def _sum(self, losses: Mapping[str, Tensor]) -> Tensor:
+        return torch.stack([self.weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
+
+
+def _modalities_of(model: nn.Module) -> tuple[str, ...]:
+    """Those that the model reconstructs."""
+    assert isinstance(model.head, ReconstructionDecoder)
+    return tuple(model.head.output_channels)
+
+
+def normalised_targets(values: Tensor, valid: Tensor, *, epsilon: float = 1e-6) -> Tensor:
+    """Values `(B, k, c)` in units of each token's own mean and standard deviation, of what is valid; zeros elsewhere."""
+    count = valid.sum(dim=-1, keepdim=True).clamp(min=1)
+    mean = values.sum(dim=-1, keepdim=True) / count
+    centred = torch.where(valid, values - mean, 0.0)
+    return centred / (centred.square().sum(dim=-1, keepdim=True) / count + epsilon).sqrt()

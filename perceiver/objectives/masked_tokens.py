@@ -1,0 +1,123 @@
+"""Masked-token modelling: some tokens of every text are hidden, and predicted from the rest. It needs no labels.
+
+Perceiver IO (arXiv:2107.14795, section 4.1), after BERT; for bytes and for the ids of any tokenizer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, distributed, nn
+from torchmetrics import Metric
+
+from perceiver.batch import Batch
+from perceiver.inference.infilling import vocabulary_of
+from perceiver.masking.text import MaskedTokens, TokenMasking
+from perceiver.model import Perceiver
+from perceiver.objectives.metrics import WeightedMean
+from perceiver.objectives.objective import Metrics, Objective
+from perceiver.runtime.random_streams import stream_of
+
+
+class MaskedTokenModelling(Objective):
+    """Predict tokens of a text that the model did not see.
+
+    The model's head gives logits for each token of a text: a `perceiver.decoders.QueryDecoder` with `LearnedQueries` (or
+    others) of the text's modality, and `TiedLogits`, or as many output channels as ids. Only the chosen tokens are decoded.
+    Evaluation chooses the same tokens of a text every time, in batches of any size and in any number of processes, and
+    hides all of them. Measures, over all chosen tokens alike, `loss` (mean cross-entropy in nats), `accuracy` and
+    `bits_per_token` (the cross-entropy in bits: bits per byte where tokens are bytes; the perplexity is 2 to the power of
+    it).
+
+    Args:
+        masking: chooses tokens, and replaces what the model sees of them.
+        modality: of the text; what else a batch has is seen as it is.
+        seed: of what validation and test hide.
+    """
+
+    def __init__(self, *, masking: TokenMasking, modality: str = "text", seed: int = 0) -> None:
+        super().__init__()
+        self.masking = masking
+        self.modality = modality
+        self.seed = seed
+
+    def check_model(self, model: nn.Module) -> None:
+        """See `Objective.check_model`: ids and words of the masking must be those of the model's vocabulary."""
+        assert isinstance(model, Perceiver)
+        self.masking.check(vocabulary_of(model, self.modality, asker="task"))
+
+    def hide(
+        self, model: Perceiver, batch: Batch, *, generators: list[torch.Generator] | None = None
+    ) -> tuple[Batch, MaskedTokens]:
+        """A batch -> the batch as the model sees it, and what it is to predict.
+
+        Where the batch has no text it gets one of nothing but padding, which counts like none.
+
+        Args:
+            model: whose vocabulary the ids are of.
+            batch: labels are not looked at.
+            generators: see `TokenMasking`.
+        """
+        name = self.modality
+        ids, mask = batch.inputs.get(name), batch.masks.get(name)
+        if ids is None:
+            device = next(model.parameters()).device
+            ids = torch.zeros(batch.size, 1, dtype=torch.int64, device=device)
+            mask = torch.zeros(batch.size, dtype=torch.bool, device=device)
+        if not isinstance(ids, Tensor):
+            raise ValueError(f"task.modality: expected {name!r} to be ids (batch, length), got {sorted(ids)}.")
+        size = vocabulary_of(model, name, asker="task")
+        masked = self.masking(ids, mask, vocabulary_size=size, generators=generators)
+        inputs = {**batch.inputs, name: masked.ids}
+        masks = batch.masks if mask is None else {**batch.masks, name: mask}
+        return replace(batch, inputs=inputs, masks=masks), masked
+
+    def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
+        """The mean cross-entropy over the chosen tokens of all processes."""
+        assert isinstance(model, Perceiver)
+        seen, masked = self.hide(model, batch)
+        losses = cross_entropies(logits_of(model, seen, masked), masked)
+        count = masked.real.sum()
+        # Processes have different numbers of tokens, none perhaps, and their gradients are averaged.
+        if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+            count = count.float()
+            distributed.all_reduce(count)
+            count = count / distributed.get_world_size()
+        return losses.sum() / torch.where(count > 0, count, 1)
+
+    def metrics(self, model: nn.Module) -> dict[str, Metric]:
+        """Means over tokens."""
+        return {name: WeightedMean() for name in ("loss", "accuracy", "bits_per_token")}
+
+    def evaluate(
+        self, model: nn.Module, batch: Batch, metrics: Metrics, *, count: int | None = None, number: int = 0
+    ) -> None:
+        """See `Objective.evaluate`."""
+        assert isinstance(model, Perceiver)
+        seen, masked = self.hide(model, batch, generators=generators_of(batch, seed=self.seed, number=number))
+        logits = logits_of(model, seen, masked)
+        losses = cross_entropies(logits, masked)
+        right = (logits.argmax(dim=-1) == masked.target).float()
+        for name, values in {"loss": losses, "accuracy": right, "bits_per_token": losses / math.log(2)}.items():
+            metrics[name].update(values[:count], masked.real[:count])
+
+
+def logits_of(model: Perceiver, batch: Batch, masked: MaskedTokens) -> Tensor:
+    """`(B, k, vocabulary_size)` for the chosen tokens, of what `MaskedTokenModelling.hide` returned."""
+    logits: Tensor = model(batch.inputs, batch.masks, index=masked.index)
+    return logits
+
+
+def cross_entropies(logits: Tensor, masked: MaskedTokens) -> Tensor:
+    """`(B, k)` in nats, float32; 0 where nothing was chosen."""
+    losses = F.cross_entropy(logits.flatten(0, 1).float(), masked.target.flatten().long(), reduction="none")
+    return torch.where(masked.real, losses.view_as(masked.real), 0.0)
+
+
+def generators_of(batch: Batch, *, seed: int, number: int = 0) -> list[torch.Generator]:
+    """A generator for each sample, that follows from its id; without ids from its place and the number of the batch."""
+    names = batch.ids or [f"{number}/{row}" for row in range(batch.size)]
+    return [torch.Generator().manual_seed(stream_of(seed, name)) for name in names]

@@ -1,0 +1,387 @@
+"""Multimodal autoencoding: reconstruct every input through the latents, and with it the class label.
+
+Perceiver IO (Jaegle et al. 2021, arXiv:2107.14795), section 4.3 and its appendix: video, sound and label of Kinetics-700
+from 784 latents. Their training loss is an L1 loss of video, weight 0.03, one of sound, weight 1, and the cross-entropy of
+the label, weight 1e-4; the label is masked in half of the training samples; of each sample 512 outputs of video, 512 of
+sound and the label are decoded, at random. `experiment=kinetics_autoencoding` has these numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from perceiver.adapters.content import Content
+from perceiver.adapters.layout import OutputLayout, taken
+from perceiver.batch import Batch
+from perceiver.decoders import MultimodalDecoder
+from perceiver.masking.random import chosen
+from perceiver.masks import grid_mask
+from perceiver.modalities.kinds import kind_of
+from perceiver.model import Perceiver
+from perceiver.objectives.checks import check_classes
+from perceiver.objectives.metrics import WeightedMean, confusion_matrix, correct_share
+from perceiver.objectives.objective import CONFUSION, Metrics, Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """Losses of the samples of a batch, each `(B,)` by output, and which samples have them.
+
+    Args:
+        values: 0 where a sample has none.
+        valid: True where it has one.
+    """
+
+    values: dict[str, Tensor]
+    valid: dict[str, Tensor]
+
+
+class MultimodalAutoencoding(Objective):
+    """Reconstruct all inputs of a model, and the label that only some training samples show it.
+
+    The model's head is a `perceiver.decoders.MultimodalDecoder`. The loss of a modality is the mean over the values of a
+    sample, then over the samples that have the modality; that of the label is the cross-entropy. The loss of a batch is
+    their weighted sum. Where `max_queries` samples outputs, it is an unbiased estimate of the same. A modality that a sample
+    lacks counts in nothing; one that modality dropout took away is to be reconstructed from the rest.
+
+    The label is the output that the head calls its `target`; a head without one has none. Where the model has an adapter of
+    that name, the label is an input, too: one-hot, made of the batch's targets, in training only, and absent from a share of
+    the samples. It is no modality of the data, and no evaluation shows it to the model, so `accuracy` is that of a
+    classifier through the bottleneck. A model whose fusion has a mask token for the label (`fusion.mask_rates`, as the
+    published one) sees that token in place of an absent label.
+
+    Measures `loss`, `loss/NAME` of each output, `psnr/NAME` of each modality that has a peak, and `accuracy` and confusion
+    matrix of the label. PSNR, in decibels, is `10 log10(peak² / mean squared error)` of each sample, the error in the
+    input's own units, before normalisation, and then the mean over samples; errors below 1e-10 of `peak²` count as that, 100
+    dB.
+
+    Args:
+        loss: of single values, `(outputs, targets) -> losses` of one shape: `torch.nn.L1Loss(reduction="none")`, which None
+            is, or MSELoss, HuberLoss. Values are normalised as the model's inputs are.
+        loss_of: the same for single modalities, by name, in place of `loss`.
+        weights: of the outputs' losses, 1 where none is given.
+        label_mask_rate: share of the training samples from which the label is absent.
+        max_queries: by output, how many places of it are decoded of a sample in training at most, at random; all where none
+            is given. Validation and test decode all, at most `chunk_size` of the head at a time.
+        peaks: of PSNR, by modality, in place of the peak of its kind; null for none.
+
+    Raises:
+        ValueError: for settings out of range, or losses that are sums.
+    """
+
+    def __init__(
+        self,
+        *,
+        loss: nn.Module | None = None,
+        loss_of: Mapping[str, nn.Module] | None = None,
+        weights: Mapping[str, float] | None = None,
+        label_mask_rate: float = 0.5,
+        max_queries: Mapping[str, int] | None = None,
+        peaks: Mapping[str, float | None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.weights = {name: float(weight) for name, weight in (weights or {}).items()}
+        self.max_queries = {name: int(count) for name, count in (max_queries or {}).items()}
+        if any(not 0 <= weight < float("inf") for weight in self.weights.values()):
+            raise ValueError(f"task.weights: expected numbers of at least 0, got {self.weights}.")
+        if any(count < 1 for count in self.max_queries.values()):
+            raise ValueError(f"task.max_queries: expected at least 1 for each output named, got {self.max_queries}.")
+        if not 0.0 <= label_mask_rate <= 1.0:
+            raise ValueError(f"task.label_mask_rate: expected a share from 0 to 1, got {label_mask_rate}.")
+        self.label_mask_rate = label_mask_rate
+        self.loss_function = nn.L1Loss(reduction="none") if loss is None else loss
+        self.loss_of = dict(loss_of or {})
+        for name, one in {"all": self.loss_function, **self.loss_of}.items():
+            _check_loss(one, name)
+        self.given_peaks = dict(peaks or {})
+
+    def check_model(self, model: nn.Module) -> None:
+        """See `Objective.check_model`: settings must name its outputs, and the label's adapter must have its channels."""
+        outputs = Reconstruction.of(model)
+        label, names = outputs.label, (*outputs.layouts, *outputs.labels)
+        adapter = None if label is None else dict(outputs.model.adapters.items()).get(label)
+        if adapter is not None and adapter.channels != outputs.num_classes:
+            raise ValueError(
+                f"model.adapters.{label}: the label has {outputs.num_classes} classes; expected an adapter of as many "
+                f"channels, perceiver.adapters.Vector, got {adapter}."
+            )
+        _check_names("weights", self.weights, names)
+        _check_names("max_queries", self.max_queries, names)
+        _check_names("loss_of", self.loss_of, outputs.layouts)
+        _check_names("peaks", self.given_peaks, outputs.layouts)
+        wrong = {
+            name: peak
+            for name, peak in self.given_peaks.items()
+            if peak is not None and not (peak > 0 and outputs.layouts[name].has_raw)
+        }
+        if wrong:
+            raise ValueError(
+                f"task.peaks: expected numbers above 0, or null, for modalities whose adapter has with_content, got {wrong}."
+            )
+
+    def peaks(self, model: nn.Module) -> dict[str, float]:
+        """By modality the peak that its PSNR is relative to; modalities without one have no PSNR."""
+        outputs = Reconstruction.of(model)
+        facts = (outputs.model.spec or {}).get("modalities", {})
+        peaks = {
+            name: self.given_peaks.get(name, kind_of(facts.get(name, {})).peak)
+            for name, layout in outputs.layouts.items()
+            if layout.has_raw
+        }
+        return {name: float(peak) for name, peak in peaks.items() if peak is not None}
+
+    def check(self, model: nn.Module, batch: Batch) -> Batch:
+        """See `Objective.check`; also refuses a label among the inputs."""
+        batch = super().check(model, batch)
+        outputs = Reconstruction.of(model)
+        if outputs.label is not None:
+            if outputs.label in batch.inputs:
+                raise ValueError(
+                    f"batch.inputs: has {outputs.label!r}, which the task makes of the targets itself, so that no "
+                    "evaluation shows it. Leave it out of the data's modalities, or call it something else in the model."
+                )
+            check_classes(batch, num_classes=outputs.num_classes)
+        return batch
+
+    def shown(self, model: Perceiver, batch: Batch) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Inputs and masks that the model gets; in training with the label of some samples, drawn from torch's generator."""
+        inputs, masks = dict(batch.inputs), dict(batch.masks)
+        outputs = Reconstruction.of(model)
+        label = outputs.label
+        if label is None or label not in model.adapters:
+            return inputs, masks
+        if not model.training:
+            hidden = model.without_target(inputs, masks)
+            return hidden["inputs"], hidden["masks"]
+        assert batch.target is not None, "checked"
+        inputs[label] = F.one_hot(batch.target, outputs.num_classes).float()
+        if label not in model.fusion.mask_rates:
+            masks[label] = torch.rand(batch.size, device=batch.target.device) >= self.label_mask_rate
+        return inputs, masks
+
+    def outputs(self, model: Perceiver, batch: Batch, *, index: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """What the model makes of a batch: by output `(B, *grid, c)`, or `(B, k, c)` at the places of `index`."""
+        inputs, masks = self.shown(model, batch)
+        label = Reconstruction.of(model).label
+        rates = None
+        if label is not None and label in model.adapters and label in model.fusion.mask_rates:
+            rates = {label: self.label_mask_rate if model.training else 1.0}
+        outputs: dict[str, Tensor] = model(inputs, masks, index=index, mask_rates=rates)
+        return outputs
+
+    def losses(
+        self, model: Perceiver, batch: Batch, *, index: Mapping[str, Tensor] | None = None
+    ) -> tuple[Losses, dict[str, Tensor]]:
+        """The losses of each sample, and the outputs that they are of.
+
+        Args:
+            model: what reconstructs.
+            batch: with targets, where there is a label.
+            index: by output, places `(B, k)`, drawn as `sampled` does; outputs without are decoded whole.
+
+        Raises:
+            ValueError: an output does not have the grid, or channels, of what it is to reconstruct.
+        """
+        of_model = Reconstruction.of(model)
+        contents = of_model.contents(batch)
+        label = of_model.label
+        if not contents and label is None:
+            raise ValueError(f"batch: has {sorted(batch.inputs)}, but only {sorted(of_model.layouts)} are reconstructed.")
+        places = dict(index or {})
+        nothing = torch.zeros(0, dtype=torch.int64, device=next(model.parameters()).device)
+        absent = {name: nothing for name in of_model.layouts if name not in contents}
+        outputs = self.outputs(model, batch, index={**places, **absent})
+        values: dict[str, Tensor] = {}
+        valid: dict[str, Tensor] = {}
+        for name, content in contents.items():
+            values[name], valid[name] = self._sample_losses(name, outputs[name], content, places.get(name))
+        if label is not None:
+            assert batch.target is not None, "checked"
+            logits = outputs[label].float().reshape(batch.size, of_model.num_classes)
+            values[label] = F.cross_entropy(logits, batch.target, reduction="none")
+            valid[label] = torch.ones_like(values[label], dtype=torch.bool)
+        return Losses(values=values, valid=valid), outputs
+
+    def sampled(self, model: Perceiver, batch: Batch, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Places `(B, k)` to decode, for each output with `max_queries` that has more: at random, without repetition.
+
+        They are among those that a sample has something at; where it has fewer, the rest are others and count in nothing.
+        """
+        index = {}
+        for name, content in Reconstruction.of(model).contents(batch).items():
+            at_most = self.max_queries.get(name)
+            if at_most is not None and at_most < content.values[0, ..., 0].numel():
+                index[name], _ = chosen(_valid_places(content), at_most=at_most, generator=generator)
+        return index
+
+    def _sample_losses(self, name: str, output: Tensor, content: Content, index: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The mean loss of each sample's values, or its estimate from some places, `(B,)`, and which samples have any."""
+        if index is None and output.shape[:-1] != content.values.shape[:-1]:
+            raise ValueError(
+                f"output {name!r}: has the grid {tuple(output.shape[1:-1])}, expected {tuple(content.values.shape[1:-1])}, "
+                "that of what it is to reconstruct."
+            )
+        places = _valid_places(content).flatten(1)
+        values, valid = content.values, content.valid
+        valid = torch.ones_like(values, dtype=torch.bool) if valid is None else valid
+        count = valid.flatten(1).sum(dim=1)
+        real = places
+        if index is not None:
+            values, valid, real = taken(values, index), taken(valid, index), places.gather(1, index)
+        values, valid, output = (x.flatten(1, -2) for x in (values, valid, output.float()))
+        # Masked content may be anything: replaced before it is computed with.
+        errors = self.loss_of.get(name, self.loss_function)(output, torch.where(valid, values, 0.0))
+        total = torch.where(valid, errors, 0.0).sum(dim=(1, 2))
+        # All places of a sample, in the mean over what may be drawn.
+        share = places.sum(dim=1) / real.sum(dim=1).clamp(min=1)
+        return total * share / count.clamp(min=1), count > 0
+
+    def psnr(self, model: Perceiver, name: str, output: Tensor, batch: Batch) -> Tensor:
+        """Peak signal-to-noise ratio of whole outputs `(B, *grid, c)` in decibels, `(B,)`; see the class for what it is."""
+        x = batch.inputs[name]
+        assert isinstance(x, Tensor)
+        mask = grid_mask(batch.masks.get(name), batch=x.shape[0], grid=x.shape[2:])
+        valid = torch.ones_like(x, dtype=torch.bool) if mask is None else mask[:, None].expand(x.shape)
+        distance = torch.where(valid, Reconstruction.of(model).layouts[name].raw(x, output.float()) - x.float(), 0.0)
+        std = ((model.spec or {}).get("modalities", {}).get(name) or {}).get("std")
+        if std is not None:
+            distance = distance * torch.tensor(std, device=x.device).reshape(1, -1, *[1] * (x.ndim - 2))
+        error = distance.square().flatten(1).sum(dim=1) / valid.flatten(1).sum(dim=1).clamp(min=1)
+        return -10 * (error / self.peaks(model)[name] ** 2).clamp(min=1e-10).log10()
+
+    def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
+        """The weighted sum of the outputs' losses, over what `max_queries` decodes."""
+        assert isinstance(model, Perceiver)
+        losses, _ = self.losses(model, batch, index=self.sampled(model, batch))
+        means = [
+            self.weights.get(name, 1.0) * values.sum() / losses.valid[name].sum().clamp(min=1)
+            for name, values in losses.values.items()
+        ]
+        return torch.stack(means).sum()
+
+    def metrics(self, model: nn.Module) -> dict[str, Metric]:
+        """Means over samples, and the confusion matrix of the label."""
+        outputs = Reconstruction.of(model)
+        means = [f"loss/{name}" for name in (*outputs.layouts, *outputs.labels)]
+        means += [f"psnr/{name}" for name in self.peaks(model)]
+        label = {CONFUSION: confusion_matrix(outputs.num_classes)} if outputs.labels else {}
+        return {**{name: WeightedMean() for name in means}, **label}
+
+    def evaluate(
+        self, model: nn.Module, batch: Batch, metrics: Metrics, *, count: int | None = None, number: int = 0
+    ) -> None:
+        """See `Objective.evaluate`."""
+        assert isinstance(model, Perceiver)
+        losses, outputs = self.losses(model, batch)
+        for name, values in losses.values.items():
+            valid = losses.valid[name][:count]
+            metrics[f"loss/{name}"].update(values[:count], valid)
+            if f"psnr/{name}" in metrics:
+                metrics[f"psnr/{name}"].update(self.psnr(model, name, outputs[name], batch)[:count], valid)
+        for label in Reconstruction.of(model).labels:
+            assert batch.target is not None
+            metrics[CONFUSION].update(outputs[label].reshape(batch.size, -1)[:count], batch.target[:count])
+
+    def results(self, metrics: Metrics) -> dict[str, Tensor]:
+        """`loss`, `loss/NAME`, `psnr/NAME` of what the split has, and `accuracy` of the label."""
+        found = super().results(metrics)
+        # An output that no sample has adds nothing to the loss.
+        losses = {name: mean.nan_to_num() for name, mean in found.items() if name.startswith("loss/")}
+        total = sum(self.weights.get(name.removeprefix("loss/"), 1.0) * mean for name, mean in losses.items())
+        ratios = {name: mean for name, mean in found.items() if name not in losses and not bool(mean.isnan())}
+        label = {"accuracy": correct_share(metrics[CONFUSION].compute().cpu().double())} if CONFUSION in metrics else {}
+        return {"loss": torch.as_tensor(total), **losses, **ratios, **label}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """What a model reconstructs.
+
+    Args:
+        model: the model.
+        label: the output of the label; None where there is none.
+        num_classes: of the label; 0 where there is none.
+        layouts: by modality that is reconstructed.
+    """
+
+    model: Perceiver
+    label: str | None
+    num_classes: int
+    layouts: dict[str, OutputLayout]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Reconstruction:
+        """Those of a model; ValueError where it is another kind of model."""
+        head = getattr(model, "head", None)
+        if not isinstance(model, Perceiver) or not isinstance(head, MultimodalDecoder):
+            raise ValueError(
+                "task: multimodal autoencoding needs a model whose head is a perceiver.decoders.MultimodalDecoder, got "
+                f"{type(head).__name__}; task=multimodal_autoencoding sets it."
+            )
+        label = head.target
+        num_classes = 0 if label is None else head.output_channels[label]
+        return cls(model=model, label=label, num_classes=num_classes, layouts=_layouts(model, head))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The label, if there is one."""
+        return () if self.label is None else (self.label,)
+
+    def contents(self, batch: Batch) -> dict[str, Content]:
+        """What is to be reconstructed of the modalities that a batch has, in the layout of outputs."""
+        contents = {}
+        for name, layout in self.layouts.items():
+            if name in batch.inputs:
+                contents[name] = layout.content(batch.inputs[name], batch.masks.get(name))
+                grid = tuple(contents[name].values.shape[1:-1])
+                queries = getattr(self.model.head.queries[name], "grid", None)  # type: ignore[index]
+                if queries is not None and tuple(queries) != grid:
+                    raise ValueError(
+                        f"output {name!r}: the head has queries for a grid of {tuple(queries)}, but the batch has {grid} to "
+                        "reconstruct. Correct its grid, or let it follow the input: perceiver.decoders.PositionalQueries "
+                        "with modality in place of grid."
+                    )
+        return contents
+
+
+def _layouts(model: Perceiver, head: MultimodalDecoder) -> dict[str, OutputLayout]:
+    """By modality that is reconstructed; ValueError where there is none, or an output is of no modality."""
+    names = [name for name in head.output_channels if name != head.target]
+    if not names or set(names) - set(model.adapters):
+        raise ValueError(
+            f"task: expected a head with outputs for some of {[name for name in model.adapters if name != head.target]} "
+            f"besides its target {head.target!r}, got outputs {sorted(head.output_channels)}. Give the head queries of "
+            "these names: +queries@model.head.queries.NAME=tokens."
+        )
+    return {
+        name: OutputLayout(modality=name, adapter=model.adapters[name], channels=head.output_channels[name])
+        for name in names
+    }
+
+
+def _check_names(argument: str, given: Mapping[str, Any] | None, known: Any) -> None:
+    if set(given or {}) - set(known):
+        raise ValueError(f"task.{argument}: expected any of the outputs {sorted(known)}, got {sorted(given or {})}.")
+
+
+def _check_loss(loss: nn.Module, name: str) -> None:
+    """Raise ValueError unless it gives a loss for each value."""
+    made = loss(torch.zeros(1, 2, 3), torch.ones(1, 2, 3))
+    if not isinstance(made, Tensor) or made.shape != (1, 2, 3):
+        raise ValueError(
+            f"task.loss of {name!r}: expected a loss for each value, got {loss}, which sums up; set its reduction to none."
+        )
+
+
+def _valid_places(content: Content) -> Tensor:
+    """`(B, *grid)`: where there is any value."""
+    if content.valid is None:
+        return torch.ones(content.values.shape[:-1], dtype=torch.bool, device=content.values.device)
+    return content.valid.any(dim=-1)

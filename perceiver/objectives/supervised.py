@@ -1,0 +1,77 @@
+"""Supervised learning: one target per sample, of any kind that has a `Criterion`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from perceiver.batch import Batch
+from perceiver.objectives.criterion import Criterion
+from perceiver.objectives.objective import Metrics, Objective
+
+Mix = Callable[[Batch], Batch]
+"""Training batch to training batch, targets `(B, num_classes)`: `perceiver.data.MixUpCutMix`, or anything alike."""
+
+
+class Supervised(Objective):
+    """Learn a target of each sample: a class, labels or values.
+
+    `classification`, `multilabel` and `regression` make one.
+
+    Args:
+        criterion: that of the kind of target.
+        mix: called on every training batch, on its device; validation and test see the data as it is.
+    """
+
+    def __init__(self, *, criterion: Criterion, mix: Mix | None = None) -> None:
+        super().__init__()
+        self.criterion = criterion
+        self.mix = mix
+
+    def check(self, model: nn.Module, batch: Batch) -> Batch:
+        """See `Objective.check`."""
+        return self.criterion.checked(super().check(model, batch))
+
+    def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
+        """The mean loss of a batch, mixed if so configured."""
+        outputs, target = self._outputs(model, batch if self.mix is None else self.mix(batch))
+        for metric in (metrics or {}).values():
+            metric.update(outputs.detach(), target)
+        losses, weights = self.criterion.losses(outputs, target), self.criterion.weights(target)
+        return losses.mean() if weights is None else losses.sum() / weights.sum().clamp(min=torch.finfo(losses.dtype).tiny)
+
+    def training_metrics(self) -> dict[str, Metric]:
+        """Those of the criterion: of mixed and augmented samples, as the model saw them."""
+        return self.criterion.training_metrics()
+
+    def metrics(self, model: nn.Module) -> dict[str, Metric]:
+        """Those of the criterion."""
+        return self.criterion.metrics()
+
+    def evaluate(
+        self, model: nn.Module, batch: Batch, metrics: Metrics, *, count: int | None = None, number: int = 0
+    ) -> None:
+        """See `Objective.evaluate`."""
+        outputs, target = self._outputs(model, batch)
+        self.criterion.update(metrics, outputs[:count], target[:count])
+
+    def results(self, metrics: Metrics) -> dict[str, Tensor]:
+        """Those of the criterion."""
+        return self.criterion.results(metrics)
+
+    def why_undefined(self, name: str, batches: Iterable[Batch]) -> str | None:
+        """By the targets alone."""
+        return self.criterion.why_undefined(name, map(self.criterion.checked, batches))
+
+    def _outputs(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        outputs: Tensor = model(batch.inputs, batch.masks)
+        if outputs.shape[1:] != (self.criterion.num_outputs,):
+            raise ValueError(
+                f"task: the model returns {tuple(outputs.shape)}, but the target needs {self.criterion.num_outputs} outputs "
+                "per sample. Give the head as many."
+            )
+        assert batch.target is not None, "checked"
+        return outputs.float(), batch.target

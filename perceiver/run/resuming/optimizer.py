@@ -1,0 +1,78 @@
+"""Settings of the optimizer that were changed for the rest of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from perceiver import checkpoints
+from perceiver.checkpoints.moved import present_name
+from perceiver.run.errors import warn
+from perceiver.training.optimizer import OptimizerFactory
+
+
+class OptimizerSettings(Callback):
+    """Applies the configured learning rate, weight decay and other settings, in place of those that a checkpoint restores.
+
+    The state of the optimizer (moments, step counts) is the checkpoint's. The learning rate continues at the place of the
+    schedule that the training has reached, with the configured rate as its base. Where nothing was changed nothing is set.
+
+    Args:
+        recipe: of the checkpoint.
+    """
+
+    def __init__(self, *, recipe: checkpoints.Recipe) -> None:
+        self.recipe = recipe
+        self._configured: list[dict[str, Any]] = []
+        self._changed: set[str] = set()
+
+    def check(self, plain: Mapping[str, Any]) -> None:
+        """Compare the optimizer of the resolved configuration with that of the checkpoint; ValueError for another class."""
+        stored, now = self.recipe.config.get("optimizer") or {}, plain["optimizer"]
+        before, after = (present_name(str(node.get("_target_"))) for node in (stored, now))
+        if stored.get("_target_") is not None and before != after:
+            raise ValueError(
+                f"optimizer: {self.recipe.file} was trained with {before}, whose state {after} cannot continue. Choose that "
+                "optimizer, or start a new training from these weights with init_from."
+            )
+        self._changed = {name for name in now if stored.get(name) != now[name]} - {"lr"}
+
+    def noting(self, factory: OptimizerFactory) -> OptimizerFactory:
+        """The same factory; the settings of each parameter group that it makes are noted."""
+
+        def make(groups: Iterable[Any]) -> Optimizer:
+            made = factory(groups)
+            self._configured = [{name: group[name] for name in group if name != "params"} for group in made.param_groups]
+            return made
+
+        return make
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The state of the checkpoint is restored by now, and no step is made yet."""
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        schedulers = [entry.scheduler for entry in trainer.lr_scheduler_configs if hasattr(entry.scheduler, "base_lrs")]
+        before = groups[0]["lr"]
+        for index, (group, configured) in enumerate(zip(groups, self._configured, strict=True)):
+            group.update({name: configured[name] for name in self._changed if name in configured})
+            base = group.get("initial_lr", group["lr"])
+            if configured["lr"] != base:
+                group["lr"] = group["lr"] * configured["lr"] / base if base else configured["lr"]
+                if "initial_lr" in group:
+                    group["initial_lr"] = configured["lr"]
+                for scheduler in schedulers:
+                    scheduler.base_lrs[index] = configured["lr"]
+            for scheduler in schedulers:
+                if isinstance(scheduler, LambdaLR):
+                    group["lr"] = scheduler.base_lrs[index] * scheduler.lr_lambdas[index](scheduler.last_epoch)
+        for scheduler in schedulers:
+            scheduler._last_lr = [group["lr"] for group in groups]
+        if groups[0]["lr"] != before:
+            epochs = (self.recipe.config.get("trainer") or {}).get("max_epochs")
+            stretched = schedulers and epochs != trainer.max_epochs
+            why = f" Its schedule now covers {trainer.max_epochs} epochs instead of {epochs}." if stretched else ""
+            warn(f"the learning rate continues at {groups[0]['lr']:.4g}; the checkpoint stopped at {before:.4g}.{why}")
+

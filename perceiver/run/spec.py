@@ -1,0 +1,60 @@
+"""The spec of the data: what a data module declares of itself, and what a checkpoint was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+
+from perceiver.checkpoints.plain import refuse_special_keys
+
+
+def spec_of(data: LightningDataModule) -> dict[str, Any]:
+    """The modalities and the target that the data declares once it is set up; ValueError if it declares none."""
+    spec = getattr(data, "spec", None)
+    if not isinstance(spec, Mapping) or "modalities" not in spec:
+        raise ValueError(
+            f"data: {type(data).__name__}.spec: expected a dict with 'modalities' and 'target' after setup('fit'), "
+            f"got {spec!r}."
+        )
+    return dict(spec)
+
+
+def class_names(spec: Mapping[str, Any]) -> list[str]:
+    """The names of the target's classes; an empty list where the target has no classes."""
+    return [str(name) for name in spec.get("target", {}).get("names", [])]
+
+
+def use_stored_spec(
+    data: LightningDataModule,
+    spec: Mapping[str, Any] | None,
+    *,
+    file: Path,
+    trained_on: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Give the data module the facts that a checkpoint was trained with: they hold, not what new data would suggest.
+
+    Args:
+        data: before it is set up.
+        spec: of the checkpoint.
+        file: the checkpoint, for the message.
+        trained_on: the configuration of its data, for the message.
+
+    Raises:
+        ValueError: there is no spec, it has keys of Hydra's, or the data is of another kind.
+    """
+    if spec is None:
+        raise ValueError("ckpt_path: the checkpoint holds no spec (modalities, class names); its data cannot be prepared.")
+    try:
+        refuse_special_keys(spec, path="spec")
+    except ValueError as error:
+        raise ValueError(f"ckpt_path: {file}: {error}") from error
+    try:
+        setattr(data, "spec", spec)  # noqa: B010  (Lightning's base class knows no spec)
+    except ValueError as error:
+        source = (trained_on or {}).get("_target_")
+        hint = f" It was trained with {source}: choose it with data=NAME or experiment=NAME." if source else ""
+        raise ValueError(f"ckpt_path: this data does not fit the checkpoint. {error}{hint}") from error
+    return dict(spec)

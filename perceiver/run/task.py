@@ -1,0 +1,57 @@
+"""The task of a run: the model with the training objective that the group `task` configures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig
+
+from perceiver import checkpoints
+from perceiver.checkpoints.moved import present_name
+from perceiver.model import Perceiver
+from perceiver.objectives import Objective
+from perceiver.run.configuration.construct import construct
+from perceiver.training import Task
+from perceiver.training.optimizer import OptimizerFactory
+
+
+def check_task(config: DictConfig, recipe: checkpoints.Recipe) -> None:
+    """Check that the configured task is that of the checkpoint; nothing that a checkpoint names is run."""
+    stored = (recipe.config.get("task") or {}).get("_target_")
+    stored = None if stored is None else present_name(str(stored))
+    if stored is not None and stored != config.task.get("_target_"):
+        raise ValueError(
+            f"task: {recipe.file} was trained with {stored}, but {config.task.get('_target_')} is configured; "
+            "choose its own with task=NAME."
+        )
+
+
+def make_task(
+    plain: Mapping[str, Any], model: Perceiver, spec: Mapping[str, Any], *, optimizer: OptimizerFactory | None = None
+) -> Task:
+    """The model with the configured training objective.
+
+    Args:
+        plain: the resolved configuration.
+        model: the model to train or test.
+        spec: of the data.
+        optimizer: used in place of the configured one.
+
+    Raises:
+        ValueError: `task` is not an objective.
+    """
+    scheduler = plain.get("scheduler")
+    objective = construct(plain["task"])
+    if not isinstance(objective, Objective):
+        raise ValueError(
+            f"task._target_={plain['task']['_target_']}: expected a perceiver.objectives.Objective, or what makes one, got "
+            f"{type(objective).__name__}."
+        )
+    return Task(
+        model=model,
+        objective=objective,
+        optimizer=optimizer or construct(plain["optimizer"]),
+        scheduler=None if not scheduler else construct(scheduler),
+        checkpoint=checkpoints.entry(plain, spec),
+    )

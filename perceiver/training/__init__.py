@@ -1,0 +1,5 @@
+"""Training with Lightning: the one LightningModule, its optimizer and schedules, and precision."""
+
+from perceiver.training.task import Task
+
+__all__ = ["Task"]

@@ -1,0 +1,92 @@
+"""The optimizer: which parameters feel weight decay, the schedule, and the clipping of gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import nn
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
+SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
+
+# Their `weight` is a table or a norm, not a map: decay would pull symbols together and scales to zero.
+_UNDECAYED_MODULES: tuple[type[nn.Module], ...] = (nn.Embedding, nn.EmbeddingBag)
+
+
+def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """The trainable parameters of `model` in two groups for an optimizer: with its weight decay, and without any.
+
+    Decayed are parameters of two or more dimensions with "weight" in their own name: the weights of linear maps,
+    convolutions and recurrent layers. Not decayed are biases, norms, embeddings, and everything learned that is no map:
+    latents, output queries, position tables, modality paddings (Perceiver IO, appendix H; LAMB papers do the same).
+    A plug-in gets the same treatment by the names of its parameters.
+
+    Returns:
+        `[{"params": [...]}, {"params": [...], "weight_decay": 0.0}]`; a group without parameters is left out. A parameter
+        that is used in several places counts once.
+
+    Raises:
+        ValueError: if nothing in the model can be trained.
+    """
+    decayed: list[nn.Parameter] = []
+    undecayed: list[nn.Parameter] = []
+    seen: set[nn.Parameter] = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter in seen or not parameter.requires_grad:
+                continue
+            seen.add(parameter)
+            is_map = parameter.ndim >= 2 and "weight" in name and not isinstance(module, _UNDECAYED_MODULES)
+            (decayed if is_map else undecayed).append(parameter)
+    groups: list[dict[str, Any]] = []
+    if decayed:
+        groups.append({"params": decayed})
+    if undecayed:
+        groups.append({"params": undecayed, "weight_decay": 0.0})
+    if not groups:
+        raise ValueError("model: expected at least one parameter with requires_grad, found none; nothing can be trained.")
+    return groups
+
+
+def optimization(
+    model: nn.Module, *, optimizer: OptimizerFactory, scheduler: SchedulerFactory | None, trainer: Trainer
+) -> OptimizerLRScheduler:
+    """The optimizer over two parameter groups; the schedule, if any, advances with every step."""
+    made = optimizer(parameter_groups(model))
+    if scheduler is None:
+        return made
+    steps = trainer.estimated_stepping_batches
+    # An endless training has infinitely many steps, which no integer holds: the schedule says what to do then.
+    total = int(steps) if steps != float("inf") else -1
+    return {"optimizer": made, "lr_scheduler": {"scheduler": scheduler(made, total), "interval": "step"}}
+
+
+def clip_gradients(task: LightningModule, optimizer: Optimizer, value: float | None, algorithm: str | None) -> None:
+    """Clip as `trainer.gradient_clip_val` and `trainer.gradient_clip_algorithm` say.
+
+    A fused optimizer unscales the gradients of float16 training itself, too late for clipping; Lightning refuses it for
+    bfloat16 as well, where nothing is scaled.
+
+    Raises:
+        ValueError: for float16 and a fused optimizer.
+    """
+    precision = task.trainer.precision_plugin
+    fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+    if not value or not fused or not isinstance(precision, MixedPrecision):
+        task.clip_gradients(optimizer, gradient_clip_val=value, gradient_clip_algorithm=algorithm)
+    elif precision.scaler is not None:
+        raise ValueError(
+            f"trainer.gradient_clip_val={value}: expected an optimizer that is not fused with trainer.precision=16-mixed, "
+            f"got {type(optimizer).__name__}, which unscales gradients after clipping. Set optimizer.fused=false, or "
+            "trainer.precision=bf16-mixed."
+        )
+    else:
+        clip = clip_grad_value_ if algorithm == "value" else clip_grad_norm_
+        clip(precision.main_params(optimizer), value)

@@ -1,0 +1,42 @@
+"""What a training in half or double precision casts of a batch: inputs, and nothing that is a target, an id or a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from lightning.pytorch.plugins.precision import Precision
+from torch import Tensor
+
+from perceiver.batch import Batch
+
+TIMES = "times"
+"""The part of an input that stays in its own precision: seconds since some origin need all their digits."""
+
+
+def cast_inputs_alone(precision: Precision) -> None:
+    """Let a precision plugin cast the inputs of a `Batch` alone; it would cast every number in it, before any hook.
+
+    A target of 1001 in bfloat16 is 1000, and an epoch in seconds is off by minutes.
+
+    Args:
+        precision: the plugin of a trainer; changed in place, once.
+    """
+    if not isinstance(precision.convert_input, _InputsAlone):
+        precision.convert_input = _InputsAlone(precision.convert_input)  # type: ignore[method-assign]
+
+
+class _InputsAlone:
+    def __init__(self, convert: Callable[[Any], Any]) -> None:
+        self._convert = convert
+
+    def __call__(self, data: Any) -> Any:
+        if not isinstance(data, Batch):
+            return self._convert(data)
+        return replace(data, inputs={name: self._input(x) for name, x in data.inputs.items()})
+
+    def _input(self, x: Tensor | dict[str, Tensor]) -> Any:
+        if isinstance(x, Tensor):
+            return self._convert(x)
+        return {name: part if name == TIMES else self._convert(part) for name, part in x.items()}

@@ -1,0 +1,236 @@
+"""The one LightningModule: a model, what it is trained for, and an optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, final
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DistributedSampler
+from torchmetrics import Metric
+
+from perceiver.batch import Batch
+from perceiver.objectives.metrics import WeightedMean
+from perceiver.objectives.objective import CONFUSION, Objective
+from perceiver.training.fully_sharded import shard
+from perceiver.training.optimizer import OptimizerFactory, SchedulerFactory, clip_gradients, optimization
+from perceiver.training.precision import cast_inputs_alone
+
+
+@final
+class Task(LightningModule):
+    """Train a model for an objective with Lightning.
+
+    Logs `train/loss`, the objective's training metrics and `train/learning_rate`, that an epoch ended with; and `val/` and
+    `test/` results of the objective. All are one value per epoch.
+
+    Args:
+        model: its parameters are saved under `model.`.
+        objective: what it is trained for.
+        optimizer: makes the optimizer from parameter groups (see `parameter_groups`).
+        scheduler: makes the schedule from the optimizer and the number of steps; None keeps the learning rate.
+        checkpoint: plain values that go into checkpoints under the key "perceiver", so that the model can be rebuilt.
+
+    Raises:
+        ValueError: the objective is not for such a model.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        objective: Objective,
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory | None = None,
+        checkpoint: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        objective.check_model(model)
+        self.model = model
+        self.objective = objective
+        # Not submodules: metrics count in their own precision, whatever that of the module.
+        self._metrics: dict[str, dict[str, Metric]] = {
+            "train": {"loss": WeightedMean(), **objective.training_metrics()},
+            "val": objective.metrics(model),
+            "test": objective.metrics(model),
+        }
+        self._confusions: dict[str, Tensor] = {}
+        self._logged = False
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self._checkpoint = dict(checkpoint) if checkpoint is not None else None
+
+    def training_metrics(self) -> dict[str, Metric]:
+        """What training steps update, by the name that it is logged under when the epoch is over."""
+        return {f"train/{name}": metric for name, metric in self._metrics["train"].items()}
+
+    def confusion(self, stage: str) -> Tensor | None:
+        """The confusion matrix of the last pass over a stage's data, `(classes, classes)`; None where there is none.
+
+        Args:
+            stage: val or test.
+        """
+        return self._confusions.get(stage)
+
+    def configure_model(self) -> None:
+        """See `shard`."""
+        shard(self, self.model)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """See `optimization`."""
+        return optimization(self.model, optimizer=self._optimizer, scheduler=self._scheduler, trainer=self.trainer)
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """See `clip_gradients`."""
+        clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def setup(self, stage: str) -> None:
+        """See `cast_inputs_alone`."""
+        cast_inputs_alone(self.trainer.precision_plugin)
+
+    def on_fit_start(self) -> None:
+        """See `separate_random_streams`."""
+        separate_random_streams(self.global_rank)
+        self._start("train")
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """See `Objective.check`."""
+        return self.objective.check(self.model, batch)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The objective's loss.
+
+        Raises:
+            FloatingPointError: as soon as the loss is not finite; what follows would be lost anyway.
+        """
+        metrics = self._metrics["train"]
+        loss = self.objective.loss(self.model, batch, {name: metrics[name] for name in metrics if name != "loss"})
+        self._require_finite(loss, batch)
+        metrics["loss"].update(loss, batch.size)
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log what the epoch's steps have added up, with the last of them: progress bars look before the epoch's end."""
+        if self.trainer.is_last_batch:
+            self._log_training()
+
+    def on_train_epoch_end(self) -> None:
+        """The learning rate that the epoch ended with; also the steps' metrics if no batch was the last."""
+        if not self._logged:
+            self._log_training()
+        self._logged = False
+        # Not before: checkpoints of a validation after the last batch hold the epoch's metrics, too.
+        _reset(self._metrics["train"])
+        self.log("train/learning_rate", self._learning_rate(), sync_dist=True)
+
+    def on_validation_epoch_start(self) -> None:
+        """Start anew, also after a pass that was interrupted."""
+        self._start("val")
+
+    def on_test_epoch_start(self) -> None:
+        """See `on_validation_epoch_start`."""
+        self._start("test")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure one batch."""
+        self._evaluate("val", batch, batch_idx)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure one batch."""
+        self._evaluate("test", batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """The results of the whole split."""
+        self._log_results("val")
+
+    def on_test_epoch_end(self) -> None:
+        """The results of the whole split."""
+        self._log_results("test")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what `perceiver.load` needs to rebuild the model."""
+        if self._checkpoint is not None:
+            checkpoint["perceiver"] = self._checkpoint
+
+    def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:
+        count = counted(self, stage, batch_idx, batch.size)
+        self.objective.evaluate(self.model, batch, self._metrics[stage], count=count, number=batch_idx)
+
+    def _log_results(self, stage: str) -> None:
+        metrics = self._metrics[stage]
+        for name, value in self.objective.results(metrics).items():
+            # Metrics have seen the samples of all processes, so all log the same.
+            shown = stage == "val" and "/" not in name
+            self.log(f"{stage}/{name}", value.to(self.device), prog_bar=shown, sync_dist=True)
+        if CONFUSION in metrics:
+            self._confusions[stage] = metrics[CONFUSION].compute().cpu()
+        _reset(metrics)
+
+    def _log_training(self) -> None:
+        """Once an epoch."""
+        self._logged = True
+        for name, metric in self.training_metrics().items():
+            shown = name == "train/loss"
+            self.log(name, metric.compute(), on_step=False, on_epoch=True, prog_bar=shown, batch_size=1, sync_dist=True)
+
+    def _start(self, stage: str) -> None:
+        for metric in self._metrics[stage].values():
+            metric.to(self.device).reset()
+
+    def _require_finite(self, loss: Tensor, batch: Batch) -> None:
+        if not bool(torch.isfinite(loss)):
+            raise FloatingPointError(
+                f"the training loss became {float(loss.detach())} in epoch {self.current_epoch + 1}, step "
+                f"{self.global_step + 1}, at a learning rate of {self._learning_rate():.3g} (samples "
+                f"{', '.join(batch.ids[:3])}, …). Lower optimizer.lr, or set trainer.gradient_clip_val; checkpoints of "
+                "earlier epochs are intact."
+            )
+
+    def _learning_rate(self) -> float:
+        """The current learning rate of the first parameter group."""
+        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def counted(task: LightningModule, stage: str, batch_idx: int, size: int) -> int:
+    """How many samples of an evaluation batch count, the first ones; all of them in a single process.
+
+    Lightning gives all processes equally many samples by repeating the first few of the data at the end. Every sample shall
+    count once, so that metrics are those of a single process, whatever the number of processes.
+
+    Args:
+        task: whose trainer evaluates.
+        stage: val or test.
+        batch_idx: number of the batch in this process.
+        size: samples in it.
+    """
+    loader = getattr(task.trainer, f"{stage}_dataloaders", None)
+    sampler = getattr(loader, "sampler", None)
+    if not isinstance(sampler, DistributedSampler) or sampler.shuffle or sampler.drop_last:
+        return size
+    samples = len(sampler.dataset)  # type: ignore[arg-type]
+    own = len(range(sampler.rank, samples, sampler.num_replicas))
+    return max(0, min(size, own - batch_idx * int(loader.batch_size)))  # type: ignore[union-attr]
+
+
+def separate_random_streams(rank: int) -> None:
+    """Give every process but the first a random stream of its own; call it before the first batch is loaded.
+
+    All processes were seeded alike, so that they build the same model; augmentation, mixing and dropout drawn from the same
+    stream would repeat one another's choices. Loader processes inherit the difference, and the order of samples has a seed
+    of its own.
+    """
+    if rank > 0:
+        seeds = np.random.SeedSequence([torch.initial_seed(), rank])
+        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
+
+
+def _reset(metrics: Mapping[str, Metric]) -> None:
+    for metric in metrics.values():
+        metric.reset()
