@@ -146,6 +146,6 @@ def warn_of_unknown_values(table: ManifestTable, rows: Sequence[int], *, facts: 
             log.warning(
                 "%s, column %r: %d of %d cells have %d values unknown in training, such as %s; a model takes them for "
                 "missing categories. Known are %s.",
-                *(table.path, column, unknown.total(), len(values), len(unknown), next(iter(unknown))),
+                *(table.path, column, unknown.total(), len(values), len(unknown), repr(next(iter(unknown)))),
                 ", ".join(known[:20]),
             )

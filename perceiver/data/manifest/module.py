@@ -260,9 +260,9 @@ class Manifest(Source):
         """All usable rows by split, once."""
         if self._splits is None:
             table = self._columns()
-            for column in self._targets.columns:
-                if column not in table.columns:
-                    raise ValueError(self._unknown_column(column, "data.target"))
+            for name in self._targets.columns:
+                if name not in table.columns:
+                    raise ValueError(self._unknown_column(name, "data.target"))
             rows = self._usable(range(len(table)))
             column = self._column(self.split, "split")
             labelled, self._unlabelled = [], []
