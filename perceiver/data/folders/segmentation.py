@@ -337,7 +337,8 @@ def read_mask(path: Path) -> Image.Image:
 
 def _stretched_levels(mask: Image.Image) -> int | None:
     """The largest number of a grey image of 2 or 4 bits, which decoding stretches to 255; None: decoding keeps numbers."""
-    arguments = [part for tile in getattr(mask, "tile", ()) for part in (tile[3] if isinstance(tile[3], tuple) else (tile[3],))]
+    given = [tile[3] for tile in getattr(mask, "tile", ())]
+    arguments = [part for one in given for part in (one if isinstance(one, tuple) else (one,))]
     return next((2**bits - 1 for bits in (2, 4) if f"L;{bits}" in arguments), None)
 
 
