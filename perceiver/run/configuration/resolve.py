@@ -71,15 +71,15 @@ def resolve(config: DictConfig, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _import_kinds(spec: dict[str, Any], config: DictConfig) -> None:
-    """Kinds that the settings of the data name are imported; others, in shards, need the key `trust`."""
+    """Import the kinds that only data names, as shards do; they need the key `trust`, or the package of the data module."""
+    asked = OmegaConf.select(config, "data.modalities")
+    named = asked if OmegaConf.is_dict(asked) else {}
+    package = str(OmegaConf.select(config, "data._target_")).partition(".")[0]
+    foreign = {name: facts for name, facts in spec["modalities"].items() if name not in named}
     try:
-        for facts in spec["modalities"].values():
-            kind_of(facts)
-    except ValueError:
-        try:
-            import_kinds(spec, trust=list(config.get("trust") or []))
-        except ValueError as error:
-            raise ValueError(f"data: {error} (here trust is a key of the configuration: 'trust=[PACKAGE]')") from error
+        import_kinds({"modalities": foreign}, trust=[*(config.get("trust") or []), package])
+    except ValueError as error:
+        raise ValueError(f"data: {error} (here trust is a key of the configuration: 'trust=[PACKAGE]')") from error
 
 
 def _checked(spec: dict[str, Any], config: DictConfig) -> dict[str, Any]:
