@@ -19,6 +19,7 @@ from perceiver.model import Perceiver
 from perceiver.run.data import make_data
 from perceiver.run.processes.interruption import until_interrupted
 from perceiver.run.spec import use_stored_spec
+from perceiver.training.precision import cast_inputs_alone
 
 Compute = Callable[[Batch], Tensor]
 Sink = Callable[[list[str], Tensor], None]
@@ -85,6 +86,10 @@ class _Inference(LightningModule):
         self.compute_batch = compute
         self.sink = sink
         self.seen = 0
+
+    def setup(self, stage: str) -> None:
+        """Keep times in float64, whatever the trainer's precision; see `cast_inputs_alone`."""
+        cast_inputs_alone(self.trainer.precision_plugin)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> int:
         """One batch; how many samples there were, since Lightning wonders at None."""
