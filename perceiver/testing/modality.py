@@ -290,9 +290,9 @@ def _with_nan(raw: Any) -> Any:
         return [float("nan"), *raw[1:]]
     if isinstance(raw, Mapping):
         for key, value in raw.items():
-            spoilt = float("nan") if isinstance(value, float) else _with_nan(value)
-            if spoilt is not None:
-                return {**raw, key: spoilt}
+            changed = float("nan") if isinstance(value, float) else _with_nan(value)
+            if changed is not None:
+                return {**raw, key: changed}
     return None
 
 
