@@ -1,11 +1,11 @@
-"""One cross-attend over tokens: each form of this package against a frozen dense reference, time and memory.
+"""Time and memory of a single cross-attend over tokens: each form of this package against a frozen dense reference.
 
     python benchmarks/attention.py [--threads 1] [--only image] [--forms absorbed native] [--memory] [--json FILE]
 
-The reference is what published Perceivers do: concatenate positions to every element, layer_norm, key and value projections,
-`F.scaled_dot_product_attention` padded to a multiple of 8. Inputs, weights and queries are the same in all forms; training
-asks for gradients to queries, weights and whatever of the tokens is learned. Repetitions of the forms are interleaved, a
-ratio is taken in each, and the table shows the medians.
+The reference does the work of published Perceivers: concatenate positions to every element, layer_norm, key and value
+projections, `F.scaled_dot_product_attention` padded to a multiple of 8. Inputs, weights and queries are the same in all
+forms. Training computes gradients of queries, weights and learned parts of the tokens. Repetitions of the forms are
+interleaved, ratios are taken within each repetition, and the table shows the medians.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from perceiver.tokens import Tokens
 
 @dataclass(frozen=True)
 class Case:
-    """One input: a grid with content, and positions by bands (one Fourier part per axis, or per point) or a learned table.
+    """An input: a grid with content, and positions as Fourier features (a part per axis, or per point) or a learned table.
 
     Args:
-        grid: elements per axis; for points one axis.
+        grid: elements per axis; a single axis for points.
         content: channels of the content.
         bands: Fourier bands per axis; 0 for a learned table of `table` channels.
-        points: coordinates of a point set, whose Fourier features belong to the points; 0 for grids.
-        embedded: whether the content is learned, so that training needs gradients to it.
+        points: number of coordinates of a point set, with Fourier features per point; 0 for grids.
+        embedded: whether the content is learned, so that training computes its gradient.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Case:
     embedded: bool = False
 
     def tokens(self) -> Tokens:
-        """Random content of standard deviation 1, and positions."""
+        """Return tokens of random content with standard deviation 1, and positions."""
         content = torch.randn(self.batch, *self.grid, self.content, requires_grad=self.embedded)
         if self.table:
             return Tokens((content, torch.randn(1, *self.grid, self.table, requires_grad=True)))
@@ -95,9 +95,9 @@ Attend = Callable[[Tensor], Tensor]
 
 @dataclass
 class Result:
-    """Medians of one form on one case: seconds, and how many times faster than the reference in the same repetition.
+    """Medians of a form on a case: seconds, and the speed-up over the reference within the same repetition.
 
-    Memory is what training adds at its peak, in megabytes, and how many times less that is than the reference's.
+    Memory is the peak that training adds, in megabytes, and the factor by which it is smaller than the reference's.
     """
 
     case: str
@@ -112,14 +112,14 @@ class Result:
 
 
 def reference(query: Tensor, tokens: Tokens, projection: TokenProjection) -> Tensor:
-    """The frozen dense form: nothing of this package's attention code runs here."""
+    """Compute the frozen dense form, without this package's attention code."""
     batch, grid = tokens.parts[0].shape[0], tokens.parts[0].shape[1:-1]
     dense = torch.cat([part.expand(batch, *grid, -1) for part in tokens.parts], dim=-1).flatten(1, -2)
     return attend(query, dense, projection.norm, projection.key, projection.value, num_heads=query.shape[1])
 
 
 def missing(name: str) -> str:
-    """Why a form cannot run here; empty if it can."""
+    """Return the reason why a form cannot run on this machine; empty if it can."""
     if name == "native" and native.availability().library is None:
         return native.availability().reason
     if name == "compiled":
@@ -129,7 +129,7 @@ def missing(name: str) -> str:
 
 
 def forms(tokens: Tokens, projection: TokenProjection, names: Sequence[str]) -> dict[str, Attend]:
-    """The forms by name. A further implementation needs one line here."""
+    """Return the forms by name. A new implementation needs a line here."""
     reads = {"eager": eager.read_tokens, "native": native.read_tokens, "compiled": compiled.read_tokens}
     chosen: dict[str, Attend] = {}
     for name in names:
@@ -151,10 +151,10 @@ def _factored(query: Tensor, *, tokens: Tokens, projection: TokenProjection, rea
 
 
 def set_up(case: Case) -> tuple[Tensor, Tokens, TokenProjection]:
-    """Query `(1, h, N, d)`, tokens and weights of a case, always the same."""
+    """Return query `(1, h, N, d)`, tokens and weights of a case, always the same."""
     torch.manual_seed(0)
     tokens = case.tokens()
-    # As in the papers, one width for keys and values: the tokens' own, rounded up to a multiple of the heads.
+    # As in the papers, keys and values have the tokens' width, rounded up to a multiple of the heads.
     width = -(-tokens.channels // case.heads)
     projection = TokenProjection(
         token_channels=tokens.channels, qk_channels=width * case.heads, v_channels=width * case.heads
@@ -164,24 +164,24 @@ def set_up(case: Case) -> tuple[Tensor, Tokens, TokenProjection]:
 
 
 def forward(attend: Attend, query: Tensor) -> None:
-    """Without gradients."""
+    """Run a forward pass without gradients."""
     with torch.no_grad():
         attend(query)
 
 
 def training(attend: Attend, query: Tensor, learned: Sequence[Tensor]) -> None:
-    """Forward and backward, to gradients of their own."""
+    """Run forward and backward, with newly allocated gradients."""
     out = attend(query)
     torch.autograd.grad(out, learned, torch.ones_like(out))
 
 
 def learned_of(query: Tensor, tokens: Tokens, projection: TokenProjection) -> list[Tensor]:
-    """What training asks gradients to."""
+    """Return all tensors whose gradients training computes."""
     return [query, *projection.parameters(), *(part for part in tokens.parts if part.requires_grad)]
 
 
 def measure(case: Case, names: Sequence[str], *, seconds: float, repetitions: int) -> list[Result]:
-    """All forms of one case, in turn. Ratios and errors are taken against the first."""
+    """Measure all forms of a case in turn. Ratios and errors are relative to the first form."""
     query, tokens, projection = set_up(case)
     learned = learned_of(query, tokens, projection)
     chosen = forms(tokens, projection, names)
@@ -194,9 +194,9 @@ def measure(case: Case, names: Sequence[str], *, seconds: float, repetitions: in
         {name: partial(once, attend) for name, attend in chosen.items()}, repetitions=repetitions, seconds=seconds
     )
     results = []
-    for name, own in times.items():
-        (forward_seconds, training_seconds) = medians(own)
-        (forward_ratio, training_ratio) = ratios(times[names[0]], own)
+    for name, measured in times.items():
+        (forward_seconds, training_seconds) = medians(measured)
+        (forward_ratio, training_ratio) = ratios(times[names[0]], measured)
         results.append(
             Result(
                 case=case.name,
@@ -213,40 +213,40 @@ def measure(case: Case, names: Sequence[str], *, seconds: float, repetitions: in
 
 @torch.no_grad()
 def _errors(chosen: Mapping[str, Attend], query: Tensor) -> dict[str, float]:
-    """The largest difference to the first form, over that form's largest value."""
+    """Return the largest difference from the first form, relative to that form's largest value."""
     expected = next(iter(chosen.values()))(query).double()
     scale = expected.abs().max()
     return {name: ((attend(query).double() - expected).abs().max() / scale).item() for name, attend in chosen.items()}
 
 
 def peak_megabytes(case: Case, name: str, threads: int) -> float:
-    """What a forward and backward adds to the peak of resident memory, in a fresh process that a small case warmed up."""
+    """Return the peak resident memory that forward and backward add, in a fresh process warmed up with a small case."""
     return in_fresh_process(__file__, ["--one-peak", name, "--case", json.dumps(asdict(case)), "--threads", str(threads)])
 
 
 def print_peak(case: Case, name: str) -> None:
-    """The work of `peak_megabytes` in its own process."""
+    """Measure and print the result of `peak_megabytes`, inside its process."""
 
     def work(of: Case) -> Callable[[], object]:
         query, tokens, projection = set_up(of)
         (attend,) = forms(tokens, projection, [name]).values()
         return partial(training, attend, query, learned_of(query, tokens, projection))
 
-    # Not so small that code is compiled for it that the case does not use, and the case's own code in the measurement.
+    # Large enough to compile the same code as the case, so that no compilation falls into the measurement.
     work(replace(case, grid=tuple(min(size, 16) for size in case.grid), latents=16, batch=1))()
     print(added_peak(work(case)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print the table, and write it where asked."""
+    """Measure, print the table, and write it to a file if requested."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default="", help="cases whose name contains this")
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="beside the dense reference")
-    parser.add_argument("--seconds", type=float, default=10, help="time for one case, about; three repetitions at least")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="besides the dense reference")
+    parser.add_argument("--seconds", type=float, default=10, help="approximate time per case; at least three repetitions")
     parser.add_argument("--repetitions", type=int, default=15, help="at most")
     parser.add_argument("--memory", action="store_true", help="measure peak memory of training too, in fresh processes")
-    parser.add_argument("--quick", action="store_true", help="tiny grids, one repetition: does the script work?")
+    parser.add_argument("--quick", action="store_true", help="tiny grids, one repetition, to test the script")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one-peak", choices=("dense", *FORMS), help=argparse.SUPPRESS)
     parser.add_argument("--case", help=argparse.SUPPRESS)
@@ -258,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     cases = [case for case in CASES if options.only in case.name]
     if not cases:
-        parser.error(f"--only {options.only}: no case of that name; there are: {'; '.join(case.name for case in CASES)}")
+        parser.error(f"--only {options.only}: no such case; available: {'; '.join(case.name for case in CASES)}")
     if options.quick:
         cases = [replace(case, grid=tuple(min(n, 6) for n in case.grid), batch=2, latents=8) for case in cases]
     facts = machine()
@@ -281,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 result.megabytes = peak_megabytes(case, result.form, options.threads)
                 dense = measured[0].megabytes
                 assert dense is not None
-                # An addition of nothing measurable counts as a tenth of a megabyte.
+                # Unmeasurably small memory counts as a tenth of a megabyte.
                 result.memory_ratio = dense / max(result.megabytes, 0.1)
                 memory = f"{result.megabytes:8.1f} MB {result.memory_ratio:6.1f}x"
             print(

@@ -1,10 +1,10 @@
-"""What a multimodal autoencoder's PSNR is worth: the same data by its mean, by silence and black, and by PCA.
+"""PSNR of a multimodal autoencoder against baselines: silence and black, the mean clip, and PCA.
 
     python benchmarks/autoencoding.py RUN_DIR --values 256 512 1024 --split val
 
-RUN_DIR is a run of experiment=dialed_digits. PCA sees video and sound together, both in standard deviations, and keeps as
-many numbers of a clip as are given; as many as the model has latents times channels is the strictest comparison: PCA is the
-best linear autoencoder in mean squared error. It is fitted on clips of the training split, drawn anew as in training.
+RUN_DIR is a run of experiment=dialed_digits. PCA sees video and sound together, both in standard deviations, and keeps the
+given number of values per clip. The strictest comparison keeps latents times channels of the model, since PCA is the best
+linear autoencoder in mean squared error. It is fitted on clips of the training split, drawn as in training.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from omegaconf import OmegaConf
 
 
 def clips(loader: Any, *, at_least: int = 0) -> dict[str, Any]:
-    """Flat video and sound, normalised, `(clips, values)` each; the loader's epochs until there are enough."""
+    """Return flat, normalised video and sound, `(clips, values)` each, from as many epochs of the loader as needed."""
     found: dict[str, list[Any]] = {"audio": [], "video": []}
     count = 0
     while count == 0 or count < at_least:
         for batch in loader:
-            for name, own in found.items():
-                own.append(batch.inputs[name].flatten(1).numpy())
+            for name, pieces in found.items():
+                pieces.append(batch.inputs[name].flatten(1).numpy())
             count += batch.size
-    return {name: np.concatenate(own) for name, own in found.items()}
+    return {name: np.concatenate(pieces) for name, pieces in found.items()}
 
 
-def psnr(said: Any, true: Any, *, std: float) -> float:
-    """As `MultimodalAutoencodingTask` has it, peak 1: the mean over clips, in decibels."""
-    error = np.square((said - true) * std).mean(axis=1)
+def psnr(predicted: Any, true: Any, *, std: float) -> float:
+    """Return the mean PSNR over clips in decibels, with peak 1, as `MultimodalAutoencodingTask` computes it."""
+    error = np.square((predicted - true) * std).mean(axis=1)
     return float((-10 * np.log10(np.maximum(error, 1e-10))).mean())
 
 
@@ -60,27 +60,27 @@ def main() -> None:
     ]
     together, wanted = (np.concatenate([x["audio"], x["video"]], axis=1).astype(np.float64) for x in (training, true))
     middle = together.mean(axis=0)
-    # All components at once: scikit-learn would decompose anew for every number of them.
+    # All components at once, because scikit-learn would repeat the decomposition for every number of components.
     _, axes = np.linalg.eigh(np.cov(together, rowvar=False))
     edge = true["audio"].shape[1]
     for count in given.values:
         kept = axes[:, ::-1][:, :count]
-        said = (wanted - middle) @ kept @ kept.T + middle
-        rows.append((f"PCA, {count} values", {"audio": said[:, :edge], "video": said[:, edge:]}))
+        predicted = (wanted - middle) @ kept @ kept.T + middle
+        rows.append((f"PCA, {count} values", {"audio": predicted[:, :edge], "video": predicted[:, edge:]}))
     file = given.run / "metrics.json"
     metrics = json.loads(file.read_text()) if file.exists() else {}
     encoder = config["model"]["encoder"]
     bottleneck = encoder["num_latents"] * encoder["latent_channels"]
     print(f"{given.split}: {len(wanted)} clips of {wanted.shape[1]} values; {len(together)} training clips for PCA")
     print(f"{'':40} {'video dB':>9} {'audio dB':>9}")
-    for name, said in rows:
-        scores = {key: psnr(said[key], true[key], std=facts[key]["std"][0]) for key in true}
+    for name, predictions in rows:
+        scores = {key: psnr(predictions[key], true[key], std=facts[key]["std"][0]) for key in true}
         print(f"{name:40} {scores['video']:9.2f} {scores['audio']:9.2f}")
     if f"{given.split}/psnr/video" in metrics:
         label = f"{encoder['num_latents']} x {encoder['latent_channels']} = {bottleneck} values of latents"
-        own = {key: metrics[f"{given.split}/psnr/{key}"] for key in true}
+        reached = {key: metrics[f"{given.split}/psnr/{key}"] for key in true}
         accuracy = metrics.get(f"{given.split}/accuracy", float("nan"))
-        print(f"{label:40} {own['video']:9.2f} {own['audio']:9.2f}   label {accuracy:.2%}")
+        print(f"{label:40} {reached['video']:9.2f} {reached['audio']:9.2f}   label {accuracy:.2%}")
 
 
 if __name__ == "__main__":

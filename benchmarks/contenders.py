@@ -1,7 +1,7 @@
-"""The models that `peers.py` sets side by side, built for one size: ours, the dense reference, and peers from PyPI.
+"""The models that `peers.py` compares, built for a given size: ours, the dense reference, and peers from PyPI.
 
-Nothing of a peer is subclassed or changed. Where its constructor cannot make the size, its own layers are put together as
-the size has them; what still differs stands in the contender's note.
+Peers are not subclassed or changed. If a peer's constructor cannot build the size, its layers are combined accordingly.
+Remaining differences are listed in the contender's note.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Size:
 
     Args:
         bands: Fourier bands per axis.
-        decoder: a decoder of one learned query (Perceiver IO) instead of the mean over the latents.
-        published: parameters of the published model, which ours must have; 0 if there is none.
-        heavy: peers and reference take minutes and tens of gigabytes, and run only when asked for.
+        decoder: use a decoder with a single learned query (Perceiver IO) instead of the mean over the latents.
+        published: parameter count of the published model, which ours must match; 0 without a published model.
+        heavy: peers and reference take minutes and tens of gigabytes, and run only on request.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Size:
         return self.channels + len(self.grid) * (2 * self.bands + 1)
 
     def small(self) -> Size:
-        """The same kind of model at a size of no account: for warming up, and for trying the script."""
+        """Return a tiny model of the same kind, to warm up or to test the script."""
         return replace(
             self,
             grid=tuple(min(size, 6) for size in self.grid),
@@ -76,7 +76,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Contender:
-    """A model `(B, C, *grid)` -> logits `(B, classes)`, and how it differs from ours in size or work."""
+    """A model `(B, C, *grid)` -> logits `(B, classes)`, with a note on its differences from ours in size or work."""
 
     name: str
     model: nn.Module
@@ -88,7 +88,7 @@ class Contender:
 
 
 class GridElements(nn.Module):
-    """An adapter for grids of any rank, videos for one: an element's channels and its position."""
+    """An adapter for grids of any rank, such as videos: each token has an element's channels and its position."""
 
     def __init__(self, *, channels: int, position: Fourier) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class GridElements(nn.Module):
 
 
 class Alone(nn.Module):
-    """A model of one modality called with a tensor."""
+    """Wrapper that calls a model of a single modality with a tensor."""
 
     def __init__(self, model: Perceiver) -> None:
         super().__init__()
@@ -112,20 +112,20 @@ class Alone(nn.Module):
         return logits
 
     def explain(self, x: Tensor) -> str:
-        """Form and implementation of cross-attention."""
+        """Describe the form and implementation of cross-attention."""
         with torch.no_grad():
             return self.model.encoder.explain_attention(list(self.model.tokens({"input": x}).values()))
 
 
 def ours(size: Size) -> Contender:
-    """This package, `attention=auto`."""
+    """Return this package's model with `attention=auto`."""
     model = our_model(size)
     with torch.no_grad():
         return Contender("ours", model, model.explain(torch.zeros(1, size.channels, *size.grid)))
 
 
 def our_model(size: Size) -> Alone:
-    """The model alone."""
+    """Return this package's model without a note."""
     position = Fourier(num_bands=size.bands, resolution=size.grid)
     adapter: nn.Module
     if len(size.grid) == 2:
@@ -147,7 +147,7 @@ def our_model(size: Size) -> Alone:
 
 
 def dense_reference(size: Size) -> Contender:
-    """`dense_reference.py`: the same function as ours and the same weights, dense and on SDPA."""
+    """Return the model of `dense_reference.py`: the same function and parameters as ours, dense and on SDPA."""
     model = DenseClassifier(
         grid=size.grid,
         channels=size.channels,
@@ -165,7 +165,7 @@ def dense_reference(size: Size) -> Contender:
 
 
 class TransformersInterleaved(nn.Module):
-    """transformers' preprocessor and layers in the schedule of an interleaved Perceiver with a pooled head."""
+    """An interleaved Perceiver with a pooled head, built from transformers' preprocessor and layers."""
 
     def __init__(self, config: object, preprocessor: nn.Module, size: Size) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ class TransformersInterleaved(nn.Module):
 
 
 class TransformersLogits(nn.Module):
-    """A transformers model called with a tensor."""
+    """Wrapper that calls a transformers model with a tensor."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -216,7 +216,7 @@ class TransformersLogits(nn.Module):
 
 
 class FramesFirst(nn.Module):
-    """Videos `(B, C, T, H, W)` to a model that takes `(B, T, C, H, W)`."""
+    """Wrapper that passes videos `(B, C, T, H, W)` to a model that takes `(B, T, C, H, W)`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -228,7 +228,7 @@ class FramesFirst(nn.Module):
 
 
 def transformers_perceiver(size: Size) -> Contender:
-    """transformers' Perceiver with random weights; its attention is eager, it has no other."""
+    """Return transformers' Perceiver with random weights; it supports eager attention only."""
     from transformers import PerceiverConfig, PerceiverModel
     from transformers.models.perceiver.modeling_perceiver import PerceiverClassificationDecoder, PerceiverImagePreprocessor
 
@@ -256,7 +256,7 @@ def transformers_perceiver(size: Size) -> Contender:
     )
     note = "eager attention; positions computed in each forward, as the library does"
     if size.decoder and size.num_cross_attends == 1:
-        # What PerceiverForImageClassificationFourier builds, of which the resolution can be chosen.
+        # The model of PerceiverForImageClassificationFourier, but with a configurable resolution.
         decoder = PerceiverClassificationDecoder(
             config,
             num_channels=size.width,
@@ -268,12 +268,12 @@ def transformers_perceiver(size: Size) -> Contender:
     model = TransformersInterleaved(config, preprocessor, size)
     if len(size.grid) == 3:
         model = FramesFirst(model)
-    note += "; its own layers put together, since its encoder reads the input once and has no pooled head"
+    note += "; built from its layers, because its encoder reads the input once and has no pooled head"
     return Contender("transformers", model, note)
 
 
 class ChannelsLast(nn.Module):
-    """`(B, C, *grid)` to a model that takes `(B, *grid, C)`."""
+    """Wrapper that passes `(B, C, *grid)` to a model that takes `(B, *grid, C)`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -285,7 +285,7 @@ class ChannelsLast(nn.Module):
 
 
 class PerceiverPytorchIO(nn.Module):
-    """perceiver-pytorch's PerceiverIO, which takes tokens with their positions and is handed its queries."""
+    """Wrapper of perceiver-pytorch's PerceiverIO, which takes tokens with positions, and queries, as arguments."""
 
     def __init__(self, model: nn.Module, size: Size) -> None:
         super().__init__()
@@ -301,7 +301,7 @@ class PerceiverPytorchIO(nn.Module):
 
 
 def perceiver_pytorch(size: Size) -> Contender:
-    """perceiver-pytorch's Perceiver, or its PerceiverIO where there is a decoder."""
+    """Return perceiver-pytorch's Perceiver, or its PerceiverIO for sizes with a decoder."""
     if size.decoder:
         from perceiver_pytorch import PerceiverIO
 
@@ -322,7 +322,7 @@ def perceiver_pytorch(size: Size) -> Contender:
         )
         note = (
             f"eager attention; feed-forward GEGLU with widening 4 (ours: GELU, 1); one set of weights for all {depth} "
-            f"layers (ours: {size.num_layers}), since it shares all or none; decoder's keys and values "
+            f"layers (ours: {size.num_layers}), because it shares all or no layers; decoder's keys and values "
             f"{size.token_channels} wide (ours: {size.width}); positions computed once per model"
         )
         return Contender("perceiver-pytorch", PerceiverPytorchIO(decoding, size), note)
@@ -345,11 +345,14 @@ def perceiver_pytorch(size: Size) -> Contender:
         self_per_cross_attn=size.num_layers,
     )
     note = (
-        "eager attention; feed-forward GEGLU with widening 4 (ours: GELU, 1); the first block has weights of its own (ours: "
+        "eager attention; feed-forward GEGLU with widening 4 (ours: GELU, 1); the first block has separate weights (ours: "
         "shared); positions computed in each forward, as the library does"
     )
     if size.num_cross_attends != size.num_blocks:
-        raise ValueError(f"{size.name}: perceiver-pytorch has as many cross-attends as blocks.")
+        raise ValueError(
+            f"{size.name}: perceiver-pytorch requires as many cross-attends as blocks ({size.num_blocks}), got "
+            f"{size.num_cross_attends}."
+        )
     return Contender("perceiver-pytorch", ChannelsLast(model), note)
 
 

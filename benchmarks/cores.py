@@ -1,9 +1,9 @@
-"""How much of several cores one cross-attend uses: the native form with one thread and with more, interleaved.
+"""Speed-up of a single cross-attend with several threads: the native form with one thread and with more, interleaved.
 
     python benchmarks/cores.py [--threads 2] [--only million] [--json FILE]
 
-Each case runs with one thread and with `--threads` in turn; a ratio is taken in each repetition, and the table shows the
-medians. Let nothing else run meanwhile, and do not hold the process to fewer cores.
+Each case runs with one thread and with `--threads` in turn. Ratios are taken within each repetition, and the table shows the
+medians. Run nothing else meanwhile, and do not pin the process to fewer cores.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from measure import Seconds, announce, interleaved, machine, medians, ratios, ti
 from torch import Tensor
 
 LARGE = ("image 224x224x3", "video", "spectrogram", "million")
-"""Beginnings of the names of cases that are worth more than one core."""
+"""Name prefixes of cases that are large enough for several cores."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """Medians of one case: seconds with one thread and with more, and the ratios."""
+    """Medians of a case: seconds with one thread and with more, and the ratios."""
 
     case: str
     threads: int
@@ -38,7 +38,7 @@ class Result:
 
 
 def measure(case: Case, *, threads: int, seconds: float, repetitions: int) -> Result:
-    """One case, with one thread and with `threads` in turn."""
+    """Measure a case with one thread and with `threads` in turn."""
     query, tokens, projection = set_up(case)
     learned = learned_of(query, tokens, projection)
     (attend,) = forms(tokens, projection, ["native"]).values()
@@ -49,27 +49,27 @@ def measure(case: Case, *, threads: int, seconds: float, repetitions: int) -> Re
 
 def _once(threads: int, attend: Attend, query: Tensor, learned: Sequence[Tensor]) -> Seconds:
     torch.set_num_threads(threads)
-    forward(attend, query)  # threads that slept through the other's turn wake up
+    forward(attend, query)  # wake threads that slept during the other candidate's turn
     return timed(partial(forward, attend, query)), timed(partial(training, attend, query, learned))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print the table, and write it where asked."""
+    """Measure, print the table, and write it to a file if requested."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default="", help="cases whose name contains this")
-    parser.add_argument("--seconds", type=float, default=5, help="time for one case, about; five repetitions at least")
+    parser.add_argument("--seconds", type=float, default=5, help="approximate time per case; at least five repetitions")
     parser.add_argument("--repetitions", type=int, default=40, help="at most")
-    parser.add_argument("--quick", action="store_true", help="tiny grids, one repetition: does the script work?")
+    parser.add_argument("--quick", action="store_true", help="tiny grids, one repetition, to test the script")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     if options.threads < 2:
-        parser.error(f"--threads: expected 2 or more, to compare with one; got {options.threads}")
+        parser.error(f"--threads: expected at least 2, for the comparison with one thread; got {options.threads}")
     if reason := missing("native"):
-        parser.error(f"there is no native form here: {reason}")
+        parser.error(f"the native form is not available: {reason}")
     cases = [case for case in CASES if case.name.startswith(LARGE) and options.only in case.name]
     if not cases:
-        parser.error(f"--only {options.only}: no large case of that name")
+        parser.error(f"--only {options.only}: no such large case")
     if options.quick:
         cases = [replace(case, grid=tuple(min(n, 6) for n in case.grid), batch=2, latents=8) for case in cases]
     before = torch.get_num_threads()
@@ -79,13 +79,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = []
     for case in cases:
         seconds, repetitions = (0, 1) if options.quick else (options.seconds, options.repetitions)
-        one = measure(case, threads=options.threads, seconds=seconds, repetitions=repetitions)
+        result = measure(case, threads=options.threads, seconds=seconds, repetitions=repetitions)
         print(
-            f"{one.case:50} {case.latents:4} {one.forward_alone * 1e3:7.2f} {one.training_alone * 1e3:8.2f} ms "
-            f"{one.forward * 1e3:9.2f} {one.training * 1e3:8.2f} ms {one.forward_ratio:6.2f}x {one.training_ratio:5.2f}x",
+            f"{result.case:50} {case.latents:4} {result.forward_alone * 1e3:7.2f} {result.training_alone * 1e3:8.2f} ms "
+            f"{result.forward * 1e3:9.2f} {result.training * 1e3:8.2f} ms "
+            f"{result.forward_ratio:6.2f}x {result.training_ratio:5.2f}x",
             flush=True,
         )
-        results.append(asdict(one))
+        results.append(asdict(result))
     torch.set_num_threads(before)
     if options.json:
         write_json(options.json, facts, results)

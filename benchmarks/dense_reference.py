@@ -1,8 +1,8 @@
-"""The frozen dense reference: a Perceiver classifier as published, in plain PyTorch. None of this package's code runs here.
+"""The frozen dense reference: a Perceiver classifier as published, in plain PyTorch, without this package's code.
 
-Positions are concatenated to every element once per forward (their features are computed once per model, which is kinder
-than what published implementations do); each cross-attend normalises all tokens, projects keys and values and attends with
-`F.scaled_dot_product_attention`, padded to a multiple of 8 so that it stays on its fused kernels.
+Positions are concatenated to every element once per forward (their features are computed once per model, which favours the
+reference over published implementations). Each cross-attend normalises all tokens, projects keys and values and attends
+with `F.scaled_dot_product_attention`, padded to a multiple of 8 so that it stays on its fused kernels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 def attend(query: Tensor, tokens: Tensor, norm: nn.LayerNorm, key: nn.Linear, value: nn.Linear, *, num_heads: int) -> Tensor:
-    """Projected queries `(B or 1, h, N, d)` over tokens `(B, M, C)` -> `(B, h, N, d)`; keys and values of one width."""
+    """Attend from queries `(B or 1, h, N, d)` to tokens `(B, M, C)` -> `(B, h, N, d)`; keys and values of equal width."""
     width = query.shape[-1]
     padding = -width % 8
     normed = F.layer_norm(tokens, tokens.shape[-1:], norm.weight, norm.bias, norm.eps)
@@ -31,19 +31,19 @@ def attend(query: Tensor, tokens: Tensor, norm: nn.LayerNorm, key: nn.Linear, va
 
 
 def fourier_features(grid: Sequence[int], bands: int) -> Tensor:
-    """`(*grid, axes * (2 * bands + 1))`: for each axis the coordinate, sines, cosines; bands up to the Nyquist frequency."""
+    """Return `(*grid, axes * (2 * bands + 1))`: coordinate, sines and cosines per axis, with bands up to Nyquist."""
     features = []
     for axis, size in enumerate(grid):
         position = torch.linspace(-1, 1, size)[:, None]
         phase = math.pi * position * torch.linspace(1, size / 2, bands)
-        own = torch.cat([position, phase.sin(), phase.cos()], dim=-1)
+        feature = torch.cat([position, phase.sin(), phase.cos()], dim=-1)
         shape = [size if other == axis else 1 for other in range(len(grid))]
-        features.append(own.reshape(*shape, -1).expand(*grid, -1))
+        features.append(feature.reshape(*shape, -1).expand(*grid, -1))
     return torch.cat(features, dim=-1)
 
 
 class FeedForward(nn.Module):
-    """Norm, linear, GELU, linear; widening 1."""
+    """Feed-forward layer: norm, linear, GELU, linear; widening 1."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class FeedForward(nn.Module):
 
 
 class CrossLayer(nn.Module):
-    """Queries read tokens in one head as wide as a token of `kv_width`; residual; feed-forward."""
+    """Cross-attention with a single head of the tokens' width `kv_width`, residual, feed-forward."""
 
     def __init__(self, width: int, kv_width: int) -> None:
         super().__init__()
@@ -94,9 +94,9 @@ class SelfLayer(nn.Module):
 
 
 class DenseClassifier(nn.Module):
-    """`(B, C, *grid)` -> logits: Perceiver with a pooled head, or with a decoder of one learned query.
+    """Perceiver classifier `(B, C, *grid)` -> logits, with a pooled head or a decoder with a single learned query.
 
-    Weights are shared as published: all cross-attends but the first, and one block of layers used in every place.
+    Weights are shared as published: all cross-attends but the first share weights, and all blocks are the same block.
     """
 
     def __init__(

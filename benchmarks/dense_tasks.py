@@ -1,11 +1,11 @@
-"""Flow and segmentation of a run against what needs no learning, on the same split.
+"""Flow or segmentation of a run against baselines without learning, on the same split.
 
 python benchmarks/dense_tasks.py RUN_DIR
 python benchmarks/dense_tasks.py RUN_DIR --split test
 
-Flow: predicting no motion, predicting the mean motion of the training scenes, and block matching (the displacement of whole
-pixels whose surroundings in the second frame differ least). Segmentation: every pixel background, and the commonest class
-at each place of 512 training scenes. One line each, the run's own last.
+Baselines for flow: no motion, the mean motion of the training scenes, and block matching (the displacement in whole pixels
+whose surroundings in the second frame differ least). Baselines for segmentation: background everywhere, and the most
+frequent class at each place in 512 training scenes. Prints a line for each, the run last.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TRAINING_SCENES = 512
 
 
 def block_matching(frames: Tensor, *, reach: int, window: int) -> Tensor:
-    """Flow `(B, 2, H, W)` in whole pixels of frames `(B, C, 2, H, W)`: the least sum of squared differences in a window."""
+    """Estimate flow `(B, 2, H, W)` in whole pixels for frames `(B, C, 2, H, W)` by least squared difference in a window."""
     first, second = frames.unbind(dim=2)
     height, width = first.shape[2:]
     padded = F.pad(second, (reach,) * 4, mode="replicate")
@@ -46,17 +46,17 @@ def block_matching(frames: Tensor, *, reach: int, window: int) -> Tensor:
 
 
 def end_point_error(batches: Iterable[Batch], predict: Callable[[Batch], Tensor]) -> float:
-    """Mean Euclidean norm of the error of `predict`, `(B, 2, H, W)` in pixels, over the valid pixels of all batches."""
+    """Return the mean Euclidean error of `predict`, `(B, 2, H, W)` in pixels, over the valid pixels of all batches."""
     errors = []
     for batch in batches:
         assert batch.target is not None
         distance = torch.linalg.vector_norm(predict(batch) - batch.target, dim=1)
         errors.append(distance if batch.target_mask is None else distance[batch.target_mask])
-    return float(torch.cat([one.flatten() for one in errors]).mean())
+    return float(torch.cat([error.flatten() for error in errors]).mean())
 
 
 def mean_iou(batches: Iterable[Batch], predict: Callable[[Batch], Tensor], *, classes: int) -> float:
-    """Mean intersection over union of `predict`, class numbers `(B, H, W)`, over the valid pixels of all batches."""
+    """Return the mean IoU of `predict`, class numbers `(B, H, W)`, over the valid pixels of all batches."""
     metric = MulticlassJaccardIndex(num_classes=classes)
     for batch in batches:
         assert batch.target is not None
@@ -66,17 +66,17 @@ def mean_iou(batches: Iterable[Batch], predict: Callable[[Batch], Tensor], *, cl
 
 
 def training_batches(module: Any) -> list[Batch]:
-    """Of `TRAINING_SCENES`."""
+    """Return training batches with at least `TRAINING_SCENES` scenes."""
     batches: list[Batch] = []
     for batch in module.train_dataloader():
         batches.append(batch)
-        if sum(one.size for one in batches) >= TRAINING_SCENES:
+        if sum(loaded.size for loaded in batches) >= TRAINING_SCENES:
             break
     return batches
 
 
 def flow_rows(model: perceiver.Perceiver, module: Any, batches: list[Batch]) -> dict[str, float]:
-    """End-point errors by name."""
+    """Return end-point errors by name."""
     target: Any = target_of(model.spec)
     moved = [batch.target.movedim(1, -1)[batch.target_mask] for batch in training_batches(module)]  # type: ignore[union-attr]
     mean = torch.cat(moved).mean(dim=0)[:, None, None]
@@ -96,7 +96,7 @@ def flow_rows(model: perceiver.Perceiver, module: Any, batches: list[Batch]) -> 
 
 
 def segmentation_rows(model: perceiver.Perceiver, module: Any, batches: list[Batch]) -> dict[str, float]:
-    """Mean IoU by name."""
+    """Return mean IoUs by name."""
     names = module.spec["target"]["names"]
     count = len(names)
     places = sum(F.one_hot(batch.target, count).sum(dim=0) for batch in training_batches(module))  # type: ignore[arg-type]
@@ -115,7 +115,7 @@ def segmentation_rows(model: perceiver.Perceiver, module: Any, batches: list[Bat
 
 @torch.no_grad()
 def compare(run: Path, *, split: str) -> dict[str, float]:
-    """Scores by name; what they are says the kind of the run's target."""
+    """Return scores by name: end-point errors for a flow target, else mean IoUs."""
     model = perceiver.load(run).eval()
     config = OmegaConf.load(run / "config.yaml")
     module = make_data(config.data)

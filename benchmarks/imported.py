@@ -1,14 +1,14 @@
-"""Imported models at published size on one core: the Fourier ImageNet model against transformers' own, and optical flow.
+"""Imported models at published size on one core: the Fourier ImageNet model against transformers, and optical flow.
 
     pip install -e '.[bench,hf]'
     python benchmarks/imported.py [--only classifier|flow] [--seconds 120] [--json FILE]
 
-Weights are random, all of them perturbed: speed and memory do not depend on them, and equal logits do not either. The two
-classifiers hold the same weights and get the same images of 224 x 224, batch 1; their forwards are timed in turn in one
-process, and the ratio is taken within each repetition (`benchmarks/measure.py`), of wall time and of processor time, which
-on a busy machine is the steadier one. Memory is what one forward adds, at its peak, to a fresh process that holds the
-weights and was warmed up with a tiny image. For optical flow (368 x 496, 182,528
-queries, all decoded) there is no comparison: transformers decodes all queries at once, for which memory does not suffice.
+All weights are random; speed, memory and the equality of logits do not depend on them. The two classifiers have the same
+weights and get the same images of 224 x 224, batch 1. Their forwards are timed in turn in the same process, and ratios are
+taken within each repetition (`benchmarks/measure.py`), for wall time and for processor time, which is steadier on a busy
+machine. Memory is the peak that a forward adds to a fresh process that holds the weights and was warmed up with a tiny
+image. Optical flow (368 x 496, all 182,528 queries decoded) has no comparison: transformers decodes all queries at once,
+for which memory does not suffice.
 """
 
 from __future__ import annotations
@@ -41,30 +41,30 @@ PEAKS = ("ours", "transformers", "flow", "flow decoder")
 
 
 def classifier_values(*, quick: bool) -> dict[str, Any]:
-    """Of a PerceiverConfig."""
+    """Return the classifier's values of a PerceiverConfig."""
     return dict(SMALL) if quick else dict(CLASSIFIER.published)
 
 
 def flow_values(*, quick: bool) -> dict[str, Any]:
-    """Of a PerceiverConfig."""
+    """Return the flow model's values of a PerceiverConfig."""
     return {**SMALL, "train_size": list(SMALL_FRAMES), "num_blocks": 1} if quick else {"num_labels": 2, **FLOW.published}
 
 
 def image(size: Sequence[int]) -> Tensor:
-    """`(1, 3, *size)`, always the same."""
+    """Return an image `(1, 3, *size)`, always the same."""
     return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()
 def compare(*, quick: bool, seconds: float, repetitions: int) -> dict[str, Any]:
-    """The two classifiers in one process: largest difference of their logits, and times in turn."""
+    """Compare the two classifiers in the same process: largest difference of their logits, and times in turn."""
     theirs = their_model(CLASSIFIER, values=classifier_values(quick=quick), std=0.02)
     ours = from_transformers(theirs)
     x = image(SMALL_IMAGE if quick else IMAGE)
     expected, found = theirs(inputs=x).logits, ours({"image": x})
 
     def once(work: Callable[[], object]) -> Callable[[], tuple[float, float]]:
-        """Wall and processor seconds of a forward."""
+        """Return a function that measures wall and processor seconds of a forward."""
 
         def both() -> tuple[float, float]:
             start = time.process_time()
@@ -84,31 +84,31 @@ def compare(*, quick: bool, seconds: float, repetitions: int) -> dict[str, Any]:
 
 
 def print_comparison(result: dict[str, Any]) -> None:
-    """In words."""
+    """Print the result of `compare`."""
     print(f"{CLASSIFIER.name}, {result['parameters']:,} parameters, batch 1")
     print(
-        f"  logits: largest difference {result['largest_difference']:.2e}, their standard deviation "
+        f"  logits: largest difference {result['largest_difference']:.2e}, standard deviation "
         f"{result['deviation_of_logits']:.3g}"
     )
     for place, kind in enumerate(("wall time", "processor time")):
-        own, other = ([times[place] for times in result[f"{name}_seconds"]] for name in ("ours", "transformers"))
-        ratios = [slower / faster for slower, faster in zip(other, own, strict=True)]
+        ours, theirs = ([times[place] for times in result[f"{name}_seconds"]] for name in ("ours", "transformers"))
+        ratios = [slower / faster for slower, faster in zip(theirs, ours, strict=True)]
         print(
-            f"  forward, {kind}: ours {statistics.median(own) * 1e3:.0f} ms, transformers "
-            f"{statistics.median(other) * 1e3:.0f} ms; it takes {statistics.median(ratios):.2f} times as long "
+            f"  forward, {kind}: ours {statistics.median(ours) * 1e3:.0f} ms, transformers "
+            f"{statistics.median(theirs) * 1e3:.0f} ms, {statistics.median(ratios):.2f} times as long "
             f"({min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)} repetitions)",
             flush=True,
         )
 
 
 def built(name: str, values: dict[str, Any]) -> nn.Module:
-    """A model of ours of one of transformers' classes, untrained."""
+    """Build an untrained model of this package with the architecture of a transformers class."""
     torch.manual_seed(0)
     return build_model(model_config(name, values)).eval()
 
 
 def work_of(name: str, *, quick: bool) -> tuple[Callable[[], object], Callable[[], object]]:
-    """(a tiny one to warm up, the work): one forward of the model `name`."""
+    """Return a tiny forward to warm up, and the forward to measure, of the model `name`."""
     if name == "transformers":
         theirs = their_model(CLASSIFIER, values=classifier_values(quick=quick), std=0.02)
         return lambda: theirs(inputs=image(SMALL_IMAGE)), lambda: theirs(inputs=image(SMALL_IMAGE if quick else IMAGE))
@@ -136,7 +136,7 @@ def work_of(name: str, *, quick: bool) -> tuple[Callable[[], object], Callable[[
 
 @torch.no_grad()
 def print_peak(name: str, *, quick: bool) -> None:
-    """The work of `cost` in its own process: seconds of wall time and of processor time, and megabytes."""
+    """Measure and print the results of `cost`, inside its process."""
     warm_up, work = work_of(name, quick=quick)
     warm_up()
     gc.collect()
@@ -152,7 +152,7 @@ def print_peak(name: str, *, quick: bool) -> None:
 
 
 def cost(name: str, *, quick: bool, threads: int) -> list[float]:
-    """One forward in a fresh process: seconds of wall time and of processor time, and megabytes that it adds."""
+    """Run a forward in a fresh process; return wall seconds, processor seconds and added megabytes."""
     command = ["--one-peak", name, "--threads", str(threads), *(["--quick"] if quick else [])]
     return numbers_of_fresh_process(__file__, command, count=3)
 
@@ -162,9 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", choices=("classifier", "flow"))
-    parser.add_argument("--seconds", type=float, default=120, help="for the timings, about; three repetitions at least")
+    parser.add_argument("--seconds", type=float, default=120, help="approximate; at least three repetitions")
     parser.add_argument("--repetitions", type=int, default=15, help="at most")
-    parser.add_argument("--quick", action="store_true", help="tiny models, one repetition: does the script work?")
+    parser.add_argument("--quick", action="store_true", help="tiny models, one repetition, to test the script")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one-peak", choices=PEAKS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -181,10 +181,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             quick=quick, seconds=0 if quick else options.seconds, repetitions=1 if quick else options.repetitions
         )
         print_comparison(result)
-        own, other = (cost(name, quick=quick, threads=options.threads)[-1] for name in ("ours", "transformers"))
-        share = own / max(other, 1e-9)
-        print(f"  one forward adds {own:.0f} MB, transformers' {other:.0f} MB: {share:.3f} of it", flush=True)
-        results.append({**result, "ours_megabytes": own, "transformers_megabytes": other})
+        ours, theirs = (cost(name, quick=quick, threads=options.threads)[-1] for name in ("ours", "transformers"))
+        ratio = ours / max(theirs, 1e-9)
+        print(f"  memory of a forward: ours {ours:.0f} MB, transformers {theirs:.0f} MB, ratio {ratio:.3f}", flush=True)
+        results.append({**result, "ours_megabytes": ours, "transformers_megabytes": theirs})
     if options.only != "classifier":
         rows, columns = SMALL_FRAMES if quick else FRAMES
         print(f"{FLOW.name}, {rows} x {columns}: {rows * columns:,} queries")

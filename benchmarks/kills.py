@@ -1,15 +1,15 @@
-"""Kill a training at random moments with SIGKILL, resume it every time, and compare with one that was left alone.
+"""Kill a training at random moments with SIGKILL, resume it every time, and compare it with an uninterrupted training.
 
     python benchmarks/kills.py
     python benchmarks/kills.py --processes 2
     python benchmarks/kills.py data=av_digits model/size=tiny --num-workers 2
 
-Prints where every kill fell and what resuming found, and whether weights, optimizer, metrics and table in the end are those
-of the uninterrupted run, bit by bit; exits with 1 if not, if a run could not be resumed, or if a process outlived its job.
-Of two processes, all, the first or the second are killed, in turn; the others have to end by themselves. The arguments are
-overrides of train.py.
+Prints the position of every kill and of the checkpoint found when resuming, and whether the final weights, optimizer,
+metrics and table equal those of the uninterrupted run, bit by bit. Exits with 1 if they do not, if a run could not be
+resumed, or if a process outlived its job. With two processes, all, the first or the second are killed in turn; the others
+must end by themselves. The arguments are overrides of train.py.
 
-Everything is imported once: each training is a fork of this process, so that most of its life is training.
+Modules are imported only once: each training is a fork of this process, so that it spends most of its time training.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ COMMON = (
 
 
 def start(arguments: list[str], log: Path) -> int:
-    """A training in a process group of its own; its process id."""
+    """Start a training in a new process group and return its process id."""
     child = os.fork()
     if child:
         return child
@@ -63,13 +63,13 @@ def start(arguments: list[str], log: Path) -> int:
 
 
 def finished(child: int, *, wait: bool = False) -> int | None:
-    """The exit status, None while it runs."""
+    """Return the exit status of a child; None while it runs."""
     done, status = os.waitpid(child, 0 if wait else os.WNOHANG)
     return os.waitstatus_to_exitcode(status) if done else None
 
 
 def place(directory: Path) -> str:
-    """Where the last checkpoint of a run is."""
+    """Describe the epoch and step of a run's last checkpoint."""
     file = directory / "checkpoints" / "last.ckpt"
     if not file.exists():
         return "no checkpoint"
@@ -78,10 +78,10 @@ def place(directory: Path) -> str:
 
 
 def kill(child: int, victim: str) -> str:
-    """Kill all processes of a training, or its first or second, and wait until all are gone; who it was.
+    """Kill all processes of a training, or its first or second, wait until all have ended, and return the actual victim.
 
     Raises:
-        RuntimeError: if one is still there after a minute.
+        RuntimeError: if a process is still running after a minute.
     """
     second = Path(f"/proc/{child}/task/{child}/children").read_text().split()
     if victim == "all" or not second:
@@ -98,11 +98,11 @@ def kill(child: int, victim: str) -> str:
         except ProcessLookupError:
             return victim
         time.sleep(0.05)
-    raise RuntimeError(f"a process of the job {child} is still there a minute after its {victim} was killed")
+    raise RuntimeError(f"a process of job {child} is still running a minute after the kill ({victim})")
 
 
 def kill_at_a_random_moment(child: int, directory: Path, chance: random.Random, victim: str) -> int | str:
-    """After one to three more checkpoints and a moment; who was killed, or the exit status if it was finished before."""
+    """Kill after one to three more checkpoints and a delay; return the victim, or the exit status if it ended before."""
     file = directory / "checkpoints" / "last.ckpt"
     seen = file.stat().st_mtime_ns if file.exists() else 0
     written, began, interval = 0, time.monotonic(), 0.2
@@ -122,7 +122,7 @@ def kill_at_a_random_moment(child: int, directory: Path, chance: random.Random, 
 
 
 def differences(one: Any, other: Any, name: str) -> list[str]:
-    """Names of what is not the same, bit by bit."""
+    """Return the names of values that are not equal, bit by bit."""
     if isinstance(one, dict) and isinstance(other, dict):
         missing = [f"{name}.{key}" for key in one.keys() ^ other.keys()]
         pairs = {f"{name}.{key}": (one[key], other[key]) for key in one.keys() & other.keys()}
@@ -136,15 +136,15 @@ def differences(one: Any, other: Any, name: str) -> list[str]:
 
 
 def compare(reference: Path, killed: Path) -> list[str]:
-    """What the runs do not have alike: weights, optimizer, schedule and step of both checkpoints, metrics, table."""
+    """Return the differences of two runs: weights, optimizer, schedule and step of both checkpoints, metrics, table."""
     found = []
     for name in ("last.ckpt", "best.ckpt"):
         one, other = (torch.load(run / "checkpoints" / name, weights_only=True) for run in (reference, killed))
         for key in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
             found += differences(one[key], other[key], f"{name} {key}")
     metrics = [json.loads((run / "metrics.json").read_text()) for run in (reference, killed)]
-    for one in metrics:
-        one.pop("seconds")
+    for values in metrics:
+        values.pop("seconds")
     found += differences(metrics[0], metrics[1], "metrics.json")
     tables = [(run / "csv" / "metrics.csv").read_text().splitlines() for run in (reference, killed)]
     if tables[0] != tables[1]:
@@ -154,13 +154,13 @@ def compare(reference: Path, killed: Path) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", help="of train.py")
+    parser.add_argument("overrides", nargs="*", help="overrides of train.py")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--num-workers", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=16)
-    parser.add_argument("--every", type=int, default=3, help="steps from one checkpoint to the next")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--every", type=int, default=3, help="steps between checkpoints")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments of the kills")
     parser.add_argument("--directory", type=Path, default=None)
     settings = parser.parse_args()
     assert imported_before_forking
@@ -168,7 +168,7 @@ def main() -> int:
     folder = settings.directory or Path(tempfile.mkdtemp(prefix="kills_"))
     folder.mkdir(parents=True, exist_ok=True)
     arguments = [*COMMON, *(settings.overrides or DIGITS)]
-    if not any(one.startswith("trainer.max_epochs") for one in arguments):
+    if not any(argument.startswith("trainer.max_epochs") for argument in arguments):
         arguments.append(f"trainer.max_epochs={settings.epochs}")
     arguments += [f"data.num_workers={settings.num_workers}", f"callbacks.last.every_n_train_steps={settings.every}"]
     if settings.processes > 1:
@@ -201,10 +201,10 @@ def main() -> int:
         elif ended == 0:
             break
         else:
-            print(f"a run that was to resume failed with {ended}:\n{log.read_text()[-2000:]}")
+            print(f"a resumed run failed with exit status {ended}:\n{log.read_text()[-2000:]}")
             return 1
     found = compare(reference, killed)
-    print(f"{kills} kills, finished at {place(killed)}; not the same: {', '.join(found) or 'nothing'}")
+    print(f"{kills} kills, finished at {place(killed)}; differences: {', '.join(found) or 'none'}")
     return 1 if found else 0
 
 

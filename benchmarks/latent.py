@@ -1,14 +1,13 @@
-"""The latent transformer alone: how much of its time its own matrix products take.
+"""The latent transformer alone: the share of its time that its matrix products take.
 
     python benchmarks/latent.py [--threads 1] [--only 512] [--bfloat16] [--json FILE]
 
-The products are the same ones (queries, keys and values; scores; weighted values; output; the two of the feed-forward layer;
-in training two more for each of them) at the same shapes, as bare `torch.mm` and `torch.bmm` into tensors that lie ready.
-Whatever the layers need besides (norms, softmax, GELU, biases, residuals, Python, autograd) is what the share lacks to 100%.
-Where the layers multiply by oneDNN (perceiver/attention/kernels/linear.py; the line above the table says so,
-PERCEIVER_ONEDNN=0
-switches it off), the bare products are still torch's own, slower ones: there the share can exceed 100%.
-Repetitions of both are interleaved, the share is taken in each, and the table shows the medians.
+The products are those of the layers (queries, keys and values; scores; weighted values; output; the two of the feed-forward
+layer; in training two more for each) at the same shapes, as bare `torch.mm` and `torch.bmm` into preallocated tensors. The
+rest up to 100% is the time for norms, softmax, GELU, biases, residuals, Python and autograd. If the layers multiply with
+oneDNN (perceiver/attention/kernels/linear.py; stated above the table, PERCEIVER_ONEDNN=0 disables it), the bare products are
+still torch's slower ones, and the share can exceed 100%. Repetitions of both are interleaved, the share is taken within each
+repetition, and the table shows the medians.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ Context = Callable[[], contextlib.AbstractContextManager[object]]
 
 @dataclass(frozen=True)
 class Case:
-    """Latents `(batch, latents, channels)` through self-attention layers of one width."""
+    """Self-attention layers of constant width on latents `(batch, latents, channels)`."""
 
     latents: int
     channels: int
@@ -42,7 +41,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """For tables and `--only`."""
+        """Name for tables and `--only`."""
         return f"{self.latents} x {self.channels}, batch {self.batch}, {self.heads} heads, {self.layers} layers"
 
 
@@ -51,7 +50,7 @@ CASES = (Case(512, 1024, 1), Case(64, 128, 64), Case(256, 512, 4), Case(32, 128,
 
 @dataclass(frozen=True)
 class Product:
-    """left @ right -> out; three dimensions are a batch of products."""
+    """A product left @ right -> out; three-dimensional tensors are a batch of products."""
 
     left: Tensor
     right: Tensor
@@ -64,7 +63,7 @@ class Product:
 
 @dataclass
 class Result:
-    """Medians: seconds of the layers and of their products, and products / layers in the same repetition."""
+    """Medians: seconds of the layers and of their products, and products / layers within the same repetition."""
 
     case: str
     precision: str
@@ -77,7 +76,7 @@ class Result:
 
 
 def linear_products(rows: int, inputs: int, outputs: int, dtype: torch.dtype) -> tuple[list[Product], list[Product]]:
-    """Forward and backward of a linear layer, weights stored `(outputs, inputs)` as torch does."""
+    """Return the forward and backward products of a linear layer with weights `(outputs, inputs)`, as in torch."""
     x, y = torch.randn(rows, inputs, dtype=dtype), torch.randn(rows, outputs, dtype=dtype)
     weight = torch.randn(outputs, inputs, dtype=dtype)
     forward = [Product(x, weight.t(), torch.empty_like(y))]
@@ -85,7 +84,7 @@ def linear_products(rows: int, inputs: int, outputs: int, dtype: torch.dtype) ->
 
 
 def attention_products(batch: int, latents: int, width: int, dtype: torch.dtype) -> tuple[list[Product], list[Product]]:
-    """Forward and backward of scores and weighted values, `batch` over samples and heads."""
+    """Return the forward and backward products of scores and weighted values; `batch` is samples times heads."""
     query, key, value, read = (torch.randn(batch, latents, width, dtype=dtype) for _ in range(4))
     weights, scores = (torch.rand(batch, latents, latents, dtype=dtype) / latents for _ in range(2))
     empty = torch.empty_like
@@ -100,36 +99,36 @@ def attention_products(batch: int, latents: int, width: int, dtype: torch.dtype)
 
 
 def products(case: Case, dtype: torch.dtype) -> tuple[list[Product], list[Product]]:
-    """All products of forward and backward, in the order of the layers, each layer with tensors of its own."""
+    """Return all forward and backward products in the order of the layers, each layer with separate tensors."""
     rows, channels = case.batch * case.latents, case.channels
     forward: list[Product] = []
     backward: list[Product] = []
     for _ in range(case.layers):
-        for there, back in (
+        for layer_forward, layer_backward in (
             linear_products(rows, channels, 3 * channels, dtype),
             attention_products(case.batch * case.heads, case.latents, channels // case.heads, dtype),
             linear_products(rows, channels, channels, dtype),
             linear_products(rows, channels, channels, dtype),
             linear_products(rows, channels, channels, dtype),
         ):
-            forward += there
-            backward += back
+            forward += layer_forward
+            backward += layer_backward
     return forward, backward
 
 
 def run_all(chosen: list[Product]) -> None:
-    """One after the other."""
+    """Run the products in order."""
     for product in chosen:
         product.run()
 
 
 def time_products(forward: list[Product], backward: list[Product]) -> Seconds:
-    """Of a forward, and of a forward and backward."""
+    """Return the seconds of a forward, and of a forward and backward."""
     return timed(lambda: run_all(forward)), timed(lambda: run_all(forward + backward))
 
 
 def time_layers(layers: nn.Module, x: Tensor, grad: Tensor, autocast: Context) -> Seconds:
-    """Of a forward without gradients, and of a forward and backward to weights and latents."""
+    """Return the seconds of a forward without gradients, and of a forward and backward for weights and latents."""
 
     def forward() -> None:
         with torch.no_grad(), autocast():
@@ -147,7 +146,7 @@ def time_layers(layers: nn.Module, x: Tensor, grad: Tensor, autocast: Context) -
 
 
 def measure(case: Case, dtype: torch.dtype, *, seconds: float, repetitions: int) -> Result:
-    """Layers and products interleaved; bfloat16 is autocast for the layers and plain for the products."""
+    """Measure layers and products interleaved; bfloat16 means autocast for the layers and bfloat16 tensors for products."""
     torch.manual_seed(0)
     layers = nn.Sequential(*(SelfAttend(channels=case.channels, num_heads=case.heads) for _ in range(case.layers)))
     x = torch.randn(case.batch, case.latents, case.channels, requires_grad=True)
@@ -177,23 +176,23 @@ def measure(case: Case, dtype: torch.dtype, *, seconds: float, repetitions: int)
 
 
 def main() -> None:
-    """Measure, print the table, and write it where asked."""
+    """Measure, print the table, and write it to a file if requested."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--bfloat16", action="store_true", help="measure bfloat16 autocast too")
-    parser.add_argument("--seconds", type=float, default=20, help="time for one case, about")
+    parser.add_argument("--seconds", type=float, default=20, help="approximate time per case")
     parser.add_argument("--repetitions", type=int, default=60)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     cases = [case for case in CASES if options.only in case.name]
     if not cases:
-        parser.error(f"--only {options.only}: no case of that name; there are: {'; '.join(case.name for case in CASES)}")
+        parser.error(f"--only {options.only}: no such case; available: {'; '.join(case.name for case in CASES)}")
     facts = machine()
     announce(facts)
     large, reason = onednn()
-    print(f"float32 linear layers: {'oneDNN where large' if large else 'F.linear'} ({reason})")
+    print(f"float32 linear layers: {'oneDNN if large' if large else 'F.linear'} ({reason})")
     columns = f"{'forward':>10} {'products':>11} {'share':>6} {'training':>11} {'products':>11} {'share':>6}"
     print(f"{'latents':44} {'precision':9} {columns}")
     results = []

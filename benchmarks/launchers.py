@@ -1,12 +1,12 @@
-"""Do sweeps and clusters leave what they should? Small trainings of digits on the CPU through every launcher, with checks.
+"""Check the results of sweeps and clusters: small trainings of digits on the CPU through every launcher.
 
-    python benchmarks/launchers.py                      # all of them, several minutes
+    python benchmarks/launchers.py                      # all launchers, several minutes
     python benchmarks/launchers.py joblib torchrun
 
-joblib: two jobs side by side, and two of two processes (DDP) each. submitit: two jobs through submitit's local executor, and
-one that is told of its end (SIGUSR2), writes a checkpoint, is started again and ends as if nothing had happened. torchrun:
-two agents, as on two machines, with a process each. optuna: four trials, two at a time, through joblib. Prints a line for
-each check; exits with 1 if one fails. For SLURM itself there is a stand-in in tests/run/test_slurm.py.
+joblib: two parallel jobs, with one process each and with two (DDP). submitit: two jobs through submitit's local executor,
+and a job that receives SIGUSR2, writes a checkpoint, is restarted and ends like an uninterrupted job. torchrun: two agents,
+as on two machines, with a process each. optuna: four trials, two at a time, through joblib. Prints a line for each check;
+exits with 1 if any fails. SLURM is mocked in tests/run/test_slurm.py.
 """
 
 from __future__ import annotations
@@ -36,30 +36,30 @@ failed: list[str] = []
 
 
 def check(right: bool, what: str, found: object = "") -> None:
-    """Say whether it is so, and what was found instead."""
+    """Print and record the result of a check, with the actual value if it failed."""
     print(f"  {'ok    ' if right else 'WRONG '} {what}{'' if right else f': {found}'}", flush=True)
     if not right:
         failed.append(what)
 
 
 def command(*overrides: str) -> list[str]:
-    """Of a training."""
+    """Return the command of a training."""
     return [sys.executable, str(REPOSITORY / "train.py"), *SMALL, *overrides]
 
 
 def environment() -> dict[str, str]:
-    """Without traces of ranks; the package of this clone."""
+    """Return the environment without rank variables, with the package of this clone."""
     kept = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
 
 
 def train(*overrides: str) -> subprocess.CompletedProcess[str]:
-    """To its end, in the repository as the working directory."""
+    """Run a training to its end, with the repository as the working directory."""
     return subprocess.run(command(*overrides), cwd=REPOSITORY, env=environment(), capture_output=True, text=True)
 
 
 def left_over(folder: Path) -> list[str]:
-    """Command lines of processes that name a folder."""
+    """Return the command lines of processes that contain a folder's name."""
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -72,23 +72,23 @@ def left_over(folder: Path) -> list[str]:
 
 
 def check_sweep(done: subprocess.CompletedProcess[str], sweep: Path, jobs: int) -> None:
-    """A directory for each job, its metrics, the best one, and nothing that still runs."""
+    """Check that each job has a directory with metrics, the best job is recorded, and no process is left."""
     check(done.returncode == 0, "exit status 0", done.stderr.strip()[-800:])
     expected = [sweep / str(job) for job in range(jobs)]
     runs = sorted(file.parent for file in sweep.rglob("metrics.json"))
     check(runs == expected, f"{jobs} run directories, each with metrics.json", runs)
     check(all((run / "checkpoints" / "last.ckpt").is_file() for run in runs), "a checkpoint in each")
     values = [json.loads((run / "metrics.json").read_text()).get("val/loss") for run in runs]
-    check(len(set(values)) == jobs, "each job trained with its own values", values)
+    check(len(set(values)) == jobs, "each job trained with different settings", values)
     best = json.loads((sweep / "best.json").read_text()) if (sweep / "best.json").exists() else {}
-    told = [json.loads((run / "job.json").read_text())["value"] for run in runs if (run / "job.json").exists()]
-    check(bool(told) and best.get("value") == max(told), "best.json has the best of them", (best, told))
-    check("python" in best.get("command", "") and "train.py" in best.get("command", ""), "and its command line")
+    reported = [json.loads((run / "job.json").read_text())["value"] for run in runs if (run / "job.json").exists()]
+    check(bool(reported) and best.get("value") == max(reported), "best.json has the best value", (best, reported))
+    check("python" in best.get("command", "") and "train.py" in best.get("command", ""), "best.json has its command line")
     check(not (left := left_over(sweep)), "no process is left", left)
 
 
 def joblib(folder: Path) -> None:
-    """Side by side on this machine."""
+    """Run parallel jobs on this machine."""
     for name, devices in (("one process each", ONE), ("two processes each", TWO)):
         print(f"joblib, two jobs at a time, {name}")
         sweep = folder / f"joblib{len(devices)}"
@@ -96,7 +96,7 @@ def joblib(folder: Path) -> None:
 
 
 def optuna(folder: Path) -> None:
-    """A search that joblib runs."""
+    """Run a search through joblib."""
     print("optuna, four trials, two at a time")
     sweep = folder / "optuna"
     done = train("hparams_search=optuna", "cluster=joblib", "hydra.sweeper.n_trials=4", *ONE, f"hydra.sweep.dir={sweep}")
@@ -104,18 +104,18 @@ def optuna(folder: Path) -> None:
 
 
 def submitit(folder: Path) -> None:
-    """Its local executor: jobs are written to files, read by processes of its own, and started again."""
+    """Run jobs through submitit's local executor, which pickles them for separate processes and restarts them."""
     local = ("hydra.mode=MULTIRUN", "hydra/launcher=submitit_local", "ckpt_path=auto")
     for name, devices in (("one process each", ONE), ("two processes each", TWO)):
         print(f"submitit's local executor, two jobs, {name}")
         sweep = folder / f"submitit{len(devices)}"
         check_sweep(train(*local, *devices, "seed=0,1", f"hydra.sweep.dir={sweep}"), sweep, 2)
 
-    print("submitit's local executor, a job that is told of its end after some epochs")
+    print("submitit's local executor, a job that receives SIGUSR2 after some epochs")
     long = (*ONE, "trainer.max_epochs=60", "callbacks.last.every_n_epochs=60", "seed=0")
     alone = folder / "alone"
-    check(train(*long, f"hydra.run.dir={alone}").returncode == 0, "the same job left alone")
-    sweep = folder / "told"
+    check(train(*long, f"hydra.run.dir={alone}").returncode == 0, "the same job without interruption")
+    sweep = folder / "interrupted"
     job = subprocess.Popen(
         command(*local, *long, f"hydra.sweep.dir={sweep}"), cwd=REPOSITORY, env=environment(),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -125,14 +125,14 @@ def submitit(folder: Path) -> None:
         os.kill(process, signal.SIGUSR2)
     output, _ = job.communicate()
     check(job.returncode == 0, "exit status 0", output[-800:])
-    said = "\n".join(file.read_text() for file in (sweep / ".submitit").rglob("*_log.*"))
-    check("stopped by SIGUSR2" in said and "Requeued job" in said, "it stopped with a checkpoint and was started again")
+    log = "\n".join(file.read_text() for file in (sweep / ".submitit").rglob("*_log.*"))
+    check("stopped by SIGUSR2" in log and "Requeued job" in log, "it stopped with a checkpoint and was restarted")
     differences = compare(alone, sweep / "0")
-    check(differences == [], "weights, optimizer, metrics and table are those of the job left alone", differences)
+    check(differences == [], "weights, optimizer, metrics and table equal those of the uninterrupted job", differences)
 
 
 def tasks_of(sweep: Path) -> list[int]:
-    """Processes in which submitit runs jobs of a sweep."""
+    """Return the ids of processes in which submitit runs jobs of a sweep."""
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -145,7 +145,7 @@ def tasks_of(sweep: Path) -> list[int]:
 
 
 def torchrun(folder: Path) -> None:
-    """Two agents that meet at a port of this machine."""
+    """Run two agents that rendezvous at a port of this machine."""
     print("torchrun, two agents with a process each, as on two machines")
     run = folder / "torchrun"
     with socket.socket() as probe:
@@ -164,21 +164,21 @@ def torchrun(folder: Path) -> None:
         for _ in range(2)
     ]  # fmt: skip
     outputs = [agent.communicate()[0] for agent in agents]
-    check([agent.returncode for agent in agents] == [0, 0], "exit status 0 of both", outputs[0][-800:])
+    check([agent.returncode for agent in agents] == [0, 0], "exit status 0 for both", outputs[0][-800:])
     check([file.parent for file in folder.glob("torchrun*/metrics.json")] == [run], "one run directory")
-    check(sum(output.count("Run directory") for output in outputs) == 1, "one of the processes reports")
+    check(sum(output.count("Run directory") for output in outputs) == 1, "only one process reports")
     check("2 processes of 32" in "".join(outputs), "they train together")
     check(not (left := left_over(run)), "no process is left", left)
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Until it is so or the process has ended."""
+    """Wait until the condition holds or the process has ended."""
     while not condition() and process.poll() is None:
         time.sleep(0.05)
 
 
 def compare(one: Path, other: Path) -> list[str]:
-    """In a process of its own, which imports torch."""
+    """Compare two runs with `kills.compare` in a separate process, because it imports torch."""
     code = "import sys; from kills import compare, Path; print(*compare(*map(Path, sys.argv[1:])), sep='|')"
     done = subprocess.run(
         [sys.executable, "-c", code, str(one), str(other)], cwd=REPOSITORY / "benchmarks", env=environment(),
@@ -191,9 +191,9 @@ LAUNCHERS = {"joblib": joblib, "submitit": submitit, "torchrun": torchrun, "optu
 
 
 def main() -> int:
-    """Run the launchers that were asked for."""
+    """Run the requested launchers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("launchers", nargs="*", help=f"of {', '.join(LAUNCHERS)}; default: all")
+    parser.add_argument("launchers", nargs="*", help=f"any of {', '.join(LAUNCHERS)}; default: all")
     parser.add_argument("--directory", type=Path, default=None)
     settings = parser.parse_args()
     if unknown := set(settings.launchers) - set(LAUNCHERS):
@@ -201,7 +201,7 @@ def main() -> int:
     folder = settings.directory or Path(tempfile.mkdtemp(prefix="launchers_"))
     for name in settings.launchers or LAUNCHERS:
         LAUNCHERS[name](folder)
-    print(f"{len(failed)} checks failed" if failed else "all as it should be")
+    print(f"{len(failed)} checks failed" if failed else "all checks passed")
     return 1 if failed else 0
 
 

@@ -1,12 +1,12 @@
-"""Does loading keep up? Image files alone, through loader processes, against a training step of the MNIST recipe on them.
+"""Throughput of loading image files through loader processes, against that of training with the MNIST recipe on them.
 
     python benchmarks/loading.py [--workers 2] [--format png jpeg] [--images 4000] [--threads 2] [--repetitions 5]
 
-Images of 32 x 32 pixels are written to a temporary folder, a folder per class, and read by `data=image_folder` with its own
-augmentation: decode, augment, normalise, hand over to the main process. The first epoch starts the workers and is not
-counted. Training is one optimizer step of experiment=mnist's model on a batch that is there already, so nothing is loaded
-meanwhile. Both alternate; a ratio is taken in each repetition, and the table shows medians. At a ratio of 1.5 or more,
-training never waits for data as long as the workers have cores of their own.
+Images of 32 x 32 pixels are written to a temporary folder, a folder per class, and read by `data=image_folder` with its
+augmentation: decode, augment, normalise, transfer to the main process. The first epoch starts the workers and is not
+counted. Training is optimizer steps of experiment=mnist's model on a batch in memory, so nothing is loaded meanwhile. Both
+alternate, ratios are taken within each repetition, and the table shows medians. At a ratio of 1.5 or more, training never
+waits for data as long as the workers have separate cores.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
     """Measure and print."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    # On fewer cores than workers: the table says how many there were.
+    # Torch warns if there are fewer cores than workers; the table shows both numbers.
     warnings.filterwarnings("ignore", message="This DataLoader will create")
     print(f"{len(os.sched_getaffinity(0))} cores, {arguments.threads} threads in training, {arguments.workers} workers")
     print(f"{'format':8}{'data, samples/s':>18}{'training, samples/s':>22}{'ratio':>8}")
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def write_images(root: Path, *, count: int, suffix: str) -> None:
-    """Smooth random images, which compress about as well as photographs do."""
+    """Write smooth random images, which compress about as well as photographs."""
     random = np.random.default_rng(0)
     for number in range(count):
         folder = root / "train" / f"class {number % CLASSES}"
@@ -69,7 +69,7 @@ def write_images(root: Path, *, count: int, suffix: str) -> None:
 
 
 def measure(root: Path, *, workers: int, repetitions: int) -> tuple[list[float], list[float]]:
-    """Samples per second of an epoch of loading and of as many training steps as take a second, in turn."""
+    """Return samples per second of loading (an epoch) and of training (steps for a second), measured in turn."""
     register_resolvers()
     with initialize_config_dir(str(conf_directory()), version_base="1.3"):
         overrides = ["experiment=mnist", "data=image_folder", f"data.root={root}", f"data.size=[{SIZE},{SIZE}]"]
@@ -83,7 +83,7 @@ def measure(root: Path, *, workers: int, repetitions: int) -> tuple[list[float],
     optimizer = instantiate(plain["optimizer"], _convert_="all")(parameter_groups(model))
     loader = data.train_dataloader()
     batch = next(iter(loader))
-    for _ in loader:  # starts the workers, which stay
+    for _ in loader:  # starts the workers, which persist
         pass
     step(model, optimizer, batch)
 
@@ -102,7 +102,7 @@ def measure(root: Path, *, workers: int, repetitions: int) -> tuple[list[float],
 
 
 def step(model: Perceiver, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
-    """One optimizer step."""
+    """Take an optimizer step."""
     target = batch.target
     assert isinstance(target, Tensor)
     optimizer.zero_grad(set_to_none=True)

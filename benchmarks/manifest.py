@@ -1,25 +1,25 @@
-"""Do files of a manifest keep up with training, and does memory stay what it was? Rows with image, sound and time series.
+"""Throughput of a manifest's files against training, and growth of memory, on rows with image, sound and time series.
 
     python benchmarks/manifest.py FOLDER [--rows 10000] [--workers 2] [--epochs 6] [--set model.encoder.num_latents=64 …]
     python benchmarks/manifest.py FOLDER --shards [--repetitions 3]
 
-FOLDER gets `manifest.csv` and the files that it names, once; another call takes what is there. Images are MNIST's digits as
-PNG, recordings spoken digits of the same class as WAV, from $PERCEIVER_DATA, where they are; else scikit-learn's digits and
-tones. The time series, a CSV file each, say how much ink the rows of another digit of that class hold, and where it lies.
-One cell in five is empty, at random, but never a whole row.
+The first call writes `manifest.csv` and its files to FOLDER; later calls reuse them. Images are MNIST digits as PNG, and
+recordings are spoken digits of the same class as WAV, both from $PERCEIVER_DATA if present; otherwise scikit-learn's digits
+and tones. The time series, a CSV file each, give the amount and the position of the ink in each row of another digit of the
+class. A random fifth of the cells is empty, but never a whole row.
 
-Then `experiment=manifest` trains through the code of `train.py`, in this process. After every epoch the same loader with
-the same workers yields an epoch for nothing, so that both figures alternate: samples per second of training as a user sees
-it, with workers busy, and of data alone. The first epoch starts workers and counts for neither. Memory is what the main
-process and its workers hold after each epoch, shared pages divided among those that share them (PSS; resident memory where
-the system does not say), with the slopes of straight lines through all epochs but the first two.
+Then `experiment=manifest` trains through the code of `train.py`, in this process. After every training epoch the same loader
+with the same workers is read for an epoch without training. So the two figures alternate: samples per second of training
+as a user sees it, with busy workers, and of data alone. The first epoch, which starts the workers, is excluded. Memory is
+that of the main process and its workers after each epoch, with shared pages divided among the processes that share them
+(PSS, or resident memory if unavailable), and its slope over all epochs but the first two.
 
-With `--shards` the manifest is packed into FOLDER/shards, once, and trainings from files and from shards alternate; ratios
-are those of the two trainings of a repetition, and the table shows medians.
+With `--shards` the manifest is packed into FOLDER/shards, once, and trainings from files and from shards alternate. Ratios
+are taken between the two trainings of a repetition, and the table shows medians.
 
-Beside other work on the machine, look at the processor time per sample too, which hardly depends on it: `train ms` is what
-the main process takes for one in training, `data ms` what the workers take. A loader of w workers with cores of their own
-is train ms * w / data ms times as fast as training on one.
+On a busy machine, look also at the processor time per sample, which hardly depends on other load: `train ms` for the main
+process in training, `data ms` for the workers. A loader of w workers with separate cores is train ms * w / data ms times
+as fast as training on a single core.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ MODALITIES = "{image: {kind: image, channels: 1, size: [28, 28]}, sound: {kind: 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make the files where they are missing, measure and print."""
+    """Create missing files, measure and print."""
     options = _options(arguments)
     torch.set_num_threads(options.threads)
     path = make_manifest(options.folder, rows=options.rows)
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def pack(overrides: Sequence[str], folder: Path, *, workers: int) -> Path:
-    """The shards of the manifest; those that are there are taken."""
+    """Write the shards of the manifest unless they exist, and return their folder."""
     started = time.perf_counter()
     _run(["mode=shard", "test=false", f"shards={folder}", f"data.num_workers={workers}", *overrides], folder)
     print(f"packed in {time.perf_counter() - started:.1f} s")
@@ -82,7 +82,7 @@ def pack(overrides: Sequence[str], folder: Path, *, workers: int) -> Path:
 
 
 def measure(overrides: Sequence[str], *, epochs: int) -> list[dict[str, float]]:
-    """Trains with `experiment=manifest` and says of each epoch `training` and `data` (samples/s) and `megabytes`."""
+    """Train with `experiment=manifest`; return speeds (samples/s), milliseconds per sample and megabytes of each epoch."""
     sys.modules.setdefault("manifest", sys.modules[__name__])
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "epochs.jsonl"
@@ -93,7 +93,7 @@ def measure(overrides: Sequence[str], *, epochs: int) -> list[dict[str, float]]:
 
 
 def _run(overrides: Sequence[str], directory: Path) -> None:
-    """What `train.py experiment=manifest` does, in this process."""
+    """Run `train.py experiment=manifest` in this process."""
     from hydra import compose, initialize_config_dir
 
     from perceiver.run.configuration.resolvers import register_resolvers
@@ -106,10 +106,10 @@ def _run(overrides: Sequence[str], directory: Path) -> None:
 
 
 class Alternate(Callback):
-    """After every epoch of training, one of data alone.
+    """Read an epoch of data without training after every training epoch.
 
     Args:
-        path: gets a line for each epoch: samples per second of both, and the memory of this process and its workers.
+        path: file for a line per epoch with the speeds of both and the memory of this process and its workers.
     """
 
     def __init__(self, *, path: str) -> None:
@@ -124,12 +124,12 @@ class Alternate(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """The clocks stop with the last batch, before validation."""
+        """Stop the clocks at every batch, so that validation after the last batch is excluded."""
         self.ended, self.spent = time.perf_counter(), time.process_time() - self.main
         self.seen += batch.size
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Load once more, without training."""
+        """Load an epoch without training, and write the figures."""
         start, seen, before = time.perf_counter(), 0, _worker_seconds()
         for batch in trainer.train_dataloader:
             seen += batch.size
@@ -147,7 +147,7 @@ class Alternate(Callback):
 
 
 def show(epochs: Sequence[dict[str, float]]) -> None:
-    """A table, the median ratio, and how memory grows."""
+    """Print a table, the median ratio, and the growth of memory."""
     print(f"{'epoch':>6}{'data alone, /s':>16}{'training, /s':>14}{'ratio':>8}", end="")
     print(f"{'train ms':>10}{'data ms':>9}{'main, MB':>11}{'workers, MB':>13}")
     for number, epoch in enumerate(epochs, start=1):
@@ -166,7 +166,7 @@ def show(epochs: Sequence[dict[str, float]]) -> None:
 
 
 def compare(files: Sequence[Sequence[dict[str, float]]], shards: Sequence[Sequence[dict[str, float]]]) -> None:
-    """Files against shards: medians over repetitions, each of the median over its epochs but the first."""
+    """Print files against shards: medians over repetitions of medians over epochs, without the first epoch."""
     print(f"{'':8}{'data alone, /s':>16}{'training, /s':>14}{'train ms':>10}{'data ms':>9}")
     names = ("data", "training", "training_milliseconds", "data_milliseconds")
     middles = [
@@ -182,7 +182,7 @@ def compare(files: Sequence[Sequence[dict[str, float]]], shards: Sequence[Sequen
 
 
 def _worker_seconds() -> float:
-    """Processor time of this process's children so far, those that have ended included."""
+    """Return the processor time of this process's children so far, including those that have ended."""
     ended = os.times()
     ticks = (ended.children_user + ended.children_system) * os.sysconf("SC_CLK_TCK")
     for pid in _children(os.getpid()):
@@ -208,7 +208,7 @@ def _kilobytes(pid: int) -> int:
 
 
 def make_manifest(folder: Path, *, rows: int, seed: int = 0) -> Path:
-    """The manifest in `folder`, with its files; made where it is not there, or has another number of rows."""
+    """Return the manifest in `folder`; create it and its files if it is missing or has another number of rows."""
     path = folder / NAME
     if path.is_file() and len(path.read_text().splitlines()) == rows + 1:
         return path
@@ -230,10 +230,10 @@ def make_manifest(folder: Path, *, rows: int, seed: int = 0) -> Path:
         soundfile.write(folder / sound, samples, rate, subtype="PCM_16")
         other = int(random.choice(by_class[label]))
         (folder / ink).write_text(_ink(images[other]))
-        cells = [name if there else "" for name, there in zip((image, sound, ink), keep, strict=True)]
+        cells = [name if kept else "" for name, kept in zip((image, sound, ink), keep, strict=True)]
         lines.append([f"r{number}", *cells, label])
         if (number + 1) % 2000 == 0:
-            print(f"made {number + 1} of {rows} rows", flush=True)
+            print(f"wrote {number + 1} of {rows} rows", flush=True)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "image", "sound", "ink", "label"])
@@ -245,7 +245,7 @@ _SUFFIXES = {"image": "png", "sound": "wav", "ink": "csv"}
 
 
 def _ink(image: NDArray[np.uint8]) -> str:
-    """Of each row of pixels, as a step in time: how much ink, and where its centre is."""
+    """Return a CSV with a time step per row of pixels: the amount of ink and its centre."""
     ink = image.astype(float) / 255
     amount = ink.sum(axis=1)
     centre = (ink * np.arange(ink.shape[1])).sum(axis=1) / np.maximum(amount, 1e-9)
@@ -255,7 +255,7 @@ def _ink(image: NDArray[np.uint8]) -> str:
 
 
 def _digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images (n, 28, 28) and their classes: MNIST's if they are there, else scikit-learn's, scaled up."""
+    """Return images (n, 28, 28) and their classes: MNIST if present, else scikit-learn's digits, scaled up."""
     from perceiver.data import MNIST
 
     root = os.environ.get("PERCEIVER_DATA")
@@ -266,12 +266,12 @@ def _digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
     digits = load_digits()
     small = (digits.images * (255 / 16)).astype(np.uint8)
-    scaled = [np.asarray(Image.fromarray(one).resize((28, 28), Image.Resampling.BICUBIC)) for one in small]
+    scaled = [np.asarray(Image.fromarray(digit).resize((28, 28), Image.Resampling.BICUBIC)) for digit in small]
     return np.stack(scaled), digits.target.astype(np.int64)
 
 
 def _sounds() -> Callable[[int, np.random.Generator], tuple[NDArray[Any], int]]:
-    """A recording of a class, drawn at random: a spoken digit if they are there, else a tone of its own pitch."""
+    """Return a function that draws a recording of a class: a spoken digit if present, else a tone with the class's pitch."""
     root = os.environ.get("PERCEIVER_DATA")
     folder = Path(root or "") / "free-spoken-digit-dataset" / "recordings"
     if root is not None and folder.is_dir():
@@ -288,11 +288,11 @@ def _sounds() -> Callable[[int, np.random.Generator], tuple[NDArray[Any], int]]:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="for the manifest and its files")
+    parser.add_argument("folder", type=Path, help="folder for the manifest and its files")
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--shards", action="store_true", help="training from files against training from shards")
+    parser.add_argument("--shards", action="store_true", help="compare training from files with training from shards")
     parser.add_argument("--repetitions", type=int, default=3, help="with --shards")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="further settings, as for train.py")

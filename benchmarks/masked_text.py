@@ -1,12 +1,12 @@
-"""What a run of task=masked_tokens on bytes reached, beside baselines that learn from the same text and tell the same bytes.
+"""A run of task=masked_tokens on bytes against baselines fitted to the same text that predict the same bytes.
 
     python benchmarks/masked_text.py RUN_DIR            # the validation split
     python benchmarks/masked_text.py RUN_DIR --split test
 
-Baselines count the training split: the most frequent byte; the byte after the one before; the byte between its two
-neighbours, the "bigram on both sides"; and between two neighbours on each side. A neighbour that is hidden too is not
-seen. Each falls back on the next simpler one, by how many different bytes its context was seen with (Witten and Bell 1991),
-times a strength: of several, that which serves a baseline best on the very bytes that are to be told.
+Baselines count contexts in the training split: none (the most frequent byte); the byte before; the bytes on both sides (the
+"bigram on both sides"); and two bytes on both sides. Contexts with a hidden byte are not used. Each baseline is
+interpolated with the next simpler one, weighted by the number of different bytes seen in its context (Witten and Bell 1991)
+times a strength. Each baseline uses the strength that is best on the evaluated bytes themselves.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ Context = tuple[int, ...]
 
 
 class Contexts:
-    """Counts of bytes by what stands around them, from the simplest context to the richest.
+    """Counts of bytes by context, from the simplest context to the richest.
 
     Args:
-        texts: of the training split.
-        shapes: of contexts, each the places relative to the byte, such as `(-1, 1)`.
+        texts: texts of the training split.
+        shapes: contexts, each as positions relative to the byte, such as `(-1, 1)`.
     """
 
     def __init__(self, texts: Sequence[bytes], *, shapes: Sequence[Context]) -> None:
@@ -50,21 +50,21 @@ class Contexts:
     def probabilities(
         self, text: Sequence[int], place: int, *, up_to: int, strength: float = 1.0
     ) -> np.ndarray[Any, Any]:
-        """`(256,)`, of the byte that is hidden there, by the first `up_to` shapes."""
+        """Return the probabilities `(256,)` of the hidden byte at `place`, using the first `up_to` shapes."""
         p = np.full(256, 1 / 256)
         for counts, shape in zip(self.counts[:up_to], self.shapes[:up_to], strict=True):
             context = around(text, place, shape)
             seen = counts.get(context) if HIDDEN not in context else None
             if seen:
-                own = np.zeros(256)
-                own[list(seen.keys())] = list(seen.values())
+                counted = np.zeros(256)
+                counted[list(seen.keys())] = list(seen.values())
                 weight = strength * len(seen)
-                p = (own + weight * p) / (own.sum() + weight)
+                p = (counted + weight * p) / (counted.sum() + weight)
         return p
 
 
 def around(text: Sequence[int], place: int, shape: Context) -> Context:
-    """The bytes at places relative to one; `EDGE` where the text has ended."""
+    """Return the bytes at positions relative to `place`; `EDGE` beyond the ends of the text."""
     return tuple(text[place + step] if 0 <= place + step < len(text) else EDGE for step in shape)
 
 
@@ -79,7 +79,7 @@ BASELINES = {
 
 
 def compare(run: Path, *, split: str, device: str) -> list[tuple[str, float, float]]:
-    """(name, accuracy, cross-entropy in bits) over the hidden bytes of a split, the model last."""
+    """Return (name, accuracy, cross-entropy in bits) over the hidden bytes of a split, the model last."""
     recipe = checkpoints.read(run)
     model = checkpoints.load(run, device=device)
     config = recipe.config
@@ -87,7 +87,7 @@ def compare(run: Path, *, split: str, device: str) -> list[tuple[str, float, flo
     data.prepare_data()
     data.spec = recipe.spec
     data.setup("fit")
-    contexts = Contexts([one.raw for one in data.read_training()[0].stretches], shapes=SHAPES)
+    contexts = Contexts([stretch.raw for stretch in data.read_training()[0].stretches], shapes=SHAPES)
     if split == "test":
         data.setup("test")
     settings = config["task"]
@@ -117,7 +117,7 @@ def compare(run: Path, *, split: str, device: str) -> list[tuple[str, float, flo
                     for row_of, strength in enumerate(STRENGTHS):
                         p = contexts.probabilities(text, place, up_to=up_to, strength=strength)
                         totals[label][row_of] += [float(p.argmax() == target), -float(np.log(p[target]))]
-    best = {label: (one[:, 0].max(), one[:, 1].min()) for label, one in totals.items()}
+    best = {label: (total[:, 0].max(), total[:, 1].min()) for label, total in totals.items()}
     return [(label, right / count, nats / count / float(np.log(2))) for label, (right, nats) in best.items()]
 
 
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("val", "test"), default="val")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
-    print(f"{'told from':<26} {'accuracy':>9} {'bits per byte':>14}")
+    print(f"{'predicted from':<26} {'accuracy':>9} {'bits per byte':>14}")
     for label, accuracy, bits in compare(arguments.run, split=arguments.split, device=arguments.device):
         print(f"{label:<26} {accuracy:>9.2%} {bits:>14.3f}")
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved repetitions, medians, peak memory in a fresh process, facts of the machine."""
+"""Shared code of the benchmarks: interleaved repetitions, medians, peak memory in a fresh process, facts of the machine."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ import torch
 from perceiver.attention.kernels.dispatch import implementation
 
 Seconds = tuple[float, float]
-"""Of a forward without gradients, and of a training step (or of a forward and backward)."""
+"""Seconds of a forward without gradients, and of a training step (or of a forward and backward)."""
 
 CPU = torch.device("cpu")
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds of one call."""
+    """Return the seconds of a call."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
@@ -35,9 +35,9 @@ def timed(work: Callable[[], object]) -> float:
 def interleaved(
     candidates: Mapping[str, Callable[[], Seconds]], *, repetitions: int, seconds: float, minimum: int = 3
 ) -> dict[str, list[Seconds]]:
-    """Each candidate once to warm up, then all in turn: at least `minimum` times, then until `seconds` are spent.
+    """Run each candidate once to warm up, then all in turn: at least `minimum` times, then until `seconds` are spent.
 
-    Neighbours in a repetition see the same machine, whatever else runs on it, so ratios are taken within a repetition.
+    Candidates in a repetition see the same load of the machine, so ratios are taken within a repetition.
     """
     for candidate in candidates.values():
         candidate()
@@ -52,26 +52,25 @@ def interleaved(
 
 
 def medians(times: Sequence[Seconds]) -> Seconds:
-    """Median forward and median training step."""
+    """Return the median forward and the median training step."""
     return statistics.median(forward for forward, _ in times), statistics.median(training for _, training in times)
 
 
 def ratios(slower: Sequence[Seconds], faster: Sequence[Seconds]) -> Seconds:
-    """The medians over the repetitions of slower / faster, forward and training step."""
+    """Return the medians over the repetitions of slower / faster, for forward and training step."""
     return medians([(s[0] / f[0], s[1] / f[1]) for s, f in zip(slower, faster, strict=True)])
 
 
 def added_peak(work: Callable[[], object]) -> float:
-    """Megabytes (2**20) by which the peak of resident memory during `work` exceeds what was resident before.
+    """Return the megabytes (2**20) by which the peak of resident memory during `work` exceeds the memory before.
 
-    On Linux this is the kernel's high-water mark of the address space, VmHWM, which writing 5 to /proc/self/clear_refs sets
-    back to the present size: nothing is sampled, no peak missed. `getrusage` will not do there: ru_maxrss survives exec, so
-    the child of a large process begins with its parent's peak, and what it adds below that is invisible. Elsewhere it has
-    to do.
+    On Linux the peak is the kernel's high-water mark, VmHWM, which writing 5 to /proc/self/clear_refs resets to the current
+    size, so no peak is missed by sampling. `getrusage` is not sufficient there: ru_maxrss survives exec, so the child of a
+    large process starts with its parent's peak, and additions below that are invisible. Other systems use `getrusage`.
     """
     gc.collect()
     if sys.platform == "linux":
-        # Freed memory that the allocator keeps would be reused by `work` and not be counted.
+        # Otherwise `work` would reuse freed memory that the allocator keeps, without being counted.
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
@@ -88,21 +87,21 @@ def added_peak(work: Callable[[], object]) -> float:
 
 
 def in_fresh_process(script: str, arguments: Sequence[str]) -> float:
-    """The number that a script prints last, run by this interpreter in a process of its own."""
+    """Run a script in a fresh process of this interpreter and return the last number that it prints."""
     return numbers_of_fresh_process(script, arguments, count=1)[0]
 
 
 def numbers_of_fresh_process(script: str, arguments: Sequence[str], *, count: int) -> list[float]:
-    """The same for the numbers that it prints last."""
+    """Run a script in a fresh process and return the last `count` numbers that it prints."""
     done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
     if done.returncode:
-        killed = " It was killed, for want of memory perhaps." if done.returncode < 0 else ""
+        killed = " It was killed, perhaps because memory ran out." if done.returncode < 0 else ""
         raise RuntimeError(f"{script} {' '.join(arguments)} ended with {done.returncode}.{killed}\n{done.stderr[-2000:]}")
     return [float(word) for word in done.stdout.split()[-count:]]
 
 
 def available_megabytes() -> float:
-    """Memory that new work can have without swapping; infinite where the system does not say."""
+    """Return the memory available without swapping; infinite if the system does not report it."""
     try:
         found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     except OSError:
@@ -111,7 +110,7 @@ def available_megabytes() -> float:
 
 
 def machine() -> dict[str, object]:
-    """What the figures depend on."""
+    """Return facts of the machine on which the figures depend."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
@@ -131,18 +130,18 @@ def machine() -> dict[str, object]:
 
 
 def announce(facts: Mapping[str, object]) -> None:
-    """One line above a table."""
+    """Print the facts in a line above a table."""
     print("  ".join(f"{key}: {value}" for key, value in facts.items()))
 
 
 def write_json(path: Path, facts: Mapping[str, object], results: Sequence[object], **more: object) -> None:
-    """Facts of the machine and results, where other programs read them."""
+    """Write facts of the machine and results as JSON."""
     path.write_text(json.dumps({"machine": facts, "results": results, **more}, indent=2) + "\n")
 
 
 def _status(field: str) -> int:
-    """A field of /proc/self/status in kB."""
+    """Return a field of /proc/self/status in kB."""
     found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     if found is None:
-        raise RuntimeError(f"/proc/self/status: expected a line {field}, found none; memory cannot be measured here.")
+        raise RuntimeError(f"/proc/self/status: expected a line {field}, but it is missing; memory cannot be measured.")
     return int(found[1])

@@ -1,12 +1,12 @@
-"""What does a training step through `train.py` cost beyond a bare PyTorch loop with the same model, data and optimizer?
+"""Overhead of a training step in `train.py` over a bare PyTorch loop with the same model, data and optimizer.
 
     python benchmarks/overhead.py [--experiment NAME] [--steps 100] [--repetitions 5] [--set data.root=DIR …]
 
-`train.py`'s own code trains one epoch of `--steps` steps, with the callbacks and loggers that it has by default, without
-validation and figures. A loop of a dozen lines then takes as many steps: the same loader, augmentation, model, loss,
-optimizer with its two parameter groups, schedule and clipping; it logs nothing. The two take turns; what counts is the time
-from one step's end to the next one's, which holds loading as well. Printed are the medians over all steps, wall time and
-processor time, and the medians of the repetitions' own ratios.
+The code of `train.py` trains an epoch of `--steps` steps with its default callbacks and loggers, but without validation and
+figures. A loop of a dozen lines then takes as many steps with the same loader, augmentation, model, loss, optimizer with two
+parameter groups, schedule and clipping, without logging. The two alternate. A step's time is measured from the end of the
+step before, so it includes loading. Prints the medians over all steps of wall and processor time, and the median over the
+repetitions of their ratios.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SKIPPED = 5
 
 
 class Clock(Callback):
-    """Takes the time after every step; the only thing that `train.py` would not do."""
+    """Callback that records the time after every step, the only addition to `train.py`."""
 
     marks: list[tuple[float, float]]
 
@@ -49,7 +49,7 @@ class Clock(Callback):
         Clock.marks = []
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """A step is over."""
+        """Record the time."""
         Clock.marks.append((time.perf_counter(), time.process_time()))
 
 
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def bare_loop(config: Any, *, steps: int) -> list[tuple[float, float]]:
-    """Times after each step of a loop without Lightning."""
+    """Return the times after each step of a loop without Lightning."""
     data = make_data(config.data)
     data.prepare_data()
     data.setup("fit")
@@ -120,17 +120,17 @@ def bare_loop(config: Any, *, steps: int) -> list[tuple[float, float]]:
 
 
 def _steps(marks: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Wall and processor seconds of each step but the first few."""
+    """Return wall and processor seconds of each step but the first few."""
     return [(b[0] - a[0], b[1] - a[1]) for a, b in zip(marks[SKIPPED:], marks[SKIPPED + 1 :], strict=False)]
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiment", help="default: the small model on digits")
-    parser.add_argument("--steps", type=int, default=100, help="of an epoch; no more than it has")
+    parser.add_argument("--steps", type=int, default=100, help="steps per epoch; at most as many as the data has")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="further settings of both")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="further settings for both")
     return parser.parse_args(arguments)
 
 

@@ -1,12 +1,12 @@
-"""The six published models at full size against transformers: parameters, outputs, speed of neither, memory of flow.
+"""The six published models at full size against transformers: parameters, outputs, and memory of optical flow; not speed.
 
-    python benchmarks/parity.py                    # all of them, one after the other, each in a fresh process
-    python benchmarks/parity.py Fourier MaskedLM   # those whose class names contain one of these words
+    python benchmarks/parity.py                    # all models in turn, each in a fresh process
+    python benchmarks/parity.py Fourier MaskedLM   # models whose class names contain any of these words
 
-Weights are random, every parameter and buffer perturbed, norms and biases too. Prints for each model the parameters and the
-largest absolute difference of the outputs in float32, for the forms of attention that it can take, and whether import,
-export, import gives the same bits. For optical flow also how far peak memory of decoding all 182,528 queries is above what
-the process holds before, weights included.
+All parameters and buffers are random, including norms and biases. Prints for each model the parameter count, the largest
+absolute difference of the outputs in float32 for each form of attention, and whether import, export, import is bit-exact.
+For optical flow it also prints the peak memory that decoding all 182,528 queries adds to that of the process before,
+weights included.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ FULL = {
     "labels": 700,
 }
 AT_A_TIME = 4096
-"""Queries of flow that transformers gets at once: all of them would need tens of gigabytes."""
+"""Flow queries per call of transformers' decoder: all queries at once would need tens of gigabytes."""
 
 
 def main() -> None:
-    """Each model in a process of its own, so that its memory is its own."""
+    """Run each model in a separate process, so that memory figures are independent."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="parts of class names; none: all")
-    parser.add_argument("--here", action="store_true", help="in this process")
+    parser.add_argument("names", nargs="*", help="parts of class names; default: all")
+    parser.add_argument("--here", action="store_true", help="run in this process")
     arguments = parser.parse_args()
     chosen = [case for case in CASES if not arguments.names or any(name in case.name for name in arguments.names)]
     for case in chosen:
@@ -57,7 +57,7 @@ def main() -> None:
 
 @torch.no_grad()
 def compare(case: Case) -> None:
-    """Print what is the case."""
+    """Compare a model with transformers and print the results."""
     values = {"num_labels": 2, **case.published}
     theirs = their_model(case, values=values, std=0.02)
     ours = from_transformers(theirs)
@@ -71,7 +71,7 @@ def compare(case: Case) -> None:
     back = to_transformers(ours)
     state, again = theirs.state_dict(), back.state_dict()
     same = list(state) == list(again) and all(torch.equal(state[name], again[name]) for name in state)
-    print(f"  import, export, import: {'the same bits' if same else 'DIFFERENT'}", flush=True)
+    print(f"  import, export, import: {'bit-exact' if same else 'DIFFERENT'}", flush=True)
     del theirs, back, state, again
     gc.collect()
     for form in ("auto", "factored", "dense"):
@@ -83,19 +83,19 @@ def compare(case: Case) -> None:
         print(f"  {form}: {seconds:.1f} s, largest difference {difference:.2e}", flush=True)
     if "Flow" in case.name:
         ours.encoder.cross_attends[0].attention.attention = "auto"
-        print(f"  decoding: {decoding_memory(ours, inputs) / 1e9:.2f} GB above what was there before", flush=True)
+        print(f"  decoding: {decoding_memory(ours, inputs) / 1e9:.2f} GB of additional memory", flush=True)
 
 
 def flat(outputs: Any) -> torch.Tensor:
-    """All outputs, one after the other."""
+    """Concatenate all outputs."""
     parts = outputs.values() if isinstance(outputs, dict) else [outputs]
     return torch.cat([part.flatten() for part in parts])
 
 
 def flow_in_pieces(model: Any, arguments: dict[str, Any]) -> torch.Tensor:
-    """What transformers' model of flow computes, its decoder called on some queries at a time, its encoder by heads' groups.
+    """Compute the outputs of transformers' flow model with its decoder called on a few queries at a time.
 
-    Each query is decoded by itself, so the outputs are the same.
+    Queries are decoded independently, so the outputs are the same.
     """
     perceiver = model.perceiver
     tokens, _, _ = perceiver.input_preprocessor(arguments["inputs"])
@@ -106,7 +106,7 @@ def flow_in_pieces(model: Any, arguments: dict[str, Any]) -> torch.Tensor:
 
 
 def decoding_memory(model: Any, inputs: dict[str, torch.Tensor]) -> int:
-    """Bytes by which resident memory grows at most while the queries are decoded, tokens and latents being there."""
+    """Return the peak growth of resident memory in bytes while decoding the queries, given tokens and latents."""
     tokens = model.tokens(inputs)
     latents = torch.randn(1, model.encoder.num_latents, model.encoder.latent_channels)
     gc.collect()
@@ -122,12 +122,12 @@ def decoding_memory(model: Any, inputs: dict[str, torch.Tensor]) -> int:
     done.set()
     watcher.join()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(f"  resident before decoding {before / 1e9:.2f} GB, peak of the process in all {peak / 1e9:.2f} GB", flush=True)
+    print(f"  resident before decoding {before / 1e9:.2f} GB, overall peak of the process {peak / 1e9:.2f} GB", flush=True)
     return most[0] - before
 
 
 def resident() -> int:
-    """Bytes of this process in memory."""
+    """Return the resident memory of this process in bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 

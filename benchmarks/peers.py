@@ -1,15 +1,15 @@
-"""Whole classifiers side by side at the same sizes and inputs: this package, a frozen dense reference, and peers from PyPI.
+"""Comparison of whole classifiers at the same sizes and inputs: this package, a frozen dense reference, peers from PyPI.
 
     pip install -e '.[bench]'
     python benchmarks/peers.py [--only classifier] [--batch 1] [--models ours transformers] [--memory] [--json FILE]
     python benchmarks/peers.py --only million --heavy-peers     # minutes and tens of gigabytes per model
 
-Forward: evaluation mode, no gradients. Training: forward, cross-entropy, backward and a step of AdamW over all parameters,
-the same for all. Repetitions of the models are interleaved; a ratio (how many times slower than ours) is taken within each
-repetition; the table shows medians. "fastest peer" is the peer of the smallest median in this run, forward and training
-each; the dense reference, which does exactly the work of the published architecture on SDPA, is told apart from the peers.
-Memory is what the work adds, at its peak, to the resident memory of a fresh process that holds the model's weights and was
-warmed up with a tiny model; for training that includes gradients and AdamW's state.
+Forward: evaluation mode, no gradients. Training: forward, cross-entropy, backward and an AdamW step over all parameters, the
+same for all models. Repetitions of the models are interleaved, ratios (slow-down against ours) are taken within each
+repetition, and the table shows medians. "fastest peer" is the peer with the smallest median in this run, separately for
+forward and training. The dense reference, which does exactly the work of the published architecture on SDPA, does not count
+as a peer. Memory is the peak that the work adds to the resident memory of a fresh process that holds the model's weights
+and was warmed up with a tiny model; for training it includes gradients and AdamW's state.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ SIZES = (
 
 @dataclass
 class Row:
-    """One model on one size: medians in seconds, how many times slower than ours, memory in megabytes."""
+    """A model at a size: medians in seconds, slow-down against ours, memory in megabytes."""
 
     size: str
     model: str
@@ -85,7 +85,7 @@ class Row:
 
 
 class Trial:
-    """A model with its input, target and optimizer: what is timed."""
+    """A model to be timed, with its input, target and optimizer."""
 
     def __init__(self, contender: Contender, size: Size, batch: int) -> None:
         self.contender = contender
@@ -97,27 +97,27 @@ class Trial:
 
     @torch.no_grad()
     def forward(self) -> Tensor:
-        """Logits, in evaluation mode."""
+        """Compute logits in evaluation mode."""
         self.model.eval()
         logits: Tensor = self.model(self.x)
         return logits
 
     def train(self) -> None:
-        """One training step."""
+        """Take a training step."""
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(self.model(self.x), self.target).backward()
         self.optimizer.step()
 
     def once(self) -> Seconds:
-        """Seconds of a forward and of a training step; its gradients do not stay to burden the next model."""
+        """Return the seconds of a forward and of a training step; free the gradients for the next model."""
         seconds = timed(self.forward), timed(self.train)
         self.optimizer.zero_grad(set_to_none=True)
         return seconds
 
 
 def build(names: Sequence[str], size: Size) -> tuple[list[Contender], list[str]]:
-    """The models of one size, and why some are missing."""
+    """Build the models of a size; return them and the reasons for missing models."""
     contenders, missing = [], []
     for name in names:
         torch.manual_seed(0)
@@ -129,21 +129,21 @@ def build(names: Sequence[str], size: Size) -> tuple[list[Contender], list[str]]
 
 
 def measure(contenders: Sequence[Contender], size: Size, *, batch: int, seconds: float, repetitions: int) -> list[Row]:
-    """All models of one size, in turn. The first is the one to which the ratios are taken."""
+    """Measure all models of a size in turn. Ratios are relative to the first model."""
     trials = {contender.name: Trial(contender, size, batch) for contender in contenders}
     times = interleaved({name: trial.once for name, trial in trials.items()}, repetitions=repetitions, seconds=seconds)
     first = times[contenders[0].name]
     rows = []
     for contender in contenders:
-        own = times[contender.name]
-        (forward, training), (forward_ratio, training_ratio) = medians(own), ratios(own, first)
+        measured = times[contender.name]
+        (forward, training), (forward_ratio, training_ratio) = medians(measured), ratios(measured, first)
         rows.append(
             Row(
                 size=size.name,
                 model=contender.name,
                 parameters=contender.parameters,
                 batch=batch,
-                repetitions=len(own),
+                repetitions=len(measured),
                 forward=forward,
                 training=training,
                 forward_ratio=forward_ratio,
@@ -155,7 +155,7 @@ def measure(contenders: Sequence[Contender], size: Size, *, batch: int, seconds:
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
-    """Ours against the fastest peer and against the reference, in words; empty without ours."""
+    """Return lines that compare ours with the fastest peer and with the reference; empty without ours."""
     lines: list[str] = []
     if not rows or rows[0].model not in OURS:
         return lines
@@ -176,7 +176,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
 def peak_megabytes(
     name: str, size: Size, *, kind: str, batch: int, threads: int, grid: Sequence[int] | None = None
 ) -> float:
-    """What a forward or a training step adds to resident memory, in a fresh process; on another grid if asked for."""
+    """Return the memory that a forward or a training step adds, in a fresh process, optionally on another grid."""
     command = ["--one-peak", name, "--only", size.name, "--kind", kind, "--batch", str(batch), "--threads", str(threads)]
     if grid is not None:
         command += ["--grid", *map(str, grid)]
@@ -184,7 +184,7 @@ def peak_megabytes(
 
 
 def print_peak(name: str, size: Size, *, kind: str, batch: int) -> None:
-    """The work of `peak_megabytes` in its own process."""
+    """Measure and print the result of `peak_megabytes`, inside its process."""
 
     def work(of: Size) -> Callable[[], object]:
         trial = Trial(CONTENDERS[name](of), of, batch)
@@ -196,7 +196,7 @@ def print_peak(name: str, size: Size, *, kind: str, batch: int) -> None:
 
 
 def fits(name: str, size: Size, *, batch: int, threads: int) -> str:
-    """Why a model of this size must not be run here; empty if it may. Measured at a sixteenth of the elements, times 16."""
+    """Return why a model does not fit into memory; empty if it does. Extrapolated from a sixteenth of the grid."""
     axes = sorted(range(len(size.grid)), key=lambda axis: size.grid[axis])[-2:]
     grid = [length // 4 if axis in axes else length for axis, length in enumerate(size.grid)]
     factor = size.num_tokens / replace(size, grid=tuple(grid)).num_tokens
@@ -205,13 +205,13 @@ def fits(name: str, size: Size, *, batch: int, threads: int) -> str:
     if needed < 0.9 * available:
         return ""
     return (
-        f"{name}: refused, a training step would need about {needed / 1024:.0f} GB of memory ({factor:.0f} times what it "
-        f"needs for a grid of {'x'.join(map(str, grid))}); {available / 1024:.0f} GB are available. Use a machine with more."
+        f"{name}: refused, a training step would need about {needed / 1024:.0f} GB of memory ({factor:.0f} times that for a "
+        f"grid of {'x'.join(map(str, grid))}); {available / 1024:.0f} GB are available. Use a machine with more memory."
     )
 
 
 def print_row(row: Row) -> None:
-    """A line of the table."""
+    """Print a line of the table."""
     memory = ""
     if row.forward_megabytes is not None and row.training_megabytes is not None:
         memory = f"{row.forward_megabytes:8.0f} MB {row.training_megabytes:8.0f} MB"
@@ -223,17 +223,17 @@ def print_row(row: Row) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print the tables, and write them where asked."""
+    """Measure, print the tables, and write them to a file if requested."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default="", help="sizes whose name contains this")
     parser.add_argument("--models", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=60, help="time for one size, about; three repetitions at least")
+    parser.add_argument("--seconds", type=float, default=60, help="approximate time per size; at least three repetitions")
     parser.add_argument("--repetitions", type=int, default=15, help="at most")
     parser.add_argument("--memory", action="store_true", help="measure peak memory too, in fresh processes")
-    parser.add_argument("--heavy-peers", action="store_true", help="a million tokens for the others too, if memory suffices")
-    parser.add_argument("--quick", action="store_true", help="tiny models, one repetition: does the script work?")
+    parser.add_argument("--heavy-peers", action="store_true", help="a million tokens for the others too, memory permitting")
+    parser.add_argument("--quick", action="store_true", help="tiny models, one repetition, to test the script")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one-peak", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--kind", choices=("forward", "training"), help=argparse.SUPPRESS)
@@ -242,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     sizes = [size for size in SIZES if options.only in size.name]
     if not sizes:
-        parser.error(f"--only {options.only}: no size of that name; there are: {'; '.join(size.name for size in SIZES)}")
+        parser.error(f"--only {options.only}: no such size; available: {'; '.join(size.name for size in SIZES)}")
     if options.one_peak:
         size = sizes[0] if options.grid is None else replace(sizes[0], grid=tuple(options.grid))
         print_peak(options.one_peak, size, kind=options.kind, batch=options.batch)
@@ -300,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"  {name}: {note}")
         results += [asdict(row) for row in rows]
         if options.json:
-            # After each size: the next may take long.
+            # After each size, because the next may take long.
             write_json(options.json, facts, results)
 
 

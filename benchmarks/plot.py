@@ -1,11 +1,11 @@
-"""Time and memory of one cross-attend against the size of its input: square images, log-log, two panels.
+"""Plot time and memory of a single cross-attend over the size of square images: two log-log panels.
 
     python benchmarks/plot.py [--sides 32 64 128 256 512 1024] [--out benchmarks/scaling.png] [--json FILE]
     python benchmarks/plot.py --from FILE                       # draw an earlier measurement again
 
 The dense reference (see `attention.py`), SDPA with absorbed projections, and the factored form, native and compiled, on
 images of three channels with 64 Fourier bands per axis, 128 latents, batch 1: forward and backward. A form stops at the side
-whose time or memory, going by the side before and the number of pixels, would exceed `--most-seconds` or `--most-megabytes`.
+whose time or memory, extrapolated by pixels from the side before, would exceed `--most-seconds` or `--most-megabytes`.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ FORMS = {
     "compiled": ("factored, compiled", "#2471a3", "^"),
     "native": ("factored, native", "#117a65", "D"),
 }
-"""Label, colour and marker of each form, also told apart without colours."""
+"""Label, colour and marker of each form, distinguishable without colours."""
 
 
 @dataclass
 class Point:
-    """Forward and backward of one form on a square image."""
+    """Forward and backward of a form on a square image."""
 
     form: str
     side: int
@@ -44,7 +44,7 @@ class Point:
 def measure_sides(
     sides: Sequence[int], names: Sequence[str], *, seconds: float, threads: int, most_seconds: float, most_megabytes: float
 ) -> list[Point]:
-    """All forms on all sides, smallest first; a form that grows too large drops out."""
+    """Measure all forms on all sides, smallest first; a form that becomes too large drops out."""
     points: list[Point] = []
     last: dict[str, Point] = {}
     for side in sorted(sides):
@@ -56,7 +56,7 @@ def measure_sides(
                 going.append(name)
             else:
                 print(f"{side:5} {name:9} left out: it would take {before.seconds * growth:.0f} s, "
-                      f"{before.megabytes * growth:.0f} MB, going by {before.side} px")  # fmt: skip
+                      f"{before.megabytes * growth:.0f} MB, extrapolated from {before.side} px")  # fmt: skip
         if not going:
             break
         case = Case(f"image {side}x{side}x3", (side, side), 3, 64)
@@ -70,21 +70,21 @@ def measure_sides(
 
 
 def draw(points: Sequence[Point], facts: dict[str, object], path: Path) -> None:
-    """Two panels: time and memory over the number of input elements."""
+    """Draw two panels: time and memory over the number of input elements."""
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(9, 3.8), dpi=200, layout="constrained")
         panels = figure.subplots(1, 2)
         for panel, title, of in (
             (panels[0], "forward + backward, milliseconds", lambda point: point.seconds * 1e3),
-            # What is too little to measure lies on the axis.
+            # Unmeasurably small memory lies on the axis.
             (panels[1], "memory added at the peak, MB", lambda point: max(point.megabytes, 0.1)),
         ):
             for name, (label, colour, marker) in FORMS.items():
-                own = [point for point in points if point.form == name]
-                if own:
+                chosen = [point for point in points if point.form == name]
+                if chosen:
                     panel.plot(
-                        [point.side**2 for point in own],
-                        [of(point) for point in own],
+                        [point.side**2 for point in chosen],
+                        [of(point) for point in chosen],
                         color=colour,
                         marker=marker,
                         markersize=4,
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sides", type=int, nargs="+", default=[32, 64, 128, 256, 512, 1024])
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
-    parser.add_argument("--seconds", type=float, default=10, help="time for one side, about; three repetitions at least")
+    parser.add_argument("--seconds", type=float, default=10, help="approximate time per side; at least three repetitions")
     parser.add_argument("--most-seconds", type=float, default=30, help="a form whose training would take longer stops")
     parser.add_argument("--most-megabytes", type=float, default=8000, help="likewise for memory")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("scaling.png"))

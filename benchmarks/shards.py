@@ -1,13 +1,13 @@
-"""Samples from shards against the same samples from files: processor time of one core, without and with workers.
+"""Reading samples from shards against reading them from files: processor time on a core, without and with workers.
 
     python benchmarks/shards.py FOLDER [--rows 2000] [--repetitions 7] [--workers 2]
 
-FOLDER gets the manifest of benchmarks/manifest.py (images, recordings, time series; a fifth of the cells empty) and its
-shards, once. In one process, epochs of decoded and collated batches from files and from shards alternate; a ratio is taken
-in each repetition, and the medians are printed. Processor time, not wall time: it hardly depends on other work beside it,
-nor on the disk, whose pages are in memory after the first epoch; from a slow disk shards gain more. Loader processes of
-shards are started anew in every epoch, those of files stay: the last line says what that costs, and above how many samples
-in an epoch shards are cheaper all the same.
+The first call writes the manifest of benchmarks/manifest.py (images, recordings, time series; a fifth of the cells empty)
+and its shards to FOLDER. In the same process, epochs of decoded and collated batches from files and from shards alternate,
+ratios are taken within each repetition, and the medians are printed. Processor time hardly depends on other load, or on the
+disk, whose pages are cached after the first epoch; shards gain more on a slow disk. Loader processes of shards are
+restarted in every epoch, those of files persist. The last line gives the cost of restarting, and the number of samples per
+epoch above which shards are cheaper in spite of it.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ MODALITIES: dict[str, Any] = {
 
 
 def epoch(loader: Any) -> tuple[float, int]:
-    """Seconds of this process for all batches, and how many samples they had."""
+    """Return processor seconds of this process for all batches, and their number of samples."""
     start = time.process_time()
     samples = sum(batch.size for batch in loader)
     return time.process_time() - start, samples
 
 
 def started_workers(loader: Any) -> float:
-    """Seconds of loader processes for an epoch, from their start to their end."""
+    """Return processor seconds of the loader processes for an epoch, from their start to their end."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     for _ in loader:
         pass
@@ -70,7 +70,7 @@ def main() -> None:
         DataModule.of(Shards, shards=folder, batch_size=BATCH, num_workers=workers) for workers in (0, options.workers)
     )
     loaders = {"files": files.train_dataloader(), "shards": alone.train_dataloader()}
-    for loader in loaders.values():  # what is done once
+    for loader in loaders.values():  # one-time work
         epoch(loader)
     seconds: dict[str, list[float]] = {"files": [], "shards": []}
     samples = 1
@@ -81,7 +81,7 @@ def main() -> None:
     ratios = [slow / fast for slow, fast in zip(seconds["files"], seconds["shards"], strict=True)]
     middle = {name: statistics.median(times) for name, times in seconds.items()}
     print(f"{samples} training samples in batches of {BATCH}, {options.repetitions} repetitions, one core")
-    print("  ".join(f"{name} {1e6 * value:,.0f} us a sample" for name, value in middle.items()))
+    print("  ".join(f"{name} {1e6 * value:,.0f} us per sample" for name, value in middle.items()))
     print(f"shards are {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})")
     loader = with_workers.train_dataloader()
     started = statistics.median(started_workers(loader) for _ in range(3)) - samples * middle["shards"]

@@ -1,14 +1,14 @@
-"""How accurate is one trained model with each subset of its modalities? And against models trained on exactly that subset?
+"""Accuracy of a trained model with each subset of its modalities, and against models trained on exactly that subset.
 
     python benchmarks/subsets.py RUN_DIR [RUN_DIR …] [--set test_pairs=2000 …] [--validation] [--json FILE]
 
-RUN_DIR is the folder of a training run on data=av_digits or trimodal_digits; its best checkpoint is taken. The data is that
-of its config.yaml, changed by `--set`: the run must be your own, since that file says which classes are built. The model
-sees every non-empty subset of modalities by itself, always on the same seeded pairs with the same corruption.
+RUN_DIR is the folder of a training run on data=av_digits or trimodal_digits; its best checkpoint is used. The data is that
+of its config.yaml, changed by `--set`. Use trusted runs only, since that file names the classes to build. The model is
+evaluated on every non-empty subset of modalities, always on the same seeded pairs with the same corruption.
 
-Intervals are 95%, percentiles of a bootstrap that draws whole recordings with replacement: pairs that share a recording are
-not independent. Of further runs only the full set of their own modalities is taken, and compared with the first model on
-that subset, pair by pair. Under the table stands what all modalities together gain over the best single one.
+Intervals are 95% percentile intervals of a bootstrap that draws whole recordings with replacement, because pairs that share
+a recording are not independent. Further runs are evaluated on the full set of their modalities and compared with the first
+model on that subset, pair by pair. The line under the table is the gain of all modalities over the best single modality.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     first, *others = [evaluate(run, changes=options.set, validation=options.validation) for run in options.runs]
     for run, other in zip(options.runs[1:], others, strict=True):
         if other.ids != first.ids:
-            raise ValueError(f"{run}: its pairs are not those of {options.runs[0]}; --set the same pair_seed and numbers.")
+            raise ValueError(
+                f"{run}: expected the same pairs as in {options.runs[0]}; --set the same pair_seed and numbers of pairs."
+            )
     clusters = recordings(first.ids)
     weights = resampled(len(set(clusters)), seed=options.seed)
     rows: list[dict[str, Any]] = []
@@ -68,10 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{' + '.join(subset):24}{estimate}")
         for run, other in zip(options.runs[1:], others, strict=True):
             if subset == other.modalities:
-                own = interval(other.correct[subset], clusters, weights)
+                accuracy = interval(other.correct[subset], clusters, weights)
                 difference = interval(correct - other.correct[subset], clusters, weights)
-                rows.append({**_row(subset, run, own), "first_minus_this": vars(difference)})
-                print(f"{'  trained on these only':24}{own}   first minus this {difference}  {run}")
+                rows.append({**_row(subset, run, accuracy), "first_minus_this": vars(difference)})
+                print(f"{'  trained on these only':24}{accuracy}   first minus this {difference}  {run}")
     gain = None
     if len(first.modalities) > 1:
         best = max((s for s in first.correct if len(s) == 1), key=lambda subset: float(first.correct[subset].mean()))
@@ -88,12 +90,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Which pairs a model got right.
+    """Correctness of a model's predictions for each pair.
 
     Args:
-        modalities: of the model, sorted.
-        ids: `(pairs,)`.
-        correct: by subset, sorted: `(pairs,)`, 1 or 0.
+        modalities: the model's modalities, sorted.
+        ids: ids of the pairs, `(pairs,)`.
+        correct: by sorted subset, `(pairs,)`: 1 if correct, else 0.
     """
 
     modalities: tuple[str, ...]
@@ -102,7 +104,7 @@ class Evaluation:
 
 
 def evaluate(run: Path, *, changes: Sequence[str] = (), validation: bool = False) -> Evaluation:
-    """Every subset of the modalities of a run's best model, on all pairs of the test (or validation) split."""
+    """Evaluate a run's best model with every subset of modalities, on all pairs of the test (or validation) split."""
     config = OmegaConf.merge(OmegaConf.load(run / "config.yaml").data, OmegaConf.from_dotlist(list(changes)))
     data = make_data(config)
     if not isinstance(data, DataModule) or not isinstance(data.source, PairedDigits):
@@ -132,20 +134,20 @@ def _predicted(
 
 
 def recordings(ids: Sequence[str]) -> list[str]:
-    """The recording in each pair's id."""
-    return [next(part for part in one.split(SEPARATOR) if part.startswith(RECORDINGS)) for one in ids]
+    """Return the recording in each pair's id."""
+    return [next(part for part in pair.split(SEPARATOR) if part.startswith(RECORDINGS)) for pair in ids]
 
 
 def resampled(clusters: int, *, seed: int, resamples: int = RESAMPLES) -> NDArray[np.float64]:
-    """How often each cluster occurs in each bootstrap sample: `(resamples, clusters)`, as many drawn as there are."""
+    """Return the count of each cluster in each bootstrap sample, `(resamples, clusters)`; each row sums to `clusters`."""
     random = np.random.default_rng(seed)
     return random.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples).astype(np.float64)
 
 
 def interval(values: NDArray[np.float64], clusters: Sequence[str], weights: NDArray[np.float64]) -> Estimate:
-    """The mean of `(pairs,)` values in percent, and the 2.5th and 97.5th percentiles of its bootstrap distribution.
+    """Return the mean of `(pairs,)` values in percent, with the 2.5th and 97.5th percentiles of its bootstrap distribution.
 
-    A bootstrap sample holds all pairs of the clusters drawn, so its size varies with theirs (the ratio estimator).
+    A bootstrap sample contains all pairs of the drawn clusters, so its size varies (ratio estimator).
     """
     _, members = np.unique(clusters, return_inverse=True)
     sums, sizes = np.bincount(members, weights=values), np.bincount(members)
@@ -161,10 +163,10 @@ def _row(subset: Sequence[str], run: Path, estimate: Estimate) -> dict[str, Any]
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the data, e.g. root=DIR")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="data settings, e.g. root=DIR")
     parser.add_argument("--validation", action="store_true", help="validation pairs, to tune without seeing the test")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
     parser.add_argument("--json", type=Path)
     return parser.parse_args(arguments)
 

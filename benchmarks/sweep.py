@@ -1,11 +1,11 @@
-"""Does `attention=auto` take the fastest form? Dense, absorbed and factored against its choice, over many shapes.
+"""Check that `attention=auto` picks the fastest form: dense, absorbed and factored against its choice, over many shapes.
 
     python benchmarks/sweep.py [--threads 1] [--shapes 48] [--seed 0] [--only points] [--json FILE]
 
 Each kind of input (images, sound, video, embedded grids with learned tables, point sets, text) is drawn several times from a
-seeded generator: grid, content, bands, latents, heads, batch. The factored form runs on the fastest implementation there is.
-The choice is asked for as it is made in a model, with and without gradients. Where it takes more than a tenth longer than
-the best form, that shape is measured again with more repetitions, and the second measurement counts.
+seeded generator: grid, content, bands, latents, heads, batch. The factored form runs on the fastest available
+implementation. The choice is made as in a model, with and without gradients. If it takes more than 10% longer than the best
+form, the shape is measured again with more repetitions, and the second measurement counts.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from perceiver.attention.forms.factored import factored_attention
 
 FORMS = {"dense": dense_attention, "absorbed": absorbed_attention, "factored": factored_attention}
 MISS = 1.1
-"""A choice that takes this many times as long as the best form has missed."""
+"""Regret above which a choice counts as missed."""
 MOST_PRODUCTS = 6e9
-"""Multiply-adds of the dense form, above which a shape is too slow for a sweep."""
+"""Multiply-adds of the dense form above which a shape is too slow for a sweep."""
 MOST_SCORES = 1e8
-"""Scores, likewise."""
+"""Scores above which a shape is too slow for a sweep."""
 
 
 @dataclass
 class Choice:
-    """One shape: seconds of each form, what auto chose, and how many times as long that takes as the best form."""
+    """A shape: seconds of each form, the choice of auto, and its regret, the ratio of its time to that of the best form."""
 
     case: Case
     forward: dict[str, float]
@@ -102,7 +102,7 @@ KINDS: tuple[Callable[[random.Random], Case], ...] = (image, series, spectrogram
 
 
 def shapes(number: int, seed: int) -> list[Case]:
-    """`number` cases, the kinds in turn, each small enough for a sweep."""
+    """Draw `number` cases, the kinds in turn, each small enough for a sweep."""
     draw = random.Random(seed)
     cases: list[Case] = []
     while len(cases) < number:
@@ -126,20 +126,20 @@ def shapes(number: int, seed: int) -> list[Case]:
 
 
 def channels(case: Case) -> int:
-    """C of a case."""
+    """Return C of a case."""
     axes = case.points or len(case.grid)
     return case.content + (case.table or axes * (2 * case.bands + 1))
 
 
 def fits(case: Case) -> bool:
-    """Whether it is quick enough, in any form."""
+    """Whether all forms are fast enough for a sweep."""
     tokens = case.batch * prod(case.grid)
     products = 2 * tokens * channels(case) * (channels(case) + case.latents)
     return products <= MOST_PRODUCTS and tokens * case.latents * case.heads <= MOST_SCORES
 
 
 def measure(case: Case, *, seconds: float, repetitions: int) -> Choice:
-    """All forms of one case in turn, and the choice."""
+    """Measure all forms of a case in turn, and record the choice."""
     query, tokens, projection = set_up(case)
     learned = learned_of(query, tokens, projection)
     attention = CrossAttention(
@@ -164,13 +164,13 @@ def measure(case: Case, *, seconds: float, repetitions: int) -> Choice:
     times = interleaved(
         {name: partial(once, form) for name, form in FORMS.items()}, repetitions=repetitions, seconds=seconds
     )
-    seconds_by_form = {name: medians(own) for name, own in times.items()}
+    seconds_by_form = {name: medians(measured) for name, measured in times.items()}
     with torch.no_grad():
         forward_choice = attention.form([tokens], num_queries=case.latents)
     return Choice(
         case=case,
-        forward={name: own[0] for name, own in seconds_by_form.items()},
-        training={name: own[1] for name, own in seconds_by_form.items()},
+        forward={name: forward_seconds for name, (forward_seconds, _) in seconds_by_form.items()},
+        training={name: training_seconds for name, (_, training_seconds) in seconds_by_form.items()},
         forward_choice=forward_choice,
         training_choice=attention.form([tokens], num_queries=case.latents),
         repetitions=len(times["dense"]),
@@ -178,13 +178,13 @@ def measure(case: Case, *, seconds: float, repetitions: int) -> Choice:
 
 
 def describe(case: Case) -> str:
-    """A shape in a few characters."""
+    """Describe a shape in a few characters."""
     positions = f"table {case.table}" if case.table else f"{case.bands} bands"
     return f"{case.name} {'x'.join(map(str, case.grid))}x{case.content}, {positions}"
 
 
 def print_choice(choice: Choice) -> None:
-    """A line of the table: milliseconds of each form, forward and training, and the choice's regret."""
+    """Print a line of the table: milliseconds of each form, forward and training, and the choice's regret."""
     case = choice.case
     columns = " ".join(f"{choice.forward[name] * 1e3:8.2f} {choice.training[name] * 1e3:8.2f}" for name in FORMS)
     chosen = choice.forward_choice
@@ -198,14 +198,14 @@ def print_choice(choice: Choice) -> None:
 
 
 def summary(choices: Sequence[Choice]) -> list[str]:
-    """How many choices are within a tenth of the best form, and the worst."""
+    """Return lines with the number of choices within 10% of the best form, and the worst choice."""
     lines = []
     for kind, regret in (("forward", Choice.forward_regret), ("training", Choice.training_regret)):
         assert isinstance(regret, property)
         assert regret.fget is not None
         regrets = [regret.fget(choice) for choice in choices]
         worst = max(range(len(choices)), key=regrets.__getitem__)
-        within = sum(own <= MISS for own in regrets)
+        within = sum(value <= MISS for value in regrets)
         case = choices[worst].case
         lines.append(
             f"{kind}: {within} of {len(choices)} within 10% of the best form; worst {regrets[worst]:.2f}x: "
@@ -215,13 +215,13 @@ def summary(choices: Sequence[Choice]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print the table, and write it where asked."""
+    """Measure, print the table, and write it to a file if requested."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--shapes", type=int, default=48)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="kinds whose name contains this")
-    parser.add_argument("--seconds", type=float, default=3, help="time for one shape, about; three repetitions at least")
+    parser.add_argument("--seconds", type=float, default=3, help="approximate time per shape; at least three repetitions")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)

@@ -11,14 +11,21 @@ from torch import Tensor
 
 @dataclass
 class Sample:
-    """One sample as a data set yields it. Modalities that it lacks are simply not among its inputs.
+    """One sample of a data set. Missing modalities are left out of its inputs.
 
     Args:
-        inputs: a tensor for each modality, or a dict of them, where a modality needs several: values and times, numbers and
-            categories.
+        inputs: a tensor for each modality, or a dict of tensors for modalities that need several: values and times, numbers
+            and categories.
         target: a class number, or a tensor. A dense one lies on a grid: class numbers `(*grid)` or values `(E, *grid)`.
-        id: what identifies it.
-        target_mask: of a dense target, `(*grid)`, True is valid; None: all is.
+        id: identifies the sample in messages and tables.
+        target_mask: validity of a dense target, `(*grid)`; None: all of it is valid.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Sample
+        >>> sample = Sample(inputs={"image": torch.rand(3, 8, 8)}, target=1, id="cat-17")
+        >>> sorted(sample.inputs)
+        ['image']
     """
 
     inputs: dict[str, Tensor | dict[str, Tensor]]
@@ -29,14 +36,21 @@ class Sample:
 
 @dataclass
 class Batch:
-    """What a model trains on. Not frozen: Lightning moves its fields to the device.
+    """A batch of samples. Not frozen, since Lightning moves its fields to the device.
 
     Args:
-        inputs: a tensor `(B, …)` for each modality (or a dict of them, where a modality needs several).
-        masks: only for modalities in which something is invalid: `(B,)` presence or `(B, *raw grid)`; True is valid.
+        inputs: a tensor `(B, …)` for each modality, or a dict of tensors for modalities that need several.
+        masks: for modalities with invalid content only: `(B,)` presence or `(B, *raw grid)`; True is valid.
         target: `(B,)` or `(B, …)`; None for prediction.
-        ids: what identifies the samples, for error messages and tables of predictions.
-        target_mask: of dense targets `(B, *grid)` or `(B, E, *grid)`: where there is one, `(B, *grid)`; None: everywhere.
+        ids: identify the samples in messages and tables of predictions.
+        target_mask: validity of dense targets `(B, *grid)` or `(B, E, *grid)`, as `(B, *grid)`; None: all are valid.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Batch
+        >>> batch = Batch(inputs={"image": torch.rand(4, 3, 8, 8)}, masks={"image": torch.tensor([True, True, True, False])})
+        >>> batch.size
+        4
     """
 
     inputs: dict[str, Tensor | dict[str, Tensor]]
@@ -55,11 +69,11 @@ class Batch:
         return replace(self._map(lambda x: x[rows]), ids=self.ids[rows])
 
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory; the DataLoader asks for it."""
+        """Return the batch in page-locked memory; called by the DataLoader."""
         return self._map(lambda x: x.pin_memory())
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch on a device."""
+        """Return the batch on a device."""
         return self._map(lambda x: x.to(device, non_blocking=non_blocking))
 
     def _map(self, move: Callable[[Tensor], Tensor]) -> Batch:

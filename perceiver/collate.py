@@ -24,6 +24,16 @@ class Collate:
     Args:
         modalities: the spec of each modality: `kind`, and `channel_axis` for kinds that are only a word: 0 (channels
             first), -1 (channels last), "none" (no channels), or a mapping of these by the names of a sample's tensors.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Collate, Sample
+        >>> collate = Collate(modalities={"sound": {"kind": "audio"}})
+        >>> batch = collate([Sample({"sound": torch.ones(1, 3)}, target=0), Sample({"sound": torch.ones(1, 5)}, target=1)])
+        >>> batch.inputs["sound"].shape, batch.target.tolist()
+        (torch.Size([2, 1, 5]), [0, 1])
+        >>> batch.masks["sound"].sum(dim=1).tolist()
+        [3, 5]
     """
 
     def __init__(self, *, modalities: Mapping[str, ModalitySpec]) -> None:

@@ -1,4 +1,4 @@
-"""The encoder: learned latents that read the tokens in cross-attends and think in blocks of self-attention."""
+"""The encoder: learned latents that read the tokens by cross-attention and process them in blocks of self-attention."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from perceiver.tokens import Tokens
 class Encoder(nn.Module):
     """Perceiver (a cross-attend before each block), Perceiver IO (one cross-attend) and everything between.
 
-    Cross-attend i runs before block i, for the first `num_cross_attends` of the `num_blocks` blocks. Weight sharing is said
-    explicitly. The published ImageNet Perceiver has 8 cross-attends of which all but the first share weights, and one
-    block of 6 layers used 8 times (its text says otherwise, its 44.9 M parameters do not).
+    Cross-attend i runs before block i, for the first `num_cross_attends` of the `num_blocks` blocks. Weight sharing is
+    explicit. The published ImageNet Perceiver has 8 cross-attends, of which all but the first share weights, and one
+    block of 6 layers used 8 times. (The paper's text differs, but its 44.9 M parameters agree.)
 
     Args:
-        token_channels: C, width of the tokens of all modalities (`Fusion.channels`, or the one adapter's `channels`).
+        token_channels: C, width of the tokens of all modalities (`Fusion.channels`, or a single adapter's `channels`).
         num_latents: N.
         latent_channels: D.
-        num_cross_attends: how often the latents read the inputs, 1 to `num_blocks`.
-        num_blocks: blocks of self-attention.
+        num_cross_attends: number of times the latents read the inputs, 1 to `num_blocks`.
+        num_blocks: number of self-attention blocks.
         num_layers_per_block: self-attention layers in a block.
         num_cross_heads: heads of the cross-attention.
         num_self_heads: heads of the self-attention.
@@ -38,17 +38,24 @@ class Encoder(nn.Module):
         cross_widening: hidden channels of the feed-forward layer after cross-attention, per channel.
         self_widening: the same after self-attention.
         share_cross_attends: all cross-attends after the first have the same weights.
-        share_first_cross_attend: the first one shares them too.
+        share_first_cross_attend: the first cross-attend shares them too.
         share_blocks: all blocks after the first have the same weights.
-        share_first_block: the first one shares them too.
-        query_residual: add the latents to what they read.
+        share_first_block: the first block shares them too.
+        query_residual: add the latents to the output of cross-attention.
         dropout: probability of dropping a channel before each residual in training.
         attention_dropout: probability of dropping an attention weight in training.
         latent_std: standard deviation of the initial latents, truncated at two (Perceiver, section 3.2).
         approximate_gelu: the tanh form of GELU, JAX's default, instead of the exact one.
         attention: form of cross-attention: `auto`, `factored` or `dense`. All compute the same function.
-        checkpoint_activations: in training, keep only the latents between layers and compute the rest again in the backward
-            pass (Chen et al. 2016, arXiv:1604.06174): the same gradients, dropout included, for one more forward of time.
+        checkpoint_activations: in training, keep only the latents between layers and recompute the rest in the backward
+            pass (Chen et al. 2016, arXiv:1604.06174): the same gradients, dropout included, at the cost of one more forward.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Encoder, Tokens
+        >>> encoder = Encoder(token_channels=20, num_latents=16, latent_channels=64, num_cross_attends=2, num_blocks=4)
+        >>> encoder([Tokens(parts=(torch.rand(3, 10, 10, 20),))]).shape
+        torch.Size([3, 16, 64])
     """
 
     def __init__(
@@ -135,8 +142,8 @@ class Encoder(nn.Module):
                 checkpoint_activations=checkpoint_activations,
             )
 
-        # Distinct modules once each. Later steps take the last: nothing here is as long as the number of steps, which may
-        # come from a stranger's checkpoint.
+        # Each distinct module once; later steps use the last. Nothing here grows with the number of steps, which may come
+        # from an untrusted checkpoint.
         self.num_cross_attends = num_cross_attends
         self.num_blocks = num_blocks
         num_distinct = _num_distinct(num_cross_attends, share=share_cross_attends, share_first=share_first_cross_attend)
@@ -146,46 +153,47 @@ class Encoder(nn.Module):
 
     @property
     def cross_schedule(self) -> list[int]:
-        """Which of `cross_attends` runs at each step."""
+        """Index into `cross_attends` for each step."""
         return [_at(step, self.cross_attends) for step in range(self.num_cross_attends)]
 
     @property
     def block_schedule(self) -> list[int]:
-        """Which of `blocks` runs at each step."""
+        """Index into `blocks` for each step."""
         return [_at(step, self.blocks) for step in range(self.num_blocks)]
 
     def forward(
         self, tokens: Sequence[Tokens], reads: Sequence[Sequence[int]] | None = None
     ) -> Float[Tensor, "batch latents channels"]:
-        """Tokens of one or more modalities, all of width C -> latents `(B, N, D)`.
+        """Encode tokens of one or more modalities, all of width C, to latents `(B, N, D)`.
 
         Args:
             tokens: one block for each modality.
-            reads: for each cross-attend in order the places in `tokens` of the blocks that it reads; None: all read all. One
-                that finds nothing to read reads zeros, as if there were tokens and all of them masked.
+            reads: for each cross-attend in order, the indices of the blocks in `tokens` that it reads; None: all read all.
+                A cross-attend without blocks reads zeros, as if all tokens were masked.
 
         Raises:
-            ValueError: without tokens, for another number of cross-attends, or if none reads anything.
+            ValueError: if there are no tokens, if `reads` does not fit the number of cross-attends, or if no cross-attend
+                reads anything.
         """
         return self._run(tokens, reads, observe=None)
 
     def attention_weights(
         self, tokens: Sequence[Tokens], reads: Sequence[Sequence[int]] | None = None
     ) -> list[tuple[Float[Tensor, "batch heads latents *grid"], ...]]:
-        """What the latents look at: for each cross-attend in order, one tensor `(B, h, N, *grid)` per block of tokens.
+        """Return attention weights: for each cross-attend in order, one tensor `(B, h, N, *grid)` per block of tokens.
 
-        Zeros for blocks that a cross-attend does not read. See `forward` for arguments and errors.
+        Blocks that a cross-attend does not read get zeros. See `forward` for arguments and errors.
         """
         weights: list[tuple[Tensor, ...]] = []
         batch = max((block.batch for block in tokens), default=1)
 
         def observe(layer: CrossAttend, latents: Tensor, places: Sequence[int]) -> None:
-            own = layer.attention.weights(latents, [tokens[place] for place in places]) if places else ()
+            read = layer.attention.weights(latents, [tokens[place] for place in places]) if places else ()
             unread = latents.new_zeros(())
             shapes = [(batch, layer.attention.num_heads, latents.shape[1], *block.grid) for block in tokens]
             whole = [unread.expand(shape) for shape in shapes]
-            for place, one in zip(places, own, strict=True):
-                whole[place] = one
+            for place, weight in zip(places, read, strict=True):
+                whole[place] = weight
             weights.append(tuple(whole))
 
         self._run(tokens, reads, observe=observe)
@@ -194,27 +202,27 @@ class Encoder(nn.Module):
     def attention_by_block(
         self, tokens: Sequence[Tokens], reads: Sequence[Sequence[int]] | None = None
     ) -> list[tuple[Float[Tensor, "batch"], ...]]:
-        """How much each block gets of the latents' attention: for each cross-attend in order, one tensor `(B,)` per block.
+        """Return each block's share of the latents' attention: for each cross-attend in order, one tensor `(B,)` per block.
 
-        Means over heads and latents of the sums of `attention_weights`, in memory that does not grow with latents times
-        tokens. See `forward` for arguments and errors.
+        A share is the mean over heads and latents of the block's sum of `attention_weights`. Memory does not grow with
+        latents times tokens. See `forward` for arguments and errors.
         """
         shares: list[tuple[Tensor, ...]] = []
         batch = max((block.batch for block in tokens), default=1)
 
         def observe(layer: CrossAttend, latents: Tensor, places: Sequence[int]) -> None:
-            own = layer.attention.shares(latents, [tokens[place] for place in places]) if places else ()
-            # Shares are float32 at least.
+            read = layer.attention.shares(latents, [tokens[place] for place in places]) if places else ()
+            # Shares are at least float32.
             whole = [latents.new_zeros(batch, dtype=torch.promote_types(latents.dtype, torch.float32)) for _ in tokens]
-            for place, one in zip(places, own, strict=True):
-                whole[place] = one.mean(dim=(1, 2)).expand(batch)
+            for place, share in zip(places, read, strict=True):
+                whole[place] = share.mean(dim=(1, 2)).expand(batch)
             shares.append(tuple(whole))
 
         self._run(tokens, reads, observe=observe)
         return shares
 
     def explain_attention(self, tokens: Sequence[Tokens]) -> str:
-        """Form and implementation of cross-attention for such tokens, and why, in a few words for tables."""
+        """Describe the form and implementation of cross-attention for these tokens, and the reason, briefly for tables."""
         first = self.cross_attends[0]
         assert isinstance(first, CrossAttend)
         return first.attention.explain(tokens, num_queries=self.num_latents)
@@ -228,8 +236,8 @@ class Encoder(nn.Module):
     ) -> Tensor:
         if reads is not None and (len(reads) != self.num_cross_attends or not any(reads)):
             raise ValueError(
-                f"Encoder.reads: expected for each of the {self.num_cross_attends} cross-attends the places of the blocks "
-                f"that it reads, and one that reads anything; got {[list(places) for places in reads]}."
+                f"Encoder.reads: expected for each of the {self.num_cross_attends} cross-attends the indices of the blocks "
+                f"that it reads, at least one of them not empty; got {[list(places) for places in reads]}."
             )
         # (1, N, D): the latents are not copied per sample before they differ.
         latents = self.latents[None]
@@ -241,7 +249,7 @@ class Encoder(nn.Module):
                 if observe is not None:
                     observe(layer, latents, places)
                     if step + 1 == self.num_cross_attends:
-                        return latents  # there is nothing more to observe
+                        return latents  # nothing left to observe
                 blocks = [tokens[place] for place in places]
                 if reads is not None and not blocks:
                     blocks = [self._nothing()]
@@ -250,18 +258,18 @@ class Encoder(nn.Module):
         return latents
 
     def _nothing(self) -> Tokens:
-        """One token for all samples, and it is masked: what a cross-attend reads of which nothing is there.
+        """Return a single masked token, shared by all samples, for a cross-attend that has nothing to read.
 
-        The read-out is zero, and all that follows (output projection, residual, feed-forward) is computed as ever. So are
-        the gradients: zeros for all weights that would have seen the tokens. Were they missing instead, data-parallel
-        training would wait for them where another process has the modality.
+        The read-out is zero, and the rest (output projection, residual, feed-forward) is computed as usual. All weights
+        that would have seen the tokens get zero gradients. If gradients were missing instead, data-parallel training would
+        wait for them whenever another process has the modality.
         """
         content = self.latents.new_zeros(1, 1, self.token_channels)
         return Tokens(parts=(content,), mask=torch.zeros(1, 1, dtype=torch.bool, device=content.device))
 
 
 class _Block(nn.Sequential):
-    """Layers one after the other. `Encoder.checkpoint_activations` holds for each of them alone."""
+    """A stack of layers. `Encoder.checkpoint_activations` applies to each layer separately."""
 
     def __init__(self, layers: Iterable[nn.Module], *, checkpoint_activations: bool) -> None:
         super().__init__(*layers)
@@ -275,7 +283,7 @@ class _Block(nn.Sequential):
 
 def _run_layer(layer: nn.Module, *inputs: Tensor | Sequence[Tokens], checkpointed: bool) -> Tensor:
     if checkpointed and torch.is_grad_enabled():
-        # Restores the random state and autocast for the second computation.
+        # Restores the random state and autocast for the recomputation.
         out: Tensor = checkpoint(layer, *inputs, use_reentrant=False)
     else:
         out = layer(*inputs)
@@ -283,10 +291,10 @@ def _run_layer(layer: nn.Module, *inputs: Tensor | Sequence[Tokens], checkpointe
 
 
 def _num_distinct(steps: int, *, share: bool, share_first: bool) -> int:
-    """How many modules `steps` steps need: 1 if all share one, 2 if all but the first do, else one for each."""
+    """Number of modules that `steps` steps need: 1 if all share it, 2 if all but the first share, else `steps`."""
     return min(steps, 1 if share_first else 2) if share else steps
 
 
 def _at(step: int, modules: nn.ModuleList) -> int:
-    """Which of the distinct modules runs at this step: of two, the first, then always the second."""
+    """Index of the distinct module that runs at this step; with two modules the second runs at every step but the first."""
     return min(step, len(modules) - 1)

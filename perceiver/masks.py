@@ -1,4 +1,4 @@
-"""Masks of raw inputs: presence of whole samples or of single elements, and what becomes of them in patches.
+"""Masks of raw inputs: presence of whole samples or of single elements, and their reduction to patches.
 
 A mask is boolean and True means valid, everywhere.
 """
@@ -16,11 +16,11 @@ from torch import Tensor
 def grid_mask(
     mask: Bool[Tensor, "batch *any"] | None, *, batch: int, grid: Sequence[int], name: str = "mask"
 ) -> Bool[Tensor, "batch *grid"] | None:
-    """Bring a raw mask to one form: `(B,)` presence of samples or `(B, *G)` validity of elements -> `(B, *G)`.
+    """Expand a raw mask to elements: `(B,)` presence of samples or `(B, *G)` validity of elements -> `(B, *G)`.
 
     Raises:
         TypeError: if the mask is not boolean.
-        ValueError: if its shape is neither.
+        ValueError: if it has neither of these shapes.
     """
     if mask is None:
         return None
@@ -35,22 +35,22 @@ def grid_mask(
 
 
 def presence(x: Tensor | Mapping[str, Tensor], mask: Bool[Tensor, "batch *any"] | None) -> Bool[Tensor, "batch"] | None:
-    """Which samples of a batch have anything of a modality, `(B,)`; None where nothing says that one has not.
+    """Presence `(B,)` of a modality in each sample: True if any of its elements is valid; None if all samples have it.
 
     Args:
-        x: `(B, …)`, or several tensors by name. A boolean one called `present` (cells of a table, single values of a series)
-            counts like a mask, where the mask is True.
+        x: `(B, …)`, or several tensors by name. A boolean tensor called `present` (cells of a table, single values of a
+            series) is combined with the mask.
         mask: `(B,)` presence of samples or `(B, *G)` validity of elements.
     """
-    there = mask
-    own = None if isinstance(x, Tensor) else x.get("present")
-    if own is not None:
-        there = own if mask is None else own & mask.reshape(*mask.shape, *[1] * (own.ndim - mask.ndim))
-    return there if there is None or there.ndim == 1 else there.flatten(1).any(dim=1)
+    valid = mask
+    present = None if isinstance(x, Tensor) else x.get("present")
+    if present is not None:
+        valid = present if mask is None else present & mask.reshape(*mask.shape, *[1] * (present.ndim - mask.ndim))
+    return valid if valid is None or valid.ndim == 1 else valid.flatten(1).any(dim=1)
 
 
 def patch_mask(mask: Bool[Tensor, "batch *grid"], patch: Sequence[int]) -> Bool[Tensor, "batch *patches"]:
-    """A patch is valid where any of its elements is; grids that are no multiple of the patch are padded at the end.
+    """Reduce a mask to patches, valid if any element is valid. Grids that do not divide by the patch are padded at the end.
 
     Args:
         mask: `(B, n1, …, nd)`.
@@ -70,7 +70,7 @@ def patch_mask(mask: Bool[Tensor, "batch *grid"], patch: Sequence[int]) -> Bool[
 
 
 def extents(mask: Bool[Tensor, "batch *grid"]) -> tuple[Int[Tensor, "batch"], ...]:
-    """The valid size of each sample per axis: the index of its last valid element there, plus one; 0 if it has none."""
+    """Valid size of each sample per axis: the index of its last valid element plus one, or 0 without valid elements."""
     sizes = []
     for axis in range(1, mask.ndim):
         others = tuple(other for other in range(1, mask.ndim) if other != axis)
@@ -81,5 +81,5 @@ def extents(mask: Bool[Tensor, "batch *grid"]) -> tuple[Int[Tensor, "batch"], ..
 
 
 def zero_masked(x: Tensor, mask: Tensor | None) -> Tensor:
-    """`x` with zeros where `mask` (broadcastable to x) is False, by replacement: NaN and infinity vanish too."""
+    """Replace `x` by zeros where `mask` (broadcastable to x) is False; NaN and infinity vanish too."""
     return x if mask is None else torch.where(mask, x, x.new_zeros(()))

@@ -37,6 +37,19 @@ class Perceiver(nn.Module):
     Raises:
         ValueError: if there is no adapter, the fusion was built for other modalities, the encoder for another width than
             the fused tokens have, or `modality_dropout` or `reads` do not fit the modalities and the encoder.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Encoder, Fourier, Perceiver, PooledHead
+        >>> from perceiver.adapters import ImagePixels
+        >>> image = ImagePixels(image_channels=1, position=Fourier(num_bands=4, resolution=(28, 28)))
+        >>> encoder = Encoder(token_channels=image.channels, num_latents=8, latent_channels=32)
+        >>> head = PooledHead(latent_channels=32, num_classes=10)
+        >>> model = Perceiver(adapters={"image": image}, encoder=encoder, head=head)
+        >>> model({"image": torch.rand(2, 1, 28, 28)}).shape
+        torch.Size([2, 10])
+        >>> model.encode({"image": torch.rand(2, 1, 28, 28)}).shape
+        torch.Size([2, 8, 32])
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """Position encodings: callables from coordinates to parts of `Tokens`, with an attribute `channels`.
 
-Coordinates are float32 in [-1, 1] under every precision setting, in tensors of the form of parts: one tensor
-`(B or 1, …, n, …, 1)` with a last dimension of 1 for each axis of a grid, or one `(B, P, k)` for a set of points in k
-dimensions. They come from each sample's own valid size or from an absolute scale, never from a padded size.
+Coordinates are float32 in [-1, 1] under every precision setting. They have the form of parts: one tensor
+`(B or 1, …, n, …, 1)` per axis of a grid, or one tensor `(B, P, k)` for a set of points in k dimensions. They come from the
+valid size of each sample or from an absolute scale, never from the padded size.
 """
 
 from __future__ import annotations
@@ -23,7 +23,14 @@ from perceiver.runtime.ranges import check_positive
 
 @runtime_checkable
 class PositionEncoding(Protocol):
-    """What adapters ask of a position encoding; a function with an attribute will do as well as an `nn.Module`."""
+    """The interface of position encodings: an `nn.Module`, or any callable with the attribute `channels`.
+
+    Examples:
+        >>> from perceiver import Fourier
+        >>> from perceiver.positions import PositionEncoding
+        >>> isinstance(Fourier(num_bands=4, resolution=(28, 28)), PositionEncoding)
+        True
+    """
 
     channels: int
 
@@ -39,11 +46,20 @@ class Fourier(nn.Module):
     resolution (Perceiver, section 3.2). Nothing is learned.
 
     Args:
-        num_bands: frequencies per coordinate; 0 keeps the bare coordinate.
+        num_bands: number of frequencies per coordinate; 0 keeps only the coordinate.
         resolution: the reference number of elements across [-1, 1], for each coordinate.
-        by_coordinate: channels of one coordinate lie together. False: those of all coordinates, then all sines, then all
-            cosines, as in the published code. Weights that one kind of token reads alone can be reordered instead; those
-            that several modalities share, as in the released multimodal autoencoder, cannot.
+        by_coordinate: group the channels by coordinate. False: all coordinates, then all sines, then all cosines, as in the
+            published code. Weights that only one modality uses can be reordered instead; weights shared by several
+            modalities, as in the released multimodal autoencoder, cannot.
+
+    Examples:
+        >>> from perceiver import Fourier
+        >>> from perceiver.positions import grid_coordinates
+        >>> position = Fourier(num_bands=4, resolution=(28, 28))
+        >>> position.channels
+        18
+        >>> [tuple(part.shape) for part in position(grid_coordinates((28, 28)))]
+        [(1, 28, 1, 9), (1, 1, 28, 9)]
     """
 
     def __init__(self, *, num_bands: int, resolution: Sequence[float], by_coordinate: bool = True) -> None:
@@ -58,7 +74,7 @@ class Fourier(nn.Module):
         self.channels = len(self.resolution) * (2 * num_bands + 1)
 
     def frequencies(self, device: torch.device | None = None) -> Float[Tensor, "coordinates bands"]:
-        """f, float32. Computed when asked for, so that no module-wide cast to bfloat16 can touch it."""
+        """Return f in float32. It is computed on demand, so that no module-wide cast to bfloat16 can affect it."""
         # Made on the CPU, whatever the default device: the same numbers everywhere.
         bands = [
             torch.linspace(1.0, size / 2, self.num_bands, dtype=torch.float32, device="cpu") for size in self.resolution
@@ -68,10 +84,10 @@ class Fourier(nn.Module):
     def forward(self, coordinates: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Coordinates, each `(B or 1, *grid or 1, k)` -> parts, each `(B or 1, *grid or 1, k * (2 * num_bands + 1))`.
 
-        Not `by_coordinate` there are three parts for each, of k, k * num_bands and k * num_bands channels.
+        Without `by_coordinate` each yields three parts, of k, k * num_bands and k * num_bands channels.
 
         Raises:
-            ValueError: if the coordinates in all tensors together are not as many as `resolution` names.
+            ValueError: if the number of coordinates, in all tensors together, differs from the length of `resolution`.
         """
         counts = [axis.shape[-1] for axis in coordinates]
         if sum(counts) != len(self.resolution):
@@ -98,15 +114,24 @@ class Fourier(nn.Module):
 
 
 class LearnedTable(nn.Module):
-    """A learned vector for each element of a reference grid, linearly interpolated between elements.
+    """A learned vector for each element of a reference grid, with linear interpolation between elements.
 
-    Coordinate -1 is the first row of the table and 1 the last, so a sample of the reference size reads the table as it is
-    and another size reads it stretched (or, with absolute coordinates, cut).
+    Coordinate -1 is the first row of the table and 1 the last. A sample of the reference size reads the table unchanged;
+    another size reads it stretched or, with absolute coordinates, cut.
 
     Args:
         grid: the reference grid (n1, …, nd).
         channels: width of each vector.
         std: standard deviation of the initial values (Perceiver, section 3.2: 0.02, truncated at two).
+
+    Examples:
+        >>> from perceiver import LearnedTable
+        >>> from perceiver.positions import grid_coordinates
+        >>> position = LearnedTable(grid=[7, 7], channels=64)
+        >>> [tuple(part.shape) for part in position(grid_coordinates((7, 7)))]
+        [(1, 7, 7, 64)]
+        >>> [tuple(part.shape) for part in position(grid_coordinates((14, 10)))]  # interpolated
+        [(1, 14, 10, 64)]
     """
 
     def __init__(self, *, grid: Sequence[int], channels: int, std: float = 0.02) -> None:
@@ -138,7 +163,7 @@ class LearnedTable(nn.Module):
         return (self._interpolate(indices),)
 
     def _is_reference_grid(self, indices: Sequence[Tensor]) -> bool:
-        """Whether the indices are just the table's own grid; spares the gathers. Looks at data, so not while tracing."""
+        """Whether the indices are the grid of the table, which saves the gathers; False while tracing."""
         if torch.compiler.is_compiling():
             return False
         rank = len(indices)
@@ -167,11 +192,17 @@ class LearnedTable(nn.Module):
 
 
 class Projected(nn.Module):
-    """A linear map of another encoding, to another width; the published learned positions of images have one.
+    """A linear map of another encoding to another width, as in the published learned positions of images.
 
     Args:
-        position: any encoding; where it has several parts they are multiplied out.
+        position: any encoding; several parts are multiplied out.
         channels: of the result.
+
+    Examples:
+        >>> from perceiver import LearnedTable, Projected
+        >>> position = Projected(position=LearnedTable(grid=[7, 7], channels=64), channels=16)
+        >>> position.channels
+        16
     """
 
     def __init__(self, *, position: PositionEncoding, channels: int) -> None:
@@ -196,7 +227,7 @@ def grid_coordinates(
     mask: Bool[Tensor, "batch *grid"] | None = None,
     device: torch.device | None = None,
 ) -> tuple[Float[Tensor, "..."], ...]:
-    """Coordinates of a grid relative to each sample's own size: `torch.linspace(-1, 1, n)` along every axis.
+    """Return coordinates of a grid relative to the size of each sample: `torch.linspace(-1, 1, n)` along every axis.
 
     Args:
         grid: (n1, …, nd), the padded size.
@@ -204,7 +235,13 @@ def grid_coordinates(
             None: all samples fill the grid.
 
     Returns:
-        d tensors, the k-th `(B or 1, 1, …, n_k, …, 1, 1)`, float32; elements past the valid size lie beyond 1.
+        d tensors, the k-th `(B or 1, 1, …, n_k, …, 1, 1)`, float32; elements past the valid size exceed 1.
+
+    Examples:
+        >>> from perceiver.positions import grid_coordinates
+        >>> rows, columns = grid_coordinates((3, 5))
+        >>> rows.flatten().tolist(), columns.flatten().tolist()
+        ([-1.0, 0.0, 1.0], [-1.0, -0.5, 0.0, 0.5, 1.0])
     """
     sizes = None if mask is None else extents(mask)
     coordinates = []
@@ -231,16 +268,21 @@ def time_coordinates(
     offset_seconds: float = 0.0,
     device: torch.device | None = None,
 ) -> Float[Tensor, "1 time 1"]:
-    """Absolute time of evenly spaced frames, scaled so that [0, duration] is [-1, 1].
+    """Return the absolute time of evenly spaced frames, scaled so that [0, duration] becomes [-1, 1].
 
     Args:
-        num: frames T.
-        step_seconds: from one frame to the next.
-        duration_seconds: the reference duration; longer recordings reach beyond 1.
+        num: number of frames T.
+        step_seconds: interval between frames.
+        duration_seconds: reference duration; longer recordings exceed 1.
         offset_seconds: time of the first frame.
 
     Returns:
         `(1, T, 1)`, float32, computed in float64.
+
+    Examples:
+        >>> from perceiver.positions import time_coordinates
+        >>> time_coordinates(5, step_seconds=0.5, duration_seconds=2.0).flatten().tolist()
+        [-1.0, -0.5, 0.0, 0.5, 1.0]
     """
     # On the CPU: not every accelerator has float64.
     times = torch.arange(num, dtype=torch.float64) * step_seconds + offset_seconds
@@ -253,15 +295,22 @@ def relative_time_coordinates(
     mask: Bool[Tensor, "batch time"] | None = None,
     duration_seconds: float,
 ) -> Float[Tensor, "batch time 1"]:
-    """Given times relative to each sample's first valid one, scaled so that [0, duration] is [-1, 1]; for irregular steps.
+    """Return times relative to the first valid time of each sample, scaled so that [0, duration] becomes [-1, 1].
 
     Args:
-        times: `(B, T)` in seconds, float64 where they are far from 0, as those of a clock are.
-        mask: `(B, T)`, True where a time is valid; None: all are. Masked ones, NaN included, become -1.
-        duration_seconds: the reference duration; longer series reach beyond 1.
+        times: `(B, T)` in seconds, at irregular intervals; float64 for large values, such as those of a clock.
+        mask: `(B, T)`, True for valid times; None: all are valid. Masked times, NaN included, become -1.
+        duration_seconds: reference duration; longer series exceed 1.
 
     Returns:
         `(B, T, 1)`, float32, computed in float64: the difference of two times since 1970 keeps its microseconds.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver.positions import relative_time_coordinates
+        >>> times = torch.tensor([[1000.0, 1001.0, 1004.0]], dtype=torch.float64)
+        >>> relative_time_coordinates(times, duration_seconds=4.0).flatten().tolist()
+        [-1.0, -0.5, 1.0]
     """
     times = times.to(torch.float64)
     if mask is None:
@@ -273,10 +322,15 @@ def relative_time_coordinates(
 
 
 def index_coordinates(num: int, *, reference_length: int, device: torch.device | None = None) -> Float[Tensor, "1 length 1"]:
-    """Places in a sequence, counted from its start: 0 is -1 and reference_length - 1 is 1, whatever the sequence's length.
+    """Return positions in a sequence, counted from its start: 0 becomes -1 and reference_length - 1 becomes 1.
 
     Returns:
-        `(1, num, 1)`, float32; places past the reference length lie beyond 1.
+        `(1, num, 1)`, float32; positions past the reference length exceed 1.
+
+    Examples:
+        >>> from perceiver.positions import index_coordinates
+        >>> index_coordinates(3, reference_length=5).flatten().tolist()
+        [-1.0, -0.5, 0.0]
     """
     places = torch.arange(num, dtype=torch.float32, device=device)
     return (-1 + 2 * places / max(reference_length - 1, 1)).reshape(1, num, 1)

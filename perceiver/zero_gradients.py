@@ -1,4 +1,4 @@
-"""Zero gradients for parameters that a batch does not use: data-parallel processes wait for one of every parameter."""
+"""Zero gradients for parameters that a batch does not use: data-parallel training waits for the gradient of each."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def with_zero_gradients(x: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-    """`x` as it is; a backward pass through it gives `parameters` zeros, those of them that take gradients."""
+    """Return `x` unchanged. A backward pass through it gives zero gradients to all trainable `parameters`."""
     if torch.is_grad_enabled():
         for parameter in parameters:
             if parameter.requires_grad:
-                # The sum of no numbers: zero, and so is its gradient, whatever the parameter holds.
+                # The empty sum is zero, and so is its gradient, even if the parameter holds NaN.
                 x = x + parameter.flatten()[:0].sum().to(x.dtype)
     return x

@@ -174,8 +174,8 @@ def test_is_immutable() -> None:
     ("parts", "mask", "error", "text"),
     [
         ((), None, ValueError, "at least one"),
-        ((torch.zeros(2, 3),), None, ValueError, r"one rank, at least 3.*\(2, 3\)"),
-        ((torch.zeros(2, 3, 1), torch.zeros(2, 3, 1, 1)), None, ValueError, "one rank"),
+        ((torch.zeros(2, 3),), None, ValueError, r"same rank, at least 3.*\(2, 3\)"),
+        ((torch.zeros(2, 3, 1), torch.zeros(2, 3, 1, 1)), None, ValueError, "same rank"),
         ((torch.zeros(2, 3, 1), torch.zeros(2, 4, 1)), None, ValueError, "do not broadcast"),
         ((torch.zeros(2, 3, 1), torch.zeros(4, 3, 1)), None, ValueError, "do not broadcast"),
         ((torch.zeros(2, 3, 1),), torch.ones(2, 4, dtype=torch.bool), ValueError, r"do not broadcast.*mask \(2, 4\)"),

@@ -1,4 +1,4 @@
-"""Modality adapters: raw tensors in, `Tokens` out. One file per modality; write your own the same way."""
+"""Adapters: raw tensors of a modality in, `Tokens` out. One file per modality; an adapter of your own looks the same."""
 
 from perceiver.adapters.audio import LogMel, LogMelBins, LogMelFrames, WaveformFrames
 from perceiver.adapters.content import Content, Reconstructible

@@ -34,6 +34,17 @@ class WaveformFrames(nn.Module):
         duration_seconds: reference duration; times in [0, duration] become coordinates in [-1, 1], later ones
             go beyond. None: the frames of every recording go from -1 to 1, as in the published multimodal autoencoder.
         position: encoding of one coordinate, the time of the middle of the frame.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import WaveformFrames
+        >>> adapter = WaveformFrames(
+        ...     frame=64, sample_rate=8000, duration_seconds=1.0, position=Fourier(num_bands=4, resolution=(125,))
+        ... )
+        >>> tokens = adapter(torch.rand(2, 1, 8000))
+        >>> tokens.grid, tokens.channels
+        ((125,), 73)
     """
 
     def __init__(
@@ -116,7 +127,7 @@ class LogMelFrames(nn.Module):
     """One token per hop: the logarithm of its mel spectrum, `audio_channels * num_mels` values, and its time.
 
     Args:
-        audio_channels: 1 for mono, 2 for stereo; each channel has a spectrum of its own.
+        audio_channels: 1 for mono, 2 for stereo; each channel has a separate spectrum.
         sample_rate: in hertz.
         num_mels: mel bands (HTK scale) between `min_hertz` and `max_hertz`.
         window_seconds: Hann window, centred on the hop; at least `hop_seconds`.
@@ -126,9 +137,21 @@ class LogMelFrames(nn.Module):
         position: encoding of one coordinate, the time of the middle of the hop.
         min_hertz, max_hertz: the range of the mel bands; None is half the sample rate.
         epsilon: added to the power before the logarithm; silence becomes log(epsilon).
-        mean, std: of log-mel values in the training data; tokens hold `(log(power + epsilon) - mean) / std`.
-        augment: what happens to the normalised spectrum `(B, audio_channels, num_mels, T)` in training, such as
-            `SpectrumMasking`; it must return another of the same shape, unchanged in evaluation mode.
+        mean, std: statistics of log-mel values in the training data; tokens hold `(log(power + epsilon) - mean) / std`.
+        augment: a module applied to the normalised spectrum `(B, audio_channels, num_mels, T)`, such as `SpectrumMasking`;
+            it returns a spectrum of the same shape, unchanged in evaluation mode.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import LogMelFrames
+        >>> adapter = LogMelFrames(
+        ...     sample_rate=8000, num_mels=40, window_seconds=0.025, hop_seconds=0.01, duration_seconds=1.0,
+        ...     position=Fourier(num_bands=4, resolution=(100,)),
+        ... )
+        >>> tokens = adapter(torch.rand(2, 1, 8000))
+        >>> tokens.grid, tokens.channels
+        ((100,), 49)
     """
 
     def __init__(
@@ -188,7 +211,7 @@ class LogMelFrames(nn.Module):
     ) -> Content:
         """The log-mel spectrum without `augment`, `(B, T, audio_channels * num_mels)`.
 
-        Windows overlap, so a frame tells a little of its neighbours: hide spans of several.
+        Windows overlap, so a frame reveals a little of its neighbours: hide spans of several frames.
         """
         x, _ = _checked_waveform(x, mask, audio_channels=self.audio_channels, adapter=type(self).__name__)
         return Content(values=self.log_mel(x).permute(0, 3, 1, 2).flatten(2))
@@ -202,6 +225,18 @@ class LogMelBins(nn.Module):
             max_hertz, epsilon, mean, std, augment: as in `LogMelFrames`.
         position: encoding of two coordinates: the time of the middle of the hop, and the mel band from -1
             (lowest) to 1 (highest).
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import LogMelBins
+        >>> adapter = LogMelBins(
+        ...     sample_rate=8000, num_mels=40, window_seconds=0.025, hop_seconds=0.01, duration_seconds=1.0,
+        ...     position=Fourier(num_bands=4, resolution=(100, 40)),
+        ... )
+        >>> tokens = adapter(torch.rand(2, 1, 8000))
+        >>> tokens.grid, tokens.channels
+        ((100, 40), 19)
     """
 
     def __init__(
@@ -271,12 +306,19 @@ class LogMelBins(nn.Module):
 class LogMel(nn.Module):
     """`(..., samples)` -> `(..., num_mels, T)`: normalised log-mel power in float32, T = ceil(samples / hop).
 
-    The window of frame t is centred on samples [t * hop, (t + 1) * hop), and what lies outside the waveform
-    counts as zero: reflection at the ends would make frames depend on where the padding ends. Filters are
+    The window of frame t is centred on samples [t * hop, (t + 1) * hop). Samples outside the waveform count as zero:
+    reflection at the ends would make frames depend on where the padding ends. Filters are
     torchaudio's (HTK scale, peak 1); the length of the Fourier transform is the smallest power of two, no
     shorter than the window, that leaves no filter between two frequencies.
 
-    Args: as in `LogMelFrames`.
+    Arguments as in `LogMelFrames`.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver.adapters import LogMel
+        >>> log_mel = LogMel(sample_rate=8000, num_mels=40, window_seconds=0.025, hop_seconds=0.01)
+        >>> log_mel(torch.rand(2, 1, 8000)).shape
+        torch.Size([2, 1, 40, 100])
     """
 
     window: Tensor
@@ -331,7 +373,7 @@ class LogMel(nn.Module):
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, waveform: Float[Tensor, "*batch samples"]) -> Float[Tensor, "*batch mels frames"]:
-        """Float32 whatever the autocast: the logarithm of a power in bfloat16 has two or three digits."""
+        """Return the spectrum in float32 under any autocast: in bfloat16 a logarithm of power has two or three digits."""
         with torch.autocast(waveform.device.type, enabled=False):
             waveform = waveform.to(torch.float32)
             samples, window_samples = waveform.shape[-1], self.window.shape[0]

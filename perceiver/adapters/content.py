@@ -1,4 +1,4 @@
-"""What adapters can have besides `forward`, so that what their tokens hold can be hidden and reconstructed."""
+"""Optional methods of adapters with which the content of tokens can be hidden and reconstructed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Content:
-    """What each token holds, in the raw input's own values, before anything learned.
+    """The content of each token: values of the raw input, before any learned map.
 
     Args:
-        values: `(B, *grid, c)`; anything where it is not valid.
-        valid: the same shape, True where there is a value; None: everywhere that the token is valid.
+        values: `(B, *grid, c)`; arbitrary at invalid places.
+        valid: the same shape, True for valid values; None: all values of valid tokens.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import ImagePatches
+        >>> adapter = ImagePatches(image_channels=3, patch=4, position=Fourier(num_bands=4, resolution=(8, 8)))
+        >>> adapter.content(torch.rand(2, 3, 32, 32)).values.shape
+        torch.Size([2, 8, 8, 48])
     """
 
     values: Float[Tensor, "batch *grid channels"]
@@ -24,15 +32,24 @@ class Content:
 
 @runtime_checkable
 class Reconstructible(Protocol):
-    """An adapter whose tokens can be hidden one by one: each is made of its own content and of its position alone.
+    """An adapter whose tokens can be hidden one by one: a token depends on its content and its position only.
 
-    Its parts are those of the content first, then those of the position, which stay known when the content is hidden.
+    Parts of the content come first, then those of the position, which stay known while the content is hidden.
     Adapters may also have `with_content(x, values)`, the inverse of `content` for drawing: the raw input with other values.
 
     Attributes:
-        channels: of its tokens.
-        position_channels: of the parts that do not depend on the content.
-        content_channels: c of `content`; 0 if tokens are nothing but positions.
+        channels: width of the tokens.
+        position_channels: width of the parts that do not depend on the content.
+        content_channels: c of `content`; 0 if tokens are positions only.
+
+    Examples:
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import ImageConvStem, ImagePixels, Reconstructible
+        >>> position = Fourier(num_bands=4, resolution=(8, 8))
+        >>> isinstance(ImagePixels(image_channels=3, position=position), Reconstructible)
+        True
+        >>> isinstance(ImageConvStem(image_channels=3, position=position), Reconstructible)
+        False
     """
 
     channels: int
@@ -40,5 +57,5 @@ class Reconstructible(Protocol):
     content_channels: int
 
     def content(self, x: Any, mask: Tensor | None = None) -> Content:
-        """Raw input and mask, as `forward` takes them -> what its tokens hold."""
+        """Return the content of the tokens of a raw input and mask, as `forward` takes them."""
         ...

@@ -13,17 +13,26 @@ from perceiver.tokens import Tokens
 
 
 class FrameSurroundings(nn.Module):
-    """One token per pixel: the square of pixels around it in every frame, embedded by a linear map, and its position.
+    """One token per pixel: the square of pixels around it in every frame, optionally embedded, and its position.
 
-    Perceiver IO, section 4.2: 3 x 3 pixels of two frames. Beyond the edges are zeros. Channels before the embedding: frames
-    in turn, each with the rows and columns of the square, each with the video's channels.
+    Perceiver IO, section 4.2: 3 x 3 pixels of two frames. Pixels beyond the edges are zero. Channels before the
+    embedding: frames in turn, each with the rows and columns of the square, each with the video's channels.
 
     Args:
         video_channels: C of the video, e.g. 3.
         num_frames: T, fixed.
         window: side of the square, odd.
-        embedding_channels: width of the linear embedding; None hands the raw `T * window * window * C` values on.
+        embedding_channels: width of the linear embedding; None keeps the raw `T * window * window * C` values.
         position: encoding of two coordinates, rows and columns.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import FrameSurroundings
+        >>> adapter = FrameSurroundings(video_channels=3, position=Fourier(num_bands=4, resolution=(24, 24)))
+        >>> tokens = adapter(torch.rand(1, 3, 2, 24, 24))
+        >>> tokens.grid, tokens.channels
+        ((24, 24), 72)
     """
 
     def __init__(
@@ -59,7 +68,7 @@ class FrameSurroundings(nn.Module):
         Args:
             x: the frames.
             mask: True where valid: `(B,)` presence, `(B, H, W)` for all frames, `(B, T, H, W)`, or None. A pixel is valid
-                where it is in any frame.
+                if it is valid in any frame.
 
         Raises:
             ValueError: for another shape, or another number of channels or frames.

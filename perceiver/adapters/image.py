@@ -22,6 +22,15 @@ class ImagePixels(nn.Module):
     Args:
         image_channels: C of the image, e.g. 3.
         position: encoding of two coordinates, rows and columns.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import ImagePixels
+        >>> adapter = ImagePixels(image_channels=3, position=Fourier(num_bands=4, resolution=(32, 32)))
+        >>> tokens = adapter(torch.rand(2, 3, 32, 32))
+        >>> tokens.grid, tokens.channels
+        ((32, 32), 21)
     """
 
     def __init__(self, *, image_channels: int, position: PositionEncoding) -> None:
@@ -49,20 +58,29 @@ class ImagePixels(nn.Module):
         return Content(values=x.permute(0, 2, 3, 1))
 
     def with_content(self, x: Float[Tensor, "batch c h w"], values: Float[Tensor, "batch h w c"]) -> Tensor:
-        """The image that has these pixels."""
+        """Return the image with these pixels."""
         return values.permute(0, 3, 1, 2)
 
 
 class ImagePatches(nn.Module):
-    """One token per square patch: its pixels, embedded by a linear map if asked for, and its position.
+    """One token per square patch: its pixels, optionally embedded by a linear map, and its position.
 
-    Images that are no multiple of the patch are padded with zeros at the end; a patch is valid where any pixel of it is.
+    Images that are no multiple of the patch are padded with zeros at the end; a patch is valid if any of its pixels is.
 
     Args:
         image_channels: C of the image.
         patch: side of a patch in pixels.
-        embed_channels: width of the linear embedding; None hands the raw `C * patch * patch` values on.
+        embed_channels: width of the linear embedding; None keeps the raw `C * patch * patch` values.
         position: encoding of two coordinates, rows and columns of patches.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import ImagePatches
+        >>> adapter = ImagePatches(image_channels=3, patch=4, position=Fourier(num_bands=4, resolution=(8, 8)))
+        >>> tokens = adapter(torch.rand(2, 3, 32, 32))
+        >>> tokens.grid, tokens.channels
+        ((8, 8), 66)
     """
 
     def __init__(
@@ -105,13 +123,13 @@ class ImagePatches(nn.Module):
         return Tokens(parts=(self.embed(patches), *position), mask=mask)
 
     def content(self, x: Float[Tensor, "batch c h w"], mask: Bool[Tensor, "..."] | None = None) -> Content:
-        """The pixels of each patch, `(B, rows, columns, C * patch * patch)`; those beyond the image's edge are not valid."""
+        """The pixels of each patch, `(B, rows, columns, C * patch * patch)`; pixels beyond the edge are invalid."""
         full = grid_mask(mask, batch=x.shape[0], grid=x.shape[2:])
         there = torch.ones_like(x, dtype=torch.bool) if full is None else full[:, None].expand(x.shape)
         return Content(values=self._patches(x), valid=self._patches(there))
 
     def with_content(self, x: Float[Tensor, "batch c h w"], values: Float[Tensor, "batch rows columns content"]) -> Tensor:
-        """The image of these patches."""
+        """Return the image made of these patches."""
         batch, rows, columns = values.shape[:3]
         split = values.reshape(batch, rows, columns, self.image_channels, self.patch, self.patch).permute(0, 3, 1, 4, 2, 5)
         image = split.reshape(batch, self.image_channels, rows * self.patch, columns * self.patch)
@@ -136,8 +154,17 @@ class ImageConvStem(nn.Module):
         image_channels: C of the image.
         stem_channels: width of the feature map.
         position: encoding of two coordinates, rows and columns of the feature map.
-        same_padding: as said. False: 3 on every side of the convolution and none for the pool, as transformers' port has it;
-            224 x 224 becomes 55 x 55.
+        same_padding: padding as above. False: 3 on every side of the convolution and no padding of the pool, as in
+            transformers; 224 x 224 becomes 55 x 55.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import ImageConvStem
+        >>> adapter = ImageConvStem(image_channels=3, position=Fourier(num_bands=4, resolution=(8, 8)))
+        >>> tokens = adapter(torch.rand(2, 3, 32, 32))
+        >>> tokens.grid, tokens.channels
+        ((8, 8), 82)
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Outputs of a decoder that say a raw input again: in which layout, and how to get from one to the other and back."""
+"""Decoder outputs that reconstruct a raw input: their layout, and the conversion in both directions."""
 
 from __future__ import annotations
 
@@ -15,14 +15,26 @@ from perceiver.masks import grid_mask
 class OutputLayout:
     """The layout of outputs that reconstruct a modality.
 
-    Outputs of as many channels as the adapter's tokens hold values are what these hold, one output for each token: patches
-    of a video, frames of sound. Outputs of as many channels as the raw input has are its elements one by one, in
-    channels-first inputs: pixels. The published multimodal autoencoder has the former for sound and the latter for video.
+    With as many channels as a token of the adapter holds values, there is one output per token: a patch of a video, a frame
+    of sound. With as many channels as the raw input, which is channels-first, there is one output per element: a pixel.
+    The published multimodal autoencoder has the former for sound and the latter for video.
 
     Args:
-        modality: its name, for error messages.
-        adapter: of the modality.
-        channels: of the outputs.
+        modality: name of the modality, for error messages.
+        adapter: adapter of the modality.
+        channels: channels of the outputs.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import ImagePatches, OutputLayout
+        >>> adapter = ImagePatches(image_channels=3, patch=4, position=Fourier(num_bands=4, resolution=(8, 8)))
+        >>> layout = OutputLayout(modality="image", adapter=adapter, channels=48)
+        >>> layout.of_tokens
+        True
+        >>> image = torch.rand(2, 3, 32, 32)
+        >>> torch.equal(layout.raw(image, layout.content(image).values), image)
+        True
     """
 
     modality: str
@@ -31,21 +43,21 @@ class OutputLayout:
 
     @property
     def of_tokens(self) -> bool:
-        """Whether outputs are what tokens hold."""
+        """Whether there is one output per token."""
         return isinstance(self.adapter, Reconstructible) and self.adapter.content_channels == self.channels
 
     @property
     def has_raw(self) -> bool:
-        """Whether there is a way back to the raw input."""
+        """Whether `raw` can convert outputs to a raw input."""
         return not self.of_tokens or hasattr(self.adapter, "with_content")
 
     def content(self, x: Any, mask: Tensor | None = None) -> Content:
-        """Raw input and mask, as the adapter takes them -> what outputs shall be, `(B, *grid, channels)` in float32.
+        """Return the target of the outputs, `(B, *grid, channels)` in float32; input and mask are as the adapter takes them.
 
-        Its `valid` says which values there are; None: all of them.
+        Its `valid` marks valid values; None: all.
 
         Raises:
-            ValueError: outputs have neither as many channels as tokens hold values nor as many as the input has.
+            ValueError: if the outputs have neither as many channels as tokens hold values nor as many as the input.
         """
         if self.of_tokens:
             assert isinstance(self.adapter, Reconstructible)
@@ -68,7 +80,7 @@ class OutputLayout:
         return Content(values=values, valid=None if full is None else full[..., None].expand(values.shape))
 
     def raw(self, x: Tensor, values: Tensor) -> Tensor:
-        """Outputs `(B, *grid, channels)` for an input -> the raw input that they say, of the shape of `x`."""
+        """Return the raw input that outputs `(B, *grid, channels)` reconstruct, in the shape of `x`."""
         if not self.of_tokens:
             return values.movedim(-1, 1)
         made: Tensor = self.adapter.with_content(x, values)  # type: ignore[operator]
@@ -76,7 +88,6 @@ class OutputLayout:
 
 
 def taken(x: Tensor, index: Tensor) -> Tensor:
-    """`(B, *grid, c)` at places `(B, k)` of the flattened grid -> `(B, k, c)`."""
+    """Return the elements of `(B, *grid, c)` at indices `(B, k)` of the flattened grid: `(B, k, c)`."""
     flat = x.flatten(1, -2)
     return flat.gather(1, index[..., None].expand(-1, -1, flat.shape[-1]))
-

@@ -15,16 +15,25 @@ from perceiver.tokens import Tokens
 
 
 class Points(nn.Module):
-    """One token per point: its features as they are, if it has any, and the encoding of its coordinates.
+    """One token per point: its features, if it has any, and the encoding of its coordinates.
 
     Reordering the points reorders the tokens and changes nothing else (Perceiver, section 4.3, ModelNet40).
 
     Args:
         point_channels: values per point, coordinates first, features after them.
         num_coordinates: how many of them are coordinates.
-        scale: what becomes 1 after division, in the unit of the coordinates (metres, say): about the largest
-            absolute coordinate of the data. The same for all sets: sizes stay comparable.
+        scale: divisor of the coordinates, in their unit (metres, for instance): about the largest absolute coordinate of the
+            data. The same for all sets, so that sizes stay comparable.
         position: encoding of `num_coordinates` coordinates.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import Points
+        >>> adapter = Points(point_channels=5, position=Fourier(num_bands=4, resolution=(64, 64, 64)))
+        >>> tokens = adapter(torch.rand(2, 100, 5))
+        >>> tokens.grid, tokens.channels
+        ((100,), 29)
     """
 
     def __init__(
@@ -72,7 +81,7 @@ class Points(nn.Module):
     def content(
         self, x: Float[Tensor, "batch points point_channels"], mask: Bool[Tensor, "batch *points"] | None = None
     ) -> Content:
-        """The features of each point, `(B, P, features)`; where it is stays known."""
+        """Return the features of each point, `(B, P, features)`; its coordinates stay known."""
         return Content(values=x[..., self.num_coordinates :])
 
     def with_content(

@@ -1,4 +1,4 @@
-"""Hiding bands and stretches of time of log-mel spectra while a model trains (SpecAugment, Park et al. 2019, section 2)."""
+"""SpecAugment: random masking of bands and frames of log-mel spectra in training (Park et al. 2019, section 2)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from torch import Tensor, nn
 
 
 class SpectrumMasking(nn.Module):
-    """Sets random bands and random stretches of frames to 0, the mean of a normalised spectrum; nothing in evaluation.
+    """Set random bands and random spans of frames to 0, the mean of a normalised spectrum; the identity in evaluation.
 
-    Every sample and audio channel gets places of its own, from torch's global generator. The width of each is uniform
-    between 0 and the largest; stretches may fall where a batch is padded.
+    Places are drawn for every sample and audio channel from torch's global generator. Widths are uniform between 0 and the
+    largest. Spans may lie in the padding of a batch.
 
     Args:
-        max_bands: largest number of adjacent mel bands that one mask hides; 0: none.
-        max_frames: largest number of adjacent frames that one mask hides; 0: none.
-        num_band_masks, num_frame_masks: how many of each.
+        max_bands: largest number of adjacent mel bands that a mask hides; 0 hides no bands.
+        max_frames: largest number of adjacent frames that a mask hides; 0 hides no frames.
+        num_band_masks, num_frame_masks: number of masks of each type.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver.adapters import SpectrumMasking
+        >>> masking = SpectrumMasking(max_bands=8, max_frames=20)
+        >>> masking(torch.rand(2, 1, 40, 100)).shape
+        torch.Size([2, 1, 40, 100])
     """
 
     def __init__(

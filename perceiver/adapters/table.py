@@ -17,14 +17,22 @@ from perceiver.tokens import Tokens
 class Table(nn.Module):
     """One token per column, after the feature tokenizer of FT-Transformer (Gorishniy et al. 2021, section 3.1).
 
-    There a number is `value * weight_c + bias_c` and a category `embedding_c[id] + bias_c`. Here the bias, which depends on
-    the column only, is a part of its own instead of being added: attention reads a linear map of both parts, of which the
-    sum is one, and the bias stays `(1, n + k, e)`, shared by all rows. Missing cells are masked tokens.
+    There, a number becomes `value * weight_c + bias_c` and a category `embedding_c[id] + bias_c`. Here the bias, which
+    depends on the column only, is a separate part instead of a summand. Attention applies a linear map to both parts, and
+    the sum is such a map. So the bias stays `(1, n + k, e)`, shared by all rows. Missing cells are masked tokens.
 
     Args:
         num_numbers: n, numeric columns; they come first.
-        category_sizes: for each of the k categorical columns how many ids it has, id 0 for "unknown" included.
+        category_sizes: number of ids of each of the k categorical columns, including id 0 for "unknown".
         embedding_channels: e, width of each of the two parts.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver.adapters import Table
+        >>> adapter = Table(num_numbers=2, category_sizes=[3], embedding_channels=8)
+        >>> tokens = adapter({"numbers": torch.rand(4, 2), "categories": torch.tensor([[1], [2], [0], [1]])})
+        >>> tokens.grid, tokens.channels
+        ((3,), 16)
     """
 
     def __init__(self, *, num_numbers: int, category_sizes: Sequence[int], embedding_channels: int) -> None:
@@ -58,10 +66,10 @@ class Table(nn.Module):
 
         Args:
             x: a dict of
-                `numbers` `(B, n)`; may be absent where n is 0;
-                `categories` `(B, k)`, int64 or int32, each id below the size of its column; may be absent where k is 0;
-                `present` `(B, n + k)` boolean, True where a cell is there; may be absent where all are.
-                Numbers and ids of missing cells may be anything.
+                `numbers` `(B, n)`; optional if n is 0;
+                `categories` `(B, k)`, int64 or int32, each id below the size of its column; optional if k is 0;
+                `present` `(B, n + k)` boolean, True for present cells; optional if all are present.
+                Numbers and ids of missing cells are arbitrary.
             mask: `(B,)` presence of rows, or None.
 
         Raises:
@@ -87,7 +95,7 @@ class Table(nn.Module):
         return Tokens(parts=(torch.cat(content, dim=1), self.bias[None]), mask=valid)
 
     def content(self, x: Mapping[str, Tensor], mask: Bool[Tensor, "batch"] | None = None) -> Content:
-        """The number of each numeric column in channel 0; of categorical ones the shares of ids in the channels after it."""
+        """Return numbers in channel 0 and, for categorical columns, one-hot ids in the channels after it."""
         some = next(part for name, part in x.items() if name != "present")
         values = torch.zeros(len(some), self.num_columns, self.content_channels, device=some.device)
         valid = torch.zeros_like(values, dtype=torch.bool)
@@ -136,7 +144,7 @@ class Table(nn.Module):
         return batch
 
     def _check_range(self, ids: Tensor) -> None:
-        """Names the first id outside its column's range, which would read another column's embeddings."""
+        """Raise for an id outside the range of its column, which would read embeddings of another column."""
         if torch.compiler.is_compiling():
             return
         outside = (ids < 0) | (ids >= torch.tensor(self.category_sizes, device=ids.device))

@@ -21,12 +21,21 @@ class TextTokens(nn.Module):
     Args:
         vocabulary_size: ids are in [0, vocabulary_size); 262 for bytes.
         embedding_channels: width of the embedding.
-        position: encoding of one coordinate. A `LearnedTable` with `reference_length` rows gives each position its own row
-            and longer texts the last one again; Fourier features go on.
-        reference_length: positions 0 to reference_length - 1 become coordinates in [-1, 1], later ones go beyond.
+        position: encoding of one coordinate. A `LearnedTable` with `reference_length` rows has a row for each position and
+            repeats the last row for longer texts; Fourier features extrapolate.
+        reference_length: positions 0 to reference_length - 1 become coordinates in [-1, 1], later positions exceed 1.
         std: standard deviation of the initial embeddings, truncated at two.
-        add_position: the position is added to the embedding instead of standing beside it, as in the published model of
-            masked language; both have the same width then.
+        add_position: add the position to the embedding instead of appending it, as in the published masked language model;
+            both must have the same width.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import TextTokens
+        >>> adapter = TextTokens(vocabulary_size=262, embedding_channels=32, position=Fourier(num_bands=4, resolution=(64,)))
+        >>> tokens = adapter(torch.randint(6, 262, (2, 50)))
+        >>> tokens.grid, tokens.channels
+        ((50,), 41)
     """
 
     def __init__(
@@ -65,7 +74,7 @@ class TextTokens(nn.Module):
         """Ids -> Tokens on the grid `(L,)`.
 
         Args:
-            x: `(B, L)`, int64 or int32; masked ids may be anything.
+            x: `(B, L)`, int64 or int32; masked ids are arbitrary.
             mask: True where valid: `(B,)` presence, `(B, L)`, or None.
 
         Raises:
@@ -98,7 +107,7 @@ class TextTokens(nn.Module):
             )
 
     def _check_range(self, ids: Tensor) -> None:
-        """Names the first id outside the vocabulary: torch's own error names none, and on a GPU it ends the process."""
+        """Raise for an id outside the vocabulary: torch's error does not name it, and on a GPU ends the process."""
         if torch.compiler.is_compiling():
             return
         outside = (ids < 0) | (ids >= self.vocabulary_size)

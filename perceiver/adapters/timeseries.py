@@ -16,16 +16,26 @@ from perceiver.tokens import Tokens
 
 
 class TimeSeries(nn.Module):
-    """One token per step: its values, zero where missing; for each value whether it is there; and the position of its time.
+    """One token per step: its values (zero if missing), the presence of each value, and the position of its time.
 
-    Times are taken relative to the sample's first valid step, so a clock's absolute reading does not matter. Where nothing
-    but whole steps is missing, presence is a part shared by all steps; regular series share their positions, too.
+    Times are relative to the first valid step of the sample, so the absolute reading of a clock does not matter. If only
+    whole steps are missing, presence is a part shared by all steps. Regular series share their positions, too.
 
     Args:
         num_values: F, values per step.
-        duration_seconds: reference duration; times in [0, duration] become coordinates in [-1, 1], later ones go beyond.
+        duration_seconds: reference duration; times in [0, duration] become coordinates in [-1, 1], later times exceed 1.
         position: encoding of one coordinate, the time of the step.
-        step_seconds: from one step to the next in series that come without times, which begin at their first step.
+        step_seconds: interval between steps of series without times, which start at their first step.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import TimeSeries
+        >>> adapter = TimeSeries(num_values=2, duration_seconds=60.0, position=Fourier(num_bands=4, resolution=(60,)))
+        >>> times = torch.tensor([[0.0, 1.0, 5.5]], dtype=torch.float64)
+        >>> tokens = adapter({"values": torch.rand(1, 3, 2), "times": times})
+        >>> tokens.grid, tokens.channels
+        ((3,), 13)
     """
 
     def __init__(
@@ -56,9 +66,9 @@ class TimeSeries(nn.Module):
         Args:
             x: a dict of
                 `values` `(B, T, F)`;
-                `times` `(B, T)` in seconds, float64 (float32 will do for times near 0), later from step to step; may be
-                absent where `step_seconds` is set;
-                `present` `(B, T, F)` boolean, True where a value is there; may be absent where all are.
+                `times` `(B, T)` in seconds, float64 (float32 suffices for times near 0), increasing; optional if
+                `step_seconds` is set;
+                `present` `(B, T, F)` boolean, True for present values; optional if all are present.
             mask: True where a step is valid: `(B,)` presence, `(B, T)`, or None. The token of a valid step without any value
                 is masked.
 
@@ -91,7 +101,7 @@ class TimeSeries(nn.Module):
         return Tokens(parts=(values, presence, *self.position((coordinates,))), mask=mask)
 
     def content(self, x: Mapping[str, Tensor], mask: Bool[Tensor, "batch *time"] | None = None) -> Content:
-        """The values of each step, `(B, T, F)`, valid where they are present; its time stays known."""
+        """Return the values of each step, `(B, T, F)`, valid if present; its time stays known."""
         return Content(values=x["values"], valid=x.get("present"))
 
     def with_content(self, x: Mapping[str, Tensor], values: Float[Tensor, "batch time values"]) -> dict[str, Tensor]:
@@ -101,7 +111,7 @@ class TimeSeries(nn.Module):
     def _checked(
         self, x: Mapping[str, Tensor]
     ) -> tuple[Float[Tensor, "batch time values"], Tensor | None, Bool[Tensor, "batch time values"] | None]:
-        """Values, times and presence after a look at keys, shapes and types."""
+        """Return values, times and presence after checks of keys, shapes and types."""
         if not isinstance(x, Mapping):
             raise TypeError(
                 "TimeSeries: expected a dict of values, times and, where values are missing, present; got "

@@ -1,4 +1,4 @@
-"""One vector per sample `(B, c)` as a single token: a label as one-hot values, an embedding from elsewhere."""
+"""One vector per sample `(B, c)` as a single token: a one-hot label, or an embedding from another model."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ class Vector(nn.Module):
 
     Args:
         vector_channels: c.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver.adapters import Vector
+        >>> Vector(vector_channels=10)(torch.eye(10)).parts[0].shape
+        torch.Size([10, 1, 10])
     """
 
     def __init__(self, *, vector_channels: int) -> None:

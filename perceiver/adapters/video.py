@@ -16,19 +16,28 @@ from perceiver.tokens import Tokens
 
 
 class VideoPatches(nn.Module):
-    """One token per patch of frames, rows and columns: its values, embedded by a linear map if asked for, and its position.
+    """One token per patch of frames, rows and columns: its values, optionally embedded by a linear map, and its position.
 
     Perceiver, section 4.2 (patches of 2 x 8 x 8 for AudioSet). Videos that are no multiple of the patch are padded with
-    zeros at the end; a patch is valid where any element of it is. Channels of a raw patch: those of the video in turn, each
+    zeros at the end; a patch is valid if any of its elements is. Channels of a raw patch: those of the video in turn, each
     with its frames, rows and columns; or, `channels_last`, frames, rows and columns in turn, each with the video's channels.
 
     Args:
         video_channels: C of the video, e.g. 3.
         patch: (frames, rows, columns) of a patch.
-        position: encoding of three coordinates: frames, rows and columns of patches, each from -1 to 1 over the video's own
-            valid size.
-        embedding_channels: width of the linear embedding; None hands the raw `C * frames * rows * columns` values on.
+        position: encoding of three coordinates: frames, rows and columns of patches, each from -1 to 1 over the valid size
+            of the video.
+        embedding_channels: width of the linear embedding; None keeps the raw `C * frames * rows * columns` values.
         channels_last: the order of values in a patch, as the published multimodal autoencoder has it.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import VideoPatches
+        >>> adapter = VideoPatches(video_channels=3, patch=(2, 8, 8), position=Fourier(num_bands=4, resolution=(8, 4, 4)))
+        >>> tokens = adapter(torch.rand(1, 3, 16, 32, 32))
+        >>> tokens.grid, tokens.channels
+        ((8, 4, 4), 411)
     """
 
     def __init__(
@@ -84,7 +93,7 @@ class VideoPatches(nn.Module):
         return Tokens(parts=(self.embed(patches), *self.position(coordinates)), mask=mask)
 
     def content(self, x: Float[Tensor, "batch c t h w"], mask: Bool[Tensor, "..."] | None = None) -> Content:
-        """The values of each patch, `(B, *grid, C * frames * rows * columns)`; those beyond the edge are not valid."""
+        """The values of each patch, `(B, *grid, C * frames * rows * columns)`; values beyond the edge are invalid."""
         full = grid_mask(mask, batch=x.shape[0], grid=x.shape[2:], name="VideoPatches mask")
         there = torch.ones_like(x, dtype=torch.bool) if full is None else full[:, None].expand(x.shape)
         return Content(values=self._patches(x), valid=self._patches(there))
@@ -92,7 +101,7 @@ class VideoPatches(nn.Module):
     def with_content(
         self, x: Float[Tensor, "batch c t h w"], values: Float[Tensor, "batch frames rows columns content"]
     ) -> Tensor:
-        """The video of these patches."""
+        """Return the video made of these patches."""
         batch, *grid = values.shape[:4]
         if self.channels_last:
             split = values.reshape(batch, *grid, *self.patch, self.video_channels).permute(0, 7, 1, 4, 2, 5, 3, 6)

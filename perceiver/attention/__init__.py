@@ -1,4 +1,4 @@
-"""Attention: from queries to tokens, among latents, and the feed-forward layer after each."""
+"""Attention layers: cross-attention from queries to tokens, self-attention among latents, and feed-forward."""
 
 from perceiver.attention.cross import CrossAttention, Form
 from perceiver.attention.feed_forward import FeedForward

@@ -29,7 +29,7 @@ Form = Literal["auto", "factored", "dense"]
 
 
 class CrossAttention(nn.Module):
-    """Queries from one source, keys and values from another, in one softmax over all valid tokens of all blocks.
+    """Cross-attention with a single softmax over all valid tokens of all blocks.
 
     Pre-LayerNorm on both sides, linear queries, keys and values, softmax, output projection (Perceiver IO, appendix E.2). A
     query that finds no valid token reads zeros before the output projection.
@@ -41,8 +41,16 @@ class CrossAttention(nn.Module):
         qk_channels: width of queries and keys, all heads together; None takes `token_channels`, as the papers do.
         v_channels: width of the values, all heads together; None takes `qk_channels`.
         dropout: probability of dropping an attention weight in training.
-        attention: `auto` takes the cheapest form (see `choice.py`), `factored` and `dense` force one. All compute the same
-            function.
+        attention: `auto` takes the cheapest form (see `forms/cost_model.py`); `factored` and `dense` force that form. All
+            compute the same function.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import CrossAttention, Tokens
+        >>> attend = CrossAttention(query_channels=32, token_channels=12, num_heads=2, qk_channels=16)
+        >>> blocks = [Tokens(parts=(torch.rand(3, 8, 8, 10), torch.rand(1, 8, 1, 2)))]
+        >>> attend(torch.rand(1, 5, 32), blocks).shape
+        torch.Size([3, 5, 32])
     """
 
     def __init__(
@@ -75,10 +83,10 @@ class CrossAttention(nn.Module):
     def forward(
         self, queries: Float[Tensor, "batch_or_1 queries channels"], blocks: Sequence[Tokens]
     ) -> Float[Tensor, "batch queries channels"]:
-        """Queries `(B or 1, N, E)` and at least one block of tokens -> `(B, N, E)`.
+        """Attend from queries `(B or 1, N, E)` to at least one block of tokens -> `(B, N, E)`.
 
         Raises:
-            ValueError: if there is no block, or one of another width than `token_channels`.
+            ValueError: if there is no block, or a block's width differs from `token_channels`.
         """
         query = self._query(queries, blocks)
         dropout = self.dropout if self.training else 0.0
@@ -93,9 +101,9 @@ class CrossAttention(nn.Module):
         return out
 
     def form(self, blocks: Sequence[Tokens], *, num_queries: int) -> choice.Form:
-        """The form that computes this: the forced one, or the one of which `choice.py` expects the least time.
+        """Return the form used for these tokens: the forced form, or the cheapest according to `forms/cost_model.py`.
 
-        `absorbed`, SDPA with absorbed projections, is a form that `auto` may take; it has no attention dropout.
+        `auto` may also take `absorbed`, SDPA with absorbed projections, which has no attention dropout.
         """
         if self.attention != "auto":
             return self.attention
@@ -112,7 +120,7 @@ class CrossAttention(nn.Module):
         return cheapest_form(shapes, implementation=self._implementation(blocks, num_queries).name)
 
     def explain(self, blocks: Sequence[Tokens], *, num_queries: int) -> str:
-        """The form and the implementation that compute this for such tokens, and why, in a few words for tables."""
+        """Describe the form and implementation used for these tokens, and the reason, in a few words for tables."""
         form = self.form(blocks, num_queries=num_queries)
         why = "the cheapest form for these shapes" if self.attention == "auto" else "as configured"
         if form == "dense":
@@ -120,7 +128,7 @@ class CrossAttention(nn.Module):
         if form == "absorbed":
             return f"absorbed, {why}; scaled_dot_product_attention of the tokens themselves"
         if self._drops():
-            return f"factored, {why}; eager code (with attention dropout there is no other)"
+            return f"factored, {why}; eager code (the only implementation with attention dropout)"
         chosen = self._implementation(blocks, num_queries)
         return f"factored, {why}; {chosen.name} code ({chosen.reason})"
 
@@ -128,7 +136,7 @@ class CrossAttention(nn.Module):
         return self.training and self.dropout > 0
 
     def _implementation(self, blocks: Sequence[Tokens], num_queries: int) -> Implementation:
-        """What `factored_attention` would take."""
+        """Return the implementation that `factored_attention` would use."""
         tokens = max(block.batch * block.num_tokens for block in blocks)
         scores = tokens * num_queries * self.num_heads
         return implementation(blocks[0].device, self.query.weight.dtype, scores=scores)
@@ -136,18 +144,18 @@ class CrossAttention(nn.Module):
     def weights(
         self, queries: Float[Tensor, "batch_or_1 queries channels"], blocks: Sequence[Tokens]
     ) -> tuple[Float[Tensor, "batch heads queries *grid"], ...]:
-        """What attends to what: one tensor `(B, h, N, *grid)` per block. Over all blocks a query's weights sum to 1."""
+        """Return the attention weights, `(B, h, N, *grid)` per block. A query's weights over all blocks sum to 1."""
         return dense_weights(self._query(queries, blocks), blocks, self.tokens)
 
     def shares(
         self, queries: Float[Tensor, "batch_or_1 queries channels"], blocks: Sequence[Tokens]
     ) -> tuple[Float[Tensor, "batch heads queries"], ...]:
-        """How much of a query's attention each block gets, `(B, h, N)` each: the sums of `weights`, without holding them."""
+        """Return each block's share of each query's attention, `(B, h, N)` per block, without computing `weights`."""
         return factored_shares(self._query(queries, blocks), blocks, self.tokens)
 
     def _query(self, queries: Tensor, blocks: Sequence[Tokens]) -> Tensor:
         if not blocks:
-            raise ValueError("CrossAttention: expected at least one block of tokens, got none.")
+            raise ValueError("CrossAttention: expected at least one block of tokens, got an empty sequence.")
         for block in blocks:
             if block.channels != self.token_channels:
                 raise ValueError(

@@ -15,7 +15,7 @@ class FeedForward(nn.Module):
     Args:
         channels: D.
         widening: hidden channels per channel.
-        approximate_gelu: the tanh form, JAX's default, instead of the exact one.
+        approximate_gelu: the tanh form of GELU, JAX's default, instead of the exact one.
     """
 
     def __init__(self, *, channels: int, widening: int = 1, approximate_gelu: bool = False) -> None:
@@ -27,6 +27,6 @@ class FeedForward(nn.Module):
         self.contract = lecun_linear(widening * channels, channels)
 
     def forward(self, x: Float[Tensor, "batch length channels"]) -> Float[Tensor, "batch length channels"]:
-        """`(B, L, D)` -> `(B, L, D)`, without the residual."""
+        """Map `(B, L, D)` to `(B, L, D)`, without the residual."""
         out: Tensor = self.contract(self.activation(self.expand(self.norm(x))))
         return out

@@ -1,4 +1,4 @@
-"""The two layers that encoders and decoders are made of: attention with residual, feed-forward with residual."""
+"""Layers of encoders and decoders: cross- or self-attention followed by feed-forward, each with a residual."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from perceiver.tokens import Tokens
 
 
 class CrossAttend(nn.Module):
-    """Cross-attention and feed-forward.
+    """Cross-attention followed by feed-forward, with residuals.
 
     Args:
         query_channels: width of the queries.
@@ -24,7 +24,7 @@ class CrossAttend(nn.Module):
         qk_channels: see `CrossAttention`.
         v_channels: see `CrossAttention`.
         widening: hidden channels of the feed-forward layer per channel.
-        query_residual: add the queries to what they read; some published decoders do not.
+        query_residual: add the queries to the output of attention; some published decoders do not.
         dropout: probability of dropping a channel before each residual in training.
         attention_dropout: probability of dropping an attention weight in training.
         approximate_gelu: see `FeedForward`.
@@ -65,7 +65,7 @@ class CrossAttend(nn.Module):
     def forward(
         self, queries: Float[Tensor, "batch_or_1 queries channels"], blocks: Sequence[Tokens]
     ) -> Float[Tensor, "batch queries channels"]:
-        """Queries `(B or 1, N, E)` and blocks of tokens -> `(B, N, E)`."""
+        """Attend from queries `(B or 1, N, E)` to blocks of tokens -> `(B, N, E)`."""
         read = self.dropout(self.attention(queries, blocks))
         x = queries + read if self.query_residual else read
         out: Tensor = x + self.dropout(self.feed_forward(x))
@@ -73,7 +73,7 @@ class CrossAttend(nn.Module):
 
 
 class SelfAttend(nn.Module):
-    """Self-attention and feed-forward.
+    """Self-attention followed by feed-forward, with residuals.
 
     Args:
         channels: D.
@@ -112,7 +112,7 @@ class SelfAttend(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "batch latents channels"]) -> Float[Tensor, "batch latents channels"]:
-        """`(B, N, D)` -> `(B, N, D)`."""
+        """Map latents `(B, N, D)` to `(B, N, D)`."""
         x = x + self.dropout(self.attention(x))
         out: Tensor = x + self.dropout(self.feed_forward(x))
         return out

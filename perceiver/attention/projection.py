@@ -1,4 +1,4 @@
-"""The token side of a cross-attention: normalisation, key and value projections. Every form computes from these weights."""
+"""The token side of cross-attention: normalisation, key and value projections. All forms use these weights."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class TokenProjection(nn.Module):
 
 
 def lecun_linear(inputs: int, outputs: int) -> Linear:
-    """A linear layer as the original JAX code initialises it: weights of variance 1 / inputs, truncated, biases zero."""
+    """Return a linear layer initialised as in the JAX original: truncated normal of variance 1 / inputs, zero biases."""
     layer = Linear(inputs, outputs)
-    # A normal distribution cut at two standard deviations has 0.8796 of the standard deviation.
+    # Truncation at two standard deviations reduces the standard deviation to 0.8796 of its value.
     std = 1 / (0.87962566103423978 * math.sqrt(inputs))
     truncated_normal_(layer.weight, std=std)
     nn.init.zeros_(layer.bias)
@@ -37,13 +37,13 @@ def lecun_linear(inputs: int, outputs: int) -> Linear:
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """`(B, L, h * d)` -> `(B, h, L, d)`."""
+    """Split channels into heads: `(B, L, h * d)` -> `(B, h, L, d)`."""
     batch, length, width = x.shape
     return x.reshape(batch, length, num_heads, width // num_heads).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """`(B, h, L, d)` -> `(B, L, h * d)`."""
+    """Concatenate heads along the channels: `(B, h, L, d)` -> `(B, L, h * d)`."""
     return x.transpose(1, 2).flatten(2)
 
 

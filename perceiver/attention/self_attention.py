@@ -44,7 +44,7 @@ class SelfAttention(nn.Module):
         self.output = lecun_linear(v_channels, channels)
 
     def forward(self, x: Float[Tensor, "batch latents channels"]) -> Float[Tensor, "batch latents channels"]:
-        """`(B, N, D)` -> `(B, N, D)`, without the residual."""
+        """Map latents `(B, N, D)` to `(B, N, D)`, without the residual."""
         query, key, value = (split_heads(part, self.num_heads) for part in self.qkv(self.norm(x)).split(self.widths, dim=-1))
         dropout = self.dropout if self.training else 0.0
         if not dropout and _products_are_faster(query):
@@ -56,30 +56,31 @@ class SelfAttention(nn.Module):
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, *, dropout: float) -> Tensor:
-    """SDPA. Zeros bring queries, keys and values to one width, without which its fused kernel is not taken."""
+    """SDPA with queries, keys and values zero-padded to a common width, which its fused kernel requires."""
     width, v_width = query.shape[-1], value.shape[-1]
     if width != v_width:
         query, key, value = (F.pad(x, (0, max(width, v_width) - x.shape[-1])) for x in (query, key, value))
-    # A width that is no multiple of 8 stays: filling it up gained with 10 and 15 channels, lost with 18, 20, 33, 50 and 65.
+    # Widths are not padded to multiples of 8: that was faster for 10 and 15 channels, slower for 18, 20, 33, 50 and 65.
     return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=width**-0.5)[..., :v_width]
 
 
 def _products_are_faster(query: Float[Tensor, "batch heads latents width"]) -> bool:
     """Whether plain matrix products beat SDPA.
 
-    In bfloat16 on CPUs the backward pass of SDPA's fused kernel is slow: forward and backward took 6 times as long as
-    products for 64 latents of 8 heads of 16 channels, 3 times for 128 of 64, 1.7 times for 512 of 128. Products keep the
-    attention weights for the backward pass; up to 8 latents per channel of a head these are at most 8 times the latents. In
-    float32 the fused kernel was as fast or faster, but for 32 latents of 8 heads of 16 channels: there products gained 15%.
+    In bfloat16 on CPUs the backward pass of SDPA's fused kernel is slow. Forward and backward with 8 heads took 6 times as
+    long as products for 64 latents of 16 channels per head, 3 times for 128 of 64, 1.7 times for 512 of 128. Products keep
+    the attention weights for the backward pass; with at most 8 latents per channel of a head these are at most 8 times as
+    large as the latents. In float32 the fused kernel was as fast or faster, except for 32 latents of 8 heads of 16 channels,
+    where products gained 15%.
     """
     return query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[2] <= 8 * query.shape[3]
 
 
 def _attend_by_products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """What `F.scaled_dot_product_attention` computes, with the attention weights in memory."""
+    """Compute `F.scaled_dot_product_attention` with the attention weights in memory."""
     batch, heads, latents, width = query.shape
     query, key, value = (x.flatten(0, 1) for x in (query, key, value))
-    # beta=0: the scale comes with the product, and what is in the first argument is not read.
+    # With beta=0 the first argument is not read, and alpha applies the scale.
     unread = query.new_zeros(1).expand(batch * heads, latents, latents)
     scores = torch.baddbmm(unread, query, key.mT, beta=0, alpha=width**-0.5)
     read: Tensor = torch.bmm(scores.softmax(dim=-1), value).unflatten(0, (batch, heads))

@@ -1,6 +1,6 @@
-"""Saving and loading models with their config and spec; what a file may name.
+"""Saving and loading models with their config and spec, and the rules for classes that a file may name.
 
-`build_model` makes a model from a resolved plain config, `canonical` rewrites a config for saving.
+`build_model` builds a model from a resolved plain config, and `canonical` rewrites a config for saving.
 """
 
 from perceiver.checkpoints.build import ConfigError, build_model, canonical, vetted

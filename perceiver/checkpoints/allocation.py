@@ -1,8 +1,8 @@
-"""A limit on what a block of code that builds modules may take: size of one tensor, all parameters, number of modules.
+"""Limits on code that builds modules: size of a single tensor, total size of parameters, and number of modules.
 
-A config that asks for 10**12 latents fails with a clear error before the memory is touched, instead of taking the machine
-down. The meta device would say the same, but some constructors (mel filter banks) look at the values that they
-compute, which meta tensors do not have.
+A config with 10**12 latents fails with a clear error before any memory is allocated, instead of exhausting the machine. The
+meta device would detect this too, but some constructors (mel filter banks) inspect the values that they compute, which meta
+tensors do not have.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from torch.overrides import TorchFunctionMode
 
 
 class AllocationError(MemoryError):
-    """More was asked for than the surrounding `limit_allocation` allows."""
+    """An allocation exceeds a limit of the surrounding `limit_allocation`."""
 
 
 @contextmanager
 def limit_allocation(*, max_bytes: int, max_modules: int, reason: str) -> Iterator[None]:
-    """Inside, one tensor may take `max_bytes`, all registered parameters and buffers together as well.
+    """Limit each tensor, and all registered parameters and buffers together, to `max_bytes` within the context.
 
-    Code that registers more than `max_modules` modules is stopped too. Only the calling thread is limited. `reason` says in
-    the error where the limits come from. Raises AllocationError.
+    At most `max_modules` modules may be registered. Only the calling thread is limited. `reason` explains the limits in the
+    error. Raises AllocationError.
     """
     count = _Count(max_bytes, max_modules, reason)
     with ExitStack() as stack:
@@ -43,7 +43,7 @@ def limit_allocation(*, max_bytes: int, max_modules: int, reason: str) -> Iterat
 
 
 def show_bytes(size: float) -> str:
-    """1536 -> '1.5 kB', in steps of 1000."""
+    """Format a number of bytes with decimal units: 1536 -> '1.5 kB'."""
     for unit in ("bytes", "kB", "MB", "GB", "TB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
@@ -52,7 +52,7 @@ def show_bytes(size: float) -> str:
 
 
 class _Count:
-    """What was registered so far, by the thread that made this object."""
+    """Totals of all registrations so far by the thread that created this object."""
 
     def __init__(self, max_bytes: int, max_modules: int, reason: str) -> None:
         self.max_bytes, self.max_modules, self.reason = max_bytes, max_modules, reason
@@ -60,12 +60,12 @@ class _Count:
         self.thread = threading.get_ident()
 
     def admit(self, shape: Sequence[int], dtype: torch.dtype) -> int:
-        """Bytes of a tensor that is about to be, or was, made."""
+        """Return the size in bytes of a tensor, before or after its creation; raise AllocationError if it is too large."""
         size = math.prod(shape) * dtype.itemsize
         if size > self.max_bytes:
             raise AllocationError(
                 f"a tensor of shape {tuple(shape)} needs {show_bytes(size)}, "
-                f"at most {show_bytes(self.max_bytes)} are allowed ({self.reason})"
+                f"but at most {show_bytes(self.max_bytes)} are allowed ({self.reason})"
             )
         return size
 
@@ -88,7 +88,7 @@ class _Count:
 
 
 class _SizeCheck(TorchFunctionMode):
-    """Checks what torch functions are asked to make before they make it, and what they made."""
+    """Check the sizes of tensors that torch functions are about to create, and of those that they return."""
 
     def __init__(self, count: _Count) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class _SizeCheck(TorchFunctionMode):
             try:
                 shape = rule(args, kwargs)
             except (TypeError, ValueError, LookupError, AttributeError):
-                shape = []  # torch itself says what is wrong with such arguments
+                shape = []  # torch raises its own error for such arguments
             self.count.admit(shape, kwargs.get("dtype") or torch.get_default_dtype())
         result = func(*args, **kwargs)
         if isinstance(result, Tensor) and result._base is None and not result.is_meta:
@@ -119,7 +119,7 @@ def _ints(values: Iterable[Any]) -> list[int]:
 
 
 def _size(args: Sequence[Any], kwargs: dict[str, Any]) -> list[int]:
-    """Of torch.zeros(2, 3), torch.zeros((2, 3)) and torch.zeros(size=(2, 3))."""
+    """Return the shape in torch.zeros(2, 3), torch.zeros((2, 3)) or torch.zeros(size=(2, 3))."""
     if "size" in kwargs:
         return _ints(kwargs["size"])
     sizes = [arg for arg in args if not isinstance(arg, Tensor)]

@@ -1,9 +1,9 @@
-"""From a plain config to a Perceiver.
+"""Build a Perceiver from a plain config.
 
-The config says each number once. What one part must know of another (the width of its tokens, the width of the
-latents) is passed from the part already built: adapters -> fusion -> encoder -> head. The instantiator is our own and small,
-because a checkpoint's config may come from a stranger: with `trust` every class that the whole tree names
-is resolved and vetted before the first one is called (see perceiver.checkpoints.trusted_classes).
+The config gives each number once. Numbers that parts share (the width of the tokens, the width of the latents) are passed
+on from the parts already built: adapters -> fusion -> encoder -> head. The instantiator is custom and small, because a
+checkpoint's config may be untrusted: with `trust`, all classes named in the tree are resolved and vetted before the first
+is called (see perceiver.checkpoints.trusted_classes).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from perceiver.checkpoints.trusted_classes import (
 from perceiver.fusion import Fusion
 from perceiver.model import Perceiver
 
-_TOLERATED = ("_convert_", "_recursive_")  # Hydra's; a plain tree is always converted and built as a whole
+_TOLERATED = ("_convert_", "_recursive_")  # Hydra settings without effect: a plain tree is always built as a whole
 _MISSING = "???"
-_MAX_WIDTH = 2**48  # torch would blame what reads a wider part
-# Steps of shared weights take time, but no memory that a limit on a stranger's checkpoint would notice.
+_MAX_WIDTH = 2**48  # beyond this, torch's error would name the module that reads the part instead
+# Steps with shared weights take time but no memory, so the memory limit for untrusted checkpoints does not cover them.
 _MAX_STEPS = 4096
 
 
@@ -47,19 +47,19 @@ def build_model(
     spec: Mapping[str, Any] | None = None,
     encoder_limit: AbstractContextManager[object] | None = None,
 ) -> Perceiver:
-    """Build the model that `config` (the key `model` of a run's config, resolved and plain) describes.
+    """Build the model described by `config` (the key `model` of a run's config, resolved and plain).
 
     `config`: `_target_` (perceiver.Perceiver or a subclass), `adapters` {modality: node}, `encoder`, `head`, and
-    optionally `fusion`, where a node is a dict of `_target_` and keyword arguments, nested at will. With several
-    adapters and no `fusion` a `perceiver.Fusion` is made. The model gets copies of `spec` and `config`.
+    optionally `fusion`, where a node is a dict of `_target_` and keyword arguments, nested to any depth. With several
+    adapters and no `fusion`, a `perceiver.Fusion` is created. The model gets copies of `spec` and `config`.
 
-    `trust=None` is for the caller's own config: any importable nn.Module class may be named. A list, possibly empty,
-    is for a config from elsewhere: only the own spellings of nn.Module classes from perceiver, torch.nn.modules and
-    the trusted packages.
+    `trust=None` is for the caller's own config, which may name any importable nn.Module class. A list, possibly empty, is
+    for an untrusted config, which may name only the canonical names of nn.Module classes from perceiver, torch.nn.modules
+    and the trusted packages.
 
-    `encoder_limit` is entered while adapters, fusion and encoder are built: what came from elsewhere, see `vetted`.
+    `encoder_limit` is entered while adapters, fusion and encoder are built, for parts of untrusted origin; see `vetted`.
 
-    Raises ConfigError, TargetError or PlainError (all of perceiver.checkpoints.build, all ValueErrors) that name the path.
+    Raises ConfigError, TargetError or PlainError, all ValueErrors, with the path in the config.
     """
     tree = _checked_tree(config)
     classes = _resolve_all(tree, trust)
@@ -72,11 +72,11 @@ def build_model(
 
 
 def vetted(parts: Mapping[str, Any], *, trust: Sequence[str]) -> dict[str, Any]:
-    """A copy of parts of a model's config from elsewhere that may become parts of the caller's own config.
+    """Copy untrusted parts of a model's config, checked so that they may become parts of the caller's own config.
 
-    `parts` is by their names in the model, as adapters, fusion, encoder. What they name is held to the rules of `trust`,
-    as by `build_model`; values must be final: no references, no placeholders, no numbers that are not finite. Nothing
-    is built. Raises as build_model.
+    `parts` maps names in the model, such as adapters, fusion and encoder, to configs. The classes they name must satisfy
+    `trust`, as in `build_model`. Values must be final: no references, placeholders or non-finite numbers. Nothing is
+    built. Raises like build_model.
     """
     tree = _checked_tree(parts)
     classes = _resolve_all(tree, trust)
@@ -87,10 +87,11 @@ def vetted(parts: Mapping[str, Any], *, trust: Sequence[str]) -> dict[str, Any]:
 
 
 def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a model's config in which every `_target_` is the class's own spelling, as checkpoints must have it.
+    """Copy a model's config with every `_target_` replaced by the class's canonical name, as checkpoints require.
 
-    YAML says `perceiver.adapters.ImagePixels`; a re-export is a name that could as well lead elsewhere, so loading accepts
-    only `perceiver.adapters.image.ImagePixels`. For the caller's own configs: imports what they name. Raises as build_model.
+    YAML files name `perceiver.adapters.ImagePixels`, but a re-export could lead to another class, so loading accepts only
+    `perceiver.adapters.image.ImagePixels`. Only for the caller's own configs, since it imports the classes that they name.
+    Raises like build_model.
     """
     tree = _checked_tree(config)
     return _spelled(tree, _resolve_all(tree, None))
@@ -110,7 +111,7 @@ def _checked_tree(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _walk(tree: object) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every dict of the tree with its path, parents first, without recursion."""
+    """Yield every dict of the tree with its path, parents first, without recursion."""
     stack: list[tuple[Any, str]] = [(tree, "model")]
     while stack:
         node, path = stack.pop()
@@ -132,7 +133,7 @@ def _resolve_all(tree: dict[str, Any], trust: Sequence[str] | None) -> dict[str,
     if trust is None:
         return {target: resolve(target, path=path) for target, path in named}
     packages = check_trust(trust)
-    for target, path in named:  # all names first: a tree with one bad name imports nothing at all
+    for target, path in named:  # check all names first, so that a tree with a bad name imports nothing
         check_allowed(target, trust=packages, path=path)
     return {target: resolve_trusted(target, trust=packages, path=path) for target, path in named}
 
@@ -141,20 +142,20 @@ def _refuse_special_keys(node: dict[str, Any], path: str) -> None:
     for key in node:
         if key == "_partial_":
             raise ConfigError(
-                f"{path}._partial_: partial objects are refused, since a checkpoint that names one cannot be loaded; "
+                f"{path}._partial_: partial objects are refused, because a checkpoint with one cannot be loaded; "
                 "name a class derived from torch.nn.Module and give all its arguments"
             )
         if key == "_convert_" or key == "_recursive_":
             if node[key] not in (True, False, "none", "partial", "object", "all"):
                 raise ConfigError(f"{path}.{key}: expected one of Hydra's settings, got {_kind(node[key])}")
         elif key == "_args_":
-            raise ConfigError(f"{path}._args_: positional arguments are refused; give every argument by its name")
+            raise ConfigError(f"{path}._args_: positional arguments are refused; give every argument by name")
         if len(key) > 2 and key.startswith("_") and key.endswith("_") and key not in ("_target_", *_TOLERATED):
             raise ConfigError(f"{path}.{key}: unknown special key{did_you_mean(key, ['_target_', *_TOLERATED])}")
 
 
 class _Builder:
-    """Builds nodes of one tree with the classes found for it; `path` is where in the config a node lies."""
+    """Builder of the nodes of a tree with its resolved classes; `path` is the location of a node in the config."""
 
     def __init__(self, tree: dict[str, Any], classes: Mapping[str, type[nn.Module]]) -> None:
         self.tree = tree
@@ -167,7 +168,7 @@ class _Builder:
             raise ConfigError(f"model._target_: expected perceiver.Perceiver or a subclass, got {spelling(cls)}")
         for key in ("adapters", "encoder", "head"):
             if tree.get(key) is None:
-                raise ConfigError(f"model.{key}: missing; a model needs adapters, encoder and head")
+                raise ConfigError(f"model.{key}: missing; a model requires adapters, encoder and head")
         with nullcontext() if encoder_limit is None else encoder_limit:
             adapters = self._adapters(tree["adapters"])
             fusion, channels = self._fusion(tree.get("fusion"), adapters)
@@ -197,7 +198,7 @@ class _Builder:
         return adapters
 
     def _fusion(self, node: object, adapters: Mapping[str, nn.Module]) -> tuple[nn.Module | None, int]:
-        """The fusion and the width of what the encoder gets; one adapter without a configured fusion needs none."""
+        """Return the fusion and the width of the encoder's tokens; a single adapter needs no fusion unless configured."""
         widths = {
             name: _width(adapter, "channels", f"model.adapters.{name}", self.tree) for name, adapter in adapters.items()
         }
@@ -207,7 +208,7 @@ class _Builder:
         return fusion, _width(fusion, "channels", "model.fusion", self.tree)
 
     def part(self, node: object, path: str, *, wired: Mapping[str, Any]) -> nn.Module:
-        """The module of a node; `wired` holds the arguments that come from what is already built."""
+        """Build the module of a node; `wired` holds the arguments taken from parts already built."""
         if type(node) is not dict:
             raise ConfigError(f"{path}: expected a mapping with _target_ and arguments, got {_kind(node)}")
         cls = self._class(node, path)
@@ -215,8 +216,8 @@ class _Builder:
         for key in given:
             if key in wired:
                 raise ConfigError(
-                    f"{path}.{key}: remove it from the config; it is taken from the parts already built, "
-                    "so that no number is written twice"
+                    f"{path}.{key}: remove it from the config; it is derived from the parts already built, "
+                    "so that no number is given twice"
                 )
         _check_arguments(cls, given, path, wired)
         arguments = {key: self._value(value, child_path(path, key)) for key, value in given.items()}
@@ -244,18 +245,18 @@ class _Builder:
 
     def _class(self, node: dict[str, Any], path: str) -> type[nn.Module]:
         if "_target_" not in node:
-            raise ConfigError(f"{path}: has no _target_; name the class to build, as in _target_: perceiver.Encoder")
+            raise ConfigError(f"{path}: has no _target_; name the class to build, e.g. _target_: perceiver.Encoder")
         return self.classes[node["_target_"]]
 
 
 def _check_final(value: object, path: str) -> None:
-    """Raise ConfigError for a placeholder, a reference or a number that is not finite, in lists as well."""
+    """Raise ConfigError for a placeholder, a reference or a non-finite number, also in lists."""
     if type(value) is list:
         for index, item in enumerate(value):
             _check_final(item, child_path(path, index))
     elif type(value) is str:
         if value == _MISSING:
-            raise ConfigError(f"{path}: must be given; the config holds the placeholder ???")
+            raise ConfigError(f"{path}: must be given; the config has the placeholder ???")
         if "${" in value:
             raise ConfigError(f"{path}: {value[:80]!r} is not resolved; resolve the config before building from it")
     elif type(value) is float and not math.isfinite(value):
@@ -280,7 +281,7 @@ def _check_arguments(cls: type[nn.Module], given: Mapping[str, Any], path: str, 
                 )
         for key in wired:
             if key not in names:
-                raise ConfigError(f"{path}: {spelling(cls)} must accept the keyword argument {key}, which it is built with")
+                raise ConfigError(f"{path}: {spelling(cls)} must accept the keyword argument {key}")
     missing = [p.name for p in by_name if p.default is p.empty and p.name not in given and p.name not in wired]
     if missing:
         raise ConfigError(
@@ -292,7 +293,7 @@ _SCALARS: dict[object, tuple[type, ...]] = {int: (int,), float: (int, float), st
 
 
 def _check_scalars(cls: type[nn.Module], given: Mapping[str, Any], path: str) -> None:
-    """Arguments annotated as int, float, str, bool or None get such a value; other annotations are the class's affair."""
+    """Check arguments annotated as int, float, str, bool or None; the class itself checks all others."""
     try:
         hints = get_type_hints(cls.__init__)
     except Exception:  # names that exist for type checkers only
@@ -320,13 +321,13 @@ def _check_scalar(value: Any, hint: Any, path: str) -> None:
 
 
 def _width(module: nn.Module, attribute: str, path: str, tree: dict[str, Any]) -> int:
-    """A part's positive integer attribute that the next part is built from."""
+    """Return a part's positive integer attribute from which the next part is built."""
     value = getattr(module, attribute, None)
     if type(value) is not int or value < 1:
-        shown = "it has none" if value is None else f"it is {str(value)[:60]!r}"
+        shown = "missing" if value is None else repr(str(value)[:60])
         raise ConfigError(
-            f"{path}: {spelling(type(module))} must have an attribute {attribute}, a positive int: "
-            f"the width of what it returns; {shown}"
+            f"{path}: {spelling(type(module))}.{attribute}: expected a positive int, the width of the module's output; "
+            f"got {shown}"
         )
     if value > _MAX_WIDTH:
         raise ConfigError(f"{path}: expected {attribute} of at most {_MAX_WIDTH:,}, got {value:,}{_largest(tree)}")
@@ -334,7 +335,7 @@ def _width(module: nn.Module, attribute: str, path: str, tree: dict[str, Any]) -
 
 
 def _largest(tree: dict[str, Any]) -> str:
-    """The end of a message on sizes: a part that is too wide for another one has been asked for in some third place."""
+    """End of an error message on sizes: the largest numbers of the config, because the cause may be another part."""
     numbers: list[tuple[float, str]] = []
     for node, path in _walk(tree):
         for key, value in node.items():

@@ -1,4 +1,4 @@
-"""Weights of a file beside those of a model: by which names, and what differs."""
+"""Comparison of the weights of a checkpoint with those of a model."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor
 
 PREFIX = "model."
-"""What the names of a model's weights begin with in a checkpoint, where a task holds the model."""
+"""Prefix of the names of a model's weights in a checkpoint, where a task holds the model."""
 
 _MOST_LISTED = 3
 
 
 def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of the model by their own names; other entries of a training, such as metrics, are left out."""
+    """Return the model's weights by their names in the model; other entries, such as metrics, are left out."""
     return {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
 
 
 def differences(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> list[str]:
-    """What is missing, left over, or of another shape in a checkpoint's weights, summed up; empty where they fit."""
+    """Summarise the weights that are missing, unexpected or of another shape in a checkpoint; empty if all fit."""
     missing = [name for name in own if name not in stored]
     extra = [name for name in stored if name not in own]
     reshaped = [name for name in own if name in stored and own[name].shape != stored[name].shape]

@@ -1,8 +1,8 @@
 """Save and load a model together with the config and the spec that rebuild it.
 
 A checkpoint is a torch file of plain values and tensors: `state_dict` with the prefix `model.` (as Lightning writes it)
-and `perceiver` = {format, config, spec}. Loading runs nothing that the file names except constructors of nn.Module
-classes from packages that are trusted by name, see perceiver.checkpoints.trusted_classes.
+and `perceiver` = {format, config, spec}. The only code that loading a file can run is constructors of nn.Module classes
+from trusted packages, see perceiver.checkpoints.trusted_classes.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ RUN_CANDIDATES = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
 
 _COMPILED = "_orig_mod."  # torch.compile wraps a module under this name
 _MAX_LISTED = 8
-# What building may take beyond a multiple of what the file holds: constructors make temporary and unsaved tensors too.
+# Allowance beyond a multiple of the file's contents, because constructors also create temporary and unsaved tensors.
 _SLACK_BYTES = 10**9
 _SLACK_MODULES = 1000
 
 
 class CheckpointError(ValueError):
-    """A file is no usable checkpoint; the message names the file, what was expected and what was found."""
+    """A file is not a usable checkpoint; the message names the file, what was expected and what was found."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a checkpoint says besides its weights: its `file`, the run's `config` (with the key `model`) and the `spec`."""
+    """A checkpoint without its weights: its `file`, the run's `config` (with the key `model`) and the `spec`."""
 
     file: Path
     config: dict[str, Any]
@@ -54,10 +54,10 @@ class Recipe:
 
 
 def entry(config: Mapping[str, Any], spec: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What belongs under the key `perceiver` of a checkpoint, whoever writes the file.
+    """Return the entry for the key `perceiver` of a checkpoint.
 
-    `config` is a run's resolved plain config with the key `model`; there every `_target_` is rewritten to the class's own
-    spelling (perceiver.checkpoints.build.canonical). Raises ValueError, naming the path, where config or spec are not plain.
+    `config` is a run's resolved plain config with the key `model`, in which every `_target_` is replaced by the class's
+    canonical name (perceiver.checkpoints.build.canonical). Raises ValueError, with the path, if config or spec is not plain.
     """
     tree = plain(config, path="config")
     if type(tree) is not dict or type(tree.get("model")) is not dict:
@@ -73,21 +73,36 @@ def save(
     config: Mapping[str, Any] | None = None,
     spec: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the weights of `model` with `config` (a mapping with the key `model`, what it was built from) and `spec`.
+    """Write the weights of `model` with `config` (a mapping whose key `model` is the model's config) and `spec`.
 
-    Where `config` is None both are the model's own, `model.config` and `model.spec`, unless `spec` is given.
-    The file appears whole or not at all: an older file of the same name stays until the new one is on the disk.
-    Missing folders are made. Returns the path. Raises ValueError for a config or spec that could not be loaded again, and
-    OSError (with errno ENOSPC where the disk is full) when writing fails.
+    If `config` is None, `model.config` and `model.spec` are used (`spec` takes precedence if given). Writing is atomic: an
+    older file of the same name stays until the new file is on the disk. Missing folders are created. Returns the path.
+    Raises ValueError for a config or spec that could not be loaded again, and OSError (with errno ENOSPC if the disk is
+    full) if writing fails.
+
+    Examples:
+        >>> import tempfile
+        >>> from perceiver.checkpoints.build import build_model
+        >>> from perceiver import load, save
+        >>> vector = {"_target_": "perceiver.adapters.Vector", "vector_channels": 5}
+        >>> encoder = {"_target_": "perceiver.Encoder", "num_latents": 4, "latent_channels": 8}
+        >>> head = {"_target_": "perceiver.PooledHead", "num_classes": 3}
+        >>> config = {"_target_": "perceiver.Perceiver", "adapters": {"vector": vector}, "encoder": encoder, "head": head}
+        >>> model = build_model(config)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = save(model, f"{folder}/model.ckpt")
+        ...     restored = load(path)
+        >>> restored.encoder.num_latents
+        4
     """
     file = Path(path)
     if config is None:
         own = getattr(model, "config", None)
         if own is None:
-            raise CheckpointError("save: the model does not say what it was built from; give config={'model': …}")
+            raise CheckpointError("save: the model has no config; give config={'model': …}")
         config, spec = {"model": own}, getattr(model, "spec", None) if spec is None else spec
     if file.is_dir():
-        raise IsADirectoryError(f"{file}: is a folder; give the name of the file to write, such as {file / 'model.ckpt'}")
+        raise IsADirectoryError(f"{file}: expected a file to write, got a folder; give a name such as {file / 'model.ckpt'}")
     state = {PREFIX + name: value for name, value in _plain_state(model).items()}
     buffer = io.BytesIO()
     torch.save({"state_dict": state, KEY: entry(config, spec)}, buffer)
@@ -98,9 +113,9 @@ def save(
 
 
 def find(path: str | Path) -> Path:
-    """The checkpoint file that `path` means: the file itself, or in a run directory the best one, else the last one.
+    """Return the checkpoint file for `path`: the file itself, or in a run directory the best, else the last checkpoint.
 
-    Raises FileNotFoundError that lists what is there.
+    Raises FileNotFoundError that lists the checkpoints found.
     """
     given = Path(path)
     if given.is_file():
@@ -114,20 +129,20 @@ def find(path: str | Path) -> Path:
     found = ", ".join(names[:_MAX_LISTED]) if names else "no .ckpt file"
     raise FileNotFoundError(
         f"{given}: expected a run directory with {' or '.join(RUN_CANDIDATES)}, found {found}"
-        + ("; give one of these files itself" if names else "; did the run finish its first epoch?")
+        + ("; give one of these files" if names else "; did the run finish its first epoch?")
     )
 
 
 def read(path: str | Path) -> Recipe:
-    """Config and spec of a checkpoint or run directory, without building a model. Raises as `load` does for the file."""
+    """Read config and spec of a checkpoint or run directory, without building a model. Raises like `load` for the file."""
     file = find(path)
     return recipe_of(_load_plain(file), file)
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The weights of a checkpoint or run directory by their names in the model, without building one.
+    """Read the weights of a checkpoint or run directory by their names in the model, without building a model.
 
-    Raises as `load` does for the file.
+    Raises like `load` for the file.
     """
     file = find(path)
     content = _load_plain(file)
@@ -138,11 +153,18 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 def load(path: str | Path, *, trust: Sequence[str] = (), device: str | torch.device = "cpu") -> Perceiver:
     """Rebuild the model of a checkpoint or run directory, in evaluation mode, with its spec, on `device`.
 
-    `trust` names further packages whose classes the file may name, modules and kinds of modality: trust=["my_package"].
-    Weights keep the floating-point type that they have in the file.
+    `trust` lists further packages whose classes the file may name, modules and kinds of modality: trust=["my_package"].
+    Weights keep their floating-point type in the file.
 
-    Raises FileNotFoundError, CheckpointError for a file that is damaged, hostile or of another architecture, and
-    the ValueErrors of perceiver.build_model for its config. Nothing is returned half-loaded.
+    Raises FileNotFoundError, CheckpointError for a file that is damaged, malicious or of another architecture, and
+    the ValueErrors of perceiver.build_model for its config. A partly loaded model is never returned.
+
+    Examples:
+        >>> from perceiver import load
+        >>> load("no/such/run")
+        Traceback (most recent call last):
+            ...
+        FileNotFoundError: no/such/run: there is no such file or folder; expected a checkpoint or a run directory
     """
     file = find(path)
     content = _load_plain(file)
@@ -151,9 +173,9 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str | torch.dev
 
 
 def assemble(recipe: Recipe, state: Mapping[str, Tensor], *, trust: Sequence[str] = ()) -> Perceiver:
-    """The model that a recipe describes, with the weights `state`, whatever files both came from.
+    """Build the model of a recipe with the weights `state`; the two may come from different files.
 
-    `trust` is as in `load`. Raises as `load` does; nothing is returned half-loaded.
+    `trust` is as in `load`. Raises like `load`; a partly loaded model is never returned.
     """
     file = recipe.file
     try:
@@ -167,20 +189,20 @@ def assemble(recipe: Recipe, state: Mapping[str, Tensor], *, trust: Sequence[str
 
 
 def limit_to(state: Mapping[str, Tensor], *, source: str) -> AbstractContextManager[None]:
-    """Inside, what is built may take no more than a multiple of the weights `state` of the file that describes it.
+    """Limit the memory for building modules within the context to a multiple of the stored weights `state`.
 
-    `source` names that file in the error, an AllocationError, which `build_model` turns into a ConfigError.
+    `source` names the weights' file in the AllocationError, which `build_model` turns into a ConfigError.
     """
     stored = _stored_bytes(state)
     return limit_allocation(
         max_bytes=4 * stored + _SLACK_BYTES,
         max_modules=20 * len(state) + _SLACK_MODULES,
-        reason=f"{source} holds {len(state)} tensors, {show_bytes(stored)}, so its config does not belong to them",
+        reason=f"{source} holds {len(state)} tensors, {show_bytes(stored)}, so the config does not match them",
     )
 
 
 def _stored_bytes(state: Mapping[str, Tensor]) -> int:
-    """Bytes really in the file: a tensor may claim any shape over a tiny storage."""
+    """Return the bytes actually stored: a tensor may claim any shape over a tiny storage."""
     storages = [value.untyped_storage() for value in state.values()]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
@@ -190,7 +212,7 @@ def _plain_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _load_plain(file: Path) -> dict[str, Any]:
-    """The file's dict of tensors and plain values; CheckpointError for anything else."""
+    """Read the file's dict of tensors and plain values; raise CheckpointError for anything else."""
     try:
         with open(file, "rb") as stream:
             check_archive(stream, file)
@@ -210,27 +232,27 @@ def _load_plain(file: Path) -> dict[str, Any]:
     ) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{file}: the file is damaged or no checkpoint: {_first_line(error)}") from error
+        raise CheckpointError(f"{file}: the file is damaged or not a checkpoint: {_first_line(error)}") from error
     if type(content) is not dict:
         raise CheckpointError(f"{file}: {_not_ours(f'a {type(content).__name__}')}")
     return content
 
 
 def check_archive(stream: BinaryIO, file: Path) -> None:
-    """Refuse what torch.save does not write; torch.load itself reads damaged weights and old pickles without a word."""
+    """Refuse files that torch.save cannot have written; torch.load silently accepts damaged weights and old pickles."""
     size = stream.seek(0, os.SEEK_END)
     if size == 0:
-        raise CheckpointError(f"{file}: the file is empty; writing it was interrupted. Copy or train it again")
+        raise CheckpointError(f"{file}: the file is empty; writing it was interrupted. Copy it again, or train again")
     stream.seek(0)
     start = stream.read(4)
     stream.seek(0)
     if start != b"PK\x03\x04":
-        raise CheckpointError(f"{file}: not a checkpoint: it does not begin as a file of torch.save does ({size:,} bytes)")
+        raise CheckpointError(f"{file}: not a checkpoint: it does not begin like a torch.save file ({size:,} bytes)")
     try:
         with zipfile.ZipFile(stream) as archive:
             members = archive.infolist()
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-                raise CheckpointError(f"{file}: not a checkpoint: its parts are compressed, torch.save never does that")
+                raise CheckpointError(f"{file}: not a checkpoint: its parts are compressed, which torch.save never does")
             if sum(member.file_size for member in members) > size:
                 raise CheckpointError(f"{file}: the file is damaged: its parts claim to be larger than the file")
             damaged = archive.testzip()
@@ -238,18 +260,18 @@ def check_archive(stream: BinaryIO, file: Path) -> None:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(
-            f"{file}: the file is truncated or damaged ({size:,} bytes): {error}. Copy it again, or take another checkpoint"
+            f"{file}: the file is truncated or damaged ({size:,} bytes): {error}. Copy it again, or use another checkpoint"
         ) from error
     if damaged is not None:
-        raise CheckpointError(f"{file}: the file is damaged: the check sum of its part {damaged} is wrong. Copy it again")
+        raise CheckpointError(f"{file}: the file is damaged: the checksum of its part {damaged} is wrong. Copy it again")
 
 
 def _refused(message: str, file: Path) -> str:
     named = re.search(r"GLOBAL ([\w.]+)", message) or re.search(r"([\w.]+) was not an allowed global", message)
     what = f"it names {named.group(1)}" if named else f"it is not readable as plain values ({_first_line(message)})"
     return (
-        f"{file}: refused without running anything in it: {what}; "
-        "a checkpoint holds only tensors and plain values. Ask its author for one that perceiver.checkpoints.save wrote"
+        f"{file}: refused without running anything in it: {what}; a checkpoint holds only tensors and plain values. "
+        "Ask its author for a checkpoint written by perceiver.checkpoints.save"
     )
 
 
@@ -260,13 +282,13 @@ def _first_line(error: object) -> str:
 
 def _not_ours(found: str) -> str:
     return (
-        f"holds no model of this package: expected a checkpoint with the entry {KEY!r} (config and spec), "
-        f"as perceiver.checkpoints.save or a training run writes it, found {found}"
+        f"not a model of this package: expected a checkpoint with the entry {KEY!r} (config and spec), "
+        f"as written by perceiver.checkpoints.save or a training run, found {found}"
     )
 
 
 def recipe_of(content: dict[str, Any], file: Path) -> Recipe:
-    """What the entry `perceiver` of a file's content says; CheckpointError, naming the file, where it is none of ours."""
+    """Return the recipe in the entry `perceiver` of a file's content; CheckpointError, naming the file, if it is invalid."""
     said = content.get(KEY)
     if type(said) is not dict:
         keys = ", ".join(repr(key)[:40] for key in list(content)[:_MAX_LISTED]) or "nothing"
@@ -282,17 +304,17 @@ def recipe_of(content: dict[str, Any], file: Path) -> Recipe:
     except PlainError as error:
         raise CheckpointError(f"{file}: {error}") from error
     if type(config) is not dict or type(config.get("model")) is not dict:
-        raise CheckpointError(f"{file}: its config describes no model: expected a mapping with the key model")
+        raise CheckpointError(f"{file}: its config has no model: expected a mapping with the key model")
     if spec is not None and type(spec) is not dict:
         raise CheckpointError(f"{file}: its spec is a {type(spec).__name__}; expected a mapping")
     return Recipe(file=file, config=config, spec=spec)
 
 
 def _state(content: dict[str, Any], file: Path) -> dict[str, Tensor]:
-    """The model's own tensors, without the prefix; a training run's other entries (metrics) are left out."""
+    """Return the model's tensors by name without the prefix; other entries of a training run (metrics) are left out."""
     state = content.get("state_dict")
     if not isinstance(state, dict):
-        raise CheckpointError(f"{file}: has no state_dict, so no weights; expected a mapping from name to tensor")
+        raise CheckpointError(f"{file}: state_dict: expected a mapping from name to tensor, found no weights")
     own = {}
     for name, value in state.items():
         if not isinstance(name, str) or not name.startswith(PREFIX):
@@ -301,12 +323,12 @@ def _state(content: dict[str, Any], file: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{file}: state_dict[{name[:100]!r}] is not an ordinary tensor")
         own[name.removeprefix(PREFIX).replace(_COMPILED, "")] = value.detach()
     if not own:
-        raise CheckpointError(f"{file}: its state_dict has no entry that begins with {PREFIX!r}, so no weights of a model")
+        raise CheckpointError(f"{file}: state_dict: expected weights of a model, found no entry that begins with {PREFIX!r}")
     return own
 
 
 def _fill(model: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
-    """Copy all tensors into the model, in the types of the file, after every name, shape and kind was compared."""
+    """Check every name, shape and kind, then copy all tensors into the model, in the types of the file."""
     own = model.state_dict()
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
@@ -325,13 +347,13 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
     )
     if problems:
         raise CheckpointError(
-            f"{file}: its weights do not fit the model of its config (was the code changed since?):\n" + "\n".join(problems)
+            f"{file}: its weights do not fit the model of its config (has the code changed since?):\n" + "\n".join(problems)
         )
     take_over(model, state)
 
 
 def take_over(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy all tensors into the model, whose parameters and buffers become of their types. They must fit."""
+    """Copy all tensors into the model, converting its parameters and buffers to their types. Names and shapes must match."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if name in state and tensor.dtype != state[name].dtype:
             tensor.data = tensor.data.to(state[name].dtype)
@@ -339,7 +361,7 @@ def take_over(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def listed_names(title: str, names: Sequence[str], describe: Callable[[str], str]) -> list[str]:
-    """Lines of a message: how many names there are, and the first of them, described; none where there are no names."""
+    """Return lines for an error message: the number of names and the first of them, described; empty without names."""
     if not names:
         return []
     shown = [f"    {name[:120]} {describe(name)}" for name in names[:_MAX_LISTED]]

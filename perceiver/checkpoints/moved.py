@@ -1,4 +1,4 @@
-"""Where modules and classes of earlier versions are now, so that old checkpoints and old YAML files keep working."""
+"""Present locations of modules and classes of earlier versions, so that old checkpoints and YAML files keep working."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ MOVED = {
     "perceiver.tasks.segmentation.SegmentationTask": "perceiver.objectives.segmentation",
     "perceiver.token_masking": "perceiver.masking.text",
 }
-"""From the former name of a module, or of a class or function in one, to the present one."""
+"""From the former name of a module, or of a class or function in it, to the present name."""
 
 
 def present_name(name: str) -> str:
-    """The present dotted name of a class, or function, whose name may be that of an earlier version; others as they are.
+    """Return the present dotted name of a class or function that an earlier version may have moved; others are unchanged.
 
     >>> present_name("perceiver.heads.PooledHead")
     'perceiver.decoders.pooled.PooledHead'

@@ -1,7 +1,7 @@
-"""Plain trees: the dicts, lists, strings, numbers, booleans and nulls that configs and specs consist of.
+"""Plain trees: the dicts, lists, strings, numbers, booleans and nulls that make up configs and specs.
 
-A checkpoint may come from a stranger, so the check is made without recursion, visits every object once, and
-knows how large and deep the tree is when written out, before anybody walks it.
+A checkpoint may be untrusted, so the check uses no recursion and visits every object once. It determines the expanded size
+and depth of the tree before any other code walks it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ _MAX_INT = 2**63
 
 
 class PlainError(ValueError):
-    """A tree holds something that is not plain, or is cyclic, or far too large."""
+    """A tree holds a value that is not plain, is cyclic, or is too large."""
 
 
 def plain(tree: object, *, path: str) -> Any:
-    """A fresh copy of `tree` that shares nothing: dict, list, str, int, float, bool and None only (tuples become lists).
+    """Return a deep copy of `tree`: dict, list, str, int, float, bool and None only (tuples become lists).
 
     `path` names the tree in errors. Raises PlainError for any other type (subclasses and numpy scalars included),
     keys that are not strings, cycles, more than 64 levels or more than 2 million values when written out.
@@ -29,7 +29,7 @@ def plain(tree: object, *, path: str) -> Any:
 
 
 def refuse_special_keys(tree: object, *, path: str) -> None:
-    """Raise PlainError where a key of the tree begins and ends with `_`, as `_target_` does: data has no such keys."""
+    """Raise PlainError if a key of the tree begins and ends with `_`, like `_target_`: data has no such keys."""
     stack = [(tree, path)]
     while stack:
         node, place = stack.pop()
@@ -37,8 +37,8 @@ def refuse_special_keys(tree: object, *, path: str) -> None:
             for key in node:
                 if isinstance(key, str) and len(key) > 2 and key.startswith("_") and key.endswith("_"):
                     raise PlainError(
-                        f"{_short(child_path(place, key))}: keys that begin and end with '_' are Hydra's and are refused in "
-                        "a spec; if it is the name of a column or modality, rename it."
+                        f"{_short(child_path(place, key))}: keys that begin and end with '_' belong to Hydra and are "
+                        "refused in a spec; if this is the name of a column or modality, rename it."
                     )
             stack.extend((value, child_path(place, key)) for key, value in node.items())
         elif isinstance(node, list | tuple):
@@ -46,7 +46,7 @@ def refuse_special_keys(tree: object, *, path: str) -> None:
 
 
 def child_path(path: str, key: object) -> str:
-    """`path.key` for a dict's key, `path[3]` for a list's index."""
+    """Return `path.key` for a dict's key, `path[3]` for a list's index."""
     return f"{path}[{key}]" if isinstance(key, int) else f"{path}.{key}" if path else str(key)
 
 
@@ -59,7 +59,7 @@ def _check(tree: object, path: str) -> None:
     open_ids: set[int] = set()
     if not _is_container(tree, path):
         return
-    # One frame per open container: the object, its path, its remaining children, values and levels so far.
+    # A frame per open container: the object, its path, its remaining children, values and levels so far.
     stack: list[list[Any]] = [[tree, path, _children(tree), 1, 1]]
     open_ids.add(id(tree))
     while stack:
@@ -111,7 +111,7 @@ def _is_container(value: object, path: str) -> bool:
         return False
     hint = ""
     if kind.__module__.partition(".")[0] == "omegaconf":
-        hint = "; turn it into plain values first: OmegaConf.to_container(config, resolve=True)"
+        hint = "; convert it to plain values first: OmegaConf.to_container(config, resolve=True)"
     elif kind.__module__.partition(".")[0] in ("numpy", "torch"):
         hint = "; use .item() or .tolist()"
     raise PlainError(

@@ -1,11 +1,11 @@
-"""From the `_target_` that a config names to a class, and back.
+"""Resolution of a config's `_target_` to a class, and back.
 
-Two readers with different rights. `resolve` serves the caller's own config: any importable class derived from
-nn.Module (for kinds of modality: from `perceiver.modalities.Modality`), spelled as its users spell it
-(`perceiver.adapters.ImagePixels`). `resolve_trusted` serves checkpoints, which may come from strangers: only
-the class's own spelling (`perceiver.adapters.image.ImagePixels`) inside an allowed package is accepted,
-nothing outside the allowed packages is imported, and no attribute of anything but a module's or a class's own dictionary is
-read. Configs are rewritten to own spellings when they are saved (`spelling`).
+There are two resolvers. `resolve` is for the caller's own config: it accepts any importable class derived from nn.Module
+(for kinds of modality: from `perceiver.modalities.Modality`), under any name (`perceiver.adapters.ImagePixels`).
+`resolve_trusted` is for checkpoints, which may be untrusted: it accepts only a class's canonical name
+(`perceiver.adapters.image.ImagePixels`) inside an allowed package. It imports nothing outside the allowed packages, and
+looks names up only in the dictionaries of modules and classes. Saving a config rewrites its names to canonical names
+(`spelling`).
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from perceiver.checkpoints.moved import present_name
 from perceiver.modalities.modality import Modality
 
 ALLOWED = ("perceiver", "torch.nn.modules")
-"""Packages whose modules every checkpoint may name. torch.nn's layers live in torch.nn.modules; what else lies
-under torch.nn (process groups, quantisation) is no part of a model description."""
+"""Packages whose modules every checkpoint may name. torch.nn's layers live in torch.nn.modules; the rest of torch.nn
+(process groups, quantisation) does not belong in a model's config."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+", re.ASCII)
 _MAX_LENGTH = 300
 
 
 class TargetError(ValueError):
-    """A `_target_` names no usable class, or one that this reader must not touch."""
+    """A `_target_` does not name a usable class, or names a class that is not allowed."""
 
 
 def resolve(target: object, *, path: str, base: type = nn.Module) -> type[Any]:
-    """The class derived from `base` that the caller's own config names at `path`; may import any package.
+    """Return the class derived from `base` that the caller's own config names at `path`; may import any package.
 
-    Raises TargetError where there is no such class, where it is a function, not derived from `base`, or a class that could
-    not be found again by its own spelling (then a checkpoint of the model could not be loaded).
+    Raises TargetError if the class does not exist, is not derived from `base`, or cannot be found by its canonical name (a
+    checkpoint of the model could then not be loaded).
     """
     name = present_name(_checked_name(target, path))
     parts = name.split(".")
@@ -57,14 +57,14 @@ def resolve(target: object, *, path: str, base: type = nn.Module) -> type[Any]:
     own = spelling(cls)
     if _NAME.fullmatch(own) is None or _lookup(own, path) is not cls:
         raise TargetError(
-            f"{path}: {name} is a class that calls itself {own}, which does not lead back to it; define it at the top of "
-            "an importable module, else no checkpoint of this model could be loaded"
+            f"{path}: {name}: the class's canonical name {own} does not lead to it; define it at the top level of an "
+            "importable module, because a checkpoint of this model could not be loaded otherwise"
         )
     return cls
 
 
 def check_allowed(target: object, *, trust: Sequence[str], path: str) -> str:
-    """The name that a checkpoint gives at `path`, if it lies in an allowed or trusted package. Imports nothing."""
+    """Return the name that a checkpoint gives at `path`, if it is in an allowed or trusted package. Imports nothing."""
     name = _checked_name(target, path)
     if any(name.startswith(package + ".") for package in (*ALLOWED, *trust)):
         parts = name.split(".")
@@ -75,7 +75,7 @@ def check_allowed(target: object, *, trust: Sequence[str], path: str) -> str:
     top = name.partition(".")[0]
     hint = f"if you trust that package's code, load with trust=[{top!r}]"
     if name.startswith("torch.nn."):
-        hint = "layers of torch.nn are spelled by their own module, as in torch.nn.modules.linear.Linear"
+        hint = "name layers of torch.nn by the module that defines them, e.g. torch.nn.modules.linear.Linear"
     elif top in ("torch", "builtins", "os", "sys", "subprocess"):
         hint = "no model needs it"
     trusted = ", ".join((*ALLOWED, *trust))
@@ -83,40 +83,40 @@ def check_allowed(target: object, *, trust: Sequence[str], path: str) -> str:
 
 
 def resolve_trusted(target: object, *, trust: Sequence[str], path: str, base: type = nn.Module) -> type[Any]:
-    """The class derived from `base` that a checkpoint names at `path` by its own spelling; see the head of this file.
+    """Return the class derived from `base` that a checkpoint names at `path` by its canonical name; see the file's head.
 
-    Raises TargetError; nothing was called then, and nothing outside the allowed packages imported.
+    Raises TargetError before anything is called, or imported from outside the allowed packages.
     """
     name = check_allowed(target, trust=trust, path=path)
     name = present_name(name)
     cls = _derived(_lookup(name, path), name, path, base)
     if spelling(cls) != name:
         raise TargetError(
-            f"{path}: {name} is another name of {spelling(cls)}; a checkpoint must spell the class's own module. "
-            "perceiver.checkpoints.save and entry write it so"
+            f"{path}: {name} is another name of {spelling(cls)}; a checkpoint must name the module that defines the class, "
+            "as perceiver.checkpoints.save and entry do"
         )
     return cls
 
 
 def spelling(cls: type) -> str:
-    """The class's own spelling, its module and qualified name."""
+    """Return the class's canonical name: its module and qualified name."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def check_trust(trust: object) -> tuple[str, ...]:
-    """The packages that the caller trusts, as a tuple; TypeError for a bare string, ValueError for what names no package."""
+    """Return the trusted packages as a tuple; TypeError for a bare string, ValueError for an invalid package name."""
     if isinstance(trust, str):
         raise TypeError(f"trust: expected a list of package names, got the string {trust!r}; write trust=[{trust!r}]")
     if not isinstance(trust, Sequence):
         raise TypeError(f"trust: expected a list of package names, got {type(trust).__name__}")
     for name in trust:
         if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
-            raise ValueError(f"trust: expected names of packages such as 'my_package', got {name!r}")
+            raise ValueError(f"trust: expected names of packages, such as 'my_package', got {name!r}")
     return tuple(trust)
 
 
 def did_you_mean(word: str, possible: Sequence[str]) -> str:
-    """'; did you mean x?' for the closest possible word, or nothing."""
+    """Return '; did you mean x?' for the closest possible word, or an empty string."""
     close = difflib.get_close_matches(word, possible, n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -142,12 +142,12 @@ def _derived(found: object, name: str, path: str, base: type) -> type[Any]:
         problem = f"is a {type(found).__name__}, not a class"
     raise TargetError(
         f"{path}: {name} {problem}; expected a class derived from {expected}, "
-        "since only what is made of those can be loaded again"
+        "because only objects of such classes can be loaded again"
     )
 
 
 def _lookup(name: str, path: str) -> object:
-    """What `name` leads to through a chain of modules and, inside the last one, classes; no other attribute is followed."""
+    """Look up `name` through a chain of modules and, inside the last module, classes; follow no other attributes."""
     parts = name.split(".")
     found: object = _import(parts[0], name, path)
     depth = 1
@@ -177,7 +177,7 @@ def _import(module: str, name: str, path: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name == module:
             raise TargetError(
-                f"{path}: {name}: there is no module {module}; is its package installed, or on PYTHONPATH?"
+                f"{path}: {name}: module {module} was not found; is its package installed, or on PYTHONPATH?"
             ) from error
         raise TargetError(f"{path}: importing {module} for {name} failed: {error}") from error
     except Exception as error:
@@ -190,5 +190,5 @@ def _not_found(found: object, owner: str, part: str, name: str, path: str) -> st
     if isinstance(found, ModuleType) and hasattr(found, "__path__"):
         possible += [module.name for module in pkgutil.iter_modules(found.__path__)]
     possible = sorted({key for key in possible if not key.startswith("_")})
-    listed = f" (there: {', '.join(possible)})" if 0 < len(possible) <= 20 else ""
+    listed = f" (available: {', '.join(possible)})" if 0 < len(possible) <= 20 else ""
     return f"{path}: {name}: {owner} has no {part}{did_you_mean(part, possible)}{listed}"

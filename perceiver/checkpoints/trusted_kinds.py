@@ -1,4 +1,4 @@
-"""Kinds of modality that a stored spec spells as classes: held to the same rules as the classes of a model."""
+"""Import of the modality classes that a stored spec names, under the same rules as the classes of a model."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from perceiver.modalities.modality import Modality
 
 
 def import_kinds(spec: Mapping[str, Any] | None, *, trust: Sequence[str]) -> None:
-    """Import the packages of the kinds that a spec spells as classes, so that `kind_of` finds them.
+    """Import the packages of the kinds that a spec names as classes, so that `kind_of` finds them.
 
     Args:
-        spec: of a checkpoint or of a folder of shards, which may come from a stranger.
-        trust: packages that it may name, besides this one.
+        spec: spec of a checkpoint or of a folder of shards, possibly untrusted.
+        trust: packages that the spec may name, besides this package.
 
     Raises:
-        TargetError: a class outside the trusted packages, or not a `Modality` by its own spelling; nothing was imported from
-            outside the trusted packages, and nothing called.
+        TargetError: for a class outside the trusted packages, or one that is not a `Modality` under its canonical name.
+            Raised before anything is called, or imported from outside the trusted packages.
     """
     modalities = (spec or {}).get("modalities")
     entries = modalities.items() if isinstance(modalities, Mapping) else ()

@@ -30,6 +30,12 @@ class ClassificationDecoder(Head):
         attention_dropout: probability of dropping an attention weight in training.
         query_std: standard deviation of the initial query, truncated at two.
         approximate_gelu: the tanh form of GELU instead of the exact one.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import ClassificationDecoder
+        >>> ClassificationDecoder(latent_channels=64, num_classes=10)(torch.rand(2, 16, 64)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(

@@ -20,6 +20,13 @@ class Head(nn.Module):
     Attributes:
         output_channels: size of the last axis of the output; by name where there are several outputs.
         target: of several outputs the one that predicts the target of the spec; None: no output does, or there is only one.
+
+    Examples:
+        >>> from perceiver import PooledHead
+        >>> from perceiver.decoders import Head
+        >>> head = PooledHead(latent_channels=64, num_classes=10)
+        >>> isinstance(head, Head), head.output_channels
+        (True, 10)
     """
 
     output_channels: int | dict[str, int]
@@ -30,6 +37,11 @@ class Decoder(Head, ABC):
     """A head that also gets what the model read (for queries from the input), and a choice of outputs to compute.
 
     Decoders whose queries come from nowhere but themselves can be called with the latents alone.
+
+    Examples:
+        >>> from perceiver.decoders import Decoder, QueryDecoder
+        >>> issubclass(QueryDecoder, Decoder)
+        True
     """
 
     @abstractmethod

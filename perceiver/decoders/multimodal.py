@@ -37,6 +37,14 @@ class MultimodalDecoder(Decoder):
         padding_std: standard deviation of their initial values.
         token_channels, num_heads, qk_channels, v_channels, widening, query_residual, chunk_size, dropout,
             attention_dropout, approximate_gelu: as in `QueryDecoder`.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import LearnedQueries, MultimodalDecoder
+        >>> queries = {"label": LearnedQueries(grid=[1], channels=16), "sound": LearnedQueries(grid=[50], channels=16)}
+        >>> decoder = MultimodalDecoder(latent_channels=64, queries=queries, output_channels={"label": 10, "sound": 48})
+        >>> {name: tuple(output.shape) for name, output in decoder(torch.rand(2, 16, 64)).items()}
+        {'label': (2, 1, 10), 'sound': (2, 50, 48)}
     """
 
     output_channels: dict[str, int]

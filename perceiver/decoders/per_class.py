@@ -26,6 +26,12 @@ class PerClassDecoder(Head):
 
     Raises:
         ValueError: without outputs.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver.decoders import PerClassDecoder
+        >>> PerClassDecoder(latent_channels=64, num_classes=10)(torch.rand(2, 16, 64)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(

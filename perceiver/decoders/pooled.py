@@ -17,6 +17,12 @@ class PooledHead(Head):
         latent_channels: D.
         num_classes: number of logits.
         dropout: probability of dropping a channel of the mean in training.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import PooledHead
+        >>> PooledHead(latent_channels=64, num_classes=10)(torch.rand(2, 16, 64)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(self, *, latent_channels: int, num_classes: int, dropout: float = 0.0) -> None:

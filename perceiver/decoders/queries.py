@@ -16,7 +16,13 @@ from perceiver.tokens import Tokens
 
 @runtime_checkable
 class Queries(Protocol):
-    """What decoders ask of a query provider, an `nn.Module`."""
+    """What decoders ask of a query provider, an `nn.Module`.
+
+    Examples:
+        >>> from perceiver.decoders import LearnedQueries, Queries
+        >>> isinstance(LearnedQueries(grid=[1], channels=32), Queries)
+        True
+    """
 
     channels: int | None
     """E; None: as many as the encoder's tokens have."""
@@ -39,6 +45,11 @@ class LearnedQueries(nn.Module):
         channels: E.
         modality: compute only as many outputs, from the start of every axis, as this modality has tokens; None: always all.
         std: standard deviation of the initial values, truncated at two.
+
+    Examples:
+        >>> from perceiver import LearnedQueries
+        >>> LearnedQueries(grid=[10], channels=32)({}).parts[0].shape
+        torch.Size([1, 10, 32])
     """
 
     def __init__(self, *, grid: Sequence[int], channels: int, modality: str | None = None, std: float = 0.02) -> None:
@@ -83,6 +94,12 @@ class PositionalQueries(nn.Module):
             size; outputs past it are masked.
         endpoint: with `grid`: coordinates are `linspace(-1, 1, n)`, as those of inputs are. False: `-1 + 2 * i / n`, as the
             released multimodal autoencoder has them for its outputs.
+
+    Examples:
+        >>> from perceiver import Fourier, PositionalQueries
+        >>> queries = PositionalQueries(position=Fourier(num_bands=4, resolution=(14, 24)), grid=[14, 24])
+        >>> [tuple(part.shape) for part in queries({}).parts]
+        [(1, 14, 1, 9), (1, 1, 24, 9)]
     """
 
     def __init__(
@@ -140,6 +157,12 @@ class InputQueries(nn.Module):
 
     Args:
         modality: whose.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import InputQueries, Tokens
+        >>> InputQueries(modality="image")({"image": Tokens(parts=(torch.rand(2, 8, 8, 12),))}).grid
+        (8, 8)
     """
 
     def __init__(self, *, modality: str) -> None:

@@ -39,6 +39,16 @@ class QueryDecoder(Decoder):
     Attributes:
         output_channels: size of the last axis of the outputs, whatever makes them.
         modality: the modality whose tokens the outputs are about, as `tied_logits` or the queries name it; or None.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier, PositionalQueries, QueryDecoder
+        >>> queries = PositionalQueries(position=Fourier(num_bands=4, resolution=(14, 24)), grid=[14, 24])
+        >>> decoder = QueryDecoder(latent_channels=64, queries=queries, output_channels=11)
+        >>> decoder(torch.rand(2, 16, 64)).shape
+        torch.Size([2, 14, 24, 11])
+        >>> decoder(torch.rand(2, 16, 64), index=torch.tensor([0, 5, 9])).shape
+        torch.Size([2, 3, 11])
     """
 
     output_channels: int

@@ -25,6 +25,14 @@ class TokenPositions(nn.Module):
         modality: whose.
         position_channels: of those parts together, the padding that fusion appends included.
         channels: E.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Tokens
+        >>> from perceiver.decoders import TokenPositions
+        >>> tokens = Tokens(parts=(torch.rand(2, 8, 8, 3), torch.rand(1, 8, 1, 9), torch.rand(1, 1, 8, 9)))
+        >>> TokenPositions(modality="image", position_channels=18, channels=32)({"image": tokens}).parts[0].shape
+        torch.Size([1, 8, 8, 32])
     """
 
     def __init__(self, *, modality: str, position_channels: int, channels: int) -> None:
@@ -81,6 +89,16 @@ class ReconstructionDecoder(Decoder):
 
     Raises:
         ValueError: nothing can be reconstructed; says why.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import ImagePixels
+        >>> from perceiver.decoders import ReconstructionDecoder
+        >>> image = ImagePixels(image_channels=3, position=Fourier(num_bands=4, resolution=(8, 8)))
+        >>> decoder = ReconstructionDecoder(latent_channels=64, token_channels=image.channels, adapters={"image": image})
+        >>> decoder(torch.rand(2, 16, 64), tokens={"image": image(torch.rand(2, 3, 8, 8))})["image"].shape
+        torch.Size([2, 8, 8, 3])
     """
 
     output_channels: dict[str, int]

@@ -18,6 +18,14 @@ class TiedLogits(nn.Module):
     Args:
         modality: whose adapter.
         vocabulary_size: rows of that embedding.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import LearnedTable, TiedLogits
+        >>> from perceiver.adapters import TextTokens
+        >>> text = TextTokens(vocabulary_size=262, embedding_channels=32, position=LearnedTable(grid=[64], channels=8))
+        >>> TiedLogits(modality="text", vocabulary_size=262)(torch.rand(2, 5, 32), {"text": text}).shape
+        torch.Size([2, 5, 262])
     """
 
     def __init__(self, *, modality: str, vocabulary_size: int) -> None:

@@ -1,1 +1,1 @@
-"""Uses of a trained model beyond one forward pass."""
+"""Inference with trained models beyond a single forward pass."""

@@ -1,4 +1,4 @@
-"""Texts with gaps, filled in by a model of masked tokens: one that was trained here, or imported."""
+"""Infilling: predict the gaps of a text with a masked language model, trained here or imported."""
 
 from __future__ import annotations
 
@@ -21,11 +21,19 @@ class FilledIn:
     """A text whose gaps a model has filled in.
 
     Args:
-        text: the whole; empty where ids are not those of bytes.
-        ids: `(L,)`, the same as ids.
-        places: of the gaps in it.
-        probabilities: what the model gave to each id that it put there.
-        alternatives: for each gap the most probable ids and their probabilities, as the model saw them when it filled it.
+        text: the complete text; empty if the ids are not bytes.
+        ids: `(L,)`, ids of the complete text.
+        places: positions of the gaps in `ids`.
+        probabilities: predicted probability of the id in each gap.
+        alternatives: for each gap, the most probable ids with their probabilities at the time it was filled.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import FilledIn
+        >>> ids, found = torch.tensor([105, 103, 122]), [[(103, 0.9)]]
+        >>> filled = FilledIn(text="cat", ids=ids, places=[1], probabilities=[0.9], alternatives=found)
+        >>> [filled.text[place] for place in filled.places]
+        ['a']
     """
 
     text: str
@@ -47,23 +55,36 @@ def fill_in(
     special_ids: Sequence[int] = tuple(range(NUM_SPECIAL)),
     num_alternatives: int = 5,
 ) -> FilledIn:
-    """What a model puts into the gaps of a text.
+    """Predict the gaps of a text with a masked language model.
 
     Args:
-        model: of masked tokens: from `task=masked_tokens`, or `perceiver.interop.huggingface.from_transformers` of a
-            `PerceiverForMaskedLM`.
-        text: with a marker for each hidden byte, `"The [MASK][MASK][MASK] sat"`; or ids, with `mask_id` in the gaps.
-        marker: what stands for a hidden byte, one of which makes one gap.
-        one_by_one: fill the gap of which the model is most certain, look again, and so on, instead of all at once: gaps side
-            by side then fit each other, at the cost of a run of the model for each.
-        enclose: ids before and after the text that the model was trained with: `([4], [5])` for the published one.
-        modality: of the text; None: the one that the model's head is for.
-        mask_id: stands for what is hidden; 3 for bytes.
-        special_ids: never filled in; 0 to 5 for bytes.
-        num_alternatives: to tell of each gap.
+        model: a masked language model from `task=masked_tokens`, or from `perceiver.interop.huggingface.from_transformers`
+            with a `PerceiverForMaskedLM`.
+        text: text with a marker for each hidden byte, `"The [MASK][MASK][MASK] sat"`; or ids, with `mask_id` in the gaps.
+        marker: string that stands for a hidden byte; each occurrence is a gap.
+        one_by_one: repeatedly fill the gap with the most confident prediction and run the model again, instead of filling
+            all gaps at once. Adjacent gaps then agree with each other, at the cost of a forward pass per gap.
+        enclose: ids before and after the text in the model's training: `([4], [5])` for the published model.
+        modality: name of the text modality; None: the modality that the model's head predicts.
+        mask_id: id of a gap; 3 for bytes.
+        special_ids: ids that are never filled in; 0 to 5 for bytes.
+        num_alternatives: number of alternatives to return for each gap.
 
     Raises:
-        ValueError: the text has no gap, is longer than the model takes, or the model is none of masked tokens.
+        ValueError: if the text has no gap or is too long for the model, or if the model is not a masked language model.
+
+    Examples:
+        >>> import perceiver
+        >>> from perceiver import Encoder, LearnedQueries, LearnedTable, Perceiver, QueryDecoder
+        >>> from perceiver.adapters import TextTokens
+        >>> text = TextTokens(vocabulary_size=262, embedding_channels=16, position=LearnedTable(grid=[32], channels=8))
+        >>> encoder = Encoder(token_channels=text.channels, num_latents=4, latent_channels=16, num_self_heads=2)
+        >>> queries = LearnedQueries(grid=[32], channels=16, modality="text")
+        >>> decoder = QueryDecoder(latent_channels=16, queries=queries, output_channels=262)
+        >>> model = Perceiver(adapters={"text": text}, encoder=encoder, head=decoder)  # untrained
+        >>> filled = perceiver.fill_in(model, "The [MASK][MASK]t sat")
+        >>> filled.places, len(filled.ids)
+        ([4, 5], 11)
     """
     name = _modality_of(model) if modality is None else modality
     vocabulary_size = vocabulary_of(model, name)
@@ -74,7 +95,7 @@ def fill_in(
     ids = torch.cat([first, own, last])
     places = (own == mask_id).nonzero().flatten() + len(first)
     if not len(places):
-        raise ValueError(f"fill_in.text: expected a gap or more, marked by {marker!r}, or {mask_id} among ids; got none.")
+        raise ValueError(f"fill_in.text: expected at least one gap: {marker!r} in a text, or {mask_id} among ids. Mark one.")
 
     device = next(model.parameters()).device
     probability, alternatives = [0.0] * len(places), [[(0, 0.0)]] * len(places)
@@ -102,31 +123,31 @@ def fill_in(
 
 
 def vocabulary_of(model: Perceiver, modality: str, *, asker: str = "fill_in") -> int:
-    """How many ids the text of a model of masked tokens has.
+    """Return the vocabulary size of a masked language model's text.
 
     Raises:
-        ValueError: the model has no such text, or its head gives no logits of its ids.
+        ValueError: if the model has no such text, or its head does not output logits over the text's ids.
     """
     adapter = dict(model.adapters.items()).get(modality)
     size = getattr(adapter, "vocabulary_size", None)
     if not isinstance(size, int):
-        got = f"none of {sorted(model.adapters)}" if adapter is None else f"that of a {type(adapter).__name__}"
+        kind = f"not among {sorted(model.adapters)}" if adapter is None else f"that of a {type(adapter).__name__}"
         raise ValueError(
-            f"{asker}.modality: expected text, of an adapter with a vocabulary_size such as perceiver.adapters.TextTokens; "
-            f"{modality!r} is {got}."
+            f"{asker}.modality: expected a text modality, whose adapter has a vocabulary_size, such as "
+            f"perceiver.adapters.TextTokens; {modality!r} is {kind}."
         )
     head = model.head
     if not isinstance(head, QueryDecoder) or head.output_channels != size:
         got = type(head).__name__ + (f" with {head.output_channels} outputs" if isinstance(head, Head) else "")
         raise ValueError(
-            f"{asker}: expected a model whose head tells tokens, a perceiver.decoders.QueryDecoder with logits of the "
-            f"{size} ids of {modality!r}, got {got}; task=masked_tokens sets it."
+            f"{asker}: expected a model whose head predicts tokens, a perceiver.decoders.QueryDecoder with logits over the "
+            f"{size} ids of {modality!r}; got {got}. task=masked_tokens sets this head."
         )
     return size
 
 
 def _modality_of(model: Perceiver) -> str:
-    """The modality of the text that the head predicts."""
+    """Return the name of the text modality that the head predicts."""
     named = model.head.modality if isinstance(model.head, QueryDecoder) else None
     return next(iter(model.adapters)) if named is None else named
 
@@ -139,11 +160,11 @@ def _ids(text: str | Tensor | Sequence[int], *, marker: str, mask_id: int, vocab
         return ids.clone()
     if vocabulary_size != VOCABULARY_SIZE:
         raise ValueError(
-            f"fill_in.text: expected ids, since the model's vocabulary of {vocabulary_size} is not that of UTF-8 bytes "
-            f"({VOCABULARY_SIZE}); give those of its tokenizer, with mask_id in the gaps."
+            f"fill_in.text: expected ids, because the model's vocabulary of {vocabulary_size} is not that of UTF-8 bytes "
+            f"({VOCABULARY_SIZE}). Encode the text with the model's tokenizer, with mask_id in the gaps."
         )
     if not marker:
-        raise ValueError("fill_in.marker: expected what stands for a hidden byte, got an empty text.")
+        raise ValueError("fill_in.marker: expected a string that marks a gap, got an empty string.")
     gap = torch.tensor([mask_id])
     parts = [part for piece in text.split(marker) for part in (encode_bytes(piece), gap)]
     return torch.cat(parts[:-1])

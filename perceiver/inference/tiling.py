@@ -1,4 +1,4 @@
-"""Fields over images larger than a model was trained on: tiles that overlap, blended with weights that fall to their edges.
+"""Dense prediction in overlapping tiles for images larger than in training, blended by weights that fall towards edges.
 
 Perceiver IO, appendix on optical flow: tiles of the training size that overlap by 20 pixels, each weighted by the distance
 from its edge.
@@ -19,12 +19,12 @@ from perceiver.targets.pixels import FieldTarget
 
 
 def tile_starts(size: int, *, tile: int, overlap: int) -> list[int]:
-    """Where tiles of one axis begin: at 0, and so that neighbours overlap by at least `overlap`, the last one at the end.
+    """Return the start of each tile along an axis: the first at 0, the last at the end, overlapping by at least `overlap`.
 
     Args:
-        size: of the axis.
-        tile: of a tile.
-        overlap: of neighbours, below the tile.
+        size: length of the axis.
+        tile: length of a tile.
+        overlap: smallest overlap of neighbouring tiles, below `tile`.
     """
     if tile >= size:
         return [0]
@@ -32,7 +32,7 @@ def tile_starts(size: int, *, tile: int, overlap: int) -> list[int]:
 
 
 def tile_weights(height: int, width: int) -> Float[Tensor, "height width"]:
-    """How much each pixel of a tile counts: its distance from the nearest edge, at least 1, float32."""
+    """Return the weight of each pixel of a tile: its distance from the nearest edge, at least 1, float32."""
     rows, columns = (
         torch.minimum(steps + 1, size - steps)
         for steps, size in ((torch.arange(float(height)), height), (torch.arange(float(width)), width))
@@ -44,23 +44,24 @@ def tile_weights(height: int, width: int) -> Float[Tensor, "height width"]:
 def over_tiles(
     compute: Callable[[Tensor], Tensor], x: Float[Tensor, "batch *any h w"], *, tile: Sequence[int], overlap: int = 20
 ) -> Float[Tensor, "batch values h w"]:
-    """What `compute` says of tiles, put together over the whole.
+    """Apply `compute` to tiles and combine its outputs over the whole image.
 
-    An image no larger than a tile is computed as it is. Where tiles overlap, the mean weighted by `tile_weights` counts.
+    An image that is not larger than a tile is computed at once. Where tiles overlap, outputs are averaged with
+    `tile_weights`.
 
     Args:
-        compute: `(B, …, h, w)` of a tile -> `(B, E, h, w)`.
+        compute: function from a tile `(B, …, h, w)` to outputs `(B, E, h, w)`.
         x: `(B, …, H, W)`.
-        tile: [height, width] of a tile; that of the training, since models know positions relative to the whole.
-        overlap: of neighbouring tiles, in pixels, at least.
+        tile: [height, width] of a tile; use the training size, since models know positions relative to the whole image.
+        overlap: smallest overlap of neighbouring tiles, in pixels.
 
     Raises:
-        ValueError: for a tile without pixels, or an overlap that is none or as large as a tile.
+        ValueError: for a tile without pixels, or an overlap that is negative or not below the size of a tile.
     """
     if len(tile) != 2 or min(tile) < 1 or not 0 <= overlap < min(tile):
         raise ValueError(
-            f"tile, overlap: expected [height, width] in pixels and an overlap from 0 to below both, got {list(tile)} and "
-            f"{overlap}."
+            f"tile, overlap: expected [height, width] in pixels and an overlap of at least 0 and below both, got "
+            f"{list(tile)} and {overlap}."
         )
     height, width = x.shape[-2:]
     tall, wide = min(tile[0], height), min(tile[1], width)
@@ -73,7 +74,7 @@ def over_tiles(
             made = compute(x[place]).float()
             if made.ndim != 4 or made.shape[0] != x.shape[0] or made.shape[2:] != (tall, wide):
                 raise ValueError(
-                    f"compute: expected ({x.shape[0]}, values, {tall}, {wide}) of a tile, got {tuple(made.shape)}."
+                    f"compute: expected shape ({x.shape[0]}, values, {tall}, {wide}) for a tile, got {tuple(made.shape)}."
                 )
             if total is None:
                 total = made.new_zeros(*made.shape[:2], height, width)
@@ -91,32 +92,48 @@ def flow_in_tiles(
     overlap: int = 20,
     scale: float | None = None,
 ) -> Float[Tensor, "batch values h w"]:
-    """The optical flow, or another field, of frames of any size; in evaluation mode, without gradients.
+    """Predict the optical flow, or another field, of frames of any size; in evaluation mode, without gradients.
 
     The published model, `perceiver.interop`'s PerceiverForOpticalFlow, takes frames in [-1, 1], `tile=[368, 496]` and
     `scale=20`.
 
     Args:
-        model: of one modality, with an output for each pixel.
+        model: a model with a single modality and an output for each pixel.
         frames: `(B, C, T, H, W)`, normalised as in training.
-        tile: [height, width]; None: the size of the training frames, as the model's spec says.
-        overlap: of neighbouring tiles, in pixels, at least.
-        scale: what outputs are multiplied by; None: their normalisation is undone as the model's spec says.
+        tile: [height, width] of a tile; None: the size of the training frames in the model's spec.
+        overlap: smallest overlap of neighbouring tiles, in pixels.
+        scale: factor of the outputs; None: undo the normalisation according to the model's spec.
 
     Raises:
-        ValueError: neither `tile` or `scale` nor a spec that says them, or a model of several modalities.
+        ValueError: if `tile` or `scale` is missing and the spec does not give it, or if the model has several modalities.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Encoder, Fourier, InputQueries, Perceiver, QueryDecoder, flow_in_tiles
+        >>> from perceiver.adapters import FrameSurroundings
+        >>> frames = FrameSurroundings(video_channels=3, position=Fourier(num_bands=4, resolution=(16, 16)))
+        >>> encoder = Encoder(token_channels=frames.channels, num_latents=4, latent_channels=16, num_self_heads=2)
+        >>> queries = InputQueries(modality="frames")
+        >>> decoder = QueryDecoder(
+        ...     latent_channels=16, queries=queries, token_channels=frames.channels, output_channels=2
+        ... )
+        >>> model = Perceiver(adapters={"frames": frames}, encoder=encoder, head=decoder)
+        >>> flow_in_tiles(model, torch.rand(1, 3, 2, 24, 40), tile=[16, 16], overlap=4, scale=1.0).shape
+        torch.Size([1, 2, 24, 40])
     """
     if len(model.adapters) != 1:
-        raise ValueError(f"model: expected one modality, the frames; got {sorted(model.adapters)}.")
+        raise ValueError(f"model: expected a single modality, the frames; got {sorted(model.adapters)}.")
     [name] = model.adapters
     target = target_of(model.spec)
     if tile is None:
         shape = ((model.spec or {}).get("modalities", {}).get(name, {}).get("shape") or [None])[-2:]
         if len(shape) < 2 or None in shape:
-            raise ValueError("tile: expected [height, width]; the model's spec does not say the training frames' size.")
+            raise ValueError("tile: expected [height, width], because the model's spec lacks the training frames' size.")
         tile = [int(length) for length in shape]
     if scale is None and not isinstance(target, FieldTarget):
-        raise ValueError("scale: expected a number, e.g. 20 for the published model; the model's spec has no such target.")
+        raise ValueError(
+            "scale: expected a number, because the model's spec has no field target; 20 for the published model."
+        )
 
     def compute(part: Tensor) -> Tensor:
         outputs: Tensor = model({name: part})

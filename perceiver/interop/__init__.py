@@ -1,1 +1,1 @@
-"""Published weights of other libraries, in and out; each file needs the extra that it names."""
+"""Conversion of published weights from and to other libraries; each file names the extra that it requires."""

@@ -1,7 +1,7 @@
-"""The six published models as transformers describes them, and as configs of this package; both ways.
+"""Configs of the six published models, converted between transformers and this package.
 
-`model_config` turns the values of a `PerceiverConfig` into the config of `perceiver.checkpoints.build_model`, `their_config`
-turns that back. What neither says is a constant of the class, as it is there.
+`model_config` converts the values of a `PerceiverConfig` to the config of `perceiver.checkpoints.build_model`, and
+`their_config` converts it back. Settings in neither of them are constants of the class, as in transformers.
 """
 
 from __future__ import annotations
@@ -39,34 +39,33 @@ DEFAULTS: dict[str, Any] = {
     "output_num_channels": 512,
     "_label_trainable_num_channels": 1024,
 }
-"""What a config.json that leaves a value out means."""
+"""Default values for entries that a config.json leaves out."""
 
 MOST = 10**9
-"""No size in a config is larger; most must be far smaller for their weights to be there."""
+"""Upper limit of any size in a config; real sizes are far smaller, since their weights must exist."""
 
 GELU_FORMS = {"gelu": False, "gelu_new": True, "gelu_pytorch_tanh": True}
-"""Names of activations, and whether each is the tanh form of GELU."""
+"""From the name of an activation to whether it is the tanh form of GELU."""
 
 FRAMES_PER_SECOND = 25
-"""Of the multimodal autoencoder's video; says only what its audio's sample rate is."""
+"""Frame rate of the multimodal autoencoder's video, used only to derive the sample rate of its audio."""
 
 Config = dict[str, Any]
 
 
 class ArchitectureError(ValueError):
-    """A config is of no architecture that can be converted; the message says which value, and what was expected."""
+    """A config's architecture cannot be converted; the message names the value and what was expected."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One of the six classes.
+    """Conversion of one of the six classes between the values of transformers (theirs) and configs of this package (ours).
 
     Args:
-        adapters: config of ours by modality, of their values.
-        token_channels: C that follows, for widths that are given by it.
-        head: config of ours, of their values.
-        read: their values that only this class has, from a config of ours.
-        fusion: config of ours.
+        adapters: makes our adapters' configs by modality from their values.
+        head: makes our head's config from their values.
+        read: returns the values specific to this class from a config of ours.
+        fusion: makes our fusion's config, or None, from their values.
     """
 
     adapters: Callable[[Config], Config]
@@ -76,10 +75,10 @@ class Architecture:
 
 
 def model_config(name: str, given: Mapping[str, Any]) -> Config:
-    """The config for `perceiver.checkpoints.build_model` of the class `name` with these values of a PerceiverConfig.
+    """Return the config for `perceiver.checkpoints.build_model` of the class `name` with these values of a PerceiverConfig.
 
     Raises:
-        ArchitectureError: for an unknown class, or a value that this package has no counterpart of.
+        ArchitectureError: for an unknown class, or a value without a counterpart in this package.
     """
     if name not in ARCHITECTURES:
         raise ArchitectureError(f"unknown architecture {str(name)[:80]!r}; expected one of {', '.join(ARCHITECTURES)}")
@@ -109,14 +108,14 @@ def model_config(name: str, given: Mapping[str, Any]) -> Config:
 
 
 def their_config(tree: Mapping[str, Any]) -> tuple[str, Config]:
-    """The class and its values that a model config of ours describes: the inverse of `model_config`.
+    """Return the class, and its values, that a config of ours describes: the inverse of `model_config`.
 
     Raises:
-        ArchitectureError: if it is none of the six, naming what differs from the nearest.
+        ArchitectureError: if it is not one of the six models; names the difference from the closest.
     """
     adapters = tree.get("adapters", {})
     kinds = {name: str(node.get("_target_")).rpartition(".")[2] for name, node in adapters.items()}
-    name = next((name for name, own in _KINDS.items() if own == kinds), None)
+    name = next((name for name, expected_kinds in _KINDS.items() if expected_kinds == kinds), None)
     if name is None:
         raise ArchitectureError(
             f"adapters: expected those of one of the six published models, such as {{'image': 'ImagePixels'}}; got {kinds}"
@@ -124,11 +123,11 @@ def their_config(tree: Mapping[str, Any]) -> tuple[str, Config]:
     try:
         values = _read_encoder(tree["encoder"]) | ARCHITECTURES[name].read(dict(tree))
     except (KeyError, TypeError, IndexError) as error:
-        raise ArchitectureError(f"{name}: its config has no {error}, which transformers' class has") from error
+        raise ArchitectureError(f"{name}: the config lacks {error}, which transformers' class requires") from error
     expected = model_config(name, values)
     different = _difference(expected, dict(tree), "model")
     if different is not None:
-        raise ArchitectureError(f"{name}: {different}, so transformers' class cannot hold this model")
+        raise ArchitectureError(f"{name}: {different}. transformers' class cannot represent this model.")
     return name, values
 
 
@@ -155,7 +154,7 @@ def _encoder(values: Config) -> Config:
 
 
 def _cross_qk(values: Config) -> int | None:
-    """None takes the width of the tokens, which is transformers' `kv`."""
+    """Width of queries and keys; None takes the width of the tokens, which is `kv` in transformers."""
     if values["qk_channels"] is not None:
         return int(values["qk_channels"])
     return int(values["d_latents"]) if values["cross_attention_shape_for_attention"] == "q" else None
@@ -190,7 +189,7 @@ def _fourier(bands: int, resolution: list[int], **more: Any) -> Config:
 
 
 def _decoding(values: Config) -> Config:
-    """What all decoders of a model share with its encoder."""
+    """Settings that all decoders of a model share with its encoder."""
     return {
         "attention_dropout": float(values["attention_probs_dropout_prob"]),
         "approximate_gelu": GELU_FORMS[values["hidden_act"]],
@@ -198,7 +197,7 @@ def _decoding(values: Config) -> Config:
 
 
 def _decoder_qk(values: Config, query_channels: int | None) -> int | None:
-    """None takes the latents' width, which is transformers' `kv`."""
+    """Width of queries and keys; None takes the latents' width, which is `kv` in transformers."""
     return query_channels if values["cross_attention_shape_for_attention"] == "q" else None
 
 
@@ -441,9 +440,9 @@ def _num_labels(given: Mapping[str, Any]) -> int:
 
 
 def _check_value(key: str, value: Any, default: Any) -> None:
-    """Raise ArchitectureError unless a value is of the kind of its default, and a number of a size that a model may have.
+    """Raise ArchitectureError unless a value has the type of its default, and numbers are in range.
 
-    Before anything is computed of it: a config.json may come from a stranger, whose list times a number takes all memory.
+    This runs before any computation: in an untrusted config.json, a list multiplied by a number could exhaust the memory.
     """
     if value is None and default is None:
         return
@@ -460,7 +459,7 @@ def _check_value(key: str, value: Any, default: Any) -> None:
         good, expected = type(value) is type(default), type(default).__name__
     if not good:
         raise ArchitectureError(
-            f"its config makes no model: {key}: expected {expected}, got {type(value).__name__} {str(value)[:60]!r}"
+            f"invalid config: {key}: expected {expected}, got {type(value).__name__} {str(value)[:60]!r}"
         )
 
 
@@ -473,11 +472,10 @@ def _plain(value: Any) -> Any:
 
 
 def _difference(expected: Any, found: Any, path: str) -> str | None:
-    """The first value in which two configs differ, in words; None where they are the same."""
+    """Describe the first value in which two configs differ; None if they are equal."""
     if isinstance(expected, dict) and isinstance(found, dict):
         for key in sorted(set(expected) | set(found)):
-            own, other = expected.get(key), found.get(key)
-            different = _difference(own, other, f"{path}.{key}")
+            different = _difference(expected.get(key), found.get(key), f"{path}.{key}")
             if different is not None:
                 return different
         return None

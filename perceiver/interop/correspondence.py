@@ -1,4 +1,4 @@
-"""Which weight of transformers' Perceiver is which of ours, and in which order of channels."""
+"""Mapping between the weights of transformers' Perceiver and those of this package, with the order of channels."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from perceiver.model import Perceiver
 
 @dataclass(frozen=True)
 class Pair:
-    """One tensor of ours and the one or several of theirs that it consists of.
+    """A tensor of this package (ours) and the tensors of transformers (theirs) that it consists of.
 
     Args:
         ours, theirs: names in the two state dicts.
-        shapes: of theirs, which joined along the first axis have as many values as ours.
-        order: ours along the last axis are theirs at these places; None: the same order.
+        shapes: shapes of their tensors; joined along the first axis they have as many values as ours.
+        order: indices of their channels, along the last axis, in our order; None: the same order.
     """
 
     ours: str
@@ -28,14 +28,14 @@ class Pair:
     order: Tensor | None = None
 
     def join(self, tensors: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
-        """Theirs -> ours, of the shape of ours."""
+        """Join their tensors to ours, of the given shape."""
         whole = tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
         if self.order is not None:
             whole = whole[..., self.order]
         return whole.reshape(tuple(shape)).contiguous()
 
     def split(self, whole: Tensor) -> list[Tensor]:
-        """Ours -> theirs."""
+        """Split our tensor into theirs."""
         if self.order is not None:
             whole = whole[..., torch.argsort(self.order)]
         if len(self.shapes) == 1:
@@ -45,15 +45,15 @@ class Pair:
 
 
 def correspondence(name: str, model: Perceiver) -> list[Pair]:
-    """All pairs for the class `name` of transformers and our model of the same architecture."""
+    """Return all pairs for the class `name` of transformers and our model of the same architecture."""
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     return list(_Pairs(model, shapes).of(name))
 
 
 def fourier_order(content: int, coordinates: int, bands: int) -> Tensor:
-    """Places in their channels of content, then coordinates one by one, each with its sines and cosines.
+    """Return the indices of their channels in our order: content, then each coordinate with its sines and cosines.
 
-    Theirs are content, all coordinates, all sines, all cosines.
+    Their order is content, all coordinates, all sines, all cosines.
     """
     places = list(range(content))
     for axis in range(coordinates):
@@ -64,7 +64,7 @@ def fourier_order(content: int, coordinates: int, bands: int) -> Tensor:
 
 
 class _Pairs:
-    """Lists pairs; shapes of theirs are those of ours unless said otherwise."""
+    """Generator of pairs; their shapes equal ours unless given."""
 
     def __init__(self, model: Perceiver, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.model = model
@@ -89,7 +89,7 @@ class _Pairs:
         return Pair(ours, (theirs,), (self.shapes[ours] if shape is None else shape,), order)
 
     def module(self, ours: str, theirs: str, *, order: Tensor | None = None) -> Iterator[Pair]:
-        """Weight and bias of a linear map or a norm; the order is that of the last axis of the weight."""
+        """Yield weight and bias of a linear map or a norm; `order` applies to the last axis of the weight."""
         yield self.same(f"{ours}.weight", f"{theirs}.weight", order=order)
         is_norm = len(self.shapes[f"{ours}.weight"]) == 1
         yield self.same(f"{ours}.bias", f"{theirs}.bias", order=order if is_norm else None)
@@ -97,21 +97,21 @@ class _Pairs:
     def cross_attend(
         self, ours: str, theirs: str, *, token_order: Tensor | None = None, query_order: Tensor | None = None
     ) -> Iterator[Pair]:
-        attention, own = f"{ours}.attention", f"{theirs}.attention.self"
-        yield from self.module(f"{attention}.query_norm", f"{own}.layernorm1", order=query_order)
-        yield from self.module(f"{attention}.query", f"{own}.query", order=query_order)
-        yield from self.module(f"{attention}.tokens.norm", f"{own}.layernorm2", order=token_order)
-        yield from self.module(f"{attention}.tokens.key", f"{own}.key", order=token_order)
-        yield from self.module(f"{attention}.tokens.value", f"{own}.value", order=token_order)
+        attention, inner = f"{ours}.attention", f"{theirs}.attention.self"
+        yield from self.module(f"{attention}.query_norm", f"{inner}.layernorm1", order=query_order)
+        yield from self.module(f"{attention}.query", f"{inner}.query", order=query_order)
+        yield from self.module(f"{attention}.tokens.norm", f"{inner}.layernorm2", order=token_order)
+        yield from self.module(f"{attention}.tokens.key", f"{inner}.key", order=token_order)
+        yield from self.module(f"{attention}.tokens.value", f"{inner}.value", order=token_order)
         yield from self.module(f"{attention}.output", f"{theirs}.attention.output.dense")
         yield from self.feed_forward(ours, theirs)
 
     def self_attend(self, ours: str, theirs: str, *, widths: Sequence[int]) -> Iterator[Pair]:
-        attention, own = f"{ours}.attention", f"{theirs}.attention.self"
-        yield from self.module(f"{attention}.norm", f"{own}.layernorm1")
+        attention, inner = f"{ours}.attention", f"{theirs}.attention.self"
+        yield from self.module(f"{attention}.norm", f"{inner}.layernorm1")
         for kind in ("weight", "bias"):
             rest = self.shapes[f"{attention}.qkv.{kind}"][1:]
-            names = tuple(f"{own}.{part}.{kind}" for part in ("query", "key", "value"))
+            names = tuple(f"{inner}.{part}.{kind}" for part in ("query", "key", "value"))
             yield Pair(f"{attention}.qkv.{kind}", names, tuple((width, *rest) for width in widths))
         yield from self.module(f"{attention}.output", f"{theirs}.attention.output.dense")
         yield from self.feed_forward(ours, theirs)
@@ -158,7 +158,7 @@ def _conv_model(pairs: _Pairs) -> Iterator[Pair]:
 def _flow_model(pairs: _Pairs) -> Iterator[Pair]:
     yield from pairs.module("adapters.frames.embed", "perceiver.input_preprocessor.conv_after_patches")
     decoder = "perceiver.decoder.decoder"
-    # The queries are tokens; what they read has an order of its own, since no residual carries them on.
+    # The queries are tokens in their channel order. The output is not affected, because there is no residual.
     yield from pairs.cross_attend("head.cross_attend", f"{decoder}.decoding_cross_attention", query_order=_FLOW_ORDER)
     yield from pairs.module("head.output", f"{decoder}.final_layer")
 
@@ -175,14 +175,14 @@ def _text_model(pairs: _Pairs) -> Iterator[Pair]:
 
 def _multimodal_model(pairs: _Pairs) -> Iterator[Pair]:
     decoder = "perceiver.decoder"
-    for own, their in (("audio", "audio"), ("label", "label"), ("video", "image")):
+    for ours, theirs in (("audio", "audio"), ("label", "label"), ("video", "image")):
         for kind in ("padding", "mask"):
-            (width,) = pairs.shapes[f"fusion.{kind}.{own}"]
-            yield pairs.same(f"fusion.{kind}.{own}", f"perceiver.input_preprocessor.{kind}.{their}", shape=(1, width))
-        (width,) = pairs.shapes[f"head.fusion.padding.{own}"]
-        yield pairs.same(f"head.fusion.padding.{own}", f"{decoder}.padding.{their}", shape=(1, width))
+            (width,) = pairs.shapes[f"fusion.{kind}.{ours}"]
+            yield pairs.same(f"fusion.{kind}.{ours}", f"perceiver.input_preprocessor.{kind}.{theirs}", shape=(1, width))
+        (width,) = pairs.shapes[f"head.fusion.padding.{ours}"]
+        yield pairs.same(f"head.fusion.padding.{ours}", f"{decoder}.padding.{theirs}", shape=(1, width))
         yield from pairs.module(
-            f"head.outputs.{own}", f"perceiver.output_postprocessor.modalities.{their}.classifier"
+            f"head.outputs.{ours}", f"perceiver.output_postprocessor.modalities.{theirs}.classifier"
         )
     yield pairs.same(
         "head.queries.label.queries",
@@ -199,7 +199,7 @@ _REST: dict[str, tuple[Callable[[_Pairs], Iterator[Pair]], Tensor | None]] = {
     "PerceiverForImageClassificationConvProcessing": (_conv_model, fourier_order(64, 2, 64)),
     "PerceiverForOpticalFlow": (_flow_model, _FLOW_ORDER),
     "PerceiverForMaskedLM": (_text_model, None),
-    # Its modalities share one key projection, so that the adapters have the channels in their order.
+    # All modalities share a key projection, so our adapters use their order of channels.
     "PerceiverForMultimodalAutoencoding": (_multimodal_model, None),
 }
-"""What each class has besides the encoder, and the order of its tokens' channels."""
+"""The pairs of each class besides those of the encoder, and the order of its tokens' channels."""

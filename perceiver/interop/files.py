@@ -1,4 +1,4 @@
-"""Reads a directory of transformers: config.json and weights, from safetensors or PyTorch's format; runs nothing in it."""
+"""Read a directory of transformers: config.json and weights in safetensors or PyTorch format. Never runs code from it."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
 PYTORCH = "pytorch_model.bin"
 MOST_TEXT_BYTES = 2**25
-"""Of a config, or of the header of a safetensors file, which names each tensor."""
+"""Largest size of a config, or of the header of a safetensors file, which names each tensor."""
 
 
 class WeightFileError(ValueError):
-    """A directory or file cannot be read as what it should be; the message names it, what was expected and what came."""
+    """A directory or file has an unexpected format; the message names it, what was expected and what was found."""
 
 
 def read_config(directory: Path, *, maker: str) -> dict[str, Any]:
-    """The values of `config.json`. `maker` says in errors who writes such directories.
+    """Return the values of `config.json`. `maker` is the function that writes such directories, for error messages.
 
     Raises:
-        FileNotFoundError: if there is no such directory, or no config in it.
-        WeightFileError: if it holds no JSON object.
+        FileNotFoundError: if the directory or its config does not exist.
+        WeightFileError: if the config is not a JSON object.
     """
     if not directory.is_dir():
-        raise FileNotFoundError(f"{directory}: there is no such directory; expected one that {maker} wrote")
+        raise FileNotFoundError(f"{directory}: expected a directory written by {maker}, but it does not exist")
     file = directory / CONFIG
     if not file.is_file():
-        there = ", ".join(sorted(entry.name for entry in directory.iterdir())[:8]) or "nothing"
-        raise FileNotFoundError(f"{directory}: has no {CONFIG}; expected a directory that {maker} wrote, found {there}")
+        found = ", ".join(sorted(entry.name for entry in directory.iterdir())[:8]) or "nothing"
+        raise FileNotFoundError(f"{directory}: has no {CONFIG}; expected a directory written by {maker}, found {found}")
     if (size := file.stat().st_size) > MOST_TEXT_BYTES:
         raise WeightFileError(f"{file}: expected at most {MOST_TEXT_BYTES:,} bytes of JSON, got {size:,}")
     try:
         values = json.loads(file.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:  # also of integers with thousands of digits
+    except (ValueError, RecursionError) as error:  # also raised for integers with thousands of digits
         raise WeightFileError(f"{file}: expected JSON: {error}") from error
     if not isinstance(values, dict):
         raise WeightFileError(f"{file}: expected a JSON object, got {type(values).__name__}")
@@ -52,27 +52,27 @@ def read_config(directory: Path, *, maker: str) -> dict[str, Any]:
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text[:40]} is beyond the range of numbers")
+        raise ValueError(f"{text[:40]} is out of range")
     return number
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number of JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def read_weights(directory: Path) -> tuple[Path, dict[str, Tensor]]:
-    """The file of weights in a directory, and its tensors by name.
+    """Return the weight file of a directory, and its tensors by name.
 
     Raises:
-        FileNotFoundError: if there is none.
-        WeightFileError: if it is of another format, damaged, or holds anything but tensors.
+        FileNotFoundError: if the directory has no weight file.
+        WeightFileError: if the file has another format, is damaged, or holds anything but tensors.
     """
     for name, read in ((SAFETENSORS, _read_safetensors), (PYTORCH, _read_pytorch)):
         file = directory / name
         if file.is_file():
             return file, read(file)
     shards = [file.name for file in directory.glob("*.index.json")]
-    hint = f"; the weights are in several files ({shards[0]}), save them in one" if shards else ""
+    hint = f"; the weights are sharded ({shards[0]}). Save them in a single file" if shards else ""
     raise FileNotFoundError(f"{directory}: has neither {SAFETENSORS} nor {PYTORCH}{hint}")
 
 
@@ -81,7 +81,7 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
-        raise ImportError(f"{file}: reading it needs safetensors; pip install 'perceiver-multimodal[hf]'") from error
+        raise ImportError(f"{file}: reading it requires safetensors; pip install 'perceiver-multimodal[hf]'") from error
     _check_header(file)
     try:
         tensors: dict[str, Tensor] = load_file(file)
@@ -91,7 +91,7 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def _check_header(file: Path) -> None:
-    """Raise WeightFileError unless the header of a safetensors file, its first part, fits into the file and is not huge."""
+    """Raise WeightFileError if the header of a safetensors file is larger than the file or implausibly large."""
     with file.open("rb") as stream:
         start = stream.read(8)
     room = min(file.stat().st_size - 8, MOST_TEXT_BYTES)
@@ -109,7 +109,7 @@ def _read_pytorch(file: Path) -> dict[str, Tensor]:
             check_archive(stream, file)
     except CheckpointError as error:
         raise WeightFileError(
-            f"{error}. Where PyTorch before 1.6 wrote it, load and save it with transformers, which writes {SAFETENSORS}"
+            f"{error}. If PyTorch before 1.6 wrote it, load and save it with transformers, which writes {SAFETENSORS}"
         ) from error
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
@@ -118,7 +118,7 @@ def _read_pytorch(file: Path) -> dict[str, Tensor]:
             f"{file}: refused without running anything in it: it holds more than tensors ({_first_line(error)})"
         ) from error
     except (RuntimeError, OSError, EOFError, LookupError, TypeError, AttributeError, ValueError) as error:
-        raise WeightFileError(f"{file}: not a file of torch.save, or damaged: {_first_line(error)}") from error
+        raise WeightFileError(f"{file}: not written by torch.save, or damaged: {_first_line(error)}") from error
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     ):

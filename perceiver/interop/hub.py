@@ -1,8 +1,8 @@
 """Models as directories of the Hugging Face Hub: `config.json` and `model.safetensors` (extra `hf`).
 
-`save_pretrained` and `from_pretrained` work on local directories. `HubPerceiver` is the same as a
-`huggingface_hub.PyTorchModelHubMixin`, whose `push_to_hub` and names of repositories need the network. What a file names is
-held to the rules of `perceiver.load`.
+`save_pretrained` and `from_pretrained` work on local directories. `HubPerceiver` offers them as a
+`huggingface_hub.PyTorchModelHubMixin`, which needs the network for `push_to_hub` and for repository names. The classes that
+a config names are restricted as in `perceiver.load`.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from perceiver.model import Perceiver
 
 
 def save_pretrained(model: Perceiver, directory: str | Path) -> Path:
-    """Write config, spec and weights of a model into a directory, which is made if it is missing; returns it.
+    """Write config, spec and weights of a model to a directory, created if missing, and return the directory.
 
     Raises:
-        CheckpointError: if the model does not say what it was built from (`model.config`).
+        CheckpointError: if the model has no config (`model.config`).
     """
     folder = Path(directory)
     if model.config is None:
         raise CheckpointError(
-            "save_pretrained: the model does not say what it was built from; expected one of perceiver.load, "
-            "from_transformers or perceiver.checkpoints.build.build_model"
+            "save_pretrained: the model has no config; expected a model from perceiver.load, from_transformers or "
+            "perceiver.checkpoints.build.build_model"
         )
-    said = json.dumps({KEY: entry({"model": model.config}, model.spec)}, indent=2)
+    config = json.dumps({KEY: entry({"model": model.config}, model.spec)}, indent=2)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     new = folder / f".{SAFETENSORS}.{os.getpid()}.tmp"
     try:
         save_file(weights, new, metadata={"format": "pt"})
-        (folder / CONFIG).write_text(said + "\n", encoding="utf-8")
+        (folder / CONFIG).write_text(config + "\n", encoding="utf-8")
         os.replace(new, folder / SAFETENSORS)
     finally:
         new.unlink(missing_ok=True)
@@ -55,23 +55,23 @@ def save_pretrained(model: Perceiver, directory: str | Path) -> Path:
 
 
 def from_pretrained(directory: str | Path, *, trust: Sequence[str] = ()) -> Perceiver:
-    """The model of a local directory that `save_pretrained` wrote, in evaluation mode, with its spec.
+    """Load a model from a local directory written by `save_pretrained`, in evaluation mode, with its spec.
 
     Args:
-        directory: with `config.json` and `model.safetensors`.
-        trust: further packages whose classes it may name, see `perceiver.load`.
+        directory: directory with `config.json` and `model.safetensors`.
+        trust: further packages whose classes the config may name, see `perceiver.load`.
 
     Raises:
-        FileNotFoundError: if there is no such directory, or no config or weights in it.
-        WeightFileError: if the config is no JSON or the weights are no safetensors.
-        CheckpointError: if the config describes no model of this package, or the weights do not fit it.
+        FileNotFoundError: if the directory, its config or its weights do not exist.
+        WeightFileError: if the config is not JSON or the weights are not safetensors.
+        CheckpointError: if the config does not describe a model of this package, or the weights do not fit it.
     """
     folder = Path(directory)
     content = read_config(folder, maker="perceiver.interop.hub.save_pretrained")
     if KEY not in content:
         hint = ""
         if content.get("model_type") == "perceiver":
-            hint = "; it is one of transformers, for perceiver.interop.huggingface.from_transformers"
+            hint = "; it is a config of transformers: use perceiver.interop.huggingface.from_transformers"
         raise CheckpointError(f"{folder / CONFIG}: expected the entry {KEY!r}, got {', '.join(list(content)[:8])}{hint}")
     recipe = recipe_of(content, folder / CONFIG)
     _, weights = read_weights(folder)
@@ -79,10 +79,10 @@ def from_pretrained(directory: str | Path, *, trust: Sequence[str] = ()) -> Perc
 
 
 class HubPerceiver(nn.Module, PyTorchModelHubMixin, library_name="perceiver-multimodal"):
-    """A Perceiver with the methods `save_pretrained`, `from_pretrained` and `push_to_hub` of the Hub.
+    """A Perceiver with the Hub's methods `save_pretrained`, `from_pretrained` and `push_to_hub`.
 
     Args:
-        model: the model itself; called with the same arguments.
+        model: the wrapped model, which is called with the same arguments.
     """
 
     def __init__(self, *, model: Perceiver) -> None:

@@ -1,6 +1,6 @@
-"""Perceiver models of transformers, in and out: `from_transformers`, `to_transformers` (extra `hf`).
+"""Conversion from and to the Perceiver models of transformers: `from_transformers`, `to_transformers` (extra `hf`).
 
-Directories are read without transformers, without network, and without running anything that a file holds.
+Directories are read without transformers, without the network, and without running code from any file.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from perceiver.model import Perceiver
 
 
 def from_transformers(model: nn.Module | str | Path, *, attention_dropout: float | None = None) -> Perceiver:
-    """A Perceiver of transformers as a model of this package, with the same outputs, in evaluation mode.
+    """Convert a Perceiver of transformers to a model of this package, with the same outputs, in evaluation mode.
 
     Args:
         model: one of transformers' six classes (`PerceiverForImageClassificationFourier`, `…Learned`, `…ConvProcessing`,
             `PerceiverForOpticalFlow`, `PerceiverForMaskedLM`, `PerceiverForMultimodalAutoencoding`), or a local directory
-            that its `save_pretrained` wrote, with `model.safetensors` or `pytorch_model.bin`.
-        attention_dropout: in training; None takes what the config says, which is 0.1 where it says nothing. The original
-            models were trained without.
+            written by its `save_pretrained`, with `model.safetensors` or `pytorch_model.bin`.
+        attention_dropout: probability in training; None takes the config's value (default 0.1). The original models were
+            trained without attention dropout.
 
     Returns:
-        A model whose `config` rebuilds it, so that `perceiver.save` and `perceiver.load` serve. Weights are copies, of the
-        types that they have there. Inputs are those of this package's adapters: `{"image": (B, 3, H, W)}`;
-        `{"frames": (B, 3, 2, H, W)}`, raw frames, for optical flow; `{"text": (B, L)}`; `{"audio": (B, 1, samples),
-        "video": (B, 3, T, H, W), "label": (B, classes)}`, any of them.
+        A model whose `config` rebuilds it, for use with `perceiver.save` and `perceiver.load`. Weights are copies with
+        unchanged types. Inputs are those of this package's adapters: `{"image": (B, 3, H, W)}`;
+        `{"frames": (B, 3, 2, H, W)}`, raw frames, for optical flow; `{"text": (B, L)}`; any subset of
+        `{"audio": (B, 1, samples), "video": (B, 3, T, H, W), "label": (B, classes)}`.
 
     Raises:
-        FileNotFoundError: if there is no such directory, or no config or weights in it.
-        ArchitectureError: for another class, or values that this package has no counterpart of.
+        FileNotFoundError: if the directory, its config or its weights do not exist.
+        ArchitectureError: for another class, or values without a counterpart in this package.
         WeightFileError: for files of another format, and weights that are missing, superfluous or of other shapes.
     """
     if isinstance(model, nn.Module):
         name, source = type(model).__name__, type(model).__name__
-        own = getattr(model, "config", None)
-        if name not in ARCHITECTURES or own is None:
+        given = getattr(model, "config", None)
+        if name not in ARCHITECTURES or given is None:
             raise ArchitectureError(f"{name}: expected a model of one of transformers' classes {', '.join(ARCHITECTURES)}")
-        values, weights = own.to_dict(), {key: value.detach() for key, value in model.state_dict().items()}
+        values, weights = given.to_dict(), {key: value.detach() for key, value in model.state_dict().items()}
     else:
         directory = Path(model)
         name, values = _described(directory)
@@ -59,18 +59,18 @@ def from_transformers(model: nn.Module | str | Path, *, attention_dropout: float
     except ArchitectureError as error:
         raise ArchitectureError(f"{source}: {error}") from error
     except ValueError as error:
-        raise ArchitectureError(f"{source}: its config makes no model: {error}") from error
+        raise ArchitectureError(f"{source}: invalid config: {error}") from error
     _fill(ours, correspondence(name, ours), weights, source)
     return ours.eval()
 
 
 def config_from_transformers(directory: str | Path, *, attention_dropout: float | None = None) -> dict[str, Any]:
-    """What `from_transformers` builds the model of a directory from, for `build_model`. Reads no weights.
+    """Return the config, for `build_model`, of the model that `from_transformers` builds from a directory.
 
-    `attention_dropout` is as there.
+    Reads no weights. See `from_transformers` for `attention_dropout`.
 
     Raises:
-        FileNotFoundError, ArchitectureError, WeightFileError: as `from_transformers` does for the config.
+        FileNotFoundError, ArchitectureError, WeightFileError: as `from_transformers` for the config.
     """
     name, values = _described(Path(directory))
     try:
@@ -80,22 +80,22 @@ def config_from_transformers(directory: str | Path, *, attention_dropout: float 
 
 
 def to_transformers(model: Perceiver) -> nn.Module:
-    """A model of this package as one of transformers' six classes, with the same outputs, in evaluation mode.
+    """Convert a model of this package to one of transformers' six classes, with the same outputs, in evaluation mode.
 
     Args:
-        model: of one of the six architectures, as `from_transformers` builds them; trained further or not.
+        model: a model with one of the six architectures, as built by `from_transformers`; it may have been trained since.
 
     Raises:
         ImportError: if transformers is not installed.
-        ArchitectureError: if it is of another architecture, naming what differs.
+        ArchitectureError: if the architecture differs; names the difference.
     """
     try:
         import transformers
     except ImportError as error:
-        raise ImportError("to_transformers needs transformers; pip install 'perceiver-multimodal[hf]'") from error
+        raise ImportError("to_transformers requires transformers; pip install 'perceiver-multimodal[hf]'") from error
     if model.config is None:
         raise ArchitectureError(
-            "to_transformers: the model does not say its config; expected one of from_transformers, perceiver.load or "
+            "to_transformers: the model has no config; expected a model from from_transformers, perceiver.load or "
             "perceiver.checkpoints.build.build_model"
         )
     name, values = their_config(model.config)
@@ -113,7 +113,7 @@ def to_transformers(model: Perceiver) -> nn.Module:
 
 
 def _described(directory: Path) -> tuple[str, dict[str, Any]]:
-    """The class and the values in a directory's config.json."""
+    """Return the class and the values of a directory's config.json."""
     values = read_config(directory, maker="transformers' save_pretrained")
     return _architecture(values, directory), values
 
@@ -123,23 +123,23 @@ def _with_dropout(values: dict[str, Any], attention_dropout: float | None) -> di
 
 
 def _architecture(values: Mapping[str, Any], directory: Path) -> str:
-    """The class that a config.json names."""
+    """Return the class that a config.json names."""
     kind = values.get("model_type")
     if kind is not None and kind != "perceiver":
-        raise ArchitectureError(f"{directory}: its config.json is of a model of type {str(kind)[:60]!r}, not a perceiver")
+        raise ArchitectureError(f"{directory}: config.json: expected model_type 'perceiver', got {str(kind)[:60]!r}")
     named = values.get("architectures")
     names = named if isinstance(named, list) else []
     known = [name for name in names if name in ARCHITECTURES]
     if not known:
         raise ArchitectureError(
-            f"{directory}: config.json names the architectures {str(named)[:120]}; expected one of "
-            + ", ".join(ARCHITECTURES)
+            f"{directory}: config.json: expected one of the architectures {', '.join(ARCHITECTURES)}; "
+            f"got {str(named)[:120]}"
         )
     return str(known[0])
 
 
 def _fill(model: nn.Module, pairs: Sequence[Pair], weights: Mapping[str, Tensor], source: str) -> None:
-    """Copy all weights, in their types, after every name and shape was compared."""
+    """Check every name and shape, then copy all weights with unchanged types."""
     expected = {name: shape for pair in pairs for name, shape in zip(pair.theirs, pair.shapes, strict=True)}
     missing = [name for name in expected if name not in weights]
     problems = checkpoints.listed_names("missing", missing, lambda name: str(expected[name]))
@@ -152,13 +152,13 @@ def _fill(model: nn.Module, pairs: Sequence[Pair], weights: Mapping[str, Tensor]
     problems += checkpoints.listed_names(
         "of another shape",
         [name for name in common if tuple(weights[name].shape) != expected[name]],
-        lambda name: f"there {tuple(weights[name].shape)}, by the config {expected[name]}",
+        lambda name: f"file {tuple(weights[name].shape)}, config {expected[name]}",
     )
     if problems:
         raise WeightFileError(f"{source}: the weights do not fit the config:\n" + "\n".join(problems))
-    own = model.state_dict()
-    state = {pair.ours: pair.join([weights[name] for name in pair.theirs], own[pair.ours].shape) for pair in pairs}
-    left = sorted(set(own) - set(state))
+    ours = model.state_dict()
+    state = {pair.ours: pair.join([weights[name] for name in pair.theirs], ours[pair.ours].shape) for pair in pairs}
+    left = sorted(set(ours) - set(state))
     if left:
-        raise AssertionError(f"no weight of transformers corresponds to {left}")
+        raise AssertionError(f"no weights of transformers correspond to {left}")
     checkpoints.take_over(model, state)

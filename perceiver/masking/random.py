@@ -1,4 +1,4 @@
-"""Hiding a random share of the valid tokens of a modality, for self-supervised pretraining: single ones, or whole blocks."""
+"""Random masking of a modality's valid tokens for self-supervised pretraining: single tokens or whole blocks."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from perceiver.tokens import Tokens
 
 
 class RandomMasking:
-    """Chooses tokens to hide: the same share of every sample's valid ones, drawn anew for every sample.
+    """Choose tokens to hide: the same fraction of every sample's valid tokens, drawn independently for each sample.
 
-    Of a sample with two valid tokens or more at least one is hidden and one stays; with fewer nothing is hidden.
+    In a sample with two or more valid tokens, at least one is hidden and one stays visible; with fewer, none is hidden.
 
     Args:
-        rate: share of the valid tokens that is hidden, in (0, 1).
-        block: sizes along the axes of the token grid of blocks that are hidden together, such as [4, 4] for pixels or [8]
-            for frames of sound, whose neighbours tell too much; the last block of a sample may be hidden in part. None:
-            single tokens.
+        rate: fraction of the valid tokens to hide, in (0, 1).
+        block: sizes, along the axes of the token grid, of blocks that are hidden together, such as [4, 4] for pixels or [8]
+            for audio frames, which are easily predicted from their neighbours. The last block of a sample may be hidden in
+            part. None: single tokens.
 
     Raises:
         ValueError: for a rate outside (0, 1), or block sizes below 1.
@@ -35,15 +35,15 @@ class RandomMasking:
         self.block = None if block is None else tuple(block)
 
     def __call__(self, tokens: Tokens, *, batch: int, generator: torch.Generator | None = None) -> Bool[Tensor, "b *grid"]:
-        """Tokens -> which of them to hide, `(B, *grid)`, True is hidden; masked tokens never are.
+        """Return the tokens to hide, `(B, *grid)`, True where hidden; masked tokens are never hidden.
 
         Args:
-            tokens: of one modality.
-            batch: B; tokens that all samples share may say 1.
-            generator: where to draw from, on the CPU; None: the global one of the tokens' device.
+            tokens: tokens of a single modality.
+            batch: B, because tokens shared by all samples have batch size 1.
+            generator: a generator on the CPU; None: the global generator of the tokens' device.
 
         Raises:
-            ValueError: for blocks of another rank than the grid.
+            ValueError: if the rank of the blocks differs from that of the grid.
         """
         grid = tokens.grid
         if self.block is not None and len(self.block) != len(grid):
@@ -63,7 +63,7 @@ class RandomMasking:
     def _scores(
         self, batch: int, grid: Sequence[int], device: torch.device, generator: torch.Generator | None
     ) -> Tensor:
-        """`(B, M)`: what is lowest is hidden first. Elements of a block lie together, in a random order of their own."""
+        """Return scores `(B, M)`; the lowest are hidden first. Elements of a block are consecutive, in random order."""
 
         def draw(sizes: Sequence[int]) -> Tensor:
             if generator is None:
@@ -73,7 +73,7 @@ class RandomMasking:
         if self.block is None:
             return draw(grid).flatten(1)
         coarse = draw([-(-size // step) for size, step in zip(grid, self.block, strict=True)])
-        # Ranks, not draws: the fine order must not mix two blocks.
+        # Ranks, not draws, so that adding draws in [0, 1) does not interleave blocks.
         coarse = coarse.flatten(1).argsort(dim=1).argsort(dim=1).reshape(coarse.shape)
         for axis, (size, step) in enumerate(zip(grid, self.block, strict=True), start=1):
             coarse = coarse.repeat_interleave(step, dim=axis).narrow(axis, 0, size)
@@ -83,15 +83,15 @@ class RandomMasking:
 def chosen(
     hidden: Bool[Tensor, "b *grid"], *, at_most: int | None, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The places of hidden tokens in the flattened grid, as many for each sample, for `Tokens.take` and decoders.
+    """Return indices of hidden tokens in the flattened grid, equally many per sample, for `Tokens.take` and decoders.
 
     Args:
-        hidden: True is hidden.
-        at_most: so many of them at random; None: all.
-        generator: as above.
+        hidden: True where hidden.
+        at_most: largest number of indices, drawn at random; None: all.
+        generator: a generator on the CPU; None: the global generator of the device.
 
     Returns:
-        Places `(B, k)`, and which of them are really hidden `(B, k)`, where samples have fewer than others.
+        Indices `(B, k)`, and whether each is really hidden `(B, k)`: samples with fewer hidden tokens are filled up.
     """
     flat = hidden.flatten(1)
     most = max(1, int(flat.sum(dim=1).max()))

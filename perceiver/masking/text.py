@@ -1,7 +1,7 @@
-"""Choosing tokens of texts that a model shall fill in: single ones or whole words, and what it sees in their places.
+"""Masking of text for masked language modelling: single tokens or whole words, and their replacements.
 
-Perceiver IO (arXiv:2107.14795, section 4.1) hides 15% of a text; its models on bytes have whole words hidden. That some of
-what is chosen is replaced at random or left as it is comes from BERT (Devlin et al. 2018, arXiv:1810.04805, section 3.1).
+Perceiver IO (arXiv:2107.14795, section 4.1) masks 15% of a text, and whole words in its models on bytes. Replacing some of
+the chosen tokens at random, or leaving them unchanged, comes from BERT (Devlin et al. 2018, arXiv:1810.04805, section 3.1).
 """
 
 from __future__ import annotations
@@ -21,54 +21,54 @@ from perceiver.masks import grid_mask
 from perceiver.modalities.text_bytes import NUM_SPECIAL, VOCABULARY_SIZE
 
 MASK = 3
-"""The id that stands for a hidden byte; see `perceiver.modalities.text_bytes`."""
+"""Id of a masked byte; see `perceiver.modalities.text_bytes`."""
 
 _WHITE_SPACE = [NUM_SPECIAL + byte for byte in b" \t\n\r\v\f"]
 
 
 @runtime_checkable
 class Words(Protocol):
-    """What says which tokens belong together."""
+    """Grouping of tokens into words."""
 
     vocabulary_size: int
-    """Of the ids that it knows."""
+    """Size of the vocabulary."""
 
     def begins(self, ids: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
-        """Where a token belongs to another word than the one before it."""
+        """Whether a token begins a new word even directly after another."""
         ...
 
     def between(self, ids: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
-        """Tokens that are part of no word, which are never chosen: white space."""
+        """Whether a token lies between words, such as white space; it is never chosen."""
         ...
 
 
 class ByteWords:
-    """Words of UTF-8 bytes: what stands between white space, punctuation at their ends included."""
+    """Words of UTF-8 bytes: the text between white space, including adjacent punctuation."""
 
     vocabulary_size = VOCABULARY_SIZE
 
     def begins(self, ids: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
-        """Nowhere but behind white space, which is part of no word."""
+        """Return all False: words begin after white space only, which `between` marks."""
         return torch.zeros_like(ids, dtype=torch.bool)
 
     def between(self, ids: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
-        """White space of ASCII."""
+        """Whether a byte is ASCII white space."""
         return torch.isin(ids, torch.tensor(_WHITE_SPACE, device=ids.device))
 
 
 class PieceWords:
-    """Words of a tokenizer that cuts them in pieces, by the marks that its pieces bear.
+    """Words of a subword tokenizer, recognised by the prefix of their pieces.
 
     Args:
-        vocabulary: the pieces in the order of their ids, or a file of them: a piece a line (`vocab.txt`), or a JSON object
-            from piece to id (`vocab.json`).
-        continuation: pieces that begin like this continue a word, as WordPiece's do.
-        beginning: pieces that begin like this begin a word and the others continue it, as SentencePiece's with "▁" and those
-            of GPT-2 with "Ġ". Give one of the two.
+        vocabulary: the pieces in the order of their ids, or a vocabulary file: a piece per line (`vocab.txt`), or a JSON
+            object from piece to id (`vocab.json`).
+        continuation: prefix of pieces that continue a word, such as WordPiece's "##".
+        beginning: prefix of pieces that begin a word, such as SentencePiece's "▁" or GPT-2's "Ġ". Give exactly one of the
+            two prefixes.
 
     Raises:
-        ValueError: both marks or none, no pieces, or a mark that no piece bears.
-        FileNotFoundError: there is no such file.
+        ValueError: if not exactly one prefix is given, or no piece has it.
+        FileNotFoundError: if the file does not exist.
     """
 
     def __init__(
@@ -80,36 +80,39 @@ class PieceWords:
     ) -> None:
         if (continuation is None) == (beginning is None):
             raise ValueError(
-                "PieceWords: expected either continuation, such as '##', or beginning, such as '▁', got "
+                "PieceWords: expected exactly one of continuation, such as '##', and beginning, such as '▁'; got "
                 f"continuation={continuation!r}, beginning={beginning!r}."
             )
         pieces = _read_pieces(Path(vocabulary)) if isinstance(vocabulary, str | Path) else list(vocabulary)
         mark = continuation if continuation is not None else beginning
-        bears = [piece.startswith(str(mark)) for piece in pieces]
-        if not any(bears):
-            raise ValueError(f"PieceWords: none of the {len(pieces)} pieces begins with {mark!r}; are they another's?")
+        marked = [piece.startswith(str(mark)) for piece in pieces]
+        if not any(marked):
+            raise ValueError(
+                f"PieceWords: expected pieces that begin with {mark!r}, but none of the {len(pieces)} does. Check that the "
+                "vocabulary and the prefix belong to the same tokenizer."
+            )
         self.pieces = pieces
         self.vocabulary_size = len(pieces)
-        self._begins = torch.tensor(bears) != (continuation is not None)
+        self._begins = torch.tensor(marked) != (continuation is not None)
 
     def begins(self, ids: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
-        """Pieces that bear the mark of a beginning, or none of a continuation."""
+        """Whether a piece has the prefix of a beginning, or lacks that of a continuation."""
         return self._begins.to(ids.device)[ids]
 
     def between(self, ids: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
-        """Nothing: pieces are parts of words."""
+        """Return all False: every piece is part of a word."""
         return torch.zeros_like(ids, dtype=torch.bool)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedTokens:
-    """Texts of which some tokens are to be filled in.
+    """Masked texts and the tokens to predict.
 
     Args:
-        ids: `(B, L)`, what the model sees.
-        index: `(B, k)`, the places of the chosen tokens, ascending.
-        real: `(B, k)`, False where a sample has fewer of them than others.
-        target: `(B, k)`, what stood there.
+        ids: `(B, L)`, input of the model.
+        index: `(B, k)`, positions of the chosen tokens, ascending.
+        real: `(B, k)`, False for padding, in samples with fewer chosen tokens than others.
+        target: `(B, k)`, original ids at these positions.
     """
 
     ids: Tensor
@@ -119,20 +122,21 @@ class MaskedTokens:
 
 
 class TokenMasking:
-    """Chooses the same share of each text's tokens, or of its words, anew every time.
+    """Choose and mask a fixed share of each text's tokens or words, drawn at random on every call.
 
-    Every text with a token to choose has one at least chosen. Padding and special ids never are.
+    At least one token is chosen in every text that has eligible tokens. Padding and special ids are never chosen.
 
     Args:
-        rate: the share, in (0, 1).
-        words: choose whole words: `ByteWords`, `PieceWords`, or what else has their methods. None: single tokens.
-        mask_id: stands for what is hidden; 3 for bytes.
-        special_ids: are never chosen, and never put in place of something; 0 to 5 for bytes.
-        mask_share: of the chosen tokens, how many are replaced by `mask_id`.
-        random_share: how many by any id that is not special. The rest is left as it is, and to be told nevertheless.
+        rate: share of the tokens or words to choose, in (0, 1).
+        words: choose whole words: `ByteWords`, `PieceWords`, or another object with their methods. None: single tokens.
+        mask_id: id of masked tokens; 3 for bytes.
+        special_ids: ids that are never chosen and never used as replacements; 0 to 5 for bytes.
+        mask_share: share of the chosen tokens that are replaced by `mask_id`.
+        random_share: share of the chosen tokens that are replaced by a random id that is not special. The rest is left
+            unchanged but still predicted.
 
     Raises:
-        ValueError: a share that is none.
+        ValueError: for an invalid share or a negative id.
     """
 
     def __init__(
@@ -149,10 +153,10 @@ class TokenMasking:
             raise ValueError(f"TokenMasking.rate: expected a share above 0 and below 1, got {rate}.")
         if min(mask_share, random_share) < 0 or mask_share + random_share > 1 + 1e-9:
             raise ValueError(
-                "TokenMasking: expected mask_share and random_share of at least 0 that are at most 1 together, got "
+                "TokenMasking: expected mask_share and random_share of at least 0 whose sum is at most 1, got "
                 f"{mask_share} and {random_share}."
             )
-        if mask_id < 0 or any(one < 0 for one in special_ids):
+        if mask_id < 0 or any(special < 0 for special in special_ids):
             raise ValueError(
                 f"TokenMasking: expected mask_id and special_ids of at least 0, got {mask_id} and {list(special_ids)}."
             )
@@ -164,23 +168,26 @@ class TokenMasking:
         self.random_share = random_share
 
     def check(self, vocabulary_size: int) -> None:
-        """Hold it against the vocabulary of a model.
+        """Check the masking against the vocabulary of a model.
 
         Raises:
-            ValueError: ids that it does not have, or words of another vocabulary.
+            ValueError: for ids outside the vocabulary, or words of another vocabulary.
         """
         if max(self.special_ids) >= vocabulary_size:
             raise ValueError(
                 f"TokenMasking: mask_id {self.mask_id} and special_ids {list(self.special_ids)} must be ids of the model's "
-                f"vocabulary of {vocabulary_size}. Give those of its tokenizer; bytes, with a vocabulary of "
-                f"{VOCABULARY_SIZE}, have 3 and 0 to 5."
+                f"vocabulary of {vocabulary_size}. Give the ids of the model's tokenizer; for bytes (a vocabulary of "
+                f"{VOCABULARY_SIZE}) they are 3 and 0 to 5."
             )
         if len(self.special_ids) >= vocabulary_size:
-            raise ValueError(f"TokenMasking.special_ids: all {vocabulary_size} ids are special, so nothing can be chosen.")
+            raise ValueError(
+                f"TokenMasking.special_ids: expected at most {vocabulary_size - 1} of the {vocabulary_size} ids, got all."
+            )
         if self.words is not None and self.words.vocabulary_size != vocabulary_size:
             raise ValueError(
-                f"TokenMasking.words: {type(self.words).__name__} knows the words of a vocabulary of "
-                f"{self.words.vocabulary_size}, the model's has {vocabulary_size}. Choose words of its tokenizer, or null."
+                f"TokenMasking.words: expected words of the model's vocabulary of {vocabulary_size} ids, got "
+                f"{type(self.words).__name__} with {self.words.vocabulary_size} ids. Choose words of the model's tokenizer, "
+                "or null."
             )
 
     def __call__(
@@ -191,15 +198,15 @@ class TokenMasking:
         vocabulary_size: int,
         generators: Sequence[torch.Generator] | None = None,
     ) -> MaskedTokens:
-        """Ids -> what the model sees, and what it shall tell.
+        """Mask texts: return the ids that the model sees and the tokens that it predicts.
 
         Args:
-            ids: `(B, L)`; padding may be anything.
-            mask: True where valid, `(B,)` or `(B, L)`; None: everything.
-            vocabulary_size: random replacements are below it.
-            generators: one for each text, on the CPU; then all chosen tokens are replaced by `mask_id`, so that nothing of
-                what is to be told is seen, and what is chosen depends on a text and its generator alone, not on padding or
-                other texts. None: torch's global one, as for training.
+            ids: `(B, L)`; values of padding are arbitrary.
+            mask: True where valid, `(B,)` or `(B, L)`; None: all valid.
+            vocabulary_size: upper bound of random replacements.
+            generators: a CPU generator for each text, for evaluation: all chosen tokens are replaced by `mask_id`, so that
+                no target is visible, and the choice depends on a text and its generator alone, not on padding or other
+                texts. None: torch's global generator, for training.
         """
         valid = grid_mask(mask, batch=ids.shape[0], grid=ids.shape[1:], name="TokenMasking mask")
         shown = ids if valid is None else torch.where(valid, ids, torch.zeros_like(ids))
@@ -218,11 +225,11 @@ class TokenMasking:
         *,
         generators: Sequence[torch.Generator] | None = None,
     ) -> Bool[Tensor, "batch length"]:
-        """Which tokens; see `__call__`."""
+        """Choose tokens, True where chosen; see `__call__`."""
         unit = self.units(ids, valid)
         count = unit.amax(dim=1) + 1
         scores = _draw(ids, valid, generators)
-        # A draw for each unit: that at the place of its number, of which there are no more than tokens.
+        # Unit i uses draw i; there are at most as many units as tokens.
         real = torch.arange(ids.shape[1], device=ids.device) < count[:, None]
         rank = scores.masked_fill(~real, torch.inf).argsort(dim=1).argsort(dim=1)
         wanted = (count * self.rate).round().clamp(min=1).minimum(count)
@@ -231,7 +238,7 @@ class TokenMasking:
     def units(
         self, ids: Int[Tensor, "batch length"], valid: Bool[Tensor, "batch length"] | None
     ) -> Int[Tensor, "batch length"]:
-        """What is chosen as one: numbers of words, or tokens, from 0 in each text; -1 where nothing may be chosen."""
+        """Number the units of choice, words or tokens, from 0 in each text; -1 where nothing may be chosen."""
         able = ~torch.isin(ids, torch.tensor(self.special_ids, device=ids.device))
         if valid is not None:
             able = able & valid
@@ -244,19 +251,19 @@ class TokenMasking:
         return torch.where(able, begins.cumsum(dim=1) - 1, -1)
 
     def _replaced(self, ids: Tensor, hidden: Tensor, vocabulary_size: int) -> Tensor:
-        """What the model sees in training."""
+        """Return the ids that the model sees in training."""
         fate = torch.rand(ids.shape, device=ids.device)
         seen = ids.masked_fill(hidden & (fate < self.mask_share), self.mask_id)
         if self.random_share == 0:
             return seen
         special = set(self.special_ids)
-        usual = torch.tensor([one for one in range(vocabulary_size) if one not in special], device=ids.device)
+        usual = torch.tensor([number for number in range(vocabulary_size) if number not in special], device=ids.device)
         other = usual[torch.randint(len(usual), ids.shape, device=ids.device)].to(ids.dtype)
         return torch.where(hidden & (fate >= 1 - self.random_share), other, seen)
 
 
 def _draw(ids: Tensor, valid: Tensor | None, generators: Sequence[torch.Generator] | None) -> Tensor:
-    """`(B, L)` in [0, 1)."""
+    """Draw scores `(B, L)` in [0, 1)."""
     if generators is None:
         return torch.rand(ids.shape, device=ids.device)
     if len(generators) != len(ids):
@@ -264,7 +271,7 @@ def _draw(ids: Tensor, valid: Tensor | None, generators: Sequence[torch.Generato
     scores = torch.zeros(ids.shape)
     lengths = [ids.shape[1]] * len(ids) if valid is None else valid.sum(dim=1).tolist()
     for row, (length, generator) in enumerate(zip(lengths, generators, strict=True)):
-        # As many as it has tokens: padding must not change what is drawn.
+        # One draw per valid token, so that padding does not change the draws.
         scores[row, :length] = torch.rand(length, generator=generator)
     return scores.to(ids.device)
 
@@ -277,7 +284,7 @@ def _read_pieces(path: Path) -> list[str]:
         numbers = json.loads(text)
         by_id = {int(number): str(piece) for piece, number in numbers.items()}
     except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: expected a JSON object from piece to id, as vocab.json is: {error}") from error
+        raise ValueError(f"{path}: expected a JSON object from piece to id, like vocab.json: {error}") from error
     if sorted(by_id) != list(range(len(by_id))):
         raise ValueError(f"{path}: expected the ids 0 to {len(by_id) - 1}, one piece each.")
     return [by_id[number] for number in range(len(by_id))]

@@ -19,7 +19,8 @@ from perceiver.modalities.statistics import require_any
 class AudioModality(Modality):
     """Sound: `(samples,)` or `(channels, samples)`, or a pair of that and its sample rate -> `(channels, samples)`.
 
-    Integers have the range of their type. Other sample rates are resampled, and what is longer than the spec's `max_seconds`
+    Integers have the range of their type, those of 64 bits that of 16 bits; a single channel is repeated where there are
+    several. Other sample rates are resampled, and what is longer than the spec's `max_seconds`
     is cut.
     """
 
@@ -36,6 +37,7 @@ class AudioModality(Modality):
             "shape": [settings["channels"], None],
             "sample_rate": settings["sample_rate"],
             "max_seconds": settings["max_seconds"],
+            "integer_bits": 16,  # of numbers in lists, which have no type
         }
 
     def tensor(self, raw: Any, spec: ModalitySpec, name: str) -> Tensor:
@@ -45,6 +47,8 @@ class AudioModality(Modality):
             raw, rate = raw
         x = as_tensor(raw, name)
         if not x.is_floating_point():
+            if x.dtype == torch.int64:
+                x = _sixteen_bits(x, name)
             limits = torch.iinfo(x.dtype)
             middle = (limits.min + limits.max + 1) / 2  # unsigned sound is silent in the middle of its range
             x = (x.to(torch.float64) - middle) / (limits.max + 1 - middle)
@@ -54,6 +58,8 @@ class AudioModality(Modality):
             raise ValueError(f"{name}: expected (channels, samples), got {tuple(x.shape)}; transpose it.")
         if spec["shape"][0] == 1 and x.ndim == 2 and x.shape[0] > 1:
             x = x.mean(dim=0, keepdim=True)
+        if spec["shape"][0] > 1 and x.ndim == 2 and x.shape[0] == 1:
+            x = x.expand(spec["shape"][0], -1)
         if rate is not None and rate != spec["sample_rate"]:
             x = _resampled(x, int(rate), int(spec["sample_rate"]), name)
         if spec.get("max_seconds") is not None:
@@ -70,6 +76,16 @@ class AudioModality(Modality):
         if not bool((rms > 0).all()):
             raise ValueError("the training recordings are silent: nothing to normalise or to learn from.")
         return {"mean": [0.0] * len(rms), "std": rms.tolist()}
+
+
+def _sixteen_bits(x: Tensor, name: str) -> Tensor:
+    """Lists of integers have no type that says what full scale is: they are taken for samples of 16 bits."""
+    if x.numel() and (x.amin() < -(2**15) or x.amax() >= 2**15):
+        raise ValueError(
+            f"{name}: expected integers of 16 bits, got values from {int(x.amin())} to {int(x.amax())}. Pass an array of "
+            "the type that its full scale has, such as int32, or floating-point samples in [-1, 1]."
+        )
+    return x.to(torch.int16)
 
 
 _MOST_RESAMPLING = 1024  # times as many samples, or as few

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -49,27 +49,69 @@ class Frame:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turned or mirrored as its EXIF data says; the image itself where they say nothing."""
-    with suppress(Exception):  # EXIF data may be garbage beside good pixels; bad pixels fail in what comes next
+    """Turned or mirrored as its EXIF data says; the image itself where they say nothing. Errors of its decoder pass."""
+    # Before errors are suppressed: after a first failure, a decoder may return a damaged image without an error.
+    image.load()
+    with suppress(Exception):  # EXIF data may be garbage beside good pixels
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             return ImageOps.exif_transpose(image)
     return image
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any image as RGB with 8 bits per channel; transparency is dropped, 16 bits are scaled.
+def is_deep(image: Image.Image) -> bool:
+    """Whether its pixels are numbers of more than 8 bits, whose range the file does not state."""
+    return image.mode[0] in "IF"
+
+
+def to_rgb(image: Image.Image, *, deep_range: Sequence[float] | None = None) -> Image.Image:
+    """Any image as RGB with 8 bits per channel; transparency is dropped, deeper pixels are scaled.
+
+    Args:
+        image: of any mode.
+        deep_range: black and white of images with more than 8 bits per pixel. None: 0 and 65535.
 
     Raises:
-        ValueError: its pixels are floating-point or 32-bit numbers, whose range nothing says.
+        ValueError: its pixels are floating-point or 32-bit numbers whose range is unknown, or lie outside it.
     """
     if image.mode == "RGB":
         image.load()
         return image
-    if image.mode[0] in "IF":
+    if is_deep(image):
+        values = np.asarray(image)
+        low, high = deep_range or (0, 65535)
+        if deep_range is None and (image.mode == "F" or values.min() < 0 or values.max() > 65535):
+            raise ValueError(f"its pixels (mode {image.mode}) have no known range; save it with 8 or 16 bits per channel")
+        if not low <= values.min() <= values.max() <= high:
+            raise ValueError(
+                f"its pixels, {values.min():g} to {values.max():g}, exceed the range of {low:g} to {high:g} of the training "
+                "images, or of the setting deep_range"
+            )
+        scaled = (values.astype(np.float64) - low) / (high - low) * 255
+        image = Image.fromarray((scaled + 0.5).astype(np.uint8))  # PIL would cut off at 255
+    if image.mode == "P":
+        image = image.convert("RGBA")  # conversion of some palettes with transparency to RGB fails
+    return image.convert("RGB")
+
+
+def deep_range_of(images: Iterable[Image.Image]) -> list[int] | None:
+    """The range of those training images whose pixels have more than 8 bits; None: there are no such images.
+
+    It begins at 0 and ends at the largest number of 8, 10, 12, 14 or 16 bits that covers them all.
+
+    Raises:
+        ValueError: pixels are negative, fractions or beyond 16 bits, which suggests no range.
+    """
+    largest = None
+    for image in images:
+        if not is_deep(image):
+            continue
         values = np.asarray(image)
         if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"its pixels (mode {image.mode}) have no known range; save it with 8 or 16 bits per channel")
-        image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))  # PIL would cut off at 255
-    if image.mode == "P":
-        image = image.convert("RGBA")  # some palettes hold transparency that a conversion to RGB stumbles over
-    return image.convert("RGB")
+            raise ValueError(
+                f"pixels of training images (mode {image.mode}) are {values.min():g} to {values.max():g}, which suggests no "
+                "range: set deep_range to [black, white]"
+            )
+        largest = max(largest or 0, int(values.max()))
+    if largest is None:
+        return None
+    return [0, next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if largest < 2**bits)]

@@ -25,7 +25,7 @@ class ImageModality(Modality):
     """
 
     channel_axis = 0
-    settings: ClassVar = {"size": None, "channels": 3, "crop_fraction": 1.0}
+    settings: ClassVar = {"size": None, "channels": 3, "crop_fraction": 1.0, "deep_range": None}
     peak = 1.0
 
     def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,7 +82,11 @@ def _framed(settings: Mapping[str, Any]) -> dict[str, Any]:
     if settings["channels"] not in (1, 3):
         raise ValueError(f"channels: expected 3 (colour) or 1 (grey), got {settings['channels']!r}.")
     frame = Frame(size=settings["size"], crop_fraction=settings["crop_fraction"])
+    deep = settings["deep_range"]
+    if deep is not None and (len(deep) != 2 or not deep[0] < deep[1]):
+        raise ValueError(f"deep_range: expected [black, white] of images with more than 8 bits per pixel, got {deep!r}.")
     return {
+        **({} if deep is None else {"deep_range": list(deep)}),
         "shape": [settings["channels"], frame.height, frame.width],
         "range": [0, 255],
         "crop_fraction": frame.crop_fraction,
@@ -100,11 +104,12 @@ def _image(raw: Any, spec: ModalitySpec, name: str) -> Tensor:
 
 def _pixels(image: Image.Image, spec: ModalitySpec, name: str) -> Image.Image:
     """In the mode of the training images and, where these were framed, in their size."""
+    image.load()  # an array made of an image without its pixels may be empty
     channels, *size = spec["shape"]
     framed = "crop_fraction" in spec
     if (channels == 3 and list(spec.get("range", (0, 255))) == [0, 255]) or (channels == 1 and framed):
         try:
-            image = to_rgb(upright(image))
+            image = to_rgb(upright(image), deep_range=spec.get("deep_range"))
         except ValueError as error:
             raise ValueError(f"{name}: {error}.") from None
         image = Frame(size=size, crop_fraction=spec["crop_fraction"])(image) if framed else image

@@ -41,6 +41,17 @@ class Modality(ABC):
             paths; `read` gets an object with `read_bytes()` and `suffix`. "values": anything, passed to `read` as it is.
         several_columns: a sample takes several columns of a manifest, `columns` among the settings; `read` gets a dict.
         peak: the largest value before normalisation, for PSNR; None: unbounded.
+
+    Examples:
+        >>> from perceiver import Modality
+        >>> class Readings(Modality):
+        ...     channel_axis = 0
+        ...     settings = {"step_seconds": 60.0}
+        ...     def tensor(self, raw, spec, name):
+        ...         return super().tensor(raw, spec, name)[None]
+        >>> kind = Readings()
+        >>> kind.preprocess([20.5, 21.0, 21.5], kind.facts(kind.settings), "sample 1").shape
+        torch.Size([1, 3])
     """
 
     channel_axis: ClassVar[Axis | Mapping[str, Axis]]

@@ -49,11 +49,12 @@ class ArrayModality(Modality):
 
 
 def _in_unit_sphere(raw: Any, spec: ModalitySpec, name: str) -> Tensor:
-    x = as_tensor(raw, name).to(torch.float32)
+    x = as_tensor(raw, name)
     if not spec.get("unit_sphere"):
-        return x
+        return x.to(torch.float32)
     check_shape(x, spec, name)
-    return to_unit_sphere(x)
+    # Coordinates of maps have more digits than float32: they are moved to their mean first.
+    return to_unit_sphere(x if x.dtype == torch.float32 else x.to(torch.float64)).to(torch.float32)
 
 
 def to_unit_sphere(points: Tensor, *, num_coordinates: int = 3) -> Tensor:

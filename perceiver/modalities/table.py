@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from perceiver.modalities.modality import Modality, ModalitySpec
+from perceiver.modalities.written_numbers import date_of, is_missing_number, number_of
 
 
 @final
@@ -22,12 +25,12 @@ class TableModality(Modality):
     """
 
     channel_axis: ClassVar = {"numbers": -1, "categories": -1, "present": -1}
-    settings: ClassVar = {"columns": None, "numbers": None, "categories": None}
+    settings: ClassVar = {"columns": None, "numbers": None, "categories": None, "decimal": None, "thousands": None}
     several_columns = True
 
     def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """All columns, and those that shall be numbers or categories whatever they hold."""
-        lists = {key: [str(column) for column in settings.get(key) or ()] for key in self.settings}
+        lists = {key: [str(column) for column in settings.get(key) or ()] for key in ("columns", "numbers", "categories")}
         columns = list(dict.fromkeys([*lists["columns"], *lists["numbers"], *lists["categories"]]))
         if not columns or set(lists["numbers"]) & set(lists["categories"]):
             own = {key: value for key, value in settings.items() if value is not None}
@@ -35,14 +38,25 @@ class TableModality(Modality):
                 f"expected columns, or numbers and categories, each a list of different columns, e.g. "
                 f"{{kind: table, columns: [age, sex]}}; got {own}."
             )
-        return {"columns": columns, "asked_numbers": lists["numbers"], "asked_categories": lists["categories"]}
+        separators = {key: str(settings[key]) for key in ("decimal", "thousands") if settings.get(key) is not None}
+        for key, separator in separators.items():
+            if len(separator) != 1 or separator.isalnum() or separators.get("decimal") == separators.get("thousands"):
+                raise ValueError(f"{key}: expected one character between digits, such as ',', got {separators}.")
+        return {
+            "columns": columns,
+            "asked_numbers": lists["numbers"],
+            "asked_categories": lists["categories"],
+            **separators,
+        }
 
     def preprocess(self, raw: Any, spec: ModalitySpec, name: str) -> dict[str, Tensor]:
         """One row.
 
         Args:
-            raw: from column to value; None, NaN, an empty text or no entry at all where it is missing.
-            spec: `numbers`, a list of names; `categories`, from name to a list of the known values; maybe `mean` and `std`.
+            raw: from column to value; None, NaN, an empty text or no entry at all where it is missing, in columns of numbers
+                also one of the words of `MISSING_NUMBERS`.
+            spec: `numbers`, a list of names, of dates too; `categories`, from name to a list of known values; maybe `mean`
+                and `std`; `written` and `dates`, from name to how text is written, see `written_numbers`.
             name: what error messages call it.
 
         Raises:
@@ -56,17 +70,18 @@ class TableModality(Modality):
             raise ValueError(
                 f"{name}: expected columns among {[*numbers, *categories]}, got also {sorted(str(one) for one in unknown)}."
             )
-        values = [_number(raw.get(column), f"{name}, column {column!r}") for column in numbers]
-        texts = [None if is_missing(raw.get(column)) else value_text(raw[column]) for column in categories]
-        known = [list(one) for one in categories.values()]
+        values = [number_in_column(raw.get(column), column, spec, name=f"{name}, column {column!r}") for column in numbers]
+        chosen = [
+            None if is_missing(raw.get(column)) else number_of_name(raw[column], known)
+            for column, known in categories.items()
+        ]
+        there = [one is not None for one in values] + [not is_missing(raw.get(column)) for column in categories]
         x = torch.tensor([math.nan if one is None else one for one in values], dtype=torch.float64)
         x = self.normalise(x, spec) if numbers else x
         return {
             "numbers": torch.where(x.isnan(), x.new_zeros(()), x).to(torch.float32),
-            "categories": torch.tensor(
-                [of.index(text) + 1 if text in of else 0 for text, of in zip(texts, known, strict=True)], dtype=torch.int64
-            ),
-            "present": torch.tensor([one is not None for one in (*values, *texts)], dtype=torch.bool),
+            "categories": torch.tensor([0 if number is None else number + 1 for number in chosen], dtype=torch.int64),
+            "present": torch.tensor(there, dtype=torch.bool),
         }
 
 
@@ -78,24 +93,60 @@ def is_missing(value: Any) -> bool:
 
 
 def value_text(value: Any) -> str:
-    """A class or category as text, the same for 1, 1.0 and "1": files and libraries differ in how they write it."""
+    """A class or category as text: files and libraries differ in how they write it.
+
+    The same for 1, 1.0, "1" and "1.0", and for True, "true" and "True".
+    """
+    text = plain_text(value)
+    if text.lower() in ("true", "false"):
+        return text.capitalize()
+    return re.sub(r"^-?(0|[1-9]\d*)\.0+$", lambda whole: whole[0].partition(".")[0], text)
+
+
+def plain_text(value: Any) -> str:
+    """A value as text, which stays as it is where it is text already."""
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip()
 
 
-def _number(value: Any, name: str) -> float | None:
-    """None where it is missing."""
-    if is_missing(value):
+@lru_cache(maxsize=256)
+def numbered(names: tuple[str, ...]) -> dict[str, int]:
+    """The positions of classes or categories by name, and by the form that `value_text` gives their names.
+
+    Those of version 0.1 had fewer of one form: "1.0" beside "1".
+    """
+    return {value_text(name): number for number, name in reversed([*enumerate(names)])} | {
+        name: number for number, name in enumerate(names)
+    }
+
+
+def number_of_name(value: Any, names: Sequence[str]) -> int | None:
+    """The position of the class or category that a value means; None: it is not among the names."""
+    numbers, text = numbered(tuple(names)), plain_text(value)
+    return numbers.get(text, numbers.get(value_text(text)))
+
+
+def number_in_column(value: Any, column: str, modality: Mapping[str, Any], *, name: str) -> float | None:
+    """The number or date in a cell; None where it is missing. For arguments and errors see `table`."""
+    if is_missing(value) or is_missing_number(value):
         return None
+    date = (modality.get("dates") or {}).get(column)
     try:
-        number = float(value)
+        if date is not None:
+            return date_of(value, date)
+        return number_of(value, (modality.get("written") or {}).get(column))
     except (TypeError, ValueError):
-        raise ValueError(f"{name}: expected a number, got {value!r}.") from None
-    if math.isnan(number):
-        return None
-    if math.isinf(number):
-        raise ValueError(f"{name}: expected a finite number, got {value!r}.")
-    return number
+        what = "a date" if date is not None else "a finite number" if _is_infinite(value) else "a number"
+        raise ValueError(f"{name}: expected {what}, got {value!r}.") from None
+
+
+def _is_infinite(value: Any) -> bool:
+    try:
+        return math.isinf(float(value))
+    except (TypeError, ValueError):
+        return False

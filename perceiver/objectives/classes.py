@@ -92,8 +92,8 @@ class Classes(Criterion):
 
     def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Smoothed cross-entropy, weighted by class if so configured."""
-        settings = {"label_smoothing": self.label_smoothing, "reduction": "none"}
-        return F.cross_entropy(outputs, target, weight=self.class_weights, **settings)
+        smoothing = self.label_smoothing
+        return F.cross_entropy(outputs, target, weight=self.class_weights, label_smoothing=smoothing, reduction="none")
 
     def weights(self, target: Tensor) -> Tensor | None:
         """Those of the classes; of shares of classes, weighted sums."""

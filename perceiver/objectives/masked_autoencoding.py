@@ -89,7 +89,7 @@ class MaskedAutoencoding(Objective):
                 f"task: masked autoencoding needs a model whose head is a perceiver.decoders.ReconstructionDecoder, got "
                 f"{type(head).__name__}; task=masked_autoencoding sets it."
             )
-        for name, given in {"masking_of": self.masking_of, "weights": self.weights}.items():
+        for name, given in {"masking_of": list(self.masking_of), "weights": list(self.weights)}.items():
             if set(given) - set(head.output_channels):
                 raise ValueError(
                     f"task.{name}: expected any of the reconstructed modalities {list(head.output_channels)}, got "

@@ -86,7 +86,7 @@ class Objective(nn.Module, ABC):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         # `module.to(torch.bfloat16)` would round the mean and scale of targets.
         constants = dict(self.named_buffers())
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, constant in constants.items():
             owner, _, own = name.rpartition(".")
             module = self.get_submodule(owner)

@@ -1,1 +1,1 @@
-"""Plumbing below the model: files written atomically, random streams, the rank of this process."""
+"""Infrastructure without dependencies on the model: atomic writes, random streams, the rank of this process."""

@@ -1,4 +1,4 @@
-"""Evaluation mode without gradients, restored afterwards."""
+"""Evaluation mode without gradients; the previous modes are restored afterwards."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode and disable gradients; afterwards every part of it has its former mode again."""
+    """Set evaluation mode and disable gradients; restore the mode of every submodule on exit."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        # Part by part: a frozen encoder stays in evaluation mode while the rest of the model trains.
+        # For each submodule: a frozen encoder stays in evaluation mode while the rest of the model trains.
         for part, training in modes:
             part.training = training

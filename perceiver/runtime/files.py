@@ -1,6 +1,6 @@
-"""Files that are there whole or not at all: written beside their place, flushed to the disk, then renamed.
+"""Atomic writes: a file is written under a temporary name, flushed to the disk, then renamed.
 
-Whatever happens while one is written (a full disk, a crash, a kill), the file of that name is the earlier one.
+If writing fails for any reason (a full disk, a crash, a kill), the earlier file of that name stays.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Error numbers of a disk, a quota or a limit on file sizes that is exhausted."""
+"""Error numbers for an exhausted disk, quota or file size limit."""
 
 
 class DiskFullError(OSError):
-    """The disk is full, or will be; `errno` is ENOSPC, the message names the file."""
+    """The disk is full, or too small for the file; `errno` is ENOSPC, and the message names the file."""
 
     def __init__(self, message: str) -> None:
         super().__init__(errno.ENOSPC, message)
@@ -32,11 +32,11 @@ class DiskFullError(OSError):
 
 @contextmanager
 def atomic_write(path: Path, *, expected_bytes: int = 0) -> Iterator[BinaryIO]:
-    """Open `path` for writing; what was there before stays until the new content is complete and on the disk.
+    """Open `path` for writing; an earlier file stays until the new content is complete and on the disk.
 
     Args:
-        path: missing folders are made.
-        expected_bytes: how much will be written, if known: then a disk too small is found before.
+        path: the file; missing folders are created.
+        expected_bytes: the size of the content, if known, to detect a disk that is too small before writing.
 
     Raises:
         DiskFullError: if the disk is full; names the file and the free bytes. The earlier file is intact.
@@ -62,28 +62,28 @@ def atomic_write(path: Path, *, expected_bytes: int = 0) -> Iterator[BinaryIO]:
 
 
 def temporary_beside(path: Path) -> Path:
-    """Where this process writes what will be renamed to `path`."""
+    """Return the temporary path that this process renames to `path` later."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes were writing in a folder; call it while nobody writes there."""
-    for left in folder.glob(".*.tmp"):
+    """Remove the temporary files of killed processes in a folder; call it only while no process writes to the folder."""
+    for leftover in folder.glob(".*.tmp"):
         with contextlib.suppress(OSError):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
 def replace_keeping(new: Path, path: Path, *, previous: Path) -> None:
-    """Give `new`, a complete file or folder, the name `path`; what had it, if anything, is called `previous` from then on.
+    """Rename `new`, a complete file or folder, to `path`, and an earlier `path`, if any, to `previous`.
 
-    At every moment at least one of the two names is a complete file. For files `path` is, where the file system has links.
+    At least one of the two names is complete at every moment. For files on file systems with hard links, `path` always is.
     """
     if path.is_file() and not previous.is_dir():
         link = temporary_beside(previous)
         try:
             os.link(path, link)
             os.replace(link, previous)
-        except OSError:  # no links here
+        except OSError:  # no hard links
             link.unlink(missing_ok=True)
             os.replace(path, previous)
     elif path.exists():
@@ -95,7 +95,7 @@ def replace_keeping(new: Path, path: Path, *, previous: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power failure, where the file system can."""
+    """Flush a folder's entries to the disk, if the file system supports it, so that renames survive a power failure."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -111,7 +111,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def free_bytes(directory: Path) -> int:
-    """Free bytes of the disk that holds `directory`, which need not exist yet."""
+    """Return the free bytes of the disk that holds `directory`, which need not exist yet."""
     while not directory.exists() and directory != directory.parent:
         directory = directory.parent
     return shutil.disk_usage(directory).free
@@ -126,7 +126,7 @@ def _disk_full(path: Path, what: str) -> DiskFullError:
 
 
 def _is_full(error: BaseException | None) -> bool:
-    """Whether an error, or what it came from, says that the disk is full."""
+    """Whether an error or any of its causes reports a full disk."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in FULL:
             return True

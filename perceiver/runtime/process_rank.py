@@ -1,4 +1,4 @@
-"""Which of a job's processes this one is, before and after the processes know each other."""
+"""The rank of this process in its job, before and after the process group is initialised."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ P = ParamSpec("P")
 
 
 def process_rank() -> int:
-    """0 in the first process of a job, which speaks and writes for all; counts over all machines.
+    """Return the rank of this process over all machines; rank 0 logs and writes for all processes.
 
-    Says what torch's process group says once there is one, else what the launcher (torchrun, SLURM, this package's own) has
-    put into the environment. Needs no import of torch.
+    The rank comes from torch's process group once it is initialised, else from the environment variables of the launcher
+    (torchrun, SLURM, or this package's launcher). Does not import torch.
     """
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
@@ -23,7 +23,7 @@ def process_rank() -> int:
     environment = os.environ
     if "RANK" in environment:
         return int(environment["RANK"])
-    # Before SLURM's own number, which everything has that an allocation runs, whoever started the processes.
+    # Before SLURM's variable, which every process in an allocation has, even if another launcher started it.
     if "LOCAL_RANK" in environment or "NODE_RANK" in environment:
         node, of_node = int(environment.get("NODE_RANK", 0)), int(environment.get("LOCAL_WORLD_SIZE", 1))
         return node * of_node + int(environment.get("LOCAL_RANK", 0))
@@ -31,7 +31,7 @@ def process_rank() -> int:
 
 
 def first_process_only(function: Callable[P, None]) -> Callable[P, None]:
-    """Make a function do nothing in all processes of a job but the first, which logs and writes for all."""
+    """Decorate a function to run only in the first process of a job, which logs and writes for all processes."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> None:

@@ -1,4 +1,4 @@
-"""Ranges of the numbers that constructors take. NaN lies in none of them."""
+"""Range checks for the numbers that constructors take. NaN always fails."""
 
 from __future__ import annotations
 

@@ -14,7 +14,15 @@ from perceiver.targets.comparison import Comparison
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable class of one sample, and the probability of every class by name."""
+    """The most probable class of one sample, and the probability of every class by name.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver.targets.classes import ClassTarget
+        >>> [prediction] = ClassTarget(names=["cat", "dog"]).predict(torch.tensor([[2.0, 0.0]]))
+        >>> prediction.label, round(prediction.probability, 2)
+        ('cat', 0.88)
+    """
 
     label: str
     probability: float

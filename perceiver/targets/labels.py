@@ -15,7 +15,15 @@ from perceiver.targets.comparison import Comparison
 
 @dataclass(frozen=True)
 class LabelsPrediction:
-    """The labels of one sample whose probability reaches the threshold, and the probability of every label by name."""
+    """The labels of one sample whose probability reaches the threshold, and the probability of every label by name.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver.targets.labels import LabelsTarget
+        >>> [prediction] = LabelsTarget(names=["red", "round", "soft"]).predict(torch.tensor([[2.0, 1.0, -1.0]]))
+        >>> prediction.labels
+        ('red', 'round')
+    """
 
     labels: tuple[str, ...]
     probabilities: dict[str, float]

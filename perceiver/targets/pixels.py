@@ -39,6 +39,14 @@ class SegmentationPrediction:
         classes: `(H, W)`, class numbers.
         probabilities: `(classes, H, W)`, float32.
         names: of the classes 0, 1, …
+
+    Examples:
+        >>> import torch
+        >>> from perceiver.targets.pixels import SegmentationTarget
+        >>> target = SegmentationTarget(names=["sky", "sea"], modality="image")
+        >>> [prediction] = target.predict(torch.tensor([[[[3.0, 0.0], [0.0, 3.0]]]]))  # (1, 1, 2, classes)
+        >>> prediction.classes.tolist(), prediction.shares
+        ([[0, 1]], {'sky': 0.5, 'sea': 0.5})
     """
 
     classes: NDArray[np.int64]
@@ -81,6 +89,14 @@ class FieldPrediction:
     Args:
         values: `(E, H, W)`, float32; of optical flow: pixels to the right and down, from first to second frame.
         names: of the E values.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver.targets.pixels import FieldTarget
+        >>> target = FieldTarget(names=["x", "y"], mean=[0.0, 0.0], std=[2.0, 2.0], modality="frames")
+        >>> [prediction] = target.predict(torch.ones(1, 4, 6, 2))
+        >>> prediction.values.shape, float(prediction.values.max())
+        ((2, 4, 6), 2.0)
     """
 
     values: NDArray[np.float32]

@@ -16,7 +16,15 @@ from perceiver.targets.labels import check_columns
 
 @dataclass(frozen=True)
 class ValuesPrediction:
-    """The values of one sample by name, in the units of the training data."""
+    """The values of one sample by name, in the units of the training data.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver.targets.values import ValuesTarget
+        >>> target = ValuesTarget(names=["height"], mean=[1.7], std=[0.1])
+        >>> target.predict(torch.tensor([[2.0]]))
+        [ValuesPrediction(values={'height': 1.9})]
+    """
 
     values: dict[str, float]
 

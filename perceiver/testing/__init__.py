@@ -1,14 +1,13 @@
-"""Conformance kits: does a plug-in keep what the rest of the package relies on? One for each kind of plug-in.
+"""Conformance kits: check that a plug-in keeps the contract of its kind, on which the rest of the package relies.
 
-Each kit is a list of small named checks, for pytest to run one by one,
+Each kit is a list of small named checks, for pytest to run individually,
 
     @pytest.mark.parametrize("check", adapter_checks(make_adapter, make_input, grid_axes=(1,)), ids=str)
     def test_adapter(check: Check) -> None:
         check()
 
-and a function that runs them all and reports by name what failed: `check_adapter`, `check_head`, `check_modality`,
-`check_data_module`.
-Nothing here needs pytest.
+and a function that runs all checks and reports the failures by name: `check_adapter`, `check_head`, `check_modality`,
+`check_data_module`. Nothing here requires pytest.
 """
 
 from perceiver.testing.adapter import adapter_checks, check_adapter

@@ -1,21 +1,22 @@
-"""The conformance kit of adapters: what encoder, fusion and collation rely on.
+"""The conformance kit of adapters: the contract on which encoder, fusion and collation rely.
 
 `adapter_checks` lists the checks, `check_adapter` runs them all. By name:
 
-- `declared_channels`: `channels` is what the tokens really have.
-- `tokens_of_the_batch`: forward returns finite `Tokens`, one sample for each that went in.
-- `parts_stay_small`: no part is multiplied out along the batch or an axis of the grid on which it is constant.
+- `declared_channels`: `channels` equals the number of channels of the tokens.
+- `tokens_of_the_batch`: forward returns finite `Tokens` with the batch size of the input.
+- `parts_stay_small`: no part is expanded along the batch or a grid axis on which it is constant.
 - `mask_of_presence`: a mask `(B,)` hides all tokens of an absent sample, and nothing else.
 - `mask_of_elements`: a mask `(B, *raw grid)` hides the tokens without a valid element, and nothing else.
-- `alone_equals_padded`: a sample has the same valid tokens alone and padded among longer ones.
-- `batch_independence`: a sample has the same tokens whatever samples are beside it.
-- `masked_content_never_matters`: whatever stands where the mask is False, NaN included, changes nothing.
-- `determinism_in_evaluation`: in evaluation mode chance has no say, and buffers stay as they are.
-- `gradients_to_every_parameter`: also where all samples are absent, so that processes do not wait for one another.
-- `state_dict_round_trip`, `pickle_round_trip`: another instance with the same state, or a pickled one, gives the same.
-- `bfloat16_autocast`: no NaN, and what no parameter makes, positions above all, stays float32 to the last digit.
-- `error_on_wrong_shape`, `error_on_wrong_mask`: ValueError or TypeError that says what came.
-- `dense_equals_factored`: both forms of cross-attention read the same from the tokens.
+- `alone_equals_padded`: a sample has the same valid tokens alone and padded in a batch of longer samples.
+- `batch_independence`: the tokens of a sample do not depend on the other samples of the batch.
+- `masked_content_never_matters`: content where the mask is False, including NaN, has no effect.
+- `determinism_in_evaluation`: in evaluation mode the tokens are deterministic, and buffers do not change.
+- `gradients_to_every_parameter`: every parameter gets a gradient, even if all samples are absent, so that data-parallel
+  processes do not wait for each other.
+- `state_dict_round_trip`, `pickle_round_trip`: an instance with the same state dict, or a pickled copy, has the same tokens.
+- `bfloat16_autocast`: no NaN, and parts that depend on no parameter, positions above all, stay exact in float32.
+- `error_on_wrong_shape`, `error_on_wrong_mask`: ValueError or TypeError that names the actual shape.
+- `dense_equals_factored`: both forms of cross-attention give the same result for the tokens.
 """
 
 from __future__ import annotations
@@ -51,16 +52,17 @@ def adapter_checks(
     *,
     grid_axes: GridAxes,
 ) -> list[Check]:
-    """The checks of an adapter, by name; see the head of this file.
+    """Return the checks of an adapter; see the head of this file.
 
     Args:
-        make_adapter: a new instance at each call, always with the same arguments.
-        make_input: a batch as the adapter takes it, two samples or more that differ, all valid: a tensor `(B, …)`, or a
-            dict of them. Some ten elements along each axis of the grid are enough, best no multiple of a patch.
-        grid_axes: which axes of the input are its raw grid; see `perceiver.testing.raw_input.GridAxes`.
+        make_adapter: function that returns a new instance at each call, always with the same arguments.
+        make_input: function that returns a batch for the adapter, a tensor `(B, …)` or a dict of tensors, with at least two
+            different samples, all valid. About ten elements along each grid axis suffice, preferably not a multiple of the
+            patch size.
+        grid_axes: the axes of the input that form its raw grid; see `perceiver.testing.raw_input.GridAxes`.
 
     Returns:
-        Checks to call; `mask_of_elements` and `alone_equals_padded` only where there is a grid.
+        Checks to call; `mask_of_elements` and `alone_equals_padded` only for inputs with a grid.
     """
     case = _Case(make_adapter, make_input, grid_axes)
     grid = any(grid_axes.values()) if isinstance(grid_axes, Mapping) else bool(grid_axes)
@@ -76,7 +78,7 @@ def check_adapter(
     """Run all checks of an adapter. Arguments as in `adapter_checks`.
 
     Raises:
-        AssertionError: the names of the checks that failed, and of each what was expected, what came and where to look.
+        AssertionError: with the name, the expected and actual results and a hint for each check that failed.
     """
     checks = adapter_checks(make_adapter, make_input, grid_axes=grid_axes)
     run_checks(checks, subject=f"adapter {type(make_adapter()).__name__}")
@@ -84,23 +86,23 @@ def check_adapter(
 
 @dataclass(frozen=True)
 class _Case:
-    """What is checked, and on what."""
+    """The adapter under test and its inputs."""
 
     make_adapter: Callable[[], nn.Module]
     make_input: Callable[[], Tensor | Mapping[str, Tensor]]
     grid_axes: GridAxes
 
     def adapter(self) -> nn.Module:
-        """In evaluation mode, always with the same initial values."""
+        """Return the adapter in evaluation mode, always with the same initial values."""
         return made(self.make_adapter, seed=0)
 
     def raw(self) -> RawInput:
-        """The input, always the same."""
+        """Return the input, always the same."""
         torch.manual_seed(0)
         return RawInput.of(self.make_input(), self.grid_axes)
 
     def masks(self, raw: RawInput) -> Iterator[tuple[str, Tensor]]:
-        """Every kind of mask there is, and what it is called."""
+        """Yield every kind of mask with its description."""
         present = torch.ones(raw.batch, dtype=torch.bool)
         present[-1] = False
         yield "a mask of presence (B,)", present
@@ -129,7 +131,7 @@ def _tokens(adapter: nn.Module, raw: RawInput, mask: Tensor | None = None) -> To
 
 
 def _dense(adapter: nn.Module, raw: RawInput, mask: Tensor | None = None) -> Tensor:
-    """Tokens and validity in one, without gradients: `(B, M, C + 1)`, zero where masked."""
+    """Return tokens and validity in a single tensor `(B, M, C + 1)`, zero where masked, without gradients."""
     with torch.no_grad():
         tokens = _tokens(adapter, raw, mask)
         dense = tokens.dense().expand(raw.batch, -1, -1)
@@ -137,13 +139,13 @@ def _dense(adapter: nn.Module, raw: RawInput, mask: Tensor | None = None) -> Ten
 
 
 def _valid(tokens: Tokens, batch: int) -> Tensor:
-    """`(B, M)`."""
+    """Validity of the tokens, `(B, M)`."""
     mask = tokens.dense_mask()
     return torch.ones(batch, tokens.num_tokens, dtype=torch.bool) if mask is None else mask.expand(batch, -1)
 
 
 def _valid_rows(dense: Tensor) -> Tensor:
-    """The valid tokens of one sample, in order: `(valid, C)`."""
+    """Select the valid tokens of a single sample, in order: `(valid, C)`."""
     return dense[0, dense[0, :, -1] == 1, :-1]
 
 
@@ -152,7 +154,7 @@ def _shapes(tokens: Tokens) -> list[tuple[int, ...]]:
 
 
 def _modes(adapter: nn.Module, raw: RawInput) -> Iterator[str]:
-    """Puts the adapter into evaluation mode and then, unless chance has a say there, into training mode."""
+    """Set the adapter to evaluation mode, then to training mode if that is deterministic; yield a description of each."""
     adapter.eval()
     yield "in evaluation"
     adapter.train()
@@ -171,7 +173,7 @@ def _declared_channels(case: _Case) -> None:
     require(
         isinstance(declared, int) and declared == tokens.channels,
         f"expected {type(adapter).__name__}.channels = {tokens.channels}, the channels of its tokens (parts "
-        f"{_shapes(tokens)}), got {declared!r}; it is set in __init__, the parts are made in forward.",
+        f"{_shapes(tokens)}), got {declared!r}; set it in __init__ to the width of the parts that forward returns.",
     )
 
 
@@ -180,12 +182,12 @@ def _tokens_of_the_batch(case: _Case) -> None:
     tokens = _tokens(case.adapter(), raw)
     require(
         tokens.batch == raw.batch and min(tokens.grid) > 0,
-        f"expected tokens of {raw.batch} samples on a grid that is not empty, got parts {_shapes(tokens)}; axis 0 of every "
-        "part is the batch, or 1 where the part is the same for all samples.",
+        f"expected tokens of {raw.batch} samples on a non-empty grid, got parts {_shapes(tokens)}; axis 0 of every part is "
+        "the batch, or 1 if the part is the same for all samples.",
     )
     require(
         bool(tokens.dense().isfinite().all()),
-        "expected finite tokens of finite input, got NaN or infinity; look for logarithms, divisions and roots in forward.",
+        "expected finite tokens for finite input, got NaN or infinity; look for logarithms, divisions and roots in forward.",
     )
 
 
@@ -194,16 +196,16 @@ def _parts_stay_small(case: _Case) -> None:
     tokens = _tokens(case.adapter(), raw)
     differ = all(not torch.equal(tensor[0], tensor[1]) for tensor in raw.tensors.values())
     for number, part in enumerate(tokens.parts):
-        # What is learned may just have started from one value.
+        # Learned parts are skipped: they may be initialised to a constant.
         for axis in range(part.ndim - 1 if not part.requires_grad else 0):
             constant = part.shape[axis] > 1 and bool((part == part.narrow(axis, 0, 1)).all())
-            # Content that is the same everywhere may be the input's doing; what ignores samples that differ is not.
+            # A part may be constant because the input is, but not if it is the same for samples that differ.
             ignores = axis == 0 and differ
             structural = axis > 0 and part.shape[0] == 1
             require(
                 not (constant and (ignores or structural or part.stride(axis) == 0)),
                 f"expected parts of size 1 along the axes on which they are constant, got part {number} of shape "
-                f"{tuple(part.shape)}, constant along axis {axis}; leave out expand() and repeat(), parts broadcast.",
+                f"{tuple(part.shape)}, constant along axis {axis}; remove expand() and repeat(), because parts broadcast.",
             )
 
 
@@ -216,7 +218,7 @@ def _mask_of_presence(case: _Case) -> None:
     _require_valid(tokens, expected.bool(), what="a mask (B,) to hide all tokens of absent samples and no others")
     everywhere = _tokens(adapter, raw, torch.ones_like(present))
     _require_valid(
-        everywhere, _dense(adapter, raw)[..., -1].bool(), what="a mask (B,) that is all True to be as good as none"
+        everywhere, _dense(adapter, raw)[..., -1].bool(), what="a mask (B,) that is all True to be equivalent to no mask"
     )
 
 
@@ -225,13 +227,13 @@ def _require_valid(tokens: Tokens, expected: Tensor, *, what: str) -> None:
     mask = None if tokens.mask is None else tuple(tokens.mask.shape)
     require(
         valid.shape == expected.shape,
-        f"expected {what}, got {valid.shape[1]} tokens per sample instead of {expected.shape[1]}; a mask changes which "
-        "tokens are valid, not how many there are.",
+        f"expected {what}, got {valid.shape[1]} tokens per sample instead of {expected.shape[1]}; a mask changes the "
+        "validity of tokens, not their number.",
     )
     require(
         torch.equal(valid, expected),
         f"expected {what}, {expected.sum(dim=1).tolist()} valid tokens per sample, got {valid.sum(dim=1).tolist()} with "
-        f"Tokens.mask of shape {mask}; True is valid, perceiver.masks.grid_mask brings both kinds of mask to one form.",
+        f"Tokens.mask of shape {mask}; True is valid, and perceiver.masks.grid_mask expands both kinds of mask.",
     )
 
 
@@ -243,7 +245,7 @@ def _mask_of_elements(case: _Case) -> None:
     require_close(
         unmasked,
         _dense(adapter, raw, mask),
-        what="a mask (B, *grid) that is all True to be as good as none",
+        what="a mask (B, *grid) that is all True to be equivalent to no mask",
         where="True is valid; positions come from the valid size, see perceiver.positions.grid_coordinates",
     )
     mask[-1] = False
@@ -255,8 +257,8 @@ def _mask_of_elements(case: _Case) -> None:
     fewer = int(few.sum()) < int(whole[0].sum()) or int(whole[0].sum()) <= 1
     require(
         bool(few.any()) and fewer and not bool((few & ~whole[0]).any()),
-        f"expected some of {int(whole[0].sum())} tokens to be valid where a mask (B, *grid) leaves one element of the "
-        f"sample, got {int(few.sum())}; a token is valid where any of its elements is, see perceiver.masks.patch_mask.",
+        f"expected some of {int(whole[0].sum())} tokens to be valid if a mask (B, *grid) leaves a single element of the "
+        f"sample, got {int(few.sum())}; a token is valid if any of its elements is, see perceiver.masks.patch_mask.",
     )
 
 
@@ -279,7 +281,7 @@ def _alone_equals_padded(case: _Case) -> None:
     require_close(
         _valid_rows(_dense(adapter, raw.rows([0]).cut(half))),
         _valid_rows(among[:1]),
-        what="the same valid tokens of a sample alone and among longer ones",
+        what="the same valid tokens of a sample alone and among longer samples",
         where=where,
     )
 
@@ -311,8 +313,8 @@ def _masked_content_never_matters(case: _Case) -> None:
             require_close(
                 _dense(adapter, raw, mask),
                 _dense(adapter, raw.spoilt(mask), mask),
-                what=f"the same tokens {mode} whatever {kind} hides, NaN and numbers out of range included",
-                where="replace it before anything reads it, see perceiver.masks.zero_masked",
+                what=f"the same tokens {mode} for any content hidden by {kind}, including NaN and numbers out of range",
+                where="replace masked content before anything reads it, see perceiver.masks.zero_masked",
             )
 
 
@@ -325,8 +327,8 @@ def _gradients_to_every_parameter(case: _Case) -> None:
     raw = case.raw()
     absent = torch.zeros(raw.batch, dtype=torch.bool)
     for when, spoilt, mask in (
-        ("where all is valid", raw, None),
-        ("where all samples are absent", raw.spoilt(absent), absent),
+        ("if all is valid", raw, None),
+        ("if all samples are absent", raw.spoilt(absent), absent),
     ):
         adapter = case.adapter().train()
         tokens = _tokens(adapter, spoilt, mask)
@@ -364,8 +366,8 @@ def _bfloat16_autocast(case: _Case) -> None:
         else:
             require(
                 part.dtype == exact.dtype != torch.bfloat16 and far == 0,
-                f"expected part {number}, {tuple(part.shape)}, which no parameter makes (a position, or raw content), as "
-                f"{exact.dtype} and the same to the last digit under bfloat16 autocast, got {part.dtype} that differs by "
+                f"expected part {number}, {tuple(part.shape)}, which depends on no parameter (a position, or raw content), "
+                f"to stay {exact.dtype} and exact under bfloat16 autocast, got {part.dtype} that differs by "
                 f"{in_words(far)}; compute it inside `with torch.autocast(x.device.type, enabled=False)`.",
             )
 
@@ -401,12 +403,12 @@ def _error_on_wrong_mask(case: _Case) -> None:
 
 
 def _sizes(tensor: Tensor) -> str:
-    """What finds a shape in a message, however it is written."""
+    """Return a pattern that finds the tensor's shape in a message, in any notation."""
     return r"\s*,\s*".join(str(size) for size in tensor.shape)
 
 
 def _require_error(act: Callable[[], object], *, names: str, what: str) -> None:
-    where = "check shapes at the start of forward, and name what was expected, what came and the fix"
+    where = "check shapes at the start of forward, and name the expected shape, the actual shape and the fix"
     try:
         act()
     except (ValueError, TypeError) as error:
@@ -418,7 +420,7 @@ def _require_error(act: Callable[[], object], *, names: str, what: str) -> None:
     else:
         raise AssertionError(f"expected ValueError or TypeError for {what}, got tokens; {where}.")
     require(
-        re.search(names, words) is not None, f"expected an error that says what came for {what}, got {words!r}; {where}."
+        re.search(names, words) is not None, f"expected an error that names {what}, got {words!r}; {where}."
     )
 
 
@@ -440,8 +442,8 @@ def _dense_equals_factored(case: _Case) -> None:
         require_close(
             dense,
             factored,
-            what=f"dense and factored cross-attention to read the same from the tokens with {kind}",
-            where="hand on plain Tokens, and content of about unit size",
+            what=f"the same result of dense and factored cross-attention with {kind}",
+            where="return plain Tokens, with content of about unit scale",
             tolerance=1e-3,
         )
 

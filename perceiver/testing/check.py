@@ -1,4 +1,4 @@
-"""A named check, and many of them run together: what every conformance kit consists of."""
+"""Named checks, the elements of every conformance kit, and a function that runs several."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import torch
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that a plug-in must keep. `str(check)` is its name, for `pytest.mark.parametrize(…, ids=str)`.
+    """A requirement on a plug-in. `str(check)` is its name, for `pytest.mark.parametrize(…, ids=str)`.
 
     Args:
-        name: of the check.
-        run: raises AssertionError if the plug-in does not keep it.
+        name: name of the check.
+        run: function that raises AssertionError if the plug-in violates the requirement.
     """
 
     name: str
     run: Callable[[], None]
 
     def __call__(self) -> None:
-        """Run it, from the same random state every time; torch's global random state is left as it was.
+        """Run the check, always from the same random state; torch's global random state is restored afterwards.
 
         Raises:
-            AssertionError: what was expected, what came, and where to look. Whatever else the plug-in raises becomes one.
+            AssertionError: with the expected and actual results and a hint. Other exceptions of the plug-in are converted.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -34,7 +34,7 @@ class Check:
                 raise AssertionError(f"{self.name}: {error}") from error
             except Exception as error:
                 raise AssertionError(
-                    f"{self.name}: expected no error, got {type(error).__name__}: {error}; see the traceback above this one."
+                    f"{self.name}: expected no error, got {type(error).__name__}: {error}; see the traceback above."
                 ) from error
 
     def __str__(self) -> str:
@@ -42,14 +42,14 @@ class Check:
 
 
 def run_checks(checks: Sequence[Check], *, subject: str) -> None:
-    """Runs all checks, also after one failed.
+    """Run all checks, even after failures.
 
     Args:
-        checks: to run.
-        subject: what the report calls that which is checked.
+        checks: the checks to run.
+        subject: name of the checked object in the report.
 
     Raises:
-        AssertionError: one line for each check that failed.
+        AssertionError: with a line for each check that failed.
     """
     failed = []
     for check in checks:
@@ -63,6 +63,6 @@ def run_checks(checks: Sequence[Check], *, subject: str) -> None:
 
 
 def require(condition: bool, otherwise: str) -> None:
-    """AssertionError with the sentence `otherwise` unless the condition holds; `python -O` does not take it away."""
+    """Raise AssertionError with the message `otherwise` unless the condition holds, also under `python -O`."""
     if not condition:
         raise AssertionError(otherwise)

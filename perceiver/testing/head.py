@@ -1,13 +1,13 @@
-"""The conformance kit of heads and decoders: what tasks and checkpoints rely on.
+"""The conformance kit of heads and decoders: the contract on which tasks and checkpoints rely.
 
 `head_checks` lists the checks, `check_head` runs them all. By name:
 
-- `output_shape`: latents `(B, N, D)` become a finite output `(B, *output_shape)`, for one sample and for many.
-- `batch_independence`: a sample has the same output whatever samples are beside it.
-- `determinism_in_evaluation`: in evaluation mode chance has no say, and buffers stay as they are.
-- `gradients_to_every_parameter`: and to every latent.
-- `state_dict_round_trip`, `pickle_round_trip`: another instance with the same state, or a pickled one, gives the same.
-- `bfloat16_autocast`: no NaN, and an output near that in float32.
+- `output_shape`: latents `(B, N, D)` give a finite output `(B, *output_shape)`, for a single sample and for several.
+- `batch_independence`: the output of a sample does not depend on the other samples of the batch.
+- `determinism_in_evaluation`: in evaluation mode the output is deterministic, and buffers do not change.
+- `gradients_to_every_parameter`: every parameter and every latent gets a gradient.
+- `state_dict_round_trip`, `pickle_round_trip`: an instance with the same state dict, or a pickled copy, has the same output.
+- `bfloat16_autocast`: no NaN, and an output close to that in float32.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from perceiver.testing.module import (
 def head_checks(
     make_head: Callable[[], nn.Module], *, latent_channels: int, output_shape: Sequence[int], num_latents: int = 5
 ) -> list[Check]:
-    """The checks of a head or decoder, by name; see the head of this file.
+    """Return the checks of a head or decoder; see the head of this file.
 
     Args:
-        make_head: a new instance at each call, always with the same arguments.
-        latent_channels: D, what the head was made for.
-        output_shape: of the output of one sample, e.g. `(num_classes,)`.
-        num_latents: N of the latents that it is tried on.
+        make_head: function that returns a new instance at each call, always with the same arguments.
+        latent_channels: D that the head was built for.
+        output_shape: shape of the output of a single sample, e.g. `(num_classes,)`.
+        num_latents: N of the latents for the checks.
     """
     case = _Case(make_head, num_latents, latent_channels, tuple(output_shape))
     return [Check(name, partial(run, case)) for name, run in _CHECKS.items()]
@@ -51,7 +51,7 @@ def check_head(
     """Run all checks of a head or decoder. Arguments as in `head_checks`.
 
     Raises:
-        AssertionError: the names of the checks that failed, and of each what was expected, what came and where to look.
+        AssertionError: with the name, the expected and actual results and a hint for each check that failed.
     """
     checks = head_checks(make_head, latent_channels=latent_channels, output_shape=output_shape, num_latents=num_latents)
     run_checks(checks, subject=f"head {type(make_head()).__name__}")
@@ -59,7 +59,7 @@ def check_head(
 
 @dataclass(frozen=True)
 class _Case:
-    """What is checked, and on what."""
+    """The head under test and its inputs."""
 
     make_head: Callable[[], nn.Module]
     num_latents: int
@@ -67,16 +67,16 @@ class _Case:
     output_shape: tuple[int, ...]
 
     def head(self) -> nn.Module:
-        """In evaluation mode, always with the same initial values."""
+        """Return the head in evaluation mode, always with the same initial values."""
         return made(self.make_head, seed=0)
 
     def latents(self, batch: int = 3) -> Tensor:
-        """`(B, N, D)`, always the same."""
+        """Return latents `(B, N, D)`, always the same."""
         generator = torch.Generator().manual_seed(0)
         return torch.randn(batch, self.num_latents, self.latent_channels, generator=generator)
 
     def outputs(self, head: nn.Module) -> Tensor:
-        """Of the latents, without gradients."""
+        """Compute the outputs for the latents, without gradients."""
         with torch.no_grad():
             return _output(head, self.latents())
 
@@ -98,8 +98,8 @@ def _output_shape(case: _Case) -> None:
         output, expected = _output(head, latents), (batch, *case.output_shape)
         require(
             tuple(output.shape) == expected and bool(output.isfinite().all()),
-            f"expected finite outputs {expected} of latents {tuple(latents.shape)}, got shape {tuple(output.shape)}, "
-            f"{int((~output.isfinite()).sum())} values not finite; look for squeeze() and views without the batch.",
+            f"expected finite outputs {expected} for latents {tuple(latents.shape)}, got shape {tuple(output.shape)} with "
+            f"{int((~output.isfinite()).sum())} non-finite values; look for squeeze() and views without the batch.",
         )
 
 
@@ -131,12 +131,12 @@ def _gradients_to_every_parameter(case: _Case) -> None:
     )
     require_gradients(head, loss, when="in training", zero=False)
     if latents.grad is None:
-        loss.backward()  # there are no parameters
+        loss.backward()  # the head has no parameters
     gradient = latents.grad
     require(
         gradient is not None and bool((gradient.flatten(2) != 0).any(dim=2).all()),
-        "expected a gradient for every latent of every sample, got none for some; a latent that the output does not depend "
-        "on is never trained.",
+        "expected a nonzero gradient for every latent of every sample, got zeros for some; a latent without influence on "
+        "the output is never trained.",
     )
 
 

@@ -1,18 +1,18 @@
-"""The conformance kit of kinds of modality: what data, models and checkpoints rely on.
+"""The conformance kit of kinds of modality: the contract on which data, models and checkpoints rely.
 
 `modality_checks` lists the checks, `check_modality` runs them all. By name:
 
-- `made_without_arguments`: an instance has no state, and its class is found again by its own spelling.
-- `declared_channel_axis`: `channel_axis` is 0, -1 or None, or has these by the names of a sample's tensors.
-- `plain_spec`: what settings and statistics add to the spec is plain data, and the same after a round trip through JSON.
-- `cells_are_read`: a manifest's cells become raw samples, the same for the same cell.
-- `deterministic`: preprocessing gives the same twice, whatever the random state, and leaves raw sample and spec alone.
-- `shapes_of_the_spec`: samples are tensors laid out as `channel_axis` declares, of the spec's `shape` where there is one.
-- `normalisation_inverts`: samples of a spec with `mean` and `std` are those of one without, normalised once.
-- `collation_pads_and_masks`: samples of different lengths become one batch that holds each of them, and masks the rest.
-- `nan_refused_or_masked`: NaN in a raw sample never becomes a number that counts as valid.
-- `error_names_the_sample`: ValueError or TypeError, beginning with the given name, for what is no raw sample.
-- `drawing`: None, or a `perceiver.plots.Drawing`.
+- `made_without_arguments`: an instance has no state, and its class can be found by its canonical name.
+- `declared_channel_axis`: `channel_axis` is 0, -1 or None, or a dict of these by the names of a sample's tensors.
+- `plain_spec`: entries of the spec from settings and statistics are plain data and survive a round trip through JSON.
+- `cells_are_read`: a manifest's cells become raw samples, always the same for the same cell.
+- `deterministic`: preprocessing does not depend on the random state, and does not change raw sample or spec.
+- `shapes_of_the_spec`: samples are tensors laid out as `channel_axis` declares, with the spec's `shape`, if any.
+- `normalisation_inverts`: samples for a spec with `mean` and `std` equal those for a spec without, normalised once.
+- `collation_pads_and_masks`: samples of different lengths form a batch that contains each sample and masks the padding.
+- `nan_refused_or_masked`: NaN in a raw sample never becomes a valid number.
+- `error_names_the_sample`: ValueError or TypeError, beginning with the given name, for an object that is not a raw sample.
+- `drawing`: `drawing` returns None or a `perceiver.plots.Drawing`.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ def modality_checks(
     facts: Mapping[str, Any] | None = None,
     cells: Sequence[Any] = (),
 ) -> list[Check]:
-    """The checks of a kind, by name; see the head of this file.
+    """Return the checks of a kind; see the head of this file.
 
     Args:
         kind: the class.
-        make_raw: two raw samples or more that differ, as `Perceiver.predict` takes them; of different lengths where the kind
-            allows it.
-        settings: as in `data.modalities`, where the defaults are not enough.
-        facts: what the spec holds besides, where `facts` and `statistics` of the kind do not give all of it.
-        cells: cells of a manifest, as `Modality.read` gets them, if `read` is to be checked.
+        make_raw: function that returns at least two different raw samples, as `Perceiver.predict` takes them; of different
+            lengths if the kind allows it.
+        settings: settings as in `data.modalities`, if the defaults do not suffice.
+        facts: further entries of the spec that `facts` and `statistics` of the kind do not provide.
+        cells: cells of a manifest for `Modality.read`; empty: `read` is not checked.
     """
     case = _Case(kind, make_raw, dict(settings or {}), dict(facts or {}), list(cells))
     return [Check(name, partial(run, case)) for name, run in _CHECKS.items() if cells or name != "cells_are_read"]
@@ -74,7 +74,7 @@ def check_modality(
     """Run all checks of a kind. Arguments as in `modality_checks`.
 
     Raises:
-        AssertionError: the names of the checks that failed, and of each what was expected, what came and where to look.
+        AssertionError: with the name, the expected and actual results and a hint for each check that failed.
     """
     checks = modality_checks(kind, make_raw, settings=settings, facts=facts, cells=cells)
     run_checks(checks, subject=f"modality {kind.__name__}")
@@ -82,7 +82,7 @@ def check_modality(
 
 @dataclass(frozen=True)
 class _Case:
-    """What is checked, and on what."""
+    """The kind under test and its inputs."""
 
     kind: type[Modality]
     make_raw: Raw
@@ -91,12 +91,12 @@ class _Case:
     cells: list[Any] = field(default_factory=list)
 
     def raw(self) -> list[Any]:
-        """The raw samples, always the same."""
+        """Return the raw samples, always the same."""
         torch.manual_seed(0)
         return list(self.make_raw())
 
     def spec(self, *, statistics: bool = True) -> dict[str, Any]:
-        """The entry of the spec, before or after the training samples were seen."""
+        """Return the spec of the modality, without or with statistics of the training samples."""
         kind = self.kind()
         word = next((word for word, known in KINDS.items() if type(known) is self.kind), spelling(self.kind))
         spec = {"kind": word, **kind.facts({**kind.settings, **self.settings}), **self.facts}
@@ -106,7 +106,7 @@ class _Case:
         return {**spec, **kind.statistics(samples, spec)}
 
     def samples(self, spec: ModalitySpec) -> list[dict[str, Tensor]]:
-        """Preprocessed raw samples by the names of their tensors; a single tensor has the name ""."""
+        """Return preprocessed raw samples by the names of their tensors; a single tensor has the name ""."""
         return [_parts(self.kind().preprocess(raw, spec, "sample")) for raw in self.raw()]
 
     def axes(self) -> dict[str, Axis]:
@@ -203,7 +203,7 @@ def _shapes_of_the_spec(case: _Case) -> None:
                 channels[part].add(x.shape[axis])
         if shape is not None and "" in sample:
             got = sample[""].shape
-            fits = len(shape) == len(got) and all(size in (None, own) for size, own in zip(shape, got, strict=True))
+            fits = len(shape) == len(got) and all(want in (None, size) for want, size in zip(shape, got, strict=True))
             require(fits, f"expected samples of the spec's shape {shape}, None for free sizes, got {tuple(got)}.")
     for part, counts in channels.items():
         require(
@@ -242,14 +242,14 @@ def _collation_pads_and_masks(case: _Case) -> None:
     for row, sample in enumerate(samples):
         for part, x in _parts(sample).items():
             stacked: Any = batch.inputs["x"]
-            own = (stacked[part] if part else stacked)[row]
+            padded = (stacked[part] if part else stacked)[row]
             require(
-                torch.equal(own[tuple(slice(size) for size in x.shape)], x),
+                torch.equal(padded[tuple(slice(size) for size in x.shape)], x),
                 f"expected the batch to hold sample {row} as it is, at the beginning of each axis of the grid.",
             )
             axis = axes[part]
             grid = x.shape if axis is None else x.shape[1:] if axis == 0 else x.shape[:-1]
-            count = own.numel() if mask is None else int(mask[row].sum())
+            count = padded.numel() if mask is None else int(mask[row].sum())
             require(
                 mask is None or mask.ndim == 1 or count == torch.Size(grid).numel(),
                 f"expected {torch.Size(grid).numel()} valid elements of sample {row}, got {count}; the tensors of a sample "
@@ -277,7 +277,7 @@ def _nan_refused_or_masked(case: _Case) -> None:
 
 
 def _with_nan(raw: Any) -> Any:
-    """The raw sample with a NaN in its first array of floating-point values; None where it has none."""
+    """Return the raw sample with a NaN in its first floating-point array; None without such an array."""
     if isinstance(raw, Tensor) and raw.is_floating_point() and raw.numel():
         spoilt = raw.clone()
         spoilt.view(-1)[0] = torch.nan
@@ -290,9 +290,9 @@ def _with_nan(raw: Any) -> Any:
         return [float("nan"), *raw[1:]]
     if isinstance(raw, Mapping):
         for key, value in raw.items():
-            changed = float("nan") if isinstance(value, float) else _with_nan(value)
-            if changed is not None:
-                return {**raw, key: changed}
+            replaced = float("nan") if isinstance(value, float) else _with_nan(value)
+            if replaced is not None:
+                return {**raw, key: replaced}
     return None
 
 
@@ -311,7 +311,7 @@ def _error_names_the_sample(case: _Case) -> None:
 
 
 def _drawing(case: _Case) -> None:
-    from perceiver.plots.drawings import Drawing  # draws, and most kinds need none
+    from perceiver.plots.drawings import Drawing  # imported late, because it loads the plotting library
 
     drawing = case.kind().drawing(case.spec(), None)
     require(

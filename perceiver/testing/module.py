@@ -1,4 +1,4 @@
-"""What adapters and heads have in common as modules: weights that can be stored, gradients, no chance in evaluation."""
+"""Checks that apply to adapters and heads alike: weights that can be stored, gradients, deterministic evaluation."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import Tensor, nn
 from perceiver.testing.check import require
 
 Outputs = Callable[[nn.Module], Tensor]
-"""A module to what it makes of the input of the check, with the same layout every time."""
+"""Function from a module to its outputs for the input of the check, always with the same layout."""
 
 TOLERANCE = 1e-4
-"""Differences up to this share of the largest value are rounding."""
+"""Differences up to this fraction of the largest value count as rounding."""
 
 
 def made(make: Callable[[], nn.Module], *, seed: int) -> nn.Module:
-    """A module in evaluation mode whose initial values come from this seed."""
+    """Return a module in evaluation mode with initial values drawn from this seed."""
     torch.manual_seed(seed)
     return make().eval()
 
 
 def distance(x: Tensor, y: Tensor) -> float:
-    """The largest difference, as a share of the largest value of x (of 1, if all are smaller); infinite for NaN."""
+    """Return the largest difference relative to the largest value of x (or to 1 if that is larger); infinite for NaN."""
     if x.numel() == 0:
         return 0.0
     x, y = x.detach().double(), y.detach().double()
@@ -34,19 +34,19 @@ def distance(x: Tensor, y: Tensor) -> float:
 
 
 def in_words(far: float) -> str:
-    """A `distance` for messages."""
-    return "NaN or infinity" if far == float("inf") else f"{far:.2g} of the largest"
+    """Format a `distance` for messages."""
+    return "NaN or infinity" if far == float("inf") else f"{far:.2g} of the largest value"
 
 
 def require_close(x: Tensor, y: Tensor, *, what: str, where: str, tolerance: float = TOLERANCE) -> None:
-    """AssertionError unless both have one shape and the same values.
+    """Raise AssertionError unless both tensors have the same shape and values.
 
     Args:
-        x: what is right.
-        y: what came.
-        what: of what, and how both came about.
-        where: a hint to the place where it goes wrong.
-        tolerance: of `distance`.
+        x: expected values.
+        y: actual values.
+        what: description of the expectation, for the message.
+        where: hint at the likely cause.
+        tolerance: largest `distance`.
     """
     require(x.shape == y.shape, f"expected {what}, got shapes {tuple(x.shape)} and {tuple(y.shape)}; {where}.")
     far = distance(x, y)
@@ -54,7 +54,7 @@ def require_close(x: Tensor, y: Tensor, *, what: str, where: str, tolerance: flo
 
 
 def require_determinism(make: Callable[[], nn.Module], outputs: Outputs) -> None:
-    """In evaluation mode chance has no say, and nothing is learned by the way."""
+    """Check that evaluation mode is deterministic and nothing is learned as a side effect."""
     module = made(make, seed=0)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     torch.manual_seed(1)
@@ -65,18 +65,18 @@ def require_determinism(make: Callable[[], nn.Module], outputs: Outputs) -> None
     require(
         same,
         f"expected the same output from two evaluations of the same input, got values that differ by "
-        f"{in_words(distance(first, second))}; draw random numbers only where self.training is true.",
+        f"{in_words(distance(first, second))}; draw random numbers only if self.training is true.",
     )
     for name, value in module.state_dict().items():
         require(
             torch.equal(before[name], value),
-            f"expected evaluation to leave the module as it is, got another {name!r}; update buffers only where "
+            f"expected evaluation to leave the module unchanged, got a changed {name!r}; update buffers only if "
             "self.training is true.",
         )
 
 
 def require_state_dict(make: Callable[[], nn.Module], outputs: Outputs) -> None:
-    """A state dict, through a file that is read with `weights_only=True`, says all that another instance must know."""
+    """Check that a state dict, saved and read with `weights_only=True`, restores the outputs in another instance."""
     module = made(make, seed=0)
     outputs(module.train())
     file = io.BytesIO()
@@ -88,38 +88,38 @@ def require_state_dict(make: Callable[[], nn.Module], outputs: Outputs) -> None:
         outputs(module.eval()),
         outputs(other),
         what="the same output from another instance with the same state dict",
-        where="hold what is random or learned in parameters and buffers, not in plain attributes",
+        where="hold random or learned values in parameters and buffers, not in plain attributes",
     )
 
 
 def require_pickle(make: Callable[[], nn.Module], outputs: Outputs) -> None:
-    """Other processes (launched ranks, loaders) get modules as pickles."""
+    """Check that a pickled copy has the same outputs, because other processes (launched ranks, loaders) get pickles."""
     module = made(make, seed=0)
     try:
         other = pickle.loads(pickle.dumps(module))
     except Exception as error:
         raise AssertionError(
-            f"expected a module that pickle can write and read, got {type(error).__name__}: {error}; keep lambdas, open "
+            f"expected a module that can be pickled and read again, got {type(error).__name__}: {error}; keep lambdas, open "
             "files and locks out of its attributes."
         ) from error
     require_close(
         outputs(module),
         outputs(other),
         what="the same output from an instance that was pickled and read again",
-        where="look at __getstate__ and __reduce__, if it has them",
+        where="look at __getstate__ and __reduce__, if defined",
     )
 
 
 def require_gradients(module: nn.Module, loss: Tensor, *, when: str, zero: bool) -> None:
-    """Every parameter that is to be trained takes part.
+    """Check that every trainable parameter gets a gradient.
 
     Args:
-        module: whose gradients are None before.
-        loss: to differentiate.
-        when: of what the loss was computed.
-        zero: gradients may be all zero.
+        module: module whose gradients are still None.
+        loss: loss to differentiate.
+        when: description of the case, for the message.
+        zero: whether gradients may be all zero.
     """
-    parameters = {name: one for name, one in module.named_parameters() if one.requires_grad}
+    parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     if not parameters:
         return
     require(
@@ -133,7 +133,7 @@ def require_gradients(module: nn.Module, loss: Tensor, *, when: str, zero: bool)
         require(
             gradient is not None,
             f"expected a gradient for {name!r} {when}, got None; look for detach(), no_grad() and branches of forward that "
-            "leave it out: every process must use every parameter in every step.",
+            "do not use it: every process must use every parameter in every step.",
         )
         assert gradient is not None
         require(
@@ -143,13 +143,13 @@ def require_gradients(module: nn.Module, loss: Tensor, *, when: str, zero: bool)
         )
         require(
             zero or bool((gradient != 0).any()),
-            f"expected a gradient for {name!r} {when}, got zeros only; the output does not depend on it, or the input of "
-            "the check does not use it.",
+            f"expected a nonzero gradient for {name!r} {when}, got zeros only; the output does not depend on it, or the "
+            "input of the check does not use it.",
         )
 
 
 def with_all_trainable(module: nn.Module) -> nn.Module:
-    """The module, with frozen parameters thawed: then a gradient tells what comes out of parameters."""
+    """Unfreeze all parameters and return the module, so that requires_grad marks outputs that depend on parameters."""
     for parameter in module.parameters():
         parameter.requires_grad_(True)
     return module

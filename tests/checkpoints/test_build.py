@@ -103,7 +103,7 @@ ERRORS = [
         "encoder.num_latents",
         "???",
         ConfigError,
-        "model.encoder.num_latents: must be given; the config holds the placeholder ???",
+        "model.encoder.num_latents: must be given; the config has the placeholder ???",
     ),
     (
         "head.num_classes",
@@ -115,7 +115,7 @@ ERRORS = [
         "encoder.token_channels",
         11,
         ConfigError,
-        "model.encoder.token_channels: remove it from the config; it is taken from the parts already built",
+        "model.encoder.token_channels: remove it from the config; it is derived from the parts already built",
     ),
     ("head.latent_channels", 8, ConfigError, "model.head.latent_channels: remove it from the config"),
     (
@@ -135,11 +135,11 @@ ERRORS = [
         "encoder._target_",
         "perceivr.Encoder",
         TargetError,
-        "model.encoder._target_: perceivr.Encoder: there is no module perceivr; is its package installed",
+        "model.encoder._target_: perceivr.Encoder: module perceivr was not found; is its package installed",
     ),
     ("encoder._target_", ..., ConfigError, "model.encoder: has no _target_"),
     ("encoder", 3, ConfigError, "model.encoder: expected a mapping with _target_ and arguments, got int '3'"),
-    ("encoder", None, ConfigError, "model.encoder: missing; a model needs adapters, encoder and head"),
+    ("encoder", None, ConfigError, "model.encoder: missing; a model requires adapters, encoder and head"),
     ("head", ..., ConfigError, "model.head: missing"),
     (
         "adapters",
@@ -152,7 +152,7 @@ ERRORS = [
         "adapters.image",
         {"_target_": "torch.nn.Identity"},
         ConfigError,
-        "model.adapters.image: torch.nn.modules.linear.Identity must have an attribute channels, a positive int",
+        "model.adapters.image: torch.nn.modules.linear.Identity.channels: expected a positive int",
     ),
     ("adapters.im age", {"_target_": "torch.nn.Identity"}, ConfigError, "'im age' cannot name a modality"),
     (

@@ -250,7 +250,7 @@ def test_a_folder_without_checkpoints_lists_what_is_there(tmp_path: Path) -> Non
         load(tmp_path)
     assert str(caught.value) == (
         f"{tmp_path}: expected a run directory with checkpoints/best.ckpt or checkpoints/last.ckpt, "
-        "found checkpoints/epoch=3.ckpt; give one of these files itself"
+        "found checkpoints/epoch=3.ckpt; give one of these files"
     )
 
 
@@ -266,7 +266,7 @@ def test_a_missing_path(tmp_path: Path) -> None:
     ("content", "said"),
     [
         (b"", "the file is empty; writing it was interrupted"),
-        (b"hello", "not a checkpoint: it does not begin as a file of torch.save does (5 bytes)"),
+        (b"hello", "not a checkpoint: it does not begin like a torch.save file (5 bytes)"),
         (b"\x80\x02}q\x00.", "not a checkpoint"),
         (b"PK\x03\x04", "the file is truncated or damaged (4 bytes)"),
         (b"PK\x05\x06" + b"\0" * 18, "not a checkpoint"),
@@ -312,7 +312,7 @@ def test_a_checkpoint_of_something_else(file: Path, tmp_path: Path) -> None:
     ):
         load(file)
     torch.save([1, 2], file)
-    with pytest.raises(CheckpointError, match=r"holds no model of this package: .*found a list"):
+    with pytest.raises(CheckpointError, match=r"not a model of this package: .*found a list"):
         load(file)
     torch.save(torch.ones(3), file)
     with pytest.raises(CheckpointError, match="found a Tensor"):
@@ -338,8 +338,8 @@ def test_an_unknown_format(file: Path, version: object, said: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("config", None, "its config describes no model"),
-        ("config", {"model": 3}, "its config describes no model"),
+        ("config", None, "its config has no model"),
+        ("config", {"model": 3}, "its config has no model"),
         ("config", {"model": {"x": torch.ones(1)}}, "config.model.x: torch.Tensor is not a plain value"),
         ("config", {"model": {3: 4}}, "keys must be strings"),
         ("spec", [1], "its spec is a list; expected a mapping"),
@@ -368,7 +368,7 @@ def test_another_architecture_is_described(file: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         load(file)
     text = str(caught.value)
-    assert text.startswith(f"{file}: its weights do not fit the model of its config (was the code changed since?):\n")
+    assert text.startswith(f"{file}: its weights do not fit the model of its config (has the code changed since?):\n")
     assert "missing in the file: 1\n    encoder.latents (5, 8)" in text
     assert "not in the model: 1\n    head.extra (2, 3)" in text
     assert "of another shape: 1\n    head.output.bias file (9,), model (4,)" in text
@@ -395,9 +395,9 @@ def test_another_kind_of_number(file: Path) -> None:
 @pytest.mark.parametrize(
     ("state", "said"),
     [
-        (None, "has no state_dict"),
-        ({}, "its state_dict has no entry that begins with 'model.'"),
-        ({"other.x": torch.ones(1)}, "its state_dict has no entry that begins with 'model.'"),
+        (None, "state_dict: expected a mapping from name to tensor"),
+        ({}, "state_dict: expected weights of a model, found no entry that begins with 'model.'"),
+        ({"other.x": torch.ones(1)}, "state_dict: expected weights of a model, found no entry that begins with 'model.'"),
         ({"model.x": 3}, "state_dict['model.x'] is not an ordinary tensor"),
         ({"model.x": torch.ones(2, 2).to_sparse()}, "state_dict['model.x'] is not an ordinary tensor"),
         ({"model.x": torch.empty(3, device="meta")}, "state_dict['model.x'] is not an ordinary tensor"),
@@ -535,14 +535,14 @@ def test_compressed_archives_are_refused(file: Path) -> None:
         for name in old.namelist():
             new.writestr(name, old.read(name))
         new.writestr("model/data/99", b"\0" * 10**7)
-    with pytest.raises(CheckpointError, match=r"its parts are compressed, torch\.save never does that"):
+    with pytest.raises(CheckpointError, match=r"its parts are compressed, which torch\.save never does"):
         load(bomb)
 
 
 def test_other_archives_are_refused(file: Path) -> None:
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("hello.txt", "hello")
-    with pytest.raises(CheckpointError, match="the file is damaged or no checkpoint"):
+    with pytest.raises(CheckpointError, match="the file is damaged or not a checkpoint"):
         load(file)
 
 
@@ -557,7 +557,7 @@ def test_missing_folders_are_made_and_the_mode_is_ordinary(model: perceiver.Perc
 
 
 def test_a_folder_is_no_file(model: perceiver.Perceiver, tmp_path: Path) -> None:
-    with pytest.raises(IsADirectoryError, match=r"is a folder; give the name of the file to write, such as .*model\.ckpt"):
+    with pytest.raises(IsADirectoryError, match=r"expected a file to write, got a folder; give a name .*model\.ckpt"):
         save(model, tmp_path, config=CONFIG, spec=SPEC)
 
 

@@ -94,6 +94,6 @@ def test_script(subsets: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     assert len(other.ids) == 10
     foreign = subsets.Evaluation(other.modalities, ["x"], other.correct)
     monkeypatch.setattr(subsets, "evaluate", lambda run, **_: other if run == alone else foreign)
-    with pytest.raises(ValueError, match="its pairs are not those of"):
+    with pytest.raises(ValueError, match="expected the same pairs as in"):
         subsets.main([str(both), str(alone), "--threads", "1"])
     torch.set_num_threads(threads)

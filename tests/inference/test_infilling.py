@@ -61,9 +61,9 @@ def test_imported_models_and_what_encloses() -> None:
 @pytest.mark.parametrize(
     ("text", "arguments", "words"),
     [
-        ("no gap", {}, r"expected a gap or more, marked by '\[MASK\]'"),
-        ("a_", {"marker": ""}, "fill_in.marker: expected what stands for a hidden byte"),
-        ("a_", {"marker": "_", "modality": "sound"}, r"'sound' is none of \['text'\]"),
+        ("no gap", {}, r"expected at least one gap: '\[MASK\]' in a text"),
+        ("a_", {"marker": ""}, "fill_in.marker: expected a string that marks a gap"),
+        ("a_", {"marker": "_", "modality": "sound"}, r"'sound' is not among \['text'\]"),
         ("a_", {"marker": "_", "mask_id": 900}, "expected mask_id and special_ids below 262, got 900"),
         ("_" * 80, {"marker": "_"}, "there are queries for"),
     ],
@@ -82,7 +82,7 @@ def test_several_texts_are_refused() -> None:
 
 def test_other_models_are_refused() -> None:
     _, ours = transformers_pair()
-    with pytest.raises(ValueError, match="expected ids, since the model's vocabulary of 11 is not that of UTF-8 bytes"):
+    with pytest.raises(ValueError, match="expected ids, because the model's vocabulary of 11 is not that of UTF-8 bytes"):
         perceiver.fill_in(ours, "a[MASK]")
-    with pytest.raises(ValueError, match="expected a model whose head tells tokens"):
+    with pytest.raises(ValueError, match="expected a model whose head predicts tokens"):
         perceiver.fill_in(byte_model(head="pooled"), "a[MASK]")

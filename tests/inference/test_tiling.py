@@ -86,7 +86,7 @@ def test_weights_fall_to_the_edges() -> None:
     ("arguments", "message"),
     [
         ({"tile": [6, 7], "overlap": 6}, r"tile, overlap: expected .* below both, got \[6, 7\] and 6"),
-        ({"tile": None}, r"tile: expected \[height, width\]; the model's spec does not say"),
+        ({"tile": None}, r"tile: expected \[height, width\], because the model's spec lacks"),
         ({"tile": [6, 7], "scale": None}, r"scale: expected a number"),
     ],
 )
@@ -96,5 +96,5 @@ def test_tiles_that_cannot_be(arguments: dict[str, Any], message: str) -> None:
 
 
 def test_outputs_that_are_no_field() -> None:
-    with pytest.raises(ValueError, match=r"compute: expected \(1, values, 4, 4\) of a tile, got \(1, 4\)"):
+    with pytest.raises(ValueError, match=r"compute: expected shape \(1, values, 4, 4\) for a tile, got \(1, 4\)"):
         over_tiles(lambda part: part[:, 0, 0], torch.zeros(1, 1, 9, 4), tile=[4, 4], overlap=1)

@@ -159,7 +159,7 @@ def test_rates_outside(rate: float) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"mask_share": 0.8, "random_share": 0.3}, "at most 1 together, got 0.8 and 0.3"),
+        ({"mask_share": 0.8, "random_share": 0.3}, "sum is at most 1, got 0.8 and 0.3"),
         ({"mask_share": -0.1}, "of at least 0"),
         ({"mask_id": -1}, "of at least 0, got -1"),
     ],
@@ -173,8 +173,8 @@ def test_wrong_settings(arguments: dict[str, Any], words: str) -> None:
     ("masking", "size", "words"),
     [
         (TokenMasking(mask_id=103), 50, "mask_id 103 .* must be ids of the model's vocabulary of 50"),
-        (TokenMasking(), 6, "all 6 ids are special|must be ids"),
-        (TokenMasking(words=ByteWords()), 1000, "ByteWords knows the words of a vocabulary of 262, the model's has 1000"),
+        (TokenMasking(), 6, "expected at most 5 of the 6 ids, got all|must be ids"),
+        (TokenMasking(words=ByteWords()), 1000, "the model's vocabulary of 1000 ids, got ByteWords with 262 ids"),
     ],
 )
 def test_vocabularies_that_do_not_fit(masking: TokenMasking, size: int, words: str) -> None:
@@ -183,9 +183,9 @@ def test_vocabularies_that_do_not_fit(masking: TokenMasking, size: int, words: s
 
 
 def test_wrong_vocabularies(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="either continuation"):
+    with pytest.raises(ValueError, match="exactly one of continuation"):
         PieceWords(vocabulary=["a"])
-    with pytest.raises(ValueError, match="none of the 1 pieces begins with '##'"):
+    with pytest.raises(ValueError, match="expected pieces that begin with '##', but none of the 1 does"):
         PieceWords(vocabulary=["a"], continuation="##")
     (tmp_path / "vocab.json").write_text('{"a": 0, "##b": 2}')
     with pytest.raises(ValueError, match=r"vocab.json: expected the ids 0 to 1, one piece each"):

@@ -208,13 +208,13 @@ def test_other_heads_are_refused() -> None:
     pooled = Perceiver(
         adapters=dict(model.adapters.items()), encoder=model.encoder, head=PooledHead(latent_channels=16, num_classes=3)
     )
-    with pytest.raises(ValueError, match="expected a model whose head tells tokens, .* got PooledHead"):
+    with pytest.raises(ValueError, match="expected a model whose head predicts tokens, .* got PooledHead"):
         task_of(pooled)
     few = QueryDecoder(latent_channels=16, queries=LearnedQueries(grid=[64], channels=16), output_channels=5)
     other = Perceiver(adapters=dict(model.adapters.items()), encoder=model.encoder, head=few)
-    with pytest.raises(ValueError, match="logits of the 262 ids of 'text', got QueryDecoder with 5 outputs"):
+    with pytest.raises(ValueError, match="logits over the 262 ids of 'text'; got QueryDecoder with 5 outputs"):
         task_of(other)
-    with pytest.raises(ValueError, match=r"task.modality: expected text, .* 'review' is none of \['text'\]"):
+    with pytest.raises(ValueError, match=r"task.modality: expected a text modality, .* 'review' is not among \['text'\]"):
         task_of(model, modality="review")
     with pytest.raises(ValueError, match="'points' is that of a Points"):
         task_of(model_of(points=True), modality="points")
@@ -223,5 +223,5 @@ def test_other_heads_are_refused() -> None:
 def test_vocabularies_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="mask_id 3 and special_ids .* must be ids of the model's vocabulary of 5"):
         task_of(model_of(size=5))
-    with pytest.raises(ValueError, match="ByteWords knows the words of a vocabulary of 262, the model's has 300"):
+    with pytest.raises(ValueError, match="the model's vocabulary of 300 ids, got ByteWords with 262 ids"):
         task_of(model_of(size=300), masking=TokenMasking(words=ByteWords()))

@@ -12,9 +12,10 @@ from hostile_models import PACKAGE, Hostile, checkpoint, pretrained, set_value, 
 from hydra_runs import run
 from omegaconf import DictConfig, OmegaConf
 
-from perceiver import checkpoints
+from perceiver.checkpoints import file as checkpoint_file
 from perceiver.checkpoints.build import ConfigError
 from perceiver.checkpoints.file import CheckpointError
+from perceiver.run.configuration.literal import released
 from perceiver.run.fine_tuning.initialisation import starting_from, with_stored_model
 from perceiver.run.fine_tuning.starting_point import StartingPoint
 from perceiver.run.modes.inference import Inference
@@ -54,8 +55,7 @@ def in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def built(config: DictConfig) -> Any:
     """As `mode=fit` builds the model."""
     start = starting_from(init_from=config.init_from, init_model=True)
-    plain = OmegaConf.to_container(start.configured(config).model, resolve=True)
-    assert isinstance(plain, dict)
+    plain = released(OmegaConf.to_container(start.configured(config).model, resolve=True))
     return start.build({str(key): value for key, value in plain.items()}, {})
 
 
@@ -88,7 +88,7 @@ def test_trusted_packages_may_be_named(tmp_path: Path) -> None:
 
 
 def test_the_users_own_parts_keep_their_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "_SLACK_BYTES", 10**6)
+    monkeypatch.setattr(checkpoint_file, "_SLACK_BYTES", 10**6)
     (tmp_path / "own_package_of_tests.py").write_text(
         "from perceiver.decoders.pooled import PooledHead\nclass Head(PooledHead):\n    pass\n"
     )

@@ -226,7 +226,7 @@ TRANSFORMERS: dict[str, tuple[dict[str, Any], str]] = {
         "num_frames: expected int, got list",
     ),
     "dropout": ({"attention_probs_dropout_prob": -1}, "attention_probs_dropout_prob: expected a number"),
-    "no number": ({"attention_probs_dropout_prob": math.nan}, "NaN is not a number of JSON"),
+    "no number": ({"attention_probs_dropout_prob": math.nan}, "NaN is not valid JSON"),
     "reference": ({"d_latents": "${oc.env:HOME}"}, "d_latents: expected int, got str"),
     "true": ({"num_latents": True}, "num_latents: expected int, got bool"),
 }

@@ -81,9 +81,9 @@ class Rounds(Mean):
 
 
 BROKEN: list[tuple[str, type[nn.Module], str]] = [
-    ("output_shape", OneAxisTooMany, r"\(1, 3\) of latents \(1, 5, 6\), got shape \(1, 3, 1\)"),
+    ("output_shape", OneAxisTooMany, r"\(1, 3\) for latents \(1, 5, 6\), got shape \(1, 3, 1\)"),
     ("batch_independence", RowsDiffer, "sample 1 in the batch and alone"),
-    ("determinism_in_evaluation", CountsEvaluations, "another 'seen'"),
+    ("determinism_in_evaluation", CountsEvaluations, "a changed 'seen'"),
     ("gradients_to_every_parameter", ReadsTheFirst, "every latent of every sample"),
     ("gradients_to_every_parameter", Unused, "'unused' in training, got None"),
     ("gradients_to_every_parameter", Hard, "got one without gradient"),

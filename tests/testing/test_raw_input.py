@@ -49,13 +49,13 @@ def test_tensors_of_a_dict_share_the_grid_and_what_has_none_goes_with_the_sample
 @pytest.mark.parametrize(
     ("raw", "grid_axes", "words"),
     [
-        (torch.rand(1, 3), (1,), r"two samples or more.*\[1\]"),
+        (torch.rand(1, 3), (1,), r"at least two samples.*\[1\]"),
         (torch.rand(2, 3), (0,), r"ascending axes from 1 to 1.*\(0,\)"),
         (torch.rand(2, 3, 4), (2, 1), "ascending"),
-        (torch.rand(2, 3), {"x": (1,)}, "axes for a tensor"),
+        (torch.rand(2, 3), {"x": (1,)}, "axes for a tensor, or"),
         ({"x": torch.rand(2, 3)}, (1,), "a dict of axes"),
-        ({"x": torch.rand(2, 3)}, {"y": (1,)}, r"some of \['x'\].*\['y'\]"),
-        ({"x": torch.rand(2, 3), "y": torch.rand(2, 4)}, {"x": (1,), "y": (1,)}, r"one raw grid.*\(3,\), \(4,\)"),
+        ({"x": torch.rand(2, 3)}, {"y": (1,)}, r"names among \['x'\].*\['y'\]"),
+        ({"x": torch.rand(2, 3), "y": torch.rand(2, 4)}, {"x": (1,), "y": (1,)}, r"the same raw grid.*\(3,\), \(4,\)"),
     ],
 )
 def test_what_a_user_says_wrong(raw: Any, grid_axes: Any, words: str) -> None:

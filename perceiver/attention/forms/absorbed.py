@@ -2,7 +2,8 @@
 
 A score is `(W_k z_i) . q = z_i . (W_k^T q)`, and `sum_i p_i W_v z_i = W_v sum_i p_i z_i`: the key projection moves into the
 queries and the value projection behind the softmax, so that no token is ever projected. All heads attend to the same
-keys, so heads and queries lie along one axis. Cheaper than the dense form where one head reads tokens that do not factor.
+keys, so heads and queries share an axis. This is cheaper than the dense form if a single head reads tokens that do not
+factor.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from perceiver.attention.projection import TokenProjection
 from perceiver.tokens import Tokens
 
 WIDE = 256
-"""From about here on, matrix products whose width is no multiple of 8 take up to half as long again."""
+"""Width from which matrix products are up to 50% slower if the width is not a multiple of 8."""
 
 
 def absorbed_attention(
     query: Float[Tensor, "batch_or_1 heads queries qk"], blocks: Sequence[Tokens], projection: TokenProjection
 ) -> Float[Tensor, "batch heads queries v"]:
-    """The same function as `dense_attention`, see there for arguments, without dropout."""
+    """Compute the function of `dense_attention`, without dropout; see there for arguments."""
     num_heads, rows = query.shape[1:3]
     joined, mask = joint_tokens(blocks, projection.norm.weight.dtype), joint_mask(blocks)
     channels = joined.shape[-1]
@@ -52,9 +53,9 @@ def absorbed_attention(
 def absorb(
     query: Float[Tensor, "batch_or_1 heads queries qk"], projection: TokenProjection
 ) -> Float[Tensor, "batch_or_1 heads queries channels"]:
-    """Queries through the key projection and the norm's weight, scaled, and centred over the channels.
+    """Apply the key projection and the norm's weight to the queries, scale them and centre them over the channels.
 
-    Centred queries see no mean: their products with a token and with the centred token are the same.
+    A centred query has the same product with a token and with the centred token.
     """
     num_heads, width = query.shape[1], query.shape[-1]
     weight = projection.key.weight.to(query.dtype) * projection.norm.weight.to(query.dtype)
@@ -68,19 +69,19 @@ def project(
     *,
     kept: Float[Tensor, "batch heads queries"] | None = None,
 ) -> Float[Tensor, "batch heads queries v"]:
-    """Weighted sums of tokens, divided by their standard deviations, through the norm's affine map and the value projection.
+    """Apply the norm's affine map and the value projection to weighted sums of tokens.
 
-    The sums need not be centred: the folded weights are.
+    The tokens in the sums are divided by their standard deviations. They need not be centred: the folded weights are.
 
     Args:
-        kept: the sum of each query's attention weights, where some were dropped; None: 1.
+        kept: the sum of each query's attention weights if some were dropped; None: 1.
     """
     num_heads = sums.shape[1]
     weight, bias = projection.value.weight.to(sums.dtype), projection.value.bias.to(sums.dtype)
     # Fold the affine map of the norm and the centring into the value weights: (W g) centred, and W b + bias.
     scaled = weight * projection.norm.weight.to(sums.dtype)
     scaled = scaled - scaled.mean(dim=-1, keepdim=True)
-    # The softmax drops the key bias. Its gradient is zero, but must be there: data-parallel training waits for it.
+    # The softmax drops the key bias. Its gradient is zero but must exist, because data-parallel training waits for it.
     constant = weight @ projection.norm.bias.to(sums.dtype) + bias + 0.0 * projection.key.bias.sum()
     constant = constant.reshape(num_heads, 1, -1)
     heads = scaled.reshape(num_heads, -1, scaled.shape[-1]).transpose(1, 2)
@@ -88,7 +89,7 @@ def project(
 
 
 def _per_head(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`(b, h, N, i)` times `(h, i, o)` plus `(h, 1, o)` -> `(b, h, N, o)`, as h large products."""
+    """Multiply `(b, h, N, i)` by `(h, i, o)` and add `(h, 1, o)` -> `(b, h, N, o)`, as h large products."""
     batch, rows = x.shape[0], x.shape[2]
     flat = x.transpose(0, 1).flatten(1, 2)
     product: Tensor
@@ -104,10 +105,10 @@ def _per_head(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class _UnevenProduct(torch.autograd.Function):
-    """`x @ weight + bias` for wide matrices whose widths are no multiples of 8, as if they were, forward and backward.
+    """`x @ weight + bias` for wide matrices, with widths padded to multiples of 8 in forward and backward.
 
-    The library's product takes half as long again for such results; padding the smaller factor is cheap. oneDNN's, where it
-    serves, needs no padding and is 3 to 11% faster still, 2 to 9% with its backward.
+    Torch's product is 50% slower for other widths, and padding the smaller factor is cheap. oneDNN's product, if
+    available, needs no padding and is another 3 to 11% faster (2 to 9% with the backward pass).
     """
 
     @staticmethod

@@ -1,9 +1,9 @@
-"""Which form of cross-attention is cheapest: a small cost model of shapes alone.
+"""A small cost model that picks the cheapest form of cross-attention from shapes alone.
 
-Each form's time is a sum of counts that follow from shapes, each with a cost in nanoseconds. The costs were fitted to
-timings of a few hundred random shapes on one x86 core with AVX-512 in float32 (`benchmarks/sweep.py` checks the choices);
-other processors differ by a factor that is much the same for all forms, and the choice depends on ratios only. The costs of
-compiled code are rougher, for each shape takes seconds to compile: on the cases of `benchmarks/attention.py` they gave
+The time of a form is a sum of counts that follow from shapes, each with a cost in nanoseconds. The costs were fitted to
+timings of a few hundred random shapes on one x86 core with AVX-512 in float32 (`benchmarks/sweep.py` checks the choices).
+Other processors differ by a factor that is similar for all forms, and the choice depends on ratios only. The costs of
+compiled code are rougher, because each shape takes seconds to compile: on the cases of `benchmarks/attention.py` they gave
 0.67 to 1.34 times the measured time.
 """
 
@@ -25,7 +25,7 @@ Counts: TypeAlias = dict[str, float]
 
 @dataclass(frozen=True)
 class Costs:
-    """Nanoseconds per count: of a forward pass alone, and of forward and backward together."""
+    """Nanoseconds per count, for a forward pass alone and for forward and backward together."""
 
     forward: Counts
     training: Counts
@@ -71,15 +71,15 @@ FACTORED = {
         },
     ),
 }
-"""Of the factored form, by the implementation of its inner function."""
+"""Costs of the factored form by implementation of its inner function."""
 
 ROWS_AT_A_TIME = {"native": 32, "compiled": 1, "eager": 1}
-"""The native code works on blocks of rows, full or not."""
+"""Rows per block: native code takes as long for a partial block as for a full one."""
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What the costs of one cross-attention follow from.
+    """The shapes that determine the cost of a cross-attention.
 
     Args:
         blocks: tokens of all modalities.
@@ -87,7 +87,7 @@ class Shapes:
         num_heads: h.
         qk_channels: width of queries and keys, all heads together.
         v_channels: width of the values, all heads together.
-        training: whether gradients will be asked for.
+        training: whether a backward pass will follow.
     """
 
     blocks: Sequence[Tokens]
@@ -99,28 +99,28 @@ class Shapes:
 
 
 def cheapest_form(shapes: Shapes, *, implementation: str, forms: Sequence[Form] = ("dense", "absorbed", "factored")) -> Form:
-    """The form among `forms` of which the least time is expected.
+    """Return the form in `forms` with the least expected time.
 
     Args:
-        implementation: which one of the factored form's inner function would run: a key of `FACTORED`.
+        implementation: the implementation of the factored form's inner function that would run, a key of `FACTORED`.
     """
     return min(forms, key=lambda form: expected_nanoseconds(shapes, form, implementation=implementation))
 
 
 def expected_nanoseconds(shapes: Shapes, form: Form, *, implementation: str) -> float:
-    """Expected time of a form on one core; only the ratios between forms mean anything on other machines."""
+    """Expected time of a form on one core; on other machines only the ratios between forms are meaningful."""
     if form == "factored":
         counts, costs = factored_counts(shapes, rows_at_a_time=ROWS_AT_A_TIME[implementation]), FACTORED[implementation]
     elif form == "absorbed":
         counts, costs = absorbed_counts(shapes), ABSORBED
     else:
         counts, costs = dense_counts(shapes), DENSE
-    own = costs.training if shapes.training else costs.forward
-    return sum(own.get(name, 0.0) * count for name, count in counts.items())
+    cost = costs.training if shapes.training else costs.forward
+    return sum(cost.get(name, 0.0) * count for name, count in counts.items())
 
 
 def dense_counts(shapes: Shapes) -> Counts:
-    """Keys and values of every token, then SDPA."""
+    """Counts of the dense form: keys and values of every token, then SDPA."""
     batch, tokens, channels = _extent(shapes)
     width = _up(max(shapes.qk_channels, shapes.v_channels) // shapes.num_heads, 8) * shapes.num_heads
     return {
@@ -134,7 +134,7 @@ def dense_counts(shapes: Shapes) -> Counts:
 
 
 def absorbed_counts(shapes: Shapes) -> Counts:
-    """Nothing is projected but queries and read-outs; each head attends to tokens of full width."""
+    """Counts of the absorbed form: only queries and read-outs are projected; each head attends to tokens of full width."""
     batch, tokens, channels = _extent(shapes)
     scores = batch * tokens * shapes.num_queries * shapes.num_heads
     return {
@@ -148,7 +148,7 @@ def absorbed_counts(shapes: Shapes) -> Counts:
 
 
 def factored_counts(shapes: Shapes, *, rows_at_a_time: int) -> Counts:
-    """Scores, and the channels of each part at its own shape; rows are queries of all heads."""
+    """Counts of the factored form: scores, and the channels of each part at its own shape; rows are queries of all heads."""
     batch, _, channels = _extent(shapes)
     rows = _up(shapes.num_heads * shapes.num_queries, rows_at_a_time)
     counts: Counts = {"calls": len(shapes.blocks), "products": _around(shapes, batch, channels)}
@@ -180,7 +180,7 @@ def factored_counts(shapes: Shapes, *, rows_at_a_time: int) -> Counts:
 
 
 def _extent(shapes: Shapes) -> tuple[int, int, int]:
-    """(B, tokens of all blocks together, C)."""
+    """B, the number of tokens of all blocks together, and C."""
     blocks = shapes.blocks
     return max(block.batch for block in blocks), sum(block.num_tokens for block in blocks), blocks[0].channels
 
@@ -191,7 +191,7 @@ def _around(shapes: Shapes, batch: int, channels: int) -> float:
 
 
 def _collapsed(part: Tensor, block: Tokens) -> int:
-    """Elements of a part on the grid of two axes, outer x inner, to which the factored form brings it."""
+    """Number of elements of a part on the outer x inner grid to which the factored form collapses it."""
     outer = prod(block.grid[:-1]) if any(size != 1 for size in part.shape[1:-2]) else 1
     return outer * int(part.shape[-2])
 

@@ -1,6 +1,6 @@
-"""The dense form of cross-attention: multiply the tokens out, normalise, project, and let SDPA attend.
+"""The dense form of cross-attention: expand the tokens, normalise, project, and attend with SDPA.
 
-It defines what is right for every other form, and serves where many heads or wide tokens make it the cheapest.
+It is the reference for the other forms, and the cheapest form for many heads or wide tokens.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def dense_attention(
     *,
     dropout: float = 0.0,
 ) -> Float[Tensor, "batch heads queries v"]:
-    """Attention of projected queries over all valid tokens of all blocks together, in one softmax.
+    """Attend from projected queries to all valid tokens of all blocks together, in a single softmax.
 
     Args:
-        query: `(B or 1, h, N, d)`, projected and not yet scaled.
+        query: `(B or 1, h, N, d)`, projected but not scaled.
         blocks: the tokens of each modality, all of the same width.
-        projection: normalisation, key and value weights of the tokens.
+        projection: normalisation, key and value weights for the tokens.
         dropout: probability of dropping an attention weight; the caller passes 0 in evaluation.
 
     Returns:
@@ -36,7 +36,7 @@ def dense_attention(
     """
     num_heads, width = query.shape[1], query.shape[-1]
     v_width = projection.value.out_features // num_heads
-    # One width for queries, keys and values, a multiple of 8, keeps SDPA on its fused kernels; zeros change nothing.
+    # A common width of queries, keys and values, a multiple of 8, keeps SDPA on its fused kernels; zeros change nothing.
     padded = -(-max(width, v_width) // 8) * 8
     normed, mask = normalised_tokens(blocks, projection)
     batch = max(query.shape[0], normed.shape[0])
@@ -56,7 +56,7 @@ def dense_attention(
 def dense_weights(
     query: Float[Tensor, "batch_or_1 heads queries qk"], blocks: Sequence[Tokens], projection: TokenProjection
 ) -> tuple[Float[Tensor, "batch heads queries *grid"], ...]:
-    """The attention weights themselves, one tensor `(B, h, N, *grid)` per block; over all blocks they sum to 1 (or 0)."""
+    """Return the attention weights, one tensor `(B, h, N, *grid)` per block; over all blocks they sum to 1 (or 0)."""
     normed, mask = normalised_tokens(blocks, projection)
     key = split_heads(projection.key(normed), query.shape[1])
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2).to(query.dtype)
@@ -73,35 +73,35 @@ def dense_weights(
 def normalised_tokens(
     blocks: Sequence[Tokens], projection: TokenProjection
 ) -> tuple[Float[Tensor, "batch tokens channels"], Bool[Tensor, "batch tokens"] | None]:
-    """All blocks multiplied out, joined along the tokens and normalised, with their joint mask (None: all valid)."""
+    """Expand all blocks, join them along the tokens and normalise; with their joint mask (None: all valid)."""
     return projection.norm(joint_tokens(blocks, projection.norm.weight.dtype)), joint_mask(blocks)
 
 
 def joint_tokens(blocks: Sequence[Tokens], dtype: torch.dtype) -> Float[Tensor, "batch tokens channels"]:
-    """All blocks multiplied out and joined along the tokens."""
+    """Expand all blocks and join them along the tokens."""
     dense = [block.dense().to(dtype) for block in blocks]
     batch = max(block.shape[0] for block in dense)
     return torch.cat([block.expand(batch, -1, -1) for block in dense], dim=1) if len(dense) > 1 else dense[0]
 
 
 def joint_mask(blocks: Sequence[Tokens]) -> Bool[Tensor, "batch tokens"] | None:
-    """Which of the joined tokens are valid; None if all are."""
+    """Mask of the joined tokens; None if all are valid."""
     masks = [block.dense_mask() for block in blocks]
-    if all(own is None for own in masks):
+    if all(mask is None for mask in masks):
         return None
     batch = max(block.batch for block in blocks)
     filled = [
-        torch.ones(1, block.num_tokens, dtype=torch.bool, device=block.device) if own is None else own
-        for own, block in zip(masks, blocks, strict=True)
+        torch.ones(1, block.num_tokens, dtype=torch.bool, device=block.device) if mask is None else mask
+        for mask, block in zip(masks, blocks, strict=True)
     ]
-    return torch.cat([own.expand(batch, -1) for own in filled], dim=1)
+    return torch.cat([mask.expand(batch, -1) for mask in filled], dim=1)
 
 
 def _padded_linear(x: Tensor, layer: torch.nn.Linear, num_heads: int, width: int) -> Tensor:
-    """A linear map whose output has `width` channels per head, the added ones zero: cheaper than padding the result."""
-    own = layer.out_features // num_heads
-    if own == width:
+    """Linear map with outputs zero-padded to `width` channels per head: cheaper than padding the result."""
+    unpadded = layer.out_features // num_heads
+    if unpadded == width:
         return F.linear(x, layer.weight, layer.bias)
-    weight = F.pad(layer.weight.reshape(num_heads, own, -1), (0, 0, 0, width - own)).flatten(0, 1)
-    bias = F.pad(layer.bias.reshape(num_heads, own), (0, width - own)).flatten()
+    weight = F.pad(layer.weight.reshape(num_heads, unpadded, -1), (0, 0, 0, width - unpadded)).flatten(0, 1)
+    bias = F.pad(layer.bias.reshape(num_heads, unpadded), (0, width - unpadded)).flatten()
     return F.linear(x, weight, bias)

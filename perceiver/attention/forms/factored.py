@@ -1,10 +1,10 @@
-"""The factored form of cross-attention: the dense formula, computed without multiplying the tokens out.
+"""The factored form of cross-attention: the dense formula, computed without expanding the tokens.
 
-With t_i a token, its LayerNorm g * (t_i - mu_i) * rstd_i + b, and a = center(g * W_k^T q) / sqrt(d) for each head and query,
-where center() subtracts the mean over the channels, the score of token i is `rstd_i * (a . t_i)` plus a constant that the
-softmax drops: a sums to zero, so mu_i vanishes. Split by parts, `a . t_i` is a broadcast sum of small products, each at its
-part's own shape. Values likewise: `sum_i p_i * rstd_i * t_i` needs only the marginal of p * rstd over the axes along which a
-part is constant; centred, scaled by g and shifted by b it goes through W_v once.
+Let t_i be a token and g * (t_i - mu_i) * rstd_i + b its LayerNorm. For each head and query, let a = center(g * W_k^T q) /
+sqrt(d), where center() subtracts the mean over the channels. The score of token i is `rstd_i * (a . t_i)` plus a constant
+that the softmax drops: a sums to zero, so mu_i vanishes. Split by parts, `a . t_i` is a broadcast sum of small products,
+each at its part's own shape. Likewise for values: `sum_i p_i * rstd_i * t_i` needs only the marginal of p * rstd over the
+axes along which a part is constant. Centred, scaled by g and shifted by b, the result goes through W_v once.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from perceiver.attention.projection import TokenProjection
 from perceiver.tokens import Tokens
 
 NARROW = 8
-"""Channels up to which moments are taken channel by channel."""
+"""Largest number of channels for which moments are computed channel by channel."""
 
 MOST_SAMPLED = 2**13
-"""Numbers of a part from which its offset is estimated, about."""
+"""Approximate number of elements of a part from which its offset is estimated."""
 
 
 def factored_attention(
@@ -40,13 +40,13 @@ def factored_attention(
     dropout: float = 0.0,
     read: Read | None = None,
 ) -> Float[Tensor, "batch heads queries v"]:
-    """The same function as `dense_attention`, see there for arguments.
+    """Compute the function of `dense_attention`; see there for the other arguments.
 
-    Under autocast everything in here stays float32: it is as fast, and more accurate than the dense form in bfloat16.
+    Under autocast everything here stays float32, which is as fast, and more accurate than the dense form in bfloat16.
 
     Args:
-        read: the implementation of the inner function; None takes the fastest there is, see `implementations.py`. With
-            dropout there is one only, see `dropped.py`.
+        read: the implementation of the inner function; None takes the fastest available, see `kernels/dispatch.py`. With
+            dropout it is always `kernels/eager_dropout.py`.
     """
     with torch.autocast(query.device.type, enabled=False):
         num_heads = query.shape[1]
@@ -57,8 +57,8 @@ def factored_attention(
             dropped = [
                 read_tokens_dropped(rows, list(plane.parts), plane.rstd, plane.mask, dropout=dropout) for plane in planes
             ]
-            # What is left of the weights joins like one more channel.
-            results = [(torch.cat([sums, own[..., None]], dim=-1), lse) for sums, lse, own in dropped]
+            # The sum of the remaining weights is merged like an additional channel.
+            results = [(torch.cat([sums, left[..., None]], dim=-1), lse) for sums, lse, left in dropped]
             sums, found = _merge(results, masked=masked)
             sums, kept = sums[..., :-1], sums[..., -1].unflatten(1, (num_heads, -1))
         else:
@@ -76,10 +76,10 @@ def factored_attention(
 def factored_shares(
     query: Float[Tensor, "batch_or_1 heads queries qk"], blocks: Sequence[Tokens], projection: TokenProjection
 ) -> tuple[Float[Tensor, "batch heads queries"], ...]:
-    """How much of each query's attention falls on each block, `(B, h, N)` each: the sums over a block of `dense_weights`.
+    """Return each block's share of each query's attention, `(B, h, N)` per block: the sums over a block of `dense_weights`.
 
-    Over all blocks they sum to 1, or to 0 for samples without a valid token. The softmax denominators of the blocks say it
-    all, so that no array of all weights is ever held. Nothing is compiled for it.
+    Over all blocks they sum to 1, or to 0 for samples without a valid token. They follow from the blocks' softmax
+    denominators, so the weights are never held in memory. Nothing is compiled for this.
     """
     with torch.autocast(query.device.type, enabled=False):
         rows, planes = _prepared(query, blocks, projection)
@@ -92,7 +92,7 @@ def factored_shares(
 
 
 def _prepared(query: Tensor, blocks: Sequence[Tokens], projection: TokenProjection) -> tuple[Tensor, list[Plane]]:
-    """Absorbed queries `(B or 1, h * N, C)` and collapsed blocks, in one precision, float32 at least."""
+    """Return absorbed queries `(B or 1, h * N, C)` and collapsed blocks, in a common precision of at least float32."""
     dtype = reduce(torch.promote_types, (part.dtype for block in blocks for part in block.parts), torch.float32)
     dtype = torch.promote_types(dtype, query.dtype)
     rows = absorb(query.to(dtype), projection).flatten(1, 2)
@@ -101,7 +101,7 @@ def _prepared(query: Tensor, blocks: Sequence[Tokens], projection: TokenProjecti
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """A block of tokens on a grid of two axes, outer x inner, ready for the inner function.
+    """A block of tokens on an outer x inner grid, ready for the inner function.
 
     Args:
         parts: each `(B or 1, outer or 1, inner or 1, c)`, masked content zero, a common offset removed.
@@ -115,15 +115,14 @@ class Plane:
 
 
 def collapse(block: Tokens, *, dtype: torch.dtype, eps: float) -> Plane:
-    """Tokens on any grid -> the last axis as the inner one, all others together as the outer one."""
+    """Collapse tokens on any grid to two axes: the last axis is the inner, all others together are the outer."""
     grid = block.grid
     outer_grid, inner = grid[:-1], grid[-1]
     outer = prod(outer_grid)
 
     def collapsed(x: Tensor) -> Tensor:
         """`(b, n1 or 1, …, nd or 1, c)` -> `(b, outer or 1, inner or 1, c)`."""
-        own = x.shape[1:-2]
-        if any(size != 1 for size in own):
+        if any(size != 1 for size in x.shape[1:-2]):
             return x.expand(-1, *outer_grid, -1, -1).reshape(x.shape[0], outer, *x.shape[-2:])
         return x.reshape(x.shape[0], 1, *x.shape[-2:])
 
@@ -136,19 +135,20 @@ def collapse(block: Tokens, *, dtype: torch.dtype, eps: float) -> Plane:
 
 
 def _without_offset(parts: tuple[Tensor, ...], mask: Tensor | None) -> tuple[Tensor, ...]:
-    """Remove an offset that all channels share; LayerNorm ignores it, float32 does not.
+    """Remove an offset that all channels share: LayerNorm ignores it, but it costs precision in float32.
 
-    A lone part is centred token by token. Otherwise one scalar, the mean of a part (or of a sample of its tokens), is taken
-    from all of them: in each sample its own, or, where that part is shared by the batch, one for all, so that shared parts
-    stay shared. Which part that is follows from the grid alone, and masked content does not count: a sample's neighbours in
-    the batch never matter. (Their masks would, through a shared part, to rounding: so only an offset that stands out.)
+    A single part is centred token by token. Otherwise the mean of one part (or of a subset of its tokens) is subtracted from
+    all parts. The mean is per sample, or common to the batch if that part is shared, so that shared parts stay shared. The
+    choice of the part depends on the grid only, and masked content is ignored, so a sample's result does not depend on its
+    neighbours in the batch. (Through a shared part their masks would change its rounding, so only large offsets are
+    removed.)
     """
     if len(parts) == 1:
         return (parts[0] - parts[0].mean(dim=-1, keepdim=True),)
     with torch.no_grad():
-        # Of parts on equal grids the last one: content comes first by custom, and a last table may be shared.
+        # The last part among those on the smallest grid: content usually comes first, and a table after it may be shared.
         steady = min(reversed(parts), key=lambda part: prod(part.shape[1:-1]))
-        # torch.export cannot solve for a step that depends on an open size: it reads all.
+        # torch.export cannot solve for a step that depends on a dynamic size, so all elements are used.
         size: int | torch.SymInt = prod(steady.shape[1:])
         step = 1 if isinstance(size, torch.SymInt) else -(-size // MOST_SAMPLED)
         if mask is not None and mask.shape[1] == steady.shape[1]:
@@ -159,7 +159,7 @@ def _without_offset(parts: tuple[Tensor, ...], mask: Tensor | None) -> tuple[Ten
 
 
 def _valid_mean_and_deviation(part: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation over grid and channels `(b, 1, …, 1)` of what valid elements see of a part."""
+    """Mean and standard deviation `(b, 1, …, 1)` of a part over channels and the grid positions that valid elements see."""
     axes = tuple(range(1, part.ndim))
     if mask is None:
         deviation, mean = torch.std_mean(part, dim=axes, keepdim=True, correction=0)
@@ -174,7 +174,7 @@ def _valid_mean_and_deviation(part: Tensor, mask: Tensor | None) -> tuple[Tensor
 
 
 def _reciprocal_std(parts: Sequence[Tensor], outer: int, inner: int, eps: float) -> Tensor:
-    """1 / sqrt(variance + eps) over the channels of each token, from per-part moments (the parallel-variance formula)."""
+    """Compute 1 / sqrt(variance + eps) over each token's channels from per-part moments (parallel-variance formula)."""
     channels = sum(part.shape[-1] for part in parts)
     means, withins = zip(*(_moments(part) for part in parts), strict=True)
     zero = means[0].new_zeros(())
@@ -187,18 +187,18 @@ def _reciprocal_std(parts: Sequence[Tensor], outer: int, inner: int, eps: float)
 
 
 def _moments(part: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean over the channels, and the sum of squared deviations from it."""
+    """Mean over the channels, and sum of squared deviations from it."""
     if part.shape[-1] > NARROW:
         mean = part.mean(dim=-1)
         return mean, (part - mean[..., None]).square().sum(dim=-1)
-    # Torch sums over a few neighbours five times slower than channel by channel.
+    # For a few channels, torch's sum over the last axis is five times slower than adding channel by channel.
     channels = part.unbind(-1)
     mean = reduce(torch.add, channels) / len(channels)
     return mean, reduce(torch.add, ((channel - mean).square() for channel in channels))
 
 
 def _merge(results: Sequence[tuple[Tensor, Tensor]], *, masked: bool) -> tuple[Tensor, Tensor | None]:
-    """Join the blocks' softmaxes: `(B, R, C)` sums and, where there are masks, `(B, R)` whether a row found any token."""
+    """Merge the blocks' softmaxes: `(B, R, C)` sums and, if masked, `(B, R)` whether a row found any token."""
     found = None
     if masked:
         found = torch.stack(torch.broadcast_tensors(*(lse for _, lse in results))).isneginf().logical_not().any(dim=0)
@@ -206,7 +206,7 @@ def _merge(results: Sequence[tuple[Tensor, Tensor]], *, masked: bool) -> tuple[T
         return results[0][0], found
     lse = torch.stack(torch.broadcast_tensors(*(lse for _, lse in results)))
     if found is not None:
-        # Rows without a token in a block, or in any, must bring no NaN into the gradient.
+        # Rows without a token in any block must not bring NaN into the gradient.
         lse = torch.where(lse.isneginf() & ~found, lse.new_zeros(()), lse)
     shares = lse.softmax(dim=0)
     joined = [share[..., None] * sums for share, (sums, _) in zip(shares, results, strict=True)]

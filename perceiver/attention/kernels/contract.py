@@ -1,4 +1,4 @@
-"""What the kernels of the inner function share: shapes for tracing, and how forward and backward are connected."""
+"""The contract of the inner function's kernels: schemas, shapes for tracing, and how forward and backward are connected."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from torch.utils.flop_counter import register_flop_formula
 Shape = torch.Size
 
 Read = Callable[[Tensor, list[Tensor], Tensor, Tensor | None], tuple[Tensor, Tensor]]
-"""(absorbed queries, collapsed parts, rstd, mask) -> (weighted sums, log-sum-exp): what each implementation provides."""
+"""The function that each implementation provides: (absorbed queries, collapsed parts, rstd, mask) -> (sums, log-sum-exp)."""
 
 READ = "(Tensor queries, Tensor[] parts, Tensor rstd, Tensor? mask) -> (Tensor, Tensor)"
 READ_BACKWARD = (
     "(Tensor grad_sums, Tensor grad_lse, Tensor queries, Tensor[] parts, Tensor rstd, Tensor? mask, Tensor sums, "
     "Tensor lse, bool[] needs) -> Tensor[]"
 )
-"""Their schemas, in words, since torch cannot read them from annotations that are strings."""
+"""Explicit operator schemas, because torch cannot infer them from annotations that are strings."""
 
 
 def batch_size(*inputs: Tensor | None) -> torch.Size:
-    """`(B,)`: what the first dimensions of all inputs, B or 1 each, broadcast to."""
+    """Return `(B,)`, the shape to which the first dimensions of all inputs, each B or 1, broadcast."""
     return torch.Size((next((size for x in inputs if x is not None and (size := x.shape[0]) != 1), 1),))
 
 
 def call(read: Read, queries: Tensor, parts: Sequence[Tensor], rstd: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The result of a kernel, unless it is differentiated in forward mode: its tangents would be lost without a word.
+    """Call a kernel, but refuse forward-mode differentiation, in which tangents would be silently dropped.
 
     Raises:
-        NotImplementedError: an input has a tangent, as under `torch.func.jvp`, `jacfwd` and `hessian`.
+        NotImplementedError: if an input has a tangent, as under `torch.func.jvp`, `jacfwd` and `hessian`.
     """
     forward_mode = not torch.compiler.is_compiling() and forward_ad._current_level >= 0
     if forward_mode and any(forward_ad.unpack_dual(x).tangent is not None for x in (queries, *parts, rstd)):
@@ -47,7 +47,7 @@ def call(read: Read, queries: Tensor, parts: Sequence[Tensor], rstd: Tensor, mas
 
 
 def _products(queries: Shape, parts: list[Shape], rstd: Shape, mask: Shape | None) -> int:
-    """Floating-point operations of one product of all rows with all parts, each at its own shape."""
+    """Number of floating-point operations of multiplying all rows by all parts, each part at its own shape."""
     batch = max(shape[0] for shape in (queries, rstd, *parts, *([] if mask is None else [mask])))
     return int(2 * batch * queries[1] * sum(prod(shape[1:]) for shape in parts))
 
@@ -56,8 +56,8 @@ def connect(read: CustomOpDef, backward: CustomOpDef) -> None:
     """Make an implementation differentiable and traceable.
 
     Args:
-        read: (queries, parts, rstd, mask) -> (sums, lse), as `eager.read_tokens`.
-        backward: as `eager.read_tokens_backward`: gradients to those of (queries, *parts, rstd) that need one.
+        read: (queries, parts, rstd, mask) -> (sums, lse), like `eager.read_tokens`.
+        backward: like `eager.read_tokens_backward`; returns gradients for those of (queries, *parts, rstd) that need them.
     """
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -106,7 +106,7 @@ def connect(read: CustomOpDef, backward: CustomOpDef) -> None:
         *_: object,
         **__: object,
     ) -> int:
-        # Scores again, their gradient, and what flows to queries and parts.
+        # Recomputed scores, their gradient, and the gradients of queries and parts.
         return 4 * _products(queries, parts, rstd, mask)
 
     read.register_fake(fake_read)

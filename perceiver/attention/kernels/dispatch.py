@@ -1,4 +1,4 @@
-"""Which implementation of factored attention's inner function computes a call, and why, for tables and cost models."""
+"""Choice of the implementation of factored attention's inner function, with a reason for tables and cost models."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Check = TypeVar("Check", bound=Callable[[str, torch.dtype], tuple[bool, str]])
 
 
 def _constant(check: Check) -> Check:
-    """Make the results constants to `torch.compile`, as `torch.compiler.assume_constant_result` does.
+    """Make results constants for `torch.compile`, like `torch.compiler.assume_constant_result`.
 
-    That function imports torch._dynamo first, which doubles the time that `import perceiver.model` takes.
+    That function imports torch._dynamo, which doubles the time of `import perceiver.model`.
     """
     check._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return check
@@ -39,7 +39,7 @@ class Implementation:
 
     Args:
         name: `native`, `compiled` or `eager`.
-        reason: why this one, in a few words.
+        reason: the reason for the choice, in a few words.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Implementation:
 
     @property
     def read(self) -> Read:
-        """The function itself."""
+        """The implementation's function."""
         reads: dict[str, Read] = {
             "native": native.read_tokens,
             "compiled": compiled.read_tokens,
@@ -57,11 +57,11 @@ class Implementation:
 
 
 def implementation(device: torch.device, dtype: torch.dtype, *, scores: int | None = None) -> Implementation:
-    """The fastest implementation for tensors of this device and type. The first call may build native code (seconds).
+    """Return the fastest implementation for tensors of this device and type. The first call may build native code (seconds).
 
     Args:
-        device: of the tensors.
-        dtype: of the tensors.
+        device: device of the tensors.
+        dtype: type of the tensors.
         scores: samples * heads * queries * tokens of the call's block; None where it is not known, and then nothing is
             compiled.
     """
@@ -78,7 +78,7 @@ def implementation(device: torch.device, dtype: torch.dtype, *, scores: int | No
 
 @_constant
 def _native(device_type: str, dtype: torch.dtype) -> tuple[bool, str]:
-    """Whether there is native code, and its instructions or what is missing; a constant to `torch.compile`."""
+    """Whether native code is available, and its instructions or the reason; a constant for `torch.compile`."""
     if device_type != "cpu":
         return False, f"no native code for {device_type}"
     if dtype != torch.float32:

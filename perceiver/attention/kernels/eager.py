@@ -1,7 +1,7 @@
-"""The inner function of factored cross-attention in plain PyTorch: always there, on every device.
+"""The inner function of factored cross-attention in plain PyTorch, available on every device.
 
-Works on chunks of samples and rows whose scores fit the cache, forward and backward; nothing of the size of all scores is
-ever held. A custom operator, so that `torch.compile` and `torch.export` of a whole model pass it by.
+It works on chunks of samples and rows whose scores fit the cache, forward and backward, and never holds all scores. It is a
+custom operator, so that `torch.compile` and `torch.export` of a whole model treat it as opaque.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import Tensor
 from perceiver.attention.kernels.contract import READ, READ_BACKWARD, batch_size, connect
 
 CHUNK = 2**18
-"""Scores worked on at a time: 1 MB in float32, a few temporaries of which fit a core's share of the cache."""
+"""Scores per chunk: 1 MB in float32, so that a few temporaries of this size fit a core's share of the cache."""
 
 
 @torch.library.custom_op("perceiver::read_tokens_eager", mutates_args=(), schema=READ)
 def read_tokens(queries: Tensor, parts: list[Tensor], rstd: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Softmax over the tokens of one block and the weighted sums of its parts.
+    """Compute the softmax over the tokens of a block and the weighted sums of its parts.
 
     Args:
         queries: `(b, R, C)`, absorbed queries a; b is B or 1.
@@ -29,7 +29,7 @@ def read_tokens(queries: Tensor, parts: list[Tensor], rstd: Tensor, mask: Tensor
 
     Returns:
         `(B, R, C)`: sum_i p_i * rstd_i * t_i with p the softmax over i of rstd_i * (a . t_i), zeros for rows without a valid
-        token; `(B, R)`: the logarithm of the softmax's denominator, minus infinity for those rows.
+        token; `(B, R)`: the logarithm of the softmax's denominator, minus infinity for rows without a valid token.
     """
     (batch,) = batch_size(queries, *parts, rstd, mask)
     rows = queries.shape[1]
@@ -69,11 +69,11 @@ def read_tokens_backward(
     lse: Tensor,
     needs: list[bool],
 ) -> list[Tensor]:
-    """Gradients of `read_tokens` to those of (queries, *parts, rstd) that need one, in this order.
+    """Return the gradients of `read_tokens` for those of (queries, *parts, rstd) that need them, in this order.
 
     With p = exp(s - lse), w = p * rstd, dw_i = sum_p grad_p . x_p,i and delta = sum(sums * grad_sums) - grad_lse:
-    ds = w * dw - p * delta, dt = ds * rstd; queries get the marginals of dt, parts dt a + w grad, rstd the sum over rows of
-    ds t + p dw.
+    ds = w * dw - p * delta, dt = ds * rstd. The gradient of the queries is the marginals of dt, that of the parts
+    dt a + w grad, and that of rstd the sum over rows of ds t + p dw.
     """
     batch, rows, _ = sums.shape
     grid = rstd.shape[1:]
@@ -83,7 +83,7 @@ def read_tokens_backward(
     parts_grad = [torch.zeros_like(part) if need else None for part, need in zip(parts, need_parts, strict=True)]
     rstd_grad = rstd.new_zeros(rstd.shape) if need_rstd else None
     delta = (sums * grad_sums).sum(dim=-1) - grad_lse
-    # Rows without a valid token: their scores are all minus infinity, and so must p be zero.
+    # In rows without a valid token all scores are minus infinity, and p must be zero.
     lse = torch.where(lse.isneginf(), lse.new_zeros(()), lse)
     split, split_grads = queries.split(widths, dim=-1), grad_sums.split(widths, dim=-1)
     split_queries_grad = queries_grad.split(widths, dim=-1)
@@ -119,7 +119,7 @@ connect(read_tokens, read_tokens_backward)
 
 
 def chunks(batch: int, rows: int, tokens: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of samples and rows of about CHUNK scores each: whole samples where they are small, else rows of one sample."""
+    """Yield slices of samples and rows with about CHUNK scores each: whole samples if small, else rows of a sample."""
     samples = max(1, CHUNK // max(rows * tokens, 1))
     count = rows if samples > 1 else max(1, CHUNK // max(tokens, 1))
     for b in range(0, batch, samples):
@@ -136,7 +136,7 @@ def rows_of(x: Tensor, b: slice, r: slice) -> Tensor:
 
 
 def inner_products(rows: Sequence[Tensor], parts: Sequence[Tensor], grid: Sequence[int]) -> Tensor:
-    """sum_p rows_p . part_p, each product at its part's own shape, then broadcast: `(b, r, outer, inner)`, fresh."""
+    """Return sum_p rows_p . part_p as a new tensor `(b, r, outer, inner)`; each product is taken at its part's own shape."""
     terms = []
     for row, part in zip(rows, parts, strict=True):
         product = row @ part.flatten(1, 2).transpose(1, 2)
@@ -151,7 +151,7 @@ def inner_products(rows: Sequence[Tensor], parts: Sequence[Tensor], grid: Sequen
 
 
 def marginal(weights: Tensor, part: Tensor) -> Tensor:
-    """The sum over tokens of weights `(b, r, outer, inner)` times part: `(b, r, c)`; constant axes are summed first."""
+    """Sum weights `(b, r, outer, inner)` times part over the tokens: `(b, r, c)`. Constant axes are summed first."""
     axes = [axis for axis in (1, 2) if part.shape[axis] == 1 and weights.shape[axis + 1] != 1]
     if axes:
         weights = weights.sum(dim=[axis + 1 for axis in axes], keepdim=True)
@@ -159,7 +159,7 @@ def marginal(weights: Tensor, part: Tensor) -> Tensor:
 
 
 def _spread(weights: Tensor, rows: Tensor, part: Tensor) -> Tensor:
-    """sum over the rows of weights `(b, r, outer, inner)` times rows `(b, r, c)`, at the part's own grid: `(b, o, i, c)`."""
+    """Sum weights `(b, r, outer, inner)` times rows `(b, r, c)` over the rows, at the part's own grid: `(b, o, i, c)`."""
     axes = [axis for axis in (1, 2) if part.shape[axis] == 1 and weights.shape[axis + 1] != 1]
     if axes:
         weights = weights.sum(dim=[axis + 1 for axis in axes], keepdim=True)

@@ -1,7 +1,7 @@
 """The inner function of factored cross-attention with attention dropout, in plain PyTorch.
 
-Chunk by chunk like the eager form. Each chunk is computed again in the backward pass, from the same state of the random
-generator, so that neither scores nor dropped weights are ever held for more than one chunk.
+It works in chunks like the eager form. Each chunk is recomputed in the backward pass from the same random state, so that
+scores and dropped weights are held for a single chunk only.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from perceiver.attention.kernels.eager import (
 def read_tokens_dropped(
     queries: Tensor, parts: list[Tensor], rstd: Tensor, mask: Tensor | None, *, dropout: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`eager.read_tokens`, see there for arguments, with attention weights dropped after the softmax.
+    """Compute `eager.read_tokens` with attention weights dropped after the softmax; see there for arguments.
 
     Returns:
         `(B, R, C)`: sum_i p_i * k_i * rstd_i * t_i, where k_i is 0 with probability `dropout`, else 1 / (1 - dropout);
-        `(B, R)`: the logarithm of the softmax's denominator, nothing dropped; `(B, R)`: sum_i p_i * k_i, what is left of the
-        weights, which is what the constant part of the values is multiplied by.
+        `(B, R)`: the logarithm of the softmax's denominator before dropout; `(B, R)`: sum_i p_i * k_i, the sum of the
+        remaining weights, by which the constant part of the values is multiplied.
     """
     (batch,) = batch_size(queries, *parts, rstd, mask)
     rows = queries.shape[1]

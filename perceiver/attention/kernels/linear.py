@@ -1,10 +1,10 @@
-"""Linear layers that take oneDNN's matrix product where it beats the one behind torch's float32 `F.linear`.
+"""Linear layers that use oneDNN's matrix product where it is faster than torch's float32 `F.linear`.
 
-On x86 CPUs torch multiplies float32 matrices with MKL. On AMD's processors MKL runs kernels that are not made for them; the
-oneDNN inside torch generates its own for the processor it finds, and large products are faster there. Its product is one of
-torch's private operators, so nothing here relies on it: where the operator is missing or does not do in a trial what
-`F.linear` does, where `PERCEIVER_ONEDNN=0` is in the environment, for other processors, devices and types, under autocast,
-compilation, export and torch.func, `F.linear` serves.
+On x86 CPUs torch multiplies float32 matrices with MKL, whose kernels are not tuned for AMD processors. The oneDNN inside
+torch generates code for the actual processor, and its large products are faster there. The product is a private operator
+of torch, so nothing here relies on it. `F.linear` is used if the operator is missing or fails a trial against `F.linear`,
+if `PERCEIVER_ONEDNN=0` is set, for other processors, devices and types, and under autocast, compilation, export and
+torch.func.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from torch.autograd import forward_ad
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 WORTH_ONEDNN, NARROWEST = 2**26, 256
-"""A product is oneDNN's from so many multiply-adds per thread (rows * inputs * outputs) and so many inputs and outputs.
+"""Least multiply-adds per thread (rows * inputs * outputs), and least numbers of inputs and outputs, for oneDNN.
 
-A call of oneDNN costs 13 us more than one of MKL. Products alone on a Zen 4 core, MKL's time over oneDNN's, forward and
+A oneDNN call costs 13 us more than an MKL call. MKL's time over oneDNN's for single products on a Zen 4 core, forward and
 gradient of the inputs (rows x inputs x outputs):
 
     2**20   256 x 64 x 64      0.76 0.70     64 x 128 x 128    0.75 0.72
@@ -36,23 +36,23 @@ gradient of the inputs (rows x inputs x outputs):
     2**28   4096 x 256 x 256   1.17 1.21     1024 x 512 x 512  1.10 1.11     4096 x 261 x 261    1.91 1.69
     2**30   4096 x 512 x 512   1.16 1.18     1024 x 1024 x 1024  1.10 1.10   256 x 1024 x 3072   1.26 1.11
 
-Of 64 products from 2**24 on, three were at 0.90 to 0.99 with oneDNN held to AVX2, as on older processors; of 54 with two
-threads one, at 0.96. Six self-attention layers, forward and training, by MKL over by oneDNN, interleaved, several runs (the
-same against itself: 0.97 to 1.01):
+Of 64 products from 2**24 on, three were slower (0.90 to 0.99) with oneDNN restricted to AVX2, as on older processors; of 54
+with two threads, one was (0.96). Six self-attention layers, forward and training, MKL's time over oneDNN's, interleaved,
+several runs (the same code against itself: 0.97 to 1.01):
 
                             one thread                        two threads
     512 x 1024, batch 1     1.08 to 1.11, 1.05 to 1.07        1.09 to 1.17, 1.04 to 1.08
     256 x 512, batch 4      1.06, 1.03                        1.05 to 1.07, 1.02 to 1.03
     128 x 256, batch 16     1.05 to 1.06, 1.04                1.02 to 1.05, 1.01 to 1.03
 
-With 128 channels they gained or lost, whatever the limit between 2**24 and 2**26, hence the least width:
+With 128 channels the result was mixed for every limit between 2**24 and 2**26, hence the least width:
 
     64 x 128, batch 64      1.03 to 1.06, 1.03 to 1.05        0.97 to 1.02, 1.00
     32 x 128, batch 64      0.98 to 1.03, 0.99 to 1.03        0.95 to 1.02, 0.97 to 1.03
 """
 
 WIDE, FEW_ROWS = 1024, 1024
-"""The gradient of a weight is oneDNN's too where both its widths are at least WIDE and there are at most FEW_ROWS rows.
+"""oneDNN also computes a weight's gradient if both its widths are at least WIDE and there are at most FEW_ROWS rows.
 
 MKL's time over oneDNN's, Zen 4: 1024 x 1024 weights 1.17, 1.05, 1.05, 1.00 and 0.93 for 256, 512, 1024, 4096 and 8192 rows
 (two threads: 1.09, 1.06, 1.00, 0.96, 0.80); 768 x 768 1.03 for 512 rows, 0.97 for 2048 (two threads: 0.91, 0.92); 512 x 512
@@ -61,15 +61,15 @@ MKL's time over oneDNN's, Zen 4: 1024 x 1024 weights 1.17, 1.05, 1.05, 1.00 and 
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear`, name for name and, to rounding, number for number, with the product of this file."""
+    """`torch.nn.Linear` with the product of this file: the same parameter names and, up to rounding, the same outputs."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        """`(*, inputs)` -> `(*, outputs)`."""
+        """Map `(*, inputs)` to `(*, outputs)`."""
         return linear(input, self.weight, self.bias)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear(x, weight, bias)`, by oneDNN where `gains_from_onednn`. Differentiable any number of times."""
+    """Compute `F.linear(x, weight, bias)`, with oneDNN if `gains_from_onednn`. Differentiable any number of times."""
     if gains_from_onednn(x, weight, bias):
         product: Tensor = _Product.apply(x, weight, bias)
         return product
@@ -77,8 +77,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def gains_from_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
-    """Whether oneDNN computes `F.linear(x, weight, bias)`, and is expected to be faster."""
-    # The order matters: compilers and tracers must see nothing of what follows, and small products should not pay for much.
+    """Whether oneDNN can compute `F.linear(x, weight, bias)` and is expected to be faster."""
+    # The order matters: compilers and tracers must not see the later checks, and small products should not pay for them.
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
     if type(x) not in (Tensor, nn.Parameter) or x.dim() < 2 or weight.dim() != 2:
@@ -90,7 +90,7 @@ def gains_from_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
         and _is_plain(x)
         and _is_plain(weight)
         and x.shape[-1] == weight.shape[1]
-        # The operator reads the numbers of the bias one after the other, whatever its shape and strides say.
+        # The operator reads the bias as contiguous memory and ignores its shape and strides.
         and (bias is None or (_is_plain(bias) and bias.shape == weight.shape[:1] and bias.is_contiguous()))
         and not torch.is_autocast_enabled("cpu")
         and bool(torch.backends.mkldnn.enabled)
@@ -100,15 +100,15 @@ def gains_from_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
 
 @cache
 def onednn() -> tuple[bool, str]:
-    """Whether large float32 products are oneDNN's in this process, and why or why not, in a few words."""
+    """Whether large float32 products use oneDNN in this process, and the reason in a few words."""
     if os.environ.get("PERCEIVER_ONEDNN", "1") == "0":
         return False, "PERCEIVER_ONEDNN=0"
     if platform.machine().lower() not in ("x86_64", "amd64") or not _amd():
-        return False, "no x86 processor of AMD's under Linux"
+        return False, "not an AMD x86 processor under Linux"
     if not torch.backends.mkl.is_available():
         return False, "this torch does not multiply with MKL"
     try:
-        # In a thread of its own, where none of the caller's modes (devices, counters, autocast) has a say.
+        # In a separate thread, where the caller's modes (devices, counters, autocast) have no effect.
         with ThreadPoolExecutor(1) as thread:
             thread.submit(_try_operator).result()
     except Exception as error:
@@ -125,7 +125,7 @@ def _amd() -> bool:
 
 
 def _try_operator() -> None:
-    """Raise unless everything that is used here exists, and the operator computes what it should, transposes included."""
+    """Raise unless all private functions used here exist and the operator agrees with `F.linear`, transposes included."""
     x, weight, bias = (torch.arange(1.0, size + 1).sin() for size in (48 * 40, 56 * 40, 56))
     x, weight = x.view(6, 8, 40), weight.view(56, 40)
     _is_transformed(x)
@@ -135,12 +135,12 @@ def _try_operator() -> None:
 
 
 def _is_plain(x: Tensor) -> bool:
-    """A float32 tensor in the memory of the CPU and nothing else: no subclass, fake, sparse or meta tensor."""
+    """Whether x is a plain float32 CPU tensor: not a subclass, fake, sparse or meta tensor."""
     return type(x) in (Tensor, nn.Parameter) and x.is_cpu and x.dtype == torch.float32 and x.layout == torch.strided
 
 
 def _is_transformed(x: Tensor) -> bool:
-    """Whether torch.func, forward mode or a batch of gradients is at work: they know plain operators only."""
+    """Whether torch.func, forward mode or batched gradients are active: they support public operators only."""
     active = torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(x)
     return bool(active) or forward_ad._current_level >= 0
 
@@ -151,7 +151,7 @@ def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """oneDNN's product. Its backward consists of products like it and plain operators, so that it has a backward itself."""
+    """oneDNN's product. Its backward uses this product and public operators, so that it is differentiable itself."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -170,7 +170,7 @@ class _Product(torch.autograd.Function):
             if min(weight.shape) >= WIDE and rows.shape[0] <= FEW_ROWS:
                 weight_grad = linear(rows_grad.t(), rows.t())
             else:
-                # In the weight's own layout: widths that suit MKL for the weight suit it for the gradient.
+                # In the weight's layout: widths that suit MKL for the weight suit it for the gradient.
                 weight_grad = rows_grad.t() @ rows if weight.is_contiguous() else (rows.t() @ rows_grad).t()
         if ctx.needs_input_grad[2]:
             bias_grad = rows_grad.sum(dim=0)
@@ -178,7 +178,7 @@ class _Product(torch.autograd.Function):
 
 
 def _count_flops() -> None:
-    """Tell `FlopCounterMode` what a product of oneDNN costs; it knows torch's public operators only."""
+    """Register the cost of oneDNN's product with `FlopCounterMode`, which knows torch's public operators only."""
     operator = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     if operator is None or operator in flop_registry:
         return

@@ -108,14 +108,15 @@ class ModelNet40(Source):
         return self._sets("test", paths, torch.arange(len(paths)))
 
     def _paths(self, split: str) -> list[Path]:
-        return sorted(self.folder.glob(f"*/{split}/*.off"))
+        return sorted(path for path in self.folder.glob(f"*/{split}/*") if path.suffix.lower() == ".off")
 
     def _existing(self, split: str) -> list[Path]:
         paths = self._paths(split)
         if not paths:
             raise FileNotFoundError(f"{self.folder}: expected meshes in <class>/{split}/*.off, got none.")
+        filled = {path.parent for path in paths}
         for folder in sorted(self.folder.glob(f"*/{split}")):
-            if folder.is_dir() and next(folder.glob("*.off"), None) is None:
+            if folder.is_dir() and folder not in filled:
                 raise FileNotFoundError(f"{folder}: expected meshes of this class, *.off, got none. Remove empty folders.")
         return paths
 
@@ -151,7 +152,7 @@ class ModelNet40(Source):
 
         Its name says which meshes they are from, so that a changed folder is sampled anew.
         """
-        facts = "".join(f"{path.relative_to(self.folder)} {path.stat().st_size}\n" for path in paths)
+        facts = "".join(f"{path.relative_to(self.folder)} {(s := path.stat()).st_size} {s.st_mtime_ns}\n" for path in paths)
         digest = hashlib.sha256(facts.encode()).hexdigest()[:12]
         target = self.cache / f"{split}_{self.num_points}_points_seed_{self.sample_seed}_{digest}.npy"
         if not target.is_file():

@@ -16,6 +16,7 @@ from perceiver.data.readers.audio import (
     check_recording,
     loudness,
 )
+from perceiver.data.readers.folder_files import files_below, split_folder
 
 SPLITS = ("train", "val", "test")
 
@@ -72,7 +73,7 @@ class AudioFolder(Source):
 
     def prepare(self) -> None:
         """Lists all splits that are there and checks the headers of their files before any time is spent."""
-        present = [split for split in SPLITS if (self.root / split).is_dir()]
+        present = [split for split in SPLITS if split_folder(self.root, split).is_dir()]
         if not present or (self.needs_test and "test" not in present):
             raise FileNotFoundError(
                 f"data.root: expected folders train and test in {self.root.resolve()}, each with a folder of recordings for "
@@ -80,7 +81,7 @@ class AudioFolder(Source):
                 "PERCEIVER_DATA to the folder that holds them; with test=false no test recordings are needed."
             )
         for split in present:
-            for paths in recordings_by_class(self.root / split).values():
+            for paths in recordings_by_class(split_folder(self.root, split)).values():
                 for path in paths if self.check_files else ():
                     check_recording(path)
 
@@ -98,7 +99,7 @@ class AudioFolder(Source):
         if (self.root / "test").is_dir():
             self._labelled("test")
         training = self._labelled("train")
-        if (self.root / "val").is_dir():
+        if split_folder(self.root, "val").is_dir():
             return self._recordings(training, training=True), self._recordings(self._labelled("val"), training=False)
         kept, taken = stratified_split(
             torch.tensor([label for _, label in training]),
@@ -130,7 +131,7 @@ class AudioFolder(Source):
     def _labelled(self, split: str) -> list[tuple[Path, int]]:
         assert self.class_names is not None
         labelled = []
-        for name, paths in recordings_by_class(self.root / split).items():
+        for name, paths in recordings_by_class(split_folder(self.root, split)).items():
             if name not in self.class_names:
                 raise ValueError(
                     f"{self.root / split / name}: class {name!r} is none of the {len(self.class_names)} classes of "
@@ -152,11 +153,7 @@ def recordings_by_class(folder: Path) -> dict[str, list[Path]]:
         raise FileNotFoundError(f"data.root: expected a folder of recordings for every class in {folder}, got none.")
     found = {}
     for path in classes:
-        files = sorted(
-            file
-            for file in path.rglob("*")
-            if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
-        )
+        files = sorted(path / file for file in files_below(path))
         if not files:
             raise FileNotFoundError(f"{path}: expected recordings of this class, got none. Remove the empty folder.")
         for file in files:

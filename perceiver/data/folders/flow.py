@@ -15,6 +15,7 @@ from perceiver.batch import Sample
 from perceiver.data.loading.images import channel_statistics
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import random_split
+from perceiver.data.readers.folder_files import split_folder
 from perceiver.data.readers.images import SUFFIXES, read_image
 from perceiver.data.readers.named_files import matching_files
 from perceiver.targets.pixels import FLOW_NAMES, flow_target
@@ -83,13 +84,14 @@ class FlowFolder(Source):
         """Looks through the folders of all splits; files are not opened yet."""
         if not (self.root / "train").is_dir() and (self.root / "test").is_dir():
             return  # testing a checkpoint needs no training pairs; setup says so if there is none
-        for split in ["train", *(["val"] if (self.root / "val").is_dir() else []), *(["test"] if self.needs_test else [])]:
+        validation = ["val"] if split_folder(self.root, "val").is_dir() else []
+        for split in ["train", *validation, *(["test"] if self.needs_test else [])]:
             self._split(split)
 
     def read_training(self) -> tuple["FramePairs", "FramePairs"]:
         """`train`, and `val` or what is split off for it."""
         training = self._split("train")
-        if (self.root / "val").is_dir():
+        if split_folder(self.root, "val").is_dir():
             return replace(training, training=True, mirror=self.augment), self._split("val")
         stay, taken = random_split(
             len(training), fraction=self.validation_fraction, seed=self.split_seed, where=training.folder
@@ -129,7 +131,7 @@ class FlowFolder(Source):
         return {"modalities": self.facts, "target": target}
 
     def _split(self, name: str) -> "FramePairs":
-        folder = self.root / name
+        folder = split_folder(self.root, name)
         found = matching_files(folder, {"first": SUFFIXES, "second": SUFFIXES, "flow": (".flo",)})
         files = tuple((one, parts["first"], parts["second"]) for one, parts in found.items())
         return FramePairs(folder=folder, files=files, size=self.size)

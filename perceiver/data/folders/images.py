@@ -11,6 +11,7 @@ import torch
 from perceiver.data.loading.images import Images, image_facts, image_statistics, of_any_size
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import stratified_split
+from perceiver.data.readers.folder_files import split_folder
 from perceiver.data.readers.images import Crop, ImageFiles, both_or_neither, find_images
 from perceiver.modalities.framing import Frame
 
@@ -26,6 +27,8 @@ class ImageFolder(Source):
     Args:
         root: the folder that holds `train`, `test` and, maybe, `val`.
         size: (height, width) of the images in batches.
+        deep_range: black and white of images with more than 8 bits per pixel, e.g. [0, 4095]. None: from 0 to the largest
+            number of 8, 10, 12, 14 or 16 bits that covers the pixels of those in `train`.
         crop_fraction: share of height and width that evaluation keeps about the centre: images are scaled until they cover
             size / crop_fraction, and cut to `size`. 1 keeps as much as the aspect ratio lets.
         train_crop: makes training images of decoded ones, e.g. `torchvision.transforms.v2.RandomResizedCrop(size)`, PIL to
@@ -47,6 +50,7 @@ class ImageFolder(Source):
         *,
         root: str | os.PathLike[str],
         size: Sequence[int],
+        deep_range: Sequence[float] | None = None,
         crop_fraction: float = 1.0,
         train_crop: Crop | None = None,
         validation_fraction: float = 0.1,
@@ -61,6 +65,7 @@ class ImageFolder(Source):
             raise ValueError(f"data.validation_fraction: expected a share between 0 and 1, got {validation_fraction}.")
         self.root = Path(root)
         self.frame = Frame(size=size, crop_fraction=crop_fraction)
+        self.deep_range = deep_range
         self.train_crop = train_crop
         self.validation_fraction = validation_fraction
         self.needs_test = needs_test
@@ -71,7 +76,7 @@ class ImageFolder(Source):
         if not (self.root / "train").is_dir() and (self.root / "test").is_dir():
             return  # testing a checkpoint needs no training images; setup says so if there is none
         self._training_files()
-        if (self.root / "val").is_dir():
+        if split_folder(self.root, "val").is_dir():
             self._evaluation_files("val")
         if self.needs_test:
             self.read_test()
@@ -82,7 +87,10 @@ class ImageFolder(Source):
 
     def statistics(self, training: Images) -> dict[str, dict[str, Any]]:
         """Mean and standard deviation of the channels, as given or measured."""
-        return image_statistics(training, given=self.normalisation)
+        found = image_statistics(training, given=self.normalisation)
+        if self.deep_range is not None:
+            found["image"]["deep_range"] = list(self.deep_range)
+        return found
 
     def read_class_names(self) -> list[str] | None:
         """The folders of `train`; None where there is no `train`, as beside the test images of a trained model."""
@@ -91,7 +99,7 @@ class ImageFolder(Source):
     def read_training(self) -> tuple["ImageFiles", "ImageFiles"]:
         """`train`, and `val` or what is split off for it."""
         files = self._training_files()
-        if (self.root / "val").is_dir():
+        if split_folder(self.root, "val").is_dir():
             return replace(files, crop=self.train_crop), self._evaluation_files("val")
         size = max(1, round(self.validation_fraction * len(files.labels)))
         kept, taken = stratified_split(files.labels, size=size, seed=self.split_seed, name="data.validation_fraction")
@@ -111,8 +119,16 @@ class ImageFolder(Source):
 
     def _training_files(self) -> "ImageFiles":
         if self._found is None:
-            self._found = find_images(self.root / "train", frame=self.frame)
+            found = find_images(self.root / "train", frame=self.frame)
+            if self.spec is None and self.deep_range is None:
+                self.deep_range = found.learned_deep_range()
+            self._found = replace(found, deep_range=self._deep_range())
         return self._found
 
     def _evaluation_files(self, split: str) -> "ImageFiles":
-        return find_images(self.root / split, frame=self.frame, class_names=self.named_classes())
+        found = find_images(split_folder(self.root, split), frame=self.frame, class_names=self.named_classes())
+        return replace(found, deep_range=self._deep_range())
+
+    def _deep_range(self) -> Sequence[float] | None:
+        """That of the stored spec, where there is one."""
+        return self.deep_range if self.spec is None else self.spec["modalities"]["image"].get("deep_range")

@@ -1,5 +1,6 @@
 """Images and masks in folders: `root/{train,val,test}/images/*` and `root/{train,val,test}/masks/*.png`, paired by name."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +18,16 @@ from perceiver.batch import Sample
 from perceiver.data.loading.images import channel_statistics
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import random_split
-from perceiver.data.readers.images import SUFFIXES, ImageFileError, read_image
+from perceiver.data.readers.folder_files import split_folder
+from perceiver.data.readers.images import SUFFIXES, ImageFileError, deep_range_of_files, evenly, read_image
 from perceiver.data.readers.named_files import matching_files
 from perceiver.modalities.framing import Frame
 from perceiver.targets.pixels import segmentation_target
 
 CLASSES_FILE = "classes.txt"
+WHITE = 255
+
+log = logging.getLogger(__name__)
 
 PairAugment = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor]]
 """A torchvision v2 transform: it moves image and mask alike."""
@@ -45,6 +50,9 @@ class SegmentationFolder(Source):
             mixing classes. None: each keeps its own size, and batches are padded; the model must make a token of each pixel.
         crop_fraction: share of height and width that is kept about the centre, see `perceiver.modalities.framing.Frame`.
         ignored: numbers in masks of pixels that do not count.
+        mask_values: the numbers in masks of the classes, in their order. None: 0, 1, …; or 0 and 255, where there are two
+            classes and the training masks hold nothing else.
+        deep_range: see `perceiver.data.folders.images.ImageFolder`.
         validation_fraction: share of the training images for validation; counts only without `val`.
         split_seed: which of them; not the training seed.
         augment: transform of training images, float `(3, H, W)` in [0, 1], together with their masks: any of
@@ -65,6 +73,8 @@ class SegmentationFolder(Source):
         size: Sequence[int] | None = (64, 64),
         crop_fraction: float = 1.0,
         ignored: Sequence[int] = (255,),
+        mask_values: Sequence[int] | None = None,
+        deep_range: Sequence[float] | None = None,
         validation_fraction: float = 0.1,
         split_seed: int = 0,
         augment: PairAugment | None = None,
@@ -85,6 +95,8 @@ class SegmentationFolder(Source):
         self.root = Path(root)
         self.frame = None if size is None else Frame(size=size, crop_fraction=crop_fraction)
         self.ignored = tuple(int(number) for number in ignored)
+        self.mask_values = None if mask_values is None else [int(number) for number in mask_values]
+        self.deep_range = deep_range
         self.validation_fraction = validation_fraction
         self.augment = augment
         self.needs_test = needs_test
@@ -107,14 +119,16 @@ class SegmentationFolder(Source):
         """Looks through the folders of all splits; images are not opened yet."""
         if not (self.root / "train").is_dir() and (self.root / "test").is_dir():
             return  # testing a checkpoint needs no training images; setup says so if there is none
-        splits = ["train", *(["val"] if (self.root / "val").is_dir() else []), *(["test"] if self.needs_test else [])]
-        for split in splits:
-            find_pairs(self.root / split)
+        validation = ["val"] if split_folder(self.root, "val").is_dir() else []
+        for split in ["train", *validation, *(["test"] if self.needs_test else [])]:
+            find_pairs(split_folder(self.root, split))
 
     def read_training(self) -> tuple["ImagePairs", "ImagePairs"]:
         """`train`, and `val` or what is split off for it."""
         training = self._split("train")
-        if (self.root / "val").is_dir():
+        if self.spec is None:
+            training = self._learned(training)
+        if split_folder(self.root, "val").is_dir():
             return replace(training, augment=self.augment), self._split("val")
         stay, taken = random_split(
             len(training), fraction=self.validation_fraction, seed=self.split_seed, where=training.folder
@@ -133,7 +147,7 @@ class SegmentationFolder(Source):
     def learn(self, training: "ImagePairs") -> dict[str, Any]:
         """Statistics of at most 512 training images, evenly spread."""
         plain, names = self.unaltered(training), self.named_classes()
-        chosen = [plain[n] for n in np.unique(np.linspace(0, len(plain) - 1, _DESCRIBED).round().astype(int)).tolist()]
+        chosen = [plain[index] for index in evenly(range(len(plain)), _DESCRIBED)]
         counts = torch.zeros(len(names), dtype=torch.int64)
         images = []
         for sample in chosen:
@@ -143,11 +157,22 @@ class SegmentationFolder(Source):
             image = sample.inputs["image"]
             assert isinstance(image, Tensor)
             images.append(image[None])
-        if int(counts.sum()) == 0:
-            raise ValueError(f"{plain.folder}: expected pixels that count, got none but {list(self.ignored)} in the masks.")
+        absent = [name for name, count in zip(names, counts.tolist(), strict=True) if count == 0]
+        if len(names) - len(absent) < 2:
+            raise ValueError(
+                f"{plain.folder}: expected pixels of two classes or more in the masks, got none of {', '.join(absent)}. "
+                f"Numbers in data.ignored={list(self.ignored)} do not count; where masks hold other numbers than 0 to "
+                f"{len(names) - 1}, give those of the classes in data.mask_values."
+            )
+        if absent:
+            log.warning("%s: %d masks have no pixel of the classes %s.", plain.folder, len(chosen), ", ".join(absent))
         mean, std = channel_statistics(images, value_range=(0.0, 1.0))
         facts = {**self.facts["image"], "mean": mean, "std": [value or 1.0 for value in std]}
+        if self.deep_range is not None:
+            facts["deep_range"] = list(self.deep_range)
         target = segmentation_target(names=names, counts=counts.tolist(), modality="image")
+        if self.mask_values is not None:
+            target["mask_values"] = self.mask_values
         return {"modalities": {"image": facts}, "target": target, "num_classes": len(names)}
 
     def known(self) -> dict[str, Any]:
@@ -156,9 +181,36 @@ class SegmentationFolder(Source):
         given = {} if self._class_names is None else {"names": self._class_names}
         return {"modalities": self.facts, "target": {**target, **given}}
 
+    def _learned(self, training: "ImagePairs") -> "ImagePairs":
+        """With settings that are not given but follow from the training split."""
+        if self.mask_values is None and len(self.named_classes()) == 2 and WHITE in self.ignored:
+            masks = (read_mask(training.folder / "masks" / f"{name}.png") for name, _ in evenly(training.names, _DESCRIBED))
+            found: set[int] = set()
+            for mask in masks:
+                found.update(np.unique(np.asarray(mask)).tolist())
+                if not found <= {0, WHITE}:
+                    break
+            if found == {0, WHITE}:
+                self.mask_values = [0, WHITE]
+                names = self.named_classes()
+                log.info("%s: masks hold 0 and %d: these are the classes %s and %s.", self.root, WHITE, *names)
+        if self.deep_range is None:
+            self.deep_range = deep_range_of_files(
+                [training.folder / "images" / file for _, file in evenly(training.names, _DESCRIBED)]
+            )
+        return self._split("train")
+
     def _split(self, name: str) -> "ImagePairs":
-        folder = self.root / name
+        folder = split_folder(self.root, name)
+        values, deep_range = self.mask_values, self.deep_range
+        if self.spec is not None:
+            values = self.spec["target"].get("mask_values")
+            deep_range = self.spec["modalities"]["image"].get("deep_range")
+        if values is not None and len(set(values)) != len(self.named_classes()):
+            raise ValueError(f"data.mask_values: expected {len(self.named_classes())} numbers, one per class, got {values}.")
         return ImagePairs(
+            values=None if values is None else tuple(values),
+            deep_range=deep_range,
             folder=folder,
             names=find_pairs(folder),
             num_classes=len(self.named_classes()),
@@ -176,6 +228,8 @@ class ImagePairs:
         names: of each sample the path without suffix and that of its image, below `images`.
         num_classes: numbers in masks are below it, or
         ignored: one of these.
+        values: numbers of the classes in masks, where they are not 0, 1, …
+        deep_range: see `perceiver.modalities.framing.to_rgb`.
         frame: what both are scaled and cut by.
         augment: what both go through.
     """
@@ -185,6 +239,8 @@ class ImagePairs:
     num_classes: int
     ignored: tuple[int, ...]
     frame: Frame | None
+    values: tuple[int, ...] | None = None
+    deep_range: Sequence[float] | None = None
     augment: PairAugment | None = None
 
     def __len__(self) -> int:
@@ -193,7 +249,8 @@ class ImagePairs:
     def __getitem__(self, index: int) -> Sample:
         name, file = self.names[index]
         path = self.folder / "masks" / f"{name}.png"
-        image, mask = read_image(self.folder / "images" / file), read_mask(path)
+        image = read_image(self.folder / "images" / file, deep_range=self.deep_range)
+        mask = read_mask(path)
         if image.size != mask.size:
             raise ImageFileError(
                 f"{path}: expected {image.height} x {image.width} pixels, as its image has (upright), got {mask.height} x "
@@ -215,15 +272,21 @@ class ImagePairs:
     def _classes(self, numbers: NDArray[Any], path: Path) -> Tensor:
         """Class numbers plus one, so that the 0 with which transforms fill up is no class; `(H, W)` int64."""
         classes = torch.from_numpy(numbers.astype(np.int64))
-        ignored = torch.isin(classes, torch.tensor(self.ignored, dtype=torch.int64))
-        wrong = (classes >= self.num_classes) & ~ignored
+        known = range(self.num_classes) if self.values is None else self.values
+        others = [one for one in self.ignored if one not in (self.values or ())]
+        ignored = torch.isin(classes, torch.tensor(others, dtype=torch.int64))
+        numbered = torch.zeros_like(classes)
+        for number, value in enumerate(known, start=1):
+            numbered[classes == value] = number
+        wrong = (numbered == 0) & ~ignored
         if bool(wrong.any()):
             row, column = wrong.nonzero()[0].tolist()
+            expected = f"from 0 to {self.num_classes - 1}" if self.values is None else f"{list(self.values)}"
             raise ImageFileError(
-                f"{path}: expected class numbers from 0 to {self.num_classes - 1}, or data.ignored={list(self.ignored)}, "
-                f"got {int(classes[row, column])}. Correct it, the names of the classes, or data.ignored."
+                f"{path}: expected class numbers {expected}, or data.ignored={list(self.ignored)}, got "
+                f"{int(classes[row, column])}. Correct it, the names of the classes, data.ignored or data.mask_values."
             )
-        return torch.where(ignored, 0, classes + 1)
+        return torch.where(ignored, 0, numbered)
 
     def _augmented(self, pixels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         assert self.augment is not None
@@ -255,6 +318,7 @@ def read_mask(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as mask:
+            levels = _stretched_levels(mask)
             mask.load()
     except FileNotFoundError:
         raise
@@ -265,8 +329,17 @@ def read_mask(path: Path) -> Image.Image:
             f"{path}: expected class numbers, one channel of 8 or 16 bits or a palette, got an image of mode {mask.mode}. "
             "Turn its colours into numbers first."
         )
+    if levels is not None:
+        return mask.point(lambda value: value * levels // 255)
     # A bit is a class number as well; resampling knows 8 and 32 bits.
     return mask.convert("L", dither=None).point(lambda value: min(value, 1)) if mask.mode == "1" else mask
+
+
+def _stretched_levels(mask: Image.Image) -> int | None:
+    """The largest number of a grey image of 2 or 4 bits, which decoding stretches to 255; None: decoding keeps numbers."""
+    given = [tile[3] for tile in getattr(mask, "tile", ())]
+    arguments = [part for one in given for part in (one if isinstance(one, tuple) else (one,))]
+    return next((2**bits - 1 for bits in (2, 4) if f"L;{bits}" in arguments), None)
 
 
 def read_class_names(path: Path) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from perceiver.data.readers.folder_files import files_below, report_left_out
 from perceiver.data.readers.progress import progress
 from perceiver.data.readers.text_windows import Document
 from perceiver.data.readers.texts import TextSource
@@ -80,11 +81,10 @@ class TextFiles(TextSource):
             yield path
             return
         if path.is_dir():
-            below = [
-                file
-                for file in path.rglob(f"*{self.suffix}")
-                if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
-            ]
+            paths = list(files_below(path))
+            below = [path / file for file in paths if file.lower().endswith(self.suffix.lower())]
+            others = [file for file in paths if not file.lower().endswith(self.suffix.lower())]
+            report_left_out(others, folder=path, kind=f"files that end in {self.suffix}")
             what = f"files that end in {self.suffix!r} in the folder {path.resolve()}"
         else:
             below = [Path(file) for file in glob.glob(one, recursive=True) if os.path.isfile(file)]

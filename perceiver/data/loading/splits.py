@@ -7,6 +7,18 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""What folders and cells may call a split, in small letters, and which split that is."""
+
 
 def stratified_split(
     labels: Int[Tensor, "samples"], *, size: int, seed: int, name: str

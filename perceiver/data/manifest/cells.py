@@ -1,6 +1,7 @@
 """From the cell of a manifest, a path or a value, to a raw sample that `perceiver.modalities.preprocess` takes."""
 
 import io
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,19 @@ from PIL import Image
 
 from perceiver.data.manifest.columns import Report, table_facts
 from perceiver.data.manifest.content import FileContent
-from perceiver.data.manifest.series import MISSING_NUMBERS, read_series, series_names
+from perceiver.data.manifest.series import has_times, read_series, series_names
 from perceiver.data.manifest.video import check_video, frame_files, read_video
 from perceiver.data.readers.array_files import read_array
 from perceiver.data.readers.audio import check_recording, read_recording
 from perceiver.data.readers.bounded_json import parse_json
-from perceiver.data.readers.images import read_image
+from perceiver.data.readers.delimited import decoded
+from perceiver.data.readers.images import deep_range_of_files, read_image
+from perceiver.data.readers.numbers import read_numbers
 from perceiver.modalities.kinds import kind_of
 from perceiver.modalities.modality import ModalitySpec
 from perceiver.modalities.points import ArrayModality
+
+log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -67,7 +72,8 @@ class Cells:
         check_file: looks at the head of a file.
         folders: a path may lead to a folder, too.
         check: looks at a cell, in place of all these; None: values are read, and files checked.
-        survey: finds facts in all cells of the training rows; None: there are none to find.
+        survey: finds facts in cells of the training rows; None: there are none to find.
+        surveyed: at most how many cells it takes, evenly spread ones of more; None: all.
     """
 
     read: Read
@@ -76,6 +82,7 @@ class Cells:
     folders: bool = False
     check: Callable[..., object] | None = None
     survey: Survey | None = None
+    surveyed: int | None = None
 
 
 def cells_of(facts: ModalitySpec) -> Cells:
@@ -143,7 +150,7 @@ def array_of(value: Any, folder: Path | None) -> NDArray[Any]:
     except ValueError as error:
         raise ValueError(f"expected numbers in lists of equal length: {error}") from None
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"expected numbers, or the path of a file with numbers, got {_short(value)}.")
+        raise ValueError(f"expected numbers, or the path of a file with numbers, got {shortened(value)}.")
     return array
 
 
@@ -153,7 +160,7 @@ def from_json(text: str) -> Any:
         # Without a bound of its own: what follows takes arrays of a few dimensions.
         return parse_json(text, max_depth=None)
     except ValueError as error:
-        raise ValueError(f"expected a path, or JSON, got {_short(text)}: {error}") from None
+        raise ValueError(f"expected a path, or JSON, got {shortened(text)}: {error}") from None
 
 
 def _image(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
@@ -162,9 +169,9 @@ def _image(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bo
     if isinstance(value, bytes):
         return _decoded(value)
     if isinstance(value, FileContent):
-        return read_image(value)
+        return read_image(value, deep_range=facts.get("deep_range"))
     if isinstance(value, str) and not value.lstrip().startswith("["):
-        return read_image(_existing(value, folder))
+        return read_image(_existing(value, folder), deep_range=facts.get("deep_range"))
     pixels = array_of(value, folder)
     if pixels.dtype.kind in "iu":
         if pixels.size and not (pixels.min() >= 0 and pixels.max() <= 255):
@@ -196,8 +203,8 @@ def _audio(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bo
     samples = array_of(value, folder)
     if samples.ndim not in (1, 2) or samples.size == 0 or not np.isfinite(samples).all():
         raise ValueError(f"expected finite samples (samples,) or (channels, samples), got shape {samples.shape}.")
-    # Lists have no type that would say what full scale is.
-    return samples.astype(np.float32)
+    # Specs of version 0.1 hold no width: integers were not scaled then.
+    return samples if samples.dtype.kind in "iu" and "integer_bits" in facts else samples.astype(np.float32)
 
 
 def _text(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
@@ -227,10 +234,11 @@ def _series_source(value: Any, folder: Path | None) -> Any:
 
 def _video(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
     if isinstance(value, FileContent) or (isinstance(value, list) and value and isinstance(value[0], FileContent)):
-        return read_video(value, num_frames=facts["shape"][1])
+        return read_video(value, num_frames=facts["shape"][1], deep_range=facts.get("deep_range"))
     if not isinstance(value, str):
-        raise ValueError(f"expected the path of a video, got {_short(value)}.")
-    return read_video(_existing(value, folder, directory=True), num_frames=facts["shape"][1])
+        raise ValueError(f"expected the path of a video, got {shortened(value)}.")
+    path = _existing(value, folder, directory=True)
+    return read_video(path, num_frames=facts["shape"][1], deep_range=facts.get("deep_range"))
 
 
 def _array(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
@@ -248,28 +256,77 @@ def _points(value: Any, *, facts: ModalitySpec, folder: Path | None, training: b
 
 
 def _table(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
-    """Without the numbers that are missing in words."""
-    numbers = facts.get("numbers", ())
-    return {
-        column: one
-        for column, one in value.items()
-        if not (column in numbers and isinstance(one, str) and one.strip().lower() in MISSING_NUMBERS)
-    }
+    """As it is."""
+    return value
 
 
 def _series_names(
     cells: Iterable[tuple[int, Any]], *, facts: ModalitySpec, folder: Path | None, report: Report
 ) -> dict[str, Any]:
-    """The values of all series, in the order in which they come first; those of the settings where these name them."""
-    if "names" in facts:
-        return dict(facts)
+    """The values of all series, in the order in which they come first, where the settings do not name them; their steps.
+
+    Series none of which has times take a step of one second for each row.
+    """
     names: dict[str, None] = {}
+    timed = facts.get("step_seconds") is not None
     for row, value in cells:
         try:
-            names.update(dict.fromkeys(names_of_series(value, facts=facts, folder=folder)))
+            source = _series_source(value, folder)
+            if "names" not in facts:
+                names.update(dict.fromkeys(series_names(source, facts=facts)))
+            timed = timed or has_times(source, facts=facts)
         except Exception as error:
-            report(row, str(facts["column"]), error)
-    return {**facts, "names": list(names), "num_values": len(names)}
+            if "names" not in facts:
+                report(row, str(facts["column"]), error)
+    found = dict(facts) if "names" in facts else {**facts, "names": list(names), "num_values": len(names)}
+    if not timed:
+        found["step_seconds"] = 1.0
+        message = "column %r: series have no times, so that steps are 1 second apart; set step_seconds for others."
+        log.info(message, facts["column"])
+    return found
+
+
+def _deep_range(
+    cells: Iterable[tuple[int, Any]], *, facts: ModalitySpec, folder: Path | None, report: Report
+) -> dict[str, Any]:
+    """The range of images with more than 8 bits per pixel, where there are any and the settings do not give it."""
+    if "deep_range" in facts or folder is None:
+        return dict(facts)
+    images = (image for _, cell in cells for image in _images_in(cell, facts=facts, folder=folder))
+    found = deep_range_of_files(images)
+    return dict(facts) if found is None else {**facts, "deep_range": found}
+
+
+def _images_in(value: Any, *, facts: ModalitySpec, folder: Path) -> list[Path | io.BytesIO]:
+    """The files or contents of images in a cell; nothing where there are none that can be found."""
+    if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
+        value = value["bytes"]
+    if isinstance(value, bytes):
+        return [io.BytesIO(value)]
+    try:
+        return list(files_of_cell(value, facts=facts, folder=folder) or ())
+    except (OSError, ValueError):
+        return []
+
+
+def _warn_of_paths(
+    cells: Iterable[tuple[int, Any]], *, facts: ModalitySpec, folder: Path | None, report: Report
+) -> dict[str, Any]:
+    """The spec as it is: texts that are the paths of files are hardly meant to be learned themselves."""
+    texts = [text for _, text in cells]
+    if not facts.get("files") and folder is not None and all(_is_path_of_file(text, folder) for text in texts):
+        log.warning(
+            "column %r: holds paths of files, such as %s, and trains on these names; set files: true to read the files.",
+            *(facts["column"], shortened(texts[0])),
+        )
+    return dict(facts)
+
+
+def _is_path_of_file(value: Any, folder: Path) -> bool:
+    try:
+        return isinstance(value, str) and _existing(value, folder).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _check_image(path: Path) -> None:
@@ -292,13 +349,23 @@ def _of_plug_in(value: Any, *, facts: ModalitySpec, folder: Path | None, trainin
 
 
 CELLS: dict[str, Cells] = {
-    "image": Cells(read=_image, check_file=_check_image),
+    "image": Cells(read=_image, check_file=_check_image, survey=_deep_range, surveyed=1024),
     "video": Cells(
-        read=_video, is_value=lambda value, facts: not isinstance(value, str), check_file=check_video, folders=True
+        read=_video,
+        is_value=lambda value, facts: not isinstance(value, str),
+        check_file=check_video,
+        folders=True,
+        survey=_deep_range,
+        surveyed=128,
     ),
     "audio": Cells(read=_audio, check_file=check_recording),
     "points": Cells(read=_points),
-    "text": Cells(read=_text, is_value=lambda value, facts: not (isinstance(value, str) and facts.get("files"))),
+    "text": Cells(
+        read=_text,
+        is_value=lambda value, facts: not (isinstance(value, str) and facts.get("files")),
+        survey=_warn_of_paths,
+        surveyed=8,
+    ),
     "timeseries": Cells(
         read=_series,
         is_value=lambda value, facts: not isinstance(value, str) or value.lstrip()[:1] in ("[", "{"),
@@ -319,9 +386,14 @@ _PLUG_INS = {
 """By `Modality.cells`."""
 
 
+_LONGEST_PATH = 1024  # characters; what is longer is content in base 64, for instance
+
+
 def _existing(value: str, folder: Path | None, *, directory: bool = False) -> Path:
     if folder is None:
-        raise ValueError(f"expected the content of a file or a value, got {_short(value)}, which would name a file.")
+        raise ValueError(f"expected the content of a file or a value, got {shortened(value)}, which would name a file.")
+    if len(value) > _LONGEST_PATH or "\0" in value:
+        raise ValueError(f"expected the path of a file, got {len(value):,} characters: {shortened(value)}.")
     path = folder / value.strip()
     if not (path.is_file() or (directory and path.is_dir())):
         raise FileNotFoundError(f"there is no file {path}.")
@@ -329,14 +401,10 @@ def _existing(value: str, folder: Path | None, *, directory: bool = False) -> Pa
 
 
 def _numbers_of_file(path: Path | FileContent) -> NDArray[Any]:
+    if path.suffix.lower() != ".npy":
+        return read_numbers(decoded(path.read_bytes(), path=path), path=path)
     try:
-        if path.suffix.lower() == ".npy":
-            array: NDArray[Any] = read_array(path)
-        else:
-            lines = path.read_bytes().decode("utf-8-sig").replace(",", " ").replace(";", " ").splitlines()
-            words = [line.split() for line in lines if line.strip() and not line.startswith("#")]
-            skip = 1 if words and not _is_number(words[0][0]) else 0  # a header
-            array = np.array(words[skip:], dtype=np.float64)
+        array: NDArray[Any] = read_array(path)
     except (ValueError, EOFError) as error:
         raise ValueError(f"{path}: holds no numbers in rows of equal length: {error}.") from None
     if array.dtype.kind not in "biuf":
@@ -344,14 +412,7 @@ def _numbers_of_file(path: Path | FileContent) -> NDArray[Any]:
     return array
 
 
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
-
-
-def _short(value: Any) -> str:
+def shortened(value: Any) -> str:
+    """A value as messages show it."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,16 +1,27 @@
 """The columns of a table: which hold numbers and which categories, and what training rows say of each."""
 
-import math
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from perceiver.data.manifest.series import MISSING_NUMBERS
+from perceiver.data.manifest.table import ManifestTable
 from perceiver.modalities.modality import ModalitySpec
 from perceiver.modalities.statistics import spread
-from perceiver.modalities.table import is_missing, value_text
+from perceiver.modalities.table import number_in_column, number_of_name, plain_text, value_text
+from perceiver.modalities.written_numbers import (
+    how_dates_are_written,
+    how_numbers_are_written,
+    is_missing_number,
+)
+from perceiver.runtime.process_rank import process_rank
+
+log = logging.getLogger(__name__)
+
+_FEW = 8  # cells, of which all may differ in a category too
 
 Report = Callable[[int, str | None, object], None]
 """Takes a row that cannot be used, the column at fault if there is a single one, and what is wrong."""
@@ -23,19 +34,39 @@ def table_facts(
     asked = {name: kind for kind in ("numbers", "categories") for name in facts[f"asked_{kind}"]}
     rows = dict(cells)
     columns = {name: [values.get(name) for values in rows.values()] for name in facts["columns"]}
-    numbers = [name for name, values in columns.items() if asked.get(name) == "numbers" or _mostly_numbers(values)]
-    numbers = [name for name in numbers if asked.get(name) != "categories"]
+    separators = {key: facts.get(key) for key in ("decimal", "thousands")}
+    numbers: list[str] = []
+    written: dict[str, dict[str, str]] = {}
+    dates: dict[str, dict[str, str]] = {}
+    for name, values in columns.items():
+        try:
+            if asked.get(name) != "categories" and _is_numeric(name, values, asked, separators, written, dates):
+                numbers.append(name)
+        except ValueError as error:
+            raise ValueError(f"column {name!r}: {error}.") from None
+    found = {key: one for key, one in (("written", written), ("dates", dates)) if one}
     means, stds = [], []
     for name in numbers:
+        present = []
+        what = "date" if name in dates else "number"
         for row, value in zip(rows, columns[name], strict=True):
-            if not is_number(value):
+            try:
+                number = number_in_column(value, name, found, name="")
+            except ValueError:
                 report(
                     row,
                     name,
-                    f"expected a number, as in other rows, got {value!r}. If the column is meant so, name it under "
+                    f"expected a {what}, as in other rows, got {value!r}. If the column is meant so, name it under "
                     "categories.",
                 )
-        present = [float(value) for value in columns[name] if is_number(value) and not _is_missing_number(value)]
+            else:
+                present += [] if number is None else [number]
+        how = written.get(name) or dates.get(name) or {}
+        log.info(
+            "column %r: read as %ss%s, %d of %d cells are missing.",
+            *(name, what, f" ({', '.join(f'{key}: {one}' for key, one in how.items() if one)})" if how else ""),
+            *(len(rows) - len(present), len(rows)),
+        )
         x = torch.tensor(present or [0.0], dtype=torch.float64)
         means.append(float(x.mean()))
         stds.append(spread(float(x.std(correction=0)), float(x.abs().max())))
@@ -44,8 +75,18 @@ def table_facts(
         for name, values in columns.items()
         if name not in numbers
     }
+    for name, categories in known.items():
+        there = sum(value is not None for value in columns[name])
+        many = len(categories) > 0.9 * there and there > _FEW
+        log.log(
+            logging.WARNING if many else logging.INFO,
+            "column %r: read as a category with %d values in %d cells%s",
+            *(name, len(categories), there, f", such as {categories[0]}: almost one per row." if many else "."),
+        )
+    settings = ("asked_numbers", "asked_categories", "decimal", "thousands")
     return {
-        **{key: value for key, value in facts.items() if not key.startswith("asked_")},
+        **{key: value for key, value in facts.items() if key not in settings},
+        **found,
         "numbers": numbers,
         "mean": means,
         "std": stds,
@@ -54,26 +95,27 @@ def table_facts(
     }
 
 
-def is_number(value: Any) -> bool:
-    """Whether a cell of a table is a number, or one that is missing."""
-    if _is_missing_number(value):
+def _is_numeric(
+    name: str,
+    values: Sequence[Any],
+    asked: Mapping[str, str],
+    separators: Mapping[str, Any],
+    written: dict[str, dict[str, str]],
+    dates: dict[str, dict[str, str]],
+) -> bool:
+    """Whether a column holds numbers or dates; notes how these are written.
+
+    Dates are nine in ten of the cells that are there, numbers are half of them: the others are slips rather than categories.
+    """
+    style, share = how_numbers_are_written(values, **separators)
+    if share < 0.9 and (date := how_dates_are_written(values)) is not None:
+        dates[name] = date
         return True
-    try:
-        return not isinstance(value, bool) and math.isfinite(float(value))
-    except (TypeError, ValueError):
+    if share < 0.5 and asked.get(name) != "numbers" and not all(map(is_missing_number, values)):
         return False
-
-
-def _mostly_numbers(values: Sequence[Any]) -> bool:
-    """Nine in ten of those that are there: the others are slips rather than categories."""
-    there = [value for value in values if not _is_missing_number(value)]
-    return sum(is_number(value) for value in there) >= 0.9 * len(there)
-
-
-def _is_missing_number(value: Any) -> bool:
-    if isinstance(value, str):
-        return value.strip().lower() in MISSING_NUMBERS
-    return value is None or is_missing(value)
+    if style:
+        written[name] = style
+    return True
 
 
 def natural(text: str) -> tuple[bool, float, str]:
@@ -82,3 +124,28 @@ def natural(text: str) -> tuple[bool, float, str]:
         return False, float(text), text
     except ValueError:
         return True, 0.0, text
+
+
+def warn_of_unknown_values(table: ManifestTable, rows: Sequence[int], *, facts: Mapping[str, Any]) -> None:
+    """Names in the log the columns of a table modality that are empty in all rows, and categories unknown in training.
+
+    Args:
+        table: the manifest.
+        rows: for validation, test or prediction.
+        facts: the stored spec of the modality.
+    """
+    for column in facts["columns"] if process_rank() == 0 and rows else ():
+        values = [value for row in rows if (value := table.cell(row, column)) is not None]
+        if not values:
+            log.warning("%s, column %r: is empty in all %d rows.", table.path, column, len(rows))
+        if column not in facts["categories"]:
+            continue
+        known = facts["categories"][column]
+        unknown = Counter(text for value in values if number_of_name(text := plain_text(value), known) is None)
+        if unknown:
+            log.warning(
+                "%s, column %r: %d of %d cells have %d values unknown in training, such as %s; a model takes them for "
+                "missing categories. Known are %s.",
+                *(table.path, column, unknown.total(), len(values), len(unknown), repr(next(iter(unknown)))),
+                ", ".join(known[:20]),
+            )

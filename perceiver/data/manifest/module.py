@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from perceiver.data.loading.source import Source
+from perceiver.data.manifest.columns import warn_of_unknown_values
 from perceiver.data.manifest.modalities import ManifestModality, parse_modalities, stored_modality
 from perceiver.data.manifest.rows import (
     BadRows,
@@ -19,7 +20,7 @@ from perceiver.data.manifest.rows import (
     decodable_rows,
     usable_rows,
 )
-from perceiver.data.manifest.splits import Splits, split_rows
+from perceiver.data.manifest.splits import Splits, split_of, split_rows
 from perceiver.data.manifest.statistics import learned_facts
 from perceiver.data.manifest.table import MAX_ROW_GROUP_BYTES, ManifestTable, read_table
 from perceiver.data.manifest.targets import KINDS as TARGET_KINDS
@@ -45,8 +46,13 @@ class Manifest(Source):
             stored spec.
         target: the column of targets; of values, there may be several. Names of classes and labels are what stands there in
             rows for training.
-        target_kind: "classes", one for each row; "labels", any number of them, separated by semicolons or as a list in JSON,
-            for `task=multilabel`; "values", numbers, for `task=regression`. "auto": what a stored spec says, else classes.
+        target_kind: "classes", one for each row; "labels", any number of them, with `label_separator` between them or as a
+            list in JSON, for `task=multilabel`; "values", numbers, for `task=regression`. "auto": as a stored spec says,
+            else classes.
+        label_separator: between labels in a cell. None: as a stored spec says, else a semicolon.
+        delimiter: between the cells of a CSV file. None: found.
+        encoding: of a CSV file.
+        header: names of the columns of a CSV file whose first line does not have them. None: it has.
         id: the column of ids. "auto": the column called id, if there is one. None: rows are numbered from 1.
         split: the column that says train, val or test. "auto": the column called split, if there is one. None: a split by
             class and `split_seed`.
@@ -80,6 +86,10 @@ class Manifest(Source):
         modalities: Mapping[str, Any] | None = None,
         target: str | Sequence[str] = "label",
         target_kind: str = AUTO,
+        label_separator: str | None = None,
+        delimiter: str | None = None,
+        encoding: str = "utf-8",
+        header: Sequence[str] | None = None,
         id: str | None = AUTO,  # noqa: A002  (the name of the setting)
         split: str | None = AUTO,
         root: str | os.PathLike[str] | None = None,
@@ -108,7 +118,13 @@ class Manifest(Source):
         self.target = target
         self.target_kind = target_kind
         # Checks both, too.
-        self._targets = target_columns("classes" if target_kind == AUTO else target_kind, target)
+        self._targets = target_columns("classes" if target_kind == AUTO else target_kind, target, separator=label_separator)
+        self.label_separator = label_separator
+        if delimiter is not None and len(delimiter) != 1:
+            raise ValueError(f"data.delimiter: expected one character, or null to find it, got {delimiter!r}.")
+        self.delimiter = delimiter
+        self.encoding = encoding
+        self.header = header
         self.id = id
         self.split = split
         self.validation_fraction = validation_fraction
@@ -128,6 +144,7 @@ class Manifest(Source):
         self._bad = BadRows(skip=on_bad_row == "skip")
         self._table: ManifestTable | None = None
         self._splits: Splits | None = None
+        self._unlabelled: list[tuple[int, str | None, str]] = []
         self._trained = False
 
     @property
@@ -164,13 +181,15 @@ class Manifest(Source):
                     f"spec.modalities: Manifest has {modality.name!r} of kind {modality.kind}, but the stored spec has "
                     f"{known}. Use the modalities that the checkpoint was trained with, or some of them."
                 )
-        self._targets = target_columns(kind, columns)
+        separator = stored["target"].get("separator") if self.label_separator is None else self.label_separator
+        self._targets = target_columns(kind, columns, separator=separator)
         self.spec = deepcopy(dict(stored))
         self._splits, self._trained = None, False
 
     def read_training(self) -> tuple[ManifestRows, ManifestRows]:
         """The rows for training and validation; the spec is learned now, since it says how cells are read."""
         splits = self._split()
+        self._report_unlabelled("train", "val", *(["test"] if self.needs_test else []))
         if not splits.train or not splits.val:
             raise ValueError(
                 f"{self.manifest}: expected rows for training and for validation, got {len(splits.train)} and "
@@ -210,6 +229,7 @@ class Manifest(Source):
     def read_test(self) -> ManifestRows:
         """The rows for the test."""
         splits = self._split()
+        self._report_unlabelled("test")
         if not splits.test:
             raise ValueError(f"data.split: {self.manifest} has no rows for the test; mark some as test.")
         if not self._trained and self._column(self.split, "split") is None and self.test_fraction < 1:
@@ -220,6 +240,7 @@ class Manifest(Source):
                 self.manifest,
                 self.test_fraction,
             )
+        self._warn_of_unknown_values(splits.test)
         rows = self._labelled(self._decodable(splits.test, self._specs()))
         self._bad.tell(total=len(self._columns()))
         return rows
@@ -229,7 +250,9 @@ class Manifest(Source):
         if self.spec is None:
             raise RuntimeError('prediction needs a spec: set data.spec to that of a checkpoint, or call setup("fit").')
         table = self._columns()
-        dataset = self._rows(self._decodable(self._usable(range(len(table))), self._specs()))
+        rows = self._decodable(self._usable(range(len(table))), self._specs())
+        self._warn_of_unknown_values(rows)
+        dataset = self._rows(rows)
         self._bad.tell(total=len(table))
         return dataset
 
@@ -237,27 +260,37 @@ class Manifest(Source):
         """All usable rows by split, once."""
         if self._splits is None:
             table = self._columns()
-            for column in self._targets.columns:
-                if column not in table.columns:
-                    raise ValueError(self._unknown_column(column, "data.target"))
+            for name in self._targets.columns:
+                if name not in table.columns:
+                    raise ValueError(self._unknown_column(name, "data.target"))
             rows = self._usable(range(len(table)))
-            labelled = []
+            column = self._column(self.split, "split")
+            labelled, self._unlabelled = [], []
             for row in rows:
-                if problem := self._targets.problem(table, row):
+                problem = self._targets.problem(table, row)
+                if not problem:
+                    labelled.append(row)
+                elif column is None:
                     self._bad.report(row, problem)
                 else:
-                    labelled.append(row)
+                    # Rows of a split that is not used may lack a target.
+                    self._unlabelled.append((row, split_of(table, row, column), problem))
             self._splits = split_rows(
                 labelled,
                 classes=self._targets.strata(table, labelled),
                 table=table,
-                column=self._column(self.split, "split"),
+                column=column,
                 validation_fraction=self.validation_fraction,
                 test_fraction=self.test_fraction,
                 seed=self.split_seed,
                 bad=self._bad,
             )
         return self._splits
+
+    def _report_unlabelled(self, *used: str) -> None:
+        for row, split, problem in self._unlabelled:
+            if split is None or split in used:
+                self._bad.report(row, problem)
 
     def _usable(self, rows: Sequence[int]) -> list[int]:
         """Rows with an id of their own, something in them, and files that can be read."""
@@ -268,6 +301,11 @@ class Manifest(Source):
             rows, table=table, modalities=modalities, folder=self.root, bad=self._bad, check_files=self.check_files
         )
         return self._ids().check(usable, self._bad)
+
+    def _warn_of_unknown_values(self, rows: Sequence[int]) -> None:
+        for modality in self._modalities():
+            if modality.kind == "table":
+                warn_of_unknown_values(self._columns(), rows, facts=self._specs()[modality.name])
 
     def _known(self, rows: Sequence[int]) -> list[int]:
         """The rows whose target training knows."""
@@ -338,7 +376,13 @@ class Manifest(Source):
 
     def _columns(self) -> ManifestTable:
         if self._table is None:
-            self._table = read_table(self.manifest, max_row_group_bytes=self.max_row_group_bytes)
+            self._table = read_table(
+                self.manifest,
+                delimiter=self.delimiter,
+                encoding=self.encoding,
+                header=self.header,
+                max_row_group_bytes=self.max_row_group_bytes,
+            )
         return self._table
 
     def _check_columns(self, table: ManifestTable) -> None:
@@ -366,7 +410,10 @@ class Manifest(Source):
         return said
 
     def _unknown_column(self, column: str, setting: str) -> str:
-        return f"{setting}: {self.manifest} has no column {column!r}, only {', '.join(self._columns().columns)}."
+        table = self._columns()
+        if column in table.repeated:
+            return f"{setting}: {self.manifest} has several columns called {column!r}; rename all but one."
+        return f"{setting}: {self.manifest} has no column {column!r}, only {', '.join(table.columns)}."
 
     def _ids(self) -> RowIds:
         return RowIds(table=self._columns(), column=self._column(self.id, "id"))

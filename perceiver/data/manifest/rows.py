@@ -15,12 +15,12 @@ from perceiver.data.manifest.cells import check_cell, read_cell
 from perceiver.data.manifest.modalities import ManifestModality
 from perceiver.data.manifest.table import ManifestTable
 from perceiver.data.readers.progress import progress
-from perceiver.modalities.table import value_text
+from perceiver.modalities.table import plain_text
 from perceiver.runtime.process_rank import process_rank
 
 log = logging.getLogger(__name__)
 
-_MOST_NAMED = 100
+_MOST_NAMED, _LONGEST = 100, 1600  # rows, characters
 
 
 class BadRowError(ValueError):
@@ -30,7 +30,12 @@ class BadRowError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
+        super().__init__(_clipped(message.rpartition(f"{type(self).__name__}: ")[2].strip()))
+
+
+def _clipped(message: str) -> str:
+    """Without the middle of a cell that is as long as a file."""
+    return message if len(message) <= _LONGEST else f"{message[: _LONGEST // 2]} … {message[-_LONGEST // 4 :]}"
 
 
 def reason(error: Exception) -> str:
@@ -60,7 +65,7 @@ class BadRows:
         """
         if not self.skip:
             raise BadRowError(f"{message} Mend it, or leave such rows out with data.on_bad_row=skip.")
-        self.skipped.setdefault(row, message)
+        self.skipped.setdefault(row, _clipped(message))
 
     def tell(self, *, total: int) -> None:
         """Names the rows that were skipped since the last call in the log of the first process; all skip the same."""
@@ -90,7 +95,7 @@ class RowIds:
     def __call__(self, row: int) -> str:
         """The id of a row; where its cell is empty, its number."""
         value = None if self.column is None else self.table.cell(row, self.column)
-        return str(row + 1) if value is None else value_text(value)
+        return str(row + 1) if value is None else plain_text(value)
 
     def check(self, rows: Sequence[int], bad: BadRows) -> list[int]:
         """The rows whose id no earlier one has; the others go to `bad`."""

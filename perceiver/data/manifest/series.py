@@ -1,7 +1,6 @@
 """Time series in a manifest: CSV files with a column of times and columns of values, or lists."""
 
-import csv
-import io
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perceiver.data.manifest.content import FileContent
+from perceiver.data.readers.delimited import Delimited, decoded, is_index, numbers_of, read_delimited
 
 TIME_NAMES = ("time", "times", "timestamp", "seconds", "t", "date", "datetime")
 """What the column of times may be called where the modality's `time` does not say; upper and lower case are one."""
 
-MISSING_NUMBERS = ("", "na", "n/a", "#n/a", "nan", "null", "none")
-"""What stands for a number that is missing; upper and lower case are one."""
+
+_HEAD_BYTES = 2**16
 
 
 def read_series(value: Any, *, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,10 +54,18 @@ def read_series(value: Any, *, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {"values": values} if times is None else {"values": values, "times": times}
 
 
-def series_names(value: Any, *, facts: Mapping[str, Any]) -> list[str]:
-    """The names of the values of a series, of which only the head is read. Errors as in `read_series`."""
+def has_times(value: Any, *, facts: Mapping[str, Any]) -> bool:
+    """Whether a series has times of its own. Errors as in `read_series`."""
     if isinstance(value, Path | FileContent):
-        header = _header(value)
+        columns = _columns(_file(value, head=True).header, facts, path=value)
+        return _time_column(list(columns), facts, where=f"{value}: ") is not None
+    return _series(value, facts)[2] is not None
+
+
+def series_names(value: Any, *, facts: Mapping[str, Any]) -> list[str]:
+    """The names of the values of a series. Errors as in `read_series`."""
+    if isinstance(value, Path | FileContent):
+        header = list(_columns(_file(value, head=True).header, facts, path=value))
         time = _time_column(header, facts, where=f"{value}: ")
         names = [name for name in header if name != time]
         if not names:
@@ -110,44 +118,76 @@ def _matrix(value: Any, name: str) -> NDArray[np.float64]:
 def _from_file(
     path: Path | FileContent, facts: Mapping[str, Any]
 ) -> tuple[list[str] | None, NDArray[np.float64], NDArray[np.float64] | None]:
-    text = _decoded(path, path.read_bytes())
-    rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)) if row]
-    header = [name.strip() for name in rows[0]] if rows else []
-    time = _time_column(header, facts, where=f"{path}: ")
-    if short := next((number for number, row in enumerate(rows, start=1) if len(row) != len(header)), None):
-        raise ValueError(f"{path}, row {short}: expected {len(header)} cells, as in the header, got {len(rows[short - 1])}.")
-    columns = dict(zip(header, zip(*rows[1:], strict=True), strict=True)) if len(rows) > 1 else {}
-    names = [name for name in header if name != time]
+    file = _file(path)
+    columns = _columns(file.header, facts, path=path)
+    time = _time_column(list(columns), facts, where=f"{path}: ")
+    width = len(file.header)
+    for line, row in zip(file.lines, file.rows, strict=True):
+        if len(row) != width:
+            raise ValueError(f"{path}, row {line}: expected {width} cells, as in the header, got {len(row)}.")
+    names = [name for name in columns if name != time]
     asked = [name for name in names if name in facts.get("names", names)]
     if not asked:
         expected = ", ".join(facts.get("names", ["values"]))
         raise ValueError(f"{path}: expected some of the values {expected}, got {', '.join(names) or 'none'}.")
-    if not columns:
+    if not file.rows:
         return names, np.empty((0, len(names))), None
-    values = [_floats(columns[name], f"{path}, column {name!r}") for name in asked]
-    times = None if time is None else _times(columns[time], lambda step: f"{path}, row {step + 2}, column {time!r}")
-    return asked, np.stack(values, axis=1) if values else np.empty((len(rows) - 1, 0)), times
+    cells = list(zip(*file.rows, strict=True))
+    values = [_values(cells[columns[name]], where=f"{path}, column {name!r}") for name in asked]
+    if time is None:
+        return asked, np.stack(values, axis=1), None
+    times = _times(cells[columns[time]], lambda step: f"{path}, row {step + 2}, column {time!r}")
+    return asked, np.stack(values, axis=1), times
 
 
-def _floats(column: Sequence[str], where: str) -> NDArray[np.float64]:
-    try:
-        return np.array(column, dtype=np.float64)
-    except ValueError:
-        pass
-    values = np.empty(len(column))
-    for step, text in enumerate(column):
-        try:
-            values[step] = np.nan if text.strip().lower() in MISSING_NUMBERS else float(text)
-        except ValueError:
-            raise ValueError(f"{where}, row {step + 2}: expected a number, got {text!r}.") from None
-    return values
+def _values(column: Sequence[str], *, where: str) -> NDArray[np.float64]:
+    return numbers_of(column, lambda step: f"{where}, row {step + 2}")
+
+
+def _file(path: Path | FileContent, *, head: bool = False) -> Delimited:
+    content = path.read_bytes() if not head or isinstance(path, FileContent) else _head(path)
+    return read_delimited(decoded(content, path=path), path=path)
+
+
+def _head(path: Path) -> bytes:
+    """Whole lines of the beginning of a file, with which its header is read as with all of it."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+        if len(head) < _HEAD_BYTES:
+            return head
+        ends = max(head.rfind(b"\n"), head.rfind(b"\r"))
+        return head[: ends + 1] if ends > 0 else head + file.read()
+
+
+def _columns(header: Sequence[str], facts: Mapping[str, Any], *, path: object) -> dict[str, int]:
+    """The position of each column; the numbers of rows that pandas writes are none, unless the spec has them.
+
+    Raises:
+        ValueError: several columns of one name may be values or times.
+    """
+    asked = facts.get("names")
+    columns: dict[str, int] = {}
+    for number, name in enumerate(header):
+        wanted = asked is None or name in asked or name == facts.get("time") or name.lower() in TIME_NAMES
+        if name in columns and wanted:
+            raise ValueError(f"{path}: several columns are called {name!r}; rename all but one.")
+        if (not is_index(name) and name not in columns) or (asked is not None and name in asked):
+            columns[name] = number
+    return columns
 
 
 def _times(column: Sequence[str], where: Any) -> NDArray[np.float64]:
-    """Seconds as they are, ISO 8601 instants as seconds since 1970; without a zone they are taken for UTC."""
+    """Seconds as they are, instants as seconds since 1970; without a zone they are taken for UTC.
+
+    Instants are those of ISO 8601, with or without hyphens and colons: 20260131 is a day, where all times are such days.
+    """
+    if (calendar := _calendar_times(column)) is not None:
+        return calendar
     try:
         times = np.array(column, dtype=np.float64)
     except ValueError:
+        if all(re.fullmatch(r"\s*-?\d+(,\d+)?\s*", text) for text in column):
+            return np.array([text.replace(",", ".") for text in column], dtype=np.float64)
         # The first says what all are, so that the message is about the one that is not.
         read = _seconds if _is_number(column[0]) else _instant
         times = np.array([read(text, where(step)) for step, text in enumerate(column)])
@@ -155,6 +195,20 @@ def _times(column: Sequence[str], where: Any) -> NDArray[np.float64]:
         step = int(np.argmin(np.isfinite(times)))
         raise ValueError(f"{where(step)}: expected a time, got {column[step]!r}.")
     return times
+
+
+def _calendar_times(column: Sequence[str]) -> NDArray[np.float64] | None:
+    """Times written in digits alone, such as 20260131; None: some are not."""
+    texts = [text.strip().removesuffix(".0") for text in column]
+    form = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}.get(len(texts[0])) if texts else None
+    if form is None or not all(text.isdecimal() and len(text) == len(texts[0]) for text in texts):
+        return None
+    try:
+        instants = [datetime.strptime(text, form).replace(tzinfo=UTC) for text in texts]
+    except ValueError:
+        return None
+    plausible = all(1800 <= instant.year < 2200 for instant in instants)
+    return np.array([instant.timestamp() for instant in instants]) if plausible else None
 
 
 def _is_number(text: str) -> bool:
@@ -190,28 +244,6 @@ def _time_column(names: Sequence[str], facts: Mapping[str, Any], *, where: str) 
     if len(found) > 1:
         raise ValueError(f"{where}the columns {', '.join(found)} may all be times; name one with time: NAME.")
     return found[0] if found else None
-
-
-def _header(path: Path | FileContent) -> list[str]:
-    if isinstance(path, FileContent):
-        text = _decoded(path, path.getvalue().partition(b"\n")[0])
-    else:
-        with path.open("rb") as file:
-            text = _decoded(path, file.readline())
-    return [name.strip() for name in next(csv.reader([text], delimiter=_delimiter(text)), [])]
-
-
-def _delimiter(text: str) -> str:
-    header = text.partition("\n")[0]
-    return "," if "," in header else next((one for one in ";\t" if one in header), ",")
-
-
-def _decoded(path: Path | FileContent, content: bytes) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: is not UTF-8; save the file as UTF-8.") from None
 
 
 def _name(value: Any) -> str:

@@ -5,22 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from perceiver.data.loading.splits import stratified_split
+from perceiver.data.loading.splits import SPLIT_NAMES, stratified_split
 from perceiver.data.manifest.rows import BadRows
 from perceiver.data.manifest.table import ManifestTable
 from perceiver.modalities.table import value_text
-
-NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
-"""What may stand in a column of splits, and which split it means; upper and lower case are one."""
 
 
 @dataclass(kw_only=True)
@@ -66,10 +54,9 @@ def split_rows(
         )
     else:
         for row in rows:
-            said = table.cell(row, column)
-            split = NAMES.get(value_text(said).lower()) if said is not None else None
+            split = split_of(table, row, column)
             if split is None:
-                bad.report(row, f"{table.where(row, column)}: expected train, val or test, got {said!r}.")
+                bad.report(row, f"{table.where(row, column)}: expected train, val or test, got {table.cell(row, column)!r}.")
             else:
                 getattr(splits, split).append(row)
     if not splits.val and splits.train:
@@ -77,6 +64,12 @@ def split_rows(
             splits.train, class_of, fraction=validation_fraction, seed=seed, name="data.validation_fraction"
         )
     return splits
+
+
+def split_of(table: ManifestTable, row: int, column: str) -> str | None:
+    """The split of a row by a column: train, val or test. None: it is none of these."""
+    said = table.cell(row, column)
+    return None if said is None else SPLIT_NAMES.get(value_text(said).lower())
 
 
 def _stratified(

@@ -47,10 +47,11 @@ def learned_facts(
         bad.report(row, f"{table.where(row, column)}: {text}")
 
     facts = dict(modality.facts)
-    survey = cells_of(facts).survey
-    if survey is not None:
-        cells = ((row, cell_of(table, row, modality)) for row in there)
-        facts = survey(cells, facts=facts, folder=folder, report=report)
+    kind = cells_of(facts)
+    if kind.survey is not None:
+        apart = 1 if kind.surveyed is None else math.ceil(len(there) / kind.surveyed)
+        cells = ((row, cell_of(table, row, modality)) for row in there[::apart])
+        facts = kind.survey(cells, facts=facts, folder=folder, report=report)
     step = math.ceil(len(there) / at_most)
     dataset = ManifestRows(
         table=table,

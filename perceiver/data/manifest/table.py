@@ -4,23 +4,24 @@ Columns are Arrow arrays: compact, and shared with loader processes, where lists
 of them little by little.
 """
 
-import csv
-import io
 import json
+import logging
 import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from perceiver.data.readers.bounded_json import parse_json
+from perceiver.data.readers.delimited import decoded, distinct, read_delimited
 from perceiver.modalities.table import is_missing
+
+log = logging.getLogger(__name__)
 
 CSV, JSON_LINES, PARQUET = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson", ".json"), (".parquet", ".pq")
 
@@ -34,6 +35,7 @@ class ManifestTable:
         json_text: the columns hold JSON.
         lines: where each row begins in a text file, from 1; None: rows are counted from 1.
         problems: rows that could not be read, and why.
+        repeated: names that several columns have, none of which is among `columns`.
     """
 
     def __init__(
@@ -44,12 +46,14 @@ class ManifestTable:
         json_text: bool = False,
         lines: Sequence[int] | None = None,
         problems: Mapping[int, str] | None = None,
+        repeated: Sequence[str] = (),
     ) -> None:
         self.path = path
         self.columns = dict(columns)
         self.json_text = json_text
         self.lines = None if lines is None else np.asarray(lines)
         self.problems = dict(problems or {})
+        self.repeated = list(repeated)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -76,20 +80,30 @@ MAX_ROW_GROUP_BYTES = 2**31
 _BATCH_ROWS, _MOST_DECLINED = 1024, 10**6
 
 
-def read_table(path: str | os.PathLike[str], *, max_row_group_bytes: int = MAX_ROW_GROUP_BYTES) -> ManifestTable:
-    """A manifest; the ending of its name says what it is.
+def read_table(
+    path: str | os.PathLike[str],
+    *,
+    delimiter: str | None = None,
+    encoding: str = "utf-8",
+    header: Sequence[str] | None = None,
+    max_row_group_bytes: int = MAX_ROW_GROUP_BYTES,
+) -> ManifestTable:
+    """A manifest; the ending of its name decides what it is.
 
-    CSV files have a header; cells are separated by commas, semicolons or tabs, whichever the header has. In a file of JSON
-    lines, every line is an object, whose keys are columns. Text is UTF-8. Rows that cannot be read go to
-    `ManifestTable.problems`, as do those of row groups of Parquet files that are too large.
+    In a file of JSON lines, every line is an object, whose keys are columns. Columns without a name of their own are left
+    out. Rows that cannot be read go to `ManifestTable.problems`, as do those of row groups of Parquet files that are too
+    large.
 
     Args:
         path: of the file.
+        delimiter: between the cells of a CSV file. None: the tab, semicolon, bar or comma that fits most rows.
+        encoding: of a CSV file.
+        header: names of the columns of a CSV file whose first line does not have them.
         max_row_group_bytes: how much memory a row group of a Parquet file may take.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no such table, has no rows, or columns without a name or of the same name.
+        ValueError: it is no such table, or has no rows.
     """
     path = Path(path)
     if not path.is_file():
@@ -104,8 +118,10 @@ def read_table(path: str | os.PathLike[str], *, max_row_group_bytes: int = MAX_R
     try:
         if suffix in PARQUET:
             table = _read_parquet(path, max_bytes=max_row_group_bytes)
+        elif suffix in CSV:
+            table = _read_csv(path, delimiter=delimiter, encoding=encoding, header=header)
         else:
-            table = _read_csv(path) if suffix in CSV else _read_json(path)
+            table = _read_json(path)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error}.") from error
     if len(table) == 0:
@@ -113,20 +129,14 @@ def read_table(path: str | os.PathLike[str], *, max_row_group_bytes: int = MAX_R
     return table
 
 
-def _read_csv(path: Path) -> ManifestTable:
-    text = _decoded(path)
-    header = text.partition("\n")[0]
-    delimiter = "," if "," in header else next((one for one in ";\t" if one in header), ",")
-    with _long_fields():
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        try:
-            names = _column_names(path, next(reader, []))
-            rows = list(_csv_rows(reader))
-        except csv.Error as error:
-            raise ValueError(f"{path}, line {reader.line_num}: is not CSV: {error}. Check the quotes around it.") from error
+def _read_csv(path: Path, *, delimiter: str | None, encoding: str, header: Sequence[str] | None) -> ManifestTable:
+    text = decoded(path.read_bytes(), path=path, encoding=encoding, errors="surrogateescape")
+    file = read_delimited(text, path=path, delimiter=delimiter, header=header)
+    names = file.header
+    chosen, repeated = _named_columns(path, names)
     cells: list[list[str | None]] = [[] for _ in names]
     problems: dict[int, str] = {}
-    for row, (_, values) in enumerate(rows):
+    for row, values in enumerate(file.rows):
         if len(values) != len(names):
             problems[row] = f": expected {len(names)} cells, as in the header, got {len(values)}"
             values = [*values[: len(names)], *[""] * (len(names) - len(values))]
@@ -135,17 +145,8 @@ def _read_csv(path: Path) -> ManifestTable:
                 problems.setdefault(row, f", column {names[column]!r}: is not UTF-8; save the file as UTF-8")
                 value = ""
             cells[column].append(value)
-    columns = {name: pa.array(of, type=pa.large_string()) for name, of in zip(names, cells, strict=True)}
-    return ManifestTable(path=path, columns=columns, lines=[line for line, _ in rows], problems=problems)
-
-
-def _csv_rows(reader: Any) -> Iterator[tuple[int, list[str]]]:
-    """The line on which each row begins, and its cells; empty lines are left out."""
-    begins = reader.line_num + 1
-    for cells in reader:
-        if cells:
-            yield begins, cells
-        begins = reader.line_num + 1
+    columns = {name: pa.array(cells[number], type=pa.large_string()) for name, number in chosen.items()}
+    return ManifestTable(path=path, columns=columns, lines=file.lines, problems=problems, repeated=repeated)
 
 
 def _read_json(path: Path) -> ManifestTable:
@@ -153,7 +154,8 @@ def _read_json(path: Path) -> ManifestTable:
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
     # Not str.splitlines: JSON may hold other line separators of Unicode as they are.
-    for number, line in enumerate(_decoded(path).split("\n"), start=1):
+    text = decoded(path.read_bytes(), path=path, errors="surrogateescape")
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         row, problem = _json_row(line)
@@ -163,15 +165,16 @@ def _read_json(path: Path) -> ManifestTable:
         lines.append(number)
     if len(problems) == len(rows) > 0:
         raise ValueError(f"{path}, line {lines[0]}{problems[0]}. Expected one object {{…}} per line.")
-    names = _column_names(path, list(dict.fromkeys(name for row in rows for name in row)))
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    chosen, repeated = _named_columns(path, names)
     columns = {
         name: pa.array(
-            [None if row.get(name) is None else json.dumps(row[name]) for row in rows],
+            [None if row.get(names[number]) is None else json.dumps(row[names[number]]) for row in rows],
             type=pa.large_string(),
         )
-        for name in names
+        for name, number in chosen.items()
     }
-    return ManifestTable(path=path, columns=columns, json_text=True, lines=lines, problems=problems)
+    return ManifestTable(path=path, columns=columns, json_text=True, lines=lines, problems=problems, repeated=repeated)
 
 
 def _json_row(line: str) -> tuple[dict[str, Any], str]:
@@ -192,7 +195,7 @@ def _json_row(line: str) -> tuple[dict[str, Any], str]:
 def _read_parquet(path: Path, *, max_bytes: int) -> ManifestTable:
     try:
         with pq.ParquetFile(path, memory_map=True) as file:
-            names = _column_names(path, [str(name) for name in file.schema_arrow.names])
+            chosen, repeated = _named_columns(path, [str(name) for name in file.schema_arrow.names])
             parts, problems = _row_groups(path, file, max_bytes=max_bytes)
             table = pa.concat_tables(parts) if parts else file.schema_arrow.empty_table()
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -200,13 +203,25 @@ def _read_parquet(path: Path, *, max_bytes: int) -> ManifestTable:
             raise
         raise ValueError(f"{path}: is no Parquet file that can be read: {error}.") from error
     columns = {}
-    for name, column in zip(names, table.columns, strict=True):
+    for name, number in chosen.items():
+        column = table.column(number)
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         whole = column.combine_chunks()
-        columns[name] = whole.combine_chunks() if isinstance(whole, pa.ChunkedArray) else whole
+        columns[name] = _as_text(whole.combine_chunks() if isinstance(whole, pa.ChunkedArray) else whole)
         _check_cells(columns[name], name, problems)
-    return ManifestTable(path=path, columns=columns, problems=problems)
+    return ManifestTable(path=path, columns=columns, problems=problems, repeated=repeated)
+
+
+def _as_text(column: Any) -> Any:
+    """A column of bytes that are all text, as some programs write text; others as they are, images for instance."""
+    if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
+        return column
+    try:
+        text = column.cast(pa.large_string())
+    except pa.ArrowException:
+        return column
+    return column if pc.any(pc.match_substring(text, "\0")).as_py() else text
 
 
 def _check_cells(column: Any, name: str, problems: dict[int, str]) -> None:
@@ -282,40 +297,21 @@ def _numbers(values: pa.Array) -> NDArray[Any] | None:
     return numbers
 
 
-def _column_names(path: Path, names: Sequence[str]) -> list[str]:
+def _named_columns(path: Path, names: Sequence[str]) -> tuple[dict[str, int], list[str]]:
+    """The positions of the columns that can be asked for, by name, and the names that several columns have.
+
+    Columns without a name of their own are left out: as long as nobody asks for them, they do no harm.
+    """
     names = [name.strip() for name in names]
     if not any(names):
         raise ValueError(
             f"{path}: expected the names of columns, got an empty file. The first line of a CSV file names them."
         )
-    for number, name in enumerate(names, start=1):
-        if not name or _is_broken(name):
-            raise ValueError(f"{path}: column {number} has no name that is UTF-8; the columns are {', '.join(names)!r}.")
-        if names.count(name) > 1:
-            raise ValueError(f"{path}: {names.count(name)} columns are called {name!r}; rename all but one.")
-    return names
-
-
-def _decoded(path: Path) -> str:
-    """The text of a file; bytes that are not UTF-8 become surrogates, which are looked for cell by cell."""
-    content = path.read_bytes()
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise ValueError(f"{path}: is UTF-16; save it as UTF-8.")
-    if b"\0" in content:
-        line = content[: content.index(b"\0")].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: holds a zero byte, so it is no text file; save it as UTF-8 text.")
-    return content.decode("utf-8-sig", errors="surrogateescape")
+    chosen = {name: number for name, number in distinct(names).items() if not _is_broken(name)}
+    if unnamed := [number for number, name in enumerate(names, start=1) if not name or _is_broken(name)]:
+        log.info("%s: columns without a name are left out: %s.", path, ", ".join(map(str, unnamed)))
+    return chosen, sorted({name for name in names if name and name not in chosen and not _is_broken(name)})
 
 
 def _is_broken(text: str) -> bool:
     return not text.isascii() and any("\udc80" <= character <= "\udcff" for character in text)
-
-
-@contextmanager
-def _long_fields() -> Iterator[None]:
-    """The csv module reads fields of any length: documents and JSON stand in cells."""
-    limit = csv.field_size_limit(sys.maxsize)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(limit)

@@ -1,5 +1,6 @@
 """What is learned from a manifest: a class of each row, any number of labels, or values. One object for each kind."""
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,16 +11,18 @@ import torch
 from torch import Tensor
 
 from perceiver.data.manifest.columns import natural
-from perceiver.data.manifest.series import MISSING_NUMBERS
 from perceiver.data.manifest.table import ManifestTable
 from perceiver.data.readers.bounded_json import parse_json
-from perceiver.modalities.table import value_text
+from perceiver.modalities.table import number_of_name, plain_text, value_text
+from perceiver.modalities.written_numbers import is_missing_number
 from perceiver.targets.classes import classes_target
 from perceiver.targets.labels import labels_target
 from perceiver.targets.values import values_target
 
+log = logging.getLogger(__name__)
+
 SEPARATOR = ";"
-"""Between the labels in a cell of text."""
+"""Between the labels in a cell of text, by default."""
 
 
 @runtime_checkable
@@ -73,7 +76,7 @@ class ClassColumn:
 
     def strata(self, table: ManifestTable, rows: Sequence[int]) -> list[str]:
         """The classes."""
-        return [self._class(table, row) for row in rows]
+        return [value_text(self._class(table, row)) for row in rows]
 
     def learned(self, table: ManifestTable, rows: Sequence[int]) -> dict[str, Any]:
         """Names of classes in order, and how many rows are of each."""
@@ -94,22 +97,26 @@ class ClassColumn:
 
     def values(self, table: ManifestTable, rows: Sequence[int], target: Mapping[str, Any]) -> Tensor:
         """`(rows,)` int64."""
-        numbers = {name: number for number, name in enumerate(target["names"])}
-        return torch.tensor([numbers[self._class(table, row)] for row in rows], dtype=torch.int64)
+        names = target["names"]
+        return torch.tensor([number_of_name(self._class(table, row), names) for row in rows], dtype=torch.int64)
 
     def _class(self, table: ManifestTable, row: int) -> str:
-        return value_text(table.cell(row, self.columns[0]))
+        return plain_text(table.cell(row, self.columns[0]))
 
 
 class LabelsColumn:
-    """Any number of labels for each row: text with semicolons between them, a list, or its JSON text; none in an empty cell.
+    """Any number of labels for each row: text with separators between them, a list, or its JSON text; none in an empty cell.
 
     Args:
         columns: the one they stand in.
+        separator: between the labels in a cell of text.
     """
 
-    def __init__(self, columns: Sequence[str]) -> None:
+    def __init__(self, columns: Sequence[str], *, separator: str = SEPARATOR) -> None:
         self.columns = _single(columns, "labels")
+        if not separator:
+            raise ValueError("data.label_separator: expected a text such as ';', got an empty one.")
+        self.separator = separator
 
     def problem(self, table: ManifestTable, row: int) -> str:
         """What looks like JSON and is none."""
@@ -127,13 +134,25 @@ class LabelsColumn:
 
     def learned(self, table: ManifestTable, rows: Sequence[int]) -> dict[str, Any]:
         """Names of labels in order, and how many rows have each."""
-        names = sorted({label for row in rows for label in self._labels(table, row)}, key=natural)
+        names = sorted({value_text(label) for row in rows for label in self._labels(table, row)}, key=natural)
         if not names:
             raise ValueError(
-                f"{table.path}, column {self.columns[0]!r}: expected labels, with {SEPARATOR!r} between them, got none "
+                f"{table.path}, column {self.columns[0]!r}: expected labels, with {self.separator!r} between them, got none "
                 f"in the {len(rows)} training rows."
             )
+        for other in ("|", ",", ";", "/", " "):
+            parts = {part.strip() for name in names for part in name.split(other)}
+            # Combinations of labels are more than labels.
+            if len(parts) < len(names) and any(other in name for name in names):
+                log.warning(
+                    "%s, column %r: its %d labels, such as %r, look like %d labels with %r between them; set "
+                    "data.label_separator if they are.",
+                    *(table.path, self.columns[0], len(names), next(name for name in names if other in name)),
+                    *(len(parts), other),
+                )
         target = labels_target(names=names, training=self.values(table, rows, {"names": names}))
+        if self.separator != SEPARATOR:
+            target = {**target, "separator": self.separator}
         return {"target": target, "num_classes": len(names)}
 
     def unknown(self, table: ManifestTable, rows: Sequence[int], target: Mapping[str, Any]) -> dict[int, str]:
@@ -143,26 +162,28 @@ class LabelsColumn:
 
     def values(self, table: ManifestTable, rows: Sequence[int], target: Mapping[str, Any]) -> Tensor:
         """`(rows, labels)` boolean."""
-        numbers = {name: number for number, name in enumerate(target["names"])}
-        marked = torch.zeros(len(rows), len(numbers), dtype=torch.bool)
+        names = target["names"]
+        marked = torch.zeros(len(rows), len(names), dtype=torch.bool)
         for index, row in enumerate(rows):
-            marked[index, [numbers[label] for label in self._labels(table, row)]] = True
+            marked[index, [number_of_name(label, names) for label in self._labels(table, row)]] = True
         return marked
 
     def _labels(self, table: ManifestTable, row: int) -> list[str]:
         cell = table.cell(row, self.columns[0])
         if isinstance(cell, str):
             if not cell.lstrip().startswith("["):
-                cell = cell.split(SEPARATOR)
+                cell = cell.split(self.separator)
             else:
                 try:
                     cell = parse_json(cell)
                 except ValueError as error:
-                    raise ValueError(f"expected labels with {SEPARATOR!r} between them, or a JSON list: {error}.") from None
+                    raise ValueError(
+                        f"expected labels with {self.separator!r} between them, or a JSON list: {error}."
+                    ) from None
         entries = [] if cell is None else list(cell) if isinstance(cell, list | np.ndarray) else [cell]
         if any(isinstance(entry, list | dict) for entry in entries):
             raise ValueError(f"expected a flat list of labels, got {entries!r}.")
-        return list(dict.fromkeys(text for entry in entries if entry is not None and (text := value_text(entry))))
+        return list(dict.fromkeys(text for entry in entries if entry is not None and (text := plain_text(entry))))
 
 
 class ValueColumns:
@@ -179,7 +200,7 @@ class ValueColumns:
         """A missing value, or none that is a finite number."""
         for column in self.columns:
             cell = table.cell(row, column)
-            if cell is None or (isinstance(cell, str) and cell.strip().lower() in MISSING_NUMBERS):
+            if is_missing_number(cell):
                 return f"{table.where(row, column)}: has no target."
             if isinstance(cell, bool) or not math.isfinite(_number(cell)):
                 return f"{table.where(row, column)}: expected a number as target, got {cell!r}."
@@ -212,14 +233,16 @@ KINDS: dict[str, type[ClassColumn] | type[LabelsColumn] | type[ValueColumns]] = 
 """By the kind that `spec["target"]` says."""
 
 
-def target_columns(kind: str, columns: str | Sequence[str]) -> TargetColumns:
-    """What reads targets of a kind.
+def target_columns(kind: str, columns: str | Sequence[str], *, separator: str | None = None) -> TargetColumns:
+    """What reads targets of a kind; for `separator` see `LabelsColumn`.
 
     Raises:
         ValueError: an unknown kind, or several columns where one is expected.
     """
     if kind not in KINDS:
         raise ValueError(f"data.target_kind: expected one of {', '.join(KINDS)}, got {kind!r}.")
+    if kind == "labels" and separator is not None:
+        return LabelsColumn([columns] if isinstance(columns, str) else list(columns), separator=separator)
     return KINDS[kind]([columns] if isinstance(columns, str) else list(columns))
 
 
@@ -237,12 +260,12 @@ def _unknown(
     names: Sequence[str],
     words: tuple[str, str],
 ) -> dict[int, str]:
-    known, (one, many) = set(names), words
-    listed = ", ".join(sorted(known, key=natural)[:20])
+    one, many = words
+    listed = ", ".join(sorted(names, key=natural)[:20])
     return {
-        row: f"{table.where(row, column)}: {one} {new!r} is none of the {len(known)} {many} of training: {listed}."
+        row: f"{table.where(row, column)}: {one} {new!r} is none of the {len(names)} {many} of training: {listed}."
         for row, labels in found
-        if (new := next((label for label in labels if label not in known), None)) is not None
+        if (new := next((label for label in labels if number_of_name(label, names) is None), None)) is not None
     }
 
 

@@ -1,5 +1,6 @@
 """Videos in a manifest: a folder of images, an animated image, an array of frames, or, where `av` is there, a video file."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,17 @@ from PIL import Image, ImageSequence
 
 from perceiver.data.manifest.content import FileContent
 from perceiver.data.readers.array_files import read_array
+from perceiver.data.readers.folder_files import by_number
 from perceiver.data.readers.images import SUFFIXES, read_image
+from perceiver.modalities.framing import is_deep, to_rgb
 
 ANIMATIONS = (".gif", ".webp", ".png", ".apng", ".tif", ".tiff")
 
 
-def read_video(path: Path | FileContent | list[FileContent], *, num_frames: int | None) -> list[Image.Image]:
-    """The frames of a video as images, all of one size.
+def read_video(
+    path: Path | FileContent | list[FileContent], *, num_frames: int | None, deep_range: Sequence[float] | None = None
+) -> list[Image.Image]:
+    """The frames of a video as images, all of one size, upright.
 
     Args:
         path: a folder of images, whose names are in the order of time; an animated image; a `.npy` file with frames
@@ -22,20 +27,21 @@ def read_video(path: Path | FileContent | list[FileContent], *, num_frames: int 
             these files, or of images.
         num_frames: as many, evenly spaced from the first to the last, are taken, some twice where there are fewer. None:
             all.
+        deep_range: see `perceiver.modalities.framing.to_rgb`.
 
     Raises:
         OSError, ValueError: it is none of these, damaged, or has no frames.
         ImportError: a video file where PyAV is not installed.
     """
     if isinstance(path, list):
-        return [read_image(path[index]) for index in _chosen(len(path), num_frames)]
+        return [read_image(path[index], deep_range=deep_range) for index in _chosen(len(path), num_frames)]
     if isinstance(path, Path) and path.is_dir():
-        return [read_image(file) for file in frame_files(path, num_frames=num_frames)]
+        return [read_image(file, deep_range=deep_range) for file in frame_files(path, num_frames=num_frames)]
     if path.suffix.lower() == ".npy":
         frames = _array(path)
         return [Image.fromarray(np.ascontiguousarray(frames[index])) for index in _chosen(len(frames), num_frames)]
     if path.suffix.lower() in ANIMATIONS:
-        return _animation(path, num_frames)
+        return _animation(path, num_frames, deep_range)
     return _decoded(path, num_frames)
 
 
@@ -56,7 +62,8 @@ def check_video(path: Path) -> None:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+    files = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
+    files.sort(key=lambda file: by_number(file.name))
     if not files:
         raise ValueError(f"{folder}: expected the frames of a video, images in the order of their names, got none.")
     return files
@@ -85,7 +92,7 @@ def _chosen(count: int, num_frames: int | None) -> list[int]:
     return [int(index) for index in np.linspace(0, count - 1, num_frames).round()]
 
 
-def _animation(path: Path | FileContent, num_frames: int | None) -> list[Image.Image]:
+def _animation(path: Path | FileContent, num_frames: int | None, deep_range: Sequence[float] | None) -> list[Image.Image]:
     try:
         with Image.open(path) as image:
             chosen = _chosen(getattr(image, "n_frames", 1), num_frames)
@@ -93,7 +100,7 @@ def _animation(path: Path | FileContent, num_frames: int | None) -> list[Image.I
             wanted = set(chosen)
             # One after another: a frame is drawn over those before it.
             kept = {
-                number: frame.convert("RGB")
+                number: to_rgb(frame, deep_range=deep_range) if is_deep(frame) else frame.convert("RGB")
                 for number, frame in enumerate(ImageSequence.Iterator(image))
                 if number in wanted
             }
@@ -130,16 +137,24 @@ def _kept(av: Any, path: Path | FileContent, wanted: set[int]) -> tuple[int, dic
     with _opened(av, path) as container:
         for frame in container.decode(video=0):
             if count in wanted:
-                kept[count] = frame.to_image()
+                kept[count] = _upright(frame)
             count += 1
     return count, kept
 
 
 def _opened(av: Any, path: Path | FileContent) -> Any:
     if isinstance(path, Path):
-        return av.open(str(path))
+        return av.open(str(path), metadata_errors="replace")
     path.seek(0)
-    return av.open(path)
+    return av.open(path, metadata_errors="replace")
+
+
+def _upright(frame: Any) -> Image.Image:
+    """Phones record on end, and note by how many degrees a frame is to be turned, anticlockwise."""
+    turn = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+    image: Image.Image = frame.to_image()
+    rotation = turn.get(round(getattr(frame, "rotation", 0)) % 360)
+    return image if rotation is None else image.transpose(rotation)
 
 
 def _av() -> Any:

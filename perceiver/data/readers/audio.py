@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
-from io import BytesIO
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,21 @@ from torch import Tensor
 
 from perceiver.batch import Sample
 from perceiver.data.loading.samples import Samples
+from perceiver.data.readers.sound_headers import (
+    mp3_frames,
+    ogg_ends,
+    samples_chunk,
+    with_open_length,
+    with_stated_length,
+)
 from perceiver.modalities.preprocess import preprocess
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
+SUFFIXES = (
+    *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd"),
+    *(".w64", ".rf64", ".caf"),
+)
 """What a file in a folder of recordings may be called; others there are an error."""
 _BLOCK = 2**20  # samples per channel that are read at once
-_UNKNOWN_SIZE = (0, 0xFFFFFFFF)  # what programs that write to a pipe leave in the header of a WAV file
 
 
 def audio_facts(*, sample_rate: int, audio_channels: int) -> dict[str, Any]:
@@ -92,13 +101,17 @@ def read_recording(
         FileNotFoundError: no such file.
         ValueError: no sound file, truncated, without samples, or with samples that are NaN or infinite.
     """
-    num_frames, rate = check_recording(path)
+    source = _source(path)
+    facts = _info(source, path)
+    if facts.format == "MP3" and (stated := _with_stated_length(source)) is not None:
+        source, facts = stated, _info(stated, path)
+    num_frames, rate = int(facts.frames), int(facts.samplerate)
     start, wanted = 0, num_frames
     if max_seconds is not None and num_frames > max_seconds * rate:
         wanted = max(1, round(max_seconds * rate))
         start = int(torch.randint(num_frames - wanted + 1, ())) if random_start else 0
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(source) as file:
             if start:
                 file.seek(start)
             # Memory grows with what is there, not with what the header claims.
@@ -108,8 +121,8 @@ def read_recording(
         samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: cannot be decoded: {error.error_string} {_REMEDY}") from error
-    # The length of an MP3 file may be an estimate.
-    if len(samples) < wanted and (len(samples) == 0 or not str(path).lower().endswith(".mp3")):
+    # A decoder of MP3 files may drop its delay.
+    if len(samples) < wanted and (len(samples) < wanted - _MP3_DELAY or facts.format != "MP3"):
         raise ValueError(f"{path}: is truncated: expected {wanted} samples, got {len(samples)}. {_REMEDY}")
     if not np.isfinite(samples).all():
         count = int((~np.isfinite(samples)).sum())
@@ -120,35 +133,73 @@ def read_recording(
 def check_recording(path: str | os.PathLike[str] | BytesIO) -> tuple[int, int]:
     """Number of samples per channel and rate of a file, from its header, after comparing that with the file's size.
 
+    The number is an estimate for MP3 files whose header does not state it.
+
     Raises: as `read_recording`.
     """
-    if isinstance(path, BytesIO):
-        _check_riff_size(path, path.getvalue()[:8], size=path.getbuffer().nbytes)
-    elif not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: there is no such file.")
-    else:
-        with Path(path).open("rb") as file:
-            _check_riff_size(path, file.read(8), size=Path(path).stat().st_size)
-    try:
-        facts = soundfile.info(path if isinstance(path, BytesIO) else str(path))
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path}: is no sound file that can be read: {error.error_string} {_REMEDY}") from error
-    if facts.frames < 1:
-        raise ValueError(f"{path}: holds no samples. {_REMEDY}")
-    if isinstance(path, BytesIO):
-        path.seek(0)
+    facts = _info(_source(path), path)
     return int(facts.frames), int(facts.samplerate)
 
 
 _REMEDY = "Replace the file with the original or remove it."
+_MP3_DELAY = 2 * 1152  # samples
 
 
-def _check_riff_size(path: object, header: bytes, *, size: int) -> None:
-    """libsndfile reads what is left of a truncated WAV file without a word."""
-    stated = int.from_bytes(header[4:], "little")
-    # One byte of padding may be missing at the end of a complete file.
-    if header[:4] == b"RIFF" and stated not in _UNKNOWN_SIZE and size + 1 < stated + 8:
-        raise ValueError(f"{path}: is truncated: its header says {stated + 8} bytes, but there are {size}. {_REMEDY}")
+def _info(source: str | BytesIO, path: object) -> Any:
+    try:
+        facts = soundfile.info(source)
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"{path}: is no sound file that can be read: {error.error_string} {_REMEDY}") from error
+    if facts.frames < 1:
+        raise ValueError(f"{path}: holds no samples. {_REMEDY}")
+    if isinstance(source, BytesIO):
+        source.seek(0)
+    return facts
+
+
+def _source(path: str | os.PathLike[str] | BytesIO) -> str | BytesIO:
+    """What libsndfile reads in full: the file itself, or its content with a header that does not lie about the length.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is truncated, which libsndfile does not report.
+    """
+    if isinstance(path, BytesIO):
+        return _corrected(path, path) or path
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: there is no such file.")
+    with Path(path).open("rb") as file:
+        return _corrected(file, path) or str(path)
+
+
+def _corrected(file: BufferedIOBase, path: object) -> BytesIO | None:
+    """None: its header needs no correction."""
+    size = file.seek(0, os.SEEK_END)
+    chunk = samples_chunk(file)
+    file.seek(0)
+    if chunk is not None:
+        begins, claimed = chunk
+        # One byte of padding may be missing at the end of a complete file.
+        if size + 1 < begins + claimed:
+            raise ValueError(
+                f"{path}: is truncated: its header says {begins + claimed} bytes, but there are {size}. {_REMEDY}"
+            )
+        if claimed == 0:
+            content = file.read()
+            file.seek(0)
+            return with_open_length(content, begins)
+        return None
+    if file.read(4) == b"OggS" and not ogg_ends(file, size=size):
+        raise ValueError(f"{path}: is truncated: its last page is not the end of the stream. {_REMEDY}")
+    file.seek(0)
+    return None
+
+
+def _with_stated_length(source: str | BytesIO) -> BytesIO | None:
+    """None: the MP3 file states its length."""
+    content = source.getvalue() if isinstance(source, BytesIO) else Path(source).read_bytes()
+    first, count, stated = mp3_frames(content)
+    return None if stated or count == 0 else with_stated_length(content, first, count)
 
 
 def loudness(recordings: Samples, *, modality: str = "audio", at_most: int = 512) -> dict[str, list[float]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -17,10 +19,16 @@ from PIL import Image
 from torch import Tensor
 
 from perceiver.data.loading.images import Images, channel_statistics
-from perceiver.modalities.framing import Frame, to_rgb, upright
+from perceiver.data.readers.folder_files import files_below, report_left_out
+from perceiver.modalities.framing import Frame, deep_range_of, is_deep, to_rgb, upright
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-"""Files that end otherwise are not taken for images; upper and lower case are one."""
+log = logging.getLogger(__name__)
+
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".apng", ".webp", ".avif", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
+)
+"""Files that end otherwise are not taken for images, those without an ending are by their content; case does not matter."""
 
 
 Crop = Callable[[Image.Image], Image.Image]
@@ -52,6 +60,7 @@ class ImageFiles(Images):
         class_names: what they stand for.
         frame: brings images to one size.
         crop: does so instead, in training; None: `frame`.
+        deep_range: see `perceiver.modalities.framing.to_rgb`.
     """
 
     folder: Path
@@ -61,6 +70,7 @@ class ImageFiles(Images):
     frame: Frame
     crop: Crop | None = None
     value_range: Sequence[int] = (0, 255)
+    deep_range: Sequence[float] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -92,11 +102,16 @@ class ImageFiles(Images):
             (self._read(part, self.frame) for part in torch.split(index, 64)), value_range=self.value_range
         )
 
+    def learned_deep_range(self) -> list[int] | None:
+        """See `deep_range_of_files`."""
+        chosen = evenly(range(len(self.paths)), STATISTICS_IMAGES // 8)
+        return deep_range_of_files([self.folder / os.fsdecode(self.paths[index]) for index in chosen])
+
     def _read(self, index: Int[Tensor, "chosen"], crop: Crop) -> UInt8[Tensor, "chosen 3 height width"]:
         _, height, width = self.shape
         pixels = np.empty((len(index), height, width, 3), dtype=np.uint8)
         for row, path in enumerate(self.paths[index.numpy()]):
-            image = crop(read_image(self.folder / os.fsdecode(path)))
+            image = crop(read_image(self.folder / os.fsdecode(path), deep_range=self.deep_range))
             if image.size != (width, height):
                 raise ValueError(
                     f"data.train_crop: expected images of {height} x {width} pixels, as data.size says, got "
@@ -106,8 +121,8 @@ class ImageFiles(Images):
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
-def read_image(path: Path | BytesIO) -> Image.Image:
-    """One file, or its content, as an RGB image with 8 bits per channel, upright.
+def read_image(path: Path | BytesIO, *, deep_range: Sequence[float] | None = None) -> Image.Image:
+    """One file, or its content, as an RGB image with 8 bits per channel, upright. For `deep_range` see `to_rgb`.
 
     Raises:
         ImageFileError: it is no image, damaged, too large to be decoded safely, or has pixels without a known range.
@@ -115,7 +130,7 @@ def read_image(path: Path | BytesIO) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            return to_rgb(upright(image))
+            return to_rgb(upright(image), deep_range=deep_range)
     except FileNotFoundError:
         raise
     except Image.DecompressionBombError as error:
@@ -124,6 +139,28 @@ def read_image(path: Path | BytesIO) -> Image.Image:
         raise ImageFileError(
             f"{path}: no intact image ({type(error).__name__}: {error}). Replace the file or remove it."
         ) from error
+
+
+def deep_range_of_files(paths: Iterable[Path | BytesIO]) -> list[int] | None:
+    """See `perceiver.modalities.framing.deep_range_of`; of files that cannot be read, another reader tells."""
+
+    def opened() -> Iterator[Image.Image]:
+        for path in paths:
+            with suppress(Exception), Image.open(path) as image:
+                if is_deep(image):
+                    image.load()
+                    yield image
+
+    found = deep_range_of(opened())
+    if found is not None:
+        log.info("images with more than 8 bits per pixel: black is %d, white is %d; set deep_range for others.", *found)
+    return found
+
+
+def evenly(items: Sequence[Any], at_most: int) -> list[Any]:
+    """At most so many of them, evenly spread."""
+    chosen = np.unique(np.linspace(0, len(items) - 1, min(len(items), at_most)).round().astype(int))
+    return [items[index] for index in chosen.tolist()]
 
 
 def find_images(folder: Path, *, frame: Frame, class_names: Sequence[str] | None = None) -> ImageFiles:
@@ -166,16 +203,21 @@ def _files_of(folder: Path, *, names: Sequence[str], found: Sequence[str], frame
     numbers = {name: number for number, name in enumerate(names)}
     paths: list[bytes] = []
     labels: list[int] = []
+    left_out: list[str] = []
     for name in found:
-        own = sorted(_images_below(folder / name, prefix=name))
+        own: list[str] = []
+        others: list[str] = []
+        for path in files_below(folder / name):
+            (own if is_image(folder / name, path) else others).append(f"{name}/{path}")
         if complete and not own:
-            others = sum(len(files) for _, _, files in os.walk(folder / name, followlinks=True))
             raise ValueError(
-                f"{folder / name}: expected images of this class, found none, only {others} files that end in none of "
+                f"{folder / name}: expected images of this class, found none, only {len(others)} files that end in none of "
                 f"{', '.join(SUFFIXES)}. Add some, or remove the folder."
             )
-        paths.extend(os.fsencode(path) for path in own)
+        left_out += others
+        paths.extend(os.fsencode(path) for path in sorted(own))
         labels.extend([numbers[name]] * len(own))
+    report_left_out(left_out, folder=folder, kind="images")
     if not paths:
         raise ValueError(f"{folder}: expected images in its {len(found)} class folders, found none.")
     return ImageFiles(
@@ -183,17 +225,13 @@ def _files_of(folder: Path, *, names: Sequence[str], found: Sequence[str], frame
     )
 
 
-def _images_below(folder: Path, *, prefix: str) -> Iterator[str]:
-    """Paths of the images in a folder and the folders in it, with `prefix` for the folder; hidden ones are left out."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            path = f"{prefix}/{entry.name}"
-            if entry.is_dir():
-                yield from _images_below(folder / entry.name, prefix=path)
-            elif entry.name.lower().endswith(SUFFIXES):
-                yield path
+def is_image(folder: Path, path: str) -> bool:
+    """Whether a file in a folder is one by the ending of its name, or by its content where that has none."""
+    if suffix := os.path.splitext(path)[1]:
+        return suffix.lower() in SUFFIXES
+    with suppress(Exception), Image.open(folder / path):
+        return True
+    return False
 
 
 def both_or_neither(

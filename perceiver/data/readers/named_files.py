@@ -1,7 +1,9 @@
 """Files in several folders that belong together by their names, such as images and their masks."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+from perceiver.data.readers.folder_files import files_below, report_left_out
 
 
 def matching_files(root: Path, folders: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
@@ -44,12 +46,15 @@ def matching_files(root: Path, folders: Mapping[str, Sequence[str]]) -> dict[str
 def _named(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
     """Path without suffix to path, both below the folder."""
     names: dict[str, str] = {}
-    for path in sorted(folder.rglob("*")):
-        own = path.relative_to(folder)
-        if path.suffix.lower() not in suffixes or any(part.startswith(".") for part in own.parts) or not path.is_file():
+    others: list[str] = []
+    for path in sorted(files_below(folder), key=PurePosixPath):
+        own = PurePosixPath(path)
+        if own.suffix.lower() not in suffixes:
+            others.append(path)
             continue
         name = own.with_suffix("").as_posix()
         if name in names:
             raise ValueError(f"{folder}: expected one file of each name, got {names[name]} and {own.as_posix()}.")
         names[name] = own.as_posix()
+    report_left_out(others, folder=folder, kind=f"files that end in {', '.join(suffixes)}")
     return names

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from perceiver.checkpoints.moved import present_name
 from perceiver.run.configuration.yaml_file import read_text_at
 
 
@@ -35,6 +34,9 @@ def data_of_checkpoint(arguments: Sequence[str], conf: Path) -> str | None:
 
 def _target(file: Path, *keys: str) -> str | None:
     """A key of a YAML file as it stands there; None where file or key are not."""
+    # Imported here: its package brings in torch, which `--help` and a mistyped override need not wait for.
+    from perceiver.checkpoints.moved import present_name
+
     try:
         text = read_text_at(file, *keys)
         return None if text is None else present_name(text)

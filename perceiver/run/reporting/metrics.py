@@ -91,10 +91,10 @@ def require_defined(trainer: Trainer, task: Task, loader: Iterable[Batch] | None
     Raises:
         ValueError: it does not; names the metric, the reason and what to set.
     """
-    most = trainer.limit_val_batches
-    if loader is None or most == 0:
+    limit = trainer.limit_val_batches
+    if loader is None or limit == 0:
         return
-    most = most if isinstance(most, int) else None if most == 1.0 else int(most * len(loader))  # type: ignore[arg-type]
+    most = limit if isinstance(limit, int) else None if limit == 1.0 else int(limit * len(loader))  # type: ignore[arg-type]
     names = {getattr(callback, "monitor", None) for callback in trainer.callbacks}  # type: ignore[attr-defined]
     for name in sorted(name for name in names if isinstance(name, str) and name.startswith("val/")):
         with torch.random.fork_rng(devices=[]):

@@ -18,8 +18,9 @@ from perceiver.training.optimizer import OptimizerFactory
 class OptimizerSettings(Callback):
     """Applies the configured learning rate, weight decay and other settings, in place of those that a checkpoint restores.
 
-    The state of the optimizer (moments, step counts) is the checkpoint's. The learning rate continues at the place of the
-    schedule that the training has reached, with the configured rate as its base. Where nothing was changed nothing is set.
+    The state of the optimizer (moments, step counts) is restored. A changed learning rate holds at once, at the place of the
+    schedule that the training has reached. Where nothing was changed nothing is set: where only the schedule is another
+    one, the next step is made at the restored rate and those after it follow the new schedule.
 
     Args:
         recipe: of the checkpoint.
@@ -56,23 +57,26 @@ class OptimizerSettings(Callback):
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
         schedulers = [entry.scheduler for entry in trainer.lr_scheduler_configs if hasattr(entry.scheduler, "base_lrs")]
         before = groups[0]["lr"]
+        planned = []
         for index, (group, configured) in enumerate(zip(groups, self._configured, strict=True)):
             group.update({name: configured[name] for name in self._changed if name in configured})
             base = group.get("initial_lr", group["lr"])
-            if configured["lr"] != base:
+            if changed := configured["lr"] != base:
                 group["lr"] = group["lr"] * configured["lr"] / base if base else configured["lr"]
                 if "initial_lr" in group:
                     group["initial_lr"] = configured["lr"]
                 for scheduler in schedulers:
                     scheduler.base_lrs[index] = configured["lr"]
+            planned.append(group["lr"])
             for scheduler in schedulers:
                 if isinstance(scheduler, LambdaLR):
-                    group["lr"] = scheduler.base_lrs[index] * scheduler.lr_lambdas[index](scheduler.last_epoch)
+                    planned[index] = scheduler.base_lrs[index] * scheduler.lr_lambdas[index](scheduler.last_epoch)
+            if changed:
+                group["lr"] = planned[index]
         for scheduler in schedulers:
             scheduler._last_lr = [group["lr"] for group in groups]
-        if groups[0]["lr"] != before:
+        if planned[0] != before:
             epochs = (self.recipe.config.get("trainer") or {}).get("max_epochs")
             stretched = schedulers and epochs != trainer.max_epochs
             why = f" Its schedule now covers {trainer.max_epochs} epochs instead of {epochs}." if stretched else ""
-            warn(f"the learning rate continues at {groups[0]['lr']:.4g}; the checkpoint stopped at {before:.4g}.{why}")
-
+            warn(f"the learning rate continues at {planned[0]:.4g}; the checkpoint stopped at {before:.4g}.{why}")

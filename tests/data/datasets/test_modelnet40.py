@@ -186,3 +186,16 @@ def test_stored_classes_hold(root: Path) -> None:
         later.setup("fit")
     with pytest.raises(ValueError, match=r"data\.num_points: expected 1 or more, got 0"):
         prepared(root, num_points=0)
+
+
+def test_a_mesh_of_the_same_size_is_sampled_anew_and_case_does_not_matter(root: Path) -> None:
+    (before,) = prepared(root).test_dataloader()
+    path = root / "ModelNet40" / "chair" / "test" / "chair_0000.off"
+    lines = path.read_text().splitlines()
+    lines[-7] = "7.123456 7.000000 7.000000".ljust(len(lines[-7]))  # the last corner
+    path.write_text("\n".join(lines) + "\n")
+    box(root / "ModelNet40" / "chair" / "test" / "chair_9999.OFF", np.ones(3))
+    (after,) = prepared(root).test_dataloader()
+    assert after.size == before.size + 1
+    chair = before.ids.index("modelnet40/chair/test/chair_0000")
+    assert not torch.equal(before.inputs["points"][chair], after.inputs["points"][chair])

@@ -1,5 +1,7 @@
 """Images and masks in folders: pairs, framing without mixing classes, ignored pixels, sizes of their own, bad files."""
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from torchvision.transforms import v2
 
 from perceiver.batch import Batch
 from perceiver.data import DataModule, SegmentationFolder
+from perceiver.data.folders.segmentation import read_mask
 from perceiver.data.readers.images import ImageFileError
 from perceiver.modalities.preprocess import preprocess
 from perceiver.testing import check_data_module
@@ -197,3 +200,45 @@ def test_incomplete_pairs(root: Path) -> None:
 def test_wrong_settings(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         module(tmp_path, **arguments)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_numbers_of_few_bits_are_not_stretched(bits: int, tmp_path: Path) -> None:
+    numbers = np.arange(2**bits, dtype=np.uint8)[None]
+    _write_grey(tmp_path / "a.png", numbers, bits=bits)
+    assert np.asarray(read_mask(tmp_path / "a.png")).tolist() == numbers.tolist()
+
+
+def _write_grey(path: Path, numbers: np.ndarray, *, bits: int) -> None:
+    """Pillow writes such files with a palette alone."""
+    height, width = numbers.shape
+    packed = b"".join(
+        b"\0" + int("".join(f"{one:0{bits}b}" for one in row), 2).to_bytes(width * bits // 8, "big") for row in numbers
+    )
+    head = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(packed)), (b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big") for name, data in chunks
+        )
+    )
+
+
+def test_classes_without_a_pixel(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (root / "classes.txt").write_text("\n".join([*NAMES, "cloud"]))
+    module(root).setup("fit")
+    assert "have no pixel of the classes cloud" in caplog.text
+    with pytest.raises(ValueError, match=r"expected pixels of two classes or more .* data\.mask_values"):
+        module(root, ignored=(1, 2, 255)).setup("fit")
+
+
+def test_numbers_of_classes_may_be_given(root: Path) -> None:
+    made = module(root, class_names=["land", "sky"], mask_values=[2, 0], ignored=(1, 255), augment=None)
+    plain = batches(module(root))
+    for batch, other in zip(batches(made), plain, strict=True):
+        assert batch.target is not None
+        assert other.target is not None
+        assert torch.equal(batch.target[batch.target_mask] == 0, other.target[batch.target_mask] == 2)
+    with pytest.raises(ValueError, match=r"data\.mask_values: expected 3 numbers"):
+        module(root, mask_values=[0, 255]).setup("fit")

@@ -26,7 +26,7 @@ def test_defaults_and_settings_of_their_own() -> None:
     }  # fmt: skip
     assert facts({"kind": "image", "size": [4, 4], "channels": 1, "column": "p"})["shape"] == [1, 4, 4]
     assert facts("audio") == {
-        "kind": "audio", "shape": [1, None], "sample_rate": 8000, "max_seconds": None, "column": "x",
+        "kind": "audio", "shape": [1, None], "sample_rate": 8000, "max_seconds": None, "integer_bits": 16, "column": "x",
     }  # fmt: skip
     assert facts({"kind": "video", "num_frames": None})["shape"] == [3, None, 8, 9]
     assert facts("video")["shape"] == [3, 16, 8, 9]

@@ -473,3 +473,96 @@ def test_kinds_of_other_packages_from_values_files_and_columns(tmp_path: Path) -
         own, sample = decode(encode(samples, index, target=data.spec["target"])), samples[index]
         assert own.inputs.keys() == sample.inputs.keys()
         assert all(torch.equal(own.inputs[name], sample.inputs[name]) for name in sample.inputs)  # type: ignore[arg-type]
+
+
+def test_rows_of_a_split_that_is_not_used_need_no_target(tmp_path: Path, rows: Rows) -> None:
+    for number, row in enumerate(rows):
+        row["split"] = "test" if number < 4 else "train"
+        row["label"] = None if number < 4 else row["label"]
+    assert len(fitted(tmp_path, rows, modalities={"note": "text"}, needs_test=False).split("train")) > 0
+    with pytest.raises(BadRowError, match="line 2, column 'label': has no target"):
+        fitted(tmp_path, rows, modalities={"note": "text"})
+
+
+def test_labels_by_other_separators(tmp_path: Path, rows: Rows, caplog: pytest.LogCaptureFixture) -> None:
+    for number, row in enumerate(rows):
+        row["label"] = ("red|round", "red", "round", "blue|round")[number % 4]
+    settings: dict[str, Any] = {"modalities": {"note": "text"}, "target_kind": "labels"}
+    data = fitted(tmp_path, rows, **settings)
+    assert "look like 3 labels with '|' between them; set data.label_separator" in caplog.text
+    data = fitted(tmp_path, rows, label_separator="|", **settings)
+    assert data.spec["target"]["names"] == ["blue", "red", "round"]
+    stored = module(tmp_path, rows, **settings)
+    stored.spec = data.spec
+    stored.setup("test")
+    assert next(iter(stored.test_dataloader())).target.shape[1] == 3
+
+
+def test_columns_say_how_they_were_read(tmp_path: Path, rows: Rows, caplog: pytest.LogCaptureFixture) -> None:
+    for number, row in enumerate(rows):
+        row |= {"born": f"2020-01-{number + 1:02d}", "price": f"$1,0{number:02d}.50", "code": f"c{number}"}
+    columns = ["born", "price", "code"]
+    with caplog.at_level(logging.INFO):
+        data = fitted(tmp_path, rows, modalities={"x": {"kind": "table", "columns": columns}}, validation_fraction=0.2)
+    facts = data.spec["modalities"]["x"]
+    assert facts["numbers"] == ["born", "price"]
+    assert facts["dates"] == {"born": {"written": "iso", "unit": "days"}}
+    assert 18262 <= facts["mean"][0] < 18286
+    assert 1000 < facts["mean"][1] < 1024
+    assert "column 'born': read as dates (written: iso, unit: days)" in caplog.text
+    assert "column 'code': read as a category" in caplog.text
+    assert "almost one per row" in caplog.text
+
+
+def test_paths_as_texts_are_noticed(tmp_path: Path, rows: Rows, caplog: pytest.LogCaptureFixture) -> None:
+    fitted(tmp_path, rows, modalities={"vitals": "text"})
+    assert "column 'vitals': holds paths of files" in caplog.text
+    caplog.clear()
+    fitted(tmp_path, rows, modalities={"note": "text"})
+    assert "holds paths" not in caplog.text
+
+
+def test_series_without_times_take_a_step_for_each_row(tmp_path: Path, rows: Rows, caplog: pytest.LogCaptureFixture) -> None:
+    for row in rows:
+        row["series"] = "[[1, 2], [3, 4], [5, 7]]"
+    with caplog.at_level(logging.INFO):
+        data = fitted(tmp_path, rows, modalities={"series": "timeseries"})
+    assert data.spec["modalities"]["series"]["step_seconds"] == 1.0
+    assert "series have no times, so that steps are 1 second apart" in caplog.text
+    assert next(iter(data.val_dataloader())).inputs["series"]["times"][0].tolist() == [0, 1, 2]
+
+
+def test_images_of_12_bits(tmp_path: Path, rows: Rows) -> None:
+    for number, row in enumerate(rows):
+        pixels = np.random.default_rng(number).integers(0, 4096, (8, 8)).astype(np.uint16)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        row["photo"] = f"{number}.png"
+    data = fitted(tmp_path, rows, modalities={"photo": "image"})
+    facts = data.spec["modalities"]["photo"]
+    assert facts["deep_range"] == [0, 4095]
+    assert 0.4 < facts["mean"][0] < 0.6
+    with Image.open(tmp_path / "0.png") as image:
+        predicted = preprocess(image, modality=facts, name="x")
+    data.setup("predict")
+    assert torch.equal(next(iter(data.predict_dataloader())).inputs["photo"][0], predicted)
+
+
+def test_coordinates_of_maps_keep_their_digits(tmp_path: Path, rows: Rows) -> None:
+    near = np.random.default_rng(0).normal(size=(20, 3))
+    for row in rows:
+        (tmp_path / row["cloud"]).with_suffix(".xyz").write_text(
+            "\n".join(" ".join(f"{one:.6f}" for one in point) for point in near + np.array([5648349.895, 32456789.1, 100]))
+        )
+        row["cloud"] = row["cloud"].replace(".npy", ".xyz")
+    data = fitted(tmp_path, rows, modalities={"cloud": "points"})
+    read = next(iter(data.val_dataloader())).inputs["cloud"][0]
+    expected = near - near.mean(0)
+    expected /= np.linalg.norm(expected, axis=1).max()
+    torch.testing.assert_close(read, torch.from_numpy(expected).float(), atol=1e-4, rtol=0)
+
+
+def test_content_in_place_of_a_path_is_not_printed(tmp_path: Path, rows: Rows) -> None:
+    rows[3]["photo"] = "iVBORw0KGgo" * 10_000
+    with pytest.raises(BadRowError, match="expected the path of a file, got 110,000 characters") as caught:
+        fitted(tmp_path, rows, modalities={"photo": "image"})
+    assert len(str(caught.value)) < 1000

@@ -132,7 +132,7 @@ def test_other_data_and_damaged_directories(published: Path, tmp_path: Path) -> 
     other = tmp_path / "other"
     other.mkdir()
     (other / CONFIG).write_text(json.dumps({"model_type": "bert", "architectures": ["BertModel"]}))
-    assert "'bert', not a perceiver" in error(f"init_from={other}")
+    assert "expected model_type 'perceiver', got 'bert'" in error(f"init_from={other}")
 
     (other / CONFIG).write_text((published / CONFIG).read_text())
     assert f"{other}: has neither model.safetensors nor pytorch_model.bin" in error(f"init_from={other}", "data=digits")

@@ -1,4 +1,4 @@
-"""Native CPU code for the inner function of factored cross-attention: built at first use, never required."""
+"""Native CPU code for the inner function of factored cross-attention: built at first use, optional."""
 
 from perceiver.attention.kernels.native.loader import availability
 from perceiver.attention.kernels.native.operator import read_tokens, read_tokens_backward

@@ -1,7 +1,8 @@
-"""Where built libraries are kept, and what is checked before one is loaded: it runs in this process, as this user.
+"""Cache of built libraries, and the checks before loading a library, whose code runs in this process as this user.
 
-A folder that others can write to, a link, a file of another owner or one that is not what was built is never loaded. The
-name of a library holds the digest of its content, so that it is whole or not found: a truncated one would end the process.
+A library is not loaded from a folder that others can write to, through a link, if another user owns the file, or if its
+content has changed. A library's name contains the digest of its content, so that a truncated file, which would crash the
+process, is not found.
 """
 
 from __future__ import annotations
@@ -17,36 +18,36 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _BUILD, _SUFFIX = ".build-", ".so"
-_OLD_BUILD = "tmp"  # what version 0.1 wrote to
-_ABANDONED_SECONDS = 3600.0  # no compiler takes as long
+_OLD_BUILD = "tmp"  # prefix of version 0.1's build files
+_ABANDONED_SECONDS = 3600.0  # no compiler takes this long
 _MOST_BYTES = 2**26
 
 
 class InsecureCacheError(OSError):
-    """The cache folder is not this user's own; the message says why and how to mend it."""
+    """The cache folder is not owned by this user; the message gives the cause and the fix."""
 
 
 def cache_folder() -> Path | None:
-    """`$XDG_CACHE_HOME/perceiver`, else the platform's place for caches; None for a user without a home."""
+    """Return `$XDG_CACHE_HOME/perceiver`, else the platform's cache folder; None for a user without a home."""
     named = os.environ.get("XDG_CACHE_HOME")
     if named:
         return Path(named) / "perceiver"
     try:
         home = Path.home()
-    except (RuntimeError, KeyError, OSError):  # no HOME, and the user is in no list of users, as in some containers
+    except (RuntimeError, KeyError, OSError):  # HOME is unset and the user has no passwd entry, as in some containers
         return None
     return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "perceiver"
 
 
 class LibraryFolder:
-    """A folder of built libraries, which only this user can write to; it stays open, whatever happens to its name.
+    """A folder of built libraries to which only this user can write. It stays open even if it is renamed.
 
     Args:
-        path: the folder, made if it is missing.
+        path: the folder, created if it is missing.
 
     Raises:
-        InsecureCacheError: it is a link or belongs to somebody else.
-        OSError: it cannot be made or is no folder.
+        InsecureCacheError: if the folder is a link or belongs to another user.
+        OSError: if it cannot be created or is not a folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,24 +56,26 @@ class LibraryFolder:
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
         if path.is_symlink():
-            raise InsecureCacheError(f"{path}: is a link; expected a folder. Remove it, or set XDG_CACHE_HOME to another.")
+            raise InsecureCacheError(
+                f"{path}: expected a folder, got a link. Remove it, or set XDG_CACHE_HOME to another folder."
+            )
         self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             found = os.fstat(self._descriptor)
             if found.st_uid != os.geteuid():
                 raise InsecureCacheError(
-                    f"{path}: belongs to the user {found.st_uid}, not to {os.geteuid()}, who runs this. Set XDG_CACHE_HOME "
-                    "to a folder of your own."
+                    f"{path}: belongs to user {found.st_uid}, not to the current user {os.geteuid()}. Set XDG_CACHE_HOME "
+                    "to a folder that you own."
                 )
             if stat.S_IMODE(found.st_mode) != 0o700:
-                # Whatever others have put there is not this user's, and is not loaded.
+                # Files that others have put there are not loaded, because they belong to other users.
                 os.fchmod(self._descriptor, 0o700)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the folder's descriptor."""
         os.close(self._descriptor)
 
     def __enter__(self) -> LibraryFolder:
@@ -82,9 +85,9 @@ class LibraryFolder:
         self.close()
 
     def find(self, stem: str) -> str | None:
-        """The path by which the intact library of this name can be loaded, or None; what is not intact is removed.
+        """Return a path to load the intact library of this name from, or None; files that are not intact are removed.
 
-        Where the system has such paths, it leads to the very file that was checked for as long as the process lives.
+        On Linux the path refers to the very file that was checked, as long as the process lives.
         """
         for name in self._names(stem):
             found = self._checked(name, digest=name.removeprefix(f"{stem}-").removesuffix(_SUFFIX))
@@ -95,7 +98,7 @@ class LibraryFolder:
 
     @contextmanager
     def building(self) -> Iterator[Path]:
-        """A file to build a library in, removed afterwards unless it was published."""
+        """Yield the path of a file to build a library in; the file is removed afterwards unless it was published."""
         self._remove_abandoned()
         path = self.path / f"{_BUILD}{os.getpid()}-{os.urandom(6).hex()}{_SUFFIX}"
         try:
@@ -104,7 +107,7 @@ class LibraryFolder:
             self.remove(path.name)
 
     def publish(self, built: Path, *, stem: str) -> None:
-        """Give a built library its name, once its content is on the disk."""
+        """Rename a built library to its final name, once its content is on the disk."""
         descriptor = os.open(built.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._descriptor)
         try:
             os.fchmod(descriptor, 0o700)
@@ -117,7 +120,7 @@ class LibraryFolder:
             os.fsync(self._descriptor)
 
     def remove(self, name: str) -> None:
-        """Remove a file of this folder, if it is there."""
+        """Remove a file from this folder, if it exists."""
         with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=self._descriptor)
 
@@ -132,10 +135,10 @@ class LibraryFolder:
         except OSError:
             return None
         found = os.fstat(descriptor)
-        own = found.st_uid == os.geteuid() and found.st_nlink == 1 and not found.st_mode & 0o022
+        private = found.st_uid == os.geteuid() and found.st_nlink == 1 and not found.st_mode & 0o022
         if (
             not stat.S_ISREG(found.st_mode)
-            or not own
+            or not private
             or found.st_size > _MOST_BYTES
             or hashlib.sha256(_read(descriptor)).hexdigest() != digest
         ):
@@ -143,13 +146,13 @@ class LibraryFolder:
             return None
         by_descriptor = f"/proc/self/fd/{descriptor}"
         if sys.platform == "linux" and os.path.exists(by_descriptor):
-            # It stays open: the loader takes a path that it has seen before for the library that it led to then.
+            # The descriptor stays open: the loader caches libraries by path, so the path must not be reused.
             return by_descriptor
         os.close(descriptor)
         return str(self.path / name)
 
     def _remove_abandoned(self) -> None:
-        """What builds that were killed have left."""
+        """Remove leftover files of killed builds."""
         for name in os.listdir(self._descriptor):
             if name.startswith((_BUILD, _OLD_BUILD)) and name.endswith(_SUFFIX):
                 with contextlib.suppress(OSError):

@@ -1,12 +1,12 @@
 /* The inner function of factored cross-attention and its backward for CPUs, float32, plain C without dependencies.
  *
- * Query rows lie across the vector lanes: ROWS of them are a block, and a panel is an array [n][ROWS]. For each token the
- * kernel broadcasts its few own numbers (rstd, content) and works on a block of rows at once, so that no grid size needs a
- * remainder loop, masked tokens are skipped, and the sums over tokens need no shuffles. Scores of parts that are constant
- * along an axis are panels over the other axis, computed beforehand; the marginals of the weights are such panels too.
+ * Query rows lie across the vector lanes: ROWS rows are a block, and a panel is an array [n][ROWS]. For each token the
+ * kernel broadcasts the token's few numbers (rstd, content) and processes a block of rows at once. So no grid size needs a
+ * remainder loop, masked tokens are skipped, and sums over tokens need no shuffles. Scores of parts that are constant
+ * along an axis are panels over the other axis, computed beforehand; the marginals of the weights are panels too.
  *
- * A job is one block of rows of one sample (or a fixed group of blocks where gradients add up over rows): which thread runs
- * it changes no bit. See read_tokens in eager.py for the mathematics.
+ * A job is a block of rows of one sample (or a fixed group of blocks where gradients are summed over rows). The result does
+ * not depend on the thread that runs a job, bit for bit. See read_tokens in eager.py for the mathematics.
  */
 #include <fenv.h>
 #include <math.h>
@@ -29,21 +29,21 @@
 #define LANES 4
 #endif
 #endif
-#define VECTORS (LANES < 8 ? 4 : 2) /* vectors per block of rows: each broadcast serves so many */
+#define VECTORS (LANES < 8 ? 4 : 2) /* vectors per block of rows, which share each broadcast */
 #define ROWS (LANES * VECTORS)
-#define TILE 128       /* tokens per line: two panels of them stay in the L1 cache */
+#define TILE 128       /* tokens per line: two panels of this length stay in the L1 cache */
 #define BACKWARD_TILE 64
-#define MOST_CONTENT 8 /* channels of full-size parts that the loops over tokens take along unrolled */
+#define MOST_CONTENT 8 /* most channels of full-size parts that the loops over tokens handle, unrolled */
 #define UNROLLED 6     /* accumulator vectors per VECTORS in the small matrix products */
 #define GROUPS 4       /* partial gradients per sample, at most */
 #define GROUP_FLOATS (1 << 22)
 #define LOG2E 1.44269504088896341f
 #define LN2 0.693147180559945309f
-/* The reference of a one-pass softmax lies HEADROOM below an upper bound of a row's scores (log2 units). Where its sum stays
-   below TRUSTED the bound was too loose, which costs digits of the exponents first, and the row's maximum is found as well. */
+/* The reference of a one-pass softmax lies HEADROOM below an upper bound of a row's scores (log2 units). If the sum stays
+   below TRUSTED, the bound was too loose and exponents have lost digits; then the row's maximum is computed as well. */
 #define HEADROOM 4.0f
 #define TRUSTED 0x1p-28f
-#define GROWTH 6.0f    /* the online maximum follows only when scores outgrow it by this much */
+#define GROWTH 6.0f    /* the online maximum is updated only when scores exceed it by this much */
 #define NEVER -1e30f
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
@@ -54,11 +54,11 @@ typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias
 
 enum kind { CONSTANT, OUTER, INNER, FULL };
 
-/* One part of the tokens, (batch or 1, n, channels) with n = 1, outer, inner or outer * inner by its kind. */
+/* A part of the tokens, (batch or 1, n, channels) with n = 1, outer, inner or outer * inner depending on its kind. */
 typedef struct {
     const float *data;
     float *grad;              /* like data, zeroed by the caller, or NULL */
-    int64_t kind, channels, column, stride, grad_stride; /* column: its first channel in the queries; strides of the batch */
+    int64_t kind, channels, column, stride, grad_stride; /* column: first channel in the queries; strides between samples */
 } part;
 
 typedef struct {
@@ -68,12 +68,12 @@ typedef struct {
     const float *queries, *rstd, *content; /* (b, rows, channels), (b, outer, inner), (b, outer, inner, num_content) */
     const uint8_t *mask;                   /* (b, outer, inner) or NULL */
     const part *parts;
-    float *sums, *lse;                     /* (batch, rows, channels), (batch, rows): results; read by the backward */
-    const float *grad_sums, *grad_lse;     /* like them */
+    float *sums, *lse;                     /* (batch, rows, channels), (batch, rows): results, and inputs of the backward */
+    const float *grad_sums, *grad_lse;     /* the same shapes */
     float *queries_grad, *rstd_grad, *content_grad; /* the first (batch, rows, channels) or NULL, the others zeroed or NULL */
     /* Set by the entry points: */
-    float *shared;            /* per block of rows: the packed queries and their panels, where all samples share them */
-    float *partial;           /* gradients of a wave of samples and its groups of blocks */
+    float *shared;            /* per block of rows: the packed queries and their panels, if all samples share them */
+    float *partial;           /* partial gradients of a wave of samples, by groups of blocks */
     float *bounds;            /* per sample: largest |content| and rstd of valid tokens */
     int64_t blocks, groups, grads, wave, first, team;
     int has_inner, has_full;
@@ -87,7 +87,7 @@ INLINE int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 INLINE vec splat(float x) { return x - (vec){0}; }
 
-INLINE vec most(vec low, vec x) /* NaN in x stays */
+INLINE vec most(vec low, vec x) /* maximum; keeps NaN in x */
 {
 #if LANES == 16 && defined(__AVX512F__)
     return (vec)_mm512_max_ps((__m512)low, (__m512)x);
@@ -99,10 +99,10 @@ INLINE vec most(vec low, vec x) /* NaN in x stays */
 #endif
 }
 
-INLINE vec exp2_vec(vec x) /* 2^x for x < 126, relative error 1.3e-7; below -125 it stays at 2^-125 */
+INLINE vec exp2_vec(vec x) /* 2^x for x < 126, relative error 1.3e-7; 2^-125 for x below -125 */
 {
     x = most(splat(-125.0f), x);
-    vec shifted = x + 12582912.0f; /* 1.5 * 2^23: the nearest integer sits in the low bits */
+    vec shifted = x + 12582912.0f; /* 1.5 * 2^23: puts the nearest integer in the low bits */
     vec f = x - (shifted - 12582912.0f);
     vec y = f * 0x1.5c08e6p-10f + 0x1.3d0c52p-7f;
     y = y * f + 0x1.c6b6e4p-5f;
@@ -161,7 +161,7 @@ INLINE void gather_some(const int count, float *out, const float *weights, const
         UNROLL for (int v = 0; v < VECTORS; v++) ((vec *)out)[c * VECTORS + v] += sum[c][v];
 }
 
-/* out[channels][ROWS] += x[n][channels]^T @ weights[n][ROWS]; sums of sums keep the rounding errors small */
+/* out[channels][ROWS] += x[n][channels]^T @ weights[n][ROWS]; partial sums keep rounding errors small */
 static void gather(float *out, const float *weights, const float *x, int64_t n, int64_t channels)
 {
     for (int64_t t = 0; t < n; t += TILE) {
@@ -180,7 +180,7 @@ INLINE vec load_first(const float *x, int64_t count)
     return y;
 }
 
-/* For `count` tokens and `vectors` vectors of channels, of which only `width` channels count. */
+/* For `count` tokens and `vectors` vectors of channels, of which only `width` channels are valid. */
 INLINE void spread_some(const int count, const int vectors, float *out, const float *dt, const float *w, const float *a,
                         const float *g, int64_t rows, int64_t stride, int64_t channels, int64_t width)
 {
@@ -198,7 +198,7 @@ INLINE void spread_some(const int count, const int vectors, float *out, const fl
             memcpy(out + t * channels + v * LANES, &sum[t][v], low(LANES, width - v * LANES) * sizeof(float));
 }
 
-/* out[n][channels] += dt[n][rows] @ a[rows][channels] + w[n][rows] @ g[rows][channels]; rows of a and g lie stride apart */
+/* out[n][channels] += dt[n][rows] @ a[rows][channels] + w[n][rows] @ g[rows][channels]; rows of a and g are stride apart */
 static void spread(float *out, const float *dt, const float *w, const float *a, const float *g, int64_t rows, int64_t stride,
                    int64_t n, int64_t channels)
 {
@@ -256,7 +256,7 @@ static void scale_rows(float *panel, const vec *factor, int64_t n)
         UNROLL for (int v = 0; v < VECTORS; v++) ((vec *)panel)[i * VECTORS + v] *= factor[v];
 }
 
-/* Rows of x, channels apart, -> panel [channels][ROWS]; the rows that are missing become zero. */
+/* Transpose rows of x, channels apart, to a panel [channels][ROWS]; missing rows become zero. */
 static void pack(float *panel, const float *x, int64_t rows, int64_t channels)
 {
     if (rows < ROWS) memset(panel, 0, channels * ROWS * sizeof(float));
@@ -265,26 +265,26 @@ static void pack(float *panel, const float *x, int64_t rows, int64_t channels)
 
 /* ---------------------------------------------------------------------------------------------- lines of tokens */
 
-/* Tokens that follow each other along the inner axis, and what belongs to them. */
+/* Consecutive tokens along the inner axis, and their data. */
 typedef struct {
     int64_t n;
     const float *content, *rstd; /* [n][C], [n] */
     const uint8_t *mask;         /* [n] or NULL */
-    const float *inner, *inner_grads; /* panels [n][ROWS] of score terms, and of the gradients' */
+    const float *inner, *inner_grads; /* panels [n][ROWS] of score terms and of gradient terms */
     float *weights, *dt;         /* panels [n][ROWS] to which weights and score gradients are added */
     float *rstd_grad, *content_grad; /* [n], [n][C] */
 } line;
 
-/* A block of rows: what the loops over tokens keep in registers, or nearly. */
+/* A block of rows: values that the loops over tokens keep in registers, if possible. */
 typedef struct {
     vec a[MOST_CONTENT][VECTORS], g[MOST_CONTENT][VECTORS]; /* queries and gradients at the content channels */
     vec outer[VECTORS], outer_grads[VECTORS];              /* terms of this line's outer index */
     vec reference[VECTORS], delta[VECTORS];
-    vec total[VECTORS], weights[VECTORS], dt[VECTORS];     /* sums of this line: softmax, weights, score gradients */
-    vec sums[MOST_CONTENT][VECTORS];                       /* of weighted content, or of dt times content */
+    vec total[VECTORS], weights[VECTORS], dt[VECTORS];     /* sums over this line: softmax, weights, score gradients */
+    vec sums[MOST_CONTENT][VECTORS];                       /* sums of weighted content, or of dt times content */
 } block;
 
-/* Weights of a line relative to the block's reference; scores are computed, or taken from `scores` where given. */
+/* Weights of a line relative to the block's reference. Scores are computed, or taken from `scores` if scored. */
 INLINE void forward_line(const int C, const int scored, const line *l, block *b, const float *scores)
 {
     vec a[MOST_CONTENT][VECTORS], outer[VECTORS], reference[VECTORS], all[VECTORS], weights[VECTORS];
@@ -339,7 +339,7 @@ INLINE void score_line(const int C, const line *l, block *b, float *scores)
     UNROLL for (int v = 0; v < VECTORS; v++) b->total[v] = top[v];
 }
 
-/* Levels: 0 gradients to queries; 1 also to parts constant along an axis or wide, and to rstd; 2 also to the content. */
+/* Levels: 0 gradients for queries; 1 also for rstd and parts that are wide or constant along an axis; 2 also for content. */
 INLINE void backward_line(const int C, const int level, const line *l, block *b)
 {
     vec a[MOST_CONTENT][VECTORS], g[MOST_CONTENT][VECTORS], sums[MOST_CONTENT][VECTORS];
@@ -380,7 +380,7 @@ INLINE void backward_line(const int C, const int level, const line *l, block *b)
                 }
             }
         }
-        /* Scores and queries come in units of log2. */
+        /* Scores and queries are in units of log2. */
         if (level >= 1) l->rstd_grad[i] += total(by_scores * LN2 + by_weights);
         if (level >= 2) UNROLL for (int c = 0; c < C; c++)
             l->content_grad[i * C + c] += total(content_scores[c] * LN2 + content_weights[c]);
@@ -391,7 +391,7 @@ INLINE void backward_line(const int C, const int level, const line *l, block *b)
     }
 }
 
-/* One copy of a line's loop for each number of content channels. */
+/* A copy of a line's loop for each number of content channels. */
 #define FOR_CONTENT(C, CALL) \
     switch (C) { \
     case 0: CALL(0); break; \
@@ -441,7 +441,7 @@ static void backward(int64_t C, int64_t level, const line *l, block *b)
 
 /* ---------------------------------------------------------------------------------------------- panels of a block */
 
-INLINE int64_t inner_size(const task *k) { return k->has_inner ? k->inner : TILE; } /* without: one tile of zeros */
+INLINE int64_t inner_size(const task *k) { return k->has_inner ? k->inner : TILE; } /* without inner: a tile of zeros */
 INLINE int64_t panels_size(const task *k) { return (k->outer + inner_size(k)) * ROWS; }
 INLINE int64_t part_size(const task *k, const part *x)
 {
@@ -484,7 +484,7 @@ static void gather_panels(const task *k, int64_t sample, const float *panels, fl
                    x->data + sample * x->stride, part_size(k, x), x->channels);
 }
 
-/* Their gradients, added to the group's partial ones. */
+/* Gradients of these parts, added to the group's partial gradients. */
 static void spread_panels(const task *k, const float *dt, const float *weights, const float *a, const float *g, int64_t rows,
                           float *const *grads)
 {
@@ -503,7 +503,7 @@ static void spread_panels(const task *k, const float *dt, const float *weights, 
     }
 }
 
-/* The line of n tokens from (outer o, inner i) on, its terms and weights in their panels. */
+/* The line of n tokens starting at (outer o, inner i), with its terms and weights in their panels. */
 static line line_at(const task *k, int64_t sample, int64_t o, int64_t i, int64_t n, const float *inner, float *weights)
 {
     int64_t token = o * k->inner + i, skip = k->has_inner ? i * ROWS : 0;
@@ -517,7 +517,7 @@ static line line_at(const task *k, int64_t sample, int64_t o, int64_t i, int64_t
     };
 }
 
-/* Terms of a line: the inner panel's plus those of wide full-size parts. */
+/* Terms of a line: those of the inner panel plus those of wide full-size parts. */
 static void add_full(const task *k, int64_t sample, int64_t token, int64_t n, const float *inner, const float *rows, float *out)
 {
     memcpy(out, inner, n * ROWS * sizeof(float));
@@ -538,7 +538,8 @@ static void add(float *to, const float *from, int64_t n)
     for (int64_t i = 0; i < n; i++) to[i] += from[i];
 }
 
-/* The packed queries times log2(e), so that scores come in units of log2, and their panels: of this sample, or where all have the same, those that were prepared. */
+/* The packed queries times log2(e), so that scores are in units of log2, and their panels: computed for this sample, or the
+   prepared ones if all samples share them. */
 static void prepare(const task *k, int64_t sample, int64_t number, float *rows, float *panels)
 {
     const float *own = k->queries + sample * k->queries_stride + number * ROWS * k->channels;
@@ -565,7 +566,7 @@ static const float *prepared(const task *k, int64_t sample, int64_t number, floa
 
 /* ---------------------------------------------------------------------------------------------- forward */
 
-/* Largest |content| and rstd among the valid tokens of a sample; -1 for the latter where none is valid. */
+/* Largest |content| and rstd among the valid tokens of a sample; rstd is -1 without valid tokens. */
 static void bound_job(const task *k, int64_t sample, float *work)
 {
     (void)work;
@@ -593,7 +594,7 @@ static void bound_job(const task *k, int64_t sample, float *work)
     k->bounds[2 * sample + 1] = largest;
 }
 
-/* References such that one pass will do, unless a row's scores stay far below their bound. */
+/* References for which one pass suffices, unless a row's scores stay far below their bound. */
 static void one_pass_references(const task *k, int64_t sample, const float *panels, block *b)
 {
     vec outer[VECTORS], inner[VECTORS];
@@ -733,7 +734,7 @@ static void backward_block(const task *k, int64_t sample, int64_t number, float 
             for (; c < k->channels; c++) delta += x[c] * y[c];
             delta += total(product) - k->grad_lse[from + r];
         }
-        /* Rows that are missing, or found no token, have weight zero. */
+        /* Missing rows and rows without a valid token have weight zero. */
         ((float *)b.reference)[r] = lse == -INFINITY ? -NEVER : (float)(lse * 1.4426950408889634);
         ((float *)b.delta)[r] = lse == -INFINITY ? 0.0f : delta;
     }
@@ -789,7 +790,7 @@ static void backward_block(const task *k, int64_t sample, int64_t number, float 
     if (k->level >= 1) spread_panels(k, dt, weights, queries, grad_sums, count, grads);
 }
 
-/* Gradients that add up over rows: first by groups of blocks, then in one order. */
+/* Sum gradients over rows: first within groups of blocks, then over groups in a fixed order. */
 static void backward_job(const task *k, int64_t job, float *work)
 {
     if (k->level == 0) {
@@ -845,7 +846,7 @@ typedef struct {
     int64_t jobs, work;
     atomic_llong next;
     atomic_int failed;
-    fenv_t modes; /* the caller's treatment of denormals holds in every thread */
+    fenv_t modes; /* the caller's treatment of denormals, applied in every thread */
 } crew;
 
 static void serve(void *argument)
@@ -870,9 +871,9 @@ static void *serve_once(void *argument)
     return NULL;
 }
 
-/* GOMP_parallel of the OpenMP that the program runs already: fn(data) in so many threads, the caller's among them. Its threads
- * keep their cores busy for milliseconds after each parallel loop, waiting for the next: threads of our own would share
- * cores with them. Not for a forked child, where they are gone. */
+/* GOMP_parallel of the OpenMP runtime in this process: runs fn(data) in the given number of threads, including the caller's.
+ * OpenMP's threads busy-wait for milliseconds after each parallel loop, so separate threads would compete with them for
+ * cores. Not used in a forked child, where these threads do not exist. */
 static void (*team)(void (*fn)(void *), void *data, unsigned threads, unsigned flags);
 static pid_t team_of;
 
@@ -882,7 +883,7 @@ void perceiver_use_team(void *gomp_parallel)
     team_of = getpid();
 }
 
-/* Without a team, threads live for one call: nothing to guard against forks. They cost about 20 microseconds each. */
+/* Without a team, threads live for a single call, which is safe with forks. They cost about 20 microseconds each. */
 static int parallel(const task *k, void (*run)(const task *, int64_t, float *), int64_t jobs, int64_t work, int64_t threads)
 {
     crew c = {.k = k, .run = run, .jobs = jobs, .work = work > 0 ? work : 16};
@@ -891,7 +892,7 @@ static int parallel(const task *k, void (*run)(const task *, int64_t, float *), 
     fegetenv(&c.modes);
     threads = low(low(threads, jobs), 64);
     if (threads > 1 && team && team_of == getpid()) {
-        /* The whole team or none of it: a smaller one would send threads away, to be started anew for the next loop. */
+        /* Always the whole team: a smaller team would end threads that the next loop would have to start again. */
         team(serve, &c, (unsigned)k->team, 0);
     } else {
         while (started < threads - 1 && !pthread_create(&others[started], NULL, serve_once, &c)) started++;
@@ -909,13 +910,13 @@ static void set_up(task *k)
         k->has_inner |= k->parts[j].kind == INNER;
         k->has_full |= k->parts[j].kind == FULL;
     }
-    /* Fewer threads where each would have less to do than starting it costs. */
+    /* Fewer threads if each would have less work than starting it costs. */
     double nanoseconds = 0.3 * (double)k->batch * (double)k->rows * (double)(k->outer * k->inner);
     k->team = k->threads;
     k->threads = high(1, low(k->threads, (int64_t)(nanoseconds / 5e4)));
 }
 
-/* 0, or 1 where memory ran out. */
+/* Returns 0, or 1 if out of memory. */
 static int share(task *k)
 {
     int shared = k->batch > 1 && k->queries_stride == 0;
@@ -929,7 +930,7 @@ static int share(task *k)
 int64_t perceiver_task_size(void) { return sizeof(task); }
 int64_t perceiver_lanes(void) { return LANES; }
 
-/* sums and lse; 0, or 1 where memory ran out. */
+/* Computes sums and lse. Returns 0, or 1 if out of memory. */
 int perceiver_forward(task *k)
 {
     set_up(k);
@@ -941,7 +942,7 @@ int perceiver_forward(task *k)
     return failed;
 }
 
-/* Gradients up to the level; 0, or 1 where memory ran out. */
+/* Computes gradients up to the level. Returns 0, or 1 if out of memory. */
 int perceiver_backward(task *k)
 {
     set_up(k);
@@ -951,7 +952,7 @@ int perceiver_backward(task *k)
         int64_t tokens = k->outer * k->inner;
         k->grads = tokens * (1 + (k->level >= 2 ? k->num_content : 0));
         for (const part *x = k->parts; x < k->parts + k->num_parts; x++) k->grads += x->grad ? part_size(k, x) * x->channels : 0;
-        /* Groups follow from the shapes of one sample, so that its gradients are the same in every batch. */
+        /* Groups depend on the shapes of a single sample, so that its gradients are the same in every batch. */
         k->groups = high(1, low(low(GROUPS, k->blocks), GROUP_FLOATS / high(k->grads, 1)));
         k->wave = low(k->batch, up(2 * k->threads, k->groups));
         k->partial = aligned_alloc(64, up(k->wave * k->groups * k->grads, 16) * 64);

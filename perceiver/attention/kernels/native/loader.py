@@ -1,8 +1,8 @@
-"""Builds the native kernel with the system's C compiler at first use, keeps the library in a cache folder and loads it.
+"""Build the native kernel with the system's C compiler at first use, cache the library and load it.
 
-Building at first use, for the processor at hand (`-march=native`), needs no compiler at installation and no dispatch over
-instruction sets in the code; the price is a few seconds once per machine. Nothing here raises: without a compiler, or with
-`PERCEIVER_NATIVE=0` in the environment, there is no library, a reason why, and the eager form serves.
+Building at first use, for the actual processor (`-march=native`), needs no compiler at installation and no dispatch over
+instruction sets. It costs a few seconds once per machine. `availability` never raises: without a compiler, or with
+`PERCEIVER_NATIVE=0`, it returns no library but a reason, and the eager form is used.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from perceiver.attention.kernels.native.task import Task
 
 SOURCE = Path(__file__).with_name("kernel.c")
 FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-pthread")
-# Not every compiler knows its own processor.
+# Not every compiler supports -march=native.
 FLAG_SETS = ((*FLAGS, "-march=native"), FLAGS)
 
 
 @dataclass(frozen=True)
 class Availability:
-    """The loaded library, or None, and a few words for tables: which instructions it uses, or why there is none."""
+    """The loaded library or None, and a few words for tables: the instructions it uses, or why it is missing."""
 
     library: ctypes.CDLL | None
     reason: str
@@ -44,7 +44,7 @@ class Availability:
 
 @functools.cache
 def availability() -> Availability:
-    """The native library of this process, built where it must be. Never raises; warns once where the build fails."""
+    """Return the native library of this process, built if necessary. Never raises; warns once if the build fails."""
     if os.environ.get("PERCEIVER_NATIVE", "1") == "0":
         return Availability(None, "switched off by PERCEIVER_NATIVE=0")
     if sys.platform == "win32":
@@ -57,9 +57,9 @@ def availability() -> Availability:
             return Availability(None, "no C compiler (cc, gcc, clang or $CC)")
         library = build(compiler)
         instructions = f"vectors of {library.perceiver_lanes()} floats"
-    except Exception as error:  # whatever is wrong with this machine, the eager form serves
+    except Exception as error:  # any failure falls back to the eager form
         warnings.warn(
-            f"The native attention kernel could not be built; the slower eager form serves. {error} "
+            f"The native attention kernel could not be built; the slower eager form is used instead. {error} "
             "Set PERCEIVER_NATIVE=0 to silence this.",
             RuntimeWarning,
         )
@@ -68,14 +68,14 @@ def availability() -> Availability:
 
 
 class BuildError(Exception):
-    """No set of flags gave a library that loads."""
+    """No set of compiler flags produced a library that loads."""
 
 
 def find_compiler() -> tuple[str, ...] | None:
-    """The command $CC, as `ccache gcc`, or cc, gcc or clang, the first that exists; its first word is a path."""
+    """Return the first command that exists of $CC (such as `ccache gcc`), cc, gcc and clang; its first word is a path."""
     try:
         named = shlex.split(os.environ.get("CC", ""))
-    except ValueError:  # an open quotation mark
+    except ValueError:  # unbalanced quotes
         named = []
     for words in (named, ["cc"], ["gcc"], ["clang"]):
         path = shutil.which(words[0]) if words else None
@@ -85,11 +85,11 @@ def find_compiler() -> tuple[str, ...] | None:
 
 
 def build(compiler: Sequence[str]) -> ctypes.CDLL:
-    """Load the kernel's library from the cache, compiling it if it is not there.
+    """Load the kernel's library from the cache, compiling it if it is missing.
 
     Raises:
-        BuildError: if nothing that the compiler makes can be loaded.
-        OSError: if neither the cache nor a temporary folder can be written.
+        BuildError: if no library that the compiler produces can be loaded.
+        OSError: if neither the cache nor a temporary folder can be written to.
     """
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
     failures = []
@@ -103,10 +103,10 @@ def build(compiler: Sequence[str]) -> ctypes.CDLL:
             failures.append(str(error))
             continue
         except InsecureCacheError as error:
-            warnings.warn(f"The native attention kernel is compiled anew for this process. {error}", RuntimeWarning)
+            warnings.warn(f"The native attention kernel is compiled for this process only. {error}", RuntimeWarning)
         except OSError:
-            pass  # the cache is not writable, or holds programs that may not run
-        # A private folder serves this process.
+            pass  # the cache is not writable, or its file system forbids execution
+        # Fall back to a private folder for this process.
         with tempfile.TemporaryDirectory(prefix="perceiver-") as folder:
             try:
                 return _build_in(Path(folder), stem, compiler, flags)
@@ -120,15 +120,15 @@ def _build_in(path: Path, stem: str, compiler: Sequence[str], flags: Sequence[st
         if (found := folder.find(stem)) is not None:
             with contextlib.suppress(OSError, AttributeError, BuildError):
                 return _load(found)
-        # Each process compiles to a file of its own; whoever is last replaces the others' equal result in one step.
-        with folder.building() as own:
-            command = [*compiler, *flags, "-o", str(own), str(SOURCE), "-lm"]
+        # Each process compiles to a separate file; the last one replaces the equal results of the others atomically.
+        with folder.building() as built:
+            command = [*compiler, *flags, "-o", str(built), str(SOURCE), "-lm"]
             done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
             if done.returncode != 0:
-                raise BuildError(f"{' '.join(command)} said: {done.stderr.strip()[-500:]}")
-            folder.publish(own, stem=stem)
+                raise BuildError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
+            folder.publish(built, stem=stem)
         if (found := folder.find(stem)) is None:
-            raise BuildError(f"{path}: the library that was just built there is gone or was changed")
+            raise BuildError(f"{path}: the library that was just built in this folder has been removed or changed")
         return _load(found)
 
 
@@ -142,30 +142,30 @@ def _load(path: str | Path) -> ctypes.CDLL:
         function.argtypes, function.restype = [], ctypes.c_int64
     library.perceiver_use_team.argtypes, library.perceiver_use_team.restype = [ctypes.c_void_p], None
     if library.perceiver_task_size() != ctypes.sizeof(Task):
-        raise BuildError(f"{path} has another layout of its task than this package; remove it.")
+        raise BuildError(f"{path}: the layout of the library's task differs from this package's. Remove the file.")
     library.perceiver_use_team(team())
     return library
 
 
 def team() -> int | None:
-    """The address of `GOMP_parallel` in the OpenMP whose threads torch uses, be it GNU's or LLVM's, or None."""
+    """Return the address of `GOMP_parallel` in the OpenMP runtime that torch uses (GNU or LLVM), or None."""
     if "parallel backend: OpenMP" not in torch.__config__.parallel_info():
         return None
     try:
-        # Torch makes the symbols of its OpenMP global: what the whole process sees is what torch calls.
+        # Torch loads its OpenMP with global symbols, so the process-wide symbol is the one that torch calls.
         return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value
     except (AttributeError, OSError):
         return None
 
 
 def _key(compiler: Sequence[str], version: str, flags: Sequence[str]) -> str:
-    """What the library depends on: source, compiler, flags, processor."""
+    """Return a digest of all that the library depends on: source, compiler, flags, processor."""
     parts = [SOURCE.read_text(), *compiler, version, *flags, platform.machine(), platform.processor(), _processor()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
 def _processor() -> str:
-    """The model and instruction sets of the first processor, where Linux tells them."""
+    """Model and instruction sets of the first processor, as Linux reports them; empty elsewhere."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""`read_tokens` in native code: arranges tensors for the kernel, which does the rest. Falls back to the eager form."""
+"""`read_tokens` in native code: prepares tensors and calls the kernel. Falls back to the eager form."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from perceiver.attention.kernels.native.loader import availability
 from perceiver.attention.kernels.native.task import MOST_CONTENT, Kind, Part, Task
 
 LONGEST_PANEL = 2**14
-"""Tokens of a one-axis grid up to which wide parts are projected at once; longer ones tile by tile."""
+"""Most tokens of a one-axis grid for which wide parts are projected at once; longer grids are projected tile by tile."""
 
 
 def supports(queries: Tensor, rstd: Tensor) -> bool:
-    """Whether the kernel computes such a call: on the CPU, in float32, and nothing empty."""
+    """Whether the kernel supports this call: float32 on the CPU, without empty tensors."""
     return queries.device.type == "cpu" and queries.dtype == torch.float32 and queries.numel() > 0 and rstd.numel() > 0
 
 
 @torch.library.custom_op("perceiver::read_tokens_native", mutates_args=(), schema=READ)
 def read_tokens(queries: Tensor, parts: list[Tensor], rstd: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The same function as the eager `read_tokens`, see there."""
+    """Compute the function of `eager.read_tokens`; see there."""
     library = availability().library
     if library is None or not supports(queries, rstd):
         found: tuple[Tensor, Tensor] = eager.read_tokens(queries, parts, rstd, mask)
@@ -51,7 +51,7 @@ def read_tokens_backward(
     lse: Tensor,
     needs: list[bool],
 ) -> list[Tensor]:
-    """The same function as the eager `read_tokens_backward`, see there."""
+    """Compute the function of `eager.read_tokens_backward`; see there."""
     library = availability().library
     if library is None or not supports(queries, rstd):
         grads: list[Tensor] = eager.read_tokens_backward(grad_sums, grad_lse, queries, parts, rstd, mask, sums, lse, needs)
@@ -73,9 +73,9 @@ def read_tokens_backward(
         queries.new_zeros(part.shape) if need and index not in layout.content else None
         for index, (part, need) in enumerate(zip(parts, need_parts, strict=True))
     ]
-    for own, index in zip(call.parts, layout.others, strict=True):
+    for argument, index in zip(call.parts, layout.others, strict=True):
         grad = parts_grad[index]
-        own.grad, own.grad_stride = _pointer(grad), _stride(parts[index])
+        argument.grad, argument.grad_stride = _pointer(grad), _stride(parts[index])
     task.level = 2 if content_grad is not None else 1 if any(need_parts) or need_rstd else 0
     _run(library.perceiver_backward, task)
     if content_grad is not None:
@@ -93,7 +93,7 @@ connect(read_tokens, read_tokens_backward)
 
 @dataclass(frozen=True)
 class _Layout:
-    """Which parts the kernel's loops take along as content, and the kinds of the others."""
+    """The parts that the kernel's loops over tokens handle as content, and the kinds of the others."""
 
     content: tuple[int, ...]
     others: tuple[int, ...]
@@ -101,7 +101,7 @@ class _Layout:
 
 
 def _layout(shapes: Sequence[torch.Size], outer: int, inner: int) -> _Layout:
-    """Narrow full-size parts are content; the others vary along an axis, or none, or are wide."""
+    """Choose narrow full-size parts as content; the others are constant along an axis, or wide."""
     room, content = MOST_CONTENT, []
     full = [index for index, shape in enumerate(shapes) if shape[1] * shape[2] == outer * inner > 1]
     for index in sorted(full, key=lambda index: shapes[index][-1]):
@@ -121,7 +121,7 @@ def _kind(shape: torch.Size, outer: int, inner: int) -> Kind:
 
 
 class _Call:
-    """A kernel task for these tensors, without results; keeps what the task points to alive."""
+    """A kernel task for these tensors, without result pointers; keeps the memory alive that the task points to."""
 
     def __init__(self, batch: int, queries: Tensor, parts: Sequence[Tensor], rstd: Tensor, mask: Tensor | None) -> None:
         outer, inner = rstd.shape[1:]
@@ -135,39 +135,40 @@ class _Call:
             size = max(part.shape[0] for part in content)
             joined = torch.cat([part.expand(size, outer, inner, -1) for part in content], dim=-1)
         self.content_shape = torch.Size((0,)) if joined is None else joined.shape
-        tensors = [_own(x) for x in (queries, rstd, mask, joined)]
-        own_queries, own_rstd, own_mask, own_content = tensors
-        own_parts = [_own(parts[index]) for index in self.layout.others]
-        self.kept = (*tensors, *own_parts)
-        self.parts = (Part * len(own_parts))()
-        for own, tensor, index, kind in zip(self.parts, own_parts, self.layout.others, self.layout.kinds, strict=True):
-            own.data, own.stride = _pointer(tensor), _stride(tensor)
-            own.kind, own.channels, own.column = kind, parts[index].shape[-1], columns[index]
+        tensors = [_compact(x) for x in (queries, rstd, mask, joined)]
+        compact_queries, compact_rstd, compact_mask, compact_content = tensors
+        compact_parts = [_compact(parts[index]) for index in self.layout.others]
+        self.kept = (*tensors, *compact_parts)
+        self.parts = (Part * len(compact_parts))()
+        arguments = zip(self.parts, compact_parts, self.layout.others, self.layout.kinds, strict=True)
+        for argument, tensor, index, kind in arguments:
+            argument.data, argument.stride = _pointer(tensor), _stride(tensor)
+            argument.kind, argument.channels, argument.column = kind, parts[index].shape[-1], columns[index]
         self.task = Task(
             batch=batch,
             rows=queries.shape[1],
             outer=outer,
             inner=inner,
             channels=queries.shape[2],
-            num_parts=len(own_parts),
+            num_parts=len(compact_parts),
             num_content=0 if joined is None else joined.shape[-1],
             threads=torch.get_num_threads(),
-            queries_stride=_stride(own_queries),
-            rstd_stride=_stride(own_rstd),
-            content_stride=_stride(own_content),
-            mask_stride=_stride(own_mask),
-            queries=_pointer(own_queries),
-            rstd=_pointer(own_rstd),
-            content=_pointer(own_content),
-            mask=_pointer(own_mask),
+            queries_stride=_stride(compact_queries),
+            rstd_stride=_stride(compact_rstd),
+            content_stride=_stride(compact_content),
+            mask_stride=_stride(compact_mask),
+            queries=_pointer(compact_queries),
+            rstd=_pointer(compact_rstd),
+            content=_pointer(compact_content),
+            mask=_pointer(compact_mask),
             parts=ctypes.cast(self.parts, ctypes.POINTER(Part)),
         )
         taken = [column for index in self.layout.content for column in range(columns[index], columns[index + 1])]
         self.task.content_column[: len(taken)] = taken
 
 
-def _own(x: Tensor | None) -> Tensor | None:
-    """Contiguous, and of batch size 1 where all samples are the same memory."""
+def _compact(x: Tensor | None) -> Tensor | None:
+    """Make x contiguous, with batch size 1 if all samples share the same memory."""
     if x is None:
         return None
     return (x[:1] if x.shape[0] > 1 and x.stride(0) == 0 else x).contiguous()
@@ -178,15 +179,15 @@ def _pointer(x: Tensor | None) -> int | None:
 
 
 def _stride(x: Tensor | None) -> int:
-    """Elements from one sample to the next of a contiguous tensor; 0 where all share one."""
+    """Stride between samples of a contiguous tensor in elements; 0 if all samples share the same data."""
     return 0 if x is None or x.shape[0] == 1 else x.numel() // x.shape[0]
 
 
 def _like(grad: Tensor, x: Tensor) -> Tensor:
-    """The gradient of x from that of x expanded over the batch; a tensor of its own."""
+    """Reduce the gradient of x expanded over the batch to that of x; a new contiguous tensor."""
     return grad.sum(dim=0, keepdim=True) if x.shape[0] < grad.shape[0] else grad.contiguous()
 
 
 def _run(function: ctypes._NamedFuncPointer, task: Task) -> None:
     if function(ctypes.byref(task)) != 0:
-        raise MemoryError("The native attention kernel found no memory for its work space.")
+        raise MemoryError("The native attention kernel could not allocate its workspace.")

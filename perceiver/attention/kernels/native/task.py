@@ -1,4 +1,4 @@
-"""The kernel's arguments, as C lays them out: keep in step with `part` and `task` in kernel.c."""
+"""The kernel's arguments in C layout: keep in sync with `part` and `task` in kernel.c."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import ctypes
 from enum import IntEnum
 
 MOST_CONTENT = 8
-"""Channels of full-size parts that the kernel's loops over tokens take along; wider parts go through matrix products."""
+"""Most channels of full-size parts that the kernel's loops over tokens handle; wider parts use matrix products."""
 
 
 class Kind(IntEnum):
-    """Along which axes of the grid a part varies."""
+    """The grid axes along which a part varies."""
 
     CONSTANT = 0
     OUTER = 1
@@ -19,7 +19,7 @@ class Kind(IntEnum):
 
 
 class Part(ctypes.Structure):
-    """One part of the tokens."""
+    """A part of the tokens."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("data", "grad")),
@@ -28,7 +28,7 @@ class Part(ctypes.Structure):
 
 
 class Task(ctypes.Structure):
-    """One call, forward or backward. What is not set is zero."""
+    """Arguments of a forward or backward call. Fields that are not set are zero."""
 
     _fields_ = (
         *(

@@ -1,0 +1,196 @@
+"""Text files of cells, with delimiters between them and a header: manifests, time series and point sets alike."""
+
+import csv
+import io
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perceiver.modalities.written_numbers import is_missing_number, number_of
+
+DELIMITERS = "\t;|,"
+"""Those that are looked for, the least likely inside of a cell first."""
+
+_LOOKED_AT, _LOOKED_AT_CHARACTERS = 200, 2**20  # rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delimited:
+    """A file of cells.
+
+    Args:
+        header: the names of columns, stripped; empty ones are columns without a name.
+        rows: the cells of each row, of which there may be more or fewer than names.
+        lines: where each row begins, from 1.
+    """
+
+    header: list[str]
+    rows: list[list[str]]
+    lines: list[int]
+
+    @property
+    def columns(self) -> dict[str, int]:
+        """The position of each column that has a name of its own."""
+        return distinct(self.header)
+
+
+def distinct(header: Sequence[str]) -> dict[str, int]:
+    """The position of each name that is neither empty nor repeated."""
+    counts = Counter(header)
+    return {name: number for number, name in enumerate(header) if name and counts[name] == 1}
+
+
+def is_index(name: str) -> bool:
+    """Whether a column numbers rows: that of pandas has no name, or gets one when it is read without care."""
+    return not name or re.fullmatch(r"Unnamed: \d+", name) is not None
+
+
+def read_delimited(
+    text: str, *, path: object, delimiter: str | None = None, header: Sequence[str] | None = None
+) -> Delimited:
+    """The cells of a text.
+
+    Lines end in any of the three usual ways. Cells may stand in double quotes; in a text with tabs, quotes are characters
+    like others where they do not fit that.
+
+    Args:
+        text: of the file.
+        path: of the file, for messages.
+        delimiter: between cells. None: the one that gives most rows as many cells as the first.
+        header: names of columns of a file whose first line does not have them.
+
+    Raises:
+        ValueError: quotes do not match; names the line.
+    """
+    with _long_fields():
+        if delimiter is None:
+            delimiter = _delimiter(text)
+        try:
+            lines, rows = _parsed(text, delimiter, quoting=csv.QUOTE_MINIMAL)
+        except ValueError as error:
+            if delimiter != "\t":
+                raise ValueError(f"{path}, {error}. Check the quotes around it.") from error
+            lines, rows = _parsed(text, delimiter, quoting=csv.QUOTE_NONE)
+        else:
+            # A quote that is never closed, or far below, makes one cell of many lines.
+            if delimiter == "\t" and len(rows) > 0 and any("\n" in cell or "\r" in cell for row in rows for cell in row):
+                plain = _parsed(text, delimiter, quoting=csv.QUOTE_NONE)
+                if all(len(row) == len(plain[1][0]) for row in plain[1]):
+                    lines, rows = plain
+    if header is None:
+        names, lines, rows = (rows[0] if rows else []), lines[1:], rows[1:]
+    else:
+        names = list(header)
+    return Delimited(header=[name.strip() for name in names], rows=rows, lines=lines)
+
+
+def _delimiter(text: str) -> str:
+    text = text[:_LOOKED_AT_CHARACTERS]
+    best, best_share = ",", -1.0
+    for candidate in DELIMITERS:
+        quoting: Literal[0, 3] = csv.QUOTE_NONE if candidate == "\t" else csv.QUOTE_MINIMAL
+        try:
+            _, rows = _parsed(text, candidate, quoting=quoting, at_most=_LOOKED_AT)
+        except ValueError:
+            # Perhaps a file with slips in it, perhaps not its delimiter.
+            rows = [line.split(candidate) for line in text.splitlines()[:_LOOKED_AT] if line]
+        columns = len(rows[0]) if rows else 1
+        share = sum(len(row) == columns for row in rows[1:]) / max(len(rows) - 1, 1)
+        if columns > 1 and share > best_share:
+            best, best_share = candidate, share
+    return best
+
+
+def _parsed(
+    text: str, delimiter: str, *, quoting: Literal[0, 3], at_most: int | None = None
+) -> tuple[list[int], list[list[str]]]:
+    """Where each row begins, and its cells; empty lines are left out."""
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=quoting != csv.QUOTE_NONE
+    )
+    lines, rows, begins = [], [], 1
+    try:
+        for row in reader:
+            if row:
+                lines.append(begins)
+                rows.append(row)
+            begins = reader.line_num + 1
+            if len(rows) == at_most:
+                break
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num}: is not CSV: {error}") from error
+    return lines, rows
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """The csv module reads fields of any length: documents and JSON stand in cells."""
+    limit = csv.field_size_limit(sys.maxsize)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
+def numbers_of(column: Sequence[str], where: Callable[[int], str]) -> NDArray[np.float64]:
+    """The numbers in a column, with decimal points or commas; missing ones are NaN.
+
+    Args:
+        column: its cells.
+        where: names a cell in messages.
+
+    Raises:
+        ValueError: a cell is not a number.
+    """
+    try:
+        return np.array(column, dtype=np.float64)
+    except ValueError:
+        pass
+    there = [text for text in column if not is_missing_number(text)]
+    commas = any("," in text for text in there) and not any("." in text for text in there)
+    written = {"decimal": ",", "thousands": "", "unit": ""} if commas else {}
+    values = np.full(len(column), np.nan)
+    for row, text in enumerate(column):
+        if is_missing_number(text):
+            continue
+        try:
+            values[row] = number_of(text, written)
+        except ValueError:
+            raise ValueError(f"{where(row)}: expected a number, got {text!r}.") from None
+    return values
+
+
+def decoded(content: bytes, *, path: object, encoding: str = "utf-8", errors: str = "strict") -> str:
+    """The text of a file, without a byte order mark.
+
+    Args:
+        content: of the file.
+        path: of the file, for messages.
+        encoding: of the text.
+        errors: what becomes of bytes that are not UTF-8, see `bytes.decode`.
+
+    Raises:
+        ValueError: it is not text of that encoding; names the line.
+    """
+    encoding = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
+    if encoding == "utf-8-sig":
+        if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise ValueError(f"{path}: is UTF-16; save it as UTF-8.")
+        if b"\0" in content:
+            line = content[: content.index(b"\0")].count(b"\n") + 1
+            raise ValueError(f"{path}, line {line}: holds a zero byte, so it is no text file; save it as UTF-8 text.")
+    try:
+        return content.decode(encoding, errors=errors if encoding == "utf-8-sig" else "strict")
+    except LookupError:
+        raise ValueError(f"data.encoding: expected an encoding such as utf-8 or latin-1, got {encoding!r}.") from None
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        wanted = "UTF-8" if encoding == "utf-8-sig" else encoding
+        raise ValueError(f"{path}, line {line}: is not {wanted}; save the file as UTF-8.") from None

@@ -1,0 +1,59 @@
+"""Files below the folders of a data set: which there are, how its splits may be called, and what is left out."""
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from perceiver.data.loading.splits import SPLIT_NAMES
+from perceiver.runtime.process_rank import process_rank
+
+log = logging.getLogger(__name__)
+
+
+def split_folder(root: Path, split: str) -> Path:
+    """The folder of a split, "train", "val" or "test"; validation may be called `valid`, `validation` or `dev` too.
+
+    Raises:
+        ValueError: there are several.
+    """
+    found = []
+    if split == "val" and root.is_dir():
+        found = sorted(path for path in root.iterdir() if SPLIT_NAMES.get(path.name.lower()) == split and path.is_dir())
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise ValueError(f"{root}: expected one folder for {split}, got {names}. Remove all but one.")
+    return found[0] if found else root / split
+
+
+def files_below(folder: Path, *, _above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
+    """Paths below a folder, with slashes, of its files and those of the folders in it, linked ones included.
+
+    What begins with a dot is left out, and a link to a folder that holds it.
+    """
+    place = os.stat(folder)
+    identity = (place.st_dev, place.st_ino)
+    if identity in _above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                below = files_below(folder / entry.name, _above=_above | {identity})
+                yield from (f"{entry.name}/{path}" for path in below)
+            elif entry.is_file():
+                yield entry.name
+
+
+def report_left_out(others: Sequence[str], *, folder: Path, kind: str) -> None:
+    """Counts in the log the files below a folder that were left out, and names one."""
+    if others and process_rank() == 0:
+        count = len(others)
+        log.warning("%s: left out %d files that are not %s by their names, such as %s.", folder, count, kind, others[0])
+
+
+def by_number(name: str) -> list[tuple[int, str]]:
+    """Sorts names as people count: frame2 before frame10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,193 @@
+"""Numbers and dates as people and programs write them: how those of a column are written, and what they are.
+
+How a column is written is found once, in the training rows, and stands in the spec as a plain dict, so that prediction reads
+the same.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
+from typing import Any
+
+MISSING_NUMBERS = {
+    *("", "#n/a", "#n/a n/a", "#na", "-1.#ind", "-1.#qnan", "-nan", "1.#ind", "1.#qnan", "<na>", "n/a", "na", "null", "nan"),
+    *("none", "nat", "?", "-", "--", ".", "..", "n.a.", "unknown", "missing", "not available"),
+}
+"""What stands for a missing number or date: the words of pandas and common marks; upper and lower case are one."""
+
+_WRITTEN = re.compile(
+    r"(?P<sign>[+\-\u2212]?)\s*(?P<prefix>[$€£¥]?)\s*(?P<second>[+\-\u2212]?)"
+    r"(?P<number>\d[\d.,'\u00a0\u202f ]*\d|\d|[.,]\d+)(?P<exponent>[eE][+-]?\d+)?"
+    r"\s*(?P<suffix>[%‰$€£¥°a-zA-Zµ²³/]*)"
+)
+# Decimal and thousands separator; where several fit, the first.
+_STYLES = ((".", ""), (",", ""), (".", ","), (",", "."), (".", " "), (",", " "), (".", "'"))
+
+_DATES = ("iso", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y")
+
+
+def is_missing_number(value: Any) -> bool:
+    """Whether a cell has no number: None, NaN, or a word for that."""
+    if isinstance(value, str):
+        return value.strip().lower() in MISSING_NUMBERS
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def number_of(value: Any, written: Mapping[str, Any] | None = None) -> float:
+    """The number in a cell.
+
+    Args:
+        value: a number, or text.
+        written: how text is written, see `how_numbers_are_written`. None: as Python writes numbers.
+
+    Raises:
+        ValueError, TypeError: it is not a finite number, or written in another way.
+    """
+    if isinstance(value, bool):
+        raise ValueError("a truth value is not a number")
+    if not isinstance(value, str) or not written:
+        number = float(value)
+    else:
+        number = _parsed(value, **written)
+    if not math.isfinite(number):
+        raise ValueError("not finite")
+    return number
+
+
+def how_numbers_are_written(
+    values: Sequence[Any], *, decimal: str | None = None, thousands: str | None = None
+) -> tuple[dict[str, str], float]:
+    """How most of the numbers in a column are written, and what share of the cells that are not missing are such numbers.
+
+    Args:
+        values: the cells.
+        decimal: the decimal separator. None: found.
+        thousands: the separator of thousands. None: found.
+
+    Returns:
+        An empty dict for numbers as Python writes them, else their `decimal` and `thousands` separators and their `unit`: a
+        sign of percent or currency, or a unit, the same for all cells that have one.
+
+    Raises:
+        ValueError: one comma before three digits may be either separator, in all cells that have one.
+    """
+    there = [value for value in values if not is_missing_number(value)]
+    texts = [value for value in there if isinstance(value, str)]
+    others = sum(_is_number(value, {}) for value in there if not isinstance(value, str))
+    given = decimal is not None or thousands is not None
+    plain = sum(_is_number(text, {}) for text in texts)
+    # One that Python cannot read decides about all: 1.234 beside 1.234,5 has no fraction.
+    if not texts or (not given and plain == len(texts)):
+        return {}, (others + plain) / max(len(there), 1)
+    units = Counter(unit for text in texts if (match := _WRITTEN.fullmatch(text.strip())) and (unit := _unit(match)))
+    unit = units.most_common(1)[0][0] if units else ""
+    styles = [
+        {"decimal": point, "thousands": group, "unit": unit}
+        for point, group in ([(decimal or ".", thousands or "")] if given else _STYLES)
+    ]
+    counts = [sum(_is_number(text, style) for text in texts) for style in styles]
+    best = max(counts)
+    if not given and best > 0 and counts[1] == counts[2] == best > counts[0]:
+        example = next(text for text in texts if "," in text)
+        raise ValueError(
+            f"{example!r} may be written with a decimal comma or with a comma for thousands; set decimal or thousands of "
+            "the table to ','"
+        )
+    style = styles[counts.index(best)]
+    # Scientific notation, infinity and the like stay Python's.
+    if plain >= best and not given:
+        return {}, (others + plain) / len(there)
+    return style, (others + best) / len(there)
+
+
+def date_of(value: Any, written: Mapping[str, Any]) -> float:
+    """The date or time in a cell, in days or in seconds since 1970; without a zone it is taken for UTC.
+
+    Args:
+        value: text, a `date` or a `datetime`.
+        written: its `unit`, "days" or "seconds", and how text is `written`, see `how_dates_are_written`.
+
+    Raises:
+        ValueError: it is not written like that.
+    """
+    instant = _instant(value, written["written"])
+    seconds = (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()
+    return seconds / 86400 if written["unit"] == "days" else seconds
+
+
+def how_dates_are_written(values: Sequence[Any]) -> dict[str, str] | None:
+    """How nine in ten of a column's cells are dates, in which unit they are best counted; None: they are not.
+
+    Raises:
+        ValueError: which is the day and which the month cannot be told.
+    """
+    there = [value for value in values if not is_missing_number(value)]
+    counts = [sum(_is_date(value, form) for value in there) for form in _DATES]
+    best = max(counts)
+    if best == 0 or best < 0.9 * len(there):
+        return None
+    if counts[3] == counts[4] == best > counts[0]:
+        raise ValueError(
+            f"{there[0]!r} may begin with the day or with the month; write dates like 2026-01-31, or name the column under "
+            "categories"
+        )
+    form = _DATES[counts.index(best)]
+    instants = [_instant(value, form) for value in there if _is_date(value, form)]
+    whole = all(instant.time() == datetime.min.time() and instant.tzinfo is None for instant in instants)
+    return {"written": form, "unit": "days" if whole else "seconds"}
+
+
+def _unit(match: re.Match[str]) -> str:
+    return match["prefix"] + match["suffix"]
+
+
+def _parsed(text: str, *, decimal: str, thousands: str, unit: str) -> float:
+    match = _WRITTEN.fullmatch(text.strip())
+    if match is None or _unit(match) not in ("", unit) or (match["sign"] and match["second"]):
+        raise ValueError("not a number")
+    digits = re.sub("[\u00a0\u202f]", " ", match["number"])
+    whole, point, fraction = digits.partition(decimal)
+    if thousands and thousands in whole:
+        first, *groups = whole.split(thousands)
+        if not 1 <= len(first) <= 3 or any(len(group) != 3 for group in groups):
+            raise ValueError("not groups of thousands")
+        whole = first + "".join(groups)
+    if not (whole + fraction).isdecimal() or (point and not fraction):
+        raise ValueError("not a number")
+    sign = "-" if (match["sign"] or match["second"]) in ("-", "\u2212") else ""
+    return float(f"{sign}{whole or 0}.{fraction or 0}{match['exponent'] or ''}")
+
+
+def _is_number(value: Any, written: Mapping[str, Any]) -> bool:
+    try:
+        number_of(value, written)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _instant(value: Any, form: str) -> datetime:
+    if isinstance(value, datetime):
+        return value
+    if isinstance(value, date):
+        return datetime(value.year, value.month, value.day)
+    if not isinstance(value, str):
+        raise ValueError("not a date")
+    text = value.strip()
+    if form != "iso":
+        return datetime.strptime(text, form)
+    if not re.match(r"\d{4}-\d{2}-\d{2}", text):
+        raise ValueError("not a date")
+    return datetime.fromisoformat(text)
+
+
+def _is_date(value: Any, form: str) -> bool:
+    try:
+        _instant(value, form)
+    except ValueError:
+        return False
+    return True
