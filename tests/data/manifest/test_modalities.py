@@ -62,7 +62,7 @@ def test_kinds_of_other_packages() -> None:
     [
         ("plug_in_kinds.Nothing", r"data\.modalities\.x\.kind: plug_in_kinds\.Nothing: plug_in_kinds has no Nothing"),
         ("plug_in_kinds.Count", r"did you mean Counts\?"),
-        ("no_such_package.Kind", "there is no module no_such_package; is its package installed"),
+        ("no_such_package.Kind", "module no_such_package was not found; is its package installed"),
         ("os.path.join", "is a function or another callable, not a class"),
         ("torch.nn.Linear", r"not derived from perceiver\.modalities\.modality\.Modality"),
         ("plug_in_kinds.NeedsArguments", "cannot be made without arguments: .*size"),
