@@ -134,4 +134,4 @@ def test_kills(repository: Path, tmp_path: Path) -> None:
     command = [sys.executable, "benchmarks/kills.py", "--kills=2", "--epochs=2", f"--directory={tmp_path}"]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1].endswith("not the same: nothing")
+    assert done.stdout.splitlines()[-1].endswith("differences: none")
