@@ -130,5 +130,5 @@ class ImageFolder(Source):
         return replace(found, deep_range=self._deep_range())
 
     def _deep_range(self) -> Sequence[float] | None:
-        """Return the range of the stored spec if there is one, else the argument's."""
+        """Return the range of the stored spec if it exists, else the configured or learned range."""
         return self.deep_range if self.spec is None else self.spec["modalities"]["image"].get("deep_range")

@@ -48,7 +48,7 @@ def distinct(header: Sequence[str]) -> dict[str, int]:
 
 
 def is_index(name: str) -> bool:
-    """Return whether a column numbers rows: pandas writes it without a name, and renames it on a careless reread."""
+    """Return whether a column numbers rows: pandas writes it unnamed, and may name it on rereading."""
     return not name or re.fullmatch(r"Unnamed: \d+", name) is not None
 
 

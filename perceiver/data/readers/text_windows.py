@@ -136,7 +136,7 @@ def split_by_document(
 
 
 def _taken(order: Sequence[int], sizes: Sequence[int], wanted: float, *, leave: int) -> tuple[list[int], list[int]]:
-    """Split `order` into a first part of about `wanted` bytes, at least one document, and a rest of at least `leave`."""
+    """Split `order` into a first part of about `wanted` bytes, at least one item, and a rest of at least `leave` items."""
     count, total = 1, sizes[order[0]]
     while count < len(order) - leave and total + sizes[order[count]] / 2 < wanted:
         total += sizes[order[count]]
