@@ -1,1 +1,1 @@
-"""Data in folders of the user's own files."""
+"""Data sets in folders of the user's files."""

@@ -1,4 +1,4 @@
-"""Recordings of your own in a folder per class: `root/{train,val,test}/<class>/*`, decoded when a batch needs them."""
+"""Your own recordings in a folder per class: `root/{train,val,test}/<class>/*`, decoded per batch."""
 
 import os
 from pathlib import Path
@@ -24,27 +24,28 @@ SPLITS = ("train", "val", "test")
 class AudioFolder(Source):
     """Trains on `root/train/<class>/*`, validates on `root/val/<class>/*` and tests on `root/test/<class>/*`.
 
-    Recordings (wav, flac, ogg, mp3 and what else `soundfile` reads, also in folders below) may have any length and rate;
-    they are decoded when a batch needs them, in the loader processes. The classes are the folders of `train`, in
-    alphabetical order; the other splits may lack some, but have no others. Without `val`, some of the training recordings
-    are for validation. Testing a checkpoint needs `test` alone. Batches hold `inputs["audio"]` `(B, audio_channels,
-    samples)`, and `masks["audio"]` `(B, samples)` where lengths differ.
+    Recordings (wav, flac, ogg, mp3 and all other formats of `soundfile`, also in nested folders) may have any length and
+    rate. They are decoded per batch, in the loader processes. The classes are the folders of `train`, in alphabetical
+    order; the other splits may lack some, but have no others. Without `val`, some of the training recordings are used for
+    validation. Testing a checkpoint needs `test` alone. Batches hold `inputs["audio"]` `(B, audio_channels, samples)`, and
+    `masks["audio"]` `(B, samples)` if lengths differ.
 
     Args:
-        root: the folder that holds `train`, `test` and, maybe, `val`.
+        root: folder with `train`, `test` and, optionally, `val`.
         sample_rate: in hertz; recordings of another rate are resampled.
-        audio_channels: 1 mixes recordings down to mono (the mean of their channels); with another number all recordings must
-            have as many.
-        max_seconds: longer recordings are cut, in training at random, else to their beginning. None: never.
-        validation_fraction: share of the training recordings, class by class, for validation; counts only without `val`.
-        split_seed: which of them; not the training seed.
-        check_files: read the headers of all files before training, some ten thousand in a second from a local disk.
-        needs_test: `prepare` demands the test split; False where it is not there and not asked for.
+        audio_channels: 1 mixes recordings down to mono (the mean of their channels); otherwise all recordings must have this
+            number of channels.
+        max_seconds: longer recordings are cut, at a random position in training, otherwise to their beginning. None: no
+            limit.
+        validation_fraction: share of the training recordings, per class, for validation; used only without `val`.
+        split_seed: seed of that split; not the training seed.
+        check_files: read the headers of all files before training, about ten thousand per second from a local disk.
+        needs_test: whether `prepare` requires the test split.
 
     Raises:
-        FileNotFoundError: a folder is absent or empty.
-        ValueError: a file is no sound file or damaged, there is a single class, or a split has a class that training has
-            not.
+        FileNotFoundError: a folder is missing or empty.
+        ValueError: a file is damaged or not a sound file, there is a single class, or a split has a class unseen in
+            training.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class AudioFolder(Source):
         self.needs_test = needs_test
 
     def prepare(self) -> None:
-        """Lists all splits that are there and checks the headers of their files before any time is spent."""
+        """List all existing splits and check the headers of their files before training starts."""
         present = [split for split in SPLITS if split_folder(self.root, split).is_dir()]
         if not present or (self.needs_test and "test" not in present):
             raise FileNotFoundError(
@@ -86,9 +87,9 @@ class AudioFolder(Source):
                     check_recording(path)
 
     def read_training(self) -> tuple[Samples, Samples]:
-        """The recordings of `train`, and those of `val` or some of `train`.
+        """Return the recordings of `train`, and those of `val` or some of `train`.
 
-        Looks whether `test`, where it is there, has classes of its own.
+        Check that `test`, if it exists, has no unknown classes.
         """
         names = list(recordings_by_class(self.root / "train"))
         if self.class_names is not None and names != self.class_names:
@@ -111,11 +112,11 @@ class AudioFolder(Source):
         return self._recordings(rest, training=True), self._recordings(validation, training=False)
 
     def read_test(self) -> Samples:
-        """The recordings of `test`."""
+        """Return the recordings of `test`."""
         return self._recordings(self._labelled("test"), training=False)
 
     def statistics(self, training: Samples) -> dict[str, dict[str, Any]]:
-        """Unit scale over some 500 of the training recordings."""
+        """Return the statistics that give unit scale, from about 500 training recordings."""
         return {"audio": loudness(training)}
 
     def _recordings(self, labelled: list[tuple[Path, int]], *, training: bool) -> Recordings:
@@ -142,11 +143,11 @@ class AudioFolder(Source):
 
 
 def recordings_by_class(folder: Path) -> dict[str, list[Path]]:
-    """The files below each folder in `folder`, both sorted by name. What begins with a dot is skipped.
+    """Return the files below each folder in `folder`, both sorted by name. Names that begin with a dot are skipped.
 
     Raises:
-        FileNotFoundError: there is no such folder, no folder in it, or one without recordings.
-        ValueError: a file is called like no sound file.
+        FileNotFoundError: the folder is missing, has no folders, or a folder in it has no recordings.
+        ValueError: a file does not have the suffix of a sound file.
     """
     classes = sorted(path for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
     if not classes:

@@ -21,39 +21,39 @@ from perceiver.data.readers.named_files import matching_files
 from perceiver.targets.pixels import FLOW_NAMES, flow_target
 
 MAGIC = 202021.25
-"""What a .flo file begins with, as float32."""
+"""Magic number at the start of a .flo file, as float32."""
 
 UNKNOWN = 1e9
-"""Flow that is larger stands for none."""
+"""Larger flow is unknown."""
 
-# Means, deviations and lengths of more pairs than these would not differ in a way that matters.
+# More pairs would not change means, deviations and lengths noticeably.
 _DESCRIBED = 256
 
 
 class FlowFileError(ValueError):
-    """A .flo file is damaged, or does not go with its frames; the message names it."""
+    """A .flo file is damaged or does not match its frames; the message names it."""
 
 
 class FlowFolder(Source):
     """Your own frame pairs with the optical flow from the first to the second.
 
-    `first/a/b.png` and `second/a/b.png` are frames of one size, `flow/a/b.flo` the flow of every pixel of the first: pixels
-    to the right and down; not known where it is NaN or larger than 1e9. Without `root/val` some of the training pairs are
-    the validation split. Batches hold `inputs["frames"]` `(B, 3, 2, *size)`, RGB, and flow `(B, 2, *size)`.
+    `first/a/b.png` and `second/a/b.png` are frames of equal size. `flow/a/b.flo` is the flow of every pixel of the first
+    frame, in pixels to the right and down; it is unknown if NaN or larger than 1e9. Without `root/val`, some of the
+    training pairs validate. Batches hold `inputs["frames"]` `(B, 3, 2, *size)`, RGB, and flow `(B, 2, *size)`.
 
     Args:
-        root: the folder that holds `train`, `test` and, maybe, `val`.
-        size: (height, width) that are cut out of frames: anywhere in training, from the centre in evaluation. They are not
+        root: folder with `train`, `test` and, optionally, `val`.
+        size: (height, width) of the crops: at a random position in training, from the centre in evaluation. Frames are not
             scaled. For whole frames of any size see `perceiver.inference.tiling.flow_in_tiles`.
-        validation_fraction: share of the training pairs for validation; counts only without `val`.
-        split_seed: which of them; not the training seed.
-        augment: mirror training pairs at random, left and right, and up and down, and their flow with them.
-        needs_test: `prepare` demands the test split; False where it is not there and not asked for.
+        validation_fraction: share of the training pairs for validation; used only without `val`.
+        split_seed: seed of that split; not the training seed.
+        augment: mirror training pairs and their flow at random, horizontally and vertically.
+        needs_test: whether `prepare` requires the test split.
 
     Raises:
-        FileNotFoundError: a split or a file that goes with another is absent.
-        ValueError: a split holds no frames, or settings that make no sense.
-        FlowFileError, ImageFileError: when it is read: a damaged file, or sizes that do not go together.
+        FileNotFoundError: a split or a matching file is missing.
+        ValueError: a split has no frames, or settings are invalid.
+        FlowFileError, ImageFileError: on reading: a file is damaged, or sizes do not match.
     """
 
     def __init__(
@@ -81,15 +81,15 @@ class FlowFolder(Source):
         self.needs_test = needs_test
 
     def prepare(self) -> None:
-        """Looks through the folders of all splits; files are not opened yet."""
+        """List the files of all splits without opening them."""
         if not (self.root / "train").is_dir() and (self.root / "test").is_dir():
-            return  # testing a checkpoint needs no training pairs; setup says so if there is none
+            return  # testing a checkpoint needs no training pairs; without a checkpoint, setup raises
         validation = ["val"] if split_folder(self.root, "val").is_dir() else []
         for split in ["train", *validation, *(["test"] if self.needs_test else [])]:
             self._split(split)
 
     def read_training(self) -> tuple["FramePairs", "FramePairs"]:
-        """`train`, and `val` or what is split off for it."""
+        """Return `train`, and `val` or a part split off from `train`."""
         training = self._split("train")
         if split_folder(self.root, "val").is_dir():
             return replace(training, training=True, mirror=self.augment), self._split("val")
@@ -100,15 +100,15 @@ class FlowFolder(Source):
         return replace(training, files=kept, training=True, mirror=self.augment), replace(training, files=left)
 
     def read_test(self) -> "FramePairs":
-        """`test`."""
+        """Return `test`."""
         return self._split("test")
 
     def unaltered(self, training: "FramePairs") -> "FramePairs":
-        """From the centre, as they are."""
+        """Return central crops without mirroring."""
         return replace(training, training=False, mirror=False)
 
     def learn(self, training: "FramePairs") -> dict[str, Any]:
-        """Statistics of at most 256 training pairs, evenly spread, from their centres."""
+        """Return the spec, with statistics of the centres of at most 256 evenly spaced training pairs."""
         plain = self.unaltered(training)
         frames, flow, seen = [], [], []
         for number in np.unique(np.linspace(0, len(plain) - 1, _DESCRIBED).round().astype(int)).tolist():
@@ -126,7 +126,7 @@ class FlowFolder(Source):
         return {"modalities": {"frames": facts}, "target": learned, "num_outputs": len(FLOW_NAMES)}
 
     def known(self) -> dict[str, Any]:
-        """The frames, and that the target is their flow."""
+        """Return the facts of the frames, and flow as the target."""
         target = {"kind": "flow", "names": list(FLOW_NAMES), "modality": "frames"}
         return {"modalities": self.facts, "target": target}
 
@@ -139,14 +139,14 @@ class FlowFolder(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class FramePairs:
-    """A split.
+    """Frame pairs of a split.
 
     Args:
-        folder: of the split.
-        files: of each sample the path without suffix, and those of its frames.
-        size: (height, width) that are cut out.
-        training: cut out anywhere, not from the centre.
-        mirror: at random.
+        folder: folder of the split.
+        files: for each sample, the path without suffix and the paths of its frames.
+        size: (height, width) of the crops.
+        training: crop at a random position, not from the centre.
+        mirror: mirror at random.
     """
 
     folder: Path
@@ -176,7 +176,7 @@ class FramePairs:
         flow = torch.where(seen, flow, 0.0)
         for axis in range(2) if self.mirror else ():
             if bool(torch.rand(()) < 0.5):
-                # Columns are the last axis and the first channel of the flow.
+                # Columns: the last axis, and the first channel of the flow.
                 frames, flow, seen = frames.flip(-1 - axis), flow.flip(-1 - axis), seen.flip(-1 - axis)
                 flow[axis] = -flow[axis]
         return Sample(inputs={"frames": frames}, target=flow, id=f"{self.folder.name}/{name}", target_mask=seen)
@@ -189,14 +189,14 @@ class FramePairs:
 
 
 def read_flow(path: Path) -> NDArray[np.float32]:
-    """A .flo file -> `(2, H, W)` in pixels to the right and down.
+    """Read a .flo file as `(2, H, W)` in pixels to the right and down.
 
     Source of the format: the Middlebury flow data sets' README: a magic number, width and height as 32-bit integers, then
     both components of each pixel, row by row, as 32-bit floating-point numbers; all little-endian.
 
     Raises:
-        FlowFileError: it is none, or is cut off.
-        FileNotFoundError: it is not there.
+        FlowFileError: the file is not a .flo file, or is truncated.
+        FileNotFoundError: the file does not exist.
     """
     content = path.read_bytes()
     if len(content) < 12 or np.frombuffer(content, "<f4", count=1)[0] != MAGIC:
@@ -212,7 +212,7 @@ def read_flow(path: Path) -> NDArray[np.float32]:
 
 
 def write_flow(path: Path, flow: NDArray[Any]) -> None:
-    """Write `(2, H, W)` as a .flo file, what `read_flow` reads."""
+    """Write `(2, H, W)` as a .flo file, as `read_flow` expects."""
     height, width = flow.shape[1:]
     values = np.ascontiguousarray(np.moveaxis(flow, 0, -1), dtype="<f4")
     header = np.array(MAGIC, "<f4").tobytes() + np.array([width, height], "<i4").tobytes()

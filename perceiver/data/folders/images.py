@@ -1,4 +1,4 @@
-"""Image files in a folder per class: `root/{train,val,test}/<class>/*`, decoded when a batch needs them."""
+"""Image files in a folder per class: `root/{train,val,test}/<class>/*`, decoded per batch."""
 
 import os
 from collections.abc import Sequence
@@ -17,32 +17,32 @@ from perceiver.modalities.framing import Frame
 
 
 class ImageFolder(Source):
-    """Images of any size and format, in a folder per class, scaled and cropped to one size.
+    """Images of any size and format, in a folder per class, scaled and cropped to a common size.
 
-    `root/train/<class>/*` and `root/test/<class>/*`, folders within a class folder included; the class names are the names
-    of the folders in `train`, sorted. `root/val/<class>/*` is the validation split; without it, some of the training images
-    are. Batches hold `inputs["image"]` `(B, 3, *size)`: RGB, upright as EXIF says, 16 bits scaled to 8, transparency
-    dropped.
+    Images are read from `root/train/<class>/*` and `root/test/<class>/*`, nested folders included. The class names are the
+    sorted folder names in `train`. `root/val/<class>/*` is the validation split; without it, some of the training images
+    are used. Batches hold `inputs["image"]` `(B, 3, *size)`: RGB, upright according to EXIF, 16 bits scaled to 8,
+    transparency dropped.
 
     Args:
-        root: the folder that holds `train`, `test` and, maybe, `val`.
+        root: folder with `train`, `test` and, optionally, `val`.
         size: (height, width) of the images in batches.
         deep_range: black and white of images with more than 8 bits per pixel, e.g. [0, 4095]. None: from 0 to the largest
-            number of 8, 10, 12, 14 or 16 bits that covers the pixels of those in `train`.
-        crop_fraction: share of height and width that evaluation keeps about the centre: images are scaled until they cover
-            size / crop_fraction, and cut to `size`. 1 keeps as much as the aspect ratio lets.
-        train_crop: makes training images of decoded ones, e.g. `torchvision.transforms.v2.RandomResizedCrop(size)`, PIL to
-            PIL; None does as in evaluation.
-        validation_fraction: share of the training images, class by class, for validation; counts only without `val`.
-        split_seed: which of them; not the training seed.
-        mean: of each channel, of pixels in [0, 1]; None measures it and `std` on the training images, at most 4,096 of them.
+            number of 8, 10, 12, 14 or 16 bits that covers the pixels of such images in `train`.
+        crop_fraction: share of height and width that evaluation keeps around the centre: images are scaled until they cover
+            size / crop_fraction, and cropped to `size`. 1 keeps as much as the aspect ratio allows.
+        train_crop: crop of decoded training images, PIL to PIL, e.g. `torchvision.transforms.v2.RandomResizedCrop(size)`;
+            None: as in evaluation.
+        validation_fraction: share of the training images, per class, for validation; used only without `val`.
+        split_seed: seed of that split; not the training seed.
+        mean: mean of each channel, for pixels in [0, 1]; None measures mean and `std` on at most 4,096 training images.
         std: standard deviation of each channel.
-        needs_test: `prepare` demands the test split; False where it is not there and not asked for.
+        needs_test: whether `prepare` requires the test split.
 
     Raises:
-        FileNotFoundError: a split is absent.
-        ValueError: a split holds no images, a class of `train` none, or `train` a single class; `val` or `test` a class that
-            `train` lacks; or a file that is read is no intact image. Names folder or file.
+        FileNotFoundError: a split is missing.
+        ValueError: a split or a class of `train` has no images, `train` has a single class, `val` or `test` has a class that
+            `train` lacks, or a file is not an intact image. The message names folder or file.
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class ImageFolder(Source):
         self._found: ImageFiles | None = None
 
     def prepare(self) -> None:
-        """Looks through the folders of all splits; images are not opened yet."""
+        """List the images of all splits without opening them."""
         if not (self.root / "train").is_dir() and (self.root / "test").is_dir():
-            return  # testing a checkpoint needs no training images; setup says so if there is none
+            return  # testing a checkpoint needs no training images; without a checkpoint, setup raises
         self._training_files()
         if split_folder(self.root, "val").is_dir():
             self._evaluation_files("val")
@@ -82,22 +82,22 @@ class ImageFolder(Source):
             self.read_test()
 
     def known(self) -> dict[str, Any]:
-        """Range and classes; a model may be tested on images of another size."""
+        """Return range and classes, without the size: a model may be tested on images of another size."""
         return of_any_size(super().known())
 
     def statistics(self, training: Images) -> dict[str, dict[str, Any]]:
-        """Mean and standard deviation of the channels, as given or measured."""
+        """Return mean and standard deviation of the channels, as given or measured."""
         found = image_statistics(training, given=self.normalisation)
         if self.deep_range is not None:
             found["image"]["deep_range"] = list(self.deep_range)
         return found
 
     def read_class_names(self) -> list[str] | None:
-        """The folders of `train`; None where there is no `train`, as beside the test images of a trained model."""
+        """Return the folder names of `train`; None without `train`, e.g. with only test images for a trained model."""
         return list(self._training_files().class_names) if (self.root / "train").is_dir() else None
 
     def read_training(self) -> tuple["ImageFiles", "ImageFiles"]:
-        """`train`, and `val` or what is split off for it."""
+        """Return `train`, and `val` or a part split off from `train`."""
         files = self._training_files()
         if split_folder(self.root, "val").is_dir():
             return replace(files, crop=self.train_crop), self._evaluation_files("val")
@@ -114,7 +114,7 @@ class ImageFolder(Source):
         return replace(training, crop=self.train_crop), files.take(taken)
 
     def read_test(self) -> "ImageFiles":
-        """`test`."""
+        """Return `test`."""
         return self._evaluation_files("test")
 
     def _training_files(self) -> "ImageFiles":
@@ -130,5 +130,5 @@ class ImageFolder(Source):
         return replace(found, deep_range=self._deep_range())
 
     def _deep_range(self) -> Sequence[float] | None:
-        """That of the stored spec, where there is one."""
+        """Return the range of the stored spec if it exists, else the configured or learned range."""
         return self.deep_range if self.spec is None else self.spec["modalities"]["image"].get("deep_range")

@@ -30,9 +30,9 @@ WHITE = 255
 log = logging.getLogger(__name__)
 
 PairAugment = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor]]
-"""A torchvision v2 transform: it moves image and mask alike."""
+"""A torchvision v2 transform, applied jointly to image and mask."""
 
-# Means, deviations and shares of classes of more images than these would not differ in a way that matters.
+# More images would not change means, deviations and class shares noticeably.
 _DESCRIBED = 512
 
 
@@ -40,29 +40,30 @@ class SegmentationFolder(Source):
     """Your own images with a class for each pixel.
 
     An image `images/a/b.jpg` has the mask `masks/a/b.png`, of the same size, whose pixels are class numbers: grey with 8 or
-    16 bits, or with a palette. Without `root/val` some of the training images are the validation split. Batches hold
-    `inputs["image"]` `(B, 3, H, W)`, RGB, upright as EXIF says, and class numbers `(B, H, W)`.
+    16 bits, or with a palette. Without `root/val`, some of the training images are used for validation. Batches hold
+    `inputs["image"]` `(B, 3, H, W)`, RGB, upright according to EXIF, and class numbers `(B, H, W)`.
 
     Args:
-        root: the folder that holds `train`, `test` and, maybe, `val`.
-        class_names: of the classes 0, 1, …; None: the lines of `root/classes.txt`, or what a stored spec says.
-        size: (height, width) of the images in batches: images are scaled until they cover it, and cut; masks too, without
-            mixing classes. None: each keeps its own size, and batches are padded; the model must make a token of each pixel.
-        crop_fraction: share of height and width that is kept about the centre, see `perceiver.modalities.framing.Frame`.
-        ignored: numbers in masks of pixels that do not count.
-        mask_values: the numbers in masks of the classes, in their order. None: 0, 1, …; or 0 and 255, where there are two
-            classes and the training masks hold nothing else.
+        root: folder with `train`, `test` and, optionally, `val`.
+        class_names: names of the classes 0, 1, …; None: the lines of `root/classes.txt`, or the names in a stored spec.
+        size: (height, width) of the images in batches: images are scaled until they cover it, and cropped; so are masks,
+            without mixing classes. None: images keep their sizes and batches are padded; the model must then make a token
+            of each pixel.
+        crop_fraction: share of height and width kept around the centre, see `perceiver.modalities.framing.Frame`.
+        ignored: numbers in masks that mark ignored pixels.
+        mask_values: numbers of the classes in masks, in class order. None: 0, 1, …; or 0 and 255 if there are two classes
+            and the training masks hold no other number.
         deep_range: see `perceiver.data.folders.images.ImageFolder`.
-        validation_fraction: share of the training images for validation; counts only without `val`.
-        split_seed: which of them; not the training seed.
-        augment: transform of training images, float `(3, H, W)` in [0, 1], together with their masks: any of
-            `torchvision.transforms.v2`. What it fills in does not count. None: none.
-        needs_test: `prepare` demands the test split; False where it is not there and not asked for.
+        validation_fraction: share of the training images for validation; used only without `val`.
+        split_seed: seed of that split; not the training seed.
+        augment: any transform of `torchvision.transforms.v2`, applied jointly to training images, float `(3, H, W)` in
+            [0, 1], and their masks. Pixels that it fills in are ignored. None: no augmentation.
+        needs_test: whether `prepare` requires the test split.
 
     Raises:
-        FileNotFoundError: a split is absent, an image has no mask, or nothing says the names of the classes.
-        ValueError: a split holds no images, a mask has no image, or settings that make no sense.
-        ImageFileError: when it is read: a damaged file, a mask of another size, or one with other numbers.
+        FileNotFoundError: a split is missing, an image has no mask, or class names are not available.
+        ValueError: a split has no images, a mask has no image, or settings are invalid.
+        ImageFileError: on reading: a file is damaged, or a mask has another size or unexpected numbers.
     """
 
     def __init__(
@@ -102,12 +103,12 @@ class SegmentationFolder(Source):
         self.needs_test = needs_test
 
     def read_class_names(self) -> list[str] | None:
-        """The lines of `classes.txt`, where there is one."""
+        """Return the lines of `classes.txt`, if it exists."""
         path = self.root / CLASSES_FILE
         return read_class_names(path) if path.is_file() else None
 
     def named_classes(self) -> list[str]:
-        """Given, of the stored spec, or of `classes.txt`."""
+        """Return the class names from the argument, the stored spec or `classes.txt`."""
         if self.class_names is None:
             raise FileNotFoundError(
                 f"{self.root / CLASSES_FILE}: expected the names of the classes, one per line in the order of their "
@@ -116,15 +117,15 @@ class SegmentationFolder(Source):
         return self.class_names
 
     def prepare(self) -> None:
-        """Looks through the folders of all splits; images are not opened yet."""
+        """List the images of all splits without opening them."""
         if not (self.root / "train").is_dir() and (self.root / "test").is_dir():
-            return  # testing a checkpoint needs no training images; setup says so if there is none
+            return  # testing a checkpoint needs no training images; without a checkpoint, setup raises
         validation = ["val"] if split_folder(self.root, "val").is_dir() else []
         for split in ["train", *validation, *(["test"] if self.needs_test else [])]:
             find_pairs(split_folder(self.root, split))
 
     def read_training(self) -> tuple["ImagePairs", "ImagePairs"]:
-        """`train`, and `val` or what is split off for it."""
+        """Return `train`, and `val` or a part split off from `train`."""
         training = self._split("train")
         if self.spec is None:
             training = self._learned(training)
@@ -137,15 +138,15 @@ class SegmentationFolder(Source):
         return replace(training, names=kept, augment=self.augment), replace(training, names=left)
 
     def read_test(self) -> "ImagePairs":
-        """`test`."""
+        """Return `test`."""
         return self._split("test")
 
     def unaltered(self, training: "ImagePairs") -> "ImagePairs":
-        """Without augmentation."""
+        """Return the split without augmentation."""
         return replace(training, augment=None)
 
     def learn(self, training: "ImagePairs") -> dict[str, Any]:
-        """Statistics of at most 512 training images, evenly spread."""
+        """Return the spec, with statistics of at most 512 evenly spaced training images."""
         plain, names = self.unaltered(training), self.named_classes()
         chosen = [plain[index] for index in evenly(range(len(plain)), _DESCRIBED)]
         counts = torch.zeros(len(names), dtype=torch.int64)
@@ -176,13 +177,13 @@ class SegmentationFolder(Source):
         return {"modalities": {"image": facts}, "target": target, "num_classes": len(names)}
 
     def known(self) -> dict[str, Any]:
-        """The images, and that the target is the class of each pixel; the classes, where they are given."""
+        """Return the facts of the images, the kind of target, and the classes if they are given."""
         target: dict[str, Any] = {"kind": "segmentation", "modality": "image"}
         given = {} if self._class_names is None else {"names": self._class_names}
         return {"modalities": self.facts, "target": {**target, **given}}
 
     def _learned(self, training: "ImagePairs") -> "ImagePairs":
-        """With settings that are not given but follow from the training split."""
+        """Return the split with missing settings filled in from the training split."""
         if self.mask_values is None and len(self.named_classes()) == 2 and WHITE in self.ignored:
             masks = (read_mask(training.folder / "masks" / f"{name}.png") for name, _ in evenly(training.names, _DESCRIBED))
             found: set[int] = set()
@@ -221,17 +222,17 @@ class SegmentationFolder(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePairs:
-    """A split.
+    """Images and masks of a split.
 
     Args:
-        folder: of the split.
-        names: of each sample the path without suffix and that of its image, below `images`.
-        num_classes: numbers in masks are below it, or
-        ignored: one of these.
-        values: numbers of the classes in masks, where they are not 0, 1, …
+        folder: folder of the split.
+        names: for each sample, the path without suffix and the path of its image, below `images`.
+        num_classes: number of classes; numbers in masks are below it unless ignored.
+        ignored: numbers in masks that mark ignored pixels.
+        values: numbers of the classes in masks, if they are not 0, 1, …
         deep_range: see `perceiver.modalities.framing.to_rgb`.
-        frame: what both are scaled and cut by.
-        augment: what both go through.
+        frame: scales and crops images and masks.
+        augment: joint transform of images and masks.
     """
 
     folder: Path
@@ -270,7 +271,7 @@ class ImagePairs:
         )
 
     def _classes(self, numbers: NDArray[Any], path: Path) -> Tensor:
-        """Class numbers plus one, so that the 0 with which transforms fill up is no class; `(H, W)` int64."""
+        """Return class numbers plus one, so that the fill value 0 of transforms is not a class; `(H, W)` int64."""
         classes = torch.from_numpy(numbers.astype(np.int64))
         known = range(self.num_classes) if self.values is None else self.values
         others = [one for one in self.ignored if one not in (self.values or ())]
@@ -302,7 +303,7 @@ class ImagePairs:
 
 
 def find_pairs(folder: Path) -> tuple[tuple[str, str], ...]:
-    """The images below `folder/images` with masks below `folder/masks`: path without suffix and path, sorted by it.
+    """Find the images below `folder/images` with masks below `folder/masks`: sorted (path without suffix, path).
 
     Errors as `matching_files`.
     """
@@ -311,10 +312,10 @@ def find_pairs(folder: Path) -> tuple[tuple[str, str], ...]:
 
 
 def read_mask(path: Path) -> Image.Image:
-    """One mask, its pixels the numbers in the file.
+    """Read a mask whose pixels are the numbers in the file.
 
     Raises:
-        ImageFileError: it is no image, damaged, or has colours instead of numbers.
+        ImageFileError: the file is not an image, is damaged, or has colours instead of numbers.
     """
     try:
         with Image.open(path) as mask:
@@ -331,22 +332,22 @@ def read_mask(path: Path) -> Image.Image:
         )
     if levels is not None:
         return mask.point(lambda value: value * levels // 255)
-    # A bit is a class number as well; resampling knows 8 and 32 bits.
+    # A single bit is a class number too, but resampling supports only 8 and 32 bits.
     return mask.convert("L", dither=None).point(lambda value: min(value, 1)) if mask.mode == "1" else mask
 
 
 def _stretched_levels(mask: Image.Image) -> int | None:
-    """The largest number of a grey image of 2 or 4 bits, which decoding stretches to 255; None: decoding keeps numbers."""
+    """Return the largest number of a 2-bit or 4-bit grey image, which decoding stretches to 255; None for other images."""
     given = [tile[3] for tile in getattr(mask, "tile", ())]
     arguments = [part for one in given for part in (one if isinstance(one, tuple) else (one,))]
     return next((2**bits - 1 for bits in (2, 4) if f"L;{bits}" in arguments), None)
 
 
 def read_class_names(path: Path) -> list[str]:
-    """One name per line, in the order of the class numbers.
+    """Read class names, one per line, in the order of the class numbers.
 
     Raises:
-        ValueError: fewer than two, an empty line between, or one twice.
+        ValueError: there are fewer than two names, an empty line between names, or a repeated name.
     """
     names = path.read_text(encoding="utf-8").rstrip().splitlines()
     names = [name.strip() for name in names]

@@ -1,4 +1,4 @@
-"""Your own plain text: a file, a folder or a pattern of UTF-8 files, each a document."""
+"""Your own plain text: a file, a folder or a pattern of UTF-8 files. Each file is a document."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from perceiver.data.readers.texts import TextSource
 
 
 class TextFiles(TextSource):
-    """Windows of text files, for masked tokens; see `TextSource` for splits and batches.
+    """Windows of text files, for masked language modelling; see `TextSource` for splits and batches.
 
     Args:
-        files: a file; a folder, of which all files that end in `suffix` are taken, in folders below too; a pattern such as
-            `texts/**/*.md`; or a list of these.
-        suffix: of the files of folders.
+        files: a file; a folder, with all files below it that end in `suffix`; a pattern such as `texts/**/*.md`; or a list
+            of these.
+        suffix: suffix of the files in folders.
         max_length, cut_at, split_by, validation_fraction, test_fraction, split_seed: see `TextSource`.
 
     Raises:
-        FileNotFoundError: there is no such file or folder, nothing fits the pattern, or a folder has no such files.
-        ValueError: a file is not UTF-8, or none holds any text; names it.
+        FileNotFoundError: a file or folder does not exist, nothing matches the pattern, or a folder has no such files.
+        ValueError: a file is not UTF-8, or all files are empty; the message names the file.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class TextFiles(TextSource):
         self.suffix = suffix
 
     def prepare(self) -> None:
-        """Looks whether there are any files."""
+        """Check that there are files."""
         self._paths()
 
     def documents(self) -> list[Document]:
-        """The files that hold anything, in the order of their paths."""
+        """Return the files that are not empty, sorted by path."""
         paths = self._paths()
         root = os.path.commonpath([path.parent for path in paths])
         read = (
@@ -97,10 +97,10 @@ class TextFiles(TextSource):
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, without a byte order mark.
+    """Read a UTF-8 file, without a byte order mark.
 
     Raises:
-        ValueError: it is not UTF-8; names the first byte that is not.
+        ValueError: the file is not UTF-8; the message names the first invalid byte.
     """
     raw = path.read_bytes()
     try:

@@ -1,1 +1,1 @@
-"""From a data set to batches: the sources that are read, the one data module, order, collation, splits."""
+"""From a data set to batches: sources, the data module, order, collation, splits."""

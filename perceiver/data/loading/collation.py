@@ -1,4 +1,4 @@
-"""From the samples of a batch to the batch that a model gets: the steps that every data set goes through."""
+"""From samples to the batch that a model gets: the same steps for every data set."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ from perceiver.modalities.preprocess import normalise
 
 
 class PreparedCollate:
-    """What a DataLoader calls: collation, then augmentation, corruption and normalisation by the spec.
+    """The collate function of a DataLoader: collation, then augmentation, corruption and normalisation by the spec.
 
     Args:
-        modalities: of the spec: `kind`, `shape`, `mean`, `std` and the like, by name.
-        augment: transforms by modality; they vary training batches only.
-        corruption: the same, applied after them, in training and evaluation.
-        seed: None: for training, transforms draw anew for every batch, from torch's global generator. A number: for
-            evaluation, nothing is augmented, and the corruption of a sample follows from this number, its id and the
-            modality alone: it is the same in every epoch, in any batch, and whichever other modalities there are.
-        normalised: samples are normalised already.
+        modalities: the spec's modalities by name: `kind`, `shape`, `mean`, `std` and the like.
+        augment: transforms by modality, for training batches only.
+        corruption: transforms by modality, applied after `augment`, in training and evaluation.
+        seed: None for training: transforms draw from torch's global generator for every batch. A number for evaluation:
+            nothing is augmented, and the corruption of a sample depends only on this number, its id and the modality.
+            It is the same in every epoch, in any batch, and whichever other modalities are present.
+        normalised: whether samples are already normalised.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class PreparedCollate:
         self.normalised = normalised
 
     def __call__(self, read: Sequence[Sample] | Batch) -> Batch:
-        """B samples, or a batch of them that was read at once, to the batch of a model. Errors as in `Collate`."""
+        """Turn B samples, or a batch that was read at once, into the batch of a model. Errors as in `Collate`."""
         if isinstance(read, Batch):
             batch = read
         else:
             batch = self.collate(read if self.seed is None else self._corrupted(read, self.seed))
         for name, x in batch.inputs.items():
             if not isinstance(x, Tensor):
-                continue  # values and times, numbers and categories: their sources normalise them
+                continue  # time series and tables: their sources normalise them
             mask = batch.masks.get(name)
             for steps in (self.augment, self.corruption) if self.seed is None else ():
                 if name in steps:
@@ -61,7 +61,7 @@ class PreparedCollate:
         return batch
 
     def check(self, read: Sequence[Sample] | Batch) -> None:
-        """Try all transforms on samples, or on a batch of them that was read at once; see `Transforms.check`."""
+        """Try all transforms on samples, or on a batch that was read at once; see `Transforms.check`."""
         batch = read if isinstance(read, Batch) else self.collate(read)
         for name, x in batch.inputs.items():
             for steps in (self.augment, self.corruption):
@@ -88,12 +88,12 @@ class PreparedCollate:
     def _corrupt(self, x: Any, name: str, *, key: str) -> Any:
         if name not in self.corruption:
             return x
-        # Not torch.manual_seed, which seeds accelerators too: this is done for every sample.
+        # Not torch.manual_seed: it also seeds accelerators, and this runs for every sample.
         torch.default_generator.manual_seed(_seed(key))
         corrupted, mask = self.corruption[name](x[None], None)
         if mask is None or bool(mask.all()):
             return corrupted[0]
-        # Left out: a sample alone has no padding. Only grids of one axis have such masks.
+        # Drop masked positions: a single sample has no padding. Only one-dimensional grids have such masks.
         return corrupted[0][:, mask[0]] if self.collate.channel_axes[name] == 0 else corrupted[0][mask[0]]
 
 

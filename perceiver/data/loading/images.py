@@ -1,4 +1,4 @@
-"""Labelled images as a split that is read in whole batches, from memory or from elsewhere.
+"""Labelled images as a split that is read in whole batches.
 
 A per-sample pipeline (index, convert, normalise, collate) costs more than a small model's training step. Here
 a batch is one read and a few whole-tensor operations; only a per-sample augmentation brings the loop back.
@@ -20,7 +20,7 @@ MODALITY = "image"
 
 
 class Images(ABC):
-    """A split of raw images of one shape with their classes, wherever they come from.
+    """A split of raw images of equal shape with their classes, from any storage.
 
     Attributes:
         labels: `(samples,)`, the class of every image, from 0.
@@ -33,25 +33,25 @@ class Images(ABC):
     @property
     @abstractmethod
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
+        """Shape (C, H, W) of an image."""
 
     @abstractmethod
     def read(self, index: Int[Tensor, "chosen"]) -> Shaped[Tensor, "chosen channels height width"]:
-        """The raw pixels of some images, by position."""
+        """Return the raw pixels of the images at these positions."""
 
     @abstractmethod
     def names(self, index: Int[Tensor, "chosen"]) -> list[str]:
-        """What identifies these images, in messages and tables."""
+        """Return the ids of these images for messages and tables."""
 
     @abstractmethod
     def statistics(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each channel, of pixels in [0, 1]."""
+        """Return mean and standard deviation of each channel, for pixels in [0, 1]."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Sample:
-        """Its tensor is `(C, H, W)`, float in [0, 1]."""
+        """Return a sample whose tensor is `(C, H, W)`, float in [0, 1]."""
         batch = self.__getitems__([index])
         pixels, target = batch.inputs[MODALITY], batch.target
         assert isinstance(pixels, Tensor)
@@ -59,7 +59,7 @@ class Images(ABC):
         return Sample(inputs={MODALITY: pixels[0]}, target=int(target[0]), id=batch.ids[0])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """A batch of samples, already collated."""
+        """Return a collated batch of samples."""
         index = torch.as_tensor(indices)
         return Batch(
             inputs={MODALITY: scale(self.read(index), {"range": self.value_range})},
@@ -70,12 +70,12 @@ class Images(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledImages(Images):
-    """Raw images in memory with their classes, as the files have them.
+    """Raw images in memory with their classes, as stored in the files.
 
     Args:
         pixels: (samples, C, H, W), any real type.
         labels: (samples,), classes from 0.
-        ids: what identifies the samples, without their number: "mnist/train" gives "mnist/train/17".
+        ids: prefix of the ids: "mnist/train" gives "mnist/train/17".
         numbers: (samples,), the position of each sample in the original set.
         value_range: (smallest, largest) raw pixel value; black and white.
     """
@@ -88,12 +88,12 @@ class LabelledImages(Images):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
+        """Shape (C, H, W) of an image."""
         channels, height, width = self.pixels.shape[1:]
         return channels, height, width
 
     def take(self, index: Int[Tensor, "chosen"]) -> "LabelledImages":
-        """Some of the samples, by position."""
+        """Return the samples at these positions."""
         return LabelledImages(
             pixels=self.pixels[index],
             labels=self.labels[index],
@@ -103,23 +103,23 @@ class LabelledImages(Images):
         )
 
     def read(self, index: Int[Tensor, "chosen"]) -> Shaped[Tensor, "chosen channels height width"]:
-        """The raw pixels of some images, by position."""
+        """Return the raw pixels of the images at these positions."""
         return self.pixels[index]
 
     def names(self, index: Int[Tensor, "chosen"]) -> list[str]:
-        """What identifies these images: `ids` and their numbers."""
+        """Return the ids of these images: `ids` and their numbers."""
         return [f"{self.ids}/{number}" for number in self.numbers[index].tolist()]
 
     def statistics(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each channel, of pixels in [0, 1]."""
-        # A float64 copy of a whole set is eight times its size: in chunks.
+        """Return mean and standard deviation of each channel, for pixels in [0, 1]."""
+        # In chunks, because a float64 copy of the whole set has eight times its size.
         return channel_statistics(torch.split(self.pixels, 1024), value_range=self.value_range)
 
 
 def channel_statistics(
     chunks: Iterable[Shaped[Tensor, "_ channels height width"]], *, value_range: Sequence[float]
 ) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel over all chunks, of pixels scaled from `value_range` to [0, 1]."""
+    """Return mean and standard deviation of each channel over all chunks, scaled from `value_range` to [0, 1]."""
     low, high = value_range
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for chunk in chunks:
@@ -133,12 +133,12 @@ def channel_statistics(
 
 
 def image_facts(shape: Sequence[int], *, value_range: Sequence[int] = (0, 255), **more: Any) -> dict[str, dict[str, Any]]:
-    """The facts of a source of images `(C, H, W)`."""
+    """Return the facts of a source of images `(C, H, W)`."""
     return {MODALITY: {"kind": "image", "shape": list(shape), "range": list(value_range), **more}}
 
 
 def of_any_size(known: dict[str, Any]) -> dict[str, Any]:
-    """What a source of image files knows of its spec, without what may differ from training: size and crop."""
+    """Return the known spec of a source of image files without the facts that may differ from training: size and crop."""
     facts = {key: fact for key, fact in known["modalities"][MODALITY].items() if key not in ("shape", "crop_fraction")}
     return {**known, "modalities": {MODALITY: facts}}
 
@@ -146,14 +146,14 @@ def of_any_size(known: dict[str, Any]) -> dict[str, Any]:
 def image_statistics(
     training: Images, *, given: tuple[Sequence[float], Sequence[float]] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """What normalises the images of a source: `mean` and `std` of the channels.
+    """Return the statistics that normalise the images of a source: `mean` and `std` of the channels.
 
     Args:
-        training: measured where nothing is given.
-        given: (mean, standard deviation) of the channels, of pixels in [0, 1].
+        training: training split, measured if `given` is None.
+        given: (mean, standard deviation) of the channels, for pixels in [0, 1].
 
     Raises:
-        ValueError: other than a number for each channel was given, or all training images are of one colour.
+        ValueError: `given` does not have a number per channel, or all training images have the same colour.
     """
     mean, deviation = (list(values) for values in (training.statistics() if given is None else given))
     if given is not None and (not len(mean) == len(deviation) == training.shape[0] or min(deviation) <= 0):
@@ -163,4 +163,4 @@ def image_statistics(
         )
     if max(deviation) == 0:
         raise ValueError("the training images are all of one colour: nothing to normalise or to learn from.")
-    return {MODALITY: {"mean": mean, "std": [value or 1.0 for value in deviation]}}  # a constant channel carries nothing
+    return {MODALITY: {"mean": mean, "std": [value or 1.0 for value in deviation]}}  # a constant channel has no information

@@ -1,4 +1,4 @@
-"""Which samples lack which modalities, drawn once: as in collections where not everything was recorded."""
+"""Randomly missing modalities, drawn once per data set, to simulate incomplete recordings."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,19 +10,19 @@ from torch import Tensor
 def present_modalities(
     shares: Mapping[str, float], *, modalities: Sequence[str], num_samples: int, seed: int
 ) -> Bool[Tensor, "samples modalities"]:
-    """Whether each sample has each modality. No sample lacks all.
+    """Draw which modalities each sample has. No sample lacks all of them.
 
-    Each modality goes missing independently of the others; a sample that would lack all keeps one of them, any with equal
-    chance. Where all go missing often, they are therefore there somewhat more often than the shares say.
+    Modalities go missing independently. A sample that would lack all modalities keeps a random modality, drawn uniformly.
+    With large shares, modalities are therefore present somewhat more often than the shares state.
 
     Args:
-        shares: by modality, the share of samples that lack it, 0 to 1; others are always there.
-        modalities: names, in the order of the columns. What is drawn for one depends on all of them.
-        num_samples: how many.
-        seed: which of them.
+        shares: by modality, the share of samples that lack it, 0 to 1; other modalities are always present.
+        modalities: names, in the order of the columns. The draw for each modality depends on all of them.
+        num_samples: number of samples.
+        seed: seed of the draw.
 
     Raises:
-        ValueError: a share out of range, or of a modality that is not there.
+        ValueError: a share out of range, or of an unknown modality.
     """
     for name, share in shares.items():
         if name not in modalities:
@@ -35,7 +35,7 @@ def present_modalities(
     generator = torch.Generator().manual_seed(seed)
     draw = torch.rand(num_samples, len(modalities), generator=generator)
     present = draw >= torch.tensor([float(shares.get(name, 0.0)) for name in modalities])
-    # A draw of its own: the one above says who goes missing, and would favour small shares.
+    # A separate draw: reusing `draw`, which decides what goes missing, would favour modalities with small shares.
     kept = torch.randint(len(modalities), (num_samples,), generator=generator)
     without = ~present.any(dim=1)
     present[without, kept[without]] = True

@@ -1,4 +1,4 @@
-"""The data module of every data set: a source's samples, in batches, for Lightning."""
+"""The data module of every data set: batches of a source's samples, for Lightning."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ class DataModule(LightningDataModule):
     Args:
         source: the data set.
         batch_size: samples per batch and process.
-        num_workers: loader processes. For samples in memory 0 is right unless `augment` is slow.
+        num_workers: loader processes. Use 0 for samples in memory unless `augment` is slow.
         augment: transforms of training batches; see `perceiver.data.loading.transforms.Settings`.
-        corruption: the same, applied after them, in validation and test too; there it depends on the sample alone.
+        corruption: transforms applied after `augment`, also in validation and test, where they depend on the sample alone.
         balanced_sampling: draw training samples with replacement, every class equally often on average; an epoch keeps its
             length. False: every sample once.
-        num_labelled: how many of the training split's samples to train on, each class in proportion, chosen by the source's
-            `split_seed`; None: all. What the spec says of the data is theirs. Validation and test stay as they are.
+        num_labelled: number of training samples to use, stratified by class and chosen by the source's `split_seed`;
+            None: all. The spec is learned from these samples. Validation and test do not change.
 
     Raises:
-        TypeError, ValueError: a setting that is invalid, or that this source does not have.
+        TypeError, ValueError: a setting that is invalid, or that this source does not support.
     """
 
     def __init__(
@@ -81,12 +81,12 @@ class DataModule(LightningDataModule):
 
     @classmethod
     def of(cls, kind: Callable[..., Source], /, **settings: Any) -> DataModule:
-        """A data module and its source from settings side by side, as the command line has them.
+        """Make a data module and its source from a flat set of settings, as on the command line.
 
         Args:
-            kind: makes the source; a class.
-            settings: what `kind` names among its arguments goes to it, then what this class names comes here; the rest goes
-                to `kind`, which reports it.
+            kind: class of the source.
+            settings: arguments of `kind` go to the source, arguments of this class come here. Unknown arguments go to
+                `kind`, which reports them.
         """
         theirs, parameters = inspect.signature(kind).parameters, inspect.signature(cls).parameters.values()
         ours = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.name not in theirs]
@@ -102,16 +102,16 @@ class DataModule(LightningDataModule):
         return by_modality(given, facts=source.facts, available=source.available, argument=argument)
 
     def prepare_data(self) -> None:
-        """Has the source download what is absent and look whether everything is there."""
+        """Let the source download missing files and check that all files exist."""
         self.source.prepare()
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads what a stage ("fit", "validate", "test", "predict"; None for all) needs, once; makes the spec."""
+        """Read the data of a stage ("fit", "validate", "test", "predict"; None for all) once, and make the spec."""
         for name in _STAGES[stage]:
             self.split(name)
 
     def split(self, name: str) -> Any:
-        """The samples of "train", "val", "test" or "predict", read when they are first asked for."""
+        """Return the samples of "train", "val", "test" or "predict", read on first use."""
         if name not in self._splits:
             if name == "predict":
                 samples = self.source.read_prediction()
@@ -147,9 +147,9 @@ class DataModule(LightningDataModule):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What a model must know of the data: a plain dict; there after `prepare_data()` and `setup("fit")`.
+        """The facts of the data that a model needs: a plain dict, available after `prepare_data()` and `setup("fit")`.
 
-        Set it, before the loaders are made, to what a run directory or checkpoint holds: validation, test, prediction and
+        Set it to the spec of a run directory or checkpoint before the loaders are made: validation, test, prediction and
         resumed training then normalise by the stored statistics, and number classes in the stored order.
 
         Raises:
@@ -169,7 +169,7 @@ class DataModule(LightningDataModule):
         """Shuffled batches of the training split, augmented and corrupted; without augmentation when overfitting."""
         training = self.split("train")
         if getattr(self.trainer, "overfit_batches", 0) > 0:
-            # The same batches every time, which Lightning arranges for plain shuffling only.
+            # The same batches every time. Lightning ensures this for plain shuffling only.
             return self._loader(self._chosen(self.source.unaltered(self._whole)), shuffle=True)
         collate = self._collate(seed=None)
         if isinstance(training, Stream):
@@ -186,21 +186,21 @@ class DataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """Batches of the validation split, in order, the same every time."""
+        """Batches of the validation split, in a fixed order."""
         return self._loader(self.split("val"))
 
     def test_dataloader(self) -> DataLoader[Sample]:
-        """Batches of the test split, in order, the same every time."""
+        """Batches of the test split, in a fixed order."""
         return self._loader(self.split("test"))
 
     def predict_dataloader(self) -> DataLoader[Sample]:
-        """Batches of what there is to predict, in order: the test split, or what the source takes instead."""
+        """Batches for prediction, in order: the test split, or the source's prediction samples."""
         return self._loader(self.split("predict"))
 
     def _loader(self, samples: Any, *, shuffle: bool = False) -> DataLoader[Sample]:
         collate = self._collate(seed=self.source.corruption_seed)
         if collate.corruption and hasattr(samples, "__getitems__"):
-            samples = Subset(samples, torch.arange(len(samples)))  # each is corrupted by itself
+            samples = Subset(samples, torch.arange(len(samples)))  # samples are corrupted individually
         return DataLoader(
             samples,
             batch_size=self.batch_size,

@@ -1,4 +1,4 @@
-"""The order of training samples, and a loader of their batches that can be stopped anywhere and continued there."""
+"""The order of training samples, and a loader that can resume at any batch."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from perceiver.runtime.random_streams import (
 
 
 class TrainingOrder(DistributedSampler[Sample]):
-    """A new order in every epoch, which follows from the seed and the epoch alone.
+    """A new random order in every epoch, determined by the seed and the epoch alone.
 
-    Several processes deal one order out among themselves, so their batches together are the batch that one process of the
-    same global batch size would have; the first samples of the order fill up what is missing to equal numbers.
+    Several processes share an order, so their batches together are the batch of a single process with the same global
+    batch size. The first samples of the order are repeated until all processes have equally many.
 
-    A subclass because Lightning replaces or wraps every other sampler when there are several processes.
+    This is a `DistributedSampler` because Lightning replaces or wraps every other sampler with several processes.
 
     Args:
         size: number of samples.
-        seed: as is that of all processes.
-        rank: of this process, 0 to world_size - 1.
+        seed: seed of the order, the same in all processes.
+        rank: rank of this process, 0 to world_size - 1.
         world_size: number of processes.
-        weights: `(size,)`; samples are drawn with replacement in proportion. None: every sample once.
+        weights: `(size,)`; samples are drawn with replacement in proportion to them. None: every sample once.
     """
 
     def __init__(self, *, size: int, seed: int, rank: int = 0, world_size: int = 1, weights: Tensor | None = None) -> None:
@@ -42,7 +42,7 @@ class TrainingOrder(DistributedSampler[Sample]):
         self.weights = weights
 
     def indices(self) -> Tensor:
-        """`(samples of this process,)`: the whole order of `self.epoch`."""
+        """Return `(samples of this process,)`: the whole order of `self.epoch`."""
         generator = torch.Generator().manual_seed(stream_seed(self.seed, ORDER, self.epoch))
         size = len(self.dataset)  # type: ignore[arg-type]
         if self.weights is None:
@@ -59,7 +59,7 @@ class TrainingOrder(DistributedSampler[Sample]):
 
 
 class _SeededIndices(list[int]):
-    """The samples of a batch, and the seed of its random numbers; travels to loader processes."""
+    """Sample indices of a batch and the seed of its random numbers; sent to loader processes."""
 
     def __init__(self, indices: Sequence[int], seed: int) -> None:
         super().__init__(indices)
@@ -70,7 +70,7 @@ class _SeededIndices(list[int]):
 
 
 class _Batches:
-    """What a DataLoader takes as its batch sampler: seeded batches of an order, from any of them on."""
+    """Batch sampler of a DataLoader: seeded batches of an order, starting at any batch."""
 
     def __init__(self, order: TrainingOrder, batch_size: int) -> None:
         self.order = order
@@ -78,11 +78,11 @@ class _Batches:
         self.start = 0
 
     def __len__(self) -> int:
-        """Batches of an epoch, wherever it starts."""
+        """Number of batches in an epoch, wherever it starts."""
         return -(-len(self.order) // self.batch_size)
 
     def __iter__(self) -> Iterator[_SeededIndices]:
-        # No generator: the epoch is the one at this moment, not at that of the first batch.
+        # Not a generator: the epoch is that of this call, not that of the first batch.
         order, size = self.order, self.batch_size
         indices, epoch = order.indices().tolist(), order.epoch
         return (
@@ -95,7 +95,7 @@ class _Batches:
 
 
 class _SeededSamples(Dataset[Sample]):
-    """Samples, made with the random numbers of the batch that they are asked for."""
+    """Samples that draw from the random numbers of their batch."""
 
     def __init__(self, samples: Any) -> None:
         self.samples = samples
@@ -108,26 +108,26 @@ class _SeededSamples(Dataset[Sample]):
 
     def __getitems__(self, indices: Sequence[int]) -> Any:
         if isinstance(indices, _SeededIndices):
-            # Collation, which follows, draws from what is left of the stream.
+            # Collation follows and draws from the rest of the stream.
             seed_processor(indices.seed)
         whole = getattr(self.samples, "__getitems__", None)
         return whole(list(indices)) if whole is not None else [self.samples[index] for index in indices]
 
 
 class TrainingLoader(DataLoader[Sample]):
-    """Batches in a `TrainingOrder`, each with random numbers of its own, from any batch of an epoch on.
+    """Batches in a `TrainingOrder` with a random seed per batch, starting at any batch of an epoch.
 
-    A batch depends on the seed, the epoch, its number and the process alone: not on the number of loader processes, nor on
-    what was drawn before. Drawing leaves the random state of the process as it was. The random numbers are those of
-    Python's, numpy's and torch's global generators.
+    A batch depends only on the seed, the epoch, its number and the process: not on the number of loader processes, nor on
+    earlier draws. Drawing leaves the random state of the process unchanged. The random numbers come from Python's, numpy's
+    and torch's global generators.
 
-    `state_dict` and `load_state_dict` say and set how far the epoch has got, which is what Lightning asks of a loader that
-    can be continued. Without Lightning, an epoch follows another by itself.
+    `state_dict` and `load_state_dict` get and set the position in the epoch, as Lightning requires of a resumable loader.
+    Without Lightning, each iteration starts the next epoch.
 
     Args:
         samples: a map-style data set.
-        collate: samples of a batch to the batch.
-        order: of the samples.
+        collate: turns a list of samples into a batch.
+        order: order of the samples.
         batch_size: samples per batch.
         num_workers: loader processes.
     """
@@ -144,15 +144,15 @@ class TrainingLoader(DataLoader[Sample]):
             pin_memory=torch.cuda.is_available(),
             collate_fn=collate,
         )
-        # What Lightning looks at: a sampler of another kind it would replace where there are several processes.
+        # Lightning inspects this attribute, and replaces samplers of other types with several processes.
         object.__setattr__(self, "sampler", order)
         self._order = order
         self._epoch, self._delivered = order.epoch, 0
         self._continue_at: tuple[int, int] | None = None
 
     def __iter__(self) -> Any:
-        # A generator: nothing is fetched before the first batch is asked for. Lightning makes iterators early, when it has
-        # not yet said which epoch it is, nor where to continue.
+        # A generator, so that nothing is fetched before the first batch. Lightning makes iterators early, before it sets
+        # the epoch and the position to resume from.
         order = self._order
         self._epoch, self._delivered = order.epoch, self._first(order.epoch)
         self._batches.start = self._delivered
@@ -168,36 +168,36 @@ class TrainingLoader(DataLoader[Sample]):
             yield batch
 
     def _first(self, epoch: int) -> int:
-        """The batch that an epoch begins with."""
+        """Return the number of the batch at which an epoch starts."""
         place, self._continue_at = self._continue_at, None
         return place[1] if place is not None and place[0] == epoch and place[1] < len(self._batches) else 0
 
     def state_dict(self) -> dict[str, int]:
-        """The place in the data: `epoch`, `batches` of it that were delivered, and the `samples` in all processes."""
+        """Return the position: `epoch`, `batches` delivered in it, and `samples` delivered in all processes."""
         samples = self._delivered * self._batches.batch_size * self._order.num_replicas
         return {"epoch": self._epoch, "batches": self._delivered, "samples": samples}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Continue there, as soon as its epoch is asked for; in batches of another size, at the whole batch before."""
+        """Resume there when its epoch starts; with another batch size, at the last whole batch before it."""
         batches = state_dict["samples"] // (self._batches.batch_size * self._order.num_replicas)
         self._continue_at = (state_dict["epoch"], batches)
 
 
 def balanced_weights(labels: Sequence[int] | Tensor) -> Tensor:
-    """`(samples,)` float64: drawn in proportion, with replacement, every class that occurs comes equally often on average.
+    """Return weights `(samples,)`, float64, that draw every class of `labels` equally often on average.
 
     Args:
-        labels: `(samples,)`, classes from 0.
+        labels: `(samples,)`, class numbers from 0.
     """
     classes = torch.as_tensor(labels)
     return torch.bincount(classes).to(torch.float64).reciprocal()[classes]
 
 
 def training_order(samples: Any, *, module: LightningDataModule, weights: Tensor | None = None) -> TrainingOrder:
-    """The order of a data module's training samples.
+    """Make the order of a data module's training samples.
 
-    Its seed is Lightning's `seed_everything` where there is a trainer, as of all processes; else it is drawn from torch's
-    generator, as a plain shuffling loader's.
+    With a trainer, the seed is that of Lightning's `seed_everything`, equal in all processes. Without a trainer, it is drawn
+    from torch's generator, as in a plain shuffling loader.
     """
     trainer = getattr(module, "trainer", None)
     if not isinstance(trainer, Trainer):

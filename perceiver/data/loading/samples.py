@@ -1,4 +1,4 @@
-"""Splits: what they must be able to do, and how they are held in memory or made of others."""
+"""Splits: their protocols, splits in memory, and subsets."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -12,38 +12,38 @@ from perceiver.batch import Batch, Sample
 
 @runtime_checkable
 class Samples(Protocol):
-    """A split: as much of a `torch.utils.data.Dataset` as is needed. Its tensors are neither augmented nor normalised.
+    """A split: the required part of `torch.utils.data.Dataset`. Its tensors are neither augmented nor normalised.
 
-    Where the target is a class, a split has `labels`, the class of each sample, known without reading it. Where reading
-    many samples at once is faster, it has `__getitems__(indices) -> Batch`, which then gets all indices of a batch.
+    If the target is a class, a split has `labels`, the class of each sample, known without reading it. If reading many
+    samples at once is faster, it has `__getitems__(indices) -> Batch`, which gets all indices of a batch.
     """
 
     def __len__(self) -> int:
-        """How many."""
+        """Number of samples."""
         ...
 
     def __getitem__(self, index: int) -> Sample:
-        """One of them. A training split may draw from the global generators; others have the same content every time."""
+        """Return a sample. A training split may draw from the global generators; other splits are deterministic."""
         ...
 
 
 @runtime_checkable
 class Stream(Protocol):
-    """A training split whose samples have no position: it loads itself, shuffled anew in every epoch."""
+    """A training split without random access: it makes its own loader, reshuffled in every epoch."""
 
     def loader(self, *, collate: Callable[[Any], Batch], batch_size: int, num_workers: int) -> DataLoader[Sample]:
-        """Batches; the `state_dict` of the loader is the place where an epoch was left."""
+        """Return a loader of batches; its `state_dict` is the position in the epoch."""
         ...
 
 
 class InMemory:
-    """All samples of a split, read when this is made.
+    """All samples of a split, read on construction.
 
     Args:
         samples: a split, or a list of samples.
 
     Raises:
-        ValueError: a sample without a class; names it.
+        ValueError: a sample has no class; the message names it.
     """
 
     def __init__(self, samples: Samples | Sequence[Sample]) -> None:
@@ -58,11 +58,11 @@ class InMemory:
 
 
 class Subset:
-    """Some samples of a split, one by one.
+    """Some samples of a split, read individually.
 
     Args:
-        samples: all of them.
-        index: positions of those that there are.
+        samples: the whole split.
+        index: positions of the samples in this subset.
     """
 
     def __init__(self, samples: Any, index: Int[Tensor, "chosen"]) -> None:
@@ -84,7 +84,7 @@ class Subset:
 
 
 def subset(samples: Any, index: Int[Tensor, "chosen"]) -> Any:
-    """Some samples of a split, by position; a split that has `take` chooses itself."""
+    """Return the samples of a split at these positions, by its method `take` if it has that."""
     take = getattr(samples, "take", None)
     return Subset(samples, index) if take is None else take(index)
 

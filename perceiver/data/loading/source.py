@@ -1,4 +1,4 @@
-"""A data set as the `DataModule` sees it: where its samples are, and what a model must know of them."""
+"""A data set as the `DataModule` sees it: its splits, and the spec that a model needs."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from perceiver.targets.classes import classes_target
 
 
 class Source(ABC):
-    """Finds and reads the splits of a data set; batches of them are `DataModule`'s business.
+    """Finds and reads the splits of a data set; `DataModule` makes the batches.
 
-    A subclass reads the splits, and measures what normalises them. As it stands, the target is one of the classes that
-    `class_names` names; a source with another target overrides `known` and `learn`.
+    A subclass reads the splits and measures their statistics. By default, the target is a class named in `class_names`; a
+    source with another target overrides `known` and `learn`.
 
     Args:
-        facts: of each modality, by name, what is known before any sample was read: `kind`, `shape` and the like. Part of
-            the spec.
-        class_names: of the classes 0, 1, …; None where the data or a stored spec names them.
-        split_seed: which samples are in which split; not the training seed.
+        facts: part of the spec, by modality: facts that are known before any sample is read, such as `kind` and `shape`.
+        class_names: names of the classes 0, 1, …; None if the data or a stored spec names them.
+        split_seed: determines which samples are in which split; not the training seed.
 
     Attributes:
-        spec: what a model must know of the data, a plain dict: learned from the training split, or `take`n; None before.
-        num_workers: how many processes a source may start for work of its own; set by `DataModule`.
-        corruption_seed: of the corruption in validation and test.
-        normalised: samples are normalised by the spec when they are read, so nothing comes between reading and collation.
+        spec: facts that a model needs, a plain dict, learned from the training split or set by `take`; None before that.
+        num_workers: number of processes that a source may start to read its files; set by `DataModule`.
+        corruption_seed: seed of the corruption in validation and test.
+        normalised: whether samples are normalised by the spec when they are read, so that nothing comes between reading
+            and collation.
     """
 
     normalised: ClassVar[bool] = False
@@ -48,40 +48,40 @@ class Source(ABC):
         self._class_names = None if class_names is None else list(class_names)
 
     def prepare(self) -> None:  # noqa: B027  (nothing to prepare is the rule)
-        """Download what is absent and look whether everything is there, in one process, before any time is spent."""
+        """Download missing files and check that all files exist, in a single process, before training starts."""
 
     @abstractmethod
     def read_training(self) -> tuple[Any, Any]:
-        """The training and the validation split: `Samples`; of training also a `Stream`. `class_names` is known then."""
+        """Return the training split (`Samples` or a `Stream`) and the validation split; then `class_names` is known."""
 
     @abstractmethod
     def read_test(self) -> Any:
-        """The test split: `Samples`."""
+        """Return the test split: `Samples`."""
 
     def read_prediction(self) -> Any:
-        """What `mode=predict` takes where it is not the test split; None: the test split."""
+        """Return the samples for `mode=predict`; None: the test split."""
         return None
 
     def unaltered(self, training: Any) -> Any:
-        """The training split with the same content every time, for overfitting on one batch."""
+        """Return the training split without random variation, for overfitting on a single batch."""
         return training
 
     def statistics(self, training: Any) -> Mapping[str, Mapping[str, Any]]:
-        """What the spec holds of each modality besides `facts`: `mean` and `std`, or nothing."""
+        """Return the entries of the spec besides `facts`, by modality: `mean` and `std`, or nothing."""
         return {}
 
     def read_class_names(self) -> list[str] | None:
-        """Names of the classes as the data gives them; None if only reading the training split does, or nothing."""
+        """Return the class names of the data; None if they are unknown, or known only after reading the training split."""
         return None
 
     @property
     def available(self) -> tuple[str, ...]:
-        """Names of the modalities that transforms may be configured for."""
+        """Names of the modalities for which transforms may be configured."""
         return tuple(self.facts)
 
     @property
     def class_names(self) -> list[str] | None:
-        """Names of the classes 0, 1, …: given, of a stored spec or of the data; None as long as they are not known."""
+        """Names of the classes 0, 1, …, from the argument, a stored spec or the data; None while they are unknown."""
         if self._class_names is None:
             self._class_names = self.read_class_names()
         return self._class_names
@@ -91,17 +91,17 @@ class Source(ABC):
         self._class_names = list(names)
 
     def named_classes(self) -> list[str]:
-        """`class_names`, which must be known.
+        """Return `class_names`, which must be known.
 
         Raises:
-            RuntimeError: neither the data nor a stored spec names them.
+            RuntimeError: neither the data nor a stored spec names the classes.
         """
         if self.class_names is None:
             raise RuntimeError(f"{type(self).__name__}: neither the data nor a stored spec names the classes.")
         return self.class_names
 
     def learn(self, training: Any) -> dict[str, Any]:
-        """The spec, from the samples that are trained on.
+        """Return the spec, learned from the training samples.
 
         Raises:
             ValueError: a single class, or samples that cannot be normalised.
@@ -118,14 +118,14 @@ class Source(ABC):
         }
 
     def known(self) -> dict[str, Any]:
-        """As much of the spec as is known without reading samples: `modalities` by name, and `target`."""
+        """Return the part of the spec that is known without reading samples: `modalities` by name, and `target`."""
         return {"modalities": self.facts, "target": {} if self.class_names is None else {"names": self.class_names}}
 
     def take(self, stored: Mapping[str, Any]) -> None:
-        """Take the spec of a run directory or checkpoint, before anything is read: its statistics and classes hold.
+        """Adopt the spec of a run directory or checkpoint, with its statistics and classes, before anything is read.
 
         Raises:
-            ValueError: it is the spec of other data: other modalities, facts or classes.
+            ValueError: the spec belongs to other data: other modalities, facts or classes.
         """
         known, theirs = self.known(), stored.get("modalities") or {}
         target = stored.get("target") or {}

@@ -1,4 +1,4 @@
-"""Splitting samples the same way on every machine and for every training seed, and choosing a few labelled ones."""
+"""Splits that are the same on every machine and for every training seed, and subsets of labelled samples."""
 
 from collections.abc import Sequence
 
@@ -17,19 +17,19 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
-"""What folders and cells may call a split, in small letters, and which split that is."""
+"""Lower-case names of splits in folders and cells, and the split that each stands for."""
 
 
 def stratified_split(
     labels: Int[Tensor, "samples"], *, size: int, seed: int, name: str
 ) -> tuple[Int[Tensor, "rest"], Int[Tensor, "size"]]:
-    """Takes `size` samples out, each class in proportion to its frequency.
+    """Take out `size` samples, each class in proportion to its frequency.
 
     Args:
         labels: the class of every sample.
-        size: how many samples to take out, at least 1; at least 1 stays.
-        seed: which of the possible splits; not the training seed.
-        name: the argument that `size` came from, for the error message.
+        size: number of samples to take out, at least 1; at least 1 stays.
+        seed: seed of the split; not the training seed.
+        name: argument that `size` came from, for the error message.
 
     Returns:
         Indices of the samples that stay and of those taken out, both ascending.
@@ -45,12 +45,11 @@ def stratified_split(
     classes, counts = np.unique(labels.numpy(), return_counts=True)
     shares = counts * size / num_samples
     quotas = np.floor(shares).astype(int)
-    # The largest remainders make up what rounding down left over; ties go to the lower class.
+    # The samples lost to rounding down go to the largest remainders, and in ties to the lower class.
     missing = size - int(quotas.sum())
     quotas[np.argsort(quotas - shares, kind="stable")[:missing]] += 1
 
-    # NumPy guarantees the stream of RandomState for good; neither default_rng nor scikit-learn promises as
-    # much.
+    # NumPy guarantees the stream of RandomState permanently; neither default_rng nor scikit-learn does.
     order = np.random.RandomState(seed).permutation(num_samples)
     ordered_labels = labels.numpy()[order]
     taken = np.zeros(num_samples, dtype=bool)
@@ -60,13 +59,13 @@ def stratified_split(
 
 
 def random_split(size: int, *, fraction: float, seed: int, where: object) -> tuple[list[int], list[int]]:
-    """Takes a share of `size` samples out, one at least, whatever their targets.
+    """Take out a share of `size` samples, at least one, regardless of their targets.
 
     Args:
         size: number of samples.
         fraction: share to take out.
-        seed: which of the possible splits; not the training seed.
-        where: the samples are, for the error message.
+        seed: seed of the split; not the training seed.
+        where: place of the samples, for the error message.
 
     Returns:
         Indices of the samples that stay and of those taken out, both ascending.
@@ -77,18 +76,18 @@ def random_split(size: int, *, fraction: float, seed: int, where: object) -> tup
     taken = max(1, round(fraction * size))
     if taken >= size:
         raise ValueError(f"{where}: expected two samples or more, some of them for validation, got {size}.")
-    # NumPy guarantees the stream of RandomState for good.
+    # NumPy guarantees the stream of RandomState permanently.
     order = np.random.RandomState(seed).permutation(size)
     return sorted(order[taken:].tolist()), sorted(order[:taken].tolist())
 
 
 def labelled_subset(labels: Sequence[int] | Tensor, *, size: int, seed: int) -> Int[Tensor, "size"]:
-    """Which samples to train on: `size` of them, each class in proportion to its frequency, ascending.
+    """Return the indices of `size` samples to train on, each class in proportion to its frequency, ascending.
 
     Args:
         labels: the class of each sample of the training split.
-        size: how many; as many as there are takes all.
-        seed: which of the possible choices; not the training seed.
+        size: number of samples; `len(labels)` takes all.
+        seed: seed of the choice; not the training seed.
 
     Raises:
         ValueError: `size` is below 1 or above the number of samples.

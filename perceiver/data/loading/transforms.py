@@ -1,4 +1,4 @@
-"""Transforms that vary or corrupt the batches of a modality: how they are configured, put in one form, and tried."""
+"""Transforms that augment or corrupt the batches of a modality: configuration, a common form, and checks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,44 +10,44 @@ from torch import Tensor
 from perceiver.data.augmentation.images import augmented
 
 Transform = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
-"""`(B, …)` and its mask (`(B, *grid)`, True is valid, or None) to the same, changed; sizes of the grid may change.
+"""Maps `(B, …)` and its mask (`(B, *grid)`, True is valid, or None) to a changed pair; grid sizes may change.
 
-It draws for every sample anew, from torch's global generator, so that `seed` makes runs repeatable; worker processes have
-seeds of their own. Whether a sample is present at all stays as it was.
+It draws separately for every sample from torch's global generator, so that `seed` makes runs reproducible; each worker
+process has its own seed. It must not change whether a sample is present.
 """
 
 ImageTransform = Callable[[Tensor], Tensor]
-"""A torchvision v2 transform, or anything alike: float `(C, H, W)` in [0, 1], black = 0, to the same shape; or, if it has a
-true attribute `draws_per_image`, `(B, C, H, W)` to the same shape. This is the form for images, `Transform` that for others.
+"""A torchvision v2 transform or a similar callable: maps float `(C, H, W)` in [0, 1], black = 0, to the same shape. With a
+true attribute `draws_per_image`, it maps `(B, C, H, W)`. This form is for images, `Transform` for all other kinds.
 """
 
 Settings = ImageTransform | Mapping[str, Any] | None
-"""Transforms as they are configured. Of a data set of one modality: an image transform, or transforms by names of your
-choice, applied in this order. Of a data set of several modalities: such a value for each, by its name. None: no transform.
+"""Transforms as configured. For a data set with a single modality: an image transform, or transforms under names of your
+choice, applied in this order. For several modalities: such a value per modality, by its name. None: no transform.
 """
 
 
 @dataclass(frozen=True)
 class OnImages:
-    """An image transform in the form of `Transform`; the mask stays."""
+    """An image transform in the form of `Transform`; the mask does not change."""
 
     transform: ImageTransform
 
     def __call__(self, x: Tensor, mask: Tensor | None) -> tuple[Any, Tensor | None]:
-        """`(B, C, H, W)` in and, from a transform that keeps sizes, out."""
+        """Map `(B, C, H, W)` to the same shape, if the transform keeps sizes."""
         return augmented(self.transform, x), mask
 
 
 class Transforms:
-    """Transforms of one modality by name, one after another.
+    """Named transforms of a modality, applied in sequence.
 
     Args:
         transforms: an image transform, or a mapping from names to transforms; None, or an entry of None, for no transform.
-        argument: where they are configured, for error messages.
-        kind: of the modality; transforms of images are `ImageTransform`s.
+        argument: name of the argument that configures them, for error messages.
+        kind: kind of the modality; transforms of images are `ImageTransform`s.
 
     Raises:
-        TypeError: an entry cannot be called, or `transforms` is no mapping.
+        TypeError: an entry is not callable, or `transforms` is not a mapping.
     """
 
     def __init__(self, transforms: Settings, *, argument: str, kind: str | None) -> None:
@@ -70,21 +70,21 @@ class Transforms:
         return len(self.transforms)
 
     def __call__(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """`(B, …)` and its mask, changed."""
+        """Apply all transforms to `(B, …)` and its mask."""
         for transform in self.transforms.values():
             x, mask = transform(x, mask)
         return x, mask
 
     def check(self, x: Tensor, mask: Tensor | None, *, channel_axis: object) -> None:
-        """Try them on a batch, so that a transform that does not fit is reported before training starts.
+        """Try the transforms on a batch, to report an unsuitable transform before training starts.
 
         Args:
             x, mask: a batch of the modality.
-            channel_axis: of a sample, 0 or -1.
+            channel_axis: channel axis of a sample, 0 or -1.
 
         Raises:
-            TypeError: a transform returns something else than a float tensor and a boolean mask or None.
-            ValueError: it changes the number of samples, or the size of images, or the mask does not go with the tensor.
+            TypeError: a transform does not return a float tensor and a boolean mask or None.
+            ValueError: it changes the number of samples or the size of images, or the mask does not match the tensor.
         """
         with torch.random.fork_rng(devices=[]):
             for where, transform in self.transforms.items():
@@ -97,16 +97,16 @@ class Transforms:
 def by_modality(
     given: Settings, *, facts: Mapping[str, Mapping[str, Any]], available: Sequence[str], argument: str
 ) -> dict[str, Transforms]:
-    """Transforms as they are configured, for each modality that has some.
+    """Return the configured transforms by modality, without modalities that have no transform.
 
     Args:
-        given: as configured.
-        facts: of the modalities that samples have, by name; their `kind` counts.
+        given: configured transforms.
+        facts: facts of the modalities in the samples, by name; only `kind` is used.
         available: names of all modalities that may be configured.
-        argument: where they are configured, for error messages.
+        argument: name of the argument that configures them, for error messages.
 
     Raises:
-        TypeError: a transform cannot be called, or of several modalities no mapping by their names was given.
+        TypeError: a transform is not callable, or there are several modalities and `given` is not a mapping by their names.
         ValueError: an unknown modality.
     """
     if given is None:

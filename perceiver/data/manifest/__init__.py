@@ -1,4 +1,4 @@
-"""Files of your own by a manifest, a table with a row per sample."""
+"""Your own files listed in a manifest, a table with a row per sample."""
 
 from perceiver.data.manifest.module import Manifest
 from perceiver.data.manifest.rows import BadRowError

@@ -1,4 +1,4 @@
-"""From the cell of a manifest, a path or a value, to a raw sample that `perceiver.modalities.preprocess` takes."""
+"""From a manifest cell, a path or a value, to a raw sample for `perceiver.modalities.preprocess`."""
 
 import io
 import logging
@@ -32,17 +32,17 @@ log = logging.getLogger(__name__)
 class Read(Protocol):
     """Reads a cell.
 
-    Raises OSError or ValueError where it holds, or names, nothing of its kind; the message need not name row and column.
+    Raises OSError or ValueError if the cell has no valid content of its kind; the message need not name row and column.
     """
 
     def __call__(self, value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
-        """The raw sample.
+        """Return the raw sample.
 
         Args:
-            value: of the cell, not missing; a `FileContent` in place of a path, and a list of these in place of a folder.
-            facts: the spec of the modality as far as it is known.
-            folder: what paths are relative to; None: the cell must not name a file.
-            training: choose at random what is random in training.
+            value: value of the cell, not missing; a `FileContent` replaces a path, and a list of these a folder.
+            facts: known part of the modality's spec.
+            folder: base of relative paths; None: the cell must not name a file.
+            training: make the random choices of training.
         """
         ...
 
@@ -54,7 +54,7 @@ class Survey(Protocol):
     def __call__(
         self, cells: Iterable[tuple[int, Any]], *, facts: ModalitySpec, folder: Path | None, report: Report
     ) -> dict[str, Any]:
-        """The spec with these facts; `cells` are pairs of row and cell, and `report` gets those that cannot be used."""
+        """Return the spec with these facts; `cells` are (row, cell) pairs, and `report` gets unusable cells."""
         ...
 
 
@@ -64,16 +64,16 @@ def _is_array(value: Any, facts: ModalitySpec) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Cells:
-    """How the cells of one kind of modality are read.
+    """Functions that read and check the cells of a kind of modality.
 
     Args:
         read: reads a cell.
-        is_value: whether a cell holds a value; else it is the path of a file.
-        check_file: looks at the head of a file.
-        folders: a path may lead to a folder, too.
-        check: looks at a cell, in place of all these; None: values are read, and files checked.
-        survey: finds facts in cells of the training rows; None: there are none to find.
-        surveyed: at most how many cells it takes, evenly spread ones of more; None: all.
+        is_value: returns whether a cell holds a value; otherwise it is the path of a file.
+        check_file: checks the head of a file.
+        folders: whether a path may name a folder.
+        check: checks a cell, instead of the functions above; None: values are read, and files checked.
+        survey: finds facts in cells of the training rows; None: no facts to find.
+        surveyed: maximum number of cells for `survey`, evenly spaced; None: all.
     """
 
     read: Read
@@ -86,7 +86,7 @@ class Cells:
 
 
 def cells_of(facts: ModalitySpec) -> Cells:
-    """The entry of `CELLS` for the kind of a modality; of a kind of another package, what its attribute `cells` asks for."""
+    """Return the `Cells` for the kind of a modality; for a kind of another package, those that its `cells` selects."""
     known = CELLS.get(str(facts["kind"]))
     if known is not None:
         return known
@@ -95,12 +95,12 @@ def cells_of(facts: ModalitySpec) -> Cells:
 
 
 def read_cell(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool = False) -> Any:
-    """The raw sample that a cell holds or names. Errors as in `Read`."""
+    """Read the raw sample that a cell holds or names. Errors as in `Read`."""
     return cells_of(facts).read(value, facts=facts, folder=folder, training=training)
 
 
 def check_cell(value: Any, *, facts: ModalitySpec, folder: Path | None) -> None:
-    """Looks at a cell, and the head of the file that it names, without decoding that. Errors as in `Read`."""
+    """Check a cell, and the head of the file that it names, without decoding the file. Errors as in `Read`."""
     cells = cells_of(facts)
     if cells.check is not None:
         cells.check(value, facts=facts, folder=folder)
@@ -113,11 +113,11 @@ def check_cell(value: Any, *, facts: ModalitySpec, folder: Path | None) -> None:
 
 
 def files_of_cell(value: Any, *, facts: ModalitySpec, folder: Path) -> list[Path] | None:
-    """The files that a cell names: one, or the frames of a video in a folder; None: it holds a value.
+    """Return the files that a cell names: a file, or the frames of a video in a folder; None if it holds a value.
 
     Raises:
-        OSError: there is no such file.
-        ValueError: a folder without images.
+        OSError: the file does not exist.
+        ValueError: the folder has no images.
     """
     cells = cells_of(facts)
     if cells.is_value(value, facts):
@@ -127,15 +127,15 @@ def files_of_cell(value: Any, *, facts: ModalitySpec, folder: Path) -> list[Path
 
 
 def names_of_series(value: Any, *, facts: ModalitySpec, folder: Path | None) -> list[str]:
-    """The names of the values in the cell of a time series. Errors as in `Read`."""
+    """Return the names of the values in a time series cell. Errors as in `Read`."""
     return series_names(_series_source(value, folder), facts=facts)
 
 
 def array_of(value: Any, folder: Path | None) -> NDArray[Any]:
-    """Numbers, from a list, its JSON text, or a file: `.npy`, or text with spaces, tabs or commas between them.
+    """Read numbers from a list, its JSON text, or a file: `.npy`, or text with spaces, tabs or commas between numbers.
 
     Raises:
-        OSError, ValueError: it is none, or lists in it differ in length.
+        OSError, ValueError: the value is not an array, or its lists differ in length.
     """
     if isinstance(value, FileContent):
         return _numbers_of_file(value)
@@ -155,9 +155,9 @@ def array_of(value: Any, folder: Path | None) -> NDArray[Any]:
 
 
 def from_json(text: str) -> Any:
-    """What a JSON text in a cell means."""
+    """Parse a JSON text in a cell."""
     try:
-        # Without a bound of its own: what follows takes arrays of a few dimensions.
+        # No depth limit here: later steps accept only arrays with few dimensions.
         return parse_json(text, max_depth=None)
     except ValueError as error:
         raise ValueError(f"expected a path, or JSON, got {shortened(text)}: {error}") from None
@@ -165,7 +165,7 @@ def from_json(text: str) -> Any:
 
 def _image(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
     if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
-        value = value["bytes"]  # images in Parquet files as the Hugging Face hub has them
+        value = value["bytes"]  # images in Parquet files of the Hugging Face hub
     if isinstance(value, bytes):
         return _decoded(value)
     if isinstance(value, FileContent):
@@ -203,7 +203,7 @@ def _audio(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bo
     samples = array_of(value, folder)
     if samples.ndim not in (1, 2) or samples.size == 0 or not np.isfinite(samples).all():
         raise ValueError(f"expected finite samples (samples,) or (channels, samples), got shape {samples.shape}.")
-    # Specs of version 0.1 hold no width: integers were not scaled then.
+    # Specs of version 0.1 have no width: integers were not scaled.
     return samples if samples.dtype.kind in "iu" and "integer_bits" in facts else samples.astype(np.float32)
 
 
@@ -256,16 +256,16 @@ def _points(value: Any, *, facts: ModalitySpec, folder: Path | None, training: b
 
 
 def _table(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
-    """As it is."""
+    """Return the value unchanged."""
     return value
 
 
 def _series_names(
     cells: Iterable[tuple[int, Any]], *, facts: ModalitySpec, folder: Path | None, report: Report
 ) -> dict[str, Any]:
-    """The values of all series, in the order in which they come first, where the settings do not name them; their steps.
+    """Add the names of the values of all series, in order of appearance, if the settings do not name them, and the step.
 
-    Series none of which has times take a step of one second for each row.
+    If no series has times, steps are one second per row.
     """
     names: dict[str, None] = {}
     timed = facts.get("step_seconds") is not None
@@ -289,7 +289,7 @@ def _series_names(
 def _deep_range(
     cells: Iterable[tuple[int, Any]], *, facts: ModalitySpec, folder: Path | None, report: Report
 ) -> dict[str, Any]:
-    """The range of images with more than 8 bits per pixel, where there are any and the settings do not give it."""
+    """Add the range of images with more than 8 bits per pixel, if there are such images and the settings do not give it."""
     if "deep_range" in facts or folder is None:
         return dict(facts)
     images = (image for _, cell in cells for image in _images_in(cell, facts=facts, folder=folder))
@@ -298,7 +298,7 @@ def _deep_range(
 
 
 def _images_in(value: Any, *, facts: ModalitySpec, folder: Path) -> list[Path | io.BytesIO]:
-    """The files or contents of images in a cell; nothing where there are none that can be found."""
+    """Return the files or contents of images in a cell; an empty list if no image is found."""
     if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
         value = value["bytes"]
     if isinstance(value, bytes):
@@ -312,7 +312,7 @@ def _images_in(value: Any, *, facts: ModalitySpec, folder: Path) -> list[Path | 
 def _warn_of_paths(
     cells: Iterable[tuple[int, Any]], *, facts: ModalitySpec, folder: Path | None, report: Report
 ) -> dict[str, Any]:
-    """The spec as it is: texts that are the paths of files are hardly meant to be learned themselves."""
+    """Return the spec unchanged; warn if texts are paths of files, which are rarely meant to be learned as text."""
     texts = [text for _, text in cells]
     if not facts.get("files") and folder is not None and all(_is_path_of_file(text, folder) for text in texts):
         log.warning(
@@ -374,7 +374,7 @@ CELLS: dict[str, Cells] = {
     ),
     "table": Cells(read=_table, is_value=lambda value, facts: True, survey=table_facts),
 }
-"""By built-in kind."""
+"""Cell functions by built-in kind."""
 
 _ARRAYS = Cells(read=_array)
 
@@ -383,10 +383,10 @@ _PLUG_INS = {
     "files": Cells(read=_of_plug_in, is_value=lambda value, facts: not isinstance(value, str)),
     "values": Cells(read=_of_plug_in, is_value=lambda value, facts: True),
 }
-"""By `Modality.cells`."""
+"""Cell functions by `Modality.cells`."""
 
 
-_LONGEST_PATH = 1024  # characters; what is longer is content in base 64, for instance
+_LONGEST_PATH = 1024  # characters; longer text is content, e.g. in base 64
 
 
 def _existing(value: str, folder: Path | None, *, directory: bool = False) -> Path:
@@ -413,6 +413,6 @@ def _numbers_of_file(path: Path | FileContent) -> NDArray[Any]:
 
 
 def shortened(value: Any) -> str:
-    """A value as messages show it."""
+    """Return a value in short form for messages."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

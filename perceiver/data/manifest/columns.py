@@ -1,4 +1,4 @@
-"""The columns of a table: which hold numbers and which categories, and what training rows say of each."""
+"""The columns of a table modality: numeric or categorical, with their statistics in the training rows."""
 
 import logging
 from collections import Counter
@@ -21,16 +21,16 @@ from perceiver.runtime.process_rank import process_rank
 
 log = logging.getLogger(__name__)
 
-_FEW = 8  # cells, of which all may differ in a category too
+_FEW = 8  # with so few cells, all may differ in a categorical column too
 
 Report = Callable[[int, str | None, object], None]
-"""Takes a row that cannot be used, the column at fault if there is a single one, and what is wrong."""
+"""Gets an unusable row, the column at fault if there is a single one, and the problem."""
 
 
 def table_facts(
     cells: Iterable[tuple[int, Mapping[str, Any]]], *, facts: ModalitySpec, folder: Path | None, report: Report
 ) -> dict[str, Any]:
-    """Columns of numbers, each with mean and standard deviation, and of categories, each with its values."""
+    """Return the spec with numeric columns (mean and standard deviation) and categorical columns (values)."""
     asked = {name: kind for kind in ("numbers", "categories") for name in facts[f"asked_{kind}"]}
     rows = dict(cells)
     columns = {name: [values.get(name) for values in rows.values()] for name in facts["columns"]}
@@ -103,9 +103,10 @@ def _is_numeric(
     written: dict[str, dict[str, str]],
     dates: dict[str, dict[str, str]],
 ) -> bool:
-    """Whether a column holds numbers or dates; notes how these are written.
+    """Return whether a column holds numbers or dates, and record the format of dates.
 
-    Dates are nine in ten of the cells that are there, numbers are half of them: the others are slips rather than categories.
+    A column holds dates if they are nine in ten of its non-empty cells, and numbers if they are half of them: the other
+    cells are more likely errors than categories.
     """
     style, share = how_numbers_are_written(values, **separators)
     if share < 0.9 and (date := how_dates_are_written(values)) is not None:
@@ -119,7 +120,7 @@ def _is_numeric(
 
 
 def natural(text: str) -> tuple[bool, float, str]:
-    """Sorts numbers by value and before words."""
+    """Sort key that puts numbers first, by value, and words after them."""
     try:
         return False, float(text), text
     except ValueError:
@@ -127,12 +128,12 @@ def natural(text: str) -> tuple[bool, float, str]:
 
 
 def warn_of_unknown_values(table: ManifestTable, rows: Sequence[int], *, facts: Mapping[str, Any]) -> None:
-    """Names in the log the columns of a table modality that are empty in all rows, and categories unknown in training.
+    """Log the columns of a table modality that are empty in all rows, and categories unseen in training.
 
     Args:
         table: the manifest.
-        rows: for validation, test or prediction.
-        facts: the stored spec of the modality.
+        rows: rows for validation, test or prediction.
+        facts: stored spec of the modality.
     """
     for column in facts["columns"] if process_rank() == 0 and rows else ():
         values = [value for row in rows if (value := table.cell(row, column)) is not None]

@@ -1,15 +1,15 @@
-"""The content of a file in memory, read like the file itself: what shards hold in place of paths."""
+"""The content of a file in memory, read like the file itself; shards store it instead of a path."""
 
 import io
 from pathlib import PurePath
 
 
 class FileContent(io.BytesIO):
-    """A file that was read already.
+    """A file in memory.
 
     Args:
-        content: its bytes.
-        name: what it was called, for messages; its ending says what it is.
+        content: bytes of the file.
+        name: name of the file, for messages; its suffix gives the format.
     """
 
     def __init__(self, content: bytes, *, name: str) -> None:
@@ -21,9 +21,9 @@ class FileContent(io.BytesIO):
 
     @property
     def suffix(self) -> str:
-        """The ending of its name, with the dot."""
+        """Suffix of the name, with the dot."""
         return PurePath(str(self)).suffix
 
     def read_bytes(self) -> bytes:
-        """All of it."""
+        """Return the whole content."""
         return self.getvalue()

@@ -1,4 +1,4 @@
-"""The modalities of a manifest: which kind each is, in which columns it stands, and the settings of its kind."""
+"""The modalities of a manifest: kinds, columns, and settings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +13,13 @@ from perceiver.modalities.modality import Modality
 
 @dataclass(frozen=True, kw_only=True)
 class ManifestModality:
-    """One modality of a manifest.
+    """A modality of a manifest.
 
     Args:
-        name: the key in `Batch.inputs`.
-        kind: as the spec has it: a word, or the class of a kind of another package.
-        columns: of the manifest; one, but for tables.
-        facts: what its spec holds before the data was seen, settings of its kind included.
+        name: key in `Batch.inputs`.
+        kind: kind as in the spec: a word, or the class of a kind of another package.
+        columns: columns of the manifest; a single column except for tables.
+        facts: spec before the data is read, including settings of the kind.
     """
 
     name: str
@@ -29,25 +29,25 @@ class ManifestModality:
 
     @property
     def behaviour(self) -> Modality:
-        """The kind itself."""
+        """The `Modality` object of the kind."""
         return kind_of(self.facts)
 
     @property
     def several_columns(self) -> bool:
-        """Whether a sample is a dict from column to value."""
+        """Whether a sample is a dict by column."""
         return self.behaviour.several_columns
 
 
 def parse_modalities(settings: Mapping[str, Any], *, defaults: Mapping[str, Any]) -> list[ManifestModality]:
-    """From what the user wrote, `{photo: image, patient: {kind: table, columns: [age, sex]}}`, to modalities.
+    """Parse the user's modalities, e.g. `{photo: image, patient: {kind: table, columns: [age, sex]}}`.
 
     Args:
-        settings: by name, a kind or a mapping with `kind`, maybe `column` (the name where there is none) and settings. A
-            kind is a word, or a class derived from `perceiver.modalities.Modality` or its dotted name.
-        defaults: settings for all modalities of a kind that do not set it: `size`, `sample_rate`, `channels` …, by kind.
+        settings: by name, a kind or a mapping with `kind`, optionally `column` (default: the name), and settings. A kind is
+            a word, a class derived from `perceiver.modalities.Modality`, or its dotted name.
+        defaults: default settings by kind: `size`, `sample_rate`, `channels` ….
 
     Raises:
-        ValueError: an unknown setting, or an invalid one; names it.
+        ValueError: a setting is unknown or invalid; the message names it.
     """
     if not settings:
         raise ValueError("data.modalities: expected one modality or more, e.g. {photo: image, sound: audio}, got none.")
@@ -55,7 +55,7 @@ def parse_modalities(settings: Mapping[str, Any], *, defaults: Mapping[str, Any]
 
 
 def stored_modality(name: str, facts: Mapping[str, Any]) -> ManifestModality:
-    """The modality that an entry of a stored spec describes."""
+    """Return the modality described by an entry of a stored spec."""
     columns = facts.get("columns") or [facts.get("column", name)]
     return ManifestModality(name=name, kind=str(facts["kind"]), columns=tuple(map(str, columns)), facts=dict(facts))
 
@@ -96,7 +96,7 @@ def _modality(name: str, given: Any, defaults: Mapping[str, Any]) -> ManifestMod
 
 
 def _plug_in(kind: str, *, where: str) -> Modality:
-    """The kind that the user's own settings name, from any installed package."""
+    """Return the kind that the user's settings name, from any installed package."""
     cls = resolve(kind, path=where, base=Modality)
     try:
         made: Modality = cls()

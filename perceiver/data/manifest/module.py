@@ -1,4 +1,4 @@
-"""Files of your own by a manifest: a table with a row per sample, whose columns are modalities, a target, splits and ids."""
+"""Your own files listed in a manifest: a table with a row per sample and columns for modalities, target, split and id."""
 
 import logging
 import os
@@ -32,49 +32,50 @@ log = logging.getLogger(__name__)
 
 
 class Manifest(Source):
-    """Trains on the rows of a CSV, Parquet or JSON lines file, whose cells are values or the paths of files.
+    """Trains on the rows of a CSV, Parquet or JSON lines file, whose cells are values or paths of files.
 
-    A row may lack any of its modalities (an empty cell), but not all. Cells are decoded when a batch needs them, in the
-    loader processes. Batches hold `inputs[name]` for each modality, as `perceiver.Collate` makes them, and masks where
-    modalities are missing or lengths differ. The spec holds everything that prediction needs: the columns too.
+    A row may lack any of its modalities (an empty cell), but not all. Cells are decoded per batch, in the loader processes.
+    Batches hold `inputs[name]` for each modality, as `perceiver.Collate` makes them, and masks if modalities are missing
+    or lengths differ. The spec holds everything that prediction needs, including the columns.
 
     Args:
-        manifest: the file.
-        modalities: by name, a kind (image, video, audio, points, text, timeseries) if the column has that name too, or a
+        manifest: path of the file.
+        modalities: by name, a kind (image, video, audio, points, text, timeseries) if the column has the same name, or a
             mapping: `{kind: image, column: photo, size: [32, 32]}`, `{kind: table, columns: [age, sex]}`. The kind may be a
             `perceiver.modalities.Modality` of any installed package: `{kind: my_package.Thermometer}`. None: those of a
             stored spec.
-        target: the column of targets; of values, there may be several. Names of classes and labels are what stands there in
-            rows for training.
-        target_kind: "classes", one for each row; "labels", any number of them, with `label_separator` between them or as a
-            list in JSON, for `task=multilabel`; "values", numbers, for `task=regression`. "auto": as a stored spec says,
-            else classes.
-        label_separator: between labels in a cell. None: as a stored spec says, else a semicolon.
-        delimiter: between the cells of a CSV file. None: found.
-        encoding: of a CSV file.
-        header: names of the columns of a CSV file whose first line does not have them. None: it has.
-        id: the column of ids. "auto": the column called id, if there is one. None: rows are numbered from 1.
-        split: the column that says train, val or test. "auto": the column called split, if there is one. None: a split by
-            class and `split_seed`.
-        root: what paths are relative to. None: the folder of the manifest.
-        image_size: (height, width) that images and videos are scaled and cropped to.
+        target: column of targets, or several columns for values. Names of classes and labels are the cells of the training
+            rows.
+        target_kind: "classes", a class per row; "labels", any number of labels, separated by `label_separator` or as a
+            JSON list, for `task=multilabel`; "values", numbers, for `task=regression`. "auto": as in a stored spec, else
+            classes.
+        label_separator: separator of labels in a cell. None: as in a stored spec, else a semicolon.
+        delimiter: delimiter of a CSV file. None: detected.
+        encoding: encoding of a CSV file.
+        header: column names of a CSV file without a header line. None: the first line has them.
+        id: column of ids. "auto": the column `id`, if it exists. None: rows are numbered from 1.
+        split: column with train, val or test. "auto": the column `split`, if it exists. None: a split stratified by class,
+            from `split_seed`.
+        root: base of relative paths. None: the folder of the manifest.
+        image_size: (height, width) to which images and videos are scaled and cropped.
         image_channels: 3 for colour, 1 for grey.
         sample_rate: in hertz; recordings of another rate are resampled.
         audio_channels: 1 mixes recordings down to mono.
-        max_seconds: longer recordings are cut, in training at random, else to their beginning. None: never.
-        validation_fraction: share of the rows that are not for the test; counts where no split column has validation rows.
-        test_fraction: share of the rows; counts without a split column.
-        split_seed: which rows; not the training seed.
-        on_bad_row: "error" stops at the first row that cannot be used. "skip" decodes everything once before training, and
-            leaves out such rows; `skipped` and the log name them.
-        check_files: look for all files and read their heads before training.
-        max_row_group_bytes: how much memory a row group of a Parquet manifest may take; rows of larger ones cannot be used.
-        needs_test: `prepare` demands test rows; False where they are not there and not asked for.
+        max_seconds: longer recordings are cut, at a random position in training, otherwise to their beginning. None: no
+            limit.
+        validation_fraction: share of the non-test rows; used if no split column has validation rows.
+        test_fraction: share of the rows; used without a split column.
+        split_seed: seed of the split; not the training seed.
+        on_bad_row: "error" stops at the first unusable row. "skip" decodes everything once before training and leaves out
+            unusable rows; `skipped` and the log name them.
+        check_files: check that all files exist, and read their heads, before training.
+        max_row_group_bytes: memory limit of a row group in a Parquet manifest; rows of larger groups cannot be used.
+        needs_test: whether `prepare` requires test rows.
 
     Raises:
-        FileNotFoundError: no manifest.
-        BadRowError: a row cannot be used; names row and column.
-        ValueError: a setting or column that is not known, no rows for a split, or a single class.
+        FileNotFoundError: the manifest does not exist.
+        BadRowError: a row cannot be used; the message names row and column.
+        ValueError: a setting or column is unknown, a split has no rows, or there is a single class.
     """
 
     normalised = True
@@ -117,7 +118,7 @@ class Manifest(Source):
         self.root = self.manifest.parent if root is None else Path(root)
         self.target = target
         self.target_kind = target_kind
-        # Checks both, too.
+        # This also checks both arguments.
         self._targets = target_columns("classes" if target_kind == AUTO else target_kind, target, separator=label_separator)
         self.label_separator = label_separator
         if delimiter is not None and len(delimiter) != 1:
@@ -149,23 +150,23 @@ class Manifest(Source):
 
     @property
     def skipped(self) -> list[str]:
-        """The rows that were left out so far, and why."""
+        """The rows left out so far, with reasons."""
         return list(self._bad.skipped.values())
 
     def prepare(self) -> None:
-        """Reads the manifest and looks for its columns."""
+        """Read the manifest and check its columns."""
         self._check_columns(self._columns())
 
     @property
     def has_test(self) -> bool:
-        """Whether there are rows for the test."""
+        """Whether there are test rows."""
         return bool(self._split().test)
 
     def take(self, stored: Mapping[str, Any]) -> None:
-        """Take a stored spec: its columns, kinds, sizes, rates, statistics and classes hold, whatever the arguments say.
+        """Adopt a stored spec: its columns, kinds, sizes, rates, statistics and classes override the arguments.
 
         Raises:
-            ValueError: it is a spec without these modalities, or of other kinds.
+            ValueError: the spec lacks these modalities, or has other kinds.
         """
         kind = str((stored.get("target") or {}).get("kind"))
         if kind not in TARGET_KINDS or self.target_kind not in (AUTO, kind):
@@ -173,7 +174,7 @@ class Manifest(Source):
             raise ValueError(f"spec.target.kind: Manifest has {own}, but the stored spec says {kind!r}.")
         columns = self.target
         if kind == "values" and self.target_kind == AUTO:
-            columns = [str(name) for name in stored["target"]["names"]]  # said in training
+            columns = [str(name) for name in stored["target"]["names"]]  # as set in training
         known = {name: facts.get("kind") for name, facts in stored.get("modalities", {}).items()}
         for modality in self._asked or ():
             if known.get(modality.name) != modality.kind:
@@ -187,7 +188,7 @@ class Manifest(Source):
         self._splits, self._trained = None, False
 
     def read_training(self) -> tuple[ManifestRows, ManifestRows]:
-        """The rows for training and validation; the spec is learned now, since it says how cells are read."""
+        """Return the training and validation rows; the spec is learned here, since reading cells requires it."""
         splits = self._split()
         self._report_unlabelled("train", "val", *(["test"] if self.needs_test else []))
         if not splits.train or not splits.val:
@@ -210,13 +211,13 @@ class Manifest(Source):
         splits.val = self._decodable(splits.val, self._specs())
         training, validation = self._labelled(splits.train, training=True), self._labelled(splits.val)
         self._trained = True
-        # A class that only the test knows is found before training, not after.
+        # Report classes that occur only in the test rows before training, not after it.
         splits.test = self._known(splits.test)
         self._bad.tell(total=len(self._columns()))
         return training, validation
 
     def learn(self, training: ManifestRows) -> dict[str, Any]:
-        """What `read_training` learned."""
+        """Return the spec that `read_training` learned."""
         assert self.spec is not None
         return self.spec
 
@@ -227,7 +228,7 @@ class Manifest(Source):
         }
 
     def read_test(self) -> ManifestRows:
-        """The rows for the test."""
+        """Return the test rows."""
         splits = self._split()
         self._report_unlabelled("test")
         if not splits.test:
@@ -246,7 +247,7 @@ class Manifest(Source):
         return rows
 
     def read_prediction(self) -> ManifestRows:
-        """All rows, whatever their split, without targets."""
+        """Return all rows of all splits, without targets."""
         if self.spec is None:
             raise RuntimeError('prediction needs a spec: set data.spec to that of a checkpoint, or call setup("fit").')
         table = self._columns()
@@ -257,7 +258,7 @@ class Manifest(Source):
         return dataset
 
     def _split(self) -> Splits:
-        """All usable rows by split, once."""
+        """Return all usable rows by split, found once."""
         if self._splits is None:
             table = self._columns()
             for name in self._targets.columns:
@@ -273,7 +274,7 @@ class Manifest(Source):
                 elif column is None:
                     self._bad.report(row, problem)
                 else:
-                    # Rows of a split that is not used may lack a target.
+                    # Rows of an unused split may lack a target.
                     self._unlabelled.append((row, split_of(table, row, column), problem))
             self._splits = split_rows(
                 labelled,
@@ -293,7 +294,7 @@ class Manifest(Source):
                 self._bad.report(row, problem)
 
     def _usable(self, rows: Sequence[int]) -> list[int]:
-        """Rows with an id of their own, something in them, and files that can be read."""
+        """Return the rows with a unique id, some content, and readable files."""
         table = self._columns()
         self._check_columns(table)
         modalities = self._modalities()
@@ -308,7 +309,7 @@ class Manifest(Source):
                 warn_of_unknown_values(self._columns(), rows, facts=self._specs()[modality.name])
 
     def _known(self, rows: Sequence[int]) -> list[int]:
-        """The rows whose target training knows."""
+        """Return the rows whose target is known from training."""
         unknown = self._targets.unknown(self._columns(), rows, self._known_spec()["target"])
         for row, message in unknown.items():
             self._bad.report(row, message)
@@ -342,7 +343,7 @@ class Manifest(Source):
         )
 
     def _decodable(self, rows: list[int], specs: Mapping[str, Any]) -> list[int]:
-        """Where bad rows are skipped, the rows that can be decoded; else all, and a batch will tell."""
+        """Return the decodable rows if bad rows are skipped; otherwise all rows, which may fail in a batch."""
         if not self._bad.skip or not rows:
             return rows
         good = decodable_rows(self._rows(rows, specs=specs), num_workers=self.num_workers, bad=self._bad)
@@ -357,7 +358,7 @@ class Manifest(Source):
         return modalities
 
     def _modalities(self) -> list[ManifestModality]:
-        """Those that were asked for, else those of the spec, which says sizes, rates and columns where there is one."""
+        """Return the requested modalities, else those of the spec; a stored spec gives sizes, rates and columns."""
         if self.spec is None:
             if self._asked is None:
                 raise ValueError(
@@ -369,7 +370,7 @@ class Manifest(Source):
         stored = {name: stored_modality(name, self.spec["modalities"][name]) for name in chosen}
         if self._asked is None:
             return list(stored.values())
-        # The columns may have other names in another manifest.
+        # Another manifest may use other column names.
         return [
             stored[one.name] if one.several_columns else _in_column(stored[one.name], one.columns) for one in self._asked
         ]
@@ -387,7 +388,7 @@ class Manifest(Source):
 
     def _check_columns(self, table: ManifestTable) -> None:
         if self._asked is None and self.spec is None:
-            return  # a stored spec will say
+            return  # a stored spec will name them
         for modality in self._modalities():
             for column in modality.columns:
                 if column not in table.columns:
@@ -401,7 +402,7 @@ class Manifest(Source):
             self._column(getattr(self, setting), setting)
 
     def _column(self, said: str | None, setting: str) -> str | None:
-        """The column of ids or splits; None if there is none."""
+        """Return the column of ids or splits; None if it does not exist."""
         columns = self._columns().columns
         if said == AUTO:
             return setting if setting in columns else None

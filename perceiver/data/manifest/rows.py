@@ -1,4 +1,4 @@
-"""Rows of a manifest as samples, decoded when a batch needs them, and what becomes of rows that cannot be used."""
+"""Rows of a manifest as samples, decoded per batch, and the handling of unusable rows."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ _MOST_NAMED, _LONGEST = 100, 1600  # rows, characters
 class BadRowError(ValueError):
     """A row cannot be used; the message names file, row, column and reason.
 
-    A DataLoader reports its workers' errors with their tracebacks in the message; here the message stays what it was.
+    A DataLoader adds tracebacks to the messages of its workers' errors; this class keeps the original message.
     """
 
     def __init__(self, message: str) -> None:
@@ -34,22 +34,22 @@ class BadRowError(ValueError):
 
 
 def _clipped(message: str) -> str:
-    """Without the middle of a cell that is as long as a file."""
+    """Shorten a message by cutting out the middle, since a cell may be as long as a file."""
     return message if len(message) <= _LONGEST else f"{message[: _LONGEST // 2]} … {message[-_LONGEST // 4 :]}"
 
 
 def reason(error: Exception) -> str:
-    """What a message calls an error: its text, and what it is where the text alone would not tell."""
+    """Describe an error for a message: its text, with its type if the text alone is unclear."""
     if isinstance(error, OSError | ValueError | TypeError) and str(error):
         return str(error)
     return f"cannot be decoded: {type(error).__name__}: {error}".rstrip(": ")
 
 
 class BadRows:
-    """What to do with rows that cannot be used.
+    """Handling of unusable rows.
 
     Args:
-        skip: leave them out and remember why; False: the first one is an error.
+        skip: leave unusable rows out and record the reasons; False: raise at the first unusable row.
     """
 
     def __init__(self, *, skip: bool) -> None:
@@ -58,17 +58,17 @@ class BadRows:
         self._reported = 0
 
     def report(self, row: int, message: str) -> None:
-        """A row is bad.
+        """Report an unusable row.
 
         Raises:
-            BadRowError: with this message, unless such rows are skipped.
+            BadRowError: unusable rows are not skipped; the error has this message.
         """
         if not self.skip:
             raise BadRowError(f"{message} Mend it, or leave such rows out with data.on_bad_row=skip.")
         self.skipped.setdefault(row, _clipped(message))
 
     def tell(self, *, total: int) -> None:
-        """Names the rows that were skipped since the last call in the log of the first process; all skip the same."""
+        """Log the rows skipped since the last call, in the first process only: all processes skip the same rows."""
         new = list(self.skipped.values())[self._reported :]
         if not new or process_rank() != 0:
             return
@@ -81,11 +81,11 @@ class BadRows:
 
 
 class RowIds:
-    """What identifies the rows of a manifest: the cells of a column, or numbers from 1.
+    """Ids of the rows of a manifest: the cells of a column, or numbers from 1.
 
     Args:
         table: the manifest.
-        column: of the ids; None: rows are numbered.
+        column: column of ids; None: rows are numbered.
     """
 
     def __init__(self, *, table: ManifestTable, column: str | None) -> None:
@@ -93,12 +93,12 @@ class RowIds:
         self.column = column
 
     def __call__(self, row: int) -> str:
-        """The id of a row; where its cell is empty, its number."""
+        """Return the id of a row; its number if the cell is empty."""
         value = None if self.column is None else self.table.cell(row, self.column)
         return str(row + 1) if value is None else plain_text(value)
 
     def check(self, rows: Sequence[int], bad: BadRows) -> list[int]:
-        """The rows whose id no earlier one has; the others go to `bad`."""
+        """Return the rows with unique ids; rows that repeat an earlier id are reported to `bad`."""
         seen: dict[str, int] = {}
         unique = []
         for row in rows:
@@ -113,17 +113,17 @@ class RowIds:
 
 
 class ManifestRows(Dataset[Sample]):
-    """Some rows of a manifest as samples: what their cells hold or name, preprocessed as in `Perceiver.predict`.
+    """Rows of a manifest as samples: the content that their cells hold or name, preprocessed as in `Perceiver.predict`.
 
     Args:
         table: the manifest.
-        rows: which, by position.
-        modalities: of the samples.
-        specs: what is known of each modality, by name; normalised if mean and standard deviation are.
-        folder: what paths in cells are relative to.
-        ids: of the rows.
+        rows: positions of the rows.
+        modalities: modalities of the samples.
+        specs: known spec of each modality, by name; samples are normalised if it has mean and standard deviation.
+        folder: base of relative paths in cells.
+        ids: ids of the rows.
         targets: `(rows,)` classes, from 0, or `(rows, …)` labels or values; None for prediction.
-        training: choose at random what is random in training.
+        training: make the random choices of training.
     """
 
     def __init__(
@@ -139,12 +139,12 @@ class ManifestRows(Dataset[Sample]):
         training: bool = False,
     ) -> None:
         self.table = table
-        # Tensors, since lists of Python numbers would be copied to loader processes little by little.
+        # Tensors, because lists of Python numbers would gradually be copied to loader processes.
         self.rows = torch.as_tensor(rows, dtype=torch.int64)
         self._targets = targets
         self.modalities = list(modalities)
         self.specs = {name: dict(facts) for name, facts in specs.items()}
-        # Held, so that loader processes that are started anew import kinds of other packages with them.
+        # Kept so that spawned loader processes import kinds of other packages when they unpickle this object.
         self._kinds = {modality.name: modality.behaviour for modality in modalities}
         self.folder = folder
         self.ids = ids
@@ -152,10 +152,10 @@ class ManifestRows(Dataset[Sample]):
 
     @property
     def targets(self) -> Tensor:
-        """The target of each row.
+        """Target of each row.
 
         Raises:
-            ValueError: they are not known.
+            ValueError: the targets are unknown.
         """
         if self._targets is None:
             raise ValueError("these rows have no targets.")
@@ -163,12 +163,12 @@ class ManifestRows(Dataset[Sample]):
 
     @property
     def labels(self) -> Tensor | None:
-        """The class of each row; None where the target is not a class, or not known."""
+        """Class of each row; None if the target is unknown or not a class."""
         targets = self._targets
         return targets if targets is not None and targets.ndim == 1 and not targets.is_floating_point() else None
 
     def take(self, index: Tensor) -> "ManifestRows":
-        """Some of the rows, by position."""
+        """Return the rows at these positions."""
         chosen = copy(self)
         chosen.rows = self.rows[index]
         chosen._targets = None if self._targets is None else self._targets[index]
@@ -178,10 +178,10 @@ class ManifestRows(Dataset[Sample]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
-        """One sample.
+        """Return a sample.
 
         Raises:
-            BadRowError: one of its cells cannot be decoded, or all are missing.
+            BadRowError: a cell cannot be decoded, or all cells are missing.
         """
         row = int(self.rows[index])
         inputs: dict[str, Tensor | dict[str, Tensor]] = {}
@@ -194,7 +194,7 @@ class ManifestRows(Dataset[Sample]):
         return Sample(inputs=inputs, target=None if self._targets is None else self._targets[index], id=self.ids(row))
 
     def read(self, row: int, modality: ManifestModality) -> Tensor | dict[str, Tensor] | None:
-        """One modality of a row of the table; None if it is missing. Errors as in `__getitem__`."""
+        """Read a modality of a row of the table; None if it is missing. Errors as in `__getitem__`."""
         facts = self.specs[modality.name]
         try:
             value = cell_of(self.table, row, modality)
@@ -204,7 +204,7 @@ class ManifestRows(Dataset[Sample]):
             x = self._kinds[modality.name].preprocess(raw, facts, modality.kind)
         except ImportError:
             raise
-        except Exception as error:  # whatever a file can do to a decoder, it does to its row alone
+        except Exception as error:  # any decoder failure must affect only its row
             raise BadRowError(f"{_where(self.table, row, modality)}: {reason(error)}") from error
         if isinstance(x, dict) and "present" in x and not bool(x["present"].any()):
             return None
@@ -214,7 +214,7 @@ class ManifestRows(Dataset[Sample]):
 
 
 def cell_of(table: ManifestTable, row: int, modality: ManifestModality) -> Any:
-    """What a row has of a modality: a value, of several columns a dict of those that are there; None if it is missing."""
+    """Return a row's value of a modality, or a dict of the non-empty columns of a table; None if it is missing."""
     if modality.several_columns:
         values = {column: value for column in modality.columns if (value := table.cell(row, column)) is not None}
         return values or None
@@ -222,7 +222,7 @@ def cell_of(table: ManifestTable, row: int, modality: ManifestModality) -> Any:
 
 
 def nothing_in(modalities: Iterable[ManifestModality]) -> str:
-    """What is wrong with a row whose cells are all empty."""
+    """Return the message for a row whose cells are all empty."""
     columns = [column for modality in modalities for column in modality.columns]
     return f"has nothing in any of the columns of modalities, {', '.join(columns)}"
 
@@ -236,10 +236,10 @@ def usable_rows(
     bad: BadRows,
     check_files: bool,
 ) -> list[int]:
-    """The rows that have something, and whose files, as far as the heads of these say, are there and can be read.
+    """Return the rows that have content and whose files exist and, judging by their heads, can be read.
 
     Raises:
-        BadRowError: for the first that has not, unless `bad` skips it.
+        BadRowError: a row cannot be used, unless `bad` skips it.
     """
     usable = []
     for row in progress(rows, total=len(rows), title=f"files of {table.path}"):
@@ -254,7 +254,7 @@ def usable_rows(
 
 
 def decodable_rows(dataset: ManifestRows, *, num_workers: int, bad: BadRows) -> list[int]:
-    """The positions in `dataset` of the rows that can be decoded, all of which are; the others go to `bad`."""
+    """Decode all rows and return the positions in `dataset` of those without errors; report the others to `bad`."""
     loader: DataLoader[Any] = DataLoader(_Attempts(dataset), batch_size=None, num_workers=num_workers)
     usable = []
     attempts = progress(loader, total=len(dataset), title=f"decoding rows of {dataset.table.path}")
@@ -267,7 +267,7 @@ def decodable_rows(dataset: ManifestRows, *, num_workers: int, bad: BadRows) -> 
 
 
 class _Attempts(Dataset[str]):
-    """Decodes samples; what is wrong with each, or an empty text."""
+    """Decodes samples; each entry is the problem of a sample, or an empty string."""
 
     def __init__(self, dataset: ManifestRows) -> None:
         self.dataset = dataset
@@ -286,7 +286,7 @@ class _Attempts(Dataset[str]):
 def _problem(
     table: ManifestTable, row: int, modalities: Sequence[ManifestModality], folder: Path, *, check_files: bool
 ) -> str:
-    """What is wrong with a row, or an empty text."""
+    """Return the problem of a row, or an empty string."""
     empty = True
     for modality in modalities:
         try:

@@ -13,24 +13,25 @@ from perceiver.data.manifest.content import FileContent
 from perceiver.data.readers.delimited import Delimited, decoded, is_index, numbers_of, read_delimited
 
 TIME_NAMES = ("time", "times", "timestamp", "seconds", "t", "date", "datetime")
-"""What the column of times may be called where the modality's `time` does not say; upper and lower case are one."""
+"""Accepted names of the time column, in any case, if the modality's `time` does not name it."""
 
 
 _HEAD_BYTES = 2**16
 
 
 def read_series(value: Any, *, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """One series as `perceiver.modalities.timeseries` takes it: `values` (T, F), missing ones NaN, and `times` (T,).
+    """Read a series for `perceiver.modalities.timeseries`: `values` (T, F), NaN if missing, and `times` (T,).
 
-    Without times, which are seconds or ISO 8601 instants, steps are the spec's `step_seconds` apart.
+    Times are seconds or ISO 8601 instants. Without times, steps are `step_seconds` of the spec apart.
 
     Args:
         value: the path of a CSV file with a header; numbers (T,) or (T, F); or a dict with a list of times and either
             `values` (T, F) or a list for each value by name.
-        facts: the spec: `names` of the values, which may lack some here and then are missing, `time`, `step_seconds`.
+        facts: the spec: `names` of the values, `time`, `step_seconds`. Values that the series lacks are missing.
 
     Raises:
-        OSError, ValueError: it is none of these, is empty, or lacks all values of the spec; names line and column of a file.
+        OSError, ValueError: the value is not a series, is empty, or lacks all values of the spec; for a file, the message
+            names line and column.
     """
     names = list(facts["names"])
     found, values, times = _series(value, facts)
@@ -55,7 +56,7 @@ def read_series(value: Any, *, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def has_times(value: Any, *, facts: Mapping[str, Any]) -> bool:
-    """Whether a series has times of its own. Errors as in `read_series`."""
+    """Return whether a series has times. Errors as in `read_series`."""
     if isinstance(value, Path | FileContent):
         columns = _columns(_file(value, head=True).header, facts, path=value)
         return _time_column(list(columns), facts, where=f"{value}: ") is not None
@@ -63,7 +64,7 @@ def has_times(value: Any, *, facts: Mapping[str, Any]) -> bool:
 
 
 def series_names(value: Any, *, facts: Mapping[str, Any]) -> list[str]:
-    """The names of the values of a series. Errors as in `read_series`."""
+    """Return the names of the values of a series. Errors as in `read_series`."""
     if isinstance(value, Path | FileContent):
         header = list(_columns(_file(value, head=True).header, facts, path=value))
         time = _time_column(header, facts, where=f"{value}: ")
@@ -82,7 +83,7 @@ def series_names(value: Any, *, facts: Mapping[str, Any]) -> list[str]:
 def _series(
     value: Any, facts: Mapping[str, Any]
 ) -> tuple[list[str] | None, NDArray[np.float64], NDArray[np.float64] | None]:
-    """Names of values (None: they have none), values (T, F), times (T,) or None."""
+    """Return names of values or None, values (T, F), and times (T,) or None."""
     if isinstance(value, Path | FileContent):
         return _from_file(value, facts)
     if not isinstance(value, Mapping):
@@ -105,7 +106,7 @@ def _series(
 
 def _matrix(value: Any, name: str) -> NDArray[np.float64]:
     try:
-        # None is NaN.
+        # None becomes NaN.
         matrix = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"{name}: expected numbers, in lists of equal length.") from None
@@ -150,7 +151,7 @@ def _file(path: Path | FileContent, *, head: bool = False) -> Delimited:
 
 
 def _head(path: Path) -> bytes:
-    """Whole lines of the beginning of a file, with which its header is read as with all of it."""
+    """Read whole lines from the beginning of a file, enough to parse its header as in the whole file."""
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
         if len(head) < _HEAD_BYTES:
@@ -160,10 +161,10 @@ def _head(path: Path) -> bytes:
 
 
 def _columns(header: Sequence[str], facts: Mapping[str, Any], *, path: object) -> dict[str, int]:
-    """The position of each column; the numbers of rows that pandas writes are none, unless the spec has them.
+    """Return the position of each column, without a pandas index column unless the spec names it.
 
     Raises:
-        ValueError: several columns of one name may be values or times.
+        ValueError: a name of values or times is repeated.
     """
     asked = facts.get("names")
     columns: dict[str, int] = {}
@@ -177,9 +178,9 @@ def _columns(header: Sequence[str], facts: Mapping[str, Any], *, path: object) -
 
 
 def _times(column: Sequence[str], where: Any) -> NDArray[np.float64]:
-    """Seconds as they are, instants as seconds since 1970; without a zone they are taken for UTC.
+    """Parse times: seconds unchanged, instants as seconds since 1970, in UTC if they have no time zone.
 
-    Instants are those of ISO 8601, with or without hyphens and colons: 20260131 is a day, where all times are such days.
+    Instants follow ISO 8601, with or without hyphens and colons: 20260131 is a day if all times are such days.
     """
     if (calendar := _calendar_times(column)) is not None:
         return calendar
@@ -188,7 +189,7 @@ def _times(column: Sequence[str], where: Any) -> NDArray[np.float64]:
     except ValueError:
         if all(re.fullmatch(r"\s*-?\d+(,\d+)?\s*", text) for text in column):
             return np.array([text.replace(",", ".") for text in column], dtype=np.float64)
-        # The first says what all are, so that the message is about the one that is not.
+        # The first time determines the format, so that the message names the time that deviates from it.
         read = _seconds if _is_number(column[0]) else _instant
         times = np.array([read(text, where(step)) for step, text in enumerate(column)])
     if not np.isfinite(times).all():
@@ -198,7 +199,7 @@ def _times(column: Sequence[str], where: Any) -> NDArray[np.float64]:
 
 
 def _calendar_times(column: Sequence[str]) -> NDArray[np.float64] | None:
-    """Times written in digits alone, such as 20260131; None: some are not."""
+    """Parse times written in digits alone, such as 20260131; return None if some are not."""
     texts = [text.strip().removesuffix(".0") for text in column]
     form = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}.get(len(texts[0])) if texts else None
     if form is None or not all(text.isdecimal() and len(text) == len(texts[0]) for text in texts):
@@ -234,7 +235,7 @@ def _instant(text: str, where: str) -> float:
 
 
 def _time_column(names: Sequence[str], facts: Mapping[str, Any], *, where: str) -> str | None:
-    """None: there is none, and steps are regular."""
+    """Return the time column; None if there is none and steps are regular."""
     asked = facts.get("time")
     if asked is not None:
         if asked not in names:

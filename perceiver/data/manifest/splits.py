@@ -1,4 +1,4 @@
-"""Which rows of a manifest are for training, for validation and for the test: a column says, or a seeded split by class."""
+"""Split of manifest rows into training, validation and test, by a column or by a seeded, stratified split."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from perceiver.modalities.table import value_text
 
 @dataclass(kw_only=True)
 class Splits:
-    """Rows by position, each ascending."""
+    """Row positions of each split, ascending."""
 
     train: list[int]
     val: list[int]
@@ -31,20 +31,20 @@ def split_rows(
     seed: int,
     bad: BadRows,
 ) -> Splits:
-    """Splits rows by a column, or else class by class. A column without validation rows leaves these to be split off.
+    """Split rows by a column, or stratified by class. Without validation rows in the column, some are split off.
 
     Args:
-        rows: of the table.
-        classes: of these rows, in the same order, or whatever else a split keeps shares alike of.
+        rows: rows of the table.
+        classes: classes or other strata of these rows, in the same order.
         table: the manifest.
-        column: of the splits; None: there is none.
-        validation_fraction: share of the rows that are not for the test.
-        test_fraction: share of the rows; counts without a column.
-        seed: which of the possible splits.
-        bad: what to do with a row of a split that is none.
+        column: column of splits; None: no such column.
+        validation_fraction: share of the non-test rows.
+        test_fraction: share of the rows; used without a column.
+        seed: seed of the split.
+        bad: handles rows with an invalid split.
 
     Raises:
-        ValueError: nothing is left to train on.
+        ValueError: no training rows are left.
     """
     splits = Splits(train=[], val=[], test=[])
     class_of = dict(zip(rows, classes, strict=True))
@@ -67,7 +67,7 @@ def split_rows(
 
 
 def split_of(table: ManifestTable, row: int, column: str) -> str | None:
-    """The split of a row by a column: train, val or test. None: it is none of these."""
+    """Return the split of a row by a column: train, val or test; None for other values."""
     said = table.cell(row, column)
     return None if said is None else SPLIT_NAMES.get(value_text(said).lower())
 
@@ -75,7 +75,7 @@ def split_of(table: ManifestTable, row: int, column: str) -> str | None:
 def _stratified(
     rows: list[int], class_of: dict[int, str], *, fraction: float, seed: int, name: str
 ) -> tuple[list[int], list[int]]:
-    """What stays and what is taken out; a class of one or two rows stays whole, so that training knows it."""
+    """Return the rows that stay and those taken out; classes with one or two rows stay whole, so that training sees them."""
     counts: dict[str, int] = {}
     for row in rows:
         counts[class_of[row]] = counts.get(class_of[row], 0) + 1

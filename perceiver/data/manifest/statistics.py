@@ -1,4 +1,4 @@
-"""What the training rows of a manifest say of a modality: what its kind finds in cells and in samples."""
+"""Facts of a modality that its kind learns from the cells and samples of the training rows."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -21,15 +21,15 @@ from perceiver.data.manifest.table import ManifestTable
 def learned_facts(
     modality: ManifestModality, *, table: ManifestTable, rows: Sequence[int], folder: Path, bad: BadRows, at_most: int = 1024
 ) -> dict[str, Any]:
-    """The complete spec of a modality.
+    """Return the complete spec of a modality.
 
     Args:
-        modality: what is known of it.
+        modality: the modality with its known facts.
         table: the manifest.
-        rows: of the training split.
-        folder: what paths in cells are relative to.
-        bad: what to do with cells that cannot be decoded.
-        at_most: how many samples are decoded for mean and standard deviation, evenly spaced ones of more.
+        rows: rows of the training split.
+        folder: base of relative paths in cells.
+        bad: handles cells that cannot be decoded.
+        at_most: maximum number of samples, evenly spaced, to decode for mean and standard deviation.
 
     Raises:
         BadRowError: a cell cannot be decoded, unless `bad` skips its row.

@@ -1,7 +1,7 @@
-"""Reading a manifest, CSV, JSON lines or Parquet, into columns whose cells are looked up one at a time.
+"""Reading a manifest, CSV, JSON lines or Parquet, into columns whose cells are looked up individually.
 
-Columns are Arrow arrays: compact, and shared with loader processes, where lists of Python objects would be copied to each
-of them little by little.
+Columns are Arrow arrays: compact, and shared with loader processes. Lists of Python objects would gradually be copied to
+each of them.
 """
 
 import json
@@ -30,12 +30,12 @@ class ManifestTable:
     """The rows of a manifest.
 
     Args:
-        path: of the file, for messages.
-        columns: by name, all equally long.
-        json_text: the columns hold JSON.
-        lines: where each row begins in a text file, from 1; None: rows are counted from 1.
-        problems: rows that could not be read, and why.
-        repeated: names that several columns have, none of which is among `columns`.
+        path: path of the file, for messages.
+        columns: columns of equal length, by name.
+        json_text: whether the columns hold JSON.
+        lines: line at which each row begins in a text file, from 1; None: rows are counted from 1.
+        problems: rows that could not be read, with reasons.
+        repeated: repeated column names, which are not in `columns`.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ManifestTable:
         return len(next(iter(self.columns.values()), ()))
 
     def cell(self, row: int, column: str) -> Any:
-        """What stands there: text in CSV files, numbers, lists and dicts too in the others; None where it is missing."""
+        """Return the value of a cell: text from CSV files, also numbers, lists and dicts from others; None if missing."""
         scalar = self.columns[column][row]
         if isinstance(scalar, pa.ListScalar) and scalar.is_valid and (numbers := _numbers(scalar.values)) is not None:
             return numbers
@@ -69,13 +69,13 @@ class ManifestTable:
         return None if is_missing(value) else value
 
     def where(self, row: int, column: str | None = None) -> str:
-        """A cell or row as messages name it."""
+        """Return the name of a cell or row for messages."""
         number = f"row {row + 1}" if self.lines is None else f"line {self.lines[row]}"
         return f"{self.path}, {number}" + ("" if column is None else f", column {column!r}")
 
 
 MAX_ROW_GROUP_BYTES = 2**31
-"""How much memory a row group of a Parquet file may take by default."""
+"""Default memory limit of a row group in a Parquet file."""
 
 _BATCH_ROWS, _MOST_DECLINED = 1024, 10**6
 
@@ -88,22 +88,21 @@ def read_table(
     header: Sequence[str] | None = None,
     max_row_group_bytes: int = MAX_ROW_GROUP_BYTES,
 ) -> ManifestTable:
-    """A manifest; the ending of its name decides what it is.
+    """Read a manifest; the suffix of its name determines the format.
 
-    In a file of JSON lines, every line is an object, whose keys are columns. Columns without a name of their own are left
-    out. Rows that cannot be read go to `ManifestTable.problems`, as do those of row groups of Parquet files that are too
-    large.
+    In a JSON lines file, every line is an object whose keys are columns. Columns without a unique name are left out. Rows
+    that cannot be read go to `ManifestTable.problems`, as do the rows of too large row groups in Parquet files.
 
     Args:
-        path: of the file.
-        delimiter: between the cells of a CSV file. None: the tab, semicolon, bar or comma that fits most rows.
-        encoding: of a CSV file.
-        header: names of the columns of a CSV file whose first line does not have them.
-        max_row_group_bytes: how much memory a row group of a Parquet file may take.
+        path: path of the file.
+        delimiter: delimiter of a CSV file. None: the tab, semicolon, bar or comma that fits most rows.
+        encoding: encoding of a CSV file.
+        header: column names of a CSV file whose first line does not have them.
+        max_row_group_bytes: memory limit of a row group in a Parquet file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no such table, or has no rows.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a table in one of these formats, or has no rows.
     """
     path = Path(path)
     if not path.is_file():
@@ -153,7 +152,7 @@ def _read_json(path: Path) -> ManifestTable:
     problems: dict[int, str] = {}
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
-    # Not str.splitlines: JSON may hold other line separators of Unicode as they are.
+    # Not str.splitlines: JSON may hold unescaped Unicode line separators.
     text = decoded(path.read_bytes(), path=path, errors="surrogateescape")
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -178,7 +177,7 @@ def _read_json(path: Path) -> ManifestTable:
 
 
 def _json_row(line: str) -> tuple[dict[str, Any], str]:
-    """A row, and what is wrong with it."""
+    """Return a row, and its problem or an empty string."""
     try:
         row = parse_json(line)
     except ValueError as error:
@@ -186,7 +185,7 @@ def _json_row(line: str) -> tuple[dict[str, Any], str]:
     if not isinstance(row, dict):
         return {}, f": expected a JSON object, got {type(row).__name__}"
     for name in row:
-        # Characters that json.loads passes through are those of the broken file.
+        # Invalid characters that json.loads passes through come from the broken file.
         if _is_broken(name) or _is_broken(json.dumps(row[name], ensure_ascii=False)):
             return {}, f", column {name.encode(errors='replace').decode()!r}: is not UTF-8; save the file as UTF-8"
     return row, ""
@@ -214,7 +213,7 @@ def _read_parquet(path: Path, *, max_bytes: int) -> ManifestTable:
 
 
 def _as_text(column: Any) -> Any:
-    """A column of bytes that are all text, as some programs write text; others as they are, images for instance."""
+    """Convert a column of bytes to text if all cells are text, as some programs write it; keep others, e.g. images."""
     if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
         return column
     try:
@@ -225,7 +224,7 @@ def _as_text(column: Any) -> Any:
 
 
 def _check_cells(column: Any, name: str, problems: dict[int, str]) -> None:
-    """Finds the cells of a column that are not what its type says, such as text that is not UTF-8."""
+    """Find the cells of a column that do not match its type, such as text that is not UTF-8."""
     try:
         column.validate(full=True)
     except pa.ArrowException:
@@ -237,11 +236,11 @@ def _check_cells(column: Any, name: str, problems: dict[int, str]) -> None:
 
 
 class _TooLargeError(ValueError):
-    """A table does not fit into memory, and its rows cannot be told apart either."""
+    """A table does not fit into memory, and its rows cannot be distinguished."""
 
 
 def _row_groups(path: Path, file: pq.ParquetFile, *, max_bytes: int) -> tuple[list[pa.Table], dict[int, str]]:
-    """The row groups; in place of one that is too large, empty rows and what is wrong with each."""
+    """Return the row groups, with empty rows in place of a too large group, and the problems by row."""
     parts: list[pa.Table] = []
     problems: dict[int, str] = {}
     row = 0
@@ -267,10 +266,10 @@ def _row_groups(path: Path, file: pq.ParquetFile, *, max_bytes: int) -> tuple[li
 
 
 def _row_group(file: pq.ParquetFile, number: int, *, max_bytes: int) -> pa.Table | None:
-    """One row group; None where it is larger than allowed, whatever the file claims."""
+    """Read a row group; return None if it is larger than allowed, regardless of the size that the file claims."""
     group = file.metadata.row_group(number)
     columns = [group.column(index) for index in range(group.num_columns)]
-    # A value may be written once for all rows that have it, so that a few rows have more bytes than the group.
+    # A value may be stored once for all of its rows, so that a few rows can take more bytes than the stored group.
     largest = max((column.total_uncompressed_size for column in columns if column.physical_type == "BYTE_ARRAY"), default=0)
     rows = max(1, min(_BATCH_ROWS, max_bytes // max(largest, 1)))
     batches, size = [], 0
@@ -283,7 +282,7 @@ def _row_group(file: pq.ParquetFile, number: int, *, max_bytes: int) -> pa.Table
 
 
 def _numbers(values: pa.Array) -> NDArray[Any] | None:
-    """A list of numbers, or of equally long lists of them and so on, without a Python object for each; None: no such."""
+    """Return nested lists of numbers of equal length as an array, without Python objects; None for other values."""
     shape = [len(values)]
     while isinstance(values, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
         lengths = values.value_lengths().unique().to_pylist()
@@ -298,9 +297,9 @@ def _numbers(values: pa.Array) -> NDArray[Any] | None:
 
 
 def _named_columns(path: Path, names: Sequence[str]) -> tuple[dict[str, int], list[str]]:
-    """The positions of the columns that can be asked for, by name, and the names that several columns have.
+    """Return the positions of the uniquely named columns, by name, and the repeated names.
 
-    Columns without a name of their own are left out: as long as nobody asks for them, they do no harm.
+    Columns without a unique name are left out: they do no harm unless they are requested.
     """
     names = [name.strip() for name in names]
     if not any(names):

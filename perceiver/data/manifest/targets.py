@@ -1,4 +1,4 @@
-"""What is learned from a manifest: a class of each row, any number of labels, or values. One object for each kind."""
+"""Targets in a manifest: a class per row, any number of labels, or values. Each kind of target has a class here."""
 
 import logging
 import math
@@ -22,7 +22,7 @@ from perceiver.targets.values import values_target
 log = logging.getLogger(__name__)
 
 SEPARATOR = ";"
-"""Between the labels in a cell of text, by default."""
+"""Default separator of labels in a text cell."""
 
 
 @runtime_checkable
@@ -31,55 +31,55 @@ class TargetColumns(Protocol):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Where they stand."""
+        """Columns of the target."""
         ...
 
     def problem(self, table: ManifestTable, row: int) -> str:
-        """What is wrong with the target of a row, with its place, or an empty text."""
+        """Return the problem with the target of a row, with its place, or an empty string."""
         ...
 
     def strata(self, table: ManifestTable, rows: Sequence[int]) -> list[str]:
-        """What each row is of where a split keeps shares alike; as many as rows."""
+        """Return the stratum of each row for stratified splits."""
         ...
 
     def learned(self, table: ManifestTable, rows: Sequence[int]) -> dict[str, Any]:
-        """What the training rows say, for the spec: `target`, and how many outputs a model has.
+        """Return entries of the spec learned from the training rows: `target`, and the number of model outputs.
 
         Raises:
-            ValueError: nothing can be learned from them.
+            ValueError: nothing can be learned from these rows.
         """
         ...
 
     def unknown(self, table: ManifestTable, rows: Sequence[int], target: Mapping[str, Any]) -> dict[int, str]:
-        """What training, whose `spec["target"]` this is, does not know of the targets of rows, by row; most have nothing."""
+        """Return problems by row for targets that are unseen in training, given the training `spec["target"]`."""
         ...
 
     def values(self, table: ManifestTable, rows: Sequence[int], target: Mapping[str, Any]) -> Tensor:
-        """The targets of rows: `(rows,)` class numbers, `(rows, labels)` booleans, or `(rows, values)` float64."""
+        """Return the targets of rows: `(rows,)` class numbers, `(rows, labels)` booleans, or `(rows, values)` float64."""
         ...
 
 
 class ClassColumn:
-    """One class for each row.
+    """A class per row.
 
     Args:
-        columns: the one it stands in.
+        columns: the single column of classes.
     """
 
     def __init__(self, columns: Sequence[str]) -> None:
         self.columns = _single(columns, "classes")
 
     def problem(self, table: ManifestTable, row: int) -> str:
-        """An empty cell."""
+        """Report an empty cell."""
         empty = table.cell(row, self.columns[0]) is None
         return f"{table.where(row, self.columns[0])}: has no target." if empty else ""
 
     def strata(self, table: ManifestTable, rows: Sequence[int]) -> list[str]:
-        """The classes."""
+        """Return the classes."""
         return [value_text(self._class(table, row)) for row in rows]
 
     def learned(self, table: ManifestTable, rows: Sequence[int]) -> dict[str, Any]:
-        """Names of classes in order, and how many rows are of each."""
+        """Return the class names in order, and the number of rows per class."""
         counts = Counter(self.strata(table, rows))
         if len(counts) < 2:
             raise ValueError(
@@ -91,12 +91,12 @@ class ClassColumn:
         return {"target": target, "num_classes": len(names)}
 
     def unknown(self, table: ManifestTable, rows: Sequence[int], target: Mapping[str, Any]) -> dict[int, str]:
-        """Classes that training has not."""
+        """Report classes unseen in training."""
         found = ((row, [self._class(table, row)]) for row in rows)
         return _unknown(table, found, column=self.columns[0], names=target["names"], words=("class", "classes"))
 
     def values(self, table: ManifestTable, rows: Sequence[int], target: Mapping[str, Any]) -> Tensor:
-        """`(rows,)` int64."""
+        """Return class numbers `(rows,)`, int64."""
         names = target["names"]
         return torch.tensor([number_of_name(self._class(table, row), names) for row in rows], dtype=torch.int64)
 
@@ -105,11 +105,11 @@ class ClassColumn:
 
 
 class LabelsColumn:
-    """Any number of labels for each row: text with separators between them, a list, or its JSON text; none in an empty cell.
+    """Any number of labels per row: separated text, a list, or its JSON text. An empty cell has no labels.
 
     Args:
-        columns: the one they stand in.
-        separator: between the labels in a cell of text.
+        columns: the single column of labels.
+        separator: separator of labels in a text cell.
     """
 
     def __init__(self, columns: Sequence[str], *, separator: str = SEPARATOR) -> None:
@@ -119,7 +119,7 @@ class LabelsColumn:
         self.separator = separator
 
     def problem(self, table: ManifestTable, row: int) -> str:
-        """What looks like JSON and is none."""
+        """Report invalid JSON."""
         try:
             self._labels(table, row)
         except ValueError as error:
@@ -127,13 +127,13 @@ class LabelsColumn:
         return ""
 
     def strata(self, table: ManifestTable, rows: Sequence[int]) -> list[str]:
-        """The rarest label of each row, so that rare ones are not missing in training."""
+        """Return the rarest label of each row, so that rare labels are not missing in training."""
         labels = [self._labels(table, row) for row in rows]
         counts = Counter(label for of_row in labels for label in of_row)
         return [min(of_row, key=lambda label: (counts[label], label), default="") for of_row in labels]
 
     def learned(self, table: ManifestTable, rows: Sequence[int]) -> dict[str, Any]:
-        """Names of labels in order, and how many rows have each."""
+        """Return the label names in order, and the number of rows per label."""
         names = sorted({value_text(label) for row in rows for label in self._labels(table, row)}, key=natural)
         if not names:
             raise ValueError(
@@ -142,7 +142,7 @@ class LabelsColumn:
             )
         for other in ("|", ",", ";", "/", " "):
             parts = {part.strip() for name in names for part in name.split(other)}
-            # Combinations of labels are more than labels.
+            # There are more combinations of labels than labels.
             if len(parts) < len(names) and any(other in name for name in names):
                 log.warning(
                     "%s, column %r: its %d labels, such as %r, look like %d labels with %r between them; set "
@@ -156,12 +156,12 @@ class LabelsColumn:
         return {"target": target, "num_classes": len(names)}
 
     def unknown(self, table: ManifestTable, rows: Sequence[int], target: Mapping[str, Any]) -> dict[int, str]:
-        """Labels that training has not."""
+        """Report labels unseen in training."""
         found = ((row, self._labels(table, row)) for row in rows)
         return _unknown(table, found, column=self.columns[0], names=target["names"], words=("label", "labels"))
 
     def values(self, table: ManifestTable, rows: Sequence[int], target: Mapping[str, Any]) -> Tensor:
-        """`(rows, labels)` boolean."""
+        """Return `(rows, labels)`, boolean."""
         names = target["names"]
         marked = torch.zeros(len(rows), len(names), dtype=torch.bool)
         for index, row in enumerate(rows):
@@ -187,17 +187,17 @@ class LabelsColumn:
 
 
 class ValueColumns:
-    """A number for each row in each of one column or more, learned in standard deviations of the training rows.
+    """A number per row and column, learned in standard deviations of the training rows.
 
     Args:
-        columns: that they stand in.
+        columns: columns of values.
     """
 
     def __init__(self, columns: Sequence[str]) -> None:
         self.columns = tuple(columns)
 
     def problem(self, table: ManifestTable, row: int) -> str:
-        """A missing value, or none that is a finite number."""
+        """Report a value that is missing or not a finite number."""
         for column in self.columns:
             cell = table.cell(row, column)
             if is_missing_number(cell):
@@ -207,20 +207,20 @@ class ValueColumns:
         return ""
 
     def strata(self, table: ManifestTable, rows: Sequence[int]) -> list[str]:
-        """All alike."""
+        """Return the same stratum for all rows."""
         return [""] * len(rows)
 
     def learned(self, table: ManifestTable, rows: Sequence[int]) -> dict[str, Any]:
-        """Names of columns, means and standard deviations."""
+        """Return column names, means and standard deviations."""
         names = list(self.columns)
         return {"target": values_target(names=names, training=self.values(table, rows, {})), "num_outputs": len(names)}
 
     def unknown(self, table: ManifestTable, rows: Sequence[int], target: Mapping[str, Any]) -> dict[int, str]:
-        """Any number will do."""
+        """Report nothing: any number is valid."""
         return {}
 
     def values(self, table: ManifestTable, rows: Sequence[int], target: Mapping[str, Any]) -> Tensor:
-        """`(rows, columns)` float64, in their own units."""
+        """Return `(rows, columns)`, float64, in the original units."""
         numbers = [[_number(table.cell(row, column)) for column in self.columns] for row in rows]
         return torch.tensor(numbers, dtype=torch.float64)
 
@@ -230,14 +230,14 @@ KINDS: dict[str, type[ClassColumn] | type[LabelsColumn] | type[ValueColumns]] = 
     "labels": LabelsColumn,
     "values": ValueColumns,
 }
-"""By the kind that `spec["target"]` says."""
+"""Target classes by the kind in `spec["target"]`."""
 
 
 def target_columns(kind: str, columns: str | Sequence[str], *, separator: str | None = None) -> TargetColumns:
-    """What reads targets of a kind; for `separator` see `LabelsColumn`.
+    """Make the reader of targets of a kind; for `separator` see `LabelsColumn`.
 
     Raises:
-        ValueError: an unknown kind, or several columns where one is expected.
+        ValueError: the kind is unknown, or it expects a single column and several are given.
     """
     if kind not in KINDS:
         raise ValueError(f"data.target_kind: expected one of {', '.join(KINDS)}, got {kind!r}.")

@@ -1,4 +1,4 @@
-"""Videos in a manifest: a folder of images, an animated image, an array of frames, or, where `av` is there, a video file."""
+"""Videos in a manifest: a folder of images, an animated image, an array of frames, or, with PyAV, a video file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,19 +19,19 @@ ANIMATIONS = (".gif", ".webp", ".png", ".apng", ".tif", ".tiff")
 def read_video(
     path: Path | FileContent | list[FileContent], *, num_frames: int | None, deep_range: Sequence[float] | None = None
 ) -> list[Image.Image]:
-    """The frames of a video as images, all of one size, upright.
+    """Read the frames of a video as upright images of equal size.
 
     Args:
-        path: a folder of images, whose names are in the order of time; an animated image; a `.npy` file with frames
-            `(T, H, W)` or `(T, H, W, channels)`, whole numbers from 0 to 255; or a video file. Or the content of one of
-            these files, or of images.
-        num_frames: as many, evenly spaced from the first to the last, are taken, some twice where there are fewer. None:
-            all.
+        path: a folder of images with names in temporal order; an animated image; a `.npy` file with frames `(T, H, W)` or
+            `(T, H, W, channels)`, integers from 0 to 255; or a video file. Alternatively the content of such a file, or
+            of images.
+        num_frames: number of frames to take, evenly spaced from the first to the last, with repeats in shorter videos.
+            None: all.
         deep_range: see `perceiver.modalities.framing.to_rgb`.
 
     Raises:
-        OSError, ValueError: it is none of these, damaged, or has no frames.
-        ImportError: a video file where PyAV is not installed.
+        OSError, ValueError: the path is not a video, is damaged, or has no frames.
+        ImportError: a video file requires PyAV, which is not installed.
     """
     if isinstance(path, list):
         return [read_image(path[index], deep_range=deep_range) for index in _chosen(len(path), num_frames)]
@@ -46,13 +46,13 @@ def read_video(
 
 
 def frame_files(folder: Path, *, num_frames: int | None) -> list[Path]:
-    """The files of the frames that are taken. Raises ValueError where there are no images."""
+    """Return the files of the selected frames. Raises ValueError if there are no images."""
     files = _images_in(folder)
     return [files[index] for index in _chosen(len(files), num_frames)]
 
 
 def check_video(path: Path) -> None:
-    """Whether frames are likely to be there, without decoding them. Errors as in `read_video`."""
+    """Check that a video probably has frames, without decoding them. Errors as in `read_video`."""
     if path.is_dir():
         _images_in(path)
     elif path.suffix.lower() == ".npy":
@@ -98,7 +98,7 @@ def _animation(path: Path | FileContent, num_frames: int | None, deep_range: Seq
             chosen = _chosen(getattr(image, "n_frames", 1), num_frames)
             image.seek(0)
             wanted = set(chosen)
-            # One after another: a frame is drawn over those before it.
+            # In sequence, because each frame is drawn over the previous frames.
             kept = {
                 number: to_rgb(frame, deep_range=deep_range) if is_deep(frame) else frame.convert("RGB")
                 for number, frame in enumerate(ImageSequence.Iterator(image))
@@ -115,7 +115,7 @@ def _decoded(path: Path | FileContent, num_frames: int | None) -> list[Image.Ima
         count = _packets(av, path)
         decoded, kept = _kept(av, path, set(_chosen(count, num_frames)))
         if decoded != count and decoded > 0:
-            # What the container holds is only nearly what can be shown.
+            # The number of packets only approximates the number of frames.
             decoded, kept = _kept(av, path, set(_chosen(decoded, num_frames)))
     except Exception as error:
         raise ValueError(f"{path}: no video that can be decoded ({type(error).__name__}: {error}).") from error
@@ -125,13 +125,13 @@ def _decoded(path: Path | FileContent, num_frames: int | None) -> list[Image.Ima
 
 
 def _packets(av: Any, path: Path | FileContent) -> int:
-    """About as many frames as a video has, without decoding it."""
+    """Return the approximate number of frames without decoding the video."""
     with _opened(av, path) as container:
         return max(1, sum(1 for packet in container.demux(video=0) if packet.size))
 
 
 def _kept(av: Any, path: Path | FileContent, wanted: set[int]) -> tuple[int, dict[int, Image.Image]]:
-    """How many frames a video has, and those that are wanted: all of them at once would take gigabytes."""
+    """Return the number of frames, and the wanted frames only: all frames at once could take gigabytes."""
     kept: dict[int, Image.Image] = {}
     count = 0
     with _opened(av, path) as container:
@@ -150,7 +150,7 @@ def _opened(av: Any, path: Path | FileContent) -> Any:
 
 
 def _upright(frame: Any) -> Image.Image:
-    """Phones record on end, and note by how many degrees a frame is to be turned, anticlockwise."""
+    """Turn a frame upright: phones record rotated frames and store the angle in degrees, anticlockwise."""
     turn = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
     image: Image.Image = frame.to_image()
     rotation = turn.get(round(getattr(frame, "rotation", 0)) % 360)

@@ -1,1 +1,1 @@
-"""Readers of files: images, sound, texts, meshes and points."""
+"""File readers: images, sound, texts, meshes and points."""

@@ -1,4 +1,4 @@
-"""NumPy's array files, whose header is held against the size of the file before memory is set aside for it."""
+"""NumPy array files. The header is checked against the file size before memory is allocated."""
 
 import io
 import math
@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 
 def read_array(file: Path | io.BytesIO, *, mapped: bool = False) -> NDArray[Any]:
-    """The array of a `.npy` file or of its content.
+    """Read an array from a `.npy` file or its content.
 
     Args:
         file: a path, or the content.
-        mapped: map a file, which reads only what is used of it.
+        mapped: memory-map the file, so that only accessed parts are read.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is not an array, holds Python objects, or has less than its header claims.
+        OSError: the file cannot be read.
+        ValueError: the file is not an array, holds Python objects, or is shorter than its header claims.
     """
     array: NDArray[Any]
     if isinstance(file, Path):
@@ -38,7 +38,7 @@ def read_array(file: Path | io.BytesIO, *, mapped: bool = False) -> NDArray[Any]
 def _check_header(stream: Any, *, size: int) -> None:
     try:
         version = npy.read_magic(stream)
-        # Later versions differ in the encoding of names of fields, which arrays of numbers have not.
+        # Later versions differ only in the encoding of field names, which arrays of numbers do not have.
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, _, dtype = read(stream)
     except OSError:

@@ -1,4 +1,4 @@
-"""Recordings in files of any format that `soundfile` reads (wav, flac, ogg, mp3), one labelled sample each."""
+"""Recordings in any format that `soundfile` reads (wav, flac, ogg, mp3); each file is a labelled sample."""
 
 import math
 import os
@@ -28,12 +28,12 @@ SUFFIXES = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd"),
     *(".w64", ".rf64", ".caf"),
 )
-"""What a file in a folder of recordings may be called; others there are an error."""
-_BLOCK = 2**20  # samples per channel that are read at once
+"""Allowed suffixes in a folder of recordings; other files are an error."""
+_BLOCK = 2**20  # samples per channel and read
 
 
 def audio_facts(*, sample_rate: int, audio_channels: int) -> dict[str, Any]:
-    """The spec of a modality of recordings, as far as it is known before they were seen.
+    """Return the part of an audio modality's spec that is known before any recording is read.
 
     Raises:
         ValueError: a sample rate or number of channels below 1.
@@ -45,19 +45,19 @@ def audio_facts(*, sample_rate: int, audio_channels: int) -> dict[str, Any]:
 
 
 class Recordings:
-    """Labelled recordings, decoded when asked for: mixed down, resampled, otherwise as they are.
+    """Labelled recordings, decoded on access: mixed down and resampled, otherwise unchanged.
 
-    A recording takes the way that raw samples take in `Perceiver.predict`. Stereo becomes mono (the mean of its
-    channels) where `facts` say mono.
+    Recordings are processed like raw samples in `Perceiver.predict`. Stereo becomes mono (the mean of its channels) if
+    `facts` require mono.
 
     Args:
         paths: the files.
-        labels: their classes, from 0.
-        ids: what identifies them in messages and tables.
-        facts: the spec of the modality, see `audio_facts`.
-        modality: its name.
-        max_seconds: longer recordings are cut. None: never.
-        random_start: cut at random, from torch's generator, for training; else the beginning is kept.
+        labels: class of each file, from 0.
+        ids: ids for messages and tables.
+        facts: spec of the modality, see `audio_facts`.
+        modality: name of the modality.
+        max_seconds: longer recordings are cut to this length. None: no limit.
+        random_start: start at a random position, drawn from torch's generator, for training; otherwise at the beginning.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Recordings:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Sample:
-        """Its tensor is `(audio_channels, samples)`, float32, full scale at 1. Errors as in `read_recording`."""
+        """Return a sample: `(audio_channels, samples)`, float32, full scale 1. Errors as in `read_recording`."""
         path = self.paths[index]
         raw = read_recording(path, max_seconds=self.max_seconds, random_start=self.random_start)
         sound = preprocess(raw, modality=self.facts, name=str(path))
@@ -95,11 +95,11 @@ class Recordings:
 def read_recording(
     path: str | os.PathLike[str] | BytesIO, *, max_seconds: float | None = None, random_start: bool = False
 ) -> tuple[NDArray[np.float32], int]:
-    """The samples `(channels, samples)` of a file, or of its content, full scale at 1, and their rate in hertz.
+    """Return the samples `(channels, samples)` of a file or its content, full scale 1, and their rate in hertz.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: no sound file, truncated, without samples, or with samples that are NaN or infinite.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a sound file, is truncated, has no samples, or has samples that are NaN or infinite.
     """
     source = _source(path)
     facts = _info(source, path)
@@ -114,14 +114,14 @@ def read_recording(
         with soundfile.SoundFile(source) as file:
             if start:
                 file.seek(start)
-            # Memory grows with what is there, not with what the header claims.
+            # Memory grows with the actual samples, not with the number that the header claims.
             blocks = [file.read(min(wanted, _BLOCK), dtype="float32", always_2d=True)]
             while len(blocks[-1]) == _BLOCK and (left := wanted - _BLOCK * len(blocks)) > 0:
                 blocks.append(file.read(min(left, _BLOCK), dtype="float32", always_2d=True))
         samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: cannot be decoded: {error.error_string} {_REMEDY}") from error
-    # A decoder of MP3 files may drop its delay.
+    # An MP3 decoder may drop its delay.
     if len(samples) < wanted and (len(samples) < wanted - _MP3_DELAY or facts.format != "MP3"):
         raise ValueError(f"{path}: is truncated: expected {wanted} samples, got {len(samples)}. {_REMEDY}")
     if not np.isfinite(samples).all():
@@ -131,7 +131,7 @@ def read_recording(
 
 
 def check_recording(path: str | os.PathLike[str] | BytesIO) -> tuple[int, int]:
-    """Number of samples per channel and rate of a file, from its header, after comparing that with the file's size.
+    """Return samples per channel and rate of a file from its header, after checking the header against the file size.
 
     The number is an estimate for MP3 files whose header does not state it.
 
@@ -158,11 +158,11 @@ def _info(source: str | BytesIO, path: object) -> Any:
 
 
 def _source(path: str | os.PathLike[str] | BytesIO) -> str | BytesIO:
-    """What libsndfile reads in full: the file itself, or its content with a header that does not lie about the length.
+    """Return a source that libsndfile reads completely: the file, or its content with a corrected length in the header.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is truncated, which libsndfile does not report.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is truncated, which libsndfile does not report.
     """
     if isinstance(path, BytesIO):
         return _corrected(path, path) or path
@@ -173,13 +173,13 @@ def _source(path: str | os.PathLike[str] | BytesIO) -> str | BytesIO:
 
 
 def _corrected(file: BufferedIOBase, path: object) -> BytesIO | None:
-    """None: its header needs no correction."""
+    """Return the content with a corrected header; None if the header needs no correction."""
     size = file.seek(0, os.SEEK_END)
     chunk = samples_chunk(file)
     file.seek(0)
     if chunk is not None:
         begins, claimed = chunk
-        # One byte of padding may be missing at the end of a complete file.
+        # A complete file may lack the padding byte at its end.
         if size + 1 < begins + claimed:
             raise ValueError(
                 f"{path}: is truncated: its header says {begins + claimed} bytes, but there are {size}. {_REMEDY}"
@@ -196,24 +196,24 @@ def _corrected(file: BufferedIOBase, path: object) -> BytesIO | None:
 
 
 def _with_stated_length(source: str | BytesIO) -> BytesIO | None:
-    """None: the MP3 file states its length."""
+    """Return an MP3 file with its length in the header; None if it already states its length."""
     content = source.getvalue() if isinstance(source, BytesIO) else Path(source).read_bytes()
     first, count, stated = mp3_frames(content)
     return None if stated or count == 0 else with_stated_length(content, first, count)
 
 
 def loudness(recordings: Samples, *, modality: str = "audio", at_most: int = 512) -> dict[str, list[float]]:
-    """`mean` and `std` for the spec: 0 and, per channel, the root mean square of all samples, so that sound gets unit scale.
+    """Return `mean` 0 and `std` for the spec, the root mean square per channel, so that sound has unit scale.
 
-    Sound has no mean worth subtracting, and with 0 silence stays 0.
+    Sound has no meaningful mean, and with a mean of 0 silence stays 0.
 
     Args:
         recordings: the training split.
-        modality: its name.
-        at_most: how many recordings are looked at; of more, evenly spaced ones.
+        modality: name of the modality.
+        at_most: number of recordings to measure, evenly spaced in larger splits.
 
     Raises:
-        ValueError: silence everywhere.
+        ValueError: all recordings are silent.
     """
     step = max(1, math.ceil(len(recordings) / at_most))
     squares: Tensor | float = 0.0

@@ -1,4 +1,4 @@
-"""JSON from files that others made: bounded in size and in depth, so that no file exhausts the memory or the stack."""
+"""JSON from untrusted files, bounded in size and depth, so that no file exhausts the memory or the stack."""
 
 import json
 from pathlib import Path
@@ -9,14 +9,14 @@ MAX_BYTES = 64 * 2**20
 
 
 def parse_json(text: str | bytes, *, max_depth: int | None = MAX_DEPTH) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text.
 
     Args:
-        text: UTF-8, where it is bytes.
-        max_depth: how deeply lists and objects may be nested. None: as deeply as the parser can follow.
+        text: a string, or UTF-8 bytes.
+        max_depth: maximum nesting of lists and objects. None: the parser's limit.
 
     Raises:
-        ValueError: it is not JSON, or nested more deeply.
+        ValueError: the text is not JSON, or nested too deeply.
     """
     try:
         value = json.loads(text)
@@ -28,13 +28,13 @@ def parse_json(text: str | bytes, *, max_depth: int | None = MAX_DEPTH) -> Any:
 
 
 def read_json(path: Path, *, max_bytes: int = MAX_BYTES) -> Any:
-    """The value of a JSON file.
+    """Read a JSON file.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is not a regular file, too large, not JSON, or nested too deeply.
+        OSError: the file cannot be read.
+        ValueError: the file is not a regular file, too large, not JSON, or nested too deeply.
     """
-    # A pipe would wait for ever.
+    # Reading a pipe could block forever.
     if path.exists() and not path.is_file():
         raise ValueError("it is not a regular file")
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Text files of cells, with delimiters between them and a header: manifests, time series and point sets alike."""
+"""Delimited text files with a header: manifests, time series and point sets."""
 
 import csv
 import io
@@ -16,19 +16,19 @@ from numpy.typing import NDArray
 from perceiver.modalities.written_numbers import is_missing_number, number_of
 
 DELIMITERS = "\t;|,"
-"""Those that are looked for, the least likely inside of a cell first."""
+"""Delimiters to try, the least likely inside a cell first."""
 
 _LOOKED_AT, _LOOKED_AT_CHARACTERS = 200, 2**20  # rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class Delimited:
-    """A file of cells.
+    """Content of a delimited file.
 
     Args:
-        header: the names of columns, stripped; empty ones are columns without a name.
-        rows: the cells of each row, of which there may be more or fewer than names.
-        lines: where each row begins, from 1.
+        header: stripped column names; unnamed columns are empty strings.
+        rows: the cells of each row, possibly more or fewer than column names.
+        lines: line at which each row begins, from 1.
     """
 
     header: list[str]
@@ -37,37 +37,37 @@ class Delimited:
 
     @property
     def columns(self) -> dict[str, int]:
-        """The position of each column that has a name of its own."""
+        """Return the position of each column with a unique name."""
         return distinct(self.header)
 
 
 def distinct(header: Sequence[str]) -> dict[str, int]:
-    """The position of each name that is neither empty nor repeated."""
+    """Return the position of each name that is neither empty nor repeated."""
     counts = Counter(header)
     return {name: number for number, name in enumerate(header) if name and counts[name] == 1}
 
 
 def is_index(name: str) -> bool:
-    """Whether a column numbers rows: that of pandas has no name, or gets one when it is read without care."""
+    """Return whether a column numbers rows: pandas writes it unnamed, and may name it on rereading."""
     return not name or re.fullmatch(r"Unnamed: \d+", name) is not None
 
 
 def read_delimited(
     text: str, *, path: object, delimiter: str | None = None, header: Sequence[str] | None = None
 ) -> Delimited:
-    """The cells of a text.
+    """Parse a delimited text.
 
-    Lines end in any of the three usual ways. Cells may stand in double quotes; in a text with tabs, quotes are characters
-    like others where they do not fit that.
+    All three usual line endings are accepted. Cells may be in double quotes. In a text with tabs, quotes that do not
+    enclose a cell are ordinary characters.
 
     Args:
-        text: of the file.
-        path: of the file, for messages.
-        delimiter: between cells. None: the one that gives most rows as many cells as the first.
-        header: names of columns of a file whose first line does not have them.
+        text: text of the file.
+        path: path of the file, for messages.
+        delimiter: delimiter between cells. None: the delimiter that gives most rows as many cells as the first row.
+        header: column names of a file whose first line does not have them.
 
     Raises:
-        ValueError: quotes do not match; names the line.
+        ValueError: quotes do not match; the message names the line.
     """
     with _long_fields():
         if delimiter is None:
@@ -79,7 +79,7 @@ def read_delimited(
                 raise ValueError(f"{path}, {error}. Check the quotes around it.") from error
             lines, rows = _parsed(text, delimiter, quoting=csv.QUOTE_NONE)
         else:
-            # A quote that is never closed, or far below, makes one cell of many lines.
+            # A quote that is closed late or never turns many lines into a single cell.
             if delimiter == "\t" and len(rows) > 0 and any("\n" in cell or "\r" in cell for row in rows for cell in row):
                 plain = _parsed(text, delimiter, quoting=csv.QUOTE_NONE)
                 if all(len(row) == len(plain[1][0]) for row in plain[1]):
@@ -99,7 +99,7 @@ def _delimiter(text: str) -> str:
         try:
             _, rows = _parsed(text, candidate, quoting=quoting, at_most=_LOOKED_AT)
         except ValueError:
-            # Perhaps a file with slips in it, perhaps not its delimiter.
+            # Either the file has errors, or this is not its delimiter.
             rows = [line.split(candidate) for line in text.splitlines()[:_LOOKED_AT] if line]
         columns = len(rows[0]) if rows else 1
         share = sum(len(row) == columns for row in rows[1:]) / max(len(rows) - 1, 1)
@@ -111,7 +111,7 @@ def _delimiter(text: str) -> str:
 def _parsed(
     text: str, delimiter: str, *, quoting: Literal[0, 3], at_most: int | None = None
 ) -> tuple[list[int], list[list[str]]]:
-    """Where each row begins, and its cells; empty lines are left out."""
+    """Return the first line of each row, and its cells; empty lines are skipped."""
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=quoting != csv.QUOTE_NONE
     )
@@ -131,7 +131,7 @@ def _parsed(
 
 @contextmanager
 def _long_fields() -> Iterator[None]:
-    """The csv module reads fields of any length: documents and JSON stand in cells."""
+    """Let the csv module read fields of any length, since cells may hold documents and JSON."""
     limit = csv.field_size_limit(sys.maxsize)
     try:
         yield
@@ -140,11 +140,11 @@ def _long_fields() -> Iterator[None]:
 
 
 def numbers_of(column: Sequence[str], where: Callable[[int], str]) -> NDArray[np.float64]:
-    """The numbers in a column, with decimal points or commas; missing ones are NaN.
+    """Return the numbers in a column, with decimal points or commas; missing numbers are NaN.
 
     Args:
-        column: its cells.
-        where: names a cell in messages.
+        column: cells of the column.
+        where: returns the place of a cell, for messages.
 
     Raises:
         ValueError: a cell is not a number.
@@ -168,16 +168,16 @@ def numbers_of(column: Sequence[str], where: Callable[[int], str]) -> NDArray[np
 
 
 def decoded(content: bytes, *, path: object, encoding: str = "utf-8", errors: str = "strict") -> str:
-    """The text of a file, without a byte order mark.
+    """Decode the text of a file, without a byte order mark.
 
     Args:
-        content: of the file.
-        path: of the file, for messages.
-        encoding: of the text.
-        errors: what becomes of bytes that are not UTF-8, see `bytes.decode`.
+        content: content of the file.
+        path: path of the file, for messages.
+        encoding: encoding of the text.
+        errors: handling of invalid bytes, see `bytes.decode`.
 
     Raises:
-        ValueError: it is not text of that encoding; names the line.
+        ValueError: the content is not text in that encoding; the message names the line.
     """
     encoding = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
     if encoding == "utf-8-sig":

@@ -1,4 +1,4 @@
-"""Files below the folders of a data set: which there are, how its splits may be called, and what is left out."""
+"""Files below the folders of a data set: listing, names of splits, and files left out."""
 
 import logging
 import os
@@ -13,10 +13,10 @@ log = logging.getLogger(__name__)
 
 
 def split_folder(root: Path, split: str) -> Path:
-    """The folder of a split, "train", "val" or "test"; validation may be called `valid`, `validation` or `dev` too.
+    """Return the folder of a split, "train", "val" or "test"; `valid`, `validation` and `dev` also stand for "val".
 
     Raises:
-        ValueError: there are several.
+        ValueError: there are several folders for this split.
     """
     found = []
     if split == "val" and root.is_dir():
@@ -28,9 +28,9 @@ def split_folder(root: Path, split: str) -> Path:
 
 
 def files_below(folder: Path, *, _above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
-    """Paths below a folder, with slashes, of its files and those of the folders in it, linked ones included.
+    """Yield the relative paths, with slashes, of all files below a folder, linked files and folders included.
 
-    What begins with a dot is left out, and a link to a folder that holds it.
+    Names that begin with a dot are skipped, and so are links to a parent folder.
     """
     place = os.stat(folder)
     identity = (place.st_dev, place.st_ino)
@@ -48,12 +48,12 @@ def files_below(folder: Path, *, _above: frozenset[tuple[int, int]] = frozenset(
 
 
 def report_left_out(others: Sequence[str], *, folder: Path, kind: str) -> None:
-    """Counts in the log the files below a folder that were left out, and names one."""
+    """Log the number of files below a folder that were left out, with an example."""
     if others and process_rank() == 0:
         count = len(others)
         log.warning("%s: left out %d files that are not %s by their names, such as %s.", folder, count, kind, others[0])
 
 
 def by_number(name: str) -> list[tuple[int, str]]:
-    """Sorts names as people count: frame2 before frame10."""
+    """Sort key for natural order: frame2 before frame10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -1,4 +1,4 @@
-"""Image files: which there are in a folder, and decoding them."""
+"""Image files: finding them in a folder, and decoding them."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".apng", ".webp", ".avif", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
 )
-"""Files that end otherwise are not taken for images, those without an ending are by their content; case does not matter."""
+"""Suffixes of image files, in any case. Files without a suffix are recognised by their content."""
 
 
 Crop = Callable[[Image.Image], Image.Image]
-"""A torchvision v2 transform, or anything alike: an RGB image of any size to one of the data module's size."""
+"""A torchvision v2 transform or a similar callable: maps an RGB image of any size to the data module's size."""
 
 
-# Means and deviations of more images than these would not differ in a way that matters.
+# More images would not change means and deviations noticeably.
 STATISTICS_IMAGES = 4096
 
 
 class ImageFileError(ValueError):
-    """A file is no intact image.
+    """A file is not an intact image.
 
-    A DataLoader reports its workers' errors with their tracebacks in the message; here the message stays what it was.
+    A DataLoader adds tracebacks to the messages of its workers' errors; this class keeps the original message.
     """
 
     def __init__(self, message: str) -> None:
@@ -51,15 +51,15 @@ class ImageFileError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFiles(Images):
-    """Image files with their classes, decoded when they are asked for.
+    """Image files with their classes, decoded on access.
 
     Args:
-        folder: what the paths are relative to; its name begins the names of samples.
-        paths: (samples,), as bytes: an array is shared with loader processes, a list of strings would be copied to each.
+        folder: base of the paths; its name is the prefix of sample names.
+        paths: (samples,), as bytes: loader processes share an array, but would each copy a list of strings.
         labels: (samples,), classes from 0.
-        class_names: what they stand for.
-        frame: brings images to one size.
-        crop: does so instead, in training; None: `frame`.
+        class_names: names of the classes.
+        frame: brings images to a common size.
+        crop: replaces `frame` in training; None: `frame`.
         deep_range: see `perceiver.modalities.framing.to_rgb`.
     """
 
@@ -74,28 +74,28 @@ class ImageFiles(Images):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(3, H, W)."""
+        """Shape (3, H, W) of an image."""
         return 3, self.frame.height, self.frame.width
 
     def take(self, index: Int[Tensor, "chosen"]) -> "ImageFiles":
-        """Some of the files, by position."""
+        """Return the files at these positions."""
         return replace(self, paths=self.paths[index.numpy()], labels=self.labels[index])
 
     def names(self, index: Int[Tensor, "chosen"]) -> list[str]:
-        """Path of each, with the folder's own name in front: "train/cat/001.jpg"."""
+        """Return the path of each file, prefixed with the folder's name: "train/cat/001.jpg"."""
         return [f"{self.folder.name}/{os.fsdecode(path)}" for path in self.paths[index.numpy()]]
 
     def read(self, index: Int[Tensor, "chosen"]) -> UInt8[Tensor, "chosen 3 height width"]:
-        """Decodes some of the files.
+        """Decode the files at these positions.
 
         Raises:
-            ImageFileError: a file is no intact image; names it.
-            ValueError: `crop` gives another size.
+            ImageFileError: a file is not an intact image; the message names it.
+            ValueError: `crop` returns another size.
         """
         return self._read(index, self.frame if self.crop is None else self.crop)
 
     def statistics(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each channel in [0, 1], of at most 4,096 images, evenly spread, uncropped."""
+        """Return mean and deviation of each channel in [0, 1], from at most 4,096 evenly spaced, uncropped files."""
         count = len(self.labels)
         index = torch.linspace(0, count - 1, min(count, STATISTICS_IMAGES)).round().long()
         return channel_statistics(
@@ -122,11 +122,11 @@ class ImageFiles(Images):
 
 
 def read_image(path: Path | BytesIO, *, deep_range: Sequence[float] | None = None) -> Image.Image:
-    """One file, or its content, as an RGB image with 8 bits per channel, upright. For `deep_range` see `to_rgb`.
+    """Read a file or its content as an upright RGB image with 8 bits per channel. For `deep_range` see `to_rgb`.
 
     Raises:
-        ImageFileError: it is no image, damaged, too large to be decoded safely, or has pixels without a known range.
-        FileNotFoundError: it is gone.
+        ImageFileError: the file is not an image, is damaged or too large to decode safely, or its pixel range is unknown.
+        FileNotFoundError: the file does not exist.
     """
     try:
         with Image.open(path) as image:
@@ -142,7 +142,7 @@ def read_image(path: Path | BytesIO, *, deep_range: Sequence[float] | None = Non
 
 
 def deep_range_of_files(paths: Iterable[Path | BytesIO]) -> list[int] | None:
-    """See `perceiver.modalities.framing.deep_range_of`; of files that cannot be read, another reader tells."""
+    """See `perceiver.modalities.framing.deep_range_of`; unreadable files are left to another reader to report."""
 
     def opened() -> Iterator[Image.Image]:
         for path in paths:
@@ -158,23 +158,23 @@ def deep_range_of_files(paths: Iterable[Path | BytesIO]) -> list[int] | None:
 
 
 def evenly(items: Sequence[Any], at_most: int) -> list[Any]:
-    """At most so many of them, evenly spread."""
+    """Return at most `at_most` items, evenly spaced."""
     chosen = np.unique(np.linspace(0, len(items) - 1, min(len(items), at_most)).round().astype(int))
     return [items[index] for index in chosen.tolist()]
 
 
 def find_images(folder: Path, *, frame: Frame, class_names: Sequence[str] | None = None) -> ImageFiles:
-    """The images below `folder/<class>/`, sorted by class and path.
+    """Find the images below `folder/<class>/`, sorted by class and path.
 
     Args:
-        folder: a split.
+        folder: folder of a split.
         frame: see `ImageFiles`.
-        class_names: the classes that there may be, some of which may lack images; None: those that there are, at least two.
+        class_names: allowed classes, some of which may lack images; None: the classes found, at least two.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: there are no class folders or no images; without `class_names`, a class has none or is the only one;
-            with `class_names`, there are other classes.
+        FileNotFoundError: the folder does not exist.
+        ValueError: there are no class folders or no images; without `class_names`, a class has no images or is the only
+            class; with `class_names`, there are other classes.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -226,7 +226,7 @@ def _files_of(folder: Path, *, names: Sequence[str], found: Sequence[str], frame
 
 
 def is_image(folder: Path, path: str) -> bool:
-    """Whether a file in a folder is one by the ending of its name, or by its content where that has none."""
+    """Return whether a file is an image by its suffix, or by its content if it has no suffix."""
     if suffix := os.path.splitext(path)[1]:
         return suffix.lower() in SUFFIXES
     with suppress(Exception), Image.open(folder / path):
@@ -237,7 +237,7 @@ def is_image(folder: Path, path: str) -> bool:
 def both_or_neither(
     mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[Sequence[float], Sequence[float]] | None:
-    """Mean and standard deviation as given together, or None."""
+    """Return mean and standard deviation if both are given, or None if neither is."""
     if (mean is None) != (std is None):
         raise ValueError(f"data.mean, data.std: expected both or neither, got {mean} and {std}.")
     return None if mean is None or std is None else (mean, std)

@@ -10,14 +10,14 @@ _REMEDY = "Replace the file with the original or remove it."
 
 
 def read_off(path: str | os.PathLike[str]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Vertices `(V, 3)` and triangles `(F, 3)`, indices of vertices, of an OFF file.
+    """Read the vertices `(V, 3)` and triangles `(F, 3)`, as vertex indices, of an OFF file.
 
-    Polygons are cut into triangles that share their first corner; colours are skipped. ModelNet has files whose first
-    line goes on after OFF without a space ("OFF8 6 0"): they are read, too.
+    Polygons are split into triangles that share their first corner; colours are skipped. Files whose first line continues
+    after OFF without a space ("OFF8 6 0"), as some in ModelNet, are read too.
 
     Raises:
-        ValueError: not such a file, fewer or more lines than its header says, no faces, coordinates that are no finite
-            numbers, or faces of vertices that there are not.
+        ValueError: the file is not an OFF file, has fewer or more lines than its header states, has no faces, has
+            coordinates that are not finite, or has faces with unknown vertices.
     """
     text = Path(path).read_bytes().decode("ascii", errors="replace")
     lines = [line for raw in text.splitlines() if (line := raw.split("#", 1)[0].strip())]
@@ -48,7 +48,7 @@ def read_off(path: str | os.PathLike[str]) -> tuple[NDArray[np.float64], NDArray
 def sample_surface(
     vertices: NDArray[np.float64], triangles: NDArray[np.int64], *, num_points: int, random: np.random.RandomState
 ) -> NDArray[np.float64]:
-    """`(num_points, 3)`, independent and uniform over the surface: triangles by their area, then evenly within each.
+    """Sample points `(num_points, 3)`, independent and uniform over the surface: triangles by area, uniform within each.
 
     Raises:
         ValueError: the surface has no area.
@@ -61,7 +61,7 @@ def sample_surface(
     chosen = np.searchsorted(total, random.random_sample(num_points) * total[-1], side="right")
     chosen = np.minimum(chosen, len(triangles) - 1)
     along, across = random.random_sample((2, num_points, 1))
-    # Points of the parallelogram beyond the diagonal are mirrored into the triangle.
+    # Points beyond the diagonal of the parallelogram are mirrored into the triangle.
     beyond = along + across > 1
     along, across = np.where(beyond, 1 - along, along), np.where(beyond, 1 - across, across)
     points: NDArray[np.float64] = corners[chosen, 0] + along * first[chosen] + across * second[chosen]

@@ -1,4 +1,4 @@
-"""Files in several folders that belong together by their names, such as images and their masks."""
+"""Files in several folders that are matched by name, such as images and their masks."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -7,16 +7,16 @@ from perceiver.data.readers.folder_files import files_below, report_left_out
 
 
 def matching_files(root: Path, folders: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
-    """Files of one name below each of some folders: path without suffix -> folder -> path below that folder; sorted.
+    """Match files by name across folders: path without suffix -> folder -> path below that folder; sorted.
 
     Args:
-        root: what holds the folders.
-        folders: the suffixes of their files, in small letters; others, and hidden files, are left out. The first folder says
-            which names there are.
+        root: parent of the folders.
+        folders: lower-case suffixes of the files, by folder; other files and hidden files are skipped. The first folder
+            determines the names.
 
     Raises:
-        FileNotFoundError: a folder is absent, or a file that another folder has.
-        ValueError: no files, two of one name in a folder, or a file of which the first folder has none.
+        FileNotFoundError: a folder is missing, or lacks a file that another folder has.
+        ValueError: there are no files, a folder has two files of the same name, or a file has no match in the first folder.
     """
     for folder in folders:
         if not (root / folder).is_dir():
@@ -44,7 +44,7 @@ def matching_files(root: Path, folders: Mapping[str, Sequence[str]]) -> dict[str
 
 
 def _named(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
-    """Path without suffix to path, both below the folder."""
+    """Map paths without suffix to paths, both relative to the folder."""
     names: dict[str, str] = {}
     others: list[str] = []
     for path in sorted(files_below(folder), key=PurePosixPath):

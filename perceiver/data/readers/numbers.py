@@ -1,4 +1,4 @@
-"""Text files of numbers in rows and columns, such as point sets, with or without a header."""
+"""Text files with numbers in rows and columns, such as point sets, with or without a header."""
 
 import re
 from functools import partial
@@ -14,13 +14,13 @@ _COORDINATES = ("x", "y", "z")
 
 
 def read_numbers(text: str, *, path: object) -> NDArray[np.float64]:
-    """The numbers of a text, `(rows, columns)`, with commas, semicolons, tabs or spaces between them.
+    """Parse numbers `(rows, columns)` that are separated by commas, semicolons, tabs or spaces.
 
-    Lines that begin with # are comments. Columns x, y and z come first, in this order, where a header names them; a column
-    that numbers the rows is left out.
+    Lines that begin with # are comments. Columns x, y and z come first, in this order, if a header names them; a column
+    that numbers the rows is dropped.
 
     Raises:
-        ValueError: a cell is empty or is not a number, or rows differ in length; names the row.
+        ValueError: a cell is empty or not a number, or rows differ in length; the message names the row.
     """
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     rows = _cells(lines, path=path)
@@ -47,7 +47,7 @@ def read_numbers(text: str, *, path: object) -> NDArray[np.float64]:
             raise ValueError(f"{where(missing)}: has no number, got {cells[missing]!r}.")
         if not (header and _numbers_rows(name, column)):
             columns.append((name.lower(), column))
-    # A stable sort: what follows the coordinates keeps its order.
+    # A stable sort keeps the order of the other columns.
     if set(_COORDINATES) <= {name for name, _ in columns}:
         columns.sort(key=lambda one: _COORDINATES.index(one[0]) if one[0] in _COORDINATES else len(_COORDINATES))
     if not columns or not rows:
@@ -62,7 +62,7 @@ def _place(path: object, name: str, first: int, row: int) -> str:
 def _cells(lines: list[str], *, path: object) -> list[list[str]]:
     words = [line.split() for line in lines]
     text = "\n".join(lines)
-    # Commas may be decimal ones, where there are spaces too.
+    # With spaces between numbers, commas may be decimal commas.
     spaced = not any(mark in text for mark in DELIMITERS) or (
         "\t" not in text and all(_NUMBER.fullmatch(word) for row in words[1:] or words for word in row)
     )

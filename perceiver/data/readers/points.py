@@ -1,4 +1,4 @@
-"""Labelled point sets held in memory or in a file, of one size or of many."""
+"""Labelled point sets in memory or in a file, of equal or different sizes."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,17 +9,17 @@ from perceiver.batch import Sample
 
 
 class PointSets:
-    """Point sets one after another in one tensor, which may be a memory-mapped file: a sample is a slice of it.
+    """Point sets concatenated in a tensor, which may be a memory-mapped file; a sample is a slice of it.
 
     Args:
         points: `(total, channels)`, coordinates first.
         starts, ends: `(sets,)`, the first point of each set and the one after its last.
-        labels: their classes, from 0.
-        identify: the id of a set from its number.
-        modality: its name.
+        labels: class of each set, from 0.
+        identify: returns the id of a set, given its number.
+        modality: name of the modality.
 
     Raises:
-        ValueError: a set without points.
+        ValueError: a set has no points.
     """
 
     def __init__(
@@ -46,6 +46,6 @@ class PointSets:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Sample:
-        """Its tensor is `(P, channels)`, float32."""
+        """Return a sample with the tensor `(P, channels)`, float32."""
         points = self.points[int(self.starts[index]) : int(self.ends[index])]
         return Sample(inputs={self.modality: points}, target=self.labels[index], id=self.identify(index))

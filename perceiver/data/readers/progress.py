@@ -1,4 +1,4 @@
-"""Progress of work that is done once over many files: a bar on a terminal, else a line from time to time."""
+"""Progress of work over many files: a bar on a terminal, otherwise a log line at intervals."""
 
 import sys
 import time
@@ -15,15 +15,15 @@ T = TypeVar("T")
 def progress(
     items: Iterable[T], *, total: int, title: str, start: int = 0, after_seconds: float = 5.0, every_seconds: float = 10.0
 ) -> Iterator[T]:
-    """The items, one after another, while the first process tells how many there were. What takes no time says nothing.
+    """Yield the items while the first process reports progress. Short work reports nothing.
 
     Args:
-        items: what is waited for.
-        total: how many there will be, those done earlier included.
-        title: what is done to what.
-        start: how many were done earlier.
-        after_seconds: when the first line is due.
-        every_seconds: how far lines are apart.
+        items: items to iterate over.
+        total: total number of items, including those done earlier.
+        title: description of the work.
+        start: number of items done earlier.
+        after_seconds: time until the first line.
+        every_seconds: time between lines.
     """
     if process_rank() != 0:
         yield from items

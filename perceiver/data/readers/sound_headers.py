@@ -1,9 +1,9 @@
-"""What the headers of sound files claim about their length, held against the file: libsndfile believes or ignores it."""
+"""Checks of the length in sound file headers against the file, because libsndfile either trusts or ignores it."""
 
 import io
 import struct
 
-# By magic number: where chunks begin, bytes of a chunk's name, format of its size, alignment, name of the samples' chunk.
+# By magic number: start of the chunks, bytes of a chunk's name, format of its size, alignment, name of the sample chunk.
 _CHUNKS = {
     b"RIFF": (12, 4, "<I", 2, b"data"),
     b"RIFX": (12, 4, ">I", 2, b"data"),
@@ -16,10 +16,10 @@ _MOST_CHUNKS = 1000
 
 
 def samples_chunk(file: io.BufferedIOBase) -> tuple[int, int] | None:
-    """Where the samples of a file with chunks begin, and how many bytes of them its header claims.
+    """Return where the samples of a file with chunks begin, and how many bytes its header claims for them.
 
-    None: it is not such a file, or its header leaves the length open, as that of a program that writes to a pipe does.
-    A length of 0 is such a placeholder too, but a decoder believes it.
+    Return None if it is not such a file, or its header leaves the length open, as programs do that write to a pipe.
+    A length of 0 is also such a placeholder, but decoders trust it.
     """
     file.seek(0)
     magic = file.read(4)
@@ -39,7 +39,7 @@ def samples_chunk(file: io.BufferedIOBase) -> tuple[int, int] | None:
         name, claimed = header[:name_bytes], struct.unpack(size_format, header[name_bytes:])[0]
         begins = position + len(header)
         if magic == b"riff":
-            claimed -= len(header)  # there, sizes include the header of the chunk
+            claimed -= len(header)  # in this format, sizes include the chunk header
         if name == b"ds64":
             long_size = struct.unpack("<Q", file.read(16).ljust(16, b"\0")[8:])[0]
         if name == wanted:
@@ -52,9 +52,9 @@ def samples_chunk(file: io.BufferedIOBase) -> tuple[int, int] | None:
 
 
 def with_open_length(content: bytes, begins: int) -> io.BytesIO | None:
-    """A WAV file whose header claims no samples, with a header that leaves their number open. None: it has no samples."""
+    """Return a WAV file that claims no samples with a header that leaves their number open; None if it has no samples."""
     following = content[begins : begins + 8]
-    # A chunk with tags is not sound.
+    # A chunk of tags is not sound.
     is_chunk = following[:4].isalnum() and begins + 8 + int.from_bytes(following[4:], "little") <= len(content)
     if content[:4] != b"RIFF" or not following or is_chunk:
         return None
@@ -66,7 +66,7 @@ _LARGEST_OGG_PAGE = 27 + 255 + 255 * 255
 
 
 def ogg_ends(file: io.BufferedIOBase, *, size: int) -> bool:
-    """Whether the last page of an Ogg file is whole and the end of its stream."""
+    """Return whether the last page of an Ogg file is complete and ends its stream."""
     file.seek(max(0, size - 2 * _LARGEST_OGG_PAGE))
     tail = file.read()
     page = tail[max(0, tail.rfind(b"OggS")) :]
@@ -75,7 +75,7 @@ def ogg_ends(file: io.BufferedIOBase, *, size: int) -> bool:
 
 
 def _is_placeholder(claimed: int) -> bool:
-    """The largest numbers of 31 and 32 bits, less some header and rounding."""
+    """Return whether a size is a placeholder: near the largest number of 31 or 32 bits, less headers and rounding."""
     return 0x7FFF0000 <= claimed <= 0x7FFFFFFF or claimed >= 0xFFFF0000
 
 
@@ -87,9 +87,9 @@ _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 
 
 
 def mp3_frames(content: bytes) -> tuple[int, int, bool]:
-    """Where the first frame of an MP3 file begins, how many whole frames follow, and whether a header states their number.
+    """Return the start of an MP3 file's first frame, its number of whole frames, and whether a header states that number.
 
-    Decoders estimate the length of a file without such a header from its first frame, which is wrong where bitrates vary.
+    Without such a header, decoders estimate the length from the first frame, which is wrong for variable bitrates.
     """
     position = 0
     if content[:3] == b"ID3":
@@ -107,7 +107,7 @@ def mp3_frames(content: bytes) -> tuple[int, int, bool]:
 
 
 def with_stated_length(content: bytes, first: int, count: int) -> io.BytesIO:
-    """An MP3 file with a frame before its first one that states how many there are."""
+    """Return an MP3 file with an additional first frame that states the number of frames."""
     header = bytearray(content[first : first + 4])
     header[1] |= 1  # no checksum
     version, mono = header[1] >> 3 & 3, header[3] >> 6 == 3
@@ -127,7 +127,7 @@ def _next_frame(content: bytes, position: int) -> bool:
 
 
 def _frame_bytes(content: bytes, position: int) -> int:
-    """Length of the frame of layer III that begins there; 0: none begins there."""
+    """Return the length of the layer III frame at `position`; 0 if no frame begins there."""
     header = content[position : position + 4]
     if len(header) < 4 or header[0] != 0xFF or header[1] >> 5 != 7 or header[1] >> 1 & 3 != 1:
         return 0

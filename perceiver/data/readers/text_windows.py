@@ -1,4 +1,4 @@
-"""Documents of text in pieces of bounded size, and which of them train, validate and test."""
+"""Documents in windows of bounded size, and their split into training, validation and test."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _WHITE_SPACE = b" \t\n\r\v\f"
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """A text that belongs together.
+    """A coherent text.
 
     Args:
-        name: what identifies it.
-        text: of it.
+        name: id of the document.
+        text: text of the document.
     """
 
     name: str
@@ -32,9 +32,9 @@ class Stretch:
     """A part of a document.
 
     Args:
-        name: of the document.
-        start: where it begins in the document, in bytes of UTF-8.
-        raw: its bytes.
+        name: name of the document.
+        start: offset in the document, in bytes of UTF-8.
+        raw: bytes of this part.
     """
 
     name: str
@@ -43,11 +43,11 @@ class Stretch:
 
 
 class TextWindows:
-    """Samples of text, as much of a `torch.utils.data.Dataset` as is needed.
+    """Samples of text, as the required part of `torch.utils.data.Dataset`.
 
     Args:
-        stretches: each a window; ids of samples are `<document>@<first byte>`.
-        modality: the key in `Sample.inputs`.
+        stretches: the windows; ids of samples are `<document>@<first byte>`.
+        modality: key in `Sample.inputs`.
     """
 
     def __init__(self, stretches: Sequence[Stretch], *, modality: str) -> None:
@@ -62,15 +62,15 @@ class TextWindows:
         return Sample(inputs={self.modality: encode_bytes(one.raw.decode())}, id=f"{one.name}@{one.start}")
 
     def text(self) -> list[str]:
-        """All of them, as they stand there."""
+        """Return the text of all windows."""
         return [one.raw.decode() for one in self.stretches]
 
 
 def windows(stretch: Stretch, *, size: int, at_lines: bool = False) -> list[Stretch]:
-    """A stretch in pieces of at most `size` bytes, which together are the stretch, but for pieces that are all white space.
+    """Cut a stretch into windows of at most `size` bytes; windows that are all white space are dropped.
 
-    Each ends behind white space, behind the end of a line if `at_lines`, where there is any in its latter half; else where a
-    word or, of a word that is longer, a character ends.
+    Each window ends after white space (with `at_lines`, after a line end) if its second half has any; otherwise after a
+    word or, in a longer word, after a character.
     """
     pieces: list[Stretch] = []
     start = 0
@@ -84,7 +84,7 @@ def windows(stretch: Stretch, *, size: int, at_lines: bool = False) -> list[Stre
 
 
 def _cut(raw: bytes, size: int, *, at_lines: bool) -> int:
-    """How many bytes of `raw`, which may have one more than fit, are taken."""
+    """Return how many bytes of `raw` to take; `raw` may have an extra byte that does not fit."""
     if len(raw) <= size:
         return len(raw)
     marks = (b"\n", _WHITE_SPACE) if at_lines else (_WHITE_SPACE,)
@@ -92,7 +92,7 @@ def _cut(raw: bytes, size: int, *, at_lines: bool) -> int:
         last = max(raw.rfind(bytes([byte]), size // 2, size) for byte in mark)
         if last >= 0:
             return last + 1
-    # Within a word: not within a character, whose further bytes are 0b10……….
+    # Cut within a word but not within a character, whose continuation bytes are 0b10……….
     end = size
     while end > 1 and raw[end] & 0xC0 == 0x80:
         end -= 1
@@ -100,7 +100,7 @@ def _cut(raw: bytes, size: int, *, at_lines: bool) -> int:
 
 
 def distinct(documents: Sequence[Document]) -> list[Document]:
-    """Of those of the same text the first alone: a text must not be in two splits."""
+    """Return the documents without repeated texts, because a text must not be in two splits."""
     first: dict[str, Document] = {}
     for one in documents:
         first.setdefault(one.text, one)
@@ -110,7 +110,7 @@ def distinct(documents: Sequence[Document]) -> list[Document]:
 def split_by_document(
     documents: Sequence[Document], *, validation_fraction: float, test_fraction: float, seed: int
 ) -> tuple[list[Stretch], list[Stretch], list[Stretch]]:
-    """Whole documents for training, validation and test, with about these shares of the bytes, in the order given.
+    """Split whole documents into training, validation and test by approximate shares of bytes, keeping their order.
 
     The test split depends on `test_fraction` and `seed` only.
 
@@ -124,7 +124,7 @@ def split_by_document(
             "data.split_by=stretch to cut documents in three parts, or give more files."
         )
     sizes = [len(one.text.encode()) for one in documents]
-    # NumPy guarantees the stream of RandomState for good.
+    # NumPy guarantees the stream of RandomState permanently.
     order = np.random.RandomState(seed).permutation(len(documents)).tolist()
     test, rest = _taken(order, sizes, test_fraction * sum(sizes), leave=2)
     validation, training = _taken(rest, sizes, validation_fraction * sum(sizes), leave=1)
@@ -136,7 +136,7 @@ def split_by_document(
 
 
 def _taken(order: Sequence[int], sizes: Sequence[int], wanted: float, *, leave: int) -> tuple[list[int], list[int]]:
-    """The first of `order`, one at least, that come nearest to so many bytes, and the rest, `leave` at least."""
+    """Split `order` into a first part of about `wanted` bytes, at least one item, and a rest of at least `leave` items."""
     count, total = 1, sizes[order[0]]
     while count < len(order) - leave and total + sizes[order[count]] / 2 < wanted:
         total += sizes[order[count]]
@@ -147,7 +147,7 @@ def _taken(order: Sequence[int], sizes: Sequence[int], wanted: float, *, leave: 
 def split_by_stretch(
     documents: Sequence[Document], *, validation_fraction: float, test_fraction: float
 ) -> tuple[list[Stretch], list[Stretch], list[Stretch]]:
-    """Each document in three contiguous parts: the first for training, then validation, the last for test."""
+    """Split each document into three contiguous parts: training, then validation, then test."""
     splits: tuple[list[Stretch], list[Stretch], list[Stretch]] = ([], [], [])
     for one in documents:
         raw = one.text.encode()
@@ -161,7 +161,7 @@ def split_by_stretch(
 
 
 def _line_near(raw: bytes, place: int) -> int:
-    """Behind the last end of a line before `place`, if one is near; else behind white space, or before a character."""
+    """Return the position after the last line end before `place`, if near; else after white space or before a character."""
     near = raw[max(0, place - 1000) : place]
     start = place - len(near)
     for mark in (b"\n", b" "):
@@ -174,5 +174,5 @@ def _line_near(raw: bytes, place: int) -> int:
 
 
 def num_bytes(stretches: Sequence[Stretch]) -> int:
-    """Of all of them."""
+    """Return the total number of bytes."""
     return int(torch.tensor([len(one.raw) for one in stretches]).sum()) if stretches else 0

@@ -1,4 +1,4 @@
-"""What data sets of texts without labels have in common: documents in windows, splits, spec."""
+"""Base of data sets of unlabelled texts: documents in windows, splits, spec."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ from perceiver.data.readers.text_windows import (
 from perceiver.modalities.text_bytes import VOCABULARY_SIZE
 
 FEW = 20
-"""Documents, fewer than which are cut in parts unless told otherwise: whole ones would make splits of odd sizes."""
+"""With fewer documents than this, `auto` splits within documents: whole documents would give splits of odd sizes."""
 
 
 class TextSource(Source):
     """Windows of texts, as ids of their UTF-8 bytes. Subclasses read the texts.
 
-    Batches hold `inputs[modality]` `(B, L)` and, where lengths differ, `masks[modality]` `(B, L)`. There is no target: the
-    spec has modalities only. Documents of the same text count once, so that no text is in two splits.
+    Batches hold `inputs[modality]` `(B, L)` and, if lengths differ, `masks[modality]` `(B, L)`. There is no target: the
+    spec has modalities only. Duplicate documents are dropped, so that no text is in two splits.
 
     Args:
-        max_length: bytes of a window at most.
-        cut_at: windows end behind a word or behind a line, where that is possible.
-        split_by: `document`: whole documents are for training, validation or test. `stretch`: of each the beginning trains,
-            what follows validates and the end tests. `auto`: by document if there are 20 or more.
+        max_length: maximum bytes in a window.
+        cut_at: end windows after a word or after a line, if possible.
+        split_by: `document`: whole documents are for training, validation or test. `stretch`: the beginning of each
+            document is for training, the next part for validation, the end for test. `auto`: by document if there are 20
+            or more.
         validation_fraction: share of the bytes for validation.
-        test_fraction: share of the bytes for the test.
-        split_seed: which documents; not the training seed.
-        modality: its name, the key in `Batch.inputs`.
+        test_fraction: share of the bytes for test.
+        split_seed: seed of the split; not the training seed.
+        modality: name of the modality, the key in `Batch.inputs`.
 
     Raises:
-        ValueError: settings that make no sense, or leave a split without text.
+        ValueError: settings are invalid, or leave a split without text.
     """
 
     def __init__(
@@ -78,37 +79,37 @@ class TextSource(Source):
 
     @abstractmethod
     def documents(self) -> list[Document]:
-        """All texts, in an order that does not change.
+        """Return all texts in a fixed order.
 
         Raises:
-            FileNotFoundError, ValueError: they cannot be had; says which and why.
+            FileNotFoundError, ValueError: texts are not available; the message states which and why.
         """
 
     def read_training(self) -> tuple[TextWindows, TextWindows]:
-        """The windows of the training and the validation split."""
+        """Return the windows of the training and the validation split."""
         training, validation, _ = self._stretches()
         return self._windows(training, "training"), self._windows(validation, "validation")
 
     def read_test(self) -> TextWindows:
-        """The windows of the test split."""
+        """Return the windows of the test split."""
         return self._windows(self._stretches()[2], "test")
 
     def learn(self, training: TextWindows) -> dict[str, Any]:
-        """Nothing is measured, and there is no target."""
+        """Return the known spec: nothing is measured, and there is no target."""
         return {"modalities": self.facts}
 
     def known(self) -> dict[str, Any]:
-        """Kind and vocabulary; a stored `max_length` holds."""
+        """Return kind and vocabulary, without `max_length`, which a stored spec may override."""
         facts = {key: self.facts[self.modality][key] for key in ("kind", "vocabulary_size")}
         return {"modalities": {self.modality: facts}, "target": {}}
 
     def take(self, stored: Mapping[str, Any]) -> None:
-        """As `Source.take`; the stored `max_length` is that of the windows."""
+        """Adopt a stored spec, as in `Source.take`; windows then have the stored `max_length`."""
         super().take(stored)
         self.max_length = int(stored["modalities"][self.modality].get("max_length") or self.max_length)
 
     def _stretches(self) -> tuple[list[Stretch], list[Stretch], list[Stretch]]:
-        """The texts of the three splits, read once."""
+        """Return the texts of the three splits, read once."""
         if self._splits is None:
             self._splits = self._split(distinct(self.documents()))
         return self._splits

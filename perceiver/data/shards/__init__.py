@@ -1,4 +1,4 @@
-"""Shards: the samples of a manifest packed into few large files that training streams from, by `litdata`."""
+"""Shards: the samples of a manifest, packed into a few large files for streaming with `litdata`."""
 
 from perceiver.data.shards.errors import ShardError
 from perceiver.data.shards.folder import ShardFolder

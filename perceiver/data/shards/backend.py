@@ -1,18 +1,18 @@
-"""`litdata`, which writes and streams shards; the rest of the package works where it is not installed."""
+"""`litdata`, which writes and streams shards; the rest of the package works without it."""
 
 import os
 from typing import Any
 
 
 def litdata() -> Any:
-    """The module, with settings under which every sample is seen once, and nothing is asked of the network.
+    """Import litdata with settings that visit every sample once and avoid the network.
 
     Raises:
-        ImportError: it is not installed; says what to install.
+        ImportError: litdata is not installed; the message names the package to install.
     """
-    # Read when it is imported: it would ask the package index for a newer version of itself.
+    # Read on import: without it, litdata would query the package index for a newer version.
     os.environ.setdefault("LITDATA_DISABLE_VERSION_CHECK", "1")
-    # It would take fewer workers than asked for where memory is short, so that ranks differ.
+    # With little memory, litdata would use fewer workers than requested, and ranks could differ.
     os.environ.setdefault("LITDATA_POSIX_MAX_WORKERS", "0")
     try:
         import litdata

@@ -1,10 +1,10 @@
-"""What is wrong with shards."""
+"""Errors of shards."""
 
 
 class ShardError(ValueError):
-    """Shards cannot be written or read; the message names folder or file, what was expected, and what to do.
+    """Shards cannot be written or read; the message names the folder or file, the expectation, and a remedy.
 
-    A DataLoader reports its workers' errors with their tracebacks in the message; here the message stays what it was.
+    A DataLoader adds tracebacks to the messages of its workers' errors; this class keeps the original message.
     """
 
     def __init__(self, message: str) -> None:

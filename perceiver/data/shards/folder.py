@@ -1,6 +1,6 @@
-"""A folder of shards: `shards.json`, which says what they hold, and a folder for each split with shards and their index.
+"""A folder of shards: `shards.json`, which describes them, and a folder per split with shards and their index.
 
-`shards.json` is there from the beginning of a conversion, `"complete": false` until all shards are written and counted.
+`shards.json` exists from the start of a conversion, with `"complete": false` until all shards are written and counted.
 """
 
 import json
@@ -26,15 +26,15 @@ _KEYS = ("spec", "samples", "rows_per_shard", "source", "complete")
 
 @dataclass(frozen=True, kw_only=True)
 class ShardFolder:
-    """What `shards.json` says.
+    """Content of `shards.json`.
 
     Args:
-        path: of the folder.
-        spec: of the data, classes and statistics of the training split included.
-        samples: how many each split has.
-        rows_per_shard: how many samples a shard of each split has; the last may have fewer.
-        source: what it was made from; a conversion is continued only with the same.
-        complete: all shards are there.
+        path: path of the folder.
+        spec: spec of the data, including classes and statistics of the training split.
+        samples: number of samples per split.
+        rows_per_shard: number of samples in a shard, per split; the last shard may have fewer.
+        source: description of the source; a conversion continues only from an equal source.
+        complete: whether all shards are written.
     """
 
     path: Path
@@ -46,10 +46,10 @@ class ShardFolder:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "ShardFolder":
-        """From its `shards.json`, finished or not.
+        """Read `shards.json` of a complete or unfinished folder.
 
         Raises:
-            FileNotFoundError: no folder, or one without shards.
+            FileNotFoundError: the folder is missing or has no shards.
             ShardError: `shards.json` is damaged, or of another version.
         """
         folder = Path(path)
@@ -82,10 +82,10 @@ class ShardFolder:
         return cls(path=folder, **{key: facts[key] for key in _KEYS})
 
     def write(self) -> None:
-        """Make `shards.json`, whole or not at all.
+        """Write `shards.json` atomically.
 
         Raises:
-            ShardError: it would not be read again.
+            ShardError: the result could not be read back.
         """
         try:
             _check_facts(**{key: getattr(self, key) for key in _KEYS})
@@ -96,10 +96,10 @@ class ShardFolder:
         write_whole(self.path / FACTS, json.dumps(content, indent=1).encode())
 
     def check(self) -> None:
-        """Whether all shards are there in their full size.
+        """Check that all shards exist in full size.
 
         Raises:
-            ShardError: a conversion that was interrupted, or shards that are missing or truncated.
+            ShardError: the conversion was interrupted, or shards are missing or truncated.
         """
         if not self.complete:
             raise ShardError(
@@ -112,7 +112,7 @@ class ShardFolder:
 
 
 def _check_facts(*, spec: Any, samples: Any, rows_per_shard: Any, source: Any, complete: Any) -> None:
-    """Raise ValueError, which names the entry, unless these are what `write_shards` says of a folder."""
+    """Raise ValueError, which names the entry, unless these have the form that `write_shards` writes."""
     for name, value in (("spec", spec), ("samples", samples), ("rows_per_shard", rows_per_shard), ("source", source)):
         if not isinstance(value, dict):
             raise ValueError(f"{name}: expected an object, got {type(value).__name__}")
@@ -139,7 +139,7 @@ def _check_facts(*, spec: Any, samples: Any, rows_per_shard: Any, source: Any, c
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """The file is there whole or not at all."""
+    """Write a file atomically."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -153,5 +153,5 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
 
 
 def same_source(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """The entries in which two sources differ."""
+    """Return the entries in which two sources differ."""
     return sorted(key for key in {*one, *other} if one.get(key) != other.get(key))

@@ -1,7 +1,7 @@
-"""The index of a split: what `litdata` reads of it, checked before, so that nothing but records of bytes is read.
+"""The index of a split, checked before `litdata` reads it, so that only records of bytes are read.
 
-An index can tell `litdata` to unpickle items, import modules for the structure of samples, inflate compressed frames, or
-read other files. Shards of this package use none of that: anything else than what `write_shards` writes is refused.
+An index can make `litdata` unpickle items, import modules for the structure of samples, inflate compressed frames, or
+read other files. Shards of this package use no such feature: every index that `write_shards` would not write is refused.
 """
 
 import json
@@ -31,27 +31,27 @@ CONFIG: dict[str, Any] = {
     "item_loader": "PyTreeLoader",
     "types": "bytes",
 }
-"""What the index says of the format, besides `chunk_bytes`."""
+"""Required entries of the format in an index, besides `chunk_bytes`."""
 
 _CHUNK_KEYS = {"chunk_bytes", "chunk_size", "dim", "filename"}
 _NAME = re.compile(r"shard-[0-9]{6,12}\.bin")
 _MOST_BYTES = 2**32 - 1  # offsets have 32 bits
-_ARROW_FOOTER = b"LDARW01\0"  # litdata would read rows of Arrow's from such a file, in place of its items
+_ARROW_FOOTER = b"LDARW01\0"  # litdata would read Arrow rows from such a file, instead of items
 
 
 def shard_name(number: int) -> str:
-    """The name of the file of a shard."""
+    """Return the file name of a shard."""
     return f"shard-{number:06}.bin"
 
 
 def read_index(folder: Path) -> list[dict[str, Any]]:
-    """The entries of the shards of a split: `filename`, `chunk_size` (samples) and `chunk_bytes`.
+    """Read the entries of the shards of a split: `filename`, `chunk_size` (samples) and `chunk_bytes`.
 
     Args:
-        folder: of the split.
+        folder: folder of the split.
 
     Raises:
-        ShardError: the index is missing or damaged, or is not one that `write_shards` made; names the entry.
+        ShardError: the index is missing, damaged, or not written by `write_shards`; the message names the entry.
     """
     file = folder / INDEX
     try:
@@ -64,11 +64,11 @@ def read_index(folder: Path) -> list[dict[str, Any]]:
 
 
 def check_split(folder: Path, *, samples: int) -> None:
-    """Whether all shards of a split are there in their full size, and hold as many samples as the index says.
+    """Check that all shards of a split exist in full size, with the number of samples in the index.
 
     Args:
-        folder: of the split.
-        samples: how many all shards have together.
+        folder: folder of the split.
+        samples: total number of samples in all shards.
 
     Raises:
         ShardError: as in `read_index`, or a shard is missing, truncated or damaged.
@@ -116,7 +116,7 @@ def _checked(index: Any) -> list[dict[str, Any]]:
         if chunk["dim"] is not None:
             raise ValueError(f"{where}.dim: expected null, got {_short(chunk['dim'])}")
         _require_number(chunk["chunk_bytes"], f"{where}.chunk_bytes", most=_MOST_BYTES)
-        # A number of samples, then 32 bits for each and for the end.
+        # The number of samples, then a 32-bit offset for each sample and for the end.
         _require_number(chunk["chunk_size"], f"{where}.chunk_size", most=chunk["chunk_bytes"] // 4 - 2)
     return chunks
 
@@ -136,7 +136,7 @@ def _require_number(value: Any, where: str, *, most: int) -> None:
 
 
 def _check_head(file: Path, *, samples: int, size: int) -> None:
-    """The places of the records follow one another from the end of the head to the end of the file."""
+    """Check that the records are contiguous from the end of the head to the end of the file."""
     head = 4 * (samples + 2)
     with file.open("rb") as content:
         numbers = np.frombuffer(content.read(head), dtype="<u4").astype(np.int64)
@@ -148,7 +148,7 @@ def _check_head(file: Path, *, samples: int, size: int) -> None:
         or numbers[0] != samples
         or places[0] != head
         or places[-1] != size
-        # A record has its own size before it.
+        # Each record is preceded by its size.
         or (np.diff(places) < 4).any()
     ):
         problem = f"its head does not give the places of {samples} samples in {size} bytes"

@@ -1,4 +1,4 @@
-"""Training from a folder of shards that `mode=shard` made of a manifest: splits, classes and statistics come along."""
+"""Training from shards that `mode=shard` made from a manifest, with its splits, classes and statistics."""
 
 import os
 import re
@@ -19,21 +19,21 @@ from perceiver.data.shards.streaming import ShardSamples, ShardStream
 
 
 class Shards(Source):
-    """Streams training samples from shards; validation and test come one by one, in order.
+    """Streams training samples from shards; reads validation and test samples individually, in order.
 
-    Batches are those of `perceiver.data.Manifest`. See `ShardStream` for what an epoch is with several processes.
+    Batches are those of `perceiver.data.Manifest`. See `ShardStream` for the meaning of an epoch with several processes.
 
     Args:
-        shards: the folder, on a disk of this machine or one that is mounted.
-        modalities: some of those that the shards hold. None: all, or those of a stored spec.
-        shuffle_seed: of the order of training samples.
-        needs_test: `prepare` demands a test split.
+        shards: the folder, on a local or mounted disk.
+        modalities: subset of the modalities in the shards. None: all, or those of a stored spec.
+        shuffle_seed: seed of the order of training samples.
+        needs_test: whether `prepare` requires a test split.
 
     Raises:
-        FileNotFoundError: no folder, or one without shards.
-        ShardError: the conversion was not finished, shards are missing or truncated, or of another version.
+        FileNotFoundError: the folder is missing or has no shards.
+        ShardError: the conversion is unfinished, or shards are missing, truncated, or of another version.
         ImportError: litdata is not installed.
-        ValueError: a modality that the shards have not, or an address that is not a folder.
+        ValueError: the shards lack a modality, or `shards` is an address, not a folder.
     """
 
     normalised = True
@@ -57,17 +57,17 @@ class Shards(Source):
         self._checked = False
 
     def prepare(self) -> None:
-        """Looks whether all shards are there, in their full size."""
+        """Check that all shards exist in full size."""
         litdata()
         self._check()
         for split in ("train", "val", *(("test",) if self.needs_test else ())):
             self._require(split)
 
     def take(self, stored: Mapping[str, Any]) -> None:
-        """Take a stored spec: its sizes, rates, statistics and classes hold.
+        """Adopt a stored spec with its sizes, rates, statistics and classes.
 
         Raises:
-            ValueError: it is a spec without modalities of these, or of another target.
+            ValueError: the shards lack a modality of the spec or have another kind of it, or the target has another kind.
         """
         own = self._read().spec
         kinds = {name: facts["kind"] for name, facts in own["modalities"].items()}
@@ -84,18 +84,18 @@ class Shards(Source):
         self.spec = deepcopy(dict(stored))
 
     def read_training(self) -> tuple[ShardStream, ShardSamples]:
-        """The training split as a stream, and the validation split, in order."""
+        """Return the training split as a stream, and the validation split in order."""
         self._require("train")
         return ShardStream(self.shards / "train", decode=self._decode(training=True), seed=self.shuffle_seed), self._samples(
             "val"
         )
 
     def read_test(self) -> ShardSamples:
-        """The test split, in order."""
+        """Return the test split in order."""
         return self._samples("test")
 
     def read_prediction(self) -> Dataset[Sample]:
-        """All splits, one after another, without targets."""
+        """Return all splits, concatenated, without targets."""
         self._check()
         count = self._read().samples
         parts: list[Dataset[Sample]] = [
@@ -106,11 +106,11 @@ class Shards(Source):
         return ConcatDataset(parts)
 
     def unaltered(self, training: ShardStream) -> ShardSamples:
-        """The training split in order: the same batches need samples that have a position."""
+        """Return the training split in order: repeating the same batches requires random access."""
         return self._samples("train")
 
     def learn(self, training: ShardStream) -> dict[str, Any]:
-        """What the folder says of itself."""
+        """Return the spec in the folder."""
         return self._facts()
 
     def _samples(self, split: str) -> ShardSamples:
@@ -118,7 +118,7 @@ class Shards(Source):
         return ShardSamples(self.shards / split, count=self._read().samples[split], decode=self._decode())
 
     def _facts(self) -> dict[str, Any]:
-        """The spec: that of a checkpoint, else what the folder says of itself."""
+        """Return the spec of a checkpoint, or else that in the folder."""
         if self.spec is None:
             spec = deepcopy(self._read().spec)
             if self.modalities is not None:
@@ -150,7 +150,7 @@ class Shards(Source):
         self._check()
 
     def _check(self) -> None:
-        """Looks at all files once; not every process prepares data, but every process reads them."""
+        """Check all files once per process: not every process prepares data, but every process reads the files."""
         if not self._checked:
             self._read().check()
             self._checked = True
@@ -162,7 +162,7 @@ class Shards(Source):
 
 
 def _is_elsewhere(shards: str | os.PathLike[str]) -> bool:
-    """Whether litdata would read it from a store, not from a folder."""
+    """Return whether litdata would read from a remote store instead of a folder."""
     text = os.fspath(shards)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/|local:", text):
         return True

@@ -1,10 +1,10 @@
-"""A sample as it stands in a shard: what its cells hold, files included, as bytes.
+"""Records of samples in shards: the content of cells and files as bytes.
 
-Files go in as they are, so that a sample of a shard is, bit for bit, what the manifest gives, and sizes, rates and
-statistics of the spec can still be others. A record is the length of its head (4 bytes, little-endian), the head, which is
-JSON, and what the files hold, one after another. The head has `id`, `target` (the name of a class, a list of labels or of
-values, or null) and `cells`: of each modality that is there, `value`, or `files` with their names and sizes, or the size of
-an `array` or of `bytes`.
+Files are stored unchanged, so that a sample from a shard equals that from the manifest bit by bit, and sizes, rates and
+statistics of the spec can still change. A record is the length of its head (4 bytes, little-endian), the head in JSON, and
+the concatenated contents of files. The head has `id`, `target` (a class name, a list of labels or values, or null) and
+`cells`: for each modality that is present, `value`, or `files` with names and sizes, or the size of an `array` or of
+`bytes`.
 """
 
 import io
@@ -31,15 +31,15 @@ _LENGTH = struct.Struct("<I")
 
 
 def encode(samples: ManifestRows, index: int, *, target: Mapping[str, Any]) -> bytes:
-    """The record of one sample.
+    """Encode a sample as a record.
 
     Args:
-        samples: of a manifest.
-        index: which.
+        samples: rows of a manifest.
+        index: position of the sample.
         target: `spec["target"]`.
 
     Raises:
-        BadRowError: it cannot be read or decoded; what goes into a shard was decoded once.
+        BadRowError: the sample cannot be read or decoded; every sample is decoded once before it is stored.
     """
     sample = samples[index]
     row = int(samples.rows[index])
@@ -59,7 +59,7 @@ def encode(samples: ManifestRows, index: int, *, target: Mapping[str, Any]) -> b
 
 
 def _cell(value: Any, modality: ManifestModality, samples: ManifestRows, blobs: list[bytes]) -> dict[str, Any]:
-    """The entry of a cell in the head; what it holds in bytes goes to `blobs`."""
+    """Return the entry of a cell in the head, and append its bytes to `blobs`."""
     facts = samples.specs[modality.name]
     files = files_of_cell(value, facts=facts, folder=samples.folder)
     if files is not None:
@@ -82,7 +82,7 @@ def _cell(value: Any, modality: ManifestModality, samples: ManifestRows, blobs: 
 
 
 def _plain(value: Any) -> Any:
-    """What Parquet files hold besides plain values: numbers of NumPy's, dates."""
+    """Convert values of Parquet files that JSON does not support: NumPy numbers, dates."""
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 
@@ -97,13 +97,13 @@ def _named(value: Any, target: Mapping[str, Any]) -> Any:
 
 
 class Decode:
-    """From a record to the sample, preprocessed as in `Perceiver.predict`.
+    """Decodes a record to a sample, preprocessed as in `Perceiver.predict`.
 
     Args:
-        modalities: of the samples; others that a record has are left out.
-        specs: of these.
+        modalities: modalities of the samples; other modalities in a record are ignored.
+        specs: specs of these modalities, by name.
         target: `spec["target"]`, which numbers classes and labels; None: samples have no target.
-        training: choose at random what is random in training.
+        training: make the random choices of training.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Decode:
     ) -> None:
         self.modalities = list(modalities)
         self.specs = {name: dict(specs[name]) for name in modalities}
-        # Held, so that loader processes that are started anew import kinds of other packages with them.
+        # Kept so that spawned loader processes import kinds of other packages when they unpickle this object.
         self._kinds = {name: kind_of(spec) for name, spec in self.specs.items()}
         self.kind = None if target is None else str(target["kind"])
         names = [] if target is None else list(target["names"])
@@ -124,12 +124,12 @@ class Decode:
         self.training = training
 
     def __call__(self, record: bytes | memoryview) -> Sample:
-        """One sample. A view of a file that is mapped is copied.
+        """Decode a sample. A view of a mapped file is copied.
 
         Raises:
             ShardError: the record is damaged.
-            BadRowError: it lacks all of the modalities, is of a class that training has not, or holds what does not fit the
-                spec; names the sample.
+            BadRowError: the record lacks all modalities, has a class unseen in training, or does not match the spec; the
+                message names the sample.
         """
         try:
             head, contents = _opened(record)
@@ -146,7 +146,7 @@ class Decode:
             try:
                 if isinstance(value, io.BytesIO) and not isinstance(value, FileContent):
                     value = read_array(value)
-                # Errors name the file that it was. What stands in a record is never a path of this machine.
+                # Errors show the original file name. A name in a record is never used as a path on this machine.
                 raw = read_cell(value, facts=facts, folder=None, training=self.training)
                 inputs[name] = self._kinds[name].preprocess(raw, facts, str(facts["kind"]))
             except ImportError:
@@ -178,10 +178,10 @@ class Decode:
 
 
 def _opened(record: bytes | memoryview) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The head of a record, and what each of its cells holds; arrays are still content.
+    """Return the head of a record, and the values of its cells; arrays are not parsed yet.
 
     Raises:
-        ValueError: the record is not as `encode` made it, or its sizes are not those of its content.
+        ValueError: the record does not have the form that `encode` writes, or its sizes do not match its content.
     """
     if not isinstance(record, bytes | bytearray | memoryview):
         raise ValueError(f"expected the bytes of a record, got {type(record).__name__}")
@@ -208,7 +208,7 @@ def _opened(record: bytes | memoryview) -> tuple[dict[str, Any], dict[str, Any]]
 
 
 def _value(entry: Any, record: bytes, start: int) -> tuple[Any, int]:
-    """What a cell holds, and where in the record the next one begins."""
+    """Return the value of a cell, and the offset of the next cell in the record."""
     kind = tuple(sorted(entry)) if isinstance(entry, dict) else ()
     if kind == ("value",):
         return entry["value"], start

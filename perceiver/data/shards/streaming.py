@@ -1,4 +1,4 @@
-"""Reading shards: training streams from them in random order, evaluation takes them one by one."""
+"""Reading shards: a stream in random order for training, samples by position for evaluation."""
 
 import dataclasses
 import os
@@ -17,16 +17,16 @@ from perceiver.data.shards.records import Decode
 
 
 class ShardStream:
-    """Training samples, shuffled anew in every epoch.
+    """Training samples, reshuffled in every epoch.
 
-    Shards are shuffled and dealt out to processes and their workers, then the samples of each. In one process an epoch has
-    every sample once. With several, all have equally many batches, all full: what is left of the samples after as many
-    batches as all processes have together, is left out of that epoch, other samples in each.
+    Shards are shuffled and distributed to processes and their workers, then samples are shuffled within each shard. With a
+    single process, an epoch has every sample once. With several processes, all have equally many full batches: the
+    remaining samples are left out of the epoch, different samples in each.
 
     Args:
-        folder: of the split.
-        decode: from a record to a sample.
-        seed: of the order; the same in all processes.
+        folder: folder of the split.
+        decode: decodes a record to a sample.
+        seed: seed of the order, the same in all processes.
     """
 
     def __init__(self, folder: Path, *, decode: Decode, seed: int) -> None:
@@ -35,18 +35,18 @@ class ShardStream:
         self.seed = seed
 
     def loader(self, *, collate: Callable[[Any], Batch], batch_size: int, num_workers: int) -> DataLoader[Sample]:
-        """Batches; its `state_dict` says where an epoch was left.
+        """Return a loader of batches; its `state_dict` is the position in the epoch.
 
         Args:
-            collate: from samples to a batch.
+            collate: turns a list of samples into a batch.
             batch_size: samples per batch and process.
             num_workers: loader processes.
 
         Raises:
-            ShardError: there are fewer samples than processes need for a batch each.
+            ShardError: there are too few samples for a batch per process.
         """
         module = litdata()
-        # Processes are known here: Lightning makes loaders when it has started them.
+        # The number of processes is known here: Lightning makes loaders after starting them.
         dataset = _dataset(module, self.folder, shuffle=True, seed=self.seed, transform=self.decode)
         loader = module.StreamingDataLoader(
             dataset,
@@ -54,7 +54,7 @@ class ShardStream:
             num_workers=num_workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
-            # Workers that stay would not learn of a position that is loaded.
+            # Persistent workers would not get a loaded position.
             persistent_workers=False,
         )
         if len(loader) == 0:
@@ -70,17 +70,17 @@ def _dataset(module: Any, folder: Path, *, shuffle: bool, seed: int, transform: 
     from litdata.streaming.resolver import Dir
 
     dataset = module.StreamingDataset(
-        # A text might be taken for a template, or the address of something that is not on this machine.
+        # litdata could interpret a string as a template or a remote address.
         Dir(path=str(folder.resolve())),
         shuffle=shuffle,
         seed=seed,
         transform=transform,
-        # All samples of a shard in any order, not blocks of neighbours.
+        # Shuffle all samples of a shard, not blocks of neighbours.
         item_shuffle_window=0,
         batch_decode=0,
     )
     if dataset.posix_fast is not None and dataset.posix_fast.window_shuffle:
-        # On network file systems litdata would deal out whole shards only, and cut off what one worker has more than others.
+        # On network file systems, litdata would distribute whole shards only, and drop the surplus samples of a worker.
         dataset.posix_fast = dataclasses.replace(dataset.posix_fast, kind="posix")
     return dataset
 
@@ -89,9 +89,9 @@ class ShardSamples(Dataset[Sample]):
     """The samples of a split by position, in the order in which they were written.
 
     Args:
-        folder: of the split.
-        count: how many there are.
-        decode: from a record to a sample.
+        folder: folder of the split.
+        count: number of samples.
+        decode: decodes a record to a sample.
     """
 
     def __init__(self, folder: Path, *, count: int, decode: Decode) -> None:
@@ -106,11 +106,11 @@ class ShardSamples(Dataset[Sample]):
         return self.count
 
     def __getitem__(self, index: int) -> Sample:
-        """One of them. Errors as in `Decode`."""
+        """Return a sample. Errors as in `Decode`."""
         if not 0 <= index < self.count:
             raise IndexError(index)
         if self._process != os.getpid():
-            # Files that are open are no good in a process that was forked off.
+            # Open files must not be shared with a forked process.
             self._records = _dataset(litdata(), self.folder, shuffle=False, seed=0, transform=None)
             self._process = os.getpid()
         return self.decode(self._records[index])

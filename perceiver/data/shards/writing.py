@@ -1,4 +1,4 @@
-"""Packing the samples of a manifest into shards, by several processes; what was done before an interruption stays done."""
+"""Packing the samples of a manifest into shards with several processes; interrupted conversions can be continued."""
 
 import hashlib
 import json
@@ -36,27 +36,27 @@ def write_shards(
     shard_bytes: int = SHARD_BYTES,
     seed: int = 0,
 ) -> ShardFolder:
-    """Writes the splits of a manifest to a folder of shards, or the rest of them if some are there already.
+    """Write the splits of a manifest to a folder of shards, or the missing shards if some exist already.
 
-    Training samples are put in random order first: training shuffles shards and the samples of each, so that those of one
-    shard meet in batches more often than others. A shard has about `shard_bytes`, fewer where a split would have less
-    than 16 shards of 256 samples or more.
+    Training samples are first put in random order: training shuffles shards and the samples within each, so that samples
+    of the same shard meet in batches more often than others. A shard has about `shard_bytes`, or fewer if a split would
+    otherwise have less than 16 shards of 256 samples or more.
 
     Args:
-        splits: by name; those without samples are left out.
-        spec: of the data.
-        folder: that they go to; new, empty, or with an unfinished conversion of the same.
-        source: what they are made from, plain values; a conversion that was interrupted is continued only for an equal one.
-        num_workers: processes that read, decode and write.
-        shard_bytes: of a shard, about.
-        seed: of the order.
+        splits: splits by name; empty splits are left out.
+        spec: spec of the data.
+        folder: output folder: new, empty, or with an unfinished conversion of the same source.
+        source: description of the source in plain values; an interrupted conversion continues only if it is equal.
+        num_workers: number of processes that read, decode and write.
+        shard_bytes: approximate size of a shard.
+        seed: seed of the order.
 
     Returns:
-        What the folder holds; every sample was counted.
+        The content of the folder, after counting every sample.
 
     Raises:
         BadRowError: a row cannot be decoded.
-        ShardError: the folder holds something else, or what was written is not what was meant.
+        ShardError: the folder holds other files, or the written shards are not as expected.
         ImportError: litdata is not installed.
     """
     litdata()
@@ -94,14 +94,14 @@ _PARTS = ".parts"
 
 
 def _ordered(samples: ManifestRows, name: str, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Positions in the split: of training at random, else in order."""
+    """Return positions in the split, in random order for training, otherwise in order."""
     count = len(samples)
-    # The stream of RandomState is the same for good: a later version continues what an earlier one began.
+    # The stream of RandomState never changes, so that later versions can continue an earlier conversion.
     return np.random.RandomState(seed).permutation(count) if name == "train" else np.arange(count)
 
 
 def _digest(splits: Mapping[str, ManifestRows], rows: Mapping[str, Any]) -> str:
-    """Changes with the rows of any split."""
+    """Return a digest that changes with the rows of any split."""
     digest = hashlib.sha256()
     for name in sorted(splits):
         digest.update(name.encode())
@@ -110,7 +110,7 @@ def _digest(splits: Mapping[str, ManifestRows], rows: Mapping[str, Any]) -> str:
 
 
 def _begun(wanted: ShardFolder) -> ShardFolder | None:
-    """An earlier conversion into this folder; None: the folder is new or empty."""
+    """Return an earlier conversion into this folder; None if the folder is new or empty."""
     folder = wanted.path
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
@@ -129,7 +129,7 @@ def _begun(wanted: ShardFolder) -> ShardFolder | None:
 
 
 def _rows_per_shard(samples: ManifestRows, spec: Mapping[str, Any], shard_bytes: int) -> int:
-    """By the mean size of some records."""
+    """Estimate the samples per shard from the mean size of some records."""
     count = len(samples)
     if count == 0:
         return 0
@@ -140,7 +140,7 @@ def _rows_per_shard(samples: ManifestRows, spec: Mapping[str, Any], shard_bytes:
 
 
 class _Tasks(Dataset[tuple[str, str]]):
-    """A shard that is not there yet each; reading an entry writes it. Entries are what went wrong, and whether a row did."""
+    """The missing shards: reading an entry writes a shard. Entries are (kind of error, message), empty on success."""
 
     def __init__(self, splits: Mapping[str, ManifestRows], rows: Mapping[str, Any], folder: ShardFolder) -> None:
         self.splits = dict(splits)
@@ -171,7 +171,7 @@ class _Tasks(Dataset[tuple[str, str]]):
         return self.folder.path / name / _PARTS / f"{number:06}.json"
 
     def _write(self, name: str, number: int) -> None:
-        """The shard, then its part of the index, which says that it is whole."""
+        """Write the shard, then its part of the index, which marks it as complete."""
         size = self.folder.rows_per_shard[name]
         positions = self.rows[name][number * size : (number + 1) * size]
         part = self._part(name, number)
@@ -192,7 +192,7 @@ class _Tasks(Dataset[tuple[str, str]]):
 
 
 def _write_chunk(records: Any, scratch: Path) -> dict[str, Any]:
-    """One file of litdata's in a scratch folder, and what its index says of it."""
+    """Write a litdata file in a scratch folder, and return its index entry."""
     from litdata.streaming.writer import BinaryWriter
 
     writer = BinaryWriter(str(scratch), chunk_bytes=2**62)
@@ -222,7 +222,7 @@ def _unchanged(entry: Any) -> Any:
 
 
 def _index(folder: Path, *, expected: int) -> None:
-    """The index of a split, from its parts, after counting."""
+    """Write the index of a split from its parts, after counting samples."""
     parts = [json.loads(part.read_text()) for part in sorted((folder / _PARTS).glob("*.json"))]
     chunks = [chunk for part in parts for chunk in part["chunks"]]
     counted = sum(chunk["chunk_size"] for chunk in chunks)
