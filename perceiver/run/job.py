@@ -1,4 +1,4 @@
-"""A single run: train and test the best checkpoint, test a given checkpoint, or use it. All output is in the run directory."""
+"""A single run: train and test the best checkpoint, test a given checkpoint, or use it. Writes into the run directory."""
 
 from __future__ import annotations
 
