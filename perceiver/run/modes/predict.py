@@ -31,7 +31,7 @@ class Predict:
     """Writes `predictions.csv` into the run directory: a row per sample, in the order of the data.
 
     The columns are `id`, `prediction` and, for every class, `probability_<class>`. For labels, `prediction` lists those
-    that reach their threshold, separated by semicolons. For values, the columns are `prediction_<value>`, in physical
+    that reach their threshold, separated by semicolons. For values, the columns are `prediction_<value>`, in original
     units. For dense predictions, `prediction` is a file in `predictions/`, and further columns summarise it.
 
     Args:
