@@ -1,4 +1,4 @@
-"""Errors as a user meets them: one line on stderr that says what to do, the traceback in a file."""
+"""Errors as users see them: one line on stderr with the remedy, and the traceback in a file."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from perceiver.run.exceptions import FULL_ERROR, LostRankError, RankDiedError, T
 from perceiver.runtime.files import FULL, DiskFullError
 from perceiver.runtime.process_rank import process_rank
 
-# Their messages are sentences of their own; for others the type says half of it.
+# Their messages are complete sentences; those of other types need the name of the type.
 _SELF_EXPLANATORY = (
     ValueError, OSError, FloatingPointError, RankDiedError, LostRankError, HydraException, OmegaConfBaseException,
 )  # fmt: skip
 
-_LONGEST = 600  # characters of a message that is no sentence of this package; all of it is in the traceback
+_LONGEST = 600  # characters printed of a message from another package; the traceback holds all of it
 
-# Sweepers and launchers that come with an extra of this package, by their place in the configuration.
+# Sweepers and launchers that need an extra of this package, by their place in the configuration.
 _EXTRAS = {
     "hydra/sweeper/optuna": "sweep",
     "hydra/sweeper/sampler": "sweep",
@@ -40,12 +40,12 @@ _EXTRAS = {
 
 
 def report_error(error: Exception, *, directory: Path | None, conf: Path | None = None) -> None:
-    """Print `error: …` and where the traceback is to stderr; the traceback itself if the user set HYDRA_FULL_ERROR=1.
+    """Print `error: …` and the path of the traceback to stderr, or the whole traceback if the user set HYDRA_FULL_ERROR=1.
 
     Args:
-        error: what was raised.
-        directory: the run directory, which gets `error.log`, or `error.rankN.log` of another rank than the first;
-            None before there is one.
+        error: the exception raised.
+        directory: the run directory, which gets `error.log` from rank 0 and `error.rankN.log` from rank N; None before
+            the directory is known.
         conf: the configuration folder, for suggestions about mistyped overrides.
     """
     rank = process_rank()
@@ -65,13 +65,13 @@ def report_error(error: Exception, *, directory: Path | None, conf: Path | None 
 
 
 def warn(text: str) -> None:
-    """Say in one line what a user should know, in the first process only."""
+    """Print a one-line warning to stderr, in the first process only."""
     if process_rank() == 0:
         _to_stderr(f"warning: {' '.join(text.split())}")
 
 
 def interrupted(directory: Path) -> None:
-    """Say what a run that was stopped at once has kept, and how to go on."""
+    """Print which checkpoint an interrupted run has kept, and how to continue."""
     last = directory / "checkpoints" / "last.ckpt"
     if last.is_file():
         again = typed_override("ckpt_path", directory)
@@ -81,13 +81,13 @@ def interrupted(directory: Path) -> None:
 
 
 def stopped(stop: TrainingStopped, directory: Path) -> None:
-    """Say what a run that was stopped in good order has written, and how to go on."""
+    """Print which checkpoint a cleanly stopped run has written, and how to continue."""
     if stop.first_process:
         _to_stderr(stop.message(directory))
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error in one line; with its type in front unless the message speaks for itself."""
+    """The message of an error in one line, prefixed with its type unless self-explanatory."""
     if unknown := re.match(r"Error locating target '([^']+)'(?:.*full_key: (\S+))?", str(error), flags=re.DOTALL):
         place = f" (at {unknown.group(2)})" if unknown.group(2) else ""
         return f"_target_={unknown.group(1)}{place}: there is no such class or function; check the name and its package."
@@ -131,7 +131,7 @@ def suggestion(message: str, conf: Path) -> str:
 
 
 def _missing_extra(error: BaseException) -> str:
-    """What to install, if a message says that a sweeper or launcher was not found that an extra brings, else nothing."""
+    """What to install if an error is about a sweeper or launcher that needs an extra, else an empty string."""
     if isinstance(error, HydraException):
         for place, extra in _EXTRAS.items():
             if f"'{place}" in str(error) and re.search(r"Could not (find|override|load)", str(error)):
@@ -143,7 +143,7 @@ def _missing_extra(error: BaseException) -> str:
 
 
 def _without_search_path(message: str) -> str:
-    """Hydra's message without the search path, its lists and parts set apart by punctuation."""
+    """Hydra's message without the search path, with its lists and parts separated by punctuation."""
     message = re.sub(r"^In '[^']*':\s*|\n\s*Config search path:.*", "", message, flags=re.DOTALL)
     message = re.sub(r"\.?\n\s*(?=Available options|To append)", ". ", message.strip())
     options = re.search(r"(Available options in '[^']*':)(.*)", message, flags=re.DOTALL)
@@ -153,7 +153,7 @@ def _without_search_path(message: str) -> str:
 
 
 def _without_wrapping(message: str) -> str:
-    """OmegaConf's message without the type it wrapped, and with the key at the end if it does not name one itself."""
+    """OmegaConf's message without the type of the wrapped error, followed by the key unless the message contains it."""
     message = re.sub(r"^\w+ raised while resolving interpolation: ", "", message)
     message, _, place = message.partition("\n    full_key: ")
     key = place.split("\n")[0]
@@ -161,7 +161,7 @@ def _without_wrapping(message: str) -> str:
 
 
 def _modes_with(key: str, conf: Path) -> list[str]:
-    """The modes that bring a key of the command line along."""
+    """The modes that define a key of the command line."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf), version_base="1.3"):
         names = sorted(file.stem for file in (conf / "mode").glob("*.yaml"))
@@ -169,7 +169,7 @@ def _modes_with(key: str, conf: Path) -> list[str]:
 
 
 def _known_keys(conf: Path) -> list[str]:
-    """Every key of the configuration that the command line's group choices make, and every group."""
+    """Every group, and every key of the configuration that the command line's group choices compose."""
     choices = [word for word in sys.argv[1:] if re.fullmatch(r"[a-z_]+=[\w-]+", word)]
     groups = [path.name for path in conf.iterdir() if path.is_dir() and path.name != "hydra"]
     choices = [word for word in choices if word.split("=")[0] in groups]
@@ -177,7 +177,7 @@ def _known_keys(conf: Path) -> list[str]:
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
             config = compose("train", overrides=choices)
-    except Exception:  # a second error in the line: nothing to compare with
+    except Exception:  # the command line has a second error: there are no keys to compare with
         return groups
     return groups + list(_keys(OmegaConf.to_container(config, resolve=False)))
 
@@ -191,7 +191,7 @@ def _keys(tree: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """What was raised in the first place, below the wrappers of Hydra and OmegaConf."""
+    """The original exception, below the wrappers of Hydra and OmegaConf."""
     wrappers = (InstantiationException, OmegaConfBaseException)
     while isinstance(error, wrappers) and isinstance(error.__cause__, Exception):
         error = error.__cause__
@@ -202,7 +202,7 @@ def _save(text: str, path: Path) -> bool:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    except OSError:  # a full disk, most likely: the line on stderr must come all the same
+    except OSError:  # most likely a full disk; the line on stderr must still be printed
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""A training that was stopped on purpose before its end, and what it says."""
+"""Exceptions of a run: a deliberate early stop, a lost process, a failed job."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 from perceiver.run.configuration.command_line import typed_override
 
 TIME_LIMIT = "trainer.max_time"
-"""The cause of a stop that no signal asked for."""
+"""The cause of a stop without a signal."""
 
 
 class TrainingStopped(Exception):
-    """The training was asked to stop, and has stopped after a step.
+    """Raised when training was asked to stop, and has stopped after a step.
 
     Args:
         cause: the name of a signal, such as "SIGTERM", or `TIME_LIMIT`.
-        step: steps of the optimizer so far.
-        checkpoint: what was written; None where no last checkpoint is kept.
-        first_process: whether this is the one that speaks.
-        requeue: asks the cluster to run the job again, in all processes; it may exit. None: nobody is to be asked.
+        step: number of optimizer steps so far.
+        checkpoint: the checkpoint written; None if no last checkpoint is kept.
+        first_process: whether this is the process that prints the message.
+        requeue: asks the cluster to requeue the job, and is called in all processes; it may exit. None: no requeueing.
     """
 
     def __init__(
@@ -41,14 +41,14 @@ class TrainingStopped(Exception):
 
     @property
     def exit_code(self) -> int:
-        """As of a process that the signal ended; 0 at a time limit, and in all processes but the first.
+        """Exit code of a process ended by the signal; 0 at a time limit, and in all processes but the first.
 
-        One that fails has its siblings killed by the launcher.
+        The launcher kills the siblings of a process that exits with an error.
         """
         return 128 + signal.Signals[self.cause].value if self.cause != TIME_LIMIT and self.first_process else 0
 
     def message(self, directory: Path) -> str:
-        """One line: what is kept, and how to continue."""
+        """A line that names the checkpoint kept and the override that continues the run."""
         because = "interrupted" if self.cause == "SIGINT" else f"stopped by {self.cause}"
         if self.checkpoint is None:
             return f"{because} at step {self.step}: no checkpoint was written, since callbacks.last is null"
@@ -59,16 +59,16 @@ class TrainingStopped(Exception):
 
 
 class LostRankError(RuntimeError):
-    """Another process of the job did not come, hangs or is gone."""
+    """Another process of the job did not start, hangs or is gone."""
 
 
 class RankDiedError(RuntimeError):
-    """Another process of the job ended before its work was done; the message says which and how."""
+    """Another process of the job ended before its work was done; the message names its rank and the cause."""
 
 
 FULL_ERROR = "PERCEIVER_FULL_ERROR"
-"""The user's HYDRA_FULL_ERROR; the variable itself is always 1 while a job runs, see `perceiver.run.main`."""
+"""Holds the user's HYDRA_FULL_ERROR; that variable itself is always 1 while a job runs, see `perceiver.run.main`."""
 
 
 class JobFailedError(Exception):
-    """A job failed and has said so already; its directory is the message."""
+    """A job failed and has already reported its error; the message is its directory."""

@@ -1,4 +1,4 @@
-"""One run: train (and test the best), test a checkpoint, or use it; everything it leaves lies in the run directory."""
+"""A single run: train and test the best checkpoint, test a given checkpoint, or use it. Writes into the run directory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from perceiver.run.configuration.former_names import with_present_names
 from perceiver.run.configuration.regularisation import without_regularisation
 from perceiver.run.processes.launch import ranks_of_one_job
 
-# Notices of Lightning's that this package has already acted upon or that are meant for its developers.
+# Notices of Lightning that this package has already dealt with, or that are meant for its developers.
 _KNOWN_NOTICES = (
     r".*does not have many workers.*",
     r"Your `IterableDataset` has `__len__` defined.*",
@@ -25,7 +25,7 @@ _KNOWN_NOTICES = (
     r"You requested to overfit but enabled train dataloader shuffling.*",
     r"You have overridden `on_before_batch_transfer` in `LightningModule`.*",
     r"You're using the WeightAveraging callback with a model that overrides the configure_model callback.*",
-    r"Using `DistributedSampler` with the dataloaders.*",  # tasks leave out what it repeats
+    r"Using `DistributedSampler` with the dataloaders.*",  # tasks leave out the samples it repeats
     r"The number of training batches .* is smaller than the logging interval.*",
     r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint need to be provided.*WeightAveraging.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
@@ -33,32 +33,32 @@ _KNOWN_NOTICES = (
 
 
 class Mode(Protocol):
-    """What a run does: an object that `conf/mode/<name>.yaml` describes, with the settings of that mode."""
+    """Mode of a run: an object that `conf/mode/<name>.yaml` describes, with the settings of that mode."""
 
     def run(self, config: DictConfig) -> float | None:
-        """Do it.
+        """Carry out the mode.
 
         Args:
-            config: as Hydra composed it, with the settings that all modes share.
+            config: the configuration as composed by Hydra, with the settings that all modes share.
 
         Returns:
-            A number for sweepers to compare jobs by, where there is one.
+            A number by which sweepers compare jobs, or None.
         """
         ...
 
 
 def run(config: DictConfig) -> float | None:
-    """Do what the configuration describes.
+    """Carry out the run that the configuration describes.
 
     Args:
-        config: as Hydra composed it (`conf/train.yaml`).
+        config: the configuration as composed by Hydra (`conf/train.yaml`).
 
     Returns:
-        What the mode returns: mode=fit the monitored validation metric of the best epoch, or None without validation;
-        mode=test the same metric of the test split; mode=batch_size the largest batch that fits; others None.
+        The result of the mode. mode=fit: the monitored validation metric of the best epoch, or None without validation.
+        mode=test: the same metric of the test split. mode=batch_size: the largest batch that fits. Other modes: None.
 
     Raises:
-        ValueError: for settings that contradict each other; all that can be known before training is checked before.
+        ValueError: settings contradict each other; everything known before training is checked before training.
     """
     config = _with_mode(with_present_names(config))
     if not config.get("regularise", True):
@@ -72,7 +72,7 @@ def run(config: DictConfig) -> float | None:
 
 
 def _with_mode(config: DictConfig) -> DictConfig:
-    """The configuration with the mode as an object, also where a user's YAML gives its name only, as in version 0.1."""
+    """The configuration with the mode as an object, even if a user's YAML gives only its name, as in version 0.1."""
     if OmegaConf.is_dict(config.get("mode")):
         return config
     known = GlobalHydra.instance().config_loader().get_group_options("mode")

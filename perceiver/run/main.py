@@ -1,4 +1,4 @@
-"""The command line: `python train.py` in a clone, `perceiver-train` where the package is installed."""
+"""The command line: `python train.py` in a clone, `perceiver-train` if the package is installed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from perceiver.run.configuration.folder import MAIN_FILE, conf_directory
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-# What else is needed is imported where Ctrl+C is expected: Hydra takes a part of a second, Lightning takes seconds, and
-# `--help` or a mistyped override should need neither.
+# Other imports are inside functions that handle Ctrl+C: importing Hydra takes a fraction of a second and Lightning seconds,
+# and `--help` or a mistyped override should need neither.
 
 __all__ = ["conf_directory", "job", "main"]
 
@@ -21,10 +21,10 @@ EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 
 
 def job(config: DictConfig) -> float | None:
-    """One job of Hydra's: run it, and report an error in one line where it happens, so that a sweep can go on.
+    """Run a single Hydra job, and report an error in one line at once, so that a sweep can go on.
 
     Returns:
-        The validation metric of the best epoch, for sweepers; None if there was no validation.
+        The validation metric of the best epoch, for sweepers; None without validation.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -34,7 +34,7 @@ def job(config: DictConfig) -> float | None:
     from perceiver.run.exceptions import JobFailedError, TrainingStopped
     from perceiver.run.processes.one_directory import require_one_directory
 
-    register_resolvers()  # launchers run jobs in processes that have not come through `main`
+    register_resolvers()  # launchers run jobs in processes that did not call `main`
     directory = Path(config.run_dir)
     try:
         require_one_directory(cast("DictConfig", HydraConfig.get()))
@@ -53,11 +53,11 @@ def job(config: DictConfig) -> float | None:
         report_error(error, directory=directory)
         if HydraConfig.get().mode == RunMode.RUN:
             sys.exit(EXIT_ERROR)
-        raise JobFailedError(str(directory)) from error  # the sweep goes on to its other jobs, and fails in the end
+        raise JobFailedError(str(directory)) from error  # the sweep goes on with its other jobs and fails at the end
 
 
 def main() -> None:
-    """Compose the configuration from the command line and run the job or the sweep; exits with 1 after any error."""
+    """Compose the configuration from the command line and run the job or the sweep; exit with 1 after any error."""
     try:
         _main()
     except KeyboardInterrupt:
@@ -78,7 +78,7 @@ def _main() -> None:
     sys.argv[1:] = [present_override(word) for word in sys.argv[1:]]
     if choice := data_of_checkpoint(sys.argv[1:], conf_directory()):
         sys.argv.append(choice)
-    # Hydra would print and exit on its own; raised, its errors are reported like all others.
+    # Otherwise Hydra would print its errors and exit. Raised, they are reported like all others.
     chosen = os.environ.get("HYDRA_FULL_ERROR")
     os.environ[FULL_ERROR] = chosen or "0"
     os.environ["HYDRA_FULL_ERROR"] = "1"

@@ -1,4 +1,4 @@
-"""The directory of a run: whose it is, and what lies in it besides checkpoints and figures."""
+"""The directory of a run: its lock, and its files other than checkpoints and figures."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ LOCK = ".lock"
 
 
 class RunDirectory:
-    """Where a run writes. The first process of a job writes for all.
+    """The directory that a run writes to. The first process of a job writes for all.
 
     Args:
-        path: of the directory; it need not exist.
+        path: path of the directory, which need not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,11 +37,11 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[RunDirectory]:
-        """Keep other runs out; the kernel ends the lock together with this process, however that ends.
+        """Keep other runs out; the kernel releases the lock when this process ends, however it ends.
 
         Raises:
             BlockingIOError: another run writes to the directory.
-            OSError: it cannot be written to.
+            OSError: the directory is not writable.
         """
         if process_rank() != 0:
             yield self
@@ -54,7 +54,7 @@ class RunDirectory:
             file.close()
 
     def require_unused(self, origin: Scratch) -> None:
-        """Refuse to train over the checkpoints of another run: what is written stays."""
+        """Refuse to overwrite the checkpoints of another run."""
         folder = self.path / "checkpoints"
         found = next((name for name in (LAST, PREVIOUS, "best.ckpt") if (folder / name).exists()), None)
         if found is not None and (origin.file is None or origin.file.parent.resolve() != folder.resolve()):
@@ -65,7 +65,7 @@ class RunDirectory:
 
     @first_process_only
     def begin(self, trainer: Trainer, plain: Mapping[str, Any], origin: Scratch) -> None:
-        """Make the directory ready for a training: its configuration, and one table without the steps done again."""
+        """Prepare the directory for training: write its configuration, and drop the steps to be repeated from its table."""
         origin.set_damaged_aside()
         remove_leftovers(self.path / "checkpoints")
         here = origin.file is not None and origin.file.parent.parent.resolve() == self.path.resolve()
@@ -74,7 +74,7 @@ class RunDirectory:
 
     @first_process_only
     def begin_test(self, trainer: Trainer, plain: Mapping[str, Any]) -> None:
-        """Make the directory ready for a test; the configuration of a training stays."""
+        """Prepare the directory for a test; the configuration of an earlier training stays."""
         self._continue_table(trainer, steps=None)
         if not (self.path / CONFIG).exists():
             self._write_config(plain)
@@ -87,7 +87,7 @@ class RunDirectory:
     def _continue_table(
         self, trainer: Trainer, *, steps: int | None, last_row: Mapping[str, float] | None = None
     ) -> None:
-        """Keep the metrics table that is there already, which CSVLogger would delete."""
+        """Keep an existing metrics table, which CSVLogger would delete."""
         EarlierTable(self.path / "csv" / "metrics.csv", steps=steps, last_row=last_row).continue_in(trainer)
 
     def _write_config(self, plain: Mapping[str, Any]) -> None:
@@ -115,7 +115,7 @@ class RunDirectory:
                         "directory.",
                     ) from error
                 return file  # a file system without locks
-            # The run before may have removed the file between the two calls.
+            # The previous run may have removed the file between the two calls.
             if place.exists() and os.path.samestat(os.fstat(file.fileno()), place.stat()):
                 return file
             file.close()

@@ -1,4 +1,4 @@
-"""The spec of the data: what a data module declares of itself, and what a checkpoint was trained with."""
+"""The spec of the data, as a data module declares it and as a checkpoint stores it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from perceiver.checkpoints.plain import refuse_special_keys
 
 
 def spec_of(data: LightningDataModule) -> dict[str, Any]:
-    """The modalities and the target that the data declares once it is set up; ValueError if it declares none."""
+    """The modalities and the target that the data declares after its setup; ValueError without such a spec."""
     spec = getattr(data, "spec", None)
     if not isinstance(spec, Mapping) or "modalities" not in spec:
         raise ValueError(
@@ -23,7 +23,7 @@ def spec_of(data: LightningDataModule) -> dict[str, Any]:
 
 
 def class_names(spec: Mapping[str, Any]) -> list[str]:
-    """The names of the target's classes; an empty list where the target has no classes."""
+    """The names of the target's classes; an empty list for a target without classes."""
     return [str(name) for name in spec.get("target", {}).get("names", [])]
 
 
@@ -34,16 +34,16 @@ def use_stored_spec(
     file: Path,
     trained_on: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Give the data module the facts that a checkpoint was trained with: they hold, not what new data would suggest.
+    """Give the data module the spec that a checkpoint was trained with; it overrides the facts of the new data.
 
     Args:
-        data: before it is set up.
-        spec: of the checkpoint.
-        file: the checkpoint, for the message.
-        trained_on: the configuration of its data, for the message.
+        data: data module, before its setup.
+        spec: spec of the checkpoint.
+        file: path of the checkpoint, for the message.
+        trained_on: data configuration of the checkpoint, for the message.
 
     Raises:
-        ValueError: there is no spec, it has keys of Hydra's, or the data is of another kind.
+        ValueError: the spec is missing or has keys reserved by Hydra, or the data is of another kind.
     """
     if spec is None:
         raise ValueError("ckpt_path: the checkpoint holds no spec (modalities, class names); its data cannot be prepared.")
@@ -52,7 +52,7 @@ def use_stored_spec(
     except ValueError as error:
         raise ValueError(f"ckpt_path: {file}: {error}") from error
     try:
-        setattr(data, "spec", spec)  # noqa: B010  (Lightning's base class knows no spec)
+        setattr(data, "spec", spec)  # noqa: B010  (Lightning's base class has no spec)
     except ValueError as error:
         source = (trained_on or {}).get("_target_")
         hint = f" It was trained with {source}: choose it with data=NAME or experiment=NAME." if source else ""

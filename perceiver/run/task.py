@@ -17,7 +17,7 @@ from perceiver.training.optimizer import OptimizerFactory
 
 
 def check_task(config: DictConfig, recipe: checkpoints.Recipe) -> None:
-    """Check that the configured task is that of the checkpoint; nothing that a checkpoint names is run."""
+    """Check that the configured task is that of the checkpoint; no class named by a checkpoint is run."""
     stored = (recipe.config.get("task") or {}).get("_target_")
     stored = None if stored is None else present_name(str(stored))
     if stored is not None and stored != config.task.get("_target_"):
@@ -30,13 +30,13 @@ def check_task(config: DictConfig, recipe: checkpoints.Recipe) -> None:
 def make_task(
     plain: Mapping[str, Any], model: Perceiver, spec: Mapping[str, Any], *, optimizer: OptimizerFactory | None = None
 ) -> Task:
-    """The model with the configured training objective.
+    """Combine the model with the configured training objective.
 
     Args:
         plain: the resolved configuration.
         model: the model to train or test.
-        spec: of the data.
-        optimizer: used in place of the configured one.
+        spec: spec of the data.
+        optimizer: factory that replaces the configured optimizer.
 
     Raises:
         ValueError: `task` is not an objective.

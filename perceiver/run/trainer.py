@@ -19,22 +19,22 @@ from perceiver.run.resuming.last_checkpoint import LastCheckpoint
 
 
 def make_trainer(plain: Mapping[str, Any], callbacks: list[Callback], *, stoppable: bool = False) -> Trainer:
-    """The configured trainer.
+    """Build the configured trainer.
 
     Args:
         plain: the resolved configuration.
-        callbacks: of the run itself; they come before those of the configuration.
-        stoppable: stop in good order at signals and at `trainer.max_time`.
+        callbacks: callbacks of the run itself, placed before the configured callbacks.
+        stoppable: whether to stop cleanly at signals and at `trainer.max_time`.
 
     Raises:
-        ValueError: Lightning refuses the settings, or this machine lacks the devices.
+        ValueError: Lightning rejects the settings, or this machine lacks the devices.
     """
     configured = [construct(entry) for entry in (plain.get("callbacks") or {}).values() if entry]
     loggers = [construct(entry) for entry in (plain.get("logger") or {}).values() if entry]
     settings = dict(plain["trainer"])
     if not settings.get("enable_progress_bar", True):
         configured = [callback for callback in configured if not isinstance(callback, ProgressBar)]
-    # Lightning would end the epoch early at its time limit, and count it as done.
+    # At its time limit, Lightning would end the epoch early and count it as complete.
     max_time = settings.pop("max_time", None)
     if stoppable:
         last = next((callback for callback in configured if isinstance(callback, LastCheckpoint)), None)

@@ -1,6 +1,6 @@
-"""Command lines that run one job by itself, made of Hydra's configuration: for its other ranks, and for people to type.
+"""Command lines that run a single job, derived from Hydra's configuration: for its other ranks, and for people to type.
 
-`sys.argv` will not do: in a sweep it is that of the whole sweep, and in a launcher's processes it is the launcher's own.
+`sys.argv` is unsuitable: in a sweep it is that of the whole sweep, and in a launcher's processes that of the launcher.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from omegaconf import DictConfig
 from perceiver.run.configuration.folder import MAIN_FILE, conf_directory
 
 PROGRAM = "PERCEIVER_PROGRAM"
-"""Where processes that a launcher starts find what their ranks are to run: a script, or `-m` and a module."""
+"""Environment variable with the program for further ranks of a launched process: a script, or `-m` and a module."""
 
 _OF_PACKAGE = "-m perceiver.run.main"
-# What a job alone has otherwise, or not at all.
+# Settings that differ, or are absent, when a job runs alone.
 _OF_DIRECTORIES = ("hydra.mode", "hydra.run.", "hydra.sweep.", "hydra.job.", "hydra.output_subdir", "hydra/job_logging")
-# Choices of the sweep itself, which would start another one.
+# Choices of the sweep itself, which would start another sweep.
 _OF_SWEEPS = ("hparams_search", "cluster")
 
 _FIGURES = re.compile(
@@ -34,17 +34,17 @@ _FIGURES = re.compile(
 
 
 def remember_program() -> None:
-    """Note what this process runs, for itself and for all that it starts. Launchers hand the environment on."""
+    """Record the program of this process for itself and its children. Launchers pass the environment on."""
     main = sys.modules["__main__"]
     module = None if main.__spec__ is None else main.__spec__.name
     os.environ[PROGRAM] = f"-m {module}" if module else str(Path(sys.argv[0]).resolve())
 
 
 def rank_command(hydra: DictConfig, directory: Path) -> list[str]:
-    """What another rank of a job runs: a sweep's values for this job, in RUN mode, in its run directory.
+    """The command of another rank of a job: a sweep's values for this job, in RUN mode, in its run directory.
 
     Args:
-        hydra: the node of that name in the job's configuration.
+        hydra: the `hydra` node of the job's configuration.
         directory: the run directory.
     """
     program = os.environ.get(PROGRAM, _OF_PACKAGE)
@@ -64,11 +64,11 @@ def rank_command(hydra: DictConfig, directory: Path) -> list[str]:
 
 
 def typed_command(hydra: DictConfig, overrides: Sequence[str]) -> str:
-    """What to type, quoted for a shell, to run a job of a sweep by itself.
+    """The command, quoted for a shell, that runs a job of a sweep alone.
 
     Args:
-        hydra: the node of that name in the sweep's configuration.
-        overrides: of the job.
+        hydra: the `hydra` node of the sweep's configuration.
+        overrides: overrides of the job.
     """
     program = Path(sys.argv[0])
     words = ["python", sys.argv[0]] if program.suffix == ".py" else [program.name]
@@ -79,7 +79,7 @@ def typed_command(hydra: DictConfig, overrides: Sequence[str]) -> str:
 
 
 def typed_override(key: str, value: str | Path) -> str:
-    """`KEY=VALUE` to type into a shell, quoted for Hydra's grammar and for the shell where they need it."""
+    """`KEY=VALUE` to type into a shell, quoted for Hydra's grammar and for the shell as far as necessary."""
     text = str(value)
     try:
         plain = OverridesParser.create().parse_override(f"{key}={text}").value() == text
@@ -89,12 +89,12 @@ def typed_override(key: str, value: str | Path) -> str:
 
 
 def quoted(text: str) -> str:
-    """A string in quotes of Hydra's grammar, where backslashes count before a quote only."""
+    """A string quoted for Hydra's grammar, where backslashes are special only before a quote."""
     return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + (r"\'" if found[2] else ""), text) + "'"
 
 
 def present_override(override: str) -> str:
-    """The same for an override of the command line: figures were callbacks of their own.
+    """The current spelling of an override of the command line: each figure used to be a separate callback.
 
     >>> present_override("callbacks.samples=null")
     'callbacks.figures.draw.samples=null'
@@ -107,12 +107,12 @@ def present_override(override: str) -> str:
 
 
 def override_key(override: str) -> str:
-    """`optimizer.lr` of `optimizer.lr=1e-3`."""
+    """The key of an override: `optimizer.lr` for `optimizer.lr=1e-3`."""
     return override.split("=", 1)[0]
 
 
 def _configuration_flags(hydra: DictConfig) -> list[str]:
-    """Folders of configuration, and the name of its main file, that the command line brought in."""
+    """The flags for configuration folders and the main file that were given on the command line."""
     flags = []
     for source in hydra.runtime.config_sources:
         if source.provider == "command-line":

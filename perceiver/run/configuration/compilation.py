@@ -1,4 +1,4 @@
-"""`torch.compile` of the model, in place: parameters keep their names, checkpoints stay those of a plain model."""
+"""`torch.compile` of the model, in place: parameter names and checkpoints stay those of a plain model."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ COMPILED = (None, "layers", "model")
 
 
 def compile_model(model: Perceiver, what: str | None) -> None:
-    """Have torch compile a model's parts when they are first called.
+    """Let torch compile parts of a model on their first call.
 
     Args:
-        model: to be trained or evaluated.
-        what: "layers": the self-attention layers of the latents, which share their code and always see the same shapes: one
-            compilation for training and one for evaluation, whatever comes in. "model": adapters, encoder and head, which
-            torch compiles anew for every subset of modalities, and once more where a size begins to vary; for inputs of
-            few kinds. None: nothing.
+        model: the model to train or evaluate.
+        what: "layers": the self-attention layers of the latents. They share their code and always see the same shapes, so
+            that they compile once for training and once for evaluation, for any inputs. "model": adapters, encoder and
+            head. Torch recompiles them for every subset of modalities, and once more when a size starts to vary; suited to
+            inputs of few kinds. None: nothing.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: `what` has any other value.
     """
     if what not in COMPILED:
         raise ValueError(f"compile: expected layers, model or null, got {what!r}.")
@@ -30,8 +30,8 @@ def compile_model(model: Perceiver, what: str | None) -> None:
             if isinstance(layer, SelfAttend):
                 layer.compile()
     if what == "model":
-        # Torch stops compiling after eight forms of a function, which are three modalities' subsets, and says so in a log
-        # that few see.
+        # Torch stops compiling after eight variants of a function, as many as three modalities have subsets, and reports
+        # that only in a log that few people read.
         torch.compiler.config.recompile_limit = max(torch.compiler.config.recompile_limit, 64)
         for part in [*model.adapters.values(), model.encoder, model.head]:
             part.compile()

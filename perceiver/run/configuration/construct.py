@@ -1,4 +1,4 @@
-"""Objects from the nodes of a resolved configuration, whose values are taken as they are."""
+"""Construction of objects from the nodes of a resolved configuration, without interpreting their values."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _SETTINGS = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 
 
 def construct(node: Mapping[str, Any], **arguments: Any) -> Any:
-    """Build what a plain node describes, innermost nodes first, as `hydra.utils.instantiate` does with `_convert_="all"`.
+    """Build the object of a plain node, innermost nodes first, as `hydra.utils.instantiate` does with `_convert_="all"`.
 
-    Hydra would put all values into an OmegaConf tree once more and interpret those that look like references; class names
-    that come from data may look like anything. Here Hydra gets nothing but the name of the target.
+    Hydra would put all values into an OmegaConf tree again and interpret those that look like references. Class names
+    from data may have any form. Here Hydra gets only the name of the target.
 
     Args:
-        node: a mapping with `_target_`, resolved.
-        arguments: further arguments of the target, passed on as they are.
+        node: a resolved mapping with `_target_`.
+        arguments: further arguments of the target, passed on unchanged.
 
     Raises:
         ValueError: `_target_` is not the name of a class or function.
-        hydra.errors.InstantiationException: there is no such target, or Hydra refuses to call it.
+        hydra.errors.InstantiationException: the target does not exist, or Hydra refuses to call it.
     """
     target = node.get("_target_")
     if not isinstance(target, str) or not _NAME.fullmatch(target):

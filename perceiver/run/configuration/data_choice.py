@@ -1,4 +1,4 @@
-"""Which data group a checkpoint was trained with, so that `mode=predict ckpt_path=RUN_DIR` need not repeat it."""
+"""The data group that a checkpoint was trained with, so that `mode=predict ckpt_path=RUN_DIR` need not repeat it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from perceiver.run.configuration.yaml_file import read_text_at
 
 
 def data_of_checkpoint(arguments: Sequence[str], conf: Path) -> str | None:
-    """`data=NAME` for a command line that predicts or embeds and says nothing of data groups; None: leave it as it is.
+    """`data=NAME` for a command line that predicts or embeds without choosing a data group; None: no addition is needed.
 
-    The run directory's configuration names the class; of it, only the name of a group of ours that has the same class is
-    taken, and nothing that the file names is run.
+    The run directory's configuration names the class of its data module. This is only compared with the classes of the
+    shipped data groups; no class named by that file is run.
 
     Args:
-        arguments: of the command line.
+        arguments: command-line arguments.
         conf: the folder of the shipped configuration.
     """
     said = dict(word.split("=", 1) for word in arguments if "=" in word)
     if said.get("mode") not in ("predict", "embed") or "data" in said or "experiment" in said or "ckpt_path" not in said:
         return None
     if "data.manifest" in said:
-        return "data=manifest"  # whatever it was trained from, shards perhaps
+        return "data=manifest"  # whatever data it was trained on, possibly shards
     path = Path(said["ckpt_path"].strip("'\""))
     config = (path if path.is_dir() else path.parent.parent) / "config.yaml"
     target = _target(config, "data", "_target_")
@@ -33,12 +33,12 @@ def data_of_checkpoint(arguments: Sequence[str], conf: Path) -> str | None:
 
 
 def _target(file: Path, *keys: str) -> str | None:
-    """A key of a YAML file as it stands there; None where file or key are not."""
+    """The unresolved value of a key in a YAML file; None if the file or the key is missing."""
     # Imported here: its package brings in torch, which `--help` and a mistyped override need not wait for.
     from perceiver.checkpoints.moved import present_name
 
     try:
         text = read_text_at(file, *keys)
         return None if text is None else present_name(text)
-    except (OSError, ValueError):  # whatever is wrong with a file, the run itself says it better
+    except (OSError, ValueError):  # the run itself reports faults of the file better
         return None

@@ -1,4 +1,4 @@
-"""Where the shipped configuration is."""
+"""The folder of the shipped configuration."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 import perceiver
 
 MAIN_FILE = "train"
-"""The primary configuration, without its ending."""
+"""The primary configuration, without the file suffix."""
 
 
 def conf_directory() -> Path:
-    """The folder of the shipped configuration: beside the package's modules when installed, beside the package in a clone.
+    """The folder of the shipped configuration: inside the package when installed, beside the package in a clone.
 
     Raises:
-        FileNotFoundError: if neither is there: the installation is incomplete.
+        FileNotFoundError: neither folder exists; the installation is incomplete.
     """
     package = Path(perceiver.__file__).resolve().parent
     candidates = (package / "conf", package.parent / "conf")

@@ -1,4 +1,4 @@
-"""Classes that a user's YAML or command line names as an earlier version spelled them."""
+"""Renaming of classes that a user's YAML or command line spells as in an earlier version."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from perceiver.checkpoints.moved import present_name
 
 
 def with_present_names(config: DictConfig) -> DictConfig:
-    """The same configuration with every `_target_` spelled as this version does; see `perceiver.checkpoints.moved`.
+    """The same configuration with every `_target_` spelled as in this version; see `perceiver.checkpoints.moved`.
 
     Args:
-        config: as Hydra composed it; not changed.
+        config: the configuration as composed by Hydra; not changed.
     """
     config = config.copy()
     with open_dict(config):

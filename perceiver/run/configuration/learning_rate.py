@@ -1,4 +1,4 @@
-"""The learning rate of a larger or smaller global batch."""
+"""Scaling of the learning rate to a larger or smaller global batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RULES = {"linear": lambda ratio: ratio, "sqrt": math.sqrt}
 
 @dataclass(frozen=True, kw_only=True)
 class ScaledOptimizer:
-    """The optimizer's configuration with its learning rate scaled, and a few words on it for the report."""
+    """The optimizer's configuration with a scaled learning rate, and a short explanation for the report."""
 
     optimizer: dict[str, Any]
     explanation: str
@@ -25,11 +25,11 @@ class LearningRateScaling:
     """Scales the learning rate to the global batch: samples per device x processes x batches accumulated into a step.
 
     Args:
-        rule: linear (Goyal et al. 2017: the rate grows as the batch does), sqrt, or None, which keeps the rate.
+        rule: linear (Goyal et al. 2017: the rate is proportional to the batch), sqrt, or None, which keeps the rate.
         base_batch: the global batch that `optimizer.lr` was chosen for.
 
     Raises:
-        ValueError: for an unknown rule or an invalid base_batch.
+        ValueError: unknown rule or invalid base_batch.
     """
 
     rule: str | None = None

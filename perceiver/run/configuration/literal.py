@@ -1,4 +1,4 @@
-"""Data in an OmegaConf tree: values that configurations can refer to, and that OmegaConf never interprets."""
+"""Data in an OmegaConf tree: values that configurations can refer to but OmegaConf never interprets."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _WORD = re.compile(r"[\w\- ]+")
 
 
 class Text:
-    """A string that came with a file or a data set.
+    """A string from a file or a data set.
 
-    OmegaConf takes `${…}` and `???` in any str for its own syntax, also in one that was already resolved. This is no str,
-    and no dataclass, which OmegaConf would take for a mapping.
+    OmegaConf takes `${…}` and `???` in any str for its own syntax, even in a resolved str. So this class is not a str. Nor
+    is it a dataclass, which OmegaConf would take for a mapping.
 
     Args:
-        text: the string as it is.
+        text: the unchanged string.
     """
 
     __slots__ = ("text",)
@@ -46,11 +46,11 @@ class Text:
 
 
 def literal(tree: dict[str, Any], *, keys: Collection[str] = ()) -> DictConfig:
-    """The plain mapping `tree` for an OmegaConf tree, every string in it a `Text`.
+    """Wrap the plain mapping `tree` for an OmegaConf tree, with every string as a `Text`.
 
     Args:
-        tree: of dicts, lists and scalars, as `perceiver.checkpoints.plain.plain` returns it.
-        keys: strings that stay str if they are words, because only a str can be a part of a reference's path:
+        tree: dicts, lists and scalars, as returned by `perceiver.checkpoints.plain.plain`.
+        keys: strings that stay str if they are words, because only a str can be part of a reference's path:
             `${spec.modalities.${spec.target.modality}.shape}`.
     """
     wrapped: DictConfig = OmegaConf.create(_wrapped(tree, frozenset(keys)), flags={"allow_objects": True})

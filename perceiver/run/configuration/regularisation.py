@@ -1,4 +1,4 @@
-"""What `regularise=false` means: nothing keeps a model from learning its training data by heart."""
+"""`regularise=false`: disables all regularisation, so that a model can memorise its training data."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ OFF: dict[str, Any] = {
     "modality_dropout": None,
     "weight_decay": 0.0,
 }
-"""Arguments that regularise, by the names that this package gives them, and their values when they do not."""
+"""Regularising arguments by name, with the values that switch them off."""
 
 GROUPS = ("data", "model", "task", "optimizer")
 
 
 def without_regularisation(config: DictConfig) -> DictConfig:
-    """A copy of the configuration with every argument of `OFF` switched off, wherever it stands in `GROUPS`.
+    """A copy of the configuration with every argument of `OFF` switched off, anywhere in `GROUPS`.
 
-    Nothing is added: a task without label smoothing gets none.
+    No arguments are added: a task without label smoothing stays without it.
     """
     config = config.copy()
     with open_dict(config):
@@ -40,7 +40,7 @@ def _switch_off(node: Any) -> None:
         if name in OFF:
             node[name] = OFF[name]
             continue
-        # The nodes as they stand: values that refer to others, of the spec perhaps, are not known yet.
+        # Unresolved nodes: the values of references, for example to the spec, are not known yet.
         child = node._get_node(name)
         if OmegaConf.is_config(child) and not (child._is_none() or child._is_interpolation() or child._is_missing()):
             _switch_off(child)

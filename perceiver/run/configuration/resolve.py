@@ -1,4 +1,4 @@
-"""From a composed Hydra configuration and the spec of the data to a plain, resolved one."""
+"""Resolution of a composed Hydra configuration, with the spec of the data, to plain values."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _KIND = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 
 
 def resolve(config: DictConfig, spec: dict[str, Any]) -> dict[str, Any]:
-    """The whole configuration as plain dicts, lists and scalars, without any reference left.
+    """Return the whole configuration as plain dicts, lists and scalars, with all references resolved.
 
     Args:
-        config: as Hydra composed it; not changed.
-        spec: what the data module knows: modalities and target. A modality without an adapter in `model.adapters` gets
-            the default of its kind, `adapter/<kind>.yaml`.
+        config: the configuration as composed by Hydra; not changed.
+        spec: spec of the data module: modalities and target. A modality without an adapter in `model.adapters` gets the
+            default of its kind, `adapter/<kind>.yaml`.
 
     Raises:
-        ValueError: for an adapter whose modality the data lacks, a modality without adapter and default, a fact that the
-            spec does not hold, values of an adapter that is not there, a spec that is not plain or has keys like
-            `_target_`, or a `_target_` that the configuration itself does not name.
+        ValueError: an adapter's modality is missing from the data, a modality has neither adapter nor default, a reference
+            asks for a missing fact of the spec or a missing adapter, the spec is not plain or has keys like `_target_`, or
+            a `_target_` is not named in the configuration itself.
     """
     spec = _checked(spec, config)
     _import_kinds(spec, config)
@@ -42,7 +42,7 @@ def resolve(config: DictConfig, spec: dict[str, Any]) -> dict[str, Any]:
     with open_dict(config):
         config.spec = facts
         _add_default_adapters(config, spec)
-        # What may be constructed is decided before any fact of the data is known.
+        # The classes that may be constructed are fixed before any fact of the data is known.
         config.spec = None
         named: set[str | Text] = set(_targets(config))
         config.spec = facts
@@ -71,7 +71,7 @@ def resolve(config: DictConfig, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _import_kinds(spec: dict[str, Any], config: DictConfig) -> None:
-    """Import the kinds that only data names, as shards do; they need the key `trust`, or the package of the data module."""
+    """Import kinds that only the data names, as shards do; they must be in `trust` or in the data module's package."""
     asked = OmegaConf.select(config, "data.modalities")
     named = asked if OmegaConf.is_dict(asked) else {}
     package = str(OmegaConf.select(config, "data._target_")).partition(".")[0]
@@ -83,7 +83,7 @@ def _import_kinds(spec: dict[str, Any], config: DictConfig) -> None:
 
 
 def _checked(spec: dict[str, Any], config: DictConfig) -> dict[str, Any]:
-    """A copy of the spec, which may have come with any file."""
+    """Check and copy the spec, which may come from any file."""
     source = f"data ({OmegaConf.select(config, 'data._target_')})"
     try:
         checked: dict[str, Any] = plain_copy(spec, path="spec")
@@ -97,9 +97,9 @@ def _checked(spec: dict[str, Any], config: DictConfig) -> dict[str, Any]:
 
 
 def _targets(node: Any) -> Iterator[str | Text]:
-    """Every `_target_` that a configuration names, those that refer to something known resolved."""
+    """Yield every `_target_` in a configuration, resolved if its reference is already known."""
     for key in node.keys() if OmegaConf.is_dict(node) else range(len(node)):
-        # The nodes as they stand: values that refer to others, of the spec perhaps, are not known yet.
+        # Unresolved nodes: the values of references, for example to the spec, are not known yet.
         child = node._get_node(key)
         if OmegaConf.is_config(child):
             if not (child._is_none() or child._is_interpolation() or child._is_missing()):
@@ -112,11 +112,11 @@ def _targets(node: Any) -> Iterator[str | Text]:
 
 
 def _require_named(tree: Any, named: Set[str | Text], path: str = "") -> None:
-    """Check that nothing is constructed but what the configuration names; a stored model's own parts stay in the model."""
+    """Check that only classes named in the configuration are constructed; those of a stored model only within `model`."""
     if isinstance(tree, dict):
         target = tree.get("_target_")
         if target is not None:
-            # build_model vets the names of a model, its own as well as those of a stored one.
+            # build_model vets all names of a model, both of this package and of a stored model.
             name, in_model = str(released(target)), path.partition(".")[0] == "model"
             known = name in named or (in_model and Text(name) in named)
             if not known or (isinstance(target, Text) and not in_model):
@@ -137,7 +137,8 @@ def _add_default_adapters(config: DictConfig, spec: dict[str, Any]) -> None:
         config.model.adapters = {}
         adapters = config.model.adapters
     modalities = spec["modalities"]
-    # A model may take in what it decodes, the label, which is no modality of the data: the task makes it of the targets.
+    # A model may also read the label that it decodes. The label is not a modality of the data: the task derives it from the
+    # targets.
     target = OmegaConf.select(config, "model.head.target")
     target = released(target)
     for name in adapters:
@@ -152,7 +153,7 @@ def _add_default_adapters(config: DictConfig, spec: dict[str, Any]) -> None:
 
 
 def _default_adapter(name: str, kind: object) -> DictConfig:
-    """`adapter/<kind>.yaml` from Hydra's search path; the kind may come from any file, and only chooses among those."""
+    """`adapter/<kind>.yaml` from Hydra's search path; the kind may come from any file, and only selects an option."""
     known = GlobalHydra.instance().config_loader().get_group_options("adapter")
     if not isinstance(kind, str) or not _KIND.fullmatch(kind) or kind not in known:
         file = f"adapter/{kind}.yaml" if isinstance(kind, str) and _KIND.fullmatch(kind) else f"adapter {str(kind)[:60]!r}"

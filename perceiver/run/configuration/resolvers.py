@@ -1,4 +1,4 @@
-"""What references of the configuration may compute, besides what OmegaConf and Hydra bring along."""
+"""Resolvers for references in the configuration, in addition to those of OmegaConf and Hydra."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from omegaconf import Container, OmegaConf
 
 
 def register_resolvers() -> None:
-    """Make `${modality:KEY}`, `${adapter:KEY}`, `${own_name:}`, `${ceil_divide:A,B}`, `${length:LIST}` known to OmegaConf.
+    """Register `${modality:KEY}`, `${adapter:KEY}`, `${own_name:}`, `${ceil_divide:A,B}`, `${length:LIST}` with OmegaConf.
 
-    May be called again.
+    Repeated calls are allowed.
     """
     OmegaConf.register_new_resolver("modality", _modality, replace=True)
     OmegaConf.register_new_resolver("adapter", _adapter, replace=True)
@@ -23,7 +23,7 @@ def register_resolvers() -> None:
 def _modality(key: str, *default: Any, _parent_: Container, _root_: Container) -> Any:
     """`${modality:KEY}` below model.adapters.<name> or model.head.queries.<name>: spec.modalities.<name>.KEY.
 
-    `${modality:KEY,DEFAULT}` is DEFAULT where the spec has no such fact or null.
+    `${modality:KEY,DEFAULT}` is DEFAULT if the fact is missing from the spec or null.
     """
     name = _modality_of(_parent_, _root_)
     spec = OmegaConf.select(_root_, "spec")
@@ -45,12 +45,12 @@ def _modality(key: str, *default: Any, _parent_: Container, _root_: Container) -
 
 
 def _adapter(key: str, *, _parent_: Container, _root_: Container) -> Any:
-    """`${adapter:KEY}` below model.head.queries.<name>: what is configured at model.adapters.<name>.KEY."""
+    """`${adapter:KEY}` below model.head.queries.<name>: the configured model.adapters.<name>.KEY."""
     name = _modality_of(_parent_, _root_)
     value = OmegaConf.select(_root_, f"model.adapters.{name}.{key}")
     if value is None:
         raise ValueError(f"model.head.queries.{name}: there is no model.adapters.{name}.{key} for the queries to follow.")
-    # Resolved where it stands: what it refers to is relative to its own place.
+    # Resolved in place, since its references may be relative.
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
@@ -60,7 +60,7 @@ def _own_name(*, _parent_: Container, _root_: Container) -> str:
 
 
 def _modality_of(parent: Container, root: Container) -> str:
-    """The key below `model.adapters` or `model.head.queries` that an element stands under."""
+    """The key below `model.adapters` or `model.head.queries` that contains an element."""
     places = [place for place in (OmegaConf.select(root, key) for key in ("model.adapters", "model.head.queries")) if place]
     node: Any = parent
     while node is not None:
@@ -83,20 +83,20 @@ def _has(facts: Any, key: str) -> bool:
 
 
 def _ceil_divide(dividend: float, divisor: float) -> int:
-    """`${ceil_divide:A,B}`: A / B, rounded up; the number of patches, strides or hops that cover A."""
+    """`${ceil_divide:A,B}`: A / B rounded up, the number of patches, strides or hops that cover A."""
     if not divisor > 0:
         raise ValueError(f"ceil_divide: expected a divisor above 0, got {divisor}.")
-    # Ten seconds are a thousand hops of 0.01, not 1,001: binary fractions do not count.
+    # Ten seconds are 1,000 hops of 0.01, not 1,001: rounding removes the error of binary fractions.
     return math.ceil(round(dividend / divisor, 9))
 
 
 def _length(entries: Any) -> int:
-    """`${length:LIST}`: how many entries a list or mapping has, e.g. `${length:${modality:numbers}}`."""
+    """`${length:LIST}`: the number of entries of a list or mapping, e.g. `${length:${modality:numbers}}`."""
     if not (OmegaConf.is_config(entries) or isinstance(entries, list | dict)):
         raise ValueError(f"length: expected a list or a mapping, got {entries!r}.")
     return len(entries)
 
 
 def listed(names: Any) -> str:
-    """Names in order, for messages."""
+    """Sorted names, separated by commas, for messages."""
     return ", ".join(sorted(str(name) for name in names)) or "none"

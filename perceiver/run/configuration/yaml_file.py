@@ -1,4 +1,4 @@
-"""The YAML of run directories: written with every value as it is, read without trust in who wrote it."""
+"""The YAML of run directories: values are written unchanged, and files are read without trusting their author."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from typing import Any
 import yaml
 
 MAX_BYTES = 4 * 2**20
-"""The largest file that is read."""
+"""Maximum size of a file, in bytes."""
 
 _MAX_DEPTH = 64
 _NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?|\.\d)[\d_.]*([eE][-+]?\d+)?")
 
 
 def to_yaml(tree: Mapping[str, Any]) -> str:
-    """A plain mapping as YAML, with nothing resolved or interpreted."""
+    """A plain mapping as YAML, without resolving or interpreting any value."""
     text: str = yaml.dump(dict(tree), Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
     return text
 
 
 def read_text_at(file: Path, *keys: str) -> str | None:
-    """The scalar under these nested keys of a YAML file's mapping, as it stands there; None if there is none.
+    """The unchanged scalar under these nested keys of a YAML file's mapping; None without such a scalar.
 
-    The file is read as a stream of tokens up to that scalar. Nothing is built, so aliases cannot multiply; a file with an
-    alias before it has no scalar there for this reader.
+    The file is read as a stream of events up to that scalar. No objects are built, so aliases cannot multiply. The result
+    is also None if an alias precedes the scalar.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: not an ordinary file, larger than `MAX_BYTES`, or not YAML.
+        OSError: the file is not readable.
+        ValueError: the file is not an ordinary file, is larger than `MAX_BYTES`, or is not YAML.
     """
     if not file.is_file():
         raise ValueError(f"{file}: expected an ordinary file.")
@@ -46,9 +46,9 @@ def read_text_at(file: Path, *keys: str) -> str | None:
 
 def _find(content: bytes, keys: tuple[str, ...]) -> str | None:
     events = yaml.parse(content, Loader=yaml.SafeLoader)
-    matched = 0  # keys that led to the mapping that is being read
-    depth = 0  # collections below it that are open
-    key: str | None = None  # of the entry that is being read; None: a key comes next
+    matched = 0  # keys on the path to the current mapping
+    depth = 0  # open collections below the current mapping
+    key: str | None = None  # key of the current entry; None: a key comes next
     begun = False
     for event in events:
         if isinstance(event, yaml.AliasEvent):
@@ -71,7 +71,7 @@ def _find(content: bytes, keys: tuple[str, ...]) -> str | None:
                 return None  # the mapping ends without the key
             depth -= 1
             if not depth:
-                key = "" if key is None else None  # it was itself a key, which no name matches, or the entry's value
+                key = "" if key is None else None  # the collection was a key, which matches no name, or the entry's value
         elif isinstance(event, yaml.ScalarEvent) and not depth:
             if key is None:
                 key = event.value
@@ -84,7 +84,7 @@ def _find(content: bytes, keys: tuple[str, ...]) -> str | None:
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
-    """Writes shared values out, and quotes strings that other readers of YAML, OmegaConf's too, take for numbers."""
+    """Dumper that repeats shared values, and quotes strings that other YAML readers, such as OmegaConf, take for numbers."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""Fine-tuning: a model that starts from the adapters, fusion and encoder of a trained one, with a head of its own."""
+"""Fine-tuning: a model that starts from the adapters, fusion and encoder of a trained model, with a new head."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from perceiver.run.reporting.console import print_line
 from perceiver.training.optimizer import OptimizerFactory
 
 PARTS = ("adapters", "fusion", "encoder")
-"""What is taken over; the head is new."""
+"""Parts that are initialised from the trained model; the head is new."""
 
 
 class Untrained:
-    """Random weights. `Initialisation` takes those of a trained model."""
+    """Random weights. The subclass `Initialisation` uses those of a trained model."""
 
     def configured(self, config: DictConfig) -> DictConfig:
-        """The configuration with the model as it is to be built."""
+        """The configuration of the model to build."""
         return config
 
     def build(self, model: Mapping[str, Any], spec: Mapping[str, Any]) -> Perceiver:
@@ -44,18 +44,18 @@ class Untrained:
         return build_model(model, spec=spec)
 
     def optimizer(self, optimizer: OptimizerFactory, model: Perceiver) -> OptimizerFactory:
-        """The optimizer of the model."""
+        """The factory of the model's optimizer."""
         return optimizer
 
     def callbacks(self) -> list[Callback]:
-        """What training needs besides."""
+        """Further callbacks that training needs."""
         return []
 
     def report(self, model: Perceiver) -> None:
-        """Print what the training of the model starts from."""
+        """Print the starting point of the training."""
 
     def reading(self) -> AbstractContextManager[None]:
-        """While the model reads data for the first time."""
+        """Context for the first time that the model reads data."""
         return nullcontext()
 
 
@@ -66,17 +66,17 @@ def starting_from(
     init_freeze: bool | None = False,
     init_lr_multiplier: float | None = 1.0,
 ) -> Untrained:
-    """What the keys `init_*` of the configuration ask for.
+    """The starting weights that the keys `init_*` of the configuration describe.
 
     Args:
         init_from: the trained model, see `StartingPoint.find`; None: random weights.
-        init_model: build adapters, fusion and encoder as the trained model's configuration describes them.
-        init_freeze: keep its weights unchanged.
-        init_lr_multiplier: train its weights at this multiple of the optimizer's learning rate.
+        init_model: whether to build adapters, fusion and encoder from the trained model's configuration.
+        init_freeze: whether to keep the loaded weights unchanged.
+        init_lr_multiplier: the loaded weights train at this multiple of the optimizer's learning rate.
 
     Raises:
-        FileNotFoundError: `init_from` is nothing that can be started from.
-        ValueError: an invalid multiplier, or settings without `init_from`.
+        FileNotFoundError: `init_from` contains no trained model.
+        ValueError: the multiplier is invalid, or `init_from` is missing and the other settings are not.
     """
     multiplier = 1.0 if init_lr_multiplier is None else float(init_lr_multiplier)
     if init_from is None:
@@ -105,9 +105,9 @@ class Initialisation(Untrained):
 
     Args:
         source: the trained model.
-        built_as_stored: adapters, fusion and encoder are built as the trained model's configuration describes them.
-        freeze: its weights stay as they are.
-        lr_multiplier: its weights learn at this multiple of the optimizer's learning rate.
+        built_as_stored: whether adapters, fusion and encoder are built from the trained model's configuration.
+        freeze: whether the loaded weights stay unchanged.
+        lr_multiplier: the loaded weights train at this multiple of the optimizer's learning rate.
     """
 
     source: StartingPoint
@@ -116,14 +116,14 @@ class Initialisation(Untrained):
     lr_multiplier: float = 1.0
 
     def configured(self, config: DictConfig) -> DictConfig:
-        """The configuration, with the stored parts of the model where they are to be built as stored."""
+        """The configuration, with the model parts of the trained model if `built_as_stored`."""
         if not self.built_as_stored:
             return config
         config = with_stored_model(config, source=self.source)
         return config if config.get("regularise", True) else without_regularisation(config)
 
     def build(self, model: Mapping[str, Any], spec: Mapping[str, Any]) -> Perceiver:
-        """Build the model and fill it; what a file describes may be no larger than its weights."""
+        """Build the model and load the weights; a model described by a file must not be larger than the file's weights."""
         limit = limit_to(self._weights, source=f"init_from={self.source.path}") if self.built_as_stored else None
         built = build_model(model, spec=spec, encoder_limit=limit)
         self.apply(built)
@@ -131,15 +131,15 @@ class Initialisation(Untrained):
 
     @cached_property
     def _weights(self) -> dict[str, Tensor]:
-        """From `build` to `apply`, so that the file is read once."""
+        """Weights of the trained model, kept from `build` to `apply` so that the file is read only once."""
         return self.source.weights()
 
     def apply(self, model: Perceiver) -> None:
-        """Fill the model's adapters, fusion and encoder.
+        """Load the weights of the model's adapters, fusion and encoder.
 
         Raises:
-            ValueError: they are others than the trained model's, all differences summed up, or its files are damaged or of
-                another kind; nothing is filled.
+            ValueError: these parts differ from the trained model's (the message lists all differences), or its files are
+                damaged or of another kind; no weights are loaded.
         """
         stored = _of_parts(self._weights)
         self.__dict__.pop("_weights")  # frees the memory: this object lives as long as the training
@@ -160,16 +160,16 @@ class Initialisation(Untrained):
                 part.requires_grad_(False)
 
     def report(self, model: Perceiver) -> None:
-        """Print how many weights were taken over, and how they are trained."""
+        """Print the number of loaded tensors, and how they are trained."""
         count = len(_of_parts(model.state_dict()))
         print_line(f"Started from {self.source.path}: {count} tensors of {', '.join(PARTS)}{self._learning()}")
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """While the model reads data for the first time: an adapter that refuses it is one of `init_from`.
+        """Context for the first time that the model reads data: an adapter that rejects it comes from `init_from`.
 
         Raises:
-            ValueError: the adapter's, with what to do.
+            ValueError: the adapter's error, with the remedy.
         """
         try:
             yield
@@ -186,23 +186,23 @@ class Initialisation(Untrained):
         return "" if self.lr_multiplier == 1 else f"; they learn at {self.lr_multiplier:g} times the learning rate"
 
     def optimizer(self, optimizer: OptimizerFactory, model: Perceiver) -> OptimizerFactory:
-        """The optimizer, with the lower rate for what was taken over."""
+        """The factory of the optimizer, with the scaled rate for the loaded weights."""
         if self.freeze or self.lr_multiplier == 1:
             return optimizer
         return ScaledRates(optimizer=optimizer, model=model, multiplier=self.lr_multiplier)
 
     def callbacks(self) -> list[Callback]:
-        """What training needs besides."""
+        """Further callbacks that training needs."""
         return [Frozen()] if self.freeze else []
 
 
 class ScaledRates:
-    """An optimizer factory in which adapters, fusion and encoder learn at a multiple of the rate. The head comes first.
+    """Optimizer factory that trains adapters, fusion and encoder at a multiple of the rate. The head's groups come first.
 
     Args:
-        optimizer: makes the optimizer from parameter groups; its rate is the head's.
-        model: whose parts these are.
-        multiplier: of the learning rate.
+        optimizer: makes the optimizer from parameter groups, with the head's learning rate.
+        model: the model to train.
+        multiplier: multiplier of the learning rate.
     """
 
     def __init__(self, *, optimizer: OptimizerFactory, model: Perceiver, multiplier: float) -> None:
@@ -211,7 +211,7 @@ class ScaledRates:
         self.multiplier = multiplier
 
     def __call__(self, groups: Iterable[Any]) -> Optimizer:
-        """Parameter groups, as `perceiver.training.optimizer.parameter_groups` makes them -> the optimizer."""
+        """Make the optimizer from parameter groups, as returned by `perceiver.training.optimizer.parameter_groups`."""
         taken = {parameter for part in _parts(self.model) for parameter in part.parameters()}
         groups = list(groups)
         new = [{**group, "params": [p for p in group["params"] if p not in taken]} for group in groups]
@@ -227,7 +227,7 @@ class Frozen(Callback):
     """Keeps adapters, fusion and encoder in evaluation mode while training: no dropout, no batch statistics."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning has just put the whole task into training mode."""
+        """Return the parts to evaluation mode, after Lightning has put the whole task into training mode."""
         model = getattr(pl_module, "model", None)
         if isinstance(model, Perceiver):
             for part in _parts(model):
@@ -237,13 +237,13 @@ class Frozen(Callback):
 def with_stored_model(config: DictConfig, *, source: StartingPoint) -> DictConfig:
     """A copy of the configuration whose model has adapters, fusion and encoder as in the trained model `source`.
 
-    Values that the command line sets below them, as `model.encoder.dropout=0.1`, still hold; adapters of modalities that the
-    checkpoint lacks stay. Reads the checkpoint's configuration only. What that names is held to the rules of
-    `perceiver.load`, with the packages of the key `trust`; the user's own configuration is not.
+    Overrides of these parts on the command line, such as `model.encoder.dropout=0.1`, still apply. Adapters of modalities
+    that the checkpoint lacks stay. Only the checkpoint's configuration is read. The classes it names must follow the rules
+    of `perceiver.load`, with the packages of the key `trust`; the user's configuration is exempt.
 
     Raises:
-        ValueError: the checkpoint names a class outside the trusted packages, or holds values that are not final;
-            the command line chooses another size or adapter, or a file is damaged or of another kind.
+        ValueError: the checkpoint names a class outside the trusted packages, or holds unresolved values. Or the command
+            line chooses another size or adapter, or a file is damaged or of another kind.
     """
     stored = _stored_parts(source, trust=list(config.get("trust") or []))
     config = config.copy()
@@ -271,7 +271,7 @@ def _stored_parts(source: StartingPoint, *, trust: list[str]) -> dict[str, Any]:
             raise CheckpointError(f"init_from: {source.path}: its config has no model.{part}; expected a mapping")
     label = _label_input(stored)
     if label is not None:
-        # An input that the task made of the targets: a new task has its own.
+        # The old task derived this input from its targets; a new task derives another.
         stored["adapters"].pop(label)
         mask_rates = (stored.get("fusion") or {}).get("mask_rates")
         if type(mask_rates) is dict:
@@ -292,14 +292,14 @@ def _stored_parts(source: StartingPoint, *, trust: list[str]) -> dict[str, Any]:
 
 
 def _label_input(stored: Mapping[str, Any]) -> str | None:
-    """The label that a stored model takes in as well as decodes, by its name as an input."""
+    """Name of the label that a stored model both reads and decodes; None without such a label."""
     head = stored.get("head")
     target = head.get("target") if isinstance(head, Mapping) else None
     return target if isinstance(target, str) and target in (stored.get("adapters") or {}) else None
 
 
 def _command_line() -> Iterator[tuple[str, Any, bool]]:
-    """Key, value and whether it is deleted, of each override that sets a value."""
+    """Yield the key, the value and whether the key is deleted, for each override of a value."""
     if not HydraConfig.initialized():
         return
     for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):

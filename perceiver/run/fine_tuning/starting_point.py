@@ -1,4 +1,4 @@
-"""What fine-tuning starts from: a checkpoint or run directory, or a directory with `config.json` and weights."""
+"""Starting points of fine-tuning: a checkpoint or run directory, or a directory with `config.json` and weights."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from perceiver.interop.huggingface import config_from_transformers, from_transfo
 
 @dataclass(frozen=True, kw_only=True)
 class StartingPoint(ABC):
-    """A trained model: how it is built, and its weights.
+    """A trained model: its configuration and its weights.
 
     Args:
-        path: the file or directory, as messages name it.
+        path: the file or directory, as shown in messages.
     """
 
     path: Path
 
     @abstractmethod
     def model_config(self) -> dict[str, Any]:
-        """What the model is built from, as `perceiver.checkpoints.build.build_model` takes it; its weights are not read."""
+        """Configuration of the model for `perceiver.checkpoints.build.build_model`; does not read the weights."""
 
     @abstractmethod
     def weights(self) -> dict[str, Tensor]:
-        """By their names in the model."""
+        """Weights, by their names in the model."""
 
     @staticmethod
     def find(path: str | Path) -> StartingPoint:
-        """What `path` means: a checkpoint, a run directory, or what `save_pretrained`, transformers' or ours, wrote.
+        """The model at `path`: a checkpoint, a run directory, or the output of `save_pretrained` (transformers' or ours).
 
         Raises:
-            FileNotFoundError: it is none of these; says what is there.
+            FileNotFoundError: the path is none of these; the message describes its contents.
         """
         given = Path(path)
         if given.name in (SAFETENSORS, PYTORCH, CONFIG) and given.is_file():
@@ -62,12 +62,12 @@ class Checkpoint(StartingPoint):
     """A file that training or `perceiver.save` wrote."""
 
     def model_config(self) -> dict[str, Any]:
-        """Of the entry `perceiver`."""
+        """Configuration in the entry `perceiver`."""
         config: dict[str, Any] = checkpoints.read(self.path).config["model"]
         return config
 
     def weights(self) -> dict[str, Tensor]:
-        """Of the state dict."""
+        """Weights in the state dict."""
         return checkpoints.read_weights(self.path)
 
 
@@ -75,26 +75,26 @@ class Pretrained(StartingPoint):
     """A directory that `perceiver.interop.hub.save_pretrained` wrote."""
 
     def model_config(self) -> dict[str, Any]:
-        """Of `config.json`."""
+        """Configuration in `config.json`."""
         content = read_config(self.path, maker="save_pretrained")
         config: dict[str, Any] = checkpoints.recipe_of(content, self.path / CONFIG).config["model"]
         return config
 
     def weights(self) -> dict[str, Tensor]:
-        """Of the file of weights."""
+        """Weights in the weight file."""
         return read_weights(self.path)[1]
 
 
 class Imported(StartingPoint):
-    """A directory of one of transformers' six Perceiver classes, see `perceiver.interop.huggingface`.
+    """A directory of any of transformers' six Perceiver classes, see `perceiver.interop.huggingface`.
 
-    It starts without attention dropout, as the originals were trained: transformers' configs say 0.1 of every model.
+    Training starts without attention dropout, as in the original training; transformers' configs have 0.1 for every model.
     """
 
     def model_config(self) -> dict[str, Any]:
-        """The one of the same architecture."""
+        """Configuration of a model with the same architecture."""
         return config_from_transformers(self.path, attention_dropout=0.0)
 
     def weights(self) -> dict[str, Tensor]:
-        """After conversion; all of the file is compared with its config."""
+        """Converted weights; the whole file is checked against its config."""
         return dict(from_transformers(self.path).state_dict())

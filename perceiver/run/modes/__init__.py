@@ -1,1 +1,1 @@
-"""What `mode=` selects."""
+"""The modes that `mode=` selects."""

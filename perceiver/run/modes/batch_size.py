@@ -1,4 +1,4 @@
-"""mode=batch_size: which batches fit into memory, and from which size on larger ones are no faster."""
+"""mode=batch_size: the batch sizes that fit into memory, and the size from which larger batches are no faster."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from perceiver.runtime.files import write_json
 
 FILE = "batch_sizes.json"
 WARM_UP = 2
-"""Steps of a trial that are not timed: they allocate, and fill the loaders."""
+"""Steps of a trial that are not timed: they allocate memory and fill the loaders."""
 AS_FAST = 0.95
-"""Share of the highest throughput that counts as the same."""
+"""Share of the highest throughput that counts as equally fast."""
 MARGIN = 0.8
-"""Share of the main memory that is free which a larger batch may be expected to take: there the kernel ends what asks for
-more, without an error that could be caught."""
+"""Maximum share of the free main memory that the next batch may be expected to take. The kernel kills a process that asks
+for more, without an error that could be caught."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,8 @@ class Trial:
 
     Args:
         batch_size: samples per device.
-        samples_per_second: loading included.
-        memory_gb: the highest so far, of the device, or of this process on a CPU.
+        samples_per_second: throughput, including loading.
+        memory_gb: peak memory so far of the device, or of this process on a CPU.
     """
 
     batch_size: int
@@ -56,20 +56,20 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSize:
-    """Trains some steps at 1, 2, 4, … times `smallest` samples per batch, on one device, and prints what fits.
+    """Trains a few steps at 1, 2, 4, … times `smallest` samples per batch, on one device, and prints the sizes that fit.
 
-    Everything else is as in a training: precision, augmentation, optimizer, `compile`, checkpointed activations. It ends
-    where memory does, at `largest`, or with a batch of all training samples. Nothing is kept but the table, in
+    Everything else is as in a training: precision, augmentation, optimizer, `compile`, checkpointed activations. The
+    trials end when memory is exhausted, at `largest`, or with a batch of all training samples. Only the table is kept, in
     `batch_sizes.json` of the run directory.
 
     Args:
         start: the weights that training would start from.
         smallest: samples per batch of the first trial.
-        largest: samples per batch of the last one.
+        largest: samples per batch of the last trial.
         steps: training steps of each trial.
 
     Raises:
-        ValueError: for sizes out of order, or too few steps.
+        ValueError: `smallest` exceeds `largest`, or `steps` is too small.
     """
 
     start: Untrained
@@ -88,8 +88,8 @@ class BatchSize:
         """Try the sizes and return the largest batch that fitted.
 
         Raises:
-            ValueError: for data without `batch_size`.
-            RuntimeError: if not even the smallest fits.
+            ValueError: the data has no `batch_size`.
+            RuntimeError: not even the smallest batch fits.
         """
         config = self.start.configured(config)
         data = make_data(config.data)
@@ -128,7 +128,7 @@ class BatchSize:
 
 
 class _Clock(Callback):
-    """Takes the time after every step, when the device has done it."""
+    """Records the time after every step, once the device has finished it."""
 
     def __init__(self) -> None:
         self.marks: list[float] = []
@@ -137,21 +137,21 @@ class _Clock(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """A step is over."""
+        """Record the time and the number of samples of a step."""
         if trainer.strategy.root_device.type == "cuda":
             torch.cuda.synchronize(trainer.strategy.root_device)
         self.marks.append(time.perf_counter())
         self.samples.append(batch.size)
 
     def samples_per_second(self) -> float:
-        """After the warm-up; the last batch of an epoch is smaller than the others."""
+        """Throughput after the warm-up; the last batch of an epoch may be smaller than the others."""
         return sum(self.samples[WARM_UP:]) / (self.marks[-1] - self.marks[WARM_UP - 1])
 
 
 def _try(
     size: int, task: LightningModule, data: LightningDataModule, plain: Mapping[str, Any], *, steps: int
 ) -> Trial | None:
-    """Some steps with batches of this size; None where memory does not suffice."""
+    """Train a few steps with batches of this size; None if memory does not suffice."""
     data.batch_size = size  # type: ignore[attr-defined]
     clock = _Clock()
     settings = {
@@ -188,7 +188,7 @@ def _try(
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Bytes at most: of a CUDA device since its last reset, else of this process since it began."""
+    """Peak memory in bytes: of a CUDA device since its last reset, otherwise of this process since its start."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -196,7 +196,7 @@ def _peak_memory(device: torch.device) -> int:
 
 
 def _too_large(trials: list[Trial], *, on_cpu: bool) -> bool:
-    """Whether twice the last batch must be expected to ask for more main memory than there is."""
+    """Whether twice the last batch is expected to need more main memory than is free."""
     free = _free_memory()
     if not on_cpu or free is None or len(trials) < 2:
         return False
@@ -205,7 +205,7 @@ def _too_large(trials: list[Trial], *, on_cpu: bool) -> bool:
 
 
 def _free_memory() -> int | None:
-    """Bytes of main memory that this process may still get: of the machine, or of the container it is in (Linux)."""
+    """Bytes of main memory still available to this process, on the machine or in its container (Linux)."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
@@ -220,7 +220,7 @@ def _free_memory() -> int | None:
 
 
 def _num_samples(data: LightningDataModule) -> int | None:
-    """Training samples; None where the data does not say."""
+    """The number of training samples; None if unknown."""
     try:
         return len(data.train_dataloader().dataset)
     except (AttributeError, TypeError):

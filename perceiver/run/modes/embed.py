@@ -24,17 +24,17 @@ from perceiver.runtime.files import atomic_write
 class Embed:
     """Writes `embeddings.parquet`, or `embeddings.npy` and `embeddings_ids.txt`, into the run directory.
 
-    A Parquet table has the columns `id` and `embedding`, flat where there are several latents; their shape is in its
-    metadata. An array in `embeddings.npy` is `(samples, D)` or `(samples, N, D)`, float32; the ids are in the same order,
-    one a line.
+    A Parquet table has the columns `id` and `embedding`. Several latents are flattened, and their shape is in the
+    metadata. An array in `embeddings.npy` is `(samples, D)` or `(samples, N, D)`, float32. The ids are in the same order,
+    one per line.
 
     Args:
         ckpt_path: the checkpoint, or its run directory.
-        embed: mean of the latents of a sample, `(D,)`, or latents, all of them, `(N, D)`.
+        embed: "mean" for the mean of a sample's latents, `(D,)`, or "latents" for all latents, `(N, D)`.
         embed_format: parquet or npy.
 
     Raises:
-        ValueError: for other values.
+        ValueError: `embed` or `embed_format` has another value.
     """
 
     ckpt_path: str | None
@@ -48,7 +48,7 @@ class Embed:
             raise ValueError(f"embed_format: expected {' or '.join(_TABLES)}, got {self.embed_format!r}.")
 
     def run(self, config: DictConfig) -> None:
-        """Embed every sample of the data; ValueError where the data does not fit the checkpoint."""
+        """Embed every sample of the data; ValueError if the data does not fit the checkpoint."""
         inference = Inference.of(config, file=find_checkpoint(self.ckpt_path, mode="embed"))
         model, directory = inference.model, Path(config.run_dir)
 
@@ -64,26 +64,26 @@ class Embed:
 
 
 class EmbeddingTable(Protocol):
-    """A file of embeddings that grows."""
+    """A growing file of embeddings."""
 
     path: Path
     rows: int
 
     def write(self, ids: Sequence[str], embeddings: Tensor) -> None:
-        """Append those of B samples, `(B, D)` or `(B, N, D)`."""
+        """Append the embeddings of B samples, `(B, D)` or `(B, N, D)`."""
         ...
 
     def finish(self) -> None:
-        """Nothing more will come."""
+        """Complete the file after the last batch."""
         ...
 
 
 class ParquetTable:
-    """`embeddings.parquet`; a row group per batch.
+    """`embeddings.parquet`, with a row group per batch.
 
     Args:
-        directory: that it goes to.
-        stack: which closes the file.
+        directory: target directory.
+        stack: closes the file.
     """
 
     def __init__(self, directory: Path, stack: ExitStack) -> None:
@@ -93,7 +93,7 @@ class ParquetTable:
         self._writer: pq.ParquetWriter | None = None
 
     def write(self, ids: Sequence[str], embeddings: Tensor) -> None:
-        """Append those of B samples."""
+        """Append the embeddings of B samples."""
         flat = embeddings.flatten(1)
         width = flat.shape[1]
         column = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1).numpy()), width)
@@ -113,11 +113,11 @@ class ParquetTable:
 
 
 class NpyTable:
-    """`embeddings.npy`, whose header is written again once the number of samples is known, and `embeddings_ids.txt`.
+    """`embeddings.npy`, whose header is rewritten once the number of samples is known, and `embeddings_ids.txt`.
 
     Args:
-        directory: that they go to.
-        stack: which closes the files.
+        directory: target directory.
+        stack: closes the files.
     """
 
     def __init__(self, directory: Path, stack: ExitStack) -> None:
@@ -128,12 +128,12 @@ class NpyTable:
         self._ids: BinaryIO = stack.enter_context(atomic_write(directory / "embeddings_ids.txt"))
 
     def write(self, ids: Sequence[str], embeddings: Tensor) -> None:
-        """Append those of B samples."""
+        """Append the embeddings of B samples."""
         if self.rows == 0:
             self._shape = tuple(embeddings.shape[1:])
             self._header()
         self._file.write(np.ascontiguousarray(embeddings.numpy(), dtype="<f4").tobytes())
-        # One a line, whatever is in them.
+        # One id per line, even if an id contains line breaks.
         self._ids.write("".join(f"{' '.join(id_.splitlines())}\n" for id_ in ids).encode())
         self.rows += len(ids)
 

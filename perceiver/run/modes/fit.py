@@ -36,10 +36,10 @@ from perceiver.run.trainer import make_trainer
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """Trains, from where a checkpoint stands if there is one, and tests the best epoch.
+    """Trains, resuming from a checkpoint if given, and tests the best epoch.
 
     Args:
-        start: the weights that a training starts from.
+        start: the initial weights of a training.
         ckpt_path: the training to continue, see `find_resumed`.
         test: test the best checkpoint afterwards.
         lr_scaling: adapts the learning rate to the global batch.
@@ -114,10 +114,10 @@ def _train(
     best: BestEpoch,
     directory: RunDirectory,
 ) -> dict[str, float | int]:
-    """Train and write the metrics, which are returned.
+    """Train, write the metrics and return them.
 
     Raises:
-        TrainingStopped: it was stopped in good order; the metrics are written.
+        TrainingStopped: the training was stopped cleanly; the metrics are written.
     """
     started = time.monotonic()
     stop: TrainingStopped | None = None
@@ -143,7 +143,7 @@ def _test_best(trainer: Trainer, task: LightningModule, data: LightningDataModul
     chosen = best_checkpoint(trainer)
     if chosen is None:
         raise ValueError("test=true: no checkpoint was written to test; see callbacks.best and callbacks.last.")
-    # It would put the weights that are not averaged in place of the averaged ones, as a resumed training needs them.
+    # WeightAveraging would replace the averaged weights by the current weights, as a resumed training needs them.
     trainer.callbacks = [one for one in trainer.callbacks if not isinstance(one, WeightAveraging)]  # type: ignore[attr-defined]
     until_interrupted(trainer, lambda: trainer.test(task, datamodule=data, ckpt_path=chosen, verbose=False))
     return last_metrics(trainer, "test")

@@ -1,4 +1,4 @@
-"""A checkpoint's model over the `predict_dataloader` of a data module, batch by batch; only a sink keeps anything."""
+"""Inference of a checkpoint's model over the `predict_dataloader` of a data module; only a sink keeps the outputs."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from perceiver.training.precision import cast_inputs_alone
 
 Compute = Callable[[Batch], Tensor]
 Sink = Callable[[list[str], Tensor], None]
-"""Takes the ids of B samples and what was computed of them, `(B, …)` float32 on the CPU."""
+"""Takes the ids of B samples and their outputs, `(B, …)` float32 on the CPU."""
 
 
 def find_checkpoint(path: str | None, *, mode: str) -> Path:
-    """The checkpoint file that `ckpt_path` names; an error where it is not given or not there."""
+    """The checkpoint file that `ckpt_path` names; raises if the path is missing or does not exist."""
     if path is None:
         raise ValueError(f"mode={mode}: expected ckpt_path=RUN_DIR or ckpt_path=FILE, the checkpoint; got none.")
     return checkpoints.find(path)
@@ -35,14 +35,14 @@ def find_checkpoint(path: str | None, *, mode: str) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Inference:
-    """A trained model and the data that it is used on.
+    """A trained model and the data to process.
 
     Args:
-        model: of the checkpoint.
-        data: with the checkpoint's spec.
-        spec: of the checkpoint.
-        file: the checkpoint.
-        trainer: whose device and precision are used.
+        model: model of the checkpoint.
+        data: data module with the checkpoint's spec.
+        spec: spec of the checkpoint.
+        file: path of the checkpoint.
+        trainer: provides the device and the precision.
     """
 
     model: Perceiver
@@ -53,10 +53,10 @@ class Inference:
 
     @classmethod
     def of(cls, config: DictConfig, *, file: Path) -> Inference:
-        """The checkpoint `file` with the configured `trust`, `data` and `trainer`, of which a single device is used.
+        """Load the checkpoint `file` with the configured `trust`, `data` and `trainer`, on a single device.
 
         Raises:
-            ValueError: the data module has nothing to predict, or does not fit the checkpoint.
+            ValueError: the data module has no prediction data, or does not fit the checkpoint.
         """
         recipe = checkpoints.read(file)
         model = checkpoints.load(file, trust=list(config.trust))
@@ -72,13 +72,13 @@ class Inference:
         return cls(model=model, data=data, spec=spec, file=file, trainer=trainer)
 
     def run(self, compute: Compute, sink: Sink) -> None:
-        """Call `compute` with every batch on the trainer's device, in evaluation mode, and `sink` with what it gives."""
+        """Call `compute` with every batch on the trainer's device, in evaluation mode, and `sink` with the outputs."""
         module = _Inference(self.model, compute, sink)
         until_interrupted(self.trainer, lambda: self.trainer.predict(module, datamodule=self.data, return_predictions=False))
 
 
 class _Inference(LightningModule):
-    """What Lightning's prediction loop calls."""
+    """The module that Lightning's prediction loop calls."""
 
     def __init__(self, model: Perceiver, compute: Compute, sink: Sink) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class _Inference(LightningModule):
         cast_inputs_alone(self.trainer.precision_plugin)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> int:
-        """One batch; how many samples there were, since Lightning wonders at None."""
+        """Process a batch and return its number of samples, since Lightning warns about None."""
         ids = batch.ids or [str(self.seen + row) for row in range(batch.size)]
         self.seen += batch.size
         self.sink(list(ids), self.compute_batch(batch).float().cpu())

@@ -1,6 +1,6 @@
-"""mode=predict: the predictions of a checkpoint for every sample, as a table with probabilities beside the ids.
+"""mode=predict: the predictions of a checkpoint for every sample, as a table of ids, predictions and probabilities.
 
-Predictions on a grid go into a file for each sample, see `perceiver.run.modes.predicted_files`; the table names it.
+Predictions on a grid go into one file per sample, see `perceiver.run.modes.predicted_files`; the table holds its path.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ PREDICTIONS = "predictions.csv"
 class Predict:
     """Writes `predictions.csv` into the run directory: a row per sample, in the order of the data.
 
-    Its columns are `id`, `prediction` and, for every class, `probability_<class>`; with labels `prediction` joins those that
-    reach their threshold by semicolons; for values there are columns `prediction_<value>`, in their own units. Where every
-    pixel has a class or values, `prediction` is a file in `predictions/` and further columns sum it up.
+    The columns are `id`, `prediction` and, for every class, `probability_<class>`. For labels, `prediction` lists those
+    that reach their threshold, separated by semicolons. For values, the columns are `prediction_<value>`, in original
+    units. For dense predictions, `prediction` is a file in `predictions/`, and further columns summarise it.
 
     Args:
         ckpt_path: the checkpoint, or its run directory.
@@ -41,7 +41,7 @@ class Predict:
     ckpt_path: str | None
 
     def run(self, config: DictConfig) -> None:
-        """Predict for every sample; ValueError where the checkpoint predicts nothing or the data does not fit it."""
+        """Predict for every sample; ValueError if the checkpoint has no target or the data does not fit it."""
         inference = Inference.of(config, file=find_checkpoint(self.ckpt_path, mode="predict"))
         target = target_of(inference.spec)
         if target is None:
@@ -63,12 +63,12 @@ class PredictionTable:
     """A CSV table of predictions that grows row by row.
 
     Args:
-        file: open for writing.
-        target: what outputs mean.
+        file: file open for writing.
+        target: interprets the outputs.
         files: writes predictions that are saved as files; None: no such predictions will occur.
 
     Attributes:
-        masks: of the batch whose outputs come next; predictions on a grid are cut to the size of their sample.
+        masks: masks of the batch whose outputs come next; predictions on a grid are cut to the size of their sample.
     """
 
     def __init__(self, file: BinaryIO, target: Target, *, files: PredictedFiles | None = None) -> None:
@@ -80,7 +80,7 @@ class PredictionTable:
 
     def write(self, ids: Sequence[str], outputs: Tensor) -> None:
         """Append the predictions of B samples."""
-        # Encoded at once: a text wrapper would close the file along with itself.
+        # Encoded here, since a text wrapper would also close the underlying file.
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
         predictions = cut_to_size(self.target.predict(outputs), target=self.target, masks=self.masks)

@@ -1,4 +1,4 @@
-"""A file for each prediction of mode=predict that is too large for the table, such as class numbers of pixels as PNG."""
+"""Files for the predictions of mode=predict that are too large for the table, such as a PNG of class numbers per pixel."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class PredictedFiles:
         self.directory = directory
 
     def write(self, one: SavedPrediction, *, number: int, id_: str) -> str:
-        """Write `<number>_<id>` with the suffix of the prediction; its path relative to the directory.
+        """Write `<number>_<id>` with the suffix of the prediction; return its path relative to the directory.
 
         Args:
             one: the prediction.
-            number: of the row, from 0; ids may be alike but for letters that no file name may have.
-            id_: of the sample.
+            number: row number, from 0; ids may differ only in characters that are not allowed in file names.
+            id_: id of the sample.
         """
         place = f"{FOLDER}/{number:06d}_{re.sub(r'[^A-Za-z0-9.-]+', '_', id_)[-80:]}{one.suffix}"
         with atomic_write(self.directory / place) as file:

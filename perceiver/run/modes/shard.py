@@ -1,4 +1,4 @@
-"""mode=shard: a manifest, its files and what its training split says, into a folder of shards for `data=shards`."""
+"""mode=shard: pack a manifest, its files and its training statistics into a folder of shards for `data=shards`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from perceiver.run.data import make_data
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """Writes the splits of `data`, a manifest, into shards; the same command continues what was interrupted.
+    """Writes the splits of `data`, a manifest, into shards; the same command resumes after an interruption.
 
     Args:
-        shards: the folder that they are written to.
+        shards: target folder.
 
     Raises:
         ValueError: no folder is given.
@@ -32,7 +32,7 @@ class Shard:
             raise ValueError("mode=shard: expected shards=DIR, the folder that shards are written to; got none.")
 
     def run(self, config: DictConfig) -> None:
-        """Write the shards; ValueError for data that is not a manifest, or rows and shards as in `write_shards`."""
+        """Write the shards; ValueError if the data is not a manifest, or as in `write_shards`."""
         data = make_data(config.data)
         if not isinstance(data, DataModule) or not isinstance(data.source, Manifest):
             given = data.source if isinstance(data, DataModule) else data
@@ -61,4 +61,4 @@ class Shard:
 
 
 _IRRELEVANT = ("_target_", "batch_size", "num_workers", "check_files", "balanced_sampling", "needs_test")
-"""Settings of a manifest that do not change what a shard holds."""
+"""Settings of a manifest that do not change the content of its shards."""

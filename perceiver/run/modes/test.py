@@ -1,4 +1,4 @@
-"""mode=test: a checkpoint on the test split, as it was trained."""
+"""mode=test: evaluate a checkpoint on the test split, configured as in training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from perceiver.run.trainer import make_trainer
 
 @dataclass(frozen=True, kw_only=True)
 class Test:
-    """Tests a checkpoint: its model, its normalisation, its class names; the data is the present one.
+    """Tests a checkpoint with its own model, normalisation and class names, on the configured data.
 
     Args:
         ckpt_path: the checkpoint, or its run directory.
@@ -36,7 +36,7 @@ class Test:
     ckpt_path: str | None
 
     def run(self, config: DictConfig) -> float | None:
-        """Test it, and return what the best checkpoint was chosen by, for the test split."""
+        """Test the checkpoint, and return the metric that chose the best checkpoint, computed on the test split."""
         file = find_checkpoint(self.ckpt_path, mode="test")
         recipe = checkpoints.read(file)
         check_task(config, recipe)

@@ -10,12 +10,12 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 class FullySharded(ModelParallelStrategy):
     """Lightning's strategy for `torch.distributed.fsdp.fully_shard`, over all processes; tasks shard their models.
 
-    Checkpoints are whole: one file, as of any other strategy, so that `perceiver.load` reads it and another number of
-    processes can continue. The first process holds all weights and optimizer states in main memory while it writes one.
+    Checkpoints are single files, as with any other strategy, so that `perceiver.load` can read them and another number of
+    processes can resume. The first process holds all weights and optimizer states in main memory while it writes a file.
 
     Args:
-        timeout: how long a process waits for another before it gives up.
-        process_group_backend: nccl or gloo; None takes what fits the device.
+        timeout: time that a process waits for another before it gives up.
+        process_group_backend: nccl or gloo; None selects the backend that fits the device.
     """
 
     def __init__(self, *, timeout: timedelta = timedelta(minutes=30), process_group_backend: str | None = None) -> None:
@@ -27,6 +27,6 @@ class FullySharded(ModelParallelStrategy):
         )
 
     def setup_environment(self) -> None:
-        """Meet the other processes; there is one group of all of them."""
+        """Join the process group, a single group of all processes."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()

@@ -1,4 +1,4 @@
-"""Stopping a training in good order: Ctrl+C, SIGTERM, the signal of a cluster before it takes the machine, a time limit."""
+"""Clean stops of a training: Ctrl+C, SIGTERM, a cluster's signal before preemption, a time limit."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from perceiver.run.resuming.last_checkpoint import LastCheckpoint
 from perceiver.run.resuming.resumable_points import AtResumablePoints
 
 MaxTime = str | timedelta | dict[str, int]
-"""A time limit as `lightning.pytorch.Trainer.max_time` takes it."""
+"""A time limit in the form of `lightning.pytorch.Trainer.max_time`."""
 
 
 def until_interrupted(trainer: Trainer, act: Callable[[], Any]) -> None:
-    """Call `act`, which runs the trainer. Lightning turns Ctrl+C into exit status 1; turn it back into KeyboardInterrupt."""
+    """Call `act`, which runs the trainer. Lightning turns Ctrl+C into exit status 1; this raises KeyboardInterrupt again."""
     try:
         act()
     except SystemExit as error:
@@ -36,17 +36,17 @@ def until_interrupted(trainer: Trainer, act: Callable[[], Any]) -> None:
 class OrderlyStop(AtResumablePoints):
     """Ends a training at the next step after a signal or a time limit, with a checkpoint that continues it exactly.
 
-    SIGINT (Ctrl+C), SIGTERM and SIGUSR1 in any process stop all of them; a second SIGINT stops at once. On a cluster,
-    `requeue_signals` say at which of them, or others, the job is also put into the queue again. SIGTERM does not: SLURM
-    sends it to jobs that are cancelled, too, and requeues on its own those that it preempts.
+    SIGINT (Ctrl+C), SIGTERM and SIGUSR1 in any process stop all processes; a second SIGINT stops at once. On a cluster,
+    `requeue_signals` lists the signals, among these or others, that also requeue the job. SIGTERM does not requeue: SLURM
+    also sends it to cancelled jobs, and requeues preempted jobs by itself.
 
     Args:
-        last: writes the checkpoint; None: none is written.
-        max_time: how long this process trains, as `Trainer.max_time` takes it: "00:12:00:00" or {hours: 12}. Counted anew
-            when a run is resumed. None: no limit.
+        last: the callback that writes the checkpoint; None: no checkpoint is written.
+        max_time: training time of this process, in the form of `Trainer.max_time`: "00:12:00:00" or {hours: 12}. It starts
+            again when a run is resumed. None: no limit.
 
     Raises:
-        TrainingStopped: out of the training.
+        TrainingStopped: raised inside the training.
     """
 
     def __init__(self, *, last: LastCheckpoint | None, max_time: MaxTime | None = None) -> None:
@@ -58,7 +58,7 @@ class OrderlyStop(AtResumablePoints):
         self._requeue: dict[signal.Signals, Requeue] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the signals over, from Lightning too, whose own handling writes and sends in the middle of a step."""
+        """Install the signal handlers, replacing Lightning's, which save and communicate in the middle of a step."""
         super().on_train_start(trainer, pl_module)
         if self.timer is not None:
             self.timer.on_train_start(trainer, pl_module)
@@ -70,15 +70,15 @@ class OrderlyStop(AtResumablePoints):
                 self._handlers[number] = signal.signal(number, self._note)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         self._restore()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         self._restore()
 
     def at_resumable_point(self, trainer: Trainer, *, epoch_ended: bool) -> None:
-        """Stop, if any process was asked to."""
+        """Stop if any process was asked to stop."""
         if self.timer is not None and (self.timer.time_remaining() or 0.0) <= 0 and self._cause is None:
             self._cause = TIME_LIMIT
         cause = _of_all_processes(self._cause, trainer)
@@ -100,7 +100,7 @@ class OrderlyStop(AtResumablePoints):
             raise KeyboardInterrupt
         self._cause = name
         if name == "SIGINT":
-            # Not print, which the signal may have interrupted.
+            # os.write, since the signal may have interrupted a print.
             os.write(2, b"\nstopping after this step; Ctrl+C again stops at once\n")
 
     def _restore(self) -> None:
@@ -110,7 +110,7 @@ class OrderlyStop(AtResumablePoints):
 
 
 def _of_all_processes(cause: str | None, trainer: Trainer) -> str | None:
-    """The first cause that any process has."""
+    """The first cause among all processes."""
     if trainer.world_size == 1:
         return cause
     if not trainer.strategy.reduce_boolean_decision(cause is not None, all=False):

@@ -1,9 +1,10 @@
-"""The processes of one job: starting the other ranks of this machine, watching them, and leaving no trace of them.
+"""The processes of a job: starting the other ranks of this machine, watching them, and cleaning up after them.
 
 Lightning starts the other ranks with the command line of this process. Under Hydra's multirun that is the command line of
-the whole sweep, so they would replay it; and what it puts into the environment would keep the next job from starting its
-own. Here they get the command line of this one job, with its run directory, and afterwards all is as it was before.
-Where something else started the ranks (torchrun, SLURM), it also watches them, and nothing here does anything.
+the whole sweep, so they would replay the sweep. The variables it sets in the environment would also keep the next job from
+starting its ranks. Here the ranks get the command line of this single job, with its run directory, and the environment is
+restored afterwards. If another program started the ranks (torchrun, SLURM), it also watches them, and this module does
+nothing.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ from perceiver.run.exceptions import FULL_ERROR, RankDiedError
 from perceiver.run.processes.lost_rank import explained, is_stopped
 
 VARIABLES = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What Lightning sets for the processes of a job."""
+"""Environment variables that Lightning sets for the processes of a job."""
 
 PARENT = "PERCEIVER_PARENT"
-"""The process that started this one; not set in the first."""
+"""Environment variable with the id of the process that started this process; not set in the first."""
 
 _POLL_SECONDS = 0.5
 _GRACE_SECONDS = 10.0
@@ -48,11 +49,11 @@ _launchers: list[RankLauncher] = []
 
 @contextmanager
 def ranks_of_one_job() -> Iterator[None]:
-    """Whatever ranks a job starts within are gone after it, and so is what it put into the environment.
+    """Context for a job. On exit, the ranks that it started are stopped and the environment is restored.
 
     Raises:
-        RankDiedError: instead of what the death of another rank led to in this one.
-        LostRankError: the same where a rank hangs, or where something else than this process watches the ranks.
+        RankDiedError: another rank died; replaces the resulting error in this process.
+        LostRankError: another rank hangs, or is gone and was not started by this process.
     """
     before = {name: os.environ.get(name) for name in VARIABLES}
     parent = os.environ.get(PARENT)
@@ -63,7 +64,7 @@ def ranks_of_one_job() -> Iterator[None]:
     except BaseException as error:
         lost = explained(error, hanging=[state for launcher in _launchers for state in launcher.states()])
         for launcher in _launchers:
-            # What talks to a dead rank fails before its death is known.
+            # Communication with a dead rank fails before its death is noticed.
             died = launcher.first_dead(wait=2.0 if isinstance(error, RuntimeError) else 0.0)
             launcher.stop()
             if died is not None and not isinstance(error, KeyboardInterrupt):
@@ -71,7 +72,7 @@ def ranks_of_one_job() -> Iterator[None]:
         if lost is None:
             raise
         if parent is not None and is_stopped(int(parent)):
-            # It hears of nothing, so nobody would end it. Afterwards: first this process says why.
+            # A stopped parent cannot end by itself. It is killed at exit, after this process has reported the cause.
             atexit.register(os.kill, int(parent), signal.SIGKILL)
         raise lost from error
     finally:
@@ -87,14 +88,14 @@ def ranks_of_one_job() -> Iterator[None]:
 
 
 def start_ranks_by_job(trainer: Trainer, directory: Path) -> None:
-    """Have a trainer start its other ranks as `RankLauncher` does, if it would start any.
+    """Let a trainer start its other ranks through `RankLauncher`, if it starts any.
 
     Args:
-        trainer: not yet run.
-        directory: the run directory, which all ranks share.
+        trainer: trainer before its first run.
+        directory: the run directory shared by all ranks.
 
     Raises:
-        ValueError: for several machines where nothing says how they are to meet.
+        ValueError: several machines are configured without an address at which they meet.
     """
     strategy = trainer.strategy
     if isinstance(strategy.launcher, _SubprocessScriptLauncher) and HydraConfig.initialized():
@@ -109,13 +110,13 @@ def start_ranks_by_job(trainer: Trainer, directory: Path) -> None:
 
 
 class RankLauncher(_SubprocessScriptLauncher):
-    """Starts the other ranks of this machine with a given command line, and stops everything when one of them dies.
+    """Starts the other ranks of this machine with a given command line, and stops all ranks when any of them dies.
 
     Args:
-        environment: says addresses and ranks.
-        num_processes: on this machine, this one included.
-        num_nodes: machines.
-        command: of the other ranks.
+        environment: provides addresses and ranks.
+        num_processes: number of processes on this machine, including this process.
+        num_nodes: number of machines.
+        command: command line of the other ranks.
     """
 
     def __init__(
@@ -126,11 +127,11 @@ class RankLauncher(_SubprocessScriptLauncher):
         self._finished = threading.Event()
 
     def launch(self, function: Callable[..., Any], *args: Any, trainer: Trainer | None = None, **kwargs: Any) -> Any:
-        """Start the ranks, if they are not there yet, and call `function`.
+        """Start the ranks, unless they are already running, and call `function`.
 
         Raises:
-            OSError: if the port by which the ranks are to meet is taken.
-            ValueError: if what started the ranks started another number of them.
+            OSError: the port at which the ranks meet is taken.
+            ValueError: an external launcher started another number of ranks.
         """
         try:
             self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
@@ -141,7 +142,7 @@ class RankLauncher(_SubprocessScriptLauncher):
         return function(*args, **kwargs)
 
     def first_dead(self, *, wait: float = 0.0) -> str | None:
-        """Which rank ended before its time, and how; None if all run or ended well. Waits so many seconds for one to end."""
+        """The first rank that failed, and how; None if all run or ended normally. Waits up to `wait` seconds for it."""
         until = time.monotonic() + wait
         while True:
             for local_rank, process in enumerate(self.procs, start=1):
@@ -152,7 +153,7 @@ class RankLauncher(_SubprocessScriptLauncher):
             time.sleep(0.1)
 
     def states(self) -> list[str]:
-        """Of each other rank of this machine that has not ended: its name, and whether it is stopped."""
+        """The name and state (stopped or running) of each other rank of this machine that has not ended."""
         return [
             f"{_rank_name(local_rank)} (process {process.pid}) is {'stopped' if is_stopped(process.pid) else 'running'}"
             for local_rank, process in enumerate(self.procs, start=1)
@@ -160,7 +161,7 @@ class RankLauncher(_SubprocessScriptLauncher):
         ]
 
     def stop(self) -> None:
-        """End all ranks but this one."""
+        """End all other ranks."""
         for process in self.procs:
             with contextlib.suppress(OSError):
                 process.terminate()
@@ -169,10 +170,10 @@ class RankLauncher(_SubprocessScriptLauncher):
             try:
                 process.wait(timeout=max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:
-                process.kill()  # it waits for the others in a collective, deaf to gentler signals
+                process.kill()  # it waits for the others in a collective, and ignores SIGTERM
 
     def finish(self) -> None:
-        """Wait for the other ranks, which are about to end, too; stop those that do not."""
+        """Wait for the other ranks, which are also about to end; stop those that do not."""
         self._finished.set()
         until = time.monotonic() + _GRACE_SECONDS
         for process in self.procs:
@@ -209,13 +210,13 @@ class RankLauncher(_SubprocessScriptLauncher):
             threading.Thread(target=self._watch, daemon=True, name="watch-ranks").start()
 
     def _watch(self) -> None:
-        """Ends this process when another one died and this one hangs in a collective that can never end."""
+        """End this process if another process died and this process hangs in a collective that cannot complete."""
         while not self._finished.wait(_POLL_SECONDS):
             died = self.first_dead()
             if died is None:
                 continue
             if self._finished.wait(_GRACE_SECONDS):
-                return  # this process has noticed by itself, and says so
+                return  # this process has noticed by itself and reports the error
             sys.stderr.write(f"error: {died}\n")
             sys.stderr.flush()
             for process in self.procs:
@@ -224,7 +225,7 @@ class RankLauncher(_SubprocessScriptLauncher):
 
 
 class _StopWithParent(threading.Thread):
-    """Ends this process when the one that started it is gone: it would wait for it in a collective."""
+    """Ends this process when its parent is gone, for which it would otherwise wait in a collective."""
 
     def __init__(self, parent: int) -> None:
         super().__init__(daemon=True, name="watch-parent")
@@ -248,7 +249,7 @@ def _require_other_machines(launcher: _SubprocessScriptLauncher) -> None:
 
 def _require_free(address: str, port: int) -> None:
     with socket.socket() as probe:
-        # As torch's own server does: a port that is only waiting to be forgotten is free.
+        # As torch's server does: a port in the state TIME_WAIT counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", port))

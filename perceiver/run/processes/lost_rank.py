@@ -1,4 +1,4 @@
-"""What a process says when another one of its job did not come, hangs, or is gone: torch's errors in other words."""
+"""Explanations of torch's errors when another process of the job did not start, hangs, or is gone."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from perceiver.run.exceptions import LostRankError
 _SECONDS = re.compile(r"[Tt]imed out (?:waiting|after) (\d+)\s?(ms|seconds)")
 _NOT_MET = re.compile(r"(\d+)/(\d+) clients joined")
 _GONE = re.compile(r"Connection (?:closed|reset) by peer|Broken pipe|Connection refused")
-# Of torch.distributed: its collectives, the store by which processes meet, and the watchdog of NCCL.
+# Errors of torch.distributed: its collectives, the store at which processes meet, and the watchdog of NCCL.
 _DISTRIBUTED = re.compile(r"gloo|NCCL|TCPStore|clients joined|collective|recv operation|send operation|[Bb]arrier")
 
 _CONTINUE = "Checkpoints are intact: continue with the same overrides and ckpt_path=DIR."
 
 
 def explained(error: BaseException, *, hanging: Sequence[str] = ()) -> LostRankError | None:
-    """The same in words that say what to do; None for errors of any other kind.
+    """The error with the cause and the remedy; None for errors of any other kind.
 
     Args:
-        error: what a collective, or a first meeting, has raised.
-        hanging: what is known of the others: names of those that are stopped, or still run.
+        error: the exception raised by a collective or at the first meeting of the processes.
+        hanging: names and states of the other processes that are stopped or still run.
     """
     text = str(error)
     if not isinstance(error, RuntimeError) or not _DISTRIBUTED.search(text):
@@ -46,7 +46,7 @@ def explained(error: BaseException, *, hanging: Sequence[str] = ()) -> LostRankE
 
 
 def is_stopped(process: int) -> bool:
-    """Whether a process of this machine is stopped (SIGSTOP, or a debugger); False where /proc does not say."""
+    """Whether a process of this machine is stopped (SIGSTOP, or a debugger); False if /proc has no information."""
     try:
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except (OSError, IndexError):

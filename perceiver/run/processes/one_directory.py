@@ -1,4 +1,4 @@
-"""One run directory for all processes of a job, also where something else than this package starts them."""
+"""A shared run directory for all processes of a job, even if they are started by another program."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from omegaconf import DictConfig, OmegaConf
 
 
 def require_one_directory(hydra: DictConfig) -> None:
-    """Check that the directory has a fixed name where every process composes the configuration by itself.
+    """Check that the directory has a fixed name if every process composes the configuration by itself.
 
     Args:
-        hydra: the node of that name in the job's configuration.
+        hydra: the `hydra` node of the job's configuration.
 
     Raises:
-        ValueError: if torchrun or srun started several processes, which would all name a directory after the time.
+        ValueError: torchrun or srun started several processes, each of which would create its own timestamped directory.
     """
     starter = _starter()
     if starter is None:
@@ -31,10 +31,10 @@ def require_one_directory(hydra: DictConfig) -> None:
 
 
 def _starter() -> str | None:
-    """What has started several processes of this job; None: they are one, or it has chosen the directory for all."""
+    """The program that started several processes of this job; None: a single process, or the directory is already fixed."""
     environment = os.environ
     if int(environment.get("WORLD_SIZE", 1)) > 1 and "TORCHELASTIC_RUN_ID" in environment:
         return "torchrun"
-    # An allocation may hold one process only; submitit hands on a configuration that is resolved.
+    # An allocation may hold a single process only; submitit passes on a resolved configuration.
     by_srun = "SLURM_PROCID" in environment and "SLURM_STEP_ID" in environment and "SUBMITIT_EXECUTOR" not in environment
     return "srun" if by_srun and int(environment.get("SLURM_NTASKS", 1)) > 1 else None

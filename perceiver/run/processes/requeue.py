@@ -1,4 +1,4 @@
-"""Putting a job of a cluster into the queue again: the signals that ask for it, and how it is done."""
+"""Requeueing of a cluster job: the signals that request it, and the command that does it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from lightning.pytorch import Trainer
 from perceiver.runtime.process_rank import process_rank
 
 Requeue = Callable[[], None]
-"""Puts the job into the queue; to be called in all its processes. It may exit."""
+"""Requeues the job; must be called in all its processes. It may exit."""
 
 
 def requeue_signals(trainer: Trainer) -> dict[signal.Signals, Requeue]:
-    """At which signals this job is to be put into the queue again, and how; none outside of clusters.
+    """The signals at which this job is requeued, each with its action; empty outside of clusters.
 
-    Of SLURM that is SIGUSR1, or what `SLURMEnvironment.requeue_signal` says instead, unless its `auto_requeue` is off. A job
-    that submitit has started (cluster=slurm) also gets submitit's, SIGUSR2 or $SUBMITIT_PREEMPT_SIGNAL, some time before its
-    end; what submitit does about it, in the handler that is there now, is done once the checkpoint is written.
+    For SLURM this is `SLURMEnvironment.requeue_signal` (default: SIGUSR1), unless `auto_requeue` is off. A job started by
+    submitit (cluster=slurm) also gets submitit's signal, SIGUSR2 or $SUBMITIT_PREEMPT_SIGNAL, some time before its end.
+    Submitit's handler, installed at that time, runs after the checkpoint is written.
     """
     found: dict[signal.Signals, Requeue] = {}
     environment = trainer._accelerator_connector.cluster_environment
@@ -38,7 +38,7 @@ def requeue_signals(trainer: Trainer) -> dict[signal.Signals, Requeue]:
 
 
 def requeue() -> None:
-    """Have the first process ask SLURM to run the job again from its beginning, as it was submitted; says so if it fails."""
+    """Let the first process ask SLURM to requeue the job as submitted; prints a message if that fails."""
     if process_rank() != 0:
         return
     job = job_id(os.environ)
@@ -54,7 +54,7 @@ def requeue() -> None:
 
 
 def job_id(environment: os._Environ[str] | dict[str, str]) -> str | None:
-    """What scontrol calls the present job; of an array, its own task."""
+    """The current job's id for scontrol; for an array, the id of its task."""
     array = environment.get("SLURM_ARRAY_JOB_ID")
     if array is not None and "SLURM_ARRAY_TASK_ID" in environment:
         return f"{array}_{environment['SLURM_ARRAY_TASK_ID']}"

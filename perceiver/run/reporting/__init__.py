@@ -1,1 +1,1 @@
-"""What a run prints, logs and draws."""
+"""Console output, metrics and figures of a run."""

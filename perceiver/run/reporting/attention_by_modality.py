@@ -1,4 +1,4 @@
-"""How much of a model's attention each modality gets, logged while validating."""
+"""Share of a model's attention that each modality gets, logged during validation."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from perceiver.run.reporting.whole_model import whole_model
 class AttentionByModality(Callback):
     """Logs `val/attention/<modality>`, the share of the latents' attention that each modality of a model gets.
 
-    Means over cross-attends and samples; a modality gets nothing from a sample that lacks it. Nothing is logged for models
-    of one modality, for other models than `perceiver.Perceiver`, or where parameters are sharded over processes.
+    The shares are means over cross-attends and samples; a modality missing from a sample counts as 0. Nothing is logged
+    for models of a single modality, for models other than `perceiver.Perceiver`, or if parameters are sharded over
+    processes.
 
     Args:
-        num_batches: the first ones of each validation; they are encoded once more.
+        num_batches: number of batches at the start of each validation; these are encoded a second time.
     """
 
     def __init__(self, *, num_batches: int = 2) -> None:
@@ -35,7 +36,7 @@ class AttentionByModality(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Log the shares in one of the first batches."""
+        """Log the shares of a batch, if it is among the first `num_batches`."""
         if batch_idx >= self.num_batches or dataloader_idx > 0:
             return
         model = whole_model(trainer, pl_module)
@@ -44,7 +45,7 @@ class AttentionByModality(Callback):
         with torch.no_grad():
             steps = model.attention_by_modality(batch.inputs, batch.masks)
         for name in model.adapters:
-            # All of them in every process, whatever its batch holds: processes take their means together.
+            # Every process logs all modalities, even those missing from its batch, since the means are synchronised.
             shares = [step[name].mean() for step in steps if name in step]
             share = torch.stack(shares).mean() if shares else torch.zeros((), device=pl_module.device)
             pl_module.log(

@@ -1,7 +1,7 @@
-"""After a sweep: which job was the best, and the command line that trains it again.
+"""Summary of a sweep: the best job, and the command line that trains it again.
 
-Hydra calls this wherever its jobs run, in this process, in another or on another machine, so results go through files: each
-job leaves `job.json` in its directory, and the end of the sweep reads them.
+Hydra calls this wherever its jobs run: in this process, in another process or on another machine. So results go through
+files: each job writes `job.json` to its directory, and the end of the sweep reads these files.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ JOB, BEST = "job.json", "best.json"
 class BestJob(Callback):
     """Prints the best job of a sweep and writes `best.json` to its directory: value, parameters, command line.
 
-    Jobs are compared by what they return, the metric of `callbacks.best.monitor` on validation data, in the direction of
-    `callbacks.best.mode`. Failed jobs are named. Nothing happens in runs that are no sweep.
+    Jobs are compared by their return value, the metric of `callbacks.best.monitor` on validation data, in the direction of
+    `callbacks.best.mode`. Failed jobs are listed. Single runs are not affected.
     """
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Leave what became of the job in its directory."""
+        """Write the result of the job to its directory."""
         if config.hydra.mode != RunMode.MULTIRUN:
             return
         failed = job_return.status == JobStatus.FAILED
@@ -45,14 +45,14 @@ class BestJob(Callback):
             {
                 "number": int(config.hydra.job.num),
                 "overrides": list(job_return.overrides or []),
-                # JSON knows no NaN.
+                # JSON has no NaN.
                 "value": value if value is None or math.isfinite(value) else None,
                 "error": one_line(returned.__cause__ or returned) if failed else None,
             },
         )
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Say which job was the best, and how to train it again."""
+        """Print the best job and the command to train it again."""
         directory = Path(config.hydra.sweep.dir)
         jobs = [json.loads(file.read_text()) for file in directory.glob(f"*/{JOB}")]
         jobs.sort(key=lambda job: int(job["number"]))
@@ -85,13 +85,13 @@ class BestJob(Callback):
 
 
 def best_of(jobs: Sequence[Mapping[str, Any]], *, mode: str) -> Mapping[str, Any] | None:
-    """The job with the greatest value, or the smallest (`mode="min"`), the first of equals; None if none has a value."""
+    """The job with the greatest value, or the smallest (`mode="min"`), the first of equals; None if no job has a value."""
     sign = -1.0 if mode == "min" else 1.0
     return max((job for job in jobs if job["value"] is not None), key=lambda job: sign * job["value"], default=None)
 
 
 def _fixed_keys(overrides: Sequence[str]) -> set[str]:
-    """What the sweep's own command line sets to one value for all jobs."""
+    """Keys that the command line of the sweep sets to a single value for all jobs."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     return {override.get_key_element() for override in parsed if not override.is_sweep_override()}
 

@@ -1,4 +1,4 @@
-"""What a run prints: before training a table of the model, afterwards what was reached and where it lies."""
+"""Console output of a run: a table of the model before training, and the results and their paths afterwards."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def print_model(model: Perceiver, loader: Iterable[Batch], device: torch.device,
 
 
 def _flops_in_words(model: Perceiver, batch: Batch) -> str:
-    """Of one sample; a decoder whose outputs are those of a modality has none for a sample that lacks it."""
+    """FLOPs of one sample as text; a decoder that reconstructs a modality has no outputs for a sample without it."""
     try:
         return f"{_engineering(forward_flops(model, batch))} ({FLOPS_NOTE})"
     except ValueError as error:
@@ -65,14 +65,14 @@ def _flops_in_words(model: Perceiver, batch: Batch) -> str:
 
 @first_process_only
 def print_line(text: str) -> None:
-    """Print one line as it is."""
+    """Print a line without markup or wrapping."""
     console().print(text, soft_wrap=True)
 
 
 def forward_flops(model: Perceiver, batch: Batch) -> int:
     """Floating-point operations of one forward pass over `batch`: see `FLOPS_NOTE` for what is counted."""
-    # The mathematical form of attention consists of plain matrix products; CPU flash kernels have no formula in torch.
-    # With gradients on, since the counter's bookkeeping stumbles over parameters passed between modules without.
+    # The math backend of attention consists of plain matrix products; torch has no FLOP formula for CPU flash kernels.
+    # Gradients are on because the counter otherwise fails on parameters passed between modules.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(batch.inputs, batch.masks)
     return int(counter.get_total_flops())
@@ -86,13 +86,13 @@ def print_result(
     chosen_by: str | None = "val/accuracy",
     tested: Path | None = None,
 ) -> None:
-    """Print what was reached, the time, and where everything lies.
+    """Print the results, the time, and the paths of all outputs.
 
     Args:
-        metrics: as in metrics.json.
+        metrics: metrics as in metrics.json.
         directory: the run directory.
-        chosen_by: the validation metric of the best epoch; its value comes first.
-        tested: the checkpoint, where nothing was trained.
+        chosen_by: the validation metric that chooses the best epoch; its value comes first.
+        tested: the checkpoint, if it was only tested.
     """
     out = console()
     if tested is not None:
@@ -117,7 +117,7 @@ def print_result(
 
 
 def _first_sample(loader: Iterable[Batch]) -> Batch:
-    """The first sample of the first batch, without disturbing the random state that training starts from."""
+    """The first sample of the first batch, drawn without changing the random state before training."""
     with torch.random.fork_rng(devices=[]):
         return next(iter(loader)).rows(slice(1))
 
@@ -127,7 +127,7 @@ def _count(module: nn.Module) -> int:
 
 
 def _metric(name: str, value: float) -> str:
-    """Accuracies are shares, and read as percentages; other metrics have scales of their own."""
+    """Format a metric: accuracies as percentages, other metrics in their own scale."""
     number = f"{100 * value:.2f}%" if name.endswith("accuracy") else f"{value:.4g}"
     return f"{name.replace('_', ' ')} {number}"
 
@@ -140,5 +140,5 @@ def _engineering(number: int) -> str:
 
 
 def console() -> Console:
-    """Where runs print to, as it is."""
+    """The console of a run, without highlighting or markup."""
     return Console(highlight=False, markup=False)

@@ -1,4 +1,4 @@
-"""When a run draws, and where figures go: PNG in the run directory, and TensorBoard. What they show: `perceiver.plots`."""
+"""When a run draws figures and where it writes them: PNG files and TensorBoard. `perceiver.plots` defines their content."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from perceiver.runtime.files import atomic_write
 from perceiver.training import Task
 
 Draw = Callable[[Perceiver, Iterable[Batch]], Mapping[str, Figure | str]]
-"""A model and batches of evaluation data to figures, or plain texts, by name: `perceiver.plots.SampleGrid`, or any alike."""
+"""Maps a model and batches of evaluation data to figures or plain texts by name, like `perceiver.plots.SampleGrid`."""
 
 
 class ConfusionFigures(Callback):
-    """Draws the validation confusion matrix of the best epoch after training, and that of the test after testing.
+    """Draws the validation confusion matrix of the best epoch after training, and the test confusion matrix after testing.
 
     Args:
         directory: the run directory; figures go to `figures/confusion_val.png` and `figures/confusion_test.png`.
         names: class names, in the order of the class numbers.
-        best: what remembers the best epoch; None where nothing is trained.
+        best: the callback that records the best epoch; None without training.
     """
 
     def __init__(self, *, directory: Path, names: Sequence[str], best: BestEpoch | None) -> None:
@@ -50,7 +50,7 @@ class ConfusionFigures(Callback):
             self._publish(trainer, self.best.confusion, "val", self.best.epoch or 0)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the test's matrix."""
+        """Draw the matrix of the test split."""
         confusion = pl_module.confusion("test") if isinstance(pl_module, Task) else None
         if trainer.is_global_zero:
             self._publish(trainer, confusion, "test", trainer.current_epoch)
@@ -64,17 +64,17 @@ class ConfusionFigures(Callback):
 
 
 class Figures(Callback):
-    """Draws what the best checkpoint makes of the validation data, after training.
+    """Draws figures of the best checkpoint on the validation data, after training.
 
-    Where nothing is trained it draws the test data. Figures go to `figures/<name>_val.png` or `figures/<name>_test.png` in
-    the run directory and to TensorBoard. Nothing is drawn without validation, or where parameters are sharded over
-    processes. What fails while it draws is a warning: a training is worth more than its figures.
+    A run that only tests draws the test data. Figures go to `figures/<name>_val.png` or `figures/<name>_test.png` in the
+    run directory and to TensorBoard. Nothing is drawn without validation, or if parameters are sharded over processes.
+    Errors while drawing are only warnings, so that they cannot end a training.
 
     Args:
         directory: the run directory.
-        draw: what makes the figures, by any name (None: nothing); each is called in the first process only, with a
-            `perceiver.Perceiver` and the batches of the data loader, of which it takes what it needs.
-        every_n_epochs: also draw for TensorBoard whenever so many epochs have been validated; None: never.
+        draw: functions that make the figures, by any name (None: no figure). Each is called in the first process only,
+            with a `perceiver.Perceiver` and the batches of the data loader, and reads as many batches as it needs.
+        every_n_epochs: also draw for TensorBoard after every this many validated epochs; None: never.
     """
 
     def __init__(
@@ -83,20 +83,20 @@ class Figures(Callback):
         if every_n_epochs is not None and every_n_epochs < 1:
             raise ValueError(f"Figures.every_n_epochs: expected 1 or more, or null, got {every_n_epochs}.")
         self.directory = Path(directory)
-        # A single one, as in version 0.1.
+        # A single function is accepted, as in version 0.1.
         self.draw = [one for one in (draw.values() if isinstance(draw, Mapping) else [draw]) if one is not None]
         self.every_n_epochs = every_n_epochs
         self._trained = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the epoch for TensorBoard, if it is its turn."""
+        """Draw for TensorBoard in every `every_n_epochs`-th epoch."""
         if trainer.sanity_checking or self.every_n_epochs is None or trainer.state.fn != TrainerFn.FITTING:
             return
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self._publish(trainer, pl_module, trainer.val_dataloaders, "val", files=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw with the weights of the best checkpoint, or the last ones where there is none."""
+        """Draw with the weights of the best checkpoint, or with the last weights without a checkpoint."""
         self._trained = True
         model = whole_model(trainer, pl_module)
         if trainer.is_global_zero and model is not None and self.draw:
@@ -104,7 +104,7 @@ class Figures(Callback):
                 self._publish(trainer, pl_module, trainer.val_dataloaders, "val")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the test data, but not after a training, which has drawn the validation data."""
+        """Draw the test data, except after a training, which has already drawn the validation data."""
         if not self._trained:
             self._publish(trainer, pl_module, trainer.test_dataloaders, "test")
 
@@ -114,7 +114,7 @@ class Figures(Callback):
             return
         first = loader[0] if isinstance(loader, list | tuple) else loader
         for draw in self.draw:
-            # Loaders draw seeds: looking must not change the training.
+            # Loaders draw seeds, but drawing figures must not change the training.
             with torch.random.fork_rng(devices=[]), _drawing(getattr(draw, "__name__", type(draw).__name__)):
                 for name, figure in draw(model, first).items():
                     if files:
@@ -125,7 +125,7 @@ class Figures(Callback):
 
 @contextmanager
 def _drawing(name: str) -> Iterator[None]:
-    """Inside, text is drawn as it is, without mathematics between dollar signs; an error is a warning."""
+    """Context in which text is drawn literally, without mathematics between dollar signs, and errors become warnings."""
     with rc_context({"text.parse_math": False}):
         try:
             yield
@@ -135,7 +135,7 @@ def _drawing(name: str) -> Iterator[None]:
 
 @contextmanager
 def _weights_of(file: Path | None, model: nn.Module) -> Iterator[None]:
-    """The model with the weights of a checkpoint, and afterwards with its own again."""
+    """Context in which the model has the weights of a checkpoint; its own weights are restored afterwards."""
     if file is None:
         yield
         return

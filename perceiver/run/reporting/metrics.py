@@ -1,4 +1,4 @@
-"""The numbers of a run: which epoch was the best, and metrics.json."""
+"""Metrics of a run: the best epoch, and metrics.json."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from perceiver.run.resuming.last_checkpoint import LastCheckpoint
 from perceiver.runtime.files import write_json
 from perceiver.training import Task
 
-_MAX_BYTES = 2**20  # of an earlier metrics.json; whatever is larger is none
+_MAX_BYTES = 2**20  # maximum size of an earlier metrics.json; a larger file is invalid
 
 
 class BestEpoch(Callback):
-    """Remembers the validation metrics of the epoch that the best checkpoint was written in.
+    """Records the validation metrics of the epoch of the best checkpoint.
 
-    It compares as the first ModelCheckpoint with a monitor does, and its state lies in checkpoints, so that a resumed run
-    knows the best of all its epochs.
+    Epochs are compared as by the first ModelCheckpoint with a monitor. The state is stored in checkpoints, so that a
+    resumed run knows the best of all its epochs.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class BestEpoch(Callback):
         self.confusion: torch.Tensor | None = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over this epoch's validation metrics if they are the best so far."""
+        """Record this epoch's validation metrics if they are the best so far."""
         monitor = _monitor(trainer)
         if trainer.sanity_checking or monitor is None or monitor.monitor not in trainer.callback_metrics:
             return
@@ -57,7 +57,7 @@ class BestEpoch(Callback):
         return {"epoch": self.epoch, "score": self.score, "metrics": self.metrics, "confusion": self.confusion}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Restore the state returned by `state_dict`."""
         self.epoch, self.score = state_dict["epoch"], state_dict["score"]
         self.metrics, self.confusion = dict(state_dict["metrics"]), state_dict["confusion"]
 
@@ -68,7 +68,7 @@ def last_metrics(trainer: Trainer, stage: str) -> dict[str, float]:
 
 
 def write_metrics(path: Path, metrics: Mapping[str, float | int]) -> None:
-    """Write metrics.json; keys that are there already and not given anew stay, as when a run is tested again."""
+    """Write metrics.json; existing keys without a new value stay, for example when a run is tested again."""
     earlier: dict[str, Any] = {}
     if path.exists():
         try:
@@ -81,15 +81,15 @@ def write_metrics(path: Path, metrics: Mapping[str, float | int]) -> None:
 
 
 def require_defined(trainer: Trainer, task: Task, loader: Iterable[Batch] | None) -> None:
-    """Check before a training that the validation data defines what epochs are compared by; draws no random numbers.
+    """Check before training that the monitored metrics are defined on the validation data; keeps the random state.
 
     Args:
-        trainer: whose callbacks compare epochs.
-        task: what measures.
-        loader: the validation data; None where there is none. No more of it is read than needed.
+        trainer: trainer with the callbacks that compare epochs.
+        task: task that computes the metrics.
+        loader: validation data, or None; only as many batches as needed are read.
 
     Raises:
-        ValueError: it does not; names the metric, the reason and what to set.
+        ValueError: a metric is undefined; the message names it, the reason and the remedy.
     """
     limit = trainer.limit_val_batches
     if loader is None or limit == 0:
@@ -107,17 +107,17 @@ def require_defined(trainer: Trainer, task: Task, loader: Iterable[Batch] | None
 
 
 def _first(loader: Iterable[Batch], most: int | None) -> Iterator[Batch]:
-    yield from islice(loader, most)  # here, so that a loader starts only when a batch is asked for
+    yield from islice(loader, most)  # a generator, so that the loader starts only when a batch is requested
 
 
 def monitored(trainer: Trainer) -> str | None:
-    """The metric that the best checkpoint is chosen by, `val/…`; None if none is."""
+    """The metric `val/…` that the best checkpoint is chosen by; None without such a choice."""
     monitor = _monitor(trainer)
     return None if monitor is None else monitor.monitor
 
 
 def best_checkpoint(trainer: Trainer) -> Path | None:
-    """The best checkpoint by validation, or the last one of a run without validation; None if none is written."""
+    """The best checkpoint by validation, or the last checkpoint without validation; None if no checkpoint is written."""
     found = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
     found.sort(key=lambda callback: callback.monitor is None)
     best = next((Path(callback.best_model_path) for callback in found if callback.best_model_path), None)

@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, lines where the output goes to a file or a pipe."""
+"""Progress output: a bar on a terminal, lines in a file or a pipe."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def progress_bar(*, epochs_per_line: int = 1, seconds_per_line: float = 30.0) ->
 
 
 class ProgressLines(ProgressBar):
-    """A line after an epoch, and one from time to time within a long one.
+    """Prints a line after an epoch, and further lines during long epochs.
 
-    It shows the validation metrics but for those of groups of their own, `val/GROUP/NAME`, which are for tables and curves.
+    A line shows the validation metrics, except grouped metrics `val/GROUP/NAME`, which are for tables and curves.
 
     Args:
-        epochs_per_line: epochs from one line to the next; the last epoch always gets one.
-        seconds_per_line: least time between two lines within an epoch.
+        epochs_per_line: epochs between two lines; the last epoch always gets a line.
+        seconds_per_line: minimum time between two lines within an epoch.
     """
 
     def __init__(self, *, epochs_per_line: int = 1, seconds_per_line: float = 30.0) -> None:
@@ -37,7 +37,7 @@ class ProgressLines(ProgressBar):
         self._epoch_started = self._last_line = 0.0
 
     def disable(self) -> None:
-        """Lightning calls this on all ranks but the first."""
+        """Stop printing; Lightning calls this on all ranks except the first."""
         self._enabled = False
 
     def enable(self) -> None:
@@ -51,7 +51,7 @@ class ProgressLines(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """A line if the last one is old enough."""
+        """Print a line if `seconds_per_line` have passed since the last."""
         now = time.monotonic()
         if now - self._last_line >= self.seconds_per_line:
             self._last_line = now
@@ -59,7 +59,7 @@ class ProgressLines(ProgressBar):
             self._print(trainer, f"  step {batch_idx + 1}/{trainer.num_training_batches}{loss}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The epoch's metrics and time."""
+        """Print the epoch's metrics and time."""
         done = trainer.current_epoch + 1
         if done % self.epochs_per_line and done != trainer.max_epochs:
             return

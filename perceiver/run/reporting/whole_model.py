@@ -1,4 +1,4 @@
-"""The model of a task, where a callback may call it by itself."""
+"""The model of a task, if a callback may call it directly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from perceiver.model import Perceiver
 
 
 def whole_model(trainer: Trainer, task: LightningModule) -> Perceiver | None:
-    """The task's model; None where it is another than `perceiver.Perceiver`, or its parameters lie on several processes."""
+    """The task's model; None if it is not a `perceiver.Perceiver`, or its parameters are sharded over several processes."""
     model = getattr(task, "model", None)
     sharded = isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
     return model if isinstance(model, Perceiver) and not sharded else None

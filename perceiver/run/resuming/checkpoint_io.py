@@ -1,4 +1,4 @@
-"""How Lightning's checkpoints reach the disk: atomically, and not at all onto a disk too small for them."""
+"""Atomic writing of Lightning's checkpoints, and a check for enough disk space."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import nn
 
 from perceiver.runtime.files import DiskFullError, atomic_write, free_bytes
 
-# Weights and the two moments of Adam and LAMB; best, last, previous, and the one being written beside them.
+# Copies: weights and the two moments of Adam and LAMB. Files: best, last, previous, and the file being written.
 _COPIES_OF_WEIGHTS, _FILES = 3, 4
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Local checkpoints replace the file of the same name only when they are complete and on the disk."""
+    """Checkpoint IO in which a local checkpoint replaces the file of the same name only once it is complete on disk."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write `checkpoint` to `path`.
 
         Raises:
-            DiskFullError: if the disk is full; the file that was at `path` is intact.
+            DiskFullError: the disk is full; an earlier file at `path` is intact.
         """
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -33,7 +33,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read tensors and plain values from `path`; whatever a caller asks for, no code that the file names is run."""
+        """Read tensors and plain values from `path`; never runs code named by the file, even if a caller allows it."""
         if "://" in str(path):
             return super().load_checkpoint(path, map_location, weights_only=True)
         loaded: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
@@ -41,10 +41,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def require_disk_space(directory: Path, model: nn.Module) -> None:
-    """Check, before training, that the checkpoints of `model` will fit into `directory`.
+    """Check before training that the checkpoints of `model` will fit into `directory`.
 
     Raises:
-        DiskFullError: if less than about four checkpoints' worth of bytes is free.
+        DiskFullError: there is less free space than for about four checkpoints.
     """
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     checkpoint = weights * _COPIES_OF_WEIGHTS

@@ -1,4 +1,4 @@
-"""What a checkpoint within an epoch needs besides what Lightning keeps: the epoch's metrics, its place in the data."""
+"""State of an unfinished epoch that Lightning's checkpoints lack: the epoch's metrics and its position in the data."""
 
 from __future__ import annotations
 
@@ -14,29 +14,28 @@ from perceiver.run.errors import warn
 from perceiver.training import Task
 
 KEY = "perceiver_epoch"
-"""Of a checkpoint: `world_size` and `batch`, samples of a batch in all processes; within an epoch the `metrics` so far, for
-each process; after it the `row` of its metrics, which loggers get only then."""
+"""Checkpoint entry with `world_size` and `batch`, the samples per batch in all processes. Within an epoch it also has the
+`metrics` so far of each process; after the epoch, the `row` of its metrics, which loggers have not yet received."""
 
 
 class EpochProgress(Callback):
-    """Continues the metrics of an interrupted epoch, and its data where batches or processes are other ones.
+    """Continues the metrics of an interrupted epoch, and its data if the batch size or the number of processes changed.
 
-    Averages and counts that a training logs once per epoch go on as if they had never stopped, in as many processes as
-    before; in another number, those of that epoch cover what was left of it.
+    With the same number of processes, averages and counts that are logged once per epoch continue as if never interrupted.
+    With another number, those of the interrupted epoch cover only its remainder.
 
-    Lightning counts the batches of an epoch. Where they are of another size than in the checkpoint, or dealt out to another
-    number of processes, its count is set to the whole batch before: less than a batch is seen twice in that epoch, and
-    nothing is left out.
+    Lightning counts the batches of an epoch. If the batch size or the number of processes differs from the checkpoint, the
+    count is rounded down to a whole batch: less than a batch is seen twice in that epoch, and no sample is left out.
     """
 
     def __init__(self) -> None:
         self._kept: dict[str, dict[str, Any]] = {}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep what all processes have of the present epoch."""
+        """Store the state of the current epoch of all processes."""
         epochs = trainer.fit_loop.epoch_progress.current.state_dict()
         sizes = {"world_size": trainer.world_size, "batch": _batch(trainer)}
-        if epochs["processed"] >= epochs["ready"]:  # it is over, but not yet logged
+        if epochs["processed"] >= epochs["ready"]:  # the epoch is over but not yet logged
             checkpoint[KEY] = {**sizes, "row": _row(trainer)}
             return
         own = _states(trainer, pl_module)
@@ -47,7 +46,7 @@ class EpochProgress(Callback):
         checkpoint[KEY] = {**sizes, "metrics": states}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take over what is this process's, and set the count of batches."""
+        """Restore the state of this process, and set the batch count."""
         kept = checkpoint.get(KEY) or {}
         if kept.get("world_size") == trainer.world_size:
             self._kept = kept["metrics"][trainer.global_rank] if "metrics" in kept else {}
@@ -57,7 +56,7 @@ class EpochProgress(Callback):
         count = loops["epoch_loop.batch_progress"]["current"]
         batch, samples = _batch(trainer), place.get("samples")
         if samples is None and place and kept.get("batch") not in (None, batch):
-            samples = count["ready"] * kept["batch"]  # a loader that counts in its own way, as that of shards
+            samples = count["ready"] * kept["batch"]  # a loader with its own count, such as that of shards
         if samples is not None and batch is not None and count["ready"]:
             batches, before = samples // batch, place.get("batches", count["ready"])
             lag = count["ready"] - count["completed"]
@@ -68,7 +67,7 @@ class EpochProgress(Callback):
             warn(f"the checkpoint is of {changed}{within}.")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Continue the metrics that are objects, and tell the loader its place if Lightning did not."""
+        """Restore the metric objects, and the position of the loader if Lightning did not."""
         fit_loop = trainer.fit_loop
         if not fit_loop.restarting:
             self._kept = {}
@@ -78,7 +77,7 @@ class EpochProgress(Callback):
             if set(values) == set(metric.metric_state):
                 for state, value in values.items():
                     setattr(metric, state, _moved(value, metric.device))
-        # Lightning tells loaders when it makes them, which is too early where a schedule has asked for the number of steps.
+        # Lightning restores loaders on their creation. That is too early if a schedule has asked for the number of steps.
         if fit_loop._combined_loader_states_to_load and fit_loop._data_fetcher is not None:
             fit_loop._load_combined_loader_states()
             iter(fit_loop._data_fetcher)
@@ -86,7 +85,7 @@ class EpochProgress(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Add what was logged before to what the first step has logged."""
+        """Add the values logged before the interruption to those of the first step."""
         if not self._kept:
             return
         results = trainer.fit_loop.epoch_loop._results
@@ -105,15 +104,15 @@ class EpochProgress(Callback):
 
 
 def _batch(trainer: Trainer) -> int | None:
-    """Samples of a batch, in all processes; None for data that do not say."""
+    """Samples per batch in all processes; None if the data module has no batch size."""
     own = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
     return own * trainer.world_size if isinstance(own, int) else None
 
 
 def _changed(kept: dict[str, Any], trainer: Trainer) -> str:
-    """In words, what became of the processes and with them of the batches; nothing where there are as many as before.
+    """Describe a changed number of processes and the resulting global batch; empty if the number is unchanged.
 
-    A batch size that was set anew is told among the other settings.
+    A change of the configured batch size is reported with the other settings.
     """
     before, now = kept.get("world_size", trainer.world_size), trainer.world_size
     if before == now:
@@ -126,16 +125,16 @@ def _changed(kept: dict[str, Any], trainer: Trainer) -> str:
 
 
 def _row(trainer: Trainer) -> dict[str, float]:
-    """What Lightning is about to log of an epoch."""
+    """The metrics of an epoch that Lightning is about to log."""
     logged = trainer.fit_loop.epoch_loop._results.metrics(on_step=False)["log"]
     step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
     return {**{name: float(value) for name, value in logged.items()}, "epoch": trainer.current_epoch, "step": step}
 
 
 def _states(trainer: Trainer, task: LightningModule) -> dict[str, dict[str, Any]]:
-    """What this process has accumulated of the epoch.
+    """The values that this process has accumulated in the epoch.
 
-    By name the states of the task's training metrics, and by its key what `LightningModule.log` has: sums with counts.
+    These are the states of the task's training metrics, by name, and the sums and counts of `LightningModule.log`, by key.
     """
     states: dict[str, dict[str, Any]] = {
         name: {"values": {state: _moved(value, "cpu") for state, value in metric.metric_state.items()}}
@@ -150,7 +149,7 @@ def _states(trainer: Trainer, task: LightningModule) -> dict[str, dict[str, Any]
 
 
 def _training_metrics(task: LightningModule) -> dict[str, Metric]:
-    """Those of a `Task`, by the names that checkpoints have had since version 0.1: `train_loss` for `train/loss`."""
+    """Training metrics of a `Task`, by their checkpoint names since version 0.1: `train_loss` for `train/loss`."""
     metrics = task.training_metrics() if isinstance(task, Task) else {}
     return {name.replace("/", "_"): metric for name, metric in metrics.items()}
 

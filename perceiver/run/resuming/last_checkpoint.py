@@ -1,4 +1,4 @@
-"""The checkpoint that a run is resumed from: when it is written, and that a complete one is there at any moment."""
+"""The checkpoint for resuming a run: when it is written, and how a complete checkpoint exists at all times."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
 class LastCheckpoint(AtResumablePoints):
-    """Writes `last.ckpt` after every so many epochs and, if asked to, steps; what was there before becomes `previous.ckpt`.
+    """Writes `last.ckpt` at intervals of epochs and optionally of steps; the earlier file becomes `previous.ckpt`.
 
-    Logs are flushed along with it, so that they reach as far as the checkpoint does.
+    Logs are flushed at the same time, so that they reach as far as the checkpoint.
 
     Args:
-        directory: where to; missing folders are made.
-        every_n_epochs: epochs from one to the next; null: none for the sake of epochs.
-        every_n_train_steps: steps of the optimizer from one to the next, wherever in an epoch they end; null: none.
+        directory: target directory; missing folders are created.
+        every_n_epochs: epochs between two checkpoints; None: no checkpoints by epochs.
+        every_n_train_steps: optimizer steps between two checkpoints, also within an epoch; None: no checkpoints by steps.
 
     Raises:
-        ValueError: for numbers below 1.
+        ValueError: an interval is below 1.
     """
 
     def __init__(
@@ -40,16 +40,16 @@ class LastCheckpoint(AtResumablePoints):
 
     @property
     def path(self) -> Path:
-        """Where the checkpoint is, once there is one."""
+        """Path of the checkpoint, whether or not it exists."""
         return self.directory / LAST
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count from where the training is."""
+        """Start counting at the current step."""
         super().on_train_start(trainer, pl_module)
         self._saved_step = trainer.global_step
 
     def at_resumable_point(self, trainer: Trainer, *, epoch_ended: bool) -> None:
-        """Write, if it is time to."""
+        """Write a checkpoint if it is due."""
         epochs, steps = self.every_n_epochs, self.every_n_train_steps
         of_epoch = epoch_ended and epochs is not None and (trainer.current_epoch + 1) % epochs == 0
         of_step = steps is not None and trainer.global_step // steps > self._saved_step // steps
@@ -57,14 +57,14 @@ class LastCheckpoint(AtResumablePoints):
             self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
-        """Write, unless this very step is written. To be called in all processes, at a resumable point.
+        """Write a checkpoint unless this step has one. Must be called in all processes, at a resumable point.
 
         Raises:
-            DiskFullError: if the disk is full; what was there is intact.
+            DiskFullError: the disk is full; earlier files are intact.
         """
         if trainer.global_step == self._saved_step:
             return
-        # The same name in all processes: the strategy may make a folder that all of them write into.
+        # The same name in all processes, since the strategy may make a folder that all processes write to.
         new = self.directory / f".{LAST}.new.tmp"
         for logger in trainer.loggers:
             logger.save()

@@ -1,4 +1,4 @@
-"""The table csv/metrics.csv of a run that is continued: one table, without the rows of steps that are done again."""
+"""The table csv/metrics.csv of a resumed run: a single table, without the rows of repeated steps."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Rows = list[dict[str, str]]
 
 
 class EarlierTable:
-    """The table that a run left, while Lightning's logger, which deletes it, starts.
+    """The table of an earlier run, kept while Lightning's logger starts, which deletes it.
 
     Args:
-        path: of the table; it need not exist.
-        steps: what the run is continued from: rows of later steps move to `metrics.1.csv` beside it, or the next free
-            number. None: all rows move there.
-        last_row: what the run would have logged next; added unless it is there.
+        path: path of the table, which need not exist.
+        steps: number of steps at which the run resumes; rows of later steps move to `metrics.1.csv` beside the table, or
+            the next free number. None: all rows move there.
+        last_row: metrics that the run would have logged next; added if missing.
     """
 
     def __init__(self, path: Path, *, steps: int | None, last_row: Mapping[str, float] | None = None) -> None:
@@ -66,7 +66,7 @@ def _step(row: Mapping[str, str]) -> int:
 def _read(path: Path) -> tuple[list[str], Rows]:
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
-        # A row that a kill has cut off is none.
+        # A row cut off by a kill is left out.
         rows = [row for row in reader if None not in row.values() and None not in row]
         return list(reader.fieldnames or []), rows
 

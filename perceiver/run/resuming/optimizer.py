@@ -1,4 +1,4 @@
-"""Settings of the optimizer that were changed for the rest of a training."""
+"""Changed optimizer settings for the rest of a resumed training."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from perceiver.training.optimizer import OptimizerFactory
 class OptimizerSettings(Callback):
     """Applies the configured learning rate, weight decay and other settings, in place of those that a checkpoint restores.
 
-    The state of the optimizer (moments, step counts) is restored. A changed learning rate holds at once, at the place of the
-    schedule that the training has reached. Where nothing was changed nothing is set: where only the schedule is another
-    one, the next step is made at the restored rate and those after it follow the new schedule.
+    The state of the optimizer (moments, step counts) is restored. A changed learning rate applies at once, scaled by the
+    schedule at the step that the training has reached. Unchanged settings are not touched. If only the schedule changed,
+    the next step uses the restored rate, and later steps follow the new schedule.
 
     Args:
-        recipe: of the checkpoint.
+        recipe: recipe of the checkpoint.
     """
 
     def __init__(self, *, recipe: checkpoints.Recipe) -> None:
@@ -43,7 +43,7 @@ class OptimizerSettings(Callback):
         self._changed = {name for name in now if stored.get(name) != now[name]} - {"lr"}
 
     def noting(self, factory: OptimizerFactory) -> OptimizerFactory:
-        """The same factory; the settings of each parameter group that it makes are noted."""
+        """The same factory, which also records the settings of each parameter group that it makes."""
 
         def make(groups: Iterable[Any]) -> Optimizer:
             made = factory(groups)
@@ -53,7 +53,7 @@ class OptimizerSettings(Callback):
         return make
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The state of the checkpoint is restored by now, and no step is made yet."""
+        """Apply the changed settings, after the checkpoint is restored and before the first step."""
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
         schedulers = [entry.scheduler for entry in trainer.lr_scheduler_configs if hasattr(entry.scheduler, "base_lrs")]
         before = groups[0]["lr"]

@@ -1,4 +1,4 @@
-"""The moments of a training at which a checkpoint, once resumed, goes on as if nothing had happened."""
+"""The moments of a training at which a checkpoint resumes as if the training had never stopped."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 
 class AtResumablePoints(Checkpoint, ABC):
-    """Acts after a step of the optimizer, but not before what belongs to that step is done.
+    """Acts after a step of the optimizer, once everything that belongs to that step is done.
 
-    That is a validation that follows it, and at the end of an epoch all that ends the epoch: Lightning would leave both out
-    if it resumed from a checkpoint written just before. Between the steps of the optimizer there are accumulated gradients,
-    which no checkpoint holds.
+    That includes a validation after the step, and the end of an epoch: Lightning would skip both when resuming from a
+    checkpoint written just before. Between optimizer steps there are accumulated gradients, which no checkpoint holds.
 
-    A `Checkpoint`, so that Lightning calls it after all other callbacks, whose states then belong to the same moment.
+    It is a `Checkpoint`, so that Lightning calls it after all other callbacks, whose states then belong to the same moment.
     """
 
     def __init__(self) -> None:
@@ -26,29 +25,29 @@ class AtResumablePoints(Checkpoint, ABC):
 
     @abstractmethod
     def at_resumable_point(self, trainer: Trainer, *, epoch_ended: bool) -> None:
-        """Called in all processes at the same moments."""
+        """Act at a resumable point; called in all processes at the same moments."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count from where the training is."""
+        """Start counting at the current step."""
         self._seen_step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """After a step, unless something follows that belongs to it."""
+        """Act after a step, unless a validation or the end of the epoch follows."""
         self._stepped = trainer.global_step != self._seen_step
         self._seen_step = trainer.global_step
         if self._stepped and not trainer.is_last_batch and not _validation_follows(trainer, batch_idx):
             self.at_resumable_point(trainer, epoch_ended=False)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After a validation within an epoch."""
+        """Act after a validation within an epoch."""
         fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if fitting and self._stepped and not trainer.is_last_batch:
             self.at_resumable_point(trainer, epoch_ended=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After an epoch."""
+        """Act after an epoch."""
         self.at_resumable_point(trainer, epoch_ended=True)
 
 

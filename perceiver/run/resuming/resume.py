@@ -1,4 +1,4 @@
-"""Continuing a run: which checkpoint, whether it fits the configured model, and how its best epoch is carried along."""
+"""Resuming a run: the choice of the checkpoint, its check against the configured model, and its best epoch so far."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from perceiver.run.task import check_task
 from perceiver.training.optimizer import OptimizerFactory
 
 LAST_OF_RUN, AUTO = "last", "auto"
-"""Values of `ckpt_path` that mean the run directory of the run itself."""
+"""Values of `ckpt_path` that stand for the run's own directory."""
 
 _MOST_CHANGES, _LONGEST = 8, 40
-# What makes another training of it. Paths and numbers of loader processes do not.
+# Settings that change the result of a training, unlike paths or numbers of loader processes.
 _SHAPING = (
     "seed", "model", "task", "optimizer", "scheduler", "data", "trainer.accumulate_grad_batches",
     "trainer.gradient_clip_val", "trainer.precision",
@@ -41,11 +41,11 @@ _NOT_SHAPING = ("num_workers", "root", "download", "cache")
 
 
 class Scratch:
-    """A training from its beginning: nothing is taken over. `Resumed` is one that continues.
+    """A training from scratch. The subclass `Resumed` continues a training.
 
     Attributes:
-        file: the checkpoint that it continues from.
-        step: steps of the optimizer so far.
+        file: the checkpoint to continue from.
+        step: number of optimizer steps so far.
         last_row: metrics that the run would have logged next; None in the middle of an epoch.
     """
 
@@ -54,24 +54,24 @@ class Scratch:
     last_row: dict[str, float] | None = None
 
     def check_task(self, config: DictConfig) -> None:
-        """Check that the configured task is the one that is continued."""
+        """Check that the configured task is that of the resumed training."""
 
     def hand_spec_to(self, data: LightningDataModule) -> None:
-        """Give the data the facts that the earlier part of the training had."""
+        """Give the data the spec of the resumed training."""
 
     def check(self, model: nn.Module, plain: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
-        """Check that the model, the resolved configuration and the spec fit, and warn of what changed."""
+        """Check that the model, the resolved configuration and the spec fit, and warn about changes."""
 
     def optimizer(self, factory: OptimizerFactory) -> OptimizerFactory:
-        """The optimizer of the training."""
+        """The factory of the training's optimizer."""
         return factory
 
     def callbacks(self) -> list[Callback]:
-        """What the training needs besides."""
+        """Further callbacks that the training needs."""
         return []
 
     def set_damaged_aside(self) -> None:
-        """Rename checkpoints of the same run that cannot be read."""
+        """Rename unreadable checkpoints of the same run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +80,11 @@ class Resumed(Scratch):
 
     Args:
         file: the checkpoint.
-        recipe: what it holds besides its weights.
-        step: steps of the optimizer so far.
+        recipe: configuration and spec of the checkpoint.
+        step: number of optimizer steps so far.
         last_row: metrics that the run would have logged next; None in the middle of an epoch.
-        damaged: newer ones of the same run that cannot be read.
-        may_be_finished: no error where nothing of the training is left.
+        damaged: newer, unreadable checkpoints of the same run.
+        may_be_finished: whether a finished training is allowed.
     """
 
     file: Path
@@ -107,10 +107,10 @@ class Resumed(Scratch):
         use_stored_spec(data, self.recipe.spec, file=self.file)
 
     def check(self, model: nn.Module, plain: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
-        """Compare the checkpoint with the configured training, and warn of settings that changed.
+        """Compare the checkpoint with the configured training, and warn about changed settings.
 
         Raises:
-            ValueError: it is of another model or optimizer, cannot be resumed, or is finished.
+            ValueError: the checkpoint is of another model or optimizer, cannot be resumed, or is finished.
         """
         check_architecture(model, self.file)
         check_unfinished(self.file, plain["trainer"], may_be_finished=self.may_be_finished)
@@ -118,31 +118,32 @@ class Resumed(Scratch):
         warn_of_changes(self.recipe, checkpoints.entry(plain, spec)["config"])
 
     def optimizer(self, factory: OptimizerFactory) -> OptimizerFactory:
-        """The optimizer, whose configured settings hold after the state of the checkpoint is restored."""
+        """The factory of the optimizer, recorded so that its settings apply after the checkpoint's state is restored."""
         return self._settings.noting(factory)
 
     def callbacks(self) -> list[Callback]:
-        """Carry the best checkpoint along, and apply changed settings of the optimizer."""
+        """Callbacks that carry the best checkpoint along and apply changed settings of the optimizer."""
         return [CarryBest(resumed=self.file), self._settings]
 
     def set_damaged_aside(self) -> None:
-        """Rename what is damaged, so that it neither counts as the last checkpoint nor is written over."""
+        """Rename damaged checkpoints, so that they neither count as the last checkpoint nor are overwritten."""
         for file in self.damaged:
-            with contextlib.suppress(FileNotFoundError):  # another process was faster
+            with contextlib.suppress(FileNotFoundError):  # another process renamed it first
                 file.rename(file.with_suffix(".damaged"))
 
 
 def find_resumed(path: str | Path | None, *, directory: Path) -> Resumed | None:
-    """What `ckpt_path` says to continue from.
+    """The checkpoint to continue from, as given by `ckpt_path`.
 
     Args:
-        path: a checkpoint file; a run directory, of which the newest checkpoint that can be read is taken; `LAST_OF_RUN` or
-            `AUTO`: of the run directory of this run, where `AUTO` starts anew if it has none; None: nothing.
+        path: a checkpoint file, or a run directory, whose newest readable checkpoint is used. `LAST_OF_RUN` or `AUTO`: the
+            directory of this run; with `AUTO`, a run without a checkpoint starts from scratch. None: no checkpoint.
         directory: the run directory of this run.
 
     Raises:
-        FileNotFoundError: if there is nothing; says what was expected.
-        perceiver.checkpoints.CheckpointError: if what there is cannot be read; names the others of a file's run.
+        FileNotFoundError: no checkpoint is found; the message states what was expected.
+        perceiver.checkpoints.CheckpointError: no checkpoint is readable; the message names a complete checkpoint of the
+            same run, if any.
     """
     if path is None:
         return None
@@ -204,7 +205,7 @@ def _is_good(file: Path) -> bool:
 
 
 def warn_of_changes(recipe: checkpoints.Recipe, now: Mapping[str, Any]) -> None:
-    """Print which settings that shape a training differ from those that the checkpoint was trained with."""
+    """Warn about settings that affect training and differ from those of the checkpoint."""
     changed = [
         f"{name}: {_show(old)} -> {_show(new)}"
         for section in _SHAPING
@@ -239,7 +240,7 @@ def check_architecture(model: nn.Module, file: Path) -> None:
     """Compare the weights in `file` with the configured model.
 
     Raises:
-        ValueError: one that sums up what is missing, left over, or of another shape.
+        ValueError: the weights differ; the message lists missing, unexpected and differently shaped weights.
     """
     if problems := differences(model.state_dict(), without_prefix(_trainer_state(file)["state_dict"])):
         raise ValueError(
@@ -249,10 +250,10 @@ def check_architecture(model: nn.Module, file: Path) -> None:
 
 
 def check_unfinished(file: Path, trainer: Mapping[str, Any], *, may_be_finished: bool = False) -> None:
-    """Check that the training can be continued, and that there is something left of it unless it `may_be_finished`.
+    """Check that the training can be resumed, and that it is unfinished unless it `may_be_finished`.
 
     Raises:
-        ValueError: if the file cannot be resumed, or has been trained for all of trainer.max_epochs.
+        ValueError: the file cannot be resumed, or has been trained for all of trainer.max_epochs.
     """
     state = _trainer_state(file)
     if not state.get("optimizer_states") or "loops" not in state:
@@ -267,10 +268,10 @@ def check_unfinished(file: Path, trainer: Mapping[str, Any], *, may_be_finished:
 
 
 class CarryBest(Callback):
-    """On resuming into another run directory, takes the best checkpoint along, so that a worse one cannot pass for it.
+    """Copies the best checkpoint when resuming into another run directory, so that no worse checkpoint can replace it.
 
     Args:
-        resumed: the checkpoint that training continues from; the best one is expected beside it.
+        resumed: the checkpoint to continue from; the best checkpoint is expected beside it.
     """
 
     def __init__(self, *, resumed: Path) -> None:
@@ -288,7 +289,7 @@ class CarryBest(Callback):
         source = self.resumed.parent.resolve()
         best = source / Path(state["best_model_path"]).name
         if copy and not best.is_file():
-            # Moved away or deleted: what follows is compared among itself.
+            # The best checkpoint was moved or deleted: only later checkpoints are compared.
             state.update(best_model_path="", best_model_score=None, best_k_models={}, kth_best_model_path="")
         elif copy and source != target:
             target.mkdir(parents=True, exist_ok=True)
