@@ -1,6 +1,6 @@
 """Query decoders: output queries cross-attend to the latents (Perceiver IO, section 3.2).
 
-A decoder has a query provider (`queries.py`), one cross-attend from the queries to the latents (`cross_attend.py`), and
+A decoder has a query provider (`queries.py`), one cross-attend from the queries to the latents (`decode.py`), and
 a map from what was read to outputs.
 """
 
