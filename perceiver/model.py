@@ -110,7 +110,7 @@ class Perceiver(nn.Module):
             mask_rates: how often mask tokens replace the tokens of a modality, overriding the fusion's rates; see `Fusion`.
 
         Raises:
-            ValueError: for an unknown modality, a mask without input, no input at all, no samples, or different batch sizes.
+            ValueError: for an unknown modality, a mask without input, empty inputs, no samples, or different batch sizes.
         """
         masks = {} if masks is None else masks
         self._check_modalities(inputs, masks)
@@ -190,8 +190,8 @@ class Perceiver(nn.Module):
     ) -> list[dict[str, Float[Tensor, "batch heads latents *grid"]]]:
         """Return the latents' attention weights: for each cross-attend in order, `(B, h, N, *grid)` by modality.
 
-        A latent's weights over all modalities sum to 1, or to 0 where the sample has no valid token that the cross-attend
-        reads; zeros for modalities that it does not read.
+        A latent's weights over all modalities sum to 1, or to 0 if the sample has no valid token that the cross-attend
+        reads. Weights are zero for modalities that it does not read.
         """
         tokens = self.tokens(inputs, masks)
         steps = self.encoder.attention_weights(list(tokens.values()), **self._reads_of(tokens))
@@ -217,7 +217,7 @@ class Perceiver(nn.Module):
                 for a model of one modality, its raw value: see `perceiver.modalities.preprocess.preprocess`. Images and
                 UTF-8 texts may also be files, as a `pathlib.Path` or bytes. The number of axes of an array determines
                 whether it is one sample or several.
-            batch_size: samples at a time.
+            batch_size: number of samples at a time.
 
         Returns:
             A prediction for each sample: `Prediction` for classification, `LabelsPrediction` for multi-label classification,

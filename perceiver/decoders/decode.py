@@ -30,9 +30,9 @@ def decode(
     Args:
         cross_attend: cross-attend from queries `(B or 1, k, E)` to the latents.
         queries: queries on the output grid, of batch 1 if all samples share them.
-        latents: `(B, N, D)`.
+        latents: latents `(B, N, D)`.
         output: map from the attention output `(B, k, E)` to outputs `(B, k, c)`.
-        chunk_size: queries at a time.
+        chunk_size: number of queries at a time.
         index: positions in the flattened grid, `(k,)` or `(B, k)`; None: all.
         mask: `(B or 1, *grid)`, or `(B or 1, k)` with an index; True is valid.
 

@@ -13,7 +13,7 @@ from perceiver.tokens import Tokens
 
 
 class Head(nn.Module):
-    """A map from latents `(B, N, D)` to an output, called with the latents alone unless it is a `Decoder`.
+    """A map from latents `(B, N, D)` to an output, called with only the latents unless it is a `Decoder`.
 
     Other modules may serve as heads, too, but lack the attributes that tables, tasks and figures use.
 
@@ -36,7 +36,7 @@ class Head(nn.Module):
 class Decoder(Head, ABC):
     """A head that also gets the model's tokens, for queries from the input, and an index of outputs to compute.
 
-    Decoders whose queries do not depend on the input can be called with the latents alone.
+    Decoders whose queries do not depend on the input can be called with only the latents.
 
     Examples:
         >>> from perceiver.decoders import Decoder, QueryDecoder
@@ -57,7 +57,7 @@ class Decoder(Head, ABC):
         """Latents -> outputs.
 
         Args:
-            latents: `(B, N, D)`.
+            latents: latents `(B, N, D)`.
             tokens: fused tokens of the present modalities, as the encoder got them.
             adapters: the model's adapters by modality, for outputs that share their weights.
             index: outputs to compute, as positions in the flattened output grid: `(k,)` for all samples or `(B, k)`; None:

@@ -26,7 +26,7 @@ class MultimodalDecoder(Decoder):
     and outputs whose input is absent are also decoded.
 
     Args:
-        latent_channels: D.
+        latent_channels: latent width D.
         queries: a query provider for each output, see `queries.py`.
         output_channels: channels of each output; default: the number of values per token of the adapter of that name.
         adapters: adapters of the model; only needed if `output_channels` is incomplete.

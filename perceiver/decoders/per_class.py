@@ -17,10 +17,10 @@ class PerClassDecoder(Head):
     different latents.
 
     Args:
-        latent_channels: D.
+        latent_channels: latent width D.
         num_classes: number of outputs: logits of classes or labels, or values.
         query_channels: E, width of the queries; None takes `latent_channels`.
-        num_heads: attention heads.
+        num_heads: number of attention heads.
         widening: hidden channels of the feed-forward layer per channel.
         dropout: probability of dropping a channel before each residual in training.
 

@@ -14,7 +14,7 @@ class PooledHead(Head):
     """Mean over the latents, then a linear map to class logits (Perceiver, section 3.1).
 
     Args:
-        latent_channels: D.
+        latent_channels: latent width D.
         num_classes: number of logits.
         dropout: probability of dropping a channel of the mean in training.
 

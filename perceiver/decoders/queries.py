@@ -38,7 +38,7 @@ class Queries(Protocol):
 
 
 class LearnedQueries(nn.Module):
-    """A learned vector for each output.
+    """Learned queries: a vector for each output.
 
     Args:
         grid: output grid, e.g. `[1]` for a class or `[2048]` for a text.
@@ -88,8 +88,8 @@ class PositionalQueries(nn.Module):
     """Encoded positions of the outputs (Perceiver IO, section 3.2).
 
     Args:
-        position: encoding of as many coordinates as the output grid has axes, any of `perceiver.positions`.
-        grid: fixed output grid, or None with
+        position: position encoding from `perceiver.positions`, with a coordinate per axis of the output grid.
+        grid: fixed output grid; give either this or `modality`.
         modality: outputs lie on the grid of this modality's tokens, with positions relative to the valid size of each
             sample; outputs beyond it are masked.
         endpoint: with `grid`: coordinates are `linspace(-1, 1, n)`, as for inputs. False: `-1 + 2 * i / n`, as in the

@@ -20,21 +20,21 @@ class QueryDecoder(Decoder):
     """Queries read the latents; each gives one output (Perceiver IO, section 3.2).
 
     Args:
-        latent_channels: D.
+        latent_channels: latent width D.
         queries: a query provider, see `queries.py`.
         output_channels: channels of the final linear map; None: no map, outputs have the E channels of the queries.
         tied_logits: computes logits from the result (after the linear map, with `output_channels`).
-        token_channels: C of the encoder, required by `InputQueries`.
-        num_heads: attention heads.
+        token_channels: token width C of the encoder, required by `InputQueries`.
+        num_heads: number of attention heads.
         qk_channels: width of queries and keys; None takes `latent_channels`.
         v_channels: width of values; None takes `qk_channels`.
         widening: hidden channels of the feed-forward layer per channel.
         query_residual: add the query to the attention output; disable if queries are positions and outputs are not.
         scale: factor of the outputs; 0.01 in the released model of optical flow.
-        chunk_size: queries at a time, which bounds memory, see `decode`.
+        chunk_size: number of queries at a time, which bounds memory, see `decode`.
         dropout: probability of dropping a channel before each residual in training.
         attention_dropout: probability of dropping an attention weight in training.
-        approximate_gelu: the tanh form of GELU instead of the exact one.
+        approximate_gelu: use the tanh approximation of GELU.
 
     Attributes:
         output_channels: size of the last axis of the outputs, with or without `tied_logits`.

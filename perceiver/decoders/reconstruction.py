@@ -77,14 +77,14 @@ class ReconstructionDecoder(Decoder):
     a single cross-attend does, whose cost depends only on the number of decoded tokens.
 
     Args:
-        latent_channels: D.
-        token_channels: C of the fused tokens.
+        latent_channels: latent width D.
+        token_channels: width C of the fused tokens.
         adapters: adapters of the model; those that are `perceiver.adapters.Reconstructible` are reconstructed.
         modalities: reconstruct only these; None: all.
-        query_channels: E; None takes `latent_channels`.
-        num_heads: attention heads.
+        query_channels: query width E; None takes `latent_channels`.
+        num_heads: number of attention heads.
         widening: hidden channels of the feed-forward layer per channel.
-        chunk_size: queries at a time, see `decode`.
+        chunk_size: number of queries at a time, see `decode`.
         dropout: probability of dropping a channel before each residual in training.
 
     Raises:
@@ -166,7 +166,7 @@ class ReconstructionDecoder(Decoder):
                 f"ReconstructionDecoder: expected tokens of some of {sorted(self.queries)}, and an index or mask for these "
                 f"only; got tokens {sorted(tokens)}, index {sorted(index)}, mask {sorted(mask)}."
             )
-        # Data-parallel training waits for every parameter: those of absent modalities get zeros.
+        # Data-parallel training waits for every parameter: parameters of absent modalities get zeros.
         for name in set(self.queries) - set(there):
             latents = with_zero_gradients(latents, [*self.queries[name].parameters(), *self.outputs[name].parameters()])
         return {

@@ -68,7 +68,7 @@ def to_rgb(image: Image.Image, *, deep_range: Sequence[float] | None = None) -> 
 
     Args:
         image: image of any mode.
-        deep_range: black and white of images with more than 8 bits per pixel. None: 0 and 65535.
+        deep_range: black and white levels of images with more than 8 bits per pixel. None: 0 and 65535.
 
     Raises:
         ValueError: if pixels are floating-point or 32-bit numbers of unknown range, or lie outside the range.

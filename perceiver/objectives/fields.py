@@ -25,7 +25,7 @@ def dense_regression(
 
     The model's outputs are normalised values, `(value - mean) / std`; `Perceiver.predict` undoes this with the same spec.
     Targets are `(B, E, *grid)`. Measures `loss`, on normalised values, and `epe`, the end-point error: the Euclidean
-    norm of the error in the units of the data, for flow in pixels.
+    norm of the error in the units of the data, e.g. pixels for flow.
 
     Args:
         mean, std: mean and standard deviation per value, for normalisation. For flow the mean is 0, and both directions
@@ -43,7 +43,7 @@ def dense_regression(
 
 
 class EndPointError(nn.Module):
-    """The Euclidean distance of each vector to its target, the usual loss of optical flow."""
+    """Euclidean distance of each vector to its target, the usual loss for optical flow."""
 
     def forward(
         self, outputs: Float[Tensor, "*places values"], target: Float[Tensor, "*places values"]

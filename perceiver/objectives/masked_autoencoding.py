@@ -31,7 +31,7 @@ class Hidden:
     Args:
         tokens: tokens for the encoder, hidden tokens masked.
         index: positions in the flattened grids of the hidden tokens to reconstruct, `(B, k)`.
-        real: `(B, k)`, False where a sample has fewer hidden tokens than others.
+        real: `(B, k)`, False for padding in samples with fewer hidden tokens.
     """
 
     tokens: dict[str, Tokens]

@@ -29,8 +29,7 @@ class MaskedTokenModelling(Objective):
     others) of the text's modality, and `TiedLogits`, or as many output channels as ids. Only the chosen tokens are decoded.
     Evaluation always chooses the same tokens of a text, for any batch size and number of processes, and hides all of them.
     Measures, with equal weight for all chosen tokens, `loss` (mean cross-entropy in nats), `accuracy` and
-    `bits_per_token` (the cross-entropy in bits: bits per byte where tokens are bytes; the perplexity is 2 to the power of
-    it).
+    `bits_per_token` (the cross-entropy in bits: bits per byte if tokens are bytes; the perplexity is 2 to this power).
 
     Args:
         masking: chooses tokens and replaces them in the model's input.

@@ -47,7 +47,7 @@ class MultimodalAutoencoding(Objective):
     """Multimodal autoencoding: reconstruct all inputs of a model, and a label that only some training samples show.
 
     The model's head is a `perceiver.decoders.MultimodalDecoder`. The loss of a modality is the mean over the values of a
-    sample, then over the samples that have the modality; that of the label is the cross-entropy. The loss of a batch is
+    sample, then over the samples that have the modality; the loss of the label is the cross-entropy. The loss of a batch is
     their weighted sum, or its unbiased estimate where `max_queries` samples outputs. A modality missing from a sample is
     ignored; a modality removed by modality dropout is reconstructed from the rest.
 

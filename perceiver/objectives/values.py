@@ -22,11 +22,11 @@ def regression(*, mean: Sequence[float], std: Sequence[float], loss: nn.Module |
 
     `Perceiver.predict` undoes the normalisation with the same spec. Measures `loss`, on normalised values, `mae` and
     `r2`. `mae`, the mean absolute error, is in the units of the data, a mean over the outputs; `r2`, the coefficient of
-    determination, is a mean over the outputs whose targets vary in the split, and absent where none does.
+    determination, is a mean over the outputs whose targets vary in the split; it is omitted if none varies.
 
     Args:
         mean, std: statistics of the training targets, per output; see `perceiver.targets.values.values_target`.
-        loss: `(outputs, normalised targets) -> scalar`, a mean: `torch.nn.MSELoss`, `L1Loss`, `HuberLoss`, or your own.
+        loss: `(outputs, normalised targets) -> scalar`, a mean: `torch.nn.MSELoss`, `L1Loss`, `HuberLoss`, or a custom loss.
     """
     check_statistics(mean, std)
     return Supervised(criterion=Values(mean=mean, std=std, loss=nn.MSELoss() if loss is None else loss))

@@ -23,7 +23,7 @@ HEAT = "inferno"
 
 @runtime_checkable
 class Drawing(Protocol):
-    """Draws samples of one modality.
+    """Drawing of samples of one modality.
 
     Attributes:
         size: width and height of its axes in inches.
@@ -50,7 +50,7 @@ class Drawing(Protocol):
         """Draw a sample and its attention weights.
 
         Args:
-            axes, x, mask: as above.
+            axes, x, mask: see `sample`.
             weights: nonnegative weights on the grid of the adapter's tokens, `(*grid)`.
         """
         ...
@@ -167,7 +167,7 @@ class AudioDrawing:
     Args:
         sample_rate: sample rate in hertz.
         hop: samples between tokens; None: tokens divide the recording evenly.
-        spectrum: `(channels, samples) -> (channels, mels, T)`; None draws the waveform.
+        spectrum: `(channels, samples) -> (channels, mels, T)`; None: draw the waveform.
     """
 
     projection: str | None = None
@@ -237,7 +237,7 @@ class PointDrawing:
 
     Args:
         num_coordinates: 2 or 3; of more, the first three are drawn.
-        y_down: the second of two coordinates grows downwards, as in images.
+        y_down: whether the second of two coordinates points down, as in images.
     """
 
     def __init__(self, *, num_coordinates: int = 3, y_down: bool = True) -> None:

@@ -77,7 +77,7 @@ class SampleGrid:
         drawings = {name: self.drawings.get(name) or drawing_of(facts[name], model.adapters[name]) for name in facts}
         present = [name for name in drawings if any(name in single.inputs for _, single in chosen)]
         width, height = (max(drawings[name].size[axis] for name in present) for axis in (0, 1))
-        # As many columns as fit 12 inches, the modalities of a sample side by side.
+        # As many columns as fit into 12 inches, with the modalities of a sample side by side.
         per_row = min(len(chosen), max(1, int(12 / (width * len(present)))))
         rows = -(-len(chosen) // per_row)
         columns = per_row * len(present)

@@ -1,4 +1,4 @@
-"""One of several classes per sample."""
+"""Kind of target: one of several classes per sample."""
 
 from __future__ import annotations
 

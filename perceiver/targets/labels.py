@@ -1,4 +1,4 @@
-"""Any number of labels per sample."""
+"""Kind of target: any number of labels per sample."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class FieldPrediction:
     """Values of every pixel of one sample, in the units of the training data.
 
     Args:
-        values: `(E, H, W)`, float32; of optical flow: pixels to the right and down, from first to second frame.
+        values: `(E, H, W)`, float32; for optical flow, pixels to the right and down, from first to second frame.
         names: names of the E values.
 
     Examples:

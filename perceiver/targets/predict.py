@@ -34,8 +34,8 @@ def predict(
         forward: inputs and masks of B samples -> the outputs for the target.
         spec: spec with modalities and target.
         samples: one sample, or an iterable of samples.
-        batch_size: samples at a time.
-        device: for the inputs of `forward`.
+        batch_size: number of samples at a time.
+        device: device for the inputs of `forward`.
     """
     target = target_of(spec)
     if spec is None or target is None:

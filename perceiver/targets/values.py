@@ -1,4 +1,4 @@
-"""Values per sample, normalised by the training split."""
+"""Kind of target: values per sample, normalised by the training split."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def warmup_cosine(
     """Rise linearly to the optimizer's rate over the first steps, then fall along half a cosine.
 
     Args:
-        optimizer: its learning rates are the peak.
+        optimizer: optimizer with the peak learning rates.
         total_steps: optimizer steps of the whole training.
         warmup_fraction: share of the steps spent rising; 0 starts at the peak.
         final_fraction: final learning rate as a share of the peak.
@@ -45,7 +45,7 @@ def flat_cosine(
     Perceiver IO trained ImageNet this way with LAMB, without warm-up, which had often failed.
 
     Args:
-        optimizer: its learning rates are the flat level.
+        optimizer: optimizer with the learning rates of the flat part.
         total_steps: optimizer steps of the whole training.
         flat_fraction: share of the steps at the flat level.
         final_fraction: final learning rate as a share of the flat level.
@@ -67,11 +67,11 @@ def step_decay(
 ) -> LambdaLR:
     """Hold the optimizer's rate, and multiply it by a factor after given shares of the steps.
 
-    The defaults are those of the first Perceiver on ImageNet: a tenth each at epochs 84, 102 and 114 of 120 (Jaegle et al.
+    The defaults follow the first Perceiver on ImageNet: a factor of 0.1 at epochs 84, 102 and 114 of 120 (Jaegle et al.
     2021).
 
     Args:
-        optimizer: its learning rates are the first level.
+        optimizer: optimizer with the initial learning rates.
         total_steps: optimizer steps of the whole training.
         drops: shares of the steps after which the rate drops, in increasing order.
         drop_factor: factor of the rate at each drop.
@@ -97,7 +97,7 @@ def _cosine(step: int, steps: int, final: float) -> float:
 
 
 def _per_step(optimizer: Optimizer, factor: Callable[[int], float]) -> LambdaLR:
-    # A closure, not an object with state: schedulers put an object's state into checkpoints.
+    # A closure, not an object: schedulers save the state of objects in checkpoints.
     return LambdaLR(optimizer, factor)
 
 

@@ -52,8 +52,8 @@ ALL = tuple(
 class SpokenDigits(Source):
     """Spoken digits with the official test split; validation recordings are split off by digit and speaker.
 
-    Recordings are decoded once, in `setup`, into 42 MB of memory. Batches hold `inputs["audio"]` `(B, 1, samples)`, as long
-    as their longest recording, and `masks["audio"]` `(B, samples)`.
+    Recordings are decoded once, in `setup`, into 42 MB of memory. Batches hold `inputs["audio"]` `(B, 1, samples)`, padded
+    to their longest recording, and `masks["audio"]` `(B, samples)`.
 
     Args:
         root: folder with `free-spoken-digit-dataset/recordings/`.

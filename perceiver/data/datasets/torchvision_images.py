@@ -26,7 +26,7 @@ IDX_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-UNSIGNED_BYTE = 0x08  # the type code in the third byte of an IDX file; the fourth is the number of dimensions
+UNSIGNED_BYTE = 0x08  # type code, the third byte of an IDX file; the fourth byte is the number of dimensions
 
 
 class TorchvisionImages(Source):

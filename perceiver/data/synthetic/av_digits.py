@@ -12,7 +12,7 @@ from perceiver.data.synthetic.paired_digits import PairedDigits
 class AVDigits(PairedDigits):
     """Pairs of an image and a recording; see `PairedDigits` for the arguments.
 
-    Batches hold `inputs["image"]` `(B, 1, 28, 28)` and `inputs["audio"]` `(B, 1, samples)`, as long as their longest
+    Batches hold `inputs["image"]` `(B, 1, 28, 28)` and `inputs["audio"]` `(B, 1, samples)`, padded to their longest
     recording, with `masks["audio"]` `(B, samples)`; also `masks["image"]` `(B,)` if some samples lack an image.
     """
 
