@@ -1,4 +1,4 @@
-"""Samples and batches: a dict of modalities each, any of which may be absent."""
+"""Samples and batches: dicts of modalities, any of which may be absent."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 @dataclass
 class Sample:
-    """One sample of a data set. Missing modalities are left out of its inputs.
+    """One sample of a data set. Its inputs omit missing modalities.
 
     Args:
-        inputs: a tensor for each modality, or a dict of tensors for modalities that need several: values and times, numbers
-            and categories.
-        target: a class number, or a tensor. A dense one lies on a grid: class numbers `(*grid)` or values `(E, *grid)`.
+        inputs: a tensor per modality, or a dict of tensors for modalities with several: values and times, or numbers and
+            categories.
+        target: a class number, or a tensor. A dense target lies on a grid: class numbers `(*grid)` or values `(E, *grid)`.
         id: identifies the sample in messages and tables.
-        target_mask: validity of a dense target, `(*grid)`; None: all of it is valid.
+        target_mask: validity of a dense target, `(*grid)`; None: completely valid.
 
     Examples:
         >>> import torch
@@ -39,7 +39,7 @@ class Batch:
     """A batch of samples. Not frozen, since Lightning moves its fields to the device.
 
     Args:
-        inputs: a tensor `(B, …)` for each modality, or a dict of tensors for modalities that need several.
+        inputs: a tensor `(B, …)` per modality, or a dict of tensors for modalities with several.
         masks: for modalities with invalid content only: `(B,)` presence or `(B, *raw grid)`; True is valid.
         target: `(B,)` or `(B, …)`; None for prediction.
         ids: identify the samples in messages and tables of predictions.
@@ -61,11 +61,11 @@ class Batch:
 
     @property
     def size(self) -> int:
-        """B."""
+        """Number of samples B."""
         return first_tensor(next(iter(self.inputs.values()))).shape[0]
 
     def rows(self, rows: slice) -> Batch:
-        """The batch of some of the samples."""
+        """Return the batch of a slice of the samples."""
         return replace(self._map(lambda x: x[rows]), ids=self.ids[rows])
 
     def pin_memory(self) -> Batch:
@@ -90,5 +90,5 @@ class Batch:
 
 
 def first_tensor(x: Tensor | Mapping[str, Tensor]) -> Tensor:
-    """The input of a modality, or the first tensor of one that has several."""
+    """Return the input of a modality, or its first tensor if it has several."""
     return x if isinstance(x, Tensor) else next(iter(x.values()))

@@ -14,16 +14,16 @@ from perceiver.modalities.modality import Axis, ModalitySpec
 
 
 class Collate:
-    """Samples to a batch: stacks equal shapes, pads ragged ones at the end, and makes masks where something is invalid.
+    """Collate samples into a batch: stack equal shapes, pad ragged shapes at the end, and mask invalid content.
 
-    Dense targets are padded like what they belong to; `target_mask` says where there are any.
+    Dense targets are padded like their input; `target_mask` marks where they are valid.
 
-    Of a modality with several tensors, all have the same grid, which one mask covers. A boolean tensor among them that some
-    samples lack (`present` of time series in which no value is missing) is True for these.
+    All tensors of a modality share a grid and a mask. A boolean tensor that some samples lack (`present` of time series
+    without missing values) is True for these samples.
 
     Args:
-        modalities: the spec of each modality: `kind`, and `channel_axis` for kinds that are only a word: 0 (channels
-            first), -1 (channels last), "none" (no channels), or a mapping of these by the names of a sample's tensors.
+        modalities: spec of each modality: `kind`, and `channel_axis` for kinds without a class: 0 (channels first), -1
+            (channels last), "none" (no channels), or a mapping of these by the names of a sample's tensors.
 
     Examples:
         >>> import torch
@@ -45,9 +45,8 @@ class Collate:
         """B samples -> Batch.
 
         Raises:
-            ValueError: naming sample and modality, for an unknown modality, NaN or infinity, an empty set, another number
-                of channels or another dtype than its neighbours, tensors of one modality that do not go together, or a
-                sample without any modality.
+            ValueError: for an unknown modality, NaN or infinity, an empty set, different numbers of channels or dtypes,
+                inconsistent tensors of a modality, or a sample without any modality; names sample and modality.
         """
         if not samples:
             raise ValueError("Collate: expected at least one sample, got none.")
@@ -81,10 +80,10 @@ class Collate:
 
 
 def stacked_targets(samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:
-    """The targets of all samples `(B, …)`; of dense ones also where they are, unless that is everywhere.
+    """Stack the targets of all samples to `(B, …)`; for dense targets also the mask, unless all are valid.
 
     Raises:
-        ValueError: targets that do not go together, or a mask that does not go with its target; names the sample.
+        ValueError: for inconsistent targets, or a mask that does not fit its target; names the sample.
     """
     targets = [torch.as_tensor(sample.target) for sample in samples]
     masks = [sample.target_mask for sample in samples]
@@ -92,7 +91,7 @@ def stacked_targets(samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:
     if all(mask is None for mask in masks) and (len(shapes) == 1 or any(len(shape) < 2 for shape in shapes)):
         return torch.stack(targets), None
     first = targets[0]
-    # Of floating-point values the first axis holds the channels.
+    # The first axis of floating-point targets holds the channels.
     axes = next((mask.ndim for mask in masks if mask is not None), first.ndim - first.is_floating_point())
     channels = first.shape[: first.ndim - axes]
     for sample, target, mask in zip(samples, targets, masks, strict=True):
@@ -118,7 +117,7 @@ def stacked_targets(samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:
 
 @dataclass(frozen=True)
 class _Value:
-    """What one sample has of a modality, and what messages call it."""
+    """The value of a modality in one sample, and its name in error messages."""
 
     where: str
     x: Tensor | dict[str, Tensor]
@@ -127,7 +126,7 @@ class _Value:
 def _stack_parts(
     values: Mapping[int, _Value], axes: Mapping[str, Axis], *, num_samples: int
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """A modality of several tensors: each `(B, …)`, and the mask that they share."""
+    """Stack a modality of several tensors: each to `(B, …)`, with a shared mask."""
     stacked: dict[str, Tensor] = {}
     mask: Tensor | None = None
     for value in values.values():
@@ -144,7 +143,7 @@ def _stack_parts(
             raise ValueError(f"{values[lacking[0]].where}: has no {part!r}, other samples of its batch have.")
         x, own = _stack(tensors, axes[part], num_samples=num_samples, empty_channels=True)
         if lacking:
-            # Those that have it may be shorter than those that lack it.
+            # Samples with this tensor may be shorter than samples without it.
             grids = (_grid(x_[0], axes[other]) for other, x_ in stacked.items())
             x = _filled(x, lacking, axis=axes[part], grid=next(grids, _grid(x[0], axes[part])))
         else:
@@ -154,7 +153,7 @@ def _stack_parts(
 
 
 def _filled(x: Tensor, rows: Sequence[int], *, axis: Axis, grid: tuple[int, ...]) -> Tensor:
-    """A boolean tensor `(B, …)` padded to the grid of the others, True in the rows of samples that lack it."""
+    """Pad a boolean tensor `(B, …)` to the grid of the others, True in the rows of samples without it."""
     channels = () if axis is None else (x.shape[1 if axis == 0 else -1],)
     padded = x.new_zeros(x.shape[0], *(channels if axis == 0 else ()), *grid, *(channels if axis == -1 else ()))
     padded[tuple(slice(size) for size in x.shape)] = x
@@ -180,7 +179,7 @@ def _grid(x: Tensor, axis: Axis) -> tuple[int, ...]:
 def _stack(
     values: Mapping[int, _Value], axis: Axis, *, num_samples: int, empty_channels: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """One tensor of all samples that have it, by row: `(B, …)` and its mask, `(B,)` or `(B, *grid)`."""
+    """Stack one tensor of the samples that have it, by row, to `(B, …)` with a mask `(B,)` or `(B, *grid)`."""
     tensors = _checked(values, axis, empty_channels=empty_channels)
     first = next(iter(tensors.values()))
     shapes = {x.shape for x in tensors.values()}
@@ -205,7 +204,7 @@ def _stack(
 
 
 def _checked(values: Mapping[int, _Value], axis: Axis, *, empty_channels: bool) -> dict[int, Tensor]:
-    """The tensors by row, all of one dtype and number of channels."""
+    """Check that all tensors have the same dtype and number of channels, and return them by row."""
     tensors: dict[int, Tensor] = {}
     for row, value in values.items():
         x = value.x

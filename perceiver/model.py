@@ -19,24 +19,24 @@ from perceiver.zero_gradients import with_zero_gradients
 
 
 class Perceiver(nn.Module):
-    """A model over a dict of modalities, any non-empty subset of which may be present, per batch and per sample.
+    """A model over a dict of modalities, of which any non-empty subset may be present, per batch and per sample.
 
-    What is absent counts as if it were there and masked, in gradients too: every parameter gets one in every step, zeros
-    where its modality is absent, so that data-parallel processes may have batches with different modalities.
+    An absent modality is equivalent to a masked modality, also in gradients: every parameter gets a gradient in every step,
+    zeros if its modality is absent, so that data-parallel processes may have batches with different modalities.
 
     Args:
-        adapters: one for each modality, by name: an `nn.Module` with `channels` and `forward(x, mask=None) -> Tokens`.
-        encoder: built for `Fusion.channels` (the one adapter's `channels` where there is a single modality).
-        head: `(B, N, D)` -> output, or a `perceiver.decoders.Decoder`, which gets the tokens and the choice of outputs too.
-        fusion: None makes the default one.
-        modality_dropout: masks modalities of training samples; None masks none.
-        reads: for each cross-attend of the encoder in order the modalities that it reads; None: all read all. One that finds
-            none of its modalities in a batch computes what it would if they were there and masked: it reads zeros.
-        spec: what the data said of modalities and target; `predict` needs it, and `perceiver.load` sets it.
+        adapters: adapters by modality, each an `nn.Module` with `channels` and `forward(x, mask=None) -> Tokens`.
+        encoder: encoder for tokens of `Fusion.channels` (with a single modality, the adapter's `channels`).
+        head: `(B, N, D)` -> output, or a `perceiver.decoders.Decoder`, which also gets the tokens and an index of outputs.
+        fusion: fusion of the modalities; None: the default fusion.
+        modality_dropout: masks modalities of training samples; None: no dropout.
+        reads: for each cross-attend of the encoder, in order, the modalities that it reads; None: all read all. Without any
+            of its modalities in a batch, a cross-attend reads zeros, as if they were masked.
+        spec: the data's spec of modalities and target; required by `predict`, set by `perceiver.load`.
 
     Raises:
-        ValueError: if there is no adapter, the fusion was built for other modalities, the encoder for another width than
-            the fused tokens have, or `modality_dropout` or `reads` do not fit the modalities and the encoder.
+        ValueError: without adapters, or if the fusion has other modalities, the encoder another width than the fused tokens,
+            or `modality_dropout` or `reads` do not fit the modalities and the encoder.
 
     Examples:
         >>> import torch
@@ -92,7 +92,7 @@ class Perceiver(nn.Module):
         self.reads = None if reads is None else tuple(tuple(sorted(names)) for names in reads)
         self.spec: dict[str, Any] | None = None if spec is None else dict(spec)
         self.config: dict[str, Any] | None = None
-        """What it was built from, where `perceiver.checkpoints.build.build_model` did; `perceiver.save` writes it."""
+        """Configuration from which `perceiver.checkpoints.build.build_model` built the model; `perceiver.save` writes it."""
 
     def tokens(
         self,
@@ -104,13 +104,13 @@ class Perceiver(nn.Module):
         """Raw inputs by modality -> fused tokens by modality, in sorted order.
 
         Args:
-            inputs: any non-empty subset of the model's modalities, each of the shape that its adapter takes.
-            masks: for any of them `(B,)` presence of samples or `(B, *raw grid)` validity of elements; True is valid. In
-                training, modality dropout takes more away.
-            mask_rates: how often mask tokens replace those of a modality, in place of the fusion's own rates; see `Fusion`.
+            inputs: any non-empty subset of the model's modalities, each in the shape that its adapter takes.
+            masks: optional, by modality: `(B,)` presence of samples or `(B, *raw grid)` validity of elements; True is valid.
+                In training, modality dropout masks more.
+            mask_rates: how often mask tokens replace the tokens of a modality, overriding the fusion's rates; see `Fusion`.
 
         Raises:
-            ValueError: for an unknown modality, a mask without input, no input at all, no samples, or different batch sizes.
+            ValueError: for an unknown modality, a mask without input, empty inputs, no samples, or different batch sizes.
         """
         masks = {} if masks is None else masks
         self._check_modalities(inputs, masks)
@@ -127,7 +127,7 @@ class Perceiver(nn.Module):
         return self._latents(self.tokens(inputs, masks))
 
     def _latents(self, tokens: Mapping[str, Tokens]) -> Tensor:
-        """Latents `(B, N, D)` of fused tokens, with a zero gradient for what learns from absent modalities."""
+        """Return latents `(B, N, D)` of fused tokens, with zero gradients for parameters of absent modalities."""
         latents: Tensor = self.encoder(list(tokens.values()), **self._reads_of(tokens))
         return with_zero_gradients(latents, self._parameters_of_absent(tokens))
 
@@ -144,29 +144,29 @@ class Perceiver(nn.Module):
 
         Args:
             inputs, masks, mask_rates: see `tokens`.
-            index: for a `Decoder`, which outputs to compute, by their places in the flattened output grid: `(k,)`, `(B, k)`,
-                or a dict of them by output; None: all.
-            query_mask: for a `Decoder`, which of these are wanted, True is valid; others come out as zeros.
+            index: for a `Decoder`: outputs to compute, as positions in the flattened output grid, `(k,)`, `(B, k)`, or a
+                dict by output; None: all.
+            query_mask: for a `Decoder`: validity of these outputs, True is valid; invalid outputs are zeros.
 
         Raises:
-            ValueError: as `tokens` does, or for an index or a query mask where the head is no `Decoder`.
+            ValueError: as `tokens`, or for an index or a query mask if the head is not a `Decoder`.
         """
         tokens = self.tokens(inputs, masks, mask_rates=mask_rates)
         return self.from_tokens(tokens, index=index, query_mask=query_mask)
 
     def from_tokens(self, tokens: Mapping[str, Tokens], *, index: Any = None, query_mask: Any = None) -> Any:
-        """Fused tokens, as `tokens` makes them and perhaps with more of them masked -> output of the head; see `forward`."""
+        """Fused tokens from `tokens`, possibly with additional masks -> output of the head; see `forward`."""
         latents = self._latents(tokens)
         return outputs_of(self.head, latents, tokens=tokens, adapters=self.adapters, index=index, mask=query_mask)
 
     def target_outputs(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Any:
         """Raw inputs by modality -> the outputs for the target of the spec, e.g. logits `(B, num_classes)`.
 
-        They are computed from inputs that do not show the target. A decoder of several outputs decodes its `target` only.
+        They are computed from inputs without the target. A decoder of several outputs decodes only its `target`.
         See `tokens` for arguments and errors.
 
         Raises:
-            ValueError: the head has several outputs, and none of them is the target.
+            ValueError: if the head has several outputs, and none of them is the target.
         """
         index = target_index(self.head, device=next(self.parameters()).device)
         return target_output(self.head, self(**self.without_target(inputs, masks), index=index))
@@ -174,9 +174,9 @@ class Perceiver(nn.Module):
     def without_target(
         self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None
     ) -> dict[str, Any]:
-        """Arguments of `forward` that do not show the target, for models that also take it as an input, to decode it.
+        """Return arguments of `forward` without the target, for models that also take the target as an input.
 
-        The target is absent. Where the fusion has a mask token for it (Perceiver IO, section 4.3), that is read instead.
+        If the fusion has a mask token for the target (Perceiver IO, section 4.3), it replaces the absent target.
         """
         target = target_name(self.head)
         return {
@@ -188,10 +188,10 @@ class Perceiver(nn.Module):
     def attention_weights(
         self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None
     ) -> list[dict[str, Float[Tensor, "batch heads latents *grid"]]]:
-        """What the latents look at: for each cross-attend in order, `(B, h, N, *grid)` by modality.
+        """Return the latents' attention weights: for each cross-attend in order, `(B, h, N, *grid)` by modality.
 
-        A latent's weights over all modalities sum to 1, or to 0 where the sample has no valid token that the cross-attend
-        reads; zeros for modalities that it does not read.
+        A latent's weights over all modalities sum to 1, or to 0 if the sample has no valid token that the cross-attend
+        reads. Weights are zero for modalities that it does not read.
         """
         tokens = self.tokens(inputs, masks)
         steps = self.encoder.attention_weights(list(tokens.values()), **self._reads_of(tokens))
@@ -200,10 +200,10 @@ class Perceiver(nn.Module):
     def attention_by_modality(
         self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None
     ) -> list[dict[str, Float[Tensor, "batch"]]]:
-        """How much of the latents' attention each modality gets: for each cross-attend in order, `(B,)` by modality.
+        """Return each modality's share of the latents' attention: for each cross-attend in order, `(B,)` by modality.
 
-        Means over heads and latents. For each sample they sum to 1 over the modalities, or to 0 where it has no valid token
-        that the cross-attend reads. The same as sums of `attention_weights`, in bounded memory: for inputs of any size.
+        Shares are means over heads and latents. Per sample they sum to 1 over the modalities, or to 0 if the sample has no
+        valid token that the cross-attend reads. They equal sums of `attention_weights`, but need bounded memory.
         """
         tokens = self.tokens(inputs, masks)
         steps = self.encoder.attention_by_block(list(tokens.values()), **self._reads_of(tokens))
@@ -214,15 +214,15 @@ class Perceiver(nn.Module):
 
         Args:
             samples: one sample, or an iterable of samples. A sample is a dict of raw modalities, any non-empty subset, or,
-                for a model of one modality, its raw value: see `perceiver.modalities.preprocess.preprocess`. Images may
-                also be files, a `pathlib.Path` or bytes; so may texts, in UTF-8. An array is one sample or several by its
-                number of axes.
-            batch_size: samples at a time.
+                for a model of one modality, its raw value: see `perceiver.modalities.preprocess.preprocess`. Images and
+                UTF-8 texts may also be files, as a `pathlib.Path` or bytes. The number of axes of an array determines
+                whether it is one sample or several.
+            batch_size: number of samples at a time.
 
         Returns:
-            One for each sample: a `Prediction` of a model that tells classes apart, a `LabelsPrediction` where samples have
-            any number of labels, a `ValuesPrediction` of a regression; a `SegmentationPrediction` or a
-            `FieldPrediction`, which hold arrays, where each pixel has a class or values. See `perceiver.targets`.
+            A prediction for each sample: `Prediction` for classification, `LabelsPrediction` for multi-label classification,
+            `ValuesPrediction` for regression, `SegmentationPrediction` or `FieldPrediction`, which hold arrays, for a class
+            or values per pixel. See `perceiver.targets`.
 
         Raises:
             ValueError: without a spec of the target; for raw values that do not fit the spec, naming the sample.
@@ -232,17 +232,17 @@ class Perceiver(nn.Module):
             return predict(self.target_outputs, self.spec, samples, batch_size=batch_size, device=device)
 
     def _reads_of(self, tokens: Mapping[str, Tokens]) -> dict[str, list[list[int]]]:
-        """The encoder's argument `reads` for these modalities: which of them each cross-attend reads, by their places."""
+        """Return the encoder's argument `reads`: positions of the modalities that each cross-attend reads."""
         if self.reads is None:
             return {}
         places = {name: place for place, name in enumerate(tokens)}
         return {"reads": [[places[name] for name in names if name in places] for names in self.reads]}
 
     def _parameters_of_absent(self, tokens: Mapping[str, Tokens]) -> list[Tensor]:
-        """What learns from modalities that this batch lacks.
+        """Return the parameters of modalities that are absent from this batch.
 
-        They must get gradients, zeros, as if their modality were there and masked: data-parallel training waits for the
-        gradient of every parameter in every process, and one process may have what another lacks.
+        They must get zero gradients, as if their modality were masked: data-parallel training waits for the gradient of
+        every parameter in every process, and a modality may be absent in only some of the processes.
         """
         absent = [name for name in self.adapters if name not in tokens]
         parameters = [parameter for name in absent for parameter in self.adapters[name].parameters()]
@@ -262,7 +262,7 @@ class Perceiver(nn.Module):
         for name, x in inputs.items():
             parts = {f"{name}.{key}": part for key, part in x.items()} if isinstance(x, Mapping) else {name: x}
             sizes |= {key: part.shape[0] for key, part in parts.items() if isinstance(part, Tensor) and part.ndim}
-        # Compared one by one: sizes that torch.export or torch.jit.trace leaves open cannot be put into a set.
+        # Compared one by one: symbolic sizes of torch.export or torch.jit.trace cannot be put into a set.
         first = next(iter(sizes.values()), 1)
         if any(size != first for size in sizes.values()):
             raise ValueError(f"inputs: expected one batch size for all modalities, got {sizes}.")
@@ -271,7 +271,7 @@ class Perceiver(nn.Module):
 
 
 def _check_reads(reads: Sequence[Sequence[str]], *, modalities: Sequence[str], num_cross_attends: int) -> None:
-    """Raise ValueError unless there is a list of modalities for each cross-attend, and one that reads each modality."""
+    """Raise ValueError unless each cross-attend has a list of modalities, and each modality is read."""
     shown = [names if isinstance(names, str) else list(names) for names in reads]
     expected = f"expected a list of modalities for each of the {num_cross_attends} cross-attends, of {list(modalities)}"
     if isinstance(reads, str) or len(reads) != num_cross_attends:

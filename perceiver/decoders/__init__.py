@@ -1,7 +1,7 @@
 """Query decoders: output queries cross-attend to the latents (Perceiver IO, section 3.2).
 
-A decoder has a query provider (`queries.py`), one cross-attend from the queries to the latents (`decode.py`), and
-a map from what was read to outputs.
+A decoder has a query provider (`queries.py`), one cross-attend from the queries to the latents (`decode.py`), and a map
+from the result to outputs.
 """
 
 from perceiver.decoders.classification import ClassificationDecoder

@@ -1,4 +1,4 @@
-"""One learned query that reads the class from the latents."""
+"""Classification decoder: one learned query that reads the class from the latents."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from perceiver.tokens import Tokens
 
 
 class ClassificationDecoder(Head):
-    """One learned query reads the latents; a linear map makes class logits of it (Perceiver IO, section 4.3).
+    """A learned query reads the latents; a linear map computes class logits (Perceiver IO, section 4.3).
 
     Args:
-        latent_channels: D.
+        latent_channels: latent width D.
         num_classes: number of logits.
         query_channels: E, width of the query; None takes `latent_channels`.
-        num_heads: attention heads.
+        num_heads: number of attention heads.
         qk_channels: width of queries and keys; None takes `latent_channels`.
         v_channels: width of values; None takes `qk_channels`.
         widening: hidden channels of the feed-forward layer per channel.
-        query_residual: add the query to what it reads.
+        query_residual: add the query to the attention output.
         dropout: probability of dropping a channel before each residual in training.
         attention_dropout: probability of dropping an attention weight in training.
         query_std: standard deviation of the initial query, truncated at two.
-        approximate_gelu: the tanh form of GELU instead of the exact one.
+        approximate_gelu: use the tanh approximation of GELU.
 
     Examples:
         >>> import torch

@@ -1,4 +1,4 @@
-"""One cross-attend from queries to latents, for any number of queries in bounded memory."""
+"""Cross-attend from queries to latents, for any number of queries in bounded memory."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ def decode(
     index: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Float[Tensor, "batch *grid outputs"]:
-    """Queries read the latents, at most `chunk_size` at a time; queries on a grid are multiplied out chunk by chunk.
+    """Let queries read the latents, at most `chunk_size` at a time; factored queries are expanded chunk by chunk.
 
-    With gradients more than one chunk is computed again in the backward pass, so that nothing but outputs is kept.
+    With gradients and several chunks, the backward pass recomputes each chunk, so that only outputs are kept.
 
     Args:
-        cross_attend: from queries `(B or 1, k, E)` to the latents.
-        queries: on the output grid; batch 1 where all samples share them.
-        latents: `(B, N, D)`.
-        output: what is read, `(B, k, E)`, to outputs `(B, k, c)`.
-        chunk_size: queries at a time.
-        index: `(k,)` or `(B, k)`, places in the flattened grid; None: all.
+        cross_attend: cross-attend from queries `(B or 1, k, E)` to the latents.
+        queries: queries on the output grid, of batch 1 if all samples share them.
+        latents: latents `(B, N, D)`.
+        output: map from the attention output `(B, k, E)` to outputs `(B, k, c)`.
+        chunk_size: number of queries at a time.
+        index: positions in the flattened grid, `(k,)` or `(B, k)`; None: all.
         mask: `(B or 1, *grid)`, or `(B or 1, k)` with an index; True is valid.
 
     Returns:
         `(B, *grid, c)`, or `(B, k, c)` with an index; zeros where a query is masked.
 
     Raises:
-        ValueError: for an index beyond the grid, or another shape of index or mask.
-        TypeError: if the index holds no integers or the mask is not boolean.
+        ValueError: for an index beyond the grid, or an invalid shape of index or mask.
+        TypeError: if the index is not integer or the mask is not boolean.
     """
     if index is not None:
         _check_index(index, queries, batch=latents.shape[0])
@@ -74,7 +74,7 @@ def decode(
 
 
 def check_chunk_size(chunk_size: int, *, owner: str) -> None:
-    """Raise ValueError unless it is at least 1."""
+    """Raise ValueError unless the chunk size is at least 1."""
     if chunk_size < 1:
         raise ValueError(f"{owner}.chunk_size: expected at least 1 query at a time, got {chunk_size}.")
 

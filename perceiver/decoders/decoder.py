@@ -1,4 +1,4 @@
-"""Heads: what makes outputs of a model's latents, and what `Perceiver` asks of them."""
+"""Heads: maps from a model's latents to outputs, and their interface for `Perceiver`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from perceiver.tokens import Tokens
 
 
 class Head(nn.Module):
-    """A map from latents `(B, N, D)` to an output, called with the latents alone unless it is a `Decoder`.
+    """A map from latents `(B, N, D)` to an output, called with only the latents unless it is a `Decoder`.
 
-    Other modules serve as heads, too. What they lack are the attributes by which tables, tasks and figures know them.
+    Other modules may serve as heads, too, but lack the attributes that tables, tasks and figures use.
 
     Attributes:
-        output_channels: size of the last axis of the output; by name where there are several outputs.
-        target: of several outputs the one that predicts the target of the spec; None: no output does, or there is only one.
+        output_channels: size of the last axis of the output, by name if there are several outputs.
+        target: the one of several outputs that predicts the target of the spec; None: no such output, or only one output.
 
     Examples:
         >>> from perceiver import PooledHead
@@ -34,9 +34,9 @@ class Head(nn.Module):
 
 
 class Decoder(Head, ABC):
-    """A head that also gets what the model read (for queries from the input), and a choice of outputs to compute.
+    """A head that also gets the model's tokens, for queries from the input, and an index of outputs to compute.
 
-    Decoders whose queries come from nowhere but themselves can be called with the latents alone.
+    Decoders whose queries do not depend on the input can be called with only the latents.
 
     Examples:
         >>> from perceiver.decoders import Decoder, QueryDecoder
@@ -57,13 +57,13 @@ class Decoder(Head, ABC):
         """Latents -> outputs.
 
         Args:
-            latents: `(B, N, D)`.
-            tokens: fused tokens of the modalities that are there, as the encoder got them.
+            latents: latents `(B, N, D)`.
+            tokens: fused tokens of the present modalities, as the encoder got them.
             adapters: the model's adapters by modality, for outputs that share their weights.
-            index: which outputs to compute, by their places in the flattened output grid: `(k,)` for all samples or
-                `(B, k)`; None computes all. Decoders of several outputs take a dict.
-            mask: which of these are wanted, True is valid: `(B or 1, *grid)`, or `(B or 1, k)` with an index; others come
-                out as zeros. Decoders of several outputs take a dict.
+            index: outputs to compute, as positions in the flattened output grid: `(k,)` for all samples or `(B, k)`; None:
+                all. Decoders of several outputs take a dict.
+            mask: validity of these outputs, `(B or 1, *grid)`, or `(B or 1, k)` with an index; invalid outputs are zeros.
+                Decoders of several outputs take a dict.
         """
 
 
@@ -76,10 +76,10 @@ def outputs_of(
     index: Any = None,
     mask: Any = None,
 ) -> Any:
-    """The output of any head; see `Decoder.forward`.
+    """Return the output of any head; see `Decoder.forward`.
 
     Raises:
-        ValueError: an index or a mask for a head that is no `Decoder`.
+        ValueError: for an index or a mask, if the head is not a `Decoder`.
     """
     if isinstance(head, Decoder):
         return head(latents, tokens=tokens, adapters=adapters, index=index, mask=mask)
@@ -92,12 +92,12 @@ def outputs_of(
 
 
 def target_name(head: nn.Module) -> str | None:
-    """The output that predicts the target, of a head with several outputs; see `Head.target`."""
+    """Return the name of the output that predicts the target, for a head with several outputs; see `Head.target`."""
     return head.target if isinstance(head, Head) else None
 
 
 def target_index(head: nn.Module, *, device: torch.device) -> dict[str, Tensor] | None:
-    """The index with which a decoder of several outputs computes its target only; None for other heads."""
+    """Return the index with which a decoder of several outputs computes only its target; None for other heads."""
     if not isinstance(head, Head) or head.target is None or isinstance(head.output_channels, int):
         return None
     nothing = torch.zeros(0, dtype=torch.int64, device=device)
@@ -105,10 +105,10 @@ def target_index(head: nn.Module, *, device: torch.device) -> dict[str, Tensor] 
 
 
 def target_output(head: nn.Module, outputs: Any) -> Any:
-    """The output that predicts the target: `(B, outputs)` of a decoder of several outputs, the whole output of other heads.
+    """Return the output that predicts the target: `(B, outputs)` of several outputs, or the whole output of other heads.
 
     Raises:
-        ValueError: there are several outputs, and none of them is the target.
+        ValueError: if there are several outputs and none of them is the target.
     """
     name = target_name(head)
     if name is not None:

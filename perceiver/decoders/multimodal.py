@@ -1,4 +1,4 @@
-"""The multimodal decoder: outputs of several kinds, whose queries have one width and share one cross-attend."""
+"""Multimodal decoder: outputs of several kinds, whose queries have the same width and share one cross-attend."""
 
 from __future__ import annotations
 
@@ -22,19 +22,18 @@ from perceiver.zero_gradients import with_zero_gradients
 class MultimodalDecoder(Decoder):
     """Queries of each output, padded with a learned vector to a common width, read the latents (Perceiver IO, section 4.3).
 
-    What they read passes one linear map for all outputs, then one for each. Outputs need not be modalities of the input, and
-    those whose input is absent are decoded as well.
+    The result passes a linear map shared by all outputs, then a linear map per output. Outputs need not be input modalities,
+    and outputs whose input is absent are also decoded.
 
     Args:
-        latent_channels: D.
+        latent_channels: latent width D.
         queries: a query provider for each output, see `queries.py`.
-        output_channels: channels of each output. One that is left out has as many as a token of the adapter of its name
-            holds values.
-        adapters: of the model; only needed where `output_channels` leaves something out.
-        target: the output that tells the target of the spec, the class; `Perceiver.predict` reads it. None: there is none.
-        hidden_channels: width between the linear map for all and that for each; None: there is only the latter.
-        padding: learned channels of the widest queries; they tell outputs apart.
-        padding_std: standard deviation of their initial values.
+        output_channels: channels of each output; default: the number of values per token of the adapter of that name.
+        adapters: adapters of the model; only needed if `output_channels` is incomplete.
+        target: output that predicts the spec's target, the class, for `Perceiver.predict`. None: no such output.
+        hidden_channels: width between the shared and the separate linear maps; None: only separate maps.
+        padding: learned channels of the widest queries, which distinguish outputs.
+        padding_std: standard deviation of the initial padding.
         token_channels, num_heads, qk_channels, v_channels, widening, query_residual, chunk_size, dropout,
             attention_dropout, approximate_gelu: as in `QueryDecoder`.
 
@@ -78,7 +77,7 @@ class MultimodalDecoder(Decoder):
             raise ValueError(f"MultimodalDecoder.target: expected one of the outputs {sorted(queries)}, got {target!r}.")
         self.target = target
         widths = {name: query_channels(queries[name], token_channels, owner="MultimodalDecoder") for name in sorted(queries)}
-        # To bring queries to one width with a learned vector is what the fusion of inputs does.
+        # The fusion of inputs pads to a common width with a learned vector; queries need the same.
         self.fusion = Fusion(channels=widths, padding=padding, std=padding_std)
         self.query_channels = self.fusion.channels
         self.chunk_size = chunk_size
@@ -113,12 +112,12 @@ class MultimodalDecoder(Decoder):
     ) -> dict[str, Float[Tensor, "batch *grid outputs"]]:
         """Latents -> for each output `(B, *grid, outputs)`, or `(B, k, outputs)` where it has an index.
 
-        `index` and `mask` are by output; outputs that they leave out (or give as None) are computed whole. One with an index
-        of no places, `(0,)`, is not computed: it is `(B, 0, outputs)`, and what only it needs gets zero gradients. See
-        `Decoder` and `decode`.
+        `index` and `mask` are dicts by output; outputs without an entry (or with None) are computed completely. An output
+        with an empty index, `(0,)`, is not computed: it is `(B, 0, outputs)`, and its separate parameters get zero
+        gradients. See `Decoder` and `decode`.
 
         Raises:
-            ValueError: if one of them names an output that is not there.
+            ValueError: if one of them names an unknown output.
         """
         index, mask = index or {}, mask or {}
         unknown = (set(index) | set(mask)) - set(self.queries)
@@ -149,7 +148,7 @@ class MultimodalDecoder(Decoder):
         }
 
     def _parameters_of(self, name: str) -> list[Tensor]:
-        """Those that this output alone needs."""
+        """Return the parameters that only this output uses."""
         own = [*self.queries[name].parameters(), *self.outputs[name].parameters()]
         return own + ([self.fusion.padding[name]] if name in self.fusion.padding else [])
 
@@ -157,7 +156,7 @@ class MultimodalDecoder(Decoder):
 def _output_channels(
     queries: Mapping[str, nn.Module], given: Mapping[str, int], adapters: Mapping[str, nn.Module]
 ) -> dict[str, int]:
-    """Of each output that has queries, in sorted order; ValueError where one has none, or has no queries."""
+    """Return the channels of each output, in sorted order; ValueError for an output without channels or queries."""
     channels = dict(given)
     for name in queries:
         adapter: object = adapters.get(name)

@@ -1,4 +1,4 @@
-"""A learned query for each output: each class, label or number reads what it needs from the latents."""
+"""Per-class decoder: a learned query for each class, label or value reads what it needs from the latents."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from perceiver.decoders.query import QueryDecoder
 
 
 class PerClassDecoder(Head):
-    """As many learned queries as outputs read the latents; one linear map makes a number of what each has read.
+    """A learned query per output reads the latents; a shared linear map computes one value from each.
 
-    Where one query for all (`ClassificationDecoder`) must read everything at once, here labels that have little to do with
-    one another, or several numbers, look at latents of their own.
+    The single query of `ClassificationDecoder` must read everything at once. Here, unrelated labels or values can attend to
+    different latents.
 
     Args:
-        latent_channels: D.
-        num_classes: O: logits of classes or of labels, or numbers.
+        latent_channels: latent width D.
+        num_classes: number of outputs: logits of classes or labels, or values.
         query_channels: E, width of the queries; None takes `latent_channels`.
-        num_heads: attention heads.
+        num_heads: number of attention heads.
         widening: hidden channels of the feed-forward layer per channel.
         dropout: probability of dropping a channel before each residual in training.
 

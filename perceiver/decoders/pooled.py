@@ -1,4 +1,4 @@
-"""Pooled heads: from latents to outputs by pooling and a linear map."""
+"""Pooled head: pooling over the latents and a linear map."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from perceiver.runtime.ranges import check_dropout
 
 
 class PooledHead(Head):
-    """The mean over the latents, then a linear map to class logits (Perceiver, section 3.1).
+    """Mean over the latents, then a linear map to class logits (Perceiver, section 3.1).
 
     Args:
-        latent_channels: D.
+        latent_channels: latent width D.
         num_classes: number of logits.
         dropout: probability of dropping a channel of the mean in training.
 

@@ -1,4 +1,4 @@
-"""Query providers: what a decoder asks for, as `Tokens`, so that queries on a grid stay parts until they are needed."""
+"""Query providers: a decoder's queries as `Tokens`, so that queries on a grid stay factored until needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from perceiver.tokens import Tokens
 
 @runtime_checkable
 class Queries(Protocol):
-    """What decoders ask of a query provider, an `nn.Module`.
+    """Interface of a query provider, an `nn.Module`.
 
     Examples:
         >>> from perceiver.decoders import LearnedQueries, Queries
@@ -25,25 +25,25 @@ class Queries(Protocol):
     """
 
     channels: int | None
-    """E; None: as many as the encoder's tokens have."""
+    """Query width E; None: the width of the encoder's tokens."""
 
     def __call__(self, tokens: Mapping[str, Tokens], device: torch.device | None = None) -> Tokens:
-        """Queries on the output grid, of batch 1 if all samples share them.
+        """Return queries on the output grid, of batch 1 if all samples share them.
 
         Args:
-            tokens: fused tokens of the modalities that are there.
-            device: where the queries are wanted.
+            tokens: fused tokens of the present modalities.
+            device: device for the queries.
         """
         ...
 
 
 class LearnedQueries(nn.Module):
-    """A learned vector for each output.
+    """Learned queries: a vector for each output.
 
     Args:
-        grid: of the outputs, e.g. `[1]` for a class or `[2048]` for a text.
-        channels: E.
-        modality: compute only as many outputs, from the start of every axis, as this modality has tokens; None: always all.
+        grid: output grid, e.g. `[1]` for a class or `[2048]` for a text.
+        channels: query width E.
+        modality: compute only as many outputs per axis, from its start, as this modality has tokens; None: all.
         std: standard deviation of the initial values, truncated at two.
 
     Examples:
@@ -63,10 +63,10 @@ class LearnedQueries(nn.Module):
         truncated_normal_(self.queries, std=std)
 
     def forward(self, tokens: Mapping[str, Tokens], device: torch.device | None = None) -> Tokens:
-        """Queries `(1, *grid, E)`; see `Queries`.
+        """Return queries `(1, *grid, E)`; see `Queries`.
 
         Raises:
-            ValueError: if the modality is absent, or its grid is larger than there are queries.
+            ValueError: if the modality is absent, or its grid exceeds the grid of the queries.
         """
         if self.modality is None:
             return Tokens(parts=(self.queries[None],))
@@ -80,20 +80,20 @@ class LearnedQueries(nn.Module):
         return Tokens(parts=(self.queries[tuple(slice(size) for size in grid)][None],))
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the description for `print(model)`."""
         return f"grid={tuple(self.queries.shape[:-1])}, channels={self.channels}"
 
 
 class PositionalQueries(nn.Module):
-    """The position of each output, encoded, and nothing else (Perceiver IO, section 3.2).
+    """Encoded positions of the outputs (Perceiver IO, section 3.2).
 
     Args:
-        position: encoding of as many coordinates as the output grid has axes, any of `perceiver.positions`.
-        grid: of the outputs, fixed; or
-        modality: the outputs lie on the grid of this modality's tokens, with positions relative to each sample's own valid
-            size; outputs past it are masked.
-        endpoint: with `grid`: coordinates are `linspace(-1, 1, n)`, as those of inputs are. False: `-1 + 2 * i / n`, as the
-            released multimodal autoencoder has them for its outputs.
+        position: position encoding from `perceiver.positions`, with a coordinate per axis of the output grid.
+        grid: fixed output grid; give either this or `modality`.
+        modality: outputs lie on the grid of this modality's tokens, with positions relative to the valid size of each
+            sample; outputs beyond it are masked.
+        endpoint: with `grid`: coordinates are `linspace(-1, 1, n)`, as for inputs. False: `-1 + 2 * i / n`, as in the
+            released multimodal autoencoder.
 
     Examples:
         >>> from perceiver import Fourier, PositionalQueries
@@ -130,7 +130,7 @@ class PositionalQueries(nn.Module):
         self.endpoint = endpoint
 
     def forward(self, tokens: Mapping[str, Tokens], device: torch.device | None = None) -> Tokens:
-        """Queries whose parts are `(B or 1, n1 or 1, …, e)`; see `Queries`.
+        """Return queries with parts `(B or 1, n1 or 1, …, e)`; see `Queries`.
 
         Raises:
             ValueError: if the modality is absent.
@@ -148,15 +148,15 @@ class PositionalQueries(nn.Module):
         return Tokens(parts=tuple(self.position(coordinates)), mask=mask)
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the description for `print(model)`."""
         return f"grid={self.grid}, modality={self.modality!r}"
 
 
 class InputQueries(nn.Module):
-    """The tokens of a modality, as the encoder got them: an output for each, as in optical flow (Perceiver IO, section 4.2).
+    """Tokens of a modality, as the encoder got them: an output per token, as for optical flow (Perceiver IO, section 4.2).
 
     Args:
-        modality: whose.
+        modality: modality of the tokens.
 
     Examples:
         >>> import torch
@@ -171,7 +171,7 @@ class InputQueries(nn.Module):
         self.modality = modality
 
     def forward(self, tokens: Mapping[str, Tokens], device: torch.device | None = None) -> Tokens:
-        """The tokens and their mask; see `Queries`.
+        """Return the tokens and their mask; see `Queries`.
 
         Raises:
             ValueError: if the modality is absent.
@@ -179,12 +179,12 @@ class InputQueries(nn.Module):
         return _tokens_of(self.modality, tokens, owner="InputQueries")
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the description for `print(model)`."""
         return f"modality={self.modality!r}"
 
 
 def query_channels(queries: nn.Module, token_channels: int | None, *, owner: str) -> int:
-    """E of a query provider; ValueError where it has none, or needs the width of the encoder's tokens and there is none."""
+    """Return the width E of a query provider; ValueError without a width, or if the required token width is missing."""
     channels: Any = getattr(queries, "channels", 0)
     if channels is not None and (not isinstance(channels, int) or channels < 1):
         raise ValueError(
@@ -201,7 +201,7 @@ def query_channels(queries: nn.Module, token_channels: int | None, *, owner: str
 
 
 def _half_open_coordinates(grid: Sequence[int], *, device: torch.device | None) -> tuple[Tensor, ...]:
-    """`-1 + 2 * i / n` along every axis, of the form of `grid_coordinates`."""
+    """Return `-1 + 2 * i / n` along every axis, in the form of `grid_coordinates`."""
     coordinates = []
     for axis, length in enumerate(grid):
         values = -1 + 2 * torch.arange(length, dtype=torch.float32, device=device) / length

@@ -1,4 +1,4 @@
-"""The general query decoder: any queries, one output for each."""
+"""General query decoder: any queries, one output per query."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from perceiver.tokens import Tokens
 
 
 class QueryDecoder(Decoder):
-    """Queries read the latents; each becomes an output (Perceiver IO, section 3.2).
+    """Queries read the latents; each gives one output (Perceiver IO, section 3.2).
 
     Args:
-        latent_channels: D.
+        latent_channels: latent width D.
         queries: a query provider, see `queries.py`.
-        output_channels: of the final linear map; None: outputs are the E channels that were read.
-        tied_logits: makes logits of what was read (and mapped, where there are `output_channels`).
-        token_channels: C of the encoder, which `InputQueries` need.
-        num_heads: attention heads.
+        output_channels: channels of the final linear map; None: no map, outputs have the E channels of the queries.
+        tied_logits: computes logits from the result (after the linear map, with `output_channels`).
+        token_channels: token width C of the encoder, required by `InputQueries`.
+        num_heads: number of attention heads.
         qk_channels: width of queries and keys; None takes `latent_channels`.
         v_channels: width of values; None takes `qk_channels`.
         widening: hidden channels of the feed-forward layer per channel.
-        query_residual: add the query to what it reads; off where queries are positions and outputs are not.
-        scale: outputs are multiplied by this; the released model of optical flow has 0.01.
-        chunk_size: queries at a time, which bounds memory, see `decode`.
+        query_residual: add the query to the attention output; disable if queries are positions and outputs are not.
+        scale: factor of the outputs; 0.01 in the released model of optical flow.
+        chunk_size: number of queries at a time, which bounds memory, see `decode`.
         dropout: probability of dropping a channel before each residual in training.
         attention_dropout: probability of dropping an attention weight in training.
-        approximate_gelu: the tanh form of GELU instead of the exact one.
+        approximate_gelu: use the tanh approximation of GELU.
 
     Attributes:
-        output_channels: size of the last axis of the outputs, whatever makes them.
-        modality: the modality whose tokens the outputs are about, as `tied_logits` or the queries name it; or None.
+        output_channels: size of the last axis of the outputs, with or without `tied_logits`.
+        modality: modality whose tokens the outputs describe, from `tied_logits` or the queries; or None.
 
     Examples:
         >>> import torch

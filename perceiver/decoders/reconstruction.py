@@ -1,4 +1,4 @@
-"""Reconstruction of what tokens hold, from latents and the tokens' own positions: the decoder of masked autoencoders."""
+"""Decoder of masked autoencoders: reconstruct the content of tokens from latents and the tokens' positions."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from perceiver.zero_gradients import with_zero_gradients
 class TokenPositions(nn.Module):
     """Queries from the positions of a modality's tokens: their last parts, mapped linearly to E channels.
 
-    What tokens hold is not in them, and neither is which of them are masked.
+    They contain neither the content of the tokens nor which tokens are masked.
 
     Args:
-        modality: whose.
-        position_channels: of those parts together, the padding that fusion appends included.
-        channels: E.
+        modality: modality of the tokens.
+        position_channels: total channels of these parts, including the padding that fusion appends.
+        channels: query width E.
 
     Examples:
         >>> import torch
@@ -46,7 +46,7 @@ class TokenPositions(nn.Module):
         """Fused tokens -> queries `(B or 1, *grid, E)`.
 
         Raises:
-            ValueError: the modality is absent, or no number of its last parts has `position_channels` channels.
+            ValueError: if the modality is absent, or its last parts do not add up to `position_channels` channels.
         """
         if self.modality not in tokens:
             raise ValueError(f"TokenPositions: expected tokens of {self.modality!r}, got those of {sorted(tokens)}.")
@@ -66,29 +66,29 @@ class TokenPositions(nn.Module):
         return Tokens(parts=(spread.expand(-1, *block.grid, -1),))
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the description for `print(model)`."""
         return f"modality={self.modality!r}, position_channels={self.position_channels}"
 
 
 class ReconstructionDecoder(Decoder):
-    """The position of each token reads the latents; a linear map for each modality makes the token's content of it.
+    """The position of each token reads the latents; a linear map per modality predicts the token's content.
 
-    He et al. 2021 (arXiv:2111.06377) reconstruct what their encoder did not see with a transformer over all tokens; here, as
-    in Perceiver IO, one cross-attend does, and its cost grows with the tokens that are asked for only.
+    He et al. 2021 (arXiv:2111.06377) reconstruct hidden tokens with a transformer over all tokens. Here, as in Perceiver IO,
+    a single cross-attend does, whose cost depends only on the number of decoded tokens.
 
     Args:
-        latent_channels: D.
-        token_channels: C of the fused tokens.
-        adapters: of the model; those that are `perceiver.adapters.Reconstructible` are reconstructed.
-        modalities: only these of them; None: all.
-        query_channels: E; None takes `latent_channels`.
-        num_heads: attention heads.
+        latent_channels: latent width D.
+        token_channels: width C of the fused tokens.
+        adapters: adapters of the model; those that are `perceiver.adapters.Reconstructible` are reconstructed.
+        modalities: reconstruct only these; None: all.
+        query_channels: query width E; None takes `latent_channels`.
+        num_heads: number of attention heads.
         widening: hidden channels of the feed-forward layer per channel.
-        chunk_size: queries at a time, see `decode`.
+        chunk_size: number of queries at a time, see `decode`.
         dropout: probability of dropping a channel before each residual in training.
 
     Raises:
-        ValueError: nothing can be reconstructed; says why.
+        ValueError: if nothing can be reconstructed; states why.
 
     Examples:
         >>> import torch
@@ -152,12 +152,12 @@ class ReconstructionDecoder(Decoder):
         index: Mapping[str, Tensor | None] | None = None,
         mask: Mapping[str, Tensor | None] | None = None,
     ) -> dict[str, Float[Tensor, "batch *grid content"]]:
-        """Latents and tokens -> by modality that is there, `(B, *grid, c)`, or `(B, k, c)` where it has an index.
+        """Latents and tokens -> by present modality, `(B, *grid, c)`, or `(B, k, c)` if it has an index.
 
-        What stands in the tokens' content does not matter. See `Decoder` and `decode`.
+        The tokens' content is ignored. See `Decoder` and `decode`.
 
         Raises:
-            ValueError: without tokens, or for an index or mask of a modality that is not there.
+            ValueError: without tokens, or for an index or mask of an absent modality.
         """
         index, mask, tokens = index or {}, mask or {}, tokens or {}
         there = [name for name in self.queries if name in tokens]
@@ -166,7 +166,7 @@ class ReconstructionDecoder(Decoder):
                 f"ReconstructionDecoder: expected tokens of some of {sorted(self.queries)}, and an index or mask for these "
                 f"only; got tokens {sorted(tokens)}, index {sorted(index)}, mask {sorted(mask)}."
             )
-        # Data-parallel training waits for every parameter: those of absent modalities get zeros.
+        # Data-parallel training waits for every parameter: parameters of absent modalities get zeros.
         for name in set(self.queries) - set(there):
             latents = with_zero_gradients(latents, [*self.queries[name].parameters(), *self.outputs[name].parameters()])
         return {
@@ -184,7 +184,7 @@ class ReconstructionDecoder(Decoder):
 
 
 def _reconstructed(adapters: Mapping[str, nn.Module], modalities: Sequence[str] | None) -> list[str]:
-    """Which modalities, in sorted order; ValueError where one that is asked for, or all, cannot be."""
+    """Return the reconstructed modalities, sorted; ValueError if a requested modality, or every modality, cannot be."""
     able = [name for name, one in adapters.items() if isinstance(one, Reconstructible) and one.content_channels > 0]
     wanted = able if modalities is None else list(modalities)
     if not wanted or set(wanted) - set(able):

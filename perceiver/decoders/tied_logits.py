@@ -1,4 +1,4 @@
-"""Logits over a vocabulary whose weights are the input's embedding."""
+"""Vocabulary logits with the weights of the input embedding."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 class TiedLogits(nn.Module):
-    """Products with the embedding of a modality's adapter, plus a bias of their own (Perceiver IO, section 4.1).
+    """Products with the embedding of a modality's adapter, plus a separate bias (Perceiver IO, section 4.1).
 
-    The adapter, e.g. `TextTokens`, has the embedding as its attribute `embedding`, an `nn.Embedding`; it stays its
-    parameter alone.
+    The adapter, e.g. `TextTokens`, holds the embedding as its attribute `embedding`, an `nn.Embedding`, and remains the only
+    owner of the parameter.
 
     Args:
-        modality: whose adapter.
-        vocabulary_size: rows of that embedding.
+        modality: modality of the adapter.
+        vocabulary_size: rows of the embedding.
 
     Examples:
         >>> import torch
@@ -39,10 +39,10 @@ class TiedLogits(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch queries channels"], adapters: Mapping[str, nn.Module] | nn.ModuleDict | None
     ) -> Float[Tensor, "batch queries vocabulary"]:
-        """`(B, k, E)`, E the width of the embedding -> `(B, k, vocabulary_size)`.
+        """`(B, k, E)`, where E is the width of the embedding -> `(B, k, vocabulary_size)`.
 
         Raises:
-            ValueError: if there is no such adapter, or its embedding has another shape.
+            ValueError: if there is no such adapter, or its embedding has a different shape.
         """
         adapter = None if adapters is None or self.modality not in adapters else adapters[self.modality]
         embedding = getattr(adapter, "embedding", None)
@@ -60,5 +60,5 @@ class TiedLogits(nn.Module):
         return x @ embedding.weight.t() + self.bias
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the description for `print(model)`."""
         return f"modality={self.modality!r}, vocabulary_size={self.vocabulary_size}"

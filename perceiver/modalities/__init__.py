@@ -1,6 +1,6 @@
-"""Kinds of modality: how raw samples of each kind become the tensors that a model is trained on.
+"""Kinds of modality: conversion of raw samples of each kind to tensors for training.
 
-One file per kind, the table in `kinds`. A kind of your own is a class derived from `Modality`, in any installed package.
+One file per kind, the table in `kinds`. A custom kind is a class derived from `Modality`, in any installed package.
 """
 
 from perceiver.modalities.modality import Modality, ModalitySpec

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def scale(x: Tensor, modality: Mapping[str, Any], *, name: str = "image") -> Tensor:
-    """Integers of the spec's `range`, booleans, or floats in [0, 1], to float32 in [0, 1]; any shape."""
+    """Scale integers of the spec's `range`, booleans, or floats in [0, 1] to float32 in [0, 1]; any shape."""
     low, high = modality.get("range", (0, 255))
     if x.dtype == torch.bool:
         return x.to(torch.float32)
@@ -31,7 +31,7 @@ def scale(x: Tensor, modality: Mapping[str, Any], *, name: str = "image") -> Ten
 
 
 def positive(settings: Mapping[str, Any], key: str, *, whole: bool = True, optional: bool = True) -> None:
-    """ValueError unless a setting is a number above 0, or None where it is optional."""
+    """Raise ValueError unless a setting is a number above 0, or None if optional."""
     value = settings[key]
     if value is None and optional:
         return
@@ -43,7 +43,7 @@ def as_tensor(raw: Any, name: str) -> Tensor:
     if isinstance(raw, Tensor):
         return raw
     if isinstance(raw, np.ndarray | list):
-        # Torch takes neither negative strides nor, without a warning, read-only memory.
+        # Torch rejects negative strides, and warns about read-only memory.
         try:
             return torch.as_tensor(np.require(raw, requirements=["C", "W"]))
         except (TypeError, ValueError) as error:

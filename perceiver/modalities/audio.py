@@ -17,11 +17,10 @@ from perceiver.modalities.statistics import require_any
 
 @final
 class AudioModality(Modality):
-    """Sound: `(samples,)` or `(channels, samples)`, or a pair of that and its sample rate -> `(channels, samples)`.
+    """Sound: `(samples,)` or `(channels, samples)`, or a pair of sound and sample rate -> `(channels, samples)`.
 
-    Integers have the range of their type, those of 64 bits that of 16 bits; a single channel is repeated where there are
-    several. Other sample rates are resampled, and what is longer than the spec's `max_seconds`
-    is cut.
+    Integers have the range of their type, but 64-bit integers the range of 16 bits. A single channel is repeated if the spec
+    has several. Other sample rates are resampled, and sound longer than the spec's `max_seconds` is cut.
     """
 
     channel_axis = 0
@@ -29,7 +28,7 @@ class AudioModality(Modality):
     peak = 1.0
 
     def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Channels, sample rate and greatest length."""
+        """Return channels, sample rate and maximum length."""
         positive(settings, "sample_rate", optional=False)
         positive(settings, "channels", optional=False)
         positive(settings, "max_seconds", whole=False)
@@ -37,11 +36,11 @@ class AudioModality(Modality):
             "shape": [settings["channels"], None],
             "sample_rate": settings["sample_rate"],
             "max_seconds": settings["max_seconds"],
-            "integer_bits": 16,  # of numbers in lists, which have no type
+            "integer_bits": 16,  # for numbers in lists, which have no type
         }
 
     def tensor(self, raw: Any, spec: ModalitySpec, name: str) -> Tensor:
-        """One recording at the spec's sample rate."""
+        """Convert one recording to the spec's sample rate."""
         rate = None
         if isinstance(raw, tuple) and len(raw) == 2:
             raw, rate = raw
@@ -67,7 +66,7 @@ class AudioModality(Modality):
         return x
 
     def statistics(self, samples: Iterable[Any], spec: ModalitySpec) -> dict[str, Any]:
-        """Mean 0, so that silence stays 0, and the root mean square of each channel."""
+        """Return mean 0, so that silence stays 0, and the root mean square of each channel."""
         count, squares = 0, torch.zeros(())
         for x in samples:
             count, squares = count + x.shape[1], squares + x.double().square().sum(dim=1)
@@ -79,7 +78,7 @@ class AudioModality(Modality):
 
 
 def _sixteen_bits(x: Tensor, name: str) -> Tensor:
-    """Lists of integers have no type that says what full scale is: they are taken for samples of 16 bits."""
+    """Interpret lists of integers, which have no type to define full scale, as 16-bit samples."""
     if x.numel() and (x.amin() < -(2**15) or x.amax() >= 2**15):
         raise ValueError(
             f"{name}: expected integers of 16 bits, got values from {int(x.amin())} to {int(x.amax())}. Pass an array of "
@@ -88,7 +87,7 @@ def _sixteen_bits(x: Tensor, name: str) -> Tensor:
     return x.to(torch.int16)
 
 
-_MOST_RESAMPLING = 1024  # times as many samples, or as few
+_MOST_RESAMPLING = 1024  # largest factor of the number of samples, up or down
 
 
 _MOST_COEFFICIENTS = 2**22
@@ -98,10 +97,10 @@ _MOST_PHASES = 2000
 
 
 def _resampled(x: Tensor, rate: int, wanted: int, name: str) -> Tensor:
-    """Sound of `wanted` samples per second instead of `rate`.
+    """Resample sound from `rate` to `wanted` samples per second.
 
-    The filter has coefficients for each of `wanted` phases of `rate` samples, both divided by what they have in common: of
-    rates without much in common that is gigabytes. Their ratio is then replaced by the nearest fraction of smaller numbers,
+    The filter has coefficients for each of `wanted` phases of `rate` samples, both divided by their greatest common divisor.
+    If that is small, the filter takes gigabytes; the ratio is then replaced by the nearest fraction of smaller numbers,
     which changes pitch and duration by less than a thousandth.
     """
     if not 1 / _MOST_RESAMPLING <= wanted / max(rate, 1) <= _MOST_RESAMPLING:
@@ -109,7 +108,7 @@ def _resampled(x: Tensor, rate: int, wanted: int, name: str) -> Tensor:
             f"{name}: expected a sample rate of {max(1, wanted // _MOST_RESAMPLING)} to {wanted * _MOST_RESAMPLING} Hz for "
             f"resampling to {wanted} Hz, got {rate} Hz. Resample it with another program."
         )
-    from torchaudio.functional import resample  # slow to import, seldom needed
+    from torchaudio.functional import resample  # slow to import, rarely needed
 
     common = math.gcd(rate, wanted)
     if wanted // common * (rate // common + 16) > _MOST_COEFFICIENTS:

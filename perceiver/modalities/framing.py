@@ -10,14 +10,14 @@ from PIL import ExifTags, Image, ImageOps
 
 
 class Frame:
-    """Scales an image until it covers size / crop_fraction, and cuts `size` out of the centre; in one resampling.
+    """Scale an image until it covers size / crop_fraction, and crop `size` from the centre, in one resampling.
 
     Args:
         size: (height, width) of the result.
-        crop_fraction: see there; 0.875 is the custom for ImageNet (224 of 256).
+        crop_fraction: see above; 0.875 is common for ImageNet (224 of 256).
 
     Raises:
-        ValueError: not two positive sizes, or a fraction outside (0, 1].
+        ValueError: unless `size` is two positive sizes and the fraction lies in (0, 1].
     """
 
     def __init__(self, *, size: Sequence[int], crop_fraction: float = 1.0) -> None:
@@ -31,14 +31,14 @@ class Frame:
     def __call__(
         self, image: Image.Image, *, resample: Image.Resampling = Image.Resampling.BICUBIC
     ) -> Image.Image:
-        """An image of any size -> one of `size`; `resample` is how, NEAREST for pixels that are class numbers."""
+        """Resize an image of any size to `size`; use NEAREST as `resample` for pixels that are class numbers."""
         wanted = (self.width, self.height)
         if image.size == wanted and self.crop_fraction == 1:
             return image
         width, height = image.size
         scale = max(self.width / width, self.height / height) / self.crop_fraction
         half_width, half_height = self.width / scale / 2, self.height / scale / 2
-        # Rounding must not reach beyond the image.
+        # Rounding must not exceed the image.
         box = (
             max(width / 2 - half_width, 0.0),
             max(height / 2 - half_height, 0.0),
@@ -49,29 +49,29 @@ class Frame:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turned or mirrored as its EXIF data says; the image itself where they say nothing. Errors of its decoder pass."""
+    """Rotate or mirror an image according to its EXIF data, if any. Decoder errors propagate."""
     # Before errors are suppressed: after a first failure, a decoder may return a damaged image without an error.
     image.load()
-    with suppress(Exception):  # EXIF data may be garbage beside good pixels
+    with suppress(Exception):  # EXIF data may be corrupt although the pixels are valid
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             return ImageOps.exif_transpose(image)
     return image
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether its pixels are numbers of more than 8 bits, whose range the file does not state."""
+    """Return whether pixels have more than 8 bits, whose range the file does not state."""
     return image.mode[0] in "IF"
 
 
 def to_rgb(image: Image.Image, *, deep_range: Sequence[float] | None = None) -> Image.Image:
-    """Any image as RGB with 8 bits per channel; transparency is dropped, deeper pixels are scaled.
+    """Convert any image to RGB with 8 bits per channel; drop transparency and scale deeper pixels.
 
     Args:
-        image: of any mode.
-        deep_range: black and white of images with more than 8 bits per pixel. None: 0 and 65535.
+        image: image of any mode.
+        deep_range: black and white levels of images with more than 8 bits per pixel. None: 0 and 65535.
 
     Raises:
-        ValueError: its pixels are floating-point or 32-bit numbers whose range is unknown, or lie outside it.
+        ValueError: if pixels are floating-point or 32-bit numbers of unknown range, or lie outside the range.
     """
     if image.mode == "RGB":
         image.load()
@@ -87,19 +87,19 @@ def to_rgb(image: Image.Image, *, deep_range: Sequence[float] | None = None) -> 
                 "images, or of the setting deep_range"
             )
         scaled = (values.astype(np.float64) - low) / (high - low) * 255
-        image = Image.fromarray((scaled + 0.5).astype(np.uint8))  # PIL would cut off at 255
+        image = Image.fromarray((scaled + 0.5).astype(np.uint8))  # PIL would clip at 255
     if image.mode == "P":
         image = image.convert("RGBA")  # conversion of some palettes with transparency to RGB fails
     return image.convert("RGB")
 
 
 def deep_range_of(images: Iterable[Image.Image]) -> list[int] | None:
-    """The range of those training images whose pixels have more than 8 bits; None: there are no such images.
+    """Return the range of the training images with more than 8 bits per pixel; None without such images.
 
-    It begins at 0 and ends at the largest number of 8, 10, 12, 14 or 16 bits that covers them all.
+    It begins at 0 and ends at the largest number of 8, 10, 12, 14 or 16 bits that covers all pixels.
 
     Raises:
-        ValueError: pixels are negative, fractions or beyond 16 bits, which suggests no range.
+        ValueError: for negative or fractional pixels, or more than 16 bits, which suggest no range.
     """
     largest = None
     for image in images:

@@ -20,8 +20,8 @@ from perceiver.modalities.statistics import require_any
 class ImageModality(Modality):
     """Images: PIL images, arrays `(H, W)` or `(H, W, C)`, tensors `(C, H, W)` -> `(C, H, W)`.
 
-    Integers lie in the spec's `range`, floating-point values in [0, 1]. PIL images are turned upright as EXIF says and,
-    where the spec has a `crop_fraction`, scaled and cropped as in training (`framing.Frame`).
+    Integers lie in the spec's `range`, floating-point values in [0, 1]. PIL images are rotated according to EXIF and,
+    if the spec has a `crop_fraction`, scaled and cropped as in training (`framing.Frame`).
     """
 
     channel_axis = 0
@@ -29,15 +29,15 @@ class ImageModality(Modality):
     peak = 1.0
 
     def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Shape, range and framing."""
+        """Return shape, range and framing."""
         return _framed(settings)
 
     def tensor(self, raw: Any, spec: ModalitySpec, name: str) -> Tensor:
-        """One image in [0, 1]."""
+        """Convert one image to [0, 1]."""
         return _image(raw, spec, name)
 
     def statistics(self, samples: Iterable[Any], spec: ModalitySpec) -> dict[str, Any]:
-        """Mean and standard deviation of each channel."""
+        """Return mean and standard deviation of each channel."""
         return _pixel_statistics(samples)
 
 
@@ -45,7 +45,7 @@ class ImageModality(Modality):
 class VideoModality(Modality):
     """Videos: arrays `(T, H, W)` or `(T, H, W, C)`, tensors `(C, T, H, W)`, lists of PIL images -> `(C, T, H, W)`.
 
-    Values and frames are as those of images.
+    Values and frames are as for images.
     """
 
     channel_axis = 0
@@ -53,14 +53,14 @@ class VideoModality(Modality):
     peak = 1.0
 
     def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of images, with the number of frames in the shape; None: any."""
+        """Return the facts of images, with the number of frames in the shape; None: any number."""
         positive(settings, "num_frames")
         facts = _framed(settings)
         channels, height, width = facts["shape"]
         return {**facts, "shape": [channels, settings["num_frames"], height, width]}
 
     def tensor(self, raw: Any, spec: ModalitySpec, name: str) -> Tensor:
-        """One video in [0, 1]."""
+        """Convert one video to [0, 1]."""
         if isinstance(raw, list | tuple) and raw and all(isinstance(frame, Image.Image) for frame in raw):
             channels, _, *size = spec["shape"]
             still = {**spec, "shape": [channels, *size]}
@@ -74,7 +74,7 @@ class VideoModality(Modality):
         return scale(x[None] if x.ndim == 3 else x, spec, name=name)
 
     def statistics(self, samples: Iterable[Any], spec: ModalitySpec) -> dict[str, Any]:
-        """Mean and standard deviation of each channel."""
+        """Return mean and standard deviation of each channel."""
         return _pixel_statistics(samples)
 
 
@@ -103,8 +103,8 @@ def _image(raw: Any, spec: ModalitySpec, name: str) -> Tensor:
 
 
 def _pixels(image: Image.Image, spec: ModalitySpec, name: str) -> Image.Image:
-    """In the mode of the training images and, where these were framed, in their size."""
-    image.load()  # an array made of an image without its pixels may be empty
+    """Convert an image to the mode of the training images and, if they were framed, to their size."""
+    image.load()  # an array made from an image that is not loaded may be empty
     channels, *size = spec["shape"]
     framed = "crop_fraction" in spec
     if (channels == 3 and list(spec.get("range", (0, 255))) == [0, 255]) or (channels == 1 and framed):
@@ -114,12 +114,12 @@ def _pixels(image: Image.Image, spec: ModalitySpec, name: str) -> Image.Image:
             raise ValueError(f"{name}: {error}.") from None
         image = Frame(size=size, crop_fraction=spec["crop_fraction"])(image) if framed else image
         return image if channels == 3 else image.convert("L")
-    # More than 8 bits per pixel (modes I, I;16, F) would be cut off by a conversion to L.
+    # A conversion to L would clip more than 8 bits per pixel (modes I, I;16, F).
     return image.convert("L") if channels == 1 and image.mode[0] not in "IF" else image
 
 
 def _pixel_statistics(samples: Iterable[Any]) -> dict[str, Any]:
-    """Mean and standard deviation of each channel; of images and videos, channels first."""
+    """Return mean and standard deviation of each channel, for images and videos, channels first."""
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for x in samples:
         flat = x.double().flatten(1)

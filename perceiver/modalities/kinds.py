@@ -1,4 +1,4 @@
-"""The kinds of modality: the table of those that the package brings along, and how the kind of a spec is found."""
+"""Table of the built-in kinds of modality, and look-up of the kind of a spec."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ KINDS: dict[str, Modality] = {
     "timeseries": TimeSeriesModality(),
     "table": TableModality(),
 }
-"""By the word that a spec has as `kind`. Kinds of other packages are spelled by their class instead."""
+"""Built-in kinds by the word that a spec has as `kind`. Kinds of other packages are named by their class."""
 
 
 _CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 
 
 def kind_of(spec: ModalitySpec) -> Modality:
-    """The kind of a modality; `ArrayModality` for a word that is not in `KINDS`.
+    """Return the kind of a modality; `ArrayModality` for a word that is not in `KINDS`.
 
-    Imports nothing: a class of another package is found once its package is imported, which `perceiver.load` does for the
-    packages that it is told to trust, and the data module for the user's own settings.
+    Imports nothing: a class of another package is found after its package is imported. `perceiver.load` imports trusted
+    packages, and the data module imports the packages in the user's settings.
 
     Raises:
-        ValueError: the spec names a class that is not imported.
+        ValueError: if the spec names a class that is not imported.
     """
     kind = spec.get("kind")
     if not is_class(spec):
@@ -47,20 +47,20 @@ def kind_of(spec: ModalitySpec) -> Modality:
             f"spec.modalities: the kind {kind!r} is a class that is not imported. If you trust that package's code, import "
             f"it, or load with trust=[{package!r}]."
         )
-    return found[-1]()  # the last definition, where a notebook repeats it
+    return found[-1]()  # the last definition, if a notebook repeats it
 
 
 def is_class(spec: ModalitySpec) -> bool:
-    """Whether the kind is the dotted name of a class. With a `channel_axis` in the spec it is a word, dots or not."""
+    """Return whether the kind is the dotted name of a class. With a `channel_axis` in the spec it is always a word."""
     kind = spec.get("kind")
     return isinstance(kind, str) and "channel_axis" not in spec and _CLASS.fullmatch(kind) is not None
 
 
 def channel_axes(name: str, spec: ModalitySpec) -> Axis | dict[str, Axis]:
-    """Where the channels of the samples of a modality are; see `Modality.channel_axis`.
+    """Return the channel axis of a modality's samples; see `Modality.channel_axis`.
 
     Raises:
-        ValueError: neither its kind nor its spec has them; names the modality.
+        ValueError: if neither kind nor spec defines it; names the modality.
     """
     axis = spec.get("channel_axis")
     if axis is None:

@@ -1,4 +1,4 @@
-"""A kind of modality: everything that the package must know of images, sound, … or of a kind from another package."""
+"""Base class of the kinds of modality: images, sound, … or a kind from another package."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from torch import Tensor
 from perceiver.modalities.arrays import as_tensor, check_shape
 
 Axis = int | None
-"""Where the channels of one tensor of a sample are, 0 or -1; None: there are none. The other axes are the grid."""
+"""Channel axis of one tensor of a sample, 0 or -1; None: no channels. The other axes are the grid."""
 
 ModalitySpec = Mapping[str, Any]
 """The entry of one modality in the spec, plain data. Every entry has `kind`; the rest depends on it:
 
-- `shape` of a sample, None for free sizes, and `channel_axis` where it differs from that of the kind;
+- `shape` of a sample, None for free sizes, and `channel_axis` if it differs from the kind's default;
 - `mean` and `std` of each channel, `range` of integer values, `crop_fraction`, `sample_rate`, `max_seconds`,
   `vocabulary_size`, `max_length`, `num_values`, `step_seconds`, `duration_seconds`, `numbers`, `categories`, …: how raw
   samples are converted and normalised;
-- `column`, or `columns`: where a manifest has it; `files`, `time`, `names`: how its cells are read;
+- `column`, or `columns`: its columns in a manifest; `files`, `time`, `names`: how its cells are read;
 - the settings of a kind from another package.
 """
 
 
 class Modality(ABC):
-    """A kind of modality. Derive from it, give the class what differs from the defaults, and name it as `kind`:
+    """A kind of modality. Derive from it, override the defaults as needed, and name the class as `kind`:
     `data.modalities={readings: {kind: my_package.Thermometer}}`.
 
-    Instances have no state: they are made without arguments, and everything that is known of a modality is in its spec.
+    Instances have no state: they are made without arguments, and all facts of a modality are in its spec.
 
     Attributes:
-        channel_axis: where the channels of a sample are: 0 (channels first), -1 (channels last) or None (no channels); for
-            samples of several tensors, by the name of each. The other axes are the grid: lengths may differ along them.
-        settings: what `data.modalities` may set beside `kind` and `column`, and the defaults.
-        adapter: the name of the default adapter's YAML, `adapter/<name>.yaml`; None: the name of the kind.
-        cells: what a manifest's cells hold. "numbers": lists, their JSON text, or the path of a file with numbers. "files":
-            paths; `read` gets an object with `read_bytes()` and `suffix`. "values": anything, passed to `read` as it is.
-        several_columns: a sample takes several columns of a manifest, `columns` among the settings; `read` gets a dict.
-        peak: the largest value before normalisation, for PSNR; None: unbounded.
+        channel_axis: channel axis of a sample: 0 (channels first), -1 (channels last) or None (no channels); for samples of
+            several tensors, a dict by their names. The other axes are the grid: lengths may differ along them.
+        settings: settings of `data.modalities` besides `kind` and `column`, with defaults.
+        adapter: name of the default adapter's YAML, `adapter/<name>.yaml`; None: the name of the kind.
+        cells: content of a manifest's cells. "numbers": lists, their JSON text, or the path of a file with numbers. "files":
+            paths; `read` gets an object with `read_bytes()` and `suffix`. "values": anything, passed to `read` unchanged.
+        several_columns: a sample takes several columns of a manifest, given by the setting `columns`; `read` gets a dict.
+        peak: largest value before normalisation, for PSNR; None: unbounded.
 
     Examples:
         >>> from perceiver import Modality
@@ -62,31 +62,31 @@ class Modality(ABC):
     peak: ClassVar[float | None] = None
 
     def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """What the spec holds before the data was seen: by default the settings.
+        """Return the spec's entries that do not depend on the data: by default the settings.
 
         Args:
-            settings: of the user, with the defaults for the others.
+            settings: the user's settings, completed with defaults.
 
         Raises:
-            ValueError: an invalid setting; the message begins with its name.
+            ValueError: for an invalid setting; the message begins with its name.
         """
         return dict(settings)
 
     def read(self, cell: Any, spec: ModalitySpec) -> Any:
-        """The raw sample in a manifest's cell; see `cells`. OSError or ValueError where it holds none."""
+        """Read the raw sample in a manifest's cell; see `cells`. OSError or ValueError for an invalid cell."""
         return cell
 
     def tensor(self, raw: Any, spec: ModalitySpec, name: str) -> Tensor:
-        """A raw sample as a float32 tensor in the model's layout, not normalised; errors call it `name`."""
+        """Convert a raw sample to a float32 tensor in the model's layout, not normalised; errors call it `name`."""
         return as_tensor(raw, name).to(torch.float32)
 
     def preprocess(self, raw: Any, spec: ModalitySpec, name: str) -> Tensor | dict[str, Tensor]:
-        """A raw sample -> what the adapter takes, without the batch axis: `tensor`, checked and normalised.
+        """Convert a raw sample to the adapter's input, without the batch axis: `tensor`, checked and normalised.
 
-        Deterministic: training, evaluation and prediction call it alike. Override it where samples are several tensors.
+        Deterministic; used in training, evaluation and prediction. Override it for samples of several tensors.
 
         Raises:
-            ValueError, TypeError: it does not fit the spec; the message begins with `name`.
+            ValueError, TypeError: if the sample does not fit the spec; the message begins with `name`.
         """
         x = self.tensor(raw, spec, name)
         check_shape(x, spec, name)
@@ -105,15 +105,15 @@ class Modality(ABC):
         return normalised
 
     def statistics(self, samples: Iterable[Any], spec: ModalitySpec) -> dict[str, Any]:
-        """What the spec learns from training samples, preprocessed without it: by default nothing.
+        """Return spec entries measured on training samples, preprocessed without them: by default none.
 
         `perceiver.modalities.statistics.channel_statistics` gives `mean` and `std`.
 
         Raises:
-            ValueError: there are no samples, or they never vary.
+            ValueError: without samples, or if they never vary.
         """
         return {}
 
     def drawing(self, spec: ModalitySpec, adapter: Any) -> Any:
-        """A `perceiver.plots.drawings.Drawing`; None: numbers on a grid. Built-in kinds have theirs there."""
+        """Return a `perceiver.plots.drawings.Drawing`; None: numbers on a grid. Drawings of built-in kinds are there."""
         return None

@@ -14,21 +14,21 @@ from perceiver.modalities.modality import Modality, ModalitySpec
 
 @final
 class PointsModality(Modality):
-    """Point sets `(P, coordinates + features)`; centred and scaled where the spec has `unit_sphere`."""
+    """Point sets `(P, coordinates + features)`, centred and scaled if the spec has `unit_sphere`."""
 
     channel_axis = -1
     settings: ClassVar = {"unit_sphere": True}
 
     def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Whether they are centred and scaled."""
+        """Return whether point sets are centred and scaled."""
         return {"unit_sphere": bool(settings["unit_sphere"])}
 
     def tensor(self, raw: Any, spec: ModalitySpec, name: str) -> Tensor:
-        """One point set."""
+        """Convert one point set."""
         return _in_unit_sphere(raw, spec, name)
 
     def statistics(self, samples: Iterable[Any], spec: ModalitySpec) -> dict[str, Any]:
-        """The shape: any number of points, of as many coordinates and features as the first set has."""
+        """Return the shape: any number of points, with the coordinates and features of the first set."""
         first = next(iter(samples), None)
         if first is None:
             raise ValueError("no point set can be read.")
@@ -39,12 +39,12 @@ class PointsModality(Modality):
 
 @final
 class ArrayModality(Modality):
-    """Arrays and tensors of a kind that is only a word: `shape` and `channel_axis` come from the spec."""
+    """Arrays and tensors of a kind without a class: `shape` and `channel_axis` come from the spec."""
 
     channel_axis = None
 
     def tensor(self, raw: Any, spec: ModalitySpec, name: str) -> Tensor:
-        """One array."""
+        """Convert one array."""
         return _in_unit_sphere(raw, spec, name)
 
 
@@ -53,14 +53,14 @@ def _in_unit_sphere(raw: Any, spec: ModalitySpec, name: str) -> Tensor:
     if not spec.get("unit_sphere"):
         return x.to(torch.float32)
     check_shape(x, spec, name)
-    # Coordinates of maps have more digits than float32: they are moved to their mean first.
+    # Map coordinates have more digits than float32, so they are centred first.
     return to_unit_sphere(x if x.dtype == torch.float32 else x.to(torch.float64)).to(torch.float32)
 
 
 def to_unit_sphere(points: Tensor, *, num_coordinates: int = 3) -> Tensor:
-    """A point set `(P, coordinates + features)`, moved to the mean of its points and scaled so that the farthest is at 1.
+    """Centre a point set `(P, coordinates + features)` on its mean and scale it to radius 1.
 
-    A set whose points are all in one place stays at 0.
+    A set of identical points becomes 0.
     """
     coordinates = points[:, :num_coordinates]
     coordinates = coordinates - coordinates.mean(dim=0)

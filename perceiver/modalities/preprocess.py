@@ -1,6 +1,6 @@
-"""From raw samples to the tensors a model was trained on, and back: for training, validation and prediction alike.
+"""Conversion of raw samples to a model's input tensors, and back, for training, validation and prediction.
 
-Everything that it takes is in the spec of the modality, which goes into the checkpoint with the weights.
+It depends only on the spec of the modality, which is saved in the checkpoint with the weights.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from perceiver.modalities.modality import ModalitySpec
 
 
 def preprocess(raw: Any, *, modality: ModalitySpec, name: str) -> Tensor | dict[str, Tensor]:
-    """One raw sample of one modality -> what its adapter takes: tensors in the model's layout, scaled and normalised.
+    """Convert a raw sample of a modality to its adapter's input: tensors in the model's layout, scaled and normalised.
 
-    What a raw sample may be is documented at the class of its kind, `perceiver.modalities.kinds.KINDS`. Kinds that are only
-    a word take arrays or tensors of the shape that their adapter takes.
+    Raw samples are documented at the class of their kind, see `perceiver.modalities.kinds.KINDS`. Kinds without a class take
+    arrays or tensors in the shape of the adapter's input.
 
     Args:
-        raw: the sample.
-        modality: its spec.
-        name: what error messages call it.
+        raw: raw sample.
+        modality: spec of the modality.
+        name: name of the sample in error messages.
 
     Raises:
-        ValueError: if shape, range or columns are not those of the spec.
-        TypeError: if it is nothing that the kind takes.
+        ValueError: if shape, range or columns do not fit the spec.
+        TypeError: if the kind does not take such an object.
     """
     return kind_of(modality).preprocess(raw, modality, name)
 
@@ -38,11 +38,11 @@ def normalise(x: Tensor, modality: ModalitySpec) -> Tensor:
 
 
 def unnormalised(x: Tensor, modality: ModalitySpec) -> Tensor:
-    """A normalised sample, or a batch, as it was before, float32: the inverse of `normalise`."""
+    """Undo the normalisation of a sample or a batch, in float32: the inverse of `normalise`."""
     x = x.to(torch.float32)
     if "mean" not in modality:
         return x
-    # The inverse of an affine map is one.
+    # The inverse of an affine map is affine.
     inverse = {
         **modality,
         "mean": [-mean / std for mean, std in zip(modality["mean"], modality["std"], strict=True)],

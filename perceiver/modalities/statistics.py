@@ -1,4 +1,4 @@
-"""What training samples say of their channels: mean and standard deviation."""
+"""Mean and standard deviation of the channels of training samples."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 
 def channel_statistics(samples: Iterable[Tensor], *, channel_axis: int) -> dict[str, list[float]]:
-    """`mean` and `std` of each channel over all elements of all samples, as the spec has them.
+    """Return `mean` and `std` of each channel over all elements of all samples, for the spec.
 
     Args:
         samples: `(C, *grid)` with `channel_axis=0`, `(*grid, C)` with -1.
-        channel_axis: where the channels are.
+        channel_axis: axis of the channels.
 
     Raises:
-        ValueError: there are no samples.
+        ValueError: without samples.
     """
     moments = Moments()
     for x in samples:
@@ -25,7 +25,7 @@ def channel_statistics(samples: Iterable[Tensor], *, channel_axis: int) -> dict[
 
 
 class Moments:
-    """Mean and standard deviation of each column of `(n, C)`, block by block, by Welford: values may lie far from 0."""
+    """Mean and standard deviation of each column of `(n, C)`, block by block, by Welford's method for stability."""
 
     def __init__(self) -> None:
         self._count: Tensor | float = 0.0
@@ -33,7 +33,7 @@ class Moments:
         self._moment: Tensor | float = 0.0
 
     def add(self, values: Tensor, present: Tensor | None = None) -> None:
-        """Include a block `(n, C)`; where `present` is False a value does not count."""
+        """Add a block `(n, C)`; values with `present` False are ignored."""
         values = values.double()
         there = torch.ones_like(values) if present is None else present.double()
         count = there.sum(dim=0)
@@ -46,7 +46,7 @@ class Moments:
         self._count = both
 
     def facts(self) -> dict[str, list[float]]:
-        """`mean` and `std`; ValueError where nothing was added."""
+        """Return `mean` and `std`; ValueError if nothing was added."""
         require_any(int(isinstance(self._mean, Tensor)))
         assert isinstance(self._mean, Tensor)
         assert isinstance(self._moment, Tensor)
@@ -56,11 +56,11 @@ class Moments:
 
 
 def spread(std: float, largest: float) -> float:
-    """A standard deviation to divide by: 1 where it is the rounding noise of values as large as `largest`."""
+    """Return a standard deviation to divide by: 1 if it is rounding noise of values as large as `largest`."""
     return std if std > 1e-9 * largest else 1.0
 
 
 def require_any(count: int) -> None:
-    """ValueError where there are no samples."""
+    """Raise ValueError without samples."""
     if count == 0:
         raise ValueError("none of the training cells can be read.")

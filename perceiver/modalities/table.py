@@ -1,4 +1,4 @@
-"""Table rows: numbers, categories, and which cells are present."""
+"""Table rows: numbers, categories, and presence of cells."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from perceiver.modalities.written_numbers import date_of, is_missing_number, num
 class TableModality(Modality):
     """Rows of a table -> `numbers` (n,) float32, `categories` (k,) int64 and `present` (n + k,).
 
-    Numbers are normalised by the spec's `mean` and `std`; missing ones are 0. Categories are numbered from 1 in the order of
-    the spec; one that it does not know, or that is missing, is 0.
+    Numbers are normalised by the spec's `mean` and `std`; missing numbers are 0. Categories are numbered from 1 in the
+    order of the spec; unknown or missing categories are 0.
     """
 
     channel_axis: ClassVar = {"numbers": -1, "categories": -1, "present": -1}
@@ -29,7 +29,7 @@ class TableModality(Modality):
     several_columns = True
 
     def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """All columns, and those that shall be numbers or categories whatever they hold."""
+        """Return all columns, and the columns forced to be numbers or categories."""
         lists = {key: [str(column) for column in settings.get(key) or ()] for key in ("columns", "numbers", "categories")}
         columns = list(dict.fromkeys([*lists["columns"], *lists["numbers"], *lists["categories"]]))
         if not columns or set(lists["numbers"]) & set(lists["categories"]):
@@ -50,18 +50,18 @@ class TableModality(Modality):
         }
 
     def preprocess(self, raw: Any, spec: ModalitySpec, name: str) -> dict[str, Tensor]:
-        """One row.
+        """Convert one row.
 
         Args:
-            raw: from column to value; None, NaN, an empty text or no entry at all where it is missing, in columns of numbers
-                also one of the words of `MISSING_NUMBERS`.
-            spec: `numbers`, a list of names, of dates too; `categories`, from name to a list of known values; maybe `mean`
-                and `std`; `written` and `dates`, from name to how text is written, see `written_numbers`.
-            name: what error messages call it.
+            raw: values by column. Missing values are None, NaN, an empty text or no entry; in number columns also the words
+                of `MISSING_NUMBERS`.
+            spec: `numbers`, a list of column names, dates included; `categories`, known values by column; optionally `mean`
+                and `std`; `written` and `dates`, text formats by column, see `written_numbers`.
+            name: name of the row in error messages.
 
         Raises:
-            ValueError: a column that the spec does not have, or no number where it has one.
-            TypeError: no mapping.
+            ValueError: for a column that is not in the spec, or an invalid number.
+            TypeError: if the row is not a mapping.
         """
         if not isinstance(raw, Mapping):
             raise TypeError(f"{name}: expected a dict from column to value, got {type(raw).__name__}.")
@@ -86,16 +86,16 @@ class TableModality(Modality):
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value of a table is none: None, NaN, or text of nothing but spaces."""
+    """Return whether a value of a table is missing: None, NaN, or blank text."""
     if isinstance(value, str):
         return not value.strip()
     return value is None or (isinstance(value, float | np.floating) and math.isnan(value))
 
 
 def value_text(value: Any) -> str:
-    """A class or category as text: files and libraries differ in how they write it.
+    """Return a class or category as text, independent of how files and libraries write it.
 
-    The same for 1, 1.0, "1" and "1.0", and for True, "true" and "True".
+    The same text for 1, 1.0, "1" and "1.0", and for True, "true" and "True".
     """
     text = plain_text(value)
     if text.lower() in ("true", "false"):
@@ -104,7 +104,7 @@ def value_text(value: Any) -> str:
 
 
 def plain_text(value: Any) -> str:
-    """A value as text, which stays as it is where it is text already."""
+    """Return a value as text; text is returned unchanged."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, bytes):
@@ -116,9 +116,9 @@ def plain_text(value: Any) -> str:
 
 @lru_cache(maxsize=256)
 def numbered(names: tuple[str, ...]) -> dict[str, int]:
-    """The positions of classes or categories by name, and by the form that `value_text` gives their names.
+    """Return the positions of classes or categories by name, and by the `value_text` of the name.
 
-    Those of version 0.1 had fewer of one form: "1.0" beside "1".
+    Version 0.1 unified fewer forms: names may contain "1.0" besides "1".
     """
     return {value_text(name): number for number, name in reversed([*enumerate(names)])} | {
         name: number for number, name in enumerate(names)
@@ -126,13 +126,13 @@ def numbered(names: tuple[str, ...]) -> dict[str, int]:
 
 
 def number_of_name(value: Any, names: Sequence[str]) -> int | None:
-    """The position of the class or category that a value means; None: it is not among the names."""
+    """Return the position of the class or category of a value; None: unknown."""
     numbers, text = numbered(tuple(names)), plain_text(value)
     return numbers.get(text, numbers.get(value_text(text)))
 
 
 def number_in_column(value: Any, column: str, modality: Mapping[str, Any], *, name: str) -> float | None:
-    """The number or date in a cell; None where it is missing. For arguments and errors see `table`."""
+    """Return the number or date in a cell; None if missing. For arguments and errors see `TableModality.preprocess`."""
     if is_missing(value) or is_missing_number(value):
         return None
     date = (modality.get("dates") or {}).get(column)

@@ -15,22 +15,22 @@ from perceiver.modalities.text_bytes import VOCABULARY_SIZE, encode_bytes
 
 @final
 class TextModality(Modality):
-    """Texts: strings, of which the UTF-8 bytes are taken, or the ids of a tokenizer -> `(L,)` int64.
+    """Texts: strings, converted to UTF-8 bytes, or the ids of a tokenizer -> `(L,)` int64.
 
-    They are cut behind the spec's `max_length` ids.
+    They are cut to the spec's `max_length` ids.
     """
 
     channel_axis = None
     settings: ClassVar = {"files": False, "max_length": None, "vocabulary_size": VOCABULARY_SIZE}
 
     def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Vocabulary and greatest length, and whether cells name files."""
+        """Return vocabulary size and maximum length, and whether cells name files."""
         positive(settings, "max_length")
         positive(settings, "vocabulary_size", optional=False)
         return {"shape": [None], **{key: settings[key] for key in ("vocabulary_size", "max_length", "files")}}
 
     def preprocess(self, raw: Any, spec: ModalitySpec, name: str) -> Tensor:
-        """One text."""
+        """Convert one text."""
         size = int(spec["vocabulary_size"])
         if isinstance(raw, str):
             if size != VOCABULARY_SIZE:

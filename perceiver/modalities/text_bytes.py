@@ -1,4 +1,4 @@
-"""Text as ids of its UTF-8 bytes: no vocabulary to learn, and every language fits.
+"""Text as ids of its UTF-8 bytes: no learned vocabulary, and suitable for every language.
 
 Ids follow Perceiver IO's tokenizer (appendix B of the paper; `PerceiverTokenizer` in transformers): 0 padding, 1 beginning,
 2 end, 3 mask, 4 class, 5 separator, then the 256 bytes. No special id is added here.
@@ -11,17 +11,17 @@ from jaxtyping import Int
 from torch import Tensor
 
 NUM_SPECIAL = 6
-"""Ids before that of byte 0."""
+"""Number of special ids, before the id of byte 0."""
 
 VOCABULARY_SIZE = NUM_SPECIAL + 256
-"""All ids: the special ones and the bytes."""
+"""Number of all ids: special ids and bytes."""
 
 
 def encode_bytes(text: str) -> Int[Tensor, "length"]:
     """Text -> `(L,)` int64, the id of each of its L UTF-8 bytes; `(0,)` for the empty text.
 
     Raises:
-        ValueError: if the text holds half a surrogate pair, which no UTF-8 can express.
+        ValueError: if the text contains a lone surrogate, which UTF-8 cannot encode.
     """
     try:
         raw = bytearray(text.encode("utf-8"))
@@ -30,16 +30,16 @@ def encode_bytes(text: str) -> Int[Tensor, "length"]:
             f"encode_bytes: character {error.start} of the text, {text[error.start]!r}, is half a surrogate pair and has no "
             "UTF-8 form. Decode the file with errors='replace' to read it nevertheless."
         ) from None
-    # torch makes no tensor of an empty buffer.
+    # torch rejects an empty buffer.
     ids = torch.frombuffer(raw, dtype=torch.uint8) if raw else torch.zeros(0, dtype=torch.uint8)
     return ids.to(torch.int64) + NUM_SPECIAL
 
 
 def decode_bytes(ids: Int[Tensor, "length"]) -> str:
-    """`(L,)` ids -> text; special ids are left out, and bytes that are no UTF-8 become U+FFFD, as in texts cut anywhere.
+    """`(L,)` ids -> text; special ids are skipped, and invalid UTF-8, as in cut texts, becomes U+FFFD.
 
     Raises:
-        ValueError: for ids outside the vocabulary, or another shape.
+        ValueError: for ids outside the vocabulary, or a different shape.
     """
     if ids.ndim != 1:
         raise ValueError(f"decode_bytes: expected ids (length,) of one text, got shape {tuple(ids.shape)}.")

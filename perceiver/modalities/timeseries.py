@@ -1,4 +1,4 @@
-"""Time series: values, times in seconds, and which values are present."""
+"""Time series: values, times in seconds, and presence of values."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from perceiver.modalities.statistics import Moments
 class TimeSeriesModality(Modality):
     """Time series -> `values` (T, F) float32, `times` (T,) float64 in seconds and, if any are missing, `present` (T, F).
 
-    Values are normalised by the spec's `mean` and `std`; missing ones are 0. Steps that are out of order are sorted by time;
-    those of the same time become one, with the mean of each value.
+    Values are normalised by the spec's `mean` and `std`; missing values are 0. Steps are sorted by time; steps with the same
+    time are merged by the mean of each value.
     """
 
     channel_axis: ClassVar = {"values": -1, "times": None, "present": -1}
     settings: ClassVar = {"time": None, "values": None, "step_seconds": None}
 
     def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The column of times, the names of the values if they are given, and the step."""
+        """Return the column of times, the names of the values if given, and the step."""
         positive(settings, "step_seconds", whole=False)
         values = settings["values"]
         names = {} if values is None else {"names": [str(name) for name in values], "num_values": len(values)}
@@ -35,17 +35,16 @@ class TimeSeriesModality(Modality):
         return {"time": settings["time"], "step_seconds": settings["step_seconds"], **names}
 
     def preprocess(self, raw: Any, spec: ModalitySpec, name: str) -> dict[str, Tensor]:
-        """One series.
+        """Convert one series.
 
         Args:
-            raw: `{"values": (T, F), "times": (T,), "present": (T, F)}`, of which `present` may be left out, or the values
-                alone, where the spec has `step_seconds`; (T,) of a single value. NaN is missing. Times are numbers in
-                seconds or `datetime64`.
-            spec: `num_values` (F) and, also `mean`, `std`, `step_seconds`.
-            name: what error messages call it.
+            raw: `{"values": (T, F), "times": (T,), "present": (T, F)}`, where `present` is optional, or only the values if
+                the spec has `step_seconds`; (T,) for a single value. NaN is missing. Times are in seconds or `datetime64`.
+            spec: `num_values` (F), and optionally `mean`, `std`, `step_seconds`.
+            name: name of the series in error messages.
 
         Raises:
-            ValueError: other shapes, no times, or times that are NaN or infinite.
+            ValueError: for other shapes, missing times, or times that are NaN or infinite.
         """
         parts = raw if isinstance(raw, Mapping) else {"values": raw}
         if "values" not in parts or set(parts) - {"values", "times", "present"}:
@@ -74,7 +73,7 @@ class TimeSeriesModality(Modality):
         return {"values": values, "times": times} | ({} if bool(present.all()) else {"present": present})
 
     def statistics(self, samples: Iterable[Any], spec: ModalitySpec) -> dict[str, Any]:
-        """Mean and standard deviation of each value over the steps that have it, and the longest duration."""
+        """Return mean and standard deviation of each value over the steps where it is present, and the longest duration."""
         duration, moments = 0.0, Moments()
         for x in samples:
             moments.add(x["values"], x.get("present"))
@@ -83,7 +82,7 @@ class TimeSeriesModality(Modality):
 
 
 def _times(raw: Any, steps: int, spec: ModalitySpec, name: str) -> Tensor:
-    """(T,) float64, in seconds."""
+    """Return times (T,) in seconds, float64."""
     if raw is None:
         if spec.get("step_seconds") is None:
             raise ValueError(
@@ -104,7 +103,7 @@ def _times(raw: Any, steps: int, spec: ModalitySpec, name: str) -> Tensor:
 
 
 def _in_order(values: Tensor, times: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same with times that grow from step to step."""
+    """Sort and merge steps so that times strictly increase."""
     unique, step = times.unique(return_inverse=True)
     zeros = values.new_zeros(len(unique), values.shape[1])
     count = zeros.index_add(0, step, present.to(values.dtype))

@@ -1,7 +1,7 @@
-"""Numbers and dates as people and programs write them: how those of a column are written, and what they are.
+"""Numbers and dates as text: detect the format of a column, and parse its cells.
 
-How a column is written is found once, in the training rows, and stands in the spec as a plain dict, so that prediction reads
-the same.
+The format of a column is detected once, in the training rows, and stored in the spec as a plain dict, so that prediction
+parses cells the same way.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ MISSING_NUMBERS = {
     *("", "#n/a", "#n/a n/a", "#na", "-1.#ind", "-1.#qnan", "-nan", "1.#ind", "1.#qnan", "<na>", "n/a", "na", "null", "nan"),
     *("none", "nat", "?", "-", "--", ".", "..", "n.a.", "unknown", "missing", "not available"),
 }
-"""What stands for a missing number or date: the words of pandas and common marks; upper and lower case are one."""
+"""Words for a missing number or date: those of pandas and common marks; case is ignored."""
 
 _WRITTEN = re.compile(
     r"(?P<sign>[+\-\u2212]?)\s*(?P<prefix>[$€£¥]?)\s*(?P<second>[+\-\u2212]?)"
     r"(?P<number>\d[\d.,'\u00a0\u202f ]*\d|\d|[.,]\d+)(?P<exponent>[eE][+-]?\d+)?"
     r"\s*(?P<suffix>[%‰$€£¥°a-zA-Zµ²³/]*)"
 )
-# Decimal and thousands separator; where several fit, the first.
+# Decimal and thousands separators; if several pairs fit, the first is used.
 _STYLES = ((".", ""), (",", ""), (".", ","), (",", "."), (".", " "), (",", " "), (".", "'"))
 
 _DATES = ("iso", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y")
 
 
 def is_missing_number(value: Any) -> bool:
-    """Whether a cell has no number: None, NaN, or a word for that."""
+    """Return whether the number in a cell is missing: None, NaN, or a word for it."""
     if isinstance(value, str):
         return value.strip().lower() in MISSING_NUMBERS
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def number_of(value: Any, written: Mapping[str, Any] | None = None) -> float:
-    """The number in a cell.
+    """Parse the number in a cell.
 
     Args:
         value: a number, or text.
-        written: how text is written, see `how_numbers_are_written`. None: as Python writes numbers.
+        written: format of text, see `how_numbers_are_written`. None: Python's format.
 
     Raises:
-        ValueError, TypeError: it is not a finite number, or written in another way.
+        ValueError, TypeError: if the value is not a finite number in this format.
     """
     if isinstance(value, bool):
         raise ValueError("a truth value is not a number")
@@ -61,26 +61,26 @@ def number_of(value: Any, written: Mapping[str, Any] | None = None) -> float:
 def how_numbers_are_written(
     values: Sequence[Any], *, decimal: str | None = None, thousands: str | None = None
 ) -> tuple[dict[str, str], float]:
-    """How most of the numbers in a column are written, and what share of the cells that are not missing are such numbers.
+    """Detect the number format of a column; also return the share of the cells, missing ones excluded, that fit it.
 
     Args:
-        values: the cells.
-        decimal: the decimal separator. None: found.
-        thousands: the separator of thousands. None: found.
+        values: cells.
+        decimal: decimal separator. None: detect it.
+        thousands: thousands separator. None: detect it.
 
     Returns:
-        An empty dict for numbers as Python writes them, else their `decimal` and `thousands` separators and their `unit`: a
-        sign of percent or currency, or a unit, the same for all cells that have one.
+        An empty dict for Python's format, otherwise the `decimal` and `thousands` separators and the `unit`: a percent or
+        currency sign, or a unit, the same in all cells that have a unit.
 
     Raises:
-        ValueError: one comma before three digits may be either separator, in all cells that have one.
+        ValueError: if a comma before three digits could be either separator, in all cells with a comma.
     """
     there = [value for value in values if not is_missing_number(value)]
     texts = [value for value in there if isinstance(value, str)]
     others = sum(_is_number(value, {}) for value in there if not isinstance(value, str))
     given = decimal is not None or thousands is not None
     plain = sum(_is_number(text, {}) for text in texts)
-    # One that Python cannot read decides about all: 1.234 beside 1.234,5 has no fraction.
+    # A cell that Python cannot parse decides for the column: besides 1.234,5, the cell 1.234 has no fraction.
     if not texts or (not given and plain == len(texts)):
         return {}, (others + plain) / max(len(there), 1)
     units = Counter(unit for text in texts if (match := _WRITTEN.fullmatch(text.strip())) and (unit := _unit(match)))
@@ -98,21 +98,21 @@ def how_numbers_are_written(
             "the table to ','"
         )
     style = styles[counts.index(best)]
-    # Scientific notation, infinity and the like stay Python's.
+    # Scientific notation, infinity and the like keep Python's format.
     if plain >= best and not given:
         return {}, (others + plain) / len(there)
     return style, (others + best) / len(there)
 
 
 def date_of(value: Any, written: Mapping[str, Any]) -> float:
-    """The date or time in a cell, in days or in seconds since 1970; without a zone it is taken for UTC.
+    """Parse the date or time in a cell, in days or seconds since 1970; UTC unless it has a time zone.
 
     Args:
         value: text, a `date` or a `datetime`.
-        written: its `unit`, "days" or "seconds", and how text is `written`, see `how_dates_are_written`.
+        written: its `unit`, "days" or "seconds", and the format `written`, see `how_dates_are_written`.
 
     Raises:
-        ValueError: it is not written like that.
+        ValueError: if the value does not fit the format.
     """
     instant = _instant(value, written["written"])
     seconds = (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()
@@ -120,10 +120,10 @@ def date_of(value: Any, written: Mapping[str, Any]) -> float:
 
 
 def how_dates_are_written(values: Sequence[Any]) -> dict[str, str] | None:
-    """How nine in ten of a column's cells are dates, in which unit they are best counted; None: they are not.
+    """Detect the date format and unit that fit nine in ten of a column's cells; None: the cells are not dates.
 
     Raises:
-        ValueError: which is the day and which the month cannot be told.
+        ValueError: if day and month are ambiguous.
     """
     there = [value for value in values if not is_missing_number(value)]
     counts = [sum(_is_date(value, form) for value in there) for form in _DATES]

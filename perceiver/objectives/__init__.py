@@ -1,4 +1,4 @@
-"""Training objectives, in plain PyTorch: what is checked, minimised and measured, with the model as an argument.
+"""Training objectives in plain PyTorch: checks, losses and metrics, with the model as an argument.
 
 `classification`, `multilabel` and `regression` make a `Supervised` objective, `segmentation` and `dense_regression` a
 `Dense` one; the others need no targets. `perceiver.training.Task` wraps one for Lightning. A plain loop takes ten lines:

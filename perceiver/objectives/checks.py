@@ -12,10 +12,10 @@ from perceiver.masks import presence
 
 
 def require_modality(batch: Batch) -> None:
-    """Check that every sample has at least one modality, by what the masks say; on a device it would cost a synchronisation.
+    """Check by the masks that every sample has at least one modality; on a device this would synchronise.
 
     Raises:
-        ValueError: for a sample that has none, naming it.
+        ValueError: for a sample without any modality; names it.
     """
     present = [presence(x, batch.masks.get(name)) for name, x in batch.inputs.items()]
     masks = [mask for mask in present if mask is not None]
@@ -31,10 +31,10 @@ def require_modality(batch: Batch) -> None:
 
 
 def check_classes(batch: Batch, *, num_classes: int) -> None:
-    """Check that every sample has a class number as its target.
+    """Check that the target of every sample is a class number.
 
     Raises:
-        ValueError: there are no targets, or one is outside [0, num_classes); names the sample.
+        ValueError: for missing targets, or a target outside [0, num_classes); names the sample.
     """
     target = batch.target
     if target is None:
@@ -71,5 +71,5 @@ def check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
 
 
 def sample_name(ids: Sequence[str], index: int) -> str:
-    """What error messages call a sample of a batch."""
+    """Return the name of a sample for error messages."""
     return ids[index] if index < len(ids) else f"number {index} of its batch"

@@ -1,4 +1,4 @@
-"""Weights of classes and labels in a loss, for those of unequal size."""
+"""Weights of classes and labels in a loss, for imbalanced data."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 def weights_of_classes(
     weights: Sequence[float] | str | None, counts: Sequence[int] | None, num_classes: int
 ) -> Tensor | None:
-    """The weight of each class `(num_classes,)`; None weighs all alike.
+    """Return the weight of each class `(num_classes,)`, or None for equal weights.
 
     Args:
-        weights: a number for each class; "balanced": inverse to `counts`; or None.
-        counts: how many training samples, or pixels, are of each class.
-        num_classes: how many there are.
+        weights: a number per class; "balanced": inverse to `counts`; or None.
+        counts: number of training samples, or pixels, per class.
+        num_classes: number of classes.
 
     Raises:
         ValueError: for invalid weights, or "balanced" without counts.
@@ -31,7 +31,7 @@ def weights_of_classes(
             )
         samples = torch.tensor(counts, dtype=torch.float32)
         balanced = samples.sum() / ((samples > 0).sum() * samples)
-        return torch.where(samples > 0, balanced, torch.zeros_like(balanced))  # a class without samples weighs nothing
+        return torch.where(samples > 0, balanced, torch.zeros_like(balanced))  # a class without samples has weight 0
     given = _numbers(weights)
     if given is not None and not (_are_finite(given, num_classes) and bool((given >= 0).all()) and bool(given.sum() > 0)):
         raise ValueError(
@@ -44,13 +44,13 @@ def weights_of_classes(
 def weights_of_positives(
     weights: Sequence[float] | str | None, counts: Sequence[int] | None, num_samples: int | None, num_classes: int
 ) -> Tensor | None:
-    """How much more a sample that has a label weighs than one that lacks it, `(num_classes,)`; None weighs all alike.
+    """Return the weight of positive samples relative to negative samples, `(num_classes,)`, or None for equal weights.
 
     Args:
-        weights: a number for each label; "balanced": (samples without) / (samples with), 1 where there are none; or None.
-        counts: how many training samples have each label.
-        num_samples: how many training samples there are.
-        num_classes: how many labels there are.
+        weights: a number per label; "balanced": (negatives) / (positives), 1 where either is zero; or None.
+        counts: number of positive training samples per label.
+        num_samples: number of training samples.
+        num_classes: number of labels.
 
     Raises:
         ValueError: for invalid weights, or "balanced" without counts.
@@ -64,7 +64,7 @@ def weights_of_positives(
             )
         positives = torch.tensor(counts, dtype=torch.float32)
         ratio = (num_samples - positives) / positives.clamp(min=1)
-        # A label that all have or none has needs no balance; a weight of 0 would switch learning it off.
+        # A label that is always or never positive needs no balance; a weight of 0 would disable learning it.
         return torch.where((positives > 0) & (ratio > 0), ratio, torch.ones_like(ratio))
     given = _numbers(weights)
     if given is not None and not (_are_finite(given, num_classes) and bool((given > 0).all())):

@@ -1,6 +1,6 @@
 """Classification: one class per sample; cross-entropy, accuracy and confusion matrix.
 
-Targets are class numbers `(B,)`, or shares of the classes `(B, num_classes)`, as MixUp makes them of training batches.
+Targets are class numbers `(B,)`, or class probabilities `(B, num_classes)`, as MixUp makes them for training batches.
 """
 
 from __future__ import annotations
@@ -32,20 +32,19 @@ def classification(
     class_counts: Sequence[int] | None = None,
     balanced_accuracy: bool = False,
 ) -> Supervised:
-    """Classification, around a model `(inputs, masks) -> (B, num_classes)` logits.
+    """Classification, for a model `(inputs, masks) -> (B, num_classes)` logits.
 
-    Measures `loss`, the plain cross-entropy, and `accuracy`, which goes by the largest where a target is shares of classes;
-    in training the accuracy of mixed and augmented samples.
+    Measures `loss`, the plain cross-entropy, and `accuracy`. If a target is class probabilities, its most probable class
+    counts; training accuracy is measured on mixed and augmented samples.
 
     Args:
-        num_classes: targets are integers in [0, num_classes).
-        label_smoothing: of the training loss only, in [0, 1).
-        mix: called on every training batch, on its device; validation and test see the data as it is.
-        class_weights: weight of each class in the training loss, which is the weighted mean; "balanced" takes
-            samples / (classes * samples of the class); None weighs all alike.
-        class_counts: training samples of each class, for "balanced"; the data module's spec has them.
-        balanced_accuracy: also measure `balanced_accuracy`: the mean over the classes that occur of the share recognised of
-            each.
+        num_classes: number of classes; targets are integers in [0, num_classes).
+        label_smoothing: smoothing in [0, 1), in the training loss only.
+        mix: applied to every training batch, on its device; validation and test use unmixed data.
+        class_weights: weight of each class in the training loss, which is the weighted mean; "balanced": samples /
+            (classes * samples of the class); None: equal weights.
+        class_counts: number of training samples per class, for "balanced"; the data module's spec has them.
+        balanced_accuracy: also measure `balanced_accuracy`, the mean recall over the classes that occur.
     """
     criterion = Classes(
         num_classes=num_classes,
@@ -57,7 +56,7 @@ def classification(
 
 
 class Classes(Criterion):
-    """One of several classes; see `classification`, with weights `(num_classes,)` or None."""
+    """Criterion for one class per sample; see `classification`. Weights are `(num_classes,)` or None."""
 
     class_weights: Tensor | None
 
@@ -71,7 +70,7 @@ class Classes(Criterion):
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def checked(self, batch: Batch) -> Batch:
-        """Class numbers, or shares that are at least 0 and 1 in all."""
+        """Check class numbers, or probabilities that are at least 0 and sum to 1."""
         target = batch.target
         if target is None or not target.is_floating_point():
             check_classes(batch, num_classes=self.num_outputs)
@@ -91,22 +90,22 @@ class Classes(Criterion):
         return replace(batch, target=target.float())
 
     def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Smoothed cross-entropy, weighted by class if so configured."""
+        """Return the smoothed cross-entropy, weighted by class if configured."""
         smoothing = self.label_smoothing
         return F.cross_entropy(outputs, target, weight=self.class_weights, label_smoothing=smoothing, reduction="none")
 
     def weights(self, target: Tensor) -> Tensor | None:
-        """Those of the classes; of shares of classes, weighted sums."""
+        """Return the weight of each target's class, or the weighted sum of class probabilities."""
         if self.class_weights is None:
             return None
         return target @ self.class_weights if target.is_floating_point() else self.class_weights[target]
 
     def training_metrics(self) -> dict[str, Metric]:
-        """The accuracy."""
+        """Return the accuracy."""
         return {"accuracy": _Accuracy(num_classes=self.num_outputs, average="micro", validate_args=False)}
 
     def metrics(self) -> dict[str, Metric]:
-        """The plain loss, and what all accuracies follow from."""
+        """Return metrics for the plain loss and the confusion matrix."""
         return {"loss": WeightedMean(), CONFUSION: confusion_matrix(self.num_outputs)}
 
     def update(self, metrics: Metrics, outputs: Tensor, target: Tensor) -> None:
@@ -115,20 +114,20 @@ class Classes(Criterion):
         metrics[CONFUSION].update(outputs, _largest(target))
 
     def results(self, metrics: Metrics) -> dict[str, Tensor]:
-        """`loss`, `accuracy`, and `balanced_accuracy` if so configured."""
+        """Return `loss`, `accuracy`, and `balanced_accuracy` if configured."""
         confusion = metrics[CONFUSION].compute().cpu().double()
         balanced = {"balanced_accuracy": mean_recall(confusion)} if self.balanced_accuracy else {}
         return {**super().results(metrics), "accuracy": correct_share(confusion), **balanced}
 
 
 class _Accuracy(MulticlassAccuracy):
-    """The accuracy that takes shares of classes, too."""
+    """Accuracy that also accepts class probabilities as targets."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """`(B, classes)` logits; class numbers or shares."""
+        """Update with logits `(B, classes)` and class numbers or probabilities."""
         super().update(preds, _largest(target))
 
 
 def _largest(target: Tensor) -> Tensor:
-    """Class numbers `(B,)`: themselves, or the largest of the shares `(B, num_classes)`."""
+    """Return class numbers `(B,)`, from class numbers or probabilities `(B, num_classes)`."""
     return target.argmax(dim=1) if target.is_floating_point() else target

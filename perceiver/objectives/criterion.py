@@ -1,4 +1,4 @@
-"""What learning one kind of target takes: checks, loss and metrics, for `Supervised` and `Dense` objectives."""
+"""Checks, loss and metrics for one kind of target, used by `Supervised` and `Dense` objectives."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from perceiver.objectives.objective import CONFUSION, Metrics
 
 
 class Criterion(nn.Module, ABC):
-    """How outputs are judged against targets of one kind. Elements are samples, or places of a grid.
+    """Compare outputs with targets of one kind. Elements are samples, or positions of a grid.
 
     Args:
-        num_outputs: channels of the model's output for each element.
+        num_outputs: output channels of the model per element.
     """
 
     def __init__(self, *, num_outputs: int) -> None:
@@ -25,36 +25,36 @@ class Criterion(nn.Module, ABC):
 
     @abstractmethod
     def checked(self, batch: Batch) -> Batch:
-        """A batch as the data has it -> with the target that the other methods take: `(B, …)` or `(B, *grid, …)`.
+        """Check a loaded batch and return it with the target that the other methods take: `(B, …)` or `(B, *grid, …)`.
 
         Raises:
-            ValueError: for missing or wrong targets; names the sample.
+            ValueError: for missing or invalid targets; names the sample.
         """
 
     @abstractmethod
     def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """The training loss of each element, or of all of them `()`, from outputs `(…, num_outputs)` in float32."""
+        """Return the training loss per element, or of all elements `()`, from float32 outputs `(…, num_outputs)`."""
 
     def weights(self, target: Tensor) -> Tensor | None:
-        """How much each element weighs in the mean of `losses`, which are multiplied by it already; None: all alike."""
+        """Return the weight of each element, already multiplied into `losses`; None: equal weights."""
         return None
 
     def training_metrics(self) -> dict[str, Metric]:
-        """Fresh metrics of outputs and targets in training, by name."""
+        """Return new metrics of outputs and targets in training, by name."""
         return {}
 
     @abstractmethod
     def metrics(self) -> dict[str, Metric]:
-        """Fresh metrics for one split, by name."""
+        """Return new metrics for one split, by name."""
 
     @abstractmethod
     def update(self, metrics: Metrics, outputs: Tensor, target: Tensor) -> None:
-        """Update the metrics of a split with n elements, perhaps none: outputs `(n, num_outputs)`, targets `(n, …)`."""
+        """Update the metrics of a split with n >= 0 elements: outputs `(n, num_outputs)`, targets `(n, …)`."""
 
     def results(self, metrics: Metrics) -> dict[str, Tensor]:
-        """The numbers of a split by name, those that it defines."""
+        """Return the results that the split defines, by name."""
         return {name: metric.compute() for name, metric in metrics.items() if name != CONFUSION}
 
     def why_undefined(self, name: str, batches: Iterable[Batch]) -> str | None:
-        """Why a result cannot rank models on a split of these checked batches; None where it can."""
+        """Return why a result cannot rank models on these checked batches, or None if it can."""
         return None

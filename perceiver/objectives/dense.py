@@ -1,4 +1,4 @@
-"""Dense prediction: a target for every place of a grid, by a decoder query for each (Perceiver IO, section 4.2)."""
+"""Dense prediction: one target and one decoder query per position of a grid (Perceiver IO, section 4.2)."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from perceiver.objectives.objective import Metrics, Objective
 
 
 class Dense(Objective):
-    """Learn a target of every place of a grid: a class or values. `segmentation` and `dense_regression` make one.
+    """Dense prediction: a class or values per position of a grid. Made by `segmentation` and `dense_regression`.
 
-    Places where `Batch.target_mask` is False count nowhere, whatever stands there. Losses and metrics are means over the
-    valid places of a batch or a split.
+    Positions where `Batch.target_mask` is False are ignored, whatever their content. Losses and metrics are means over the
+    valid positions of a batch or a split.
 
     Args:
-        task: its name in the configuration, for error messages.
-        criterion: that of the kind of target.
-        num_queries: compute the training loss at so many valid places of each sample, drawn anew in every step: memory and
-            time of the decoder follow them. On average it is the loss over all. None: all. Evaluation takes all places.
+        task: name of the task in the configuration, for error messages.
+        criterion: criterion for the kind of target.
+        num_queries: number of valid positions per sample for the training loss, redrawn in every step. It determines the
+            memory and time of the decoder; the expected loss is the loss over all positions. None: all positions.
+            Evaluation uses all positions.
 
     Raises:
         ValueError: for an invalid number of queries.
@@ -44,7 +45,7 @@ class Dense(Objective):
         self.num_queries = num_queries
 
     def check_model(self, model: nn.Module) -> None:
-        """See `Objective.check_model`: its head must have an output for each query."""
+        """See `Objective.check_model`: the head must have an output for each query."""
         head = getattr(model, "head", None)
         if not isinstance(model, Perceiver) or not isinstance(head, QueryDecoder):
             raise ValueError(
@@ -54,24 +55,24 @@ class Dense(Objective):
             )
 
     def check(self, model: nn.Module, batch: Batch) -> Batch:
-        """See `Objective.check`; the target becomes channels-last, and gets a mask."""
+        """See `Objective.check`; makes the target channels-last and adds its mask."""
         return self.criterion.checked(super().check(model, batch))
 
     def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
-        """The loss at some of the valid places."""
+        """Return the loss at some or all of the valid positions."""
         target, valid = _target_of(batch)
         places = draw_places(valid, at_most=self.num_queries)
         outputs = self._outputs(model, batch, index=places.index)
         losses = self.criterion.losses(outputs, places.taken(target, channel_axes=target.ndim - valid.ndim))
         weights = self.criterion.weights(target)
-        # Over all valid places, also those that were not drawn: a quotient of two sums of what was drawn would be biased.
+        # Over all valid positions, drawn or not: the quotient of two sums over drawn positions would be biased.
         total = valid.sum() if weights is None else torch.where(valid, weights, 0.0).sum()
-        # A NaN loss where nothing is valid has no weight; elsewhere it must be seen.
+        # A NaN loss at an invalid position has no weight; elsewhere it must not be hidden.
         summed = torch.where(places.weight > 0, losses * places.weight, 0.0).sum()
         return summed / total.clamp(min=torch.finfo(losses.dtype).tiny)
 
     def metrics(self, model: nn.Module) -> dict[str, Metric]:
-        """Those of the criterion."""
+        """Return the criterion's metrics."""
         return self.criterion.metrics()
 
     def evaluate(
@@ -84,16 +85,16 @@ class Dense(Objective):
         self.criterion.update(metrics, outputs[:count][kept], target.flatten(1, valid.ndim - 1)[:count][kept])
 
     def results(self, metrics: Metrics) -> dict[str, Tensor]:
-        """Those of the criterion."""
+        """Return the criterion's results."""
         return self.criterion.results(metrics)
 
     def why_undefined(self, name: str, batches: Iterable[Batch]) -> str | None:
-        """Without a valid place there is nothing to measure."""
+        """Results are undefined without a valid position."""
         valid = (_target_of(self.criterion.checked(batch))[1] for batch in batches)
         return None if any(bool(mask.any()) for mask in valid) else "it has no valid pixel"
 
     def _outputs(self, model: nn.Module, batch: Batch, *, index: Tensor | None = None) -> Float[Tensor, "batch k outputs"]:
-        """The model's outputs at places of a flattened grid `(B, k)`, or at all of them, in float32."""
+        """Return the model's float32 outputs at positions `(B, k)` of the flattened grid, or at all positions."""
         assert isinstance(model, Perceiver)
         tokens = model.tokens(batch.inputs, batch.masks)
         head = model.head
@@ -119,19 +120,19 @@ class Dense(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """Where the loss of a batch is computed.
+    """Positions at which the loss of a batch is computed.
 
     Args:
-        index: places in the flattened grid, `(B, k)`; None: all.
-        weight: `(B, k)`: how many valid places each stands for, 0 where it is not valid. They sum to the valid places of the
-            batch, so that weighted sums are those over all of them, on average over what is drawn.
+        index: positions in the flattened grid, `(B, k)`; None: all.
+        weight: `(B, k)`: number of valid positions that each represents, 0 where invalid. The weights sum to the number of
+            valid positions of the batch, so that the expected weighted sum is the sum over all valid positions.
     """
 
     index: Int[Tensor, "batch k"] | None
     weight: Float[Tensor, "batch k"]
 
     def taken(self, x: Shaped[Tensor, "batch ..."], *, channel_axes: int = 0) -> Shaped[Tensor, "batch k ..."]:
-        """`(B, *grid)` or `(B, *grid, E)` there."""
+        """Return `(B, *grid)` or `(B, *grid, E)` at these positions."""
         flat = x.flatten(1, x.ndim - 1 - channel_axes)
         if self.index is None:
             return flat
@@ -140,11 +141,11 @@ class Places:
 
 
 def draw_places(valid: Bool[Tensor, "batch *grid"], *, at_most: int | None) -> Places:
-    """Choose valid places of each sample at random, all alike; from the global generator of the device.
+    """Choose valid positions of each sample uniformly at random, with the global generator of the device.
 
     Args:
-        valid: where the target is.
-        at_most: so many of each sample, all where it has fewer; None: all, and nothing is drawn.
+        valid: where the target is valid.
+        at_most: number of positions per sample, or all if it has fewer; None: all, without drawing.
     """
     if at_most is None or at_most >= valid[0].numel():
         return Places(index=None, weight=valid.flatten(1).float())
@@ -154,14 +155,14 @@ def draw_places(valid: Bool[Tensor, "batch *grid"], *, at_most: int | None) -> P
 
 
 def checked_target_mask(batch: Batch, *, channel_axes: int) -> Bool[Tensor, "batch *grid"]:
-    """Where the target of a batch is valid.
+    """Return where the target of a batch is valid.
 
     Args:
-        batch: with a target `(B, …)`.
-        channel_axes: how many axes of the target, behind the first, are not axes of the grid.
+        batch: batch with a target `(B, …)`.
+        channel_axes: number of axes after the batch axis that are not axes of the grid.
 
     Raises:
-        ValueError: a mask that does not go with the target.
+        ValueError: if the mask does not fit the target.
     """
     assert batch.target is not None
     grid = (batch.target.shape[0], *batch.target.shape[1 + channel_axes :])
@@ -177,13 +178,13 @@ def checked_target_mask(batch: Batch, *, channel_axes: int) -> Bool[Tensor, "bat
 
 
 def where_wrong(wrong: Bool[Tensor, "batch *grid"], ids: Sequence[str]) -> tuple[str, tuple[int, ...]]:
-    """The sample and the place in its grid of the first True, for error messages."""
+    """Return the sample and the grid position of the first True, for error messages."""
     row, *place = wrong.nonzero()[0].tolist()
     return f"target of sample {sample_name(ids, row)!r}, pixel {place}", (row, *place)
 
 
 def _target_of(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Target and validity."""
+    """Return target and validity of a checked batch."""
     assert batch.target is not None, "checked"
     assert batch.target_mask is not None, "checked"
     return batch.target, batch.target_mask

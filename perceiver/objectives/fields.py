@@ -21,17 +21,17 @@ from perceiver.objectives.objective import Metrics
 def dense_regression(
     *, mean: Sequence[float], std: Sequence[float], loss: nn.Module | None = None, num_queries: int | None = None
 ) -> Dense:
-    """Dense regression, by a model whose head is a `perceiver.decoders.QueryDecoder` on the grid of the targets.
+    """Dense regression, for a model whose head is a `perceiver.decoders.QueryDecoder` on the grid of the targets.
 
-    The model's outputs are normalised values, `(value - mean) / std`; `Perceiver.predict` undoes that with the same spec.
-    Targets are `(B, E, *grid)`. Measures `loss`, that of normalised values, and `epe`, the end-point error: the Euclidean
-    norm of the error in the units of the data, for flow in pixels.
+    The model's outputs are normalised values, `(value - mean) / std`; `Perceiver.predict` undoes this with the same spec.
+    Targets are `(B, E, *grid)`. Measures `loss`, on normalised values, and `epe`, the end-point error: the Euclidean
+    norm of the error in the units of the data, e.g. pixels for flow.
 
     Args:
-        mean, std: what the values are normalised by, one for each; of flow the mean is 0, and the standard deviation one
-            for both directions.
-        loss: `(outputs (n, E), normalised targets (n, E))` to a loss for each of n pixels, or each of their values: None is
-            `EndPointError`; or `torch.nn.L1Loss(reduction="none")`, `MSELoss`, `HuberLoss`.
+        mean, std: mean and standard deviation per value, for normalisation. For flow the mean is 0, and both directions
+            share one standard deviation.
+        loss: `(outputs (n, E), normalised targets (n, E))` to one loss per pixel or per value, e.g.
+            `torch.nn.L1Loss(reduction="none")`, `MSELoss` or `HuberLoss`; None: `EndPointError`.
         num_queries: see `Dense`.
 
     Raises:
@@ -43,18 +43,18 @@ def dense_regression(
 
 
 class EndPointError(nn.Module):
-    """The Euclidean distance of each vector to its target, the usual loss of optical flow."""
+    """Euclidean distance of each vector to its target, the usual loss for optical flow."""
 
     def forward(
         self, outputs: Float[Tensor, "*places values"], target: Float[Tensor, "*places values"]
     ) -> Float[Tensor, "*places"]:
-        """`(…, E)` and `(…, E)` -> `(…)`. Where both are equal the gradient is 0."""
+        """`(…, E)` and `(…, E)` -> `(…)`. The gradient is 0 where both are equal."""
         distance: Tensor = torch.linalg.vector_norm(outputs - target, dim=-1)
         return distance
 
 
 class Fields(Criterion):
-    """Values of each pixel; see `dense_regression`."""
+    """Criterion for values per pixel; see `dense_regression`."""
 
     mean: Tensor
     std: Tensor
@@ -66,7 +66,7 @@ class Fields(Criterion):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
 
     def checked(self, batch: Batch) -> Batch:
-        """Values `(B, *grid, E)`, zeros where the target is not valid."""
+        """Return targets `(B, *grid, E)`, zeros where invalid."""
         target, values = batch.target, self.num_outputs
         if target is None:
             raise ValueError(f"batch.target: expected values (B, {values}, *grid), got None; the data has no targets.")
@@ -87,7 +87,7 @@ class Fields(Criterion):
         return replace(batch, target=torch.where(valid[..., None], target, 0.0).float(), target_mask=valid)
 
     def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """`(…, E)` twice -> `(…)`, of normalised values."""
+        """Return losses `(…)` of normalised values, from outputs and targets `(…, E)`."""
         values = outputs.shape[-1]
         losses: Tensor = self.loss_function(
             outputs.reshape(-1, values), ((target - self.mean) / self.std).reshape(-1, values)
@@ -101,7 +101,7 @@ class Fields(Criterion):
         return (losses.mean(dim=-1) if losses.ndim == 2 else losses).reshape(outputs.shape[:-1])
 
     def metrics(self) -> dict[str, Metric]:
-        """Means over valid pixels."""
+        """Return means over valid pixels."""
         return {"loss": WeightedMean(), "epe": WeightedMean()}
 
     def update(self, metrics: Metrics, outputs: Tensor, target: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Several labels per sample, or none: a cross-entropy for each label, average precision and area under the ROC curve.
+"""Multi-label classification: a cross-entropy per label, average precision and area under the ROC curve.
 
 Targets are `(B, num_classes)`: booleans, or numbers from 0 to 1.
 """
@@ -29,18 +29,17 @@ def multilabel(
     positive_counts: Sequence[int] | None = None,
     num_samples: int | None = None,
 ) -> Supervised:
-    """Multi-label classification, around a model `(inputs, masks) -> (B, num_classes)` logits.
+    """Multi-label classification, for a model `(inputs, masks) -> (B, num_classes)` logits.
 
-    Measures `loss`, the plain cross-entropy, `average_precision` and `auroc`: means over labels (macro), of those that the
-    split can judge, see `RankingQuality`.
+    Measures `loss`, the plain cross-entropy, `average_precision` and `auroc`: macro means over the labels for which the
+    split defines them, see `RankingQuality`.
 
     Args:
         num_classes: number of labels.
-        positive_weights: how much more a sample that has the label weighs in the training loss than one that lacks it, for
-            each label; "balanced" takes (samples without) / (samples with) of the training split, 1 where there are none;
-            None weighs all alike.
-        positive_counts: training samples that have each label, for "balanced"; see `perceiver.targets.labels.labels_target`.
-        num_samples: training samples, for "balanced".
+        positive_weights: weight per label of positive samples in the training loss, relative to negative samples;
+            "balanced": (negatives) / (positives) of the training split, 1 where either is zero; None: equal weights.
+        positive_counts: positive training samples per label, for "balanced"; see `perceiver.targets.labels.labels_target`.
+        num_samples: number of training samples, for "balanced".
     """
     if num_classes < 1:
         raise ValueError(f"task.num_classes: expected at least 1 label, got {num_classes}.")
@@ -49,7 +48,7 @@ def multilabel(
 
 
 class Labels(Criterion):
-    """Any number of labels; see `multilabel`, with weights `(num_classes,)` or None."""
+    """Criterion for any number of labels; see `multilabel`. Weights are `(num_classes,)` or None."""
 
     positive_weights: Tensor | None
 
@@ -58,7 +57,7 @@ class Labels(Criterion):
         self.register_buffer("positive_weights", positive_weights, persistent=False)
 
     def checked(self, batch: Batch) -> Batch:
-        """Numbers from 0 to 1, float32."""
+        """Return targets from 0 to 1, in float32."""
         target = batch.target
         if target is None:
             raise ValueError("batch.target: expected one row of labels per sample, got None; the data has no labels.")
@@ -77,11 +76,11 @@ class Labels(Criterion):
         return replace(batch, target=target.float())
 
     def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """The mean of the cross-entropies over samples and labels, positives weighted if so configured."""
+        """Return the mean cross-entropy over samples and labels, with positives weighted if configured."""
         return F.binary_cross_entropy_with_logits(outputs, target, pos_weight=self.positive_weights)
 
     def metrics(self) -> dict[str, Metric]:
-        """The plain loss, and logits and targets of the whole split."""
+        """Return metrics for the plain loss, and for logits and targets of the whole split."""
         return {"loss": WeightedMean(), "quality": RankingQuality()}
 
     def update(self, metrics: Metrics, outputs: Tensor, target: Tensor) -> None:
@@ -90,12 +89,12 @@ class Labels(Criterion):
         metrics["quality"].update(outputs, target)
 
     def results(self, metrics: Metrics) -> dict[str, Tensor]:
-        """`loss`; `average_precision` and `auroc` where some label counts in them."""
+        """Return `loss`, and `average_precision` and `auroc` where at least one label defines them."""
         quality = {name: value for name, value in metrics["quality"].compute().items() if not bool(value.isnan())}
         return {"loss": metrics["loss"].compute(), **quality}
 
     def why_undefined(self, name: str, batches: Iterable[Batch]) -> str | None:
-        """Without a label that a sample has, and for the ROC curve another lacks, there is nothing to rank."""
+        """Ranking needs a label with a positive sample, and for the ROC curve also a negative sample."""
         if name not in ("average_precision", "auroc"):
             return None
         some = every = None

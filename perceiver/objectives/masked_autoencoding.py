@@ -1,7 +1,7 @@
-"""Masked autoencoding: part of every input is hidden, and reconstructed from the rest. It needs no labels.
+"""Masked autoencoding: hide part of every input and reconstruct it from the rest, without labels.
 
-He et al. 2021, arXiv:2111.06377, for any modality whose adapter says what its tokens hold: is a
-`perceiver.adapters.Reconstructible`.
+He et al. 2021, arXiv:2111.06377, for any modality whose adapter is a `perceiver.adapters.Reconstructible`: it returns the
+content of its tokens.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from perceiver.tokens import Tokens
 
 @dataclass(frozen=True, kw_only=True)
 class Hidden:
-    """Tokens of a batch of which some are hidden, by modality.
+    """Tokens of a batch by modality, some of them hidden.
 
     Args:
-        tokens: what the encoder sees: hidden tokens are masked.
-        index: places of hidden tokens in the flattened grids, `(B, k)`, for those that are to be reconstructed.
-        real: `(B, k)`, False where a sample has fewer hidden tokens than others.
+        tokens: tokens for the encoder, hidden tokens masked.
+        index: positions in the flattened grids of the hidden tokens to reconstruct, `(B, k)`.
+        real: `(B, k)`, False for padding in samples with fewer hidden tokens.
     """
 
     tokens: dict[str, Tokens]
@@ -40,22 +40,23 @@ class Hidden:
 
 
 class MaskedAutoencoding(Objective):
-    """Reconstruct tokens that the model did not see.
+    """Masked autoencoding: reconstruct hidden tokens.
 
-    The model's head is a `perceiver.decoders.ReconstructionDecoder`. Tokens are hidden after the adapter, by their mask:
-    position and size of what is there stay as they are. A loss is the mean squared error over the values of hidden tokens,
-    that of the batch the weighted sum over modalities; 1 is what the mean of normalised values reaches. Measures `loss` and,
-    of several modalities, `loss/NAME` of each. Evaluation hides the same tokens every time.
+    The model's head is a `perceiver.decoders.ReconstructionDecoder`. Tokens are hidden after the adapter, by their mask;
+    positions and grid size do not change. The loss of a modality is the
+    mean squared error over the values of hidden tokens; predicting the mean of normalised values gives 1. The loss of the
+    batch is the weighted sum over modalities. Measures `loss` and, with several modalities, `loss/NAME` of each. Evaluation
+    always hides the same tokens.
 
     Args:
-        masking: chooses what is hidden, for all modalities.
-        masking_of: the same for single modalities, by name, in place of `masking`.
-        weights: of the modalities' losses, 1 where none is given.
-        normalise_targets: reconstruct the values of each token in units of their own mean and standard deviation (He et al.,
+        masking: chooses the hidden tokens, for all modalities.
+        masking_of: masking of individual modalities, by name, overriding `masking`.
+        weights: weights of the modalities' losses; default 1.
+        normalise_targets: normalise the values of each token by the token's mean and standard deviation (He et al.,
             table 1d); for tokens of many values, such as patches.
-        max_queries: reconstruct at most so many hidden tokens per sample and modality in training, at random, which is
-            cheaper; None: all. Validation and test take all.
-        seed: of what validation and test hide.
+        max_queries: maximum number of hidden tokens to reconstruct per sample and modality in training, drawn at random to
+            reduce cost; None: all. Validation and test reconstruct all.
+        seed: seed for the tokens hidden in validation and test.
 
     Raises:
         ValueError: for an invalid `max_queries`.
@@ -82,7 +83,7 @@ class MaskedAutoencoding(Objective):
         self.seed = seed
 
     def check_model(self, model: nn.Module) -> None:
-        """See `Objective.check_model`: it needs a head that reconstructs, the modalities that settings name among others."""
+        """See `Objective.check_model`: the head must reconstruct, including the modalities that the settings name."""
         head = getattr(model, "head", None)
         if not isinstance(model, Perceiver) or not isinstance(head, ReconstructionDecoder):
             raise ValueError(
@@ -99,16 +100,16 @@ class MaskedAutoencoding(Objective):
     def hide(
         self, model: Perceiver, batch: Batch, *, generator: torch.Generator | None = None, max_queries: int | None = None
     ) -> Hidden:
-        """A batch -> its tokens, of which some are hidden.
+        """Make tokens of a batch and hide some of them.
 
         Args:
-            model: whose adapters make tokens.
-            batch: labels are not looked at.
-            generator: where to draw from, on the CPU; None: torch's global one.
-            max_queries: how many hidden tokens of a sample to reconstruct at most.
+            model: model whose adapters make the tokens.
+            batch: samples; labels are ignored.
+            generator: random generator on the CPU; None: torch's global generator.
+            max_queries: maximum number of hidden tokens to reconstruct per sample.
 
         Raises:
-            ValueError: none of the batch's modalities is reconstructed.
+            ValueError: if the model reconstructs none of the batch's modalities.
         """
         tokens = model.tokens(batch.inputs, batch.masks)
         modalities = _modalities_of(model)
@@ -126,13 +127,13 @@ class MaskedAutoencoding(Objective):
         return Hidden(tokens=tokens, index=index, real=real)
 
     def losses(self, model: Perceiver, batch: Batch, hidden: Hidden, *, count: int | None = None) -> dict[str, Tensor]:
-        """The mean squared error over the hidden values of each modality; 0 where nothing is hidden.
+        """Return the mean squared error over the hidden values of each modality; 0 where nothing is hidden.
 
         Args:
-            model: what reconstructs.
-            batch: the samples.
-            hidden: what `hide` makes of it.
-            count: only of so many samples, the first ones; None: all.
+            model: model that reconstructs.
+            batch: samples.
+            hidden: result of `hide` for this batch.
+            count: use only the first `count` samples; None: all.
         """
         outputs = model.from_tokens(hidden.tokens, index=hidden.index)
         losses = {}
@@ -145,7 +146,7 @@ class MaskedAutoencoding(Objective):
         return losses
 
     def targets(self, model: Perceiver, batch: Batch, name: str, index: Tensor) -> tuple[Tensor, Tensor]:
-        """What tokens of a modality hold, `(B, k, c)` in float32, and which of these values are valid."""
+        """Return the content of a modality's tokens, `(B, k, c)` in float32, and its validity."""
         adapter = model.adapters[name]
         assert isinstance(adapter, Reconstructible)
         content = adapter.content(batch.inputs[name], batch.masks.get(name))
@@ -157,12 +158,12 @@ class MaskedAutoencoding(Objective):
         return (normalised_targets(values, valid) if self.normalise_targets else values), valid
 
     def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
-        """The weighted sum of the modalities' losses."""
+        """Return the weighted sum of the modalities' losses."""
         assert isinstance(model, Perceiver)
         return self._sum(self.losses(model, batch, self.hide(model, batch, max_queries=self.max_queries)))
 
     def metrics(self, model: nn.Module) -> dict[str, Metric]:
-        """The losses."""
+        """Return means of the losses."""
         names = _modalities_of(model)
         return {name: WeightedMean() for name in ("loss", *(f"loss/{one}" for one in names if len(names) > 1))}
 
@@ -179,7 +180,7 @@ class MaskedAutoencoding(Objective):
             metrics[f"loss/{name}"].update(loss, count)
 
     def results(self, metrics: Metrics) -> dict[str, Tensor]:
-        """`loss`, and `loss/NAME` of the modalities that the split has."""
+        """Return `loss`, and `loss/NAME` of the modalities in the split."""
         found = super().results(metrics)
         return {name: value for name, value in found.items() if name == "loss" or not bool(value.isnan())}
 
@@ -188,13 +189,13 @@ class MaskedAutoencoding(Objective):
 
 
 def _modalities_of(model: nn.Module) -> tuple[str, ...]:
-    """Those that the model reconstructs."""
+    """Return the modalities that the model reconstructs."""
     assert isinstance(model.head, ReconstructionDecoder)
     return tuple(model.head.output_channels)
 
 
 def normalised_targets(values: Tensor, valid: Tensor, *, epsilon: float = 1e-6) -> Tensor:
-    """Values `(B, k, c)` in units of each token's own mean and standard deviation, of what is valid; zeros elsewhere."""
+    """Normalise `(B, k, c)` by mean and standard deviation of each token's valid values; zeros elsewhere."""
     count = valid.sum(dim=-1, keepdim=True).clamp(min=1)
     mean = values.sum(dim=-1, keepdim=True) / count
     centred = torch.where(valid, values - mean, 0.0)

@@ -1,4 +1,4 @@
-"""Masked-token modelling: some tokens of every text are hidden, and predicted from the rest. It needs no labels.
+"""Masked-token modelling: hide some tokens of every text and predict them from the rest, without labels.
 
 Perceiver IO (arXiv:2107.14795, section 4.1), after BERT; for bytes and for the ids of any tokenizer.
 """
@@ -23,19 +23,18 @@ from perceiver.runtime.random_streams import stream_of
 
 
 class MaskedTokenModelling(Objective):
-    """Predict tokens of a text that the model did not see.
+    """Masked-token modelling: predict hidden tokens of a text.
 
-    The model's head gives logits for each token of a text: a `perceiver.decoders.QueryDecoder` with `LearnedQueries` (or
+    The model's head outputs logits for each token of a text: a `perceiver.decoders.QueryDecoder` with `LearnedQueries` (or
     others) of the text's modality, and `TiedLogits`, or as many output channels as ids. Only the chosen tokens are decoded.
-    Evaluation chooses the same tokens of a text every time, in batches of any size and in any number of processes, and
-    hides all of them. Measures, over all chosen tokens alike, `loss` (mean cross-entropy in nats), `accuracy` and
-    `bits_per_token` (the cross-entropy in bits: bits per byte where tokens are bytes; the perplexity is 2 to the power of
-    it).
+    Evaluation always chooses the same tokens of a text, for any batch size and number of processes, and hides all of them.
+    Measures, with equal weight for all chosen tokens, `loss` (mean cross-entropy in nats), `accuracy` and
+    `bits_per_token` (the cross-entropy in bits: bits per byte if tokens are bytes; the perplexity is 2 to this power).
 
     Args:
-        masking: chooses tokens, and replaces what the model sees of them.
-        modality: of the text; what else a batch has is seen as it is.
-        seed: of what validation and test hide.
+        masking: chooses tokens and replaces them in the model's input.
+        modality: name of the text modality; other modalities are not changed.
+        seed: seed for the tokens hidden in validation and test.
     """
 
     def __init__(self, *, masking: TokenMasking, modality: str = "text", seed: int = 0) -> None:
@@ -45,20 +44,20 @@ class MaskedTokenModelling(Objective):
         self.seed = seed
 
     def check_model(self, model: nn.Module) -> None:
-        """See `Objective.check_model`: ids and words of the masking must be those of the model's vocabulary."""
+        """See `Objective.check_model`: the masking's ids must fit the model's vocabulary."""
         assert isinstance(model, Perceiver)
         self.masking.check(vocabulary_of(model, self.modality, asker="task"))
 
     def hide(
         self, model: Perceiver, batch: Batch, *, generators: list[torch.Generator] | None = None
     ) -> tuple[Batch, MaskedTokens]:
-        """A batch -> the batch as the model sees it, and what it is to predict.
+        """Hide tokens of a batch; return the model's input and the tokens to predict.
 
-        Where the batch has no text it gets one of nothing but padding, which counts like none.
+        A batch without text gets a text of padding only, which is equivalent to an absent text.
 
         Args:
-            model: whose vocabulary the ids are of.
-            batch: labels are not looked at.
+            model: model with the vocabulary of the ids.
+            batch: samples; labels are ignored.
             generators: see `TokenMasking`.
         """
         name = self.modality
@@ -76,12 +75,12 @@ class MaskedTokenModelling(Objective):
         return replace(batch, inputs=inputs, masks=masks), masked
 
     def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
-        """The mean cross-entropy over the chosen tokens of all processes."""
+        """Return the mean cross-entropy over the chosen tokens of all processes."""
         assert isinstance(model, Perceiver)
         seen, masked = self.hide(model, batch)
         losses = cross_entropies(logits_of(model, seen, masked), masked)
         count = masked.real.sum()
-        # Processes have different numbers of tokens, none perhaps, and their gradients are averaged.
+        # Processes have different numbers of tokens, possibly zero, and their gradients are averaged.
         if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
             count = count.float()
             distributed.all_reduce(count)
@@ -89,7 +88,7 @@ class MaskedTokenModelling(Objective):
         return losses.sum() / torch.where(count > 0, count, 1)
 
     def metrics(self, model: nn.Module) -> dict[str, Metric]:
-        """Means over tokens."""
+        """Return means over tokens."""
         return {name: WeightedMean() for name in ("loss", "accuracy", "bits_per_token")}
 
     def evaluate(
@@ -106,18 +105,18 @@ class MaskedTokenModelling(Objective):
 
 
 def logits_of(model: Perceiver, batch: Batch, masked: MaskedTokens) -> Tensor:
-    """`(B, k, vocabulary_size)` for the chosen tokens, of what `MaskedTokenModelling.hide` returned."""
+    """Return logits `(B, k, vocabulary_size)` of the chosen tokens, for the results of `MaskedTokenModelling.hide`."""
     logits: Tensor = model(batch.inputs, batch.masks, index=masked.index)
     return logits
 
 
 def cross_entropies(logits: Tensor, masked: MaskedTokens) -> Tensor:
-    """`(B, k)` in nats, float32; 0 where nothing was chosen."""
+    """Return cross-entropies `(B, k)` in nats, float32; 0 where no token was chosen."""
     losses = F.cross_entropy(logits.flatten(0, 1).float(), masked.target.flatten().long(), reduction="none")
     return torch.where(masked.real, losses.view_as(masked.real), 0.0)
 
 
 def generators_of(batch: Batch, *, seed: int, number: int = 0) -> list[torch.Generator]:
-    """A generator for each sample, that follows from its id; without ids from its place and the number of the batch."""
+    """Return a generator per sample, seeded by its id, or without ids by its row and the batch number."""
     names = batch.ids or [f"{number}/{row}" for row in range(batch.size)]
     return [torch.Generator().manual_seed(stream_of(seed, name)) for name in names]

@@ -1,4 +1,4 @@
-"""What objectives measure over a split, in all processes: weighted means, ranking quality, coefficient of determination."""
+"""Metrics over a split, across processes: weighted means, ranking quality, coefficient of determination."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torchmetrics.functional.classification import binary_auroc, binary_average_
 
 
 class WeightedMean(Metric):
-    """A weighted mean; what weighs nothing may be anything, NaN included. The mean of nothing is NaN.
+    """Weighted mean. Values of weight 0 are ignored, even NaN. The mean of nothing is NaN.
 
-    torchmetrics' own mean, where it does not look for NaN, which would synchronise with the device, ignores its weights.
-    `LightningModule.log` keeps means as well, but looks at its whole collection in every step: 0.3 ms for each on a
-    processor, which small models feel.
+    The mean of torchmetrics checks for NaN, which synchronises with the device; without the check it ignores weights.
+    `LightningModule.log` also keeps means, but goes through its whole collection in every step: 0.3 ms per mean on a CPU,
+    which is noticeable for small models.
     """
 
     full_state_update = False
@@ -27,9 +27,9 @@ class WeightedMean(Metric):
         self.add_state("weight", default=torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, values: Tensor, weights: Tensor | int) -> None:
-        """Add values with their weights, of one shape, such as which of them count; or a mean, `()`, of so many samples."""
+        """Add values with weights of the same shape, e.g. a mask; or a mean, `()`, with its number of samples."""
         values = values.detach().float()
-        # Not in place: what was made in inference mode may be added to outside of it.
+        # Not in place: a state from inference mode may be updated outside of it.
         if not isinstance(weights, int):
             self.total = self.total + torch.where(weights > 0, values * weights, 0.0).sum()
             self.weight = self.weight + weights.sum()
@@ -37,16 +37,16 @@ class WeightedMean(Metric):
             self.total, self.weight = self.total + values * weights, self.weight + weights
 
     def compute(self) -> Tensor:
-        """The mean, float32."""
+        """Return the mean in float32."""
         return self.total / self.weight
 
 
 class RankingQuality(Metric):
-    """How well the logits of each label order the samples: average precision and area under the ROC curve, macro means.
+    """Ranking of samples by the logits of each label: average precision and area under the ROC curve, macro means.
 
-    A label counts in the mean of the average precision if at least one sample has it, and in that of the area if at least
-    one has it and one lacks it; the others say nothing about the model. NaN if no label counts. Targets above 0.5 are
-    positive. All logits are kept until `reset`.
+    Average precision is averaged over the labels with a positive sample, the area over the labels with a positive and a
+    negative sample; it is undefined for the others. NaN if no label counts. Targets above 0.5 are positive. All logits are
+    kept until `reset`.
     """
 
     full_state_update = False
@@ -60,13 +60,13 @@ class RankingQuality(Metric):
         self.add_state("targets", default=[], dist_reduce_fx="cat")
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        """`(B, labels)` each."""
+        """Add logits and targets, `(B, labels)` each."""
         self.logits.append(logits.detach().float())
         self.targets.append((targets > 0.5).int())
 
     def compute(self) -> dict[str, Tensor]:
-        """`average_precision` and `auroc`."""
-        # Processes hand over one tensor each, joined already.
+        """Return `average_precision` and `auroc`."""
+        # Each process contributes a single, already concatenated tensor.
         states = (self.logits, self.targets)
         logits, targets = (torch.cat(state) if isinstance(state, list) else state for state in states)
         precisions, areas = [], []
@@ -81,12 +81,12 @@ class RankingQuality(Metric):
 
 
 class Determination(R2Score):
-    """The coefficient of determination, the mean over the outputs whose targets vary.
+    """Coefficient of determination, averaged over the outputs whose targets vary.
 
-    NaN where none varies, as in a split of a single sample: whatever a model predicts, the coefficient says nothing.
+    NaN where no target varies, as in a split of a single sample: the coefficient is undefined.
 
     Args:
-        num_outputs: how many there are.
+        num_outputs: number of outputs.
     """
 
     least: Tensor
@@ -94,42 +94,42 @@ class Determination(R2Score):
 
     def __init__(self, *, num_outputs: int) -> None:
         super().__init__(multioutput="raw_values")
-        # Shapes that do not follow from the first update: a process may have no sample, and all hand over their states.
+        # Shapes independent of the first update: a process may have no sample, and all processes synchronise their states.
         for name in ("sum_squared_error", "sum_error", "residual"):
             self.add_state(name, default=torch.zeros(num_outputs), dist_reduce_fx="sum")
         self.add_state("least", default=torch.full((num_outputs,), torch.inf), dist_reduce_fx="min")
         self.add_state("most", default=torch.full((num_outputs,), -torch.inf), dist_reduce_fx="max")
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """`(B, outputs)` each."""
+        """Add predictions and targets, `(B, outputs)` each."""
         super().update(preds, target)
         self.least = torch.minimum(self.least, target.amin(dim=0))
         self.most = torch.maximum(self.most, target.amax(dim=0))
 
     def compute(self) -> Tensor:
-        """A number of at most 1."""
+        """Return the coefficient, at most 1."""
         varies = self.most > self.least
         return super().compute()[varies].mean() if bool(varies.any()) else self.most.new_full((), torch.nan)
 
 
 def confusion_matrix(num_classes: int) -> MulticlassConfusionMatrix:
-    """A fresh confusion matrix `(num_classes, num_classes)`, rows the true classes, of class numbers that were checked."""
+    """Return a new confusion matrix `(num_classes, num_classes)`, rows true classes, for checked class numbers."""
     return MulticlassConfusionMatrix(num_classes=num_classes, validate_args=False)
 
 
 def correct_share(confusion: Tensor) -> Tensor:
-    """The share of right predictions in a confusion matrix."""
+    """Return the share of correct predictions in a confusion matrix."""
     return (confusion.diagonal().sum() / confusion.sum()).float()
 
 
 def mean_recall(confusion: Tensor) -> Tensor:
-    """Balanced accuracy: the mean over the classes that occur of the share recognised of each."""
+    """Return the balanced accuracy: the mean recall over the classes that occur."""
     samples = confusion.sum(dim=1)
     return (confusion.diagonal() / samples.clamp(min=1))[samples > 0].mean().float()
 
 
 def intersections_over_union(confusion: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each class `(classes,)`, 0 where it is neither true nor predicted; and their mean over the other classes."""
+    """Return the IoU per class `(classes,)`, 0 for classes neither true nor predicted, and the mean over the others."""
     both = confusion.diagonal()
     union = confusion.sum(dim=0) + confusion.sum(dim=1) - both
     shares = both / union.clamp(min=1)
@@ -137,9 +137,9 @@ def intersections_over_union(confusion: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _ranks(scores: Tensor) -> Tensor:
-    """The place of each score among the different ones, in [0, 1]: probabilities with the order and the ties of the scores.
+    """Return the rank of each score among the distinct scores, in [0, 1], which keeps order and ties.
 
-    Both metrics go by order alone. torchmetrics would take logits through a sigmoid, which merges large ones.
+    Both metrics depend on the order only. torchmetrics would apply a sigmoid to logits, which merges large values.
     """
     different, place = scores.unique(return_inverse=True)
     ranks: Tensor = place.double() / max(len(different) - 1, 1)

@@ -1,9 +1,9 @@
-"""Multimodal autoencoding: reconstruct every input through the latents, and with it the class label.
+"""Multimodal autoencoding: reconstruct every input and the class label through the latents.
 
 Perceiver IO (Jaegle et al. 2021, arXiv:2107.14795), section 4.3 and its appendix: video, sound and label of Kinetics-700
-from 784 latents. Their training loss is an L1 loss of video, weight 0.03, one of sound, weight 1, and the cross-entropy of
-the label, weight 1e-4; the label is masked in half of the training samples; of each sample 512 outputs of video, 512 of
-sound and the label are decoded, at random. `experiment=kinetics_autoencoding` has these numbers.
+from 784 latents. The training loss is an L1 loss of the video (weight 0.03), an L1 loss of the sound (weight 1) and the
+cross-entropy of the label (weight 1e-4). The label is masked in half of the training samples. Per sample, 512 random
+outputs of the video, 512 of the sound, and the label are decoded. See `experiment=kinetics_autoencoding`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from perceiver.objectives.objective import CONFUSION, Metrics, Objective
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """Losses of the samples of a batch, each `(B,)` by output, and which samples have them.
+    """Losses `(B,)` of the samples of a batch, by output, and their validity.
 
     Args:
-        values: 0 where a sample has none.
-        valid: True where it has one.
+        values: losses, 0 where invalid.
+        valid: True where a sample has a loss.
     """
 
     values: dict[str, Tensor]
@@ -44,36 +44,35 @@ class Losses:
 
 
 class MultimodalAutoencoding(Objective):
-    """Reconstruct all inputs of a model, and the label that only some training samples show it.
+    """Multimodal autoencoding: reconstruct all inputs of a model, and a label that only some training samples show.
 
     The model's head is a `perceiver.decoders.MultimodalDecoder`. The loss of a modality is the mean over the values of a
-    sample, then over the samples that have the modality; that of the label is the cross-entropy. The loss of a batch is
-    their weighted sum. Where `max_queries` samples outputs, it is an unbiased estimate of the same. A modality that a sample
-    lacks counts in nothing; one that modality dropout took away is to be reconstructed from the rest.
+    sample, then over the samples that have the modality; the loss of the label is the cross-entropy. The loss of a batch is
+    their weighted sum, or its unbiased estimate where `max_queries` samples outputs. A modality missing from a sample is
+    ignored; a modality removed by modality dropout is reconstructed from the rest.
 
-    The label is the output that the head calls its `target`; a head without one has none. Where the model has an adapter of
-    that name, the label is an input, too: one-hot, made of the batch's targets, in training only, and absent from a share of
-    the samples. It is no modality of the data, and no evaluation shows it to the model, so `accuracy` is that of a
-    classifier through the bottleneck. A model whose fusion has a mask token for the label (`fusion.mask_rates`, as the
-    published one) sees that token in place of an absent label.
+    The label is the output that the head names as its `target`, if any. If the model has an adapter of that name, the label
+    is also an input: one-hot, made from the batch's targets, in training only, and absent from a share of the samples. It is
+    not a modality of the data and is never an input in evaluation, so `accuracy` measures classification through the
+    bottleneck. If the fusion has a mask token for the label (`fusion.mask_rates`, as in the published model), that token
+    replaces an absent label.
 
     Measures `loss`, `loss/NAME` of each output, `psnr/NAME` of each modality that has a peak, and `accuracy` and confusion
-    matrix of the label. PSNR, in decibels, is `10 log10(peak² / mean squared error)` of each sample, the error in the
-    input's own units, before normalisation, and then the mean over samples; errors below 1e-10 of `peak²` count as that, 100
-    dB.
+    matrix of the label. PSNR, in decibels, is `10 log10(peak² / mean squared error)` per sample, with the error in the units
+    before normalisation, averaged over samples. Errors are at least 1e-10 `peak²`, so PSNR is at most 100 dB.
 
     Args:
-        loss: of single values, `(outputs, targets) -> losses` of one shape: `torch.nn.L1Loss(reduction="none")`, which None
-            is, or MSELoss, HuberLoss. Values are normalised as the model's inputs are.
-        loss_of: the same for single modalities, by name, in place of `loss`.
-        weights: of the outputs' losses, 1 where none is given.
+        loss: elementwise loss `(outputs, targets) -> losses`, all of one shape, on normalised values: MSELoss, HuberLoss;
+            None: `torch.nn.L1Loss(reduction="none")`.
+        loss_of: losses of individual modalities, by name, overriding `loss`.
+        weights: weights of the outputs' losses; default 1.
         label_mask_rate: share of the training samples from which the label is absent.
-        max_queries: by output, how many places of it are decoded of a sample in training at most, at random; all where none
-            is given. Validation and test decode all, at most `chunk_size` of the head at a time.
-        peaks: of PSNR, by modality, in place of the peak of its kind; null for none.
+        max_queries: by output, the maximum number of positions to decode per sample in training, drawn at random; default
+            all. Validation and test decode all, in chunks of the head's `chunk_size`.
+        peaks: peaks for PSNR by modality, overriding the peak of the kind; null: no PSNR.
 
     Raises:
-        ValueError: for settings out of range, or losses that are sums.
+        ValueError: for settings out of range, or losses that are reduced to a sum.
     """
 
     def __init__(
@@ -103,7 +102,7 @@ class MultimodalAutoencoding(Objective):
         self.given_peaks = dict(peaks or {})
 
     def check_model(self, model: nn.Module) -> None:
-        """See `Objective.check_model`: settings must name its outputs, and the label's adapter must have its channels."""
+        """See `Objective.check_model`: settings must name the head's outputs; the label's adapter must fit its channels."""
         outputs = Reconstruction.of(model)
         label, names = outputs.label, (*outputs.layouts, *outputs.labels)
         adapter = None if label is None else dict(outputs.model.adapters.items()).get(label)
@@ -127,7 +126,7 @@ class MultimodalAutoencoding(Objective):
             )
 
     def peaks(self, model: nn.Module) -> dict[str, float]:
-        """By modality the peak that its PSNR is relative to; modalities without one have no PSNR."""
+        """Return the PSNR peak of each modality; modalities without a peak have no PSNR."""
         outputs = Reconstruction.of(model)
         facts = (outputs.model.spec or {}).get("modalities", {})
         peaks = {
@@ -138,7 +137,7 @@ class MultimodalAutoencoding(Objective):
         return {name: float(peak) for name, peak in peaks.items() if peak is not None}
 
     def check(self, model: nn.Module, batch: Batch) -> Batch:
-        """See `Objective.check`; also refuses a label among the inputs."""
+        """See `Objective.check`; also rejects a label among the inputs."""
         batch = super().check(model, batch)
         outputs = Reconstruction.of(model)
         if outputs.label is not None:
@@ -151,7 +150,7 @@ class MultimodalAutoencoding(Objective):
         return batch
 
     def shown(self, model: Perceiver, batch: Batch) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Inputs and masks that the model gets; in training with the label of some samples, drawn from torch's generator."""
+        """Return the model's inputs and masks; in training with the label of randomly drawn samples."""
         inputs, masks = dict(batch.inputs), dict(batch.masks)
         outputs = Reconstruction.of(model)
         label = outputs.label
@@ -167,7 +166,7 @@ class MultimodalAutoencoding(Objective):
         return inputs, masks
 
     def outputs(self, model: Perceiver, batch: Batch, *, index: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """What the model makes of a batch: by output `(B, *grid, c)`, or `(B, k, c)` at the places of `index`."""
+        """Return the model's outputs for a batch: by name `(B, *grid, c)`, or `(B, k, c)` at the positions of `index`."""
         inputs, masks = self.shown(model, batch)
         label = Reconstruction.of(model).label
         rates = None
@@ -179,15 +178,15 @@ class MultimodalAutoencoding(Objective):
     def losses(
         self, model: Perceiver, batch: Batch, *, index: Mapping[str, Tensor] | None = None
     ) -> tuple[Losses, dict[str, Tensor]]:
-        """The losses of each sample, and the outputs that they are of.
+        """Return the losses of each sample, and the model's outputs.
 
         Args:
-            model: what reconstructs.
-            batch: with targets, where there is a label.
-            index: by output, places `(B, k)`, drawn as `sampled` does; outputs without are decoded whole.
+            model: model that reconstructs.
+            batch: samples, with targets if the head has a label.
+            index: by output, positions `(B, k)` as drawn by `sampled`; other outputs are decoded completely.
 
         Raises:
-            ValueError: an output does not have the grid, or channels, of what it is to reconstruct.
+            ValueError: if grid or channels of an output differ from those of its modality.
         """
         of_model = Reconstruction.of(model)
         contents = of_model.contents(batch)
@@ -210,9 +209,9 @@ class MultimodalAutoencoding(Objective):
         return Losses(values=values, valid=valid), outputs
 
     def sampled(self, model: Perceiver, batch: Batch, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Places `(B, k)` to decode, for each output with `max_queries` that has more: at random, without repetition.
+        """Draw positions `(B, k)` to decode, without repetition, for each output with more than its `max_queries`.
 
-        They are among those that a sample has something at; where it has fewer, the rest are others and count in nothing.
+        They are positions with content; if a sample has too few, the rest are other positions, which are ignored.
         """
         index = {}
         for name, content in Reconstruction.of(model).contents(batch).items():
@@ -222,7 +221,7 @@ class MultimodalAutoencoding(Objective):
         return index
 
     def _sample_losses(self, name: str, output: Tensor, content: Content, index: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The mean loss of each sample's values, or its estimate from some places, `(B,)`, and which samples have any."""
+        """Return the mean loss per sample `(B,)`, or its estimate from some positions, and which samples have content."""
         if index is None and output.shape[:-1] != content.values.shape[:-1]:
             raise ValueError(
                 f"output {name!r}: has the grid {tuple(output.shape[1:-1])}, expected {tuple(content.values.shape[1:-1])}, "
@@ -236,15 +235,15 @@ class MultimodalAutoencoding(Objective):
         if index is not None:
             values, valid, real = taken(values, index), taken(valid, index), places.gather(1, index)
         values, valid, output = (x.flatten(1, -2) for x in (values, valid, output.float()))
-        # Masked content may be anything: replaced before it is computed with.
+        # Masked content is arbitrary: replace it before computing with it.
         errors = self.loss_of.get(name, self.loss_function)(output, torch.where(valid, values, 0.0))
         total = torch.where(valid, errors, 0.0).sum(dim=(1, 2))
-        # All places of a sample, in the mean over what may be drawn.
+        # The expected value over the draws is the mean over all positions of a sample.
         share = places.sum(dim=1) / real.sum(dim=1).clamp(min=1)
         return total * share / count.clamp(min=1), count > 0
 
     def psnr(self, model: Perceiver, name: str, output: Tensor, batch: Batch) -> Tensor:
-        """Peak signal-to-noise ratio of whole outputs `(B, *grid, c)` in decibels, `(B,)`; see the class for what it is."""
+        """Peak signal-to-noise ratio of whole outputs `(B, *grid, c)` in decibels, `(B,)`, as defined at the class."""
         x = batch.inputs[name]
         assert isinstance(x, Tensor)
         mask = grid_mask(batch.masks.get(name), batch=x.shape[0], grid=x.shape[2:])
@@ -257,7 +256,7 @@ class MultimodalAutoencoding(Objective):
         return -10 * (error / self.peaks(model)[name] ** 2).clamp(min=1e-10).log10()
 
     def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
-        """The weighted sum of the outputs' losses, over what `max_queries` decodes."""
+        """Return the weighted sum of the outputs' losses, at the positions that `max_queries` selects."""
         assert isinstance(model, Perceiver)
         losses, _ = self.losses(model, batch, index=self.sampled(model, batch))
         means = [
@@ -267,7 +266,7 @@ class MultimodalAutoencoding(Objective):
         return torch.stack(means).sum()
 
     def metrics(self, model: nn.Module) -> dict[str, Metric]:
-        """Means over samples, and the confusion matrix of the label."""
+        """Return means over samples, and the confusion matrix of the label."""
         outputs = Reconstruction.of(model)
         means = [f"loss/{name}" for name in (*outputs.layouts, *outputs.labels)]
         means += [f"psnr/{name}" for name in self.peaks(model)]
@@ -290,9 +289,9 @@ class MultimodalAutoencoding(Objective):
             metrics[CONFUSION].update(outputs[label].reshape(batch.size, -1)[:count], batch.target[:count])
 
     def results(self, metrics: Metrics) -> dict[str, Tensor]:
-        """`loss`, `loss/NAME`, `psnr/NAME` of what the split has, and `accuracy` of the label."""
+        """Return `loss`, `loss/NAME` and `psnr/NAME` of the outputs in the split, and `accuracy` of the label."""
         found = super().results(metrics)
-        # An output that no sample has adds nothing to the loss.
+        # An output without any sample does not contribute to the loss.
         losses = {name: mean.nan_to_num() for name, mean in found.items() if name.startswith("loss/")}
         total = sum(self.weights.get(name.removeprefix("loss/"), 1.0) * mean for name, mean in losses.items())
         ratios = {name: mean for name, mean in found.items() if name not in losses and not bool(mean.isnan())}
@@ -302,13 +301,13 @@ class MultimodalAutoencoding(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
-    """What a model reconstructs.
+    """The outputs that a model reconstructs.
 
     Args:
         model: the model.
-        label: the output of the label; None where there is none.
-        num_classes: of the label; 0 where there is none.
-        layouts: by modality that is reconstructed.
+        label: name of the label output; None: no label.
+        num_classes: number of classes of the label; 0: no label.
+        layouts: output layouts by reconstructed modality.
     """
 
     model: Perceiver
@@ -318,7 +317,7 @@ class Reconstruction:
 
     @classmethod
     def of(cls, model: nn.Module) -> Reconstruction:
-        """Those of a model; ValueError where it is another kind of model."""
+        """Describe a model; ValueError for another kind of model."""
         head = getattr(model, "head", None)
         if not isinstance(model, Perceiver) or not isinstance(head, MultimodalDecoder):
             raise ValueError(
@@ -331,11 +330,11 @@ class Reconstruction:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The label, if there is one."""
+        """Return the name of the label, if any."""
         return () if self.label is None else (self.label,)
 
     def contents(self, batch: Batch) -> dict[str, Content]:
-        """What is to be reconstructed of the modalities that a batch has, in the layout of outputs."""
+        """Return the reconstruction targets of a batch by modality, in the layout of outputs."""
         contents = {}
         for name, layout in self.layouts.items():
             if name in batch.inputs:
@@ -352,7 +351,7 @@ class Reconstruction:
 
 
 def _layouts(model: Perceiver, head: MultimodalDecoder) -> dict[str, OutputLayout]:
-    """By modality that is reconstructed; ValueError where there is none, or an output is of no modality."""
+    """Return layouts by reconstructed modality; ValueError if there are none, or an output has no modality."""
     names = [name for name in head.output_channels if name != head.target]
     if not names or set(names) - set(model.adapters):
         raise ValueError(
@@ -372,7 +371,7 @@ def _check_names(argument: str, given: Mapping[str, Any] | None, known: Any) -> 
 
 
 def _check_loss(loss: nn.Module, name: str) -> None:
-    """Raise ValueError unless it gives a loss for each value."""
+    """Raise ValueError unless the loss is elementwise."""
     made = loss(torch.zeros(1, 2, 3), torch.ones(1, 2, 3))
     if not isinstance(made, Tensor) or made.shape != (1, 2, 3):
         raise ValueError(
@@ -381,7 +380,7 @@ def _check_loss(loss: nn.Module, name: str) -> None:
 
 
 def _valid_places(content: Content) -> Tensor:
-    """`(B, *grid)`: where there is any value."""
+    """Return `(B, *grid)`: positions with a valid value."""
     if content.valid is None:
         return torch.ones(content.values.shape[:-1], dtype=torch.bool, device=content.values.device)
     return content.valid.any(dim=-1)

@@ -1,4 +1,4 @@
-"""What every training objective does: check batches, compute a loss, measure a model. Plain torch, no Lightning."""
+"""Base class of training objectives: check batches, compute a loss, measure a model. Plain torch, no Lightning."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from perceiver.batch import Batch
 from perceiver.objectives.checks import require_modality
 
 CONFUSION = "confusion"
-"""Name of the metric that holds a confusion matrix, rows the true classes."""
+"""Name of the confusion-matrix metric; rows are true classes."""
 
 Metrics = Mapping[str, Metric]
 """Metrics of a split by name, updated in place."""
 
 
 class Objective(nn.Module, ABC):
-    """What a model is trained for.
+    """A training objective: checks, loss and metrics.
 
-    The model is an argument of every method: an objective owns no parameters of it, and one objective serves several
-    models. Buffers are constants: they follow the device of the module, but keep their dtype and stay out of checkpoints.
+    The model is an argument of every method: an objective owns no model parameters and can serve several models. Buffers
+    are constants: they follow the module's device, but keep their dtype and are not saved in checkpoints.
     """
 
     def check_model(self, model: nn.Module) -> None:
-        """Check once that the model is one that this objective can train.
+        """Check once that this objective can train the model.
 
         Raises:
-            ValueError: it is not; names the setting to change.
+            ValueError: if it cannot; names the setting to change.
         """
 
     def check(self, model: nn.Module, batch: Batch) -> Batch:
-        """A batch as it was loaded -> the batch that `loss` and `evaluate` take, both in main memory.
+        """Turn a loaded batch into the batch that `loss` and `evaluate` take, both in main memory.
 
-        Here and not on the device, where a wrong class number kills the process and a look at the data costs time.
+        Checks run before the transfer: on the device a wrong class number kills the process, and every check synchronises.
 
         Raises:
             ValueError: for a sample without any modality, or a wrong target; names the sample.
@@ -46,15 +46,15 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
-        """The loss to minimise, `()`; updates the `training_metrics` where they are given."""
+        """Return the loss to minimise, `()`; update the `training_metrics` if given."""
 
     def training_metrics(self) -> dict[str, Metric]:
-        """Fresh metrics of training batches besides the loss, by name."""
+        """Return new metrics of training batches besides the loss, by name."""
         return {}
 
     @abstractmethod
     def metrics(self, model: nn.Module) -> dict[str, Metric]:
-        """Fresh metrics for one split, by name. `CONFUSION` is a confusion matrix."""
+        """Return new metrics for one split, by name. `CONFUSION` is a confusion matrix."""
 
     @abstractmethod
     def evaluate(
@@ -63,23 +63,23 @@ class Objective(nn.Module, ABC):
         """Update the metrics of a split with one of its batches.
 
         Args:
-            model: in evaluation mode.
-            batch: as `check` returned it.
-            metrics: those that `metrics` returned.
-            count: the number of samples that count, the first ones; the rest repeats others. None: all.
-            number: the number of the batch in the split.
+            model: model in evaluation mode.
+            batch: result of `check`.
+            metrics: result of `metrics`.
+            count: number of leading samples that count; the rest are repeats. None: all.
+            number: number of the batch in the split.
         """
 
     def results(self, metrics: Metrics) -> dict[str, Tensor]:
-        """The numbers of a split, each `()`, by name; a number that the split does not define is left out."""
+        """Return the results of a split by name, each `()`; results that the split does not define are omitted."""
         return {name: metric.compute() for name, metric in metrics.items() if name != CONFUSION}
 
     def why_undefined(self, name: str, batches: Iterable[Batch]) -> str | None:
-        """Why the result `name` cannot rank models on a split; None where it can.
+        """Return why the result `name` cannot rank models on a split, or None if it can.
 
         Args:
             name: a name of `results`.
-            batches: those of the split, as they were loaded. No more of them are read than needed.
+            batches: loaded batches of the split, read only as far as needed.
         """
         return None
 

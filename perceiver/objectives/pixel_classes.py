@@ -29,22 +29,22 @@ def segmentation(
     class_names: Sequence[str] | None = None,
     num_queries: int | None = None,
 ) -> Dense:
-    """Semantic segmentation, by a model whose head is a `perceiver.decoders.QueryDecoder` on the grid of the targets.
+    """Semantic segmentation, for a model whose head is a `perceiver.decoders.QueryDecoder` on the grid of the targets.
 
     Targets are class numbers `(B, *grid)`. Measures `loss`, the plain cross-entropy, `mean_iou` and `pixel_accuracy`. The
-    intersection over union of a class is that of all pixels of a split; `mean_iou` is its mean over the classes, a
-    background included, that are true or predicted anywhere. The confusion matrix counts pixels.
+    intersection over union of a class is taken over all pixels of a split; `mean_iou` is its mean over the classes that are
+    true or predicted anywhere, including a background class. The confusion matrix counts pixels.
 
     Args:
-        num_classes: how many classes there are.
+        num_classes: number of classes.
         label_smoothing: share of the target probability spread evenly over all classes, in training only.
-        class_weights: of the training loss: a number for each class; "balanced": inverse to `class_counts`; None: all alike.
-        class_counts: how many training pixels are of each class.
-        class_names: also measure `iou/NAME` of each class; None: the mean alone.
+        class_weights: weight per class in the training loss; "balanced": inverse to `class_counts`; None: equal weights.
+        class_counts: number of training pixels per class.
+        class_names: also measure `iou/NAME` of each class; None: only the mean.
         num_queries: see `Dense`.
 
     Raises:
-        ValueError: for fewer than two classes, or settings that do not go with them.
+        ValueError: for fewer than two classes, or settings that do not fit them.
     """
     if class_names is not None and len(class_names) != num_classes:
         raise ValueError(f"task.class_names: expected {num_classes} names, or null, got {list(class_names)}.")
@@ -58,7 +58,7 @@ def segmentation(
 
 
 class PixelClasses(Criterion):
-    """One of several classes for each pixel; see `segmentation`, with weights `(num_classes,)` or None."""
+    """Criterion for one class per pixel; see `segmentation`. Weights are `(num_classes,)` or None."""
 
     class_weights: Tensor | None
 
@@ -72,7 +72,7 @@ class PixelClasses(Criterion):
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def checked(self, batch: Batch) -> Batch:
-        """Class numbers, 0 where the target is not valid."""
+        """Return class numbers, 0 where the target is invalid."""
         target = batch.target
         if target is None:
             raise ValueError("batch.target: expected class numbers (B, *grid), got None; the data has no targets.")
@@ -92,7 +92,7 @@ class PixelClasses(Criterion):
         return replace(batch, target=torch.where(valid, target, 0).long(), target_mask=valid)
 
     def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Smoothed cross-entropy, weighted by class if so configured."""
+        """Return the smoothed cross-entropy, weighted by class if configured."""
         return F.cross_entropy(
             outputs.movedim(-1, 1),
             target,
@@ -102,11 +102,11 @@ class PixelClasses(Criterion):
         )
 
     def weights(self, target: Tensor) -> Tensor | None:
-        """Those of the classes."""
+        """Return the weight of each target's class."""
         return None if self.class_weights is None else self.class_weights[target]
 
     def metrics(self) -> dict[str, Metric]:
-        """The plain loss, and what all else follows from."""
+        """Return metrics for the plain loss and the confusion matrix."""
         return {"loss": WeightedMean(), CONFUSION: confusion_matrix(self.num_outputs)}
 
     def update(self, metrics: Metrics, outputs: Tensor, target: Tensor) -> None:
@@ -116,7 +116,7 @@ class PixelClasses(Criterion):
         metrics[CONFUSION].update(outputs.argmax(dim=-1), target)
 
     def results(self, metrics: Metrics) -> dict[str, Tensor]:
-        """`loss`, `mean_iou`, `pixel_accuracy`, and `iou/NAME` if so configured."""
+        """Return `loss`, `mean_iou`, `pixel_accuracy`, and `iou/NAME` if configured."""
         confusion = metrics[CONFUSION].compute().cpu().double()
         each, mean = intersections_over_union(confusion)
         named = {f"iou/{name}": share for name, share in zip(self.class_names, each, strict=False)}

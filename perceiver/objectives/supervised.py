@@ -13,17 +13,17 @@ from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.objective import Metrics, Objective
 
 Mix = Callable[[Batch], Batch]
-"""Training batch to training batch, targets `(B, num_classes)`: `perceiver.data.MixUpCutMix`, or anything alike."""
+"""Map between training batches, with targets `(B, num_classes)`, e.g. `perceiver.data.MixUpCutMix`."""
 
 
 class Supervised(Objective):
-    """Learn a target of each sample: a class, labels or values.
+    """Supervised learning of one target per sample: a class, labels or values.
 
-    `classification`, `multilabel` and `regression` make one.
+    Made by `classification`, `multilabel` and `regression`.
 
     Args:
-        criterion: that of the kind of target.
-        mix: called on every training batch, on its device; validation and test see the data as it is.
+        criterion: criterion for the kind of target.
+        mix: applied to every training batch, on its device; validation and test use unmixed data.
     """
 
     def __init__(self, *, criterion: Criterion, mix: Mix | None = None) -> None:
@@ -36,7 +36,7 @@ class Supervised(Objective):
         return self.criterion.checked(super().check(model, batch))
 
     def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
-        """The mean loss of a batch, mixed if so configured."""
+        """Return the mean loss of a batch, mixed if configured."""
         outputs, target = self._outputs(model, batch if self.mix is None else self.mix(batch))
         for metric in (metrics or {}).values():
             metric.update(outputs.detach(), target)
@@ -44,11 +44,11 @@ class Supervised(Objective):
         return losses.mean() if weights is None else losses.sum() / weights.sum().clamp(min=torch.finfo(losses.dtype).tiny)
 
     def training_metrics(self) -> dict[str, Metric]:
-        """Those of the criterion: of mixed and augmented samples, as the model saw them."""
+        """Return the criterion's training metrics, measured on mixed and augmented samples."""
         return self.criterion.training_metrics()
 
     def metrics(self, model: nn.Module) -> dict[str, Metric]:
-        """Those of the criterion."""
+        """Return the criterion's metrics."""
         return self.criterion.metrics()
 
     def evaluate(
@@ -59,11 +59,11 @@ class Supervised(Objective):
         self.criterion.update(metrics, outputs[:count], target[:count])
 
     def results(self, metrics: Metrics) -> dict[str, Tensor]:
-        """Those of the criterion."""
+        """Return the criterion's results."""
         return self.criterion.results(metrics)
 
     def why_undefined(self, name: str, batches: Iterable[Batch]) -> str | None:
-        """By the targets alone."""
+        """Return the criterion's reason, from the targets alone."""
         return self.criterion.why_undefined(name, map(self.criterion.checked, batches))
 
     def _outputs(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:

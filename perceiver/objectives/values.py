@@ -1,4 +1,4 @@
-"""Regression: numbers `(B, outputs)`, learned in standard deviations of the training split, measured in their own units."""
+"""Regression: values `(B, outputs)`, normalised by the training split for learning, measured in the data's units."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from perceiver.objectives.supervised import Supervised
 
 
 def regression(*, mean: Sequence[float], std: Sequence[float], loss: nn.Module | None = None) -> Supervised:
-    """Regression, around a model `(inputs, masks) -> (B, outputs)` of normalised values, `(value - mean) / std`.
+    """Regression, for a model `(inputs, masks) -> (B, outputs)` of normalised values, `(value - mean) / std`.
 
-    `Perceiver.predict` undoes the normalisation with the same spec. Measures `loss`, that of normalised values, `mae` and
+    `Perceiver.predict` undoes the normalisation with the same spec. Measures `loss`, on normalised values, `mae` and
     `r2`. `mae`, the mean absolute error, is in the units of the data, a mean over the outputs; `r2`, the coefficient of
-    determination, is a mean over the outputs whose targets vary in the split, and absent where none does.
+    determination, is a mean over the outputs whose targets vary in the split; it is omitted if none varies.
 
     Args:
-        mean, std: of the targets of the training split, one for each output; see `perceiver.targets.values.values_target`.
-        loss: `(outputs, normalised targets) -> scalar`, a mean: `torch.nn.MSELoss`, `L1Loss`, `HuberLoss`, or your own.
+        mean, std: statistics of the training targets, per output; see `perceiver.targets.values.values_target`.
+        loss: `(outputs, normalised targets) -> scalar`, a mean: `torch.nn.MSELoss`, `L1Loss`, `HuberLoss`, or a custom loss.
     """
     check_statistics(mean, std)
     return Supervised(criterion=Values(mean=mean, std=std, loss=nn.MSELoss() if loss is None else loss))
 
 
 class Values(Criterion):
-    """Numbers; see `regression`."""
+    """Criterion for values; see `regression`."""
 
     def __init__(self, *, mean: Sequence[float], std: Sequence[float], loss: nn.Module) -> None:
         super().__init__(num_outputs=len(mean))
         self.loss_function = loss
-        # Float64: large means keep their digits. They stay in main memory, where targets are normalised; not every device
-        # knows float64.
+        # Float64 keeps the digits of large means. They stay in main memory, where targets are normalised; not every device
+        # supports float64.
         self._mean, self._std = (torch.tensor(numbers, dtype=torch.float64) for numbers in (mean, std))
 
     def checked(self, batch: Batch) -> Batch:
-        """Normalised values, float32; one value per sample may come as `(B,)`."""
+        """Return normalised targets in float32; a single value per sample may be given as `(B,)`."""
         target = batch.target
         if target is None:
             raise ValueError("batch.target: expected values for every sample, got None; the data has no targets.")
@@ -61,12 +61,12 @@ class Values(Criterion):
         return replace(batch, target=((target.double() - self._mean) / self._std).float())
 
     def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """The loss of normalised values, a mean."""
+        """Return the mean loss of normalised values."""
         loss: Tensor = self.loss_function(outputs, target)
         return loss
 
     def metrics(self) -> dict[str, Metric]:
-        """Squares of normalised values: torchmetrics sums them in float32 and takes sums below 1e-4 for zero."""
+        """Return metrics of normalised values: torchmetrics sums squares in float32 and treats sums below 1e-4 as zero."""
         return {"loss": WeightedMean(), "mae": WeightedMean(), "r2": Determination(num_outputs=self.num_outputs)}
 
     def update(self, metrics: Metrics, outputs: Tensor, target: Tensor) -> None:
@@ -78,12 +78,12 @@ class Values(Criterion):
             metrics["r2"].update(outputs, target)
 
     def results(self, metrics: Metrics) -> dict[str, Tensor]:
-        """`loss`, `mae` in the units of the data, and `r2` where there is one."""
+        """Return `loss`, `mae` in the units of the data, and `r2` if defined."""
         found = super().results(metrics)
         return found if not bool(found["r2"].isnan()) else {name: found[name] for name in ("loss", "mae")}
 
     def why_undefined(self, name: str, batches: Iterable[Batch]) -> str | None:
-        """Where no target varies, no model explains anything of it."""
+        """`r2` is undefined where no target varies."""
         first = None
         for batch in batches if name == "r2" else ():
             assert batch.target is not None, "checked"

@@ -1,4 +1,4 @@
-"""Figures of models and their data, for notebooks and runs: matplotlib Figures that belong to no pyplot window."""
+"""Figures of models and their data, for notebooks and runs: matplotlib Figures independent of pyplot."""
 
 from perceiver.plots.attention import AttentionMaps, Looks, look
 from perceiver.plots.attention_modalities import AttentionModalities

@@ -1,4 +1,4 @@
-"""Where a model looks: each latent, all of them together, and the output query through them."""
+"""Attention of a model: of single latents, of all latents, and of the output query through the latents."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from perceiver.runtime.evaluating import evaluating
 from perceiver.targets.kinds import target_of
 from perceiver.tokens import Tokens
 
-# So many attention weights at a time: 64 MB.
+# Number of attention weights at a time: 64 MB.
 _MOST_WEIGHTS = 2**24
 _MOST_STEPS = 3
 _MOST_LOOKED_THROUGH = 512
@@ -33,17 +33,16 @@ _MOST_LOOKED_THROUGH = 512
 
 @dataclass(frozen=True, kw_only=True)
 class Looks:
-    """Attention weights of one sample by modality, means over heads; over all modalities the tokens' weights sum to 1.
+    """Attention weights of one sample by modality, averaged over heads. They sum to 1 over the tokens of all modalities.
 
-    Zeros stand for a modality that a cross-attend does not read.
+    Weights are zero for modalities that a cross-attend does not read.
 
     Args:
-        steps: for each cross-attend of the encoder the mean over all latents, `(*grid)`.
+        steps: for each cross-attend of the encoder, the mean over all latents, `(*grid)`.
         chosen: numbers of the latents in `latents`.
-        latents: single ones in the last cross-attend, `(len(chosen), *grid)`.
-        query: of the head's queries (their mean), through the latents: the last cross-attend's weights, weighed by what the
-            queries take from each latent. What latents tell one another in between is not in it. None: the head has no
-            queries.
+        latents: weights of single latents in the last cross-attend, `(len(chosen), *grid)`.
+        query: mean weights of the head's queries, through the latents: the weights of the last cross-attend, averaged with
+            the queries' attention to each latent. Self-attention in between is ignored. None: the head has no queries.
     """
 
     steps: list[dict[str, Tensor]]
@@ -59,14 +58,14 @@ def look(
     *,
     num_latents: int = 16,
 ) -> Looks | None:
-    """Where the model looks in one sample; the same weights as `Perceiver.attention_weights`, a few at a time.
+    """Compute the attention weights of one sample, as in `Perceiver.attention_weights`, but chunk by chunk.
 
-    Memory is bounded by some 64 MB of weights at a time, whatever the number of latents and tokens.
+    At most about 64 MB of weights are in memory at a time, whatever the number of latents and tokens.
 
     Args:
-        model: any; None is returned if its encoder has no cross-attends of this package.
+        model: any model; None is returned if its encoder has no cross-attends of this package.
         inputs, masks: a batch of one, see `Perceiver.tokens`.
-        num_latents: how many single latents, evenly spaced.
+        num_latents: number of single latents, evenly spaced.
     """
     steps: list[dict[str, Tensor]] = []
     last: list[tuple[CrossAttend, Tensor, dict[str, Tokens]]] = []
@@ -76,7 +75,7 @@ def look(
         assert isinstance(layer, CrossAttend)
         latents, blocks = arguments
         read = [name for name in sorted(inputs) if model.reads is None or name in model.reads[len(steps)]]
-        # Where nothing is read, a block that belongs to no modality stands in.
+        # If nothing is read, use a placeholder block without a modality.
         tokens = dict(zip(read, blocks, strict=True)) if read else {}
         last[:] = [(layer, latents, tokens)]
         even = latents.new_full((latents.shape[1],), 1 / latents.shape[1])
@@ -118,7 +117,7 @@ def _weighted(
     tokens: Mapping[str, Tokens],
     by: Float[Tensor, "latents"],
 ) -> dict[str, Tensor]:
-    """The mean over heads and the weighted sum over latents of the attention weights, `(*grid)` by modality."""
+    """Return attention weights averaged over heads and summed with weights over latents, `(*grid)` by modality."""
     if not tokens:
         return {}
     blocks = list(tokens.values())
@@ -133,16 +132,16 @@ def _weighted(
 
 
 class AttentionMaps:
-    """Makes figures of where a model looks, for each modality one of some samples and one of single latents.
+    """Figures of a model's attention: per modality, one of several samples and one of single latents.
 
-    Each map is as bright as its own maximum. With several modalities a percentage says how much of the attention the
-    modality gets.
+    The brightness of each map is relative to its maximum. With several modalities, a percentage gives the modality's share
+    of the attention.
 
     Args:
-        num_samples: rows of the first figure: the first samples that there are of different classes, as far as they come up
-            among the first 512 samples.
-        num_latents: latents in the second figure, evenly spaced, of the first of these samples.
-        drawings: for modalities by name, in place of the drawing for their kind.
+        num_samples: rows of the first figure: samples of different classes, as far as they occur among the first 512
+            samples.
+        num_latents: latents in the second figure, evenly spaced, for the first of these samples.
+        drawings: drawings by modality, overriding the drawing for its kind.
     """
 
     def __init__(
@@ -155,11 +154,11 @@ class AttentionMaps:
         self.drawings = dict(drawings or {})
 
     def __call__(self, model: Perceiver, batches: Iterable[Batch]) -> dict[str, Figure]:
-        """`{"attention_<modality>": …, "latents_<modality>": …}` for each modality that samples have.
+        """Return `{"attention_<modality>": …, "latents_<modality>": …}` for each modality of the samples.
 
         Args:
-            model: whatever it predicts.
-            batches: as its training had them. No more of them are taken than needed.
+            model: any model.
+            batches: batches as in training, read only as far as needed.
         """
         facts = modalities_of(model)
         looked: dict[str, list[tuple[Single, Looks]]] = {name: [] for name in facts}
@@ -177,7 +176,7 @@ class AttentionMaps:
         return figures
 
     def _chosen(self, samples: Iterator[Single]) -> list[Single]:
-        """The first sample of each class that comes up, then the first ones of all."""
+        """Return the first sample of each class that occurs, then the first of the other samples."""
         new, others, classes = [], [], set()
         for single in islice(samples, _MOST_LOOKED_THROUGH):
             if not single.inputs:
@@ -195,7 +194,7 @@ class AttentionMaps:
 
 
 def _class_of(single: Single) -> int | None:
-    """Of a sample that has one; None where targets are no class numbers."""
+    """Return the class of a sample; None if targets are not class numbers."""
     target = single.target
     return None if target is None or target.is_floating_point() or target.numel() != 1 else int(target)
 
@@ -203,7 +202,7 @@ def _class_of(single: Single) -> int | None:
 def _overview(
     model: Perceiver, name: str, drawing: Drawing, pairs: list[tuple[Single, Looks]], facts: Mapping[str, Any]
 ) -> Figure:
-    """A row for each sample: itself, the mean over latents in some cross-attends, the query."""
+    """Draw a row per sample: the sample, the mean over latents in some cross-attends, the query."""
     steps = sorted({round(step) for step in torch.linspace(0, len(pairs[0][1].steps) - 1, _MOST_STEPS).tolist()})
     columns = 1 + len(steps) + (pairs[0][1].query is not None)
     width, height = drawing.size
@@ -218,7 +217,7 @@ def _overview(
         if target is not None and single.target is not None:
             with evaluating(model):
                 outputs = target_outputs(model, single.inputs, single.masks)
-            if isinstance(outputs, Tensor) and outputs.ndim == 2:  # else they are not about the target
+            if isinstance(outputs, Tensor) and outputs.ndim == 2:  # otherwise they are not outputs for the target
                 [comparison] = target.compare(outputs, single.target)
                 title_sample(panels[0], comparison)
         x, mask = single.shown(name, facts)
@@ -233,7 +232,7 @@ def _overview(
 
 
 def _single_latents(name: str, drawing: Drawing, single: Single, looks: Looks, facts: Mapping[str, Any]) -> Figure:
-    """One sample, and a map for each of some latents."""
+    """Draw one sample, and an attention map for each chosen latent."""
     width, height = drawing.size
     count = 1 + len(looks.chosen)
     columns = min(count, max(1, int(12 / width)), math.ceil(math.sqrt(2 * count * height / width)))
@@ -252,5 +251,5 @@ def _single_latents(name: str, drawing: Drawing, single: Single, looks: Looks, f
 
 
 def _titled(title: str, own: Tensor, all_modalities: Mapping[str, Tensor]) -> str:
-    """The title, with the share of this modality where there are others."""
+    """Return the title, with the share of this modality if there are others."""
     return title if len(all_modalities) == 1 else f"{title} {float(own.sum()):.0%}".strip()

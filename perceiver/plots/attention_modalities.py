@@ -1,4 +1,4 @@
-"""How much of the latents' attention each modality gets, in each cross-attend."""
+"""Figure of each modality's share of the latents' attention, in each cross-attend."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from perceiver.model import Perceiver
 from perceiver.plots.evaluation import on_device
 from perceiver.runtime.evaluating import evaluating
 
-_GROUP = 0.8  # of the place of a cross-attend, for the bars of all modalities
+_GROUP = 0.8  # width of all bars of a cross-attend, as a share of its slot
 
 
 class AttentionModalities:
-    """Makes a figure with a bar for each cross-attend and modality: the modality's share of the latents' attention.
+    """Figure with a bar per cross-attend and modality: the modality's share of the latents' attention.
 
-    Means over samples; a modality gets nothing from a sample that lacks it.
+    Shares are means over samples; the share of a missing modality is 0.
 
     Args:
-        num_samples: about so many, the first of the data: batches are taken whole.
+        num_samples: approximate number of samples, from the start of the data: batches are not split.
     """
 
     def __init__(self, *, num_samples: int = 256) -> None:
@@ -30,11 +30,11 @@ class AttentionModalities:
         self.num_samples = num_samples
 
     def __call__(self, model: Perceiver, batches: Iterable[Batch]) -> dict[str, Figure]:
-        """`{"attention_modalities": …}`; nothing for a model of a single modality.
+        """Return `{"attention_modalities": …}`; an empty dict for a model of a single modality.
 
         Args:
-            model: whatever it predicts.
-            batches: as its training had them. No more of them are taken than needed.
+            model: any model.
+            batches: batches as in training, read only as far as needed.
         """
         names = list(model.adapters)
         if len(names) < 2:
@@ -53,7 +53,7 @@ class AttentionModalities:
 
 
 def _figure(shares: list[list[float]], names: list[str], samples: int) -> Figure:
-    """A group of bars for each cross-attend, a bar for each modality."""
+    """Draw a group of bars for each cross-attend, with a bar for each modality."""
     width = _GROUP / len(names)
     figure = Figure(figsize=(min(2.5 + 0.45 * len(shares) * len(names), 14.0), 3.4), layout="constrained")
     axes = figure.add_subplot()

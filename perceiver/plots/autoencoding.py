@@ -1,4 +1,4 @@
-"""What a multimodal autoencoder makes of its inputs: originals and reconstructions, and the label that it decodes unseen."""
+"""Figure of a multimodal autoencoder: originals, reconstructions, and the label decoded without seeing it."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from perceiver.targets.comparison import Comparison
 from perceiver.targets.kinds import target_of
 
 Pair = Callable[[Axes, Tensor, Tensor, ModalitySpec], None]
-"""Draws an original and its reconstruction, raw inputs without the batch axis in their own units; gets the spec, too."""
+"""Draws an original and its reconstruction, unnormalised and without the batch axis; also gets the spec."""
 
 
 class Autoencodings:
-    """Makes a figure with a row for each sample: every modality, the original above or below its reconstruction, the label.
+    """Figure with a row per sample: every modality with its reconstruction, and the label.
 
     Args:
-        num_samples: in the figure, the first ones of the data.
-        pairs: for modalities by name, how they are drawn, in place of the drawing for their kind.
+        num_samples: number of samples, from the start of the data.
+        pairs: functions that draw pairs, by modality, overriding the drawing for its kind.
     """
 
     def __init__(self, *, num_samples: int = 6, pairs: Mapping[str, Pair] | None = None) -> None:
@@ -44,11 +44,11 @@ class Autoencodings:
         self.pairs = dict(pairs or {})
 
     def __call__(self, model: Perceiver, batches: Iterable[Batch]) -> dict[str, Figure]:
-        """`{"autoencoding": figure}`; nothing for models of another kind, or that reconstruct nothing that can be drawn.
+        """Return `{"autoencoding": figure}`; an empty dict for other models, or if nothing can be drawn.
 
         Args:
-            model: with a spec, and a `MultimodalDecoder` as its head.
-            batches: as its training had them. No more of them are taken than needed.
+            model: model with a spec and a `MultimodalDecoder` as its head.
+            batches: batches as in training, read only as far as needed.
         """
         if not isinstance(model.head, MultimodalDecoder):
             return {}
@@ -87,7 +87,7 @@ class Autoencodings:
 
 
 def _outputs(model: Perceiver, single: Single, reconstructed: list[str]) -> dict[str, Tensor]:
-    """Of a sample, whose label the model does not see; modalities that it lacks are not decoded."""
+    """Return the outputs for a sample, computed without its label; missing modalities are not decoded."""
     none = torch.zeros(0, dtype=torch.int64, device=next(model.parameters()).device)
     absent = {name: none for name in reconstructed if name not in single.inputs}
     outputs: dict[str, Tensor] = model(**model.without_target(single.inputs, single.masks), index=absent)
@@ -107,7 +107,7 @@ def _title(axes: Axes, model: Perceiver, single: Single, made: Mapping[str, Tens
 
 
 def _lines(axes: Axes, original: Tensor, reconstruction: Tensor) -> None:
-    """All values in a line."""
+    """Draw all values as a line."""
     for values, colour, width in ((reconstruction, "tab:orange", 1.0), (original, "tab:blue", 0.5)):
         axes.plot(values.flatten().numpy(), color=colour, linewidth=width)
     axes.set(xticks=[], yticks=[])

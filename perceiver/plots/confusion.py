@@ -1,4 +1,4 @@
-"""The confusion matrix as a figure."""
+"""Figure of the confusion matrix."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from jaxtyping import Shaped
 from matplotlib.figure import Figure
 from torch import Tensor
 
-# Beyond so many classes names and numbers would be unreadable.
+# With more classes, names and numbers would be unreadable.
 _MOST_LABELS = 30
 
 
 def confusion_figure(confusion: Shaped[Tensor, "classes classes"], names: Sequence[str], *, title: str) -> Figure:
-    """A confusion matrix, rows the true classes, coloured by the share of each row.
+    """Draw a confusion matrix, rows true classes, coloured by the share of the row.
 
     Args:
         confusion: numbers of samples.
-        names: of the classes; numbers stand for them if there is another number of names.
-        title: above it.
+        names: class names; class numbers are shown if the number of names differs.
+        title: title of the figure.
     """
     count = confusion.shape[0]
     side = min(2.5 + 0.45 * count, 14.0)

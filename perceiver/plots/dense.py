@@ -1,4 +1,4 @@
-"""Predictions on a grid beside their truth: class maps with a legend, fields of values, flow in the usual colours."""
+"""Figures of predictions on a grid and their truth: class maps with a legend, fields of values, flow colours."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from perceiver.targets.kinds import target_of
 from perceiver.targets.pixels import FieldPrediction, FieldTarget, SegmentationTarget, cut_to_size
 
 _SIDE = 1.7
-"""Inches of a picture."""
+"""Width of a picture in inches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +34,9 @@ class Shown:
 
     Args:
         x: the input of the target's modality, in the units before normalisation.
-        prediction: what the model says of it.
-        truth: its target, `(*grid)` or `(E, *grid)`, as large as the prediction.
-        valid: `(*grid)`, where the target counts.
+        prediction: prediction of the model.
+        truth: target `(*grid)` or `(E, *grid)`, on the grid of the prediction.
+        valid: validity of the target, `(*grid)`.
     """
 
     x: Tensor
@@ -46,13 +46,13 @@ class Shown:
 
 
 def shown_samples(model: Perceiver, batches: Iterable[Batch], *, target: Any, count: int) -> list[Shown]:
-    """The first samples with targets.
+    """Return the first samples with targets.
 
     Args:
-        model: with a spec.
-        batches: as its training had them. No more of them are taken than needed.
-        target: what its outputs mean.
-        count: how many samples.
+        model: model with a spec.
+        batches: batches as in training, read only as far as needed.
+        target: interpretation of the outputs.
+        count: number of samples.
     """
     made: list[Shown] = []
     facts = modalities_of(model)
@@ -76,10 +76,10 @@ def shown_samples(model: Perceiver, batches: Iterable[Batch], *, target: Any, co
 
 
 class Segmentations:
-    """Makes a figure of some samples: the image, the true classes and those that the model says; a legend names them.
+    """Figure of several samples: image, true classes and predicted classes, with a legend.
 
     Args:
-        num_samples: in the figure, the first ones of the data.
+        num_samples: number of samples, from the start of the data.
     """
 
     def __init__(self, *, num_samples: int = 6) -> None:
@@ -87,7 +87,7 @@ class Segmentations:
         self.num_samples = num_samples
 
     def __call__(self, model: Perceiver, batches: Iterable[Batch]) -> dict[str, Figure]:
-        """`{"segmentation": figure}`; nothing for models of another kind. Ignored pixels are white in the truth."""
+        """Return `{"segmentation": figure}`; an empty dict for other models. Ignored pixels are white in the truth."""
         target = target_of(model.spec)
         shown = (
             shown_samples(model, batches, target=target, count=self.num_samples)
@@ -121,10 +121,10 @@ class Segmentations:
 
 
 class Fields:
-    """Makes a figure of some samples: the input, the true values and those that the model says; directions in colours.
+    """Figure of several samples: input, true values and predicted values, with directions as colours.
 
     Args:
-        num_samples: in the figure, the first ones of the data.
+        num_samples: number of samples, from the start of the data.
     """
 
     def __init__(self, *, num_samples: int = 6) -> None:
@@ -132,10 +132,10 @@ class Fields:
         self.num_samples = num_samples
 
     def __call__(self, model: Perceiver, batches: Iterable[Batch]) -> dict[str, Figure]:
-        """`{"flow": figure}` or `{"field": figure}`; nothing for models of another kind.
+        """Return `{"flow": figure}` or `{"field": figure}`; an empty dict for other models.
 
-        Flow has the colours of `torchvision.utils.flow_to_image`, of one scale for truth and prediction of a sample; other
-        fields show their first value. Pixels that are not valid are grey in the truth; the title says the end-point error.
+        Flow has the colours of `torchvision.utils.flow_to_image`, on the same scale for truth and prediction of a sample;
+        other fields show their first value. Invalid pixels are grey in the truth; the title shows the end-point error.
         """
         target = target_of(model.spec)
         shown = (
@@ -159,14 +159,14 @@ class Fields:
         return {kind: figure}
 
     def _pictures(self, one: Shown, kind: str) -> list[tuple[str, Any, dict[str, Any]]]:
-        """Title, picture and how it is drawn."""
+        """Return title, picture and drawing options."""
         said = torch.from_numpy(one.prediction.values)
         hidden = ~one.valid
         if kind == "flow" and one.x.ndim == 4:
             frames: list[tuple[str, Any, dict[str, Any]]] = [
                 (f"frame {n + 1}", _picture(one.x[:, n]), {}) for n in range(one.x.shape[1])
             ]
-            # One scale for both: the colours of a field depend on its largest vector.
+            # Same scale for both: the colours of a field depend on its largest vector.
             both = torch.cat([one.truth.float().masked_fill(hidden, 0.0), said], dim=-1)
             true, predicted = np.split(flow_to_image(both).movedim(0, -1).numpy().copy(), 2, axis=1)
             true[hidden.numpy()] = 128
@@ -179,29 +179,29 @@ class Fields:
 
 
 def end_point_error(one: Shown) -> float:
-    """The mean Euclidean norm of the error over the valid pixels of a sample; NaN where there is none."""
+    """Return the mean Euclidean norm of the error over the valid pixels of a sample; NaN without valid pixels."""
     assert isinstance(one.prediction, FieldPrediction)
     errors = torch.linalg.vector_norm(torch.from_numpy(one.prediction.values) - one.truth, dim=0)
     return float(errors[one.valid].mean())
 
 
 def class_colours(count: int) -> list[tuple[float, float, float, float]]:
-    """A colour for each class; of up to 20 they are easily told apart."""
+    """Return a colour per class; up to 20 colours are easy to distinguish."""
     if count <= 20:
-        # The ten strong ones first, then the ten pale ones.
+        # The ten saturated colours first, then the ten pale colours.
         return [matplotlib.colormaps["tab20"]((2 * n) % 20 + (2 * n) // 20) for n in range(count)]
     return [matplotlib.colormaps["hsv"](n / count) for n in range(count)]
 
 
 def _picture(x: Tensor) -> NDArray[Any]:
-    """`(C, H, W)` in [0, 1] -> in colour where there are three channels, else their mean in grey."""
+    """`(C, H, W)` in [0, 1] -> colour for three channels, otherwise their mean in grey."""
     pixels = np.nan_to_num(x.float().numpy()).clip(0.0, 1.0)
     coloured: NDArray[Any] = np.moveaxis(pixels, 0, -1) if len(pixels) == 3 else np.repeat(pixels.mean(0)[..., None], 3, -1)
     return coloured
 
 
 def _height(shown: list[Shown]) -> float:
-    """Inches of the tallest picture, all being as wide."""
+    """Return the height in inches of the tallest picture; all have the same width."""
     return _SIDE * min(max(one.x.shape[-2] / one.x.shape[-1] for one in shown), 2.0)
 
 

@@ -1,7 +1,7 @@
-"""How a sample of one modality looks, and where attention falls on it: an object for each kind of input.
+"""Drawings of samples of one modality and of attention on them: an object for each kind of input.
 
-`drawing_of` takes the one for the kind of the spec, and `GridDrawing`, which can draw anything, for a kind that has none;
-figures take others by the name of the modality.
+`drawing_of` returns the drawing for the kind in the spec, or `GridDrawing`, which can draw anything. Figures accept other
+drawings by the name of the modality.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ HEAT = "inferno"
 
 @runtime_checkable
 class Drawing(Protocol):
-    """Draws samples of one modality.
+    """Drawing of samples of one modality.
 
     Attributes:
         size: width and height of its axes in inches.
-        projection: what `Figure.add_subplot` gets; None, or "3d".
+        projection: projection for `Figure.add_subplot`; None, or "3d".
 
-    It may have `pair(axes, original, reconstruction)` too, which draws two samples for comparison (else their values are
-    drawn as lines), and `blank`, the value that figures show where a sample is masked (else 0).
+    Optional are `pair(axes, original, reconstruction)`, which draws two samples for comparison (default: their values as
+    lines), and `blank`, the value shown where a sample is masked (default 0).
     """
 
     size: tuple[float, float]
@@ -40,18 +40,18 @@ class Drawing(Protocol):
         """Draw a sample.
 
         Args:
-            axes: to draw on.
-            x: as the adapter takes it, without the batch axis, in the units before normalisation.
-            mask: `(*raw grid)`, True is valid; None if all is.
+            axes: axes to draw on.
+            x: input of the adapter, without the batch axis, in the units before normalisation.
+            mask: `(*raw grid)`, True is valid; None: all valid.
         """
         ...
 
     def attention(self, axes: Axes, x: Any, mask: Tensor | None, weights: Tensor) -> None:
-        """Draw a sample and how much attention falls where.
+        """Draw a sample and its attention weights.
 
         Args:
-            axes, x, mask: as above.
-            weights: `(*grid)` of the adapter's tokens, at least 0.
+            axes, x, mask: see `sample`.
+            weights: nonnegative weights on the grid of the adapter's tokens, `(*grid)`.
         """
         ...
 
@@ -60,7 +60,7 @@ class ImageDrawing:
     """Images `(C, H, W)` in [0, 1]; attention as colours over a grey image.
 
     Args:
-        stride: pixels from one token to the next; None if tokens divide the image evenly.
+        stride: pixels between tokens; None: tokens divide the image evenly.
     """
 
     projection: str | None = None
@@ -72,18 +72,18 @@ class ImageDrawing:
 
     @classmethod
     def of(cls, spec: ModalitySpec, adapter: nn.Module | None) -> ImageDrawing:
-        """For images as the adapter takes them."""
+        """Make the drawing for the adapter's images."""
         return cls(stride=getattr(adapter, "patch", None))
 
     def sample(self, axes: Axes, x: Any, mask: Tensor | None) -> None:
-        """In colour where there are three channels, else their mean in grey."""
+        """Draw three channels in colour, otherwise their mean in grey."""
         pixels = _array(x).clip(0.0, 1.0)
         colours = np.moveaxis(pixels, 0, -1) if len(pixels) == 3 else pixels.mean(axis=0)
         axes.imshow(colours, cmap="gray", vmin=0.0, vmax=1.0)
         _bare(axes)
 
     def attention(self, axes: Axes, x: Any, mask: Tensor | None, weights: Tensor) -> None:
-        """Bright where attention is; the image in grey, so that colour means attention only."""
+        """Draw attention as brightness over a grey image, so that colour shows attention only."""
         if weights.ndim != 2:
             self.sample(axes, x, mask)
             return
@@ -99,15 +99,15 @@ class ImageDrawing:
         _bare(axes)
 
     def pair(self, axes: Axes, original: Tensor, reconstruction: Tensor) -> None:
-        """The original above."""
+        """Draw the original above the reconstruction."""
         VideoDrawing().pair(axes, original[:, None], reconstruction[:, None])
 
 
 class VideoDrawing:
-    """Videos `(C, T, H, W)` in [0, 1], some frames side by side; attention as colours over grey frames.
+    """Videos `(C, T, H, W)` in [0, 1], as several frames side by side; attention as colours over grey frames.
 
     Args:
-        max_frames: as many at most, evenly spaced.
+        max_frames: maximum number of frames, evenly spaced.
     """
 
     projection: str | None = None
@@ -119,16 +119,16 @@ class VideoDrawing:
 
     @classmethod
     def of(cls, spec: ModalitySpec, adapter: nn.Module | None) -> VideoDrawing:
-        """For any video."""
+        """Make the drawing for any video."""
         return cls()
 
     def sample(self, axes: Axes, x: Any, mask: Tensor | None) -> None:
-        """In colour where there are three channels, else their mean in grey."""
+        """Draw three channels in colour, otherwise their mean in grey."""
         axes.imshow(film_strip(x, max_frames=self.max_frames), cmap="gray", vmin=0.0, vmax=1.0)
         _bare(axes)
 
     def attention(self, axes: Axes, x: Any, mask: Tensor | None, weights: Tensor) -> None:
-        """Bright where attention is, each token as large as its patch."""
+        """Draw attention as brightness, each token at the size of its patch."""
         frames = _array(x).clip(0.0, 1.0).mean(axis=0, keepdims=True)
         axes.imshow(film_strip(frames, max_frames=self.max_frames), cmap="gray", vmin=0.0, vmax=1.0)
         if weights.ndim == 3:
@@ -138,7 +138,7 @@ class VideoDrawing:
         _bare(axes)
 
     def pair(self, axes: Axes, original: Tensor, reconstruction: Tensor) -> None:
-        """Frames side by side, the originals above."""
+        """Draw frames side by side, the originals above."""
         strips = [film_strip(one) for one in (original, reconstruction)]
         gap = np.ones((max(1, strips[0].shape[0] // 12), *strips[0].shape[1:]))
         axes.imshow(np.concatenate([strips[0], gap, strips[1]]), cmap="gray", vmin=0.0, vmax=1.0)
@@ -146,12 +146,12 @@ class VideoDrawing:
 
 
 def film_strip(x: Any, *, max_frames: int = 8, limit: bool = True) -> NDArray[Any]:
-    """Frames of a video `(C, T, H, W)` side by side, evenly spaced: `(H, frames * W)` or, in colour, `(…, 3)`.
+    """Join evenly spaced frames of a video `(C, T, H, W)` side by side: `(H, frames * W)` or, in colour, `(…, 3)`.
 
     Args:
-        x: the video.
-        max_frames: as many at most.
-        limit: values outside [0, 1] become these.
+        x: video.
+        max_frames: maximum number of frames.
+        limit: clip values to [0, 1].
     """
     frames = _array(x)
     frames = frames.clip(0.0, 1.0) if limit else frames
@@ -162,12 +162,12 @@ def film_strip(x: Any, *, max_frames: int = 8, limit: bool = True) -> NDArray[An
 
 
 class AudioDrawing:
-    """Waveforms `(channels, samples)` over seconds, as they are or as the log-mel spectrum that the adapter makes of them.
+    """Sound `(channels, samples)` over seconds, as a waveform or as the adapter's log-mel spectrum.
 
     Args:
-        sample_rate: in hertz.
-        hop: samples from one token to the next; None if tokens divide the recording evenly.
-        spectrum: `(channels, samples) -> (channels, mels, T)`; None draws the waveform.
+        sample_rate: sample rate in hertz.
+        hop: samples between tokens; None: tokens divide the recording evenly.
+        spectrum: `(channels, samples) -> (channels, mels, T)`; None: draw the waveform.
     """
 
     projection: str | None = None
@@ -180,17 +180,17 @@ class AudioDrawing:
 
     @classmethod
     def of(cls, spec: ModalitySpec, adapter: nn.Module | None) -> AudioDrawing:
-        """For sound as the adapter takes it."""
+        """Make the drawing for the adapter's sound."""
         spectrum = getattr(adapter, "log_mel", None)
         hop = getattr(spectrum, "hop", getattr(adapter, "frame", None))
         return cls(sample_rate=int(spec.get("sample_rate", 1)), hop=hop, spectrum=spectrum)
 
     def sample(self, axes: Axes, x: Any, mask: Tensor | None) -> None:
-        """The first channel."""
+        """Draw the first channel."""
         self._draw(axes, x, cmap="magma", colour="tab:blue")
 
     def attention(self, axes: Axes, x: Any, mask: Tensor | None, weights: Tensor) -> None:
-        """A curve over time, or colours over the spectrum where tokens are bands as well."""
+        """Draw attention as a curve over time, or as colours over the spectrum if tokens are also bands."""
         seconds = self._draw(axes, x, cmap="gray", colour="0.6")
         hop = self.hop / self.sample_rate if self.hop else seconds / weights.shape[0]
         if weights.ndim == 1:
@@ -207,14 +207,14 @@ class AudioDrawing:
         axes.set_xlim(0.0, seconds)
 
     def pair(self, axes: Axes, original: Tensor, reconstruction: Tensor) -> None:
-        """Waveforms of the first channel, the original over the reconstruction."""
+        """Draw waveforms of the first channel, the original over the reconstruction."""
         for waveform, colour, width in ((reconstruction, "tab:orange", 1.0), (original, "tab:blue", 0.5)):
             axes.plot(np.arange(waveform.shape[-1]) / self.sample_rate, waveform[0].numpy(), color=colour, linewidth=width)
         axes.set(yticks=[], xlim=(0.0, original.shape[-1] / self.sample_rate))
         axes.tick_params(labelsize=6)
 
     def _draw(self, axes: Axes, x: Any, *, cmap: str, colour: str) -> float:
-        """Draw the sound; its seconds."""
+        """Draw the sound and return its duration in seconds."""
         waveform = torch.as_tensor(_array(x))[:1]
         seconds = waveform.shape[-1] / self.sample_rate
         if self.spectrum is None:
@@ -233,11 +233,11 @@ class AudioDrawing:
 
 
 class PointDrawing:
-    """Point sets `(P, coordinates + features)` as dots; with attention, coloured by it.
+    """Point sets `(P, coordinates + features)` as dots, coloured by attention.
 
     Args:
-        num_coordinates: 2 or 3; of more the first three are drawn.
-        y_down: the second of two coordinates grows downwards, as in images.
+        num_coordinates: 2 or 3; of more, the first three are drawn.
+        y_down: whether the second of two coordinates points down, as in images.
     """
 
     def __init__(self, *, num_coordinates: int = 3, y_down: bool = True) -> None:
@@ -248,15 +248,15 @@ class PointDrawing:
 
     @classmethod
     def of(cls, spec: ModalitySpec, adapter: nn.Module | None) -> PointDrawing:
-        """For point sets as the adapter takes them."""
+        """Make the drawing for the adapter's point sets."""
         return cls(num_coordinates=int(getattr(adapter, "num_coordinates", 3)))
 
     def sample(self, axes: Axes, x: Any, mask: Tensor | None) -> None:
-        """All valid points alike."""
+        """Draw all valid points in the same colour."""
         self._scatter(axes, x, mask, None)
 
     def attention(self, axes: Axes, x: Any, mask: Tensor | None, weights: Tensor) -> None:
-        """The more attention the brighter and larger."""
+        """Draw points with more attention brighter and larger."""
         self._scatter(axes, x, mask, weights if weights.ndim == 1 and len(weights) == len(x) else None)
 
     def _scatter(self, axes: Axes, x: Any, mask: Tensor | None, weights: Tensor | None) -> None:
@@ -265,7 +265,7 @@ class PointDrawing:
         axis = [points[:, n] if n < points.shape[1] else np.zeros(len(points)) for n in range(3)]
         axis = axis[: max(self.num_coordinates, 2)]
         size = np.clip(600 / max(len(points), 1), 1.5, 8)
-        scatter: Any = axes.scatter  # of three coordinates where the projection has three
+        scatter: Any = axes.scatter  # takes three coordinates in a 3d projection
         if weights is None:
             scatter(*axis, s=size, color="tab:blue")
         else:
@@ -286,7 +286,7 @@ class PointDrawing:
 
 
 class GridDrawing:
-    """Anything on a grid, for kinds that have no drawing: lines or colours over the grid."""
+    """Anything on a grid, for kinds without a drawing: lines or colours over the grid."""
 
     projection: str | None = None
 
@@ -294,11 +294,11 @@ class GridDrawing:
         self.size = (2.4, 1.6)
 
     def sample(self, axes: Axes, x: Any, mask: Tensor | None) -> None:
-        """The first tensor where there are several."""
+        """Draw the first tensor if there are several."""
         self._draw(axes, next(iter(x.values())) if isinstance(x, Mapping) else x)
 
     def attention(self, axes: Axes, x: Any, mask: Tensor | None, weights: Tensor) -> None:
-        """The weights alone, over the grid of the tokens."""
+        """Draw only the weights, over the grid of the tokens."""
         self._draw(axes, weights, heat=True)
 
     def _draw(self, axes: Axes, x: Any, *, heat: bool = False) -> None:
@@ -321,11 +321,11 @@ KINDS: dict[str, Callable[[ModalitySpec, nn.Module | None], Drawing]] = {
     "audio": AudioDrawing.of,
     "points": PointDrawing.of,
 }
-"""From the spec of a modality and its adapter to its drawing, by built-in kind."""
+"""Makes a drawing from a modality's spec and adapter, by built-in kind."""
 
 
 def drawing_of(spec: ModalitySpec, adapter: nn.Module | None) -> Drawing:
-    """The drawing for the kind of a modality; `GridDrawing` where it has none."""
+    """Return the drawing for the kind of a modality; `GridDrawing` if it has no drawing."""
     drawing: Drawing | None
     if (made := KINDS.get(str(spec.get("kind")))) is not None:
         return made(spec, adapter)
@@ -334,7 +334,7 @@ def drawing_of(spec: ModalitySpec, adapter: nn.Module | None) -> Drawing:
 
 
 def _array(x: Any) -> NDArray[Any]:
-    """Finite float32 numbers."""
+    """Return finite float32 numbers."""
     tensor = x if isinstance(x, Tensor) else torch.as_tensor(x)
     return np.asarray(np.nan_to_num(tensor.detach().cpu().to(torch.float32).numpy()))
 

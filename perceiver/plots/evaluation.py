@@ -1,4 +1,4 @@
-"""What figures need of a model: the specs of its modalities, batches on its device, outputs for its target."""
+"""Helpers for figures: specs of a model's modalities, batches on its device, outputs for its target."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from perceiver.model import Perceiver
 
 
 def modalities_of(model: Perceiver) -> Mapping[str, ModalitySpec]:
-    """The spec of each modality that the model has; empty for one that the spec does not describe."""
+    """Return the spec of each modality of the model; empty if the model's spec does not describe it."""
     known = (model.spec or {}).get("modalities", {})
     return {name: known.get(name, {}) for name in model.adapters}
 
 
 def on_device(model: Perceiver, batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches on the device of the model, one at a time."""
+    """Move batches to the device of the model, one at a time."""
     device = next(model.parameters()).device
     for batch in batches:
         yield batch.to(device)
 
 
 def target_outputs(model: Perceiver, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Any:
-    """The outputs for the spec's target; all outputs of a decoder that has several and names no target among them."""
+    """Return the outputs for the spec's target; all outputs of a decoder of several outputs without a target."""
     return model(inputs, masks) if target_name(model.head) is None else model.target_outputs(inputs, masks)

@@ -1,4 +1,4 @@
-"""What a model of masked tokens puts into the gaps of texts: what it saw, what it filled in, and the original."""
+"""Figure of masked-token predictions: the masked text, the filled-in text, and the original."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ GAP = "▯"
 _SHOWN = {"\n": "↵", "\t": "→", "\r": "↵"}
 _COLOURS = {True: "seagreen", False: "firebrick", None: "black"}
 _GREY = "0.6"
-_POINTS, _WIDTH, _LEADING = 7.0, 0.6021, 1.25  # of DejaVu Sans Mono: size, widths of a character and a line in sizes
+_POINTS, _WIDTH, _LEADING = 7.0, 0.6021, 1.25  # DejaVu Sans Mono: font size; character width and line height relative to it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """A character of a text of bytes, or a token of another.
+    """A character of a text of bytes, or a token of another text.
 
     Args:
-        seen, filled, original: what is shown of it.
-        right: whether it was filled in rightly; None where it was seen.
+        seen, filled, original: text to show in the three lines.
+        right: whether it was filled in correctly; None if it was not masked.
     """
 
     seen: str
@@ -45,18 +45,18 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class FilledText:
-    """One sample.
+    """Filled-in text of one sample.
 
     Args:
-        id: of the sample.
-        pieces: all of its text.
+        id: id of the sample.
+        pieces: pieces of the whole text.
     """
 
     id: str
     pieces: list[Piece]
 
     def lines(self, width: int) -> list[list[Piece]]:
-        """Its pieces in lines of at most so many characters."""
+        """Split the pieces into lines of at most `width` characters."""
         lines: list[list[Piece]] = [[]]
         used = 0
         for piece in self.pieces:
@@ -68,7 +68,7 @@ class FilledText:
         return lines
 
     def told(self) -> str:
-        """As plain text: three lines of each line, and marks below what is wrong."""
+        """Return plain text: three rows for each line, and marks below errors."""
         said = [f"{self.id}: {sum(piece.right is True for piece in self.pieces)} of {self._hidden()} right"]
         for line in self.lines(100):
             marks = "".join((" " if piece.right is not False else "^") * len(piece.original) for piece in line)
@@ -86,15 +86,15 @@ class FilledText:
 
 
 class FilledTexts:
-    """Makes a figure, and a plain text, of some texts with hidden tokens, the same ones as in validation.
+    """Figure and plain text of several texts with hidden tokens, the same tokens as in validation.
 
     Args:
-        masking: chooses what is hidden.
-        modality: of the text.
-        seed: of what is hidden, as the task's.
-        num_samples: in the figure, spread over the first ones of the data.
-        out_of: how many those are.
-        width: characters of a line.
+        masking: chooses the hidden tokens.
+        modality: name of the text modality.
+        seed: seed for the hidden tokens, as in the task.
+        num_samples: number of samples in the figure, spread evenly over the first `out_of` samples.
+        out_of: number of samples to choose from.
+        width: characters per line.
     """
 
     def __init__(
@@ -119,11 +119,11 @@ class FilledTexts:
         self.width = width
 
     def __call__(self, model: Perceiver, batches: Iterable[Batch]) -> dict[str, Figure | str]:
-        """`{"filled_in": figure, "filled_in_text": text}`; nothing for models of another kind, or without texts.
+        """Return `{"filled_in": figure, "filled_in_text": text}`; an empty dict for other models, or without texts.
 
         Args:
-            model: of masked tokens.
-            batches: as its training had them. No more of them are taken than needed.
+            model: model that predicts masked tokens.
+            batches: batches as in training, read only as far as needed.
         """
         if not isinstance(model.head, QueryDecoder) or self.modality not in model.adapters:
             return {}
@@ -139,7 +139,7 @@ class FilledTexts:
         return {"filled_in": self._figure(texts), "filled_in_text": "\n".join(text.told() for text in texts)}
 
     def fill(self, model: Perceiver, single: Single) -> FilledText:
-        """Hide tokens of one sample and have the model, evaluating, fill them in."""
+        """Hide tokens of one sample and let the model, in evaluation mode, fill them in."""
         ids, mask = single.inputs[self.modality], single.masks.get(self.modality)
         size = vocabulary_of(model, self.modality, asker="FilledTexts")
         generator = torch.Generator().manual_seed(stream_of(self.seed, single.id))
@@ -210,7 +210,7 @@ def _write(axes: Axes, column: float, row: float, text: str, colour: str) -> Non
 
 
 def _characters(ids: Sequence[int], filled: Sequence[int], hidden: Sequence[bool]) -> list[Piece]:
-    """Of bytes: those that make a character together, as one piece."""
+    """Join the bytes of each character into a piece."""
     pieces = []
     start = 0
     while start < len(ids):
@@ -233,7 +233,7 @@ def _characters(ids: Sequence[int], filled: Sequence[int], hidden: Sequence[bool
 
 
 def _shown(ids: Sequence[int], gone: bool) -> str:
-    """One character for the bytes of one; a space can be seen where it is told."""
+    """Return the character for its bytes; a filled-in space is made visible."""
     raw = bytes(one - NUM_SPECIAL for one in ids if one >= NUM_SPECIAL)
     text = raw.decode("utf-8", errors="replace")[:1]
     text = "␣" if text == " " and gone else _SHOWN.get(text, text)

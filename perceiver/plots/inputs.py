@@ -1,4 +1,4 @@
-"""Single samples out of batches, as figures show them: without padding, without absent modalities, in their own units."""
+"""Single samples from batches, as figures show them: without padding or absent modalities, unnormalised."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from perceiver.modalities.preprocess import unnormalised
 
 @dataclass(frozen=True, kw_only=True)
 class Single:
-    """One sample as a batch of one. Where all of a modality is valid it has no mask.
+    """One sample as a batch of one. Completely valid modalities have no mask.
 
     Args:
         inputs: `(1, …)` by modality.
         masks: `(1, *raw grid)`.
         target: `(1, …)`, or None.
-        id: of the sample.
+        id: id of the sample.
     """
 
     inputs: dict[str, Any]
@@ -31,9 +31,9 @@ class Single:
     id: str
 
     def shown(self, modality: str, facts: ModalitySpec) -> tuple[Any, Tensor | None]:
-        """Input and mask of a modality without the batch axis, on the CPU; the input with its normalisation undone.
+        """Return input and mask of a modality without the batch axis, on the CPU, with normalisation undone.
 
-        A modality of several tensors is given as it is.
+        A modality of several tensors is returned unchanged.
         """
         mask = self.masks.get(modality)
         mask = None if mask is None or mask.ndim < 2 else mask[0].cpu()
@@ -44,14 +44,14 @@ class Single:
 
 
 def singles(batches: Iterable[Batch], modalities: Mapping[str, ModalitySpec]) -> Iterator[Single]:
-    """The samples of some batches, one after another."""
+    """Iterate over the samples of batches."""
     for batch in batches:
         for row in range(batch.size):
             yield _single(batch.rows(slice(row, row + 1)), row, modalities)
 
 
 def _single(sample: Batch, row: int, modalities: Mapping[str, ModalitySpec]) -> Single:
-    """A batch of one, which is row `row` of its batch, without padding and absent modalities."""
+    """Return row `row` of a batch as a batch of one, without padding and absent modalities."""
     inputs: dict[str, Any] = {}
     masks: dict[str, Tensor] = {}
     for name, x in sample.inputs.items():
@@ -67,7 +67,7 @@ def _single(sample: Batch, row: int, modalities: Mapping[str, ModalitySpec]) -> 
 
 
 def _unpadded(x: Tensor, mask: Tensor, facts: ModalitySpec) -> tuple[Tensor, Tensor]:
-    """Both cut off behind the last valid element of each axis of the grid."""
+    """Cut input and mask after the last valid element of each axis of the grid."""
     axis = facts.get("channel_axis", kind_of(facts).channel_axis)
     first = 2 if axis == 0 else 1
     if axis not in (0, -1, None) or x.shape[first : first + mask.ndim - 1] != mask.shape[1:]:

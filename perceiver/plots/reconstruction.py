@@ -1,4 +1,4 @@
-"""What a masked autoencoder makes of inputs of which a part is hidden: the original, what it saw, and what it filled in."""
+"""Figures of a masked autoencoder: the original, the masked input, and the filled-in input."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Reconstruction:
     """One sample's modality in the layout of its tokens, `(1, *grid, c)` each.
 
     Args:
-        original: what the tokens hold.
-        hidden: `(1, *grid)`, True where the model did not see it.
-        filled: the original, with what the model makes of it where it is hidden.
+        original: content of the tokens.
+        hidden: `(1, *grid)`, True for hidden tokens.
+        filled: the original, with the model's output for hidden tokens.
     """
 
     original: Tensor
@@ -50,12 +50,12 @@ def reconstruct(
     """Hide tokens of all reconstructed modalities of one sample and fill them in.
 
     Args:
-        model: with a `ReconstructionDecoder`, evaluating.
+        model: model with a `ReconstructionDecoder`, in evaluation mode.
         single: the sample.
-        masking: by modality.
-        normalised: the model's outputs are in units of each token's mean and standard deviation; they are taken from the
+        masking: masking by modality.
+        normalised: the model's outputs are normalised by each token's mean and standard deviation; these are taken from the
             original, as He et al. do for their figures.
-        generator: where to draw from, on the CPU.
+        generator: random generator on the CPU.
     """
     tokens = model.tokens(single.inputs, single.masks)
     hidden, index, real = {}, {}, {}
@@ -81,15 +81,15 @@ def reconstruct(
 
 
 class Reconstructions:
-    """Makes a figure for each modality: some samples, what the model saw of them, and what it filled in.
+    """Figure per modality: several samples, their masked inputs, and the filled-in inputs.
 
     Args:
-        masking: chooses what is hidden.
-        masking_of: the same for single modalities, by name.
+        masking: chooses the hidden tokens.
+        masking_of: masking of individual modalities, by name.
         normalised: see `reconstruct`.
-        num_samples: in the figure, the first ones of the data.
-        drawings: for modalities by name, in place of the drawing for their kind.
-        seed: of what is hidden.
+        num_samples: number of samples, from the start of the data.
+        drawings: drawings by modality, overriding the drawing for its kind.
+        seed: seed for the hidden tokens.
     """
 
     def __init__(
@@ -112,11 +112,11 @@ class Reconstructions:
         self.seed = seed
 
     def __call__(self, model: Perceiver, batches: Iterable[Batch]) -> dict[str, Figure]:
-        """`{"reconstruction": figure}`, or `reconstruction_NAME` of several modalities; nothing for models of another kind.
+        """Return `{"reconstruction": figure}`, or `reconstruction_NAME` per modality; an empty dict for other models.
 
         Args:
-            model: with a spec, and a `ReconstructionDecoder` as its head.
-            batches: as its training had them. No more of them are taken than needed.
+            model: model with a spec and a `ReconstructionDecoder` as its head.
+            batches: batches as in training, read only as far as needed.
         """
         if not isinstance(model.head, ReconstructionDecoder):
             return {}
@@ -156,11 +156,11 @@ class Reconstructions:
     def _pictures(
         self, model: Perceiver, single: Single, made: Reconstruction, name: str, facts: ModalitySpec
     ) -> tuple[Any, Any, Any]:
-        """The original, what was seen (blank where hidden) and what was filled in, as the drawing takes them."""
+        """Return original, masked input (blank where hidden) and filled-in input, as the drawing takes them."""
         adapter, x = model.adapters[name], single.inputs[name]
         veil = made.hidden[..., None].expand(made.original.shape)
         if not hasattr(adapter, "with_content"):
-            # Channels first, the first axis of the grid along the picture.
+            # Channels first; the first axis of the grid runs along the picture.
             pictures = (made.original, made.original.masked_fill(veil, 0.0), made.filled)
             first, seen, last = (picture[0].flatten(1).t().cpu() for picture in pictures)
             return first, seen, last

@@ -1,4 +1,4 @@
-"""Samples with what the model says of them and what they are, the worst mistakes first."""
+"""Figure of samples with prediction and truth, the worst mistakes first."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _COLOURS = {True: "black", False: "firebrick", None: "black"}
 
 
 class SampleGrid:
-    """Makes a figure of samples with predicted and true target: mistakes first, then what is least certain.
+    """Figure of samples with predicted and true target: mistakes first, then the least certain predictions.
 
     Args:
-        num_samples: in the figure.
-        num_compared: how many samples to choose them from, the first ones of the data.
-        drawings: for modalities by name, in place of the drawing for their kind.
+        num_samples: number of samples in the figure.
+        num_compared: number of samples to choose from, from the start of the data.
+        drawings: drawings by modality, overriding the drawing for its kind.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class SampleGrid:
         self.drawings = dict(drawings or {})
 
     def __call__(self, model: Perceiver, batches: Iterable[Batch]) -> dict[str, Figure]:
-        """`{"samples": figure}`; nothing where the spec does not say what the outputs mean, or targets are unknown.
+        """Return `{"samples": figure}`; an empty dict if the spec declares no target, or targets are unknown.
 
         Args:
-            model: with a spec.
-            batches: as its training had them, with targets. No more of them are taken than needed.
+            model: model with a spec.
+            batches: batches as in training, with targets, read only as far as needed.
         """
         target = target_of(model.spec)
         chosen = [] if target is None else self._worst(model, target, on_device(model, batches))
@@ -61,7 +61,7 @@ class SampleGrid:
                     break
                 outputs = target_outputs(model, batch.inputs, batch.masks)
                 if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-                    break  # they are not about the target
+                    break  # these are not outputs for the target
                 comparisons = target.compare(outputs, batch.target)
                 rows = list(singles([batch], modalities_of(model)))
                 chosen += zip(comparisons, rows, strict=True)
@@ -77,7 +77,7 @@ class SampleGrid:
         drawings = {name: self.drawings.get(name) or drawing_of(facts[name], model.adapters[name]) for name in facts}
         present = [name for name in drawings if any(name in single.inputs for _, single in chosen)]
         width, height = (max(drawings[name].size[axis] for name in present) for axis in (0, 1))
-        # As many columns as fit 12 inches, the modalities of a sample side by side.
+        # As many columns as fit into 12 inches, with the modalities of a sample side by side.
         per_row = min(len(chosen), max(1, int(12 / (width * len(present)))))
         rows = -(-len(chosen) // per_row)
         columns = per_row * len(present)
@@ -104,6 +104,6 @@ class SampleGrid:
 
 
 def title_sample(axes: Axes, comparison: Comparison) -> None:
-    """Predicted and true, red where they differ; set before anything is drawn, so that the axes make room."""
+    """Set the title, red if prediction and truth differ; before drawing, so that the axes leave room."""
     texts = [textwrap.shorten(text, 22, placeholder="…") for text in (comparison.predicted, comparison.true)]
     axes.set_title("\n".join(texts), fontsize=8, color=_COLOURS[comparison.correct])

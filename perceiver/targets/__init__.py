@@ -1,4 +1,4 @@
-"""Kinds of target, a file each: what the outputs of a model mean, and the entry `target` of the spec.
+"""Kinds of target, a file each: the interpretation of model outputs, and the entry `target` of the spec.
 
 The spec names the kind: `spec["target"]["kind"]` is a key of `perceiver.targets.kinds.KINDS`. A kind has an object that
 interprets outputs (`ClassTarget`), its predictions (`Prediction`), and a function that makes the entry for a data module

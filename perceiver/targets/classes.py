@@ -1,4 +1,4 @@
-"""One of several classes per sample."""
+"""Kind of target: one of several classes per sample."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from perceiver.targets.comparison import Comparison
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable class of one sample, and the probability of every class by name.
+    """Most probable class of one sample, and the probability of every class by name.
 
     Examples:
         >>> import torch
@@ -29,27 +29,27 @@ class Prediction:
     probabilities: dict[str, float]
 
     def cells(self) -> dict[str, str]:
-        """The cells of a row in a table of predictions, by column."""
+        """Return the cells of a row in a table of predictions, by column."""
         return {"prediction": self.label} | probability_cells(self.probabilities)
 
 
 def probability_cells(probabilities: Mapping[str, float]) -> dict[str, str]:
-    """A column for the probability of each class or label."""
+    """Return cells for the probability of each class or label."""
     return {f"probability_{name}": f"{probability:.6g}" for name, probability in probabilities.items()}
 
 
 @dataclass(frozen=True)
 class ClassTarget:
-    """One of several classes; outputs are logits.
+    """Target with one class per sample; outputs are logits.
 
     Args:
-        names: of the classes 0, 1, …
+        names: class names 0, 1, …
     """
 
     names: Sequence[str]
 
     def predict(self, outputs: Float[Tensor, "batch classes"]) -> list[Prediction]:
-        """Softmax over the classes."""
+        """Return predictions by a softmax over the classes."""
         predictions = []
         for row in outputs.float().softmax(dim=-1).cpu():
             best = int(row.argmax())
@@ -58,7 +58,7 @@ class ClassTarget:
         return predictions
 
     def compare(self, outputs: Float[Tensor, "batch classes"], target: Shaped[Tensor, "batch *classes"]) -> list[Comparison]:
-        """Targets are class numbers `(B,)` or shares of the classes, of which the largest counts."""
+        """Compare with class numbers `(B,)`, or with the most probable of class probabilities."""
         truths = (target.argmax(dim=1) if target.is_floating_point() else target).tolist()
         return [
             Comparison(
@@ -72,5 +72,5 @@ class ClassTarget:
 
 
 def classes_target(*, names: Sequence[str], counts: Sequence[int]) -> dict[str, Any]:
-    """The entry `target` of the spec for classes: their names, and how many samples of the training split are of each."""
+    """Return the spec's entry `target` for classes: names, and the number of training samples of each."""
     return {"kind": "classes", "names": list(names), "counts": list(counts)}

@@ -1,4 +1,4 @@
-"""One sample's prediction beside its truth, as figures show it."""
+"""Prediction and truth of one sample, as figures show them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Comparison:
-    """One sample's prediction beside its truth, in words.
+    """Prediction and truth of one sample, as text.
 
     Args:
         predicted, true: short texts.
-        correct: None where there is no right and wrong, only nearer and farther.
-        loss: orders samples, the worst have the largest.
+        correct: whether the prediction is correct; None for numeric targets.
+        loss: orders samples; the worst have the largest loss.
     """
 
     predicted: str

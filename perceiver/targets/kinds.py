@@ -1,4 +1,4 @@
-"""The table of all kinds of target: from `spec["target"]` to an object that interprets outputs."""
+"""Table of all kinds of target: from `spec["target"]` to an object that interprets outputs."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ AnyPrediction = Prediction | LabelsPrediction | ValuesPrediction | SegmentationP
 
 @runtime_checkable
 class SavedPrediction(Protocol):
-    """A prediction that is too large for a table of predictions, where a file stands for it."""
+    """A prediction that is too large for a table of predictions, which refers to a file instead."""
 
     suffix: ClassVar[str]
 
     def cells(self) -> dict[str, str]:
-        """The cells of its row in the table, by column, besides the file."""
+        """Return the cells of its row in the table, by column, besides the file."""
         ...
 
     def save(self, file: BinaryIO) -> None:
-        """Write it into an open file."""
+        """Write the prediction to an open file."""
         ...
 
 
 @runtime_checkable
 class Target(Protocol):
-    """What is predicted; made from `spec["target"]`."""
+    """Interpretation of a model's outputs, made from `spec["target"]`."""
 
     def predict(self, outputs: Float[Tensor, "batch *grid outputs"]) -> Sequence[AnyPrediction]:
-        """What the outputs of B samples mean, one prediction each."""
+        """Interpret the outputs of B samples, one prediction each."""
         ...
 
     def compare(
         self, outputs: Float[Tensor, "batch *grid outputs"], target: Shaped[Tensor, "batch *any"]
     ) -> list[Comparison]:
-        """Predictions beside truths, for B samples."""
+        """Compare predictions with truths, for B samples."""
         ...
 
 
@@ -55,11 +55,11 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], Target]] = {
     "field": FieldTarget.of,
     "flow": FieldTarget.of,
 }
-"""From a spec's target to what it means, by kind."""
+"""Makes the `Target` of a spec's entry `target`, by kind."""
 
 
 def target_of(spec: Mapping[str, Any] | None) -> Target | None:
-    """What a model with this spec predicts; None if the spec does not say, or says a kind that is not known here."""
+    """Return the target of a spec; None if it declares no target or an unknown kind."""
     target = (spec or {}).get("target") or {}
     make = KINDS.get(str(target.get("kind")))
     return None if make is None else make(target)

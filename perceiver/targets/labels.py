@@ -1,4 +1,4 @@
-"""Any number of labels per sample."""
+"""Kind of target: any number of labels per sample."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from perceiver.targets.comparison import Comparison
 
 @dataclass(frozen=True)
 class LabelsPrediction:
-    """The labels of one sample whose probability reaches the threshold, and the probability of every label by name.
+    """Labels of one sample whose probability reaches the threshold, and the probability of every label by name.
 
     Examples:
         >>> import torch
@@ -29,24 +29,24 @@ class LabelsPrediction:
     probabilities: dict[str, float]
 
     def cells(self) -> dict[str, str]:
-        """The cells of a row in a table of predictions, by column."""
+        """Return the cells of a row in a table of predictions, by column."""
         return {"prediction": ";".join(self.labels)} | probability_cells(self.probabilities)
 
 
 @dataclass(frozen=True)
 class LabelsTarget:
-    """Any number of labels, none and all included; outputs are logits.
+    """Target with any number of labels per sample; outputs are logits.
 
     Args:
-        names: of the labels, in the order of the outputs.
-        threshold: the least probability of a label that counts as predicted.
+        names: label names, in the order of the outputs.
+        threshold: minimum probability of a predicted label.
     """
 
     names: Sequence[str]
     threshold: float = 0.5
 
     def predict(self, outputs: Float[Tensor, "batch labels"]) -> list[LabelsPrediction]:
-        """A probability for each label, apart from the others."""
+        """Return predictions with an independent probability per label."""
         tables = [dict(zip(self.names, row, strict=True)) for row in outputs.float().sigmoid().tolist()]
         return [
             LabelsPrediction(tuple(name for name, probability in table.items() if probability >= self.threshold), table)
@@ -54,7 +54,7 @@ class LabelsTarget:
         ]
 
     def compare(self, outputs: Float[Tensor, "batch labels"], target: Shaped[Tensor, "batch labels"]) -> list[Comparison]:
-        """The loss is that of the worst label: one missing and one too many weigh alike, however many there are."""
+        """Compare by the loss of the worst label: missing and extra labels weigh the same, however many there are."""
         wrong = (outputs.float().sigmoid() - target.float()).abs().amax(dim=1).tolist()
         truths = [tuple(name for name, share in zip(self.names, row, strict=True) if share > 0.5) for row in target.tolist()]
         return [
@@ -69,10 +69,10 @@ class LabelsTarget:
 
 
 def labels_target(*, names: Sequence[str], training: Shaped[Tensor, "samples labels"]) -> dict[str, Any]:
-    """The entry `target` of the spec for labels: their names, and how often each occurs in the training split.
+    """Return the spec's entry `target` for labels: names, and how often each occurs in the training split.
 
     Args:
-        names: of the labels.
+        names: label names.
         training: targets of the training split, 0 or 1.
     """
     check_columns(names, training)

@@ -1,7 +1,7 @@
 """Predictions on a grid: a class for each pixel, or a field of values such as optical flow.
 
 The functions `segmentation_target`, `field_target` and `flow_target` make the entry `target` of the spec for a data module.
-It names the modality whose grid the target has, so that predictions of padded samples can be cut to their own size.
+It names the modality whose grid the target shares, so that predictions of padded samples can be cropped to size.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from perceiver.masks import extents
 from perceiver.targets.comparison import Comparison
 
 FLOW_NAMES = ("x", "y")
-"""Channels of a flow field: pixels to the right, pixels down."""
+"""Channels of a flow field: motion to the right and down, in pixels."""
 
 PALETTE = (
     "1f77b4aec7e8ff7f0effbb782ca02c98df8ad62728ff98969467bdc5b0d5"
     "8c564bc49c94e377c2f7b6d27f7f7fc7c7c7bcbd22dbdb8d17becf9edae5"
 )
-"""Twenty colours of classes, RGB in hexadecimal: matplotlib's `tab20`."""
+"""Twenty class colours, RGB in hexadecimal: matplotlib's `tab20`."""
 
 
 @dataclass(frozen=True, eq=False)
 class SegmentationPrediction:
-    """The most probable class of every pixel of one sample.
+    """Most probable class of every pixel of one sample.
 
     Args:
         classes: `(H, W)`, class numbers.
         probabilities: `(classes, H, W)`, float32.
-        names: of the classes 0, 1, …
+        names: class names 0, 1, …
 
     Examples:
         >>> import torch
@@ -54,20 +54,20 @@ class SegmentationPrediction:
     names: tuple[str, ...]
 
     suffix: ClassVar[str] = ".png"
-    """Of the file that `save` writes."""
+    """File name suffix for `save`."""
 
     def cut(self, height: int, width: int) -> SegmentationPrediction:
-        """The prediction for the first rows and columns."""
+        """Return the prediction for the first rows and columns."""
         return replace(
             self, classes=self.classes[:height, :width], probabilities=self.probabilities[:, :height, :width]
         )
 
     def cells(self) -> dict[str, str]:
-        """The cells of a row in a table of predictions, by column, besides the file."""
+        """Return the cells of a row in a table of predictions, by column, besides the file."""
         return {f"share_{name}": f"{share:.6g}" for name, share in self.shares.items()}
 
     def save(self, file: BinaryIO) -> None:
-        """Write class numbers as the pixels of a PNG, shown in colours; from 257 classes on in 16 bits and in grey."""
+        """Write class numbers as the pixels of a PNG with a palette; with more than 256 classes, 16-bit grey."""
         if len(self.names) > 256:
             image = Image.fromarray(self.classes.astype(np.uint16))
         else:
@@ -77,18 +77,18 @@ class SegmentationPrediction:
 
     @property
     def shares(self) -> dict[str, float]:
-        """The share of the pixels that each class has, by name."""
+        """Return the share of pixels of each class, by name."""
         counts = np.bincount(self.classes.ravel(), minlength=len(self.names))
         return dict(zip(self.names, (counts / counts.sum()).tolist(), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
 class FieldPrediction:
-    """The values of every pixel of one sample, in the units of the training data.
+    """Values of every pixel of one sample, in the units of the training data.
 
     Args:
-        values: `(E, H, W)`, float32; of optical flow: pixels to the right and down, from first to second frame.
-        names: of the E values.
+        values: `(E, H, W)`, float32; for optical flow, pixels to the right and down, from first to second frame.
+        names: names of the E values.
 
     Examples:
         >>> import torch
@@ -103,14 +103,14 @@ class FieldPrediction:
     names: tuple[str, ...]
 
     suffix: ClassVar[str] = ".npy"
-    """Of the file that `save` writes."""
+    """File name suffix for `save`."""
 
     def cut(self, height: int, width: int) -> FieldPrediction:
-        """The prediction for the first rows and columns."""
+        """Return the prediction for the first rows and columns."""
         return replace(self, values=self.values[:, :height, :width])
 
     def cells(self) -> dict[str, str]:
-        """The cells of a row in a table of predictions, by column, besides the file: the mean of each value."""
+        """Return the cells of a row in a table of predictions, by column, besides the file: the mean of each value."""
         means = self.values.reshape(len(self.names), -1).mean(axis=1, dtype=np.float64).tolist()
         return {f"mean_{name}": f"{mean:.6g}" for name, mean in zip(self.names, means, strict=True)}
 
@@ -121,24 +121,24 @@ class FieldPrediction:
 
 @dataclass(frozen=True)
 class SegmentationTarget:
-    """One of several classes for each pixel; outputs are logits.
+    """Target with one class per pixel; outputs are logits.
 
     Args:
-        names: of the classes 0, 1, …
-        modality: whose grid the target has.
+        names: class names 0, 1, …
+        modality: modality whose grid the target shares.
     """
 
     names: Sequence[str]
     modality: str
 
     def predict(self, outputs: Float[Tensor, "batch *grid classes"]) -> list[SegmentationPrediction]:
-        """Softmax over the classes."""
+        """Return predictions by a softmax over the classes."""
         names = tuple(self.names)
         probabilities = outputs.float().softmax(dim=-1).movedim(-1, 1).cpu()
         return [SegmentationPrediction(one.argmax(dim=0).numpy(), one.numpy(), names) for one in probabilities]
 
     def compare(self, outputs: Float[Tensor, "batch *grid classes"], target: Int[Tensor, "batch *grid"]) -> list[Comparison]:
-        """The loss is the share of pixels of another class, over all pixels."""
+        """Compare by the share of wrong pixels, over all pixels."""
         wrong = (outputs.argmax(dim=-1) != target).flatten(1).float().mean(dim=1).tolist()
         found = [sorted(set(one.classes.ravel().tolist())) for one in self.predict(outputs)]
         truths = [sorted(set(row.flatten().tolist())) for row in target]
@@ -155,12 +155,12 @@ class SegmentationTarget:
 
 @dataclass(frozen=True)
 class FieldTarget:
-    """Values for each pixel; outputs are normalised, `(value - mean) / std`.
+    """Target with values per pixel; outputs are normalised, `(value - mean) / std`.
 
     Args:
-        names: of the values, in the order of the outputs.
-        mean, std: in the units of the data, one per value.
-        modality: whose grid the target has.
+        names: value names, in the order of the outputs.
+        mean, std: mean and standard deviation per value, in the units of the data.
+        modality: modality whose grid the target shares.
     """
 
     names: Sequence[str]
@@ -170,23 +170,23 @@ class FieldTarget:
 
     @classmethod
     def of(cls, target: Mapping[str, Any]) -> FieldTarget:
-        """As the spec says."""
+        """Make the target from the spec's entry."""
         return cls(names=target["names"], mean=target["mean"], std=target["std"], modality=target["modality"])
 
     def values(self, outputs: Float[Tensor, "batch *grid values"]) -> Float[Tensor, "batch values *grid"]:
-        """Normalisation undone, channels first, float32."""
+        """Return values with normalisation undone, channels first, in float32."""
         mean, std = (torch.tensor(numbers, dtype=torch.float32, device=outputs.device) for numbers in (self.mean, self.std))
         return (outputs.float() * std + mean).movedim(-1, 1)
 
     def predict(self, outputs: Float[Tensor, "batch *grid values"]) -> list[FieldPrediction]:
-        """Normalisation undone."""
+        """Return predictions with normalisation undone."""
         names = tuple(self.names)
         return [FieldPrediction(one.numpy(), names) for one in self.values(outputs).cpu()]
 
     def compare(
         self, outputs: Float[Tensor, "batch *grid values"], target: Float[Tensor, "batch values *grid"]
     ) -> list[Comparison]:
-        """The loss is the mean end-point error over all pixels."""
+        """Compare by the mean end-point error over all pixels."""
         errors = torch.linalg.vector_norm(self.values(outputs) - target, dim=1).flatten(1).mean(dim=1).tolist()
         lengths = torch.linalg.vector_norm(target.float(), dim=1).flatten(1).mean(dim=1).tolist()
         return [
@@ -196,12 +196,12 @@ class FieldTarget:
 
 
 def cut_to_size(predictions: Sequence[Any], *, target: Any, masks: Mapping[str, Tensor]) -> list[Any]:
-    """Predictions on grids without the padding of their batch; other predictions as they are.
+    """Remove the batch padding from predictions on grids; return other predictions unchanged.
 
     Args:
-        predictions: of B samples.
-        target: what made them.
-        masks: of the batch; that of the target's modality says how large each sample is.
+        predictions: predictions for B samples.
+        target: target that made them.
+        masks: masks of the batch; the mask of the target's modality gives the size of each sample.
     """
     mask = masks.get(getattr(target, "modality", ""))
     if mask is None or mask.ndim < 3:
@@ -211,26 +211,26 @@ def cut_to_size(predictions: Sequence[Any], *, target: Any, masks: Mapping[str, 
 
 
 def segmentation_target(*, names: Sequence[str], counts: Sequence[int], modality: str) -> dict[str, Any]:
-    """The entry `target` of the spec for a class per pixel.
+    """Return the spec's entry `target` for a class per pixel.
 
     Args:
-        names: of the classes.
-        counts: how many pixels of the training split, or of a part of it, are of each.
-        modality: whose grid the target has.
+        names: class names.
+        counts: number of pixels of each class in the training split, or in a part of it.
+        modality: modality whose grid the target shares.
     """
     return {"kind": "segmentation", "names": list(names), "counts": list(counts), "modality": modality}
 
 
 def field_target(*, names: Sequence[str], mean: Sequence[float], std: Sequence[float], modality: str) -> dict[str, Any]:
-    """The entry `target` of the spec for values per pixel.
+    """Return the spec's entry `target` for values per pixel.
 
     Args:
-        names: of the values.
-        mean, std: of each over the valid pixels of the training split, or of a part of it.
-        modality: whose grid the target has.
+        names: value names.
+        mean, std: mean and standard deviation per value over the valid pixels of the training split, or of a part of it.
+        modality: modality whose grid the target shares.
 
     Raises:
-        ValueError: not one mean and one standard deviation above 0 for each.
+        ValueError: unless every value has a mean and a standard deviation above 0.
     """
     if not len(names) == len(mean) == len(std) > 0 or not all(map(math.isfinite, [*mean, *std])) or min(std) <= 0:
         raise ValueError(
@@ -243,17 +243,17 @@ def field_target(*, names: Sequence[str], mean: Sequence[float], std: Sequence[f
 def flow_target(
     *, flow: Float[Tensor, "samples 2 *grid"], mask: Shaped[Tensor, "samples *grid"], modality: str
 ) -> dict[str, Any]:
-    """The entry `target` of the spec for optical flow: it is learned in units of its root mean square in both directions.
+    """Return the spec's entry `target` for optical flow, normalised by its root mean square over both directions.
 
-    No mean is subtracted, so that no motion is 0.
+    No mean is subtracted, so that 0 means no motion.
 
     Args:
-        flow: of the training split, or of a part of it.
-        mask: where it is valid.
-        modality: of the frames.
+        flow: flow of the training split, or of a part of it.
+        mask: where the flow is valid.
+        modality: modality of the frames.
 
     Raises:
-        ValueError: nothing moves, or nothing is valid.
+        ValueError: if there is no motion, or no valid pixel.
     """
     squares = flow.double().square().mean(dim=1)[mask]
     scale = float(squares.mean().sqrt()) if len(squares) else 0.0

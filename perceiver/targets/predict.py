@@ -28,14 +28,14 @@ def predict(
     batch_size: int,
     device: torch.device | str = "cpu",
 ) -> list[Any]:
-    """Predict the target of the spec for raw samples, in evaluation mode if the caller chose it. See `Perceiver.predict`.
+    """Predict the target of the spec for raw samples; the caller sets evaluation mode. See `Perceiver.predict`.
 
     Args:
         forward: inputs and masks of B samples -> the outputs for the target.
-        spec: the modalities and the target.
+        spec: spec with modalities and target.
         samples: one sample, or an iterable of samples.
-        batch_size: samples at a time.
-        device: for the inputs of `forward`.
+        batch_size: number of samples at a time.
+        device: device for the inputs of `forward`.
     """
     target = target_of(spec)
     if spec is None or target is None:
@@ -59,7 +59,7 @@ def prepare(raw: Any, modalities: Mapping[str, Mapping[str, Any]], *, number: in
     """Preprocess a raw sample: a dict of modalities, or the raw value of the only modality.
 
     Raises:
-        ValueError: the sample does not fit the modalities; names it by `number`.
+        ValueError: if the sample does not fit the modalities; names it by `number`.
     """
     if not isinstance(raw, Mapping):
         if len(modalities) != 1:
@@ -80,7 +80,7 @@ def prepare(raw: Any, modalities: Mapping[str, Mapping[str, Any]], *, number: in
 
 
 def _samples(samples: Any, modalities: Mapping[str, Mapping[str, Any]]) -> Iterable[Any]:
-    """The samples one by one; a single sample is one of them."""
+    """Iterate over the samples; a single sample counts as one."""
     if isinstance(samples, Mapping | str | Path | bytes | bytearray | Image.Image):
         return [samples]
     if isinstance(samples, np.ndarray | Tensor) and len(modalities) == 1:
@@ -92,7 +92,7 @@ def _samples(samples: Any, modalities: Mapping[str, Mapping[str, Any]]) -> Itera
 
 
 def _is_one(x: Any, modality: Mapping[str, Any]) -> bool:
-    """Whether an array is one sample of a modality, rather than several along its first axis."""
+    """Return whether an array is one sample of a modality, rather than several along its first axis."""
     kind, shape = modality.get("kind"), modality.get("shape")
     if kind == "text":
         return int(x.ndim) == 1
@@ -100,7 +100,7 @@ def _is_one(x: Any, modality: Mapping[str, Any]) -> bool:
         return bool(x.ndim == 1 or (x.ndim == 2 and x.shape[-1] == modality["num_values"]))
     if shape is None or x.ndim > len(shape):
         return False
-    # A lone channel may be left out: then the first of as many axes counts samples.
+    # A single channel may be omitted: then the first of as many axes is the batch axis.
     alone = kind in ("image", "video", "audio") and shape[0] == 1 and x.ndim == len(shape)
     return not alone or 1 in (x.shape[0], x.shape[-1])
 

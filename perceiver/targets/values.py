@@ -1,4 +1,4 @@
-"""Numbers, normalised by the training split."""
+"""Kind of target: values per sample, normalised by the training split."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from perceiver.targets.labels import check_columns
 
 @dataclass(frozen=True)
 class ValuesPrediction:
-    """The values of one sample by name, in the units of the training data.
+    """Values of one sample by name, in the units of the training data.
 
     Examples:
         >>> import torch
@@ -29,17 +29,17 @@ class ValuesPrediction:
     values: dict[str, float]
 
     def cells(self) -> dict[str, str]:
-        """The cells of a row in a table of predictions, by column, at full precision."""
+        """Return the cells of a row in a table of predictions, by column, at full precision."""
         return {f"prediction_{name}": repr(value) for name, value in self.values.items()}
 
 
 @dataclass(frozen=True)
 class ValuesTarget:
-    """Numbers; outputs are normalised by the training split's mean and standard deviation.
+    """Target with values per sample; outputs are normalised by the training split's mean and standard deviation.
 
     Args:
-        names: of the values, in the order of the outputs.
-        mean, std: in the units of the data, one per value.
+        names: value names, in the order of the outputs.
+        mean, std: mean and standard deviation per value, in the units of the data.
     """
 
     names: Sequence[str]
@@ -47,13 +47,13 @@ class ValuesTarget:
     std: Sequence[float]
 
     def predict(self, outputs: Float[Tensor, "batch values"]) -> list[ValuesPrediction]:
-        """Normalisation undone, in float64: large means keep their digits."""
+        """Return predictions with normalisation undone, in float64 to keep the digits of large means."""
         mean, std = (torch.tensor(numbers, dtype=torch.float64) for numbers in (self.mean, self.std))
         values = (outputs.double().cpu() * std + mean).tolist()
         return [ValuesPrediction(dict(zip(self.names, row, strict=True))) for row in values]
 
     def compare(self, outputs: Float[Tensor, "batch values"], target: Shaped[Tensor, "batch *values"]) -> list[Comparison]:
-        """The loss is the mean distance over the values, in standard deviations of each."""
+        """Compare by the mean absolute error over the values, in standard deviations."""
         truths = target.reshape(len(target), -1).double().cpu()
         comparisons = []
         for one, truth in zip(self.predict(outputs), truths.tolist(), strict=True):
@@ -65,23 +65,23 @@ class ValuesTarget:
 
 
 def values_target(*, names: Sequence[str], training: Float[Tensor, "samples values"]) -> dict[str, Any]:
-    """The entry `target` of the spec for values: their names, and mean and standard deviation over the training split.
+    """Return the spec's entry `target` for values: names, and mean and standard deviation over the training split.
 
-    A value that never varies gets the standard deviation 1.
+    A constant value gets the standard deviation 1.
 
     Args:
-        names: of the values.
+        names: value names.
         training: targets of the training split.
 
     Raises:
-        ValueError: no samples, values that are NaN or infinite, or another number of them than names.
+        ValueError: without samples, for NaN or infinity, or if the numbers of values and names differ.
     """
     check_columns(names, training)
     if len(training) == 0 or not bool(training.isfinite().all()):
         raise ValueError(f"values_target.training: expected one or more rows of finite values, got {tuple(training.shape)}.")
     exact = training.double()
     std = exact.std(dim=0, correction=0)
-    # What rounding leaves of a constant is no variation.
+    # Rounding errors of a constant are not variation.
     varies = std > 1e-12 * exact.abs().amax(dim=0)
     return {
         "kind": "values",

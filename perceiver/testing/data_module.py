@@ -1,19 +1,19 @@
-"""The conformance kit of data modules and their sources: what runs, tasks and `Perceiver.predict` rely on.
+"""Conformance checks of data modules and their sources, on which runs, tasks and `Perceiver.predict` rely.
 
 `data_module_checks` lists the checks, `check_data_module` runs them all. By name:
 
-- `spec_is_plain_and_complete`: `spec` is there after `setup("fit")`, of plain values that YAML and checkpoints can hold,
-  with a kind for every modality and a target that predictions can be made from; without labels it has no `target` at all.
-- `batches_match_spec`: training, validation and test yield `Batch`es of the modalities and shapes that the spec says, with
-  masks `(B,)` or `(B, *raw grid)`, valid content finite, an id for each sample.
-- `targets_in_range`: class numbers below the number of classes, labels and shares in [0, 1], values finite; dense targets
-  where they are valid; none without labels.
+- `spec_is_plain_and_complete`: `spec` exists after `setup("fit")`, with plain values for YAML and checkpoints, a kind for
+  every modality, and a target from which predictions can be made; without labels it has no `target`.
+- `batches_match_spec`: training, validation and test yield `Batch`es with the modalities and shapes of the spec, masks
+  `(B,)` or `(B, *raw grid)`, finite valid content, and an id for each sample.
+- `targets_in_range`: class numbers are below the number of classes, labels and probabilities in [0, 1], values finite,
+  dense targets where valid; without labels there are no targets.
 - `splits_are_disjoint`: no sample is in two splits.
-- `deterministic_evaluation`: validation and test have the same samples in the same order with the same content every time.
-- `test_split_stays_unread`: nothing of the test split is read by `setup("fit")` and the loaders of the other splits.
-- `stored_spec_is_used`: a spec that was set holds, for fitting and for testing, instead of what the data would suggest.
-- `foreign_spec_is_refused`: the spec of other data is a ValueError.
-- `workers_give_the_same_batches`: loader processes change nothing.
+- `deterministic_evaluation`: validation and test always have the same samples in the same order with the same content.
+- `test_split_stays_unread`: `setup("fit")` and the loaders of the other splits do not read the test split.
+- `stored_spec_is_used`: a spec that was set overrides the spec from the data, for fitting and testing.
+- `foreign_spec_is_refused`: setting the spec of other data raises ValueError.
+- `workers_give_the_same_batches`: loader processes do not change batches.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _SPLITS = ("train", "val", "test")
 def data_module_checks(
     make_data_module: Callable[[], Any], *, test_readers: Sequence[str] = ("read_test",), max_batches: int = 4
 ) -> list[Check]:
-    """The checks of a data module, by name; see the head of this file.
+    """Return the checks of a data module, by name; see the module docstring.
 
     Args:
-        make_data_module: a new data module at each call, always with the same arguments: `perceiver.data.DataModule` of a
-            source, or another LightningDataModule. Small data will do.
-        test_readers: methods by which it or its source reads the test split, besides `test_dataloader` and
+        make_data_module: returns a new data module at each call, with the same arguments: `perceiver.data.DataModule` of a
+            source, or another LightningDataModule. Small data suffices.
+        test_readers: methods of it or its source that read the test split, besides `test_dataloader` and
             `predict_dataloader`.
-        max_batches: how many batches of each split are looked at.
+        max_batches: number of batches to check per split.
     """
     case = _Case(make_data_module, tuple(test_readers), max_batches)
     return [Check(name, partial(run, case)) for name, run in _CHECKS.items()]
@@ -60,7 +60,7 @@ def check_data_module(
     """Run all checks of a data module. Arguments as in `data_module_checks`.
 
     Raises:
-        AssertionError: the names of the checks that failed, and of each what was expected, what came and where to look.
+        AssertionError: names the failed checks, with expectation, result and a hint for each.
     """
     checks = data_module_checks(make_data_module, test_readers=test_readers, max_batches=max_batches)
     module = make_data_module()
@@ -69,7 +69,7 @@ def check_data_module(
 
 @dataclass(frozen=True)
 class _Case:
-    """What is checked."""
+    """The data module under test."""
 
     make: Callable[[], Any]
     test_readers: tuple[str, ...]
@@ -77,14 +77,14 @@ class _Case:
     shared: list[Any] = field(default_factory=list)
 
     def fitted(self) -> Any:
-        """One that is ready for training."""
+        """Return a data module that is set up for training."""
         module = self.make()
         module.prepare_data()
         module.setup("fit")
         return module
 
     def ready(self) -> Any:
-        """One that is ready for everything; the same for all checks, to read the data no more often than needed."""
+        """Return a data module that is set up for all stages, shared by all checks to read the data only once."""
         if not self.shared:
             module = self.fitted()
             module.setup("test")
@@ -92,7 +92,7 @@ class _Case:
         return self.shared[0]
 
     def loader(self, module: Any, split: str) -> DataLoader[Any]:
-        """Of one split."""
+        """Return the loader of a split."""
         loader = getattr(module, f"{split}_dataloader")()
         require(
             isinstance(loader, DataLoader),
@@ -101,7 +101,7 @@ class _Case:
         return loader  # type: ignore[no-any-return]
 
     def batches(self, module: Any, split: str) -> Iterator[Batch]:
-        """The first batches of a split."""
+        """Iterate over the first batches of a split."""
         count = 0
         for count, batch in enumerate(islice(self.loader(module, split), self.max_batches), start=1):  # noqa: B007
             require(
@@ -205,7 +205,7 @@ def _batches_match_spec(case: _Case) -> None:
 
 
 def _require_shape(x: Tensor, shape: Sequence[int | None] | None, *, size: int, where: str) -> None:
-    """As many samples as in the batch, each of the shape that the spec says."""
+    """Check the number of samples in the batch, and their shape in the spec."""
     own = tuple(x.shape[1:]) if shape is None else tuple(shape)
     fits = x.ndim == len(own) + 1 and all(one in (None, n) for one, n in zip(own, x.shape[1:], strict=False))
     require(
@@ -216,7 +216,7 @@ def _require_shape(x: Tensor, shape: Sequence[int | None] | None, *, size: int, 
 
 
 def _require_mask(x: Tensor, mask: Tensor | None, channel_axis: int | None, *, where: str) -> None:
-    """`(B,)` or `(B, *raw grid)`, and nothing but finite numbers where it says valid."""
+    """Check that a mask is `(B,)` or `(B, *raw grid)`, and that valid content is finite."""
     visible = x
     if mask is not None:
         size, shape = len(x), tuple(x.shape[1:])
@@ -238,7 +238,7 @@ def _require_mask(x: Tensor, mask: Tensor | None, channel_axis: int | None, *, w
 
 
 def _channel_axes(modalities: Mapping[str, Any]) -> dict[str, Any]:
-    """Where collation takes the channels of each modality to be; its other axes are the raw grid."""
+    """Return the channel axis of each modality in collation; its other axes are the raw grid."""
     try:
         return dict(Collate(modalities=modalities).channel_axes)
     except ValueError as error:
@@ -297,7 +297,7 @@ def _require_no_targets(case: _Case, module: Any) -> None:
 
 
 def _target_mask(batch: Batch, grid: Sequence[int], split: str) -> Tensor:
-    """Where a dense target is valid."""
+    """Return where a dense target is valid."""
     mask, shape = batch.target_mask, (batch.size, *grid)
     if mask is None:
         return torch.ones(shape, dtype=torch.bool)
@@ -348,7 +348,7 @@ def _require_same(expected: Sequence[Batch], got: Sequence[Batch], *, what: str,
 
 
 def _flat(batch: Batch) -> list[Tensor]:
-    """All tensors of a batch, in one order."""
+    """Return all tensors of a batch, in a fixed order."""
     tensors = [x for x in (batch.target, batch.target_mask) if x is not None]
     for name in sorted(batch.inputs):
         x = batch.inputs[name]
@@ -363,12 +363,12 @@ def _equal(x: Tensor, y: Tensor) -> bool:
 
 def _test_split_stays_unread(case: _Case) -> None:
     module = case.make()
-    module.prepare_data()  # may look whether files are there
+    module.prepare_data()  # may check whether files exist
     read: list[str] = []
     for owner in (module, getattr(module, "source", None)):
         for name in (*case.test_readers, "test_dataloader", "predict_dataloader"):
             if callable(getattr(owner, name, None)):
-                # On the instance, so that whatever the class itself calls is noticed.
+                # On the instance, to record calls by the class itself.
                 setattr(owner, name, partial(_noted, getattr(owner, name), name, read))
     module.setup("fit")
     for split in ("train", "val"):
@@ -454,7 +454,7 @@ def _workers_give_the_same_batches(case: _Case) -> None:
         passes = []
         for num_workers in (0, 2):
             with warnings.catch_warnings():
-                # On a machine of one core two workers are slow, not wrong.
+                # On a single-core machine, two workers are slow but correct.
                 warnings.filterwarnings("ignore", message="This DataLoader will create")
                 again: DataLoader[Any] = DataLoader(
                     loader.dataset,

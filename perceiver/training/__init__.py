@@ -1,4 +1,4 @@
-"""Training with Lightning: the one LightningModule, its optimizer and schedules, and precision."""
+"""Training with Lightning: the LightningModule, its optimizer and schedules, and precision."""
 
 from perceiver.training.task import Task
 

@@ -1,4 +1,4 @@
-"""Sharding a model over processes with FSDP2, where the strategy asks for it."""
+"""Sharding of a model over processes with FSDP2, if the strategy requires it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from perceiver.model import Perceiver
 
 
 def shard(task: LightningModule, model: nn.Module) -> None:
-    """Shard the parameters of `model` over the data-parallel processes, if there is a mesh of them; else do nothing.
+    """Shard the parameters of `model` over the data-parallel processes if there is a device mesh.
 
-    The latent layers are units of their own. All else belongs to the root unit, adapters too: a process whose batch lacks a
-    modality does not run its adapter, and the other processes would wait for that unit.
+    Each latent layer is a separate unit. Everything else, adapters included, belongs to the root unit: a process whose batch
+    lacks a modality does not run its adapter, and the other processes would wait for a separate unit.
 
     Args:
-        task: `configure_model` of which calls this.
-        model: a `perceiver.Perceiver`, or any module, which then is one unit.
+        task: task whose `configure_model` calls this.
+        model: a `perceiver.Perceiver`, or any module, which then forms a single unit.
     """
     mesh = task.device_mesh
     if mesh is None or isinstance(model, FSDPModule):

@@ -1,4 +1,4 @@
-"""The optimizer: which parameters feel weight decay, the schedule, and the clipping of gradients."""
+"""Optimizer: parameter groups for weight decay, schedule, and gradient clipping."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from torch.optim.lr_scheduler import LRScheduler
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 
-# Their `weight` is a table or a norm, not a map: decay would pull symbols together and scales to zero.
+# Their `weight` is a table or a norm, not a linear map: decay would pull symbols together and scales to zero.
 _UNDECAYED_MODULES: tuple[type[nn.Module], ...] = (nn.Embedding, nn.EmbeddingBag)
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """The trainable parameters of `model` in two groups for an optimizer: with its weight decay, and without any.
+    """Split the trainable parameters of `model` into two optimizer groups: with and without weight decay.
 
-    Decayed are parameters of two or more dimensions with "weight" in their own name: the weights of linear maps,
-    convolutions and recurrent layers. Not decayed are biases, norms, embeddings, and everything learned that is no map:
-    latents, output queries, position tables, modality paddings (Perceiver IO, appendix H; LAMB papers do the same).
-    A plug-in gets the same treatment by the names of its parameters.
+    Weight decay applies to parameters of two or more dimensions with "weight" in their own name: the weights of linear maps,
+    convolutions and recurrent layers. It does not apply to biases, norms, embeddings, and other learned tensors: latents,
+    output queries, position tables, modality paddings (Perceiver IO, appendix H; LAMB papers do the same). The parameters
+    of plug-ins are grouped by the same rule.
 
     Returns:
-        `[{"params": [...]}, {"params": [...], "weight_decay": 0.0}]`; a group without parameters is left out. A parameter
-        that is used in several places counts once.
+        `[{"params": [...]}, {"params": [...], "weight_decay": 0.0}]`; a group without parameters is left out. A shared
+        parameter occurs once.
 
     Raises:
-        ValueError: if nothing in the model can be trained.
+        ValueError: if the model has no trainable parameters.
     """
     decayed: list[nn.Parameter] = []
     undecayed: list[nn.Parameter] = []
@@ -58,21 +58,21 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
 def optimization(
     model: nn.Module, *, optimizer: OptimizerFactory, scheduler: SchedulerFactory | None, trainer: Trainer
 ) -> OptimizerLRScheduler:
-    """The optimizer over two parameter groups; the schedule, if any, advances with every step."""
+    """Return the optimizer over the parameter groups, and the schedule, if any, which advances with every step."""
     made = optimizer(parameter_groups(model))
     if scheduler is None:
         return made
     steps = trainer.estimated_stepping_batches
-    # An endless training has infinitely many steps, which no integer holds: the schedule says what to do then.
+    # Unlimited training has infinitely many steps, which no integer can represent: the schedule reports that.
     total = int(steps) if steps != float("inf") else -1
     return {"optimizer": made, "lr_scheduler": {"scheduler": scheduler(made, total), "interval": "step"}}
 
 
 def clip_gradients(task: LightningModule, optimizer: Optimizer, value: float | None, algorithm: str | None) -> None:
-    """Clip as `trainer.gradient_clip_val` and `trainer.gradient_clip_algorithm` say.
+    """Clip gradients according to `trainer.gradient_clip_val` and `trainer.gradient_clip_algorithm`.
 
-    A fused optimizer unscales the gradients of float16 training itself, too late for clipping; Lightning refuses it for
-    bfloat16 as well, where nothing is scaled.
+    With float16, a fused optimizer unscales gradients itself, too late for clipping. Lightning also rejects bfloat16, where
+    gradients are not scaled.
 
     Raises:
         ValueError: for float16 and a fused optimizer.

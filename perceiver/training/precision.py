@@ -1,4 +1,4 @@
-"""What a training in half or double precision casts of a batch: inputs, and nothing that is a target, an id or a time."""
+"""Casting of batches for training in half or double precision: inputs only, not targets, ids or times."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor
 from perceiver.batch import Batch
 
 TIMES = "times"
-"""The part of an input that stays in its own precision: seconds since some origin need all their digits."""
+"""Part of an input that is not cast: seconds since some origin need all their digits."""
 
 
 def cast_inputs_alone(precision: Precision) -> None:
-    """Let a precision plugin cast the inputs of a `Batch` alone; it would cast every number in it, before any hook.
+    """Let a precision plugin cast only the inputs of a `Batch`; by default it casts all numbers, before any hook.
 
     A target of 1001 in bfloat16 is 1000, and an epoch in seconds is off by minutes.
 
     Args:
-        precision: the plugin of a trainer; changed in place, once.
+        precision: precision plugin of a trainer; changed in place, once.
     """
     if not isinstance(precision.convert_input, _InputsAlone):
         precision.convert_input = _InputsAlone(precision.convert_input)  # type: ignore[method-assign]

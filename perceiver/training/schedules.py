@@ -18,10 +18,10 @@ def warmup_cosine(
     """Rise linearly to the optimizer's rate over the first steps, then fall along half a cosine.
 
     Args:
-        optimizer: its learning rates are the peak.
+        optimizer: optimizer with the peak learning rates.
         total_steps: optimizer steps of the whole training.
         warmup_fraction: share of the steps spent rising; 0 starts at the peak.
-        final_fraction: what remains of the peak at the end.
+        final_fraction: final learning rate as a share of the peak.
 
     Raises:
         ValueError: for fractions outside [0, 1] or fewer than one step.
@@ -42,13 +42,13 @@ def flat_cosine(
 ) -> LambdaLR:
     """Hold the optimizer's rate for a share of the steps, then fall along half a cosine (Perceiver IO, appendix H).
 
-    Perceiver IO trained ImageNet so with LAMB, without warm-up, which often failed for it.
+    Perceiver IO trained ImageNet this way with LAMB, without warm-up, which had often failed.
 
     Args:
-        optimizer: its learning rates are the flat level.
+        optimizer: optimizer with the learning rates of the flat part.
         total_steps: optimizer steps of the whole training.
         flat_fraction: share of the steps at the flat level.
-        final_fraction: what remains of it at the end.
+        final_fraction: final learning rate as a share of the flat level.
 
     Raises:
         ValueError: for fractions outside [0, 1] or fewer than one step.
@@ -65,19 +65,19 @@ def flat_cosine(
 def step_decay(
     optimizer: Optimizer, total_steps: int, *, drops: Sequence[float] = (0.7, 0.85, 0.95), drop_factor: float = 0.1
 ) -> LambdaLR:
-    """Hold the optimizer's rate, and multiply it by a factor after each of some shares of the steps.
+    """Hold the optimizer's rate, and multiply it by a factor after given shares of the steps.
 
-    The defaults are those of the first Perceiver on ImageNet: a tenth each at epochs 84, 102 and 114 of 120 (Jaegle et al.
+    The defaults follow the first Perceiver on ImageNet: a factor of 0.1 at epochs 84, 102 and 114 of 120 (Jaegle et al.
     2021).
 
     Args:
-        optimizer: its learning rates are the first level.
+        optimizer: optimizer with the initial learning rates.
         total_steps: optimizer steps of the whole training.
-        drops: shares of the steps after which the rate drops, rising.
-        drop_factor: what remains of the rate after a drop.
+        drops: shares of the steps after which the rate drops, in increasing order.
+        drop_factor: factor of the rate at each drop.
 
     Raises:
-        ValueError: for shares outside [0, 1] or not rising, a factor outside [0, 1], or fewer than one step.
+        ValueError: for shares outside [0, 1] or not increasing, a factor outside [0, 1], or fewer than one step.
     """
     _check(total_steps, drop_factor=drop_factor, **{f"drops[{number}]": drop for number, drop in enumerate(drops)})
     if list(drops) != sorted(drops):
@@ -91,13 +91,13 @@ def step_decay(
 
 
 def _cosine(step: int, steps: int, final: float) -> float:
-    """From 1 at step 0 to `final` at `steps`, and there it stays: training may be continued beyond its plan."""
+    """Fall from 1 at step 0 to `final` at `steps`, then stay there, in case training is continued beyond its plan."""
     progress = min(step / max(steps, 1), 1.0)
     return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def _per_step(optimizer: Optimizer, factor: Callable[[int], float]) -> LambdaLR:
-    # A closure, not an object with state: schedulers put an object's state into checkpoints.
+    # A closure, not an object: schedulers save the state of objects in checkpoints.
     return LambdaLR(optimizer, factor)
 
 

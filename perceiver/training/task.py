@@ -1,4 +1,4 @@
-"""The one LightningModule: a model, what it is trained for, and an optimizer."""
+"""The LightningModule: a model, a training objective, and an optimizer."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from perceiver.training.precision import cast_inputs_alone
 class Task(LightningModule):
     """Train a model for an objective with Lightning.
 
-    Logs `train/loss`, the objective's training metrics and `train/learning_rate`, that an epoch ended with; and `val/` and
-    `test/` results of the objective. All are one value per epoch.
+    Logs one value per epoch: `train/loss`, the objective's training metrics, `train/learning_rate` at the end of the epoch,
+    and the objective's results as `val/` and `test/`.
 
     Args:
-        model: its parameters are saved under `model.`.
-        objective: what it is trained for.
+        model: model to train; its parameters are saved under `model.`.
+        objective: training objective.
         optimizer: makes the optimizer from parameter groups (see `parameter_groups`).
         scheduler: makes the schedule from the optimizer and the number of steps; None keeps the learning rate.
-        checkpoint: plain values that go into checkpoints under the key "perceiver", so that the model can be rebuilt.
+        checkpoint: plain values to save in checkpoints under the key "perceiver", to rebuild the model from.
 
     Raises:
-        ValueError: the objective is not for such a model.
+        ValueError: if the objective cannot train this model.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Task(LightningModule):
         objective.check_model(model)
         self.model = model
         self.objective = objective
-        # Not submodules: metrics count in their own precision, whatever that of the module.
+        # Not submodules: metrics keep their own precision, whatever the module's.
         self._metrics: dict[str, dict[str, Metric]] = {
             "train": {"loss": WeightedMean(), **objective.training_metrics()},
             "val": objective.metrics(model),
@@ -66,11 +66,11 @@ class Task(LightningModule):
         self._checkpoint = dict(checkpoint) if checkpoint is not None else None
 
     def training_metrics(self) -> dict[str, Metric]:
-        """What training steps update, by the name that it is logged under when the epoch is over."""
+        """Return the metrics that training steps update, by the name under which they are logged at the end of an epoch."""
         return {f"train/{name}": metric for name, metric in self._metrics["train"].items()}
 
     def confusion(self, stage: str) -> Tensor | None:
-        """The confusion matrix of the last pass over a stage's data, `(classes, classes)`; None where there is none.
+        """Return the confusion matrix `(classes, classes)` of the last pass over a stage's data, or None.
 
         Args:
             stage: val or test.
@@ -105,10 +105,10 @@ class Task(LightningModule):
         return self.objective.check(self.model, batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The objective's loss.
+        """Return the objective's loss.
 
         Raises:
-            FloatingPointError: as soon as the loss is not finite; what follows would be lost anyway.
+            FloatingPointError: if the loss is not finite; further training would be useless.
         """
         metrics = self._metrics["train"]
         loss = self.objective.loss(self.model, batch, {name: metrics[name] for name in metrics if name != "loss"})
@@ -117,21 +117,21 @@ class Task(LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log what the epoch's steps have added up, with the last of them: progress bars look before the epoch's end."""
+        """Log the epoch's training metrics with its last step: progress bars read them before the epoch's end."""
         if self.trainer.is_last_batch:
             self._log_training()
 
     def on_train_epoch_end(self) -> None:
-        """The learning rate that the epoch ended with; also the steps' metrics if no batch was the last."""
+        """Log the learning rate at the end of the epoch, and the training metrics if no batch was marked as the last."""
         if not self._logged:
             self._log_training()
         self._logged = False
-        # Not before: checkpoints of a validation after the last batch hold the epoch's metrics, too.
+        # Not earlier: checkpoints of a validation after the last batch also contain the epoch's metrics.
         _reset(self._metrics["train"])
         self.log("train/learning_rate", self._learning_rate(), sync_dist=True)
 
     def on_validation_epoch_start(self) -> None:
-        """Start anew, also after a pass that was interrupted."""
+        """Reset the metrics, also after an interrupted pass."""
         self._start("val")
 
     def on_test_epoch_start(self) -> None:
@@ -139,23 +139,23 @@ class Task(LightningModule):
         self._start("test")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure one batch."""
+        """Update the metrics with one batch."""
         self._evaluate("val", batch, batch_idx)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure one batch."""
+        """Update the metrics with one batch."""
         self._evaluate("test", batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """The results of the whole split."""
+        """Log the results of the whole split."""
         self._log_results("val")
 
     def on_test_epoch_end(self) -> None:
-        """The results of the whole split."""
+        """Log the results of the whole split."""
         self._log_results("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what `perceiver.load` needs to rebuild the model."""
+        """Add the data from which `perceiver.load` rebuilds the model."""
         if self._checkpoint is not None:
             checkpoint["perceiver"] = self._checkpoint
 
@@ -166,7 +166,7 @@ class Task(LightningModule):
     def _log_results(self, stage: str) -> None:
         metrics = self._metrics[stage]
         for name, value in self.objective.results(metrics).items():
-            # Metrics have seen the samples of all processes, so all log the same.
+            # Metrics cover the samples of all processes, so all processes log the same values.
             shown = stage == "val" and "/" not in name
             self.log(f"{stage}/{name}", value.to(self.device), prog_bar=shown, sync_dist=True)
         if CONFUSION in metrics:
@@ -174,7 +174,7 @@ class Task(LightningModule):
         _reset(metrics)
 
     def _log_training(self) -> None:
-        """Once an epoch."""
+        """Log the training metrics, once per epoch."""
         self._logged = True
         for name, metric in self.training_metrics().items():
             shown = name == "train/loss"
@@ -194,21 +194,21 @@ class Task(LightningModule):
             )
 
     def _learning_rate(self) -> float:
-        """The current learning rate of the first parameter group."""
+        """Return the current learning rate of the first parameter group."""
         return float(self.trainer.optimizers[0].param_groups[0]["lr"])
 
 
 def counted(task: LightningModule, stage: str, batch_idx: int, size: int) -> int:
-    """How many samples of an evaluation batch count, the first ones; all of them in a single process.
+    """Return how many leading samples of an evaluation batch count; in a single process all of them.
 
-    Lightning gives all processes equally many samples by repeating the first few of the data at the end. Every sample shall
-    count once, so that metrics are those of a single process, whatever the number of processes.
+    Lightning gives all processes the same number of samples by repeating the first samples at the end. Every sample must
+    count once, so that metrics do not depend on the number of processes.
 
     Args:
-        task: whose trainer evaluates.
+        task: task whose trainer evaluates.
         stage: val or test.
         batch_idx: number of the batch in this process.
-        size: samples in it.
+        size: number of samples in the batch.
     """
     loader = getattr(task.trainer, f"{stage}_dataloaders", None)
     sampler = getattr(loader, "sampler", None)
@@ -220,11 +220,11 @@ def counted(task: LightningModule, stage: str, batch_idx: int, size: int) -> int
 
 
 def separate_random_streams(rank: int) -> None:
-    """Give every process but the first a random stream of its own; call it before the first batch is loaded.
+    """Give every process except the first a separate random stream; call before the first batch is loaded.
 
-    All processes were seeded alike, so that they build the same model; augmentation, mixing and dropout drawn from the same
-    stream would repeat one another's choices. Loader processes inherit the difference, and the order of samples has a seed
-    of its own.
+    All processes have the same seed, so that they build the same model; with the same stream, augmentation, mixing and
+    dropout would be identical in all processes. Loader processes inherit the separate streams. The order of samples has its
+    own seed.
     """
     if rank > 0:
         seeds = np.random.SeedSequence([torch.initial_seed(), rank])

@@ -1,6 +1,6 @@
-"""Augmentation of batches of recordings, with parameters of their own for every recording.
+"""Augmentation of batches of recordings, with separate random parameters for every recording.
 
-Each is called with a waveform `(B, channels, samples)` and its mask `(B, samples)` (True is valid) or None, and returns the
+Each transform takes a waveform `(B, channels, samples)` and its mask `(B, samples)` (True is valid) or None, and returns the
 same. Masking of spectra belongs to the log-mel adapters: see `perceiver.adapters.spectrum_masking`.
 """
 
@@ -16,10 +16,10 @@ Mask = Bool[Tensor, "batch *samples"] | None
 
 
 class RandomGain(nn.Module):
-    """Makes every recording louder or softer.
+    """Change the level of every recording.
 
     Args:
-        decibels: (smallest, largest) change of level, uniform between them.
+        decibels: (smallest, largest) change of level; uniformly distributed.
     """
 
     def __init__(self, *, decibels: Sequence[float]) -> None:
@@ -27,7 +27,7 @@ class RandomGain(nn.Module):
         self.decibels = _range(self, "decibels", decibels)
 
     def forward(self, waveform: Waveform, mask: Mask) -> tuple[Waveform, Mask]:
-        """`(B, channels, samples)` in and out; the mask stays."""
+        """`(B, channels, samples)` -> the same shape; the mask is unchanged."""
         gain = 10 ** (_uniform(self.decibels, waveform) / 20)
         return waveform * gain[:, None, None], mask
 
@@ -36,12 +36,12 @@ class RandomGain(nn.Module):
 
 
 class RandomNoise(nn.Module):
-    """Adds white noise to every recording, at a level relative to the recording's own.
+    """Add white noise to every recording, at a level relative to the level of the recording.
 
     Args:
-        snr_decibels: (smallest, largest) ratio of signal to noise power, uniform between them in decibels. The signal is
-            the mean power over valid samples and channels; silence stays silent.
-        probability: of a recording to get any noise.
+        snr_decibels: (smallest, largest) ratio of signal to noise power, uniformly distributed in decibels. Signal power is
+            the mean over valid samples and channels; silence stays silent.
+        probability: probability that a recording gets noise.
     """
 
     def __init__(self, *, snr_decibels: Sequence[float], probability: float = 1.0) -> None:
@@ -52,7 +52,7 @@ class RandomNoise(nn.Module):
         self.probability = probability
 
     def forward(self, waveform: Waveform, mask: Mask) -> tuple[Waveform, Mask]:
-        """`(B, channels, samples)` in and out; the mask stays, and what it hides stays as it is."""
+        """`(B, channels, samples)` -> the same shape; mask and masked samples are unchanged."""
         valid = _valid(waveform, mask)[:, None]
         count = valid.sum(dim=(1, 2)).clamp(min=1) * waveform.shape[1]
         power = torch.where(valid, waveform, waveform.new_zeros(())).square().sum(dim=(1, 2)) / count
@@ -66,11 +66,11 @@ class RandomNoise(nn.Module):
 
 
 class RandomTimeShift(nn.Module):
-    """Starts every recording later, after silence, or earlier, without its first samples; at least one stays.
+    """Shift every recording: later, after silence, or earlier, dropping its first samples; at least one remains.
 
     Args:
-        seconds: (smallest, largest) shift, uniform between them; negative ones cut. (0, 0.2) only adds silence.
-        sample_rate: of the waveforms, in hertz.
+        seconds: (smallest, largest) shift, uniformly distributed; negative shifts cut. (0, 0.2) only adds silence.
+        sample_rate: sample rate of the waveforms in hertz.
     """
 
     def __init__(self, *, seconds: Sequence[float], sample_rate: int) -> None:
@@ -83,7 +83,7 @@ class RandomTimeShift(nn.Module):
     def forward(
         self, waveform: Waveform, mask: Mask
     ) -> tuple[Float[Tensor, "batch channels shifted"], Bool[Tensor, "batch shifted"]]:
-        """`(B, channels, samples)` -> as many samples as the longest recording now has, and a mask.
+        """`(B, channels, samples)` -> waveforms of the new maximum length, and a mask.
 
         Absent recordings, whose mask is all False, stay absent.
         """
@@ -112,13 +112,13 @@ def _range(owner: nn.Module, name: str, limits: Sequence[float]) -> tuple[float,
 
 
 def _uniform(limits: tuple[float, float], waveform: Tensor) -> Float[Tensor, "batch"]:
-    """One number between the limits for every recording."""
+    """Draw a number between the limits for every recording."""
     low, high = limits
     return low + (high - low) * torch.rand(waveform.shape[0], device=waveform.device, dtype=waveform.dtype)
 
 
 def _valid(waveform: Tensor, mask: Tensor | None) -> Bool[Tensor, "batch samples"]:
-    """The mask written out for every sample."""
+    """Return the mask for every sample, also if it was None."""
     batch, _, samples = waveform.shape
     if mask is None:
         return torch.ones(batch, samples, dtype=torch.bool, device=waveform.device)

@@ -1,7 +1,7 @@
-"""Corruption of batches of images, with parameters of their own for every image: something in front of it, noise.
+"""Corruption of batches of images by occlusion or noise, with separate random parameters for every image.
 
 Each takes floating-point images in [0, 1], `(C, H, W)` or `(B, C, H, W)`, and returns the same. See
-`perceiver.data.augmentation.images` for what the attribute `draws_per_image` promises.
+`perceiver.data.augmentation.images` for the contract of the attribute `draws_per_image`.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ Images = Float[Tensor, "*batch channels height width"]
 
 
 class RandomOcclusion(nn.Module):
-    """Hides a rectangle of every image, at a random place wholly within it.
+    """Hide a rectangle of every image, at a random position inside the image.
 
     Args:
-        side: (smallest, largest) part of height and width that is hidden, uniform between them, to the nearest pixel.
-        fill: the value of hidden pixels, in [0, 1].
+        side: (smallest, largest) hidden share of height and width, uniformly distributed, rounded to pixels.
+        fill: value of hidden pixels, in [0, 1].
     """
 
     draws_per_image = True
@@ -33,13 +33,13 @@ class RandomOcclusion(nn.Module):
         self.fill = float(fill)
 
     def forward(self, images: Images) -> Images:
-        """One image or a batch in, the same shape out."""
+        """Transform one image or a batch; the shape is unchanged."""
         batch = images.unsqueeze(0) if images.ndim == 3 else images
         number, _, *size = batch.shape
         low, high = self.side
         side = low + (high - low) * torch.rand(number, 1, device=batch.device)
         lengths = (side * torch.tensor(size, device=batch.device)).round()
-        # Every place at which the rectangle lies within the image is as likely as any other.
+        # All positions inside the image are equally likely.
         room = torch.tensor(size, device=batch.device) - lengths + 1
         first = torch.minimum((torch.rand_like(room) * room).floor(), room - 1)
         rows, columns = (
@@ -55,10 +55,10 @@ class RandomOcclusion(nn.Module):
 
 
 class RandomPixelNoise(nn.Module):
-    """Adds normally distributed noise to every pixel, and clips to [0, 1].
+    """Add Gaussian noise to every pixel, and clip to [0, 1].
 
     Args:
-        std: (smallest, largest) standard deviation of the noise before clipping, uniform between them for every image.
+        std: (smallest, largest) standard deviation of the noise before clipping, uniformly distributed over images.
     """
 
     draws_per_image = True
@@ -70,7 +70,7 @@ class RandomPixelNoise(nn.Module):
         self.std = (float(std[0]), float(std[1]))
 
     def forward(self, images: Images) -> Images:
-        """One image or a batch in, the same shape out."""
+        """Transform one image or a batch; the shape is unchanged."""
         low, high = self.std
         leading = (*images.shape[:-3], 1, 1, 1)
         level = low + (high - low) * torch.rand(leading, device=images.device, dtype=images.dtype)

@@ -1,8 +1,8 @@
-"""Augmentation of whole batches of images with parameters of their own for every image.
+"""Augmentation of whole batches of images, with separate random parameters for every image.
 
-torchvision's transforms draw one set of parameters per call, so a batch of 64 takes 64 calls of some 250
-microseconds each. A transform with the attribute `draws_per_image = True` gets the whole batch `(B, C, H, W)`
-in one call instead, and promises to draw for every image anew.
+Transforms of torchvision draw one set of parameters per call, so a batch of 64 takes 64 calls of about 250 microseconds
+each. A transform with the attribute `draws_per_image = True` gets the whole batch `(B, C, H, W)` in one call, and must draw
+separate parameters for every image.
 """
 
 import math
@@ -16,15 +16,15 @@ from torch import Tensor, nn
 
 
 class RandomAffine(nn.Module):
-    """Rotates, shifts, scales and shears every image at random about its centre; bilinear, zeros outside.
+    """Rotate, shift, scale and shear every image at random about its centre; bilinear, zeros outside.
 
-    The arguments mean what they mean in `torchvision.transforms.v2.RandomAffine`, but a batch is one call:
-    about 1 ms for 64 images of 28 x 28 on one core, instead of 16.
+    Arguments are as in `torchvision.transforms.v2.RandomAffine`, but a batch takes one call: about 1 ms instead of 16 ms for
+    64 images of 28 x 28 on one core.
 
     Args:
         degrees: rotation is uniform in [-degrees, degrees].
         translate: largest shift (horizontal, vertical) as fractions of width and height.
-        scale: (smallest, largest) factor; both axes get the same.
+        scale: (smallest, largest) factor, the same for both axes.
         shear: the horizontal shear angle is uniform in [-shear, shear] degrees.
     """
 
@@ -57,13 +57,13 @@ class RandomAffine(nn.Module):
     def forward(
         self, images: Float[Tensor, "*batch channels height width"]
     ) -> Float[Tensor, "*batch channels height width"]:
-        """One image `(C, H, W)` or a batch `(B, C, H, W)` in, the same shape out."""
+        """Transform one image `(C, H, W)` or a batch `(B, C, H, W)`; the shape is unchanged."""
         batch = images.unsqueeze(0) if images.ndim == 3 else images
         grid = F.affine_grid(self.draw(batch), list(batch.shape), align_corners=False)
         return F.grid_sample(batch, grid, mode="bilinear", padding_mode="zeros", align_corners=False).view_as(images)
 
     def draw(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 2 3"]:
-        """A random map for every image, as `inverse_affine` gives it."""
+        """Draw a random map for every image, in the form of `inverse_affine`."""
         batch, _, height, width = images.shape
         uniform = torch.rand(5, batch, device=images.device, dtype=images.dtype) * 2 - 1
         return inverse_affine(
@@ -79,14 +79,14 @@ class RandomAffine(nn.Module):
 
 
 class RandomShiftFlip(nn.Module):
-    """Shifts every image by whole pixels and mirrors half of them; what comes in from outside is black.
+    """Shift every image by whole pixels and mirror half of the images; pixels from outside are black.
 
-    The same as `torchvision.transforms.v2.RandomCrop(size, padding=shift)` and `RandomHorizontalFlip`, for a batch in one
-    gather.
+    Equivalent to `torchvision.transforms.v2.RandomCrop(size, padding=shift)` and `RandomHorizontalFlip`, but with one gather
+    per batch.
 
     Args:
-        shift: largest shift in pixels, vertical and horizontal; 0 for none.
-        flip: mirror every image left to right with probability one half.
+        shift: largest shift in pixels, vertical and horizontal; 0: no shift.
+        flip: mirror every image left to right with probability 0.5.
     """
 
     draws_per_image = True
@@ -101,7 +101,7 @@ class RandomShiftFlip(nn.Module):
     def forward(
         self, images: Float[Tensor, "*batch channels height width"]
     ) -> Float[Tensor, "*batch channels height width"]:
-        """One image `(C, H, W)` or a batch `(B, C, H, W)` in, the same shape out."""
+        """Transform one image `(C, H, W)` or a batch `(B, C, H, W)`; the shape is unchanged."""
         batch = images.unsqueeze(0) if images.ndim == 3 else images
         count, channels, height, width = batch.shape
         padded = F.pad(batch, (self.shift,) * 4)
@@ -120,13 +120,13 @@ class RandomShiftFlip(nn.Module):
 
 
 class Chain(nn.Module):
-    """Several transforms, one after the other: whole batches to those that draw per image, single images to the others.
+    """Sequence of transforms: transforms that draw per image get whole batches, the others single images.
 
-    `torchvision.transforms.v2.Compose` serves as well, but takes single images only, and so do all its members.
+    `torchvision.transforms.v2.Compose` also works, but passes only single images to all its transforms.
 
     Args:
-        transforms: each float `(C, H, W)` in [0, 1] to the same shape, or with a true attribute `draws_per_image` the same
-            for batches `(B, C, H, W)`.
+        transforms: maps of float images `(C, H, W)` in [0, 1] to the same shape, or, with a true attribute
+            `draws_per_image`, of batches `(B, C, H, W)`.
     """
 
     draws_per_image = True
@@ -138,7 +138,7 @@ class Chain(nn.Module):
         self.transforms = list(transforms)
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
-        """A batch in, the same shape out."""
+        """Transform a batch; the shape is unchanged."""
         for transform in self.transforms:
             images = augmented(transform, images)
         return images
@@ -155,14 +155,14 @@ def inverse_affine(
     shear: Float[Tensor, "batch"],
     aspect: float,
 ) -> Float[Tensor, "batch 2 3"]:
-    """Maps from output to input coordinates for `shift(rotation(scale(horizontal shear)))`, as torchvision orders them.
+    """Return maps from output to input coordinates for `shift(rotation(scale(horizontal shear)))`, as in torchvision.
 
     Args:
         angle: rotation in radians, clockwise.
         shift: (horizontal, vertical) in fractions of width and height.
         scale: factor of both axes.
         shear: horizontal shear angle in radians.
-        aspect: height / width; the coordinates are [-1, 1] along both, so x and y differ in unit.
+        aspect: height / width; coordinates are [-1, 1] along both axes, so x and y have different units.
     """
     cosine, sine, slope = torch.cos(angle) / scale, torch.sin(angle) / scale, torch.tan(shear)
     xx, xy = cosine - slope * sine, (sine + slope * cosine) * aspect
@@ -173,7 +173,7 @@ def inverse_affine(
 
 
 def augmented(transform: Callable[[Tensor], Any], images: Float[Tensor, "batch channels height width"]) -> Any:
-    """A batch, transformed in one call if the transform `draws_per_image`, else image by image, and unchecked."""
+    """Transform a batch, in one call if the transform `draws_per_image`, otherwise image by image, without checks."""
     if getattr(transform, "draws_per_image", False):
         return transform(images)
     return torch.stack([transform(image) for image in images])

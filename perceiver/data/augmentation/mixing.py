@@ -1,4 +1,4 @@
-"""MixUp and CutMix: training batches in which every image is made of two, and so is its target.
+"""MixUp and CutMix: training batches in which every image, with its target, is a mixture of two.
 
 Sources: H. Zhang et al., "mixup: Beyond Empirical Risk Minimization" (2018); S. Yun et al., "CutMix: Regularization
 Strategy to Train Strong Classifiers with Localizable Features" (2019).
@@ -15,21 +15,21 @@ from perceiver.batch import Batch
 
 
 class MixUpCutMix:
-    """Mixes the images of a batch with their neighbours; targets become shares of the classes `(B, num_classes)`.
+    """Mix the images of a batch with their neighbours; targets become class probabilities `(B, num_classes)`.
 
-    With both on, the first half of a batch gets MixUp and the other CutMix, each with a ratio drawn for the half, as in the
+    If both are enabled, the first half of a batch gets MixUp and the second CutMix, with one ratio per half, as in the
     published ImageNet training of Perceiver IO (deepmind-research, `perceiver/train/dataset.py`). Batches must be shuffled,
-    which training batches are. Draws from torch's global generator; works on the batch's device.
+    as training batches are. Draws from torch's global generator; works on the batch's device.
 
     Args:
-        num_classes: width of the targets.
-        mixup_alpha: ratios are Beta(alpha, alpha), near 0 and 1 for small ones; None switches MixUp off.
-        cutmix_alpha: the same for the area of the rectangles; 1 is uniform; None switches CutMix off.
-        probability: share of the batches that are mixed.
-        modality: which input the images are.
+        num_classes: number of classes.
+        mixup_alpha: ratios are Beta(alpha, alpha), near 0 and 1 for small alpha; None: no MixUp.
+        cutmix_alpha: the same for the area of the rectangles; 1 is uniform; None: no CutMix.
+        probability: probability that a batch is mixed.
+        modality: name of the image modality.
 
     Raises:
-        ValueError: an argument out of its range, or both kinds off.
+        ValueError: for an argument out of range, or if both are disabled.
     """
 
     def __init__(
@@ -58,11 +58,10 @@ class MixUpCutMix:
             self.kinds.append(v2.CutMix(alpha=cutmix_alpha, num_classes=num_classes))
 
     def __call__(self, batch: Batch) -> Batch:
-        """A batch of images `(B, C, H, W)` with targets `(B,)` or `(B, num_classes)` -> the same, mixed; not in place.
+        """Mix a batch of images `(B, C, H, W)` with targets `(B,)` or `(B, num_classes)`; not in place.
 
         Raises:
-            ValueError: the batch holds more than the images (a mixed target would not be that of the other modalities), or
-                has no target.
+            ValueError: if the batch has other modalities, which a mixed target would not fit, or no target.
         """
         images = batch.inputs.get(self.modality)
         if not isinstance(images, Tensor) or images.ndim != 4 or len(batch.inputs) > 1 or batch.masks:

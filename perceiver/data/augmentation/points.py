@@ -1,7 +1,7 @@
-"""Augmentation of batches of point sets, with parameters of their own for every set.
+"""Augmentation of batches of point sets, with separate random parameters for every set.
 
-Each is called with points `(B, P, coordinates + features)` and their mask `(B, P)` (True is valid) or None, and returns
-the same. Features are left alone.
+Each transform takes points `(B, P, coordinates + features)` and their mask `(B, P)` (True is valid) or None, and returns
+the same. Features are unchanged.
 """
 
 import math
@@ -16,12 +16,12 @@ Mask = Bool[Tensor, "batch *points"] | None
 
 
 class RandomJitter(nn.Module):
-    """Moves every point by a normally distributed step of its own.
+    """Move every point by an independent Gaussian step.
 
     Args:
         std: standard deviation of the step along each coordinate, in the unit of the coordinates.
-        limit: steps are cut off here. None: nowhere.
-        num_coordinates: how many of the channels are coordinates.
+        limit: steps are clipped to this limit. None: no limit.
+        num_coordinates: number of channels that are coordinates.
     """
 
     def __init__(self, *, std: float, limit: float | None = None, num_coordinates: int = 3) -> None:
@@ -33,7 +33,7 @@ class RandomJitter(nn.Module):
         self.num_coordinates = _checked_coordinates(self, num_coordinates)
 
     def forward(self, points: Points, mask: Mask) -> tuple[Points, Mask]:
-        """`(B, P, channels)` in and out; the mask stays."""
+        """`(B, P, channels)` -> the same shape; the mask is unchanged."""
         coordinates, features = _split(self, points)
         step = torch.randn_like(coordinates) * self.std
         if self.limit is not None:
@@ -45,13 +45,13 @@ class RandomJitter(nn.Module):
 
 
 class RandomScale(nn.Module):
-    """Scales every set about the origin.
+    """Scale every set about the origin.
 
     Args:
-        scale: (smallest, largest) factor, uniform between them.
-        per_axis: every axis gets a factor of its own.
-        per_point: every point gets a factor of its own (Perceiver, section 4.3: 0.99 to 1.01).
-        num_coordinates: how many of the channels are coordinates.
+        scale: (smallest, largest) factor, uniformly distributed.
+        per_axis: draw a separate factor for every axis.
+        per_point: draw a separate factor for every point (Perceiver, section 4.3: 0.99 to 1.01).
+        num_coordinates: number of channels that are coordinates.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class RandomScale(nn.Module):
         self.num_coordinates = _checked_coordinates(self, num_coordinates)
 
     def forward(self, points: Points, mask: Mask) -> tuple[Points, Mask]:
-        """`(B, P, channels)` in and out; the mask stays."""
+        """`(B, P, channels)` -> the same shape; the mask is unchanged."""
         coordinates, features = _split(self, points)
         batch, number, axes = coordinates.shape
         shape = (batch, number if self.per_point else 1, axes if self.per_axis else 1)
@@ -80,11 +80,11 @@ class RandomScale(nn.Module):
 
 
 class RandomTranslation(nn.Module):
-    """Moves every set as a whole.
+    """Move every set as a whole.
 
     Args:
         distance: the step along each axis is uniform in [-distance, distance], in the unit of the coordinates.
-        num_coordinates: how many of the channels are coordinates.
+        num_coordinates: number of channels that are coordinates.
     """
 
     def __init__(self, *, distance: float, num_coordinates: int = 3) -> None:
@@ -94,7 +94,7 @@ class RandomTranslation(nn.Module):
         self.num_coordinates = _checked_coordinates(self, num_coordinates)
 
     def forward(self, points: Points, mask: Mask) -> tuple[Points, Mask]:
-        """`(B, P, channels)` in and out; the mask stays."""
+        """`(B, P, channels)` -> the same shape; the mask is unchanged."""
         coordinates, features = _split(self, points)
         step = (2 * torch.rand_like(coordinates[:, :1]) - 1) * self.distance
         return torch.cat([coordinates + step, features], dim=-1), mask
@@ -104,13 +104,13 @@ class RandomTranslation(nn.Module):
 
 
 class RandomRotation(nn.Module):
-    """Rotates every set about the origin, in the plane or in space.
+    """Rotate every set about the origin, in the plane or in space.
 
     Args:
         degrees: the angle is uniform in [-degrees, degrees].
-        axis: 0, 1 or 2: about this coordinate axis of space. None: about an axis in a direction of its own for every set,
-            uniform over the sphere. In the plane there is no axis to choose.
-        num_coordinates: 2 or 3, how many of the channels are coordinates.
+        axis: 0, 1 or 2: rotate about this coordinate axis in space. None: about a random axis for every set, uniform over
+            the sphere. Must be None in the plane.
+        num_coordinates: number of channels that are coordinates, 2 or 3.
     """
 
     def __init__(self, *, degrees: float, axis: int | None = None, num_coordinates: int = 3) -> None:
@@ -124,13 +124,13 @@ class RandomRotation(nn.Module):
         self.num_coordinates = num_coordinates
 
     def forward(self, points: Points, mask: Mask) -> tuple[Points, Mask]:
-        """`(B, P, channels)` in and out; the mask stays."""
+        """`(B, P, channels)` -> the same shape; the mask is unchanged."""
         coordinates, features = _split(self, points)
         rotated = coordinates @ self.draw(coordinates).transpose(1, 2)
         return torch.cat([rotated, features], dim=-1), mask
 
     def draw(self, coordinates: Float[Tensor, "batch points axes"]) -> Float[Tensor, "batch axes axes"]:
-        """A random rotation matrix for every set; it acts on columns."""
+        """Draw a random rotation matrix for every set; it acts on columns."""
         batch = coordinates.shape[0]
         angle = (2 * torch.rand_like(coordinates[:, 0, 0]) - 1) * math.radians(self.degrees)
         sine, cosine = angle.sin(), angle.cos()
@@ -152,12 +152,12 @@ class RandomRotation(nn.Module):
 
 
 class RandomPointDropout(nn.Module):
-    """Leaves points of every set out; at least one that was valid stays.
+    """Drop points of every set; at least one valid point remains.
 
-    What stays is moved together, so that batches become smaller and training faster.
+    The remaining points are packed, so that batches become smaller and training faster.
 
     Args:
-        rate: (smallest, largest) probability of a point to be left out, uniform between them for every set.
+        rate: (smallest, largest) probability of dropping a point, uniformly distributed over sets.
     """
 
     def __init__(self, *, rate: Sequence[float]) -> None:
@@ -167,14 +167,14 @@ class RandomPointDropout(nn.Module):
         self.rate = (float(rate[0]), float(rate[1]))
 
     def forward(self, points: Points, mask: Mask) -> tuple[Float[Tensor, "batch kept channels"], Bool[Tensor, "batch kept"]]:
-        """`(B, P, channels)` -> as many points as the largest set now has, and a mask; absent sets stay absent."""
+        """`(B, P, channels)` -> sets of the new maximum size, and a mask; absent sets stay absent."""
         batch, number, _ = points.shape
         valid = torch.ones(batch, number, dtype=torch.bool, device=points.device) if mask is None else mask
         valid = valid if valid.ndim == 2 else valid[:, None].expand(batch, number)
         low, high = self.rate
         rate = low + (high - low) * torch.rand(batch, 1, device=points.device)
         draw = torch.where(valid, torch.rand(batch, number, device=points.device), -torch.ones((), device=points.device))
-        # The point with the highest number stays whatever the rate.
+        # The point with the largest random number remains at any rate.
         kept = ((draw >= rate) | (draw == draw.amax(dim=1, keepdim=True))) & valid
         width = max(1, int(kept.sum(dim=1).max()))
         order = kept.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
@@ -185,10 +185,10 @@ class RandomPointDropout(nn.Module):
 
 
 def _split(owner: nn.Module, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Coordinates and features.
+    """Split points into coordinates and features.
 
     Raises:
-        ValueError: the points have fewer channels than the transform has coordinates.
+        ValueError: if the points have fewer channels than the transform has coordinates.
     """
     number = int(owner.num_coordinates)  # type: ignore[arg-type]
     if points.shape[-1] < number:

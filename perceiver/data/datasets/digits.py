@@ -1,4 +1,4 @@
-"""The default data set: 1,797 real handwritten digits of 8 x 8 pixels, part of scikit-learn: no download.
+"""Default data set: 1,797 real handwritten digits of 8 x 8 pixels, part of scikit-learn, without download.
 
 Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits" (UCI Machine Learning Repository),
 test set.
@@ -24,12 +24,12 @@ class Digits(Source):
     8)`.
 
     Args:
-        validation_size: images for validation.
-        test_size: images for the test.
-        split_seed: which split; not the training seed.
+        validation_size: number of validation images.
+        test_size: number of test images.
+        split_seed: seed of the split; not the training seed.
 
     Raises:
-        ValueError: a size that leaves nothing for another split.
+        ValueError: for a size that leaves no images for another split.
     """
 
     def __init__(self, *, validation_size: int = 180, test_size: int = 360, split_seed: int = 0) -> None:
@@ -42,7 +42,7 @@ class Digits(Source):
         self.test_size = test_size
 
     def read_training(self) -> tuple[LabelledImages, LabelledImages]:
-        """1,257 and 180 images by default."""
+        """Return 1,257 and 180 images by default."""
         remaining, _ = self._split_off_test()
         kept, taken = stratified_split(
             remaining.labels, size=self.validation_size, seed=self.split_seed, name="data.validation_size"
@@ -50,11 +50,11 @@ class Digits(Source):
         return remaining.take(kept), remaining.take(taken)
 
     def read_test(self) -> LabelledImages:
-        """360 images by default."""
+        """Return 360 images by default."""
         return self._split_off_test()[1]
 
     def statistics(self, training: Images) -> dict[str, dict[str, Any]]:
-        """Mean and standard deviation of the pixels."""
+        """Return mean and standard deviation of the pixels."""
         return image_statistics(training)
 
     def _split_off_test(self) -> tuple[LabelledImages, LabelledImages]:

@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC2012): 1,281,167 + 50,000 photographs of 1,000 classes, as its archives unpack.
+"""ImageNet (ILSVRC2012): 1,281,167 + 50,000 photographs of 1,000 classes, in the layout of its archives.
 
 Source: O. Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge" (2015).
 """
@@ -24,30 +24,30 @@ NAME_FILES = ("LOC_synset_mapping.txt", "synset_words.txt")
 
 
 class ImageNet(Source):
-    """ImageNet for classification, from local files only: its terms have to be agreed to, so nothing is downloaded.
+    """ImageNet for classification, from local files only: its terms require agreement, so nothing is downloaded.
 
-    - `root/train/<wnid>/*.JPEG`: training; validation images are split off by class.
+    - `root/train/<wnid>/*.JPEG`: training images, of which some are split off by class for validation.
     - `root/val/<wnid>/*.JPEG`, or `root/val/*.JPEG` with the devkit `root/ILSVRC2012_devkit_t12`: the official validation
       images. They are the test split here, as in the published results, because the test labels were never released.
 
     Classes are the folders of `train`, sorted, so subsets of ImageNet work too. Their names come from the devkit, or from
     `LOC_synset_mapping.txt` or `synset_words.txt` in `root` (lines "n01440764 tench, Tinca tinca"), or are the WordNet
-    numbers; names that two classes share get the number behind them. Batches hold `inputs["image"]` `(B, 3, *size)`.
+    numbers, which are also appended to names that two classes share. Batches hold `inputs["image"]` `(B, 3, *size)`.
 
     Args:
-        root: the folder that holds `train` and `val`.
+        root: folder with `train` and `val`.
         size: (height, width) of the images in batches.
         crop_fraction: see `ImageFolder`.
         train_crop: see `ImageFolder`.
-        validation_size: how many of the training images are for validation.
-        split_seed: which of them; not the training seed.
-        mean: of each channel, of pixels in [0, 1]; None measures it and `std` on the training images, at most 4,096 of them.
-        std: standard deviation of each channel.
-        needs_test: `prepare` demands `val`; False where it is not there and not asked for.
+        validation_size: number of training images used for validation.
+        split_seed: seed of this split; not the training seed.
+        mean: mean per channel of pixels in [0, 1]; None: measure mean and `std` on at most 4,096 training images.
+        std: standard deviation per channel.
+        needs_test: `prepare` requires `val`; False if it is absent and not needed.
 
     Raises:
-        FileNotFoundError: a folder or the ground truth is absent.
-        ValueError: as `ImageFolder`; or the ground truth does not go with the images.
+        FileNotFoundError: if a folder or the ground truth is absent.
+        ValueError: as `ImageFolder`, or if the ground truth does not fit the images.
     """
 
     def __init__(
@@ -73,28 +73,28 @@ class ImageNet(Source):
         self._found: ImageFiles | None = None
 
     def prepare(self) -> None:
-        """Looks through the folders of both splits; images are not opened yet."""
+        """List the folders of both splits, without opening images."""
         self._training_files()
         if self.needs_test:
             self.read_test()
 
     def known(self) -> dict[str, Any]:
-        """Range and classes; a model may be tested on images of another size."""
+        """Return range and classes; a model may be tested on images of another size."""
         return of_any_size(super().known())
 
     def statistics(self, training: Images) -> dict[str, dict[str, Any]]:
-        """Mean and standard deviation of the channels, as given or measured."""
+        """Return mean and standard deviation of the channels, as given or measured."""
         return image_statistics(training, given=self.normalisation)
 
     def read_class_names(self) -> list[str] | None:
-        """Names in words, unique, in the order of the WordNet numbers."""
+        """Return unique class names in words, in the order of the WordNet numbers."""
         wnids = self._training_files().class_names
         words = read_words(self.root)
         names = [words.get(wnid, wnid) for wnid in wnids]
         return [name if names.count(name) == 1 else f"{name} ({wnid})" for name, wnid in zip(names, wnids, strict=True)]
 
     def read_training(self) -> tuple[ImageFiles, ImageFiles]:
-        """1,271,167 and 10,000 of the training images by default."""
+        """Return 1,271,167 and 10,000 of the training images by default."""
         files = self._training_files()
         kept, taken = stratified_split(
             files.labels, size=self.validation_size, seed=self.split_seed, name="data.validation_size"
@@ -102,7 +102,7 @@ class ImageNet(Source):
         return replace(files.take(kept), crop=self.train_crop), files.take(taken)
 
     def read_test(self) -> ImageFiles:
-        """The 50,000 official validation images."""
+        """Return the 50,000 official validation images."""
         folder = self.root / "val"
         wnids = self._training_files().class_names
         if not folder.is_dir():
@@ -117,7 +117,7 @@ class ImageNet(Source):
                 f"{self.root / DEVKIT / GROUND_TRUTH}, got {len(names)}."
             )
         numbers = {wnid: number for number, wnid in enumerate(wnids)}
-        chosen = [position for position, wnid in enumerate(truth) if wnid in numbers]  # a subset of the classes, maybe
+        chosen = [position for position, wnid in enumerate(truth) if wnid in numbers]  # possibly a subset of the classes
         if not chosen:
             raise ValueError(f"{folder}: none of its images is of a class in {self.root / 'train'}, {wnids[0]} and so on.")
         return ImageFiles(
@@ -146,7 +146,7 @@ class ImageNet(Source):
 
 
 def read_words(root: Path) -> dict[str, str]:
-    """What the WordNet numbers stand for, from the devkit or a list in `root`; empty where there is neither."""
+    """Return class names by WordNet number, from the devkit or a list in `root`; empty without either."""
     if (root / DEVKIT / "meta.mat").is_file():
         return dict(_synsets(root).values())
     for name in NAME_FILES:
@@ -158,11 +158,11 @@ def read_words(root: Path) -> dict[str, str]:
 
 
 def read_ground_truth(root: Path) -> list[str]:
-    """The WordNet number of each official validation image, in the order of their names.
+    """Return the WordNet number of each official validation image, in the order of their names.
 
     Raises:
-        FileNotFoundError: the devkit is not there.
-        ValueError: its files do not go together.
+        FileNotFoundError: if the devkit is absent.
+        ValueError: if its files are inconsistent.
     """
     path = root / DEVKIT / GROUND_TRUTH
     for needed in (path, root / DEVKIT / "meta.mat"):
@@ -181,13 +181,13 @@ def read_ground_truth(root: Path) -> list[str]:
 
 
 def _synsets(root: Path) -> Mapping[int, tuple[str, str]]:
-    """The devkit's own numbers of the classes, 1 to 1000 -> (WordNet number, words)."""
-    from scipy.io import loadmat  # type: ignore[import-untyped]  # slow to import, seldom needed
+    """Return (WordNet number, words) by the devkit's class number, 1 to 1000."""
+    from scipy.io import loadmat  # type: ignore[import-untyped]  # slow to import, rarely needed
 
     path = root / DEVKIT / "meta.mat"
     try:
         rows = loadmat(str(path), squeeze_me=True)["synsets"]
         leaves = [row for row in rows if int(row["num_children"]) == 0]
         return {int(row["ILSVRC2012_ID"]): (str(row["WNID"]), str(row["words"])) for row in leaves}
-    except Exception as error:  # a damaged file can raise nearly anything
+    except Exception as error:  # a damaged file can raise almost any exception
         raise ValueError(f"{path}: no intact list of classes ({type(error).__name__}: {error}). Unpack it again.") from error

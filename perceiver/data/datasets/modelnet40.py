@@ -1,4 +1,4 @@
-"""ModelNet40: 12,311 meshes of objects of 40 kinds, as point sets sampled from their surface.
+"""ModelNet40: 12,311 meshes of 40 classes of objects, as point sets sampled from their surface.
 
 Source: Z. Wu et al., "3D ShapeNets: A Deep Representation for Volumetric Shapes" (CVPR 2015), modelnet.cs.princeton.edu.
 """
@@ -29,24 +29,24 @@ from perceiver.modalities.points import to_unit_sphere
 class ModelNet40(Source):
     """Point sets from the meshes under `ModelNet40/<class>/{train,test}/*.off`, with the official test split.
 
-    Points are spread evenly over the surface; each set is moved to its mean and scaled to radius 1. All are sampled once,
-    repeatably, and kept in files in `cache`. Nothing is normalised further. Batches hold `inputs["points"]` `(B, num_points,
-    3)`. Any folder of this layout will do, with whatever classes.
+    Points are spread evenly over the surface; each set is centred and scaled to radius 1, without further normalisation.
+    All sets are sampled once, reproducibly, and stored in `cache`. Batches hold `inputs["points"]` `(B, num_points, 3)`. Any
+    folder of this layout works, with any classes.
 
     Args:
-        root: the folder that holds `ModelNet40/`.
+        root: folder with `ModelNet40/`.
         num_points: points per set.
-        validation_size: how many of the training meshes are for validation, by class.
-        split_seed: which of them; not the training seed.
-        sample_seed: of the points.
-        sample_every_epoch: sample training meshes anew whenever they are used: the files are read in every epoch, which
-            takes workers. Validation and test are sampled once all the same.
-        cache: the folder for the sampled points, 300 MB for the whole set. None: `ModelNet40/points` beside the meshes.
+        validation_size: number of training meshes used for validation, split by class.
+        split_seed: seed of this split; not the training seed.
+        sample_seed: seed of the points.
+        sample_every_epoch: sample new points of training meshes in every epoch. This reads the files in every epoch, which
+            needs workers. Validation and test meshes are still sampled once.
+        cache: folder for the sampled points, 300 MB for the whole set. None: `ModelNet40/points` next to the meshes.
 
     Raises:
-        FileNotFoundError: there is no such folder, or a split is empty.
-        ValueError: a mesh is damaged, the test has classes that training has not, or `validation_size` leaves nothing to
-            train on.
+        FileNotFoundError: if the folder is absent, or a split is empty.
+        ValueError: for a damaged mesh, test classes unseen in training, or a `validation_size` that leaves no training
+            meshes.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class ModelNet40(Source):
         self.sample_every_epoch = sample_every_epoch
 
     def prepare(self) -> None:
-        """Samples what is not in the cache, both splits; a damaged mesh is reported now."""
+        """Sample all meshes of both splits that are not in the cache; reports damaged meshes."""
         if not self.folder.is_dir():
             raise FileNotFoundError(
                 f"data.root: expected meshes in {self.folder.resolve()}/<class>/train and test, but there is no such "
@@ -86,7 +86,7 @@ class ModelNet40(Source):
         self._cached("test", self._existing("test"))
 
     def read_training(self) -> tuple[Samples, Samples]:
-        """8,859 and 984 meshes of ModelNet40 by default."""
+        """Return 8,859 and 984 meshes of ModelNet40 by default."""
         paths = self._existing("train")
         names = sorted({path.parents[1].name for path in paths})
         if self.class_names is not None and names != self.class_names:
@@ -103,7 +103,7 @@ class ModelNet40(Source):
         return Meshes(paths=chosen, labels=labels[kept].tolist(), ids=ids, num_points=self.num_points), validation
 
     def read_test(self) -> Samples:
-        """The 2,468 official test meshes of ModelNet40."""
+        """Return the 2,468 official test meshes of ModelNet40."""
         paths = self._existing("test")
         return self._sets("test", paths, torch.arange(len(paths)))
 
@@ -148,9 +148,9 @@ class ModelNet40(Source):
         )
 
     def _cached(self, split: str, paths: Sequence[Path]) -> Path:
-        """The file that holds the sampled points `(meshes, num_points, 3)`, float32; made now if it is not there.
+        """Return the file of sampled points `(meshes, num_points, 3)`, float32; make it if absent.
 
-        Its name says which meshes they are from, so that a changed folder is sampled anew.
+        Its name depends on the meshes, so that a changed folder is sampled again.
         """
         facts = "".join(f"{path.relative_to(self.folder)} {(s := path.stat()).st_size} {s.st_mtime_ns}\n" for path in paths)
         digest = hashlib.sha256(facts.encode()).hexdigest()[:12]
@@ -176,14 +176,14 @@ class ModelNet40(Source):
 
 
 class Meshes:
-    """Labelled meshes as point sets, read and sampled when asked for.
+    """Labelled meshes as point sets, read and sampled on demand.
 
     Args:
         paths: OFF files.
-        labels: their classes, from 0.
-        ids: what identifies them in messages and tables.
+        labels: class numbers, from 0.
+        ids: identify the samples in messages and tables.
         num_points: points per set.
-        seed: the same points every time. None: others every time, from torch's generator.
+        seed: always sample the same points. None: new points every time, from torch's global generator.
     """
 
     def __init__(
@@ -199,17 +199,17 @@ class Meshes:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Sample:
-        """Its tensor is `(num_points, 3)`, float32, in the unit sphere.
+        """Return points `(num_points, 3)`, float32, in the unit sphere.
 
         Raises:
-            ValueError: the mesh is damaged; names the file.
+            ValueError: for a damaged mesh; names the file.
         """
         path = self.paths[index]
         vertices, triangles = read_off(path)
         if self.seed is None:
             random = np.random.RandomState(int(torch.randint(2**32, ())))
         else:
-            # By the name, not by the number: what other files there are does not matter.
+            # By name, not by number: independent of the other files.
             random = np.random.RandomState([self.seed, zlib.crc32(self.ids[index].encode())])
         try:
             points = sample_surface(vertices, triangles, num_points=self.num_points, random=random)
@@ -223,7 +223,7 @@ class Meshes:
 
 
 def _write_at_once(target: Path, points: NDArray[np.float32]) -> None:
-    """Broken off, it leaves no file that looks complete."""
+    """Write atomically: an interruption leaves no file that looks complete."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".part", delete=False) as file:
         try:

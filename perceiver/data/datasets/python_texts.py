@@ -1,6 +1,6 @@
-"""Real English that every Python carries, so that nothing is to be downloaded: its language reference and its docstrings.
+"""Real English text in every Python installation, without download: the language reference and docstrings.
 
-Source: the Python Software Foundation, PSF licence. Another version of Python has somewhat other texts.
+Source: the Python Software Foundation, PSF licence. Texts differ slightly between versions of Python.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2
 class PythonTexts(TextSource):
     """Windows of the language reference (`help("if")`) and of the standard library's docstrings; see `TextSource`.
 
-    Python 3.11 has 79 topics, 465 kB, and 1.2 MB of docstrings that are not short. A topic is a document, and so are all
-    docstrings of a module together.
+    Python 3.11 has 79 topics, 465 kB, and 1.2 MB of long docstrings. Documents are the topics, and the joined docstrings of
+    each module.
 
     Args:
-        docstrings: take the docstrings besides the reference, which takes some seconds: all modules are parsed. None is run.
+        docstrings: also use docstrings, which takes some seconds: all modules are parsed, but not executed.
         max_length, cut_at, split_by, validation_fraction, test_fraction, split_seed: see `TextSource`.
 
     Raises:
-        FileNotFoundError: this Python has no sources of its standard library.
+        FileNotFoundError: if this Python lacks the sources of its standard library.
     """
 
     def __init__(
@@ -56,16 +56,16 @@ class PythonTexts(TextSource):
         self.docstrings = docstrings
 
     def documents(self) -> list[Document]:
-        """The topics in alphabetical order, then the modules."""
+        """Return the topics in alphabetical order, then the modules."""
         found = [Document(name=f"topics/{name}", text=topics[name]) for name in sorted(topics)]
         return found + (docstrings_of_modules() if self.docstrings else [])
 
 
 def docstrings_of_modules(*, at_least: int = 200) -> list[Document]:
-    """The docstrings of each module of the standard library, those of so many characters or more; none twice.
+    """Return the docstrings of each module of the standard library of `at_least` characters or more, without duplicates.
 
     Raises:
-        FileNotFoundError: there are no sources.
+        FileNotFoundError: if the sources are absent.
     """
     root = Path(sysconfig.get_path("stdlib"))
     files = sorted(path for path in root.rglob("*.py") if not _LEFT_OUT & set(path.relative_to(root).parts))
@@ -84,9 +84,9 @@ def docstrings_of_modules(*, at_least: int = 200) -> list[Document]:
 
 
 def _docstrings(path: Path) -> list[str]:
-    """Of a module, its classes and functions, without indentation; none where this Python cannot parse it."""
+    """Return the docstrings of a module, its classes and functions, without indentation; empty if it cannot be parsed."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # escapes in old sources
+        warnings.simplefilter("ignore")  # invalid escapes in old sources
         try:
             tree = ast.parse(path.read_bytes())
         except (SyntaxError, ValueError):

@@ -20,23 +20,23 @@ WORDS = (
     "two", "up", "visual", "wow", "yes", "zero",
 )  # fmt: skip
 LISTS = {"val": "validation_list.txt", "test": "testing_list.txt"}
-NOISE = "_background_noise_"  # six long recordings that are no words
+NOISE = "_background_noise_"  # six long recordings without words
 
 
 class SpeechCommands(Source):
     """All 35 words, with the official validation and test lists: 84,843, 9,981 and 11,005 recordings.
 
-    They are decoded when a batch needs them, in the loader processes. Batches hold `inputs["audio"]` `(B, 1, samples)`, and
-    `masks["audio"]` `(B, samples)` where lengths differ: one recording in ten is shorter than a second.
+    Recordings are decoded on demand, in the loader processes. Batches hold `inputs["audio"]` `(B, 1, samples)`, and
+    `masks["audio"]` `(B, samples)` if lengths differ: one in ten recordings is shorter than a second.
 
     Args:
-        root: the folder that holds `SpeechCommands/speech_commands_v0.02/`, as `torchaudio.datasets` lays it out.
-        sample_rate: in hertz; recordings (16,000 Hz) are resampled where it differs.
-        download: download the recordings (2.3 GB, checked) if the folder is absent. False: that is an error.
+        root: folder with `SpeechCommands/speech_commands_v0.02/`, in the layout of `torchaudio.datasets`.
+        sample_rate: sample rate in hertz; recordings (16,000 Hz) are resampled if it differs.
+        download: download the recordings (2.3 GB, verified) if the folder is absent. False: an absent folder is an error.
 
     Raises:
-        FileNotFoundError: files are absent and `download` is false or fails, or a list names files that are absent.
-        ValueError: there are folders of other words.
+        FileNotFoundError: if files are absent and `download` is false or fails, or a list names absent files.
+        ValueError: for folders of other words.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class SpeechCommands(Source):
         self.download = download
 
     def prepare(self) -> None:
-        """Downloads the folder if it is absent, and checks that words and lists are there."""
+        """Download the folder if it is absent, and check words and lists."""
         if not self.folder.is_dir():
             if not self.download:
                 raise FileNotFoundError(self._absent("it is absent and data.download is false"))
@@ -73,21 +73,21 @@ class SpeechCommands(Source):
             self._listed(split)
 
     def read_training(self) -> tuple[Samples, Samples]:
-        """What no list names, and the validation list."""
+        """Return the recordings on no list, and those on the validation list."""
         elsewhere = {*self._listed("val"), *self._listed("test")}
         names = [f"{word}/{path.name}" for word in WORDS for path in sorted((self.folder / word).glob("*.wav"))]
         return self._recordings([name for name in names if name not in elsewhere]), self._recordings(self._listed("val"))
 
     def read_test(self) -> Samples:
-        """The testing list."""
+        """Return the recordings on the testing list."""
         return self._recordings(self._listed("test"))
 
     def statistics(self, training: Samples) -> dict[str, dict[str, Any]]:
-        """Unit scale over some 500 of the training recordings."""
+        """Return unit scale over about 500 training recordings."""
         return {"audio": loudness(training)}
 
     def _listed(self, split: str) -> list[str]:
-        """The names on an official list, `word/file.wav`."""
+        """Return the names on an official list, `word/file.wav`."""
         path = self.folder / LISTS[split]
         if not path.is_file():
             raise FileNotFoundError(self._absent(f"it lacks {path.name}"))

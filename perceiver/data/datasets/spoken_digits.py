@@ -1,7 +1,7 @@
 """The Free Spoken Digit Dataset: 3,000 recordings of the digits 0 to 9 by six speakers, 0.15 to 2.3 seconds, 8 kHz mono.
 
 Source: Z. Jackson et al., https://github.com/Jakobovski/free-spoken-digit-dataset, CC BY-SA 4.0. The test split,
-recordings 0 to 4 of every digit and speaker, is its authors'.
+recordings 0 to 4 of every digit and speaker, is defined by its authors.
 """
 
 import os
@@ -24,7 +24,7 @@ from perceiver.data.readers.audio import Recordings, audio_facts, check_recordin
 ARCHIVE = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.tar.gz"
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 NUM_DIGITS, NUM_RECORDINGS = 10, 50  # per speaker; per digit and speaker
-NUM_TEST = 5  # the first of each digit and speaker
+NUM_TEST = 5  # the first recordings of each digit and speaker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class SpokenDigit:
 
     @property
     def name(self) -> str:
-        """The name of its file."""
+        """Return the file name."""
         return f"{self.digit}_{self.speaker}_{self.index}.wav"
 
 
@@ -50,25 +50,25 @@ ALL = tuple(
 
 
 class SpokenDigits(Source):
-    """Spoken digits with the official test split; validation recordings are split off the others by digit and speaker.
+    """Spoken digits with the official test split; validation recordings are split off by digit and speaker.
 
-    Everything is decoded once, in `setup`, into 42 MB of memory. Batches hold `inputs["audio"]` `(B, 1, samples)`, as long
-    as their longest recording, and `masks["audio"]` `(B, samples)`.
+    Recordings are decoded once, in `setup`, into 42 MB of memory. Batches hold `inputs["audio"]` `(B, 1, samples)`, padded
+    to their longest recording, and `masks["audio"]` `(B, samples)`.
 
     Args:
-        root: the folder that holds `free-spoken-digit-dataset/recordings/`.
-        sample_rate: in hertz; recordings (8,000 Hz) are resampled where it differs.
-        validation_size: how many of the recordings that are not for the test are for validation.
-        split_seed: which of them; not the training seed.
-        held_out_speaker: all recordings of this speaker are the test split, and all of the other speakers are for training
-            and validation. None: the official split, in which every speaker is in every split.
+        root: folder with `free-spoken-digit-dataset/recordings/`.
+        sample_rate: sample rate in hertz; recordings (8,000 Hz) are resampled if it differs.
+        validation_size: number of validation recordings, split off the recordings outside the test split.
+        split_seed: seed of this split; not the training seed.
+        held_out_speaker: test on all recordings of this speaker; train and validate on the other speakers. None: the
+            official split, with every speaker in every split.
         download: download the recordings if files are absent. False: absent files are an error.
-        url: where from, a tar archive with the recordings in a folder `recordings`.
+        url: URL of a tar archive with the recordings in a folder `recordings`.
 
     Raises:
-        FileNotFoundError: files are absent and `download` is false or fails.
-        ValueError: a file is damaged or superfluous, `held_out_speaker` is unknown, or `validation_size` leaves nothing to
-            train on.
+        FileNotFoundError: if files are absent and `download` is false or fails.
+        ValueError: for a damaged or superfluous file, an unknown `held_out_speaker`, or a `validation_size` that leaves no
+            training recordings.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class SpokenDigits(Source):
         self.url = url
 
     def prepare(self) -> None:
-        """Downloads what is absent and checks names and headers of all files before any time is spent."""
+        """Download absent files, and check names and headers of all files early."""
         missing = _missing(self.folder)
         if missing and not self.download:
             raise FileNotFoundError(self._absent(missing, "they are absent and data.download is false"))
@@ -110,18 +110,18 @@ class SpokenDigits(Source):
         check_recordings(self.folder)
 
     def read_training(self) -> tuple[InMemory, InMemory]:
-        """2,400 and 300 recordings by default."""
+        """Return 2,400 and 300 recordings by default."""
         digits = [one for one in ALL if not self._is_test(one)]
         groups = torch.tensor([one.digit * len(SPEAKERS) + SPEAKERS.index(one.speaker) for one in digits])
         kept, taken = stratified_split(groups, size=self.validation_size, seed=self.split_seed, name="data.validation_size")
         return self._read(digits[index] for index in kept), self._read(digits[index] for index in taken)
 
     def read_test(self) -> InMemory:
-        """The 300 official test recordings, or the 500 of the held-out speaker."""
+        """Return the 300 official test recordings, or the 500 recordings of the held-out speaker."""
         return self._read(one for one in ALL if self._is_test(one))
 
     def statistics(self, training: InMemory) -> dict[str, dict[str, Any]]:
-        """Unit scale over all training recordings."""
+        """Return unit scale over all training recordings."""
         return {"audio": loudness(training, at_most=len(training))}
 
     def _is_test(self, one: SpokenDigit) -> bool:
@@ -148,11 +148,11 @@ class SpokenDigits(Source):
 
 
 def check_recordings(folder: Path) -> None:
-    """Names and headers of all files.
+    """Check names and headers of all files.
 
     Raises:
-        FileNotFoundError: recordings are absent.
-        ValueError: there are others than the 3,000 of the release, or one is damaged.
+        FileNotFoundError: if recordings are absent.
+        ValueError: for a damaged recording, or files that are not among the 3,000 of the release.
     """
     if missing := _missing(folder):
         raise FileNotFoundError(f"{folder}: expected {len(ALL)} recordings, but {_listed(missing)} are absent.")
@@ -167,10 +167,10 @@ def check_recordings(folder: Path) -> None:
 
 
 def download_recordings(folder: Path, *, url: str) -> None:
-    """Fetches and checks the archive, then moves into `folder` what it lacks; broken off, it leaves nothing half.
+    """Download and check the archive, then move absent files into `folder`; an interruption leaves no partial files.
 
     Raises:
-        OSError, RuntimeError, EOFError, ValueError, tarfile.TarError: it cannot be had or is not what it should be.
+        OSError, RuntimeError, EOFError, ValueError, tarfile.TarError: if the archive is unavailable or invalid.
     """
     nearby = next(parent for parent in folder.absolute().parents if parent.is_dir())
     with tempfile.TemporaryDirectory(dir=nearby, prefix=".download-") as scratch:

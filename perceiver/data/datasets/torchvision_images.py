@@ -1,4 +1,4 @@
-"""MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100: small labelled images, from the files that torchvision's readers take.
+"""MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100: small labelled images, in the file formats of torchvision.
 
 Sources: Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST database of handwritten digits"; H. Xiao, K. Rasul, R. Vollgraf,
 "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms" (2017); A. Krizhevsky, "Learning Multiple
@@ -26,29 +26,29 @@ IDX_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-UNSIGNED_BYTE = 0x08  # the type code in the third byte of an IDX file; the fourth is the number of dimensions
+UNSIGNED_BYTE = 0x08  # type code, the third byte of an IDX file; the fourth byte is the number of dimensions
 
 
 class TorchvisionImages(Source):
-    """A published set with its official test split; validation images are split off the training images by class.
+    """A published data set with its official test split; validation images are split off the training images by class.
 
     Batches hold `inputs["image"]` `(B, C, H, W)`.
 
     Args:
-        root: the folder that holds the set's own folder, as torchvision lays it out.
-        validation_size: how many of the training images are for validation.
-        split_seed: which of them; not the training seed.
-        download: download the files that are absent, with their checksums verified. False: absent files are an error.
+        root: folder with the folder of the data set, in the layout of torchvision.
+        validation_size: number of training images used for validation.
+        split_seed: seed of this split; not the training seed.
+        download: download absent files and verify their checksums. False: absent files are an error.
 
     Raises:
-        FileNotFoundError: files are absent and `download` is false or fails.
-        ValueError: a file is damaged or of other data, or `validation_size` leaves nothing to train on.
+        FileNotFoundError: if files are absent and `download` is false or fails.
+        ValueError: for a damaged file or other data, or a `validation_size` that leaves no training images.
     """
 
     reader: ClassVar[Any]
-    """torchvision's data set."""
+    """The data set in torchvision."""
     ids: ClassVar[str]
-    """The beginning of sample names: "mnist" gives "mnist/train/17"."""
+    """Prefix of sample names: "mnist" gives "mnist/train/17"."""
     image_shape: ClassVar[tuple[int, int, int]]
 
     def __init__(
@@ -67,18 +67,18 @@ class TorchvisionImages(Source):
     @property
     @abstractmethod
     def folder(self) -> Path:
-        """Where the files are."""
+        """Return the folder of the files."""
 
     @abstractmethod
     def files(self) -> list[str]:
-        """Names of all files."""
+        """Return the names of all files."""
 
     @abstractmethod
     def read(self, split: str) -> LabelledImages:
-        """The images of "train" or "test", checked."""
+        """Return the checked images of "train" or "test"."""
 
     def prepare(self) -> None:
-        """Downloads what is absent and checks all files, those of the test too, before any time is spent."""
+        """Download absent files, and check all files early, including the test split."""
         missing = [name for name in self.files() if not (self.folder / name).is_file()]
         if missing and not self.download:
             raise FileNotFoundError(self._absent(missing, "they are absent and data.download is false"))
@@ -91,7 +91,7 @@ class TorchvisionImages(Source):
             self.read(split)
 
     def read_training(self) -> tuple[LabelledImages, LabelledImages]:
-        """By default all but 5,000 of the official training images, and these."""
+        """Split the official training images into training and validation images, by default 5,000."""
         images = self.read("train")
         kept, taken = stratified_split(
             images.labels, size=self.validation_size, seed=self.split_seed, name="data.validation_size"
@@ -99,11 +99,11 @@ class TorchvisionImages(Source):
         return images.take(kept), images.take(taken)
 
     def read_test(self) -> LabelledImages:
-        """The 10,000 official test images."""
+        """Return the 10,000 official test images."""
         return self.read("test")
 
     def statistics(self, training: Images) -> dict[str, dict[str, Any]]:
-        """Mean and standard deviation of the channels."""
+        """Return mean and standard deviation of the channels."""
         return image_statistics(training)
 
     def _images(self, pixels: Tensor, labels: Tensor, split: str) -> LabelledImages:
@@ -128,19 +128,19 @@ class MNIST(TorchvisionImages):
 
     @property
     def folder(self) -> Path:
-        """The folder of the four IDX files."""
+        """Return the folder of the four IDX files."""
         return self.root / str(self.reader.__name__) / "raw"
 
     def files(self) -> list[str]:
-        """The four IDX files."""
+        """Return the names of the four IDX files."""
         return [name for names in IDX_FILES.values() for name in names]
 
     def read_class_names(self) -> list[str]:
-        """The ten digits."""
+        """Return the ten digits."""
         return [str(digit) for digit in range(10)]
 
     def read(self, split: str) -> LabelledImages:
-        """One split, from its two files, which have no checksums."""
+        """Read a split from its two files, which have no checksums."""
         image_path, label_path = (self.folder / name for name in IDX_FILES[split])
         num_images, *size = read_idx_shape(image_path, dimensions=3)
         (num_labels,) = read_idx_shape(label_path, dimensions=1)
@@ -170,14 +170,14 @@ class FashionMNIST(MNIST):
     ids = "fashion_mnist"
 
     def read_class_names(self) -> list[str]:
-        """The ten kinds of clothes."""
+        """Return the ten kinds of clothes."""
         return list(self.reader.classes)
 
 
 class CIFAR10(TorchvisionImages):
     """CIFAR-10: 50,000 + 10,000 photographs `(3, 32, 32)` in `root/cifar-10-batches-py`; see `TorchvisionImages`.
 
-    The files are pickles, so they are read only if their checksums are those of the originals.
+    The files are pickles, so they are read only if their checksums match the originals.
     """
 
     reader = torchvision.datasets.CIFAR10
@@ -186,25 +186,25 @@ class CIFAR10(TorchvisionImages):
 
     @property
     def folder(self) -> Path:
-        """The folder of the unpacked "python version"."""
+        """Return the folder of the unpacked "python version"."""
         return self.root / str(self.reader.base_folder)
 
     def files(self) -> list[str]:
-        """The batches, and the list of the classes."""
+        """Return the names of the batches and of the class list."""
         return list(self._checksums())
 
     def read_class_names(self) -> list[str]:
-        """The names in the original's own list."""
+        """Return the names in the original class list."""
         return list(self._checked("test").classes)
 
     def read(self, split: str) -> LabelledImages:
-        """One split."""
+        """Read a split."""
         read = self._checked(split)
         pixels = torch.from_numpy(read.data).permute(0, 3, 1, 2).contiguous()
         return self._images(pixels, torch.tensor(read.targets), split)
 
     def _checked(self, split: str) -> Any:
-        """torchvision's data set, after its files were compared with the originals."""
+        """Return torchvision's data set, after comparing its files with the originals."""
         for name, checksum in self._checksums().items():
             path = self.folder / name
             if path.is_file() and not check_integrity(str(path), checksum):
@@ -230,14 +230,14 @@ class CIFAR100(CIFAR10):
 
 
 def read_idx_shape(path: Path, *, dimensions: int) -> tuple[int, ...]:
-    """The shape in the header of an IDX file of unsigned bytes, after comparing it with the file's size.
+    """Return the shape in the header of an IDX file of unsigned bytes, after checking it against the file size.
 
     Args:
-        path: the file.
-        dimensions: how many the file must have: 3 for images, 1 for labels.
+        path: IDX file.
+        dimensions: required number of dimensions: 3 for images, 1 for labels.
 
     Raises:
-        ValueError: not an IDX file of bytes with so many dimensions, empty, or of another size than stated.
+        ValueError: unless it is a nonempty IDX file of bytes with this number of dimensions and the stated size.
     """
     size = path.stat().st_size
     header_size = 4 + 4 * dimensions

@@ -1,6 +1,6 @@
-"""Clips of a digit that moves over a small canvas while a telephone dials it: video and sound made of random numbers.
+"""Clips of a digit that moves over a small canvas while a telephone dials it: synthetic video and sound.
 
-The sound is the dual tone of the digit's key, the frequencies those of ITU-T recommendation Q.23.
+The sound is the dual tone of the digit's key, with the frequencies of ITU-T recommendation Q.23.
 """
 
 import math
@@ -11,22 +11,22 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 ROWS, COLUMNS = (697.0, 770.0, 852.0, 941.0), (1209.0, 1336.0, 1477.0)
-"""Hertz of a telephone's keys, 1 2 3 in the first row; 0 is in the middle of the last."""
+"""Frequencies of telephone keys in hertz; 1 2 3 in the first row, 0 in the middle of the last."""
 KEYS = ((3, 1), *((digit // 3, digit % 3) for digit in range(9)))
 """Row and column of each digit's key."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """What clips look and sound like.
+    """Parameters of clips.
 
     Args:
-        num_frames: T.
-        canvas: (H, W) in pixels, no smaller than the digit.
-        frames_per_second: of the video; the sound is as long.
-        sample_rate: of the sound, in hertz; above 2,954, which the highest tone needs.
-        max_speed: of the digit along each axis, in pixels per frame.
-        noise: standard deviation of what is added to the sound, whose tones have amplitudes of 0.1 to 0.4 each.
+        num_frames: number of frames T.
+        canvas: (H, W) in pixels, not smaller than the digit.
+        frames_per_second: frame rate of the video; the sound has the same duration.
+        sample_rate: sample rate of the sound in hertz; above 2,954 for the highest tone.
+        max_speed: maximum speed of the digit along each axis, in pixels per frame.
+        noise: standard deviation of the noise added to the sound, whose tones have amplitudes of 0.1 to 0.4 each.
     """
 
     num_frames: int
@@ -37,21 +37,21 @@ class Clip:
     noise: float
 
     NUM_DRAWS = 10
-    """Random numbers that a clip follows from, besides the noise."""
+    """Number of random numbers that determine a clip, besides the noise."""
 
     @property
     def num_samples(self) -> int:
-        """Of the sound."""
+        """Number of samples of the sound."""
         return round(self.num_frames * self.sample_rate / self.frames_per_second)
 
     def video(
         self, digits: Float[Tensor, "clips h w"], draws: Float[Tensor, "clips draws"]
     ) -> Float[Tensor, "clips 1 frames height width"]:
-        """Digits at a place and with a velocity that are drawn, thrown back by the edges of the canvas.
+        """Draw digits with random position and velocity, reflected by the edges of the canvas.
 
         Args:
-            digits: in [0, 1].
-            draws: uniform in [0, 1), `NUM_DRAWS` for each.
+            digits: images in [0, 1].
+            draws: random numbers, uniform in [0, 1), `NUM_DRAWS` per digit.
         """
         weights = []
         for axis, (size, canvas) in enumerate(zip(digits.shape[1:], self.canvas, strict=True)):
@@ -59,7 +59,7 @@ class Clip:
             room = float(canvas - size)
             travelled = start * room + speed * torch.arange(self.num_frames)
             place = room - (travelled.remainder(2 * room) - room).abs() if room else torch.zeros_like(travelled)
-            # Between pixels, neighbours share: linear interpolation along each axis.
+            # Linear interpolation between neighbouring pixels along each axis.
             distance = torch.arange(canvas)[:, None] - torch.arange(size) - place[..., None, None]
             weights.append((1 - distance.abs()).clamp(min=0))
         return torch.einsum("nthi,nij,ntwj->nthw", weights[0], digits, weights[1])[:, None]
@@ -67,17 +67,17 @@ class Clip:
     def sound(
         self, labels: Int[Tensor, "clips"], draws: Float[Tensor, "clips draws"], noise: Float[Tensor, "clips samples"]
     ) -> Float[Tensor, "clips 1 samples"]:
-        """The tones of the digits' keys; when they begin, how long and how loud they are, and their phases are drawn.
+        """Make the tones of the digits' keys, with random start, duration, volume and phases.
 
         Args:
             labels: digits.
             draws: as in `video`.
-            noise: of standard deviation 1.
+            noise: noise of standard deviation 1.
         """
         times = torch.arange(self.num_samples, dtype=torch.float64) / self.sample_rate
         begin = 0.3 * draws[:, 4] * times[-1]
         length = (0.4 + 0.3 * draws[:, 5]) * times[-1]
-        edge = 0.005  # seconds in which a tone swells and fades
+        edge = 0.005  # fade-in and fade-out of a tone, in seconds
         since, until = times - begin[:, None], (begin + length)[:, None] - times
         envelope = (torch.minimum(since, until) / edge).clamp(0, 1)
         keys = torch.tensor(KEYS)[labels]

@@ -1,6 +1,7 @@
-"""Digits seen, heard and named: short clips of a handwritten digit that moves while a telephone dials it. No files needed.
+"""Labelled clips of a handwritten digit that moves while a telephone dials it. No files needed.
 
-Handwriting: scikit-learn's digits (`perceiver.data.datasets.digits`). Motion and sound are made: `dialed_clips.py`.
+The handwriting is scikit-learn's digits (`perceiver.data.datasets.digits`). Motion and sound are synthetic:
+`dialed_clips.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,22 +23,21 @@ MODALITIES = ("audio", "video")
 class DialedDigits(Source):
     """Clips of moving digits with the tones of their telephone keys, labelled by the digit.
 
-    Splits are disjoint in handwriting. Training clips are made anew whenever they are asked for; those of validation and
-    test are made once. Batches hold `inputs["video"]` `(B, 1, T, H, W)` and `inputs["audio"]` `(B, 1, samples)`; of a batch
-    in which samples lack one of them also its mask `(B,)`.
+    Splits are disjoint in handwriting. Training clips are new at every access; validation and test clips are made once.
+    Batches hold `inputs["video"]` `(B, 1, T, H, W)` and `inputs["audio"]` `(B, 1, samples)`; if some samples lack one of
+    them, also its mask `(B,)`.
 
     Args:
         num_frames, canvas, frames_per_second, sample_rate, max_speed, noise: see `dialed_clips.Clip`.
-        validation_size, test_size: how many of the 1,797 digits are for validation and test.
-        split_seed: which of them; not the training seed.
-        clips_per_digit: how many clips of each digit an epoch has, and validation and test.
-        clip_seed: how the clips of validation and test move and sound, and which training samples lack what; not the
-            training seed.
-        missing: by modality, the share of training samples that lack it in every epoch, the same ones; see
-            `perceiver.data.loading.missing.present_modalities`. None: no sample lacks anything.
+        validation_size, test_size: number of the 1,797 digits for validation and test.
+        split_seed: seed of this split; not the training seed.
+        clips_per_digit: number of clips per digit in a training epoch, and in validation and test.
+        clip_seed: seed of the validation and test clips, and of missing modalities; not the training seed.
+        missing: by modality, the share of training samples that lack it, the same samples in every epoch; see
+            `perceiver.data.loading.missing.present_modalities`. None: no missing modalities.
 
     Raises:
-        ValueError: sizes that no clip has, a sample rate too low for the tones, or shares of other modalities.
+        ValueError: for invalid sizes, a sample rate too low for the tones, or shares of other modalities.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class DialedDigits(Source):
                 "data: expected frames_per_second above 0, max_speed and noise of at least 0, got "
                 f"{frames_per_second}, {max_speed} and {noise}."
             )
-        present_modalities(missing or {}, modalities=MODALITIES, num_samples=0, seed=0)  # for its errors
+        present_modalities(missing or {}, modalities=MODALITIES, num_samples=0, seed=0)  # for its checks
         self.clip = Clip(
             num_frames=num_frames,
             canvas=(int(canvas[0]), int(canvas[1])),
@@ -94,7 +94,7 @@ class DialedDigits(Source):
         )
 
     def read_training(self) -> tuple["Clips", "Clips"]:
-        """Clips that move and sound differently every time, and clips of the rest of the handwriting."""
+        """Return training clips that are new at every access, and validation clips."""
         training, validation = self._digits.read_training()
         present = None
         if self.missing:
@@ -107,19 +107,19 @@ class DialedDigits(Source):
         return self._clips(training, seed=None, present=present), self._clips(validation, seed=self.clip_seed)
 
     def read_test(self) -> "Clips":
-        """Clips of the handwriting of the test split."""
+        """Return clips of the test split."""
         return self._clips(self._digits.read_test(), seed=self.clip_seed + 1)
 
     def unaltered(self, training: "Clips") -> "Clips":
-        """Training clips that move and sound the same every time."""
+        """Return training clips that are always the same."""
         return self._clips(training.images, seed=self.clip_seed, present=training.present)
 
     def learn(self, training: "Clips") -> dict[str, Any]:
-        """As `Source.learn`; classes are counted once for each digit."""
+        """See `Source.learn`; classes are counted once per digit."""
         return super().learn(training.images)
 
     def statistics(self, training: LabelledImages) -> dict[str, dict[str, Any]]:
-        """Mean and standard deviation that pixels and samples of 1,024 training clips have."""
+        """Return mean and standard deviation of pixels and sound over 1,024 training clips."""
         clips = self._clips(training, seed=self.clip_seed)
         batch = clips.__getitems__(list(range(min(1024, len(clips)))))
         video, audio = batch.inputs["video"], batch.inputs["audio"]
@@ -135,14 +135,14 @@ class DialedDigits(Source):
 
 
 class Clips:
-    """Clips of some digits, as samples or as whole batches; the first of each digit, then the second of each, and so on.
+    """Clips of digits, as samples or whole batches: the first clip of each digit, then the second, and so on.
 
     Args:
-        images: the digits, 0 to 16.
-        clip: what clips look and sound like.
-        clips_per_digit: how many of each.
-        seed: what they follow from, with their number; None: drawn from torch's global generator whenever asked for.
-        present: `(clips, modalities)`, which have which of `MODALITIES`; None: all.
+        images: images of the digits, values 0 to 16.
+        clip: parameters of clips.
+        clips_per_digit: number of clips per digit.
+        seed: seed of the clips, combined with their number; None: new clips from torch's global generator at every access.
+        present: `(clips, modalities)`, presence of the `MODALITIES`; None: all present.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class Clips:
 
     @property
     def labels(self) -> Tensor:
-        """The digit of each clip."""
+        """Return the digit of each clip."""
         return self.images.labels.repeat(self.clips_per_digit)
 
     def __len__(self) -> int:
@@ -177,7 +177,7 @@ class Clips:
         return Sample(inputs=inputs, target=int(batch.target[0]), id=batch.ids[0])  # type: ignore[arg-type]
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """A batch of clips: pixels in [0, 1], samples of full scale 1; a modality that none of them has is left out."""
+        """Return a batch of clips: pixels in [0, 1], sound of full scale 1; omit modalities absent from all clips."""
         clips = torch.as_tensor(indices)
         draws, noise = self._draw(len(clips)) if self._drawn is None else (one[clips] for one in self._drawn)
         numbers = clips % len(self.images.labels)
@@ -201,6 +201,6 @@ class Clips:
         return Batch(inputs=inputs, masks=masks, target=labels, ids=ids)
 
     def _draw(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Random numbers of clips: `(count, NUM_DRAWS)` uniform, `(count, samples)` normal."""
+        """Draw random numbers for clips: uniform `(count, NUM_DRAWS)`, normal `(count, samples)`."""
         draws = torch.rand(count, Clip.NUM_DRAWS, generator=generator)
         return draws, torch.randn(count, self.clip.num_samples, generator=generator)

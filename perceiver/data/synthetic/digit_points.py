@@ -1,4 +1,4 @@
-"""MNIST as point sets: where there is ink, and how much; no grid, no order, no background."""
+"""MNIST as point sets: positions and amount of ink, without grid, order or background."""
 
 import os
 from pathlib import Path
@@ -15,18 +15,17 @@ from perceiver.data.readers.points import PointSets
 
 
 class DigitPoints(Source):
-    """The pixels of MNIST that hold ink, as sets of about 150 points (x, y, ink); MNIST's own splits.
+    """Inked pixels of MNIST as sets of about 150 points (x, y, ink), with the splits of MNIST.
 
-    x runs from -1, the left edge, to 1, y from -1, the top, to 1, ink from 0 to 1. Sets have as many points as
-    the digit has inked pixels. Batches hold `inputs["points"]` `(B, P, 3)`, as many points as the largest of their
-    sets, and `masks["points"]` `(B, P)`.
+    x runs from -1, the left edge, to 1, y from -1, the top, to 1, ink from 0 to 1. A set has a point per inked pixel.
+    Batches hold `inputs["points"]` `(B, P, 3)`, padded to their largest set, and `masks["points"]` `(B, P)`.
 
     Args:
-        root: the folder that holds `MNIST/raw/`; see `perceiver.data.MNIST`.
-        validation_size: how many of the 60,000 training images are for validation.
-        split_seed: which of them; not the training seed.
-        max_points: sets of more points are thinned out at random, the same way in every epoch. None: never.
-        download: download the files that are absent. False: absent files are an error.
+        root: folder with `MNIST/raw/`; see `perceiver.data.MNIST`.
+        validation_size: number of the 60,000 training images used for validation.
+        split_seed: seed of this split; not the training seed.
+        max_points: larger sets are thinned at random, the same way in every epoch. None: no limit.
+        download: download absent files. False: absent files are an error.
 
     Raises:
         FileNotFoundError, ValueError: as `perceiver.data.MNIST`.
@@ -52,16 +51,16 @@ class DigitPoints(Source):
         self._images = MNIST(root=Path(root), validation_size=validation_size, split_seed=split_seed, download=download)
 
     def prepare(self) -> None:
-        """Downloads what is absent and checks the files, as `MNIST` does."""
+        """Download absent files and check all files, as `MNIST`."""
         self._images.prepare()
 
     def read_training(self) -> tuple[Samples, Samples]:
-        """55,000 and 5,000 sets by default, of the same images as `MNIST`'s splits."""
+        """Return 55,000 and 5,000 sets by default, from the images of `MNIST`'s splits."""
         training, validation = self._images.read_training()
         return self._sets(training), self._sets(validation)
 
     def read_test(self) -> Samples:
-        """The 10,000 official test images as sets."""
+        """Return the 10,000 official test images as sets."""
         return self._sets(self._images.read_test())
 
     def _sets(self, images: LabelledImages) -> PointSets:
@@ -86,12 +85,12 @@ class DigitPoints(Source):
 
 
 def inked_points(pixels: UInt8[Tensor, "*images height width"]) -> Float[Tensor, "points 3"]:
-    """The pixels with ink of one image or of several, one after another: x and y in [-1, 1], ink in (0, 1].
+    """Return the inked pixels of one or several images, concatenated: x and y in [-1, 1], ink in (0, 1].
 
-    This is what `Perceiver.predict` of a model trained on `DigitPoints` takes for an image.
+    `Perceiver.predict` of a model trained on `DigitPoints` takes an image in this form.
 
     Args:
-        pixels: 0 is paper, 255 the blackest ink.
+        pixels: 0 is paper, 255 is black ink.
     """
     where = pixels.nonzero()
     height, width = pixels.shape[-2:]
@@ -100,7 +99,7 @@ def inked_points(pixels: UInt8[Tensor, "*images height width"]) -> Float[Tensor,
 
 
 def thinned(pixels: UInt8[Tensor, "images height width"], max_points: int) -> UInt8[Tensor, "images height width"]:
-    """At most `max_points` pixels with ink in every image, those chosen at random, always the same."""
+    """Keep at most `max_points` inked pixels per image, chosen at random with a fixed seed."""
     draw = torch.rand(pixels.shape, generator=torch.Generator().manual_seed(0)).flatten(1)
     draw = torch.where(pixels.flatten(1) > 0, draw, draw.new_zeros(()))
     if max_points >= draw.shape[1]:

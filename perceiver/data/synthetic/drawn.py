@@ -1,4 +1,4 @@
-"""What data sets of drawn digits have in common: where the digits come from, and which scenes are drawn anew when."""
+"""Base of data sets of drawn digits: sources of digits, and scenes that are fixed or redrawn."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,19 +16,19 @@ from perceiver.data.synthetic.scenes import Layer, random_background, random_gly
 from perceiver.runtime.random_streams import stream_seed
 
 DESCRIBED = 128
-"""So many training scenes say mean and standard deviation."""
+"""Number of training scenes for mean and standard deviation."""
 
 _VALIDATION, _TEST, _DESCRIPTION, _TRAINING = range(4)
 
 
 @dataclass(frozen=True)
 class Glyphs:
-    """Digits to draw with, as ink in [0, 1]."""
+    """Images of digits to draw, as ink in [0, 1]."""
 
     images: Images
 
     def any(self, generator: torch.Generator) -> tuple[Tensor, int]:
-        """One of them at random, `(h, w)`, and its class."""
+        """Choose a random digit; return its ink `(h, w)` and class."""
         number = torch.randint(len(self.images.labels), (1,), generator=generator)
         low, high = self.images.value_range
         ink = (self.images.read(number)[0].float().mean(dim=0) - low) / (high - low)
@@ -37,24 +37,24 @@ class Glyphs:
 
 @runtime_checkable
 class Scene(Protocol):
-    """Draws scenes. An object of its own, not the data set: loader processes may have to pickle it."""
+    """Draws scenes. Separate from the data set, since loader processes may have to pickle it."""
 
     def __call__(self, glyphs: Glyphs, generator: torch.Generator, *, name: str) -> Sample:
-        """A scene with some of the digits, under this id; all of it follows from the generator."""
+        """Draw a scene with random digits, with `name` as its id, determined by the generator."""
         ...
 
 
 @dataclass(frozen=True)
 class DrawnScenes:
-    """A split: as many scenes as it says, each drawn from a seed.
+    """A split of scenes, each drawn from a seed.
 
     Args:
-        scene: how they are drawn.
-        glyphs: what with.
-        size: how many.
-        ids: what they are called, without their number.
-        seeds: numbers that seed the scenes together with their own; they are drawn once, and kept. None: drawn anew whenever
-            one is asked for.
+        scene: draws the scenes.
+        glyphs: digits to draw.
+        size: number of scenes.
+        ids: prefix of the ids, before the number.
+        seeds: seeds of the scenes, combined with their number; scenes are drawn once and kept. None: draw a new scene at
+            every access.
     """
 
     scene: Scene
@@ -84,20 +84,20 @@ class DrawnScenes:
 
 
 class DrawnSource(Source):
-    """Scenes with digits. Those of validation and test are always the same, training scenes are others in every epoch.
+    """Scenes with digits. Validation and test scenes are fixed, training scenes differ in every epoch.
 
-    Digits of validation and test scenes are those of the source's own splits, so no digit is in two.
+    Scenes of a split use the digits of the source's split, so no digit is in two splits.
 
     Args:
-        source: of the digits: `perceiver.data.Digits` or `MNIST`, or another source of small images, light on dark.
-        scene: how scenes are drawn.
-        name: what ids begin with.
-        modality: its name, the key in `Batch.inputs`.
-        facts: what is known of it before the data was seen.
-        training_scenes: how many make an epoch.
-        redraw: draw training scenes anew in every epoch. False: they are drawn once, and kept in memory, which is faster.
-        validation_scenes, test_scenes: how many there are.
-        scene_seed: which scenes validation and test have; not the training seed.
+        source: source of the digits: `perceiver.data.Digits` or `MNIST`, or another source of small images, light on dark.
+        scene: draws the scenes.
+        name: prefix of ids.
+        modality: name of the modality, the key in `Batch.inputs`.
+        facts: spec entries of the modality that do not depend on the data.
+        training_scenes: number of scenes per epoch.
+        redraw: draw new training scenes in every epoch. False: draw them once and keep them in memory, which is faster.
+        validation_scenes, test_scenes: number of scenes.
+        scene_seed: seed of the validation and test scenes; not the training seed.
     """
 
     def __init__(
@@ -133,14 +133,14 @@ class DrawnSource(Source):
 
     @abstractmethod
     def describe(self, scenes: list[Sample]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What the spec holds of the modality besides `facts`, and of the target, from some training scenes."""
+        """Return the spec entries of the modality besides `facts`, and of the target, from training scenes."""
 
     def prepare(self) -> None:
-        """Fetches or checks the digits."""
+        """Download or check the digits."""
         self.source.prepare()
 
     def read_training(self) -> tuple[DrawnScenes, DrawnScenes]:
-        """Training scenes and validation scenes."""
+        """Return training and validation scenes."""
         seeds = None if self.redraw else (self.scene_seed, _TRAINING)
         training, validation = (Glyphs(images) for images in self.source.read_training())
         return (
@@ -149,16 +149,16 @@ class DrawnSource(Source):
         )
 
     def read_test(self) -> DrawnScenes:
-        """Test scenes."""
+        """Return test scenes."""
         images = Glyphs(self.source.read_test())
         return DrawnScenes(self.scene, images, self.test_scenes, f"{self.name}/test", (self.scene_seed, _TEST))
 
     def unaltered(self, training: DrawnScenes) -> DrawnScenes:
-        """Training scenes that are the same in every epoch."""
+        """Return training scenes that are the same in every epoch."""
         return self._fixed(training, self.training_scenes)
 
     def learn(self, training: DrawnScenes) -> dict[str, Any]:
-        """The spec, from 128 scenes with training digits."""
+        """Return the spec, from 128 scenes with training digits."""
         statistics, target = self.describe(list(self._fixed(training, DESCRIBED)))
         counted = "num_classes" if target["kind"] == "segmentation" else "num_outputs"
         return {
@@ -172,13 +172,13 @@ class DrawnSource(Source):
 
 
 def channel_statistics(x: Tensor) -> dict[str, list[float]]:
-    """Mean and standard deviation of each channel of scenes `(B, C, …)`."""
+    """Return mean and standard deviation of each channel of scenes `(B, C, …)`."""
     values = x.double().transpose(0, 1).flatten(1)
     return {"mean": values.mean(dim=1).tolist(), "std": values.std(dim=1, correction=0).tolist()}
 
 
 def stacked(scenes: list[Sample], *, modality: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs `(B, C, …)`, targets `(B, …)` and where these are valid `(B, H, W)` of scenes of one size."""
+    """Stack scenes of one size: inputs `(B, C, …)`, targets `(B, …)` and their validity `(B, H, W)`."""
     batch = Collate(modalities={modality: {"kind": "scene", "channel_axis": 0}})(scenes)
     x, target = batch.inputs[modality], batch.target
     assert isinstance(x, Tensor)
@@ -189,12 +189,12 @@ def stacked(scenes: list[Sample], *, modality: str) -> tuple[Tensor, Tensor, Ten
 
 @dataclass(frozen=True, kw_only=True)
 class Composition:
-    """What lies where in a scene: a background, and some digits before it.
+    """Random composition of a scene: a background, and digits in front of it.
 
     Args:
-        height, width: of the scene in pixels.
-        digits: the fewest and most digits.
-        diameter: the smallest and largest side of a digit in pixels.
+        height, width: size of the scene in pixels.
+        digits: minimum and maximum number of digits.
+        diameter: minimum and maximum side of a digit in pixels.
     """
 
     height: int
@@ -204,10 +204,10 @@ class Composition:
 
     @classmethod
     def of(cls, *, size: Sequence[int], digits: Sequence[int], diameter: Sequence[float]) -> "Composition":
-        """As a data module is told.
+        """Make a composition from the arguments of a data module.
 
         Raises:
-            ValueError: numbers that make no scene.
+            ValueError: for an impossible scene.
         """
         _check_scene(size=list(size), diameter=list(diameter), digits=list(digits))
         return cls(
@@ -219,11 +219,11 @@ class Composition:
 
     @property
     def size(self) -> dict[str, int]:
-        """Height and width, as what draws takes them."""
+        """Height and width, as arguments for drawing."""
         return {"height": self.height, "width": self.width}
 
     def layers(self, glyphs: Glyphs, generator: torch.Generator) -> list[Layer]:
-        """The background, then each digit before those that came earlier."""
+        """Return the background, then the digits from back to front."""
         found = [random_background(**self.size, generator=generator)]
         fewest, most = self.digits
         for _ in range(int(torch.randint(fewest, most + 1, (), generator=generator))):

@@ -1,4 +1,4 @@
-"""Samples of several modalities from sources of one each, put together because they are of one class."""
+"""Samples of several modalities, matched by class from sources of a single modality."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from torch.utils.data import Dataset
 from perceiver.batch import Sample
 
 SEPARATOR = "+"
-"""Between the names of its parts in the id of a matched sample."""
+"""Separates the names of the parts in the id of a matched sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModalitySource:
-    """What one modality of a split is taken from.
+    """Source of one modality of a split.
 
     Args:
-        labels: `(samples,)`, classes from 0.
-        read: a sample as its adapter takes it, neither augmented nor normalised, from its number.
-        name: what identifies it.
-        origin: what it was made of; of two sources of one origin, samples of the same number show the same thing.
+        labels: class numbers from 0, `(samples,)`.
+        read: returns a sample by number, in the adapter's layout, neither augmented nor normalised.
+        name: returns the name of a sample by number.
+        origin: origin of the source; in two sources of the same origin, samples of the same number show the same object.
     """
 
     labels: Int[Tensor, "samples"]
@@ -32,16 +32,16 @@ class ModalitySource:
 
 
 class Matching:
-    """Finds partners: samples of the other sources of the same class as one of the first source.
+    """Match samples of the first source with partners of the same class from the other sources.
 
-    Partners are drawn uniformly and independently. Of a source with the same origin as the first one, never the same
-    number: another instance.
+    Partners are drawn uniformly and independently. In a source with the same origin as the first source, the partner never
+    has the same number, so it is another instance.
 
     Args:
-        sources: by modality; samples of the first get partners of the others.
+        sources: sources by modality; samples of the first source get partners from the others.
 
     Raises:
-        ValueError: a class of the first source has no partner in another.
+        ValueError: if a class of the first source has no partner in another source.
     """
 
     def __init__(self, sources: Mapping[str, ModalitySource]) -> None:
@@ -64,7 +64,7 @@ class Matching:
                     )
 
     def draw(self, number: int, *, generator: torch.Generator | None = None) -> tuple[int, ...]:
-        """Numbers in all sources, in their order, for one of the first; from torch's global generator if none is given."""
+        """Draw partners for a sample of the first source: numbers in all sources. Uses torch's global generator if None."""
         numbers = [number]
         for name in self.others:
             members = self.members[name][self.labels[number]]
@@ -83,12 +83,12 @@ def _choose(members: Sequence[int], generator: torch.Generator | None) -> int:
 
 
 def evaluation_matches(matching: Matching, *, size: int, seed: int) -> Int[Tensor, "size sources"]:
-    """Matches that stay the same: samples of the first source in random order, each as often as any other up to one.
+    """Draw fixed matches for samples of the first source in random order, all equally often (up to one).
 
     Args:
-        matching: says which go together.
-        size: how many matches.
-        seed: which of the possible ones.
+        matching: draws partners.
+        size: number of matches.
+        seed: seed of the matches.
     """
     generator = torch.Generator().manual_seed(seed)
     available = len(matching.labels)
@@ -99,21 +99,21 @@ def evaluation_matches(matching: Matching, *, size: int, seed: int) -> Int[Tenso
 def drawn_matches(
     matching: Matching, numbers: Int[Tensor, "size"], *, generator: torch.Generator
 ) -> Int[Tensor, "size sources"]:
-    """Partners for some samples of the first source, each beside its own number."""
+    """Draw partners for samples of the first source; each row starts with the sample's own number."""
     return torch.tensor([matching.draw(number, generator=generator) for number in numbers.tolist()])
 
 
 class MatchedSamples(Dataset[Sample]):
-    """Samples of several modalities, one for each of some samples of the first source.
+    """Samples of several modalities, one per chosen sample of the first source.
 
-    Ids name the samples of all sources, in their order, joined by `SEPARATOR`, whichever modalities there are.
+    Ids join the names from all sources, in order, with `SEPARATOR`, whichever modalities are present.
 
     Args:
-        matching: from its sources samples are read.
-        modalities: of the sources, those that samples have.
-        numbers: `(samples,)` in the first source: partners are drawn anew whenever a sample is asked for, from torch's
-            global generator. `(samples, sources)`, as `drawn_matches` gives them: these partners.
-        present: which samples have which of `modalities`. None: all.
+        matching: matching with the sources.
+        modalities: modalities of the samples, a subset of the sources.
+        numbers: `(samples,)` numbers in the first source: new partners at every access, from torch's global generator.
+            `(samples, sources)`, from `drawn_matches`: fixed partners.
+        present: presence of `modalities` in each sample. None: all present.
     """
 
     def __init__(
@@ -131,17 +131,17 @@ class MatchedSamples(Dataset[Sample]):
 
     @property
     def labels(self) -> Int[Tensor, "samples"]:
-        """The class of each sample."""
+        """Return the class of each sample."""
         first = self.numbers if self.numbers.ndim == 1 else self.numbers[:, 0]
         return self.matching.sources[self.matching.first].labels[first]
 
     @property
     def example(self) -> int:
-        """The position of a sample with as many modalities as any has."""
+        """Return the position of a sample with the largest number of modalities."""
         return 0 if self.present is None else int(self.present.sum(dim=1).argmax())
 
     def take(self, index: Int[Tensor, "chosen"]) -> "MatchedSamples":
-        """Some of the samples, by position."""
+        """Return a subset of the samples, by position."""
         return MatchedSamples(
             matching=self.matching,
             modalities=self.modalities,
@@ -153,7 +153,7 @@ class MatchedSamples(Dataset[Sample]):
         return len(self.numbers)
 
     def __getitem__(self, index: int) -> Sample:
-        """Its modalities as their sources read them."""
+        """Return the present modalities, as read by their sources."""
         stored = self.numbers[index]
         numbers = self.matching.draw(int(stored)) if stored.ndim == 0 else stored.tolist()
         of = dict(zip(self.matching.sources, numbers, strict=True))

@@ -1,6 +1,6 @@
-"""Optical flow to learn from, drawn: textured digits that move before a moving background, two frames and where all went.
+"""Synthetic optical flow: two frames of textured digits that move in front of a moving background.
 
-AutoFlow (Sun et al. 2021, arXiv:2104.14544), which Perceiver IO learned flow from, in miniature.
+A miniature of AutoFlow (Sun et al. 2021, arXiv:2104.14544), on which Perceiver IO learned flow.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from perceiver.targets.pixels import FLOW_NAMES, flow_target
 
 @dataclass(frozen=True, kw_only=True)
 class MovingScene:
-    """Draws two frames and the flow between them. Arguments as of `MovingDigits`."""
+    """Draw two frames and the flow between them. Arguments as in `MovingDigits`."""
 
     composition: Composition
     shift: float
@@ -33,7 +33,7 @@ class MovingScene:
     zoom: float
 
     def __call__(self, glyphs: Glyphs, generator: torch.Generator, *, name: str) -> Sample:
-        """Frames `(3, 2, H, W)` in [0, 1], flow `(2, H, W)`, and where it can be seen."""
+        """Draw frames `(3, 2, H, W)` in [0, 1], flow `(2, H, W)`, and its visibility."""
         size = self.composition.size
         first = self.composition.layers(glyphs, generator)
         second = [
@@ -54,22 +54,22 @@ class MovingScene:
 class MovingDigits(DrawnSource):
     """Two frames `(B, 3, 2, H, W)` as `inputs["frames"]`, and the flow `(B, 2, H, W)` from the first to the second.
 
-    Flow is in pixels to the right and pixels down, exact for every pixel. What cannot be seen in the second frame, since it
-    left it or went behind a digit, is not valid: nothing tells where it went.
+    Flow is the motion to the right and down in pixels, exact for every pixel. Pixels that leave the second frame or are
+    occluded in it are invalid: their flow cannot be inferred.
 
     Args:
-        source: of the digits, see `DrawnSource`.
+        source: source of the digits, see `DrawnSource`.
         size: [height, width] of the frames.
-        digits: [fewest, most] digits of a scene.
-        diameter: [smallest, largest] side of a digit in pixels.
-        shift: how far a digit moves at most, in pixels.
-        background_shift: how far the background moves at most.
-        degrees: how far either turns at most.
-        zoom: the largest share by which either grows or shrinks.
+        digits: [minimum, maximum] number of digits in a scene.
+        diameter: [minimum, maximum] side of a digit in pixels.
+        shift: maximum motion of a digit, in pixels.
+        background_shift: maximum motion of the background, in pixels.
+        degrees: maximum rotation of digits and background.
+        zoom: maximum relative growth or shrinkage of digits and background.
         training_scenes, redraw, validation_scenes, test_scenes, scene_seed: see `DrawnSource`.
 
     Raises:
-        ValueError: numbers that make no scene.
+        ValueError: for an impossible scene.
     """
 
     def __init__(
@@ -116,11 +116,11 @@ class MovingDigits(DrawnSource):
         )
 
     def describe(self, scenes: list[Sample]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Mean and standard deviation of the colours, root mean square of the flow."""
+        """Return mean and standard deviation of the colours, and the root mean square of the flow."""
         frames, flow, seen = stacked(scenes, modality=self.modality)
         return channel_statistics(frames), flow_target(flow=flow, mask=seen, modality=self.modality)
 
     def known(self) -> dict[str, Any]:
-        """The frames, and that the target is their flow."""
+        """Return the entries of the frames, and of the flow as the target."""
         target = {"kind": "flow", "names": list(FLOW_NAMES), "modality": self.modality}
         return {"modalities": self.facts, "target": target}

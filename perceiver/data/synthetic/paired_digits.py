@@ -1,4 +1,4 @@
-"""What data sets of digits in several modalities at once have in common: sources of each, matching, statistics."""
+"""Base of data sets of digits in several modalities: sources, matching, statistics."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -25,35 +25,33 @@ from perceiver.data.synthetic.matching import (
 
 
 class PairedDigits(Source):
-    """Images of MNIST, each with recordings, or with what else a subclass has, of the same digit.
+    """Images of MNIST with recordings, or other modalities of a subclass, of the same digit.
 
-    Splits are disjoint in every source: MNIST's and the spoken digits' own test splits, validation images and recordings
-    split off the rest. In an epoch of training every image occurs once, with partners drawn anew; validation and test
-    matches are drawn once. Everything is held in memory, some 100 MB. Ids name all sources of a sample, as in
-    "mnist/test/17+spoken_digits/3_theo_0", also where only some of the modalities are used.
+    Splits are disjoint in every source: the official test splits of MNIST and the spoken digits, with validation images and
+    recordings split off the rest. In a training epoch every image occurs once, with new partners; validation and test
+    matches are fixed. All data is held in memory, about 100 MB. Ids name all sources of a sample, as in
+    "mnist/test/17+spoken_digits/3_theo_0", even if only some of the modalities are used.
 
     Args:
-        root: the folder that holds `MNIST/raw/` and `free-spoken-digit-dataset/recordings/`.
-        modalities: which of the data set's modalities samples have. None: all. Which samples go together, and how they are
-            corrupted in evaluation, does not depend on it.
-        validation_images: how many of the 60,000 training images are for validation.
-        validation_recordings: how many of the 2,700 recordings that are not for the test are for validation.
-        split_seed: which of them; not the training seed.
-        validation_pairs, test_pairs: how many samples validation and test have.
-        pair_seed: which samples go together in validation and test, how they are corrupted, and which training samples lack
-            what; not the training seed.
-        missing: by modality, the share of training samples that lack it in every epoch, the same ones; see
-            `perceiver.data.loading.missing.present_modalities`. None: no sample lacks anything.
-        drop_incomplete: train on those samples only that lack nothing.
-        download: download the files that are absent. False: absent files are an error.
+        root: folder with `MNIST/raw/` and `free-spoken-digit-dataset/recordings/`.
+        modalities: modalities of the samples. None: all. Matches and corruptions in evaluation do not depend on it.
+        validation_images: number of the 60,000 training images used for validation.
+        validation_recordings: number of the 2,700 recordings outside the test split used for validation.
+        split_seed: seed of these splits; not the training seed.
+        validation_pairs, test_pairs: number of validation and test samples.
+        pair_seed: seed of matches and corruptions in validation and test, and of missing modalities; not the training seed.
+        missing: by modality, the share of training samples that lack it, the same samples in every epoch; see
+            `perceiver.data.loading.missing.present_modalities`. None: no missing modalities.
+        drop_incomplete: train only on samples without missing modalities.
+        download: download absent files. False: absent files are an error.
 
     Raises:
         FileNotFoundError, ValueError: as `perceiver.data.MNIST` and `perceiver.data.SpokenDigits`.
-        ValueError: unknown modalities, none or one twice, numbers below 1, or nothing left to train on.
+        ValueError: for unknown, missing or repeated modalities, numbers below 1, or an empty training split.
     """
 
     AVAILABLE: ClassVar[tuple[str, ...]] = ()
-    """The modalities of the data set; the first is matched with the others."""
+    """Modalities of the data set; the first is matched with the others."""
 
     def __init__(
         self,
@@ -74,7 +72,7 @@ class PairedDigits(Source):
             if value < 1:
                 raise ValueError(f"data.{name}: expected 1 or more, got {value}.")
         self.modalities = self._chosen(modalities)
-        present_modalities(missing or {}, modalities=self.modalities, num_samples=0, seed=0)  # for its errors
+        present_modalities(missing or {}, modalities=self.modalities, num_samples=0, seed=0)  # for its checks
         self.validation_pairs = validation_pairs
         self.test_pairs = test_pairs
         self.pair_seed = pair_seed
@@ -94,16 +92,16 @@ class PairedDigits(Source):
 
     @property
     def available(self) -> tuple[str, ...]:
-        """All modalities of the data set, whichever samples have."""
+        """Return all modalities of the data set, used or not."""
         return self.AVAILABLE
 
     def prepare(self) -> None:
-        """Downloads what is absent and checks all files of both sources before any time is spent."""
+        """Download absent files, and check all files of both sources early."""
         self._images.prepare()
         self._recordings.prepare()
 
     def read_training(self) -> tuple[MatchedSamples, MatchedSamples]:
-        """Every image once, with new partners whenever it is asked for, and matches of the rest."""
+        """Return training samples with new partners at every access, and fixed validation matches."""
         images, validation_images = self._images.read_training()
         recordings, validation_recordings = self._recordings.read_training()
         if self.spec is None:
@@ -112,11 +110,11 @@ class PairedDigits(Source):
         return training, self._fixed(self._matching(validation_images, validation_recordings), self.validation_pairs)
 
     def read_test(self) -> MatchedSamples:
-        """Matches of the official test splits."""
+        """Return matches of the official test splits."""
         return self._fixed(self._matching(self._images.read_test(), self._recordings.read_test()), self.test_pairs)
 
     def statistics(self, training: MatchedSamples) -> dict[str, dict[str, Any]]:
-        """Those of all training images and recordings, in whichever samples they are."""
+        """Return statistics of all training images and recordings, used in samples or not."""
         return self._measured
 
     def _matching(self, images: LabelledImages, recordings: InMemory) -> Matching:
@@ -131,7 +129,7 @@ class PairedDigits(Source):
         return Matching({name: sources[name] for name in self.AVAILABLE})
 
     def _redrawn(self, matching: Matching) -> MatchedSamples:
-        """The training split: every image that is to be trained on, with new partners whenever it is asked for."""
+        """Return the training split: every training image once, with new partners at every access."""
         numbers = torch.arange(len(matching.labels))
         present = None
         if self.missing:
@@ -149,7 +147,7 @@ class PairedDigits(Source):
         return MatchedSamples(matching=matching, modalities=self.modalities, numbers=numbers)
 
     def take(self, stored: Mapping[str, Any]) -> None:
-        """As `Source.take`; says how to choose the stored modalities."""
+        """See `Source.take`; errors state how to choose the stored modalities."""
         theirs = sorted(stored.get("modalities") or {})
         if theirs != sorted(self.modalities):
             raise ValueError(
@@ -160,7 +158,7 @@ class PairedDigits(Source):
         super().take(stored)
 
     def unaltered(self, training: MatchedSamples) -> MatchedSamples:
-        """Overfitting on one batch needs the same batch every time, partners and all."""
+        """Return training samples with fixed partners: overfitting on one batch needs an identical batch."""
         generator = torch.Generator().manual_seed(self.pair_seed)
         return MatchedSamples(
             matching=training.matching,
@@ -181,20 +179,20 @@ class PairedDigits(Source):
 
 @dataclass(frozen=True)
 class _Digits:
-    """MNIST's images in the two forms in which they are read. Methods, not closures: loader processes may pickle them."""
+    """MNIST's images as pixels and as points. Methods, not closures: loader processes may pickle them."""
 
     images: LabelledImages
 
     def image(self, number: int) -> Tensor:
-        """`(1, 28, 28)` in [0, 1]."""
+        """Return an image `(1, 28, 28)` in [0, 1]."""
         return self.images.pixels[number].to(torch.float32) / 255
 
     def points(self, number: int) -> Tensor:
-        """`(P, 3)`: x, y and ink of the pixels that have any. Made when asked for: all of them would take 100 MB."""
+        """Return `(P, 3)`: x, y and ink of the inked pixels. Made on demand: all sets would take 100 MB."""
         return inked_points(self.images.pixels[number, 0])
 
     def name(self, number: int) -> str:
-        """As in `LabelledImages.names`."""
+        """Return the name as in `LabelledImages.names`."""
         return f"{self.images.ids}/{int(self.images.numbers[number])}"
 
 
@@ -205,11 +203,11 @@ class _Recordings:
     samples: InMemory
 
     def sound(self, number: int) -> Tensor:
-        """`(1, samples)`."""
+        """Return a recording `(1, samples)`."""
         sound = self.samples[number].inputs["audio"]
         assert isinstance(sound, Tensor)
         return sound
 
     def name(self, number: int) -> str:
-        """Its id."""
+        """Return the id of a recording."""
         return self.samples[number].id

@@ -1,4 +1,4 @@
-"""Semantic segmentation to learn from, drawn: textured digits before a textured background, and the class of every pixel."""
+"""Synthetic semantic segmentation: textured digits in front of a textured background, and the class of every pixel."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ BACKGROUND = "background"
 
 @dataclass(frozen=True, kw_only=True)
 class PlacedScene:
-    """Draws an image and the classes of its pixels. Arguments as of `PlacedDigits`, and the class of the background."""
+    """Draw an image and the classes of its pixels. Arguments as in `PlacedDigits`, and the class of the background."""
 
     composition: Composition
     background: int
 
     def __call__(self, glyphs: Glyphs, generator: torch.Generator, *, name: str) -> Sample:
-        """An image `(3, H, W)` in [0, 1] and class numbers `(H, W)`."""
+        """Draw an image `(3, H, W)` in [0, 1] and class numbers `(H, W)`."""
         layers = self.composition.layers(glyphs, generator)
         picture = draw(layers, **self.composition.size)
         classes = torch.tensor([self.background, *(layer.label for layer in layers[1:])])[picture.top]
@@ -40,14 +40,14 @@ class PlacedDigits(DrawnSource):
     """Images `(B, 3, H, W)` as `inputs["image"]`, and class numbers `(B, H, W)`: the classes of the digits, then background.
 
     Args:
-        source: of the digits, see `DrawnSource`.
+        source: source of the digits, see `DrawnSource`.
         size: [height, width] of the images.
-        digits: [fewest, most] digits of a scene; a later one may cover parts of an earlier one.
-        diameter: [smallest, largest] side of a digit in pixels.
+        digits: [minimum, maximum] number of digits in a scene; later digits may cover earlier digits.
+        diameter: [minimum, maximum] side of a digit in pixels.
         training_scenes, redraw, validation_scenes, test_scenes, scene_seed: see `DrawnSource`.
 
     Raises:
-        ValueError: numbers that make no scene.
+        ValueError: for an impossible scene.
     """
 
     def __init__(
@@ -79,14 +79,14 @@ class PlacedDigits(DrawnSource):
         )
 
     def describe(self, scenes: list[Sample]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Mean and standard deviation of the colours, how many pixels are of each class."""
+        """Return mean and standard deviation of the colours, and the number of pixels per class."""
         images, classes, _ = stacked(scenes, modality=self.modality)
         names = self._names()
         counts = classes.flatten().bincount(minlength=len(names)).tolist()
         return channel_statistics(images), segmentation_target(names=names, counts=counts, modality=self.modality)
 
     def known(self) -> dict[str, Any]:
-        """The images; the classes are the digits and the background."""
+        """Return the entries of the images, and of the classes: digits and background."""
         target = {"kind": "segmentation", "names": self._names(), "modality": self.modality}
         return {"modalities": self.facts, "target": target}
 

@@ -1,7 +1,7 @@
-"""Drawn scenes: textured digits in front of a textured background, each a layer that can be moved; the truth is exact.
+"""Drawn scenes: movable layers of textured digits in front of a textured background, with exact ground truth.
 
-A layer is a function of continuous coordinates of its own, and a pose says where these lie in the picture. So a picture of a
-moved layer is drawn anew, never warped, and where each of its points has gone is a formula.
+A layer is a function of continuous local coordinates, and a pose maps these to the picture. A picture of a moved layer is
+therefore drawn, not warped, and the motion of each point is given by a formula.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Pose:
-    """Own coordinates u -> pixels p = centre + scale * R(angle) u.
+    """Map from local coordinates u to pixels p = centre + scale * R(angle) u.
 
     Args:
         centre: (column, row), in pixels.
         scale: pixels per unit.
-        angle: in radians, turning columns towards rows.
+        angle: rotation in radians, from columns towards rows.
     """
 
     centre: tuple[float, float]
@@ -31,17 +31,17 @@ class Pose:
     angle: float = 0.0
 
     def moved(self, *, shift: tuple[float, float], angle: float = 0.0, zoom: float = 1.0) -> Pose:
-        """Shifted by pixels, turned and enlarged about the centre."""
+        """Return the pose shifted by pixels, and rotated and scaled about the centre."""
         column, row = self.centre
         return Pose(centre=(column + shift[0], row + shift[1]), scale=self.scale * zoom, angle=self.angle + angle)
 
     def pixels(self, own: Float[Tensor, "*places 2"]) -> Float[Tensor, "*places 2"]:
-        """Own coordinates -> (column, row)."""
+        """Local coordinates -> (column, row)."""
         cosine, sine = math.cos(self.angle) * self.scale, math.sin(self.angle) * self.scale
         return _affine(own, [[cosine, sine], [-sine, cosine]], self.centre)
 
     def own(self, pixels: Float[Tensor, "*places 2"]) -> Float[Tensor, "*places 2"]:
-        """(column, row) -> own coordinates."""
+        """(column, row) -> local coordinates."""
         cosine, sine = math.cos(self.angle) / self.scale, math.sin(self.angle) / self.scale
         column, row = self.centre
         return _affine(
@@ -51,13 +51,13 @@ class Pose:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """Something to draw.
+    """A layer of a scene.
 
     Args:
-        texture: `(C, h, w)`, colours over the square [-1, 1]² of own coordinates, interpolated between.
-        glyph: `(h, w)`, ink over the same square: the layer is where it exceeds a half. None: everywhere.
-        pose: where it is.
-        label: its class.
+        texture: `(C, h, w)`, colours over the square [-1, 1]² of local coordinates, interpolated.
+        glyph: `(h, w)`, ink over the same square: the layer is opaque where ink exceeds 0.5. None: everywhere.
+        pose: position in the picture.
+        label: class of the layer.
     """
 
     texture: Tensor
@@ -66,13 +66,13 @@ class Layer:
     label: int = 0
 
     def covers(self, pixels: Float[Tensor, "*places 2"]) -> Bool[Tensor, "*places"]:
-        """Whether it has something at (column, row)."""
+        """Return whether the layer is opaque at (column, row)."""
         if self.glyph is None:
             return torch.ones(pixels.shape[:-1], dtype=torch.bool)
         return _read(self.glyph[None], self.pose.own(pixels), padding="zeros")[0] > 0.5
 
     def colours(self, pixels: Float[Tensor, "*places 2"]) -> Float[Tensor, "channels *places"]:
-        """What it looks like at (column, row)."""
+        """Return the colours at (column, row)."""
         return _read(self.texture, self.pose.own(pixels), padding="reflection")
 
 
@@ -82,7 +82,7 @@ class Picture:
 
     Args:
         pixels: `(C, H, W)`.
-        top: `(H, W)`: which layer is seen.
+        top: `(H, W)`, number of the visible layer.
     """
 
     pixels: Tensor
@@ -90,7 +90,7 @@ class Picture:
 
 
 def draw(layers: Sequence[Layer], *, height: int, width: int) -> Picture:
-    """Later layers lie before earlier ones; the first has no glyph, so that something is seen everywhere."""
+    """Draw layers from back to front; the first has no glyph, so that every pixel is covered."""
     grid = pixel_grid(height, width)
     top = topmost(layers, grid)
     pixels = layers[0].colours(grid)
@@ -102,7 +102,7 @@ def draw(layers: Sequence[Layer], *, height: int, width: int) -> Picture:
 
 
 def topmost(layers: Sequence[Layer], pixels: Float[Tensor, "*places 2"]) -> Int[Tensor, "*places"]:
-    """The number of the layer that is seen at (column, row)."""
+    """Return the number of the visible layer at (column, row)."""
     top = torch.zeros(pixels.shape[:-1], dtype=torch.int64)
     for number, layer in enumerate(layers[1:], start=1):
         top[layer.covers(pixels)] = number
@@ -112,13 +112,13 @@ def topmost(layers: Sequence[Layer], pixels: Float[Tensor, "*places 2"]) -> Int[
 def flow_between(
     first: Sequence[Layer], second: Sequence[Layer], *, height: int, width: int
 ) -> tuple[Float[Tensor, "2 h w"], Bool[Tensor, "h w"]]:
-    """Where each pixel of the first picture has gone in the second, in pixels to the right and down, and whether it is seen.
+    """Return the motion of each pixel between two pictures, to the right and down in pixels, and its visibility.
 
-    What leaves the picture or goes behind another layer is not seen there; its flow is true all the same.
+    Pixels that leave the picture or are occluded in it are not visible; their flow is still exact.
 
     Args:
         first, second: the same layers in two poses each.
-        height, width: of the pictures.
+        height, width: size of the pictures.
     """
     grid = pixel_grid(height, width)
     top = topmost(first, grid)
@@ -131,7 +131,7 @@ def flow_between(
 
 
 def pixel_grid(height: int, width: int) -> Float[Tensor, "h w 2"]:
-    """(column, row) of every pixel."""
+    """Return (column, row) of every pixel."""
     rows, columns = torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij")
     return torch.stack([columns, rows], dim=-1)
 
@@ -139,7 +139,7 @@ def pixel_grid(height: int, width: int) -> Float[Tensor, "h w 2"]:
 def random_texture(
     *, low: float, high: float, size: int, generator: torch.Generator, channels: int = 3
 ) -> Float[Tensor, "channels size size"]:
-    """Smooth noise: a grid of random colours between low and high, of which three in four are drawn near a common colour."""
+    """Draw smooth noise: a grid of random colours between low and high, three quarters of them near a common colour."""
     base = torch.rand(channels, 1, 1, generator=generator)
     spots = torch.rand(channels, size, size, generator=generator)
     return low + (high - low) * (0.25 * base + 0.75 * spots)
@@ -154,14 +154,14 @@ def random_glyph_layer(
     width: int,
     generator: torch.Generator,
 ) -> Layer:
-    """A digit of random size and place, a little turned, in light colours.
+    """Draw a digit of random size and position, slightly rotated, in light colours.
 
     Args:
-        glyph: its ink in [0, 1].
-        label: its class.
-        diameter: the smallest and largest side of its square, in pixels.
-        height, width: of the picture, in which its square lies.
-        generator: where to draw from.
+        glyph: ink in [0, 1].
+        label: class of the digit.
+        diameter: minimum and maximum side of its square, in pixels.
+        height, width: size of the picture, which contains the square.
+        generator: random generator.
     """
     drawn = torch.rand(4, generator=generator).tolist()
     side = diameter[0] + (diameter[1] - diameter[0]) * drawn[0]
@@ -172,21 +172,21 @@ def random_glyph_layer(
 
 
 def random_background(*, height: int, width: int, generator: torch.Generator) -> Layer:
-    """A texture in dark colours that reaches half a picture beyond every edge; its spots are four pixels apart."""
+    """Draw a dark texture that extends half a picture beyond every edge, with spots four pixels apart."""
     side = 2 * max(height, width)
     texture = random_texture(low=0.0, high=0.5, size=max(2, side // 4), generator=generator)
     return Layer(texture=texture, glyph=None, pose=Pose(centre=((width - 1) / 2, (height - 1) / 2), scale=side / 2))
 
 
 def random_motion(layer: Layer, *, shift: float, degrees: float, zoom: float, generator: torch.Generator) -> Layer:
-    """The same layer elsewhere.
+    """Return the layer with a random motion.
 
     Args:
-        layer: what is moved.
-        shift: its centre moves by at most so many pixels, uniformly over that disc.
-        degrees: it turns by at most so much, either way.
-        zoom: it grows or shrinks by at most this share.
-        generator: where to draw from.
+        layer: layer to move.
+        shift: maximum shift of the centre in pixels, uniform over the disc.
+        degrees: maximum rotation in either direction.
+        zoom: maximum relative growth or shrinkage.
+        generator: random generator.
     """
     drawn = torch.rand(4, generator=generator).tolist()
     distance, direction = shift * math.sqrt(drawn[0]), 2 * math.pi * drawn[1]
@@ -199,12 +199,12 @@ def random_motion(layer: Layer, *, shift: float, degrees: float, zoom: float, ge
 
 
 def _affine(x: Tensor, matrix: list[list[float]], offset: tuple[float, float]) -> Tensor:
-    """`x @ matrix + offset`."""
+    """Return `x @ matrix + offset`."""
     return torch.addmm(torch.tensor(offset), x.reshape(-1, 2), torch.tensor(matrix)).reshape(x.shape)
 
 
 def _read(image: Float[Tensor, "channels h w"], own: Tensor, *, padding: str) -> Tensor:
-    """`(C, h, w)` over the square [-1, 1]² at own coordinates `(…, 2)` -> `(C, …)`, bicubic between its elements."""
+    """Sample `(C, h, w)` over the square [-1, 1]² at local coordinates `(…, 2)` -> `(C, …)`, with bicubic interpolation."""
     places = own.reshape(1, 1, -1, 2)
     read = F.grid_sample(image[None], places, mode="bicubic", padding_mode=padding, align_corners=False)
     return read.reshape(image.shape[0], *own.shape[:-1]).clamp(0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Digits as images, recordings and point sets: triples of the same digit, the points those of another image.
+"""Digits as images, recordings and point sets: triples of the same digit, with points from another image.
 
 Sources: MNIST and the Free Spoken Digit Dataset (`perceiver.data.datasets`), and `perceiver.data.synthetic.digit_points`.
 """
@@ -11,8 +11,8 @@ from perceiver.data.synthetic.paired_digits import PairedDigits
 class TrimodalDigits(PairedDigits):
     """Triples of an image, a recording and a point set; see `PairedDigits` for the arguments.
 
-    Batches are those of `AVDigits` and hold `inputs["points"]` `(B, P, 3)`, x, y and ink, as many points as the largest of
-    their sets, with `masks["points"]` `(B, P)`. The points are the ink of another image of the same split.
+    Batches are as in `AVDigits`, and also hold `inputs["points"]` `(B, P, 3)`, x, y and ink, padded to their largest set,
+    with `masks["points"]` `(B, P)`. The points are the ink of another image of the same split.
     """
 
     AVAILABLE: ClassVar[tuple[str, ...]] = ("image", "audio", "points")
