@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
+
+from perceiver.run.data import make_data
 
 
 def clips(loader: Any, *, at_least: int = 0) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument("--training-clips", type=int, default=10000)
     given = parser.parse_args()
     config: Any = OmegaConf.to_container(OmegaConf.load(given.run / "config.yaml"))
-    data = instantiate(config["data"], _convert_="all")
+    data = make_data(config["data"])
     data.spec = config["spec"]
     data.setup("fit")
     data.setup("test")

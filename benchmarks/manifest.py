@@ -86,7 +86,7 @@ def measure(overrides: Sequence[str], *, epochs: int) -> list[dict[str, float]]:
     sys.modules.setdefault("manifest", sys.modules[__name__])
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "epochs.jsonl"
-        quiet = ["logger=none", "callbacks.samples=null", "callbacks.attention=null", "test=false"]
+        quiet = ["logger=none", "callbacks.figures=null", "test=false"]
         counted = ["+callbacks.alternate._target_=manifest.Alternate", f"+callbacks.alternate.path={written}"]
         _run([f"trainer.max_epochs={epochs}", *quiet, *counted, *overrides], Path(folder) / "run")
         return [json.loads(line) for line in written.read_text().splitlines()]

@@ -25,6 +25,7 @@ from perceiver import checkpoints
 from perceiver.inference.infilling import vocabulary_of
 from perceiver.modalities.text_bytes import NUM_SPECIAL
 from perceiver.objectives.masked_tokens import cross_entropies, generators_of
+from perceiver.run.data import make_data
 from perceiver.runtime.evaluating import evaluating
 
 EDGE, HIDDEN = 256, 257
@@ -83,11 +84,11 @@ def compare(run: Path, *, split: str, device: str) -> list[tuple[str, float, flo
     recipe = checkpoints.read(run)
     model = checkpoints.load(run, device=device)
     config = recipe.config
-    data = instantiate(config["data"], _convert_="all")
+    data = make_data(config["data"])
     data.prepare_data()
     data.spec = recipe.spec
     data.setup("fit")
-    contexts = Contexts([stretch.raw for stretch in data.read_training()[0].stretches], shapes=SHAPES)
+    contexts = Contexts([stretch.raw for stretch in data.split("train").stretches], shapes=SHAPES)
     if split == "test":
         data.setup("test")
     settings = config["task"]

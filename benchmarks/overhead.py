@@ -64,9 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "trainer.max_epochs=1",
         f"trainer.limit_train_batches={options.steps}",
         "trainer.limit_val_batches=0",
-        "callbacks.samples=null",
-        "callbacks.attention=null",
-        "callbacks.attention_modalities=null",
+        "callbacks.figures=null",
         "+callbacks.clock._target_=overhead.Clock",
         *options.set,
     ]
