@@ -99,7 +99,7 @@ def compare(run: Path, *, split: str, device: str) -> list[tuple[str, float, flo
     count = 0
     for number, batch in enumerate(data.val_dataloader() if split == "val" else data.test_dataloader()):
         ids, valid = batch.inputs[name], batch.masks.get(name)
-        masked = masking(ids, valid, vocabulary_size=size, generators=generators_of(batch, seed=seed, batch_idx=number))
+        masked = masking(ids, valid, vocabulary_size=size, generators=generators_of(batch, seed=seed, number=number))
         with evaluating(model):
             masks = {} if valid is None else {name: valid.to(device)}
             logits = model({name: masked.ids.to(device)}, masks, index=masked.index.to(device)).float().cpu()

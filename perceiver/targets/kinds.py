@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Any, ClassVar, Protocol, runtime_checkable
+from io import BufferedIOBase
+from typing import Any, BinaryIO, ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Float, Shaped
 from torch import Tensor
@@ -27,7 +28,7 @@ class SavedPrediction(Protocol):
         """Return the cells of its row in the table, by column, besides the file."""
         ...
 
-    def save(self, file: IO[bytes]) -> None:
+    def save(self, file: BinaryIO | BufferedIOBase) -> None:
         """Write the prediction to an open file."""
         ...
 

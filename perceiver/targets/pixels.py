@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import IO, Any, ClassVar
+from io import BufferedIOBase
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ class SegmentationPrediction:
         """Return the cells of a row in a table of predictions, by column, besides the file."""
         return {f"share_{name}": f"{share:.6g}" for name, share in self.shares.items()}
 
-    def save(self, file: IO[bytes]) -> None:
+    def save(self, file: BinaryIO | BufferedIOBase) -> None:
         """Write class numbers as the pixels of a PNG with a palette; with more than 256 classes, 16-bit grey."""
         if len(self.names) > 256:
             image = Image.fromarray(self.classes.astype(np.uint16))
@@ -114,7 +115,7 @@ class FieldPrediction:
         means = self.values.reshape(len(self.names), -1).mean(axis=1, dtype=np.float64).tolist()
         return {f"mean_{name}": f"{mean:.6g}" for name, mean in zip(self.names, means, strict=True)}
 
-    def save(self, file: IO[bytes]) -> None:
+    def save(self, file: BinaryIO | BufferedIOBase) -> None:
         """Write the values as an array in NumPy's format."""
         np.save(file, self.values)
 
