@@ -74,7 +74,7 @@ class SegmentationPrediction:
         else:
             image = Image.fromarray(self.classes.astype(np.uint8))
             image.putpalette(bytes.fromhex((PALETTE * 13)[: 256 * 6]))
-        image.save(file, format="PNG")
+        image.save(file, format="PNG")  # type: ignore[arg-type]  # Pillow only writes to it
 
     @property
     def shares(self) -> dict[str, float]:
