@@ -3,9 +3,7 @@
 A few runs are processes of their own; the others call the same `main` in this one, which spares importing Lightning.
 """
 
-import contextlib
 import csv
-import io
 import json
 import os
 import resource
@@ -20,11 +18,11 @@ from unittest import mock
 import pytest
 import torch
 import yaml
+from hydra_runs import run
 from sklearn.datasets import load_digits
 
 import perceiver
 from perceiver.data import DataModule, Digits
-from perceiver.run.main import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -65,18 +63,7 @@ def process(*arguments: str) -> Finished:
 
 def train(*arguments: str) -> Finished:
     """The same within this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        mock.patch("sys.argv", ["train.py", *arguments]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        try:
-            main()
-            code = 0
-        except SystemExit as error:
-            code = int(error.code or 0)
-    return Finished(code, out.getvalue(), err.getvalue())
+    return Finished(*run(*arguments))
 
 
 @pytest.fixture(scope="module")

@@ -39,19 +39,18 @@ def payload_by_name(marker: Path) -> dict[str, Any]:
 
 def checkpoint_with_spec(source: Path, written: Path, changes: dict[str, Any]) -> Path:
     """The checkpoint `source` with other facts in its spec: `{"target.counts": value}`; returns `written`."""
-    content = torch.load(source, map_location="cpu", weights_only=True)
-    for place, value in changes.items():
-        set_at(content["perceiver"]["spec"], place, value)
-    written.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(content, written)
-    return written
+    return _checkpoint_with("spec", source, written, changes)
 
 
 def checkpoint_with_config(source: Path, written: Path, changes: dict[str, Any]) -> Path:
     """The checkpoint `source` with other values in its config, as `checkpoint_with_spec`."""
+    return _checkpoint_with("config", source, written, changes)
+
+
+def _checkpoint_with(part: str, source: Path, written: Path, changes: dict[str, Any]) -> Path:
     content = torch.load(source, map_location="cpu", weights_only=True)
     for place, value in changes.items():
-        set_at(content["perceiver"]["config"], place, value)
+        set_at(content["perceiver"][part], place, value)
     written.parent.mkdir(parents=True, exist_ok=True)
     torch.save(content, written)
     return written
