@@ -22,7 +22,11 @@ from perceiver.batch import Batch
 from perceiver.data.folders.flow import write_flow
 
 HEIGHT, WIDTH = 6, 7
-PLANE = Fourier(num_bands=2, resolution=(HEIGHT, WIDTH))
+
+
+def plane() -> Fourier:
+    """Positions of their own for each model: models that share a module share its training mode, too."""
+    return Fourier(num_bands=2, resolution=(HEIGHT, WIDTH))
 
 
 def decoded(adapter: Any, *, name: str, queries: Any, outputs: int, spec: Any = None, **settings: Any) -> Perceiver:
@@ -42,21 +46,21 @@ def decoded(adapter: Any, *, name: str, queries: Any, outputs: int, spec: Any = 
 
 def segmenting(*, classes: int = 3, positions: bool = False, spec: Any = None, **settings: Any) -> Perceiver:
     """From images `(B, 2, H, W)` of any size, or of 6 x 7 pixels."""
-    queries = PositionalQueries(position=PLANE, grid=[HEIGHT, WIDTH]) if positions else InputQueries(modality="image")
-    adapter = ImagePixels(image_channels=2, position=PLANE)
+    queries = PositionalQueries(position=plane(), grid=[HEIGHT, WIDTH]) if positions else InputQueries(modality="image")
+    adapter = ImagePixels(image_channels=2, position=plane())
     return decoded(adapter, name="image", queries=queries, outputs=classes, spec=spec, query_residual=True, **settings)
 
 
 def flowing(*, spec: Any = None, **settings: Any) -> Perceiver:
     """From frames `(B, 1, 2, H, W)` of any size."""
-    adapter = FrameSurroundings(video_channels=1, position=PLANE, embedding_channels=8)
+    adapter = FrameSurroundings(video_channels=1, position=plane(), embedding_channels=8)
     queries = InputQueries(modality="frames")
     return decoded(adapter, name="frames", queries=queries, outputs=2, spec=spec, query_residual=True, **settings)
 
 
 def pooled() -> Perceiver:
     """A classifier."""
-    adapter = ImagePixels(image_channels=2, position=PLANE)
+    adapter = ImagePixels(image_channels=2, position=plane())
     encoder = Encoder(num_latents=4, latent_channels=16, token_channels=adapter.channels, num_self_heads=2)
     return Perceiver(adapters={"image": adapter}, encoder=encoder, head=PooledHead(latent_channels=16, num_classes=3))
 
