@@ -14,8 +14,7 @@ from pathlib import Path
 import hostile_data
 import hostile_models
 import pytest
-import torch
-from hostile_files import SECRET, SECRET_NAME, alias_bomb, files_with, payload, payload_by_name, set_at
+from hostile_files import SECRET, SECRET_NAME, alias_bomb, checkpoint_with, files_with, payload, payload_by_name, set_at
 from hostile_models import PACKAGE, Hostile, checkpoint, transformers_values
 from hydra_runs import run
 from shard_cases import manifest, pack
@@ -39,47 +38,40 @@ TINY = (
 REFERENCE = "${oc.env:" + SECRET_NAME + "}"
 
 
-def with_entry(folder: Path, place: str, value: object, *, marker: str = "RAN") -> Hostile:
-    """A good checkpoint whose entry of config and spec was changed at `place`, such as `spec.target.counts`."""
+def with_entries(folder: Path, changes: dict[str, object]) -> Hostile:
+    """A good checkpoint whose entries of config and spec were changed, such as `spec.target.counts`."""
     file = checkpoint(folder, lambda model: None)
-    content = torch.load(file, weights_only=True)
-    set_at(content["perceiver"], place, value)
-    torch.save(content, file)
-    return Hostile(file, folder / marker, "")
+    return Hostile(checkpoint_with(file, file, changes), folder / "RAN", "")
 
 
 def target_in_spec(folder: Path) -> Hostile:
     """A node for Hydra where the spec has numbers."""
-    return with_entry(folder, "spec.target.counts", payload(folder / "RAN"))
+    return with_entries(folder, {"spec.target.counts": payload(folder / "RAN")})
 
 
 def target_with_keywords_in_spec(folder: Path) -> Hostile:
     """Another one, deeper."""
-    return with_entry(folder, "spec.modalities.image.notes", [payload_by_name(folder / "RAN")])
+    return with_entries(folder, {"spec.modalities.image.notes": [payload_by_name(folder / "RAN")]})
 
 
 def reference_in_spec(folder: Path) -> Hostile:
     """A reference to a variable of the environment as the name of a class and as a fact."""
-    hostile = with_entry(folder, "spec.target.names", [REFERENCE, *"123456789"])
-    content = torch.load(hostile.path, weights_only=True)
-    set_at(content["perceiver"], "spec.modalities.image.note", REFERENCE)
-    torch.save(content, hostile.path)
-    return hostile
+    changes = {"spec.target.names": [REFERENCE, *"123456789"], "spec.modalities.image.note": REFERENCE}
+    return with_entries(folder, changes)
 
 
 def path_as_kind(folder: Path) -> Hostile:
     """A path as the kind of a modality, by which an adapter is looked up."""
-    return with_entry(folder, "spec.modalities.image.kind", "../../../planted")
+    return with_entries(folder, {"spec.modalities.image.kind": "../../../planted"})
 
 
 def task_of_a_stranger(folder: Path) -> Hostile:
     """A task, and callbacks, that make a file."""
-    hostile = with_entry(folder, "config.task", payload(folder / "RAN"))
-    content = torch.load(hostile.path, weights_only=True)
-    set_at(content["perceiver"], "config.callbacks", {"x": payload(folder / "RAN")})
-    set_at(content["perceiver"], "config.data", payload_by_name(folder / "RAN"))
-    torch.save(content, hostile.path)
-    return hostile
+    marker = folder / "RAN"
+    callbacks = {"x": payload(marker)}
+    return with_entries(
+        folder, {"config.task": payload(marker), "config.callbacks": callbacks, "config.data": payload_by_name(marker)}
+    )
 
 
 def dropout_that_is_no_number(folder: Path) -> Hostile:
@@ -95,9 +87,7 @@ def negative_attention_dropout(folder: Path) -> Hostile:
 def alias_bomb_beside_it(folder: Path) -> Hostile:
     """A run directory whose config.yaml would have millions of entries."""
     file = checkpoint(folder / "checkpoints", lambda model: None, name="best.ckpt")
-    content = torch.load(file, weights_only=True)
-    set_at(content["perceiver"], "spec.modalities.image.kind", "../planted")  # not to be trained on
-    torch.save(content, file)
+    checkpoint_with(file, file, {"spec.modalities.image.kind": "../planted"})  # not to be trained on
     alias_bomb(folder)
     return Hostile(folder, folder / "RAN", "")
 

@@ -5,23 +5,21 @@
 
 import importlib
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from filelock import FileLock
+from forked_ranks import outcomes
+from hydra_runs import SMALL
+from made_once import made_once
 
 from perceiver.run.processes.lost_rank import explained
 
-SUPPORT = Path(__file__).resolve().parents[1] / "support"
 RUN = (
-    "data=digits", "model.encoder.num_latents=4", "model.encoder.latent_channels=16", "model.encoder.num_self_heads=2",
-    "model.encoder.num_blocks=1", "model.encoder.num_cross_attends=1", "model.encoder.num_layers_per_block=1",
-    "trainer.max_epochs=2", "trainer.accelerator=cpu", "logger=csv", "callbacks.samples=null", "callbacks.attention=null",
+    "data=digits", *SMALL, "trainer.max_epochs=2", "trainer.accelerator=cpu", "logger=csv",
+    "callbacks.samples=null", "callbacks.attention=null",
     "callbacks.attention_by_modality=null", "callbacks.attention_modalities=null", "test=false", "ckpt_path=auto",
     "averaging=ema", "callbacks.averaging.multi_avg_fn.decay=0.8", "trainer.limit_train_batches=9",
     "regularise=false",  # each process would augment and drop in its own way
@@ -34,25 +32,11 @@ HALVES = ("trainer=single", "data.batch_size=64", "trainer.limit_train_batches=1
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> dict[str, Any]:
-    """What became of each training, by a name, and the folder of their run directories under "folder".
-
-    Processes of the tests share them: the first one that asks makes them.
-    """
-    parallel = os.environ.get("PYTEST_XDIST_TESTRUNUID")
-    folder = tmp_path_factory.mktemp("ranks") if parallel is None else tmp_path_factory.getbasetemp().parent / "ranks"
-    with FileLock(f"{folder}.lock"):
-        folder.mkdir(exist_ok=True)
-        names, plan = planned(folder)
-        results = folder / "results.json"
-        if not results.exists():
-            (folder / "plan.json").write_text(json.dumps(plan))
-            command = [sys.executable, str(SUPPORT / "forked_ranks.py"), str(folder / "plan.json"), str(results)]
-            kept = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
-            environment = {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-            assert done.returncode == 0, done.stderr
-        return {**dict(zip(names, json.loads(results.read_text()), strict=True)), "folder": folder}
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What became of each training, by a name, and the folder of their run directories under "folder"."""
+    folder = made_once(tmp_path_factory, "ranks", lambda folder: outcomes(planned(folder)[1], folder))
+    results = json.loads((folder / "results.json").read_text())
+    return {**dict(zip(planned(folder)[0], results, strict=True)), "folder": folder}
 
 
 def planned(folder: Path) -> tuple[list[str], list[dict[str, Any]]]:

@@ -4,54 +4,29 @@ A few runs are processes of their own; the others call the same `main` in this o
 """
 
 import csv
-import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
 import pytest
 import torch
 import yaml
-from hydra_runs import run
+from hydra_runs import QUICK, SMALL, Finished, metrics_of
+from hydra_runs import run as train
+from made_once import made_once
 from sklearn.datasets import load_digits
 
 import perceiver
 from perceiver.data import DataModule, Digits
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SMALL = (
-    "model.encoder.num_latents=4",
-    "model.encoder.latent_channels=16",
-    "model.encoder.num_self_heads=2",
-    "model.encoder.num_blocks=1",
-    "model.encoder.num_cross_attends=1",
-    "model.encoder.num_layers_per_block=1",
-    "data.batch_size=128",
-    "optimizer.lr=5e-3",
-)
 LARGER = ("model.encoder.num_latents=8", "model.encoder.latent_channels=32")
-QUICK = (*SMALL, "trainer.max_epochs=1", "trainer.limit_train_batches=2", "logger=none")
-
-
-@dataclass(frozen=True)
-class Finished:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def error(self) -> str:
-        """The line on stderr that begins with `error: `."""
-        [line] = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        return line
 
 
 def process(*arguments: str) -> Finished:
@@ -61,29 +36,22 @@ def process(*arguments: str) -> Finished:
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
-def train(*arguments: str) -> Finished:
-    """The same within this process."""
-    return Finished(*run(*arguments))
-
-
 @pytest.fixture(scope="module")
 def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two epochs."""
-    directory = tmp_path_factory.mktemp("run") / "first"
-    finished = train(*SMALL, "trainer.max_epochs=2", f"hydra.run.dir={directory}")
-    assert finished.code == 0, finished.err
-    return directory
+    """A run of two epochs, in a process of its own, whose output is beside it."""
+
+    def make(folder: Path) -> None:
+        finished = process(*SMALL, "trainer.max_epochs=2", f"hydra.run.dir={folder / 'first'}")
+        assert finished.code == 0, finished.err
+        (folder / "out").write_text(finished.out)
+        (folder / "err").write_text(finished.err)
+
+    return made_once(tmp_path_factory, "run_of_two_epochs", make) / "first"
 
 
-def metrics_of(directory: Path) -> dict[str, float]:
-    loaded: dict[str, float] = json.loads((directory / "metrics.json").read_text())
-    return loaded
-
-
-def test_a_run_says_what_it_does(tmp_path: Path) -> None:
-    finished = process(*SMALL, "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}")
-    assert finished.code == 0, finished.err
-    assert finished.err == "", "a run without problems warns of nothing"
+def test_a_run_says_what_it_does(run_directory: Path) -> None:
+    assert (run_directory.parent / "err").read_text() == "", "a run without problems warns of nothing"
+    out = (run_directory.parent / "out").read_text()
     for words in (
         "adapters.image",
         "64 tokens × 19",
@@ -91,9 +59,9 @@ def test_a_run_says_what_it_does(tmp_path: Path) -> None:
         "epoch 2/2  train/loss",
         "Validation accuracy",
         "Test accuracy",
-        f'perceiver.load("{tmp_path}")',
+        f'perceiver.load("{run_directory}")',
     ):
-        assert words in finished.out
+        assert words in out
 
 
 def test_a_run_leaves_one_directory(run_directory: Path) -> None:
@@ -360,16 +328,16 @@ def test_a_checkpoint_of_other_data(run_directory: Path, tmp_path: Path, data_ro
     assert "perceiver.data.Digits" in finished.error
 
 
-def test_an_earlier_run_is_not_written_over(run_directory: Path) -> None:
-    before = (run_directory / "checkpoints" / "last.ckpt").read_bytes()
-    finished = train(*QUICK, f"hydra.run.dir={run_directory}")
+def test_an_earlier_run_is_not_written_over(run_directory: Path, tmp_path: Path) -> None:
+    earlier = shutil.copytree(run_directory, tmp_path / "earlier")
+    before = (earlier / "checkpoints" / "last.ckpt").read_bytes()
+    finished = train(*QUICK, f"hydra.run.dir={earlier}")
     assert finished.code == 1
     assert (
-        f"already holds a run (last.ckpt). Choose another directory, or continue that run with ckpt_path={run_directory}"
+        f"already holds a run (last.ckpt). Choose another directory, or continue that run with ckpt_path={earlier}"
         in finished.error
     )
-    assert (run_directory / "checkpoints" / "last.ckpt").read_bytes() == before
-    (run_directory / "error.log").unlink()
+    assert (earlier / "checkpoints" / "last.ckpt").read_bytes() == before
 
 
 def test_labels_out_of_range_name_the_sample(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_import_export_import_is_exact(case: Case) -> None:
 
 @pytest.mark.parametrize("case", ALL)
 def test_directories_and_checkpoints(case: Case, tmp_path: Path) -> None:
-    """Of both file formats; what is saved in this package's format loads again."""
+    """Both file formats load; what is saved in this package's format loads again."""
     theirs = their_model(case)
     ours = from_transformers(theirs)
     theirs.save_pretrained(tmp_path / "new")  # type: ignore[operator]

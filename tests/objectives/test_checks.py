@@ -20,7 +20,7 @@ SOME = torch.tensor([True, False, True])
 
 
 def masks(**changes: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Of the second sample there is nothing but what `changes` say."""
+    """The second sample has nothing but what `changes` give it."""
     elements = SOME[:, None].expand(3, 4)
     return {"image": SOME[:, None, None].expand(3, 2, 2), "sound": elements, "table": SOME, **changes}
 

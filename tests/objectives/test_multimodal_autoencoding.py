@@ -147,7 +147,7 @@ def test_the_loss_by_hand_at_sampled_places() -> None:
 
 @pytest.mark.parametrize("pixels", [False, True])
 def test_all_places_together_are_the_mean_over_values(pixels: bool) -> None:
-    """Of outputs in the layout of the raw input, whichever outputs are: patches or single pixels."""
+    """Outputs are compared in the layout of the raw input, whether they are patches or single pixels."""
     task = task_of(model_of(pixels=pixels)).eval()
     batch = batch_of()
     with torch.no_grad():

@@ -26,6 +26,7 @@ from hostile_files import (
     shards_with_spec,
 )
 from hydra import compose, initialize_config_dir
+from hydra_runs import QUICK
 from hydra_runs import run as train
 from PIL import Image
 from shard_cases import manifest, pack
@@ -39,18 +40,7 @@ from perceiver.run.configuration.yaml_file import read_text_at, to_yaml
 from perceiver.run.main import conf_directory
 from perceiver.run.reporting.metrics import write_metrics
 
-TINY = (
-    "model.encoder.num_latents=4",
-    "model.encoder.latent_channels=16",
-    "model.encoder.num_self_heads=2",
-    "model.encoder.num_blocks=1",
-    "model.encoder.num_cross_attends=1",
-    "model.encoder.num_layers_per_block=1",
-    "data.batch_size=128",
-    "trainer.max_epochs=1",
-    "trainer.limit_train_batches=1",
-    "logger=none",
-)
+TINY = (*QUICK, "trainer.limit_train_batches=1")
 
 
 @pytest.fixture(autouse=True)

@@ -48,7 +48,7 @@ class DigitTargets(LightningDataModule):
         self._spec: dict[str, Any] | None = None
 
     def targets(self) -> Tensor:
-        """Of all images."""
+        """The targets of all images."""
         raise NotImplementedError
 
     def target_spec(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class DigitTargets(LightningDataModule):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Of the training split, or as it was set."""
+        """The spec of the training split, or the one that was set."""
         if self._spec is None:
             training = self.pixels[self.index["train"]] / 16
             facts = {"kind": "image", "shape": [1, 8, 8], "range": [0, 16]}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from digit_sets import digit_sets, read_recordings_once
-from hydra_runs import train
+from hydra_runs import run as train
 
 import perceiver
 from perceiver.batch import Batch
@@ -267,13 +267,6 @@ TINY = (
 )
 
 
-@pytest.fixture
-def without_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`hydra_runs.SMALL` changes data=digits, which is not chosen here."""
-    monkeypatch.setattr("hydra_runs.SMALL", ())
-
-
-@pytest.mark.usefixtures("without_digits")
 def test_training_from_end_to_end(root: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     code, out, err = train(*TINY, f"data.root={root}", f"hydra.run.dir={run}", "data.missing={audio: 0.5}")
@@ -295,7 +288,6 @@ def test_training_from_end_to_end(root: Path, tmp_path: Path) -> None:
     assert set(perceiver.load(alone).adapters) == {"image"}
 
 
-@pytest.mark.usefixtures("without_digits")
 def test_one_batch_can_be_learned_by_heart(root: Path, tmp_path: Path) -> None:
     """Pairs and corruption stay the same when overfitting."""
     arguments = (*TINY, "debug=overfit", "trainer.max_epochs=150", "optimizer.lr=1e-2", "model.encoder.latent_channels=32")

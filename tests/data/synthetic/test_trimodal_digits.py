@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from digit_sets import digit_sets, read_recordings_once
-from hydra_runs import train
+from hydra_runs import run as train
 
 import perceiver
 from perceiver.data import MNIST, DataModule, TrimodalDigits
@@ -96,8 +96,7 @@ def test_two_images_of_a_digit_at_least(root: Path) -> None:
         prepared(root, validation_images=10)
 
 
-def test_training_from_end_to_end(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hydra_runs.SMALL", ())
+def test_training_from_end_to_end(root: Path, tmp_path: Path) -> None:
     small = (
         "model.encoder.num_latents=4",
         "model.encoder.latent_channels=16",

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from test_train import QUICK, SMALL, train
+from hydra_runs import QUICK, SMALL
+from hydra_runs import run as train
 
 FEW = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "logger=none", "test=false", "optimizer.lr=0.1")
 NO_FIGURES = ("callbacks.samples=null", "callbacks.attention=null")

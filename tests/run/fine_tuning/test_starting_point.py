@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from hydra_runs import QUICK
+from hydra_runs import run as train
 from image_sets import folder_set
-from test_train import QUICK, train
 from transformers_models import BY_NAME, their_model
 
 import perceiver

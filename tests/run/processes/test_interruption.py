@@ -1,8 +1,6 @@
 """Trainings that are stopped or killed, and that what is resumed ends as if nothing had happened."""
 
-import contextlib
 import importlib
-import io
 import json
 import os
 import signal
@@ -14,9 +12,9 @@ from unittest import mock
 
 import pytest
 import torch
+from hydra_runs import run
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from perceiver.run.main import main
 from perceiver.run.modes import fit
 
 RUN = (
@@ -49,18 +47,9 @@ def train(*arguments: str, stop: AtStep | None = None) -> tuple[int, str]:
     def with_stop(plain: Any, callbacks: list[Callback], **settings: Any) -> Trainer:
         return made(plain, [*callbacks, *([] if stop is None else [stop])], **settings)
 
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        mock.patch("sys.argv", ["train.py", *arguments]),
-        mock.patch.object(fit, "make_trainer", with_stop),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        try:
-            main()
-        except SystemExit as error:
-            return int(error.code or 0), err.getvalue()
-    return 0, err.getvalue()
+    with mock.patch.object(fit, "make_trainer", with_stop):
+        finished = run(*arguments)
+    return finished.code, finished.err
 
 
 @pytest.fixture(scope="module")
