@@ -1,5 +1,6 @@
 """What every test shares: shape checks, one thread per worker, fixed seeds, the place of real data."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # The same examples on every machine and in every run; a first compilation may take longer than any deadline.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("repeatable")
+
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from here on only: what was imported and collected so far stays until the end anyway."""
+    gc.freeze()
+    gc.enable()
+
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -4,19 +4,25 @@
 table ("Safety"). Files of samples (images, sound, tables) are in `tests/data/manifest/test_hostile_files.py`.
 """
 
+import copy
+import os
 import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import hostile_data
 import hostile_models
 import pytest
 from hostile_files import SECRET, SECRET_NAME, alias_bomb, checkpoint_with, files_with, payload, payload_by_name, set_at
 from hostile_models import PACKAGE, Hostile, checkpoint, transformers_values
+from hydra._internal.hydra import Hydra
 from hydra_runs import run
+from omegaconf import DictConfig, open_dict
 from shard_cases import manifest, pack
 
 import perceiver
@@ -129,7 +135,9 @@ def by_command(*arguments: str) -> Callable[[Path, Path], str]:
     """`python train.py` with these arguments, in which {file} is the file."""
 
     def door(path: Path, directory: Path) -> str:
-        _, out, err = run(*TINY, f"hydra.run.dir={directory}", *(argument.format(file=path) for argument in arguments))
+        # Relative, so that the words are the same for every file, and so is the configuration that Hydra makes of them.
+        words = (argument.format(file=os.path.relpath(path)) for argument in arguments)
+        _, out, err = run(*TINY, f"hydra.run.dir={os.path.relpath(directory)}", *words)
         assert "Could not override" not in err, err  # it must get as far as the file
         return out + err
 
@@ -178,6 +186,25 @@ def bounded(call: Callable[[], str]) -> str:
     assert time.process_time() - begun < MAX_SECONDS
     assert 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) < MAX_BYTES
     return text
+
+
+@pytest.fixture(autouse=True, scope="module")
+def composed_once() -> Iterator[None]:
+    """Equal commands get copies of one configuration: composing it takes longer than finding that a file is hostile."""
+    compose = Hydra.compose_config
+    made: dict[str, DictConfig] = {}
+
+    def copied(self: Hydra, **settings: Any) -> DictConfig:
+        key = repr(sorted(settings.items()))
+        if key not in made:
+            made[key] = compose(self, **settings)
+        config = copy.deepcopy(made[key])
+        with open_dict(config):
+            config.hydra.runtime.cwd = os.getcwd()
+        return config
+
+    with mock.patch.object(Hydra, "compose_config", copied):
+        yield
 
 
 @pytest.fixture(autouse=True)

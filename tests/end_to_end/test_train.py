@@ -26,6 +26,7 @@ import perceiver
 from perceiver.data import DataModule, Digits
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+QUIET = ("callbacks.samples=null", "callbacks.attention=null", "callbacks.attention_modalities=null")
 LARGER = ("model.encoder.num_latents=8", "model.encoder.latent_channels=32")
 
 
@@ -149,7 +150,7 @@ def test_testing_a_checkpoint_later_gives_the_same(run_directory: Path, tmp_path
 
 def test_a_run_can_be_continued(run_directory: Path, tmp_path: Path) -> None:
     """Two epochs and then two more, as a run of four would have gone: optimizer, schedule and epoch come along."""
-    schedule = ("trainer.max_epochs=4", "scheduler=none", "test=false", "logger=csv")
+    schedule = (*QUIET, "trainer.max_epochs=4", "scheduler=none", "test=false", "logger=csv")
     first = tmp_path / "first"
     assert train(*SMALL, *schedule, f"hydra.run.dir={first}", "trainer.max_epochs=2").code == 0
     finished = train(*SMALL, *schedule, f"ckpt_path={first}", f"hydra.run.dir={tmp_path / 'second'}")
@@ -198,13 +199,15 @@ def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
     losses = []
     for number, seed in enumerate((1, 1, 2)):
         directory = tmp_path / str(number)
-        assert train(*QUICK, "test=false", f"seed={seed}", f"hydra.run.dir={directory}").code == 0
+        assert train(*QUICK, *QUIET, "test=false", f"seed={seed}", f"hydra.run.dir={directory}").code == 0
         losses.append(metrics_of(directory)["train/loss"])
     assert losses[0] == losses[1] != losses[2]
 
 
 def test_overfitting_reaches_zero_loss(tmp_path: Path) -> None:
-    finished = train("debug=overfit", *SMALL, *LARGER, "data.batch_size=32", "logger=none", f"hydra.run.dir={tmp_path}")
+    finished = train(
+        "debug=overfit", *SMALL, *LARGER, *QUIET, "data.batch_size=32", "logger=none", f"hydra.run.dir={tmp_path}"
+    )
     assert finished.code == 0, finished.err
     metrics = metrics_of(tmp_path)
     assert metrics["train/loss"] < 1e-3
@@ -213,7 +216,7 @@ def test_overfitting_reaches_zero_loss(tmp_path: Path) -> None:
 
 
 def test_a_sweep_makes_a_directory_per_job(tmp_path: Path) -> None:
-    arguments = ("-m", *QUICK, "test=false", f"hydra.sweep.dir={tmp_path}", "optimizer.lr=1e-3,3e-4")
+    arguments = ("-m", *QUICK, *QUIET, "test=false", f"hydra.sweep.dir={tmp_path}", "optimizer.lr=1e-3,3e-4")
     finished = train(*arguments)
     assert finished.code == 0, finished.err
     rates = [yaml.safe_load((tmp_path / job / "config.yaml").read_text())["optimizer"]["lr"] for job in ("0", "1")]
@@ -232,7 +235,7 @@ def test_directories_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_failed_job_does_not_stop_its_sweep(tmp_path: Path) -> None:
-    finished = train("-m", *QUICK, "test=false", f"hydra.sweep.dir={tmp_path}", "task.label_smoothing=2.0,0.1")
+    finished = train("-m", *QUICK, *QUIET, "test=false", f"hydra.sweep.dir={tmp_path}", "task.label_smoothing=2.0,0.1")
     assert finished.code == 1
     assert "task.label_smoothing" in finished.error
     assert (tmp_path / "0" / "error.log").is_file()

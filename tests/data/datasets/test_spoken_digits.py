@@ -14,6 +14,9 @@ from perceiver.data import DataModule
 from perceiver.data.datasets.spoken_digits import ALL, SPEAKERS, SpokenDigits, download_recordings
 from perceiver.modalities.preprocess import preprocess
 
+# With shape checks, reading thousands of files takes seconds; other tests of recordings have them.
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 
 @pytest.fixture(scope="session")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:

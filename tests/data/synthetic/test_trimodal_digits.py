@@ -8,6 +8,7 @@ import pytest
 import torch
 from digit_sets import digit_sets, read_recordings_once
 from hydra_runs import run as train
+from made_once import made_once
 
 import perceiver
 from perceiver.data import MNIST, DataModule, TrimodalDigits
@@ -27,10 +28,8 @@ def recordings_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiny files of both sources."""
-    folder = tmp_path_factory.mktemp("trimodal_digits")
-    digit_sets(folder)
-    return folder
+    """Tiny files of both sources, which other files of tests read, too."""
+    return made_once(tmp_path_factory, "digit_sets", digit_sets)
 
 
 def prepared(root: Path, **arguments: Any) -> DataModule:

@@ -115,6 +115,7 @@ def test_a_run_of_two_modalities(tmp_path: Path) -> None:
     run = tmp_path / "run"
     model = ("model.modality_dropout.rates={image: 0.3, lower: 0.2}", "model.reads=[[image],[image,lower]]")
     common = ("data._target_=digit_halves.DigitHalves", "trainer.max_epochs=2", "logger=csv", "test=false")
+    common = (*common, "trainer.limit_train_batches=4", "model.encoder.num_layers_per_block=1")
     code, out, err = train(*OTHER_DATA, *common, *model, f"hydra.run.dir={run}")
     assert code == 0, err
     assert err == "", "nothing is warned of"
