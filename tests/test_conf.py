@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision
 from dense_cases import flow_set, segmentation_set
+from digit_sets import read_recordings_once
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from image_sets import cifar10_set, cifar100_set, cifar_checksums, folder_set, idx_set, imagenet_set
@@ -307,6 +308,7 @@ def test_loggers(name: str, tmp_path: Path) -> None:
 def test_data(name: str, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny set in the original format, or the real data; skipped where it is not there."""
     make, overrides = SMALL_SETS.get(name, (None, []))
+    read_recordings_once(monkeypatch)
     if make is not None:
         make(tmp_path)
     if name in CIFAR:

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from hydra_runs import run
+from hydra_runs import SMALL, run
 from torch import Tensor
 
 from perceiver.encoder import Encoder
 from perceiver.run.modes import batch_size
 from perceiver.run.modes.batch_size import Trial
 
-SETTINGS = ("mode=batch_size", "data.num_workers=0", "batch_sizes.steps=4", "batch_sizes.smallest=32")
+SETTINGS = (*SMALL, "mode=batch_size", "data.num_workers=0", "batch_sizes.steps=4", "batch_sizes.smallest=32")
 
 
 def limited(monkeypatch: pytest.MonkeyPatch, limit: int) -> list[int]:
