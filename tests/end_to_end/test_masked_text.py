@@ -114,6 +114,6 @@ def test_fine_tuning_on_texts_with_classes(run: Path, tmp_path: Path) -> None:
     ],
 )
 def test_what_is_refused(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
-    finished: Finished = train(*arguments, "logger=none", f"hydra.run.dir={tmp_path}")
+    finished: Finished = train(*SMALL, *arguments, "logger=none", f"hydra.run.dir={tmp_path}")
     assert finished.code == 1
     assert re.search(words, finished.error)

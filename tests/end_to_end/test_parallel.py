@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from forked_ranks import outcomes
-from hydra_runs import SMALL, metrics_of, run
+from hydra_runs import QUIET, SMALL, metrics_of, run
 from made_once import made_once
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -26,7 +26,6 @@ from perceiver.run.configuration.learning_rate import LearningRateScaling, Scale
 from perceiver.run.processes.launch import PARENT
 from perceiver.training.task import counted
 
-QUIET = ("callbacks.samples=null", "callbacks.attention=null")
 SHORT = (*SMALL, *QUIET, "trainer.max_epochs=1")
 TWO = ("trainer.accelerator=cpu", "trainer.devices=2")
 STEPS = ("trainer=ddp", *TWO, "data.batch_size=64", "trainer.limit_train_batches=2", "test=false", "logger=none")

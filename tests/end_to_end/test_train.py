@@ -17,7 +17,7 @@ from unittest import mock
 import pytest
 import torch
 import yaml
-from hydra_runs import QUICK, SMALL, Finished, metrics_of
+from hydra_runs import QUICK, QUIET, SMALL, Finished, metrics_of
 from hydra_runs import run as train
 from made_once import made_once
 from sklearn.datasets import load_digits
@@ -26,7 +26,6 @@ import perceiver
 from perceiver.data import DataModule, Digits
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-QUIET = ("callbacks.samples=null", "callbacks.attention=null", "callbacks.attention_modalities=null")
 LARGER = ("model.encoder.num_latents=8", "model.encoder.latent_channels=32")
 
 
@@ -175,8 +174,8 @@ def test_a_run_can_be_continued(run_directory: Path, tmp_path: Path) -> None:
 
 def test_a_worse_continuation_keeps_the_best(run_directory: Path, tmp_path: Path) -> None:
     finished = train(
-        *SMALL, "trainer.max_epochs=3", "trainer.gradient_clip_val=null", "logger=none", f"ckpt_path={run_directory}",
-        f"hydra.run.dir={tmp_path}", "trainer.limit_val_batches=1", "data.batch_size=2", "trainer.limit_train_batches=1",
+        *SMALL, *QUIET, "trainer.max_epochs=3", "trainer.gradient_clip_val=null", "logger=none",
+        f"ckpt_path={run_directory}", f"hydra.run.dir={tmp_path}", "trainer.limit_val_batches=1", "data.batch_size=2", "trainer.limit_train_batches=1",
     )  # fmt: skip
     assert finished.code == 0, finished.err
     best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
@@ -199,7 +198,7 @@ def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
     losses = []
     for number, seed in enumerate((1, 1, 2)):
         directory = tmp_path / str(number)
-        assert train(*QUICK, *QUIET, "test=false", f"seed={seed}", f"hydra.run.dir={directory}").code == 0
+        assert train(*QUICK, "test=false", f"seed={seed}", f"hydra.run.dir={directory}").code == 0
         losses.append(metrics_of(directory)["train/loss"])
     assert losses[0] == losses[1] != losses[2]
 
@@ -216,7 +215,7 @@ def test_overfitting_reaches_zero_loss(tmp_path: Path) -> None:
 
 
 def test_a_sweep_makes_a_directory_per_job(tmp_path: Path) -> None:
-    arguments = ("-m", *QUICK, *QUIET, "test=false", f"hydra.sweep.dir={tmp_path}", "optimizer.lr=1e-3,3e-4")
+    arguments = ("-m", *QUICK, "test=false", f"hydra.sweep.dir={tmp_path}", "optimizer.lr=1e-3,3e-4")
     finished = train(*arguments)
     assert finished.code == 0, finished.err
     rates = [yaml.safe_load((tmp_path / job / "config.yaml").read_text())["optimizer"]["lr"] for job in ("0", "1")]
@@ -235,7 +234,7 @@ def test_directories_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_failed_job_does_not_stop_its_sweep(tmp_path: Path) -> None:
-    finished = train("-m", *QUICK, *QUIET, "test=false", f"hydra.sweep.dir={tmp_path}", "task.label_smoothing=2.0,0.1")
+    finished = train("-m", *QUICK, "test=false", f"hydra.sweep.dir={tmp_path}", "task.label_smoothing=2.0,0.1")
     assert finished.code == 1
     assert "task.label_smoothing" in finished.error
     assert (tmp_path / "0" / "error.log").is_file()

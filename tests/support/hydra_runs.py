@@ -27,7 +27,10 @@ SMALL = (
 )
 """A model that learns the digits in seconds."""
 
-QUICK = (*SMALL, "trainer.max_epochs=1", "trainer.limit_train_batches=2", "logger=none")
+QUIET = ("callbacks.samples=null", "callbacks.attention=null", "callbacks.attention_modalities=null")
+"""Without the figures that every run draws: they take longer than training."""
+
+QUICK = (*SMALL, *QUIET, "trainer.max_epochs=1", "trainer.limit_train_batches=2", "logger=none")
 """Two steps of it."""
 
 OTHER_DATA = (
@@ -44,6 +47,8 @@ OTHER_DATA = (
     "model.encoder.latent_channels=32",
     "model.encoder.num_self_heads=2",
     "optimizer.lr=5e-3",
+    "callbacks.samples=null",
+    "callbacks.attention=null",
 )
 """For a data module of the tests in place of the digits."""
 
