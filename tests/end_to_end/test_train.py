@@ -175,7 +175,8 @@ def test_a_run_can_be_continued(run_directory: Path, tmp_path: Path) -> None:
 def test_a_worse_continuation_keeps_the_best(run_directory: Path, tmp_path: Path) -> None:
     finished = train(
         *SMALL, *QUIET, "trainer.max_epochs=3", "trainer.gradient_clip_val=null", "logger=none",
-        f"ckpt_path={run_directory}", f"hydra.run.dir={tmp_path}", "trainer.limit_val_batches=1", "data.batch_size=2", "trainer.limit_train_batches=1",
+        f"ckpt_path={run_directory}", f"hydra.run.dir={tmp_path}", "trainer.limit_val_batches=1",
+        "data.batch_size=2", "trainer.limit_train_batches=1",
     )  # fmt: skip
     assert finished.code == 0, finished.err
     best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
