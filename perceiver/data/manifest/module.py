@@ -4,14 +4,13 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from perceiver.data.loading.source import Source
 from perceiver.data.manifest.columns import warn_of_unknown_values
+from perceiver.data.manifest.formats.parts import folder_of, listed
 from perceiver.data.manifest.modalities import ManifestModality, parse_modalities, stored_modality
 from perceiver.data.manifest.rows import (
     BadRows,
@@ -25,6 +24,7 @@ from perceiver.data.manifest.statistics import learned_facts
 from perceiver.data.manifest.table import MAX_ROW_GROUP_BYTES, ManifestTable, read_table
 from perceiver.data.manifest.targets import KINDS as TARGET_KINDS
 from perceiver.data.manifest.targets import target_columns
+from perceiver.runtime.user_paths import expanded
 
 AUTO = "auto"
 
@@ -32,18 +32,19 @@ log = logging.getLogger(__name__)
 
 
 class Manifest(Source):
-    """Trains on the rows of a CSV, Parquet or JSON lines file, whose cells are values or paths of files.
+    """Trains on the rows of CSV, Parquet or JSON files, whose cells are values or paths of files.
 
     A row may lack any of its modalities (an empty cell), but not all. Cells are decoded per batch, in the loader processes.
     Batches hold `inputs[name]` for each modality, as `perceiver.Collate` makes them, and masks if modalities are missing
     or lengths differ. The spec holds everything that prediction needs, including the columns.
 
     Args:
-        manifest: path of the file.
+        manifest: path of the file; or of several parts with the same columns: a pattern such as `train-*.parquet`, a folder,
+            or a list. `~` and `$VARIABLE` are expanded here, in `root` and in `path` of a modality, but never in cells.
         modalities: by name, a kind (image, video, audio, points, text, timeseries) if the column has the same name, or a
-            mapping: `{kind: image, column: photo, size: [32, 32]}`, `{kind: table, columns: [age, sex]}`. The kind may be a
-            `perceiver.modalities.Modality` of any installed package: `{kind: my_package.Thermometer}`. None: those of a
-            stored spec.
+            mapping: `{kind: image, column: photo, size: [32, 32]}`, `{kind: table, columns: [age, sex]}`. Paths may be
+            patterns of columns: `{kind: image, path: "images/{id}.jpg"}`. The kind may be a `perceiver.modalities.Modality`
+            of any installed package: `{kind: my_package.Thermometer}`. None: those of a stored spec.
         target: column of targets, or several columns for values. Names of classes and labels are the cells of the training
             rows.
         target_kind: "classes", a class per row; "labels", any number of labels, separated by `label_separator` or as a
@@ -70,6 +71,8 @@ class Manifest(Source):
             unusable rows; `skipped` and the log name them.
         check_files: check that all files exist, and read their heads, before training.
         max_row_group_bytes: memory limit of a row group in a Parquet manifest; rows of larger groups cannot be used.
+        max_decompressed_bytes: size limit of the content of a compressed file (`.csv.gz`). None: 200 times its size, but at
+            least 64 MiB and at most 2 GiB.
         needs_test: whether `prepare` requires test rows.
 
     Raises:
@@ -83,7 +86,7 @@ class Manifest(Source):
     def __init__(
         self,
         *,
-        manifest: str | os.PathLike[str],
+        manifest: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         modalities: Mapping[str, Any] | None = None,
         target: str | Sequence[str] = "label",
         target_kind: str = AUTO,
@@ -105,6 +108,7 @@ class Manifest(Source):
         on_bad_row: str = "error",
         check_files: bool = True,
         max_row_group_bytes: int = MAX_ROW_GROUP_BYTES,
+        max_decompressed_bytes: int | None = None,
         needs_test: bool = True,
     ) -> None:
         super().__init__(facts={}, split_seed=split_seed)
@@ -114,8 +118,9 @@ class Manifest(Source):
             raise ValueError(f"data.validation_fraction: expected a share between 0 and 1, got {validation_fraction}.")
         if not 0 <= test_fraction <= 1:
             raise ValueError(f"data.test_fraction: expected a share from 0 to 1, got {test_fraction}.")
-        self.manifest = Path(manifest)
-        self.root = self.manifest.parent if root is None else Path(root)
+        self._places = [expanded(place, setting="data.manifest") for place in listed(manifest)]
+        self.root = folder_of(self._places) if root is None else expanded(root, setting="data.root")
+        self.manifest = self._places[0] if len(self._places) == 1 else self.root
         self.target = target
         self.target_kind = target_kind
         # This also checks both arguments.
@@ -133,7 +138,10 @@ class Manifest(Source):
         self.check_files = check_files
         if max_row_group_bytes < 1:
             raise ValueError(f"data.max_row_group_bytes: expected 1 or more, got {max_row_group_bytes}.")
+        if max_decompressed_bytes is not None and max_decompressed_bytes < 1:
+            raise ValueError(f"data.max_decompressed_bytes: expected 1 or more, or null, got {max_decompressed_bytes}.")
         self.max_row_group_bytes = max_row_group_bytes
+        self.max_decompressed_bytes = max_decompressed_bytes
         self.needs_test = needs_test
         picture = {"size": image_size, "channels": image_channels}
         sound = {"sample_rate": sample_rate, "channels": audio_channels, "max_seconds": max_seconds}
@@ -367,22 +375,19 @@ class Manifest(Source):
                 )
             return self._asked
         chosen = list(self.spec["modalities"]) if self._asked is None else [one.name for one in self._asked]
-        stored = {name: stored_modality(name, self.spec["modalities"][name]) for name in chosen}
-        if self._asked is None:
-            return list(stored.values())
         # Another manifest may use other column names.
-        return [
-            stored[one.name] if one.several_columns else _in_column(stored[one.name], one.columns) for one in self._asked
-        ]
+        asked = {} if self._asked is None else {one.name: one for one in self._asked}
+        return [stored_modality(name, self.spec["modalities"][name], asked=asked.get(name)) for name in chosen]
 
     def _columns(self) -> ManifestTable:
         if self._table is None:
             self._table = read_table(
-                self.manifest,
+                self._places,
                 delimiter=self.delimiter,
                 encoding=self.encoding,
                 header=self.header,
                 max_row_group_bytes=self.max_row_group_bytes,
+                max_decompressed_bytes=self.max_decompressed_bytes,
             )
         return self._table
 
@@ -418,7 +423,3 @@ class Manifest(Source):
 
     def _ids(self) -> RowIds:
         return RowIds(table=self._columns(), column=self._column(self.id, "id"))
-
-
-def _in_column(modality: ManifestModality, columns: tuple[str, ...]) -> ManifestModality:
-    return replace(modality, columns=columns, facts={**modality.facts, "column": columns[0]})
