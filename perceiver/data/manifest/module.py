@@ -22,11 +22,12 @@ from perceiver.data.manifest.rows import (
 from perceiver.data.manifest.splits import Splits, split_of, split_rows
 from perceiver.data.manifest.statistics import learned_facts
 from perceiver.data.manifest.table import MAX_ROW_GROUP_BYTES, ManifestTable, read_table
+from perceiver.data.manifest.targets import AUTO, target_columns
 from perceiver.data.manifest.targets import KINDS as TARGET_KINDS
-from perceiver.data.manifest.targets import target_columns
 from perceiver.runtime.user_paths import expanded
 
-AUTO = "auto"
+LABEL = "label"
+"""Default column of targets."""
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +46,13 @@ class Manifest(Source):
             mapping: `{kind: image, column: photo, size: [32, 32]}`, `{kind: table, columns: [age, sex]}`. Paths may be
             patterns of columns: `{kind: image, path: "images/{id}.jpg"}`. The kind may be a `perceiver.modalities.Modality`
             of any installed package: `{kind: my_package.Thermometer}`. None: those of a stored spec.
-        target: column of targets, or several columns for values. Names of classes and labels are the cells of the training
-            rows.
+        target: column of targets. Names of classes and labels are the cells of the training rows. Several columns: values, or
+            a column of 0 and 1 for each class or label, whose names are those of the columns.
         target_kind: "classes", a class per row; "labels", any number of labels, separated by `label_separator` or as a
             JSON list, for `task=multilabel`; "values", numbers, for `task=regression`. "auto": as in a stored spec, else
-            classes.
+            classes; of several columns, classes if each row has exactly one 1, else labels.
+        decimal, thousands: separators of numbers, such as "," and ".", in targets that are values, and default of table
+            modalities. None: detected in each column.
         label_separator: separator of labels in a cell. None: as in a stored spec, else a semicolon.
         delimiter: delimiter of a CSV file. None: detected.
         encoding: encoding of a CSV file.
@@ -88,8 +91,10 @@ class Manifest(Source):
         *,
         manifest: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         modalities: Mapping[str, Any] | None = None,
-        target: str | Sequence[str] = "label",
+        target: str | Sequence[str] = LABEL,
         target_kind: str = AUTO,
+        decimal: str | None = None,
+        thousands: str | None = None,
         label_separator: str | None = None,
         delimiter: str | None = None,
         encoding: str = "utf-8",
@@ -123,8 +128,10 @@ class Manifest(Source):
         self.manifest = self._places[0] if len(self._places) == 1 else self.root
         self.target = target
         self.target_kind = target_kind
+        self.decimal = decimal
+        self.thousands = thousands
         # This also checks both arguments.
-        self._targets = target_columns("classes" if target_kind == AUTO else target_kind, target, separator=label_separator)
+        self._targets = target_columns(target_kind, target, separator=label_separator, decimal=decimal, thousands=thousands)
         self.label_separator = label_separator
         if delimiter is not None and len(delimiter) != 1:
             raise ValueError(f"data.delimiter: expected one character, or null to find it, got {delimiter!r}.")
@@ -143,12 +150,15 @@ class Manifest(Source):
         self.max_row_group_bytes = max_row_group_bytes
         self.max_decompressed_bytes = max_decompressed_bytes
         self.needs_test = needs_test
+        separators = {"decimal": decimal, "thousands": thousands}
         picture = {"size": image_size, "channels": image_channels}
         sound = {"sample_rate": sample_rate, "channels": audio_channels, "max_seconds": max_seconds}
         self._asked: list[ManifestModality] | None = (
             None
             if modalities is None
-            else parse_modalities(modalities, defaults={"image": picture, "video": picture, "audio": sound})
+            else parse_modalities(
+                modalities, defaults={"image": picture, "video": picture, "audio": sound, "table": separators}
+            )
         )
         self._bad = BadRows(skip=on_bad_row == "skip")
         self._table: ManifestTable | None = None
@@ -180,9 +190,12 @@ class Manifest(Source):
         if kind not in TARGET_KINDS or self.target_kind not in (AUTO, kind):
             own = ", ".join(TARGET_KINDS) if self.target_kind == AUTO else self.target_kind
             raise ValueError(f"spec.target.kind: Manifest has {own}, but the stored spec says {kind!r}.")
+        target = stored["target"]
         columns = self.target
         if kind == "values" and self.target_kind == AUTO:
-            columns = [str(name) for name in stored["target"]["names"]]  # as set in training
+            columns = [str(name) for name in target["names"]]  # as set in training
+        elif kind != "values" and target.get("columns") and (columns == LABEL or not isinstance(columns, str)):
+            columns = [str(name) for name in target["columns"]]
         known = {name: facts.get("kind") for name, facts in stored.get("modalities", {}).items()}
         for modality in self._asked or ():
             if known.get(modality.name) != modality.kind:
@@ -190,8 +203,15 @@ class Manifest(Source):
                     f"spec.modalities: Manifest has {modality.name!r} of kind {modality.kind}, but the stored spec has "
                     f"{known}. Use the modalities that the checkpoint was trained with, or some of them."
                 )
-        separator = stored["target"].get("separator") if self.label_separator is None else self.label_separator
-        self._targets = target_columns(kind, columns, separator=separator)
+        self._targets = target_columns(
+            kind,
+            columns,
+            separator=target.get("separator") if self.label_separator is None else self.label_separator,
+            decimal=self.decimal,
+            thousands=self.thousands,
+            # Another table may be written in another way, if the user says so.
+            written=None if self.decimal or self.thousands else target.get("written"),
+        )
         self.spec = deepcopy(dict(stored))
         self._splits, self._trained = None, False
 
