@@ -56,8 +56,8 @@ class PathPattern:
         before, rest = _divided(text)
         if _leaves(before) or before.startswith("~") or "$" in before:
             raise ValueError(
-                f"{setting}: expected a path below data.root, got {text!r} in the stored spec. If you trust it, set it again: "
-                f"data.modalities={{NAME: {{kind: KIND, path: {text!r}}}}}, with all modalities that are needed."
+                f"{setting}: expected a path below data.root, got {text!r} in the stored spec. If you trust it, name all "
+                f"modalities in data.modalities, this one with path: {text!r}."
             )
         return cls(text=text, folder=Path(before), rest=rest)
 

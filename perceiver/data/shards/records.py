@@ -70,7 +70,7 @@ def _cell(value: Any, modality: ManifestModality, samples: ManifestRows, blobs: 
         sizes = [[name, len(content)] for name, content in zip(names, contents, strict=True)]
         return {
             "files": sizes,
-            "list": is_list_of_files(value) or (files[0] is not value and _is_folder(value, samples.folder)),
+            "list": is_list_of_files(value) or _is_folder(value, samples.folder),
         }
     if isinstance(value, bytes):
         blobs.append(value)
