@@ -14,6 +14,7 @@ from PIL import Image
 from perceiver.data.manifest.columns import Report, table_facts
 from perceiver.data.manifest.content import FileContent, unpacked
 from perceiver.data.manifest.series import has_times, read_series, series_names
+from perceiver.data.manifest.table import read_table
 from perceiver.data.manifest.video import check_video, frame_files, is_array_content, read_video
 from perceiver.data.readers.array_files import read_array
 from perceiver.data.readers.audio import check_recording, read_recording
@@ -121,6 +122,37 @@ def read_cell(value: Any, *, facts: ModalitySpec, folder: Path | None, training:
     """Read the raw sample that a cell holds or names. Errors as in `Read`."""
     value = cell_content(value, facts=facts)
     return cells_of(facts).read(value, facts=facts, folder=folder, training=training)
+
+
+def read_sample(file: Path | bytes, *, facts: ModalitySpec) -> Any:
+    """Read the raw sample in a file for `Perceiver.predict`.
+
+    Args:
+        file: path, relative to the working directory, or content.
+        facts: spec of the modality, of any data set.
+
+    Raises:
+        OSError, ValueError: the file does not exist or has no valid content of the kind.
+    """
+    if facts["kind"] == "table":
+        return _row_of_file(file)
+    if facts["kind"] == "timeseries" and "names" not in facts:
+        source = unpacked(file) if isinstance(file, bytes) else _existing(file, Path())
+        facts = {**facts, "names": series_names(source, facts=facts)}
+    return read_cell(file, facts=facts, folder=Path())
+
+
+def _row_of_file(file: Path | bytes) -> Any:
+    """Return the only row of a table, as a dict; in memory, it is a JSON object."""
+    if isinstance(file, bytes):
+        row = parse_json(file)
+        if not isinstance(row, dict):
+            raise ValueError(f"expected a JSON object of values by column, got {type(row).__name__}")
+        return row
+    table = read_table(_existing(file, Path()))
+    if len(table) != 1 or table.problems:
+        raise ValueError(f"expected a table of one row, got {len(table)}; for more, use mode=predict")
+    return {column: table.cell(0, column) for column in table.columns}
 
 
 def check_cell(value: Any, *, facts: ModalitySpec, folder: Path | None) -> None:

@@ -46,8 +46,8 @@ class Manifest(Source):
             mapping: `{kind: image, column: photo, size: [32, 32]}`, `{kind: table, columns: [age, sex]}`. Paths may be
             patterns of columns: `{kind: image, path: "images/{id}.jpg"}`. The kind may be a `perceiver.modalities.Modality`
             of any installed package: `{kind: my_package.Thermometer}`. None: those of a stored spec.
-        target: column of targets. Names of classes and labels are the cells of the training rows. Several columns: values, or
-            a column of 0 and 1 for each class or label, whose names are those of the columns.
+        target: column of targets. Names of classes and labels are the cells of the training rows. Several columns: values,
+            or a column of 0 and 1 for each class or label, whose names are those of the columns.
         target_kind: "classes", a class per row; "labels", any number of labels, separated by `label_separator` or as a
             JSON list, for `task=multilabel`; "values", numbers, for `task=regression`. "auto": as in a stored spec, else
             classes; of several columns, classes if each row has exactly one 1, else labels.

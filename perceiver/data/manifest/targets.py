@@ -274,7 +274,7 @@ class ValueColumns:
                 style, _ = how_numbers_are_written(cells, decimal=self.decimal, thousands=self.thousands)
             except ValueError as error:
                 raise AmbiguousNumbersError(
-                    f"{table.path}, column {column!r}: {error}; for targets these settings are data.decimal and data.thousands."
+                    f"{table.path}, column {column!r}: {error}; for targets, these are data.decimal and data.thousands."
                 ) from None
             self._written[column] = style
             if how := ", ".join(f"{key}: {one}" for key, one in style.items() if one):
