@@ -34,7 +34,7 @@ def read_file(value: str | Path | bytes | bytearray, modality: Mapping[str, Any]
         ImportError: a library that the format requires is not installed.
     """
     kind = modality.get("kind")
-    what = f"{len(value)} bytes" if isinstance(value, BINARY) else f"{str(value):.200}"
+    what = f"{len(value)} bytes" if isinstance(value, BINARY) else f"{value!s:.200}"
     try:
         if kind in ("image", "text"):
             content = bytes(value) if isinstance(value, BINARY) else _content(Path(value))

@@ -9,7 +9,9 @@ from typing import Any
 from perceiver.modalities.table import value_text
 from perceiver.runtime.user_paths import expanded
 
-_PLACEHOLDER = re.compile(r"\{(?P<column>[^{}:]+)(?::0(?P<width>\d{1,2})d?)?\}")
+_PLACEHOLDER = re.compile(r"(?<!\$)\{(?P<column>[^{}:]+)(?::0(?P<width>\d{1,2})d?)?\}")
+
+_ENCLOSED = re.compile(_PLACEHOLDER.pattern + r"|\$\{\w+\}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ class PathPattern:
     @staticmethod
     def _check(text: Any, *, setting: str) -> None:
         text = str(text) if isinstance(text, Path) else text
-        if not isinstance(text, str) or not _PLACEHOLDER.search(text) or re.search(r"[{}]", _PLACEHOLDER.sub("", text)):
+        if not isinstance(text, str) or not _PLACEHOLDER.search(text) or re.search(r"[{}]", _ENCLOSED.sub("", text)):
             raise ValueError(
                 f"{setting}: expected a path with columns in braces, such as 'images/{{id}}.jpg', got {text!r}."
             )

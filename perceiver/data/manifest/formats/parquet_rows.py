@@ -98,7 +98,8 @@ def _row_groups(path: Path, file: pq.ParquetFile, *, max_bytes: int) -> tuple[li
         parts.append(part)
         row += part.num_rows
     schema = pa.schema([field.with_nullable(True) for field in file.schema_arrow])
-    return [part.cast(schema) for part in parts], problems
+    # Only as needed: a cast refuses valid lists of structs that have a field without any value.
+    return [part if part.schema.equals(schema) else part.cast(schema) for part in parts], problems
 
 
 def _row_group(file: pq.ParquetFile, number: int, *, max_bytes: int) -> pa.Table | None:
