@@ -52,7 +52,7 @@ def parse_modalities(settings: Mapping[str, Any], *, defaults: Mapping[str, Any]
     Raises:
         ValueError: a setting is unknown or invalid; the message names it.
     """
-    if not settings:
+    if not settings or not isinstance(settings, Mapping):
         raise ValueError("data.modalities: expected one modality or more, e.g. {photo: image, sound: audio}, got none.")
     return [_modality(str(name), given, defaults) for name, given in settings.items()]
 
