@@ -209,15 +209,16 @@ class Perceiver(nn.Module):
         steps = self.encoder.attention_by_block(list(tokens.values()), **self._reads_of(tokens))
         return [dict(zip(tokens, step, strict=True)) for step in steps]
 
-    def predict(self, samples: Any, *, batch_size: int = 64) -> list[Any]:
+    def predict(self, samples: Any, *, batch_size: int = 64, open_files: bool = True) -> list[Any]:
         """Predict the target of the spec for raw samples, preprocessed as in training, in evaluation mode.
 
         Args:
             samples: one sample, or an iterable of samples. A sample is a dict of raw modalities, any non-empty subset, or,
-                for a model of one modality, its raw value: see `perceiver.modalities.preprocess.preprocess`. Images and
-                UTF-8 texts may also be files, as a `pathlib.Path` or bytes. The number of axes of an array determines
-                whether it is one sample or several.
+                for a model of one modality, its raw value: see `perceiver.modalities.preprocess.preprocess`. Raw values
+                of every kind may also be files: the bytes of a file, a `pathlib.Path` or, except for texts, a string with
+                the path. The number of axes of an array determines whether it is one sample or several.
             batch_size: number of samples at a time.
+            open_files: False refuses strings and paths that name files, for a service whose samples come from others.
 
         Returns:
             A prediction for each sample: `Prediction` for classification, `LabelsPrediction` for multi-label classification,
@@ -229,7 +230,9 @@ class Perceiver(nn.Module):
         """
         device = next(self.parameters()).device
         with evaluating(self):
-            return predict(self.target_outputs, self.spec, samples, batch_size=batch_size, device=device)
+            return predict(
+                self.target_outputs, self.spec, samples, batch_size=batch_size, device=device, open_files=open_files
+            )
 
     def _reads_of(self, tokens: Mapping[str, Tokens]) -> dict[str, list[list[int]]]:
         """Return the encoder's argument `reads`: positions of the modalities that each cross-attend reads."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar, final
@@ -14,6 +16,8 @@ from torch import Tensor
 
 from perceiver.modalities.modality import Modality, ModalitySpec
 from perceiver.modalities.written_numbers import date_of, is_missing_number, number_of
+
+log = logging.getLogger(__name__)
 
 
 @final
@@ -129,6 +133,37 @@ def number_of_name(value: Any, names: Sequence[str]) -> int | None:
     """Return the position of the class or category of a value; None: unknown."""
     numbers, text = numbered(tuple(names)), plain_text(value)
     return numbers.get(text, numbers.get(value_text(text)))
+
+
+class UnknownCategories:
+    """Counts the cells of a column whose categories are unknown in training.
+
+    Args:
+        known: categories of the training rows.
+    """
+
+    def __init__(self, known: Sequence[str]) -> None:
+        self.known = known
+        self._cells = 0
+        self._unknown: Counter[str] = Counter()
+
+    def add(self, value: Any) -> None:
+        """Count a cell."""
+        if is_missing(value):
+            return
+        self._cells += 1
+        if number_of_name(text := plain_text(value), self.known) is None:
+            self._unknown[text] += 1
+
+    def warn(self, place: str) -> None:
+        """Log the unknown categories, if any; the message begins with `place`."""
+        if self._unknown:
+            log.warning(
+                "%s: %d of %d cells have %d values unknown in training, such as %s; a model takes them for missing "
+                "categories. Known are %s.",
+                *(place, self._unknown.total(), self._cells, len(self._unknown), repr(next(iter(self._unknown)))),
+                ", ".join(self.known[:20]),
+            )
 
 
 def number_in_column(value: Any, column: str, modality: Mapping[str, Any], *, name: str) -> float | None:

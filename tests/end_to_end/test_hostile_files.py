@@ -71,6 +71,11 @@ def path_as_kind(folder: Path) -> Hostile:
     return with_entries(folder, {"spec.modalities.image.kind": "../../../planted"})
 
 
+def pattern_of_paths(folder: Path) -> Hostile:
+    """A pattern of paths that would read a variable of the environment."""
+    return with_entry(folder, "spec.modalities.image.path", f"${SECRET_NAME}/{{id}}.png")
+
+
 def task_of_a_stranger(folder: Path) -> Hostile:
     """A task, and callbacks, that make a file."""
     marker = folder / "RAN"
@@ -109,6 +114,7 @@ MODEL_FILES: tuple[Callable[[Path], Hostile], ...] = (
     target_with_keywords_in_spec,
     reference_in_spec,
     path_as_kind,
+    pattern_of_paths,
     task_of_a_stranger,
     dropout_that_is_no_number,
     negative_attention_dropout,

@@ -1,20 +1,21 @@
 """From a manifest cell, a path or a value, to a raw sample for `perceiver.modalities.preprocess`."""
 
-import io
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from perceiver.data.manifest.columns import Report, table_facts
-from perceiver.data.manifest.content import FileContent
+from perceiver.data.manifest.content import FileContent, unpacked
 from perceiver.data.manifest.series import has_times, read_series, series_names
-from perceiver.data.manifest.video import check_video, frame_files, read_video
+from perceiver.data.manifest.table import read_table
+from perceiver.data.manifest.video import check_video, frame_files, is_array_content, read_video
 from perceiver.data.readers.array_files import read_array
 from perceiver.data.readers.audio import check_recording, read_recording
 from perceiver.data.readers.bounded_json import parse_json
@@ -39,7 +40,8 @@ class Read(Protocol):
         """Return the raw sample.
 
         Args:
-            value: value of the cell, not missing; a `FileContent` replaces a path, and a list of these a folder.
+            value: content of the cell, not missing, see `cell_content`; a `FileContent` replaces a path, and a list of these
+                a folder.
             facts: known part of the modality's spec.
             folder: base of relative paths; None: the cell must not name a file.
             training: make the random choices of training.
@@ -59,7 +61,11 @@ class Survey(Protocol):
 
 
 def _is_array(value: Any, facts: ModalitySpec) -> bool:
-    return not isinstance(value, str) or value.lstrip()[:1] == "["
+    return not isinstance(value, str | Path) or _is_json(value)
+
+
+def _is_json(value: Any) -> bool:
+    return isinstance(value, str) and value.lstrip()[:1] in ("[", "{")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +74,9 @@ class Cells:
 
     Args:
         read: reads a cell.
-        is_value: returns whether a cell holds a value; otherwise it is the path of a file.
+        is_value: returns whether a cell holds a value; otherwise it is the path of a file. Not asked for a `Path`, which is
+            always a path, or a `FileContent`.
+        files: returns whether cells may name or hold files; otherwise they are values as they are.
         check_file: checks the head of a file.
         folders: whether a path may name a folder.
         check: checks a cell, instead of the functions above; None: values are read, and files checked.
@@ -78,7 +86,8 @@ class Cells:
 
     read: Read
     is_value: Callable[[Any, ModalitySpec], bool] = _is_array
-    check_file: Callable[[Path], object] | None = None
+    files: Callable[[ModalitySpec], bool] = lambda facts: True
+    check_file: Callable[[Path | FileContent], object] | None = None
     folders: bool = False
     check: Callable[..., object] | None = None
     survey: Survey | None = None
@@ -94,36 +103,102 @@ def cells_of(facts: ModalitySpec) -> Cells:
     return _ARRAYS if isinstance(kind, ArrayModality) else _PLUG_INS[kind.cells]
 
 
+def cell_content(value: Any, *, facts: ModalitySpec) -> Any:
+    """Return the content of a cell: structs, also as JSON text, are unpacked, see `perceiver.data.manifest.content`.
+
+    Raises:
+        ValueError: a struct is invalid.
+    """
+    if value is None or not cells_of(facts).files(facts):
+        return value
+    if isinstance(value, str) and value.lstrip()[:1] == "{":
+        found = from_json(value)
+        content = unpacked(found)
+        return value if content is found else content
+    return unpacked(value)
+
+
 def read_cell(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool = False) -> Any:
     """Read the raw sample that a cell holds or names. Errors as in `Read`."""
+    value = cell_content(value, facts=facts)
     return cells_of(facts).read(value, facts=facts, folder=folder, training=training)
+
+
+def read_sample(file: Path | bytes, *, facts: ModalitySpec) -> Any:
+    """Read the raw sample in a file for `Perceiver.predict`.
+
+    Args:
+        file: path, relative to the working directory, or content.
+        facts: spec of the modality, of any data set.
+
+    Raises:
+        OSError, ValueError: the file does not exist or has no valid content of the kind.
+    """
+    if facts["kind"] == "table":
+        return _row_of_file(file)
+    if facts["kind"] == "timeseries" and "names" not in facts:
+        source = unpacked(file) if isinstance(file, bytes) else _existing(file, Path())
+        facts = {**facts, "names": series_names(source, facts=facts)}
+    return read_cell(file, facts=facts, folder=Path())
+
+
+def _row_of_file(file: Path | bytes) -> Any:
+    """Return the only row of a table, as a dict; in memory, it is a JSON object."""
+    if isinstance(file, bytes):
+        row = parse_json(file)
+        if not isinstance(row, dict):
+            raise ValueError(f"expected a JSON object of values by column, got {type(row).__name__}")
+        return row
+    table = read_table(_existing(file, Path()))
+    if len(table) != 1 or table.problems:
+        raise ValueError(f"expected a table of one row, got {len(table)}; for more, use mode=predict")
+    return {column: table.cell(0, column) for column in table.columns}
 
 
 def check_cell(value: Any, *, facts: ModalitySpec, folder: Path | None) -> None:
     """Check a cell, and the head of the file that it names, without decoding the file. Errors as in `Read`."""
     cells = cells_of(facts)
+    value = cell_content(value, facts=facts)
     if cells.check is not None:
         cells.check(value, facts=facts, folder=folder)
-    elif cells.is_value(value, facts):
-        read_cell(value, facts=facts, folder=folder)
+    elif isinstance(value, FileContent) and cells.check_file is not None:
+        cells.check_file(value)
+    elif _holds_value(value, facts):
+        cells.read(value, facts=facts, folder=folder, training=False)
     else:
         path = _existing(value, folder, directory=cells.folders)
         if cells.check_file is not None:
             cells.check_file(path)
 
 
-def files_of_cell(value: Any, *, facts: ModalitySpec, folder: Path) -> list[Path] | None:
-    """Return the files that a cell names: a file, or the frames of a video in a folder; None if it holds a value.
+def files_of_cell(value: Any, *, facts: ModalitySpec, folder: Path) -> list[Path | FileContent] | None:
+    """Return the files that a cell names or holds: a file, or the frames of a video; None if it holds another value.
 
     Raises:
         OSError: the file does not exist.
         ValueError: the folder has no images.
     """
     cells = cells_of(facts)
-    if cells.is_value(value, facts):
+    value = cell_content(value, facts=facts)
+    if isinstance(value, FileContent):
+        return [value]
+    if is_list_of_files(value):
+        return [one if isinstance(one, FileContent) else _existing(one, folder) for one in value]
+    if _holds_value(value, facts):
         return None
     path = _existing(value, folder, directory=cells.folders)
-    return frame_files(path, num_frames=facts["shape"][1]) if path.is_dir() else [path]
+    return [*frame_files(path, num_frames=facts["shape"][1])] if path.is_dir() else [path]
+
+
+def is_list_of_files(value: Any) -> bool:
+    """Return whether the content of a cell is a list of files, such as the frames of a video."""
+    return isinstance(value, list) and bool(value) and all(isinstance(one, FileContent | Path) for one in value)
+
+
+def _holds_value(value: Any, facts: ModalitySpec) -> bool:
+    if isinstance(value, Path):
+        return False
+    return isinstance(value, FileContent) or cells_of(facts).is_value(value, facts)
 
 
 def names_of_series(value: Any, *, facts: ModalitySpec, folder: Path | None) -> list[str]:
@@ -139,12 +214,10 @@ def array_of(value: Any, folder: Path | None) -> NDArray[Any]:
     """
     if isinstance(value, FileContent):
         return _numbers_of_file(value)
+    if isinstance(value, Path) or (isinstance(value, str) and not _is_json(value)):
+        return _numbers_of_file(_existing(value, folder))
     if isinstance(value, str):
-        if value.lstrip().startswith("["):
-            value = from_json(value)
-        else:
-            path = _existing(value, folder)
-            return _numbers_of_file(path)
+        value = from_json(value)
     try:
         array = np.asarray(value)
     except ValueError as error:
@@ -164,14 +237,10 @@ def from_json(text: str) -> Any:
 
 
 def _image(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
-    if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
-        value = value["bytes"]  # images in Parquet files of the Hugging Face hub
-    if isinstance(value, bytes):
-        return _decoded(value)
-    if isinstance(value, FileContent):
-        return read_image(value, deep_range=facts.get("deep_range"))
-    if isinstance(value, str) and not value.lstrip().startswith("["):
-        return read_image(_existing(value, folder), deep_range=facts.get("deep_range"))
+    if isinstance(value, Path) or (isinstance(value, str) and not _is_json(value)):
+        value = _existing(value, folder)
+    if isinstance(value, Path | FileContent):
+        return read_image(_rewound(value), deep_range=facts.get("deep_range"))
     pixels = array_of(value, folder)
     if pixels.dtype.kind in "iu":
         if pixels.size and not (pixels.min() >= 0 and pixels.max() <= 255):
@@ -185,21 +254,15 @@ def _image(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bo
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels, dtype=np.uint8))
 
 
-def _decoded(content: bytes) -> Image.Image:
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-            return image
-    except Exception as error:
-        raise ValueError(f"the bytes are no intact image ({type(error).__name__}: {error}).") from error
-
-
 def _audio(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
-    if isinstance(value, FileContent):
-        return read_recording(value, max_seconds=facts.get("max_seconds"), random_start=training)
-    if isinstance(value, str) and not value.lstrip().startswith("["):
-        path = _existing(value, folder)
-        return read_recording(path, max_seconds=facts.get("max_seconds"), random_start=training)
+    if isinstance(value, tuple):
+        array, rate = value
+        samples = _audio(array, facts=facts, folder=None, training=training)
+        return _cut(samples, rate, facts.get("max_seconds"), random_start=training), rate
+    if isinstance(value, Path) or (isinstance(value, str) and not _is_json(value)):
+        value = _existing(value, folder)
+    if isinstance(value, Path | FileContent):
+        return read_recording(_rewound(value), max_seconds=facts.get("max_seconds"), random_start=training)
     samples = array_of(value, folder)
     if samples.ndim not in (1, 2) or samples.size == 0 or not np.isfinite(samples).all():
         raise ValueError(f"expected finite samples (samples,) or (channels, samples), got shape {samples.shape}.")
@@ -207,12 +270,22 @@ def _audio(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bo
     return samples if samples.dtype.kind in "iu" and "integer_bits" in facts else samples.astype(np.float32)
 
 
+def _cut(samples: NDArray[Any], rate: int, max_seconds: float | None, *, random_start: bool) -> NDArray[Any]:
+    """Cut sound to a length, as `read_recording` does."""
+    count = samples.shape[-1]
+    if max_seconds is None or count <= max_seconds * rate:
+        return samples
+    wanted = max(1, round(max_seconds * rate))
+    start = int(torch.randint(count - wanted + 1, ())) if random_start else 0
+    return samples[..., start : start + wanted]
+
+
 def _text(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
     if isinstance(value, list | np.ndarray):
         return array_of(value, folder)
     if not facts.get("files"):
         return value if isinstance(value, str) else str(value)
-    path = value if isinstance(value, FileContent) else _existing(str(value), folder)
+    path = value if isinstance(value, FileContent) else _existing(value, folder)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -227,18 +300,31 @@ def _series(value: Any, *, facts: ModalitySpec, folder: Path | None, training: b
 
 
 def _series_source(value: Any, folder: Path | None) -> Any:
-    if not isinstance(value, str):
+    if not isinstance(value, str | Path):
         return value
-    return from_json(value) if value.lstrip()[:1] in ("[", "{") else _existing(value, folder)
+    return from_json(str(value)) if _is_json(value) else _existing(value, folder)
 
 
 def _video(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
-    if isinstance(value, FileContent) or (isinstance(value, list) and value and isinstance(value[0], FileContent)):
-        return read_video(value, num_frames=facts["shape"][1], deep_range=facts.get("deep_range"))
-    if not isinstance(value, str):
+    settings = {"num_frames": facts["shape"][1], "deep_range": facts.get("deep_range")}
+    if is_list_of_files(value):
+        return read_video([_file_of(one, folder) for one in value], **settings)
+    if isinstance(value, FileContent):
+        return read_video(value, **settings)
+    if not isinstance(value, str | Path):
         raise ValueError(f"expected the path of a video, got {shortened(value)}.")
-    path = _existing(value, folder, directory=True)
-    return read_video(path, num_frames=facts["shape"][1], deep_range=facts.get("deep_range"))
+    return read_video(_existing(value, folder, directory=True), **settings)
+
+
+def _file_of(value: Path | FileContent, folder: Path | None) -> Path | FileContent:
+    return value if isinstance(value, FileContent) else _existing(value, folder)
+
+
+def _rewound(file: Path | FileContent) -> Path | FileContent:
+    """Go to the beginning of a file in memory, which may have been checked before."""
+    if isinstance(file, FileContent):
+        file.seek(0)
+    return file
 
 
 def _array(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
@@ -297,12 +383,8 @@ def _deep_range(
     return dict(facts) if found is None else {**facts, "deep_range": found}
 
 
-def _images_in(value: Any, *, facts: ModalitySpec, folder: Path) -> list[Path | io.BytesIO]:
-    """Return the files or contents of images in a cell; an empty list if no image is found."""
-    if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
-        value = value["bytes"]
-    if isinstance(value, bytes):
-        return [io.BytesIO(value)]
+def _images_in(value: Any, *, facts: ModalitySpec, folder: Path) -> list[Path | FileContent]:
+    """Return the files of images in a cell; an empty list if no image is found."""
     try:
         return list(files_of_cell(value, facts=facts, folder=folder) or ())
     except (OSError, ValueError):
@@ -329,9 +411,9 @@ def _is_path_of_file(value: Any, folder: Path) -> bool:
         return False
 
 
-def _check_image(path: Path) -> None:
+def _check_image(path: Path | FileContent) -> None:
     try:
-        with Image.open(path):
+        with Image.open(_rewound(path)):
             pass
     except Exception as error:
         raise ValueError(f"{path}: no image that can be read ({type(error).__name__}: {error}).") from error
@@ -342,9 +424,7 @@ def _of_plug_in(value: Any, *, facts: ModalitySpec, folder: Path | None, trainin
     if kind.cells == "numbers":
         value = array_of(value, folder)
     elif kind.cells == "files":
-        if isinstance(value, bytes):
-            value = FileContent(value, name="content of a cell")
-        value = value if isinstance(value, FileContent) else _existing(str(value), folder)
+        value = value if isinstance(value, FileContent) else _existing(value, folder)
     return kind.read(value, facts)
 
 
@@ -363,16 +443,16 @@ CELLS: dict[str, Cells] = {
     "text": Cells(
         read=_text,
         is_value=lambda value, facts: not (isinstance(value, str) and facts.get("files")),
+        files=lambda facts: bool(facts.get("files")),
         survey=_warn_of_paths,
         surveyed=8,
     ),
     "timeseries": Cells(
         read=_series,
-        is_value=lambda value, facts: not isinstance(value, str) or value.lstrip()[:1] in ("[", "{"),
         check=names_of_series,
         survey=_series_names,
     ),
-    "table": Cells(read=_table, is_value=lambda value, facts: True, survey=table_facts),
+    "table": Cells(read=_table, is_value=lambda value, facts: True, files=lambda facts: False, survey=table_facts),
 }
 """Cell functions by built-in kind."""
 
@@ -381,7 +461,7 @@ _ARRAYS = Cells(read=_array)
 _PLUG_INS = {
     "numbers": Cells(read=_of_plug_in),
     "files": Cells(read=_of_plug_in, is_value=lambda value, facts: not isinstance(value, str)),
-    "values": Cells(read=_of_plug_in, is_value=lambda value, facts: True),
+    "values": Cells(read=_of_plug_in, is_value=lambda value, facts: True, files=lambda facts: False),
 }
 """Cell functions by `Modality.cells`."""
 
@@ -389,19 +469,20 @@ _PLUG_INS = {
 _LONGEST_PATH = 1024  # characters; longer text is content, e.g. in base 64
 
 
-def _existing(value: str, folder: Path | None, *, directory: bool = False) -> Path:
+def _existing(value: Any, folder: Path | None, *, directory: bool = False) -> Path:
     if folder is None:
         raise ValueError(f"expected the content of a file or a value, got {shortened(value)}, which would name a file.")
-    if len(value) > _LONGEST_PATH or "\0" in value:
-        raise ValueError(f"expected the path of a file, got {len(value):,} characters: {shortened(value)}.")
-    path = folder / value.strip()
+    text = str(value)
+    if len(text) > _LONGEST_PATH or "\0" in text:
+        raise ValueError(f"expected the path of a file, got {len(text):,} characters: {shortened(text)}.")
+    path = folder / (value if isinstance(value, Path) else text.strip())
     if not (path.is_file() or (directory and path.is_dir())):
         raise FileNotFoundError(f"there is no file {path}.")
     return path
 
 
 def _numbers_of_file(path: Path | FileContent) -> NDArray[Any]:
-    if path.suffix.lower() != ".npy":
+    if path.suffix.lower() != ".npy" and not is_array_content(path):
         return read_numbers(decoded(path.read_bytes(), path=path), path=path)
     try:
         array: NDArray[Any] = read_array(path)

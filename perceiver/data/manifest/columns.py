@@ -1,7 +1,6 @@
 """The columns of a table modality: numeric or categorical, with their statistics in the training rows."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from perceiver.data.manifest.table import ManifestTable
 from perceiver.modalities.modality import ModalitySpec
 from perceiver.modalities.statistics import spread
-from perceiver.modalities.table import number_in_column, number_of_name, plain_text, value_text
+from perceiver.modalities.table import UnknownCategories, number_in_column, value_text
 from perceiver.modalities.written_numbers import (
     how_dates_are_written,
     how_numbers_are_written,
@@ -141,12 +140,7 @@ def warn_of_unknown_values(table: ManifestTable, rows: Sequence[int], *, facts: 
             log.warning("%s, column %r: is empty in all %d rows.", table.path, column, len(rows))
         if column not in facts["categories"]:
             continue
-        known = facts["categories"][column]
-        unknown = Counter(text for value in values if number_of_name(text := plain_text(value), known) is None)
-        if unknown:
-            log.warning(
-                "%s, column %r: %d of %d cells have %d values unknown in training, such as %s; a model takes them for "
-                "missing categories. Known are %s.",
-                *(table.path, column, unknown.total(), len(values), len(unknown), repr(next(iter(unknown)))),
-                ", ".join(known[:20]),
-            )
+        unknown = UnknownCategories(facts["categories"][column])
+        for value in values:
+            unknown.add(value)
+        unknown.warn(f"{table.path}, column {column!r}")

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from perceiver.batch import Sample
-from perceiver.data.manifest.cells import check_cell, read_cell
+from perceiver.data.manifest.cells import cell_content, check_cell, read_cell
 from perceiver.data.manifest.modalities import ManifestModality
 from perceiver.data.manifest.table import ManifestTable
 from perceiver.data.readers.progress import progress
@@ -214,11 +214,20 @@ class ManifestRows(Dataset[Sample]):
 
 
 def cell_of(table: ManifestTable, row: int, modality: ManifestModality) -> Any:
-    """Return a row's value of a modality, or a dict of the non-empty columns of a table; None if it is missing."""
+    """Return the content of a row's cell, see `perceiver.data.manifest.cells.cell_content`; None if it is missing.
+
+    Returns a dict of the non-empty columns for a table, and the filled path for a pattern.
+
+    Raises:
+        ValueError: the cell holds an invalid struct, or leads out of the folder of the pattern.
+    """
     if modality.several_columns:
         values = {column: value for column in modality.columns if (value := table.cell(row, column)) is not None}
         return values or None
-    return table.cell(row, modality.columns[0])
+    if modality.pattern is not None:
+        cells = {column: table.cell(row, column) for column in modality.columns}
+        return None if any(value is None for value in cells.values()) else modality.pattern.filled(cells)
+    return cell_content(table.cell(row, modality.columns[0]), facts=modality.facts)
 
 
 def nothing_in(modalities: Iterable[ManifestModality]) -> str:

@@ -1,6 +1,7 @@
 """Videos in a manifest: a folder of images, an animated image, an array of frames, or, with PyAV, a video file."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,17 @@ ANIMATIONS = (".gif", ".webp", ".png", ".apng", ".tif", ".tiff")
 
 
 def read_video(
-    path: Path | FileContent | list[FileContent], *, num_frames: int | None, deep_range: Sequence[float] | None = None
+    path: Path | FileContent | Sequence[Path | FileContent],
+    *,
+    num_frames: int | None,
+    deep_range: Sequence[float] | None = None,
 ) -> list[Image.Image]:
     """Read the frames of a video as upright images of equal size.
 
     Args:
         path: a folder of images with names in temporal order; an animated image; a `.npy` file with frames `(T, H, W)` or
             `(T, H, W, channels)`, integers from 0 to 255; or a video file. Alternatively the content of such a file, or
-            of images.
+            images, one per frame.
         num_frames: number of frames to take, evenly spaced from the first to the last, with repeats in shorter videos.
             None: all.
         deep_range: see `perceiver.modalities.framing.to_rgb`.
@@ -33,14 +37,14 @@ def read_video(
         OSError, ValueError: the path is not a video, is damaged, or has no frames.
         ImportError: a video file requires PyAV, which is not installed.
     """
-    if isinstance(path, list):
+    if isinstance(path, Sequence):
         return [read_image(path[index], deep_range=deep_range) for index in _chosen(len(path), num_frames)]
     if isinstance(path, Path) and path.is_dir():
         return [read_image(file, deep_range=deep_range) for file in frame_files(path, num_frames=num_frames)]
-    if path.suffix.lower() == ".npy":
+    if path.suffix.lower() == ".npy" or is_array_content(path):
         frames = _array(path)
         return [Image.fromarray(np.ascontiguousarray(frames[index])) for index in _chosen(len(frames), num_frames)]
-    if path.suffix.lower() in ANIMATIONS:
+    if path.suffix.lower() in ANIMATIONS or _is_image_content(path):
         return _animation(path, num_frames, deep_range)
     return _decoded(path, num_frames)
 
@@ -51,14 +55,29 @@ def frame_files(folder: Path, *, num_frames: int | None) -> list[Path]:
     return [files[index] for index in _chosen(len(files), num_frames)]
 
 
-def check_video(path: Path) -> None:
+def check_video(path: Path | FileContent) -> None:
     """Check that a video probably has frames, without decoding them. Errors as in `read_video`."""
-    if path.is_dir():
+    if isinstance(path, Path) and path.is_dir():
         _images_in(path)
-    elif path.suffix.lower() == ".npy":
+    elif path.suffix.lower() == ".npy" or is_array_content(path):
         _array(path)
-    elif path.suffix.lower() not in ANIMATIONS:
+    elif path.suffix.lower() not in ANIMATIONS and not _is_image_content(path):
         _av()
+
+
+def is_array_content(file: Path | FileContent) -> bool:
+    """Return whether a file in memory, whose name may lack a suffix, is an array that NumPy wrote."""
+    return isinstance(file, FileContent) and bytes(file.getbuffer()[:6]) == b"\x93NUMPY"
+
+
+def _is_image_content(file: Path | FileContent) -> bool:
+    """Return whether a file in memory is an image or an animation."""
+    if not isinstance(file, FileContent):
+        return False
+    file.seek(0)
+    with suppress(Exception), Image.open(file):
+        return True
+    return False
 
 
 def _images_in(folder: Path) -> list[Path]:
@@ -94,6 +113,8 @@ def _chosen(count: int, num_frames: int | None) -> list[int]:
 
 def _animation(path: Path | FileContent, num_frames: int | None, deep_range: Sequence[float] | None) -> list[Image.Image]:
     try:
+        if isinstance(path, FileContent):
+            path.seek(0)
         with Image.open(path) as image:
             chosen = _chosen(getattr(image, "n_frames", 1), num_frames)
             image.seek(0)

@@ -3,14 +3,15 @@
 Files are stored unchanged, so that a sample from a shard equals that from the manifest bit by bit, and sizes, rates and
 statistics of the spec can still change. A record is the length of its head (4 bytes, little-endian), the head in JSON, and
 the concatenated contents of files. The head has `id`, `target` (a class name, a list of labels or values, or null) and
-`cells`: for each modality that is present, `value`, or `files` with names and sizes, or the size of an `array` or of
-`bytes`.
+`cells`: for each modality that is present, `value`, or `files` with names and sizes, or the size of an `array`, of sound
+with its `sampling_rate` too, or of `bytes`.
 """
 
 import io
 import json
 import struct
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from perceiver.batch import Sample
-from perceiver.data.manifest.cells import files_of_cell, read_cell
+from perceiver.data.manifest.cells import files_of_cell, is_list_of_files, read_cell
 from perceiver.data.manifest.content import FileContent
 from perceiver.data.manifest.modalities import ManifestModality
 from perceiver.data.manifest.rows import BadRowError, ManifestRows, cell_of, reason
@@ -65,20 +66,34 @@ def _cell(value: Any, modality: ManifestModality, samples: ManifestRows, blobs: 
     if files is not None:
         contents = [file.read_bytes() for file in files]
         blobs += contents
-        names = [file.relative_to(samples.folder) if file.is_relative_to(samples.folder) else file for file in files]
-        sizes = [[str(name), len(content)] for name, content in zip(names, contents, strict=True)]
-        return {"files": sizes, "list": (samples.folder / str(value).strip()).is_dir()}
-    if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
-        value = value["bytes"]
+        names = [_name(file, samples.folder) for file in files]
+        sizes = [[name, len(content)] for name, content in zip(names, contents, strict=True)]
+        return {
+            "files": sizes,
+            "list": is_list_of_files(value) or _is_folder(value, samples.folder),
+        }
     if isinstance(value, bytes):
         blobs.append(value)
         return {"bytes": len(value)}
+    if isinstance(value, tuple):
+        array, rate = value
+        entry = _cell(np.asarray(array), modality, samples, blobs)
+        return {**entry, "sampling_rate": rate}
     if isinstance(value, np.ndarray):
         buffer = io.BytesIO()
         np.save(buffer, value, allow_pickle=False)
         blobs.append(buffer.getvalue())
         return {"array": len(buffer.getvalue())}
     return {"value": json.loads(json.dumps(value, default=_plain))}
+
+
+def _name(file: Path | FileContent, folder: Path) -> str:
+    within = isinstance(file, Path) and file.is_relative_to(folder)
+    return str(file.relative_to(folder)) if isinstance(file, Path) and within else str(file)
+
+
+def _is_folder(value: Any, folder: Path) -> bool:
+    return isinstance(value, str | Path) and (folder / str(value).strip()).is_dir()
 
 
 def _plain(value: Any) -> Any:
@@ -146,6 +161,8 @@ class Decode:
             try:
                 if isinstance(value, io.BytesIO) and not isinstance(value, FileContent):
                     value = read_array(value)
+                elif isinstance(value, tuple):
+                    value = read_array(value[0]), value[1]
                 # Errors show the original file name. A name in a record is never used as a path on this machine.
                 raw = read_cell(value, facts=facts, folder=None, training=self.training)
                 inputs[name] = self._kinds[name].preprocess(raw, facts, str(facts["kind"]))
@@ -227,6 +244,9 @@ def _value(entry: Any, record: bytes, start: int) -> tuple[Any, int]:
     if kind == ("array",):
         content, start = _part(record, start, entry["array"])
         return io.BytesIO(content), start
+    if kind == ("array", "sampling_rate") and type(entry["sampling_rate"]) is int and entry["sampling_rate"] > 0:
+        content, start = _part(record, start, entry["array"])
+        return (io.BytesIO(content), entry["sampling_rate"]), start
     raise ValueError(f"expected a value, files, bytes or an array, got {entry!r:.80}")
 
 

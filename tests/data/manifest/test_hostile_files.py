@@ -1,5 +1,8 @@
 """Files that claim or expand to far more than they hold: each is a bad row, named, and skipped where that is asked for."""
 
+import base64
+import gzip
+import json
 import re
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -23,6 +26,7 @@ from perceiver.data.readers.audio import read_recording
 from perceiver.data.readers.bounded_json import parse_json
 from perceiver.data.readers.images import ImageFileError, read_image
 from perceiver.modalities.preprocess import preprocess
+from perceiver.targets.predict import prepare
 
 
 def good_cells(kind: str, folder: Path, count: int) -> list[str]:
@@ -42,6 +46,11 @@ def good_cells(kind: str, folder: Path, count: int) -> list[str]:
 def cell_of(case: str, folder: Path) -> str:
     if case == "deep JSON":
         return hostile_data.deep_json()
+    if case.endswith(" in a struct"):
+        name = cell_of(case.removesuffix(" in a struct"), folder)
+        return json.dumps({"bytes": base64.b64encode((folder / name).read_bytes()).decode(), "path": "../../secret"})
+    if case == "struct without bytes":
+        return json.dumps({"bytes": None, "path": "../../$HOME/secret"})
     path = {
         "claiming array": lambda: hostile_data.claiming_npy(folder / "bad.npy"),
         "pickled array": lambda: hostile_data.pickled_npy(folder / "bad.npy", folder / "marker"),
@@ -60,6 +69,11 @@ def cell_of(case: str, folder: Path) -> str:
         ("deep JSON", "points", r"nested more than \d+ deep"),
         ("claiming recording", "audio", r"bad\.flac: (cannot be decoded|is truncated)"),
         ("rate of 1 Hz", "audio", r"expected a sample rate of 7 to 8192000 Hz for resampling to 8000 Hz, got 1 Hz"),
+        ("claiming array in a struct", "points", r"its header claims float64 \(100000000000, 3\)"),
+        ("pickled array in a struct", "points", r"it holds Python objects, not numbers"),
+        ("claiming recording in a struct", "audio", r"secret: (cannot be decoded|is truncated)"),
+        ("huge image in a struct", "image", r"secret: .*DecompressionBombError|secret: is too large to be decoded safely"),
+        ("struct without bytes", "image", r"there is no file \S*/\$HOME/secret"),
         ("huge image", "image", r"bad\.png: .*DecompressionBombError|bad\.png: is too large to be decoded safely"),
     ],
 )
@@ -163,6 +177,28 @@ def test_long_recordings_are_read_in_blocks(tmp_path: Path) -> None:
     got, rate = read_recording(tmp_path / "x.wav")
     assert rate == 8000
     assert np.array_equal(got, samples.T)
+
+
+@pytest.mark.parametrize("case", ["claiming array", "pickled array", "claiming recording", "rate of 1 Hz", "huge image"])
+def test_a_hostile_file_in_a_prediction(case: str, tmp_path: Path) -> None:
+    path = tmp_path / cell_of(case, tmp_path)
+    modality: dict[str, Any] = {
+        ".npy": {"kind": "points", "shape": [None, 3]}, ".png": {"kind": "image", "shape": [3, 4, 4]},
+    }.get(path.suffix, {"kind": "audio", "shape": [1, None], "sample_rate": 8000})  # fmt: skip
+    for value in (path, str(path), path.read_bytes()):
+        with pytest.raises(ValueError, match="sample 0, modality 'x': "):
+            prepare(value, {"x": modality}, number=0)
+    assert not (tmp_path / "marker").exists()
+
+
+def test_a_bomb_among_compressed_tables(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv.gz"
+    with gzip.open(path, "wb") as file:
+        for _ in range(80):
+            file.write(bytes(2**20))
+    assert path.stat().st_size < 2**17
+    with pytest.raises(ValueError, match=r"m\.csv\.gz: expands from \S+ to more than 67,108,864 bytes"):
+        DataModule.of(Manifest, manifest=path, modalities={"x": "text"}).prepare_data()
 
 
 def test_images_that_are_too_large(tmp_path: Path) -> None:
