@@ -270,7 +270,7 @@ class Container:
 @pytest.mark.parametrize("packets", [200, 203, 150, 0])
 def test_only_the_chosen_frames_of_a_video_are_kept(packets: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     turned: list[int] = []
-    monkeypatch.setattr(video, "_av", lambda: SimpleNamespace(open=lambda path, **settings: Container(packets, turned)))
+    monkeypatch.setattr(video, "opened", lambda path, **settings: Container(packets, turned))
     frames = read_video(tmp_path / "x.mp4", num_frames=4)
     assert [frame.getpixel((0, 0))[0] for frame in frames] == [0, 66, 133, 199]  # type: ignore[index]
     assert len(turned) <= 8
