@@ -19,7 +19,7 @@ from perceiver import (
 )
 from perceiver.adapters import FrameSurroundings, ImagePixels
 from perceiver.batch import Batch
-from perceiver.data.folders.flow import write_flow
+from perceiver.data.readers.flow_files import write_flow
 
 HEIGHT, WIDTH = 6, 7
 

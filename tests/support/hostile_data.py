@@ -168,3 +168,20 @@ def long_animation(path: Path, *, frames: int = 40) -> Path:
     images = [Image.new("RGB", (8, 8), (6 * number, 0, 0)) for number in range(frames)]
     images[0].save(path, save_all=True, append_images=images[1:], duration=10, loop=0)
     return path
+
+
+def claiming_ply(path: Path, *, points: int = 3 * 10**7) -> Path:
+    """A PLY file whose header claims `points` points, and which holds one."""
+    header = f"ply\nformat binary_little_endian 1.0\nelement vertex {points}\n"
+    header += "property float x\nproperty float y\nproperty float z\nend_header\n"
+    path.write_bytes(header.encode() + struct.pack("<3f", 1, 2, 3))
+    return path
+
+
+def pcd_bomb(path: Path, *, points: int = 3 * 10**7) -> Path:
+    """A compressed PCD file of `points` points whose data, a few bytes, would expand to zeros without end."""
+    header = "VERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\n"
+    header += f"WIDTH {points}\nHEIGHT 1\nPOINTS {points}\nDATA binary_compressed\n"
+    packed = b"\x00\x00" + b"\xe0\xff\x00" * 1000
+    path.write_bytes(header.encode() + struct.pack("<II", len(packed), 12 * points) + packed)
+    return path

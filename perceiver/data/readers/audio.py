@@ -60,7 +60,7 @@ class Recordings:
 
     Args:
         paths: the files.
-        labels: class of each file, from 0.
+        labels: class of each file, from 0; None for prediction.
         ids: ids for messages and tables.
         facts: spec of the modality, see `audio_facts`.
         modality: name of the modality.
@@ -72,7 +72,7 @@ class Recordings:
         self,
         *,
         paths: Sequence[Path],
-        labels: Sequence[int],
+        labels: Sequence[int] | None,
         ids: Sequence[str],
         facts: Mapping[str, Any],
         modality: str = "audio",
@@ -82,7 +82,7 @@ class Recordings:
         if max_seconds is not None and not (math.isfinite(max_seconds) and max_seconds > 0):
             raise ValueError(f"data.max_seconds: expected a positive number or null, got {max_seconds}.")
         self.paths = list(paths)
-        self.labels = list(labels)
+        self.labels = None if labels is None else list(labels)
         self.ids = list(ids)
         self.facts = dict(facts)
         self.modality = modality
@@ -97,7 +97,8 @@ class Recordings:
         path = self.paths[index]
         raw = read_recording(path, max_seconds=self.max_seconds, random_start=self.random_start)
         sound = preprocess(raw, modality=self.facts, name=str(path))
-        return Sample(inputs={self.modality: sound}, target=self.labels[index], id=self.ids[index])
+        target = None if self.labels is None else self.labels[index]
+        return Sample(inputs={self.modality: sound}, target=target, id=self.ids[index])
 
 
 def read_recording(
@@ -134,8 +135,8 @@ def read_recording(
             while len(blocks[-1]) == _BLOCK and (left := wanted - _BLOCK * len(blocks)) > 0:
                 if _BLOCK * len(blocks) * file.channels > most:
                     raise ValueError(
-                        f"{path}: expands to more than {most // file.channels:,} samples per channel, too many for a file of "
-                        "its size. Set max_seconds, or cut it."
+                        f"{path}: expands to more than {most // file.channels:,} samples per channel, too many for a file "
+                        "of its size. Set max_seconds, or cut it."
                     )
                 blocks.append(file.read(min(left, _BLOCK), dtype="float32", always_2d=True))
         samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)

@@ -13,7 +13,8 @@ from PIL import Image
 
 from perceiver.batch import Sample
 from perceiver.data import DataModule, FlowFolder
-from perceiver.data.folders.flow import FlowFileError, FramePairs, read_flow, write_flow
+from perceiver.data.folders.flow import FramePairs
+from perceiver.data.readers.flow_files import FlowFileError, read_flow, write_flow
 from perceiver.testing import check_data_module
 
 
