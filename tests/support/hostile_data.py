@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
+from containers_written import write_container
 from PIL import Image
 
 
@@ -184,4 +185,26 @@ def pcd_bomb(path: Path, *, points: int = 3 * 10**7) -> Path:
     header += f"WIDTH {points}\nHEIGHT 1\nPOINTS {points}\nDATA binary_compressed\n"
     packed = b"\x00\x00" + b"\xe0\xff\x00" * 1000
     path.write_bytes(header.encode() + struct.pack("<II", len(packed), 12 * points) + packed)
+    return path
+
+
+def flac_bomb(path: Path, *, seconds: int) -> Path:
+    """Silence of `seconds` in FLAC, in Ogg if the suffix says so: two orders of magnitude smaller than its samples."""
+    silence = np.zeros((2, seconds * 48000), np.float32)
+    if path.suffix == ".ogg":
+        return write_container(path, silence, rate=48000, codec="flac", form="ogg")
+    soundfile.write(path, silence.T, 48000, format="FLAC")
+    return path
+
+
+def truncated_m4a(path: Path) -> Path:
+    """A recording whose second half is missing."""
+    write_container(path, np.zeros((1, 48000), np.float32), rate=48000, codec="aac", form="ipod")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+def playlist(path: Path, *, secret: Path) -> Path:
+    """A list of files that FFmpeg would open, called a recording."""
+    path.write_text(f"ffconcat version 1.0\nfile {secret}\n")
     return path

@@ -26,11 +26,11 @@ class AudioFolder(Source):
     """Trains on `root/train/<class>/*`, validates on `root/val/<class>/*` and tests on `root/test/<class>/*`.
 
     Recordings (wav, flac, ogg, mp3 and all other formats of soundfile; with PyAV also m4a, mp4, webm and others; also in
-    nested folders) may have any length and rate. They are decoded per batch, in the loader processes. The classes are the folders of `train`, in alphabetical
-    order; the other splits may lack some, but have no others. Without `val`, some of the training recordings are used for
-    validation. Testing a checkpoint needs `test` alone. For prediction, `root` may
-    also hold recordings without splits and classes, in any folders. Batches hold `inputs["audio"]` `(B, audio_channels, samples)`, and
-    `masks["audio"]` `(B, samples)` if lengths differ.
+    nested folders) may have any length and rate. They are decoded per batch, in the loader processes. The classes are the
+    folders of `train`, in alphabetical order; the other splits may lack some, but have no others. Without `val`, some of
+    the training recordings are used for validation. Testing a checkpoint needs `test` alone. For prediction, `root` may
+    also hold recordings without splits and classes, in any folders. Batches hold `inputs["audio"]` `(B, audio_channels,
+    samples)`, and `masks["audio"]` `(B, samples)` if lengths differ.
 
     Args:
         root: folder with `train`, `test` and, optionally, `val`.
@@ -42,8 +42,8 @@ class AudioFolder(Source):
         validation_fraction: share of the training recordings, per class, for validation; used only without `val`.
         split_seed: seed of that split; not the training seed.
         check_files: read the headers of all files before training, about ten thousand per second from a local disk.
-        on_bad_row: "error" stops at the first damaged recording. "skip" decodes everything once before it is used, and leaves
-            out and names damaged recordings and other files.
+        on_bad_row: "error" stops at the first damaged recording. "skip" decodes everything once before it is used, and
+            leaves out and names damaged recordings and other files.
         needs_test: whether `prepare` requires the test split.
 
     Raises:

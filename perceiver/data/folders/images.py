@@ -23,8 +23,8 @@ class ImageFolder(Source):
 
     Images are read from `root/train/<class>/*` and `root/test/<class>/*`, nested folders included. The class names are the
     sorted folder names in `train`. `root/val/<class>/*` is the validation split; without it, some of the training images
-    are used. For prediction, `root` may also hold images without splits and classes, in any folders. Batches hold `inputs["image"]` `(B, 3, *size)`: RGB, upright according to EXIF, 16 bits scaled to 8,
-    transparency dropped.
+    are used. For prediction, `root` may also hold images without splits and classes, in any folders. Batches hold
+    `inputs["image"]` `(B, 3, *size)`: RGB, upright according to EXIF, 16 bits scaled to 8, transparency dropped.
 
     Args:
         root: folder with `train`, `test` and, optionally, `val`.
@@ -39,8 +39,8 @@ class ImageFolder(Source):
         split_seed: seed of that split; not the training seed.
         mean: mean of each channel, for pixels in [0, 1]; None measures mean and `std` on at most 4,096 training images.
         std: standard deviation of each channel.
-        on_bad_row: "error" stops at the first damaged image. "skip" decodes everything once before it is used, and leaves out
-            and names damaged images.
+        on_bad_row: "error" stops at the first damaged image. "skip" decodes everything once before it is used, and leaves
+            out and names damaged images.
         needs_test: whether `prepare` requires the test split.
 
     Raises:

@@ -114,10 +114,9 @@ class SegmentationFolder(Source):
         self.frame = None if size is None else Frame(size=size, crop_fraction=crop_fraction)
         if mask_colors is not None and mask_values is not None:
             raise ValueError("data.mask_colors, data.mask_values: expected one of them, got both.")
-        self.ignored = tuple(int(number) for number in ignored if isinstance(number, int))
-        self.ignored_colors = tuple(
-            parse_color(color, setting="data.ignored") for color in ignored if not isinstance(color, int)
-        )
+        colors = [one for one in ignored if isinstance(one, Sequence)]
+        self.ignored = tuple(int(one) for one in ignored if one not in colors)
+        self.ignored_colors = tuple(parse_color(color, setting="data.ignored") for color in colors)
         self._given_colors = mask_colors
         self.bad_files = BadFiles(on_bad_row)
         self.mask_values = None if mask_values is None else [int(number) for number in mask_values]
@@ -231,15 +230,16 @@ class SegmentationFolder(Source):
 
     def _learned(self, training: "ImagePairs") -> "ImagePairs":
         """Return the split with missing settings filled in from the training split."""
-        if (
-            self.mask_values is None
-            and self.mask_colors() is None
-            and len(self.named_classes()) == 2
-            and WHITE in self.ignored
-        ):
-            masks = (read_mask(training.folder / "masks" / f"{name}.png") for name, _ in evenly(training.names, _DESCRIBED))
+        numbered = self.mask_values is None and self.mask_colors() is None
+        if numbered and len(self.named_classes()) == 2 and WHITE in self.ignored:
             found: set[int] = set()
-            for mask in masks:
+            for name, _ in evenly(training.names, _DESCRIBED):
+                try:
+                    mask = read_mask(training.folder / "masks" / f"{name}.png")
+                except ImageFileError:
+                    if not self.bad_files.skip:
+                        raise
+                    continue
                 found.update(np.unique(np.asarray(mask)).tolist())
                 if not found <= {0, WHITE}:
                     break

@@ -84,9 +84,8 @@ def parse_colors(given: Any, *, names: Sequence[str], setting: str = "data.mask_
         given = [by_name[name] for name in names]
     colors = [parse_color(color, setting=setting) for color in given]
     if len(colors) != len(names) or len(set(colors)) < len(colors):
-        raise ValueError(
-            f"{setting}: expected {len(names)} different colours, one per class, got {list(map(list, colors))}."
-        )
+        found = [list(color) for color in colors]
+        raise ValueError(f"{setting}: expected {len(names)} different colours, one per class, got {found}.")
     return colors
 
 

@@ -47,6 +47,10 @@ def cell_of(case: str, folder: Path) -> str:
         "pickled array": lambda: hostile_data.pickled_npy(folder / "bad.npy", folder / "marker"),
         "claiming recording": lambda: hostile_data.claiming_flac(folder / "bad.flac"),
         "rate of 1 Hz": lambda: hostile_data.odd_wav(folder / "bad.wav", rate=1),
+        "lying PLY": lambda: hostile_data.claiming_ply(folder / "bad.ply"),
+        "PCD bomb": lambda: hostile_data.pcd_bomb(folder / "bad.pcd"),
+        "truncated m4a": lambda: hostile_data.truncated_m4a(folder / "bad.m4a"),
+        "list of files": lambda: hostile_data.playlist(folder / "bad.m4a", secret=folder / "0.wav"),
         "huge image": lambda: hostile_data.huge_png(folder / "bad.png"),
     }[case]()
     return path.name
@@ -60,6 +64,10 @@ def cell_of(case: str, folder: Path) -> str:
         ("deep JSON", "points", r"nested more than \d+ deep"),
         ("claiming recording", "audio", r"bad\.flac: (cannot be decoded|is truncated)"),
         ("rate of 1 Hz", "audio", r"expected a sample rate of 7 to 8192000 Hz for resampling to 8000 Hz, got 1 Hz"),
+        ("lying PLY", "points", r"bad\.ply: is truncated: its header claims 360,000,000 bytes or more, but only 12 follow"),
+        ("PCD bomb", "points", r"bad\.pcd: is truncated: its header claims 30,000,000 points"),
+        ("truncated m4a", "audio", r"bad\.m4a: cannot be decoded: it is truncated"),
+        ("list of files", "audio", r"bad\.m4a: is no sound file that can be read"),
         ("huge image", "image", r"bad\.png: .*DecompressionBombError|bad\.png: is too large to be decoded safely"),
     ],
 )
