@@ -1,7 +1,8 @@
 """Every hostile file through every door that takes it: nothing in it is run, no secret is read, memory and time are bounded.
 
-`MODEL_FILES` x `DOORS`, `SHARDS` x `SHARD_DOORS`, and `SAMPLE_FILES`; a new door or a new kind of file joins by one line. The docs have the
-table ("Safety"). More files of samples (images, sound, tables) are in `tests/data/manifest/test_hostile_files.py`.
+`MODEL_FILES` x `DOORS`, `SHARDS` x `SHARD_DOORS`, and `SAMPLE_FILES`; a new door or a new kind of file joins by one line.
+The docs have the table ("Safety"). More files of samples (images, sound, tables) are in
+`tests/data/manifest/test_hostile_files.py`.
 """
 
 import resource

@@ -16,8 +16,8 @@ Color = tuple[int, int, int]
 """Red, green and blue, from 0 to 255."""
 
 _SEPARATOR = r"[\s,;:]+"
-_RGB = _SEPARATOR.join([r"(\d{1,3})"] * 3)
-_NAME_AND_COLOR = re.compile(rf"(?P<name>.*\S?){_SEPARATOR}{_RGB}")
+_RGB = _SEPARATOR.join([r"(25[0-5]|2[0-4]\d|1?\d?\d)"] * 3)
+_NAME_AND_COLOR = re.compile(rf"(?P<name>.*?\S){_SEPARATOR}{_RGB}")
 _COLOR_AND_NAME = re.compile(rf"{_RGB}{_SEPARATOR}(?P<name>.*\S)")
 
 
@@ -123,9 +123,10 @@ def read_classes(path: Path) -> tuple[list[str], list[Color] | None]:
     lines = [line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines()]
     for form in (_NAME_AND_COLOR, _COLOR_AND_NAME):
         found = [form.fullmatch(line) for line in lines]
-        if all(found) and found:
+        if all(found):
             lines = [one["name"].strip() for one in found if one]
-            given = [[int(number) for number in one.groups() if number.isdecimal()][-3:] for one in found if one]
+            first = 2 if form is _NAME_AND_COLOR else 1
+            given = [[int(one[first + channel]) for channel in range(3)] for one in found if one]
             return _checked(lines, path), parse_colors(given, names=lines, setting=str(path))
     return _checked(lines, path), None
 

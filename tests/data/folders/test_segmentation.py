@@ -255,7 +255,7 @@ def colored(root: Path) -> None:
     table[:3], table[255] = [(70, 130, 180), (0, 0, 0xE6), (152, 251, 152)], BORDER
     for number, file in enumerate(sorted(root.glob("*/masks/part/*.png"))):
         mask = Image.fromarray(table[np.asarray(Image.open(file))])
-        (mask.convert("RGBA") if number == 0 else mask.convert("P") if number == 1 else mask).save(file)
+        (mask.convert("RGBA") if number == 0 else mask.quantize() if number == 1 else mask).save(file)
 
 
 @pytest.mark.parametrize("form", ["mapping", "list", "file"])

@@ -113,6 +113,19 @@ def test_pcd(form: str, tmp_path: Path) -> None:
     assert read_point_cloud(path, features=["normals", "rgb"])[:, 5].tolist() == [1, 1, 1]
 
 
+def test_faces_of_different_sizes_before_the_vertices() -> None:
+    """Equal lists are skipped at once, others one by one."""
+    header = "ply\nformat binary_big_endian 1.0\nelement face 3\nproperty list ushort short corners\nproperty uchar kind\n"
+    header += "element vertex 3\nproperty double x\nproperty double y\nproperty double z\nend_header\n"
+    points = XYZ.astype(">f8").tobytes()
+    for sizes in ((2, 2, 2), (3, 0, 4)):
+        faces = b"".join(struct.pack(f">H{size}hB", size, *range(size), 7) for size in sizes)
+        content = header.encode() + faces + points
+        assert np.array_equal(read_point_cloud(FileContent(content, name="a.ply")), XYZ)
+        with pytest.raises(ValueError, match="the element vertex ends after the file"):
+            read_point_cloud(FileContent(content[:-1], name="a.ply"))
+
+
 def test_colours_packed_into_a_float() -> None:
     """The way the Point Cloud Library has always written them."""
     packed = struct.unpack("<f", struct.pack("<I", 0xFF8000))[0]
@@ -137,7 +150,7 @@ def test_lzf_copies() -> None:
 @pytest.mark.parametrize("make", [*(lambda f=f: ply(f) for f in PLY_FORMS), *(lambda f=f: pcd(f) for f in PCD_FORMS)])
 def test_truncated_clouds(make: Callable[[], bytes]) -> None:
     content = make()
-    for length in range(0, len(content) - 9, 7):
+    for length in range(0, len(content) - 9, 5):
         with pytest.raises(ValueError, match=r"a\.bin: "):
             read_point_cloud(FileContent(content[:length], name="a.bin"))
 

@@ -78,21 +78,25 @@ def check_counts(*, points: int, bytes_per_point: int, columns: int, path: objec
         )
 
 
-def text_columns(content: bytes, *, skip: int, rows: int, path: object) -> NDArray[np.float64]:
+def text_columns(content: bytes, *, skip: int, rows: int, after: int = 0, path: object) -> NDArray[np.float64]:
     """Return numbers `(rows, columns)` of text lines.
 
     Args:
         content: text with a point per line.
         skip: number of lines to skip.
         rows: number of lines to read.
+        after: number of lines that follow.
         path: name of the file, for messages.
 
     Raises:
         ValueError: lines are missing, differ in length, or hold something other than numbers.
     """
-    lines = [line for line in content.splitlines()[skip:] if line.strip()][:rows]
-    if len(lines) < rows:
-        raise ValueError(f"{path}: is truncated: expected {rows:,} points as its header says, got {len(lines):,}. {REMEDY}")
+    lines = [line for line in content.splitlines() if line.strip()]
+    if len(lines) < skip + rows + after:
+        raise ValueError(
+            f"{path}: is truncated: expected {skip + rows + after:,} lines as its header says, got {len(lines):,}. {REMEDY}"
+        )
+    lines = lines[skip : skip + rows]
     try:
         return np.loadtxt(lines, dtype=np.float64, comments=None, ndmin=2)
     except ValueError as error:

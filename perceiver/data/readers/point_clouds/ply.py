@@ -27,6 +27,7 @@ _TYPES = {
     **dict.fromkeys(("float", "float32"), "f4"),
     **dict.fromkeys(("double", "float64"), "f8"),
 }
+_LETTERS = {"i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I"}
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 _END = b"\nend_header"
 
@@ -62,12 +63,14 @@ class PlyHeader:
         order: byte order, "<" or ">"; empty for text.
         before: elements before the vertices.
         vertices: the vertices, without lists.
+        after: elements after the vertices.
         begins: position of the first element in the file.
     """
 
     order: str
     before: list[_Element]
     vertices: _Element
+    after: list[_Element]
     begins: int
 
 
@@ -110,7 +113,9 @@ def ply_header(head: bytes, *, size: int, path: object) -> PlyHeader:
         raise ValueError(
             f"{path}: is truncated: its header claims {claimed:,} bytes or more, but only {size - begins:,} follow. {REMEDY}"
         )
-    return PlyHeader(order=order, before=elements[:position], vertices=vertices, begins=begins)
+    return PlyHeader(
+        order=order, before=elements[:position], vertices=vertices, after=elements[position + 1 :], begins=begins
+    )
 
 
 def read_ply(content: bytes, *, path: object) -> dict[str, Column]:
@@ -123,7 +128,8 @@ def read_ply(content: bytes, *, path: object) -> dict[str, Column]:
     vertices = header.vertices
     if not header.order:
         skip = sum(element.count for element in header.before)
-        table = text_columns(content[header.begins :], skip=skip, rows=vertices.count, path=path)
+        after = sum(element.count for element in header.after)
+        table = text_columns(content[header.begins :], skip=skip, rows=vertices.count, after=after, path=path)
         if table.shape[1] != len(vertices.properties):
             raise ValueError(
                 f"{path}: expected {len(vertices.properties)} numbers per vertex, got {table.shape[1]}. {REMEDY}"
@@ -131,10 +137,11 @@ def read_ply(content: bytes, *, path: object) -> dict[str, Column]:
         return {one.name: Column(values=table[:, number], dtype=one.dtype) for number, one in enumerate(vertices.properties)}
     begins = header.begins
     for element in header.before:
-        begins = _after(element, content, begins, order=header.order, path=path)
+        begins = _end(element, content, begins, order=header.order, path=path)
+    ends = _end(vertices, content, begins, order=header.order, path=path)
+    for element in header.after:
+        ends = _end(element, content, ends, order=header.order, path=path)
     row = np.dtype([(one.name, one.dtype) for one in vertices.properties])
-    if begins + vertices.count * row.itemsize > len(content):
-        raise ValueError(f"{path}: is truncated: its vertices end after the file. {REMEDY}")
     rows = np.frombuffer(content, row, count=vertices.count, offset=begins)
     return {one.name: Column(values=rows[one.name], dtype=one.dtype) for one in vertices.properties}
 
@@ -171,22 +178,65 @@ def _add(elements: list[_Element], name: str, type_: str, count_type: str | None
     properties.append(_Property(name=name, dtype=np.dtype(order + _TYPES[type_]), count_dtype=count_dtype))
 
 
-def _after(element: _Element, content: bytes, position: int, *, order: str, path: object) -> int:
-    """Return where an element ends."""
-    if not element.has_lists:
-        return position + element.count * element.least_bytes
-    letters = {"i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I"}
-    # The header was checked against the size of the file, and each row takes a byte or more, so that the loop is bounded.
-    for _ in range(element.count):
-        for one in element.properties:
-            if one.count_dtype is None:
-                position += one.dtype.itemsize
-                continue
+def _end(element: _Element, content: bytes, begins: int, *, order: str, path: object) -> int:
+    """Return where an element ends.
+
+    Raises:
+        ValueError: it ends after the file.
+    """
+    ends = begins + element.count * element.least_bytes if not element.has_lists else _end_of_equal(element, content, begins)
+    # Each row takes a byte or more, and the header was checked against the size of the file, so that the loop is bounded.
+    if ends < 0:
+        ends = begins
+        for _ in range(element.count):
+            sizes = _row(element, content, ends, order)
+            ends = len(content) + 1 if sizes is None else ends + sum(sizes)
+            if ends > len(content):
+                break
+    if ends > len(content):
+        raise ValueError(f"{path}: is truncated or damaged: the element {element.name} ends after the file. {REMEDY}")
+    return ends
+
+
+def _end_of_equal(element: _Element, content: bytes, begins: int) -> int:
+    """Return where an element ends whose lists have equal lengths, such as triangles; -1 if they differ."""
+    fields: list[tuple[Any, ...]] = []
+    offset = begins
+    lengths = []
+    for number, one in enumerate(element.properties):
+        if one.count_dtype is not None:
+            if offset + one.count_dtype.itemsize > len(content):
+                return -1
+            length = int(np.frombuffer(content, one.count_dtype, count=1, offset=offset)[0])
+            if length < 0 or length * one.dtype.itemsize > len(content):
+                return -1
+            lengths.append((f"length {number}", length))
+            fields.append((f"length {number}", one.count_dtype))
+            offset += one.count_dtype.itemsize + length * one.dtype.itemsize
+            fields.append((str(number), one.dtype, (length,)))
+        else:
+            fields.append((str(number), one.dtype))
+            offset += one.dtype.itemsize
+    row = np.dtype(fields)
+    ends = begins + element.count * row.itemsize
+    if ends > len(content):
+        return -1
+    rows = np.frombuffer(content, row, count=element.count, offset=begins)
+    return ends if all((rows[name] == length).all() for name, length in lengths) else -1
+
+
+def _row(element: _Element, content: bytes, position: int, order: str) -> list[int] | None:
+    """Return the sizes of the properties of a row; None if a list is damaged or ends after the file."""
+    sizes = []
+    for one in element.properties:
+        size = one.dtype.itemsize
+        if one.count_dtype is not None:
             try:
-                length = struct.unpack_from(order + letters[one.count_dtype.str[1:]], content, position)[0]
+                length = struct.unpack_from(order + _LETTERS[one.count_dtype.str[1:]], content, position + sum(sizes))[0]
             except struct.error:
-                length = -1
-            position += one.count_dtype.itemsize + max(0, length) * one.dtype.itemsize
-            if length < 0 or position > len(content):
-                raise ValueError(f"{path}: is truncated or damaged: a list of {element.name} ends after the file. {REMEDY}")
-    return position
+                return None
+            if length < 0:
+                return None
+            size = one.count_dtype.itemsize + length * size
+        sizes.append(size)
+    return sizes
