@@ -14,14 +14,21 @@ from perceiver.modalities.modality import Modality, ModalitySpec
 
 @final
 class PointsModality(Modality):
-    """Point sets `(P, coordinates + features)`, centred and scaled if the spec has `unit_sphere`."""
+    """Point sets `(P, coordinates + features)`, centred and scaled if the spec has `unit_sphere`.
+
+    From PLY and PCD files, the setting `features` selects columns besides the coordinates: names, or "normals" or "colors".
+    """
 
     channel_axis = -1
-    settings: ClassVar = {"unit_sphere": True}
+    settings: ClassVar = {"unit_sphere": True, "features": ()}
 
     def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return whether point sets are centred and scaled."""
-        return {"unit_sphere": bool(settings["unit_sphere"])}
+        """Return whether point sets are centred and scaled, and the columns that are features."""
+        features = settings["features"]
+        if isinstance(features, str) or not all(isinstance(name, str) for name in features):
+            raise ValueError(f"features: expected a list of names, such as [normals, colors], got {features!r}.")
+        facts: dict[str, Any] = {"unit_sphere": bool(settings["unit_sphere"])}
+        return {**facts, "features": list(features)} if features else facts
 
     def tensor(self, raw: Any, spec: ModalitySpec, name: str) -> Tensor:
         """Convert one point set."""

@@ -1,7 +1,8 @@
 """Every hostile file through every door that takes it: nothing in it is run, no secret is read, memory and time are bounded.
 
-`MODEL_FILES` x `DOORS`, and `SHARDS` x `SHARD_DOORS`; a new door or a new kind of file joins by one line. The docs have the
-table ("Safety"). Files of samples (images, sound, tables) are in `tests/data/manifest/test_hostile_files.py`.
+`MODEL_FILES` x `DOORS`, `SHARDS` x `SHARD_DOORS`, and `SAMPLE_FILES`; a new door or a new kind of file joins by one line.
+The docs have the table ("Safety"). More files of samples (images, sound, tables) are in
+`tests/data/manifest/test_hostile_files.py`.
 """
 
 import copy
@@ -122,6 +123,35 @@ MODEL_FILES: tuple[Callable[[Path], Hostile], ...] = (
     enormous_transformers_model,
     *hostile_models.DIRECTORIES,
 )
+
+
+def lying_ply(folder: Path) -> Path:
+    """A header of 30 million points."""
+    return hostile_data.claiming_ply(folder / "bad.ply")
+
+
+def pcd_bomb(folder: Path) -> Path:
+    """Compressed zeros without end."""
+    return hostile_data.pcd_bomb(folder / "bad.pcd")
+
+
+def truncated_m4a(folder: Path) -> Path:
+    """The first half of a recording."""
+    return hostile_data.truncated_m4a(folder / "bad.m4a")
+
+
+def list_of_files(folder: Path) -> Path:
+    """A playlist of FFmpeg's, called a recording, which names a good one."""
+    secret = hostile_data.odd_wav(folder / "secret.wav", rate=8000)
+    return hostile_data.playlist(folder / "bad.m4a", secret=secret)
+
+
+SAMPLE_FILES: dict[Callable[[Path], Path], str] = {
+    lying_ply: "points",
+    pcd_bomb: "points",
+    truncated_m4a: "audio",
+    list_of_files: "audio",
+}
 
 
 def by_load(path: Path, directory: Path) -> str:
@@ -255,3 +285,21 @@ def test_hostile_shards(kind: str, door: str, shards: Path, tmp_path: Path) -> N
     assert "error: data.shards: " in err
     assert str(folder) in err
     assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize("make", SAMPLE_FILES, ids=lambda make: make.__name__)
+def test_a_hostile_sample(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    path = make(tmp_path)
+    rows = "".join(f"{path.name},{label}\n" for label in "aabb")
+    (tmp_path / "m.csv").write_text(f"x,label\n{rows}")
+    arguments = (
+        "experiment=manifest",
+        f"data.manifest={tmp_path / 'm.csv'}",
+        f"data.modalities={{x: {SAMPLE_FILES[make]}}}",
+        "data.sample_rate=8000",
+        "data.num_workers=0",
+        "trainer=cpu",
+    )
+    text = bounded(lambda: "".join(map(str, run(*arguments, f"hydra.run.dir={tmp_path / 'run'}"))))
+    assert f"{path}: " in text
+    assert "Traceback" not in text

@@ -111,9 +111,7 @@ def test_two_processes_average_the_weights_of_one(runs: dict[str, Any]) -> None:
     assert sorted(ids(runs["one"], 1)) == sorted(ids(runs["two"], 1))
 
 
-@pytest.mark.parametrize(
-    ("cause", "run", "code"), [("SIGTERM", "a", 143), ("SIGUSR1", "b", 138), ("time", "c", 0)]
-)
+@pytest.mark.parametrize(("cause", "run", "code"), [("SIGTERM", "a", 143), ("SIGUSR1", "b", 138), ("time", "c", 0)])
 def test_two_processes_stop_together_and_go_on(cause: str, run: str, code: int, runs: dict[str, Any], compare: Any) -> None:
     """Asked for in either of them; what is resumed ends as what was left alone."""
     stopped, folder = runs[f"stopped by {cause}"], runs["folder"]
@@ -153,8 +151,9 @@ def test_other_global_batches_take_up_the_remaining_samples(runs: dict[str, Any]
     assert len(before) == 4 * 128
     assert not set(before) & set(after)
     assert sorted(before + after) == sorted(ids(runs["one"], 0))
-    assert "2 processes, now 1, and another global batch, 128 samples, now 64: the epoch goes on after 512 samples" in (
-        result["errors"][0]
+    assert (
+        "2 processes, now 1, and another global batch, 128 samples, now 64: the epoch goes on after 512 samples"
+        in (result["errors"][0])
     )
 
 

@@ -25,10 +25,12 @@ class Images(ABC):
     Attributes:
         labels: `(samples,)`, the class of every image, from 0.
         value_range: (smallest, largest) raw pixel value; black and white.
+        labelled: whether `labels` are known; False for prediction.
     """
 
     labels: Int[Tensor, "samples"]
     value_range: Sequence[int]
+    labelled: bool = True
 
     @property
     @abstractmethod
@@ -55,15 +57,14 @@ class Images(ABC):
         batch = self.__getitems__([index])
         pixels, target = batch.inputs[MODALITY], batch.target
         assert isinstance(pixels, Tensor)
-        assert target is not None
-        return Sample(inputs={MODALITY: pixels[0]}, target=int(target[0]), id=batch.ids[0])
+        return Sample(inputs={MODALITY: pixels[0]}, target=None if target is None else int(target[0]), id=batch.ids[0])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return a collated batch of samples."""
         index = torch.as_tensor(indices)
         return Batch(
             inputs={MODALITY: scale(self.read(index), {"range": self.value_range})},
-            target=self.labels[index],
+            target=self.labels[index] if self.labelled else None,
             ids=self.names(index),
         )
 

@@ -22,6 +22,7 @@ from perceiver.data.readers.bounded_json import parse_json
 from perceiver.data.readers.delimited import decoded
 from perceiver.data.readers.images import deep_range_of_files, read_image
 from perceiver.data.readers.numbers import read_numbers
+from perceiver.data.readers.point_clouds.reading import check_point_cloud, is_point_cloud, read_point_cloud
 from perceiver.modalities.kinds import kind_of
 from perceiver.modalities.modality import ModalitySpec
 from perceiver.modalities.points import ArrayModality
@@ -334,7 +335,18 @@ def _array(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bo
     return array
 
 
+def _grid(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
+    """Read an array, or a flow file: with a first length of 3 in the shape, the third channel is 1 where flow is known."""
+    file = _file_of(value, folder)
+    if file is not None and is_flow(file):
+        return read_flow_channels(file, channels=facts["shape"][0])
+    return _array(value, facts=facts, folder=folder, training=training)
+
+
 def _points(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
+    file = _file_of(value, folder)
+    if file is not None and is_point_cloud(file):
+        value = read_point_cloud(file, features=facts.get("features", ()))
     array = _array(value, facts=facts, folder=folder, training=training)
     if array.ndim != 2:
         raise ValueError(f"expected points, a list of coordinates each, got numbers of shape {array.shape}.")
@@ -439,7 +451,7 @@ CELLS: dict[str, Cells] = {
         surveyed=128,
     ),
     "audio": Cells(read=_audio, check_file=check_recording),
-    "points": Cells(read=_points),
+    "points": Cells(read=_points, check_file=check_point_cloud),
     "text": Cells(
         read=_text,
         is_value=lambda value, facts: not (isinstance(value, str) and facts.get("files")),
@@ -456,7 +468,7 @@ CELLS: dict[str, Cells] = {
 }
 """Cell functions by built-in kind."""
 
-_ARRAYS = Cells(read=_array)
+_ARRAYS = Cells(read=_grid)
 
 _PLUG_INS = {
     "numbers": Cells(read=_of_plug_in),
@@ -479,6 +491,13 @@ def _existing(value: Any, folder: Path | None, *, directory: bool = False) -> Pa
     if not (path.is_file() or (directory and path.is_dir())):
         raise FileNotFoundError(f"there is no file {path}.")
     return path
+
+
+def _file_of(value: Any, folder: Path | None) -> Path | FileContent | None:
+    """Return the file that a cell of numbers names or holds; None if it holds numbers."""
+    if isinstance(value, str) and not value.lstrip().startswith("["):
+        return _existing(value, folder)
+    return value if isinstance(value, FileContent) else None
 
 
 def _numbers_of_file(path: Path | FileContent) -> NDArray[Any]:

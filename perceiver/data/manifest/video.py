@@ -10,10 +10,12 @@ from PIL import Image, ImageSequence
 
 from perceiver.data.manifest.content import FileContent
 from perceiver.data.readers.array_files import read_array
+from perceiver.data.readers.containers import import_av, opened
 from perceiver.data.readers.folder_files import by_number
 from perceiver.data.readers.images import SUFFIXES, read_image
 from perceiver.modalities.framing import is_deep, to_rgb
 
+_PURPOSE = "video files (unlike folders of images, animated images and .npy arrays)"
 ANIMATIONS = (".gif", ".webp", ".png", ".apng", ".tif", ".tiff")
 
 
@@ -62,7 +64,7 @@ def check_video(path: Path | FileContent) -> None:
     elif path.suffix.lower() == ".npy" or is_array_content(path):
         _array(path)
     elif path.suffix.lower() not in ANIMATIONS and not _is_image_content(path):
-        _av()
+        import_av(_PURPOSE)
 
 
 def is_array_content(file: Path | FileContent) -> bool:
@@ -131,13 +133,14 @@ def _animation(path: Path | FileContent, num_frames: int | None, deep_range: Seq
 
 
 def _decoded(path: Path | FileContent, num_frames: int | None) -> list[Image.Image]:
-    av = _av()
     try:
-        count = _packets(av, path)
-        decoded, kept = _kept(av, path, set(_chosen(count, num_frames)))
+        count = _packets(path)
+        decoded, kept = _kept(path, set(_chosen(count, num_frames)))
         if decoded != count and decoded > 0:
             # The number of packets only approximates the number of frames.
-            decoded, kept = _kept(av, path, set(_chosen(decoded, num_frames)))
+            decoded, kept = _kept(path, set(_chosen(decoded, num_frames)))
+    except ImportError:
+        raise
     except Exception as error:
         raise ValueError(f"{path}: no video that can be decoded ({type(error).__name__}: {error}).") from error
     if decoded == 0:
@@ -145,29 +148,22 @@ def _decoded(path: Path | FileContent, num_frames: int | None) -> list[Image.Ima
     return [kept[number] for number in _chosen(decoded, num_frames)]
 
 
-def _packets(av: Any, path: Path | FileContent) -> int:
+def _packets(path: Path | FileContent) -> int:
     """Return the approximate number of frames without decoding the video."""
-    with _opened(av, path) as container:
+    with opened(path, purpose=_PURPOSE) as container:
         return max(1, sum(1 for packet in container.demux(video=0) if packet.size))
 
 
-def _kept(av: Any, path: Path | FileContent, wanted: set[int]) -> tuple[int, dict[int, Image.Image]]:
+def _kept(path: Path | FileContent, wanted: set[int]) -> tuple[int, dict[int, Image.Image]]:
     """Return the number of frames, and the wanted frames only: all frames at once could take gigabytes."""
     kept: dict[int, Image.Image] = {}
     count = 0
-    with _opened(av, path) as container:
+    with opened(path, purpose=_PURPOSE) as container:
         for frame in container.decode(video=0):
             if count in wanted:
                 kept[count] = _upright(frame)
             count += 1
     return count, kept
-
-
-def _opened(av: Any, path: Path | FileContent) -> Any:
-    if isinstance(path, Path):
-        return av.open(str(path), metadata_errors="replace")
-    path.seek(0)
-    return av.open(path, metadata_errors="replace")
 
 
 def _upright(frame: Any) -> Image.Image:
@@ -176,13 +172,3 @@ def _upright(frame: Any) -> Image.Image:
     image: Image.Image = frame.to_image()
     rotation = turn.get(round(getattr(frame, "rotation", 0)) % 360)
     return image if rotation is None else image.transpose(rotation)
-
-
-def _av() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError(
-            "video files need PyAV: pip install av. Or turn them into folders of images, animated images or .npy arrays."
-        ) from error
-    return av

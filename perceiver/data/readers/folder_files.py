@@ -27,6 +27,11 @@ def split_folder(root: Path, split: str) -> Path:
     return found[0] if found else root / split
 
 
+def is_flat(root: Path) -> bool:
+    """Return whether a folder exists and has no folder of a split, so that its files can only be predicted for."""
+    return root.is_dir() and not any(split_folder(root, split).is_dir() for split in ("train", "val", "test"))
+
+
 def files_below(folder: Path, *, _above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
     """Yield the relative paths, with slashes, of all files below a folder, linked files and folders included.
 

@@ -61,6 +61,8 @@ class ImageFiles(Images):
         frame: brings images to a common size.
         crop: replaces `frame` in training; None: `frame`.
         deep_range: see `perceiver.modalities.framing.to_rgb`.
+        prefix: prefix of sample names; None: the folder's name.
+        labelled: whether the classes are known.
     """
 
     folder: Path
@@ -71,6 +73,8 @@ class ImageFiles(Images):
     crop: Crop | None = None
     value_range: Sequence[int] = (0, 255)
     deep_range: Sequence[float] | None = None
+    prefix: str | None = None
+    labelled: bool = True
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -83,7 +87,8 @@ class ImageFiles(Images):
 
     def names(self, index: Int[Tensor, "chosen"]) -> list[str]:
         """Return the path of each file, prefixed with the folder's name: "train/cat/001.jpg"."""
-        return [f"{self.folder.name}/{os.fsdecode(path)}" for path in self.paths[index.numpy()]]
+        prefix = f"{self.folder.name}/" if self.prefix is None else self.prefix
+        return [f"{prefix}{os.fsdecode(path)}" for path in self.paths[index.numpy()]]
 
     def read(self, index: Int[Tensor, "chosen"]) -> UInt8[Tensor, "chosen 3 height width"]:
         """Decode the files at these positions.
@@ -223,6 +228,22 @@ def _files_of(folder: Path, *, names: Sequence[str], found: Sequence[str], frame
     return ImageFiles(
         folder=folder, paths=np.array(paths), labels=torch.tensor(labels), class_names=tuple(names), frame=frame
     )
+
+
+def images_below(folder: Path) -> list[str]:
+    """Return the relative paths of all images below a folder, sorted; other files are left out and logged.
+
+    Raises:
+        ValueError: there are no images.
+    """
+    own: list[str] = []
+    others: list[str] = []
+    for path in files_below(folder):
+        (own if is_image(folder, path) else others).append(path)
+    report_left_out(others, folder=folder, kind="images")
+    if not own:
+        raise ValueError(f"{folder}: expected images, found none.")
+    return sorted(own)
 
 
 def is_image(folder: Path, path: str) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from containers_written import write_container
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
@@ -250,3 +251,39 @@ def test_a_tiny_perceiver_tells_low_from_high(root: Path) -> None:
     )
     trainer.fit(task, datamodule=DataModule.of(AudioFolder, root=root, sample_rate=RATE, batch_size=12))
     assert trainer.callback_metrics["val/accuracy"] == 1
+
+
+def test_a_flat_folder_is_predicted_for(root: Path, tmp_path: Path) -> None:
+    stored = prepared(root).spec
+    new = tmp_path / "new"
+    (new / "more").mkdir(parents=True)
+    shutil.copy(root / "test" / "low" / "0.wav", new / "b.wav")
+    write_container(new / "more" / "a.webm", tone(0.1, 300, 48000)[None], rate=48000, codec="libopus")
+    (new / "notes.md").write_text("x")
+    (new / "c.wav").write_bytes(b"x")
+
+    def flat(**settings: object) -> DataModule:
+        module = DataModule.of(AudioFolder, root=new, sample_rate=RATE, batch_size=9, **settings)  # type: ignore[arg-type]
+        module.spec = stored
+        module.prepare_data()
+        return module
+
+    with pytest.raises(ValueError, match=r"c\.wav: is no sound file"):
+        flat()
+    (batch,) = flat(on_bad_row="skip").predict_dataloader()
+    assert batch.ids == ["b.wav", "more/a.webm"]
+    assert batch.target is None
+    assert batch.masks["audio"].sum(dim=1).tolist()[1] == pytest.approx(0.1 * RATE, abs=200)
+
+
+def test_damaged_recordings_are_left_out(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = root / "test" / "high" / "1.wav"
+    path.write_bytes(path.read_bytes()[:-20])
+    (root / "train" / "high" / "notes.md").write_text("x")
+    with pytest.raises(ValueError, match=r"notes\.md: expected a sound file"):
+        prepared(root)
+    module = prepared(root, on_bad_row="skip")
+    assert "skipped 1 of 7 samples" in caplog.text
+    assert f"{path}: is truncated" in caplog.text
+    assert "left out 1 files that are not recordings" in caplog.text
+    assert "test/high/1.wav" not in next(iter(module.test_dataloader())).ids

@@ -387,3 +387,47 @@ def test_augmentation_comes_after_the_crop(root: Path) -> None:
 
     list(prepared(root, augment=augment).train_dataloader())
     assert set(seen) == {(3, 24, 32)}
+
+
+def test_a_flat_folder_is_predicted_for(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = prepared(root)
+    new = tmp_path / "new"
+    (new / "more").mkdir(parents=True)
+    for file, name in zip(sorted(root.glob("test/*/*"))[:3], ("b.png", "more/a.png", "c.png"), strict=True):
+        Image.open(file).convert("RGB").save(new / name)
+    (new / "notes.md").write_text("x")
+    flat = module(new)
+    with pytest.raises(FileNotFoundError, match=r"data\.root: expected the folder .*train"):
+        flat.prepare_data()  # no training
+    flat.spec = made.spec
+    flat.prepare_data()
+    (batch,) = flat.predict_dataloader()
+    assert batch.ids == ["b.png", "c.png", "more/a.png"]
+    assert batch.target is None
+    assert "left out 1 files that are not images" in caplog.text
+    (new / "c.png").write_bytes(b"x")
+    with pytest.raises(ImageFileError, match=r"c\.png: no intact image"):
+        list(flat.predict_dataloader())
+    skipping = module(new, on_bad_row="skip")
+    skipping.spec = made.spec
+    (batch,) = skipping.predict_dataloader()
+    assert batch.ids == ["b.png", "more/a.png"]
+    assert skipping.source.bad_files.skipped[str(new)][0].startswith(f"{new / 'c.png'}: no intact image")  # type: ignore[attr-defined]
+    with pytest.raises(FileNotFoundError, match="expected the folder"):
+        flat.test_dataloader()
+
+
+def test_damaged_images_are_left_out(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    everything = len(module(root).source.read_training()[0].labels)  # type: ignore[union-attr]
+    files = sorted(root.glob("train/*/*"))
+    truncated(files[0])
+    no_image(files[-1])
+    data = prepared(root, on_bad_row="skip")
+    assert f"skipped 2 of {len(files)} samples" in caplog.text
+    assert str(files[0]) in caplog.text
+    assert len(data.split("train")) == everything - 2 or len(data.split("train")) + len(data.split("val")) == len(files) - 2
+    list(data.train_dataloader())
+    for file in files[0].parent.iterdir():
+        file.write_bytes(b"x")
+    with pytest.raises(ValueError, match="expected intact images of this class, all were skipped"):
+        module(root, on_bad_row="skip").source.read_training()

@@ -56,6 +56,10 @@ def cell_of(case: str, folder: Path) -> str:
         "pickled array": lambda: hostile_data.pickled_npy(folder / "bad.npy", folder / "marker"),
         "claiming recording": lambda: hostile_data.claiming_flac(folder / "bad.flac"),
         "rate of 1 Hz": lambda: hostile_data.odd_wav(folder / "bad.wav", rate=1),
+        "lying PLY": lambda: hostile_data.claiming_ply(folder / "bad.ply"),
+        "PCD bomb": lambda: hostile_data.pcd_bomb(folder / "bad.pcd"),
+        "truncated m4a": lambda: hostile_data.truncated_m4a(folder / "bad.m4a"),
+        "list of files": lambda: hostile_data.playlist(folder / "bad.m4a", secret=folder / "0.wav"),
         "huge image": lambda: hostile_data.huge_png(folder / "bad.png"),
     }[case]()
     return path.name
@@ -74,6 +78,10 @@ def cell_of(case: str, folder: Path) -> str:
         ("claiming recording in a struct", "audio", r"secret: (cannot be decoded|is truncated)"),
         ("huge image in a struct", "image", r"secret: .*DecompressionBombError|secret: is too large to be decoded safely"),
         ("struct without bytes", "image", r"there is no file \S*/\$HOME/secret"),
+        ("lying PLY", "points", r"bad\.ply: is truncated: its header claims 360,000,000 bytes or more, but only 12 follow"),
+        ("PCD bomb", "points", r"bad\.pcd: is truncated: its header claims 30,000,000 points"),
+        ("truncated m4a", "audio", r"bad\.m4a: cannot be decoded: it is truncated"),
+        ("list of files", "audio", r"bad\.m4a: is no sound file that can be read"),
         ("huge image", "image", r"bad\.png: .*DecompressionBombError|bad\.png: is too large to be decoded safely"),
     ],
 )
@@ -306,7 +314,7 @@ class Container:
 @pytest.mark.parametrize("packets", [200, 203, 150, 0])
 def test_only_the_chosen_frames_of_a_video_are_kept(packets: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     turned: list[int] = []
-    monkeypatch.setattr(video, "_av", lambda: SimpleNamespace(open=lambda path, **settings: Container(packets, turned)))
+    monkeypatch.setattr(video, "opened", lambda path, **settings: Container(packets, turned))
     frames = read_video(tmp_path / "x.mp4", num_frames=4)
     assert [frame.getpixel((0, 0))[0] for frame in frames] == [0, 66, 133, 199]  # type: ignore[index]
     assert len(turned) <= 8
