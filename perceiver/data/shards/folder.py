@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from perceiver.checkpoints.plain import refuse_special_keys
+from perceiver.checkpoints.spec import check_spec
 from perceiver.data.manifest.targets import KINDS
 from perceiver.data.readers.bounded_json import read_json
 from perceiver.data.shards.errors import ShardError
@@ -133,9 +134,7 @@ def _check_facts(*, spec: Any, samples: Any, rows_per_shard: Any, source: Any, c
             raise ValueError(f"spec.modalities.{name}: expected an object with a kind")
     if not isinstance(target, dict) or target.get("kind") not in KINDS:
         raise ValueError(f"spec.target.kind: expected one of {', '.join(KINDS)}")
-    names = target.get("names")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("spec.target.names: expected a list of texts")
+    check_spec(spec)
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
