@@ -60,8 +60,6 @@ def _check_modality(facts: object, path: str) -> None:
         raise PlainError(f"{child_path(path, 'kind')}: expected a text, got {_shown(kind)}")
     if kind not in MODALITY_KINDS:
         return
-    for key in _REQUIRED.get(kind, ()):
-        _require(facts, key, *_FACTS[key], path)
     for key, (expected, fits) in _FACTS.items():
         if facts.get(key) is not None:
             _require(facts, key, expected, fits, path)
@@ -190,12 +188,6 @@ _FACTS: dict[str, tuple[str, Fits]] = {
 }
 """Facts of the built-in kinds of modality; null is the same as a missing entry."""
 
-_REQUIRED: dict[str, tuple[str, ...]] = {
-    "image": ("shape",),
-    "video": ("shape",),
-    "audio": ("shape", "sample_rate"),
-    "text": ("vocabulary_size",),
-}
 _AXES = {"image": 3, "video": 4, "audio": 2}
 
 _TARGET_FACTS: dict[str, tuple[str, Fits]] = {
