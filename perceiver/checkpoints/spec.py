@@ -45,7 +45,9 @@ def check_spec(spec: object, *, path: str = "spec") -> None:
             _require(spec, key, "a whole number, 1 or more", _is_size, path)
     modalities = spec.get("modalities", {})
     if not isinstance(modalities, Mapping):
-        raise PlainError(f"{child_path(path, 'modalities')}: expected a mapping from names to facts, got {_shown(modalities)}")
+        raise PlainError(
+            f"{child_path(path, 'modalities')}: expected a mapping from names to facts, got {_shown(modalities)}"
+        )
     for name, facts in modalities.items():
         _check_modality(facts, child_path(child_path(path, "modalities"), name))
     if spec.get("target") is not None:
@@ -65,7 +67,9 @@ def _check_modality(facts: object, path: str) -> None:
             _require(facts, key, expected, fits, path)
     axes = _AXES.get(kind)
     if axes is not None and facts.get("shape") is not None and len(facts["shape"]) != axes:
-        raise PlainError(f"{child_path(path, 'shape')}: expected {axes} sizes for kind {kind!r}, got {_shown(facts['shape'])}")
+        raise PlainError(
+            f"{child_path(path, 'shape')}: expected {axes} sizes for kind {kind!r}, got {_shown(facts['shape'])}"
+        )
     if (values := prod(size for size in facts.get("shape") or () if size is not None)) > _MOST_VALUES:
         raise PlainError(f"{child_path(path, 'shape')}: expected at most {_MOST_VALUES:,} values per sample, got {values:,}")
     _check_same_length(facts, ("mean", "std"), path)

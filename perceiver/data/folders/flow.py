@@ -18,6 +18,7 @@ from perceiver.data.loading.splits import random_split
 from perceiver.data.readers.folder_files import split_folder
 from perceiver.data.readers.images import SUFFIXES, read_image
 from perceiver.data.readers.named_files import matching_files
+from perceiver.runtime.files import atomic_write
 from perceiver.targets.pixels import FLOW_NAMES, flow_target
 
 MAGIC = 202021.25
@@ -216,4 +217,5 @@ def write_flow(path: Path, flow: NDArray[Any]) -> None:
     height, width = flow.shape[1:]
     values = np.ascontiguousarray(np.moveaxis(flow, 0, -1), dtype="<f4")
     header = np.array(MAGIC, "<f4").tobytes() + np.array([width, height], "<i4").tobytes()
-    path.write_bytes(header + values.tobytes())
+    with atomic_write(path) as file:
+        file.write(header + values.tobytes())

@@ -16,6 +16,7 @@ from perceiver.data.manifest.targets import KINDS
 from perceiver.data.readers.bounded_json import read_json
 from perceiver.data.shards.errors import ShardError
 from perceiver.data.shards.index import INDEX, check_split
+from perceiver.runtime.files import atomic_write
 
 __all__ = ["FACTS", "INDEX", "SPLITS", "ShardError", "ShardFolder", "same_source", "write_whole"]
 
@@ -139,16 +140,8 @@ def _check_facts(*, spec: Any, samples: Any, rows_per_shard: Any, source: Any, c
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write a file atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with atomic_write(path) as file:
+        file.write(content)
 
 
 def same_source(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

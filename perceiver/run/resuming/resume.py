@@ -26,6 +26,7 @@ from perceiver.run.resuming.last_checkpoint import LAST, PREVIOUS
 from perceiver.run.resuming.optimizer import OptimizerSettings
 from perceiver.run.spec import use_stored_spec
 from perceiver.run.task import check_task
+from perceiver.runtime.files import atomic_write
 from perceiver.training.optimizer import OptimizerFactory
 
 LAST_OF_RUN, AUTO = "last", "auto"
@@ -292,8 +293,8 @@ class CarryBest(Callback):
             # The best checkpoint was moved or deleted: only later checkpoints are compared.
             state.update(best_model_path="", best_model_score=None, best_k_models={}, kth_best_model_path="")
         elif copy and source != target:
-            target.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(best, target / best.name)
+            with best.open("rb") as content, atomic_write(target / best.name, expected_bytes=best.stat().st_size) as file:
+                shutil.copyfileobj(content, file)
 
         def moved(path: str) -> str:
             return str(target / Path(path).name) if path else path

@@ -31,9 +31,7 @@ class Rooms(Dataset[Sample]):
 
 def loader(room: int) -> Any:
     collate = Collate(modalities={"image": {"kind": "image"}})
-    return DataLoader(
-        Rooms(room), batch_size=2, num_workers=1, collate_fn=InSharedMemory(collate), timeout=waiting(1)
-    )
+    return DataLoader(Rooms(room), batch_size=2, num_workers=1, collate_fn=InSharedMemory(collate), timeout=waiting(1))
 
 
 def test_batches_arrive() -> None:
@@ -62,7 +60,10 @@ def test_without_loader_processes_nothing_is_shared() -> None:
 @pytest.mark.parametrize(
     ("said", "meant"),
     [
-        ("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible …", r"since shared memory is full \(/dev/shm has"),
+        (
+            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible …",
+            r"since shared memory is full \(/dev/shm has",
+        ),
         ("DataLoader worker (pid 7) is killed by signal: Killed.", "ran out of memory"),
         ("DataLoader timed out after 3600 seconds", "no batch came .* within 3,600 seconds"),
     ],
