@@ -80,7 +80,7 @@ def remove_leftovers(folder: Path, *, name: str = "") -> None:
 
 @contextmanager
 def staged(directory: Path) -> Iterator[Path]:
-    """Yield a folder for files that belong together; on success they are moved into `directory`, which is created if missing.
+    """Yield a folder for files that belong together; on success they move into `directory`, created if missing.
 
     If writing fails or is interrupted, all earlier files are intact. Otherwise files and folders of the same names are
     replaced: first all earlier ones leave, then all new ones enter. A process killed between these renames leaves names

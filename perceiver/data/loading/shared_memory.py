@@ -75,8 +75,8 @@ def explained(message: str) -> str | None:
         )
     if "DataLoader timed out" in message:
         return (
-            f"data.num_workers: no batch came from the loader processes within {LONGEST_WAIT_SECONDS:,} seconds; one of them "
-            "hangs, or lost its batch. Set data.num_workers=0 to see where."
+            f"data.num_workers: no batch came from the loader processes within {LONGEST_WAIT_SECONDS:,} seconds; one of "
+            "them hangs, or lost its batch. Set data.num_workers=0 to see where."
         )
     return None
 
