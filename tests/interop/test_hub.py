@@ -73,8 +73,7 @@ def model_of(classes: int) -> perceiver.Perceiver:
     return build_model(config, spec={"modalities": {"image": {"kind": "image"}}, "num_classes": classes}).eval()
 
 
-@pytest.mark.parametrize("by", ["function", "mixin"])
-@pytest.mark.parametrize("earlier", [True, False])
+@pytest.mark.parametrize(("by", "earlier"), [("function", True), ("mixin", False)])
 def test_an_interrupted_save_leaves_the_old_or_the_new_model(by: str, earlier: bool, tmp_path: Path) -> None:
     folder, old, new = tmp_path / "saved", model_of(4), model_of(5)
     models = {4: old(INPUTS), 5: new(INPUTS)}
