@@ -25,6 +25,7 @@ from perceiver.checkpoints.allocation import limit_allocation, show_bytes
 from perceiver.checkpoints.build import build_model, canonical
 from perceiver.checkpoints.compare import PREFIX
 from perceiver.checkpoints.plain import PlainError, plain
+from perceiver.checkpoints.spec import check_spec
 from perceiver.checkpoints.trusted_kinds import import_kinds
 from perceiver.model import Perceiver
 from perceiver.runtime.files import atomic_write
@@ -52,18 +53,31 @@ class Recipe:
     config: dict[str, Any]
     spec: dict[str, Any] | None
 
+    def section(self, name: str) -> dict[str, Any]:
+        """Return a mapping of the run's config, such as `task`; empty if missing. CheckpointError for any other value."""
+        section = self.config.get(name)
+        if section is not None and type(section) is not dict:
+            raise CheckpointError(
+                f"{self.file}: its config.{name} is a {type(section).__name__}; expected a mapping. Copy the file again"
+            )
+        return section or {}
+
 
 def entry(config: Mapping[str, Any], spec: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the entry for the key `perceiver` of a checkpoint.
 
     `config` is a run's resolved plain config with the key `model`, in which every `_target_` is replaced by the class's
-    canonical name (perceiver.checkpoints.build.canonical). Raises ValueError, with the path, if config or spec is not plain.
+    canonical name (perceiver.checkpoints.build.canonical). Raises ValueError, with the path, if config or spec could not be
+    loaded again.
     """
     tree = plain(config, path="config")
     if type(tree) is not dict or type(tree.get("model")) is not dict:
         raise CheckpointError("config: expected a run's resolved config, a mapping with the key model")
     tree["model"] = canonical(tree["model"])
-    return {"format": FORMAT, "config": tree, "spec": None if spec is None else plain(spec, path="spec")}
+    facts = None if spec is None else plain(spec, path="spec")
+    if facts is not None:
+        check_spec(facts)
+    return {"format": FORMAT, "config": tree, "spec": facts}
 
 
 def save(
@@ -301,12 +315,12 @@ def recipe_of(content: dict[str, Any], file: Path) -> Recipe:
     try:
         config = plain(said.get("config"), path="config")
         spec = plain(said.get("spec"), path="spec")
+        if spec is not None:
+            check_spec(spec)
     except PlainError as error:
         raise CheckpointError(f"{file}: {error}") from error
     if type(config) is not dict or type(config.get("model")) is not dict:
         raise CheckpointError(f"{file}: its config has no model: expected a mapping with the key model")
-    if spec is not None and type(spec) is not dict:
-        raise CheckpointError(f"{file}: its spec is a {type(spec).__name__}; expected a mapping")
     return Recipe(file=file, config=config, spec=spec)
 
 

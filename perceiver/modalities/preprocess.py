@@ -29,7 +29,16 @@ def preprocess(raw: Any, *, modality: ModalitySpec, name: str) -> Tensor | dict[
         ValueError: if shape, range or columns do not fit the spec.
         TypeError: if the kind does not take such an object.
     """
-    return kind_of(modality).preprocess(raw, modality, name)
+    kind = kind_of(modality)
+    try:
+        return kind.preprocess(raw, modality, name)
+    except KeyError as error:
+        if error.args and error.args[0] in modality:
+            raise
+        raise ValueError(
+            f"{name}: the spec has no {str(error)[:60]}, which kind {modality.get('kind')!r} needs; it has "
+            f"{', '.join(modality)}."
+        ) from error
 
 
 def normalise(x: Tensor, modality: ModalitySpec) -> Tensor:

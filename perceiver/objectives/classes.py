@@ -119,6 +119,10 @@ class Classes(Criterion):
         balanced = {"balanced_accuracy": mean_recall(confusion)} if self.balanced_accuracy else {}
         return {**super().results(metrics), "accuracy": correct_share(confusion), **balanced}
 
+    def result_names(self, metrics: Metrics) -> list[str]:
+        """Return the names of `results`."""
+        return [*super().result_names(metrics), "accuracy", *(["balanced_accuracy"] if self.balanced_accuracy else [])]
+
 
 class _Accuracy(MulticlassAccuracy):
     """Accuracy that also accepts class probabilities as targets."""

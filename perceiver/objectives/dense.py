@@ -88,6 +88,10 @@ class Dense(Objective):
         """Return the criterion's results."""
         return self.criterion.results(metrics)
 
+    def result_names(self, metrics: Metrics) -> list[str]:
+        """Return the names of the criterion's results."""
+        return self.criterion.result_names(metrics)
+
     def why_undefined(self, name: str, batches: Iterable[Batch]) -> str | None:
         """Results are undefined without a valid position."""
         valid = (_target_of(self.criterion.checked(batch))[1] for batch in batches)

@@ -93,6 +93,10 @@ class Labels(Criterion):
         quality = {name: value for name, value in metrics["quality"].compute().items() if not bool(value.isnan())}
         return {"loss": metrics["loss"].compute(), **quality}
 
+    def result_names(self, metrics: Metrics) -> list[str]:
+        """Return the names of `results`."""
+        return ["loss", "average_precision", "auroc"]
+
     def why_undefined(self, name: str, batches: Iterable[Batch]) -> str | None:
         """Ranking needs a label with a positive sample, and for the ROC curve also a negative sample."""
         if name not in ("average_precision", "auroc"):

@@ -298,6 +298,10 @@ class MultimodalAutoencoding(Objective):
         label = {"accuracy": correct_share(metrics[CONFUSION].compute().cpu().double())} if CONFUSION in metrics else {}
         return {"loss": torch.as_tensor(total), **losses, **ratios, **label}
 
+    def result_names(self, metrics: Metrics) -> list[str]:
+        """Return the names of `results`."""
+        return ["loss", *super().result_names(metrics), *(["accuracy"] if CONFUSION in metrics else [])]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:

@@ -121,3 +121,7 @@ class PixelClasses(Criterion):
         each, mean = intersections_over_union(confusion)
         named = {f"iou/{name}": share for name, share in zip(self.class_names, each, strict=False)}
         return {**super().results(metrics), "mean_iou": mean, "pixel_accuracy": correct_share(confusion), **named}
+
+    def result_names(self, metrics: Metrics) -> list[str]:
+        """Return the names of `results`."""
+        return [*super().result_names(metrics), "mean_iou", "pixel_accuracy", *(f"iou/{name}" for name in self.class_names)]

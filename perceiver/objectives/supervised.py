@@ -62,6 +62,10 @@ class Supervised(Objective):
         """Return the criterion's results."""
         return self.criterion.results(metrics)
 
+    def result_names(self, metrics: Metrics) -> list[str]:
+        """Return the names of the criterion's results."""
+        return self.criterion.result_names(metrics)
+
     def why_undefined(self, name: str, batches: Iterable[Batch]) -> str | None:
         """Return the criterion's reason, from the targets alone."""
         return self.criterion.why_undefined(name, map(self.criterion.checked, batches))

@@ -99,7 +99,16 @@ def one_line(error: BaseException) -> str:
             "all trials of the search failed: their errors stand above, and in error.log of each one's directory. Try one "
             "alone, without hparams_search, and search anew."
         )
+    if isinstance(error, RuntimeError) and "DataLoader" in str(error):
+        from perceiver.data.loading.shared_memory import explained  # brings in torch, as does this error
+
+        if meaning := explained(f"{error} {error.__cause__ or ''}"):
+            return meaning
     if isinstance(error, OSError) and error.errno in FULL and not isinstance(error, DiskFullError):
+        if error.filename is None and _is_of_processes(error):
+            from perceiver.data.loading.shared_memory import cannot_start
+
+            return cannot_start()
         place = error.filename or "a file of the run directory"
         return f"no space left on the device while writing {place}; free some, or set hydra.run.dir=DIR on another disk."
     message = str(error)
@@ -196,6 +205,11 @@ def _innermost(error: BaseException) -> BaseException:
     while isinstance(error, wrappers) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     return error
+
+
+def _is_of_processes(error: BaseException) -> bool:
+    """Whether an error arose in multiprocessing, which keeps its semaphores in shared memory."""
+    return any("multiprocessing" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _save(text: str, path: Path) -> bool:

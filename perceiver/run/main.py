@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from perceiver.run.configuration.folder import MAIN_FILE, conf_directory
+from perceiver.run.processes.start_up import EXIT_INTERRUPTED, quiet_interrupt, raise_interrupts
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["conf_directory", "job", "main"]
 
-EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+EXIT_ERROR = 1
 
 
 def job(config: DictConfig) -> float | None:
@@ -40,6 +41,7 @@ def job(config: DictConfig) -> float | None:
         require_one_directory(cast("DictConfig", HydraConfig.get()))
         from perceiver.run.job import run
 
+        raise_interrupts()
         return run(config)
     except TrainingStopped as stop:
         stopped(stop, directory)
@@ -59,7 +61,8 @@ def job(config: DictConfig) -> float | None:
 def main() -> None:
     """Compose the configuration from the command line and run the job or the sweep; exit with 1 after any error."""
     try:
-        _main()
+        with quiet_interrupt():
+            _main()
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
-from perceiver.checkpoints.plain import refuse_special_keys
+from perceiver.checkpoints.spec import check_spec
 
 
 def spec_of(data: LightningDataModule) -> dict[str, Any]:
@@ -43,12 +43,12 @@ def use_stored_spec(
         trained_on: data configuration of the checkpoint, for the message.
 
     Raises:
-        ValueError: the spec is missing or has keys reserved by Hydra, or the data is of another kind.
+        ValueError: the spec is missing or invalid, or the data is of another kind.
     """
     if spec is None:
         raise ValueError("ckpt_path: the checkpoint holds no spec (modalities, class names); its data cannot be prepared.")
     try:
-        refuse_special_keys(spec, path="spec")
+        check_spec(spec)
     except ValueError as error:
         raise ValueError(f"ckpt_path: {file}: {error}") from error
     try:

@@ -18,7 +18,7 @@ from perceiver.training.optimizer import OptimizerFactory
 
 def check_task(config: DictConfig, recipe: checkpoints.Recipe) -> None:
     """Check that the configured task is that of the checkpoint; no class named by a checkpoint is run."""
-    stored = (recipe.config.get("task") or {}).get("_target_")
+    stored = recipe.section("task").get("_target_")
     stored = None if stored is None else present_name(str(stored))
     if stored is not None and stored != config.task.get("_target_"):
         raise ValueError(

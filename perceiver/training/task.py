@@ -69,6 +69,11 @@ class Task(LightningModule):
         """Return the metrics that training steps update, by the name under which they are logged at the end of an epoch."""
         return {f"train/{name}": metric for name, metric in self._metrics["train"].items()}
 
+    def logged_names(self) -> list[str]:
+        """Return the names under which values of training and validation are logged."""
+        validation = self.objective.result_names(self._metrics["val"])
+        return [*self.training_metrics(), "train/learning_rate", *(f"val/{name}" for name in validation)]
+
     def confusion(self, stage: str) -> Tensor | None:
         """Return the confusion matrix `(classes, classes)` of the last pass over a stage's data, or None.
 

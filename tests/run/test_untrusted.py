@@ -78,7 +78,7 @@ def test_a_stored_spec_runs_nothing(mode: str, node: Any, checkpoint: Path, tmp_
     code, err = hostile_run(file, tmp_path / "run", mode=mode, more=("data=digits",))
     assert not marker.exists()
     assert code == 1
-    assert f"ckpt_path: {file}: spec.target.counts._target_: keys that begin and end with '_'" in err
+    assert f"{file}: spec.target.counts._target_: keys that begin and end with '_'" in err
 
 
 @pytest.mark.parametrize("mode", ["test", "fit"])

@@ -15,6 +15,7 @@ from perceiver.batch import Sample
 from perceiver.data.loading.collation import PreparedCollate
 from perceiver.data.loading.order import TrainingLoader, balanced_weights, training_order
 from perceiver.data.loading.samples import Stream, Subset, subset
+from perceiver.data.loading.shared_memory import InSharedMemory, waiting
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import labelled_subset
 from perceiver.data.loading.transforms import Settings, Transforms, by_modality
@@ -173,13 +174,13 @@ class DataModule(LightningDataModule):
             return self._loader(self._chosen(self.source.unaltered(self._whole)), shuffle=True)
         collate = self._collate(seed=None)
         if isinstance(training, Stream):
-            return training.loader(collate=collate, batch_size=self.batch_size, num_workers=self.num_workers)
+            return training.loader(collate=InSharedMemory(collate), batch_size=self.batch_size, num_workers=self.num_workers)
         if collate.augment or collate.corruption:
             self._try(collate, training)
         weights = balanced_weights(training.labels) if self.balanced_sampling else None
         return TrainingLoader(
             training,
-            collate=collate,
+            collate=InSharedMemory(collate),
             order=training_order(training, module=self, weights=weights),
             batch_size=self.batch_size,
             num_workers=self.num_workers,
@@ -208,7 +209,8 @@ class DataModule(LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            collate_fn=collate,
+            collate_fn=InSharedMemory(collate),
+            timeout=waiting(self.num_workers),
         )
 
     def _collate(self, *, seed: int | None) -> PreparedCollate:

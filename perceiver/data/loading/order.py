@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from perceiver.batch import Batch, Sample
+from perceiver.data.loading.shared_memory import waiting
 from perceiver.runtime.random_streams import (
     LOADING,
     ORDER,
@@ -143,6 +144,7 @@ class TrainingLoader(DataLoader[Sample]):
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             collate_fn=collate,
+            timeout=waiting(num_workers),
         )
         # Lightning inspects this attribute, and replaces samplers of other types with several processes.
         object.__setattr__(self, "sampler", order)

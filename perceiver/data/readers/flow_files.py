@@ -86,7 +86,8 @@ def write_flow(path: Path, flow: NDArray[Any]) -> None:
     height, width = flow.shape[1:]
     values = np.ascontiguousarray(np.moveaxis(flow, 0, -1), dtype="<f4")
     header = np.array(MAGIC, "<f4").tobytes() + np.array([width, height], "<i4").tobytes()
-    path.write_bytes(header + values.tobytes())
+    with atomic_write(path) as file:
+        file.write(header + values.tobytes())
 
 
 def _middlebury(content: bytes, path: object) -> NDArray[np.float32]:

@@ -94,7 +94,7 @@ def _triangles(path: str | os.PathLike[str], lines: list[str]) -> NDArray[np.int
                 raise ValueError
             triangles += [(corners[0], corners[k], corners[k + 1]) for k in range(1, size - 1)]
         return np.array(triangles, dtype=np.int64)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError(
             f"{path}: expected in each line of faces a number of corners, 3 or more, and as many vertices. {_REMEDY}"
         ) from None

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from perceiver.checkpoints.plain import refuse_special_keys
+from perceiver.checkpoints.spec import check_spec
 from perceiver.data.manifest.targets import KINDS
 from perceiver.data.readers.bounded_json import read_json
 from perceiver.data.shards.errors import ShardError
 from perceiver.data.shards.index import INDEX, check_split
+from perceiver.runtime.files import atomic_write
 
 __all__ = ["FACTS", "INDEX", "SPLITS", "ShardError", "ShardFolder", "same_source", "write_whole"]
 
@@ -133,23 +135,13 @@ def _check_facts(*, spec: Any, samples: Any, rows_per_shard: Any, source: Any, c
             raise ValueError(f"spec.modalities.{name}: expected an object with a kind")
     if not isinstance(target, dict) or target.get("kind") not in KINDS:
         raise ValueError(f"spec.target.kind: expected one of {', '.join(KINDS)}")
-    names = target.get("names")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("spec.target.names: expected a list of texts")
+    check_spec(spec)
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write a file atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with atomic_write(path) as file:
+        file.write(content)
 
 
 def same_source(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from perceiver.batch import Batch, Sample
+from perceiver.data.loading.shared_memory import waiting
 from perceiver.data.shards.backend import litdata
 from perceiver.data.shards.errors import ShardError
 from perceiver.data.shards.index import read_index
@@ -53,6 +54,7 @@ class ShardStream:
             batch_size=batch_size,
             num_workers=num_workers,
             collate_fn=collate,
+            timeout=waiting(num_workers),
             pin_memory=torch.cuda.is_available(),
             # Persistent workers would not get a loaded position.
             persistent_workers=False,

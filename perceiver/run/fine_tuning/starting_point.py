@@ -14,6 +14,7 @@ from perceiver.interop.files import (
     CONFIG,
     PYTORCH,
     SAFETENSORS,
+    config_file,
     read_config,
     read_weights,
 )
@@ -51,7 +52,7 @@ class StartingPoint(ABC):
         try:
             return Checkpoint(path=checkpoints.find(given))
         except FileNotFoundError as error:
-            if not (given / CONFIG).is_file():
+            if not config_file(given).is_file():
                 hint = f", or a directory with {CONFIG} and {SAFETENSORS}" if given.is_dir() else ""
                 raise FileNotFoundError(f"{error}{hint}") from error
         own = checkpoints.KEY in read_config(given, maker="save_pretrained")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from perceiver.batch import Batch
 from perceiver.run.modes.inference import Inference, find_checkpoint
-from perceiver.runtime.files import atomic_write
+from perceiver.runtime.files import atomic_write, staged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +56,11 @@ class Embed:
             latents = model.encode(batch.inputs, batch.masks)
             return latents.mean(dim=1) if self.embed == "mean" else latents
 
-        with ExitStack() as stack:
-            table = _TABLES[self.embed_format](directory, stack)
+        with staged(directory) as folder, ExitStack() as stack:
+            table = _TABLES[self.embed_format](folder, stack)
             inference.run(compute, table.write)
             table.finish()
-        sys.stdout.write(f"{table.rows:,} embeddings ({self.embed}) of {inference.file}: {table.path}\n")
+        sys.stdout.write(f"{table.rows:,} embeddings ({self.embed}) of {inference.file}: {directory / table.path.name}\n")
 
 
 class EmbeddingTable(Protocol):

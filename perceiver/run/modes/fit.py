@@ -22,7 +22,14 @@ from perceiver.run.fine_tuning.initialisation import Untrained
 from perceiver.run.processes.interruption import until_interrupted
 from perceiver.run.reporting.console import print_model, print_result
 from perceiver.run.reporting.figures import ConfusionFigures
-from perceiver.run.reporting.metrics import BestEpoch, best_checkpoint, last_metrics, monitored, require_defined
+from perceiver.run.reporting.metrics import (
+    BestEpoch,
+    best_checkpoint,
+    last_metrics,
+    monitored,
+    require_defined,
+    require_known,
+)
 from perceiver.run.resuming.checkpoint_io import require_disk_space
 from perceiver.run.resuming.epoch_progress import EpochProgress
 from perceiver.run.resuming.last_checkpoint import LastCheckpoint
@@ -79,6 +86,7 @@ class Fit:
             task = make_task({**plain, "optimizer": scaled.optimizer}, model, spec, optimizer=optimizer)
 
             require_disk_space(directory.path, model)
+            require_known(trainer, task)
             require_defined(trainer, task, data.val_dataloader())
             directory.begin(trainer, plain, origin)
             self.start.report(model)

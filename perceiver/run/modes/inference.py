@@ -63,7 +63,7 @@ class Inference:
         data = make_data(config.data)
         if type(data).predict_dataloader is LightningDataModule.predict_dataloader:
             raise ValueError(f"data: {type(data).__name__} has no predict_dataloader.")
-        spec = use_stored_spec(data, recipe.spec, file=file, trained_on=recipe.config.get("data"))
+        spec = use_stored_spec(data, recipe.spec, file=file, trained_on=recipe.section("data"))
         settings = OmegaConf.to_container(config.trainer, resolve=True)
         assert isinstance(settings, dict)
         trainer: Trainer = instantiate({**settings, "devices": 1, "num_nodes": 1, "_partial_": True}, _convert_="all")(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,9 +12,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from perceiver.batch import Batch
+from perceiver.run.reporting.attention_by_modality import AttentionByModality
 from perceiver.run.resuming.last_checkpoint import LastCheckpoint
 from perceiver.runtime.files import write_json
 from perceiver.training import Task
@@ -78,6 +80,41 @@ def write_metrics(path: Path, metrics: Mapping[str, float | int]) -> None:
         except (ValueError, RecursionError):
             earlier = {}
     write_json(path, {**metrics, **{k: v for k, v in earlier.items() if k not in metrics}})
+
+
+def require_known(trainer: Trainer, task: Task) -> None:
+    """Check before training that the monitored metrics exist.
+
+    Callbacks and objectives of other packages may log any name, so with these nothing is refused.
+
+    Raises:
+        ValueError: a metric is unknown, or there is no validation to stop early by; the message lists the known metrics.
+    """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    parts = [*task.objective.modules(), *callbacks]
+    if not all(type(part).__module__.partition(".")[0] in _KNOWN_PACKAGES for part in parts):
+        return
+    known = task.logged_names()
+    for callback in callbacks:
+        if isinstance(callback, AttentionByModality):
+            known += callback.logged_names(task.model)
+    for callback in callbacks:
+        name = getattr(callback, "monitor", None)
+        if isinstance(name, str) and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise ValueError(
+                f"monitor.name={name} (or monitor of {type(callback).__name__}): there is no such metric.{hint} This run "
+                f"logs {', '.join(known)}."
+            )
+        if isinstance(callback, EarlyStopping) and str(name).startswith("val/") and trainer.limit_val_batches == 0:
+            raise ValueError(
+                f"callbacks: {type(callback).__name__} stops by {name}, but trainer.limit_val_batches=0 leaves out "
+                "validation. Choose callbacks=default, or validate."
+            )
+
+
+_KNOWN_PACKAGES = ("perceiver", "lightning", "torch", "torchmetrics")
 
 
 def require_defined(trainer: Trainer, task: Task, loader: Iterable[Batch] | None) -> None:

@@ -26,6 +26,7 @@ from perceiver.run.resuming.last_checkpoint import LAST, PREVIOUS
 from perceiver.run.resuming.optimizer import OptimizerSettings
 from perceiver.run.spec import use_stored_spec
 from perceiver.run.task import check_task
+from perceiver.runtime.files import atomic_write
 from perceiver.training.optimizer import OptimizerFactory
 
 LAST_OF_RUN, AUTO = "last", "auto"
@@ -258,7 +259,7 @@ def check_unfinished(file: Path, trainer: Mapping[str, Any], *, may_be_finished:
     state = _trainer_state(file)
     if not state.get("optimizer_states") or "loops" not in state:
         raise ValueError(f"ckpt_path: {file} holds weights but no optimizer state, so its training cannot be continued.")
-    finished = int(state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    finished = int(_processed(state))
     epochs = trainer.get("max_epochs")
     if not may_be_finished and epochs is not None and 0 <= epochs <= finished:
         raise ValueError(
@@ -292,8 +293,8 @@ class CarryBest(Callback):
             # The best checkpoint was moved or deleted: only later checkpoints are compared.
             state.update(best_model_path="", best_model_score=None, best_k_models={}, kth_best_model_path="")
         elif copy and source != target:
-            target.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(best, target / best.name)
+            with best.open("rb") as content, atomic_write(target / best.name, expected_bytes=best.stat().st_size) as file:
+                shutil.copyfileobj(content, file)
 
         def moved(path: str) -> str:
             return str(target / Path(path).name) if path else path
@@ -305,5 +306,43 @@ class CarryBest(Callback):
 
 
 def _trainer_state(file: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    return checked_state(torch.load(file, map_location="cpu", weights_only=True, mmap=True), file)
+
+
+def checked_state(state: dict[str, Any], file: Path) -> dict[str, Any]:
+    """Check the form of a checkpoint's training state, which Lightning reads without checks, and return it.
+
+    Raises:
+        perceiver.checkpoints.CheckpointError: an entry has another type than a training writes.
+    """
+    wrong = [
+        name
+        for name, kind in _STATE.items()
+        if name in state and not (isinstance(state[name], kind) and not isinstance(state[name], bool))
+    ]
+    wrong += [name for name in ("epoch", "global_step") if name not in wrong and not 0 <= state.get(name, 0) < 2**62]
+    lists = [name for name in ("optimizer_states", "lr_schedulers") if name not in wrong]
+    wrong += [name for name in lists if not all(isinstance(one, dict) for one in state.get(name, ()))]
+    if EPOCH not in wrong:
+        row = state.get(EPOCH, {}).get("row")
+        if row is not None and not (isinstance(row, dict) and all(type(one) in (int, float) for one in row.values())):
+            wrong.append(f"{EPOCH}.row")
+    if "loops" in state and "loops" not in wrong and type(_processed(state)) is not int:
+        wrong.append("loops.fit_loop.epoch_progress.current.processed")
+    if wrong:
+        raise checkpoints.CheckpointError(
+            f"{file}: its training state is damaged: {', '.join(wrong)}. Copy the file again, or resume from another "
+            "checkpoint"
+        )
     return state
+
+
+_STATE: dict[str, type | tuple[type, ...]] = {
+    "epoch": int, "global_step": int, "optimizer_states": list, "lr_schedulers": list, "loops": dict, "callbacks": dict,
+    "state_dict": dict, EPOCH: dict,
+}  # fmt: skip
+
+
+def _processed(state: Mapping[str, Any]) -> Any:
+    """Return the number of epochs that a checkpoint has been trained for."""
+    return _select(state, "loops.fit_loop.epoch_progress.current.processed")
