@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from perceiver.runtime.files import atomic_write
+
 SUFFIXES = (".flo", ".pfm", ".png")
 """Suffixes of flow files, in any case."""
 
