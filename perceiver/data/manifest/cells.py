@@ -20,6 +20,7 @@ from perceiver.data.readers.array_files import read_array
 from perceiver.data.readers.audio import check_recording, read_recording
 from perceiver.data.readers.bounded_json import parse_json
 from perceiver.data.readers.delimited import decoded
+from perceiver.data.readers.flow_files import is_flow, read_flow_channels
 from perceiver.data.readers.images import deep_range_of_files, read_image
 from perceiver.data.readers.numbers import read_numbers
 from perceiver.data.readers.point_clouds.reading import check_point_cloud, is_point_cloud, read_point_cloud
@@ -337,14 +338,14 @@ def _array(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bo
 
 def _grid(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
     """Read an array, or a flow file: with a first length of 3 in the shape, the third channel is 1 where flow is known."""
-    file = _file_of(value, folder)
+    file = _numbers_file(value, folder)
     if file is not None and is_flow(file):
         return read_flow_channels(file, channels=facts["shape"][0])
     return _array(value, facts=facts, folder=folder, training=training)
 
 
 def _points(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
-    file = _file_of(value, folder)
+    file = _numbers_file(value, folder)
     if file is not None and is_point_cloud(file):
         value = read_point_cloud(file, features=facts.get("features", ()))
     array = _array(value, facts=facts, folder=folder, training=training)
@@ -493,7 +494,7 @@ def _existing(value: Any, folder: Path | None, *, directory: bool = False) -> Pa
     return path
 
 
-def _file_of(value: Any, folder: Path | None) -> Path | FileContent | None:
+def _numbers_file(value: Any, folder: Path | None) -> Path | FileContent | None:
     """Return the file that a cell of numbers names or holds; None if it holds numbers."""
     if isinstance(value, str) and not value.lstrip().startswith("["):
         return _existing(value, folder)
