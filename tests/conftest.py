@@ -2,6 +2,7 @@
 
 import gc
 import os
+import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     """Every test starts from the same random state, whatever ran before it."""
+    random.seed(0)
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002  (the state that third-party code draws from)
 

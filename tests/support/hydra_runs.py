@@ -6,6 +6,7 @@ A process of its own is for what only processes show: signals, exit codes, sever
 import contextlib
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -53,6 +54,10 @@ OTHER_DATA = (
 """For a data module of the tests in place of the digits."""
 
 
+LEFT_BEHIND = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "PERCEIVER_PROGRAM", "PERCEIVER_FULL_ERROR")
+"""What a run leaves in the environment, where its other processes, and later tests, find it."""
+
+
 class Finished(NamedTuple):
     """How a command ended: exit status, standard output and standard error."""
 
@@ -81,6 +86,9 @@ def run(*arguments: str) -> Finished:
             code = 0
         except SystemExit as error:
             code = int(error.code or 0)
+        finally:
+            for name in LEFT_BEHIND:
+                os.environ.pop(name, None)
     return Finished(code, out.getvalue(), err.getvalue())
 
 
