@@ -53,7 +53,9 @@ def parse_modalities(settings: Mapping[str, Any], *, defaults: Mapping[str, Any]
         ValueError: a setting is unknown or invalid; the message names it.
     """
     if not settings or not isinstance(settings, Mapping):
-        raise ValueError("data.modalities: expected one modality or more, e.g. {photo: image, sound: audio}, got none.")
+        raise ValueError(
+            f"data.modalities: expected one modality or more, each a name with a kind, e.g. {{photo: image, sound: audio}}, got {settings!r}."
+        )
     return [_modality(str(name), given, defaults) for name, given in settings.items()]
 
 
