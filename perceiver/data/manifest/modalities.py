@@ -54,7 +54,8 @@ def parse_modalities(settings: Mapping[str, Any], *, defaults: Mapping[str, Any]
     """
     if not settings or not isinstance(settings, Mapping):
         raise ValueError(
-            f"data.modalities: expected one modality or more, each a name with a kind, e.g. {{photo: image, sound: audio}}, got {settings!r}."
+            "data.modalities: expected one modality or more, with their kinds, e.g. {photo: image, sound: audio}, got "
+            f"{settings!r}."
         )
     return [_modality(str(name), given, defaults) for name, given in settings.items()]
 
@@ -77,7 +78,7 @@ def stored_modality(name: str, facts: Mapping[str, Any], *, asked: ManifestModal
         kept = {key: value for key, value in facts.items() if key != "path"}
         return ManifestModality(name=name, kind=kind, columns=asked.columns, facts={**kept, **place}, pattern=asked.pattern)
     pattern = None
-    if facts.get("path") is not None:
+    if facts.get("path") is not None and "path" not in kind_of(facts).settings:
         pattern = PathPattern.stored(facts["path"], setting=f"spec.modalities.{name}.path")
         columns = pattern.columns
     return ManifestModality(name=name, kind=kind, columns=columns, facts=dict(facts), pattern=pattern)
