@@ -171,7 +171,7 @@ def _is_one_list(samples: Sequence[Any], modality: Mapping[str, Any]) -> bool:
     kind = modality.get("kind")
     if kind == "video" and samples and all(isinstance(frame, Image.Image) for frame in samples):
         return True
-    if kind == "audio" and isinstance(samples, tuple) and len(samples) == 2 and isinstance(samples[1], int):
+    if kind == "audio" and isinstance(samples, tuple) and len(samples) == 2 and isinstance(samples[1], int | np.integer):
         return True
     if not samples or not all(isinstance(one, int | float | list) for one in samples):
         return False

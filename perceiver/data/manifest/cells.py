@@ -285,7 +285,7 @@ def _cut(samples: NDArray[Any], rate: int, max_seconds: float | None, *, random_
 def _text(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
     if isinstance(value, list | np.ndarray):
         return array_of(value, folder)
-    if not facts.get("files"):
+    if not facts.get("files") and not isinstance(value, Path | FileContent):
         return value if isinstance(value, str) else str(value)
     path = value if isinstance(value, FileContent) else _existing(value, folder)
     try:

@@ -53,7 +53,10 @@ def parse_modalities(settings: Mapping[str, Any], *, defaults: Mapping[str, Any]
         ValueError: a setting is unknown or invalid; the message names it.
     """
     if not settings or not isinstance(settings, Mapping):
-        raise ValueError("data.modalities: expected one modality or more, e.g. {photo: image, sound: audio}, got none.")
+        raise ValueError(
+            "data.modalities: expected one modality or more, with their kinds, e.g. {photo: image, sound: audio}, got "
+            f"{settings!r}."
+        )
     return [_modality(str(name), given, defaults) for name, given in settings.items()]
 
 
@@ -75,7 +78,7 @@ def stored_modality(name: str, facts: Mapping[str, Any], *, asked: ManifestModal
         kept = {key: value for key, value in facts.items() if key != "path"}
         return ManifestModality(name=name, kind=kind, columns=asked.columns, facts={**kept, **place}, pattern=asked.pattern)
     pattern = None
-    if facts.get("path") is not None:
+    if facts.get("path") is not None and "path" not in kind_of(facts).settings:
         pattern = PathPattern.stored(facts["path"], setting=f"spec.modalities.{name}.path")
         columns = pattern.columns
     return ManifestModality(name=name, kind=kind, columns=columns, facts=dict(facts), pattern=pattern)

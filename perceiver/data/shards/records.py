@@ -68,10 +68,7 @@ def _cell(value: Any, modality: ManifestModality, samples: ManifestRows, blobs: 
         blobs += contents
         names = [_name(file, samples.folder) for file in files]
         sizes = [[name, len(content)] for name, content in zip(names, contents, strict=True)]
-        return {
-            "files": sizes,
-            "list": is_list_of_files(value) or _is_folder(value, samples.folder),
-        }
+        return {"files": sizes, "list": is_list_of_files(value) or _is_folder(value, samples.folder)}
     if isinstance(value, bytes):
         blobs.append(value)
         return {"bytes": len(value)}
@@ -88,8 +85,7 @@ def _cell(value: Any, modality: ManifestModality, samples: ManifestRows, blobs: 
 
 
 def _name(file: Path | FileContent, folder: Path) -> str:
-    within = isinstance(file, Path) and file.is_relative_to(folder)
-    return str(file.relative_to(folder)) if isinstance(file, Path) and within else str(file)
+    return str(file.relative_to(folder) if isinstance(file, Path) and file.is_relative_to(folder) else file)
 
 
 def _is_folder(value: Any, folder: Path) -> bool:

@@ -149,6 +149,20 @@ def test_errors_name_the_setting(setting: dict[str, Any], message: str, photos: 
         made(photos, {"photo": given_}).setup("fit")
 
 
+def test_texts_in_files_of_a_pattern_for_a_model_of_texts(tmp_path: Path) -> None:
+    rows = [{"id": n, "note": f"text {n}", "label": "ab"[n % 2]} for n in range(12)]
+    path = write_csv(tmp_path / "m.csv", rows)
+    data = made(path, {"note": "text"})
+    data.setup("fit")
+    for row in rows:
+        (tmp_path / f"{row['id']}.txt").write_text(str(row["note"]))
+    later = made(path, {"note": {"kind": "text", "path": "{id}.txt"}})
+    data.setup("predict")
+    later.spec = data.spec
+    [one], [other] = data.predict_dataloader(), later.predict_dataloader()
+    assert one.inputs["note"].tolist() == other.inputs["note"].tolist()
+
+
 @pytest.mark.parametrize("text", ["/etc/{id}", "~/{id}", "$HOME/{id}", "../{id}", "a/../../{id}"])
 def test_a_stored_pattern_stays_below_the_root(text: str) -> None:
     with pytest.raises(ValueError, match=r"spec: expected a path below data\.root, got .* in the stored spec"):
