@@ -1,5 +1,6 @@
 """From image files to metrics with `python train.py`: folders with unequal classes, mixing, and testing elsewhere."""
 
+import csv
 import shutil
 from pathlib import Path
 
@@ -46,6 +47,16 @@ def test_image_folders_with_unequal_classes(tmp_path: Path) -> None:
     predictions = model.predict([Image.open(file) for file in files])
     right = [prediction.label == file.parent.name for prediction, file in zip(predictions, files, strict=True)]
     assert sum(right) / len(right) == pytest.approx(metrics["test/accuracy"])
+
+    # The folder of the test images has no splits: all files are predicted for, under their paths, save damaged ones.
+    (root / "test" / "cat" / "damaged.png").write_bytes(b"x")
+    arguments = ("mode=predict", "data=image_folder", f"data.root={root / 'test'}", *settings[1:], "data.on_bad_row=skip")
+    code, err = train(*arguments, f"ckpt_path={run}", f"hydra.run.dir={tmp_path / 'predicted'}")
+    assert code == 0, err
+    with (tmp_path / "predicted" / "predictions.csv").open(newline="") as table:
+        rows = {row["id"]: row["prediction"] for row in csv.DictReader(table)}
+    expected = [file.relative_to(root / "test").as_posix() for file in files]
+    assert rows == dict(zip(expected, [prediction.label for prediction in predictions], strict=True))
 
 
 def test_a_damaged_image_reads_in_one_line(tmp_path: Path) -> None:

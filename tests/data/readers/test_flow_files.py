@@ -10,7 +10,7 @@ from dense_cases import write_kitti, write_pfm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torchvision.datasets._optical_flow import _read_16_bits_png_with_flow_and_valid_mask, _read_pfm
+from torchvision.datasets._optical_flow import _read_16bits_png_with_flow_and_valid_mask, _read_pfm
 
 from perceiver.data.manifest.cells import read_cell
 from perceiver.data.manifest.content import FileContent
@@ -25,7 +25,7 @@ def test_kitti(tmp_path: Path) -> None:
     flow[:, 1, 2] = np.nan
     write_kitti(tmp_path / "a.png", flow)
     np.testing.assert_array_equal(read_flow(tmp_path / "a.png"), flow)
-    theirs, known = _read_16_bits_png_with_flow_and_valid_mask(str(tmp_path / "a.png"))
+    theirs, known = _read_16bits_png_with_flow_and_valid_mask(str(tmp_path / "a.png"))
     assert np.array_equal(np.isnan(flow[0]), ~known)
     np.testing.assert_array_equal(read_flow(tmp_path / "a.png")[:, known], theirs[:, known])
     as_input = read_cell("a.png", facts=FACTS, folder=tmp_path)
