@@ -184,9 +184,15 @@ SHARD_DOORS: dict[str, tuple[str, ...]] = {
 
 
 COLUMNS: dict[str, str] = {
-    "load": "`load`", "import": "`from_transformers`, `from_pretrained`", "test": "`mode=test`", "fit": "resume, `ckpt_path`",
-    "init_from": "`init_from`", "predict": "`mode=predict`", "embed": "`mode=embed`", "batch_size": "`mode=batch_size`",
-}  # fmt: skip
+    "load": "`load`",
+    "import": "`from_transformers`, `from_pretrained`",
+    "test": "`mode=test`",
+    "fit": "resume, `ckpt_path`",
+    "init_from": "`init_from`",
+    "predict": "`mode=predict`",
+    "embed": "`mode=embed`",
+    "batch_size": "`mode=batch_size`",
+}
 """The column of each entry of `DOORS` in the documentation."""
 
 
