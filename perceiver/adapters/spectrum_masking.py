@@ -5,7 +5,6 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-
 MOST_MASKS = 256
 """Largest number of masks along an axis: each costs time, and more would hide everything."""
 
@@ -29,9 +28,7 @@ class SpectrumMasking(nn.Module):
         torch.Size([2, 1, 40, 100])
     """
 
-    def __init__(
-        self, *, max_bands: int, max_frames: int, num_band_masks: int = 1, num_frame_masks: int = 1
-    ) -> None:
+    def __init__(self, *, max_bands: int, max_frames: int, num_band_masks: int = 1, num_frame_masks: int = 1) -> None:
         super().__init__()
         arguments = {
             "max_bands": max_bands,
