@@ -5,6 +5,9 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
+MOST_MASKS = 256
+"""Largest number of masks along an axis: each costs time, and more would hide everything."""
+
 
 class SpectrumMasking(nn.Module):
     """Set random bands and random spans of frames to 0, the mean of a normalised spectrum; the identity in evaluation.
@@ -36,6 +39,8 @@ class SpectrumMasking(nn.Module):
         for name, value in arguments.items():
             if value < 0:
                 raise ValueError(f"SpectrumMasking.{name}: expected 0 or more, got {value}.")
+            if name.startswith("num_") and value > MOST_MASKS:
+                raise ValueError(f"SpectrumMasking.{name}: expected at most {MOST_MASKS}, got {value}.")
         self.max_bands = max_bands
         self.max_frames = max_frames
         self.num_band_masks = num_band_masks

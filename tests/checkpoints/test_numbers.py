@@ -131,7 +131,7 @@ def test_a_number_out_of_range_of_an_adapter_is_named_or_runs(name: str) -> None
                 with limit_allocation(max_bytes=10**8, max_modules=1000, reason="a test"):
                     built = build_model(tree, trust=[])
             except ValueError as error:
-                assert argument in str(error), (path, value, str(error))
+                assert re.search(argument, str(error)), (path, value, str(error))  # noqa: PT017
                 continue
             assert math.isfinite(value), f"{path} = {value} was accepted"
             assert value is not True, f"{path} = True was accepted"

@@ -96,6 +96,16 @@ def negative_attention_dropout(folder: Path) -> Hostile:
     return hostile_models.number_out_of_range(folder, "encoder.attention_dropout", -1.0)
 
 
+def facts_of_another_type(folder: Path) -> Hostile:
+    """Texts, lists and numbers where the spec and the config have mappings."""
+    hostile = with_entry(folder, "spec.modalities.image.shape", "28x28")
+    content = torch.load(hostile.path, weights_only=True)
+    for place, value in {"spec.target": 5, "config.task": [1, 2], "config.data": "digits"}.items():
+        set_at(content["perceiver"], place, value)
+    torch.save(content, hostile.path)
+    return hostile
+
+
 def alias_bomb_beside_it(folder: Path) -> Hostile:
     """A run directory whose config.yaml would have millions of entries."""
     file = checkpoint(folder / "checkpoints", lambda model: None, name="best.ckpt")
@@ -119,6 +129,7 @@ MODEL_FILES: tuple[Callable[[Path], Hostile], ...] = (
     task_of_a_stranger,
     dropout_that_is_no_number,
     negative_attention_dropout,
+    facts_of_another_type,
     alias_bomb_beside_it,
     enormous_transformers_model,
     *hostile_models.DIRECTORIES,
@@ -204,6 +215,19 @@ SHARD_DOORS: dict[str, tuple[str, ...]] = {
     "fit": ("mode=fit",),
     "batch_size": ("mode=batch_size", "batch_sizes.largest=8"),
 }
+
+
+COLUMNS: dict[str, str] = {
+    "load": "`load`",
+    "import": "`from_transformers`, `from_pretrained`",
+    "test": "`mode=test`",
+    "fit": "resume, `ckpt_path`",
+    "init_from": "`init_from`",
+    "predict": "`mode=predict`",
+    "embed": "`mode=embed`",
+    "batch_size": "`mode=batch_size`",
+}
+"""The column of each entry of `DOORS` in the documentation."""
 
 
 def raised(call: Callable[[], object]) -> str:
@@ -303,3 +327,15 @@ def test_a_hostile_sample(make: Callable[[Path], Path], tmp_path: Path) -> None:
     text = bounded(lambda: "".join(map(str, run(*arguments, f"hydra.run.dir={tmp_path / 'run'}"))))
     assert f"{path}: " in text
     assert "Traceback" not in text
+
+
+def test_the_documentation_has_a_column_for_each_entry_point(repository: Path) -> None:
+    lines = (repository / "docs" / "guides" / "safety.md").read_text().splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("| file | `load`"))
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[first : lines.index("", first)]]
+    header, _, *rows = table
+    assert header[1:] == [COLUMNS[door] for door in DOORS]
+    assert {len(row) for row in rows} == {len(header)}
+    assert {cell for row in rows for cell in row[1:]} == {"✓", "–"}
+    assert any("`data=shards`, `mode=batch_size`" in line for line in lines)
+    assert set(SHARD_DOORS) == {"fit", "batch_size"}

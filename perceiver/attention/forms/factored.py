@@ -146,8 +146,9 @@ def _without_offset(parts: tuple[Tensor, ...], mask: Tensor | None) -> tuple[Ten
     if len(parts) == 1:
         return (parts[0] - parts[0].mean(dim=-1, keepdim=True),)
     with torch.no_grad():
-        # The last part among those on the smallest grid: content usually comes first, and a table after it may be shared.
-        steady = min(reversed(parts), key=lambda part: prod(part.shape[1:-1]))
+        # The last part among those that vary along the fewest axes: content usually comes first, and a table after it may be
+        # shared. Sizes themselves are not compared: torch.export would fix which of two open axes is longer.
+        steady = min(reversed(parts), key=lambda part: sum(size != 1 for size in part.shape[1:-1]))
         # torch.export cannot solve for a step that depends on a dynamic size, so all elements are used.
         size: int | torch.SymInt = prod(steady.shape[1:])
         step = 1 if isinstance(size, torch.SymInt) else -(-size // MOST_SAMPLED)

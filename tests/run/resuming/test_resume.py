@@ -169,3 +169,23 @@ def test_a_best_checkpoint_that_is_gone_no_longer_counts(tmp_path: Path) -> None
     state = carried(tmp_path / "old", tmp_path / "new")
     assert state["best_model_path"] == ""
     assert state["best_k_models"] == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("global_step", "7", "global_step"),
+        ("global_step", -1, "global_step"),
+        ("optimizer_states", [3], "optimizer_states"),
+        ("loops", {"fit_loop": []}, "loops.fit_loop.epoch_progress.current.processed"),
+        ("perceiver_epoch", {"row": {"train/loss": "low"}}, "perceiver_epoch.row"),
+    ],
+)
+def test_a_damaged_training_state_is_one_clear_error(name: str, value: object, said: str, run: Path) -> None:
+    """Of the newest checkpoint: the one before it is continued."""
+    file = run / "checkpoints" / "last.ckpt"
+    content = torch.load(file, weights_only=True)
+    torch.save({**content, name: value}, file)
+    with pytest.raises(CheckpointError, match=rf"last\.ckpt: its training state is damaged: {said}\."):
+        find_resumed(file, directory=run.parent / "other")
+    assert resumed(run, run).file.name == "previous.ckpt"
