@@ -49,7 +49,7 @@ def read_point_cloud(file: WholeFile, *, features: Sequence[str] = ()) -> NDArra
     raise ValueError(f"{file}: expected a PLY or PCD file, which begins with ply or VERSION.")
 
 
-def check_point_cloud(file: WholeFile) -> None:
+def check_point_cloud(file: Path | io.BytesIO) -> None:
     """Check the header of a PLY or PCD file against the size of the file; other files pass. Raises ValueError."""
     head, size = _head(file)
     if is_ply(head):
