@@ -22,7 +22,7 @@ def model() -> Perceiver:
     adapter = Points(point_channels=3, position=Fourier(num_bands=4, resolution=(8, 8, 8)))
     encoder = Encoder(
         token_channels=adapter.channels, num_latents=4, latent_channels=16, num_self_heads=2, num_blocks=2,
-        num_layers_per_block=1, share_blocks=False, share_first_block=False,
+        num_layers_per_block=2, share_blocks=False, share_first_block=False,
     )  # fmt: skip
     return Perceiver(adapters={"points": adapter}, encoder=encoder, head=PooledHead(latent_channels=16, num_classes=3))
 
