@@ -112,7 +112,7 @@ def _is_value(raw: Mapping[Any, Any], modalities: Mapping[str, Mapping[str, Any]
     [(name, modality)] = modalities.items()
     if kind_of(modality).several_columns:
         return not (set(raw) == {name} and isinstance(raw[name], Mapping | str | Path | bytes))
-    return modality.get("kind") == "timeseries" and "values" in raw and set(raw) != {name}
+    return bool(modality.get("kind") == "timeseries") and "values" in raw and set(raw) != {name}
 
 
 class _Unknown:

@@ -67,7 +67,12 @@ def _is_array(value: Any, facts: ModalitySpec) -> bool:
 
 
 def _is_json(value: Any) -> bool:
-    return isinstance(value, str) and value.lstrip()[:1] in ("[", "{")
+    return isinstance(value, str) and (value.lstrip()[:1] == "[" or _is_json_object(value))
+
+
+def _is_json_object(text: str) -> bool:
+    # Names of files may begin with a brace, too.
+    return text.lstrip()[:1] == "{" and text.rstrip()[-1:] == "}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +118,7 @@ def cell_content(value: Any, *, facts: ModalitySpec) -> Any:
     """
     if value is None or not cells_of(facts).files(facts):
         return value
-    if isinstance(value, str) and value.lstrip()[:1] == "{":
+    if isinstance(value, str) and _is_json_object(value):
         found = from_json(value)
         content = unpacked(found)
         return value if content is found else content

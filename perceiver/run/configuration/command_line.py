@@ -31,6 +31,8 @@ _FIGURES = re.compile(
     r"^([+~]*callbacks)\.(samples|attention|attention_modalities|autoencoding|fields|filled_in|reconstruction|segmentations)"
     r"(?:\.(draw|every_n_epochs))?(?=[.=]|$)"
 )
+# Values with commas are sweeps over several.
+_HOME = re.compile(r"(\+*[\w./@-]+=)(~(?:/[^,]*)?)")
 
 
 def remember_program() -> None:
@@ -96,9 +98,14 @@ def quoted(text: str) -> str:
 def present_override(override: str) -> str:
     """The current spelling of an override of the command line: each figure used to be a separate callback.
 
+    The home folder `~` is expanded, since no shell does so behind `=`, and Hydra's grammar refuses it.
+
     >>> present_override("callbacks.samples=null")
     'callbacks.figures.draw.samples=null'
     """
+    home = _HOME.fullmatch(override)
+    if home is not None:
+        return home[1] + quoted(os.path.expanduser(home[2]))
     found = _FIGURES.match(override)
     if found is None:
         return override

@@ -83,7 +83,7 @@ def test_settings_are_expanded_and_cells_are_not(photos: Path, monkeypatch: pyte
         later.spec = data.spec
         with pytest.raises(ValueError, match=r"spec\.modalities\.photo\.path: expected a path below data\.root, got"):
             later.setup("predict")
-        later = made(photos, {"photo": {**IMAGE, "path": PATTERN}}, id="id")
+        later = made(photos, {"photo": {**IMAGE, "path": PATTERN}, "note": "text"})
         later.spec = data.spec
         assert "photo" in later.predict_dataloader().dataset[0].inputs, "set again"
     path = write_csv(home / "n.csv", [{"photo": text, "label": "a"} for text in ("~/images/cat/000.png", "$HOME/m.csv")])

@@ -181,7 +181,11 @@ def test_one_hot_labels(tmp_path: Path, rows: Rows, caplog: pytest.LogCaptureFix
 
 @pytest.mark.parametrize(
     ("cell", "message"),
-    [("", "column 'dog': has no target"), ("2", "column 'dog': expected 0 or 1, since"), ("0.3", "expected 0 or 1, since")],
+    [
+        ("", "column 'dog': has no target"),
+        ("2", "column 'dog': expected 0 or 1, since"),
+        ("0.3", "column 'dog': expected 0 or 1"),
+    ],
 )
 def test_one_hot_cells_that_are_neither(cell: str, message: str, tmp_path: Path, rows: Rows) -> None:
     one_hot(rows)[3]["dog"] = cell

@@ -33,7 +33,8 @@ def read_parquet_rows(path: Path, *, max_bytes: int) -> TableFile:
         if isinstance(error, _TooLargeError):
             raise
         raise ValueError(f"{path}: is no Parquet file that can be read: {error}.") from error
-    columns, class_names = {}, {}
+    columns: dict[str, Any] = {}
+    class_names: dict[str, list[str]] = {}
     for name, number in chosen.items():
         column = table.column(number)
         if pa.types.is_dictionary(column.type):
