@@ -19,6 +19,7 @@ from perceiver.data.readers.array_files import read_array
 from perceiver.data.readers.audio import check_recording, read_recording
 from perceiver.data.readers.bounded_json import parse_json
 from perceiver.data.readers.delimited import decoded
+from perceiver.data.readers.flow_files import is_flow, read_flow_channels
 from perceiver.data.readers.images import deep_range_of_files, read_image
 from perceiver.data.readers.numbers import read_numbers
 from perceiver.data.readers.point_clouds.reading import check_point_cloud, is_point_cloud, read_point_cloud
