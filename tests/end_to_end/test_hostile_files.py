@@ -322,7 +322,7 @@ def test_a_hostile_sample(make: Callable[[Path], Path], tmp_path: Path) -> None:
         f"data.modalities={{x: {SAMPLE_FILES[make]}}}",
         "data.sample_rate=8000",
         "data.num_workers=0",
-        "trainer=cpu",
+        "trainer.accelerator=cpu",
     )
     text = bounded(lambda: "".join(map(str, run(*arguments, f"hydra.run.dir={tmp_path / 'run'}"))))
     assert f"{path}: " in text

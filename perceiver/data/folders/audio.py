@@ -146,7 +146,7 @@ class AudioFolder(Source):
         return recordings_by_class(split_folder(self.root, split), skip=self.bad_files.skip)
 
     def _flat_paths(self) -> list[Path]:
-        return _sound_files(self.root, skip=True)
+        return _sound_files(self.root, skip=True, kind="recordings")
 
     def _usable(self, split: str) -> list[tuple[Path, int]]:
         labelled = self._labelled(split)
@@ -191,10 +191,10 @@ def recordings_by_class(folder: Path, *, skip: bool = False) -> dict[str, list[P
     classes = sorted(path for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
     if not classes:
         raise FileNotFoundError(f"data.root: expected a folder of recordings for every class in {folder}, got none.")
-    return {path.name: _sound_files(path, skip=skip) for path in classes}
+    return {path.name: _sound_files(path, skip=skip, kind="recordings of this class") for path in classes}
 
 
-def _sound_files(folder: Path, *, skip: bool) -> list[Path]:
+def _sound_files(folder: Path, *, skip: bool, kind: str) -> list[Path]:
     own: list[Path] = []
     others: list[str] = []
     for file in sorted(folder / name for name in files_below(folder)):
@@ -204,10 +204,10 @@ def _sound_files(folder: Path, *, skip: bool) -> list[Path]:
             others.append(file.relative_to(folder).as_posix())
         else:
             raise ValueError(
-                f"{file}: expected a sound file, one of {', '.join(SUFFIXES)}. Convert it, move it elsewhere, or leave such "
-                "files out with data.on_bad_row=skip."
+                f"{file}: expected a sound file, one of {', '.join(SUFFIXES)}. Convert it or move it elsewhere; "
+                "data.on_bad_row=skip leaves such files out."
             )
     report_left_out(others, folder=folder, kind="recordings")
     if not own:
-        raise FileNotFoundError(f"{folder}: expected recordings, got none. Add some, or remove the empty folder.")
+        raise FileNotFoundError(f"{folder}: expected {kind}, got none. Add some, or remove the empty folder.")
     return own

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from perceiver.data.readers.sound_headers import ogg_ends
 
@@ -44,7 +44,7 @@ _MOST_BOXES = 1_000_000
 _TRANSPORT_PACKET = 188  # bytes
 
 
-def demuxer_of(file: BinaryIO | io.BytesIO) -> str | None:
+def demuxer_of(file: io.BufferedIOBase) -> str | None:
     """Return FFmpeg's name for the container that the content begins with; None if it is none of the known containers."""
     file.seek(0)
     head = file.read(256)
@@ -55,7 +55,7 @@ def demuxer_of(file: BinaryIO | io.BytesIO) -> str | None:
     return None
 
 
-def sound_demuxer_of(file: BinaryIO | io.BytesIO) -> str | None:
+def sound_demuxer_of(file: io.BufferedIOBase) -> str | None:
     """Return the name of the demuxer for sound that libsndfile does not read; None if libsndfile may read it."""
     name = demuxer_of(file)
     if name != "ogg":
@@ -104,7 +104,7 @@ def import_av(purpose: str) -> Any:
     return av
 
 
-def _is_truncated(stream: BinaryIO | io.BytesIO, demuxer: str) -> bool:
+def _is_truncated(stream: io.BufferedIOBase, demuxer: str) -> bool:
     """Return whether the sizes that a container states exceed the file, as far as its outermost elements state them."""
     size = stream.seek(0, os.SEEK_END)
     truncated = False
@@ -131,7 +131,7 @@ def _rewound(content: io.BytesIO) -> Iterator[io.BytesIO]:
     content.seek(0)
 
 
-def _boxes_end(stream: BinaryIO | io.BytesIO, size: int) -> int:
+def _boxes_end(stream: io.BufferedIOBase, size: int) -> int:
     """Return where the last of the outermost boxes of an MP4 file ends, by its own size."""
     position = 0
     for _ in range(_MOST_BOXES):
@@ -150,7 +150,7 @@ def _boxes_end(stream: BinaryIO | io.BytesIO, size: int) -> int:
     return position
 
 
-def _segment_end(stream: BinaryIO | io.BytesIO) -> int:
+def _segment_end(stream: io.BufferedIOBase) -> int:
     """Return where the segment of a Matroska file ends, by its own size; 0 if its size is open."""
     stream.seek(4)
     length, _ = _ebml_number(stream)
@@ -161,7 +161,7 @@ def _segment_end(stream: BinaryIO | io.BytesIO) -> int:
     return 0 if is_open else stream.tell() + length
 
 
-def _ebml_number(stream: BinaryIO | io.BytesIO) -> tuple[int, bool]:
+def _ebml_number(stream: io.BufferedIOBase) -> tuple[int, bool]:
     """Read a size of variable length; return it, and whether it stands for an open size."""
     first = int.from_bytes(stream.read(1), "big")
     if first == 0:

@@ -78,7 +78,7 @@ def read_flow_channels(file: Any, *, channels: int) -> NDArray[np.float32]:
     With 3 channels, the third is 1 where flow is known, else 0. Errors as in `read_flow`.
     """
     flow = read_flow(file)
-    known = (np.abs(flow) < UNKNOWN).all(axis=0)  # false for NaN, too
+    known: NDArray[np.bool_] = np.all(np.abs(flow) < UNKNOWN, axis=0)  # false for NaN, too
     flow = np.where(known, flow, np.float32(0))
     return np.concatenate([flow, known[None].astype(np.float32)]) if channels == 3 else flow
 

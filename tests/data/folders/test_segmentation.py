@@ -269,7 +269,7 @@ def test_colors_are_classes(form: str, root: Path) -> None:
     made = module(root, ignored=(255, BORDER), augment=None, **settings)
     for batch, other in zip(batches(made), plain, strict=True):
         assert torch.equal(batch.target, other.target)
-        assert torch.equal(batch.target_masks, other.target_masks)
+        assert torch.equal(batch.target_mask, other.target_mask)
     assert made.spec["target"]["mask_colors"] == [[70, 130, 180], [0, 0, 230], [152, 251, 152]]
     assert made.spec["target"]["names"] == NAMES
     other = module(root, ignored=(BORDER,))  # the colours of the spec
@@ -280,7 +280,7 @@ def test_colors_are_classes(form: str, root: Path) -> None:
 def test_other_colors(root: Path) -> None:
     colored(root)
     with pytest.raises(ImageFileError, match=r"of mode RGB\. If its colours are classes, give them with data\.mask_colors"):
-        module(root).source.read_test()[1]
+        module(root).source.read_test()[2]
     made = module(root, mask_colors=COLORS)
     with pytest.raises(ImageFileError, match=r"part/\d\.png: expected a colour .*, got \[224, 224, 192\] in row 0, col"):
         made.source.read_test()[0]
@@ -314,7 +314,7 @@ def test_palettes_of_pascal_voc(root: Path) -> None:
         mask.save(file)
     for batch, other in zip(batches(module(root, augment=None)), plain, strict=True):
         assert torch.equal(batch.target, other.target)
-        assert torch.equal(batch.target_masks, other.target_masks)
+        assert torch.equal(batch.target_mask, other.target_mask)
 
 
 def test_damaged_pairs_are_left_out(root: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,7 @@ import io
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -104,9 +105,14 @@ def test_cells(folder: Path) -> None:
     assert (samples.shape, rate) == ((2, 9600), RATE)
 
 
-def test_videos_without_sound(cases: Path) -> None:
-    with pytest.raises(ValueError, match=r"rot90\.mp4: has no sound track"):
-        read_recording(cases / "rot90.mp4")
+def test_videos_without_sound(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode(None))
+    with pytest.raises(ValueError, match=r"a\.mp4: has no sound track"):
+        read_recording(tmp_path / "a.mp4")
 
 
 PLAYLISTS = {

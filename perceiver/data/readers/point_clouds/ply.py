@@ -227,7 +227,7 @@ def _end_of_equal(element: _Element, content: bytes, begins: int) -> int:
 
 def _row(element: _Element, content: bytes, position: int, order: str) -> list[int] | None:
     """Return the sizes of the properties of a row; None if a list is damaged or ends after the file."""
-    sizes = []
+    sizes: list[int] = []
     for one in element.properties:
         size = one.dtype.itemsize
         if one.count_dtype is not None:
