@@ -171,9 +171,7 @@ class Perceiver(nn.Module):
         index = target_index(self.head, device=next(self.parameters()).device)
         return target_output(self.head, self(**self.without_target(inputs, masks), index=index))
 
-    def without_target(
-        self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Any]:
+    def without_target(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """Return arguments of `forward` without the target, for models that also take the target as an input.
 
         If the fusion has a mask token for the target (Perceiver IO, section 4.3), it replaces the absent target.

@@ -77,7 +77,7 @@ def interrupted(directory: Path) -> None:
         again = typed_override("ckpt_path", directory)
         _to_stderr(f"interrupted: {last} is kept; continue with the same overrides and {again}")
     else:
-        _to_stderr("interrupted before the end of the first epoch: no checkpoint was written yet")
+        _to_stderr("interrupted before the end of the first epoch: no checkpoint has been written")
 
 
 def stopped(stop: TrainingStopped, directory: Path) -> None:
@@ -90,18 +90,20 @@ def one_line(error: BaseException) -> str:
     """The message of an error in one line, prefixed with its type unless self-explanatory."""
     if unknown := re.match(r"Error locating target '([^']+)'(?:.*full_key: (\S+))?", str(error), flags=re.DOTALL):
         place = f" (at {unknown.group(2)})" if unknown.group(2) else ""
-        return f"_target_={unknown.group(1)}{place}: there is no such class or function; check the name and its package."
+        return f"_target_={unknown.group(1)}{place}: no such class or function; check the name and its package."
     error = _innermost(error)
     if extra := _missing_extra(error):
         return extra
     if isinstance(error, ValueError) and str(error) == "No trials are completed yet.":  # Optuna's, after the last trial
         return (
-            "all trials of the search failed: their errors stand above, and in error.log of each one's directory. Try one "
-            "alone, without hparams_search, and search anew."
+            "all trials of the search failed; their errors are above, and in error.log of each trial's directory. "
+            "Fix one trial without hparams_search, then search again."
         )
     if isinstance(error, OSError) and error.errno in FULL and not isinstance(error, DiskFullError):
         place = error.filename or "a file of the run directory"
-        return f"no space left on the device while writing {place}; free some, or set hydra.run.dir=DIR on another disk."
+        return (
+            f"no space left on the device while writing {place}. Free some space, or set hydra.run.dir=DIR on another disk."
+        )
     message = str(error)
     if isinstance(error, HydraException):
         message = _without_search_path(message)
@@ -136,8 +138,8 @@ def _missing_extra(error: BaseException) -> str:
         for place, extra in _EXTRAS.items():
             if f"'{place}" in str(error) and re.search(r"Could not (find|override|load)", str(error)):
                 return (
-                    f"{place}: this sweeper or launcher is not installed; it comes with the extra '{extra}': "
-                    f"pip install 'perceiver-multimodal[{extra}]' (in a clone: pip install -e '.[{extra}]')."
+                    f"{place}: this sweeper or launcher is not installed. It needs the extra '{extra}': pip install "
+                    f"'perceiver-multimodal[{extra}]' (in a clone: pip install -e '.[{extra}]')."
                 )
     return ""
 

@@ -51,7 +51,7 @@ class TrainingStopped(Exception):
         """A line that names the checkpoint kept and the override that continues the run."""
         because = "interrupted" if self.cause == "SIGINT" else f"stopped by {self.cause}"
         if self.checkpoint is None:
-            return f"{because} at step {self.step}: no checkpoint was written, since callbacks.last is null"
+            return f"{because} at step {self.step}: no checkpoint was written, because callbacks.last is null"
         return (
             f"{because}: {self.checkpoint} is kept; continue with the same overrides and "
             f"{typed_override('ckpt_path', directory)} (step {self.step})"

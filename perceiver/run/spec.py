@@ -46,7 +46,9 @@ def use_stored_spec(
         ValueError: the spec is missing or has keys reserved by Hydra, or the data is of another kind.
     """
     if spec is None:
-        raise ValueError("ckpt_path: the checkpoint holds no spec (modalities, class names); its data cannot be prepared.")
+        raise ValueError(
+            "ckpt_path: the checkpoint has no spec (modalities, class names), so data for it cannot be prepared."
+        )
     try:
         refuse_special_keys(spec, path="spec")
     except ValueError as error:
@@ -55,6 +57,6 @@ def use_stored_spec(
         setattr(data, "spec", spec)  # noqa: B010  (Lightning's base class has no spec)
     except ValueError as error:
         source = (trained_on or {}).get("_target_")
-        hint = f" It was trained with {source}: choose it with data=NAME or experiment=NAME." if source else ""
+        hint = f" It was trained with {source}: select that with data=NAME or experiment=NAME." if source else ""
         raise ValueError(f"ckpt_path: this data does not fit the checkpoint. {error}{hint}") from error
     return dict(spec)

@@ -127,7 +127,8 @@ def test_samples_may_share_queries_or_have_their_own() -> None:
     tokens = Tokens(parts=parts, mask=torch.rand(2, 3, 4) < 0.7)
     output = own(latents(), tokens={"image": tokens})
     torch.testing.assert_close(
-        output.flatten(1, 2), reference(own, tokens.dense(), latents()) * tokens.dense_mask()[..., None]  # type: ignore[index]
+        output.flatten(1, 2),
+        reference(own, tokens.dense(), latents()) * tokens.dense_mask()[..., None],  # type: ignore[index]
     )
 
 

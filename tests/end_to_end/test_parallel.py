@@ -191,7 +191,7 @@ def test_a_process_that_dies_stops_the_others(repository: Path, tmp_path: Path, 
     if victim == "second":
         assert first.returncode == 1
         [line] = [line for line in errors.splitlines() if line.startswith("error: ")]
-        assert f"rank 1 (process {second}) was ended by SIGKILL" in line
+        assert f"rank 1 (process {second}) was killed by SIGKILL" in line
         assert "ckpt_path=" in line
     assert perceiver.load(tmp_path / "run" / "checkpoints" / "last.ckpt").spec is not None
 

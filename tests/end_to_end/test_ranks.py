@@ -127,9 +127,7 @@ def test_two_processes_average_the_weights_of_one(runs: dict[str, Any]) -> None:
     assert sorted(ids(runs["one"], 1)) == sorted(ids(runs["two"], 1))
 
 
-@pytest.mark.parametrize(
-    ("cause", "run", "code"), [("SIGTERM", "a", 143), ("SIGUSR1", "b", 138), ("time", "c", 0)]
-)
+@pytest.mark.parametrize(("cause", "run", "code"), [("SIGTERM", "a", 143), ("SIGUSR1", "b", 138), ("time", "c", 0)])
 def test_two_processes_stop_together_and_go_on(cause: str, run: str, code: int, runs: dict[str, Any], compare: Any) -> None:
     """Asked for in either of them; what is resumed ends as what was left alone."""
     stopped, folder = runs[f"stopped by {cause}"], runs["folder"]
@@ -169,8 +167,9 @@ def test_other_global_batches_take_up_the_remaining_samples(runs: dict[str, Any]
     assert len(before) == 4 * 128
     assert not set(before) & set(after)
     assert sorted(before + after) == sorted(ids(runs["one"], 0))
-    assert "2 processes, now 1, and another global batch, 128 samples, now 64: the epoch goes on after 512 samples" in (
-        result["errors"][0]
+    assert (
+        "2 processes, now 1, so the global batch changes from 128 to 64: the epoch continues after 512 samples"
+        in (result["errors"][0])
     )
 
 
@@ -181,7 +180,7 @@ def test_a_process_that_hangs_stops_the_others(victim: str, witness: int, runs: 
     assert result["code"] == (1 if victim == "second" else -9)
     said = result["errors"][witness]
     where = " on rank 1" if witness else ""
-    assert said.startswith(f"error{where}: another process has made no progress for 6 seconds (trainer.strategy.timeout)")
+    assert said.startswith(f"error{where}: another process made no progress for 6 seconds (trainer.strategy.timeout)")
     assert "ckpt_path=DIR" in said
     assert len([line for line in said.splitlines() if line.startswith("error")]) == 1
 
@@ -195,14 +194,14 @@ def test_a_process_that_hangs_stops_the_others(victim: str, witness: int, runs: 
         (
             "[../third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 18000ms for recv operation to "
             "complete",
-            "no progress for 18 seconds (trainer.strategy.timeout), so this one stops. Of the others, rank 1 (process 7) is "
-            "stopped.",
+            "no progress for 18 seconds (trainer.strategy.timeout), so this one stops. Other processes: rank 1 "
+            "(process 7) is stopped.",
         ),
         (
             "Timed out after 19 seconds waiting for clients. 1/2 clients joined.",
-            "only 1 of 2 processes came to the first meeting within 19 seconds",
+            "only 1 of 2 processes connected within 19 seconds",
         ),
-        ("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:3456", "another process has ended"),
+        ("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:3456", "another process ended"),
     ],
 )
 def test_errors_of_torch_are_explained(error: str, words: str) -> None:

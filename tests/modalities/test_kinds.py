@@ -53,7 +53,10 @@ CHECKS = [
     pytest.param(check, id=f"{kind}-{check}")
     for kind in SETTINGS
     for check in modality_checks(
-        type(KINDS[kind]), lambda kind=kind: raw_samples(kind), settings=SETTINGS[kind], facts=LEARNED.get(kind)  # type: ignore[misc]
+        type(KINDS[kind]),
+        lambda kind=kind: raw_samples(kind),
+        settings=SETTINGS[kind],
+        facts=LEARNED.get(kind),  # type: ignore[misc]
     )
 ]
 

@@ -68,9 +68,7 @@ def test_one_image_in_any_form(tmp_path: Path) -> None:
         (SERIES, (6, 2), (2, 6, 2)),
     ],
 )
-def test_arrays_are_one_sample_or_several(
-    modality: dict[str, Any], one: tuple[int, ...], several: tuple[int, ...]
-) -> None:
+def test_arrays_are_one_sample_or_several(modality: dict[str, Any], one: tuple[int, ...], several: tuple[int, ...]) -> None:
     assert [len(x) for x in batches(np.ones(one, dtype=np.float32), modality)] == [1]
     assert [len(x) for x in batches(np.ones(several, dtype=np.float32), modality)] == [2]
     assert [len(x) for x in batches(list(np.ones(several, dtype=np.float32)), modality, batch_size=1)] == [1, 1]

@@ -21,4 +21,4 @@ def conf_directory() -> Path:
     for candidate in candidates:
         if (candidate / f"{MAIN_FILE}.yaml").is_file():
             return candidate
-    raise FileNotFoundError(f"train.yaml: expected it in {candidates[0]} or {candidates[1]}; reinstall the package.")
+    raise FileNotFoundError(f"train.yaml: not found; expected in {candidates[0]} or {candidates[1]}; reinstall the package.")

@@ -39,8 +39,8 @@ class Text:
         """Return the string for a longer value, as in `${run_dir}/${spec.target.modality}`."""
         if "$" in self.text or self.text == "???":
             raise ValueError(
-                f"{self.text[:60]!r} comes from data and cannot be a part of a longer value, since it has the form of a "
-                "reference; refer to it alone."
+                f"{self.text[:60]!r} comes from data and looks like a reference, so it cannot be part of a longer "
+                "value. Refer to it alone."
             )
         return self.text
 

@@ -33,11 +33,11 @@ def read_text_at(file: Path, *keys: str) -> str | None:
         ValueError: the file is not an ordinary file, is larger than `MAX_BYTES`, or is not YAML.
     """
     if not file.is_file():
-        raise ValueError(f"{file}: expected an ordinary file.")
+        raise ValueError(f"{file}: expected a regular file.")
     with file.open("rb") as stream:
         content = stream.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
-        raise ValueError(f"{file}: larger than {MAX_BYTES:,} bytes; expected the configuration of a run.")
+        raise ValueError(f"{file}: expected a run's configuration, at most {MAX_BYTES:,} bytes.")
     try:
         return _find(content, keys)
     except yaml.YAMLError as error:

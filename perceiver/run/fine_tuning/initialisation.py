@@ -82,8 +82,8 @@ def starting_from(
     if init_from is None:
         if init_model or init_freeze or multiplier != 1.0:
             raise ValueError(
-                "init_model, init_freeze, init_lr_multiplier: they say what becomes of the weights of init_from, and "
-                "there is none. Set init_from=DIR or init_from=FILE."
+                "init_model, init_freeze, init_lr_multiplier: require init_from, which is not set. Set init_from=DIR "
+                "or init_from=FILE."
             )
         return Untrained()
     if not (math.isfinite(multiplier) and multiplier > 0):
@@ -151,8 +151,9 @@ class Initialisation(Untrained):
         if problems := differences(own, stored):
             raise ValueError(
                 f"init_from: {self.source.path} does not fit the configured adapters, fusion and encoder: "
-                f"{'; '.join(problems)}. init_model=true (experiment=finetune sets it) builds them as the checkpoint's own "
-                "configuration says; otherwise configure them alike, for data of the same modalities and channels."
+                f"{'; '.join(problems)}. init_model=true (experiment=finetune sets it) builds them from the "
+                "checkpoint's configuration. Otherwise configure the same parts, for data with the same modalities "
+                "and channels."
             )
         model.load_state_dict(stored, strict=False)
         if self.freeze:
@@ -174,16 +175,16 @@ class Initialisation(Untrained):
         try:
             yield
         except ValueError as error:
-            images = " data=image_folder gives any images as RGB, at data.size=[HEIGHT,WIDTH]."
+            images = " data=image_folder converts any images to RGB at data.size=[HEIGHT,WIDTH]."
             raise ValueError(
-                f"init_from: {self.source.path} was trained on other inputs than this data has: {error} Choose data of the "
-                f"same modalities, channels and sizes.{images if 'image' in str(error) else ''}"
+                f"init_from: {self.source.path} was trained on different inputs from this data: {error} Choose data "
+                f"with the same modalities, channels and sizes.{images if 'image' in str(error) else ''}"
             ) from error
 
     def _learning(self) -> str:
         if self.freeze:
-            return "; they stay as they are"
-        return "" if self.lr_multiplier == 1 else f"; they learn at {self.lr_multiplier:g} times the learning rate"
+            return "; they stay frozen"
+        return "" if self.lr_multiplier == 1 else f"; they train at {self.lr_multiplier:g} times the learning rate"
 
     def optimizer(self, optimizer: OptimizerFactory, model: Perceiver) -> OptimizerFactory:
         """The factory of the optimizer, with the scaled rate for the loaded weights."""
@@ -306,8 +307,8 @@ def _command_line() -> Iterator[tuple[str, Any, bool]]:
         key = override.key_or_group
         if key == "model/size" or (override.package or "").startswith("model.adapters"):
             raise ValueError(
-                f"init_model=true: adapters and encoder are built as in init_from, and {override.input_line} asks for "
-                "others. Remove one of the two."
+                f"init_model=true: adapters and encoder are built as in init_from, but {override.input_line} "
+                "configures others. Remove one of the two."
             )
         if "/" not in key and "@" not in (override.input_line or ""):
             yield key, override.value(), bool(override.is_delete())

@@ -45,7 +45,7 @@ class Predict:
         inference = Inference.of(config, file=find_checkpoint(self.ckpt_path, mode="predict"))
         target = target_of(inference.spec)
         if target is None:
-            raise ValueError(f"ckpt_path: {inference.file} holds no class names, labels or values, so it predicts nothing.")
+            raise ValueError(f"ckpt_path: {inference.file} has no class names, labels or values to predict.")
         path = Path(config.run_dir) / PREDICTIONS
         with atomic_write(path) as file:
             table = PredictionTable(file, target, files=PredictedFiles(path.parent))

@@ -44,13 +44,15 @@ def requeue() -> None:
     job = job_id(os.environ)
     command = shutil.which("scontrol")
     if job is None or command is None:
-        sys.stderr.write("the job was not requeued: expected SLURM_JOB_ID and the command scontrol; submit it again\n")
+        sys.stderr.write(
+            "the job was not requeued, because SLURM_JOB_ID or the command scontrol is missing; submit it again\n"
+        )
         return
     done = subprocess.run([command, "requeue", job], capture_output=True, text=True)
     if done.returncode:
         sys.stderr.write(f"the job {job} was not requeued, submit it again: {done.stderr.strip() or done.stdout.strip()}\n")
     else:
-        sys.stdout.write(f"job {job} is requeued\n")
+        sys.stdout.write(f"job {job} was requeued\n")
 
 
 def job_id(environment: os._Environ[str] | dict[str, str]) -> str | None:

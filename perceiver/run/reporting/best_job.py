@@ -78,9 +78,9 @@ class BestJob(Callback):
         _say(
             f"Best of {finished} jobs: {metric} {best['value']:.4f} ({mode}), job {best['number']} in {found['directory']}",
             *(f"  {word}" for word in found["parameters"]),
-            "Train it again:",
+            "To train it again:",
             f"  {found['command']}",
-            f"All of this is in {directory / BEST}",
+            f"This summary is saved in {directory / BEST}",
         )
 
 

@@ -100,9 +100,9 @@ def print_result(
     if chosen_by in metrics:
         epoch = f" in epoch {int(metrics['best_epoch']) + 1} of {metrics['epochs']}" if "best_epoch" in metrics else ""
         name = str(chosen_by).removeprefix("val/")
-        out.print(f"Validation {_metric(name, metrics[str(chosen_by)])}{epoch}, the best", soft_wrap=True)
+        out.print(f"Validation {_metric(name, metrics[str(chosen_by)])}{epoch} (best)", soft_wrap=True)
     elif "train/loss" in metrics:
-        out.print(f"Training loss {metrics['train/loss']:.2g}, no validation", soft_wrap=True)
+        out.print(f"Training loss {metrics['train/loss']:.2g} (no validation)", soft_wrap=True)
     first = (chosen_by or "").replace("val/", "test/", 1)
     test = [name for name in metrics if name.startswith("test/") and name != "test/loss"]
     test.sort(key=lambda name: name != first)

@@ -63,8 +63,8 @@ class EpochProgress(Callback):
             if batches != before:
                 count.update(ready=batches, started=batches, processed=batches, completed=batches - lag)
         if changed := _changed(kept, trainer):
-            within = f": the epoch goes on after {samples} samples" if samples and "metrics" in kept else ""
-            warn(f"the checkpoint is of {changed}{within}.")
+            within = f": the epoch continues after {samples} samples" if samples and "metrics" in kept else ""
+            warn(f"the checkpoint was written with {changed}{within}.")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the metric objects, and the position of the loader if Lightning did not."""
@@ -121,7 +121,7 @@ def _changed(kept: dict[str, Any], trainer: Trainer) -> str:
     old, new = kept.get("batch"), _batch(trainer)
     if old is None or new is None or old == new:
         return words
-    return f"{words}, and another global batch, {old} samples, now {new}"
+    return f"{words}, so the global batch changes from {old} to {new}"
 
 
 def _row(trainer: Trainer) -> dict[str, float]:

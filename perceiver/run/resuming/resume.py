@@ -153,7 +153,8 @@ def find_resumed(path: str | Path | None, *, directory: Path) -> Resumed | None:
                 return None
             raise FileNotFoundError(
                 f"ckpt_path={path}: expected a checkpoint in the run directory {directory}, found none. Set "
-                f"hydra.run.dir=RUN_DIR to the run that is to be continued; ckpt_path={AUTO} starts anew if there is none."
+                f"hydra.run.dir=RUN_DIR to the run to continue; ckpt_path={AUTO} starts from scratch if it has no "
+                "checkpoint."
             )
         found = find_resumed(directory, directory=directory)
         return found and replace(found, may_be_finished=path == AUTO)
@@ -189,7 +190,8 @@ def _read_file(file: Path) -> Resumed:
         if not others or file.parent.name != "checkpoints":
             raise
         raise checkpoints.CheckpointError(
-            f"{error}. Of the same run, {others[0]} is complete; {typed_override('ckpt_path', file.parent.parent)} takes it."
+            f"{error}. The same run has a complete checkpoint, {others[0]}; "
+            f"{typed_override('ckpt_path', file.parent.parent)} resumes from it."
         ) from error
     state = _trainer_state(file)
     row = state.get(EPOCH, {}).get("row")
@@ -213,7 +215,7 @@ def warn_of_changes(recipe: checkpoints.Recipe, now: Mapping[str, Any]) -> None:
     ]
     if changed:
         more = [f"and {len(changed) - _MOST_CHANGES} more"] if len(changed) > _MOST_CHANGES else []
-        warn(f"{recipe.file} was trained with other settings: {'; '.join([*changed[:_MOST_CHANGES], *more])}")
+        warn(f"{recipe.file} was trained with different settings: {'; '.join([*changed[:_MOST_CHANGES], *more])}")
 
 
 def _differences(old: Any, new: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
@@ -244,8 +246,9 @@ def check_architecture(model: nn.Module, file: Path) -> None:
     """
     if problems := differences(model.state_dict(), without_prefix(_trainer_state(file)["state_dict"])):
         raise ValueError(
-            f"ckpt_path: {file} holds another architecture than the configured model: {'; '.join(problems)}. Continue it "
-            "with the settings it was trained with (config.yaml in its run directory), or train anew without ckpt_path."
+            f"ckpt_path: {file} has a different architecture from the configured model: {'; '.join(problems)}. "
+            "Continue it with the settings it was trained with (config.yaml in its run directory), or train from "
+            "scratch without ckpt_path."
         )
 
 

@@ -428,7 +428,7 @@ def test_every_vector_width(lanes: int, fresh: Path, monkeypatch: pytest.MonkeyP
 
 # ----------------------------------------------------------------------------------------- what is loaded from the cache
 
-PLANTED = "#include <stdio.h>\n__attribute__((constructor)) static void ran(void) { fclose(fopen(MARK, \"w\")); }\n"
+PLANTED = '#include <stdio.h>\n__attribute__((constructor)) static void ran(void) { fclose(fopen(MARK, "w")); }\n'
 
 
 @pytest.fixture
