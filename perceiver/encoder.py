@@ -236,8 +236,8 @@ class Encoder(nn.Module):
     ) -> Tensor:
         if reads is not None and (len(reads) != self.num_cross_attends or not any(reads)):
             raise ValueError(
-                f"Encoder.reads: expected for each of the {self.num_cross_attends} cross-attends the indices of the blocks "
-                f"that it reads, at least one of them not empty; got {[list(places) for places in reads]}."
+                f"Encoder.reads: expected the indices of the blocks to read for each of the {self.num_cross_attends} "
+                f"cross-attends, at least one list not empty; got {[list(places) for places in reads]}."
             )
         # (1, N, D): the latents are not copied per sample before they differ.
         latents = self.latents[None]

@@ -70,7 +70,7 @@ class Perceiver(nn.Module):
             fusion = Fusion(channels={name: cast("Any", adapter).channels for name, adapter in adapters.items()})
         if fusion.modalities != tuple(sorted(adapters)):
             raise ValueError(
-                f"Perceiver.fusion: expected one for the modalities {sorted(adapters)}, got {list(fusion.modalities)}."
+                f"Perceiver.fusion: expected a fusion of the modalities {sorted(adapters)}, got {list(fusion.modalities)}."
             )
         if encoder.token_channels != fusion.channels:
             raise ValueError(
@@ -255,7 +255,7 @@ class Perceiver(nn.Module):
         if not inputs or set(inputs) - set(known):
             raise ValueError(f"inputs: expected one or more of the modalities {known}, got {sorted(inputs)}.")
         if set(masks) - set(inputs):
-            raise ValueError(f"masks: got masks for {sorted(set(masks) - set(inputs))}, of which there is no input.")
+            raise ValueError(f"masks: got masks for {sorted(set(masks) - set(inputs))}, which are not among the inputs.")
         sizes: dict[str, int] = {}
         for name, x in inputs.items():
             parts = {f"{name}.{key}": part for key, part in x.items()} if isinstance(x, Mapping) else {name: x}
@@ -265,7 +265,7 @@ class Perceiver(nn.Module):
         if any(size != first for size in sizes.values()):
             raise ValueError(f"inputs: expected one batch size for all modalities, got {sizes}.")
         if first == 0:
-            raise ValueError(f"inputs: expected at least one sample, got a batch of none: {sizes}.")
+            raise ValueError(f"inputs: expected at least one sample, got an empty batch: {sizes}.")
 
 
 def _check_reads(reads: Sequence[Sequence[str]], *, modalities: Sequence[str], num_cross_attends: int) -> None:

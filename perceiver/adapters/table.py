@@ -131,15 +131,15 @@ class Table(nn.Module):
         if "categories" in x and x["categories"].dtype not in (torch.int64, torch.int32):
             raise TypeError(f"Table: expected categories as ids of type int64, got {x['categories'].dtype}.")
         if "present" in x and x["present"].dtype != torch.bool:
-            raise TypeError(f"Table: expected present of type bool (True = there), got {x['present'].dtype}.")
+            raise TypeError(f"Table: expected present of type bool (True = present), got {x['present'].dtype}.")
         if mask is not None and mask.dtype != torch.bool:
             raise TypeError(
                 f"Table mask: expected dtype bool (True = valid), got {mask.dtype}; convert it, e.g. `mask != 0`."
             )
         if mask is not None and tuple(mask.shape) != (batch,):
             raise ValueError(
-                f"Table mask: expected {(batch,)} (presence per row), got {tuple(mask.shape)}. Say which cells "
-                "are there with the input `present`."
+                f"Table mask: expected {(batch,)} (presence per row), got {tuple(mask.shape)}. Mark present cells "
+                "with the input `present`."
             )
         return batch
 
@@ -151,8 +151,8 @@ class Table(nn.Module):
         if bool(outside.any()):
             sample, column = outside.nonzero()[0].tolist()
             raise ValueError(
-                f"Table: sample {sample}, categorical column {column}: id {int(ids[sample, column])} is not in "
-                f"[0, {self.category_sizes[column]}). A category that training did not have is id 0."
+                f"Table: sample {sample}, categorical column {column}: id {int(ids[sample, column])} is not in [0, "
+                f"{self.category_sizes[column]}). Categories unseen in training have id 0."
             )
 
     def extra_repr(self) -> str:

@@ -242,12 +242,14 @@ def check_archive(stream: BinaryIO, file: Path) -> None:
     """Refuse files that torch.save cannot have written; torch.load silently accepts damaged weights and old pickles."""
     size = stream.seek(0, os.SEEK_END)
     if size == 0:
-        raise CheckpointError(f"{file}: the file is empty; writing it was interrupted. Copy it again, or train again")
+        raise CheckpointError(
+            f"{file}: the file is empty, probably because writing was interrupted. Copy it again, or train again"
+        )
     stream.seek(0)
     start = stream.read(4)
     stream.seek(0)
     if start != b"PK\x03\x04":
-        raise CheckpointError(f"{file}: not a checkpoint: it does not begin like a torch.save file ({size:,} bytes)")
+        raise CheckpointError(f"{file}: not a checkpoint: it does not start like a file of torch.save ({size:,} bytes)")
     try:
         with zipfile.ZipFile(stream) as archive:
             members = archive.infolist()
@@ -270,8 +272,8 @@ def _refused(message: str, file: Path) -> str:
     named = re.search(r"GLOBAL ([\w.]+)", message) or re.search(r"([\w.]+) was not an allowed global", message)
     what = f"it names {named.group(1)}" if named else f"it is not readable as plain values ({_first_line(message)})"
     return (
-        f"{file}: refused without running anything in it: {what}; a checkpoint holds only tensors and plain values. "
-        "Ask its author for a checkpoint written by perceiver.checkpoints.save"
+        f"{file}: refused, and none of its code was run: {what}; a checkpoint may hold only tensors and plain values. "
+        "Ask the author for a checkpoint written by perceiver.checkpoints.save"
     )
 
 
@@ -304,9 +306,9 @@ def recipe_of(content: dict[str, Any], file: Path) -> Recipe:
     except PlainError as error:
         raise CheckpointError(f"{file}: {error}") from error
     if type(config) is not dict or type(config.get("model")) is not dict:
-        raise CheckpointError(f"{file}: its config has no model: expected a mapping with the key model")
+        raise CheckpointError(f"{file}: config: expected a mapping with the key model")
     if spec is not None and type(spec) is not dict:
-        raise CheckpointError(f"{file}: its spec is a {type(spec).__name__}; expected a mapping")
+        raise CheckpointError(f"{file}: spec: expected a mapping, got {type(spec).__name__}")
     return Recipe(file=file, config=config, spec=spec)
 
 
@@ -332,16 +334,16 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
     own = model.state_dict()
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
-    problems = listed_names("missing in the file", missing, lambda name: str(tuple(own[name].shape)))
+    problems = listed_names("missing from the file", missing, lambda name: str(tuple(own[name].shape)))
     problems += listed_names("not in the model", unexpected, lambda name: str(tuple(state[name].shape)))
     common = [name for name in own if name in state]
     problems += listed_names(
-        "of another shape",
+        "different shape",
         [name for name in common if own[name].shape != state[name].shape],
         lambda name: f"file {tuple(state[name].shape)}, model {tuple(own[name].shape)}",
     )
     problems += listed_names(
-        "of another kind of number",
+        "different dtype",
         [name for name in common if own[name].is_floating_point() != state[name].is_floating_point()],
         lambda name: f"file {state[name].dtype}, model {own[name].dtype}",
     )

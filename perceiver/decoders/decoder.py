@@ -85,7 +85,7 @@ def outputs_of(
         return head(latents, tokens=tokens, adapters=adapters, index=index, mask=mask)
     if index is not None or mask is not None:
         raise ValueError(
-            f"index, query_mask: {type(head).__name__} has no outputs to choose from; expected a head that is a "
+            f"index, query_mask: {type(head).__name__} cannot compute selected outputs; expected a "
             "perceiver.decoders.Decoder, such as QueryDecoder."
         )
     return head(latents)
@@ -115,7 +115,7 @@ def target_output(head: nn.Module, outputs: Any) -> Any:
         return outputs[name].flatten(1, -2).squeeze(1)
     if isinstance(outputs, Mapping):
         raise ValueError(
-            f"{type(head).__name__}: its outputs are {sorted(outputs)}, none of which is the spec's target; "
-            "MultimodalDecoder has one where its argument target says so."
+            f"{type(head).__name__}: its outputs are {sorted(outputs)}, none of which is the spec's target. For "
+            "MultimodalDecoder, set its argument target."
         )
     return outputs

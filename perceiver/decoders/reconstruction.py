@@ -49,7 +49,7 @@ class TokenPositions(nn.Module):
             ValueError: if the modality is absent, or its last parts do not add up to `position_channels` channels.
         """
         if self.modality not in tokens:
-            raise ValueError(f"TokenPositions: expected tokens of {self.modality!r}, got those of {sorted(tokens)}.")
+            raise ValueError(f"TokenPositions: expected tokens of {self.modality!r}, got tokens of {sorted(tokens)}.")
         block = tokens[self.modality]
         parts: list[Tensor] = []
         while sum(part.shape[-1] for part in parts) < self.position_channels and len(parts) < len(block.parts):
@@ -190,8 +190,8 @@ def _reconstructed(adapters: Mapping[str, nn.Module], modalities: Sequence[str] 
     if not wanted or set(wanted) - set(able):
         classes = {name: type(one).__name__ for name, one in sorted(adapters.items())}
         raise ValueError(
-            "ReconstructionDecoder: expected adapters with content to reconstruct (perceiver.adapters.Reconstructible) for "
-            f"{wanted or 'at least one modality'}, got {classes}. Tokens of a convolutional stem overlap, and bare points "
-            "have nothing but positions; text has embeddings, which are learned themselves."
+            "ReconstructionDecoder: expected adapters with content to reconstruct "
+            f"(perceiver.adapters.Reconstructible) for {wanted or 'at least one modality'}, got {classes}. Tokens of "
+            "a convolutional stem overlap, bare points have only positions, and text has learned embeddings."
         )
     return sorted(wanted)

@@ -118,7 +118,8 @@ def their_config(tree: Mapping[str, Any]) -> tuple[str, Config]:
     name = next((name for name, expected_kinds in _KINDS.items() if expected_kinds == kinds), None)
     if name is None:
         raise ArchitectureError(
-            f"adapters: expected those of one of the six published models, such as {{'image': 'ImagePixels'}}; got {kinds}"
+            "adapters: expected the adapters of one of the six published models, such as {'image': 'ImagePixels'}; "
+            f"got {kinds}"
         )
     try:
         values = _read_encoder(tree["encoder"]) | ARCHITECTURES[name].read(dict(tree))

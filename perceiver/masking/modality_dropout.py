@@ -46,8 +46,8 @@ class ModalityDropout(nn.Module):
         for name, rate in self.rates.items():
             if not 0.0 <= rate < 1.0:
                 raise ValueError(
-                    f"ModalityDropout.rates: expected probabilities of at least 0 and below 1, got {rate} for {name!r}; "
-                    "to drop a modality always, leave it out of the data."
+                    f"ModalityDropout.rates: expected probabilities of at least 0 and below 1, got {rate} for "
+                    f"{name!r}; to always drop a modality, leave it out of the data."
                 )
 
     def forward(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:

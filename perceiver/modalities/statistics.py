@@ -63,4 +63,4 @@ def spread(std: float, largest: float) -> float:
 def require_any(count: int) -> None:
     """Raise ValueError without samples."""
     if count == 0:
-        raise ValueError("none of the training cells can be read.")
+        raise ValueError("no training cell can be read.")

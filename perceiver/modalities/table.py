@@ -35,8 +35,8 @@ class TableModality(Modality):
         if not columns or set(lists["numbers"]) & set(lists["categories"]):
             own = {key: value for key, value in settings.items() if value is not None}
             raise ValueError(
-                f"expected columns, or numbers and categories, each a list of different columns, e.g. "
-                f"{{kind: table, columns: [age, sex]}}; got {own}."
+                "expected columns, or numbers and categories, each a list of distinct columns, e.g. {kind: table, "
+                f"columns: [age, sex]}}; got {own}."
             )
         separators = {key: str(settings[key]) for key in ("decimal", "thousands") if settings.get(key) is not None}
         for key, separator in separators.items():

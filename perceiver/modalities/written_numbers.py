@@ -94,8 +94,8 @@ def how_numbers_are_written(
     if not given and best > 0 and counts[1] == counts[2] == best > counts[0]:
         example = next(text for text in texts if "," in text)
         raise ValueError(
-            f"{example!r} may be written with a decimal comma or with a comma for thousands; set decimal or thousands of "
-            "the table to ','"
+            f"{example!r} may be written with a decimal comma or with a comma for thousands. Set decimal or thousands "
+            "of the table to ','"
         )
     style = styles[counts.index(best)]
     # Scientific notation, infinity and the like keep Python's format.
@@ -132,7 +132,7 @@ def how_dates_are_written(values: Sequence[Any]) -> dict[str, str] | None:
         return None
     if counts[3] == counts[4] == best > counts[0]:
         raise ValueError(
-            f"{there[0]!r} may begin with the day or with the month; write dates like 2026-01-31, or name the column under "
+            f"{there[0]!r} may start with the day or the month; write dates like 2026-01-31, or name the column under "
             "categories"
         )
     form = _DATES[counts.index(best)]

@@ -82,7 +82,7 @@ class Autoencodings:
                 else:
                     axes.set_axis_off()
                     axes.text(0.5, 0.5, f"no {name}", ha="center", va="center", transform=axes.transAxes, fontsize=7)
-        figure.suptitle("originals above or in blue, reconstructions below or in orange; the label decoded", fontsize=9)
+        figure.suptitle("originals above or in blue, reconstructions below or in orange; the decoded label", fontsize=9)
         return {"autoencoding": figure}
 
 

@@ -110,7 +110,7 @@ class FilledTexts:
         if not 1 <= num_samples <= out_of:
             raise ValueError(f"FilledTexts: expected 1 <= num_samples <= out_of, got {num_samples} and {out_of}.")
         if width < 20:
-            raise ValueError(f"FilledTexts.width: expected lines of at least 20 characters, got {width}.")
+            raise ValueError(f"FilledTexts.width: expected at least 20 characters per line, got {width}.")
         self.masking = masking
         self.modality = modality
         self.seed = seed

@@ -94,8 +94,8 @@ class SampleGrid:
                     axes.text(0.5, 0.5, f"no {name}", ha="center", va="center", transform=axes.transAxes, fontsize=7)
         wrong = sum(comparison.correct is False for comparison, _ in chosen)
         judged = any(comparison.correct is not None for comparison, _ in chosen)
-        order = f"mistakes first ({wrong} here)" if judged else "the farthest first"
-        figure.suptitle(f"predicted, and true below; {order}", fontsize=10)
+        order = f"mistakes first ({wrong} shown)" if judged else "largest error first"
+        figure.suptitle(f"prediction, truth below; {order}", fontsize=10)
         return figure
 
 

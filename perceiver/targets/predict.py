@@ -40,10 +40,10 @@ def predict(
     target = target_of(spec)
     if spec is None or target is None:
         raise ValueError(
-            "predict: this model has no spec with class names, labels or values; use a model that perceiver.load returned."
+            "predict: expected a model whose spec has class names, labels or values, such as one from perceiver.load."
         )
     if batch_size < 1:
-        raise ValueError(f"predict: batch_size must be at least 1, got {batch_size}.")
+        raise ValueError(f"predict: expected batch_size of at least 1, got {batch_size}.")
     modalities = spec["modalities"]
     collate = Collate(modalities=modalities)
     predictions: list[Any] = []
@@ -110,7 +110,7 @@ def _read(file: Path | bytes | bytearray, *, kind: Any, where: str) -> Any:
     what = f"{file}" if isinstance(file, Path) else f"{len(file)} bytes"
     if kind not in ("image", "text"):
         raise ValueError(
-            f"{where}: expected an array or a tensor, got {what}; files of kind {kind!r} are read by data modules only."
+            f"{where}: expected an array or a tensor, got {what}. Only data modules read files of kind {kind!r}."
         )
     try:
         content = file.read_bytes() if isinstance(file, Path) else bytes(file)

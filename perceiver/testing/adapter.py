@@ -215,7 +215,7 @@ def _mask_of_presence(case: _Case) -> None:
     present[-1] = False
     expected = _dense(adapter, raw)[..., -1] * present[:, None]
     tokens = _tokens(adapter, raw, present)
-    _require_valid(tokens, expected.bool(), what="a mask (B,) to hide all tokens of absent samples and no others")
+    _require_valid(tokens, expected.bool(), what="a mask (B,) to hide the tokens of absent samples and no others")
     everywhere = _tokens(adapter, raw, torch.ones_like(present))
     _require_valid(
         everywhere, _dense(adapter, raw)[..., -1].bool(), what="a mask (B,) that is all True to be equivalent to no mask"

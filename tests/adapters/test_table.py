@@ -268,7 +268,7 @@ def test_wrong_types_and_masks_are_named() -> None:
     for changes, message in [
         ({"numbers": torch.zeros(5, 4, dtype=torch.int64)}, "numbers in floating point, got torch.int64"),
         ({"categories": torch.zeros(5, 3)}, "categories as ids of type int64, got torch.float32"),
-        ({"present": torch.ones(5, 7)}, r"present of type bool \(True = there\), got torch.float32"),
+        ({"present": torch.ones(5, 7)}, r"present of type bool \(True = present\), got torch.float32"),
     ]:
         with pytest.raises(TypeError, match=message):
             adapter({**rows, **changes})

@@ -336,7 +336,7 @@ def test_wrong_types_and_masks_are_named() -> None:
         ({"values": torch.zeros(2, 4, 3, dtype=torch.int64)}, "values in floating point, got torch.int64"),
         ({"times": torch.arange(4).expand(2, 4)}, r"float64 seconds, got torch.int64, which is too coarse.*double\(\)"),
         ({"times": batch["times"].bfloat16()}, "float64 seconds, got torch.bfloat16"),
-        ({"present": torch.ones(2, 4, 3)}, r"present of type bool \(True = there\), got torch.float32"),
+        ({"present": torch.ones(2, 4, 3)}, r"present of type bool \(True = present\), got torch.float32"),
     ]:
         with pytest.raises(TypeError, match=message):
             adapter({**batch, **changes})

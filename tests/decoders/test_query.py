@@ -207,7 +207,7 @@ def test_tied_logits() -> None:
 @pytest.mark.parametrize(
     ("index", "error", "message"),
     [
-        (torch.tensor([0.5]), TypeError, "index: expected places in the output grid as int64, got torch.float32"),
+        (torch.tensor([0.5]), TypeError, "index: expected positions in the output grid as int64, got torch.float32"),
         (torch.zeros(3, 1, dtype=torch.long), ValueError, r"\(k,\) or \(2, k\), k at least 1, got \(3, 1\)"),
         (torch.tensor([0, 12]), ValueError, r"grid \(3, 4\), 0 to 11; got 0 to 12"),
         (torch.tensor([-1]), ValueError, "got -1 to -1"),

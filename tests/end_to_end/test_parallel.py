@@ -79,7 +79,7 @@ def curves(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> dict[s
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("model", ["whole", "halves"])
 def test_two_processes_learn_what_one_does(curves: dict[str, Any], strategy: str, model: str) -> None:
-    """Of the same global batches; of halves, the second process never has the lower one."""
+    """The global batches are the same; in the model of halves, the second process never has the lower one."""
     one, two = torch.tensor(curves["auto"][model]), torch.tensor(curves[strategy][model])
     assert len(one) == 20
     assert one[-1] < one[0] - 0.1

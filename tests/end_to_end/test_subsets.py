@@ -59,7 +59,7 @@ def test_recordings_of_ids(subsets: Any) -> None:
 
 
 def test_script(subsets: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of models after one epoch on tiny files; what the table says is counted again by hand."""
+    """Models are trained for an epoch on tiny files; the values of the table are counted again by hand."""
     monkeypatch.setattr("hydra_runs.SMALL", ())
     read_recordings_once(monkeypatch)
     digit_sets(tmp_path)

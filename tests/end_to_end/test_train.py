@@ -310,7 +310,7 @@ def test_a_wrong_override(arguments: list[str], words: str) -> None:
             "_target_=perceiver.data.RandomAffin (at data.augment): no such class",
         ),
         (["scheduler.warmup_fraction=3"], "scheduler.warmup_fraction: expected a fraction between 0 and 1, got 3"),
-        (["optimizer.lr=1e30", "trainer.gradient_clip_val=null"], "the training loss became nan in epoch 1"),
+        (["optimizer.lr=1e30", "trainer.gradient_clip_val=null"], "the training loss is nan in epoch 1"),
     ],
 )
 def test_bad_input(arguments: list[str], words: str, tmp_path: Path) -> None:

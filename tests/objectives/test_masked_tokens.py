@@ -221,7 +221,7 @@ def test_other_heads_are_refused() -> None:
 
 
 def test_vocabularies_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match="mask_id 3 and special_ids .* must be ids of the model's vocabulary of 5"):
+    with pytest.raises(ValueError, match="mask_id 3 and special_ids .* must be ids in the model's vocabulary of 5"):
         task_of(model_of(size=5))
-    with pytest.raises(ValueError, match="the model's vocabulary of 300 ids, got ByteWords with 262 ids"):
+    with pytest.raises(ValueError, match="for the model's vocabulary of 300 ids, got ByteWords with 262 ids"):
         task_of(model_of(size=300), masking=TokenMasking(words=ByteWords()))

@@ -61,7 +61,7 @@ def trainer(epochs: int = 1) -> Trainer:
 
 
 def test_metrics_are_those_of_scikit_learn() -> None:
-    """Of values far from 0 and of tiny ones, in batches of unequal size."""
+    """Values are far from 0 or tiny, and batches of unequal size."""
     x = torch.randn(21, 3)
     targets = torch.tensor([2000.0, 1e-5]) + torch.randn(21, 2) * torch.tensor([3.0, 1e-6])
     said = values_target(names=["year", "tiny"], training=targets)
@@ -135,7 +135,7 @@ def test_a_single_sample_has_no_r2() -> None:
     ],
 )
 def test_statistics_are_checked(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"task\.mean, task\.std: expected one finite number each"):
+    with pytest.raises(ValueError, match=r"task\.mean, task\.std: expected a finite mean and a standard deviation above 0"):
         task(**arguments)
 
 

@@ -69,7 +69,7 @@ def test_labels_and_values() -> None:
     figure = SampleGrid()(perceiver, [Batch(inputs=x, target=near + torch.tensor([[0.0], [5.0]]))])["samples"]
     farthest = titles(figure)[0].split("\n")[1]
     assert farthest == ", ".join(f"{number + 5:.3g}" for number in near[1].tolist())
-    assert "farthest first" in figure.get_suptitle()
+    assert "largest error first" in figure.get_suptitle()
 
 
 @pytest.mark.parametrize("target", [None, {"kind": "boxes", "names": []}])

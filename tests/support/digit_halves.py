@@ -19,7 +19,7 @@ class DigitHalves(DigitTargets):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Of both halves."""
+        """The spec of both halves."""
         if self._spec is None:
             facts = {"kind": "image", "shape": [1, 4, 8], "range": [0, 16], "mean": [0.3], "std": [0.4]}
             target = {"kind": "classes", "names": [str(digit) for digit in range(10)]}

@@ -96,7 +96,7 @@ def start(run: dict[str, Any], scratch: Path) -> int:
 
 
 def outcome(run: dict[str, Any]) -> dict[str, Any]:
-    """Of a training: exit status of the first process (None: it had to be stopped); error output and samples of each."""
+    """Run a training; return the exit status of the first process, and the output and samples of each process."""
     scratch = Path(tempfile.mkdtemp())  # no context manager: forks would tidy it up at their end
     _, status = os.waitpid(start(run, scratch), 0)
     ranks = range(run["processes"])

@@ -51,7 +51,7 @@ def model(names: tuple[str, ...]) -> Perceiver:
 
 
 def batches(names: tuple[str, ...], *, rank: int, processes: int) -> list[Batch]:
-    """Of every global batch the first half belongs to the first process, the second half to the second.
+    """Return the batches of a process: of each global batch, the first process has the first half, the second the other.
 
     The second half has no lower halves of images: one process has them masked, a process of its own lacks them.
     """

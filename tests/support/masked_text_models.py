@@ -15,7 +15,7 @@ from perceiver.positions import LearnedTable
 
 
 def byte_model(*, head: str = "tokens", length: int = 64) -> Perceiver:
-    """Of texts of at most so many bytes; evaluating."""
+    """Return a model of texts of at most that many bytes, in evaluation mode."""
     torch.manual_seed(0)
     table = LearnedTable(grid=[length], channels=16, std=1.0)
     text = TextTokens(

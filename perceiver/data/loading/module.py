@@ -97,7 +97,7 @@ class DataModule(LightningDataModule):
         source = self.source
         if given and source.normalised:
             raise ValueError(
-                f"{argument}: expected null for {type(source).__name__}, whose samples are normalised as they are read."
+                f"{argument}: expected null for {type(source).__name__}, which normalises samples when it reads them."
             )
         return by_modality(given, facts=source.facts, available=source.available, argument=argument)
 
@@ -140,7 +140,7 @@ class DataModule(LightningDataModule):
         labels = getattr(training, "labels", None)
         if labels is None:
             raise ValueError(
-                f"data.{setting}: expected {'null' if setting == 'num_labelled' else 'false'}, since the target of "
+                f"data.{setting}: expected {'null' if setting == 'num_labelled' else 'false'}, because the target of "
                 f"{type(self.source).__name__} is not a class."
             )
         return labels
@@ -157,7 +157,7 @@ class DataModule(LightningDataModule):
             ValueError: set to the spec of other data; see `Source.take`.
         """
         if self.source.spec is None:
-            raise RuntimeError('the spec is known once the data was seen: call prepare_data() and setup("fit") first.')
+            raise RuntimeError('the spec is known only after the data is read: call prepare_data() and setup("fit") first.')
         return deepcopy(self.source.spec)
 
     @spec.setter

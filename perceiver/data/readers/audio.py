@@ -226,5 +226,5 @@ def loudness(recordings: Samples, *, modality: str = "audio", at_most: int = 512
         count += sound.shape[1]
     rms = (torch.as_tensor(squares) / max(count, 1)).sqrt()
     if not bool((rms > 0).all()):
-        raise ValueError("the training recordings are silent: nothing to normalise or to learn from.")
+        raise ValueError("all training recordings are silent and cannot be normalised.")
     return {"mean": [0.0] * len(rms), "std": rms.tolist()}

@@ -65,12 +65,13 @@ class ShardFolder:
                 raise ValueError("it is a link")
             facts = read_json(file)
             if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-                raise ValueError(f"it does not say format {FORMAT!r}")
+                raise ValueError(f"expected format {FORMAT!r}")
             version = facts.get("version")
             if type(version) is not int or version != VERSION:
                 raise ShardError(
-                    f"data.shards: {file} has shards of version {version!r}, this package reads version "
-                    f"{VERSION}. Convert the manifest anew into another folder, or use the package that wrote them."
+                    f"data.shards: {file} has shards of version {version!r}, but this package reads version "
+                    f"{VERSION}. Convert the manifest again into another folder, or use the version of the package "
+                    "that wrote them."
                 )
             if facts.keys() != {"format", "version", *_KEYS}:
                 raise ValueError(f"expected the keys format, version, {', '.join(_KEYS)}, got {', '.join(facts)}")
@@ -78,7 +79,7 @@ class ShardFolder:
         except ShardError:
             raise
         except (OSError, ValueError) as error:
-            raise ShardError(f"data.shards: {file} is damaged: {error}. Convert the manifest anew.") from error
+            raise ShardError(f"data.shards: {file} is damaged: {error}. Convert the manifest again.") from error
         return cls(path=folder, **{key: facts[key] for key in _KEYS})
 
     def write(self) -> None:
@@ -103,7 +104,7 @@ class ShardFolder:
         """
         if not self.complete:
             raise ShardError(
-                f"data.shards: the conversion to {self.path} is not finished. Continue it with the same command as before, "
+                f"data.shards: the conversion to {self.path} is not finished. Continue it with the same command, "
                 f"mode=shard … shards={self.path}."
             )
         for split, count in self.samples.items():
@@ -122,12 +123,12 @@ def _check_facts(*, spec: Any, samples: Any, rows_per_shard: Any, source: Any, c
             if split not in SPLITS:
                 raise ValueError(f"{name}: expected splits {', '.join(SPLITS)}, got {split!r}")
             if type(count) is not int or not 0 <= count < 2**48:
-                raise ValueError(f"{name}.{split}: expected a whole number, 0 or more, got {count!r}")
+                raise ValueError(f"{name}.{split}: expected an integer of at least 0, got {count!r}")
     if not isinstance(complete, bool):
         raise ValueError(f"complete: expected true or false, got {complete!r}")
     modalities, target = spec.get("modalities"), spec.get("target")
     if not isinstance(modalities, dict) or not modalities:
-        raise ValueError("spec.modalities: expected an object with a modality or more")
+        raise ValueError("spec.modalities: expected an object with one or more modalities")
     for name, facts in modalities.items():
         if not isinstance(facts, dict) or not isinstance(facts.get("kind"), str):
             raise ValueError(f"spec.modalities.{name}: expected an object with a kind")
@@ -135,7 +136,7 @@ def _check_facts(*, spec: Any, samples: Any, rows_per_shard: Any, source: Any, c
         raise ValueError(f"spec.target.kind: expected one of {', '.join(KINDS)}")
     names = target.get("names")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("spec.target.names: expected a list of texts")
+        raise ValueError("spec.target.names: expected a list of strings")
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:

@@ -135,7 +135,7 @@ class Decode:
             head, contents = _opened(record)
         except (ValueError, TypeError) as error:
             raise ShardError(
-                f"data.shards: a shard has the right size but is damaged: {error}. Copy the folder once more."
+                f"data.shards: a shard has the right size but is damaged: {error}. Copy the folder again."
             ) from error
         where = f"sample {head['id']!r} of the shards"
         inputs: dict[str, Tensor | dict[str, Tensor]] = {}
@@ -154,7 +154,7 @@ class Decode:
             except Exception as error:
                 raise BadRowError(f"{where}, {name}: {reason(error)}") from error
         if not inputs:
-            raise BadRowError(f"{where}: has none of the modalities {', '.join(self.modalities)}.")
+            raise BadRowError(f"{where}: expected one or more of the modalities {', '.join(self.modalities)}.")
         try:
             return Sample(inputs=inputs, target=self._target(head["target"], where), id=head["id"])
         except (TypeError, ValueError, OverflowError) as error:
@@ -169,7 +169,7 @@ class Decode:
             return torch.tensor(said, dtype=torch.float64)
         names = [said] if self.kind == "classes" else said
         if unknown := [name for name in names if name not in self.numbers]:
-            raise BadRowError(f"{where}: {unknown[0]!r} is none of the {len(self.numbers)} {self.kind} of training.")
+            raise BadRowError(f"{where}: {unknown[0]!r} is not one of the {len(self.numbers)} {self.kind} seen in training.")
         if self.kind == "classes":
             return torch.tensor(self.numbers[said])
         marked = torch.zeros(len(self.numbers), dtype=torch.bool)
@@ -193,9 +193,9 @@ def _opened(record: bytes | memoryview) -> tuple[dict[str, Any], dict[str, Any]]
         raise ValueError(f"the head of a record would end at byte {end}, but it has {len(record)}")
     head = parse_json(record[_LENGTH.size : end])
     if not isinstance(head, dict) or head.keys() != {"id", "target", "cells"}:
-        raise ValueError("the head of a record has not id, target and cells")
+        raise ValueError("the head of a record lacks id, target or cells")
     if not isinstance(head["id"], str) or not isinstance(head["cells"], dict):
-        raise ValueError("the head of a record has no id that is a text, or no cells by name")
+        raise ValueError("the head of a record needs an id that is a string, and cells by name")
     contents: dict[str, Any] = {}
     for name, entry in head["cells"].items():
         try:

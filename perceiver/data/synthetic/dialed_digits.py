@@ -60,7 +60,7 @@ class DialedDigits(Source):
             if value < 1:
                 raise ValueError(f"data.{name}: expected 1 or more, got {value}.")
         if len(canvas) != 2 or min(canvas) < 8:
-            raise ValueError(f"data.canvas: expected rows and columns, no fewer than the digit's 8, got {list(canvas)}.")
+            raise ValueError(f"data.canvas: expected at least 8 rows and columns, the size of a digit, got {list(canvas)}.")
         if sample_rate <= 2 * max(COLUMNS):
             raise ValueError(
                 f"data.sample_rate: expected more than {2 * max(COLUMNS):g} hertz, twice the highest tone, got "

@@ -59,7 +59,7 @@ class Matching:
             for label in labels.unique().tolist():
                 if len(members[label]) < least:
                     raise ValueError(
-                        f"class {label}: expected at least {least} sample(s) of {name} to go with those of {self.first}, "
+                        f"class {label}: expected at least {least} sample(s) of {name} to match with {self.first}, "
                         f"got {len(members[label])}; make that split larger."
                     )
 

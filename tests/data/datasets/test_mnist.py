@@ -134,7 +134,7 @@ def drop_all(path: Path) -> None:
         (empty, "expected an IDX header of 16 bytes, got a file of 0"),
         (compress, "starts with 00 00 08 03 .* got 1f 8b 08 00"),
         (shrink, "expected images of 28 x 28 pixels, got 20 x 20"),
-        (drop_all, r"holds nothing: its header says shape \(0, 28, 28\)"),
+        (drop_all, r"is empty: its header declares the shape \(0, 28, 28\)"),
     ],
 )
 @pytest.mark.parametrize("name", [IMAGES, TEST_IMAGES])

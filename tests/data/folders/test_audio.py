@@ -175,7 +175,7 @@ def test_classes_that_training_has_not(split: str, root: Path) -> None:
 def test_a_single_class(root: Path) -> None:
     for split in ("train", "val", "test"):
         shutil.rmtree(root / split / "low")
-    with pytest.raises(ValueError, match=r"AudioFolder: expected two classes or more to tell apart, got \['high'\]"):
+    with pytest.raises(ValueError, match=r"AudioFolder: expected two or more classes, got \['high'\]"):
         prepared(root)
 
 

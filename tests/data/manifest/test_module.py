@@ -395,7 +395,7 @@ def test_modalities_without_anything(tmp_path: Path, rows: Rows) -> None:
     with pytest.raises(ValueError, match=r"column photo is empty in all 17 training rows; leave photo out"):
         fitted(tmp_path, [{**row, "photo": None} for row in rows], modalities={"photo": "image", "cloud": "points"})
     soundfile.write(tmp_path / "silent.wav", np.zeros(100), RATE)
-    with pytest.raises(ValueError, match=r"m\.csv, column 'sound': the training recordings are silent"):
+    with pytest.raises(ValueError, match=r"m\.csv, column 'sound': all training recordings are silent"):
         fitted(tmp_path, [{**row, "sound": "silent.wav"} for row in rows], modalities={"sound": "audio"})
 
 

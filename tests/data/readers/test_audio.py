@@ -171,7 +171,7 @@ def test_loudness_is_the_root_mean_square_of_all_samples(tmp_path: Path) -> None
 
 def test_silence_everywhere(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(100), RATE)
-    with pytest.raises(ValueError, match="the training recordings are silent"):
+    with pytest.raises(ValueError, match="all training recordings are silent"):
         loudness(recordings(tmp_path / "a.wav"))
 
 

@@ -76,11 +76,11 @@ def test_an_interrupted_conversion_goes_on(tmp_path: Path) -> None:
 
 def test_folders_that_hold_something_else(tmp_path: Path) -> None:
     data = manifest(tmp_path, modalities={"note": "text"})
-    with pytest.raises(ShardError, match=r"shards: \S+ holds something else already; choose a new folder"):
+    with pytest.raises(ShardError, match=r"shards: \S+ already contains other files; choose a new folder"):
         pack(data, tmp_path)
     pack(data, tmp_path / "shards")
     other = manifest(tmp_path, modalities={"note": "text"}, split_seed=1)
-    with pytest.raises(ShardError, match=r"holds shards of another manifest, or of one with other settings: rows differ"):
+    with pytest.raises(ShardError, match=r"holds shards of another manifest or other settings: rows differ"):
         pack(other, tmp_path / "shards")
     other = manifest(tmp_path, modalities={"cloud": "points"})
     with pytest.raises(ShardError, match=r"other settings: spec differ"):
