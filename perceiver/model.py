@@ -166,7 +166,7 @@ class Perceiver(nn.Module):
         See `tokens` for arguments and errors.
 
         Raises:
-            ValueError: if the head has several outputs, and none of them is the target.
+            ValueError: if no output of several is the target.
         """
         index = target_index(self.head, device=next(self.parameters()).device)
         return target_output(self.head, self(**self.without_target(inputs, masks), index=index))

@@ -108,7 +108,7 @@ class WaveformFrames(nn.Module):
     def with_content(
         self, x: Float[Tensor, "batch audio_channels samples"], values: Float[Tensor, "batch frames channels"]
     ) -> Tensor:
-        """The waveform of these frames."""
+        """Return the waveform of these frames."""
         framed = values.reshape(*values.shape[:2], self.audio_channels, self.frame).transpose(1, 2)
         return framed.flatten(2)[..., : x.shape[2]]
 
@@ -119,7 +119,7 @@ class WaveformFrames(nn.Module):
         return framed.transpose(1, 2).flatten(2)
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the summary that `print(model)` shows."""
         return f"audio_channels={self.audio_channels}, frame={self.frame}, sample_rate={self.sample_rate}"
 
 
@@ -131,7 +131,7 @@ class LogMelFrames(nn.Module):
         sample_rate: in hertz.
         num_mels: mel bands (HTK scale) between `min_hertz` and `max_hertz`.
         window_seconds: Hann window, centred on the hop; at least `hop_seconds`.
-        hop_seconds: from one token to the next, rounded to whole samples.
+        hop_seconds: interval between tokens, rounded to whole samples.
         duration_seconds: reference duration; times in [0, duration] become coordinates in [-1, 1], later ones
             go beyond.
         position: encoding of one coordinate, the time of the middle of the hop.
@@ -396,7 +396,7 @@ class LogMel(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the summary that `print(model)` shows."""
         sizes = f"num_mels={self.filters.shape[1]}, window={self.window.shape[0]}, hop={self.hop}"
         return f"{sizes}, fft_size={self.fft_size}"
 
@@ -404,13 +404,13 @@ class LogMel(nn.Module):
 def _mel_filters(
     window_samples: int, sample_rate: int, num_mels: int, min_hertz: float, max_hertz: float
 ) -> Float[Tensor, "frequencies mels"]:
-    """The triangular filters on the coarsest frequency axis that gives each of them something to read."""
-    from torchaudio.functional import melscale_fbanks  # imported here: models without sound do without
+    """Return triangular filters on the coarsest frequency axis on which no filter is empty."""
+    from torchaudio.functional import melscale_fbanks  # imported here, because only models with sound need it
 
     fft_size = 2 ** max(1, math.ceil(math.log2(window_samples)))
     while True:
         with warnings.catch_warnings():
-            # torchaudio warns of empty filters; here they are the sign to go on.
+            # torchaudio warns about empty filters; here they mean that a finer axis is needed.
             warnings.simplefilter("ignore", UserWarning)
             filters: Tensor = melscale_fbanks(fft_size // 2 + 1, min_hertz, max_hertz, num_mels, sample_rate)
         if bool((filters > 0).any(dim=0).all()):
@@ -453,7 +453,7 @@ def _checked_waveform(
 def _frame_times(
     num_frames: int, step_seconds: float, duration_seconds: float, device: torch.device
 ) -> Float[Tensor, "1 frames 1"]:
-    """Coordinates of the middles of frames that follow one another from time 0."""
+    """Return the coordinates of the middles of consecutive frames from time 0."""
     return time_coordinates(
         num_frames,
         step_seconds=step_seconds,
@@ -464,7 +464,7 @@ def _frame_times(
 
 
 def _require_positive(owner: nn.Module, **values: int | float) -> None:
-    """Every argument a positive, finite number."""
+    """Raise ValueError unless every argument is a positive, finite number."""
     for name, value in values.items():
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{type(owner).__name__}.{name}: expected a positive number, got {value}.")

@@ -106,5 +106,5 @@ class FrameSurroundings(nn.Module):
         return Tokens(parts=(self.embed(around), *self.position(coordinates)), mask=mask)
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the summary that `print(model)` shows."""
         return f"video_channels={self.video_channels}, num_frames={self.num_frames}, window={self.window}"

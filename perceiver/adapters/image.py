@@ -205,12 +205,12 @@ class ImageConvStem(nn.Module):
             x = zero_masked(x, mask[:, None])
         if not self.same_padding:
             if mask is not None:
-                # A window counts where it lies within the image.
+                # Only windows inside the image count.
                 mask = F.max_pool2d((~mask)[:, None].to(x.dtype), kernel_size=3, stride=2)[:, 0] == 0
             return self._tokens(F.max_pool2d(x, kernel_size=3, stride=2), mask, ragged=ragged)
         if mask is not None:
             mask = patch_mask(mask, (2, 2))
-        # After the ReLU zero is the least value, so zero padding is as good as minus infinity.
+        # After the ReLU, zero is the smallest value, so zero padding is equivalent to minus infinity.
         x = F.max_pool2d(F.pad(x, _same_padding(x, before=0, kernel=3)), kernel_size=3, stride=2)
         return self._tokens(x, mask, ragged=ragged)
 
@@ -224,15 +224,15 @@ class ValidBatchNorm(nn.BatchNorm2d):
     """Batch norm whose statistics, in training, count valid elements only: absent samples and padding do not shift them."""
 
     def forward(self, x: Float[Tensor, "batch c h w"], mask: Bool[Tensor, "batch h w"] | None = None) -> Tensor:
-        """Normalise `(B, C, H, W)`; masked elements come out normalised too and are for the caller to replace."""
+        """Normalise `(B, C, H, W)`; the caller must replace masked elements, which are normalised as well."""
         if mask is None or not self.training:
             return super().forward(x)
         out_dtype = x.dtype
-        # At least float32, as torch's own: half precision can count no further than 65504, bfloat16 not to 300.
+        # At least float32, as in torch: float16 cannot count beyond 65504, and bfloat16 not even to 300.
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         valid = mask.expand(x.shape[0], *x.shape[2:])
         count = valid.sum()
-        # Without any valid element there is nothing to learn from: the running statistics serve and stay.
+        # Without valid elements, the running statistics are used and not updated.
         weight = valid[:, None].to(x.dtype)
         total = count.clamp(min=1).to(x.dtype)
         mean = (x * weight).sum(dim=(0, 2, 3)) / total
@@ -268,7 +268,7 @@ def check_image(x: Tensor, image_channels: int) -> None:
 
 
 def _coordinates(grid: Sequence[int], mask: Tensor | None, *, ragged: bool, device: torch.device) -> tuple[Tensor, ...]:
-    """Coordinates of rows and columns. Samples that are whole or absent fill the grid: theirs stay shared by the batch."""
+    """Coordinates of rows and columns. If samples are complete or absent, the batch shares them."""
     return grid_coordinates(grid, mask=mask if ragged else None, device=device)
 
 

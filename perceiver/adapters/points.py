@@ -107,6 +107,6 @@ class Points(nn.Module):
             )
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the summary that `print(model)` shows."""
         sizes = f"point_channels={self.point_channels}, num_coordinates={self.num_coordinates}"
         return f"{sizes}, scale={self.scale}"

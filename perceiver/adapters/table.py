@@ -156,5 +156,5 @@ class Table(nn.Module):
             )
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the summary that `print(model)` shows."""
         return f"num_numbers={self.num_numbers}, category_sizes={self.category_sizes}"

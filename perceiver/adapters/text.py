@@ -119,5 +119,5 @@ class TextTokens(nn.Module):
             )
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the summary that `print(model)` shows."""
         return f"reference_length={self.reference_length}"

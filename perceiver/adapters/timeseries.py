@@ -74,7 +74,7 @@ class TimeSeries(nn.Module):
 
         Raises:
             ValueError: for missing or unknown keys, other shapes, no steps at all; for valid times that are not finite or do
-                not grow, naming sample and step (unchecked in compiled code).
+                not increase, naming sample and step (unchecked in compiled code).
             TypeError: for other types.
         """
         values, times, present = self._checked(x)
@@ -158,7 +158,7 @@ class TimeSeries(nn.Module):
         return values, times, present
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the summary that `print(model)` shows."""
         seconds = f"duration_seconds={self.duration_seconds}, step_seconds={self.step_seconds}"
         return f"num_values={self.num_values}, {seconds}"
 
@@ -166,7 +166,7 @@ class TimeSeries(nn.Module):
 def _check_order(times: Tensor, mask: Tensor | None) -> None:
     """Raise ValueError naming the first valid time that is not finite or not later than all valid ones before it.
 
-    Looks at data, so not while compiling.
+    Inspects values, so compiled code skips it.
     """
     if torch.compiler.is_compiling():
         return

@@ -46,5 +46,5 @@ class Vector(nn.Module):
         return Tokens(parts=(x[:, None],), mask=mask)
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the summary that `print(model)` shows."""
         return f"vector_channels={self.channels}"

@@ -88,7 +88,7 @@ class VideoPatches(nn.Module):
         patches = self._patches(x)
         if isinstance(self.embed, nn.Linear):
             patches = patches.to(self.embed.weight.dtype)
-        # Videos that are whole or absent fill the grid: their coordinates stay shared by the batch.
+        # Complete or absent videos fill the grid, so the batch shares their coordinates.
         coordinates = grid_coordinates(patches.shape[1:4], mask=mask if ragged else None, device=x.device)
         return Tokens(parts=(self.embed(patches), *self.position(coordinates)), mask=mask)
 
@@ -142,5 +142,5 @@ class VideoPatches(nn.Module):
             )
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the summary that `print(model)` shows."""
         return f"video_channels={self.video_channels}, patch={self.patch}"

@@ -19,7 +19,7 @@ class Head(nn.Module):
 
     Attributes:
         output_channels: size of the last axis of the output, by name if there are several outputs.
-        target: the one of several outputs that predicts the target of the spec; None: no such output, or only one output.
+        target: the output, of several, that predicts the target of the spec; None: no such output, or only one output.
 
     Examples:
         >>> from perceiver import PooledHead
@@ -108,7 +108,7 @@ def target_output(head: nn.Module, outputs: Any) -> Any:
     """Return the output that predicts the target: `(B, outputs)` of several outputs, or the whole output of other heads.
 
     Raises:
-        ValueError: if there are several outputs and none of them is the target.
+        ValueError: if no output of several is the target.
     """
     name = target_name(head)
     if name is not None:

@@ -1,4 +1,4 @@
-"""Per-class decoder: a learned query for each class, label or value reads what it needs from the latents."""
+"""Per-class decoder: a learned query for each class, label or value reads from the latents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modality dropout: samples lose whole modalities in training, so that a model learns to do without each of them."""
+"""Modality dropout: samples lose modalities in training, so that a model learns to work without each of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ModalityDropout(nn.Module):
     evaluation. Dropping video from 30% of the samples improved the Perceiver from 39.9 to 43.2 mAP on AudioSet (Jaegle et
     al. 2021, arXiv:2103.03206).
 
-    A dropped modality is masked, and its tensors stay in the batch. So every parameter takes part in every step of every
+    A dropped modality is masked, and its tensors stay in the batch. So every parameter is used in every step of every
     process and gets a gradient, zero if no sample has its modality, because data-parallel training waits for all gradients.
 
     Args:

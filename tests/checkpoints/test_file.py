@@ -342,7 +342,7 @@ def test_an_unknown_format(file: Path, version: object, said: str) -> None:
         ("config", {"model": 3}, "config: expected a mapping with the key model"),
         ("config", {"model": {"x": torch.ones(1)}}, "config.model.x: torch.Tensor is not a plain value"),
         ("config", {"model": {3: 4}}, "keys must be strings"),
-        ("spec", [1], "its spec is a list; expected a mapping"),
+        ("spec", [1], "spec: expected a mapping, got list"),
         ("spec", {"mean": torch.ones(1)}, "spec.mean: torch.Tensor is not a plain value"),
     ],
 )

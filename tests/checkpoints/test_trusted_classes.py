@@ -204,7 +204,7 @@ def test_main_modules_are_not_run(packages: Path) -> None:
         ("os.path.join", "is a function or another callable, not a class"),
         ("os.path", "is a module, not a class"),
         ("fractions.Fraction", "is a class, but not derived from torch.nn.Module"),
-        ("plugin_of_tests.parts.Local", "canonical name plugin_of_tests.parts.local.<locals>.Local does not lead to it"),
+        ("plugin_of_tests.parts.Local", "canonical name plugin_of_tests.parts.local.<locals>.Local does not refer to it"),
         ("plugin_of_tests.parts.make", "is a function or another callable"),
     ],
 )

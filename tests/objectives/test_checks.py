@@ -65,7 +65,7 @@ def test_a_table_without_cells_is_none() -> None:
 def test_batches_are_checked_before_the_transfer(objective: Objective, target: torch.Tensor) -> None:
     learner = Task(model=nn.Linear(1, 1), objective=objective, optimizer=torch.optim.SGD)
     batch = Batch(inputs=INPUTS, masks=masks(), target=target, ids=["a/1", "b/2", "c/3"])
-    with pytest.raises(ValueError, match="sample 'b/2': has none"):
+    with pytest.raises(ValueError, match="sample 'b/2': expected a valid element"):
         learner.on_before_batch_transfer(batch, 0)
     batch.masks.pop("table")
     learner.on_before_batch_transfer(batch, 0)

@@ -179,7 +179,7 @@ def test_wrong_settings(arguments: dict[str, Any], message: str) -> None:
 
 def test_losses_and_outputs_that_do_not_fit() -> None:
     with pytest.raises(
-        ValueError, match=r"task\.loss: expected L1Loss to give a loss for each of 126 pixels.*reduction=none"
+        ValueError, match=r"task\.loss: expected L1Loss to return a loss for each of 126 pixels.*reduction=none"
     ):
         step(task(loss=nn.L1Loss()), flow_batch())
     batch = flow_batch(masked=False)

@@ -385,7 +385,7 @@ def test_wrong_settings(settings: dict[str, Any], words: str) -> None:
 def test_wrong_models() -> None:
     model = model_of()
     model.adapters["label"] = Vector(vector_channels=4)
-    with pytest.raises(ValueError, match="the label has 3 classes; expected an adapter of as many channels"):
+    with pytest.raises(ValueError, match="the label has 3 classes; expected an adapter with as many channels"):
         task_of(model)
     model = model_of()
     model.head = PooledHead(latent_channels=12, num_classes=3)

@@ -35,7 +35,7 @@ def test_the_worst_mistakes_come_first() -> None:
     assert titles(SampleGrid(num_samples=4)(perceiver, batches)["samples"]) == expected[:4]
     colours = [axes.title.get_color() for axes in whole.axes]
     assert colours == ["black" if right[n] else "firebrick" for n in order]
-    assert f"({30 - int(right.sum())} here)" in whole.get_suptitle()
+    assert f"({30 - int(right.sum())} shown)" in whole.get_suptitle()
     assert plt.get_fignums() == [], "no window is left open"
 
 

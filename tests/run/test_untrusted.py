@@ -243,7 +243,7 @@ def test_keys_of_hydra_are_refused(key: str) -> None:
     "kind", ["../data/digits", "image/../image", "/etc/x", "a@b", "${seed}", "", "image\n", ["image"], None]
 )
 def test_a_kind_is_the_name_of_an_adapter(kind: Any) -> None:
-    with pytest.raises(ValueError, match=r"model\.adapters\.image: no adapter is configured .* known names: audio"):
+    with pytest.raises(ValueError, match=r"model\.adapters\.image: no adapter is configured, .* known names: audio"):
         resolve(composed(), {**SPEC, "modalities": {"image": {"kind": kind}}})
 
 

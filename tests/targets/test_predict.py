@@ -91,7 +91,7 @@ def test_texts(tmp_path: Path) -> None:
         ([PIXELS, Path("none.png")], IMAGE, r"sample 1, modality 'it': cannot read none\.png as image \(FileNotFoundError"),
         (png(PIXELS)[:-30], IMAGE, r"sample 0, modality 'it': cannot read \d+ bytes as image"),
         (b"\xff", TEXT, r"cannot read 1 bytes as text \(UnicodeDecodeError"),
-        (Path("it.wav"), SOUND, r"expected an array or a tensor, got it\.wav; files of kind 'audio' are read by data"),
+        (Path("it.wav"), SOUND, r"expected an array or a tensor, got it\.wav\. Only data modules read files of kind"),
         (np.ones((4, 5, 2), dtype=np.uint8), IMAGE, r"sample 0, modality 'it': .*shape"),
     ],
 )

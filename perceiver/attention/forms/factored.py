@@ -206,7 +206,7 @@ def _merge(results: Sequence[tuple[Tensor, Tensor]], *, masked: bool) -> tuple[T
         return results[0][0], found
     lse = torch.stack(torch.broadcast_tensors(*(lse for _, lse in results)))
     if found is not None:
-        # Rows without a token in any block must not bring NaN into the gradient.
+        # Rows without a token in any block must not cause NaN in the gradient.
         lse = torch.where(lse.isneginf() & ~found, lse.new_zeros(()), lse)
     shares = lse.softmax(dim=0)
     joined = [share[..., None] * sums for share, (sums, _) in zip(shares, results, strict=True)]

@@ -1,7 +1,7 @@
 """Labelled images as a split that is read in whole batches.
 
 A per-sample pipeline (index, convert, normalise, collate) costs more than a small model's training step. Here
-a batch is one read and a few whole-tensor operations; only a per-sample augmentation brings the loop back.
+a batch is one read and a few whole-tensor operations; only a per-sample augmentation needs a loop.
 """
 
 from abc import ABC, abstractmethod

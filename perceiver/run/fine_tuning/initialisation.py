@@ -33,7 +33,7 @@ PARTS = ("adapters", "fusion", "encoder")
 
 
 class Untrained:
-    """Random weights. The subclass `Initialisation` uses those of a trained model."""
+    """Random weights. The subclass `Initialisation` uses the weights of a trained model."""
 
     def configured(self, config: DictConfig) -> DictConfig:
         """The configuration of the model to build."""

@@ -43,7 +43,7 @@ class StartingPoint(ABC):
         """The model at `path`: a checkpoint, a run directory, or the output of `save_pretrained` (transformers' or ours).
 
         Raises:
-            FileNotFoundError: the path is none of these; the message describes its contents.
+            FileNotFoundError: the path is not one of these; the message describes its contents.
         """
         given = Path(path)
         if given.name in (SAFETENSORS, PYTORCH, CONFIG) and given.is_file():

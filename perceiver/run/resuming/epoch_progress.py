@@ -22,7 +22,7 @@ class EpochProgress(Callback):
     """Continues the metrics of an interrupted epoch, and its data if the batch size or the number of processes changed.
 
     With the same number of processes, averages and counts that are logged once per epoch continue as if never interrupted.
-    With another number, those of the interrupted epoch cover only its remainder.
+    With a different number, the metrics of the interrupted epoch cover only its remainder.
 
     Lightning counts the batches of an epoch. If the batch size or the number of processes differs from the checkpoint, the
     count is rounded down to a whole batch: less than a batch is seen twice in that epoch, and no sample is left out.
