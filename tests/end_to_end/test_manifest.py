@@ -139,7 +139,7 @@ def test_other_data_modules_predict_too(tmp_path: Path) -> None:
         (["data.manifest=no/such.csv"], "data.manifest: expected a CSV, Parquet or JSON lines file, but"),
         (["data.target=lable"], "has no column 'lable', only id, photo, sound"),
         (["data.modalities={foto: image}"], "data.modalities.foto: "),
-        (["data.modalities=null"], "data.modalities: expected the columns that are modalities"),
+        (["data.modalities=null"], "data.modalities: expected modalities, as columns with their kinds"),
         (["mode=predict"], "mode=predict: expected ckpt_path="),
         (["mode=embed"], "mode=embed: expected ckpt_path="),
         (["mode=embed", "ckpt_path={run}", "embed=max"], "embed: expected mean or latents, got 'max'"),

@@ -77,9 +77,10 @@ class AudioFolder(Source):
         present = [split for split in SPLITS if split_folder(self.root, split).is_dir()]
         if not present or (self.needs_test and "test" not in present):
             raise FileNotFoundError(
-                f"data.root: expected folders train and test in {self.root.resolve()}, each with a folder of recordings for "
-                f"every class; there {'is no test' if present else 'are none'}. Set data.root or the environment variable "
-                "PERCEIVER_DATA to the folder that holds them; with test=false no test recordings are needed."
+                f"data.root: expected folders train and test in {self.root.resolve()}, each with one folder of "
+                f"recordings per class; {'test is missing' if present else 'they are missing'}. Set data.root or the "
+                "environment variable PERCEIVER_DATA to the folder that holds them; with test=false no test "
+                "recordings are needed."
             )
         for split in present:
             for paths in recordings_by_class(split_folder(self.root, split)).values():
@@ -135,8 +136,9 @@ class AudioFolder(Source):
         for name, paths in recordings_by_class(split_folder(self.root, split)).items():
             if name not in self.class_names:
                 raise ValueError(
-                    f"{self.root / split / name}: class {name!r} is none of the {len(self.class_names)} classes of "
-                    f"training: {', '.join(self.class_names)}. Remove the folder, or train with recordings of this class."
+                    f"{self.root / split / name}: class {name!r} is not one of the {len(self.class_names)} training "
+                    f"classes: {', '.join(self.class_names)}. Remove the folder, or train with recordings of this "
+                    "class."
                 )
             labelled += [(path, self.class_names.index(name)) for path in paths]
         return labelled
@@ -151,7 +153,7 @@ def recordings_by_class(folder: Path) -> dict[str, list[Path]]:
     """
     classes = sorted(path for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
     if not classes:
-        raise FileNotFoundError(f"data.root: expected a folder of recordings for every class in {folder}, got none.")
+        raise FileNotFoundError(f"data.root: expected one folder of recordings per class in {folder}, got none.")
     found = {}
     for path in classes:
         files = sorted(path / file for file in files_below(path))

@@ -165,7 +165,7 @@ class FramePairs:
         flow = torch.from_numpy(read_flow(path))
         sizes = {(image.height, image.width) for image in images} | {tuple(flow.shape[1:])}
         if len(sizes) > 1:
-            raise FlowFileError(f"{path}: expected frames and flow of one size, got {sorted(sizes)} (height, width).")
+            raise FlowFileError(f"{path}: expected frames and flow of equal size, got {sorted(sizes)} (height, width).")
         frames = torch.stack([torch.from_numpy(np.array(image)).movedim(-1, 0) for image in images], dim=1).float() / 255
         if any(own < wanted for own, wanted in zip(frames.shape[-2:], self.size, strict=True)):
             raise FlowFileError(
@@ -200,12 +200,12 @@ def read_flow(path: Path) -> NDArray[np.float32]:
     """
     content = path.read_bytes()
     if len(content) < 12 or np.frombuffer(content, "<f4", count=1)[0] != MAGIC:
-        raise FlowFileError(f"{path}: expected a .flo file, which begins with the number {MAGIC} in 32 bits; it does not.")
+        raise FlowFileError(f"{path}: expected a .flo file, which begins with the number {MAGIC} in 32 bits.")
     width, height = (int(length) for length in np.frombuffer(content, "<i4", count=2, offset=4))
     if min(width, height) < 1 or len(content) != 12 + 8 * width * height:
         raise FlowFileError(
-            f"{path}: expected {12 + 8 * width * height:,} bytes of a flow of {height} x {width} pixels, as it says, got "
-            f"{len(content):,}."
+            f"{path}: expected {12 + 8 * width * height:,} bytes for a flow of {height} x {width} pixels, as stated "
+            f"in its header, got {len(content):,}."
         )
     values = np.frombuffer(content, "<f4", offset=12).reshape(height, width, 2)
     return np.ascontiguousarray(np.moveaxis(values, -1, 0), dtype=np.float32)

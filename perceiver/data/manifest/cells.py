@@ -191,7 +191,7 @@ def _decoded(content: bytes) -> Image.Image:
             image.load()
             return image
     except Exception as error:
-        raise ValueError(f"the bytes are no intact image ({type(error).__name__}: {error}).") from error
+        raise ValueError(f"not a valid image ({type(error).__name__}: {error}).") from error
 
 
 def _audio(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
@@ -244,14 +244,14 @@ def _video(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bo
 def _array(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
     array = array_of(value, folder)
     if array.size == 0 or not np.isfinite(array).all():
-        raise ValueError(f"expected finite numbers, not none, got shape {array.shape}.")
+        raise ValueError(f"expected one or more finite numbers, got shape {array.shape}.")
     return array
 
 
 def _points(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
     array = _array(value, facts=facts, folder=folder, training=training)
     if array.ndim != 2:
-        raise ValueError(f"expected points, a list of coordinates each, got numbers of shape {array.shape}.")
+        raise ValueError(f"expected a list of points, each a list of coordinates, got numbers of shape {array.shape}.")
     return array
 
 
@@ -281,7 +281,10 @@ def _series_names(
     found = dict(facts) if "names" in facts else {**facts, "names": list(names), "num_values": len(names)}
     if not timed:
         found["step_seconds"] = 1.0
-        message = "column %r: series have no times, so that steps are 1 second apart; set step_seconds for others."
+        message = (
+            "column %r: series have no times, so their steps are taken to be 1 second apart; set step_seconds for other "
+            "intervals."
+        )
         log.info(message, facts["column"])
     return found
 
@@ -316,7 +319,8 @@ def _warn_of_paths(
     texts = [text for _, text in cells]
     if not facts.get("files") and folder is not None and all(_is_path_of_file(text, folder) for text in texts):
         log.warning(
-            "column %r: holds paths of files, such as %s, and trains on these names; set files: true to read the files.",
+            "column %r: the cells look like file paths, such as %s, and are used as text; set files: true to read "
+            "the files.",
             *(facts["column"], shortened(texts[0])),
         )
     return dict(facts)
@@ -334,7 +338,7 @@ def _check_image(path: Path) -> None:
         with Image.open(path):
             pass
     except Exception as error:
-        raise ValueError(f"{path}: no image that can be read ({type(error).__name__}: {error}).") from error
+        raise ValueError(f"{path}: not a readable image ({type(error).__name__}: {error}).") from error
 
 
 def _of_plug_in(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
@@ -391,12 +395,12 @@ _LONGEST_PATH = 1024  # characters; longer text is content, e.g. in base 64
 
 def _existing(value: str, folder: Path | None, *, directory: bool = False) -> Path:
     if folder is None:
-        raise ValueError(f"expected the content of a file or a value, got {shortened(value)}, which would name a file.")
+        raise ValueError(f"expected file content or a value, got {shortened(value)}, which is a path.")
     if len(value) > _LONGEST_PATH or "\0" in value:
-        raise ValueError(f"expected the path of a file, got {len(value):,} characters: {shortened(value)}.")
+        raise ValueError(f"expected a file path, got {len(value):,} characters: {shortened(value)}.")
     path = folder / value.strip()
     if not (path.is_file() or (directory and path.is_dir())):
-        raise FileNotFoundError(f"there is no file {path}.")
+        raise FileNotFoundError(f"no such file: {path}.")
     return path
 
 
@@ -406,7 +410,7 @@ def _numbers_of_file(path: Path | FileContent) -> NDArray[Any]:
     try:
         array: NDArray[Any] = read_array(path)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: holds no numbers in rows of equal length: {error}.") from None
+        raise ValueError(f"{path}: expected numbers in rows of equal length: {error}.") from None
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{path}: expected numbers, got {array.dtype}.")
     return array

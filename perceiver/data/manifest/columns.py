@@ -56,8 +56,8 @@ def table_facts(
                 report(
                     row,
                     name,
-                    f"expected a {what}, as in other rows, got {value!r}. If the column is meant so, name it under "
-                    "categories.",
+                    f"expected a {what}, as in other rows, got {value!r}. If this column is categorical, name it "
+                    "under categories.",
                 )
             else:
                 present += [] if number is None else [number]
@@ -145,8 +145,8 @@ def warn_of_unknown_values(table: ManifestTable, rows: Sequence[int], *, facts: 
         unknown = Counter(text for value in values if number_of_name(text := plain_text(value), known) is None)
         if unknown:
             log.warning(
-                "%s, column %r: %d of %d cells have %d values unknown in training, such as %s; a model takes them for "
-                "missing categories. Known are %s.",
+                "%s, column %r: %d of %d cells have %d values unseen in training, such as %s; the model treats them "
+                "as missing. Known values: %s.",
                 *(table.path, column, unknown.total(), len(values), len(unknown), repr(next(iter(unknown)))),
                 ", ".join(known[:20]),
             )

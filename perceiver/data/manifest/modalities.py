@@ -50,7 +50,7 @@ def parse_modalities(settings: Mapping[str, Any], *, defaults: Mapping[str, Any]
         ValueError: a setting is unknown or invalid; the message names it.
     """
     if not settings:
-        raise ValueError("data.modalities: expected one modality or more, e.g. {photo: image, sound: audio}, got none.")
+        raise ValueError("data.modalities: expected one or more modalities, e.g. {photo: image, sound: audio}, got none.")
     return [_modality(str(name), given, defaults) for name, given in settings.items()]
 
 
@@ -63,7 +63,10 @@ def stored_modality(name: str, facts: Mapping[str, Any]) -> ManifestModality:
 def _modality(name: str, given: Any, defaults: Mapping[str, Any]) -> ManifestModality:
     where = f"data.modalities.{name}"
     if not name or "." in name or hasattr(nn.ModuleDict(), name):
-        raise ValueError(f"{where}: torch has no module of that name; rename it and give its column: {{column: {name}}}.")
+        raise ValueError(
+            f"{where}: torch does not allow a module of this name. Rename the modality and give its column: {{column: "
+            f"{name}}}."
+        )
     own = {"kind": given} if isinstance(given, str | type) else dict(given) if isinstance(given, Mapping) else {}
     kind = own.pop("kind", None)
     if isinstance(kind, type) and issubclass(kind, Modality):
@@ -75,8 +78,8 @@ def _modality(name: str, given: Any, defaults: Mapping[str, Any]) -> ManifestMod
         return ManifestModality(name=name, kind=kind, columns=(column,), facts={"kind": kind, **own, "column": column})
     if kind not in KINDS and "." not in kind:
         raise ValueError(
-            f"{where}: kind {kind!r} is none of {', '.join(KINDS)}. Name the class of a kind of your own, e.g. "
-            f"my_package.{kind.title()}, or say the shape of its samples, e.g. {{kind: {kind}, shape: [null, 3], "
+            f"{where}: kind {kind!r} is not one of {', '.join(KINDS)}. Name the class of a custom kind, e.g. "
+            f"my_package.{kind.title()}, or give the shape of its samples, e.g. {{kind: {kind}, shape: [null, 3], "
             "channel_axis: -1}."
         )
     behaviour = KINDS[kind] if kind in KINDS else _plug_in(kind, where=f"{where}.kind")
@@ -84,7 +87,7 @@ def _modality(name: str, given: Any, defaults: Mapping[str, Any]) -> ManifestMod
     column = str(name if several else own.pop("column", name))
     if unknown := sorted(str(setting) for setting in set(own) - set(behaviour.settings)):
         known = ", ".join([*(() if several else ("column",)), *behaviour.settings])
-        raise ValueError(f"{where}: {kind} has no setting {', '.join(unknown)}; it has {known}.")
+        raise ValueError(f"{where}: kind {kind} has no setting {', '.join(unknown)}; its settings: {known}.")
     kind = kind if kind in KINDS else spelling(type(behaviour))
     try:
         facts = {"kind": kind, **behaviour.facts({**behaviour.settings, **defaults.get(kind, {}), **own})}

@@ -108,7 +108,7 @@ def read_table(
     if not path.is_file():
         raise FileNotFoundError(
             f"data.manifest: expected a CSV, Parquet or JSON lines file, but {path.resolve()} "
-            f"{'is a folder' if path.is_dir() else 'is not there'}."
+            f"{'is a folder' if path.is_dir() else 'does not exist'}."
         )
     suffix = path.suffix.lower()
     if suffix not in (*CSV, *JSON_LINES, *PARQUET):
@@ -124,7 +124,7 @@ def read_table(
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error}.") from error
     if len(table) == 0:
-        raise ValueError(f"{path}: holds no rows.")
+        raise ValueError(f"{path}: has no rows.")
     return table
 
 
@@ -200,7 +200,7 @@ def _read_parquet(path: Path, *, max_bytes: int) -> ManifestTable:
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, _TooLargeError):
             raise
-        raise ValueError(f"{path}: is no Parquet file that can be read: {error}.") from error
+        raise ValueError(f"{path}: not a readable Parquet file: {error}.") from error
     columns = {}
     for name, number in chosen.items():
         column = table.column(number)
@@ -303,9 +303,7 @@ def _named_columns(path: Path, names: Sequence[str]) -> tuple[dict[str, int], li
     """
     names = [name.strip() for name in names]
     if not any(names):
-        raise ValueError(
-            f"{path}: expected the names of columns, got an empty file. The first line of a CSV file names them."
-        )
+        raise ValueError(f"{path}: expected column names on the first line of the CSV file, got an empty file.")
     chosen = {name: number for name, number in distinct(names).items() if not _is_broken(name)}
     if unnamed := [number for number, name in enumerate(names, start=1) if not name or _is_broken(name)]:
         log.info("%s: columns without a name are left out: %s.", path, ", ".join(map(str, unnamed)))

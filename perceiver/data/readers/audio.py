@@ -149,9 +149,9 @@ def _info(source: str | BytesIO, path: object) -> Any:
     try:
         facts = soundfile.info(source)
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path}: is no sound file that can be read: {error.error_string} {_REMEDY}") from error
+        raise ValueError(f"{path}: not a readable sound file: {error.error_string} {_REMEDY}") from error
     if facts.frames < 1:
-        raise ValueError(f"{path}: holds no samples. {_REMEDY}")
+        raise ValueError(f"{path}: has no samples. {_REMEDY}")
     if isinstance(source, BytesIO):
         source.seek(0)
     return facts

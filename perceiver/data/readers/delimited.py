@@ -185,7 +185,7 @@ def decoded(content: bytes, *, path: object, encoding: str = "utf-8", errors: st
             raise ValueError(f"{path}: is UTF-16; save it as UTF-8.")
         if b"\0" in content:
             line = content[: content.index(b"\0")].count(b"\n") + 1
-            raise ValueError(f"{path}, line {line}: holds a zero byte, so it is no text file; save it as UTF-8 text.")
+            raise ValueError(f"{path}, line {line}: contains a zero byte, so it is not a text file. Save it as UTF-8 text.")
     try:
         return content.decode(encoding, errors=errors if encoding == "utf-8-sig" else "strict")
     except LookupError:

@@ -55,7 +55,7 @@ class ShardFolder:
         folder = Path(path)
         file = folder / FACTS
         if not file.is_file():
-            state = "holds no shards" if folder.is_dir() else "is not there"
+            state = "holds no shards" if folder.is_dir() else "does not exist"
             raise FileNotFoundError(
                 f"data.shards: expected a folder of shards with {FACTS}, but {folder.resolve()} {state}. Make them with "
                 f"mode=shard data.manifest=… shards={folder}."

@@ -123,7 +123,7 @@ def test_recordings_without_samples_and_truncated_ones(root: Path) -> None:
     with pytest.raises(ValueError, match=rf"{path}: is truncated"):
         DataModule.of(AudioFolder, root=root, sample_rate=RATE).prepare_data()
     soundfile.write(path, np.zeros(0), RATE)
-    with pytest.raises(ValueError, match=rf"{path}: holds no samples"):
+    with pytest.raises(ValueError, match=rf"{path}: has no samples"):
         DataModule.of(AudioFolder, root=root, sample_rate=RATE).prepare_data()
 
 
@@ -149,7 +149,7 @@ def test_absent_and_empty_folders(root: Path, tmp_path: Path) -> None:
     module.setup("fit")
     shutil.rmtree(root / "val" / "low")
     shutil.rmtree(root / "val" / "high")
-    with pytest.raises(FileNotFoundError, match=rf"a folder of recordings for every class in {root / 'val'}, got none"):
+    with pytest.raises(FileNotFoundError, match=rf"one folder of recordings per class in {root / 'val'}, got none"):
         DataModule.of(AudioFolder, root=root, sample_rate=RATE, needs_test=False).prepare_data()
 
 
@@ -168,7 +168,7 @@ def test_without_validation_folder_some_of_training_is(root: Path) -> None:
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_classes_that_training_has_not(split: str, root: Path) -> None:
     shutil.copytree(root / split / "low", root / split / "middle")
-    with pytest.raises(ValueError, match=rf"{root / split / 'middle'}: class 'middle' is none of the 2 classes"):
+    with pytest.raises(ValueError, match=rf"{root / split / 'middle'}: class 'middle' is not one of the 2 training classes"):
         prepared(root)
 
 

@@ -102,9 +102,9 @@ def smaller(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (cut_off, r"0\.flo: expected 1,548 bytes of a flow of 12 x 16 pixels, as it says, got 1,547"),
+        (cut_off, r"0\.flo: expected 1,548 bytes for a flow of 12 x 16 pixels, as stated in its header, got 1,547"),
         (another, r"0\.flo: expected a \.flo file, which begins with the number 202021\.25"),
-        (smaller, r"0\.flo: expected frames and flow of one size, got \[\(9, 9\), \(12, 16\)\]"),
+        (smaller, r"0\.flo: expected frames and flow of equal size, got \[\(9, 9\), \(12, 16\)\]"),
     ],
 )
 def test_bad_files_are_named(root: Path, spoil: Callable[[Path], None], message: str) -> None:

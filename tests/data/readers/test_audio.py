@@ -104,7 +104,7 @@ def test_absent_file(tmp_path: Path) -> None:
 def test_files_without_sound(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{path}: is no sound file that can be read: .*Replace the file"):
+    with pytest.raises(ValueError, match=rf"{path}: not a readable sound file: .*Replace the file"):
         read_recording(path)
 
 
@@ -141,7 +141,7 @@ def test_wav_written_to_a_pipe_has_no_size_in_its_header(size: int, tmp_path: Pa
 def test_no_samples(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, np.zeros(0, np.float32), RATE)
-    with pytest.raises(ValueError, match=rf"{path}: holds no samples"):
+    with pytest.raises(ValueError, match=rf"{path}: has no samples"):
         check_recording(path)
 
 

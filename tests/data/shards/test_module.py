@@ -159,7 +159,7 @@ def test_versions_and_damaged_facts(shards: Path, tmp_path: Path) -> None:
 def test_folders_without_shards(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"data\.shards: expected a folder of shards .* holds no shards\. Make"):
         module(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"nowhere is not there\. Make them with mode=shard"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist\. Make them with mode=shard"):
         module(tmp_path / "nowhere")
 
 

@@ -93,7 +93,7 @@ def test_a_row_that_cannot_be_decoded(num_workers: int, tmp_path: Path) -> None:
     data = manifest(tmp_path, modalities={"photo": "image", "cloud": "points"})
     path = tmp_path / "5.png"
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(BadRowError, match=r"^\S+m\.csv, line 7, column 'photo': \S+5\.png: no intact image") as caught:
+    with pytest.raises(BadRowError, match=r"^\S+m\.csv, line 7, column 'photo': \S+5\.png: not a valid image") as caught:
         pack(data, tmp_path / "shards", num_workers=num_workers)
     assert "Traceback" not in str(caught.value)
 
