@@ -42,7 +42,7 @@ class Collate:
         }
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        """B samples -> Batch.
+        """Collate B samples into a batch.
 
         Raises:
             ValueError: for an unknown modality, NaN or infinity, an empty set, different numbers of channels or dtypes,

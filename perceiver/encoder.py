@@ -296,5 +296,5 @@ def _num_distinct(steps: int, *, share: bool, share_first: bool) -> int:
 
 
 def _at(step: int, modules: nn.ModuleList) -> int:
-    """Index of the distinct module that runs at this step; with two modules the second runs at every step but the first."""
+    """Return the index of the module that runs at this step; of two modules, the second runs at all steps but the first."""
     return min(step, len(modules) - 1)

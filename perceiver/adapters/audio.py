@@ -76,7 +76,7 @@ class WaveformFrames(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
     ) -> Tokens:
-        """Waveform -> Tokens on the grid `(T,)`, T = ceil(samples / frame).
+        """Convert waveforms to Tokens on the grid `(T,)`, T = ceil(samples / frame).
 
         Args:
             x: `(B, audio_channels, samples)`.
@@ -100,10 +100,10 @@ class WaveformFrames(nn.Module):
     def content(
         self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
     ) -> Content:
-        """The samples of each frame, `(B, T, audio_channels * frame)`; those beyond the end are not valid."""
+        """Return the samples of each frame, `(B, T, audio_channels * frame)`; those beyond the end are not valid."""
         full = grid_mask(mask, batch=x.shape[0], grid=x.shape[2:])
-        there = torch.ones_like(x, dtype=torch.bool) if full is None else full[:, None].expand(x.shape)
-        return Content(values=self._frames(x), valid=self._frames(there))
+        valid = torch.ones_like(x, dtype=torch.bool) if full is None else full[:, None].expand(x.shape)
+        return Content(values=self._frames(x), valid=self._frames(valid))
 
     def with_content(
         self, x: Float[Tensor, "batch audio_channels samples"], values: Float[Tensor, "batch frames channels"]
@@ -113,7 +113,7 @@ class WaveformFrames(nn.Module):
         return framed.flatten(2)[..., : x.shape[2]]
 
     def _frames(self, x: Tensor) -> Tensor:
-        """`(B, audio_channels, samples)` -> `(B, T, audio_channels * frame)`, filled up with zeros at the end."""
+        """Cut `(B, audio_channels, samples)` into `(B, T, audio_channels * frame)`, padded with zeros at the end."""
         batch, audio_channels, samples = x.shape
         framed = F.pad(x, (0, -samples % self.frame)).reshape(batch, audio_channels, -1, self.frame)
         return framed.transpose(1, 2).flatten(2)
@@ -195,7 +195,7 @@ class LogMelFrames(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
     ) -> Tokens:
-        """Waveform -> Tokens on the grid `(T,)`, T = ceil(samples / hop).
+        """Convert waveforms to Tokens on the grid `(T,)`, T = ceil(samples / hop).
 
         Arguments and errors as in `WaveformFrames`; a hop with any valid sample is valid.
         """
@@ -209,7 +209,7 @@ class LogMelFrames(nn.Module):
     def content(
         self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
     ) -> Content:
-        """The log-mel spectrum without `augment`, `(B, T, audio_channels * num_mels)`.
+        """Return the log-mel spectrum without `augment`, `(B, T, audio_channels * num_mels)`.
 
         Windows overlap, so a frame reveals a little of its neighbours: hide spans of several frames.
         """
@@ -280,7 +280,7 @@ class LogMelBins(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
     ) -> Tokens:
-        """Waveform -> Tokens on the grid `(T, num_mels)`, T = ceil(samples / hop).
+        """Convert waveforms to Tokens on the grid `(T, num_mels)`, T = ceil(samples / hop).
 
         Arguments and errors as in `WaveformFrames`; a hop with any valid sample is valid.
         """
@@ -298,7 +298,7 @@ class LogMelBins(nn.Module):
     def content(
         self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
     ) -> Content:
-        """The log-mel spectrum without `augment`, `(B, T, num_mels, audio_channels)`; see `LogMelFrames.content`."""
+        """Return the log-mel spectrum without `augment`, `(B, T, num_mels, audio_channels)`; see `LogMelFrames.content`."""
         x, _ = _checked_waveform(x, mask, audio_channels=self.audio_channels, adapter=type(self).__name__)
         return Content(values=self.log_mel(x).permute(0, 3, 2, 1))
 
@@ -388,7 +388,7 @@ class LogMel(nn.Module):
             return (torch.log(mel + self.epsilon) - self.mean) / self.std
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogMel:
-        """Moves window and filters between devices only: `model.bfloat16()` must not round them."""
+        """Move window and filters between devices only: `model.bfloat16()` must not round them."""
         window, filters = self.window, self.filters
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.window = window.to(self.window.device)
@@ -426,7 +426,7 @@ def _mel_filters(
 def _checked_waveform(
     x: Tensor, mask: Tensor | None, *, audio_channels: int, adapter: str
 ) -> tuple[Float[Tensor, "batch audio_channels samples"], Bool[Tensor, "batch samples"] | None]:
-    """The waveform with zeros where it is masked, and its mask per sample."""
+    """Return the waveform with zeros where it is masked, and its mask per sample."""
     if x.ndim != 3:
         raise ValueError(
             f"{adapter}: expected a waveform (batch, {audio_channels}, samples), got shape {tuple(x.shape)}. "

@@ -63,7 +63,7 @@ class FrameSurroundings(nn.Module):
         self.channels = (raw if embedding_channels is None else embedding_channels) + position.channels
 
     def forward(self, x: Float[Tensor, "batch c t h w"], mask: Bool[Tensor, "..."] | None = None) -> Tokens:
-        """`(B, C, T, H, W)` -> Tokens on the grid `(H, W)`.
+        """Convert `(B, C, T, H, W)` to Tokens on the grid `(H, W)`.
 
         Args:
             x: the frames.

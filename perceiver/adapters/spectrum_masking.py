@@ -44,7 +44,7 @@ class SpectrumMasking(nn.Module):
     def forward(
         self, spectrum: Float[Tensor, "batch audio_channels mels frames"]
     ) -> Float[Tensor, "batch audio_channels mels frames"]:
-        """`(B, audio_channels, num_mels, T)` in and out."""
+        """Mask a spectrum `(B, audio_channels, num_mels, T)`; the shape is unchanged."""
         if not self.training:
             return spectrum
         from torchaudio.functional import mask_along_axis_iid  # imported here, because only models with sound need it

@@ -62,7 +62,7 @@ class Table(nn.Module):
         self.content_channels = 1 + max(self.category_sizes, default=0)
 
     def forward(self, x: Mapping[str, Tensor], mask: Bool[Tensor, "batch"] | None = None) -> Tokens:
-        """Rows -> Tokens on the grid `(n + k,)`, numbers first.
+        """Convert rows to Tokens on the grid `(n + k,)`, numbers first.
 
         Args:
             x: a dict of
@@ -112,7 +112,7 @@ class Table(nn.Module):
         return Content(values=values, valid=valid)
 
     def _check(self, x: Mapping[str, Tensor], mask: Tensor | None) -> int:
-        """Keys, shapes and types of the input, in words; returns B."""
+        """Check keys, shapes and types of the input; return B."""
         if not isinstance(x, Mapping):
             raise TypeError(f"Table: expected a dict of numbers, categories and present, got {type(x).__name__}.")
         columns = {"numbers": self.num_numbers, "categories": len(self.category_sizes), "present": self.num_columns}

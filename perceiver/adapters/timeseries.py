@@ -61,7 +61,7 @@ class TimeSeries(nn.Module):
         self.content_channels = num_values
 
     def forward(self, x: Mapping[str, Tensor], mask: Bool[Tensor, "batch *time"] | None = None) -> Tokens:
-        """Series -> Tokens on the grid `(T,)`.
+        """Convert series to Tokens on the grid `(T,)`.
 
         Args:
             x: a dict of
@@ -105,7 +105,7 @@ class TimeSeries(nn.Module):
         return Content(values=x["values"], valid=x.get("present"))
 
     def with_content(self, x: Mapping[str, Tensor], values: Float[Tensor, "batch time values"]) -> dict[str, Tensor]:
-        """The series with these values, all present."""
+        """Return the series with these values, all present."""
         return {name: part for name, part in x.items() if name == "times"} | {"values": values}
 
     def _checked(

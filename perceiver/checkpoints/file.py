@@ -291,18 +291,18 @@ def _not_ours(found: str) -> str:
 
 def recipe_of(content: dict[str, Any], file: Path) -> Recipe:
     """Return the recipe in the entry `perceiver` of a file's content; CheckpointError, naming the file, if it is invalid."""
-    said = content.get(KEY)
-    if type(said) is not dict:
+    stored = content.get(KEY)
+    if type(stored) is not dict:
         keys = ", ".join(repr(key)[:40] for key in list(content)[:_MAX_LISTED]) or "nothing"
         raise CheckpointError(f"{file}: {_not_ours(f'the keys {keys}')}")
-    version = said.get("format")
+    version = stored.get("format")
     if type(version) is not int or version != FORMAT:
         shown = version if type(version) is int and abs(version) < 10**9 else f"a {type(version).__name__}"
         hint = "; upgrade perceiver-multimodal" if type(version) is int and version > FORMAT else ""
         raise CheckpointError(f"{file}: unknown checkpoint format {shown}; this version reads format {FORMAT}{hint}")
     try:
-        config = plain(said.get("config"), path="config")
-        spec = plain(said.get("spec"), path="spec")
+        config = plain(stored.get("config"), path="config")
+        spec = plain(stored.get("spec"), path="spec")
     except PlainError as error:
         raise CheckpointError(f"{file}: {error}") from error
     if type(config) is not dict or type(config.get("model")) is not dict:

@@ -54,7 +54,7 @@ class Decoder(Head, ABC):
         index: Any = None,
         mask: Any = None,
     ) -> Any:
-        """Latents -> outputs.
+        """Map latents to outputs.
 
         Args:
             latents: latents `(B, N, D)`.

@@ -60,6 +60,6 @@ class PerClassDecoder(Head):
         )
 
     def forward(self, latents: Float[Tensor, "batch latents channels"]) -> Float[Tensor, "batch classes"]:
-        """`(B, N, D)` -> `(B, num_classes)`."""
+        """Map latents `(B, N, D)` to outputs `(B, num_classes)`."""
         outputs: Tensor = self.decoder(latents)
         return outputs[..., 0]

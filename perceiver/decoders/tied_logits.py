@@ -39,7 +39,7 @@ class TiedLogits(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch queries channels"], adapters: Mapping[str, nn.Module] | nn.ModuleDict | None
     ) -> Float[Tensor, "batch queries vocabulary"]:
-        """`(B, k, E)`, where E is the width of the embedding -> `(B, k, vocabulary_size)`.
+        """Map `(B, k, E)`, where E is the width of the embedding, to `(B, k, vocabulary_size)`.
 
         Raises:
             ValueError: if there is no such adapter, or its embedding has a different shape.

@@ -155,7 +155,7 @@ def _encoder(values: Config) -> Config:
 
 
 def _cross_qk(values: Config) -> int | None:
-    """Width of queries and keys; None takes the width of the tokens, which is `kv` in transformers."""
+    """Return the width of queries and keys; None takes the width of the tokens, which is `kv` in transformers."""
     if values["qk_channels"] is not None:
         return int(values["qk_channels"])
     return int(values["d_latents"]) if values["cross_attention_shape_for_attention"] == "q" else None
@@ -190,7 +190,7 @@ def _fourier(bands: int, resolution: list[int], **more: Any) -> Config:
 
 
 def _decoding(values: Config) -> Config:
-    """Settings that all decoders of a model share with its encoder."""
+    """Return the settings that all decoders of a model share with its encoder."""
     return {
         "attention_dropout": float(values["attention_probs_dropout_prob"]),
         "approximate_gelu": GELU_FORMS[values["hidden_act"]],
@@ -198,7 +198,7 @@ def _decoding(values: Config) -> Config:
 
 
 def _decoder_qk(values: Config, query_channels: int | None) -> int | None:
-    """Width of queries and keys; None takes the latents' width, which is `kv` in transformers."""
+    """Return the width of queries and keys; None takes the latents' width, which is `kv` in transformers."""
     return query_channels if values["cross_attention_shape_for_attention"] == "q" else None
 
 

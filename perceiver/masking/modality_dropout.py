@@ -76,12 +76,12 @@ class ModalityDropout(nn.Module):
         return masks
 
     def extra_repr(self) -> str:
-        """The rates, for `print(model)`."""
+        """Return the rates, for `print(model)`."""
         return f"rates={self.rates}"
 
 
 def _present(x: Tensor | Mapping[str, Tensor], mask: Tensor | None) -> Tensor:
-    """Presence `(B,)` of a modality in each sample."""
+    """Return the presence `(B,)` of a modality in each sample."""
     present = presence(x, mask)
     if present is not None:
         return present

@@ -62,13 +62,13 @@ class TimeSeriesModality(Modality):
         times = _times(parts.get("times"), len(values), spec, name)
         present = ~values.isnan()
         if parts.get("present") is not None:
-            said = as_tensor(parts["present"], name).to(torch.bool)
-            said = said[:, None] if said.ndim == 1 and num_values == 1 else said
-            if said.shape != values.shape:
+            given = as_tensor(parts["present"], name).to(torch.bool)
+            given = given[:, None] if given.ndim == 1 and num_values == 1 else given
+            if given.shape != values.shape:
                 raise ValueError(
-                    f"{name}: expected present of shape {tuple(values.shape)}, like values, got {tuple(said.shape)}."
+                    f"{name}: expected present of shape {tuple(values.shape)}, like values, got {tuple(given.shape)}."
                 )
-            present = present & said
+            present = present & given
         if bool((times[1:] <= times[:-1]).any()):
             values, times, present = _in_order(values, times, present)
         values = torch.where(present, self.normalise(values, spec), values.new_zeros(())).to(torch.float32)

@@ -150,8 +150,8 @@ def draw_places(valid: Bool[Tensor, "batch *grid"], *, at_most: int | None) -> P
     if at_most is None or at_most >= valid[0].numel():
         return Places(index=None, weight=valid.flatten(1).float())
     index, real = chosen(valid, at_most=at_most)
-    there = valid.flatten(1).sum(dim=1, keepdim=True)
-    return Places(index=index, weight=real * there / real.sum(dim=1, keepdim=True).clamp(min=1))
+    available = valid.flatten(1).sum(dim=1, keepdim=True)
+    return Places(index=index, weight=real * available / real.sum(dim=1, keepdim=True).clamp(min=1))
 
 
 def checked_target_mask(batch: Batch, *, channel_axes: int) -> Bool[Tensor, "batch *grid"]:

@@ -48,7 +48,7 @@ class EndPointError(nn.Module):
     def forward(
         self, outputs: Float[Tensor, "*places values"], target: Float[Tensor, "*places values"]
     ) -> Float[Tensor, "*places"]:
-        """`(…, E)` and `(…, E)` -> `(…)`. The gradient is 0 where both are equal."""
+        """Return the distances `(…)` of two fields `(…, E)`. The gradient is 0 where both are equal."""
         distance: Tensor = torch.linalg.vector_norm(outputs - target, dim=-1)
         return distance
 

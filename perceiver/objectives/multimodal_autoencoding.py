@@ -246,7 +246,7 @@ class MultimodalAutoencoding(Objective):
         return total * share / count.clamp(min=1), count > 0
 
     def psnr(self, model: Perceiver, name: str, output: Tensor, batch: Batch) -> Tensor:
-        """Peak signal-to-noise ratio of whole outputs `(B, *grid, c)` in decibels, `(B,)`, as defined at the class."""
+        """Return the peak signal-to-noise ratio `(B,)` of outputs `(B, *grid, c)` in decibels, as defined at the class."""
         x = batch.inputs[name]
         assert isinstance(x, Tensor)
         mask = grid_mask(batch.masks.get(name), batch=x.shape[0], grid=x.shape[2:])

@@ -83,11 +83,11 @@ class SampleGrid:
         for number, (comparison, single) in enumerate(chosen):
             for place, name in enumerate(present):
                 position = number * len(present) + place + 1
-                there = name in single.inputs
-                axes = figure.add_subplot(rows, columns, position, projection=drawings[name].projection if there else None)
+                shown = name in single.inputs
+                axes = figure.add_subplot(rows, columns, position, projection=drawings[name].projection if shown else None)
                 if place == 0:
                     title_sample(axes, comparison)
-                if there:
+                if shown:
                     drawings[name].sample(axes, *single.shown(name, facts[name]))
                 else:
                     axes.set_axis_off()

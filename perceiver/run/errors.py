@@ -87,7 +87,7 @@ def stopped(stop: TrainingStopped, directory: Path) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error in one line, prefixed with its type unless self-explanatory."""
+    """Return the message of an error in one line, prefixed with its type unless self-explanatory."""
     if unknown := re.match(r"Error locating target '([^']+)'(?:.*full_key: (\S+))?", str(error), flags=re.DOTALL):
         place = f" (at {unknown.group(2)})" if unknown.group(2) else ""
         return f"_target_={unknown.group(1)}{place}: no such class or function; check the name and its package."
@@ -118,7 +118,7 @@ def one_line(error: BaseException) -> str:
 
 
 def suggestion(message: str, conf: Path) -> str:
-    """`Did you mean …?` for a mistyped key or option in one of Hydra's messages, else an empty string."""
+    """Return `Did you mean …?` for a mistyped key or option in one of Hydra's messages, else an empty string."""
     if option := re.search(r"Could not find '([\w./-]+)'", message):
         group, _, name = option.group(1).rpartition("/")
         known = sorted(path.stem for path in (conf / group).glob("*.yaml"))
@@ -133,7 +133,7 @@ def suggestion(message: str, conf: Path) -> str:
 
 
 def _missing_extra(error: BaseException) -> str:
-    """What to install if an error is about a sweeper or launcher that needs an extra, else an empty string."""
+    """Return installation advice if an error is about a sweeper or launcher that needs an extra, else an empty string."""
     if isinstance(error, HydraException):
         for place, extra in _EXTRAS.items():
             if f"'{place}" in str(error) and re.search(r"Could not (find|override|load)", str(error)):
@@ -145,7 +145,7 @@ def _missing_extra(error: BaseException) -> str:
 
 
 def _without_search_path(message: str) -> str:
-    """Hydra's message without the search path, with its lists and parts separated by punctuation."""
+    """Return Hydra's message without the search path, with its lists and parts separated by punctuation."""
     message = re.sub(r"^In '[^']*':\s*|\n\s*Config search path:.*", "", message, flags=re.DOTALL)
     message = re.sub(r"\.?\n\s*(?=Available options|To append)", ". ", message.strip())
     options = re.search(r"(Available options in '[^']*':)(.*)", message, flags=re.DOTALL)
@@ -155,7 +155,7 @@ def _without_search_path(message: str) -> str:
 
 
 def _without_wrapping(message: str) -> str:
-    """OmegaConf's message without the type of the wrapped error, followed by the key unless the message contains it."""
+    """Return OmegaConf's message without the type of the wrapped error, then the key unless the message contains it."""
     message = re.sub(r"^\w+ raised while resolving interpolation: ", "", message)
     message, _, place = message.partition("\n    full_key: ")
     key = place.split("\n")[0]
@@ -163,7 +163,7 @@ def _without_wrapping(message: str) -> str:
 
 
 def _modes_with(key: str, conf: Path) -> list[str]:
-    """The modes that define a key of the command line."""
+    """Return the modes that define a key of the command line."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf), version_base="1.3"):
         names = sorted(file.stem for file in (conf / "mode").glob("*.yaml"))
@@ -171,7 +171,7 @@ def _modes_with(key: str, conf: Path) -> list[str]:
 
 
 def _known_keys(conf: Path) -> list[str]:
-    """Every group, and every key of the configuration that the command line's group choices compose."""
+    """Return every group, and every key of the configuration that the command line's group choices compose."""
     choices = [word for word in sys.argv[1:] if re.fullmatch(r"[a-z_]+=[\w-]+", word)]
     groups = [path.name for path in conf.iterdir() if path.is_dir() and path.name != "hydra"]
     choices = [word for word in choices if word.split("=")[0] in groups]
@@ -193,7 +193,7 @@ def _keys(tree: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """The original exception, below the wrappers of Hydra and OmegaConf."""
+    """Return the original exception, below the wrappers of Hydra and OmegaConf."""
     wrappers = (InstantiationException, OmegaConfBaseException)
     while isinstance(error, wrappers) and isinstance(error.__cause__, Exception):
         error = error.__cause__

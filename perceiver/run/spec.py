@@ -12,7 +12,7 @@ from perceiver.checkpoints.plain import refuse_special_keys
 
 
 def spec_of(data: LightningDataModule) -> dict[str, Any]:
-    """The modalities and the target that the data declares after its setup; ValueError without such a spec."""
+    """Return the modalities and the target that the data declares after its setup; ValueError without such a spec."""
     spec = getattr(data, "spec", None)
     if not isinstance(spec, Mapping) or "modalities" not in spec:
         raise ValueError(
@@ -23,7 +23,7 @@ def spec_of(data: LightningDataModule) -> dict[str, Any]:
 
 
 def class_names(spec: Mapping[str, Any]) -> list[str]:
-    """The names of the target's classes; an empty list for a target without classes."""
+    """Return the names of the target's classes; an empty list for a target without classes."""
     return [str(name) for name in spec.get("target", {}).get("names", [])]
 
 

@@ -139,7 +139,7 @@ def _dense(adapter: nn.Module, raw: RawInput, mask: Tensor | None = None) -> Ten
 
 
 def _valid(tokens: Tokens, batch: int) -> Tensor:
-    """Validity of the tokens, `(B, M)`."""
+    """Return the validity of the tokens, `(B, M)`."""
     mask = tokens.dense_mask()
     return torch.ones(batch, tokens.num_tokens, dtype=torch.bool) if mask is None else mask.expand(batch, -1)
 

@@ -128,7 +128,7 @@ class DataModule(LightningDataModule):
         return self._splits[name]
 
     def _chosen(self, training: Any) -> Any:
-        """The samples to train on."""
+        """Return the samples to train on."""
         if self.balanced_sampling:
             self._labels(training, setting="balanced_sampling")
         if self.num_labelled is None:
@@ -166,7 +166,7 @@ class DataModule(LightningDataModule):
         self._splits.clear()
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled batches of the training split, augmented and corrupted; without augmentation when overfitting."""
+        """Return shuffled training batches, augmented and corrupted; without augmentation when overfitting."""
         training = self.split("train")
         if getattr(self.trainer, "overfit_batches", 0) > 0:
             # The same batches every time. Lightning ensures this for plain shuffling only.
@@ -186,15 +186,15 @@ class DataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """Batches of the validation split, in a fixed order."""
+        """Return the batches of the validation split, in a fixed order."""
         return self._loader(self.split("val"))
 
     def test_dataloader(self) -> DataLoader[Sample]:
-        """Batches of the test split, in a fixed order."""
+        """Return the batches of the test split, in a fixed order."""
         return self._loader(self.split("test"))
 
     def predict_dataloader(self) -> DataLoader[Sample]:
-        """Batches for prediction, in order: the test split, or the source's prediction samples."""
+        """Return the batches for prediction, in order: the test split, or the source's prediction samples."""
         return self._loader(self.split("predict"))
 
     def _loader(self, samples: Any, *, shuffle: bool = False) -> DataLoader[Sample]:

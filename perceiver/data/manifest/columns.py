@@ -76,8 +76,8 @@ def table_facts(
         if name not in numbers
     }
     for name, categories in known.items():
-        there = sum(value is not None for value in columns[name])
-        many = len(categories) > 0.9 * there and there > _FEW
+        present = sum(value is not None for value in columns[name])
+        many = len(categories) > 0.9 * present and present > _FEW
         log.log(
             logging.WARNING if many else logging.INFO,
             "column %r: read as a category with %d values in %d cells%s",

@@ -402,14 +402,14 @@ class Manifest(Source):
         for setting in ("id", "split"):
             self._column(getattr(self, setting), setting)
 
-    def _column(self, said: str | None, setting: str) -> str | None:
+    def _column(self, given: str | None, setting: str) -> str | None:
         """Return the column of ids or splits; None if it does not exist."""
         columns = self._columns().columns
-        if said == AUTO:
+        if given == AUTO:
             return setting if setting in columns else None
-        if said is not None and said not in columns:
-            raise ValueError(self._unknown_column(said, f"data.{setting}"))
-        return said
+        if given is not None and given not in columns:
+            raise ValueError(self._unknown_column(given, f"data.{setting}"))
+        return given
 
     def _unknown_column(self, column: str, setting: str) -> str:
         table = self._columns()

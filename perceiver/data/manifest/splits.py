@@ -68,8 +68,8 @@ def split_rows(
 
 def split_of(table: ManifestTable, row: int, column: str) -> str | None:
     """Return the split of a row by a column: train, val or test; None for other values."""
-    said = table.cell(row, column)
-    return None if said is None else SPLIT_NAMES.get(value_text(said).lower())
+    value = table.cell(row, column)
+    return None if value is None else SPLIT_NAMES.get(value_text(value).lower())
 
 
 def _stratified(

@@ -49,6 +49,6 @@ def _check_header(stream: Any, *, size: int) -> None:
         raise ValueError("it contains Python objects, not numbers")
     if any(length < 0 for length in shape):
         raise ValueError(f"its header claims the shape {shape}")
-    claimed, there = math.prod(shape) * dtype.itemsize, size - stream.tell()
-    if claimed > there:
-        raise ValueError(f"its header claims {dtype} {shape}, {claimed:,} bytes, but only {there:,} follow")
+    claimed, available = math.prod(shape) * dtype.itemsize, size - stream.tell()
+    if claimed > available:
+        raise ValueError(f"its header claims {dtype} {shape}, {claimed:,} bytes, but only {available:,} follow")

@@ -153,8 +153,8 @@ def numbers_of(column: Sequence[str], where: Callable[[int], str]) -> NDArray[np
         return np.array(column, dtype=np.float64)
     except ValueError:
         pass
-    there = [text for text in column if not is_missing_number(text)]
-    commas = any("," in text for text in there) and not any("." in text for text in there)
+    known = [text for text in column if not is_missing_number(text)]
+    commas = any("," in text for text in known) and not any("." in text for text in known)
     written = {"decimal": ",", "thousands": "", "unit": ""} if commas else {}
     values = np.full(len(column), np.nan)
     for row, text in enumerate(column):

@@ -58,12 +58,12 @@ class TextSource(Source):
         super().__init__(facts={modality: facts}, split_seed=split_seed)
         if max_length < 8:
             raise ValueError(f"data.max_length: expected windows of at least 8 bytes, got {max_length}.")
-        for name, said, possible in (
+        for name, choice, possible in (
             ("cut_at", cut_at, ("word", "line")),
             ("split_by", split_by, ("auto", "document", "stretch")),
         ):
-            if said not in possible:
-                raise ValueError(f"data.{name}: expected one of {', '.join(possible)}, got {said!r}.")
+            if choice not in possible:
+                raise ValueError(f"data.{name}: expected one of {', '.join(possible)}, got {choice!r}.")
         if min(validation_fraction, test_fraction) <= 0 or validation_fraction + test_fraction >= 1:
             raise ValueError(
                 "data.validation_fraction, data.test_fraction: expected shares above 0 that leave data for training, "

@@ -92,7 +92,7 @@ def _named(value: Any, target: Mapping[str, Any]) -> Any:
     if target["kind"] == "classes":
         return target["names"][int(value)]
     if target["kind"] == "labels":
-        return [name for name, there in zip(target["names"], value.tolist(), strict=True) if there]
+        return [name for name, present in zip(target["names"], value.tolist(), strict=True) if present]
     return torch.as_tensor(value).tolist()
 
 
@@ -162,16 +162,16 @@ class Decode:
                 raise
             raise BadRowError(f"{where}: expected a target of kind {self.kind}, got {error}") from error
 
-    def _target(self, said: Any, where: str) -> Tensor | None:
-        if self.kind is None or said is None:
+    def _target(self, stored: Any, where: str) -> Tensor | None:
+        if self.kind is None or stored is None:
             return None
         if self.kind == "values":
-            return torch.tensor(said, dtype=torch.float64)
-        names = [said] if self.kind == "classes" else said
+            return torch.tensor(stored, dtype=torch.float64)
+        names = [stored] if self.kind == "classes" else stored
         if unknown := [name for name in names if name not in self.numbers]:
             raise BadRowError(f"{where}: {unknown[0]!r} is not one of the {len(self.numbers)} {self.kind} seen in training.")
         if self.kind == "classes":
-            return torch.tensor(self.numbers[said])
+            return torch.tensor(self.numbers[stored])
         marked = torch.zeros(len(self.numbers), dtype=torch.bool)
         marked[[self.numbers[name] for name in names]] = True
         return marked

@@ -189,11 +189,11 @@ class Clips:
         }
         masks: dict[str, Tensor] = {}
         if self.present is not None:
-            there = dict(zip(MODALITIES, self.present[clips].unbind(dim=1), strict=True))
+            present = dict(zip(MODALITIES, self.present[clips].unbind(dim=1), strict=True))
             for name, x in inputs.items():
-                x[~there[name]] = 0
-            inputs = {name: x for name, x in inputs.items() if bool(there[name].any())}
-            masks = {name: there[name] for name in inputs if not bool(there[name].all())}
+                x[~present[name]] = 0
+            inputs = {name: x for name, x in inputs.items() if bool(present[name].any())}
+            masks = {name: present[name] for name in inputs if not bool(present[name].all())}
         ids = [
             f"{name}/clip/{clip // len(self.images.labels)}"
             for name, clip in zip(self.images.names(numbers), clips.tolist(), strict=True)

@@ -11,7 +11,7 @@ MAIN_FILE = "train"
 
 
 def conf_directory() -> Path:
-    """The folder of the shipped configuration: inside the package when installed, beside the package in a clone.
+    """Return the folder of the shipped configuration: inside the package when installed, beside the package in a clone.
 
     Raises:
         FileNotFoundError: neither folder exists; the installation is incomplete.

@@ -58,7 +58,7 @@ def literal(tree: dict[str, Any], *, keys: Collection[str] = ()) -> DictConfig:
 
 
 def released(tree: Any) -> Any:
-    """A copy of a tree of dicts and lists in which every `Text` is a str again."""
+    """Return a copy of a tree of dicts and lists in which every `Text` is a str again."""
     if isinstance(tree, dict):
         return {key: released(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):

@@ -153,7 +153,7 @@ def _add_default_adapters(config: DictConfig, spec: dict[str, Any]) -> None:
 
 
 def _default_adapter(name: str, kind: object) -> DictConfig:
-    """`adapter/<kind>.yaml` from Hydra's search path; the kind may come from any file, and only selects an option."""
+    """Return `adapter/<kind>.yaml` from Hydra's search path; the kind may come from any file, and only selects an option."""
     known = GlobalHydra.instance().config_loader().get_group_options("adapter")
     if not isinstance(kind, str) or not _KIND.fullmatch(kind) or kind not in known:
         file = f"adapter/{kind}.yaml" if isinstance(kind, str) and _KIND.fullmatch(kind) else f"adapter {str(kind)[:60]!r}"

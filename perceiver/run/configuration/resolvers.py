@@ -62,7 +62,7 @@ def _own_name(*, _parent_: Container, _root_: Container) -> str:
 
 
 def _modality_of(parent: Container, root: Container) -> str:
-    """The key below `model.adapters` or `model.head.queries` that contains an element."""
+    """Return the key below `model.adapters` or `model.head.queries` that contains an element."""
     places = [place for place in (OmegaConf.select(root, key) for key in ("model.adapters", "model.head.queries")) if place]
     node: Any = parent
     while node is not None:
@@ -100,5 +100,5 @@ def _length(entries: Any) -> int:
 
 
 def listed(names: Any) -> str:
-    """Sorted names, separated by commas, for messages."""
+    """Return sorted names, separated by commas, for messages."""
     return ", ".join(sorted(str(name) for name in names)) or "none"

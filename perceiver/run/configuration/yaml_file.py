@@ -17,13 +17,13 @@ _NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?|\.\d)[\d_.]*([eE][-+]?\d+)?")
 
 
 def to_yaml(tree: Mapping[str, Any]) -> str:
-    """A plain mapping as YAML, without resolving or interpreting any value."""
+    """Return a plain mapping as YAML, without resolving or interpreting any value."""
     text: str = yaml.dump(dict(tree), Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
     return text
 
 
 def read_text_at(file: Path, *keys: str) -> str | None:
-    """The unchanged scalar under these nested keys of a YAML file's mapping; None without such a scalar.
+    """Return the unchanged scalar under these nested keys of a YAML file's mapping; None without such a scalar.
 
     The file is read as a stream of events up to that scalar. No objects are built, so aliases cannot multiply. The result
     is also None if an alias precedes the scalar.

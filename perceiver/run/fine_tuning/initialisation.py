@@ -36,7 +36,7 @@ class Untrained:
     """Random weights. The subclass `Initialisation` uses the weights of a trained model."""
 
     def configured(self, config: DictConfig) -> DictConfig:
-        """The configuration of the model to build."""
+        """Return the configuration of the model to build."""
         return config
 
     def build(self, model: Mapping[str, Any], spec: Mapping[str, Any]) -> Perceiver:
@@ -44,11 +44,11 @@ class Untrained:
         return build_model(model, spec=spec)
 
     def optimizer(self, optimizer: OptimizerFactory, model: Perceiver) -> OptimizerFactory:
-        """The factory of the model's optimizer."""
+        """Return the factory of the model's optimizer."""
         return optimizer
 
     def callbacks(self) -> list[Callback]:
-        """Further callbacks that training needs."""
+        """Return further callbacks that training needs."""
         return []
 
     def report(self, model: Perceiver) -> None:
@@ -66,7 +66,7 @@ def starting_from(
     init_freeze: bool | None = False,
     init_lr_multiplier: float | None = 1.0,
 ) -> Untrained:
-    """The starting weights that the keys `init_*` of the configuration describe.
+    """Return the starting weights that the keys `init_*` of the configuration describe.
 
     Args:
         init_from: the trained model, see `StartingPoint.find`; None: random weights.
@@ -116,7 +116,7 @@ class Initialisation(Untrained):
     lr_multiplier: float = 1.0
 
     def configured(self, config: DictConfig) -> DictConfig:
-        """The configuration, with the model parts of the trained model if `built_as_stored`."""
+        """Return the configuration, with the model parts of the trained model if `built_as_stored`."""
         if not self.built_as_stored:
             return config
         config = with_stored_model(config, source=self.source)
@@ -187,13 +187,13 @@ class Initialisation(Untrained):
         return "" if self.lr_multiplier == 1 else f"; they train at {self.lr_multiplier:g} times the learning rate"
 
     def optimizer(self, optimizer: OptimizerFactory, model: Perceiver) -> OptimizerFactory:
-        """The factory of the optimizer, with the scaled rate for the loaded weights."""
+        """Return the factory of the optimizer, with the scaled rate for the loaded weights."""
         if self.freeze or self.lr_multiplier == 1:
             return optimizer
         return ScaledRates(optimizer=optimizer, model=model, multiplier=self.lr_multiplier)
 
     def callbacks(self) -> list[Callback]:
-        """Further callbacks that training needs."""
+        """Return further callbacks that training needs."""
         return [Frozen()] if self.freeze else []
 
 
@@ -236,7 +236,7 @@ class Frozen(Callback):
 
 
 def with_stored_model(config: DictConfig, *, source: StartingPoint) -> DictConfig:
-    """A copy of the configuration whose model has adapters, fusion and encoder as in the trained model `source`.
+    """Return a copy of the configuration whose model has adapters, fusion and encoder as in the trained model `source`.
 
     Overrides of these parts on the command line, such as `model.encoder.dropout=0.1`, still apply. Adapters of modalities
     that the checkpoint lacks stay. Only the checkpoint's configuration is read. The classes it names must follow the rules
@@ -265,7 +265,7 @@ def with_stored_model(config: DictConfig, *, source: StartingPoint) -> DictConfi
 
 
 def _stored_parts(source: StartingPoint, *, trust: list[str]) -> dict[str, Any]:
-    """Adapters, fusion and encoder of a trained model's configuration, after the same vetting as by `perceiver.load`."""
+    """Return adapters, fusion and encoder of a trained model's configuration, vetted as by `perceiver.load`."""
     stored = deepcopy(source.model_config())
     for part, optional in (("adapters", False), ("fusion", True), ("encoder", False)):
         if type(stored.get(part)) is not dict and not (optional and stored.get(part) is None):

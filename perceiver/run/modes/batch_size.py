@@ -144,7 +144,7 @@ class _Clock(Callback):
         self.samples.append(batch.size)
 
     def samples_per_second(self) -> float:
-        """Throughput after the warm-up; the last batch of an epoch may be smaller than the others."""
+        """Return the throughput after the warm-up; the last batch of an epoch may be smaller than the others."""
         return sum(self.samples[WARM_UP:]) / (self.marks[-1] - self.marks[WARM_UP - 1])
 
 
@@ -188,7 +188,7 @@ def _try(
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Peak memory in bytes: of a CUDA device since its last reset, otherwise of this process since its start."""
+    """Return the peak memory in bytes: of a CUDA device since its last reset, otherwise of this process since its start."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -205,7 +205,7 @@ def _too_large(trials: list[Trial], *, on_cpu: bool) -> bool:
 
 
 def _free_memory() -> int | None:
-    """Bytes of main memory still available to this process, on the machine or in its container (Linux)."""
+    """Return the bytes of main memory still available to this process, on the machine or in its container (Linux)."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
@@ -220,7 +220,7 @@ def _free_memory() -> int | None:
 
 
 def _num_samples(data: LightningDataModule) -> int | None:
-    """The number of training samples; None if unknown."""
+    """Return the number of training samples; None if unknown."""
     try:
         return len(data.train_dataloader().dataset)
     except (AttributeError, TypeError):

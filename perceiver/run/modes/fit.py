@@ -140,7 +140,7 @@ def _train(
 
 
 def _test_best(trainer: Trainer, task: LightningModule, data: LightningDataModule) -> dict[str, float]:
-    """Metrics of the test split at the best checkpoint."""
+    """Test the best checkpoint and return the metrics."""
     chosen = best_checkpoint(trainer)
     if chosen is None:
         raise ValueError(

@@ -142,7 +142,7 @@ class RankLauncher(_SubprocessScriptLauncher):
         return function(*args, **kwargs)
 
     def first_dead(self, *, wait: float = 0.0) -> str | None:
-        """The first rank that failed, and how; None if all run or ended normally. Waits up to `wait` seconds for it."""
+        """Return the first rank that failed, and how; None if all run or ended normally. Waits up to `wait` seconds."""
         until = time.monotonic() + wait
         while True:
             for local_rank, process in enumerate(self.procs, start=1):
@@ -153,7 +153,7 @@ class RankLauncher(_SubprocessScriptLauncher):
             time.sleep(0.1)
 
     def states(self) -> list[str]:
-        """The name and state (stopped or running) of each other rank of this machine that has not ended."""
+        """Return the name and state (stopped or running) of each other rank of this machine that has not ended."""
         return [
             f"{_rank_name(local_rank)} (process {process.pid}) is {'stopped' if is_stopped(process.pid) else 'running'}"
             for local_rank, process in enumerate(self.procs, start=1)

@@ -18,7 +18,7 @@ _CONTINUE = "Checkpoints are intact: continue with the same overrides and ckpt_p
 
 
 def explained(error: BaseException, *, hanging: Sequence[str] = ()) -> LostRankError | None:
-    """The error with the cause and the remedy; None for errors of any other kind.
+    """Return the error with the cause and the remedy; None for errors of any other kind.
 
     Args:
         error: the exception raised by a collective or at the first meeting of the processes.

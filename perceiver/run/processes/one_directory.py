@@ -31,7 +31,7 @@ def require_one_directory(hydra: DictConfig) -> None:
 
 
 def _starter() -> str | None:
-    """The program that started several processes of this job; None: a single process, or the directory is already fixed."""
+    """Return the program that started several processes of this job; None: a single process, or a fixed directory."""
     environment = os.environ
     if int(environment.get("WORLD_SIZE", 1)) > 1 and "TORCHELASTIC_RUN_ID" in environment:
         return "torchrun"

@@ -85,13 +85,13 @@ class BestJob(Callback):
 
 
 def best_of(jobs: Sequence[Mapping[str, Any]], *, mode: str) -> Mapping[str, Any] | None:
-    """The job with the greatest value, or the smallest (`mode="min"`), the first of equals; None if no job has a value."""
+    """Return the first job with the greatest value, or the smallest (`mode="min"`); None if no job has a value."""
     sign = -1.0 if mode == "min" else 1.0
     return max((job for job in jobs if job["value"] is not None), key=lambda job: sign * job["value"], default=None)
 
 
 def _fixed_keys(overrides: Sequence[str]) -> set[str]:
-    """Keys that the command line of the sweep sets to a single value for all jobs."""
+    """Return the keys that the command line of the sweep sets to a single value for all jobs."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     return {override.get_key_element() for override in parsed if not override.is_sweep_override()}
 

@@ -104,7 +104,7 @@ class EpochProgress(Callback):
 
 
 def _batch(trainer: Trainer) -> int | None:
-    """Samples per batch in all processes; None if the data module has no batch size."""
+    """Return the samples per batch in all processes; None if the data module has no batch size."""
     own = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
     return own * trainer.world_size if isinstance(own, int) else None
 
@@ -125,14 +125,14 @@ def _changed(kept: dict[str, Any], trainer: Trainer) -> str:
 
 
 def _row(trainer: Trainer) -> dict[str, float]:
-    """The metrics of an epoch that Lightning is about to log."""
+    """Return the metrics of an epoch that Lightning is about to log."""
     logged = trainer.fit_loop.epoch_loop._results.metrics(on_step=False)["log"]
     step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
     return {**{name: float(value) for name, value in logged.items()}, "epoch": trainer.current_epoch, "step": step}
 
 
 def _states(trainer: Trainer, task: LightningModule) -> dict[str, dict[str, Any]]:
-    """The values that this process has accumulated in the epoch.
+    """Return the values that this process has accumulated in the epoch.
 
     These are the states of the task's training metrics, by name, and the sums and counts of `LightningModule.log`, by key.
     """
@@ -149,7 +149,7 @@ def _states(trainer: Trainer, task: LightningModule) -> dict[str, dict[str, Any]
 
 
 def _training_metrics(task: LightningModule) -> dict[str, Metric]:
-    """Training metrics of a `Task`, by their checkpoint names since version 0.1: `train_loss` for `train/loss`."""
+    """Return the training metrics of a `Task`, by their checkpoint names `train_loss` for `train/loss`."""
     metrics = task.training_metrics() if isinstance(task, Task) else {}
     return {name.replace("/", "_"): metric for name, metric in metrics.items()}
 

@@ -43,7 +43,7 @@ class OptimizerSettings(Callback):
         self._changed = {name for name in now if stored.get(name) != now[name]} - {"lr"}
 
     def noting(self, factory: OptimizerFactory) -> OptimizerFactory:
-        """The same factory, which also records the settings of each parameter group that it makes."""
+        """Return the same factory, which also records the settings of each parameter group that it makes."""
 
         def make(groups: Iterable[Any]) -> Optimizer:
             made = factory(groups)

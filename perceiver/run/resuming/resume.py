@@ -63,11 +63,11 @@ class Scratch:
         """Check that the model, the resolved configuration and the spec fit, and warn about changes."""
 
     def optimizer(self, factory: OptimizerFactory) -> OptimizerFactory:
-        """The factory of the training's optimizer."""
+        """Return the factory of the training's optimizer."""
         return factory
 
     def callbacks(self) -> list[Callback]:
-        """Further callbacks that the training needs."""
+        """Return further callbacks that the training needs."""
         return []
 
     def set_damaged_aside(self) -> None:
@@ -118,11 +118,11 @@ class Resumed(Scratch):
         warn_of_changes(self.recipe, checkpoints.entry(plain, spec)["config"])
 
     def optimizer(self, factory: OptimizerFactory) -> OptimizerFactory:
-        """The factory of the optimizer, recorded so that its settings apply after the checkpoint's state is restored."""
+        """Return the optimizer's factory, recorded so that its settings apply after the checkpoint's state is restored."""
         return self._settings.noting(factory)
 
     def callbacks(self) -> list[Callback]:
-        """Callbacks that carry the best checkpoint along and apply changed settings of the optimizer."""
+        """Return callbacks that carry the best checkpoint along and apply changed settings of the optimizer."""
         return [CarryBest(resumed=self.file), self._settings]
 
     def set_damaged_aside(self) -> None:
@@ -133,7 +133,7 @@ class Resumed(Scratch):
 
 
 def find_resumed(path: str | Path | None, *, directory: Path) -> Resumed | None:
-    """The checkpoint to continue from, as given by `ckpt_path`.
+    """Return the checkpoint to continue from, as given by `ckpt_path`.
 
     Args:
         path: a checkpoint file, or a run directory, whose newest readable checkpoint is used. `LAST_OF_RUN` or `AUTO`: the
@@ -177,7 +177,7 @@ def find_resumed(path: str | Path | None, *, directory: Path) -> Resumed | None:
 
 
 def _candidates(directory: Path) -> list[Path]:
-    """The checkpoints of a run directory, newest first."""
+    """Return the checkpoints of a run directory, newest first."""
     folder = directory / "checkpoints"
     return [folder / name for name in (LAST, PREVIOUS, "best.ckpt") if (folder / name).is_file()]
 

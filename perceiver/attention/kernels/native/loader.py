@@ -165,7 +165,7 @@ def _key(compiler: Sequence[str], version: str, flags: Sequence[str]) -> str:
 
 
 def _processor() -> str:
-    """Model and instruction sets of the first processor, as Linux reports them; empty elsewhere."""
+    """Return the model and instruction sets of the first processor, as Linux reports them; empty elsewhere."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
