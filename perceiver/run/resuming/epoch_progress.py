@@ -149,7 +149,7 @@ def _states(trainer: Trainer, task: LightningModule) -> dict[str, dict[str, Any]
 
 
 def _training_metrics(task: LightningModule) -> dict[str, Metric]:
-    """Return the training metrics of a `Task`, by their checkpoint names `train_loss` for `train/loss`."""
+    """Return the training metrics of a `Task`, by checkpoint name: `train_loss` for `train/loss`."""
     metrics = task.training_metrics() if isinstance(task, Task) else {}
     return {name.replace("/", "_"): metric for name, metric in metrics.items()}
 
