@@ -114,7 +114,7 @@ class PositionalQueries(nn.Module):
         if (grid is None) == (modality is None):
             raise ValueError(
                 "PositionalQueries: expected either grid, the grid of the outputs, or modality, to use the grid of "
-                "its tokens; got grid={None if grid is None else list(grid)}, modality={modality!r}."
+                f"its tokens; got grid={None if grid is None else list(grid)}, modality={modality!r}."
             )
         if grid is not None and (not grid or any(size is None or size < 1 for size in grid)):
             raise ValueError(

@@ -66,7 +66,7 @@ def check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
     if not len(mean) == len(std) > 0 or not all(map(math.isfinite, [*mean, *std])) or min(std) <= 0:
         raise ValueError(
             "task.mean, task.std: expected a finite mean and a standard deviation above 0 for each output, got "
-            "{list(mean)} and {list(std)}."
+            f"{list(mean)} and {list(std)}."
         )
 
 

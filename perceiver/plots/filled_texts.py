@@ -69,7 +69,7 @@ class FilledText:
 
     def plain_text(self) -> str:
         """Return plain text: three rows for each line, and marks below errors."""
-        lines = [f"{self.id}: {sum(piece.right is True for piece in self.pieces)} of {self._hidden()} right"]
+        lines = [f"{self.id}: {sum(piece.right is True for piece in self.pieces)} of {self._hidden()} correct"]
         for line in self.lines(100):
             marks = "".join((" " if piece.right is not False else "^") * len(piece.original) for piece in line)
             lines += [
@@ -183,7 +183,7 @@ class FilledTexts:
         row = 1.0
         for text in texts:
             right, hidden = (sum(piece.right in counted for piece in text.pieces) for counted in ((True,), (True, False)))
-            _write(axes, 0, row, f"{text.id}: {right} of {hidden} right", "0.4")
+            _write(axes, 0, row, f"{text.id}: {right} of {hidden} correct", "0.4")
             row += 1
             for line in text.lines(self.width):
                 for label, name in (("seen", "seen"), ("filled in", "filled"), ("original", "original")):

@@ -67,7 +67,7 @@ class TextSource(Source):
         if min(validation_fraction, test_fraction) <= 0 or validation_fraction + test_fraction >= 1:
             raise ValueError(
                 "data.validation_fraction, data.test_fraction: expected shares above 0 that leave data for training, "
-                "got {validation_fraction} and {test_fraction}."
+                f"got {validation_fraction} and {test_fraction}."
             )
         self.modality = modality
         self.max_length = max_length
