@@ -196,7 +196,7 @@ def test_lines_that_end_in_carriage_returns(cases: Path) -> None:
 
 def test_points(cases: Path) -> None:
     assert array_of("points_decimal_comma.csv", cases).tolist() == [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]
-    with pytest.raises(ValueError, match=r"points_gap\.csv, row 2, 'y': has no number"):
+    with pytest.raises(ValueError, match=r"points_gap\.csv, row 2, 'y': expected a number"):
         array_of("points_gap.csv", cases)
 
 

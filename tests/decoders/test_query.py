@@ -234,10 +234,12 @@ def test_bad_arguments() -> None:
     own = decoder(queries=InputQueries(modality="image"), token_channels=4)
     with pytest.raises(ValueError, match="expected queries of 4 channels, got 5"):
         own(latents(), tokens={"image": Tokens(parts=(torch.randn(2, 3, 5),))})
-    with pytest.raises(ValueError, match="those of the tokens of 'image', which is not among the inputs; got no tokens"):
+    with pytest.raises(
+        ValueError, match="the outputs follow the tokens of 'image', which is not among the inputs; got no tokens"
+    ):
         own(latents())
     tied = decoder(tied_logits=TiedLogits(modality="text", vocabulary_size=3))
-    with pytest.raises(ValueError, match=r"an adapter 'text' with an attribute embedding.* got none of that name"):
+    with pytest.raises(ValueError, match=r"an adapter 'text' with an attribute embedding.* got no such adapter"):
         tied(latents())
     with pytest.raises(ValueError, match="got ImagePixels"):
         tied(latents(), adapters={"text": ImagePixels(image_channels=1, position=Fourier(num_bands=1, resolution=(1, 1)))})

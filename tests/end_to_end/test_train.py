@@ -297,7 +297,7 @@ def test_a_wrong_override(arguments: list[str], words: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["mode=test"], "mode=test: expected ckpt_path="),
+        (["mode=test"], "mode=test: expected a checkpoint, ckpt_path="),
         (["mode=test", "ckpt_path=no/such/run"], "no/such/run: there is no such file or folder"),
         (["ckpt_path=no/such/run"], "no/such/run: there is no such file or folder"),
         (["data=mnist", "data.root=no/such/folder", "data.download=false"], "data.root: expected MNIST's files in"),

@@ -149,7 +149,7 @@ def test_other_things_are_type_errors(raw: Any) -> None:
 
 @pytest.mark.parametrize("raw", [[[1, 2, 3], [4]], np.array([None, 1])], ids=["ragged", "objects"])
 def test_arrays_that_are_no_tensors(raw: Any) -> None:
-    with pytest.raises(ValueError, match="sample 3: no tensor can be made of it"):
+    with pytest.raises(ValueError, match="sample 3: cannot be converted to a tensor"):
         preprocess(raw, modality={"kind": "points", "shape": [None, 3]}, name="sample 3")
 
 

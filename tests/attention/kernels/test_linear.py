@@ -45,7 +45,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.Size, torch.Size]
     try:
         implementation._try_operator()
     except Exception as error:
-        pytest.skip(f"this torch has no usable product of oneDNN: {error}")
+        pytest.skip(f"oneDNN's matrix product does not work in this torch: {error}")
     multiply = implementation._multiply
     computed: list[tuple[torch.Size, torch.Size]] = []
 

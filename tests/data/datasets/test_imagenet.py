@@ -103,10 +103,10 @@ def test_ground_truth_that_is_absent_or_goes_with_other_images(tmp_path: Path) -
     with pytest.raises(ValueError, match=r"val: expected 11 images, \*\.JPEG, one per line of .*, got 12"):
         DataModule.of(ImageNet, root=tmp_path).prepare_data()
     truth.write_text("\n".join(["1001", *lines[1:]]))
-    with pytest.raises(ValueError, match=r"ground_truth\.txt: expected the number of a class .* in line 1, got '1001'"):
+    with pytest.raises(ValueError, match=r"ground_truth\.txt: expected the number of a class .* on line 1, got '1001'"):
         DataModule.of(ImageNet, root=tmp_path).prepare_data()
     truth.unlink()
-    with pytest.raises(FileNotFoundError, match=r"ground_truth\.txt: expected it, .*sort the images into val/<wnid>/"):
+    with pytest.raises(FileNotFoundError, match=r"ground_truth\.txt: not found, .*sort the images into val/<wnid>/"):
         DataModule.of(ImageNet, root=tmp_path).prepare_data()
 
 

@@ -154,7 +154,7 @@ def test_labels_out_of_range(root: Path) -> None:
     labels = np.arange(20, dtype=np.uint8) % 10
     labels[[13, 17]] = [10, 255]
     write_idx(path, labels)
-    with pytest.raises(ValueError, match=rf"{path}: expected labels 0 to 9, got 10 for image 13 and 2 such labels"):
+    with pytest.raises(ValueError, match=rf"{path}: expected labels 0 to 9, got 10 for image 13 and 2 invalid labels"):
         DataModule.of(MNIST, root=root, download=False).prepare_data()
 
 

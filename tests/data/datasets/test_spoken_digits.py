@@ -122,7 +122,7 @@ def test_a_recording_too_many(root: Path) -> None:
         DataModule.of(SpokenDigits, root=root, download=False).prepare_data()
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"text", "no sound file"), (None, "is truncated")])
+@pytest.mark.parametrize(("content", "message"), [(b"text", "not a readable sound file"), (None, "is truncated")])
 def test_damaged_files_are_reported_before_training(content: bytes | None, message: str, root: Path) -> None:
     path = root / "free-spoken-digit-dataset" / "recordings" / "9_lucas_2.wav"
     damaged = path.read_bytes()[:-4] if content is None else content

@@ -112,7 +112,7 @@ def test_a_checkpoint_can_be_tested_without_training_data(root: Path) -> None:
 def test_files_without_sound_are_reported_before_training(content: bytes, root: Path) -> None:
     path = root / "test" / "high" / "1.wav"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{path}: is no sound file"):
+    with pytest.raises(ValueError, match=rf"{path}: not a readable sound file"):
         DataModule.of(AudioFolder, root=root, sample_rate=RATE).prepare_data()
     DataModule.of(AudioFolder, root=root, sample_rate=RATE, check_files=False).prepare_data()
 
@@ -142,7 +142,7 @@ def test_absent_and_empty_folders(root: Path, tmp_path: Path) -> None:
         DataModule.of(AudioFolder, root=root, sample_rate=RATE).prepare_data()
     shutil.rmtree(root / "train" / "middle")
     shutil.rmtree(root / "test")
-    with pytest.raises(FileNotFoundError, match=r"data\.root: .* there is no test\. .*test=false"):
+    with pytest.raises(FileNotFoundError, match=r"data\.root: .* test is missing\. .*test=false"):
         DataModule.of(AudioFolder, root=root, sample_rate=RATE).prepare_data()
     module = DataModule.of(AudioFolder, root=root, sample_rate=RATE, needs_test=False)
     module.prepare_data()

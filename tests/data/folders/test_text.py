@@ -146,7 +146,7 @@ def test_nothing_there(tmp_path: Path, arguments: dict[str, str], words: str) ->
 @pytest.mark.parametrize(
     ("text", "arguments", "words"),
     [
-        (" \n", {}, "1 files in .* hold no text"),
+        (" \n", {}, "1 files in .* contain no text"),
         ("x", {}, "data: too little text"),
         ("one\ntwo\n", {"split_by": "document"}, "there is 1 document.*data.split_by=stretch"),
     ],

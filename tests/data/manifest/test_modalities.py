@@ -81,7 +81,7 @@ def test_kinds_of_other_packages() -> None:
         ({"kind": "timeseries", "step_seconds": "x"}, "step_seconds: expected a number above 0, got 'x'"),
         ({"kind": "table"}, r"data\.modalities\.x: expected columns, or numbers and categories"),
         ({"kind": "table", "column": "a"}, "table has no setting column"),
-        ({"kind": "table", "numbers": ["a"], "categories": ["a"]}, "a list of different columns"),
+        ({"kind": "table", "numbers": ["a"], "categories": ["a"]}, "a list of distinct columns"),
     ],
 )
 def test_errors_name_modality_and_setting(said: Any, message: str) -> None:

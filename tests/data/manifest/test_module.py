@@ -207,7 +207,7 @@ def test_prediction_takes_all_rows_and_needs_no_target(tmp_path: Path, rows: Row
     lacking = module(tmp_path, [{"photo": row["photo"]} for row in rows], modalities=None)
     lacking.spec = stored
     with pytest.raises(
-        ValueError, match=r"data\.modalities\.sound: .*m\.csv has no column 'sound', only photo\. To do without"
+        ValueError, match=r"data\.modalities\.sound: .*m\.csv has no column 'sound', only photo\. To leave it out"
     ):
         lacking.setup("predict")
 
@@ -243,7 +243,7 @@ def changed(rows: Rows, number: int, **cells: Any) -> Rows:
 BAD_ROWS: list[tuple[dict[str, Any], str]] = [
     ({"photo": "none.png"}, r"m\.csv, line 5, column 'photo': no such file: .*none\.png"),
     ({"photo": "bad.png"}, r"m\.csv, line 5, column 'photo': .*bad\.png: not a readable image"),
-    ({"sound": "bad.wav"}, r"m\.csv, line 5, column 'sound': .*bad\.wav: is no sound file"),
+    ({"sound": "bad.wav"}, r"m\.csv, line 5, column 'sound': .*bad\.wav: not a readable sound file"),
     ({"vitals": "bad.csv"}, r"m\.csv, line 5, column 'vitals': .*bad\.csv: expected a time column"),
     ({"label": None}, r"m\.csv, line 5, column 'label': has no target"),
     ({"id": "a0"}, r"m\.csv, line 5, column 'id': id 'a0' also occurs at .*m\.csv, line 2"),
@@ -522,7 +522,7 @@ def test_paths_as_texts_are_noticed(tmp_path: Path, rows: Rows, caplog: pytest.L
     assert "column 'vitals': the cells look like file paths" in caplog.text
     caplog.clear()
     fitted(tmp_path, rows, modalities={"note": "text"})
-    assert "holds paths" not in caplog.text
+    assert "look like file paths" not in caplog.text
 
 
 def test_series_without_times_take_a_step_for_each_row(tmp_path: Path, rows: Rows, caplog: pytest.LogCaptureFixture) -> None:
@@ -566,6 +566,6 @@ def test_coordinates_of_maps_keep_their_digits(tmp_path: Path, rows: Rows) -> No
 
 def test_content_in_place_of_a_path_is_not_printed(tmp_path: Path, rows: Rows) -> None:
     rows[3]["photo"] = "iVBORw0KGgo" * 10_000
-    with pytest.raises(BadRowError, match="expected the path of a file, got 110,000 characters") as caught:
+    with pytest.raises(BadRowError, match="expected a file path, got 110,000 characters") as caught:
         fitted(tmp_path, rows, modalities={"photo": "image"})
     assert len(str(caught.value)) < 1000
