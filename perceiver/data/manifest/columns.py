@@ -76,12 +76,12 @@ def table_facts(
         if name not in numbers
     }
     for name, categories in known.items():
-        present = sum(value is not None for value in columns[name])
-        many = len(categories) > 0.9 * present and present > _FEW
+        filled = sum(value is not None for value in columns[name])
+        many = len(categories) > 0.9 * filled and filled > _FEW
         log.log(
             logging.WARNING if many else logging.INFO,
             "column %r: read as a category with %d values in %d cells%s",
-            *(name, len(categories), there, f", such as {categories[0]}: almost one per row." if many else "."),
+            *(name, len(categories), filled, f", such as {categories[0]}: almost one per row." if many else "."),
         )
     settings = ("asked_numbers", "asked_categories", "decimal", "thousands")
     return {
