@@ -75,13 +75,13 @@ class TableModality(Modality):
             None if is_missing(raw.get(column)) else number_of_name(raw[column], known)
             for column, known in categories.items()
         ]
-        known = [one is not None for one in values] + [not is_missing(raw.get(column)) for column in categories]
+        present = [one is not None for one in values] + [not is_missing(raw.get(column)) for column in categories]
         x = torch.tensor([math.nan if one is None else one for one in values], dtype=torch.float64)
         x = self.normalise(x, spec) if numbers else x
         return {
             "numbers": torch.where(x.isnan(), x.new_zeros(()), x).to(torch.float32),
             "categories": torch.tensor([0 if number is None else number + 1 for number in chosen], dtype=torch.int64),
-            "present": torch.tensor(known, dtype=torch.bool),
+            "present": torch.tensor(present, dtype=torch.bool),
         }
 
 
