@@ -291,7 +291,7 @@ def _run_layer(layer: nn.Module, *inputs: Tensor | Sequence[Tokens], checkpointe
 
 
 def _num_distinct(steps: int, *, share: bool, share_first: bool) -> int:
-    """Number of modules that `steps` steps need: 1 if all share it, 2 if all but the first share, else `steps`."""
+    """Return the number of modules for `steps` steps: 1 if all share it, 2 if all but the first do, else `steps`."""
     return min(steps, 1 if share_first else 2) if share else steps
 
 

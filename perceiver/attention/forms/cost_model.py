@@ -230,7 +230,7 @@ def _around(shapes: Shapes, batch: int, channels: int) -> float:
 
 
 def _collapsed(part: Tensor, block: Tokens) -> int:
-    """Number of elements of a part on the outer x inner grid to which the factored form collapses it."""
+    """Return the number of elements of a part on the outer x inner grid to which the factored form collapses it."""
     outer = prod(block.grid[:-1]) if any(size != 1 for size in part.shape[1:-2]) else 1
     return outer * int(part.shape[-2])
 

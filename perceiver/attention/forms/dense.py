@@ -85,7 +85,7 @@ def joint_tokens(blocks: Sequence[Tokens], dtype: torch.dtype) -> Float[Tensor, 
 
 
 def joint_mask(blocks: Sequence[Tokens]) -> Bool[Tensor, "batch tokens"] | None:
-    """Mask of the joined tokens; None if all are valid."""
+    """Return the mask of the joined tokens; None if all are valid."""
     masks = [block.dense_mask() for block in blocks]
     if all(mask is None for mask in masks):
         return None

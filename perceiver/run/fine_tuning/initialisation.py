@@ -293,7 +293,7 @@ def _stored_parts(source: StartingPoint, *, trust: list[str]) -> dict[str, Any]:
 
 
 def _label_input(stored: Mapping[str, Any]) -> str | None:
-    """Name of the label that a stored model both reads and decodes; None without such a label."""
+    """Return the name of the label that a stored model both reads and decodes; None without such a label."""
     head = stored.get("head")
     target = head.get("target") if isinstance(head, Mapping) else None
     return target if isinstance(target, str) and target in (stored.get("adapters") or {}) else None
