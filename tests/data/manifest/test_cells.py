@@ -134,7 +134,7 @@ def test_points_and_other_numbers(tmp_path: Path) -> None:
         ("empty", VIDEO, r"expected a video's frames"),
         (3, VIDEO, "expected the path of a video, got 3"),
         ("bad.txt", POINTS, r"bad\.txt: expected numbers in rows of equal length"),
-        ("bad.npy", POINTS, r"bad\.npy: holds no numbers"),
+        ("bad.npy", POINTS, r"bad\.npy: expected numbers in rows"),
         ([[1, 2], [3]], POINTS, "expected numbers in lists of equal length"),
         ([1, 2], POINTS, r"expected a list of points, .* of shape \(2,\)"),
         ("[1, ", POINTS, r"expected a path, or JSON, got '\[1, '"),

@@ -390,7 +390,7 @@ def test_errors_name_the_setting(arguments: dict[str, Any], message: str, tmp_pa
 
 
 def test_a_single_class(tmp_path: Path, rows: Rows) -> None:
-    with pytest.raises(ValueError, match=r"m\.csv, column 'label': expected two or more classes .* only 'cat' in the 17"):
+    with pytest.raises(ValueError, match=r"m\.csv, column 'label': expected two or more classes, got only 'cat' in the 17"):
         fitted(tmp_path, [{**row, "label": "cat"} for row in rows], modalities={"cloud": "points"})
 
 
