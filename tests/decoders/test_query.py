@@ -244,7 +244,7 @@ def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="got ImagePixels"):
         tied(latents(), adapters={"text": ImagePixels(image_channels=1, position=Fourier(num_bands=1, resolution=(1, 1)))})
     text = TextTokens(vocabulary_size=4, embedding_channels=5, position=Fourier(num_bands=1, resolution=(1,)))
-    with pytest.raises(ValueError, match=r"expected an embedding of \(3, 5\) .* is \(4, 5\)"):
+    with pytest.raises(ValueError, match=r"expected an embedding of \(3, 5\) .* has \(4, 5\)"):
         tied(latents(), adapters={"text": text})
     with pytest.raises(ValueError, match=r"TiedLogits\.vocabulary_size: .* got 0"):
         TiedLogits(modality="text", vocabulary_size=0)

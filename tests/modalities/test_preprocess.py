@@ -369,8 +369,8 @@ def test_text_is_its_bytes_or_its_ids() -> None:
     [
         ("a", 1000, "sample 3: expected token ids, because the model has a vocabulary of 1000"),
         ("", 262, "sample 3: expected a text, or its ids as a non-empty integer array"),
-        ([0.5], 262, "integers"),
-        ([[1]], 262, "integers"),
+        ([0.5], 262, "non-empty integer array"),
+        ([[1]], 262, "non-empty integer array"),
         ([3], 3, "sample 3: expected ids from 0 to 2, got 3 to 3"),
         ([-1], 3, "sample 3: expected ids from 0 to 2"),
     ],
