@@ -291,7 +291,7 @@ def test_times_that_do_not_grow_are_named() -> None:
     for times, message in [
         ([0.0, 5.0, 4.5, 9.0], r"sample 0, step 2: its time, 4.5, is not later than 5.0, .*Sort the steps by time"),
         ([0.0, 5.0, 5.0, 9.0], r"step 2: its time, 5.0, is not later than 5.0, .*merge steps with equal times"),
-        ([0.0, 7.0, float("nan"), 6.5], r"step 3: its time, 6.5, is not later than 7.0 , the time of an earlier step"),
+        ([0.0, 7.0, float("nan"), 6.5], r"step 3: its time, 6.5, is not later than 7.0, the time of an earlier step"),
     ]:
         batch = {"values": torch.zeros(1, 4, 3), "times": torch.tensor([times], dtype=torch.float64)}
         mask = ~batch["times"].isnan()
