@@ -1,4 +1,4 @@
-"""Train or test a model: `python train.py --help` says how. All of it is in perceiver/run and conf/."""
+"""Train or test a model; see `python train.py --help`. The code is in perceiver/run, the configuration in conf/."""
 
 import sys
 

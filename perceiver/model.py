@@ -70,7 +70,7 @@ class Perceiver(nn.Module):
             fusion = Fusion(channels={name: cast("Any", adapter).channels for name, adapter in adapters.items()})
         if fusion.modalities != tuple(sorted(adapters)):
             raise ValueError(
-                f"Perceiver.fusion: expected one for the modalities {sorted(adapters)}, got {list(fusion.modalities)}."
+                f"Perceiver.fusion: expected a fusion of the modalities {sorted(adapters)}, got {list(fusion.modalities)}."
             )
         if encoder.token_channels != fusion.channels:
             raise ValueError(
@@ -101,7 +101,7 @@ class Perceiver(nn.Module):
         *,
         mask_rates: Mapping[str, float] | None = None,
     ) -> dict[str, Tokens]:
-        """Raw inputs by modality -> fused tokens by modality, in sorted order.
+        """Convert raw inputs by modality to fused tokens by modality, in sorted order.
 
         Args:
             inputs: any non-empty subset of the model's modalities, each in the shape that its adapter takes.
@@ -123,7 +123,7 @@ class Perceiver(nn.Module):
     def encode(
         self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None
     ) -> Float[Tensor, "batch latents channels"]:
-        """Raw inputs by modality -> latents `(B, N, D)`. See `tokens` for arguments and errors."""
+        """Encode raw inputs by modality as latents `(B, N, D)`. See `tokens` for arguments and errors."""
         return self._latents(self.tokens(inputs, masks))
 
     def _latents(self, tokens: Mapping[str, Tokens]) -> Tensor:
@@ -140,7 +140,7 @@ class Perceiver(nn.Module):
         query_mask: Any = None,
         mask_rates: Mapping[str, float] | None = None,
     ) -> Any:
-        """Raw inputs by modality -> output of the head, e.g. logits `(B, num_classes)`.
+        """Map raw inputs by modality to the output of the head, e.g. logits `(B, num_classes)`.
 
         Args:
             inputs, masks, mask_rates: see `tokens`.
@@ -155,18 +155,18 @@ class Perceiver(nn.Module):
         return self.from_tokens(tokens, index=index, query_mask=query_mask)
 
     def from_tokens(self, tokens: Mapping[str, Tokens], *, index: Any = None, query_mask: Any = None) -> Any:
-        """Fused tokens from `tokens`, possibly with additional masks -> output of the head; see `forward`."""
+        """Map fused tokens from `tokens`, possibly with additional masks, to the output of the head; see `forward`."""
         latents = self._latents(tokens)
         return outputs_of(self.head, latents, tokens=tokens, adapters=self.adapters, index=index, mask=query_mask)
 
     def target_outputs(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Any:
-        """Raw inputs by modality -> the outputs for the target of the spec, e.g. logits `(B, num_classes)`.
+        """Map raw inputs by modality to the outputs for the target of the spec, e.g. logits `(B, num_classes)`.
 
         They are computed from inputs without the target. A decoder of several outputs decodes only its `target`.
         See `tokens` for arguments and errors.
 
         Raises:
-            ValueError: if the head has several outputs, and none of them is the target.
+            ValueError: if no output of several is the target.
         """
         index = target_index(self.head, device=next(self.parameters()).device)
         return target_output(self.head, self(**self.without_target(inputs, masks), index=index))
@@ -258,7 +258,7 @@ class Perceiver(nn.Module):
         if not inputs or set(inputs) - set(known):
             raise ValueError(f"inputs: expected one or more of the modalities {known}, got {sorted(inputs)}.")
         if set(masks) - set(inputs):
-            raise ValueError(f"masks: got masks for {sorted(set(masks) - set(inputs))}, of which there is no input.")
+            raise ValueError(f"masks: got masks for {sorted(set(masks) - set(inputs))}, which are not among the inputs.")
         sizes: dict[str, int] = {}
         for name, x in inputs.items():
             parts = {f"{name}.{key}": part for key, part in x.items()} if isinstance(x, Mapping) else {name: x}
@@ -268,7 +268,7 @@ class Perceiver(nn.Module):
         if any(size != first for size in sizes.values()):
             raise ValueError(f"inputs: expected one batch size for all modalities, got {sizes}.")
         if first == 0:
-            raise ValueError(f"inputs: expected at least one sample, got a batch of none: {sizes}.")
+            raise ValueError(f"inputs: expected at least one sample, got an empty batch: {sizes}.")
 
 
 def _check_reads(reads: Sequence[Sequence[str]], *, modalities: Sequence[str], num_cross_attends: int) -> None:

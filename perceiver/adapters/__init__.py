@@ -1,4 +1,4 @@
-"""Adapters: raw tensors of a modality in, `Tokens` out. One file per modality; an adapter of your own looks the same."""
+"""Adapters: raw tensors of a modality in, `Tokens` out. One file per modality; Custom adapters look the same."""
 
 from perceiver.adapters.audio import LogMel, LogMelBins, LogMelFrames, WaveformFrames
 from perceiver.adapters.content import Content, Reconstructible

@@ -76,7 +76,7 @@ class WaveformFrames(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
     ) -> Tokens:
-        """Waveform -> Tokens on the grid `(T,)`, T = ceil(samples / frame).
+        """Convert waveforms to Tokens on the grid `(T,)`, T = ceil(samples / frame).
 
         Args:
             x: `(B, audio_channels, samples)`.
@@ -100,26 +100,26 @@ class WaveformFrames(nn.Module):
     def content(
         self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
     ) -> Content:
-        """The samples of each frame, `(B, T, audio_channels * frame)`; those beyond the end are not valid."""
+        """Return the samples of each frame, `(B, T, audio_channels * frame)`; those beyond the end are not valid."""
         full = grid_mask(mask, batch=x.shape[0], grid=x.shape[2:])
-        there = torch.ones_like(x, dtype=torch.bool) if full is None else full[:, None].expand(x.shape)
-        return Content(values=self._frames(x), valid=self._frames(there))
+        valid = torch.ones_like(x, dtype=torch.bool) if full is None else full[:, None].expand(x.shape)
+        return Content(values=self._frames(x), valid=self._frames(valid))
 
     def with_content(
         self, x: Float[Tensor, "batch audio_channels samples"], values: Float[Tensor, "batch frames channels"]
     ) -> Tensor:
-        """The waveform of these frames."""
+        """Return the waveform of these frames."""
         framed = values.reshape(*values.shape[:2], self.audio_channels, self.frame).transpose(1, 2)
         return framed.flatten(2)[..., : x.shape[2]]
 
     def _frames(self, x: Tensor) -> Tensor:
-        """`(B, audio_channels, samples)` -> `(B, T, audio_channels * frame)`, filled up with zeros at the end."""
+        """Cut `(B, audio_channels, samples)` into `(B, T, audio_channels * frame)`, padded with zeros at the end."""
         batch, audio_channels, samples = x.shape
         framed = F.pad(x, (0, -samples % self.frame)).reshape(batch, audio_channels, -1, self.frame)
         return framed.transpose(1, 2).flatten(2)
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the summary that `print(model)` shows."""
         return f"audio_channels={self.audio_channels}, frame={self.frame}, sample_rate={self.sample_rate}"
 
 
@@ -131,7 +131,7 @@ class LogMelFrames(nn.Module):
         sample_rate: in hertz.
         num_mels: mel bands (HTK scale) between `min_hertz` and `max_hertz`.
         window_seconds: Hann window, centred on the hop; at least `hop_seconds`.
-        hop_seconds: from one token to the next, rounded to whole samples.
+        hop_seconds: interval between tokens, rounded to whole samples.
         duration_seconds: reference duration; times in [0, duration] become coordinates in [-1, 1], later ones
             go beyond.
         position: encoding of one coordinate, the time of the middle of the hop.
@@ -195,7 +195,7 @@ class LogMelFrames(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
     ) -> Tokens:
-        """Waveform -> Tokens on the grid `(T,)`, T = ceil(samples / hop).
+        """Convert waveforms to Tokens on the grid `(T,)`, T = ceil(samples / hop).
 
         Arguments and errors as in `WaveformFrames`; a hop with any valid sample is valid.
         """
@@ -209,7 +209,7 @@ class LogMelFrames(nn.Module):
     def content(
         self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
     ) -> Content:
-        """The log-mel spectrum without `augment`, `(B, T, audio_channels * num_mels)`.
+        """Return the log-mel spectrum without `augment`, `(B, T, audio_channels * num_mels)`.
 
         Windows overlap, so a frame reveals a little of its neighbours: hide spans of several frames.
         """
@@ -280,7 +280,7 @@ class LogMelBins(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
     ) -> Tokens:
-        """Waveform -> Tokens on the grid `(T, num_mels)`, T = ceil(samples / hop).
+        """Convert waveforms to Tokens on the grid `(T, num_mels)`, T = ceil(samples / hop).
 
         Arguments and errors as in `WaveformFrames`; a hop with any valid sample is valid.
         """
@@ -298,7 +298,7 @@ class LogMelBins(nn.Module):
     def content(
         self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
     ) -> Content:
-        """The log-mel spectrum without `augment`, `(B, T, num_mels, audio_channels)`; see `LogMelFrames.content`."""
+        """Return the log-mel spectrum without `augment`, `(B, T, num_mels, audio_channels)`; see `LogMelFrames.content`."""
         x, _ = _checked_waveform(x, mask, audio_channels=self.audio_channels, adapter=type(self).__name__)
         return Content(values=self.log_mel(x).permute(0, 3, 2, 1))
 
@@ -388,7 +388,7 @@ class LogMel(nn.Module):
             return (torch.log(mel + self.epsilon) - self.mean) / self.std
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogMel:
-        """Moves window and filters between devices only: `model.bfloat16()` must not round them."""
+        """Move window and filters between devices only: `model.bfloat16()` must not round them."""
         window, filters = self.window, self.filters
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.window = window.to(self.window.device)
@@ -396,7 +396,7 @@ class LogMel(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the summary that `print(model)` shows."""
         sizes = f"num_mels={self.filters.shape[1]}, window={self.window.shape[0]}, hop={self.hop}"
         return f"{sizes}, fft_size={self.fft_size}"
 
@@ -404,13 +404,13 @@ class LogMel(nn.Module):
 def _mel_filters(
     window_samples: int, sample_rate: int, num_mels: int, min_hertz: float, max_hertz: float
 ) -> Float[Tensor, "frequencies mels"]:
-    """The triangular filters on the coarsest frequency axis that gives each of them something to read."""
-    from torchaudio.functional import melscale_fbanks  # imported here: models without sound do without
+    """Return triangular filters on the coarsest frequency axis on which no filter is empty."""
+    from torchaudio.functional import melscale_fbanks  # imported here, because only models with sound need it
 
     fft_size = 2 ** max(1, math.ceil(math.log2(window_samples)))
     while True:
         with warnings.catch_warnings():
-            # torchaudio warns of empty filters; here they are the sign to go on.
+            # torchaudio warns about empty filters; here they mean that a finer axis is needed.
             warnings.simplefilter("ignore", UserWarning)
             filters: Tensor = melscale_fbanks(fft_size // 2 + 1, min_hertz, max_hertz, num_mels, sample_rate)
         if bool((filters > 0).any(dim=0).all()):
@@ -426,7 +426,7 @@ def _mel_filters(
 def _checked_waveform(
     x: Tensor, mask: Tensor | None, *, audio_channels: int, adapter: str
 ) -> tuple[Float[Tensor, "batch audio_channels samples"], Bool[Tensor, "batch samples"] | None]:
-    """The waveform with zeros where it is masked, and its mask per sample."""
+    """Return the waveform with zeros where it is masked, and its mask per sample."""
     if x.ndim != 3:
         raise ValueError(
             f"{adapter}: expected a waveform (batch, {audio_channels}, samples), got shape {tuple(x.shape)}. "
@@ -453,7 +453,7 @@ def _checked_waveform(
 def _frame_times(
     num_frames: int, step_seconds: float, duration_seconds: float, device: torch.device
 ) -> Float[Tensor, "1 frames 1"]:
-    """Coordinates of the middles of frames that follow one another from time 0."""
+    """Return the coordinates of the middles of consecutive frames from time 0."""
     return time_coordinates(
         num_frames,
         step_seconds=step_seconds,
@@ -464,7 +464,7 @@ def _frame_times(
 
 
 def _require_positive(owner: nn.Module, **values: int | float) -> None:
-    """Every argument a positive, finite number."""
+    """Raise ValueError unless every argument is a positive, finite number."""
     for name, value in values.items():
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{type(owner).__name__}.{name}: expected a positive number, got {value}.")

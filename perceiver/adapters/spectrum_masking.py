@@ -12,8 +12,8 @@ MOST_MASKS = 256
 class SpectrumMasking(nn.Module):
     """Set random bands and random spans of frames to 0, the mean of a normalised spectrum; the identity in evaluation.
 
-    Places are drawn for every sample and audio channel from torch's global generator. Widths are uniform between 0 and the
-    largest. Spans may lie in the padding of a batch.
+    Positions are drawn for every sample and audio channel from torch's global generator. Widths are uniform between 0 and
+    the largest. Spans may lie in the padding of a batch.
 
     Args:
         max_bands: largest number of adjacent mel bands that a mask hides; 0 hides no bands.
@@ -49,10 +49,10 @@ class SpectrumMasking(nn.Module):
     def forward(
         self, spectrum: Float[Tensor, "batch audio_channels mels frames"]
     ) -> Float[Tensor, "batch audio_channels mels frames"]:
-        """`(B, audio_channels, num_mels, T)` in and out."""
+        """Mask a spectrum `(B, audio_channels, num_mels, T)`; the shape is unchanged."""
         if not self.training:
             return spectrum
-        from torchaudio.functional import mask_along_axis_iid  # imported here: models without sound do without
+        from torchaudio.functional import mask_along_axis_iid  # imported here, because only models with sound need it
 
         bands, frames = spectrum.shape[2:]
         for _ in range(self.num_band_masks):
@@ -63,5 +63,5 @@ class SpectrumMasking(nn.Module):
         return spectrum
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the summary that `print(model)` shows."""
         return f"{self.num_band_masks} x {self.max_bands} bands, {self.num_frame_masks} x {self.max_frames} frames"

@@ -256,12 +256,14 @@ def check_archive(stream: BinaryIO, file: Path) -> None:
     """Refuse files that torch.save cannot have written; torch.load silently accepts damaged weights and old pickles."""
     size = stream.seek(0, os.SEEK_END)
     if size == 0:
-        raise CheckpointError(f"{file}: the file is empty; writing it was interrupted. Copy it again, or train again")
+        raise CheckpointError(
+            f"{file}: the file is empty, probably because writing was interrupted. Copy it again, or train again"
+        )
     stream.seek(0)
     start = stream.read(4)
     stream.seek(0)
     if start != b"PK\x03\x04":
-        raise CheckpointError(f"{file}: not a checkpoint: it does not begin like a torch.save file ({size:,} bytes)")
+        raise CheckpointError(f"{file}: not a checkpoint: it does not start like a file of torch.save ({size:,} bytes)")
     try:
         with zipfile.ZipFile(stream) as archive:
             members = archive.infolist()
@@ -284,8 +286,8 @@ def _refused(message: str, file: Path) -> str:
     named = re.search(r"GLOBAL ([\w.]+)", message) or re.search(r"([\w.]+) was not an allowed global", message)
     what = f"it names {named.group(1)}" if named else f"it is not readable as plain values ({_first_line(message)})"
     return (
-        f"{file}: refused without running anything in it: {what}; a checkpoint holds only tensors and plain values. "
-        "Ask its author for a checkpoint written by perceiver.checkpoints.save"
+        f"{file}: refused, and none of its code was run: {what}; a checkpoint may hold only tensors and plain values. "
+        "Ask the author for a checkpoint written by perceiver.checkpoints.save"
     )
 
 
@@ -303,11 +305,11 @@ def _not_ours(found: str) -> str:
 
 def recipe_of(content: dict[str, Any], file: Path) -> Recipe:
     """Return the recipe in the entry `perceiver` of a file's content; CheckpointError, naming the file, if it is invalid."""
-    said = content.get(KEY)
-    if type(said) is not dict:
+    stored = content.get(KEY)
+    if type(stored) is not dict:
         keys = ", ".join(repr(key)[:40] for key in list(content)[:_MAX_LISTED]) or "nothing"
         raise CheckpointError(f"{file}: {_not_ours(f'the keys {keys}')}")
-    version = said.get("format")
+    version = stored.get("format")
     if type(version) is not int or version != FORMAT:
         shown = version if type(version) is int and abs(version) < 10**9 else f"a {type(version).__name__}"
         hint = "; upgrade perceiver-multimodal" if type(version) is int and version > FORMAT else ""
@@ -346,16 +348,16 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
     own = model.state_dict()
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
-    problems = listed_names("missing in the file", missing, lambda name: str(tuple(own[name].shape)))
+    problems = listed_names("missing from the file", missing, lambda name: str(tuple(own[name].shape)))
     problems += listed_names("not in the model", unexpected, lambda name: str(tuple(state[name].shape)))
     common = [name for name in own if name in state]
     problems += listed_names(
-        "of another shape",
+        "different shape",
         [name for name in common if own[name].shape != state[name].shape],
         lambda name: f"file {tuple(state[name].shape)}, model {tuple(own[name].shape)}",
     )
     problems += listed_names(
-        "of another kind of number",
+        "different dtype",
         [name for name in common if own[name].is_floating_point() != state[name].is_floating_point()],
         lambda name: f"file {state[name].dtype}, model {own[name].dtype}",
     )

@@ -79,7 +79,7 @@ class ClassificationDecoder(Head):
         self.output = lecun_linear(query_channels, num_classes)
 
     def forward(self, latents: Float[Tensor, "batch latents channels"]) -> Float[Tensor, "batch classes"]:
-        """`(B, N, D)` -> `(B, num_classes)`."""
+        """Map latents `(B, N, D)` to logits `(B, num_classes)`."""
         read = self.cross_attend(self.query[None], [Tokens(parts=(latents,))])
         logits: Tensor = self.output(read[:, 0])
         return logits

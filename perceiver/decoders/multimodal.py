@@ -110,7 +110,7 @@ class MultimodalDecoder(Decoder):
         index: Mapping[str, Tensor | None] | None = None,
         mask: Mapping[str, Tensor | None] | None = None,
     ) -> dict[str, Float[Tensor, "batch *grid outputs"]]:
-        """Latents -> for each output `(B, *grid, outputs)`, or `(B, k, outputs)` where it has an index.
+        """Map latents to `(B, *grid, outputs)` for each output, or `(B, k, outputs)` for an output with an index.
 
         `index` and `mask` are dicts by output; outputs without an entry (or with None) are computed completely. An output
         with an empty index, `(0,)`, is not computed: it is `(B, 0, outputs)`, and its separate parameters get zero

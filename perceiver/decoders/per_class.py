@@ -1,4 +1,4 @@
-"""Per-class decoder: a learned query for each class, label or value reads what it needs from the latents."""
+"""Per-class decoder: a learned query for each class, label or value reads from the latents."""
 
 from __future__ import annotations
 
@@ -60,6 +60,6 @@ class PerClassDecoder(Head):
         )
 
     def forward(self, latents: Float[Tensor, "batch latents channels"]) -> Float[Tensor, "batch classes"]:
-        """`(B, N, D)` -> `(B, num_classes)`."""
+        """Map latents `(B, N, D)` to outputs `(B, num_classes)`."""
         outputs: Tensor = self.decoder(latents)
         return outputs[..., 0]

@@ -111,7 +111,7 @@ class QueryDecoder(Decoder):
         index: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Float[Tensor, "batch *grid outputs"]:
-        """Latents -> `(B, *grid, outputs)`, or `(B, k, outputs)` with an index. See `Decoder` and `decode`."""
+        """Map latents to `(B, *grid, outputs)`, or `(B, k, outputs)` with an index. See `Decoder` and `decode`."""
         queries = self.queries({} if tokens is None else tokens, latents.device)
         if queries.channels != self.query_channels:
             raise ValueError(

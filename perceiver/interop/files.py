@@ -150,13 +150,13 @@ def _read_pytorch(file: Path) -> dict[str, Tensor]:
             check_archive(stream, file)
     except CheckpointError as error:
         raise WeightFileError(
-            f"{error}. If PyTorch before 1.6 wrote it, load and save it with transformers, which writes {SAFETENSORS}"
+            f"{error}. If it was written by PyTorch before 1.6, load it with transformers and save it again as {SAFETENSORS}"
         ) from error
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightFileError(
-            f"{file}: refused without running anything in it: it holds more than tensors ({_first_line(error)})"
+            f"{file}: refused, and none of its code was run: it holds other objects than tensors ({_first_line(error)})"
         ) from error
     except (RuntimeError, OSError, EOFError, LookupError, TypeError, AttributeError, ValueError) as error:
         raise WeightFileError(f"{file}: not written by torch.save, or damaged: {_first_line(error)}") from error

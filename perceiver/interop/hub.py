@@ -78,7 +78,7 @@ def from_pretrained(directory: str | Path, *, trust: Sequence[str] = ()) -> Perc
     if KEY not in content:
         hint = ""
         if content.get("model_type") == "perceiver":
-            hint = "; it is a config of transformers: use perceiver.interop.huggingface.from_transformers"
+            hint = "; this is a transformers config: use perceiver.interop.huggingface.from_transformers"
         raise CheckpointError(f"{folder / CONFIG}: expected the entry {KEY!r}, got {', '.join(list(content)[:8])}{hint}")
     recipe = recipe_of(content, folder / CONFIG)
     _, weights = read_weights(folder)

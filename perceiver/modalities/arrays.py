@@ -47,7 +47,7 @@ def as_tensor(raw: Any, name: str) -> Tensor:
         try:
             return torch.as_tensor(np.require(raw, requirements=["C", "W"]))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{name}: no tensor can be made of it: {error}") from None
+            raise ValueError(f"{name}: cannot be converted to a tensor: {error}") from None
     raise TypeError(f"{name}: expected a tensor, an array or (for images) a PIL image, got {type(raw).__name__}.")
 
 

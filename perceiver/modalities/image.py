@@ -84,7 +84,7 @@ def _framed(settings: Mapping[str, Any]) -> dict[str, Any]:
     frame = Frame(size=settings["size"], crop_fraction=settings["crop_fraction"])
     deep = settings["deep_range"]
     if deep is not None and (len(deep) != 2 or not deep[0] < deep[1]):
-        raise ValueError(f"deep_range: expected [black, white] of images with more than 8 bits per pixel, got {deep!r}.")
+        raise ValueError(f"deep_range: expected [black, white] for images with more than 8 bits per pixel, got {deep!r}.")
     return {
         **({} if deep is None else {"deep_range": list(deep)}),
         "shape": [settings["channels"], frame.height, frame.width],
@@ -128,5 +128,5 @@ def _pixel_statistics(samples: Iterable[Any]) -> dict[str, Any]:
     mean = total / count
     std = (squares / count - mean.square()).clamp(min=0).sqrt()
     if float(std.max()) <= 1e-6:
-        raise ValueError("the training images are all of one colour: nothing to normalise or to learn from.")
+        raise ValueError("all training images are a single colour and cannot be normalised.")
     return {"mean": mean.tolist(), "std": [value if value > 1e-6 else 1.0 for value in std.tolist()]}

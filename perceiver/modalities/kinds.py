@@ -73,7 +73,7 @@ def channel_axes(name: str, spec: ModalitySpec) -> Axis | dict[str, Axis]:
     elif axis in (0, -1, "none"):
         return None if axis == "none" else int(axis)
     raise ValueError(
-        f"spec.modalities.{name}: kind {spec.get('kind')!r} is not one of {', '.join(KINDS)}; say with "
-        "channel_axis how its samples are laid out: 0 (channels first), -1 (channels last), none (no channels), or a "
-        "mapping of these by the names of their tensors."
+        f"spec.modalities.{name}: kind {spec.get('kind')!r} is not one of {', '.join(KINDS)}. Declare the layout of "
+        "its samples with channel_axis: 0 (channels first), -1 (channels last), none (no channels), or a mapping "
+        "from tensor names to these."
     )

@@ -38,7 +38,7 @@ class PointsModality(Modality):
         """Return the shape: any number of points, with the coordinates and features of the first set."""
         first = next(iter(samples), None)
         if first is None:
-            raise ValueError("no point set can be read.")
+            raise ValueError("no training point set can be read.")
         if first.ndim != 2:
             raise ValueError(f"expected point sets (points, coordinates), got shape {tuple(first.shape)}.")
         return {"shape": [None, first.shape[1]]}

@@ -35,10 +35,10 @@ class Moments:
     def add(self, values: Tensor, present: Tensor | None = None) -> None:
         """Add a block `(n, C)`; values with `present` False are ignored."""
         values = values.double()
-        there = torch.ones_like(values) if present is None else present.double()
-        count = there.sum(dim=0)
-        mean = (values * there).sum(dim=0) / count.clamp(min=1)
-        moment = ((values - mean).square() * there).sum(dim=0)
+        weight = torch.ones_like(values) if present is None else present.double()
+        count = weight.sum(dim=0)
+        mean = (values * weight).sum(dim=0) / count.clamp(min=1)
+        moment = ((values - mean).square() * weight).sum(dim=0)
         both = self._count + count
         delta = mean - self._mean
         self._mean = self._mean + delta * count / both.clamp(min=1)
@@ -63,4 +63,4 @@ def spread(std: float, largest: float) -> float:
 def require_any(count: int) -> None:
     """Raise ValueError without samples."""
     if count == 0:
-        raise ValueError("none of the training cells can be read.")
+        raise ValueError("no training cell can be read.")

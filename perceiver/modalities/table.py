@@ -39,8 +39,8 @@ class TableModality(Modality):
         if not columns or set(lists["numbers"]) & set(lists["categories"]):
             own = {key: value for key, value in settings.items() if value is not None}
             raise ValueError(
-                f"expected columns, or numbers and categories, each a list of different columns, e.g. "
-                f"{{kind: table, columns: [age, sex]}}; got {own}."
+                "expected columns, or numbers and categories, each a list of distinct columns, e.g. {kind: table, "
+                f"columns: [age, sex]}}; got {own}."
             )
         separators = {key: str(settings[key]) for key in ("decimal", "thousands") if settings.get(key) is not None}
         for key, separator in separators.items():
@@ -79,13 +79,13 @@ class TableModality(Modality):
             None if is_missing(raw.get(column)) else number_of_name(raw[column], known)
             for column, known in categories.items()
         ]
-        there = [one is not None for one in values] + [not is_missing(raw.get(column)) for column in categories]
+        present = [one is not None for one in values] + [not is_missing(raw.get(column)) for column in categories]
         x = torch.tensor([math.nan if one is None else one for one in values], dtype=torch.float64)
         x = self.normalise(x, spec) if numbers else x
         return {
             "numbers": torch.where(x.isnan(), x.new_zeros(()), x).to(torch.float32),
             "categories": torch.tensor([0 if number is None else number + 1 for number in chosen], dtype=torch.int64),
-            "present": torch.tensor(there, dtype=torch.bool),
+            "present": torch.tensor(present, dtype=torch.bool),
         }
 
 

@@ -35,15 +35,16 @@ class TextModality(Modality):
         if isinstance(raw, str):
             if size != VOCABULARY_SIZE:
                 raise ValueError(
-                    f"{name}: expected token ids, since the model's vocabulary of {size} is not that of UTF-8 bytes "
-                    f"({VOCABULARY_SIZE}); pass the ids of its tokenizer."
+                    f"{name}: expected token ids, because the model has a vocabulary of {size}, unlike UTF-8 bytes "
+                    f"({VOCABULARY_SIZE}). Pass ids from its tokenizer."
                 )
             ids = encode_bytes(raw)
         else:
             ids = as_tensor(raw, name)
         if ids.ndim != 1 or len(ids) == 0 or ids.is_floating_point() or ids.dtype == torch.bool:
             raise ValueError(
-                f"{name}: expected a text or its ids, integers (length,), not empty; got {ids.dtype} {tuple(ids.shape)}."
+                f"{name}: expected a text, or its ids as a non-empty integer array (length,); got {ids.dtype} "
+                f"{tuple(ids.shape)}."
             )
         ids = ids.to(torch.int64)[: spec.get("max_length")]
         if int(ids.min()) < 0 or int(ids.max()) >= size:

@@ -77,15 +77,15 @@ class Classes(Criterion):
             return batch
         if target.ndim != 2 or target.shape[1] != self.num_outputs:
             raise ValueError(
-                f"batch.target: expected class numbers (B,), or shares of the classes (B, {self.num_outputs}), got "
+                f"batch.target: expected class numbers (B,), or class probabilities (B, {self.num_outputs}), got "
                 f"floating point of shape {tuple(target.shape)}."
             )
         wrong = ((target.sum(dim=1) - 1).abs() > 1e-3) | (target < 0).any(dim=1) | ~target.isfinite().all(dim=1)
         if bool(wrong.any()):
             index = int(wrong.nonzero()[0])
             raise ValueError(
-                f"target of sample {sample_name(batch.ids, index)!r}: expected shares of the classes, at least 0 and 1 in "
-                f"all, got {target[index].tolist()}."
+                f"target of sample {sample_name(batch.ids, index)!r}: expected class probabilities of at least 0 that "
+                f"sum to 1, got {target[index].tolist()}."
             )
         return replace(batch, target=target.float())
 

@@ -78,7 +78,7 @@ class PixelClasses(Criterion):
             raise ValueError("batch.target: expected class numbers (B, *grid), got None; the data has no targets.")
         if target.ndim < 2 or target.shape[0] != batch.size or target.is_floating_point():
             raise ValueError(
-                f"batch.target: expected class numbers ({batch.size}, *grid), integers without an axis of channels, got "
+                f"batch.target: expected class numbers ({batch.size}, *grid), integers without a channel axis, got "
                 f"{target.dtype} {tuple(target.shape)}."
             )
         valid = checked_target_mask(batch, channel_axes=0)
@@ -86,8 +86,9 @@ class PixelClasses(Criterion):
         if bool(wrong.any()):
             where, place = where_wrong(wrong, batch.ids)
             raise ValueError(
-                f"{where}: expected a class number from 0 to {self.num_outputs - 1}, got {int(target[place])}. Correct it, "
-                "or the class names of the data module's spec; pixels that do not count have target_mask False."
+                f"{where}: expected a class number from 0 to {self.num_outputs - 1}, got {int(target[place])}. "
+                "Correct it, or the class names of the data module's spec. For pixels to ignore, set target_mask to "
+                "False."
             )
         return replace(batch, target=torch.where(valid, target, 0).long(), target_mask=valid)
 

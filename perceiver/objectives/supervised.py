@@ -74,8 +74,8 @@ class Supervised(Objective):
         outputs: Tensor = model(batch.inputs, batch.masks)
         if outputs.shape[1:] != (self.criterion.num_outputs,):
             raise ValueError(
-                f"task: the model returns {tuple(outputs.shape)}, but the target needs {self.criterion.num_outputs} outputs "
-                "per sample. Give the head as many."
+                f"task: the model returns {tuple(outputs.shape)}, but the target needs {self.criterion.num_outputs} "
+                "outputs per sample. Set the head's number of outputs accordingly."
             )
         assert batch.target is not None, "checked"
         return outputs.float(), batch.target

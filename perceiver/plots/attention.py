@@ -209,8 +209,8 @@ def _overview(
     size = (max(columns * (width + 0.2), 4.0), len(pairs) * (height + 0.5) + 0.4)
     figure = Figure(figsize=size, layout="constrained")
     target = target_of(model.spec)
-    legend = "" if target is None else "\nfirst column: predicted, and true below"
-    figure.suptitle(f"where the model looks: {name}{legend}", fontsize=9)
+    legend = "" if target is None else "\nfirst column: prediction, true class below"
+    figure.suptitle(f"attention of the model: {name}{legend}", fontsize=9)
     for row, (single, looks) in enumerate(pairs):
         panels = [figure.add_subplot(len(pairs), columns, row * columns + place + 1, projection=drawing.projection)
                   for place in range(columns)]  # fmt: skip
@@ -239,7 +239,7 @@ def _single_latents(name: str, drawing: Drawing, single: Single, looks: Looks, f
     rows = math.ceil(count / columns)
     size = (max(columns * (width + 0.1), 4.0), rows * (height + 0.35) + 0.4)
     figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(f"where single latents look: {name} of {single.id}", fontsize=10)
+    figure.suptitle(f"attention of single latents: {name} of {single.id}", fontsize=10)
     x, mask = single.shown(name, facts)
     drawing.sample(figure.add_subplot(rows, columns, 1, projection=drawing.projection), x, mask)
     for place, latent in enumerate(looks.chosen):

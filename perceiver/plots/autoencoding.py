@@ -72,8 +72,8 @@ class Autoencodings:
                 if column == 0:
                     _title(axes, model, single, made)
                 if isinstance(x, Tensor):
-                    said = layouts[name].raw(x, made[name].float())
-                    first, second = (unnormalised(one[0].detach().cpu(), facts[name]) for one in (x, said))
+                    reconstructed = layouts[name].raw(x, made[name].float())
+                    first, second = (unnormalised(one[0].detach().cpu(), facts[name]) for one in (x, reconstructed))
                     if name in self.pairs:
                         self.pairs[name](axes, first, second, facts[name])
                     else:
@@ -82,7 +82,7 @@ class Autoencodings:
                 else:
                     axes.set_axis_off()
                     axes.text(0.5, 0.5, f"no {name}", ha="center", va="center", transform=axes.transAxes, fontsize=7)
-        figure.suptitle("originals above or in blue, reconstructions below or in orange; the label decoded", fontsize=9)
+        figure.suptitle("originals above or in blue, reconstructions below or in orange; the decoded label", fontsize=9)
         return {"autoencoding": figure}
 
 
@@ -100,9 +100,9 @@ def _title(axes: Axes, model: Perceiver, single: Single, made: Mapping[str, Tens
         return
     comparison: Comparison
     [comparison] = target.compare(made[name].flatten(1).cpu(), single.target.cpu())
-    said, true = (textwrap.shorten(text, 30, placeholder="…") for text in (comparison.predicted, comparison.true))
+    predicted, true = (textwrap.shorten(text, 30, placeholder="…") for text in (comparison.predicted, comparison.true))
     axes.set_title(
-        f"{said}; true: {true}", fontsize=8, loc="left", color="firebrick" if comparison.correct is False else "black"
+        f"{predicted}; true: {true}", fontsize=8, loc="left", color="firebrick" if comparison.correct is False else "black"
     )
 
 

@@ -87,15 +87,15 @@ class SampleGrid:
                 axes = figure.add_subplot(rows, columns, position, projection=drawings[name].projection if there else None)
                 if place == 0:
                     title_sample(axes, comparison)
-                if there:
+                if shown:
                     drawings[name].sample(axes, *single.shown(name, facts[name]))
                 else:
                     axes.set_axis_off()
                     axes.text(0.5, 0.5, f"no {name}", ha="center", va="center", transform=axes.transAxes, fontsize=7)
         wrong = sum(comparison.correct is False for comparison, _ in chosen)
         judged = any(comparison.correct is not None for comparison, _ in chosen)
-        order = f"mistakes first ({wrong} here)" if judged else "the farthest first"
-        figure.suptitle(f"predicted, and true below; {order}", fontsize=10)
+        order = f"mistakes first ({wrong} shown)" if judged else "largest error first"
+        figure.suptitle(f"prediction, truth below; {order}", fontsize=10)
         return figure
 
 

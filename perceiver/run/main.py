@@ -22,7 +22,7 @@ EXIT_ERROR = 1
 
 
 def job(config: DictConfig) -> float | None:
-    """Run a single Hydra job, and report an error in one line at once, so that a sweep can go on.
+    """Run a single Hydra job, and report an error in one line at once, so that a sweep can continue.
 
     Returns:
         The validation metric of the best epoch, for sweepers; None without validation.
@@ -55,7 +55,7 @@ def job(config: DictConfig) -> float | None:
         report_error(error, directory=directory)
         if HydraConfig.get().mode == RunMode.RUN:
             sys.exit(EXIT_ERROR)
-        raise JobFailedError(str(directory)) from error  # the sweep goes on with its other jobs and fails at the end
+        raise JobFailedError(str(directory)) from error  # the sweep continues with its other jobs and fails at the end
 
 
 def main() -> None:

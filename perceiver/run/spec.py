@@ -12,7 +12,7 @@ from perceiver.checkpoints.spec import check_spec
 
 
 def spec_of(data: LightningDataModule) -> dict[str, Any]:
-    """The modalities and the target that the data declares after its setup; ValueError without such a spec."""
+    """Return the modalities and the target that the data declares after its setup; ValueError without such a spec."""
     spec = getattr(data, "spec", None)
     if not isinstance(spec, Mapping) or "modalities" not in spec:
         raise ValueError(
@@ -23,7 +23,7 @@ def spec_of(data: LightningDataModule) -> dict[str, Any]:
 
 
 def class_names(spec: Mapping[str, Any]) -> list[str]:
-    """The names of the target's classes; an empty list for a target without classes."""
+    """Return the names of the target's classes; an empty list for a target without classes."""
     return [str(name) for name in spec.get("target", {}).get("names", [])]
 
 
@@ -46,7 +46,9 @@ def use_stored_spec(
         ValueError: the spec is missing or invalid, or the data is of another kind.
     """
     if spec is None:
-        raise ValueError("ckpt_path: the checkpoint holds no spec (modalities, class names); its data cannot be prepared.")
+        raise ValueError(
+            "ckpt_path: the checkpoint has no spec (modalities, class names), so data for it cannot be prepared."
+        )
     try:
         check_spec(spec)
     except ValueError as error:
@@ -55,6 +57,6 @@ def use_stored_spec(
         setattr(data, "spec", spec)  # noqa: B010  (Lightning's base class has no spec)
     except ValueError as error:
         source = (trained_on or {}).get("_target_")
-        hint = f" It was trained with {source}: choose it with data=NAME or experiment=NAME." if source else ""
+        hint = f" It was trained with {source}: select that with data=NAME or experiment=NAME." if source else ""
         raise ValueError(f"ckpt_path: this data does not fit the checkpoint. {error}{hint}") from error
     return dict(spec)

@@ -43,7 +43,7 @@ def atomic_write(path: Path, *, expected_bytes: int = 0) -> Iterator[BinaryIO]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if expected_bytes and (free := free_bytes(path.parent)) < expected_bytes:
-        raise _disk_full(path, f"it needs {expected_bytes:,} bytes, {free:,} bytes are free")
+        raise _disk_full(path, f"the file needs {expected_bytes:,} bytes, {free:,} bytes are free")
     temporary = temporary_beside(path)
     try:
         with temporary.open("wb") as file:
@@ -158,7 +158,7 @@ def free_bytes(directory: Path) -> int:
 
 
 def _disk_full(path: Path, what: str) -> DiskFullError:
-    kept = "The earlier file of that name is intact" if path.exists() else "Files written earlier are intact"
+    kept = "The earlier file is intact" if path.exists() else "Earlier files are intact"
     return DiskFullError(
         f"no space left while writing {path}: {what}. {kept}. Free some space, or write to another disk (a run: "
         "hydra.run.dir=DIR)."

@@ -44,10 +44,10 @@ def predict(
     target = target_of(spec)
     if spec is None or target is None:
         raise ValueError(
-            "predict: this model has no spec with class names, labels or values; use a model that perceiver.load returned."
+            "predict: expected a model whose spec has class names, labels or values, such as one from perceiver.load."
         )
     if batch_size < 1:
-        raise ValueError(f"predict: batch_size must be at least 1, got {batch_size}.")
+        raise ValueError(f"predict: expected batch_size of at least 1, got {batch_size}.")
     modalities = spec["modalities"]
     collate = Collate(modalities=modalities)
     unknown = _Unknown(modalities)

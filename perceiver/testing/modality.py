@@ -127,12 +127,12 @@ def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 def _made_without_arguments(case: _Case) -> None:
     require(
         Modality in case.kind.__bases__,
-        f"expected a class derived from perceiver.modalities.Modality itself, got bases {case.kind.__bases__}.",
+        f"expected a class derived directly from perceiver.modalities.Modality, got bases {case.kind.__bases__}.",
     )
     resolve(spelling(case.kind), path="kind", base=Modality)
     require(
         type(pickle.loads(pickle.dumps(case.kind()))) is case.kind and not vars(case.kind()),
-        f"expected an instance without state, got {vars(case.kind())}; keep what is known of a modality in its spec.",
+        f"expected an instance without state, got {vars(case.kind())}; keep all facts of a modality in its spec.",
     )
 
 
@@ -159,14 +159,14 @@ def _plain_spec(case: _Case) -> None:
     )
     reserved = {"kind", "column"} & set(case.kind().facts({**case.kind.settings, **case.settings}))
     require(not reserved, f"expected facts without {', '.join(sorted(reserved))}, which the data module adds.")
-    require(spec == case.spec(), "expected the same statistics of the same samples; draw nothing at random.")
+    require(spec == case.spec(), "expected the same statistics for the same samples; do not use random numbers.")
 
 
 def _cells_are_read(case: _Case) -> None:
     kind, spec = case.kind(), case.spec()
     for cell in case.cells:
         first, second = (_parts(kind.preprocess(kind.read(deepcopy(cell), spec), spec, "sample")) for _ in range(2))
-        require(_same(first, second), "expected read to give the same raw sample for the same cell.")
+        require(_same(first, second), "expected read to return the same raw sample for the same cell.")
 
 
 def _deterministic(case: _Case) -> None:
@@ -178,9 +178,12 @@ def _deterministic(case: _Case) -> None:
         torch.manual_seed(2)
         second = _parts(kind.preprocess(raw, spec, "sample"))
         fresh = _parts(kind.preprocess(untouched, spec, "sample"))
-        require(_same(first, second), "expected preprocess to give the same twice; augmentation belongs to the data module.")
-        require(spec == before, "expected preprocess to leave the spec as it is.")
-        require(_same(first, fresh), "expected preprocess to leave the raw sample as it is; work on a copy.")
+        require(
+            _same(first, second),
+            "expected preprocess to return the same result twice; augmentation belongs to the data module.",
+        )
+        require(spec == before, "expected preprocess to leave the spec unchanged.")
+        require(_same(first, fresh), "expected preprocess to leave the raw sample unchanged; work on a copy.")
 
 
 def _shapes_of_the_spec(case: _Case) -> None:
@@ -243,15 +246,15 @@ def _collation_pads_and_masks(case: _Case) -> None:
             padded = (stacked[part] if part else stacked)[row]
             require(
                 torch.equal(padded[tuple(slice(size) for size in x.shape)], x),
-                f"expected the batch to hold sample {row} as it is, at the beginning of each axis of the grid.",
+                f"expected the batch to hold sample {row} unchanged, at the start of each axis of the grid.",
             )
             axis = axes[part]
             grid = x.shape if axis is None else x.shape[1:] if axis == 0 else x.shape[:-1]
             count = padded.numel() if mask is None else int(mask[row].sum())
             require(
                 mask is None or mask.ndim == 1 or count == torch.Size(grid).numel(),
-                f"expected {torch.Size(grid).numel()} valid elements of sample {row}, got {count}; the tensors of a sample "
-                "have one grid, and channel_axis is where its channels are.",
+                f"expected {torch.Size(grid).numel()} valid elements of sample {row}, got {count}; the tensors of a "
+                "sample share one grid, and channel_axis is its channel axis.",
             )
 
 
@@ -305,7 +308,9 @@ def _error_names_the_sample(case: _Case) -> None:
     except Exception as error:
         raise AssertionError(f"expected ValueError or TypeError for a bare object, got {type(error).__name__}.") from error
     else:
-        raise AssertionError("expected ValueError or TypeError for a bare object, got a sample; check what comes in.")
+        raise AssertionError(
+            "expected ValueError or TypeError for a bare object, got a sample; check the type of the input."
+        )
 
 
 def _drawing(case: _Case) -> None:

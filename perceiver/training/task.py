@@ -192,10 +192,10 @@ class Task(LightningModule):
     def _require_finite(self, loss: Tensor, batch: Batch) -> None:
         if not bool(torch.isfinite(loss)):
             raise FloatingPointError(
-                f"the training loss became {float(loss.detach())} in epoch {self.current_epoch + 1}, step "
+                f"the training loss is {float(loss.detach())} in epoch {self.current_epoch + 1}, step "
                 f"{self.global_step + 1}, at a learning rate of {self._learning_rate():.3g} (samples "
-                f"{', '.join(batch.ids[:3])}, …). Lower optimizer.lr, or set trainer.gradient_clip_val; checkpoints of "
-                "earlier epochs are intact."
+                f"{', '.join(batch.ids[:3])}, …). Lower optimizer.lr, or set trainer.gradient_clip_val; checkpoints "
+                "of earlier epochs are intact."
             )
 
     def _learning_rate(self) -> float:

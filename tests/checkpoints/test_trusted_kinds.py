@@ -48,7 +48,7 @@ def test_without_trust_nothing_is_imported(package: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("Alias", r"is another name of .*\.Signal"),
+        ("Alias", r"is an alias of .*\.Signal"),
         ("Other", r"not derived from perceiver\.modalities\.modality\.Modality"),
         ("path", "is a module, not a class"),
         ("path.join", "is refused|has no join|neither a module"),

@@ -62,17 +62,17 @@ def test_a_damaged_image_is_refused_everywhere(cases: Path, tmp_path: Path) -> N
                 good.save(tmp_path / split / name / f"{number}.png")
     (tmp_path / "train" / "a" / "0.png").write_bytes(damaged.read_bytes())
     folder = DataModule.of(ImageFolder, root=tmp_path, size=(8, 8), num_workers=0)
-    with pytest.raises(ImageFileError, match=r"0\.png: no intact image"):
+    with pytest.raises(ImageFileError, match=r"0\.png: not a valid image"):
         folder.setup("fit")
 
     rows = [f"{damaged},a", *(f"train/{'ab'[number % 2]}/{1 + number % 3}.png,{'ab'[number % 2]}" for number in range(20))]
     path = tmp_path / "m.csv"
     path.write_text("\n".join(["photo,label", *rows]))
     made = manifest(path, {"photo": {"kind": "image", "size": [8, 8]}}, split_seed=1)
-    with pytest.raises(BadRowError, match=r"damaged\.png: no intact image"):
+    with pytest.raises(BadRowError, match=r"damaged\.png: not a valid image"):
         read_row(made, 0)
     skipping = manifest(path, {"photo": {"kind": "image", "size": [8, 8]}}, on_bad_row="skip", test_fraction=0.0)
-    with pytest.raises(ValueError, match="of one colour"):
+    with pytest.raises(ValueError, match="are a single colour"):
         skipping.setup("fit")  # the good ones are all red
     assert any("damaged.png" in message for message in skipping.source.skipped)
 
@@ -129,7 +129,7 @@ def test_unknown_categories_and_empty_columns_are_logged(
     made.spec = spec
     with caplog.at_level(logging.WARNING):
         read = inputs(made)
-    assert "column 'ward': 1 of 3 cells have 1 values unknown in training, such as '3'" in caplog.text
+    assert "column 'ward': 1 of 3 cells have 1 values unseen in training, such as '3'" in caplog.text
     assert "column 'age': is empty in all 3 rows" in caplog.text
     assert [row["x"]["categories"].tolist() for row in read] == [[0], [2], [1]]
 
@@ -196,7 +196,7 @@ def test_lines_that_end_in_carriage_returns(cases: Path) -> None:
 
 def test_points(cases: Path) -> None:
     assert array_of("points_decimal_comma.csv", cases).tolist() == [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]
-    with pytest.raises(ValueError, match=r"points_gap\.csv, row 2, 'y': has no number"):
+    with pytest.raises(ValueError, match=r"points_gap\.csv, row 2, 'y': expected a number"):
         array_of("points_gap.csv", cases)
 
 

@@ -66,7 +66,7 @@ def test_a_damaged_image_reads_in_one_line(tmp_path: Path) -> None:
     settings = (f"data.root={tmp_path / 'images'}", "data.num_workers=0", f"hydra.run.dir={tmp_path / 'run'}")
     code, _, err = train("data=image_folder", *CONVOLVED, *settings)
     assert code == 1
-    assert err.startswith(f"error: {file}: no intact image (")
+    assert err.startswith(f"error: {file}: not a valid image (")
 
 
 def test_the_cifar10_recipe_mixes_training_images_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,9 +106,9 @@ def test_fine_tuning_on_texts_with_classes(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("task=masked_tokens",), "asks for the adapter of the modality 'text', and this data has image only"),
+        (("task=masked_tokens",), "refers to the adapter of modality 'text', but the data has only image"),
         (("experiment=masked_text", "task.masking.rate=1.5"), "TokenMasking.rate: expected a share above 0 and below 1"),
-        (("experiment=masked_text", "model/head=pooled"), "asks for spec.num_classes, which this data does not say"),
+        (("experiment=masked_text", "model/head=pooled"), "refers to spec.num_classes, which the spec of this data lacks"),
         (("experiment=masked_text", "task.masking.mask_id=300"), "mask_id 300 .* the model's vocabulary of 262"),
         (("experiment=masked_text", "data=text_files", "data.files=no/such"), "data.files: expected a file, a folder"),
     ],

@@ -164,7 +164,7 @@ def test_a_process_that_hangs_stops_the_others(victim: str, witness: int, runs: 
     assert result["code"] == (1 if victim == "second" else -9)
     said = result["errors"][witness]
     where = " on rank 1" if witness else ""
-    assert said.startswith(f"error{where}: another process has made no progress for 6 seconds (trainer.strategy.timeout)")
+    assert said.startswith(f"error{where}: another process made no progress for 6 seconds (trainer.strategy.timeout)")
     assert "ckpt_path=DIR" in said
     assert len([line for line in said.splitlines() if line.startswith("error")]) == 1
 
@@ -178,14 +178,14 @@ def test_a_process_that_hangs_stops_the_others(victim: str, witness: int, runs: 
         (
             "[../third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 18000ms for recv operation to "
             "complete",
-            "no progress for 18 seconds (trainer.strategy.timeout), so this one stops. Of the others, rank 1 (process 7) is "
-            "stopped.",
+            "no progress for 18 seconds (trainer.strategy.timeout), so this one stops. Other processes: rank 1 "
+            "(process 7) is stopped.",
         ),
         (
             "Timed out after 19 seconds waiting for clients. 1/2 clients joined.",
-            "only 1 of 2 processes came to the first meeting within 19 seconds",
+            "only 1 of 2 processes connected within 19 seconds",
         ),
-        ("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:3456", "another process has ended"),
+        ("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:3456", "another process ended"),
     ],
 )
 def test_errors_of_torch_are_explained(error: str, words: str) -> None:

@@ -268,7 +268,7 @@ def test_a_wrong_override(arguments: list[str], words: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["mode=test"], "mode=test: expected ckpt_path="),
+        (["mode=test"], "mode=test: expected a checkpoint, ckpt_path="),
         (["mode=test", "ckpt_path=no/such/run"], "no/such/run: there is no such file or folder"),
         (["ckpt_path=no/such/run"], "no/such/run: there is no such file or folder"),
         (["data=mnist", "data.root=no/such/folder", "data.download=false"], "data.root: expected MNIST's files in"),
@@ -278,10 +278,10 @@ def test_a_wrong_override(arguments: list[str], words: str) -> None:
         (["model.encoder._target_=perceiver.encoder.Encodr"], "Encodr"),
         (
             ["data.augment={_target_: perceiver.data.RandomAffin}"],
-            "_target_=perceiver.data.RandomAffin (at data.augment): there is no such class",
+            "_target_=perceiver.data.RandomAffin (at data.augment): no such class",
         ),
         (["scheduler.warmup_fraction=3"], "scheduler.warmup_fraction: expected a fraction between 0 and 1, got 3"),
-        (["optimizer.lr=1e30", "trainer.gradient_clip_val=null"], "the training loss became nan in epoch 1"),
+        (["optimizer.lr=1e30", "trainer.gradient_clip_val=null"], "the training loss is nan in epoch 1"),
     ],
 )
 def test_bad_input(arguments: list[str], words: str, tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_a_checkpoint_of_another_architecture(run_directory: Path, tmp_path: Pat
     arguments = (*SMALL, "trainer.max_epochs=9", f"hydra.run.dir={tmp_path}", f"ckpt_path={run_directory}")
     finished = train(*arguments, "model.encoder.num_latents=5", "model=perceiver_io")
     assert finished.code == 1
-    assert "another architecture" in finished.error
+    assert "a different architecture" in finished.error
     assert "encoder.latents (checkpoint 4x16, model 5x16)" in finished.error
     assert "are not in the checkpoint: head.query (model 1x16)" in finished.error
     assert not (tmp_path / "csv").exists(), "found before training"
@@ -410,5 +410,5 @@ def test_full_tracebacks_on_request(tmp_path: Path) -> None:
     with mock.patch.dict(os.environ, {"HYDRA_FULL_ERROR": "1"}):
         finished = train("mode=shard", f"hydra.run.dir={tmp_path}")
         assert os.environ["HYDRA_FULL_ERROR"] == "1"
-    assert finished.error == "error: mode=shard: expected shards=DIR, the folder that shards are written to; got none."
+    assert finished.error == "error: mode=shard: expected an output folder, shards=DIR; got none."
     assert "Traceback" in finished.err

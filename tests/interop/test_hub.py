@@ -153,7 +153,7 @@ def test_other_directories(directory: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere: expected a directory written by"):
         from_pretrained(tmp_path / "nowhere")
     their_model(BY_NAME["PerceiverForMaskedLM"]).save_pretrained(tmp_path / "theirs")  # type: ignore[operator]
-    with pytest.raises(CheckpointError, match=r"a config of transformers: use perceiver\.interop\.huggingface"):
+    with pytest.raises(CheckpointError, match=r"a transformers config: use perceiver\.interop\.huggingface"):
         from_pretrained(tmp_path / "theirs")
     (directory / "model.safetensors").write_bytes(b"\x10")
     with pytest.raises(WeightFileError, match="not a safetensors file"):

@@ -149,7 +149,7 @@ def test_other_things_are_type_errors(raw: Any) -> None:
 
 @pytest.mark.parametrize("raw", [[[1, 2, 3], [4]], np.array([None, 1])], ids=["ragged", "objects"])
 def test_arrays_that_are_no_tensors(raw: Any) -> None:
-    with pytest.raises(ValueError, match="sample 3: no tensor can be made of it"):
+    with pytest.raises(ValueError, match="sample 3: cannot be converted to a tensor"):
         preprocess(raw, modality={"kind": "points", "shape": [None, 3]}, name="sample 3")
 
 
@@ -261,7 +261,7 @@ def test_time_series_are_normalised_and_missing_values_are_zero() -> None:
 def test_regular_series_need_no_times() -> None:
     assert series(np.ones((3, 2)), step_seconds=0.5)["times"].tolist() == [0, 0.5, 1]
     assert series([1, 2], num_values=1, mean=[0.0], std=[1.0], step_seconds=1)["values"].shape == (2, 1)
-    with pytest.raises(ValueError, match="sample 3: expected times, since the spec has no step_seconds"):
+    with pytest.raises(ValueError, match="sample 3: expected times, because the spec has no step_seconds"):
         series(np.ones((3, 2)))
 
 
@@ -289,7 +289,7 @@ def test_steps_of_the_same_time_become_one() -> None:
         ({"values": np.ones((2, 2)), "times": [0, np.nan]}, "1 of 2 times are NaN"),
         ({"values": np.ones((1, 2)), "times": np.array(["NaT"], dtype="datetime64[s]")}, "1 of 1 times are missing"),
         ({"values": np.ones((2, 2)), "times": [0, 1], "present": [True]}, "expected present of shape"),
-        ({"vals": np.ones((2, 2))}, r"expected values, times and maybe present, got \['vals'\]"),
+        ({"vals": np.ones((2, 2))}, r"expected values, times and optionally present, got \['vals'\]"),
     ],
 )
 def test_errors_of_series(raw: Any, message: str) -> None:
@@ -367,10 +367,10 @@ def test_text_is_its_bytes_or_its_ids() -> None:
 @pytest.mark.parametrize(
     ("raw", "size", "message"),
     [
-        ("a", 1000, "sample 3: expected token ids, since the model's vocabulary of 1000"),
-        ("", 262, "sample 3: expected a text or its ids, integers"),
-        ([0.5], 262, "integers"),
-        ([[1]], 262, "integers"),
+        ("a", 1000, "sample 3: expected token ids, because the model has a vocabulary of 1000"),
+        ("", 262, "sample 3: expected a text, or its ids as a non-empty integer array"),
+        ([0.5], 262, "non-empty integer array"),
+        ([[1]], 262, "non-empty integer array"),
         ([3], 3, "sample 3: expected ids from 0 to 2, got 3 to 3"),
         ([-1], 3, "sample 3: expected ids from 0 to 2"),
     ],

@@ -209,4 +209,4 @@ def test_digits_with_three_labels(tmp_path: Path) -> None:
     code, out, err = train(*OTHER_DATA, common[0], "mode=test", f"ckpt_path={run}", f"hydra.run.dir={tmp_path / 'wrong'}")
     assert code == 1
     assert "was trained with perceiver.objectives.multilabel" in err
-    assert "choose its own with task=NAME" in err
+    assert "select the checkpoint's task with task=NAME" in err

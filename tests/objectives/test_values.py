@@ -136,7 +136,7 @@ def test_a_single_sample_has_no_r2() -> None:
     ],
 )
 def test_statistics_are_checked(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"task\.mean, task\.std: expected one finite number each"):
+    with pytest.raises(ValueError, match=r"task\.mean, task\.std: expected a finite mean and a standard deviation above 0"):
         task(**arguments)
 
 

@@ -136,7 +136,7 @@ BROKEN: list[tuple[str, type[Sets], str]] = [
     ("stored_spec_is_used", MeasuresAgain, r"to hold after setup\('fit'\)"),
     ("stored_spec_is_used", IgnoresItsSpec, "'points' of val batches to be normalised by the std of the spec that was set"),
     ("foreign_spec_is_refused", TakesAnySpec, r"ValueError for the spec of data whose modalities are \['not_points'\]"),
-    ("workers_give_the_same_batches", WorkersDiffer, "the same test batches from loader processes as without"),
+    ("workers_give_the_same_batches", WorkersDiffer, "the same test batches with and without loader processes"),
 ]
 
 
@@ -246,7 +246,7 @@ def test_modules_of_any_class_and_target(kind: str) -> None:
         (Unnamed, "batches_match_spec", "an id for each of 3 samples of a train batch"),
         (Unmasked, "batches_match_spec", "finite values wherever the mask says valid in a train batch, 'left'"),
         (TupleBatches, "batches_match_spec", r"val_dataloader\(\) to yield perceiver.Batch, got list"),
-        (NoSetter, "stored_spec_is_used", "give the property a setter"),
+        (NoSetter, "stored_spec_is_used", "add a setter to the property"),
         (NoSetter, "spec_is_plain_and_complete", r"spec\['target'\]\['names'\] to be a list of strings, got None"),
     ],
 )

@@ -77,9 +77,9 @@ class ModelNet40(Source):
         """Sample all meshes of both splits that are not in the cache; reports damaged meshes."""
         if not self.folder.is_dir():
             raise FileNotFoundError(
-                f"data.root: expected meshes in {self.folder.resolve()}/<class>/train and test, but there is no such "
-                "folder. Download ModelNet40.zip from modelnet.cs.princeton.edu and unpack it; set data.root or the "
-                "environment variable PERCEIVER_DATA to the folder that holds ModelNet40."
+                f"data.root: expected meshes in {self.folder.resolve()}/<class>/train and test, but the folder does "
+                "not exist. Download ModelNet40.zip from modelnet.cs.princeton.edu and unpack it; set data.root or "
+                "the environment variable PERCEIVER_DATA to the folder that holds ModelNet40."
             )
         if training := self._paths("train"):
             self._cached("train", training)
@@ -126,8 +126,8 @@ class ModelNet40(Source):
         for path in paths:
             if path.parents[1].name not in number:
                 raise ValueError(
-                    f"{path.parents[1]}: class {path.parents[1].name!r} has meshes for the test but is none of the "
-                    f"{len(number)} classes of training: {', '.join(number)}."
+                    f"{path.parents[1]}: class {path.parents[1].name!r} has test meshes but is not one of the "
+                    f"{len(number)} training classes: {', '.join(number)}."
                 )
         return [number[path.parents[1].name] for path in paths]
 
@@ -169,8 +169,8 @@ class ModelNet40(Source):
                 _write_at_once(target, points)
             except OSError as error:
                 raise OSError(
-                    f"data.cache: the sampled points cannot be written to {target}: {error}. Set data.cache to a folder "
-                    f"that can be written and has {points.nbytes / 1e6:.0f} MB to spare."
+                    f"data.cache: cannot write the sampled points to {target}: {error}. Set data.cache to a writable "
+                    f"folder with {points.nbytes / 1e6:.0f} MB of free space."
                 ) from error
         return target
 

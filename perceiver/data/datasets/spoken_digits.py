@@ -101,7 +101,7 @@ class SpokenDigits(Source):
         """Download absent files, and check names and headers of all files early."""
         missing = _missing(self.folder)
         if missing and not self.download:
-            raise FileNotFoundError(self._absent(missing, "they are absent and data.download is false"))
+            raise FileNotFoundError(self._absent(missing, "they are missing and data.download is false"))
         if missing:
             try:
                 download_recordings(self.folder, url=self.url)
@@ -140,10 +140,10 @@ class SpokenDigits(Source):
 
     def _absent(self, missing: list[str], reason: str) -> str:
         return (
-            f"data.root: expected {len(ALL)} recordings of the Free Spoken Digit Dataset in {self.folder.resolve()}, but "
-            f"{_listed(missing)} cannot be had: {reason}. Set data.root or the environment variable PERCEIVER_DATA to the "
-            "folder that holds free-spoken-digit-dataset/recordings, or run with data.download=true, a network connection "
-            "and free disk space."
+            f"data.root: expected {len(ALL)} recordings of the Free Spoken Digit Dataset in {self.folder.resolve()}, "
+            f"but {_listed(missing)} are not available: {reason}. Set data.root or the environment variable "
+            "PERCEIVER_DATA to the folder that holds free-spoken-digit-dataset/recordings, or run with "
+            "data.download=true, a network connection and free disk space."
         )
 
 
@@ -159,8 +159,8 @@ def check_recordings(folder: Path) -> None:
     expected = {one.name for one in ALL}
     if superfluous := sorted(path.name for path in folder.glob("*.wav") if path.name not in expected):
         raise ValueError(
-            f"{folder}: expected the {len(ALL)} recordings of release 1.0.10 and no others, got also "
-            f"{_listed(superfluous)}. Move them elsewhere; data=audio_folder takes recordings of your own."
+            f"{folder}: expected the {len(ALL)} recordings of release 1.0.10 only, got also {_listed(superfluous)}. "
+            "Move them elsewhere; data=audio_folder reads your own recordings."
         )
     for name in sorted(expected):
         check_recording(folder / name)

@@ -86,9 +86,10 @@ class AudioFolder(Source):
         present = [split for split in SPLITS if split_folder(self.root, split).is_dir()]
         if not present or (self.needs_test and "test" not in present):
             raise FileNotFoundError(
-                f"data.root: expected folders train and test in {self.root.resolve()}, each with a folder of recordings for "
-                f"every class; there {'is no test' if present else 'are none'}. Set data.root or the environment variable "
-                "PERCEIVER_DATA to the folder that holds them; with test=false no test recordings are needed."
+                f"data.root: expected folders train and test in {self.root.resolve()}, each with one folder of "
+                f"recordings per class; {'test is missing' if present else 'they are missing'}. Set data.root or the "
+                "environment variable PERCEIVER_DATA to the folder that holds them; with test=false no test "
+                "recordings are needed."
             )
         for split in present:
             for paths in self._by_class(split).values():
@@ -170,8 +171,9 @@ class AudioFolder(Source):
         for name, paths in self._by_class(split).items():
             if name not in self.class_names:
                 raise ValueError(
-                    f"{self.root / split / name}: class {name!r} is none of the {len(self.class_names)} classes of "
-                    f"training: {', '.join(self.class_names)}. Remove the folder, or train with recordings of this class."
+                    f"{self.root / split / name}: class {name!r} is not one of the {len(self.class_names)} training "
+                    f"classes: {', '.join(self.class_names)}. Remove the folder, or train with recordings of this "
+                    "class."
                 )
             labelled += [(path, self.class_names.index(name)) for path in paths]
         return labelled

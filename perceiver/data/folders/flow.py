@@ -198,7 +198,7 @@ class FramePairs:
         flow = torch.from_numpy(read_flow(path)) if flow_file else torch.zeros(2, height, width)
         sizes = {(image.height, image.width) for image in images} | {tuple(flow.shape[1:])}
         if len(sizes) > 1:
-            raise FlowFileError(f"{path}: expected frames and flow of one size, got {sorted(sizes)} (height, width).")
+            raise FlowFileError(f"{path}: expected frames and flow of equal size, got {sorted(sizes)} (height, width).")
         frames = torch.stack([torch.from_numpy(np.array(image)).movedim(-1, 0) for image in images], dim=1).float() / 255
         if any(own < wanted for own, wanted in zip(frames.shape[-2:], self.size, strict=True)):
             raise FlowFileError(

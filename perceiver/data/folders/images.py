@@ -122,8 +122,8 @@ class ImageFolder(Source):
         if bool((left == 0).any()):
             name = files.class_names[int(left.argmin())]
             raise ValueError(
-                f"{files.folder / name}: expected more images: validation took all that there are. Lower "
-                f"data.validation_fraction (now {self.validation_fraction}), or make {self.root / 'val'} yourself."
+                f"{files.folder / name}: expected more images: all of them went to validation. Reduce "
+                f"data.validation_fraction (now {self.validation_fraction}), or create {self.root / 'val'}."
             )
         return replace(training, crop=self.train_crop), files.take(taken)
 

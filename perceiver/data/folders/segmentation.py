@@ -107,9 +107,9 @@ class SegmentationFolder(Source):
         if not 0 < validation_fraction < 1:
             raise ValueError(f"data.validation_fraction: expected a share between 0 and 1, got {validation_fraction}.")
         if augment is not None and not callable(augment):
-            raise TypeError(f"data.augment: expected a transform to call or null, got {type(augment).__name__}.")
+            raise TypeError(f"data.augment: expected a callable transform or null, got {type(augment).__name__}.")
         if class_names is not None and (len(class_names) < 2 or len(set(class_names)) < len(class_names)):
-            raise ValueError(f"data.class_names: expected two names or more, all different, got {list(class_names)}.")
+            raise ValueError(f"data.class_names: expected two or more distinct names, got {list(class_names)}.")
         self.root = Path(root)
         self.frame = None if size is None else Frame(size=size, crop_fraction=crop_fraction)
         if mask_colors is not None and mask_values is not None:
@@ -148,7 +148,7 @@ class SegmentationFolder(Source):
         if self.class_names is None:
             raise FileNotFoundError(
                 f"{self.root / CLASSES_FILE}: expected the names of the classes, one per line in the order of their "
-                "numbers; there is no such file. Write it, or give data.class_names."
+                "numbers, but the file does not exist. Create it, or set data.class_names."
             )
         return self.class_names
 
@@ -205,12 +205,14 @@ class SegmentationFolder(Source):
         absent = [name for name, count in zip(names, counts.tolist(), strict=True) if count == 0]
         if len(names) - len(absent) < 2:
             raise ValueError(
-                f"{plain.folder}: expected pixels of two classes or more in the masks, got none of {', '.join(absent)}. "
-                f"Numbers in data.ignored={list(self.ignored)} do not count; where masks hold other numbers than 0 to "
-                f"{len(names) - 1}, give those of the classes in data.mask_values."
+                f"{plain.folder}: expected pixels of two or more classes in the masks, found none of "
+                f"{', '.join(absent)}. Numbers in data.ignored={list(self.ignored)} are ignored. If masks have other "
+                f"numbers than 0 to {len(names) - 1}, list the numbers of the classes in data.mask_values."
             )
         if absent:
-            log.warning("%s: %d masks have no pixel of the classes %s.", plain.folder, len(chosen), ", ".join(absent))
+            log.warning(
+                "%s: none of the %d masks has pixels of the classes %s.", plain.folder, len(chosen), ", ".join(absent)
+            )
         mean, std = channel_statistics(images, value_range=(0.0, 1.0))
         facts = {**self.facts["image"], "mean": mean, "std": [value or 1.0 for value in std]}
         if self.deep_range is not None:
@@ -246,7 +248,7 @@ class SegmentationFolder(Source):
             if found == {0, WHITE}:
                 self.mask_values = [0, WHITE]
                 names = self.named_classes()
-                log.info("%s: masks hold 0 and %d: these are the classes %s and %s.", self.root, WHITE, *names)
+                log.info("%s: masks have the values 0 and %d, used as the classes %s and %s.", self.root, WHITE, *names)
         if self.deep_range is None:
             self.deep_range = deep_range_of_files(
                 [training.folder / "images" / file for _, file in evenly(training.names, _DESCRIBED)]
@@ -335,8 +337,8 @@ class ImagePairs:
             mask = read_color_mask(path, colors=self.colors, ignored=self.ignored_colors)
         if image.size != mask.size:
             raise ImageFileError(
-                f"{path}: expected {image.height} x {image.width} pixels, as its image has (upright), got {mask.height} x "
-                f"{mask.width}."
+                f"{path}: expected {image.height} x {image.width} pixels, the upright size of its image, got "
+                f"{mask.height} x {mask.width}."
             )
         if self.frame is not None:
             image, mask = self.frame(image), self.frame(mask, resample=Image.Resampling.NEAREST)

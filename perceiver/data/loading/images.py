@@ -1,7 +1,7 @@
 """Labelled images as a split that is read in whole batches.
 
 A per-sample pipeline (index, convert, normalise, collate) costs more than a small model's training step. Here
-a batch is one read and a few whole-tensor operations; only a per-sample augmentation brings the loop back.
+a batch is one read and a few whole-tensor operations; only a per-sample augmentation needs a loop.
 """
 
 from abc import ABC, abstractmethod
@@ -159,9 +159,9 @@ def image_statistics(
     mean, deviation = (list(values) for values in (training.statistics() if given is None else given))
     if given is not None and (not len(mean) == len(deviation) == training.shape[0] or min(deviation) <= 0):
         raise ValueError(
-            f"data.mean, data.std: expected {training.shape[0]} numbers each, one per channel, deviations above 0; "
-            f"got {mean} and {deviation}."
+            f"data.mean, data.std: expected {training.shape[0]} numbers each, one per channel, with std above 0; got "
+            f"{mean} and {deviation}."
         )
     if max(deviation) == 0:
-        raise ValueError("the training images are all of one colour: nothing to normalise or to learn from.")
+        raise ValueError("all training images are a single colour and cannot be normalised.")
     return {MODALITY: {"mean": mean, "std": [value or 1.0 for value in deviation]}}  # a constant channel has no information

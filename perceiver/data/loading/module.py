@@ -98,7 +98,7 @@ class DataModule(LightningDataModule):
         source = self.source
         if given and source.normalised:
             raise ValueError(
-                f"{argument}: expected null for {type(source).__name__}, whose samples are normalised as they are read."
+                f"{argument}: expected null for {type(source).__name__}, which normalises samples when it reads them."
             )
         return by_modality(given, facts=source.facts, available=source.available, argument=argument)
 
@@ -129,7 +129,7 @@ class DataModule(LightningDataModule):
         return self._splits[name]
 
     def _chosen(self, training: Any) -> Any:
-        """The samples to train on."""
+        """Return the samples to train on."""
         if self.balanced_sampling:
             self._labels(training, setting="balanced_sampling")
         if self.num_labelled is None:
@@ -141,7 +141,7 @@ class DataModule(LightningDataModule):
         labels = getattr(training, "labels", None)
         if labels is None:
             raise ValueError(
-                f"data.{setting}: expected {'null' if setting == 'num_labelled' else 'false'}, since the target of "
+                f"data.{setting}: expected {'null' if setting == 'num_labelled' else 'false'}, because the target of "
                 f"{type(self.source).__name__} is not a class."
             )
         return labels
@@ -158,7 +158,7 @@ class DataModule(LightningDataModule):
             ValueError: set to the spec of other data; see `Source.take`.
         """
         if self.source.spec is None:
-            raise RuntimeError('the spec is known once the data was seen: call prepare_data() and setup("fit") first.')
+            raise RuntimeError('the spec is known only after the data is read: call prepare_data() and setup("fit") first.')
         return deepcopy(self.source.spec)
 
     @spec.setter
@@ -167,7 +167,7 @@ class DataModule(LightningDataModule):
         self._splits.clear()
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled batches of the training split, augmented and corrupted; without augmentation when overfitting."""
+        """Return shuffled training batches, augmented and corrupted; without augmentation when overfitting."""
         training = self.split("train")
         if getattr(self.trainer, "overfit_batches", 0) > 0:
             # The same batches every time. Lightning ensures this for plain shuffling only.
@@ -187,15 +187,15 @@ class DataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """Batches of the validation split, in a fixed order."""
+        """Return the batches of the validation split, in a fixed order."""
         return self._loader(self.split("val"))
 
     def test_dataloader(self) -> DataLoader[Sample]:
-        """Batches of the test split, in a fixed order."""
+        """Return the batches of the test split, in a fixed order."""
         return self._loader(self.split("test"))
 
     def predict_dataloader(self) -> DataLoader[Sample]:
-        """Batches for prediction, in order: the test split, or the source's prediction samples."""
+        """Return the batches for prediction, in order: the test split, or the source's prediction samples."""
         return self._loader(self.split("predict"))
 
     def _loader(self, samples: Any, *, shuffle: bool = False) -> DataLoader[Sample]:

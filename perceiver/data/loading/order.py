@@ -180,13 +180,13 @@ class TrainingLoader(DataLoader[Sample]):
         return {"epoch": self._epoch, "batches": self._delivered, "samples": samples}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Resume there when its epoch starts; with another batch size, at the last whole batch before it."""
+        """Resume from this position when its epoch starts; with a different batch size, from the last complete batch."""
         batches = state_dict["samples"] // (self._batches.batch_size * self._order.num_replicas)
         self._continue_at = (state_dict["epoch"], batches)
 
 
 def balanced_weights(labels: Sequence[int] | Tensor) -> Tensor:
-    """Return weights `(samples,)`, float64, that draw every class of `labels` equally often on average.
+    """Return the weights `(samples,)`, float64, that draw every class of `labels` equally often on average.
 
     Args:
         labels: `(samples,)`, class numbers from 0.

@@ -108,7 +108,7 @@ class Source(ABC):
         """
         names = self.named_classes()
         if len(names) < 2:
-            raise ValueError(f"{type(self).__name__}: expected two classes or more to tell apart, got {names}.")
+            raise ValueError(f"{type(self).__name__}: expected two or more classes, got {names}.")
         statistics = self.statistics(training)
         counts = torch.as_tensor(training.labels).bincount(minlength=len(names)).tolist()
         return {
@@ -136,8 +136,8 @@ class Source(ABC):
         for place, (own, other) in pairs.items():
             if own != other:
                 raise ValueError(
-                    f"spec.{place}: {type(self).__name__} has {own}, but the stored spec says {other}. "
-                    "Use the data that the checkpoint was trained on."
+                    f"spec.{place}: {type(self).__name__} has {own}, but the stored spec has {other}. Use the data "
+                    "that the checkpoint was trained on."
                 )
         self.spec = deepcopy(dict(stored))
         if "names" in target:

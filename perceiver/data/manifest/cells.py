@@ -337,7 +337,7 @@ def _rewound(file: Path | FileContent) -> Path | FileContent:
 def _array(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
     array = array_of(value, folder)
     if array.size == 0 or not np.isfinite(array).all():
-        raise ValueError(f"expected finite numbers, not none, got shape {array.shape}.")
+        raise ValueError(f"expected one or more finite numbers, got shape {array.shape}.")
     return array
 
 
@@ -355,7 +355,7 @@ def _points(value: Any, *, facts: ModalitySpec, folder: Path | None, training: b
         value = read_point_cloud(file, features=facts.get("features", ()))
     array = _array(value, facts=facts, folder=folder, training=training)
     if array.ndim != 2:
-        raise ValueError(f"expected points, a list of coordinates each, got numbers of shape {array.shape}.")
+        raise ValueError(f"expected a list of points, each a list of coordinates, got numbers of shape {array.shape}.")
     return array
 
 
@@ -385,7 +385,10 @@ def _series_names(
     found = dict(facts) if "names" in facts else {**facts, "names": list(names), "num_values": len(names)}
     if not timed:
         found["step_seconds"] = 1.0
-        message = "column %r: series have no times, so that steps are 1 second apart; set step_seconds for others."
+        message = (
+            "column %r: series have no times, so their steps are taken to be 1 second apart; set step_seconds for other "
+            "intervals."
+        )
         log.info(message, facts["column"])
     return found
 
@@ -416,7 +419,8 @@ def _warn_of_paths(
     texts = [text for _, text in cells]
     if not facts.get("files") and folder is not None and all(_is_path_of_file(text, folder) for text in texts):
         log.warning(
-            "column %r: holds paths of files, such as %s, and trains on these names; set files: true to read the files.",
+            "column %r: the cells look like file paths, such as %s, and are used as text; set files: true to read "
+            "the files.",
             *(facts["column"], shortened(texts[0])),
         )
     return dict(facts)
@@ -434,7 +438,7 @@ def _check_image(path: Path | FileContent) -> None:
         with Image.open(_rewound(path)):
             pass
     except Exception as error:
-        raise ValueError(f"{path}: no image that can be read ({type(error).__name__}: {error}).") from error
+        raise ValueError(f"{path}: not a readable image ({type(error).__name__}: {error}).") from error
 
 
 def _of_plug_in(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
@@ -495,7 +499,7 @@ def _existing(value: Any, folder: Path | None, *, directory: bool = False) -> Pa
         raise ValueError(f"expected the path of a file, got {len(text):,} characters: {shortened(text)}.")
     path = folder / (value if isinstance(value, Path) else text.strip())
     if not (path.is_file() or (directory and path.is_dir())):
-        raise FileNotFoundError(f"there is no file {path}.")
+        raise FileNotFoundError(f"no such file: {path}.")
     return path
 
 
@@ -512,7 +516,7 @@ def _numbers_of_file(path: Path | FileContent) -> NDArray[Any]:
     try:
         array: NDArray[Any] = read_array(path)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: holds no numbers in rows of equal length: {error}.") from None
+        raise ValueError(f"{path}: expected numbers in rows of equal length: {error}.") from None
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{path}: expected numbers, got {array.dtype}.")
     return array

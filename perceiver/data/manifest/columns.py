@@ -55,8 +55,8 @@ def table_facts(
                 report(
                     row,
                     name,
-                    f"expected a {what}, as in other rows, got {value!r}. If the column is meant so, name it under "
-                    "categories.",
+                    f"expected a {what}, as in other rows, got {value!r}. If this column is categorical, name it "
+                    "under categories.",
                 )
             else:
                 present += [] if number is None else [number]
@@ -75,12 +75,12 @@ def table_facts(
         if name not in numbers
     }
     for name, categories in known.items():
-        there = sum(value is not None for value in columns[name])
-        many = len(categories) > 0.9 * there and there > _FEW
+        filled = sum(value is not None for value in columns[name])
+        many = len(categories) > 0.9 * filled and filled > _FEW
         log.log(
             logging.WARNING if many else logging.INFO,
             "column %r: read as a category with %d values in %d cells%s",
-            *(name, len(categories), there, f", such as {categories[0]}: almost one per row." if many else "."),
+            *(name, len(categories), filled, f", such as {categories[0]}: almost one per row." if many else "."),
         )
     settings = ("asked_numbers", "asked_categories", "decimal", "thousands")
     return {

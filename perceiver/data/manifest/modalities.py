@@ -87,7 +87,10 @@ def stored_modality(name: str, facts: Mapping[str, Any], *, asked: ManifestModal
 def _modality(name: str, given: Any, defaults: Mapping[str, Any]) -> ManifestModality:
     where = f"data.modalities.{name}"
     if not name or "." in name or hasattr(nn.ModuleDict(), name):
-        raise ValueError(f"{where}: torch has no module of that name; rename it and give its column: {{column: {name}}}.")
+        raise ValueError(
+            f"{where}: torch does not allow a module of this name. Rename the modality and give its column: {{column: "
+            f"{name}}}."
+        )
     own = {"kind": given} if isinstance(given, str | type) else dict(given) if isinstance(given, Mapping) else {}
     kind = own.pop("kind", None)
     if isinstance(kind, type) and issubclass(kind, Modality):
@@ -98,8 +101,8 @@ def _modality(name: str, given: Any, defaults: Mapping[str, Any]) -> ManifestMod
         return _placed(name, kind, own, {"kind": kind}, where=where)
     if kind not in KINDS and "." not in kind:
         raise ValueError(
-            f"{where}: kind {kind!r} is none of {', '.join(KINDS)}. Name the class of a kind of your own, e.g. "
-            f"my_package.{kind.title()}, or say the shape of its samples, e.g. {{kind: {kind}, shape: [null, 3], "
+            f"{where}: kind {kind!r} is not one of {', '.join(KINDS)}. Name the class of a custom kind, e.g. "
+            f"my_package.{kind.title()}, or give the shape of its samples, e.g. {{kind: {kind}, shape: [null, 3], "
             "channel_axis: -1}."
         )
     behaviour = KINDS[kind] if kind in KINDS else _plug_in(kind, where=f"{where}.kind")

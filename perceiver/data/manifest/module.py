@@ -134,7 +134,7 @@ class Manifest(Source):
         self._targets = target_columns(target_kind, target, separator=label_separator, decimal=decimal, thousands=thousands)
         self.label_separator = label_separator
         if delimiter is not None and len(delimiter) != 1:
-            raise ValueError(f"data.delimiter: expected one character, or null to find it, got {delimiter!r}.")
+            raise ValueError(f"data.delimiter: expected one character, or null to detect it, got {delimiter!r}.")
         self.delimiter = delimiter
         self.encoding = encoding
         self.header = header
@@ -200,8 +200,8 @@ class Manifest(Source):
         for modality in self._asked or ():
             if known.get(modality.name) != modality.kind:
                 raise ValueError(
-                    f"spec.modalities: Manifest has {modality.name!r} of kind {modality.kind}, but the stored spec has "
-                    f"{known}. Use the modalities that the checkpoint was trained with, or some of them."
+                    f"spec.modalities: Manifest has {modality.name!r} of kind {modality.kind}, but the stored spec "
+                    f"has {known}. Use the modalities that the checkpoint was trained with, or a subset."
                 )
         self._targets = target_columns(
             kind,
@@ -222,11 +222,11 @@ class Manifest(Source):
         if not splits.train or not splits.val:
             raise ValueError(
                 f"{self.manifest}: expected rows for training and for validation, got {len(splits.train)} and "
-                f"{len(splits.val)}; there are {len(self._columns())} rows. Add rows, or see data.split, "
+                f"{len(splits.val)}; there are {len(self._columns())} rows. Add rows, or change data.split, "
                 "data.validation_fraction and data.test_fraction."
             )
         if self.needs_test and not splits.test:
-            raise ValueError(f"data.split: {self.manifest} has no rows for the test; mark some as test, or set test=false.")
+            raise ValueError(f"data.split: {self.manifest} has no test rows; mark some rows as test, or set test=false.")
         if self.spec is None:
             specs = self._learned(splits.train)
             decodable = self._decodable(splits.train, specs)
@@ -260,10 +260,11 @@ class Manifest(Source):
         splits = self._split()
         self._report_unlabelled("test")
         if not splits.test:
-            raise ValueError(f"data.split: {self.manifest} has no rows for the test; mark some as test.")
+            raise ValueError(f"data.split: {self.manifest} has no test rows; mark some rows as test.")
         if not self._trained and self._column(self.split, "split") is None and self.test_fraction < 1:
             log.info(
-                "%d of the %d rows of %s are for the test (data.test_fraction=%g); for all set data.test_fraction=1.",
+                "%d of the %d rows of %s are test rows (data.test_fraction=%g); to test on all rows, set "
+                "data.test_fraction=1.",
                 len(splits.test),
                 len(self._columns()),
                 self.manifest,
@@ -277,7 +278,7 @@ class Manifest(Source):
     def read_prediction(self) -> ManifestRows:
         """Return all rows of all splits, without targets."""
         if self.spec is None:
-            raise RuntimeError('prediction needs a spec: set data.spec to that of a checkpoint, or call setup("fit").')
+            raise RuntimeError('prediction needs a spec: set data.spec to the spec of a checkpoint, or call setup("fit").')
         table = self._columns()
         rows = self._decodable(self._usable(range(len(table))), self._specs())
         self._warn_of_unknown_values(rows)
@@ -358,7 +359,7 @@ class Manifest(Source):
     ) -> ManifestRows:
         if len(rows) == 0:
             skipped = f": {'; '.join(self.skipped[:3])}" if self.skipped else ""
-            raise ValueError(f"{self.manifest}: no rows are left, {len(self.skipped)} were skipped{skipped}")
+            raise ValueError(f"{self.manifest}: no rows remain; {len(self.skipped)} were skipped{skipped}")
         return ManifestRows(
             table=self._columns(),
             rows=rows,
@@ -390,7 +391,7 @@ class Manifest(Source):
         if self.spec is None:
             if self._asked is None:
                 raise ValueError(
-                    "data.modalities: expected the columns that are modalities and their kinds, e.g. "
+                    "data.modalities: expected modalities, as columns with their kinds, e.g. "
                     "'data.modalities={photo: image, sound: audio}', got none."
                 )
             return self._asked
@@ -417,28 +418,28 @@ class Manifest(Source):
         for modality in self._modalities():
             for column in modality.columns:
                 if column not in table.columns:
-                    hint = "" if self.spec is None else " To do without it, name the others with data.modalities."
+                    hint = "" if self.spec is None else " To leave it out, list the other modalities in data.modalities."
                     raise ValueError(self._unknown_column(column, f"data.modalities.{modality.name}") + hint)
                 if column in self._targets.columns:
                     raise ValueError(
-                        f"data.modalities.{modality.name}: column {column!r} is the target; a model must not see it."
+                        f"data.modalities.{modality.name}: column {column!r} is the target, which cannot also be an input."
                     )
         for setting in ("id", "split"):
             self._column(getattr(self, setting), setting)
 
-    def _column(self, said: str | None, setting: str) -> str | None:
+    def _column(self, given: str | None, setting: str) -> str | None:
         """Return the column of ids or splits; None if it does not exist."""
         columns = self._columns().columns
-        if said == AUTO:
+        if given == AUTO:
             return setting if setting in columns else None
-        if said is not None and said not in columns:
-            raise ValueError(self._unknown_column(said, f"data.{setting}"))
-        return said
+        if given is not None and given not in columns:
+            raise ValueError(self._unknown_column(given, f"data.{setting}"))
+        return given
 
     def _unknown_column(self, column: str, setting: str) -> str:
         table = self._columns()
         if column in table.repeated:
-            return f"{setting}: {self.manifest} has several columns called {column!r}; rename all but one."
+            return f"{setting}: {self.manifest} has several columns named {column!r}; rename all but one."
         return f"{setting}: {self.manifest} has no column {column!r}, only {', '.join(table.columns)}."
 
     def _ids(self) -> RowIds:

@@ -64,7 +64,7 @@ class BadRows:
             BadRowError: unusable rows are not skipped; the error has this message.
         """
         if not self.skip:
-            raise BadRowError(f"{message} Mend it, or leave such rows out with data.on_bad_row=skip.")
+            raise BadRowError(f"{message} Correct it, or skip such rows with data.on_bad_row=skip.")
         self.skipped.setdefault(row, _clipped(message))
 
     def tell(self, *, total: int) -> None:
@@ -107,7 +107,7 @@ class RowIds:
                 unique.append(row)
             else:
                 bad.report(
-                    row, f"{self.table.where(row, self.column)}: id {self(row)!r} is that of {self.table.where(first)} too."
+                    row, f"{self.table.where(row, self.column)}: id {self(row)!r} also occurs at {self.table.where(first)}."
                 )
         return unique
 
@@ -209,7 +209,7 @@ class ManifestRows(Dataset[Sample]):
         if isinstance(x, dict) and "present" in x and not bool(x["present"].any()):
             return None
         if isinstance(x, Tensor) and x.is_floating_point() and not bool(x.isfinite().all()):
-            raise BadRowError(f"{_where(self.table, row, modality)}: holds NaN or infinity.")
+            raise BadRowError(f"{_where(self.table, row, modality)}: contains NaN or infinity.")
         return x
 
 
@@ -233,7 +233,7 @@ def cell_of(table: ManifestTable, row: int, modality: ManifestModality) -> Any:
 def nothing_in(modalities: Iterable[ManifestModality]) -> str:
     """Return the message for a row whose cells are all empty."""
     columns = [column for modality in modalities for column in modality.columns]
-    return f"has nothing in any of the columns of modalities, {', '.join(columns)}"
+    return f"all columns of its modalities are empty: {', '.join(columns)}"
 
 
 def usable_rows(

@@ -36,7 +36,7 @@ def read_series(value: Any, *, facts: Mapping[str, Any]) -> dict[str, Any]:
     names = list(facts["names"])
     found, values, times = _series(value, facts)
     if len(values) == 0:
-        raise ValueError(f"{_name(value)}holds no steps.")
+        raise ValueError(f"{_name(value)}has no steps.")
     if found is None:
         if values.shape[1] != len(names):
             raise ValueError(f"expected {len(names)} values per step, {', '.join(names)}, got {values.shape[1]}.")
@@ -47,11 +47,11 @@ def read_series(value: Any, *, facts: Mapping[str, Any]) -> dict[str, Any]:
         values = np.concatenate([values[:, [found.index(name)]] if name in found else missing for name in names], axis=1)
     if times is None and facts.get("step_seconds") is None:
         raise ValueError(
-            f"{_name(value)}has no times; say how far steps are apart with {{kind: timeseries, step_seconds: …}}, or "
-            "name the column of times with time: NAME."
+            f"{_name(value)}has no times; give the interval of its steps with {{kind: timeseries, step_seconds: …}}, "
+            "or name the time column with time: NAME."
         )
     if not np.isfinite(values[~np.isnan(values)]).all():
-        raise ValueError(f"{_name(value)}holds infinite values.")
+        raise ValueError(f"{_name(value)}contains infinite values.")
     return {"values": values} if times is None else {"values": values, "times": times}
 
 
@@ -70,9 +70,7 @@ def series_names(value: Any, *, facts: Mapping[str, Any]) -> list[str]:
         time = _time_column(header, facts, where=f"{value}: ")
         names = [name for name in header if name != time]
         if not names:
-            raise ValueError(
-                f"{value}: expected a column of times and columns of values, got {', '.join(header) or 'nothing'}."
-            )
+            raise ValueError(f"{value}: expected a time column and value columns, got {', '.join(header) or 'nothing'}.")
         return names
     found, values, _ = _series(value, facts)
     if found is not None:
@@ -97,7 +95,7 @@ def _series(
         columns = [_matrix(value[name], name)[:, 0] for name in names]
         if len({len(column) for column in columns}) > 1 or not columns:
             lengths = {name: len(column) for name, column in zip(names, columns, strict=True)}
-            raise ValueError(f"expected lists of one length for all values, got {lengths}.")
+            raise ValueError(f"expected lists of equal length for all values, got {lengths}.")
         values = np.stack(columns, axis=1)
     if times is not None and len(times) != len(values):
         raise ValueError(f"expected one time per step, got {len(times)} times and {len(values)} steps.")
@@ -171,7 +169,7 @@ def _columns(header: Sequence[str], facts: Mapping[str, Any], *, path: object) -
     for number, name in enumerate(header):
         wanted = asked is None or name in asked or name == facts.get("time") or name.lower() in TIME_NAMES
         if name in columns and wanted:
-            raise ValueError(f"{path}: several columns are called {name!r}; rename all but one.")
+            raise ValueError(f"{path}: several columns are named {name!r}; rename all but one.")
         if (not is_index(name) and name not in columns) or (asked is not None and name in asked):
             columns[name] = number
     return columns
@@ -239,11 +237,11 @@ def _time_column(names: Sequence[str], facts: Mapping[str, Any], *, where: str) 
     asked = facts.get("time")
     if asked is not None:
         if asked not in names:
-            raise ValueError(f"{where}expected the column of times {asked!r}, got {', '.join(names)}.")
+            raise ValueError(f"{where}expected the time column {asked!r}, got {', '.join(names)}.")
         return str(asked)
     found = [name for name in names if name.lower() in TIME_NAMES]
     if len(found) > 1:
-        raise ValueError(f"{where}the columns {', '.join(found)} may all be times; name one with time: NAME.")
+        raise ValueError(f"{where}any of the columns {', '.join(found)} may be times; name one with time: NAME.")
     return found[0] if found else None
 
 

@@ -35,8 +35,8 @@ def learned_facts(
         BadRowError: a cell cannot be decoded, unless `bad` skips its row.
         ValueError: the modality is missing in all rows, or never varies.
     """
-    there = [row for row in rows if cell_of(table, row, modality) is not None]
-    if not there:
+    present = [row for row in rows if cell_of(table, row, modality) is not None]
+    if not present:
         raise ValueError(
             f"{table.path}: column {', '.join(modality.columns)} is empty in all {len(rows)} training rows; leave "
             f"{modality.name} out of data.modalities."
@@ -49,13 +49,13 @@ def learned_facts(
     facts = dict(modality.facts)
     kind = cells_of(facts)
     if kind.survey is not None:
-        apart = 1 if kind.surveyed is None else math.ceil(len(there) / kind.surveyed)
-        cells = ((row, cell_of(table, row, modality)) for row in there[::apart])
+        apart = 1 if kind.surveyed is None else math.ceil(len(present) / kind.surveyed)
+        cells = ((row, cell_of(table, row, modality)) for row in present[::apart])
         facts = kind.survey(cells, facts=facts, folder=folder, report=report)
-    step = math.ceil(len(there) / at_most)
+    step = math.ceil(len(present) / at_most)
     dataset = ManifestRows(
         table=table,
-        rows=there[::step],
+        rows=present[::step],
         modalities=[modality],
         specs={modality.name: facts},
         folder=folder,

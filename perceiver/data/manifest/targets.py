@@ -91,7 +91,7 @@ class ClassColumn:
         counts = Counter(self.strata(table, rows))
         if len(counts) < 2:
             raise ValueError(
-                f"{table.path}, column {self.columns[0]!r}: expected two classes or more to tell apart, got only "
+                f"{table.path}, column {self.columns[0]!r}: expected two or more classes, got only "
                 f"{', '.join(map(repr, counts))} in the {len(rows)} training rows."
             )
         names = sorted(counts, key=natural)
@@ -133,7 +133,7 @@ class LabelsColumn:
     def __init__(self, columns: Sequence[str], *, separator: str = SEPARATOR) -> None:
         self.columns = _single(columns, "labels")
         if not separator:
-            raise ValueError("data.label_separator: expected a text such as ';', got an empty one.")
+            raise ValueError("data.label_separator: expected a string such as ';', got an empty string.")
         self.separator = separator
 
     def problem(self, table: ManifestTable, row: int) -> str:
@@ -155,7 +155,7 @@ class LabelsColumn:
         names = sorted({value_text(label) for row in rows for label in self._labels(table, row)}, key=natural)
         if not names:
             raise ValueError(
-                f"{table.path}, column {self.columns[0]!r}: expected labels, with {self.separator!r} between them, got none "
+                f"{table.path}, column {self.columns[0]!r}: expected labels separated by {self.separator!r}, got none "
                 f"in the {len(rows)} training rows."
             )
         for other in ("|", ",", ";", "/", " "):
@@ -163,8 +163,8 @@ class LabelsColumn:
             # There are more combinations of labels than labels.
             if len(parts) < len(names) and any(other in name for name in names):
                 log.warning(
-                    "%s, column %r: its %d labels, such as %r, look like %d labels with %r between them; set "
-                    "data.label_separator if they are.",
+                    "%s, column %r: its %d labels, such as %r, look like %d labels separated by %r; if they are, set "
+                    "data.label_separator.",
                     *(table.path, self.columns[0], len(names), next(name for name in names if other in name)),
                     *(len(parts), other),
                 )
@@ -195,9 +195,7 @@ class LabelsColumn:
                 try:
                     cell = parse_json(cell)
                 except ValueError as error:
-                    raise ValueError(
-                        f"expected labels with {self.separator!r} between them, or a JSON list: {error}."
-                    ) from None
+                    raise ValueError(f"expected labels separated by {self.separator!r}, or a JSON list: {error}.") from None
         entries = [] if cell is None else list(cell) if isinstance(cell, list | np.ndarray) else [cell]
         if any(isinstance(entry, list | dict) for entry in entries):
             raise ValueError(f"expected a flat list of labels, got {entries!r}.")
@@ -343,7 +341,7 @@ def _unknown(
     one, many = words
     listed = ", ".join(sorted(names, key=natural)[:20])
     return {
-        row: f"{table.where(row, column)}: {one} {new!r} is none of the {len(names)} {many} of training: {listed}."
+        row: f"{table.where(row, column)}: {one} {new!r} is not one of the {len(names)} {many} in training: {listed}."
         for row, labels in found
         if (new := next((label for label in labels if number_of_name(label, names) is None), None)) is not None
     }

@@ -86,7 +86,7 @@ def _images_in(folder: Path) -> list[Path]:
     files = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
     files.sort(key=lambda file: by_number(file.name))
     if not files:
-        raise ValueError(f"{folder}: expected the frames of a video, images in the order of their names, got none.")
+        raise ValueError(f"{folder}: expected a video's frames, as images in the order of their names, got none.")
     return files
 
 
@@ -94,7 +94,7 @@ def _array(path: Path | FileContent) -> Any:
     try:
         frames = read_array(path, mapped=isinstance(path, Path))
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: is no array that can be read: {error}.") from None
+        raise ValueError(f"{path}: not a readable array: {error}.") from None
     if (
         frames.dtype != np.uint8
         or frames.ndim not in (3, 4)
@@ -128,7 +128,7 @@ def _animation(path: Path | FileContent, num_frames: int | None, deep_range: Seq
                 if number in wanted
             }
     except Exception as error:
-        raise ValueError(f"{path}: no intact animation ({type(error).__name__}: {error}).") from error
+        raise ValueError(f"{path}: not a valid animation ({type(error).__name__}: {error}).") from error
     return [kept[number] for number in chosen]
 
 
@@ -142,9 +142,9 @@ def _decoded(path: Path | FileContent, num_frames: int | None) -> list[Image.Ima
     except ImportError:
         raise
     except Exception as error:
-        raise ValueError(f"{path}: no video that can be decoded ({type(error).__name__}: {error}).") from error
+        raise ValueError(f"{path}: not a decodable video ({type(error).__name__}: {error}).") from error
     if decoded == 0:
-        raise ValueError(f"{path}: holds no frames.")
+        raise ValueError(f"{path}: has no frames.")
     return [kept[number] for number in _chosen(decoded, num_frames)]
 
 

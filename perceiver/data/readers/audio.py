@@ -187,9 +187,9 @@ def _info(source: str | BytesIO, path: object) -> Any:
     try:
         facts = soundfile.info(source)
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path}: is no sound file that can be read: {error.error_string} {_REMEDY}") from error
+        raise ValueError(f"{path}: not a readable sound file: {error.error_string} {_REMEDY}") from error
     if facts.frames < 1:
-        raise ValueError(f"{path}: holds no samples. {_REMEDY}")
+        raise ValueError(f"{path}: has no samples. {_REMEDY}")
     if isinstance(source, BytesIO):
         source.seek(0)
     return facts
@@ -264,5 +264,5 @@ def loudness(recordings: Samples, *, modality: str = "audio", at_most: int = 512
         count += sound.shape[1]
     rms = (torch.as_tensor(squares) / max(count, 1)).sqrt()
     if not bool((rms > 0).all()):
-        raise ValueError("the training recordings are silent: nothing to normalise or to learn from.")
+        raise ValueError("all training recordings are silent and cannot be normalised.")
     return {"mean": [0.0] * len(rms), "std": rms.tolist()}

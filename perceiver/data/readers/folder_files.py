@@ -56,7 +56,7 @@ def report_left_out(others: Sequence[str], *, folder: Path, kind: str) -> None:
     """Log the number of files below a folder that were left out, with an example."""
     if others and process_rank() == 0:
         count = len(others)
-        log.warning("%s: left out %d files that are not %s by their names, such as %s.", folder, count, kind, others[0])
+        log.warning("%s: skipped %d files whose names are not those of %s, such as %s.", folder, count, kind, others[0])
 
 
 def by_number(name: str) -> list[tuple[int, str]]:

@@ -120,8 +120,8 @@ def split_by_document(
     if len(documents) < 3:
         raise ValueError(
             f"data.split_by: there {'is' if len(documents) == 1 else 'are'} {len(documents)} "
-            f"{'document' if len(documents) == 1 else 'different documents'}, and each split needs one at least. Set "
-            "data.split_by=stretch to cut documents in three parts, or give more files."
+            f"{'document' if len(documents) == 1 else 'different documents'}, but each split needs at least one. Set "
+            "data.split_by=stretch to cut documents into three parts, or provide more files."
         )
     sizes = [len(one.text.encode()) for one in documents]
     # NumPy guarantees the stream of RandomState permanently.

@@ -57,17 +57,17 @@ class TextSource(Source):
         facts = {"kind": "text", "shape": [None], "vocabulary_size": VOCABULARY_SIZE, "max_length": max_length}
         super().__init__(facts={modality: facts}, split_seed=split_seed)
         if max_length < 8:
-            raise ValueError(f"data.max_length: expected windows of 8 bytes or more, got {max_length}.")
-        for name, said, possible in (
+            raise ValueError(f"data.max_length: expected windows of at least 8 bytes, got {max_length}.")
+        for name, choice, possible in (
             ("cut_at", cut_at, ("word", "line")),
             ("split_by", split_by, ("auto", "document", "stretch")),
         ):
-            if said not in possible:
-                raise ValueError(f"data.{name}: expected one of {', '.join(possible)}, got {said!r}.")
+            if choice not in possible:
+                raise ValueError(f"data.{name}: expected one of {', '.join(possible)}, got {choice!r}.")
         if min(validation_fraction, test_fraction) <= 0 or validation_fraction + test_fraction >= 1:
             raise ValueError(
-                "data.validation_fraction, data.test_fraction: expected shares above 0 that leave some to train on, got "
-                f"{validation_fraction} and {test_fraction}."
+                "data.validation_fraction, data.test_fraction: expected shares above 0 that leave data for training, "
+                f"got {validation_fraction} and {test_fraction}."
             )
         self.modality = modality
         self.max_length = max_length
@@ -131,8 +131,8 @@ class TextSource(Source):
         cut = [piece for one in stretches for piece in windows(one, size=self.max_length, at_lines=self.cut_at == "line")]
         if not cut:
             raise ValueError(
-                f"data: there is too little text for a {split} split; give more, or a larger data.{split}_fraction."
+                f"data: too little text for a {split} split; provide more text, or a larger data.{split}_fraction."
                 if split != "training"
-                else "data: there is too little text to train on; give more."
+                else "data: too little text for training; provide more."
             )
         return TextWindows(cut, modality=self.modality)

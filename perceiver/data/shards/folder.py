@@ -57,7 +57,7 @@ class ShardFolder:
         folder = Path(path)
         file = folder / FACTS
         if not file.is_file():
-            state = "holds no shards" if folder.is_dir() else "is not there"
+            state = "holds no shards" if folder.is_dir() else "does not exist"
             raise FileNotFoundError(
                 f"data.shards: expected a folder of shards with {FACTS}, but {folder.resolve()} {state}. Make them with "
                 f"mode=shard data.manifest=… shards={folder}."
@@ -67,12 +67,13 @@ class ShardFolder:
                 raise ValueError("it is a link")
             facts = read_json(file)
             if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-                raise ValueError(f"it does not say format {FORMAT!r}")
+                raise ValueError(f"expected format {FORMAT!r}")
             version = facts.get("version")
             if type(version) is not int or version != VERSION:
                 raise ShardError(
-                    f"data.shards: {file} has shards of version {version!r}, this package reads version "
-                    f"{VERSION}. Convert the manifest anew into another folder, or use the package that wrote them."
+                    f"data.shards: {file} has shards of version {version!r}, but this package reads version "
+                    f"{VERSION}. Convert the manifest again into another folder, or use the version of the package "
+                    "that wrote them."
                 )
             if facts.keys() != {"format", "version", *_KEYS}:
                 raise ValueError(f"expected the keys format, version, {', '.join(_KEYS)}, got {', '.join(facts)}")
@@ -80,7 +81,7 @@ class ShardFolder:
         except ShardError:
             raise
         except (OSError, ValueError) as error:
-            raise ShardError(f"data.shards: {file} is damaged: {error}. Convert the manifest anew.") from error
+            raise ShardError(f"data.shards: {file} is damaged: {error}. Convert the manifest again.") from error
         return cls(path=folder, **{key: facts[key] for key in _KEYS})
 
     def write(self) -> None:
@@ -105,7 +106,7 @@ class ShardFolder:
         """
         if not self.complete:
             raise ShardError(
-                f"data.shards: the conversion to {self.path} is not finished. Continue it with the same command as before, "
+                f"data.shards: the conversion to {self.path} is not finished. Continue it with the same command, "
                 f"mode=shard … shards={self.path}."
             )
         for split, count in self.samples.items():
@@ -124,12 +125,12 @@ def _check_facts(*, spec: Any, samples: Any, rows_per_shard: Any, source: Any, c
             if split not in SPLITS:
                 raise ValueError(f"{name}: expected splits {', '.join(SPLITS)}, got {split!r}")
             if type(count) is not int or not 0 <= count < 2**48:
-                raise ValueError(f"{name}.{split}: expected a whole number, 0 or more, got {count!r}")
+                raise ValueError(f"{name}.{split}: expected an integer of at least 0, got {count!r}")
     if not isinstance(complete, bool):
         raise ValueError(f"complete: expected true or false, got {complete!r}")
     modalities, target = spec.get("modalities"), spec.get("target")
     if not isinstance(modalities, dict) or not modalities:
-        raise ValueError("spec.modalities: expected an object with a modality or more")
+        raise ValueError("spec.modalities: expected an object with one or more modalities")
     for name, facts in modalities.items():
         if not isinstance(facts, dict) or not isinstance(facts.get("kind"), str):
             raise ValueError(f"spec.modalities.{name}: expected an object with a kind")

@@ -48,7 +48,7 @@ class Shards(Source):
     ) -> None:
         super().__init__(facts={})
         if _is_elsewhere(shards):
-            raise ValueError(f"data.shards: expected a folder on a disk of this machine or a mounted one, got {shards}.")
+            raise ValueError(f"data.shards: expected a folder on a local or mounted disk, got {shards}.")
         self.shards = Path(shards)
         self.modalities = None if modalities is None else [str(name) for name in modalities]
         self.shuffle_seed = shuffle_seed
@@ -80,7 +80,10 @@ class Shards(Source):
                 )
         kind = (stored.get("target") or {}).get("kind")
         if kind != own["target"]["kind"]:
-            raise ValueError(f"spec.target.kind: the shards in {self.shards} have {own['target']['kind']}, not {kind!r}.")
+            raise ValueError(
+                f"spec.target.kind: the shards in {self.shards} have {own['target']['kind']}, but the stored spec has "
+                f"{kind!r}."
+            )
         self.spec = deepcopy(dict(stored))
 
     def read_training(self) -> tuple[ShardStream, ShardSamples]:
@@ -139,13 +142,13 @@ class Shards(Source):
     def _check_names(self, known: Mapping[str, Any]) -> None:
         if unknown := [name for name in self.modalities or () if name not in known]:
             raise ValueError(
-                f"data.modalities: the shards in {self.shards} have {', '.join(known)}, not {', '.join(unknown)}."
+                f"data.modalities: the shards in {self.shards} have {', '.join(known)}, but not {', '.join(unknown)}."
             )
 
     def _require(self, split: str) -> None:
         count = self._read().samples
         if not count.get(split):
-            hint = " Set test=false, or convert a manifest with test rows." if split == "test" else ""
+            hint = " Set test=false, or convert a manifest that has test rows." if split == "test" else ""
             raise ShardError(f"data.shards: {self.shards} has no samples for the {split} split, only {count}.{hint}")
         self._check()
 

@@ -103,7 +103,7 @@ def _named(value: Any, target: Mapping[str, Any]) -> Any:
     if target["kind"] == "classes":
         return target["names"][int(value)]
     if target["kind"] == "labels":
-        return [name for name, there in zip(target["names"], value.tolist(), strict=True) if there]
+        return [name for name, present in zip(target["names"], value.tolist(), strict=True) if present]
     return torch.as_tensor(value).tolist()
 
 
@@ -146,7 +146,7 @@ class Decode:
             head, contents = _opened(record)
         except (ValueError, TypeError) as error:
             raise ShardError(
-                f"data.shards: a shard has the right size but is damaged: {error}. Copy the folder once more."
+                f"data.shards: a shard has the right size but is damaged: {error}. Copy the folder again."
             ) from error
         where = f"sample {head['id']!r} of the shards"
         inputs: dict[str, Tensor | dict[str, Tensor]] = {}
@@ -167,7 +167,7 @@ class Decode:
             except Exception as error:
                 raise BadRowError(f"{where}, {name}: {reason(error)}") from error
         if not inputs:
-            raise BadRowError(f"{where}: has none of the modalities {', '.join(self.modalities)}.")
+            raise BadRowError(f"{where}: expected one or more of the modalities {', '.join(self.modalities)}.")
         try:
             return Sample(inputs=inputs, target=self._target(head["target"], where), id=head["id"])
         except (TypeError, ValueError, OverflowError) as error:
@@ -175,16 +175,16 @@ class Decode:
                 raise
             raise BadRowError(f"{where}: expected a target of kind {self.kind}, got {error}") from error
 
-    def _target(self, said: Any, where: str) -> Tensor | None:
-        if self.kind is None or said is None:
+    def _target(self, stored: Any, where: str) -> Tensor | None:
+        if self.kind is None or stored is None:
             return None
         if self.kind == "values":
-            return torch.tensor(said, dtype=torch.float64)
-        names = [said] if self.kind == "classes" else said
+            return torch.tensor(stored, dtype=torch.float64)
+        names = [stored] if self.kind == "classes" else stored
         if unknown := [name for name in names if name not in self.numbers]:
-            raise BadRowError(f"{where}: {unknown[0]!r} is none of the {len(self.numbers)} {self.kind} of training.")
+            raise BadRowError(f"{where}: {unknown[0]!r} is not one of the {len(self.numbers)} {self.kind} seen in training.")
         if self.kind == "classes":
-            return torch.tensor(self.numbers[said])
+            return torch.tensor(self.numbers[stored])
         marked = torch.zeros(len(self.numbers), dtype=torch.bool)
         marked[[self.numbers[name] for name in names]] = True
         return marked
@@ -206,9 +206,9 @@ def _opened(record: bytes | memoryview) -> tuple[dict[str, Any], dict[str, Any]]
         raise ValueError(f"the head of a record would end at byte {end}, but it has {len(record)}")
     head = parse_json(record[_LENGTH.size : end])
     if not isinstance(head, dict) or head.keys() != {"id", "target", "cells"}:
-        raise ValueError("the head of a record has not id, target and cells")
+        raise ValueError("the head of a record lacks id, target or cells")
     if not isinstance(head["id"], str) or not isinstance(head["cells"], dict):
-        raise ValueError("the head of a record has no id that is a text, or no cells by name")
+        raise ValueError("the head of a record needs an id that is a string, and cells by name")
     contents: dict[str, Any] = {}
     for name, entry in head["cells"].items():
         try:

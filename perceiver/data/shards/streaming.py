@@ -61,7 +61,7 @@ class ShardStream:
         )
         if len(loader) == 0:
             raise ShardError(
-                f"data.shards: {self.folder} has fewer samples than a batch of {batch_size} for each process; lower "
+                f"data.shards: {self.folder} has too few samples for a batch of {batch_size} in each process; reduce "
                 "data.batch_size."
             )
         return loader  # type: ignore[no-any-return]

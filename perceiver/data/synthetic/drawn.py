@@ -236,6 +236,6 @@ def _check_scene(*, size: list[int], diameter: list[float], digits: list[int]) -
     if len(size) != 2 or min(size) < 4:
         raise ValueError(f"data.size: expected [height, width] in pixels, at least 4 each, got {size}.")
     if len(diameter) != 2 or not 1 <= diameter[0] <= diameter[1]:
-        raise ValueError(f"data.diameter: expected [smallest, largest] side of a digit in pixels, got {diameter}.")
+        raise ValueError(f"data.diameter: expected [minimum, maximum] side of a digit in pixels, got {diameter}.")
     if len(digits) != 2 or not 0 <= digits[0] <= digits[1]:
-        raise ValueError(f"data.digits: expected [fewest, most] digits of a scene, got {digits}.")
+        raise ValueError(f"data.digits: expected [minimum, maximum] number of digits per scene, got {digits}.")

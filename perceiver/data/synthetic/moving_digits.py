@@ -92,8 +92,8 @@ class MovingDigits(DrawnSource):
         composition = Composition.of(size=size, digits=digits, diameter=diameter)
         if min(shift, background_shift, degrees, zoom) < 0 or shift + background_shift == 0 or zoom >= 1:
             raise ValueError(
-                "data.shift, data.background_shift, data.degrees, data.zoom: expected numbers of at least 0, something that "
-                f"moves, and a zoom below 1; got {shift}, {background_shift}, {degrees}, {zoom}."
+                "data.shift, data.background_shift, data.degrees, data.zoom: expected numbers of at least 0, a shift "
+                f"or background_shift above 0, and a zoom below 1; got {shift}, {background_shift}, {degrees}, {zoom}."
             )
         scene = MovingScene(
             composition=composition,

@@ -139,7 +139,7 @@ class PairedDigits(Source):
             if self.drop_incomplete:
                 numbers, present = numbers[present.all(dim=1)], None
         if len(numbers) == 0:
-            raise ValueError("data.drop_incomplete: every training sample lacks something; lower data.missing.")
+            raise ValueError("data.drop_incomplete: every training sample lacks a modality; reduce data.missing.")
         return MatchedSamples(matching=matching, modalities=self.modalities, numbers=numbers, present=present)
 
     def _fixed(self, matching: Matching, size: int) -> MatchedSamples:
@@ -151,9 +151,9 @@ class PairedDigits(Source):
         theirs = sorted(stored.get("modalities") or {})
         if theirs != sorted(self.modalities):
             raise ValueError(
-                f"spec.modalities: {type(self).__name__} is set to {sorted(self.modalities)}, but the stored spec says "
-                f"{theirs}. Set data.modalities=[{','.join(stored.get('modalities') or {})}], or use the data that the "
-                "checkpoint was trained on."
+                f"spec.modalities: {type(self).__name__} is set to {sorted(self.modalities)}, but the stored spec has "
+                f"{theirs}. Set data.modalities=[{','.join(stored.get('modalities') or {})}], or use the data that "
+                "the checkpoint was trained on."
             )
         super().take(stored)
 

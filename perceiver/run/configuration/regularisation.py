@@ -22,7 +22,7 @@ GROUPS = ("data", "model", "task", "optimizer")
 
 
 def without_regularisation(config: DictConfig) -> DictConfig:
-    """A copy of the configuration with every argument of `OFF` switched off, anywhere in `GROUPS`.
+    """Return a copy of the configuration with every argument of `OFF` switched off, anywhere in `GROUPS`.
 
     No arguments are added: a task without label smoothing stays without it.
     """

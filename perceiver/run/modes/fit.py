@@ -108,7 +108,8 @@ class Fit:
     def _require_checkpoint(self, trainer: Trainer) -> None:
         if self.test and not any(isinstance(one, ModelCheckpoint | LastCheckpoint) for one in trainer.checkpoint_callbacks):
             raise ValueError(
-                "test=true: no checkpoint will be kept to test; keep callbacks.best or callbacks.last, or set test=false."
+                "test=true: needs a checkpoint to test, but none will be kept. Keep callbacks.best or "
+                "callbacks.last, or set test=false."
             )
 
 
@@ -147,10 +148,12 @@ def _train(
 
 
 def _test_best(trainer: Trainer, task: LightningModule, data: LightningDataModule) -> dict[str, float]:
-    """Metrics of the test split at the best checkpoint."""
+    """Test the best checkpoint and return the metrics."""
     chosen = best_checkpoint(trainer)
     if chosen is None:
-        raise ValueError("test=true: no checkpoint was written to test; see callbacks.best and callbacks.last.")
+        raise ValueError(
+            "test=true: needs a checkpoint to test, but none was written. See callbacks.best and callbacks.last."
+        )
     # WeightAveraging would replace the averaged weights by the current weights, as a resumed training needs them.
     trainer.callbacks = [one for one in trainer.callbacks if not isinstance(one, WeightAveraging)]  # type: ignore[attr-defined]
     until_interrupted(trainer, lambda: trainer.test(task, datamodule=data, ckpt_path=chosen, verbose=False))

@@ -27,9 +27,9 @@ Sink = Callable[[list[str], Tensor], None]
 
 
 def find_checkpoint(path: str | None, *, mode: str) -> Path:
-    """The checkpoint file that `ckpt_path` names; raises if the path is missing or does not exist."""
+    """Return the checkpoint file that `ckpt_path` names; raises if the path is missing or does not exist."""
     if path is None:
-        raise ValueError(f"mode={mode}: expected ckpt_path=RUN_DIR or ckpt_path=FILE, the checkpoint; got none.")
+        raise ValueError(f"mode={mode}: expected a checkpoint, ckpt_path=RUN_DIR or ckpt_path=FILE; got none.")
     return checkpoints.find(path)
 
 

@@ -65,7 +65,7 @@ class PredictionTable:
     Args:
         file: file open for writing.
         target: interprets the outputs.
-        files: writes predictions that are saved as files; None: no such predictions will occur.
+        files: writes predictions that are saved as files; None: predictions are never saved as files.
 
     Attributes:
         masks: masks of the batch whose outputs come next; predictions on a grid are cut to the size of their sample.

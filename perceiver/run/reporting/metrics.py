@@ -51,11 +51,11 @@ class BestEpoch(Callback):
             self.confusion = pl_module.confusion("val") if isinstance(pl_module, Task) else None
 
     def summary(self) -> dict[str, float | int]:
-        """The metrics and the number of the best epoch; empty without validation."""
+        """Return the metrics and the number of the best epoch; empty without validation."""
         return self.metrics if self.epoch is None else {**self.metrics, "best_epoch": self.epoch}
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch, score, metrics and confusion matrix of the best epoch."""
+        """Return the epoch, score, metrics and confusion matrix of the best epoch."""
         return {"epoch": self.epoch, "score": self.score, "metrics": self.metrics, "confusion": self.confusion}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -65,7 +65,7 @@ class BestEpoch(Callback):
 
 
 def last_metrics(trainer: Trainer, stage: str) -> dict[str, float]:
-    """The last logged values whose names begin with `stage/`."""
+    """Return the last logged values whose names begin with `stage/`."""
     return {name: float(value) for name, value in sorted(trainer.callback_metrics.items()) if name.startswith(f"{stage}/")}
 
 
@@ -148,13 +148,13 @@ def _first(loader: Iterable[Batch], most: int | None) -> Iterator[Batch]:
 
 
 def monitored(trainer: Trainer) -> str | None:
-    """The metric `val/…` that the best checkpoint is chosen by; None without such a choice."""
+    """Return the metric `val/…` that the best checkpoint is chosen by; None without such a choice."""
     monitor = _monitor(trainer)
     return None if monitor is None else monitor.monitor
 
 
 def best_checkpoint(trainer: Trainer) -> Path | None:
-    """The best checkpoint by validation, or the last checkpoint without validation; None if no checkpoint is written."""
+    """Return the best checkpoint by validation, or the last without validation; None if no checkpoint is written."""
     found = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
     found.sort(key=lambda callback: callback.monitor is None)
     best = next((Path(callback.best_model_path) for callback in found if callback.best_model_path), None)

@@ -37,13 +37,13 @@ class OptimizerSettings(Callback):
         before, after = (present_name(str(node.get("_target_"))) for node in (stored, now))
         if stored.get("_target_") is not None and before != after:
             raise ValueError(
-                f"optimizer: {self.recipe.file} was trained with {before}, whose state {after} cannot continue. Choose that "
-                "optimizer, or start a new training from these weights with init_from."
+                f"optimizer: {self.recipe.file} was trained with {before}, whose state does not fit {after}. Choose "
+                "that optimizer, or start a new training from these weights with init_from."
             )
         self._changed = {name for name in now if stored.get(name) != now[name]} - {"lr"}
 
     def noting(self, factory: OptimizerFactory) -> OptimizerFactory:
-        """The same factory, which also records the settings of each parameter group that it makes."""
+        """Return the same factory, which also records the settings of each parameter group that it makes."""
 
         def make(groups: Iterable[Any]) -> Optimizer:
             made = factory(groups)

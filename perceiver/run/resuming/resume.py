@@ -64,11 +64,11 @@ class Scratch:
         """Check that the model, the resolved configuration and the spec fit, and warn about changes."""
 
     def optimizer(self, factory: OptimizerFactory) -> OptimizerFactory:
-        """The factory of the training's optimizer."""
+        """Return the factory of the training's optimizer."""
         return factory
 
     def callbacks(self) -> list[Callback]:
-        """Further callbacks that the training needs."""
+        """Return further callbacks that the training needs."""
         return []
 
     def set_damaged_aside(self) -> None:
@@ -119,11 +119,11 @@ class Resumed(Scratch):
         warn_of_changes(self.recipe, checkpoints.entry(plain, spec)["config"])
 
     def optimizer(self, factory: OptimizerFactory) -> OptimizerFactory:
-        """The factory of the optimizer, recorded so that its settings apply after the checkpoint's state is restored."""
+        """Return the optimizer's factory, recorded so that its settings apply after the checkpoint's state is restored."""
         return self._settings.noting(factory)
 
     def callbacks(self) -> list[Callback]:
-        """Callbacks that carry the best checkpoint along and apply changed settings of the optimizer."""
+        """Return callbacks that carry the best checkpoint along and apply changed settings of the optimizer."""
         return [CarryBest(resumed=self.file), self._settings]
 
     def set_damaged_aside(self) -> None:
@@ -134,7 +134,7 @@ class Resumed(Scratch):
 
 
 def find_resumed(path: str | Path | None, *, directory: Path) -> Resumed | None:
-    """The checkpoint to continue from, as given by `ckpt_path`.
+    """Return the checkpoint to continue from, as given by `ckpt_path`.
 
     Args:
         path: a checkpoint file, or a run directory, whose newest readable checkpoint is used. `LAST_OF_RUN` or `AUTO`: the
@@ -154,7 +154,8 @@ def find_resumed(path: str | Path | None, *, directory: Path) -> Resumed | None:
                 return None
             raise FileNotFoundError(
                 f"ckpt_path={path}: expected a checkpoint in the run directory {directory}, found none. Set "
-                f"hydra.run.dir=RUN_DIR to the run that is to be continued; ckpt_path={AUTO} starts anew if there is none."
+                f"hydra.run.dir=RUN_DIR to the run to continue; ckpt_path={AUTO} starts from scratch if it has no "
+                "checkpoint."
             )
         found = find_resumed(directory, directory=directory)
         return found and replace(found, may_be_finished=path == AUTO)
@@ -177,7 +178,7 @@ def find_resumed(path: str | Path | None, *, directory: Path) -> Resumed | None:
 
 
 def _candidates(directory: Path) -> list[Path]:
-    """The checkpoints of a run directory, newest first."""
+    """Return the checkpoints of a run directory, newest first."""
     folder = directory / "checkpoints"
     return [folder / name for name in (LAST, PREVIOUS, "best.ckpt") if (folder / name).is_file()]
 
@@ -190,7 +191,8 @@ def _read_file(file: Path) -> Resumed:
         if not others or file.parent.name != "checkpoints":
             raise
         raise checkpoints.CheckpointError(
-            f"{error}. Of the same run, {others[0]} is complete; {typed_override('ckpt_path', file.parent.parent)} takes it."
+            f"{error}. The same run has a complete checkpoint, {others[0]}; "
+            f"{typed_override('ckpt_path', file.parent.parent)} resumes from it."
         ) from error
     state = _trainer_state(file)
     row = state.get(EPOCH, {}).get("row")
@@ -214,7 +216,7 @@ def warn_of_changes(recipe: checkpoints.Recipe, now: Mapping[str, Any]) -> None:
     ]
     if changed:
         more = [f"and {len(changed) - _MOST_CHANGES} more"] if len(changed) > _MOST_CHANGES else []
-        warn(f"{recipe.file} was trained with other settings: {'; '.join([*changed[:_MOST_CHANGES], *more])}")
+        warn(f"{recipe.file} was trained with different settings: {'; '.join([*changed[:_MOST_CHANGES], *more])}")
 
 
 def _differences(old: Any, new: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
@@ -245,8 +247,9 @@ def check_architecture(model: nn.Module, file: Path) -> None:
     """
     if problems := differences(model.state_dict(), without_prefix(_trainer_state(file)["state_dict"])):
         raise ValueError(
-            f"ckpt_path: {file} holds another architecture than the configured model: {'; '.join(problems)}. Continue it "
-            "with the settings it was trained with (config.yaml in its run directory), or train anew without ckpt_path."
+            f"ckpt_path: {file} has a different architecture from the configured model: {'; '.join(problems)}. "
+            "Continue it with the settings it was trained with (config.yaml in its run directory), or train from "
+            "scratch without ckpt_path."
         )
 
 

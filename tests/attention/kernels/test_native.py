@@ -501,7 +501,7 @@ def test_a_folder_of_somebody_else_is_not_used(
     (fresh / own).write_bytes(content)
     user = os.geteuid()
     monkeypatch.setattr(cache.os, "geteuid", lambda: user + 1)
-    with pytest.raises(cache.InsecureCacheError, match="belongs to user"):
+    with pytest.raises(cache.InsecureCacheError, match="is owned by user"):
         cache.LibraryFolder(fresh)
     with pytest.warns(RuntimeWarning):
         available()

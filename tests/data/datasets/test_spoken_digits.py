@@ -115,17 +115,17 @@ def test_absent_files(tmp_path: Path) -> None:
 
 def test_one_absent_file(root: Path) -> None:
     (root / "free-spoken-digit-dataset" / "recordings" / "3_theo_7.wav").unlink()
-    with pytest.raises(FileNotFoundError, match=r"but 3_theo_7\.wav cannot be had"):
+    with pytest.raises(FileNotFoundError, match=r"but 3_theo_7\.wav are not available"):
         DataModule.of(SpokenDigits, root=root, download=False).prepare_data()
 
 
 def test_a_recording_too_many(root: Path) -> None:
     soundfile.write(root / "free-spoken-digit-dataset" / "recordings" / "3_anna_7.wav", np.zeros(9), 8000)
-    with pytest.raises(ValueError, match=r"no others, got also 3_anna_7\.wav.*audio_folder"):
+    with pytest.raises(ValueError, match=r"only, got also 3_anna_7\.wav.*audio_folder"):
         DataModule.of(SpokenDigits, root=root, download=False).prepare_data()
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"text", "no sound file"), (None, "is truncated")])
+@pytest.mark.parametrize(("content", "message"), [(b"text", "not a readable sound file"), (None, "is truncated")])
 def test_damaged_files_are_reported_before_training(content: bytes | None, message: str, root: Path) -> None:
     path = root / "free-spoken-digit-dataset" / "recordings" / "9_lucas_2.wav"
     damaged = path.read_bytes()[:-4] if content is None else content

@@ -113,7 +113,7 @@ def test_a_checkpoint_can_be_tested_without_training_data(root: Path) -> None:
 def test_files_without_sound_are_reported_before_training(content: bytes, root: Path) -> None:
     path = root / "test" / "high" / "1.wav"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{path}: is no sound file"):
+    with pytest.raises(ValueError, match=rf"{path}: not a readable sound file"):
         DataModule.of(AudioFolder, root=root, sample_rate=RATE).prepare_data()
     DataModule.of(AudioFolder, root=root, sample_rate=RATE, check_files=False).prepare_data()
 
@@ -124,7 +124,7 @@ def test_recordings_without_samples_and_truncated_ones(root: Path) -> None:
     with pytest.raises(ValueError, match=rf"{path}: is truncated"):
         DataModule.of(AudioFolder, root=root, sample_rate=RATE).prepare_data()
     soundfile.write(path, np.zeros(0), RATE)
-    with pytest.raises(ValueError, match=rf"{path}: holds no samples"):
+    with pytest.raises(ValueError, match=rf"{path}: has no samples"):
         DataModule.of(AudioFolder, root=root, sample_rate=RATE).prepare_data()
 
 
@@ -143,14 +143,14 @@ def test_absent_and_empty_folders(root: Path, tmp_path: Path) -> None:
         DataModule.of(AudioFolder, root=root, sample_rate=RATE).prepare_data()
     shutil.rmtree(root / "train" / "middle")
     shutil.rmtree(root / "test")
-    with pytest.raises(FileNotFoundError, match=r"data\.root: .* there is no test\. .*test=false"):
+    with pytest.raises(FileNotFoundError, match=r"data\.root: .* test is missing\. .*test=false"):
         DataModule.of(AudioFolder, root=root, sample_rate=RATE).prepare_data()
     module = DataModule.of(AudioFolder, root=root, sample_rate=RATE, needs_test=False)
     module.prepare_data()
     module.setup("fit")
     shutil.rmtree(root / "val" / "low")
     shutil.rmtree(root / "val" / "high")
-    with pytest.raises(FileNotFoundError, match=rf"a folder of recordings for every class in {root / 'val'}, got none"):
+    with pytest.raises(FileNotFoundError, match=rf"one folder of recordings per class in {root / 'val'}, got none"):
         DataModule.of(AudioFolder, root=root, sample_rate=RATE, needs_test=False).prepare_data()
 
 
@@ -169,14 +169,14 @@ def test_without_validation_folder_some_of_training_is(root: Path) -> None:
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_classes_that_training_has_not(split: str, root: Path) -> None:
     shutil.copytree(root / split / "low", root / split / "middle")
-    with pytest.raises(ValueError, match=rf"{root / split / 'middle'}: class 'middle' is none of the 2 classes"):
+    with pytest.raises(ValueError, match=rf"{root / split / 'middle'}: class 'middle' is not one of the 2 training classes"):
         prepared(root)
 
 
 def test_a_single_class(root: Path) -> None:
     for split in ("train", "val", "test"):
         shutil.rmtree(root / split / "low")
-    with pytest.raises(ValueError, match=r"AudioFolder: expected two classes or more to tell apart, got \['high'\]"):
+    with pytest.raises(ValueError, match=r"AudioFolder: expected two or more classes, got \['high'\]"):
         prepared(root)
 
 

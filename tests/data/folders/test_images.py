@@ -100,7 +100,7 @@ def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
         assert read.shape == (30, 40, 3)
         assert np.abs(read - values[..., None] / 65535 * 255).max() <= 0.51, name
     Image.fromarray(values.astype(np.float32)).save(tmp_path / "float.tif")
-    with pytest.raises(ImageFileError, match=r"float\.tif: no intact image .*mode F.* no known range"):
+    with pytest.raises(ImageFileError, match=r"float\.tif: not a valid image .*mode F.* no known range"):
         read_image(tmp_path / "float.tif")
 
 
@@ -297,11 +297,11 @@ def unknown_val_class(root: Path) -> None:
     [
         (no_images, "train/cat", "expected images of this class, found none"),
         (no_classes, "train", "expected a folder of images per class, found none"),
-        (one_class, "train", "expected at least two classes to tell apart, found only the folder 'zebra'"),
+        (one_class, "train", "expected at least two classes, found only the folder 'zebra'"),
         (empty_class, "train/lynx", "found none, only 1 files that end in none of .jpg"),
         (empty_test, "test", "expected images in its 3 class folders, found none"),
-        (unknown_test_class, "test", "has the classes 'lynx', of which the training images know nothing"),
-        (unknown_val_class, "val", "has the classes 'lynx', of which the training images know nothing"),
+        (unknown_test_class, "test", "has the classes 'lynx', which are not among the training classes"),
+        (unknown_val_class, "val", "has the classes 'lynx', which are not among the training classes"),
     ],
 )
 def test_folders_are_checked_before_training(damage: Callable[[Path], None], place: str, message: str, root: Path) -> None:
@@ -366,7 +366,7 @@ def test_a_damaged_file_is_named(damage: Callable[[Path], None], name: str, root
     damage(file)
     for workers in (0, 1) if damage is no_image else (0,):
         data = prepared(root, num_workers=workers)
-        with pytest.raises(ValueError, match=r"no intact image \(.*\)\. Replace the file or remove it\.$") as caught:
+        with pytest.raises(ValueError, match=r"not a valid image \(.*\)\. Replace the file or remove it\.$") as caught:
             list(data.test_dataloader())
         assert str(caught.value).startswith(f"{file}: "), "one line, without the traceback of a worker"
         assert "\n" not in str(caught.value)

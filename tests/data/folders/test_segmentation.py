@@ -164,10 +164,10 @@ def damaged(root: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (wide, r"0\.png: expected 12 x 16 pixels, as its image has \(upright\), got 3 x 3"),
+        (wide, r"0\.png: expected 12 x 16 pixels, the upright size of its image, got 3 x 3"),
         (coloured, r"0\.png: expected class numbers, one channel .* got an image of mode RGB"),
         (unknown, r"0\.png: expected class numbers from 0 to 2, or data\.ignored=\[255\], got 7"),
-        (damaged, r"0\.png: no intact image"),
+        (damaged, r"0\.png: not a valid image"),
     ],
 )
 def test_bad_masks_name_the_file(root: Path, spoil: Callable[[Path], None], message: str) -> None:
@@ -186,7 +186,7 @@ def test_incomplete_pairs(root: Path) -> None:
     (root / "train" / "images" / "part" / "1.png").unlink()
     with pytest.raises(ValueError, match=r"part/1\.png: expected a file of this name in .*images; 1 have none"):
         module(root).prepare_data()
-    with pytest.raises(FileNotFoundError, match=r"images: expected a folder, there is none"):
+    with pytest.raises(FileNotFoundError, match=r"images: expected a folder, but it does not exist"):
         module(root / "nowhere").prepare_data()
 
 
@@ -194,7 +194,7 @@ def test_incomplete_pairs(root: Path) -> None:
     ("arguments", "message"),
     [
         ({"validation_fraction": 1.0}, r"data\.validation_fraction"),
-        ({"class_names": ["a"]}, r"data\.class_names: expected two names or more"),
+        ({"class_names": ["a"]}, r"data\.class_names: expected two or more distinct names"),
         ({"size": (0, 4)}, r"data\.size: expected \[height, width\]"),
     ],
 )
@@ -229,8 +229,8 @@ def _write_grey(path: Path, numbers: np.ndarray, *, bits: int) -> None:
 def test_classes_without_a_pixel(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     (root / "classes.txt").write_text("\n".join([*NAMES, "cloud"]))
     module(root).setup("fit")
-    assert "have no pixel of the classes cloud" in caplog.text
-    with pytest.raises(ValueError, match=r"expected pixels of two classes or more .* data\.mask_values"):
+    assert "has pixels of the classes cloud" in caplog.text
+    with pytest.raises(ValueError, match=r"expected pixels of two or more classes .* data\.mask_values"):
         module(root, ignored=(1, 2, 255)).setup("fit")
 
 

@@ -161,13 +161,15 @@ def test_absent_modalities() -> None:
 def test_transforms_that_do_not_fit() -> None:
     for argument in ("augment", "corruption"):
         collate = made(**{argument: {"audio": {"mine": lambda x, mask: x}}})
-        with pytest.raises(TypeError, match=rf"data\.{argument}\.audio\.mine: expected \(float tensor, mask or None\)"):
+        with pytest.raises(
+            TypeError, match=rf"data\.{argument}\.audio\.mine: expected a returned pair \(float tensor, mask or None\)"
+        ):
             collate.check(samples()[:1] * 2)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_what_cannot_be_called() -> None:
-    with pytest.raises(TypeError, match=r"data\.augment\.image\.mine: expected a transform to call or null, got str"):
+    with pytest.raises(TypeError, match=r"data\.augment\.image\.mine: expected a callable transform or null, got str"):
         made(augment={"image": {"mine": "noise"}})
 
 

@@ -112,7 +112,7 @@ def test_transforms_that_draw_per_image_get_the_whole_batch(images: LabelledImag
         (v2.RandomCrop(3), ValueError, r"data\.augment: RandomCrop.* \(2, 4, 5\) into \(2, 3, 3\); expected the same shape"),
         (v2.ToPILImage(), TypeError, r"data\.augment: expected a float tensor .* got Image"),
         (lambda image: image > 0, TypeError, r"data\.augment: expected a float tensor .* got torch.bool"),
-        ("flip", TypeError, r"data\.augment: expected a transform to call or null, got str"),
+        ("flip", TypeError, r"data\.augment: expected a callable transform or null, got str"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

@@ -117,7 +117,7 @@ def test_spec_set_after_setup_serves_training_too() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"modalities": {"sound": {}}}, r"spec\.modalities: Stripes has \['image'\], but the stored spec says \['sound'\]"),
+        ({"modalities": {"sound": {}}}, r"spec\.modalities: Stripes has \['image'\], but the stored spec has \['sound'\]"),
         ({"target": {"names": ["a", "b"]}}, r"spec\.target\.names: Stripes has \['flat', 'steep'\]"),
         (
             {"modalities": {"image": {"kind": "image", "shape": [3, 2, 3], "range": [0, 9]}}},
@@ -142,7 +142,7 @@ def test_spec_before_setup() -> None:
 
 
 def test_images_of_one_colour() -> None:
-    with pytest.raises(ValueError, match="all of one colour"):
+    with pytest.raises(ValueError, match="are a single colour"):
         made(colour=5).setup("fit")
 
 

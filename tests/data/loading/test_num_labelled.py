@@ -89,5 +89,5 @@ def test_the_seed_is_that_of_the_splits() -> None:
 
 @pytest.mark.parametrize(("setting", "value"), [("num_labelled", 1), ("balanced_sampling", True)])
 def test_data_without_classes(setting: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"data\.{setting}: expected (null|false), since the target of PythonTexts"):
+    with pytest.raises(ValueError, match=rf"data\.{setting}: expected (null|false), because the target of PythonTexts"):
         DataModule.of(PythonTexts, **{setting: value}).train_dataloader()

@@ -102,7 +102,7 @@ def test_only_training_is_shuffled_and_augmented() -> None:
 
 
 def test_augmentation_that_does_not_fit_is_refused_before_training() -> None:
-    with pytest.raises(TypeError, match=r"data\.augment\.mine: expected \(float tensor, mask or None\) in return"):
+    with pytest.raises(TypeError, match=r"data\.augment\.mine: expected a returned pair \(float tensor, mask or None\)"):
         counted(augment={"mine": lambda x, mask: x}).train_dataloader()
 
 
@@ -120,7 +120,7 @@ def test_balanced_sampling_draws_with_replacement_as_many_as_there_are() -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"modalities": {"sound": {}}}, r"spec\.modalities: Counted has \['points'\], but the stored spec says \['sound'\]"),
+        ({"modalities": {"sound": {}}}, r"spec\.modalities: Counted has \['points'\], but the stored spec has \['sound'\]"),
         (
             {"modalities": {"points": {"kind": "points", "shape": [None, 2]}}},
             r"spec\.modalities\.points\.shape: Counted",

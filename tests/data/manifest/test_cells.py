@@ -44,7 +44,12 @@ def test_images_in_cells(tmp_path: Path) -> None:
     for value in (pixels.tolist(), pixels, (pixels / 255).tolist(), content, {"bytes": content, "path": None}):
         assert np.array_equal(np.asarray(read(value, IMAGE)), pixels)
     assert read([[0, 255]], IMAGE).size == (2, 1)
-    for value, message in (([[0, 256]], "from 0 to 255"), ([[0.5, -1]], "fractions"), ([1], "height"), (b"x", "no intact")):
+    for value, message in (
+        ([[0, 256]], "from 0 to 255"),
+        ([[0.5, -1]], "fractions"),
+        ([1], "height"),
+        (b"x", "not a valid"),
+    ):
         with pytest.raises(ValueError, match=message):
             read_cell(value, facts=IMAGE, folder=tmp_path)
 
@@ -121,20 +126,20 @@ def test_points_and_other_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "facts", "message"),
     [
-        ("none.png", IMAGE, r"there is no file .*none\.png"),
-        ("none.wav", AUDIO, r"there is no file"),
-        ("none", VIDEO, r"there is no file"),
-        ("bad.png", IMAGE, r"bad\.png: no image that can be read"),
-        ("bad.wav", AUDIO, r"bad\.wav: is no sound file"),
-        ("bad.npy", VIDEO, r"bad\.npy: is no array"),
-        ("empty", VIDEO, r"expected the frames of a video"),
+        ("none.png", IMAGE, r"no such file: .*none\.png"),
+        ("none.wav", AUDIO, r"no such file"),
+        ("none", VIDEO, r"no such file"),
+        ("bad.png", IMAGE, r"bad\.png: not a readable image"),
+        ("bad.wav", AUDIO, r"bad\.wav: not a readable sound file"),
+        ("bad.npy", VIDEO, r"bad\.npy: not a readable array"),
+        ("empty", VIDEO, r"expected a video's frames"),
         (3, VIDEO, "expected the path of a video, got 3"),
-        ("bad.txt", POINTS, r"bad\.txt: holds no numbers in rows of equal length"),
-        ("bad.npy", POINTS, r"bad\.npy: holds no numbers"),
+        ("bad.txt", POINTS, r"bad\.txt: expected numbers in rows of equal length"),
+        ("bad.npy", POINTS, r"bad\.npy: expected numbers in rows"),
         ([[1, 2], [3]], POINTS, "expected numbers in lists of equal length"),
-        ([1, 2], POINTS, r"expected points, .* of shape \(2,\)"),
+        ([1, 2], POINTS, r"expected a list of points, .* of shape \(2,\)"),
         ("[1, ", POINTS, r"expected a path, or JSON, got '\[1, '"),
-        ([[1, float("nan"), 2]], POINTS, "expected finite numbers"),
+        ([[1, float("nan"), 2]], POINTS, "expected one or more finite numbers"),
         (["a"], AUDIO, "expected numbers"),
         ([], AUDIO, "expected finite samples"),
     ],
@@ -153,7 +158,7 @@ def test_the_head_of_a_file_is_read_only(tmp_path: Path) -> None:
     path = tmp_path / "a.bmp"
     path.write_bytes(path.read_bytes()[:500])
     check_cell("a.bmp", facts=IMAGE, folder=tmp_path)
-    with pytest.raises(ValueError, match=r"a\.bmp: no intact image"):
+    with pytest.raises(ValueError, match=r"a\.bmp: not a valid image"):
         read_cell("a.bmp", facts=IMAGE, folder=tmp_path)
 
 

@@ -66,12 +66,15 @@ def test_kinds_of_other_packages() -> None:
         ("os.path.join", "is a function or another callable, not a class"),
         ("torch.nn.Linear", r"not derived from perceiver\.modalities\.modality\.Modality"),
         ("plug_in_kinds.NeedsArguments", "cannot be made without arguments: .*size"),
-        ({"kind": "plug_in_kinds.Counts", "rate": 1}, r"plug_in_kinds\.Counts has no setting rate; it has column, gain"),
+        (
+            {"kind": "plug_in_kinds.Counts", "rate": 1},
+            r"plug_in_kinds\.Counts has no setting rate; its settings: column, gain",
+        ),
         ({"kind": "plug_in_kinds.Counts", "gain": 0}, r"data\.modalities\.x: gain: expected another number"),
-        ("imgae", r"data\.modalities\.x: kind 'imgae' is none of image, video, .* say the shape"),
+        ("imgae", r"data\.modalities\.x: kind 'imgae' is not one of image, video, .* give the shape"),
         (3, r"data\.modalities\.x: expected a kind, one of image, .* got 3"),
         ({"column": "p"}, r"data\.modalities\.x: expected a kind"),
-        ({"kind": "image", "rate": 3}, r"data\.modalities\.x: image has no setting rate; it has column, size"),
+        ({"kind": "image", "rate": 3}, r"data\.modalities\.x: kind image has no setting rate; its settings: column, size"),
         ({"kind": "image", "channels": 4}, r"data\.modalities\.x: channels: expected 3 \(colour\) or 1 \(grey\), got 4"),
         ({"kind": "image", "size": [0, 3]}, r"data\.modalities\.x: .*size: expected \[height, width\]"),
         ({"kind": "audio", "sample_rate": -1}, r"data\.modalities\.x: sample_rate: expected a whole number above 0, got -1"),
@@ -81,7 +84,7 @@ def test_kinds_of_other_packages() -> None:
         ({"kind": "timeseries", "step_seconds": "x"}, "step_seconds: expected a number above 0, got 'x'"),
         ({"kind": "table"}, r"data\.modalities\.x: expected columns, or numbers and categories"),
         ({"kind": "table", "column": "a"}, "table has no setting column"),
-        ({"kind": "table", "numbers": ["a"], "categories": ["a"]}, "a list of different columns"),
+        ({"kind": "table", "numbers": ["a"], "categories": ["a"]}, "a list of distinct columns"),
     ],
 )
 def test_errors_name_modality_and_setting(said: Any, message: str) -> None:
@@ -91,11 +94,11 @@ def test_errors_name_modality_and_setting(said: Any, message: str) -> None:
 
 @pytest.mark.parametrize("name", ["values", "training", "a.b", ""])
 def test_names_that_no_module_can_have(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"data\.modalities\.{name}: torch has no module of that name"):
+    with pytest.raises(ValueError, match=rf"data\.modalities\.{name}: torch does not allow a module of this name"):
         facts("image", name)
     assert facts({"kind": "image", "column": name}, "photo")["column"] == name
 
 
 def test_none() -> None:
-    with pytest.raises(ValueError, match=r"data\.modalities: expected one modality or more"):
+    with pytest.raises(ValueError, match=r"data\.modalities: expected one or more modalities"):
         parse_modalities({}, defaults={})

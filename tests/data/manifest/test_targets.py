@@ -83,7 +83,7 @@ def test_values(tmp_path: Path, rows: Rows) -> None:
 @pytest.mark.parametrize(
     ("arguments", "cells", "message"),
     [
-        ({"target": "tags", "target_kind": "labels"}, {"tags": '["a"'}, "column 'tags': expected labels with ';' between"),
+        ({"target": "tags", "target_kind": "labels"}, {"tags": '["a"'}, "column 'tags': expected labels separated by ';'"),
         ({"target": "tags", "target_kind": "labels"}, {"tags": '[["a"]]'}, "column 'tags': expected a flat list of labels"),
         ({"target": "height", "target_kind": "values"}, {"height": "tall"}, "column 'height': expected a number .* 'tall'"),
         ({"target": "height", "target_kind": "values"}, {"height": "inf"}, "column 'height': expected a number .* 'inf'"),
@@ -102,7 +102,7 @@ def test_a_label_that_training_has_not(tmp_path: Path, rows: Rows) -> None:
     for number, row in enumerate(rows):
         row["split"] = "val" if number % 4 == 3 else "train"
     rows[3]["tags"] = "even;odd"
-    message = r"line 5, column 'tags': label 'odd' is none of the 2 labels of training: big, even"
+    message = r"line 5, column 'tags': label 'odd' is not one of the 2 labels in training: big, even"
     with pytest.raises(BadRowError, match=message):
         fitted(tmp_path, rows, target="tags", target_kind="labels", needs_test=False)
 
@@ -118,7 +118,7 @@ def test_a_label_that_training_has_not(tmp_path: Path, rows: Rows) -> None:
         ({"target": ["label", "label"]}, r"data\.target: expected one column or more, each once"),
         ({"target": []}, r"data\.target: expected one column or more"),
         ({"target_kind": "labels", "balanced_sampling": True}, r"data\.balanced_sampling: expected false"),
-        ({"target": "nothing", "target_kind": "labels"}, r"column 'nothing': expected labels, .* got none in the"),
+        ({"target": "nothing", "target_kind": "labels"}, r"column 'nothing': expected labels .* got none in the"),
         ({"target": ["height", "hight"], "target_kind": "values"}, r"data\.target: \S+ has no column 'hight'"),
         ({"target": "cloud"}, r"data\.modalities\.cloud: column 'cloud' is the target"),
     ],
@@ -133,7 +133,7 @@ def test_errors_name_the_setting(arguments: dict[str, Any], message: str, tmp_pa
 def test_a_spec_of_another_kind_is_refused(tmp_path: Path, rows: Rows) -> None:
     stored = fitted(tmp_path, rows, target="tags", target_kind="labels").spec
     data = DataModule.of(Manifest, manifest=tmp_path / "m.csv", target="height", target_kind="values", **SETTINGS)
-    with pytest.raises(ValueError, match=r"spec\.target\.kind: Manifest has values, but the stored spec says 'labels'"):
+    with pytest.raises(ValueError, match=r"spec\.target\.kind: Manifest has values, but the stored spec has 'labels'"):
         data.spec = stored
 
 

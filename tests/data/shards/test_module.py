@@ -136,7 +136,7 @@ def test_truncated_and_missing_shards(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(ShardError, match=r"a shard has the right size but is damaged: "):
         list(module(copy).train_dataloader())
     file.unlink()
-    with pytest.raises(ShardError, match=r"the shard \S+shard-000001\.bin is missing, one of"):
+    with pytest.raises(ShardError, match=r"the shard \S+shard-000001\.bin is missing; this split has"):
         module(copy)
     (copy / "train" / "index.json").unlink()
     with pytest.raises(ShardError, match=r"train/index\.json is missing or damaged"):
@@ -159,7 +159,7 @@ def test_versions_and_damaged_facts(shards: Path, tmp_path: Path) -> None:
 def test_folders_without_shards(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"data\.shards: expected a folder of shards .* holds no shards\. Make"):
         module(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"nowhere is not there\. Make them with mode=shard"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist\. Make them with mode=shard"):
         module(tmp_path / "nowhere")
 
 

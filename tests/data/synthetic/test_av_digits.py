@@ -195,7 +195,7 @@ def test_incomplete_samples_can_be_dropped(root: Path) -> None:
     assert all(set(one.inputs) == {"image", "audio"} and one.masks["audio"].any(dim=1).all() for one in batches)
     assert sum(dropping.spec["target"]["counts"]) == len(complete)
     assert len(ids(dropping.val_dataloader())) == 30
-    with pytest.raises(ValueError, match=r"data\.drop_incomplete: every training sample lacks something"):
+    with pytest.raises(ValueError, match=r"data\.drop_incomplete: every training sample lacks a modality"):
         prepared(root, missing={"audio": 1.0}, drop_incomplete=True)
 
 

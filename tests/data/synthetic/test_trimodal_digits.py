@@ -89,9 +89,7 @@ def test_corruption_of_points(root: Path) -> None:
 
 
 def test_two_images_of_a_digit_at_least(root: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"class 0: expected at least 2 sample\(s\) of points to go with those of image, got 1"
-    ):
+    with pytest.raises(ValueError, match=r"class 0: expected at least 2 sample\(s\) of points to match with image, got 1"):
         prepared(root, validation_images=10)
 
 

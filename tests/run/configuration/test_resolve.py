@@ -120,6 +120,8 @@ def test_modality_stands_below_adapters_only() -> None:
 
 
 def test_a_task_that_does_not_go_with_the_data_says_what_the_data_has() -> None:
-    message = r"asks for spec\.(num_outputs|target\.mean), which this data does not say; its target is of kind 'classes'"
+    message = (
+        r"refers to spec\.(num_outputs|target\.mean), which the spec of this data lacks. Its target is of kind 'classes'"
+    )
     with pytest.raises(ValueError, match=message):
         resolve(composed("task=regression"), SPEC)

@@ -121,7 +121,7 @@ def test_other_data_and_damaged_directories(published: Path, tmp_path: Path) -> 
         return finished.error
 
     said = error(f"init_from={published}", "data=digits")
-    assert f"init_from: {published} was trained on other inputs" in said
+    assert f"init_from: {published} was trained on different inputs" in said
     assert "expected (batch, 3, height, width), got (1, 1, 8, 8)" in said
     assert "data=image_folder" in said
 

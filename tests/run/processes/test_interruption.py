@@ -111,7 +111,7 @@ def test_other_batches_on_resuming(tmp_path: Path) -> None:
     assert train(*arguments, stop=AtStep(3, signal.SIGTERM))[0] == 143
     code, err = train(*arguments, "data.batch_size=64")
     assert code == 0, err
-    assert "was trained with other settings: data.batch_size: 128 -> 64" in err
+    assert "was trained with different settings: data.batch_size: 128 -> 64" in err
     # 4 steps of 128 samples are 8 of 64; an epoch has 1,257 samples, so 20 batches.
     kept = json.loads((tmp_path / "metrics.json").read_text())
     assert kept["epochs"] == 2
