@@ -315,14 +315,14 @@ def recipe_of(content: dict[str, Any], file: Path) -> Recipe:
         hint = "; upgrade perceiver-multimodal" if type(version) is int and version > FORMAT else ""
         raise CheckpointError(f"{file}: unknown checkpoint format {shown}; this version reads format {FORMAT}{hint}")
     try:
-        config = plain(said.get("config"), path="config")
-        spec = plain(said.get("spec"), path="spec")
+        config = plain(stored.get("config"), path="config")
+        spec = plain(stored.get("spec"), path="spec")
         if spec is not None:
             check_spec(spec)
     except PlainError as error:
         raise CheckpointError(f"{file}: {error}") from error
     if type(config) is not dict or type(config.get("model")) is not dict:
-        raise CheckpointError(f"{file}: its config has no model: expected a mapping with the key model")
+        raise CheckpointError(f"{file}: config: expected a mapping with the key model")
     return Recipe(file=file, config=config, spec=spec)
 
 

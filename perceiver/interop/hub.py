@@ -100,7 +100,7 @@ class HubPerceiver(nn.Module, PyTorchModelHubMixin, library_name="perceiver-mult
         """See `Perceiver.forward`."""
         return self.model(*arguments, **named)
 
-    def save_pretrained(  # type: ignore[override]
+    def save_pretrained(
         self,
         save_directory: str | Path,
         *,

@@ -87,7 +87,7 @@ class SampleGrid:
                 axes = figure.add_subplot(rows, columns, position, projection=drawings[name].projection if there else None)
                 if place == 0:
                     title_sample(axes, comparison)
-                if shown:
+                if there:
                     drawings[name].sample(axes, *single.shown(name, facts[name]))
                 else:
                     axes.set_axis_off()

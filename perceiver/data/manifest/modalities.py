@@ -74,7 +74,7 @@ def stored_modality(name: str, facts: Mapping[str, Any], *, asked: ManifestModal
     kind = str(facts["kind"])
     columns = tuple(map(str, facts.get("columns") or [facts.get("column", name)]))
     if asked is not None and not asked.several_columns:
-        place = {key: asked.facts[key] for key in ("column", "path") if key in asked.facts}
+        place = {str(key): asked.facts[key] for key in ("column", "path") if key in asked.facts}
         kept = {key: value for key, value in facts.items() if key != "path"}
         return ManifestModality(name=name, kind=kind, columns=asked.columns, facts={**kept, **place}, pattern=asked.pattern)
     pattern = None

@@ -72,10 +72,10 @@ def _files_at(path: Path) -> list[Path]:
                 return [path / name for name in sorted(found, key=by_number)]
         raise FileNotFoundError(f"data.manifest: expected CSV, Parquet or JSON files, but {path.resolve()} has none.")
     if glob.has_magic(str(path)):
-        if found := [Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]:
-            return sorted(found, key=lambda one: by_number(str(one)))
+        if matching := [name for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]:
+            return [Path(name) for name in sorted(matching, key=by_number)]
         raise FileNotFoundError(f"data.manifest: no file matches {path.absolute()}.")
-    raise FileNotFoundError(f"data.manifest: expected a CSV, Parquet or JSON file, but {path.resolve()} is not there.")
+    raise FileNotFoundError(f"data.manifest: expected a CSV, Parquet or JSON file, but {path.resolve()} does not exist.")
 
 
 def _without_pattern(path: Path) -> Path:
