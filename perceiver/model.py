@@ -13,11 +13,13 @@ from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
 from perceiver.masking.modality_dropout import ModalityDropout
 from perceiver.runtime.evaluating import evaluating
+from perceiver.runtime.regularising import regularising
 from perceiver.targets.predict import predict
 from perceiver.tokens import Tokens
 from perceiver.zero_gradients import with_zero_gradients
 
 
+@regularising(modality_dropout=None)
 class Perceiver(nn.Module):
     """A model over a dict of modalities, of which any non-empty subset may be present, per batch and per sample.
 
@@ -171,9 +173,7 @@ class Perceiver(nn.Module):
         index = target_index(self.head, device=next(self.parameters()).device)
         return target_output(self.head, self(**self.without_target(inputs, masks), index=index))
 
-    def without_target(
-        self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Any]:
+    def without_target(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """Return arguments of `forward` without the target, for models that also take the target as an input.
 
         If the fusion has a mask token for the target (Perceiver IO, section 4.3), it replaces the absent target.

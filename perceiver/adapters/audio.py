@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from perceiver.adapters.content import Content
 from perceiver.masks import grid_mask, patch_mask, zero_masked
 from perceiver.positions import PositionEncoding, grid_coordinates, time_coordinates
+from perceiver.runtime.regularising import regularising
 from perceiver.tokens import Tokens
 
 
@@ -123,6 +124,7 @@ class WaveformFrames(nn.Module):
         return f"audio_channels={self.audio_channels}, frame={self.frame}, sample_rate={self.sample_rate}"
 
 
+@regularising(augment=None)
 class LogMelFrames(nn.Module):
     """One token per hop: the logarithm of its mel spectrum, `audio_channels * num_mels` values, and its time.
 
@@ -217,6 +219,7 @@ class LogMelFrames(nn.Module):
         return Content(values=self.log_mel(x).permute(0, 3, 1, 2).flatten(2))
 
 
+@regularising(augment=None)
 class LogMelBins(nn.Module):
     """One token per hop and mel band: single values on a grid of time and frequency (Perceiver, section 4.2).
 

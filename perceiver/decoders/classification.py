@@ -11,9 +11,11 @@ from perceiver.attention.projection import lecun_linear
 from perceiver.decoders.decoder import Head
 from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_at_least_one, check_positive
+from perceiver.runtime.regularising import regularising
 from perceiver.tokens import Tokens
 
 
+@regularising(dropout=0.0, attention_dropout=0.0)
 class ClassificationDecoder(Head):
     """A learned query reads the latents; a linear map computes class logits (Perceiver IO, section 4.3).
 

@@ -17,12 +17,14 @@ from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import stratified_split
 from perceiver.data.readers.images import Crop, ImageFiles, both_or_neither, find_images
 from perceiver.modalities.framing import Frame
+from perceiver.runtime.regularising import regularising
 
 DEVKIT = Path("ILSVRC2012_devkit_t12", "data")
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 NAME_FILES = ("LOC_synset_mapping.txt", "synset_words.txt")
 
 
+@regularising(train_crop=None)
 class ImageNet(Source):
     """ImageNet for classification, from local files only: its terms require agreement, so nothing is downloaded.
 

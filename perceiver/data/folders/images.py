@@ -14,8 +14,10 @@ from perceiver.data.loading.splits import stratified_split
 from perceiver.data.readers.folder_files import split_folder
 from perceiver.data.readers.images import Crop, ImageFiles, both_or_neither, find_images
 from perceiver.modalities.framing import Frame
+from perceiver.runtime.regularising import regularising
 
 
+@regularising(train_crop=None)
 class ImageFolder(Source):
     """Images of any size and format, in a folder per class, scaled and cropped to a common size.
 

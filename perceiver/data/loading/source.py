@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 
 import torch
 
+from perceiver.runtime.regularising import regularising
 from perceiver.targets.classes import classes_target
 
 
+@regularising(augment=None)
 class Source(ABC):
     """Finds and reads the splits of a data set; `DataModule` makes the batches.
 
