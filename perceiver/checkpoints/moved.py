@@ -4,6 +4,7 @@ from __future__ import annotations
 
 MOVED = {
     # 0.1 to 0.2
+    "perceiver.adapters.audio.LogMel": "perceiver.adapters.log_mel.LogMel",
     "perceiver.data.audio_augmentation": "perceiver.data.augmentation.audio",
     "perceiver.data.audio_folder": "perceiver.data.folders.audio",
     "perceiver.data.augmentation": "perceiver.data.augmentation.images",
