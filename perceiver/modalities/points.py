@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from perceiver.modalities.arrays import as_tensor, check_shape
-from perceiver.modalities.modality import Modality, ModalitySpec
+from perceiver.modalities.modality import Modality
+from perceiver.modalities.spec import ModalitySpec
 
 
 @final
@@ -19,7 +20,7 @@ class PointsModality(Modality):
     channel_axis = -1
     settings: ClassVar = {"unit_sphere": True}
 
-    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return whether point sets are centred and scaled."""
         return {"unit_sphere": bool(settings["unit_sphere"])}
 

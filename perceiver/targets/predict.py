@@ -16,6 +16,7 @@ from torch import Tensor
 from perceiver.batch import Sample
 from perceiver.collate import Collate
 from perceiver.modalities.preprocess import preprocess
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.targets.kinds import target_of
 from perceiver.targets.pixels import cut_to_size
 
@@ -55,7 +56,7 @@ def predict(
     return predictions
 
 
-def prepare(raw: Any, modalities: Mapping[str, Mapping[str, Any]], *, number: int) -> Sample:
+def prepare(raw: Any, modalities: Mapping[str, ModalitySpec], *, number: int) -> Sample:
     """Preprocess a raw sample: a dict of modalities, or the raw value of the only modality.
 
     Raises:
@@ -75,29 +76,29 @@ def prepare(raw: Any, modalities: Mapping[str, Mapping[str, Any]], *, number: in
         where = f"sample {number}, modality {name!r}"
         if isinstance(value, Path | bytes | bytearray):
             value = _read(value, kind=modalities[name].get("kind"), where=where)
-        inputs[name] = preprocess(value, modality=modalities[name], name=where)
+        inputs[name] = preprocess(value, spec=modalities[name], name=where)
     return Sample(inputs=inputs, id=str(number))
 
 
-def _samples(samples: Any, modalities: Mapping[str, Mapping[str, Any]]) -> Iterable[Any]:
+def _samples(samples: Any, modalities: Mapping[str, ModalitySpec]) -> Iterable[Any]:
     """Iterate over the samples; a single sample counts as one."""
     if isinstance(samples, Mapping | str | Path | bytes | bytearray | Image.Image):
         return [samples]
     if isinstance(samples, np.ndarray | Tensor) and len(modalities) == 1:
-        [modality] = modalities.values()
-        return [samples] if _is_one(samples, modality) else samples
+        [spec] = modalities.values()
+        return [samples] if _is_one(samples, spec) else samples
     if not isinstance(samples, Iterable):
         raise TypeError(f"predict: expected a sample or an iterable of samples, got {type(samples).__name__}.")
     return samples
 
 
-def _is_one(x: Any, modality: Mapping[str, Any]) -> bool:
+def _is_one(x: Any, spec: ModalitySpec) -> bool:
     """Return whether an array is one sample of a modality, rather than several along its first axis."""
-    kind, shape = modality.get("kind"), modality.get("shape")
+    kind, shape = spec.get("kind"), spec.get("shape")
     if kind == "text":
         return int(x.ndim) == 1
     if kind == "timeseries":
-        return bool(x.ndim == 1 or (x.ndim == 2 and x.shape[-1] == modality["num_values"]))
+        return bool(x.ndim == 1 or (x.ndim == 2 and x.shape[-1] == spec["num_values"]))
     if shape is None or x.ndim > len(shape):
         return False
     # A single channel may be omitted: then the first of as many axes is the batch axis.

@@ -469,12 +469,12 @@ def test_configured_adapters_take_their_facts_from_the_data(
     repository: Path, name: str, kind: type[nn.Module], grid: tuple[int, ...]
 ) -> None:
     tree = {"model": {"adapters": {"voice": OmegaConf.load(repository / "conf" / "adapter" / f"{name}.yaml")}}}
-    facts = {"kind": "audio", "shape": [2, None], "sample_rate": SAMPLE_RATE}
+    spec = {"kind": "audio", "shape": [2, None], "sample_rate": SAMPLE_RATE}
     from perceiver.run.configuration.resolve import resolve
     from perceiver.run.configuration.resolvers import register_resolvers
 
     register_resolvers()
-    config = resolve(OmegaConf.create(tree), {"modalities": {"voice": facts}})
+    config = resolve(OmegaConf.create(tree), {"modalities": {"voice": spec}})
     adapter = instantiate(config["model"]["adapters"]["voice"], _convert_="all")
     assert type(adapter) is kind
     tokens = adapter(torch.randn(3, 2, 4000))

@@ -38,7 +38,7 @@ def payload_by_name(marker: Path) -> dict[str, Any]:
 
 
 def checkpoint_with_spec(source: Path, written: Path, changes: dict[str, Any]) -> Path:
-    """The checkpoint `source` with other facts in its spec: `{"target.counts": value}`; returns `written`."""
+    """The checkpoint `source` with other entries in its spec: `{"target.counts": value}`; returns `written`."""
     return _checkpoint_with("spec", source, written, changes)
 
 
@@ -57,12 +57,12 @@ def _checkpoint_with(part: str, source: Path, written: Path, changes: dict[str, 
 
 
 def shards_with_spec(folder: Path, changes: dict[str, Any]) -> Path:
-    """Shards whose `shards.json` has other facts in its spec, changed in place; returns the folder."""
+    """Shards whose `shards.json` has other entries in its spec, changed in place; returns the folder."""
     file = folder / "shards.json"
-    facts = json.loads(file.read_text())
+    content = json.loads(file.read_text())
     for place, value in changes.items():
-        set_at(facts["spec"], place, value)
-    file.write_text(json.dumps(facts))
+        set_at(content["spec"], place, value)
+    file.write_text(json.dumps(content))
     return folder
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from perceiver.data.loading.images import Images, image_facts, image_statistics, of_any_size
+from perceiver.data.loading.images import Images, image_spec, image_statistics, of_any_size
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import stratified_split
 from perceiver.data.readers.images import Crop, ImageFiles, both_or_neither, find_images
@@ -65,7 +65,7 @@ class ImageNet(Source):
         std: Sequence[float] | None = None,
         needs_test: bool = True,
     ) -> None:
-        super().__init__(facts=image_facts((3, *size), crop_fraction=crop_fraction), split_seed=split_seed)
+        super().__init__(specs=image_spec((3, *size), crop_fraction=crop_fraction), split_seed=split_seed)
         self.normalisation = both_or_neither(mean, std)
         self.root = Path(root)
         self.frame = Frame(size=size, crop_fraction=crop_fraction)

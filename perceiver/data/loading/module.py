@@ -99,7 +99,7 @@ class DataModule(LightningDataModule):
             raise ValueError(
                 f"{argument}: expected null for {type(source).__name__}, whose samples are normalised as they are read."
             )
-        return by_modality(given, facts=source.facts, available=source.available, argument=argument)
+        return by_modality(given, specs=source.specs, available=source.available, argument=argument)
 
     def prepare_data(self) -> None:
         """Let the source download missing files and check that all files exist."""
@@ -147,7 +147,7 @@ class DataModule(LightningDataModule):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """The facts of the data that a model needs: a plain dict, available after `prepare_data()` and `setup("fit")`.
+        """The properties of the data that a model needs: a plain dict, available after `prepare_data()` and `setup("fit")`.
 
         Set it to the spec of a run directory or checkpoint before the loaders are made: validation, test, prediction and
         resumed training then normalise by the stored statistics, and number classes in the stored order.

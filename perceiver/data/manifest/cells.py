@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from perceiver.data.manifest.columns import Report, table_facts
+from perceiver.data.manifest.columns import Report, table_spec
 from perceiver.data.manifest.content import FileContent
 from perceiver.data.manifest.series import has_times, read_series, series_names
 from perceiver.data.manifest.video import check_video, frame_files, read_video
@@ -22,8 +22,8 @@ from perceiver.data.readers.delimited import decoded
 from perceiver.data.readers.images import deep_range_of_files, read_image
 from perceiver.data.readers.numbers import read_numbers
 from perceiver.modalities.kinds import kind_of
-from perceiver.modalities.modality import ModalitySpec
 from perceiver.modalities.points import ArrayModality
+from perceiver.modalities.spec import ModalitySpec
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +35,12 @@ class Read(Protocol):
     Raises OSError or ValueError if the cell has no valid content of its kind; the message need not name row and column.
     """
 
-    def __call__(self, value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
+    def __call__(self, value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
         """Return the raw sample.
 
         Args:
             value: value of the cell, not missing; a `FileContent` replaces a path, and a list of these a folder.
-            facts: known part of the modality's spec.
+            spec: known part of the modality's spec.
             folder: base of relative paths; None: the cell must not name a file.
             training: make the random choices of training.
         """
@@ -49,16 +49,16 @@ class Read(Protocol):
 
 @runtime_checkable
 class Survey(Protocol):
-    """Finds facts in the raw cells of the training rows, before any is decoded."""
+    """Completes a spec from the raw cells of the training rows, before any is decoded."""
 
     def __call__(
-        self, cells: Iterable[tuple[int, Any]], *, facts: ModalitySpec, folder: Path | None, report: Report
+        self, cells: Iterable[tuple[int, Any]], *, spec: ModalitySpec, folder: Path | None, report: Report
     ) -> dict[str, Any]:
-        """Return the spec with these facts; `cells` are (row, cell) pairs, and `report` gets unusable cells."""
+        """Return the completed spec; `cells` are (row, cell) pairs, and `report` gets unusable cells."""
         ...
 
 
-def _is_array(value: Any, facts: ModalitySpec) -> bool:
+def _is_array(value: Any, spec: ModalitySpec) -> bool:
     return not isinstance(value, str) or value.lstrip()[:1] == "["
 
 
@@ -72,7 +72,7 @@ class Cells:
         check_file: checks the head of a file.
         folders: whether a path may name a folder.
         check: checks a cell, instead of the functions above; None: values are read, and files checked.
-        survey: finds facts in cells of the training rows; None: no facts to find.
+        survey: completes the spec from the cells of the training rows; None: nothing to complete.
         surveyed: maximum number of cells for `survey`, evenly spaced; None: all.
     """
 
@@ -85,50 +85,50 @@ class Cells:
     surveyed: int | None = None
 
 
-def cells_of(facts: ModalitySpec) -> Cells:
+def cells_of(spec: ModalitySpec) -> Cells:
     """Return the `Cells` for the kind of a modality; for a kind of another package, those that its `cells` selects."""
-    known = CELLS.get(str(facts["kind"]))
+    known = CELLS.get(str(spec["kind"]))
     if known is not None:
         return known
-    kind = kind_of(facts)
+    kind = kind_of(spec)
     return _ARRAYS if isinstance(kind, ArrayModality) else _PLUG_INS[kind.cells]
 
 
-def read_cell(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool = False) -> Any:
+def read_cell(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool = False) -> Any:
     """Read the raw sample that a cell holds or names. Errors as in `Read`."""
-    return cells_of(facts).read(value, facts=facts, folder=folder, training=training)
+    return cells_of(spec).read(value, spec=spec, folder=folder, training=training)
 
 
-def check_cell(value: Any, *, facts: ModalitySpec, folder: Path | None) -> None:
+def check_cell(value: Any, *, spec: ModalitySpec, folder: Path | None) -> None:
     """Check a cell, and the head of the file that it names, without decoding the file. Errors as in `Read`."""
-    cells = cells_of(facts)
+    cells = cells_of(spec)
     if cells.check is not None:
-        cells.check(value, facts=facts, folder=folder)
-    elif cells.is_value(value, facts):
-        read_cell(value, facts=facts, folder=folder)
+        cells.check(value, spec=spec, folder=folder)
+    elif cells.is_value(value, spec):
+        read_cell(value, spec=spec, folder=folder)
     else:
         path = _existing(value, folder, directory=cells.folders)
         if cells.check_file is not None:
             cells.check_file(path)
 
 
-def files_of_cell(value: Any, *, facts: ModalitySpec, folder: Path) -> list[Path] | None:
+def files_of_cell(value: Any, *, spec: ModalitySpec, folder: Path) -> list[Path] | None:
     """Return the files that a cell names: a file, or the frames of a video in a folder; None if it holds a value.
 
     Raises:
         OSError: the file does not exist.
         ValueError: the folder has no images.
     """
-    cells = cells_of(facts)
-    if cells.is_value(value, facts):
+    cells = cells_of(spec)
+    if cells.is_value(value, spec):
         return None
     path = _existing(value, folder, directory=cells.folders)
-    return frame_files(path, num_frames=facts["shape"][1]) if path.is_dir() else [path]
+    return frame_files(path, num_frames=spec["shape"][1]) if path.is_dir() else [path]
 
 
-def names_of_series(value: Any, *, facts: ModalitySpec, folder: Path | None) -> list[str]:
+def names_of_series(value: Any, *, spec: ModalitySpec, folder: Path | None) -> list[str]:
     """Return the names of the values in a time series cell. Errors as in `Read`."""
-    return series_names(_series_source(value, folder), facts=facts)
+    return series_names(_series_source(value, folder), spec=spec)
 
 
 def array_of(value: Any, folder: Path | None) -> NDArray[Any]:
@@ -163,15 +163,15 @@ def from_json(text: str) -> Any:
         raise ValueError(f"expected a path, or JSON, got {shortened(text)}: {error}") from None
 
 
-def _image(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _image(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
     if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
         value = value["bytes"]  # images in Parquet files of the Hugging Face hub
     if isinstance(value, bytes):
         return _decoded(value)
     if isinstance(value, FileContent):
-        return read_image(value, deep_range=facts.get("deep_range"))
+        return read_image(value, deep_range=spec.get("deep_range"))
     if isinstance(value, str) and not value.lstrip().startswith("["):
-        return read_image(_existing(value, folder), deep_range=facts.get("deep_range"))
+        return read_image(_existing(value, folder), deep_range=spec.get("deep_range"))
     pixels = array_of(value, folder)
     if pixels.dtype.kind in "iu":
         if pixels.size and not (pixels.min() >= 0 and pixels.max() <= 255):
@@ -194,23 +194,23 @@ def _decoded(content: bytes) -> Image.Image:
         raise ValueError(f"the bytes are no intact image ({type(error).__name__}: {error}).") from error
 
 
-def _audio(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _audio(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
     if isinstance(value, FileContent):
-        return read_recording(value, max_seconds=facts.get("max_seconds"), random_start=training)
+        return read_recording(value, max_seconds=spec.get("max_seconds"), random_start=training)
     if isinstance(value, str) and not value.lstrip().startswith("["):
         path = _existing(value, folder)
-        return read_recording(path, max_seconds=facts.get("max_seconds"), random_start=training)
+        return read_recording(path, max_seconds=spec.get("max_seconds"), random_start=training)
     samples = array_of(value, folder)
     if samples.ndim not in (1, 2) or samples.size == 0 or not np.isfinite(samples).all():
         raise ValueError(f"expected finite samples (samples,) or (channels, samples), got shape {samples.shape}.")
     # Specs of version 0.1 have no width: integers were not scaled.
-    return samples if samples.dtype.kind in "iu" and "integer_bits" in facts else samples.astype(np.float32)
+    return samples if samples.dtype.kind in "iu" and "integer_bits" in spec else samples.astype(np.float32)
 
 
-def _text(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _text(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
     if isinstance(value, list | np.ndarray):
         return array_of(value, folder)
-    if not facts.get("files"):
+    if not spec.get("files"):
         return value if isinstance(value, str) else str(value)
     path = value if isinstance(value, FileContent) else _existing(str(value), folder)
     try:
@@ -222,8 +222,8 @@ def _text(value: Any, *, facts: ModalitySpec, folder: Path | None, training: boo
     return text
 
 
-def _series(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
-    return read_series(_series_source(value, folder), facts=facts)
+def _series(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
+    return read_series(_series_source(value, folder), spec=spec)
 
 
 def _series_source(value: Any, folder: Path | None) -> Any:
@@ -232,94 +232,94 @@ def _series_source(value: Any, folder: Path | None) -> Any:
     return from_json(value) if value.lstrip()[:1] in ("[", "{") else _existing(value, folder)
 
 
-def _video(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _video(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
     if isinstance(value, FileContent) or (isinstance(value, list) and value and isinstance(value[0], FileContent)):
-        return read_video(value, num_frames=facts["shape"][1], deep_range=facts.get("deep_range"))
+        return read_video(value, num_frames=spec["shape"][1], deep_range=spec.get("deep_range"))
     if not isinstance(value, str):
         raise ValueError(f"expected the path of a video, got {shortened(value)}.")
     path = _existing(value, folder, directory=True)
-    return read_video(path, num_frames=facts["shape"][1], deep_range=facts.get("deep_range"))
+    return read_video(path, num_frames=spec["shape"][1], deep_range=spec.get("deep_range"))
 
 
-def _array(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _array(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
     array = array_of(value, folder)
     if array.size == 0 or not np.isfinite(array).all():
         raise ValueError(f"expected finite numbers, not none, got shape {array.shape}.")
     return array
 
 
-def _points(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
-    array = _array(value, facts=facts, folder=folder, training=training)
+def _points(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
+    array = _array(value, spec=spec, folder=folder, training=training)
     if array.ndim != 2:
         raise ValueError(f"expected points, a list of coordinates each, got numbers of shape {array.shape}.")
     return array
 
 
-def _table(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _table(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
     """Return the value unchanged."""
     return value
 
 
 def _series_names(
-    cells: Iterable[tuple[int, Any]], *, facts: ModalitySpec, folder: Path | None, report: Report
+    cells: Iterable[tuple[int, Any]], *, spec: ModalitySpec, folder: Path | None, report: Report
 ) -> dict[str, Any]:
     """Add the names of the values of all series, in order of appearance, if the settings do not name them, and the step.
 
     If no series has times, steps are one second per row.
     """
     names: dict[str, None] = {}
-    timed = facts.get("step_seconds") is not None
+    timed = spec.get("step_seconds") is not None
     for row, value in cells:
         try:
             source = _series_source(value, folder)
-            if "names" not in facts:
-                names.update(dict.fromkeys(series_names(source, facts=facts)))
-            timed = timed or has_times(source, facts=facts)
+            if "names" not in specs:
+                names.update(dict.fromkeys(series_names(source, spec=spec)))
+            timed = timed or has_times(source, spec=spec)
         except Exception as error:
-            if "names" not in facts:
-                report(row, str(facts["column"]), error)
-    found = dict(facts) if "names" in facts else {**facts, "names": list(names), "num_values": len(names)}
+            if "names" not in specs:
+                report(row, str(spec["column"]), error)
+    found = dict(spec) if "names" in spec else {**spec, "names": list(names), "num_values": len(names)}
     if not timed:
         found["step_seconds"] = 1.0
         message = "column %r: series have no times, so that steps are 1 second apart; set step_seconds for others."
-        log.info(message, facts["column"])
+        log.info(message, spec["column"])
     return found
 
 
 def _deep_range(
-    cells: Iterable[tuple[int, Any]], *, facts: ModalitySpec, folder: Path | None, report: Report
+    cells: Iterable[tuple[int, Any]], *, spec: ModalitySpec, folder: Path | None, report: Report
 ) -> dict[str, Any]:
     """Add the range of images with more than 8 bits per pixel, if there are such images and the settings do not give it."""
-    if "deep_range" in facts or folder is None:
-        return dict(facts)
-    images = (image for _, cell in cells for image in _images_in(cell, facts=facts, folder=folder))
+    if "deep_range" in spec or folder is None:
+        return dict(spec)
+    images = (image for _, cell in cells for image in _images_in(cell, spec=spec, folder=folder))
     found = deep_range_of_files(images)
-    return dict(facts) if found is None else {**facts, "deep_range": found}
+    return dict(spec) if found is None else {**spec, "deep_range": found}
 
 
-def _images_in(value: Any, *, facts: ModalitySpec, folder: Path) -> list[Path | io.BytesIO]:
+def _images_in(value: Any, *, spec: ModalitySpec, folder: Path) -> list[Path | io.BytesIO]:
     """Return the files or contents of images in a cell; an empty list if no image is found."""
     if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
         value = value["bytes"]
     if isinstance(value, bytes):
         return [io.BytesIO(value)]
     try:
-        return list(files_of_cell(value, facts=facts, folder=folder) or ())
+        return list(files_of_cell(value, spec=spec, folder=folder) or ())
     except (OSError, ValueError):
         return []
 
 
 def _warn_of_paths(
-    cells: Iterable[tuple[int, Any]], *, facts: ModalitySpec, folder: Path | None, report: Report
+    cells: Iterable[tuple[int, Any]], *, spec: ModalitySpec, folder: Path | None, report: Report
 ) -> dict[str, Any]:
     """Return the spec unchanged; warn if texts are paths of files, which are rarely meant to be learned as text."""
     texts = [text for _, text in cells]
-    if not facts.get("files") and folder is not None and all(_is_path_of_file(text, folder) for text in texts):
+    if not spec.get("files") and folder is not None and all(_is_path_of_file(text, folder) for text in texts):
         log.warning(
             "column %r: holds paths of files, such as %s, and trains on these names; set files: true to read the files.",
-            *(facts["column"], shortened(texts[0])),
+            *(spec["column"], shortened(texts[0])),
         )
-    return dict(facts)
+    return dict(spec)
 
 
 def _is_path_of_file(value: Any, folder: Path) -> bool:
@@ -337,22 +337,22 @@ def _check_image(path: Path) -> None:
         raise ValueError(f"{path}: no image that can be read ({type(error).__name__}: {error}).") from error
 
 
-def _of_plug_in(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
-    kind = kind_of(facts)
+def _of_plug_in(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
+    kind = kind_of(spec)
     if kind.cells == "numbers":
         value = array_of(value, folder)
     elif kind.cells == "files":
         if isinstance(value, bytes):
             value = FileContent(value, name="content of a cell")
         value = value if isinstance(value, FileContent) else _existing(str(value), folder)
-    return kind.read(value, facts)
+    return kind.read(value, spec)
 
 
 CELLS: dict[str, Cells] = {
     "image": Cells(read=_image, check_file=_check_image, survey=_deep_range, surveyed=1024),
     "video": Cells(
         read=_video,
-        is_value=lambda value, facts: not isinstance(value, str),
+        is_value=lambda value, spec: not isinstance(value, str),
         check_file=check_video,
         folders=True,
         survey=_deep_range,
@@ -362,17 +362,17 @@ CELLS: dict[str, Cells] = {
     "points": Cells(read=_points),
     "text": Cells(
         read=_text,
-        is_value=lambda value, facts: not (isinstance(value, str) and facts.get("files")),
+        is_value=lambda value, spec: not (isinstance(value, str) and spec.get("files")),
         survey=_warn_of_paths,
         surveyed=8,
     ),
     "timeseries": Cells(
         read=_series,
-        is_value=lambda value, facts: not isinstance(value, str) or value.lstrip()[:1] in ("[", "{"),
+        is_value=lambda value, spec: not isinstance(value, str) or value.lstrip()[:1] in ("[", "{"),
         check=names_of_series,
         survey=_series_names,
     ),
-    "table": Cells(read=_table, is_value=lambda value, facts: True, survey=table_facts),
+    "table": Cells(read=_table, is_value=lambda value, spec: True, survey=table_spec),
 }
 """Cell functions by built-in kind."""
 
@@ -380,8 +380,8 @@ _ARRAYS = Cells(read=_array)
 
 _PLUG_INS = {
     "numbers": Cells(read=_of_plug_in),
-    "files": Cells(read=_of_plug_in, is_value=lambda value, facts: not isinstance(value, str)),
-    "values": Cells(read=_of_plug_in, is_value=lambda value, facts: True),
+    "files": Cells(read=_of_plug_in, is_value=lambda value, spec: not isinstance(value, str)),
+    "values": Cells(read=_of_plug_in, is_value=lambda value, spec: True),
 }
 """Cell functions by `Modality.cells`."""
 

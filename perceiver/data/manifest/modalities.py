@@ -9,6 +9,7 @@ from torch import nn
 from perceiver.checkpoints.trusted_classes import resolve, spelling
 from perceiver.modalities.kinds import KINDS, kind_of
 from perceiver.modalities.modality import Modality
+from perceiver.modalities.spec import ModalitySpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,18 +20,18 @@ class ManifestModality:
         name: key in `Batch.inputs`.
         kind: kind as in the spec: a word, or the class of a kind of another package.
         columns: columns of the manifest; a single column except for tables.
-        facts: spec before the data is read, including settings of the kind.
+        spec: spec before the data is read, including settings of the kind.
     """
 
     name: str
     kind: str
     columns: tuple[str, ...]
-    facts: dict[str, Any] = field(default_factory=dict)
+    spec: dict[str, Any] = field(default_factory=dict)
 
     @property
     def behaviour(self) -> Modality:
         """The `Modality` object of the kind."""
-        return kind_of(self.facts)
+        return kind_of(self.spec)
 
     @property
     def several_columns(self) -> bool:
@@ -54,10 +55,10 @@ def parse_modalities(settings: Mapping[str, Any], *, defaults: Mapping[str, Any]
     return [_modality(str(name), given, defaults) for name, given in settings.items()]
 
 
-def stored_modality(name: str, facts: Mapping[str, Any]) -> ManifestModality:
+def stored_modality(name: str, spec: ModalitySpec) -> ManifestModality:
     """Return the modality described by an entry of a stored spec."""
-    columns = facts.get("columns") or [facts.get("column", name)]
-    return ManifestModality(name=name, kind=str(facts["kind"]), columns=tuple(map(str, columns)), facts=dict(facts))
+    columns = spec.get("columns") or [spec.get("column", name)]
+    return ManifestModality(name=name, kind=str(spec["kind"]), columns=tuple(map(str, columns)), spec=dict(spec))
 
 
 def _modality(name: str, given: Any, defaults: Mapping[str, Any]) -> ManifestModality:
@@ -72,7 +73,7 @@ def _modality(name: str, given: Any, defaults: Mapping[str, Any]) -> ManifestMod
         raise ValueError(f"{where}: expected a kind, one of {', '.join(KINDS)}, or {{kind: …, …}}, got {given!r}.")
     if kind not in KINDS and isinstance(own.get("shape"), Sequence) and ("." not in kind or "channel_axis" in own):
         column = str(own.pop("column", name))
-        return ManifestModality(name=name, kind=kind, columns=(column,), facts={"kind": kind, **own, "column": column})
+        return ManifestModality(name=name, kind=kind, columns=(column,), spec={"kind": kind, **own, "column": column})
     if kind not in KINDS and "." not in kind:
         raise ValueError(
             f"{where}: kind {kind!r} is none of {', '.join(KINDS)}. Name the class of a kind of your own, e.g. "
@@ -87,12 +88,12 @@ def _modality(name: str, given: Any, defaults: Mapping[str, Any]) -> ManifestMod
         raise ValueError(f"{where}: {kind} has no setting {', '.join(unknown)}; it has {known}.")
     kind = kind if kind in KINDS else spelling(type(behaviour))
     try:
-        facts = {"kind": kind, **behaviour.facts({**behaviour.settings, **defaults.get(kind, {}), **own})}
+        spec = {"kind": kind, **behaviour.spec({**behaviour.settings, **defaults.get(kind, {}), **own})}
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     if several:
-        return ManifestModality(name=name, kind=kind, columns=tuple(facts["columns"]), facts=facts)
-    return ManifestModality(name=name, kind=kind, columns=(column,), facts={**facts, "column": column})
+        return ManifestModality(name=name, kind=kind, columns=tuple(spec["columns"]), spec=spec)
+    return ManifestModality(name=name, kind=kind, columns=(column,), spec={**spec, "column": column})
 
 
 def _plug_in(kind: str, *, where: str) -> Modality:

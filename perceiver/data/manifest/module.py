@@ -21,7 +21,7 @@ from perceiver.data.manifest.rows import (
     usable_rows,
 )
 from perceiver.data.manifest.splits import Splits, split_of, split_rows
-from perceiver.data.manifest.statistics import learned_facts
+from perceiver.data.manifest.statistics import learned_spec
 from perceiver.data.manifest.table import MAX_ROW_GROUP_BYTES, ManifestTable, read_table
 from perceiver.data.manifest.targets import KINDS as TARGET_KINDS
 from perceiver.data.manifest.targets import target_columns
@@ -107,7 +107,7 @@ class Manifest(Source):
         max_row_group_bytes: int = MAX_ROW_GROUP_BYTES,
         needs_test: bool = True,
     ) -> None:
-        super().__init__(facts={}, split_seed=split_seed)
+        super().__init__(specs={}, split_seed=split_seed)
         if on_bad_row not in ("error", "skip"):
             raise ValueError(f"data.on_bad_row: expected error or skip, got {on_bad_row!r}.")
         if not 0 < validation_fraction < 1:
@@ -175,7 +175,7 @@ class Manifest(Source):
         columns = self.target
         if kind == "values" and self.target_kind == AUTO:
             columns = [str(name) for name in stored["target"]["names"]]  # as set in training
-        known = {name: facts.get("kind") for name, facts in stored.get("modalities", {}).items()}
+        known = {name: spec.get("kind") for name, spec in stored.get("modalities", {}).items()}
         for modality in self._asked or ():
             if known.get(modality.name) != modality.kind:
                 raise ValueError(
@@ -223,7 +223,7 @@ class Manifest(Source):
 
     def _learned(self, rows: list[int]) -> dict[str, Any]:
         return {
-            modality.name: learned_facts(modality, table=self._columns(), rows=rows, folder=self.root, bad=self._bad)
+            modality.name: learned_spec(modality, table=self._columns(), rows=rows, folder=self.root, bad=self._bad)
             for modality in self._modalities()
         }
 
@@ -306,7 +306,7 @@ class Manifest(Source):
     def _warn_of_unknown_values(self, rows: Sequence[int]) -> None:
         for modality in self._modalities():
             if modality.kind == "table":
-                warn_of_unknown_values(self._columns(), rows, facts=self._specs()[modality.name])
+                warn_of_unknown_values(self._columns(), rows, spec=self._specs()[modality.name])
 
     def _known(self, rows: Sequence[int]) -> list[int]:
         """Return the rows whose target is known from training."""
@@ -421,4 +421,4 @@ class Manifest(Source):
 
 
 def _in_column(modality: ManifestModality, columns: tuple[str, ...]) -> ManifestModality:
-    return replace(modality, columns=columns, facts={**modality.facts, "column": columns[0]})
+    return replace(modality, columns=columns, spec={**modality.spec, "column": columns[0]})

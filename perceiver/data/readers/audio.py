@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from perceiver.data.readers.sound_headers import (
     with_stated_length,
 )
 from perceiver.modalities.preprocess import preprocess
+from perceiver.modalities.spec import ModalitySpec
 
 SUFFIXES = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd"),
@@ -32,7 +33,7 @@ SUFFIXES = (
 _BLOCK = 2**20  # samples per channel and read
 
 
-def audio_facts(*, sample_rate: int, audio_channels: int) -> dict[str, Any]:
+def audio_spec(*, sample_rate: int, audio_channels: int) -> dict[str, Any]:
     """Return the part of an audio modality's spec that is known before any recording is read.
 
     Raises:
@@ -48,13 +49,13 @@ class Recordings:
     """Labelled recordings, decoded on access: mixed down and resampled, otherwise unchanged.
 
     Recordings are processed like raw samples in `Perceiver.predict`. Stereo becomes mono (the mean of its channels) if
-    `facts` require mono.
+    `spec` requires mono.
 
     Args:
         paths: the files.
         labels: class of each file, from 0.
         ids: ids for messages and tables.
-        facts: spec of the modality, see `audio_facts`.
+        spec: spec of the modality, see `audio_spec`.
         modality: name of the modality.
         max_seconds: longer recordings are cut to this length. None: no limit.
         random_start: start at a random position, drawn from torch's generator, for training; otherwise at the beginning.
@@ -66,7 +67,7 @@ class Recordings:
         paths: Sequence[Path],
         labels: Sequence[int],
         ids: Sequence[str],
-        facts: Mapping[str, Any],
+        spec: ModalitySpec,
         modality: str = "audio",
         max_seconds: float | None = None,
         random_start: bool = False,
@@ -76,7 +77,7 @@ class Recordings:
         self.paths = list(paths)
         self.labels = list(labels)
         self.ids = list(ids)
-        self.facts = dict(facts)
+        self.spec = dict(spec)
         self.modality = modality
         self.max_seconds = max_seconds
         self.random_start = random_start
@@ -88,7 +89,7 @@ class Recordings:
         """Return a sample: `(audio_channels, samples)`, float32, full scale 1. Errors as in `read_recording`."""
         path = self.paths[index]
         raw = read_recording(path, max_seconds=self.max_seconds, random_start=self.random_start)
-        sound = preprocess(raw, modality=self.facts, name=str(path))
+        sound = preprocess(raw, spec=self.spec, name=str(path))
         return Sample(inputs={self.modality: sound}, target=self.labels[index], id=self.ids[index])
 
 
@@ -102,10 +103,10 @@ def read_recording(
         ValueError: the file is not a sound file, is truncated, has no samples, or has samples that are NaN or infinite.
     """
     source = _source(path)
-    facts = _info(source, path)
-    if facts.format == "MP3" and (stated := _with_stated_length(source)) is not None:
-        source, facts = stated, _info(stated, path)
-    num_frames, rate = int(facts.frames), int(facts.samplerate)
+    info = _info(source, path)
+    if info.format == "MP3" and (stated := _with_stated_length(source)) is not None:
+        source, info = stated, _info(stated, path)
+    num_frames, rate = int(info.frames), int(info.samplerate)
     start, wanted = 0, num_frames
     if max_seconds is not None and num_frames > max_seconds * rate:
         wanted = max(1, round(max_seconds * rate))
@@ -122,7 +123,7 @@ def read_recording(
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: cannot be decoded: {error.error_string} {_REMEDY}") from error
     # An MP3 decoder may drop its delay.
-    if len(samples) < wanted and (len(samples) < wanted - _MP3_DELAY or facts.format != "MP3"):
+    if len(samples) < wanted and (len(samples) < wanted - _MP3_DELAY or info.format != "MP3"):
         raise ValueError(f"{path}: is truncated: expected {wanted} samples, got {len(samples)}. {_REMEDY}")
     if not np.isfinite(samples).all():
         count = int((~np.isfinite(samples)).sum())
@@ -137,8 +138,8 @@ def check_recording(path: str | os.PathLike[str] | BytesIO) -> tuple[int, int]:
 
     Raises: as `read_recording`.
     """
-    facts = _info(_source(path), path)
-    return int(facts.frames), int(facts.samplerate)
+    info = _info(_source(path), path)
+    return int(info.frames), int(info.samplerate)
 
 
 _REMEDY = "Replace the file with the original or remove it."
@@ -147,14 +148,14 @@ _MP3_DELAY = 2 * 1152  # samples
 
 def _info(source: str | BytesIO, path: object) -> Any:
     try:
-        facts = soundfile.info(source)
+        info = soundfile.info(source)
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: is no sound file that can be read: {error.error_string} {_REMEDY}") from error
-    if facts.frames < 1:
+    if info.frames < 1:
         raise ValueError(f"{path}: holds no samples. {_REMEDY}")
     if isinstance(source, BytesIO):
         source.seek(0)
-    return facts
+    return info
 
 
 def _source(path: str | os.PathLike[str] | BytesIO) -> str | BytesIO:

@@ -46,7 +46,7 @@ class Shards(Source):
         shuffle_seed: int = 0,
         needs_test: bool = True,
     ) -> None:
-        super().__init__(facts={})
+        super().__init__(specs={})
         if _is_elsewhere(shards):
             raise ValueError(f"data.shards: expected a folder on a disk of this machine or a mounted one, got {shards}.")
         self.shards = Path(shards)
@@ -70,8 +70,8 @@ class Shards(Source):
             ValueError: the shards lack a modality of the spec or have another kind of it, or the target has another kind.
         """
         own = self._read().spec
-        kinds = {name: facts["kind"] for name, facts in own["modalities"].items()}
-        theirs = {name: facts.get("kind") for name, facts in stored.get("modalities", {}).items()}
+        kinds = {name: specs["kind"] for name, specs in own["modalities"].items()}
+        theirs = {name: specs.get("kind") for name, specs in stored.get("modalities", {}).items()}
         used = theirs if self.modalities is None else self.modalities
         for name in used:
             if name not in theirs or kinds.get(name) != theirs[name]:

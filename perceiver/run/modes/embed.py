@@ -145,8 +145,8 @@ class NpyTable:
         self._file.seek(end)
 
     def _header(self) -> None:
-        facts = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, *self._shape)}
-        np.lib.format.write_array_header_1_0(self._file, facts)
+        header = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, *self._shape)}
+        np.lib.format.write_array_header_1_0(self._file, header)
 
 
 _TABLES: dict[str, type[ParquetTable] | type[NpyTable]] = {"parquet": ParquetTable, "npy": NpyTable}

@@ -29,7 +29,7 @@ class Counted(Source):
     """Counts how often each split is read."""
 
     def __init__(self) -> None:
-        super().__init__(facts={"points": {"kind": "points", "shape": [None, 3]}}, class_names=["even", "odd"])
+        super().__init__(specs={"points": {"kind": "points", "shape": [None, 3]}}, class_names=["even", "odd"])
         self.read: list[str] = []
 
     def read_training(self) -> tuple[Samples, Samples]:
