@@ -20,6 +20,7 @@ MOVED = {
     "perceiver.data.speech_commands": "perceiver.data.datasets.speech_commands",
     "perceiver.data.spoken_digits": "perceiver.data.datasets.spoken_digits",
     "perceiver.decoders.ClassificationDecoder": "perceiver.decoders.classification.ClassificationDecoder",
+    "perceiver.decoders.per_class": "perceiver.decoders.classification",
     "perceiver.heads": "perceiver.decoders.pooled",
     "perceiver.masking": "perceiver.masking.random",
     "perceiver.modality_dropout": "perceiver.masking.modality_dropout",
