@@ -79,7 +79,7 @@ class TimeSeriesModality(Modality):
         for x in samples:
             moments.add(x["values"], x.get("present"))
             duration = max(duration, float(x["times"][-1] - x["times"][0]))
-        return {**moments.spec(), "duration_seconds": duration or 1.0}
+        return {**moments.entries(), "duration_seconds": duration or 1.0}
 
 
 def _times(raw: Any, steps: int, spec: ModalitySpec, name: str) -> Tensor:

@@ -163,7 +163,7 @@ class AttentionMaps:
         """
         specs = modalities_of(model)
         looked: dict[str, list[tuple[Single, Looks]]] = {name: [] for name in specs}
-        for single in self._chosen(singles(on_device(model, batches), spec)):
+        for single in self._chosen(singles(on_device(model, batches), specs)):
             looks = look(model, single.inputs, single.masks, num_latents=self.num_latents)
             if looks is not None:
                 for name in single.inputs:

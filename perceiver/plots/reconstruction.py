@@ -126,7 +126,7 @@ class Reconstructions:
         with evaluating(model):
             shown = [
                 (single, reconstruct(model, single, masking=masking, normalised=self.normalised, generator=generator))
-                for single in islice(singles(on_device(model, batches), spec), self.num_samples)
+                for single in islice(singles(on_device(model, batches), specs), self.num_samples)
             ]
         figures = {}
         for name in masking:

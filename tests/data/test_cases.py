@@ -230,7 +230,7 @@ def test_integers_have_the_scale_of_a_recording(cases: Path, tmp_path: Path) -> 
         torch.testing.assert_close(preprocess(np.asarray(form), spec=spec, name="x"), expected)  # prediction
         trained_on = preprocess(read_cell(form, spec=spec, folder=None), spec=spec, name="x")
         torch.testing.assert_close(trained_on, expected)
-    old = {key: value for key, value in specs.items() if key != "integer_bits"}
+    old = {key: value for key, value in spec.items() if key != "integer_bits"}
     assert read_cell(raw, spec=old, folder=None).dtype == np.float32
 
 

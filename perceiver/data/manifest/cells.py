@@ -272,11 +272,11 @@ def _series_names(
     for row, value in cells:
         try:
             source = _series_source(value, folder)
-            if "names" not in specs:
+            if "names" not in spec:
                 names.update(dict.fromkeys(series_names(source, spec=spec)))
             timed = timed or has_times(source, spec=spec)
         except Exception as error:
-            if "names" not in specs:
+            if "names" not in spec:
                 report(row, str(spec["column"]), error)
     found = dict(spec) if "names" in spec else {**spec, "names": list(names), "num_values": len(names)}
     if not timed:

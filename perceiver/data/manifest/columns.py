@@ -31,9 +31,9 @@ def table_spec(
     cells: Iterable[tuple[int, Mapping[str, Any]]], *, spec: ModalitySpec, folder: Path | None, report: Report
 ) -> dict[str, Any]:
     """Return the spec with numeric columns (mean and standard deviation) and categorical columns (values)."""
-    asked = {name: kind for kind in ("numbers", "categories") for name in specs[f"asked_{kind}"]}
+    asked = {name: kind for kind in ("numbers", "categories") for name in spec[f"asked_{kind}"]}
     rows = dict(cells)
-    columns = {name: [values.get(name) for values in rows.values()] for name in specs["columns"]}
+    columns = {name: [values.get(name) for values in rows.values()] for name in spec["columns"]}
     separators = {key: spec.get(key) for key in ("decimal", "thousands")}
     numbers: list[str] = []
     written: dict[str, dict[str, str]] = {}
@@ -85,7 +85,7 @@ def table_spec(
         )
     settings = ("asked_numbers", "asked_categories", "decimal", "thousands")
     return {
-        **{key: value for key, value in specs.items() if key not in settings},
+        **{key: value for key, value in spec.items() if key not in settings},
         **found,
         "numbers": numbers,
         "mean": means,
@@ -135,11 +135,11 @@ def warn_of_unknown_values(table: ManifestTable, rows: Sequence[int], *, spec: M
         rows: rows for validation, test or prediction.
         spec: stored spec of the modality.
     """
-    for column in specs["columns"] if process_rank() == 0 and rows else ():
+    for column in spec["columns"] if process_rank() == 0 and rows else ():
         values = [value for row in rows if (value := table.cell(row, column)) is not None]
         if not values:
             log.warning("%s, column %r: is empty in all %d rows.", table.path, column, len(rows))
-        if column not in specs["categories"]:
+        if column not in spec["categories"]:
             continue
         known = spec["categories"][column]
         unknown = Counter(text for value in values if number_of_name(text := plain_text(value), known) is None)

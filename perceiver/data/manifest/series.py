@@ -126,7 +126,7 @@ def _from_file(
         if len(row) != width:
             raise ValueError(f"{path}, row {line}: expected {width} cells, as in the header, got {len(row)}.")
     names = [name for name in columns if name != time]
-    asked = [name for name in names if name in specs.get("names", names)]
+    asked = [name for name in names if name in spec.get("names", names)]
     if not asked:
         expected = ", ".join(spec.get("names", ["values"]))
         raise ValueError(f"{path}: expected some of the values {expected}, got {', '.join(names) or 'none'}.")

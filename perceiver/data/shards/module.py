@@ -70,8 +70,8 @@ class Shards(Source):
             ValueError: the shards lack a modality of the spec or have another kind of it, or the target has another kind.
         """
         own = self._read().spec
-        kinds = {name: specs["kind"] for name, specs in own["modalities"].items()}
-        theirs = {name: specs.get("kind") for name, specs in stored.get("modalities", {}).items()}
+        kinds = {name: entry["kind"] for name, entry in own["modalities"].items()}
+        theirs = {name: entry.get("kind") for name, entry in stored.get("modalities", {}).items()}
         used = theirs if self.modalities is None else self.modalities
         for name in used:
             if name not in theirs or kinds.get(name) != theirs[name]:
@@ -111,13 +111,13 @@ class Shards(Source):
 
     def learn(self, training: ShardStream) -> dict[str, Any]:
         """Return the spec in the folder."""
-        return self._facts()
+        return self._own_spec()
 
     def _samples(self, split: str) -> ShardSamples:
         self._require(split)
         return ShardSamples(self.shards / split, count=self._read().samples[split], decode=self._decode())
 
-    def _facts(self) -> dict[str, Any]:
+    def _own_spec(self) -> dict[str, Any]:
         """Return the spec of a checkpoint, or else that in the folder."""
         if self.spec is None:
             spec = deepcopy(self._read().spec)
@@ -128,7 +128,7 @@ class Shards(Source):
         return self.spec
 
     def _decode(self, *, training: bool = False, targets: bool = True) -> Decode:
-        spec = self._facts()
+        spec = self._own_spec()
         return Decode(
             modalities=list(spec["modalities"]) if self.modalities is None else self.modalities,
             specs=spec["modalities"],

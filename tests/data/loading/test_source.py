@@ -57,7 +57,7 @@ def black(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
     return torch.zeros_like(x), mask
 
 
-def test_spec_is_facts_and_statistics_of_the_training_split() -> None:
+def test_spec_is_known_entries_and_statistics_of_the_training_split() -> None:
     module = counted()
     module.setup("fit")
     assert module.spec == {

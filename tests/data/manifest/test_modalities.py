@@ -33,7 +33,7 @@ def test_defaults_and_settings_of_their_own() -> None:
     assert made("text")["vocabulary_size"] == 262
     series = made({"kind": "timeseries", "values": ["a", "b"], "step_seconds": 0.5})
     assert (series["names"], series["num_values"], series["step_seconds"]) == (["a", "b"], 2, 0.5)
-    assert "names" not in specs("timeseries")
+    assert "names" not in made("timeseries")
     assert made("points")["unit_sphere"] is True
 
 

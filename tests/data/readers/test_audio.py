@@ -176,7 +176,7 @@ def test_silence_everywhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["sample_rate", "audio_channels"])
-def test_facts_are_checked(name: str) -> None:
+def test_the_spec_is_checked(name: str) -> None:
     with pytest.raises(ValueError, match=rf"data\.{name}: expected 1 or more, got 0"):
         audio_spec(**{"sample_rate": 8000, "audio_channels": 1, name: 0})
 

@@ -152,13 +152,13 @@ def test_folders_elsewhere(shards: str) -> None:
         ),
     ],
 )
-def test_facts_that_are_not_ours(change: Callable[[dict[str, Any]], object], message: str, shards: Path) -> None:
+def test_descriptions_that_are_not_ours(change: Callable[[dict[str, Any]], object], message: str, shards: Path) -> None:
     edit_json(shards / "shards.json", change)
     with pytest.raises(ShardError, match=rf"shards\.json is damaged: {message}"):
         read(shards)
 
 
-def test_facts_that_are_deep_large_or_of_another_version(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_descriptions_that_are_deep_large_or_of_another_version(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = json.loads((shards / "shards.json").read_text())
     for depth in (100, 100_000):
         (shards / "shards.json").write_text(hostile_data.deep_json(depth))

@@ -143,7 +143,7 @@ def test_truncated_and_missing_shards(shards: Path, tmp_path: Path) -> None:
         module(copy)
 
 
-def test_versions_and_damaged_facts(shards: Path, tmp_path: Path) -> None:
+def test_versions_and_damaged_descriptions(shards: Path, tmp_path: Path) -> None:
     copy = damaged(shards, tmp_path)
     content = json.loads((copy / "shards.json").read_text())
     (copy / "shards.json").write_text(json.dumps({**content, "version": 2}))
