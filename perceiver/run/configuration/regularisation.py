@@ -31,12 +31,9 @@ def without_regularisation(config: DictConfig) -> DictConfig:
 
 
 def _switch_off(node: Any) -> None:
-    if OmegaConf.is_dict(node):
-        off = regularising_arguments(_target_of(node))
-        names = list(node.keys())
-    else:
-        off, names = {}, range(len(node))
-    for name in names:
+    mapping = OmegaConf.is_dict(node)
+    off = regularising_arguments(_target_of(node)) if mapping else {}
+    for name in list(node.keys()) if mapping else range(len(node)):
         if name in off:
             node[name] = off[name]
             continue
