@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from perceiver.modalities import Modality as Modality
     from perceiver.model import Perceiver as Perceiver
     from perceiver.positions import Fourier as Fourier, LearnedTable as LearnedTable, Projected as Projected
+    from perceiver.runtime.regularising import regularising as regularising
     from perceiver.targets.classes import Prediction as Prediction
     from perceiver.targets.labels import LabelsPrediction as LabelsPrediction
     from perceiver.targets.pixels import FieldPrediction as FieldPrediction, SegmentationPrediction as SegmentationPrediction
@@ -66,6 +67,7 @@ _MODULES = {
     "fill_in": "inference.infilling",
     "flow_in_tiles": "inference.tiling",
     "load": "checkpoints.file",
+    "regularising": "runtime.regularising",
     "save": "checkpoints.file",
 }
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from perceiver.batch import Batch, Sample
 from perceiver.modalities.kinds import channel_axes
-from perceiver.modalities.modality import Axis, ModalitySpec
+from perceiver.modalities.modality import Axis
+from perceiver.modalities.spec import ModalitySpec
 
 
 class Collate:

@@ -12,9 +12,11 @@ from torch.utils.checkpoint import checkpoint
 from perceiver.attention import CrossAttend, Form, SelfAttend
 from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_at_least_one, check_positive
+from perceiver.runtime.regularising import regularising
 from perceiver.tokens import Tokens
 
 
+@regularising(dropout=0.0, attention_dropout=0.0)
 class Encoder(nn.Module):
     """Perceiver (a cross-attend before each block), Perceiver IO (one cross-attend) and everything between.
 

@@ -13,11 +13,13 @@ from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
 from perceiver.masking.modality_dropout import ModalityDropout
 from perceiver.runtime.evaluating import evaluating
+from perceiver.runtime.regularising import regularising
 from perceiver.targets.predict import predict
 from perceiver.tokens import Tokens
 from perceiver.zero_gradients import with_zero_gradients
 
 
+@regularising(modality_dropout=None)
 class Perceiver(nn.Module):
     """A model over a dict of modalities, of which any non-empty subset may be present, per batch and per sample.
 

@@ -74,10 +74,10 @@ def entry(config: Mapping[str, Any], spec: Mapping[str, Any] | None) -> dict[str
     if type(tree) is not dict or type(tree.get("model")) is not dict:
         raise CheckpointError("config: expected a run's resolved config, a mapping with the key model")
     tree["model"] = canonical(tree["model"])
-    facts = None if spec is None else plain(spec, path="spec")
-    if facts is not None:
-        check_spec(facts)
-    return {"format": FORMAT, "config": tree, "spec": facts}
+    entry = None if spec is None else plain(spec, path="spec")
+    if entry is not None:
+        check_spec(entry)
+    return {"format": FORMAT, "config": tree, "spec": entry}
 
 
 def save(

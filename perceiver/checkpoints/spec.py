@@ -1,6 +1,6 @@
-"""Check of specs from files: types and ranges of the facts that built-in kinds of modality and target read.
+"""Check of specs from files: types and ranges of the entries that built-in kinds of modality and target read.
 
-A spec comes with a checkpoint or shards, and may be damaged or malicious. Checked once, where it enters, its facts need no
+A spec comes with a checkpoint or shards, and may be damaged or malicious. Checked once, where it enters, its entries need no
 checks where they are used. Facts of kinds from other packages may be any plain values.
 """
 
@@ -46,38 +46,38 @@ def check_spec(spec: object, *, path: str = "spec") -> None:
     modalities = spec.get("modalities", {})
     if not isinstance(modalities, Mapping):
         raise PlainError(
-            f"{child_path(path, 'modalities')}: expected a mapping from names to facts, got {_shown(modalities)}"
+            f"{child_path(path, 'modalities')}: expected a mapping from names to entries, got {_shown(modalities)}"
         )
-    for name, facts in modalities.items():
-        _check_modality(facts, child_path(child_path(path, "modalities"), name))
+    for name, entry in modalities.items():
+        _check_modality(entry, child_path(child_path(path, "modalities"), name))
     if spec.get("target") is not None:
         _check_target(spec["target"], child_path(path, "target"))
 
 
-def _check_modality(facts: object, path: str) -> None:
-    if not isinstance(facts, Mapping):
-        raise PlainError(f"{path}: expected a mapping of facts with a kind, got {_shown(facts)}")
-    kind = facts.get("kind")
+def _check_modality(entry: object, path: str) -> None:
+    if not isinstance(entry, Mapping):
+        raise PlainError(f"{path}: expected a mapping with a kind, got {_shown(entry)}")
+    kind = entry.get("kind")
     if kind is not None and not isinstance(kind, str):
         raise PlainError(f"{child_path(path, 'kind')}: expected a text, got {_shown(kind)}")
     if kind not in MODALITY_KINDS:
         return
     for key, (expected, fits) in _FACTS.items():
-        if facts.get(key) is not None:
-            _require(facts, key, expected, fits, path)
+        if entry.get(key) is not None:
+            _require(entry, key, expected, fits, path)
     axes = _AXES.get(kind)
-    if axes is not None and facts.get("shape") is not None and len(facts["shape"]) != axes:
+    if axes is not None and entry.get("shape") is not None and len(entry["shape"]) != axes:
         raise PlainError(
-            f"{child_path(path, 'shape')}: expected {axes} sizes for kind {kind!r}, got {_shown(facts['shape'])}"
+            f"{child_path(path, 'shape')}: expected {axes} sizes for kind {kind!r}, got {_shown(entry['shape'])}"
         )
-    if (values := prod(size for size in facts.get("shape") or () if size is not None)) > _MOST_VALUES:
+    if (values := prod(size for size in entry.get("shape") or () if size is not None)) > _MOST_VALUES:
         raise PlainError(f"{child_path(path, 'shape')}: expected at most {_MOST_VALUES:,} values per sample, got {values:,}")
-    _check_same_length(facts, ("mean", "std"), path)
+    _check_same_length(entry, ("mean", "std"), path)
 
 
 def _check_target(target: object, path: str) -> None:
     if not isinstance(target, Mapping):
-        raise PlainError(f"{path}: expected a mapping of facts with a kind, got {_shown(target)}")
+        raise PlainError(f"{path}: expected a mapping with a kind, got {_shown(target)}")
     kind = target.get("kind")
     if kind is not None and not isinstance(kind, str):
         raise PlainError(f"{child_path(path, 'kind')}: expected a text, got {_shown(kind)}")
@@ -94,14 +94,14 @@ def _check_target(target: object, path: str) -> None:
     _check_same_length(target, ("names", "mean", "std"), path)
 
 
-def _check_same_length(facts: Mapping[str, Any], keys: tuple[str, ...], path: str) -> None:
-    lengths = {key: len(facts[key]) for key in keys if facts.get(key) is not None}
+def _check_same_length(entry: Mapping[str, Any], keys: tuple[str, ...], path: str) -> None:
+    lengths = {key: len(entry[key]) for key in keys if entry.get(key) is not None}
     if len(set(lengths.values())) > 1 or ("mean" in lengths) != ("std" in lengths):
         raise PlainError(f"{path}: expected as many entries in {', '.join(keys)}, got {_shown(lengths)}")
 
 
-def _require(facts: Mapping[str, Any], key: str, expected: str, fits: Fits, path: str) -> None:
-    value = facts.get(key)
+def _require(entry: Mapping[str, Any], key: str, expected: str, fits: Fits, path: str) -> None:
+    value = entry.get(key)
     if not fits(value):
         raise PlainError(f"{child_path(path, key)}: expected {expected}, got {_shown(value)}")
 

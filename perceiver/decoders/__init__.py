@@ -4,10 +4,9 @@ A decoder has a query provider (`queries.py`), one cross-attend from the queries
 from the result to outputs.
 """
 
-from perceiver.decoders.classification import ClassificationDecoder
+from perceiver.decoders.classification import ClassificationDecoder, PerClassDecoder
 from perceiver.decoders.decoder import Decoder, Head
 from perceiver.decoders.multimodal import MultimodalDecoder
-from perceiver.decoders.per_class import PerClassDecoder
 from perceiver.decoders.queries import InputQueries, LearnedQueries, PositionalQueries, Queries
 from perceiver.decoders.query import QueryDecoder
 from perceiver.decoders.reconstruction import ReconstructionDecoder, TokenPositions

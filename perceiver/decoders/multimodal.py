@@ -15,10 +15,12 @@ from perceiver.decoders.decoder import Decoder
 from perceiver.decoders.queries import query_channels
 from perceiver.fusion import Fusion
 from perceiver.runtime.ranges import check_at_least_one
+from perceiver.runtime.regularising import regularising
 from perceiver.tokens import Tokens
 from perceiver.zero_gradients import with_zero_gradients
 
 
+@regularising(dropout=0.0, attention_dropout=0.0)
 class MultimodalDecoder(Decoder):
     """Queries of each output, padded with a learned vector to a common width, read the latents (Perceiver IO, section 4.3).
 

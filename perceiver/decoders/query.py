@@ -13,9 +13,11 @@ from perceiver.decoders.decode import check_chunk_size, decode
 from perceiver.decoders.decoder import Decoder
 from perceiver.decoders.queries import query_channels
 from perceiver.decoders.tied_logits import TiedLogits
+from perceiver.runtime.regularising import regularising
 from perceiver.tokens import Tokens
 
 
+@regularising(dropout=0.0, attention_dropout=0.0)
 class QueryDecoder(Decoder):
     """Queries read the latents; each gives one output (Perceiver IO, section 3.2).
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from perceiver.modalities.arrays import as_tensor, positive
-from perceiver.modalities.modality import Modality, ModalitySpec
+from perceiver.modalities.modality import Modality
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.statistics import require_any
 
 
@@ -27,7 +28,7 @@ class AudioModality(Modality):
     settings: ClassVar = {"sample_rate": None, "channels": 1, "max_seconds": None}
     peak = 1.0
 
-    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return channels, sample rate and maximum length."""
         positive(settings, "sample_rate", optional=False)
         positive(settings, "channels", optional=False)

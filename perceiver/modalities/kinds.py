@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 from perceiver.modalities.audio import AudioModality
 from perceiver.modalities.image import ImageModality, VideoModality
-from perceiver.modalities.modality import Axis, Modality, ModalitySpec
+from perceiver.modalities.modality import Axis, Modality
 from perceiver.modalities.points import ArrayModality, PointsModality
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.table import TableModality
 from perceiver.modalities.text import TextModality
 from perceiver.modalities.timeseries import TimeSeriesModality

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from perceiver.modalities.arrays import as_tensor, check_shape
-from perceiver.modalities.modality import Modality, ModalitySpec
+from perceiver.modalities.modality import Modality
+from perceiver.modalities.spec import ModalitySpec
 
 
 @final
@@ -22,7 +23,7 @@ class PointsModality(Modality):
     channel_axis = -1
     settings: ClassVar = {"unit_sphere": True, "features": ()}
 
-    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return whether point sets are centred and scaled, and the columns that are features."""
         features = settings["features"]
         if isinstance(features, str) or not all(isinstance(name, str) for name in features):

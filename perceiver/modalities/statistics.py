@@ -21,7 +21,7 @@ def channel_statistics(samples: Iterable[Tensor], *, channel_axis: int) -> dict[
     moments = Moments()
     for x in samples:
         moments.add(x.movedim(channel_axis, -1).flatten(0, -2))
-    return moments.facts()
+    return moments.entries()
 
 
 class Moments:
@@ -45,7 +45,7 @@ class Moments:
         self._moment = self._moment + moment + delta.square() * self._count * count / both.clamp(min=1)
         self._count = both
 
-    def facts(self) -> dict[str, list[float]]:
+    def entries(self) -> dict[str, list[float]]:
         """Return `mean` and `std`; ValueError if nothing was added."""
         require_any(int(isinstance(self._mean, Tensor)))
         assert isinstance(self._mean, Tensor)

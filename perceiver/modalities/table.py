@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perceiver.modalities.modality import Modality, ModalitySpec
+from perceiver.modalities.modality import Modality
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.written_numbers import date_of, is_missing_number, number_of
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class TableModality(Modality):
     settings: ClassVar = {"columns": None, "numbers": None, "categories": None, "decimal": None, "thousands": None}
     several_columns = True
 
-    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return all columns, and the columns forced to be numbers or categories."""
         lists = {key: [str(column) for column in settings.get(key) or ()] for key in ("columns", "numbers", "categories")}
         columns = list(dict.fromkeys([*lists["columns"], *lists["numbers"], *lists["categories"]]))
@@ -166,15 +167,15 @@ class UnknownCategories:
             )
 
 
-def number_in_column(value: Any, column: str, modality: Mapping[str, Any], *, name: str) -> float | None:
+def number_in_column(value: Any, column: str, spec: ModalitySpec, *, name: str) -> float | None:
     """Return the number or date in a cell; None if missing. For arguments and errors see `TableModality.preprocess`."""
     if is_missing(value) or is_missing_number(value):
         return None
-    date = (modality.get("dates") or {}).get(column)
+    date = (spec.get("dates") or {}).get(column)
     try:
         if date is not None:
             return date_of(value, date)
-        return number_of(value, (modality.get("written") or {}).get(column))
+        return number_of(value, (spec.get("written") or {}).get(column))
     except (TypeError, ValueError):
         what = "a date" if date is not None else "a finite number" if _is_infinite(value) else "a number"
         raise ValueError(f"{name}: expected {what}, got {value!r}.") from None

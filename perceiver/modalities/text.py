@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from perceiver.modalities.arrays import as_tensor, positive
-from perceiver.modalities.modality import Modality, ModalitySpec
+from perceiver.modalities.modality import Modality
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.text_bytes import VOCABULARY_SIZE, encode_bytes
 
 
@@ -23,7 +24,7 @@ class TextModality(Modality):
     channel_axis = None
     settings: ClassVar = {"files": False, "max_length": None, "vocabulary_size": VOCABULARY_SIZE}
 
-    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return vocabulary size and maximum length, and whether cells name files."""
         positive(settings, "max_length")
         positive(settings, "vocabulary_size", optional=False)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from perceiver.modalities.arrays import as_tensor, positive
-from perceiver.modalities.modality import Modality, ModalitySpec
+from perceiver.modalities.modality import Modality
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.statistics import Moments
 
 
@@ -25,7 +26,7 @@ class TimeSeriesModality(Modality):
     channel_axis: ClassVar = {"values": -1, "times": None, "present": -1}
     settings: ClassVar = {"time": None, "values": None, "step_seconds": None}
 
-    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return the column of times, the names of the values if given, and the step."""
         positive(settings, "step_seconds", whole=False)
         values = settings["values"]
@@ -80,7 +81,7 @@ class TimeSeriesModality(Modality):
         for x in samples:
             moments.add(x["values"], x.get("present"))
             duration = max(duration, float(x["times"][-1] - x["times"][0]))
-        return {**moments.facts(), "duration_seconds": duration or 1.0}
+        return {**moments.entries(), "duration_seconds": duration or 1.0}
 
 
 def _times(raw: Any, steps: int, spec: ModalitySpec, name: str) -> Tensor:

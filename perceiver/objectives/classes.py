@@ -21,8 +21,10 @@ from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.metrics import WeightedMean, confusion_matrix, correct_share, mean_recall
 from perceiver.objectives.objective import CONFUSION, Metrics
 from perceiver.objectives.supervised import Mix, Supervised
+from perceiver.runtime.regularising import regularising
 
 
+@regularising(label_smoothing=0.0, mix=None)
 def classification(
     *,
     num_classes: int,

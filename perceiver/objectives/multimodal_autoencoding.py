@@ -129,9 +129,9 @@ class MultimodalAutoencoding(Objective):
     def peaks(self, model: nn.Module) -> dict[str, float]:
         """Return the PSNR peak of each modality; modalities without a peak have no PSNR."""
         outputs = Reconstruction.of(model)
-        facts = (outputs.model.spec or {}).get("modalities", {})
+        specs = (outputs.model.spec or {}).get("modalities", {})
         peaks = {
-            name: self.given_peaks.get(name, kind_of(facts.get(name, {})).peak)
+            name: self.given_peaks.get(name, kind_of(specs.get(name, {})).peak)
             for name, layout in outputs.layouts.items()
             if layout.has_raw
         }

@@ -18,8 +18,10 @@ from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.dense import Dense, checked_target_mask, where_wrong
 from perceiver.objectives.metrics import WeightedMean, confusion_matrix, correct_share, intersections_over_union
 from perceiver.objectives.objective import CONFUSION, Metrics
+from perceiver.runtime.regularising import regularising
 
 
+@regularising(label_smoothing=0.0)
 def segmentation(
     *,
     num_classes: int,

@@ -15,8 +15,8 @@ from perceiver.adapters.layout import OutputLayout
 from perceiver.batch import Batch
 from perceiver.decoders import MultimodalDecoder
 from perceiver.decoders.decoder import target_name
-from perceiver.modalities.modality import ModalitySpec
 from perceiver.modalities.preprocess import unnormalised
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.model import Perceiver
 from perceiver.plots.drawings import drawing_of
 from perceiver.plots.evaluation import modalities_of, on_device
@@ -52,7 +52,7 @@ class Autoencodings:
         """
         if not isinstance(model.head, MultimodalDecoder):
             return {}
-        facts = modalities_of(model)
+        specs = modalities_of(model)
         layouts = {
             name: OutputLayout(modality=name, adapter=model.adapters[name], channels=channels)
             for name, channels in model.head.output_channels.items()
@@ -60,7 +60,7 @@ class Autoencodings:
         }
         names = [name for name, layout in layouts.items() if layout.has_raw]
         with evaluating(model):
-            shown = list(islice(singles(on_device(model, batches), facts), self.num_samples))
+            shown = list(islice(singles(on_device(model, batches), specs), self.num_samples))
             outputs = [_outputs(model, single, list(layouts)) for single in shown]
         if not names or not shown:
             return {}
@@ -73,11 +73,11 @@ class Autoencodings:
                     _title(axes, model, single, made)
                 if isinstance(x, Tensor):
                     reconstructed = layouts[name].raw(x, made[name].float())
-                    first, second = (unnormalised(one[0].detach().cpu(), facts[name]) for one in (x, reconstructed))
+                    first, second = (unnormalised(one[0].detach().cpu(), specs[name]) for one in (x, reconstructed))
                     if name in self.pairs:
-                        self.pairs[name](axes, first, second, facts[name])
+                        self.pairs[name](axes, first, second, specs[name])
                     else:
-                        drawing = drawing_of(facts[name], model.adapters[name])
+                        drawing = drawing_of(specs[name], model.adapters[name])
                         getattr(drawing, "pair", _lines)(axes, first, second)
                 else:
                     axes.set_axis_off()

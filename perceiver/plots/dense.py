@@ -55,16 +55,16 @@ def shown_samples(model: Perceiver, batches: Iterable[Batch], *, target: Any, co
         count: number of samples.
     """
     made: list[Shown] = []
-    facts = modalities_of(model)
+    specs = modalities_of(model)
     with evaluating(model):
         for batch in on_device(model, batches):
             if batch.target is None or target.modality not in batch.inputs:
                 break
             predictions = cut_to_size(target.predict(model(batch.inputs, batch.masks)), target=target, masks=batch.masks)
-            for row, single in enumerate(singles([batch], facts)):
+            for row, single in enumerate(singles([batch], specs)):
                 if target.modality not in single.inputs:
                     continue
-                x, _ = single.shown(target.modality, facts[target.modality])
+                x, _ = single.shown(target.modality, specs[target.modality])
                 height, width = x.shape[-2:]
                 truth = batch.target[row, ..., :height, :width].cpu()
                 mask = batch.target_mask

@@ -127,9 +127,9 @@ class FilledTexts:
         """
         if not isinstance(model.head, QueryDecoder) or self.modality not in model.adapters:
             return {}
-        facts = modalities_of(model)
+        specs = modalities_of(model)
         available = [
-            one for one in islice(singles(on_device(model, batches), facts), self.out_of) if self.modality in one.inputs
+            one for one in islice(singles(on_device(model, batches), specs), self.out_of) if self.modality in one.inputs
         ]
         step = max(1, len(available) // self.num_samples)
         with evaluating(model):

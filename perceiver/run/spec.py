@@ -34,7 +34,7 @@ def use_stored_spec(
     file: Path,
     trained_on: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Give the data module the spec that a checkpoint was trained with; it overrides the facts of the new data.
+    """Give the data module the spec that a checkpoint was trained with; it overrides that of the new data.
 
     Args:
         data: data module, before its setup.

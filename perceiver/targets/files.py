@@ -63,4 +63,4 @@ def _decoded(value: str | Path | bytes | bytearray, modality: Mapping[str, Any])
     # Only here does a model need the readers of data sets: they import libraries of sound and tables.
     from perceiver.data.manifest.cells import read_sample
 
-    return read_sample(bytes(value) if isinstance(value, BINARY) else Path(value), facts=modality)
+    return read_sample(bytes(value) if isinstance(value, BINARY) else Path(value), spec=modality)

@@ -16,6 +16,7 @@ from perceiver.batch import Sample
 from perceiver.collate import Collate
 from perceiver.modalities.kinds import kind_of
 from perceiver.modalities.preprocess import preprocess
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.table import UnknownCategories
 from perceiver.targets.files import is_file, read_file
 from perceiver.targets.kinds import target_of
@@ -66,7 +67,7 @@ def predict(
 
 def prepare(
     raw: Any,
-    modalities: Mapping[str, Mapping[str, Any]],
+    modalities: Mapping[str, ModalitySpec],
     *,
     number: int,
     open_files: bool = True,
@@ -101,7 +102,7 @@ def prepare(
                 raise ValueError(f"{where}: expected a value or the bytes of a file, got {value!r:.60}, which names a file.")
             value = read_file(value, modalities[name], where=where)
         seen(name, value)
-        inputs[name] = preprocess(value, modality=modalities[name], name=where)
+        inputs[name] = preprocess(value, spec=modalities[name], name=where)
     return Sample(inputs=inputs, id=str(number))
 
 
@@ -137,28 +138,28 @@ class _Unknown:
                 unknown.warn(f"predict, modality {name!r}, column {column!r}")
 
 
-def _samples(samples: Any, modalities: Mapping[str, Mapping[str, Any]]) -> Iterable[Any]:
+def _samples(samples: Any, modalities: Mapping[str, ModalitySpec]) -> Iterable[Any]:
     """Iterate over the samples; a single sample counts as one."""
     if isinstance(samples, Mapping | str | Path | bytes | bytearray | Image.Image):
         return [samples]
     if len(modalities) == 1:
-        [modality] = modalities.values()
+        [spec] = modalities.values()
         if isinstance(samples, np.ndarray | Tensor):
-            return [samples] if _is_one(samples, modality) else samples
-        if isinstance(samples, list | tuple) and _is_one_list(samples, modality):
+            return [samples] if _is_one(samples, spec) else samples
+        if isinstance(samples, list | tuple) and _is_one_list(samples, spec):
             return [samples]
     if not isinstance(samples, Iterable):
         raise TypeError(f"predict: expected a sample or an iterable of samples, got {type(samples).__name__}.")
     return samples
 
 
-def _is_one(x: Any, modality: Mapping[str, Any]) -> bool:
+def _is_one(x: Any, spec: ModalitySpec) -> bool:
     """Return whether an array is one sample of a modality, rather than several along its first axis."""
-    kind, shape = modality.get("kind"), modality.get("shape")
+    kind, shape = spec.get("kind"), spec.get("shape")
     if kind == "text":
         return int(x.ndim) == 1
     if kind == "timeseries":
-        return bool(x.ndim == 1 or (x.ndim == 2 and x.shape[-1] == modality["num_values"]))
+        return bool(x.ndim == 1 or (x.ndim == 2 and x.shape[-1] == spec["num_values"]))
     if shape is None or x.ndim > len(shape):
         return False
     # A single channel may be omitted: then the first of as many axes is the batch axis.

@@ -133,10 +133,10 @@ def _spec_is_plain_and_complete(case: _Case) -> None:
         f"expected spec['modalities'] to be a dict of modalities, got {modalities!r}.",
     )
     assert isinstance(modalities, dict)
-    for name, facts in modalities.items():
+    for name, entry in modalities.items():
         require(
-            isinstance(facts, dict) and isinstance(facts.get("kind"), str),
-            f"expected spec['modalities'][{name!r}] to name a kind, got {facts!r}; the kind chooses adapter/<kind>.yaml.",
+            isinstance(entry, dict) and isinstance(entry.get("kind"), str),
+            f"expected spec['modalities'][{name!r}] to name a kind, got {entry!r}; the kind chooses adapter/<kind>.yaml.",
         )
     _channel_axes(modalities)
     if "target" not in spec:
@@ -388,10 +388,10 @@ def _noted(method: Callable[..., Any], name: str, read: list[str], *arguments: A
 def _stored_spec_is_used(case: _Case) -> None:
     original = case.ready()
     stored = deepcopy(_spec(original))
-    changed = [name for name, facts in stored["modalities"].items() if facts.get("std") is not None]
+    changed = [name for name, entry in stored["modalities"].items() if entry.get("std") is not None]
     for name in changed:
-        facts = stored["modalities"][name]
-        facts["std"] = [2 * value for value in facts["std"]] if isinstance(facts["std"], list) else 2 * facts["std"]
+        entry = stored["modalities"][name]
+        entry["std"] = [2 * value for value in entry["std"]] if isinstance(entry["std"], list) else 2 * entry["std"]
     for stage in ("fit", "test"):
         module = case.make()
         module.prepare_data()

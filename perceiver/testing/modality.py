@@ -34,8 +34,9 @@ from perceiver.checkpoints.plain import plain, refuse_special_keys
 from perceiver.checkpoints.trusted_classes import resolve, spelling
 from perceiver.collate import Collate
 from perceiver.modalities.kinds import KINDS
-from perceiver.modalities.modality import Axis, Modality, ModalitySpec
+from perceiver.modalities.modality import Axis, Modality
 from perceiver.modalities.preprocess import unnormalised
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.testing.check import Check, require, run_checks
 
 Raw = Callable[[], Sequence[Any]]
@@ -46,7 +47,7 @@ def modality_checks(
     make_raw: Raw,
     *,
     settings: Mapping[str, Any] | None = None,
-    facts: Mapping[str, Any] | None = None,
+    entries: Mapping[str, Any] | None = None,
     cells: Sequence[Any] = (),
 ) -> list[Check]:
     """Return the checks of a kind; see the head of this file.
@@ -56,10 +57,10 @@ def modality_checks(
         make_raw: function that returns at least two different raw samples, as `Perceiver.predict` takes them; of different
             lengths if the kind allows it.
         settings: settings as in `data.modalities`, if the defaults do not suffice.
-        facts: further entries of the spec that `facts` and `statistics` of the kind do not provide.
+        entries: further entries of the spec that `spec` and `statistics` of the kind do not provide.
         cells: cells of a manifest for `Modality.read`; empty: `read` is not checked.
     """
-    case = _Case(kind, make_raw, dict(settings or {}), dict(facts or {}), list(cells))
+    case = _Case(kind, make_raw, dict(settings or {}), dict(entries or {}), list(cells))
     return [Check(name, partial(run, case)) for name, run in _CHECKS.items() if cells or name != "cells_are_read"]
 
 
@@ -68,7 +69,7 @@ def check_modality(
     make_raw: Raw,
     *,
     settings: Mapping[str, Any] | None = None,
-    facts: Mapping[str, Any] | None = None,
+    entries: Mapping[str, Any] | None = None,
     cells: Sequence[Any] = (),
 ) -> None:
     """Run all checks of a kind. Arguments as in `modality_checks`.
@@ -76,7 +77,7 @@ def check_modality(
     Raises:
         AssertionError: with the name, the expected and actual results and a hint for each check that failed.
     """
-    checks = modality_checks(kind, make_raw, settings=settings, facts=facts, cells=cells)
+    checks = modality_checks(kind, make_raw, settings=settings, entries=entries, cells=cells)
     run_checks(checks, subject=f"modality {kind.__name__}")
 
 
@@ -87,7 +88,7 @@ class _Case:
     kind: type[Modality]
     make_raw: Raw
     settings: dict[str, Any]
-    facts: dict[str, Any]
+    entries: dict[str, Any]
     cells: list[Any] = field(default_factory=list)
 
     def raw(self) -> list[Any]:
@@ -99,7 +100,7 @@ class _Case:
         """Return the spec of the modality, without or with statistics of the training samples."""
         kind = self.kind()
         word = next((word for word, known in KINDS.items() if type(known) is self.kind), spelling(self.kind))
-        spec = {"kind": word, **kind.facts({**kind.settings, **self.settings}), **self.facts}
+        spec = {"kind": word, **kind.spec({**kind.settings, **self.settings}), **self.entries}
         if not statistics:
             return {key: value for key, value in spec.items() if key not in ("mean", "std")}
         samples = (kind.preprocess(raw, spec, "sample") for raw in self.raw())
@@ -157,8 +158,8 @@ def _plain_spec(case: _Case) -> None:
         json.loads(json.dumps(spec)) == spec,
         f"expected the spec to be the same after a round trip through JSON, got {spec}; use lists, and finite numbers.",
     )
-    reserved = {"kind", "column"} & set(case.kind().facts({**case.kind.settings, **case.settings}))
-    require(not reserved, f"expected facts without {', '.join(sorted(reserved))}, which the data module adds.")
+    reserved = {"kind", "column"} & set(case.kind().spec({**case.kind.settings, **case.settings}))
+    require(not reserved, f"expected a spec without {', '.join(sorted(reserved))}, which the data module adds.")
     require(spec == case.spec(), "expected the same statistics for the same samples; do not use random numbers.")
 
 

@@ -32,8 +32,8 @@ def test_facts_of_data_are_accepted() -> None:
 @pytest.mark.parametrize(
     ("place", "value", "said"),
     [
-        ("modalities", [1], "spec.modalities: expected a mapping from names to facts, got [1]"),
-        ("modalities.image", "image", "spec.modalities.image: expected a mapping of facts with a kind, got 'image'"),
+        ("modalities", [1], "spec.modalities: expected a mapping from names to entries, got [1]"),
+        ("modalities.image", "image", "spec.modalities.image: expected a mapping with a kind, got 'image'"),
         ("modalities.image.kind", 3, "spec.modalities.image.kind: expected a text, got 3"),
         ("modalities.image.shape", [8, 8], "spec.modalities.image.shape: expected 3 sizes of image, got [8, 8]"),
         ("modalities.image.shape", [3, -8, 8], "spec.modalities.image.shape: expected a list of sizes"),
@@ -49,7 +49,7 @@ def test_facts_of_data_are_accepted() -> None:
             "spec.modalities.sound.max_seconds: expected a finite number above 0",
         ),
         ("modalities.facts.categories", {"sex": [1]}, "spec.modalities.facts.categories: expected a mapping from columns"),
-        ("target", 5, "spec.target: expected a mapping of facts with a kind, got 5"),
+        ("target", 5, "spec.target: expected a mapping with a kind, got 5"),
         ("target.names", "cat", "spec.target.names: expected a list of texts, got 'cat'"),
         ("target.counts", [1, -1], "spec.target.counts: expected a list of whole numbers, 0 or more, got [1, -1]"),
         ("num_classes", 0, "spec.num_classes: expected a whole number, 1 or more, got 0"),

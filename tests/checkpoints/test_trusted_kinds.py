@@ -11,8 +11,8 @@ from perceiver.checkpoints.trusted_kinds import import_kinds
 from perceiver.modalities.kinds import kind_of
 
 
-def spec(kind: Any, **facts: Any) -> dict[str, Any]:
-    return {"modalities": {"x": {"kind": kind, **facts}}}
+def spec(kind: Any, **spec: Any) -> dict[str, Any]:
+    return {"modalities": {"x": {"kind": kind, **spec}}}
 
 
 @pytest.fixture

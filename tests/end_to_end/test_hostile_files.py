@@ -205,7 +205,7 @@ SHARDS: dict[str, Callable[[Path, Path], object]] = {
     "pickles": hostile_data.pickled_shards,
     "imports": lambda folder, marker: hostile_data.importing_shards(folder),
     "spec": lambda folder, marker: hostile_data.edit_json(
-        folder / "shards.json", lambda facts: set_at(facts, "spec.target.counts", payload(marker))
+        folder / "shards.json", lambda content: set_at(content, "spec.target.counts", payload(marker))
     ),
     "path": lambda folder, marker: hostile_data.edit_json(
         folder / "val" / "index.json", lambda index: index["chunks"][0].update(filename="../../x.bin")

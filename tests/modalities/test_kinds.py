@@ -56,7 +56,7 @@ CHECKS = [
         type(KINDS[kind]),
         lambda kind=kind: raw_samples(kind),
         settings=SETTINGS[kind],
-        facts=LEARNED.get(kind),  # type: ignore[misc]
+        entries=LEARNED.get(kind),  # type: ignore[misc]
     )
 ]
 
@@ -73,10 +73,10 @@ def test_all_tables_have_the_same_kinds(repository: Path) -> None:
     for kind, behaviour in KINDS.items():
         assert (repository / "conf" / "adapter" / f"{behaviour.adapter or kind}.yaml").is_file()
         [modality] = parse_modalities({"x": {"kind": kind, **SETTINGS[kind]}}, defaults={})
-        assert modality.behaviour is kind_of(modality.facts) is behaviour
-        assert cells_of(modality.facts) is CELLS[kind]
-        assert channel_axes("x", modality.facts) == behaviour.channel_axis
-        assert isinstance(drawing_of(modality.facts, None), Drawing)
+        assert modality.behaviour is kind_of(modality.spec) is behaviour
+        assert cells_of(modality.spec) is CELLS[kind]
+        assert channel_axes("x", modality.spec) == behaviour.channel_axis
+        assert isinstance(drawing_of(modality.spec, None), Drawing)
         assert behaviour.several_columns == (len(modality.columns) > 1)
 
 

@@ -38,7 +38,7 @@ def payload_by_name(marker: Path) -> dict[str, Any]:
 
 
 def checkpoint_with_spec(source: Path, written: Path, changes: dict[str, Any]) -> Path:
-    """The checkpoint `source` with other facts in its spec: `{"target.counts": value}`; returns `written`."""
+    """The checkpoint `source` with other entries in its spec: `{"target.counts": value}`; returns `written`."""
     return checkpoint_with(source, written, {f"spec.{place}": value for place, value in changes.items()})
 
 
@@ -58,12 +58,12 @@ def checkpoint_with(source: Path, written: Path, changes: dict[str, Any]) -> Pat
 
 
 def shards_with_spec(folder: Path, changes: dict[str, Any]) -> Path:
-    """Shards whose `shards.json` has other facts in its spec, changed in place; returns the folder."""
+    """Shards whose `shards.json` has other entries in its spec, changed in place; returns the folder."""
     file = folder / "shards.json"
-    facts = json.loads(file.read_text())
+    content = json.loads(file.read_text())
     for place, value in changes.items():
-        set_at(facts["spec"], place, value)
-    file.write_text(json.dumps(facts))
+        set_at(content["spec"], place, value)
+    file.write_text(json.dumps(content))
     return folder
 
 

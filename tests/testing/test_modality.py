@@ -23,7 +23,7 @@ class Sensor:
 
     channel_axis: Any = 0
 
-    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {"shape": [2, None]}
 
     def statistics(self, samples: Iterable[Tensor], spec: ModalitySpec) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class ChangesTheSpec(Sensor, Modality):
 
 
 class OtherShape(Sensor, Modality):
-    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {"shape": [3, None]}
 
     def preprocess(self, raw: Any, spec: ModalitySpec, name: str) -> Any:

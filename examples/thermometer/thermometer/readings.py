@@ -15,7 +15,7 @@ class Readings(Modality):
     settings: ClassVar = {"step_seconds": 3600.0}
     adapter = "thermometer"
 
-    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return the shape (one channel, any length) and the interval, which the adapter's YAML refers to."""
         if not settings["step_seconds"] > 0:
             raise ValueError(f"step_seconds: expected a number above 0, got {settings['step_seconds']!r}.")

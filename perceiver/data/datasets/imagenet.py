@@ -12,17 +12,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from perceiver.data.loading.images import Images, image_facts, image_statistics, of_any_size
+from perceiver.data.loading.images import Images, image_spec, image_statistics, of_any_size
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import stratified_split
 from perceiver.data.readers.images import Crop, ImageFiles, both_or_neither, find_images
 from perceiver.modalities.framing import Frame
+from perceiver.runtime.regularising import regularising
 
 DEVKIT = Path("ILSVRC2012_devkit_t12", "data")
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 NAME_FILES = ("LOC_synset_mapping.txt", "synset_words.txt")
 
 
+@regularising(train_crop=None)
 class ImageNet(Source):
     """ImageNet for classification, from local files only: its terms require agreement, so nothing is downloaded.
 
@@ -63,7 +65,7 @@ class ImageNet(Source):
         std: Sequence[float] | None = None,
         needs_test: bool = True,
     ) -> None:
-        super().__init__(facts=image_facts((3, *size), crop_fraction=crop_fraction), split_seed=split_seed)
+        super().__init__(specs=image_spec((3, *size), crop_fraction=crop_fraction), split_seed=split_seed)
         self.normalisation = both_or_neither(mean, std)
         self.root = Path(root)
         self.frame = Frame(size=size, crop_fraction=crop_fraction)

@@ -61,7 +61,7 @@ class ModelNet40(Source):
         cache: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(
-            facts={"points": {"kind": "points", "shape": [None, 3], "unit_sphere": True}},
+            specs={"points": {"kind": "points", "shape": [None, 3], "unit_sphere": True}},
             split_seed=split_seed,
         )
         if num_points < 1:
@@ -152,8 +152,9 @@ class ModelNet40(Source):
 
         Its name depends on the meshes, so that a changed folder is sampled again.
         """
-        facts = "".join(f"{path.relative_to(self.folder)} {(s := path.stat()).st_size} {s.st_mtime_ns}\n" for path in paths)
-        digest = hashlib.sha256(facts.encode()).hexdigest()[:12]
+        states = ((path.relative_to(self.folder), path.stat()) for path in paths)
+        listing = "".join(f"{name} {state.st_size} {state.st_mtime_ns}\n" for name, state in states)
+        digest = hashlib.sha256(listing.encode()).hexdigest()[:12]
         target = self.cache / f"{split}_{self.num_points}_points_seed_{self.sample_seed}_{digest}.npy"
         if not target.is_file():
             meshes = Meshes(

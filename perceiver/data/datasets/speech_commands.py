@@ -12,7 +12,7 @@ from torchaudio.datasets import SPEECHCOMMANDS
 
 from perceiver.data.loading.samples import Samples
 from perceiver.data.loading.source import Source
-from perceiver.data.readers.audio import Recordings, audio_facts, loudness
+from perceiver.data.readers.audio import Recordings, audio_spec, loudness
 
 WORDS = (
     "backward", "bed", "bird", "cat", "dog", "down", "eight", "five", "follow", "forward", "four", "go", "happy", "house",
@@ -47,7 +47,7 @@ class SpeechCommands(Source):
         download: bool = True,
     ) -> None:
         super().__init__(
-            facts={"audio": audio_facts(sample_rate=sample_rate, audio_channels=1)},
+            specs={"audio": audio_spec(sample_rate=sample_rate, audio_channels=1)},
             class_names=WORDS,
         )
         self.root = Path(root)
@@ -107,7 +107,7 @@ class SpeechCommands(Source):
             paths=[self.folder / name for name in names],
             labels=[number[name.split("/")[0]] for name in names],
             ids=[f"speech_commands/{name.removesuffix('.wav')}" for name in names],
-            facts=self.facts["audio"],
+            spec=self.specs["audio"],
         )
 
     def _absent(self, reason: str) -> str:

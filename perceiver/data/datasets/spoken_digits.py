@@ -19,7 +19,7 @@ from torch.hub import download_url_to_file
 from perceiver.data.loading.samples import InMemory
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import stratified_split
-from perceiver.data.readers.audio import Recordings, audio_facts, check_recording, loudness
+from perceiver.data.readers.audio import Recordings, audio_spec, check_recording, loudness
 
 ARCHIVE = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.tar.gz"
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
@@ -83,7 +83,7 @@ class SpokenDigits(Source):
         url: str = ARCHIVE,
     ) -> None:
         super().__init__(
-            facts={"audio": audio_facts(sample_rate=sample_rate, audio_channels=1)},
+            specs={"audio": audio_spec(sample_rate=sample_rate, audio_channels=1)},
             class_names=[str(digit) for digit in range(NUM_DIGITS)],
             split_seed=split_seed,
         )
@@ -134,7 +134,7 @@ class SpokenDigits(Source):
                 paths=[self.folder / one.name for one in chosen],
                 labels=[one.digit for one in chosen],
                 ids=[f"spoken_digits/{one.name.removesuffix('.wav')}" for one in chosen],
-                facts=self.facts["audio"],
+                spec=self.specs["audio"],
             )
         )
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.datasets.mnist import read_image_file, read_label_file
 from torchvision.datasets.utils import check_integrity
 
-from perceiver.data.loading.images import Images, LabelledImages, image_facts, image_statistics
+from perceiver.data.loading.images import Images, LabelledImages, image_spec, image_statistics
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import stratified_split
 
@@ -59,7 +59,7 @@ class TorchvisionImages(Source):
         split_seed: int = 0,
         download: bool = True,
     ) -> None:
-        super().__init__(facts=image_facts(self.image_shape), split_seed=split_seed)
+        super().__init__(specs=image_spec(self.image_shape), split_seed=split_seed)
         self.root = Path(root)
         self.validation_size = validation_size
         self.download = download

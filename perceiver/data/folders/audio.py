@@ -13,7 +13,7 @@ from perceiver.data.loading.splits import stratified_split
 from perceiver.data.readers.audio import (
     SUFFIXES,
     Recordings,
-    audio_facts,
+    audio_spec,
     check_recording,
     loudness,
 )
@@ -66,7 +66,7 @@ class AudioFolder(Source):
         needs_test: bool = True,
     ) -> None:
         super().__init__(
-            facts={"audio": audio_facts(sample_rate=sample_rate, audio_channels=audio_channels)},
+            specs={"audio": audio_spec(sample_rate=sample_rate, audio_channels=audio_channels)},
             split_seed=split_seed,
         )
         if not 0 < validation_fraction < 1:
@@ -160,7 +160,7 @@ class AudioFolder(Source):
             paths=[path for path, _ in labelled],
             labels=[label for _, label in labelled],
             ids=[path.relative_to(self.root).as_posix() for path, _ in labelled],
-            facts=self.facts["audio"],
+            spec=self.specs["audio"],
             max_seconds=self.max_seconds,
             random_start=training,
         )

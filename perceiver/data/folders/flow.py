@@ -71,7 +71,7 @@ class FlowFolder(Source):
             raise ValueError(f"data.validation_fraction: expected a share between 0 and 1, got {validation_fraction}.")
         height, width = (int(length) for length in size)
         super().__init__(
-            facts={"frames": {"kind": "video", "shape": [3, 2, height, width], "range": [0, 255]}}, split_seed=split_seed
+            specs={"frames": {"kind": "video", "shape": [3, 2, height, width], "range": [0, 255]}}, split_seed=split_seed
         )
         self.root = Path(root)
         self.size = (height, width)
@@ -134,16 +134,16 @@ class FlowFolder(Source):
             flow.append(target)
             seen.append(mask)
         mean, std = channel_statistics(frames, value_range=(0.0, 1.0))
-        facts = {**self.facts["frames"], "mean": mean, "std": [value or 1.0 for value in std]}
+        spec = {**self.specs["frames"], "mean": mean, "std": [value or 1.0 for value in std]}
         if self.deep_range is not None:
-            facts["deep_range"] = list(self.deep_range)
+            spec["deep_range"] = list(self.deep_range)
         learned = flow_target(flow=torch.stack(flow), mask=torch.stack(seen), modality="frames")
-        return {"modalities": {"frames": facts}, "target": learned, "num_outputs": len(FLOW_NAMES)}
+        return {"modalities": {"frames": spec}, "target": learned, "num_outputs": len(FLOW_NAMES)}
 
     def known(self) -> dict[str, Any]:
-        """Return the facts of the frames, and flow as the target."""
+        """Return the spec of the frames, and flow as the target."""
         target = {"kind": "flow", "names": list(FLOW_NAMES), "modality": "frames"}
-        return {"modalities": self.facts, "target": target}
+        return {"modalities": self.specs, "target": target}
 
     def _usable(self, pairs: "FramePairs") -> "FramePairs":
         index = self.bad_files.usable(pairs, num_workers=self.num_workers, where=pairs.folder)

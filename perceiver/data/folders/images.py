@@ -10,14 +10,16 @@ import numpy as np
 import torch
 
 from perceiver.data.folders.bad_files import BadFiles
-from perceiver.data.loading.images import Images, image_facts, image_statistics, of_any_size
+from perceiver.data.loading.images import Images, image_spec, image_statistics, of_any_size
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import stratified_split
 from perceiver.data.readers.folder_files import is_flat, split_folder
 from perceiver.data.readers.images import Crop, ImageFiles, both_or_neither, find_images, images_below
 from perceiver.modalities.framing import Frame
+from perceiver.runtime.regularising import regularising
 
 
+@regularising(train_crop=None)
 class ImageFolder(Source):
     """Images of any size and format, in a folder per class, scaled and cropped to a common size.
 
@@ -64,7 +66,7 @@ class ImageFolder(Source):
         on_bad_row: str = "error",
         needs_test: bool = True,
     ) -> None:
-        super().__init__(facts=image_facts((3, *size), crop_fraction=crop_fraction), split_seed=split_seed)
+        super().__init__(specs=image_spec((3, *size), crop_fraction=crop_fraction), split_seed=split_seed)
         self.normalisation = both_or_neither(mean, std)
         if not 0 < validation_fraction < 1:
             raise ValueError(f"data.validation_fraction: expected a share between 0 and 1, got {validation_fraction}.")

@@ -99,11 +99,11 @@ class SegmentationFolder(Source):
         needs_test: bool = True,
     ) -> None:
         shape = [3, None, None] if size is None else [3, *(int(length) for length in size)]
-        facts: dict[str, Any] = {"kind": "image", "shape": shape, "range": [0, 255]}
+        spec: dict[str, Any] = {"kind": "image", "shape": shape, "range": [0, 255]}
         if size is not None:
-            facts["crop_fraction"] = crop_fraction
+            spec["crop_fraction"] = crop_fraction
         names = None if class_names is None else [str(name) for name in class_names]
-        super().__init__(facts={"image": facts}, class_names=names, split_seed=split_seed)
+        super().__init__(specs={"image": spec}, class_names=names, split_seed=split_seed)
         if not 0 < validation_fraction < 1:
             raise ValueError(f"data.validation_fraction: expected a share between 0 and 1, got {validation_fraction}.")
         if augment is not None and not callable(augment):
@@ -214,21 +214,21 @@ class SegmentationFolder(Source):
                 "%s: none of the %d masks has pixels of the classes %s.", plain.folder, len(chosen), ", ".join(absent)
             )
         mean, std = channel_statistics(images, value_range=(0.0, 1.0))
-        facts = {**self.facts["image"], "mean": mean, "std": [value or 1.0 for value in std]}
+        spec = {**self.specs["image"], "mean": mean, "std": [value or 1.0 for value in std]}
         if self.deep_range is not None:
-            facts["deep_range"] = list(self.deep_range)
+            spec["deep_range"] = list(self.deep_range)
         target = segmentation_target(names=names, counts=counts.tolist(), modality="image")
         if self.mask_values is not None:
             target["mask_values"] = self.mask_values
         if (colors := self.mask_colors()) is not None:
             target["mask_colors"] = [list(color) for color in colors]
-        return {"modalities": {"image": facts}, "target": target, "num_classes": len(names)}
+        return {"modalities": {"image": spec}, "target": target, "num_classes": len(names)}
 
     def known(self) -> dict[str, Any]:
-        """Return the facts of the images, the kind of target, and the classes if they are given."""
+        """Return the spec of the images, the kind of target, and the classes if they are given."""
         target: dict[str, Any] = {"kind": "segmentation", "modality": "image"}
         given = {} if self._class_names is None else {"names": self._class_names}
-        return {"modalities": self.facts, "target": {**target, **given}}
+        return {"modalities": self.specs, "target": {**target, **given}}
 
     def _learned(self, training: "ImagePairs") -> "ImagePairs":
         """Return the split with missing settings filled in from the training split."""

@@ -133,15 +133,15 @@ def channel_statistics(
     return mean.tolist(), deviation.tolist()
 
 
-def image_facts(shape: Sequence[int], *, value_range: Sequence[int] = (0, 255), **more: Any) -> dict[str, dict[str, Any]]:
-    """Return the facts of a source of images `(C, H, W)`."""
+def image_spec(shape: Sequence[int], *, value_range: Sequence[int] = (0, 255), **more: Any) -> dict[str, dict[str, Any]]:
+    """Return the specs of a source of images `(C, H, W)`."""
     return {MODALITY: {"kind": "image", "shape": list(shape), "range": list(value_range), **more}}
 
 
 def of_any_size(known: dict[str, Any]) -> dict[str, Any]:
-    """Return the known spec of a source of image files without the facts that may differ from training: size and crop."""
-    facts = {key: fact for key, fact in known["modalities"][MODALITY].items() if key not in ("shape", "crop_fraction")}
-    return {**known, "modalities": {MODALITY: facts}}
+    """Return the known spec of a source of image files without the entries that may differ from training: size and crop."""
+    spec = {key: fact for key, fact in known["modalities"][MODALITY].items() if key not in ("shape", "crop_fraction")}
+    return {**known, "modalities": {MODALITY: spec}}
 
 
 def image_statistics(

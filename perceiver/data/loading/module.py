@@ -100,7 +100,7 @@ class DataModule(LightningDataModule):
             raise ValueError(
                 f"{argument}: expected null for {type(source).__name__}, which normalises samples when it reads them."
             )
-        return by_modality(given, facts=source.facts, available=source.available, argument=argument)
+        return by_modality(given, specs=source.specs, available=source.available, argument=argument)
 
     def prepare_data(self) -> None:
         """Let the source download missing files and check that all files exist."""
@@ -148,7 +148,7 @@ class DataModule(LightningDataModule):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """The facts of the data that a model needs: a plain dict, available after `prepare_data()` and `setup("fit")`.
+        """The properties of the data that a model needs: a plain dict, available after `prepare_data()` and `setup("fit")`.
 
         Set it to the spec of a run directory or checkpoint before the loaders are made: validation, test, prediction and
         resumed training then normalise by the stored statistics, and number classes in the stored order.

@@ -95,13 +95,13 @@ class Transforms:
 
 
 def by_modality(
-    given: Settings, *, facts: Mapping[str, Mapping[str, Any]], available: Sequence[str], argument: str
+    given: Settings, *, specs: Mapping[str, Mapping[str, Any]], available: Sequence[str], argument: str
 ) -> dict[str, Transforms]:
     """Return the configured transforms by modality, without modalities that have no transform.
 
     Args:
         given: configured transforms.
-        facts: facts of the modalities in the samples, by name; only `kind` is used.
+        specs: specs of the modalities in the samples, by name; only `kind` is used.
         available: names of all modalities that may be configured.
         argument: name of the argument that configures them, for error messages.
 
@@ -123,9 +123,9 @@ def by_modality(
     else:
         places = {name: (own, f"{argument}.{name}") for name, own in given.items()}
     made = {
-        name: Transforms(own, argument=place, kind=facts[name].get("kind"))
+        name: Transforms(own, argument=place, kind=specs[name].get("kind"))
         for name, (own, place) in places.items()
-        if name in facts
+        if name in specs
     }
     return {name: transforms for name, transforms in made.items() if len(transforms)}
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from perceiver.data.manifest.columns import Report, table_facts
+from perceiver.data.manifest.columns import Report, table_spec
 from perceiver.data.manifest.content import FileContent, unpacked
 from perceiver.data.manifest.series import has_times, read_series, series_names
 from perceiver.data.manifest.table import read_table
@@ -25,8 +25,8 @@ from perceiver.data.readers.images import deep_range_of_files, read_image
 from perceiver.data.readers.numbers import read_numbers
 from perceiver.data.readers.point_clouds.reading import check_point_cloud, is_point_cloud, read_point_cloud
 from perceiver.modalities.kinds import kind_of
-from perceiver.modalities.modality import ModalitySpec
 from perceiver.modalities.points import ArrayModality
+from perceiver.modalities.spec import ModalitySpec
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +38,13 @@ class Read(Protocol):
     Raises OSError or ValueError if the cell has no valid content of its kind; the message need not name row and column.
     """
 
-    def __call__(self, value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
+    def __call__(self, value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
         """Return the raw sample.
 
         Args:
             value: content of the cell, not missing, see `cell_content`; a `FileContent` replaces a path, and a list of these
                 a folder.
-            facts: known part of the modality's spec.
+            spec: known part of the modality's spec.
             folder: base of relative paths; None: the cell must not name a file.
             training: make the random choices of training.
         """
@@ -53,16 +53,16 @@ class Read(Protocol):
 
 @runtime_checkable
 class Survey(Protocol):
-    """Finds facts in the raw cells of the training rows, before any is decoded."""
+    """Completes a spec from the raw cells of the training rows, before any is decoded."""
 
     def __call__(
-        self, cells: Iterable[tuple[int, Any]], *, facts: ModalitySpec, folder: Path | None, report: Report
+        self, cells: Iterable[tuple[int, Any]], *, spec: ModalitySpec, folder: Path | None, report: Report
     ) -> dict[str, Any]:
-        """Return the spec with these facts; `cells` are (row, cell) pairs, and `report` gets unusable cells."""
+        """Return the completed spec; `cells` are (row, cell) pairs, and `report` gets unusable cells."""
         ...
 
 
-def _is_array(value: Any, facts: ModalitySpec) -> bool:
+def _is_array(value: Any, spec: ModalitySpec) -> bool:
     return not isinstance(value, str | Path) or _is_json(value)
 
 
@@ -87,13 +87,13 @@ class Cells:
         check_file: checks the head of a file.
         folders: whether a path may name a folder.
         check: checks a cell, instead of the functions above; None: values are read, and files checked.
-        survey: finds facts in cells of the training rows; None: no facts to find.
+        survey: completes the spec from the cells of the training rows; None: nothing to complete.
         surveyed: maximum number of cells for `survey`, evenly spaced; None: all.
     """
 
     read: Read
     is_value: Callable[[Any, ModalitySpec], bool] = _is_array
-    files: Callable[[ModalitySpec], bool] = lambda facts: True
+    files: Callable[[ModalitySpec], bool] = lambda spec: True
     check_file: Callable[[Path | FileContent], object] | None = None
     folders: bool = False
     check: Callable[..., object] | None = None
@@ -101,22 +101,22 @@ class Cells:
     surveyed: int | None = None
 
 
-def cells_of(facts: ModalitySpec) -> Cells:
+def cells_of(spec: ModalitySpec) -> Cells:
     """Return the `Cells` for the kind of a modality; for a kind of another package, those that its `cells` selects."""
-    known = CELLS.get(str(facts["kind"]))
+    known = CELLS.get(str(spec["kind"]))
     if known is not None:
         return known
-    kind = kind_of(facts)
+    kind = kind_of(spec)
     return _ARRAYS if isinstance(kind, ArrayModality) else _PLUG_INS[kind.cells]
 
 
-def cell_content(value: Any, *, facts: ModalitySpec) -> Any:
+def cell_content(value: Any, *, spec: ModalitySpec) -> Any:
     """Return the content of a cell: structs, also as JSON text, are unpacked, see `perceiver.data.manifest.content`.
 
     Raises:
         ValueError: a struct is invalid.
     """
-    if value is None or not cells_of(facts).files(facts):
+    if value is None or not cells_of(spec).files(spec):
         return value
     if isinstance(value, str) and _is_json_object(value):
         found = from_json(value)
@@ -125,28 +125,28 @@ def cell_content(value: Any, *, facts: ModalitySpec) -> Any:
     return unpacked(value)
 
 
-def read_cell(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool = False) -> Any:
+def read_cell(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool = False) -> Any:
     """Read the raw sample that a cell holds or names. Errors as in `Read`."""
-    value = cell_content(value, facts=facts)
-    return cells_of(facts).read(value, facts=facts, folder=folder, training=training)
+    value = cell_content(value, spec=spec)
+    return cells_of(spec).read(value, spec=spec, folder=folder, training=training)
 
 
-def read_sample(file: Path | bytes, *, facts: ModalitySpec) -> Any:
+def read_sample(file: Path | bytes, *, spec: ModalitySpec) -> Any:
     """Read the raw sample in a file for `Perceiver.predict`.
 
     Args:
         file: path, relative to the working directory, or content.
-        facts: spec of the modality, of any data set.
+        spec: spec of the modality, of any data set.
 
     Raises:
         OSError, ValueError: the file does not exist or has no valid content of the kind.
     """
-    if facts["kind"] == "table":
+    if spec["kind"] == "table":
         return _row_of_file(file)
-    if facts["kind"] == "timeseries" and "names" not in facts:
+    if spec["kind"] == "timeseries" and "names" not in spec:
         source = unpacked(file) if isinstance(file, bytes) else _existing(file, Path())
-        facts = {**facts, "names": series_names(source, facts=facts)}
-    return read_cell(file, facts=facts, folder=Path())
+        spec = {**spec, "names": series_names(source, spec=spec)}
+    return read_cell(file, spec=spec, folder=Path())
 
 
 def _row_of_file(file: Path | bytes) -> Any:
@@ -162,39 +162,39 @@ def _row_of_file(file: Path | bytes) -> Any:
     return {column: table.cell(0, column) for column in table.columns}
 
 
-def check_cell(value: Any, *, facts: ModalitySpec, folder: Path | None) -> None:
+def check_cell(value: Any, *, spec: ModalitySpec, folder: Path | None) -> None:
     """Check a cell, and the head of the file that it names, without decoding the file. Errors as in `Read`."""
-    cells = cells_of(facts)
-    value = cell_content(value, facts=facts)
+    cells = cells_of(spec)
+    value = cell_content(value, spec=spec)
     if cells.check is not None:
-        cells.check(value, facts=facts, folder=folder)
+        cells.check(value, spec=spec, folder=folder)
     elif isinstance(value, FileContent) and cells.check_file is not None:
         cells.check_file(value)
-    elif _holds_value(value, facts):
-        cells.read(value, facts=facts, folder=folder, training=False)
+    elif _holds_value(value, spec):
+        cells.read(value, spec=spec, folder=folder, training=False)
     else:
         path = _existing(value, folder, directory=cells.folders)
         if cells.check_file is not None:
             cells.check_file(path)
 
 
-def files_of_cell(value: Any, *, facts: ModalitySpec, folder: Path) -> list[Path | FileContent] | None:
+def files_of_cell(value: Any, *, spec: ModalitySpec, folder: Path) -> list[Path | FileContent] | None:
     """Return the files that a cell names or holds: a file, or the frames of a video; None if it holds another value.
 
     Raises:
         OSError: the file does not exist.
         ValueError: the folder has no images.
     """
-    cells = cells_of(facts)
-    value = cell_content(value, facts=facts)
+    cells = cells_of(spec)
+    value = cell_content(value, spec=spec)
     if isinstance(value, FileContent):
         return [value]
     if is_list_of_files(value):
         return [one if isinstance(one, FileContent) else _existing(one, folder) for one in value]
-    if _holds_value(value, facts):
+    if _holds_value(value, spec):
         return None
     path = _existing(value, folder, directory=cells.folders)
-    return [*frame_files(path, num_frames=facts["shape"][1])] if path.is_dir() else [path]
+    return [*frame_files(path, num_frames=spec["shape"][1])] if path.is_dir() else [path]
 
 
 def is_list_of_files(value: Any) -> bool:
@@ -202,15 +202,15 @@ def is_list_of_files(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(one, FileContent | Path) for one in value)
 
 
-def _holds_value(value: Any, facts: ModalitySpec) -> bool:
+def _holds_value(value: Any, spec: ModalitySpec) -> bool:
     if isinstance(value, Path):
         return False
-    return isinstance(value, FileContent) or cells_of(facts).is_value(value, facts)
+    return isinstance(value, FileContent) or cells_of(spec).is_value(value, spec)
 
 
-def names_of_series(value: Any, *, facts: ModalitySpec, folder: Path | None) -> list[str]:
+def names_of_series(value: Any, *, spec: ModalitySpec, folder: Path | None) -> list[str]:
     """Return the names of the values in a time series cell. Errors as in `Read`."""
-    return series_names(_series_source(value, folder), facts=facts)
+    return series_names(_series_source(value, folder), spec=spec)
 
 
 def array_of(value: Any, folder: Path | None) -> NDArray[Any]:
@@ -243,11 +243,11 @@ def from_json(text: str) -> Any:
         raise ValueError(f"expected a path, or JSON, got {shortened(text)}: {error}") from None
 
 
-def _image(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _image(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
     if isinstance(value, Path) or (isinstance(value, str) and not _is_json(value)):
         value = _existing(value, folder)
     if isinstance(value, Path | FileContent):
-        return read_image(_rewound(value), deep_range=facts.get("deep_range"))
+        return read_image(_rewound(value), deep_range=spec.get("deep_range"))
     pixels = array_of(value, folder)
     if pixels.dtype.kind in "iu":
         if pixels.size and not (pixels.min() >= 0 and pixels.max() <= 255):
@@ -261,20 +261,20 @@ def _image(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bo
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels, dtype=np.uint8))
 
 
-def _audio(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _audio(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
     if isinstance(value, tuple):
         array, rate = value
-        samples = _audio(array, facts=facts, folder=None, training=training)
-        return _cut(samples, rate, facts.get("max_seconds"), random_start=training), rate
+        samples = _audio(array, spec=spec, folder=None, training=training)
+        return _cut(samples, rate, spec.get("max_seconds"), random_start=training), rate
     if isinstance(value, Path) or (isinstance(value, str) and not _is_json(value)):
         value = _existing(value, folder)
     if isinstance(value, Path | FileContent):
-        return read_recording(_rewound(value), max_seconds=facts.get("max_seconds"), random_start=training)
+        return read_recording(_rewound(value), max_seconds=spec.get("max_seconds"), random_start=training)
     samples = array_of(value, folder)
     if samples.ndim not in (1, 2) or samples.size == 0 or not np.isfinite(samples).all():
         raise ValueError(f"expected finite samples (samples,) or (channels, samples), got shape {samples.shape}.")
     # Specs of version 0.1 have no width: integers were not scaled.
-    return samples if samples.dtype.kind in "iu" and "integer_bits" in facts else samples.astype(np.float32)
+    return samples if samples.dtype.kind in "iu" and "integer_bits" in spec else samples.astype(np.float32)
 
 
 def _cut(samples: NDArray[Any], rate: int, max_seconds: float | None, *, random_start: bool) -> NDArray[Any]:
@@ -287,10 +287,10 @@ def _cut(samples: NDArray[Any], rate: int, max_seconds: float | None, *, random_
     return samples[..., start : start + wanted]
 
 
-def _text(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _text(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
     if isinstance(value, list | np.ndarray):
         return array_of(value, folder)
-    if not facts.get("files") and not isinstance(value, Path | FileContent):
+    if not spec.get("files") and not isinstance(value, Path | FileContent):
         return value if isinstance(value, str) else str(value)
     path = value if isinstance(value, FileContent) else _existing(value, folder)
     try:
@@ -302,8 +302,8 @@ def _text(value: Any, *, facts: ModalitySpec, folder: Path | None, training: boo
     return text
 
 
-def _series(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
-    return read_series(_series_source(value, folder), facts=facts)
+def _series(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
+    return read_series(_series_source(value, folder), spec=spec)
 
 
 def _series_source(value: Any, folder: Path | None) -> Any:
@@ -312,8 +312,8 @@ def _series_source(value: Any, folder: Path | None) -> Any:
     return from_json(str(value)) if _is_json(value) else _existing(value, folder)
 
 
-def _video(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
-    settings = {"num_frames": facts["shape"][1], "deep_range": facts.get("deep_range")}
+def _video(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
+    settings = {"num_frames": spec["shape"][1], "deep_range": spec.get("deep_range")}
     if is_list_of_files(value):
         return read_video([_file_of(one, folder) for one in value], **settings)
     if isinstance(value, FileContent):
@@ -334,96 +334,96 @@ def _rewound(file: Path | FileContent) -> Path | FileContent:
     return file
 
 
-def _array(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _array(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
     array = array_of(value, folder)
     if array.size == 0 or not np.isfinite(array).all():
         raise ValueError(f"expected one or more finite numbers, got shape {array.shape}.")
     return array
 
 
-def _grid(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _grid(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
     """Read an array, or a flow file: with a first length of 3 in the shape, the third channel is 1 where flow is known."""
     file = _numbers_file(value, folder)
     if file is not None and is_flow(file):
-        return read_flow_channels(file, channels=facts["shape"][0])
-    return _array(value, facts=facts, folder=folder, training=training)
+        return read_flow_channels(file, channels=spec["shape"][0])
+    return _array(value, spec=spec, folder=folder, training=training)
 
 
-def _points(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _points(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
     file = _numbers_file(value, folder)
     if file is not None and is_point_cloud(file):
-        value = read_point_cloud(file, features=facts.get("features", ()))
-    array = _array(value, facts=facts, folder=folder, training=training)
+        value = read_point_cloud(file, features=spec.get("features", ()))
+    array = _array(value, spec=spec, folder=folder, training=training)
     if array.ndim != 2:
         raise ValueError(f"expected a list of points, each a list of coordinates, got numbers of shape {array.shape}.")
     return array
 
 
-def _table(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _table(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
     """Return the value unchanged."""
     return value
 
 
 def _series_names(
-    cells: Iterable[tuple[int, Any]], *, facts: ModalitySpec, folder: Path | None, report: Report
+    cells: Iterable[tuple[int, Any]], *, spec: ModalitySpec, folder: Path | None, report: Report
 ) -> dict[str, Any]:
     """Add the names of the values of all series, in order of appearance, if the settings do not name them, and the step.
 
     If no series has times, steps are one second per row.
     """
     names: dict[str, None] = {}
-    timed = facts.get("step_seconds") is not None
+    timed = spec.get("step_seconds") is not None
     for row, value in cells:
         try:
             source = _series_source(value, folder)
-            if "names" not in facts:
-                names.update(dict.fromkeys(series_names(source, facts=facts)))
-            timed = timed or has_times(source, facts=facts)
+            if "names" not in spec:
+                names.update(dict.fromkeys(series_names(source, spec=spec)))
+            timed = timed or has_times(source, spec=spec)
         except Exception as error:
-            if "names" not in facts:
-                report(row, str(facts["column"]), error)
-    found = dict(facts) if "names" in facts else {**facts, "names": list(names), "num_values": len(names)}
+            if "names" not in spec:
+                report(row, str(spec["column"]), error)
+    found = dict(spec) if "names" in spec else {**spec, "names": list(names), "num_values": len(names)}
     if not timed:
         found["step_seconds"] = 1.0
         message = (
             "column %r: series have no times, so their steps are taken to be 1 second apart; set step_seconds for other "
             "intervals."
         )
-        log.info(message, facts["column"])
+        log.info(message, spec["column"])
     return found
 
 
 def _deep_range(
-    cells: Iterable[tuple[int, Any]], *, facts: ModalitySpec, folder: Path | None, report: Report
+    cells: Iterable[tuple[int, Any]], *, spec: ModalitySpec, folder: Path | None, report: Report
 ) -> dict[str, Any]:
     """Add the range of images with more than 8 bits per pixel, if there are such images and the settings do not give it."""
-    if "deep_range" in facts or folder is None:
-        return dict(facts)
-    images = (image for _, cell in cells for image in _images_in(cell, facts=facts, folder=folder))
+    if "deep_range" in spec or folder is None:
+        return dict(spec)
+    images = (image for _, cell in cells for image in _images_in(cell, spec=spec, folder=folder))
     found = deep_range_of_files(images)
-    return dict(facts) if found is None else {**facts, "deep_range": found}
+    return dict(spec) if found is None else {**spec, "deep_range": found}
 
 
-def _images_in(value: Any, *, facts: ModalitySpec, folder: Path) -> list[Path | FileContent]:
+def _images_in(value: Any, *, spec: ModalitySpec, folder: Path) -> list[Path | FileContent]:
     """Return the files of images in a cell; an empty list if no image is found."""
     try:
-        return list(files_of_cell(value, facts=facts, folder=folder) or ())
+        return list(files_of_cell(value, spec=spec, folder=folder) or ())
     except (OSError, ValueError):
         return []
 
 
 def _warn_of_paths(
-    cells: Iterable[tuple[int, Any]], *, facts: ModalitySpec, folder: Path | None, report: Report
+    cells: Iterable[tuple[int, Any]], *, spec: ModalitySpec, folder: Path | None, report: Report
 ) -> dict[str, Any]:
     """Return the spec unchanged; warn if texts are paths of files, which are rarely meant to be learned as text."""
     texts = [text for _, text in cells]
-    if not facts.get("files") and folder is not None and all(_is_path_of_file(text, folder) for text in texts):
+    if not spec.get("files") and folder is not None and all(_is_path_of_file(text, folder) for text in texts):
         log.warning(
             "column %r: the cells look like file paths, such as %s, and are used as text; set files: true to read "
             "the files.",
-            *(facts["column"], shortened(texts[0])),
+            *(spec["column"], shortened(texts[0])),
         )
-    return dict(facts)
+    return dict(spec)
 
 
 def _is_path_of_file(value: Any, folder: Path) -> bool:
@@ -441,20 +441,20 @@ def _check_image(path: Path | FileContent) -> None:
         raise ValueError(f"{path}: not a readable image ({type(error).__name__}: {error}).") from error
 
 
-def _of_plug_in(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
-    kind = kind_of(facts)
+def _of_plug_in(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
+    kind = kind_of(spec)
     if kind.cells == "numbers":
         value = array_of(value, folder)
     elif kind.cells == "files":
         value = value if isinstance(value, FileContent) else _existing(value, folder)
-    return kind.read(value, facts)
+    return kind.read(value, spec)
 
 
 CELLS: dict[str, Cells] = {
     "image": Cells(read=_image, check_file=_check_image, survey=_deep_range, surveyed=1024),
     "video": Cells(
         read=_video,
-        is_value=lambda value, facts: not isinstance(value, str),
+        is_value=lambda value, spec: not isinstance(value, str),
         check_file=check_video,
         folders=True,
         survey=_deep_range,
@@ -464,8 +464,8 @@ CELLS: dict[str, Cells] = {
     "points": Cells(read=_points, check_file=check_point_cloud),
     "text": Cells(
         read=_text,
-        is_value=lambda value, facts: not (isinstance(value, str) and facts.get("files")),
-        files=lambda facts: bool(facts.get("files")),
+        is_value=lambda value, spec: not (isinstance(value, str) and spec.get("files")),
+        files=lambda spec: bool(spec.get("files")),
         survey=_warn_of_paths,
         surveyed=8,
     ),
@@ -474,7 +474,7 @@ CELLS: dict[str, Cells] = {
         check=names_of_series,
         survey=_series_names,
     ),
-    "table": Cells(read=_table, is_value=lambda value, facts: True, files=lambda facts: False, survey=table_facts),
+    "table": Cells(read=_table, is_value=lambda value, spec: True, files=lambda spec: False, survey=table_spec),
 }
 """Cell functions by built-in kind."""
 
@@ -482,8 +482,8 @@ _ARRAYS = Cells(read=_grid)
 
 _PLUG_INS = {
     "numbers": Cells(read=_of_plug_in),
-    "files": Cells(read=_of_plug_in, is_value=lambda value, facts: not isinstance(value, str)),
-    "values": Cells(read=_of_plug_in, is_value=lambda value, facts: True, files=lambda facts: False),
+    "files": Cells(read=_of_plug_in, is_value=lambda value, spec: not isinstance(value, str)),
+    "values": Cells(read=_of_plug_in, is_value=lambda value, spec: True, files=lambda spec: False),
 }
 """Cell functions by `Modality.cells`."""
 

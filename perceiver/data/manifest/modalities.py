@@ -20,20 +20,20 @@ class ManifestModality:
         name: key in `Batch.inputs`.
         kind: kind as in the spec: a word, or the class of a kind of another package.
         columns: columns of the manifest; a single column except for tables and patterns.
-        facts: spec before the data is read, including settings of the kind.
+        spec: spec before the data is read, including settings of the kind.
         pattern: pattern of the paths of files, filled from the columns; None: cells hold paths or values.
     """
 
     name: str
     kind: str
     columns: tuple[str, ...]
-    facts: dict[str, Any] = field(default_factory=dict)
+    spec: dict[str, Any] = field(default_factory=dict)
     pattern: PathPattern | None = None
 
     @property
     def behaviour(self) -> Modality:
         """The `Modality` object of the kind."""
-        return kind_of(self.facts)
+        return kind_of(self.spec)
 
     @property
     def several_columns(self) -> bool:
@@ -60,28 +60,28 @@ def parse_modalities(settings: Mapping[str, Any], *, defaults: Mapping[str, Any]
     return [_modality(str(name), given, defaults) for name, given in settings.items()]
 
 
-def stored_modality(name: str, facts: Mapping[str, Any], *, asked: ManifestModality | None = None) -> ManifestModality:
+def stored_modality(name: str, spec: Mapping[str, Any], *, asked: ManifestModality | None = None) -> ManifestModality:
     """Return the modality described by an entry of a stored spec.
 
     Args:
         name: name of the modality.
-        facts: entry of the spec.
+        spec: entry of the spec.
         asked: the modality in the user's settings, whose column or pattern replaces the stored one.
 
     Raises:
         ValueError: the stored pattern of paths is invalid, or leaves the folder of the data.
     """
-    kind = str(facts["kind"])
-    columns = tuple(map(str, facts.get("columns") or [facts.get("column", name)]))
+    kind = str(spec["kind"])
+    columns = tuple(map(str, spec.get("columns") or [spec.get("column", name)]))
     if asked is not None and not asked.several_columns:
-        place = {str(key): asked.facts[key] for key in ("column", "path") if key in asked.facts}
-        kept = {key: value for key, value in facts.items() if key != "path"}
-        return ManifestModality(name=name, kind=kind, columns=asked.columns, facts={**kept, **place}, pattern=asked.pattern)
+        place = {str(key): asked.spec[key] for key in ("column", "path") if key in asked.spec}
+        kept = {key: value for key, value in spec.items() if key != "path"}
+        return ManifestModality(name=name, kind=kind, columns=asked.columns, spec={**kept, **place}, pattern=asked.pattern)
     pattern = None
-    if facts.get("path") is not None and "path" not in kind_of(facts).settings:
-        pattern = PathPattern.stored(facts["path"], setting=f"spec.modalities.{name}.path")
+    if spec.get("path") is not None and "path" not in kind_of(spec).settings:
+        pattern = PathPattern.stored(spec["path"], setting=f"spec.modalities.{name}.path")
         columns = pattern.columns
-    return ManifestModality(name=name, kind=kind, columns=columns, facts=dict(facts), pattern=pattern)
+    return ManifestModality(name=name, kind=kind, columns=columns, spec=dict(spec), pattern=pattern)
 
 
 def _modality(name: str, given: Any, defaults: Mapping[str, Any]) -> ManifestModality:
@@ -114,30 +114,30 @@ def _modality(name: str, given: Any, defaults: Mapping[str, Any]) -> ManifestMod
     kind = kind if kind in KINDS else spelling(type(behaviour))
     try:
         given_settings = {key: value for key, value in own.items() if key not in places}
-        facts = {"kind": kind, **behaviour.facts({**behaviour.settings, **defaults.get(kind, {}), **given_settings})}
+        spec = {"kind": kind, **behaviour.spec({**behaviour.settings, **defaults.get(kind, {}), **given_settings})}
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     if several:
-        return ManifestModality(name=name, kind=kind, columns=tuple(facts["columns"]), facts=facts)
-    return _placed(name, kind, {key: own[key] for key in places if key in own}, facts, where=where)
+        return ManifestModality(name=name, kind=kind, columns=tuple(spec["columns"]), spec=spec)
+    return _placed(name, kind, {key: own[key] for key in places if key in own}, spec, where=where)
 
 
-def _placed(name: str, kind: str, own: Mapping[str, Any], facts: Mapping[str, Any], *, where: str) -> ManifestModality:
+def _placed(name: str, kind: str, own: Mapping[str, Any], spec: Mapping[str, Any], *, where: str) -> ManifestModality:
     """Return a modality whose cells are those of a column, or name files by a pattern."""
     column, path = own.get("column"), own.get("path")
     if path is None:
         column = str(name if column is None else column)
-        facts = {**facts, **{key: value for key, value in own.items() if key != "path"}, "column": column}
-        return ManifestModality(name=name, kind=kind, columns=(column,), facts=facts)
+        spec = {**spec, **{key: value for key, value in own.items() if key != "path"}, "column": column}
+        return ManifestModality(name=name, kind=kind, columns=(column,), spec=spec)
     if column is not None:
         raise ValueError(f"{where}: expected a column or a path, got both, {column!r} and {path!r}.")
     pattern = PathPattern.of(path, setting=f"{where}.path")
-    facts = {**facts, **own, "path": pattern.text, "column": pattern.columns[0]}
+    spec = {**spec, **own, "path": pattern.text, "column": pattern.columns[0]}
     if kind == "text":
-        facts["files"] = True
-    if kind_of(facts).cells == "values":
+        spec["files"] = True
+    if kind_of(spec).cells == "values":
         raise ValueError(f"{where}.path: {kind} takes values, no files; name its column instead.")
-    return ManifestModality(name=name, kind=kind, columns=pattern.columns, facts=facts, pattern=pattern)
+    return ManifestModality(name=name, kind=kind, columns=pattern.columns, spec=spec, pattern=pattern)
 
 
 def _plug_in(kind: str, *, where: str) -> Modality:

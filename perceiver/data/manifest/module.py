@@ -20,7 +20,7 @@ from perceiver.data.manifest.rows import (
     usable_rows,
 )
 from perceiver.data.manifest.splits import Splits, split_of, split_rows
-from perceiver.data.manifest.statistics import learned_facts
+from perceiver.data.manifest.statistics import learned_spec
 from perceiver.data.manifest.table import MAX_ROW_GROUP_BYTES, ManifestTable, read_table
 from perceiver.data.manifest.targets import AUTO, target_columns
 from perceiver.data.manifest.targets import KINDS as TARGET_KINDS
@@ -116,7 +116,7 @@ class Manifest(Source):
         max_decompressed_bytes: int | None = None,
         needs_test: bool = True,
     ) -> None:
-        super().__init__(facts={}, split_seed=split_seed)
+        super().__init__(specs={}, split_seed=split_seed)
         if on_bad_row not in ("error", "skip"):
             raise ValueError(f"data.on_bad_row: expected error or skip, got {on_bad_row!r}.")
         if not 0 < validation_fraction < 1:
@@ -196,7 +196,7 @@ class Manifest(Source):
             columns = [str(name) for name in target["names"]]  # as set in training
         elif kind != "values" and target.get("columns") and (columns == LABEL or not isinstance(columns, str)):
             columns = [str(name) for name in target["columns"]]
-        known = {name: facts.get("kind") for name, facts in stored.get("modalities", {}).items()}
+        known = {name: spec.get("kind") for name, spec in stored.get("modalities", {}).items()}
         for modality in self._asked or ():
             if known.get(modality.name) != modality.kind:
                 raise ValueError(
@@ -251,7 +251,7 @@ class Manifest(Source):
 
     def _learned(self, rows: list[int]) -> dict[str, Any]:
         return {
-            modality.name: learned_facts(modality, table=self._columns(), rows=rows, folder=self.root, bad=self._bad)
+            modality.name: learned_spec(modality, table=self._columns(), rows=rows, folder=self.root, bad=self._bad)
             for modality in self._modalities()
         }
 
@@ -335,7 +335,7 @@ class Manifest(Source):
     def _warn_of_unknown_values(self, rows: Sequence[int]) -> None:
         for modality in self._modalities():
             if modality.kind == "table":
-                warn_of_unknown_values(self._columns(), rows, facts=self._specs()[modality.name])
+                warn_of_unknown_values(self._columns(), rows, spec=self._specs()[modality.name])
 
     def _known(self, rows: Sequence[int]) -> list[int]:
         """Return the rows whose target is known from training."""

@@ -143,7 +143,7 @@ class ManifestRows(Dataset[Sample]):
         self.rows = torch.as_tensor(rows, dtype=torch.int64)
         self._targets = targets
         self.modalities = list(modalities)
-        self.specs = {name: dict(facts) for name, facts in specs.items()}
+        self.specs = {name: dict(spec) for name, spec in specs.items()}
         # Kept so that spawned loader processes import kinds of other packages when they unpickle this object.
         self._kinds = {modality.name: modality.behaviour for modality in modalities}
         self.folder = folder
@@ -195,13 +195,13 @@ class ManifestRows(Dataset[Sample]):
 
     def read(self, row: int, modality: ManifestModality) -> Tensor | dict[str, Tensor] | None:
         """Read a modality of a row of the table; None if it is missing. Errors as in `__getitem__`."""
-        facts = self.specs[modality.name]
+        spec = self.specs[modality.name]
         try:
             value = cell_of(self.table, row, modality)
             if value is None:
                 return None
-            raw = read_cell(value, facts=facts, folder=self.folder, training=self.training)
-            x = self._kinds[modality.name].preprocess(raw, facts, modality.kind)
+            raw = read_cell(value, spec=spec, folder=self.folder, training=self.training)
+            x = self._kinds[modality.name].preprocess(raw, spec, modality.kind)
         except ImportError:
             raise
         except Exception as error:  # any decoder failure must affect only its row
@@ -227,7 +227,7 @@ def cell_of(table: ManifestTable, row: int, modality: ManifestModality) -> Any:
     if modality.pattern is not None:
         cells = {column: table.cell(row, column) for column in modality.columns}
         return None if any(value is None for value in cells.values()) else modality.pattern.filled(cells)
-    return cell_content(table.cell(row, modality.columns[0]), facts=modality.facts)
+    return cell_content(table.cell(row, modality.columns[0]), spec=modality.spec)
 
 
 def nothing_in(modalities: Iterable[ManifestModality]) -> str:
@@ -304,7 +304,7 @@ def _problem(
                 continue
             empty = False
             if check_files:
-                check_cell(value, facts=modality.facts, folder=folder)
+                check_cell(value, spec=modality.spec, folder=folder)
         except ImportError:
             raise
         except Exception as error:

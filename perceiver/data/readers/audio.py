@@ -5,7 +5,7 @@ The content decides on the format, not the suffix.
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from perceiver.data.readers.sound_headers import (
     with_stated_length,
 )
 from perceiver.modalities.preprocess import preprocess
+from perceiver.modalities.spec import ModalitySpec
 
 SUFFIXES = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd"),
@@ -40,7 +41,7 @@ SUFFIXES = (
 _BLOCK = 2**20  # samples per channel and read
 
 
-def audio_facts(*, sample_rate: int, audio_channels: int) -> dict[str, Any]:
+def audio_spec(*, sample_rate: int, audio_channels: int) -> dict[str, Any]:
     """Return the part of an audio modality's spec that is known before any recording is read.
 
     Raises:
@@ -56,13 +57,13 @@ class Recordings:
     """Labelled recordings, decoded on access: mixed down and resampled, otherwise unchanged.
 
     Recordings are processed like raw samples in `Perceiver.predict`. Stereo becomes mono (the mean of its channels) if
-    `facts` require mono.
+    `spec` requires mono.
 
     Args:
         paths: the files.
         labels: class of each file, from 0; None for prediction.
         ids: ids for messages and tables.
-        facts: spec of the modality, see `audio_facts`.
+        spec: spec of the modality, see `audio_spec`.
         modality: name of the modality.
         max_seconds: longer recordings are cut to this length. None: no limit.
         random_start: start at a random position, drawn from torch's generator, for training; otherwise at the beginning.
@@ -74,7 +75,7 @@ class Recordings:
         paths: Sequence[Path],
         labels: Sequence[int] | None,
         ids: Sequence[str],
-        facts: Mapping[str, Any],
+        spec: ModalitySpec,
         modality: str = "audio",
         max_seconds: float | None = None,
         random_start: bool = False,
@@ -84,7 +85,7 @@ class Recordings:
         self.paths = list(paths)
         self.labels = None if labels is None else list(labels)
         self.ids = list(ids)
-        self.facts = dict(facts)
+        self.spec = dict(spec)
         self.modality = modality
         self.max_seconds = max_seconds
         self.random_start = random_start
@@ -96,7 +97,7 @@ class Recordings:
         """Return a sample: `(audio_channels, samples)`, float32, full scale 1. Errors as in `read_recording`."""
         path = self.paths[index]
         raw = read_recording(path, max_seconds=self.max_seconds, random_start=self.random_start)
-        sound = preprocess(raw, modality=self.facts, name=str(path))
+        sound = preprocess(raw, spec=self.spec, name=str(path))
         target = None if self.labels is None else self.labels[index]
         return Sample(inputs={self.modality: sound}, target=target, id=self.ids[index])
 
@@ -117,10 +118,10 @@ def read_recording(
         _check_finite(samples, path)
         return samples, rate
     source = _source(path)
-    facts = _info(source, path)
-    if facts.format == "MP3" and (stated := _with_stated_length(source)) is not None:
-        source, facts = stated, _info(stated, path)
-    num_frames, rate = int(facts.frames), int(facts.samplerate)
+    info = _info(source, path)
+    if info.format == "MP3" and (stated := _with_stated_length(source)) is not None:
+        source, info = stated, _info(stated, path)
+    num_frames, rate = int(info.frames), int(info.samplerate)
     start, wanted = 0, num_frames
     if max_seconds is not None and num_frames > max_seconds * rate:
         wanted = max(1, round(max_seconds * rate))
@@ -143,7 +144,7 @@ def read_recording(
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: cannot be decoded: {error.error_string} {_REMEDY}") from error
     # An MP3 decoder may drop its delay.
-    if len(samples) < wanted and (len(samples) < wanted - _MP3_DELAY or facts.format != "MP3"):
+    if len(samples) < wanted and (len(samples) < wanted - _MP3_DELAY or info.format != "MP3"):
         raise ValueError(f"{path}: is truncated: expected {wanted} samples, got {len(samples)}. {_REMEDY}")
     _check_finite(samples, path)
     return np.ascontiguousarray(samples.T), rate
@@ -158,8 +159,8 @@ def check_recording(path: str | os.PathLike[str] | BytesIO) -> tuple[int, int]:
     """
     if (container := _container(path)) is not None:
         return check_container_sound(container)
-    facts = _info(_source(path), path)
-    return int(facts.frames), int(facts.samplerate)
+    info = _info(_source(path), path)
+    return int(info.frames), int(info.samplerate)
 
 
 _REMEDY = "Replace the file with the original or remove it."
@@ -185,14 +186,14 @@ def _check_finite(samples: NDArray[np.float32], path: object) -> None:
 
 def _info(source: str | BytesIO, path: object) -> Any:
     try:
-        facts = soundfile.info(source)
+        info = soundfile.info(source)
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: not a readable sound file: {error.error_string} {_REMEDY}") from error
-    if facts.frames < 1:
+    if info.frames < 1:
         raise ValueError(f"{path}: has no samples. {_REMEDY}")
     if isinstance(source, BytesIO):
         source.seek(0)
-    return facts
+    return info
 
 
 def _source(path: str | os.PathLike[str] | BytesIO) -> str | BytesIO:

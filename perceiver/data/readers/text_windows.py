@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from perceiver.batch import Sample
 from perceiver.modalities.text_bytes import encode_bytes
@@ -171,8 +170,3 @@ def _line_near(raw: bytes, place: int) -> int:
     while 0 < place < len(raw) and raw[place] & 0xC0 == 0x80:
         place -= 1
     return place
-
-
-def num_bytes(stretches: Sequence[Stretch]) -> int:
-    """Return the total number of bytes."""
-    return int(torch.tensor([len(one.raw) for one in stretches]).sum()) if stretches else 0

@@ -54,8 +54,8 @@ class TextSource(Source):
         split_seed: int,
         modality: str = "text",
     ) -> None:
-        facts = {"kind": "text", "shape": [None], "vocabulary_size": VOCABULARY_SIZE, "max_length": max_length}
-        super().__init__(facts={modality: facts}, split_seed=split_seed)
+        spec = {"kind": "text", "shape": [None], "vocabulary_size": VOCABULARY_SIZE, "max_length": max_length}
+        super().__init__(specs={modality: spec}, split_seed=split_seed)
         if max_length < 8:
             raise ValueError(f"data.max_length: expected windows of at least 8 bytes, got {max_length}.")
         for name, choice, possible in (
@@ -96,12 +96,12 @@ class TextSource(Source):
 
     def learn(self, training: TextWindows) -> dict[str, Any]:
         """Return the known spec: nothing is measured, and there is no target."""
-        return {"modalities": self.facts}
+        return {"modalities": self.specs}
 
     def known(self) -> dict[str, Any]:
         """Return kind and vocabulary, without `max_length`, which a stored spec may override."""
-        facts = {key: self.facts[self.modality][key] for key in ("kind", "vocabulary_size")}
-        return {"modalities": {self.modality: facts}, "target": {}}
+        spec = {key: self.specs[self.modality][key] for key in ("kind", "vocabulary_size")}
+        return {"modalities": {self.modality: spec}, "target": {}}
 
     def take(self, stored: Mapping[str, Any]) -> None:
         """Adopt a stored spec, as in `Source.take`; windows then have the stored `max_length`."""

@@ -65,24 +65,24 @@ class ShardFolder:
         try:
             if file.is_symlink():
                 raise ValueError("it is a link")
-            facts = read_json(file)
-            if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+            content = read_json(file)
+            if not isinstance(content, dict) or content.get("format") != FORMAT:
                 raise ValueError(f"expected format {FORMAT!r}")
-            version = facts.get("version")
+            version = content.get("version")
             if type(version) is not int or version != VERSION:
                 raise ShardError(
                     f"data.shards: {file} has shards of version {version!r}, but this package reads version "
                     f"{VERSION}. Convert the manifest again into another folder, or use the version of the package "
                     "that wrote them."
                 )
-            if facts.keys() != {"format", "version", *_KEYS}:
-                raise ValueError(f"expected the keys format, version, {', '.join(_KEYS)}, got {', '.join(facts)}")
-            _check_facts(**{key: facts[key] for key in _KEYS})
+            if content.keys() != {"format", "version", *_KEYS}:
+                raise ValueError(f"expected the keys format, version, {', '.join(_KEYS)}, got {', '.join(content)}")
+            _check_content(**{key: content[key] for key in _KEYS})
         except ShardError:
             raise
         except (OSError, ValueError) as error:
             raise ShardError(f"data.shards: {file} is damaged: {error}. Convert the manifest again.") from error
-        return cls(path=folder, **{key: facts[key] for key in _KEYS})
+        return cls(path=folder, **{key: content[key] for key in _KEYS})
 
     def write(self) -> None:
         """Write `shards.json` atomically.
@@ -91,7 +91,7 @@ class ShardFolder:
             ShardError: the result could not be read back.
         """
         try:
-            _check_facts(**{key: getattr(self, key) for key in _KEYS})
+            _check_content(**{key: getattr(self, key) for key in _KEYS})
         except ValueError as error:
             raise ShardError(f"shards: {self.path / FACTS} cannot be written: {error}.") from error
         content = {"format": FORMAT, "version": VERSION, **asdict(self)}
@@ -114,7 +114,7 @@ class ShardFolder:
                 check_split(self.path / split, samples=count)
 
 
-def _check_facts(*, spec: Any, samples: Any, rows_per_shard: Any, source: Any, complete: Any) -> None:
+def _check_content(*, spec: Any, samples: Any, rows_per_shard: Any, source: Any, complete: Any) -> None:
     """Raise ValueError, which names the entry, unless these have the form that `write_shards` writes."""
     for name, value in (("spec", spec), ("samples", samples), ("rows_per_shard", rows_per_shard), ("source", source)):
         if not isinstance(value, dict):
@@ -131,8 +131,8 @@ def _check_facts(*, spec: Any, samples: Any, rows_per_shard: Any, source: Any, c
     modalities, target = spec.get("modalities"), spec.get("target")
     if not isinstance(modalities, dict) or not modalities:
         raise ValueError("spec.modalities: expected an object with one or more modalities")
-    for name, facts in modalities.items():
-        if not isinstance(facts, dict) or not isinstance(facts.get("kind"), str):
+    for name, entry in modalities.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str):
             raise ValueError(f"spec.modalities.{name}: expected an object with a kind")
     if not isinstance(target, dict) or target.get("kind") not in KINDS:
         raise ValueError(f"spec.target.kind: expected one of {', '.join(KINDS)}")

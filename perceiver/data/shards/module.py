@@ -46,7 +46,7 @@ class Shards(Source):
         shuffle_seed: int = 0,
         needs_test: bool = True,
     ) -> None:
-        super().__init__(facts={})
+        super().__init__(specs={})
         if _is_elsewhere(shards):
             raise ValueError(f"data.shards: expected a folder on a local or mounted disk, got {shards}.")
         self.shards = Path(shards)
@@ -70,8 +70,8 @@ class Shards(Source):
             ValueError: the shards lack a modality of the spec or have another kind of it, or the target has another kind.
         """
         own = self._read().spec
-        kinds = {name: facts["kind"] for name, facts in own["modalities"].items()}
-        theirs = {name: facts.get("kind") for name, facts in stored.get("modalities", {}).items()}
+        kinds = {name: entry["kind"] for name, entry in own["modalities"].items()}
+        theirs = {name: entry.get("kind") for name, entry in stored.get("modalities", {}).items()}
         used = theirs if self.modalities is None else self.modalities
         for name in used:
             if name not in theirs or kinds.get(name) != theirs[name]:
@@ -114,13 +114,13 @@ class Shards(Source):
 
     def learn(self, training: ShardStream) -> dict[str, Any]:
         """Return the spec in the folder."""
-        return self._facts()
+        return self._own_spec()
 
     def _samples(self, split: str) -> ShardSamples:
         self._require(split)
         return ShardSamples(self.shards / split, count=self._read().samples[split], decode=self._decode())
 
-    def _facts(self) -> dict[str, Any]:
+    def _own_spec(self) -> dict[str, Any]:
         """Return the spec of a checkpoint, or else that in the folder."""
         if self.spec is None:
             spec = deepcopy(self._read().spec)
@@ -131,7 +131,7 @@ class Shards(Source):
         return self.spec
 
     def _decode(self, *, training: bool = False, targets: bool = True) -> Decode:
-        spec = self._facts()
+        spec = self._own_spec()
         return Decode(
             modalities=list(spec["modalities"]) if self.modalities is None else self.modalities,
             specs=spec["modalities"],

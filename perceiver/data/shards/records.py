@@ -61,8 +61,8 @@ def encode(samples: ManifestRows, index: int, *, target: Mapping[str, Any]) -> b
 
 def _cell(value: Any, modality: ManifestModality, samples: ManifestRows, blobs: list[bytes]) -> dict[str, Any]:
     """Return the entry of a cell in the head, and append its bytes to `blobs`."""
-    facts = samples.specs[modality.name]
-    files = files_of_cell(value, facts=facts, folder=samples.folder)
+    spec = samples.specs[modality.name]
+    files = files_of_cell(value, spec=spec, folder=samples.folder)
     if files is not None:
         contents = [file.read_bytes() for file in files]
         blobs += contents
@@ -153,15 +153,15 @@ class Decode:
         for name, value in contents.items():
             if name not in self.specs:
                 continue
-            facts = self.specs[name]
+            spec = self.specs[name]
             try:
                 if isinstance(value, io.BytesIO) and not isinstance(value, FileContent):
                     value = read_array(value)
                 elif isinstance(value, tuple):
                     value = read_array(value[0]), value[1]
                 # Errors show the original file name. A name in a record is never used as a path on this machine.
-                raw = read_cell(value, facts=facts, folder=None, training=self.training)
-                inputs[name] = self._kinds[name].preprocess(raw, facts, str(facts["kind"]))
+                raw = read_cell(value, spec=spec, folder=None, training=self.training)
+                inputs[name] = self._kinds[name].preprocess(raw, spec, str(spec["kind"]))
             except ImportError:
                 raise
             except Exception as error:

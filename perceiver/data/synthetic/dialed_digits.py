@@ -85,7 +85,7 @@ class DialedDigits(Source):
         self.missing = dict(missing or {})
         self._digits = Digits(validation_size=validation_size, test_size=test_size, split_seed=split_seed)
         super().__init__(
-            facts={
+            specs={
                 "audio": {"kind": "audio", "shape": [1, self.clip.num_samples], "sample_rate": sample_rate},
                 "video": {"kind": "video", "shape": [1, num_frames, *map(int, canvas)], "range": [0, 255]},
             },

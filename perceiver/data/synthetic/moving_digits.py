@@ -107,7 +107,7 @@ class MovingDigits(DrawnSource):
             scene=scene,
             name="moving_digits",
             modality="frames",
-            facts={"kind": "video", "shape": [3, 2, composition.height, composition.width], "range": [0, 255]},
+            spec={"kind": "video", "shape": [3, 2, composition.height, composition.width], "range": [0, 255]},
             training_scenes=training_scenes,
             redraw=redraw,
             validation_scenes=validation_scenes,
@@ -123,4 +123,4 @@ class MovingDigits(DrawnSource):
     def known(self) -> dict[str, Any]:
         """Return the entries of the frames, and of the flow as the target."""
         target = {"kind": "flow", "names": list(FLOW_NAMES), "modality": self.modality}
-        return {"modalities": self.facts, "target": target}
+        return {"modalities": self.specs, "target": target}

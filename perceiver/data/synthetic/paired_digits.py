@@ -81,9 +81,9 @@ class PairedDigits(Source):
         splits: dict[str, Any] = {"root": root, "split_seed": split_seed, "download": download}
         self._images = MNIST(**splits, validation_size=validation_images)
         self._recordings = SpokenDigits(**splits, validation_size=validation_recordings)
-        facts = {**self._images.facts, **self._recordings.facts, "points": {"kind": "points", "shape": [None, 3]}}
+        specs = {**self._images.specs, **self._recordings.specs, "points": {"kind": "points", "shape": [None, 3]}}
         super().__init__(
-            facts={name: facts[name] for name in self.modalities},
+            specs={name: specs[name] for name in self.modalities},
             class_names=self._images.class_names,
             split_seed=split_seed,
         )

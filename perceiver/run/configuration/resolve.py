@@ -37,15 +37,15 @@ def resolve(config: DictConfig, spec: dict[str, Any]) -> dict[str, Any]:
     """
     spec = _checked(spec, config)
     _import_kinds(spec, config)
-    facts = literal(spec, keys=spec["modalities"].keys())
+    wrapped = literal(spec, keys=spec["modalities"].keys())
     config = config.copy()
     with open_dict(config):
-        config.spec = facts
+        config.spec = wrapped
         _add_default_adapters(config, spec)
         # The classes that may be constructed are fixed before any fact of the data is known.
         config.spec = None
         named: set[str | Text] = set(_targets(config))
-        config.spec = facts
+        config.spec = wrapped
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except InterpolationKeyError as error:
@@ -75,7 +75,7 @@ def _import_kinds(spec: dict[str, Any], config: DictConfig) -> None:
     asked = OmegaConf.select(config, "data.modalities")
     named = asked if OmegaConf.is_dict(asked) else {}
     package = str(OmegaConf.select(config, "data._target_")).partition(".")[0]
-    foreign = {name: facts for name, facts in spec["modalities"].items() if name not in named}
+    foreign = {name: entry for name, entry in spec["modalities"].items() if name not in named}
     try:
         import_kinds({"modalities": foreign}, trust=[*(config.get("trust") or []), package])
     except ValueError as error:
@@ -91,8 +91,8 @@ def _checked(spec: dict[str, Any], config: DictConfig) -> dict[str, Any]:
     except PlainError as error:
         raise ValueError(f"{source}: {error}") from error
     modalities = checked.get("modalities")
-    if not isinstance(modalities, dict) or not all(isinstance(facts, dict) for facts in modalities.values()):
-        raise ValueError(f"{source}: spec.modalities: expected a mapping from names to facts, got {str(modalities)[:60]!r}.")
+    if not isinstance(modalities, dict) or not all(isinstance(entry, dict) for entry in modalities.values()):
+        raise ValueError(f"{source}: spec.modalities: expected a mapping by name, got {str(modalities)[:60]!r}.")
     return checked
 
 
@@ -147,9 +147,9 @@ def _add_default_adapters(config: DictConfig, spec: dict[str, Any]) -> None:
                 f"model.adapters.{name}: the data has no modality {str(name)!r}, only {listed(modalities)}. Remove the "
                 f"adapter with '~model.adapters.{name}', or choose data that has it."
             )
-    for name, facts in modalities.items():
+    for name, entry in modalities.items():
         if name not in adapters:
-            adapters[name] = _default_adapter(name, kind_of(facts).adapter or facts.get("kind"))
+            adapters[name] = _default_adapter(name, kind_of(entry).adapter or entry.get("kind"))
 
 
 def _default_adapter(name: str, kind: object) -> DictConfig:

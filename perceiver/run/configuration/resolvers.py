@@ -29,16 +29,16 @@ def _modality(key: str, *default: Any, _parent_: Container, _root_: Container) -
     spec = OmegaConf.select(_root_, "spec")
     if spec is None:
         raise ValueError("${modality:" + key + "}: the data's spec is not known yet; the run adds it to the config.")
-    facts = OmegaConf.select(spec, "modalities")
-    if name not in facts:
-        raise ValueError(f"model.adapters.{name}: the data has no modality {name!r}, only {listed(facts)}.")
-    value = OmegaConf.select(facts[name], key)
+    modalities = OmegaConf.select(spec, "modalities")
+    if name not in modalities:
+        raise ValueError(f"model.adapters.{name}: the data has no modality {name!r}, only {listed(modalities)}.")
+    value = OmegaConf.select(modalities[name], key)
     if value is None and len(default) == 1:
         return default[0]
     if value is None:
-        state = "is null (it differs between samples)" if _has(facts[name], key) else "is missing"
+        state = "is null (it differs between samples)" if _has(modalities[name], key) else "is missing"
         raise ValueError(
-            f"model.adapters.{name}: {key!r} of modality {name!r} {state}; the spec has {listed(facts[name])}. Set "
+            f"model.adapters.{name}: {key!r} of modality {name!r} {state}; the spec has {listed(modalities[name])}. Set "
             "the adapter's argument explicitly."
         )
     return value
@@ -76,9 +76,9 @@ def _modality_of(parent: Container, root: Container) -> str:
     )
 
 
-def _has(facts: Any, key: str) -> bool:
+def _has(tree: Any, key: str) -> bool:
     parent, _, last = key.rpartition(".")
-    holder = OmegaConf.select(facts, parent) if parent else facts
+    holder = OmegaConf.select(tree, parent) if parent else tree
     if OmegaConf.is_list(holder):
         return last.isdecimal() and int(last) < len(holder)
     return OmegaConf.is_dict(holder) and last in holder

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -61,21 +61,6 @@ class Embed:
             inference.run(compute, table.write)
             table.finish()
         sys.stdout.write(f"{table.rows:,} embeddings ({self.embed}) of {inference.file}: {directory / table.path.name}\n")
-
-
-class EmbeddingTable(Protocol):
-    """A growing file of embeddings."""
-
-    path: Path
-    rows: int
-
-    def write(self, ids: Sequence[str], embeddings: Tensor) -> None:
-        """Append the embeddings of B samples, `(B, D)` or `(B, N, D)`."""
-        ...
-
-    def finish(self) -> None:
-        """Complete the file after the last batch."""
-        ...
 
 
 class ParquetTable:
@@ -145,8 +130,8 @@ class NpyTable:
         self._file.seek(end)
 
     def _header(self) -> None:
-        facts = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, *self._shape)}
-        np.lib.format.write_array_header_1_0(self._file, facts)
+        header = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, *self._shape)}
+        np.lib.format.write_array_header_1_0(self._file, header)
 
 
 _TABLES: dict[str, type[ParquetTable] | type[NpyTable]] = {"parquet": ParquetTable, "npy": NpyTable}

@@ -70,7 +70,7 @@ def test_spec_and_prediction(root: Path) -> None:
     (test,) = module.test_dataloader()
     moved = 5 * test.inputs["points"][0] + torch.tensor([1.0, 2.0, 3.0])
     torch.testing.assert_close(
-        preprocess(moved, modality=spec["modalities"]["points"], name="x"), test.inputs["points"][0], atol=1e-5, rtol=0
+        preprocess(moved, spec=spec["modalities"]["points"], name="x"), test.inputs["points"][0], atol=1e-5, rtol=0
     )
 
 

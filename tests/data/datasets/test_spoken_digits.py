@@ -83,11 +83,11 @@ def test_batches_are_ragged_and_normalised_like_predictions(original: Path) -> N
     module = prepared(original, batch_size=300)
     (batch,) = module.test_dataloader()
     assert isinstance(batch, Batch)
-    facts = module.spec["modalities"]["audio"]
+    spec = module.spec["modalities"]["audio"]
     assert batch.inputs["audio"].shape == (300, 1, 8)
     for row, name in enumerate(batch.ids):
         file = original / "free-spoken-digit-dataset" / "recordings" / f"{name.removeprefix('spoken_digits/')}.wav"
-        expected = preprocess(soundfile.read(file, dtype="int16"), modality=facts, name=name)
+        expected = preprocess(soundfile.read(file, dtype="int16"), spec=spec, name=name)
         torch.testing.assert_close(batch.inputs["audio"][row][:, batch.masks["audio"][row]], expected)
         assert batch.target[row] == int(parts(name)[0])
 

@@ -60,10 +60,10 @@ def test_splits_classes_and_ragged_batches(root: Path) -> None:
     names = [f"{name}/{number}.wav" for name in ("high", "low") for number in range(3)]
     assert test.ids == [f"test/{name}" for name in [*names, "low/more/a.flac"]]
     assert test.target.tolist() == [0] * 3 + [1] * 4
-    facts = module.spec["modalities"]["audio"]
+    spec = module.spec["modalities"]["audio"]
     for row, name in enumerate(test.ids):
         samples, rate = soundfile.read(root / name, dtype="float32", always_2d=True)
-        expected = preprocess((samples.T, rate), modality=facts, name=name)
+        expected = preprocess((samples.T, rate), spec=spec, name=name)
         torch.testing.assert_close(test.inputs["audio"][row][:, test.masks["audio"][row]], expected)
     everything = training.inputs["audio"][training.masks["audio"][:, None]]
     assert everything.square().mean().sqrt().item() == pytest.approx(1, abs=1e-4)

@@ -88,7 +88,7 @@ def test_transparency_is_dropped(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(read_image(tmp_path / "p.png")), np.asarray(palette.convert("RGB")))
     modality = {"kind": "image", "shape": [3, *seen.shape[:2]], "range": [0, 255]}
     ours = torch.from_numpy(np.array(read_image(tmp_path / "rgba.png"))).permute(2, 0, 1) / 255
-    torch.testing.assert_close(preprocess(with_alpha, modality=modality, name="image"), ours, msg="as in prediction")
+    torch.testing.assert_close(preprocess(with_alpha, spec=modality, name="image"), ours, msg="as in prediction")
 
 
 def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_batches_hold_what_prediction_would_see(root: Path) -> None:
     modality = data.spec["modalities"]["image"]
     for row, name in enumerate(batch.ids):
         image = Frame(size=[24, 32])(Image.open(root / name))
-        torch.testing.assert_close(batch.inputs["image"][row], preprocess(image, modality=modality, name="image"))
+        torch.testing.assert_close(batch.inputs["image"][row], preprocess(image, spec=modality, name="image"))
 
 
 def test_a_validation_folder_is_taken(tmp_path: Path) -> None:

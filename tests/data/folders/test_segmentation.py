@@ -65,10 +65,10 @@ def batches(made: SegmentationFolder, split: str = "test") -> list[Batch]:
 
 def red(made: SegmentationFolder, batch: Batch) -> torch.Tensor:
     """`(B, H, W)`, 80 for each class number."""
-    facts = made.spec["modalities"]["image"]
+    spec = made.spec["modalities"]["image"]
     x = batch.inputs["image"]
     assert isinstance(x, torch.Tensor)
-    return x[:, 0] * facts["std"][0] * 255 + facts["mean"][0] * 255
+    return x[:, 0] * spec["std"][0] * 255 + spec["mean"][0] * 255
 
 
 def test_classes_are_those_of_the_masks(root: Path) -> None:
@@ -105,7 +105,7 @@ def test_framing_mixes_no_classes(root: Path) -> None:
         assert set(batch.target.unique().tolist()) <= {0, 1, 2}
     file = root / "test" / "images" / "part" / "1.png"
     with Image.open(file) as image:
-        raw = preprocess(image, modality=made.spec["modalities"]["image"], name="image")
+        raw = preprocess(image, spec=made.spec["modalities"]["image"], name="image")
     [first, *_] = batches(made)
     torch.testing.assert_close(first.inputs["image"][1], raw)  # type: ignore[index]
 

@@ -15,7 +15,7 @@ SAMPLES = [Sample(inputs={"sound": torch.full((1, size), float(size))}, target=s
 
 
 def transforms(given: Any) -> Any:
-    return by_modality(given, facts=MODALITIES, available=("sound",), argument="data.augment")
+    return by_modality(given, specs=MODALITIES, available=("sound",), argument="data.augment")
 
 
 def collate(**augment: Any) -> PreparedCollate:

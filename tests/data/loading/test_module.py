@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 from perceiver.batch import Batch
 from perceiver.data import DataModule, Digits, FlowFolder, Source
-from perceiver.data.loading.images import LabelledImages, image_facts, image_statistics
+from perceiver.data.loading.images import LabelledImages, image_spec, image_statistics
 from perceiver.data.loading.order import TrainingOrder
 
 
@@ -20,7 +20,7 @@ class Stripes(Source):
     """Ten tiny images; counts how often each split is read."""
 
     def __init__(self, *, colour: int = 0, normalisation: Any = None) -> None:
-        super().__init__(facts=image_facts((1, 2, 3), value_range=(0, 9)), class_names=["flat", "steep"])
+        super().__init__(specs=image_spec((1, 2, 3), value_range=(0, 9)), class_names=["flat", "steep"])
         self.normalisation = normalisation
         self.colour = colour
         self.read: list[str] = []

@@ -50,7 +50,7 @@ class Sets(Source):
     """Points, twelve for training."""
 
     def __init__(self) -> None:
-        super().__init__(facts={"points": {"kind": "points", "shape": [None, 3]}}, class_names=["even", "odd"])
+        super().__init__(specs={"points": {"kind": "points", "shape": [None, 3]}}, class_names=["even", "odd"])
 
     def samples(self, name: str, count: int) -> InMemory:
         inputs = [{"points": torch.full((2, 3), float(n))} for n in range(count)]

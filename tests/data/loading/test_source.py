@@ -29,7 +29,7 @@ class Counted(Source):
     """Counts how often each split is read."""
 
     def __init__(self) -> None:
-        super().__init__(facts={"points": {"kind": "points", "shape": [None, 3]}}, class_names=["even", "odd"])
+        super().__init__(specs={"points": {"kind": "points", "shape": [None, 3]}}, class_names=["even", "odd"])
         self.read: list[str] = []
 
     def read_training(self) -> tuple[Samples, Samples]:
@@ -57,7 +57,7 @@ def black(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
     return torch.zeros_like(x), mask
 
 
-def test_spec_is_facts_and_statistics_of_the_training_split() -> None:
+def test_spec_is_known_entries_and_statistics_of_the_training_split() -> None:
     module = counted()
     module.setup("fit")
     assert module.spec == {

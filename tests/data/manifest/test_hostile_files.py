@@ -134,7 +134,7 @@ def sound(rate: int, wanted: int) -> torch.Tensor:
     """Two seconds of a tone, at most 4000 samples."""
     count = min(2 * rate, 4000)
     wave = np.sin(2 * np.pi * rate / 40 * np.arange(count) / rate).astype(np.float32)
-    x = preprocess((wave, rate), modality={"kind": "audio", "shape": [1, None], "sample_rate": wanted}, name="x")
+    x = preprocess((wave, rate), spec={"kind": "audio", "shape": [1, None], "sample_rate": wanted}, name="x")
     assert isinstance(x, torch.Tensor)
     return x
 
@@ -174,7 +174,7 @@ def test_rates_that_are_out_of_reach() -> None:
         with pytest.raises(ValueError, match=rf"x: expected a sample rate of 15 to 16384000 Hz .*, got {rate} Hz"):
             preprocess(
                 (np.zeros(40, np.float32), rate),
-                modality={"kind": "audio", "shape": [1, None], "sample_rate": 16_000},
+                spec={"kind": "audio", "shape": [1, None], "sample_rate": 16_000},
                 name="x",
             )
 

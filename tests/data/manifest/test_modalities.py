@@ -14,47 +14,47 @@ DEFAULTS = {
 }
 
 
-def facts(said: Any, name: str = "x") -> dict[str, Any]:
+def made(said: Any, name: str = "x") -> dict[str, Any]:
     [modality] = parse_modalities({name: said}, defaults=DEFAULTS)
-    assert stored_modality(name, modality.facts).columns == modality.columns
-    return modality.facts
+    assert stored_modality(name, modality.spec).columns == modality.columns
+    return modality.spec
 
 
 def test_defaults_and_settings_of_their_own() -> None:
-    assert facts("image", "photo") == {
+    assert made("image", "photo") == {
         "kind": "image", "shape": [3, 8, 9], "range": [0, 255], "crop_fraction": 1.0, "column": "photo",
     }  # fmt: skip
-    assert facts({"kind": "image", "size": [4, 4], "channels": 1, "column": "p"})["shape"] == [1, 4, 4]
-    assert facts("audio") == {
+    assert made({"kind": "image", "size": [4, 4], "channels": 1, "column": "p"})["shape"] == [1, 4, 4]
+    assert made("audio") == {
         "kind": "audio", "shape": [1, None], "sample_rate": 8000, "max_seconds": None, "integer_bits": 16, "column": "x",
     }  # fmt: skip
-    assert facts({"kind": "video", "num_frames": None})["shape"] == [3, None, 8, 9]
-    assert facts("video")["shape"] == [3, 16, 8, 9]
-    assert facts("text")["vocabulary_size"] == 262
-    series = facts({"kind": "timeseries", "values": ["a", "b"], "step_seconds": 0.5})
+    assert made({"kind": "video", "num_frames": None})["shape"] == [3, None, 8, 9]
+    assert made("video")["shape"] == [3, 16, 8, 9]
+    assert made("text")["vocabulary_size"] == 262
+    series = made({"kind": "timeseries", "values": ["a", "b"], "step_seconds": 0.5})
     assert (series["names"], series["num_values"], series["step_seconds"]) == (["a", "b"], 2, 0.5)
-    assert "names" not in facts("timeseries")
-    assert facts("points")["unit_sphere"] is True
+    assert "names" not in made("timeseries")
+    assert made("points")["unit_sphere"] is True
 
 
 def test_tables_name_columns() -> None:
     [one] = parse_modalities({"patient": {"kind": "table", "columns": ["age"], "categories": ["sex"]}}, defaults={})
     assert one.columns == ("age", "sex")
-    assert one.facts["asked_categories"] == ["sex"]
+    assert one.spec["asked_categories"] == ["sex"]
 
 
 def test_kinds_of_plug_ins_say_their_shape() -> None:
     said = {"kind": "thermometer", "shape": [None], "channel_axis": "none"}
-    assert facts(said) == {**said, "column": "x"}
+    assert made(said) == {**said, "column": "x"}
 
 
 def test_kinds_of_other_packages() -> None:
-    assert facts({"kind": "plug_in_kinds.Counts", "gain": 2.0, "column": "c"}) == {
+    assert made({"kind": "plug_in_kinds.Counts", "gain": 2.0, "column": "c"}) == {
         "kind": "plug_in_kinds.Counts", "shape": [1, None], "gain": 2.0, "column": "c",
     }  # fmt: skip
-    assert facts({"kind": plug_in_kinds.Counts}) == facts("plug_in_kinds.Counts")
+    assert made({"kind": plug_in_kinds.Counts}) == made("plug_in_kinds.Counts")
     [wind] = parse_modalities({"wind": {"kind": "plug_in_kinds.Wind", "columns": ["v", "a"]}}, defaults={})
-    assert (wind.columns, wind.facts["columns"]) == (("v", "a"), ["v", "a"])
+    assert (wind.columns, wind.spec["columns"]) == (("v", "a"), ["v", "a"])
 
 
 @pytest.mark.parametrize(
@@ -89,14 +89,14 @@ def test_kinds_of_other_packages() -> None:
 )
 def test_errors_name_modality_and_setting(said: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        facts(said)
+        made(said)
 
 
 @pytest.mark.parametrize("name", ["values", "training", "a.b", ""])
 def test_names_that_no_module_can_have(name: str) -> None:
     with pytest.raises(ValueError, match=rf"data\.modalities\.{name}: torch does not allow a module of this name"):
-        facts("image", name)
-    assert facts({"kind": "image", "column": name}, "photo")["column"] == name
+        made("image", name)
+    assert made({"kind": "image", "column": name}, "photo")["column"] == name
 
 
 def test_none() -> None:

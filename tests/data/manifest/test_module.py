@@ -56,13 +56,13 @@ def test_every_kind_in_one_batch(tmp_path: Path, rows: Rows) -> None:
         present = training.masks["photo"][number]
         assert bool(present) == (row["photo"] is not None)
         if row["photo"]:
-            image = preprocess(Image.open(tmp_path / row["photo"]), modality=spec["modalities"]["photo"], name="x")
+            image = preprocess(Image.open(tmp_path / row["photo"]), spec=spec["modalities"]["photo"], name="x")
             assert torch.equal(training.inputs["photo"][number], image)
         valid = training.masks["sound"][number]
         assert bool(valid.any()) == (row["sound"] is not None)
         if row["sound"]:
             wave, rate = soundfile.read(tmp_path / row["sound"], dtype="float32")
-            sound = preprocess((wave, rate), modality=spec["modalities"]["sound"], name="x")
+            sound = preprocess((wave, rate), spec=spec["modalities"]["sound"], name="x")
             assert torch.equal(training.inputs["sound"][number][:, valid], sound)
         table = training.inputs["patient"]
         assert table["present"][number].tolist() == [row["age"] is not None, True]
@@ -87,7 +87,7 @@ def test_the_kit(check: Check, tmp_path: Path, rows: Rows) -> None:
 
 def test_statistics_are_those_of_the_training_split(tmp_path: Path, rows: Rows) -> None:
     data = fitted(tmp_path, rows)
-    facts = data.spec["modalities"]
+    specs = data.spec["modalities"]
     (batch,) = data.train_dataloader()
     there = batch.inputs["photo"][batch.masks["photo"]]
     np.testing.assert_allclose(there.mean(dim=(0, 2, 3)), 0, atol=1e-4)
@@ -96,15 +96,15 @@ def test_statistics_are_those_of_the_training_split(tmp_path: Path, rows: Rows) 
     assert sound.square().mean().sqrt().item() == pytest.approx(1, abs=1e-4)
     chosen = set(batch.ids)
     ages = [row["age"] for row in rows if row["id"] in chosen and row["age"] is not None]
-    assert facts["patient"]["numbers"] == ["age"]
-    assert facts["patient"]["mean"] == [pytest.approx(np.mean(ages))]
-    assert facts["patient"]["std"] == [pytest.approx(np.std(ages))]
-    assert facts["patient"]["categories"] == {"sex": ["f", "m"]}
-    assert facts["patient"]["category_sizes"] == [3]
-    assert facts["vitals"]["names"] == ["pulse", "pressure"]
-    assert facts["vitals"]["duration_seconds"] == 2.5
-    assert facts["cloud"]["shape"] == [None, 3]
-    assert facts["sound"]["sample_rate"] == RATE
+    assert specs["patient"]["numbers"] == ["age"]
+    assert specs["patient"]["mean"] == [pytest.approx(np.mean(ages))]
+    assert specs["patient"]["std"] == [pytest.approx(np.std(ages))]
+    assert specs["patient"]["categories"] == {"sex": ["f", "m"]}
+    assert specs["patient"]["category_sizes"] == [3]
+    assert specs["vitals"]["names"] == ["pulse", "pressure"]
+    assert specs["vitals"]["duration_seconds"] == 2.5
+    assert specs["cloud"]["shape"] == [None, 3]
+    assert specs["sound"]["sample_rate"] == RATE
 
 
 def test_numbers_missing_in_words_and_columns_of_categories(tmp_path: Path, rows: Rows) -> None:
@@ -113,9 +113,9 @@ def test_numbers_missing_in_words_and_columns_of_categories(tmp_path: Path, rows
         row["code"] = f"{number % 3}"
     table = {"kind": "table", "columns": ["age", "sex", "code"], "categories": ["code"]}
     data = fitted(tmp_path, rows, modalities={"patient": table})
-    facts = data.spec["modalities"]["patient"]
-    assert facts["numbers"] == ["age"]
-    assert facts["categories"] == {"sex": ["f", "m"], "code": ["0", "1", "2"]}
+    spec = data.spec["modalities"]["patient"]
+    assert spec["numbers"] == ["age"]
+    assert spec["categories"] == {"sex": ["f", "m"], "code": ["0", "1", "2"]}
     (batch,) = data.val_dataloader()
     for number, id_ in enumerate(batch.ids):
         assert bool(batch.inputs["patient"]["present"][number, 0]) == (int(id_[1:]) % 3 != 0)
@@ -323,9 +323,9 @@ def test_a_slip_among_numbers_makes_no_categories(tmp_path: Path, rows: Rows) ->
     assert data.spec["modalities"]["patient"]["numbers"] == ["age"]
     assert sum(data.spec["target"]["counts"]) == 22
     said = {"patient": {"kind": "table", "categories": ["age"]}, "cloud": "points"}
-    facts = fitted(tmp_path, bad, modalities=said, needs_test=False).spec["modalities"]["patient"]
-    assert facts["numbers"] == []
-    assert "old" in facts["categories"]["age"]
+    spec = fitted(tmp_path, bad, modalities=said, needs_test=False).spec["modalities"]["patient"]
+    assert spec["numbers"] == []
+    assert "old" in spec["categories"]["age"]
 
 
 def test_broken_utf8_and_short_rows(tmp_path: Path, rows: Rows) -> None:
@@ -507,11 +507,11 @@ def test_columns_say_how_they_were_read(tmp_path: Path, rows: Rows, caplog: pyte
     columns = ["born", "price", "code"]
     with caplog.at_level(logging.INFO):
         data = fitted(tmp_path, rows, modalities={"x": {"kind": "table", "columns": columns}}, validation_fraction=0.2)
-    facts = data.spec["modalities"]["x"]
-    assert facts["numbers"] == ["born", "price"]
-    assert facts["dates"] == {"born": {"written": "iso", "unit": "days"}}
-    assert 18262 <= facts["mean"][0] < 18286
-    assert 1000 < facts["mean"][1] < 1024
+    spec = data.spec["modalities"]["x"]
+    assert spec["numbers"] == ["born", "price"]
+    assert spec["dates"] == {"born": {"written": "iso", "unit": "days"}}
+    assert 18262 <= spec["mean"][0] < 18286
+    assert 1000 < spec["mean"][1] < 1024
     assert "column 'born': read as dates (written: iso, unit: days)" in caplog.text
     assert "column 'code': read as a category" in caplog.text
     assert "almost one per row" in caplog.text
@@ -541,11 +541,11 @@ def test_images_of_12_bits(tmp_path: Path, rows: Rows) -> None:
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
         row["photo"] = f"{number}.png"
     data = fitted(tmp_path, rows, modalities={"photo": "image"})
-    facts = data.spec["modalities"]["photo"]
-    assert facts["deep_range"] == [0, 4095]
-    assert 0.4 < facts["mean"][0] < 0.6
+    spec = data.spec["modalities"]["photo"]
+    assert spec["deep_range"] == [0, 4095]
+    assert 0.4 < spec["mean"][0] < 0.6
     with Image.open(tmp_path / "0.png") as image:
-        predicted = preprocess(image, modality=facts, name="x")
+        predicted = preprocess(image, spec=spec, name="x")
     data.setup("predict")
     assert torch.equal(next(iter(data.predict_dataloader())).inputs["photo"][0], predicted)
 

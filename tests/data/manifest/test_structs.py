@@ -125,13 +125,13 @@ def test_a_path_beside_bytes_is_never_opened(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(png(200))
     (tmp_path / "data").mkdir()
     value = {"bytes": png(40), "path": "../secret"}
-    check_cell(value, facts=IMAGE, folder=tmp_path / "data")
-    assert read_cell(value, facts=IMAGE, folder=tmp_path / "data").getpixel((0, 0)) == (40, 0, 0)
+    check_cell(value, spec=IMAGE, folder=tmp_path / "data")
+    assert read_cell(value, spec=IMAGE, folder=tmp_path / "data").getpixel((0, 0)) == (40, 0, 0)
     content = unpacked(value)
     assert isinstance(content, FileContent)
     assert str(content) == "secret", "the name without its folder"
     with pytest.raises(ValueError, match="secret"):
-        read_cell({"bytes": b"none", "path": "../secret"}, facts=IMAGE, folder=tmp_path / "data")
+        read_cell({"bytes": b"none", "path": "../secret"}, spec=IMAGE, folder=tmp_path / "data")
 
 
 def test_a_path_without_bytes_follows_the_rule_of_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,29 +140,29 @@ def test_a_path_without_bytes_follows_the_rule_of_paths(tmp_path: Path, monkeypa
     for facts in (IMAGE, AUDIO, VIDEO):
         for path in ("$HOME/[1].png", "~/[1].png"):
             with pytest.raises(FileNotFoundError, match="there is no file"):
-                read_cell({"bytes": None, "path": path}, facts=facts, folder=tmp_path)
+                read_cell({"bytes": None, "path": path}, spec=facts, folder=tmp_path)
         with pytest.raises(ValueError, match="expected the content of a file or a value"):
-            read_cell({"path": "[1].png"}, facts=facts, folder=None)  # as from a shard
-    assert read_cell({"path": "[1].png"}, facts=IMAGE, folder=tmp_path).getpixel((0, 0)) == (60, 0, 0)
-    assert cell_content({"bytes": None, "path": None}, facts=IMAGE) is None
-    assert cell_content({"array": None, "sampling_rate": None}, facts=AUDIO) is None
+            read_cell({"path": "[1].png"}, spec=facts, folder=None)  # as from a shard
+    assert read_cell({"path": "[1].png"}, spec=IMAGE, folder=tmp_path).getpixel((0, 0)) == (60, 0, 0)
+    assert cell_content({"bytes": None, "path": None}, spec=IMAGE) is None
+    assert cell_content({"array": None, "sampling_rate": None}, spec=AUDIO) is None
 
 
 def test_structs_of_texts_series_and_tables_are_values() -> None:
     series = {"time": [0, 1], "values": [1, 2]}
-    assert cell_content(series, facts={"kind": "timeseries"}) == series
+    assert cell_content(series, spec={"kind": "timeseries"}) == series
     for facts in ({"kind": "text", "files": False}, {"kind": "table"}):
-        assert cell_content({"path": "x"}, facts=facts) == {"path": "x"}
+        assert cell_content({"path": "x"}, spec=facts) == {"path": "x"}
 
 
 def test_sound_of_structs_is_resampled_scaled_and_cut() -> None:
     whole = (tone(0) * 2**15).astype(np.int16)
-    samples, rate = read_cell({"array": whole, "sampling_rate": 16000.0}, facts=AUDIO, folder=None)
+    samples, rate = read_cell({"array": whole, "sampling_rate": 16000.0}, spec=AUDIO, folder=None)
     assert (rate, samples.dtype) == (16000, np.int16)
     short = {**AUDIO, "max_seconds": 0.01}
-    samples, _ = read_cell({"array": tone(0).tolist(), "sampling_rate": RATE}, facts=short, folder=None)
+    samples, _ = read_cell({"array": tone(0).tolist(), "sampling_rate": RATE}, spec=short, folder=None)
     assert len(samples) == 80
-    starts = {float(read_cell({"array": tone(0), "sampling_rate": RATE}, facts=short, folder=None, training=True)[0][0])
+    starts = {float(read_cell({"array": tone(0), "sampling_rate": RATE}, spec=short, folder=None, training=True)[0][0])
               for _ in range(5)}  # fmt: skip
     assert len(starts) > 1
 
@@ -189,9 +189,9 @@ def test_sound_of_structs_is_resampled_scaled_and_cut() -> None:
 )
 def test_structs_that_are_invalid(facts: dict[str, Any], value: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises((ValueError, OSError, ImportError), match=message):
-        read_cell(value, facts=facts, folder=tmp_path)
+        read_cell(value, spec=facts, folder=tmp_path)
     with suppress(ValueError, OSError, ImportError):  # the head of a file may look intact
-        check_cell(value, facts=facts, folder=tmp_path)
+        check_cell(value, spec=facts, folder=tmp_path)
 
 
 def test_an_invalid_struct_is_a_bad_row(tmp_path: Path) -> None:

@@ -100,8 +100,8 @@ def test_without_av(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_cells(folder: Path) -> None:
     facts = {"kind": "audio", "shape": [1, None], "sample_rate": 8000, "max_seconds": 0.2}
-    check_cell("aac.m4a", facts=facts, folder=folder)
-    samples, rate = read_cell("aac.m4a", facts=facts, folder=folder)
+    check_cell("aac.m4a", spec=facts, folder=folder)
+    samples, rate = read_cell("aac.m4a", spec=facts, folder=folder)
     assert (samples.shape, rate) == ((2, 9600), RATE)
 
 

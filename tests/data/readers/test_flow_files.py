@@ -32,11 +32,11 @@ def test_kitti(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         read_flow(tmp_path / "a.png")[0], np.where(pixels[..., 2], pixels[..., 0] / 64 - 512, np.nan)
     )
-    as_input = read_cell("a.png", facts=FACTS, folder=tmp_path)
+    as_input = read_cell("a.png", spec=FACTS, folder=tmp_path)
     assert as_input.shape == (3, 5, 7)
     assert as_input[:, 1, 2].tolist() == [0, 0, 0]
     assert as_input[2].sum() == 34
-    assert read_cell("a.png", facts={**FACTS, "shape": [2, 5, 7]}, folder=tmp_path).shape == (2, 5, 7)
+    assert read_cell("a.png", spec={**FACTS, "shape": [2, 5, 7]}, folder=tmp_path).shape == (2, 5, 7)
 
 
 @pytest.mark.parametrize("big", [False, True])
@@ -44,7 +44,7 @@ def test_pfm(big: bool, tmp_path: Path) -> None:
     write_pfm(tmp_path / "a.pfm", FLOW, big=big)
     np.testing.assert_array_equal(read_flow(tmp_path / "a.pfm"), FLOW)
     np.testing.assert_array_equal(read_flow(tmp_path / "a.pfm"), _read_pfm(str(tmp_path / "a.pfm"))[:2])
-    assert read_cell("a.pfm", facts=FACTS, folder=tmp_path)[2].min() == 1
+    assert read_cell("a.pfm", spec=FACTS, folder=tmp_path)[2].min() == 1
 
 
 @pytest.mark.parametrize("write", [write_flow, write_kitti, write_pfm])

@@ -210,15 +210,15 @@ def test_cells(tmp_path: Path) -> None:
     (modality,) = parse_modalities({"scan": {"kind": "points", "features": ["colors"]}}, defaults={})
     facts = {**modality.facts, "shape": [None, 6]}
     (tmp_path / "a.ply").write_bytes(ply("binary_big_endian"))
-    check_cell("a.ply", facts=facts, folder=tmp_path)
+    check_cell("a.ply", spec=facts, folder=tmp_path)
     for value in ("a.ply", FileContent(ply("ascii"), name="b.ply")):
-        x: Any = preprocess(read_cell(value, facts=facts, folder=tmp_path), modality=facts, name="x")
+        x: Any = preprocess(read_cell(value, spec=facts, folder=tmp_path), spec=facts, name="x")
         assert x.shape == (3, 6)
         assert float(x[:, :3].norm(dim=1).max()) == pytest.approx(1)
         np.testing.assert_allclose(x[:, 3:], COLORS / 255, rtol=1e-6)
     (tmp_path / "a.ply").write_bytes(ply("ascii")[:300])
     with pytest.raises(ValueError, match=r"a\.ply: "):
-        check_cell("a.ply", facts=facts, folder=tmp_path)
+        check_cell("a.ply", spec=facts, folder=tmp_path)
     assert "features" not in parse_modalities({"scan": "points"}, defaults={})[0].facts
     with pytest.raises(ValueError, match=r"scan: features: expected a list of names"):
         parse_modalities({"scan": {"kind": "points", "features": "colors"}}, defaults={})

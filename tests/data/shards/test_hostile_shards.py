@@ -137,28 +137,28 @@ def test_folders_elsewhere(shards: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda facts: facts.update(extra=1), "expected the keys format, version, spec"),
-        (lambda facts: facts["samples"].update({"../x": 3}), r"samples: expected splits train, val, test, got '\.\./x'"),
-        (lambda facts: facts["samples"].update(val=-1), r"samples\.val: expected an integer of at least 0, got -1"),
-        (lambda facts: facts["rows_per_shard"].update(val=1.5), r"rows_per_shard\.val: expected an integer"),
-        (lambda facts: facts.update(complete=1), "complete: expected true or false, got 1"),
-        (lambda facts: facts["spec"].update(modalities=[]), r"spec\.modalities: expected an object"),
-        (lambda facts: facts["spec"]["modalities"].update(note={}), r"spec\.modalities\.note: expected an object with"),
-        (lambda facts: facts["spec"]["target"].update(kind="x"), r"spec\.target\.kind: expected one of classes"),
-        (lambda facts: facts["spec"]["target"].update(names=[1]), r"spec\.target\.names: expected a list of strings"),
+        (lambda content: content.update(extra=1), "expected the keys format, version, spec"),
+        (lambda content: content["samples"].update({"../x": 3}), r"samples: expected splits train, val, test, got '\.\./x'"),
+        (lambda content: content["samples"].update(val=-1), r"samples\.val: expected an integer of at least 0, got -1"),
+        (lambda content: content["rows_per_shard"].update(val=1.5), r"rows_per_shard\.val: expected an integer"),
+        (lambda content: content.update(complete=1), "complete: expected true or false, got 1"),
+        (lambda content: content["spec"].update(modalities=[]), r"spec\.modalities: expected an object"),
+        (lambda content: content["spec"]["modalities"].update(note={}), r"spec\.modalities\.note: expected an object with"),
+        (lambda content: content["spec"]["target"].update(kind="x"), r"spec\.target\.kind: expected one of classes"),
+        (lambda content: content["spec"]["target"].update(names=[1]), r"spec\.target\.names: expected a list of strings"),
         (
-            lambda facts: facts["spec"]["modalities"]["note"].update(a=[{"_target_": "os.system"}]),
+            lambda content: content["spec"]["modalities"]["note"].update(a=[{"_target_": "os.system"}]),
             r"spec\.modalities\.note\.a\[0\]\._target_: keys that begin and end",
         ),
     ],
 )
-def test_facts_that_are_not_ours(change: Callable[[dict[str, Any]], object], message: str, shards: Path) -> None:
+def test_descriptions_that_are_not_ours(change: Callable[[dict[str, Any]], object], message: str, shards: Path) -> None:
     edit_json(shards / "shards.json", change)
     with pytest.raises(ShardError, match=rf"shards\.json is damaged: {message}"):
         read(shards)
 
 
-def test_facts_that_are_deep_large_or_of_another_version(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_descriptions_that_are_deep_large_or_of_another_version(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = json.loads((shards / "shards.json").read_text())
     for depth in (100, 100_000):
         (shards / "shards.json").write_text(hostile_data.deep_json(depth))
@@ -201,7 +201,7 @@ def test_records_that_claim_more_than_they_have(content: Any, message: str, unch
 
 
 def decode(kind: str) -> Decode:
-    facts = {
+    specs = {
         "image": {"kind": "image", "shape": [3, 4, 4], "range": [0, 255], "crop_fraction": 1.0},
         "audio": {"kind": "audio", "shape": [1, None], "sample_rate": 8000},
         "points": {"kind": "points", "shape": [None, 3], "unit_sphere": True},
@@ -209,7 +209,7 @@ def decode(kind: str) -> Decode:
         "timeseries": {"kind": "timeseries", "names": ["v"], "num_values": 1, "step_seconds": 1.0},
         "video": {"kind": "video", "shape": [3, 2, 4, 4], "range": [0, 255], "crop_fraction": 1.0},
     }
-    return Decode(modalities=["x"], specs={"x": facts[kind]}, target=None)
+    return Decode(modalities=["x"], specs={"x": specs[kind]}, target=None)
 
 
 @pytest.mark.parametrize("kind", ["image", "audio", "points", "text", "timeseries", "video"])

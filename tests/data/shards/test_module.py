@@ -143,13 +143,13 @@ def test_truncated_and_missing_shards(shards: Path, tmp_path: Path) -> None:
         module(copy)
 
 
-def test_versions_and_damaged_facts(shards: Path, tmp_path: Path) -> None:
+def test_versions_and_damaged_descriptions(shards: Path, tmp_path: Path) -> None:
     copy = damaged(shards, tmp_path)
-    facts = json.loads((copy / "shards.json").read_text())
-    (copy / "shards.json").write_text(json.dumps({**facts, "version": 2}))
+    content = json.loads((copy / "shards.json").read_text())
+    (copy / "shards.json").write_text(json.dumps({**content, "version": 2}))
     with pytest.raises(ShardError, match=r"has shards of version 2, this package reads version 1\. Convert"):
         module(copy)
-    others = [{**facts, "format": "other"}, {"format": "perceiver-shards", "version": 1}]
+    others = [{**content, "format": "other"}, {"format": "perceiver-shards", "version": 1}]
     for text in ("{", "[]", *map(json.dumps, others)):
         (copy / "shards.json").write_text(text)
         with pytest.raises(ShardError, match=r"shards\.json is damaged"):
