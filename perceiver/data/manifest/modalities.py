@@ -110,7 +110,7 @@ def _modality(name: str, given: Any, defaults: Mapping[str, Any]) -> ManifestMod
     places = () if several else tuple(key for key in ("column", "path") if key not in behaviour.settings)
     if unknown := sorted(str(setting) for setting in set(own) - set(behaviour.settings) - set(places)):
         known = ", ".join([*places, *behaviour.settings])
-        raise ValueError(f"{where}: {kind} has no setting {', '.join(unknown)}; it has {known}.")
+        raise ValueError(f"{where}: kind {kind} has no setting {', '.join(unknown)}; its settings: {known}.")
     kind = kind if kind in KINDS else spelling(type(behaviour))
     try:
         given_settings = {key: value for key, value in own.items() if key not in places}
