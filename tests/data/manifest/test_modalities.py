@@ -66,7 +66,7 @@ def test_kinds_of_other_packages() -> None:
         ("os.path.join", "is a function or another callable, not a class"),
         ("torch.nn.Linear", r"not derived from perceiver\.modalities\.modality\.Modality"),
         ("plug_in_kinds.NeedsArguments", "cannot be made without arguments: .*size"),
-        ({"kind": "plug_in_kinds.Counts", "rate": 1}, r"plug_in_kinds\.Counts has no setting rate; it has column, path, gain"),
+        ({"kind": "plug_in_kinds.Counts", "rate": 1}, r"Counts has no setting rate; it has column, path, gain"),
         ({"kind": "plug_in_kinds.Counts", "gain": 0}, r"data\.modalities\.x: gain: expected another number"),
         ("imgae", r"data\.modalities\.x: kind 'imgae' is none of image, video, .* say the shape"),
         (3, r"data\.modalities\.x: expected a kind, one of image, .* got 3"),
