@@ -99,7 +99,7 @@ def test_spec(original: Path) -> None:
     assert module.spec["target"]["names"] == [str(digit) for digit in range(10)]
     # Resampled to twice the rate: twice as many samples.
     assert next(iter(module.test_dataloader())).inputs["audio"].shape[2] == 16
-    with pytest.raises(ValueError, match=r"spec\.modalities\.audio\.sample_rate: SpokenDigits has 8000, .* says 16000"):
+    with pytest.raises(ValueError, match=r"spec\.modalities\.audio\.sample_rate: SpokenDigits has 8000, .* has 16000"):
         prepared(original).spec = module.spec
 
 

@@ -204,11 +204,11 @@ def test_spec_before_setup(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"modalities": {"image": {}}}, r"spec\.modalities: AudioFolder has \['audio'\], .* says \['image'\]"),
+        ({"modalities": {"image": {}}}, r"spec\.modalities: AudioFolder has \['audio'\], .* has \['image'\]"),
         ({"target": {"names": ["a", "b"]}}, r"spec\.target\.names: AudioFolder has \['high', 'low'\]"),
         (
             {"modalities": {"audio": {"kind": "audio", "shape": [2, None], "sample_rate": RATE}}},
-            r"spec\.modalities\.audio\.shape: AudioFolder has \[1, None\], .* says \[2, None\]",
+            r"spec\.modalities\.audio\.shape: AudioFolder has \[1, None\], .* has \[2, None\]",
         ),
     ],
 )

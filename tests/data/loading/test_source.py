@@ -125,7 +125,7 @@ def test_balanced_sampling_draws_with_replacement_as_many_as_there_are() -> None
             {"modalities": {"points": {"kind": "points", "shape": [None, 2]}}},
             r"spec\.modalities\.points\.shape: Counted",
         ),
-        ({"target": {"names": ["a", "b"]}}, r"spec\.target\.names: Counted has \['even', 'odd'\], .* says \['a', 'b'\]"),
+        ({"target": {"names": ["a", "b"]}}, r"spec\.target\.names: Counted has \['even', 'odd'\], .* has \['a', 'b'\]"),
     ],
 )
 def test_stored_specs_of_other_data_are_refused(change: dict[str, Any], message: str) -> None:

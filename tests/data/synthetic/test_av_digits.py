@@ -221,7 +221,7 @@ def test_stored_spec(root: Path) -> None:
     ):
         DataModule.of(AVDigits, root=root, modalities=["image"]).spec = stored
     stored["modalities"]["audio"]["sample_rate"] = 16000
-    with pytest.raises(ValueError, match=r"spec\.modalities\.audio\.sample_rate: AVDigits has 8000, .* says 16000"):
+    with pytest.raises(ValueError, match=r"spec\.modalities\.audio\.sample_rate: AVDigits has 8000, .* has 16000"):
         fresh.spec = stored
     with pytest.raises(RuntimeError, match="prepare_data"):
         DataModule.of(AVDigits, root=root).spec
@@ -235,7 +235,7 @@ def test_stored_spec(root: Path) -> None:
         ({"modalities": ["image", "image"]}, r"data\.modalities"),
         ({"test_pairs": 0}, r"data\.test_pairs: expected 1 or more, got 0"),
         ({"num_workers": -1}, r"data\.num_workers"),
-        ({"missing": {"points": 0.5}}, r"data\.missing\.points: expected shares of"),
+        ({"missing": {"points": 0.5}}, r"data\.missing\.points: expected shares for"),
         ({"modalities": ["image"], "missing": {"audio": 0.5}}, r"data\.missing\.audio"),
         ({"augment": {"points": {}}}, r"data\.augment\.points: expected settings of image, audio"),
         ({"corruption": {"picture": {}}}, r"data\.corruption\.picture"),
