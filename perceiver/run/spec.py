@@ -49,6 +49,8 @@ def use_stored_spec(
         raise ValueError("ckpt_path: the checkpoint holds no spec (modalities, class names); its data cannot be prepared.")
     try:
         check_spec(spec)
+        if not spec.get("modalities"):
+            raise ValueError("spec.modalities: expected one modality or more, got none")
     except ValueError as error:
         raise ValueError(f"ckpt_path: {file}: {error}") from error
     try:

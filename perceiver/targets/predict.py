@@ -48,7 +48,9 @@ def predict(
         )
     if batch_size < 1:
         raise ValueError(f"predict: batch_size must be at least 1, got {batch_size}.")
-    modalities = spec["modalities"]
+    modalities = spec.get("modalities")
+    if not modalities:
+        raise ValueError("predict: the spec of this model has no modalities, so that samples cannot be prepared.")
     collate = Collate(modalities=modalities)
     unknown = _Unknown(modalities)
     predictions: list[Any] = []

@@ -145,6 +145,7 @@ def test_folders_elsewhere(shards: str) -> None:
         (lambda facts: facts["spec"].update(modalities=[]), r"spec\.modalities: expected an object"),
         (lambda facts: facts["spec"]["modalities"].update(note={}), r"spec\.modalities\.note: expected an object with"),
         (lambda facts: facts["spec"]["target"].update(kind="x"), r"spec\.target\.kind: expected one of classes"),
+        (lambda facts: facts["spec"]["target"].update(kind=["x"]), r"spec\.target\.kind: expected a text, got \['x'\]"),
         (lambda facts: facts["spec"]["target"].update(names=[1]), r"spec\.target\.names: expected a list of texts"),
         (
             lambda facts: facts["spec"]["modalities"]["note"].update(a=[{"_target_": "os.system"}]),
