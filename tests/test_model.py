@@ -622,6 +622,9 @@ def test_prediction_needs_class_names() -> None:
         model.spec = spec
         with pytest.raises(ValueError, match="whose spec has class names"):
             model.predict(raw_samples())
+    model.spec = {"target": SPEC["target"]}
+    with pytest.raises(ValueError, match="the spec of this model has no modalities"):
+        model.predict(raw_samples())
 
 
 def test_prediction_of_labels_and_values() -> None:

@@ -47,7 +47,9 @@ def read_config(directory: Path, *, maker: str) -> dict[str, Any]:
         raise WeightFileError(f"{file}: expected at most {MOST_TEXT_BYTES:,} bytes of JSON, got {size:,}")
     try:
         values = json.loads(file.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:  # also raised for integers with thousands of digits
+    except RecursionError:
+        raise WeightFileError(f"{file}: expected JSON: its lists or objects are nested too deeply") from None
+    except ValueError as error:  # also raised for integers with thousands of digits
         raise WeightFileError(f"{file}: expected JSON: {error}") from error
     if not isinstance(values, dict):
         raise WeightFileError(f"{file}: expected a JSON object, got {type(values).__name__}")

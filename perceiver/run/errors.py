@@ -55,6 +55,8 @@ def report_error(error: Exception, *, directory: Path | None, conf: Path | None 
         lines[0] += f" {hint}"
     text = "".join(traceback.format_exception(error))
     saved = directory is not None and _save(text, directory / log)
+    if _is_of_processes(error):
+        _silence_incomplete_loaders()
     if os.environ.get(FULL_ERROR) == "1":
         lines.append(text)
     elif saved:
@@ -212,6 +214,17 @@ def _innermost(error: BaseException) -> BaseException:
 def _is_of_processes(error: BaseException) -> bool:
     """Whether an error arose in multiprocessing, which keeps its semaphores in shared memory."""
     return any("multiprocessing" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
+
+
+def _silence_incomplete_loaders() -> None:
+    """Silence PyTorch's complaint that an iterator whose creation failed cannot shut its processes down."""
+    earlier = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if "_MultiProcessingDataLoaderIter" not in getattr(unraisable.object, "__qualname__", ""):
+            earlier(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _save(text: str, path: Path) -> bool:

@@ -51,6 +51,8 @@ def use_stored_spec(
         )
     try:
         check_spec(spec)
+        if not spec.get("modalities"):
+            raise ValueError("spec.modalities: expected one modality or more, got none")
     except ValueError as error:
         raise ValueError(f"ckpt_path: {file}: {error}") from error
     try:

@@ -49,7 +49,9 @@ def predict(
         )
     if batch_size < 1:
         raise ValueError(f"predict: expected batch_size of at least 1, got {batch_size}.")
-    modalities = spec["modalities"]
+    modalities = spec.get("modalities")
+    if not modalities:
+        raise ValueError("predict: the spec of this model has no modalities, so that samples cannot be prepared.")
     collate = Collate(modalities=modalities)
     unknown = _Unknown(modalities)
     predictions: list[Any] = []

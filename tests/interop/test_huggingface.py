@@ -241,6 +241,9 @@ def test_config_that_is_no_json(directory: Path) -> None:
     (directory / "config.json").write_text("{")
     with pytest.raises(WeightFileError, match=r"config\.json: expected JSON"):
         from_transformers(directory)
+    (directory / "config.json").write_text("[" * 100_000)
+    with pytest.raises(WeightFileError, match=r"config\.json: expected JSON: its lists or objects are nested too deeply"):
+        from_transformers(directory)
     (directory / "config.json").write_text("[]")
     with pytest.raises(WeightFileError, match=r"expected a JSON object, got list"):
         from_transformers(directory)

@@ -1,4 +1,4 @@
-"""Sound in containers, as PyAV writes it."""
+"""Sound and video in containers, as PyAV writes them."""
 
 from pathlib import Path
 
@@ -20,5 +20,16 @@ def write_container(path: Path, sound: np.ndarray, *, rate: int, codec: str, for
         size = stream.codec_context.frame_size or 1024
         while (part := waiting.read(size) or waiting.read()) is not None:
             container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_film(path: Path, frames: np.ndarray, *, form: str) -> Path:
+    """Write `(T, H, W, 3)`, uint8, as MPEG-4 video in a container."""
+    with av.open(str(path), "w", format=form) as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.height, stream.width = frames.shape[1:3]
+        for pixels in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode(None))
     return path

@@ -4,6 +4,7 @@ An entry point prepares good content once and then tries mutations of it. A muta
 and a number, so that `python benchmarks/fuzz.py --only NAME --number N` repeats it.
 """
 
+import gzip
 import json
 import random
 import resource
@@ -23,20 +24,25 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import soundfile
 import torch
+from containers_written import write_container, write_film
+from dense_cases import write_kitti, write_pfm
 from hostile_models import MODEL, SPEC
 from manifest_cases import animals, write_csv, write_json_lines
 from omegaconf import OmegaConf
 from PIL import Image
+from point_cloud_files import pcd, ply
 
 import perceiver
 from perceiver import checkpoints
 from perceiver.checkpoints.build import build_model
 from perceiver.checkpoints.file import Recipe, assemble
 from perceiver.data import DataModule, Digits, Manifest
-from perceiver.data.folders.flow import read_flow, write_flow
 from perceiver.data.manifest import read_table
+from perceiver.data.readers.flow_files import read_flow_channels, write_flow
 from perceiver.data.readers.meshes import read_off, sample_surface
 from perceiver.data.shards.folder import ShardFolder
 from perceiver.interop.hub import from_pretrained, save_pretrained
@@ -103,7 +109,8 @@ def is_clear(error: BaseException) -> bool:
     """Whether an error is meant for users: a type of this package, or a ValueError or OSError that this package raised."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, MemoryError | RecursionError | HangError):
+        is_refusal = type(cause).__module__.startswith("perceiver.")  # such as that of a model which would not fit
+        if isinstance(cause, MemoryError | RecursionError | HangError) and not is_refusal:
             return False
         cause = cause.__cause__
     if type(error).__module__.startswith("perceiver.") and str(error):
@@ -216,7 +223,7 @@ def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def of_tables(folder: Path) -> Try:
-    """Manifests as CSV, TSV and JSON lines, through all of `data=manifest`."""
+    """Manifests as CSV (also compressed), TSV, JSON, JSON lines and Parquet, through all of `data=manifest`."""
     rows = [
         {
             "id": f"a{number}", "age": number, "sex": "fm"[number % 2], "note": f'Ein "Hund", {number}',
@@ -227,7 +234,12 @@ def of_tables(folder: Path) -> Try:
     csv = write_csv(folder / "good.csv", rows).read_bytes()
     lines = [rows[0].keys(), *(row.values() for row in rows)]
     tsv = "\n".join("\t".join(str(cell).replace('"', "") for cell in line) for line in lines).encode()
-    good = {"csv": csv, "tsv": tsv, "jsonl": write_json_lines(folder / "good.jsonl", rows).read_bytes()}
+    pq.write_table(pa.Table.from_pylist(rows), folder / "good.parquet")
+    good = {
+        "csv": csv, "tsv": tsv, "jsonl": write_json_lines(folder / "good.jsonl", rows).read_bytes(),
+        "json": json.dumps(rows).encode(), "csv.gz": gzip.compress(csv, mtime=0),
+        "parquet": (folder / "good.parquet").read_bytes(),
+    }  # fmt: skip
     modalities = {"facts": {"kind": "table", "columns": ["age", "sex", "seen"]}, "note": "text", "vitals": "timeseries"}
 
     def attempt(chance: random.Random) -> None:
@@ -245,38 +257,73 @@ def of_tables(folder: Path) -> Try:
 
 
 def of_cells(folder: Path) -> Try:
-    """Files that cells of a manifest name: sound, image, array and series, as rows of `data=manifest`."""
-    rows = animals(folder, 8)
-    modalities = {"photo": "image", "sound": "audio", "vitals": "timeseries", "cloud": "points"}
+    """Files that cells of a manifest name: sound, image, video, points and series, as rows of `data=manifest`."""
+    files = _good_files(folder / "good")
+    names = {
+        "photo": "0.png", "sound": "0.wav", "vitals": "0.csv", "cloud": "0.npy", "scan": "0.ply", "film": "0.mp4",
+        "animation": "0.gif", "frames": "1.npy",
+    }  # fmt: skip
+    for modality, name in names.items():
+        (folder / name).write_bytes(files[modality][0])
+    rows = [{**names, "label": ("cat", "dog")[number % 2]} for number in range(8)]
+    clip = {"kind": "video", "num_frames": 2, "size": [8, 8]}
+    modalities: dict[str, Any] = {
+        "photo": "image", "sound": "audio", "vitals": "timeseries", "cloud": "points", "scan": "points", "film": clip,
+        "animation": clip, "frames": clip,
+    }  # fmt: skip
     settings: dict[str, Any] = {"image_size": (8, 8), "sample_rate": 8000, "modalities": modalities}
     data = DataModule.of(Manifest, manifest=write_csv(folder / "m.csv", rows), **settings)
     data.setup("fit")
     samples = data.split("train")
-    tone = 0.3 * np.sin(np.arange(800) / 5)
-    files: dict[str, list[bytes]] = {name: [] for name in modalities}
-    for form in ("WAV", "FLAC", "AIFF", "AU", "OGG"):
-        soundfile.write(folder / "sound", tone, 8000, format=form)
-        files["sound"].append((folder / "sound").read_bytes())
-    for form in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"):
-        Image.new("RGB", (12, 10), (200, 30, 90)).save(folder / "photo", format=form)
-        files["photo"].append((folder / "photo").read_bytes())
-    files["vitals"].append((folder / "0.csv").read_bytes())
-    files["cloud"].append((folder / "0.npy").read_bytes())
-    names = {"photo": "0.png", "sound": "0.wav", "vitals": "0.csv", "cloud": "0.npy"}
 
     def attempt(chance: random.Random) -> None:
-        [modality] = [one for one in samples.modalities if one.name == (name := chance.choice(list(modalities)))]
-        (folder / names[name]).write_bytes(mutated(chance.choice(files[name]), chance))
+        chosen = chance.choice(list(files))
+        [modality] = [one for one in samples.modalities if one.name == chosen]
+        (folder / names[chosen]).write_bytes(mutated(chance.choice(files[chosen]), chance))
         samples.read(0, modality)
 
     return attempt
 
 
+def _good_files(folder: Path) -> dict[str, list[bytes]]:
+    """Contents of files by modality."""
+    folder.mkdir()
+    tone = 0.3 * np.sin(np.arange(800, dtype=np.float32) / 5)
+    for form in ("WAV", "FLAC", "AIFF", "AU", "OGG", "MP3", "CAF"):
+        soundfile.write(folder / f"sound {form}", tone, 8000, format=form)
+    for form, codec in (("mp4", "aac"), ("matroska", "libopus"), ("ogg", "flac")):
+        rate = 48_000 if codec == "libopus" else 8000
+        write_container(folder / f"sound {form}", tone[None], rate=rate, codec=codec, form=form)
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+    images = [Image.fromarray(frame) for frame in pixels]
+    for form in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "ICO", "PPM"):
+        images[0].save(folder / f"photo {form}", format=form)
+    Image.fromarray(256 * pixels[0, ..., 0].astype(np.uint16)).save(folder / "photo deep", format="PNG")
+    for form in ("GIF", "PNG", "WEBP", "TIFF"):
+        images[0].save(folder / f"animation {form}", format=form, save_all=True, append_images=images[1:])
+    for form in ("mp4", "matroska", "avi", "mpegts"):
+        write_film(folder / f"film {form}", pixels, form=form)
+    np.save(folder / "frames.npy", pixels)
+    np.save(folder / "cloud.npy", np.ones((5, 3)))
+    (folder / "scan text").write_bytes(b"x,y,z\n1.5,2,3\n4,5,6\n")
+    for form in ("ascii", "binary_little_endian", "binary_big_endian"):
+        (folder / f"scan {form}.ply").write_bytes(ply(form))
+    for form in ("ascii", "binary", "binary_compressed"):
+        (folder / f"scan {form}.pcd").write_bytes(pcd(form))
+    (folder / "vitals").write_bytes(b"time,pulse,pressure\n0,60.5,120\n0.5,61,\n1,59,118\n")
+    (folder / "vitals dates").write_bytes(b"time;pulse\n2026-01-01 10:00;60,5\n2026-01-01 10:01;61,0\n")
+    kinds = ("photo", "sound", "vitals", "cloud", "scan", "film", "animation", "frames")
+    return {kind: [file.read_bytes() for file in sorted(folder.glob(f"{kind}*"))] for kind in kinds}
+
+
 def of_grids(folder: Path) -> Try:
     """Meshes and optical flow."""
     mesh = b"OFF\n4 4 0\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n3 0 1 2\n3 0 1 3\n3 0 2 3\n3 1 2 3\n"
-    write_flow(folder / "good.flo", np.ones((2, 3, 4), dtype=np.float32))
-    flow = (folder / "good.flo").read_bytes()
+    writers: tuple[Callable[[Path, Any], None], ...] = (write_flow, write_pfm, write_kitti)
+    flows = []
+    for write in writers:
+        write(folder / "good", np.ones((2, 3, 4), dtype=np.float32))
+        flows.append((folder / "good").read_bytes())
 
     def attempt(chance: random.Random) -> None:
         if chance.random() < 0.5:
@@ -284,8 +331,8 @@ def of_grids(folder: Path) -> Try:
             vertices, triangles = read_off(folder / "x.off")
             sample_surface(vertices, triangles, num_points=8, random=np.random.RandomState(0))
         else:
-            (folder / "x.flo").write_bytes(mutated(flow, chance))
-            read_flow(folder / "x.flo")
+            (folder / "x.flo").write_bytes(mutated(chance.choice(flows), chance))
+            read_flow_channels(folder / "x.flo", channels=3)
 
     return attempt
 

@@ -14,6 +14,21 @@ from perceiver.runtime.regularising import regularising
 from perceiver.targets.classes import classes_target
 
 
+def stored_kinds(stored: Mapping[str, Any]) -> dict[str, str]:
+    """Return the kind of each modality of a stored spec.
+
+    Raises:
+        ValueError: the spec has no modalities, or one without a kind.
+    """
+    modalities = stored.get("modalities")
+    if not isinstance(modalities, Mapping) or not modalities:
+        raise ValueError("spec.modalities: expected one modality or more, each with its kind; the stored spec has none.")
+    kinds = {name: entry.get("kind") if isinstance(entry, Mapping) else None for name, entry in modalities.items()}
+    if missing := [name for name, kind in kinds.items() if not isinstance(kind, str)]:
+        raise ValueError(f"spec.modalities.{missing[0]}.kind: expected a text; the stored spec has none.")
+    return {str(name): str(kind) for name, kind in kinds.items()}
+
+
 @regularising(augment=None)
 class Source(ABC):
     """Finds and reads the splits of a data set; `DataModule` makes the batches.

@@ -134,13 +134,14 @@ def warn_of_unknown_values(table: ManifestTable, rows: Sequence[int], *, spec: M
         rows: rows for validation, test or prediction.
         spec: stored spec of the modality.
     """
-    for column in spec["columns"] if process_rank() == 0 and rows else ():
+    categories = spec.get("categories") or {}
+    for column in (spec.get("columns") or ()) if process_rank() == 0 and rows else ():
         values = [value for row in rows if (value := table.cell(row, column)) is not None]
         if not values:
             log.warning("%s, column %r: is empty in all %d rows.", table.path, column, len(rows))
-        if column not in spec["categories"]:
+        if column not in categories:
             continue
-        unknown = UnknownCategories(spec["categories"][column])
+        unknown = UnknownCategories(categories[column])
         for value in values:
             unknown.add(value)
         unknown.warn(f"{table.path}, column {column!r}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from perceiver.data.loading.source import Source
+from perceiver.data.loading.source import Source, stored_kinds
 from perceiver.data.manifest.columns import warn_of_unknown_values
 from perceiver.data.manifest.formats.parts import folder_of, listed
 from perceiver.data.manifest.modalities import ManifestModality, parse_modalities, stored_modality
@@ -196,7 +196,7 @@ class Manifest(Source):
             columns = [str(name) for name in target["names"]]  # as set in training
         elif kind != "values" and target.get("columns") and (columns == LABEL or not isinstance(columns, str)):
             columns = [str(name) for name in target["columns"]]
-        known = {name: spec.get("kind") for name, spec in stored.get("modalities", {}).items()}
+        known = stored_kinds(stored)
         for modality in self._asked or ():
             if known.get(modality.name) != modality.kind:
                 raise ValueError(

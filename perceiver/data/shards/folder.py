@@ -134,9 +134,9 @@ def _check_content(*, spec: Any, samples: Any, rows_per_shard: Any, source: Any,
     for name, entry in modalities.items():
         if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str):
             raise ValueError(f"spec.modalities.{name}: expected an object with a kind")
+    check_spec(spec)  # first: it requires a text as kind
     if not isinstance(target, dict) or target.get("kind") not in KINDS:
         raise ValueError(f"spec.target.kind: expected one of {', '.join(KINDS)}")
-    check_spec(spec)
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:

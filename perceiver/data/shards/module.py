@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.data import ConcatDataset, Dataset
 
 from perceiver.batch import Sample
-from perceiver.data.loading.source import Source
+from perceiver.data.loading.source import Source, stored_kinds
 from perceiver.data.shards.backend import litdata
 from perceiver.data.shards.errors import ShardError
 from perceiver.data.shards.folder import ShardFolder
@@ -71,7 +71,7 @@ class Shards(Source):
         """
         own = self._read().spec
         kinds = {name: entry["kind"] for name, entry in own["modalities"].items()}
-        theirs = {name: entry.get("kind") for name, entry in stored.get("modalities", {}).items()}
+        theirs = stored_kinds(stored)
         used = theirs if self.modalities is None else self.modalities
         for name in used:
             if name not in theirs or kinds.get(name) != theirs[name]:

@@ -255,8 +255,10 @@ def test_parquet_text_that_is_not_utf8(tmp_path: Path) -> None:
 
     text = pa.array([b"good", b"\xff\xfe", b"fine"]).view(pa.string())
     pq.write_table(pa.table({"note": text, "label": ["a", "b", "a"]}), tmp_path / "m.parquet")
-    problems = read_table(tmp_path / "m.parquet").problems
+    table = read_table(tmp_path / "m.parquet")
+    problems = table.problems
     assert list(problems) == [1]
+    assert [table.cell(row, "note") for row in range(3)] == ["good", None, "fine"]
     assert problems[1].startswith(", column 'note': cannot be decoded: 'utf-8' codec can't decode byte 0xff")
 
 

@@ -4,15 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from perceiver.run.processes.start_up import quiet_interrupt, raise_interrupts
 
-# Modules that take long to import: the first import after the handler waits for the signal.
+# Modules that take long to import: the first import after the handler waits for the signal. Its default is restored, since
+# jobs in the background of a shell ignore it, and so do the tests and their processes then.
 STARTING = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from perceiver.run import main
 
 class Slow:
@@ -38,6 +41,14 @@ def test_ctrl_c_during_imports_prints_no_traceback(slow: str, repository: Path, 
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, earlier)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupts_are_raised_once_the_run_has_started() -> None:
     with quiet_interrupt():
         raise_interrupts()

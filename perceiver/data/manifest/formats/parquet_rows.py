@@ -41,7 +41,7 @@ def read_parquet_rows(path: Path, *, max_bytes: int) -> TableFile:
             column = column.cast(column.type.value_type)
         whole = column.combine_chunks()
         columns[name] = _as_text(whole.combine_chunks() if isinstance(whole, pa.ChunkedArray) else whole)
-        _check_cells(columns[name], name, problems)
+        columns[name] = _without_damaged(columns[name], name, problems)
         if (names := labels.get(table.column_names[number])) is not None:
             named = with_class_names(columns[name], names, column_name=name, problems=problems)
             if named is not None:
@@ -60,16 +60,20 @@ def _as_text(column: Any) -> Any:
     return column if pc.any(pc.match_substring(text, "\0")).as_py() else text
 
 
-def _check_cells(column: Any, name: str, problems: dict[int, str]) -> None:
-    """Find the cells of a column that do not match its type, such as text that is not UTF-8."""
+def _without_damaged(column: Any, name: str, problems: dict[int, str]) -> Any:
+    """Empty the cells of a column that do not match its type, such as text that is not UTF-8; each is a problem."""
     try:
         column.validate(full=True)
     except pa.ArrowException:
+        kept: list[int | None] = list(range(len(column)))
         for row in range(len(column)):
             try:
                 column[row].as_py()
             except Exception as error:
                 problems.setdefault(row, f", column {name!r}: cannot be decoded: {error}")
+                kept[row] = None
+        return column.take(pa.array(kept, type=pa.int64()))
+    return column
 
 
 class _TooLargeError(ValueError):
