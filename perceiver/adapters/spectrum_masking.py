@@ -25,9 +25,7 @@ class SpectrumMasking(nn.Module):
         torch.Size([2, 1, 40, 100])
     """
 
-    def __init__(
-        self, *, max_bands: int, max_frames: int, num_band_masks: int = 1, num_frame_masks: int = 1
-    ) -> None:
+    def __init__(self, *, max_bands: int, max_frames: int, num_band_masks: int = 1, num_frame_masks: int = 1) -> None:
         super().__init__()
         arguments = {
             "max_bands": max_bands,

@@ -125,9 +125,7 @@ class MultimodalDecoder(Decoder):
             raise ValueError(f"index, mask: expected any of the outputs {sorted(self.queries)}, got {sorted(unknown)}.")
         none = [name for name, places in index.items() if places is not None and places.shape[-1] == 0]
         read = {} if tokens is None else tokens
-        queries = self.fusion(
-            {name: own(read, latents.device) for name, own in self.queries.items() if name not in none}
-        )
+        queries = self.fusion({name: own(read, latents.device) for name, own in self.queries.items() if name not in none})
         if none:
             # Data-parallel training waits for every parameter.
             unused = [parameter for name in none for parameter in self._parameters_of(name)]

@@ -125,6 +125,4 @@ class QueryDecoder(Decoder):
                 outputs = self.tied_logits(outputs, adapters)
             return outputs if self.scale == 1 else outputs * self.scale
 
-        return decode(
-            self.cross_attend, queries, latents, output=output, chunk_size=self.chunk_size, index=index, mask=mask
-        )
+        return decode(self.cross_attend, queries, latents, output=output, chunk_size=self.chunk_size, index=index, mask=mask)

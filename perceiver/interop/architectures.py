@@ -379,9 +379,7 @@ def _multimodal_head(values: Config) -> Config:
         "output_channels": {"audio": values["samples_per_patch"], "label": values["num_labels"], "video": 3},
         "hidden_channels": values["output_num_channels"],
         "padding": 2,
-        "qk_channels": _decoder_qk(
-            values, 2 + max(values["_label_trainable_num_channels"], 1 + 2 * 192, 3 * (1 + 2 * 32))
-        ),
+        "qk_channels": _decoder_qk(values, 2 + max(values["_label_trainable_num_channels"], 1 + 2 * 192, 3 * (1 + 2 * 32))),
         **_decoding(values),
     }
 
@@ -415,9 +413,7 @@ ARCHITECTURES = {
         lambda tree: {"train_size": tree["adapters"]["frames"]["position"]["resolution"]},
     ),
     "PerceiverForMaskedLM": Architecture(_text, _text_head, _read_text),
-    "PerceiverForMultimodalAutoencoding": Architecture(
-        _multimodal, _multimodal_head, _read_multimodal, _multimodal_fusion
-    ),
+    "PerceiverForMultimodalAutoencoding": Architecture(_multimodal, _multimodal_head, _read_multimodal, _multimodal_fusion),
 }
 
 _KINDS = {

@@ -132,8 +132,7 @@ def _architecture(values: Mapping[str, Any], directory: Path) -> str:
     known = [name for name in names if name in ARCHITECTURES]
     if not known:
         raise ArchitectureError(
-            f"{directory}: config.json: expected one of the architectures {', '.join(ARCHITECTURES)}; "
-            f"got {str(named)[:120]}"
+            f"{directory}: config.json: expected one of the architectures {', '.join(ARCHITECTURES)}; got {str(named)[:120]}"
         )
     return str(known[0])
 

@@ -28,9 +28,7 @@ class Frame:
         self.height, self.width = size
         self.crop_fraction = crop_fraction
 
-    def __call__(
-        self, image: Image.Image, *, resample: Image.Resampling = Image.Resampling.BICUBIC
-    ) -> Image.Image:
+    def __call__(self, image: Image.Image, *, resample: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
         """Resize an image of any size to `size`; use NEAREST as `resample` for pixels that are class numbers."""
         wanted = (self.width, self.height)
         if image.size == wanted and self.crop_fraction == 1:

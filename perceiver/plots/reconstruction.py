@@ -137,9 +137,7 @@ class Reconstructions:
                 figures[title] = self._figure(model, columns, name, own)
         return figures
 
-    def _figure(
-        self, model: Perceiver, columns: list[tuple[Any, Any, Any]], name: str, facts: ModalitySpec
-    ) -> Figure:
+    def _figure(self, model: Perceiver, columns: list[tuple[Any, Any, Any]], name: str, facts: ModalitySpec) -> Figure:
         adapter = model.adapters[name]
         own = drawing_of(facts, adapter) if hasattr(adapter, "with_content") else GridDrawing()
         drawing = self.drawings.get(name) or own

@@ -34,9 +34,7 @@ class SampleGrid:
         self, *, num_samples: int = 24, num_compared: int = 1024, drawings: Mapping[str, Drawing] | None = None
     ) -> None:
         if not 1 <= num_samples <= num_compared:
-            raise ValueError(
-                f"SampleGrid: expected 1 <= num_samples <= num_compared, got {num_samples} and {num_compared}."
-            )
+            raise ValueError(f"SampleGrid: expected 1 <= num_samples <= num_compared, got {num_samples} and {num_compared}.")
         self.num_samples = num_samples
         self.num_compared = num_compared
         self.drawings = dict(drawings or {})
@@ -86,9 +84,7 @@ class SampleGrid:
             for place, name in enumerate(present):
                 position = number * len(present) + place + 1
                 there = name in single.inputs
-                axes = figure.add_subplot(
-                    rows, columns, position, projection=drawings[name].projection if there else None
-                )
+                axes = figure.add_subplot(rows, columns, position, projection=drawings[name].projection if there else None)
                 if place == 0:
                     title_sample(axes, comparison)
                 if there:

@@ -84,9 +84,7 @@ class RunDirectory:
         """Write metrics.json."""
         write_metrics(self.path / METRICS, metrics)
 
-    def _continue_table(
-        self, trainer: Trainer, *, steps: int | None, last_row: Mapping[str, float] | None = None
-    ) -> None:
+    def _continue_table(self, trainer: Trainer, *, steps: int | None, last_row: Mapping[str, float] | None = None) -> None:
         """Keep an existing metrics table, which CSVLogger would delete."""
         EarlierTable(self.path / "csv" / "metrics.csv", steps=steps, last_row=last_row).continue_in(trainer)
 

@@ -59,9 +59,7 @@ class SegmentationPrediction:
 
     def cut(self, height: int, width: int) -> SegmentationPrediction:
         """Return the prediction for the first rows and columns."""
-        return replace(
-            self, classes=self.classes[:height, :width], probabilities=self.probabilities[:, :height, :width]
-        )
+        return replace(self, classes=self.classes[:height, :width], probabilities=self.probabilities[:, :height, :width])
 
     def cells(self) -> dict[str, str]:
         """Return the cells of a row in a table of predictions, by column, besides the file."""

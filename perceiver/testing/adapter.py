@@ -419,9 +419,7 @@ def _require_error(act: Callable[[], object], *, names: str, what: str) -> None:
         ) from error
     else:
         raise AssertionError(f"expected ValueError or TypeError for {what}, got tokens; {where}.")
-    require(
-        re.search(names, words) is not None, f"expected an error that names {what}, got {words!r}; {where}."
-    )
+    require(re.search(names, words) is not None, f"expected an error that names {what}, got {words!r}; {where}.")
 
 
 def _dense_equals_factored(case: _Case) -> None:

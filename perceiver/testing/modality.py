@@ -235,9 +235,7 @@ def _normalisation_inverts(case: _Case) -> None:
 def _collation_pads_and_masks(case: _Case) -> None:
     spec, axes = case.spec(), case.axes()
     samples = [case.kind().preprocess(raw, spec, "sample") for raw in case.raw()]
-    batch = Collate(modalities={"x": spec})(
-        [Sample(inputs={"x": x}, id=str(row)) for row, x in enumerate(samples)]
-    )
+    batch = Collate(modalities={"x": spec})([Sample(inputs={"x": x}, id=str(row)) for row, x in enumerate(samples)])
     mask = batch.masks.get("x")
     for row, sample in enumerate(samples):
         for part, x in _parts(sample).items():
