@@ -8,10 +8,12 @@ from typing import Any, cast
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from perceiver.decoders.causal import CausalDecoder
 from perceiver.decoders.decoder import SequenceDecoder, outputs_of, target_index, target_name, target_output
 from perceiver.decoders.memory import Memory
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
+from perceiver.generation import generate_from_memory
 from perceiver.masking.modality_dropout import ModalityDropout
 from perceiver.runtime.evaluating import evaluating
 from perceiver.targets.predict import predict
@@ -195,12 +197,14 @@ class Perceiver(nn.Module):
     def target_outputs(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Any:
         """Raw inputs by modality -> the outputs for the target of the spec, e.g. logits `(B, num_classes)`.
 
-        They are computed from inputs without the target. A decoder of several outputs decodes only its `target`.
-        See `tokens` for arguments and errors.
+        They are computed from inputs without the target. A decoder of several outputs decodes only its `target`; a
+        `CausalDecoder` generates a sequence, `perceiver.Generated`. See `tokens` for arguments and errors.
 
         Raises:
             ValueError: if the head has several outputs, and none of them is the target.
         """
+        if isinstance(self.head, CausalDecoder):
+            return generate_from_memory(self.head, self.memory(inputs, masks), decoding=self.head.decoding)
         index = target_index(self.head, device=next(self.parameters()).device)
         return target_output(self.head, self(**self.without_target(inputs, masks), index=index))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,6 +16,7 @@ from perceiver.attention.feed_forward import FeedForward
 from perceiver.attention.projected import ProjectedTokens, project, read, read_weights
 from perceiver.attention.projection import lecun_linear
 from perceiver.decoders.decoder import SequenceDecoder
+from perceiver.decoders.decoding import Decoding
 from perceiver.decoders.memory import Memory
 from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_at_least_one, check_dropout
@@ -135,6 +138,7 @@ class CausalDecoder(SequenceDecoder):
         attention_dropout: probability of dropping an attention weight in training.
         tied_logits: compute logits with the weights of the embedding; else with a separate map.
         approximate_gelu: use the tanh approximation of GELU.
+        generation: how predictions are generated, as arguments of `Decoding`; None: greedily.
 
     Raises:
         ValueError: for numbers that are out of range.
@@ -172,6 +176,7 @@ class CausalDecoder(SequenceDecoder):
         attention_dropout: float = 0.0,
         tied_logits: bool = True,
         approximate_gelu: bool = False,
+        generation: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         width = getattr(memory, "channels", None)
@@ -188,6 +193,11 @@ class CausalDecoder(SequenceDecoder):
         special = {"start_id": start_id, "end_id": end_id, "pad_id": pad_id}
         if not all(0 <= number < vocabulary_size for number in special.values()):
             raise ValueError(f"CausalDecoder: expected ids in [0, vocabulary_size = {vocabulary_size}), got {special}.")
+        try:
+            self.decoding = Decoding(**(generation or {}))
+        except TypeError:
+            known = sorted(Decoding.__dataclass_fields__)
+            raise ValueError(f"CausalDecoder.generation: expected some of {known}, got {dict(generation or {})}.") from None
         self.output_channels = vocabulary_size
         self.channels = channels
         self.max_length = max_length

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from perceiver.generation.decoding import Decoding
+from perceiver.decoders.decoding import Decoding
 from perceiver.generation.step import Caching, Step
 
 _NEVER = -1.0e9

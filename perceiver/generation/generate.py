@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from perceiver.decoders.causal import CausalDecoder
+from perceiver.decoders.decoding import Decoding
 from perceiver.decoders.memory import Memory
 from perceiver.generation.beams import beam_search
-from perceiver.generation.decoding import Decoding
 from perceiver.generation.step import Caching, Step, Streamer
 
 
@@ -33,6 +33,13 @@ class Generated:
     scores: Tensor
     lengths: Tensor
     attention: list[dict[str, Tensor]] | None = None
+
+    def cpu(self) -> Generated:
+        """Return the same in main memory."""
+        attention = self.attention
+        if attention is not None:
+            attention = [{name: weights.cpu() for name, weights in layer.items()} for layer in attention]
+        return Generated(ids=self.ids.cpu(), scores=self.scores.cpu(), lengths=self.lengths.cpu(), attention=attention)
 
     def sequences(self, end_id: int) -> list[list[int]]:
         """Return the generated ids of each sequence, without start id, end id and padding."""
