@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from perceiver.modalities import Modality as Modality
     from perceiver.model import Perceiver as Perceiver
     from perceiver.positions import Fourier as Fourier, LearnedTable as LearnedTable, Projected as Projected
+    from perceiver.runtime.regularising import regularising as regularising
     from perceiver.targets.classes import Prediction as Prediction
     from perceiver.targets.labels import LabelsPrediction as LabelsPrediction
     from perceiver.targets.pixels import FieldPrediction as FieldPrediction, SegmentationPrediction as SegmentationPrediction
@@ -75,6 +76,7 @@ _MODULES = {
     "flow_in_tiles": "inference.tiling",
     "generate": "generation",
     "load": "checkpoints.file",
+    "regularising": "runtime.regularising",
     "save": "checkpoints.file",
 }
 

@@ -62,7 +62,7 @@ class Table(nn.Module):
         self.content_channels = 1 + max(self.category_sizes, default=0)
 
     def forward(self, x: Mapping[str, Tensor], mask: Bool[Tensor, "batch"] | None = None) -> Tokens:
-        """Rows -> Tokens on the grid `(n + k,)`, numbers first.
+        """Convert rows to Tokens on the grid `(n + k,)`, numbers first.
 
         Args:
             x: a dict of
@@ -112,7 +112,7 @@ class Table(nn.Module):
         return Content(values=values, valid=valid)
 
     def _check(self, x: Mapping[str, Tensor], mask: Tensor | None) -> int:
-        """Keys, shapes and types of the input, in words; returns B."""
+        """Check keys, shapes and types of the input; return B."""
         if not isinstance(x, Mapping):
             raise TypeError(f"Table: expected a dict of numbers, categories and present, got {type(x).__name__}.")
         columns = {"numbers": self.num_numbers, "categories": len(self.category_sizes), "present": self.num_columns}
@@ -131,15 +131,15 @@ class Table(nn.Module):
         if "categories" in x and x["categories"].dtype not in (torch.int64, torch.int32):
             raise TypeError(f"Table: expected categories as ids of type int64, got {x['categories'].dtype}.")
         if "present" in x and x["present"].dtype != torch.bool:
-            raise TypeError(f"Table: expected present of type bool (True = there), got {x['present'].dtype}.")
+            raise TypeError(f"Table: expected present of type bool (True = present), got {x['present'].dtype}.")
         if mask is not None and mask.dtype != torch.bool:
             raise TypeError(
                 f"Table mask: expected dtype bool (True = valid), got {mask.dtype}; convert it, e.g. `mask != 0`."
             )
         if mask is not None and tuple(mask.shape) != (batch,):
             raise ValueError(
-                f"Table mask: expected {(batch,)} (presence per row), got {tuple(mask.shape)}. Say which cells "
-                "are there with the input `present`."
+                f"Table mask: expected {(batch,)} (presence per row), got {tuple(mask.shape)}. Mark present cells "
+                "with the input `present`."
             )
         return batch
 
@@ -151,10 +151,10 @@ class Table(nn.Module):
         if bool(outside.any()):
             sample, column = outside.nonzero()[0].tolist()
             raise ValueError(
-                f"Table: sample {sample}, categorical column {column}: id {int(ids[sample, column])} is not in "
-                f"[0, {self.category_sizes[column]}). A category that training did not have is id 0."
+                f"Table: sample {sample}, categorical column {column}: id {int(ids[sample, column])} is not in [0, "
+                f"{self.category_sizes[column]}). Categories unseen in training have id 0."
             )
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the summary that `print(model)` shows."""
         return f"num_numbers={self.num_numbers}, category_sizes={self.category_sizes}"

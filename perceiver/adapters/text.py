@@ -71,7 +71,7 @@ class TextTokens(nn.Module):
         self.channels = embedding_channels if add_position else embedding_channels + position.channels
 
     def forward(self, x: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch *length"] | None = None) -> Tokens:
-        """Ids -> Tokens on the grid `(L,)`.
+        """Convert ids to Tokens on the grid `(L,)`.
 
         Args:
             x: `(B, L)`, int64 or int32; masked ids are arbitrary.
@@ -92,11 +92,11 @@ class TextTokens(nn.Module):
         return Tokens(parts=(embedded, *parts), mask=mask)
 
     def _check(self, x: Tensor) -> None:
-        """Shape and type of the input, in words."""
+        """Check shape and type of the input."""
         if x.dtype not in (torch.int64, torch.int32):
             raise TypeError(
-                f"TextTokens: expected ids of type int64, got {x.dtype}; `perceiver.modalities.text_bytes.encode_bytes` "
-                "makes them of a text."
+                f"TextTokens: expected ids of type int64, got {x.dtype}; "
+                "`perceiver.modalities.text_bytes.encode_bytes` converts a text to ids."
             )
         if x.ndim != 2 or x.shape[1] == 0:
             hint = " Add the missing dimension with x.unsqueeze(0)." if x.ndim == 1 else ""
@@ -119,5 +119,5 @@ class TextTokens(nn.Module):
             )
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the summary that `print(model)` shows."""
         return f"reference_length={self.reference_length}"

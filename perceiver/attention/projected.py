@@ -73,4 +73,5 @@ def read_weights(
         return scores.softmax(dim=-1)
     visible = tokens.mask[:, None, None, :]
     weights = scores.masked_fill(~visible, float("-inf")).softmax(dim=-1)
-    return torch.where(visible, weights, weights.new_zeros(())).nan_to_num(0.0)
+    shown: Tensor = torch.where(visible, weights, weights.new_zeros(())).nan_to_num(0.0)
+    return shown

@@ -5,11 +5,10 @@ from the result to outputs.
 """
 
 from perceiver.decoders.causal import CausalDecoder
-from perceiver.decoders.classification import ClassificationDecoder
+from perceiver.decoders.classification import ClassificationDecoder, PerClassDecoder
 from perceiver.decoders.decoder import Decoder, Head, SequenceDecoder
 from perceiver.decoders.memory import LatentMemory, Memory, WrittenMemory
 from perceiver.decoders.multimodal import MultimodalDecoder
-from perceiver.decoders.per_class import PerClassDecoder
 from perceiver.decoders.queries import InputQueries, LearnedQueries, PositionalQueries, Queries
 from perceiver.decoders.query import QueryDecoder
 from perceiver.decoders.reconstruction import ReconstructionDecoder, TokenPositions

@@ -19,7 +19,7 @@ class Head(nn.Module):
 
     Attributes:
         output_channels: size of the last axis of the output, by name if there are several outputs.
-        target: the one of several outputs that predicts the target of the spec; None: no such output, or only one output.
+        target: the output, of several, that predicts the target of the spec; None: no such output, or only one output.
 
     Examples:
         >>> from perceiver import PooledHead
@@ -54,7 +54,7 @@ class Decoder(Head, ABC):
         index: Any = None,
         mask: Any = None,
     ) -> Any:
-        """Latents -> outputs.
+        """Map latents to outputs.
 
         Args:
             latents: latents `(B, N, D)`.
@@ -106,7 +106,7 @@ def outputs_of(
         return head(latents, tokens=tokens, adapters=adapters, index=index, mask=mask)
     if index is not None or mask is not None:
         raise ValueError(
-            f"index, query_mask: {type(head).__name__} has no outputs to choose from; expected a head that is a "
+            f"index, query_mask: {type(head).__name__} cannot compute selected outputs; expected a "
             "perceiver.decoders.Decoder, such as QueryDecoder."
         )
     return head(latents)
@@ -129,14 +129,14 @@ def target_output(head: nn.Module, outputs: Any) -> Any:
     """Return the output that predicts the target: `(B, outputs)` of several outputs, or the whole output of other heads.
 
     Raises:
-        ValueError: if there are several outputs and none of them is the target.
+        ValueError: if no output of several is the target.
     """
     name = target_name(head)
     if name is not None:
         return outputs[name].flatten(1, -2).squeeze(1)
     if isinstance(outputs, Mapping):
         raise ValueError(
-            f"{type(head).__name__}: its outputs are {sorted(outputs)}, none of which is the spec's target; "
-            "MultimodalDecoder has one where its argument target says so."
+            f"{type(head).__name__}: its outputs are {sorted(outputs)}, none of which is the spec's target. For "
+            "MultimodalDecoder, set its argument target."
         )
     return outputs

@@ -3,7 +3,8 @@
 One file per kind, the table in `kinds`. A custom kind is a class derived from `Modality`, in any installed package.
 """
 
-from perceiver.modalities.modality import Modality, ModalitySpec
+from perceiver.modalities.modality import Modality
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.statistics import channel_statistics
 
 __all__ = ["Modality", "ModalitySpec", "channel_statistics"]

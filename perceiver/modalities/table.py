@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar, final
@@ -12,8 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perceiver.modalities.modality import Modality, ModalitySpec
+from perceiver.modalities.modality import Modality
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.written_numbers import date_of, is_missing_number, number_of
+
+log = logging.getLogger(__name__)
 
 
 @final
@@ -28,15 +33,15 @@ class TableModality(Modality):
     settings: ClassVar = {"columns": None, "numbers": None, "categories": None, "decimal": None, "thousands": None}
     several_columns = True
 
-    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return all columns, and the columns forced to be numbers or categories."""
         lists = {key: [str(column) for column in settings.get(key) or ()] for key in ("columns", "numbers", "categories")}
         columns = list(dict.fromkeys([*lists["columns"], *lists["numbers"], *lists["categories"]]))
         if not columns or set(lists["numbers"]) & set(lists["categories"]):
             own = {key: value for key, value in settings.items() if value is not None}
             raise ValueError(
-                f"expected columns, or numbers and categories, each a list of different columns, e.g. "
-                f"{{kind: table, columns: [age, sex]}}; got {own}."
+                "expected columns, or numbers and categories, each a list of distinct columns, e.g. {kind: table, "
+                f"columns: [age, sex]}}; got {own}."
             )
         separators = {key: str(settings[key]) for key in ("decimal", "thousands") if settings.get(key) is not None}
         for key, separator in separators.items():
@@ -75,13 +80,13 @@ class TableModality(Modality):
             None if is_missing(raw.get(column)) else number_of_name(raw[column], known)
             for column, known in categories.items()
         ]
-        there = [one is not None for one in values] + [not is_missing(raw.get(column)) for column in categories]
+        present = [one is not None for one in values] + [not is_missing(raw.get(column)) for column in categories]
         x = torch.tensor([math.nan if one is None else one for one in values], dtype=torch.float64)
         x = self.normalise(x, spec) if numbers else x
         return {
             "numbers": torch.where(x.isnan(), x.new_zeros(()), x).to(torch.float32),
             "categories": torch.tensor([0 if number is None else number + 1 for number in chosen], dtype=torch.int64),
-            "present": torch.tensor(there, dtype=torch.bool),
+            "present": torch.tensor(present, dtype=torch.bool),
         }
 
 
@@ -131,15 +136,46 @@ def number_of_name(value: Any, names: Sequence[str]) -> int | None:
     return numbers.get(text, numbers.get(value_text(text)))
 
 
-def number_in_column(value: Any, column: str, modality: Mapping[str, Any], *, name: str) -> float | None:
+class UnknownCategories:
+    """Counts the cells of a column whose categories are unknown in training.
+
+    Args:
+        known: categories of the training rows.
+    """
+
+    def __init__(self, known: Sequence[str]) -> None:
+        self.known = known
+        self._cells = 0
+        self._unknown: Counter[str] = Counter()
+
+    def add(self, value: Any) -> None:
+        """Count a cell."""
+        if is_missing(value):
+            return
+        self._cells += 1
+        if number_of_name(text := plain_text(value), self.known) is None:
+            self._unknown[text] += 1
+
+    def warn(self, place: str) -> None:
+        """Log the unknown categories, if any; the message begins with `place`."""
+        if self._unknown:
+            log.warning(
+                "%s: %d of %d cells have %d values unknown in training, such as %s; a model takes them for missing "
+                "categories. Known are %s.",
+                *(place, self._unknown.total(), self._cells, len(self._unknown), repr(next(iter(self._unknown)))),
+                ", ".join(self.known[:20]),
+            )
+
+
+def number_in_column(value: Any, column: str, spec: ModalitySpec, *, name: str) -> float | None:
     """Return the number or date in a cell; None if missing. For arguments and errors see `TableModality.preprocess`."""
     if is_missing(value) or is_missing_number(value):
         return None
-    date = (modality.get("dates") or {}).get(column)
+    date = (spec.get("dates") or {}).get(column)
     try:
         if date is not None:
             return date_of(value, date)
-        return number_of(value, (modality.get("written") or {}).get(column))
+        return number_of(value, (spec.get("written") or {}).get(column))
     except (TypeError, ValueError):
         what = "a date" if date is not None else "a finite number" if _is_infinite(value) else "a number"
         raise ValueError(f"{name}: expected {what}, got {value!r}.") from None

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from perceiver.modalities.arrays import as_tensor, positive
-from perceiver.modalities.modality import Modality, ModalitySpec
+from perceiver.modalities.modality import Modality
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.text_bytes import VOCABULARY_SIZE, encode_bytes
 from perceiver.modalities.tokenizers import tokenizer_of
 
@@ -24,7 +25,7 @@ class TextModality(Modality):
     channel_axis = None
     settings: ClassVar = {"files": False, "max_length": None, "vocabulary_size": VOCABULARY_SIZE}
 
-    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return vocabulary size and maximum length, and whether cells name files."""
         positive(settings, "max_length")
         positive(settings, "vocabulary_size", optional=False)
@@ -38,15 +39,16 @@ class TextModality(Modality):
         elif isinstance(raw, str):
             if size != VOCABULARY_SIZE:
                 raise ValueError(
-                    f"{name}: expected token ids, since the model's vocabulary of {size} is not that of UTF-8 bytes "
-                    f"({VOCABULARY_SIZE}); pass the ids of its tokenizer."
+                    f"{name}: expected token ids, because the model has a vocabulary of {size}, unlike UTF-8 bytes "
+                    f"({VOCABULARY_SIZE}). Pass ids from its tokenizer."
                 )
             ids = encode_bytes(raw)
         else:
             ids = as_tensor(raw, name)
         if ids.ndim != 1 or len(ids) == 0 or ids.is_floating_point() or ids.dtype == torch.bool:
             raise ValueError(
-                f"{name}: expected a text or its ids, integers (length,), not empty; got {ids.dtype} {tuple(ids.shape)}."
+                f"{name}: expected a text, or its ids as a non-empty integer array (length,); got {ids.dtype} "
+                f"{tuple(ids.shape)}."
             )
         ids = ids.to(torch.int64)[: spec.get("max_length")]
         if int(ids.min()) < 0 or int(ids.max()) >= size:

@@ -146,6 +146,7 @@ class TextGeneration(Objective):
         if not isinstance(texts, TextMetrics) or (self.num_generated or texts.count + 1) <= texts.count:
             return
         assert isinstance(model, Perceiver)
+        assert isinstance(model.head, CausalDecoder)
         assert batch.target is not None
         generated = model.target_outputs(batch.inputs, batch.masks)
         predictions = texts_of(generated.ids[:: model.head.decoding.num_return_sequences], self.tokenizer)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from perceiver.batch import Batch
 from perceiver.decoders.decoder import target_name
-from perceiver.modalities.modality import ModalitySpec
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.model import Perceiver
 
 

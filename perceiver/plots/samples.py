@@ -71,8 +71,8 @@ class SampleGrid:
         return chosen
 
     def _figure(self, model: Perceiver, chosen: list[tuple[Comparison, Single]]) -> Figure:
-        facts = modalities_of(model)
-        drawings = {name: self.drawings.get(name) or drawing_of(facts[name], model.adapters[name]) for name in facts}
+        specs = modalities_of(model)
+        drawings = {name: self.drawings.get(name) or drawing_of(specs[name], model.adapters[name]) for name in specs}
         present = [name for name in drawings if any(name in single.inputs for _, single in chosen)]
         width, height = (max(drawings[name].size[axis] for name in present) for axis in (0, 1))
         # As many columns as fit into 12 inches, with the modalities of a sample side by side.
@@ -88,14 +88,14 @@ class SampleGrid:
                 if place == 0:
                     title_sample(axes, comparison)
                 if there:
-                    drawings[name].sample(axes, *single.shown(name, facts[name]))
+                    drawings[name].sample(axes, *single.shown(name, specs[name]))
                 else:
                     axes.set_axis_off()
                     axes.text(0.5, 0.5, f"no {name}", ha="center", va="center", transform=axes.transAxes, fontsize=7)
         wrong = sum(comparison.correct is False for comparison, _ in chosen)
         judged = any(comparison.correct is not None for comparison, _ in chosen)
-        order = f"mistakes first ({wrong} here)" if judged else "the farthest first"
-        figure.suptitle(f"predicted, and true below; {order}", fontsize=10)
+        order = f"mistakes first ({wrong} shown)" if judged else "largest error first"
+        figure.suptitle(f"prediction, truth below; {order}", fontsize=10)
         return figure
 
 

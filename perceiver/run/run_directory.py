@@ -109,7 +109,7 @@ class RunDirectory:
                     file.close()
                     raise BlockingIOError(
                         error.errno,
-                        f"hydra.run.dir: another run is writing to {self.path}. Wait for its end, or choose another "
+                        f"hydra.run.dir: another run is writing to {self.path}. Wait for it to end, or choose another "
                         "directory.",
                     ) from error
                 return file  # a file system without locks

@@ -69,6 +69,11 @@ class Task(LightningModule):
         """Return the metrics that training steps update, by the name under which they are logged at the end of an epoch."""
         return {f"train/{name}": metric for name, metric in self._metrics["train"].items()}
 
+    def logged_names(self) -> list[str]:
+        """Return the names under which values of training and validation are logged."""
+        validation = self.objective.result_names(self._metrics["val"])
+        return [*self.training_metrics(), "train/learning_rate", *(f"val/{name}" for name in validation)]
+
     def confusion(self, stage: str) -> Tensor | None:
         """Return the confusion matrix `(classes, classes)` of the last pass over a stage's data, or None.
 
@@ -187,10 +192,10 @@ class Task(LightningModule):
     def _require_finite(self, loss: Tensor, batch: Batch) -> None:
         if not bool(torch.isfinite(loss)):
             raise FloatingPointError(
-                f"the training loss became {float(loss.detach())} in epoch {self.current_epoch + 1}, step "
+                f"the training loss is {float(loss.detach())} in epoch {self.current_epoch + 1}, step "
                 f"{self.global_step + 1}, at a learning rate of {self._learning_rate():.3g} (samples "
-                f"{', '.join(batch.ids[:3])}, …). Lower optimizer.lr, or set trainer.gradient_clip_val; checkpoints of "
-                "earlier epochs are intact."
+                f"{', '.join(batch.ids[:3])}, …). Lower optimizer.lr, or set trainer.gradient_clip_val; checkpoints "
+                "of earlier epochs are intact."
             )
 
     def _learning_rate(self) -> float:

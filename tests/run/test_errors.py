@@ -23,7 +23,7 @@ def test_the_type_is_said_where_the_message_needs_it() -> None:
 
 def test_a_full_disk_is_put_into_words() -> None:
     error = OSError(errno.ENOSPC, "No space left on device", "runs/metrics.csv")
-    assert one_line(error).startswith("no space left on the device while writing runs/metrics.csv; free some")
+    assert one_line(error).startswith("no space left on the device while writing runs/metrics.csv. Free some")
 
 
 def test_the_traceback_goes_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -147,7 +147,7 @@ def cheapest_form(shapes: Shapes, *, implementation: str, forms: Sequence[Form] 
 
 
 def expected_nanoseconds(shapes: Shapes, form: Form, *, implementation: str) -> float:
-    """Expected time of a form on one core; on other machines only the ratios between forms are meaningful."""
+    """Return the expected time of a form on one core; on other machines only the ratios between forms are meaningful."""
     if form == "factored":
         counts, costs = factored_counts(shapes, rows_at_a_time=ROWS_AT_A_TIME[implementation]), FACTORED[implementation]
     elif form == "absorbed":
@@ -159,7 +159,7 @@ def expected_nanoseconds(shapes: Shapes, form: Form, *, implementation: str) -> 
 
 
 def dense_counts(shapes: Shapes) -> Counts:
-    """Counts of the dense form: keys and values of every token, then SDPA."""
+    """Return the counts of the dense form: keys and values of every token, then SDPA."""
     batch, tokens, channels = _extent(shapes)
     width = _up(max(shapes.qk_channels, shapes.v_channels) // shapes.num_heads, 8) * shapes.num_heads
     return {
@@ -173,7 +173,7 @@ def dense_counts(shapes: Shapes) -> Counts:
 
 
 def absorbed_counts(shapes: Shapes) -> Counts:
-    """Counts of the absorbed form: only queries and read-outs are projected; each head attends to tokens of full width."""
+    """Return the counts of the absorbed form: only queries and read-outs are projected; heads attend to whole tokens."""
     batch, tokens, channels = _extent(shapes)
     scores = batch * tokens * shapes.num_queries * shapes.num_heads
     return {
@@ -187,7 +187,7 @@ def absorbed_counts(shapes: Shapes) -> Counts:
 
 
 def factored_counts(shapes: Shapes, *, rows_at_a_time: int) -> Counts:
-    """Counts of the factored form: scores, and the channels of each part at its own shape; rows are queries of all heads."""
+    """Return counts of the factored form: scores, channels of parts at their shape; rows are queries of all heads."""
     batch, _, channels = _extent(shapes)
     rows = _up(shapes.num_heads * shapes.num_queries, rows_at_a_time)
     counts: Counts = {"calls": len(shapes.blocks), "products": _around(shapes, batch, channels)}
@@ -219,7 +219,7 @@ def factored_counts(shapes: Shapes, *, rows_at_a_time: int) -> Counts:
 
 
 def _extent(shapes: Shapes) -> tuple[int, int, int]:
-    """B, the number of tokens of all blocks together, and C."""
+    """Return B, the number of tokens of all blocks together, and C."""
     blocks = shapes.blocks
     return max(block.batch for block in blocks), sum(block.num_tokens for block in blocks), blocks[0].channels
 
@@ -230,7 +230,7 @@ def _around(shapes: Shapes, batch: int, channels: int) -> float:
 
 
 def _collapsed(part: Tensor, block: Tokens) -> int:
-    """Number of elements of a part on the outer x inner grid to which the factored form collapses it."""
+    """Return the number of elements of a part on the outer x inner grid to which the factored form collapses it."""
     outer = prod(block.grid[:-1]) if any(size != 1 for size in part.shape[1:-2]) else 1
     return outer * int(part.shape[-2])
 

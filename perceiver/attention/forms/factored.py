@@ -121,7 +121,7 @@ def collapse(block: Tokens, *, dtype: torch.dtype, eps: float) -> Plane:
     outer = prod(outer_grid)
 
     def collapsed(x: Tensor) -> Tensor:
-        """`(b, n1 or 1, …, nd or 1, c)` -> `(b, outer or 1, inner or 1, c)`."""
+        """Reshape `(b, n1 or 1, …, nd or 1, c)` to `(b, outer or 1, inner or 1, c)`."""
         if any(size != 1 for size in x.shape[1:-2]):
             return x.expand(-1, *outer_grid, -1, -1).reshape(x.shape[0], outer, *x.shape[-2:])
         return x.reshape(x.shape[0], 1, *x.shape[-2:])
@@ -146,8 +146,9 @@ def _without_offset(parts: tuple[Tensor, ...], mask: Tensor | None) -> tuple[Ten
     if len(parts) == 1:
         return (parts[0] - parts[0].mean(dim=-1, keepdim=True),)
     with torch.no_grad():
-        # The last part among those on the smallest grid: content usually comes first, and a table after it may be shared.
-        steady = min(reversed(parts), key=lambda part: prod(part.shape[1:-1]))
+        # The last part among those that vary along the fewest axes: content usually comes first, and a table after it may be
+        # shared. Sizes themselves are not compared: torch.export would fix which of two open axes is longer.
+        steady = min(reversed(parts), key=lambda part: sum(size != 1 for size in part.shape[1:-1]))
         # torch.export cannot solve for a step that depends on a dynamic size, so all elements are used.
         size: int | torch.SymInt = prod(steady.shape[1:])
         step = 1 if isinstance(size, torch.SymInt) else -(-size // MOST_SAMPLED)
@@ -159,7 +160,7 @@ def _without_offset(parts: tuple[Tensor, ...], mask: Tensor | None) -> tuple[Ten
 
 
 def _valid_mean_and_deviation(part: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation `(b, 1, …, 1)` of a part over channels and the grid positions that valid elements see."""
+    """Return mean and deviation `(b, 1, …, 1)` of a part over channels and the positions that valid elements see."""
     axes = tuple(range(1, part.ndim))
     if mask is None:
         deviation, mean = torch.std_mean(part, dim=axes, keepdim=True, correction=0)
@@ -187,7 +188,7 @@ def _reciprocal_std(parts: Sequence[Tensor], outer: int, inner: int, eps: float)
 
 
 def _moments(part: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over the channels, and sum of squared deviations from it."""
+    """Return the mean over the channels, and sum of squared deviations from it."""
     if part.shape[-1] > NARROW:
         mean = part.mean(dim=-1)
         return mean, (part - mean[..., None]).square().sum(dim=-1)
@@ -206,7 +207,7 @@ def _merge(results: Sequence[tuple[Tensor, Tensor]], *, masked: bool) -> tuple[T
         return results[0][0], found
     lse = torch.stack(torch.broadcast_tensors(*(lse for _, lse in results)))
     if found is not None:
-        # Rows without a token in any block must not bring NaN into the gradient.
+        # Rows without a token in any block must not cause NaN in the gradient.
         lse = torch.where(lse.isneginf() & ~found, lse.new_zeros(()), lse)
     shares = lse.softmax(dim=0)
     joined = [share[..., None] * sums for share, (sums, _) in zip(shares, results, strict=True)]

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from perceiver.batch import Batch, Sample
+from perceiver.data.loading.shared_memory import waiting
 from perceiver.runtime.random_streams import (
     LOADING,
     ORDER,
@@ -212,6 +213,7 @@ class TrainingLoader(DataLoader[Sample]):
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             collate_fn=collate,
+            timeout=waiting(num_workers),
         )
         # Lightning inspects this attribute, and replaces samplers of other types with several processes.
         object.__setattr__(self, "sampler", order)
@@ -247,13 +249,13 @@ class TrainingLoader(DataLoader[Sample]):
         return {"epoch": self._epoch, "batches": self._delivered, "samples": samples}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Resume there when its epoch starts; with another batch size, at the last whole batch before it."""
+        """Resume from this position when its epoch starts; with a different batch size, from the last complete batch."""
         batches = state_dict["samples"] // (self._batches.batch_size * self._order.num_replicas)
         self._continue_at = (state_dict["epoch"], batches)
 
 
 def balanced_weights(labels: Sequence[int] | Tensor) -> Tensor:
-    """Return weights `(samples,)`, float64, that draw every class of `labels` equally often on average.
+    """Return the weights `(samples,)`, float64, that draw every class of `labels` equally often on average.
 
     Args:
         labels: `(samples,)`, class numbers from 0.

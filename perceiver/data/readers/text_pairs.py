@@ -102,7 +102,7 @@ class TextPairSource(Source):
         truncate: bool = False,
         split_seed: int = 0,
     ) -> None:
-        super().__init__(facts={"text": {"kind": "text", "shape": [None]}}, split_seed=split_seed)
+        super().__init__(specs={"text": {"kind": "text", "shape": [None]}}, split_seed=split_seed)
         if tokenizer not in ("pairs", "bytes"):
             raise ValueError(f"data.tokenizer: expected pairs or bytes, got {tokenizer!r}.")
         if max_length < 3:
@@ -132,8 +132,8 @@ class TextPairSource(Source):
             tokenizer = {"kind": "pairs", "json": train_pairs(texts, vocabulary_size=self.vocabulary_size)}
         target = text_target(tokenizer=tokenizer, max_length=self.max_length, truncate=self.truncate)
         learned = {"vocabulary_size": target["vocabulary_size"], "max_length": self.max_length, "tokenizer": tokenizer}
-        return {"modalities": {name: {**own, **learned} for name, own in self.facts.items()}, "target": target}
+        return {"modalities": {name: {**own, **learned} for name, own in self.specs.items()}, "target": target}
 
     def known(self) -> Mapping[str, Any]:  # type: ignore[override]
         """See `Source.known`."""
-        return {"modalities": self.facts, "target": {"kind": "text"}}
+        return {"modalities": self.specs, "target": {"kind": "text"}}

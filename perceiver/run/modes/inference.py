@@ -29,9 +29,9 @@ Sink = Callable[[list[str], Any], None]
 
 
 def find_checkpoint(path: str | None, *, mode: str) -> Path:
-    """The checkpoint file that `ckpt_path` names; raises if the path is missing or does not exist."""
+    """Return the checkpoint file that `ckpt_path` names; raises if the path is missing or does not exist."""
     if path is None:
-        raise ValueError(f"mode={mode}: expected ckpt_path=RUN_DIR or ckpt_path=FILE, the checkpoint; got none.")
+        raise ValueError(f"mode={mode}: expected a checkpoint, ckpt_path=RUN_DIR or ckpt_path=FILE; got none.")
     return checkpoints.find(path)
 
 
@@ -65,7 +65,7 @@ class Inference:
         data = make_data(config.data)
         if type(data).predict_dataloader is LightningDataModule.predict_dataloader:
             raise ValueError(f"data: {type(data).__name__} has no predict_dataloader.")
-        spec = use_stored_spec(data, recipe.spec, file=file, trained_on=recipe.config.get("data"))
+        spec = use_stored_spec(data, recipe.spec, file=file, trained_on=recipe.section("data"))
         settings = OmegaConf.to_container(config.trainer, resolve=True)
         assert isinstance(settings, dict)
         trainer: Trainer = instantiate({**settings, "devices": 1, "num_nodes": 1, "_partial_": True}, _convert_="all")(

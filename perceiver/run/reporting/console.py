@@ -56,7 +56,7 @@ def print_model(model: Perceiver, loader: Iterable[Batch], device: torch.device,
 
 
 def _flops_in_words(model: Perceiver, batch: Batch) -> str:
-    """FLOPs of one sample as text; a decoder that reconstructs a modality has no outputs for a sample without it."""
+    """Return the FLOPs of one sample as text; a decoder of a modality has no outputs for a sample without it."""
     try:
         return f"{_engineering(forward_flops(model, batch))} ({FLOPS_NOTE})"
     except ValueError as error:
@@ -70,7 +70,7 @@ def print_line(text: str) -> None:
 
 
 def forward_flops(model: Perceiver, batch: Batch) -> int:
-    """Floating-point operations of one forward pass over `batch`: see `FLOPS_NOTE` for what is counted."""
+    """Return the floating-point operations of one forward pass over `batch`: see `FLOPS_NOTE` for what is counted."""
     # The math backend of attention consists of plain matrix products; torch has no FLOP formula for CPU flash kernels.
     # Gradients are on because the counter otherwise fails on parameters passed between modules.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -100,9 +100,9 @@ def print_result(
     if chosen_by in metrics:
         epoch = f" in epoch {int(metrics['best_epoch']) + 1} of {metrics['epochs']}" if "best_epoch" in metrics else ""
         name = str(chosen_by).removeprefix("val/")
-        out.print(f"Validation {_metric(name, metrics[str(chosen_by)])}{epoch}, the best", soft_wrap=True)
+        out.print(f"Validation {_metric(name, metrics[str(chosen_by)])}{epoch} (best)", soft_wrap=True)
     elif "train/loss" in metrics:
-        out.print(f"Training loss {metrics['train/loss']:.2g}, no validation", soft_wrap=True)
+        out.print(f"Training loss {metrics['train/loss']:.2g} (no validation)", soft_wrap=True)
     first = (chosen_by or "").replace("val/", "test/", 1)
     test = [name for name in metrics if name.startswith("test/") and name != "test/loss"]
     test.sort(key=lambda name: name != first)
@@ -117,7 +117,7 @@ def print_result(
 
 
 def _first_sample(loader: Iterable[Batch]) -> Batch:
-    """The first sample of the first batch, drawn without changing the random state before training."""
+    """Return the first sample of the first batch, drawn without changing the random state before training."""
     with torch.random.fork_rng(devices=[]):
         return next(iter(loader)).rows(slice(1))
 
@@ -140,5 +140,5 @@ def _engineering(number: int) -> str:
 
 
 def console() -> Console:
-    """The console of a run, without highlighting or markup."""
+    """Return the console of a run, without highlighting or markup."""
     return Console(highlight=False, markup=False)

@@ -82,7 +82,7 @@ blocks = st.lists(st.one_of(grids(), lines()), min_size=1, max_size=3).map(of_eq
 
 @needs_compiler
 @given(blocks, st.integers(1, 2), st.integers(1, 20))
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_equals_dense_in_outputs_and_all_gradients(plan: list[Layout], heads: int, queries: int) -> None:
     # The gradients of content with an offset cancel to noise in every form: offsets are for the test of accuracy.
     plan = [Layout(layout.shapes, layout.mask, 0.0, layout.seed) for layout in plan]
@@ -107,7 +107,7 @@ def _compiled(query: Tensor, tokens: list[Tokens], weights: TokenProjection) -> 
 
 @needs_compiler
 @given(blocks, st.integers(1, 2), st.integers(1, 20))
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_is_as_accurate_as_the_dense_form(plan: list[Layout], heads: int, queries: int) -> None:
     torch.manual_seed(plan[0].seed)
     exact_blocks = build(plan)

@@ -179,7 +179,7 @@ def _pointer(x: Tensor | None) -> int | None:
 
 
 def _stride(x: Tensor | None) -> int:
-    """Stride between samples of a contiguous tensor in elements; 0 if all samples share the same data."""
+    """Return the stride between samples of a contiguous tensor in elements; 0 if all samples share the same data."""
     return 0 if x is None or x.shape[0] == 1 else x.numel() // x.shape[0]
 
 
