@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int, Shaped
@@ -14,6 +14,7 @@ from perceiver.modalities.tokenizers import END, PAD, START, Tokenizer, tokenize
 from perceiver.targets.comparison import Comparison
 
 
+@runtime_checkable
 class Sequences(Protocol):
     """Generated sequences; `perceiver.Generated` is such."""
 
