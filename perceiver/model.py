@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from perceiver.decoders.decoder import outputs_of, target_index, target_name, target_output
+from perceiver.decoders.causal import CausalDecoder
+from perceiver.decoders.decoder import SequenceDecoder, outputs_of, target_index, target_name, target_output
+from perceiver.decoders.memory import Memory
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
+from perceiver.generation import generate_from_memory
 from perceiver.masking.modality_dropout import ModalityDropout
 from perceiver.runtime.evaluating import evaluating
 from perceiver.runtime.regularising import regularising
@@ -141,6 +144,7 @@ class Perceiver(nn.Module):
         index: Any = None,
         query_mask: Any = None,
         mask_rates: Mapping[str, float] | None = None,
+        target_ids: Int[Tensor, "batch length"] | None = None,
     ) -> Any:
         """Map raw inputs by modality to the output of the head, e.g. logits `(B, num_classes)`.
 
@@ -149,27 +153,60 @@ class Perceiver(nn.Module):
             index: for a `Decoder`: outputs to compute, as positions in the flattened output grid, `(k,)`, `(B, k)`, or a
                 dict by output; None: all.
             query_mask: for a `Decoder`: validity of these outputs, True is valid; invalid outputs are zeros.
+            target_ids: for a `CausalDecoder`: the ids before each predicted id, `(B, L)`, start ids first.
 
         Raises:
-            ValueError: as `tokens`, or for an index or a query mask if the head is not a `Decoder`.
+            ValueError: as `tokens`, or for an index, a query mask or ids that the head does not take.
         """
         tokens = self.tokens(inputs, masks, mask_rates=mask_rates)
-        return self.from_tokens(tokens, index=index, query_mask=query_mask)
+        return self.from_tokens(tokens, index=index, query_mask=query_mask, target_ids=target_ids)
 
-    def from_tokens(self, tokens: Mapping[str, Tokens], *, index: Any = None, query_mask: Any = None) -> Any:
+    def from_tokens(
+        self,
+        tokens: Mapping[str, Tokens],
+        *,
+        index: Any = None,
+        query_mask: Any = None,
+        target_ids: Int[Tensor, "batch length"] | None = None,
+    ) -> Any:
         """Map fused tokens from `tokens`, possibly with additional masks, to the output of the head; see `forward`."""
         latents = self._latents(tokens)
-        return outputs_of(self.head, latents, tokens=tokens, adapters=self.adapters, index=index, mask=query_mask)
+        return outputs_of(
+            self.head,
+            latents,
+            tokens=tokens,
+            adapters=self.adapters,
+            index=index,
+            mask=query_mask,
+            target_ids=target_ids,
+        )
+
+    def memory(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Memory:
+        """Map raw inputs by modality to what a `CausalDecoder` reads at every step. See `tokens` for arguments and errors.
+
+        Raises:
+            ValueError: if the head is not a `CausalDecoder`.
+        """
+        if not isinstance(self.head, SequenceDecoder):
+            raise ValueError(
+                f"Perceiver.memory: {type(self.head).__name__} reads no memory; expected a model whose head is a "
+                "perceiver.decoders.CausalDecoder."
+            )
+        tokens = self.tokens(inputs, masks)
+        memory: Memory = self.head.memory(self._latents(tokens), tokens)
+        return memory
 
     def target_outputs(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Any:
         """Map raw inputs by modality to the outputs for the target of the spec, e.g. logits `(B, num_classes)`.
 
-        They are computed from inputs without the target. A decoder of several outputs decodes only its `target`.
-        See `tokens` for arguments and errors.
+        They are computed from inputs without the target. A decoder of several outputs decodes only its `target`; a
+        `CausalDecoder` generates a sequence, `perceiver.Generated`. See `tokens` for arguments and errors.
 
         Raises:
             ValueError: if no output of several is the target.
         """
+        if isinstance(self.head, CausalDecoder):
+            return generate_from_memory(self.head, self.memory(inputs, masks), decoding=self.head.decoding)
         index = target_index(self.head, device=next(self.parameters()).device)
         return target_output(self.head, self(**self.without_target(inputs, masks), index=index))
 

@@ -154,6 +154,11 @@ class CrossAttention(nn.Module):
         return factored_shares(self._query(queries, blocks), blocks, self.tokens)
 
     def _query(self, queries: Tensor, blocks: Sequence[Tokens]) -> Tensor:
+        self.check_blocks(blocks)
+        return split_heads(self.query(self.query_norm(queries)), self.num_heads)
+
+    def check_blocks(self, blocks: Sequence[Tokens]) -> None:
+        """Raise ValueError if there is no block, or a block's width differs from `token_channels`."""
         if not blocks:
             raise ValueError("CrossAttention: expected at least one block of tokens, got an empty sequence.")
         for block in blocks:
@@ -162,4 +167,3 @@ class CrossAttention(nn.Module):
                     f"CrossAttention: expected tokens of {self.token_channels} channels, got {block.channels} (parts "
                     f"{[tuple(part.shape) for part in block.parts]}). Was the model built for these adapters?"
                 )
-        return split_heads(self.query(self.query_norm(queries)), self.num_heads)

@@ -83,7 +83,7 @@ def _check_target(target: object, path: str) -> None:
         raise PlainError(f"{child_path(path, 'kind')}: expected a text, got {_shown(kind)}")
     if kind not in TARGET_KINDS:
         return
-    needed = ["names"]
+    needed = ["tokenizer", "max_length", "vocabulary_size"] if kind == "text" else ["names"]
     needed += ["mean", "std"] if kind in ("values", "field", "flow") else []
     needed += ["modality"] if kind in ("segmentation", "field", "flow") else []
     for key in needed:
@@ -140,6 +140,12 @@ def _is_range(value: object) -> bool:
     return _list_of(_is_number, least=2, most=2)(value) and value[0] < value[1]  # type: ignore[index]
 
 
+def _is_tokenizer(value: object) -> bool:
+    if not isinstance(value, Mapping) or value.get("kind", "bytes") not in ("bytes", "pairs"):
+        return False
+    return value.get("kind") != "pairs" or _is_text(value.get("json"))
+
+
 def _is_size_or_free(value: object) -> bool:
     return value is None or _is_size(value)
 
@@ -159,6 +165,8 @@ _SIZE = ("a whole number, 1 or more", _is_size)
 _POSITIVE = ("a finite number above 0", _is_positive)
 _FLAG = ("true or false", lambda value: isinstance(value, bool))
 
+_TOKENIZER = ("a tokenizer, kind bytes, or kind pairs with its json", _is_tokenizer)
+
 _FACTS: dict[str, tuple[str, Fits]] = {
     "shape": ("a list of sizes, 1 or more or null", _list_of(_is_size_or_free, least=1, most=_MOST_AXES)),
     "mean": _NUMBERS,
@@ -170,6 +178,7 @@ _FACTS: dict[str, tuple[str, Fits]] = {
     "max_seconds": _POSITIVE,
     "vocabulary_size": _SIZE,
     "max_length": _SIZE,
+    "tokenizer": _TOKENIZER,
     "num_values": _SIZE,
     "step_seconds": _POSITIVE,
     "duration_seconds": ("a finite number, 0 or more", lambda value: _is_number(value) and value >= 0),
@@ -195,6 +204,10 @@ _FACTS: dict[str, tuple[str, Fits]] = {
 _AXES = {"image": 3, "video": 4, "audio": 2}
 
 _TARGET_FACTS: dict[str, tuple[str, Fits]] = {
+    "tokenizer": _TOKENIZER,
+    "max_length": _SIZE,
+    "vocabulary_size": _SIZE,
+    "truncate": _FLAG,
     "names": _TEXTS,
     "mean": _NUMBERS,
     "std": _DEVIATIONS,

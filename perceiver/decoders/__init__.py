@@ -4,8 +4,10 @@ A decoder has a query provider (`queries.py`), one cross-attend from the queries
 from the result to outputs.
 """
 
+from perceiver.decoders.causal import CausalDecoder
 from perceiver.decoders.classification import ClassificationDecoder, PerClassDecoder
-from perceiver.decoders.decoder import Decoder, Head
+from perceiver.decoders.decoder import Decoder, Head, SequenceDecoder
+from perceiver.decoders.memory import LatentMemory, Memory, WrittenMemory
 from perceiver.decoders.multimodal import MultimodalDecoder
 from perceiver.decoders.queries import InputQueries, LearnedQueries, PositionalQueries, Queries
 from perceiver.decoders.query import QueryDecoder
@@ -13,17 +15,22 @@ from perceiver.decoders.reconstruction import ReconstructionDecoder, TokenPositi
 from perceiver.decoders.tied_logits import TiedLogits
 
 __all__ = [
+    "CausalDecoder",
     "ClassificationDecoder",
     "Decoder",
     "Head",
     "InputQueries",
+    "LatentMemory",
     "LearnedQueries",
+    "Memory",
     "MultimodalDecoder",
     "PerClassDecoder",
     "PositionalQueries",
     "Queries",
     "QueryDecoder",
     "ReconstructionDecoder",
+    "SequenceDecoder",
     "TiedLogits",
     "TokenPositions",
+    "WrittenMemory",
 ]

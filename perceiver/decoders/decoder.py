@@ -67,6 +67,16 @@ class Decoder(Head, ABC):
         """
 
 
+class SequenceDecoder(Head):
+    """A head that predicts a sequence of ids step by step from a memory; see `CausalDecoder`.
+
+    Attributes:
+        memory: module that makes the memory of latents `(B, N, D)` and fused tokens by modality.
+    """
+
+    memory: nn.Module
+
+
 def outputs_of(
     head: nn.Module,
     latents: Tensor,
@@ -75,12 +85,23 @@ def outputs_of(
     adapters: Mapping[str, nn.Module] | nn.ModuleDict,
     index: Any = None,
     mask: Any = None,
+    target_ids: Tensor | None = None,
 ) -> Any:
-    """Return the output of any head; see `Decoder.forward`.
+    """Return the output of any head; see `Decoder.forward` and `SequenceDecoder.forward`.
 
     Raises:
-        ValueError: for an index or a mask, if the head is not a `Decoder`.
+        ValueError: for an index or a mask if the head is not a `Decoder`, for ids if it is not a `SequenceDecoder`, and
+            without ids if it is.
     """
+    if isinstance(head, SequenceDecoder) != (target_ids is not None):
+        raise ValueError(
+            f"target_ids: {type(head).__name__} predicts each id from those before it; pass them, or let perceiver.generate "
+            "choose them."
+            if target_ids is None
+            else f"target_ids: {type(head).__name__} predicts no sequence; expected a perceiver.decoders.CausalDecoder."
+        )
+    if isinstance(head, SequenceDecoder):
+        return head(head.memory(latents, tokens), target_ids)
     if isinstance(head, Decoder):
         return head(latents, tokens=tokens, adapters=adapters, index=index, mask=mask)
     if index is not None or mask is not None:

@@ -12,11 +12,12 @@ from perceiver.modalities.arrays import as_tensor, positive
 from perceiver.modalities.modality import Modality
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.text_bytes import VOCABULARY_SIZE, encode_bytes
+from perceiver.modalities.tokenizers import tokenizer_of
 
 
 @final
 class TextModality(Modality):
-    """Texts: strings, converted to UTF-8 bytes, or the ids of a tokenizer -> `(L,)` int64.
+    """Texts: strings, converted to UTF-8 bytes or by the spec's `tokenizer`, or ids -> `(L,)` int64.
 
     They are cut to the spec's `max_length` ids.
     """
@@ -33,7 +34,9 @@ class TextModality(Modality):
     def preprocess(self, raw: Any, spec: ModalitySpec, name: str) -> Tensor:
         """Convert one text."""
         size = int(spec["vocabulary_size"])
-        if isinstance(raw, str):
+        if isinstance(raw, str) and "tokenizer" in spec:
+            ids = torch.tensor(tokenizer_of(spec["tokenizer"]).encode(raw), dtype=torch.int64)
+        elif isinstance(raw, str):
             if size != VOCABULARY_SIZE:
                 raise ValueError(
                     f"{name}: expected token ids, because the model has a vocabulary of {size}, unlike UTF-8 bytes "

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from perceiver.attention.layers import CrossAttend
 from perceiver.batch import Batch
+from perceiver.decoders import SequenceDecoder
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.model import Perceiver
 from perceiver.plots.drawings import Drawing, drawing_of
@@ -92,7 +93,10 @@ def look(
             for layer in part.modules():
                 if isinstance(layer, CrossAttend):
                     hooks.callback(layer.register_forward_pre_hook(hook).remove)
-        model(inputs, masks)
+        if isinstance(model.head, SequenceDecoder):
+            model.encode(inputs, masks)  # a causal decoder reads at every step
+        else:
+            model(inputs, masks)
         if not last:
             return None
         layer, latents, tokens = last[0]

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from perceiver.batch import Batch
+from perceiver.generation import Generated
 from perceiver.model import Perceiver
 from perceiver.plots.drawings import Drawing, drawing_of
 from perceiver.plots.evaluation import modalities_of, on_device, target_outputs
@@ -58,7 +59,7 @@ class SampleGrid:
                 if batch.target is None:
                     break
                 outputs = target_outputs(model, batch.inputs, batch.masks)
-                if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+                if not isinstance(outputs, Generated) and (not isinstance(outputs, Tensor) or outputs.ndim != 2):
                     break  # these are not outputs for the target
                 comparisons = target.compare(outputs, batch.target)
                 rows = list(singles([batch], modalities_of(model)))

@@ -46,6 +46,9 @@ class DataModule(LightningDataModule):
         corruption: transforms applied after `augment`, also in validation and test, where they depend on the sample alone.
         balanced_sampling: draw training samples with replacement, every class equally often on average; an epoch keeps its
             length. False: every sample once.
+        batch_tokens: most tokens per training batch, padding included, instead of `batch_size` samples: batches hold samples
+            of similar length. For data whose samples have lengths, such as texts; not with `balanced_sampling`. None:
+            `batch_size` samples.
         num_labelled: number of training samples to use, stratified by class and chosen by the source's `split_seed`;
             None: all. The spec is learned from these samples. Validation and test do not change.
 
@@ -62,6 +65,7 @@ class DataModule(LightningDataModule):
         augment: Settings = None,
         corruption: Settings = None,
         balanced_sampling: bool = False,
+        batch_tokens: int | None = None,
         num_labelled: int | None = None,
     ) -> None:
         super().__init__()
@@ -75,7 +79,12 @@ class DataModule(LightningDataModule):
         self.num_workers = num_workers
         self.augment = self._transforms(augment, argument="data.augment")
         self.corruption = self._transforms(corruption, argument="data.corruption")
+        if batch_tokens is not None and (batch_tokens < 1 or balanced_sampling):
+            raise ValueError(
+                f"data.batch_tokens: expected 1 or more, or null, and null with balanced_sampling; got {batch_tokens}."
+            )
         self.balanced_sampling = balanced_sampling
+        self.batch_tokens = batch_tokens
         self.num_labelled = num_labelled
         self._splits: dict[str, Any] = {}
         self._whole: Any = None
@@ -177,12 +186,17 @@ class DataModule(LightningDataModule):
             return training.loader(collate=InSharedMemory(collate), batch_size=self.batch_size, num_workers=self.num_workers)
         if collate.augment or collate.corruption:
             self._try(collate, training)
+        if self.batch_tokens is not None and not hasattr(training, "lengths"):
+            raise ValueError(
+                f"data.batch_tokens: expected null, since the samples of {type(self.source).__name__} have no lengths."
+            )
         weights = balanced_weights(training.labels) if self.balanced_sampling else None
         return TrainingLoader(
             training,
             collate=InSharedMemory(collate),
             order=training_order(training, module=self, weights=weights),
             batch_size=self.batch_size,
+            batch_tokens=self.batch_tokens,
             num_workers=self.num_workers,
         )
 

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from perceiver.batch import Batch
-from perceiver.decoders import Head
+from perceiver.decoders import Head, SequenceDecoder
 from perceiver.model import Perceiver
 from perceiver.runtime.evaluating import evaluating
 from perceiver.runtime.process_rank import first_process_only
@@ -74,7 +74,10 @@ def forward_flops(model: Perceiver, batch: Batch) -> int:
     # The math backend of attention consists of plain matrix products; torch has no FLOP formula for CPU flash kernels.
     # Gradients are on because the counter otherwise fails on parameters passed between modules.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(batch.inputs, batch.masks)
+        if isinstance(model.head, SequenceDecoder) and batch.target is not None:
+            model(batch.inputs, batch.masks, target_ids=batch.target[:, :-1])
+        else:
+            model(batch.inputs, batch.masks)
     return int(counter.get_total_flops())
 
 
