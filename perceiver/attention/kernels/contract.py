@@ -30,6 +30,11 @@ def batch_size(*inputs: Tensor | None) -> torch.Size:
     return torch.Size((next((size for x in inputs if x is not None and (size := x.shape[0]) != 1), 1),))
 
 
+def lse_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the type of log-sum-exps: at least float32, because the backward pass exponentiates them."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def call(read: Read, queries: Tensor, parts: Sequence[Tensor], rstd: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Call a kernel, but refuse forward-mode differentiation, in which tangents would be silently dropped.
 
@@ -73,7 +78,8 @@ def connect(read: CustomOpDef, backward: CustomOpDef) -> None:
 
     def fake_read(queries: Tensor, parts: list[Tensor], rstd: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         (batch,) = batch_size(queries, *parts, rstd, mask)
-        return queries.new_empty(batch, *queries.shape[1:]), queries.new_empty(batch, queries.shape[1])
+        lse = queries.new_empty(batch, queries.shape[1], dtype=lse_dtype(queries.dtype))
+        return queries.new_empty(batch, *queries.shape[1:]), lse
 
     def fake_backward(
         grad_sums: Tensor,

@@ -8,13 +8,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from perceiver.attention import CrossAttention
 from perceiver.attention.forms.factored import factored_attention, factored_shares
-from perceiver.attention.kernels import compiled, eager, native
+from perceiver.attention.kernels import eager, native, triton
 from perceiver.tokens import Tokens
 
 # torch's own forward-mode formulas are built with it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated:FutureWarning")
 
-READS = {"eager": eager.read_tokens, "native": native.read_tokens, "compiled": compiled.read_tokens}
+READS = {"eager": eager.read_tokens, "native": native.read_tokens, "triton": triton.read_tokens}
 
 
 @pytest.mark.parametrize("kernel", READS)
