@@ -32,8 +32,8 @@ from perceiver.attention.kernels.triton.plan import (
 WORKSPACE = 2**26
 """Most numbers of partial sums held at a time; larger batches are processed in several waves of samples."""
 
-PRECISIONS = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}
-"""Precision of float32 matrix products by `torch.get_float32_matmul_precision()`."""
+PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "tf32"}
+"""Precision of float32 matrix products by `torch.get_float32_matmul_precision()`; three products of TF32 would spill."""
 
 
 NO_WEIGHT = 1e30
@@ -225,6 +225,7 @@ class _Call:
             "BV": tile.sums,
             "PRECISION": precision,
             "num_warps": tile.warps,
+            "num_stages": tile.stages,
         }
 
     def token_arguments(self) -> tuple[Tensor, ...]:

@@ -26,29 +26,32 @@ GROUPS, GROUP_FLOATS = 4, 2**22
 
 @dataclass(frozen=True)
 class Tile:
-    """Rows, positions on a line, channels of a product, channels of wide sums and warps of a program."""
+    """Rows, positions on a line, channels of a product and of wide sums, warps of a program and stages of its pipeline."""
 
     rows: int
     inner: int
     channels: int
     sums: int
     warps: int
+    stages: int = 3
 
 
 def forward_tile(narrow: int, wide: int) -> Tile:
     """Return the tile of a forward kernel. Larger tiles do not fit the registers, which the tests check."""
     if wide:
-        return Tile(rows=32, inner=32, channels=16, sums=64, warps=8)
+        return Tile(rows=16, inner=32, channels=16, sums=64, warps=4)
     return Tile(rows=32, inner=64 if narrow <= 3 else 32, channels=16, sums=16, warps=4)
 
 
 def backward_tile(narrow: int, wide: int, level: int) -> Tile:
     """Return the tile of a backward kernel that computes gradients of this level."""
     if wide:
-        return Tile(rows=32, inner=32, channels=16, sums=32, warps=8)
+        return Tile(rows=16, inner=32, channels=16, sums=64, warps=8, stages=2)
     if level == 0:
         return Tile(rows=32, inner=64 if narrow <= 3 else 32, channels=16, sums=16, warps=4)
-    return Tile(rows=32 if narrow <= 3 else 16, inner=32, channels=16, sums=16, warps=4)
+    if narrow <= 3:
+        return Tile(rows=32, inner=32, channels=16, sums=16, warps=4)
+    return Tile(rows=16, inner=32, channels=16, sums=16, warps=8)
 
 
 @dataclass(frozen=True)
