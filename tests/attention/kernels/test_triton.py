@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from attention_cases import Layout, build, converted, layouts
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from inner_calls import Call, assert_as_accurate, example, results
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from perceiver import Tokens
 from perceiver.attention.forms.dense import dense_attention
@@ -218,6 +220,27 @@ def test_half_precision_is_accumulated_in_float32(kind: str, dtype: torch.dtype)
     for own, other in zip(found, expected, strict=True):
         error = float((own.double() - other).abs().max()) / max(1.0, float(other.abs().max()))
         assert error <= 4 * torch.finfo(dtype).eps
+
+
+class _NoValues(TorchDispatchMode):
+    """Refuses operators that return values to Python, for which a GPU would have to be waited."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func.overloadpacket not in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero), func
+        return func(*args, **(kwargs or {}))
+
+
+@interpreted
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_asks_for_no_values(kind: str) -> None:
+    call = EXAMPLES[kind](batch=1, rows=5)
+    inputs = (call.queries, call.parts, call.rstd, call.mask)
+    with torch.no_grad(), _NoValues():
+        sums, lse = triton.read_tokens._init_fn(*inputs)
+        needs = [True] * (len(call.parts) + 2)
+        triton.read_tokens_backward._init_fn(call.grad_sums[:1], call.grad_lse[:1], *inputs, sums, lse, needs)
+    with pytest.raises(AssertionError), _NoValues():
+        sums.sum().item()
 
 
 @interpreted
