@@ -72,7 +72,9 @@ def connect(read: CustomOpDef, backward: CustomOpDef) -> None:
 
     def gradients(ctx: Any, grad_sums: Tensor, grad_lse: Tensor) -> tuple[Any, ...]:
         queries, rstd, mask, sums, lse, *parts = ctx.saved_tensors
-        taken = iter(backward(grad_sums, grad_lse, queries, list(parts), rstd, mask, sums, lse, ctx.needs))
+        # The forward pass ran without autocast; scores recomputed in another precision would not fit its log-sum-exps.
+        with torch.autocast(queries.device.type, enabled=False):
+            taken = iter(backward(grad_sums, grad_lse, queries, list(parts), rstd, mask, sums, lse, ctx.needs))
         queries_grad, *parts_grad, rstd_grad = [next(taken) if need else None for need in ctx.needs]
         return queries_grad, parts_grad, rstd_grad, None
 

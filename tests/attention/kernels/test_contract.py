@@ -37,6 +37,19 @@ def test_forward_mode_is_refused(kernel: str, moved: str) -> None:
         assert torch.equal(attend(x), attend(x.clone())), "no tangent, nothing to refuse"
 
 
+@pytest.mark.parametrize("kernel", READS)
+def test_a_backward_pass_under_autocast_is_the_same(kernel: str) -> None:
+    """Scores are recomputed there: in bfloat16 they would not fit the forward pass's log-sum-exps."""
+    torch.manual_seed(0)
+    queries, parts = torch.randn(1, 5, 7, requires_grad=True), [torch.randn(2, 3, 4, 3), torch.randn(1, 3, 1, 4)]
+    sums, _ = READS[kernel](queries, parts, torch.rand(2, 3, 4), None)
+    (expected,) = torch.autograd.grad(sums.square().sum(), queries, retain_graph=True)
+    loss = sums.square().sum()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (grad,) = torch.autograd.grad(loss, queries)
+    assert torch.equal(grad, expected)
+
+
 def test_forward_mode_of_shares_is_refused() -> None:
     layer = CrossAttention(query_channels=4, token_channels=7)
     x, blocks = torch.randn(2, 1, 5, 7), [Tokens(parts=(torch.randn(2, 3, 7),))]
