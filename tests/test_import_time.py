@@ -55,7 +55,7 @@ def test_checks_are_constants_to_the_compiler_as_its_own_decorator_makes_them() 
     def marked() -> None: ...
 
     torch.compiler.assume_constant_result(marked)
-    assert set(vars(marked)) <= set(vars(dispatch._compiled)) & set(vars(dispatch._native))
+    assert set(vars(marked)) <= set(vars(dispatch._triton)) & set(vars(dispatch._native))
 
 
 def test_the_command_line_still_tells_what_it_does() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from perceiver.adapters.content import Content
 from perceiver.masks import zero_masked
+from perceiver.runtime.data_checks import is_any
 from perceiver.tokens import Tokens
 
 
@@ -59,6 +60,10 @@ class Table(nn.Module):
             nn.init.uniform_(parameter, -bound, bound)  # as its authors' code does
         self.channels = 2 * embedding_channels
         self.position_channels = embedding_channels
+        # Buffers, because copying numbers to a GPU in each call would wait for it.
+        first = list(itertools.accumulate((0, *self.category_sizes)))[: len(self.category_sizes)]
+        self.register_buffer("_first", torch.tensor(first, dtype=torch.int64), persistent=False)
+        self.register_buffer("_sizes", torch.tensor(self.category_sizes, dtype=torch.int64), persistent=False)
         self.content_channels = 1 + max(self.category_sizes, default=0)
 
     def forward(self, x: Mapping[str, Tensor], mask: Bool[Tensor, "batch"] | None = None) -> Tokens:
@@ -90,8 +95,7 @@ class Table(nn.Module):
             ids = zero_masked(x["categories"], None if valid is None else valid[:, self.num_numbers :])
             self._check_range(ids)
             # All columns share one table of embeddings, in which each has its own rows.
-            first = list(itertools.accumulate((0, *self.category_sizes[:-1])))
-            content.append(self.embedding(ids + torch.tensor(first, dtype=ids.dtype, device=ids.device)))
+            content.append(self.embedding(ids + self._first))
         return Tokens(parts=(torch.cat(content, dim=1), self.bias[None]), mask=valid)
 
     def content(self, x: Mapping[str, Tensor], mask: Bool[Tensor, "batch"] | None = None) -> Content:
@@ -145,10 +149,8 @@ class Table(nn.Module):
 
     def _check_range(self, ids: Tensor) -> None:
         """Raise for an id outside the range of its column, which would read embeddings of another column."""
-        if torch.compiler.is_compiling():
-            return
-        outside = (ids < 0) | (ids >= torch.tensor(self.category_sizes, device=ids.device))
-        if bool(outside.any()):
+        outside = (ids < 0) | (ids >= self._sizes)
+        if is_any(outside, message="Table: the id of a category is outside the range of its column."):
             sample, column = outside.nonzero()[0].tolist()
             raise ValueError(
                 f"Table: sample {sample}, categorical column {column}: id {int(ids[sample, column])} is not in [0, "

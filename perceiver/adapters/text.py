@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from perceiver.masks import grid_mask
 from perceiver.positions import PositionEncoding, index_coordinates
+from perceiver.runtime.data_checks import is_any
 from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_positive
 from perceiver.tokens import Tokens
@@ -108,10 +109,8 @@ class TextTokens(nn.Module):
 
     def _check_range(self, ids: Tensor) -> None:
         """Raise for an id outside the vocabulary: torch's error does not name it, and on a GPU ends the process."""
-        if torch.compiler.is_compiling():
-            return
         outside = (ids < 0) | (ids >= self.vocabulary_size)
-        if bool(outside.any()):
+        if is_any(outside, message="TextTokens: an id is outside the vocabulary."):
             sample, place = outside.nonzero()[0].tolist()
             raise ValueError(
                 f"TextTokens: sample {sample}, position {place}: id {int(ids[sample, place])} is not in "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from perceiver.adapters.content import Content
 from perceiver.masks import grid_mask, zero_masked
 from perceiver.positions import PositionEncoding, relative_time_coordinates, time_coordinates
+from perceiver.runtime.data_checks import is_any
 from perceiver.tokens import Tokens
 
 
@@ -168,15 +169,13 @@ def _check_order(times: Tensor, mask: Tensor | None) -> None:
 
     Inspects values, so compiled code skips it.
     """
-    if torch.compiler.is_compiling():
-        return
     valid = torch.ones_like(times, dtype=torch.bool) if mask is None else mask
     finite = times.isfinite()
     latest = torch.where(valid & finite, times, -torch.inf).cummax(dim=1).values
     early = torch.zeros_like(valid)
     early[:, 1:] = valid[:, 1:] & (times[:, 1:] <= latest[:, :-1])
     wrong = (valid & ~finite) | early
-    if not bool(wrong.any()):
+    if not is_any(wrong, message="TimeSeries: a time is not finite, or not later than those before it."):
         return
     sample, step = wrong.nonzero()[0].tolist()
     time = times[sample, step].item()

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from perceiver.attention.forms import cost_model as choice
 from perceiver.attention.forms.absorbed import absorbed_attention
-from perceiver.attention.forms.cost_model import Shapes, cheapest_form
+from perceiver.attention.forms.cost_model import Shapes, cheapest_form, precision_of_products
 from perceiver.attention.forms.dense import dense_attention, dense_weights
-from perceiver.attention.forms.factored import factored_attention, factored_shares
+from perceiver.attention.forms.factored import common_dtype, factored_attention, factored_shares
 from perceiver.attention.kernels.dispatch import Implementation, implementation
 from perceiver.attention.projection import (
     TokenProjection,
@@ -114,10 +114,11 @@ class CrossAttention(nn.Module):
             qk_channels=self.query.out_features,
             v_channels=self.output.in_features,
             training=torch.is_grad_enabled() and self.training,
+            products=precision_of_products(blocks[0].device, self.query.weight.dtype),
         )
         if self._drops():
             return cheapest_form(shapes, implementation="eager", forms=("dense", "factored"))
-        return cheapest_form(shapes, implementation=self._implementation(blocks, num_queries).name)
+        return cheapest_form(shapes, implementation=self._implementation(blocks).name)
 
     def explain(self, blocks: Sequence[Tokens], *, num_queries: int) -> str:
         """Describe the form and implementation used for these tokens, and the reason, in a few words for tables."""
@@ -129,17 +130,15 @@ class CrossAttention(nn.Module):
             return f"absorbed, {why}; scaled_dot_product_attention of the tokens themselves"
         if self._drops():
             return f"factored, {why}; eager code (the only implementation with attention dropout)"
-        chosen = self._implementation(blocks, num_queries)
+        chosen = self._implementation(blocks)
         return f"factored, {why}; {chosen.name} code ({chosen.reason})"
 
     def _drops(self) -> bool:
         return self.training and self.dropout > 0
 
-    def _implementation(self, blocks: Sequence[Tokens], num_queries: int) -> Implementation:
+    def _implementation(self, blocks: Sequence[Tokens]) -> Implementation:
         """Return the implementation that `factored_attention` would use."""
-        tokens = max(block.batch * block.num_tokens for block in blocks)
-        scores = tokens * num_queries * self.num_heads
-        return implementation(blocks[0].device, self.query.weight.dtype, scores=scores)
+        return implementation(blocks[0].device, common_dtype(self.query.weight.dtype, blocks))
 
     def weights(
         self, queries: Float[Tensor, "batch_or_1 queries channels"], blocks: Sequence[Tokens]

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from perceiver.attention import CrossAttend
+from perceiver.runtime.data_checks import is_any
 from perceiver.tokens import Tokens
 
 
@@ -86,7 +87,8 @@ def _check_index(index: Tensor, queries: Tokens, *, batch: int) -> None:
         raise ValueError(
             f"index: expected positions in the output grid, (k,) or ({batch}, k), k at least 1, got {tuple(index.shape)}."
         )
-    if not torch.compiler.is_compiling() and bool(((index < 0) | (index >= queries.num_tokens)).any()):
+    outside = (index < 0) | (index >= queries.num_tokens)
+    if is_any(outside, message="index: a place is outside the output grid."):
         raise ValueError(
             f"index: expected positions in the flattened output grid {queries.grid}, 0 to {queries.num_tokens - 1}; "
             f"got {int(index.min())} to {int(index.max())}."

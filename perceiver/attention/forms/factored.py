@@ -63,8 +63,7 @@ def factored_attention(
             sums, kept = sums[..., :-1], sums[..., -1].unflatten(1, (num_heads, -1))
         else:
             if read is None:
-                scores = max(block.batch * block.num_tokens for block in blocks) * rows.shape[1]
-                read = implementation(query.device, rows.dtype, scores=scores).read
+                read = implementation(query.device, rows.dtype).read
             results = [call(read, rows, plane.parts, plane.rstd, plane.mask) for plane in planes]
             sums, found = _merge(results, masked=masked)
         out = project(sums.unflatten(1, (num_heads, -1)), projection, kept=kept)
@@ -79,7 +78,7 @@ def factored_shares(
     """Return each block's share of each query's attention, `(B, h, N)` per block: the sums over a block of `dense_weights`.
 
     Over all blocks they sum to 1, or to 0 for samples without a valid token. They follow from the blocks' softmax
-    denominators, so the weights are never held in memory. Nothing is compiled for this.
+    denominators, so the weights are never held in memory.
     """
     with torch.autocast(query.device.type, enabled=False):
         rows, planes = _prepared(query, blocks, projection)
@@ -93,10 +92,15 @@ def factored_shares(
 
 def _prepared(query: Tensor, blocks: Sequence[Tokens], projection: TokenProjection) -> tuple[Tensor, list[Plane]]:
     """Return absorbed queries `(B or 1, h * N, C)` and collapsed blocks, in a common precision of at least float32."""
-    dtype = reduce(torch.promote_types, (part.dtype for block in blocks for part in block.parts), torch.float32)
-    dtype = torch.promote_types(dtype, query.dtype)
+    dtype = common_dtype(query.dtype, blocks)
     rows = absorb(query.to(dtype), projection).flatten(1, 2)
     return rows, [collapse(block, dtype=dtype, eps=projection.norm.eps) for block in blocks]
+
+
+def common_dtype(query: torch.dtype, blocks: Sequence[Tokens]) -> torch.dtype:
+    """Return the type that the factored form computes in: that of queries and parts, at least float32."""
+    dtypes = (query, *(part.dtype for block in blocks for part in block.parts))
+    return reduce(torch.promote_types, dtypes, torch.float32)
 
 
 @dataclass(frozen=True, eq=False)
