@@ -35,7 +35,7 @@ def test_facts_of_data_are_accepted() -> None:
         ("modalities", [1], "spec.modalities: expected a mapping from names to facts, got [1]"),
         ("modalities.image", "image", "spec.modalities.image: expected a mapping of facts with a kind, got 'image'"),
         ("modalities.image.kind", 3, "spec.modalities.image.kind: expected a text, got 3"),
-        ("modalities.image.shape", [8, 8], "spec.modalities.image.shape: expected 3 sizes of image, got [8, 8]"),
+        ("modalities.image.shape", [8, 8], "spec.modalities.image.shape: expected 3 sizes for kind 'image', got [8, 8]"),
         ("modalities.image.shape", [3, -8, 8], "spec.modalities.image.shape: expected a list of sizes"),
         ("modalities.image.shape", [3, 2**20, 2**20], "spec.modalities.image.shape: expected at most 1,073,741,824 values"),
         ("modalities.image.mean", [0.1], "spec.modalities.image: expected as many entries in mean, std"),
