@@ -38,6 +38,12 @@ def test_facts_of_data_are_accepted() -> None:
         ("modalities.image.shape", [8, 8], "spec.modalities.image.shape: expected 3 sizes for kind 'image', got [8, 8]"),
         ("modalities.image.shape", [3, -8, 8], "spec.modalities.image.shape: expected a list of sizes"),
         ("modalities.image.shape", [3, 2**20, 2**20], "spec.modalities.image.shape: expected at most 1,073,741,824 values"),
+        (
+            "modalities.image.shape",
+            None,
+            "spec.modalities.image.shape: expected a list of sizes, 1 or more or null, got nothing",
+        ),
+        ("modalities.sound.sample_rate", None, "spec.modalities.sound.sample_rate: expected a finite number above 0, got"),
         ("modalities.image.mean", [0.1], "spec.modalities.image: expected as many entries in mean, std"),
         ("modalities.image.mean", None, "spec.modalities.image: expected as many entries in mean, std"),
         ("modalities.image.std", [0.0, 1.0, 1.0], "spec.modalities.image.std: expected a list of finite numbers above 0"),
