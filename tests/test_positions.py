@@ -104,7 +104,7 @@ def test_encodings_satisfy_the_protocol() -> None:
     assert isinstance(LearnedTable(grid=(2,), channels=1), PositionEncoding)
 
 
-@pytest.mark.parametrize("resolution", [[], [0.0], [8.0, -1.0], [float("nan")], [float("inf")]])
+@pytest.mark.parametrize("resolution", [[], [0.0], [8.0, -1.0], [float("nan")], [float("inf")], [2.0**40]])
 def test_bad_resolutions(resolution: list[float]) -> None:
     with pytest.raises(ValueError, match=r"Fourier\.resolution"):
         Fourier(num_bands=4, resolution=resolution)

@@ -73,6 +73,9 @@ def _check_modality(entry: object, path: str) -> None:
     if (values := prod(size for size in entry.get("shape") or () if size is not None)) > _MOST_VALUES:
         raise PlainError(f"{child_path(path, 'shape')}: expected at most {_MOST_VALUES:,} values per sample, got {values:,}")
     _check_same_length(entry, ("mean", "std"), path)
+    for key in _NEVER_NULL:
+        if key in facts and facts[key] is None and (key != "shape" or axes is not None):
+            raise PlainError(f"{child_path(path, key)}: expected {_FACTS[key][0]}, got nothing")
 
 
 def _check_target(target: object, path: str) -> None:
@@ -199,7 +202,10 @@ _FACTS: dict[str, tuple[str, Fits]] = {
     "files": _FLAG,
     "unit_sphere": _FLAG,
 }
-"""Facts of the built-in kinds of modality; null is the same as a missing entry."""
+"""Facts of the built-in kinds of modality; null is the same as a missing entry, except for `_NEVER_NULL`."""
+
+_NEVER_NULL = ("shape", "mean", "std", "crop_fraction", "sample_rate", "vocabulary_size", "num_values")
+"""Facts that a kind uses whenever the entry exists."""
 
 _AXES = {"image": 3, "video": 4, "audio": 2}
 
