@@ -135,6 +135,7 @@ def read_image(path: Path | BytesIO, *, deep_range: Sequence[float] | None = Non
     """
     try:
         with Image.open(path) as image:
+            check_animation(image)
             return to_rgb(upright(image), deep_range=deep_range)
     except FileNotFoundError:
         raise
@@ -144,6 +145,16 @@ def read_image(path: Path | BytesIO, *, deep_range: Sequence[float] | None = Non
         raise ImageFileError(
             f"{path}: not a valid image ({type(error).__name__}: {error}). Replace the file or remove it."
         ) from error
+
+
+def check_animation(image: Image.Image) -> None:
+    """Raise DecompressionBombError for an animation with huge frames: 2 kB of WebP can hold frames of 148 million pixels.
+
+    Frames may have a quarter of the pixels that Pillow allows for an image (`PIL.Image.MAX_IMAGE_PIXELS`).
+    """
+    pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
+    if limit is not None and pixels > limit // 4 and getattr(image, "is_animated", False):
+        raise Image.DecompressionBombError(f"Frames of {pixels} pixels exceed the limit of {limit // 4} pixels for animations.")
 
 
 def deep_range_of_files(paths: Iterable[Path | BytesIO]) -> list[int] | None:
