@@ -198,8 +198,8 @@ def find_images(folder: Path, *, frame: Frame, class_names: Sequence[str] | None
         names = class_names
         if unknown := [name for name in found if name not in set(names)]:
             raise ValueError(
-                f"{folder}: has {_some(unknown)}, which are not among the training classes {_some(names)}. Remove "
-                "these folders, or add training images of these classes."
+                f"{folder}: has the classes {_quoted(unknown)}, which are not among the training classes "
+                f"{_quoted(names)}. Remove these folders, or add training images of these classes."
             )
     return _files_of(folder, names=names, found=found, frame=frame, complete=class_names is None)
 
@@ -264,6 +264,6 @@ def both_or_neither(
     return None if mean is None or std is None else (mean, std)
 
 
-def _some(names: Sequence[str]) -> str:
+def _quoted(names: Sequence[str]) -> str:
     shown = ", ".join(repr(name) for name in names[:5])
-    return f"the classes {shown}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -82,7 +82,7 @@ def test_no_parts(tmp_path: Path) -> None:
         (tmp_path, r"expected CSV, Parquet or JSON files, but \S+ has none"),
         (tmp_path / "*.csv", r"no file matches \S+\*\.csv"),
         ([], "got none"),
-        ([tmp_path / "nowhere.csv"], r"nowhere\.csv is not there"),
+        ([tmp_path / "nowhere.csv"], r"nowhere\.csv does not exist"),
     ):
         with pytest.raises((FileNotFoundError, ValueError), match=message):
             read_table(given)

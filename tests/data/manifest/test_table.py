@@ -119,7 +119,7 @@ def test_long_cells(tmp_path: Path) -> None:
         ("m.csv", b"a,b\n", r"m\.csv: has no rows"),
         ("m.csv", b'a,b\n1,"2\n', r"m\.csv, line \d: is not CSV.*quotes"),
         ("m.csv", "a,b\n1,2\n".encode("utf-16"), r"m\.csv: is UTF-16; save it as UTF-8"),
-        ("m.csv", b"a,b\n1,\0\n", r"m\.csv, line 2: holds a zero byte"),
+        ("m.csv", b"a,b\n1,\0\n", r"m\.csv, line 2: contains a zero byte"),
         ("m.jsonl", b'"a"\n{"a": 2}]\n', r"m\.jsonl, line 1: expected a JSON object, got str.*one object \{…\} per line"),
         ("m.parquet", b"PAR1 no", r"m\.parquet: "),
     ],
