@@ -47,7 +47,7 @@ def named_columns(path: Path, names: Sequence[str]) -> tuple[dict[str, int], lis
     """
     names = [name.strip() for name in names]
     if not any(names):
-        raise ValueError(f"{path}: expected column names on the first line of the CSV file, got an empty file.")
+        raise ValueError(f"{path}: expected column names, found none. In a CSV file they are on the first line.")
     chosen = {name: number for name, number in distinct(names).items() if not is_broken(name)}
     if unnamed := [number for number, name in enumerate(names, start=1) if not name or is_broken(name)]:
         log.info("%s: columns without a name are left out: %s.", path, ", ".join(map(str, unnamed)))
