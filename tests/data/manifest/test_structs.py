@@ -141,7 +141,7 @@ def test_a_path_without_bytes_follows_the_rule_of_paths(tmp_path: Path, monkeypa
         for path in ("$HOME/[1].png", "~/[1].png"):
             with pytest.raises(FileNotFoundError, match="no such file: "):
                 read_cell({"bytes": None, "path": path}, spec=facts, folder=tmp_path)
-        with pytest.raises(ValueError, match="expected the content of a file or a value"):
+        with pytest.raises(ValueError, match="expected file content or a value"):
             read_cell({"path": "[1].png"}, spec=facts, folder=None)  # as from a shard
     assert read_cell({"path": "[1].png"}, spec=IMAGE, folder=tmp_path).getpixel((0, 0)) == (60, 0, 0)
     assert cell_content({"bytes": None, "path": None}, spec=IMAGE) is None
