@@ -136,7 +136,7 @@ def find(path: str | Path) -> Path:
     if given.is_file():
         return given
     if not given.exists():
-        raise FileNotFoundError(f"{given}: there is no such file or folder; expected a checkpoint or a run directory")
+        raise FileNotFoundError(f"{given}: no such file or folder; expected a checkpoint or a run directory")
     for candidate in RUN_CANDIDATES:
         if (given / candidate).is_file():
             return given / candidate
@@ -179,7 +179,7 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str | torch.dev
         >>> load("no/such/run")
         Traceback (most recent call last):
             ...
-        FileNotFoundError: no/such/run: there is no such file or folder; expected a checkpoint or a run directory
+        FileNotFoundError: no/such/run: no such file or folder; expected a checkpoint or a run directory
     """
     file = find(path)
     content = _load_plain(file)

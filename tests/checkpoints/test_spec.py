@@ -34,7 +34,7 @@ def test_facts_of_data_are_accepted() -> None:
     [
         ("modalities", [1], "spec.modalities: expected a mapping from names to entries, got [1]"),
         ("modalities.image", "image", "spec.modalities.image: expected a mapping with a kind, got 'image'"),
-        ("modalities.image.kind", 3, "spec.modalities.image.kind: expected a text, got 3"),
+        ("modalities.image.kind", 3, "spec.modalities.image.kind: expected a string, got 3"),
         ("modalities.image.shape", [8, 8], "spec.modalities.image.shape: expected 3 sizes for kind 'image', got [8, 8]"),
         ("modalities.image.shape", [3, -8, 8], "spec.modalities.image.shape: expected a list of sizes"),
         ("modalities.image.shape", [3, 2**20, 2**20], "spec.modalities.image.shape: expected at most 1,073,741,824 values"),
@@ -56,7 +56,7 @@ def test_facts_of_data_are_accepted() -> None:
         ),
         ("modalities.facts.categories", {"sex": [1]}, "spec.modalities.facts.categories: expected a mapping from columns"),
         ("target", 5, "spec.target: expected a mapping with a kind, got 5"),
-        ("target.names", "cat", "spec.target.names: expected a list of texts, got 'cat'"),
+        ("target.names", "cat", "spec.target.names: expected a list of strings, got 'cat'"),
         ("target.counts", [1, -1], "spec.target.counts: expected a list of whole numbers, 0 or more, got [1, -1]"),
         ("num_classes", 0, "spec.num_classes: expected a whole number, 1 or more, got 0"),
         ("target._target_", "os.system", "spec.target._target_: keys that begin and end with '_'"),

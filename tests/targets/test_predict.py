@@ -94,11 +94,11 @@ def test_texts(tmp_path: Path) -> None:
         ([PIXELS, Path("none.png")], IMAGE, r"sample 1, modality 'it': cannot read none\.png as image \(FileNotFoundError"),
         ("none.png", IMAGE, r"sample 0, modality 'it': cannot read none\.png as image \(FileNotFoundError"),
         ("/dev/zero", IMAGE, "it is not a regular file"),
-        ("/dev/zero", SOUND, "there is no file"),
+        ("/dev/zero", SOUND, "no such file: /dev/zero"),
         (png(PIXELS)[:-30], IMAGE, r"sample 0, modality 'it': cannot read \d+ bytes as image"),
         (b"\xff", TEXT, r"cannot read 1 bytes as text \(UnicodeDecodeError"),
-        (Path("it.wav"), SOUND, r"cannot read it\.wav as audio \(FileNotFoundError: there is no file it\.wav"),
-        (b"RIFF", SOUND, r"cannot read 4 bytes as audio \(ValueError: content of a cell: is no sound file"),
+        (Path("it.wav"), SOUND, r"cannot read it\.wav as audio \(FileNotFoundError: no such file: it\.wav"),
+        (b"RIFF", SOUND, r"cannot read 4 bytes as audio \(ValueError: content of a cell: not a readable sound file"),
         (b"1 2 3\n4 5", POINTS, "cannot read 9 bytes as points"),
         (b"{", TABLE, "cannot read 1 bytes as table"),
         (np.ones((4, 5, 2), dtype=np.uint8), IMAGE, r"sample 0, modality 'it': .*shape"),
@@ -181,8 +181,8 @@ def test_a_table_of_one_row(tmp_path: Path) -> None:
 def test_unknown_categories_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     batches([ROW, {"age": 1, "sex": "x"}, {"it": {"age": 1, "sex": "y"}}, {"age": 2}], TABLE)
     assert caplog.messages == [
-        "predict, modality 'it', column 'sex': 2 of 3 cells have 2 values unknown in training, such as 'x'; a model takes "
-        "them for missing categories. Known are f, m."
+        "predict, modality 'it', column 'sex': 2 of 3 cells have 2 values unseen in training, such as 'x'; the model "
+        "treats them as missing. Known values: f, m."
     ]
     caplog.clear()
     batches(ROW, TABLE)

@@ -154,7 +154,7 @@ def check_animation(image: Image.Image) -> None:
     """
     pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
     if limit is not None and pixels > limit // 4 and getattr(image, "is_animated", False):
-        raise Image.DecompressionBombError(f"Frames of {pixels} pixels exceed the limit of {limit // 4} pixels for animations.")
+        raise Image.DecompressionBombError(f"Frames of {pixels} pixels exceed the limit for animations, {limit // 4}.")
 
 
 def deep_range_of_files(paths: Iterable[Path | BytesIO]) -> list[int] | None:
@@ -209,8 +209,8 @@ def find_images(folder: Path, *, frame: Frame, class_names: Sequence[str] | None
         names = class_names
         if unknown := [name for name in found if name not in set(names)]:
             raise ValueError(
-                f"{folder}: has {_some(unknown)}, which are not among the training classes {_some(names)}. Remove "
-                "these folders, or add training images of these classes."
+                f"{folder}: has the classes {_quoted(unknown)}, which are not among the training classes "
+                f"{_quoted(names)}. Remove these folders, or add training images of these classes."
             )
     return _files_of(folder, names=names, found=found, frame=frame, complete=class_names is None)
 
@@ -275,6 +275,6 @@ def both_or_neither(
     return None if mean is None or std is None else (mean, std)
 
 
-def _some(names: Sequence[str]) -> str:
+def _quoted(names: Sequence[str]) -> str:
     shown = ", ".join(repr(name) for name in names[:5])
-    return f"the classes {shown}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")

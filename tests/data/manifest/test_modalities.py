@@ -100,5 +100,5 @@ def test_names_that_no_module_can_have(name: str) -> None:
 
 
 def test_none() -> None:
-    with pytest.raises(ValueError, match=r"data\.modalities: expected one or more modalities"):
+    with pytest.raises(ValueError, match=r"data\.modalities: expected one or more modalities with their kinds"):
         parse_modalities({}, defaults={})
