@@ -134,6 +134,7 @@ def test_the_reference_grid_is_shared_by_the_batch(grid: tuple[int, ...]) -> Non
     table = LearnedTable(grid=grid, channels=3)
     (part,) = table(grid_coordinates(grid))
     assert torch.equal(part, table.table[None])
+    assert part.data_ptr() == table.table.data_ptr(), "nothing is gathered"
 
 
 @settings(max_examples=40)
@@ -220,6 +221,11 @@ def test_coordinates_are_relative_to_the_own_size(sizes: list[tuple[int, int]], 
             assert torch.equal(own, alone[axis].flatten())
             np.testing.assert_allclose(own.numpy(), np.linspace(-1, 1, length), atol=2e-7)
             assert length == 1 or (beyond > 1).all()
+
+
+def test_coordinates_have_the_digits_of_linspace() -> None:
+    for length in range(1, 400):
+        assert torch.equal(grid_coordinates((length,))[0].flatten(), torch.linspace(-1, 1, length)), length
 
 
 def test_coordinates_of_absent_samples_are_finite() -> None:

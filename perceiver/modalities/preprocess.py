@@ -36,8 +36,7 @@ def preprocess(raw: Any, *, spec: ModalitySpec, name: str) -> Tensor | dict[str,
         if error.args and error.args[0] in spec:
             raise
         raise ValueError(
-            f"{name}: the spec has no {str(error)[:60]}, which kind {spec.get('kind')!r} needs; it has "
-            f"{', '.join(spec)}."
+            f"{name}: the spec has no {str(error)[:60]}, which kind {spec.get('kind')!r} needs; it has {', '.join(spec)}."
         ) from error
 
 

@@ -5,12 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchaudio
 from PIL import Image
 from torch import Tensor
 
 from perceiver.modalities.arrays import scale
 from perceiver.modalities.framing import Frame
 from perceiver.modalities.preprocess import normalise, preprocess
+from perceiver.modalities.table import is_missing, number_of_name, value_text
 
 RGB = {"kind": "image", "shape": [3, 4, 5], "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7], "range": [0, 255]}
 GREY = {"kind": "image", "shape": [1, 4, 5]}
@@ -403,3 +405,113 @@ def test_videos_in_many_forms() -> None:
 def test_long_sound_is_cut_where_training_cut_it() -> None:
     assert sound(torch.randn(100), max_seconds=0.01).shape == (1, 80)
     assert sound((np.zeros(400, np.float32), 16000), max_seconds=0.01).shape == (1, 80)
+
+
+def test_the_range_of_floating_point_values_has_a_tolerance() -> None:
+    assert torch.equal(scale(torch.tensor([-9e-5, 1 + 9e-5]), {}), torch.tensor([-9e-5, 1 + 9e-5]))
+    for wrong in (-2e-4, 1 + 2e-4, 1.5, -0.5):
+        with pytest.raises(ValueError, match="expected floating-point values"):
+            scale(torch.tensor([0.5, wrong]), {})
+    assert scale(torch.tensor([0, 255]), {}).tolist() == [0, 1]
+    for wrong in (-1, 256):
+        with pytest.raises(ValueError, match=r"expected integers in \[0, 255\]"):
+            scale(torch.tensor([wrong]), {})
+    for dtype in (torch.uint8, torch.float32, torch.bool):
+        assert scale(torch.zeros(0, dtype=dtype), {}).shape == (0,)
+
+
+def test_integer_sound_keeps_every_bit() -> None:
+    for dtype in (np.int16, np.uint8, np.int8):
+        limits = np.iinfo(dtype)
+        raw = np.arange(limits.min, limits.max + 1, dtype=np.int64).astype(dtype)
+        half = 2 ** (limits.bits - 1)
+        expected = (raw.astype(np.float64) + (0 if limits.min else -half)) / half
+        assert np.array_equal(sound(raw)[0].numpy(), expected.astype(np.float32))
+
+
+def test_lists_of_integers_have_sixteen_bits() -> None:
+    assert sound([-32768, 0, 32767]).tolist() == [[-1, 0, 32767 / 32768]]
+    assert sound(torch.zeros(0, dtype=torch.int64)).shape == (1, 0)
+    for wrong in (-32769, 32768):
+        with pytest.raises(ValueError, match="sample 3: expected 16-bit integers, got values from"):
+            sound([0, wrong])
+
+
+def test_shapes_of_sound() -> None:
+    assert preprocess(torch.zeros(2, 2), spec=STEREO, name="x").shape == (2, 2)  # type: ignore[union-attr]
+    assert preprocess(torch.zeros(2, 0), spec=STEREO, name="x").shape == (2, 0)  # type: ignore[union-attr]
+    for wrong, spec in ((torch.zeros(3, 9), STEREO), (torch.zeros(1, 1, 9), STEREO), (torch.zeros(1, 1, 9), SOUND)):
+        with pytest.raises(ValueError, match="x: expected shape"):
+            preprocess(wrong, spec=spec, name="x")
+    assert sound(torch.zeros(9), max_seconds=1e-9).shape == (1, 1)
+
+
+def test_resampling_between_awkward_rates() -> None:
+    """A filter of too many coefficients is replaced by that of the nearest simple ratio; a ratio past 1024 is refused."""
+    wave = torch.randn(1, 16008)
+    resample = torchaudio.functional.resample
+    for rate, ratio in ((16001, (2, 1)), (4001, (1, 2)), (8001, (1, 1)), (16008, (2001, 1000)), (8, (1, 1000))):
+        short = wave[:, : 16008 if rate > 8 else 4]
+        assert torch.equal(sound((short, rate)), resample(short, *ratio)), rate
+    assert sound((wave, 8000 * 1024)).shape == (1, 16)
+    for rate in (8000 * 1024 + 1, 7, 0, -8000):
+        with pytest.raises(ValueError, match=rf"sample 3: expected a sample rate of 8 to 8192000 Hz .*, got {rate} Hz"):
+            sound((wave, rate))
+    with pytest.raises(ValueError, match="expected a sample rate of 1 to 102400 Hz .*, got 0 Hz"):
+        sound((wave, 0), sample_rate=100)
+
+
+def test_settings_of_the_spec_that_are_missing_are_named() -> None:
+    with pytest.raises(ValueError, match="x: the spec has no 'num_values', which kind 'timeseries' needs; it has kind"):
+        preprocess([1, 2], spec={"kind": "timeseries"}, name="x")
+
+
+def test_series_of_one_value_may_omit_its_axis() -> None:
+    one = {"num_values": 1, "mean": [0.0], "std": [1.0]}
+    x = series({"values": [1, 2], "times": [0, 1], "present": [True, False]}, **one)
+    assert x["present"].tolist() == [[True], [False]]
+    with pytest.raises(ValueError, match="expected values of shape"):
+        series([1, 2], step_seconds=1)
+
+
+def test_series_without_statistics_or_in_order_are_unchanged() -> None:
+    values = np.array([[3.0, 4.0], [1.0, 2.0]])
+    x = preprocess({"values": values, "times": [0, 1]}, spec={"kind": "timeseries", "num_values": 2}, name="x")
+    assert x["values"].tolist() == values.tolist()  # type: ignore[call-overload, index]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1, "1"), (1.0, "1"), ("1", "1"), ("1.00", "1"), ("-7.0", "-7"), ("1.50", "1.50"), ("01.0", "01.0"), (2.5, "2.5"),
+        (True, "True"), ("true", "True"), ("FALSE", "False"), (np.True_, "True"), ("Rest", "Rest"), ("no", "no"),
+        (np.int64(3), "3"), (np.float32(3), "3"), (b"gr\xc3\xbcn", "grün"), (b"\xff", "\ufffd"), (" a ", "a"),
+    ],
+)  # fmt: skip
+def test_categories_are_the_same_however_they_are_written(value: Any, text: str) -> None:
+    assert value_text(value) == text
+
+
+def test_missing_cells() -> None:
+    for value in (None, "", "  ", float("nan"), np.float64("nan"), np.float32("nan")):
+        assert is_missing(value)
+    for value in (0, 0.0, False, "0", "nan", "a", b"", np.float32(1)):
+        assert not is_missing(value)
+
+
+def test_names_of_version_0_1_are_found_first() -> None:
+    assert [number_of_name(value, ["a", "1", "1.0"]) for value in ("1", "1.0", 1, "1.00", "b")] == [1, 2, 1, 1, None]
+
+
+def test_colour_conversions_depend_on_the_range() -> None:
+    """Images of 8 bits are converted to the spec's colours; others only if they were framed."""
+    grey, colour = Image.fromarray(pixels[..., 0]), Image.fromarray(pixels)
+    sixteen = {"kind": "image", "shape": [3, 4, 5], "range": [0, 16]}
+    assert preprocess(Image.fromarray(pixels // 16), spec=sixteen, name="x").shape == (3, 4, 5)  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="x: expected shape"):
+        preprocess(Image.fromarray(pixels[..., 0] // 16), spec=sixteen, name="x")
+    framed = preprocess(colour, spec={**GREY, "crop_fraction": 1.0}, name="x")
+    assert torch.equal(framed, preprocess(colour.convert("L"), spec=GREY, name="x"))  # type: ignore[arg-type]
+    deep = Image.fromarray(np.full((4, 5), 4095, dtype=np.uint16))
+    assert (preprocess(deep, spec={**GREY, "crop_fraction": 1.0, "deep_range": [0, 4095]}, name="x") == 1).all()  # type: ignore[union-attr]
+    assert preprocess(grey, spec={**RGB, "mean": [0.0] * 3, "std": [1.0] * 3}, name="x").shape == (3, 4, 5)  # type: ignore[union-attr]

@@ -192,3 +192,75 @@ def test_unknown_categories_are_logged(caplog: pytest.LogCaptureFixture) -> None
 def test_a_number_is_no_sample() -> None:
     with pytest.raises(TypeError, match="expected a sample or an iterable of samples, got int"):
         batches(3, IMAGE)
+
+
+TWO = {"image": IMAGE, "words": TEXT}
+
+
+def test_samples_that_do_not_fit_the_modalities() -> None:
+    with pytest.raises(ValueError, match=r"sample 3: expected a dict with any of \['image', 'words'\], got str"):
+        prepare("a text", TWO, number=3)
+    with pytest.raises(ValueError, match=r"sample 3: expected any of the modalities \['image', 'words'\], got also \['w'\]"):
+        prepare({"w": "a text"}, TWO, number=3)
+    with pytest.raises(ValueError, match=r"sample 3: expected any of the modalities \['words'\], got also \['image'\]"):
+        prepare({"words": "a", "image": PIXELS}, {"words": TEXT}, number=3)
+
+
+def test_prepared_samples_are_named_and_observed() -> None:
+    seen: list[tuple[str, Any]] = []
+    sample = prepare({"words": "ab"}, TWO, number=3, seen=lambda name, value: seen.append((name, value)))
+    assert (sample.id, list(sample.inputs), sample.target, seen) == ("3", ["words"], None, [("words", "ab")])
+    assert list(prepare("ab", {"words": TEXT}, number=0).inputs) == ["words"]
+
+
+def test_a_dict_may_be_the_value_of_the_only_modality() -> None:
+    """Also if a column has the name of the modality."""
+    row = {"kind": "table", "numbers": ["it"], "categories": {"sex": ["f", "m"]}}
+    assert batches({"it": 5.0}, row)[0].tolist() == [[5.0]]
+    assert batches({"it": {"it": 5.0}}, row)[0].tolist() == [[5.0]]
+    assert batches({"it": 5.0, "sex": "f"}, row)[0].tolist() == [[5.0]]
+    steps = {"values": STEPS, "times": [0.0, 1.0, 2.0]}
+    assert batches({"it": steps}, SERIES)[0].shape == batches(steps, SERIES)[0].shape == (1, 3, 2)
+    named = {"modalities": {"values": SERIES}, "target": {"kind": "classes", "names": ["a"]}}
+    found: list[Any] = []
+
+    def forward(inputs: Mapping[str, Any], masks: Mapping[str, Tensor]) -> Tensor:
+        found.append(inputs["values"]["values"].shape)
+        return torch.zeros(1, 1)
+
+    predict(forward, named, {"values": STEPS}, batch_size=1)
+    assert found == [(1, 3, 2)]
+
+
+def test_predictions_need_a_target_and_a_batch_size() -> None:
+    for spec in (None, {}, {"modalities": {"it": IMAGE}}):
+        with pytest.raises(ValueError, match="predict: expected a model whose spec has class names"):
+            predict(lambda inputs, masks: torch.zeros(1, 1), spec, PIXELS, batch_size=1)
+    with pytest.raises(ValueError, match="predict: expected batch_size of at least 1, got 0"):
+        batches(PIXELS, IMAGE, batch_size=0)
+    assert [len(x) for x in batches([PIXELS] * 5, IMAGE, batch_size=2)] == [2, 2, 1]
+    assert batches([], IMAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("modality", "one", "several"),
+    [
+        ({"kind": "text", "vocabulary_size": 262}, [1, 2, 3], [[1, 2, 3], [4, 5]]),
+        ({"kind": "timeseries", "num_values": 1, "step_seconds": 1.0}, [1.0, 2.0], [[[1.0], [2.0]], [[3.0]]]),
+        ({"kind": "depth", "shape": [2, 2], "channel_axis": "none"}, [[1, 2], [3, 4]], [[[1, 2], [3, 4]]] * 2),
+        (GREY, np.ones((4, 5)).tolist(), np.ones((2, 4, 5)).tolist()),
+        (SOUND, [0.5, 0.25, True], [[0.5, 0.25], [0.5]]),
+    ],
+)
+def test_lists_of_numbers_are_one_sample_or_several(modality: dict[str, Any], one: Any, several: Any) -> None:
+    assert sum(map(len, batches(one, modality))) == 1
+    assert sum(map(len, batches(several, modality))) == len(several)
+
+
+def test_a_pair_of_sound_and_rate_is_one_sample() -> None:
+    assert batches((WAVE, 100), SOUND)[0].shape == batches((WAVE, np.int64(100)), SOUND)[0].shape == (1, 1, 30)
+    assert batches([(WAVE, 100), (WAVE, 100)], SOUND)[0].shape == (2, 1, 30)
+    assert batches((WAVE, WAVE), SOUND)[0].shape == (2, 1, 30)
+    assert batches([WAVE, WAVE, WAVE], SOUND)[0].shape == (3, 1, 30)
+    stereo = {**SOUND, "shape": [2, None]}
+    assert batches(np.ones((2, 30), dtype=np.float32), stereo)[0].shape == (1, 2, 30)
