@@ -250,6 +250,7 @@ class Run:
         files = {str(self.root / mutant.path) for mutant in self.mutants}
         reached = self._record(files)
         print(f"{len(self._items)} tests, {sum(self._seconds.values()):.0f} s", file=self.out, flush=True)
+        gc.unfreeze()  # frozen objects are not listed
         functions: dict[Line, list[FunctionType]] = {}
         for function in gc.get_objects():
             if type(function) is FunctionType and function.__code__.co_filename in files:

@@ -51,8 +51,11 @@ def spec(kind: str, **changes: Any) -> dict[str, Any]:
             "table",
             {"columns": ["a", "b"], "numbers": ["b"], "categories": ["c"], "decimal": ",", "thousands": "."},
             {
-                **{"columns": ["a", "b", "c"], "asked_numbers": ["b"], "asked_categories": ["c"]},
-                **{"decimal": ",", "thousands": "."},
+                "columns": ["a", "b", "c"],
+                "asked_numbers": ["b"],
+                "asked_categories": ["c"],
+                "decimal": ",",
+                "thousands": ".",
             },
         ),
         ("table", {"columns": ["a"]}, {"columns": ["a"], "asked_numbers": [], "asked_categories": []}),
