@@ -148,7 +148,7 @@ def _is_spoken(call: ast.Call) -> bool:
     return name.lstrip("_") in _SPOKEN
 
 
-def mutants_of(path: Path, *, root: Path = REPOSITORY) -> Iterator[Mutant]:
+def mutants_of(path: Path, *, root: Path) -> Iterator[Mutant]:
     """Yield the changes of all functions and methods of a file; inner functions are parts of their outer ones."""
     tree = ast.parse(path.read_text())
     for owner in [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]:
@@ -222,13 +222,13 @@ class Run:
     Args:
         mutants: changes to try.
         limit: most seconds of tests for each.
-        root: the folder that their paths begin at.
+        root: folder that their paths begin at.
         unchanged: run the tests of each change without it, as a control: all must survive.
     """
 
     mutants: Sequence[Mutant]
     limit: float
-    root: Path = REPOSITORY
+    root: Path
     unchanged: bool = False
     results: dict[Result, list[Mutant]] = field(default_factory=lambda: {name: [] for name in get_args(Result)})
     out: TextIO = field(default_factory=lambda: os.fdopen(os.dup(1), "w"))  # pytest captures the standard output
@@ -369,10 +369,10 @@ def equivalents(path: Path = EQUIVALENTS) -> set[str]:
 
 def chosen(settings: argparse.Namespace) -> list[Mutant]:
     """Return the changes that the command line asks for."""
-    places = [REPOSITORY / name for name in settings.targets]
+    places = [settings.root / name for name in settings.targets]
     paths = [path for place in places for path in ([place] if place.is_file() else sorted(place.rglob("*.py")))]
     same = equivalents()
-    mutants = [mutant for path in paths for mutant in mutants_of(path)]
+    mutants = [mutant for path in paths for mutant in mutants_of(path, root=settings.root)]
     different = [mutant for mutant in mutants if mutant.name not in same]
     print(f"{len(mutants)} changes, {len(mutants) - len(different)} of them listed as equivalent", flush=True)
     if settings.only is not None:
@@ -389,6 +389,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[Result, list[Mutant]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", nargs="+", required=True, help="files and folders to change")
     parser.add_argument("--tests", nargs="+", required=True, help="tests to run")
+    parser.add_argument("--root", type=Path, default=REPOSITORY, help="folder that targets and tests are in")
     parser.add_argument("--sample", type=int, help="how many changes to draw; default: all")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
     parser.add_argument("--only", type=Path, help="an earlier --json: try only what was not killed there")
@@ -396,9 +397,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[Result, list[Mutant]]:
     parser.add_argument("--unchanged", action="store_true", help="a control: run the tests of each change without it")
     parser.add_argument("--json", type=Path, help="file for the changes that were not killed")
     settings = parser.parse_args(arguments)
+    settings.root = settings.root.resolve()
     mutants = chosen(settings)
-    run = Run(mutants, settings.limit, unchanged=settings.unchanged)
-    os.chdir(REPOSITORY)
+    run = Run(mutants, settings.limit, settings.root, unchanged=settings.unchanged)
+    if settings.json is not None:
+        settings.json = settings.json.resolve()
+    os.chdir(settings.root)
     status = pytest.main([*settings.tests, "-n", "0", "-q", "-p", "no:cacheprovider"], plugins=[run])
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise SystemExit(f"the tests did not run: {status!r}")
