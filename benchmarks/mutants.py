@@ -18,11 +18,14 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import functools
 import gc
+import inspect
 import json
 import os
 import random
 import re
+import resource
 import signal
 import sys
 import time
@@ -51,6 +54,8 @@ _OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
     ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
 }  # fmt: skip
+_MOST_BYTES = 8 * 2**30  # memory of a child: a change may read a file without an end
+_CACHED = type(functools.cache(int))
 _SPOKEN = {"debug", "info", "warning", "warn", "error", "exception", "log"}
 _NOT_RUN = {"annotation", "returns", "decorator_list", "type_params"}
 
@@ -176,6 +181,10 @@ def _function_mutants(path: Path, tree: ast.Module, function: ast.FunctionDef, *
             yield Mutant(str(path.relative_to(root)), name, first, lines, change, code)
 
 
+def _file_of(function: Any) -> str:
+    return function.__code__.co_filename if isinstance(function, FunctionType) else ""
+
+
 def _set(parent: ast.AST, name: str, index: int | None, node: ast.AST) -> None:
     if index is None:
         setattr(parent, name, node)
@@ -255,6 +264,9 @@ class Run:
         for function in gc.get_objects():
             if type(function) is FunctionType and function.__code__.co_filename in files:
                 functions.setdefault((function.__code__.co_filename, function.__code__.co_firstlineno), []).append(function)
+        for cached in gc.get_objects():
+            if type(cached) is _CACHED and _file_of(inspect.unwrap(cached)) in files:
+                cached.cache_clear()  # of results without the change
         gc.collect()
         gc.freeze()
         for number, mutant in enumerate(self.mutants):
@@ -327,6 +339,7 @@ class Run:
         child = os.fork()
         if child == 0:
             os.setpgid(0, 0)
+            resource.setrlimit(resource.RLIMIT_DATA, (_MOST_BYTES, _MOST_BYTES))
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, 1)
             os.dup2(null, 2)

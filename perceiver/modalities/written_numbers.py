@@ -91,7 +91,7 @@ def how_numbers_are_written(
     ]
     counts = [sum(_is_number(text, style) for text in texts) for style in styles]
     best = max(counts)
-    if not given and best > 0 and counts[1] == counts[2] == best > counts[0]:
+    if not given and counts[1] == counts[2] == best > counts[0]:
         example = next(text for text in texts if "," in text)
         raise ValueError(
             f"{example!r} may be written with a decimal comma or with a comma for thousands. Set decimal or thousands "

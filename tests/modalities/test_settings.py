@@ -122,3 +122,8 @@ def test_channel_axes_of_kinds_without_a_class() -> None:
     for wrong in (None, 1, "last", {"depth": 1}):
         with pytest.raises(ValueError, match=r"spec\.modalities\.x: kind 'depth' is not one of image, .*channel_axis"):
             channel_axes("x", {"kind": "depth"} if wrong is None else {"kind": "depth", "channel_axis": wrong})
+
+
+def test_columns_twice_are_shown() -> None:
+    with pytest.raises(ValueError, match=r"got \{'numbers': \['a'\], 'categories': \['a'\]\}\.$"):
+        spec("table", numbers=["a"], categories=["a"])

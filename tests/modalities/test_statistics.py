@@ -102,6 +102,8 @@ def test_series_are_measured_where_they_are_present() -> None:
     }
     alone = kind_of(spec).statistics([preprocess(raw[1], spec=spec, name="x")], spec)
     assert alone["duration_seconds"] == 1.0, "a single step has no duration"
+    later = [{"values": torch.ones(2, 1), "times": torch.tensor([10.0, 10.25])}]
+    assert kind_of(spec).statistics(later, spec)["duration_seconds"] == 0.25
     longer = kind_of(spec).statistics([preprocess(np.ones((7, 2)), spec=spec, name="x"), *samples], spec)
     assert longer["duration_seconds"] == 3.0
 

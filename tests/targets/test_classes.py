@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from perceiver.targets.classes import ClassTarget
+from perceiver.targets.classes import ClassTarget, classes_target
 from perceiver.targets.kinds import target_of
 from perceiver.targets.labels import LabelsTarget, labels_target
 from perceiver.targets.values import ValuesTarget, values_target
@@ -113,8 +113,16 @@ def test_values_that_vary_by_rounding_are_constant() -> None:
     assert entry["kind"] == "values"
     assert entry["names"] == ["x", "y"]
     assert entry["std"] == [1.0, pytest.approx(5e-12, rel=1e-3)]
+    large = torch.tensor([[1e3, 0.0], [1e3 + 1e-10, 0.0]], dtype=torch.float64)
+    assert values_target(names=["x", "y"], training=large)["std"] == [1.0, 1.0]
     for wrong in (torch.ones(0, 2), torch.tensor([[1.0, float("inf")]])):
         with pytest.raises(ValueError, match=r"values_target\.training: expected one or more rows of finite values"):
             values_target(names=["x", "y"], training=wrong)
     with pytest.raises(ValueError, match="names: expected one for each of the 2 columns of training, got 1"):
         values_target(names=["x"], training=training)
+
+
+def test_entries_of_the_spec() -> None:
+    entry = classes_target(names=("cat", "dog"), counts=(3, 4))
+    assert entry == {"kind": "classes", "names": ["cat", "dog"], "counts": [3, 4]}
+    assert target_of({"target": entry}) == ClassTarget(names=["cat", "dog"])

@@ -4,14 +4,17 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
+import plug_in_kinds
 import pytest
 import soundfile
 import torch
 from PIL import Image
 from torch import Tensor
 
+from perceiver.targets.files import is_file, read_file
 from perceiver.targets.predict import predict, prepare
 
 IMAGE = {"kind": "image", "shape": [3, 4, 5]}
@@ -264,3 +267,44 @@ def test_a_pair_of_sound_and_rate_is_one_sample() -> None:
     assert batches([WAVE, WAVE, WAVE], SOUND)[0].shape == (3, 1, 30)
     stereo = {**SOUND, "shape": [2, None]}
     assert batches(np.ones((2, 30), dtype=np.float32), stereo)[0].shape == (1, 2, 30)
+
+
+def test_kinds_of_plug_ins_take_files_or_values() -> None:
+    """A text that is a value is no path."""
+    values, files, numbers = ({"kind": f"plug_in_kinds.{name}"} for name in ("Bases", "Counts", "Wind"))
+    assert [plug_in_kinds.Bases.cells, plug_in_kinds.Counts.cells, plug_in_kinds.Wind.cells] == ["values", "files", "values"]
+    for value in ("acgt", Path("it.txt"), b"acgt"):
+        assert not is_file(value, values)
+        assert not is_file(value, numbers)
+        assert is_file(value, files)
+        assert is_file(value, {"kind": "depth"})
+        assert is_file(value, IMAGE)
+        assert is_file(value, TEXT) == (value != "acgt")
+    assert not is_file(PIXELS, IMAGE)
+
+
+def test_a_missing_library_is_no_damaged_file() -> None:
+    with (
+        mock.patch("perceiver.targets.files._decoded", side_effect=ImportError("pip install av")),
+        pytest.raises(ImportError, match="pip install av"),
+    ):
+        read_file(b"RIFF", SOUND, where="sample 0")
+
+
+def test_samples_of_several_modalities() -> None:
+    spec = {"modalities": TWO, "target": {"kind": "classes", "names": ["a"]}}
+    seen: list[Any] = []
+
+    def forward(inputs: Mapping[str, Any], masks: Mapping[str, Tensor]) -> Tensor:
+        seen.append({name: len(x) for name, x in inputs.items()})
+        return torch.zeros(2, 1)
+
+    samples = [{"image": PIXELS, "words": "ab"}, {"words": "cd"}]
+    for given in (samples, tuple(samples), iter(samples)):
+        assert len(predict(forward, spec, given, batch_size=2)) == 2
+    assert seen == [{"image": 2, "words": 2}] * 3
+
+
+def test_flat_images_of_one_channel_are_several() -> None:
+    """The channel may be omitted: a height of 1 is no channel."""
+    assert sum(map(len, batches(np.ones((2, 1, 5), dtype=np.float32), {"kind": "image", "shape": [1, 1, 5]}))) == 2

@@ -160,3 +160,20 @@ def test_several_tensors_of_a_modality_are_not_normalised_again() -> None:
     sample = Sample(inputs={"series": {"values": torch.ones(2, 1), "times": torch.arange(2).double()}})
     batch = PreparedCollate(modalities=spec)([sample])
     assert batch.inputs["series"]["values"].tolist() == [[[1.0], [1.0]]]  # type: ignore[index, call-overload]
+
+
+@pytest.mark.parametrize(("kind", "axis"), [("audio", 0), ("points", -1)])
+def test_positions_that_corruption_masks_are_dropped_in_evaluation(kind: str, axis: int) -> None:
+    def drop(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        length = x.shape[2 if axis == 0 else 1]
+        return x, torch.arange(length).expand(len(x), -1) != 1
+
+    x = torch.arange(8.0).reshape(2, 4)
+    spec = {"it": {"kind": kind, "shape": [2, None]}}
+    corruption = by_modality({"drop": drop}, specs=spec, available=("it",), argument="data.corruption")
+    made = PreparedCollate(modalities=spec, corruption=corruption, seed=0)
+    sample = Sample(inputs={"it": x if axis == 0 else x.T.contiguous()}, target=3, id="a")
+    batch = made([sample])
+    kept = batch.inputs["it"][0] if axis == 0 else batch.inputs["it"][0].T  # type: ignore[index]
+    assert torch.equal(kept, x[:, [0, 2, 3]])
+    assert (batch.masks, batch.ids, batch.target.tolist()) == ({}, ["a"], [3])  # type: ignore[union-attr]

@@ -1,5 +1,6 @@
 """The order of training samples, and that loading can stop and go on anywhere."""
 
+import pickle
 import random
 from collections.abc import Sequence
 from itertools import islice
@@ -198,3 +199,22 @@ def test_python_and_numpy_are_seeded_too() -> None:
     random.random()
     np.random.rand()  # noqa: NPY002
     assert draw() == first
+
+
+def test_batches_reach_loader_processes_with_their_seed() -> None:
+    [first, *_] = batches = list(loader().batch_sampler)  # type: ignore[arg-type]
+    copied = pickle.loads(pickle.dumps(first))
+    assert (type(copied), list(copied), copied.seed) == (type(first), list(first), first.seed)  # type: ignore[attr-defined]
+    assert len({batch.seed for batch in batches}) == 4  # type: ignore[attr-defined]
+    samples = loader().dataset
+    torch.manual_seed(5)
+    assert samples.__getitems__([3])[0].target == samples[3].target == 3  # type: ignore[attr-defined]
+    assert (len(samples), torch.initial_seed()) == (10, 5), "indices without a seed set none"  # type: ignore[arg-type]
+
+
+def test_every_iteration_is_the_next_epoch() -> None:
+    batches = loader()
+    for epoch in range(3):
+        assert batches.sampler.epoch == epoch  # type: ignore[attr-defined]
+        assert len(list(batches)) == 4
+        assert batches.state_dict() == {"epoch": epoch, "batches": 4, "samples": 12}

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from perceiver.batch import Sample
 from perceiver.data import DataModule, Source
@@ -223,3 +224,33 @@ def test_normalised_sources_take_no_transforms() -> None:
     assert DataModule(Made(), augment={}).augment == {}
     (batch,) = DataModule(Made(), batch_size=9).val_dataloader()
     assert batch.inputs["points"][0].unique().tolist() == [1.0]
+
+
+class Streamed(Counted):
+    """A training split without random access; counts preparations."""
+
+    prepared = 0
+
+    def prepare(self) -> None:
+        self.prepared += 1
+
+    def loader(self, *, collate: Any, batch_size: int, num_workers: int) -> Any:
+        self.settings = (batch_size, num_workers)
+        return DataLoader(Numbers("stream", 2), batch_size=2, collate_fn=collate)  # type: ignore[arg-type]
+
+    def read_training(self) -> tuple[Any, Samples]:
+        return self, InMemory(Numbers("validation", 3))
+
+    def learn(self, training: Any) -> dict[str, Any]:
+        return self.known()
+
+
+def test_a_stream_makes_its_own_loader() -> None:
+    source = Streamed()
+    module = DataModule(source, batch_size=2, num_workers=0)
+    module.prepare_data()
+    assert source.prepared == 1
+    [batch] = module.train_dataloader()
+    assert batch.ids == ["stream/0", "stream/1"]
+    assert source.settings == (2, 0)
+    assert DataModule(Streamed(), num_workers=3).source.num_workers == 3
