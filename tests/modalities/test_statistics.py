@@ -110,3 +110,13 @@ def test_series_are_measured_where_they_are_present() -> None:
 
 def test_kinds_measure_nothing_by_default() -> None:
     assert measured("text", [Tensor()]) == {}
+
+
+def test_moments_of_a_single_value() -> None:
+    moments = Moments()
+    moments.add(torch.tensor([[5.0]]))
+    assert moments.entries() == {"mean": [5.0], "std": [1.0]}
+    moments.add(torch.tensor([[7.0]]))
+    assert moments.entries() == {"mean": [6.0], "std": [1.0]}
+    moments.add(torch.tensor([[12.0]]))
+    assert moments.entries() == {"mean": [8.0], "std": [pytest.approx(np.std([5, 7, 12]))]}

@@ -156,3 +156,9 @@ def test_dates_fit_nine_in_ten_cells() -> None:
     assert date_of(date(1970, 1, 2), {"written": "iso", "unit": "days"}) == 1
     with pytest.raises(ValueError, match="not a date"):
         date_of(5, {"written": "iso", "unit": "days"})
+
+
+def test_a_few_other_forms_among_dates() -> None:
+    """As many ISO dates as others: the others do not decide."""
+    cells = [datetime(2020, 1, 30)] * 18
+    assert how_dates_are_written([*cells, "2020-01-30", "01/02/2020"]) == {"written": "iso", "unit": "days"}
