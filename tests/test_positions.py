@@ -314,3 +314,8 @@ def test_projected_positions() -> None:
     torch.testing.assert_close(part, position.projection(whole))
     with pytest.raises(ValueError, match=r"Projected\.channels: .* got 0"):
         Projected(position=LearnedTable(grid=(3,), channels=2), channels=0)
+
+
+def test_modules_show_their_settings() -> None:
+    assert repr(Fourier(num_bands=2, resolution=(8, 6))) == "Fourier(num_bands=2, resolution=(8.0, 6.0))"
+    assert repr(LearnedTable(grid=(3, 4), channels=5)) == "LearnedTable(grid=(3, 4), channels=5)"
