@@ -111,3 +111,10 @@ def test_weights_as_numbers_and_as_masks() -> None:
     mean.update(torch.tensor(4.0), 1)
     mean.update(torch.tensor([8.0, math.nan]), torch.tensor([0.5, 0.0]))
     assert float(mean.compute()) == pytest.approx((4 + 4) / 1.5)
+
+
+def test_states_have_their_shape_before_any_sample() -> None:
+    """All processes synchronise, those without a sample too."""
+    metric = Determination(num_outputs=3)
+    for name in ("sum_squared_error", "sum_error", "residual", "least", "most"):
+        assert getattr(metric, name).shape == (3,)

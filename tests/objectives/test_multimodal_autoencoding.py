@@ -483,3 +483,13 @@ def test_ratios_of_samples_of_several_lengths() -> None:
     task.model.spec = None
     plain = MultimodalAutoencoding(peaks={"audio": 3.0}).psnr(task.model, "audio", output, batch)
     assert float(plain[0]) == pytest.approx(10 * math.log10(9 / float(x[0].square().mean())), rel=1e-5), "no statistics"
+
+
+def test_a_mask_token_needs_no_mask() -> None:
+    """Its rate hides the label; a mask hides it where there is no token."""
+    for mask_token in (True, False):
+        inputs, masks = task_of(model_of(mask_token=mask_token)).objective.shown(
+            model_of(mask_token=mask_token).train(), batch_of()
+        )
+        assert "label" in inputs
+        assert ("label" in masks) is not mask_token
