@@ -107,8 +107,8 @@ def alternatives(node: ast.AST) -> Iterator[ast.AST]:
             yield _with(node, body=node.orelse, orelse=node.body)
         case ast.Constant(value=bool()):
             yield ast.Constant(not node.value)
-        case ast.Constant(value=int() | float()):
-            yield ast.Constant(node.value + 1)
+        case ast.Constant(value=int() | float() as number):
+            yield ast.Constant(number + 1)
         case ast.If():
             yield from (_with(node, test=ast.Constant(value)) for value in (True, False))
         case ast.While():
@@ -156,7 +156,8 @@ def _is_spoken(call: ast.Call) -> bool:
 def mutants_of(path: Path, *, root: Path) -> Iterator[Mutant]:
     """Yield the changes of all functions and methods of a file; inner functions are parts of their outer ones."""
     tree = ast.parse(path.read_text())
-    for owner in [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]:
+    owners: list[ast.Module | ast.ClassDef] = [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]
+    for owner in owners:
         for function in owner.body:
             if isinstance(function, ast.FunctionDef):
                 prefix = f"{owner.name}." if isinstance(owner, ast.ClassDef) else ""
@@ -194,15 +195,11 @@ def _set(parent: ast.AST, name: str, index: int | None, node: ast.AST) -> None:
 
 def _head(statement: ast.AST) -> str:
     """Return the source of a statement in one line, a compound one without its body."""
-    blocks = {
-        name: [] for name in ("body", "orelse", "handlers", "finalbody") if isinstance(getattr(statement, name, None), list)
-    }
-    if blocks:
-        shallow = copy.copy(statement)
-        for name in blocks:
+    shallow = copy.copy(statement)
+    for name in ("body", "orelse", "handlers", "finalbody"):
+        if isinstance(getattr(shallow, name, None), list):
             setattr(shallow, name, [])
-        statement = shallow
-    return " ".join(ast.unparse(statement).split())
+    return " ".join(ast.unparse(shallow).split())
 
 
 def _last_line(statement: ast.stmt) -> int:

@@ -150,14 +150,12 @@ def _parsed(text: str, *, decimal: str, thousands: str, unit: str) -> float:
     if match is None or _unit(match) not in ("", unit) or (match["sign"] and match["second"]):
         raise ValueError("not a number")
     digits = re.sub("[\u00a0\u202f]", " ", match["number"])
-    whole, point, fraction = digits.partition(decimal)
+    whole, _, fraction = digits.partition(decimal)
     if thousands and thousands in whole:
         first, *groups = whole.split(thousands)
         if not 1 <= len(first) <= 3 or any(len(group) != 3 for group in groups):
             raise ValueError("not groups of thousands")
         whole = first + "".join(groups)
-    if not (whole + fraction).isdecimal() or (point and not fraction):
-        raise ValueError("not a number")
     sign = "-" if (match["sign"] or match["second"]) in ("-", "\u2212") else ""
     return float(f"{sign}{whole or 0}.{fraction or 0}{match['exponent'] or ''}")
 

@@ -446,6 +446,7 @@ def test_boundaries_of_settings() -> None:
         task_of(peaks={"video": 0.0})
     with pytest.raises(ValueError, match=r"task\.peaks: expected any of the outputs \['audio', 'video'\], got \['smell'\]"):
         task_of(peaks={"smell": 1.0})
+    assert task_of(peaks={"video": 0.5, "audio": None}).objective.peaks(model_of()) == {"video": 0.5}
     assert task_of().objective.peaks(model_of()) == {"audio": 1.0, "video": 1.0}
     model = model_of()
     model.spec = None
