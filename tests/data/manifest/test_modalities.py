@@ -74,7 +74,10 @@ def test_kinds_of_other_packages() -> None:
         ("imgae", r"data\.modalities\.x: kind 'imgae' is not one of image, video, .* give the shape"),
         (3, r"data\.modalities\.x: expected a kind, one of image, .* got 3"),
         ({"column": "p"}, r"data\.modalities\.x: expected a kind"),
-        ({"kind": "image", "rate": 3}, r"data\.modalities\.x: kind image has no setting rate; its settings: column, path"),
+        (
+            {"kind": "image", "rate": 3},
+            r"data\.modalities\.x: kind image has no setting rate; its settings: column, path",
+        ),
         ({"kind": "image", "channels": 4}, r"data\.modalities\.x: channels: expected 3 \(colour\) or 1 \(grey\), got 4"),
         ({"kind": "image", "size": [0, 3]}, r"data\.modalities\.x: .*size: expected \[height, width\]"),
         ({"kind": "audio", "sample_rate": -1}, r"data\.modalities\.x: sample_rate: expected a whole number above 0, got -1"),
