@@ -74,7 +74,7 @@ def _check_modality(entry: object, path: str) -> None:
         raise PlainError(f"{child_path(path, 'shape')}: expected at most {_MOST_VALUES:,} values per sample, got {values:,}")
     _check_same_length(entry, ("mean", "std"), path)
     for key in _NEVER_NULL:
-        if key in facts and facts[key] is None and (key != "shape" or axes is not None):
+        if key in entry and entry[key] is None and (key != "shape" or axes is not None):
             raise PlainError(f"{child_path(path, key)}: expected {_FACTS[key][0]}, got nothing")
 
 

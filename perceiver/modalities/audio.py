@@ -116,4 +116,5 @@ def _resampled(x: Tensor, rate: int, wanted: int, name: str) -> Tensor:
         ratio = Fraction(min(rate, wanted), max(rate, wanted)).limit_denominator(_MOST_PHASES)
         small, large = ratio.numerator, ratio.denominator
         rate, wanted = (small, large) if rate < wanted else (large, small)
-    return resample(x, rate, wanted)
+    resampled: Tensor = resample(x, rate, wanted)
+    return resampled
