@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 
-from perceiver.attention.kernels import compiled, eager, native
+from perceiver.attention.kernels import compiled, eager, native, plain
 from perceiver.attention.kernels.contract import Read
 
 WORTH_COMPILING = 2**22
@@ -38,7 +39,7 @@ class Implementation:
     """An implementation of the inner function.
 
     Args:
-        name: `native`, `compiled` or `eager`.
+        name: `native`, `compiled`, `eager` or `plain`.
         reason: the reason for the choice, in a few words.
     """
 
@@ -52,8 +53,23 @@ class Implementation:
             "native": native.read_tokens,
             "compiled": compiled.read_tokens,
             "eager": eager.read_tokens,
+            "plain": plain.read_tokens,
         }
         return reads[self.name]
+
+
+_plain = False  # not a context variable, which torch.compile cannot guard
+
+
+@contextmanager
+def plain_operators() -> Iterator[None]:
+    """Compute factored attention in plain operators, for exported programs, in which custom operators are unknown."""
+    global _plain
+    before, _plain = _plain, True
+    try:
+        yield
+    finally:
+        _plain = before
 
 
 def implementation(device: torch.device, dtype: torch.dtype, *, scores: int | None = None) -> Implementation:
@@ -65,6 +81,8 @@ def implementation(device: torch.device, dtype: torch.dtype, *, scores: int | No
         scores: samples * heads * queries * tokens of the call's block; None where it is not known, and then nothing is
             compiled.
     """
+    if _plain:
+        return Implementation("plain", "in plain operators")
     there, reason = _native(device.type, dtype)
     if there:
         return Implementation("native", reason)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from perceiver.data.manifest.table import ManifestTable
+from perceiver.modalities.cell_values import number_in_column, number_of_name, plain_text, value_text
 from perceiver.modalities.modality import ModalitySpec
 from perceiver.modalities.statistics import spread
-from perceiver.modalities.table import number_in_column, number_of_name, plain_text, value_text
 from perceiver.modalities.written_numbers import (
     how_dates_are_written,
     how_numbers_are_written,

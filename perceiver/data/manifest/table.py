@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from perceiver.data.readers.bounded_json import parse_json
 from perceiver.data.readers.delimited import decoded, distinct, read_delimited
-from perceiver.modalities.table import is_missing
+from perceiver.modalities.cell_values import is_missing
 
 log = logging.getLogger(__name__)
 

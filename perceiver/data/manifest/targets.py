@@ -13,7 +13,7 @@ from torch import Tensor
 from perceiver.data.manifest.columns import natural
 from perceiver.data.manifest.table import ManifestTable
 from perceiver.data.readers.bounded_json import parse_json
-from perceiver.modalities.table import number_of_name, plain_text, value_text
+from perceiver.modalities.cell_values import number_of_name, plain_text, value_text
 from perceiver.modalities.written_numbers import is_missing_number
 from perceiver.targets.classes import classes_target
 from perceiver.targets.labels import labels_target
