@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from perceiver.decoders.pooled import PooledHead as PooledHead
     from perceiver.encoder import Encoder as Encoder
+    from perceiver.exporting import export as export
     from perceiver.fusion import Fusion as Fusion
     from perceiver.inference.infilling import FilledIn as FilledIn, fill_in as fill_in
     from perceiver.inference.tiling import flow_in_tiles as flow_in_tiles
@@ -63,6 +64,7 @@ _MODULES = {
     "TiedLogits": "decoders",
     "Tokens": "tokens",
     "ValuesPrediction": "targets.values",
+    "export": "exporting",
     "fill_in": "inference.infilling",
     "flow_in_tiles": "inference.tiling",
     "load": "checkpoints.file",

@@ -154,6 +154,7 @@ DOORS: dict[str, Callable[[Path, Path], str]] = {
     "init_from": by_command("experiment=finetune", "init_from={file}"),
     "predict": by_command("mode=predict", "ckpt_path={file}"),
     "embed": by_command("mode=embed", "ckpt_path={file}"),
+    "export": by_command("mode=export", "ckpt_path={file}", "export.format=torch"),
     "batch_size": by_command("mode=batch_size", "init_from={file}", "init_model=true", "batch_sizes.largest=8"),
 }
 SHARDS: dict[str, Callable[[Path, Path], object]] = {

@@ -1,0 +1,219 @@
+"""Exported models compute what the model computes, for every adapter and head, with masks, free sizes and any batch."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+from exported_models import MODALITIES, NAMES, masked_text_model, model_of_all_adapters, model_of_all_heads
+
+import perceiver
+import perceiver.exporting
+from perceiver.modalities.preprocess import preprocess
+
+pytest.importorskip("onnxscript")
+exported = pytest.importorskip("perceiver.exported")
+
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module", autouse=True)
+def free_sizes() -> Iterator[None]:
+    """The shape checks of the tests' import hook are not made for free sizes."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("exports")
+
+
+@pytest.fixture(scope="module")
+def all_adapters() -> perceiver.Perceiver:
+    return model_of_all_adapters()
+
+
+@pytest.fixture(scope="module")
+def exported_adapters(all_adapters: perceiver.Perceiver, folder: Path) -> Any:
+    return exported.load(perceiver.export(all_adapters, folder / "adapters.onnx"), threads=1)
+
+
+def raw_sample(name: str, generator: np.random.Generator) -> Any:
+    """A random raw sample of a modality, of random size where sizes are free."""
+    spec = MODALITIES[name]
+    kind, size = spec["kind"], int(generator.integers(9, 15))
+    if kind == "table":
+        choices = [{"age": 31, "price": "1.234,5 €", "colour": "red"}, {"age": None, "open": True, "price": 2.0}]
+        return choices[int(generator.integers(2))]
+    if kind == "timeseries":
+        values = generator.normal(size=(size, 2))
+        values[0, 1] = np.nan
+        return {"values": values, "times": 1e9 + generator.uniform(0, 9, size)}
+    if kind == "text":
+        return "héllo wörld"[: int(generator.integers(1, 11))]
+    if kind == "audio":
+        length = round(spec["sample_rate"] * spec["max_seconds"] * generator.uniform(0.3, 1))
+        return (generator.normal(size=length) * 2000).astype(np.int16)
+    shape = [size if axis is None else axis for axis in spec["shape"]]
+    if kind in ("image", "video"):
+        return generator.integers(0, 256, size=(*shape[1:], shape[0]), dtype=np.uint8)
+    return generator.normal(size=shape).astype(np.float32)
+
+
+def expected(model: perceiver.Perceiver, samples: list[dict[str, Any]]) -> np.ndarray:
+    """Outputs of each sample alone, with only its own modalities."""
+    rows = []
+    for sample in samples:
+        inputs: dict[str, Any] = {}
+        for name, raw in sample.items():
+            x = preprocess(raw, modality=MODALITIES[name], name=name)
+            inputs[name] = {part: one[None] for part, one in x.items()} if isinstance(x, dict) else x[None]
+        with torch.no_grad():
+            rows.append(model(inputs))
+    return torch.cat(rows).numpy()
+
+
+@pytest.mark.parametrize("name", sorted(MODALITIES))
+def test_adapters(name: str, all_adapters: perceiver.Perceiver, exported_adapters: Any) -> None:
+    """Samples of one modality and different sizes, in one batch and alone; all other modalities are absent."""
+    generator = np.random.default_rng(0)
+    samples = [{name: raw_sample(name, generator)} for _ in range(3)]
+    wanted = expected(all_adapters, samples)
+    for chosen in (samples, samples[:1]):
+        [(_, outputs)] = exported_adapters.compute(chosen)
+        np.testing.assert_allclose(outputs["output"], wanted[: len(chosen)], rtol=0, atol=TOLERANCE)
+
+
+def test_any_subset_in_each_sample(all_adapters: perceiver.Perceiver, exported_adapters: Any) -> None:
+    generator = np.random.default_rng(1)
+    subsets = [sorted(generator.choice(sorted(MODALITIES), size=size, replace=False)) for size in (1, 2, 4, 14)]
+    samples = [{name: raw_sample(name, generator) for name in names} for names in subsets]
+    [(_, outputs)] = exported_adapters.compute(samples)
+    np.testing.assert_allclose(outputs["output"], expected(all_adapters, samples), rtol=0, atol=TOLERANCE)
+
+
+def test_predictions(all_adapters: perceiver.Perceiver, exported_adapters: Any) -> None:
+    generator = np.random.default_rng(2)
+    samples = [{"pixels": raw_sample("pixels", generator), "text": "abc"}, {"row": {"age": 50}}]
+    theirs, ours = all_adapters.predict(samples), exported_adapters.predict(samples)
+    assert [type(one) for one in ours] == [perceiver.Prediction] * 2
+    assert [one.label for one in ours] == [one.label for one in theirs]
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.probabilities == pytest.approx(other.probabilities, abs=TOLERANCE)
+
+
+def test_heads(folder: Path) -> None:
+    """All heads at once, with images of different sizes and recordings of different lengths."""
+    model = model_of_all_heads()
+    graph = exported.load(perceiver.export(model, folder / "heads.onnx"), threads=1)
+    generator = torch.Generator().manual_seed(0)
+    for batch, rows, columns, samples in ((3, 9, 10, 500), (1, 8, 15, 333)):
+        inputs = {
+            "mel": torch.randn(batch, 1, samples, generator=generator),
+            "patches": torch.randn(batch, 3, rows, columns, generator=generator),
+            "pixels": torch.randn(batch, 1, columns, rows, generator=generator),
+        }
+        masks = {name: torch.ones(batch, *x.shape[2:], dtype=torch.bool) for name, x in inputs.items()}
+        masks["mel"][0, samples // 2 :] = False
+        masks["pixels"][0, :, rows // 2 :] = False
+        masks["patches"][-1, rows // 2 :] = False
+        with torch.no_grad():
+            wanted = model(inputs, masks)
+        named = {name: x.numpy() for name, x in inputs.items()} | {f"{name}.mask": x.numpy() for name, x in masks.items()}
+        outputs = graph.run(named)
+        assert list(outputs) == [f"output.{name}" for name in wanted]
+        for name, x in wanted.items():
+            np.testing.assert_allclose(outputs[f"output.{name}"], x.numpy(), rtol=0, atol=TOLERANCE, err_msg=name)
+
+
+def test_masked_text(folder: Path) -> None:
+    """The positions to predict are an input; gaps are filled as the model fills them."""
+    model = masked_text_model()
+    graph = exported.load(perceiver.export(model, folder / "text.onnx", opset=20), threads=1)
+    for one_by_one in (False, True):
+        text = "he[MASK][MASK]o w[MASK]"
+        assert graph.fill_in(text, one_by_one=one_by_one) == perceiver.fill_in(model, text, one_by_one=one_by_one).text
+    ids = torch.tensor([[104, 107, 114, 20]])
+    with torch.no_grad():
+        wanted = model({"text": ids})
+    np.testing.assert_allclose(graph.run({"text": ids.numpy()})["output"], wanted.numpy(), rtol=0, atol=TOLERANCE)
+    with pytest.raises(ValueError, match="at least one gap"):
+        graph.fill_in("no gap")
+    with pytest.raises(ValueError, match="no predictions"):
+        graph.predict("text")
+
+
+CODE = """
+import sys, time
+start = time.perf_counter()
+import numpy as np
+import perceiver.exported
+model = perceiver.exported.load(sys.argv[1], threads=1)
+[one] = model.predict({"table_pixels": np.zeros((5, 6), np.uint8), "text": "abc", "row": {"age": "41"}})
+print(one.label, "torch" in sys.modules, "PIL" in sys.modules, time.perf_counter() - start)
+"""
+
+
+def test_without_torch(exported_adapters: Any, all_adapters: perceiver.Perceiver) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, str(exported_adapters.path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    sample = {"table_pixels": np.zeros((5, 6), np.uint8), "text": "abc", "row": {"age": "41"}}
+    [theirs] = all_adapters.predict(sample)
+    assert done.stdout.split()[:3] == [theirs.label, "False", "False"]
+    assert theirs.label in NAMES
+
+
+class Sorting(torch.nn.Module):
+    """An adapter with a Python decision by data, which no program holds."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.channels = inner.channels
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> Any:
+        return self.inner(x if bool(x.sum() > 0) else -x, mask)
+
+
+class Cholesky(torch.nn.Module):
+    """A head whose operator has no ONNX form."""
+
+    output_channels = 8
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.cholesky_ex(latents.transpose(1, 2) @ latents)[0][:, 0]
+
+
+def test_a_layer_that_cannot_be_exported_is_named(folder: Path) -> None:
+    model = masked_text_model()
+    model.adapters["text"] = Sorting(model.adapters["text"])
+    with pytest.raises(perceiver.exporting.ExportError, match=r"layer adapters\.text \(Sorting\) cannot be exported"):
+        perceiver.export(model, folder / "never.pt2", outputs="latents")
+    model = masked_text_model()
+    model.head = Cholesky()
+    with pytest.raises(perceiver.exporting.ExportError, match=r"layer head uses .*cholesky.*no ONNX form"):
+        perceiver.export(model, folder / "never.onnx", outputs="all")
+    assert not list(folder.glob("never*"))
+    assert {layer.attention for layer in model.modules() if hasattr(layer, "attention") and isinstance(layer.attention, str)}
+
+
+def test_int8(folder: Path, exported_adapters: Any) -> None:
+    """Weights shrink, outputs stay close, and nothing of this machine is in the file."""
+    model = masked_text_model()
+    file = perceiver.export(model, folder / "latents.int8.onnx", outputs="latents", int8=True)
+    graph = exported.load(file, threads=1)
+    ids = torch.tensor([[104, 107, 114, 20]])
+    with torch.no_grad():
+        wanted = model.encode({"text": ids}).numpy()
+    found = graph.run({"text": ids.numpy()})["latents"]
+    assert 0 < np.abs(found - wanted).max() < 0.2 * np.abs(wanted).max()
+    assert b"/perceiver/" not in file.read_bytes() + exported_adapters.path.read_bytes()
