@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from perceiver.fusion import Fusion as Fusion
     from perceiver.inference.infilling import FilledIn as FilledIn, fill_in as fill_in
     from perceiver.inference.tiling import flow_in_tiles as flow_in_tiles
+    from perceiver.inspection.explanation import explain as explain
+    from perceiver.inspection.model_summary import summary as summary
     from perceiver.masking.modality_dropout import ModalityDropout as ModalityDropout
     from perceiver.modalities import Modality as Modality
     from perceiver.model import Perceiver as Perceiver
@@ -64,11 +66,13 @@ _MODULES = {
     "TiedLogits": "decoders",
     "Tokens": "tokens",
     "ValuesPrediction": "targets.values",
+    "explain": "inspection.explanation",
     "export": "exporting",
     "fill_in": "inference.infilling",
     "flow_in_tiles": "inference.tiling",
     "load": "checkpoints.file",
     "save": "checkpoints.file",
+    "summary": "inspection.model_summary",
 }
 
 __all__ = list(_MODULES)

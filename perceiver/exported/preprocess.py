@@ -188,7 +188,8 @@ def _resampled(x: Array, rate: int, wanted: int, name: str) -> Array:
         return x
     zeros, base = 6, min(rate, wanted) * 0.99
     width = math.ceil(zeros * rate / base)
-    times = np.arange(-width, width + rate, dtype=np.float64) / rate + np.arange(0, -wanted, -1)[:, None] / wanted
+    phases = np.arange(0, -wanted, -1, dtype=np.float32) / np.float32(wanted)  # in float32 there, too
+    times = np.arange(-width, width + rate, dtype=np.float64) / rate + phases[:, None]
     times = (times * base).clip(-zeros, zeros)
     window = np.cos(times * math.pi / zeros / 2) ** 2
     filters = (np.sinc(times) * window * (base / rate)).astype(np.float32)

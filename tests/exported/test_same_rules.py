@@ -46,7 +46,9 @@ def assert_same(raw: Any, spec: dict[str, Any]) -> None:
     parts: dict[Any, Any] = theirs if isinstance(theirs, dict) else {None: theirs}
     for part, x in parts.items():
         if x.numel():
-            np.testing.assert_allclose(ours[part], x.numpy(), rtol=1e-5, atol=2e-6, err_msg=str(part))
+            # Filters of hundreds of coefficients are summed in another order.
+            largest = max(1.0, float(x.abs().max()))
+            np.testing.assert_allclose(ours[part], x.numpy(), rtol=1e-5, atol=3e-6 * largest, err_msg=str(part))
 
 
 RANDOM = np.random.default_rng(0)
