@@ -2,9 +2,9 @@
 
     python benchmarks/deletion.py RUN [RUN …] [--samples 100] [--steps 32] [--threads 1]
 
-For correctly classified samples of the test split, the tokens that an explanation ranks highest are masked, in steps, and the
-probability of the class is averaged. Prints the curves and the areas under them, with the standard error over the samples; the
-smaller the area, the more faithful the explanation.
+For correctly classified samples of the test split, the tokens that an explanation ranks highest are masked, in steps, and
+the probability of the class is averaged. Prints the curves and the areas under them, with the standard error over the
+samples; the smaller the area, the more faithful the explanation.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ TINY = (
     "callbacks.samples=null",
     "callbacks.attention=null",
     "callbacks.attention_modalities=null",
+    "callbacks.report=null",
     "logger=none",
 )
 REFERENCE = "${oc.env:" + SECRET_NAME + "}"

@@ -20,6 +20,7 @@ SMALL = (
     "model.encoder.latent_channels=32",
     "model.encoder.num_self_heads=2",
     "optimizer.lr=5e-3",
+    "callbacks.report=null",
 )
 """For a data module of tests in place of the digits', and a model that learns in seconds."""
 
