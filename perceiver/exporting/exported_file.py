@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from perceiver.checkpoints.plain import plain
+from perceiver.decoders import LearnedQueries
 from perceiver.decoders.decoder import target_name
 from perceiver.exported.onnx_file import FORMAT, KEY
 from perceiver.exporting.onnx_file import onnx_of, quantised, require_opset, write_onnx
@@ -88,7 +89,8 @@ def export(
     spec = _spec(model)
     wanted = _outputs(model, spec, outputs)
     names = _modalities(model, spec, modalities, outputs=wanted)
-    signature = inputs_of({name: spec["modalities"][name] for name in names}, inputs)
+    longest = {one.modality: min(one.queries.shape[:-1]) for one in _learned_queries(model)}
+    signature = inputs_of({name: spec["modalities"][name] for name in names}, inputs, longest=longest)
     text = _text(model) if wanted == "all" else None
     program = program_of(model, signature, outputs=wanted, indexed=text is not None)
     found = _output_names(model, wanted)
@@ -173,6 +175,11 @@ def _text(model: Perceiver) -> str | None:
     except ValueError:
         return None
     return str(name)
+
+
+def _learned_queries(model: Perceiver) -> list[Any]:
+    """Return the query providers with a learned query for each token of a modality."""
+    return [one for one in model.head.modules() if isinstance(one, LearnedQueries) and one.modality is not None]
 
 
 def _output_names(model: Perceiver, outputs: str) -> list[str]:

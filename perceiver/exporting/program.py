@@ -81,7 +81,7 @@ def program_of(model: Perceiver, inputs: Sequence[Input], *, outputs: Outputs, i
         free.append({0: batch, 1: Dim.DYNAMIC})
     device = next(model.parameters()).device
     arguments = tuple(example.to(device) for example in examples)
-    with evaluating(flat), plain_operators(), _all_queries_at_once(model), _exportable_attention(flat, arguments):
+    with evaluating(flat), _all_queries_at_once(model), _exportable_attention(flat, arguments), plain_operators():
         return _located(
             flat,
             lambda: torch.export.export(flat, arguments, dynamic_shapes=(tuple(free),), strict=False),

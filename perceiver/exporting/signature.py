@@ -59,12 +59,18 @@ class Input:
         }
 
 
-def inputs_of(modalities: Mapping[str, ModalitySpec], given: Mapping[str, Any] | None = None) -> list[Input]:
+def inputs_of(
+    modalities: Mapping[str, ModalitySpec],
+    given: Mapping[str, Any] | None = None,
+    *,
+    longest: Mapping[str, int] | None = None,
+) -> list[Input]:
     """Return the tensors of these modalities, in sorted order of the modalities, masks last for each.
 
     Args:
         modalities: entries of the spec.
         given: example inputs by modality, `(B, …)` as the model takes them; default: made from the spec.
+        longest: number of outputs that the head has for each token of a text, at most; the example is shorter.
 
     Raises:
         ValueError: if no example can be made of an entry; names the modality.
@@ -73,7 +79,8 @@ def inputs_of(modalities: Mapping[str, ModalitySpec], given: Mapping[str, Any] |
     for name in sorted(modalities):
         spec = modalities[name]
         example = (given or {}).get(name)
-        example = _example(name, spec) if example is None else _two_samples(example)
+        limit = min((longest or {}).get(name, 2**31), int(spec.get("max_length") or 2**31))
+        example = _example(name, spec, limit=limit) if example is None else _two_samples(example)
         parts: dict[str | None, Tensor] = dict(example) if isinstance(example, Mapping) else {None: example}
         axes = channel_axes(name, spec)
         free = _free_axes(name, spec, parts, axes)
@@ -141,7 +148,7 @@ def _grid_axes(tensor: Tensor, axis: Axis) -> Sequence[int]:
     return places[1:] if axis == 0 else places[:-1]
 
 
-def _example(name: str, spec: ModalitySpec) -> Tensor | dict[str, Tensor]:
+def _example(name: str, spec: ModalitySpec, *, limit: int) -> Tensor | dict[str, Tensor]:
     """Return two made-up samples in the form of the adapter's input."""
     kind, generator = spec.get("kind"), torch.Generator().manual_seed(0)
     if kind == "table":
@@ -165,8 +172,9 @@ def _example(name: str, spec: ModalitySpec) -> Tensor | dict[str, Tensor]:
             f"export: modality {name!r}: its spec has no shape; give an example as inputs={{{name!r}: tensor, …}}."
         )
     if kind == "text":
-        longest = min(_LENGTHS["text"][0], int(spec.get("max_length") or _LENGTHS["text"][0]))
-        return torch.randint(int(spec["vocabulary_size"]), (2, longest), generator=generator)
+        # Shorter than the limit: torch.export takes a size that equals another for the same.
+        length = max(2, min(_LENGTHS["text"][0], limit - 1))
+        return torch.randint(int(spec["vocabulary_size"]), (2, length), generator=generator)
     if kind == "audio":
         seconds = min(1.0, float(spec.get("max_seconds") or 1.0))
         sizes: Sequence[int] = [max(2, round(seconds * int(spec.get("sample_rate") or 4000)))]
