@@ -191,7 +191,7 @@ def _output_names(model: Perceiver, outputs: str) -> list[str]:
     return ["output"]
 
 
-def _write_program(program: torch.export.ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> Path:
+def _write_program(program: Any, path: Path, metadata: Mapping[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path).with_suffix(".pt2")
     try:

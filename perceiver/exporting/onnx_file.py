@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.export import ExportedProgram
 
 from perceiver.exported.onnx_file import KEY, MAX_BYTES
 from perceiver.exporting.program import ExportError
@@ -31,7 +30,7 @@ def require_opset(opset: int | None) -> None:
         )
 
 
-def onnx_of(program: ExportedProgram, *, names: Sequence[str], outputs: Sequence[str], opset: int | None) -> Any:
+def onnx_of(program: Any, *, names: Sequence[str], outputs: Sequence[str], opset: int | None) -> Any:
     """Convert a program to an `onnx.ModelProto`, without names of source files.
 
     Raises:
@@ -132,7 +131,7 @@ def _strip(model: Any) -> None:
                 del one.metadata_props[:]
 
 
-def _reason(program: ExportedProgram, error: Exception) -> str:
+def _reason(program: Any, error: Exception) -> str:
     """Name the operator that has no ONNX form, and the layer that uses it."""
     text = str(error)
     seen: BaseException | None = error
