@@ -31,10 +31,13 @@ if TYPE_CHECKING:
     from perceiver.modalities import Modality as Modality
     from perceiver.model import Perceiver as Perceiver
     from perceiver.positions import Fourier as Fourier, LearnedTable as LearnedTable, Projected as Projected
-    from perceiver.targets.classes import Prediction as Prediction
-    from perceiver.targets.labels import LabelsPrediction as LabelsPrediction
-    from perceiver.targets.pixels import FieldPrediction as FieldPrediction, SegmentationPrediction as SegmentationPrediction
-    from perceiver.targets.values import ValuesPrediction as ValuesPrediction
+    from perceiver.targets.predictions import (
+        FieldPrediction as FieldPrediction,
+        LabelsPrediction as LabelsPrediction,
+        Prediction as Prediction,
+        SegmentationPrediction as SegmentationPrediction,
+        ValuesPrediction as ValuesPrediction,
+    )
     from perceiver.tokens import Tokens as Tokens
 
 # Names are imported when they are first used: `python train.py --help` and a mistyped override need no torch.
@@ -44,12 +47,12 @@ _MODULES = {
     "Collate": "collate",
     "CrossAttention": "attention",
     "Encoder": "encoder",
-    "FieldPrediction": "targets.pixels",
+    "FieldPrediction": "targets.predictions",
     "FilledIn": "inference.infilling",
     "Fourier": "positions",
     "Fusion": "fusion",
     "InputQueries": "decoders",
-    "LabelsPrediction": "targets.labels",
+    "LabelsPrediction": "targets.predictions",
     "LearnedQueries": "decoders",
     "LearnedTable": "positions",
     "Modality": "modalities",
@@ -58,14 +61,14 @@ _MODULES = {
     "Perceiver": "model",
     "PooledHead": "decoders.pooled",
     "PositionalQueries": "decoders",
-    "Prediction": "targets.classes",
+    "Prediction": "targets.predictions",
     "Projected": "positions",
     "QueryDecoder": "decoders",
     "Sample": "batch",
-    "SegmentationPrediction": "targets.pixels",
+    "SegmentationPrediction": "targets.predictions",
     "TiedLogits": "decoders",
     "Tokens": "tokens",
-    "ValuesPrediction": "targets.values",
+    "ValuesPrediction": "targets.predictions",
     "explain": "inspection.explanation",
     "export": "exporting",
     "fill_in": "inference.infilling",

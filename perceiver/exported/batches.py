@@ -46,7 +46,8 @@ def batch_of(samples: Sequence[Sample], inputs: Sequence[Mapping[str, Any]], *, 
         valid = np.zeros((len(samples), *(batch[first["name"]].shape[axis + 1] for axis in mask["axes"])), dtype=np.bool_)
         for row in there:
             own_shape = samples[row][modality][first["part"]].shape
-            valid[(row, *(slice(own_shape[axis]) for axis in mask["axes"]))] = True
+            place: Any = (row, *(slice(own_shape[axis]) for axis in mask["axes"]))
+            valid[place] = True
         batch[mask["name"]] = valid
     return batch
 
@@ -77,5 +78,5 @@ def _stacked(arrays: Mapping[int, Array], entry: Mapping[str, Any], *, count: in
         shape.append(max(longest, SHORTEST) if size is None else size)
     stacked = np.zeros((count, *shape), dtype=entry["dtype"])
     for row, x in arrays.items():
-        stacked[(row, *(slice(size) for size in x.shape))] = x
+        stacked[row][tuple(slice(size) for size in x.shape)] = x
     return stacked

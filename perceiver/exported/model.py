@@ -297,11 +297,11 @@ def _checked(file: OnnxFile) -> dict[str, Any]:
     if facts["interpretation"] == "target":
         target = spec.get("target")  # type: ignore[union-attr]
         require(isinstance(target, dict) and target.get("kind") in KINDS, "spec.target")
-        names = target.get("names")  # type: ignore[union-attr]
+        names = target.get("names")
         require(isinstance(names, list) and bool(names), "spec.target.names")
         for key in ("mean", "std"):
-            numbers = target.get(key, [])  # type: ignore[union-attr]
-            require(isinstance(numbers, list) and len(numbers) in (0, len(names)), f"spec.target.{key}")  # type: ignore[arg-type]
+            numbers = target.get(key, [])
+            require(isinstance(numbers, list) and len(numbers) in (0, len(names)), f"spec.target.{key}")
             require(all(type(one) in (int, float) and math.isfinite(one) for one in numbers), f"spec.target.{key}")
     return facts
 

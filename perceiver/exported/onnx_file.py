@@ -82,7 +82,7 @@ def read_onnx(path: str | Path) -> OnnxFile:
             if number == _OPSETS and isinstance(value, memoryview):
                 own = dict(_fields(value))
                 if _text(own.get(1, memoryview(b""))) in _DOMAINS:
-                    opset = int(own[2])  # type: ignore[call-overload]
+                    opset = int(own[2])
             elif number == _METADATA and isinstance(value, memoryview):
                 pair = dict(_fields(value))
                 if _text(pair.get(1, memoryview(b""))) == KEY:

@@ -196,7 +196,8 @@ def _resampled(x: Array, rate: int, wanted: int, name: str) -> Array:
     length = x.shape[-1]
     padded = np.pad(x, ((0, 0), (width, width + rate)))
     frames = np.lib.stride_tricks.sliding_window_view(padded, filters.shape[1], axis=-1)[:, ::rate]
-    return (frames @ filters.T).reshape(len(x), -1)[:, : math.ceil(wanted * length / rate)].astype(np.float32)
+    resampled: Array = (frames @ filters.T).reshape(len(x), -1).astype(np.float32)
+    return resampled[:, : math.ceil(wanted * length / rate)]
 
 
 def _points(raw: Any, spec: Spec, name: str) -> dict[str | None, Array]:

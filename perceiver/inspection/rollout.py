@@ -75,4 +75,5 @@ def attention_rollout(model: Perceiver, tokens: Mapping[str, Tokens]) -> dict[st
 def _weights(layer: SelfAttention, x: Tensor) -> Float[Tensor, "batch latents latents"]:
     """Return the attention weights of a layer, averaged over its heads."""
     query, key, _ = (split_heads(part, layer.num_heads) for part in layer.qkv(layer.norm(x)).split(layer.widths, dim=-1))
-    return (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(dim=-1).mean(dim=1)
+    weights: Tensor = (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(dim=-1)
+    return weights.mean(dim=1)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from matplotlib.figure import Figure
@@ -83,4 +84,4 @@ def _pixels(figure: Figure) -> Any:
 
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return canvas.buffer_rgba()
+    return np.asarray(canvas.buffer_rgba())

@@ -47,6 +47,7 @@ def test_csv_and_tensorboard_at_once(tmp_path: Path) -> None:
     assert events.Scalars("val/loss")[0].value == 0.5
 
 
+@pytest.mark.filterwarnings("ignore")  # of MLflow and of the libraries behind it
 def test_mlflow(tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow")
     [logger] = logged(tmp_path, "mlflow")
@@ -58,6 +59,7 @@ def test_mlflow(tmp_path: Path) -> None:
     assert names == {"val_samples_2.png", "val_text_2.txt"}
 
 
+@pytest.mark.filterwarnings("ignore")  # of wandb
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
