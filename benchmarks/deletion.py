@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 from measure import announce, machine
+from omegaconf import OmegaConf
 
 import perceiver
 from perceiver import checkpoints
 from perceiver.inspection import attention_rollout, deletion_curve
 from perceiver.inspection.deletion import SHARES
 from perceiver.inspection.gradients import integrated_gradients
-from perceiver.run.configuration.construct import construct
+from perceiver.run.data import make_data
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _measure(run: Path, options: argparse.Namespace) -> None:
     recipe, model = checkpoints.read(run), perceiver.load(run)
-    data: Any = construct(recipe.config["data"])
+    data: Any = make_data(OmegaConf.create(recipe.config["data"]))
     data.prepare_data()
     data.spec = recipe.spec
     data.setup("test")

@@ -23,12 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 from measure import announce, machine
+from omegaconf import OmegaConf
 
 import perceiver
 from perceiver import checkpoints
 from perceiver.batch import Batch
 from perceiver.exported import ExportedModel, load
-from perceiver.run.configuration.construct import construct
+from perceiver.run.data import make_data
 
 FIRST = """
 import time; start = time.perf_counter()
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _measure(run: Path, folder: Path, options: argparse.Namespace) -> None:
     recipe = checkpoints.read(run)
     model = perceiver.load(run)
-    data: Any = construct(recipe.config["data"])
+    data: Any = make_data(OmegaConf.create(recipe.config["data"]))
     data.prepare_data()
     data.spec = recipe.spec
     data.setup("test")

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from perceiver.batch import Batch
-from perceiver.inspection.model_summary import Summary, summary
+from perceiver.inspection.model_summary import summary
 from perceiver.plots.calibration import reliability_diagram
 from perceiver.plots.learning_curves import learning_curves
 from perceiver.run.reporting.report import sections
@@ -49,7 +49,7 @@ class Report(Callback):
         self._collected = Collected([], [])
         self._last: Any = None
         self._hook: Any = None
-        self._summary: Summary | None = None
+        self._first: Batch | None = None
         self._tested_samples, self._test_seconds, self._started = 0, 0.0, 0.0
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -71,12 +71,7 @@ class Report(Callback):
         """Keep the outputs `(B, c)` of a batch with targets."""
         self._tested_samples += batch.size
         made, self._last = self._last, None
-        model = whole_model(trainer, pl_module)
-        if self._summary is None and model is not None:
-            try:
-                self._summary = summary(model, batch.inputs, batch.masks)
-            except Exception as error:
-                warnings.warn(f"{NAME}: the model's table is left out: {type(error).__name__}: {error}")
+        self._first = batch.rows(slice(1)) if self._first is None else self._first
         if isinstance(made, Tensor) and made.ndim == 2 and len(made) == batch.size and batch.target is not None:
             self._collected.elements += made.numel()
             if self._collected.elements <= _MOST_ELEMENTS:
@@ -146,7 +141,7 @@ class Report(Callback):
                 "Calibration": reliability,
                 "Figures": sections.figures_section(folder, leave_out=own),
                 "Data": sections.data_section(spec, config),
-                "Model": sections.model_section(str(self._summary), config) if self._summary is not None else "",
+                "Model": sections.model_section(self._summary(trainer), config),
                 "Cost": sections.cost_section(metrics, cost),
                 "Configuration": sections.configuration_section(config),
                 "Versions": sections.versions_section(),
@@ -154,6 +149,21 @@ class Report(Callback):
         )
         with atomic_write(self.directory / NAME) as file:
             file.write(content.encode("utf-8", errors="replace"))
+
+    def _summary(self, trainer: Trainer) -> str:
+        """The table of the model; empty without a test, or if its parameters are sharded."""
+        model = None if self._first is None else whole_model(trainer, trainer.lightning_module)
+        if self._first is None or model is None:
+            return ""
+        # Tests run in inference mode, whose tensors cannot be differentiated.
+        copied = self._first.to("cpu")
+        inputs: dict[str, Any] = {
+            name: x.clone() if isinstance(x, Tensor) else {key: part.clone() for key, part in x.items()}
+            for name, x in copied.inputs.items()
+        }
+        device = next(model.parameters()).device
+        moved = Batch(inputs=inputs, masks={name: mask.clone() for name, mask in copied.masks.items()}).to(device)
+        return str(summary(model, moved.inputs, moved.masks))
 
     def _draw(self, figure: Figure | None, path: Path) -> bytes | None:
         if figure is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from perceiver.plots.learning_curves import Curve
+from perceiver.run.configuration.command_line import typed_override
 from perceiver.run.configuration.yaml_file import to_yaml
 from perceiver.run.reporting.report.outcomes import ClassResult, Interval
 from perceiver.run.reporting.report.page import code, folded, image_file, paragraph, table
@@ -40,7 +41,7 @@ def overview(metrics: Mapping[str, Any], intervals: Mapping[str, Interval], dire
         + (paragraph("Intervals: bootstrap over the samples of the test split, 1000 resamples.") if intervals else "")
         + code(
             f'import perceiver\nmodel = perceiver.load("{directory}")\nmodel.predict(samples)\n\n'
-            f"# without PyTorch\npython train.py mode=export ckpt_path={directory}"
+            f"# without PyTorch\npython train.py mode=export {typed_override('ckpt_path', directory)}"
         )
     )
 
@@ -106,7 +107,8 @@ def cost_section(metrics: Mapping[str, Any], cost: Mapping[str, object]) -> str:
 def model_section(summary: str, config: Mapping[str, Any]) -> str:
     """The table of the model, and its configuration."""
     model = config.get("model")
-    return code(summary) + (folded("Configuration of the model", code(to_yaml(model))) if isinstance(model, Mapping) else "")
+    settings = folded("Configuration of the model", code(to_yaml(model))) if isinstance(model, Mapping) else ""
+    return (code(summary) if summary else "") + settings
 
 
 def configuration_section(config: Mapping[str, Any]) -> str:
