@@ -115,7 +115,7 @@ def export(
 def _format(path: Path, given: str | None, *, int8: bool) -> str:
     known = {".onnx": "onnx", ".pt2": "torch"}
     chosen = given or known.get(path.suffix)
-    if chosen not in known.values() or known.get(path.suffix) != chosen:
+    if chosen is None or known.get(path.suffix) != chosen:
         raise ValueError(
             f"export: expected a file ending in .onnx (format onnx) or .pt2 (format torch), got {path.name!r} with the "
             f"format {given!r}."

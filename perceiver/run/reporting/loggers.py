@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from matplotlib.figure import Figure
+from PIL import Image
 
 from perceiver.run.configuration.construct import construct
 
@@ -80,8 +82,6 @@ def finish_loggers(trainer: Trainer) -> None:
 
 def _pixels(figure: Figure) -> Any:
     """A figure as an array `(rows, columns, 4)`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return np.asarray(Image.open(buffer))

@@ -29,9 +29,10 @@ class RunBars(RichProgressBar):
         """Add the bar of the training before that of the first epoch."""
         batches = trainer.num_training_batches
         if self.is_enabled and self.progress is not None and self._run is None and trainer.max_epochs not in (None, -1):
-            total = None if batches == float("inf") else int(batches) * int(trainer.max_epochs or 0)
-            self._run = self._add_task(total, "Training")
-            self.progress.update(self._run, completed=trainer.current_epoch * (batches if total is not None else 0))
+            # An iterable data set may have no length: its bar only pulses.
+            known = batches != float("inf")
+            self._run = self._add_task(batches * int(trainer.max_epochs or 0), "Training")
+            self.progress.update(self._run, completed=trainer.current_epoch * (batches if known else 0))
         self._rate.start()
         super().on_train_epoch_start(trainer, pl_module)
 
