@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from perceiver.fusion import Fusion as Fusion
     from perceiver.inference.infilling import FilledIn as FilledIn, fill_in as fill_in
     from perceiver.inference.tiling import flow_in_tiles as flow_in_tiles
-    from perceiver.inspection.explanation import explain as explain
-    from perceiver.inspection.model_summary import summary as summary
+    from perceiver.inspection import explain as explain, summary as summary
     from perceiver.masking.modality_dropout import ModalityDropout as ModalityDropout
     from perceiver.modalities import Modality as Modality
     from perceiver.model import Perceiver as Perceiver
@@ -69,13 +68,13 @@ _MODULES = {
     "TiedLogits": "decoders",
     "Tokens": "tokens",
     "ValuesPrediction": "targets.predictions",
-    "explain": "inspection.explanation",
+    "explain": "inspection",
     "export": "exporting",
     "fill_in": "inference.infilling",
     "flow_in_tiles": "inference.tiling",
     "load": "checkpoints.file",
     "save": "checkpoints.file",
-    "summary": "inspection.model_summary",
+    "summary": "inspection",
 }
 
 __all__ = list(_MODULES)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
+import jaxtyping
 import torch
 from torch import Tensor, nn
 
@@ -83,10 +84,22 @@ def program_of(model: Perceiver, inputs: Sequence[Input], *, outputs: Outputs, i
     device = next(model.parameters()).device
     arguments = tuple(example.to(device) for example in examples)
     with evaluating(flat), _all_queries_at_once(model), _exportable_attention(flat, arguments), plain_operators():
-        return _located(
-            flat,
-            lambda: torch.export.export(flat, arguments, dynamic_shapes=(tuple(free),), strict=False),
-        )
+        with _without_shape_checks():
+            return _located(
+                flat,
+                lambda: torch.export.export(flat, arguments, dynamic_shapes=(tuple(free),), strict=False),
+            )
+
+
+@contextmanager
+def _without_shape_checks() -> Iterator[None]:
+    """Switch off the checks of jaxtyping's import hook, if it is installed: they would compare, and so fix, open sizes."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @contextmanager
@@ -132,7 +145,7 @@ def _all_queries_at_once(model: Perceiver) -> Iterator[None]:
     before = [decoder.chunk_size for decoder in decoders]
     try:
         for decoder in decoders:
-            decoder.chunk_size = math.inf
+            decoder.chunk_size = sys.maxsize
         yield
     finally:
         for decoder, size in zip(decoders, before, strict=True):

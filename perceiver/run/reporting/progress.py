@@ -42,7 +42,8 @@ class RunBars(RichProgressBar):
         """Advance both bars."""
         self._rate.count(batch)
         if self._run is not None and self.progress is not None:
-            done = trainer.current_epoch * trainer.num_training_batches + batch_idx + 1
+            batches = trainer.num_training_batches
+            done = (0 if batches == float("inf") else trainer.current_epoch * batches) + batch_idx + 1
             shown = [text for text in ("Training", best_so_far(trainer), str(self._rate)) if text]
             self.progress.update(self._run, completed=done, description=" ".join(shown))
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)

@@ -1,23 +1,13 @@
 """mode=export: the file, what is printed, and errors in one line."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import jaxtyping
 import pytest
 import torch
 from hostile_models import checkpoint
 from hydra_runs import run
 
 import perceiver
-
-
-@pytest.fixture(scope="module", autouse=True)
-def free_sizes() -> Iterator[None]:
-    """The shape checks of the tests' import hook are not made for free sizes."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture
