@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -83,12 +83,17 @@ def program_of(model: Perceiver, inputs: Sequence[Input], *, outputs: Outputs, i
         free.append({0: batch, 1: Dim.DYNAMIC})
     device = next(model.parameters()).device
     arguments = tuple(example.to(device) for example in examples)
-    with evaluating(flat), _all_queries_at_once(model), _exportable_attention(flat, arguments), plain_operators():
-        with _without_shape_checks():
-            return _located(
-                flat,
-                lambda: torch.export.export(flat, arguments, dynamic_shapes=(tuple(free),), strict=False),
-            )
+    with (
+        evaluating(flat),
+        _exportable_attention(flat, arguments),
+        _without_shape_checks(),
+        _all_queries_at_once(model),
+        plain_operators(),
+    ):
+        return _located(
+            flat,
+            lambda: torch.export.export(flat, arguments, dynamic_shapes=(tuple(free),), strict=False),
+        )
 
 
 @contextmanager
@@ -145,7 +150,7 @@ def _all_queries_at_once(model: Perceiver) -> Iterator[None]:
     before = [decoder.chunk_size for decoder in decoders]
     try:
         for decoder in decoders:
-            decoder.chunk_size = sys.maxsize
+            decoder.chunk_size = math.inf
         yield
     finally:
         for decoder, size in zip(decoders, before, strict=True):
