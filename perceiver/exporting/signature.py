@@ -76,11 +76,12 @@ def inputs_of(
         ValueError: if no example can be made of an entry; names the modality.
     """
     found: list[Input] = []
+    used: set[int] = set()
     for name in sorted(modalities):
         spec = modalities[name]
         example = (given or {}).get(name)
         limit = min((longest or {}).get(name, 2**31), int(spec.get("max_length") or 2**31))
-        example = _example(name, spec, limit=limit) if example is None else _two_samples(example)
+        example = _example(name, spec, limit=limit, used=used) if example is None else _two_samples(example)
         parts: dict[str | None, Tensor] = dict(example) if isinstance(example, Mapping) else {None: example}
         axes = channel_axes(name, spec)
         free = _free_axes(name, spec, parts, axes)
@@ -148,8 +149,8 @@ def _grid_axes(tensor: Tensor, axis: Axis) -> Sequence[int]:
     return places[1:] if axis == 0 else places[:-1]
 
 
-def _example(name: str, spec: ModalitySpec, *, limit: int) -> Tensor | dict[str, Tensor]:
-    """Return two made-up samples in the form of the adapter's input."""
+def _example(name: str, spec: ModalitySpec, *, limit: int, used: set[int]) -> Tensor | dict[str, Tensor]:
+    """Return two made-up samples in the form of the adapter's input, with lengths that no other has: see `_unused`."""
     kind, generator = spec.get("kind"), torch.Generator().manual_seed(0)
     if kind == "table":
         numbers, categories = len(spec.get("numbers") or ()), len(spec.get("categories") or ())
@@ -160,7 +161,7 @@ def _example(name: str, spec: ModalitySpec, *, limit: int) -> Tensor | dict[str,
         }
         return {part: x for part, x in parts.items() if x.shape[1]}
     if kind == "timeseries":
-        steps, values = _LENGTHS["timeseries"][0], int(spec["num_values"])
+        steps, values = _unused(_LENGTHS["timeseries"][0], used), int(spec["num_values"])
         return {
             "values": torch.randn(2, steps, values, generator=generator),
             "times": torch.arange(float(steps), dtype=torch.float64).expand(2, -1).clone(),
@@ -172,8 +173,7 @@ def _example(name: str, spec: ModalitySpec, *, limit: int) -> Tensor | dict[str,
             f"export: modality {name!r}: its spec has no shape; give an example as inputs={{{name!r}: tensor, …}}."
         )
     if kind == "text":
-        # Shorter than the limit: torch.export takes a size that equals another for the same.
-        length = max(2, min(_LENGTHS["text"][0], limit - 1))
+        length = _unused(max(2, min(_LENGTHS["text"][0], limit - 1)), used, most=limit - 1)
         return torch.randint(int(spec["vocabulary_size"]), (2, length), generator=generator)
     if kind == "audio":
         seconds = min(1.0, float(spec.get("max_seconds") or 1.0))
@@ -181,7 +181,16 @@ def _example(name: str, spec: ModalitySpec, *, limit: int) -> Tensor | dict[str,
     else:
         sizes = _LENGTHS.get(str(kind), (24, 28, 20))
     lengths = iter(sizes)
-    return torch.randn(2, *(next(lengths) if size is None else int(size) for size in shape), generator=generator)
+    chosen = [_unused(next(lengths), used) if size is None else int(size) for size in shape]
+    return torch.randn(2, *chosen, generator=generator)
+
+
+def _unused(size: int, used: set[int], *, most: int | None = None) -> int:
+    """Return a size near this one that no other axis has: torch.export takes equal sizes for one."""
+    larger = range(size, (size + 1000 if most is None else most) + 1)
+    found = next((one for one in [*larger, *range(size - 1, 1, -1)] if one not in used), size)
+    used.add(found)
+    return found
 
 
 def _two_samples(example: Any) -> Tensor | dict[str, Tensor]:
