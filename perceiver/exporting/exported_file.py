@@ -52,7 +52,7 @@ def export(
         outputs: `target`, the outputs for the spec's target, which `predict` interprets; `all`, all outputs of the head;
             or `latents`. None: `target`, or `all` if the spec has no target. Text models have an additional input, the
             positions to predict.
-        int8: quantise the weights of matrix products to 8 bits (ONNX only).
+        int8: quantise the weights of linear layers outside the adapters to 8 bits (ONNX only).
         opset: version of the ONNX operators; None: that of torch.
         inputs: example inputs by modality, for kinds of modality of which none can be made from the spec.
 
@@ -109,7 +109,7 @@ def export(
         return _write_program(program, file, metadata)
     flat = [place.name for place in signature] + ([INDEX] if text is not None else [])
     graph = onnx_of(program, names=flat, outputs=found, opset=opset)
-    return write_onnx(quantised(graph) if int8 else graph, file, metadata=metadata)
+    return write_onnx(quantised(graph) if int8 else graph.model, file, metadata=metadata)
 
 
 def _format(path: Path, given: str | None, *, int8: bool) -> str:

@@ -9,6 +9,7 @@ import logging
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,21 @@ def require_opset(opset: int | None) -> None:
         )
 
 
-def onnx_of(program: Any, *, names: Sequence[str], outputs: Sequence[str], opset: int | None) -> Any:
-    """Convert a program to an `onnx.ModelProto`, without names of source files.
+@dataclass(frozen=True)
+class Graph:
+    """A converted program.
+
+    Args:
+        model: an `onnx.ModelProto`.
+        linear: names of the nodes that are products of linear layers outside the adapters.
+    """
+
+    model: Any
+    linear: tuple[str, ...]
+
+
+def onnx_of(program: Any, *, names: Sequence[str], outputs: Sequence[str], opset: int | None) -> Graph:
+    """Convert a program, without names of source files.
 
     Raises:
         ExportError: if an operator has no ONNX form; names the operator and its layer.
@@ -62,8 +76,9 @@ def onnx_of(program: Any, *, names: Sequence[str], outputs: Sequence[str], opset
             logger.setLevel(level)
     assert converted is not None
     model = converted.model_proto
+    linear = tuple(node.name for node in model.graph.node if _is_linear(node))
     _strip(model)
-    return model
+    return Graph(model, linear)
 
 
 def write_onnx(model: Any, path: Path, *, metadata: Mapping[str, Any]) -> Path:
@@ -83,9 +98,14 @@ def write_onnx(model: Any, path: Path, *, metadata: Mapping[str, Any]) -> Path:
     return path
 
 
-def quantised(model: Any) -> Any:
-    """Return a model whose matrix products have weights of 8 bits, quantised per channel; activations are at run time."""
+def quantised(graph: Graph) -> Any:
+    """Return a model whose linear layers have weights of 8 bits, quantised per channel; activations are at run time.
+
+    Adapters stay in float32: raw inputs and spectra have a range that 8 bits do not hold, and so do products with positions.
+    """
     _require_extra()
+    if not graph.linear:
+        raise ExportError("export.int8: the model has no linear layer outside its adapters to quantise.")
     import tempfile
 
     import onnx
@@ -97,13 +117,24 @@ def quantised(model: Any) -> Any:
         logging.root.setLevel(logging.ERROR)  # it advises to run its own preprocessing
         try:
             copy = onnx.ModelProto()
-            copy.CopyFrom(model)
+            copy.CopyFrom(graph.model)
             quantize_dynamic(
-                copy, target, per_channel=True, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"]
+                copy,
+                target,
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+                op_types_to_quantize=["MatMul", "Gemm"],
+                nodes_to_quantize=list(graph.linear),
             )
         finally:
             logging.root.setLevel(level)
         return onnx.load(target)
+
+
+def _is_linear(node: Any) -> bool:
+    """Whether a node multiplies by the weight of a linear layer outside the adapters; its description names the modules."""
+    text = " ".join(pair.value for pair in node.metadata_props)
+    return node.op_type in ("MatMul", "Gemm") and "linear.Linear" in text and ".adapters." not in text
 
 
 def _require_extra() -> None:

@@ -94,17 +94,20 @@ def encoder(channels: int, **settings: Any) -> Encoder:
     return Encoder(token_channels=channels, num_latents=4, latent_channels=8, **{**shape, **settings})
 
 
-def model_of_all_adapters() -> Perceiver:
-    """A classifier of every modality."""
+def classifier(*names: str) -> Perceiver:
+    """A small classifier of these modalities."""
     torch.manual_seed(0)
-    parts: dict[str, Any] = adapters()
+    parts: dict[str, Any] = {name: adapters()[name] for name in names}
     fusion = Fusion(channels={name: part.channels for name, part in parts.items()})
     return Perceiver(
         adapters=parts,
         fusion=fusion,
         encoder=encoder(fusion.channels, num_blocks=1, num_cross_attends=1),
         head=PooledHead(latent_channels=8, num_classes=3),
-        spec={"modalities": MODALITIES, "target": {"kind": "classes", "names": NAMES}},
+        spec={
+            "modalities": {name: MODALITIES[name] for name in names},
+            "target": {"kind": "classes", "names": NAMES},
+        },
     ).eval()
 
 
