@@ -136,6 +136,7 @@ class _Brightest(perceiver.decoders.Decoder):
     ("arguments", "words"),
     [({"method": "lime"}, "explain.method: expected rollout or"), ({"output": 3}, "explain.output: expected 0 to 2, got 3")],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_arguments(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         perceiver.explain(model("pooled"), SAMPLE, **arguments)

@@ -43,6 +43,7 @@ def test_program(run_directory: Path, tmp_path: Path) -> None:
         (("ckpt_path={run}", "export.format=torch", "export.int8=true"), "export.int8: expected the format onnx"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_errors(arguments: tuple[str, ...], words: str, run_directory: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     typed = [argument.format(run=run_directory, empty=tmp_path / "empty") for argument in arguments]
