@@ -6,6 +6,7 @@ from unittest.mock import Mock
 
 import pytest
 from hydra import compose, initialize_config_dir
+from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -22,7 +23,7 @@ def logged(directory: Path, *names: str) -> list[Any]:
         config = compose("train", [f"logger=[{','.join(names)}]", f"run_dir={directory}"])
     nodes: Any = OmegaConf.to_container(config.logger, resolve=True)
     loggers = make_loggers(nodes)
-    trainer: Any = Mock(loggers=loggers)
+    trainer: Any = Mock(spec=Trainer, loggers=loggers)
     log_hyperparameters(trainer, SETTINGS)
     figure = Figure(figsize=(1, 1))
     figure.add_subplot().plot([0, 1])
