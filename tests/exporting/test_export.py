@@ -20,6 +20,7 @@ exported = pytest.importorskip("perceiver.exported")
 TOLERANCE = 1e-5
 SEVERAL = ("row", "table_pixels", "text")
 OF_ALL_HEADS = ("mel", "patches", "pixels")
+PAIRS = (("bins", "points"), ("frames", "vector"), ("series", "wave"), ("stem", "video"))
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +80,21 @@ def assert_same(graph: Any, model: perceiver.Perceiver, samples: list[dict[str, 
     np.testing.assert_allclose(outputs["output"], expected(model, samples), rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", sorted(set(MODALITIES) - {*SEVERAL, *OF_ALL_HEADS}))
-def test_adapters(name: str, folder: Path) -> None:
-    """Samples of different sizes in one batch, and one alone; other tests have the other adapters."""
-    model = classifier(name)
-    graph = exported.load(perceiver.export(model, folder / f"{name}.onnx"), threads=1)
+@pytest.mark.parametrize("names", PAIRS)
+def test_adapters(names: tuple[str, str], folder: Path) -> None:
+    """Samples of one modality, of different sizes, in one batch with samples of another, and alone."""
+    model = classifier(*names)
+    graph = exported.load(perceiver.export(model, folder / f"{names[0]}.onnx"), threads=1)
     generator = np.random.default_rng(0)
-    samples = [{name: raw_sample(name, generator)} for _ in range(3)]
+    samples = [{name: raw_sample(name, generator)} for name in names * 2]
+    samples.append({name: raw_sample(name, generator) for name in names})
     assert_same(graph, model, samples)
-    assert_same(graph, model, samples[:1])
+    for sample in samples[:2]:
+        assert_same(graph, model, [sample])
+
+
+def test_every_adapter_is_exported_by_some_test() -> None:
+    assert {*SEVERAL, *OF_ALL_HEADS, *(name for names in PAIRS for name in names)} == set(MODALITIES)
 
 
 def test_any_subset_in_each_sample(several: perceiver.Perceiver, exported_several: Any) -> None:
