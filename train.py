@@ -1,6 +1,11 @@
-"""Train or test a model: `python train.py --help` says how. All of it is in perceiver/run and conf/."""
+"""Train or test a model; see `python train.py --help`. The code is in perceiver/run, the configuration in conf/."""
 
-from perceiver.run.main import main
+import sys
+
+try:
+    from perceiver.run.main import main
+except KeyboardInterrupt:
+    sys.exit(130)
 
 if __name__ == "__main__":
     main()

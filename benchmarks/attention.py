@@ -24,7 +24,7 @@ from torch import Tensor
 
 from perceiver.attention.forms.absorbed import absorbed_attention
 from perceiver.attention.forms.factored import factored_attention
-from perceiver.attention.kernels import compiled, eager, native
+from perceiver.attention.kernels import eager, native
 from perceiver.attention.kernels.contract import Read
 from perceiver.attention.projection import TokenProjection
 from perceiver.positions import Fourier, grid_coordinates
@@ -87,7 +87,7 @@ CASES = (
     Case("million video 16x256x256x3, 32 bands", (16, 256, 256), 3, 32),
 )
 
-FORMS = ("absorbed", "eager", "compiled", "native")
+FORMS = ("absorbed", "eager", "native")
 """SDPA with absorbed projections, and the implementations of the factored form."""
 
 Attend = Callable[[Tensor], Tensor]
@@ -122,15 +122,12 @@ def missing(name: str) -> str:
     """Return the reason why a form cannot run on this machine; empty if it can."""
     if name == "native" and native.availability().library is None:
         return native.availability().reason
-    if name == "compiled":
-        found = compiled.availability("cpu")
-        return "" if found.usable else found.reason
     return ""
 
 
 def forms(tokens: Tokens, projection: TokenProjection, names: Sequence[str]) -> dict[str, Attend]:
     """Return the forms by name. A new implementation needs a line here."""
-    reads = {"eager": eager.read_tokens, "native": native.read_tokens, "compiled": compiled.read_tokens}
+    reads = {"eager": eager.read_tokens, "native": native.read_tokens}
     chosen: dict[str, Attend] = {}
     for name in names:
         if name == "dense":
@@ -232,7 +229,7 @@ def print_peak(case: Case, name: str) -> None:
         (attend,) = forms(tokens, projection, [name]).values()
         return partial(training, attend, query, learned_of(query, tokens, projection))
 
-    # Large enough to compile the same code as the case, so that no compilation falls into the measurement.
+    # A small case first, so that no build of native code falls into the measurement.
     work(replace(case, grid=tuple(min(size, 16) for size in case.grid), latents=16, batch=1))()
     print(added_peak(work(case)))
 

@@ -2,7 +2,7 @@
 
     python benchmarks/autoencoding.py RUN_DIR --values 256 512 1024 --split val
 
-RUN_DIR is a run of experiment=dialed_digits. PCA sees video and sound together, both in standard deviations, and keeps the
+RUN_DIR is a run of experiment=dialed_digits. PCA gets video and sound together, both standardised, and keeps the
 given number of values per clip. The strictest comparison keeps latents times channels of the model, since PCA is the best
 linear autoencoder in mean squared error. It is fitted on clips of the training split, drawn as in training.
 """

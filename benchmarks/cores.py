@@ -3,7 +3,7 @@
     python benchmarks/cores.py [--threads 2] [--only million] [--json FILE]
 
 Each case runs with one thread and with `--threads` in turn. Ratios are taken within each repetition, and the table shows the
-medians. Run nothing else meanwhile, and do not pin the process to fewer cores.
+medians. Run nothing else at the same time, and do not pin the process to fewer cores.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def measure(case: Case, *, threads: int, seconds: float, repetitions: int) -> Re
 
 def _once(threads: int, attend: Attend, query: Tensor, learned: Sequence[Tensor]) -> Seconds:
     torch.set_num_threads(threads)
-    forward(attend, query)  # wake threads that slept during the other candidate's turn
+    forward(attend, query)  # wake threads that were idle during the other candidate's turn
     return timed(partial(forward, attend, query)), timed(partial(training, attend, query, learned))
 
 

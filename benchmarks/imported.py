@@ -7,8 +7,8 @@ All weights are random; speed, memory and the equality of logits do not depend o
 weights and get the same images of 224 x 224, batch 1. Their forwards are timed in turn in the same process, and ratios are
 taken within each repetition (`benchmarks/measure.py`), for wall time and for processor time, which is steadier on a busy
 machine. Memory is the peak that a forward adds to a fresh process that holds the weights and was warmed up with a tiny
-image. Optical flow (368 x 496, all 182,528 queries decoded) has no comparison: transformers decodes all queries at once,
-for which memory does not suffice.
+image. Optical flow (368 x 496, all 182,528 queries decoded) has no comparison, because transformers decodes all queries at
+once, for which memory does not suffice.
 """
 
 from __future__ import annotations

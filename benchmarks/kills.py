@@ -15,6 +15,7 @@ Modules are imported only once: each training is a fork of this process, so that
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -27,9 +28,12 @@ from typing import Any
 
 import torch
 
-from perceiver.run import job as imported_before_forking
 from perceiver.run.main import main as train
 
+BEFORE_FORKING = (
+    "perceiver.run.job", "perceiver.run.modes.fit", "perceiver.run.task", "perceiver.data.datasets.digits",
+    "perceiver.objectives", "perceiver.plots", "torchvision.transforms.v2", "lightning.pytorch.loggers",
+)  # fmt: skip
 REPOSITORY = Path(__file__).resolve().parents[1]
 DIGITS = (
     "data=digits", "model.encoder.num_latents=4", "model.encoder.latent_channels=16", "model.encoder.num_self_heads=2",
@@ -163,7 +167,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments of the kills")
     parser.add_argument("--directory", type=Path, default=None)
     settings = parser.parse_args()
-    assert imported_before_forking
+    for name in BEFORE_FORKING:
+        importlib.import_module(name)
     torch.set_num_threads(1)
     folder = settings.directory or Path(tempfile.mkdtemp(prefix="kills_"))
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The latent transformer alone: the share of its time that its matrix products take.
+"""The latent transformer alone: matrix products as a share of its time.
 
     python benchmarks/latent.py [--threads 1] [--only 512] [--bfloat16] [--json FILE]
 

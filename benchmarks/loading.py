@@ -4,9 +4,9 @@
 
 Images of 32 x 32 pixels are written to a temporary folder, a folder per class, and read by `data=image_folder` with its
 augmentation: decode, augment, normalise, transfer to the main process. The first epoch starts the workers and is not
-counted. Training is optimizer steps of experiment=mnist's model on a batch in memory, so nothing is loaded meanwhile. Both
-alternate, ratios are taken within each repetition, and the table shows medians. At a ratio of 1.5 or more, training never
-waits for data as long as the workers have separate cores.
+counted. Training is optimizer steps of experiment=mnist's model on a batch in memory, so nothing is loaded at the same time.
+Both alternate, ratios are taken within each repetition, and the table shows medians. At a ratio of 1.5 or more, training
+never waits for data as long as the workers have separate cores.
 """
 
 from __future__ import annotations

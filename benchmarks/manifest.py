@@ -17,7 +17,7 @@ that of the main process and its workers after each epoch, with shared pages div
 With `--shards` the manifest is packed into FOLDER/shards, once, and trainings from files and from shards alternate. Ratios
 are taken between the two trainings of a repetition, and the table shows medians.
 
-On a busy machine, look also at the processor time per sample, which hardly depends on other load: `train ms` for the main
+On a busy machine, also consider the processor time per sample, which hardly depends on other load: `train ms` for the main
 process in training, `data ms` for the workers. A loader of w workers with separate cores is train ms * w / data ms times
 as fast as training on a single core.
 """

@@ -48,9 +48,7 @@ class Contexts:
                 for counts, shape in zip(self.counts, self.shapes, strict=True):
                     counts[around(text, place, shape)][byte] += 1
 
-    def probabilities(
-        self, text: Sequence[int], place: int, *, up_to: int, strength: float = 1.0
-    ) -> np.ndarray[Any, Any]:
+    def probabilities(self, text: Sequence[int], place: int, *, up_to: int, strength: float = 1.0) -> np.ndarray[Any, Any]:
         """Return the probabilities `(256,)` of the hidden byte at `place`, using the first `up_to` shapes."""
         p = np.full(256, 1 / 256)
         for counts, shape in zip(self.counts[:up_to], self.shapes[:up_to], strict=True):

@@ -95,7 +95,7 @@ def numbers_of_fresh_process(script: str, arguments: Sequence[str], *, count: in
     """Run a script in a fresh process and return the last `count` numbers that it prints."""
     done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
     if done.returncode:
-        killed = " It was killed, perhaps because memory ran out." if done.returncode < 0 else ""
+        killed = " It was killed, perhaps because it ran out of memory." if done.returncode < 0 else ""
         raise RuntimeError(f"{script} {' '.join(arguments)} ended with {done.returncode}.{killed}\n{done.stderr[-2000:]}")
     return [float(word) for word in done.stdout.split()[-count:]]
 

@@ -300,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"  {name}: {note}")
         results += [asdict(row) for row in rows]
         if options.json:
-            # After each size, because the next may take long.
+            # After each size, because the next may take a long time.
             write_json(options.json, facts, results)
 
 

@@ -3,7 +3,7 @@
     python benchmarks/plot.py [--sides 32 64 128 256 512 1024] [--out benchmarks/scaling.png] [--json FILE]
     python benchmarks/plot.py --from FILE                       # draw an earlier measurement again
 
-The dense reference (see `attention.py`), SDPA with absorbed projections, and the factored form, native and compiled, on
+The dense reference (see `attention.py`), SDPA with absorbed projections, and the native factored form, on
 images of three channels with 64 Fourier bands per axis, 128 latents, batch 1: forward and backward. A form stops at the side
 whose time or memory, extrapolated by pixels from the side before, would exceed `--most-seconds` or `--most-megabytes`.
 """
@@ -25,7 +25,6 @@ from measure import announce, machine, write_json
 FORMS = {
     "dense": ("dense (concatenate, project, SDPA)", "#c0392b", "o"),
     "absorbed": ("SDPA, absorbed projections", "#e08e0b", "s"),
-    "compiled": ("factored, compiled", "#2471a3", "^"),
     "native": ("factored, native", "#117a65", "D"),
 }
 """Label, colour and marker of each form, distinguishable without colours."""

@@ -7,7 +7,7 @@ and its shards to FOLDER. In the same process, epochs of decoded and collated ba
 ratios are taken within each repetition, and the medians are printed. Processor time hardly depends on other load, or on the
 disk, whose pages are cached after the first epoch; shards gain more on a slow disk. Loader processes of shards are
 restarted in every epoch, those of files persist. The last line gives the cost of restarting, and the number of samples per
-epoch above which shards are cheaper in spite of it.
+epoch above which shards are still cheaper.
 """
 
 from __future__ import annotations

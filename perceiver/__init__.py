@@ -11,18 +11,22 @@ if TYPE_CHECKING:
     from perceiver.checkpoints.file import load as load, save as save
     from perceiver.collate import Collate as Collate
     from perceiver.decoders import (
+        CausalDecoder as CausalDecoder,
         ClassificationDecoder as ClassificationDecoder,
         InputQueries as InputQueries,
+        LatentMemory as LatentMemory,
         LearnedQueries as LearnedQueries,
         MultimodalDecoder as MultimodalDecoder,
         PositionalQueries as PositionalQueries,
         QueryDecoder as QueryDecoder,
         TiedLogits as TiedLogits,
+        WrittenMemory as WrittenMemory,
     )
     from perceiver.decoders.pooled import PooledHead as PooledHead
     from perceiver.encoder import Encoder as Encoder
     from perceiver.exporting import export as export
     from perceiver.fusion import Fusion as Fusion
+    from perceiver.generation import Generated as Generated, generate as generate
     from perceiver.inference.infilling import FilledIn as FilledIn, fill_in as fill_in
     from perceiver.inference.tiling import flow_in_tiles as flow_in_tiles
     from perceiver.inspection import explain as explain, summary as summary
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from perceiver.modalities import Modality as Modality
     from perceiver.model import Perceiver as Perceiver
     from perceiver.positions import Fourier as Fourier, LearnedTable as LearnedTable, Projected as Projected
+    from perceiver.runtime.regularising import regularising as regularising
     from perceiver.targets.predictions import (
         FieldPrediction as FieldPrediction,
         LabelsPrediction as LabelsPrediction,
@@ -42,6 +47,7 @@ if TYPE_CHECKING:
 # Names are imported when they are first used: `python train.py --help` and a mistyped override need no torch.
 _MODULES = {
     "Batch": "batch",
+    "CausalDecoder": "decoders",
     "ClassificationDecoder": "decoders",
     "Collate": "collate",
     "CrossAttention": "attention",
@@ -50,8 +56,10 @@ _MODULES = {
     "FilledIn": "inference.infilling",
     "Fourier": "positions",
     "Fusion": "fusion",
+    "Generated": "generation",
     "InputQueries": "decoders",
     "LabelsPrediction": "targets.predictions",
+    "LatentMemory": "decoders",
     "LearnedQueries": "decoders",
     "LearnedTable": "positions",
     "Modality": "modalities",
@@ -70,9 +78,12 @@ _MODULES = {
     "ValuesPrediction": "targets.predictions",
     "explain": "inspection",
     "export": "exporting",
+    "WrittenMemory": "decoders",
     "fill_in": "inference.infilling",
     "flow_in_tiles": "inference.tiling",
+    "generate": "generation",
     "load": "checkpoints.file",
+    "regularising": "runtime.regularising",
     "save": "checkpoints.file",
     "summary": "inspection",
 }

@@ -64,6 +64,18 @@ class Batch:
         """Number of samples B."""
         return first_tensor(next(iter(self.inputs.values()))).shape[0]
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of all tensors."""
+        sizes: list[int] = []
+
+        def measured(x: Tensor) -> Tensor:
+            sizes.append(x.nbytes)
+            return x
+
+        self._map(measured)
+        return sum(sizes)
+
     def rows(self, rows: slice) -> Batch:
         """Return the batch of a slice of the samples."""
         return replace(self._map(lambda x: x[rows]), ids=self.ids[rows])
@@ -71,6 +83,10 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory; called by the DataLoader."""
         return self._map(lambda x: x.pin_memory())
+
+    def share_memory(self) -> Batch:
+        """Return the batch in shared memory, into which its tensors are moved; RuntimeError if that is exhausted."""
+        return self._map(lambda x: x.share_memory_())
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Return the batch on a device."""

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from perceiver.batch import Batch, Sample
 from perceiver.modalities.kinds import channel_axes
-from perceiver.modalities.modality import Axis, ModalitySpec
+from perceiver.modalities.modality import Axis
+from perceiver.modalities.spec import ModalitySpec
 
 
 class Collate:
@@ -42,7 +43,7 @@ class Collate:
         }
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        """B samples -> Batch.
+        """Collate B samples into a batch.
 
         Raises:
             ValueError: for an unknown modality, NaN or infinity, an empty set, different numbers of channels or dtypes,
@@ -75,7 +76,7 @@ class Collate:
             batch.target, batch.target_mask = stacked_targets(samples)
         elif any(sample.target is not None for sample in samples):
             without = next(sample.id for sample in samples if sample.target is None)
-            raise ValueError(f"sample {without!r}: has no target, other samples of its batch have one.")
+            raise ValueError(f"sample {without!r}: has no target, but other samples in its batch have one.")
         return batch
 
 
@@ -97,13 +98,13 @@ def stacked_targets(samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:
     for sample, target, mask in zip(samples, targets, masks, strict=True):
         if target.ndim != first.ndim or target.shape[: len(channels)] != channels or target.dtype != first.dtype:
             raise ValueError(
-                f"sample {sample.id!r}: its target, {target.dtype} {tuple(target.shape)}, does not go with {first.dtype} "
-                f"{tuple(first.shape)} of the batch's first sample: only sizes of the grid may differ."
+                f"sample {sample.id!r}: its target, {target.dtype} {tuple(target.shape)}, does not match "
+                f"{first.dtype} {tuple(first.shape)} of the batch's first sample: only sizes of the grid may differ."
             )
         if mask is not None and (mask.dtype != torch.bool or mask.shape != target.shape[len(channels) :]):
             raise ValueError(
-                f"sample {sample.id!r}: expected a boolean target_mask {tuple(target.shape[len(channels) :])}, as the grid "
-                f"of its target, True is valid; got {mask.dtype} {tuple(mask.shape)}."
+                f"sample {sample.id!r}: expected a boolean target_mask {tuple(target.shape[len(channels) :])} like "
+                f"the grid of its target, True for valid; got {mask.dtype} {tuple(mask.shape)}."
             )
     largest = [max(sizes) for sizes in zip(*shapes, strict=True)]
     stacked = first.new_zeros(len(samples), *largest)
@@ -140,7 +141,7 @@ def _stack_parts(
         }
         lacking = [row for row in values if row not in tensors]
         if lacking and any(isinstance(one.x, Tensor) and one.x.dtype != torch.bool for one in tensors.values()):
-            raise ValueError(f"{values[lacking[0]].where}: has no {part!r}, other samples of its batch have.")
+            raise ValueError(f"{values[lacking[0]].where}: has no {part!r}, but other samples in its batch do.")
         x, own = _stack(tensors, axes[part], num_samples=num_samples, empty_channels=True)
         if lacking:
             # Samples with this tensor may be shorter than samples without it.
@@ -212,11 +213,11 @@ def _checked(values: Mapping[int, _Value], axis: Axis, *, empty_channels: bool) 
             raise ValueError(f"{value.where}: expected a tensor, got a dict with {sorted(x)}.")
         first = next(iter(tensors.values()), x)
         if 0 in (_grid(x, axis) if empty_channels and x.ndim else x.shape):
-            raise ValueError(f"{value.where}: is empty, shape {tuple(x.shape)}. Leave the modality out where there is none.")
+            raise ValueError(f"{value.where}: is empty, shape {tuple(x.shape)}. Leave out a missing modality.")
         if x.ndim == 0 or x.ndim != first.ndim or (axis is not None and x.shape[axis] != first.shape[axis]):
             channels = "there are no channels, all axes" if axis is None else f"the channels are axis {axis}, other axes"
             raise ValueError(
-                f"{value.where}: shape {tuple(x.shape)} does not go with {tuple(first.shape)} of the batch's first sample: "
+                f"{value.where}: shape {tuple(x.shape)} does not match {tuple(first.shape)} of the batch's first sample: "
                 f"{channels} may differ."
             )
         if x.dtype != first.dtype:
@@ -233,6 +234,6 @@ def _report_non_finite(values: Mapping[int, _Value]) -> None:
         if isinstance(x, Tensor) and x.is_floating_point() and not bool(x.isfinite().all()):
             count = int((~x.isfinite()).sum())
             raise ValueError(
-                f"{value.where}: {count} of {x.numel()} values are NaN or infinite."
-                " Mend the file, leave the sample out, or mask what is missing."
+                f"{value.where}: {count} of {x.numel()} values are NaN or infinite. Fix the file, leave out the "
+                "sample, or mask missing values."
             )

@@ -12,9 +12,11 @@ from torch.utils.checkpoint import checkpoint
 from perceiver.attention import CrossAttend, Form, SelfAttend
 from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_at_least_one, check_positive
+from perceiver.runtime.regularising import regularising
 from perceiver.tokens import Tokens
 
 
+@regularising(dropout=0.0, attention_dropout=0.0)
 class Encoder(nn.Module):
     """Perceiver (a cross-attend before each block), Perceiver IO (one cross-attend) and everything between.
 
@@ -236,8 +238,8 @@ class Encoder(nn.Module):
     ) -> Tensor:
         if reads is not None and (len(reads) != self.num_cross_attends or not any(reads)):
             raise ValueError(
-                f"Encoder.reads: expected for each of the {self.num_cross_attends} cross-attends the indices of the blocks "
-                f"that it reads, at least one of them not empty; got {[list(places) for places in reads]}."
+                f"Encoder.reads: expected the indices of the blocks to read for each of the {self.num_cross_attends} "
+                f"cross-attends, at least one list not empty; got {[list(places) for places in reads]}."
             )
         # (1, N, D): the latents are not copied per sample before they differ.
         latents = self.latents[None]
@@ -291,10 +293,10 @@ def _run_layer(layer: nn.Module, *inputs: Tensor | Sequence[Tokens], checkpointe
 
 
 def _num_distinct(steps: int, *, share: bool, share_first: bool) -> int:
-    """Number of modules that `steps` steps need: 1 if all share it, 2 if all but the first share, else `steps`."""
+    """Return the number of modules for `steps` steps: 1 if all share it, 2 if all but the first do, else `steps`."""
     return min(steps, 1 if share_first else 2) if share else steps
 
 
 def _at(step: int, modules: nn.ModuleList) -> int:
-    """Index of the distinct module that runs at this step; with two modules the second runs at every step but the first."""
+    """Return the index of the module that runs at this step; of two modules, the second runs at all steps but the first."""
     return min(step, len(modules) - 1)

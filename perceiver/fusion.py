@@ -79,9 +79,7 @@ class Fusion(nn.Module):
             vector = torch.empty(self.channels)
             self.mask[name] = nn.Parameter(truncated_normal_(vector, std=std))
 
-    def forward(
-        self, tokens: Mapping[str, Tokens], *, mask_rates: Mapping[str, float] | None = None
-    ) -> dict[str, Tokens]:
+    def forward(self, tokens: Mapping[str, Tokens], *, mask_rates: Mapping[str, float] | None = None) -> dict[str, Tokens]:
         """Bring the tokens of any non-empty subset of the modalities to `channels` channels, in sorted order.
 
         Args:

@@ -35,7 +35,7 @@ def grid_mask(
 
 
 def presence(x: Tensor | Mapping[str, Tensor], mask: Bool[Tensor, "batch *any"] | None) -> Bool[Tensor, "batch"] | None:
-    """Presence `(B,)` of a modality in each sample: True if any of its elements is valid; None if all samples have it.
+    """Return presence `(B,)` of a modality in each sample: True if any element is valid; None if all samples have it.
 
     Args:
         x: `(B, …)`, or several tensors by name. A boolean tensor called `present` (cells of a table, single values of a
@@ -70,7 +70,7 @@ def patch_mask(mask: Bool[Tensor, "batch *grid"], patch: Sequence[int]) -> Bool[
 
 
 def extents(mask: Bool[Tensor, "batch *grid"]) -> tuple[Int[Tensor, "batch"], ...]:
-    """Valid size of each sample per axis: the index of its last valid element plus one, or 0 without valid elements."""
+    """Return the valid size of each sample per axis: one past its last valid element, or 0 without valid elements."""
     sizes = []
     for axis in range(1, mask.ndim):
         others = tuple(other for other in range(1, mask.ndim) if other != axis)

@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from perceiver.decoders.decoder import outputs_of, target_index, target_name, target_output
+from perceiver.decoders.causal import CausalDecoder
+from perceiver.decoders.decoder import SequenceDecoder, outputs_of, target_index, target_name, target_output
+from perceiver.decoders.memory import Memory
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
+from perceiver.generation import generate_from_memory
 from perceiver.masking.modality_dropout import ModalityDropout
 from perceiver.runtime.evaluating import evaluating
+from perceiver.runtime.regularising import regularising
 from perceiver.targets.predict import predict
 from perceiver.tokens import Tokens
 from perceiver.zero_gradients import with_zero_gradients
 
 
+@regularising(modality_dropout=None)
 class Perceiver(nn.Module):
     """A model over a dict of modalities, of which any non-empty subset may be present, per batch and per sample.
 
@@ -70,7 +75,7 @@ class Perceiver(nn.Module):
             fusion = Fusion(channels={name: cast("Any", adapter).channels for name, adapter in adapters.items()})
         if fusion.modalities != tuple(sorted(adapters)):
             raise ValueError(
-                f"Perceiver.fusion: expected one for the modalities {sorted(adapters)}, got {list(fusion.modalities)}."
+                f"Perceiver.fusion: expected a fusion of the modalities {sorted(adapters)}, got {list(fusion.modalities)}."
             )
         if encoder.token_channels != fusion.channels:
             raise ValueError(
@@ -101,7 +106,7 @@ class Perceiver(nn.Module):
         *,
         mask_rates: Mapping[str, float] | None = None,
     ) -> dict[str, Tokens]:
-        """Raw inputs by modality -> fused tokens by modality, in sorted order.
+        """Convert raw inputs by modality to fused tokens by modality, in sorted order.
 
         Args:
             inputs: any non-empty subset of the model's modalities, each in the shape that its adapter takes.
@@ -123,7 +128,7 @@ class Perceiver(nn.Module):
     def encode(
         self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None
     ) -> Float[Tensor, "batch latents channels"]:
-        """Raw inputs by modality -> latents `(B, N, D)`. See `tokens` for arguments and errors."""
+        """Encode raw inputs by modality as latents `(B, N, D)`. See `tokens` for arguments and errors."""
         return self._latents(self.tokens(inputs, masks))
 
     def _latents(self, tokens: Mapping[str, Tokens]) -> Tensor:
@@ -139,41 +144,73 @@ class Perceiver(nn.Module):
         index: Any = None,
         query_mask: Any = None,
         mask_rates: Mapping[str, float] | None = None,
+        target_ids: Int[Tensor, "batch length"] | None = None,
     ) -> Any:
-        """Raw inputs by modality -> output of the head, e.g. logits `(B, num_classes)`.
+        """Map raw inputs by modality to the output of the head, e.g. logits `(B, num_classes)`.
 
         Args:
             inputs, masks, mask_rates: see `tokens`.
             index: for a `Decoder`: outputs to compute, as positions in the flattened output grid, `(k,)`, `(B, k)`, or a
                 dict by output; None: all.
             query_mask: for a `Decoder`: validity of these outputs, True is valid; invalid outputs are zeros.
+            target_ids: for a `CausalDecoder`: the ids before each predicted id, `(B, L)`, start ids first.
 
         Raises:
-            ValueError: as `tokens`, or for an index or a query mask if the head is not a `Decoder`.
+            ValueError: as `tokens`, or for an index, a query mask or ids that the head does not take.
         """
         tokens = self.tokens(inputs, masks, mask_rates=mask_rates)
-        return self.from_tokens(tokens, index=index, query_mask=query_mask)
+        return self.from_tokens(tokens, index=index, query_mask=query_mask, target_ids=target_ids)
 
-    def from_tokens(self, tokens: Mapping[str, Tokens], *, index: Any = None, query_mask: Any = None) -> Any:
-        """Fused tokens from `tokens`, possibly with additional masks -> output of the head; see `forward`."""
+    def from_tokens(
+        self,
+        tokens: Mapping[str, Tokens],
+        *,
+        index: Any = None,
+        query_mask: Any = None,
+        target_ids: Int[Tensor, "batch length"] | None = None,
+    ) -> Any:
+        """Map fused tokens from `tokens`, possibly with additional masks, to the output of the head; see `forward`."""
         latents = self._latents(tokens)
-        return outputs_of(self.head, latents, tokens=tokens, adapters=self.adapters, index=index, mask=query_mask)
+        return outputs_of(
+            self.head,
+            latents,
+            tokens=tokens,
+            adapters=self.adapters,
+            index=index,
+            mask=query_mask,
+            target_ids=target_ids,
+        )
 
-    def target_outputs(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Any:
-        """Raw inputs by modality -> the outputs for the target of the spec, e.g. logits `(B, num_classes)`.
-
-        They are computed from inputs without the target. A decoder of several outputs decodes only its `target`.
-        See `tokens` for arguments and errors.
+    def memory(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Memory:
+        """Map raw inputs by modality to what a `CausalDecoder` reads at every step. See `tokens` for arguments and errors.
 
         Raises:
-            ValueError: if the head has several outputs, and none of them is the target.
+            ValueError: if the head is not a `CausalDecoder`.
         """
+        if not isinstance(self.head, SequenceDecoder):
+            raise ValueError(
+                f"Perceiver.memory: {type(self.head).__name__} reads no memory; expected a model whose head is a "
+                "perceiver.decoders.CausalDecoder."
+            )
+        tokens = self.tokens(inputs, masks)
+        memory: Memory = self.head.memory(self._latents(tokens), tokens)
+        return memory
+
+    def target_outputs(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Any:
+        """Map raw inputs by modality to the outputs for the target of the spec, e.g. logits `(B, num_classes)`.
+
+        They are computed from inputs without the target. A decoder of several outputs decodes only its `target`; a
+        `CausalDecoder` generates a sequence, `perceiver.Generated`. See `tokens` for arguments and errors.
+
+        Raises:
+            ValueError: if no output of several is the target.
+        """
+        if isinstance(self.head, CausalDecoder):
+            return generate_from_memory(self.head, self.memory(inputs, masks), decoding=self.head.decoding)
         index = target_index(self.head, device=next(self.parameters()).device)
         return target_output(self.head, self(**self.without_target(inputs, masks), index=index))
 
-    def without_target(
-        self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Any]:
+    def without_target(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """Return arguments of `forward` without the target, for models that also take the target as an input.
 
         If the fusion has a mask token for the target (Perceiver IO, section 4.3), it replaces the absent target.
@@ -209,15 +246,16 @@ class Perceiver(nn.Module):
         steps = self.encoder.attention_by_block(list(tokens.values()), **self._reads_of(tokens))
         return [dict(zip(tokens, step, strict=True)) for step in steps]
 
-    def predict(self, samples: Any, *, batch_size: int = 64) -> list[Any]:
+    def predict(self, samples: Any, *, batch_size: int = 64, open_files: bool = True) -> list[Any]:
         """Predict the target of the spec for raw samples, preprocessed as in training, in evaluation mode.
 
         Args:
             samples: one sample, or an iterable of samples. A sample is a dict of raw modalities, any non-empty subset, or,
-                for a model of one modality, its raw value: see `perceiver.modalities.preprocess.preprocess`. Images and
-                UTF-8 texts may also be files, as a `pathlib.Path` or bytes. The number of axes of an array determines
-                whether it is one sample or several.
+                for a model of one modality, its raw value: see `perceiver.modalities.preprocess.preprocess`. Raw values
+                of every kind may also be files: the bytes of a file, a `pathlib.Path` or, except for texts, a string with
+                the path. The number of axes of an array determines whether it is one sample or several.
             batch_size: number of samples at a time.
+            open_files: False refuses strings and paths that name files, for a service whose samples come from others.
 
         Returns:
             A prediction for each sample: `Prediction` for classification, `LabelsPrediction` for multi-label classification,
@@ -229,7 +267,9 @@ class Perceiver(nn.Module):
         """
         device = next(self.parameters()).device
         with evaluating(self):
-            return predict(self.target_outputs, self.spec, samples, batch_size=batch_size, device=device)
+            return predict(
+                self.target_outputs, self.spec, samples, batch_size=batch_size, device=device, open_files=open_files
+            )
 
     def _reads_of(self, tokens: Mapping[str, Tokens]) -> dict[str, list[list[int]]]:
         """Return the encoder's argument `reads`: positions of the modalities that each cross-attend reads."""
@@ -257,7 +297,7 @@ class Perceiver(nn.Module):
         if not inputs or set(inputs) - set(known):
             raise ValueError(f"inputs: expected one or more of the modalities {known}, got {sorted(inputs)}.")
         if set(masks) - set(inputs):
-            raise ValueError(f"masks: got masks for {sorted(set(masks) - set(inputs))}, of which there is no input.")
+            raise ValueError(f"masks: got masks for {sorted(set(masks) - set(inputs))}, which are not among the inputs.")
         sizes: dict[str, int] = {}
         for name, x in inputs.items():
             parts = {f"{name}.{key}": part for key, part in x.items()} if isinstance(x, Mapping) else {name: x}
@@ -267,7 +307,7 @@ class Perceiver(nn.Module):
         if any(size != first for size in sizes.values()):
             raise ValueError(f"inputs: expected one batch size for all modalities, got {sizes}.")
         if first == 0:
-            raise ValueError(f"inputs: expected at least one sample, got a batch of none: {sizes}.")
+            raise ValueError(f"inputs: expected at least one sample, got an empty batch: {sizes}.")
 
 
 def _check_reads(reads: Sequence[Sequence[str]], *, modalities: Sequence[str], num_cross_attends: int) -> None:

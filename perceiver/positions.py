@@ -35,7 +35,7 @@ class PositionEncoding(Protocol):
     channels: int
 
     def __call__(self, coordinates: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Coordinates, each `(B or 1, n1 or 1, …, k)` -> parts, each `(B or 1, n1 or 1, …, c)`; all c sum to `channels`."""
+        """Encode coordinates `(B or 1, n1 or 1, …, k)` as parts `(B or 1, n1 or 1, …, c)`; all c sum to `channels`."""
         ...
 
 
@@ -82,7 +82,7 @@ class Fourier(nn.Module):
         return torch.stack(bands).to(device)
 
     def forward(self, coordinates: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Coordinates, each `(B or 1, *grid or 1, k)` -> parts, each `(B or 1, *grid or 1, k * (2 * num_bands + 1))`.
+        """Encode coordinates `(B or 1, *grid or 1, k)` as parts `(B or 1, *grid or 1, k * (2 * num_bands + 1))`.
 
         Without `by_coordinate` each yields three parts, of k, k * num_bands and k * num_bands channels.
 
@@ -109,7 +109,7 @@ class Fourier(nn.Module):
         return tuple(one.flatten(-2) for alike in zip(*features, strict=True) for one in alike)
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the summary that `print(model)` shows."""
         return f"num_bands={self.num_bands}, resolution={self.resolution}"
 
 
@@ -144,7 +144,7 @@ class LearnedTable(nn.Module):
         truncated_normal_(self.table, std=std)
 
     def forward(self, coordinates: Sequence[Tensor]) -> tuple[Float[Tensor, "..."]]:
-        """One coordinate tensor per axis of the table, each `(B or 1, *grid or 1, 1)` -> one part `(B or 1, *grid, c)`.
+        """Encode coordinates `(B or 1, *grid or 1, 1)`, one per axis of the table, as one part `(B or 1, *grid, c)`.
 
         A set of points `(B, P, d)` gives `(B, P, c)`.
         """
@@ -175,7 +175,7 @@ class LearnedTable(nn.Module):
         return True
 
     def _interpolate(self, indices: Sequence[Tensor]) -> Tensor:
-        """Multilinear interpolation: the sum over the 2^d corners around each element."""
+        """Interpolate multilinearly: sum over the 2^d corners around each element."""
         lower = [index.floor().long() for index in indices]
         upper = [index.ceil().long() for index in indices]
         fraction = [(index - index.floor())[..., None].to(self.table.dtype) for index in indices]
@@ -187,7 +187,7 @@ class LearnedTable(nn.Module):
         return sum(corners[1:], start=corners[0])
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the summary that `print(model)` shows."""
         return f"grid={tuple(self.table.shape[:-1])}, channels={self.channels}"
 
 
@@ -214,7 +214,7 @@ class Projected(nn.Module):
         self.projection = nn.Linear(position.channels, channels)
 
     def forward(self, coordinates: Sequence[Tensor]) -> tuple[Float[Tensor, "..."]]:
-        """Coordinates as the encoding takes them -> one part `(B or 1, *grid, channels)`."""
+        """Encode coordinates, as for the inner encoding, as one part `(B or 1, *grid, channels)`."""
         parts = self.position(coordinates)
         extent = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
         whole = torch.cat([part.expand(*extent, part.shape[-1]) for part in parts], dim=-1)
@@ -227,7 +227,7 @@ def grid_coordinates(
     mask: Bool[Tensor, "batch *grid"] | None = None,
     device: torch.device | None = None,
 ) -> tuple[Float[Tensor, "..."], ...]:
-    """Return coordinates of a grid relative to the size of each sample: `torch.linspace(-1, 1, n)` along every axis.
+    """Return the coordinates of a grid relative to the size of each sample: `torch.linspace(-1, 1, n)` along every axis.
 
     Args:
         grid: (n1, …, nd), the padded size.

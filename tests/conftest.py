@@ -1,6 +1,8 @@
 """What every test shares: shape checks, one thread per worker, fixed seeds, the place of real data."""
 
+import gc
 import os
+import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,12 +32,22 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("repeatable")
 
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from here on only: what was imported and collected so far stays until the end anyway."""
+    gc.freeze()
+    gc.enable()
+
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     """Every test starts from the same random state, whatever ran before it."""
+    random.seed(0)
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002  (the state that third-party code draws from)
 

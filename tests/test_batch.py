@@ -315,7 +315,7 @@ def test_kinds_of_plug_ins_with_several_tensors_or_no_channels() -> None:
         ([torch.ones(3, 2)], r"'s0', .*expected a dict with .*, got a tensor of shape \(3, 2\)"),
         ([{}], r"'s0', .*expected a dict"),
         ([series(3), {"values": torch.ones(2, 2)}], r"'s1', .*has no 'times'"),
-        ([series(3), {**series(2), "values": torch.ones(2, 3)}], r"'s1', .*'values': shape \(2, 3\) does not go with"),
+        ([series(3), {**series(2), "values": torch.ones(2, 3)}], r"'s1', .*'values': shape \(2, 3\) does not match"),
         ([series(0)], r"'s0', .*'values': is empty"),
         ([series(3), {**series(3), "times": torch.ones(3)}], r"'s1', .*'times': dtype torch.float32"),
         ([series(2), {**series(2), "values": torch.tensor([[1, float("nan")]] * 2)}], r"'s1', .*'values': 2 of 4 values"),
@@ -361,7 +361,7 @@ def test_dense_targets_are_padded_and_say_where_they_are() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"target": torch.zeros(3, 4, 1)}, r"sample 'b': its target, torch\.float32 \(3, 4, 1\), does not go with"),
+        ({"target": torch.zeros(3, 4, 1)}, r"sample 'b': its target, torch\.float32 \(3, 4, 1\), does not match"),
         ({"target": torch.zeros(2, 4, 1, dtype=torch.float64)}, r"sample 'b': its target, torch\.float64"),
         ({"target_mask": torch.ones(4, 2, dtype=torch.bool)}, r"sample 'b': expected a boolean target_mask \(4, 1\)"),
         ({"target_mask": torch.ones(4, 1)}, r"sample 'b': expected a boolean target_mask"),

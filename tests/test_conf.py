@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision
 from dense_cases import flow_set, segmentation_set
+from digit_sets import read_recordings_once
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from image_sets import cifar10_set, cifar100_set, cifar_checksums, folder_set, idx_set, imagenet_set
@@ -192,6 +193,8 @@ def test_modality_dropout_and_reads_from_the_command_line(name: str, plus: str) 
     assert model.modality_dropout.rates == {"image": 0.3, "audio": 0.5}
     assert model.reads == ((("audio", "image", "points"),) if name == "perceiver_io" else (("audio",), ("image", "points")))
     assert model({name: INPUTS[name] for name in facts["modalities"]}).shape == (2, 3)
+    if plus:
+        return
     one = composed(f"model={name}", "+model.modality_dropout.rates.image=0.3")
     assert resolve(one, facts)["model"]["modality_dropout"]["rates"] == {"image": 0.3}
     assert built(without_regularisation(one), facts).modality_dropout is None
@@ -309,6 +312,7 @@ def test_loggers(name: str, tmp_path: Path) -> None:
 def test_data(name: str, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny set in the original format, or the real data; skipped where it is not there."""
     make, overrides = SMALL_SETS.get(name, (None, []))
+    read_recordings_once(monkeypatch)
     if make is not None:
         make(tmp_path)
     if name in CIFAR:

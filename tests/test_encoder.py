@@ -433,7 +433,9 @@ def test_weights_and_shares_of_blocks_that_are_not_read() -> None:
 
 @pytest.mark.parametrize("reads", [[[0]], [[0], [0], [0]], [[], []], []])
 def test_reads_go_with_the_cross_attends(reads: list[list[int]]) -> None:
-    with pytest.raises(ValueError, match="Encoder.reads: expected for each of the 2 cross-attends"):
+    with pytest.raises(
+        ValueError, match="Encoder.reads: expected the indices of the blocks to read for each of the 2 cross-attends"
+    ):
         encoder(num_cross_attends=2, num_blocks=2)(two_blocks(), reads)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra_runs import run as train
 
 import perceiver
 from perceiver.testing import check_adapter
@@ -44,15 +45,24 @@ def run(*arguments: str | Path, project: Path, cwd: Path, repository: Path) -> s
 
 
 @pytest.fixture(scope="module")
-def trained(project: Path, repository: Path) -> Path:
-    """A run directory of `python train.py`, with nothing named but folder and data."""
+def trained(project: Path) -> Path:
+    """A run directory of train.py, with nothing named but folder and data."""
     folder = project.parent / "run"
     arguments = ("trainer.max_epochs=15", "optimizer.lr=3e-3", "logger=none", f"hydra.run.dir={folder}")
     data = ("data=manifest", f"data.manifest={project / 'days.csv'}", "data.num_workers=0")
     kind = "data.modalities={readings: {kind: thermometer.Readings}}"
-    command = ("train.py", "--config-dir", project / "conf", *data, kind, *arguments)
-    run(*command, project=project, cwd=repository, repository=repository)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(project.parent / "site")
+        finished = train("--config-dir", str(project / "conf"), *data, kind, *arguments)
+    forget()
+    assert finished.code == 0, finished.err
     return folder
+
+
+def forget() -> None:
+    """Unload the package, as if it had not been imported."""
+    for module in [module for module in sys.modules if module.partition(".")[0] == NAME]:
+        del sys.modules[module]
 
 
 @pytest.fixture
@@ -60,8 +70,7 @@ def importable(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     """The installed package in this process."""
     monkeypatch.syspath_prepend(project.parent / "site")
     yield
-    for module in [module for module in sys.modules if module.partition(".")[0] == NAME]:
-        del sys.modules[module]
+    forget()
 
 
 def test_its_own_tests_pass(project: Path, repository: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from perceiver import Encoder, Fourier, Fusion, LearnedQueries, Perceiver, PooledHead, QueryDecoder
-from perceiver.adapters import Points, TextTokens
+from perceiver.adapters import ImagePixels, Points, TextTokens
 
 
 class Both(nn.Module):
@@ -18,10 +18,11 @@ class Both(nn.Module):
 
     def __init__(self, attention: str) -> None:
         super().__init__()
-        position, cloud = Fourier(num_bands=2, resolution=(16,)), Fourier(num_bands=2, resolution=(8, 8, 8))
+        position, plane, cloud = (Fourier(num_bands=2, resolution=sizes) for sizes in ((16,), (8, 8), (8, 8, 8)))
         adapters: dict[str, Any] = {
             "text": TextTokens(vocabulary_size=50, embedding_channels=8, position=position),
             "points": Points(point_channels=5, position=cloud),
+            "image": ImagePixels(image_channels=3, position=plane),
         }
         fusion = Fusion(channels={name: adapter.channels for name, adapter in adapters.items()})
         encoder = Encoder(
@@ -46,21 +47,29 @@ class Both(nn.Module):
         return {name: model(inputs, masks) for name, model in self.models.items()}
 
 
-def arguments(batch: int, length: int, points: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def arguments(batch: int, length: int, points: int, height: int, width: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Inputs and masks."""
-    inputs = {"text": torch.randint(50, (batch, length)), "points": torch.randn(batch, points, 5)}
+    inputs = {
+        "text": torch.randint(50, (batch, length)),
+        "points": torch.randn(batch, points, 5),
+        "image": torch.rand(batch, 3, height, width),
+    }
     return inputs, {"text": torch.rand(batch, length) > 0.3}
 
 
 def export_all() -> None:
     """What the test below runs."""
     batch, length, points = Dim("batch", min=1, max=64), Dim("length", min=2, max=60), Dim("points", min=2, max=500)
-    shapes = ({"text": {0: batch, 1: length}, "points": {0: batch, 1: points}}, {"text": {0: batch, 1: length}})
+    height, width = Dim("height", min=2, max=64), Dim("width", min=2, max=64)
+    shapes = (
+        {"text": {0: batch, 1: length}, "points": {0: batch, 1: points}, "image": {0: batch, 2: height, 3: width}},
+        {"text": {0: batch, 1: length}},
+    )
     torch.manual_seed(0)
     for attention in ("dense", "factored"):
         model = Both(attention).eval()
-        program = torch.export.export(model, arguments(3, 8, 20), dynamic_shapes=shapes).module()
-        for sizes in ((3, 8, 20), (1, 23, 7), (5, 2, 300)):
+        program = torch.export.export(model, arguments(3, 8, 20, 6, 9), dynamic_shapes=shapes).module()
+        for sizes in ((3, 8, 20, 6, 9), (1, 23, 7, 30, 5), (5, 2, 300, 7, 33)):
             inputs, masks = arguments(*sizes)
             torch.testing.assert_close(program(inputs, masks), model(inputs, masks), rtol=1e-4, atol=1e-5)
 

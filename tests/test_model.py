@@ -615,13 +615,16 @@ def test_prediction_names_the_sample_that_does_not_fit(samples: list[Any], text:
 
 def test_prediction_needs_class_names() -> None:
     model = build()
-    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+    with pytest.raises(ValueError, match="expected batch_size of at least 1"):
         model.predict(raw_samples(), batch_size=0)
     specs: list[dict[str, Any] | None] = [None, {"modalities": {}}, {**SPEC, "target": {"kind": "number"}}]
     for spec in specs:
         model.spec = spec
-        with pytest.raises(ValueError, match="no spec with class names"):
+        with pytest.raises(ValueError, match="whose spec has class names"):
             model.predict(raw_samples())
+    model.spec = {"target": SPEC["target"]}
+    with pytest.raises(ValueError, match="the spec of this model has no modalities"):
+        model.predict(raw_samples())
 
 
 def test_prediction_of_labels_and_values() -> None:
@@ -648,11 +651,11 @@ def test_prediction_of_labels_and_values() -> None:
         (
             {"points": torch.ones(2, 3, 5)},
             {"image": torch.ones(2) > 0},
-            r"masks for \['image'\], of which there is no input",
+            r"masks for \['image'\], which are not among the inputs",
         ),
         ({"points": torch.ones(2, 3, 5), "image": torch.ones(3, 3, 6, 7)}, None, "one batch size.*'points': 2.*"),
         ({"points": torch.ones(1, 3, 5), "image": torch.ones(3, 3, 6, 7)}, None, "one batch size"),
-        ({"points": torch.ones(0, 3, 5)}, None, r"at least one sample, got a batch of none: \{'points': 0\}"),
+        ({"points": torch.ones(0, 3, 5)}, None, r"at least one sample, got an empty batch: \{'points': 0\}"),
         ({"points": torch.ones(2, 3, 5)}, {"points": torch.ones(3) > 0}, r"\(2,\).*or \(2, 3\).*got \(3,\)"),
         ({"points": torch.ones(2, 3, 4)}, None, r"expected \(batch, points, 5\)"),
     ],

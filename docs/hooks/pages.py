@@ -29,7 +29,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     return config
 
 
-@event_priority(100)  # before the plugin that renders notebooks looks for them
+@event_priority(100)  # before the plugin that renders notebooks
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Add the pages."""
     pages = {"reference/index.md": _index_page()}
@@ -58,7 +58,7 @@ def _groups() -> list[str]:
 
 
 def _index_page() -> str:
-    """All public names, with the first line of their docstrings."""
+    """Return a page of all public names, with the first line of their docstrings."""
     package = griffe.load("perceiver", search_paths=[ROOT])
     rows = []
     for name, module in sorted(_imports(PACKAGE / "__init__.py").items()):
@@ -69,7 +69,7 @@ def _index_page() -> str:
 
 
 def _api_page(name: str) -> str:
-    """What the package exports, then the modules that it exports nothing of."""
+    """Return a page of the names that a package exports, then of modules without exported names."""
     folder, module = PACKAGE / name, f"perceiver.{name}"
     parts = [f"# `{module}`\n\n"]
     exported = _imports(folder / "__init__.py") if folder.is_dir() else {}
@@ -83,7 +83,7 @@ def _api_page(name: str) -> str:
 
 
 def _imports(file: Path) -> dict[str, str]:
-    """From the names that a package exports to the modules of `perceiver` that they come from."""
+    """Map the names that a package exports to the modules of `perceiver` that define them."""
     nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
     return {
         alias.name: node.module for node in nodes if (node.module or "").startswith("perceiver.") for alias in node.names
@@ -111,7 +111,7 @@ def _group_page(group: str) -> str:
 
 
 def _summary(file: Path) -> str:
-    """The first comment of a file that is no instruction to Hydra."""
+    """Return the first comment of a file, without instructions to Hydra."""
     comments: list[str] = []
     for line in file.read_text().splitlines():
         if not line.startswith("#"):

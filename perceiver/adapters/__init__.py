@@ -1,10 +1,11 @@
-"""Adapters: raw tensors of a modality in, `Tokens` out. One file per modality; an adapter of your own looks the same."""
+"""Adapters: raw tensors of a modality in, `Tokens` out. One file per modality; Custom adapters look the same."""
 
-from perceiver.adapters.audio import LogMel, LogMelBins, LogMelFrames, WaveformFrames
+from perceiver.adapters.audio import LogMelBins, LogMelFrames, WaveformFrames
 from perceiver.adapters.content import Content, Reconstructible
 from perceiver.adapters.frames import FrameSurroundings
 from perceiver.adapters.image import ImageConvStem, ImagePatches, ImagePixels
 from perceiver.adapters.layout import OutputLayout
+from perceiver.adapters.log_mel import LogMel
 from perceiver.adapters.points import Points
 from perceiver.adapters.spectrum_masking import SpectrumMasking
 from perceiver.adapters.table import Table

@@ -6,9 +6,7 @@ among longer ones give the same valid tokens. Positions are absolute seconds, th
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +14,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from perceiver.adapters.content import Content
+from perceiver.adapters.log_mel import LogMel
 from perceiver.masks import grid_mask, patch_mask, zero_masked
 from perceiver.positions import PositionEncoding, grid_coordinates, time_coordinates
+from perceiver.runtime.ranges import check_positive
+from perceiver.runtime.regularising import regularising
 from perceiver.tokens import Tokens
 
 
@@ -57,8 +58,8 @@ class WaveformFrames(nn.Module):
         position: PositionEncoding,
     ) -> None:
         super().__init__()
-        _require_positive(
-            self,
+        check_positive(
+            type(self).__name__,
             audio_channels=audio_channels,
             frame=frame,
             sample_rate=sample_rate,
@@ -76,7 +77,7 @@ class WaveformFrames(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
     ) -> Tokens:
-        """Waveform -> Tokens on the grid `(T,)`, T = ceil(samples / frame).
+        """Convert waveforms to Tokens on the grid `(T,)`, T = ceil(samples / frame).
 
         Args:
             x: `(B, audio_channels, samples)`.
@@ -100,30 +101,101 @@ class WaveformFrames(nn.Module):
     def content(
         self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
     ) -> Content:
-        """The samples of each frame, `(B, T, audio_channels * frame)`; those beyond the end are not valid."""
+        """Return the samples of each frame, `(B, T, audio_channels * frame)`; those beyond the end are not valid."""
         full = grid_mask(mask, batch=x.shape[0], grid=x.shape[2:])
-        there = torch.ones_like(x, dtype=torch.bool) if full is None else full[:, None].expand(x.shape)
-        return Content(values=self._frames(x), valid=self._frames(there))
+        valid = torch.ones_like(x, dtype=torch.bool) if full is None else full[:, None].expand(x.shape)
+        return Content(values=self._frames(x), valid=self._frames(valid))
 
     def with_content(
         self, x: Float[Tensor, "batch audio_channels samples"], values: Float[Tensor, "batch frames channels"]
     ) -> Tensor:
-        """The waveform of these frames."""
+        """Return the waveform of these frames."""
         framed = values.reshape(*values.shape[:2], self.audio_channels, self.frame).transpose(1, 2)
         return framed.flatten(2)[..., : x.shape[2]]
 
     def _frames(self, x: Tensor) -> Tensor:
-        """`(B, audio_channels, samples)` -> `(B, T, audio_channels * frame)`, filled up with zeros at the end."""
+        """Cut `(B, audio_channels, samples)` into `(B, T, audio_channels * frame)`, padded with zeros at the end."""
         batch, audio_channels, samples = x.shape
         framed = F.pad(x, (0, -samples % self.frame)).reshape(batch, audio_channels, -1, self.frame)
         return framed.transpose(1, 2).flatten(2)
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the summary that `print(model)` shows."""
         return f"audio_channels={self.audio_channels}, frame={self.frame}, sample_rate={self.sample_rate}"
 
 
-class LogMelFrames(nn.Module):
+@regularising(augment=None)
+class _LogMelTokens(nn.Module, ABC):
+    """Tokens of a log-mel spectrum; subclasses choose which of its axes are the grid."""
+
+    def __init__(
+        self,
+        *,
+        audio_channels: int = 1,
+        sample_rate: int,
+        num_mels: int,
+        window_seconds: float,
+        hop_seconds: float,
+        duration_seconds: float,
+        position: PositionEncoding,
+        min_hertz: float = 0.0,
+        max_hertz: float | None = None,
+        epsilon: float = 1e-6,
+        mean: float = 0.0,
+        std: float = 1.0,
+        augment: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        check_positive(type(self).__name__, audio_channels=audio_channels, duration_seconds=duration_seconds)
+        self.audio_channels = audio_channels
+        self.duration_seconds = duration_seconds
+        self.log_mel = LogMel(
+            sample_rate=sample_rate,
+            num_mels=num_mels,
+            window_seconds=window_seconds,
+            hop_seconds=hop_seconds,
+            min_hertz=min_hertz,
+            max_hertz=max_hertz,
+            epsilon=epsilon,
+            mean=mean,
+            std=std,
+        )
+        self.augment = augment
+        self.position = position
+        self.content_channels = self._token_channels(audio_channels, num_mels)
+        self.position_channels = position.channels
+        self.channels = self.content_channels + position.channels
+
+    @staticmethod
+    @abstractmethod
+    def _token_channels(audio_channels: int, num_mels: int) -> int:
+        """Number of values of the spectrum in one token."""
+
+    @staticmethod
+    @abstractmethod
+    def _arranged(spectrum: Tensor) -> Tensor:
+        """Bring a spectrum `(B, audio_channels, num_mels, T)` to `(B, *grid, values)`."""
+
+    def content(
+        self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
+    ) -> Content:
+        """Return the log-mel spectrum without `augment`, `(B, *grid, values)`.
+
+        Windows overlap, so a frame reveals a little of its neighbours: hide spans of several frames.
+        """
+        x, _ = _checked_waveform(x, mask, audio_channels=self.audio_channels, adapter=type(self).__name__)
+        return Content(values=self._arranged(self.log_mel(x)))
+
+    def _values_and_times(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The augmented spectrum `(B, *grid, values)`, the times of its hops, and their validity `(B, T)`."""
+        x, mask = _checked_waveform(x, mask, audio_channels=self.audio_channels, adapter=type(self).__name__)
+        spectrum = self.log_mel(x)
+        values = self._arranged(spectrum if self.augment is None else self.augment(spectrum))
+        times = _frame_times(values.shape[1], self.log_mel.step_seconds, self.duration_seconds, x.device)
+        return values, times, None if mask is None else patch_mask(mask, (self.log_mel.hop,))
+
+
+class LogMelFrames(_LogMelTokens):
     """One token per hop: the logarithm of its mel spectrum, `audio_channels * num_mels` values, and its time.
 
     Args:
@@ -154,43 +226,13 @@ class LogMelFrames(nn.Module):
         ((100,), 49)
     """
 
-    def __init__(
-        self,
-        *,
-        audio_channels: int = 1,
-        sample_rate: int,
-        num_mels: int,
-        window_seconds: float,
-        hop_seconds: float,
-        duration_seconds: float,
-        position: PositionEncoding,
-        min_hertz: float = 0.0,
-        max_hertz: float | None = None,
-        epsilon: float = 1e-6,
-        mean: float = 0.0,
-        std: float = 1.0,
-        augment: nn.Module | None = None,
-    ) -> None:
-        super().__init__()
-        _require_positive(self, audio_channels=audio_channels, duration_seconds=duration_seconds)
-        self.audio_channels = audio_channels
-        self.duration_seconds = duration_seconds
-        self.log_mel = LogMel(
-            sample_rate=sample_rate,
-            num_mels=num_mels,
-            window_seconds=window_seconds,
-            hop_seconds=hop_seconds,
-            min_hertz=min_hertz,
-            max_hertz=max_hertz,
-            epsilon=epsilon,
-            mean=mean,
-            std=std,
-        )
-        self.augment = augment
-        self.position = position
-        self.channels = audio_channels * num_mels + position.channels
-        self.position_channels = position.channels
-        self.content_channels = audio_channels * num_mels
+    @staticmethod
+    def _token_channels(audio_channels: int, num_mels: int) -> int:
+        return audio_channels * num_mels
+
+    @staticmethod
+    def _arranged(spectrum: Tensor) -> Tensor:
+        return spectrum.permute(0, 3, 1, 2).flatten(2)
 
     def forward(
         self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
@@ -199,25 +241,11 @@ class LogMelFrames(nn.Module):
 
         Arguments and errors as in `WaveformFrames`; a hop with any valid sample is valid.
         """
-        x, mask = _checked_waveform(x, mask, audio_channels=self.audio_channels, adapter=type(self).__name__)
-        spectrum = self.log_mel(x) if self.augment is None else self.augment(self.log_mel(x))
-        content = spectrum.permute(0, 3, 1, 2).flatten(2)
-        times = _frame_times(content.shape[1], self.log_mel.step_seconds, self.duration_seconds, x.device)
-        token_mask = None if mask is None else patch_mask(mask, (self.log_mel.hop,))
-        return Tokens(parts=(content, *self.position((times,))), mask=token_mask)
-
-    def content(
-        self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
-    ) -> Content:
-        """The log-mel spectrum without `augment`, `(B, T, audio_channels * num_mels)`.
-
-        Windows overlap, so a frame reveals a little of its neighbours: hide spans of several frames.
-        """
-        x, _ = _checked_waveform(x, mask, audio_channels=self.audio_channels, adapter=type(self).__name__)
-        return Content(values=self.log_mel(x).permute(0, 3, 1, 2).flatten(2))
+        values, times, hops = self._values_and_times(x, mask)
+        return Tokens(parts=(values, *self.position((times,))), mask=hops)
 
 
-class LogMelBins(nn.Module):
+class LogMelBins(_LogMelTokens):
     """One token per hop and mel band: single values on a grid of time and frequency (Perceiver, section 4.2).
 
     Args:
@@ -239,194 +267,32 @@ class LogMelBins(nn.Module):
         ((100, 40), 19)
     """
 
-    def __init__(
-        self,
-        *,
-        audio_channels: int = 1,
-        sample_rate: int,
-        num_mels: int,
-        window_seconds: float,
-        hop_seconds: float,
-        duration_seconds: float,
-        position: PositionEncoding,
-        min_hertz: float = 0.0,
-        max_hertz: float | None = None,
-        epsilon: float = 1e-6,
-        mean: float = 0.0,
-        std: float = 1.0,
-        augment: nn.Module | None = None,
-    ) -> None:
-        super().__init__()
-        _require_positive(self, audio_channels=audio_channels, duration_seconds=duration_seconds)
-        self.audio_channels = audio_channels
-        self.duration_seconds = duration_seconds
-        self.log_mel = LogMel(
-            sample_rate=sample_rate,
-            num_mels=num_mels,
-            window_seconds=window_seconds,
-            hop_seconds=hop_seconds,
-            min_hertz=min_hertz,
-            max_hertz=max_hertz,
-            epsilon=epsilon,
-            mean=mean,
-            std=std,
-        )
-        self.augment = augment
-        self.position = position
-        self.channels = audio_channels + position.channels
-        self.position_channels = position.channels
-        self.content_channels = audio_channels
+    @staticmethod
+    def _token_channels(audio_channels: int, num_mels: int) -> int:
+        return audio_channels
+
+    @staticmethod
+    def _arranged(spectrum: Tensor) -> Tensor:
+        return spectrum.permute(0, 3, 2, 1)
 
     def forward(
         self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
     ) -> Tokens:
-        """Waveform -> Tokens on the grid `(T, num_mels)`, T = ceil(samples / hop).
+        """Convert waveforms to Tokens on the grid `(T, num_mels)`, T = ceil(samples / hop).
 
         Arguments and errors as in `WaveformFrames`; a hop with any valid sample is valid.
         """
-        x, mask = _checked_waveform(x, mask, audio_channels=self.audio_channels, adapter=type(self).__name__)
-        spectrum = self.log_mel(x) if self.augment is None else self.augment(self.log_mel(x))
-        content = spectrum.permute(0, 3, 2, 1)
-        num_frames, num_mels = content.shape[1:3]
-        times = _frame_times(num_frames, self.log_mel.step_seconds, self.duration_seconds, x.device)
+        values, times, hops = self._values_and_times(x, mask)
+        num_mels = values.shape[2]
         _, bands = grid_coordinates((1, num_mels), device=x.device)
-        token_mask = None
-        if mask is not None:
-            token_mask = patch_mask(mask, (self.log_mel.hop,))[..., None].expand(-1, -1, num_mels)
-        return Tokens(parts=(content, *self.position((times[:, :, None], bands))), mask=token_mask)
-
-    def content(
-        self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch *samples"] | None = None
-    ) -> Content:
-        """The log-mel spectrum without `augment`, `(B, T, num_mels, audio_channels)`; see `LogMelFrames.content`."""
-        x, _ = _checked_waveform(x, mask, audio_channels=self.audio_channels, adapter=type(self).__name__)
-        return Content(values=self.log_mel(x).permute(0, 3, 2, 1))
-
-
-class LogMel(nn.Module):
-    """`(..., samples)` -> `(..., num_mels, T)`: normalised log-mel power in float32, T = ceil(samples / hop).
-
-    The window of frame t is centred on samples [t * hop, (t + 1) * hop). Samples outside the waveform count as zero:
-    reflection at the ends would make frames depend on where the padding ends. Filters are
-    torchaudio's (HTK scale, peak 1); the length of the Fourier transform is the smallest power of two, no
-    shorter than the window, that leaves no filter between two frequencies.
-
-    Arguments as in `LogMelFrames`.
-
-    Examples:
-        >>> import torch
-        >>> from perceiver.adapters import LogMel
-        >>> log_mel = LogMel(sample_rate=8000, num_mels=40, window_seconds=0.025, hop_seconds=0.01)
-        >>> log_mel(torch.rand(2, 1, 8000)).shape
-        torch.Size([2, 1, 40, 100])
-    """
-
-    window: Tensor
-    filters: Tensor
-
-    def __init__(
-        self,
-        *,
-        sample_rate: int,
-        num_mels: int,
-        window_seconds: float,
-        hop_seconds: float,
-        min_hertz: float = 0.0,
-        max_hertz: float | None = None,
-        epsilon: float = 1e-6,
-        mean: float = 0.0,
-        std: float = 1.0,
-    ) -> None:
-        super().__init__()
-        _require_positive(
-            self,
-            sample_rate=sample_rate,
-            num_mels=num_mels,
-            window_seconds=window_seconds,
-            hop_seconds=hop_seconds,
-            epsilon=epsilon,
-            std=std,
-        )
-        nyquist = sample_rate / 2
-        top = nyquist if max_hertz is None else max_hertz
-        if not 0 <= min_hertz < top <= nyquist:
-            raise ValueError(
-                f"LogMel: expected 0 <= min_hertz < max_hertz <= {nyquist:g} (half of sample_rate), "
-                f"got min_hertz={min_hertz}, max_hertz={max_hertz}."
-            )
-        self.hop = round(hop_seconds * sample_rate)
-        window_samples = round(window_seconds * sample_rate)
-        if not 1 <= self.hop <= window_samples:
-            raise ValueError(
-                "LogMel: expected a hop of at least one sample and a window no shorter than the hop; at "
-                f"{sample_rate} Hz hop_seconds={hop_seconds} is {self.hop} samples and "
-                f"window_seconds={window_seconds} is {window_samples}."
-            )
-        self.step_seconds = self.hop / sample_rate
-        self.epsilon = epsilon
-        self.mean = mean
-        self.std = std
-        filters = _mel_filters(window_samples, sample_rate, num_mels, min_hertz, top)
-        self.fft_size = 2 * (filters.shape[0] - 1)
-        window = torch.hann_window(window_samples, dtype=torch.float32)
-        self.register_buffer("window", window, persistent=False)
-        self.register_buffer("filters", filters, persistent=False)
-
-    def forward(self, waveform: Float[Tensor, "*batch samples"]) -> Float[Tensor, "*batch mels frames"]:
-        """Return the spectrum in float32 under any autocast: in bfloat16 a logarithm of power has two or three digits."""
-        with torch.autocast(waveform.device.type, enabled=False):
-            waveform = waveform.to(torch.float32)
-            samples, window_samples = waveform.shape[-1], self.window.shape[0]
-            num_frames = (samples + self.hop - 1) // self.hop  # no negative dividend: ONNX divides towards zero
-            before = (window_samples - self.hop) // 2
-            after = (num_frames - 1) * self.hop + window_samples - before - samples
-            frames = F.pad(waveform, (before, after)).unfold(-1, window_samples, self.hop)
-            # By hand rather than with torch.stft, whose checks stop torch.export over varying lengths.
-            spectrum = torch.fft.rfft(frames * self.window, n=self.fft_size)
-            power = spectrum.real.square() + spectrum.imag.square()
-            mel = torch.matmul(power, self.filters).transpose(-1, -2)
-            return (torch.log(mel + self.epsilon) - self.mean) / self.std
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogMel:
-        """Moves window and filters between devices only: `model.bfloat16()` must not round them."""
-        window, filters = self.window, self.filters
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.window = window.to(self.window.device)
-        self.filters = filters.to(self.filters.device)
-        return self
-
-    def extra_repr(self) -> str:
-        """What `print(model)` shows."""
-        sizes = f"num_mels={self.filters.shape[1]}, window={self.window.shape[0]}, hop={self.hop}"
-        return f"{sizes}, fft_size={self.fft_size}"
-
-
-def _mel_filters(
-    window_samples: int, sample_rate: int, num_mels: int, min_hertz: float, max_hertz: float
-) -> Float[Tensor, "frequencies mels"]:
-    """The triangular filters on the coarsest frequency axis that gives each of them something to read."""
-    from torchaudio.functional import melscale_fbanks  # imported here: models without sound do without
-
-    fft_size = 2 ** max(1, math.ceil(math.log2(window_samples)))
-    while True:
-        with warnings.catch_warnings():
-            # torchaudio warns of empty filters; here they are the sign to go on.
-            warnings.simplefilter("ignore", UserWarning)
-            filters: Tensor = melscale_fbanks(fft_size // 2 + 1, min_hertz, max_hertz, num_mels, sample_rate)
-        if bool((filters > 0).any(dim=0).all()):
-            return filters
-        if fft_size >= 2**16:
-            raise ValueError(
-                f"LogMel.num_mels: {num_mels} mel bands between {min_hertz:g} and {max_hertz:g} Hz are too "
-                "narrow to compute; use fewer bands or a wider range."
-            )
-        fft_size *= 2
+        token_mask = None if hops is None else hops[..., None].expand(-1, -1, num_mels)
+        return Tokens(parts=(values, *self.position((times[:, :, None], bands))), mask=token_mask)
 
 
 def _checked_waveform(
     x: Tensor, mask: Tensor | None, *, audio_channels: int, adapter: str
 ) -> tuple[Float[Tensor, "batch audio_channels samples"], Bool[Tensor, "batch samples"] | None]:
-    """The waveform with zeros where it is masked, and its mask per sample."""
+    """Return the waveform with zeros where it is masked, and its mask per sample."""
     if x.ndim != 3:
         raise ValueError(
             f"{adapter}: expected a waveform (batch, {audio_channels}, samples), got shape {tuple(x.shape)}. "
@@ -453,7 +319,7 @@ def _checked_waveform(
 def _frame_times(
     num_frames: int, step_seconds: float, duration_seconds: float, device: torch.device
 ) -> Float[Tensor, "1 frames 1"]:
-    """Coordinates of the middles of frames that follow one another from time 0."""
+    """Return the coordinates of the middles of consecutive frames from time 0."""
     return time_coordinates(
         num_frames,
         step_seconds=step_seconds,
@@ -461,10 +327,3 @@ def _frame_times(
         offset_seconds=step_seconds / 2,
         device=device,
     )
-
-
-def _require_positive(owner: nn.Module, **values: int | float) -> None:
-    """Every argument a positive, finite number."""
-    for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{type(owner).__name__}.{name}: expected a positive number, got {value}.")

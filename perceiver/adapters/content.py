@@ -32,7 +32,7 @@ class Content:
 
 @runtime_checkable
 class Reconstructible(Protocol):
-    """An adapter whose tokens can be hidden one by one: a token depends on its content and its position only.
+    """An adapter whose tokens can be hidden individually: a token depends on its content and its position only.
 
     Parts of the content come first, then those of the position, which stay known while the content is hidden.
     Adapters may also have `with_content(x, values)`, the inverse of `content` for drawing: the raw input with other values.

@@ -63,7 +63,7 @@ class FrameSurroundings(nn.Module):
         self.channels = (raw if embedding_channels is None else embedding_channels) + position.channels
 
     def forward(self, x: Float[Tensor, "batch c t h w"], mask: Bool[Tensor, "..."] | None = None) -> Tokens:
-        """`(B, C, T, H, W)` -> Tokens on the grid `(H, W)`.
+        """Convert `(B, C, T, H, W)` to Tokens on the grid `(H, W)`.
 
         Args:
             x: the frames.
@@ -106,5 +106,5 @@ class FrameSurroundings(nn.Module):
         return Tokens(parts=(self.embed(around), *self.position(coordinates)), mask=mask)
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the summary that `print(model)` shows."""
         return f"video_channels={self.video_channels}, num_frames={self.num_frames}, window={self.window}"

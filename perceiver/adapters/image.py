@@ -43,7 +43,7 @@ class ImagePixels(nn.Module):
         self.content_channels = image_channels
 
     def forward(self, x: Float[Tensor, "batch c h w"], mask: Bool[Tensor, "..."] | None = None) -> Tokens:
-        """`(B, C, H, W)`, mask `(B,)` or `(B, H, W)` -> Tokens on the grid (H, W)."""
+        """Convert `(B, C, H, W)` and a mask `(B,)` or `(B, H, W)` to Tokens on the grid (H, W)."""
         check_image(x, self.image_channels)
         ragged = mask is not None and mask.ndim > 1
         mask = grid_mask(mask, batch=x.shape[0], grid=x.shape[2:])
@@ -54,7 +54,7 @@ class ImagePixels(nn.Module):
         return Tokens(parts=(pixels, *position), mask=mask)
 
     def content(self, x: Float[Tensor, "batch c h w"], mask: Bool[Tensor, "..."] | None = None) -> Content:
-        """The pixels, `(B, H, W, C)`."""
+        """Return the pixels, `(B, H, W, C)`."""
         return Content(values=x.permute(0, 2, 3, 1))
 
     def with_content(self, x: Float[Tensor, "batch c h w"], values: Float[Tensor, "batch h w c"]) -> Tensor:
@@ -107,7 +107,7 @@ class ImagePatches(nn.Module):
         self.content_channels = raw
 
     def forward(self, x: Float[Tensor, "batch c h w"], mask: Bool[Tensor, "..."] | None = None) -> Tokens:
-        """`(B, C, H, W)`, mask `(B,)` or `(B, H, W)` -> Tokens on the grid (ceil(H / patch), ceil(W / patch))."""
+        """Convert `(B, C, H, W)` and a mask `(B,)` or `(B, H, W)` to Tokens on (ceil(H / patch), ceil(W / patch))."""
         check_image(x, self.image_channels)
         side = self.patch
         ragged = mask is not None and mask.ndim > 1
@@ -123,10 +123,10 @@ class ImagePatches(nn.Module):
         return Tokens(parts=(self.embed(patches), *position), mask=mask)
 
     def content(self, x: Float[Tensor, "batch c h w"], mask: Bool[Tensor, "..."] | None = None) -> Content:
-        """The pixels of each patch, `(B, rows, columns, C * patch * patch)`; pixels beyond the edge are invalid."""
+        """Return the pixels of each patch, `(B, rows, columns, C * patch * patch)`; pixels beyond the edge are invalid."""
         full = grid_mask(mask, batch=x.shape[0], grid=x.shape[2:])
-        there = torch.ones_like(x, dtype=torch.bool) if full is None else full[:, None].expand(x.shape)
-        return Content(values=self._patches(x), valid=self._patches(there))
+        valid = torch.ones_like(x, dtype=torch.bool) if full is None else full[:, None].expand(x.shape)
+        return Content(values=self._patches(x), valid=self._patches(valid))
 
     def with_content(self, x: Float[Tensor, "batch c h w"], values: Float[Tensor, "batch rows columns content"]) -> Tensor:
         """Return the image made of these patches."""
@@ -136,7 +136,7 @@ class ImagePatches(nn.Module):
         return image[..., : x.shape[2], : x.shape[3]]
 
     def _patches(self, x: Tensor) -> Tensor:
-        """`(B, C, H, W)` -> `(B, rows, columns, C * patch * patch)`, filled up with zeros at the end."""
+        """Cut `(B, C, H, W)` into `(B, rows, columns, C * patch * patch)`, padded with zeros at the end."""
         side = self.patch
         x = F.pad(x, (0, -x.shape[3] % side, 0, -x.shape[2] % side))
         batch, channels, rows, columns = x.shape[0], x.shape[1], x.shape[2] // side, x.shape[3] // side
@@ -185,7 +185,7 @@ class ImageConvStem(nn.Module):
         self.channels = stem_channels + position.channels
 
     def forward(self, x: Float[Tensor, "batch c h w"], mask: Bool[Tensor, "..."] | None = None) -> Tokens:
-        """`(B, C, H, W)`, mask `(B,)` or `(B, H, W)` -> Tokens on the grid (ceil(H / 4), ceil(W / 4)).
+        """Convert `(B, C, H, W)` and a mask `(B,)` or `(B, H, W)` to Tokens on the grid (ceil(H / 4), ceil(W / 4)).
 
         Without `same_padding` (ceil(ceil(H / 2) / 2) - 1, …) for even ceil(H / 2): windows that reach past the end are left
         out, and images of fewer than 5 rows or columns are an error.
@@ -205,17 +205,17 @@ class ImageConvStem(nn.Module):
             x = zero_masked(x, mask[:, None])
         if not self.same_padding:
             if mask is not None:
-                # A window counts where it lies within the image.
+                # Only windows inside the image count.
                 mask = F.max_pool2d((~mask)[:, None].to(x.dtype), kernel_size=3, stride=2)[:, 0] == 0
             return self._tokens(F.max_pool2d(x, kernel_size=3, stride=2), mask, ragged=ragged)
         if mask is not None:
             mask = patch_mask(mask, (2, 2))
-        # After the ReLU zero is the least value, so zero padding is as good as minus infinity.
+        # After the ReLU, zero is the smallest value, so zero padding is equivalent to minus infinity.
         x = F.max_pool2d(F.pad(x, _same_padding(x, before=0, kernel=3)), kernel_size=3, stride=2)
         return self._tokens(x, mask, ragged=ragged)
 
     def _tokens(self, x: Tensor, mask: Tensor | None, *, ragged: bool) -> Tokens:
-        """The feature map `(B, c, h, w)` with its positions."""
+        """Return the feature map `(B, c, h, w)` with its positions."""
         position = self.position(_coordinates(x.shape[2:], mask, ragged=ragged, device=x.device))
         return Tokens(parts=(x.permute(0, 2, 3, 1), *position), mask=mask)
 
@@ -224,15 +224,15 @@ class ValidBatchNorm(nn.BatchNorm2d):
     """Batch norm whose statistics, in training, count valid elements only: absent samples and padding do not shift them."""
 
     def forward(self, x: Float[Tensor, "batch c h w"], mask: Bool[Tensor, "batch h w"] | None = None) -> Tensor:
-        """Normalise `(B, C, H, W)`; masked elements come out normalised too and are for the caller to replace."""
+        """Normalise `(B, C, H, W)`; the caller must replace masked elements, which are normalised as well."""
         if mask is None or not self.training:
             return super().forward(x)
         out_dtype = x.dtype
-        # At least float32, as torch's own: half precision can count no further than 65504, bfloat16 not to 300.
+        # At least float32, as in torch: float16 cannot count beyond 65504, and bfloat16 not even to 300.
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         valid = mask.expand(x.shape[0], *x.shape[2:])
         count = valid.sum()
-        # Without any valid element there is nothing to learn from: the running statistics serve and stay.
+        # Without valid elements, the running statistics are used and not updated.
         weight = valid[:, None].to(x.dtype)
         total = count.clamp(min=1).to(x.dtype)
         mean = (x * weight).sum(dim=(0, 2, 3)) / total
@@ -268,12 +268,12 @@ def check_image(x: Tensor, image_channels: int) -> None:
 
 
 def _coordinates(grid: Sequence[int], mask: Tensor | None, *, ragged: bool, device: torch.device) -> tuple[Tensor, ...]:
-    """Coordinates of rows and columns. Samples that are whole or absent fill the grid: theirs stay shared by the batch."""
+    """Return the coordinates of rows and columns. If samples are complete or absent, the batch shares them."""
     return grid_coordinates(grid, mask=mask if ragged else None, device=device)
 
 
 def _same_padding(x: Tensor, *, before: int, kernel: int) -> tuple[int, int, int, int]:
-    """Padding for a stride of 2 and ceil(n / 2) outputs with a fixed amount in front: (left, right, top, bottom)."""
+    """Return padding for a stride of 2 and ceil(n / 2) outputs with fixed padding in front: (left, right, top, bottom)."""
     height, width = x.shape[2:]
     # Rounded up without a negative dividend: ONNX divides towards zero.
     needs = [2 * ((size + 1) // 2 - 1) + kernel - before - size for size in (height, width)]

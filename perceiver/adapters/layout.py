@@ -71,9 +71,9 @@ class OutputLayout:
             tokens_hold = getattr(self.adapter, "content_channels", 0)
             shape = tuple(x.shape) if isinstance(x, Tensor) else sorted(x)
             raise ValueError(
-                f"output {self.modality!r}: has {self.channels} channels; expected {tokens_hold}, the values that a token "
-                f"of {type(self.adapter).__name__} holds, or the channels of the raw input {shape}, of axis 1, to "
-                "reconstruct it element by element. Correct the head's output_channels."
+                f"output {self.modality!r}: has {self.channels} channels; expected {tokens_hold}, the number of "
+                f"values in a token of {type(self.adapter).__name__}, or the channels of the raw input {shape} (axis "
+                "1) to reconstruct it element by element. Correct the head's output_channels."
             )
         full = grid_mask(mask, batch=x.shape[0], grid=x.shape[2:], name=f"{self.modality} mask")
         values = x.movedim(1, -1).float()

@@ -59,7 +59,7 @@ class Points(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch points point_channels"], mask: Bool[Tensor, "batch *points"] | None = None
     ) -> Tokens:
-        """Points -> Tokens on the grid `(P,)`.
+        """Convert points to Tokens on the grid `(P,)`.
 
         Args:
             x: `(B, P, point_channels)`, coordinates first.
@@ -87,11 +87,11 @@ class Points(nn.Module):
     def with_content(
         self, x: Float[Tensor, "batch points point_channels"], values: Float[Tensor, "batch points features"]
     ) -> Tensor:
-        """The points with these features."""
+        """Return the points with these features."""
         return torch.cat([x[..., : self.num_coordinates], values], dim=-1)
 
     def _check(self, x: Tensor) -> None:
-        """Shape and type of the input, in words."""
+        """Check shape and type of the input."""
         if x.ndim != 3 or x.shape[2] != self.point_channels:
             raise ValueError(
                 f"Points: expected (batch, points, {self.point_channels}), {self.num_coordinates} of them "
@@ -107,6 +107,6 @@ class Points(nn.Module):
             )
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the summary that `print(model)` shows."""
         sizes = f"point_channels={self.point_channels}, num_coordinates={self.num_coordinates}"
         return f"{sizes}, scale={self.scale}"

@@ -5,12 +5,15 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
+MOST_MASKS = 256
+"""Largest number of masks along an axis: each costs time, and more would hide everything."""
+
 
 class SpectrumMasking(nn.Module):
     """Set random bands and random spans of frames to 0, the mean of a normalised spectrum; the identity in evaluation.
 
-    Places are drawn for every sample and audio channel from torch's global generator. Widths are uniform between 0 and the
-    largest. Spans may lie in the padding of a batch.
+    Positions are drawn for every sample and audio channel from torch's global generator. Widths are uniform between 0 and
+    the largest. Spans may lie in the padding of a batch.
 
     Args:
         max_bands: largest number of adjacent mel bands that a mask hides; 0 hides no bands.
@@ -25,9 +28,7 @@ class SpectrumMasking(nn.Module):
         torch.Size([2, 1, 40, 100])
     """
 
-    def __init__(
-        self, *, max_bands: int, max_frames: int, num_band_masks: int = 1, num_frame_masks: int = 1
-    ) -> None:
+    def __init__(self, *, max_bands: int, max_frames: int, num_band_masks: int = 1, num_frame_masks: int = 1) -> None:
         super().__init__()
         arguments = {
             "max_bands": max_bands,
@@ -38,6 +39,8 @@ class SpectrumMasking(nn.Module):
         for name, value in arguments.items():
             if value < 0:
                 raise ValueError(f"SpectrumMasking.{name}: expected 0 or more, got {value}.")
+            if name.startswith("num_") and value > MOST_MASKS:
+                raise ValueError(f"SpectrumMasking.{name}: expected at most {MOST_MASKS}, got {value}.")
         self.max_bands = max_bands
         self.max_frames = max_frames
         self.num_band_masks = num_band_masks
@@ -46,10 +49,10 @@ class SpectrumMasking(nn.Module):
     def forward(
         self, spectrum: Float[Tensor, "batch audio_channels mels frames"]
     ) -> Float[Tensor, "batch audio_channels mels frames"]:
-        """`(B, audio_channels, num_mels, T)` in and out."""
+        """Mask a spectrum `(B, audio_channels, num_mels, T)`; the shape is unchanged."""
         if not self.training:
             return spectrum
-        from torchaudio.functional import mask_along_axis_iid  # imported here: models without sound do without
+        from torchaudio.functional import mask_along_axis_iid  # imported here, because only models with sound need it
 
         bands, frames = spectrum.shape[2:]
         for _ in range(self.num_band_masks):
@@ -60,5 +63,5 @@ class SpectrumMasking(nn.Module):
         return spectrum
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the summary that `print(model)` shows."""
         return f"{self.num_band_masks} x {self.max_bands} bands, {self.num_frame_masks} x {self.max_frames} frames"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from perceiver.adapters.content import Content
 from perceiver.masks import zero_masked
+from perceiver.runtime.data_checks import is_any
 from perceiver.tokens import Tokens
 
 
@@ -59,10 +60,14 @@ class Table(nn.Module):
             nn.init.uniform_(parameter, -bound, bound)  # as its authors' code does
         self.channels = 2 * embedding_channels
         self.position_channels = embedding_channels
+        # Buffers, because copying numbers to a GPU in each call would wait for it.
+        first = list(itertools.accumulate((0, *self.category_sizes)))[: len(self.category_sizes)]
+        self.register_buffer("_first", torch.tensor(first, dtype=torch.int64), persistent=False)
+        self.register_buffer("_sizes", torch.tensor(self.category_sizes, dtype=torch.int64), persistent=False)
         self.content_channels = 1 + max(self.category_sizes, default=0)
 
     def forward(self, x: Mapping[str, Tensor], mask: Bool[Tensor, "batch"] | None = None) -> Tokens:
-        """Rows -> Tokens on the grid `(n + k,)`, numbers first.
+        """Convert rows to Tokens on the grid `(n + k,)`, numbers first.
 
         Args:
             x: a dict of
@@ -90,8 +95,7 @@ class Table(nn.Module):
             ids = zero_masked(x["categories"], None if valid is None else valid[:, self.num_numbers :])
             self._check_range(ids)
             # All columns share one table of embeddings, in which each has its own rows.
-            first = list(itertools.accumulate((0, *self.category_sizes[:-1])))
-            content.append(self.embedding(ids + torch.tensor(first, dtype=ids.dtype, device=ids.device)))
+            content.append(self.embedding(ids + self._first))
         return Tokens(parts=(torch.cat(content, dim=1), self.bias[None]), mask=valid)
 
     def content(self, x: Mapping[str, Tensor], mask: Bool[Tensor, "batch"] | None = None) -> Content:
@@ -112,7 +116,7 @@ class Table(nn.Module):
         return Content(values=values, valid=valid)
 
     def _check(self, x: Mapping[str, Tensor], mask: Tensor | None) -> int:
-        """Keys, shapes and types of the input, in words; returns B."""
+        """Check keys, shapes and types of the input; return B."""
         if not isinstance(x, Mapping):
             raise TypeError(f"Table: expected a dict of numbers, categories and present, got {type(x).__name__}.")
         columns = {"numbers": self.num_numbers, "categories": len(self.category_sizes), "present": self.num_columns}
@@ -131,30 +135,28 @@ class Table(nn.Module):
         if "categories" in x and x["categories"].dtype not in (torch.int64, torch.int32):
             raise TypeError(f"Table: expected categories as ids of type int64, got {x['categories'].dtype}.")
         if "present" in x and x["present"].dtype != torch.bool:
-            raise TypeError(f"Table: expected present of type bool (True = there), got {x['present'].dtype}.")
+            raise TypeError(f"Table: expected present of type bool (True = present), got {x['present'].dtype}.")
         if mask is not None and mask.dtype != torch.bool:
             raise TypeError(
                 f"Table mask: expected dtype bool (True = valid), got {mask.dtype}; convert it, e.g. `mask != 0`."
             )
         if mask is not None and tuple(mask.shape) != (batch,):
             raise ValueError(
-                f"Table mask: expected {(batch,)} (presence per row), got {tuple(mask.shape)}. Say which cells "
-                "are there with the input `present`."
+                f"Table mask: expected {(batch,)} (presence per row), got {tuple(mask.shape)}. Mark present cells "
+                "with the input `present`."
             )
         return batch
 
     def _check_range(self, ids: Tensor) -> None:
         """Raise for an id outside the range of its column, which would read embeddings of another column."""
-        if torch.compiler.is_compiling():
-            return
-        outside = (ids < 0) | (ids >= torch.tensor(self.category_sizes, device=ids.device))
-        if bool(outside.any()):
+        outside = (ids < 0) | (ids >= self._sizes)
+        if is_any(outside, message="Table: the id of a category is outside the range of its column."):
             sample, column = outside.nonzero()[0].tolist()
             raise ValueError(
-                f"Table: sample {sample}, categorical column {column}: id {int(ids[sample, column])} is not in "
-                f"[0, {self.category_sizes[column]}). A category that training did not have is id 0."
+                f"Table: sample {sample}, categorical column {column}: id {int(ids[sample, column])} is not in [0, "
+                f"{self.category_sizes[column]}). Categories unseen in training have id 0."
             )
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the summary that `print(model)` shows."""
         return f"num_numbers={self.num_numbers}, category_sizes={self.category_sizes}"

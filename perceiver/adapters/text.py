@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from perceiver.masks import grid_mask
 from perceiver.positions import PositionEncoding, index_coordinates
+from perceiver.runtime.data_checks import is_any
 from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_positive
 from perceiver.tokens import Tokens
@@ -71,7 +72,7 @@ class TextTokens(nn.Module):
         self.channels = embedding_channels if add_position else embedding_channels + position.channels
 
     def forward(self, x: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch *length"] | None = None) -> Tokens:
-        """Ids -> Tokens on the grid `(L,)`.
+        """Convert ids to Tokens on the grid `(L,)`.
 
         Args:
             x: `(B, L)`, int64 or int32; masked ids are arbitrary.
@@ -92,11 +93,11 @@ class TextTokens(nn.Module):
         return Tokens(parts=(embedded, *parts), mask=mask)
 
     def _check(self, x: Tensor) -> None:
-        """Shape and type of the input, in words."""
+        """Check shape and type of the input."""
         if x.dtype not in (torch.int64, torch.int32):
             raise TypeError(
-                f"TextTokens: expected ids of type int64, got {x.dtype}; `perceiver.modalities.text_bytes.encode_bytes` "
-                "makes them of a text."
+                f"TextTokens: expected ids of type int64, got {x.dtype}; "
+                "`perceiver.modalities.text_bytes.encode_bytes` converts a text to ids."
             )
         if x.ndim != 2 or x.shape[1] == 0:
             hint = " Add the missing dimension with x.unsqueeze(0)." if x.ndim == 1 else ""
@@ -108,10 +109,8 @@ class TextTokens(nn.Module):
 
     def _check_range(self, ids: Tensor) -> None:
         """Raise for an id outside the vocabulary: torch's error does not name it, and on a GPU ends the process."""
-        if torch.compiler.is_compiling():
-            return
         outside = (ids < 0) | (ids >= self.vocabulary_size)
-        if bool(outside.any()):
+        if is_any(outside, message="TextTokens: an id is outside the vocabulary."):
             sample, place = outside.nonzero()[0].tolist()
             raise ValueError(
                 f"TextTokens: sample {sample}, position {place}: id {int(ids[sample, place])} is not in "
@@ -119,5 +118,5 @@ class TextTokens(nn.Module):
             )
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the summary that `print(model)` shows."""
         return f"reference_length={self.reference_length}"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from perceiver.adapters.content import Content
 from perceiver.masks import grid_mask, zero_masked
 from perceiver.positions import PositionEncoding, relative_time_coordinates, time_coordinates
+from perceiver.runtime.data_checks import is_any
 from perceiver.tokens import Tokens
 
 
@@ -61,7 +62,7 @@ class TimeSeries(nn.Module):
         self.content_channels = num_values
 
     def forward(self, x: Mapping[str, Tensor], mask: Bool[Tensor, "batch *time"] | None = None) -> Tokens:
-        """Series -> Tokens on the grid `(T,)`.
+        """Convert series to Tokens on the grid `(T,)`.
 
         Args:
             x: a dict of
@@ -74,7 +75,7 @@ class TimeSeries(nn.Module):
 
         Raises:
             ValueError: for missing or unknown keys, other shapes, no steps at all; for valid times that are not finite or do
-                not grow, naming sample and step (unchecked in compiled code).
+                not increase, naming sample and step (unchecked in compiled code).
             TypeError: for other types.
         """
         values, times, present = self._checked(x)
@@ -105,7 +106,7 @@ class TimeSeries(nn.Module):
         return Content(values=x["values"], valid=x.get("present"))
 
     def with_content(self, x: Mapping[str, Tensor], values: Float[Tensor, "batch time values"]) -> dict[str, Tensor]:
-        """The series with these values, all present."""
+        """Return the series with these values, all present."""
         return {name: part for name, part in x.items() if name == "times"} | {"values": values}
 
     def _checked(
@@ -119,7 +120,7 @@ class TimeSeries(nn.Module):
             )
         if "values" not in x or set(x) - {"values", "times", "present"}:
             raise ValueError(
-                f"TimeSeries: expected the keys values, times and present, the last two if needed, got {sorted(x)}."
+                f"TimeSeries: expected the keys values, times and present, the last two optional, got {sorted(x)}."
             )
         values, times, present = x["values"], x.get("times"), x.get("present")
         if values.ndim != 3 or values.shape[2] != self.num_values or values.shape[1] == 0:
@@ -135,7 +136,7 @@ class TimeSeries(nn.Module):
             raise TypeError(f"TimeSeries: expected values in floating point, got {values.dtype}; use `values.float()`.")
         if present is not None:
             if present.dtype != torch.bool:
-                raise TypeError(f"TimeSeries: expected present of type bool (True = there), got {present.dtype}.")
+                raise TypeError(f"TimeSeries: expected present of type bool (True = present), got {present.dtype}.")
             if present.shape != values.shape:
                 raise ValueError(
                     f"TimeSeries: expected present shaped like values, {tuple(values.shape)}, got {tuple(present.shape)}."
@@ -148,8 +149,8 @@ class TimeSeries(nn.Module):
                 )
         elif times.dtype not in (torch.float64, torch.float32):
             raise TypeError(
-                f"TimeSeries: expected times in float64 seconds, got {times.dtype}, which is too coarse; "
-                "use `.double()` on what the times come from."
+                f"TimeSeries: expected times in float64 seconds, got {times.dtype}, which is too coarse; call "
+                "`.double()` on the original times."
             )
         elif times.shape != values.shape[:2]:
             raise ValueError(
@@ -158,7 +159,7 @@ class TimeSeries(nn.Module):
         return values, times, present
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the summary that `print(model)` shows."""
         seconds = f"duration_seconds={self.duration_seconds}, step_seconds={self.step_seconds}"
         return f"num_values={self.num_values}, {seconds}"
 
@@ -166,24 +167,22 @@ class TimeSeries(nn.Module):
 def _check_order(times: Tensor, mask: Tensor | None) -> None:
     """Raise ValueError naming the first valid time that is not finite or not later than all valid ones before it.
 
-    Looks at data, so not while compiling.
+    Inspects values, so compiled code skips it.
     """
-    if torch.compiler.is_compiling():
-        return
     valid = torch.ones_like(times, dtype=torch.bool) if mask is None else mask
     finite = times.isfinite()
     latest = torch.where(valid & finite, times, -torch.inf).cummax(dim=1).values
     early = torch.zeros_like(valid)
     early[:, 1:] = valid[:, 1:] & (times[:, 1:] <= latest[:, :-1])
     wrong = (valid & ~finite) | early
-    if not bool(wrong.any()):
+    if not is_any(wrong, message="TimeSeries: a time is not finite, or not later than those before it."):
         return
     sample, step = wrong.nonzero()[0].tolist()
     time = times[sample, step].item()
     where = f"TimeSeries: sample {sample}, step {step}: its time, {time!r},"
     if not math.isfinite(time):
-        raise ValueError(f"{where} is not finite. Mend it, or mask the step.")
+        raise ValueError(f"{where} is not finite. Correct it, or mask the step.")
     raise ValueError(
-        f"{where} is not later than {latest[sample, step - 1].item()!r} of a step before it. Sort steps by time and merge "
-        "those of the same time first; the adapter does not."
+        f"{where} is not later than {latest[sample, step - 1].item()!r}, the time of an earlier step. Sort the steps "
+        "by time and merge steps with equal times; the adapter does not."
     )

@@ -29,7 +29,7 @@ class Vector(nn.Module):
         self.channels = vector_channels
 
     def forward(self, x: Float[Tensor, "batch channels"], mask: Bool[Tensor, "batch"] | None = None) -> Tokens:
-        """`(B, c)`, mask `(B,)` presence or None -> Tokens on the grid `(1,)`.
+        """Convert `(B, c)` and a mask `(B,)` (presence) or None to Tokens on the grid `(1,)`.
 
         Raises:
             ValueError: for another shape.
@@ -46,5 +46,5 @@ class Vector(nn.Module):
         return Tokens(parts=(x[:, None],), mask=mask)
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the summary that `print(model)` shows."""
         return f"vector_channels={self.channels}"

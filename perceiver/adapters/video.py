@@ -69,7 +69,7 @@ class VideoPatches(nn.Module):
         self.content_channels = raw
 
     def forward(self, x: Float[Tensor, "batch c t h w"], mask: Bool[Tensor, "..."] | None = None) -> Tokens:
-        """Video -> Tokens on the grid (ceil(T / frames), ceil(H / rows), ceil(W / columns)).
+        """Convert a video to Tokens on the grid (ceil(T / frames), ceil(H / rows), ceil(W / columns)).
 
         Args:
             x: `(B, C, T, H, W)`.
@@ -88,15 +88,15 @@ class VideoPatches(nn.Module):
         patches = self._patches(x)
         if isinstance(self.embed, nn.Linear):
             patches = patches.to(self.embed.weight.dtype)
-        # Videos that are whole or absent fill the grid: their coordinates stay shared by the batch.
+        # Complete or absent videos fill the grid, so the batch shares their coordinates.
         coordinates = grid_coordinates(patches.shape[1:4], mask=mask if ragged else None, device=x.device)
         return Tokens(parts=(self.embed(patches), *self.position(coordinates)), mask=mask)
 
     def content(self, x: Float[Tensor, "batch c t h w"], mask: Bool[Tensor, "..."] | None = None) -> Content:
-        """The values of each patch, `(B, *grid, C * frames * rows * columns)`; values beyond the edge are invalid."""
+        """Return the values of each patch, `(B, *grid, C * frames * rows * columns)`; values beyond the edge are invalid."""
         full = grid_mask(mask, batch=x.shape[0], grid=x.shape[2:], name="VideoPatches mask")
-        there = torch.ones_like(x, dtype=torch.bool) if full is None else full[:, None].expand(x.shape)
-        return Content(values=self._patches(x), valid=self._patches(there))
+        valid = torch.ones_like(x, dtype=torch.bool) if full is None else full[:, None].expand(x.shape)
+        return Content(values=self._patches(x), valid=self._patches(valid))
 
     def with_content(
         self, x: Float[Tensor, "batch c t h w"], values: Float[Tensor, "batch frames rows columns content"]
@@ -111,7 +111,7 @@ class VideoPatches(nn.Module):
         return split.reshape(batch, self.video_channels, *sizes)[..., : x.shape[2], : x.shape[3], : x.shape[4]]
 
     def _patches(self, x: Tensor) -> Tensor:
-        """`(B, C, T, H, W)` -> `(B, *grid, values of a patch)`, filled up with zeros at the end."""
+        """Cut `(B, C, T, H, W)` into `(B, *grid, values of a patch)`, padded with zeros at the end."""
         frames, rows, columns = self.patch
         x = F.pad(x, (0, -x.shape[4] % columns, 0, -x.shape[3] % rows, 0, -x.shape[2] % frames))
         batch, channels, length, height, width = x.shape
@@ -121,7 +121,7 @@ class VideoPatches(nn.Module):
         return split.permute((0, 2, 4, 6, 3, 5, 7, 1) if self.channels_last else (0, 2, 4, 6, 1, 3, 5, 7)).flatten(4)
 
     def _check(self, x: Tensor) -> None:
-        """Shape and type of the input, in words."""
+        """Check shape and type of the input."""
         if x.ndim != 5 or x.shape[1] != self.video_channels or 0 in x.shape[2:]:
             hint = ""
             if x.ndim == 5 and x.shape[2] == self.video_channels:
@@ -142,5 +142,5 @@ class VideoPatches(nn.Module):
             )
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """Return the summary that `print(model)` shows."""
         return f"video_channels={self.video_channels}, patch={self.patch}"

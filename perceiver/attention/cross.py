@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from perceiver.attention.forms import cost_model as choice
 from perceiver.attention.forms.absorbed import absorbed_attention
-from perceiver.attention.forms.cost_model import Shapes, cheapest_form
+from perceiver.attention.forms.cost_model import Shapes, cheapest_form, precision_of_products
 from perceiver.attention.forms.dense import dense_attention, dense_weights
-from perceiver.attention.forms.factored import factored_attention, factored_shares
+from perceiver.attention.forms.factored import common_dtype, factored_attention, factored_shares
 from perceiver.attention.kernels.dispatch import Implementation, implementation
 from perceiver.attention.projection import (
     TokenProjection,
@@ -114,10 +114,11 @@ class CrossAttention(nn.Module):
             qk_channels=self.query.out_features,
             v_channels=self.output.in_features,
             training=torch.is_grad_enabled() and self.training,
+            products=precision_of_products(blocks[0].device, self.query.weight.dtype),
         )
         if self._drops():
             return cheapest_form(shapes, implementation="eager", forms=("dense", "factored"))
-        return cheapest_form(shapes, implementation=self._implementation(blocks, num_queries).name)
+        return cheapest_form(shapes, implementation=self._implementation(blocks).name)
 
     def explain(self, blocks: Sequence[Tokens], *, num_queries: int) -> str:
         """Describe the form and implementation used for these tokens, and the reason, in a few words for tables."""
@@ -129,17 +130,15 @@ class CrossAttention(nn.Module):
             return f"absorbed, {why}; scaled_dot_product_attention of the tokens themselves"
         if self._drops():
             return f"factored, {why}; eager code (the only implementation with attention dropout)"
-        chosen = self._implementation(blocks, num_queries)
+        chosen = self._implementation(blocks)
         return f"factored, {why}; {chosen.name} code ({chosen.reason})"
 
     def _drops(self) -> bool:
         return self.training and self.dropout > 0
 
-    def _implementation(self, blocks: Sequence[Tokens], num_queries: int) -> Implementation:
+    def _implementation(self, blocks: Sequence[Tokens]) -> Implementation:
         """Return the implementation that `factored_attention` would use."""
-        tokens = max(block.batch * block.num_tokens for block in blocks)
-        scores = tokens * num_queries * self.num_heads
-        return implementation(blocks[0].device, self.query.weight.dtype, scores=scores)
+        return implementation(blocks[0].device, common_dtype(self.query.weight.dtype, blocks))
 
     def weights(
         self, queries: Float[Tensor, "batch_or_1 queries channels"], blocks: Sequence[Tokens]
@@ -154,6 +153,11 @@ class CrossAttention(nn.Module):
         return factored_shares(self._query(queries, blocks), blocks, self.tokens)
 
     def _query(self, queries: Tensor, blocks: Sequence[Tokens]) -> Tensor:
+        self.check_blocks(blocks)
+        return split_heads(self.query(self.query_norm(queries)), self.num_heads)
+
+    def check_blocks(self, blocks: Sequence[Tokens]) -> None:
+        """Raise ValueError if there is no block, or a block's width differs from `token_channels`."""
         if not blocks:
             raise ValueError("CrossAttention: expected at least one block of tokens, got an empty sequence.")
         for block in blocks:
@@ -162,4 +166,3 @@ class CrossAttention(nn.Module):
                     f"CrossAttention: expected tokens of {self.token_channels} channels, got {block.channels} (parts "
                     f"{[tuple(part.shape) for part in block.parts]}). Was the model built for these adapters?"
                 )
-        return split_heads(self.query(self.query_norm(queries)), self.num_heads)

@@ -11,9 +11,11 @@ from perceiver.attention.cross import CrossAttention, Form
 from perceiver.attention.feed_forward import FeedForward
 from perceiver.attention.self_attention import SelfAttention
 from perceiver.runtime.ranges import check_at_least_one, check_dropout
+from perceiver.runtime.regularising import regularising
 from perceiver.tokens import Tokens
 
 
+@regularising(dropout=0.0, attention_dropout=0.0)
 class CrossAttend(nn.Module):
     """Cross-attention followed by feed-forward, with residuals.
 
@@ -72,6 +74,7 @@ class CrossAttend(nn.Module):
         return out
 
 
+@regularising(dropout=0.0, attention_dropout=0.0)
 class SelfAttend(nn.Module):
     """Self-attention followed by feed-forward, with residuals.
 

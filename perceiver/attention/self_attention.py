@@ -56,7 +56,7 @@ class SelfAttention(nn.Module):
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, *, dropout: float) -> Tensor:
-    """SDPA with queries, keys and values zero-padded to a common width, which its fused kernel requires."""
+    """Apply SDPA to queries, keys and values zero-padded to a common width, which its fused kernel requires."""
     width, v_width = query.shape[-1], value.shape[-1]
     if width != v_width:
         query, key, value = (F.pad(x, (0, max(width, v_width) - x.shape[-1])) for x in (query, key, value))

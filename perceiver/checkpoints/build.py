@@ -26,6 +26,7 @@ from perceiver.checkpoints.trusted_classes import (
     resolve_trusted,
     spelling,
 )
+from perceiver.decoders import SequenceDecoder
 from perceiver.fusion import Fusion
 from perceiver.model import Perceiver
 
@@ -174,11 +175,14 @@ class _Builder:
             fusion, channels = self._fusion(tree.get("fusion"), adapters)
             encoder = self.part(tree["encoder"], "model.encoder", wired={"token_channels": channels})
         latent_channels = _width(encoder, "latent_channels", "model.encoder", self.tree)
+        offered: dict[str, Any] = {"latent_channels": latent_channels, "token_channels": channels, "adapters": adapters}
         wired: dict[str, Any] = {"latent_channels": latent_channels}
-        for name, value in {"token_channels": channels, "adapters": adapters}.items():
-            if type(tree["head"]) is dict and _accepts(self._class(tree["head"], "model.head"), name):
-                wired[name] = value
-        head = self.part(tree["head"], "model.head", wired=wired)
+        if type(tree["head"]) is dict:
+            kind = self._class(tree["head"], "model.head")
+            wired = {name: value for name, value in offered.items() if _accepts(kind, name)}
+            if not issubclass(kind, SequenceDecoder):
+                wired["latent_channels"] = latent_channels
+        head = self.part(tree["head"], "model.head", wired=wired, offered=offered)
         rest = {key: value for key, value in tree.items() if key not in ("adapters", "fusion", "encoder", "head")}
         built = {"adapters": adapters, "fusion": fusion, "encoder": encoder, "head": head, "spec": spec}
         model = self.part(rest, "model", wired=built)
@@ -207,8 +211,17 @@ class _Builder:
         fusion = Fusion(channels=widths) if node is None else self.part(node, "model.fusion", wired={"channels": widths})
         return fusion, _width(fusion, "channels", "model.fusion", self.tree)
 
-    def part(self, node: object, path: str, *, wired: Mapping[str, Any]) -> nn.Module:
-        """Build the module of a node; `wired` holds the arguments taken from parts already built."""
+    def part(
+        self, node: object, path: str, *, wired: Mapping[str, Any], offered: Mapping[str, Any] | None = None
+    ) -> nn.Module:
+        """Build the module of a node.
+
+        Args:
+            node: its part of the tree.
+            path: its location in the config.
+            wired: arguments taken from parts already built.
+            offered: arguments for modules inside this one that accept them and do not set them.
+        """
         if type(node) is not dict:
             raise ConfigError(f"{path}: expected a mapping with _target_ and arguments, got {_kind(node)}")
         cls = self._class(node, path)
@@ -220,7 +233,7 @@ class _Builder:
                     "so that no number is given twice"
                 )
         _check_arguments(cls, given, path, wired)
-        arguments = {key: self._value(value, child_path(path, key)) for key, value in given.items()}
+        arguments = {key: self._value(value, child_path(path, key), offered or {}) for key, value in given.items()}
         _check_scalars(cls, arguments, path)
         try:
             return cls(**arguments, **wired)
@@ -233,13 +246,15 @@ class _Builder:
                 text += f"; its numbers are {', '.join(f'{key}={str(value)[:60]}' for key, value in numbers.items())}"
             raise ConfigError(f"{path} ({spelling(cls)}): {text}") from error
 
-    def _value(self, value: Any, path: str) -> Any:
+    def _value(self, value: Any, path: str, offered: Mapping[str, Any]) -> Any:
         if type(value) is dict:
             if "_target_" in value:
-                return self.part(value, path, wired={})
-            return {key: self._value(item, child_path(path, key)) for key, item in value.items()}
+                kind = self._class(value, path)
+                wired = {name: one for name, one in offered.items() if name not in value and _accepts(kind, name)}
+                return self.part(value, path, wired=wired, offered=offered)
+            return {key: self._value(item, child_path(path, key), offered) for key, item in value.items()}
         if type(value) is list:
-            return [self._value(item, child_path(path, index)) for index, item in enumerate(value)]
+            return [self._value(item, child_path(path, index), offered) for index, item in enumerate(value)]
         _check_final(value, path)
         return value
 

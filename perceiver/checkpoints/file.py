@@ -25,6 +25,7 @@ from perceiver.checkpoints.allocation import limit_allocation, show_bytes
 from perceiver.checkpoints.build import build_model, canonical
 from perceiver.checkpoints.compare import PREFIX
 from perceiver.checkpoints.plain import PlainError, plain
+from perceiver.checkpoints.spec import check_spec
 from perceiver.checkpoints.trusted_kinds import import_kinds
 from perceiver.model import Perceiver
 from perceiver.runtime.files import atomic_write
@@ -52,18 +53,31 @@ class Recipe:
     config: dict[str, Any]
     spec: dict[str, Any] | None
 
+    def section(self, name: str) -> dict[str, Any]:
+        """Return a mapping of the run's config, such as `task`; empty if missing. CheckpointError for any other value."""
+        section = self.config.get(name)
+        if section is not None and type(section) is not dict:
+            raise CheckpointError(
+                f"{self.file}: its config.{name} is a {type(section).__name__}; expected a mapping. Copy the file again"
+            )
+        return section or {}
+
 
 def entry(config: Mapping[str, Any], spec: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the entry for the key `perceiver` of a checkpoint.
 
     `config` is a run's resolved plain config with the key `model`, in which every `_target_` is replaced by the class's
-    canonical name (perceiver.checkpoints.build.canonical). Raises ValueError, with the path, if config or spec is not plain.
+    canonical name (perceiver.checkpoints.build.canonical). Raises ValueError, with the path, if config or spec could not be
+    loaded again.
     """
     tree = plain(config, path="config")
     if type(tree) is not dict or type(tree.get("model")) is not dict:
         raise CheckpointError("config: expected a run's resolved config, a mapping with the key model")
     tree["model"] = canonical(tree["model"])
-    return {"format": FORMAT, "config": tree, "spec": None if spec is None else plain(spec, path="spec")}
+    entry = None if spec is None else plain(spec, path="spec")
+    if entry is not None:
+        check_spec(entry)
+    return {"format": FORMAT, "config": tree, "spec": entry}
 
 
 def save(
@@ -242,12 +256,14 @@ def check_archive(stream: BinaryIO, file: Path) -> None:
     """Refuse files that torch.save cannot have written; torch.load silently accepts damaged weights and old pickles."""
     size = stream.seek(0, os.SEEK_END)
     if size == 0:
-        raise CheckpointError(f"{file}: the file is empty; writing it was interrupted. Copy it again, or train again")
+        raise CheckpointError(
+            f"{file}: the file is empty, probably because writing was interrupted. Copy it again, or train again"
+        )
     stream.seek(0)
     start = stream.read(4)
     stream.seek(0)
     if start != b"PK\x03\x04":
-        raise CheckpointError(f"{file}: not a checkpoint: it does not begin like a torch.save file ({size:,} bytes)")
+        raise CheckpointError(f"{file}: not a checkpoint: it does not start like a file of torch.save ({size:,} bytes)")
     try:
         with zipfile.ZipFile(stream) as archive:
             members = archive.infolist()
@@ -270,8 +286,8 @@ def _refused(message: str, file: Path) -> str:
     named = re.search(r"GLOBAL ([\w.]+)", message) or re.search(r"([\w.]+) was not an allowed global", message)
     what = f"it names {named.group(1)}" if named else f"it is not readable as plain values ({_first_line(message)})"
     return (
-        f"{file}: refused without running anything in it: {what}; a checkpoint holds only tensors and plain values. "
-        "Ask its author for a checkpoint written by perceiver.checkpoints.save"
+        f"{file}: refused, and none of its code was run: {what}; a checkpoint may hold only tensors and plain values. "
+        "Ask the author for a checkpoint written by perceiver.checkpoints.save"
     )
 
 
@@ -289,24 +305,24 @@ def _not_ours(found: str) -> str:
 
 def recipe_of(content: dict[str, Any], file: Path) -> Recipe:
     """Return the recipe in the entry `perceiver` of a file's content; CheckpointError, naming the file, if it is invalid."""
-    said = content.get(KEY)
-    if type(said) is not dict:
+    stored = content.get(KEY)
+    if type(stored) is not dict:
         keys = ", ".join(repr(key)[:40] for key in list(content)[:_MAX_LISTED]) or "nothing"
         raise CheckpointError(f"{file}: {_not_ours(f'the keys {keys}')}")
-    version = said.get("format")
+    version = stored.get("format")
     if type(version) is not int or version != FORMAT:
         shown = version if type(version) is int and abs(version) < 10**9 else f"a {type(version).__name__}"
         hint = "; upgrade perceiver-multimodal" if type(version) is int and version > FORMAT else ""
         raise CheckpointError(f"{file}: unknown checkpoint format {shown}; this version reads format {FORMAT}{hint}")
     try:
-        config = plain(said.get("config"), path="config")
-        spec = plain(said.get("spec"), path="spec")
+        config = plain(stored.get("config"), path="config")
+        spec = plain(stored.get("spec"), path="spec")
+        if spec is not None:
+            check_spec(spec)
     except PlainError as error:
         raise CheckpointError(f"{file}: {error}") from error
     if type(config) is not dict or type(config.get("model")) is not dict:
-        raise CheckpointError(f"{file}: its config has no model: expected a mapping with the key model")
-    if spec is not None and type(spec) is not dict:
-        raise CheckpointError(f"{file}: its spec is a {type(spec).__name__}; expected a mapping")
+        raise CheckpointError(f"{file}: config: expected a mapping with the key model")
     return Recipe(file=file, config=config, spec=spec)
 
 
@@ -332,16 +348,16 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
     own = model.state_dict()
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
-    problems = listed_names("missing in the file", missing, lambda name: str(tuple(own[name].shape)))
+    problems = listed_names("missing from the file", missing, lambda name: str(tuple(own[name].shape)))
     problems += listed_names("not in the model", unexpected, lambda name: str(tuple(state[name].shape)))
     common = [name for name in own if name in state]
     problems += listed_names(
-        "of another shape",
+        "different shape",
         [name for name in common if own[name].shape != state[name].shape],
         lambda name: f"file {tuple(state[name].shape)}, model {tuple(own[name].shape)}",
     )
     problems += listed_names(
-        "of another kind of number",
+        "different dtype",
         [name for name in common if own[name].is_floating_point() != state[name].is_floating_point()],
         lambda name: f"file {state[name].dtype}, model {own[name].dtype}",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 MOVED = {
     # 0.1 to 0.2
+    "perceiver.adapters.audio.LogMel": "perceiver.adapters.log_mel.LogMel",
     "perceiver.data.audio_augmentation": "perceiver.data.augmentation.audio",
     "perceiver.data.audio_folder": "perceiver.data.folders.audio",
     "perceiver.data.augmentation": "perceiver.data.augmentation.images",
@@ -19,6 +20,7 @@ MOVED = {
     "perceiver.data.speech_commands": "perceiver.data.datasets.speech_commands",
     "perceiver.data.spoken_digits": "perceiver.data.datasets.spoken_digits",
     "perceiver.decoders.ClassificationDecoder": "perceiver.decoders.classification.ClassificationDecoder",
+    "perceiver.decoders.per_class": "perceiver.decoders.classification",
     "perceiver.heads": "perceiver.decoders.pooled",
     "perceiver.masking": "perceiver.masking.random",
     "perceiver.modality_dropout": "perceiver.masking.modality_dropout",

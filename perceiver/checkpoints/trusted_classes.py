@@ -57,8 +57,8 @@ def resolve(target: object, *, path: str, base: type = nn.Module) -> type[Any]:
     own = spelling(cls)
     if _NAME.fullmatch(own) is None or _lookup(own, path) is not cls:
         raise TargetError(
-            f"{path}: {name}: the class's canonical name {own} does not lead to it; define it at the top level of an "
-            "importable module, because a checkpoint of this model could not be loaded otherwise"
+            f"{path}: {name}: its canonical name {own} does not refer to it. Define it at the top level of an "
+            "importable module; otherwise checkpoints of this model cannot be loaded"
         )
     return cls
 
@@ -75,9 +75,9 @@ def check_allowed(target: object, *, trust: Sequence[str], path: str) -> str:
     top = name.partition(".")[0]
     hint = f"if you trust that package's code, load with trust=[{top!r}]"
     if name.startswith("torch.nn."):
-        hint = "name layers of torch.nn by the module that defines them, e.g. torch.nn.modules.linear.Linear"
+        hint = "for layers of torch.nn, name the defining module, e.g. torch.nn.modules.linear.Linear"
     elif top in ("torch", "builtins", "os", "sys", "subprocess"):
-        hint = "no model needs it"
+        hint = "models do not need it"
     trusted = ", ".join((*ALLOWED, *trust))
     raise TargetError(f"{path}: the checkpoint names {name}, outside the trusted packages ({trusted}); {hint}")
 
@@ -92,8 +92,8 @@ def resolve_trusted(target: object, *, trust: Sequence[str], path: str, base: ty
     cls = _derived(_lookup(name, path), name, path, base)
     if spelling(cls) != name:
         raise TargetError(
-            f"{path}: {name} is another name of {spelling(cls)}; a checkpoint must name the module that defines the class, "
-            "as perceiver.checkpoints.save and entry do"
+            f"{path}: {name} is an alias of {spelling(cls)}; a checkpoint must name the module that defines the "
+            "class, as perceiver.checkpoints.save does"
         )
     return cls
 
@@ -141,8 +141,8 @@ def _derived(found: object, name: str, path: str, base: type) -> type[Any]:
     else:
         problem = f"is a {type(found).__name__}, not a class"
     raise TargetError(
-        f"{path}: {name} {problem}; expected a class derived from {expected}, "
-        "because only objects of such classes can be loaded again"
+        f"{path}: {name} {problem}; expected a class derived from {expected}, because checkpoints can rebuild no "
+        "other objects"
     )
 
 

@@ -5,6 +5,7 @@ from perceiver.data.augmentation.mixing import MixUpCutMix
 from perceiver.data.datasets.digits import Digits
 from perceiver.data.datasets.imagenet import ImageNet
 from perceiver.data.datasets.modelnet40 import ModelNet40
+from perceiver.data.datasets.multi30k import Multi30k
 from perceiver.data.datasets.python_texts import PythonTexts
 from perceiver.data.datasets.speech_commands import SpeechCommands
 from perceiver.data.datasets.spoken_digits import SpokenDigits
@@ -43,6 +44,7 @@ __all__ = [
     "MixUpCutMix",
     "ModelNet40",
     "MovingDigits",
+    "Multi30k",
     "PlacedDigits",
     "PythonTexts",
     "RandomAffine",

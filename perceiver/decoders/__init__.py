@@ -4,27 +4,33 @@ A decoder has a query provider (`queries.py`), one cross-attend from the queries
 from the result to outputs.
 """
 
-from perceiver.decoders.classification import ClassificationDecoder
-from perceiver.decoders.decoder import Decoder, Head
+from perceiver.decoders.causal import CausalDecoder
+from perceiver.decoders.classification import ClassificationDecoder, PerClassDecoder
+from perceiver.decoders.decoder import Decoder, Head, SequenceDecoder
+from perceiver.decoders.memory import LatentMemory, Memory, WrittenMemory
 from perceiver.decoders.multimodal import MultimodalDecoder
-from perceiver.decoders.per_class import PerClassDecoder
 from perceiver.decoders.queries import InputQueries, LearnedQueries, PositionalQueries, Queries
 from perceiver.decoders.query import QueryDecoder
 from perceiver.decoders.reconstruction import ReconstructionDecoder, TokenPositions
 from perceiver.decoders.tied_logits import TiedLogits
 
 __all__ = [
+    "CausalDecoder",
     "ClassificationDecoder",
     "Decoder",
     "Head",
     "InputQueries",
+    "LatentMemory",
     "LearnedQueries",
+    "Memory",
     "MultimodalDecoder",
     "PerClassDecoder",
     "PositionalQueries",
     "Queries",
     "QueryDecoder",
     "ReconstructionDecoder",
+    "SequenceDecoder",
     "TiedLogits",
     "TokenPositions",
+    "WrittenMemory",
 ]

@@ -1,4 +1,4 @@
-"""Classification decoder: one learned query that reads the class from the latents."""
+"""Decoders with learned queries for a fixed number of outputs: one query for all of them, or one for each."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from torch import Tensor, nn
 from perceiver.attention import CrossAttend
 from perceiver.attention.projection import lecun_linear
 from perceiver.decoders.decoder import Head
+from perceiver.decoders.queries import LearnedQueries
+from perceiver.decoders.query import QueryDecoder
 from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_at_least_one, check_positive
+from perceiver.runtime.regularising import regularising
 from perceiver.tokens import Tokens
 
 
+@regularising(dropout=0.0, attention_dropout=0.0)
 class ClassificationDecoder(Head):
     """A learned query reads the latents; a linear map computes class logits (Perceiver IO, section 4.3).
 
@@ -79,7 +83,62 @@ class ClassificationDecoder(Head):
         self.output = lecun_linear(query_channels, num_classes)
 
     def forward(self, latents: Float[Tensor, "batch latents channels"]) -> Float[Tensor, "batch classes"]:
-        """`(B, N, D)` -> `(B, num_classes)`."""
+        """Map latents `(B, N, D)` to logits `(B, num_classes)`."""
         read = self.cross_attend(self.query[None], [Tokens(parts=(latents,))])
         logits: Tensor = self.output(read[:, 0])
         return logits
+
+
+class PerClassDecoder(Head):
+    """A learned query per output reads the latents; a shared linear map computes one value from each.
+
+    The single query of `ClassificationDecoder` must read everything at once. Here, unrelated labels or values can attend to
+    different latents.
+
+    Args:
+        latent_channels: latent width D.
+        num_classes: number of outputs: logits of classes or labels, or values.
+        query_channels: E, width of the queries; None takes `latent_channels`.
+        num_heads: number of attention heads.
+        widening: hidden channels of the feed-forward layer per channel.
+        dropout: probability of dropping a channel before each residual in training.
+
+    Raises:
+        ValueError: without outputs.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver.decoders import PerClassDecoder
+        >>> PerClassDecoder(latent_channels=64, num_classes=10)(torch.rand(2, 16, 64)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        *,
+        latent_channels: int,
+        num_classes: int,
+        query_channels: int | None = None,
+        num_heads: int = 1,
+        widening: int = 1,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"PerClassDecoder.num_classes: expected at least 1, got {num_classes}.")
+        channels = latent_channels if query_channels is None else query_channels
+        self.output_channels = num_classes
+        self.decoder = QueryDecoder(
+            latent_channels=latent_channels,
+            queries=LearnedQueries(grid=[num_classes], channels=channels),
+            output_channels=1,
+            num_heads=num_heads,
+            widening=widening,
+            query_residual=True,
+            dropout=dropout,
+        )
+
+    def forward(self, latents: Float[Tensor, "batch latents channels"]) -> Float[Tensor, "batch classes"]:
+        """`(B, N, D)` -> `(B, num_classes)`."""
+        outputs: Tensor = self.decoder(latents)
+        return outputs[..., 0]

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from perceiver.attention import CrossAttend
+from perceiver.runtime.data_checks import is_any
 from perceiver.tokens import Tokens
 
 
@@ -81,15 +82,16 @@ def check_chunk_size(chunk_size: int, *, owner: str) -> None:
 
 def _check_index(index: Tensor, queries: Tokens, *, batch: int) -> None:
     if index.is_floating_point() or index.dtype == torch.bool:
-        raise TypeError(f"index: expected places in the output grid as int64, got {index.dtype}.")
+        raise TypeError(f"index: expected positions in the output grid as int64, got {index.dtype}.")
     if index.ndim not in (1, 2) or (index.ndim == 2 and index.shape[0] != batch) or index.shape[-1] == 0:
         raise ValueError(
-            f"index: expected places in the output grid, (k,) or ({batch}, k), k at least 1, got {tuple(index.shape)}."
+            f"index: expected positions in the output grid, (k,) or ({batch}, k), k at least 1, got {tuple(index.shape)}."
         )
-    if not torch.compiler.is_compiling() and bool(((index < 0) | (index >= queries.num_tokens)).any()):
+    outside = (index < 0) | (index >= queries.num_tokens)
+    if is_any(outside, message="index: a place is outside the output grid."):
         raise ValueError(
-            f"index: expected places in the flattened output grid {queries.grid}, 0 to {queries.num_tokens - 1}; got "
-            f"{int(index.min())} to {int(index.max())}."
+            f"index: expected positions in the flattened output grid {queries.grid}, 0 to {queries.num_tokens - 1}; "
+            f"got {int(index.min())} to {int(index.max())}."
         )
 
 

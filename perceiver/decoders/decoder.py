@@ -19,7 +19,7 @@ class Head(nn.Module):
 
     Attributes:
         output_channels: size of the last axis of the output, by name if there are several outputs.
-        target: the one of several outputs that predicts the target of the spec; None: no such output, or only one output.
+        target: the output, of several, that predicts the target of the spec; None: no such output, or only one output.
 
     Examples:
         >>> from perceiver import PooledHead
@@ -54,7 +54,7 @@ class Decoder(Head, ABC):
         index: Any = None,
         mask: Any = None,
     ) -> Any:
-        """Latents -> outputs.
+        """Map latents to outputs.
 
         Args:
             latents: latents `(B, N, D)`.
@@ -67,6 +67,16 @@ class Decoder(Head, ABC):
         """
 
 
+class SequenceDecoder(Head):
+    """A head that predicts a sequence of ids step by step from a memory; see `CausalDecoder`.
+
+    Attributes:
+        memory: module that makes the memory of latents `(B, N, D)` and fused tokens by modality.
+    """
+
+    memory: nn.Module
+
+
 def outputs_of(
     head: nn.Module,
     latents: Tensor,
@@ -75,17 +85,28 @@ def outputs_of(
     adapters: Mapping[str, nn.Module] | nn.ModuleDict,
     index: Any = None,
     mask: Any = None,
+    target_ids: Tensor | None = None,
 ) -> Any:
-    """Return the output of any head; see `Decoder.forward`.
+    """Return the output of any head; see `Decoder.forward` and `SequenceDecoder.forward`.
 
     Raises:
-        ValueError: for an index or a mask, if the head is not a `Decoder`.
+        ValueError: for an index or a mask if the head is not a `Decoder`, for ids if it is not a `SequenceDecoder`, and
+            without ids if it is.
     """
+    if isinstance(head, SequenceDecoder) != (target_ids is not None):
+        raise ValueError(
+            f"target_ids: {type(head).__name__} predicts each id from those before it; pass them, or let perceiver.generate "
+            "choose them."
+            if target_ids is None
+            else f"target_ids: {type(head).__name__} predicts no sequence; expected a perceiver.decoders.CausalDecoder."
+        )
+    if isinstance(head, SequenceDecoder):
+        return head(head.memory(latents, tokens), target_ids)
     if isinstance(head, Decoder):
         return head(latents, tokens=tokens, adapters=adapters, index=index, mask=mask)
     if index is not None or mask is not None:
         raise ValueError(
-            f"index, query_mask: {type(head).__name__} has no outputs to choose from; expected a head that is a "
+            f"index, query_mask: {type(head).__name__} cannot compute selected outputs; expected a "
             "perceiver.decoders.Decoder, such as QueryDecoder."
         )
     return head(latents)
@@ -108,14 +129,14 @@ def target_output(head: nn.Module, outputs: Any) -> Any:
     """Return the output that predicts the target: `(B, outputs)` of several outputs, or the whole output of other heads.
 
     Raises:
-        ValueError: if there are several outputs and none of them is the target.
+        ValueError: if no output of several is the target.
     """
     name = target_name(head)
     if name is not None:
         return outputs[name].flatten(1, -2).squeeze(1)
     if isinstance(outputs, Mapping):
         raise ValueError(
-            f"{type(head).__name__}: its outputs are {sorted(outputs)}, none of which is the spec's target; "
-            "MultimodalDecoder has one where its argument target says so."
+            f"{type(head).__name__}: its outputs are {sorted(outputs)}, none of which is the spec's target. For "
+            "MultimodalDecoder, set its argument target."
         )
     return outputs

@@ -15,10 +15,12 @@ from perceiver.decoders.decoder import Decoder
 from perceiver.decoders.queries import query_channels
 from perceiver.fusion import Fusion
 from perceiver.runtime.ranges import check_at_least_one
+from perceiver.runtime.regularising import regularising
 from perceiver.tokens import Tokens
 from perceiver.zero_gradients import with_zero_gradients
 
 
+@regularising(dropout=0.0, attention_dropout=0.0)
 class MultimodalDecoder(Decoder):
     """Queries of each output, padded with a learned vector to a common width, read the latents (Perceiver IO, section 4.3).
 
@@ -110,7 +112,7 @@ class MultimodalDecoder(Decoder):
         index: Mapping[str, Tensor | None] | None = None,
         mask: Mapping[str, Tensor | None] | None = None,
     ) -> dict[str, Float[Tensor, "batch *grid outputs"]]:
-        """Latents -> for each output `(B, *grid, outputs)`, or `(B, k, outputs)` where it has an index.
+        """Map latents to `(B, *grid, outputs)` for each output, or `(B, k, outputs)` for an output with an index.
 
         `index` and `mask` are dicts by output; outputs without an entry (or with None) are computed completely. An output
         with an empty index, `(0,)`, is not computed: it is `(B, 0, outputs)`, and its separate parameters get zero
@@ -125,9 +127,7 @@ class MultimodalDecoder(Decoder):
             raise ValueError(f"index, mask: expected any of the outputs {sorted(self.queries)}, got {sorted(unknown)}.")
         none = [name for name, places in index.items() if places is not None and places.shape[-1] == 0]
         read = {} if tokens is None else tokens
-        queries = self.fusion(
-            {name: own(read, latents.device) for name, own in self.queries.items() if name not in none}
-        )
+        queries = self.fusion({name: own(read, latents.device) for name, own in self.queries.items() if name not in none})
         if none:
             # Data-parallel training waits for every parameter.
             unused = [parameter for name in none for parameter in self._parameters_of(name)]

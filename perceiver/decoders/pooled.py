@@ -35,6 +35,6 @@ class PooledHead(Head):
         self.output = lecun_linear(latent_channels, num_classes)
 
     def forward(self, latents: Float[Tensor, "batch latents channels"]) -> Float[Tensor, "batch classes"]:
-        """`(B, N, D)` -> `(B, num_classes)`."""
+        """Map latents `(B, N, D)` to logits `(B, num_classes)`."""
         logits: Tensor = self.output(self.dropout(latents.mean(dim=1)))
         return logits

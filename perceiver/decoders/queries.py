@@ -74,8 +74,8 @@ class LearnedQueries(nn.Module):
         own = tuple(self.queries.shape[:-1])
         if len(grid) != len(own) or any(wanted > size for wanted, size in zip(grid, own, strict=True)):
             raise ValueError(
-                f"LearnedQueries: the tokens of {self.modality!r} have the grid {grid}, but there are queries for {own}. "
-                "Shorten the input, or build the decoder with a larger grid."
+                f"LearnedQueries: the tokens of {self.modality!r} have the grid {grid}, but the queries have the grid "
+                f"{own}. Shorten the input, or build the decoder with a larger grid."
             )
         return Tokens(parts=(self.queries[tuple(slice(size) for size in grid)][None],))
 
@@ -113,13 +113,13 @@ class PositionalQueries(nn.Module):
         super().__init__()
         if (grid is None) == (modality is None):
             raise ValueError(
-                "PositionalQueries: expected either grid, of the outputs, or modality, whose grid they have; got "
-                f"grid={None if grid is None else list(grid)}, modality={modality!r}."
+                "PositionalQueries: expected either grid, the grid of the outputs, or modality, to use the grid of "
+                f"its tokens; got grid={None if grid is None else list(grid)}, modality={modality!r}."
             )
         if grid is not None and (not grid or any(size is None or size < 1 for size in grid)):
             raise ValueError(
-                f"PositionalQueries.grid: expected positive sizes, got {list(grid)}. Where they differ between samples, "
-                "take the grid of a modality."
+                f"PositionalQueries.grid: expected positive sizes, got {list(grid)}. If sizes differ between samples, "
+                "use the grid of a modality."
             )
         if modality is not None and not endpoint:
             raise ValueError("PositionalQueries.endpoint: False needs a fixed grid.")
@@ -214,7 +214,7 @@ def _half_open_coordinates(grid: Sequence[int], *, device: torch.device | None) 
 def _tokens_of(modality: str, tokens: Mapping[str, Tokens], *, owner: str) -> Tokens:
     if modality not in tokens:
         raise ValueError(
-            f"{owner}: the outputs are those of the tokens of {modality!r}, which is not among the inputs; got "
-            f"{sorted(tokens) or 'no tokens'}. Give it, or decode from queries of a fixed grid."
+            f"{owner}: the outputs follow the tokens of {modality!r}, which is not among the inputs; got "
+            f"{sorted(tokens) or 'no tokens'}. Pass that modality, or decode from queries on a fixed grid."
         )
     return tokens[modality]

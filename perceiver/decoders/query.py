@@ -13,9 +13,11 @@ from perceiver.decoders.decode import check_chunk_size, decode
 from perceiver.decoders.decoder import Decoder
 from perceiver.decoders.queries import query_channels
 from perceiver.decoders.tied_logits import TiedLogits
+from perceiver.runtime.regularising import regularising
 from perceiver.tokens import Tokens
 
 
+@regularising(dropout=0.0, attention_dropout=0.0)
 class QueryDecoder(Decoder):
     """Queries read the latents; each gives one output (Perceiver IO, section 3.2).
 
@@ -111,7 +113,7 @@ class QueryDecoder(Decoder):
         index: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Float[Tensor, "batch *grid outputs"]:
-        """Latents -> `(B, *grid, outputs)`, or `(B, k, outputs)` with an index. See `Decoder` and `decode`."""
+        """Map latents to `(B, *grid, outputs)`, or `(B, k, outputs)` with an index. See `Decoder` and `decode`."""
         queries = self.queries({} if tokens is None else tokens, latents.device)
         if queries.channels != self.query_channels:
             raise ValueError(
@@ -125,6 +127,4 @@ class QueryDecoder(Decoder):
                 outputs = self.tied_logits(outputs, adapters)
             return outputs if self.scale == 1 else outputs * self.scale
 
-        return decode(
-            self.cross_attend, queries, latents, output=output, chunk_size=self.chunk_size, index=index, mask=mask
-        )
+        return decode(self.cross_attend, queries, latents, output=output, chunk_size=self.chunk_size, index=index, mask=mask)

@@ -43,13 +43,13 @@ class TokenPositions(nn.Module):
         self.project = lecun_linear(position_channels, channels)
 
     def forward(self, tokens: Mapping[str, Tokens]) -> Tokens:
-        """Fused tokens -> queries `(B or 1, *grid, E)`.
+        """Convert fused tokens to queries `(B or 1, *grid, E)`.
 
         Raises:
             ValueError: if the modality is absent, or its last parts do not add up to `position_channels` channels.
         """
         if self.modality not in tokens:
-            raise ValueError(f"TokenPositions: expected tokens of {self.modality!r}, got those of {sorted(tokens)}.")
+            raise ValueError(f"TokenPositions: expected tokens of {self.modality!r}, got tokens of {sorted(tokens)}.")
         block = tokens[self.modality]
         parts: list[Tensor] = []
         while sum(part.shape[-1] for part in parts) < self.position_channels and len(parts) < len(block.parts):
@@ -152,7 +152,7 @@ class ReconstructionDecoder(Decoder):
         index: Mapping[str, Tensor | None] | None = None,
         mask: Mapping[str, Tensor | None] | None = None,
     ) -> dict[str, Float[Tensor, "batch *grid content"]]:
-        """Latents and tokens -> by present modality, `(B, *grid, c)`, or `(B, k, c)` if it has an index.
+        """Map latents and tokens to `(B, *grid, c)` for each present modality, or `(B, k, c)` for one with an index.
 
         The tokens' content is ignored. See `Decoder` and `decode`.
 
@@ -160,14 +160,14 @@ class ReconstructionDecoder(Decoder):
             ValueError: without tokens, or for an index or mask of an absent modality.
         """
         index, mask, tokens = index or {}, mask or {}, tokens or {}
-        there = [name for name in self.queries if name in tokens]
-        if not there or (set(index) | set(mask)) - set(there):
+        present = [name for name in self.queries if name in tokens]
+        if not present or (set(index) | set(mask)) - set(present):
             raise ValueError(
                 f"ReconstructionDecoder: expected tokens of some of {sorted(self.queries)}, and an index or mask for these "
                 f"only; got tokens {sorted(tokens)}, index {sorted(index)}, mask {sorted(mask)}."
             )
         # Data-parallel training waits for every parameter: parameters of absent modalities get zeros.
-        for name in set(self.queries) - set(there):
+        for name in set(self.queries) - set(present):
             latents = with_zero_gradients(latents, [*self.queries[name].parameters(), *self.outputs[name].parameters()])
         return {
             name: decode(
@@ -179,7 +179,7 @@ class ReconstructionDecoder(Decoder):
                 index=index.get(name),
                 mask=mask.get(name),
             )
-            for name in there
+            for name in present
         }
 
 
@@ -190,8 +190,8 @@ def _reconstructed(adapters: Mapping[str, nn.Module], modalities: Sequence[str] 
     if not wanted or set(wanted) - set(able):
         classes = {name: type(one).__name__ for name, one in sorted(adapters.items())}
         raise ValueError(
-            "ReconstructionDecoder: expected adapters with content to reconstruct (perceiver.adapters.Reconstructible) for "
-            f"{wanted or 'at least one modality'}, got {classes}. Tokens of a convolutional stem overlap, and bare points "
-            "have nothing but positions; text has embeddings, which are learned themselves."
+            "ReconstructionDecoder: expected adapters with content to reconstruct "
+            f"(perceiver.adapters.Reconstructible) for {wanted or 'at least one modality'}, got {classes}. Tokens of "
+            "a convolutional stem overlap, bare points have only positions, and text has learned embeddings."
         )
     return sorted(wanted)

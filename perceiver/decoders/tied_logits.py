@@ -39,7 +39,7 @@ class TiedLogits(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch queries channels"], adapters: Mapping[str, nn.Module] | nn.ModuleDict | None
     ) -> Float[Tensor, "batch queries vocabulary"]:
-        """`(B, k, E)`, where E is the width of the embedding -> `(B, k, vocabulary_size)`.
+        """Map `(B, k, E)`, where E is the width of the embedding, to `(B, k, vocabulary_size)`.
 
         Raises:
             ValueError: if there is no such adapter, or its embedding has a different shape.
@@ -49,13 +49,13 @@ class TiedLogits(nn.Module):
         if not isinstance(embedding, nn.Embedding):
             raise ValueError(
                 f"TiedLogits: expected an adapter {self.modality!r} with an attribute embedding, an nn.Embedding; got "
-                f"{'none of that name' if adapter is None else type(adapter).__name__}."
+                f"{'no such adapter' if adapter is None else type(adapter).__name__}."
             )
         expected = (self.vocabulary_size, x.shape[-1])
         if tuple(embedding.weight.shape) != expected:
             raise ValueError(
-                f"TiedLogits: expected an embedding of {expected} (vocabulary_size, query channels), that of "
-                f"{self.modality!r} is {tuple(embedding.weight.shape)}."
+                f"TiedLogits: expected an embedding of {expected} (vocabulary_size, query channels), but the "
+                f"embedding of {self.modality!r} has {tuple(embedding.weight.shape)}."
             )
         return x @ embedding.weight.t() + self.bias
 

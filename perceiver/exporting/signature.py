@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from perceiver.modalities.kinds import channel_axes
-from perceiver.modalities.modality import Axis, ModalitySpec
+from perceiver.modalities.modality import Axis
+from perceiver.modalities.spec import ModalitySpec
 
 MASK = "mask"
 """Name of a modality's mask: the input `image.mask`."""

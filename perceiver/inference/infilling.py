@@ -95,7 +95,7 @@ def fill_in(
     ids = torch.cat([first, own, last])
     places = (own == mask_id).nonzero().flatten() + len(first)
     if not len(places):
-        raise ValueError(f"fill_in.text: expected at least one gap: {marker!r} in a text, or {mask_id} among ids. Mark one.")
+        raise ValueError(f"fill_in.text: expected at least one gap: {marker!r} in a text, or {mask_id} in the ids.")
 
     device = next(model.parameters()).device
     probability, alternatives = [0.0] * len(places), [[(0, 0.0)]] * len(places)
@@ -133,15 +133,15 @@ def vocabulary_of(model: Perceiver, modality: str, *, asker: str = "fill_in") ->
     if not isinstance(size, int):
         kind = f"not among {sorted(model.adapters)}" if adapter is None else f"that of a {type(adapter).__name__}"
         raise ValueError(
-            f"{asker}.modality: expected a text modality, whose adapter has a vocabulary_size, such as "
-            f"perceiver.adapters.TextTokens; {modality!r} is {kind}."
+            f"{asker}.modality: expected a text modality (its adapter has a vocabulary_size, like "
+            f"perceiver.adapters.TextTokens), but {modality!r} is {kind}."
         )
     head = model.head
     if not isinstance(head, QueryDecoder) or head.output_channels != size:
         got = type(head).__name__ + (f" with {head.output_channels} outputs" if isinstance(head, Head) else "")
         raise ValueError(
-            f"{asker}: expected a model whose head predicts tokens, a perceiver.decoders.QueryDecoder with logits over the "
-            f"{size} ids of {modality!r}; got {got}. task=masked_tokens sets this head."
+            f"{asker}: expected a model whose head predicts tokens, a perceiver.decoders.QueryDecoder with logits "
+            f"over the {size} ids of {modality!r}; got {got}. task=masked_tokens sets such a head."
         )
     return size
 
@@ -160,7 +160,7 @@ def _ids(text: str | Tensor | Sequence[int], *, marker: str, mask_id: int, vocab
         return ids.clone()
     if vocabulary_size != VOCABULARY_SIZE:
         raise ValueError(
-            f"fill_in.text: expected ids, because the model's vocabulary of {vocabulary_size} is not that of UTF-8 bytes "
+            f"fill_in.text: expected ids, because the model has a vocabulary of {vocabulary_size}, unlike UTF-8 bytes "
             f"({VOCABULARY_SIZE}). Encode the text with the model's tokenizer, with mask_id in the gaps."
         )
     if not marker:

@@ -60,7 +60,7 @@ def over_tiles(
     """
     if len(tile) != 2 or min(tile) < 1 or not 0 <= overlap < min(tile):
         raise ValueError(
-            f"tile, overlap: expected [height, width] in pixels and an overlap of at least 0 and below both, got "
+            "tile, overlap: expected [height, width] in pixels, and an overlap of at least 0 and less than both, got "
             f"{list(tile)} and {overlap}."
         )
     height, width = x.shape[-2:]
@@ -132,7 +132,7 @@ def flow_in_tiles(
         tile = [int(length) for length in shape]
     if scale is None and not isinstance(target, FieldTarget):
         raise ValueError(
-            "scale: expected a number, because the model's spec has no field target; 20 for the published model."
+            "scale: expected a number, because the model's spec has no field target. For the published model, use 20."
         )
 
     def compute(part: Tensor) -> Tensor:

@@ -81,13 +81,20 @@ class Summary:
         return out.getvalue().rstrip("\n")
 
 
-def summary(model: Perceiver, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Summary:
+def summary(
+    model: Perceiver,
+    inputs: Mapping[str, Any],
+    masks: Mapping[str, Tensor] | None = None,
+    *,
+    target_ids: Tensor | None = None,
+) -> Summary:
     """Summarise a model, measured on one sample; the table that runs print.
 
     Args:
         model: a model; its mode and the random state do not change.
         inputs: inputs by modality, as the model takes them, of one or more samples; the first is used.
         masks: masks by modality.
+        target_ids: as for `Perceiver.forward`; without them, the operations of a model that generates texts are not counted.
 
     Raises:
         ValueError: as `Perceiver.tokens`.
@@ -105,13 +112,14 @@ def summary(model: Perceiver, inputs: Mapping[str, Any], masks: Mapping[str, Ten
         (3084, '64 tokens × 11')
     """
     inputs, masks = _first(inputs), _first(masks or {})
+    target_ids = None if target_ids is None else target_ids[:1]
     flops, reason = None, ""
     with torch.random.fork_rng(devices=[]), evaluating(model):
         tokens = model.tokens(inputs, masks)
         try:
-            flops = forward_flops(model, inputs, masks)
+            flops = forward_flops(model, inputs, masks, target_ids=target_ids)
         except ValueError as error:
-            # A decoder that reconstructs a modality has no outputs for a sample without it.
+            # A decoder of a modality has no outputs for a sample without it.
             reason = str(error)
     parts = [
         Part(
@@ -141,12 +149,21 @@ def summary(model: Perceiver, inputs: Mapping[str, Any], masks: Mapping[str, Ten
     return Summary(tuple(parts), _count(model), flops, reason, tuple(attention))
 
 
-def forward_flops(model: Perceiver, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> int:
-    """Return the floating-point operations of one forward pass: see `FLOPS_NOTE` for what is counted."""
+def forward_flops(
+    model: Perceiver,
+    inputs: Mapping[str, Any],
+    masks: Mapping[str, Tensor] | None = None,
+    *,
+    target_ids: Tensor | None = None,
+) -> int:
+    """Return the floating-point operations of one forward pass: see `FLOPS_NOTE` for what is counted.
+
+    Arguments and errors as for `Perceiver.forward`.
+    """
     # The math backend of attention consists of plain matrix products; torch has no FLOP formula for CPU flash kernels.
     # Gradients are on because the counter otherwise fails on parameters passed between modules.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(inputs, masks)
+        model(inputs, masks, target_ids=target_ids)
     return int(counter.get_total_flops())
 
 

@@ -118,7 +118,8 @@ def their_config(tree: Mapping[str, Any]) -> tuple[str, Config]:
     name = next((name for name, expected_kinds in _KINDS.items() if expected_kinds == kinds), None)
     if name is None:
         raise ArchitectureError(
-            f"adapters: expected those of one of the six published models, such as {{'image': 'ImagePixels'}}; got {kinds}"
+            "adapters: expected the adapters of one of the six published models, such as {'image': 'ImagePixels'}; "
+            f"got {kinds}"
         )
     try:
         values = _read_encoder(tree["encoder"]) | ARCHITECTURES[name].read(dict(tree))
@@ -154,7 +155,7 @@ def _encoder(values: Config) -> Config:
 
 
 def _cross_qk(values: Config) -> int | None:
-    """Width of queries and keys; None takes the width of the tokens, which is `kv` in transformers."""
+    """Return the width of queries and keys; None takes the width of the tokens, which is `kv` in transformers."""
     if values["qk_channels"] is not None:
         return int(values["qk_channels"])
     return int(values["d_latents"]) if values["cross_attention_shape_for_attention"] == "q" else None
@@ -189,7 +190,7 @@ def _fourier(bands: int, resolution: list[int], **more: Any) -> Config:
 
 
 def _decoding(values: Config) -> Config:
-    """Settings that all decoders of a model share with its encoder."""
+    """Return the settings that all decoders of a model share with its encoder."""
     return {
         "attention_dropout": float(values["attention_probs_dropout_prob"]),
         "approximate_gelu": GELU_FORMS[values["hidden_act"]],
@@ -197,7 +198,7 @@ def _decoding(values: Config) -> Config:
 
 
 def _decoder_qk(values: Config, query_channels: int | None) -> int | None:
-    """Width of queries and keys; None takes the latents' width, which is `kv` in transformers."""
+    """Return the width of queries and keys; None takes the latents' width, which is `kv` in transformers."""
     return query_channels if values["cross_attention_shape_for_attention"] == "q" else None
 
 
@@ -379,9 +380,7 @@ def _multimodal_head(values: Config) -> Config:
         "output_channels": {"audio": values["samples_per_patch"], "label": values["num_labels"], "video": 3},
         "hidden_channels": values["output_num_channels"],
         "padding": 2,
-        "qk_channels": _decoder_qk(
-            values, 2 + max(values["_label_trainable_num_channels"], 1 + 2 * 192, 3 * (1 + 2 * 32))
-        ),
+        "qk_channels": _decoder_qk(values, 2 + max(values["_label_trainable_num_channels"], 1 + 2 * 192, 3 * (1 + 2 * 32))),
         **_decoding(values),
     }
 
@@ -415,9 +414,7 @@ ARCHITECTURES = {
         lambda tree: {"train_size": tree["adapters"]["frames"]["position"]["resolution"]},
     ),
     "PerceiverForMaskedLM": Architecture(_text, _text_head, _read_text),
-    "PerceiverForMultimodalAutoencoding": Architecture(
-        _multimodal, _multimodal_head, _read_multimodal, _multimodal_fusion
-    ),
+    "PerceiverForMultimodalAutoencoding": Architecture(_multimodal, _multimodal_head, _read_multimodal, _multimodal_fusion),
 }
 
 _KINDS = {

@@ -83,9 +83,7 @@ class _Pairs:
             )
         yield from rest(self)
 
-    def same(
-        self, ours: str, theirs: str, *, order: Tensor | None = None, shape: tuple[int, ...] | None = None
-    ) -> Pair:
+    def same(self, ours: str, theirs: str, *, order: Tensor | None = None, shape: tuple[int, ...] | None = None) -> Pair:
         return Pair(ours, (theirs,), (self.shapes[ours] if shape is None else shape,), order)
 
     def module(self, ours: str, theirs: str, *, order: Tensor | None = None) -> Iterator[Pair]:
@@ -166,9 +164,7 @@ def _flow_model(pairs: _Pairs) -> Iterator[Pair]:
 def _text_model(pairs: _Pairs) -> Iterator[Pair]:
     yield pairs.same("adapters.text.embedding.weight", "perceiver.input_preprocessor.embeddings.weight")
     yield pairs.same("adapters.text.position.table", "perceiver.input_preprocessor.position_embeddings.weight")
-    yield pairs.same(
-        "head.queries.queries", "perceiver.decoder.output_position_encodings.position_embeddings"
-    )
+    yield pairs.same("head.queries.queries", "perceiver.decoder.output_position_encodings.position_embeddings")
     yield from pairs.cross_attend("head.cross_attend", "perceiver.decoder.decoding_cross_attention")
     yield pairs.same("head.tied_logits.bias", "embedding_decoder.bias")
 
@@ -181,9 +177,7 @@ def _multimodal_model(pairs: _Pairs) -> Iterator[Pair]:
             yield pairs.same(f"fusion.{kind}.{ours}", f"perceiver.input_preprocessor.{kind}.{theirs}", shape=(1, width))
         (width,) = pairs.shapes[f"head.fusion.padding.{ours}"]
         yield pairs.same(f"head.fusion.padding.{ours}", f"{decoder}.padding.{theirs}", shape=(1, width))
-        yield from pairs.module(
-            f"head.outputs.{ours}", f"perceiver.output_postprocessor.modalities.{theirs}.classifier"
-        )
+        yield from pairs.module(f"head.outputs.{ours}", f"perceiver.output_postprocessor.modalities.{theirs}.classifier")
     yield pairs.same(
         "head.queries.label.queries",
         f"{decoder}.modalities.label.decoder.output_position_encodings.position_embeddings",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import pickle
@@ -17,6 +18,10 @@ from perceiver.checkpoints.file import CheckpointError, check_archive
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
 PYTORCH = "pytorch_model.bin"
+NEXT_CONFIG = ".config.json.next"
+"""The config of new weights, until it replaces `config.json`."""
+CONFIG_DIGEST = "perceiver.config.sha256"
+"""Metadata of `model.safetensors`: the digest of the config that was written with it."""
 MOST_TEXT_BYTES = 2**25
 """Largest size of a config, or of the header of a safetensors file, which names each tensor."""
 
@@ -34,7 +39,7 @@ def read_config(directory: Path, *, maker: str) -> dict[str, Any]:
     """
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory}: expected a directory written by {maker}, but it does not exist")
-    file = directory / CONFIG
+    file = config_file(directory)
     if not file.is_file():
         found = ", ".join(sorted(entry.name for entry in directory.iterdir())[:8]) or "nothing"
         raise FileNotFoundError(f"{directory}: has no {CONFIG}; expected a directory written by {maker}, found {found}")
@@ -42,11 +47,49 @@ def read_config(directory: Path, *, maker: str) -> dict[str, Any]:
         raise WeightFileError(f"{file}: expected at most {MOST_TEXT_BYTES:,} bytes of JSON, got {size:,}")
     try:
         values = json.loads(file.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:  # also raised for integers with thousands of digits
+    except RecursionError:
+        raise WeightFileError(f"{file}: expected JSON: its lists or objects are nested too deeply") from None
+    except ValueError as error:  # also raised for integers with thousands of digits
         raise WeightFileError(f"{file}: expected JSON: {error}") from error
     if not isinstance(values, dict):
         raise WeightFileError(f"{file}: expected a JSON object, got {type(values).__name__}")
     return values
+
+
+def config_file(directory: Path) -> Path:
+    """Return the config that belongs to a directory's weights: `config.json`, which need not exist.
+
+    After an interrupted `perceiver.interop.hub.save_pretrained`, it is still under another name.
+    """
+    file, following = directory / CONFIG, directory / NEXT_CONFIG
+    if following.is_file() and not following.is_symlink():
+        wanted = _stated_digest(directory / SAFETENSORS)
+        if wanted is not None and wanted != _digest_of(file) and wanted == _digest_of(following):
+            return following
+    return file
+
+
+def digest(config: bytes) -> str:
+    """Return the digest of a config for `CONFIG_DIGEST`."""
+    return hashlib.sha256(config).hexdigest()
+
+
+def _digest_of(file: Path) -> str | None:
+    if not file.is_file() or file.stat().st_size > MOST_TEXT_BYTES:
+        return None
+    return digest(file.read_bytes())
+
+
+def _stated_digest(weights: Path) -> str | None:
+    """Return the digest of the config that a safetensors file belongs to; None if it states none or is damaged."""
+    try:
+        _check_header(weights)
+        with weights.open("rb") as stream:
+            header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
+        stated = header["__metadata__"][CONFIG_DIGEST]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return stated if isinstance(stated, str) else None
 
 
 def _finite(text: str) -> float:
@@ -109,13 +152,13 @@ def _read_pytorch(file: Path) -> dict[str, Tensor]:
             check_archive(stream, file)
     except CheckpointError as error:
         raise WeightFileError(
-            f"{error}. If PyTorch before 1.6 wrote it, load and save it with transformers, which writes {SAFETENSORS}"
+            f"{error}. If it was written by PyTorch before 1.6, load it with transformers and save it again as {SAFETENSORS}"
         ) from error
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightFileError(
-            f"{file}: refused without running anything in it: it holds more than tensors ({_first_line(error)})"
+            f"{file}: refused, and none of its code was run: it holds other objects than tensors ({_first_line(error)})"
         ) from error
     except (RuntimeError, OSError, EOFError, LookupError, TypeError, AttributeError, ValueError) as error:
         raise WeightFileError(f"{file}: not written by torch.save, or damaged: {_first_line(error)}") from error

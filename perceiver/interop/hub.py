@@ -17,7 +17,7 @@ from typing import Any
 
 import huggingface_hub
 from huggingface_hub import PyTorchModelHubMixin
-from safetensors.torch import save_file
+from safetensors.torch import save as save_tensors
 from torch import nn
 
 from perceiver.checkpoints.file import (
@@ -30,8 +30,9 @@ from perceiver.checkpoints.file import (
     recipe_of,
 )
 from perceiver.interop.card import model_card
-from perceiver.interop.files import CONFIG, SAFETENSORS, read_config, read_weights
+from perceiver.interop.files import CONFIG, CONFIG_DIGEST, NEXT_CONFIG, SAFETENSORS, digest, read_config, read_weights
 from perceiver.model import Perceiver
+from perceiver.runtime.files import atomic_write, flush_folder, remove_leftovers
 
 _MAX_METRICS = 2**20  # bytes
 
@@ -39,8 +40,12 @@ _MAX_METRICS = 2**20  # bytes
 def save_pretrained(model: Perceiver, directory: str | Path) -> Path:
     """Write config, spec and weights of a model to a directory, created if missing, and return the directory.
 
+    If writing is interrupted at any moment, `from_pretrained` returns the earlier model or the new one. Other files in the
+    directory stay.
+
     Raises:
         CheckpointError: if the model has no config (`model.config`).
+        DiskFullError: if the disk is full; the earlier model is intact.
     """
     folder = Path(directory)
     if model.config is None:
@@ -48,16 +53,18 @@ def save_pretrained(model: Perceiver, directory: str | Path) -> Path:
             "save_pretrained: the model has no config; expected a model from perceiver.load, from_transformers or "
             "perceiver.checkpoints.build.build_model"
         )
-    config = json.dumps({KEY: entry({"model": model.config}, model.spec)}, indent=2)
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    new = folder / f".{SAFETENSORS}.{os.getpid()}.tmp"
-    try:
-        save_file(weights, new, metadata={"format": "pt"})
-        (folder / CONFIG).write_text(config + "\n", encoding="utf-8")
-        os.replace(new, folder / SAFETENSORS)
-    finally:
-        new.unlink(missing_ok=True)
+    config = (json.dumps({KEY: entry({"model": model.config}, model.spec)}, indent=2) + "\n").encode()
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    weights = save_tensors(state, metadata={"format": "pt", CONFIG_DIGEST: digest(config)})
+    for name in (NEXT_CONFIG, SAFETENSORS):
+        remove_leftovers(folder, name=name)
+    # The weights decide which config is valid, so that replacing them replaces the model in a single step.
+    with atomic_write(folder / NEXT_CONFIG) as file:
+        file.write(config)
+    with atomic_write(folder / SAFETENSORS, expected_bytes=len(weights)) as file:
+        file.write(weights)
+    os.replace(folder / NEXT_CONFIG, folder / CONFIG)
+    flush_folder(folder)
     return folder
 
 
@@ -78,7 +85,7 @@ def from_pretrained(directory: str | Path, *, trust: Sequence[str] = ()) -> Perc
     if KEY not in content:
         hint = ""
         if content.get("model_type") == "perceiver":
-            hint = "; it is a config of transformers: use perceiver.interop.huggingface.from_transformers"
+            hint = "; this is a transformers config: use perceiver.interop.huggingface.from_transformers"
         raise CheckpointError(f"{folder / CONFIG}: expected the entry {KEY!r}, got {', '.join(list(content)[:8])}{hint}")
     recipe = recipe_of(content, folder / CONFIG)
     _, weights = read_weights(folder)
@@ -169,8 +176,31 @@ class HubPerceiver(nn.Module, PyTorchModelHubMixin, library_name="perceiver-mult
         """See `Perceiver.forward`."""
         return self.model(*arguments, **named)
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        save_pretrained(self.model, save_directory)
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        config: Any = None,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        model_card_kwargs: dict[str, Any] | None = None,
+        **push_to_hub_kwargs: Any,
+    ) -> str | None:
+        """Write the model with `perceiver.interop.hub.save_pretrained`, and a model card unless there is one.
+
+        The arguments are those of the mixin, which would delete an earlier config before it writes. `config` is ignored:
+        the model has its own.
+        """
+        folder = save_pretrained(self.model, save_directory)
+        card = folder / "README.md"
+        if not card.exists():
+            self.generate_model_card(**(model_card_kwargs or {})).save(card)
+        if not push_to_hub:
+            return None
+        url: str = self.push_to_hub(
+            repo_id=repo_id or folder.name, model_card_kwargs=model_card_kwargs, **push_to_hub_kwargs
+        )
+        return url
 
     @classmethod
     def _from_pretrained(  # type: ignore[override]

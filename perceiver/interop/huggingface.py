@@ -132,8 +132,7 @@ def _architecture(values: Mapping[str, Any], directory: Path) -> str:
     known = [name for name in names if name in ARCHITECTURES]
     if not known:
         raise ArchitectureError(
-            f"{directory}: config.json: expected one of the architectures {', '.join(ARCHITECTURES)}; "
-            f"got {str(named)[:120]}"
+            f"{directory}: config.json: expected one of the architectures {', '.join(ARCHITECTURES)}; got {str(named)[:120]}"
         )
     return str(known[0])
 
@@ -144,13 +143,13 @@ def _fill(model: nn.Module, pairs: Sequence[Pair], weights: Mapping[str, Tensor]
     missing = [name for name in expected if name not in weights]
     problems = checkpoints.listed_names("missing", missing, lambda name: str(expected[name]))
     problems += checkpoints.listed_names(
-        "not of this architecture",
+        "not in this architecture",
         [name for name in weights if name not in expected],
         lambda name: str(tuple(weights[name].shape)),
     )
     common = [name for name in expected if name in weights]
     problems += checkpoints.listed_names(
-        "of another shape",
+        "different shape",
         [name for name in common if tuple(weights[name].shape) != expected[name]],
         lambda name: f"file {tuple(weights[name].shape)}, config {expected[name]}",
     )
@@ -160,5 +159,5 @@ def _fill(model: nn.Module, pairs: Sequence[Pair], weights: Mapping[str, Tensor]
     state = {pair.ours: pair.join([weights[name] for name in pair.theirs], ours[pair.ours].shape) for pair in pairs}
     left = sorted(set(ours) - set(state))
     if left:
-        raise AssertionError(f"no weights of transformers correspond to {left}")
+        raise AssertionError(f"transformers has no weights for {left}")
     checkpoints.take_over(model, state)

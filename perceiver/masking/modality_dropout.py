@@ -1,4 +1,4 @@
-"""Modality dropout: samples lose whole modalities in training, so that a model learns to do without each of them."""
+"""Modality dropout: samples lose modalities in training, so that a model learns to work without each of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ModalityDropout(nn.Module):
     evaluation. Dropping video from 30% of the samples improved the Perceiver from 39.9 to 43.2 mAP on AudioSet (Jaegle et
     al. 2021, arXiv:2103.03206).
 
-    A dropped modality is masked, and its tensors stay in the batch. So every parameter takes part in every step of every
+    A dropped modality is masked, and its tensors stay in the batch. So every parameter is used in every step of every
     process and gets a gradient, zero if no sample has its modality, because data-parallel training waits for all gradients.
 
     Args:
@@ -46,8 +46,8 @@ class ModalityDropout(nn.Module):
         for name, rate in self.rates.items():
             if not 0.0 <= rate < 1.0:
                 raise ValueError(
-                    f"ModalityDropout.rates: expected probabilities of at least 0 and below 1, got {rate} for {name!r}; "
-                    "to drop a modality always, leave it out of the data."
+                    f"ModalityDropout.rates: expected probabilities of at least 0 and below 1, got {rate} for "
+                    f"{name!r}; to always drop a modality, leave it out of the data."
                 )
 
     def forward(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -76,12 +76,12 @@ class ModalityDropout(nn.Module):
         return masks
 
     def extra_repr(self) -> str:
-        """The rates, for `print(model)`."""
+        """Return the rates, for `print(model)`."""
         return f"rates={self.rates}"
 
 
 def _present(x: Tensor | Mapping[str, Tensor], mask: Tensor | None) -> Tensor:
-    """Presence `(B,)` of a modality in each sample."""
+    """Return the presence `(B,)` of a modality in each sample."""
     present = presence(x, mask)
     if present is not None:
         return present

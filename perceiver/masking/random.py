@@ -60,9 +60,7 @@ class RandomMasking:
         rank = scores.argsort(dim=1).argsort(dim=1)
         return ((rank < hidden[:, None]) & valid).reshape(batch, *grid)
 
-    def _scores(
-        self, batch: int, grid: Sequence[int], device: torch.device, generator: torch.Generator | None
-    ) -> Tensor:
+    def _scores(self, batch: int, grid: Sequence[int], device: torch.device, generator: torch.Generator | None) -> Tensor:
         """Return scores `(B, M)`; the lowest are hidden first. Elements of a block are consecutive, in random order."""
 
         def draw(sizes: Sequence[int]) -> Tensor:

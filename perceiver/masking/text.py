@@ -175,9 +175,9 @@ class TokenMasking:
         """
         if max(self.special_ids) >= vocabulary_size:
             raise ValueError(
-                f"TokenMasking: mask_id {self.mask_id} and special_ids {list(self.special_ids)} must be ids of the model's "
-                f"vocabulary of {vocabulary_size}. Give the ids of the model's tokenizer; for bytes (a vocabulary of "
-                f"{VOCABULARY_SIZE}) they are 3 and 0 to 5."
+                f"TokenMasking: mask_id {self.mask_id} and special_ids {list(self.special_ids)} must be ids in the "
+                f"model's vocabulary of {vocabulary_size}. Give the ids of the model's tokenizer; for bytes (a "
+                f"vocabulary of {VOCABULARY_SIZE}) they are 3 and 0 to 5."
             )
         if len(self.special_ids) >= vocabulary_size:
             raise ValueError(
@@ -185,9 +185,9 @@ class TokenMasking:
             )
         if self.words is not None and self.words.vocabulary_size != vocabulary_size:
             raise ValueError(
-                f"TokenMasking.words: expected words of the model's vocabulary of {vocabulary_size} ids, got "
-                f"{type(self.words).__name__} with {self.words.vocabulary_size} ids. Choose words of the model's tokenizer, "
-                "or null."
+                f"TokenMasking.words: expected words for the model's vocabulary of {vocabulary_size} ids, got "
+                f"{type(self.words).__name__} with {self.words.vocabulary_size} ids. Choose the words of the model's "
+                "tokenizer, or null."
             )
 
     def __call__(
@@ -267,7 +267,7 @@ def _draw(ids: Tensor, valid: Tensor | None, generators: Sequence[torch.Generato
     if generators is None:
         return torch.rand(ids.shape, device=ids.device)
     if len(generators) != len(ids):
-        raise ValueError(f"TokenMasking: expected a generator for each of {len(ids)} texts, got {len(generators)}.")
+        raise ValueError(f"TokenMasking: expected one generator for each of the {len(ids)} texts, got {len(generators)}.")
     scores = torch.zeros(ids.shape)
     lengths = [ids.shape[1]] * len(ids) if valid is None else valid.sum(dim=1).tolist()
     for row, (length, generator) in enumerate(zip(lengths, generators, strict=True)):

@@ -6,14 +6,13 @@ One file per kind, the table in `kinds`. A custom kind is a class derived from `
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# ruff: noqa: I001  (it would split the imports below, whose aliases make the names public to type checkers)
-
 if TYPE_CHECKING:
-    from perceiver.modalities.modality import Modality as Modality, ModalitySpec as ModalitySpec
+    from perceiver.modalities.modality import Modality as Modality
+    from perceiver.modalities.spec import ModalitySpec as ModalitySpec
     from perceiver.modalities.statistics import channel_statistics as channel_statistics
 
 # Names are imported when they are first used: exported models read cells and frame images without torch.
-_MODULES = {"Modality": "modality", "ModalitySpec": "modality", "channel_statistics": "statistics"}
+_MODULES = {"Modality": "modality", "ModalitySpec": "spec", "channel_statistics": "statistics"}
 
 __all__ = ["Modality", "ModalitySpec", "channel_statistics"]
 

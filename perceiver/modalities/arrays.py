@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from perceiver.modalities.spec import ModalitySpec
 
-def scale(x: Tensor, modality: Mapping[str, Any], *, name: str = "image") -> Tensor:
+
+def scale(x: Tensor, spec: ModalitySpec, *, name: str = "image") -> Tensor:
     """Scale integers of the spec's `range`, booleans, or floats in [0, 1] to float32 in [0, 1]; any shape."""
-    low, high = modality.get("range", (0, 255))
+    low, high = spec.get("range", (0, 255))
     if x.dtype == torch.bool:
         return x.to(torch.float32)
     if not (x.is_floating_point() or x.is_complex()):
@@ -47,12 +49,12 @@ def as_tensor(raw: Any, name: str) -> Tensor:
         try:
             return torch.as_tensor(np.require(raw, requirements=["C", "W"]))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{name}: no tensor can be made of it: {error}") from None
+            raise ValueError(f"{name}: cannot be converted to a tensor: {error}") from None
     raise TypeError(f"{name}: expected a tensor, an array or (for images) a PIL image, got {type(raw).__name__}.")
 
 
-def check_shape(x: Tensor, modality: Mapping[str, Any], name: str) -> None:
-    shape = modality.get("shape")
+def check_shape(x: Tensor, spec: ModalitySpec, name: str) -> None:
+    shape = spec.get("shape")
     if shape is None:
         return
     fits = x.ndim == len(shape) and all(own is None or own == size for own, size in zip(shape, x.shape, strict=True))

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from perceiver.modalities.arrays import as_tensor, positive
-from perceiver.modalities.modality import Modality, ModalitySpec
+from perceiver.modalities.modality import Modality
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.statistics import require_any
 
 
@@ -27,7 +28,7 @@ class AudioModality(Modality):
     settings: ClassVar = {"sample_rate": None, "channels": 1, "max_seconds": None}
     peak = 1.0
 
-    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return channels, sample rate and maximum length."""
         positive(settings, "sample_rate", optional=False)
         positive(settings, "channels", optional=False)
@@ -73,7 +74,7 @@ class AudioModality(Modality):
         require_any(count)
         rms = (squares / count).sqrt()
         if not bool((rms > 0).all()):
-            raise ValueError("the training recordings are silent: nothing to normalise or to learn from.")
+            raise ValueError("all training recordings are silent and cannot be normalised.")
         return {"mean": [0.0] * len(rms), "std": rms.tolist()}
 
 
@@ -81,8 +82,8 @@ def _sixteen_bits(x: Tensor, name: str) -> Tensor:
     """Interpret lists of integers, which have no type to define full scale, as 16-bit samples."""
     if x.numel() and (x.amin() < -(2**15) or x.amax() >= 2**15):
         raise ValueError(
-            f"{name}: expected integers of 16 bits, got values from {int(x.amin())} to {int(x.amax())}. Pass an array of "
-            "the type that its full scale has, such as int32, or floating-point samples in [-1, 1]."
+            f"{name}: expected 16-bit integers, got values from {int(x.amin())} to {int(x.amax())}. Pass an array "
+            "whose dtype matches its full scale, such as int32, or floating-point samples in [-1, 1]."
         )
     return x.to(torch.int16)
 
@@ -105,8 +106,8 @@ def _resampled(x: Tensor, rate: int, wanted: int, name: str) -> Tensor:
     """
     if not 1 / _MOST_RESAMPLING <= wanted / max(rate, 1) <= _MOST_RESAMPLING:
         raise ValueError(
-            f"{name}: expected a sample rate of {max(1, wanted // _MOST_RESAMPLING)} to {wanted * _MOST_RESAMPLING} Hz for "
-            f"resampling to {wanted} Hz, got {rate} Hz. Resample it with another program."
+            f"{name}: expected a sample rate of {max(1, wanted // _MOST_RESAMPLING)} to {wanted * _MOST_RESAMPLING} "
+            f"Hz for resampling to {wanted} Hz, got {rate} Hz. Resample it with another tool."
         )
     from torchaudio.functional import resample  # slow to import, rarely needed
 

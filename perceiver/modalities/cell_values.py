@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.written_numbers import date_of, is_missing_number, number_of
 
 
@@ -59,15 +60,15 @@ def number_of_name(value: Any, names: Sequence[str]) -> int | None:
     return numbers.get(text, numbers.get(value_text(text)))
 
 
-def number_in_column(value: Any, column: str, modality: Mapping[str, Any], *, name: str) -> float | None:
-    """Return the number or date in a cell; None if missing. See `TableModality.preprocess` for arguments and errors."""
+def number_in_column(value: Any, column: str, spec: ModalitySpec, *, name: str) -> float | None:
+    """Return the number or date in a cell; None if missing. For arguments and errors see `TableModality.preprocess`."""
     if is_missing(value) or is_missing_number(value):
         return None
-    date = (modality.get("dates") or {}).get(column)
+    date = (spec.get("dates") or {}).get(column)
     try:
         if date is not None:
             return date_of(value, date)
-        return number_of(value, (modality.get("written") or {}).get(column))
+        return number_of(value, (spec.get("written") or {}).get(column))
     except (TypeError, ValueError):
         what = "a date" if date is not None else "a finite number" if _is_infinite(value) else "a number"
         raise ValueError(f"{name}: expected {what}, got {value!r}.") from None

@@ -28,9 +28,7 @@ class Frame:
         self.height, self.width = size
         self.crop_fraction = crop_fraction
 
-    def __call__(
-        self, image: Image.Image, *, resample: Image.Resampling = Image.Resampling.BICUBIC
-    ) -> Image.Image:
+    def __call__(self, image: Image.Image, *, resample: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
         """Resize an image of any size to `size`; use NEAREST as `resample` for pixels that are class numbers."""
         wanted = (self.width, self.height)
         if image.size == wanted and self.crop_fraction == 1:
@@ -80,7 +78,9 @@ def to_rgb(image: Image.Image, *, deep_range: Sequence[float] | None = None) -> 
         values = np.asarray(image)
         low, high = deep_range or (0, 65535)
         if deep_range is None and (image.mode == "F" or values.min() < 0 or values.max() > 65535):
-            raise ValueError(f"its pixels (mode {image.mode}) have no known range; save it with 8 or 16 bits per channel")
+            raise ValueError(
+                f"its pixels (mode {image.mode}) have no known range; save the image with 8 or 16 bits per channel"
+            )
         if not low <= values.min() <= values.max() <= high:
             raise ValueError(
                 f"its pixels, {values.min():g} to {values.max():g}, exceed the range of {low:g} to {high:g} of the training "
@@ -108,8 +108,8 @@ def deep_range_of(images: Iterable[Image.Image]) -> list[int] | None:
         values = np.asarray(image)
         if image.mode == "F" or values.min() < 0 or values.max() > 65535:
             raise ValueError(
-                f"pixels of training images (mode {image.mode}) are {values.min():g} to {values.max():g}, which suggests no "
-                "range: set deep_range to [black, white]"
+                f"pixels of training images (mode {image.mode}) are {values.min():g} to {values.max():g}, which does "
+                "not determine the range: set deep_range to [black, white]"
             )
         largest = max(largest or 0, int(values.max()))
     if largest is None:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from perceiver.modalities.arrays import as_tensor, positive, scale
 from perceiver.modalities.framing import Frame, to_rgb, upright
-from perceiver.modalities.modality import Modality, ModalitySpec
+from perceiver.modalities.modality import Modality
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.statistics import require_any
 
 
@@ -28,7 +29,7 @@ class ImageModality(Modality):
     settings: ClassVar = {"size": None, "channels": 3, "crop_fraction": 1.0, "deep_range": None}
     peak = 1.0
 
-    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return shape, range and framing."""
         return _framed(settings)
 
@@ -52,12 +53,12 @@ class VideoModality(Modality):
     settings: ClassVar = {**ImageModality.settings, "num_frames": 16}
     peak = 1.0
 
-    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the facts of images, with the number of frames in the shape; None: any number."""
+    def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the spec of images, with the number of frames in the shape; None: any number."""
         positive(settings, "num_frames")
-        facts = _framed(settings)
-        channels, height, width = facts["shape"]
-        return {**facts, "shape": [channels, settings["num_frames"], height, width]}
+        spec = _framed(settings)
+        channels, height, width = spec["shape"]
+        return {**spec, "shape": [channels, settings["num_frames"], height, width]}
 
     def tensor(self, raw: Any, spec: ModalitySpec, name: str) -> Tensor:
         """Convert one video to [0, 1]."""
@@ -84,7 +85,7 @@ def _framed(settings: Mapping[str, Any]) -> dict[str, Any]:
     frame = Frame(size=settings["size"], crop_fraction=settings["crop_fraction"])
     deep = settings["deep_range"]
     if deep is not None and (len(deep) != 2 or not deep[0] < deep[1]):
-        raise ValueError(f"deep_range: expected [black, white] of images with more than 8 bits per pixel, got {deep!r}.")
+        raise ValueError(f"deep_range: expected [black, white] for images with more than 8 bits per pixel, got {deep!r}.")
     return {
         **({} if deep is None else {"deep_range": list(deep)}),
         "shape": [settings["channels"], frame.height, frame.width],
@@ -128,5 +129,5 @@ def _pixel_statistics(samples: Iterable[Any]) -> dict[str, Any]:
     mean = total / count
     std = (squares / count - mean.square()).clamp(min=0).sqrt()
     if float(std.max()) <= 1e-6:
-        raise ValueError("the training images are all of one colour: nothing to normalise or to learn from.")
+        raise ValueError("all training images are a single colour and cannot be normalised.")
     return {"mean": mean.tolist(), "std": [value if value > 1e-6 else 1.0 for value in std.tolist()]}

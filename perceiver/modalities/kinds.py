@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 from perceiver.modalities.audio import AudioModality
 from perceiver.modalities.image import ImageModality, VideoModality
-from perceiver.modalities.modality import Axis, Modality, ModalitySpec
+from perceiver.modalities.modality import Axis, Modality
 from perceiver.modalities.points import ArrayModality, PointsModality
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.table import TableModality
 from perceiver.modalities.text import TextModality
 from perceiver.modalities.timeseries import TimeSeriesModality
@@ -73,7 +74,7 @@ def channel_axes(name: str, spec: ModalitySpec) -> Axis | dict[str, Axis]:
     elif axis in (0, -1, "none"):
         return None if axis == "none" else int(axis)
     raise ValueError(
-        f"spec.modalities.{name}: kind {spec.get('kind')!r} is not one of {', '.join(KINDS)}; say with "
-        "channel_axis how its samples are laid out: 0 (channels first), -1 (channels last), none (no channels), or a "
-        "mapping of these by the names of their tensors."
+        f"spec.modalities.{name}: kind {spec.get('kind')!r} is not one of {', '.join(KINDS)}. Declare the layout of "
+        "its samples with channel_axis: 0 (channels first), -1 (channels last), none (no channels), or a mapping "
+        "from tensor names to these."
     )

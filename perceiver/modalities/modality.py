@@ -10,27 +10,17 @@ import torch
 from torch import Tensor
 
 from perceiver.modalities.arrays import as_tensor, check_shape
+from perceiver.modalities.spec import ModalitySpec
 
 Axis = int | None
 """Channel axis of one tensor of a sample, 0 or -1; None: no channels. The other axes are the grid."""
-
-ModalitySpec = Mapping[str, Any]
-"""The entry of one modality in the spec, plain data. Every entry has `kind`; the rest depends on it:
-
-- `shape` of a sample, None for free sizes, and `channel_axis` if it differs from the kind's default;
-- `mean` and `std` of each channel, `range` of integer values, `crop_fraction`, `sample_rate`, `max_seconds`,
-  `vocabulary_size`, `max_length`, `num_values`, `step_seconds`, `duration_seconds`, `numbers`, `categories`, …: how raw
-  samples are converted and normalised;
-- `column`, or `columns`: its columns in a manifest; `files`, `time`, `names`: how its cells are read;
-- the settings of a kind from another package.
-"""
 
 
 class Modality(ABC):
     """A kind of modality. Derive from it, override the defaults as needed, and name the class as `kind`:
     `data.modalities={readings: {kind: my_package.Thermometer}}`.
 
-    Instances have no state: they are made without arguments, and all facts of a modality are in its spec.
+    Instances have no state: they are made without arguments, and everything known of a modality is in its spec.
 
     Attributes:
         channel_axis: channel axis of a sample: 0 (channels first), -1 (channels last) or None (no channels); for samples of
@@ -50,7 +40,7 @@ class Modality(ABC):
         ...     def tensor(self, raw, spec, name):
         ...         return super().tensor(raw, spec, name)[None]
         >>> kind = Readings()
-        >>> kind.preprocess([20.5, 21.0, 21.5], kind.facts(kind.settings), "sample 1").shape
+        >>> kind.preprocess([20.5, 21.0, 21.5], kind.spec(kind.settings), "sample 1").shape
         torch.Size([1, 3])
     """
 
@@ -61,8 +51,8 @@ class Modality(ABC):
     several_columns: ClassVar[bool] = False
     peak: ClassVar[float | None] = None
 
-    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the spec's entries that do not depend on the data: by default the settings.
+    def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the part of the spec that does not depend on the data: by default the settings.
 
         Args:
             settings: the user's settings, completed with defaults.

@@ -9,19 +9,27 @@ import torch
 from torch import Tensor
 
 from perceiver.modalities.arrays import as_tensor, check_shape
-from perceiver.modalities.modality import Modality, ModalitySpec
+from perceiver.modalities.modality import Modality
+from perceiver.modalities.spec import ModalitySpec
 
 
 @final
 class PointsModality(Modality):
-    """Point sets `(P, coordinates + features)`, centred and scaled if the spec has `unit_sphere`."""
+    """Point sets `(P, coordinates + features)`, centred and scaled if the spec has `unit_sphere`.
+
+    From PLY and PCD files, the setting `features` selects columns besides the coordinates: names, or "normals" or "colors".
+    """
 
     channel_axis = -1
-    settings: ClassVar = {"unit_sphere": True}
+    settings: ClassVar = {"unit_sphere": True, "features": ()}
 
-    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return whether point sets are centred and scaled."""
-        return {"unit_sphere": bool(settings["unit_sphere"])}
+    def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return whether point sets are centred and scaled, and the columns that are features."""
+        features = settings["features"]
+        if isinstance(features, str) or not all(isinstance(name, str) for name in features):
+            raise ValueError(f"features: expected a list of names, such as [normals, colors], got {features!r}.")
+        facts: dict[str, Any] = {"unit_sphere": bool(settings["unit_sphere"])}
+        return {**facts, "features": list(features)} if features else facts
 
     def tensor(self, raw: Any, spec: ModalitySpec, name: str) -> Tensor:
         """Convert one point set."""
@@ -31,7 +39,7 @@ class PointsModality(Modality):
         """Return the shape: any number of points, with the coordinates and features of the first set."""
         first = next(iter(samples), None)
         if first is None:
-            raise ValueError("no point set can be read.")
+            raise ValueError("no training point set can be read.")
         if first.ndim != 2:
             raise ValueError(f"expected point sets (points, coordinates), got shape {tuple(first.shape)}.")
         return {"shape": [None, first.shape[1]]}

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from perceiver.modalities.kinds import kind_of
-from perceiver.modalities.modality import ModalitySpec
+from perceiver.modalities.spec import ModalitySpec
 
 
-def preprocess(raw: Any, *, modality: ModalitySpec, name: str) -> Tensor | dict[str, Tensor]:
+def preprocess(raw: Any, *, spec: ModalitySpec, name: str) -> Tensor | dict[str, Tensor]:
     """Convert a raw sample of a modality to its adapter's input: tensors in the model's layout, scaled and normalised.
 
     Raw samples are documented at the class of their kind, see `perceiver.modalities.kinds.KINDS`. Kinds without a class take
@@ -22,30 +22,38 @@ def preprocess(raw: Any, *, modality: ModalitySpec, name: str) -> Tensor | dict[
 
     Args:
         raw: raw sample.
-        modality: spec of the modality.
+        spec: spec of the modality.
         name: name of the sample in error messages.
 
     Raises:
         ValueError: if shape, range or columns do not fit the spec.
         TypeError: if the kind does not take such an object.
     """
-    return kind_of(modality).preprocess(raw, modality, name)
+    kind = kind_of(spec)
+    try:
+        return kind.preprocess(raw, spec, name)
+    except KeyError as error:
+        if error.args and error.args[0] in spec:
+            raise
+        raise ValueError(
+            f"{name}: the spec has no {str(error)[:60]}, which kind {spec.get('kind')!r} needs; it has {', '.join(spec)}."
+        ) from error
 
 
-def normalise(x: Tensor, modality: ModalitySpec) -> Tensor:
+def normalise(x: Tensor, spec: ModalitySpec) -> Tensor:
     """Subtract the spec's `mean` and divide by its `std`, per channel; any leading batch dimensions."""
-    return kind_of(modality).normalise(x, modality)
+    return kind_of(spec).normalise(x, spec)
 
 
-def unnormalised(x: Tensor, modality: ModalitySpec) -> Tensor:
+def unnormalised(x: Tensor, spec: ModalitySpec) -> Tensor:
     """Undo the normalisation of a sample or a batch, in float32: the inverse of `normalise`."""
     x = x.to(torch.float32)
-    if "mean" not in modality:
+    if "mean" not in spec:
         return x
     # The inverse of an affine map is affine.
     inverse = {
-        **modality,
-        "mean": [-mean / std for mean, std in zip(modality["mean"], modality["std"], strict=True)],
-        "std": [1 / std for std in modality["std"]],
+        **spec,
+        "mean": [-mean / std for mean, std in zip(spec["mean"], spec["std"], strict=True)],
+        "std": [1 / std for std in spec["std"]],
     }
     return normalise(x, inverse)

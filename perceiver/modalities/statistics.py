@@ -21,7 +21,7 @@ def channel_statistics(samples: Iterable[Tensor], *, channel_axis: int) -> dict[
     moments = Moments()
     for x in samples:
         moments.add(x.movedim(channel_axis, -1).flatten(0, -2))
-    return moments.facts()
+    return moments.entries()
 
 
 class Moments:
@@ -35,17 +35,17 @@ class Moments:
     def add(self, values: Tensor, present: Tensor | None = None) -> None:
         """Add a block `(n, C)`; values with `present` False are ignored."""
         values = values.double()
-        there = torch.ones_like(values) if present is None else present.double()
-        count = there.sum(dim=0)
-        mean = (values * there).sum(dim=0) / count.clamp(min=1)
-        moment = ((values - mean).square() * there).sum(dim=0)
+        weight = torch.ones_like(values) if present is None else present.double()
+        count = weight.sum(dim=0)
+        mean = (values * weight).sum(dim=0) / count.clamp(min=1)
+        moment = ((values - mean).square() * weight).sum(dim=0)
         both = self._count + count
         delta = mean - self._mean
         self._mean = self._mean + delta * count / both.clamp(min=1)
         self._moment = self._moment + moment + delta.square() * self._count * count / both.clamp(min=1)
         self._count = both
 
-    def facts(self) -> dict[str, list[float]]:
+    def entries(self) -> dict[str, list[float]]:
         """Return `mean` and `std`; ValueError if nothing was added."""
         require_any(int(isinstance(self._mean, Tensor)))
         assert isinstance(self._mean, Tensor)
@@ -63,4 +63,4 @@ def spread(std: float, largest: float) -> float:
 def require_any(count: int) -> None:
     """Raise ValueError without samples."""
     if count == 0:
-        raise ValueError("none of the training cells can be read.")
+        raise ValueError("no training cell can be read.")

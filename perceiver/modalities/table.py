@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
-from perceiver.modalities.cell_values import is_missing, number_in_column, number_of_name
-from perceiver.modalities.modality import Modality, ModalitySpec
+from perceiver.modalities.cell_values import is_missing, number_in_column, number_of_name, plain_text
+from perceiver.modalities.modality import Modality
+from perceiver.modalities.spec import ModalitySpec
+
+log = logging.getLogger(__name__)
 
 
 @final
@@ -25,15 +30,15 @@ class TableModality(Modality):
     settings: ClassVar = {"columns": None, "numbers": None, "categories": None, "decimal": None, "thousands": None}
     several_columns = True
 
-    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return all columns, and the columns forced to be numbers or categories."""
         lists = {key: [str(column) for column in settings.get(key) or ()] for key in ("columns", "numbers", "categories")}
         columns = list(dict.fromkeys([*lists["columns"], *lists["numbers"], *lists["categories"]]))
         if not columns or set(lists["numbers"]) & set(lists["categories"]):
             own = {key: value for key, value in settings.items() if value is not None}
             raise ValueError(
-                f"expected columns, or numbers and categories, each a list of different columns, e.g. "
-                f"{{kind: table, columns: [age, sex]}}; got {own}."
+                "expected columns, or numbers and categories, each a list of distinct columns, e.g. {kind: table, "
+                f"columns: [age, sex]}}; got {own}."
             )
         separators = {key: str(settings[key]) for key in ("decimal", "thousands") if settings.get(key) is not None}
         for key, separator in separators.items():
@@ -72,11 +77,42 @@ class TableModality(Modality):
             None if is_missing(raw.get(column)) else number_of_name(raw[column], known)
             for column, known in categories.items()
         ]
-        there = [one is not None for one in values] + [not is_missing(raw.get(column)) for column in categories]
+        present = [one is not None for one in values] + [not is_missing(raw.get(column)) for column in categories]
         x = torch.tensor([math.nan if one is None else one for one in values], dtype=torch.float64)
         x = self.normalise(x, spec) if numbers else x
         return {
             "numbers": torch.where(x.isnan(), x.new_zeros(()), x).to(torch.float32),
             "categories": torch.tensor([0 if number is None else number + 1 for number in chosen], dtype=torch.int64),
-            "present": torch.tensor(there, dtype=torch.bool),
+            "present": torch.tensor(present, dtype=torch.bool),
         }
+
+
+class UnknownCategories:
+    """Counts the cells of a column whose categories are unknown in training.
+
+    Args:
+        known: categories of the training rows.
+    """
+
+    def __init__(self, known: Sequence[str]) -> None:
+        self.known = known
+        self._cells = 0
+        self._unknown: Counter[str] = Counter()
+
+    def add(self, value: Any) -> None:
+        """Count a cell."""
+        if is_missing(value):
+            return
+        self._cells += 1
+        if number_of_name(text := plain_text(value), self.known) is None:
+            self._unknown[text] += 1
+
+    def warn(self, place: str) -> None:
+        """Log the unknown categories, if any; the message begins with `place`."""
+        if self._unknown:
+            log.warning(
+                "%s: %d of %d cells have %d values unknown in training, such as %s; a model takes them for missing "
+                "categories. Known are %s.",
+                *(place, self._unknown.total(), self._cells, len(self._unknown), repr(next(iter(self._unknown)))),
+                ", ".join(self.known[:20]),
+            )

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from perceiver.modalities.arrays import as_tensor, positive
-from perceiver.modalities.modality import Modality, ModalitySpec
+from perceiver.modalities.modality import Modality
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.text_bytes import VOCABULARY_SIZE, encode_bytes
+from perceiver.modalities.tokenizers import tokenizer_of
 
 
 @final
 class TextModality(Modality):
-    """Texts: strings, converted to UTF-8 bytes, or the ids of a tokenizer -> `(L,)` int64.
+    """Texts: strings, converted to UTF-8 bytes or by the spec's `tokenizer`, or ids -> `(L,)` int64.
 
     They are cut to the spec's `max_length` ids.
     """
@@ -23,7 +25,7 @@ class TextModality(Modality):
     channel_axis = None
     settings: ClassVar = {"files": False, "max_length": None, "vocabulary_size": VOCABULARY_SIZE}
 
-    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return vocabulary size and maximum length, and whether cells name files."""
         positive(settings, "max_length")
         positive(settings, "vocabulary_size", optional=False)
@@ -32,18 +34,21 @@ class TextModality(Modality):
     def preprocess(self, raw: Any, spec: ModalitySpec, name: str) -> Tensor:
         """Convert one text."""
         size = int(spec["vocabulary_size"])
-        if isinstance(raw, str):
+        if isinstance(raw, str) and "tokenizer" in spec:
+            ids = torch.tensor(tokenizer_of(spec["tokenizer"]).encode(raw), dtype=torch.int64)
+        elif isinstance(raw, str):
             if size != VOCABULARY_SIZE:
                 raise ValueError(
-                    f"{name}: expected token ids, since the model's vocabulary of {size} is not that of UTF-8 bytes "
-                    f"({VOCABULARY_SIZE}); pass the ids of its tokenizer."
+                    f"{name}: expected token ids, because the model has a vocabulary of {size}, unlike UTF-8 bytes "
+                    f"({VOCABULARY_SIZE}). Pass ids from its tokenizer."
                 )
             ids = encode_bytes(raw)
         else:
             ids = as_tensor(raw, name)
         if ids.ndim != 1 or len(ids) == 0 or ids.is_floating_point() or ids.dtype == torch.bool:
             raise ValueError(
-                f"{name}: expected a text or its ids, integers (length,), not empty; got {ids.dtype} {tuple(ids.shape)}."
+                f"{name}: expected a text, or its ids as a non-empty integer array (length,); got {ids.dtype} "
+                f"{tuple(ids.shape)}."
             )
         ids = ids.to(torch.int64)[: spec.get("max_length")]
         if int(ids.min()) < 0 or int(ids.max()) >= size:

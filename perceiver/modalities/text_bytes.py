@@ -18,7 +18,7 @@ VOCABULARY_SIZE = NUM_SPECIAL + 256
 
 
 def encode_bytes(text: str) -> Int[Tensor, "length"]:
-    """Text -> `(L,)` int64, the id of each of its L UTF-8 bytes; `(0,)` for the empty text.
+    """Return the ids `(L,)` int64 of the L UTF-8 bytes of a text; `(0,)` for the empty text.
 
     Raises:
         ValueError: if the text contains a lone surrogate, which UTF-8 cannot encode.
@@ -36,7 +36,7 @@ def encode_bytes(text: str) -> Int[Tensor, "length"]:
 
 
 def decode_bytes(ids: Int[Tensor, "length"]) -> str:
-    """`(L,)` ids -> text; special ids are skipped, and invalid UTF-8, as in cut texts, becomes U+FFFD.
+    """Return the text of ids `(L,)`; special ids are skipped, and invalid UTF-8, as in cut texts, becomes U+FFFD.
 
     Raises:
         ValueError: for ids outside the vocabulary, or a different shape.

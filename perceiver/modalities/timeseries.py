@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from perceiver.modalities.arrays import as_tensor, positive
-from perceiver.modalities.modality import Modality, ModalitySpec
+from perceiver.modalities.modality import Modality
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.statistics import Moments
 
 
@@ -25,13 +26,13 @@ class TimeSeriesModality(Modality):
     channel_axis: ClassVar = {"values": -1, "times": None, "present": -1}
     settings: ClassVar = {"time": None, "values": None, "step_seconds": None}
 
-    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return the column of times, the names of the values if given, and the step."""
         positive(settings, "step_seconds", whole=False)
         values = settings["values"]
         names = {} if values is None else {"names": [str(name) for name in values], "num_values": len(values)}
         if values is not None and not values:
-            raise ValueError("values: expected the names of one column or more, or null for all, got none.")
+            raise ValueError("values: expected the names of one or more columns, or null for all, got an empty list.")
         return {"time": settings["time"], "step_seconds": settings["step_seconds"], **names}
 
     def preprocess(self, raw: Any, spec: ModalitySpec, name: str) -> dict[str, Tensor]:
@@ -48,7 +49,9 @@ class TimeSeriesModality(Modality):
         """
         parts = raw if isinstance(raw, Mapping) else {"values": raw}
         if "values" not in parts or set(parts) - {"values", "times", "present"}:
-            raise ValueError(f"{name}: expected values, times and maybe present, got {sorted(str(part) for part in parts)}.")
+            raise ValueError(
+                f"{name}: expected values, times and optionally present, got {sorted(str(part) for part in parts)}."
+            )
         num_values = int(spec["num_values"])
         values = as_tensor(parts["values"], name).to(torch.float64)
         values = values[:, None] if values.ndim == 1 and num_values == 1 else values
@@ -60,13 +63,13 @@ class TimeSeriesModality(Modality):
         times = _times(parts.get("times"), len(values), spec, name)
         present = ~values.isnan()
         if parts.get("present") is not None:
-            said = as_tensor(parts["present"], name).to(torch.bool)
-            said = said[:, None] if said.ndim == 1 and num_values == 1 else said
-            if said.shape != values.shape:
+            given = as_tensor(parts["present"], name).to(torch.bool)
+            given = given[:, None] if given.ndim == 1 and num_values == 1 else given
+            if given.shape != values.shape:
                 raise ValueError(
-                    f"{name}: expected present of shape {tuple(values.shape)}, as values, got {tuple(said.shape)}."
+                    f"{name}: expected present of shape {tuple(values.shape)}, like values, got {tuple(given.shape)}."
                 )
-            present = present & said
+            present = present & given
         if bool((times[1:] <= times[:-1]).any()):
             values, times, present = _in_order(values, times, present)
         values = torch.where(present, self.normalise(values, spec), values.new_zeros(())).to(torch.float32)
@@ -78,7 +81,7 @@ class TimeSeriesModality(Modality):
         for x in samples:
             moments.add(x["values"], x.get("present"))
             duration = max(duration, float(x["times"][-1] - x["times"][0]))
-        return {**moments.facts(), "duration_seconds": duration or 1.0}
+        return {**moments.entries(), "duration_seconds": duration or 1.0}
 
 
 def _times(raw: Any, steps: int, spec: ModalitySpec, name: str) -> Tensor:
@@ -86,7 +89,7 @@ def _times(raw: Any, steps: int, spec: ModalitySpec, name: str) -> Tensor:
     if raw is None:
         if spec.get("step_seconds") is None:
             raise ValueError(
-                f"{name}: expected times, since the spec has no step_seconds; pass {{'values': …, 'times': …}}."
+                f"{name}: expected times, because the spec has no step_seconds; pass {{'values': …, 'times': …}}."
             )
         return torch.arange(steps, dtype=torch.float64) * float(spec["step_seconds"])
     if np.asarray(raw).dtype.kind == "M":

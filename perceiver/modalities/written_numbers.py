@@ -75,14 +75,14 @@ def how_numbers_are_written(
     Raises:
         ValueError: if a comma before three digits could be either separator, in all cells with a comma.
     """
-    there = [value for value in values if not is_missing_number(value)]
-    texts = [value for value in there if isinstance(value, str)]
-    others = sum(_is_number(value, {}) for value in there if not isinstance(value, str))
+    known = [value for value in values if not is_missing_number(value)]
+    texts = [value for value in known if isinstance(value, str)]
+    others = sum(_is_number(value, {}) for value in known if not isinstance(value, str))
     given = decimal is not None or thousands is not None
     plain = sum(_is_number(text, {}) for text in texts)
     # A cell that Python cannot parse decides for the column: besides 1.234,5, the cell 1.234 has no fraction.
     if not texts or (not given and plain == len(texts)):
-        return {}, (others + plain) / max(len(there), 1)
+        return {}, (others + plain) / max(len(known), 1)
     units = Counter(unit for text in texts if (match := _WRITTEN.fullmatch(text.strip())) and (unit := _unit(match)))
     unit = units.most_common(1)[0][0] if units else ""
     styles = [
@@ -94,14 +94,14 @@ def how_numbers_are_written(
     if not given and best > 0 and counts[1] == counts[2] == best > counts[0]:
         example = next(text for text in texts if "," in text)
         raise ValueError(
-            f"{example!r} may be written with a decimal comma or with a comma for thousands; set decimal or thousands of "
-            "the table to ','"
+            f"{example!r} may be written with a decimal comma or with a comma for thousands. Set decimal or thousands "
+            "of the table to ','"
         )
     style = styles[counts.index(best)]
     # Scientific notation, infinity and the like keep Python's format.
     if plain >= best and not given:
-        return {}, (others + plain) / len(there)
-    return style, (others + best) / len(there)
+        return {}, (others + plain) / len(known)
+    return style, (others + best) / len(known)
 
 
 def date_of(value: Any, written: Mapping[str, Any]) -> float:
@@ -125,18 +125,18 @@ def how_dates_are_written(values: Sequence[Any]) -> dict[str, str] | None:
     Raises:
         ValueError: if day and month are ambiguous.
     """
-    there = [value for value in values if not is_missing_number(value)]
-    counts = [sum(_is_date(value, form) for value in there) for form in _DATES]
+    known = [value for value in values if not is_missing_number(value)]
+    counts = [sum(_is_date(value, form) for value in known) for form in _DATES]
     best = max(counts)
-    if best == 0 or best < 0.9 * len(there):
+    if best == 0 or best < 0.9 * len(known):
         return None
     if counts[3] == counts[4] == best > counts[0]:
         raise ValueError(
-            f"{there[0]!r} may begin with the day or with the month; write dates like 2026-01-31, or name the column under "
+            f"{known[0]!r} may start with the day or the month; write dates like 2026-01-31, or name the column under "
             "categories"
         )
     form = _DATES[counts.index(best)]
-    instants = [_instant(value, form) for value in there if _is_date(value, form)]
+    instants = [_instant(value, form) for value in known if _is_date(value, form)]
     whole = all(instant.time() == datetime.min.time() and instant.tzinfo is None for instant in instants)
     return {"written": form, "unit": "days" if whole else "seconds"}
 

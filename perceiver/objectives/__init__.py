@@ -32,6 +32,7 @@ from perceiver.objectives.multimodal_autoencoding import MultimodalAutoencoding
 from perceiver.objectives.objective import Objective
 from perceiver.objectives.pixel_classes import segmentation
 from perceiver.objectives.supervised import Supervised
+from perceiver.objectives.text_generation import TextGeneration
 from perceiver.objectives.values import regression
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "MultimodalAutoencoding",
     "Objective",
     "Supervised",
+    "TextGeneration",
     "classification",
     "dense_regression",
     "multilabel",

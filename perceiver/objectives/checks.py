@@ -25,8 +25,8 @@ def require_modality(batch: Batch) -> None:
     if bool(missing.any()):
         index = int(missing.nonzero()[0])
         raise ValueError(
-            f"sample {sample_name(batch.ids, index)!r}: has none of the modalities {sorted(batch.inputs)}: its masks are "
-            "False everywhere. Expected something valid in at least one: leave the sample out, or mend what masks it."
+            f"sample {sample_name(batch.ids, index)!r}: expected a valid element in at least one of "
+            f"{sorted(batch.inputs)}, but all masks are False. Leave the sample out, or correct its masks."
         )
 
 
@@ -42,7 +42,7 @@ def check_classes(batch: Batch, *, num_classes: int) -> None:
     if target.is_floating_point() or target.ndim != 1:
         raise ValueError(
             f"batch.target: expected one class number per sample ({batch.size},), got {target.dtype} "
-            f"{tuple(target.shape)}. A class for each pixel is what task=segmentation learns."
+            f"{tuple(target.shape)}. For a class per pixel, use task=segmentation."
         )
     outside = (target < 0) | (target >= num_classes)
     if bool(outside.any()):
@@ -65,7 +65,7 @@ def check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
     """Raise ValueError unless there is one finite mean and one standard deviation above 0 for each output."""
     if not len(mean) == len(std) > 0 or not all(map(math.isfinite, [*mean, *std])) or min(std) <= 0:
         raise ValueError(
-            "task.mean, task.std: expected one finite number each for every output, standard deviations above 0; got "
+            "task.mean, task.std: expected a finite mean and a standard deviation above 0 for each output, got "
             f"{list(mean)} and {list(std)}."
         )
 

@@ -25,9 +25,9 @@ def weights_of_classes(
     if _balanced("class_weights", weights):
         if counts is None or len(counts) != num_classes:
             raise ValueError(
-                f"task.class_weights=balanced: expected class_counts, the training samples of each of the {num_classes} "
-                f"classes, got {counts}. The data module's spec has them as target.counts; if it does not, give the "
-                "weights as a list."
+                "task.class_weights=balanced: expected class_counts, the number of training samples in each of the "
+                f"{num_classes} classes, got {counts}. They are usually target.counts of the data module's spec. If "
+                "it has none, give the weights as a list."
             )
         samples = torch.tensor(counts, dtype=torch.float32)
         balanced = samples.sum() / ((samples > 0).sum() * samples)
@@ -35,8 +35,8 @@ def weights_of_classes(
     given = _numbers(weights)
     if given is not None and not (_are_finite(given, num_classes) and bool((given >= 0).all()) and bool(given.sum() > 0)):
         raise ValueError(
-            f"task.class_weights: expected {num_classes} numbers of at least 0, one per class and one of them above 0, got "
-            f"{given.tolist()}."
+            f"task.class_weights: expected {num_classes} numbers of at least 0, one per class and at least one above "
+            f"0, got {given.tolist()}."
         )
     return given
 
@@ -58,9 +58,10 @@ def weights_of_positives(
     if _balanced("positive_weights", weights):
         if counts is None or num_samples is None or len(counts) != num_classes:
             raise ValueError(
-                f"task.positive_weights=balanced: expected positive_counts, the training samples with each of the "
-                f"{num_classes} labels, and num_samples, got {counts} and {num_samples}. The data module's spec has them "
-                "as target.positives and target.samples; if it does not, give the weights as a list."
+                "task.positive_weights=balanced: expected positive_counts, the number of training samples with each "
+                f"of the {num_classes} labels, and num_samples, got {counts} and {num_samples}. They are usually "
+                "target.positives and target.samples of the data module's spec. If it has none, give the weights as "
+                "a list."
             )
         positives = torch.tensor(counts, dtype=torch.float32)
         ratio = (num_samples - positives) / positives.clamp(min=1)

@@ -21,8 +21,10 @@ from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.metrics import WeightedMean, confusion_matrix, correct_share, mean_recall
 from perceiver.objectives.objective import CONFUSION, Metrics
 from perceiver.objectives.supervised import Mix, Supervised
+from perceiver.runtime.regularising import regularising
 
 
+@regularising(label_smoothing=0.0, mix=None)
 def classification(
     *,
     num_classes: int,
@@ -77,15 +79,15 @@ class Classes(Criterion):
             return batch
         if target.ndim != 2 or target.shape[1] != self.num_outputs:
             raise ValueError(
-                f"batch.target: expected class numbers (B,), or shares of the classes (B, {self.num_outputs}), got "
+                f"batch.target: expected class numbers (B,), or class probabilities (B, {self.num_outputs}), got "
                 f"floating point of shape {tuple(target.shape)}."
             )
         wrong = ((target.sum(dim=1) - 1).abs() > 1e-3) | (target < 0).any(dim=1) | ~target.isfinite().all(dim=1)
         if bool(wrong.any()):
             index = int(wrong.nonzero()[0])
             raise ValueError(
-                f"target of sample {sample_name(batch.ids, index)!r}: expected shares of the classes, at least 0 and 1 in "
-                f"all, got {target[index].tolist()}."
+                f"target of sample {sample_name(batch.ids, index)!r}: expected class probabilities of at least 0 that "
+                f"sum to 1, got {target[index].tolist()}."
             )
         return replace(batch, target=target.float())
 
@@ -118,6 +120,10 @@ class Classes(Criterion):
         confusion = metrics[CONFUSION].compute().cpu().double()
         balanced = {"balanced_accuracy": mean_recall(confusion)} if self.balanced_accuracy else {}
         return {**super().results(metrics), "accuracy": correct_share(confusion), **balanced}
+
+    def result_names(self, metrics: Metrics) -> list[str]:
+        """Return the names of `results`."""
+        return [*super().result_names(metrics), "accuracy", *(["balanced_accuracy"] if self.balanced_accuracy else [])]
 
 
 class _Accuracy(MulticlassAccuracy):

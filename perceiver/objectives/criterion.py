@@ -55,6 +55,10 @@ class Criterion(nn.Module, ABC):
         """Return the results that the split defines, by name."""
         return {name: metric.compute() for name, metric in metrics.items() if name != CONFUSION}
 
+    def result_names(self, metrics: Metrics) -> list[str]:
+        """Return the names that `results` can have. Override it together with `results`."""
+        return [name for name in metrics if name != CONFUSION]
+
     def why_undefined(self, name: str, batches: Iterable[Batch]) -> str | None:
         """Return why a result cannot rank models on these checked batches, or None if it can."""
         return None

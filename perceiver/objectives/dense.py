@@ -49,9 +49,9 @@ class Dense(Objective):
         head = getattr(model, "head", None)
         if not isinstance(model, Perceiver) or not isinstance(head, QueryDecoder):
             raise ValueError(
-                f"task: {self.task} needs a perceiver.Perceiver whose head is a perceiver.decoders.QueryDecoder, which has "
-                f"an output for each pixel; got {type(model).__name__} with {type(head).__name__}. task={self.task} sets "
-                "the head; leave model/head out, or choose another of its kind."
+                f"task: {self.task} needs a perceiver.Perceiver whose head is a perceiver.decoders.QueryDecoder (one "
+                f"output per pixel), got {type(model).__name__} with {type(head).__name__}. task={self.task} sets "
+                "such a head: leave model/head unset, or choose another QueryDecoder."
             )
 
     def check(self, model: nn.Module, batch: Batch) -> Batch:
@@ -88,6 +88,10 @@ class Dense(Objective):
         """Return the criterion's results."""
         return self.criterion.results(metrics)
 
+    def result_names(self, metrics: Metrics) -> list[str]:
+        """Return the names of the criterion's results."""
+        return self.criterion.result_names(metrics)
+
     def why_undefined(self, name: str, batches: Iterable[Batch]) -> str | None:
         """Results are undefined without a valid position."""
         valid = (_target_of(self.criterion.checked(batch))[1] for batch in batches)
@@ -103,9 +107,9 @@ class Dense(Objective):
         grid, queries = tuple(valid.shape[1:]), head.queries(tokens, next(model.parameters()).device).grid
         if tuple(queries) != grid:
             raise ValueError(
-                f"task: the targets lie on the grid {grid}, but the model has outputs on the grid {tuple(queries)}. Give "
-                "the head queries on the grid of the targets: model.head.queries.grid, or those of a modality whose adapter "
-                "makes a token of each pixel."
+                f"task: the targets have the grid {grid}, but the model's outputs have the grid {tuple(queries)}. "
+                "Give the head queries on the grid of the targets: model.head.queries.grid, or those of a modality "
+                "with one token per pixel."
             )
         outputs: Tensor = model.from_tokens(tokens, index=index)
         if index is None:
@@ -150,8 +154,8 @@ def draw_places(valid: Bool[Tensor, "batch *grid"], *, at_most: int | None) -> P
     if at_most is None or at_most >= valid[0].numel():
         return Places(index=None, weight=valid.flatten(1).float())
     index, real = chosen(valid, at_most=at_most)
-    there = valid.flatten(1).sum(dim=1, keepdim=True)
-    return Places(index=index, weight=real * there / real.sum(dim=1, keepdim=True).clamp(min=1))
+    available = valid.flatten(1).sum(dim=1, keepdim=True)
+    return Places(index=index, weight=real * available / real.sum(dim=1, keepdim=True).clamp(min=1))
 
 
 def checked_target_mask(batch: Batch, *, channel_axes: int) -> Bool[Tensor, "batch *grid"]:
@@ -171,8 +175,8 @@ def checked_target_mask(batch: Batch, *, channel_axes: int) -> Bool[Tensor, "bat
         return torch.ones(grid, dtype=torch.bool, device=batch.target.device)
     if mask.dtype != torch.bool or tuple(mask.shape) != grid:
         raise ValueError(
-            f"batch.target_mask: expected boolean {grid}, as the grid of the target, True is valid; got {mask.dtype} "
-            f"{tuple(mask.shape)}."
+            f"batch.target_mask: expected boolean {grid} like the grid of the target, True for valid; got "
+            f"{mask.dtype} {tuple(mask.shape)}."
         )
     return mask
 

@@ -48,7 +48,7 @@ class EndPointError(nn.Module):
     def forward(
         self, outputs: Float[Tensor, "*places values"], target: Float[Tensor, "*places values"]
     ) -> Float[Tensor, "*places"]:
-        """`(…, E)` and `(…, E)` -> `(…)`. The gradient is 0 where both are equal."""
+        """Return the distances `(…)` of two fields `(…, E)`. The gradient is 0 where both are equal."""
         distance: Tensor = torch.linalg.vector_norm(outputs - target, dim=-1)
         return distance
 
@@ -81,8 +81,8 @@ class Fields(Criterion):
         if bool(wrong.any()):
             where, place = where_wrong(wrong, batch.ids)
             raise ValueError(
-                f"{where}: expected finite numbers, got {target[place].tolist()}. Set target_mask to False where there is "
-                "no value."
+                f"{where}: expected finite numbers, got {target[place].tolist()}. Set target_mask to False where the "
+                "value is missing."
             )
         return replace(batch, target=torch.where(valid[..., None], target, 0.0).float(), target_mask=valid)
 
@@ -95,8 +95,9 @@ class Fields(Criterion):
         pixels = outputs.shape[:-1].numel()
         if losses.shape not in ((pixels,), (pixels, values)):
             raise ValueError(
-                f"task.loss: expected {type(self.loss_function).__name__} to give a loss for each of {pixels} pixels, or "
-                f"each of their {values} values, got {tuple(losses.shape)}. Losses of torch.nn need reduction=none."
+                f"task.loss: expected {type(self.loss_function).__name__} to return a loss for each of {pixels} "
+                f"pixels, or each of their {values} values, got {tuple(losses.shape)}. Losses of torch.nn need "
+                "reduction=none."
             )
         return (losses.mean(dim=-1) if losses.ndim == 2 else losses).reshape(outputs.shape[:-1])
 

@@ -63,8 +63,8 @@ class Labels(Criterion):
             raise ValueError("batch.target: expected one row of labels per sample, got None; the data has no labels.")
         if target.ndim != 2 or target.shape[1] != self.num_outputs:
             raise ValueError(
-                f"batch.target: expected (B, {self.num_outputs}), a column for each label, got {tuple(target.shape)}. For "
-                "one class per sample choose task=classification."
+                f"batch.target: expected (B, {self.num_outputs}), one column per label, got {tuple(target.shape)}. "
+                "For one class per sample, use task=classification."
             )
         wrong = ~((target >= 0) & (target <= 1)).all(dim=1)
         if bool(wrong.any()):
@@ -93,6 +93,10 @@ class Labels(Criterion):
         quality = {name: value for name, value in metrics["quality"].compute().items() if not bool(value.isnan())}
         return {"loss": metrics["loss"].compute(), **quality}
 
+    def result_names(self, metrics: Metrics) -> list[str]:
+        """Return the names of `results`."""
+        return ["loss", "average_precision", "auroc"]
+
     def why_undefined(self, name: str, batches: Iterable[Batch]) -> str | None:
         """Ranking needs a label with a positive sample, and for the ROC curve also a negative sample."""
         if name not in ("average_precision", "auroc"):
@@ -105,5 +109,5 @@ class Labels(Criterion):
             every = positive.all(dim=0) if every is None else every & positive.all(dim=0)
             if bool((some if name == "average_precision" else some & ~every).any()):
                 return None
-        lacks = "that some sample has" if name == "average_precision" else "that some sample has and another lacks"
+        lacks = "with a positive sample" if name == "average_precision" else "with both positive and negative samples"
         return f"it has no label {lacks}"

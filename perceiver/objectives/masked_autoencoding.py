@@ -114,7 +114,7 @@ class MaskedAutoencoding(Objective):
         tokens = model.tokens(batch.inputs, batch.masks)
         modalities = _modalities_of(model)
         if not set(tokens) & set(modalities):
-            raise ValueError(f"batch: has {sorted(tokens)}, but only {list(modalities)} are reconstructed.")
+            raise ValueError(f"batch: has the modalities {sorted(tokens)}, but only {list(modalities)} are reconstructed.")
         index: dict[str, Tensor] = {}
         real: dict[str, Tensor] = {}
         for name in modalities:

@@ -108,8 +108,8 @@ class MultimodalAutoencoding(Objective):
         adapter = None if label is None else dict(outputs.model.adapters.items()).get(label)
         if adapter is not None and adapter.channels != outputs.num_classes:
             raise ValueError(
-                f"model.adapters.{label}: the label has {outputs.num_classes} classes; expected an adapter of as many "
-                f"channels, perceiver.adapters.Vector, got {adapter}."
+                f"model.adapters.{label}: the label has {outputs.num_classes} classes; expected an adapter with as "
+                f"many channels, such as perceiver.adapters.Vector, got {adapter}."
             )
         _check_names("weights", self.weights, names)
         _check_names("max_queries", self.max_queries, names)
@@ -122,15 +122,16 @@ class MultimodalAutoencoding(Objective):
         }
         if wrong:
             raise ValueError(
-                f"task.peaks: expected numbers above 0, or null, for modalities whose adapter has with_content, got {wrong}."
+                "task.peaks: expected numbers above 0, or null, for modalities whose adapter has the method "
+                f"with_content, got {wrong}."
             )
 
     def peaks(self, model: nn.Module) -> dict[str, float]:
         """Return the PSNR peak of each modality; modalities without a peak have no PSNR."""
         outputs = Reconstruction.of(model)
-        facts = (outputs.model.spec or {}).get("modalities", {})
+        specs = (outputs.model.spec or {}).get("modalities", {})
         peaks = {
-            name: self.given_peaks.get(name, kind_of(facts.get(name, {})).peak)
+            name: self.given_peaks.get(name, kind_of(specs.get(name, {})).peak)
             for name, layout in outputs.layouts.items()
             if layout.has_raw
         }
@@ -143,8 +144,8 @@ class MultimodalAutoencoding(Objective):
         if outputs.label is not None:
             if outputs.label in batch.inputs:
                 raise ValueError(
-                    f"batch.inputs: has {outputs.label!r}, which the task makes of the targets itself, so that no "
-                    "evaluation shows it. Leave it out of the data's modalities, or call it something else in the model."
+                    f"batch.inputs: has {outputs.label!r}, which the task derives from the targets itself and hides "
+                    "in evaluation. Remove it from the data's modalities, or rename it in the model."
                 )
             check_classes(batch, num_classes=outputs.num_classes)
         return batch
@@ -192,7 +193,9 @@ class MultimodalAutoencoding(Objective):
         contents = of_model.contents(batch)
         label = of_model.label
         if not contents and label is None:
-            raise ValueError(f"batch: has {sorted(batch.inputs)}, but only {sorted(of_model.layouts)} are reconstructed.")
+            raise ValueError(
+                f"batch: has the modalities {sorted(batch.inputs)}, but only {sorted(of_model.layouts)} are reconstructed."
+            )
         places = dict(index or {})
         nothing = torch.zeros(0, dtype=torch.int64, device=next(model.parameters()).device)
         absent = {name: nothing for name in of_model.layouts if name not in contents}
@@ -224,8 +227,8 @@ class MultimodalAutoencoding(Objective):
         """Return the mean loss per sample `(B,)`, or its estimate from some positions, and which samples have content."""
         if index is None and output.shape[:-1] != content.values.shape[:-1]:
             raise ValueError(
-                f"output {name!r}: has the grid {tuple(output.shape[1:-1])}, expected {tuple(content.values.shape[1:-1])}, "
-                "that of what it is to reconstruct."
+                f"output {name!r}: got the grid {tuple(output.shape[1:-1])}, expected "
+                f"{tuple(content.values.shape[1:-1])}, the grid of the input to reconstruct."
             )
         places = _valid_places(content).flatten(1)
         values, valid = content.values, content.valid
@@ -243,7 +246,7 @@ class MultimodalAutoencoding(Objective):
         return total * share / count.clamp(min=1), count > 0
 
     def psnr(self, model: Perceiver, name: str, output: Tensor, batch: Batch) -> Tensor:
-        """Peak signal-to-noise ratio of whole outputs `(B, *grid, c)` in decibels, `(B,)`, as defined at the class."""
+        """Return the peak signal-to-noise ratio `(B,)` of outputs `(B, *grid, c)` in decibels, as defined at the class."""
         x = batch.inputs[name]
         assert isinstance(x, Tensor)
         mask = grid_mask(batch.masks.get(name), batch=x.shape[0], grid=x.shape[2:])
@@ -298,6 +301,10 @@ class MultimodalAutoencoding(Objective):
         label = {"accuracy": correct_share(metrics[CONFUSION].compute().cpu().double())} if CONFUSION in metrics else {}
         return {"loss": torch.as_tensor(total), **losses, **ratios, **label}
 
+    def result_names(self, metrics: Metrics) -> list[str]:
+        """Return the names of `results`."""
+        return ["loss", *super().result_names(metrics), *(["accuracy"] if CONFUSION in metrics else [])]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
@@ -343,9 +350,9 @@ class Reconstruction:
                 queries = getattr(self.model.head.queries[name], "grid", None)  # type: ignore[index]
                 if queries is not None and tuple(queries) != grid:
                     raise ValueError(
-                        f"output {name!r}: the head has queries for a grid of {tuple(queries)}, but the batch has {grid} to "
-                        "reconstruct. Correct its grid, or let it follow the input: perceiver.decoders.PositionalQueries "
-                        "with modality in place of grid."
+                        f"output {name!r}: the head has queries for a grid of {tuple(queries)}, but the batch has "
+                        f"{grid} to reconstruct. Correct the grid, or take it from the input: "
+                        "perceiver.decoders.PositionalQueries with modality instead of grid."
                     )
         return contents
 
@@ -355,9 +362,10 @@ def _layouts(model: Perceiver, head: MultimodalDecoder) -> dict[str, OutputLayou
     names = [name for name in head.output_channels if name != head.target]
     if not names or set(names) - set(model.adapters):
         raise ValueError(
-            f"task: expected a head with outputs for some of {[name for name in model.adapters if name != head.target]} "
-            f"besides its target {head.target!r}, got outputs {sorted(head.output_channels)}. Give the head queries of "
-            "these names: +queries@model.head.queries.NAME=tokens."
+            "task: expected a head with outputs for some of "
+            f"{[name for name in model.adapters if name != head.target]} besides its target {head.target!r}, got "
+            f"outputs {sorted(head.output_channels)}. Add queries with these names to the head: "
+            "+queries@model.head.queries.NAME=tokens."
         )
     return {
         name: OutputLayout(modality=name, adapter=model.adapters[name], channels=head.output_channels[name])
@@ -375,7 +383,8 @@ def _check_loss(loss: nn.Module, name: str) -> None:
     made = loss(torch.zeros(1, 2, 3), torch.ones(1, 2, 3))
     if not isinstance(made, Tensor) or made.shape != (1, 2, 3):
         raise ValueError(
-            f"task.loss of {name!r}: expected a loss for each value, got {loss}, which sums up; set its reduction to none."
+            f"task.loss of {name!r}: expected a loss for each value, got {loss}, which reduces them. Set its "
+            "reduction to none."
         )
 
 

@@ -74,6 +74,10 @@ class Objective(nn.Module, ABC):
         """Return the results of a split by name, each `()`; results that the split does not define are omitted."""
         return {name: metric.compute() for name, metric in metrics.items() if name != CONFUSION}
 
+    def result_names(self, metrics: Metrics) -> list[str]:
+        """Return the names that `results` can have. Override it together with `results`."""
+        return [name for name in metrics if name != CONFUSION]
+
     def why_undefined(self, name: str, batches: Iterable[Batch]) -> str | None:
         """Return why the result `name` cannot rank models on a split, or None if it can.
 

@@ -18,8 +18,10 @@ from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.dense import Dense, checked_target_mask, where_wrong
 from perceiver.objectives.metrics import WeightedMean, confusion_matrix, correct_share, intersections_over_union
 from perceiver.objectives.objective import CONFUSION, Metrics
+from perceiver.runtime.regularising import regularising
 
 
+@regularising(label_smoothing=0.0)
 def segmentation(
     *,
     num_classes: int,
@@ -78,7 +80,7 @@ class PixelClasses(Criterion):
             raise ValueError("batch.target: expected class numbers (B, *grid), got None; the data has no targets.")
         if target.ndim < 2 or target.shape[0] != batch.size or target.is_floating_point():
             raise ValueError(
-                f"batch.target: expected class numbers ({batch.size}, *grid), integers without an axis of channels, got "
+                f"batch.target: expected class numbers ({batch.size}, *grid), integers without a channel axis, got "
                 f"{target.dtype} {tuple(target.shape)}."
             )
         valid = checked_target_mask(batch, channel_axes=0)
@@ -86,8 +88,9 @@ class PixelClasses(Criterion):
         if bool(wrong.any()):
             where, place = where_wrong(wrong, batch.ids)
             raise ValueError(
-                f"{where}: expected a class number from 0 to {self.num_outputs - 1}, got {int(target[place])}. Correct it, "
-                "or the class names of the data module's spec; pixels that do not count have target_mask False."
+                f"{where}: expected a class number from 0 to {self.num_outputs - 1}, got {int(target[place])}. "
+                "Correct it, or the class names of the data module's spec. For pixels to ignore, set target_mask to "
+                "False."
             )
         return replace(batch, target=torch.where(valid, target, 0).long(), target_mask=valid)
 
@@ -121,3 +124,7 @@ class PixelClasses(Criterion):
         each, mean = intersections_over_union(confusion)
         named = {f"iou/{name}": share for name, share in zip(self.class_names, each, strict=False)}
         return {**super().results(metrics), "mean_iou": mean, "pixel_accuracy": correct_share(confusion), **named}
+
+    def result_names(self, metrics: Metrics) -> list[str]:
+        """Return the names of `results`."""
+        return [*super().result_names(metrics), "mean_iou", "pixel_accuracy", *(f"iou/{name}" for name in self.class_names)]

@@ -62,6 +62,10 @@ class Supervised(Objective):
         """Return the criterion's results."""
         return self.criterion.results(metrics)
 
+    def result_names(self, metrics: Metrics) -> list[str]:
+        """Return the names of the criterion's results."""
+        return self.criterion.result_names(metrics)
+
     def why_undefined(self, name: str, batches: Iterable[Batch]) -> str | None:
         """Return the criterion's reason, from the targets alone."""
         return self.criterion.why_undefined(name, map(self.criterion.checked, batches))
@@ -70,8 +74,8 @@ class Supervised(Objective):
         outputs: Tensor = model(batch.inputs, batch.masks)
         if outputs.shape[1:] != (self.criterion.num_outputs,):
             raise ValueError(
-                f"task: the model returns {tuple(outputs.shape)}, but the target needs {self.criterion.num_outputs} outputs "
-                "per sample. Give the head as many."
+                f"task: the model returns {tuple(outputs.shape)}, but the target needs {self.criterion.num_outputs} "
+                "outputs per sample. Set the head's number of outputs accordingly."
             )
         assert batch.target is not None, "checked"
         return outputs.float(), batch.target

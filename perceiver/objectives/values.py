@@ -55,8 +55,8 @@ class Values(Criterion):
         if bool(wrong.any()):
             index = int(wrong.nonzero()[0])
             raise ValueError(
-                f"target of sample {sample_name(batch.ids, index)!r}: expected finite numbers, got {target[index].tolist()}."
-                " Leave samples without a value out."
+                f"target of sample {sample_name(batch.ids, index)!r}: expected finite numbers, got "
+                f"{target[index].tolist()}. Leave out samples without a value."
             )
         return replace(batch, target=((target.double() - self._mean) / self._std).float())
 
@@ -90,4 +90,4 @@ class Values(Criterion):
             first = batch.target[:1] if first is None else first
             if bool((batch.target != first).any()):
                 return None
-        return None if name != "r2" else "its targets are all equal, or it has a single sample"
+        return None if name != "r2" else "its targets are all equal, or it has only one sample"

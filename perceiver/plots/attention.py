@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from perceiver.attention.layers import CrossAttend
 from perceiver.batch import Batch
+from perceiver.decoders import SequenceDecoder
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.model import Perceiver
 from perceiver.plots.drawings import Drawing, drawing_of
 from perceiver.plots.evaluation import modalities_of, on_device, target_outputs
@@ -91,7 +93,10 @@ def look(
             for layer in part.modules():
                 if isinstance(layer, CrossAttend):
                     hooks.callback(layer.register_forward_pre_hook(hook).remove)
-        model(inputs, masks)
+        if isinstance(model.head, SequenceDecoder):
+            model.encode(inputs, masks)  # a causal decoder reads at every step
+        else:
+            model(inputs, masks)
         if not last:
             return None
         layer, latents, tokens = last[0]
@@ -160,9 +165,9 @@ class AttentionMaps:
             model: any model.
             batches: batches as in training, read only as far as needed.
         """
-        facts = modalities_of(model)
-        looked: dict[str, list[tuple[Single, Looks]]] = {name: [] for name in facts}
-        for single in self._chosen(singles(on_device(model, batches), facts)):
+        specs = modalities_of(model)
+        looked: dict[str, list[tuple[Single, Looks]]] = {name: [] for name in specs}
+        for single in self._chosen(singles(on_device(model, batches), specs)):
             looks = look(model, single.inputs, single.masks, num_latents=self.num_latents)
             if looks is not None:
                 for name in single.inputs:
@@ -170,9 +175,9 @@ class AttentionMaps:
         figures: dict[str, Figure] = {}
         for name, pairs in looked.items():
             if pairs:
-                drawing = self.drawings.get(name) or drawing_of(facts[name], model.adapters[name])
-                figures[f"attention_{name}"] = _overview(model, name, drawing, pairs, facts[name])
-                figures[f"latents_{name}"] = _single_latents(name, drawing, *pairs[0], facts[name])
+                drawing = self.drawings.get(name) or drawing_of(specs[name], model.adapters[name])
+                figures[f"attention_{name}"] = _overview(model, name, drawing, pairs, specs[name])
+                figures[f"latents_{name}"] = _single_latents(name, drawing, *pairs[0], specs[name])
         return figures
 
     def _chosen(self, samples: Iterator[Single]) -> list[Single]:
@@ -200,7 +205,7 @@ def _class_of(single: Single) -> int | None:
 
 
 def _overview(
-    model: Perceiver, name: str, drawing: Drawing, pairs: list[tuple[Single, Looks]], facts: Mapping[str, Any]
+    model: Perceiver, name: str, drawing: Drawing, pairs: list[tuple[Single, Looks]], spec: ModalitySpec
 ) -> Figure:
     """Draw a row per sample: the sample, the mean over latents in some cross-attends, the query."""
     steps = sorted({round(step) for step in torch.linspace(0, len(pairs[0][1].steps) - 1, _MOST_STEPS).tolist()})
@@ -209,8 +214,8 @@ def _overview(
     size = (max(columns * (width + 0.2), 4.0), len(pairs) * (height + 0.5) + 0.4)
     figure = Figure(figsize=size, layout="constrained")
     target = target_of(model.spec)
-    legend = "" if target is None else "\nfirst column: predicted, and true below"
-    figure.suptitle(f"where the model looks: {name}{legend}", fontsize=9)
+    legend = "" if target is None else "\nfirst column: prediction, true class below"
+    figure.suptitle(f"attention of the model: {name}{legend}", fontsize=9)
     for row, (single, looks) in enumerate(pairs):
         panels = [figure.add_subplot(len(pairs), columns, row * columns + place + 1, projection=drawing.projection)
                   for place in range(columns)]  # fmt: skip
@@ -220,7 +225,7 @@ def _overview(
             if isinstance(outputs, Tensor) and outputs.ndim == 2:  # otherwise they are not outputs for the target
                 [comparison] = target.compare(outputs, single.target)
                 title_sample(panels[0], comparison)
-        x, mask = single.shown(name, facts)
+        x, mask = single.shown(name, spec)
         drawing.sample(panels[0], x, mask)
         maps = [(f"cross-attend {step + 1}\nall latents", looks.steps[step]) for step in steps]
         if looks.query is not None:
@@ -231,7 +236,7 @@ def _overview(
     return figure
 
 
-def _single_latents(name: str, drawing: Drawing, single: Single, looks: Looks, facts: Mapping[str, Any]) -> Figure:
+def _single_latents(name: str, drawing: Drawing, single: Single, looks: Looks, spec: ModalitySpec) -> Figure:
     """Draw one sample, and an attention map for each chosen latent."""
     width, height = drawing.size
     count = 1 + len(looks.chosen)
@@ -239,8 +244,8 @@ def _single_latents(name: str, drawing: Drawing, single: Single, looks: Looks, f
     rows = math.ceil(count / columns)
     size = (max(columns * (width + 0.1), 4.0), rows * (height + 0.35) + 0.4)
     figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(f"where single latents look: {name} of {single.id}", fontsize=10)
-    x, mask = single.shown(name, facts)
+    figure.suptitle(f"attention of single latents: {name} of {single.id}", fontsize=10)
+    x, mask = single.shown(name, spec)
     drawing.sample(figure.add_subplot(rows, columns, 1, projection=drawing.projection), x, mask)
     for place, latent in enumerate(looks.chosen):
         axes = figure.add_subplot(rows, columns, place + 2, projection=drawing.projection)

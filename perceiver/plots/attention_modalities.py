@@ -63,6 +63,6 @@ def _figure(shares: list[list[float]], names: list[str], samples: int) -> Figure
         axes.bar_label(bars, labels=[f"{own[place]:.0%}" for own in shares], fontsize=7)
     axes.set_xticks(range(len(shares)), [str(step + 1) for step in range(len(shares))])
     axes.set(xlabel="cross-attend", ylabel="share of the latents' attention", ylim=(0.0, 1.05))
-    axes.set_title(f"what the model reads: means over {samples} samples", fontsize=9)
+    axes.set_title(f"attention by modality: means over {samples} samples", fontsize=9)
     axes.legend(fontsize=8, ncols=min(len(names), 4), loc="upper center", bbox_to_anchor=(0.5, -0.18), frameon=False)
     return figure

@@ -15,8 +15,8 @@ from perceiver.adapters.layout import OutputLayout
 from perceiver.batch import Batch
 from perceiver.decoders import MultimodalDecoder
 from perceiver.decoders.decoder import target_name
-from perceiver.modalities.modality import ModalitySpec
 from perceiver.modalities.preprocess import unnormalised
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.model import Perceiver
 from perceiver.plots.drawings import drawing_of
 from perceiver.plots.evaluation import modalities_of, on_device
@@ -52,7 +52,7 @@ class Autoencodings:
         """
         if not isinstance(model.head, MultimodalDecoder):
             return {}
-        facts = modalities_of(model)
+        specs = modalities_of(model)
         layouts = {
             name: OutputLayout(modality=name, adapter=model.adapters[name], channels=channels)
             for name, channels in model.head.output_channels.items()
@@ -60,7 +60,7 @@ class Autoencodings:
         }
         names = [name for name, layout in layouts.items() if layout.has_raw]
         with evaluating(model):
-            shown = list(islice(singles(on_device(model, batches), facts), self.num_samples))
+            shown = list(islice(singles(on_device(model, batches), specs), self.num_samples))
             outputs = [_outputs(model, single, list(layouts)) for single in shown]
         if not names or not shown:
             return {}
@@ -72,17 +72,17 @@ class Autoencodings:
                 if column == 0:
                     _title(axes, model, single, made)
                 if isinstance(x, Tensor):
-                    said = layouts[name].raw(x, made[name].float())
-                    first, second = (unnormalised(one[0].detach().cpu(), facts[name]) for one in (x, said))
+                    reconstructed = layouts[name].raw(x, made[name].float())
+                    first, second = (unnormalised(one[0].detach().cpu(), specs[name]) for one in (x, reconstructed))
                     if name in self.pairs:
-                        self.pairs[name](axes, first, second, facts[name])
+                        self.pairs[name](axes, first, second, specs[name])
                     else:
-                        drawing = drawing_of(facts[name], model.adapters[name])
+                        drawing = drawing_of(specs[name], model.adapters[name])
                         getattr(drawing, "pair", _lines)(axes, first, second)
                 else:
                     axes.set_axis_off()
                     axes.text(0.5, 0.5, f"no {name}", ha="center", va="center", transform=axes.transAxes, fontsize=7)
-        figure.suptitle("originals above or in blue, reconstructions below or in orange; the label decoded", fontsize=9)
+        figure.suptitle("originals above or in blue, reconstructions below or in orange; the decoded label", fontsize=9)
         return {"autoencoding": figure}
 
 
@@ -100,9 +100,9 @@ def _title(axes: Axes, model: Perceiver, single: Single, made: Mapping[str, Tens
         return
     comparison: Comparison
     [comparison] = target.compare(made[name].flatten(1).cpu(), single.target.cpu())
-    said, true = (textwrap.shorten(text, 30, placeholder="…") for text in (comparison.predicted, comparison.true))
+    predicted, true = (textwrap.shorten(text, 30, placeholder="…") for text in (comparison.predicted, comparison.true))
     axes.set_title(
-        f"{said}; true: {true}", fontsize=8, loc="left", color="firebrick" if comparison.correct is False else "black"
+        f"{predicted}; true: {true}", fontsize=8, loc="left", color="firebrick" if comparison.correct is False else "black"
     )
 
 

@@ -56,16 +56,16 @@ def shown_samples(model: Perceiver, batches: Iterable[Batch], *, target: Any, co
         count: number of samples.
     """
     made: list[Shown] = []
-    facts = modalities_of(model)
+    specs = modalities_of(model)
     with evaluating(model):
         for batch in on_device(model, batches):
             if batch.target is None or target.modality not in batch.inputs:
                 break
             predictions = cut_to_size(target.predict(model(batch.inputs, batch.masks)), target=target, masks=batch.masks)
-            for row, single in enumerate(singles([batch], facts)):
+            for row, single in enumerate(singles([batch], specs)):
                 if target.modality not in single.inputs:
                     continue
-                x, _ = single.shown(target.modality, facts[target.modality])
+                x, _ = single.shown(target.modality, specs[target.modality])
                 height, width = x.shape[-2:]
                 truth = batch.target[row, ..., :height, :width].cpu()
                 mask = batch.target_mask
@@ -161,14 +161,14 @@ class Fields:
 
     def _pictures(self, one: Shown, kind: str) -> list[tuple[str, Any, dict[str, Any]]]:
         """Return title, picture and drawing options."""
-        said = torch.from_numpy(one.prediction.values)
+        field = torch.from_numpy(one.prediction.values)
         hidden = ~one.valid
         if kind == "flow" and one.x.ndim == 4:
             frames: list[tuple[str, Any, dict[str, Any]]] = [
                 (f"frame {n + 1}", _picture(one.x[:, n]), {}) for n in range(one.x.shape[1])
             ]
             # Same scale for both: the colours of a field depend on its largest vector.
-            both = torch.cat([one.truth.float().masked_fill(hidden, 0.0), said], dim=-1)
+            both = torch.cat([one.truth.float().masked_fill(hidden, 0.0), field], dim=-1)
             true, predicted = np.split(flow_to_image(both).movedim(0, -1).numpy().copy(), 2, axis=1)
             true[hidden.numpy()] = 128
             return [*frames, ("true flow", true, {}), ("predicted", predicted, {})]
@@ -176,7 +176,7 @@ class Fields:
         scale = {"vmin": float(values.min()), "vmax": float(values.max())} if len(values) else {}
         true = np.ma.array(one.truth[0].numpy(), mask=hidden.numpy())
         image = one.x[:, 0] if one.x.ndim == 4 else one.x
-        return [("input", _picture(image), {}), ("true", true, scale), ("predicted", said[0].numpy(), scale)]
+        return [("input", _picture(image), {}), ("true", true, scale), ("predicted", field[0].numpy(), scale)]
 
 
 def end_point_error(one: Shown) -> float:
@@ -195,7 +195,7 @@ def class_colours(count: int) -> list[tuple[float, float, float, float]]:
 
 
 def _picture(x: Tensor) -> NDArray[Any]:
-    """`(C, H, W)` in [0, 1] -> colour for three channels, otherwise their mean in grey."""
+    """Convert `(C, H, W)` in [0, 1] to colour for three channels, otherwise to their mean in grey."""
     pixels = np.nan_to_num(x.float().numpy()).clip(0.0, 1.0)
     coloured: NDArray[Any] = np.moveaxis(pixels, 0, -1) if len(pixels) == 3 else np.repeat(pixels.mean(0)[..., None], 3, -1)
     return coloured

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from perceiver.modalities.kinds import kind_of
-from perceiver.modalities.modality import ModalitySpec
+from perceiver.modalities.spec import ModalitySpec
 
 HEAT = "inferno"
 

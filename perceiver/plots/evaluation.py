@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from perceiver.batch import Batch
-from perceiver.decoders.decoder import target_name
-from perceiver.modalities.modality import ModalitySpec
+from perceiver.decoders.decoder import SequenceDecoder, target_name
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.model import Perceiver
 
 
@@ -28,4 +28,6 @@ def on_device(model: Perceiver, batches: Iterable[Batch]) -> Iterator[Batch]:
 
 def target_outputs(model: Perceiver, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Any:
     """Return the outputs for the spec's target; all outputs of a decoder of several outputs without a target."""
-    return model(inputs, masks) if target_name(model.head) is None else model.target_outputs(inputs, masks)
+    if isinstance(model.head, SequenceDecoder) or target_name(model.head) is not None:
+        return model.target_outputs(inputs, masks)
+    return model(inputs, masks)

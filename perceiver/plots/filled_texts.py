@@ -67,19 +67,19 @@ class FilledText:
             used += len(piece.original)
         return lines
 
-    def told(self) -> str:
+    def plain_text(self) -> str:
         """Return plain text: three rows for each line, and marks below errors."""
-        said = [f"{self.id}: {sum(piece.right is True for piece in self.pieces)} of {self._hidden()} right"]
+        lines = [f"{self.id}: {sum(piece.right is True for piece in self.pieces)} of {self._hidden()} correct"]
         for line in self.lines(100):
             marks = "".join((" " if piece.right is not False else "^") * len(piece.original) for piece in line)
-            said += [
+            lines += [
                 "  seen      " + "".join(piece.seen for piece in line),
                 "  filled in " + "".join(piece.filled for piece in line),
                 "  original  " + "".join(piece.original for piece in line),
                 ("  wrong     " + marks).rstrip(),
                 "",
             ]
-        return "\n".join(said)
+        return "\n".join(lines)
 
     def _hidden(self) -> int:
         return sum(piece.right is not None for piece in self.pieces)
@@ -110,7 +110,7 @@ class FilledTexts:
         if not 1 <= num_samples <= out_of:
             raise ValueError(f"FilledTexts: expected 1 <= num_samples <= out_of, got {num_samples} and {out_of}.")
         if width < 20:
-            raise ValueError(f"FilledTexts.width: expected lines of at least 20 characters, got {width}.")
+            raise ValueError(f"FilledTexts.width: expected at least 20 characters per line, got {width}.")
         self.masking = masking
         self.modality = modality
         self.seed = seed
@@ -127,16 +127,16 @@ class FilledTexts:
         """
         if not isinstance(model.head, QueryDecoder) or self.modality not in model.adapters:
             return {}
-        facts = modalities_of(model)
-        there = [
-            one for one in islice(singles(on_device(model, batches), facts), self.out_of) if self.modality in one.inputs
+        specs = modalities_of(model)
+        available = [
+            one for one in islice(singles(on_device(model, batches), specs), self.out_of) if self.modality in one.inputs
         ]
-        step = max(1, len(there) // self.num_samples)
+        step = max(1, len(available) // self.num_samples)
         with evaluating(model):
-            texts = [self.fill(model, single) for single in there[::step][: self.num_samples]]
+            texts = [self.fill(model, single) for single in available[::step][: self.num_samples]]
         if not texts:
             return {}
-        return {"filled_in": self._figure(texts), "filled_in_text": "\n".join(text.told() for text in texts)}
+        return {"filled_in": self._figure(texts), "filled_in_text": "\n".join(text.plain_text() for text in texts)}
 
     def fill(self, model: Perceiver, single: Single) -> FilledText:
         """Hide tokens of one sample and let the model, in evaluation mode, fill them in."""
@@ -182,8 +182,8 @@ class FilledTexts:
         axes.set_ylim(rows, 0)
         row = 1.0
         for text in texts:
-            right, hidden = (sum(piece.right in said for piece in text.pieces) for said in ((True,), (True, False)))
-            _write(axes, 0, row, f"{text.id}: {right} of {hidden} right", "0.4")
+            right, hidden = (sum(piece.right in counted for piece in text.pieces) for counted in ((True,), (True, False)))
+            _write(axes, 0, row, f"{text.id}: {right} of {hidden} correct", "0.4")
             row += 1
             for line in text.lines(self.width):
                 for label, name in (("seen", "seen"), ("filled in", "filled"), ("original", "original")):

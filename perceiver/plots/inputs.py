@@ -10,8 +10,8 @@ from torch import Tensor
 
 from perceiver.batch import Batch
 from perceiver.modalities.kinds import kind_of
-from perceiver.modalities.modality import ModalitySpec
 from perceiver.modalities.preprocess import unnormalised
+from perceiver.modalities.spec import ModalitySpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Single:
     target: Tensor | None
     id: str
 
-    def shown(self, modality: str, facts: ModalitySpec) -> tuple[Any, Tensor | None]:
+    def shown(self, modality: str, spec: ModalitySpec) -> tuple[Any, Tensor | None]:
         """Return input and mask of a modality without the batch axis, on the CPU, with normalisation undone.
 
         A modality of several tensors is returned unchanged.
@@ -40,7 +40,7 @@ class Single:
         x = self.inputs[modality]
         if not isinstance(x, Tensor):
             return {key: part[0].detach().cpu() for key, part in x.items()}, mask
-        return unnormalised(x[0].detach().cpu(), facts), mask
+        return unnormalised(x[0].detach().cpu(), spec), mask
 
 
 def singles(batches: Iterable[Batch], modalities: Mapping[str, ModalitySpec]) -> Iterator[Single]:
@@ -66,9 +66,9 @@ def _single(sample: Batch, row: int, modalities: Mapping[str, ModalitySpec]) -> 
     return Single(inputs=inputs, masks=masks, target=sample.target, id=next(iter(sample.ids), f"sample {row}"))
 
 
-def _unpadded(x: Tensor, mask: Tensor, facts: ModalitySpec) -> tuple[Tensor, Tensor]:
+def _unpadded(x: Tensor, mask: Tensor, spec: ModalitySpec) -> tuple[Tensor, Tensor]:
     """Cut input and mask after the last valid element of each axis of the grid."""
-    axis = facts.get("channel_axis", kind_of(facts).channel_axis)
+    axis = spec.get("channel_axis", kind_of(spec).channel_axis)
     first = 2 if axis == 0 else 1
     if axis not in (0, -1, None) or x.shape[first : first + mask.ndim - 1] != mask.shape[1:]:
         return x, mask

@@ -15,8 +15,8 @@ from perceiver.adapters.content import Reconstructible
 from perceiver.batch import Batch
 from perceiver.decoders import ReconstructionDecoder
 from perceiver.masking.random import RandomMasking, chosen
-from perceiver.modalities.modality import ModalitySpec
 from perceiver.modalities.preprocess import unnormalised
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.model import Perceiver
 from perceiver.plots.drawings import Drawing, GridDrawing, drawing_of
 from perceiver.plots.evaluation import modalities_of, on_device
@@ -120,28 +120,26 @@ class Reconstructions:
         """
         if not isinstance(model.head, ReconstructionDecoder):
             return {}
-        facts = modalities_of(model)
+        specs = modalities_of(model)
         generator = torch.Generator().manual_seed(self.seed)
         masking = {name: self.masking_of.get(name, self.masking) for name in model.head.output_channels}
         with evaluating(model):
             shown = [
                 (single, reconstruct(model, single, masking=masking, normalised=self.normalised, generator=generator))
-                for single in islice(singles(on_device(model, batches), facts), self.num_samples)
+                for single in islice(singles(on_device(model, batches), specs), self.num_samples)
             ]
         figures = {}
         for name in masking:
-            own = facts[name]
+            own = specs[name]
             columns = [self._pictures(model, single, made[name], name, own) for single, made in shown if name in made]
             title = f"reconstruction_{name}" if len(masking) > 1 else "reconstruction"
             if columns:
                 figures[title] = self._figure(model, columns, name, own)
         return figures
 
-    def _figure(
-        self, model: Perceiver, columns: list[tuple[Any, Any, Any]], name: str, facts: ModalitySpec
-    ) -> Figure:
+    def _figure(self, model: Perceiver, columns: list[tuple[Any, Any, Any]], name: str, spec: ModalitySpec) -> Figure:
         adapter = model.adapters[name]
-        own = drawing_of(facts, adapter) if hasattr(adapter, "with_content") else GridDrawing()
+        own = drawing_of(spec, adapter) if hasattr(adapter, "with_content") else GridDrawing()
         drawing = self.drawings.get(name) or own
         width, height = drawing.size
         figure = Figure(figsize=(max(len(columns) * width, 4.0), 3 * height + 0.5), layout="constrained")
@@ -154,7 +152,7 @@ class Reconstructions:
         return figure
 
     def _pictures(
-        self, model: Perceiver, single: Single, made: Reconstruction, name: str, facts: ModalitySpec
+        self, model: Perceiver, single: Single, made: Reconstruction, name: str, spec: ModalitySpec
     ) -> tuple[Any, Any, Any]:
         """Return original, masked input (blank where hidden) and filled-in input, as the drawing takes them."""
         adapter, x = model.adapters[name], single.inputs[name]
@@ -173,6 +171,6 @@ class Reconstructions:
             layout: Tensor = adapter.with_content(x, values)[0].detach().cpu()  # type: ignore[operator]
             return layout
 
-        original, filled = (unnormalised(raw(values), facts) for values in (made.original, made.filled))
-        blank = float(getattr(drawing_of(facts, adapter), "blank", 0.0))
+        original, filled = (unnormalised(raw(values), spec) for values in (made.original, made.filled))
+        blank = float(getattr(drawing_of(spec, adapter), "blank", 0.0))
         return original, torch.where(raw(veil.float()) > 0.5, blank, original), filled

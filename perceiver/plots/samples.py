@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from perceiver.batch import Batch
+from perceiver.generation import Generated
 from perceiver.model import Perceiver
 from perceiver.plots.drawings import Drawing, drawing_of
 from perceiver.plots.evaluation import modalities_of, on_device, target_outputs
@@ -34,9 +35,7 @@ class SampleGrid:
         self, *, num_samples: int = 24, num_compared: int = 1024, drawings: Mapping[str, Drawing] | None = None
     ) -> None:
         if not 1 <= num_samples <= num_compared:
-            raise ValueError(
-                f"SampleGrid: expected 1 <= num_samples <= num_compared, got {num_samples} and {num_compared}."
-            )
+            raise ValueError(f"SampleGrid: expected 1 <= num_samples <= num_compared, got {num_samples} and {num_compared}.")
         self.num_samples = num_samples
         self.num_compared = num_compared
         self.drawings = dict(drawings or {})
@@ -60,7 +59,7 @@ class SampleGrid:
                 if batch.target is None:
                     break
                 outputs = target_outputs(model, batch.inputs, batch.masks)
-                if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+                if not isinstance(outputs, Generated) and (not isinstance(outputs, Tensor) or outputs.ndim != 2):
                     break  # these are not outputs for the target
                 comparisons = target.compare(outputs, batch.target)
                 rows = list(singles([batch], modalities_of(model)))
@@ -73,8 +72,8 @@ class SampleGrid:
         return chosen
 
     def _figure(self, model: Perceiver, chosen: list[tuple[Comparison, Single]]) -> Figure:
-        facts = modalities_of(model)
-        drawings = {name: self.drawings.get(name) or drawing_of(facts[name], model.adapters[name]) for name in facts}
+        specs = modalities_of(model)
+        drawings = {name: self.drawings.get(name) or drawing_of(specs[name], model.adapters[name]) for name in specs}
         present = [name for name in drawings if any(name in single.inputs for _, single in chosen)]
         width, height = (max(drawings[name].size[axis] for name in present) for axis in (0, 1))
         # As many columns as fit into 12 inches, with the modalities of a sample side by side.
@@ -86,20 +85,18 @@ class SampleGrid:
             for place, name in enumerate(present):
                 position = number * len(present) + place + 1
                 there = name in single.inputs
-                axes = figure.add_subplot(
-                    rows, columns, position, projection=drawings[name].projection if there else None
-                )
+                axes = figure.add_subplot(rows, columns, position, projection=drawings[name].projection if there else None)
                 if place == 0:
                     title_sample(axes, comparison)
                 if there:
-                    drawings[name].sample(axes, *single.shown(name, facts[name]))
+                    drawings[name].sample(axes, *single.shown(name, specs[name]))
                 else:
                     axes.set_axis_off()
                     axes.text(0.5, 0.5, f"no {name}", ha="center", va="center", transform=axes.transAxes, fontsize=7)
         wrong = sum(comparison.correct is False for comparison, _ in chosen)
         judged = any(comparison.correct is not None for comparison, _ in chosen)
-        order = f"mistakes first ({wrong} here)" if judged else "the farthest first"
-        figure.suptitle(f"predicted, and true below; {order}", fontsize=10)
+        order = f"mistakes first ({wrong} shown)" if judged else "largest error first"
+        figure.suptitle(f"prediction, truth below; {order}", fontsize=10)
         return figure
 
 

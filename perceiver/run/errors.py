@@ -55,6 +55,8 @@ def report_error(error: Exception, *, directory: Path | None, conf: Path | None 
         lines[0] += f" {hint}"
     text = "".join(traceback.format_exception(error))
     saved = directory is not None and _save(text, directory / log)
+    if _is_of_processes(error):
+        _silence_incomplete_loaders()
     if os.environ.get(FULL_ERROR) == "1":
         lines.append(text)
     elif saved:
@@ -77,7 +79,7 @@ def interrupted(directory: Path) -> None:
         again = typed_override("ckpt_path", directory)
         _to_stderr(f"interrupted: {last} is kept; continue with the same overrides and {again}")
     else:
-        _to_stderr("interrupted before the end of the first epoch: no checkpoint was written yet")
+        _to_stderr("interrupted before the end of the first epoch: no checkpoint has been written")
 
 
 def stopped(stop: TrainingStopped, directory: Path) -> None:
@@ -87,21 +89,32 @@ def stopped(stop: TrainingStopped, directory: Path) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error in one line, prefixed with its type unless self-explanatory."""
+    """Return the message of an error in one line, prefixed with its type unless self-explanatory."""
     if unknown := re.match(r"Error locating target '([^']+)'(?:.*full_key: (\S+))?", str(error), flags=re.DOTALL):
         place = f" (at {unknown.group(2)})" if unknown.group(2) else ""
-        return f"_target_={unknown.group(1)}{place}: there is no such class or function; check the name and its package."
+        return f"_target_={unknown.group(1)}{place}: no such class or function; check the name and its package."
     error = _innermost(error)
     if extra := _missing_extra(error):
         return extra
     if isinstance(error, ValueError) and str(error) == "No trials are completed yet.":  # Optuna's, after the last trial
         return (
-            "all trials of the search failed: their errors stand above, and in error.log of each one's directory. Try one "
-            "alone, without hparams_search, and search anew."
+            "all trials of the search failed; their errors are above, and in error.log of each trial's directory. "
+            "Fix one trial without hparams_search, then search again."
         )
+    if isinstance(error, RuntimeError) and "DataLoader" in str(error):
+        from perceiver.data.loading.shared_memory import explained  # brings in torch, as does this error
+
+        if meaning := explained(f"{error} {error.__cause__ or ''}"):
+            return meaning
     if isinstance(error, OSError) and error.errno in FULL and not isinstance(error, DiskFullError):
+        if error.filename is None and _is_of_processes(error):
+            from perceiver.data.loading.shared_memory import cannot_start
+
+            return cannot_start()
         place = error.filename or "a file of the run directory"
-        return f"no space left on the device while writing {place}; free some, or set hydra.run.dir=DIR on another disk."
+        return (
+            f"no space left on the device while writing {place}. Free some space, or set hydra.run.dir=DIR on another disk."
+        )
     message = str(error)
     if isinstance(error, HydraException):
         message = _without_search_path(message)
@@ -116,7 +129,7 @@ def one_line(error: BaseException) -> str:
 
 
 def suggestion(message: str, conf: Path) -> str:
-    """`Did you mean …?` for a mistyped key or option in one of Hydra's messages, else an empty string."""
+    """Return `Did you mean …?` for a mistyped key or option in one of Hydra's messages, else an empty string."""
     if option := re.search(r"Could not find '([\w./-]+)'", message):
         group, _, name = option.group(1).rpartition("/")
         known = sorted(path.stem for path in (conf / group).glob("*.yaml"))
@@ -131,19 +144,19 @@ def suggestion(message: str, conf: Path) -> str:
 
 
 def _missing_extra(error: BaseException) -> str:
-    """What to install if an error is about a sweeper or launcher that needs an extra, else an empty string."""
+    """Return installation advice if an error is about a sweeper or launcher that needs an extra, else an empty string."""
     if isinstance(error, HydraException):
         for place, extra in _EXTRAS.items():
             if f"'{place}" in str(error) and re.search(r"Could not (find|override|load)", str(error)):
                 return (
-                    f"{place}: this sweeper or launcher is not installed; it comes with the extra '{extra}': "
-                    f"pip install 'perceiver-multimodal[{extra}]' (in a clone: pip install -e '.[{extra}]')."
+                    f"{place}: this sweeper or launcher is not installed. It needs the extra '{extra}': pip install "
+                    f"'perceiver-multimodal[{extra}]' (in a clone: pip install -e '.[{extra}]')."
                 )
     return ""
 
 
 def _without_search_path(message: str) -> str:
-    """Hydra's message without the search path, with its lists and parts separated by punctuation."""
+    """Return Hydra's message without the search path, with its lists and parts separated by punctuation."""
     message = re.sub(r"^In '[^']*':\s*|\n\s*Config search path:.*", "", message, flags=re.DOTALL)
     message = re.sub(r"\.?\n\s*(?=Available options|To append)", ". ", message.strip())
     options = re.search(r"(Available options in '[^']*':)(.*)", message, flags=re.DOTALL)
@@ -153,7 +166,7 @@ def _without_search_path(message: str) -> str:
 
 
 def _without_wrapping(message: str) -> str:
-    """OmegaConf's message without the type of the wrapped error, followed by the key unless the message contains it."""
+    """Return OmegaConf's message without the type of the wrapped error, then the key unless the message contains it."""
     message = re.sub(r"^\w+ raised while resolving interpolation: ", "", message)
     message, _, place = message.partition("\n    full_key: ")
     key = place.split("\n")[0]
@@ -161,7 +174,7 @@ def _without_wrapping(message: str) -> str:
 
 
 def _modes_with(key: str, conf: Path) -> list[str]:
-    """The modes that define a key of the command line."""
+    """Return the modes that define a key of the command line."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf), version_base="1.3"):
         names = sorted(file.stem for file in (conf / "mode").glob("*.yaml"))
@@ -169,7 +182,7 @@ def _modes_with(key: str, conf: Path) -> list[str]:
 
 
 def _known_keys(conf: Path) -> list[str]:
-    """Every group, and every key of the configuration that the command line's group choices compose."""
+    """Return every group, and every key of the configuration that the command line's group choices compose."""
     choices = [word for word in sys.argv[1:] if re.fullmatch(r"[a-z_]+=[\w-]+", word)]
     groups = [path.name for path in conf.iterdir() if path.is_dir() and path.name != "hydra"]
     choices = [word for word in choices if word.split("=")[0] in groups]
@@ -191,11 +204,27 @@ def _keys(tree: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """The original exception, below the wrappers of Hydra and OmegaConf."""
+    """Return the original exception, below the wrappers of Hydra and OmegaConf."""
     wrappers = (InstantiationException, OmegaConfBaseException)
     while isinstance(error, wrappers) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     return error
+
+
+def _is_of_processes(error: BaseException) -> bool:
+    """Whether an error arose in multiprocessing, which keeps its semaphores in shared memory."""
+    return any("multiprocessing" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
+
+
+def _silence_incomplete_loaders() -> None:
+    """Silence PyTorch's complaint that an iterator whose creation failed cannot shut its processes down."""
+    earlier = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if "_MultiProcessingDataLoaderIter" not in getattr(unraisable.object, "__qualname__", ""):
+            earlier(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _save(text: str, path: Path) -> bool:

@@ -48,10 +48,10 @@ class TrainingStopped(Exception):
         return 128 + signal.Signals[self.cause].value if self.cause != TIME_LIMIT and self.first_process else 0
 
     def message(self, directory: Path) -> str:
-        """A line that names the checkpoint kept and the override that continues the run."""
+        """Return a line that names the checkpoint kept and the override that continues the run."""
         because = "interrupted" if self.cause == "SIGINT" else f"stopped by {self.cause}"
         if self.checkpoint is None:
-            return f"{because} at step {self.step}: no checkpoint was written, since callbacks.last is null"
+            return f"{because} at step {self.step}: no checkpoint was written, because callbacks.last is null"
         return (
             f"{because}: {self.checkpoint} is kept; continue with the same overrides and "
             f"{typed_override('ckpt_path', directory)} (step {self.step})"

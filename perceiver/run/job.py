@@ -72,7 +72,7 @@ def run(config: DictConfig) -> float | None:
 
 
 def _with_mode(config: DictConfig) -> DictConfig:
-    """The configuration with the mode as an object, even if a user's YAML gives only its name, as in version 0.1."""
+    """Return the configuration with the mode as an object, even if a user's YAML gives only its name, as in version 0.1."""
     if OmegaConf.is_dict(config.get("mode")):
         return config
     known = GlobalHydra.instance().config_loader().get_group_options("mode")

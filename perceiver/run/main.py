@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from perceiver.run.configuration.folder import MAIN_FILE, conf_directory
+from perceiver.run.processes.start_up import EXIT_INTERRUPTED, quiet_interrupt, raise_interrupts
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["conf_directory", "job", "main"]
 
-EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+EXIT_ERROR = 1
 
 
 def job(config: DictConfig) -> float | None:
-    """Run a single Hydra job, and report an error in one line at once, so that a sweep can go on.
+    """Run a single Hydra job, and report an error in one line at once, so that a sweep can continue.
 
     Returns:
         The validation metric of the best epoch, for sweepers; None without validation.
@@ -40,6 +41,7 @@ def job(config: DictConfig) -> float | None:
         require_one_directory(cast("DictConfig", HydraConfig.get()))
         from perceiver.run.job import run
 
+        raise_interrupts()
         return run(config)
     except TrainingStopped as stop:
         stopped(stop, directory)
@@ -53,13 +55,14 @@ def job(config: DictConfig) -> float | None:
         report_error(error, directory=directory)
         if HydraConfig.get().mode == RunMode.RUN:
             sys.exit(EXIT_ERROR)
-        raise JobFailedError(str(directory)) from error  # the sweep goes on with its other jobs and fails at the end
+        raise JobFailedError(str(directory)) from error  # the sweep continues with its other jobs and fails at the end
 
 
 def main() -> None:
     """Compose the configuration from the command line and run the job or the sweep; exit with 1 after any error."""
     try:
-        _main()
+        with quiet_interrupt():
+            _main()
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
 

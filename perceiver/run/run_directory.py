@@ -84,9 +84,7 @@ class RunDirectory:
         """Write metrics.json."""
         write_metrics(self.path / METRICS, metrics)
 
-    def _continue_table(
-        self, trainer: Trainer, *, steps: int | None, last_row: Mapping[str, float] | None = None
-    ) -> None:
+    def _continue_table(self, trainer: Trainer, *, steps: int | None, last_row: Mapping[str, float] | None = None) -> None:
         """Keep an existing metrics table, which CSVLogger would delete."""
         EarlierTable(self.path / "csv" / "metrics.csv", steps=steps, last_row=last_row).continue_in(trainer)
 
@@ -111,7 +109,7 @@ class RunDirectory:
                     file.close()
                     raise BlockingIOError(
                         error.errno,
-                        f"hydra.run.dir: another run is writing to {self.path}. Wait for its end, or choose another "
+                        f"hydra.run.dir: another run is writing to {self.path}. Wait for it to end, or choose another "
                         "directory.",
                     ) from error
                 return file  # a file system without locks

@@ -8,11 +8,11 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
-from perceiver.checkpoints.plain import refuse_special_keys
+from perceiver.checkpoints.spec import check_spec
 
 
 def spec_of(data: LightningDataModule) -> dict[str, Any]:
-    """The modalities and the target that the data declares after its setup; ValueError without such a spec."""
+    """Return the modalities and the target that the data declares after its setup; ValueError without such a spec."""
     spec = getattr(data, "spec", None)
     if not isinstance(spec, Mapping) or "modalities" not in spec:
         raise ValueError(
@@ -23,7 +23,7 @@ def spec_of(data: LightningDataModule) -> dict[str, Any]:
 
 
 def class_names(spec: Mapping[str, Any]) -> list[str]:
-    """The names of the target's classes; an empty list for a target without classes."""
+    """Return the names of the target's classes; an empty list for a target without classes."""
     return [str(name) for name in spec.get("target", {}).get("names", [])]
 
 
@@ -34,7 +34,7 @@ def use_stored_spec(
     file: Path,
     trained_on: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Give the data module the spec that a checkpoint was trained with; it overrides the facts of the new data.
+    """Give the data module the spec that a checkpoint was trained with; it overrides that of the new data.
 
     Args:
         data: data module, before its setup.
@@ -43,18 +43,22 @@ def use_stored_spec(
         trained_on: data configuration of the checkpoint, for the message.
 
     Raises:
-        ValueError: the spec is missing or has keys reserved by Hydra, or the data is of another kind.
+        ValueError: the spec is missing or invalid, or the data is of another kind.
     """
     if spec is None:
-        raise ValueError("ckpt_path: the checkpoint holds no spec (modalities, class names); its data cannot be prepared.")
+        raise ValueError(
+            "ckpt_path: the checkpoint has no spec (modalities, class names), so data for it cannot be prepared."
+        )
     try:
-        refuse_special_keys(spec, path="spec")
+        check_spec(spec)
+        if not spec.get("modalities"):
+            raise ValueError("spec.modalities: expected one modality or more, got none")
     except ValueError as error:
         raise ValueError(f"ckpt_path: {file}: {error}") from error
     try:
         setattr(data, "spec", spec)  # noqa: B010  (Lightning's base class has no spec)
     except ValueError as error:
         source = (trained_on or {}).get("_target_")
-        hint = f" It was trained with {source}: choose it with data=NAME or experiment=NAME." if source else ""
+        hint = f" It was trained with {source}: select that with data=NAME or experiment=NAME." if source else ""
         raise ValueError(f"ckpt_path: this data does not fit the checkpoint. {error}{hint}") from error
     return dict(spec)

@@ -18,12 +18,12 @@ from perceiver.training.optimizer import OptimizerFactory
 
 def check_task(config: DictConfig, recipe: checkpoints.Recipe) -> None:
     """Check that the configured task is that of the checkpoint; no class named by a checkpoint is run."""
-    stored = (recipe.config.get("task") or {}).get("_target_")
+    stored = recipe.section("task").get("_target_")
     stored = None if stored is None else present_name(str(stored))
     if stored is not None and stored != config.task.get("_target_"):
         raise ValueError(
-            f"task: {recipe.file} was trained with {stored}, but {config.task.get('_target_')} is configured; "
-            "choose its own with task=NAME."
+            f"task: {recipe.file} was trained with {stored}, but {config.task.get('_target_')} is configured; select "
+            "the checkpoint's task with task=NAME."
         )
 
 
@@ -45,8 +45,8 @@ def make_task(
     objective = construct(plain["task"])
     if not isinstance(objective, Objective):
         raise ValueError(
-            f"task._target_={plain['task']['_target_']}: expected a perceiver.objectives.Objective, or what makes one, got "
-            f"{type(objective).__name__}."
+            f"task._target_={plain['task']['_target_']}: expected a perceiver.objectives.Objective, or a function "
+            f"that returns one, got {type(objective).__name__}."
         )
     return Task(
         model=model,

@@ -49,8 +49,9 @@ def make_trainer(plain: Mapping[str, Any], callbacks: list[Callback], *, stoppab
         )
     except MisconfigurationException as error:
         devices = (
-            f" This machine has {torch.cuda.device_count()} CUDA devices; trainer.accelerator={settings.get('accelerator')} "
-            f"trainer.devices={settings.get('devices')} were asked for."
+            f" This machine has {torch.cuda.device_count()} CUDA devices; "
+            f"trainer.accelerator={settings.get('accelerator')} trainer.devices={settings.get('devices')} were "
+            "requested."
         )
         about_devices = any(word in str(error) for word in ("backend", "accelerator", "devices", "GPU"))
         raise ValueError(f"trainer: {error}{devices if about_devices else ''}") from error

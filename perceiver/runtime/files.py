@@ -43,7 +43,7 @@ def atomic_write(path: Path, *, expected_bytes: int = 0) -> Iterator[BinaryIO]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if expected_bytes and (free := free_bytes(path.parent)) < expected_bytes:
-        raise _disk_full(path, f"it needs {expected_bytes:,} bytes, {free:,} bytes are free")
+        raise _disk_full(path, f"the file needs {expected_bytes:,} bytes, {free:,} bytes are free")
     temporary = temporary_beside(path)
     try:
         with temporary.open("wb") as file:
@@ -66,11 +66,51 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of killed processes in a folder; call it only while no process writes to the folder."""
-    for leftover in folder.glob(".*.tmp"):
+def remove_leftovers(folder: Path, *, name: str = "") -> None:
+    """Remove the temporary files of killed processes in a folder; call it only while no other process writes there.
+
+    Args:
+        folder: the folder, which need not exist.
+        name: the file that they would have become; "" for any.
+    """
+    for leftover in folder.glob(f".{name}*.tmp"):
         with contextlib.suppress(OSError):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+@contextmanager
+def staged(directory: Path) -> Iterator[Path]:
+    """Yield a folder for files that belong together; on success they move into `directory`, created if missing.
+
+    If writing fails or is interrupted, all earlier files are intact. Otherwise files and folders of the same names are
+    replaced: first all earlier ones leave, then all new ones enter. A process killed between these renames leaves names
+    missing, but never an earlier file beside a new one.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(directory, name=_STAGED)
+    folder = directory / f".{_STAGED}.{os.getpid()}.tmp"
+    new, earlier = folder / "new", folder / "earlier"
+    for part in (new, earlier):
+        part.mkdir(parents=True)
+    try:
+        yield new
+        names = sorted(entry.name for entry in new.iterdir())
+        try:
+            for source, target in ((directory, earlier), (new, directory)):
+                for name in names:
+                    if (source / name).exists():
+                        os.replace(source / name, target / name)
+        except BaseException:
+            for kept in earlier.iterdir():
+                if not (directory / kept.name).exists():
+                    os.replace(kept, directory / kept.name)
+            raise
+        flush_folder(directory)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_STAGED = "staged"
 
 
 def replace_keeping(new: Path, path: Path, *, previous: Path) -> None:
@@ -118,7 +158,7 @@ def free_bytes(directory: Path) -> int:
 
 
 def _disk_full(path: Path, what: str) -> DiskFullError:
-    kept = "The earlier file of that name is intact" if path.exists() else "Files written earlier are intact"
+    kept = "The earlier file is intact" if path.exists() else "Earlier files are intact"
     return DiskFullError(
         f"no space left while writing {path}: {what}. {kept}. Free some space, or write to another disk (a run: "
         "hydra.run.dir=DIR)."

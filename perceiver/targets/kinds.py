@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from io import BufferedIOBase
 from typing import Any, BinaryIO, ClassVar, Protocol, runtime_checkable
 
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from torch import Tensor
 
 from perceiver.targets.classes import ClassTarget
@@ -18,11 +18,13 @@ from perceiver.targets.predictions import (
     LabelsPrediction,
     Prediction,
     SegmentationPrediction,
+    TextPrediction,
     ValuesPrediction,
 )
+from perceiver.targets.text import TextTarget
 from perceiver.targets.values import ValuesTarget
 
-AnyPrediction = Prediction | LabelsPrediction | ValuesPrediction | SegmentationPrediction | FieldPrediction
+AnyPrediction = Prediction | LabelsPrediction | ValuesPrediction | SegmentationPrediction | FieldPrediction | TextPrediction
 
 
 @runtime_checkable
@@ -44,13 +46,11 @@ class SavedPrediction(Protocol):
 class Target(Protocol):
     """Interpretation of a model's outputs, made from `spec["target"]`."""
 
-    def predict(self, outputs: Float[Tensor, "batch *grid outputs"]) -> Sequence[AnyPrediction]:
-        """Interpret the outputs of B samples, one prediction each."""
+    def predict(self, outputs: Any) -> Sequence[AnyPrediction]:
+        """Interpret the outputs of B samples, `(B, *grid, outputs)` or generated sequences, one prediction each."""
         ...
 
-    def compare(
-        self, outputs: Float[Tensor, "batch *grid outputs"], target: Shaped[Tensor, "batch *any"]
-    ) -> list[Comparison]:
+    def compare(self, outputs: Any, target: Shaped[Tensor, "batch *any"]) -> list[Comparison]:
         """Compare predictions with truths, for B samples."""
         ...
 
@@ -62,6 +62,7 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], Target]] = {
     "segmentation": lambda target: SegmentationTarget(names=target["names"], modality=target["modality"]),
     "field": FieldTarget.of,
     "flow": FieldTarget.of,
+    "text": TextTarget.of,
 }
 """Makes the `Target` of a spec's entry `target`, by kind."""
 

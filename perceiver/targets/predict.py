@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,11 @@ from torch import Tensor
 
 from perceiver.batch import Sample
 from perceiver.collate import Collate
+from perceiver.modalities.kinds import kind_of
 from perceiver.modalities.preprocess import preprocess
+from perceiver.modalities.spec import ModalitySpec
+from perceiver.modalities.table import UnknownCategories
+from perceiver.targets.files import is_file, read_file
 from perceiver.targets.kinds import target_of
 from perceiver.targets.pixels import cut_to_size
 
@@ -27,6 +30,7 @@ def predict(
     *,
     batch_size: int,
     device: torch.device | str = "cpu",
+    open_files: bool = True,
 ) -> list[Any]:
     """Predict the target of the spec for raw samples; the caller sets evaluation mode. See `Perceiver.predict`.
 
@@ -36,68 +40,128 @@ def predict(
         samples: one sample, or an iterable of samples.
         batch_size: number of samples at a time.
         device: device for the inputs of `forward`.
+        open_files: whether strings and paths name files to open.
     """
     target = target_of(spec)
     if spec is None or target is None:
         raise ValueError(
-            "predict: this model has no spec with class names, labels or values; use a model that perceiver.load returned."
+            "predict: expected a model whose spec has class names, labels or values, such as one from perceiver.load."
         )
     if batch_size < 1:
-        raise ValueError(f"predict: batch_size must be at least 1, got {batch_size}.")
-    modalities = spec["modalities"]
+        raise ValueError(f"predict: expected batch_size of at least 1, got {batch_size}.")
+    modalities = spec.get("modalities")
+    if not modalities:
+        raise ValueError("predict: the spec of this model has no modalities, so that samples cannot be prepared.")
     collate = Collate(modalities=modalities)
+    unknown = _Unknown(modalities)
     predictions: list[Any] = []
-    prepared = (prepare(raw, modalities, number=number) for number, raw in enumerate(_samples(samples, modalities)))
+    prepared = (
+        prepare(raw, modalities, number=number, open_files=open_files, seen=unknown.add)
+        for number, raw in enumerate(_samples(samples, modalities))
+    )
     while rows := list(islice(prepared, batch_size)):
         batch = collate(rows).to(device)
         predicted = target.predict(forward(batch.inputs, batch.masks))
         predictions.extend(cut_to_size(predicted, target=target, masks=batch.masks))
+    unknown.warn()
     return predictions
 
 
-def prepare(raw: Any, modalities: Mapping[str, Mapping[str, Any]], *, number: int) -> Sample:
+def prepare(
+    raw: Any,
+    modalities: Mapping[str, ModalitySpec],
+    *,
+    number: int,
+    open_files: bool = True,
+    seen: Callable[[str, Any], None] = lambda name, value: None,
+) -> Sample:
     """Preprocess a raw sample: a dict of modalities, or the raw value of the only modality.
+
+    Args:
+        raw: the sample.
+        modalities: spec of each modality, by name.
+        number: number of the sample, for messages.
+        open_files: whether strings and paths name files to open.
+        seen: gets the name and the raw value of each modality.
 
     Raises:
         ValueError: if the sample does not fit the modalities; names it by `number`.
     """
-    if not isinstance(raw, Mapping):
+    if not isinstance(raw, Mapping) or _is_value(raw, modalities):
         if len(modalities) != 1:
             raise ValueError(f"sample {number}: expected a dict with any of {sorted(modalities)}, got {type(raw).__name__}.")
         raw = {next(iter(modalities)): raw}
     unknown = set(raw) - set(modalities)
     if unknown:
         raise ValueError(
-            f"sample {number}: expected any of the modalities {sorted(modalities)}, got also {sorted(unknown)}."
+            f"sample {number}: expected any of the modalities {sorted(modalities)}, got also {sorted(map(str, unknown))}."
         )
     inputs: dict[str, Tensor | dict[str, Tensor]] = {}
     for name, value in raw.items():
         where = f"sample {number}, modality {name!r}"
-        if isinstance(value, Path | bytes | bytearray):
-            value = _read(value, kind=modalities[name].get("kind"), where=where)
-        inputs[name] = preprocess(value, modality=modalities[name], name=where)
+        if is_file(value, modalities[name]):
+            if not open_files and isinstance(value, str | Path):
+                raise ValueError(f"{where}: expected a value or the bytes of a file, got {value!r:.60}, which names a file.")
+            value = read_file(value, modalities[name], where=where)
+        seen(name, value)
+        inputs[name] = preprocess(value, spec=modalities[name], name=where)
     return Sample(inputs=inputs, id=str(number))
 
 
-def _samples(samples: Any, modalities: Mapping[str, Mapping[str, Any]]) -> Iterable[Any]:
+def _is_value(raw: Mapping[Any, Any], modalities: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Return whether a dict is the value of the only modality, such as a row of a table, and not a dict of modalities."""
+    if len(modalities) != 1:
+        return False
+    [(name, modality)] = modalities.items()
+    if kind_of(modality).several_columns:
+        return not (set(raw) == {name} and isinstance(raw[name], Mapping | str | Path | bytes))
+    return bool(modality.get("kind") == "timeseries") and "values" in raw and set(raw) != {name}
+
+
+class _Unknown:
+    """Categories of tables that training did not have."""
+
+    def __init__(self, modalities: Mapping[str, Mapping[str, Any]]) -> None:
+        self._columns = {
+            name: {column: UnknownCategories(known) for column, known in (modality.get("categories") or {}).items()}
+            for name, modality in modalities.items()
+            if modality.get("kind") == "table"
+        }
+
+    def add(self, name: str, value: Any) -> None:
+        """Count the cells of a row."""
+        for column, unknown in self._columns.get(name, {}).items():
+            unknown.add(value.get(column) if isinstance(value, Mapping) else None)
+
+    def warn(self) -> None:
+        """Log what was found."""
+        for name, columns in self._columns.items():
+            for column, unknown in columns.items():
+                unknown.warn(f"predict, modality {name!r}, column {column!r}")
+
+
+def _samples(samples: Any, modalities: Mapping[str, ModalitySpec]) -> Iterable[Any]:
     """Iterate over the samples; a single sample counts as one."""
     if isinstance(samples, Mapping | str | Path | bytes | bytearray | Image.Image):
         return [samples]
-    if isinstance(samples, np.ndarray | Tensor) and len(modalities) == 1:
-        [modality] = modalities.values()
-        return [samples] if _is_one(samples, modality) else samples
+    if len(modalities) == 1:
+        [spec] = modalities.values()
+        if isinstance(samples, np.ndarray | Tensor):
+            return [samples] if _is_one(samples, spec) else samples
+        if isinstance(samples, list | tuple) and _is_one_list(samples, spec):
+            return [samples]
     if not isinstance(samples, Iterable):
         raise TypeError(f"predict: expected a sample or an iterable of samples, got {type(samples).__name__}.")
     return samples
 
 
-def _is_one(x: Any, modality: Mapping[str, Any]) -> bool:
+def _is_one(x: Any, spec: ModalitySpec) -> bool:
     """Return whether an array is one sample of a modality, rather than several along its first axis."""
-    kind, shape = modality.get("kind"), modality.get("shape")
+    kind, shape = spec.get("kind"), spec.get("shape")
     if kind == "text":
         return int(x.ndim) == 1
     if kind == "timeseries":
-        return bool(x.ndim == 1 or (x.ndim == 2 and x.shape[-1] == modality["num_values"]))
+        return bool(x.ndim == 1 or (x.ndim == 2 and x.shape[-1] == spec["num_values"]))
     if shape is None or x.ndim > len(shape):
         return False
     # A single channel may be omitted: then the first of as many axes is the batch axis.
@@ -105,19 +169,17 @@ def _is_one(x: Any, modality: Mapping[str, Any]) -> bool:
     return not alone or 1 in (x.shape[0], x.shape[-1])
 
 
-def _read(file: Path | bytes | bytearray, *, kind: Any, where: str) -> Any:
-    """Decode an image file, or a file of UTF-8 text."""
-    what = f"{file}" if isinstance(file, Path) else f"{len(file)} bytes"
-    if kind not in ("image", "text"):
-        raise ValueError(
-            f"{where}: expected an array or a tensor, got {what}; files of kind {kind!r} are read by data modules only."
-        )
+def _is_one_list(samples: Sequence[Any], modality: Mapping[str, Any]) -> bool:
+    """Return whether a list is one sample: numbers, the frames of a video, or a pair of sound and sample rate."""
+    kind = modality.get("kind")
+    if kind == "video" and samples and all(isinstance(frame, Image.Image) for frame in samples):
+        return True
+    if kind == "audio" and isinstance(samples, tuple) and len(samples) == 2 and isinstance(samples[1], int | np.integer):
+        return True
+    if not samples or not all(isinstance(one, int | float | list) for one in samples):
+        return False
     try:
-        content = file.read_bytes() if isinstance(file, Path) else bytes(file)
-        if kind == "text":
-            return content.decode()
-        image = Image.open(io.BytesIO(content))
-        image.load()
-    except Exception as error:
-        raise ValueError(f"{where}: cannot read {what} as {kind} ({type(error).__name__}: {error}).") from error
-    return image
+        array = np.asarray(samples)
+    except ValueError:
+        return False
+    return array.dtype.kind in "biuf" and _is_one(array, modality)

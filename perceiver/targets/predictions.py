@@ -168,3 +168,27 @@ class FieldPrediction:
     def save(self, file: BinaryIO | BufferedIOBase) -> None:
         """Write the values as an array in NumPy's format."""
         np.save(file, self.values)
+
+
+@dataclass(frozen=True)
+class TextPrediction:
+    """Generated text of one sample.
+
+    Args:
+        text: the text.
+        score: sum of the log probabilities of its ids; for beam search divided by the length penalty.
+        tokens: the text of each id, the end excluded.
+
+    Examples:
+        >>> from perceiver.targets.predictions import TextPrediction
+        >>> TextPrediction(text="a dog", score=-1.5, tokens=["a", " dog"]).cells()
+        {'prediction': 'a dog', 'score': '-1.5'}
+    """
+
+    text: str
+    score: float
+    tokens: list[str]
+
+    def cells(self) -> dict[str, str]:
+        """Return the cells of a row in a table of predictions, by column."""
+        return {"prediction": self.text, "score": f"{self.score:.6g}"}

@@ -41,8 +41,8 @@ class ValuesTarget:
         for one, truth in zip(self.predict(outputs), truths.tolist(), strict=True):
             predicted = list(one.values.values())
             distances = [abs(a - b) / s for a, b, s in zip(predicted, truth, self.std, strict=True)]
-            said, real = (", ".join(f"{number:.3g}" for number in numbers) for numbers in (predicted, truth))
-            comparisons.append(Comparison(said, real, correct=None, loss=sum(distances) / len(distances)))
+            shown, real = (", ".join(f"{number:.3g}" for number in numbers) for numbers in (predicted, truth))
+            comparisons.append(Comparison(shown, real, correct=None, loss=sum(distances) / len(distances)))
         return comparisons
 
 

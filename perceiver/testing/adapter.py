@@ -139,7 +139,7 @@ def _dense(adapter: nn.Module, raw: RawInput, mask: Tensor | None = None) -> Ten
 
 
 def _valid(tokens: Tokens, batch: int) -> Tensor:
-    """Validity of the tokens, `(B, M)`."""
+    """Return the validity of the tokens, `(B, M)`."""
     mask = tokens.dense_mask()
     return torch.ones(batch, tokens.num_tokens, dtype=torch.bool) if mask is None else mask.expand(batch, -1)
 
@@ -215,7 +215,7 @@ def _mask_of_presence(case: _Case) -> None:
     present[-1] = False
     expected = _dense(adapter, raw)[..., -1] * present[:, None]
     tokens = _tokens(adapter, raw, present)
-    _require_valid(tokens, expected.bool(), what="a mask (B,) to hide all tokens of absent samples and no others")
+    _require_valid(tokens, expected.bool(), what="a mask (B,) to hide the tokens of absent samples and no others")
     everywhere = _tokens(adapter, raw, torch.ones_like(present))
     _require_valid(
         everywhere, _dense(adapter, raw)[..., -1].bool(), what="a mask (B,) that is all True to be equivalent to no mask"
@@ -419,9 +419,7 @@ def _require_error(act: Callable[[], object], *, names: str, what: str) -> None:
         ) from error
     else:
         raise AssertionError(f"expected ValueError or TypeError for {what}, got tokens; {where}.")
-    require(
-        re.search(names, words) is not None, f"expected an error that names {what}, got {words!r}; {where}."
-    )
+    require(re.search(names, words) is not None, f"expected an error that names {what}, got {words!r}; {where}.")
 
 
 def _dense_equals_factored(case: _Case) -> None:

@@ -133,10 +133,10 @@ def _spec_is_plain_and_complete(case: _Case) -> None:
         f"expected spec['modalities'] to be a dict of modalities, got {modalities!r}.",
     )
     assert isinstance(modalities, dict)
-    for name, facts in modalities.items():
+    for name, entry in modalities.items():
         require(
-            isinstance(facts, dict) and isinstance(facts.get("kind"), str),
-            f"expected spec['modalities'][{name!r}] to say a kind, got {facts!r}; the kind chooses adapter/<kind>.yaml.",
+            isinstance(entry, dict) and isinstance(entry.get("kind"), str),
+            f"expected spec['modalities'][{name!r}] to name a kind, got {entry!r}; the kind chooses adapter/<kind>.yaml.",
         )
     _channel_axes(modalities)
     if "target" not in spec:
@@ -144,16 +144,16 @@ def _spec_is_plain_and_complete(case: _Case) -> None:
     target = spec["target"]
     require(
         isinstance(target, dict) and target.get("kind") in KINDS,
-        f"expected spec['target'] to say a kind, one of {', '.join(KINDS)}, got {target!r}.",
+        f"expected spec['target'] to name a kind, one of {', '.join(KINDS)}, got {target!r}.",
     )
     assert isinstance(target, dict)
     names = target.get("names")
     require(
         isinstance(names, list) and bool(names) and all(isinstance(name, str) for name in names),
-        f"expected spec['target']['names'] to be a list of strings, got {names!r}; predictions are told by them.",
+        f"expected spec['target']['names'] to be a list of strings, got {names!r}; they name the predictions.",
     )
     assert isinstance(names, list)
-    require(len(set(names)) == len(names), f"expected names that differ in spec['target']['names'], got {names}.")
+    require(len(set(names)) == len(names), f"expected distinct names in spec['target']['names'], got {names}.")
     if target["kind"] in ("classes", "segmentation"):
         require(
             len(names) >= 2 and spec.get("num_classes") == len(names),
@@ -199,8 +199,8 @@ def _batches_match_spec(case: _Case) -> None:
                         _require_shape(tensor, None, size=batch.size, where=f"{where}, {key!r}")
             require(
                 len(batch.ids) == batch.size and all(isinstance(one, str) and one for one in batch.ids),
-                f"expected an id for each of {batch.size} samples of a {split} batch, got {batch.ids[:3]}…; give every "
-                "perceiver.Sample one, messages and tables of predictions name samples by it.",
+                f"expected an id for each of {batch.size} samples of a {split} batch, got {batch.ids[:3]}…; give "
+                "every perceiver.Sample an id, which messages and tables of predictions use.",
             )
 
 
@@ -210,8 +210,8 @@ def _require_shape(x: Tensor, shape: Sequence[int | None] | None, *, size: int, 
     fits = x.ndim == len(own) + 1 and all(one in (None, n) for one, n in zip(own, x.shape[1:], strict=False))
     require(
         fits and x.shape[0] == size,
-        f"expected {size} samples of shape {own} (None: any size) in a {where}, as ids and spec['modalities'] say, got "
-        f"{tuple(x.shape)}.",
+        f"expected {size} samples of shape {own} (None: any size) in a {where}, as ids and spec['modalities'] "
+        f"declare, got {tuple(x.shape)}.",
     )
 
 
@@ -233,7 +233,7 @@ def _require_mask(x: Tensor, mask: Tensor | None, channel_axis: int | None, *, w
         visible = torch.where(mask, x, x.new_zeros(()))
     require(
         bool(visible.isfinite().all()),
-        f"expected finite values wherever the mask says valid in a {where}, got NaN or infinity; mask what is missing.",
+        f"expected finite values wherever the mask says valid in a {where}, got NaN or infinity; mask missing values.",
     )
 
 
@@ -242,9 +242,7 @@ def _channel_axes(modalities: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return dict(Collate(modalities=modalities).channel_axes)
     except ValueError as error:
-        raise AssertionError(
-            f"expected modalities that perceiver.Collate makes batches of, got ValueError: {error}"
-        ) from error
+        raise AssertionError(f"expected modalities that perceiver.Collate can batch, got ValueError: {error}") from error
 
 
 def _targets_in_range(case: _Case) -> None:
@@ -257,7 +255,9 @@ def _targets_in_range(case: _Case) -> None:
     for split in _SPLITS:
         for batch in case.batches(module, split):
             target = batch.target
-            require(target is not None, f"expected targets in {split} batches, got None; give every perceiver.Sample one.")
+            require(
+                target is not None, f"expected targets in {split} batches, got None; give every perceiver.Sample a target."
+            )
             assert target is not None
             if kind == "classes" and not target.is_floating_point():
                 fits = tuple(target.shape) == (batch.size,) and bool(((target >= 0) & (target < count)).all())
@@ -291,8 +291,8 @@ def _require_no_targets(case: _Case, module: Any) -> None:
         for batch in case.batches(module, split):
             require(
                 batch.target is None,
-                f"expected no targets in {split} batches, since the spec has none, got some; say in spec['target'] what "
-                "they are.",
+                f"expected no targets in {split} batches, since the spec has none, got some; declare them in "
+                "spec['target'].",
             )
 
 
@@ -303,7 +303,7 @@ def _target_mask(batch: Batch, grid: Sequence[int], split: str) -> Tensor:
         return torch.ones(shape, dtype=torch.bool)
     require(
         mask.dtype == torch.bool and tuple(mask.shape) == shape,
-        f"expected a boolean target_mask {shape} in a {split} batch, as the grid of its target, got {mask.dtype} "
+        f"expected a boolean target_mask {shape} in a {split} batch like the grid of its target, got {mask.dtype} "
         f"{tuple(mask.shape)}; True is valid.",
     )
     return mask
@@ -331,7 +331,7 @@ def _deterministic_evaluation(case: _Case) -> None:
                 expected,
                 list(case.batches(module, split)),
                 what=f"the same {split} batches every time",
-                where="neither shuffle nor augment",
+                where="do not shuffle or augment",
             )
 
 
@@ -388,10 +388,10 @@ def _noted(method: Callable[..., Any], name: str, read: list[str], *arguments: A
 def _stored_spec_is_used(case: _Case) -> None:
     original = case.ready()
     stored = deepcopy(_spec(original))
-    changed = [name for name, facts in stored["modalities"].items() if facts.get("std") is not None]
+    changed = [name for name, entry in stored["modalities"].items() if entry.get("std") is not None]
     for name in changed:
-        facts = stored["modalities"][name]
-        facts["std"] = [2 * value for value in facts["std"]] if isinstance(facts["std"], list) else 2 * facts["std"]
+        entry = stored["modalities"][name]
+        entry["std"] = [2 * value for value in entry["std"]] if isinstance(entry["std"], list) else 2 * entry["std"]
     for stage in ("fit", "test"):
         module = case.make()
         module.prepare_data()
@@ -399,8 +399,8 @@ def _stored_spec_is_used(case: _Case) -> None:
         module.setup(stage)
         require(
             _spec(module) == stored,
-            f"expected the spec that was set to hold after setup({stage!r}), got another; make a spec in setup only where "
-            "none was set.",
+            f"expected the spec that was set to hold after setup({stage!r}), got a different spec; in setup, make a "
+            "spec only if none was set.",
         )
         split = "val" if stage == "fit" else "test"
         before, after = next(case.batches(original, split)), next(case.batches(module, split))
@@ -411,8 +411,8 @@ def _stored_spec_is_used(case: _Case) -> None:
                 )
                 require(
                     not same,
-                    f"expected {name!r} of {split} batches to be normalised by the std of the spec that was set, twice the "
-                    "data's own, got the same content as without; normalise by self.spec.",
+                    f"expected {name!r} of {split} batches to be normalised by the std of the spec that was set "
+                    "(twice that of the data), got unchanged content; normalise by self.spec.",
                 )
 
 
@@ -426,8 +426,8 @@ def _set(module: Any, spec: Mapping[str, Any]) -> None:
         module.spec = deepcopy(dict(spec))
     except AttributeError as error:
         raise AssertionError(
-            f"expected {type(module).__name__}.spec to take the spec of a checkpoint, got AttributeError: {error}; give the "
-            "property a setter: testing and resuming use what was stored."
+            f"expected {type(module).__name__}.spec to take the spec of a checkpoint, got AttributeError: {error}; "
+            "add a setter to the property: testing and resuming use the stored spec."
         ) from error
 
 
@@ -442,8 +442,8 @@ def _foreign_spec_is_refused(case: _Case) -> None:
     except ValueError:
         return
     raise AssertionError(
-        f"expected ValueError for the spec of data whose modalities are {sorted(foreign['modalities'])}, got none; compare "
-        "with what is known of this data in the setter of spec, and say what was expected and what came."
+        f"expected ValueError for the spec of data whose modalities are {sorted(foreign['modalities'])}, got none; in "
+        "the setter of spec, compare it with the known facts of this data, and report expected and actual values."
     )
 
 
@@ -465,7 +465,7 @@ def _workers_give_the_same_batches(case: _Case) -> None:
                 passes.append(list(islice(again, case.max_batches)))
         _require_same(
             *passes,
-            what=f"the same {split} batches from loader processes as without",
+            what=f"the same {split} batches with and without loader processes",
             where="keep open files, counters and random numbers out of the data set",
         )
 

@@ -34,8 +34,9 @@ from perceiver.checkpoints.plain import plain, refuse_special_keys
 from perceiver.checkpoints.trusted_classes import resolve, spelling
 from perceiver.collate import Collate
 from perceiver.modalities.kinds import KINDS
-from perceiver.modalities.modality import Axis, Modality, ModalitySpec
+from perceiver.modalities.modality import Axis, Modality
 from perceiver.modalities.preprocess import unnormalised
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.testing.check import Check, require, run_checks
 
 Raw = Callable[[], Sequence[Any]]
@@ -46,7 +47,7 @@ def modality_checks(
     make_raw: Raw,
     *,
     settings: Mapping[str, Any] | None = None,
-    facts: Mapping[str, Any] | None = None,
+    entries: Mapping[str, Any] | None = None,
     cells: Sequence[Any] = (),
 ) -> list[Check]:
     """Return the checks of a kind; see the head of this file.
@@ -56,10 +57,10 @@ def modality_checks(
         make_raw: function that returns at least two different raw samples, as `Perceiver.predict` takes them; of different
             lengths if the kind allows it.
         settings: settings as in `data.modalities`, if the defaults do not suffice.
-        facts: further entries of the spec that `facts` and `statistics` of the kind do not provide.
+        entries: further entries of the spec that `spec` and `statistics` of the kind do not provide.
         cells: cells of a manifest for `Modality.read`; empty: `read` is not checked.
     """
-    case = _Case(kind, make_raw, dict(settings or {}), dict(facts or {}), list(cells))
+    case = _Case(kind, make_raw, dict(settings or {}), dict(entries or {}), list(cells))
     return [Check(name, partial(run, case)) for name, run in _CHECKS.items() if cells or name != "cells_are_read"]
 
 
@@ -68,7 +69,7 @@ def check_modality(
     make_raw: Raw,
     *,
     settings: Mapping[str, Any] | None = None,
-    facts: Mapping[str, Any] | None = None,
+    entries: Mapping[str, Any] | None = None,
     cells: Sequence[Any] = (),
 ) -> None:
     """Run all checks of a kind. Arguments as in `modality_checks`.
@@ -76,7 +77,7 @@ def check_modality(
     Raises:
         AssertionError: with the name, the expected and actual results and a hint for each check that failed.
     """
-    checks = modality_checks(kind, make_raw, settings=settings, facts=facts, cells=cells)
+    checks = modality_checks(kind, make_raw, settings=settings, entries=entries, cells=cells)
     run_checks(checks, subject=f"modality {kind.__name__}")
 
 
@@ -87,7 +88,7 @@ class _Case:
     kind: type[Modality]
     make_raw: Raw
     settings: dict[str, Any]
-    facts: dict[str, Any]
+    entries: dict[str, Any]
     cells: list[Any] = field(default_factory=list)
 
     def raw(self) -> list[Any]:
@@ -99,7 +100,7 @@ class _Case:
         """Return the spec of the modality, without or with statistics of the training samples."""
         kind = self.kind()
         word = next((word for word, known in KINDS.items() if type(known) is self.kind), spelling(self.kind))
-        spec = {"kind": word, **kind.facts({**kind.settings, **self.settings}), **self.facts}
+        spec = {"kind": word, **kind.spec({**kind.settings, **self.settings}), **self.entries}
         if not statistics:
             return {key: value for key, value in spec.items() if key not in ("mean", "std")}
         samples = (kind.preprocess(raw, spec, "sample") for raw in self.raw())
@@ -127,12 +128,12 @@ def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 def _made_without_arguments(case: _Case) -> None:
     require(
         Modality in case.kind.__bases__,
-        f"expected a class derived from perceiver.modalities.Modality itself, got bases {case.kind.__bases__}.",
+        f"expected a class derived directly from perceiver.modalities.Modality, got bases {case.kind.__bases__}.",
     )
     resolve(spelling(case.kind), path="kind", base=Modality)
     require(
         type(pickle.loads(pickle.dumps(case.kind()))) is case.kind and not vars(case.kind()),
-        f"expected an instance without state, got {vars(case.kind())}; keep what is known of a modality in its spec.",
+        f"expected an instance without state, got {vars(case.kind())}; keep all facts of a modality in its spec.",
     )
 
 
@@ -157,16 +158,16 @@ def _plain_spec(case: _Case) -> None:
         json.loads(json.dumps(spec)) == spec,
         f"expected the spec to be the same after a round trip through JSON, got {spec}; use lists, and finite numbers.",
     )
-    reserved = {"kind", "column"} & set(case.kind().facts({**case.kind.settings, **case.settings}))
-    require(not reserved, f"expected facts without {', '.join(sorted(reserved))}, which the data module adds.")
-    require(spec == case.spec(), "expected the same statistics of the same samples; draw nothing at random.")
+    reserved = {"kind", "column"} & set(case.kind().spec({**case.kind.settings, **case.settings}))
+    require(not reserved, f"expected a spec without {', '.join(sorted(reserved))}, which the data module adds.")
+    require(spec == case.spec(), "expected the same statistics for the same samples; do not use random numbers.")
 
 
 def _cells_are_read(case: _Case) -> None:
     kind, spec = case.kind(), case.spec()
     for cell in case.cells:
         first, second = (_parts(kind.preprocess(kind.read(deepcopy(cell), spec), spec, "sample")) for _ in range(2))
-        require(_same(first, second), "expected read to give the same raw sample for the same cell.")
+        require(_same(first, second), "expected read to return the same raw sample for the same cell.")
 
 
 def _deterministic(case: _Case) -> None:
@@ -178,9 +179,12 @@ def _deterministic(case: _Case) -> None:
         torch.manual_seed(2)
         second = _parts(kind.preprocess(raw, spec, "sample"))
         fresh = _parts(kind.preprocess(untouched, spec, "sample"))
-        require(_same(first, second), "expected preprocess to give the same twice; augmentation belongs to the data module.")
-        require(spec == before, "expected preprocess to leave the spec as it is.")
-        require(_same(first, fresh), "expected preprocess to leave the raw sample as it is; work on a copy.")
+        require(
+            _same(first, second),
+            "expected preprocess to return the same result twice; augmentation belongs to the data module.",
+        )
+        require(spec == before, "expected preprocess to leave the spec unchanged.")
+        require(_same(first, fresh), "expected preprocess to leave the raw sample unchanged; work on a copy.")
 
 
 def _shapes_of_the_spec(case: _Case) -> None:
@@ -235,9 +239,7 @@ def _normalisation_inverts(case: _Case) -> None:
 def _collation_pads_and_masks(case: _Case) -> None:
     spec, axes = case.spec(), case.axes()
     samples = [case.kind().preprocess(raw, spec, "sample") for raw in case.raw()]
-    batch = Collate(modalities={"x": spec})(
-        [Sample(inputs={"x": x}, id=str(row)) for row, x in enumerate(samples)]
-    )
+    batch = Collate(modalities={"x": spec})([Sample(inputs={"x": x}, id=str(row)) for row, x in enumerate(samples)])
     mask = batch.masks.get("x")
     for row, sample in enumerate(samples):
         for part, x in _parts(sample).items():
@@ -245,15 +247,15 @@ def _collation_pads_and_masks(case: _Case) -> None:
             padded = (stacked[part] if part else stacked)[row]
             require(
                 torch.equal(padded[tuple(slice(size) for size in x.shape)], x),
-                f"expected the batch to hold sample {row} as it is, at the beginning of each axis of the grid.",
+                f"expected the batch to hold sample {row} unchanged, at the start of each axis of the grid.",
             )
             axis = axes[part]
             grid = x.shape if axis is None else x.shape[1:] if axis == 0 else x.shape[:-1]
             count = padded.numel() if mask is None else int(mask[row].sum())
             require(
                 mask is None or mask.ndim == 1 or count == torch.Size(grid).numel(),
-                f"expected {torch.Size(grid).numel()} valid elements of sample {row}, got {count}; the tensors of a sample "
-                "have one grid, and channel_axis is where its channels are.",
+                f"expected {torch.Size(grid).numel()} valid elements of sample {row}, got {count}; the tensors of a "
+                "sample share one grid, and channel_axis is its channel axis.",
             )
 
 
@@ -307,7 +309,9 @@ def _error_names_the_sample(case: _Case) -> None:
     except Exception as error:
         raise AssertionError(f"expected ValueError or TypeError for a bare object, got {type(error).__name__}.") from error
     else:
-        raise AssertionError("expected ValueError or TypeError for a bare object, got a sample; check what comes in.")
+        raise AssertionError(
+            "expected ValueError or TypeError for a bare object, got a sample; check the type of the input."
+        )
 
 
 def _drawing(case: _Case) -> None:

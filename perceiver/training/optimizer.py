@@ -51,7 +51,7 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     if undecayed:
         groups.append({"params": undecayed, "weight_decay": 0.0})
     if not groups:
-        raise ValueError("model: expected at least one parameter with requires_grad, found none; nothing can be trained.")
+        raise ValueError("model: expected at least one parameter with requires_grad, found none.")
     return groups
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from perceiver.batch import Batch
 
 TIMES = "times"
-"""Part of an input that is not cast: seconds since some origin need all their digits."""
+"""Part of an input that is not cast: seconds since an origin need all their digits."""
 
 
 def cast_inputs_alone(precision: Precision) -> None:

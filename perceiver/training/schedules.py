@@ -81,7 +81,7 @@ def step_decay(
     """
     _check(total_steps, drop_factor=drop_factor, **{f"drops[{number}]": drop for number, drop in enumerate(drops)})
     if list(drops) != sorted(drops):
-        raise ValueError(f"scheduler.drops: expected shares of the steps in rising order, got {list(drops)}.")
+        raise ValueError(f"scheduler.drops: expected shares of the steps in increasing order, got {list(drops)}.")
     ends = [round(drop * total_steps) for drop in drops]
 
     def factor(step: int) -> float:
@@ -104,8 +104,8 @@ def _per_step(optimizer: Optimizer, factor: Callable[[int], float]) -> LambdaLR:
 def _check(total_steps: int, **fractions: float) -> None:
     if not math.isfinite(total_steps) or total_steps < 1:
         raise ValueError(
-            f"total_steps: expected the number of training steps, got {total_steps}. A schedule needs an end: set "
-            "trainer.max_epochs or trainer.max_steps, or use scheduler=none."
+            f"total_steps: expected the number of training steps, got {total_steps}. A schedule needs a last step: "
+            "set trainer.max_epochs or trainer.max_steps, or use scheduler=none."
         )
     for name, value in fractions.items():
         if not 0.0 <= value <= 1.0:

@@ -61,6 +61,7 @@ class Task(LightningModule):
         }
         self._confusions: dict[str, Tensor] = {}
         self._logged = False
+        self._unchecked: Tensor | None = None  # sum of the losses that were not checked
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._checkpoint = dict(checkpoint) if checkpoint is not None else None
@@ -68,6 +69,11 @@ class Task(LightningModule):
     def training_metrics(self) -> dict[str, Metric]:
         """Return the metrics that training steps update, by the name under which they are logged at the end of an epoch."""
         return {f"train/{name}": metric for name, metric in self._metrics["train"].items()}
+
+    def logged_names(self) -> list[str]:
+        """Return the names under which values of training and validation are logged."""
+        validation = self.objective.result_names(self._metrics["val"])
+        return [*self.training_metrics(), "train/learning_rate", *(f"val/{name}" for name in validation)]
 
     def confusion(self, stage: str) -> Tensor | None:
         """Return the confusion matrix `(classes, classes)` of the last pass over a stage's data, or None.
@@ -108,11 +114,12 @@ class Task(LightningModule):
         """Return the objective's loss.
 
         Raises:
-            FloatingPointError: if the loss is not finite; further training would be useless.
+            FloatingPointError: if the loss is not finite; further training would be useless. On a GPU this is found out at
+                the next logged step, since asking in each step would keep the processor from running ahead.
         """
         metrics = self._metrics["train"]
         loss = self.objective.loss(self.model, batch, {name: metrics[name] for name in metrics if name != "loss"})
-        self._require_finite(loss, batch)
+        self._check_finite(loss, batch)
         metrics["loss"].update(loss, batch.size)
         return loss
 
@@ -123,6 +130,7 @@ class Task(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the learning rate at the end of the epoch, and the training metrics if no batch was marked as the last."""
+        self._require_finite()
         if not self._logged:
             self._log_training()
         self._logged = False
@@ -131,7 +139,8 @@ class Task(LightningModule):
         self.log("train/learning_rate", self._learning_rate(), sync_dist=True)
 
     def on_validation_epoch_start(self) -> None:
-        """Reset the metrics, also after an interrupted pass."""
+        """Reset the metrics, also after an interrupted pass. No checkpoint is saved after a loss that is not finite."""
+        self._require_finite()
         self._start("val")
 
     def on_test_epoch_start(self) -> None:
@@ -184,13 +193,22 @@ class Task(LightningModule):
         for metric in self._metrics[stage].values():
             metric.to(self.device).reset()
 
-    def _require_finite(self, loss: Tensor, batch: Batch) -> None:
-        if not bool(torch.isfinite(loss)):
+    def _check_finite(self, loss: Tensor, batch: Batch) -> None:
+        """Remember the first loss that is not finite, and raise if it is cheap to know."""
+        loss = loss.detach()
+        # The sum stays not finite once a loss is.
+        self._unchecked = loss if self._unchecked is None else self._unchecked + loss
+        if loss.device.type == "cpu" or (self.global_step + 1) % max(1, self.trainer.log_every_n_steps) == 0:
+            self._require_finite(batch)
+
+    def _require_finite(self, batch: Batch | None = None) -> None:
+        losses, self._unchecked = self._unchecked, None
+        if losses is not None and not bool(torch.isfinite(losses)):
+            samples = "" if batch is None else f" (samples {', '.join(batch.ids[:3])}, …)"
             raise FloatingPointError(
-                f"the training loss became {float(loss.detach())} in epoch {self.current_epoch + 1}, step "
-                f"{self.global_step + 1}, at a learning rate of {self._learning_rate():.3g} (samples "
-                f"{', '.join(batch.ids[:3])}, …). Lower optimizer.lr, or set trainer.gradient_clip_val; checkpoints of "
-                "earlier epochs are intact."
+                f"the training loss is {float(losses)} in epoch {self.current_epoch + 1}, step "
+                f"{self.global_step + 1}, at a learning rate of {self._learning_rate():.3g}{samples}. "
+                "Lower optimizer.lr, or set trainer.gradient_clip_val; checkpoints of earlier epochs are intact."
             )
 
     def _learning_rate(self) -> float:

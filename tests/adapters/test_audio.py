@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from perceiver.adapters.audio import LogMel, LogMelBins, LogMelFrames, WaveformFrames
+from perceiver.adapters.audio import LogMelBins, LogMelFrames, WaveformFrames
+from perceiver.adapters.log_mel import LogMel
 from perceiver.positions import Fourier, LearnedTable
 from perceiver.tokens import Tokens
 
@@ -427,7 +428,7 @@ def test_wrong_masks_are_named(factory) -> None:
 def test_waveform_arguments_must_be_positive(name: str) -> None:
     arguments: dict[str, int | float] = {"audio_channels": 1, "frame": 50, "sample_rate": 8000, "duration_seconds": 2.0}
     arguments[name] = type(arguments[name])(0)
-    with pytest.raises(ValueError, match=rf"WaveformFrames\.{name}: expected a positive number, got 0"):
+    with pytest.raises(ValueError, match=rf"WaveformFrames\.{name}: expected a finite number above 0, got 0"):
         WaveformFrames(**arguments, position=Fourier(num_bands=1, resolution=[10.0]))
 
 
@@ -438,9 +439,9 @@ def test_waveform_arguments_must_be_positive(name: str) -> None:
         ({"hop_seconds": 1e-5}, "a hop of at least one sample"),
         ({"max_hertz": 5000.0}, "max_hertz <= 4000"),
         ({"min_hertz": 900.0, "max_hertz": 800.0}, "min_hertz < max_hertz"),
-        ({"num_mels": 0}, "num_mels: expected a positive number"),
-        ({"std": 0.0}, "std: expected a positive number"),
-        ({"epsilon": 0.0}, "epsilon: expected a positive number"),
+        ({"num_mels": 0}, "num_mels: expected a finite number above 0"),
+        ({"std": 0.0}, "std: expected a finite number above 0"),
+        ({"epsilon": 0.0}, "epsilon: expected a finite number above 0"),
         ({"num_mels": 100, "max_hertz": 0.5}, "too narrow"),
     ],
 )
@@ -468,12 +469,12 @@ def test_configured_adapters_take_their_facts_from_the_data(
     repository: Path, name: str, kind: type[nn.Module], grid: tuple[int, ...]
 ) -> None:
     tree = {"model": {"adapters": {"voice": OmegaConf.load(repository / "conf" / "adapter" / f"{name}.yaml")}}}
-    facts = {"kind": "audio", "shape": [2, None], "sample_rate": SAMPLE_RATE}
+    spec = {"kind": "audio", "shape": [2, None], "sample_rate": SAMPLE_RATE}
     from perceiver.run.configuration.resolve import resolve
     from perceiver.run.configuration.resolvers import register_resolvers
 
     register_resolvers()
-    config = resolve(OmegaConf.create(tree), {"modalities": {"voice": facts}})
+    config = resolve(OmegaConf.create(tree), {"modalities": {"voice": spec}})
     adapter = instantiate(config["model"]["adapters"]["voice"], _convert_="all")
     assert type(adapter) is kind
     tokens = adapter(torch.randn(3, 2, 4000))

@@ -238,7 +238,7 @@ def test_learns_wines_apart_with_cells_missing() -> None:
 def test_ids_outside_their_column_are_named(wrong: int) -> None:
     rows = some_rows(missing=0.0)
     rows["categories"][2, 0] = wrong
-    with pytest.raises(ValueError, match=rf"sample 2, categorical column 0: id {wrong} is not in \[0, 3\).*is id 0"):
+    with pytest.raises(ValueError, match=rf"sample 2, categorical column 0: id {wrong} is not in \[0, 3\).*have id 0"):
         table()(rows)
     rows["present"][2, 4] = False
     table()(rows)
@@ -268,7 +268,7 @@ def test_wrong_types_and_masks_are_named() -> None:
     for changes, message in [
         ({"numbers": torch.zeros(5, 4, dtype=torch.int64)}, "numbers in floating point, got torch.int64"),
         ({"categories": torch.zeros(5, 3)}, "categories as ids of type int64, got torch.float32"),
-        ({"present": torch.ones(5, 7)}, r"present of type bool \(True = there\), got torch.float32"),
+        ({"present": torch.ones(5, 7)}, r"present of type bool \(True = present\), got torch.float32"),
     ]:
         with pytest.raises(TypeError, match=message):
             adapter({**rows, **changes})

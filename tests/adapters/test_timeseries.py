@@ -289,9 +289,9 @@ def test_times_that_are_no_numbers_are_named(wrong: float) -> None:
 
 def test_times_that_do_not_grow_are_named() -> None:
     for times, message in [
-        ([0.0, 5.0, 4.5, 9.0], r"sample 0, step 2: its time, 4.5, is not later than 5.0 .*Sort steps by time"),
-        ([0.0, 5.0, 5.0, 9.0], r"step 2: its time, 5.0, is not later than 5.0 .*merge those of the same time"),
-        ([0.0, 7.0, float("nan"), 6.5], r"step 3: its time, 6.5, is not later than 7.0 of a step before it"),
+        ([0.0, 5.0, 4.5, 9.0], r"sample 0, step 2: its time, 4.5, is not later than 5.0, .*Sort the steps by time"),
+        ([0.0, 5.0, 5.0, 9.0], r"step 2: its time, 5.0, is not later than 5.0, .*merge steps with equal times"),
+        ([0.0, 7.0, float("nan"), 6.5], r"step 3: its time, 6.5, is not later than 7.0, the time of an earlier step"),
     ]:
         batch = {"values": torch.zeros(1, 4, 3), "times": torch.tensor([times], dtype=torch.float64)}
         mask = ~batch["times"].isnan()
@@ -336,7 +336,7 @@ def test_wrong_types_and_masks_are_named() -> None:
         ({"values": torch.zeros(2, 4, 3, dtype=torch.int64)}, "values in floating point, got torch.int64"),
         ({"times": torch.arange(4).expand(2, 4)}, r"float64 seconds, got torch.int64, which is too coarse.*double\(\)"),
         ({"times": batch["times"].bfloat16()}, "float64 seconds, got torch.bfloat16"),
-        ({"present": torch.ones(2, 4, 3)}, r"present of type bool \(True = there\), got torch.float32"),
+        ({"present": torch.ones(2, 4, 3)}, r"present of type bool \(True = present\), got torch.float32"),
     ]:
         with pytest.raises(TypeError, match=message):
             adapter({**batch, **changes})

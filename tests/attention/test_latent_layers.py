@@ -106,7 +106,7 @@ def test_layer_on_products_of_onednn(widening: int, monkeypatch: pytest.MonkeyPa
     try:
         linear._try_operator()
     except Exception as error:
-        pytest.skip(f"this torch has no usable product of oneDNN: {error}")
+        pytest.skip(f"oneDNN's matrix product does not work in this torch: {error}")
     layer = SelfAttend(channels=48, num_heads=4, widening=widening)
     x = torch.randn(3, 20, 48, requires_grad=True)
     direction = torch.randn(3, 20, 48)

@@ -86,7 +86,7 @@ def test_canonical_rewrites_every_target_and_can_be_built_with_trust(config: Con
     assert own["head"]["_target_"] == "perceiver.decoders.pooled.PooledHead"
     assert canonical(own) == own
     build_model(own, trust=[])
-    with pytest.raises(TargetError, match="another name of"):
+    with pytest.raises(TargetError, match="an alias of"):
         build_model(config, trust=[])
 
 

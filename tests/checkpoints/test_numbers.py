@@ -68,6 +68,83 @@ MODELS: dict[str, tuple[Config, str]] = {
 VALUES = (math.nan, math.inf, -1, 0, 1e30, 2**63, 2**63 - 1, True)
 
 
+def fourier(*resolution: int) -> Config:
+    return {"_target_": "perceiver.Fourier", "num_bands": 2, "resolution": list(resolution)}
+
+
+SPECTRUM: Config = {
+    "audio_channels": 1, "sample_rate": 1000, "num_mels": 4, "window_seconds": 0.04, "hop_seconds": 0.02,
+    "duration_seconds": 0.2, "min_hertz": 10.0, "max_hertz": 400.0, "epsilon": 1e-6, "mean": 0.5, "std": 2.0,
+}  # fmt: skip
+MASKING: Config = {
+    "_target_": "perceiver.adapters.SpectrumMasking", "max_bands": 2, "max_frames": 2, "num_band_masks": 1,
+    "num_frame_masks": 1,
+}  # fmt: skip
+TEXT: Config = {"vocabulary_size": 9, "embedding_channels": 4, "reference_length": 8, "std": 0.02}
+ADAPTERS: dict[str, tuple[Config, Any]] = {
+    "WaveformFrames": (
+        {"audio_channels": 1, "frame": 10, "sample_rate": 1000, "duration_seconds": 0.2, "position": fourier(20)},
+        torch.rand(2, 1, 200),
+    ),
+    "LogMelFrames": ({**SPECTRUM, "position": fourier(10), "augment": MASKING}, torch.rand(2, 1, 200)),
+    "LogMelBins": ({**SPECTRUM, "position": fourier(10, 4)}, torch.rand(2, 1, 200)),
+    "FrameSurroundings": (
+        {"video_channels": 1, "num_frames": 2, "window": 3, "embedding_channels": 4, "position": fourier(6, 6)},
+        torch.rand(2, 1, 2, 6, 6),
+    ),
+    "ImageConvStem": ({"image_channels": 1, "stem_channels": 4, "position": fourier(2, 2)}, torch.rand(2, 1, 8, 8)),
+    "Points": (
+        {"point_channels": 3, "num_coordinates": 3, "scale": 1.0, "position": fourier(4, 4, 4)},
+        torch.rand(2, 5, 3),
+    ),
+    "Table": (
+        {"num_numbers": 2, "category_sizes": [3, 4], "embedding_channels": 4},
+        {"numbers": torch.rand(2, 2), "categories": torch.ones(2, 2, dtype=torch.int64)},
+    ),
+    "TextTokens": ({**TEXT, "position": fourier(8)}, torch.ones(2, 8, dtype=torch.int64)),
+    "TimeSeries": (
+        {"num_values": 2, "duration_seconds": 4.0, "step_seconds": 0.5, "position": fourier(8)},
+        {"values": torch.rand(2, 8, 2)},
+    ),
+    "Vector": ({"vector_channels": 3}, torch.rand(2, 3)),
+    "VideoPatches": (
+        {"video_channels": 1, "patch": [1, 2, 2], "embedding_channels": 4, "position": fourier(2, 3, 3)},
+        torch.rand(2, 1, 2, 6, 6),
+    ),
+}
+"""Arguments and an input of each adapter that `MODELS` lacks."""
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_number_out_of_range_of_an_adapter_is_named_or_runs(name: str) -> None:
+    config, x = ADAPTERS[name]
+    model = {**MODEL, "adapters": {"x": {"_target_": f"perceiver.adapters.{name}", **config}}}
+    build_model(canonical(deepcopy(model)), trust=[])({"x": x})
+    for path in (path for path in numbers_of(model) if path.startswith("adapters")):
+        [argument] = re.findall(r"([a-z_]+)(?:\.\d+)?$", path)
+        for value in VALUES:
+            tree = canonical(deepcopy(model))
+            set_value(tree, path, value)
+            started = time.monotonic()
+            try:
+                with limit_allocation(max_bytes=10**8, max_modules=1000, reason="a test"):
+                    built = build_model(tree, trust=[])
+            except ValueError as error:
+                assert re.search(argument, str(error)), (path, value, str(error))  # noqa: PT017
+                continue
+            assert math.isfinite(value), f"{path} = {value} was accepted"
+            assert value is not True, f"{path} = True was accepted"
+            try:
+                with torch.no_grad():
+                    built({"x": x})
+            except ValueError:  # an input of the former size
+                pass
+            except RuntimeError as error:
+                raise AssertionError(f"{path} = {value} was accepted") from error
+            assert time.monotonic() - started < 10
+
+
 def places() -> list[Any]:
     """Each number of each model."""
     return [

@@ -35,7 +35,7 @@ def test_a_strangers_config_must_use_the_classs_own_spelling() -> None:
     assert resolve_trusted("perceiver.model.Perceiver", trust=(), path=PATH) is perceiver.Perceiver
     assert resolve_trusted("torch.nn.modules.linear.Linear", trust=(), path=PATH) is nn.Linear
     with pytest.raises(
-        TargetError, match=r"perceiver\.Perceiver is another name of perceiver\.model\.Perceiver; .*module that defines"
+        TargetError, match=r"perceiver\.Perceiver is an alias of perceiver\.model\.Perceiver; .*module that defines"
     ):
         resolve_trusted("perceiver.Perceiver", trust=(), path=PATH)
 
@@ -162,11 +162,11 @@ def test_trust_names_the_package_as_a_whole(packages: Path) -> None:
         ("system_module.system", "is neither a module of that package nor a class"),
         ("functools.partial", "is neither a module of that package nor a class"),
         ("nn.Linear", "is neither a module of that package nor a class"),
-        ("Renamed", "is another name of torch.nn.modules.linear.Linear"),
-        ("ImagePixels", "is another name of perceiver.adapters.image.ImagePixels"),
-        ("alias", "is another name of plugin_of_tests.parts.Counted"),
-        ("Liar", "is another name of plugin_of_tests.Liar"),
-        ("Local", "is another name of plugin_of_tests.parts.local.<locals>.Local"),
+        ("Renamed", "is an alias of torch.nn.modules.linear.Linear"),
+        ("ImagePixels", "is an alias of perceiver.adapters.image.ImagePixels"),
+        ("alias", "is an alias of plugin_of_tests.parts.Counted"),
+        ("Liar", "is an alias of plugin_of_tests.Liar"),
+        ("Local", "is an alias of plugin_of_tests.parts.local.<locals>.Local"),
         ("Counted.method", "is a function or another callable, not a class"),
         ("Counted.forward", "has no forward"),
         ("Counted.Nested.channels", "is a int, not a class"),
@@ -204,7 +204,7 @@ def test_main_modules_are_not_run(packages: Path) -> None:
         ("os.path.join", "is a function or another callable, not a class"),
         ("os.path", "is a module, not a class"),
         ("fractions.Fraction", "is a class, but not derived from torch.nn.Module"),
-        ("plugin_of_tests.parts.Local", "canonical name plugin_of_tests.parts.local.<locals>.Local does not lead to it"),
+        ("plugin_of_tests.parts.Local", "canonical name plugin_of_tests.parts.local.<locals>.Local does not refer to it"),
         ("plugin_of_tests.parts.make", "is a function or another callable"),
     ],
 )

@@ -11,8 +11,8 @@ from perceiver.checkpoints.trusted_kinds import import_kinds
 from perceiver.modalities.kinds import kind_of
 
 
-def spec(kind: Any, **facts: Any) -> dict[str, Any]:
-    return {"modalities": {"x": {"kind": kind, **facts}}}
+def spec(kind: Any, **spec: Any) -> dict[str, Any]:
+    return {"modalities": {"x": {"kind": kind, **spec}}}
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_without_trust_nothing_is_imported(package: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("Alias", r"is another name of .*\.Signal"),
+        ("Alias", r"is an alias of .*\.Signal"),
         ("Other", r"not derived from perceiver\.modalities\.modality\.Modality"),
         ("path", "is a module, not a class"),
         ("path.join", "is refused|has no join|neither a module"),

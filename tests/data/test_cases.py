@@ -62,23 +62,23 @@ def test_a_damaged_image_is_refused_everywhere(cases: Path, tmp_path: Path) -> N
                 good.save(tmp_path / split / name / f"{number}.png")
     (tmp_path / "train" / "a" / "0.png").write_bytes(damaged.read_bytes())
     folder = DataModule.of(ImageFolder, root=tmp_path, size=(8, 8), num_workers=0)
-    with pytest.raises(ImageFileError, match=r"0\.png: no intact image"):
+    with pytest.raises(ImageFileError, match=r"0\.png: not a valid image"):
         folder.setup("fit")
 
     rows = [f"{damaged},a", *(f"train/{'ab'[number % 2]}/{1 + number % 3}.png,{'ab'[number % 2]}" for number in range(20))]
     path = tmp_path / "m.csv"
     path.write_text("\n".join(["photo,label", *rows]))
     made = manifest(path, {"photo": {"kind": "image", "size": [8, 8]}}, split_seed=1)
-    with pytest.raises(BadRowError, match=r"damaged\.png: no intact image"):
+    with pytest.raises(BadRowError, match=r"damaged\.png: not a valid image"):
         read_row(made, 0)
     skipping = manifest(path, {"photo": {"kind": "image", "size": [8, 8]}}, on_bad_row="skip", test_fraction=0.0)
-    with pytest.raises(ValueError, match="of one colour"):
+    with pytest.raises(ValueError, match="are a single colour"):
         skipping.setup("fit")  # the good ones are all red
     assert any("damaged.png" in message for message in skipping.source.skipped)
 
-    facts = {"kind": "image", "shape": [3, 8, 8], "range": [0, 255], "crop_fraction": 1.0}
+    spec = {"kind": "image", "shape": [3, 8, 8], "range": [0, 255], "crop_fraction": 1.0}
     with Image.open(damaged) as image, pytest.raises(Exception, match=r"."):
-        preprocess(image, modality=facts, name="x")
+        preprocess(image, spec=spec, name="x")
 
 
 def read_row(made: DataModule, row: int) -> Any:
@@ -90,7 +90,7 @@ def read_row(made: DataModule, row: int) -> Any:
         table=table_,
         rows=[row],
         modalities=[modality],
-        specs={modality.name: modality.facts},
+        specs={modality.name: modality.spec},
         folder=made.source.root,
         ids=RowIds(table=table_, column=None),
     )[0]
@@ -129,13 +129,13 @@ def test_unknown_categories_and_empty_columns_are_logged(
     made.spec = spec
     with caplog.at_level(logging.WARNING):
         read = inputs(made)
-    assert "column 'ward': 1 of 3 cells have 1 values unknown in training, such as '3'" in caplog.text
+    assert "column 'ward': 1 of 3 cells have 1 values unseen in training, such as '3'" in caplog.text
     assert "column 'age': is empty in all 3 rows" in caplog.text
     assert [row["x"]["categories"].tolist() for row in read] == [[0], [2], [1]]
 
 
 def test_categories_of_version_0_1_keep_their_meaning(cases: Path) -> None:
-    facts = {"kind": "table", "columns": ["ward"], "numbers": [], "mean": [], "std": [], "category_sizes": [4]}
+    spec = {"kind": "table", "columns": ["ward"], "numbers": [], "mean": [], "std": [], "category_sizes": [4]}
     for known, value, number in (
         (["0.0", "1.0"], "1", 2),
         (["0.0", "1.0"], "1.0", 2),
@@ -144,7 +144,7 @@ def test_categories_of_version_0_1_keep_their_meaning(cases: Path) -> None:
         (["1", "1.0", "true"], True, 3),
         (["1", "1.0", "true"], "2", 0),
     ):
-        read = preprocess({"ward": value}, modality={**facts, "categories": {"ward": known}}, name="x")
+        read = preprocess({"ward": value}, spec={**spec, "categories": {"ward": known}}, name="x")
         assert isinstance(read, dict)
         assert read["categories"].tolist() == [number], (known, value)
 
@@ -152,18 +152,18 @@ def test_categories_of_version_0_1_keep_their_meaning(cases: Path) -> None:
 def test_decimal_commas_are_numbers(cases: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         made = trained(cases / "decimal_comma.csv", table("weight"))
-    facts = made.spec["modalities"]["x"]
-    assert (facts["numbers"], facts["categories"]) == (["weight"], {})
-    read = preprocess({"weight": "40,5"}, modality={**facts, "mean": [0.0], "std": [1.0]}, name="x")
+    spec = made.spec["modalities"]["x"]
+    assert (spec["numbers"], spec["categories"]) == (["weight"], {})
+    read = preprocess({"weight": "40,5"}, spec={**spec, "mean": [0.0], "std": [1.0]}, name="x")
     assert isinstance(read, dict)
     assert read["numbers"].tolist() == [40.5]
     assert "column 'weight': read as numbers (decimal: ,), 0 of" in caplog.text
 
 
 def test_question_marks_are_missing_numbers(cases: Path) -> None:
-    facts = trained(cases / "question_marks.csv", table("hp")).spec["modalities"]["x"]
-    assert (facts["numbers"], facts["categories"]) == (["hp"], {})
-    read = preprocess({"hp": "?"}, modality=facts, name="x")
+    spec = trained(cases / "question_marks.csv", table("hp")).spec["modalities"]["x"]
+    assert (spec["numbers"], spec["categories"]) == (["hp"], {})
+    read = preprocess({"hp": "?"}, spec=spec, name="x")
     assert isinstance(read, dict)
     assert read["present"].tolist() == [False]
 
@@ -184,19 +184,19 @@ def test_quotes_of_tab_separated_texts_are_characters(cases: Path) -> None:
 
 
 def test_days_without_hyphens(cases: Path) -> None:
-    read = read_cell("series_yyyymmdd.csv", facts={"kind": "timeseries", "names": ["v"]}, folder=cases)
+    read = read_cell("series_yyyymmdd.csv", spec={"kind": "timeseries", "names": ["v"]}, folder=cases)
     assert np.diff(read["times"]).tolist() == [86400.0, 86400.0]
 
 
 def test_lines_that_end_in_carriage_returns(cases: Path) -> None:
-    read = read_cell("series_cr.csv", facts={"kind": "timeseries", "names": ["v"]}, folder=cases)
+    read = read_cell("series_cr.csv", spec={"kind": "timeseries", "names": ["v"]}, folder=cases)
     assert read["times"].tolist() == [0, 1]
     assert read["values"].tolist() == [[1], [2]]
 
 
 def test_points(cases: Path) -> None:
     assert array_of("points_decimal_comma.csv", cases).tolist() == [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]
-    with pytest.raises(ValueError, match=r"points_gap\.csv, row 2, 'y': has no number"):
+    with pytest.raises(ValueError, match=r"points_gap\.csv, row 2, 'y': expected a number"):
         array_of("points_gap.csv", cases)
 
 
@@ -221,17 +221,17 @@ def test_integers_have_the_scale_of_a_recording(cases: Path, tmp_path: Path) -> 
     columns = pq.read_schema(path).names
     audio = next(name for name in columns if name not in ("label", "id", "split"))
     made = trained(path, {"x": {"kind": "audio", "column": audio, "sample_rate": 8000}}, max_seconds=None)
-    facts = made.spec["modalities"]["x"]
+    spec = made.spec["modalities"]["x"]
     raw = made.source._columns().cell(0, audio)
     soundfile.write(tmp_path / "a.wav", raw.astype(np.int16), 8000, subtype="PCM_16")
-    expected = preprocess(read_recording(tmp_path / "a.wav"), modality=facts, name="x")
+    expected = preprocess(read_recording(tmp_path / "a.wav"), spec=spec, name="x")
     assert isinstance(expected, torch.Tensor)
     for form in (raw, raw.astype(np.int64), [int(one) for one in raw]):
-        torch.testing.assert_close(preprocess(np.asarray(form), modality=facts, name="x"), expected)  # prediction
-        trained_on = preprocess(read_cell(form, facts=facts, folder=None), modality=facts, name="x")
+        torch.testing.assert_close(preprocess(np.asarray(form), spec=spec, name="x"), expected)  # prediction
+        trained_on = preprocess(read_cell(form, spec=spec, folder=None), spec=spec, name="x")
         torch.testing.assert_close(trained_on, expected)
-    old = {key: value for key, value in facts.items() if key != "integer_bits"}
-    assert read_cell(raw, facts=old, folder=None).dtype == np.float32
+    old = {key: value for key, value in spec.items() if key != "integer_bits"}
+    assert read_cell(raw, spec=old, folder=None).dtype == np.float32
 
 
 def test_masks_of_0_and_255(cases: Path) -> None:

@@ -28,9 +28,9 @@ def test_learned_queries_as_many_as_tokens() -> None:
     queries = LearnedQueries(grid=[6, 7], channels=5, modality="a")
     [part] = queries({"a": Tokens(parts=(torch.zeros(2, 3, 7, 1),))}).parts
     torch.testing.assert_close(part[0], queries.queries[:3])
-    with pytest.raises(ValueError, match=r"tokens of 'a' have the grid \(3, 8\), but there are queries for \(6, 7\)"):
+    with pytest.raises(ValueError, match=r"tokens of 'a' have the grid \(3, 8\), but the queries have the grid \(6, 7\)"):
         queries({"a": Tokens(parts=(torch.zeros(2, 3, 8, 1),))})
-    with pytest.raises(ValueError, match=r"LearnedQueries: the outputs are those of the tokens of 'a'.*got \['b'\]"):
+    with pytest.raises(ValueError, match=r"LearnedQueries: the outputs follow the tokens of 'a'.*got \['b'\]"):
         queries({"b": Tokens(parts=(torch.zeros(2, 3, 8, 1),))})
 
 
@@ -71,9 +71,9 @@ def test_input_queries_are_the_tokens() -> None:
 def test_errors() -> None:
     with pytest.raises(ValueError, match="LearnedQueries: expected positive grid sizes"):
         LearnedQueries(grid=[0], channels=3)
-    with pytest.raises(ValueError, match="expected either grid, of the outputs, or modality"):
+    with pytest.raises(ValueError, match="expected either grid, the grid of the outputs, or modality"):
         PositionalQueries(position=PLANE)
-    with pytest.raises(ValueError, match="expected either grid, of the outputs, or modality"):
+    with pytest.raises(ValueError, match="expected either grid, the grid of the outputs, or modality"):
         PositionalQueries(position=PLANE, grid=[2, 2], modality="a")
     with pytest.raises(ValueError, match=r"PositionalQueries\.grid: .* \[2, 0\]"):
         PositionalQueries(position=PLANE, grid=[2, 0])
@@ -82,5 +82,5 @@ def test_errors() -> None:
 
 
 def test_sizes_that_differ_between_samples_are_no_grid(unchecked: None) -> None:
-    with pytest.raises(ValueError, match=r"grid: .* \[None, None\]. Where they differ between samples"):
+    with pytest.raises(ValueError, match=r"grid: .* \[None, None\]. If sizes differ between samples"):
         PositionalQueries(position=PLANE, grid=[None, None])  # type: ignore[list-item]

@@ -127,7 +127,8 @@ def test_samples_may_share_queries_or_have_their_own() -> None:
     tokens = Tokens(parts=parts, mask=torch.rand(2, 3, 4) < 0.7)
     output = own(latents(), tokens={"image": tokens})
     torch.testing.assert_close(
-        output.flatten(1, 2), reference(own, tokens.dense(), latents()) * tokens.dense_mask()[..., None]  # type: ignore[index]
+        output.flatten(1, 2),
+        reference(own, tokens.dense(), latents()) * tokens.dense_mask()[..., None],  # type: ignore[index]
     )
 
 
@@ -206,7 +207,7 @@ def test_tied_logits() -> None:
 @pytest.mark.parametrize(
     ("index", "error", "message"),
     [
-        (torch.tensor([0.5]), TypeError, "index: expected places in the output grid as int64, got torch.float32"),
+        (torch.tensor([0.5]), TypeError, "index: expected positions in the output grid as int64, got torch.float32"),
         (torch.zeros(3, 1, dtype=torch.long), ValueError, r"\(k,\) or \(2, k\), k at least 1, got \(3, 1\)"),
         (torch.tensor([0, 12]), ValueError, r"grid \(3, 4\), 0 to 11; got 0 to 12"),
         (torch.tensor([-1]), ValueError, "got -1 to -1"),
@@ -233,15 +234,17 @@ def test_bad_arguments() -> None:
     own = decoder(queries=InputQueries(modality="image"), token_channels=4)
     with pytest.raises(ValueError, match="expected queries of 4 channels, got 5"):
         own(latents(), tokens={"image": Tokens(parts=(torch.randn(2, 3, 5),))})
-    with pytest.raises(ValueError, match="those of the tokens of 'image', which is not among the inputs; got no tokens"):
+    with pytest.raises(
+        ValueError, match="the outputs follow the tokens of 'image', which is not among the inputs; got no tokens"
+    ):
         own(latents())
     tied = decoder(tied_logits=TiedLogits(modality="text", vocabulary_size=3))
-    with pytest.raises(ValueError, match=r"an adapter 'text' with an attribute embedding.* got none of that name"):
+    with pytest.raises(ValueError, match=r"an adapter 'text' with an attribute embedding.* got no such adapter"):
         tied(latents())
     with pytest.raises(ValueError, match="got ImagePixels"):
         tied(latents(), adapters={"text": ImagePixels(image_channels=1, position=Fourier(num_bands=1, resolution=(1, 1)))})
     text = TextTokens(vocabulary_size=4, embedding_channels=5, position=Fourier(num_bands=1, resolution=(1,)))
-    with pytest.raises(ValueError, match=r"expected an embedding of \(3, 5\) .* is \(4, 5\)"):
+    with pytest.raises(ValueError, match=r"expected an embedding of \(3, 5\) .* has \(4, 5\)"):
         tied(latents(), adapters={"text": text})
     with pytest.raises(ValueError, match=r"TiedLogits\.vocabulary_size: .* got 0"):
         TiedLogits(modality="text", vocabulary_size=0)

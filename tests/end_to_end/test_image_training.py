@@ -1,48 +1,21 @@
 """From image files to metrics with `python train.py`: folders with unequal classes, mixing, and testing elsewhere."""
 
-import contextlib
-import io
-import json
+import csv
 import shutil
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import pytest
 import torch
 import torchvision
 import yaml
+from hydra_runs import SMALL, metrics_of
+from hydra_runs import run as train
 from image_sets import cifar10_set, cifar_checksums, folder_set
 from PIL import Image
 
 import perceiver
-from perceiver.run.main import main
 
-SMALL = (
-    "model.encoder.num_latents=4",
-    "model.encoder.latent_channels=16",
-    "model.encoder.num_self_heads=2",
-    "adapter@model.adapters.image=image_conv",
-    "trainer.max_epochs=2",
-    "logger=none",
-)
-
-
-def train(*arguments: str) -> tuple[int, str]:
-    """Run within this process; exit status and stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    with mock.patch("sys.argv", ["train.py", *arguments]), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main()
-            code = 0
-        except SystemExit as error:
-            code = int(error.code or 0)
-    return code, err.getvalue()
-
-
-def metrics_of(directory: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((directory / "metrics.json").read_text())
-    return loaded
+CONVOLVED = (*SMALL, "adapter@model.adapters.image=image_conv", "trainer.max_epochs=2", "logger=none")
 
 
 def test_image_folders_with_unequal_classes(tmp_path: Path) -> None:
@@ -52,7 +25,7 @@ def test_image_folders_with_unequal_classes(tmp_path: Path) -> None:
         file.unlink()
     settings = (f"data.root={root}", "data.num_workers=0", "data.size=[24,24]")
     unequal = ("task.class_weights=balanced", "task.balanced_accuracy=true", "data.balanced_sampling=true")
-    code, err = train("data=image_folder", *SMALL, *settings, *unequal, f"hydra.run.dir={run}")
+    code, _, err = train("data=image_folder", *CONVOLVED, *settings, *unequal, f"hydra.run.dir={run}")
     assert code == 0, err
     metrics = metrics_of(run)
     assert {"val/balanced_accuracy", "test/balanced_accuracy"} <= set(metrics)
@@ -65,7 +38,7 @@ def test_image_folders_with_unequal_classes(tmp_path: Path) -> None:
     shutil.copytree(root / "test", elsewhere / "test")
     again = tmp_path / "again"
     arguments = ("mode=test", "data=image_folder", f"data.root={elsewhere}", *settings[1:], "logger=none")
-    code, err = train(*arguments, f"ckpt_path={run}", f"hydra.run.dir={again}")
+    code, _, err = train(*arguments, f"ckpt_path={run}", f"hydra.run.dir={again}")
     assert code == 0, err
     assert metrics_of(again)["test/accuracy"] == metrics["test/accuracy"]
 
@@ -75,15 +48,25 @@ def test_image_folders_with_unequal_classes(tmp_path: Path) -> None:
     right = [prediction.label == file.parent.name for prediction, file in zip(predictions, files, strict=True)]
     assert sum(right) / len(right) == pytest.approx(metrics["test/accuracy"])
 
+    # The folder of the test images has no splits: all files are predicted for, under their paths, save damaged ones.
+    (root / "test" / "cat" / "damaged.png").write_bytes(b"x")
+    arguments = ("mode=predict", "data=image_folder", f"data.root={root / 'test'}", *settings[1:], "data.on_bad_row=skip")
+    code, err = train(*arguments, f"ckpt_path={run}", f"hydra.run.dir={tmp_path / 'predicted'}")
+    assert code == 0, err
+    with (tmp_path / "predicted" / "predictions.csv").open(newline="") as table:
+        rows = {row["id"]: row["prediction"] for row in csv.DictReader(table)}
+    expected = [file.relative_to(root / "test").as_posix() for file in files]
+    assert rows == dict(zip(expected, [prediction.label for prediction in predictions], strict=True))
+
 
 def test_a_damaged_image_reads_in_one_line(tmp_path: Path) -> None:
     folder_set(tmp_path / "images")
     file = tmp_path / "images" / "train" / "dog" / "3.jpg"
     file.write_bytes(file.read_bytes()[:300])
     settings = (f"data.root={tmp_path / 'images'}", "data.num_workers=0", f"hydra.run.dir={tmp_path / 'run'}")
-    code, err = train("data=image_folder", *SMALL, *settings)
+    code, _, err = train("data=image_folder", *CONVOLVED, *settings)
     assert code == 1
-    assert err.startswith(f"error: {file}: no intact image (")
+    assert err.startswith(f"error: {file}: not a valid image (")
 
 
 def test_the_cifar10_recipe_mixes_training_images_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +74,9 @@ def test_the_cifar10_recipe_mixes_training_images_only(tmp_path: Path, monkeypat
     cifar_checksums(tmp_path, torchvision.datasets.CIFAR10, monkeypatch)
     run = tmp_path / "run"
     settings = (f"data.root={tmp_path}", "data.download=false", "data.validation_size=20", "data.batch_size=16")
-    code, err = train("experiment=cifar10", *SMALL[:3], *SMALL[4:], *settings, "test=false", f"hydra.run.dir={run}")
+    code, _, err = train(
+        "experiment=cifar10", *SMALL, "trainer.max_epochs=2", "logger=none", *settings, "test=false", f"hydra.run.dir={run}"
+    )
     assert code == 0, err
     assert "val/accuracy" in metrics_of(run)
     model = perceiver.load(run)

@@ -10,8 +10,8 @@ from pydoc_data.topics import topics
 import pytest
 import torch
 import yaml
-from test_parallel import train as two_processes
-from test_train import SMALL, Finished, train
+from hydra_runs import SMALL, Finished
+from hydra_runs import run as train
 
 import perceiver
 
@@ -106,40 +106,14 @@ def test_fine_tuning_on_texts_with_classes(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("task=masked_tokens",), "asks for the adapter of the modality 'text', and this data has image only"),
+        (("task=masked_tokens",), "refers to the adapter of modality 'text', but the data has only image"),
         (("experiment=masked_text", "task.masking.rate=1.5"), "TokenMasking.rate: expected a share above 0 and below 1"),
-        (("experiment=masked_text", "model/head=pooled"), "asks for spec.num_classes, which this data does not say"),
+        (("experiment=masked_text", "model/head=pooled"), "refers to spec.num_classes, which the spec of this data lacks"),
         (("experiment=masked_text", "task.masking.mask_id=300"), "mask_id 300 .* the model's vocabulary of 262"),
         (("experiment=masked_text", "data=text_files", "data.files=no/such"), "data.files: expected a file, a folder"),
     ],
 )
 def test_what_is_refused(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
-    finished: Finished = train(*arguments, "logger=none", f"hydra.run.dir={tmp_path}")
+    finished: Finished = train(*SMALL, *arguments, "logger=none", f"hydra.run.dir={tmp_path}")
     assert finished.code == 1
     assert re.search(words, finished.error)
-
-
-def test_two_processes_and_batches_without_text(tmp_path: Path, repository: Path) -> None:
-    """Some batches of one process have no text; a test in one process gives what two gave."""
-    rows = [("words", "size", "label", "split")]
-    for number in range(30):
-        text = f"number {number} and some words" if number % 3 == 0 else ""
-        rows.append((text, str(number), "ab"[number % 2], ("train", "val", "test")[number // 10]))
-    with (tmp_path / "rows.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
-    overrides = (
-        "data=manifest", f"data.manifest={tmp_path}/rows.csv", "data.num_workers=0",
-        "data.modalities={words: text, one: {kind: table, columns: [size]}}", "task=masked_tokens", "task.modality=words",
-        *SMALL, "data.batch_size=1", "model.head.num_heads=1", "callbacks.attention=null", "callbacks.samples=null",
-        "trainer.accelerator=cpu", "logger=none",
-    )  # fmt: skip
-    done = two_processes(
-        repository, *overrides, "trainer.devices=2", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/two"
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    both = json.loads((tmp_path / "two" / "metrics.json").read_text())
-    finished = train(*overrides, "mode=test", f"ckpt_path={tmp_path}/two", f"hydra.run.dir={tmp_path}/one")
-    assert finished.code == 0, finished.err
-    single = json.loads((tmp_path / "one" / "metrics.json").read_text())
-    for name in ("test/loss", "test/accuracy", "test/bits_per_token"):
-        assert single[name] == pytest.approx(both[name], rel=1e-5)

@@ -1,5 +1,6 @@
 """Several processes: the same training as in one, one run directory, and what is left when one of them dies."""
 
+import csv
 import json
 import math
 import os
@@ -14,26 +15,20 @@ from typing import Any
 
 import pytest
 import torch
+from forked_ranks import outcomes
+from hydra_runs import QUIET, SMALL, metrics_of, run
+from made_once import made_once
 from torch.utils.data import DataLoader, DistributedSampler
 
 import perceiver
 from perceiver.data import DataModule, Digits
 from perceiver.run.configuration.learning_rate import LearningRateScaling, ScaledOptimizer
+from perceiver.run.processes.launch import PARENT
 from perceiver.training.task import counted
 
-SUPPORT = Path(__file__).resolve().parents[1] / "support"
-SMALL = (
-    "model.encoder.num_latents=4",
-    "model.encoder.latent_channels=16",
-    "model.encoder.num_self_heads=2",
-    "model.encoder.num_blocks=1",
-    "model.encoder.num_cross_attends=1",
-    "model.encoder.num_layers_per_block=1",
-    "callbacks.samples=null",
-    "callbacks.attention=null",
-    "trainer.max_epochs=1",
-)
+SHORT = (*SMALL, *QUIET, "trainer.max_epochs=1")
 TWO = ("trainer.accelerator=cpu", "trainer.devices=2")
+STEPS = ("trainer=ddp", *TWO, "data.batch_size=64", "trainer.limit_train_batches=2", "test=false", "logger=none")
 
 
 def environment(repository: Path) -> dict[str, str]:
@@ -62,25 +57,51 @@ def descendants_in(directory: Path) -> list[str]:
     return found
 
 
-# ---- the same training
-
-
 @pytest.fixture(scope="module")
-def curves(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> dict[str, dict[str, list[float]]]:
-    """By strategy and model."""
-    folder = tmp_path_factory.mktemp("curves")
-    for strategy in ("auto", "ddp", "fsdp2"):
-        command = [sys.executable, str(SUPPORT / "loss_curves.py"), strategy, str(folder / strategy)]
-        done = subprocess.run(command, env=environment(repository), cwd=folder, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-    return {strategy: json.loads((folder / strategy).read_text()) for strategy in ("auto", "ddp", "fsdp2")}
+def runs(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    """The folder of everything that is trained once: curves by strategy, and run directories.
+
+    `single`, `ddp` and `fsdp2` have the same model trained for an epoch, in one process and in two, on equal global batches.
+    Of them `ddp` is started as a user does; others are forks of a process that has imported what they need.
+    """
+
+    def make(folder: Path) -> None:
+        single = (*SHORT, "trainer=single", "data.batch_size=64", f"hydra.run.dir={folder / 'single'}")
+        ddp = (*SHORT, "trainer=ddp", *TWO, "data.batch_size=32", f"hydra.run.dir={folder / 'ddp'}")
+        fsdp = (*SHORT, "trainer=fsdp2", *TWO, "data.batch_size=32", f"hydra.run.dir={folder / 'fsdp2'}")
+        dies = (*SHORT, "trainer=ddp", *TWO, "logger=none", f"hydra.run.dir={folder / 'dies'}", "data.batch_size=32")
+        curves = [
+            {"processes": processes, "call": ["loss_curves", "write", strategy, str(folder / f"{strategy}.json")]}
+            for strategy, processes in (("auto", 1), ("ddp", 2), ("fsdp2", 2))
+        ]
+        plan = [
+            *curves,
+            {"processes": 1, "arguments": single, "figures": True},
+            {"processes": 2, "arguments": fsdp, "figures": True},
+            {"processes": 2, "arguments": dies, "act": {"rank": 0, "step": 3, "signal": "SIGKILL"}},
+            {"processes": 2, "arguments": (*rows_without_text(folder), *TWO, f"hydra.run.dir={folder / 'texts'}")},
+        ]
+        done = train(repository, *ddp)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.count("Test accuracy") == 1, "only the first process reports"
+        for result in outcomes(plan, folder):
+            assert result["code"] == (-signal.SIGKILL if "act" in result["plan"] else 0), result["errors"]
+            assert not result["orphan"], result["errors"]
+            if "figures" in result["plan"]:
+                assert not any(result["errors"])
+                assert "".join(result["output"]).count("Test accuracy") == 1
+
+    return made_once(tmp_path_factory, "parallel", make)
+
+
+# ---- the same training
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("model", ["whole", "halves"])
-def test_two_processes_learn_what_one_does(curves: dict[str, Any], strategy: str, model: str) -> None:
-    """Of the same global batches; of halves, the second process never has the lower one."""
-    one, two = torch.tensor(curves["auto"][model]), torch.tensor(curves[strategy][model])
+def test_two_processes_learn_what_one_does(runs: Path, strategy: str, model: str) -> None:
+    """The global batches are the same; in the model of halves, the second process never has the lower one."""
+    one, two = (torch.tensor(json.loads((runs / f"{name}.json").read_text())[model]) for name in ("auto", strategy))
     assert len(one) == 20
     assert one[-1] < one[0] - 0.1
     torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-5)
@@ -89,37 +110,23 @@ def test_two_processes_learn_what_one_does(curves: dict[str, Any], strategy: str
 # ---- through the command line
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> dict[str, Path]:
-    """The same model trained for an epoch in one process, with DDP and with FSDP2 in two, on equal global batches."""
-    folder = tmp_path_factory.mktemp("trained")
-    for name, overrides in {
-        "single": ("trainer=single", "data.batch_size=64"),
-        "ddp": ("trainer=ddp", *TWO, "data.batch_size=32"),
-        "fsdp2": ("trainer=fsdp2", *TWO, "data.batch_size=32"),
-    }.items():
-        done = train(repository, *SMALL, *overrides, f"hydra.run.dir={folder / name}")
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("Test accuracy") == 1, "only the first process reports"
-        assert done.stderr == ""
-    return {name: folder / name for name in ("single", "ddp", "fsdp2")}
-
-
-def test_a_run_of_two_processes_leaves_what_one_leaves(trained: dict[str, Path]) -> None:
+def test_a_run_of_two_processes_leaves_what_one_leaves(runs: Path) -> None:
     listed = {
-        name: sorted(str(file.relative_to(run)) for file in run.rglob("*") if "tensorboard" not in str(file))
-        for name, run in trained.items()
+        name: sorted(
+            str(file.relative_to(runs / name)) for file in (runs / name).rglob("*") if "tensorboard" not in str(file)
+        )
+        for name in ("single", "ddp", "fsdp2")
     }
     assert listed["ddp"] == listed["single"]
     assert set(listed["single"]) - set(listed["fsdp2"]) == set()
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_metrics_are_of_every_sample_once(trained: dict[str, Path], strategy: str) -> None:
+def test_metrics_are_of_every_sample_once(runs: Path, strategy: str) -> None:
     """What `mode=test` in one process says of the checkpoint is what the two processes said of it."""
-    model = perceiver.load(trained[strategy])
+    model = perceiver.load(runs / strategy)
     assert type(model) is perceiver.Perceiver
-    data = perceiver_digits(trained[strategy])
+    data = perceiver_digits(runs / strategy)
     right, seen, loss = 0, 0, 0.0
     with torch.no_grad():
         for batch in data:
@@ -127,7 +134,7 @@ def test_metrics_are_of_every_sample_once(trained: dict[str, Path], strategy: st
             right += int((logits.argmax(1) == batch.target).sum())
             loss += float(torch.nn.functional.cross_entropy(logits, batch.target, reduction="sum"))
             seen += len(batch.target)
-    metrics = json.loads((trained[strategy] / "metrics.json").read_text())
+    metrics = json.loads((runs / strategy / "metrics.json").read_text())
     assert metrics["test/accuracy"] == pytest.approx(right / seen, abs=1e-6)
     assert metrics["test/loss"] == pytest.approx(loss / seen, rel=1e-5)
 
@@ -143,32 +150,34 @@ def perceiver_digits(run: Path) -> Any:
     return data.test_dataloader()
 
 
-def test_a_sweep_of_four_jobs_in_two_processes_each(repository: Path, tmp_path: Path) -> None:
-    quick = ("trainer=ddp", *TWO, "trainer.limit_train_batches=2", "test=false", "logger=none")
-    done = train(repository, "-m", *SMALL, *quick, "seed=0,1,2,3", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+def test_a_sweep_of_jobs_in_two_processes_each(repository: Path, tmp_path: Path) -> None:
+    done = train(repository, "-m", *SHORT, *STEPS, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in (tmp_path / "sweep").iterdir()) == ["0", "1", "2", "3", "best.json", "multirun.yaml"]
-    assert len(list(tmp_path.rglob("metrics.json"))) == 4
-    assert len(list(tmp_path.rglob("last.ckpt"))) == 4
-    seeds = [json.loads((tmp_path / "sweep" / str(job) / "metrics.json").read_text())["val/loss"] for job in range(4)]
-    assert len(set(seeds)) == 4, "each job has its own values"
+    assert sorted(path.name for path in (tmp_path / "sweep").iterdir()) == ["0", "1", "best.json", "multirun.yaml"]
+    assert len(list(tmp_path.rglob("metrics.json"))) == 2
+    assert len(list(tmp_path.rglob("last.ckpt"))) == 2
+    losses = [metrics_of(tmp_path / "sweep" / str(job))["val/loss"] for job in range(2)]
+    assert len(set(losses)) == 2, "each job has its own values"
     assert descendants_in(tmp_path) == []
 
 
 def test_torchrun_shares_one_run_directory(repository: Path, tmp_path: Path) -> None:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    quick = ("trainer=ddp", *TWO, "trainer.limit_train_batches=2", "test=false", "logger=none")
     run = tmp_path / "run"
-    done = train(repository, *SMALL, *quick, f"hydra.run.dir={run}", launcher=launcher)
+    done = train(repository, *SHORT, *STEPS, f"hydra.run.dir={run}", launcher=launcher)
     assert done.returncode == 0, done.stderr
     assert [path.parent for path in tmp_path.rglob("metrics.json")] == [run]
     assert done.stdout.count("Run directory") == 1
-    assert "processes of 32" in done.stdout
+    assert "processes of 64" in done.stdout
 
 
-@pytest.mark.parametrize("victim", ["first", "second"])
-def test_a_process_that_dies_stops_the_others(repository: Path, tmp_path: Path, victim: str) -> None:
-    command = [sys.executable, "train.py", *SMALL, "trainer=ddp", *TWO, "trainer.max_epochs=5000", "logger=none"]
+def test_the_first_process_does_not_die_alone(runs: Path) -> None:
+    """That no orphan was left, the fixture has seen."""
+    assert not (runs / "dies" / "metrics.json").exists()
+
+
+def test_a_process_that_dies_stops_the_first(repository: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "train.py", *SHORT, "trainer=ddp", *TWO, "trainer.max_epochs=5000", "logger=none"]
     command.append(f"hydra.run.dir={tmp_path / 'run'}")
     first = subprocess.Popen(
         command, cwd=repository, env=environment(repository), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -180,7 +189,11 @@ def test_a_process_that_dies_stops_the_others(repository: Path, tmp_path: Path, 
             assert first.poll() is None
             time.sleep(0.2)
         [second] = [int(child) for child in Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()]
-        os.kill(first.pid if victim == "first" else second, signal.SIGKILL)
+        theirs = dict(
+            entry.split("=", 1) for entry in Path(f"/proc/{second}/environ").read_text().split("\0") if "=" in entry
+        )
+        assert theirs[PARENT] == str(first.pid), "by which the second ends when the first dies"
+        os.kill(second, signal.SIGKILL)
         _, errors = first.communicate(timeout=60)
         until = time.monotonic() + 30
         while descendants_in(tmp_path / "run"):
@@ -188,25 +201,50 @@ def test_a_process_that_dies_stops_the_others(repository: Path, tmp_path: Path, 
             time.sleep(0.2)
     finally:
         first.kill()
-    if victim == "second":
-        assert first.returncode == 1
-        [line] = [line for line in errors.splitlines() if line.startswith("error: ")]
-        assert f"rank 1 (process {second}) was ended by SIGKILL" in line
-        assert "ckpt_path=" in line
+    assert first.returncode == 1
+    [line] = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert f"rank 1 (process {second}) was ended by SIGKILL" in line
+    assert "ckpt_path=" in line
     assert perceiver.load(tmp_path / "run" / "checkpoints" / "last.ckpt").spec is not None
 
 
-def test_a_port_in_use(repository: Path, tmp_path: Path) -> None:
+def test_a_port_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found before another process is started."""
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        run = tmp_path / "run"
-        done = train(repository, *SMALL, "trainer=ddp", *TWO, "logger=none", f"hydra.run.dir={run}", MASTER_PORT=port)
-    assert done.returncode == 1
-    [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert line.startswith(f"error: MASTER_PORT={port}: ")
-    assert "unset it" in line
+        monkeypatch.setenv("MASTER_PORT", port)
+        finished = run(*SHORT, "trainer=ddp", *TWO, "logger=none", f"hydra.run.dir={tmp_path / 'run'}")
+    assert finished.code == 1
+    assert finished.error.startswith(f"error: MASTER_PORT={port}: ")
+    assert "unset it" in finished.error
+    assert not {"LOCAL_RANK", "WORLD_SIZE"} & os.environ.keys()
+
+
+def rows_without_text(folder: Path) -> tuple[str, ...]:
+    """Settings of a masked language model whose batches have no text now and then."""
+    rows = [("words", "size", "label", "split")]
+    for number in range(30):
+        text = f"number {number} and some words" if number % 3 == 0 else ""
+        rows.append((text, str(number), "ab"[number % 2], ("train", "val", "test")[number // 10]))
+    with (folder / "rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return (
+        "data=manifest", f"data.manifest={folder}/rows.csv", "data.num_workers=0",
+        "data.modalities={words: text, one: {kind: table, columns: [size]}}", "task=masked_tokens", "task.modality=words",
+        *SHORT, "data.batch_size=1", "model.head.num_heads=1", "logger=none",
+    )  # fmt: skip
+
+
+def test_batches_without_text_in_some_processes(runs: Path, tmp_path: Path) -> None:
+    """A test in one process gives what two gave."""
+    overrides = (*rows_without_text(tmp_path), "trainer.accelerator=cpu")
+    finished = run(*overrides, "mode=test", f"ckpt_path={runs}/texts", f"hydra.run.dir={tmp_path}/one")
+    assert finished.code == 0, finished.err
+    single, both = metrics_of(tmp_path / "one"), metrics_of(runs / "texts")
+    for name in ("test/loss", "test/accuracy", "test/bits_per_token"):
+        assert single[name] == pytest.approx(both[name], rel=1e-5)
 
 
 # ---- evaluation counts every sample once

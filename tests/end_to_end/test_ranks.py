@@ -5,23 +5,21 @@
 
 import importlib
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from filelock import FileLock
+from forked_ranks import outcomes
+from hydra_runs import SMALL
+from made_once import made_once
 
 from perceiver.run.processes.lost_rank import explained
 
-SUPPORT = Path(__file__).resolve().parents[1] / "support"
 RUN = (
-    "data=digits", "model.encoder.num_latents=4", "model.encoder.latent_channels=16", "model.encoder.num_self_heads=2",
-    "model.encoder.num_blocks=1", "model.encoder.num_cross_attends=1", "model.encoder.num_layers_per_block=1",
-    "trainer.max_epochs=2", "trainer.accelerator=cpu", "logger=csv", "callbacks.samples=null", "callbacks.attention=null",
+    "data=digits", *SMALL, "trainer.max_epochs=2", "trainer.accelerator=cpu", "logger=csv",
+    "callbacks.samples=null", "callbacks.attention=null",
     "callbacks.attention_by_modality=null", "callbacks.attention_modalities=null", "test=false", "ckpt_path=auto",
     "averaging=ema", "callbacks.averaging.multi_avg_fn.decay=0.8", "trainer.limit_train_batches=9",
     "regularise=false",  # each process would augment and drop in its own way
@@ -34,25 +32,11 @@ HALVES = ("trainer=single", "data.batch_size=64", "trainer.limit_train_batches=1
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> dict[str, Any]:
-    """What became of each training, by a name, and the folder of their run directories under "folder".
-
-    Processes of the tests share them: the first one that asks makes them.
-    """
-    parallel = os.environ.get("PYTEST_XDIST_TESTRUNUID")
-    folder = tmp_path_factory.mktemp("ranks") if parallel is None else tmp_path_factory.getbasetemp().parent / "ranks"
-    with FileLock(f"{folder}.lock"):
-        folder.mkdir(exist_ok=True)
-        names, plan = planned(folder)
-        results = folder / "results.json"
-        if not results.exists():
-            (folder / "plan.json").write_text(json.dumps(plan))
-            command = [sys.executable, str(SUPPORT / "forked_ranks.py"), str(folder / "plan.json"), str(results)]
-            kept = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
-            environment = {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-            assert done.returncode == 0, done.stderr
-        return {**dict(zip(names, json.loads(results.read_text()), strict=True)), "folder": folder}
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What became of each training, by a name, and the folder of their run directories under "folder"."""
+    folder = made_once(tmp_path_factory, "ranks", lambda folder: outcomes(planned(folder)[1], folder))
+    results = json.loads((folder / "results.json").read_text())
+    return {**dict(zip(planned(folder)[0], results, strict=True)), "folder": folder}
 
 
 def planned(folder: Path) -> tuple[list[str], list[dict[str, Any]]]:
@@ -127,9 +111,7 @@ def test_two_processes_average_the_weights_of_one(runs: dict[str, Any]) -> None:
     assert sorted(ids(runs["one"], 1)) == sorted(ids(runs["two"], 1))
 
 
-@pytest.mark.parametrize(
-    ("cause", "run", "code"), [("SIGTERM", "a", 143), ("SIGUSR1", "b", 138), ("time", "c", 0)]
-)
+@pytest.mark.parametrize(("cause", "run", "code"), [("SIGTERM", "a", 143), ("SIGUSR1", "b", 138), ("time", "c", 0)])
 def test_two_processes_stop_together_and_go_on(cause: str, run: str, code: int, runs: dict[str, Any], compare: Any) -> None:
     """Asked for in either of them; what is resumed ends as what was left alone."""
     stopped, folder = runs[f"stopped by {cause}"], runs["folder"]
@@ -169,8 +151,9 @@ def test_other_global_batches_take_up_the_remaining_samples(runs: dict[str, Any]
     assert len(before) == 4 * 128
     assert not set(before) & set(after)
     assert sorted(before + after) == sorted(ids(runs["one"], 0))
-    assert "2 processes, now 1, and another global batch, 128 samples, now 64: the epoch goes on after 512 samples" in (
-        result["errors"][0]
+    assert (
+        "2 processes, now 1, and another global batch, 128 samples, now 64: the epoch goes on after 512 samples"
+        in (result["errors"][0])
     )
 
 
@@ -181,7 +164,7 @@ def test_a_process_that_hangs_stops_the_others(victim: str, witness: int, runs: 
     assert result["code"] == (1 if victim == "second" else -9)
     said = result["errors"][witness]
     where = " on rank 1" if witness else ""
-    assert said.startswith(f"error{where}: another process has made no progress for 6 seconds (trainer.strategy.timeout)")
+    assert said.startswith(f"error{where}: another process made no progress for 6 seconds (trainer.strategy.timeout)")
     assert "ckpt_path=DIR" in said
     assert len([line for line in said.splitlines() if line.startswith("error")]) == 1
 
@@ -195,14 +178,14 @@ def test_a_process_that_hangs_stops_the_others(victim: str, witness: int, runs: 
         (
             "[../third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 18000ms for recv operation to "
             "complete",
-            "no progress for 18 seconds (trainer.strategy.timeout), so this one stops. Of the others, rank 1 (process 7) is "
-            "stopped.",
+            "no progress for 18 seconds (trainer.strategy.timeout), so this one stops. Other processes: rank 1 "
+            "(process 7) is stopped.",
         ),
         (
             "Timed out after 19 seconds waiting for clients. 1/2 clients joined.",
-            "only 1 of 2 processes came to the first meeting within 19 seconds",
+            "only 1 of 2 processes connected within 19 seconds",
         ),
-        ("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:3456", "another process has ended"),
+        ("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:3456", "another process ended"),
     ],
 )
 def test_errors_of_torch_are_explained(error: str, words: str) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from digit_sets import digit_sets, read_recordings_once
-from hydra_runs import train
+from hydra_runs import run as train
+from made_once import made_once
 
 
 @pytest.fixture
@@ -58,14 +59,19 @@ def test_recordings_of_ids(subsets: Any) -> None:
     assert subsets.recordings(ids) == ["spoken_digits/3_theo_0", "spoken_digits/4_theo_1"]
 
 
-def test_script(subsets: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of models after one epoch on tiny files; what the table says is counted again by hand."""
-    monkeypatch.setattr("hydra_runs.SMALL", ())
+def test_script(
+    subsets: Any,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Models are trained for an epoch on tiny files; the values of the table are counted again by hand."""
     read_recordings_once(monkeypatch)
-    digit_sets(tmp_path)
+    root = made_once(tmp_path_factory, "digit_sets", digit_sets)
     settings = ("data.download=false", "data.validation_images=10", "data.validation_pairs=20", "data.test_pairs=60")
     size = ("model.encoder.num_latents=4", "model.encoder.latent_channels=16", "trainer.max_epochs=1", "test=false")
-    plain = ("callbacks.samples=null", "callbacks.attention=null", f"data.root={tmp_path}")
+    plain = ("callbacks.samples=null", "callbacks.attention=null", f"data.root={root}")
     both, alone = tmp_path / "both", tmp_path / "alone"
     for run, subset in (
         (both, ()),

@@ -4,54 +4,29 @@ A few runs are processes of their own; the others call the same `main` in this o
 """
 
 import csv
-import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
 import pytest
 import torch
 import yaml
-from hydra_runs import run
+from hydra_runs import QUICK, QUIET, SMALL, Finished, metrics_of
+from hydra_runs import run as train
+from made_once import made_once
 from sklearn.datasets import load_digits
 
 import perceiver
 from perceiver.data import DataModule, Digits
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SMALL = (
-    "model.encoder.num_latents=4",
-    "model.encoder.latent_channels=16",
-    "model.encoder.num_self_heads=2",
-    "model.encoder.num_blocks=1",
-    "model.encoder.num_cross_attends=1",
-    "model.encoder.num_layers_per_block=1",
-    "data.batch_size=128",
-    "optimizer.lr=5e-3",
-)
 LARGER = ("model.encoder.num_latents=8", "model.encoder.latent_channels=32")
-QUICK = (*SMALL, "trainer.max_epochs=1", "trainer.limit_train_batches=2", "logger=none")
-
-
-@dataclass(frozen=True)
-class Finished:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def error(self) -> str:
-        """The line on stderr that begins with `error: `."""
-        [line] = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        return line
 
 
 def process(*arguments: str) -> Finished:
@@ -61,29 +36,22 @@ def process(*arguments: str) -> Finished:
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
-def train(*arguments: str) -> Finished:
-    """The same within this process."""
-    return Finished(*run(*arguments))
-
-
 @pytest.fixture(scope="module")
 def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two epochs."""
-    directory = tmp_path_factory.mktemp("run") / "first"
-    finished = train(*SMALL, "trainer.max_epochs=2", f"hydra.run.dir={directory}")
-    assert finished.code == 0, finished.err
-    return directory
+    """A run of two epochs, in a process of its own, whose output is beside it."""
+
+    def make(folder: Path) -> None:
+        finished = process(*SMALL, "trainer.max_epochs=2", f"hydra.run.dir={folder / 'first'}")
+        assert finished.code == 0, finished.err
+        (folder / "out").write_text(finished.out)
+        (folder / "err").write_text(finished.err)
+
+    return made_once(tmp_path_factory, "run_of_two_epochs", make) / "first"
 
 
-def metrics_of(directory: Path) -> dict[str, float]:
-    loaded: dict[str, float] = json.loads((directory / "metrics.json").read_text())
-    return loaded
-
-
-def test_a_run_says_what_it_does(tmp_path: Path) -> None:
-    finished = process(*SMALL, "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}")
-    assert finished.code == 0, finished.err
-    assert finished.err == "", "a run without problems warns of nothing"
+def test_a_run_says_what_it_does(run_directory: Path) -> None:
+    assert (run_directory.parent / "err").read_text() == "", "a run without problems warns of nothing"
+    out = (run_directory.parent / "out").read_text()
     for words in (
         "adapters.image",
         "64 tokens × 19",
@@ -91,9 +59,9 @@ def test_a_run_says_what_it_does(tmp_path: Path) -> None:
         "epoch 2/2  train/loss",
         "Validation accuracy",
         "Test accuracy",
-        f'perceiver.load("{tmp_path}")',
+        f'perceiver.load("{run_directory}")',
     ):
-        assert words in finished.out
+        assert words in out
 
 
 def test_a_run_leaves_one_directory(run_directory: Path) -> None:
@@ -181,7 +149,7 @@ def test_testing_a_checkpoint_later_gives_the_same(run_directory: Path, tmp_path
 
 def test_a_run_can_be_continued(run_directory: Path, tmp_path: Path) -> None:
     """Two epochs and then two more, as a run of four would have gone: optimizer, schedule and epoch come along."""
-    schedule = ("trainer.max_epochs=4", "scheduler=none", "test=false", "logger=csv")
+    schedule = (*QUIET, "trainer.max_epochs=4", "scheduler=none", "test=false", "logger=csv")
     first = tmp_path / "first"
     assert train(*SMALL, *schedule, f"hydra.run.dir={first}", "trainer.max_epochs=2").code == 0
     finished = train(*SMALL, *schedule, f"ckpt_path={first}", f"hydra.run.dir={tmp_path / 'second'}")
@@ -206,8 +174,9 @@ def test_a_run_can_be_continued(run_directory: Path, tmp_path: Path) -> None:
 
 def test_a_worse_continuation_keeps_the_best(run_directory: Path, tmp_path: Path) -> None:
     finished = train(
-        *SMALL, "trainer.max_epochs=3", "trainer.gradient_clip_val=null", "logger=none", f"ckpt_path={run_directory}",
-        f"hydra.run.dir={tmp_path}", "trainer.limit_val_batches=1", "data.batch_size=2", "trainer.limit_train_batches=1",
+        *SMALL, *QUIET, "trainer.max_epochs=3", "trainer.gradient_clip_val=null", "logger=none",
+        f"ckpt_path={run_directory}", f"hydra.run.dir={tmp_path}", "trainer.limit_val_batches=1",
+        "data.batch_size=2", "trainer.limit_train_batches=1",
     )  # fmt: skip
     assert finished.code == 0, finished.err
     best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
@@ -236,7 +205,9 @@ def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
 
 
 def test_overfitting_reaches_zero_loss(tmp_path: Path) -> None:
-    finished = train("debug=overfit", *SMALL, *LARGER, "data.batch_size=32", "logger=none", f"hydra.run.dir={tmp_path}")
+    finished = train(
+        "debug=overfit", *SMALL, *LARGER, *QUIET, "data.batch_size=32", "logger=none", f"hydra.run.dir={tmp_path}"
+    )
     assert finished.code == 0, finished.err
     metrics = metrics_of(tmp_path)
     assert metrics["train/loss"] < 1e-3
@@ -297,7 +268,7 @@ def test_a_wrong_override(arguments: list[str], words: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["mode=test"], "mode=test: expected ckpt_path="),
+        (["mode=test"], "mode=test: expected a checkpoint, ckpt_path="),
         (["mode=test", "ckpt_path=no/such/run"], "no/such/run: there is no such file or folder"),
         (["ckpt_path=no/such/run"], "no/such/run: there is no such file or folder"),
         (["data=mnist", "data.root=no/such/folder", "data.download=false"], "data.root: expected MNIST's files in"),
@@ -307,10 +278,10 @@ def test_a_wrong_override(arguments: list[str], words: str) -> None:
         (["model.encoder._target_=perceiver.encoder.Encodr"], "Encodr"),
         (
             ["data.augment={_target_: perceiver.data.RandomAffin}"],
-            "_target_=perceiver.data.RandomAffin (at data.augment): there is no such class",
+            "_target_=perceiver.data.RandomAffin (at data.augment): no such class",
         ),
         (["scheduler.warmup_fraction=3"], "scheduler.warmup_fraction: expected a fraction between 0 and 1, got 3"),
-        (["optimizer.lr=1e30", "trainer.gradient_clip_val=null"], "the training loss became nan in epoch 1"),
+        (["optimizer.lr=1e30", "trainer.gradient_clip_val=null"], "the training loss is nan in epoch 1"),
     ],
 )
 def test_bad_input(arguments: list[str], words: str, tmp_path: Path) -> None:
@@ -328,7 +299,7 @@ def test_a_checkpoint_of_another_architecture(run_directory: Path, tmp_path: Pat
     arguments = (*SMALL, "trainer.max_epochs=9", f"hydra.run.dir={tmp_path}", f"ckpt_path={run_directory}")
     finished = train(*arguments, "model.encoder.num_latents=5", "model=perceiver_io")
     assert finished.code == 1
-    assert "another architecture" in finished.error
+    assert "a different architecture" in finished.error
     assert "encoder.latents (checkpoint 4x16, model 5x16)" in finished.error
     assert "are not in the checkpoint: head.query (model 1x16)" in finished.error
     assert not (tmp_path / "csv").exists(), "found before training"
@@ -360,16 +331,16 @@ def test_a_checkpoint_of_other_data(run_directory: Path, tmp_path: Path, data_ro
     assert "perceiver.data.Digits" in finished.error
 
 
-def test_an_earlier_run_is_not_written_over(run_directory: Path) -> None:
-    before = (run_directory / "checkpoints" / "last.ckpt").read_bytes()
-    finished = train(*QUICK, f"hydra.run.dir={run_directory}")
+def test_an_earlier_run_is_not_written_over(run_directory: Path, tmp_path: Path) -> None:
+    earlier = shutil.copytree(run_directory, tmp_path / "earlier")
+    before = (earlier / "checkpoints" / "last.ckpt").read_bytes()
+    finished = train(*QUICK, f"hydra.run.dir={earlier}")
     assert finished.code == 1
     assert (
-        f"already holds a run (last.ckpt). Choose another directory, or continue that run with ckpt_path={run_directory}"
+        f"already holds a run (last.ckpt). Choose another directory, or continue that run with ckpt_path={earlier}"
         in finished.error
     )
-    assert (run_directory / "checkpoints" / "last.ckpt").read_bytes() == before
-    (run_directory / "error.log").unlink()
+    assert (earlier / "checkpoints" / "last.ckpt").read_bytes() == before
 
 
 def test_labels_out_of_range_name_the_sample(tmp_path: Path) -> None:
@@ -439,5 +410,5 @@ def test_full_tracebacks_on_request(tmp_path: Path) -> None:
     with mock.patch.dict(os.environ, {"HYDRA_FULL_ERROR": "1"}):
         finished = train("mode=shard", f"hydra.run.dir={tmp_path}")
         assert os.environ["HYDRA_FULL_ERROR"] == "1"
-    assert finished.error == "error: mode=shard: expected shards=DIR, the folder that shards are written to; got none."
+    assert finished.error == "error: mode=shard: expected an output folder, shards=DIR; got none."
     assert "Traceback" in finished.err

@@ -52,8 +52,14 @@ def test_clipped_gradients_bound_the_step(tmp_path: Path) -> None:
 
 def test_clipping_in_bfloat16_is_that_of_float32(tmp_path: Path) -> None:
     # Fused, as by default, which Lightning would refuse; of a bound that all gradients exceed.
-    settings = (*PLAIN, "optimizer=sgd", "optimizer.lr=1.0", "optimizer.momentum=0", "optimizer.nesterov=false",
-                "trainer.max_epochs=-1")
+    settings = (
+        *PLAIN,
+        "optimizer=sgd",
+        "optimizer.lr=1.0",
+        "optimizer.momentum=0",
+        "optimizer.nesterov=false",
+        "trainer.max_epochs=-1",
+    )
     fused = (*settings, "+optimizer.fused=true", "trainer.gradient_clip_val=1e-3", "trainer.precision=bf16-mixed")
     first, _ = trained(tmp_path / "first", *fused, "+trainer.max_steps=1")
     second, _ = trained(tmp_path / "second", *fused, "+trainer.max_steps=2")

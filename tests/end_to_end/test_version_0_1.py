@@ -84,7 +84,8 @@ def assert_outputs(model: perceiver.Perceiver, expected: Path) -> None:
     for name, output in by_name.items():
         assert list(output.shape) == stored[f"shape/{name}"].tolist()
         values, kept = output.flatten(), stored[f"output/{name}"]
-        assert values[:: -(-len(values) // MOST_VALUES)].numpy() == pytest.approx(kept, rel=1e-5, abs=1e-6)
+        # Other machines round otherwise: float32 keeps seven digits of the largest terms of a sum.
+        assert values[:: -(-len(values) // MOST_VALUES)].numpy() == pytest.approx(kept, rel=1e-5, abs=1e-5)
     shapes = json.loads((expected / "state_dict.json").read_text())
     assert {name: list(value.shape) for name, value in model.state_dict().items()} == shapes
     assert list(model.state_dict()) == list(shapes)

@@ -38,7 +38,7 @@ def outcome(call: Any) -> Any:
 
 def assert_same(raw: Any, spec: dict[str, Any]) -> None:
     """The same arrays, or an error in both whose message begins in the same way."""
-    theirs = outcome(lambda: training.preprocess(raw, modality=spec, name="x"))
+    theirs = outcome(lambda: training.preprocess(raw, spec=spec, name="x"))
     ours = outcome(lambda: preprocess(raw, spec, "x"))
     if isinstance(theirs, str):
         assert theirs == ours

@@ -67,7 +67,7 @@ def expected(model: perceiver.Perceiver, samples: list[dict[str, Any]]) -> np.nd
     for sample in samples:
         inputs: dict[str, Any] = {}
         for name, raw in sample.items():
-            x = preprocess(raw, modality=MODALITIES[name], name=name)
+            x = preprocess(raw, spec=MODALITIES[name], name=name)
             inputs[name] = {part: one[None] for part, one in x.items()} if isinstance(x, dict) else x[None]
         with torch.no_grad():
             rows.append(model(inputs))

@@ -65,7 +65,7 @@ def test_imported_models_and_what_encloses() -> None:
         ("a_", {"marker": ""}, "fill_in.marker: expected a string that marks a gap"),
         ("a_", {"marker": "_", "modality": "sound"}, r"'sound' is not among \['text'\]"),
         ("a_", {"marker": "_", "mask_id": 900}, "expected mask_id and special_ids below 262, got 900"),
-        ("_" * 80, {"marker": "_"}, "there are queries for"),
+        ("_" * 80, {"marker": "_"}, "the queries have the grid"),
     ],
 )
 def test_what_is_refused(text: str, arguments: dict[str, Any], words: str) -> None:
@@ -82,7 +82,7 @@ def test_several_texts_are_refused() -> None:
 
 def test_other_models_are_refused() -> None:
     _, ours = transformers_pair()
-    with pytest.raises(ValueError, match="expected ids, because the model's vocabulary of 11 is not that of UTF-8 bytes"):
+    with pytest.raises(ValueError, match="expected ids, because the model has a vocabulary of 11, unlike UTF-8 bytes"):
         perceiver.fill_in(ours, "a[MASK]")
     with pytest.raises(ValueError, match="expected a model whose head predicts tokens"):
         perceiver.fill_in(byte_model(head="pooled"), "a[MASK]")

@@ -85,7 +85,7 @@ def test_weights_fall_to_the_edges() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"tile": [6, 7], "overlap": 6}, r"tile, overlap: expected .* below both, got \[6, 7\] and 6"),
+        ({"tile": [6, 7], "overlap": 6}, r"tile, overlap: expected .* less than both, got \[6, 7\] and 6"),
         ({"tile": None}, r"tile: expected \[height, width\], because the model's spec lacks"),
         ({"tile": [6, 7], "scale": None}, r"scale: expected a number"),
     ],

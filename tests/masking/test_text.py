@@ -172,9 +172,9 @@ def test_wrong_settings(arguments: dict[str, Any], words: str) -> None:
 @pytest.mark.parametrize(
     ("masking", "size", "words"),
     [
-        (TokenMasking(mask_id=103), 50, "mask_id 103 .* must be ids of the model's vocabulary of 50"),
+        (TokenMasking(mask_id=103), 50, "mask_id 103 .* must be ids in the model's vocabulary of 50"),
         (TokenMasking(), 6, "expected at most 5 of the 6 ids, got all|must be ids"),
-        (TokenMasking(words=ByteWords()), 1000, "the model's vocabulary of 1000 ids, got ByteWords with 262 ids"),
+        (TokenMasking(words=ByteWords()), 1000, "for the model's vocabulary of 1000 ids, got ByteWords with 262 ids"),
     ],
 )
 def test_vocabularies_that_do_not_fit(masking: TokenMasking, size: int, words: str) -> None:
@@ -190,5 +190,5 @@ def test_wrong_vocabularies(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text('{"a": 0, "##b": 2}')
     with pytest.raises(ValueError, match=r"vocab.json: expected the ids 0 to 1, one piece each"):
         PieceWords(vocabulary=tmp_path / "vocab.json", continuation="##")
-    with pytest.raises(ValueError, match="expected a generator for each of 2 texts, got 1"):
+    with pytest.raises(ValueError, match="expected one generator for each of the 2 texts, got 1"):
         masked_by(TokenMasking(), torch.full((2, 3), 70), generators=seeded(1))

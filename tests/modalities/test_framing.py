@@ -49,7 +49,7 @@ def test_pixels_of_a_known_range() -> None:
     assert deep_range_of([Image.new("L", (1, 1))]) is None
     with pytest.raises(ValueError, match="0 to 4095, exceed the range of 0 to 255"):
         to_rgb(twelve, deep_range=[0, 255])
-    with pytest.raises(ValueError, match="suggests no range: set deep_range"):
+    with pytest.raises(ValueError, match="does not determine the range: set deep_range"):
         deep_range_of([Image.new("F", (1, 1))])
 
 

@@ -53,7 +53,10 @@ CHECKS = [
     pytest.param(check, id=f"{kind}-{check}")
     for kind in SETTINGS
     for check in modality_checks(
-        type(KINDS[kind]), lambda kind=kind: raw_samples(kind), settings=SETTINGS[kind], facts=LEARNED.get(kind)  # type: ignore[misc]
+        type(KINDS[kind]),
+        lambda kind=kind: raw_samples(kind),
+        settings=SETTINGS[kind],
+        entries=LEARNED.get(kind),  # type: ignore[misc]
     )
 ]
 
@@ -70,10 +73,10 @@ def test_all_tables_have_the_same_kinds(repository: Path) -> None:
     for kind, behaviour in KINDS.items():
         assert (repository / "conf" / "adapter" / f"{behaviour.adapter or kind}.yaml").is_file()
         [modality] = parse_modalities({"x": {"kind": kind, **SETTINGS[kind]}}, defaults={})
-        assert modality.behaviour is kind_of(modality.facts) is behaviour
-        assert cells_of(modality.facts) is CELLS[kind]
-        assert channel_axes("x", modality.facts) == behaviour.channel_axis
-        assert isinstance(drawing_of(modality.facts, None), Drawing)
+        assert modality.behaviour is kind_of(modality.spec) is behaviour
+        assert cells_of(modality.spec) is CELLS[kind]
+        assert channel_axes("x", modality.spec) == behaviour.channel_axis
+        assert isinstance(drawing_of(modality.spec, None), Drawing)
         assert behaviour.several_columns == (len(modality.columns) > 1)
 
 

@@ -22,7 +22,7 @@ expected = torch.from_numpy(((pixels / 255 - [0.1, 0.2, 0.3]) / [0.5, 0.6, 0.7])
 
 
 def image(raw: Any, **changes: Any) -> Tensor:
-    return preprocess(raw, modality={**RGB, **changes}, name="sample 3")
+    return preprocess(raw, spec={**RGB, **changes}, name="sample 3")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_the_raw_array_is_left_as_it_was() -> None:
 
 
 def test_colours_become_grey_and_the_other_way() -> None:
-    grey = preprocess(Image.fromarray(pixels), modality=GREY, name="x")
+    grey = preprocess(Image.fromarray(pixels), spec=GREY, name="x")
     torch.testing.assert_close(grey[0], torch.from_numpy(np.array(Image.fromarray(pixels).convert("L"))) / 255)
     plane = Image.fromarray(pixels[..., 0])
     torch.testing.assert_close(
@@ -68,24 +68,24 @@ def test_colours_become_grey_and_the_other_way() -> None:
 
 @pytest.mark.parametrize("raw", [pixels[..., 0], torch.from_numpy(pixels[..., 0]), Image.fromarray(pixels[..., 0])])
 def test_grey_images_get_a_channel(raw: Any) -> None:
-    x = preprocess(raw, modality=GREY, name="x")
+    x = preprocess(raw, spec=GREY, name="x")
     assert x.shape == (1, 4, 5)
     torch.testing.assert_close(x[0], torch.from_numpy(pixels[..., 0]) / 255)
 
 
 def test_other_ranges() -> None:
     raw = np.arange(20, dtype=np.uint8).reshape(4, 5) % 17
-    x = preprocess(raw, modality={**GREY, "range": [0, 16]}, name="x")
+    x = preprocess(raw, spec={**GREY, "range": [0, 16]}, name="x")
     assert x.min() == 0
     assert x.max() == 1
-    signed = preprocess(raw.astype(np.int16) - 8, modality={**GREY, "range": [-8, 8]}, name="x")
+    signed = preprocess(raw.astype(np.int16) - 8, spec={**GREY, "range": [-8, 8]}, name="x")
     assert torch.equal(signed, x)
 
 
 def test_black_and_white_images() -> None:
     raw = pixels[..., 0] > 99
     for form in (raw, torch.from_numpy(raw), Image.fromarray(raw)):
-        assert torch.equal(preprocess(form, modality=GREY, name="x")[0], torch.from_numpy(raw).float())
+        assert torch.equal(preprocess(form, spec=GREY, name="x")[0], torch.from_numpy(raw).float())
 
 
 def test_images_of_any_size_are_framed_where_those_of_training_were() -> None:
@@ -112,7 +112,7 @@ def test_deep_grey_images_become_colours_of_eight_bits() -> None:
 def test_deep_images_keep_their_bits(dtype: type) -> None:
     raw: np.ndarray = np.arange(0, 60000, 3000, dtype=dtype).reshape(4, 5)
     for form in (raw, Image.fromarray(raw)):
-        x = preprocess(form, modality={**GREY, "range": [0, 65535]}, name="x")
+        x = preprocess(form, spec={**GREY, "range": [0, 65535]}, name="x")
         torch.testing.assert_close(x[0], torch.from_numpy(raw / 65535).float())
 
 
@@ -144,24 +144,24 @@ def test_wrong_sizes_say_what_training_saw() -> None:
 def test_other_things_are_type_errors(raw: Any) -> None:
     for modality in (RGB, SOUND, {"kind": "points", "shape": [None, 3]}):
         with pytest.raises(TypeError, match="sample 3: expected a tensor"):
-            preprocess(raw, modality=modality, name="sample 3")
+            preprocess(raw, spec=modality, name="sample 3")
 
 
 @pytest.mark.parametrize("raw", [[[1, 2, 3], [4]], np.array([None, 1])], ids=["ragged", "objects"])
 def test_arrays_that_are_no_tensors(raw: Any) -> None:
-    with pytest.raises(ValueError, match="sample 3: no tensor can be made of it"):
-        preprocess(raw, modality={"kind": "points", "shape": [None, 3]}, name="sample 3")
+    with pytest.raises(ValueError, match="sample 3: cannot be converted to a tensor"):
+        preprocess(raw, spec={"kind": "points", "shape": [None, 3]}, name="sample 3")
 
 
 def test_scaling_works_on_batches_as_on_samples() -> None:
     batch = torch.randint(0, 256, (6, 3, 4, 5), dtype=torch.uint8)
     together = normalise(scale(batch, RGB), RGB)
-    apart = torch.stack([preprocess(one, modality=RGB, name="x") for one in batch])
+    apart = torch.stack([preprocess(one, spec=RGB, name="x") for one in batch])
     assert torch.equal(together, apart)
 
 
 def sound(raw: Any, **changes: Any) -> Tensor:
-    return preprocess(raw, modality={**SOUND, **changes}, name="sample 3")
+    return preprocess(raw, spec={**SOUND, **changes}, name="sample 3")
 
 
 @pytest.mark.parametrize(
@@ -186,8 +186,8 @@ def test_sound_gets_a_channel_and_floats_pass() -> None:
 def test_stereo_is_mixed_where_the_model_is_mono() -> None:
     wave = torch.randn(2, 50)
     torch.testing.assert_close(sound(wave), wave.mean(0, keepdim=True))
-    assert torch.equal(preprocess(wave, modality=STEREO, name="x"), wave)
-    assert torch.equal(preprocess(wave[0], modality=STEREO, name="x"), wave[:1].expand(2, -1))
+    assert torch.equal(preprocess(wave, spec=STEREO, name="x"), wave)
+    assert torch.equal(preprocess(wave[0], spec=STEREO, name="x"), wave[:1].expand(2, -1))
 
 
 def test_samples_first_is_not_mixed_down() -> None:
@@ -207,19 +207,19 @@ def test_sound_of_another_rate_is_resampled() -> None:
 
 def test_sound_is_normalised_per_channel() -> None:
     wave = torch.randn(2, 50)
-    x = preprocess(wave, modality={**STEREO, "mean": [1.0, 2.0], "std": [2.0, 4.0]}, name="x")
+    x = preprocess(wave, spec={**STEREO, "mean": [1.0, 2.0], "std": [2.0, 4.0]}, name="x")
     torch.testing.assert_close(x, (wave - torch.tensor([[1.0], [2.0]])) / torch.tensor([[2.0], [4.0]]))
 
 
 def test_points_are_normalised_per_channel() -> None:
     raw = np.random.default_rng(0).normal(size=(7, 3))
     modality = {"kind": "points", "shape": [None, 3], "mean": [1.0, 2.0, 3.0], "std": [1.0, 2.0, 4.0]}
-    x = preprocess(raw, modality=modality, name="x")
+    x = preprocess(raw, spec=modality, name="x")
     torch.testing.assert_close(x, torch.from_numpy((raw - [1, 2, 3]) / [1, 2, 4]).float())
 
 
 def test_kinds_of_plug_ins_pass_as_float32() -> None:
-    x = preprocess([[1, 2], [3, 4]], modality={"kind": "depth"}, name="x")
+    x = preprocess([[1, 2], [3, 4]], spec={"kind": "depth"}, name="x")
     assert x.dtype == torch.float32
     assert x.tolist() == [[1, 2], [3, 4]]
 
@@ -227,11 +227,11 @@ def test_kinds_of_plug_ins_pass_as_float32() -> None:
 def test_point_sets_are_moved_into_the_unit_sphere_where_training_had_them_there() -> None:
     raw = np.random.default_rng(0).normal(size=(30, 4)) * [1, 2, 3, 1] + [5, 6, 7, 8]
     modality = {"kind": "points", "shape": [None, 4], "unit_sphere": True}
-    x = preprocess(raw, modality=modality, name="x")
+    x = preprocess(raw, spec=modality, name="x")
     centred = raw[:, :3] - raw[:, :3].mean(0)
     np.testing.assert_allclose(x[:, :3], centred / np.linalg.norm(centred, axis=1).max(), atol=1e-6)
     np.testing.assert_allclose(x[:, 3], raw[:, 3], rtol=1e-6)
-    one = preprocess(raw[:1], modality=modality, name="x")
+    one = preprocess(raw[:1], spec=modality, name="x")
     assert one[0, :3].tolist() == [0, 0, 0]
 
 
@@ -239,7 +239,7 @@ SERIES: dict[str, Any] = {"kind": "timeseries", "num_values": 2, "mean": [1.0, 1
 
 
 def series(raw: Any, **changes: Any) -> dict[str, Tensor]:
-    x = preprocess(raw, modality={**SERIES, **changes}, name="sample 3")
+    x = preprocess(raw, spec={**SERIES, **changes}, name="sample 3")
     assert isinstance(x, dict)
     return x
 
@@ -261,7 +261,7 @@ def test_time_series_are_normalised_and_missing_values_are_zero() -> None:
 def test_regular_series_need_no_times() -> None:
     assert series(np.ones((3, 2)), step_seconds=0.5)["times"].tolist() == [0, 0.5, 1]
     assert series([1, 2], num_values=1, mean=[0.0], std=[1.0], step_seconds=1)["values"].shape == (2, 1)
-    with pytest.raises(ValueError, match="sample 3: expected times, since the spec has no step_seconds"):
+    with pytest.raises(ValueError, match="sample 3: expected times, because the spec has no step_seconds"):
         series(np.ones((3, 2)))
 
 
@@ -289,7 +289,7 @@ def test_steps_of_the_same_time_become_one() -> None:
         ({"values": np.ones((2, 2)), "times": [0, np.nan]}, "1 of 2 times are NaN"),
         ({"values": np.ones((1, 2)), "times": np.array(["NaT"], dtype="datetime64[s]")}, "1 of 1 times are missing"),
         ({"values": np.ones((2, 2)), "times": [0, 1], "present": [True]}, "expected present of shape"),
-        ({"vals": np.ones((2, 2))}, r"expected values, times and maybe present, got \['vals'\]"),
+        ({"vals": np.ones((2, 2))}, r"expected values, times and optionally present, got \['vals'\]"),
     ],
 )
 def test_errors_of_series(raw: Any, message: str) -> None:
@@ -304,7 +304,7 @@ TABLE: dict[str, Any] = {
 
 
 def table(raw: Any) -> dict[str, Tensor]:
-    x = preprocess(raw, modality=TABLE, name="sample 3")
+    x = preprocess(raw, spec=TABLE, name="sample 3")
     assert isinstance(x, dict)
     return x
 
@@ -327,10 +327,10 @@ def test_tables() -> None:
 
 def test_tables_without_one_of_the_sorts() -> None:
     only = {"kind": "table", "numbers": [], "mean": [], "std": [], "categories": {"sex": ["f"]}}
-    x = preprocess({"sex": "f"}, modality=only, name="x")
+    x = preprocess({"sex": "f"}, spec=only, name="x")
     assert {name: tuple(part.shape) for name, part in x.items()} == {"numbers": (0,), "categories": (1,), "present": (1,)}  # type: ignore[union-attr]
     numbers = {"kind": "table", "numbers": ["a"], "mean": [0.0], "std": [1.0], "categories": {}}
-    assert preprocess({"a": 2}, modality=numbers, name="x")["categories"].shape == (0,)  # type: ignore[call-overload, union-attr]
+    assert preprocess({"a": 2}, spec=numbers, name="x")["categories"].shape == (0,)  # type: ignore[call-overload, union-attr]
 
 
 @pytest.mark.parametrize(
@@ -355,29 +355,29 @@ WORDS: dict[str, Any] = {"kind": "text", "shape": [None], "vocabulary_size": 262
 
 
 def test_text_is_its_bytes_or_its_ids() -> None:
-    x = preprocess("Grüße", modality=WORDS, name="x")
+    x = preprocess("Grüße", spec=WORDS, name="x")
     assert isinstance(x, Tensor)
     assert x.dtype == torch.int64
     assert bytes((x - 6).tolist()).decode() == "Grüße"
-    assert preprocess("Grüße", modality={**WORDS, "max_length": 2}, name="x").tolist() == x[:2].tolist()  # type: ignore[union-attr]
+    assert preprocess("Grüße", spec={**WORDS, "max_length": 2}, name="x").tolist() == x[:2].tolist()  # type: ignore[union-attr]
     for ids in ([1, 2], np.array([1, 2], dtype=np.int32), torch.tensor([1, 2])):
-        assert preprocess(ids, modality={**WORDS, "vocabulary_size": 3}, name="x").tolist() == [1, 2]  # type: ignore[union-attr]
+        assert preprocess(ids, spec={**WORDS, "vocabulary_size": 3}, name="x").tolist() == [1, 2]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
     ("raw", "size", "message"),
     [
-        ("a", 1000, "sample 3: expected token ids, since the model's vocabulary of 1000"),
-        ("", 262, "sample 3: expected a text or its ids, integers"),
-        ([0.5], 262, "integers"),
-        ([[1]], 262, "integers"),
+        ("a", 1000, "sample 3: expected token ids, because the model has a vocabulary of 1000"),
+        ("", 262, "sample 3: expected a text, or its ids as a non-empty integer array"),
+        ([0.5], 262, "non-empty integer array"),
+        ([[1]], 262, "non-empty integer array"),
         ([3], 3, "sample 3: expected ids from 0 to 2, got 3 to 3"),
         ([-1], 3, "sample 3: expected ids from 0 to 2"),
     ],
 )
 def test_errors_of_text(raw: Any, size: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        preprocess(raw, modality={**WORDS, "vocabulary_size": size}, name="sample 3")
+        preprocess(raw, spec={**WORDS, "vocabulary_size": size}, name="sample 3")
 
 
 def test_videos_in_many_forms() -> None:
@@ -386,18 +386,18 @@ def test_videos_in_many_forms() -> None:
     each = torch.stack([image(frame) for frame in frames], dim=1)
     forms = (frames, frames / 255, torch.from_numpy(frames).permute(3, 0, 1, 2), [Image.fromarray(one) for one in frames])
     for form in forms:
-        x = preprocess(form, modality=modality, name="x")
+        x = preprocess(form, spec=modality, name="x")
         assert isinstance(x, Tensor)
         assert x.shape == (3, 6, 4, 5)
         torch.testing.assert_close(x, each, rtol=1e-5, atol=1e-5)
     grey = {"kind": "video", "shape": [1, None, 4, 5]}
-    assert preprocess(frames[..., 0], modality=grey, name="x").shape == (1, 6, 4, 5)  # type: ignore[union-attr]
+    assert preprocess(frames[..., 0], spec=grey, name="x").shape == (1, 6, 4, 5)  # type: ignore[union-attr]
     large = [Image.fromarray(one).resize((50, 40)) for one in frames]
-    assert preprocess(large, modality={**modality, "crop_fraction": 1.0}, name="x").shape == (3, 6, 4, 5)  # type: ignore[union-attr]
+    assert preprocess(large, spec={**modality, "crop_fraction": 1.0}, name="x").shape == (3, 6, 4, 5)  # type: ignore[union-attr]
     with pytest.raises(ValueError, match=r"sample 3: expected shape \(3, any, 4, 5\)"):
-        preprocess(frames[:, :2], modality=modality, name="sample 3")
+        preprocess(frames[:, :2], spec=modality, name="sample 3")
     with pytest.raises(ValueError, match="expected frames of one size"):
-        preprocess([large[0], forms[3][0]], modality={**modality, "shape": [3, None, None, None]}, name="x")  # type: ignore[index]
+        preprocess([large[0], forms[3][0]], spec={**modality, "shape": [3, None, None, None]}, name="x")  # type: ignore[index]
 
 
 def test_long_sound_is_cut_where_training_cut_it() -> None:

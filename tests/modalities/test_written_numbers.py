@@ -42,7 +42,7 @@ def test_words_are_not_numbers(cells: list[Any]) -> None:
 
 
 def test_one_comma_may_be_either_separator() -> None:
-    with pytest.raises(ValueError, match="'1,234' may be written with a decimal comma or .*set decimal or thousands"):
+    with pytest.raises(ValueError, match="'1,234' may be written with a decimal comma or .*Set decimal or thousands"):
         how_numbers_are_written(["1,234", "12"])
     for setting, number in ({"decimal": ","}, 1.234), ({"thousands": ","}, 1234):
         written, share = how_numbers_are_written(["1,234", "12"], **setting)
@@ -69,7 +69,7 @@ def test_dates(cells: list[Any], unit: str, first: float) -> None:
 
 
 def test_days_and_months_that_cannot_be_told_apart() -> None:
-    with pytest.raises(ValueError, match="'01/02/2020' may begin with the day or with the month"):
+    with pytest.raises(ValueError, match="'01/02/2020' may start with the day or the month"):
         how_dates_are_written(["01/02/2020"])
     assert how_dates_are_written(["yes", "no"]) is None
     assert how_dates_are_written([20200130]) is None

@@ -20,7 +20,7 @@ SOME = torch.tensor([True, False, True])
 
 
 def masks(**changes: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Of the second sample there is nothing but what `changes` say."""
+    """The second sample has nothing but what `changes` give it."""
     elements = SOME[:, None].expand(3, 4)
     return {"image": SOME[:, None, None].expand(3, 2, 2), "sound": elements, "table": SOME, **changes}
 
@@ -40,7 +40,9 @@ def test_every_sample_has_something(given: dict[str, torch.Tensor]) -> None:
 
 
 def test_a_sample_without_any_modality_is_named() -> None:
-    with pytest.raises(ValueError, match=r"sample 'b/2': has none of the modalities \['image', 'sound', 'table'\]"):
+    with pytest.raises(
+        ValueError, match=r"sample 'b/2': expected a valid element in at least one of \['image', 'sound', 'table'\]"
+    ):
         require_modality(Batch(inputs=INPUTS, masks=masks(), ids=["a/1", "b/2", "c/3"]))
     with pytest.raises(ValueError, match="sample 'number 1 of its batch'"):
         require_modality(Batch(inputs={"image": INPUTS["image"]}, masks={"image": SOME}))
@@ -63,7 +65,7 @@ def test_a_table_without_cells_is_none() -> None:
 def test_batches_are_checked_before_the_transfer(objective: Objective, target: torch.Tensor) -> None:
     learner = Task(model=nn.Linear(1, 1), objective=objective, optimizer=torch.optim.SGD)
     batch = Batch(inputs=INPUTS, masks=masks(), target=target, ids=["a/1", "b/2", "c/3"])
-    with pytest.raises(ValueError, match="sample 'b/2': has none"):
+    with pytest.raises(ValueError, match="sample 'b/2': expected a valid element"):
         learner.on_before_batch_transfer(batch, 0)
     batch.masks.pop("table")
     learner.on_before_batch_transfer(batch, 0)

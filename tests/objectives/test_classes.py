@@ -165,9 +165,9 @@ def test_shares_of_the_data_itself_are_targets_too() -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ([[0.5, 0.5, 0.0], [0.5, 0.6, 0.0]], r"'bad/7': expected shares .* got \[0\.5"),
-        ([[0.5, 0.5, 0.0], [1.5, -0.5, 0.0]], r"'bad/7': expected shares .* got \[1\.5"),
-        ([[0.5, 0.5, 0.0], [float("nan"), 0.5, 0.5]], r"'bad/7': expected shares .* got \[nan"),
+        ([[0.5, 0.5, 0.0], [0.5, 0.6, 0.0]], r"'bad/7': expected class probabilities .* got \[0\.5"),
+        ([[0.5, 0.5, 0.0], [1.5, -0.5, 0.0]], r"'bad/7': expected class probabilities .* got \[1\.5"),
+        ([[0.5, 0.5, 0.0], [float("nan"), 0.5, 0.5]], r"'bad/7': expected class probabilities .* got \[nan"),
         ([[0.5, 0.5], [0.5, 0.5]], r"\(B, 3\), got floating point of shape \(2, 2\)"),
         ([0.5, 0.5], r"\(B, 3\), got floating point of shape \(2,\)"),
     ],
@@ -220,7 +220,7 @@ def test_balanced_weights_are_those_of_scikit_learn() -> None:
         ({"class_weights": [1.0, 2.0]}, r"expected 3 numbers .* got \[1\.0, 2\.0\]"),
         ({"class_weights": [1.0, 2.0, -1.0]}, "expected 3 numbers"),
         ({"class_weights": [1.0, 2.0, float("inf")]}, "expected 3 numbers"),
-        ({"class_weights": [0.0, 0.0, 0.0]}, "one of them above 0"),
+        ({"class_weights": [0.0, 0.0, 0.0]}, "at least one above 0"),
     ],
 )
 def test_class_weights_are_checked(arguments: dict[str, Any], message: str) -> None:

@@ -168,7 +168,7 @@ def test_wrong_targets(changed: dict[str, Any], message: str) -> None:
     ("arguments", "message"),
     [
         ({"model": pooled()}, r"dense_regression needs a perceiver\.Perceiver whose head is a .*QueryDecoder.*PooledHead"),
-        ({"std": [1.0, 0.0]}, r"task\.mean, task\.std: expected one finite number each"),
+        ({"std": [1.0, 0.0]}, r"task\.mean, task\.std: expected a finite mean and a standard deviation above 0"),
         ({"num_queries": 0}, r"task\.num_queries: expected at least 1 per sample"),
     ],
 )
@@ -179,7 +179,7 @@ def test_wrong_settings(arguments: dict[str, Any], message: str) -> None:
 
 def test_losses_and_outputs_that_do_not_fit() -> None:
     with pytest.raises(
-        ValueError, match=r"task\.loss: expected L1Loss to give a loss for each of 126 pixels.*reduction=none"
+        ValueError, match=r"task\.loss: expected L1Loss to return a loss for each of 126 pixels.*reduction=none"
     ):
         step(task(loss=nn.L1Loss()), flow_batch())
     batch = flow_batch(masked=False)
@@ -187,7 +187,7 @@ def test_losses_and_outputs_that_do_not_fit() -> None:
         step(task(mean=[0.0], std=[1.0]), batch_of("frames", batch.inputs["frames"], batch.target[:, :1]))
     small = flow_batch(masked=False)
     with pytest.raises(
-        ValueError, match=r"the targets lie on the grid \(5, 7\), but the model has outputs on the grid \(6, 7\)"
+        ValueError, match=r"the targets have the grid \(5, 7\), but the model's outputs have the grid \(6, 7\)"
     ):
         step(task(), batch_of("frames", small.inputs["frames"], small.target[:, :, 1:]))
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from digit_targets import LABELS, LabelledDigits
-from hydra_runs import train
+from hydra_runs import OTHER_DATA
+from hydra_runs import run as train
 from lightning.pytorch import Trainer
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 from torch import Tensor, nn
@@ -176,7 +177,7 @@ def test_digits_with_three_labels(tmp_path: Path) -> None:
     """Through the run: the best epoch by average precision, and a loaded model that has the reported quality."""
     run, again = tmp_path / "run", tmp_path / "again"
     common = ("data._target_=digit_targets.LabelledDigits", "task=multilabel", "logger=none")
-    code, out, err = train(*common, "trainer.max_epochs=6", f"hydra.run.dir={run}")
+    code, out, err = train(*OTHER_DATA, *common, "trainer.max_epochs=6", f"hydra.run.dir={run}")
     assert code == 0, err
     metrics = json.loads((run / "metrics.json").read_text())
     assert f"Test average precision {metrics['test/average_precision']:.4g}, auroc" in out
@@ -202,10 +203,10 @@ def test_digits_with_three_labels(tmp_path: Path) -> None:
     share = truth.mean(axis=0)
     assert (np.array(predicted) == truth).mean() > np.maximum(share, 1 - share).mean() + 0.1, "beats the commonest answer"
 
-    code, out, err = train(*common, "mode=test", f"ckpt_path={run}", f"hydra.run.dir={again}")
+    code, out, err = train(*OTHER_DATA, *common, "mode=test", f"ckpt_path={run}", f"hydra.run.dir={again}")
     assert code == 0, err
     assert json.loads((again / "metrics.json").read_text())["test/auroc"] == pytest.approx(metrics["test/auroc"], abs=1e-6)
-    code, out, err = train(common[0], "mode=test", f"ckpt_path={run}", f"hydra.run.dir={tmp_path / 'wrong'}")
+    code, out, err = train(*OTHER_DATA, common[0], "mode=test", f"ckpt_path={run}", f"hydra.run.dir={tmp_path / 'wrong'}")
     assert code == 1
     assert "was trained with perceiver.objectives.multilabel" in err
-    assert "choose its own with task=NAME" in err
+    assert "select the checkpoint's task with task=NAME" in err

@@ -147,7 +147,7 @@ def test_the_loss_by_hand_at_sampled_places() -> None:
 
 @pytest.mark.parametrize("pixels", [False, True])
 def test_all_places_together_are_the_mean_over_values(pixels: bool) -> None:
-    """Of outputs in the layout of the raw input, whichever outputs are: patches or single pixels."""
+    """Outputs are compared in the layout of the raw input, whether they are patches or single pixels."""
     task = task_of(model_of(pixels=pixels)).eval()
     batch = batch_of()
     with torch.no_grad():
@@ -360,7 +360,7 @@ def test_without_a_label() -> None:
     task = task_of(model)
     assert task.objective.shown(task.model, batch_of())[0].keys() == {"audio", "video"}, "decoded, but no input"
     model.head.target = None  # type: ignore[union-attr, assignment]
-    with pytest.raises(ValueError, match="got outputs .* Give the head queries of these names"):
+    with pytest.raises(ValueError, match="got outputs .* Add queries with these names"):
         task_of(model)
 
 
@@ -372,7 +372,7 @@ def test_without_a_label() -> None:
         ({"max_queries": {"video": 0}}, "task.max_queries: expected at least 1"),
         ({"max_queries": {"smell": 3}}, "task.max_queries: expected any of"),
         ({"loss_of": {"label": nn.L1Loss(reduction="none")}}, "task.loss_of: expected any of"),
-        ({"loss": nn.L1Loss()}, "set its reduction to none"),
+        ({"loss": nn.L1Loss()}, "Set its reduction to none"),
         ({"label_mask_rate": 1.5}, "task.label_mask_rate: expected a share from 0 to 1, got 1.5"),
         ({"peaks": {"video": -1.0}}, "task.peaks: expected numbers above 0"),
     ],
@@ -385,7 +385,7 @@ def test_wrong_settings(settings: dict[str, Any], words: str) -> None:
 def test_wrong_models() -> None:
     model = model_of()
     model.adapters["label"] = Vector(vector_channels=4)
-    with pytest.raises(ValueError, match="the label has 3 classes; expected an adapter of as many channels"):
+    with pytest.raises(ValueError, match="the label has 3 classes; expected an adapter with as many channels"):
         task_of(model)
     model = model_of()
     model.head = PooledHead(latent_channels=12, num_classes=3)
@@ -408,7 +408,7 @@ def test_wrong_batches() -> None:
         task.on_before_batch_transfer(batch, 0)
     leaking = batch_of()
     leaking.inputs["label"] = torch.eye(3)[leaking.target]  # type: ignore[index]
-    with pytest.raises(ValueError, match="has 'label', which the task makes of the targets itself"):
+    with pytest.raises(ValueError, match="has 'label', which the task derives from the targets itself"):
         task.on_before_batch_transfer(leaking, 0)
     longer = batch_of()
     longer.inputs["audio"] = torch.randn(4, 1, 40)
@@ -416,5 +416,5 @@ def test_wrong_batches() -> None:
         task.objective.losses(task.model, longer)
     strange = model_of(pixels=True)
     strange.head.output_channels["video"] = 5  # type: ignore[union-attr]
-    with pytest.raises(ValueError, match="output 'video': has 5 channels; expected 16, the values that a token of"):
+    with pytest.raises(ValueError, match="output 'video': has 5 channels; expected 16, the number of values in a token of"):
         task.objective.losses(strange, batch_of())

@@ -97,13 +97,13 @@ NONE, FIRST, BOTH = torch.zeros(3, 2), torch.tensor([[1.0, 0.0]] * 2), torch.ten
 @pytest.mark.parametrize(
     ("objective", "name", "targets", "read", "words"),
     [
-        (multilabel(num_classes=2), "average_precision", [NONE, NONE], 2, "no label that some sample has"),
+        (multilabel(num_classes=2), "average_precision", [NONE, NONE], 2, "no label with a positive sample"),
         (multilabel(num_classes=2), "average_precision", [NONE, FIRST, NONE], 2, None),
-        (multilabel(num_classes=2), "auroc", [FIRST, FIRST], 2, "no label that some sample has and another lacks"),
+        (multilabel(num_classes=2), "auroc", [FIRST, FIRST], 2, "no label with both positive and negative samples"),
         (multilabel(num_classes=2), "auroc", [FIRST, NONE, NONE], 2, None),
         (multilabel(num_classes=2), "auroc", [BOTH, NONE], 1, None),
         (multilabel(num_classes=2), "loss", [NONE], 0, None),
-        (regression(mean=[0.0], std=[1.0]), "r2", [torch.tensor([4.0])], 1, "all equal, or it has a single sample"),
+        (regression(mean=[0.0], std=[1.0]), "r2", [torch.tensor([4.0])], 1, "all equal, or it has only one sample"),
         (regression(mean=[0.0], std=[1.0]), "r2", [torch.tensor([4.0]), torch.tensor([4.0])], 2, "all equal"),
         (regression(mean=[0.0], std=[1.0]), "r2", [torch.tensor([4.0]), torch.tensor([5.0]), NONE], 2, None),
         (regression(mean=[0.0], std=[1.0]), "mae", [torch.tensor([4.0])], 0, None),

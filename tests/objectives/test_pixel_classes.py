@@ -109,7 +109,7 @@ def test_balanced_weights_follow_the_pixels() -> None:
     [
         ({"target": None}, r"batch\.target: expected class numbers \(B, \*grid\), got None"),
         ({"target": torch.zeros(3, dtype=torch.int64)}, r"batch\.target: expected class numbers \(3, \*grid\)"),
-        ({"target": torch.zeros(3, 6, 7)}, r"integers without an axis of channels, got torch\.float32"),
+        ({"target": torch.zeros(3, 6, 7)}, r"integers without a channel axis, got torch\.float32"),
         ({"target_mask": torch.ones(3, 6, dtype=torch.bool)}, r"batch\.target_mask: expected boolean \(3, 6, 7\)"),
         (
             {"target_mask": None},
@@ -142,7 +142,7 @@ def test_wrong_settings(arguments: dict[str, Any], message: str) -> None:
 def test_queries_on_another_grid() -> None:
     x = torch.randn(2, 2, 5, 5)
     batch = batch_of("image", x, torch.zeros(2, 5, 5, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"grid \(5, 5\), but the model has outputs on the grid \(6, 7\).*queries\.grid"):
+    with pytest.raises(ValueError, match=r"grid \(5, 5\), but the model's outputs have the grid \(6, 7\).*queries\.grid"):
         step(task(model=segmenting(positions=True)), batch)
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 import yaml
 from digit_targets import VALUES, InkCentres
-from hydra_runs import train
+from hydra_runs import OTHER_DATA
+from hydra_runs import run as train
 from lightning.pytorch import Trainer
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import LinearRegression
@@ -61,7 +62,7 @@ def trainer(epochs: int = 1) -> Trainer:
 
 
 def test_metrics_are_those_of_scikit_learn() -> None:
-    """Of values far from 0 and of tiny ones, in batches of unequal size."""
+    """Values are far from 0 or tiny, and batches of unequal size."""
     x = torch.randn(21, 3)
     targets = torch.tensor([2000.0, 1e-5]) + torch.randn(21, 2) * torch.tensor([3.0, 1e-6])
     said = values_target(names=["year", "tiny"], training=targets)
@@ -135,7 +136,7 @@ def test_a_single_sample_has_no_r2() -> None:
     ],
 )
 def test_statistics_are_checked(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"task\.mean, task\.std: expected one finite number each"):
+    with pytest.raises(ValueError, match=r"task\.mean, task\.std: expected a finite mean and a standard deviation above 0"):
         task(**arguments)
 
 
@@ -164,7 +165,9 @@ def test_where_the_ink_is(tmp_path: Path) -> None:
     """Through the run: statistics of the training split in the spec, and a loaded model that has the reported quality."""
     run, again = tmp_path / "run", tmp_path / "again"
     common = ("data._target_=digit_targets.InkCentres", "task=regression", "logger=none")
-    code, out, err = train(*common, "trainer.max_epochs=8", "task.loss._target_=torch.nn.L1Loss", f"hydra.run.dir={run}")
+    code, out, err = train(
+        *OTHER_DATA, *common, "trainer.max_epochs=8", "task.loss._target_=torch.nn.L1Loss", f"hydra.run.dir={run}"
+    )
     assert code == 0, err
     metrics = json.loads((run / "metrics.json").read_text())
     assert f"Test r2 {metrics['test/r2']:.4g}, mae {metrics['test/mae']:.4g}" in out
@@ -190,13 +193,13 @@ def test_where_the_ink_is(tmp_path: Path) -> None:
     assert metrics["test/mae"] == pytest.approx(mean_absolute_error(truth, values), rel=1e-4)
     assert metrics["test/r2"] == pytest.approx(r2_score(truth, values), rel=1e-4)
 
-    code, _, err = train(*common, "mode=test", f"ckpt_path={run}", f"hydra.run.dir={again}")
+    code, _, err = train(*OTHER_DATA, *common, "mode=test", f"ckpt_path={run}", f"hydra.run.dir={again}")
     assert code == 0, err
     assert json.loads((again / "metrics.json").read_text())["test/mae"] == pytest.approx(metrics["test/mae"], rel=1e-5)
 
 
 def test_overfitting_one_batch_is_for_every_task(tmp_path: Path) -> None:
     arguments = ("data._target_=digit_targets.InkCentres", "task=regression", "debug=overfit", "trainer.max_epochs=3")
-    code, _, err = train(*arguments, "logger=none", f"hydra.run.dir={tmp_path}")
+    code, _, err = train(*OTHER_DATA, *arguments, "logger=none", f"hydra.run.dir={tmp_path}")
     assert code == 0, err
     assert "train/loss" in json.loads((tmp_path / "metrics.json").read_text())

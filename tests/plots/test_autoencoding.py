@@ -18,7 +18,7 @@ from perceiver.positions import Fourier
 
 
 def autoencoder() -> Perceiver:
-    """Of images and sound, by frames of samples; points are read and not reconstructed."""
+    """Return a model that reconstructs images and sound, by frames of samples; points are read and not reconstructed."""
     built = model("image", "points")
     adapters: dict[str, nn.Module] = {
         **dict(built.adapters.items()),

@@ -73,5 +73,5 @@ def test_other_models_have_none() -> None:
 def test_wrong_settings() -> None:
     with pytest.raises(ValueError, match="num_samples <= out_of, got 0 and 240"):
         FilledTexts(masking=TokenMasking(), num_samples=0)
-    with pytest.raises(ValueError, match="width: expected lines of at least 20"):
+    with pytest.raises(ValueError, match="width: expected at least 20 characters per line"):
         FilledTexts(masking=TokenMasking(), width=3)

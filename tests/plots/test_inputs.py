@@ -10,10 +10,10 @@ from perceiver.plots.inputs import singles
 
 def test_normalisation_is_undone() -> None:
     image, points = torch.rand(3, 9, 8), torch.rand(7, 2)
-    facts = MODALITIES["image"]
-    torch.testing.assert_close(unnormalised(normalise(image, facts), facts), image)
-    facts = {"kind": "points", "shape": [None, 2], "mean": [1.0, 2.0], "std": [0.5, 4.0]}
-    torch.testing.assert_close(unnormalised(normalise(points, facts), facts), points)
+    spec = MODALITIES["image"]
+    torch.testing.assert_close(unnormalised(normalise(image, spec), spec), image)
+    spec = {"kind": "points", "shape": [None, 2], "mean": [1.0, 2.0], "std": [0.5, 4.0]}
+    torch.testing.assert_close(unnormalised(normalise(points, spec), spec), points)
     assert torch.equal(unnormalised(points, {"kind": "points"}), points)
 
 

@@ -35,7 +35,7 @@ def test_the_worst_mistakes_come_first() -> None:
     assert titles(SampleGrid(num_samples=4)(perceiver, batches)["samples"]) == expected[:4]
     colours = [axes.title.get_color() for axes in whole.axes]
     assert colours == ["black" if right[n] else "firebrick" for n in order]
-    assert f"({30 - int(right.sum())} here)" in whole.get_suptitle()
+    assert f"({30 - int(right.sum())} shown)" in whole.get_suptitle()
     assert plt.get_fignums() == [], "no window is left open"
 
 
@@ -69,7 +69,7 @@ def test_labels_and_values() -> None:
     figure = SampleGrid()(perceiver, [Batch(inputs=x, target=near + torch.tensor([[0.0], [5.0]]))])["samples"]
     farthest = titles(figure)[0].split("\n")[1]
     assert farthest == ", ".join(f"{number + 5:.3g}" for number in near[1].tolist())
-    assert "farthest first" in figure.get_suptitle()
+    assert "largest error first" in figure.get_suptitle()
 
 
 @pytest.mark.parametrize("target", [None, {"kind": "boxes", "names": []}])

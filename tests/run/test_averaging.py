@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import torch
-from test_train import SMALL, metrics_of, train
+from hydra_runs import SMALL, metrics_of
+from hydra_runs import run as train
 
 import perceiver
 

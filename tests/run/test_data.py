@@ -1,6 +1,5 @@
 """The group `data`: flat keys for a source and its loading; data modules of other packages get all keys."""
 
-
 import pytest
 from digit_targets import InkCentres
 from hydra.errors import InstantiationException

@@ -1,9 +1,13 @@
 """Errors in one line."""
 
 import errno
+import gc
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch.utils.data import DataLoader
 
 from perceiver.run.errors import interrupted, one_line, report_error, suggestion
 
@@ -23,7 +27,25 @@ def test_the_type_is_said_where_the_message_needs_it() -> None:
 
 def test_a_full_disk_is_put_into_words() -> None:
     error = OSError(errno.ENOSPC, "No space left on device", "runs/metrics.csv")
-    assert one_line(error).startswith("no space left on the device while writing runs/metrics.csv; free some")
+    assert one_line(error).startswith("no space left on the device while writing runs/metrics.csv. Free some")
+
+
+def test_loader_processes_that_cannot_start_are_one_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    complaints: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    monkeypatch.setattr("_multiprocessing.SemLock", full)
+    try:
+        iter(DataLoader([1], num_workers=1))  # type: ignore[arg-type]
+    except OSError as error:
+        report_error(error, directory=tmp_path)
+    gc.collect()
+    assert capsys.readouterr().err.startswith("error: data.num_workers: loader processes cannot be started, since shared")
+    assert complaints == []
 
 
 def test_the_traceback_goes_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,7 @@ def error(*arguments: str) -> str:
 def test_devices_that_do_not_exist(tmp_path: Path) -> None:
     line = error("trainer.accelerator=gpu", "trainer.devices=8", f"hydra.run.dir={tmp_path}")
     assert line.startswith("error: trainer: No supported gpu backend found!")
-    assert "This machine has 0 CUDA devices; trainer.accelerator=gpu trainer.devices=8 were asked for." in line
+    assert "This machine has 0 CUDA devices; trainer.accelerator=gpu trainer.devices=8 were requested." in line
 
 
 @pytest.mark.parametrize(
@@ -37,8 +37,8 @@ def test_devices_that_do_not_exist(tmp_path: Path) -> None:
         (["trainer.num_nodes=0"], "error: trainer: `num_nodes` must be a positive integer, but got 0."),
         (
             ["trainer=ddp", "trainer.num_nodes=2", "trainer.devices=1"],
-            "error: trainer.num_nodes=2: nothing started this command on 2 machines, nor says where they meet. Start it "
-            "with torchrun --nnodes or with SLURM",
+            "error: trainer.num_nodes=2: no launcher has started this command on 2 machines or set their meeting "
+            "address. Start it with torchrun --nnodes or SLURM",
         ),
     ],
 )

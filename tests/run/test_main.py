@@ -1,7 +1,5 @@
 """The command line before anything runs; tests/end_to_end/test_train.py has the rest."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -35,8 +33,3 @@ def test_without_configuration_the_installation_is_incomplete(tmp_path: Path) ->
     package = tmp_path / "perceiver" / "__init__.py"
     with mock.patch.object(perceiver, "__file__", str(package)), pytest.raises(FileNotFoundError, match="reinstall"):
         conf_directory()
-
-
-def test_help_does_not_wait_for_lightning(repository: Path) -> None:
-    code = "import sys; from perceiver.run.main import main; assert 'lightning' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=repository, check=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from hydra.types import RunMode
+from hydra_runs import SMALL, metrics_of
 from omegaconf import OmegaConf
 from slurm_stand_in import install, options
-from test_train import SMALL, metrics_of
 
 from perceiver.run.processes.one_directory import require_one_directory
 

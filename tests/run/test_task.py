@@ -6,7 +6,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from perceiver.checkpoints import Recipe
+from perceiver.checkpoints import CheckpointError, Recipe
 from perceiver.run.task import check_task, make_task
 
 FORMER = {
@@ -28,6 +28,17 @@ def test_the_task_is_that_of_the_checkpoint(stored: str, configured: str) -> Non
     else:
         with pytest.raises(ValueError, match=rf"was trained with {FORMER[stored]}, but {configured} is configured"):
             check_task(config, recipe)
+
+
+@pytest.mark.parametrize("section", [[1, 2], "classification", 3, True])
+def test_a_section_that_is_no_mapping_is_one_clear_error(section: object) -> None:
+    recipe = Recipe(file=Path("last.ckpt"), config={"task": section, "data": section}, spec=None)
+    config = OmegaConf.create({"task": {"_target_": "perceiver.objectives.classification"}})
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: its config\.task is a \w+; expected a mapping"):
+        check_task(config, recipe)
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: its config\.data is a \w+; expected a mapping"):
+        recipe.section("data")
+    assert recipe.section("optimizer") == {}
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -3,18 +3,21 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from killed import killed_at_every_step
 
 from perceiver.runtime.files import (
     DiskFullError,
     atomic_write,
     remove_leftovers,
     replace_keeping,
+    staged,
     write_json,
 )
 
@@ -97,3 +100,41 @@ def test_the_previous_one_is_kept(links: bool, folders: bool, tmp_path: Path, mo
         replace_keeping(make(tmp_path / "new", number), last, previous=previous)
     assert (content(last), content(previous)) == ("3", "2")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "previous"]
+
+
+def test_files_that_belong_together_are_never_mixed(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+
+    def write(text: str) -> None:
+        with staged(folder) as new:
+            (new / "masks").mkdir()
+            for name in ("table.csv", "masks/1.png"):
+                with atomic_write(new / name) as file:
+                    file.write(text.encode())
+
+    def restore() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        write("old")
+        (folder / "other").write_text("kept")
+
+    def texts() -> set[str]:
+        return {file.read_text() for file in folder.rglob("*") if file.is_file() and not hidden(file)} - {"kept"}
+
+    def hidden(file: Path) -> bool:
+        return any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+    seen = [texts() for _ in killed_at_every_step(lambda: write("new"), folder, restore=restore)]
+    assert all(len(one) <= 1 for one in seen)
+    assert seen[0] == {"old"}
+    assert sum(one == set() for one in seen) <= 3, "only between renames"
+    assert texts() == {"new"}
+    write("newer")
+    assert texts() == {"newer"}
+    assert sorted(file.name for file in folder.iterdir()) == ["masks", "other", "table.csv"]
+
+
+def test_a_failure_keeps_files_that_belong_together(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("old")
+    with pytest.raises(TypeError), staged(tmp_path) as new, (new / "table.csv").open("wb") as file:
+        file.write("new")  # type: ignore[arg-type]
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("table.csv", "old")]

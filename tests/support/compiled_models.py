@@ -5,7 +5,7 @@ import sys
 from unittest import mock
 
 import torch
-from hydra_runs import run
+from hydra_runs import QUICK, run
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -54,7 +54,7 @@ def compare(what: str) -> dict[str, object]:
 if __name__ == "__main__":
     found = {what: compare(what) for what in ("layers", "model")}
     code, _, err = run(
-        "compile=layers", "trainer.max_epochs=1", "trainer.limit_train_batches=2", "data.num_workers=0", "logger=none",
-        "callbacks.samples=null", "callbacks.attention=null", f"hydra.run.dir={sys.argv[1]}",
+        "compile=layers", *QUICK, "data.num_workers=0", "callbacks.samples=null", "callbacks.attention=null",
+        f"hydra.run.dir={sys.argv[1]}",
     )  # fmt: skip
     sys.stdout.write(json.dumps({**found, "run": {"code": code, "err": err}}) + "\n")

@@ -1,5 +1,7 @@
 """Small models, batches and folders with a target on their grid."""
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from perceiver import (
 )
 from perceiver.adapters import FrameSurroundings, ImagePixels
 from perceiver.batch import Batch
-from perceiver.data.folders.flow import write_flow
+from perceiver.data.readers.flow_files import write_flow
 
 HEIGHT, WIDTH = 6, 7
 
@@ -102,3 +104,26 @@ def flow_set(root: Path) -> None:
             Image.fromarray(frame).save(root / split / "first" / "scene" / f"{number}.png")
             Image.fromarray(np.roll(frame, (1, 3), axis=(0, 1))).save(root / split / "second" / "scene" / f"{number}.png")
             write_flow(root / split / "flow" / "scene" / f"{number}.flo", flow)
+
+
+def write_kitti(path: Path, flow: np.ndarray) -> None:
+    """A PNG of 16 bits by hand, from KITTI's description; Pillow writes no such file."""
+    known = np.abs(flow).max(axis=0) < 1e9
+    values = np.where(known, np.round(np.where(known, flow, 0) * 64) + 2**15, 0)
+    pixels = np.moveaxis(np.stack([*values, known]), 0, -1).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    head = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, 2, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big") for name, data in chunks
+        )
+    )
+
+
+def write_pfm(path: Path, flow: np.ndarray, *, big: bool = False) -> None:
+    """Rows from the bottom to the top, and a third channel of zeros."""
+    pixels = np.moveaxis(np.concatenate([flow, 0 * flow[:1]]), 0, -1)[::-1]
+    head = f"PF\n{flow.shape[2]} {flow.shape[1]}\n{'1' if big else '-1.0'}\n".encode()
+    path.write_bytes(head + pixels.astype(">f4" if big else "<f4").tobytes())

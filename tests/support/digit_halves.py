@@ -19,11 +19,11 @@ class DigitHalves(DigitTargets):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Of both halves."""
+        """The spec of both halves."""
         if self._spec is None:
-            facts = {"kind": "image", "shape": [1, 4, 8], "range": [0, 16], "mean": [0.3], "std": [0.4]}
+            spec = {"kind": "image", "shape": [1, 4, 8], "range": [0, 16], "mean": [0.3], "std": [0.4]}
             target = {"kind": "classes", "names": [str(digit) for digit in range(10)]}
-            self._spec = {"modalities": {"image": facts, "lower": dict(facts)}, "target": target, "num_classes": 10}
+            self._spec = {"modalities": {"image": spec, "lower": dict(spec)}, "target": target, "num_classes": 10}
         return deepcopy(self._spec)
 
     def _loader(self, split: str) -> DataLoader[Any]:

@@ -48,7 +48,7 @@ class DigitTargets(LightningDataModule):
         self._spec: dict[str, Any] | None = None
 
     def targets(self) -> Tensor:
-        """Of all images."""
+        """The targets of all images."""
         raise NotImplementedError
 
     def target_spec(self) -> dict[str, Any]:
@@ -57,12 +57,12 @@ class DigitTargets(LightningDataModule):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Of the training split, or as it was set."""
+        """The spec of the training split, or the one that was set."""
         if self._spec is None:
             training = self.pixels[self.index["train"]] / 16
-            facts = {"kind": "image", "shape": [1, 8, 8], "range": [0, 16]}
-            facts |= {"mean": [float(training.mean())], "std": [float(training.std())]}
-            self._spec = {"modalities": {"image": facts}, **self.target_spec()}
+            spec = {"kind": "image", "shape": [1, 8, 8], "range": [0, 16]}
+            spec |= {"mean": [float(training.mean())], "std": [float(training.std())]}
+            self._spec = {"modalities": {"image": spec}, **self.target_spec()}
         return deepcopy(self._spec)
 
     @spec.setter
@@ -70,10 +70,10 @@ class DigitTargets(LightningDataModule):
         self._spec = deepcopy(dict(stored))
 
     def _loader(self, split: str) -> DataLoader[Any]:
-        facts, targets = self.spec["modalities"]["image"], self.targets()
+        spec, targets = self.spec["modalities"]["image"], self.targets()
         samples = [
             Sample(
-                inputs={"image": preprocess(self.pixels[index], modality=facts, name="digit")},
+                inputs={"image": preprocess(self.pixels[index], spec=spec, name="digit")},
                 target=targets[index],
                 id=f"digits/{int(index)}",
             )

@@ -1,20 +1,26 @@
 """Trainings of one or two processes, one after another, each a fork of this process: `python forked_ranks.py PLAN RESULTS`.
 
-Run by test_ranks.py, which needs more of them than imports would leave time for. The second process is a child of the first,
-as `perceiver.run.processes.launch` has it, and gets the same environment. PLAN is JSON, a list of {"processes", "arguments"}
-and, if something is to happen, "act": a signal that a process sends itself after so many steps; or {"copy": [from, to]}.
-RESULTS lists what became of each training: exit status, standard error and the samples seen, by process.
+Importing what a training needs takes longer than the training, and `outcomes` does it once for many. The second process is
+a child of the first, as `perceiver.run.processes.launch` has it, and gets the same environment. PLAN is JSON, a list of
+{"processes", "arguments"} and, if something is to happen, "act": a signal that a process sends itself after so many steps;
+or {"processes", "call": [module, function, arguments…]} for a function instead of train.py; or {"copy": [from, to]}.
+RESULTS lists what became of each training: exit status, standard output, standard error and the samples seen, by process.
 """
 
 import atexit
+import contextlib
+import importlib
 import json
 import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
+import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -51,15 +57,15 @@ def train(rank: int, run: dict[str, Any], scratch: Path, *, child: int | None = 
     descriptor = os.open(scratch / f"{rank}.err", os.O_WRONLY | os.O_CREAT)
     os.dup2(descriptor, 2)
     os.dup2(os.open(scratch / f"{rank}.out", os.O_WRONLY | os.O_CREAT), 1)
-    made = fit.make_trainer
-    probe = Probe(file=scratch / f"{rank}.json", act=run.get("act"))
-    fit.make_trainer = lambda plain, callbacks, **settings: made(plain, [*callbacks, probe], **settings)
-    # What takes time and is looked at elsewhere: the confusion matrix, the description of the model.
-    mock.patch.multiple(fit, ConfusionFigures=lambda **_: Callback(), print_model=lambda *_, **__: None).start()
-    sys.argv = ["train.py", *run["arguments"]]
+    if "call" in run:
+        module, function, *arguments = run["call"]
+        work = partial(getattr(importlib.import_module(module), function), *arguments)
+    else:
+        work = main
+        observe(rank, run, scratch)
     code = 0
     try:
-        main()
+        work()
     except SystemExit as stop:
         code = int(stop.code or 0)
     except BaseException:
@@ -67,6 +73,7 @@ def train(rank: int, run: dict[str, Any], scratch: Path, *, child: int | None = 
         code = 99
     sys.stdout.flush()
     sys.stderr.flush()
+    (scratch / f"{rank}.modules").write_text(json.dumps(sorted(sys.modules)))
     if child is not None:
         if code:
             os.kill(child, signal.SIGKILL)
@@ -74,6 +81,16 @@ def train(rank: int, run: dict[str, Any], scratch: Path, *, child: int | None = 
     # What the process would do at its end, without the end of an interpreter that was forked.
     atexit._run_exitfuncs()
     os._exit(code)
+
+
+def observe(rank: int, run: dict[str, Any], scratch: Path) -> None:
+    """Have the training of this process noted and, unless "figures" are asked for, spare what is tested elsewhere."""
+    made = fit.make_trainer
+    probe = Probe(file=scratch / f"{rank}.json", act=run.get("act"))
+    fit.make_trainer = lambda plain, callbacks, **settings: made(plain, [*callbacks, probe], **settings)
+    if not run.get("figures"):
+        mock.patch.multiple(fit, ConfusionFigures=lambda **_: Callback(), print_model=lambda *_, **__: None).start()
+    sys.argv = ["train.py", *run["arguments"]]
 
 
 def start(run: dict[str, Any], scratch: Path) -> int:
@@ -91,22 +108,60 @@ def start(run: dict[str, Any], scratch: Path) -> int:
     if child := os.fork():
         train(0, run, scratch, child=child)
     os.environ |= {"LOCAL_RANK": "1", PARENT: parent}
+    (scratch / "second").write_text(str(os.getpid()))
     train(1, run, scratch)
     return 0
 
 
+def alive(file: Path) -> bool:
+    """Whether the process whose id the file has still runs."""
+    try:
+        return ") Z " not in Path(f"/proc/{file.read_text()}/stat").read_text()
+    except OSError:
+        return False
+
+
+def import_all(file: Path) -> None:
+    """Import what a training imported, which later ones then need not."""
+    for name in json.loads(file.read_text()) if file.exists() else []:
+        if name not in sys.modules:
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+
+
 def outcome(run: dict[str, Any]) -> dict[str, Any]:
-    """Of a training: exit status of the first process (None: it had to be stopped); error output and samples of each."""
+    """Run a training; return the exit status of the first process, and the output and samples of each process."""
     scratch = Path(tempfile.mkdtemp())  # no context manager: forks would tidy it up at their end
     _, status = os.waitpid(start(run, scratch), 0)
     ranks = range(run["processes"])
+    until = time.monotonic() + 20
+    while alive(scratch / "second") and time.monotonic() < until:
+        time.sleep(0.05)
     seen = [scratch / f"{rank}.json" for rank in ranks]
     found = {
+        "plan": run,
+        "orphan": alive(scratch / "second"),
         "code": os.waitstatus_to_exitcode(status),
+        "output": [(scratch / f"{rank}.out").read_text() for rank in ranks],
         "errors": [(scratch / f"{rank}.err").read_text() for rank in ranks],
         "seen": [json.loads(file.read_text()) if file.exists() else [] for file in seen],
     }
+    import_all(scratch / "0.modules")
     shutil.rmtree(scratch)
+    return found
+
+
+def outcomes(plan: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """What became of the trainings of a plan, carried out in a process of its own; `folder` is for its files."""
+    given, results = folder / "plan.json", folder / "results.json"
+    given.write_text(json.dumps(plan))
+    kept = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
+    environment = {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, __file__, str(given), str(results)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    found: list[dict[str, Any]] = json.loads(results.read_text())
     return found
 
 

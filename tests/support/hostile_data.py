@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
+from containers_written import write_container
 from PIL import Image
 
 
@@ -167,4 +168,43 @@ def long_animation(path: Path, *, frames: int = 40) -> Path:
     """A GIF whose frames all differ."""
     images = [Image.new("RGB", (8, 8), (6 * number, 0, 0)) for number in range(frames)]
     images[0].save(path, save_all=True, append_images=images[1:], duration=10, loop=0)
+    return path
+
+
+def claiming_ply(path: Path, *, points: int = 3 * 10**7) -> Path:
+    """A PLY file whose header claims `points` points, and which holds one."""
+    header = f"ply\nformat binary_little_endian 1.0\nelement vertex {points}\n"
+    header += "property float x\nproperty float y\nproperty float z\nend_header\n"
+    path.write_bytes(header.encode() + struct.pack("<3f", 1, 2, 3))
+    return path
+
+
+def pcd_bomb(path: Path, *, points: int = 3 * 10**7) -> Path:
+    """A compressed PCD file of `points` points whose data, a few bytes, would expand to zeros without end."""
+    header = "VERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\n"
+    header += f"WIDTH {points}\nHEIGHT 1\nPOINTS {points}\nDATA binary_compressed\n"
+    packed = b"\x00\x00" + b"\xe0\xff\x00" * 1000
+    path.write_bytes(header.encode() + struct.pack("<II", len(packed), 12 * points) + packed)
+    return path
+
+
+def flac_bomb(path: Path, *, seconds: int) -> Path:
+    """Silence of `seconds` in FLAC, in Ogg if the suffix says so: two orders of magnitude smaller than its samples."""
+    silence = np.zeros((2, seconds * 48000), np.float32)
+    if path.suffix == ".ogg":
+        return write_container(path, silence, rate=48000, codec="flac", form="ogg")
+    soundfile.write(path, silence.T, 48000, format="FLAC")
+    return path
+
+
+def truncated_m4a(path: Path) -> Path:
+    """A recording whose second half is missing."""
+    write_container(path, np.zeros((1, 48000), np.float32), rate=48000, codec="aac", form="ipod")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+def playlist(path: Path, *, secret: Path) -> Path:
+    """A list of files that FFmpeg would open, called a recording."""
+    path.write_text(f"ffconcat version 1.0\nfile {secret}\n")
     return path

@@ -38,31 +38,32 @@ def payload_by_name(marker: Path) -> dict[str, Any]:
 
 
 def checkpoint_with_spec(source: Path, written: Path, changes: dict[str, Any]) -> Path:
-    """The checkpoint `source` with other facts in its spec: `{"target.counts": value}`; returns `written`."""
-    return _checkpoint_with("spec", source, written, changes)
+    """The checkpoint `source` with other entries in its spec: `{"target.counts": value}`; returns `written`."""
+    return checkpoint_with(source, written, {f"spec.{place}": value for place, value in changes.items()})
 
 
 def checkpoint_with_config(source: Path, written: Path, changes: dict[str, Any]) -> Path:
     """The checkpoint `source` with other values in its config, as `checkpoint_with_spec`."""
-    return _checkpoint_with("config", source, written, changes)
+    return checkpoint_with(source, written, {f"config.{place}": value for place, value in changes.items()})
 
 
-def _checkpoint_with(part: str, source: Path, written: Path, changes: dict[str, Any]) -> Path:
+def checkpoint_with(source: Path, written: Path, changes: dict[str, Any]) -> Path:
+    """The checkpoint `source` with other entries of spec and config: `{"spec.target.counts": value}`; returns `written`."""
     content = torch.load(source, map_location="cpu", weights_only=True)
     for place, value in changes.items():
-        set_at(content["perceiver"][part], place, value)
+        set_at(content["perceiver"], place, value)
     written.parent.mkdir(parents=True, exist_ok=True)
     torch.save(content, written)
     return written
 
 
 def shards_with_spec(folder: Path, changes: dict[str, Any]) -> Path:
-    """Shards whose `shards.json` has other facts in its spec, changed in place; returns the folder."""
+    """Shards whose `shards.json` has other entries in its spec, changed in place; returns the folder."""
     file = folder / "shards.json"
-    facts = json.loads(file.read_text())
+    content = json.loads(file.read_text())
     for place, value in changes.items():
-        set_at(facts["spec"], place, value)
-    file.write_text(json.dumps(facts))
+        set_at(content["spec"], place, value)
+    file.write_text(json.dumps(content))
     return folder
 
 

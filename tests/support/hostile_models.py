@@ -168,7 +168,7 @@ def code_in_a_checkpoint(folder: Path) -> Hostile:
     file = checkpoint(folder, lambda model: None)
     content = torch.load(file, weights_only=True)
     torch.save({**content, "hyper_parameters": _Touch(marker)}, file)
-    return Hostile(file, marker, "refused without running anything in it")
+    return Hostile(file, marker, "refused, and none of its code was run")
 
 
 CHECKPOINTS: tuple[Callable[[Path], Hostile], ...] = (
@@ -263,7 +263,7 @@ def compressed_weights(folder: Path) -> Hostile:
 
 def code_in_pytorch_model(folder: Path) -> Hostile:
     """Unpickling it would make a file."""
-    hostile = transformers_values(folder, {}, words="refused without running anything in it")
+    hostile = transformers_values(folder, {}, words="refused, and none of its code was run")
     (folder / "model.safetensors").unlink()
     torch.save({"weight": _Touch(hostile.marker)}, folder / "pytorch_model.bin")
     return hostile

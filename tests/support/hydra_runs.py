@@ -1,12 +1,40 @@
-"""`python train.py` within this process."""
+"""`python train.py` within this process, which spares importing Lightning, and what a run leaves.
+
+A process of its own is for what only processes show: signals, exit codes, several ranks.
+"""
 
 import contextlib
 import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 from unittest import mock
+
+from hydra._internal.hydra import Hydra
 
 from perceiver.run.main import main
 
 SMALL = (
+    "model.encoder.num_latents=4",
+    "model.encoder.latent_channels=16",
+    "model.encoder.num_self_heads=2",
+    "model.encoder.num_blocks=1",
+    "model.encoder.num_cross_attends=1",
+    "model.encoder.num_layers_per_block=1",
+    "data.batch_size=128",
+    "optimizer.lr=5e-3",
+)
+"""A model that learns the digits in seconds."""
+
+QUIET = ("callbacks.samples=null", "callbacks.attention=null", "callbacks.attention_modalities=null")
+"""Without the figures that every run draws: they take longer than training."""
+
+QUICK = (*SMALL, *QUIET, "trainer.max_epochs=1", "trainer.limit_train_batches=2", "logger=none")
+"""Two steps of it."""
+
+OTHER_DATA = (
     "data=digits",
     "~data.num_workers",
     "~data.validation_size",
@@ -21,20 +49,36 @@ SMALL = (
     "model.encoder.num_self_heads=2",
     "optimizer.lr=5e-3",
     "callbacks.report=null",
+    "callbacks.samples=null",
+    "callbacks.attention=null",
 )
-"""For a data module of tests in place of the digits', and a model that learns in seconds."""
+"""For a data module of the tests in place of the digits."""
 
 
-def train(*arguments: str) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error; `SMALL` first, the arguments after it."""
-    return run(*SMALL, *arguments)
+LEFT_BEHIND = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "PERCEIVER_PROGRAM", "PERCEIVER_FULL_ERROR")
+"""What a run leaves in the environment, where its other processes, and later tests, find it."""
 
 
-def run(*arguments: str) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error."""
+class Finished(NamedTuple):
+    """How a command ended: exit status, standard output and standard error."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The line on stderr that begins with `error: `."""
+        [line] = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        return line
+
+
+def run(*arguments: str) -> Finished:
+    """Run train.py with these arguments."""
     out, err = io.StringIO(), io.StringIO()
     with (
         mock.patch("sys.argv", ["train.py", *arguments]),
+        composed_once(arguments),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
@@ -43,4 +87,20 @@ def run(*arguments: str) -> tuple[int, str, str]:
             code = 0
         except SystemExit as error:
             code = int(error.code or 0)
-    return code, out.getvalue(), err.getvalue()
+        finally:
+            for name in LEFT_BEHIND:
+                os.environ.pop(name, None)
+    return Finished(code, out.getvalue(), err.getvalue())
+
+
+def composed_once(arguments: Sequence[str]) -> contextlib.AbstractContextManager[object]:
+    """Hydra composes the configuration twice, first for `hydra.mode` alone, which only searches for settings have."""
+    if any(word.startswith(("hparams_search=", "hydra.mode=")) for word in arguments):
+        return contextlib.nullcontext()
+    return mock.patch.object(Hydra, "get_mode", return_value=None)
+
+
+def metrics_of(directory: Path) -> dict[str, float]:
+    """The metrics of a run directory."""
+    loaded: dict[str, float] = json.loads((directory / "metrics.json").read_text())
+    return loaded

@@ -1,10 +1,9 @@
-"""Training losses step by step in one process, or in two, of the same global batches: `python loss_curves.py STRATEGY FILE`.
+"""Training losses step by step in one process, or in two, of the same global batches.
 
-Run by test_parallel.py. One model reads a whole image; another reads two halves, of which the second process has only one.
+One model reads a whole image; another reads two halves, of which the second process has only one.
 """
 
 import json
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ def model(names: tuple[str, ...]) -> Perceiver:
 
 
 def batches(names: tuple[str, ...], *, rank: int, processes: int) -> list[Batch]:
-    """Of every global batch the first half belongs to the first process, the second half to the second.
+    """Return the batches of a process: of each global batch, the first process has the first half, the second the other.
 
     The second half has no lower halves of images: one process has them masked, a process of its own lacks them.
     """
@@ -110,7 +109,7 @@ def curve(names: tuple[str, ...], strategy: str) -> list[float]:
     return losses.losses
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    curves = {kind: curve(names, sys.argv[1]) for kind, names in {"whole": ("image",), "halves": ("image", "lower")}.items()}
-    Path(sys.argv[2]).write_text(json.dumps(curves))
+def write(strategy: str, file: str) -> None:
+    """Write the losses by model; called by each process."""
+    curves = {kind: curve(names, strategy) for kind, names in {"whole": ("image",), "halves": ("image", "lower")}.items()}
+    Path(file).write_text(json.dumps(curves))

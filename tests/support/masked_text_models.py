@@ -15,7 +15,7 @@ from perceiver.positions import LearnedTable
 
 
 def byte_model(*, head: str = "tokens", length: int = 64) -> Perceiver:
-    """Of texts of at most so many bytes; evaluating."""
+    """Return a model of texts of at most that many bytes, in evaluation mode."""
     torch.manual_seed(0)
     table = LearnedTable(grid=[length], channels=16, std=1.0)
     text = TextTokens(
@@ -29,8 +29,8 @@ def byte_model(*, head: str = "tokens", length: int = 64) -> Perceiver:
         tied_logits=TiedLogits(modality="text", vocabulary_size=VOCABULARY_SIZE),
     )
     heads = {"tokens": decoder, "pooled": PooledHead(latent_channels=16, num_classes=3)}
-    facts = {"kind": "text", "shape": [None], "vocabulary_size": VOCABULARY_SIZE, "max_length": length}
-    spec = {"modalities": {"text": facts}}
+    spec = {"kind": "text", "shape": [None], "vocabulary_size": VOCABULARY_SIZE, "max_length": length}
+    spec = {"modalities": {"text": spec}}
     return Perceiver(adapters={"text": text}, encoder=encoder, head=heads[head], spec=spec).eval()
 
 

@@ -30,7 +30,7 @@ class Counts(Modality):
     cells = "files"
     settings: ClassVar = {"gain": 1.0}
 
-    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         if settings["gain"] == 0:
             raise ValueError("gain: expected another number than 0.")
         return {"shape": [1, None], "gain": settings["gain"]}

@@ -13,7 +13,7 @@ SETTINGS: dict[str, Any] = {"image_size": (8, 8), "sample_rate": RATE, "batch_si
 
 
 def manifest(folder: Path, count: int = 40, *, modalities: Any = MODALITIES, **arguments: Any) -> DataModule:
-    """Of animals, fitted; made once."""
+    """Return a fitted data module of the animals, whose files are made at the first call."""
     path = folder / "m.csv"
     if not path.is_file():
         write_csv(path, animals(folder, count))

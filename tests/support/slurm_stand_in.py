@@ -25,7 +25,7 @@ def install(folder: Path) -> None:
 
 
 def options(text: str) -> dict[str, str]:
-    """Of the lines #SBATCH --name=value."""
+    """Return the options in the lines `#SBATCH --name=value`."""
     return dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", text, flags=re.MULTILINE))
 
 

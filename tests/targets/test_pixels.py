@@ -63,8 +63,8 @@ def test_flow_is_learned_in_units_of_its_root_mean_square() -> None:
 
 def test_predictions_of_several_sizes_are_those_of_samples_alone() -> None:
     """In one batch samples are padded; what is returned is not."""
-    facts = {"kind": "image", "shape": [2, None, None], "range": [0, 255]}
-    model = segmenting(spec={"modalities": {"image": facts}, "target": SEGMENTS}).eval()
+    spec = {"kind": "image", "shape": [2, None, None], "range": [0, 255]}
+    model = segmenting(spec={"modalities": {"image": spec}, "target": SEGMENTS}).eval()
     raw = [torch.rand(2, height, width) for height, width in ((6, 7), (3, 5), (9, 4))]
     together = model.predict(raw)
     for one, x in zip(together, raw, strict=True):
@@ -75,9 +75,9 @@ def test_predictions_of_several_sizes_are_those_of_samples_alone() -> None:
 
 
 def test_fields_of_several_sizes() -> None:
-    facts = {"kind": "video", "shape": [1, 2, None, None], "range": [0, 255]}
+    spec = {"kind": "video", "shape": [1, 2, None, None], "range": [0, 255]}
     said = field_target(names=["x", "y"], mean=[0.0, 1.0], std=[2.0, 3.0], modality="frames")
-    model = flowing(spec={"modalities": {"frames": facts}, "target": said}).eval()
+    model = flowing(spec={"modalities": {"frames": spec}, "target": said}).eval()
     raw = [torch.rand(1, 2, height, width) for height, width in ((6, 7), (3, 5))]
     for one, x in zip(model.predict(raw), raw, strict=True):
         [alone] = model.predict([x])

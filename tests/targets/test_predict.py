@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image
 from torch import Tensor
 
-from perceiver.targets.predict import predict
+from perceiver.targets.predict import predict, prepare
 
 IMAGE = {"kind": "image", "shape": [3, 4, 5]}
 GREY = {"kind": "image", "shape": [1, 4, 5]}
@@ -19,19 +20,21 @@ SOUND = {"kind": "audio", "shape": [1, None], "sample_rate": 100}
 POINTS = {"kind": "points", "shape": [None, 3]}
 SERIES = {"kind": "timeseries", "num_values": 2, "step_seconds": 1.0}
 TEXT = {"kind": "text", "vocabulary_size": 262}
+VIDEO = {"kind": "video", "shape": [3, 2, 4, 5]}
+TABLE = {"kind": "table", "numbers": ["age"], "categories": {"sex": ["f", "m"]}}
 
 
-def batches(samples: Any, modality: Mapping[str, Any], batch_size: int = 8) -> list[Tensor]:
+def batches(samples: Any, modality: Mapping[str, Any], batch_size: int = 8, **settings: Any) -> list[Tensor]:
     """The inputs of the forward passes that predictions take."""
     seen: list[Tensor] = []
 
     def forward(inputs: Mapping[str, Any], masks: Mapping[str, Tensor]) -> Tensor:
         x = inputs["it"]
-        seen.append(x if isinstance(x, Tensor) else x["values"])
+        seen.append(x if isinstance(x, Tensor) else next(iter(x.values())))
         return torch.zeros(len(seen[-1]), 1)
 
     spec = {"modalities": {"it": modality}, "target": {"kind": "classes", "names": ["a"]}}
-    predictions = predict(forward, spec, samples, batch_size=batch_size)
+    predictions = predict(forward, spec, samples, batch_size=batch_size, **settings)
     assert len(predictions) == sum(map(len, seen))
     return seen
 
@@ -68,9 +71,7 @@ def test_one_image_in_any_form(tmp_path: Path) -> None:
         (SERIES, (6, 2), (2, 6, 2)),
     ],
 )
-def test_arrays_are_one_sample_or_several(
-    modality: dict[str, Any], one: tuple[int, ...], several: tuple[int, ...]
-) -> None:
+def test_arrays_are_one_sample_or_several(modality: dict[str, Any], one: tuple[int, ...], several: tuple[int, ...]) -> None:
     assert [len(x) for x in batches(np.ones(one, dtype=np.float32), modality)] == [1]
     assert [len(x) for x in batches(np.ones(several, dtype=np.float32), modality)] == [2]
     assert [len(x) for x in batches(list(np.ones(several, dtype=np.float32)), modality, batch_size=1)] == [1, 1]
@@ -91,9 +92,15 @@ def test_texts(tmp_path: Path) -> None:
     [
         (b"GIF89a", IMAGE, r"sample 0, modality 'it': cannot read 6 bytes as image \(UnidentifiedImageError"),
         ([PIXELS, Path("none.png")], IMAGE, r"sample 1, modality 'it': cannot read none\.png as image \(FileNotFoundError"),
+        ("none.png", IMAGE, r"sample 0, modality 'it': cannot read none\.png as image \(FileNotFoundError"),
+        ("/dev/zero", IMAGE, "it is not a regular file"),
+        ("/dev/zero", SOUND, "there is no file"),
         (png(PIXELS)[:-30], IMAGE, r"sample 0, modality 'it': cannot read \d+ bytes as image"),
         (b"\xff", TEXT, r"cannot read 1 bytes as text \(UnicodeDecodeError"),
-        (Path("it.wav"), SOUND, r"expected an array or a tensor, got it\.wav; files of kind 'audio' are read by data"),
+        (Path("it.wav"), SOUND, r"cannot read it\.wav as audio \(FileNotFoundError: there is no file it\.wav"),
+        (b"RIFF", SOUND, r"cannot read 4 bytes as audio \(ValueError: content of a cell: is no sound file"),
+        (b"1 2 3\n4 5", POINTS, "cannot read 9 bytes as points"),
+        (b"{", TABLE, "cannot read 1 bytes as table"),
         (np.ones((4, 5, 2), dtype=np.uint8), IMAGE, r"sample 0, modality 'it': .*shape"),
     ],
 )
@@ -102,10 +109,86 @@ def test_errors_name_the_sample(samples: Any, modality: dict[str, Any], text: st
         batches(samples, modality)
 
 
-def test_a_string_is_no_file_and_a_number_no_sample(tmp_path: Path) -> None:
-    """Strings come from requests and tables: they are never opened."""
+def test_a_service_opens_no_file(tmp_path: Path) -> None:
+    """Samples from requests: strings and paths are refused, bytes are read."""
     (tmp_path / "it.png").write_bytes(png(PIXELS))
-    with pytest.raises((TypeError, ValueError), match="sample 0, modality 'it'"):
-        batches(str(tmp_path / "it.png"), IMAGE)
+    for one in (tmp_path / "it.png", str(tmp_path / "it.png")):
+        with pytest.raises(ValueError, match="sample 0, modality 'it': expected a value or the bytes of a file"):
+            batches(one, IMAGE, open_files=False)
+    assert len(batches(png(PIXELS), IMAGE, open_files=False)) == 1
+    assert len(batches("a text", TEXT, open_files=False)) == 1
+
+
+def wav(samples: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, 100, format="WAV", subtype="FLOAT")
+    return file.getvalue()
+
+
+def npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+CLOUD = np.arange(12.0).reshape(4, 3)
+FRAMES = np.random.default_rng(1).integers(0, 256, (2, 4, 5, 3), dtype=np.uint8)
+WAVE = np.linspace(-0.5, 0.5, 30, dtype=np.float32)
+STEPS = np.arange(6.0).reshape(3, 2)
+ROW = {"age": 3, "sex": "f"}
+
+
+@pytest.mark.parametrize(
+    ("modality", "value", "contents"),
+    [
+        (SOUND, WAVE, {"it.wav": wav(WAVE)}),
+        (SOUND, (WAVE, 100), {}),
+        (SOUND, WAVE.tolist(), {}),
+        (VIDEO, FRAMES, {"it.npy": npy(FRAMES)}),
+        (VIDEO, [Image.fromarray(frame) for frame in FRAMES], {}),
+        (POINTS, CLOUD, {"it.npy": npy(CLOUD), "it.xyz": "\n".join(" ".join(map(str, p)) for p in CLOUD).encode()}),
+        (POINTS, CLOUD.tolist(), {}),
+        (SERIES, STEPS, {"it.csv": b"a,b\n0,1\n2,3\n4,5\n"}),
+        (SERIES, {"values": STEPS, "times": [0.0, 1.0, 2.0]}, {"it.csv": b"time,a,b\n0,0,1\n1,2,3\n2,4,5\n"}),
+        ({**SERIES, "names": ["b", "a"]}, STEPS[:, ::-1].copy(), {"it.csv": b"a,b\n0,1\n2,3\n4,5\n"}),
+        (TABLE, ROW, {"it.json": b'{"age": 3, "sex": "f"}'}),
+    ],
+)
+def test_one_sample_of_every_kind_as_value_path_and_bytes(
+    modality: dict[str, Any], value: Any, contents: dict[str, bytes], tmp_path: Path
+) -> None:
+    expected = prepare({"it": value}, {"it": modality}, number=0).inputs["it"]
+    forms = [value, {"it": value}, [{"it": value}], [value, value]]
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        forms += [tmp_path / name, str(tmp_path / name), content, bytearray(content), {"it": str(tmp_path / name)}]
+    for form in forms:
+        found = batches(form, modality)
+        count = 2 if isinstance(form, list) and form == [value, value] else 1
+        assert sum(map(len, found)) == count
+        for one in found[0]:
+            torch.testing.assert_close(one, expected if isinstance(expected, Tensor) else next(iter(expected.values())))
+
+
+def test_a_table_of_one_row(tmp_path: Path) -> None:
+    (tmp_path / "it.csv").write_text("age,sex\n3,f\n")
+    assert batches(tmp_path / "it.csv", TABLE)[0].tolist() == [[3]]
+    (tmp_path / "it.csv").write_text("age,sex\n3,f\n4,m\n")
+    with pytest.raises(ValueError, match="expected a table of one row, got 2; for more, use mode=predict"):
+        batches(tmp_path / "it.csv", TABLE)
+
+
+def test_unknown_categories_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    batches([ROW, {"age": 1, "sex": "x"}, {"it": {"age": 1, "sex": "y"}}, {"age": 2}], TABLE)
+    assert caplog.messages == [
+        "predict, modality 'it', column 'sex': 2 of 3 cells have 2 values unknown in training, such as 'x'; a model takes "
+        "them for missing categories. Known are f, m."
+    ]
+    caplog.clear()
+    batches(ROW, TABLE)
+    assert not caplog.messages
+
+
+def test_a_number_is_no_sample() -> None:
     with pytest.raises(TypeError, match="expected a sample or an iterable of samples, got int"):
         batches(3, IMAGE)

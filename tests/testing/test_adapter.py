@@ -67,7 +67,7 @@ class ChannelsUnsaid(Sensor):
 
 
 class Clock(Sensor):
-    """Says when, and not what."""
+    """An adapter that outputs when a value was measured, and not the value."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -69,7 +69,13 @@ SPECTRUM: dict[str, Any] = {
     "hop_seconds": 0.02,
     "duration_seconds": 1.0,
 }
-SPACE = Fourier(num_bands=2, resolution=(4, 6, 6))
+
+
+def space() -> Fourier:
+    """A new one for each adapter, which changes its mode."""
+    return Fourier(num_bands=2, resolution=(4, 6, 6))
+
+
 PLANE, LINE = Fourier(num_bands=3, resolution=(8, 8)), Fourier(num_bands=3, resolution=(10,))
 
 IMAGES: tuple[Callable[[], Tensor], GridAxes] = (lambda: torch.rand(3, 2, 11, 7), (2, 3))
@@ -118,12 +124,14 @@ ADAPTERS = {
 }
 ADAPTERS |= {
     "video": Case(
-        lambda: VideoPatches(video_channels=2, patch=(2, 3, 3), embedding_channels=6, position=SPACE),
+        lambda: VideoPatches(video_channels=2, patch=(2, 3, 3), embedding_channels=6, position=space()),
         lambda: torch.rand(3, 2, 5, 7, 8),
         (2, 3, 4),
     ),
     "video, raw patches": Case(
-        lambda: VideoPatches(video_channels=2, patch=(2, 3, 3), position=SPACE), lambda: torch.rand(3, 2, 5, 7, 8), (2, 3, 4)
+        lambda: VideoPatches(video_channels=2, patch=(2, 3, 3), position=space()),
+        lambda: torch.rand(3, 2, 5, 7, 8),
+        (2, 3, 4),
     ),
     "text": Case(
         lambda: TextTokens(vocabulary_size=12, embedding_channels=6, position=LINE),

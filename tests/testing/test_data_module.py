@@ -37,7 +37,7 @@ class Sets(Source):
     facts_of_points: ClassVar[Mapping[str, Any]] = {"kind": "points", "shape": [None, 3]}
 
     def __init__(self) -> None:
-        super().__init__(facts={"points": self.facts_of_points}, class_names=["even", "odd"])
+        super().__init__(specs={"points": self.facts_of_points}, class_names=["even", "odd"])
 
     def read_training(self) -> tuple[Samples, Samples]:
         return InMemory(sets("train", 9, seed=0)), InMemory(sets("val", 6, seed=1))
@@ -136,7 +136,7 @@ BROKEN: list[tuple[str, type[Sets], str]] = [
     ("stored_spec_is_used", MeasuresAgain, r"to hold after setup\('fit'\)"),
     ("stored_spec_is_used", IgnoresItsSpec, "'points' of val batches to be normalised by the std of the spec that was set"),
     ("foreign_spec_is_refused", TakesAnySpec, r"ValueError for the spec of data whose modalities are \['not_points'\]"),
-    ("workers_give_the_same_batches", WorkersDiffer, "the same test batches from loader processes as without"),
+    ("workers_give_the_same_batches", WorkersDiffer, "the same test batches with and without loader processes"),
 ]
 
 
@@ -246,7 +246,7 @@ def test_modules_of_any_class_and_target(kind: str) -> None:
         (Unnamed, "batches_match_spec", "an id for each of 3 samples of a train batch"),
         (Unmasked, "batches_match_spec", "finite values wherever the mask says valid in a train batch, 'left'"),
         (TupleBatches, "batches_match_spec", r"val_dataloader\(\) to yield perceiver.Batch, got list"),
-        (NoSetter, "stored_spec_is_used", "give the property a setter"),
+        (NoSetter, "stored_spec_is_used", "add a setter to the property"),
         (NoSetter, "spec_is_plain_and_complete", r"spec\['target'\]\['names'\] to be a list of strings, got None"),
     ],
 )
@@ -265,8 +265,8 @@ class Dense(Source):
     kind = "segmentation"
 
     def __init__(self) -> None:
-        facts = {"kind": "image", "shape": [1, None, None], "range": [0, 255]}
-        super().__init__(facts={"image": facts})
+        spec = {"kind": "image", "shape": [1, None, None], "range": [0, 255]}
+        super().__init__(specs={"image": spec})
 
     def sample(self, split: str, n: int) -> Sample:
         random = torch.Generator().manual_seed(n + 10 * len(split))
@@ -286,7 +286,7 @@ class Dense(Source):
         return [self.sample("test_", n) for n in range(3)]
 
     def learn(self, training: Any) -> dict[str, Any]:
-        modalities = {"image": {**self.facts["image"], "mean": [0.5], "std": [0.3]}}
+        modalities = {"image": {**self.specs["image"], "mean": [0.5], "std": [0.3]}}
         if self.kind == "segmentation":
             target = segmentation_target(names=["a", "b"], counts=[1, 1], modality="image")
             return {"modalities": modalities, "target": target, "num_classes": 2}
@@ -294,7 +294,7 @@ class Dense(Source):
         return {"modalities": modalities, "target": target, "num_outputs": 2}
 
     def known(self) -> dict[str, Any]:
-        return {"modalities": self.facts, "target": {"kind": self.kind}}
+        return {"modalities": self.specs, "target": {"kind": self.kind}}
 
 
 class DenseField(Dense):

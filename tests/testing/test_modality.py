@@ -23,7 +23,7 @@ class Sensor:
 
     channel_axis: Any = 0
 
-    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {"shape": [2, None]}
 
     def statistics(self, samples: Iterable[Tensor], spec: ModalitySpec) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class ChangesTheSpec(Sensor, Modality):
 
 
 class OtherShape(Sensor, Modality):
-    def facts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {"shape": [3, None]}
 
     def preprocess(self, raw: Any, spec: ModalitySpec, name: str) -> Any:
@@ -101,7 +101,7 @@ BROKEN: list[tuple[type[Modality], str, str]] = [
     (OddAxis, "declared_channel_axis", "expected the class attribute channel_axis"),
     (Tensors, "plain_spec", "plain data in the spec: .*longest"),
     (NoisyCells, "cells_are_read", "same raw sample for the same cell"),
-    (ChangesTheSpec, "deterministic", "leave the spec as it is"),
+    (ChangesTheSpec, "deterministic", "leave the spec unchanged"),
     (OtherShape, "shapes_of_the_spec", r"spec's shape \[3, None\], .* got \(2, 5\)"),
     (NormalisesTwice, "normalisation_inverts", "normalised once"),
     (DoubleWhereLong, "collation_pads_and_masks", "dtype torch.float64"),

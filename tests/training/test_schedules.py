@@ -49,7 +49,7 @@ def test_step_decay_is_that_of_the_first_perceiver() -> None:
     assert seen[102:114] == pytest.approx([0.02] * 12)
     assert seen[114:] == pytest.approx([0.002] * 9)
     assert rates(partial(step_decay, drops=[0.5], drop_factor=0.5), 4) == [2.0, 2.0, 1.0, 1.0]
-    with pytest.raises(ValueError, match=r"scheduler\.drops: .*rising"):
+    with pytest.raises(ValueError, match=r"scheduler\.drops: .*increasing"):
         rates(partial(step_decay, drops=[0.5, 0.2]), 4)
     with pytest.raises(ValueError, match=r"scheduler\.drops\[1\].*1\.5"):
         rates(partial(step_decay, drops=[0.5, 1.5]), 4)

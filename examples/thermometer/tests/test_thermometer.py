@@ -1,4 +1,4 @@
-"""The adapter and the kind keep what perceiver relies on."""
+"""The adapter and the kind satisfy the contracts of perceiver."""
 
 import pytest
 import torch

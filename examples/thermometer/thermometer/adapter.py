@@ -12,8 +12,8 @@ class Thermometer(nn.Module):
 
     Args:
         position: encoding of one coordinate, the time.
-        step_seconds: from one reading to the next.
-        duration_seconds: times from 0 to this become positions from -1 to 1.
+        step_seconds: interval between readings.
+        duration_seconds: times from 0 to this value map to positions from -1 to 1.
     """
 
     def __init__(self, *, position: PositionEncoding, step_seconds: float, duration_seconds: float) -> None:
@@ -24,12 +24,12 @@ class Thermometer(nn.Module):
         self.channels = 1 + position.channels
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tokens:
-        """Readings `(B, 1, T)`, mask `(B,)` or `(B, T)`, True is valid -> Tokens on the grid `(T,)`."""
+        """Map readings `(B, 1, T)` and a mask `(B,)` or `(B, T)` (True is valid) to Tokens on the grid `(T,)`."""
         if x.ndim != 3 or x.shape[1] != 1:
             raise ValueError(f"Thermometer: expected readings (batch, 1, time), got shape {tuple(x.shape)}.")
         mask = grid_mask(mask, batch=x.shape[0], grid=x.shape[2:], name="Thermometer mask")
         values = zero_masked(x.transpose(1, 2), None if mask is None else mask[..., None])
-        # Part of shape (1, T, 1): the same for all samples, so it is not copied for each.
+        # Of shape (1, T, 1), without copies for each sample: the times are the same for all.
         time = time_coordinates(
             x.shape[2], step_seconds=self.step_seconds, duration_seconds=self.duration_seconds, device=x.device
         )

@@ -85,7 +85,7 @@ def joint_tokens(blocks: Sequence[Tokens], dtype: torch.dtype) -> Float[Tensor, 
 
 
 def joint_mask(blocks: Sequence[Tokens]) -> Bool[Tensor, "batch tokens"] | None:
-    """Mask of the joined tokens; None if all are valid."""
+    """Return the mask of the joined tokens; None if all are valid."""
     masks = [block.dense_mask() for block in blocks]
     if all(mask is None for mask in masks):
         return None
@@ -98,7 +98,7 @@ def joint_mask(blocks: Sequence[Tokens]) -> Bool[Tensor, "batch tokens"] | None:
 
 
 def _padded_linear(x: Tensor, layer: torch.nn.Linear, num_heads: int, width: int) -> Tensor:
-    """Linear map with outputs zero-padded to `width` channels per head: cheaper than padding the result."""
+    """Apply a linear map with outputs zero-padded to `width` channels per head: cheaper than padding the result."""
     unpadded = layer.out_features // num_heads
     if unpadded == width:
         return F.linear(x, layer.weight, layer.bias)

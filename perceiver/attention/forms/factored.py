@@ -63,8 +63,7 @@ def factored_attention(
             sums, kept = sums[..., :-1], sums[..., -1].unflatten(1, (num_heads, -1))
         else:
             if read is None:
-                scores = max(block.batch * block.num_tokens for block in blocks) * rows.shape[1]
-                read = implementation(query.device, rows.dtype, scores=scores).read
+                read = implementation(query.device, rows.dtype).read
             results = [call(read, rows, plane.parts, plane.rstd, plane.mask) for plane in planes]
             sums, found = _merge(results, masked=masked)
         out = project(sums.unflatten(1, (num_heads, -1)), projection, kept=kept)
@@ -79,7 +78,7 @@ def factored_shares(
     """Return each block's share of each query's attention, `(B, h, N)` per block: the sums over a block of `dense_weights`.
 
     Over all blocks they sum to 1, or to 0 for samples without a valid token. They follow from the blocks' softmax
-    denominators, so the weights are never held in memory. Nothing is compiled for this.
+    denominators, so the weights are never held in memory.
     """
     with torch.autocast(query.device.type, enabled=False):
         rows, planes = _prepared(query, blocks, projection)
@@ -93,10 +92,15 @@ def factored_shares(
 
 def _prepared(query: Tensor, blocks: Sequence[Tokens], projection: TokenProjection) -> tuple[Tensor, list[Plane]]:
     """Return absorbed queries `(B or 1, h * N, C)` and collapsed blocks, in a common precision of at least float32."""
-    dtype = reduce(torch.promote_types, (part.dtype for block in blocks for part in block.parts), torch.float32)
-    dtype = torch.promote_types(dtype, query.dtype)
+    dtype = common_dtype(query.dtype, blocks)
     rows = absorb(query.to(dtype), projection).flatten(1, 2)
     return rows, [collapse(block, dtype=dtype, eps=projection.norm.eps) for block in blocks]
+
+
+def common_dtype(query: torch.dtype, blocks: Sequence[Tokens]) -> torch.dtype:
+    """Return the type that the factored form computes in: that of queries and parts, at least float32."""
+    dtypes = (query, *(part.dtype for block in blocks for part in block.parts))
+    return reduce(torch.promote_types, dtypes, torch.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +125,7 @@ def collapse(block: Tokens, *, dtype: torch.dtype, eps: float) -> Plane:
     outer = prod(outer_grid)
 
     def collapsed(x: Tensor) -> Tensor:
-        """`(b, n1 or 1, …, nd or 1, c)` -> `(b, outer or 1, inner or 1, c)`."""
+        """Reshape `(b, n1 or 1, …, nd or 1, c)` to `(b, outer or 1, inner or 1, c)`."""
         if any(size != 1 for size in x.shape[1:-2]):
             return x.expand(-1, *outer_grid, -1, -1).reshape(x.shape[0], outer, *x.shape[-2:])
         return x.reshape(x.shape[0], 1, *x.shape[-2:])
@@ -146,8 +150,9 @@ def _without_offset(parts: tuple[Tensor, ...], mask: Tensor | None) -> tuple[Ten
     if len(parts) == 1:
         return (parts[0] - parts[0].mean(dim=-1, keepdim=True),)
     with torch.no_grad():
-        # The last part among those on the smallest grid: content usually comes first, and a table after it may be shared.
-        steady = min(reversed(parts), key=lambda part: prod(part.shape[1:-1]))
+        # The last part among those that vary along the fewest axes: content usually comes first, and a table after it may be
+        # shared. Sizes themselves are not compared: torch.export would fix which of two open axes is longer.
+        steady = min(reversed(parts), key=lambda part: sum(size != 1 for size in part.shape[1:-1]))
         # torch.export cannot solve for a step that depends on a dynamic size, so all elements are used.
         size: int | torch.SymInt = prod(steady.shape[1:])
         step = 1 if isinstance(size, torch.SymInt) else -(-size // MOST_SAMPLED)
@@ -159,7 +164,7 @@ def _without_offset(parts: tuple[Tensor, ...], mask: Tensor | None) -> tuple[Ten
 
 
 def _valid_mean_and_deviation(part: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation `(b, 1, …, 1)` of a part over channels and the grid positions that valid elements see."""
+    """Return mean and deviation `(b, 1, …, 1)` of a part over channels and the positions that valid elements see."""
     axes = tuple(range(1, part.ndim))
     if mask is None:
         deviation, mean = torch.std_mean(part, dim=axes, keepdim=True, correction=0)
@@ -187,7 +192,7 @@ def _reciprocal_std(parts: Sequence[Tensor], outer: int, inner: int, eps: float)
 
 
 def _moments(part: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over the channels, and sum of squared deviations from it."""
+    """Return the mean over the channels, and sum of squared deviations from it."""
     if part.shape[-1] > NARROW:
         mean = part.mean(dim=-1)
         return mean, (part - mean[..., None]).square().sum(dim=-1)
@@ -206,7 +211,7 @@ def _merge(results: Sequence[tuple[Tensor, Tensor]], *, masked: bool) -> tuple[T
         return results[0][0], found
     lse = torch.stack(torch.broadcast_tensors(*(lse for _, lse in results)))
     if found is not None:
-        # Rows without a token in any block must not bring NaN into the gradient.
+        # Rows without a token in any block must not cause NaN in the gradient.
         lse = torch.where(lse.isneginf() & ~found, lse.new_zeros(()), lse)
     shares = lse.softmax(dim=0)
     joined = [share[..., None] * sums for share, (sums, _) in zip(shares, results, strict=True)]

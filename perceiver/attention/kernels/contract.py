@@ -30,6 +30,11 @@ def batch_size(*inputs: Tensor | None) -> torch.Size:
     return torch.Size((next((size for x in inputs if x is not None and (size := x.shape[0]) != 1), 1),))
 
 
+def lse_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the type of log-sum-exps: at least float32, because the backward pass exponentiates them."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def call(read: Read, queries: Tensor, parts: Sequence[Tensor], rstd: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Call a kernel, but refuse forward-mode differentiation, in which tangents would be silently dropped.
 
@@ -67,13 +72,16 @@ def connect(read: CustomOpDef, backward: CustomOpDef) -> None:
 
     def gradients(ctx: Any, grad_sums: Tensor, grad_lse: Tensor) -> tuple[Any, ...]:
         queries, rstd, mask, sums, lse, *parts = ctx.saved_tensors
-        taken = iter(backward(grad_sums, grad_lse, queries, list(parts), rstd, mask, sums, lse, ctx.needs))
+        # The forward pass ran without autocast; scores recomputed in another precision would not fit its log-sum-exps.
+        with torch.autocast(queries.device.type, enabled=False):
+            taken = iter(backward(grad_sums, grad_lse, queries, list(parts), rstd, mask, sums, lse, ctx.needs))
         queries_grad, *parts_grad, rstd_grad = [next(taken) if need else None for need in ctx.needs]
         return queries_grad, parts_grad, rstd_grad, None
 
     def fake_read(queries: Tensor, parts: list[Tensor], rstd: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         (batch,) = batch_size(queries, *parts, rstd, mask)
-        return queries.new_empty(batch, *queries.shape[1:]), queries.new_empty(batch, queries.shape[1])
+        lse = queries.new_empty(batch, queries.shape[1], dtype=lse_dtype(queries.dtype))
+        return queries.new_empty(batch, *queries.shape[1:]), lse
 
     def fake_backward(
         grad_sums: Tensor,

@@ -9,20 +9,10 @@ from typing import TypeVar
 
 import torch
 
-from perceiver.attention.kernels import compiled, eager, native, plain
+from perceiver.attention.kernels import eager, native, plain, triton
 from perceiver.attention.kernels.contract import Read
 
-WORTH_COMPILING = 2**22
-"""Scores of a call (samples * heads * queries * tokens of a block) from which the compiled form is taken.
-
-It follows from shapes alone, so that the same call is computed in the same way every time. Against the eager form the
-compiled one saves about 3 ns per score forward, and 8 with the backward, on an AVX-512 core; compiling both takes about
-20 s at first, 4 s once Inductor has them in its cache. At this size that is paid back after some 550 training steps (100
-from the cache); smaller calls are not worth the wait.
-"""
-
-
-Check = TypeVar("Check", bound=Callable[[str, torch.dtype], tuple[bool, str]])
+Check = TypeVar("Check", bound=Callable[[str, int | None, torch.dtype], tuple[bool, str]])
 
 
 def _constant(check: Check) -> Check:
@@ -39,7 +29,7 @@ class Implementation:
     """An implementation of the inner function.
 
     Args:
-        name: `native`, `compiled`, `eager` or `plain`.
+        name: `native`, `triton`, `eager` or `plain`.
         reason: the reason for the choice, in a few words.
     """
 
@@ -51,7 +41,7 @@ class Implementation:
         """The implementation's function."""
         reads: dict[str, Read] = {
             "native": native.read_tokens,
-            "compiled": compiled.read_tokens,
+            "triton": triton.read_tokens,
             "eager": eager.read_tokens,
             "plain": plain.read_tokens,
         }
@@ -72,45 +62,33 @@ def plain_operators() -> Iterator[None]:
         _plain = before
 
 
-def implementation(device: torch.device, dtype: torch.dtype, *, scores: int | None = None) -> Implementation:
+def implementation(device: torch.device, dtype: torch.dtype) -> Implementation:
     """Return the fastest implementation for tensors of this device and type. The first call may build native code (seconds).
 
-    Args:
-        device: device of the tensors.
-        dtype: type of the tensors.
-        scores: samples * heads * queries * tokens of the call's block; None where it is not known, and then nothing is
-            compiled.
+    Native code is for CPUs, Triton for NVIDIA GPUs; the eager form serves everywhere else.
     """
     if _plain:
         return Implementation("plain", "in plain operators")
-    there, reason = _native(device.type, dtype)
-    if there:
-        return Implementation("native", reason)
-    if scores is None:
-        return Implementation("eager", reason)
-    if scores < WORTH_COMPILING:
-        return Implementation("eager", f"{reason}; too few scores to compile for")
-    usable, other = _compiled(device.type, dtype)
-    return Implementation("compiled" if usable else "eager", f"{reason}; {other}")
+    name, check = ("native", _native) if device.type == "cpu" else ("triton", _triton)
+    usable, reason = check(device.type, device.index, dtype)
+    return Implementation(name if usable else "eager", reason)
 
 
 @_constant
-def _native(device_type: str, dtype: torch.dtype) -> tuple[bool, str]:
+def _native(device_type: str, index: int | None, dtype: torch.dtype) -> tuple[bool, str]:
     """Whether native code is available, and its instructions or the reason; a constant for `torch.compile`."""
-    if device_type != "cpu":
-        return False, f"no native code for {device_type}"
-    if dtype != torch.float32:
+    if dtype not in native.DTYPES:
         return False, f"no native code for {_name(dtype)}"
     found = native.availability()
     return found.library is not None, found.reason
 
 
 @_constant
-def _compiled(device_type: str, dtype: torch.dtype) -> tuple[bool, str]:
-    """Whether kernels can be compiled, and why (not); a constant to `torch.compile`."""
-    if dtype not in compiled.DTYPES:
-        return False, f"no compiled code for {_name(dtype)}"
-    found = compiled.availability(device_type)
+def _triton(device_type: str, index: int | None, dtype: torch.dtype) -> tuple[bool, str]:
+    """Whether Triton's kernels can run, and why (not); a constant for `torch.compile`."""
+    if dtype not in triton.DTYPES:
+        return False, f"no Triton code for {_name(dtype)}"
+    found = triton.availability(torch.device(device_type) if index is None else torch.device(device_type, index))
     return found.usable, found.reason
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from perceiver.attention.kernels.contract import READ, READ_BACKWARD, batch_size, connect
+from perceiver.attention.kernels.contract import READ, READ_BACKWARD, batch_size, connect, lse_dtype
 
 CHUNK = 2**18
 """Scores per chunk: 1 MB in float32, so that a few temporaries of this size fit a core's share of the cache."""
@@ -34,7 +34,7 @@ def read_tokens(queries: Tensor, parts: list[Tensor], rstd: Tensor, mask: Tensor
     (batch,) = batch_size(queries, *parts, rstd, mask)
     rows = queries.shape[1]
     sums = queries.new_empty(batch, rows, queries.shape[2])
-    lse = queries.new_empty(batch, rows)
+    lse = queries.new_empty(batch, rows, dtype=lse_dtype(queries.dtype))
     split = queries.split([part.shape[-1] for part in parts], dim=-1)
     for b, r in chunks(batch, rows, rstd.shape[1] * rstd.shape[2]):
         scores = inner_products([rows_of(a, b, r) for a in split], [samples_of(part, b) for part in parts], rstd.shape[1:])

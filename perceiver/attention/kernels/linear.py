@@ -104,15 +104,15 @@ def onednn() -> tuple[bool, str]:
     if os.environ.get("PERCEIVER_ONEDNN", "1") == "0":
         return False, "PERCEIVER_ONEDNN=0"
     if platform.machine().lower() not in ("x86_64", "amd64") or not _amd():
-        return False, "not an AMD x86 processor under Linux"
+        return False, "not an AMD x86 processor on Linux"
     if not torch.backends.mkl.is_available():
-        return False, "this torch does not multiply with MKL"
+        return False, "this torch does not use MKL for matrix products"
     try:
         # In a separate thread, where the caller's modes (devices, counters, autocast) have no effect.
         with ThreadPoolExecutor(1) as thread:
             thread.submit(_try_operator).result()
     except Exception as error:
-        return False, f"oneDNN's product is not usable in this torch: {type(error).__name__}: {error}"
+        return False, f"oneDNN's matrix product does not work in this torch: {type(error).__name__}: {error}"
     return True, "AMD processor"
 
 

@@ -27,7 +27,7 @@ class RandomGain(nn.Module):
         self.decibels = _range(self, "decibels", decibels)
 
     def forward(self, waveform: Waveform, mask: Mask) -> tuple[Waveform, Mask]:
-        """`(B, channels, samples)` -> the same shape; the mask is unchanged."""
+        """Transform `(B, channels, samples)`; shape and mask are unchanged."""
         gain = 10 ** (_uniform(self.decibels, waveform) / 20)
         return waveform * gain[:, None, None], mask
 
@@ -52,7 +52,7 @@ class RandomNoise(nn.Module):
         self.probability = probability
 
     def forward(self, waveform: Waveform, mask: Mask) -> tuple[Waveform, Mask]:
-        """`(B, channels, samples)` -> the same shape; mask and masked samples are unchanged."""
+        """Transform `(B, channels, samples)`; shape, mask and masked samples are unchanged."""
         valid = _valid(waveform, mask)[:, None]
         count = valid.sum(dim=(1, 2)).clamp(min=1) * waveform.shape[1]
         power = torch.where(valid, waveform, waveform.new_zeros(())).square().sum(dim=(1, 2)) / count
@@ -83,7 +83,7 @@ class RandomTimeShift(nn.Module):
     def forward(
         self, waveform: Waveform, mask: Mask
     ) -> tuple[Float[Tensor, "batch channels shifted"], Bool[Tensor, "batch shifted"]]:
-        """`(B, channels, samples)` -> waveforms of the new maximum length, and a mask.
+        """Transform `(B, channels, samples)` to waveforms of the new maximum length, and a mask.
 
         Absent recordings, whose mask is all False, stay absent.
         """

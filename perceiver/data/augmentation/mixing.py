@@ -47,7 +47,7 @@ class MixUpCutMix:
         if mixup_alpha is None and cutmix_alpha is None:
             raise ValueError("MixUpCutMix: expected mixup_alpha or cutmix_alpha, got neither; use task.mix=null.")
         if not 0 <= probability <= 1:
-            raise ValueError(f"MixUpCutMix.probability: expected a share of the batches, 0 to 1, got {probability}.")
+            raise ValueError(f"MixUpCutMix.probability: expected a share of the batches from 0 to 1, got {probability}.")
         self.num_classes = num_classes
         self.probability = probability
         self.modality = modality
@@ -66,8 +66,9 @@ class MixUpCutMix:
         images = batch.inputs.get(self.modality)
         if not isinstance(images, Tensor) or images.ndim != 4 or len(batch.inputs) > 1 or batch.masks:
             raise ValueError(
-                f"task.mix: expected batches of nothing but the images {self.modality!r} (B, C, H, W), none of them masked; "
-                f"got {sorted(batch.inputs)} with masks of {sorted(batch.masks) or 'none'}. Set task.mix=null for this data."
+                f"task.mix: expected batches of only the images {self.modality!r} (B, C, H, W), none of them masked; "
+                f"got {sorted(batch.inputs)} with masks of {sorted(batch.masks) or 'none'}. Set task.mix=null for "
+                "this data."
             )
         if batch.target is None:
             raise ValueError("task.mix: expected a target for every image, got none.")

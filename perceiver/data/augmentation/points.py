@@ -33,7 +33,7 @@ class RandomJitter(nn.Module):
         self.num_coordinates = _checked_coordinates(self, num_coordinates)
 
     def forward(self, points: Points, mask: Mask) -> tuple[Points, Mask]:
-        """`(B, P, channels)` -> the same shape; the mask is unchanged."""
+        """Transform `(B, P, channels)`; shape and mask are unchanged."""
         coordinates, features = _split(self, points)
         step = torch.randn_like(coordinates) * self.std
         if self.limit is not None:
@@ -66,7 +66,7 @@ class RandomScale(nn.Module):
         self.num_coordinates = _checked_coordinates(self, num_coordinates)
 
     def forward(self, points: Points, mask: Mask) -> tuple[Points, Mask]:
-        """`(B, P, channels)` -> the same shape; the mask is unchanged."""
+        """Transform `(B, P, channels)`; shape and mask are unchanged."""
         coordinates, features = _split(self, points)
         batch, number, axes = coordinates.shape
         shape = (batch, number if self.per_point else 1, axes if self.per_axis else 1)
@@ -94,7 +94,7 @@ class RandomTranslation(nn.Module):
         self.num_coordinates = _checked_coordinates(self, num_coordinates)
 
     def forward(self, points: Points, mask: Mask) -> tuple[Points, Mask]:
-        """`(B, P, channels)` -> the same shape; the mask is unchanged."""
+        """Transform `(B, P, channels)`; shape and mask are unchanged."""
         coordinates, features = _split(self, points)
         step = (2 * torch.rand_like(coordinates[:, :1]) - 1) * self.distance
         return torch.cat([coordinates + step, features], dim=-1), mask
@@ -124,7 +124,7 @@ class RandomRotation(nn.Module):
         self.num_coordinates = num_coordinates
 
     def forward(self, points: Points, mask: Mask) -> tuple[Points, Mask]:
-        """`(B, P, channels)` -> the same shape; the mask is unchanged."""
+        """Transform `(B, P, channels)`; shape and mask are unchanged."""
         coordinates, features = _split(self, points)
         rotated = coordinates @ self.draw(coordinates).transpose(1, 2)
         return torch.cat([rotated, features], dim=-1), mask
@@ -167,7 +167,7 @@ class RandomPointDropout(nn.Module):
         self.rate = (float(rate[0]), float(rate[1]))
 
     def forward(self, points: Points, mask: Mask) -> tuple[Float[Tensor, "batch kept channels"], Bool[Tensor, "batch kept"]]:
-        """`(B, P, channels)` -> sets of the new maximum size, and a mask; absent sets stay absent."""
+        """Transform `(B, P, channels)` to sets of the new maximum size, and a mask; absent sets stay absent."""
         batch, number, _ = points.shape
         valid = torch.ones(batch, number, dtype=torch.bool, device=points.device) if mask is None else mask
         valid = valid if valid.ndim == 2 else valid[:, None].expand(batch, number)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from sklearn.datasets import load_digits
 
-from perceiver.data.loading.images import Images, LabelledImages, image_facts, image_statistics
+from perceiver.data.loading.images import Images, LabelledImages, image_spec, image_statistics
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import stratified_split
 
@@ -34,7 +34,7 @@ class Digits(Source):
 
     def __init__(self, *, validation_size: int = 180, test_size: int = 360, split_seed: int = 0) -> None:
         super().__init__(
-            facts=image_facts((1, 8, 8), value_range=VALUE_RANGE),
+            specs=image_spec((1, 8, 8), value_range=VALUE_RANGE),
             class_names=[str(digit) for digit in range(10)],
             split_seed=split_seed,
         )

@@ -12,17 +12,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from perceiver.data.loading.images import Images, image_facts, image_statistics, of_any_size
+from perceiver.data.loading.images import Images, image_spec, image_statistics, of_any_size
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import stratified_split
 from perceiver.data.readers.images import Crop, ImageFiles, both_or_neither, find_images
 from perceiver.modalities.framing import Frame
+from perceiver.runtime.regularising import regularising
 
 DEVKIT = Path("ILSVRC2012_devkit_t12", "data")
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 NAME_FILES = ("LOC_synset_mapping.txt", "synset_words.txt")
 
 
+@regularising(train_crop=None)
 class ImageNet(Source):
     """ImageNet for classification, from local files only: its terms require agreement, so nothing is downloaded.
 
@@ -63,7 +65,7 @@ class ImageNet(Source):
         std: Sequence[float] | None = None,
         needs_test: bool = True,
     ) -> None:
-        super().__init__(facts=image_facts((3, *size), crop_fraction=crop_fraction), split_seed=split_seed)
+        super().__init__(specs=image_spec((3, *size), crop_fraction=crop_fraction), split_seed=split_seed)
         self.normalisation = both_or_neither(mean, std)
         self.root = Path(root)
         self.frame = Frame(size=size, crop_fraction=crop_fraction)
@@ -113,13 +115,13 @@ class ImageNet(Source):
         truth = read_ground_truth(self.root)
         if len(truth) != len(names):
             raise ValueError(
-                f"{folder}: expected {len(truth)} images, *.JPEG, one for each line of "
+                f"{folder}: expected {len(truth)} images, *.JPEG, one per line of "
                 f"{self.root / DEVKIT / GROUND_TRUTH}, got {len(names)}."
             )
         numbers = {wnid: number for number, wnid in enumerate(wnids)}
         chosen = [position for position, wnid in enumerate(truth) if wnid in numbers]  # possibly a subset of the classes
         if not chosen:
-            raise ValueError(f"{folder}: none of its images is of a class in {self.root / 'train'}, {wnids[0]} and so on.")
+            raise ValueError(f"{folder}: expected images of the classes in {self.root / 'train'}, {wnids[0]} and so on.")
         return ImageFiles(
             folder=folder,
             paths=np.array([os.fsencode(names[position]) for position in chosen]),
@@ -138,10 +140,10 @@ class ImageNet(Source):
 
     def _absent(self, folder: Path) -> str:
         return (
-            f"data.root: expected ImageNet's images in {folder.resolve()}, but there is no such folder. They cannot be "
-            "downloaded for you: register at image-net.org, unpack ILSVRC2012_img_train.tar to train/<wnid>/ and "
-            "ILSVRC2012_img_val.tar to val/, with ILSVRC2012_devkit_t12.tar.gz beside them, and set data.root or the "
-            "environment variable PERCEIVER_DATA to the folder that holds them."
+            f"data.root: expected ImageNet's images in {folder.resolve()}, but the folder does not exist. They cannot "
+            "be downloaded automatically: register at image-net.org, unpack ILSVRC2012_img_train.tar to "
+            "train/<wnid>/ and ILSVRC2012_img_val.tar to val/, with ILSVRC2012_devkit_t12.tar.gz beside them, and "
+            "set data.root or the environment variable PERCEIVER_DATA to the folder that holds them."
         )
 
 
@@ -168,14 +170,14 @@ def read_ground_truth(root: Path) -> list[str]:
     for needed in (path, root / DEVKIT / "meta.mat"):
         if not needed.is_file():
             raise FileNotFoundError(
-                f"{needed}: expected it, since {root / 'val'} has no folders per class. Unpack ILSVRC2012_devkit_t12.tar.gz "
-                f"in {root}, or sort the images into val/<wnid>/."
+                f"{needed}: not found, but required because {root / 'val'} has no folder per class. Unpack "
+                f"ILSVRC2012_devkit_t12.tar.gz in {root}, or sort the images into val/<wnid>/."
             )
     synsets = _synsets(root)
     truth: list[str] = []
     for number, line in enumerate(path.read_text().split(), start=1):
         if not line.isdecimal() or int(line) not in synsets:
-            raise ValueError(f"{path}: expected the number of a class of meta.mat in line {number}, got {line!r}.")
+            raise ValueError(f"{path}: expected the number of a class in meta.mat on line {number}, got {line!r}.")
         truth.append(synsets[int(line)][0])
     return truth
 
@@ -190,4 +192,7 @@ def _synsets(root: Path) -> Mapping[int, tuple[str, str]]:
         leaves = [row for row in rows if int(row["num_children"]) == 0]
         return {int(row["ILSVRC2012_ID"]): (str(row["WNID"]), str(row["words"])) for row in leaves}
     except Exception as error:  # a damaged file can raise almost any exception
-        raise ValueError(f"{path}: no intact list of classes ({type(error).__name__}: {error}). Unpack it again.") from error
+        raise ValueError(
+            f"{path}: expected a list of classes, but the file is damaged ({type(error).__name__}: {error}). Unpack it "
+            "again."
+        ) from error

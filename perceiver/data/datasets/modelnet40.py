@@ -61,7 +61,7 @@ class ModelNet40(Source):
         cache: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(
-            facts={"points": {"kind": "points", "shape": [None, 3], "unit_sphere": True}},
+            specs={"points": {"kind": "points", "shape": [None, 3], "unit_sphere": True}},
             split_seed=split_seed,
         )
         if num_points < 1:
@@ -77,9 +77,9 @@ class ModelNet40(Source):
         """Sample all meshes of both splits that are not in the cache; reports damaged meshes."""
         if not self.folder.is_dir():
             raise FileNotFoundError(
-                f"data.root: expected meshes in {self.folder.resolve()}/<class>/train and test, but there is no such "
-                "folder. Download ModelNet40.zip from modelnet.cs.princeton.edu and unpack it; set data.root or the "
-                "environment variable PERCEIVER_DATA to the folder that holds ModelNet40."
+                f"data.root: expected meshes in {self.folder.resolve()}/<class>/train and test, but the folder does "
+                "not exist. Download ModelNet40.zip from modelnet.cs.princeton.edu and unpack it; set data.root or "
+                "the environment variable PERCEIVER_DATA to the folder that holds ModelNet40."
             )
         if training := self._paths("train"):
             self._cached("train", training)
@@ -126,8 +126,8 @@ class ModelNet40(Source):
         for path in paths:
             if path.parents[1].name not in number:
                 raise ValueError(
-                    f"{path.parents[1]}: class {path.parents[1].name!r} has meshes for the test but is none of the "
-                    f"{len(number)} classes of training: {', '.join(number)}."
+                    f"{path.parents[1]}: class {path.parents[1].name!r} has test meshes but is not one of the "
+                    f"{len(number)} training classes: {', '.join(number)}."
                 )
         return [number[path.parents[1].name] for path in paths]
 
@@ -152,8 +152,9 @@ class ModelNet40(Source):
 
         Its name depends on the meshes, so that a changed folder is sampled again.
         """
-        facts = "".join(f"{path.relative_to(self.folder)} {(s := path.stat()).st_size} {s.st_mtime_ns}\n" for path in paths)
-        digest = hashlib.sha256(facts.encode()).hexdigest()[:12]
+        states = ((path.relative_to(self.folder), path.stat()) for path in paths)
+        listing = "".join(f"{name} {state.st_size} {state.st_mtime_ns}\n" for name, state in states)
+        digest = hashlib.sha256(listing.encode()).hexdigest()[:12]
         target = self.cache / f"{split}_{self.num_points}_points_seed_{self.sample_seed}_{digest}.npy"
         if not target.is_file():
             meshes = Meshes(
@@ -169,8 +170,8 @@ class ModelNet40(Source):
                 _write_at_once(target, points)
             except OSError as error:
                 raise OSError(
-                    f"data.cache: the sampled points cannot be written to {target}: {error}. Set data.cache to a folder "
-                    f"that can be written and has {points.nbytes / 1e6:.0f} MB to spare."
+                    f"data.cache: cannot write the sampled points to {target}: {error}. Set data.cache to a writable "
+                    f"folder with {points.nbytes / 1e6:.0f} MB of free space."
                 ) from error
         return target
 

@@ -71,7 +71,7 @@ def docstrings_of_modules(*, at_least: int = 200) -> list[Document]:
     files = sorted(path for path in root.rglob("*.py") if not _LEFT_OUT & set(path.relative_to(root).parts))
     if not files:
         raise FileNotFoundError(
-            f"data.docstrings: this Python has no sources of its standard library in {root}; set data.docstrings=false."
+            f"data.docstrings: this Python lacks the sources of its standard library in {root}; set data.docstrings=false."
         )
     seen: set[str] = set()
     documents = []

@@ -12,7 +12,7 @@ from torchaudio.datasets import SPEECHCOMMANDS
 
 from perceiver.data.loading.samples import Samples
 from perceiver.data.loading.source import Source
-from perceiver.data.readers.audio import Recordings, audio_facts, loudness
+from perceiver.data.readers.audio import Recordings, audio_spec, loudness
 
 WORDS = (
     "backward", "bed", "bird", "cat", "dog", "down", "eight", "five", "follow", "forward", "four", "go", "happy", "house",
@@ -35,7 +35,7 @@ class SpeechCommands(Source):
         download: download the recordings (2.3 GB, verified) if the folder is absent. False: an absent folder is an error.
 
     Raises:
-        FileNotFoundError: if files are absent and `download` is false or fails, or a list names absent files.
+        FileNotFoundError: if files are missing and `download` is false or fails, or a list names absent files.
         ValueError: for folders of other words.
     """
 
@@ -47,7 +47,7 @@ class SpeechCommands(Source):
         download: bool = True,
     ) -> None:
         super().__init__(
-            facts={"audio": audio_facts(sample_rate=sample_rate, audio_channels=1)},
+            specs={"audio": audio_spec(sample_rate=sample_rate, audio_channels=1)},
             class_names=WORDS,
         )
         self.root = Path(root)
@@ -58,7 +58,7 @@ class SpeechCommands(Source):
         """Download the folder if it is absent, and check words and lists."""
         if not self.folder.is_dir():
             if not self.download:
-                raise FileNotFoundError(self._absent("it is absent and data.download is false"))
+                raise FileNotFoundError(self._absent("it is missing and data.download is false"))
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
                 SPEECHCOMMANDS(str(self.root), url="speech_commands_v0.02", download=True)
@@ -66,7 +66,7 @@ class SpeechCommands(Source):
                 raise FileNotFoundError(self._absent(f"downloading it failed: {error}")) from error
         folders = {path.name for path in self.folder.iterdir() if path.is_dir()} - {NOISE}
         if missing := sorted(set(WORDS) - folders):
-            raise FileNotFoundError(self._absent(f"of its 35 words {', '.join(missing)} are absent"))
+            raise FileNotFoundError(self._absent(f"it lacks the words {', '.join(missing)}"))
         if other := sorted(folders - set(WORDS)):
             raise ValueError(f"{self.folder}: expected folders of the 35 words, got also {', '.join(other)}.")
         for split in LISTS:
@@ -95,9 +95,9 @@ class SpeechCommands(Source):
         absent = [name for name in names if not (self.folder / name).is_file()]
         if absent or not names:
             raise FileNotFoundError(
-                f"{path}: names {len(names)} recordings, of which {len(absent)} are absent"
-                + (f", {absent[0]} among them" if absent else "")
-                + f". Delete {self.folder} to have it downloaded again (data.download=true)."
+                f"{path}: names {len(names)} recordings, of which {len(absent)} are missing"
+                + (f", such as {absent[0]}" if absent else "")
+                + f". Delete {self.folder} to download it again (data.download=true)."
             )
         return names
 
@@ -107,12 +107,13 @@ class SpeechCommands(Source):
             paths=[self.folder / name for name in names],
             labels=[number[name.split("/")[0]] for name in names],
             ids=[f"speech_commands/{name.removesuffix('.wav')}" for name in names],
-            facts=self.facts["audio"],
+            spec=self.specs["audio"],
         )
 
     def _absent(self, reason: str) -> str:
         return (
             f"data.root: expected Speech Commands in {self.folder.resolve()}, but {reason}. Set data.root or the "
-            "environment variable PERCEIVER_DATA to the folder that holds SpeechCommands/speech_commands_v0.02, or delete "
-            "what is there and run with data.download=true, a network connection and 8 GB of free disk space."
+            "environment variable PERCEIVER_DATA to the folder that holds SpeechCommands/speech_commands_v0.02, or "
+            "delete the files there and run with data.download=true, a network connection and 8 GB of free disk "
+            "space."
         )

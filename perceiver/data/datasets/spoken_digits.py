@@ -19,7 +19,7 @@ from torch.hub import download_url_to_file
 from perceiver.data.loading.samples import InMemory
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import stratified_split
-from perceiver.data.readers.audio import Recordings, audio_facts, check_recording, loudness
+from perceiver.data.readers.audio import Recordings, audio_spec, check_recording, loudness
 
 ARCHIVE = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.tar.gz"
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
@@ -83,7 +83,7 @@ class SpokenDigits(Source):
         url: str = ARCHIVE,
     ) -> None:
         super().__init__(
-            facts={"audio": audio_facts(sample_rate=sample_rate, audio_channels=1)},
+            specs={"audio": audio_spec(sample_rate=sample_rate, audio_channels=1)},
             class_names=[str(digit) for digit in range(NUM_DIGITS)],
             split_seed=split_seed,
         )
@@ -101,7 +101,7 @@ class SpokenDigits(Source):
         """Download absent files, and check names and headers of all files early."""
         missing = _missing(self.folder)
         if missing and not self.download:
-            raise FileNotFoundError(self._absent(missing, "they are absent and data.download is false"))
+            raise FileNotFoundError(self._absent(missing, "they are missing and data.download is false"))
         if missing:
             try:
                 download_recordings(self.folder, url=self.url)
@@ -134,16 +134,16 @@ class SpokenDigits(Source):
                 paths=[self.folder / one.name for one in chosen],
                 labels=[one.digit for one in chosen],
                 ids=[f"spoken_digits/{one.name.removesuffix('.wav')}" for one in chosen],
-                facts=self.facts["audio"],
+                spec=self.specs["audio"],
             )
         )
 
     def _absent(self, missing: list[str], reason: str) -> str:
         return (
-            f"data.root: expected {len(ALL)} recordings of the Free Spoken Digit Dataset in {self.folder.resolve()}, but "
-            f"{_listed(missing)} cannot be had: {reason}. Set data.root or the environment variable PERCEIVER_DATA to the "
-            "folder that holds free-spoken-digit-dataset/recordings, or run with data.download=true, a network connection "
-            "and free disk space."
+            f"data.root: expected {len(ALL)} recordings of the Free Spoken Digit Dataset in {self.folder.resolve()}, "
+            f"but {_listed(missing)} are not available: {reason}. Set data.root or the environment variable "
+            "PERCEIVER_DATA to the folder that holds free-spoken-digit-dataset/recordings, or run with "
+            "data.download=true, a network connection and free disk space."
         )
 
 
@@ -159,8 +159,8 @@ def check_recordings(folder: Path) -> None:
     expected = {one.name for one in ALL}
     if superfluous := sorted(path.name for path in folder.glob("*.wav") if path.name not in expected):
         raise ValueError(
-            f"{folder}: expected the {len(ALL)} recordings of release 1.0.10 and no others, got also "
-            f"{_listed(superfluous)}. Move them elsewhere; data=audio_folder takes recordings of your own."
+            f"{folder}: expected the {len(ALL)} recordings of release 1.0.10 only, got also {_listed(superfluous)}. "
+            "Move them elsewhere; data=audio_folder reads your own recordings."
         )
     for name in sorted(expected):
         check_recording(folder / name)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.datasets.mnist import read_image_file, read_label_file
 from torchvision.datasets.utils import check_integrity
 
-from perceiver.data.loading.images import Images, LabelledImages, image_facts, image_statistics
+from perceiver.data.loading.images import Images, LabelledImages, image_spec, image_statistics
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import stratified_split
 
@@ -59,7 +59,7 @@ class TorchvisionImages(Source):
         split_seed: int = 0,
         download: bool = True,
     ) -> None:
-        super().__init__(facts=image_facts(self.image_shape), split_seed=split_seed)
+        super().__init__(specs=image_spec(self.image_shape), split_seed=split_seed)
         self.root = Path(root)
         self.validation_size = validation_size
         self.download = download
@@ -81,7 +81,7 @@ class TorchvisionImages(Source):
         """Download absent files, and check all files early, including the test split."""
         missing = [name for name in self.files() if not (self.folder / name).is_file()]
         if missing and not self.download:
-            raise FileNotFoundError(self._absent(missing, "they are absent and data.download is false"))
+            raise FileNotFoundError(self._absent(missing, "they are missing and data.download is false"))
         if missing:
             try:
                 self.reader(str(self.root), download=True)
@@ -112,10 +112,10 @@ class TorchvisionImages(Source):
 
     def _absent(self, missing: list[str], reason: str) -> str:
         return (
-            f"data.root: expected {type(self).__name__}'s files in {self.folder.resolve()}, but {', '.join(missing)} cannot "
-            f"be had: {reason}. Set data.root or the environment variable PERCEIVER_DATA to the folder that holds "
-            f"{self.folder.relative_to(self.root)}, or run with data.download=true and a network connection and free disk "
-            "space."
+            f"data.root: expected {type(self).__name__}'s files in {self.folder.resolve()}, but {', '.join(missing)} "
+            f"are not available: {reason}. Set data.root or the environment variable PERCEIVER_DATA to the folder "
+            f"that holds {self.folder.relative_to(self.root)}, or run with data.download=true and a network "
+            "connection and free disk space."
         )
 
 
@@ -150,7 +150,7 @@ class MNIST(TorchvisionImages):
         if num_images != num_labels:
             raise ValueError(
                 f"{label_path}: expected a label for each of the {num_images} images in {image_path.name}, got "
-                f"{num_labels} labels. Use the files of one data set."
+                f"{num_labels} labels. Use files of the same data set."
             )
         labels: Int[Tensor, "samples"] = read_label_file(str(label_path))
         count = len(self.named_classes())
@@ -158,7 +158,7 @@ class MNIST(TorchvisionImages):
         if len(wrong):
             raise ValueError(
                 f"{label_path}: expected labels 0 to {count - 1}, got {int(labels[wrong[0, 0]])} for image "
-                f"{int(wrong[0, 0])} and {len(wrong)} such labels in all. Replace the file with the original."
+                f"{int(wrong[0, 0])} and {len(wrong)} invalid labels in total. Replace the file with the original."
             )
         return self._images(read_image_file(str(image_path)).unsqueeze(1), labels, split)
 
@@ -209,12 +209,13 @@ class CIFAR10(TorchvisionImages):
             path = self.folder / name
             if path.is_file() and not check_integrity(str(path), checksum):
                 raise ValueError(
-                    f"{path}: expected the original file, with the MD5 checksum {checksum}, got another. Replace the folder "
-                    "with the original's python version, or delete it to have it downloaded (data.download=true)."
+                    f"{path}: expected the original file, with the MD5 checksum {checksum}, got another. Replace the "
+                    "folder with the original's python version, or delete it to download it again "
+                    "(data.download=true)."
                 )
         missing = [name for name in self.files() if not (self.folder / name).is_file()]
         if missing:
-            raise FileNotFoundError(self._absent(missing, "they are absent"))
+            raise FileNotFoundError(self._absent(missing, "they are missing"))
         return self.reader(str(self.root), train=split == "train")
 
     def _checksums(self) -> dict[str, str]:
@@ -244,7 +245,7 @@ def read_idx_shape(path: Path, *, dimensions: int) -> tuple[int, ...]:
     with path.open("rb") as file:
         header = file.read(header_size)
     magic = bytes([0, 0, UNSIGNED_BYTE, dimensions])
-    remedy = "Delete it to have it downloaded again (data.download=true), or replace it with the original."
+    remedy = "Delete it to download it again (data.download=true), or replace it with the original."
     if len(header) < header_size:
         raise ValueError(f"{path}: expected an IDX header of {header_size} bytes, got a file of {size}. {remedy}")
     if header[:4] != magic:
@@ -255,7 +256,7 @@ def read_idx_shape(path: Path, *, dimensions: int) -> tuple[int, ...]:
     shape = tuple(int.from_bytes(header[start : start + 4], "big") for start in range(4, header_size, 4))
     expected = header_size + math.prod(shape)
     if expected == header_size:
-        raise ValueError(f"{path}: holds nothing: its header says shape {shape}. {remedy}")
+        raise ValueError(f"{path}: is empty: its header declares the shape {shape}. {remedy}")
     if size != expected:
         state = "truncated" if size < expected else "corrupt"
         raise ValueError(

@@ -6,17 +6,18 @@ from typing import Any
 
 import torch
 
+from perceiver.data.folders.bad_files import BadFiles
 from perceiver.data.loading.samples import Samples
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import stratified_split
 from perceiver.data.readers.audio import (
     SUFFIXES,
     Recordings,
-    audio_facts,
+    audio_spec,
     check_recording,
     loudness,
 )
-from perceiver.data.readers.folder_files import files_below, split_folder
+from perceiver.data.readers.folder_files import files_below, is_flat, report_left_out, split_folder
 
 SPLITS = ("train", "val", "test")
 
@@ -24,11 +25,12 @@ SPLITS = ("train", "val", "test")
 class AudioFolder(Source):
     """Trains on `root/train/<class>/*`, validates on `root/val/<class>/*` and tests on `root/test/<class>/*`.
 
-    Recordings (wav, flac, ogg, mp3 and all other formats of `soundfile`, also in nested folders) may have any length and
-    rate. They are decoded per batch, in the loader processes. The classes are the folders of `train`, in alphabetical
-    order; the other splits may lack some, but have no others. Without `val`, some of the training recordings are used for
-    validation. Testing a checkpoint needs `test` alone. Batches hold `inputs["audio"]` `(B, audio_channels, samples)`, and
-    `masks["audio"]` `(B, samples)` if lengths differ.
+    Recordings (wav, flac, ogg, mp3 and all other formats of soundfile; with PyAV also m4a, mp4, webm and others; also in
+    nested folders) may have any length and rate. They are decoded per batch, in the loader processes. The classes are the
+    folders of `train`, in alphabetical order; the other splits may lack some, but have no others. Without `val`, some of
+    the training recordings are used for validation. Testing a checkpoint needs `test` alone. For prediction, `root` may
+    also hold recordings without splits and classes, in any folders. Batches hold `inputs["audio"]` `(B, audio_channels,
+    samples)`, and `masks["audio"]` `(B, samples)` if lengths differ.
 
     Args:
         root: folder with `train`, `test` and, optionally, `val`.
@@ -40,6 +42,8 @@ class AudioFolder(Source):
         validation_fraction: share of the training recordings, per class, for validation; used only without `val`.
         split_seed: seed of that split; not the training seed.
         check_files: read the headers of all files before training, about ten thousand per second from a local disk.
+        on_bad_row: "error" stops at the first damaged recording. "skip" decodes everything once before it is used, and
+            leaves out and names damaged recordings and other files.
         needs_test: whether `prepare` requires the test split.
 
     Raises:
@@ -58,10 +62,11 @@ class AudioFolder(Source):
         validation_fraction: float = 0.1,
         split_seed: int = 0,
         check_files: bool = True,
+        on_bad_row: str = "error",
         needs_test: bool = True,
     ) -> None:
         super().__init__(
-            facts={"audio": audio_facts(sample_rate=sample_rate, audio_channels=audio_channels)},
+            specs={"audio": audio_spec(sample_rate=sample_rate, audio_channels=audio_channels)},
             split_seed=split_seed,
         )
         if not 0 < validation_fraction < 1:
@@ -71,27 +76,31 @@ class AudioFolder(Source):
         self.validation_fraction = validation_fraction
         self.check_files = check_files
         self.needs_test = needs_test
+        self.bad_files = BadFiles(on_bad_row)
 
     def prepare(self) -> None:
         """List all existing splits and check the headers of their files before training starts."""
+        if self.spec is not None and is_flat(self.root):
+            self._check(self._flat_paths())
+            return
         present = [split for split in SPLITS if split_folder(self.root, split).is_dir()]
         if not present or (self.needs_test and "test" not in present):
             raise FileNotFoundError(
-                f"data.root: expected folders train and test in {self.root.resolve()}, each with a folder of recordings for "
-                f"every class; there {'is no test' if present else 'are none'}. Set data.root or the environment variable "
-                "PERCEIVER_DATA to the folder that holds them; with test=false no test recordings are needed."
+                f"data.root: expected folders train and test in {self.root.resolve()}, each with one folder of "
+                f"recordings per class; {'test is missing' if present else 'they are missing'}. Set data.root or the "
+                "environment variable PERCEIVER_DATA to the folder that holds them; with test=false no test "
+                "recordings are needed."
             )
         for split in present:
-            for paths in recordings_by_class(split_folder(self.root, split)).values():
-                for path in paths if self.check_files else ():
-                    check_recording(path)
+            for paths in self._by_class(split).values():
+                self._check(paths)
 
     def read_training(self) -> tuple[Samples, Samples]:
         """Return the recordings of `train`, and those of `val` or some of `train`.
 
         Check that `test`, if it exists, has no unknown classes.
         """
-        names = list(recordings_by_class(self.root / "train"))
+        names = list(self._by_class("train"))
         if self.class_names is not None and names != self.class_names:
             raise ValueError(
                 f"{self.root / 'train'}: expected folders of the stored classes {self.class_names}, got {names}."
@@ -99,9 +108,9 @@ class AudioFolder(Source):
         self.class_names = names
         if (self.root / "test").is_dir():
             self._labelled("test")
-        training = self._labelled("train")
+        training = self._usable("train")
         if split_folder(self.root, "val").is_dir():
-            return self._recordings(training, training=True), self._recordings(self._labelled("val"), training=False)
+            return self._recordings(training, training=True), self._recordings(self._usable("val"), training=False)
         kept, taken = stratified_split(
             torch.tensor([label for _, label in training]),
             size=max(1, round(self.validation_fraction * len(training))),
@@ -113,18 +122,45 @@ class AudioFolder(Source):
 
     def read_test(self) -> Samples:
         """Return the recordings of `test`."""
-        return self._recordings(self._labelled("test"), training=False)
+        return self._recordings(self._usable("test"), training=False)
+
+    def read_prediction(self) -> Samples | None:
+        """Return all recordings of a folder without splits; None: the test split."""
+        if not is_flat(self.root):
+            return None
+        found = self._recordings([(path, 0) for path in self._flat_paths()], training=False)
+        found.labels = None
+        index = self.bad_files.usable(found, num_workers=self.num_workers, where=self.root).tolist()
+        found.paths, found.ids = [found.paths[number] for number in index], [found.ids[number] for number in index]
+        return found
 
     def statistics(self, training: Samples) -> dict[str, dict[str, Any]]:
         """Return the statistics that give unit scale, from about 500 training recordings."""
         return {"audio": loudness(training)}
+
+    def _check(self, paths: list[Path]) -> None:
+        # With "skip", damaged files are found when they are decoded.
+        for path in paths if self.check_files and not self.bad_files.skip else ():
+            check_recording(path)
+
+    def _by_class(self, split: str) -> dict[str, list[Path]]:
+        return recordings_by_class(split_folder(self.root, split), skip=self.bad_files.skip)
+
+    def _flat_paths(self) -> list[Path]:
+        return _sound_files(self.root, skip=True, kind="recordings")
+
+    def _usable(self, split: str) -> list[tuple[Path, int]]:
+        labelled = self._labelled(split)
+        recordings = self._recordings(labelled, training=False)
+        index = self.bad_files.usable(recordings, num_workers=self.num_workers, where=split_folder(self.root, split))
+        return [labelled[number] for number in index.tolist()]
 
     def _recordings(self, labelled: list[tuple[Path, int]], *, training: bool) -> Recordings:
         return Recordings(
             paths=[path for path, _ in labelled],
             labels=[label for _, label in labelled],
             ids=[path.relative_to(self.root).as_posix() for path, _ in labelled],
-            facts=self.facts["audio"],
+            spec=self.specs["audio"],
             max_seconds=self.max_seconds,
             random_start=training,
         )
@@ -132,35 +168,48 @@ class AudioFolder(Source):
     def _labelled(self, split: str) -> list[tuple[Path, int]]:
         assert self.class_names is not None
         labelled = []
-        for name, paths in recordings_by_class(split_folder(self.root, split)).items():
+        for name, paths in self._by_class(split).items():
             if name not in self.class_names:
                 raise ValueError(
-                    f"{self.root / split / name}: class {name!r} is none of the {len(self.class_names)} classes of "
-                    f"training: {', '.join(self.class_names)}. Remove the folder, or train with recordings of this class."
+                    f"{self.root / split / name}: class {name!r} is not one of the {len(self.class_names)} training "
+                    f"classes: {', '.join(self.class_names)}. Remove the folder, or train with recordings of this "
+                    "class."
                 )
             labelled += [(path, self.class_names.index(name)) for path in paths]
         return labelled
 
 
-def recordings_by_class(folder: Path) -> dict[str, list[Path]]:
+def recordings_by_class(folder: Path, *, skip: bool = False) -> dict[str, list[Path]]:
     """Return the files below each folder in `folder`, both sorted by name. Names that begin with a dot are skipped.
+
+    Args:
+        folder: folder of a split.
+        skip: leave out and log files without the suffix of a sound file.
 
     Raises:
         FileNotFoundError: the folder is missing, has no folders, or a folder in it has no recordings.
-        ValueError: a file does not have the suffix of a sound file.
+        ValueError: without `skip`, a file does not have the suffix of a sound file.
     """
     classes = sorted(path for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
     if not classes:
         raise FileNotFoundError(f"data.root: expected a folder of recordings for every class in {folder}, got none.")
-    found = {}
-    for path in classes:
-        files = sorted(path / file for file in files_below(path))
-        if not files:
-            raise FileNotFoundError(f"{path}: expected recordings of this class, got none. Remove the empty folder.")
-        for file in files:
-            if file.suffix.lower() not in SUFFIXES:
-                raise ValueError(
-                    f"{file}: expected a sound file, one of {', '.join(SUFFIXES)}. Convert it or move it elsewhere."
-                )
-        found[path.name] = files
-    return found
+    return {path.name: _sound_files(path, skip=skip, kind="recordings of this class") for path in classes}
+
+
+def _sound_files(folder: Path, *, skip: bool, kind: str) -> list[Path]:
+    own: list[Path] = []
+    others: list[str] = []
+    for file in sorted(folder / name for name in files_below(folder)):
+        if file.suffix.lower() in SUFFIXES:
+            own.append(file)
+        elif skip:
+            others.append(file.relative_to(folder).as_posix())
+        else:
+            raise ValueError(
+                f"{file}: expected a sound file, one of {', '.join(SUFFIXES)}. Convert it or move it elsewhere; "
+                "data.on_bad_row=skip leaves such files out."
+            )
+    report_left_out(others, folder=folder, kind="recordings")
+    if not own:
+        raise FileNotFoundError(f"{folder}: expected {kind}, got none. Add some, or remove the empty folder.")
+    return own

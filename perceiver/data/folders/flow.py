@@ -1,45 +1,39 @@
-"""Frame pairs and flow in folders: `root/{train,val,test}/{first,second,flow}/*`, flow as Middlebury's .flo files."""
+"""Frame pairs and flow in folders: `root/{train,val,test}/{first,second,flow}/*`, flow as .flo, PFM or KITTI's PNG files."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from perceiver.batch import Sample
+from perceiver.data.folders.bad_files import BadFiles
 from perceiver.data.loading.images import channel_statistics
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import random_split
-from perceiver.data.readers.folder_files import split_folder
-from perceiver.data.readers.images import SUFFIXES, read_image
+from perceiver.data.readers import flow_files
+from perceiver.data.readers.flow_files import UNKNOWN, FlowFileError, read_flow
+from perceiver.data.readers.folder_files import is_flat, split_folder
+from perceiver.data.readers.images import SUFFIXES, deep_range_of_files, evenly, read_image
 from perceiver.data.readers.named_files import matching_files
 from perceiver.targets.pixels import FLOW_NAMES, flow_target
-
-MAGIC = 202021.25
-"""Magic number at the start of a .flo file, as float32."""
-
-UNKNOWN = 1e9
-"""Larger flow is unknown."""
 
 # More pairs would not change means, deviations and lengths noticeably.
 _DESCRIBED = 256
 
 
-class FlowFileError(ValueError):
-    """A .flo file is damaged or does not match its frames; the message names it."""
-
-
 class FlowFolder(Source):
     """Your own frame pairs with the optical flow from the first to the second.
 
-    `first/a/b.png` and `second/a/b.png` are frames of equal size. `flow/a/b.flo` is the flow of every pixel of the first
-    frame, in pixels to the right and down; it is unknown if NaN or larger than 1e9. Without `root/val`, some of the
-    training pairs validate. Batches hold `inputs["frames"]` `(B, 3, 2, *size)`, RGB, and flow `(B, 2, *size)`.
+    `first/a/b.png` and `second/a/b.png` are frames of equal size. `flow/a/b.flo` (or `.pfm`, or `.png` of 16 bits as in
+    KITTI) is the flow of every pixel of the first frame, in pixels to the right and down; it is unknown if NaN, larger than
+    1e9, or marked as invalid. For prediction, `root` may also hold `first` and `second` directly, without flow. Without
+    `root/val`, some of the training pairs validate. Batches hold `inputs["frames"]` `(B, 3, 2, *size)`, RGB, and flow
+    `(B, 2, *size)`.
 
     Args:
         root: folder with `train`, `test` and, optionally, `val`.
@@ -48,6 +42,9 @@ class FlowFolder(Source):
         validation_fraction: share of the training pairs for validation; used only without `val`.
         split_seed: seed of that split; not the training seed.
         augment: mirror training pairs and their flow at random, horizontally and vertically.
+        deep_range: see `perceiver.data.folders.images.ImageFolder`.
+        on_bad_row: "error" stops at the first damaged file. "skip" reads everything once before it is used, and leaves out
+            and names damaged files.
         needs_test: whether `prepare` requires the test split.
 
     Raises:
@@ -64,6 +61,8 @@ class FlowFolder(Source):
         validation_fraction: float = 0.1,
         split_seed: int = 0,
         augment: bool | None = True,
+        deep_range: Sequence[float] | None = None,
+        on_bad_row: str = "error",
         needs_test: bool = True,
     ) -> None:
         if len(size) != 2 or min(size) < 1:
@@ -72,16 +71,21 @@ class FlowFolder(Source):
             raise ValueError(f"data.validation_fraction: expected a share between 0 and 1, got {validation_fraction}.")
         height, width = (int(length) for length in size)
         super().__init__(
-            facts={"frames": {"kind": "video", "shape": [3, 2, height, width], "range": [0, 255]}}, split_seed=split_seed
+            specs={"frames": {"kind": "video", "shape": [3, 2, height, width], "range": [0, 255]}}, split_seed=split_seed
         )
         self.root = Path(root)
         self.size = (height, width)
         self.validation_fraction = validation_fraction
         self.augment = bool(augment)
+        self.deep_range = deep_range
         self.needs_test = needs_test
+        self.bad_files = BadFiles(on_bad_row)
 
     def prepare(self) -> None:
         """List the files of all splits without opening them."""
+        if self.spec is not None and is_flat(self.root):
+            self._unlabelled()
+            return
         if not (self.root / "train").is_dir() and (self.root / "test").is_dir():
             return  # testing a checkpoint needs no training pairs; without a checkpoint, setup raises
         validation = ["val"] if split_folder(self.root, "val").is_dir() else []
@@ -91,8 +95,13 @@ class FlowFolder(Source):
     def read_training(self) -> tuple["FramePairs", "FramePairs"]:
         """Return `train`, and `val` or a part split off from `train`."""
         training = self._split("train")
+        if self.spec is None and self.deep_range is None:
+            files = [training.folder / part / file for part, files in training.frames() for file in files]
+            self.deep_range = deep_range_of_files(evenly(files, _DESCRIBED))
+            training = self._split("train")
+        training = self._usable(training)
         if split_folder(self.root, "val").is_dir():
-            return replace(training, training=True, mirror=self.augment), self._split("val")
+            return replace(training, training=True, mirror=self.augment), self._usable(self._split("val"))
         stay, taken = random_split(
             len(training), fraction=self.validation_fraction, seed=self.split_seed, where=training.folder
         )
@@ -101,7 +110,11 @@ class FlowFolder(Source):
 
     def read_test(self) -> "FramePairs":
         """Return `test`."""
-        return self._split("test")
+        return self._usable(self._split("test"))
+
+    def read_prediction(self) -> "FramePairs | None":
+        """Return the frame pairs without flow of a folder without splits; None: the test split."""
+        return self._usable(self._unlabelled()) if is_flat(self.root) else None
 
     def unaltered(self, training: "FramePairs") -> "FramePairs":
         """Return central crops without mirroring."""
@@ -121,20 +134,33 @@ class FlowFolder(Source):
             flow.append(target)
             seen.append(mask)
         mean, std = channel_statistics(frames, value_range=(0.0, 1.0))
-        facts = {**self.facts["frames"], "mean": mean, "std": [value or 1.0 for value in std]}
+        spec = {**self.specs["frames"], "mean": mean, "std": [value or 1.0 for value in std]}
+        if self.deep_range is not None:
+            spec["deep_range"] = list(self.deep_range)
         learned = flow_target(flow=torch.stack(flow), mask=torch.stack(seen), modality="frames")
-        return {"modalities": {"frames": facts}, "target": learned, "num_outputs": len(FLOW_NAMES)}
+        return {"modalities": {"frames": spec}, "target": learned, "num_outputs": len(FLOW_NAMES)}
 
     def known(self) -> dict[str, Any]:
-        """Return the facts of the frames, and flow as the target."""
+        """Return the spec of the frames, and flow as the target."""
         target = {"kind": "flow", "names": list(FLOW_NAMES), "modality": "frames"}
-        return {"modalities": self.facts, "target": target}
+        return {"modalities": self.specs, "target": target}
+
+    def _usable(self, pairs: "FramePairs") -> "FramePairs":
+        index = self.bad_files.usable(pairs, num_workers=self.num_workers, where=pairs.folder)
+        return replace(pairs, files=tuple(pairs.files[number] for number in index.tolist()))
+
+    def _unlabelled(self) -> "FramePairs":
+        return self._pairs(self.root, {"first": SUFFIXES, "second": SUFFIXES})
 
     def _split(self, name: str) -> "FramePairs":
-        folder = split_folder(self.root, name)
-        found = matching_files(folder, {"first": SUFFIXES, "second": SUFFIXES, "flow": (".flo",)})
-        files = tuple((one, parts["first"], parts["second"]) for one, parts in found.items())
-        return FramePairs(folder=folder, files=files, size=self.size)
+        folders = {"first": SUFFIXES, "second": SUFFIXES, "flow": flow_files.SUFFIXES}
+        return self._pairs(split_folder(self.root, name), folders)
+
+    def _pairs(self, folder: Path, folders: Mapping[str, Sequence[str]]) -> "FramePairs":
+        found = matching_files(folder, folders)
+        files = tuple((one, parts["first"], parts["second"], parts.get("flow", "")) for one, parts in found.items())
+        deep_range = self.deep_range if self.spec is None else self.spec["modalities"]["frames"].get("deep_range")
+        return FramePairs(folder=folder, files=files, size=self.size, deep_range=deep_range)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,15 +169,18 @@ class FramePairs:
 
     Args:
         folder: folder of the split.
-        files: for each sample, the path without suffix and the paths of its frames.
+        files: for each sample, the path without suffix and the paths of its frames and flow, below their folders; an
+            empty path of the flow for prediction.
         size: (height, width) of the crops.
+        deep_range: see `perceiver.modalities.framing.to_rgb`.
         training: crop at a random position, not from the centre.
         mirror: mirror at random.
     """
 
     folder: Path
-    files: tuple[tuple[str, str, str], ...]
+    files: tuple[tuple[str, str, str, str], ...]
     size: tuple[int, int]
+    deep_range: Sequence[float] | None = None
     training: bool = False
     mirror: bool = False
 
@@ -159,19 +188,25 @@ class FramePairs:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Sample:
-        name, *files = self.files[index]
-        images = [read_image(self.folder / part / file) for part, file in zip(("first", "second"), files, strict=True)]
-        path = self.folder / "flow" / f"{name}.flo"
-        flow = torch.from_numpy(read_flow(path))
+        name, *files, flow_file = self.files[index]
+        images = [
+            read_image(self.folder / part / file, deep_range=self.deep_range)
+            for part, file in zip(("first", "second"), files, strict=True)
+        ]
+        path = self.folder / ("flow" if flow_file else "first") / (flow_file or files[0])
+        height, width = images[0].height, images[0].width
+        flow = torch.from_numpy(read_flow(path)) if flow_file else torch.zeros(2, height, width)
         sizes = {(image.height, image.width) for image in images} | {tuple(flow.shape[1:])}
         if len(sizes) > 1:
-            raise FlowFileError(f"{path}: expected frames and flow of one size, got {sorted(sizes)} (height, width).")
+            raise FlowFileError(f"{path}: expected frames and flow of equal size, got {sorted(sizes)} (height, width).")
         frames = torch.stack([torch.from_numpy(np.array(image)).movedim(-1, 0) for image in images], dim=1).float() / 255
         if any(own < wanted for own, wanted in zip(frames.shape[-2:], self.size, strict=True)):
             raise FlowFileError(
                 f"{path}: expected frames of at least data.size={list(self.size)}, got {list(frames.shape[-2:])}."
             )
         frames, flow = self._cut(frames, flow)
+        if not flow_file:
+            return Sample(inputs={"frames": frames}, id=name)
         seen = (flow.abs() < UNKNOWN).all(dim=0)
         flow = torch.where(seen, flow, 0.0)
         for axis in range(2) if self.mirror else ():
@@ -181,39 +216,12 @@ class FramePairs:
                 flow[axis] = -flow[axis]
         return Sample(inputs={"frames": frames}, target=flow, id=f"{self.folder.name}/{name}", target_mask=seen)
 
+    def frames(self) -> list[tuple[str, list[str]]]:
+        """Return the folders of the frames, each with the paths below it."""
+        return [("first", [files[1] for files in self.files]), ("second", [files[2] for files in self.files])]
+
     def _cut(self, frames: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
         rooms = [own - wanted for own, wanted in zip(frames.shape[-2:], self.size, strict=True)]
         top, left = (int(torch.randint(room + 1, ())) if self.training else room // 2 for room in rooms)
         place = (..., slice(top, top + self.size[0]), slice(left, left + self.size[1]))
         return frames[place].contiguous(), flow[place].contiguous()
-
-
-def read_flow(path: Path) -> NDArray[np.float32]:
-    """Read a .flo file as `(2, H, W)` in pixels to the right and down.
-
-    Source of the format: the Middlebury flow data sets' README: a magic number, width and height as 32-bit integers, then
-    both components of each pixel, row by row, as 32-bit floating-point numbers; all little-endian.
-
-    Raises:
-        FlowFileError: the file is not a .flo file, or is truncated.
-        FileNotFoundError: the file does not exist.
-    """
-    content = path.read_bytes()
-    if len(content) < 12 or np.frombuffer(content, "<f4", count=1)[0] != MAGIC:
-        raise FlowFileError(f"{path}: expected a .flo file, which begins with the number {MAGIC} in 32 bits; it does not.")
-    width, height = (int(length) for length in np.frombuffer(content, "<i4", count=2, offset=4))
-    if min(width, height) < 1 or len(content) != 12 + 8 * width * height:
-        raise FlowFileError(
-            f"{path}: expected {12 + 8 * width * height:,} bytes of a flow of {height} x {width} pixels, as it says, got "
-            f"{len(content):,}."
-        )
-    values = np.frombuffer(content, "<f4", offset=12).reshape(height, width, 2)
-    return np.ascontiguousarray(np.moveaxis(values, -1, 0), dtype=np.float32)
-
-
-def write_flow(path: Path, flow: NDArray[Any]) -> None:
-    """Write `(2, H, W)` as a .flo file, as `read_flow` expects."""
-    height, width = flow.shape[1:]
-    values = np.ascontiguousarray(np.moveaxis(flow, 0, -1), dtype="<f4")
-    header = np.array(MAGIC, "<f4").tobytes() + np.array([width, height], "<i4").tobytes()
-    path.write_bytes(header + values.tobytes())

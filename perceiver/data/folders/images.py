@@ -6,23 +6,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from perceiver.data.loading.images import Images, image_facts, image_statistics, of_any_size
+from perceiver.data.folders.bad_files import BadFiles
+from perceiver.data.loading.images import Images, image_spec, image_statistics, of_any_size
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import stratified_split
-from perceiver.data.readers.folder_files import split_folder
-from perceiver.data.readers.images import Crop, ImageFiles, both_or_neither, find_images
+from perceiver.data.readers.folder_files import is_flat, split_folder
+from perceiver.data.readers.images import Crop, ImageFiles, both_or_neither, find_images, images_below
 from perceiver.modalities.framing import Frame
+from perceiver.runtime.regularising import regularising
 
 
+@regularising(train_crop=None)
 class ImageFolder(Source):
     """Images of any size and format, in a folder per class, scaled and cropped to a common size.
 
     Images are read from `root/train/<class>/*` and `root/test/<class>/*`, nested folders included. The class names are the
     sorted folder names in `train`. `root/val/<class>/*` is the validation split; without it, some of the training images
-    are used. Batches hold `inputs["image"]` `(B, 3, *size)`: RGB, upright according to EXIF, 16 bits scaled to 8,
-    transparency dropped.
+    are used. For prediction, `root` may also hold images without splits and classes, in any folders. Batches hold
+    `inputs["image"]` `(B, 3, *size)`: RGB, upright according to EXIF, 16 bits scaled to 8, transparency dropped.
 
     Args:
         root: folder with `train`, `test` and, optionally, `val`.
@@ -37,6 +41,8 @@ class ImageFolder(Source):
         split_seed: seed of that split; not the training seed.
         mean: mean of each channel, for pixels in [0, 1]; None measures mean and `std` on at most 4,096 training images.
         std: standard deviation of each channel.
+        on_bad_row: "error" stops at the first damaged image. "skip" decodes everything once before it is used, and leaves
+            out and names damaged images.
         needs_test: whether `prepare` requires the test split.
 
     Raises:
@@ -57,9 +63,10 @@ class ImageFolder(Source):
         split_seed: int = 0,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        on_bad_row: str = "error",
         needs_test: bool = True,
     ) -> None:
-        super().__init__(facts=image_facts((3, *size), crop_fraction=crop_fraction), split_seed=split_seed)
+        super().__init__(specs=image_spec((3, *size), crop_fraction=crop_fraction), split_seed=split_seed)
         self.normalisation = both_or_neither(mean, std)
         if not 0 < validation_fraction < 1:
             raise ValueError(f"data.validation_fraction: expected a share between 0 and 1, got {validation_fraction}.")
@@ -69,17 +76,21 @@ class ImageFolder(Source):
         self.train_crop = train_crop
         self.validation_fraction = validation_fraction
         self.needs_test = needs_test
+        self.bad_files = BadFiles(on_bad_row)
         self._found: ImageFiles | None = None
 
     def prepare(self) -> None:
         """List the images of all splits without opening them."""
+        if self.spec is not None and is_flat(self.root):
+            self._unlabelled()
+            return
         if not (self.root / "train").is_dir() and (self.root / "test").is_dir():
             return  # testing a checkpoint needs no training images; without a checkpoint, setup raises
         self._training_files()
         if split_folder(self.root, "val").is_dir():
             self._evaluation_files("val")
         if self.needs_test:
-            self.read_test()
+            self._evaluation_files("test")
 
     def known(self) -> dict[str, Any]:
         """Return range and classes, without the size: a model may be tested on images of another size."""
@@ -98,9 +109,14 @@ class ImageFolder(Source):
 
     def read_training(self) -> tuple["ImageFiles", "ImageFiles"]:
         """Return `train`, and `val` or a part split off from `train`."""
-        files = self._training_files()
+        files = self._usable(self._training_files())
+        counts = torch.bincount(files.labels, minlength=len(files.class_names))
+        if bool((counts == 0).any()):
+            raise ValueError(
+                f"{files.folder / files.class_names[int(counts.argmin())]}: no intact images, all were skipped."
+            )
         if split_folder(self.root, "val").is_dir():
-            return replace(files, crop=self.train_crop), self._evaluation_files("val")
+            return replace(files, crop=self.train_crop), self._usable(self._evaluation_files("val"))
         size = max(1, round(self.validation_fraction * len(files.labels)))
         kept, taken = stratified_split(files.labels, size=size, seed=self.split_seed, name="data.validation_fraction")
         training = files.take(kept)
@@ -108,14 +124,35 @@ class ImageFolder(Source):
         if bool((left == 0).any()):
             name = files.class_names[int(left.argmin())]
             raise ValueError(
-                f"{files.folder / name}: expected more images: validation took all that there are. Lower "
-                f"data.validation_fraction (now {self.validation_fraction}), or make {self.root / 'val'} yourself."
+                f"{files.folder / name}: expected more images: all of them went to validation. Reduce "
+                f"data.validation_fraction (now {self.validation_fraction}), or create {self.root / 'val'}."
             )
         return replace(training, crop=self.train_crop), files.take(taken)
 
     def read_test(self) -> "ImageFiles":
         """Return `test`."""
-        return self._evaluation_files("test")
+        return self._usable(self._evaluation_files("test"))
+
+    def read_prediction(self) -> "ImageFiles | None":
+        """Return all images of a folder without splits; None: the test split."""
+        return self._usable(self._unlabelled()) if is_flat(self.root) else None
+
+    def _usable(self, files: "ImageFiles") -> "ImageFiles":
+        index = self.bad_files.usable(files, num_workers=self.num_workers, where=files.folder)
+        return files.take(index) if len(index) < len(files) else files
+
+    def _unlabelled(self) -> "ImageFiles":
+        paths = images_below(self.root)
+        return ImageFiles(
+            folder=self.root,
+            paths=np.array([os.fsencode(path) for path in paths]),
+            labels=torch.zeros(len(paths), dtype=torch.int64),
+            class_names=tuple(self.named_classes()),
+            frame=self.frame,
+            deep_range=self._deep_range(),
+            prefix="",
+            labelled=False,
+        )
 
     def _training_files(self) -> "ImageFiles":
         if self._found is None:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,20 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from perceiver.batch import Sample
+from perceiver.data.folders.bad_files import BadFiles
 from perceiver.data.loading.images import channel_statistics
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import random_split
-from perceiver.data.readers.folder_files import split_folder
-from perceiver.data.readers.images import SUFFIXES, ImageFileError, deep_range_of_files, evenly, read_image
+from perceiver.data.readers.folder_files import is_flat, split_folder
+from perceiver.data.readers.images import (
+    SUFFIXES,
+    ImageFileError,
+    deep_range_of_files,
+    evenly,
+    images_below,
+    read_image,
+)
+from perceiver.data.readers.masks import Color, parse_color, parse_colors, read_classes, read_color_mask, read_mask
 from perceiver.data.readers.named_files import matching_files
 from perceiver.modalities.framing import Frame
 from perceiver.targets.pixels import segmentation_target
@@ -40,17 +49,21 @@ class SegmentationFolder(Source):
     """Your own images with a class for each pixel.
 
     An image `images/a/b.jpg` has the mask `masks/a/b.png`, of the same size, whose pixels are class numbers: grey with 8 or
-    16 bits, or with a palette. Without `root/val`, some of the training images are used for validation. Batches hold
+    16 bits, or with a palette; or colours, with `mask_colors`. For prediction, `root` may also hold images without masks, in
+    `root/images` or directly. Without `root/val`, some of the training images are used for validation. Batches hold
     `inputs["image"]` `(B, 3, H, W)`, RGB, upright according to EXIF, and class numbers `(B, H, W)`.
 
     Args:
         root: folder with `train`, `test` and, optionally, `val`.
-        class_names: names of the classes 0, 1, …; None: the lines of `root/classes.txt`, or the names in a stored spec.
+        class_names: names of the classes 0, 1, …; None: the lines of `root/classes.txt`, or the names in a stored spec. A
+            line may also hold the colour of the class: `road 128 64 128`.
         size: (height, width) of the images in batches: images are scaled until they cover it, and cropped; so are masks,
             without mixing classes. None: images keep their sizes and batches are padded; the model must then make a token
             of each pixel.
         crop_fraction: share of height and width kept around the centre, see `perceiver.modalities.framing.Frame`.
-        ignored: numbers in masks that mark ignored pixels.
+        ignored: numbers in masks that mark ignored pixels; with `mask_colors`, colours.
+        mask_colors: colours of the classes in masks, in class order or by class name, each as [red, green, blue] or
+            "#rrggbb". None: those of `root/classes.txt`; without such colours, masks hold numbers.
         mask_values: numbers of the classes in masks, in class order. None: 0, 1, …; or 0 and 255 if there are two classes
             and the training masks hold no other number.
         deep_range: see `perceiver.data.folders.images.ImageFolder`.
@@ -58,6 +71,8 @@ class SegmentationFolder(Source):
         split_seed: seed of that split; not the training seed.
         augment: any transform of `torchvision.transforms.v2`, applied jointly to training images, float `(3, H, W)` in
             [0, 1], and their masks. Pixels that it fills in are ignored. None: no augmentation.
+        on_bad_row: "error" stops at the first damaged image or mask. "skip" reads everything once before it is used, and
+            leaves out and names damaged files.
         needs_test: whether `prepare` requires the test split.
 
     Raises:
@@ -73,29 +88,37 @@ class SegmentationFolder(Source):
         class_names: Sequence[str] | None = None,
         size: Sequence[int] | None = (64, 64),
         crop_fraction: float = 1.0,
-        ignored: Sequence[int] = (255,),
+        ignored: Sequence[Any] = (255,),
+        mask_colors: Sequence[Any] | Mapping[str, Any] | None = None,
         mask_values: Sequence[int] | None = None,
         deep_range: Sequence[float] | None = None,
         validation_fraction: float = 0.1,
         split_seed: int = 0,
         augment: PairAugment | None = None,
+        on_bad_row: str = "error",
         needs_test: bool = True,
     ) -> None:
         shape = [3, None, None] if size is None else [3, *(int(length) for length in size)]
-        facts: dict[str, Any] = {"kind": "image", "shape": shape, "range": [0, 255]}
+        spec: dict[str, Any] = {"kind": "image", "shape": shape, "range": [0, 255]}
         if size is not None:
-            facts["crop_fraction"] = crop_fraction
+            spec["crop_fraction"] = crop_fraction
         names = None if class_names is None else [str(name) for name in class_names]
-        super().__init__(facts={"image": facts}, class_names=names, split_seed=split_seed)
+        super().__init__(specs={"image": spec}, class_names=names, split_seed=split_seed)
         if not 0 < validation_fraction < 1:
             raise ValueError(f"data.validation_fraction: expected a share between 0 and 1, got {validation_fraction}.")
         if augment is not None and not callable(augment):
-            raise TypeError(f"data.augment: expected a transform to call or null, got {type(augment).__name__}.")
+            raise TypeError(f"data.augment: expected a callable transform or null, got {type(augment).__name__}.")
         if class_names is not None and (len(class_names) < 2 or len(set(class_names)) < len(class_names)):
-            raise ValueError(f"data.class_names: expected two names or more, all different, got {list(class_names)}.")
+            raise ValueError(f"data.class_names: expected two or more distinct names, got {list(class_names)}.")
         self.root = Path(root)
         self.frame = None if size is None else Frame(size=size, crop_fraction=crop_fraction)
-        self.ignored = tuple(int(number) for number in ignored)
+        if mask_colors is not None and mask_values is not None:
+            raise ValueError("data.mask_colors, data.mask_values: expected one of them, got both.")
+        colors = [one for one in ignored if isinstance(one, Sequence)]
+        self.ignored = tuple(int(one) for one in ignored if one not in colors)
+        self.ignored_colors = tuple(parse_color(color, setting="data.ignored") for color in colors)
+        self._given_colors = mask_colors
+        self.bad_files = BadFiles(on_bad_row)
         self.mask_values = None if mask_values is None else [int(number) for number in mask_values]
         self.deep_range = deep_range
         self.validation_fraction = validation_fraction
@@ -105,19 +128,35 @@ class SegmentationFolder(Source):
     def read_class_names(self) -> list[str] | None:
         """Return the lines of `classes.txt`, if it exists."""
         path = self.root / CLASSES_FILE
-        return read_class_names(path) if path.is_file() else None
+        return read_classes(path)[0] if path.is_file() else None
+
+    def mask_colors(self) -> list[Color] | None:
+        """Return the colours of the classes in masks, from the stored spec, the argument or `classes.txt`; None: numbers."""
+        if self.spec is not None:
+            stored = self.spec["target"].get("mask_colors")
+            return None if stored is None else parse_colors(stored, names=self.named_classes())
+        if self._given_colors is not None:
+            return parse_colors(self._given_colors, names=self.named_classes())
+        path = self.root / CLASSES_FILE
+        if self.mask_values is None and path.is_file():
+            names, colors = read_classes(path)
+            return None if colors is None or names != self.named_classes() else colors
+        return None
 
     def named_classes(self) -> list[str]:
         """Return the class names from the argument, the stored spec or `classes.txt`."""
         if self.class_names is None:
             raise FileNotFoundError(
                 f"{self.root / CLASSES_FILE}: expected the names of the classes, one per line in the order of their "
-                "numbers; there is no such file. Write it, or give data.class_names."
+                "numbers, but the file does not exist. Create it, or set data.class_names."
             )
         return self.class_names
 
     def prepare(self) -> None:
         """List the images of all splits without opening them."""
+        if self.spec is not None and is_flat(self.root):
+            self._unlabelled()
+            return
         if not (self.root / "train").is_dir() and (self.root / "test").is_dir():
             return  # testing a checkpoint needs no training images; without a checkpoint, setup raises
         validation = ["val"] if split_folder(self.root, "val").is_dir() else []
@@ -129,8 +168,9 @@ class SegmentationFolder(Source):
         training = self._split("train")
         if self.spec is None:
             training = self._learned(training)
+        training = self._usable(training)
         if split_folder(self.root, "val").is_dir():
-            return replace(training, augment=self.augment), self._split("val")
+            return replace(training, augment=self.augment), self._usable(self._split("val"))
         stay, taken = random_split(
             len(training), fraction=self.validation_fraction, seed=self.split_seed, where=training.folder
         )
@@ -139,7 +179,11 @@ class SegmentationFolder(Source):
 
     def read_test(self) -> "ImagePairs":
         """Return `test`."""
-        return self._split("test")
+        return self._usable(self._split("test"))
+
+    def read_prediction(self) -> "ImagePairs | None":
+        """Return the images without masks of a folder without splits; None: the test split."""
+        return self._usable(self._unlabelled()) if is_flat(self.root) else None
 
     def unaltered(self, training: "ImagePairs") -> "ImagePairs":
         """Return the split without augmentation."""
@@ -161,62 +205,88 @@ class SegmentationFolder(Source):
         absent = [name for name, count in zip(names, counts.tolist(), strict=True) if count == 0]
         if len(names) - len(absent) < 2:
             raise ValueError(
-                f"{plain.folder}: expected pixels of two classes or more in the masks, got none of {', '.join(absent)}. "
-                f"Numbers in data.ignored={list(self.ignored)} do not count; where masks hold other numbers than 0 to "
-                f"{len(names) - 1}, give those of the classes in data.mask_values."
+                f"{plain.folder}: expected pixels of two or more classes in the masks, found none of "
+                f"{', '.join(absent)}. Numbers in data.ignored={list(self.ignored)} are ignored. If masks have other "
+                f"numbers than 0 to {len(names) - 1}, list the numbers of the classes in data.mask_values."
             )
         if absent:
-            log.warning("%s: %d masks have no pixel of the classes %s.", plain.folder, len(chosen), ", ".join(absent))
+            log.warning(
+                "%s: none of the %d masks has pixels of the classes %s.", plain.folder, len(chosen), ", ".join(absent)
+            )
         mean, std = channel_statistics(images, value_range=(0.0, 1.0))
-        facts = {**self.facts["image"], "mean": mean, "std": [value or 1.0 for value in std]}
+        spec = {**self.specs["image"], "mean": mean, "std": [value or 1.0 for value in std]}
         if self.deep_range is not None:
-            facts["deep_range"] = list(self.deep_range)
+            spec["deep_range"] = list(self.deep_range)
         target = segmentation_target(names=names, counts=counts.tolist(), modality="image")
         if self.mask_values is not None:
             target["mask_values"] = self.mask_values
-        return {"modalities": {"image": facts}, "target": target, "num_classes": len(names)}
+        if (colors := self.mask_colors()) is not None:
+            target["mask_colors"] = [list(color) for color in colors]
+        return {"modalities": {"image": spec}, "target": target, "num_classes": len(names)}
 
     def known(self) -> dict[str, Any]:
-        """Return the facts of the images, the kind of target, and the classes if they are given."""
+        """Return the spec of the images, the kind of target, and the classes if they are given."""
         target: dict[str, Any] = {"kind": "segmentation", "modality": "image"}
         given = {} if self._class_names is None else {"names": self._class_names}
-        return {"modalities": self.facts, "target": {**target, **given}}
+        return {"modalities": self.specs, "target": {**target, **given}}
 
     def _learned(self, training: "ImagePairs") -> "ImagePairs":
         """Return the split with missing settings filled in from the training split."""
-        if self.mask_values is None and len(self.named_classes()) == 2 and WHITE in self.ignored:
-            masks = (read_mask(training.folder / "masks" / f"{name}.png") for name, _ in evenly(training.names, _DESCRIBED))
+        numbered = self.mask_values is None and self.mask_colors() is None
+        if numbered and len(self.named_classes()) == 2 and WHITE in self.ignored:
             found: set[int] = set()
-            for mask in masks:
+            for name, _ in evenly(training.names, _DESCRIBED):
+                try:
+                    mask = read_mask(training.folder / "masks" / f"{name}.png")
+                except ImageFileError:
+                    if not self.bad_files.skip:
+                        raise
+                    continue
                 found.update(np.unique(np.asarray(mask)).tolist())
                 if not found <= {0, WHITE}:
                     break
             if found == {0, WHITE}:
                 self.mask_values = [0, WHITE]
                 names = self.named_classes()
-                log.info("%s: masks hold 0 and %d: these are the classes %s and %s.", self.root, WHITE, *names)
+                log.info("%s: masks have the values 0 and %d, used as the classes %s and %s.", self.root, WHITE, *names)
         if self.deep_range is None:
             self.deep_range = deep_range_of_files(
                 [training.folder / "images" / file for _, file in evenly(training.names, _DESCRIBED)]
             )
         return self._split("train")
 
+    def _usable(self, pairs: "ImagePairs") -> "ImagePairs":
+        index = self.bad_files.usable(pairs, num_workers=self.num_workers, where=pairs.folder)
+        return replace(pairs, names=tuple(pairs.names[number] for number in index.tolist()))
+
+    def _unlabelled(self) -> "ImagePairs":
+        images = "images" if (self.root / "images").is_dir() else ""
+        names = tuple((os.path.splitext(file)[0], file) for file in images_below(self.root / images))
+        return self._pairs(self.root, names=names, images=images, labelled=False)
+
     def _split(self, name: str) -> "ImagePairs":
         folder = split_folder(self.root, name)
+        return self._pairs(folder, names=find_pairs(folder))
+
+    def _pairs(self, folder: Path, *, names: tuple[tuple[str, str], ...], **more: Any) -> "ImagePairs":
         values, deep_range = self.mask_values, self.deep_range
         if self.spec is not None:
             values = self.spec["target"].get("mask_values")
             deep_range = self.spec["modalities"]["image"].get("deep_range")
         if values is not None and len(set(values)) != len(self.named_classes()):
             raise ValueError(f"data.mask_values: expected {len(self.named_classes())} numbers, one per class, got {values}.")
+        colors, num_classes = self.mask_colors(), len(self.named_classes())
         return ImagePairs(
             values=None if values is None else tuple(values),
+            colors=None if colors is None else tuple(colors),
+            ignored_colors=self.ignored_colors,
             deep_range=deep_range,
             folder=folder,
-            names=find_pairs(folder),
-            num_classes=len(self.named_classes()),
-            ignored=self.ignored,
+            names=names,
+            num_classes=num_classes,
+            ignored=self.ignored if colors is None else (num_classes,),
             frame=self.frame,
+            **more,
         )
 
 
@@ -230,6 +300,10 @@ class ImagePairs:
         num_classes: number of classes; numbers in masks are below it unless ignored.
         ignored: numbers in masks that mark ignored pixels.
         values: numbers of the classes in masks, if they are not 0, 1, …
+        colors: colours of the classes in masks, if masks hold no numbers.
+        ignored_colors: colours in masks that mark ignored pixels.
+        images: folder of the images, below `folder`.
+        labelled: whether there are masks.
         deep_range: see `perceiver.modalities.framing.to_rgb`.
         frame: scales and crops images and masks.
         augment: joint transform of images and masks.
@@ -241,6 +315,10 @@ class ImagePairs:
     ignored: tuple[int, ...]
     frame: Frame | None
     values: tuple[int, ...] | None = None
+    colors: tuple[Color, ...] | None = None
+    ignored_colors: tuple[Color, ...] = ()
+    images: str = "images"
+    labelled: bool = True
     deep_range: Sequence[float] | None = None
     augment: PairAugment | None = None
 
@@ -249,17 +327,22 @@ class ImagePairs:
 
     def __getitem__(self, index: int) -> Sample:
         name, file = self.names[index]
+        image = read_image(self.folder / self.images / file, deep_range=self.deep_range)
+        if not self.labelled:
+            return Sample(inputs={"image": self._pixels(image if self.frame is None else self.frame(image))}, id=file)
         path = self.folder / "masks" / f"{name}.png"
-        image = read_image(self.folder / "images" / file, deep_range=self.deep_range)
-        mask = read_mask(path)
+        if self.colors is None:
+            mask = read_mask(path)
+        else:
+            mask = read_color_mask(path, colors=self.colors, ignored=self.ignored_colors)
         if image.size != mask.size:
             raise ImageFileError(
-                f"{path}: expected {image.height} x {image.width} pixels, as its image has (upright), got {mask.height} x "
-                f"{mask.width}."
+                f"{path}: expected {image.height} x {image.width} pixels, the upright size of its image, got "
+                f"{mask.height} x {mask.width}."
             )
         if self.frame is not None:
             image, mask = self.frame(image), self.frame(mask, resample=Image.Resampling.NEAREST)
-        pixels = torch.from_numpy(np.array(image)).movedim(-1, 0).float() / 255
+        pixels = self._pixels(image)
         classes = self._classes(np.asarray(mask), path)
         if self.augment is not None:
             pixels, classes = self._augmented(pixels, classes)
@@ -269,6 +352,10 @@ class ImagePairs:
             target_mask=classes > 0,
             id=f"{self.folder.name}/{name}",
         )
+
+    @staticmethod
+    def _pixels(image: Image.Image) -> Tensor:
+        return (torch.from_numpy(np.array(image)).movedim(-1, 0).float() / 255).contiguous()
 
     def _classes(self, numbers: NDArray[Any], path: Path) -> Tensor:
         """Return class numbers plus one, so that the fill value 0 of transforms is not a class; `(H, W)` int64."""
@@ -309,48 +396,3 @@ def find_pairs(folder: Path) -> tuple[tuple[str, str], ...]:
     """
     files = matching_files(folder, {"images": SUFFIXES, "masks": (".png",)})
     return tuple((name, parts["images"]) for name, parts in files.items())
-
-
-def read_mask(path: Path) -> Image.Image:
-    """Read a mask whose pixels are the numbers in the file.
-
-    Raises:
-        ImageFileError: the file is not an image, is damaged, or has colours instead of numbers.
-    """
-    try:
-        with Image.open(path) as mask:
-            levels = _stretched_levels(mask)
-            mask.load()
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # a damaged file can raise nearly anything in a decoder
-        raise ImageFileError(f"{path}: no intact image ({type(error).__name__}: {error}). Replace the file.") from error
-    if mask.mode not in ("1", "L", "P", "I", "I;16"):
-        raise ImageFileError(
-            f"{path}: expected class numbers, one channel of 8 or 16 bits or a palette, got an image of mode {mask.mode}. "
-            "Turn its colours into numbers first."
-        )
-    if levels is not None:
-        return mask.point(lambda value: value * levels // 255)
-    # A single bit is a class number too, but resampling supports only 8 and 32 bits.
-    return mask.convert("L", dither=None).point(lambda value: min(value, 1)) if mask.mode == "1" else mask
-
-
-def _stretched_levels(mask: Image.Image) -> int | None:
-    """Return the largest number of a 2-bit or 4-bit grey image, which decoding stretches to 255; None for other images."""
-    given = [tile[3] for tile in getattr(mask, "tile", ())]
-    arguments = [part for one in given for part in (one if isinstance(one, tuple) else (one,))]
-    return next((2**bits - 1 for bits in (2, 4) if f"L;{bits}" in arguments), None)
-
-
-def read_class_names(path: Path) -> list[str]:
-    """Read class names, one per line, in the order of the class numbers.
-
-    Raises:
-        ValueError: there are fewer than two names, an empty line between names, or a repeated name.
-    """
-    names = path.read_text(encoding="utf-8").rstrip().splitlines()
-    names = [name.strip() for name in names]
-    if len(names) < 2 or "" in names or len(set(names)) < len(names):
-        raise ValueError(f"{path}: expected two names or more, one per line and all different, got {names}.")
-    return names

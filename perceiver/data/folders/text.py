@@ -68,7 +68,7 @@ class TextFiles(TextSource):
         )
         found = [one for one in read if one.text.strip()]
         if not found:
-            raise ValueError(f"data.files: {len(paths)} files in {root} hold no text, nothing but white space at most.")
+            raise ValueError(f"data.files: {len(paths)} files in {root} contain no text other than white space.")
         return found
 
     def _paths(self) -> list[Path]:
@@ -88,10 +88,10 @@ class TextFiles(TextSource):
             what = f"files that end in {self.suffix!r} in the folder {path.resolve()}"
         else:
             below = [Path(file) for file in glob.glob(one, recursive=True) if os.path.isfile(file)]
-            what = f"a file, a folder, or files that fit the pattern, {one!r} from {Path.cwd()}"
+            what = f"a file, a folder, or files that match the pattern {one!r} from {Path.cwd()}"
         if not below:
             raise FileNotFoundError(
-                f"data.files: expected {what}, found none. Set data.files=PATH, or data.suffix for files that end otherwise."
+                f"data.files: expected {what}, found none. Set data.files=PATH, or set data.suffix for other file endings."
             )
         yield from below
 
@@ -108,6 +108,6 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"{path}: is not UTF-8: byte {error.start} (line {line}) is {raw[error.start]:#04x}. Save it as UTF-8, or leave "
-            "it out."
+            f"{path}: is not UTF-8: byte {error.start} (line {line}) is {raw[error.start]:#04x}. Save it as UTF-8, or "
+            "exclude it."
         ) from None

@@ -1,7 +1,7 @@
 """Labelled images as a split that is read in whole batches.
 
 A per-sample pipeline (index, convert, normalise, collate) costs more than a small model's training step. Here
-a batch is one read and a few whole-tensor operations; only a per-sample augmentation brings the loop back.
+a batch is one read and a few whole-tensor operations; only a per-sample augmentation needs a loop.
 """
 
 from abc import ABC, abstractmethod
@@ -25,10 +25,12 @@ class Images(ABC):
     Attributes:
         labels: `(samples,)`, the class of every image, from 0.
         value_range: (smallest, largest) raw pixel value; black and white.
+        labelled: whether `labels` are known; False for prediction.
     """
 
     labels: Int[Tensor, "samples"]
     value_range: Sequence[int]
+    labelled: bool = True
 
     @property
     @abstractmethod
@@ -55,15 +57,14 @@ class Images(ABC):
         batch = self.__getitems__([index])
         pixels, target = batch.inputs[MODALITY], batch.target
         assert isinstance(pixels, Tensor)
-        assert target is not None
-        return Sample(inputs={MODALITY: pixels[0]}, target=int(target[0]), id=batch.ids[0])
+        return Sample(inputs={MODALITY: pixels[0]}, target=None if target is None else int(target[0]), id=batch.ids[0])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return a collated batch of samples."""
         index = torch.as_tensor(indices)
         return Batch(
             inputs={MODALITY: scale(self.read(index), {"range": self.value_range})},
-            target=self.labels[index],
+            target=self.labels[index] if self.labelled else None,
             ids=self.names(index),
         )
 
@@ -132,15 +133,15 @@ def channel_statistics(
     return mean.tolist(), deviation.tolist()
 
 
-def image_facts(shape: Sequence[int], *, value_range: Sequence[int] = (0, 255), **more: Any) -> dict[str, dict[str, Any]]:
-    """Return the facts of a source of images `(C, H, W)`."""
+def image_spec(shape: Sequence[int], *, value_range: Sequence[int] = (0, 255), **more: Any) -> dict[str, dict[str, Any]]:
+    """Return the specs of a source of images `(C, H, W)`."""
     return {MODALITY: {"kind": "image", "shape": list(shape), "range": list(value_range), **more}}
 
 
 def of_any_size(known: dict[str, Any]) -> dict[str, Any]:
-    """Return the known spec of a source of image files without the facts that may differ from training: size and crop."""
-    facts = {key: fact for key, fact in known["modalities"][MODALITY].items() if key not in ("shape", "crop_fraction")}
-    return {**known, "modalities": {MODALITY: facts}}
+    """Return the known spec of a source of image files without the entries that may differ from training: size and crop."""
+    spec = {key: fact for key, fact in known["modalities"][MODALITY].items() if key not in ("shape", "crop_fraction")}
+    return {**known, "modalities": {MODALITY: spec}}
 
 
 def image_statistics(
@@ -158,9 +159,9 @@ def image_statistics(
     mean, deviation = (list(values) for values in (training.statistics() if given is None else given))
     if given is not None and (not len(mean) == len(deviation) == training.shape[0] or min(deviation) <= 0):
         raise ValueError(
-            f"data.mean, data.std: expected {training.shape[0]} numbers each, one per channel, deviations above 0; "
-            f"got {mean} and {deviation}."
+            f"data.mean, data.std: expected {training.shape[0]} numbers each, one per channel, with std above 0; got "
+            f"{mean} and {deviation}."
         )
     if max(deviation) == 0:
-        raise ValueError("the training images are all of one colour: nothing to normalise or to learn from.")
+        raise ValueError("all training images are a single colour and cannot be normalised.")
     return {MODALITY: {"mean": mean, "std": [value or 1.0 for value in deviation]}}  # a constant channel has no information

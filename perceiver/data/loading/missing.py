@@ -27,7 +27,7 @@ def present_modalities(
     for name, share in shares.items():
         if name not in modalities:
             raise ValueError(
-                f"data.missing.{name}: expected shares of the modalities {list(modalities)}; remove it with "
+                f"data.missing.{name}: expected shares for the modalities {list(modalities)}; remove it with "
                 f"'~data.missing.{name}', or add {name} to data.modalities."
             )
         if not 0 <= share <= 1:

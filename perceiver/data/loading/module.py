@@ -15,6 +15,7 @@ from perceiver.batch import Sample
 from perceiver.data.loading.collation import PreparedCollate
 from perceiver.data.loading.order import TrainingLoader, balanced_weights, training_order
 from perceiver.data.loading.samples import Stream, Subset, subset
+from perceiver.data.loading.shared_memory import InSharedMemory, waiting
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import labelled_subset
 from perceiver.data.loading.transforms import Settings, Transforms, by_modality
@@ -45,6 +46,9 @@ class DataModule(LightningDataModule):
         corruption: transforms applied after `augment`, also in validation and test, where they depend on the sample alone.
         balanced_sampling: draw training samples with replacement, every class equally often on average; an epoch keeps its
             length. False: every sample once.
+        batch_tokens: most tokens per training batch, padding included, instead of `batch_size` samples: batches hold samples
+            of similar length. For data whose samples have lengths, such as texts; not with `balanced_sampling`. None:
+            `batch_size` samples.
         num_labelled: number of training samples to use, stratified by class and chosen by the source's `split_seed`;
             None: all. The spec is learned from these samples. Validation and test do not change.
 
@@ -61,6 +65,7 @@ class DataModule(LightningDataModule):
         augment: Settings = None,
         corruption: Settings = None,
         balanced_sampling: bool = False,
+        batch_tokens: int | None = None,
         num_labelled: int | None = None,
     ) -> None:
         super().__init__()
@@ -74,7 +79,12 @@ class DataModule(LightningDataModule):
         self.num_workers = num_workers
         self.augment = self._transforms(augment, argument="data.augment")
         self.corruption = self._transforms(corruption, argument="data.corruption")
+        if batch_tokens is not None and (batch_tokens < 1 or balanced_sampling):
+            raise ValueError(
+                f"data.batch_tokens: expected 1 or more, or null, and null with balanced_sampling; got {batch_tokens}."
+            )
         self.balanced_sampling = balanced_sampling
+        self.batch_tokens = batch_tokens
         self.num_labelled = num_labelled
         self._splits: dict[str, Any] = {}
         self._whole: Any = None
@@ -97,9 +107,9 @@ class DataModule(LightningDataModule):
         source = self.source
         if given and source.normalised:
             raise ValueError(
-                f"{argument}: expected null for {type(source).__name__}, whose samples are normalised as they are read."
+                f"{argument}: expected null for {type(source).__name__}, which normalises samples when it reads them."
             )
-        return by_modality(given, facts=source.facts, available=source.available, argument=argument)
+        return by_modality(given, specs=source.specs, available=source.available, argument=argument)
 
     def prepare_data(self) -> None:
         """Let the source download missing files and check that all files exist."""
@@ -128,7 +138,7 @@ class DataModule(LightningDataModule):
         return self._splits[name]
 
     def _chosen(self, training: Any) -> Any:
-        """The samples to train on."""
+        """Return the samples to train on."""
         if self.balanced_sampling:
             self._labels(training, setting="balanced_sampling")
         if self.num_labelled is None:
@@ -140,14 +150,14 @@ class DataModule(LightningDataModule):
         labels = getattr(training, "labels", None)
         if labels is None:
             raise ValueError(
-                f"data.{setting}: expected {'null' if setting == 'num_labelled' else 'false'}, since the target of "
+                f"data.{setting}: expected {'null' if setting == 'num_labelled' else 'false'}, because the target of "
                 f"{type(self.source).__name__} is not a class."
             )
         return labels
 
     @property
     def spec(self) -> dict[str, Any]:
-        """The facts of the data that a model needs: a plain dict, available after `prepare_data()` and `setup("fit")`.
+        """The properties of the data that a model needs: a plain dict, available after `prepare_data()` and `setup("fit")`.
 
         Set it to the spec of a run directory or checkpoint before the loaders are made: validation, test, prediction and
         resumed training then normalise by the stored statistics, and number classes in the stored order.
@@ -157,7 +167,7 @@ class DataModule(LightningDataModule):
             ValueError: set to the spec of other data; see `Source.take`.
         """
         if self.source.spec is None:
-            raise RuntimeError('the spec is known once the data was seen: call prepare_data() and setup("fit") first.')
+            raise RuntimeError('the spec is known only after the data is read: call prepare_data() and setup("fit") first.')
         return deepcopy(self.source.spec)
 
     @spec.setter
@@ -166,35 +176,40 @@ class DataModule(LightningDataModule):
         self._splits.clear()
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled batches of the training split, augmented and corrupted; without augmentation when overfitting."""
+        """Return shuffled training batches, augmented and corrupted; without augmentation when overfitting."""
         training = self.split("train")
         if getattr(self.trainer, "overfit_batches", 0) > 0:
             # The same batches every time. Lightning ensures this for plain shuffling only.
             return self._loader(self._chosen(self.source.unaltered(self._whole)), shuffle=True)
         collate = self._collate(seed=None)
         if isinstance(training, Stream):
-            return training.loader(collate=collate, batch_size=self.batch_size, num_workers=self.num_workers)
+            return training.loader(collate=InSharedMemory(collate), batch_size=self.batch_size, num_workers=self.num_workers)
         if collate.augment or collate.corruption:
             self._try(collate, training)
+        if self.batch_tokens is not None and not hasattr(training, "lengths"):
+            raise ValueError(
+                f"data.batch_tokens: expected null, since the samples of {type(self.source).__name__} have no lengths."
+            )
         weights = balanced_weights(training.labels) if self.balanced_sampling else None
         return TrainingLoader(
             training,
-            collate=collate,
+            collate=InSharedMemory(collate),
             order=training_order(training, module=self, weights=weights),
             batch_size=self.batch_size,
+            batch_tokens=self.batch_tokens,
             num_workers=self.num_workers,
         )
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """Batches of the validation split, in a fixed order."""
+        """Return the batches of the validation split, in a fixed order."""
         return self._loader(self.split("val"))
 
     def test_dataloader(self) -> DataLoader[Sample]:
-        """Batches of the test split, in a fixed order."""
+        """Return the batches of the test split, in a fixed order."""
         return self._loader(self.split("test"))
 
     def predict_dataloader(self) -> DataLoader[Sample]:
-        """Batches for prediction, in order: the test split, or the source's prediction samples."""
+        """Return the batches for prediction, in order: the test split, or the source's prediction samples."""
         return self._loader(self.split("predict"))
 
     def _loader(self, samples: Any, *, shuffle: bool = False) -> DataLoader[Sample]:
@@ -208,7 +223,8 @@ class DataModule(LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            collate_fn=collate,
+            collate_fn=InSharedMemory(collate),
+            timeout=waiting(self.num_workers),
         )
 
     def _collate(self, *, seed: int | None) -> PreparedCollate:

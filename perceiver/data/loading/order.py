@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from perceiver.batch import Batch, Sample
+from perceiver.data.loading.shared_memory import waiting
 from perceiver.runtime.random_streams import (
     LOADING,
     ORDER,
@@ -41,14 +42,18 @@ class TrainingOrder(DistributedSampler[Sample]):
         super().__init__(range(size), num_replicas=world_size, rank=rank, seed=seed)  # type: ignore[arg-type]
         self.weights = weights
 
-    def indices(self) -> Tensor:
-        """Return `(samples of this process,)`: the whole order of `self.epoch`."""
+    def drawn(self) -> Tensor:
+        """Return `(samples,)`: the order of `self.epoch` in all processes together."""
         generator = torch.Generator().manual_seed(stream_seed(self.seed, ORDER, self.epoch))
         size = len(self.dataset)  # type: ignore[arg-type]
         if self.weights is None:
-            order = torch.randperm(size, generator=generator)
-        else:
-            order = torch.multinomial(self.weights, size, replacement=True, generator=generator)
+            return torch.randperm(size, generator=generator)
+        return torch.multinomial(self.weights, size, replacement=True, generator=generator)
+
+    def indices(self) -> Tensor:
+        """Return `(samples of this process,)`: the whole order of `self.epoch`."""
+        order = self.drawn()
+        size = len(order)
         missing = self.total_size - size
         if missing:
             order = torch.cat([order, order.repeat(-(-missing // size))[:missing]])
@@ -94,6 +99,61 @@ class _Batches:
         )
 
 
+class _TokenBatches:
+    """Batch sampler of samples of similar length: batches of about equally many tokens, padding included.
+
+    Samples are sorted by length in steps of `STEP`, in a new order within each step in every epoch, and cut at the same
+    places in every epoch. So every epoch has equally many batches, and no batch exceeds the tokens. Processes take turns.
+
+    Args:
+        order: order of the samples.
+        lengths: `(samples,)`, length of each sample.
+        batch_tokens: most tokens in a batch: its samples times the longest of their lengths.
+    """
+
+    STEP = 8
+
+    def __init__(self, order: TrainingOrder, lengths: Sequence[int], batch_tokens: int) -> None:
+        self.order = order
+        self.start = 0
+        self.keys = -(-torch.as_tensor(lengths) // self.STEP)
+        longest = int(torch.as_tensor(lengths).max())
+        if longest > batch_tokens:
+            raise ValueError(
+                f"data.batch_tokens: expected at least {longest}, the length of the longest training sample, got "
+                f"{batch_tokens}."
+            )
+        self.sizes: list[int] = []
+        size = 0
+        for length in torch.as_tensor(lengths)[self.keys.argsort(stable=True)].tolist():
+            # The whole step counts: which of its samples meet here changes from epoch to epoch.
+            most = min(-(-length // self.STEP) * self.STEP, longest)
+            if (size + 1) * most > batch_tokens and size:
+                self.sizes.append(size)
+                size = 0
+            size += 1
+        self.sizes.append(size)
+        self.batch_size = max(1, round(len(self.keys) / len(self.sizes)))
+        """Mean number of samples, by which the position in an epoch is counted."""
+
+    def __len__(self) -> int:
+        """Number of batches of this process in an epoch, wherever it starts."""
+        return -(-len(self.sizes) // self.order.num_replicas)
+
+    def __iter__(self) -> Iterator[_SeededIndices]:
+        order = self.order
+        drawn, epoch = order.drawn(), order.epoch
+        batches = list(drawn[self.keys[drawn].argsort(stable=True)].split(self.sizes))
+        generator = torch.Generator().manual_seed(stream_seed(order.seed, ORDER, epoch, 1))
+        turn = torch.randperm(len(batches), generator=generator).tolist()
+        turn += turn[: len(self) * order.num_replicas - len(turn)]
+        own = turn[order.rank :: order.num_replicas]
+        return (
+            _SeededIndices(batches[own[number]].tolist(), stream_seed(order.seed, LOADING, epoch, order.rank, number))
+            for number in range(self.start, len(self))
+        )
+
+
 class _SeededSamples(Dataset[Sample]):
     """Samples that draw from the random numbers of their batch."""
 
@@ -129,13 +189,23 @@ class TrainingLoader(DataLoader[Sample]):
         collate: turns a list of samples into a batch.
         order: order of the samples.
         batch_size: samples per batch.
+        batch_tokens: most tokens per batch of samples of similar length, instead of `batch_size`; needs `samples.lengths`.
         num_workers: loader processes.
     """
 
     def __init__(
-        self, samples: Any, *, collate: Callable[[Any], Batch], order: TrainingOrder, batch_size: int, num_workers: int
+        self,
+        samples: Any,
+        *,
+        collate: Callable[[Any], Batch],
+        order: TrainingOrder,
+        batch_size: int,
+        num_workers: int,
+        batch_tokens: int | None = None,
     ) -> None:
-        self._batches = _Batches(order, batch_size)
+        self._batches = (
+            _Batches(order, batch_size) if batch_tokens is None else _TokenBatches(order, samples.lengths, batch_tokens)
+        )
         super().__init__(
             _SeededSamples(samples),
             batch_sampler=self._batches,
@@ -143,6 +213,7 @@ class TrainingLoader(DataLoader[Sample]):
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             collate_fn=collate,
+            timeout=waiting(num_workers),
         )
         # Lightning inspects this attribute, and replaces samplers of other types with several processes.
         object.__setattr__(self, "sampler", order)
@@ -178,13 +249,13 @@ class TrainingLoader(DataLoader[Sample]):
         return {"epoch": self._epoch, "batches": self._delivered, "samples": samples}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Resume there when its epoch starts; with another batch size, at the last whole batch before it."""
+        """Resume from this position when its epoch starts; with a different batch size, from the last complete batch."""
         batches = state_dict["samples"] // (self._batches.batch_size * self._order.num_replicas)
         self._continue_at = (state_dict["epoch"], batches)
 
 
 def balanced_weights(labels: Sequence[int] | Tensor) -> Tensor:
-    """Return weights `(samples,)`, float64, that draw every class of `labels` equally often on average.
+    """Return the weights `(samples,)`, float64, that draw every class of `labels` equally often on average.
 
     Args:
         labels: `(samples,)`, class numbers from 0.

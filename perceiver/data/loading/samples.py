@@ -75,6 +75,12 @@ class Subset:
         labels = self.samples.labels
         return [int(labels[number]) for number in self.index]
 
+    @property
+    def lengths(self) -> list[int]:
+        """The length of each sample, if the split has lengths."""
+        lengths = self.samples.lengths
+        return [int(lengths[number]) for number in self.index]
+
     def __len__(self) -> int:
         return len(self.index)
 

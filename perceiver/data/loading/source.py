@@ -9,9 +9,27 @@ from typing import Any, ClassVar
 
 import torch
 
+from perceiver.modalities import ModalitySpec
+from perceiver.runtime.regularising import regularising
 from perceiver.targets.classes import classes_target
 
 
+def stored_kinds(stored: Mapping[str, Any]) -> dict[str, str]:
+    """Return the kind of each modality of a stored spec.
+
+    Raises:
+        ValueError: the spec has no modalities, or one without a kind.
+    """
+    modalities = stored.get("modalities")
+    if not isinstance(modalities, Mapping) or not modalities:
+        raise ValueError("spec.modalities: expected one modality or more, each with its kind; the stored spec has none.")
+    kinds = {name: entry.get("kind") if isinstance(entry, Mapping) else None for name, entry in modalities.items()}
+    if missing := [name for name, kind in kinds.items() if not isinstance(kind, str)]:
+        raise ValueError(f"spec.modalities.{missing[0]}.kind: expected a text; the stored spec has none.")
+    return {str(name): str(kind) for name, kind in kinds.items()}
+
+
+@regularising(augment=None)
 class Source(ABC):
     """Finds and reads the splits of a data set; `DataModule` makes the batches.
 
@@ -19,12 +37,12 @@ class Source(ABC):
     source with another target overrides `known` and `learn`.
 
     Args:
-        facts: part of the spec, by modality: facts that are known before any sample is read, such as `kind` and `shape`.
+        specs: entry of each modality in the spec, as far as it is known before any sample is read: `kind`, `shape`, …
         class_names: names of the classes 0, 1, …; None if the data or a stored spec names them.
         split_seed: determines which samples are in which split; not the training seed.
 
     Attributes:
-        spec: facts that a model needs, a plain dict, learned from the training split or set by `take`; None before that.
+        spec: what a model must know of the data, a plain dict; learned in training or set by `take`. None before.
         num_workers: number of processes that a source may start to read its files; set by `DataModule`.
         corruption_seed: seed of the corruption in validation and test.
         normalised: whether samples are normalised by the spec when they are read, so that nothing comes between reading
@@ -36,11 +54,11 @@ class Source(ABC):
     def __init__(
         self,
         *,
-        facts: Mapping[str, Mapping[str, Any]],
+        specs: Mapping[str, ModalitySpec],
         class_names: Sequence[str] | None = None,
         split_seed: int = 0,
     ) -> None:
-        self.facts = {name: dict(own) for name, own in facts.items()}
+        self.specs = {name: dict(own) for name, own in specs.items()}
         self.split_seed = split_seed
         self.num_workers = 0
         self.corruption_seed = 0
@@ -67,7 +85,7 @@ class Source(ABC):
         return training
 
     def statistics(self, training: Any) -> Mapping[str, Mapping[str, Any]]:
-        """Return the entries of the spec besides `facts`, by modality: `mean` and `std`, or nothing."""
+        """Return the entries of the spec besides `specs`, by modality: `mean` and `std`, or nothing."""
         return {}
 
     def read_class_names(self) -> list[str] | None:
@@ -77,7 +95,7 @@ class Source(ABC):
     @property
     def available(self) -> tuple[str, ...]:
         """Names of the modalities for which transforms may be configured."""
-        return tuple(self.facts)
+        return tuple(self.specs)
 
     @property
     def class_names(self) -> list[str] | None:
@@ -108,36 +126,36 @@ class Source(ABC):
         """
         names = self.named_classes()
         if len(names) < 2:
-            raise ValueError(f"{type(self).__name__}: expected two classes or more to tell apart, got {names}.")
+            raise ValueError(f"{type(self).__name__}: expected two or more classes, got {names}.")
         statistics = self.statistics(training)
         counts = torch.as_tensor(training.labels).bincount(minlength=len(names)).tolist()
         return {
-            "modalities": {name: {**own, **statistics.get(name, {})} for name, own in self.facts.items()},
+            "modalities": {name: {**own, **statistics.get(name, {})} for name, own in self.specs.items()},
             "target": classes_target(names=names, counts=counts),
             "num_classes": len(names),
         }
 
     def known(self) -> dict[str, Any]:
         """Return the part of the spec that is known without reading samples: `modalities` by name, and `target`."""
-        return {"modalities": self.facts, "target": {} if self.class_names is None else {"names": self.class_names}}
+        return {"modalities": self.specs, "target": {} if self.class_names is None else {"names": self.class_names}}
 
     def take(self, stored: Mapping[str, Any]) -> None:
         """Adopt the spec of a run directory or checkpoint, with its statistics and classes, before anything is read.
 
         Raises:
-            ValueError: the spec belongs to other data: other modalities, facts or classes.
+            ValueError: the spec belongs to other data: other modalities, shapes or classes.
         """
         known, theirs = self.known(), stored.get("modalities") or {}
         target = stored.get("target") or {}
         pairs: dict[str, tuple[object, object]] = {"modalities": (sorted(known["modalities"]), sorted(theirs))}
-        for name, facts in known["modalities"].items():
-            pairs |= {f"modalities.{name}.{key}": (own, theirs.get(name, {}).get(key)) for key, own in facts.items()}
+        for name, entry in known["modalities"].items():
+            pairs |= {f"modalities.{name}.{key}": (own, theirs.get(name, {}).get(key)) for key, own in entry.items()}
         pairs |= {f"target.{key}": (own, target.get(key)) for key, own in known["target"].items()}
         for place, (own, other) in pairs.items():
             if own != other:
                 raise ValueError(
-                    f"spec.{place}: {type(self).__name__} has {own}, but the stored spec says {other}. "
-                    "Use the data that the checkpoint was trained on."
+                    f"spec.{place}: {type(self).__name__} has {own}, but the stored spec has {other}. Use the data "
+                    "that the checkpoint was trained on."
                 )
         self.spec = deepcopy(dict(stored))
         if "names" in target:

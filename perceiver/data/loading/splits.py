@@ -40,7 +40,8 @@ def stratified_split(
     num_samples = len(labels)
     if not 1 <= size < num_samples:
         raise ValueError(
-            f"{name}: expected 1 to {num_samples - 1}, since there are {num_samples} labelled samples to split; got {size}."
+            f"{name}: expected 1 to {num_samples - 1}, because there are {num_samples} labelled samples to split; got "
+            f"{size}."
         )
     classes, counts = np.unique(labels.numpy(), return_counts=True)
     shares = counts * size / num_samples
@@ -75,7 +76,7 @@ def random_split(size: int, *, fraction: float, seed: int, where: object) -> tup
     """
     taken = max(1, round(fraction * size))
     if taken >= size:
-        raise ValueError(f"{where}: expected two samples or more, some of them for validation, got {size}.")
+        raise ValueError(f"{where}: expected two or more samples, some of them for validation, got {size}.")
     # NumPy guarantees the stream of RandomState permanently.
     order = np.random.RandomState(seed).permutation(size)
     return sorted(order[taken:].tolist()), sorted(order[:taken].tolist())
@@ -96,6 +97,6 @@ def labelled_subset(labels: Sequence[int] | Tensor, *, size: int, seed: int) -> 
         return torch.arange(size)
     if not 1 <= size < len(labels):
         raise ValueError(
-            f"data.num_labelled: expected 1 to {len(labels)}, as many as the training split has, or null; got {size}."
+            f"data.num_labelled: expected 1 to {len(labels)}, the size of the training split, or null; got {size}."
         )
     return stratified_split(torch.as_tensor(labels), size=size, seed=seed, name="data.num_labelled")[1]

@@ -56,13 +56,13 @@ class Transforms:
             transforms = {"": transforms}
         if transforms is not None and not isinstance(transforms, Mapping):
             raise TypeError(
-                f"{argument}: expected a mapping from a name of your choice to a transform, got {type(transforms).__name__}."
+                f"{argument}: expected a mapping from names of your choice to transforms, got {type(transforms).__name__}."
             )
         self.transforms: dict[str, Any] = {}
         for name, transform in (transforms or {}).items():
             where = f"{argument}.{name}" if name else argument
             if transform is not None and not callable(transform):
-                raise TypeError(f"{where}: expected a transform to call or null, got {type(transform).__name__}.")
+                raise TypeError(f"{where}: expected a callable transform or null, got {type(transform).__name__}.")
             if transform is not None:
                 self.transforms[where] = OnImages(transform) if on_images else transform
 
@@ -95,13 +95,13 @@ class Transforms:
 
 
 def by_modality(
-    given: Settings, *, facts: Mapping[str, Mapping[str, Any]], available: Sequence[str], argument: str
+    given: Settings, *, specs: Mapping[str, Mapping[str, Any]], available: Sequence[str], argument: str
 ) -> dict[str, Transforms]:
     """Return the configured transforms by modality, without modalities that have no transform.
 
     Args:
         given: configured transforms.
-        facts: facts of the modalities in the samples, by name; only `kind` is used.
+        specs: specs of the modalities in the samples, by name; only `kind` is used.
         available: names of all modalities that may be configured.
         argument: name of the argument that configures them, for error messages.
 
@@ -123,9 +123,9 @@ def by_modality(
     else:
         places = {name: (own, f"{argument}.{name}") for name, own in given.items()}
     made = {
-        name: Transforms(own, argument=place, kind=facts[name].get("kind"))
+        name: Transforms(own, argument=place, kind=specs[name].get("kind"))
         for name, (own, place) in places.items()
-        if name in facts
+        if name in specs
     }
     return {name: transforms for name, transforms in made.items() if len(transforms)}
 
@@ -148,18 +148,18 @@ def _checked_images(where: str, transform: ImageTransform, images: Tensor) -> Te
 def _checked(where: str, result: Any, *, before: Tensor, channel_axis: object) -> tuple[Tensor, Tensor | None]:
     fits = isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor)
     if not fits or not result[0].is_floating_point():
-        raise TypeError(f"{where}: expected (float tensor, mask or None) in return, got {_kind(result)}.")
+        raise TypeError(f"{where}: expected a returned pair (float tensor, mask or None), got {_kind(result)}.")
     x, mask = result
     if mask is not None and (not isinstance(mask, Tensor) or mask.dtype != torch.bool):
         raise TypeError(f"{where}: expected a boolean mask or None, got {_kind(mask)}.")
     if x.ndim != before.ndim or x.shape[0] != before.shape[0]:
         raise ValueError(
-            f"{where}: turned a batch of shape {tuple(before.shape)} into {tuple(x.shape)}; expected as many samples "
-            "and axes."
+            f"{where}: turned a batch of shape {tuple(before.shape)} into {tuple(x.shape)}; expected the same number "
+            "of samples and axes."
         )
     grid = x.shape[2:] if channel_axis == 0 else x.shape[1:-1]
     if mask is not None and mask.shape not in (x.shape[:1], x.shape[:1] + grid):
-        raise ValueError(f"{where}: returned a mask {tuple(mask.shape)} that does not go with {tuple(x.shape)}.")
+        raise ValueError(f"{where}: returned a mask {tuple(mask.shape)} that does not match {tuple(x.shape)}.")
     return x, mask
 
 

@@ -1,29 +1,32 @@
 """From a manifest cell, a path or a value, to a raw sample for `perceiver.modalities.preprocess`."""
 
-import io
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from perceiver.data.manifest.columns import Report, table_facts
-from perceiver.data.manifest.content import FileContent
+from perceiver.data.manifest.columns import Report, table_spec
+from perceiver.data.manifest.content import FileContent, unpacked
 from perceiver.data.manifest.series import has_times, read_series, series_names
-from perceiver.data.manifest.video import check_video, frame_files, read_video
+from perceiver.data.manifest.table import read_table
+from perceiver.data.manifest.video import check_video, frame_files, is_array_content, read_video
 from perceiver.data.readers.array_files import read_array
 from perceiver.data.readers.audio import check_recording, read_recording
 from perceiver.data.readers.bounded_json import parse_json
 from perceiver.data.readers.delimited import decoded
+from perceiver.data.readers.flow_files import is_flow, read_flow_channels
 from perceiver.data.readers.images import deep_range_of_files, read_image
 from perceiver.data.readers.numbers import read_numbers
+from perceiver.data.readers.point_clouds.reading import check_point_cloud, is_point_cloud, read_point_cloud
 from perceiver.modalities.kinds import kind_of
-from perceiver.modalities.modality import ModalitySpec
 from perceiver.modalities.points import ArrayModality
+from perceiver.modalities.spec import ModalitySpec
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +38,13 @@ class Read(Protocol):
     Raises OSError or ValueError if the cell has no valid content of its kind; the message need not name row and column.
     """
 
-    def __call__(self, value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
+    def __call__(self, value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
         """Return the raw sample.
 
         Args:
-            value: value of the cell, not missing; a `FileContent` replaces a path, and a list of these a folder.
-            facts: known part of the modality's spec.
+            value: content of the cell, not missing, see `cell_content`; a `FileContent` replaces a path, and a list of these
+                a folder.
+            spec: known part of the modality's spec.
             folder: base of relative paths; None: the cell must not name a file.
             training: make the random choices of training.
         """
@@ -49,17 +53,26 @@ class Read(Protocol):
 
 @runtime_checkable
 class Survey(Protocol):
-    """Finds facts in the raw cells of the training rows, before any is decoded."""
+    """Completes a spec from the raw cells of the training rows, before any is decoded."""
 
     def __call__(
-        self, cells: Iterable[tuple[int, Any]], *, facts: ModalitySpec, folder: Path | None, report: Report
+        self, cells: Iterable[tuple[int, Any]], *, spec: ModalitySpec, folder: Path | None, report: Report
     ) -> dict[str, Any]:
-        """Return the spec with these facts; `cells` are (row, cell) pairs, and `report` gets unusable cells."""
+        """Return the completed spec; `cells` are (row, cell) pairs, and `report` gets unusable cells."""
         ...
 
 
-def _is_array(value: Any, facts: ModalitySpec) -> bool:
-    return not isinstance(value, str) or value.lstrip()[:1] == "["
+def _is_array(value: Any, spec: ModalitySpec) -> bool:
+    return not isinstance(value, str | Path) or _is_json(value)
+
+
+def _is_json(value: Any) -> bool:
+    return isinstance(value, str) and (value.lstrip()[:1] == "[" or _is_json_object(value))
+
+
+def _is_json_object(text: str) -> bool:
+    # Names of files may begin with a brace, too.
+    return text.lstrip()[:1] == "{" and text.rstrip()[-1:] == "}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,67 +81,136 @@ class Cells:
 
     Args:
         read: reads a cell.
-        is_value: returns whether a cell holds a value; otherwise it is the path of a file.
+        is_value: returns whether a cell holds a value; otherwise it is the path of a file. Not asked for a `Path`, which is
+            always a path, or a `FileContent`.
+        files: returns whether cells may name or hold files; otherwise they are values as they are.
         check_file: checks the head of a file.
         folders: whether a path may name a folder.
         check: checks a cell, instead of the functions above; None: values are read, and files checked.
-        survey: finds facts in cells of the training rows; None: no facts to find.
+        survey: completes the spec from the cells of the training rows; None: nothing to complete.
         surveyed: maximum number of cells for `survey`, evenly spaced; None: all.
     """
 
     read: Read
     is_value: Callable[[Any, ModalitySpec], bool] = _is_array
-    check_file: Callable[[Path], object] | None = None
+    files: Callable[[ModalitySpec], bool] = lambda spec: True
+    check_file: Callable[[Path | FileContent], object] | None = None
     folders: bool = False
     check: Callable[..., object] | None = None
     survey: Survey | None = None
     surveyed: int | None = None
 
 
-def cells_of(facts: ModalitySpec) -> Cells:
+def cells_of(spec: ModalitySpec) -> Cells:
     """Return the `Cells` for the kind of a modality; for a kind of another package, those that its `cells` selects."""
-    known = CELLS.get(str(facts["kind"]))
+    known = CELLS.get(str(spec["kind"]))
     if known is not None:
         return known
-    kind = kind_of(facts)
+    kind = kind_of(spec)
     return _ARRAYS if isinstance(kind, ArrayModality) else _PLUG_INS[kind.cells]
 
 
-def read_cell(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool = False) -> Any:
+def cell_content(value: Any, *, spec: ModalitySpec) -> Any:
+    """Return the content of a cell: structs, also as JSON text, are unpacked, see `perceiver.data.manifest.content`.
+
+    Raises:
+        ValueError: a struct is invalid.
+    """
+    if value is None or not cells_of(spec).files(spec):
+        return value
+    if isinstance(value, str) and _is_json_object(value):
+        found = from_json(value)
+        content = unpacked(found)
+        return value if content is found else content
+    return unpacked(value)
+
+
+def read_cell(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool = False) -> Any:
     """Read the raw sample that a cell holds or names. Errors as in `Read`."""
-    return cells_of(facts).read(value, facts=facts, folder=folder, training=training)
+    value = cell_content(value, spec=spec)
+    return cells_of(spec).read(value, spec=spec, folder=folder, training=training)
 
 
-def check_cell(value: Any, *, facts: ModalitySpec, folder: Path | None) -> None:
+def read_sample(file: Path | bytes, *, spec: ModalitySpec) -> Any:
+    """Read the raw sample in a file for `Perceiver.predict`.
+
+    Args:
+        file: path, relative to the working directory, or content.
+        spec: spec of the modality, of any data set.
+
+    Raises:
+        OSError, ValueError: the file does not exist or has no valid content of the kind.
+    """
+    if spec["kind"] == "table":
+        return _row_of_file(file)
+    if spec["kind"] == "timeseries" and "names" not in spec:
+        source = unpacked(file) if isinstance(file, bytes) else _existing(file, Path())
+        spec = {**spec, "names": series_names(source, spec=spec)}
+    return read_cell(file, spec=spec, folder=Path())
+
+
+def _row_of_file(file: Path | bytes) -> Any:
+    """Return the only row of a table, as a dict; in memory, it is a JSON object."""
+    if isinstance(file, bytes):
+        row = parse_json(file)
+        if not isinstance(row, dict):
+            raise ValueError(f"expected a JSON object of values by column, got {type(row).__name__}")
+        return row
+    table = read_table(_existing(file, Path()))
+    if len(table) != 1 or table.problems:
+        raise ValueError(f"expected a table of one row, got {len(table)}; for more, use mode=predict")
+    return {column: table.cell(0, column) for column in table.columns}
+
+
+def check_cell(value: Any, *, spec: ModalitySpec, folder: Path | None) -> None:
     """Check a cell, and the head of the file that it names, without decoding the file. Errors as in `Read`."""
-    cells = cells_of(facts)
+    cells = cells_of(spec)
+    value = cell_content(value, spec=spec)
     if cells.check is not None:
-        cells.check(value, facts=facts, folder=folder)
-    elif cells.is_value(value, facts):
-        read_cell(value, facts=facts, folder=folder)
+        cells.check(value, spec=spec, folder=folder)
+    elif isinstance(value, FileContent) and cells.check_file is not None:
+        cells.check_file(value)
+    elif _holds_value(value, spec):
+        cells.read(value, spec=spec, folder=folder, training=False)
     else:
         path = _existing(value, folder, directory=cells.folders)
         if cells.check_file is not None:
             cells.check_file(path)
 
 
-def files_of_cell(value: Any, *, facts: ModalitySpec, folder: Path) -> list[Path] | None:
-    """Return the files that a cell names: a file, or the frames of a video in a folder; None if it holds a value.
+def files_of_cell(value: Any, *, spec: ModalitySpec, folder: Path) -> list[Path | FileContent] | None:
+    """Return the files that a cell names or holds: a file, or the frames of a video; None if it holds another value.
 
     Raises:
         OSError: the file does not exist.
         ValueError: the folder has no images.
     """
-    cells = cells_of(facts)
-    if cells.is_value(value, facts):
+    cells = cells_of(spec)
+    value = cell_content(value, spec=spec)
+    if isinstance(value, FileContent):
+        return [value]
+    if is_list_of_files(value):
+        return [one if isinstance(one, FileContent) else _existing(one, folder) for one in value]
+    if _holds_value(value, spec):
         return None
     path = _existing(value, folder, directory=cells.folders)
-    return frame_files(path, num_frames=facts["shape"][1]) if path.is_dir() else [path]
+    return [*frame_files(path, num_frames=spec["shape"][1])] if path.is_dir() else [path]
 
 
-def names_of_series(value: Any, *, facts: ModalitySpec, folder: Path | None) -> list[str]:
+def is_list_of_files(value: Any) -> bool:
+    """Return whether the content of a cell is a list of files, such as the frames of a video."""
+    return isinstance(value, list) and bool(value) and all(isinstance(one, FileContent | Path) for one in value)
+
+
+def _holds_value(value: Any, spec: ModalitySpec) -> bool:
+    if isinstance(value, Path):
+        return False
+    return isinstance(value, FileContent) or cells_of(spec).is_value(value, spec)
+
+
+def names_of_series(value: Any, *, spec: ModalitySpec, folder: Path | None) -> list[str]:
     """Return the names of the values in a time series cell. Errors as in `Read`."""
-    return series_names(_series_source(value, folder), facts=facts)
+    return series_names(_series_source(value, folder), spec=spec)
 
 
 def array_of(value: Any, folder: Path | None) -> NDArray[Any]:
@@ -139,12 +221,10 @@ def array_of(value: Any, folder: Path | None) -> NDArray[Any]:
     """
     if isinstance(value, FileContent):
         return _numbers_of_file(value)
+    if isinstance(value, Path) or (isinstance(value, str) and not _is_json(value)):
+        return _numbers_of_file(_existing(value, folder))
     if isinstance(value, str):
-        if value.lstrip().startswith("["):
-            value = from_json(value)
-        else:
-            path = _existing(value, folder)
-            return _numbers_of_file(path)
+        value = from_json(value)
     try:
         array = np.asarray(value)
     except ValueError as error:
@@ -163,15 +243,11 @@ def from_json(text: str) -> Any:
         raise ValueError(f"expected a path, or JSON, got {shortened(text)}: {error}") from None
 
 
-def _image(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
-    if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
-        value = value["bytes"]  # images in Parquet files of the Hugging Face hub
-    if isinstance(value, bytes):
-        return _decoded(value)
-    if isinstance(value, FileContent):
-        return read_image(value, deep_range=facts.get("deep_range"))
-    if isinstance(value, str) and not value.lstrip().startswith("["):
-        return read_image(_existing(value, folder), deep_range=facts.get("deep_range"))
+def _image(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
+    if isinstance(value, Path) or (isinstance(value, str) and not _is_json(value)):
+        value = _existing(value, folder)
+    if isinstance(value, Path | FileContent):
+        return read_image(_rewound(value), deep_range=spec.get("deep_range"))
     pixels = array_of(value, folder)
     if pixels.dtype.kind in "iu":
         if pixels.size and not (pixels.min() >= 0 and pixels.max() <= 255):
@@ -185,34 +261,38 @@ def _image(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bo
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels, dtype=np.uint8))
 
 
-def _decoded(content: bytes) -> Image.Image:
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-            return image
-    except Exception as error:
-        raise ValueError(f"the bytes are no intact image ({type(error).__name__}: {error}).") from error
-
-
-def _audio(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
-    if isinstance(value, FileContent):
-        return read_recording(value, max_seconds=facts.get("max_seconds"), random_start=training)
-    if isinstance(value, str) and not value.lstrip().startswith("["):
-        path = _existing(value, folder)
-        return read_recording(path, max_seconds=facts.get("max_seconds"), random_start=training)
+def _audio(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
+    if isinstance(value, tuple):
+        array, rate = value
+        samples = _audio(array, spec=spec, folder=None, training=training)
+        return _cut(samples, rate, spec.get("max_seconds"), random_start=training), rate
+    if isinstance(value, Path) or (isinstance(value, str) and not _is_json(value)):
+        value = _existing(value, folder)
+    if isinstance(value, Path | FileContent):
+        return read_recording(_rewound(value), max_seconds=spec.get("max_seconds"), random_start=training)
     samples = array_of(value, folder)
     if samples.ndim not in (1, 2) or samples.size == 0 or not np.isfinite(samples).all():
         raise ValueError(f"expected finite samples (samples,) or (channels, samples), got shape {samples.shape}.")
     # Specs of version 0.1 have no width: integers were not scaled.
-    return samples if samples.dtype.kind in "iu" and "integer_bits" in facts else samples.astype(np.float32)
+    return samples if samples.dtype.kind in "iu" and "integer_bits" in spec else samples.astype(np.float32)
 
 
-def _text(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _cut(samples: NDArray[Any], rate: int, max_seconds: float | None, *, random_start: bool) -> NDArray[Any]:
+    """Cut sound to a length, as `read_recording` does."""
+    count = samples.shape[-1]
+    if max_seconds is None or count <= max_seconds * rate:
+        return samples
+    wanted = max(1, round(max_seconds * rate))
+    start = int(torch.randint(count - wanted + 1, ())) if random_start else 0
+    return samples[..., start : start + wanted]
+
+
+def _text(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
     if isinstance(value, list | np.ndarray):
         return array_of(value, folder)
-    if not facts.get("files"):
+    if not spec.get("files") and not isinstance(value, Path | FileContent):
         return value if isinstance(value, str) else str(value)
-    path = value if isinstance(value, FileContent) else _existing(str(value), folder)
+    path = value if isinstance(value, FileContent) else _existing(value, folder)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -222,104 +302,128 @@ def _text(value: Any, *, facts: ModalitySpec, folder: Path | None, training: boo
     return text
 
 
-def _series(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
-    return read_series(_series_source(value, folder), facts=facts)
+def _series(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
+    return read_series(_series_source(value, folder), spec=spec)
 
 
 def _series_source(value: Any, folder: Path | None) -> Any:
-    if not isinstance(value, str):
+    if not isinstance(value, str | Path):
         return value
-    return from_json(value) if value.lstrip()[:1] in ("[", "{") else _existing(value, folder)
+    return from_json(str(value)) if _is_json(value) else _existing(value, folder)
 
 
-def _video(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
-    if isinstance(value, FileContent) or (isinstance(value, list) and value and isinstance(value[0], FileContent)):
-        return read_video(value, num_frames=facts["shape"][1], deep_range=facts.get("deep_range"))
-    if not isinstance(value, str):
+def _video(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
+    settings = {"num_frames": spec["shape"][1], "deep_range": spec.get("deep_range")}
+    if is_list_of_files(value):
+        return read_video([_file_of(one, folder) for one in value], **settings)
+    if isinstance(value, FileContent):
+        return read_video(value, **settings)
+    if not isinstance(value, str | Path):
         raise ValueError(f"expected the path of a video, got {shortened(value)}.")
-    path = _existing(value, folder, directory=True)
-    return read_video(path, num_frames=facts["shape"][1], deep_range=facts.get("deep_range"))
+    return read_video(_existing(value, folder, directory=True), **settings)
 
 
-def _array(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _file_of(value: Path | FileContent, folder: Path | None) -> Path | FileContent:
+    return value if isinstance(value, FileContent) else _existing(value, folder)
+
+
+def _rewound(file: Path | FileContent) -> Path | FileContent:
+    """Go to the beginning of a file in memory, which may have been checked before."""
+    if isinstance(file, FileContent):
+        file.seek(0)
+    return file
+
+
+def _array(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
     array = array_of(value, folder)
     if array.size == 0 or not np.isfinite(array).all():
-        raise ValueError(f"expected finite numbers, not none, got shape {array.shape}.")
+        raise ValueError(f"expected one or more finite numbers, got shape {array.shape}.")
     return array
 
 
-def _points(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
-    array = _array(value, facts=facts, folder=folder, training=training)
+def _grid(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
+    """Read an array, or a flow file: with a first length of 3 in the shape, the third channel is 1 where flow is known."""
+    file = _numbers_file(value, folder)
+    if file is not None and is_flow(file):
+        return read_flow_channels(file, channels=spec["shape"][0])
+    return _array(value, spec=spec, folder=folder, training=training)
+
+
+def _points(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
+    file = _numbers_file(value, folder)
+    if file is not None and is_point_cloud(file):
+        value = read_point_cloud(file, features=spec.get("features", ()))
+    array = _array(value, spec=spec, folder=folder, training=training)
     if array.ndim != 2:
-        raise ValueError(f"expected points, a list of coordinates each, got numbers of shape {array.shape}.")
+        raise ValueError(f"expected a list of points, each a list of coordinates, got numbers of shape {array.shape}.")
     return array
 
 
-def _table(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _table(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
     """Return the value unchanged."""
     return value
 
 
 def _series_names(
-    cells: Iterable[tuple[int, Any]], *, facts: ModalitySpec, folder: Path | None, report: Report
+    cells: Iterable[tuple[int, Any]], *, spec: ModalitySpec, folder: Path | None, report: Report
 ) -> dict[str, Any]:
     """Add the names of the values of all series, in order of appearance, if the settings do not name them, and the step.
 
     If no series has times, steps are one second per row.
     """
     names: dict[str, None] = {}
-    timed = facts.get("step_seconds") is not None
+    timed = spec.get("step_seconds") is not None
     for row, value in cells:
         try:
             source = _series_source(value, folder)
-            if "names" not in facts:
-                names.update(dict.fromkeys(series_names(source, facts=facts)))
-            timed = timed or has_times(source, facts=facts)
+            if "names" not in spec:
+                names.update(dict.fromkeys(series_names(source, spec=spec)))
+            timed = timed or has_times(source, spec=spec)
         except Exception as error:
-            if "names" not in facts:
-                report(row, str(facts["column"]), error)
-    found = dict(facts) if "names" in facts else {**facts, "names": list(names), "num_values": len(names)}
+            if "names" not in spec:
+                report(row, str(spec["column"]), error)
+    found = dict(spec) if "names" in spec else {**spec, "names": list(names), "num_values": len(names)}
     if not timed:
         found["step_seconds"] = 1.0
-        message = "column %r: series have no times, so that steps are 1 second apart; set step_seconds for others."
-        log.info(message, facts["column"])
+        message = (
+            "column %r: series have no times, so their steps are taken to be 1 second apart; set step_seconds for other "
+            "intervals."
+        )
+        log.info(message, spec["column"])
     return found
 
 
 def _deep_range(
-    cells: Iterable[tuple[int, Any]], *, facts: ModalitySpec, folder: Path | None, report: Report
+    cells: Iterable[tuple[int, Any]], *, spec: ModalitySpec, folder: Path | None, report: Report
 ) -> dict[str, Any]:
     """Add the range of images with more than 8 bits per pixel, if there are such images and the settings do not give it."""
-    if "deep_range" in facts or folder is None:
-        return dict(facts)
-    images = (image for _, cell in cells for image in _images_in(cell, facts=facts, folder=folder))
+    if "deep_range" in spec or folder is None:
+        return dict(spec)
+    images = (image for _, cell in cells for image in _images_in(cell, spec=spec, folder=folder))
     found = deep_range_of_files(images)
-    return dict(facts) if found is None else {**facts, "deep_range": found}
+    return dict(spec) if found is None else {**spec, "deep_range": found}
 
 
-def _images_in(value: Any, *, facts: ModalitySpec, folder: Path) -> list[Path | io.BytesIO]:
-    """Return the files or contents of images in a cell; an empty list if no image is found."""
-    if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
-        value = value["bytes"]
-    if isinstance(value, bytes):
-        return [io.BytesIO(value)]
+def _images_in(value: Any, *, spec: ModalitySpec, folder: Path) -> list[Path | FileContent]:
+    """Return the files of images in a cell; an empty list if no image is found."""
     try:
-        return list(files_of_cell(value, facts=facts, folder=folder) or ())
+        return list(files_of_cell(value, spec=spec, folder=folder) or ())
     except (OSError, ValueError):
         return []
 
 
 def _warn_of_paths(
-    cells: Iterable[tuple[int, Any]], *, facts: ModalitySpec, folder: Path | None, report: Report
+    cells: Iterable[tuple[int, Any]], *, spec: ModalitySpec, folder: Path | None, report: Report
 ) -> dict[str, Any]:
     """Return the spec unchanged; warn if texts are paths of files, which are rarely meant to be learned as text."""
     texts = [text for _, text in cells]
-    if not facts.get("files") and folder is not None and all(_is_path_of_file(text, folder) for text in texts):
+    if not spec.get("files") and folder is not None and all(_is_path_of_file(text, folder) for text in texts):
         log.warning(
-            "column %r: holds paths of files, such as %s, and trains on these names; set files: true to read the files.",
-            *(facts["column"], shortened(texts[0])),
+            "column %r: the cells look like file paths, such as %s, and are used as text; set files: true to read "
+            "the files.",
+            *(spec["column"], shortened(texts[0])),
         )
-    return dict(facts)
+    return dict(spec)
 
 
 def _is_path_of_file(value: Any, folder: Path) -> bool:
@@ -329,59 +433,57 @@ def _is_path_of_file(value: Any, folder: Path) -> bool:
         return False
 
 
-def _check_image(path: Path) -> None:
+def _check_image(path: Path | FileContent) -> None:
     try:
-        with Image.open(path):
+        with Image.open(_rewound(path)):
             pass
     except Exception as error:
-        raise ValueError(f"{path}: no image that can be read ({type(error).__name__}: {error}).") from error
+        raise ValueError(f"{path}: not a readable image ({type(error).__name__}: {error}).") from error
 
 
-def _of_plug_in(value: Any, *, facts: ModalitySpec, folder: Path | None, training: bool) -> Any:
-    kind = kind_of(facts)
+def _of_plug_in(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
+    kind = kind_of(spec)
     if kind.cells == "numbers":
         value = array_of(value, folder)
     elif kind.cells == "files":
-        if isinstance(value, bytes):
-            value = FileContent(value, name="content of a cell")
-        value = value if isinstance(value, FileContent) else _existing(str(value), folder)
-    return kind.read(value, facts)
+        value = value if isinstance(value, FileContent) else _existing(value, folder)
+    return kind.read(value, spec)
 
 
 CELLS: dict[str, Cells] = {
     "image": Cells(read=_image, check_file=_check_image, survey=_deep_range, surveyed=1024),
     "video": Cells(
         read=_video,
-        is_value=lambda value, facts: not isinstance(value, str),
+        is_value=lambda value, spec: not isinstance(value, str),
         check_file=check_video,
         folders=True,
         survey=_deep_range,
         surveyed=128,
     ),
     "audio": Cells(read=_audio, check_file=check_recording),
-    "points": Cells(read=_points),
+    "points": Cells(read=_points, check_file=check_point_cloud),
     "text": Cells(
         read=_text,
-        is_value=lambda value, facts: not (isinstance(value, str) and facts.get("files")),
+        is_value=lambda value, spec: not (isinstance(value, str) and spec.get("files")),
+        files=lambda spec: bool(spec.get("files")),
         survey=_warn_of_paths,
         surveyed=8,
     ),
     "timeseries": Cells(
         read=_series,
-        is_value=lambda value, facts: not isinstance(value, str) or value.lstrip()[:1] in ("[", "{"),
         check=names_of_series,
         survey=_series_names,
     ),
-    "table": Cells(read=_table, is_value=lambda value, facts: True, survey=table_facts),
+    "table": Cells(read=_table, is_value=lambda value, spec: True, files=lambda spec: False, survey=table_spec),
 }
 """Cell functions by built-in kind."""
 
-_ARRAYS = Cells(read=_array)
+_ARRAYS = Cells(read=_grid)
 
 _PLUG_INS = {
     "numbers": Cells(read=_of_plug_in),
-    "files": Cells(read=_of_plug_in, is_value=lambda value, facts: not isinstance(value, str)),
-    "values": Cells(read=_of_plug_in, is_value=lambda value, facts: True),
+    "files": Cells(read=_of_plug_in, is_value=lambda value, spec: not isinstance(value, str)),
+    "values": Cells(read=_of_plug_in, is_value=lambda value, spec: True, files=lambda spec: False),
 }
 """Cell functions by `Modality.cells`."""
 
@@ -389,24 +491,32 @@ _PLUG_INS = {
 _LONGEST_PATH = 1024  # characters; longer text is content, e.g. in base 64
 
 
-def _existing(value: str, folder: Path | None, *, directory: bool = False) -> Path:
+def _existing(value: Any, folder: Path | None, *, directory: bool = False) -> Path:
     if folder is None:
         raise ValueError(f"expected the content of a file or a value, got {shortened(value)}, which would name a file.")
-    if len(value) > _LONGEST_PATH or "\0" in value:
-        raise ValueError(f"expected the path of a file, got {len(value):,} characters: {shortened(value)}.")
-    path = folder / value.strip()
+    text = str(value)
+    if len(text) > _LONGEST_PATH or "\0" in text:
+        raise ValueError(f"expected the path of a file, got {len(text):,} characters: {shortened(text)}.")
+    path = folder / (value if isinstance(value, Path) else text.strip())
     if not (path.is_file() or (directory and path.is_dir())):
-        raise FileNotFoundError(f"there is no file {path}.")
+        raise FileNotFoundError(f"no such file: {path}.")
     return path
 
 
+def _numbers_file(value: Any, folder: Path | None) -> Path | FileContent | None:
+    """Return the file that a cell of numbers names or holds; None if it holds numbers."""
+    if isinstance(value, str) and not value.lstrip().startswith("["):
+        return _existing(value, folder)
+    return value if isinstance(value, FileContent) else None
+
+
 def _numbers_of_file(path: Path | FileContent) -> NDArray[Any]:
-    if path.suffix.lower() != ".npy":
+    if path.suffix.lower() != ".npy" and not is_array_content(path):
         return read_numbers(decoded(path.read_bytes(), path=path), path=path)
     try:
         array: NDArray[Any] = read_array(path)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: holds no numbers in rows of equal length: {error}.") from None
+        raise ValueError(f"{path}: expected numbers in rows of equal length: {error}.") from None
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{path}: expected numbers, got {array.dtype}.")
     return array

@@ -1,7 +1,6 @@
 """The columns of a table modality: numeric or categorical, with their statistics in the training rows."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,10 @@ from typing import Any
 import torch
 
 from perceiver.data.manifest.table import ManifestTable
-from perceiver.modalities.cell_values import number_in_column, number_of_name, plain_text, value_text
-from perceiver.modalities.modality import ModalitySpec
+from perceiver.modalities.cell_values import number_in_column, value_text
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.statistics import spread
+from perceiver.modalities.table import UnknownCategories
 from perceiver.modalities.written_numbers import (
     how_dates_are_written,
     how_numbers_are_written,
@@ -27,14 +27,14 @@ Report = Callable[[int, str | None, object], None]
 """Gets an unusable row, the column at fault if there is a single one, and the problem."""
 
 
-def table_facts(
-    cells: Iterable[tuple[int, Mapping[str, Any]]], *, facts: ModalitySpec, folder: Path | None, report: Report
+def table_spec(
+    cells: Iterable[tuple[int, Mapping[str, Any]]], *, spec: ModalitySpec, folder: Path | None, report: Report
 ) -> dict[str, Any]:
     """Return the spec with numeric columns (mean and standard deviation) and categorical columns (values)."""
-    asked = {name: kind for kind in ("numbers", "categories") for name in facts[f"asked_{kind}"]}
+    asked = {name: kind for kind in ("numbers", "categories") for name in spec[f"asked_{kind}"]}
     rows = dict(cells)
-    columns = {name: [values.get(name) for values in rows.values()] for name in facts["columns"]}
-    separators = {key: facts.get(key) for key in ("decimal", "thousands")}
+    columns = {name: [values.get(name) for values in rows.values()] for name in spec["columns"]}
+    separators = {key: spec.get(key) for key in ("decimal", "thousands")}
     numbers: list[str] = []
     written: dict[str, dict[str, str]] = {}
     dates: dict[str, dict[str, str]] = {}
@@ -56,8 +56,8 @@ def table_facts(
                 report(
                     row,
                     name,
-                    f"expected a {what}, as in other rows, got {value!r}. If the column is meant so, name it under "
-                    "categories.",
+                    f"expected a {what}, as in other rows, got {value!r}. If this column is categorical, name it "
+                    "under categories.",
                 )
             else:
                 present += [] if number is None else [number]
@@ -76,16 +76,16 @@ def table_facts(
         if name not in numbers
     }
     for name, categories in known.items():
-        there = sum(value is not None for value in columns[name])
-        many = len(categories) > 0.9 * there and there > _FEW
+        filled = sum(value is not None for value in columns[name])
+        many = len(categories) > 0.9 * filled and filled > _FEW
         log.log(
             logging.WARNING if many else logging.INFO,
             "column %r: read as a category with %d values in %d cells%s",
-            *(name, len(categories), there, f", such as {categories[0]}: almost one per row." if many else "."),
+            *(name, len(categories), filled, f", such as {categories[0]}: almost one per row." if many else "."),
         )
     settings = ("asked_numbers", "asked_categories", "decimal", "thousands")
     return {
-        **{key: value for key, value in facts.items() if key not in settings},
+        **{key: value for key, value in spec.items() if key not in settings},
         **found,
         "numbers": numbers,
         "mean": means,
@@ -127,26 +127,22 @@ def natural(text: str) -> tuple[bool, float, str]:
         return True, 0.0, text
 
 
-def warn_of_unknown_values(table: ManifestTable, rows: Sequence[int], *, facts: Mapping[str, Any]) -> None:
+def warn_of_unknown_values(table: ManifestTable, rows: Sequence[int], *, spec: ModalitySpec) -> None:
     """Log the columns of a table modality that are empty in all rows, and categories unseen in training.
 
     Args:
         table: the manifest.
         rows: rows for validation, test or prediction.
-        facts: stored spec of the modality.
+        spec: stored spec of the modality.
     """
-    for column in facts["columns"] if process_rank() == 0 and rows else ():
+    categories = spec.get("categories") or {}
+    for column in (spec.get("columns") or ()) if process_rank() == 0 and rows else ():
         values = [value for row in rows if (value := table.cell(row, column)) is not None]
         if not values:
             log.warning("%s, column %r: is empty in all %d rows.", table.path, column, len(rows))
-        if column not in facts["categories"]:
+        if column not in categories:
             continue
-        known = facts["categories"][column]
-        unknown = Counter(text for value in values if number_of_name(text := plain_text(value), known) is None)
-        if unknown:
-            log.warning(
-                "%s, column %r: %d of %d cells have %d values unknown in training, such as %s; a model takes them for "
-                "missing categories. Known are %s.",
-                *(table.path, column, unknown.total(), len(values), len(unknown), repr(next(iter(unknown)))),
-                ", ".join(known[:20]),
-            )
+        unknown = UnknownCategories(categories[column])
+        for value in values:
+            unknown.add(value)
+        unknown.warn(f"{table.path}, column {column!r}")

@@ -4,14 +4,13 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from perceiver.data.loading.source import Source
+from perceiver.data.loading.source import Source, stored_kinds
 from perceiver.data.manifest.columns import warn_of_unknown_values
+from perceiver.data.manifest.formats.parts import folder_of, listed
 from perceiver.data.manifest.modalities import ManifestModality, parse_modalities, stored_modality
 from perceiver.data.manifest.rows import (
     BadRows,
@@ -21,34 +20,39 @@ from perceiver.data.manifest.rows import (
     usable_rows,
 )
 from perceiver.data.manifest.splits import Splits, split_of, split_rows
-from perceiver.data.manifest.statistics import learned_facts
+from perceiver.data.manifest.statistics import learned_spec
 from perceiver.data.manifest.table import MAX_ROW_GROUP_BYTES, ManifestTable, read_table
+from perceiver.data.manifest.targets import AUTO, target_columns
 from perceiver.data.manifest.targets import KINDS as TARGET_KINDS
-from perceiver.data.manifest.targets import target_columns
+from perceiver.runtime.user_paths import expanded
 
-AUTO = "auto"
+LABEL = "label"
+"""Default column of targets."""
 
 log = logging.getLogger(__name__)
 
 
 class Manifest(Source):
-    """Trains on the rows of a CSV, Parquet or JSON lines file, whose cells are values or paths of files.
+    """Trains on the rows of CSV, Parquet or JSON files, whose cells are values or paths of files.
 
     A row may lack any of its modalities (an empty cell), but not all. Cells are decoded per batch, in the loader processes.
     Batches hold `inputs[name]` for each modality, as `perceiver.Collate` makes them, and masks if modalities are missing
     or lengths differ. The spec holds everything that prediction needs, including the columns.
 
     Args:
-        manifest: path of the file.
+        manifest: path of the file; or of several parts with the same columns: a pattern such as `train-*.parquet`, a folder,
+            or a list. `~` and `$VARIABLE` are expanded here, in `root` and in `path` of a modality, but never in cells.
         modalities: by name, a kind (image, video, audio, points, text, timeseries) if the column has the same name, or a
-            mapping: `{kind: image, column: photo, size: [32, 32]}`, `{kind: table, columns: [age, sex]}`. The kind may be a
-            `perceiver.modalities.Modality` of any installed package: `{kind: my_package.Thermometer}`. None: those of a
-            stored spec.
-        target: column of targets, or several columns for values. Names of classes and labels are the cells of the training
-            rows.
+            mapping: `{kind: image, column: photo, size: [32, 32]}`, `{kind: table, columns: [age, sex]}`. Paths may be
+            patterns of columns: `{kind: image, path: "images/{id}.jpg"}`. The kind may be a `perceiver.modalities.Modality`
+            of any installed package: `{kind: my_package.Thermometer}`. None: those of a stored spec.
+        target: column of targets. Names of classes and labels are the cells of the training rows. Several columns: values,
+            or a column of 0 and 1 for each class or label, whose names are those of the columns.
         target_kind: "classes", a class per row; "labels", any number of labels, separated by `label_separator` or as a
             JSON list, for `task=multilabel`; "values", numbers, for `task=regression`. "auto": as in a stored spec, else
-            classes.
+            classes; of several columns, classes if each row has exactly one 1, else labels.
+        decimal, thousands: separators of numbers, such as "," and ".", in targets that are values, and default of table
+            modalities. None: detected in each column.
         label_separator: separator of labels in a cell. None: as in a stored spec, else a semicolon.
         delimiter: delimiter of a CSV file. None: detected.
         encoding: encoding of a CSV file.
@@ -70,6 +74,8 @@ class Manifest(Source):
             unusable rows; `skipped` and the log name them.
         check_files: check that all files exist, and read their heads, before training.
         max_row_group_bytes: memory limit of a row group in a Parquet manifest; rows of larger groups cannot be used.
+        max_decompressed_bytes: size limit of the content of a compressed file (`.csv.gz`). None: 200 times its size, but at
+            least 64 MiB and at most 2 GiB.
         needs_test: whether `prepare` requires test rows.
 
     Raises:
@@ -83,10 +89,12 @@ class Manifest(Source):
     def __init__(
         self,
         *,
-        manifest: str | os.PathLike[str],
+        manifest: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         modalities: Mapping[str, Any] | None = None,
-        target: str | Sequence[str] = "label",
+        target: str | Sequence[str] = LABEL,
         target_kind: str = AUTO,
+        decimal: str | None = None,
+        thousands: str | None = None,
         label_separator: str | None = None,
         delimiter: str | None = None,
         encoding: str = "utf-8",
@@ -105,24 +113,28 @@ class Manifest(Source):
         on_bad_row: str = "error",
         check_files: bool = True,
         max_row_group_bytes: int = MAX_ROW_GROUP_BYTES,
+        max_decompressed_bytes: int | None = None,
         needs_test: bool = True,
     ) -> None:
-        super().__init__(facts={}, split_seed=split_seed)
+        super().__init__(specs={}, split_seed=split_seed)
         if on_bad_row not in ("error", "skip"):
             raise ValueError(f"data.on_bad_row: expected error or skip, got {on_bad_row!r}.")
         if not 0 < validation_fraction < 1:
             raise ValueError(f"data.validation_fraction: expected a share between 0 and 1, got {validation_fraction}.")
         if not 0 <= test_fraction <= 1:
             raise ValueError(f"data.test_fraction: expected a share from 0 to 1, got {test_fraction}.")
-        self.manifest = Path(manifest)
-        self.root = self.manifest.parent if root is None else Path(root)
+        self._places = [expanded(place, setting="data.manifest") for place in listed(manifest)]
+        self.root = folder_of(self._places) if root is None else expanded(root, setting="data.root")
+        self.manifest = self._places[0] if len(self._places) == 1 else self.root
         self.target = target
         self.target_kind = target_kind
+        self.decimal = decimal
+        self.thousands = thousands
         # This also checks both arguments.
-        self._targets = target_columns("classes" if target_kind == AUTO else target_kind, target, separator=label_separator)
+        self._targets = target_columns(target_kind, target, separator=label_separator, decimal=decimal, thousands=thousands)
         self.label_separator = label_separator
         if delimiter is not None and len(delimiter) != 1:
-            raise ValueError(f"data.delimiter: expected one character, or null to find it, got {delimiter!r}.")
+            raise ValueError(f"data.delimiter: expected one character, or null to detect it, got {delimiter!r}.")
         self.delimiter = delimiter
         self.encoding = encoding
         self.header = header
@@ -133,14 +145,20 @@ class Manifest(Source):
         self.check_files = check_files
         if max_row_group_bytes < 1:
             raise ValueError(f"data.max_row_group_bytes: expected 1 or more, got {max_row_group_bytes}.")
+        if max_decompressed_bytes is not None and max_decompressed_bytes < 1:
+            raise ValueError(f"data.max_decompressed_bytes: expected 1 or more, or null, got {max_decompressed_bytes}.")
         self.max_row_group_bytes = max_row_group_bytes
+        self.max_decompressed_bytes = max_decompressed_bytes
         self.needs_test = needs_test
+        separators = {"decimal": decimal, "thousands": thousands}
         picture = {"size": image_size, "channels": image_channels}
         sound = {"sample_rate": sample_rate, "channels": audio_channels, "max_seconds": max_seconds}
         self._asked: list[ManifestModality] | None = (
             None
             if modalities is None
-            else parse_modalities(modalities, defaults={"image": picture, "video": picture, "audio": sound})
+            else parse_modalities(
+                modalities, defaults={"image": picture, "video": picture, "audio": sound, "table": separators}
+            )
         )
         self._bad = BadRows(skip=on_bad_row == "skip")
         self._table: ManifestTable | None = None
@@ -172,18 +190,28 @@ class Manifest(Source):
         if kind not in TARGET_KINDS or self.target_kind not in (AUTO, kind):
             own = ", ".join(TARGET_KINDS) if self.target_kind == AUTO else self.target_kind
             raise ValueError(f"spec.target.kind: Manifest has {own}, but the stored spec says {kind!r}.")
+        target = stored["target"]
         columns = self.target
         if kind == "values" and self.target_kind == AUTO:
-            columns = [str(name) for name in stored["target"]["names"]]  # as set in training
-        known = {name: facts.get("kind") for name, facts in stored.get("modalities", {}).items()}
+            columns = [str(name) for name in target["names"]]  # as set in training
+        elif kind != "values" and target.get("columns") and (columns == LABEL or not isinstance(columns, str)):
+            columns = [str(name) for name in target["columns"]]
+        known = stored_kinds(stored)
         for modality in self._asked or ():
             if known.get(modality.name) != modality.kind:
                 raise ValueError(
-                    f"spec.modalities: Manifest has {modality.name!r} of kind {modality.kind}, but the stored spec has "
-                    f"{known}. Use the modalities that the checkpoint was trained with, or some of them."
+                    f"spec.modalities: Manifest has {modality.name!r} of kind {modality.kind}, but the stored spec "
+                    f"has {known}. Use the modalities that the checkpoint was trained with, or a subset."
                 )
-        separator = stored["target"].get("separator") if self.label_separator is None else self.label_separator
-        self._targets = target_columns(kind, columns, separator=separator)
+        self._targets = target_columns(
+            kind,
+            columns,
+            separator=target.get("separator") if self.label_separator is None else self.label_separator,
+            decimal=self.decimal,
+            thousands=self.thousands,
+            # Another table may be written in another way, if the user says so.
+            written=None if self.decimal or self.thousands else target.get("written"),
+        )
         self.spec = deepcopy(dict(stored))
         self._splits, self._trained = None, False
 
@@ -194,11 +222,11 @@ class Manifest(Source):
         if not splits.train or not splits.val:
             raise ValueError(
                 f"{self.manifest}: expected rows for training and for validation, got {len(splits.train)} and "
-                f"{len(splits.val)}; there are {len(self._columns())} rows. Add rows, or see data.split, "
+                f"{len(splits.val)}; there are {len(self._columns())} rows. Add rows, or change data.split, "
                 "data.validation_fraction and data.test_fraction."
             )
         if self.needs_test and not splits.test:
-            raise ValueError(f"data.split: {self.manifest} has no rows for the test; mark some as test, or set test=false.")
+            raise ValueError(f"data.split: {self.manifest} has no test rows; mark some rows as test, or set test=false.")
         if self.spec is None:
             specs = self._learned(splits.train)
             decodable = self._decodable(splits.train, specs)
@@ -223,7 +251,7 @@ class Manifest(Source):
 
     def _learned(self, rows: list[int]) -> dict[str, Any]:
         return {
-            modality.name: learned_facts(modality, table=self._columns(), rows=rows, folder=self.root, bad=self._bad)
+            modality.name: learned_spec(modality, table=self._columns(), rows=rows, folder=self.root, bad=self._bad)
             for modality in self._modalities()
         }
 
@@ -232,10 +260,11 @@ class Manifest(Source):
         splits = self._split()
         self._report_unlabelled("test")
         if not splits.test:
-            raise ValueError(f"data.split: {self.manifest} has no rows for the test; mark some as test.")
+            raise ValueError(f"data.split: {self.manifest} has no test rows; mark some rows as test.")
         if not self._trained and self._column(self.split, "split") is None and self.test_fraction < 1:
             log.info(
-                "%d of the %d rows of %s are for the test (data.test_fraction=%g); for all set data.test_fraction=1.",
+                "%d of the %d rows of %s are test rows (data.test_fraction=%g); to test on all rows, set "
+                "data.test_fraction=1.",
                 len(splits.test),
                 len(self._columns()),
                 self.manifest,
@@ -249,7 +278,7 @@ class Manifest(Source):
     def read_prediction(self) -> ManifestRows:
         """Return all rows of all splits, without targets."""
         if self.spec is None:
-            raise RuntimeError('prediction needs a spec: set data.spec to that of a checkpoint, or call setup("fit").')
+            raise RuntimeError('prediction needs a spec: set data.spec to the spec of a checkpoint, or call setup("fit").')
         table = self._columns()
         rows = self._decodable(self._usable(range(len(table))), self._specs())
         self._warn_of_unknown_values(rows)
@@ -306,7 +335,7 @@ class Manifest(Source):
     def _warn_of_unknown_values(self, rows: Sequence[int]) -> None:
         for modality in self._modalities():
             if modality.kind == "table":
-                warn_of_unknown_values(self._columns(), rows, facts=self._specs()[modality.name])
+                warn_of_unknown_values(self._columns(), rows, spec=self._specs()[modality.name])
 
     def _known(self, rows: Sequence[int]) -> list[int]:
         """Return the rows whose target is known from training."""
@@ -330,7 +359,7 @@ class Manifest(Source):
     ) -> ManifestRows:
         if len(rows) == 0:
             skipped = f": {'; '.join(self.skipped[:3])}" if self.skipped else ""
-            raise ValueError(f"{self.manifest}: no rows are left, {len(self.skipped)} were skipped{skipped}")
+            raise ValueError(f"{self.manifest}: no rows remain; {len(self.skipped)} were skipped{skipped}")
         return ManifestRows(
             table=self._columns(),
             rows=rows,
@@ -362,27 +391,24 @@ class Manifest(Source):
         if self.spec is None:
             if self._asked is None:
                 raise ValueError(
-                    "data.modalities: expected the columns that are modalities and their kinds, e.g. "
+                    "data.modalities: expected modalities, as columns with their kinds, e.g. "
                     "'data.modalities={photo: image, sound: audio}', got none."
                 )
             return self._asked
         chosen = list(self.spec["modalities"]) if self._asked is None else [one.name for one in self._asked]
-        stored = {name: stored_modality(name, self.spec["modalities"][name]) for name in chosen}
-        if self._asked is None:
-            return list(stored.values())
         # Another manifest may use other column names.
-        return [
-            stored[one.name] if one.several_columns else _in_column(stored[one.name], one.columns) for one in self._asked
-        ]
+        asked = {} if self._asked is None else {one.name: one for one in self._asked}
+        return [stored_modality(name, self.spec["modalities"][name], asked=asked.get(name)) for name in chosen]
 
     def _columns(self) -> ManifestTable:
         if self._table is None:
             self._table = read_table(
-                self.manifest,
+                self._places,
                 delimiter=self.delimiter,
                 encoding=self.encoding,
                 header=self.header,
                 max_row_group_bytes=self.max_row_group_bytes,
+                max_decompressed_bytes=self.max_decompressed_bytes,
             )
         return self._table
 
@@ -392,33 +418,29 @@ class Manifest(Source):
         for modality in self._modalities():
             for column in modality.columns:
                 if column not in table.columns:
-                    hint = "" if self.spec is None else " To do without it, name the others with data.modalities."
+                    hint = "" if self.spec is None else " To leave it out, list the other modalities in data.modalities."
                     raise ValueError(self._unknown_column(column, f"data.modalities.{modality.name}") + hint)
                 if column in self._targets.columns:
                     raise ValueError(
-                        f"data.modalities.{modality.name}: column {column!r} is the target; a model must not see it."
+                        f"data.modalities.{modality.name}: column {column!r} is the target, which cannot also be an input."
                     )
         for setting in ("id", "split"):
             self._column(getattr(self, setting), setting)
 
-    def _column(self, said: str | None, setting: str) -> str | None:
+    def _column(self, given: str | None, setting: str) -> str | None:
         """Return the column of ids or splits; None if it does not exist."""
         columns = self._columns().columns
-        if said == AUTO:
+        if given == AUTO:
             return setting if setting in columns else None
-        if said is not None and said not in columns:
-            raise ValueError(self._unknown_column(said, f"data.{setting}"))
-        return said
+        if given is not None and given not in columns:
+            raise ValueError(self._unknown_column(given, f"data.{setting}"))
+        return given
 
     def _unknown_column(self, column: str, setting: str) -> str:
         table = self._columns()
         if column in table.repeated:
-            return f"{setting}: {self.manifest} has several columns called {column!r}; rename all but one."
+            return f"{setting}: {self.manifest} has several columns named {column!r}; rename all but one."
         return f"{setting}: {self.manifest} has no column {column!r}, only {', '.join(table.columns)}."
 
     def _ids(self) -> RowIds:
         return RowIds(table=self._columns(), column=self._column(self.id, "id"))
-
-
-def _in_column(modality: ManifestModality, columns: tuple[str, ...]) -> ManifestModality:
-    return replace(modality, columns=columns, facts={**modality.facts, "column": columns[0]})

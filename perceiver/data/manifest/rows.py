@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from perceiver.batch import Sample
-from perceiver.data.manifest.cells import check_cell, read_cell
+from perceiver.data.manifest.cells import cell_content, check_cell, read_cell
 from perceiver.data.manifest.modalities import ManifestModality
 from perceiver.data.manifest.table import ManifestTable
 from perceiver.data.readers.progress import progress
@@ -64,7 +64,7 @@ class BadRows:
             BadRowError: unusable rows are not skipped; the error has this message.
         """
         if not self.skip:
-            raise BadRowError(f"{message} Mend it, or leave such rows out with data.on_bad_row=skip.")
+            raise BadRowError(f"{message} Correct it, or skip such rows with data.on_bad_row=skip.")
         self.skipped.setdefault(row, _clipped(message))
 
     def tell(self, *, total: int) -> None:
@@ -107,7 +107,7 @@ class RowIds:
                 unique.append(row)
             else:
                 bad.report(
-                    row, f"{self.table.where(row, self.column)}: id {self(row)!r} is that of {self.table.where(first)} too."
+                    row, f"{self.table.where(row, self.column)}: id {self(row)!r} also occurs at {self.table.where(first)}."
                 )
         return unique
 
@@ -143,7 +143,7 @@ class ManifestRows(Dataset[Sample]):
         self.rows = torch.as_tensor(rows, dtype=torch.int64)
         self._targets = targets
         self.modalities = list(modalities)
-        self.specs = {name: dict(facts) for name, facts in specs.items()}
+        self.specs = {name: dict(spec) for name, spec in specs.items()}
         # Kept so that spawned loader processes import kinds of other packages when they unpickle this object.
         self._kinds = {modality.name: modality.behaviour for modality in modalities}
         self.folder = folder
@@ -195,13 +195,13 @@ class ManifestRows(Dataset[Sample]):
 
     def read(self, row: int, modality: ManifestModality) -> Tensor | dict[str, Tensor] | None:
         """Read a modality of a row of the table; None if it is missing. Errors as in `__getitem__`."""
-        facts = self.specs[modality.name]
+        spec = self.specs[modality.name]
         try:
             value = cell_of(self.table, row, modality)
             if value is None:
                 return None
-            raw = read_cell(value, facts=facts, folder=self.folder, training=self.training)
-            x = self._kinds[modality.name].preprocess(raw, facts, modality.kind)
+            raw = read_cell(value, spec=spec, folder=self.folder, training=self.training)
+            x = self._kinds[modality.name].preprocess(raw, spec, modality.kind)
         except ImportError:
             raise
         except Exception as error:  # any decoder failure must affect only its row
@@ -209,22 +209,31 @@ class ManifestRows(Dataset[Sample]):
         if isinstance(x, dict) and "present" in x and not bool(x["present"].any()):
             return None
         if isinstance(x, Tensor) and x.is_floating_point() and not bool(x.isfinite().all()):
-            raise BadRowError(f"{_where(self.table, row, modality)}: holds NaN or infinity.")
+            raise BadRowError(f"{_where(self.table, row, modality)}: contains NaN or infinity.")
         return x
 
 
 def cell_of(table: ManifestTable, row: int, modality: ManifestModality) -> Any:
-    """Return a row's value of a modality, or a dict of the non-empty columns of a table; None if it is missing."""
+    """Return the content of a row's cell, see `perceiver.data.manifest.cells.cell_content`; None if it is missing.
+
+    Returns a dict of the non-empty columns for a table, and the filled path for a pattern.
+
+    Raises:
+        ValueError: the cell holds an invalid struct, or leads out of the folder of the pattern.
+    """
     if modality.several_columns:
         values = {column: value for column in modality.columns if (value := table.cell(row, column)) is not None}
         return values or None
-    return table.cell(row, modality.columns[0])
+    if modality.pattern is not None:
+        cells = {column: table.cell(row, column) for column in modality.columns}
+        return None if any(value is None for value in cells.values()) else modality.pattern.filled(cells)
+    return cell_content(table.cell(row, modality.columns[0]), spec=modality.spec)
 
 
 def nothing_in(modalities: Iterable[ManifestModality]) -> str:
     """Return the message for a row whose cells are all empty."""
     columns = [column for modality in modalities for column in modality.columns]
-    return f"has nothing in any of the columns of modalities, {', '.join(columns)}"
+    return f"all columns of its modalities are empty: {', '.join(columns)}"
 
 
 def usable_rows(
@@ -295,7 +304,7 @@ def _problem(
                 continue
             empty = False
             if check_files:
-                check_cell(value, facts=modality.facts, folder=folder)
+                check_cell(value, spec=modality.spec, folder=folder)
         except ImportError:
             raise
         except Exception as error:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from perceiver.data.manifest.content import FileContent
 from perceiver.data.readers.delimited import Delimited, decoded, is_index, numbers_of, read_delimited
+from perceiver.modalities.spec import ModalitySpec
 
 TIME_NAMES = ("time", "times", "timestamp", "seconds", "t", "date", "datetime")
 """Accepted names of the time column, in any case, if the modality's `time` does not name it."""
@@ -19,7 +20,7 @@ TIME_NAMES = ("time", "times", "timestamp", "seconds", "t", "date", "datetime")
 _HEAD_BYTES = 2**16
 
 
-def read_series(value: Any, *, facts: Mapping[str, Any]) -> dict[str, Any]:
+def read_series(value: Any, *, spec: ModalitySpec) -> dict[str, Any]:
     """Read a series for `perceiver.modalities.timeseries`: `values` (T, F), NaN if missing, and `times` (T,).
 
     Times are seconds or ISO 8601 instants. Without times, steps are `step_seconds` of the spec apart.
@@ -27,16 +28,16 @@ def read_series(value: Any, *, facts: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         value: the path of a CSV file with a header; numbers (T,) or (T, F); or a dict with a list of times and either
             `values` (T, F) or a list for each value by name.
-        facts: the spec: `names` of the values, `time`, `step_seconds`. Values that the series lacks are missing.
+        spec: the spec: `names` of the values, `time`, `step_seconds`. Values that the series lacks are missing.
 
     Raises:
         OSError, ValueError: the value is not a series, is empty, or lacks all values of the spec; for a file, the message
             names line and column.
     """
-    names = list(facts["names"])
-    found, values, times = _series(value, facts)
+    names = list(spec["names"])
+    found, values, times = _series(value, spec)
     if len(values) == 0:
-        raise ValueError(f"{_name(value)}holds no steps.")
+        raise ValueError(f"{_name(value)}has no steps.")
     if found is None:
         if values.shape[1] != len(names):
             raise ValueError(f"expected {len(names)} values per step, {', '.join(names)}, got {values.shape[1]}.")
@@ -45,50 +46,46 @@ def read_series(value: Any, *, facts: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{_name(value)}expected some of the values {', '.join(names)}, got {', '.join(found)}.")
         missing = np.full((len(values), 1), np.nan)
         values = np.concatenate([values[:, [found.index(name)]] if name in found else missing for name in names], axis=1)
-    if times is None and facts.get("step_seconds") is None:
+    if times is None and spec.get("step_seconds") is None:
         raise ValueError(
-            f"{_name(value)}has no times; say how far steps are apart with {{kind: timeseries, step_seconds: …}}, or "
-            "name the column of times with time: NAME."
+            f"{_name(value)}has no times; give the interval of its steps with {{kind: timeseries, step_seconds: …}}, "
+            "or name the time column with time: NAME."
         )
     if not np.isfinite(values[~np.isnan(values)]).all():
-        raise ValueError(f"{_name(value)}holds infinite values.")
+        raise ValueError(f"{_name(value)}contains infinite values.")
     return {"values": values} if times is None else {"values": values, "times": times}
 
 
-def has_times(value: Any, *, facts: Mapping[str, Any]) -> bool:
+def has_times(value: Any, *, spec: ModalitySpec) -> bool:
     """Return whether a series has times. Errors as in `read_series`."""
     if isinstance(value, Path | FileContent):
-        columns = _columns(_file(value, head=True).header, facts, path=value)
-        return _time_column(list(columns), facts, where=f"{value}: ") is not None
-    return _series(value, facts)[2] is not None
+        columns = _columns(_file(value, head=True).header, spec, path=value)
+        return _time_column(list(columns), spec, where=f"{value}: ") is not None
+    return _series(value, spec)[2] is not None
 
 
-def series_names(value: Any, *, facts: Mapping[str, Any]) -> list[str]:
+def series_names(value: Any, *, spec: ModalitySpec) -> list[str]:
     """Return the names of the values of a series. Errors as in `read_series`."""
     if isinstance(value, Path | FileContent):
-        header = list(_columns(_file(value, head=True).header, facts, path=value))
-        time = _time_column(header, facts, where=f"{value}: ")
+        header = list(_columns(_file(value, head=True).header, spec, path=value))
+        time = _time_column(header, spec, where=f"{value}: ")
         names = [name for name in header if name != time]
         if not names:
-            raise ValueError(
-                f"{value}: expected a column of times and columns of values, got {', '.join(header) or 'nothing'}."
-            )
+            raise ValueError(f"{value}: expected a time column and value columns, got {', '.join(header) or 'nothing'}.")
         return names
-    found, values, _ = _series(value, facts)
+    found, values, _ = _series(value, spec)
     if found is not None:
         return found
     return ["value"] if values.shape[1] == 1 else [f"value_{number}" for number in range(values.shape[1])]
 
 
-def _series(
-    value: Any, facts: Mapping[str, Any]
-) -> tuple[list[str] | None, NDArray[np.float64], NDArray[np.float64] | None]:
+def _series(value: Any, spec: ModalitySpec) -> tuple[list[str] | None, NDArray[np.float64], NDArray[np.float64] | None]:
     """Return names of values or None, values (T, F), and times (T,) or None."""
     if isinstance(value, Path | FileContent):
-        return _from_file(value, facts)
+        return _from_file(value, spec)
     if not isinstance(value, Mapping):
         return None, _matrix(value, "values"), None
-    time = _time_column(list(value), facts, where="")
+    time = _time_column(list(value), spec, where="")
     times = None if time is None else _times([str(one) for one in value[time]], lambda step: f"step {step}")
     if "values" in value:
         names, values = None, _matrix(value["values"], "values")
@@ -97,7 +94,7 @@ def _series(
         columns = [_matrix(value[name], name)[:, 0] for name in names]
         if len({len(column) for column in columns}) > 1 or not columns:
             lengths = {name: len(column) for name, column in zip(names, columns, strict=True)}
-            raise ValueError(f"expected lists of one length for all values, got {lengths}.")
+            raise ValueError(f"expected lists of equal length for all values, got {lengths}.")
         values = np.stack(columns, axis=1)
     if times is not None and len(times) != len(values):
         raise ValueError(f"expected one time per step, got {len(times)} times and {len(values)} steps.")
@@ -117,19 +114,19 @@ def _matrix(value: Any, name: str) -> NDArray[np.float64]:
 
 
 def _from_file(
-    path: Path | FileContent, facts: Mapping[str, Any]
+    path: Path | FileContent, spec: ModalitySpec
 ) -> tuple[list[str] | None, NDArray[np.float64], NDArray[np.float64] | None]:
     file = _file(path)
-    columns = _columns(file.header, facts, path=path)
-    time = _time_column(list(columns), facts, where=f"{path}: ")
+    columns = _columns(file.header, spec, path=path)
+    time = _time_column(list(columns), spec, where=f"{path}: ")
     width = len(file.header)
     for line, row in zip(file.lines, file.rows, strict=True):
         if len(row) != width:
             raise ValueError(f"{path}, row {line}: expected {width} cells, as in the header, got {len(row)}.")
     names = [name for name in columns if name != time]
-    asked = [name for name in names if name in facts.get("names", names)]
+    asked = [name for name in names if name in spec.get("names", names)]
     if not asked:
-        expected = ", ".join(facts.get("names", ["values"]))
+        expected = ", ".join(spec.get("names", ["values"]))
         raise ValueError(f"{path}: expected some of the values {expected}, got {', '.join(names) or 'none'}.")
     if not file.rows:
         return names, np.empty((0, len(names))), None
@@ -160,18 +157,18 @@ def _head(path: Path) -> bytes:
         return head[: ends + 1] if ends > 0 else head + file.read()
 
 
-def _columns(header: Sequence[str], facts: Mapping[str, Any], *, path: object) -> dict[str, int]:
+def _columns(header: Sequence[str], spec: ModalitySpec, *, path: object) -> dict[str, int]:
     """Return the position of each column, without a pandas index column unless the spec names it.
 
     Raises:
         ValueError: a name of values or times is repeated.
     """
-    asked = facts.get("names")
+    asked = spec.get("names")
     columns: dict[str, int] = {}
     for number, name in enumerate(header):
-        wanted = asked is None or name in asked or name == facts.get("time") or name.lower() in TIME_NAMES
+        wanted = asked is None or name in asked or name == spec.get("time") or name.lower() in TIME_NAMES
         if name in columns and wanted:
-            raise ValueError(f"{path}: several columns are called {name!r}; rename all but one.")
+            raise ValueError(f"{path}: several columns are named {name!r}; rename all but one.")
         if (not is_index(name) and name not in columns) or (asked is not None and name in asked):
             columns[name] = number
     return columns
@@ -234,16 +231,16 @@ def _instant(text: str, where: str) -> float:
     return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()
 
 
-def _time_column(names: Sequence[str], facts: Mapping[str, Any], *, where: str) -> str | None:
+def _time_column(names: Sequence[str], spec: ModalitySpec, *, where: str) -> str | None:
     """Return the time column; None if there is none and steps are regular."""
-    asked = facts.get("time")
+    asked = spec.get("time")
     if asked is not None:
         if asked not in names:
-            raise ValueError(f"{where}expected the column of times {asked!r}, got {', '.join(names)}.")
+            raise ValueError(f"{where}expected the time column {asked!r}, got {', '.join(names)}.")
         return str(asked)
     found = [name for name in names if name.lower() in TIME_NAMES]
     if len(found) > 1:
-        raise ValueError(f"{where}the columns {', '.join(found)} may all be times; name one with time: NAME.")
+        raise ValueError(f"{where}any of the columns {', '.join(found)} may be times; name one with time: NAME.")
     return found[0] if found else None
 
 

@@ -68,8 +68,8 @@ def split_rows(
 
 def split_of(table: ManifestTable, row: int, column: str) -> str | None:
     """Return the split of a row by a column: train, val or test; None for other values."""
-    said = table.cell(row, column)
-    return None if said is None else SPLIT_NAMES.get(value_text(said).lower())
+    value = table.cell(row, column)
+    return None if value is None else SPLIT_NAMES.get(value_text(value).lower())
 
 
 def _stratified(
@@ -89,8 +89,8 @@ def _stratified(
         return [], rows
     if size >= len(common):
         raise ValueError(
-            f"{name}: {size} of {len(rows)} rows are more than the classes with three rows or more have; lower it (now "
-            f"{fraction}), or name the column of splits with data.split=NAME."
+            f"{name}: {size} of {len(rows)} rows exceed the rows available in classes with at least three rows; "
+            f"reduce it (now {fraction}), or name a split column with data.split=NAME."
         )
     numbers = {label: number for number, label in enumerate(sorted(counts))}
     labels = torch.tensor([numbers[class_of[row]] for row in common])

@@ -18,13 +18,13 @@ from perceiver.data.manifest.rows import (
 from perceiver.data.manifest.table import ManifestTable
 
 
-def learned_facts(
+def learned_spec(
     modality: ManifestModality, *, table: ManifestTable, rows: Sequence[int], folder: Path, bad: BadRows, at_most: int = 1024
 ) -> dict[str, Any]:
     """Return the complete spec of a modality.
 
     Args:
-        modality: the modality with its known facts.
+        modality: the modality with its spec so far.
         table: the manifest.
         rows: rows of the training split.
         folder: base of relative paths in cells.
@@ -35,8 +35,8 @@ def learned_facts(
         BadRowError: a cell cannot be decoded, unless `bad` skips its row.
         ValueError: the modality is missing in all rows, or never varies.
     """
-    there = [row for row in rows if cell_of(table, row, modality) is not None]
-    if not there:
+    present = [row for row in rows if cell_of(table, row, modality) is not None]
+    if not present:
         raise ValueError(
             f"{table.path}: column {', '.join(modality.columns)} is empty in all {len(rows)} training rows; leave "
             f"{modality.name} out of data.modalities."
@@ -46,23 +46,23 @@ def learned_facts(
         text = reason(problem) if isinstance(problem, Exception) else problem
         bad.report(row, f"{table.where(row, column)}: {text}")
 
-    facts = dict(modality.facts)
-    kind = cells_of(facts)
+    spec = dict(modality.spec)
+    kind = cells_of(spec)
     if kind.survey is not None:
-        apart = 1 if kind.surveyed is None else math.ceil(len(there) / kind.surveyed)
-        cells = ((row, cell_of(table, row, modality)) for row in there[::apart])
-        facts = kind.survey(cells, facts=facts, folder=folder, report=report)
-    step = math.ceil(len(there) / at_most)
+        apart = 1 if kind.surveyed is None else math.ceil(len(present) / kind.surveyed)
+        cells = ((row, cell_of(table, row, modality)) for row in present[::apart])
+        spec = kind.survey(cells, spec=spec, folder=folder, report=report)
+    step = math.ceil(len(present) / at_most)
     dataset = ManifestRows(
         table=table,
-        rows=there[::step],
+        rows=present[::step],
         modalities=[modality],
-        specs={modality.name: facts},
+        specs={modality.name: spec},
         folder=folder,
         ids=RowIds(table=table, column=None),
     )
     try:
-        return {**facts, **modality.behaviour.statistics(_readable(dataset, modality, bad), facts)}
+        return {**spec, **modality.behaviour.statistics(_readable(dataset, modality, bad), spec)}
     except BadRowError:
         raise
     except ValueError as error:

@@ -11,18 +11,26 @@ import torch
 from torch import Tensor
 
 from perceiver.data.manifest.columns import natural
+from perceiver.data.manifest.one_hot import OneHotColumns
 from perceiver.data.manifest.table import ManifestTable
 from perceiver.data.readers.bounded_json import parse_json
 from perceiver.modalities.cell_values import number_of_name, plain_text, value_text
-from perceiver.modalities.written_numbers import is_missing_number
+from perceiver.modalities.written_numbers import how_numbers_are_written, is_missing_number, number_of
 from perceiver.targets.classes import classes_target
 from perceiver.targets.labels import labels_target
 from perceiver.targets.values import values_target
 
 log = logging.getLogger(__name__)
 
+AUTO = "auto"
+"""The kind of target that the columns suggest."""
+
 SEPARATOR = ";"
 """Default separator of labels in a text cell."""
+
+
+class AmbiguousNumbersError(ValueError):
+    """The numbers of a column may be meant in two ways, so that no row of it can be read."""
 
 
 @runtime_checkable
@@ -83,7 +91,7 @@ class ClassColumn:
         counts = Counter(self.strata(table, rows))
         if len(counts) < 2:
             raise ValueError(
-                f"{table.path}, column {self.columns[0]!r}: expected two classes or more to tell apart, got only "
+                f"{table.path}, column {self.columns[0]!r}: expected two or more classes, got only "
                 f"{', '.join(map(repr, counts))} in the {len(rows)} training rows."
             )
         names = sorted(counts, key=natural)
@@ -92,13 +100,23 @@ class ClassColumn:
 
     def unknown(self, table: ManifestTable, rows: Sequence[int], target: Mapping[str, Any]) -> dict[int, str]:
         """Report classes unseen in training."""
-        found = ((row, [self._class(table, row)]) for row in rows)
+        found = ((row, [self._known(table, row, target["names"])]) for row in rows)
         return _unknown(table, found, column=self.columns[0], names=target["names"], words=("class", "classes"))
 
     def values(self, table: ManifestTable, rows: Sequence[int], target: Mapping[str, Any]) -> Tensor:
         """Return class numbers `(rows,)`, int64."""
         names = target["names"]
-        return torch.tensor([number_of_name(self._class(table, row), names) for row in rows], dtype=torch.int64)
+        known = [self._known(table, row, names) for row in rows]
+        return torch.tensor([number_of_name(name, names) for name in known], dtype=torch.int64)
+
+    def _known(self, table: ManifestTable, row: int, names: Sequence[str]) -> str:
+        """Return the class of a row; its number if the model was trained on numbers, before files named them."""
+        name = self._class(table, row)
+        class_names = table.class_names.get(self.columns[0], ())
+        if name in class_names and number_of_name(name, names) is None:
+            number = str(list(class_names).index(name))
+            return number if number_of_name(number, names) is not None else name
+        return name
 
     def _class(self, table: ManifestTable, row: int) -> str:
         return plain_text(table.cell(row, self.columns[0]))
@@ -115,7 +133,7 @@ class LabelsColumn:
     def __init__(self, columns: Sequence[str], *, separator: str = SEPARATOR) -> None:
         self.columns = _single(columns, "labels")
         if not separator:
-            raise ValueError("data.label_separator: expected a text such as ';', got an empty one.")
+            raise ValueError("data.label_separator: expected a string such as ';', got an empty string.")
         self.separator = separator
 
     def problem(self, table: ManifestTable, row: int) -> str:
@@ -137,7 +155,7 @@ class LabelsColumn:
         names = sorted({value_text(label) for row in rows for label in self._labels(table, row)}, key=natural)
         if not names:
             raise ValueError(
-                f"{table.path}, column {self.columns[0]!r}: expected labels, with {self.separator!r} between them, got none "
+                f"{table.path}, column {self.columns[0]!r}: expected labels separated by {self.separator!r}, got none "
                 f"in the {len(rows)} training rows."
             )
         for other in ("|", ",", ";", "/", " "):
@@ -145,8 +163,8 @@ class LabelsColumn:
             # There are more combinations of labels than labels.
             if len(parts) < len(names) and any(other in name for name in names):
                 log.warning(
-                    "%s, column %r: its %d labels, such as %r, look like %d labels with %r between them; set "
-                    "data.label_separator if they are.",
+                    "%s, column %r: its %d labels, such as %r, look like %d labels separated by %r; if they are, set "
+                    "data.label_separator.",
                     *(table.path, self.columns[0], len(names), next(name for name in names if other in name)),
                     *(len(parts), other),
                 )
@@ -177,9 +195,7 @@ class LabelsColumn:
                 try:
                     cell = parse_json(cell)
                 except ValueError as error:
-                    raise ValueError(
-                        f"expected labels with {self.separator!r} between them, or a JSON list: {error}."
-                    ) from None
+                    raise ValueError(f"expected labels separated by {self.separator!r}, or a JSON list: {error}.") from None
         entries = [] if cell is None else list(cell) if isinstance(cell, list | np.ndarray) else [cell]
         if any(isinstance(entry, list | dict) for entry in entries):
             raise ValueError(f"expected a flat list of labels, got {entries!r}.")
@@ -191,10 +207,22 @@ class ValueColumns:
 
     Args:
         columns: columns of values.
+        decimal, thousands: separators of numbers as text. None: detected, see `how_numbers_are_written`.
+        written: format of columns in training, which replaces detection; see `number_of`.
     """
 
-    def __init__(self, columns: Sequence[str]) -> None:
+    def __init__(
+        self,
+        columns: Sequence[str],
+        *,
+        decimal: str | None = None,
+        thousands: str | None = None,
+        written: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
         self.columns = tuple(columns)
+        self.decimal = decimal
+        self.thousands = thousands
+        self._written: dict[str, Mapping[str, str]] = dict(written or {})
 
     def problem(self, table: ManifestTable, row: int) -> str:
         """Report a value that is missing or not a finite number."""
@@ -202,7 +230,7 @@ class ValueColumns:
             cell = table.cell(row, column)
             if is_missing_number(cell):
                 return f"{table.where(row, column)}: has no target."
-            if isinstance(cell, bool) or not math.isfinite(_number(cell)):
+            if not math.isfinite(self._number(table, row, column)):
                 return f"{table.where(row, column)}: expected a number as target, got {cell!r}."
         return ""
 
@@ -213,7 +241,10 @@ class ValueColumns:
     def learned(self, table: ManifestTable, rows: Sequence[int]) -> dict[str, Any]:
         """Return column names, means and standard deviations."""
         names = list(self.columns)
-        return {"target": values_target(names=names, training=self.values(table, rows, {})), "num_outputs": len(names)}
+        target = values_target(names=names, training=self.values(table, rows, {}))
+        if written := {name: dict(style) for name, style in self._written.items() if style}:
+            target = {**target, "written": written}
+        return {"target": target, "num_outputs": len(names)}
 
     def unknown(self, table: ManifestTable, rows: Sequence[int], target: Mapping[str, Any]) -> dict[int, str]:
         """Report nothing: any number is valid."""
@@ -221,8 +252,32 @@ class ValueColumns:
 
     def values(self, table: ManifestTable, rows: Sequence[int], target: Mapping[str, Any]) -> Tensor:
         """Return `(rows, columns)`, float64, in the original units."""
-        numbers = [[_number(table.cell(row, column)) for column in self.columns] for row in rows]
+        numbers = [[self._number(table, row, column) for column in self.columns] for row in rows]
         return torch.tensor(numbers, dtype=torch.float64)
+
+    def _number(self, table: ManifestTable, row: int, column: str) -> float:
+        """Return the number in a cell; NaN if it is none."""
+        try:
+            return number_of(table.cell(row, column), self._style(table, column))
+        except AmbiguousNumbersError:
+            raise
+        except (TypeError, ValueError):
+            return math.nan
+
+    def _style(self, table: ManifestTable, column: str) -> Mapping[str, str]:
+        """Return the format of the numbers in a column; detected once, in all rows."""
+        if column not in self._written:
+            cells = [table.cell(row, column) for row in range(len(table))]
+            try:
+                style, _ = how_numbers_are_written(cells, decimal=self.decimal, thousands=self.thousands)
+            except ValueError as error:
+                raise AmbiguousNumbersError(
+                    f"{table.path}, column {column!r}: {error}; for targets, these are data.decimal and data.thousands."
+                ) from None
+            self._written[column] = style
+            if how := ", ".join(f"{key}: {one}" for key, one in style.items() if one):
+                log.info("column %r: target read as numbers (%s).", column, how)
+        return self._written[column]
 
 
 KINDS: dict[str, type[ClassColumn] | type[LabelsColumn] | type[ValueColumns]] = {
@@ -233,17 +288,40 @@ KINDS: dict[str, type[ClassColumn] | type[LabelsColumn] | type[ValueColumns]] = 
 """Target classes by the kind in `spec["target"]`."""
 
 
-def target_columns(kind: str, columns: str | Sequence[str], *, separator: str | None = None) -> TargetColumns:
-    """Make the reader of targets of a kind; for `separator` see `LabelsColumn`.
+def target_columns(
+    kind: str,
+    columns: str | Sequence[str],
+    *,
+    separator: str | None = None,
+    decimal: str | None = None,
+    thousands: str | None = None,
+    written: Mapping[str, Mapping[str, str]] | None = None,
+) -> TargetColumns:
+    """Make the reader of targets.
+
+    Args:
+        kind: kind of target. "auto": classes in one column; in several, see `OneHotColumns`.
+        columns: one column, or several for values and for one-hot classes or labels.
+        separator: see `LabelsColumn`.
+        decimal, thousands, written: see `ValueColumns`.
 
     Raises:
-        ValueError: the kind is unknown, or it expects a single column and several are given.
+        ValueError: the kind is unknown, or columns are missing or repeated.
     """
-    if kind not in KINDS:
+    if kind not in (AUTO, *KINDS):
         raise ValueError(f"data.target_kind: expected one of {', '.join(KINDS)}, got {kind!r}.")
-    if kind == "labels" and separator is not None:
-        return LabelsColumn([columns] if isinstance(columns, str) else list(columns), separator=separator)
-    return KINDS[kind]([columns] if isinstance(columns, str) else list(columns))
+    names = [columns] if isinstance(columns, str) else [str(column) for column in columns]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"data.target: expected one column or more, each once, got {names}.")
+    if kind == "values":
+        return ValueColumns(names, decimal=decimal, thousands=thousands, written=written)
+    if len(names) > 1:
+        return OneHotColumns(names, kind=None if kind == AUTO else kind)
+    return (
+        LabelsColumn(names, separator=SEPARATOR if separator is None else separator)
+        if kind == "labels"
+        else ClassColumn(names)
+    )
 
 
 def _single(columns: Sequence[str], kind: str) -> tuple[str]:
@@ -263,14 +341,7 @@ def _unknown(
     one, many = words
     listed = ", ".join(sorted(names, key=natural)[:20])
     return {
-        row: f"{table.where(row, column)}: {one} {new!r} is none of the {len(names)} {many} of training: {listed}."
+        row: f"{table.where(row, column)}: {one} {new!r} is not one of the {len(names)} {many} in training: {listed}."
         for row, labels in found
         if (new := next((label for label in labels if number_of_name(label, names) is None), None)) is not None
     }
-
-
-def _number(cell: Any) -> float:
-    try:
-        return float(cell)
-    except (TypeError, ValueError):
-        return math.nan

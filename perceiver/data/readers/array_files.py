@@ -44,11 +44,11 @@ def _check_header(stream: Any, *, size: int) -> None:
     except OSError:
         raise
     except Exception as error:  # a header is parsed as a Python literal, which can fail in many ways
-        raise ValueError(f"it is not an array that NumPy wrote: {error}") from error
+        raise ValueError(f"not an array written by NumPy: {error}") from error
     if dtype.hasobject:
-        raise ValueError("it holds Python objects, not numbers")
+        raise ValueError("it contains Python objects, not numbers")
     if any(length < 0 for length in shape):
         raise ValueError(f"its header claims the shape {shape}")
-    claimed, there = math.prod(shape) * dtype.itemsize, size - stream.tell()
-    if claimed > there:
-        raise ValueError(f"its header claims {dtype} {shape}, {claimed:,} bytes, but only {there:,} follow")
+    claimed, available = math.prod(shape) * dtype.itemsize, size - stream.tell()
+    if claimed > available:
+        raise ValueError(f"its header claims {dtype} {shape}, {claimed:,} bytes, but only {available:,} follow")

@@ -1,8 +1,11 @@
-"""Recordings in any format that `soundfile` reads (wav, flac, ogg, mp3); each file is a labelled sample."""
+"""Recordings in any format that soundfile (wav, flac, ogg, mp3) or PyAV (m4a, mp4, webm) reads; a file is a labelled sample.
+
+The content decides on the format, not the suffix.
+"""
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,10 @@ from torch import Tensor
 
 from perceiver.batch import Sample
 from perceiver.data.loading.samples import Samples
+from perceiver.data.readers.container_sound import check_container_sound, read_container_sound
+from perceiver.data.readers.containers import sound_demuxer_of
 from perceiver.data.readers.sound_headers import (
+    most_values,
     mp3_frames,
     ogg_ends,
     samples_chunk,
@@ -23,16 +29,19 @@ from perceiver.data.readers.sound_headers import (
     with_stated_length,
 )
 from perceiver.modalities.preprocess import preprocess
+from perceiver.modalities.spec import ModalitySpec
 
 SUFFIXES = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd"),
     *(".w64", ".rf64", ".caf"),
+    *(".m4a", ".m4b", ".mp4", ".mov", ".3gp", ".webm", ".mka", ".mkv", ".aac", ".amr", ".wma", ".avi", ".flv"),
+    *(".wv", ".spx", ".ogv", ".ogx", ".ts", ".mpg", ".mpeg"),
 )
 """Allowed suffixes in a folder of recordings; other files are an error."""
 _BLOCK = 2**20  # samples per channel and read
 
 
-def audio_facts(*, sample_rate: int, audio_channels: int) -> dict[str, Any]:
+def audio_spec(*, sample_rate: int, audio_channels: int) -> dict[str, Any]:
     """Return the part of an audio modality's spec that is known before any recording is read.
 
     Raises:
@@ -48,13 +57,13 @@ class Recordings:
     """Labelled recordings, decoded on access: mixed down and resampled, otherwise unchanged.
 
     Recordings are processed like raw samples in `Perceiver.predict`. Stereo becomes mono (the mean of its channels) if
-    `facts` require mono.
+    `spec` requires mono.
 
     Args:
         paths: the files.
-        labels: class of each file, from 0.
+        labels: class of each file, from 0; None for prediction.
         ids: ids for messages and tables.
-        facts: spec of the modality, see `audio_facts`.
+        spec: spec of the modality, see `audio_spec`.
         modality: name of the modality.
         max_seconds: longer recordings are cut to this length. None: no limit.
         random_start: start at a random position, drawn from torch's generator, for training; otherwise at the beginning.
@@ -64,9 +73,9 @@ class Recordings:
         self,
         *,
         paths: Sequence[Path],
-        labels: Sequence[int],
+        labels: Sequence[int] | None,
         ids: Sequence[str],
-        facts: Mapping[str, Any],
+        spec: ModalitySpec,
         modality: str = "audio",
         max_seconds: float | None = None,
         random_start: bool = False,
@@ -74,9 +83,9 @@ class Recordings:
         if max_seconds is not None and not (math.isfinite(max_seconds) and max_seconds > 0):
             raise ValueError(f"data.max_seconds: expected a positive number or null, got {max_seconds}.")
         self.paths = list(paths)
-        self.labels = list(labels)
+        self.labels = None if labels is None else list(labels)
         self.ids = list(ids)
-        self.facts = dict(facts)
+        self.spec = dict(spec)
         self.modality = modality
         self.max_seconds = max_seconds
         self.random_start = random_start
@@ -88,8 +97,9 @@ class Recordings:
         """Return a sample: `(audio_channels, samples)`, float32, full scale 1. Errors as in `read_recording`."""
         path = self.paths[index]
         raw = read_recording(path, max_seconds=self.max_seconds, random_start=self.random_start)
-        sound = preprocess(raw, modality=self.facts, name=str(path))
-        return Sample(inputs={self.modality: sound}, target=self.labels[index], id=self.ids[index])
+        sound = preprocess(raw, spec=self.spec, name=str(path))
+        target = None if self.labels is None else self.labels[index]
+        return Sample(inputs={self.modality: sound}, target=target, id=self.ids[index])
 
 
 def read_recording(
@@ -99,17 +109,24 @@ def read_recording(
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is not a sound file, is truncated, has no samples, or has samples that are NaN or infinite.
+        ImportError: the file has a format that requires PyAV, which is not installed.
+        ValueError: the file is not a sound file, is truncated, has no samples, has samples that are NaN or infinite, or
+            expands to far more samples than its size suggests.
     """
+    if (container := _container(path)) is not None:
+        samples, rate = read_container_sound(container, max_seconds=max_seconds, random_start=random_start)
+        _check_finite(samples, path)
+        return samples, rate
     source = _source(path)
-    facts = _info(source, path)
-    if facts.format == "MP3" and (stated := _with_stated_length(source)) is not None:
-        source, facts = stated, _info(stated, path)
-    num_frames, rate = int(facts.frames), int(facts.samplerate)
+    info = _info(source, path)
+    if info.format == "MP3" and (stated := _with_stated_length(source)) is not None:
+        source, info = stated, _info(stated, path)
+    num_frames, rate = int(info.frames), int(info.samplerate)
     start, wanted = 0, num_frames
     if max_seconds is not None and num_frames > max_seconds * rate:
         wanted = max(1, round(max_seconds * rate))
         start = int(torch.randint(num_frames - wanted + 1, ())) if random_start else 0
+    most = most_values(len(source.getbuffer()) if isinstance(source, BytesIO) else os.path.getsize(source))
     try:
         with soundfile.SoundFile(source) as file:
             if start:
@@ -117,44 +134,66 @@ def read_recording(
             # Memory grows with the actual samples, not with the number that the header claims.
             blocks = [file.read(min(wanted, _BLOCK), dtype="float32", always_2d=True)]
             while len(blocks[-1]) == _BLOCK and (left := wanted - _BLOCK * len(blocks)) > 0:
+                if _BLOCK * len(blocks) * file.channels > most:
+                    raise ValueError(
+                        f"{path}: expands to more than {most // file.channels:,} samples per channel, too many for a file "
+                        "of its size. Set max_seconds, or cut it."
+                    )
                 blocks.append(file.read(min(left, _BLOCK), dtype="float32", always_2d=True))
         samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: cannot be decoded: {error.error_string} {_REMEDY}") from error
     # An MP3 decoder may drop its delay.
-    if len(samples) < wanted and (len(samples) < wanted - _MP3_DELAY or facts.format != "MP3"):
+    if len(samples) < wanted and (len(samples) < wanted - _MP3_DELAY or info.format != "MP3"):
         raise ValueError(f"{path}: is truncated: expected {wanted} samples, got {len(samples)}. {_REMEDY}")
-    if not np.isfinite(samples).all():
-        count = int((~np.isfinite(samples)).sum())
-        raise ValueError(f"{path}: {count} of {samples.size} samples are NaN or infinite. {_REMEDY}")
+    _check_finite(samples, path)
     return np.ascontiguousarray(samples.T), rate
 
 
 def check_recording(path: str | os.PathLike[str] | BytesIO) -> tuple[int, int]:
     """Return samples per channel and rate of a file from its header, after checking the header against the file size.
 
-    The number is an estimate for MP3 files whose header does not state it.
+    The number is an estimate for MP3 files whose header does not state it, and for files that PyAV reads.
 
     Raises: as `read_recording`.
     """
-    facts = _info(_source(path), path)
-    return int(facts.frames), int(facts.samplerate)
+    if (container := _container(path)) is not None:
+        return check_container_sound(container)
+    info = _info(_source(path), path)
+    return int(info.frames), int(info.samplerate)
 
 
 _REMEDY = "Replace the file with the original or remove it."
 _MP3_DELAY = 2 * 1152  # samples
 
 
+def _container(path: str | os.PathLike[str] | BytesIO) -> Path | BytesIO | None:
+    """Return the file or its content if PyAV must decode it; None if libsndfile may read it."""
+    if isinstance(path, BytesIO):
+        return path if sound_demuxer_of(path) is not None else None
+    file = Path(path)
+    if not file.is_file():
+        return None
+    with file.open("rb") as stream:
+        return file if sound_demuxer_of(stream) is not None else None
+
+
+def _check_finite(samples: NDArray[np.float32], path: object) -> None:
+    if not np.isfinite(samples).all():
+        count = int((~np.isfinite(samples)).sum())
+        raise ValueError(f"{path}: {count} of {samples.size} samples are NaN or infinite. {_REMEDY}")
+
+
 def _info(source: str | BytesIO, path: object) -> Any:
     try:
-        facts = soundfile.info(source)
+        info = soundfile.info(source)
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path}: is no sound file that can be read: {error.error_string} {_REMEDY}") from error
-    if facts.frames < 1:
-        raise ValueError(f"{path}: holds no samples. {_REMEDY}")
+        raise ValueError(f"{path}: not a readable sound file: {error.error_string} {_REMEDY}") from error
+    if info.frames < 1:
+        raise ValueError(f"{path}: has no samples. {_REMEDY}")
     if isinstance(source, BytesIO):
         source.seek(0)
-    return facts
+    return info
 
 
 def _source(path: str | os.PathLike[str] | BytesIO) -> str | BytesIO:
@@ -226,5 +265,5 @@ def loudness(recordings: Samples, *, modality: str = "audio", at_most: int = 512
         count += sound.shape[1]
     rms = (torch.as_tensor(squares) / max(count, 1)).sqrt()
     if not bool((rms > 0).all()):
-        raise ValueError("the training recordings are silent: nothing to normalise or to learn from.")
+        raise ValueError("all training recordings are silent and cannot be normalised.")
     return {"mean": [0.0] * len(rms), "std": rms.tolist()}

@@ -153,8 +153,8 @@ def numbers_of(column: Sequence[str], where: Callable[[int], str]) -> NDArray[np
         return np.array(column, dtype=np.float64)
     except ValueError:
         pass
-    there = [text for text in column if not is_missing_number(text)]
-    commas = any("," in text for text in there) and not any("." in text for text in there)
+    known = [text for text in column if not is_missing_number(text)]
+    commas = any("," in text for text in known) and not any("." in text for text in known)
     written = {"decimal": ",", "thousands": "", "unit": ""} if commas else {}
     values = np.full(len(column), np.nan)
     for row, text in enumerate(column):
@@ -185,7 +185,7 @@ def decoded(content: bytes, *, path: object, encoding: str = "utf-8", errors: st
             raise ValueError(f"{path}: is UTF-16; save it as UTF-8.")
         if b"\0" in content:
             line = content[: content.index(b"\0")].count(b"\n") + 1
-            raise ValueError(f"{path}, line {line}: holds a zero byte, so it is no text file; save it as UTF-8 text.")
+            raise ValueError(f"{path}, line {line}: contains a zero byte, so it is not a text file. Save it as UTF-8 text.")
     try:
         return content.decode(encoding, errors=errors if encoding == "utf-8-sig" else "strict")
     except LookupError:

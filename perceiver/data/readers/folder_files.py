@@ -27,6 +27,11 @@ def split_folder(root: Path, split: str) -> Path:
     return found[0] if found else root / split
 
 
+def is_flat(root: Path) -> bool:
+    """Return whether a folder exists and has no folder of a split, so that its files can only be predicted for."""
+    return root.is_dir() and not any(split_folder(root, split).is_dir() for split in ("train", "val", "test"))
+
+
 def files_below(folder: Path, *, _above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
     """Yield the relative paths, with slashes, of all files below a folder, linked files and folders included.
 
@@ -51,7 +56,7 @@ def report_left_out(others: Sequence[str], *, folder: Path, kind: str) -> None:
     """Log the number of files below a folder that were left out, with an example."""
     if others and process_rank() == 0:
         count = len(others)
-        log.warning("%s: left out %d files that are not %s by their names, such as %s.", folder, count, kind, others[0])
+        log.warning("%s: skipped %d files whose names are not those of %s, such as %s.", folder, count, kind, others[0])
 
 
 def by_number(name: str) -> list[tuple[int, str]]:

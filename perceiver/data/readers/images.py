@@ -61,6 +61,8 @@ class ImageFiles(Images):
         frame: brings images to a common size.
         crop: replaces `frame` in training; None: `frame`.
         deep_range: see `perceiver.modalities.framing.to_rgb`.
+        prefix: prefix of sample names; None: the folder's name.
+        labelled: whether the classes are known.
     """
 
     folder: Path
@@ -71,6 +73,8 @@ class ImageFiles(Images):
     crop: Crop | None = None
     value_range: Sequence[int] = (0, 255)
     deep_range: Sequence[float] | None = None
+    prefix: str | None = None
+    labelled: bool = True
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -83,7 +87,8 @@ class ImageFiles(Images):
 
     def names(self, index: Int[Tensor, "chosen"]) -> list[str]:
         """Return the path of each file, prefixed with the folder's name: "train/cat/001.jpg"."""
-        return [f"{self.folder.name}/{os.fsdecode(path)}" for path in self.paths[index.numpy()]]
+        prefix = f"{self.folder.name}/" if self.prefix is None else self.prefix
+        return [f"{prefix}{os.fsdecode(path)}" for path in self.paths[index.numpy()]]
 
     def read(self, index: Int[Tensor, "chosen"]) -> UInt8[Tensor, "chosen 3 height width"]:
         """Decode the files at these positions.
@@ -114,7 +119,7 @@ class ImageFiles(Images):
             image = crop(read_image(self.folder / os.fsdecode(path), deep_range=self.deep_range))
             if image.size != (width, height):
                 raise ValueError(
-                    f"data.train_crop: expected images of {height} x {width} pixels, as data.size says, got "
+                    f"data.train_crop: expected images of {height} x {width} pixels, as set by data.size, got "
                     f"{image.size[1]} x {image.size[0]} from {crop}."
                 )
             pixels[row] = np.asarray(image)
@@ -134,10 +139,10 @@ def read_image(path: Path | BytesIO, *, deep_range: Sequence[float] | None = Non
     except FileNotFoundError:
         raise
     except Image.DecompressionBombError as error:
-        raise ImageFileError(f"{path}: is too large to be decoded safely: {error} Scale it down or remove it.") from error
+        raise ImageFileError(f"{path}: too large to decode safely: {error} Scale it down or remove it.") from error
     except Exception as error:  # a damaged file can raise nearly anything in a decoder
         raise ImageFileError(
-            f"{path}: no intact image ({type(error).__name__}: {error}). Replace the file or remove it."
+            f"{path}: not a valid image ({type(error).__name__}: {error}). Replace the file or remove it."
         ) from error
 
 
@@ -153,7 +158,7 @@ def deep_range_of_files(paths: Iterable[Path | BytesIO]) -> list[int] | None:
 
     found = deep_range_of(opened())
     if found is not None:
-        log.info("images with more than 8 bits per pixel: black is %d, white is %d; set deep_range for others.", *found)
+        log.info("images with more than 8 bits per pixel: black is %d, white is %d; to change this, set deep_range.", *found)
     return found
 
 
@@ -178,9 +183,9 @@ def find_images(folder: Path, *, frame: Frame, class_names: Sequence[str] | None
     """
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"data.root: expected the folder {folder.resolve()} with a folder of images per class, but there is none. Set "
-            "data.root or the environment variable PERCEIVER_DATA to the folder that holds train and test; with test=false "
-            "no test images are needed."
+            f"data.root: expected the folder {folder.resolve()} with one folder of images per class, but it does not "
+            "exist. Set data.root or the environment variable PERCEIVER_DATA to the folder that holds train and "
+            "test; with test=false no test images are needed."
         )
     found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not found:
@@ -188,13 +193,13 @@ def find_images(folder: Path, *, frame: Frame, class_names: Sequence[str] | None
     if class_names is None:
         names: Sequence[str] = found
         if len(names) == 1:
-            raise ValueError(f"{folder}: expected at least two classes to tell apart, found only the folder {names[0]!r}.")
+            raise ValueError(f"{folder}: expected at least two classes, found only the folder {names[0]!r}.")
     else:
         names = class_names
         if unknown := [name for name in found if name not in set(names)]:
             raise ValueError(
-                f"{folder}: has {_some(unknown)}, of which the training images know nothing; they have {_some(names)}. "
-                "Remove these folders, or add training images of theirs."
+                f"{folder}: has {_some(unknown)}, which are not among the training classes {_some(names)}. Remove "
+                "these folders, or add training images of these classes."
             )
     return _files_of(folder, names=names, found=found, frame=frame, complete=class_names is None)
 
@@ -223,6 +228,22 @@ def _files_of(folder: Path, *, names: Sequence[str], found: Sequence[str], frame
     return ImageFiles(
         folder=folder, paths=np.array(paths), labels=torch.tensor(labels), class_names=tuple(names), frame=frame
     )
+
+
+def images_below(folder: Path) -> list[str]:
+    """Return the relative paths of all images below a folder, sorted; other files are left out and logged.
+
+    Raises:
+        ValueError: there are no images.
+    """
+    own: list[str] = []
+    others: list[str] = []
+    for path in files_below(folder):
+        (own if is_image(folder, path) else others).append(path)
+    report_left_out(others, folder=folder, kind="images")
+    if not own:
+        raise ValueError(f"{folder}: expected images, found none.")
+    return sorted(own)
 
 
 def is_image(folder: Path, path: str) -> bool:

@@ -34,7 +34,7 @@ def read_off(path: str | os.PathLike[str]) -> tuple[NDArray[np.float64], NDArray
         raise ValueError(f"{path}: has no surface: {num_vertices} vertices and {num_faces} faces. {_REMEDY}")
     if len(body) != num_vertices + num_faces:
         raise ValueError(
-            f"{path}: expected {num_vertices} vertices and {num_faces} faces as its header says, one to a line, got "
+            f"{path}: expected {num_vertices} vertices and {num_faces} faces as its header says, one per line, got "
             f"{len(body)} lines. {_REMEDY}"
         )
     vertices = _vertices(path, body[:num_vertices])
@@ -74,7 +74,7 @@ def _vertices(path: str | os.PathLike[str], lines: list[str]) -> NDArray[np.floa
     except ValueError:
         vertices = np.empty((0, 0))
     if vertices.shape != (len(lines), 3):
-        raise ValueError(f"{path}: expected three coordinates in each of its {len(lines)} lines of vertices. {_REMEDY}")
+        raise ValueError(f"{path}: expected three coordinates in each of its {len(lines)} vertex lines. {_REMEDY}")
     if not np.isfinite(vertices).all():
         count = int((~np.isfinite(vertices)).any(axis=1).sum())
         raise ValueError(f"{path}: {count} of {len(vertices)} vertices are NaN or infinite. {_REMEDY}")
@@ -94,7 +94,8 @@ def _triangles(path: str | os.PathLike[str], lines: list[str]) -> NDArray[np.int
                 raise ValueError
             triangles += [(corners[0], corners[k], corners[k + 1]) for k in range(1, size - 1)]
         return np.array(triangles, dtype=np.int64)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError(
-            f"{path}: expected in each line of faces a number of corners, 3 or more, and as many vertices. {_REMEDY}"
+            f"{path}: expected each face line to have a number of corners, at least 3, followed by that many "
+            f"vertices. {_REMEDY}"
         ) from None

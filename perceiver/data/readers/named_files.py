@@ -21,8 +21,8 @@ def matching_files(root: Path, folders: Mapping[str, Sequence[str]]) -> dict[str
     for folder in folders:
         if not (root / folder).is_dir():
             raise FileNotFoundError(
-                f"{root / folder}: expected a folder, there is none. {root} holds the folders {', '.join(folders)}, with "
-                "files of the same names."
+                f"{root / folder}: expected a folder, but it does not exist. {root} must contain the folders "
+                f"{', '.join(folders)}, with files of the same names."
             )
     found = {folder: _named(root / folder, suffixes) for folder, suffixes in folders.items()}
     first, *others = found
@@ -54,7 +54,7 @@ def _named(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
             continue
         name = own.with_suffix("").as_posix()
         if name in names:
-            raise ValueError(f"{folder}: expected one file of each name, got {names[name]} and {own.as_posix()}.")
+            raise ValueError(f"{folder}: expected one file per name, got {names[name]} and {own.as_posix()}.")
         names[name] = own.as_posix()
     report_left_out(others, folder=folder, kind=f"files that end in {', '.join(suffixes)}")
     return names

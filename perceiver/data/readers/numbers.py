@@ -33,7 +33,8 @@ def read_numbers(text: str, *, path: object) -> NDArray[np.float64]:
     for number, row in enumerate(rows, start=1 + named):
         if len(row) != width:
             raise ValueError(
-                f"{path}: holds no numbers in rows of equal length: row {number} has {len(row)} cells, those before {width}."
+                f"{path}: expected numbers in rows of equal length: row {number} has {len(row)} cells, earlier rows "
+                f"have {width}."
             )
     columns = []
     for position, cells in enumerate(zip(*rows, strict=True)):
@@ -44,7 +45,7 @@ def read_numbers(text: str, *, path: object) -> NDArray[np.float64]:
         column = numbers_of(cells, where)
         if np.isnan(column).any():
             missing = int(np.isnan(column).argmax())
-            raise ValueError(f"{where(missing)}: has no number, got {cells[missing]!r}.")
+            raise ValueError(f"{where(missing)}: expected a number, got {cells[missing]!r}.")
         if not (header and _numbers_rows(name, column)):
             columns.append((name.lower(), column))
     # A stable sort keeps the order of the other columns.

@@ -79,6 +79,14 @@ def _is_placeholder(claimed: int) -> bool:
     return 0x7FFF0000 <= claimed <= 0x7FFFFFFF or claimed >= 0xFFFF0000
 
 
+def most_values(file_bytes: int) -> int:
+    """Return how many samples, of all channels together, a file may decode to.
+
+    Compressed silence takes nearly no bytes: a small file could expand to all of the memory.
+    """
+    return max(2**28, 250 * file_bytes)
+
+
 _BITRATES = {  # thousands of bits per second, of MPEG 1 and of MPEG 2 and 2.5, layer III
     3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from perceiver.batch import Sample
 from perceiver.modalities.text_bytes import encode_bytes
@@ -120,8 +119,8 @@ def split_by_document(
     if len(documents) < 3:
         raise ValueError(
             f"data.split_by: there {'is' if len(documents) == 1 else 'are'} {len(documents)} "
-            f"{'document' if len(documents) == 1 else 'different documents'}, and each split needs one at least. Set "
-            "data.split_by=stretch to cut documents in three parts, or give more files."
+            f"{'document' if len(documents) == 1 else 'different documents'}, but each split needs at least one. Set "
+            "data.split_by=stretch to cut documents into three parts, or provide more files."
         )
     sizes = [len(one.text.encode()) for one in documents]
     # NumPy guarantees the stream of RandomState permanently.
@@ -171,8 +170,3 @@ def _line_near(raw: bytes, place: int) -> int:
     while 0 < place < len(raw) and raw[place] & 0xC0 == 0x80:
         place -= 1
     return place
-
-
-def num_bytes(stretches: Sequence[Stretch]) -> int:
-    """Return the total number of bytes."""
-    return int(torch.tensor([len(one.raw) for one in stretches]).sum()) if stretches else 0

@@ -54,20 +54,20 @@ class TextSource(Source):
         split_seed: int,
         modality: str = "text",
     ) -> None:
-        facts = {"kind": "text", "shape": [None], "vocabulary_size": VOCABULARY_SIZE, "max_length": max_length}
-        super().__init__(facts={modality: facts}, split_seed=split_seed)
+        spec = {"kind": "text", "shape": [None], "vocabulary_size": VOCABULARY_SIZE, "max_length": max_length}
+        super().__init__(specs={modality: spec}, split_seed=split_seed)
         if max_length < 8:
-            raise ValueError(f"data.max_length: expected windows of 8 bytes or more, got {max_length}.")
-        for name, said, possible in (
+            raise ValueError(f"data.max_length: expected windows of at least 8 bytes, got {max_length}.")
+        for name, choice, possible in (
             ("cut_at", cut_at, ("word", "line")),
             ("split_by", split_by, ("auto", "document", "stretch")),
         ):
-            if said not in possible:
-                raise ValueError(f"data.{name}: expected one of {', '.join(possible)}, got {said!r}.")
+            if choice not in possible:
+                raise ValueError(f"data.{name}: expected one of {', '.join(possible)}, got {choice!r}.")
         if min(validation_fraction, test_fraction) <= 0 or validation_fraction + test_fraction >= 1:
             raise ValueError(
-                "data.validation_fraction, data.test_fraction: expected shares above 0 that leave some to train on, got "
-                f"{validation_fraction} and {test_fraction}."
+                "data.validation_fraction, data.test_fraction: expected shares above 0 that leave data for training, "
+                f"got {validation_fraction} and {test_fraction}."
             )
         self.modality = modality
         self.max_length = max_length
@@ -96,12 +96,12 @@ class TextSource(Source):
 
     def learn(self, training: TextWindows) -> dict[str, Any]:
         """Return the known spec: nothing is measured, and there is no target."""
-        return {"modalities": self.facts}
+        return {"modalities": self.specs}
 
     def known(self) -> dict[str, Any]:
         """Return kind and vocabulary, without `max_length`, which a stored spec may override."""
-        facts = {key: self.facts[self.modality][key] for key in ("kind", "vocabulary_size")}
-        return {"modalities": {self.modality: facts}, "target": {}}
+        spec = {key: self.specs[self.modality][key] for key in ("kind", "vocabulary_size")}
+        return {"modalities": {self.modality: spec}, "target": {}}
 
     def take(self, stored: Mapping[str, Any]) -> None:
         """Adopt a stored spec, as in `Source.take`; windows then have the stored `max_length`."""
@@ -131,8 +131,8 @@ class TextSource(Source):
         cut = [piece for one in stretches for piece in windows(one, size=self.max_length, at_lines=self.cut_at == "line")]
         if not cut:
             raise ValueError(
-                f"data: there is too little text for a {split} split; give more, or a larger data.{split}_fraction."
+                f"data: too little text for a {split} split; provide more text, or a larger data.{split}_fraction."
                 if split != "training"
-                else "data: there is too little text to train on; give more."
+                else "data: too little text for training; provide more."
             )
         return TextWindows(cut, modality=self.modality)

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from perceiver.checkpoints.plain import refuse_special_keys
+from perceiver.checkpoints.spec import check_spec
 from perceiver.data.manifest.targets import KINDS
 from perceiver.data.readers.bounded_json import read_json
 from perceiver.data.shards.errors import ShardError
 from perceiver.data.shards.index import INDEX, check_split
+from perceiver.runtime.files import atomic_write
 
 __all__ = ["FACTS", "INDEX", "SPLITS", "ShardError", "ShardFolder", "same_source", "write_whole"]
 
@@ -55,7 +57,7 @@ class ShardFolder:
         folder = Path(path)
         file = folder / FACTS
         if not file.is_file():
-            state = "holds no shards" if folder.is_dir() else "is not there"
+            state = "holds no shards" if folder.is_dir() else "does not exist"
             raise FileNotFoundError(
                 f"data.shards: expected a folder of shards with {FACTS}, but {folder.resolve()} {state}. Make them with "
                 f"mode=shard data.manifest=… shards={folder}."
@@ -63,23 +65,24 @@ class ShardFolder:
         try:
             if file.is_symlink():
                 raise ValueError("it is a link")
-            facts = read_json(file)
-            if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-                raise ValueError(f"it does not say format {FORMAT!r}")
-            version = facts.get("version")
+            content = read_json(file)
+            if not isinstance(content, dict) or content.get("format") != FORMAT:
+                raise ValueError(f"expected format {FORMAT!r}")
+            version = content.get("version")
             if type(version) is not int or version != VERSION:
                 raise ShardError(
-                    f"data.shards: {file} has shards of version {version!r}, this package reads version "
-                    f"{VERSION}. Convert the manifest anew into another folder, or use the package that wrote them."
+                    f"data.shards: {file} has shards of version {version!r}, but this package reads version "
+                    f"{VERSION}. Convert the manifest again into another folder, or use the version of the package "
+                    "that wrote them."
                 )
-            if facts.keys() != {"format", "version", *_KEYS}:
-                raise ValueError(f"expected the keys format, version, {', '.join(_KEYS)}, got {', '.join(facts)}")
-            _check_facts(**{key: facts[key] for key in _KEYS})
+            if content.keys() != {"format", "version", *_KEYS}:
+                raise ValueError(f"expected the keys format, version, {', '.join(_KEYS)}, got {', '.join(content)}")
+            _check_content(**{key: content[key] for key in _KEYS})
         except ShardError:
             raise
         except (OSError, ValueError) as error:
-            raise ShardError(f"data.shards: {file} is damaged: {error}. Convert the manifest anew.") from error
-        return cls(path=folder, **{key: facts[key] for key in _KEYS})
+            raise ShardError(f"data.shards: {file} is damaged: {error}. Convert the manifest again.") from error
+        return cls(path=folder, **{key: content[key] for key in _KEYS})
 
     def write(self) -> None:
         """Write `shards.json` atomically.
@@ -88,7 +91,7 @@ class ShardFolder:
             ShardError: the result could not be read back.
         """
         try:
-            _check_facts(**{key: getattr(self, key) for key in _KEYS})
+            _check_content(**{key: getattr(self, key) for key in _KEYS})
         except ValueError as error:
             raise ShardError(f"shards: {self.path / FACTS} cannot be written: {error}.") from error
         content = {"format": FORMAT, "version": VERSION, **asdict(self)}
@@ -103,7 +106,7 @@ class ShardFolder:
         """
         if not self.complete:
             raise ShardError(
-                f"data.shards: the conversion to {self.path} is not finished. Continue it with the same command as before, "
+                f"data.shards: the conversion to {self.path} is not finished. Continue it with the same command, "
                 f"mode=shard … shards={self.path}."
             )
         for split, count in self.samples.items():
@@ -111,7 +114,7 @@ class ShardFolder:
                 check_split(self.path / split, samples=count)
 
 
-def _check_facts(*, spec: Any, samples: Any, rows_per_shard: Any, source: Any, complete: Any) -> None:
+def _check_content(*, spec: Any, samples: Any, rows_per_shard: Any, source: Any, complete: Any) -> None:
     """Raise ValueError, which names the entry, unless these have the form that `write_shards` writes."""
     for name, value in (("spec", spec), ("samples", samples), ("rows_per_shard", rows_per_shard), ("source", source)):
         if not isinstance(value, dict):
@@ -122,34 +125,24 @@ def _check_facts(*, spec: Any, samples: Any, rows_per_shard: Any, source: Any, c
             if split not in SPLITS:
                 raise ValueError(f"{name}: expected splits {', '.join(SPLITS)}, got {split!r}")
             if type(count) is not int or not 0 <= count < 2**48:
-                raise ValueError(f"{name}.{split}: expected a whole number, 0 or more, got {count!r}")
+                raise ValueError(f"{name}.{split}: expected an integer of at least 0, got {count!r}")
     if not isinstance(complete, bool):
         raise ValueError(f"complete: expected true or false, got {complete!r}")
     modalities, target = spec.get("modalities"), spec.get("target")
     if not isinstance(modalities, dict) or not modalities:
-        raise ValueError("spec.modalities: expected an object with a modality or more")
-    for name, facts in modalities.items():
-        if not isinstance(facts, dict) or not isinstance(facts.get("kind"), str):
+        raise ValueError("spec.modalities: expected an object with one or more modalities")
+    for name, entry in modalities.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str):
             raise ValueError(f"spec.modalities.{name}: expected an object with a kind")
+    check_spec(spec)  # first: it requires a text as kind
     if not isinstance(target, dict) or target.get("kind") not in KINDS:
         raise ValueError(f"spec.target.kind: expected one of {', '.join(KINDS)}")
-    names = target.get("names")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("spec.target.names: expected a list of texts")
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write a file atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with atomic_write(path) as file:
+        file.write(content)
 
 
 def same_source(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

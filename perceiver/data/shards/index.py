@@ -17,7 +17,7 @@ from perceiver.data.readers.bounded_json import read_json
 from perceiver.data.shards.errors import ShardError
 
 INDEX = "index.json"
-REMEDY = "Copy the folder once more from where it came, or convert the manifest anew into another folder."
+REMEDY = "Copy the folder again from its source, or convert the manifest again into another folder."
 
 CONFIG: dict[str, Any] = {
     "chunk_size": None,
@@ -57,7 +57,7 @@ def read_index(folder: Path) -> list[dict[str, Any]]:
     try:
         for path in (folder, file):
             if path.is_symlink():
-                raise ValueError(f"{path} is a link")
+                raise ValueError(f"{path} is a symbolic link")
         return _checked(read_json(file))
     except (OSError, ValueError) as error:
         raise ShardError(f"data.shards: {file} is missing or damaged: {error}. {REMEDY}") from error
@@ -79,9 +79,9 @@ def check_split(folder: Path, *, samples: int) -> None:
     for chunk in chunks:
         file = folder / chunk["filename"]
         if file.is_symlink():
-            raise ShardError(f"data.shards: the shard {file} is a link, expected a file. {REMEDY}")
+            raise ShardError(f"data.shards: the shard {file} is a symbolic link, expected a file. {REMEDY}")
         if not file.is_file():
-            raise ShardError(f"data.shards: the shard {file} is missing, one of {len(chunks)} of this split. {REMEDY}")
+            raise ShardError(f"data.shards: the shard {file} is missing; this split has {len(chunks)} shards. {REMEDY}")
         if (actual := file.stat().st_size) != chunk["chunk_bytes"]:
             raise ShardError(
                 f"data.shards: the shard {file} is truncated: expected {chunk['chunk_bytes']} bytes, got {actual}. {REMEDY}"
@@ -111,7 +111,7 @@ def _checked(index: Any) -> list[dict[str, Any]]:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(f"{where}.filename: expected a name like {shard_name(number)}, got {_short(name)}")
         if name in names:
-            raise ValueError(f"{where}.filename: {name} is there twice")
+            raise ValueError(f"{where}.filename: {name} occurs twice")
         names.add(name)
         if chunk["dim"] is not None:
             raise ValueError(f"{where}.dim: expected null, got {_short(chunk['dim'])}")
@@ -132,7 +132,7 @@ def _require_keys(value: Any, keys: set[str], where: str) -> None:
 
 def _require_number(value: Any, where: str, *, most: int) -> None:
     if type(value) is not int or not 1 <= value <= most:
-        raise ValueError(f"{where}: expected a whole number from 1 to {most}, got {_short(value)}")
+        raise ValueError(f"{where}: expected an integer from 1 to {most}, got {_short(value)}")
 
 
 def _check_head(file: Path, *, samples: int, size: int) -> None:
@@ -153,7 +153,7 @@ def _check_head(file: Path, *, samples: int, size: int) -> None:
     ):
         problem = f"its head does not give the places of {samples} samples in {size} bytes"
     elif footer == _ARROW_FOOTER:
-        problem = "it ends like a table of Arrow's"
+        problem = "it ends like an Arrow table"
     else:
         return
     raise ShardError(f"data.shards: {file}: a shard has the right size but is damaged: {problem}. {REMEDY}")

@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.data import ConcatDataset, Dataset
 
 from perceiver.batch import Sample
-from perceiver.data.loading.source import Source
+from perceiver.data.loading.source import Source, stored_kinds
 from perceiver.data.shards.backend import litdata
 from perceiver.data.shards.errors import ShardError
 from perceiver.data.shards.folder import ShardFolder
@@ -46,9 +46,9 @@ class Shards(Source):
         shuffle_seed: int = 0,
         needs_test: bool = True,
     ) -> None:
-        super().__init__(facts={})
+        super().__init__(specs={})
         if _is_elsewhere(shards):
-            raise ValueError(f"data.shards: expected a folder on a disk of this machine or a mounted one, got {shards}.")
+            raise ValueError(f"data.shards: expected a folder on a local or mounted disk, got {shards}.")
         self.shards = Path(shards)
         self.modalities = None if modalities is None else [str(name) for name in modalities]
         self.shuffle_seed = shuffle_seed
@@ -70,8 +70,8 @@ class Shards(Source):
             ValueError: the shards lack a modality of the spec or have another kind of it, or the target has another kind.
         """
         own = self._read().spec
-        kinds = {name: facts["kind"] for name, facts in own["modalities"].items()}
-        theirs = {name: facts.get("kind") for name, facts in stored.get("modalities", {}).items()}
+        kinds = {name: entry["kind"] for name, entry in own["modalities"].items()}
+        theirs = stored_kinds(stored)
         used = theirs if self.modalities is None else self.modalities
         for name in used:
             if name not in theirs or kinds.get(name) != theirs[name]:
@@ -80,7 +80,10 @@ class Shards(Source):
                 )
         kind = (stored.get("target") or {}).get("kind")
         if kind != own["target"]["kind"]:
-            raise ValueError(f"spec.target.kind: the shards in {self.shards} have {own['target']['kind']}, not {kind!r}.")
+            raise ValueError(
+                f"spec.target.kind: the shards in {self.shards} have {own['target']['kind']}, but the stored spec has "
+                f"{kind!r}."
+            )
         self.spec = deepcopy(dict(stored))
 
     def read_training(self) -> tuple[ShardStream, ShardSamples]:
@@ -111,13 +114,13 @@ class Shards(Source):
 
     def learn(self, training: ShardStream) -> dict[str, Any]:
         """Return the spec in the folder."""
-        return self._facts()
+        return self._own_spec()
 
     def _samples(self, split: str) -> ShardSamples:
         self._require(split)
         return ShardSamples(self.shards / split, count=self._read().samples[split], decode=self._decode())
 
-    def _facts(self) -> dict[str, Any]:
+    def _own_spec(self) -> dict[str, Any]:
         """Return the spec of a checkpoint, or else that in the folder."""
         if self.spec is None:
             spec = deepcopy(self._read().spec)
@@ -128,7 +131,7 @@ class Shards(Source):
         return self.spec
 
     def _decode(self, *, training: bool = False, targets: bool = True) -> Decode:
-        spec = self._facts()
+        spec = self._own_spec()
         return Decode(
             modalities=list(spec["modalities"]) if self.modalities is None else self.modalities,
             specs=spec["modalities"],
@@ -139,13 +142,13 @@ class Shards(Source):
     def _check_names(self, known: Mapping[str, Any]) -> None:
         if unknown := [name for name in self.modalities or () if name not in known]:
             raise ValueError(
-                f"data.modalities: the shards in {self.shards} have {', '.join(known)}, not {', '.join(unknown)}."
+                f"data.modalities: the shards in {self.shards} have {', '.join(known)}, but not {', '.join(unknown)}."
             )
 
     def _require(self, split: str) -> None:
         count = self._read().samples
         if not count.get(split):
-            hint = " Set test=false, or convert a manifest with test rows." if split == "test" else ""
+            hint = " Set test=false, or convert a manifest that has test rows." if split == "test" else ""
             raise ShardError(f"data.shards: {self.shards} has no samples for the {split} split, only {count}.{hint}")
         self._check()
 

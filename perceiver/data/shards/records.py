@@ -3,14 +3,15 @@
 Files are stored unchanged, so that a sample from a shard equals that from the manifest bit by bit, and sizes, rates and
 statistics of the spec can still change. A record is the length of its head (4 bytes, little-endian), the head in JSON, and
 the concatenated contents of files. The head has `id`, `target` (a class name, a list of labels or values, or null) and
-`cells`: for each modality that is present, `value`, or `files` with names and sizes, or the size of an `array` or of
-`bytes`.
+`cells`: for each modality that is present, `value`, or `files` with names and sizes, or the size of an `array`, of sound
+with its `sampling_rate` too, or of `bytes`.
 """
 
 import io
 import json
 import struct
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from perceiver.batch import Sample
-from perceiver.data.manifest.cells import files_of_cell, read_cell
+from perceiver.data.manifest.cells import files_of_cell, is_list_of_files, read_cell
 from perceiver.data.manifest.content import FileContent
 from perceiver.data.manifest.modalities import ManifestModality
 from perceiver.data.manifest.rows import BadRowError, ManifestRows, cell_of, reason
@@ -60,25 +61,35 @@ def encode(samples: ManifestRows, index: int, *, target: Mapping[str, Any]) -> b
 
 def _cell(value: Any, modality: ManifestModality, samples: ManifestRows, blobs: list[bytes]) -> dict[str, Any]:
     """Return the entry of a cell in the head, and append its bytes to `blobs`."""
-    facts = samples.specs[modality.name]
-    files = files_of_cell(value, facts=facts, folder=samples.folder)
+    spec = samples.specs[modality.name]
+    files = files_of_cell(value, spec=spec, folder=samples.folder)
     if files is not None:
         contents = [file.read_bytes() for file in files]
         blobs += contents
-        names = [file.relative_to(samples.folder) if file.is_relative_to(samples.folder) else file for file in files]
-        sizes = [[str(name), len(content)] for name, content in zip(names, contents, strict=True)]
-        return {"files": sizes, "list": (samples.folder / str(value).strip()).is_dir()}
-    if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
-        value = value["bytes"]
+        names = [_name(file, samples.folder) for file in files]
+        sizes = [[name, len(content)] for name, content in zip(names, contents, strict=True)]
+        return {"files": sizes, "list": is_list_of_files(value) or _is_folder(value, samples.folder)}
     if isinstance(value, bytes):
         blobs.append(value)
         return {"bytes": len(value)}
+    if isinstance(value, tuple):
+        array, rate = value
+        entry = _cell(np.asarray(array), modality, samples, blobs)
+        return {**entry, "sampling_rate": rate}
     if isinstance(value, np.ndarray):
         buffer = io.BytesIO()
         np.save(buffer, value, allow_pickle=False)
         blobs.append(buffer.getvalue())
         return {"array": len(buffer.getvalue())}
     return {"value": json.loads(json.dumps(value, default=_plain))}
+
+
+def _name(file: Path | FileContent, folder: Path) -> str:
+    return str(file.relative_to(folder) if isinstance(file, Path) and file.is_relative_to(folder) else file)
+
+
+def _is_folder(value: Any, folder: Path) -> bool:
+    return isinstance(value, str | Path) and (folder / str(value).strip()).is_dir()
 
 
 def _plain(value: Any) -> Any:
@@ -92,7 +103,7 @@ def _named(value: Any, target: Mapping[str, Any]) -> Any:
     if target["kind"] == "classes":
         return target["names"][int(value)]
     if target["kind"] == "labels":
-        return [name for name, there in zip(target["names"], value.tolist(), strict=True) if there]
+        return [name for name, present in zip(target["names"], value.tolist(), strict=True) if present]
     return torch.as_tensor(value).tolist()
 
 
@@ -135,26 +146,28 @@ class Decode:
             head, contents = _opened(record)
         except (ValueError, TypeError) as error:
             raise ShardError(
-                f"data.shards: a shard has the right size but is damaged: {error}. Copy the folder once more."
+                f"data.shards: a shard has the right size but is damaged: {error}. Copy the folder again."
             ) from error
         where = f"sample {head['id']!r} of the shards"
         inputs: dict[str, Tensor | dict[str, Tensor]] = {}
         for name, value in contents.items():
             if name not in self.specs:
                 continue
-            facts = self.specs[name]
+            spec = self.specs[name]
             try:
                 if isinstance(value, io.BytesIO) and not isinstance(value, FileContent):
                     value = read_array(value)
+                elif isinstance(value, tuple):
+                    value = read_array(value[0]), value[1]
                 # Errors show the original file name. A name in a record is never used as a path on this machine.
-                raw = read_cell(value, facts=facts, folder=None, training=self.training)
-                inputs[name] = self._kinds[name].preprocess(raw, facts, str(facts["kind"]))
+                raw = read_cell(value, spec=spec, folder=None, training=self.training)
+                inputs[name] = self._kinds[name].preprocess(raw, spec, str(spec["kind"]))
             except ImportError:
                 raise
             except Exception as error:
                 raise BadRowError(f"{where}, {name}: {reason(error)}") from error
         if not inputs:
-            raise BadRowError(f"{where}: has none of the modalities {', '.join(self.modalities)}.")
+            raise BadRowError(f"{where}: expected one or more of the modalities {', '.join(self.modalities)}.")
         try:
             return Sample(inputs=inputs, target=self._target(head["target"], where), id=head["id"])
         except (TypeError, ValueError, OverflowError) as error:
@@ -162,16 +175,16 @@ class Decode:
                 raise
             raise BadRowError(f"{where}: expected a target of kind {self.kind}, got {error}") from error
 
-    def _target(self, said: Any, where: str) -> Tensor | None:
-        if self.kind is None or said is None:
+    def _target(self, stored: Any, where: str) -> Tensor | None:
+        if self.kind is None or stored is None:
             return None
         if self.kind == "values":
-            return torch.tensor(said, dtype=torch.float64)
-        names = [said] if self.kind == "classes" else said
+            return torch.tensor(stored, dtype=torch.float64)
+        names = [stored] if self.kind == "classes" else stored
         if unknown := [name for name in names if name not in self.numbers]:
-            raise BadRowError(f"{where}: {unknown[0]!r} is none of the {len(self.numbers)} {self.kind} of training.")
+            raise BadRowError(f"{where}: {unknown[0]!r} is not one of the {len(self.numbers)} {self.kind} seen in training.")
         if self.kind == "classes":
-            return torch.tensor(self.numbers[said])
+            return torch.tensor(self.numbers[stored])
         marked = torch.zeros(len(self.numbers), dtype=torch.bool)
         marked[[self.numbers[name] for name in names]] = True
         return marked
@@ -193,9 +206,9 @@ def _opened(record: bytes | memoryview) -> tuple[dict[str, Any], dict[str, Any]]
         raise ValueError(f"the head of a record would end at byte {end}, but it has {len(record)}")
     head = parse_json(record[_LENGTH.size : end])
     if not isinstance(head, dict) or head.keys() != {"id", "target", "cells"}:
-        raise ValueError("the head of a record has not id, target and cells")
+        raise ValueError("the head of a record lacks id, target or cells")
     if not isinstance(head["id"], str) or not isinstance(head["cells"], dict):
-        raise ValueError("the head of a record has no id that is a text, or no cells by name")
+        raise ValueError("the head of a record needs an id that is a string, and cells by name")
     contents: dict[str, Any] = {}
     for name, entry in head["cells"].items():
         try:
@@ -227,6 +240,9 @@ def _value(entry: Any, record: bytes, start: int) -> tuple[Any, int]:
     if kind == ("array",):
         content, start = _part(record, start, entry["array"])
         return io.BytesIO(content), start
+    if kind == ("array", "sampling_rate") and type(entry["sampling_rate"]) is int and entry["sampling_rate"] > 0:
+        content, start = _part(record, start, entry["array"])
+        return (io.BytesIO(content), entry["sampling_rate"]), start
     raise ValueError(f"expected a value, files, bytes or an array, got {entry!r:.80}")
 
 

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from perceiver.batch import Batch, Sample
+from perceiver.data.loading.shared_memory import waiting
 from perceiver.data.shards.backend import litdata
 from perceiver.data.shards.errors import ShardError
 from perceiver.data.shards.index import read_index
@@ -53,13 +54,14 @@ class ShardStream:
             batch_size=batch_size,
             num_workers=num_workers,
             collate_fn=collate,
+            timeout=waiting(num_workers),
             pin_memory=torch.cuda.is_available(),
             # Persistent workers would not get a loaded position.
             persistent_workers=False,
         )
         if len(loader) == 0:
             raise ShardError(
-                f"data.shards: {self.folder} has fewer samples than a batch of {batch_size} for each process; lower "
+                f"data.shards: {self.folder} has too few samples for a batch of {batch_size} in each process; reduce "
                 "data.batch_size."
             )
         return loader  # type: ignore[no-any-return]

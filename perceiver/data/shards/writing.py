@@ -115,15 +115,15 @@ def _begun(wanted: ShardFolder) -> ShardFolder | None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     if not folder.is_dir() or not (folder / FACTS).is_file():
-        raise ShardError(f"shards: {folder} holds something else already; choose a new folder.")
+        raise ShardError(f"shards: {folder} already contains other files; choose a new folder.")
     begun = ShardFolder.read(folder)
     differences = same_source(begun.source, wanted.source)
     if begun.spec != wanted.spec:
         differences.append("spec")
     if differences:
         raise ShardError(
-            f"shards: {folder} holds shards of another manifest, or of one with other settings: {', '.join(differences)} "
-            "differ. Choose a new folder, or remove this one."
+            f"shards: {folder} holds shards of another manifest or other settings: {', '.join(differences)} differ. "
+            "Choose a new folder, or remove this one."
         )
     return begun
 
@@ -177,10 +177,10 @@ class _Tasks(Dataset[tuple[str, str]]):
         part = self._part(name, number)
         part.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=part.parent) as scratch:
-            facts = _write_chunk(
+            described = _write_chunk(
                 (encode(self.splits[name], int(at), target=self.folder.spec["target"]) for at in positions), Path(scratch)
             )
-            [chunk] = facts["chunks"]
+            [chunk] = described["chunks"]
             written = Path(scratch) / chunk["filename"]
             if chunk["chunk_size"] != len(positions) or written.stat().st_size != chunk["chunk_bytes"]:
                 raise ShardError(f"shards: {written} has {chunk['chunk_size']} samples, expected {len(positions)}.")
@@ -188,7 +188,7 @@ class _Tasks(Dataset[tuple[str, str]]):
                 os.fsync(file.fileno())
             chunk["filename"] = shard_name(number)
             written.replace(part.parent.parent / chunk["filename"])
-        write_whole(part, json.dumps(facts).encode())
+        write_whole(part, json.dumps(described).encode())
 
 
 def _write_chunk(records: Any, scratch: Path) -> dict[str, Any]:
@@ -200,11 +200,13 @@ def _write_chunk(records: Any, scratch: Path) -> dict[str, Any]:
         writer.add_item(number, record)
     writer.done()
     [index] = scratch.glob(f"*.{INDEX}")
-    facts: dict[str, Any] = json.loads(index.read_text())
-    if differing := [key for key, value in CONFIG.items() if facts["config"].get(key) != value]:
-        raise ShardError(f"shards: this version of litdata writes shards that differ in {', '.join(differing)}.")
-    facts["config"] = {**CONFIG, "chunk_bytes": SHARD_BYTES}
-    return facts
+    described: dict[str, Any] = json.loads(index.read_text())
+    if differing := [key for key, value in CONFIG.items() if described["config"].get(key) != value]:
+        raise ShardError(
+            f"shards: this version of litdata writes an unsupported format, which differs in {', '.join(differing)}."
+        )
+    described["config"] = {**CONFIG, "chunk_bytes": SHARD_BYTES}
+    return described
 
 
 def _write_missing(tasks: _Tasks, *, num_workers: int) -> None:
@@ -227,6 +229,6 @@ def _index(folder: Path, *, expected: int) -> None:
     chunks = [chunk for part in parts for chunk in part["chunks"]]
     counted = sum(chunk["chunk_size"] for chunk in chunks)
     if counted != expected:
-        raise ShardError(f"shards: {folder} has {counted} samples, expected {expected}; remove the folder and begin anew.")
+        raise ShardError(f"shards: {folder} has {counted} samples, expected {expected}; remove the folder and start again.")
     configs: Sequence[dict[str, Any]] = [part["config"] for part in parts]
     write_whole(folder / INDEX, json.dumps({"chunks": chunks, "config": configs[0], "updated_at": "0"}).encode())

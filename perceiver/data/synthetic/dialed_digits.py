@@ -60,7 +60,7 @@ class DialedDigits(Source):
             if value < 1:
                 raise ValueError(f"data.{name}: expected 1 or more, got {value}.")
         if len(canvas) != 2 or min(canvas) < 8:
-            raise ValueError(f"data.canvas: expected rows and columns, no fewer than the digit's 8, got {list(canvas)}.")
+            raise ValueError(f"data.canvas: expected at least 8 rows and columns, the size of a digit, got {list(canvas)}.")
         if sample_rate <= 2 * max(COLUMNS):
             raise ValueError(
                 f"data.sample_rate: expected more than {2 * max(COLUMNS):g} hertz, twice the highest tone, got "
@@ -85,7 +85,7 @@ class DialedDigits(Source):
         self.missing = dict(missing or {})
         self._digits = Digits(validation_size=validation_size, test_size=test_size, split_seed=split_seed)
         super().__init__(
-            facts={
+            specs={
                 "audio": {"kind": "audio", "shape": [1, self.clip.num_samples], "sample_rate": sample_rate},
                 "video": {"kind": "video", "shape": [1, num_frames, *map(int, canvas)], "range": [0, 255]},
             },
@@ -189,11 +189,11 @@ class Clips:
         }
         masks: dict[str, Tensor] = {}
         if self.present is not None:
-            there = dict(zip(MODALITIES, self.present[clips].unbind(dim=1), strict=True))
+            present = dict(zip(MODALITIES, self.present[clips].unbind(dim=1), strict=True))
             for name, x in inputs.items():
-                x[~there[name]] = 0
-            inputs = {name: x for name, x in inputs.items() if bool(there[name].any())}
-            masks = {name: there[name] for name in inputs if not bool(there[name].all())}
+                x[~present[name]] = 0
+            inputs = {name: x for name, x in inputs.items() if bool(present[name].any())}
+            masks = {name: present[name] for name in inputs if not bool(present[name].all())}
         ids = [
             f"{name}/clip/{clip // len(self.images.labels)}"
             for name, clip in zip(self.images.names(numbers), clips.tolist(), strict=True)

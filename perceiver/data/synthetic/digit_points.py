@@ -41,7 +41,7 @@ class DigitPoints(Source):
         download: bool = True,
     ) -> None:
         super().__init__(
-            facts={"points": {"kind": "points", "shape": [None, 3]}},
+            specs={"points": {"kind": "points", "shape": [None, 3]}},
             class_names=[str(digit) for digit in range(10)],
             split_seed=split_seed,
         )

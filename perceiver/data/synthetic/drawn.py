@@ -1,7 +1,7 @@
 """Base of data sets of drawn digits: sources of digits, and scenes that are fixed or redrawn."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,6 +13,7 @@ from perceiver.collate import Collate
 from perceiver.data.loading.images import Images
 from perceiver.data.loading.source import Source
 from perceiver.data.synthetic.scenes import Layer, random_background, random_glyph_layer
+from perceiver.modalities.spec import ModalitySpec
 from perceiver.runtime.random_streams import stream_seed
 
 DESCRIBED = 128
@@ -93,7 +94,7 @@ class DrawnSource(Source):
         scene: draws the scenes.
         name: prefix of ids.
         modality: name of the modality, the key in `Batch.inputs`.
-        facts: spec entries of the modality that do not depend on the data.
+        spec: spec entries of the modality that do not depend on the data.
         training_scenes: number of scenes per epoch.
         redraw: draw new training scenes in every epoch. False: draw them once and keep them in memory, which is faster.
         validation_scenes, test_scenes: number of scenes.
@@ -107,14 +108,14 @@ class DrawnSource(Source):
         scene: Scene,
         name: str,
         modality: str,
-        facts: Mapping[str, Any],
+        spec: ModalitySpec,
         training_scenes: int,
         redraw: bool,
         validation_scenes: int,
         test_scenes: int,
         scene_seed: int,
     ) -> None:
-        super().__init__(facts={modality: facts})
+        super().__init__(specs={modality: spec})
         sizes = {"training_scenes": training_scenes, "validation_scenes": validation_scenes, "test_scenes": test_scenes}
         for key, value in sizes.items():
             if value < 1:
@@ -133,7 +134,7 @@ class DrawnSource(Source):
 
     @abstractmethod
     def describe(self, scenes: list[Sample]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the spec entries of the modality besides `facts`, and of the target, from training scenes."""
+        """Return the spec entries of the modality besides `spec`, and of the target, from training scenes."""
 
     def prepare(self) -> None:
         """Download or check the digits."""
@@ -162,7 +163,7 @@ class DrawnSource(Source):
         statistics, target = self.describe(list(self._fixed(training, DESCRIBED)))
         counted = "num_classes" if target["kind"] == "segmentation" else "num_outputs"
         return {
-            "modalities": {self.modality: {**self.facts[self.modality], **statistics}},
+            "modalities": {self.modality: {**self.specs[self.modality], **statistics}},
             "target": target,
             counted: len(target["names"]),
         }
@@ -236,6 +237,6 @@ def _check_scene(*, size: list[int], diameter: list[float], digits: list[int]) -
     if len(size) != 2 or min(size) < 4:
         raise ValueError(f"data.size: expected [height, width] in pixels, at least 4 each, got {size}.")
     if len(diameter) != 2 or not 1 <= diameter[0] <= diameter[1]:
-        raise ValueError(f"data.diameter: expected [smallest, largest] side of a digit in pixels, got {diameter}.")
+        raise ValueError(f"data.diameter: expected [minimum, maximum] side of a digit in pixels, got {diameter}.")
     if len(digits) != 2 or not 0 <= digits[0] <= digits[1]:
-        raise ValueError(f"data.digits: expected [fewest, most] digits of a scene, got {digits}.")
+        raise ValueError(f"data.digits: expected [minimum, maximum] number of digits per scene, got {digits}.")

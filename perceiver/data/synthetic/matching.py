@@ -59,7 +59,7 @@ class Matching:
             for label in labels.unique().tolist():
                 if len(members[label]) < least:
                     raise ValueError(
-                        f"class {label}: expected at least {least} sample(s) of {name} to go with those of {self.first}, "
+                        f"class {label}: expected at least {least} sample(s) of {name} to match with {self.first}, "
                         f"got {len(members[label])}; make that split larger."
                     )
 
@@ -157,10 +157,10 @@ class MatchedSamples(Dataset[Sample]):
         stored = self.numbers[index]
         numbers = self.matching.draw(int(stored)) if stored.ndim == 0 else stored.tolist()
         of = dict(zip(self.matching.sources, numbers, strict=True))
-        there = [True] * len(self.modalities) if self.present is None else self.present[index].tolist()
+        present = [True] * len(self.modalities) if self.present is None else self.present[index].tolist()
         sources = self.matching.sources
         return Sample(
-            inputs={name: sources[name].read(of[name]) for name, has in zip(self.modalities, there, strict=True) if has},
+            inputs={name: sources[name].read(of[name]) for name, has in zip(self.modalities, present, strict=True) if has},
             target=self.matching.labels[numbers[0]],
             id=SEPARATOR.join(sources[name].name(number) for name, number in of.items()),
         )

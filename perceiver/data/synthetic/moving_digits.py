@@ -92,8 +92,8 @@ class MovingDigits(DrawnSource):
         composition = Composition.of(size=size, digits=digits, diameter=diameter)
         if min(shift, background_shift, degrees, zoom) < 0 or shift + background_shift == 0 or zoom >= 1:
             raise ValueError(
-                "data.shift, data.background_shift, data.degrees, data.zoom: expected numbers of at least 0, something that "
-                f"moves, and a zoom below 1; got {shift}, {background_shift}, {degrees}, {zoom}."
+                "data.shift, data.background_shift, data.degrees, data.zoom: expected numbers of at least 0, a shift "
+                f"or background_shift above 0, and a zoom below 1; got {shift}, {background_shift}, {degrees}, {zoom}."
             )
         scene = MovingScene(
             composition=composition,
@@ -107,7 +107,7 @@ class MovingDigits(DrawnSource):
             scene=scene,
             name="moving_digits",
             modality="frames",
-            facts={"kind": "video", "shape": [3, 2, composition.height, composition.width], "range": [0, 255]},
+            spec={"kind": "video", "shape": [3, 2, composition.height, composition.width], "range": [0, 255]},
             training_scenes=training_scenes,
             redraw=redraw,
             validation_scenes=validation_scenes,
@@ -123,4 +123,4 @@ class MovingDigits(DrawnSource):
     def known(self) -> dict[str, Any]:
         """Return the entries of the frames, and of the flow as the target."""
         target = {"kind": "flow", "names": list(FLOW_NAMES), "modality": self.modality}
-        return {"modalities": self.facts, "target": target}
+        return {"modalities": self.specs, "target": target}

@@ -81,9 +81,9 @@ class PairedDigits(Source):
         splits: dict[str, Any] = {"root": root, "split_seed": split_seed, "download": download}
         self._images = MNIST(**splits, validation_size=validation_images)
         self._recordings = SpokenDigits(**splits, validation_size=validation_recordings)
-        facts = {**self._images.facts, **self._recordings.facts, "points": {"kind": "points", "shape": [None, 3]}}
+        specs = {**self._images.specs, **self._recordings.specs, "points": {"kind": "points", "shape": [None, 3]}}
         super().__init__(
-            facts={name: facts[name] for name in self.modalities},
+            specs={name: specs[name] for name in self.modalities},
             class_names=self._images.class_names,
             split_seed=split_seed,
         )
@@ -139,7 +139,7 @@ class PairedDigits(Source):
             if self.drop_incomplete:
                 numbers, present = numbers[present.all(dim=1)], None
         if len(numbers) == 0:
-            raise ValueError("data.drop_incomplete: every training sample lacks something; lower data.missing.")
+            raise ValueError("data.drop_incomplete: every training sample lacks a modality; reduce data.missing.")
         return MatchedSamples(matching=matching, modalities=self.modalities, numbers=numbers, present=present)
 
     def _fixed(self, matching: Matching, size: int) -> MatchedSamples:
@@ -151,9 +151,9 @@ class PairedDigits(Source):
         theirs = sorted(stored.get("modalities") or {})
         if theirs != sorted(self.modalities):
             raise ValueError(
-                f"spec.modalities: {type(self).__name__} is set to {sorted(self.modalities)}, but the stored spec says "
-                f"{theirs}. Set data.modalities=[{','.join(stored.get('modalities') or {})}], or use the data that the "
-                "checkpoint was trained on."
+                f"spec.modalities: {type(self).__name__} is set to {sorted(self.modalities)}, but the stored spec has "
+                f"{theirs}. Set data.modalities=[{','.join(stored.get('modalities') or {})}], or use the data that "
+                "the checkpoint was trained on."
             )
         super().take(stored)
 

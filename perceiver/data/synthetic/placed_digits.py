@@ -70,7 +70,7 @@ class PlacedDigits(DrawnSource):
             scene=scene,
             name="placed_digits",
             modality="image",
-            facts={"kind": "image", "shape": [3, composition.height, composition.width], "range": [0, 255]},
+            spec={"kind": "image", "shape": [3, composition.height, composition.width], "range": [0, 255]},
             training_scenes=training_scenes,
             redraw=redraw,
             validation_scenes=validation_scenes,
@@ -88,7 +88,7 @@ class PlacedDigits(DrawnSource):
     def known(self) -> dict[str, Any]:
         """Return the entries of the images, and of the classes: digits and background."""
         target = {"kind": "segmentation", "names": self._names(), "modality": self.modality}
-        return {"modalities": self.facts, "target": target}
+        return {"modalities": self.specs, "target": target}
 
     def _names(self) -> list[str]:
         return [*self.source.named_classes(), BACKGROUND]

@@ -36,12 +36,12 @@ class Pose:
         return Pose(centre=(column + shift[0], row + shift[1]), scale=self.scale * zoom, angle=self.angle + angle)
 
     def pixels(self, own: Float[Tensor, "*places 2"]) -> Float[Tensor, "*places 2"]:
-        """Local coordinates -> (column, row)."""
+        """Map local coordinates to (column, row)."""
         cosine, sine = math.cos(self.angle) * self.scale, math.sin(self.angle) * self.scale
         return _affine(own, [[cosine, sine], [-sine, cosine]], self.centre)
 
     def own(self, pixels: Float[Tensor, "*places 2"]) -> Float[Tensor, "*places 2"]:
-        """(column, row) -> local coordinates."""
+        """Map (column, row) to local coordinates."""
         cosine, sine = math.cos(self.angle) / self.scale, math.sin(self.angle) / self.scale
         column, row = self.centre
         return _affine(
@@ -122,12 +122,12 @@ def flow_between(
     """
     grid = pixel_grid(height, width)
     top = topmost(first, grid)
-    there = torch.empty_like(grid)
+    moved = torch.empty_like(grid)
     for number, (before, after) in enumerate(zip(first, second, strict=True)):
         own = top == number
-        there[own] = after.pose.pixels(before.pose.own(grid[own]))
-    within = ((there >= 0) & (there <= torch.tensor([width - 1, height - 1]))).all(dim=-1)
-    return (there - grid).movedim(-1, 0), within & (topmost(second, there) == top)
+        moved[own] = after.pose.pixels(before.pose.own(grid[own]))
+    within = ((moved >= 0) & (moved <= torch.tensor([width - 1, height - 1]))).all(dim=-1)
+    return (moved - grid).movedim(-1, 0), within & (topmost(second, moved) == top)
 
 
 def pixel_grid(height: int, width: int) -> Float[Tensor, "h w 2"]:

@@ -31,6 +31,8 @@ _FIGURES = re.compile(
     r"^([+~]*callbacks)\.(samples|attention|attention_modalities|autoencoding|fields|filled_in|reconstruction|segmentations)"
     r"(?:\.(draw|every_n_epochs))?(?=[.=]|$)"
 )
+# Values with commas are sweeps over several.
+_HOME = re.compile(r"(\+*[\w./@-]+=)(~(?:/[^,]*)?)")
 
 
 def remember_program() -> None:
@@ -41,7 +43,7 @@ def remember_program() -> None:
 
 
 def rank_command(hydra: DictConfig, directory: Path) -> list[str]:
-    """The command of another rank of a job: a sweep's values for this job, in RUN mode, in its run directory.
+    """Return the command of another rank of a job: a sweep's values for this job, in RUN mode, in its run directory.
 
     Args:
         hydra: the `hydra` node of the job's configuration.
@@ -64,7 +66,7 @@ def rank_command(hydra: DictConfig, directory: Path) -> list[str]:
 
 
 def typed_command(hydra: DictConfig, overrides: Sequence[str]) -> str:
-    """The command, quoted for a shell, that runs a job of a sweep alone.
+    """Return the command, quoted for a shell, that runs a job of a sweep alone.
 
     Args:
         hydra: the `hydra` node of the sweep's configuration.
@@ -79,7 +81,7 @@ def typed_command(hydra: DictConfig, overrides: Sequence[str]) -> str:
 
 
 def typed_override(key: str, value: str | Path) -> str:
-    """`KEY=VALUE` to type into a shell, quoted for Hydra's grammar and for the shell as far as necessary."""
+    """Return `KEY=VALUE` to type into a shell, quoted for Hydra's grammar and for the shell as far as necessary."""
     text = str(value)
     try:
         plain = OverridesParser.create().parse_override(f"{key}={text}").value() == text
@@ -89,16 +91,21 @@ def typed_override(key: str, value: str | Path) -> str:
 
 
 def quoted(text: str) -> str:
-    """A string quoted for Hydra's grammar, where backslashes are special only before a quote."""
+    """Return a string quoted for Hydra's grammar, where backslashes are special only before a quote."""
     return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + (r"\'" if found[2] else ""), text) + "'"
 
 
 def present_override(override: str) -> str:
-    """The current spelling of an override of the command line: each figure used to be a separate callback.
+    """Return the current spelling of an override of the command line: each figure used to be a separate callback.
+
+    The home folder `~` is expanded, since no shell does so behind `=`, and Hydra's grammar refuses it.
 
     >>> present_override("callbacks.samples=null")
     'callbacks.figures.draw.samples=null'
     """
+    home = _HOME.fullmatch(override)
+    if home is not None:
+        return home[1] + quoted(os.path.expanduser(home[2]))
     found = _FIGURES.match(override)
     if found is None:
         return override
@@ -107,12 +114,12 @@ def present_override(override: str) -> str:
 
 
 def override_key(override: str) -> str:
-    """The key of an override: `optimizer.lr` for `optimizer.lr=1e-3`."""
+    """Return the key of an override: `optimizer.lr` for `optimizer.lr=1e-3`."""
     return override.split("=", 1)[0]
 
 
 def _configuration_flags(hydra: DictConfig) -> list[str]:
-    """The flags for configuration folders and the main file that were given on the command line."""
+    """Return the flags for configuration folders and the main file that were given on the command line."""
     flags = []
     for source in hydra.runtime.config_sources:
         if source.provider == "command-line":

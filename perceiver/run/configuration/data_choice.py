@@ -9,7 +9,7 @@ from perceiver.run.configuration.yaml_file import read_text_at
 
 
 def data_of_checkpoint(arguments: Sequence[str], conf: Path) -> str | None:
-    """`data=NAME` for a command line that predicts or embeds without choosing a data group; None: no addition is needed.
+    """Return `data=NAME` for a command line that predicts or embeds without a data group; None: not needed.
 
     The run directory's configuration names the class of its data module. This is only compared with the classes of the
     shipped data groups; no class named by that file is run.
@@ -18,12 +18,12 @@ def data_of_checkpoint(arguments: Sequence[str], conf: Path) -> str | None:
         arguments: command-line arguments.
         conf: the folder of the shipped configuration.
     """
-    said = dict(word.split("=", 1) for word in arguments if "=" in word)
-    if said.get("mode") not in ("predict", "embed") or "data" in said or "experiment" in said or "ckpt_path" not in said:
+    given = dict(word.split("=", 1) for word in arguments if "=" in word)
+    if given.get("mode") not in ("predict", "embed") or "data" in given or "experiment" in given or "ckpt_path" not in given:
         return None
-    if "data.manifest" in said:
+    if "data.manifest" in given:
         return "data=manifest"  # whatever data it was trained on, possibly shards
-    path = Path(said["ckpt_path"].strip("'\""))
+    path = Path(given["ckpt_path"].strip("'\""))
     config = (path if path.is_dir() else path.parent.parent) / "config.yaml"
     target = _target(config, "data", "_target_")
     for file in sorted((conf / "data").glob("*.yaml")):
@@ -33,7 +33,7 @@ def data_of_checkpoint(arguments: Sequence[str], conf: Path) -> str | None:
 
 
 def _target(file: Path, *keys: str) -> str | None:
-    """The unresolved value of a key in a YAML file; None if the file or the key is missing."""
+    """Return the unresolved value of a key in a YAML file; None if the file or the key is missing."""
     # Imported here: its package brings in torch, which `--help` and a mistyped override need not wait for.
     from perceiver.checkpoints.moved import present_name
 

@@ -11,7 +11,7 @@ MAIN_FILE = "train"
 
 
 def conf_directory() -> Path:
-    """The folder of the shipped configuration: inside the package when installed, beside the package in a clone.
+    """Return the folder of the shipped configuration: inside the package when installed, beside the package in a clone.
 
     Raises:
         FileNotFoundError: neither folder exists; the installation is incomplete.
@@ -21,4 +21,4 @@ def conf_directory() -> Path:
     for candidate in candidates:
         if (candidate / f"{MAIN_FILE}.yaml").is_file():
             return candidate
-    raise FileNotFoundError(f"train.yaml: expected it in {candidates[0]} or {candidates[1]}; reinstall the package.")
+    raise FileNotFoundError(f"train.yaml: not found; expected in {candidates[0]} or {candidates[1]}; reinstall the package.")

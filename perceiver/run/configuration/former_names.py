@@ -10,7 +10,7 @@ from perceiver.checkpoints.moved import present_name
 
 
 def with_present_names(config: DictConfig) -> DictConfig:
-    """The same configuration with every `_target_` spelled as in this version; see `perceiver.checkpoints.moved`.
+    """Return the same configuration with every `_target_` spelled as in this version; see `perceiver.checkpoints.moved`.
 
     Args:
         config: the configuration as composed by Hydra; not changed.

@@ -55,10 +55,11 @@ class LearningRateScaling:
             if self.rule is None:
                 return ScaledOptimizer(optimizer=optimizer, explanation="")
             raise ValueError(
-                f"lr_scaling.rule={self.rule}: expected data.batch_size, samples per device; these data have none."
+                f"lr_scaling.rule={self.rule}: expected data.batch_size, the samples per device; this data module has "
+                "no such setting."
             )
         batch = int(per_device) * trainer.world_size * accumulated
-        parts = [f"{trainer.world_size} processes of {per_device} samples"] if trainer.world_size > 1 else []
+        parts = [f"{trainer.world_size} processes × {per_device} samples"] if trainer.world_size > 1 else []
         parts += [f"{accumulated} batches accumulated"] if accumulated > 1 else []
         explanation = f"global batch {batch} ({', '.join(parts)})" if parts else ""
         if self.rule is None:

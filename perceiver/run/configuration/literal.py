@@ -39,8 +39,8 @@ class Text:
         """Return the string for a longer value, as in `${run_dir}/${spec.target.modality}`."""
         if "$" in self.text or self.text == "???":
             raise ValueError(
-                f"{self.text[:60]!r} comes from data and cannot be a part of a longer value, since it has the form of a "
-                "reference; refer to it alone."
+                f"{self.text[:60]!r} comes from data and looks like a reference, so it cannot be part of a longer "
+                "value. Refer to it alone."
             )
         return self.text
 
@@ -58,7 +58,7 @@ def literal(tree: dict[str, Any], *, keys: Collection[str] = ()) -> DictConfig:
 
 
 def released(tree: Any) -> Any:
-    """A copy of a tree of dicts and lists in which every `Text` is a str again."""
+    """Return a copy of a tree of dicts and lists in which every `Text` is a str again."""
     if isinstance(tree, dict):
         return {key: released(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):

@@ -37,32 +37,32 @@ def resolve(config: DictConfig, spec: dict[str, Any]) -> dict[str, Any]:
     """
     spec = _checked(spec, config)
     _import_kinds(spec, config)
-    facts = literal(spec, keys=spec["modalities"].keys())
+    wrapped = literal(spec, keys=spec["modalities"].keys())
     config = config.copy()
     with open_dict(config):
-        config.spec = facts
+        config.spec = wrapped
         _add_default_adapters(config, spec)
         # The classes that may be constructed are fixed before any fact of the data is known.
         config.spec = None
         named: set[str | Text] = set(_targets(config))
-        config.spec = facts
+        config.spec = wrapped
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except InterpolationKeyError as error:
         absent = re.search(r"'model\.adapters\.(\w+)[\w.]*'", str(error))
         if absent is not None and absent[1] not in config.model.adapters:
             raise ValueError(
-                f"{error.full_key or 'configuration'}: asks for the adapter of the modality {absent[1]!r}, and this data "
-                f"has {listed(spec['modalities'])} only. Choose data with it, or name another with task.modality."
+                f"{error.full_key or 'configuration'}: refers to the adapter of modality {absent[1]!r}, but the data "
+                f"has only {listed(spec['modalities'])}. Choose data with this modality, or set task.modality."
             ) from None
         missing = re.search(r"'(spec\.[\w.]+)'", str(error))
         if missing is None:
             raise
         target = spec.get("target", {})
         raise ValueError(
-            f"{error.full_key or 'configuration'}: asks for {missing[1]}, which this data does not say; its target is of "
-            f"kind {target.get('kind')!r}, and its spec has {listed(spec)} (target: {listed(target)}). Choose a task that "
-            "goes with the data, other data, or set the value."
+            f"{error.full_key or 'configuration'}: refers to {missing[1]}, which the spec of this data lacks. Its "
+            f"target is of kind {target.get('kind')!r}, its spec has {listed(spec)} (target: {listed(target)}). "
+            "Choose a matching task, other data, or set the value."
         ) from None
     assert isinstance(plain, dict)
     _require_named(plain, named)
@@ -75,7 +75,7 @@ def _import_kinds(spec: dict[str, Any], config: DictConfig) -> None:
     asked = OmegaConf.select(config, "data.modalities")
     named = asked if OmegaConf.is_dict(asked) else {}
     package = str(OmegaConf.select(config, "data._target_")).partition(".")[0]
-    foreign = {name: facts for name, facts in spec["modalities"].items() if name not in named}
+    foreign = {name: entry for name, entry in spec["modalities"].items() if name not in named}
     try:
         import_kinds({"modalities": foreign}, trust=[*(config.get("trust") or []), package])
     except ValueError as error:
@@ -91,8 +91,8 @@ def _checked(spec: dict[str, Any], config: DictConfig) -> dict[str, Any]:
     except PlainError as error:
         raise ValueError(f"{source}: {error}") from error
     modalities = checked.get("modalities")
-    if not isinstance(modalities, dict) or not all(isinstance(facts, dict) for facts in modalities.values()):
-        raise ValueError(f"{source}: spec.modalities: expected a mapping from names to facts, got {str(modalities)[:60]!r}.")
+    if not isinstance(modalities, dict) or not all(isinstance(entry, dict) for entry in modalities.values()):
+        raise ValueError(f"{source}: spec.modalities: expected a mapping by name, got {str(modalities)[:60]!r}.")
     return checked
 
 
@@ -121,8 +121,8 @@ def _require_named(tree: Any, named: Set[str | Text], path: str = "") -> None:
             known = name in named or (in_model and Text(name) in named)
             if not known or (isinstance(target, Text) and not in_model):
                 raise ValueError(
-                    f"{path or 'configuration'}._target_: {name[:100]!r} does not stand in the configuration "
-                    "itself; nothing that data names is run. Write the name out."
+                    f"{path or 'configuration'}._target_: {name[:100]!r} is not written in the configuration itself. "
+                    "Classes named by data are never run; write the name out."
                 )
         for key, value in tree.items():
             _require_named(value, named, child_path(path, key))
@@ -147,19 +147,19 @@ def _add_default_adapters(config: DictConfig, spec: dict[str, Any]) -> None:
                 f"model.adapters.{name}: the data has no modality {str(name)!r}, only {listed(modalities)}. Remove the "
                 f"adapter with '~model.adapters.{name}', or choose data that has it."
             )
-    for name, facts in modalities.items():
+    for name, entry in modalities.items():
         if name not in adapters:
-            adapters[name] = _default_adapter(name, kind_of(facts).adapter or facts.get("kind"))
+            adapters[name] = _default_adapter(name, kind_of(entry).adapter or entry.get("kind"))
 
 
 def _default_adapter(name: str, kind: object) -> DictConfig:
-    """`adapter/<kind>.yaml` from Hydra's search path; the kind may come from any file, and only selects an option."""
+    """Return `adapter/<kind>.yaml` from Hydra's search path; the kind may come from any file, and only selects an option."""
     known = GlobalHydra.instance().config_loader().get_group_options("adapter")
     if not isinstance(kind, str) or not _KIND.fullmatch(kind) or kind not in known:
         file = f"adapter/{kind}.yaml" if isinstance(kind, str) and _KIND.fullmatch(kind) else f"adapter {str(kind)[:60]!r}"
         raise ValueError(
-            f"model.adapters.{name}: no adapter is configured and there is no {file} for its kind. Choose one "
-            f"with +adapter@model.adapters.{name}=NAME; known are {listed(known)}."
+            f"model.adapters.{name}: no adapter is configured, and its kind has no default {file}. Choose one with "
+            f"+adapter@model.adapters.{name}=NAME; known names: {listed(known)}."
         )
     adapter = compose(f"adapter/{kind}").adapter
     assert isinstance(adapter, DictConfig)

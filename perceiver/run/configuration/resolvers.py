@@ -29,17 +29,17 @@ def _modality(key: str, *default: Any, _parent_: Container, _root_: Container) -
     spec = OmegaConf.select(_root_, "spec")
     if spec is None:
         raise ValueError("${modality:" + key + "}: the data's spec is not known yet; the run adds it to the config.")
-    facts = OmegaConf.select(spec, "modalities")
-    if name not in facts:
-        raise ValueError(f"model.adapters.{name}: the data has no modality {name!r}, only {listed(facts)}.")
-    value = OmegaConf.select(facts[name], key)
+    modalities = OmegaConf.select(spec, "modalities")
+    if name not in modalities:
+        raise ValueError(f"model.adapters.{name}: the data has no modality {name!r}, only {listed(modalities)}.")
+    value = OmegaConf.select(modalities[name], key)
     if value is None and len(default) == 1:
         return default[0]
     if value is None:
-        state = "is null (it differs from sample to sample)" if _has(facts[name], key) else "is missing"
+        state = "is null (it differs between samples)" if _has(modalities[name], key) else "is missing"
         raise ValueError(
-            f"model.adapters.{name}: {key!r} of modality {name!r} {state}; the spec has {listed(facts[name])}. Set the "
-            "adapter's argument to a value of your own."
+            f"model.adapters.{name}: {key!r} of modality {name!r} {state}; the spec has {listed(modalities[name])}. Set "
+            "the adapter's argument explicitly."
         )
     return value
 
@@ -49,7 +49,9 @@ def _adapter(key: str, *, _parent_: Container, _root_: Container) -> Any:
     name = _modality_of(_parent_, _root_)
     value = OmegaConf.select(_root_, f"model.adapters.{name}.{key}")
     if value is None:
-        raise ValueError(f"model.head.queries.{name}: there is no model.adapters.{name}.{key} for the queries to follow.")
+        raise ValueError(
+            f"model.head.queries.{name}: the queries need model.adapters.{name}.{key}, which is not configured."
+        )
     # Resolved in place, since its references may be relative.
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
@@ -60,7 +62,7 @@ def _own_name(*, _parent_: Container, _root_: Container) -> str:
 
 
 def _modality_of(parent: Container, root: Container) -> str:
-    """The key below `model.adapters` or `model.head.queries` that contains an element."""
+    """Return the key below `model.adapters` or `model.head.queries` that contains an element."""
     places = [place for place in (OmegaConf.select(root, key) for key in ("model.adapters", "model.head.queries")) if place]
     node: Any = parent
     while node is not None:
@@ -69,14 +71,14 @@ def _modality_of(parent: Container, root: Container) -> str:
             return str(node._key())
         node = above
     raise ValueError(
-        "${modality:…}: expected below model.adapters.<name> or model.head.queries.<name>; elsewhere name it, e.g. "
-        "${spec.num_classes}."
+        "${modality:…}: expected below model.adapters.<name> or model.head.queries.<name>; elsewhere use the full "
+        "name, e.g. ${spec.num_classes}."
     )
 
 
-def _has(facts: Any, key: str) -> bool:
+def _has(tree: Any, key: str) -> bool:
     parent, _, last = key.rpartition(".")
-    holder = OmegaConf.select(facts, parent) if parent else facts
+    holder = OmegaConf.select(tree, parent) if parent else tree
     if OmegaConf.is_list(holder):
         return last.isdecimal() and int(last) < len(holder)
     return OmegaConf.is_dict(holder) and last in holder
@@ -98,5 +100,5 @@ def _length(entries: Any) -> int:
 
 
 def listed(names: Any) -> str:
-    """Sorted names, separated by commas, for messages."""
+    """Return sorted names, separated by commas, for messages."""
     return ", ".join(sorted(str(name) for name in names)) or "none"

@@ -17,13 +17,13 @@ _NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?|\.\d)[\d_.]*([eE][-+]?\d+)?")
 
 
 def to_yaml(tree: Mapping[str, Any]) -> str:
-    """A plain mapping as YAML, without resolving or interpreting any value."""
+    """Return a plain mapping as YAML, without resolving or interpreting any value."""
     text: str = yaml.dump(dict(tree), Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
     return text
 
 
 def read_text_at(file: Path, *keys: str) -> str | None:
-    """The unchanged scalar under these nested keys of a YAML file's mapping; None without such a scalar.
+    """Return the unchanged scalar under these nested keys of a YAML file's mapping; None without such a scalar.
 
     The file is read as a stream of events up to that scalar. No objects are built, so aliases cannot multiply. The result
     is also None if an alias precedes the scalar.
@@ -33,11 +33,11 @@ def read_text_at(file: Path, *keys: str) -> str | None:
         ValueError: the file is not an ordinary file, is larger than `MAX_BYTES`, or is not YAML.
     """
     if not file.is_file():
-        raise ValueError(f"{file}: expected an ordinary file.")
+        raise ValueError(f"{file}: expected a regular file.")
     with file.open("rb") as stream:
         content = stream.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
-        raise ValueError(f"{file}: larger than {MAX_BYTES:,} bytes; expected the configuration of a run.")
+        raise ValueError(f"{file}: expected a run's configuration, at most {MAX_BYTES:,} bytes.")
     try:
         return _find(content, keys)
     except yaml.YAMLError as error:

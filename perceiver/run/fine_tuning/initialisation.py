@@ -33,10 +33,10 @@ PARTS = ("adapters", "fusion", "encoder")
 
 
 class Untrained:
-    """Random weights. The subclass `Initialisation` uses those of a trained model."""
+    """Random weights. The subclass `Initialisation` uses the weights of a trained model."""
 
     def configured(self, config: DictConfig) -> DictConfig:
-        """The configuration of the model to build."""
+        """Return the configuration of the model to build."""
         return config
 
     def build(self, model: Mapping[str, Any], spec: Mapping[str, Any]) -> Perceiver:
@@ -44,11 +44,11 @@ class Untrained:
         return build_model(model, spec=spec)
 
     def optimizer(self, optimizer: OptimizerFactory, model: Perceiver) -> OptimizerFactory:
-        """The factory of the model's optimizer."""
+        """Return the factory of the model's optimizer."""
         return optimizer
 
     def callbacks(self) -> list[Callback]:
-        """Further callbacks that training needs."""
+        """Return further callbacks that training needs."""
         return []
 
     def report(self, model: Perceiver) -> None:
@@ -66,7 +66,7 @@ def starting_from(
     init_freeze: bool | None = False,
     init_lr_multiplier: float | None = 1.0,
 ) -> Untrained:
-    """The starting weights that the keys `init_*` of the configuration describe.
+    """Return the starting weights that the keys `init_*` of the configuration describe.
 
     Args:
         init_from: the trained model, see `StartingPoint.find`; None: random weights.
@@ -82,8 +82,8 @@ def starting_from(
     if init_from is None:
         if init_model or init_freeze or multiplier != 1.0:
             raise ValueError(
-                "init_model, init_freeze, init_lr_multiplier: they say what becomes of the weights of init_from, and "
-                "there is none. Set init_from=DIR or init_from=FILE."
+                "init_model, init_freeze, init_lr_multiplier: require init_from, which is not set. Set init_from=DIR "
+                "or init_from=FILE."
             )
         return Untrained()
     if not (math.isfinite(multiplier) and multiplier > 0):
@@ -116,7 +116,7 @@ class Initialisation(Untrained):
     lr_multiplier: float = 1.0
 
     def configured(self, config: DictConfig) -> DictConfig:
-        """The configuration, with the model parts of the trained model if `built_as_stored`."""
+        """Return the configuration, with the model parts of the trained model if `built_as_stored`."""
         if not self.built_as_stored:
             return config
         config = with_stored_model(config, source=self.source)
@@ -151,8 +151,9 @@ class Initialisation(Untrained):
         if problems := differences(own, stored):
             raise ValueError(
                 f"init_from: {self.source.path} does not fit the configured adapters, fusion and encoder: "
-                f"{'; '.join(problems)}. init_model=true (experiment=finetune sets it) builds them as the checkpoint's own "
-                "configuration says; otherwise configure them alike, for data of the same modalities and channels."
+                f"{'; '.join(problems)}. init_model=true (experiment=finetune sets it) builds them from the "
+                "checkpoint's configuration. Otherwise configure the same parts, for data with the same modalities "
+                "and channels."
             )
         model.load_state_dict(stored, strict=False)
         if self.freeze:
@@ -174,25 +175,25 @@ class Initialisation(Untrained):
         try:
             yield
         except ValueError as error:
-            images = " data=image_folder gives any images as RGB, at data.size=[HEIGHT,WIDTH]."
+            images = " data=image_folder converts any images to RGB at data.size=[HEIGHT,WIDTH]."
             raise ValueError(
-                f"init_from: {self.source.path} was trained on other inputs than this data has: {error} Choose data of the "
-                f"same modalities, channels and sizes.{images if 'image' in str(error) else ''}"
+                f"init_from: {self.source.path} was trained on different inputs from this data: {error} Choose data "
+                f"with the same modalities, channels and sizes.{images if 'image' in str(error) else ''}"
             ) from error
 
     def _learning(self) -> str:
         if self.freeze:
-            return "; they stay as they are"
-        return "" if self.lr_multiplier == 1 else f"; they learn at {self.lr_multiplier:g} times the learning rate"
+            return "; they stay frozen"
+        return "" if self.lr_multiplier == 1 else f"; they train at {self.lr_multiplier:g} times the learning rate"
 
     def optimizer(self, optimizer: OptimizerFactory, model: Perceiver) -> OptimizerFactory:
-        """The factory of the optimizer, with the scaled rate for the loaded weights."""
+        """Return the factory of the optimizer, with the scaled rate for the loaded weights."""
         if self.freeze or self.lr_multiplier == 1:
             return optimizer
         return ScaledRates(optimizer=optimizer, model=model, multiplier=self.lr_multiplier)
 
     def callbacks(self) -> list[Callback]:
-        """Further callbacks that training needs."""
+        """Return further callbacks that training needs."""
         return [Frozen()] if self.freeze else []
 
 
@@ -235,7 +236,7 @@ class Frozen(Callback):
 
 
 def with_stored_model(config: DictConfig, *, source: StartingPoint) -> DictConfig:
-    """A copy of the configuration whose model has adapters, fusion and encoder as in the trained model `source`.
+    """Return a copy of the configuration whose model has adapters, fusion and encoder as in the trained model `source`.
 
     Overrides of these parts on the command line, such as `model.encoder.dropout=0.1`, still apply. Adapters of modalities
     that the checkpoint lacks stay. Only the checkpoint's configuration is read. The classes it names must follow the rules
@@ -264,7 +265,7 @@ def with_stored_model(config: DictConfig, *, source: StartingPoint) -> DictConfi
 
 
 def _stored_parts(source: StartingPoint, *, trust: list[str]) -> dict[str, Any]:
-    """Adapters, fusion and encoder of a trained model's configuration, after the same vetting as by `perceiver.load`."""
+    """Return adapters, fusion and encoder of a trained model's configuration, vetted as by `perceiver.load`."""
     stored = deepcopy(source.model_config())
     for part, optional in (("adapters", False), ("fusion", True), ("encoder", False)):
         if type(stored.get(part)) is not dict and not (optional and stored.get(part) is None):
@@ -292,7 +293,7 @@ def _stored_parts(source: StartingPoint, *, trust: list[str]) -> dict[str, Any]:
 
 
 def _label_input(stored: Mapping[str, Any]) -> str | None:
-    """Name of the label that a stored model both reads and decodes; None without such a label."""
+    """Return the name of the label that a stored model both reads and decodes; None without such a label."""
     head = stored.get("head")
     target = head.get("target") if isinstance(head, Mapping) else None
     return target if isinstance(target, str) and target in (stored.get("adapters") or {}) else None
@@ -306,8 +307,8 @@ def _command_line() -> Iterator[tuple[str, Any, bool]]:
         key = override.key_or_group
         if key == "model/size" or (override.package or "").startswith("model.adapters"):
             raise ValueError(
-                f"init_model=true: adapters and encoder are built as in init_from, and {override.input_line} asks for "
-                "others. Remove one of the two."
+                f"init_model=true: adapters and encoder are built as in init_from, but {override.input_line} "
+                "configures others. Remove one of the two."
             )
         if "/" not in key and "@" not in (override.input_line or ""):
             yield key, override.value(), bool(override.is_delete())

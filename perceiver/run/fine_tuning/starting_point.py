@@ -14,6 +14,7 @@ from perceiver.interop.files import (
     CONFIG,
     PYTORCH,
     SAFETENSORS,
+    config_file,
     read_config,
     read_weights,
 )
@@ -32,18 +33,18 @@ class StartingPoint(ABC):
 
     @abstractmethod
     def model_config(self) -> dict[str, Any]:
-        """Configuration of the model for `perceiver.checkpoints.build.build_model`; does not read the weights."""
+        """Return configuration of the model for `perceiver.checkpoints.build.build_model`; does not read the weights."""
 
     @abstractmethod
     def weights(self) -> dict[str, Tensor]:
-        """Weights, by their names in the model."""
+        """Return the weights, by their names in the model."""
 
     @staticmethod
     def find(path: str | Path) -> StartingPoint:
-        """The model at `path`: a checkpoint, a run directory, or the output of `save_pretrained` (transformers' or ours).
+        """Find the model at `path`: a checkpoint, run directory, or the output of `save_pretrained` (transformers' or ours).
 
         Raises:
-            FileNotFoundError: the path is none of these; the message describes its contents.
+            FileNotFoundError: the path is not one of these; the message describes its contents.
         """
         given = Path(path)
         if given.name in (SAFETENSORS, PYTORCH, CONFIG) and given.is_file():
@@ -51,7 +52,7 @@ class StartingPoint(ABC):
         try:
             return Checkpoint(path=checkpoints.find(given))
         except FileNotFoundError as error:
-            if not (given / CONFIG).is_file():
+            if not config_file(given).is_file():
                 hint = f", or a directory with {CONFIG} and {SAFETENSORS}" if given.is_dir() else ""
                 raise FileNotFoundError(f"{error}{hint}") from error
         own = checkpoints.KEY in read_config(given, maker="save_pretrained")
@@ -62,12 +63,12 @@ class Checkpoint(StartingPoint):
     """A file that training or `perceiver.save` wrote."""
 
     def model_config(self) -> dict[str, Any]:
-        """Configuration in the entry `perceiver`."""
+        """Return the configuration in the entry `perceiver`."""
         config: dict[str, Any] = checkpoints.read(self.path).config["model"]
         return config
 
     def weights(self) -> dict[str, Tensor]:
-        """Weights in the state dict."""
+        """Return the weights in the state dict."""
         return checkpoints.read_weights(self.path)
 
 
@@ -75,13 +76,13 @@ class Pretrained(StartingPoint):
     """A directory that `perceiver.interop.hub.save_pretrained` wrote."""
 
     def model_config(self) -> dict[str, Any]:
-        """Configuration in `config.json`."""
+        """Return the configuration in `config.json`."""
         content = read_config(self.path, maker="save_pretrained")
         config: dict[str, Any] = checkpoints.recipe_of(content, self.path / CONFIG).config["model"]
         return config
 
     def weights(self) -> dict[str, Tensor]:
-        """Weights in the weight file."""
+        """Return the weights in the weight file."""
         return read_weights(self.path)[1]
 
 
@@ -92,9 +93,9 @@ class Imported(StartingPoint):
     """
 
     def model_config(self) -> dict[str, Any]:
-        """Configuration of a model with the same architecture."""
+        """Return the configuration of a model with the same architecture."""
         return config_from_transformers(self.path, attention_dropout=0.0)
 
     def weights(self) -> dict[str, Tensor]:
-        """Converted weights; the whole file is checked against its config."""
+        """Return the converted weights; the whole file is checked against its config."""
         return dict(from_transformers(self.path).state_dict())

@@ -94,7 +94,7 @@ class BatchSize:
         config = self.start.configured(config)
         data = make_data(config.data)
         if not hasattr(data, "batch_size"):
-            raise ValueError(f"mode=batch_size: {type(data).__name__} has no batch_size that could be changed.")
+            raise ValueError(f"mode=batch_size: {type(data).__name__} has no batch_size to change.")
         data.prepare_data()
         data.setup("fit")
         spec = spec_of(data)
@@ -114,11 +114,11 @@ class BatchSize:
                 break
             trials.append(trial)
             if size == self.largest:
-                end = "No larger one was tried: batch_sizes.largest."
+                end = "Larger sizes were not tried: limit batch_sizes.largest."
             elif samples is not None and size >= samples:
-                end = "No larger one was tried: these are all training samples."
+                end = "Larger sizes were not tried: this is the whole training split."
             elif _too_large(trials, on_cpu=next(model.parameters()).device.type == "cpu"):
-                end = f"{2 * size} samples were not tried: they would not fit into the free main memory, as it seems."
+                end = f"{2 * size} samples were not tried: they would probably exceed the free main memory."
             size = min(2 * size, self.largest, samples or 2 * size)
         if not trials:
             raise RuntimeError(f"mode=batch_size: {end} Set batch_sizes.smallest lower, or make the model smaller.")
@@ -144,7 +144,7 @@ class _Clock(Callback):
         self.samples.append(batch.size)
 
     def samples_per_second(self) -> float:
-        """Throughput after the warm-up; the last batch of an epoch may be smaller than the others."""
+        """Return the throughput after the warm-up; the last batch of an epoch may be smaller than the others."""
         return sum(self.samples[WARM_UP:]) / (self.marks[-1] - self.marks[WARM_UP - 1])
 
 
@@ -188,7 +188,7 @@ def _try(
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Peak memory in bytes: of a CUDA device since its last reset, otherwise of this process since its start."""
+    """Return the peak memory in bytes: of a CUDA device since its last reset, otherwise of this process since its start."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -205,7 +205,7 @@ def _too_large(trials: list[Trial], *, on_cpu: bool) -> bool:
 
 
 def _free_memory() -> int | None:
-    """Bytes of main memory still available to this process, on the machine or in its container (Linux)."""
+    """Return the bytes of main memory still available to this process, on the machine or in its container (Linux)."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
@@ -220,7 +220,7 @@ def _free_memory() -> int | None:
 
 
 def _num_samples(data: LightningDataModule) -> int | None:
-    """The number of training samples; None if unknown."""
+    """Return the number of training samples; None if unknown."""
     try:
         return len(data.train_dataloader().dataset)
     except (AttributeError, TypeError):
@@ -236,5 +236,5 @@ def _print(trials: list[Trial], end: str) -> None:
     console().print(table)
     best = max(trial.samples_per_second for trial in trials)
     enough = next(trial.batch_size for trial in trials if trial.samples_per_second >= AS_FAST * best)
-    print_line(f"The largest that fits: {trials[-1].batch_size}. {end}")
-    print_line(f"From {enough} on, larger batches are hardly faster.")
+    print_line(f"Largest batch that fits: {trials[-1].batch_size}. {end}")
+    print_line(f"From {enough} samples on, larger batches are hardly faster.")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from perceiver.batch import Batch
 from perceiver.run.modes.inference import Inference, find_checkpoint
-from perceiver.runtime.files import atomic_write
+from perceiver.runtime.files import atomic_write, staged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,26 +56,11 @@ class Embed:
             latents = model.encode(batch.inputs, batch.masks)
             return latents.mean(dim=1) if self.embed == "mean" else latents
 
-        with ExitStack() as stack:
-            table = _TABLES[self.embed_format](directory, stack)
+        with staged(directory) as folder, ExitStack() as stack:
+            table = _TABLES[self.embed_format](folder, stack)
             inference.run(compute, table.write)
             table.finish()
-        sys.stdout.write(f"{table.rows:,} embeddings ({self.embed}) of {inference.file}: {table.path}\n")
-
-
-class EmbeddingTable(Protocol):
-    """A growing file of embeddings."""
-
-    path: Path
-    rows: int
-
-    def write(self, ids: Sequence[str], embeddings: Tensor) -> None:
-        """Append the embeddings of B samples, `(B, D)` or `(B, N, D)`."""
-        ...
-
-    def finish(self) -> None:
-        """Complete the file after the last batch."""
-        ...
+        sys.stdout.write(f"{table.rows:,} embeddings ({self.embed}) of {inference.file}: {directory / table.path.name}\n")
 
 
 class ParquetTable:
@@ -145,8 +130,8 @@ class NpyTable:
         self._file.seek(end)
 
     def _header(self) -> None:
-        facts = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, *self._shape)}
-        np.lib.format.write_array_header_1_0(self._file, facts)
+        header = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, *self._shape)}
+        np.lib.format.write_array_header_1_0(self._file, header)
 
 
 _TABLES: dict[str, type[ParquetTable] | type[NpyTable]] = {"parquet": ParquetTable, "npy": NpyTable}

@@ -23,7 +23,14 @@ from perceiver.run.processes.interruption import until_interrupted
 from perceiver.run.reporting.console import print_model, print_result
 from perceiver.run.reporting.figures import ConfusionFigures
 from perceiver.run.reporting.loggers import finish_loggers, log_hyperparameters
-from perceiver.run.reporting.metrics import BestEpoch, best_checkpoint, last_metrics, monitored, require_defined
+from perceiver.run.reporting.metrics import (
+    BestEpoch,
+    best_checkpoint,
+    last_metrics,
+    monitored,
+    require_defined,
+    require_known,
+)
 from perceiver.run.reporting.report.callback import write_report
 from perceiver.run.resuming.checkpoint_io import require_disk_space
 from perceiver.run.resuming.epoch_progress import EpochProgress
@@ -81,6 +88,7 @@ class Fit:
             task = make_task({**plain, "optimizer": scaled.optimizer}, model, spec, optimizer=optimizer)
 
             require_disk_space(directory.path, model)
+            require_known(trainer, task)
             require_defined(trainer, task, data.val_dataloader())
             directory.begin(trainer, plain, origin)
             log_hyperparameters(trainer, plain)
@@ -105,7 +113,8 @@ class Fit:
     def _require_checkpoint(self, trainer: Trainer) -> None:
         if self.test and not any(isinstance(one, ModelCheckpoint | LastCheckpoint) for one in trainer.checkpoint_callbacks):
             raise ValueError(
-                "test=true: no checkpoint will be kept to test; keep callbacks.best or callbacks.last, or set test=false."
+                "test=true: needs a checkpoint to test, but none will be kept. Keep callbacks.best or "
+                "callbacks.last, or set test=false."
             )
 
 
@@ -144,10 +153,12 @@ def _train(
 
 
 def _test_best(trainer: Trainer, task: LightningModule, data: LightningDataModule) -> dict[str, float]:
-    """Metrics of the test split at the best checkpoint."""
+    """Test the best checkpoint and return the metrics."""
     chosen = best_checkpoint(trainer)
     if chosen is None:
-        raise ValueError("test=true: no checkpoint was written to test; see callbacks.best and callbacks.last.")
+        raise ValueError(
+            "test=true: needs a checkpoint to test, but none was written. See callbacks.best and callbacks.last."
+        )
     # WeightAveraging would replace the averaged weights by the current weights, as a resumed training needs them.
     trainer.callbacks = [one for one in trainer.callbacks if not isinstance(one, WeightAveraging)]  # type: ignore[attr-defined]
     until_interrupted(trainer, lambda: trainer.test(task, datamodule=data, ckpt_path=chosen, verbose=False))

@@ -15,21 +15,23 @@ from torch import Tensor
 
 from perceiver import checkpoints
 from perceiver.batch import Batch
+from perceiver.generation import Generated
 from perceiver.model import Perceiver
 from perceiver.run.data import make_data
 from perceiver.run.processes.interruption import until_interrupted
 from perceiver.run.spec import use_stored_spec
 from perceiver.training.precision import cast_inputs_alone
 
-Compute = Callable[[Batch], Tensor]
-Sink = Callable[[list[str], Tensor], None]
-"""Takes the ids of B samples and their outputs, `(B, …)` float32 on the CPU."""
+Outputs = Tensor | Generated
+Compute = Callable[[Batch], Outputs]
+Sink = Callable[[list[str], Any], None]
+"""Takes the ids of B samples and their outputs on the CPU: `(B, …)` float32, or generated sequences."""
 
 
 def find_checkpoint(path: str | None, *, mode: str) -> Path:
-    """The checkpoint file that `ckpt_path` names; raises if the path is missing or does not exist."""
+    """Return the checkpoint file that `ckpt_path` names; raises if the path is missing or does not exist."""
     if path is None:
-        raise ValueError(f"mode={mode}: expected ckpt_path=RUN_DIR or ckpt_path=FILE, the checkpoint; got none.")
+        raise ValueError(f"mode={mode}: expected a checkpoint, ckpt_path=RUN_DIR or ckpt_path=FILE; got none.")
     return checkpoints.find(path)
 
 
@@ -63,7 +65,7 @@ class Inference:
         data = make_data(config.data)
         if type(data).predict_dataloader is LightningDataModule.predict_dataloader:
             raise ValueError(f"data: {type(data).__name__} has no predict_dataloader.")
-        spec = use_stored_spec(data, recipe.spec, file=file, trained_on=recipe.config.get("data"))
+        spec = use_stored_spec(data, recipe.spec, file=file, trained_on=recipe.section("data"))
         settings = OmegaConf.to_container(config.trainer, resolve=True)
         assert isinstance(settings, dict)
         trainer: Trainer = instantiate({**settings, "devices": 1, "num_nodes": 1, "_partial_": True}, _convert_="all")(
@@ -95,5 +97,6 @@ class _Inference(LightningModule):
         """Process a batch and return its number of samples, since Lightning warns about None."""
         ids = batch.ids or [str(self.seen + row) for row in range(batch.size)]
         self.seen += batch.size
-        self.sink(list(ids), self.compute_batch(batch).float().cpu())
+        outputs = self.compute_batch(batch)
+        self.sink(list(ids), outputs.float().cpu() if isinstance(outputs, Tensor) else outputs.cpu())
         return batch.size

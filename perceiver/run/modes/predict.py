@@ -19,7 +19,7 @@ from torch import Tensor
 from perceiver.batch import Batch
 from perceiver.run.modes.inference import Inference, find_checkpoint
 from perceiver.run.modes.predicted_files import PredictedFiles
-from perceiver.runtime.files import atomic_write
+from perceiver.runtime.files import atomic_write, staged
 from perceiver.targets.kinds import SavedPrediction, Target, target_of
 from perceiver.targets.pixels import cut_to_size
 
@@ -46,9 +46,9 @@ class Predict:
         target = target_of(inference.spec)
         if target is None:
             raise ValueError(f"ckpt_path: {inference.file} holds no class names, labels or values, so it predicts nothing.")
-        path = Path(config.run_dir) / PREDICTIONS
-        with atomic_write(path) as file:
-            table = PredictionTable(file, target, files=PredictedFiles(path.parent))
+        directory = Path(config.run_dir)
+        with staged(directory) as folder, atomic_write(folder / PREDICTIONS) as file:
+            table = PredictionTable(file, target, files=PredictedFiles(folder))
 
             def compute(batch: Batch) -> Tensor:
                 table.masks = batch.masks
@@ -56,7 +56,7 @@ class Predict:
                 return outputs
 
             inference.run(compute, table.write)
-        sys.stdout.write(f"{table.rows:,} predictions of {inference.file}: {path}\n")
+        sys.stdout.write(f"{table.rows:,} predictions of {inference.file}: {directory / PREDICTIONS}\n")
 
 
 class PredictionTable:
@@ -65,7 +65,7 @@ class PredictionTable:
     Args:
         file: file open for writing.
         target: interprets the outputs.
-        files: writes predictions that are saved as files; None: no such predictions will occur.
+        files: writes predictions that are saved as files; None: predictions are never saved as files.
 
     Attributes:
         masks: masks of the batch whose outputs come next; predictions on a grid are cut to the size of their sample.

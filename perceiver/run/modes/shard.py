@@ -29,7 +29,7 @@ class Shard:
 
     def __post_init__(self) -> None:
         if self.shards is None:
-            raise ValueError("mode=shard: expected shards=DIR, the folder that shards are written to; got none.")
+            raise ValueError("mode=shard: expected an output folder, shards=DIR; got none.")
 
     def run(self, config: DictConfig) -> None:
         """Write the shards; ValueError if the data is not a manifest, or as in `write_shards`."""
@@ -37,7 +37,8 @@ class Shard:
         if not isinstance(data, DataModule) or not isinstance(data.source, Manifest):
             given = data.source if isinstance(data, DataModule) else data
             raise ValueError(
-                f"mode=shard: expected data=manifest data.manifest=FILE, got {type(given).__name__}, which cannot be packed."
+                f"mode=shard: expected data=manifest data.manifest=FILE, got {type(given).__name__}, which cannot be "
+                "packed into shards."
             )
         data.prepare_data()
         data.setup("fit")
@@ -56,7 +57,7 @@ class Shard:
         )
         shards = sum(-(-count // written.rows_per_shard[name]) for name, count in written.samples.items() if count)
         counts = ", ".join(f"{count:,} {name}" for name, count in written.samples.items())
-        sys.stdout.write(f"{written.path}: {counts} samples in {shards} shards, all counted\n")
+        sys.stdout.write(f"{written.path}: {counts} samples in {shards} shards, counts verified\n")
         sys.stdout.write(f"train from them with data=shards {typed_override('data.shards', written.path)}\n")
 
 

@@ -45,7 +45,7 @@ class Test:
 
         data = make_data(config.data)
         data.prepare_data()
-        spec = use_stored_spec(data, recipe.spec, file=file, trained_on=recipe.config.get("data"))
+        spec = use_stored_spec(data, recipe.spec, file=file, trained_on=recipe.section("data"))
         config = config.copy()
         with open_dict(config):
             config.model = literal(recipe.config["model"])

@@ -110,7 +110,7 @@ class OrderlyStop(AtResumablePoints):
 
 
 def _of_all_processes(cause: str | None, trainer: Trainer) -> str | None:
-    """The first cause among all processes."""
+    """Return the first cause among all processes."""
     if trainer.world_size == 1:
         return cause
     if not trainer.strategy.reduce_boolean_decision(cause is not None, all=False):

@@ -142,7 +142,7 @@ class RankLauncher(_SubprocessScriptLauncher):
         return function(*args, **kwargs)
 
     def first_dead(self, *, wait: float = 0.0) -> str | None:
-        """The first rank that failed, and how; None if all run or ended normally. Waits up to `wait` seconds for it."""
+        """Return the first rank that failed, and how; None if all run or ended normally. Waits up to `wait` seconds."""
         until = time.monotonic() + wait
         while True:
             for local_rank, process in enumerate(self.procs, start=1):
@@ -153,7 +153,7 @@ class RankLauncher(_SubprocessScriptLauncher):
             time.sleep(0.1)
 
     def states(self) -> list[str]:
-        """The name and state (stopped or running) of each other rank of this machine that has not ended."""
+        """Return the name and state (stopped or running) of each other rank of this machine that has not ended."""
         return [
             f"{_rank_name(local_rank)} (process {process.pid}) is {'stopped' if is_stopped(process.pid) else 'running'}"
             for local_rank, process in enumerate(self.procs, start=1)
@@ -241,9 +241,10 @@ def _require_other_machines(launcher: _SubprocessScriptLauncher) -> None:
     started = launcher.cluster_environment.creates_processes_externally
     if launcher.num_nodes > 1 and not started and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         raise ValueError(
-            f"trainer.num_nodes={launcher.num_nodes}: nothing started this command on {launcher.num_nodes} machines, nor "
-            "says where they meet. Start it with torchrun --nnodes or with SLURM (cluster=slurm, or srun in a batch "
-            "script); or by hand on each machine, with MASTER_ADDR and MASTER_PORT of the first and NODE_RANK=0, 1, … set."
+            f"trainer.num_nodes={launcher.num_nodes}: no launcher has started this command on {launcher.num_nodes} "
+            "machines or set their meeting address. Start it with torchrun --nnodes or SLURM (cluster=slurm, or srun "
+            "in a batch script). Or start it on each machine yourself, with MASTER_ADDR and MASTER_PORT of the first "
+            "machine and NODE_RANK=0, 1, …"
         )
 
 
@@ -255,8 +256,8 @@ def _require_free(address: str, port: int) -> None:
             probe.bind(("", port))
         except OSError as error:
             raise OSError(
-                f"MASTER_PORT={port}: {address}:{port}, where the processes of this job are to meet, is taken "
-                f"({error.strerror}). Set MASTER_PORT to a free port, or unset it to have one chosen."
+                f"MASTER_PORT={port}: {address}:{port}, the meeting address of this job's processes, is in use "
+                f"({error.strerror}). Set MASTER_PORT to a free port, or unset it to choose one automatically."
             ) from error
 
 
@@ -271,8 +272,8 @@ def _rank_name(local_rank: int) -> str:
 
 
 def _ending(status: int) -> str:
-    how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"stopped with exit status {status}"
+    how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
     return (
-        f"{how}, so all processes of this job stop. Its own message, if it had time for one, is above or in "
-        "error.rank*.log of the run directory; checkpoints are intact: continue with the same overrides and ckpt_path=DIR."
+        f"{how}, so all processes of this job stop. Its error message, if any, is above or in error.rank*.log of the "
+        "run directory. Checkpoints are intact: continue with the same overrides and ckpt_path=DIR."
     )

@@ -18,7 +18,7 @@ _CONTINUE = "Checkpoints are intact: continue with the same overrides and ckpt_p
 
 
 def explained(error: BaseException, *, hanging: Sequence[str] = ()) -> LostRankError | None:
-    """The error with the cause and the remedy; None for errors of any other kind.
+    """Return the error with the cause and the remedy; None for errors of any other kind.
 
     Args:
         error: the exception raised by a collective or at the first meeting of the processes.
@@ -31,17 +31,17 @@ def explained(error: BaseException, *, hanging: Sequence[str] = ()) -> LostRankE
         waited = f"{int(seconds[1]) / (1000 if seconds[2] == 'ms' else 1):g} seconds (trainer.strategy.timeout)"
         if met := _NOT_MET.search(text):
             return LostRankError(
-                f"only {met[1]} of {met[2]} processes came to the first meeting within {waited}. Were all of "
-                "trainer.num_nodes x trainer.devices started, with the same MASTER_ADDR and MASTER_PORT? If they only start "
-                "slowly, set trainer.strategy.timeout.minutes higher."
+                f"only {met[1]} of {met[2]} processes connected within {waited}. Check that all trainer.num_nodes x "
+                "trainer.devices processes were started, with the same MASTER_ADDR and MASTER_PORT. If they only "
+                "start slowly, increase trainer.strategy.timeout.minutes."
             )
-        who = f" Of the others, {', '.join(hanging)}." if hanging else ""
+        who = f" Other processes: {', '.join(hanging)}." if hanging else ""
         return LostRankError(
-            f"another process has made no progress for {waited}, so this one stops.{who} {_CONTINUE} If that process is "
-            "only slow, set trainer.strategy.timeout.minutes higher."
+            f"another process made no progress for {waited}, so this one stops.{who} {_CONTINUE} If that process is "
+            "only slow, increase trainer.strategy.timeout.minutes."
         )
     if _GONE.search(text):
-        return LostRankError(f"another process has ended, so this one stops; its own message says why. {_CONTINUE}")
+        return LostRankError(f"another process ended, so this one stops. See the error message of that process. {_CONTINUE}")
     return None
 
 

@@ -25,13 +25,13 @@ def require_one_directory(hydra: DictConfig) -> None:
     assert isinstance(section, dict)
     if "${now:" in str(section["dir"]):
         raise ValueError(
-            f"hydra.{which}.dir: expected a fixed one, since {starter} starts several processes, each of which would make "
-            f"one of its own, named after the time; add hydra.{which}.dir=DIR."
+            f"hydra.{which}.dir: expected a fixed directory, because {starter} starts several processes, each of "
+            f"which would create its own timestamped directory. Add hydra.{which}.dir=DIR."
         )
 
 
 def _starter() -> str | None:
-    """The program that started several processes of this job; None: a single process, or the directory is already fixed."""
+    """Return the program that started several processes of this job; None: a single process, or a fixed directory."""
     environment = os.environ
     if int(environment.get("WORLD_SIZE", 1)) > 1 and "TORCHELASTIC_RUN_ID" in environment:
         return "torchrun"

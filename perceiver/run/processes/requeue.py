@@ -19,7 +19,7 @@ Requeue = Callable[[], None]
 
 
 def requeue_signals(trainer: Trainer) -> dict[signal.Signals, Requeue]:
-    """The signals at which this job is requeued, each with its action; empty outside of clusters.
+    """Return the signals at which this job is requeued, each with its action; empty outside of clusters.
 
     For SLURM this is `SLURMEnvironment.requeue_signal` (default: SIGUSR1), unless `auto_requeue` is off. A job started by
     submitit (cluster=slurm) also gets submitit's signal, SIGUSR2 or $SUBMITIT_PREEMPT_SIGNAL, some time before its end.
@@ -44,17 +44,19 @@ def requeue() -> None:
     job = job_id(os.environ)
     command = shutil.which("scontrol")
     if job is None or command is None:
-        sys.stderr.write("the job was not requeued: expected SLURM_JOB_ID and the command scontrol; submit it again\n")
+        sys.stderr.write(
+            "the job was not requeued, because SLURM_JOB_ID or the command scontrol is missing; submit it again\n"
+        )
         return
     done = subprocess.run([command, "requeue", job], capture_output=True, text=True)
     if done.returncode:
         sys.stderr.write(f"the job {job} was not requeued, submit it again: {done.stderr.strip() or done.stdout.strip()}\n")
     else:
-        sys.stdout.write(f"job {job} is requeued\n")
+        sys.stdout.write(f"job {job} was requeued\n")
 
 
 def job_id(environment: os._Environ[str] | dict[str, str]) -> str | None:
-    """The current job's id for scontrol; for an array, the id of its task."""
+    """Return the current job's id for scontrol; for an array, the id of its task."""
     array = environment.get("SLURM_ARRAY_JOB_ID")
     if array is not None and "SLURM_ARRAY_TASK_ID" in environment:
         return f"{array}_{environment['SLURM_ARRAY_TASK_ID']}"

@@ -27,6 +27,12 @@ class AttentionByModality(Callback):
             raise ValueError(f"AttentionByModality.num_batches: expected 1 or more, got {num_batches}.")
         self.num_batches = num_batches
 
+    @staticmethod
+    def logged_names(model: torch.nn.Module) -> list[str]:
+        """Return the names under which the shares of a model are logged."""
+        adapters = getattr(model, "adapters", ())
+        return [f"val/attention/{name}" for name in adapters] if len(adapters) > 1 else []
+
     def on_validation_batch_end(
         self,
         trainer: Trainer,

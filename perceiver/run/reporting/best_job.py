@@ -78,20 +78,20 @@ class BestJob(Callback):
         _say(
             f"Best of {finished} jobs: {metric} {best['value']:.4f} ({mode}), job {best['number']} in {found['directory']}",
             *(f"  {word}" for word in found["parameters"]),
-            "Train it again:",
+            "To train it again:",
             f"  {found['command']}",
-            f"All of this is in {directory / BEST}",
+            f"This summary is saved in {directory / BEST}",
         )
 
 
 def best_of(jobs: Sequence[Mapping[str, Any]], *, mode: str) -> Mapping[str, Any] | None:
-    """The job with the greatest value, or the smallest (`mode="min"`), the first of equals; None if no job has a value."""
+    """Return the first job with the greatest value, or the smallest (`mode="min"`); None if no job has a value."""
     sign = -1.0 if mode == "min" else 1.0
     return max((job for job in jobs if job["value"] is not None), key=lambda job: sign * job["value"], default=None)
 
 
 def _fixed_keys(overrides: Sequence[str]) -> set[str]:
-    """Keys that the command line of the sweep sets to a single value for all jobs."""
+    """Return the keys that the command line of the sweep sets to a single value for all jobs."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     return {override.get_key_element() for override in parsed if not override.is_sweep_override()}
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from perceiver.batch import Batch
+from perceiver.decoders import SequenceDecoder
 from perceiver.inspection.model_summary import forward_flops as flops_of
 from perceiver.inspection.model_summary import summary
 from perceiver.model import Perceiver
@@ -20,7 +22,7 @@ from perceiver.runtime.process_rank import first_process_only
 def print_model(model: Perceiver, loader: Iterable[Batch], device: torch.device, *, batches: str = "") -> None:
     """Print modules, parameters, tokens per modality and FLOPs, measured on the first validation sample."""
     batch = _first_sample(loader)
-    found = summary(model, batch.inputs, batch.masks)
+    found = summary(model, batch.inputs, batch.masks, target_ids=_target_ids(model, batch))
     if found.flops is None:
         sample = batch.ids[0] if batch.ids else 0
         found = replace(found, not_counted=f"not counted for sample {sample!r}: {found.not_counted}")
@@ -38,8 +40,8 @@ def print_line(text: str) -> None:
 
 
 def forward_flops(model: Perceiver, batch: Batch) -> int:
-    """Floating-point operations of one forward pass over `batch`: see `perceiver.inspection.model_summary`."""
-    return flops_of(model, batch.inputs, batch.masks)
+    """Return the floating-point operations of one forward pass over `batch`: see `perceiver.inspection.model_summary`."""
+    return flops_of(model, batch.inputs, batch.masks, target_ids=_target_ids(model, batch))
 
 
 @first_process_only
@@ -64,9 +66,9 @@ def print_result(
     if chosen_by in metrics:
         epoch = f" in epoch {int(metrics['best_epoch']) + 1} of {metrics['epochs']}" if "best_epoch" in metrics else ""
         name = str(chosen_by).removeprefix("val/")
-        out.print(f"Validation {_metric(name, metrics[str(chosen_by)])}{epoch}, the best", soft_wrap=True)
+        out.print(f"Validation {_metric(name, metrics[str(chosen_by)])}{epoch} (best)", soft_wrap=True)
     elif "train/loss" in metrics:
-        out.print(f"Training loss {metrics['train/loss']:.2g}, no validation", soft_wrap=True)
+        out.print(f"Training loss {metrics['train/loss']:.2g} (no validation)", soft_wrap=True)
     first = (chosen_by or "").replace("val/", "test/", 1)
     test = [name for name in metrics if name.startswith("test/") and name != "test/loss"]
     test.sort(key=lambda name: name != first)
@@ -81,9 +83,14 @@ def print_result(
 
 
 def _first_sample(loader: Iterable[Batch]) -> Batch:
-    """The first sample of the first batch, drawn without changing the random state before training."""
+    """Return the first sample of the first batch, drawn without changing the random state before training."""
     with torch.random.fork_rng(devices=[]):
         return next(iter(loader)).rows(slice(1))
+
+
+def _target_ids(model: Perceiver, batch: Batch) -> Tensor | None:
+    """Return the ids before each predicted id, for a model that generates sequences."""
+    return batch.target[:, :-1] if isinstance(model.head, SequenceDecoder) and batch.target is not None else None
 
 
 def _metric(name: str, value: float) -> str:
@@ -93,5 +100,5 @@ def _metric(name: str, value: float) -> str:
 
 
 def console() -> Console:
-    """The console of a run, without highlighting or markup."""
+    """Return the console of a run, without highlighting or markup."""
     return Console(highlight=False, markup=False)

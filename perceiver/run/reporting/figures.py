@@ -58,7 +58,7 @@ class ConfusionFigures(Callback):
     def _publish(self, trainer: Trainer, confusion: Tensor | None, stage: str, step: int) -> None:
         if confusion is not None:
             with _drawing("confusion"):
-                figure = confusion_figure(confusion, self.names, title=f"{stage}: predicted against true class")
+                figure = confusion_figure(confusion, self.names, title=f"{stage}: predicted and true classes")
                 _write(figure, self.directory / "figures" / f"confusion_{stage}.png")
                 log_figure(trainer, figure, f"{stage}/confusion", step)
 

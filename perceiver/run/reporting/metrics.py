@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,9 +12,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from perceiver.batch import Batch
+from perceiver.run.reporting.attention_by_modality import AttentionByModality
 from perceiver.run.resuming.last_checkpoint import LastCheckpoint
 from perceiver.runtime.files import write_json
 from perceiver.training import Task
@@ -49,11 +51,11 @@ class BestEpoch(Callback):
             self.confusion = pl_module.confusion("val") if isinstance(pl_module, Task) else None
 
     def summary(self) -> dict[str, float | int]:
-        """The metrics and the number of the best epoch; empty without validation."""
+        """Return the metrics and the number of the best epoch; empty without validation."""
         return self.metrics if self.epoch is None else {**self.metrics, "best_epoch": self.epoch}
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch, score, metrics and confusion matrix of the best epoch."""
+        """Return the epoch, score, metrics and confusion matrix of the best epoch."""
         return {"epoch": self.epoch, "score": self.score, "metrics": self.metrics, "confusion": self.confusion}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -63,7 +65,7 @@ class BestEpoch(Callback):
 
 
 def last_metrics(trainer: Trainer, stage: str) -> dict[str, float]:
-    """The last logged values whose names begin with `stage/`."""
+    """Return the last logged values whose names begin with `stage/`."""
     return {name: float(value) for name, value in sorted(trainer.callback_metrics.items()) if name.startswith(f"{stage}/")}
 
 
@@ -78,6 +80,41 @@ def write_metrics(path: Path, metrics: Mapping[str, float | int]) -> None:
         except (ValueError, RecursionError):
             earlier = {}
     write_json(path, {**metrics, **{k: v for k, v in earlier.items() if k not in metrics}})
+
+
+def require_known(trainer: Trainer, task: Task) -> None:
+    """Check before training that the monitored metrics exist.
+
+    Callbacks and objectives of other packages may log any name, so with these nothing is refused.
+
+    Raises:
+        ValueError: a metric is unknown, or there is no validation to stop early by; the message lists the known metrics.
+    """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    parts = [*task.objective.modules(), *callbacks]
+    if not all(type(part).__module__.partition(".")[0] in _KNOWN_PACKAGES for part in parts):
+        return
+    known = task.logged_names()
+    for callback in callbacks:
+        if isinstance(callback, AttentionByModality):
+            known += callback.logged_names(task.model)
+    for callback in callbacks:
+        name = getattr(callback, "monitor", None)
+        if isinstance(name, str) and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise ValueError(
+                f"monitor.name={name} (or monitor of {type(callback).__name__}): there is no such metric.{hint} This run "
+                f"logs {', '.join(known)}."
+            )
+        if isinstance(callback, EarlyStopping) and str(name).startswith("val/") and trainer.limit_val_batches == 0:
+            raise ValueError(
+                f"callbacks: {type(callback).__name__} stops by {name}, but trainer.limit_val_batches=0 leaves out "
+                "validation. Choose callbacks=default, or validate."
+            )
+
+
+_KNOWN_PACKAGES = ("perceiver", "lightning", "torch", "torchmetrics")
 
 
 def require_defined(trainer: Trainer, task: Task, loader: Iterable[Batch] | None) -> None:
@@ -111,13 +148,13 @@ def _first(loader: Iterable[Batch], most: int | None) -> Iterator[Batch]:
 
 
 def monitored(trainer: Trainer) -> str | None:
-    """The metric `val/…` that the best checkpoint is chosen by; None without such a choice."""
+    """Return the metric `val/…` that the best checkpoint is chosen by; None without such a choice."""
     monitor = _monitor(trainer)
     return None if monitor is None else monitor.monitor
 
 
 def best_checkpoint(trainer: Trainer) -> Path | None:
-    """The best checkpoint by validation, or the last checkpoint without validation; None if no checkpoint is written."""
+    """Return the best checkpoint by validation, or the last without validation; None if no checkpoint is written."""
     found = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
     found.sort(key=lambda callback: callback.monitor is None)
     best = next((Path(callback.best_model_path) for callback in found if callback.best_model_path), None)

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgre
 
 
 def progress_bar(*, epochs_per_line: int = 1, seconds_per_line: float = 30.0) -> ProgressBar:
-    """`RunBars` if stdout is a terminal, else `ProgressLines` with these arguments."""
+    """Return `RunBars` if stdout is a terminal, else `ProgressLines` with these arguments."""
     if sys.stdout.isatty():
         return RunBars()
     return ProgressLines(epochs_per_line=epochs_per_line, seconds_per_line=seconds_per_line)

@@ -9,7 +9,7 @@ from perceiver.model import Perceiver
 
 
 def whole_model(trainer: Trainer, task: LightningModule) -> Perceiver | None:
-    """The task's model; None if it is not a `perceiver.Perceiver`, or its parameters are sharded over several processes."""
+    """Return the task's model; None if it is not a `perceiver.Perceiver`, or its parameters are sharded over processes."""
     model = getattr(task, "model", None)
     sharded = isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
     return model if isinstance(model, Perceiver) and not sharded else None

@@ -22,7 +22,7 @@ class EpochProgress(Callback):
     """Continues the metrics of an interrupted epoch, and its data if the batch size or the number of processes changed.
 
     With the same number of processes, averages and counts that are logged once per epoch continue as if never interrupted.
-    With another number, those of the interrupted epoch cover only its remainder.
+    With a different number, the metrics of the interrupted epoch cover only its remainder.
 
     Lightning counts the batches of an epoch. If the batch size or the number of processes differs from the checkpoint, the
     count is rounded down to a whole batch: less than a batch is seen twice in that epoch, and no sample is left out.
@@ -63,8 +63,8 @@ class EpochProgress(Callback):
             if batches != before:
                 count.update(ready=batches, started=batches, processed=batches, completed=batches - lag)
         if changed := _changed(kept, trainer):
-            within = f": the epoch goes on after {samples} samples" if samples and "metrics" in kept else ""
-            warn(f"the checkpoint is of {changed}{within}.")
+            within = f": the epoch continues after {samples} samples" if samples and "metrics" in kept else ""
+            warn(f"the checkpoint was written with {changed}{within}.")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the metric objects, and the position of the loader if Lightning did not."""
@@ -104,7 +104,7 @@ class EpochProgress(Callback):
 
 
 def _batch(trainer: Trainer) -> int | None:
-    """Samples per batch in all processes; None if the data module has no batch size."""
+    """Return the samples per batch in all processes; None if the data module has no batch size."""
     own = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
     return own * trainer.world_size if isinstance(own, int) else None
 
@@ -121,18 +121,18 @@ def _changed(kept: dict[str, Any], trainer: Trainer) -> str:
     old, new = kept.get("batch"), _batch(trainer)
     if old is None or new is None or old == new:
         return words
-    return f"{words}, and another global batch, {old} samples, now {new}"
+    return f"{words}, so the global batch changes from {old} to {new}"
 
 
 def _row(trainer: Trainer) -> dict[str, float]:
-    """The metrics of an epoch that Lightning is about to log."""
+    """Return the metrics of an epoch that Lightning is about to log."""
     logged = trainer.fit_loop.epoch_loop._results.metrics(on_step=False)["log"]
     step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
     return {**{name: float(value) for name, value in logged.items()}, "epoch": trainer.current_epoch, "step": step}
 
 
 def _states(trainer: Trainer, task: LightningModule) -> dict[str, dict[str, Any]]:
-    """The values that this process has accumulated in the epoch.
+    """Return the values that this process has accumulated in the epoch.
 
     These are the states of the task's training metrics, by name, and the sums and counts of `LightningModule.log`, by key.
     """
@@ -149,7 +149,7 @@ def _states(trainer: Trainer, task: LightningModule) -> dict[str, dict[str, Any]
 
 
 def _training_metrics(task: LightningModule) -> dict[str, Metric]:
-    """Training metrics of a `Task`, by their checkpoint names since version 0.1: `train_loss` for `train/loss`."""
+    """Return the training metrics of a `Task`, by checkpoint name: `train_loss` for `train/loss`."""
     metrics = task.training_metrics() if isinstance(task, Task) else {}
     return {name.replace("/", "_"): metric for name, metric in metrics.items()}
 

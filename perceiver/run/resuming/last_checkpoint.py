@@ -32,7 +32,7 @@ class LastCheckpoint(AtResumablePoints):
         super().__init__()
         for name, number in {"every_n_epochs": every_n_epochs, "every_n_train_steps": every_n_train_steps}.items():
             if number is not None and number < 1:
-                raise ValueError(f"callbacks.last.{name}: expected 1 or more, or null for none, got {number}.")
+                raise ValueError(f"callbacks.last.{name}: expected 1 or more, or null to disable it, got {number}.")
         self.directory = Path(directory)
         self.every_n_epochs = every_n_epochs
         self.every_n_train_steps = every_n_train_steps

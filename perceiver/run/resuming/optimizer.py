@@ -33,17 +33,17 @@ class OptimizerSettings(Callback):
 
     def check(self, plain: Mapping[str, Any]) -> None:
         """Compare the optimizer of the resolved configuration with that of the checkpoint; ValueError for another class."""
-        stored, now = self.recipe.config.get("optimizer") or {}, plain["optimizer"]
+        stored, now = self.recipe.section("optimizer"), plain["optimizer"]
         before, after = (present_name(str(node.get("_target_"))) for node in (stored, now))
         if stored.get("_target_") is not None and before != after:
             raise ValueError(
-                f"optimizer: {self.recipe.file} was trained with {before}, whose state {after} cannot continue. Choose that "
-                "optimizer, or start a new training from these weights with init_from."
+                f"optimizer: {self.recipe.file} was trained with {before}, whose state does not fit {after}. Choose "
+                "that optimizer, or start a new training from these weights with init_from."
             )
         self._changed = {name for name in now if stored.get(name) != now[name]} - {"lr"}
 
     def noting(self, factory: OptimizerFactory) -> OptimizerFactory:
-        """The same factory, which also records the settings of each parameter group that it makes."""
+        """Return the same factory, which also records the settings of each parameter group that it makes."""
 
         def make(groups: Iterable[Any]) -> Optimizer:
             made = factory(groups)
@@ -76,7 +76,7 @@ class OptimizerSettings(Callback):
         for scheduler in schedulers:
             scheduler._last_lr = [group["lr"] for group in groups]
         if planned[0] != before:
-            epochs = (self.recipe.config.get("trainer") or {}).get("max_epochs")
+            epochs = self.recipe.section("trainer").get("max_epochs")
             stretched = schedulers and epochs != trainer.max_epochs
             why = f" Its schedule now covers {trainer.max_epochs} epochs instead of {epochs}." if stretched else ""
             warn(f"the learning rate continues at {planned[0]:.4g}; the checkpoint stopped at {before:.4g}.{why}")

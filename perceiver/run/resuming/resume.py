@@ -26,6 +26,7 @@ from perceiver.run.resuming.last_checkpoint import LAST, PREVIOUS
 from perceiver.run.resuming.optimizer import OptimizerSettings
 from perceiver.run.spec import use_stored_spec
 from perceiver.run.task import check_task
+from perceiver.runtime.files import atomic_write
 from perceiver.training.optimizer import OptimizerFactory
 
 LAST_OF_RUN, AUTO = "last", "auto"
@@ -63,11 +64,11 @@ class Scratch:
         """Check that the model, the resolved configuration and the spec fit, and warn about changes."""
 
     def optimizer(self, factory: OptimizerFactory) -> OptimizerFactory:
-        """The factory of the training's optimizer."""
+        """Return the factory of the training's optimizer."""
         return factory
 
     def callbacks(self) -> list[Callback]:
-        """Further callbacks that the training needs."""
+        """Return further callbacks that the training needs."""
         return []
 
     def set_damaged_aside(self) -> None:
@@ -118,11 +119,11 @@ class Resumed(Scratch):
         warn_of_changes(self.recipe, checkpoints.entry(plain, spec)["config"])
 
     def optimizer(self, factory: OptimizerFactory) -> OptimizerFactory:
-        """The factory of the optimizer, recorded so that its settings apply after the checkpoint's state is restored."""
+        """Return the optimizer's factory, recorded so that its settings apply after the checkpoint's state is restored."""
         return self._settings.noting(factory)
 
     def callbacks(self) -> list[Callback]:
-        """Callbacks that carry the best checkpoint along and apply changed settings of the optimizer."""
+        """Return callbacks that carry the best checkpoint along and apply changed settings of the optimizer."""
         return [CarryBest(resumed=self.file), self._settings]
 
     def set_damaged_aside(self) -> None:
@@ -133,7 +134,7 @@ class Resumed(Scratch):
 
 
 def find_resumed(path: str | Path | None, *, directory: Path) -> Resumed | None:
-    """The checkpoint to continue from, as given by `ckpt_path`.
+    """Return the checkpoint to continue from, as given by `ckpt_path`.
 
     Args:
         path: a checkpoint file, or a run directory, whose newest readable checkpoint is used. `LAST_OF_RUN` or `AUTO`: the
@@ -153,7 +154,8 @@ def find_resumed(path: str | Path | None, *, directory: Path) -> Resumed | None:
                 return None
             raise FileNotFoundError(
                 f"ckpt_path={path}: expected a checkpoint in the run directory {directory}, found none. Set "
-                f"hydra.run.dir=RUN_DIR to the run that is to be continued; ckpt_path={AUTO} starts anew if there is none."
+                f"hydra.run.dir=RUN_DIR to the run to continue; ckpt_path={AUTO} starts from scratch if it has no "
+                "checkpoint."
             )
         found = find_resumed(directory, directory=directory)
         return found and replace(found, may_be_finished=path == AUTO)
@@ -176,7 +178,7 @@ def find_resumed(path: str | Path | None, *, directory: Path) -> Resumed | None:
 
 
 def _candidates(directory: Path) -> list[Path]:
-    """The checkpoints of a run directory, newest first."""
+    """Return the checkpoints of a run directory, newest first."""
     folder = directory / "checkpoints"
     return [folder / name for name in (LAST, PREVIOUS, "best.ckpt") if (folder / name).is_file()]
 
@@ -189,7 +191,8 @@ def _read_file(file: Path) -> Resumed:
         if not others or file.parent.name != "checkpoints":
             raise
         raise checkpoints.CheckpointError(
-            f"{error}. Of the same run, {others[0]} is complete; {typed_override('ckpt_path', file.parent.parent)} takes it."
+            f"{error}. The same run has a complete checkpoint, {others[0]}; "
+            f"{typed_override('ckpt_path', file.parent.parent)} resumes from it."
         ) from error
     state = _trainer_state(file)
     row = state.get(EPOCH, {}).get("row")
@@ -213,7 +216,7 @@ def warn_of_changes(recipe: checkpoints.Recipe, now: Mapping[str, Any]) -> None:
     ]
     if changed:
         more = [f"and {len(changed) - _MOST_CHANGES} more"] if len(changed) > _MOST_CHANGES else []
-        warn(f"{recipe.file} was trained with other settings: {'; '.join([*changed[:_MOST_CHANGES], *more])}")
+        warn(f"{recipe.file} was trained with different settings: {'; '.join([*changed[:_MOST_CHANGES], *more])}")
 
 
 def _differences(old: Any, new: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
@@ -244,8 +247,9 @@ def check_architecture(model: nn.Module, file: Path) -> None:
     """
     if problems := differences(model.state_dict(), without_prefix(_trainer_state(file)["state_dict"])):
         raise ValueError(
-            f"ckpt_path: {file} holds another architecture than the configured model: {'; '.join(problems)}. Continue it "
-            "with the settings it was trained with (config.yaml in its run directory), or train anew without ckpt_path."
+            f"ckpt_path: {file} has a different architecture from the configured model: {'; '.join(problems)}. "
+            "Continue it with the settings it was trained with (config.yaml in its run directory), or train from "
+            "scratch without ckpt_path."
         )
 
 
@@ -258,7 +262,7 @@ def check_unfinished(file: Path, trainer: Mapping[str, Any], *, may_be_finished:
     state = _trainer_state(file)
     if not state.get("optimizer_states") or "loops" not in state:
         raise ValueError(f"ckpt_path: {file} holds weights but no optimizer state, so its training cannot be continued.")
-    finished = int(state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    finished = int(_processed(state))
     epochs = trainer.get("max_epochs")
     if not may_be_finished and epochs is not None and 0 <= epochs <= finished:
         raise ValueError(
@@ -292,8 +296,8 @@ class CarryBest(Callback):
             # The best checkpoint was moved or deleted: only later checkpoints are compared.
             state.update(best_model_path="", best_model_score=None, best_k_models={}, kth_best_model_path="")
         elif copy and source != target:
-            target.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(best, target / best.name)
+            with best.open("rb") as content, atomic_write(target / best.name, expected_bytes=best.stat().st_size) as file:
+                shutil.copyfileobj(content, file)
 
         def moved(path: str) -> str:
             return str(target / Path(path).name) if path else path
@@ -305,5 +309,43 @@ class CarryBest(Callback):
 
 
 def _trainer_state(file: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    return checked_state(torch.load(file, map_location="cpu", weights_only=True, mmap=True), file)
+
+
+def checked_state(state: dict[str, Any], file: Path) -> dict[str, Any]:
+    """Check the form of a checkpoint's training state, which Lightning reads without checks, and return it.
+
+    Raises:
+        perceiver.checkpoints.CheckpointError: an entry has another type than a training writes.
+    """
+    wrong = [
+        name
+        for name, kind in _STATE.items()
+        if name in state and not (isinstance(state[name], kind) and not isinstance(state[name], bool))
+    ]
+    wrong += [name for name in ("epoch", "global_step") if name not in wrong and not 0 <= state.get(name, 0) < 2**62]
+    lists = [name for name in ("optimizer_states", "lr_schedulers") if name not in wrong]
+    wrong += [name for name in lists if not all(isinstance(one, dict) for one in state.get(name, ()))]
+    if EPOCH not in wrong:
+        row = state.get(EPOCH, {}).get("row")
+        if row is not None and not (isinstance(row, dict) and all(type(one) in (int, float) for one in row.values())):
+            wrong.append(f"{EPOCH}.row")
+    if "loops" in state and "loops" not in wrong and type(_processed(state)) is not int:
+        wrong.append("loops.fit_loop.epoch_progress.current.processed")
+    if wrong:
+        raise checkpoints.CheckpointError(
+            f"{file}: its training state is damaged: {', '.join(wrong)}. Copy the file again, or resume from another "
+            "checkpoint"
+        )
     return state
+
+
+_STATE: dict[str, type | tuple[type, ...]] = {
+    "epoch": int, "global_step": int, "optimizer_states": list, "lr_schedulers": list, "loops": dict, "callbacks": dict,
+    "state_dict": dict, EPOCH: dict,
+}  # fmt: skip
+
+
+def _processed(state: Mapping[str, Any]) -> Any:
+    """Return the number of epochs that a checkpoint has been trained for."""
+    return _select(state, "loops.fit_loop.epoch_progress.current.processed")

@@ -8,13 +8,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from perceiver.attention import CrossAttention
 from perceiver.attention.forms.factored import factored_attention, factored_shares
-from perceiver.attention.kernels import compiled, eager, native
+from perceiver.attention.kernels import eager, native, triton
 from perceiver.tokens import Tokens
 
 # torch's own forward-mode formulas are built with it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated:FutureWarning")
 
-READS = {"eager": eager.read_tokens, "native": native.read_tokens, "compiled": compiled.read_tokens}
+READS = {"eager": eager.read_tokens, "native": native.read_tokens, "triton": triton.read_tokens}
 
 
 @pytest.mark.parametrize("kernel", READS)
@@ -35,6 +35,19 @@ def test_forward_mode_is_refused(kernel: str, moved: str) -> None:
         attend(forward_ad.make_dual(x, torch.ones_like(x)))
     with forward_ad.dual_level():
         assert torch.equal(attend(x), attend(x.clone())), "no tangent, nothing to refuse"
+
+
+@pytest.mark.parametrize("kernel", READS)
+def test_a_backward_pass_under_autocast_is_the_same(kernel: str) -> None:
+    """Scores are recomputed there: in bfloat16 they would not fit the forward pass's log-sum-exps."""
+    torch.manual_seed(0)
+    queries, parts = torch.randn(1, 5, 7, requires_grad=True), [torch.randn(2, 3, 4, 3), torch.randn(1, 3, 1, 4)]
+    sums, _ = READS[kernel](queries, parts, torch.rand(2, 3, 4), None)
+    (expected,) = torch.autograd.grad(sums.square().sum(), queries, retain_graph=True)
+    loss = sums.square().sum()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (grad,) = torch.autograd.grad(loss, queries)
+    assert torch.equal(grad, expected)
 
 
 def test_forward_mode_of_shares_is_refused() -> None:

@@ -45,7 +45,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.Size, torch.Size]
     try:
         implementation._try_operator()
     except Exception as error:
-        pytest.skip(f"this torch has no usable product of oneDNN: {error}")
+        pytest.skip(f"oneDNN's matrix product does not work in this torch: {error}")
     multiply = implementation._multiply
     computed: list[tuple[torch.Size, torch.Size]] = []
 
@@ -390,7 +390,7 @@ def test_the_processor_decides(
     monkeypatch.delenv("PERCEIVER_ONEDNN", raising=False)
     cpuinfo(vendor)
     if not torch.backends.mkl.is_available():
-        pytest.skip("this torch does not multiply with MKL")
+        pytest.skip("this torch does not use MKL for matrix products")
     assert onednn()[0] is PROCESSORS[vendor]
 
 
@@ -420,7 +420,7 @@ def test_an_operator_that_fails_its_trial_is_not_used(
     operator: Callable[..., Tensor], fresh: None, cpuinfo: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not torch.backends.mkl.is_available():
-        pytest.skip("this torch does not multiply with MKL")
+        pytest.skip("this torch does not use MKL for matrix products")
     monkeypatch.delenv("PERCEIVER_ONEDNN", raising=False)
     cpuinfo("AuthenticAMD")
     monkeypatch.setattr(implementation, "_multiply", operator)
@@ -428,7 +428,7 @@ def test_an_operator_that_fails_its_trial_is_not_used(
     monkeypatch.setattr(implementation, "NARROWEST", 0)
     usable, reason = onednn()
     assert not usable
-    assert "not usable in this torch" in reason
+    assert "does not work in this torch" in reason
     x, weight = torch.randn(4, 3), torch.randn(5, 3)
     assert torch.equal(linear(x, weight), F.linear(x, weight))
 

@@ -83,7 +83,7 @@ def test_other_modalities_and_masks_are_refused() -> None:
     masked = batch()
     masked.masks["image"] = torch.ones(16, dtype=torch.bool)
     for wrong in (several, masked, Batch(inputs={"points": torch.zeros(16, 5, 3)}, target=torch.zeros(16).long())):
-        with pytest.raises(ValueError, match=r"task\.mix: expected batches of nothing but the images 'image'"):
+        with pytest.raises(ValueError, match=r"task\.mix: expected batches of only the images 'image'"):
             mix(wrong)
     with pytest.raises(ValueError, match="expected a target"):
         mix(Batch(inputs=batch().inputs))

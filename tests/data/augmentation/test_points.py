@@ -104,9 +104,7 @@ def test_axes_of_free_rotations_lie_all_around() -> None:
     )
     directions = skew / skew.norm(dim=0)
     assert directions.mean(dim=1).abs().max() < 0.05
-    torch.testing.assert_close(
-        directions @ directions.T / 3000, torch.eye(3, dtype=torch.float64) / 3, atol=0.03, rtol=0
-    )
+    torch.testing.assert_close(directions @ directions.T / 3000, torch.eye(3, dtype=torch.float64) / 3, atol=0.03, rtol=0)
 
 
 def test_scales_keep_to_their_range() -> None:

@@ -95,7 +95,7 @@ def test_files_of_other_data_are_reported_before_training(name: str, root: Path)
 
 def test_absent_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / FOLDER[CIFAR100] / "test").unlink()
-    with pytest.raises(FileNotFoundError, match=r"cifar-100-python, but test cannot be had: .*data\.download is false"):
+    with pytest.raises(FileNotFoundError, match=r"cifar-100-python, but test are not available: .*data\.download is false"):
         DataModule.of(CIFAR100, root=root, download=False).prepare_data()
 
     def unreachable(self: Any) -> None:

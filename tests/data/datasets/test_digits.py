@@ -40,7 +40,7 @@ def test_batches_hold_the_real_images(digits: DataModule) -> None:
     index = int(batch.ids[7].removeprefix("digits/"))
     assert int(batch.target[7]) == raw.target[index]
     modality = digits.spec["modalities"]["image"]
-    expected = preprocess(raw.images[index].astype("uint8"), modality=modality, name="image")
+    expected = preprocess(raw.images[index].astype("uint8"), spec=modality, name="image")
     torch.testing.assert_close(batch.inputs["image"][7], expected)
 
 

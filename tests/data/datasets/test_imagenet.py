@@ -89,7 +89,7 @@ def test_absent_images_are_never_downloaded(absent: str, tmp_path: Path, monkeyp
     monkeypatch.setattr(socket.socket, "connect", refuse)
     imagenet_set(tmp_path)
     os.rename(tmp_path / absent, tmp_path / "elsewhere")
-    with pytest.raises(FileNotFoundError, match=rf"{tmp_path}/{absent}, .* cannot be downloaded for you") as caught:
+    with pytest.raises(FileNotFoundError, match=rf"{tmp_path}/{absent}, .* cannot be downloaded automatically") as caught:
         DataModule.of(ImageNet, root=tmp_path).prepare_data()
     for part in ("data.root", "PERCEIVER_DATA", "ILSVRC2012_img_train.tar", "ILSVRC2012_devkit_t12"):
         assert part in str(caught.value)
@@ -100,13 +100,13 @@ def test_ground_truth_that_is_absent_or_goes_with_other_images(tmp_path: Path) -
     truth = tmp_path / "ILSVRC2012_devkit_t12" / "data" / "ILSVRC2012_validation_ground_truth.txt"
     lines = truth.read_text().splitlines()
     truth.write_text("\n".join(lines[:-1]))
-    with pytest.raises(ValueError, match=r"val: expected 11 images, \*\.JPEG, one for each line of .*, got 12"):
+    with pytest.raises(ValueError, match=r"val: expected 11 images, \*\.JPEG, one per line of .*, got 12"):
         DataModule.of(ImageNet, root=tmp_path).prepare_data()
     truth.write_text("\n".join(["1001", *lines[1:]]))
-    with pytest.raises(ValueError, match=r"ground_truth\.txt: expected the number of a class .* in line 1, got '1001'"):
+    with pytest.raises(ValueError, match=r"ground_truth\.txt: expected the number of a class .* on line 1, got '1001'"):
         DataModule.of(ImageNet, root=tmp_path).prepare_data()
     truth.unlink()
-    with pytest.raises(FileNotFoundError, match=r"ground_truth\.txt: expected it, .*sort the images into val/<wnid>/"):
+    with pytest.raises(FileNotFoundError, match=r"ground_truth\.txt: not found, .*sort the images into val/<wnid>/"):
         DataModule.of(ImageNet, root=tmp_path).prepare_data()
 
 
@@ -114,7 +114,7 @@ def test_a_damaged_list_of_classes(tmp_path: Path) -> None:
     imagenet_set(tmp_path, devkit=True)
     meta = tmp_path / "ILSVRC2012_devkit_t12" / "data" / "meta.mat"
     meta.write_bytes(meta.read_bytes()[:300])
-    with pytest.raises(ValueError, match=r"meta\.mat: no intact list of classes"):
+    with pytest.raises(ValueError, match=r"meta\.mat: expected a list of classes"):
         DataModule.of(ImageNet, root=tmp_path).prepare_data()
 
 

@@ -134,7 +134,7 @@ def drop_all(path: Path) -> None:
         (empty, "expected an IDX header of 16 bytes, got a file of 0"),
         (compress, "starts with 00 00 08 03 .* got 1f 8b 08 00"),
         (shrink, "expected images of 28 x 28 pixels, got 20 x 20"),
-        (drop_all, r"holds nothing: its header says shape \(0, 28, 28\)"),
+        (drop_all, r"is empty: its header declares the shape \(0, 28, 28\)"),
     ],
 )
 @pytest.mark.parametrize("name", [IMAGES, TEST_IMAGES])
@@ -154,7 +154,7 @@ def test_labels_out_of_range(root: Path) -> None:
     labels = np.arange(20, dtype=np.uint8) % 10
     labels[[13, 17]] = [10, 255]
     write_idx(path, labels)
-    with pytest.raises(ValueError, match=rf"{path}: expected labels 0 to 9, got 10 for image 13 and 2 such labels"):
+    with pytest.raises(ValueError, match=rf"{path}: expected labels 0 to 9, got 10 for image 13 and 2 invalid labels"):
         DataModule.of(MNIST, root=root, download=False).prepare_data()
 
 

@@ -70,7 +70,7 @@ def test_spec_and_prediction(root: Path) -> None:
     (test,) = module.test_dataloader()
     moved = 5 * test.inputs["points"][0] + torch.tensor([1.0, 2.0, 3.0])
     torch.testing.assert_close(
-        preprocess(moved, modality=spec["modalities"]["points"], name="x"), test.inputs["points"][0], atol=1e-5, rtol=0
+        preprocess(moved, spec=spec["modalities"]["points"], name="x"), test.inputs["points"][0], atol=1e-5, rtol=0
     )
 
 
@@ -106,7 +106,7 @@ def test_the_cache_may_lie_elsewhere(root: Path, tmp_path_factory: pytest.TempPa
     assert len(list(cache.iterdir())) == 2
     assert not (root / "ModelNet40" / "points").exists()
     (cache / "file").write_text("in the way")
-    with pytest.raises(OSError, match=r"data\.cache: the sampled points cannot be written .* Set data\.cache"):
+    with pytest.raises(OSError, match=r"data\.cache: cannot write the sampled points .* Set data\.cache"):
         prepared(root, cache=cache / "file" / "below")
 
 
@@ -162,14 +162,14 @@ def test_empty_folders(root: Path) -> None:
 
 def test_classes_that_only_the_test_has(root: Path) -> None:
     box(root / "ModelNet40" / "sofa" / "test" / "sofa_0.off", np.ones(3))
-    with pytest.raises(ValueError, match="class 'sofa' has meshes for the test but is none of the 3 classes of training"):
+    with pytest.raises(ValueError, match="class 'sofa' has test meshes but is not one of the 3 training classes"):
         prepared(root)
 
 
 def test_a_single_class(root: Path) -> None:
     for name in CLASSES[1:]:
         os.rename(root / "ModelNet40" / name, root / name)
-    with pytest.raises(ValueError, match=r"ModelNet40: expected two classes or more to tell apart, got \['chair'\]"):
+    with pytest.raises(ValueError, match=r"ModelNet40: expected two or more classes, got \['chair'\]"):
         prepared(root)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from containers_written import write_container
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
@@ -59,10 +60,10 @@ def test_splits_classes_and_ragged_batches(root: Path) -> None:
     names = [f"{name}/{number}.wav" for name in ("high", "low") for number in range(3)]
     assert test.ids == [f"test/{name}" for name in [*names, "low/more/a.flac"]]
     assert test.target.tolist() == [0] * 3 + [1] * 4
-    facts = module.spec["modalities"]["audio"]
+    spec = module.spec["modalities"]["audio"]
     for row, name in enumerate(test.ids):
         samples, rate = soundfile.read(root / name, dtype="float32", always_2d=True)
-        expected = preprocess((samples.T, rate), modality=facts, name=name)
+        expected = preprocess((samples.T, rate), spec=spec, name=name)
         torch.testing.assert_close(test.inputs["audio"][row][:, test.masks["audio"][row]], expected)
     everything = training.inputs["audio"][training.masks["audio"][:, None]]
     assert everything.square().mean().sqrt().item() == pytest.approx(1, abs=1e-4)
@@ -112,7 +113,7 @@ def test_a_checkpoint_can_be_tested_without_training_data(root: Path) -> None:
 def test_files_without_sound_are_reported_before_training(content: bytes, root: Path) -> None:
     path = root / "test" / "high" / "1.wav"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{path}: is no sound file"):
+    with pytest.raises(ValueError, match=rf"{path}: not a readable sound file"):
         DataModule.of(AudioFolder, root=root, sample_rate=RATE).prepare_data()
     DataModule.of(AudioFolder, root=root, sample_rate=RATE, check_files=False).prepare_data()
 
@@ -123,7 +124,7 @@ def test_recordings_without_samples_and_truncated_ones(root: Path) -> None:
     with pytest.raises(ValueError, match=rf"{path}: is truncated"):
         DataModule.of(AudioFolder, root=root, sample_rate=RATE).prepare_data()
     soundfile.write(path, np.zeros(0), RATE)
-    with pytest.raises(ValueError, match=rf"{path}: holds no samples"):
+    with pytest.raises(ValueError, match=rf"{path}: has no samples"):
         DataModule.of(AudioFolder, root=root, sample_rate=RATE).prepare_data()
 
 
@@ -142,14 +143,14 @@ def test_absent_and_empty_folders(root: Path, tmp_path: Path) -> None:
         DataModule.of(AudioFolder, root=root, sample_rate=RATE).prepare_data()
     shutil.rmtree(root / "train" / "middle")
     shutil.rmtree(root / "test")
-    with pytest.raises(FileNotFoundError, match=r"data\.root: .* there is no test\. .*test=false"):
+    with pytest.raises(FileNotFoundError, match=r"data\.root: .* test is missing\. .*test=false"):
         DataModule.of(AudioFolder, root=root, sample_rate=RATE).prepare_data()
     module = DataModule.of(AudioFolder, root=root, sample_rate=RATE, needs_test=False)
     module.prepare_data()
     module.setup("fit")
     shutil.rmtree(root / "val" / "low")
     shutil.rmtree(root / "val" / "high")
-    with pytest.raises(FileNotFoundError, match=rf"a folder of recordings for every class in {root / 'val'}, got none"):
+    with pytest.raises(FileNotFoundError, match=rf"one folder of recordings per class in {root / 'val'}, got none"):
         DataModule.of(AudioFolder, root=root, sample_rate=RATE, needs_test=False).prepare_data()
 
 
@@ -168,14 +169,14 @@ def test_without_validation_folder_some_of_training_is(root: Path) -> None:
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_classes_that_training_has_not(split: str, root: Path) -> None:
     shutil.copytree(root / split / "low", root / split / "middle")
-    with pytest.raises(ValueError, match=rf"{root / split / 'middle'}: class 'middle' is none of the 2 classes"):
+    with pytest.raises(ValueError, match=rf"{root / split / 'middle'}: class 'middle' is not one of the 2 training classes"):
         prepared(root)
 
 
 def test_a_single_class(root: Path) -> None:
     for split in ("train", "val", "test"):
         shutil.rmtree(root / split / "low")
-    with pytest.raises(ValueError, match=r"AudioFolder: expected two classes or more to tell apart, got \['high'\]"):
+    with pytest.raises(ValueError, match=r"AudioFolder: expected two or more classes, got \['high'\]"):
         prepared(root)
 
 
@@ -203,11 +204,11 @@ def test_spec_before_setup(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"modalities": {"image": {}}}, r"spec\.modalities: AudioFolder has \['audio'\], .* says \['image'\]"),
+        ({"modalities": {"image": {}}}, r"spec\.modalities: AudioFolder has \['audio'\], .* has \['image'\]"),
         ({"target": {"names": ["a", "b"]}}, r"spec\.target\.names: AudioFolder has \['high', 'low'\]"),
         (
             {"modalities": {"audio": {"kind": "audio", "shape": [2, None], "sample_rate": RATE}}},
-            r"spec\.modalities\.audio\.shape: AudioFolder has \[1, None\], .* says \[2, None\]",
+            r"spec\.modalities\.audio\.shape: AudioFolder has \[1, None\], .* has \[2, None\]",
         ),
     ],
 )
@@ -250,3 +251,39 @@ def test_a_tiny_perceiver_tells_low_from_high(root: Path) -> None:
     )
     trainer.fit(task, datamodule=DataModule.of(AudioFolder, root=root, sample_rate=RATE, batch_size=12))
     assert trainer.callback_metrics["val/accuracy"] == 1
+
+
+def test_a_flat_folder_is_predicted_for(root: Path, tmp_path: Path) -> None:
+    stored = prepared(root).spec
+    new = tmp_path / "new"
+    (new / "more").mkdir(parents=True)
+    shutil.copy(root / "test" / "low" / "0.wav", new / "b.wav")
+    write_container(new / "more" / "a.webm", tone(0.1, 300, 48000)[None], rate=48000, codec="libopus")
+    (new / "notes.md").write_text("x")
+    (new / "c.wav").write_bytes(b"x")
+
+    def flat(**settings: object) -> DataModule:
+        module = DataModule.of(AudioFolder, root=new, sample_rate=RATE, batch_size=9, **settings)  # type: ignore[arg-type]
+        module.spec = stored
+        module.prepare_data()
+        return module
+
+    with pytest.raises(ValueError, match=r"c\.wav: is no sound file"):
+        flat()
+    (batch,) = flat(on_bad_row="skip").predict_dataloader()
+    assert batch.ids == ["b.wav", "more/a.webm"]
+    assert batch.target is None
+    assert batch.masks["audio"].sum(dim=1).tolist()[1] == pytest.approx(0.1 * RATE, abs=200)
+
+
+def test_damaged_recordings_are_left_out(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = root / "test" / "high" / "1.wav"
+    path.write_bytes(path.read_bytes()[:-20])
+    (root / "train" / "high" / "notes.md").write_text("x")
+    with pytest.raises(ValueError, match=r"notes\.md: expected a sound file"):
+        prepared(root)
+    module = prepared(root, on_bad_row="skip")
+    assert "skipped 1 of 7 samples" in caplog.text
+    assert f"{path}: is truncated" in caplog.text
+    assert "left out 1 files that are not recordings" in caplog.text
+    assert "test/high/1.wav" not in next(iter(module.test_dataloader())).ids

@@ -1,5 +1,6 @@
 """Frame pairs and .flo files: the format by hand, cutting and mirroring move the flow along, bad files."""
 
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dense_cases import flow_set
+from dense_cases import flow_set, write_kitti, write_pfm
 from PIL import Image
 
 from perceiver.batch import Sample
 from perceiver.data import DataModule, FlowFolder
-from perceiver.data.folders.flow import FlowFileError, FramePairs, read_flow, write_flow
+from perceiver.data.folders.flow import FramePairs
+from perceiver.data.readers.flow_files import FlowFileError, read_flow, write_flow
 from perceiver.testing import check_data_module
 
 
@@ -103,7 +105,7 @@ def smaller(path: Path) -> None:
     ("spoil", "message"),
     [
         (cut_off, r"0\.flo: expected 1,548 bytes of a flow of 12 x 16 pixels, as it says, got 1,547"),
-        (another, r"0\.flo: expected a \.flo file, which begins with the number 202021\.25"),
+        (another, r"0\.flo: expected a \.flo file, which begins with the number 202021\.25 in 32 bits, PFM, or a PNG"),
         (smaller, r"0\.flo: expected frames and flow of one size, got \[\(9, 9\), \(12, 16\)\]"),
     ],
 )
@@ -126,3 +128,62 @@ def test_frames_that_are_too_small_or_alone(root: Path) -> None:
     Image.new("RGB", (3, 3)).save(root / "test" / "first" / "new.png")
     with pytest.raises(FileNotFoundError, match=r"second/new\.jpg"):
         module(root).source.read_test()
+
+
+def test_flow_of_kitti_and_pfm_in_folders(root: Path) -> None:
+    """The same flow in three formats; a missing suffix of the flow is found by name."""
+    expected = dict(zip("012", module(root).source.read_test(), strict=True))
+    folder = root / "test" / "flow" / "scene"
+    for number, write in enumerate((write_kitti, write_pfm)):
+        flow = read_flow(folder / f"{number}.flo")
+        (folder / f"{number}.flo").unlink()
+        write(folder / f"{number}{'.png' if number == 0 else '.pfm'}", flow)
+    for name, sample in zip("012", module(root).source.read_test(), strict=True):
+        assert torch.equal(sample.target, expected[name].target)
+        assert torch.equal(sample.target_mask, expected[name].target_mask)
+    (folder / "0.flo").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"expected one file of each name, got scene/0\.flo and scene/0\.png"):
+        module(root).prepare_data()
+
+
+def test_deep_frames_have_one_scale(root: Path) -> None:
+    for file in sorted(root.glob("*/*/scene/*.png")):
+        grey = np.asarray(Image.open(file).convert("L")).astype(np.uint16) * 16
+        Image.fromarray(grey).save(file)
+    made = module(root)
+    made.setup("fit")
+    assert made.spec["modalities"]["frames"]["deep_range"] == [0, 4095]
+    x = made.source.read_test()[0].inputs["frames"]
+    assert 0.8 < float(x.max()) <= 1
+    other = module(root)
+    other.spec = made.spec
+    assert torch.equal(other.source.read_test()[0].inputs["frames"], x)
+
+
+def test_damaged_pairs_are_left_out(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cut_off(root / "test" / "flow" / "scene" / "1.flo")
+    (root / "test" / "first" / "scene" / "2.png").write_bytes(b"x")
+    made = module(root, on_bad_row="skip")
+    made.prepare_data()
+    made.setup("fit")
+    assert [sample.id for sample in made.source.read_test()] == ["test/scene/0"]
+    assert "skipped 2 of 3 samples" in caplog.text
+    assert "1.flo: expected 1,548 bytes" in caplog.text
+    (root / "test" / "first" / "scene" / "0.png").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"test: no files are left, 3 were skipped: .*0\.png"):
+        made.source.read_test()
+    with pytest.raises(ValueError, match=r"data\.on_bad_row: expected error or skip, got 'ignore'"):
+        module(root, on_bad_row="ignore")
+
+
+def test_prediction_needs_no_flow(root: Path) -> None:
+    made = module(root)
+    made.setup("fit")
+    shutil.rmtree(root / "test" / "flow")
+    other = module(root / "test", batch_size=3)
+    other.spec = made.spec
+    other.prepare_data()
+    (batch,) = other.predict_dataloader()
+    assert batch.ids == ["scene/0", "scene/1", "scene/2"]
+    assert batch.target is None
+    assert batch.inputs["frames"].shape == (3, 3, 2, 8, 10)

@@ -88,7 +88,7 @@ def test_transparency_is_dropped(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(read_image(tmp_path / "p.png")), np.asarray(palette.convert("RGB")))
     modality = {"kind": "image", "shape": [3, *seen.shape[:2]], "range": [0, 255]}
     ours = torch.from_numpy(np.array(read_image(tmp_path / "rgba.png"))).permute(2, 0, 1) / 255
-    torch.testing.assert_close(preprocess(with_alpha, modality=modality, name="image"), ours, msg="as in prediction")
+    torch.testing.assert_close(preprocess(with_alpha, spec=modality, name="image"), ours, msg="as in prediction")
 
 
 def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
         assert read.shape == (30, 40, 3)
         assert np.abs(read - values[..., None] / 65535 * 255).max() <= 0.51, name
     Image.fromarray(values.astype(np.float32)).save(tmp_path / "float.tif")
-    with pytest.raises(ImageFileError, match=r"float\.tif: no intact image .*mode F.* no known range"):
+    with pytest.raises(ImageFileError, match=r"float\.tif: not a valid image .*mode F.* no known range"):
         read_image(tmp_path / "float.tif")
 
 
@@ -177,7 +177,7 @@ def test_batches_hold_what_prediction_would_see(root: Path) -> None:
     modality = data.spec["modalities"]["image"]
     for row, name in enumerate(batch.ids):
         image = Frame(size=[24, 32])(Image.open(root / name))
-        torch.testing.assert_close(batch.inputs["image"][row], preprocess(image, modality=modality, name="image"))
+        torch.testing.assert_close(batch.inputs["image"][row], preprocess(image, spec=modality, name="image"))
 
 
 def test_a_validation_folder_is_taken(tmp_path: Path) -> None:
@@ -297,11 +297,11 @@ def unknown_val_class(root: Path) -> None:
     [
         (no_images, "train/cat", "expected images of this class, found none"),
         (no_classes, "train", "expected a folder of images per class, found none"),
-        (one_class, "train", "expected at least two classes to tell apart, found only the folder 'zebra'"),
+        (one_class, "train", "expected at least two classes, found only the folder 'zebra'"),
         (empty_class, "train/lynx", "found none, only 1 files that end in none of .jpg"),
         (empty_test, "test", "expected images in its 3 class folders, found none"),
-        (unknown_test_class, "test", "has the classes 'lynx', of which the training images know nothing"),
-        (unknown_val_class, "val", "has the classes 'lynx', of which the training images know nothing"),
+        (unknown_test_class, "test", "has the classes 'lynx', which are not among the training classes"),
+        (unknown_val_class, "val", "has the classes 'lynx', which are not among the training classes"),
     ],
 )
 def test_folders_are_checked_before_training(damage: Callable[[Path], None], place: str, message: str, root: Path) -> None:
@@ -364,9 +364,9 @@ def bomb(file: Path) -> None:
 def test_a_damaged_file_is_named(damage: Callable[[Path], None], name: str, root: Path) -> None:
     file = root / "test" / "dog" / name
     damage(file)
-    for workers in (0, 1):
+    for workers in (0, 1) if damage is no_image else (0,):
         data = prepared(root, num_workers=workers)
-        with pytest.raises(ValueError, match=r"no intact image \(.*\)\. Replace the file or remove it\.$") as caught:
+        with pytest.raises(ValueError, match=r"not a valid image \(.*\)\. Replace the file or remove it\.$") as caught:
             list(data.test_dataloader())
         assert str(caught.value).startswith(f"{file}: "), "one line, without the traceback of a worker"
         assert "\n" not in str(caught.value)
@@ -387,3 +387,47 @@ def test_augmentation_comes_after_the_crop(root: Path) -> None:
 
     list(prepared(root, augment=augment).train_dataloader())
     assert set(seen) == {(3, 24, 32)}
+
+
+def test_a_flat_folder_is_predicted_for(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = prepared(root)
+    new = tmp_path / "new"
+    (new / "more").mkdir(parents=True)
+    for file, name in zip(sorted(root.glob("test/*/*"))[:3], ("b.png", "more/a.png", "c.png"), strict=True):
+        Image.open(file).convert("RGB").save(new / name)
+    (new / "notes.md").write_text("x")
+    flat = module(new)
+    with pytest.raises(FileNotFoundError, match=r"data\.root: expected the folder .*train"):
+        flat.prepare_data()  # no training
+    flat.spec = made.spec
+    flat.prepare_data()
+    (batch,) = flat.predict_dataloader()
+    assert batch.ids == ["b.png", "c.png", "more/a.png"]
+    assert batch.target is None
+    assert "left out 1 files that are not images" in caplog.text
+    (new / "c.png").write_bytes(b"x")
+    with pytest.raises(ImageFileError, match=r"c\.png: no intact image"):
+        list(flat.predict_dataloader())
+    skipping = module(new, on_bad_row="skip")
+    skipping.spec = made.spec
+    (batch,) = skipping.predict_dataloader()
+    assert batch.ids == ["b.png", "more/a.png"]
+    assert skipping.source.bad_files.skipped[str(new)][0].startswith(f"{new / 'c.png'}: no intact image")  # type: ignore[attr-defined]
+    with pytest.raises(FileNotFoundError, match="expected the folder"):
+        flat.test_dataloader()
+
+
+def test_damaged_images_are_left_out(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    everything = len(module(root).source.read_training()[0].labels)  # type: ignore[union-attr]
+    files = sorted(root.glob("train/*/*"))
+    truncated(files[0])
+    no_image(files[-1])
+    data = prepared(root, on_bad_row="skip")
+    assert f"skipped 2 of {len(files)} samples" in caplog.text
+    assert str(files[0]) in caplog.text
+    assert len(data.split("train")) == everything - 2 or len(data.split("train")) + len(data.split("val")) == len(files) - 2
+    list(data.train_dataloader())
+    for file in files[0].parent.iterdir():
+        file.write_bytes(b"x")
+    with pytest.raises(ValueError, match="no intact images, all were skipped"):
+        module(root, on_bad_row="skip").source.read_training()

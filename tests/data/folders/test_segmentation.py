@@ -1,5 +1,6 @@
 """Images and masks in folders: pairs, framing without mixing classes, ignored pixels, sizes of their own, bad files."""
 
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -64,10 +65,10 @@ def batches(made: SegmentationFolder, split: str = "test") -> list[Batch]:
 
 def red(made: SegmentationFolder, batch: Batch) -> torch.Tensor:
     """`(B, H, W)`, 80 for each class number."""
-    facts = made.spec["modalities"]["image"]
+    spec = made.spec["modalities"]["image"]
     x = batch.inputs["image"]
     assert isinstance(x, torch.Tensor)
-    return x[:, 0] * facts["std"][0] * 255 + facts["mean"][0] * 255
+    return x[:, 0] * spec["std"][0] * 255 + spec["mean"][0] * 255
 
 
 def test_classes_are_those_of_the_masks(root: Path) -> None:
@@ -104,7 +105,7 @@ def test_framing_mixes_no_classes(root: Path) -> None:
         assert set(batch.target.unique().tolist()) <= {0, 1, 2}
     file = root / "test" / "images" / "part" / "1.png"
     with Image.open(file) as image:
-        raw = preprocess(image, modality=made.spec["modalities"]["image"], name="image")
+        raw = preprocess(image, spec=made.spec["modalities"]["image"], name="image")
     [first, *_] = batches(made)
     torch.testing.assert_close(first.inputs["image"][1], raw)  # type: ignore[index]
 
@@ -163,10 +164,10 @@ def damaged(root: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (wide, r"0\.png: expected 12 x 16 pixels, as its image has \(upright\), got 3 x 3"),
+        (wide, r"0\.png: expected 12 x 16 pixels, the upright size of its image, got 3 x 3"),
         (coloured, r"0\.png: expected class numbers, one channel .* got an image of mode RGB"),
         (unknown, r"0\.png: expected class numbers from 0 to 2, or data\.ignored=\[255\], got 7"),
-        (damaged, r"0\.png: no intact image"),
+        (damaged, r"0\.png: not a valid image"),
     ],
 )
 def test_bad_masks_name_the_file(root: Path, spoil: Callable[[Path], None], message: str) -> None:
@@ -185,7 +186,7 @@ def test_incomplete_pairs(root: Path) -> None:
     (root / "train" / "images" / "part" / "1.png").unlink()
     with pytest.raises(ValueError, match=r"part/1\.png: expected a file of this name in .*images; 1 have none"):
         module(root).prepare_data()
-    with pytest.raises(FileNotFoundError, match=r"images: expected a folder, there is none"):
+    with pytest.raises(FileNotFoundError, match=r"images: expected a folder, but it does not exist"):
         module(root / "nowhere").prepare_data()
 
 
@@ -193,7 +194,7 @@ def test_incomplete_pairs(root: Path) -> None:
     ("arguments", "message"),
     [
         ({"validation_fraction": 1.0}, r"data\.validation_fraction"),
-        ({"class_names": ["a"]}, r"data\.class_names: expected two names or more"),
+        ({"class_names": ["a"]}, r"data\.class_names: expected two or more distinct names"),
         ({"size": (0, 4)}, r"data\.size: expected \[height, width\]"),
     ],
 )
@@ -228,8 +229,8 @@ def _write_grey(path: Path, numbers: np.ndarray, *, bits: int) -> None:
 def test_classes_without_a_pixel(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     (root / "classes.txt").write_text("\n".join([*NAMES, "cloud"]))
     module(root).setup("fit")
-    assert "have no pixel of the classes cloud" in caplog.text
-    with pytest.raises(ValueError, match=r"expected pixels of two classes or more .* data\.mask_values"):
+    assert "has pixels of the classes cloud" in caplog.text
+    with pytest.raises(ValueError, match=r"expected pixels of two or more classes .* data\.mask_values"):
         module(root, ignored=(1, 2, 255)).setup("fit")
 
 
@@ -242,3 +243,101 @@ def test_numbers_of_classes_may_be_given(root: Path) -> None:
         assert torch.equal(batch.target[batch.target_mask] == 0, other.target[batch.target_mask] == 2)
     with pytest.raises(ValueError, match=r"data\.mask_values: expected 3 numbers"):
         module(root, mask_values=[0, 255]).setup("fit")
+
+
+COLORS = {"sky": [70, 130, 180], "sea": "#0000e6", "land": [152, 251, 152]}
+BORDER = (224, 224, 192)
+
+
+def colored(root: Path) -> None:
+    """Turn the masks into colours, by hand."""
+    table = np.full((256, 3), 255, np.uint8)
+    table[:3], table[255] = [(70, 130, 180), (0, 0, 0xE6), (152, 251, 152)], BORDER
+    for number, file in enumerate(sorted(root.glob("*/masks/part/*.png"))):
+        mask = Image.fromarray(table[np.asarray(Image.open(file))])
+        (mask.convert("RGBA") if number == 0 else mask.quantize() if number == 1 else mask).save(file)
+
+
+@pytest.mark.parametrize("form", ["mapping", "list", "file"])
+def test_colors_are_classes(form: str, root: Path) -> None:
+    plain = batches(module(root, augment=None))
+    colored(root)
+    settings: dict[str, Any] = {"mask_colors": COLORS if form == "mapping" else [*COLORS.values()]}
+    if form == "file":
+        settings = {}
+        (root / "classes.txt").write_text("sky 70 130 180\nsea\t0 0 230\nland, 152, 251, 152\n")
+    made = module(root, ignored=(255, BORDER), augment=None, **settings)
+    for batch, other in zip(batches(made), plain, strict=True):
+        assert torch.equal(batch.target, other.target)
+        assert torch.equal(batch.target_mask, other.target_mask)
+    assert made.spec["target"]["mask_colors"] == [[70, 130, 180], [0, 0, 230], [152, 251, 152]]
+    assert made.spec["target"]["names"] == NAMES
+    other = module(root, ignored=(BORDER,))  # the colours of the spec
+    other.spec = made.spec
+    assert other.source.read_test()[0].target.shape == (12, 16)
+
+
+def test_other_colors(root: Path) -> None:
+    colored(root)
+    with pytest.raises(ImageFileError, match=r"of mode RGB\. If its colours are classes, give them with data\.mask_colors"):
+        module(root).source.read_test()[2]
+    made = module(root, mask_colors=COLORS)
+    with pytest.raises(ImageFileError, match=r"part/\d\.png: expected a colour .*, got \[224, 224, 192\] in row 0, col"):
+        made.source.read_test()[0]
+    for settings, message in (
+        ({"mask_colors": [[0, 0, 0]] * 3}, "expected 3 different colours"),
+        ({"mask_colors": [[0, 0, 0]]}, "expected 3 different colours"),
+        ({"mask_colors": {"sky": [0, 0, 0]}}, "expected the classes sky, sea, land, got sky"),
+        ({"mask_colors": ["red", "green", "blue"]}, "or '#rrggbb', got 'red'"),
+        ({"mask_colors": [[0, 0, 256], [0, 0, 0], [0, 0, 1]]}, "0 to 255 each"),
+        ({"mask_colors": COLORS, "mask_values": [0, 1, 2]}, "expected one of them"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            module(root, **settings).source.read_test()
+
+
+def test_names_that_look_like_colors(root: Path) -> None:
+    """Only if every line has one is a colour part of it."""
+    (root / "classes.txt").write_text("sky 1 2 3\nsea\nland\n")
+    assert module(root).source.named_classes() == ["sky 1 2 3", "sea", "land"]
+    (root / "classes.txt").write_text("70 130 180 sky\n0 0 230 deep sea\n152 251 152 land\n")
+    assert module(root).source.named_classes() == ["sky", "deep sea", "land"]
+
+
+def test_palettes_of_pascal_voc(root: Path) -> None:
+    """Class numbers are the places in the palette, whatever its colours; the border is number 255."""
+    palette = [(number >> bit & 1) << 7 for number in range(256) for bit in range(3)]
+    plain = batches(module(root, augment=None))
+    for file in root.glob("*/masks/part/*.png"):
+        mask = Image.fromarray(np.array(Image.open(file)))
+        mask.putpalette(palette)
+        mask.save(file)
+    for batch, other in zip(batches(module(root, augment=None)), plain, strict=True):
+        assert torch.equal(batch.target, other.target)
+        assert torch.equal(batch.target_mask, other.target_mask)
+
+
+def test_damaged_pairs_are_left_out(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (root / "train" / "images" / "part" / "1.png").write_bytes(b"x")
+    Image.new("L", (16, 12), 77).save(root / "train" / "masks" / "part" / "2.png")
+    made = module(root, on_bad_row="skip")
+    made.setup("fit")
+    assert "skipped 2 of 6 samples" in caplog.text
+    assert "1.png: no intact image" in caplog.text
+    assert "got 77" in caplog.text
+    assert len(made.split("train")) + len(made.split("val")) == 4
+
+
+@pytest.mark.parametrize("below", ["images", ""])
+def test_prediction_needs_no_masks(below: str, root: Path) -> None:
+    made = module(root)
+    made.setup("fit")
+    new = root / "test" / below
+    shutil.rmtree(root / "test" / "masks")
+    (new / "notes.txt").write_text("x")
+    other = module(new if below == "" else root / "test", batch_size=9)
+    other.spec = made.spec
+    other.prepare_data()
+    (batch,) = other.predict_dataloader()
+    assert [Path(name).name for name in batch.ids] == ["0.png", "1.png", "2.png"]
+    assert batch.target is None

@@ -133,7 +133,7 @@ def test_a_file_that_is_not_utf8(folder: Path, raw: bytes, words: str) -> None:
     ("arguments", "words"),
     [
         ({"files": "{root}/empty"}, r"expected files that end in '\.txt' in the folder .*/empty, found none"),
-        ({"files": "{root}/no/such.txt"}, "expected a file, a folder, or files that fit the pattern"),
+        ({"files": "{root}/no/such.txt"}, "expected a file, a folder, or files that match the pattern"),
         ({"files": "{root}/*.rst"}, r"the pattern, '.*/\*\.rst'"),
     ],
 )
@@ -146,8 +146,8 @@ def test_nothing_there(tmp_path: Path, arguments: dict[str, str], words: str) ->
 @pytest.mark.parametrize(
     ("text", "arguments", "words"),
     [
-        (" \n", {}, "1 files in .* hold no text"),
-        ("x", {}, "data: there is too little text"),
+        (" \n", {}, "1 files in .* contain no text"),
+        ("x", {}, "data: too little text"),
         ("one\ntwo\n", {"split_by": "document"}, "there is 1 document.*data.split_by=stretch"),
     ],
 )
@@ -160,8 +160,8 @@ def test_too_little_text(tmp_path: Path, text: str, arguments: dict[str, Any], w
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"max_length": 4}, "data.max_length: expected windows of 8 bytes or more, got 4"),
-        ({"validation_fraction": 0.6, "test_fraction": 0.4}, "expected shares above 0 that leave some to train on"),
+        ({"max_length": 4}, "data.max_length: expected windows of at least 8 bytes, got 4"),
+        ({"validation_fraction": 0.6, "test_fraction": 0.4}, "expected shares above 0 that leave data for training"),
         ({"test_fraction": 0.0}, "expected shares above 0"),
         ({"cut_at": "page"}, "data.cut_at: expected one of word, line, got 'page'"),
         ({"files": []}, "got an empty list"),

@@ -15,7 +15,7 @@ SAMPLES = [Sample(inputs={"sound": torch.full((1, size), float(size))}, target=s
 
 
 def transforms(given: Any) -> Any:
-    return by_modality(given, facts=MODALITIES, available=("sound",), argument="data.augment")
+    return by_modality(given, specs=MODALITIES, available=("sound",), argument="data.augment")
 
 
 def collate(**augment: Any) -> PreparedCollate:
@@ -63,12 +63,16 @@ def test_trying_transforms_leaves_the_random_state_alone() -> None:
 @pytest.mark.parametrize(
     ("augment", "error", "message"),
     [
-        (lambda x, mask: x, TypeError, r"expected \(float tensor, mask or None\) in return, got a tensor of torch.float32"),
+        (
+            lambda x, mask: x,
+            TypeError,
+            r"expected a returned pair \(float tensor, mask or None\), got a tensor of torch.float32",
+        ),
         (lambda x, mask: (x > 0, mask), TypeError, r"got \(a tensor of torch.bool, NoneType\)"),
         (lambda x, mask: (x, x), TypeError, r"expected a boolean mask or None, got a tensor of torch.float32"),
         (lambda x, mask: (x[:1], mask), ValueError, r"turned a batch of shape \(2, 1, 2\) into \(1, 1, 2\)"),
         (lambda x, mask: (x[:, 0], mask), ValueError, r"into \(2, 2\)"),
-        (lambda x, mask: (x, x[:, 0, :1] > 0), ValueError, r"returned a mask \(2, 1\) that does not go with \(2, 1, 2\)"),
+        (lambda x, mask: (x, x[:, 0, :1] > 0), ValueError, r"returned a mask \(2, 1\) that does not match \(2, 1, 2\)"),
     ],
 )
 def test_transforms_that_do_not_fit(augment: Any, error: type[Exception], message: str) -> None:
@@ -78,7 +82,7 @@ def test_transforms_that_do_not_fit(augment: Any, error: type[Exception], messag
 
 @pytest.mark.usefixtures("unchecked")
 def test_what_cannot_be_called() -> None:
-    with pytest.raises(TypeError, match=r"data\.augment\.mine: expected a transform to call or null, got str"):
+    with pytest.raises(TypeError, match=r"data\.augment\.mine: expected a callable transform or null, got str"):
         collate(mine="noise")
-    with pytest.raises(TypeError, match=r"data\.augment: expected a mapping from a name of your choice .* got function"):
+    with pytest.raises(TypeError, match=r"data\.augment: expected a mapping from names of your choice .* got function"):
         transforms(double)

@@ -27,7 +27,7 @@ CORRUPTION: dict[str, dict[str, Any]] = {
 
 def made(*, seed: int | None = None, **given: Any) -> PreparedCollate:
     transforms = {
-        name: by_modality(one, facts=MODALITIES, available=tuple(MODALITIES), argument=f"data.{name}")
+        name: by_modality(one, specs=MODALITIES, available=tuple(MODALITIES), argument=f"data.{name}")
         for name, one in given.items()
     }
     return PreparedCollate(modalities=MODALITIES, seed=seed, **transforms)
@@ -161,30 +161,32 @@ def test_absent_modalities() -> None:
 def test_transforms_that_do_not_fit() -> None:
     for argument in ("augment", "corruption"):
         collate = made(**{argument: {"audio": {"mine": lambda x, mask: x}}})
-        with pytest.raises(TypeError, match=rf"data\.{argument}\.audio\.mine: expected \(float tensor, mask or None\)"):
+        with pytest.raises(
+            TypeError, match=rf"data\.{argument}\.audio\.mine: expected a returned pair \(float tensor, mask or None\)"
+        ):
             collate.check(samples()[:1] * 2)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_what_cannot_be_called() -> None:
-    with pytest.raises(TypeError, match=r"data\.augment\.image\.mine: expected a transform to call or null, got str"):
+    with pytest.raises(TypeError, match=r"data\.augment\.image\.mine: expected a callable transform or null, got str"):
         made(augment={"image": {"mine": "noise"}})
 
 
 def test_settings_of_unknown_modalities() -> None:
-    facts = {name: MODALITIES[name] for name in ("image", "audio")}
-    assert by_modality({"image": {}}, facts=facts, available=("image", "audio"), argument="data.augment") == {}
+    specs = {name: MODALITIES[name] for name in ("image", "audio")}
+    assert by_modality({"image": {}}, specs=specs, available=("image", "audio"), argument="data.augment") == {}
     with pytest.raises(ValueError, match=r"data\.augment\.video: expected settings of image, audio; got 'video'"):
-        by_modality({"video": {}}, facts=facts, available=("image", "audio"), argument="data.augment")
+        by_modality({"video": {}}, specs=specs, available=("image", "audio"), argument="data.augment")
     with pytest.raises(TypeError, match=r"data\.augment: expected a mapping from modalities \(image, audio\) .* got f"):
-        by_modality(lambda image: image, facts=facts, available=("image", "audio"), argument="data.augment")
+        by_modality(lambda image: image, specs=specs, available=("image", "audio"), argument="data.augment")
 
 
 def test_transforms_of_one_modality_need_not_name_it() -> None:
-    facts = {"image": MODALITIES["image"]}
+    specs = {"image": MODALITIES["image"]}
 
     def places(given: Any) -> list[str]:
-        return list(by_modality(given, facts=facts, available=("image",), argument="data.augment")["image"].transforms)
+        return list(by_modality(given, specs=specs, available=("image",), argument="data.augment")["image"].transforms)
 
     assert places(torch.neg) == ["data.augment"]
     assert places({"mine": torch.neg, "gone": None}) == ["data.augment.mine"]

@@ -17,9 +17,9 @@ from perceiver.modalities.preprocess import preprocess
 MODALITY = {"kind": "image", "shape": [2, 4, 5], "range": [0, 255], "mean": [0.4, 0.5], "std": [0.2, 0.3]}
 
 
-def collate(augment: Any = None, **facts: Any) -> PreparedCollate:
-    modalities = {"image": {**MODALITY, **facts}}
-    transforms = by_modality(augment, facts=modalities, available=("image",), argument="data.augment")
+def collate(augment: Any = None, **specs: Any) -> PreparedCollate:
+    modalities = {"image": {**MODALITY, **specs}}
+    transforms = by_modality(augment, specs=modalities, available=("image",), argument="data.augment")
     return PreparedCollate(modalities=modalities, augment=transforms)
 
 
@@ -44,7 +44,7 @@ def test_batches_hold_what_preprocessing_and_collation_give(images: LabelledImag
     batch = collate()(images.__getitems__(indices))
     singly = collate()([images[index] for index in indices])
     assert isinstance(batch.inputs["image"], Tensor)
-    expected = torch.stack([preprocess(images.pixels[index], modality=MODALITY, name="image") for index in indices])
+    expected = torch.stack([preprocess(images.pixels[index], spec=MODALITY, name="image") for index in indices])
     for got in (batch, singly):
         torch.testing.assert_close(got.inputs["image"], expected)
         assert got.masks == {}
@@ -112,7 +112,7 @@ def test_transforms_that_draw_per_image_get_the_whole_batch(images: LabelledImag
         (v2.RandomCrop(3), ValueError, r"data\.augment: RandomCrop.* \(2, 4, 5\) into \(2, 3, 3\); expected the same shape"),
         (v2.ToPILImage(), TypeError, r"data\.augment: expected a float tensor .* got Image"),
         (lambda image: image > 0, TypeError, r"data\.augment: expected a float tensor .* got torch.bool"),
-        ("flip", TypeError, r"data\.augment: expected a transform to call or null, got str"),
+        ("flip", TypeError, r"data\.augment: expected a callable transform or null, got str"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

@@ -36,7 +36,7 @@ def test_repeatable() -> None:
 
 
 def test_wrong_shares() -> None:
-    with pytest.raises(ValueError, match=r"data\.missing\.video: expected shares of the modalities \['image', 'audio'\]"):
+    with pytest.raises(ValueError, match=r"data\.missing\.video: expected shares for the modalities \['image', 'audio'\]"):
         present_modalities({"video": 0.5}, modalities=BOTH, num_samples=1, seed=0)
     with pytest.raises(ValueError, match=r"data\.missing\.audio: expected a share of 0 to 1, got 50"):
         present_modalities({"audio": 50}, modalities=BOTH, num_samples=1, seed=0)

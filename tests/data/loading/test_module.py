@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 from perceiver.batch import Batch
 from perceiver.data import DataModule, Digits, FlowFolder, Source
-from perceiver.data.loading.images import LabelledImages, image_facts, image_statistics
+from perceiver.data.loading.images import LabelledImages, image_spec, image_statistics
 from perceiver.data.loading.order import TrainingOrder
 
 
@@ -20,7 +20,7 @@ class Stripes(Source):
     """Ten tiny images; counts how often each split is read."""
 
     def __init__(self, *, colour: int = 0, normalisation: Any = None) -> None:
-        super().__init__(facts=image_facts((1, 2, 3), value_range=(0, 9)), class_names=["flat", "steep"])
+        super().__init__(specs=image_spec((1, 2, 3), value_range=(0, 9)), class_names=["flat", "steep"])
         self.normalisation = normalisation
         self.colour = colour
         self.read: list[str] = []
@@ -117,7 +117,7 @@ def test_spec_set_after_setup_serves_training_too() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"modalities": {"sound": {}}}, r"spec\.modalities: Stripes has \['image'\], but the stored spec says \['sound'\]"),
+        ({"modalities": {"sound": {}}}, r"spec\.modalities: Stripes has \['image'\], but the stored spec has \['sound'\]"),
         ({"target": {"names": ["a", "b"]}}, r"spec\.target\.names: Stripes has \['flat', 'steep'\]"),
         (
             {"modalities": {"image": {"kind": "image", "shape": [3, 2, 3], "range": [0, 9]}}},
@@ -142,7 +142,7 @@ def test_spec_before_setup() -> None:
 
 
 def test_images_of_one_colour() -> None:
-    with pytest.raises(ValueError, match="all of one colour"):
+    with pytest.raises(ValueError, match="are a single colour"):
         made(colour=5).setup("fit")
 
 

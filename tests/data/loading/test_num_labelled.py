@@ -50,7 +50,7 @@ class Sets(Source):
     """Points, twelve for training."""
 
     def __init__(self) -> None:
-        super().__init__(facts={"points": {"kind": "points", "shape": [None, 3]}}, class_names=["even", "odd"])
+        super().__init__(specs={"points": {"kind": "points", "shape": [None, 3]}}, class_names=["even", "odd"])
 
     def samples(self, name: str, count: int) -> InMemory:
         inputs = [{"points": torch.full((2, 3), float(n))} for n in range(count)]
@@ -89,5 +89,5 @@ def test_the_seed_is_that_of_the_splits() -> None:
 
 @pytest.mark.parametrize(("setting", "value"), [("num_labelled", 1), ("balanced_sampling", True)])
 def test_data_without_classes(setting: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"data\.{setting}: expected (null|false), since the target of PythonTexts"):
+    with pytest.raises(ValueError, match=rf"data\.{setting}: expected (null|false), because the target of PythonTexts"):
         DataModule.of(PythonTexts, **{setting: value}).train_dataloader()

@@ -29,7 +29,7 @@ class Counted(Source):
     """Counts how often each split is read."""
 
     def __init__(self) -> None:
-        super().__init__(facts={"points": {"kind": "points", "shape": [None, 3]}}, class_names=["even", "odd"])
+        super().__init__(specs={"points": {"kind": "points", "shape": [None, 3]}}, class_names=["even", "odd"])
         self.read: list[str] = []
 
     def read_training(self) -> tuple[Samples, Samples]:
@@ -57,7 +57,7 @@ def black(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
     return torch.zeros_like(x), mask
 
 
-def test_spec_is_facts_and_statistics_of_the_training_split() -> None:
+def test_spec_is_known_entries_and_statistics_of_the_training_split() -> None:
     module = counted()
     module.setup("fit")
     assert module.spec == {
@@ -102,7 +102,7 @@ def test_only_training_is_shuffled_and_augmented() -> None:
 
 
 def test_augmentation_that_does_not_fit_is_refused_before_training() -> None:
-    with pytest.raises(TypeError, match=r"data\.augment\.mine: expected \(float tensor, mask or None\) in return"):
+    with pytest.raises(TypeError, match=r"data\.augment\.mine: expected a returned pair \(float tensor, mask or None\)"):
         counted(augment={"mine": lambda x, mask: x}).train_dataloader()
 
 
@@ -120,12 +120,12 @@ def test_balanced_sampling_draws_with_replacement_as_many_as_there_are() -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"modalities": {"sound": {}}}, r"spec\.modalities: Counted has \['points'\], but the stored spec says \['sound'\]"),
+        ({"modalities": {"sound": {}}}, r"spec\.modalities: Counted has \['points'\], but the stored spec has \['sound'\]"),
         (
             {"modalities": {"points": {"kind": "points", "shape": [None, 2]}}},
             r"spec\.modalities\.points\.shape: Counted",
         ),
-        ({"target": {"names": ["a", "b"]}}, r"spec\.target\.names: Counted has \['even', 'odd'\], .* says \['a', 'b'\]"),
+        ({"target": {"names": ["a", "b"]}}, r"spec\.target\.names: Counted has \['even', 'odd'\], .* has \['a', 'b'\]"),
     ],
 )
 def test_stored_specs_of_other_data_are_refused(change: dict[str, Any], message: str) -> None:

@@ -1,5 +1,8 @@
 """Files that claim or expand to far more than they hold: each is a bad row, named, and skipped where that is asked for."""
 
+import base64
+import gzip
+import json
 import re
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -23,6 +26,7 @@ from perceiver.data.readers.audio import read_recording
 from perceiver.data.readers.bounded_json import parse_json
 from perceiver.data.readers.images import ImageFileError, read_image
 from perceiver.modalities.preprocess import preprocess
+from perceiver.targets.predict import prepare
 
 
 def good_cells(kind: str, folder: Path, count: int) -> list[str]:
@@ -42,11 +46,20 @@ def good_cells(kind: str, folder: Path, count: int) -> list[str]:
 def cell_of(case: str, folder: Path) -> str:
     if case == "deep JSON":
         return hostile_data.deep_json()
+    if case.endswith(" in a struct"):
+        name = cell_of(case.removesuffix(" in a struct"), folder)
+        return json.dumps({"bytes": base64.b64encode((folder / name).read_bytes()).decode(), "path": "../../secret"})
+    if case == "struct without bytes":
+        return json.dumps({"bytes": None, "path": "../../$HOME/secret"})
     path = {
         "claiming array": lambda: hostile_data.claiming_npy(folder / "bad.npy"),
         "pickled array": lambda: hostile_data.pickled_npy(folder / "bad.npy", folder / "marker"),
         "claiming recording": lambda: hostile_data.claiming_flac(folder / "bad.flac"),
         "rate of 1 Hz": lambda: hostile_data.odd_wav(folder / "bad.wav", rate=1),
+        "lying PLY": lambda: hostile_data.claiming_ply(folder / "bad.ply"),
+        "PCD bomb": lambda: hostile_data.pcd_bomb(folder / "bad.pcd"),
+        "truncated m4a": lambda: hostile_data.truncated_m4a(folder / "bad.m4a"),
+        "list of files": lambda: hostile_data.playlist(folder / "bad.m4a", secret=folder / "0.wav"),
         "huge image": lambda: hostile_data.huge_png(folder / "bad.png"),
     }[case]()
     return path.name
@@ -56,10 +69,19 @@ def cell_of(case: str, folder: Path) -> str:
     ("case", "kind", "message"),
     [
         ("claiming array", "points", r"bad\.npy: .*its header claims float64 \(100000000000, 3\)"),
-        ("pickled array", "points", r"bad\.npy: .*it holds Python objects, not numbers"),
+        ("pickled array", "points", r"bad\.npy: .*it contains Python objects, not numbers"),
         ("deep JSON", "points", r"nested more than \d+ deep"),
         ("claiming recording", "audio", r"bad\.flac: (cannot be decoded|is truncated)"),
         ("rate of 1 Hz", "audio", r"expected a sample rate of 7 to 8192000 Hz for resampling to 8000 Hz, got 1 Hz"),
+        ("claiming array in a struct", "points", r"its header claims float64 \(100000000000, 3\)"),
+        ("pickled array in a struct", "points", r"it holds Python objects, not numbers"),
+        ("claiming recording in a struct", "audio", r"secret: (cannot be decoded|is truncated)"),
+        ("huge image in a struct", "image", r"secret: .*DecompressionBombError|secret: is too large to be decoded safely"),
+        ("struct without bytes", "image", r"there is no file \S*/\$HOME/secret"),
+        ("lying PLY", "points", r"bad\.ply: is truncated: its header claims 360,000,000 bytes or more, but only 12 follow"),
+        ("PCD bomb", "points", r"bad\.pcd: is truncated: its header claims 30,000,000 points"),
+        ("truncated m4a", "audio", r"bad\.m4a: cannot be decoded: it is truncated"),
+        ("list of files", "audio", r"bad\.m4a: is no sound file that can be read"),
         ("huge image", "image", r"bad\.png: .*DecompressionBombError|bad\.png: is too large to be decoded safely"),
     ],
 )
@@ -112,7 +134,7 @@ def sound(rate: int, wanted: int) -> torch.Tensor:
     """Two seconds of a tone, at most 4000 samples."""
     count = min(2 * rate, 4000)
     wave = np.sin(2 * np.pi * rate / 40 * np.arange(count) / rate).astype(np.float32)
-    x = preprocess((wave, rate), modality={"kind": "audio", "shape": [1, None], "sample_rate": wanted}, name="x")
+    x = preprocess((wave, rate), spec={"kind": "audio", "shape": [1, None], "sample_rate": wanted}, name="x")
     assert isinstance(x, torch.Tensor)
     return x
 
@@ -152,7 +174,7 @@ def test_rates_that_are_out_of_reach() -> None:
         with pytest.raises(ValueError, match=rf"x: expected a sample rate of 15 to 16384000 Hz .*, got {rate} Hz"):
             preprocess(
                 (np.zeros(40, np.float32), rate),
-                modality={"kind": "audio", "shape": [1, None], "sample_rate": 16_000},
+                spec={"kind": "audio", "shape": [1, None], "sample_rate": 16_000},
                 name="x",
             )
 
@@ -165,8 +187,30 @@ def test_long_recordings_are_read_in_blocks(tmp_path: Path) -> None:
     assert np.array_equal(got, samples.T)
 
 
+@pytest.mark.parametrize("case", ["claiming array", "pickled array", "claiming recording", "rate of 1 Hz", "huge image"])
+def test_a_hostile_file_in_a_prediction(case: str, tmp_path: Path) -> None:
+    path = tmp_path / cell_of(case, tmp_path)
+    modality: dict[str, Any] = {
+        ".npy": {"kind": "points", "shape": [None, 3]}, ".png": {"kind": "image", "shape": [3, 4, 4]},
+    }.get(path.suffix, {"kind": "audio", "shape": [1, None], "sample_rate": 8000})  # fmt: skip
+    for value in (path, str(path), path.read_bytes()):
+        with pytest.raises(ValueError, match="sample 0, modality 'x': "):
+            prepare(value, {"x": modality}, number=0)
+    assert not (tmp_path / "marker").exists()
+
+
+def test_a_bomb_among_compressed_tables(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv.gz"
+    with gzip.open(path, "wb") as file:
+        for _ in range(80):
+            file.write(bytes(2**20))
+    assert path.stat().st_size < 2**17
+    with pytest.raises(ValueError, match=r"m\.csv\.gz: expands from \S+ to more than 67,108,864 bytes"):
+        DataModule.of(Manifest, manifest=path, modalities={"x": "text"}).prepare_data()
+
+
 def test_images_that_are_too_large(tmp_path: Path) -> None:
-    with pytest.raises(ImageFileError, match=r"x\.png: is too large to be decoded safely: Image size \(3600000000 pixels\)"):
+    with pytest.raises(ImageFileError, match=r"x\.png: too large to decode safely: Image size \(3600000000 pixels\)"):
         read_image(hostile_data.huge_png(tmp_path / "x.png"))
 
 
@@ -211,8 +255,10 @@ def test_parquet_text_that_is_not_utf8(tmp_path: Path) -> None:
 
     text = pa.array([b"good", b"\xff\xfe", b"fine"]).view(pa.string())
     pq.write_table(pa.table({"note": text, "label": ["a", "b", "a"]}), tmp_path / "m.parquet")
-    problems = read_table(tmp_path / "m.parquet").problems
+    table = read_table(tmp_path / "m.parquet")
+    problems = table.problems
     assert list(problems) == [1]
+    assert [table.cell(row, "note") for row in range(3)] == ["good", None, "fine"]
     assert problems[1].startswith(", column 'note': cannot be decoded: 'utf-8' codec can't decode byte 0xff")
 
 
@@ -270,7 +316,7 @@ class Container:
 @pytest.mark.parametrize("packets", [200, 203, 150, 0])
 def test_only_the_chosen_frames_of_a_video_are_kept(packets: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     turned: list[int] = []
-    monkeypatch.setattr(video, "_av", lambda: SimpleNamespace(open=lambda path, **settings: Container(packets, turned)))
+    monkeypatch.setattr(video, "opened", lambda path, **settings: Container(packets, turned))
     frames = read_video(tmp_path / "x.mp4", num_frames=4)
     assert [frame.getpixel((0, 0))[0] for frame in frames] == [0, 66, 133, 199]  # type: ignore[index]
     assert len(turned) <= 8

@@ -14,47 +14,47 @@ DEFAULTS = {
 }
 
 
-def facts(said: Any, name: str = "x") -> dict[str, Any]:
+def made(said: Any, name: str = "x") -> dict[str, Any]:
     [modality] = parse_modalities({name: said}, defaults=DEFAULTS)
-    assert stored_modality(name, modality.facts).columns == modality.columns
-    return modality.facts
+    assert stored_modality(name, modality.spec).columns == modality.columns
+    return modality.spec
 
 
 def test_defaults_and_settings_of_their_own() -> None:
-    assert facts("image", "photo") == {
+    assert made("image", "photo") == {
         "kind": "image", "shape": [3, 8, 9], "range": [0, 255], "crop_fraction": 1.0, "column": "photo",
     }  # fmt: skip
-    assert facts({"kind": "image", "size": [4, 4], "channels": 1, "column": "p"})["shape"] == [1, 4, 4]
-    assert facts("audio") == {
+    assert made({"kind": "image", "size": [4, 4], "channels": 1, "column": "p"})["shape"] == [1, 4, 4]
+    assert made("audio") == {
         "kind": "audio", "shape": [1, None], "sample_rate": 8000, "max_seconds": None, "integer_bits": 16, "column": "x",
     }  # fmt: skip
-    assert facts({"kind": "video", "num_frames": None})["shape"] == [3, None, 8, 9]
-    assert facts("video")["shape"] == [3, 16, 8, 9]
-    assert facts("text")["vocabulary_size"] == 262
-    series = facts({"kind": "timeseries", "values": ["a", "b"], "step_seconds": 0.5})
+    assert made({"kind": "video", "num_frames": None})["shape"] == [3, None, 8, 9]
+    assert made("video")["shape"] == [3, 16, 8, 9]
+    assert made("text")["vocabulary_size"] == 262
+    series = made({"kind": "timeseries", "values": ["a", "b"], "step_seconds": 0.5})
     assert (series["names"], series["num_values"], series["step_seconds"]) == (["a", "b"], 2, 0.5)
-    assert "names" not in facts("timeseries")
-    assert facts("points")["unit_sphere"] is True
+    assert "names" not in made("timeseries")
+    assert made("points")["unit_sphere"] is True
 
 
 def test_tables_name_columns() -> None:
     [one] = parse_modalities({"patient": {"kind": "table", "columns": ["age"], "categories": ["sex"]}}, defaults={})
     assert one.columns == ("age", "sex")
-    assert one.facts["asked_categories"] == ["sex"]
+    assert one.spec["asked_categories"] == ["sex"]
 
 
 def test_kinds_of_plug_ins_say_their_shape() -> None:
     said = {"kind": "thermometer", "shape": [None], "channel_axis": "none"}
-    assert facts(said) == {**said, "column": "x"}
+    assert made(said) == {**said, "column": "x"}
 
 
 def test_kinds_of_other_packages() -> None:
-    assert facts({"kind": "plug_in_kinds.Counts", "gain": 2.0, "column": "c"}) == {
+    assert made({"kind": "plug_in_kinds.Counts", "gain": 2.0, "column": "c"}) == {
         "kind": "plug_in_kinds.Counts", "shape": [1, None], "gain": 2.0, "column": "c",
     }  # fmt: skip
-    assert facts({"kind": plug_in_kinds.Counts}) == facts("plug_in_kinds.Counts")
+    assert made({"kind": plug_in_kinds.Counts}) == made("plug_in_kinds.Counts")
     [wind] = parse_modalities({"wind": {"kind": "plug_in_kinds.Wind", "columns": ["v", "a"]}}, defaults={})
-    assert (wind.columns, wind.facts["columns"]) == (("v", "a"), ["v", "a"])
+    assert (wind.columns, wind.spec["columns"]) == (("v", "a"), ["v", "a"])
 
 
 @pytest.mark.parametrize(
@@ -66,12 +66,15 @@ def test_kinds_of_other_packages() -> None:
         ("os.path.join", "is a function or another callable, not a class"),
         ("torch.nn.Linear", r"not derived from perceiver\.modalities\.modality\.Modality"),
         ("plug_in_kinds.NeedsArguments", "cannot be made without arguments: .*size"),
-        ({"kind": "plug_in_kinds.Counts", "rate": 1}, r"plug_in_kinds\.Counts has no setting rate; it has column, gain"),
+        (
+            {"kind": "plug_in_kinds.Counts", "rate": 1},
+            r"plug_in_kinds\.Counts has no setting rate; its settings: column, path, gain",
+        ),
         ({"kind": "plug_in_kinds.Counts", "gain": 0}, r"data\.modalities\.x: gain: expected another number"),
-        ("imgae", r"data\.modalities\.x: kind 'imgae' is none of image, video, .* say the shape"),
+        ("imgae", r"data\.modalities\.x: kind 'imgae' is not one of image, video, .* give the shape"),
         (3, r"data\.modalities\.x: expected a kind, one of image, .* got 3"),
         ({"column": "p"}, r"data\.modalities\.x: expected a kind"),
-        ({"kind": "image", "rate": 3}, r"data\.modalities\.x: image has no setting rate; it has column, size"),
+        ({"kind": "image", "rate": 3}, r"data\.modalities\.x: kind image has no setting rate; its settings: column, path"),
         ({"kind": "image", "channels": 4}, r"data\.modalities\.x: channels: expected 3 \(colour\) or 1 \(grey\), got 4"),
         ({"kind": "image", "size": [0, 3]}, r"data\.modalities\.x: .*size: expected \[height, width\]"),
         ({"kind": "audio", "sample_rate": -1}, r"data\.modalities\.x: sample_rate: expected a whole number above 0, got -1"),
@@ -81,21 +84,21 @@ def test_kinds_of_other_packages() -> None:
         ({"kind": "timeseries", "step_seconds": "x"}, "step_seconds: expected a number above 0, got 'x'"),
         ({"kind": "table"}, r"data\.modalities\.x: expected columns, or numbers and categories"),
         ({"kind": "table", "column": "a"}, "table has no setting column"),
-        ({"kind": "table", "numbers": ["a"], "categories": ["a"]}, "a list of different columns"),
+        ({"kind": "table", "numbers": ["a"], "categories": ["a"]}, "a list of distinct columns"),
     ],
 )
 def test_errors_name_modality_and_setting(said: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        facts(said)
+        made(said)
 
 
 @pytest.mark.parametrize("name", ["values", "training", "a.b", ""])
 def test_names_that_no_module_can_have(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"data\.modalities\.{name}: torch has no module of that name"):
-        facts("image", name)
-    assert facts({"kind": "image", "column": name}, "photo")["column"] == name
+    with pytest.raises(ValueError, match=rf"data\.modalities\.{name}: torch does not allow a module of this name"):
+        made("image", name)
+    assert made({"kind": "image", "column": name}, "photo")["column"] == name
 
 
 def test_none() -> None:
-    with pytest.raises(ValueError, match=r"data\.modalities: expected one modality or more"):
+    with pytest.raises(ValueError, match=r"data\.modalities: expected one or more modalities"):
         parse_modalities({}, defaults={})

@@ -56,13 +56,13 @@ def test_every_kind_in_one_batch(tmp_path: Path, rows: Rows) -> None:
         present = training.masks["photo"][number]
         assert bool(present) == (row["photo"] is not None)
         if row["photo"]:
-            image = preprocess(Image.open(tmp_path / row["photo"]), modality=spec["modalities"]["photo"], name="x")
+            image = preprocess(Image.open(tmp_path / row["photo"]), spec=spec["modalities"]["photo"], name="x")
             assert torch.equal(training.inputs["photo"][number], image)
         valid = training.masks["sound"][number]
         assert bool(valid.any()) == (row["sound"] is not None)
         if row["sound"]:
             wave, rate = soundfile.read(tmp_path / row["sound"], dtype="float32")
-            sound = preprocess((wave, rate), modality=spec["modalities"]["sound"], name="x")
+            sound = preprocess((wave, rate), spec=spec["modalities"]["sound"], name="x")
             assert torch.equal(training.inputs["sound"][number][:, valid], sound)
         table = training.inputs["patient"]
         assert table["present"][number].tolist() == [row["age"] is not None, True]
@@ -87,7 +87,7 @@ def test_the_kit(check: Check, tmp_path: Path, rows: Rows) -> None:
 
 def test_statistics_are_those_of_the_training_split(tmp_path: Path, rows: Rows) -> None:
     data = fitted(tmp_path, rows)
-    facts = data.spec["modalities"]
+    specs = data.spec["modalities"]
     (batch,) = data.train_dataloader()
     there = batch.inputs["photo"][batch.masks["photo"]]
     np.testing.assert_allclose(there.mean(dim=(0, 2, 3)), 0, atol=1e-4)
@@ -96,15 +96,15 @@ def test_statistics_are_those_of_the_training_split(tmp_path: Path, rows: Rows) 
     assert sound.square().mean().sqrt().item() == pytest.approx(1, abs=1e-4)
     chosen = set(batch.ids)
     ages = [row["age"] for row in rows if row["id"] in chosen and row["age"] is not None]
-    assert facts["patient"]["numbers"] == ["age"]
-    assert facts["patient"]["mean"] == [pytest.approx(np.mean(ages))]
-    assert facts["patient"]["std"] == [pytest.approx(np.std(ages))]
-    assert facts["patient"]["categories"] == {"sex": ["f", "m"]}
-    assert facts["patient"]["category_sizes"] == [3]
-    assert facts["vitals"]["names"] == ["pulse", "pressure"]
-    assert facts["vitals"]["duration_seconds"] == 2.5
-    assert facts["cloud"]["shape"] == [None, 3]
-    assert facts["sound"]["sample_rate"] == RATE
+    assert specs["patient"]["numbers"] == ["age"]
+    assert specs["patient"]["mean"] == [pytest.approx(np.mean(ages))]
+    assert specs["patient"]["std"] == [pytest.approx(np.std(ages))]
+    assert specs["patient"]["categories"] == {"sex": ["f", "m"]}
+    assert specs["patient"]["category_sizes"] == [3]
+    assert specs["vitals"]["names"] == ["pulse", "pressure"]
+    assert specs["vitals"]["duration_seconds"] == 2.5
+    assert specs["cloud"]["shape"] == [None, 3]
+    assert specs["sound"]["sample_rate"] == RATE
 
 
 def test_numbers_missing_in_words_and_columns_of_categories(tmp_path: Path, rows: Rows) -> None:
@@ -113,9 +113,9 @@ def test_numbers_missing_in_words_and_columns_of_categories(tmp_path: Path, rows
         row["code"] = f"{number % 3}"
     table = {"kind": "table", "columns": ["age", "sex", "code"], "categories": ["code"]}
     data = fitted(tmp_path, rows, modalities={"patient": table})
-    facts = data.spec["modalities"]["patient"]
-    assert facts["numbers"] == ["age"]
-    assert facts["categories"] == {"sex": ["f", "m"], "code": ["0", "1", "2"]}
+    spec = data.spec["modalities"]["patient"]
+    assert spec["numbers"] == ["age"]
+    assert spec["categories"] == {"sex": ["f", "m"], "code": ["0", "1", "2"]}
     (batch,) = data.val_dataloader()
     for number, id_ in enumerate(batch.ids):
         assert bool(batch.inputs["patient"]["present"][number, 0]) == (int(id_[1:]) % 3 != 0)
@@ -207,7 +207,7 @@ def test_prediction_takes_all_rows_and_needs_no_target(tmp_path: Path, rows: Row
     lacking = module(tmp_path, [{"photo": row["photo"]} for row in rows], modalities=None)
     lacking.spec = stored
     with pytest.raises(
-        ValueError, match=r"data\.modalities\.sound: .*m\.csv has no column 'sound', only photo\. To do without"
+        ValueError, match=r"data\.modalities\.sound: .*m\.csv has no column 'sound', only photo\. To leave it out"
     ):
         lacking.setup("predict")
 
@@ -241,13 +241,16 @@ def changed(rows: Rows, number: int, **cells: Any) -> Rows:
 
 
 BAD_ROWS: list[tuple[dict[str, Any], str]] = [
-    ({"photo": "none.png"}, r"m\.csv, line 5, column 'photo': there is no file .*none\.png"),
-    ({"photo": "bad.png"}, r"m\.csv, line 5, column 'photo': .*bad\.png: no image that can be read"),
-    ({"sound": "bad.wav"}, r"m\.csv, line 5, column 'sound': .*bad\.wav: is no sound file"),
-    ({"vitals": "bad.csv"}, r"m\.csv, line 5, column 'vitals': .*bad\.csv: expected a column of times"),
+    ({"photo": "none.png"}, r"m\.csv, line 5, column 'photo': no such file: .*none\.png"),
+    ({"photo": "bad.png"}, r"m\.csv, line 5, column 'photo': .*bad\.png: not a readable image"),
+    ({"sound": "bad.wav"}, r"m\.csv, line 5, column 'sound': .*bad\.wav: not a readable sound file"),
+    ({"vitals": "bad.csv"}, r"m\.csv, line 5, column 'vitals': .*bad\.csv: expected a time column"),
     ({"label": None}, r"m\.csv, line 5, column 'label': has no target"),
-    ({"id": "a0"}, r"m\.csv, line 5, column 'id': id 'a0' is that of .*m\.csv, line 2 too"),
-    (dict.fromkeys(["photo", "sound", "vitals", "cloud", "note", "age", "sex"]), r"m\.csv, line 5: has nothing in any of"),
+    ({"id": "a0"}, r"m\.csv, line 5, column 'id': id 'a0' also occurs at .*m\.csv, line 2"),
+    (
+        dict.fromkeys(["photo", "sound", "vitals", "cloud", "note", "age", "sex"]),
+        r"m\.csv, line 5: all columns of its modalities are empty",
+    ),
 ]
 
 
@@ -286,11 +289,11 @@ def test_files_that_look_good_from_outside(tmp_path: Path, rows: Rows) -> None:
     data = fitted(tmp_path, rows, modalities={"photo": "image"}, on_bad_row="skip", num_workers=1)
     data.setup("test")
     assert len(data.source.skipped) == 7, "six rows have nothing but their photo"
-    assert any("line 3, column 'photo'" in message and "no intact image" in message for message in data.source.skipped)
+    assert any("line 3, column 'photo'" in message and "not a valid image" in message for message in data.source.skipped)
     for row in rows:
         row["split"] = "val" if row["id"] in ("a1", "a2") else "train"
     data = fitted(tmp_path, rows, modalities={"photo": "image", "cloud": "points"}, num_workers=1, needs_test=False)
-    with pytest.raises(BadRowError, match=r"^\S+m\.csv, line 3, column 'photo': \S+1\.png: no intact image") as caught:
+    with pytest.raises(BadRowError, match=r"^\S+m\.csv, line 3, column 'photo': \S+1\.png: not a valid image") as caught:
         list(data.val_dataloader())
     assert "Traceback" not in str(caught.value)
     data = fitted(tmp_path, rows, modalities={"vitals": "timeseries"}, needs_test=False)
@@ -320,9 +323,9 @@ def test_a_slip_among_numbers_makes_no_categories(tmp_path: Path, rows: Rows) ->
     assert data.spec["modalities"]["patient"]["numbers"] == ["age"]
     assert sum(data.spec["target"]["counts"]) == 22
     said = {"patient": {"kind": "table", "categories": ["age"]}, "cloud": "points"}
-    facts = fitted(tmp_path, bad, modalities=said, needs_test=False).spec["modalities"]["patient"]
-    assert facts["numbers"] == []
-    assert "old" in facts["categories"]["age"]
+    spec = fitted(tmp_path, bad, modalities=said, needs_test=False).spec["modalities"]["patient"]
+    assert spec["numbers"] == []
+    assert "old" in spec["categories"]["age"]
 
 
 def test_broken_utf8_and_short_rows(tmp_path: Path, rows: Rows) -> None:
@@ -346,7 +349,7 @@ def test_a_class_that_training_has_not(split: str, tmp_path: Path, rows: Rows) -
         row["split"] = ("train", "train", "val", "test")[number // 2 % 4]
     position = next(number for number, row in enumerate(rows) if row["split"] == split)
     bad = changed(rows, position, label="bird")
-    message = rf"m\.csv, line {position + 2}, column 'label': class 'bird' is none of the 2 classes of training: cat, dog"
+    message = rf"m\.csv, line {position + 2}, column 'label': class 'bird' is not one of the 2 classes in training: cat, dog"
     with pytest.raises(BadRowError, match=message):
         fitted(tmp_path, bad, modalities={"cloud": "points"})
     assert len(fitted(tmp_path, bad, modalities={"cloud": "points"}, on_bad_row="skip").source.skipped) == 1
@@ -366,7 +369,7 @@ def test_a_class_that_training_has_not(split: str, tmp_path: Path, rows: Rows) -
         ({"target": "lable"}, r"data\.target: \S+m\.csv has no column 'lable', only id, photo, sound"),
         ({"modalities": {"foto": "image"}}, r"data\.modalities\.foto: \S+m\.csv has no column 'foto'"),
         ({"modalities": {"label": "text"}}, r"data\.modalities\.label: column 'label' is the target"),
-        ({"modalities": None}, r"data\.modalities: expected the columns that are modalities"),
+        ({"modalities": None}, r"data\.modalities: expected modalities, as columns with their kinds"),
         ({"id": "name"}, r"data\.id: \S+m\.csv has no column 'name'"),
         ({"split": "name"}, r"data\.split: \S+m\.csv has no column 'name'"),
         ({"split": "sex"}, r"m\.csv, line 2, column 'sex': expected train, val or test, got 'f'"),
@@ -375,7 +378,7 @@ def test_a_class_that_training_has_not(split: str, tmp_path: Path, rows: Rows) -
         ({"num_workers": -1}, r"data\.num_workers: expected 0"),
         ({"validation_fraction": 0.0}, r"data\.validation_fraction: expected a share"),
         ({"test_fraction": 1.5}, r"data\.test_fraction: expected a share"),
-        ({"test_fraction": 0.0}, r"data\.split: \S+m\.csv has no rows for the test; .*test=false"),
+        ({"test_fraction": 0.0}, r"data\.split: \S+m\.csv has no test rows; .*test=false"),
         ({"test_fraction": 1.0}, r"m\.csv: expected rows for training and for validation, got 0 and 0"),
         ({"sample_rate": 0}, r"data\.modalities\.sound: sample_rate: expected"),
         ({"image_size": (0, 8)}, r"data\.modalities\.photo: .*size"),
@@ -387,7 +390,7 @@ def test_errors_name_the_setting(arguments: dict[str, Any], message: str, tmp_pa
 
 
 def test_a_single_class(tmp_path: Path, rows: Rows) -> None:
-    with pytest.raises(ValueError, match=r"m\.csv, column 'label': expected two classes or more .* only 'cat' in the 17"):
+    with pytest.raises(ValueError, match=r"m\.csv, column 'label': expected two or more classes, got only 'cat' in the 17"):
         fitted(tmp_path, [{**row, "label": "cat"} for row in rows], modalities={"cloud": "points"})
 
 
@@ -395,12 +398,12 @@ def test_modalities_without_anything(tmp_path: Path, rows: Rows) -> None:
     with pytest.raises(ValueError, match=r"column photo is empty in all 17 training rows; leave photo out"):
         fitted(tmp_path, [{**row, "photo": None} for row in rows], modalities={"photo": "image", "cloud": "points"})
     soundfile.write(tmp_path / "silent.wav", np.zeros(100), RATE)
-    with pytest.raises(ValueError, match=r"m\.csv, column 'sound': the training recordings are silent"):
+    with pytest.raises(ValueError, match=r"m\.csv, column 'sound': all training recordings are silent"):
         fitted(tmp_path, [{**row, "sound": "silent.wav"} for row in rows], modalities={"sound": "audio"})
 
 
 def test_no_manifest(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"data\.manifest: .*nowhere\.csv is not there"):
+    with pytest.raises(FileNotFoundError, match=r"data\.manifest: .*nowhere\.csv does not exist"):
         DataModule.of(Manifest, manifest=tmp_path / "nowhere.csv", modalities={"photo": "image"}).prepare_data()
 
 
@@ -408,6 +411,8 @@ def test_no_manifest(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"modalities": {"photo": {"kind": "image"}}}, r"spec\.modalities: Manifest has 'cloud' of kind points, .*'photo'"),
+        ({"modalities": {}}, r"spec\.modalities: expected one modality or more"),
+        ({"modalities": {"cloud": {"shape": [None, 3]}}}, r"spec\.modalities\.cloud\.kind: expected a text"),
         ({"target": {"kind": "boxes"}}, r"spec\.target\.kind: Manifest has classes, labels, values, .*'boxes'"),
     ],
 )
@@ -438,7 +443,7 @@ def test_paths_relative_to_another_folder(tmp_path: Path, rows: Rows) -> None:
     path = write_csv(tmp_path / "tables" / "m.csv", rows)
     data = DataModule.of(Manifest, manifest=path, root=tmp_path, modalities={"cloud": "points"}, **SMALL)
     data.setup("fit")
-    with pytest.raises(BadRowError, match="there is no file"):
+    with pytest.raises(BadRowError, match="no such file"):
         DataModule.of(Manifest, manifest=path, modalities={"cloud": "points"}, **SMALL).setup("fit")
 
 
@@ -455,7 +460,7 @@ def test_kinds_of_other_packages_from_values_files_and_columns(tmp_path: Path) -
     shares = {"validation_fraction": 0.3, "test_fraction": 0, "needs_test": False}
     data = fitted(tmp_path, rows, modalities=kinds, on_bad_row="skip", **shares)
     assert len(data.source.skipped) == 1
-    assert "holds NaN" in data.source.skipped[0], "no direction"
+    assert "contains NaN" in data.source.skipped[0], "no direction"
     (batch,) = data.train_dataloader()
     number = batch.ids.index("4")
     spec = data.spec["modalities"]
@@ -489,7 +494,7 @@ def test_labels_by_other_separators(tmp_path: Path, rows: Rows, caplog: pytest.L
         row["label"] = ("red|round", "red", "round", "blue|round")[number % 4]
     settings: dict[str, Any] = {"modalities": {"note": "text"}, "target_kind": "labels"}
     data = fitted(tmp_path, rows, **settings)
-    assert "look like 3 labels with '|' between them; set data.label_separator" in caplog.text
+    assert "look like 3 labels separated by '|'; if they are, set data.label_separator" in caplog.text
     data = fitted(tmp_path, rows, label_separator="|", **settings)
     assert data.spec["target"]["names"] == ["blue", "red", "round"]
     stored = module(tmp_path, rows, **settings)
@@ -504,11 +509,11 @@ def test_columns_say_how_they_were_read(tmp_path: Path, rows: Rows, caplog: pyte
     columns = ["born", "price", "code"]
     with caplog.at_level(logging.INFO):
         data = fitted(tmp_path, rows, modalities={"x": {"kind": "table", "columns": columns}}, validation_fraction=0.2)
-    facts = data.spec["modalities"]["x"]
-    assert facts["numbers"] == ["born", "price"]
-    assert facts["dates"] == {"born": {"written": "iso", "unit": "days"}}
-    assert 18262 <= facts["mean"][0] < 18286
-    assert 1000 < facts["mean"][1] < 1024
+    spec = data.spec["modalities"]["x"]
+    assert spec["numbers"] == ["born", "price"]
+    assert spec["dates"] == {"born": {"written": "iso", "unit": "days"}}
+    assert 18262 <= spec["mean"][0] < 18286
+    assert 1000 < spec["mean"][1] < 1024
     assert "column 'born': read as dates (written: iso, unit: days)" in caplog.text
     assert "column 'code': read as a category" in caplog.text
     assert "almost one per row" in caplog.text
@@ -516,10 +521,10 @@ def test_columns_say_how_they_were_read(tmp_path: Path, rows: Rows, caplog: pyte
 
 def test_paths_as_texts_are_noticed(tmp_path: Path, rows: Rows, caplog: pytest.LogCaptureFixture) -> None:
     fitted(tmp_path, rows, modalities={"vitals": "text"})
-    assert "column 'vitals': holds paths of files" in caplog.text
+    assert "column 'vitals': the cells look like file paths" in caplog.text
     caplog.clear()
     fitted(tmp_path, rows, modalities={"note": "text"})
-    assert "holds paths" not in caplog.text
+    assert "look like file paths" not in caplog.text
 
 
 def test_series_without_times_take_a_step_for_each_row(tmp_path: Path, rows: Rows, caplog: pytest.LogCaptureFixture) -> None:
@@ -528,7 +533,7 @@ def test_series_without_times_take_a_step_for_each_row(tmp_path: Path, rows: Row
     with caplog.at_level(logging.INFO):
         data = fitted(tmp_path, rows, modalities={"series": "timeseries"})
     assert data.spec["modalities"]["series"]["step_seconds"] == 1.0
-    assert "series have no times, so that steps are 1 second apart" in caplog.text
+    assert "series have no times, so their steps are taken to be 1 second apart" in caplog.text
     assert next(iter(data.val_dataloader())).inputs["series"]["times"][0].tolist() == [0, 1, 2]
 
 
@@ -538,11 +543,11 @@ def test_images_of_12_bits(tmp_path: Path, rows: Rows) -> None:
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
         row["photo"] = f"{number}.png"
     data = fitted(tmp_path, rows, modalities={"photo": "image"})
-    facts = data.spec["modalities"]["photo"]
-    assert facts["deep_range"] == [0, 4095]
-    assert 0.4 < facts["mean"][0] < 0.6
+    spec = data.spec["modalities"]["photo"]
+    assert spec["deep_range"] == [0, 4095]
+    assert 0.4 < spec["mean"][0] < 0.6
     with Image.open(tmp_path / "0.png") as image:
-        predicted = preprocess(image, modality=facts, name="x")
+        predicted = preprocess(image, spec=spec, name="x")
     data.setup("predict")
     assert torch.equal(next(iter(data.predict_dataloader())).inputs["photo"][0], predicted)
 
@@ -563,6 +568,6 @@ def test_coordinates_of_maps_keep_their_digits(tmp_path: Path, rows: Rows) -> No
 
 def test_content_in_place_of_a_path_is_not_printed(tmp_path: Path, rows: Rows) -> None:
     rows[3]["photo"] = "iVBORw0KGgo" * 10_000
-    with pytest.raises(BadRowError, match="expected the path of a file, got 110,000 characters") as caught:
+    with pytest.raises(BadRowError, match="expected a file path, got 110,000 characters") as caught:
         fitted(tmp_path, rows, modalities={"photo": "image"})
     assert len(str(caught.value)) < 1000

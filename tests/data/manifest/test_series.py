@@ -20,27 +20,27 @@ def written(tmp_path: Path, text: str | bytes) -> Path:
 
 def test_files(tmp_path: Path) -> None:
     path = written(tmp_path, "Time;pulse;other;pressure\n0;60;x;120\n1.5;61;y;\n3;NA;z;121\n".replace("x", "1"))
-    series = read_series(path, facts=FACTS)
+    series = read_series(path, spec=FACTS)
     np.testing.assert_array_equal(series["values"], [[60, 120], [61, np.nan], [np.nan, 121]])
     np.testing.assert_array_equal(series["times"], [0, 1.5, 3])
-    assert series_names(path, facts={"kind": "timeseries"}) == ["pulse", "other", "pressure"]
+    assert series_names(path, spec={"kind": "timeseries"}) == ["pulse", "other", "pressure"]
 
 
 def test_values_that_a_file_lacks_are_missing(tmp_path: Path) -> None:
-    series = read_series(written(tmp_path, "t,pressure\n0,120\n1,121\n"), facts=FACTS)
+    series = read_series(written(tmp_path, "t,pressure\n0,120\n1,121\n"), spec=FACTS)
     np.testing.assert_array_equal(series["values"], [[np.nan, 120], [np.nan, 121]])
 
 
 def test_instants(tmp_path: Path) -> None:
     text = "date,pulse\n2026-01-01T00:00:00Z,60\n2026-01-01T01:00:00+01:00,61\n2026-01-01 00:00:01.5,62\n"
-    times = read_series(written(tmp_path, text), facts=FACTS)["times"]
+    times = read_series(written(tmp_path, text), spec=FACTS)["times"]
     np.testing.assert_array_equal(times - times[0], [0, 0, 1.5])
     assert times.dtype == np.float64
 
 
 def test_steps_out_of_order_are_sorted_by_time(tmp_path: Path) -> None:
-    series = read_series(written(tmp_path, "time,pulse,pressure\n5,60,1\n3,61,2\n4,62,3\n"), facts=FACTS)
-    x = preprocess(series, modality=FACTS, name="x")
+    series = read_series(written(tmp_path, "time,pulse,pressure\n5,60,1\n3,61,2\n4,62,3\n"), spec=FACTS)
+    x = preprocess(series, spec=FACTS, name="x")
     assert isinstance(x, dict)
     assert x["times"].tolist() == [3, 4, 5]
     assert x["values"].tolist() == [[61, 2], [62, 3], [60, 1]]
@@ -57,17 +57,17 @@ def test_steps_out_of_order_are_sorted_by_time(tmp_path: Path) -> None:
     ],
 )
 def test_series_in_cells(value: Any, values: Any, times: Any) -> None:
-    series = read_series(value, facts={**FACTS, "step_seconds": 0.5})
+    series = read_series(value, spec={**FACTS, "step_seconds": 0.5})
     np.testing.assert_array_equal(series["values"], values)
     if times is not None:
         np.testing.assert_array_equal(series["times"], times)
 
 
 def test_one_value_needs_no_lists_of_one() -> None:
-    facts = {"kind": "timeseries", "step_seconds": 0.5}
-    assert series_names([1, 2, 3], facts=facts) == ["value"]
-    assert series_names([[1, 2], [3, 4]], facts=facts) == ["value_0", "value_1"]
-    series = read_series([1, 2, 3], facts={**facts, "names": ["value"]})
+    spec = {"kind": "timeseries", "step_seconds": 0.5}
+    assert series_names([1, 2, 3], spec=spec) == ["value"]
+    assert series_names([[1, 2], [3, 4]], spec=spec) == ["value_0", "value_1"]
+    series = read_series([1, 2, 3], spec={**spec, "names": ["value"]})
     assert series["values"].tolist() == [[1], [2], [3]]
 
 
@@ -78,30 +78,30 @@ def test_one_value_needs_no_lists_of_one() -> None:
         ("time,pulse,pressure\n0,60,120\nnoon,60,121\n", r"a\.csv, row 3, column 'time': expected seconds, got 'noon'"),
         ("time,pulse,pressure\n0,60,120\n,60,121\n", r"a\.csv, row 3, column 'time': expected"),
         ("time,pulse,pressure\n0,60,120\n1,60\n", r"a\.csv, row 3: expected 3 cells"),
-        ("time,pulse,pressure\n", r"a\.csv: holds no steps"),
+        ("time,pulse,pressure\n", r"a\.csv: has no steps"),
         ("time,puls\n0,1\n", r"a\.csv: expected some of the values pulse, pressure, got puls"),
-        ("pulse,pressure\n0,1\n", r"a\.csv: has no times; say how far steps are apart"),
-        ("time,date,pulse\n0,1,2\n", r"a\.csv: the columns time, date may all be times; name one"),
-        ("time,pulse\n0,inf\n", r"a\.csv: holds infinite values"),
+        ("pulse,pressure\n0,1\n", r"a\.csv: has no times; give the interval of its steps"),
+        ("time,date,pulse\n0,1,2\n", r"a\.csv: any of the columns time, date may be times; name one"),
+        ("time,pulse\n0,inf\n", r"a\.csv: contains infinite values"),
         (b"time,pulse\n0,1\n1,\xff\n", r"a\.csv, line 3: is not UTF-8"),
     ],
 )
 def test_errors_name_row_and_column(text: str | bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        read_series(written(tmp_path, text), facts=FACTS)
+        read_series(written(tmp_path, text), spec=FACTS)
 
 
 @pytest.mark.parametrize(
-    ("value", "facts", "message"),
+    ("value", "spec", "message"),
     [
         ([[1, 2, 3]], {}, "expected 2 values per step, pulse, pressure, got 3"),
         ([[1, 2], [3]], {}, "values: expected numbers, in lists of equal length"),
         ({"time": [0], "pulse": [1, 2]}, {}, "expected one time per step, got 1 times and 2 steps"),
-        ({"time": [0], "pulse": [1], "pressure": [1, 2]}, {}, "expected lists of one length for all values"),
-        ({"when": [0], "pulse": [1]}, {"time": "clock"}, "expected the column of times 'clock', got when, pulse"),
+        ({"time": [0], "pulse": [1], "pressure": [1, 2]}, {}, "expected lists of equal length for all values"),
+        ({"when": [0], "pulse": [1]}, {"time": "clock"}, "expected the time column 'clock', got when, pulse"),
         ([[1, 2]], {"step_seconds": None}, "has no times"),
     ],
 )
-def test_errors_of_cells(value: Any, facts: dict[str, Any], message: str) -> None:
+def test_errors_of_cells(value: Any, spec: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        read_series(value, facts={**FACTS, "step_seconds": 1.0, **facts})
+        read_series(value, spec={**FACTS, "step_seconds": 1.0, **spec})

@@ -115,12 +115,12 @@ def test_long_cells(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("m.xlsx", b"PK", r"data\.manifest: expected a file whose name ends in one of \.csv, .*m\.xlsx"),
-        ("m.csv", b"", r"m\.csv: expected the names of columns, got an empty file"),
-        ("m.csv", b"a,b\n", r"m\.csv: holds no rows"),
+        ("m.csv", b"", r"m\.csv: expected column names on the first line of the CSV file, got an empty file"),
+        ("m.csv", b"a,b\n", r"m\.csv: has no rows"),
         ("m.csv", b'a,b\n1,"2\n', r"m\.csv, line \d: is not CSV.*quotes"),
         ("m.csv", "a,b\n1,2\n".encode("utf-16"), r"m\.csv: is UTF-16; save it as UTF-8"),
         ("m.csv", b"a,b\n1,\0\n", r"m\.csv, line 2: holds a zero byte"),
-        ("m.jsonl", b'[{"a": 1},\n{"a": 2}]\n', r"m\.jsonl, line 1: is not JSON.*one object \{…\} per line"),
+        ("m.jsonl", b'"a"\n{"a": 2}]\n', r"m\.jsonl, line 1: expected a JSON object, got str.*one object \{…\} per line"),
         ("m.parquet", b"PAR1 no", r"m\.parquet: "),
     ],
 )
@@ -130,7 +130,7 @@ def test_files_that_are_no_manifest(name: str, content: bytes, message: str, tmp
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"data\.manifest: expected a CSV, .*nowhere\.csv is not there"):
+    with pytest.raises(FileNotFoundError, match=r"data\.manifest: expected a CSV, .*nowhere\.csv does not exist"):
         read_table(tmp_path / "nowhere.csv")
-    with pytest.raises(FileNotFoundError, match="is a folder"):
+    with pytest.raises(FileNotFoundError, match="but .* has none"):
         read_table(tmp_path)

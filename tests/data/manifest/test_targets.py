@@ -83,7 +83,7 @@ def test_values(tmp_path: Path, rows: Rows) -> None:
 @pytest.mark.parametrize(
     ("arguments", "cells", "message"),
     [
-        ({"target": "tags", "target_kind": "labels"}, {"tags": '["a"'}, "column 'tags': expected labels with ';' between"),
+        ({"target": "tags", "target_kind": "labels"}, {"tags": '["a"'}, "column 'tags': expected labels separated by ';'"),
         ({"target": "tags", "target_kind": "labels"}, {"tags": '[["a"]]'}, "column 'tags': expected a flat list of labels"),
         ({"target": "height", "target_kind": "values"}, {"height": "tall"}, "column 'height': expected a number .* 'tall'"),
         ({"target": "height", "target_kind": "values"}, {"height": "inf"}, "column 'height': expected a number .* 'inf'"),
@@ -102,7 +102,7 @@ def test_a_label_that_training_has_not(tmp_path: Path, rows: Rows) -> None:
     for number, row in enumerate(rows):
         row["split"] = "val" if number % 4 == 3 else "train"
     rows[3]["tags"] = "even;odd"
-    message = r"line 5, column 'tags': label 'odd' is none of the 2 labels of training: big, even"
+    message = r"line 5, column 'tags': label 'odd' is not one of the 2 labels in training: big, even"
     with pytest.raises(BadRowError, match=message):
         fitted(tmp_path, rows, target="tags", target_kind="labels", needs_test=False)
 
@@ -111,9 +111,14 @@ def test_a_label_that_training_has_not(tmp_path: Path, rows: Rows) -> None:
     ("arguments", "message"),
     [
         ({"target_kind": "class"}, r"data\.target_kind: expected one of classes, labels, values, got 'class'"),
-        ({"target": ["label", "tags"]}, r"data\.target: expected one column for target_kind=classes"),
+        (
+            {"target": ["label", "tags"]},
+            r"line 2, column 'label': expected 0 or 1, since data\.target names .*'cat'",
+        ),
+        ({"target": ["label", "label"]}, r"data\.target: expected one column or more, each once"),
+        ({"target": []}, r"data\.target: expected one column or more"),
         ({"target_kind": "labels", "balanced_sampling": True}, r"data\.balanced_sampling: expected false"),
-        ({"target": "nothing", "target_kind": "labels"}, r"column 'nothing': expected labels, .* got none in the"),
+        ({"target": "nothing", "target_kind": "labels"}, r"column 'nothing': expected labels .* got none in the"),
         ({"target": ["height", "hight"], "target_kind": "values"}, r"data\.target: \S+ has no column 'hight'"),
         ({"target": "cloud"}, r"data\.modalities\.cloud: column 'cloud' is the target"),
     ],
@@ -128,8 +133,100 @@ def test_errors_name_the_setting(arguments: dict[str, Any], message: str, tmp_pa
 def test_a_spec_of_another_kind_is_refused(tmp_path: Path, rows: Rows) -> None:
     stored = fitted(tmp_path, rows, target="tags", target_kind="labels").spec
     data = DataModule.of(Manifest, manifest=tmp_path / "m.csv", target="height", target_kind="values", **SETTINGS)
-    with pytest.raises(ValueError, match=r"spec\.target\.kind: Manifest has values, but the stored spec says 'labels'"):
+    with pytest.raises(ValueError, match=r"spec\.target\.kind: Manifest has values, but the stored spec has 'labels'"):
         data.spec = stored
+
+
+def one_hot(rows: Rows, *, several: bool = False) -> Rows:
+    for number, row in enumerate(rows):
+        row |= {"cat": int(number % 3 == 0), "dog": str(number % 3 == 1), "bird": float(number % 3 == 2)}
+        if several and number == 7:
+            row["cat"] = 1
+    return rows
+
+
+ONE_HOT = ["cat", "dog", "bird"]
+
+
+def test_one_hot_classes(tmp_path: Path, rows: Rows, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        data = fitted(tmp_path, one_hot(rows), target=ONE_HOT)
+    assert "columns cat, dog, bird: each row has exactly one 1, so they are classes" in caplog.text
+    target = data.spec["target"]
+    assert (target["kind"], target["names"], target["columns"]) == ("classes", ONE_HOT, ONE_HOT)
+    batches = [next(iter(loader)) for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())]
+    for batch in batches:
+        assert batch.target.tolist() == [int(id_[1:]) % 3 for id_ in batch.ids]
+    assert target["counts"] == batches[0].target.bincount().tolist()
+    later = DataModule.of(Manifest, manifest=tmp_path / "m.csv", **SETTINGS)
+    later.spec = data.spec
+    later.setup("test")
+    assert torch.equal(next(iter(later.test_dataloader())).target, batches[2].target)
+
+
+def test_one_hot_labels(tmp_path: Path, rows: Rows, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        data = fitted(tmp_path, one_hot(rows, several=True), target=ONE_HOT)
+    assert "some rows have no 1 or several, so they are labels (task=multilabel)" in caplog.text
+    assert (data.spec["target"]["kind"], data.spec["target"]["names"]) == ("labels", ONE_HOT)
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        for batch in loader:
+            for id_, target in zip(batch.ids, batch.target.tolist(), strict=True):
+                n = int(id_[1:])
+                assert target == [n % 3 == 0 or n == 7, n % 3 == 1, n % 3 == 2]
+    with pytest.raises(BadRowError, match=r"line 9: expected 1 in exactly one of the columns cat, dog, bird, got cat, dog"):
+        fitted(tmp_path, rows, target=ONE_HOT, target_kind="classes")
+    assert fitted(tmp_path, one_hot(rows), target=ONE_HOT, target_kind="labels").spec["target"]["kind"] == "labels"
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("", "column 'dog': has no target"),
+        ("2", "column 'dog': expected 0 or 1, since"),
+        ("0.3", "column 'dog': expected 0 or 1"),
+    ],
+)
+def test_one_hot_cells_that_are_neither(cell: str, message: str, tmp_path: Path, rows: Rows) -> None:
+    one_hot(rows)[3]["dog"] = cell
+    with pytest.raises(BadRowError, match=r"m\.csv, line 5, " + message):
+        fitted(tmp_path, rows, target=ONE_HOT)
+
+
+def test_a_one_hot_class_that_training_has_not(tmp_path: Path, rows: Rows) -> None:
+    for row in one_hot(rows):
+        row["split"] = "val" if row["bird"] else "train"
+    with pytest.raises(BadRowError, match=r"line 4, column 'bird': no training row has this target; known are cat, dog"):
+        fitted(tmp_path, rows, target=ONE_HOT, needs_test=False)
+
+
+def test_values_with_decimal_commas(tmp_path: Path, rows: Rows, caplog: pytest.LogCaptureFixture) -> None:
+    plain = fitted(tmp_path, rows, target=["height", "weight"], target_kind="values").spec["target"]
+    for row in rows:
+        row["height"] = f"{row['height'] / 1000:.3f}".replace(".", ",") + "0 m"
+        row["weight"] = row["weight"].replace(".", ",")
+    with caplog.at_level("INFO"):
+        data = fitted(tmp_path, rows, target=["height", "weight"], target_kind="values")
+    assert "column 'height': target read as numbers (decimal: ,, unit: m)" in caplog.text
+    target = data.spec["target"]
+    assert target["mean"] == pytest.approx([plain["mean"][0] / 1000, plain["mean"][1]])
+    assert set(target["written"]) == {"height", "weight"}
+    path = write_csv(tmp_path / "n.csv", [{**rows[1], "height": "1,234"}])
+    later = DataModule.of(Manifest, manifest=path, test_fraction=1.0, **SETTINGS)
+    later.spec = data.spec
+    later.setup("test")
+    [batch] = later.test_dataloader()
+    assert batch.target.tolist() == [[1.234, 0.25]], "as training was written, though 1,234 alone is ambiguous"
+
+
+def test_numbers_that_may_be_meant_in_two_ways(tmp_path: Path, rows: Rows) -> None:
+    for row in rows:
+        row["height"] = "1,234"
+    settings: dict[str, Any] = {"target": "height", "target_kind": "values"}
+    with pytest.raises(ValueError, match=r"column 'height': '1,234' may be written .* data\.decimal and data\.thousands"):
+        fitted(tmp_path, rows, **settings)
+    assert fitted(tmp_path, rows, decimal=",", **settings).spec["target"]["mean"] == [pytest.approx(1.234)]
+    assert fitted(tmp_path, rows, thousands=",", **settings).spec["target"]["mean"] == [1234]
 
 
 @pytest.mark.parametrize(

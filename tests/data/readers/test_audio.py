@@ -11,7 +11,7 @@ import torch
 
 from perceiver.data.readers.audio import (
     Recordings,
-    audio_facts,
+    audio_spec,
     check_recording,
     loudness,
     read_recording,
@@ -31,7 +31,7 @@ def recordings(*paths: Path, sample_rate: int = RATE, audio_channels: int = 1, *
         paths=list(paths),
         labels=list(range(len(paths))),
         ids=[path.stem for path in paths],
-        facts=audio_facts(sample_rate=sample_rate, audio_channels=audio_channels),
+        spec=audio_spec(sample_rate=sample_rate, audio_channels=audio_channels),
         **options,  # type: ignore[arg-type]
     )
 
@@ -54,8 +54,8 @@ def test_a_recording_takes_the_way_of_prediction(tmp_path: Path) -> None:
     stereo = np.stack([tone(rate=16000), -0.2 * tone(rate=16000)], axis=1)
     soundfile.write(path, stereo, 16000, subtype="FLOAT")
     sample = recordings(path)[0]
-    facts = audio_facts(sample_rate=RATE, audio_channels=1)
-    expected = preprocess((stereo.T, 16000), modality=facts, name="x")
+    spec = audio_spec(sample_rate=RATE, audio_channels=1)
+    expected = preprocess((stereo.T, 16000), spec=spec, name="x")
     torch.testing.assert_close(sample.inputs["audio"], expected, rtol=0, atol=0)
     assert (sample.target, sample.id) == (0, "a")
 
@@ -104,7 +104,7 @@ def test_absent_file(tmp_path: Path) -> None:
 def test_files_without_sound(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{path}: is no sound file that can be read: .*Replace the file"):
+    with pytest.raises(ValueError, match=rf"{path}: not a readable sound file: .*Replace the file"):
         read_recording(path)
 
 
@@ -141,7 +141,7 @@ def test_wav_written_to_a_pipe_has_no_size_in_its_header(size: int, tmp_path: Pa
 def test_no_samples(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, np.zeros(0, np.float32), RATE)
-    with pytest.raises(ValueError, match=rf"{path}: holds no samples"):
+    with pytest.raises(ValueError, match=rf"{path}: has no samples"):
         check_recording(path)
 
 
@@ -162,23 +162,23 @@ def test_loudness_is_the_root_mean_square_of_all_samples(tmp_path: Path) -> None
     for index, sound in enumerate(sounds):
         soundfile.write(tmp_path / f"{index}.wav", sound, RATE, subtype="FLOAT")
     split = recordings(*[tmp_path / f"{index}.wav" for index in range(3)], audio_channels=2)
-    facts = loudness(split)
-    assert facts["mean"] == [0.0, 0.0]
-    np.testing.assert_allclose(facts["std"], np.sqrt((np.concatenate(sounds) ** 2).mean(0)), rtol=1e-5)
+    spec = loudness(split)
+    assert spec["mean"] == [0.0, 0.0]
+    np.testing.assert_allclose(spec["std"], np.sqrt((np.concatenate(sounds) ** 2).mean(0)), rtol=1e-5)
     some = loudness(split, at_most=2)
     np.testing.assert_allclose(some["std"], np.sqrt((np.concatenate(sounds[::2]) ** 2).mean(0)), rtol=1e-5)
 
 
 def test_silence_everywhere(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(100), RATE)
-    with pytest.raises(ValueError, match="the training recordings are silent"):
+    with pytest.raises(ValueError, match="all training recordings are silent"):
         loudness(recordings(tmp_path / "a.wav"))
 
 
 @pytest.mark.parametrize("name", ["sample_rate", "audio_channels"])
-def test_facts_are_checked(name: str) -> None:
+def test_the_spec_is_checked(name: str) -> None:
     with pytest.raises(ValueError, match=rf"data\.{name}: expected 1 or more, got 0"):
-        audio_facts(**{"sample_rate": 8000, "audio_channels": 1, name: 0})
+        audio_spec(**{"sample_rate": 8000, "audio_channels": 1, name: 0})
 
 
 @pytest.mark.parametrize("form", ["AIFF", "AU", "W64", "CAF", "RF64", "WAV", "FLAC", "OGG"])
@@ -188,7 +188,7 @@ def test_truncated_files_of_every_format(form: str) -> None:
     content = file.getvalue()
     assert read_recording(io.BytesIO(content))[0].shape == (1, 60_000)
     for share in (0.5, 0.99):
-        with pytest.raises(ValueError, match=r"truncated|cannot be decoded|no sound file"):
+        with pytest.raises(ValueError, match=r"truncated|cannot be decoded|not a readable sound file"):
             read_recording(io.BytesIO(content[: int(share * len(content))]))
 
 

@@ -43,7 +43,7 @@ def test_images_by_other_names(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert found.paths.tolist() == [
         f"{folder}/{name}".encode() for folder in "ab" for name in ("1.jfif", "2", "3.PNG", "4.avif")
     ]
-    assert "left out 4 files that are not images by their names, such as a/" in caplog.text
+    assert "skipped 4 files whose names are not those of images, such as a/" in caplog.text
 
 
 def test_frames_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:

@@ -136,20 +136,20 @@ def test_truncated_and_missing_shards(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(ShardError, match=r"a shard has the right size but is damaged: "):
         list(module(copy).train_dataloader())
     file.unlink()
-    with pytest.raises(ShardError, match=r"the shard \S+shard-000001\.bin is missing, one of"):
+    with pytest.raises(ShardError, match=r"the shard \S+shard-000001\.bin is missing; this split has"):
         module(copy)
     (copy / "train" / "index.json").unlink()
     with pytest.raises(ShardError, match=r"train/index\.json is missing or damaged"):
         module(copy)
 
 
-def test_versions_and_damaged_facts(shards: Path, tmp_path: Path) -> None:
+def test_versions_and_damaged_descriptions(shards: Path, tmp_path: Path) -> None:
     copy = damaged(shards, tmp_path)
-    facts = json.loads((copy / "shards.json").read_text())
-    (copy / "shards.json").write_text(json.dumps({**facts, "version": 2}))
+    content = json.loads((copy / "shards.json").read_text())
+    (copy / "shards.json").write_text(json.dumps({**content, "version": 2}))
     with pytest.raises(ShardError, match=r"has shards of version 2, this package reads version 1\. Convert"):
         module(copy)
-    others = [{**facts, "format": "other"}, {"format": "perceiver-shards", "version": 1}]
+    others = [{**content, "format": "other"}, {"format": "perceiver-shards", "version": 1}]
     for text in ("{", "[]", *map(json.dumps, others)):
         (copy / "shards.json").write_text(text)
         with pytest.raises(ShardError, match=r"shards\.json is damaged"):
@@ -159,7 +159,7 @@ def test_versions_and_damaged_facts(shards: Path, tmp_path: Path) -> None:
 def test_folders_without_shards(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"data\.shards: expected a folder of shards .* holds no shards\. Make"):
         module(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"nowhere is not there\. Make them with mode=shard"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist\. Make them with mode=shard"):
         module(tmp_path / "nowhere")
 
 

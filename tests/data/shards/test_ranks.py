@@ -1,25 +1,20 @@
 """Two ranks, two workers: every sample exactly once per epoch, ranks disjoint and equal, exact resumption."""
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from forked_ranks import outcomes
 from shard_cases import manifest, pack
 
-SCRIPT = Path(__file__).parent / "two_ranks.py"
 
-
-def test_every_sample_once(repository: Path, tmp_path: Path) -> None:
+def test_every_sample_once(tmp_path: Path) -> None:
     """48 samples are two ranks' eight batches of three; of 51, three are left out of each epoch."""
     folders = {count: _shards(tmp_path / str(count), count) for count in (48, 51)}
-    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, SCRIPT, "3", *folders.values()]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    call = ["two_ranks", "main", "3", *map(str, folders.values())]
+    [result] = outcomes([{"processes": 2, "call": call}], tmp_path)
+    assert result["code"] == 0, result["errors"]
     for count, folder in folders.items():
         whole, resumed = ([_read(folder / f"{phase}-{rank}.json") for rank in range(2)] for phase in ("whole", "resumed"))
         for epoch in range(2):

@@ -76,11 +76,11 @@ def test_an_interrupted_conversion_goes_on(tmp_path: Path) -> None:
 
 def test_folders_that_hold_something_else(tmp_path: Path) -> None:
     data = manifest(tmp_path, modalities={"note": "text"})
-    with pytest.raises(ShardError, match=r"shards: \S+ holds something else already; choose a new folder"):
+    with pytest.raises(ShardError, match=r"shards: \S+ already contains other files; choose a new folder"):
         pack(data, tmp_path)
     pack(data, tmp_path / "shards")
     other = manifest(tmp_path, modalities={"note": "text"}, split_seed=1)
-    with pytest.raises(ShardError, match=r"holds shards of another manifest, or of one with other settings: rows differ"):
+    with pytest.raises(ShardError, match=r"holds shards of another manifest or other settings: rows differ"):
         pack(other, tmp_path / "shards")
     other = manifest(tmp_path, modalities={"cloud": "points"})
     with pytest.raises(ShardError, match=r"other settings: spec differ"):
@@ -93,7 +93,7 @@ def test_a_row_that_cannot_be_decoded(num_workers: int, tmp_path: Path) -> None:
     data = manifest(tmp_path, modalities={"photo": "image", "cloud": "points"})
     path = tmp_path / "5.png"
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(BadRowError, match=r"^\S+m\.csv, line 7, column 'photo': \S+5\.png: no intact image") as caught:
+    with pytest.raises(BadRowError, match=r"^\S+m\.csv, line 7, column 'photo': \S+5\.png: not a valid image") as caught:
         pack(data, tmp_path / "shards", num_workers=num_workers)
     assert "Traceback" not in str(caught.value)
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from digit_sets import digit_sets, read_recordings_once
-from hydra_runs import train
+from hydra_runs import run as train
+from made_once import made_once
 
 import perceiver
 from perceiver.batch import Batch
@@ -31,10 +32,8 @@ def recordings_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiny files of both sources."""
-    folder = tmp_path_factory.mktemp("av_digits")
-    digit_sets(folder)
-    return folder
+    """Tiny files of both sources, which other files of tests read, too."""
+    return made_once(tmp_path_factory, "digit_sets", digit_sets)
 
 
 def prepared(root: Path, **arguments: Any) -> DataModule:
@@ -196,7 +195,7 @@ def test_incomplete_samples_can_be_dropped(root: Path) -> None:
     assert all(set(one.inputs) == {"image", "audio"} and one.masks["audio"].any(dim=1).all() for one in batches)
     assert sum(dropping.spec["target"]["counts"]) == len(complete)
     assert len(ids(dropping.val_dataloader())) == 30
-    with pytest.raises(ValueError, match=r"data\.drop_incomplete: every training sample lacks something"):
+    with pytest.raises(ValueError, match=r"data\.drop_incomplete: every training sample lacks a modality"):
         prepared(root, missing={"audio": 1.0}, drop_incomplete=True)
 
 
@@ -222,7 +221,7 @@ def test_stored_spec(root: Path) -> None:
     ):
         DataModule.of(AVDigits, root=root, modalities=["image"]).spec = stored
     stored["modalities"]["audio"]["sample_rate"] = 16000
-    with pytest.raises(ValueError, match=r"spec\.modalities\.audio\.sample_rate: AVDigits has 8000, .* says 16000"):
+    with pytest.raises(ValueError, match=r"spec\.modalities\.audio\.sample_rate: AVDigits has 8000, .* has 16000"):
         fresh.spec = stored
     with pytest.raises(RuntimeError, match="prepare_data"):
         DataModule.of(AVDigits, root=root).spec
@@ -236,7 +235,7 @@ def test_stored_spec(root: Path) -> None:
         ({"modalities": ["image", "image"]}, r"data\.modalities"),
         ({"test_pairs": 0}, r"data\.test_pairs: expected 1 or more, got 0"),
         ({"num_workers": -1}, r"data\.num_workers"),
-        ({"missing": {"points": 0.5}}, r"data\.missing\.points: expected shares of"),
+        ({"missing": {"points": 0.5}}, r"data\.missing\.points: expected shares for"),
         ({"modalities": ["image"], "missing": {"audio": 0.5}}, r"data\.missing\.audio"),
         ({"augment": {"points": {}}}, r"data\.augment\.points: expected settings of image, audio"),
         ({"corruption": {"picture": {}}}, r"data\.corruption\.picture"),
@@ -267,13 +266,6 @@ TINY = (
 )
 
 
-@pytest.fixture
-def without_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`hydra_runs.SMALL` changes data=digits, which is not chosen here."""
-    monkeypatch.setattr("hydra_runs.SMALL", ())
-
-
-@pytest.mark.usefixtures("without_digits")
 def test_training_from_end_to_end(root: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     code, out, err = train(*TINY, f"data.root={root}", f"hydra.run.dir={run}", "data.missing={audio: 0.5}")
@@ -295,7 +287,6 @@ def test_training_from_end_to_end(root: Path, tmp_path: Path) -> None:
     assert set(perceiver.load(alone).adapters) == {"image"}
 
 
-@pytest.mark.usefixtures("without_digits")
 def test_one_batch_can_be_learned_by_heart(root: Path, tmp_path: Path) -> None:
     """Pairs and corruption stay the same when overfitting."""
     arguments = (*TINY, "debug=overfit", "trainer.max_epochs=150", "optimizer.lr=1e-2", "model.encoder.latent_channels=32")

@@ -121,7 +121,7 @@ def test_missing_samples_are_the_same_in_every_epoch_and_none_in_validation() ->
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"canvas": [6, 12]}, "data.canvas: expected rows and columns, no fewer than the digit's 8"),
+        ({"canvas": [6, 12]}, "data.canvas: expected at least 8 rows and columns"),
         ({"sample_rate": 2000}, "data.sample_rate: expected more than 2954 hertz"),
         ({"clips_per_digit": 0}, "data.clips_per_digit: expected 1 or more, got 0"),
         ({"noise": -1.0}, "noise of at least 0"),

@@ -76,12 +76,12 @@ def test_splits_are_those_of_the_images(root: Path) -> None:
 
 def test_spec_and_prediction(root: Path) -> None:
     module = prepared(root, batch_size=1)
-    facts = module.spec["modalities"]["points"]
-    assert facts == {"kind": "points", "shape": [None, 3]}
+    spec = module.spec["modalities"]["points"]
+    assert spec == {"kind": "points", "shape": [None, 3]}
     image = MNIST(root=root, validation_size=10, download=False).read_test().pixels[0, 0]
     batch = next(iter(module.test_dataloader()))
     assert batch.masks == {}
-    assert torch.equal(preprocess(inked_points(image), modality=facts, name="x"), batch.inputs["points"][0])
+    assert torch.equal(preprocess(inked_points(image), spec=spec, name="x"), batch.inputs["points"][0])
 
 
 def test_thinning_keeps_so_many_points_always_the_same(root: Path) -> None:

@@ -54,9 +54,7 @@ def test_partners_are_uniform(matching: Matching) -> None:
 
 
 def test_a_class_without_partner() -> None:
-    with pytest.raises(
-        ValueError, match=r"class 1: expected at least 1 sample\(s\) of heard to go with those of seen, got 0"
-    ):
+    with pytest.raises(ValueError, match=r"class 1: expected at least 1 sample\(s\) of heard to match with seen, got 0"):
         Matching({"seen": source(LETTERS, "letters", "s"), "heard": source(torch.tensor([0, 0]), "tones", "h")})
     with pytest.raises(ValueError, match=r"class 1: expected at least 2 sample\(s\) of felt .*, got 1"):
         Matching({name: source(torch.tensor([0, 0, 1]), "letters", name) for name in ("seen", "felt")})

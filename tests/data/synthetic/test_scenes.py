@@ -171,9 +171,9 @@ def test_digits_of_the_splits_are_those_of_the_source() -> None:
     ("kind", "arguments", "message"),
     [
         (MovingDigits, {"size": [32]}, r"data\.size: expected \[height, width\]"),
-        (MovingDigits, {"diameter": (9.0, 7.0)}, r"data\.diameter: expected \[smallest, largest\]"),
-        (MovingDigits, {"digits": (2, 1)}, r"data\.digits: expected \[fewest, most\]"),
-        (MovingDigits, {"shift": 0.0, "background_shift": 0.0}, r"something that\s+moves"),
+        (MovingDigits, {"diameter": (9.0, 7.0)}, r"data\.diameter: expected \[minimum, maximum\]"),
+        (MovingDigits, {"digits": (2, 1)}, r"data\.digits: expected \[minimum, maximum\]"),
+        (MovingDigits, {"shift": 0.0, "background_shift": 0.0}, r"background_shift\s+above 0"),
         (PlacedDigits, {"training_scenes": 0}, r"data\.training_scenes: expected 1 or more, got 0"),
         (PlacedDigits, {"scene_seed": -1}, r"data\.scene_seed: expected 0 or more"),
     ],

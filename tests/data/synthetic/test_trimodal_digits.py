@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 from digit_sets import digit_sets, read_recordings_once
-from hydra_runs import train
+from hydra_runs import run as train
+from made_once import made_once
 
 import perceiver
 from perceiver.data import MNIST, DataModule, TrimodalDigits
@@ -27,10 +28,8 @@ def recordings_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiny files of both sources."""
-    folder = tmp_path_factory.mktemp("trimodal_digits")
-    digit_sets(folder)
-    return folder
+    """Tiny files of both sources, which other files of tests read, too."""
+    return made_once(tmp_path_factory, "digit_sets", digit_sets)
 
 
 def prepared(root: Path, **arguments: Any) -> DataModule:
@@ -90,14 +89,11 @@ def test_corruption_of_points(root: Path) -> None:
 
 
 def test_two_images_of_a_digit_at_least(root: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"class 0: expected at least 2 sample\(s\) of points to go with those of image, got 1"
-    ):
+    with pytest.raises(ValueError, match=r"class 0: expected at least 2 sample\(s\) of points to match with image, got 1"):
         prepared(root, validation_images=10)
 
 
-def test_training_from_end_to_end(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hydra_runs.SMALL", ())
+def test_training_from_end_to_end(root: Path, tmp_path: Path) -> None:
     small = (
         "model.encoder.num_latents=4",
         "model.encoder.latent_channels=16",

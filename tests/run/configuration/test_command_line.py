@@ -105,3 +105,14 @@ def test_former_keys_of_figures() -> None:
         ("callbacks.samples_of_mine=null", "callbacks.samples_of_mine=null"),
     ):
         assert present_override(former) == present
+
+
+def test_the_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which no shell does behind `=`; only where a path begins, and not in sweeps and quoted values."""
+    monkeypatch.setenv("HOME", "/home/it's me")
+    parser = OverridesParser.create()
+    for word in ("data.manifest=~/x y.csv", "+data.root=~", "ckpt_path=~/runs/a=b"):
+        value = parser.parse_override(present_override(word)).value()
+        assert value == word.partition("=")[2].replace("~", "/home/it's me")
+    for word in ("~callbacks.figures", "data.root=x~/y", "data.root=~else/y", "ckpt_path=~/a,~/b", "data.root='~/x'"):
+        assert present_override(word) == word

@@ -56,18 +56,18 @@ def test_ceil_divide(dividend: float, divisor: float, expected: int) -> None:
 
 def test_a_fact_may_have_a_default() -> None:
     key, null = "model.adapters.image.image_channels", {"kind": "image", "shape": [None, 10, 12]}
-    facts = {**SPEC, "modalities": {"image": null}}
-    for fact, spec, expected in [("shape.0,7", SPEC, 3), ("shape.0,7", facts, 7), ("depth,null", SPEC, None)]:
+    other = {**SPEC, "modalities": {"image": null}}
+    for fact, spec, expected in [("shape.0,7", SPEC, 3), ("shape.0,7", other, 7), ("depth,null", SPEC, None)]:
         plain = resolve(composed(f"{key}=${{modality:{fact}}}"), spec)
         assert plain["model"]["adapters"]["image"]["image_channels"] == expected
 
 
 def test_lists_and_mappings_have_a_length() -> None:
-    facts = {**SPEC["modalities"]["image"], "empty": [], "named": {"sex": ["f", "m"]}}
+    other = {**SPEC["modalities"]["image"], "empty": [], "named": {"sex": ["f", "m"]}}
     for fact, expected in [("shape", 3), ("empty", 0), ("named", 1)]:
         config = composed()
         config.model.adapters.image.image_channels = f"${{length:${{modality:{fact}}}}}"
-        plain = resolve(config, {**SPEC, "modalities": {"image": facts}})
+        plain = resolve(config, {**SPEC, "modalities": {"image": other}})
         assert plain["model"]["adapters"]["image"]["image_channels"] == expected
     config.model.adapters.image.image_channels = "${length:${modality:kind}}"
     with pytest.raises(Exception, match="length: expected a list or a mapping, got 'image'"):
@@ -120,6 +120,8 @@ def test_modality_stands_below_adapters_only() -> None:
 
 
 def test_a_task_that_does_not_go_with_the_data_says_what_the_data_has() -> None:
-    message = r"asks for spec\.(num_outputs|target\.mean), which this data does not say; its target is of kind 'classes'"
+    message = (
+        r"refers to spec\.(num_outputs|target\.mean), which the spec of this data lacks. Its target is of kind 'classes'"
+    )
     with pytest.raises(ValueError, match=message):
         resolve(composed("task=regression"), SPEC)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from test_train import QUICK, SMALL, train
+from hydra_runs import QUICK, SMALL
+from hydra_runs import run as train
 
 FEW = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "logger=none", "test=false", "optimizer.lr=0.1")
 NO_FIGURES = ("callbacks.samples=null", "callbacks.attention=null")
@@ -44,7 +45,7 @@ def test_a_frozen_encoder_stays_as_it_was_pretrained(pretrained: Path, tmp_path:
     )  # fmt: skip
     assert finished.code == 0, finished.err
     assert f"Started from {pretrained}/checkpoints/best.ckpt" in finished.out
-    assert "they stay as they are" in finished.out
+    assert "they stay frozen" in finished.out
     before, after = weights(pretrained), weights(tmp_path)
     names = [name for name in after if taken(name)]
     assert len(names) > 10
@@ -74,10 +75,10 @@ def test_what_is_taken_learns_more_slowly(pretrained: Path, tmp_path: Path) -> N
     ("arguments", "words"),
     [
         ((), "init_from: .* does not fit .* differ in shape: .*encoder.latents .checkpoint 4x16, model 6x16"),
-        (("experiment=finetune", "model/size=tiny"), "init_model=true: .* model/size=tiny asks for others"),
+        (("experiment=finetune", "model/size=tiny"), "init_model=true: .* model/size=tiny configures others"),
         (("init_lr_multiplier=0",), "init_lr_multiplier: expected a number above 0, got 0"),
         (("init_from=no/such/run",), "init_from: no/such/run: there is no such file or folder"),
-        (("init_from=null", "init_freeze=true"), "there is none. Set init_from="),
+        (("init_from=null", "init_freeze=true"), "require init_from, which is not set. Set init_from="),
     ],
 )
 def test_what_does_not_fit(pretrained: Path, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from hydra_runs import QUICK
+from hydra_runs import run as train
 from image_sets import folder_set
-from test_train import QUICK, train
 from transformers_models import BY_NAME, their_model
 
 import perceiver
@@ -120,7 +121,7 @@ def test_other_data_and_damaged_directories(published: Path, tmp_path: Path) -> 
         return finished.error
 
     said = error(f"init_from={published}", "data=digits")
-    assert f"init_from: {published} was trained on other inputs" in said
+    assert f"init_from: {published} was trained on different inputs" in said
     assert "expected (batch, 3, height, width), got (1, 1, 8, 8)" in said
     assert "data=image_folder" in said
 

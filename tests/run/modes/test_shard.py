@@ -19,7 +19,7 @@ def test_from_a_manifest_to_predictions(tmp_path: Path) -> None:
     packing = (*SMALL, "mode=shard", f"data.manifest={path}", MODALITIES, f"shards={shards}", f"hydra.run.dir={tmp_path}/a")
     code, out, err = train(*packing)
     assert code == 0, err
-    assert f"{shards}: 29 train, 5 val, 6 test samples in 3 shards, all counted" in out
+    assert f"{shards}: 29 train, 5 val, 6 test samples in 3 shards, counts verified" in out
     code, out, err = train(*packing)
     assert code == 0, "all is there: the same command does no harm"
     given = ("data=shards", f"data.shards={shards}", "trainer.max_epochs=6")
@@ -40,7 +40,7 @@ def test_from_a_manifest_to_predictions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["experiment=manifest", "data.manifest=m.csv", "mode=shard"], "mode=shard: expected shards=DIR"),
+        (["experiment=manifest", "data.manifest=m.csv", "mode=shard"], "mode=shard: expected an output folder, shards=DIR"),
         (["mode=shard", "shards=s"], "mode=shard: expected data=manifest data.manifest=FILE, got Digits"),
         (["data=shards", "data.shards=nowhere"], "data.shards: expected a folder of shards with shards.json, but"),
     ],

@@ -14,7 +14,7 @@ def test_the_job_of_an_array_is_its_own_task() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(0, "job 7 is requeued"), (1, "the job 7 was not requeued, submit it again: no")]
+    ("status", "said"), [(0, "job 7 was requeued"), (1, "the job 7 was not requeued, submit it again: no")]
 )
 def test_slurm_is_asked(
     status: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from hydra_runs import train
+from hydra_runs import OTHER_DATA
+from hydra_runs import run as train
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import FSDPStrategy
 from plots_cases import MODALITIES, model
@@ -114,7 +115,8 @@ def test_a_run_of_two_modalities(tmp_path: Path) -> None:
     run = tmp_path / "run"
     model = ("model.modality_dropout.rates={image: 0.3, lower: 0.2}", "model.reads=[[image],[image,lower]]")
     common = ("data._target_=digit_halves.DigitHalves", "trainer.max_epochs=2", "logger=csv", "test=false")
-    code, out, err = train(*common, *model, f"hydra.run.dir={run}")
+    common = (*common, "trainer.limit_train_batches=4", "model.encoder.num_layers_per_block=1")
+    code, out, err = train(*OTHER_DATA, *common, *model, f"hydra.run.dir={run}")
     assert code == 0, err
     assert err == "", "nothing is warned of"
     metrics = json.loads((run / "metrics.json").read_text())
@@ -132,11 +134,11 @@ def test_a_run_of_two_modalities(tmp_path: Path) -> None:
     assert loaded.reads == (("image",), ("image", "lower"))
 
     quick = (*common, "trainer.max_epochs=1", "regularise=false", *model, f"hydra.run.dir={tmp_path / 'plain'}")
-    code, _, err = train(*quick)
+    code, _, err = train(*OTHER_DATA, *quick)
     assert code == 0, err
     assert perceiver.load(tmp_path / "plain").modality_dropout is None
     for wrong, words in (("model.reads=[[image],[upper]]", "got ['upper']"), (model[0].replace("lower", "x"), "'x'")):
-        code, _, err = train(*common, wrong, f"hydra.run.dir={tmp_path / 'wrong'}")
+        code, _, err = train(*OTHER_DATA, *common, wrong, f"hydra.run.dir={tmp_path / 'wrong'}")
         assert code == 1
         assert "error: model (perceiver.model.Perceiver): Perceiver." in err
         assert words in err

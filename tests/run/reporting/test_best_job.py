@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_train import SMALL, metrics_of, train
+from hydra_runs import SMALL, metrics_of
+from hydra_runs import run as train
 
 from perceiver.run.reporting.best_job import best_of
 

@@ -88,7 +88,7 @@ def test_the_result_says_what_and_where(tmp_path: Path, capsys: pytest.CaptureFi
     metrics = {"val/accuracy": 0.9812, "test/accuracy": 0.975, "best_epoch": 4, "epochs": 10, "seconds": 3.21}
     print_result(metrics, tmp_path)
     assert capsys.readouterr().out.splitlines() == [
-        "Validation accuracy 98.12% in epoch 5 of 10, the best",
+        "Validation accuracy 98.12% in epoch 5 of 10 (best)",
         "Test accuracy 97.50%",
         "Time 3.2 s",
         f"Run directory {tmp_path}: checkpoints",
@@ -101,6 +101,6 @@ def test_other_metrics_than_accuracy(tmp_path: Path, capsys: pytest.CaptureFixtu
     metrics |= {"epochs": 2, "best_epoch": 0, "seconds": 1.0}
     print_result(metrics, tmp_path, chosen_by="val/r2")
     assert capsys.readouterr().out.splitlines()[:2] == [
-        "Validation r2 0.9123 in epoch 1 of 2, the best",
+        "Validation r2 0.9123 in epoch 1 of 2 (best)",
         "Test r2 0.9, mae 12.35",
     ]

@@ -1,17 +1,19 @@
 """metrics.json and the best epoch."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from perceiver.batch import Batch
-from perceiver.objectives import regression
-from perceiver.run.reporting.metrics import BestEpoch, require_defined, write_metrics
+from perceiver.objectives import Objective, classification, multilabel, regression
+from perceiver.run.reporting.metrics import BestEpoch, require_defined, require_known, write_metrics
 from perceiver.training import Task
 
 
@@ -90,3 +92,57 @@ def test_a_metric_that_the_validation_data_does_not_define() -> None:
         with pytest.raises(ValueError, match=r"monitor.name=val/r2: .* targets are all equal.*monitor.name=val/loss"):
             require_defined(trainer, task, batches)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def fitted(objective: Objective, *callbacks: Callback) -> tuple[Trainer, Task]:
+    trainer = Trainer(
+        callbacks=list(callbacks), logger=False, enable_progress_bar=False, enable_checkpointing=bool(callbacks)
+    )
+    task = Task(model=torch.nn.Linear(1, 1), objective=objective, optimizer=torch.optim.SGD)
+    return trainer, task
+
+
+@pytest.mark.usefixtures("unchecked")  # any module serves as a model
+@pytest.mark.parametrize("callback", [ModelCheckpoint, EarlyStopping])
+def test_a_misspelled_metric_is_refused_before_training(callback: Any) -> None:
+    objective = classification(num_classes=2, balanced_accuracy=True)
+    message = (
+        f"monitor.name=val/acuracy (or monitor of {callback.__name__}): there is no such metric. Did you mean val/accuracy? "
+        "This run logs train/loss, train/accuracy, train/learning_rate, val/loss, val/accuracy, val/balanced_accuracy."
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        require_known(*fitted(objective, callback(monitor="val/acuracy")))
+    for name in ("val/accuracy", "val/balanced_accuracy", "train/loss", "train/learning_rate"):
+        require_known(*fitted(objective, callback(monitor=name)))
+    require_known(*fitted(objective, ModelCheckpoint()))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_another_packages_callback_may_log_any_metric() -> None:
+    class Own(Callback):
+        pass
+
+    require_known(*fitted(classification(num_classes=2), ModelCheckpoint(monitor="val/mine"), Own()))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_early_stopping_needs_validation() -> None:
+    trainer, task = fitted(classification(num_classes=2), EarlyStopping(monitor="val/loss"))
+    trainer.limit_val_batches = 0
+    with pytest.raises(ValueError, match=r"EarlyStopping stops by val/loss, but trainer.limit_val_batches=0"):
+        require_known(trainer, task)
+
+
+@pytest.mark.parametrize(
+    ("objective", "outputs", "target"),
+    [
+        (classification(num_classes=2, balanced_accuracy=True), torch.randn(4, 2), torch.tensor([0, 1, 0, 1])),
+        (multilabel(num_classes=2), torch.randn(4, 2), torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])),
+        (regression(mean=[0.0], std=[1.0]), torch.randn(4, 1), torch.randn(4, 1)),
+    ],
+    ids=["classes", "labels", "values"],
+)
+def test_objectives_know_the_names_of_their_results(objective: Any, outputs: torch.Tensor, target: torch.Tensor) -> None:
+    metrics = objective.criterion.metrics()
+    objective.criterion.update(metrics, outputs, target)
+    assert list(objective.results(metrics)) == objective.result_names(metrics)

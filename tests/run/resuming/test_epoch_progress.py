@@ -48,13 +48,13 @@ def test_the_count_goes_on_at_the_whole_batch_before(
     said = capsys.readouterr().err
     assert ("2 processes, now" in said) == (processes != 2)
     other = processes != 2 and processes * batch_size != 32
-    assert (f"another global batch, 32 samples, now {processes * batch_size}" in said) == other
+    assert (f"the global batch changes from 32 to {processes * batch_size}" in said) == other
 
 
 def test_older_checkpoints_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert resumed(OF_SHARDS, processes=1, kept={})["ready"] == 8
     assert resumed(OWN, processes=1, kept={"world_size": 2, "metrics": [{}, {}]})["ready"] == 16
-    assert "2 processes, now 1: the epoch goes on after 256 samples" in capsys.readouterr().err
+    assert "2 processes, now 1: the epoch continues after 256 samples" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("attribute", [{"attribute": "train_loss"}, {}], ids=["version 0.1", "now"])

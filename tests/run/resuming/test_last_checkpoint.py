@@ -56,5 +56,5 @@ def test_when(settings: dict[str, Any], expected: list[int], tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["every_n_epochs", "every_n_train_steps"])
 def test_numbers_are_checked(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=rf"callbacks\.last\.{name}: expected 1 or more, or null for none, got 0"):
+    with pytest.raises(ValueError, match=rf"callbacks\.last\.{name}: expected 1 or more, or null to disable it, got 0"):
         LastCheckpoint(directory=tmp_path, **{name: 0})

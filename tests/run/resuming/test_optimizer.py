@@ -87,5 +87,7 @@ def test_a_longer_schedule_tells_what_the_rate_does(capsys: pytest.CaptureFixtur
 
 
 def test_another_optimizer_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"optimizer: .*trained with torch.optim.AdamW, whose state torch.optim.SGD cannot"):
+    with pytest.raises(
+        ValueError, match=r"optimizer: .*trained with torch.optim.AdamW, whose state does not fit torch.optim.SGD"
+    ):
         OptimizerSettings(recipe=recipe()).check({"optimizer": {"_target_": "torch.optim.SGD"}})

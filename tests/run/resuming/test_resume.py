@@ -62,7 +62,9 @@ def test_the_last_checkpoint_of_a_run_is_continued(run: Path, tmp_path: Path) ->
 def test_the_run_itself_is_continued(run: Path, tmp_path: Path) -> None:
     assert resumed("last", run).file == resumed("auto", run).file == run / "checkpoints" / "last.ckpt"
     assert find_resumed("auto", directory=tmp_path / "new") is None
-    with pytest.raises(FileNotFoundError, match="expected a checkpoint in the run directory .*ckpt_path=auto starts anew"):
+    with pytest.raises(
+        FileNotFoundError, match="expected a checkpoint in the run directory .*ckpt_path=auto starts from scratch"
+    ):
         find_resumed("last", directory=tmp_path / "new")
 
 
@@ -91,7 +93,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(run: Path, capsys: pyt
 def test_a_damaged_file_that_was_asked_for_names_a_good_one(run: Path) -> None:
     last = run / "checkpoints" / "last.ckpt"
     truncate(last)
-    with pytest.raises(CheckpointError, match=r"truncated or damaged.*previous\.ckpt is complete; ckpt_path="):
+    with pytest.raises(CheckpointError, match=r"truncated or damaged.*complete checkpoint, .*previous\.ckpt; ckpt_path="):
         find_resumed(last, directory=run)
 
 
@@ -101,7 +103,7 @@ def test_changed_settings_are_listed(run: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err == ""
     warn_of_changes(recipe, {**CONFIG, "optimizer": {"lr": 0.1}, "data": {"batch_size": 16, "num_workers": 3}})
     said = capsys.readouterr().err
-    assert said.endswith("was trained with other settings: optimizer.lr: 0.01 -> 0.1; data.batch_size: 8 -> 16\n")
+    assert said.endswith("was trained with different settings: optimizer.lr: 0.01 -> 0.1; data.batch_size: 8 -> 16\n")
 
 
 def test_the_same_architecture_passes(tmp_path: Path) -> None:
@@ -111,7 +113,7 @@ def test_the_same_architecture_passes(tmp_path: Path) -> None:
 def test_differences_are_summed_up(tmp_path: Path) -> None:
     file = saved(tmp_path / "a.ckpt", nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3)))
     model = nn.Sequential(nn.Linear(4, 3, bias=False), nn.Identity(), nn.Linear(3, 1))
-    with pytest.raises(ValueError, match="another architecture") as caught:
+    with pytest.raises(ValueError, match="a different architecture") as caught:
         check_architecture(model, file)
     message = str(caught.value)
     assert "1 parameters differ in shape: 0.weight (checkpoint 3x2, model 3x4)" in message
@@ -169,3 +171,23 @@ def test_a_best_checkpoint_that_is_gone_no_longer_counts(tmp_path: Path) -> None
     state = carried(tmp_path / "old", tmp_path / "new")
     assert state["best_model_path"] == ""
     assert state["best_k_models"] == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("global_step", "7", "global_step"),
+        ("global_step", -1, "global_step"),
+        ("optimizer_states", [3], "optimizer_states"),
+        ("loops", {"fit_loop": []}, "loops.fit_loop.epoch_progress.current.processed"),
+        ("perceiver_epoch", {"row": {"train/loss": "low"}}, "perceiver_epoch.row"),
+    ],
+)
+def test_a_damaged_training_state_is_one_clear_error(name: str, value: object, said: str, run: Path) -> None:
+    """Of the newest checkpoint: the one before it is continued."""
+    file = run / "checkpoints" / "last.ckpt"
+    content = torch.load(file, weights_only=True)
+    torch.save({**content, name: value}, file)
+    with pytest.raises(CheckpointError, match=rf"last\.ckpt: its training state is damaged: {said}\."):
+        find_resumed(file, directory=run.parent / "other")
+    assert resumed(run, run).file.name == "previous.ckpt"

@@ -64,8 +64,8 @@ class LibraryFolder:
             found = os.fstat(self._descriptor)
             if found.st_uid != os.geteuid():
                 raise InsecureCacheError(
-                    f"{path}: belongs to user {found.st_uid}, not to the current user {os.geteuid()}. Set XDG_CACHE_HOME "
-                    "to a folder that you own."
+                    f"{path}: is owned by user {found.st_uid}, not by the current user {os.geteuid()}. Set "
+                    "XDG_CACHE_HOME to a folder that you own."
                 )
             if stat.S_IMODE(found.st_mode) != 0o700:
                 # Files that others have put there are not loaded, because they belong to other users.

@@ -128,7 +128,7 @@ def _build_in(path: Path, stem: str, compiler: Sequence[str], flags: Sequence[st
                 raise BuildError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
             folder.publish(built, stem=stem)
         if (found := folder.find(stem)) is None:
-            raise BuildError(f"{path}: the library that was just built in this folder has been removed or changed")
+            raise BuildError(f"{path}: the library just built was removed or changed")
         return _load(found)
 
 
@@ -142,7 +142,7 @@ def _load(path: str | Path) -> ctypes.CDLL:
         function.argtypes, function.restype = [], ctypes.c_int64
     library.perceiver_use_team.argtypes, library.perceiver_use_team.restype = [ctypes.c_void_p], None
     if library.perceiver_task_size() != ctypes.sizeof(Task):
-        raise BuildError(f"{path}: the layout of the library's task differs from this package's. Remove the file.")
+        raise BuildError(f"{path}: the library has a different data layout from this package. Remove the file.")
     library.perceiver_use_team(team())
     return library
 
@@ -165,7 +165,7 @@ def _key(compiler: Sequence[str], version: str, flags: Sequence[str]) -> str:
 
 
 def _processor() -> str:
-    """Model and instruction sets of the first processor, as Linux reports them; empty elsewhere."""
+    """Return the model and instruction sets of the first processor, as Linux reports them; empty elsewhere."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:

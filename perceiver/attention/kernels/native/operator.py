@@ -18,9 +18,13 @@ LONGEST_PANEL = 2**14
 """Most tokens of a one-axis grid for which wide parts are projected at once; longer grids are projected tile by tile."""
 
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""Types of inputs. The kernel computes in float32; 16-bit inputs and results are converted. Float64 is left to eager."""
+
+
 def supports(queries: Tensor, rstd: Tensor) -> bool:
-    """Whether the kernel supports this call: float32 on the CPU, without empty tensors."""
-    return queries.device.type == "cpu" and queries.dtype == torch.float32 and queries.numel() > 0 and rstd.numel() > 0
+    """Whether the kernel supports this call: a type it converts, on the CPU, without empty tensors."""
+    return queries.device.type == "cpu" and queries.dtype in DTYPES and queries.numel() > 0 and rstd.numel() > 0
 
 
 @torch.library.custom_op("perceiver::read_tokens_native", mutates_args=(), schema=READ)
@@ -30,6 +34,9 @@ def read_tokens(queries: Tensor, parts: list[Tensor], rstd: Tensor, mask: Tensor
     if library is None or not supports(queries, rstd):
         found: tuple[Tensor, Tensor] = eager.read_tokens(queries, parts, rstd, mask)
         return found
+    if queries.dtype != torch.float32:
+        sums, lse = read_tokens(queries.float(), [part.float() for part in parts], rstd.float(), mask)
+        return sums.to(queries.dtype), lse
     (batch,) = batch_size(queries, *parts, rstd, mask)
     sums = queries.new_empty(batch, *queries.shape[1:])
     lse = queries.new_empty(batch, queries.shape[1])
@@ -56,6 +63,13 @@ def read_tokens_backward(
     if library is None or not supports(queries, rstd):
         grads: list[Tensor] = eager.read_tokens_backward(grad_sums, grad_lse, queries, parts, rstd, mask, sums, lse, needs)
         return grads
+    if queries.dtype != torch.float32:
+        single = [x.float() for x in (queries, *parts, rstd)]
+        grads = read_tokens_backward(
+            grad_sums.float(), grad_lse, single[0], single[1:-1], single[-1], mask, sums.float(), lse, needs
+        )
+        needed = (x for x, need in zip((queries, *parts, rstd), needs, strict=True) if need)
+        return [grad.to(x.dtype) for grad, x in zip(grads, needed, strict=True)]
     need_queries, need_parts, need_rstd = needs[0], needs[1:-1], needs[-1]
     call = _Call(sums.shape[0], queries, parts, rstd, mask)
     task, layout = call.task, call.layout
@@ -179,7 +193,7 @@ def _pointer(x: Tensor | None) -> int | None:
 
 
 def _stride(x: Tensor | None) -> int:
-    """Stride between samples of a contiguous tensor in elements; 0 if all samples share the same data."""
+    """Return the stride between samples of a contiguous tensor in elements; 0 if all samples share the same data."""
     return 0 if x is None or x.shape[0] == 1 else x.numel() // x.shape[0]
 
 

@@ -1,12 +1,9 @@
-"""Two ranks with two workers each train from shards, and once more from a checkpoint in the middle; run by test_ranks.py.
-
-    python two_ranks.py BATCH_SIZE SHARDS …
+"""Two ranks with two workers each train from shards, and once more from a checkpoint in the middle.
 
 Each rank writes <phase>-<rank>.json into each folder of shards: for each step the epoch and the ids of its batch.
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +54,3 @@ def twice(folder: str, batch_size: int) -> None:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         Path(folder, f"{phase}-{trainer.global_rank}.json").write_text(json.dumps(module.seen))
         checkpoint = Path(folder, f"step={2 * STEP}.ckpt")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,0 +1,1 @@
+"""File formats of manifests: delimited text, JSON and Parquet, compressed or in several parts."""

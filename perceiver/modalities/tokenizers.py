@@ -1,0 +1,149 @@
+"""Tokenizers: text to ids and back. UTF-8 bytes, or byte pairs learned from training texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Protocol, runtime_checkable
+
+from perceiver.modalities.text_bytes import NUM_SPECIAL, VOCABULARY_SIZE, encode_bytes
+
+PAD, START, END = 0, 1, 2
+"""Ids that every tokenizer here reserves; those of Perceiver IO's bytes."""
+
+_LARGEST = 64 * 1024 * 1024
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Text to ids and back, with the special ids `PAD`, `START` and `END`."""
+
+    vocabulary_size: int
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without special ids."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids; special ids are skipped, and invalid UTF-8 becomes U+FFFD."""
+        ...
+
+
+class ByteTokenizer:
+    """An id for each UTF-8 byte: nothing to learn, and suitable for every language.
+
+    Examples:
+        >>> from perceiver.modalities.tokenizers import ByteTokenizer
+        >>> ByteTokenizer().decode(ByteTokenizer().encode("grün"))
+        'grün'
+    """
+
+    vocabulary_size = VOCABULARY_SIZE
+
+    def encode(self, text: str) -> list[int]:
+        """See `Tokenizer`."""
+        ids: list[int] = encode_bytes(text).tolist()
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See `Tokenizer`."""
+        return bytes(number - NUM_SPECIAL for number in ids if number >= NUM_SPECIAL).decode("utf-8", errors="replace")
+
+
+class PairTokenizer:
+    """Byte-level byte pair encoding by the package `tokenizers`: no text has unknown characters.
+
+    Args:
+        json: the tokenizer as the JSON text of `tokenizers`; plain data, kept in the spec.
+
+    Raises:
+        ImportError: if `tokenizers` is not installed.
+        ValueError: if the text is no tokenizer, or lacks the special ids.
+    """
+
+    def __init__(self, json: str) -> None:
+        tokenizers = _library()
+        if not isinstance(json, str) or len(json) > _LARGEST:
+            raise ValueError(f"tokenizer: expected the JSON text of a tokenizer of at most {_LARGEST:,} characters.")
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(json)
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"tokenizer: expected the JSON text of a tokenizer ({error}).") from None
+        special = [self._tokenizer.id_to_token(number) for number in (PAD, START, END)]
+        if special != ["<pad>", "<s>", "</s>"]:
+            raise ValueError(f"tokenizer: expected the special tokens <pad>, <s>, </s> as ids 0, 1, 2; got {special}.")
+        self.vocabulary_size: int = self._tokenizer.get_vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        """See `Tokenizer`."""
+        ids: list[int] = self._tokenizer.encode(text).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See `Tokenizer`."""
+        text: str = self._tokenizer.decode([number for number in ids if number > END], skip_special_tokens=True)
+        return text
+
+
+def train_pairs(texts: Iterable[str], *, vocabulary_size: int) -> str:
+    """Learn byte pairs from training texts; return the JSON text for `PairTokenizer`. The same texts give the same pairs.
+
+    Args:
+        texts: texts of the training split.
+        vocabulary_size: number of ids, with 256 bytes and three special ids.
+
+    Raises:
+        ImportError: if `tokenizers` is not installed.
+        ValueError: for a vocabulary that is too small.
+    """
+    tokenizers = _library()
+    if vocabulary_size < 260:
+        raise ValueError(
+            f"vocabulary_size: expected 260 or more (256 bytes, three special ids, a pair), got {vocabulary_size}."
+        )
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    json: str = tokenizer.to_str()
+    return json
+
+
+def tokenizer_of(spec: Mapping[str, Any] | None) -> Tokenizer:
+    """Return the tokenizer of a spec's entry: `{"kind": "bytes"}` (or nothing), or `{"kind": "pairs", "json": …}`.
+
+    Raises:
+        ImportError: if it needs `tokenizers`, which is not installed.
+        ValueError: for an unknown kind, or an invalid tokenizer.
+    """
+    kind = (spec or {}).get("kind", "bytes")
+    if kind == "bytes":
+        return ByteTokenizer()
+    if kind == "pairs":
+        return _pairs(str((spec or {}).get("json")))
+    raise ValueError(f"tokenizer.kind: expected bytes or pairs, got {kind!r}.")
+
+
+@lru_cache(maxsize=4)
+def _pairs(json: str) -> PairTokenizer:
+    return PairTokenizer(json)
+
+
+def _library() -> Any:
+    try:
+        import tokenizers
+        import tokenizers.decoders
+        import tokenizers.models
+        import tokenizers.pre_tokenizers
+        import tokenizers.trainers
+    except ImportError:
+        raise ImportError(
+            "This tokenizer needs the package tokenizers: pip install 'perceiver[text]', or use the tokenizer bytes."
+        ) from None
+    return tokenizers

@@ -1,0 +1,167 @@
+"""Text generation: predict each id of a text from those before it and from the inputs.
+
+Translation, captions and transcripts are this objective on different data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, distributed, nn
+from torchmetrics import Metric
+
+from perceiver.batch import Batch
+from perceiver.decoders import CausalDecoder
+from perceiver.modalities.tokenizers import END, PAD, START, tokenizer_of
+from perceiver.model import Perceiver
+from perceiver.objectives.checks import sample_name
+from perceiver.objectives.metrics import WeightedMean
+from perceiver.objectives.objective import Metrics, Objective
+from perceiver.objectives.text_metrics import MEASURES, TextMetrics
+from perceiver.targets.text import texts_of
+
+
+class TextGeneration(Objective):
+    """Predict each id of the target from the ids before it and from the inputs, by cross-entropy.
+
+    The target of a sample is `(L,)` ids, start and end included, with a `target_mask` in batches of different lengths.
+    Measures, with equal weight for all ids, `loss` (cross-entropy in nats, without smoothing) and `accuracy`; and for
+    generated texts what `measure` names. Texts are generated as `model.head.generation` says.
+
+    Args:
+        vocabulary_size: number of ids.
+        tokenizer: tokenizer of the target, as in the spec; see `perceiver.modalities.tokenizers`.
+        label_smoothing: smoothing in [0, 1), in the training loss only.
+        measure: what to measure of generated texts: exact_match, bleu, chrf, word_error_rate, character_error_rate; none:
+            no text is generated in validation and test.
+        num_generated: number of samples of a split whose texts are generated in each process; None: all.
+
+    Raises:
+        ValueError: for an unknown measure, or a number out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocabulary_size: int,
+        tokenizer: Mapping[str, Any],
+        label_smoothing: float = 0.0,
+        measure: Sequence[str] = (),
+        num_generated: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"task.label_smoothing: expected at least 0 and below 1, got {label_smoothing}.")
+        if set(measure) - set(MEASURES):
+            raise ValueError(f"task.measure: expected some of {sorted(MEASURES)}, got {sorted(measure)}.")
+        if num_generated is not None and num_generated < 1:
+            raise ValueError(f"task.num_generated: expected 1 or more, or null for all, got {num_generated}.")
+        self.vocabulary_size = vocabulary_size
+        self.tokenizer = tokenizer_of(tokenizer)
+        self.label_smoothing = label_smoothing
+        self.measure = tuple(measure)
+        self.num_generated = num_generated
+
+    def check_model(self, model: nn.Module) -> None:
+        """See `Objective.check_model`: the head must be a `CausalDecoder` with this vocabulary and the same special ids."""
+        head = model.head if isinstance(model, Perceiver) else None
+        if not isinstance(head, CausalDecoder):
+            raise ValueError(
+                f"task: generating texts needs a model whose head is a perceiver.decoders.CausalDecoder, got "
+                f"{type(head).__name__}; set model/head=causal."
+            )
+        special = (head.pad_id, head.start_id, head.end_id)
+        if head.output_channels != self.vocabulary_size or special != (PAD, START, END):
+            raise ValueError(
+                f"model.head: expected vocabulary_size = {self.vocabulary_size} and pad, start and end ids {PAD}, {START}, "
+                f"{END}; got {head.output_channels} and {special}."
+            )
+
+    def check(self, model: nn.Module, batch: Batch) -> Batch:
+        """See `Objective.check`: targets are ids in the vocabulary that fit the decoder, with a start id and one more."""
+        batch = super().check(model, batch)
+        assert isinstance(model, Perceiver)
+        assert isinstance(model.head, CausalDecoder)
+        target, mask = batch.target, batch.target_mask
+        if target is None or target.ndim != 2 or target.is_floating_point():
+            got = "none" if target is None else f"{target.dtype} {tuple(target.shape)}"
+            raise ValueError(f"batch.target: expected ids (batch, length) of texts, got {got}.")
+        valid = torch.ones_like(target, dtype=torch.bool) if mask is None else mask
+        target = torch.where(valid, target, PAD)
+        if target.shape[1] - 1 > model.head.max_length:
+            longest = int(valid.sum(dim=1).argmax())
+            raise ValueError(
+                f"target of sample {sample_name(batch.ids, longest)!r}: {int(valid[longest].sum())} ids, but the decoder's "
+                f"max_length is {model.head.max_length}. Raise model.head.max_length, or shorten the texts."
+            )
+        wrong = (
+            ((target < 0) | (target >= self.vocabulary_size)).any(dim=1) | (valid.sum(dim=1) < 2) | (target[:, 0] != START)
+        )
+        if bool(wrong.any()):
+            row = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"target of sample {sample_name(batch.ids, row)!r}: expected the start id {START} and one or more ids below "
+                f"{self.vocabulary_size}, got {target[row][valid[row]].tolist()[:20]}."
+            )
+        return replace(batch, target=target, target_mask=valid)
+
+    def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
+        """Return the mean cross-entropy over the ids of all processes."""
+        logits, labels, valid = predicted(model, batch)
+        if metrics is not None:
+            metrics["accuracy"].update((logits.argmax(dim=-1) == labels).float(), valid)
+        losses = F.cross_entropy(
+            logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=self.label_smoothing, reduction="none"
+        ).view_as(valid)
+        count = valid.sum()
+        # Processes have different numbers of ids, and their gradients are averaged.
+        if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+            count = count.float()
+            distributed.all_reduce(count)
+            count = count / distributed.get_world_size()
+        return torch.where(valid, losses, 0.0).sum() / count
+
+    def training_metrics(self) -> dict[str, Metric]:
+        """Return the share of ids that are predicted right."""
+        return {"accuracy": WeightedMean()}
+
+    def metrics(self, model: nn.Module) -> dict[str, Metric]:
+        """Return means over ids, and a metric of generated texts."""
+        means: dict[str, Metric] = {"loss": WeightedMean(), "accuracy": WeightedMean()}
+        return {**means, "texts": TextMetrics(measure=self.measure)} if self.measure else means
+
+    def evaluate(
+        self, model: nn.Module, batch: Batch, metrics: Metrics, *, count: int | None = None, number: int = 0
+    ) -> None:
+        """See `Objective.evaluate`."""
+        logits, labels, valid = predicted(model, batch)
+        losses = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none").view_as(valid)
+        metrics["loss"].update(losses[:count], valid[:count])
+        metrics["accuracy"].update((logits.argmax(dim=-1) == labels).float()[:count], valid[:count])
+        texts = metrics.get("texts")
+        if not isinstance(texts, TextMetrics) or (self.num_generated or texts.count + 1) <= texts.count:
+            return
+        assert isinstance(model, Perceiver)
+        assert isinstance(model.head, CausalDecoder)
+        assert batch.target is not None
+        generated = model.target_outputs(batch.inputs, batch.masks)
+        predictions = texts_of(generated.ids[:: model.head.decoding.num_return_sequences], self.tokenizer)
+        texts.update(predictions[:count], texts_of(batch.target, self.tokenizer)[:count])
+
+    def results(self, metrics: Metrics) -> dict[str, Tensor]:
+        """Return the means, and the measures of generated texts by name."""
+        found = {name: metric.compute() for name, metric in metrics.items() if name != "texts"}
+        return found | (metrics["texts"].compute() if "texts" in metrics else {})
+
+
+def predicted(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Return logits `(B, L - 1, V)` of the ids after the first, these ids, and which of them are valid."""
+    target, mask = batch.target, batch.target_mask
+    assert target is not None
+    assert mask is not None
+    logits: Tensor = model(batch.inputs, batch.masks, target_ids=target[:, :-1])
+    return logits, target[:, 1:], mask[:, 1:]

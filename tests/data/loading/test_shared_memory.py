@@ -1,0 +1,82 @@
+"""Shared memory of loader processes: if it is exhausted, the error says so, and nothing waits for a lost batch."""
+
+import re
+import resource
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from perceiver.batch import Batch, Sample
+from perceiver.collate import Collate
+from perceiver.data.loading.shared_memory import InSharedMemory, SharedMemoryError, explained, waiting
+from perceiver.run.errors import one_line
+
+
+class Rooms(Dataset[Sample]):
+    """Images; loader processes may write files of at most `room` bytes, and shared memory consists of files."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Sample:
+        assert get_worker_info() is not None
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.room, resource.RLIM_INFINITY))
+        return Sample(inputs={"image": torch.full((1, 64, 64), float(index))}, id=str(index))
+
+
+def loader(room: int) -> Any:
+    collate = Collate(modalities={"image": {"kind": "image"}})
+    return DataLoader(Rooms(room), batch_size=2, num_workers=1, collate_fn=InSharedMemory(collate), timeout=waiting(1))
+
+
+def test_batches_arrive() -> None:
+    first, second = loader(2**20)
+    assert first.inputs["image"].is_shared()
+    assert second.inputs["image"][:, 0, 0, 0].tolist() == [2.0, 3.0]
+
+
+def test_exhausted_shared_memory_is_one_error() -> None:
+    """In PyTorch, the batch is lost in the loader process, and this process would wait for ever."""
+    with pytest.raises(SharedMemoryError) as caught:
+        next(iter(loader(4096)))
+    message = one_line(caught.value)
+    assert message.startswith("data.num_workers=1: a loader process cannot put a batch of 32,768 bytes into shared memory (")
+    assert "up to 2 batches, 65,536 bytes, wait in it. Set data.num_workers=0" in message
+    assert "Traceback" not in message
+
+
+def test_without_loader_processes_nothing_is_shared() -> None:
+    collate = InSharedMemory(Collate(modalities={"image": {"kind": "image"}}))
+    batch = collate([Sample(inputs={"image": torch.zeros(1, 2, 2)})])
+    assert not batch.inputs["image"].is_shared()
+    assert waiting(0) == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        (
+            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible …",
+            r"since shared memory is full \(/dev/shm has",
+        ),
+        ("DataLoader worker (pid 7) is killed by signal: Killed.", "ran out of memory"),
+        ("DataLoader timed out after 3600 seconds", "no batch came .* within 3,600 seconds"),
+    ],
+)
+def test_errors_of_the_loader_are_explained(said: str, meant: str) -> None:
+    outer = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+    outer.__cause__ = RuntimeError(said)
+    for error in (RuntimeError(said), outer):
+        if "timed out" not in said or error is not outer:
+            assert re.search(meant, one_line(error)), one_line(error)
+    assert explained("another error") is None
+
+
+def test_a_batch_knows_its_size() -> None:
+    inputs: dict[str, Any] = {"a": torch.zeros(2, 3), "b": {"x": torch.zeros(2, dtype=torch.int64)}}
+    assert Batch(inputs=inputs, masks={"a": torch.ones(2, dtype=torch.bool)}, target=torch.zeros(2)).num_bytes == 50
