@@ -54,7 +54,7 @@ def as_array(raw: Any, name: str) -> Array:
     try:
         x = np.asarray(raw)
     except ValueError as error:
-        raise ValueError(f"{name}: no array can be made of it: {error}") from None
+        raise ValueError(f"{name}: cannot be converted to an array: {error}") from None
     if x.dtype.kind not in "biuf":
         raise ValueError(f"{name}: expected numbers, got an array of type {x.dtype}.")
     return x
@@ -147,8 +147,8 @@ def _audio(raw: Any, spec: Spec, name: str) -> dict[str | None, Array]:
         if x.dtype in (np.int64, np.uint64):
             if x.size and (x.min() < -(2**15) or x.max() >= 2**15):
                 raise ValueError(
-                    f"{name}: expected integers of 16 bits, got values from {x.min()} to {x.max()}. Pass an array of the "
-                    "type that its full scale has, such as int32, or floating-point samples in [-1, 1]."
+                    f"{name}: expected 16-bit integers, got values from {x.min()} to {x.max()}. Pass an array whose dtype "
+                    "matches its full scale, such as int32, or floating-point samples in [-1, 1]."
                 )
             x = x.astype(np.int16)
         limits = np.iinfo(x.dtype)
@@ -175,7 +175,7 @@ def _resampled(x: Array, rate: int, wanted: int, name: str) -> Array:
     if not 1 / 1024 <= wanted / max(rate, 1) <= 1024:
         raise ValueError(
             f"{name}: expected a sample rate of {max(1, wanted // 1024)} to {wanted * 1024} Hz for resampling to {wanted} "
-            f"Hz, got {rate} Hz. Resample it with another program."
+            f"Hz, got {rate} Hz. Resample it with another tool."
         )
     common = math.gcd(rate, wanted)
     if wanted // common * (rate // common + 16) > 2**22:
@@ -223,17 +223,22 @@ def _text(raw: Any, spec: Spec, name: str) -> dict[str | None, Array]:
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{name}: cannot read it as text ({type(error).__name__}: {error}).") from error
     if isinstance(raw, str):
+        if (spec.get("tokenizer") or {}).get("kind", "bytes") != "bytes":
+            raise ValueError(
+                f"{name}: expected token ids, because this model's texts go through a learned tokenizer, which needs torch "
+                "here. Pass ids from its tokenizer."
+            )
         if size != BYTES:
             raise ValueError(
-                f"{name}: expected token ids, since the model's vocabulary of {size} is not that of UTF-8 bytes ({BYTES}); "
-                "pass the ids of its tokenizer."
+                f"{name}: expected token ids, because the model has a vocabulary of {size}, unlike UTF-8 bytes ({BYTES}). "
+                "Pass ids from its tokenizer."
             )
         ids = encode_bytes(raw, name)
     else:
         ids = as_array(raw, name)
     if ids.ndim != 1 or len(ids) == 0 or ids.dtype.kind not in "iu":
         raise ValueError(
-            f"{name}: expected a text or its ids, integers (length,), not empty; got {ids.dtype} {tuple(ids.shape)}."
+            f"{name}: expected a text, or its ids as a non-empty integer array (length,); got {ids.dtype} {ids.shape}."
         )
     ids = ids.astype(np.int64)[: spec.get("max_length")]
     if ids.min() < 0 or ids.max() >= size:
@@ -277,7 +282,7 @@ def _table(raw: Any, spec: Spec, name: str) -> dict[str | None, Array]:
 def _timeseries(raw: Any, spec: Spec, name: str) -> dict[str | None, Array]:
     parts = raw if isinstance(raw, Mapping) else {"values": raw}
     if "values" not in parts or set(parts) - {"values", "times", "present"}:
-        raise ValueError(f"{name}: expected values, times and maybe present, got {sorted(str(part) for part in parts)}.")
+        raise ValueError(f"{name}: expected values, times and optionally present, got {sorted(str(one) for one in parts)}.")
     num_values = int(spec["num_values"])
     values = as_array(parts["values"], name).astype(np.float64)
     values = values[:, None] if values.ndim == 1 and num_values == 1 else values
@@ -291,7 +296,7 @@ def _timeseries(raw: Any, spec: Spec, name: str) -> dict[str | None, Array]:
         said = as_array(parts["present"], name).astype(np.bool_)
         said = said[:, None] if said.ndim == 1 and num_values == 1 else said
         if said.shape != values.shape:
-            raise ValueError(f"{name}: expected present of shape {values.shape}, as values, got {said.shape}.")
+            raise ValueError(f"{name}: expected present of shape {values.shape}, like values, got {said.shape}.")
         present = present & said
     if (times[1:] <= times[:-1]).any():
         times, step = np.unique(times, return_inverse=True)
@@ -307,7 +312,7 @@ def _times(raw: Any, steps: int, spec: Spec, name: str) -> Array:
     if raw is None:
         if spec.get("step_seconds") is None:
             raise ValueError(
-                f"{name}: expected times, since the spec has no step_seconds; pass {{'values': …, 'times': …}}."
+                f"{name}: expected times, because the spec has no step_seconds; pass {{'values': …, 'times': …}}."
             )
         return np.arange(steps, dtype=np.float64) * float(spec["step_seconds"])
     if np.asarray(raw).dtype.kind == "M":

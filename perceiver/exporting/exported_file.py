@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from perceiver.checkpoints.plain import plain
-from perceiver.decoders import LearnedQueries
+from perceiver.decoders import LearnedQueries, SequenceDecoder
 from perceiver.decoders.decoder import target_name
 from perceiver.exported.onnx_file import FORMAT, KEY
 from perceiver.exporting.onnx_file import onnx_of, quantised, require_opset, write_onnx
@@ -57,7 +57,7 @@ def export(
         inputs: example inputs by modality, for kinds of modality of which none can be made from the spec.
 
     Raises:
-        ExportError: if a layer cannot be exported; names it.
+        ExportError: if a layer cannot be exported; names it. For the outputs of a model that generates texts.
         ValueError: for a model without a spec, or an unknown modality, format, output or opset.
         ModuleNotFoundError: without the extra `export`.
 
@@ -142,6 +142,13 @@ def _spec(model: Perceiver) -> dict[str, Any]:
 def _outputs(model: Perceiver, spec: Mapping[str, Any], given: str | None) -> Outputs:
     if given not in (None, "target", "all", "latents"):
         raise ValueError(f"export.outputs: expected target, all or latents, got {given!r}.")
+    if isinstance(model.head, SequenceDecoder):
+        if given == "latents":
+            return "latents"
+        raise ExportError(
+            f"export: {type(model.head).__name__} generates a text id by id, which one exported program does not do. Export "
+            "the latents alone (outputs=latents), or generate with perceiver.generate."
+        )
     predicts = target_of(spec) is not None and (isinstance(_channels(model), int) or target_name(model.head) is not None)
     if given is None:
         return "target" if predicts else "all"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from perceiver.collate import Collate
-from perceiver.decoders.decoder import target_output
+from perceiver.decoders.decoder import SequenceDecoder, target_output
 from perceiver.inspection.gradients import integrated_gradients, require_vector
 from perceiver.inspection.rollout import attention_rollout
 from perceiver.model import Perceiver
@@ -62,7 +62,7 @@ def explain(
         steps: steps of the integral of `integrated_gradients`.
 
     Raises:
-        ValueError: without a spec, or for an unknown method or output.
+        ValueError: without a spec, for a model that generates texts, or for an unknown method or output.
 
     Examples:
         >>> import numpy as np
@@ -89,6 +89,10 @@ def explain(
     modalities = (model.spec or {}).get("modalities")
     if not modalities:
         raise ValueError("explain: the model has no spec to prepare samples with; use a model that perceiver.load returned.")
+    if isinstance(model.head, SequenceDecoder):
+        raise ValueError(
+            f"explain: expected a model that predicts at once, but {type(model.head).__name__} generates a text id by id."
+        )
     device = next(model.parameters()).device
     batch = Collate(modalities=modalities)([prepare(sample, modalities, number=0)]).to(device)
     given = model.without_target(batch.inputs, batch.masks)

@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from exported_models import MODALITIES, NAMES, classifier, masked_text_model, model_of_all_heads
+from exported_models import (
+    MODALITIES,
+    NAMES,
+    classifier,
+    masked_text_model,
+    model_of_all_heads,
+    text_generating_model,
+)
 
 import perceiver
 import perceiver.exporting
@@ -164,6 +171,23 @@ def test_masked_text(folder: Path) -> None:
         graph.fill_in("no gap")
     with pytest.raises(ValueError, match="no predictions"):
         graph.predict("text")
+
+
+@pytest.mark.parametrize("outputs", [None, "target", "all"])
+def test_text_generation_is_refused(outputs: Any, folder: Path) -> None:
+    """Its latents can be exported."""
+    with pytest.raises(perceiver.exporting.ExportError, match=r"CausalDecoder generates .*outputs=latents.*generate"):
+        perceiver.export(text_generating_model(), folder / "never.onnx", outputs=outputs)
+    assert not (folder / "never.onnx").exists()
+
+
+def test_latents_of_text_generation(folder: Path) -> None:
+    model = text_generating_model()
+    ids = torch.tensor([[104, 107, 114, 20]])
+    program = torch.export.load(perceiver.export(model, folder / "latents.pt2", outputs="latents")).module()
+    with torch.no_grad():
+        found, wanted = program(ids, torch.ones_like(ids, dtype=torch.bool)), model.encode({"text": ids})
+    torch.testing.assert_close(found, wanted, rtol=0, atol=TOLERANCE)
 
 
 CODE = """

@@ -1,6 +1,8 @@
 """The summary of a model: its numbers are those of the model, and nothing changes by it."""
 
+import pytest
 import torch
+from exported_models import text_generating_model
 from plots_cases import model
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,3 +24,20 @@ def test_summary() -> None:
     assert found.flops == counter.get_total_flops()
     assert "Estimated FLOPs, forward, one sample" in str(found)
     assert f"{found.parameters:,}" in str(found)
+
+
+def test_operations_of_text_generation() -> None:
+    """They depend on the ids that a text has."""
+    made, text = text_generating_model(), {"text": torch.full((2, 5), 70)}
+    short, long = (perceiver.summary(made, text, target_ids=torch.ones(2, size, dtype=torch.int64)).flops for size in (2, 9))
+    assert short is not None
+    assert long is not None
+    assert 0 < short < long
+    unknown = perceiver.summary(made, text)
+    assert unknown.flops is None
+    assert "target_ids" in unknown.not_counted
+
+
+def test_text_generation_is_not_explained() -> None:
+    with pytest.raises(ValueError, match="CausalDecoder generates a text"):
+        perceiver.explain(text_generating_model(), "abc")

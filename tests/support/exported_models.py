@@ -23,9 +23,11 @@ from perceiver.adapters import (
     WaveformFrames,
 )
 from perceiver.decoders import (
+    CausalDecoder,
     ClassificationDecoder,
     Decoder,
     InputQueries,
+    LatentMemory,
     MultimodalDecoder,
     PerClassDecoder,
     PositionalQueries,
@@ -33,6 +35,7 @@ from perceiver.decoders import (
     ReconstructionDecoder,
     TiedLogits,
 )
+from perceiver.targets.text import text_target
 
 
 def fourier(*resolution: float) -> Fourier:
@@ -164,6 +167,21 @@ def model_of_all_heads() -> Perceiver:
         encoder=encoder(fusion.channels),
         head=AllHeads(parts, fusion.channels),
         spec={"modalities": {name: MODALITIES[name] for name in parts}},
+    ).eval()
+
+
+def text_generating_model() -> Perceiver:
+    """A model that generates texts of bytes."""
+    torch.manual_seed(0)
+    text = adapters()["text"]
+    return Perceiver(
+        adapters={"text": text},
+        encoder=encoder(text.channels, num_cross_heads=2),  # type: ignore[arg-type]
+        head=CausalDecoder(memory=LatentMemory(latent_channels=8), vocabulary_size=262, num_layers=1, num_heads=2),
+        spec={
+            "modalities": {"text": MODALITIES["text"]},
+            "target": text_target(tokenizer={"kind": "bytes"}, max_length=16),
+        },
     ).eval()
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from perceiver.batch import Batch
 from perceiver.decoders import SequenceDecoder
+from perceiver.inspection.model_summary import Summary, summary
 from perceiver.inspection.model_summary import forward_flops as flops_of
-from perceiver.inspection.model_summary import summary
 from perceiver.model import Perceiver
 from perceiver.runtime.process_rank import first_process_only
 
@@ -22,7 +22,7 @@ from perceiver.runtime.process_rank import first_process_only
 def print_model(model: Perceiver, loader: Iterable[Batch], device: torch.device, *, batches: str = "") -> None:
     """Print modules, parameters, tokens per modality and FLOPs, measured on the first validation sample."""
     batch = _first_sample(loader)
-    found = summary(model, batch.inputs, batch.masks, target_ids=_target_ids(model, batch))
+    found = summary_of(model, batch)
     if found.flops is None:
         sample = batch.ids[0] if batch.ids else 0
         found = replace(found, not_counted=f"not counted for sample {sample!r}: {found.not_counted}")
@@ -31,6 +31,11 @@ def print_model(model: Perceiver, loader: Iterable[Batch], device: torch.device,
     for line in found.lines():
         out.print(line, soft_wrap=True)
     out.print(f"Device: {device}" + (f"; {batches}" if batches else ""), soft_wrap=True)
+
+
+def summary_of(model: Perceiver, batch: Batch) -> Summary:
+    """Summarise a model, measured on the first sample of a batch."""
+    return summary(model, batch.inputs, batch.masks, target_ids=_target_ids(model, batch))
 
 
 @first_process_only

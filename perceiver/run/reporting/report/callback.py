@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from perceiver.batch import Batch
-from perceiver.inspection.model_summary import summary
 from perceiver.plots.calibration import reliability_diagram
 from perceiver.plots.learning_curves import learning_curves
+from perceiver.run.reporting.console import summary_of
 from perceiver.run.reporting.report import sections
 from perceiver.run.reporting.report.outcomes import Collected, Interval, bootstrap, by_class, calibration
 from perceiver.run.reporting.report.page import image, page, paragraph
@@ -162,8 +162,9 @@ class Report(Callback):
             for name, x in copied.inputs.items()
         }
         device = next(model.parameters()).device
-        moved = Batch(inputs=inputs, masks={name: mask.clone() for name, mask in copied.masks.items()}).to(device)
-        return str(summary(model, moved.inputs, moved.masks))
+        target = None if copied.target is None else copied.target.clone()
+        masks = {name: mask.clone() for name, mask in copied.masks.items()}
+        return str(summary_of(model, Batch(inputs=inputs, masks=masks, target=target).to(device)))
 
     def _draw(self, figure: Figure | None, path: Path) -> bytes | None:
         if figure is None:
