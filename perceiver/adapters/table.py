@@ -36,6 +36,9 @@ class Table(nn.Module):
         ((3,), 16)
     """
 
+    _first: Tensor
+    _sizes: Tensor
+
     def __init__(self, *, num_numbers: int, category_sizes: Sequence[int], embedding_channels: int) -> None:
         super().__init__()
         if num_numbers < 0 or num_numbers + len(category_sizes) == 0:

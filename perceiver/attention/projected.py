@@ -70,7 +70,8 @@ def read_weights(
     query = split_heads(attention.query(attention.query_norm(queries)), attention.num_heads)
     scores = (query * query.shape[-1] ** -0.5) @ tokens.key.transpose(-1, -2)
     if tokens.mask is None:
-        return scores.softmax(dim=-1)
+        everywhere: Tensor = scores.softmax(dim=-1)
+        return everywhere
     visible = tokens.mask[:, None, None, :]
     weights = scores.masked_fill(~visible, float("-inf")).softmax(dim=-1)
     shown: Tensor = torch.where(visible, weights, weights.new_zeros(())).nan_to_num(0.0)

@@ -69,6 +69,8 @@ class PairTokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_str(json)
         except Exception as error:  # the library raises bare Exception
             raise ValueError(f"tokenizer: expected the JSON text of a tokenizer ({error}).") from None
+        # Otherwise a text could name the end token, and end its own sequence.
+        self._tokenizer.encode_special_tokens = True
         special = [self._tokenizer.id_to_token(number) for number in (PAD, START, END)]
         if special != ["<pad>", "<s>", "</s>"]:
             raise ValueError(f"tokenizer: expected the special tokens <pad>, <s>, </s> as ids 0, 1, 2; got {special}.")

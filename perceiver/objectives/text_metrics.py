@@ -41,7 +41,10 @@ MEASURES: dict[str, Callable[[Sequence[str], Sequence[str]], float]] = {
 def signatures() -> dict[str, str]:
     """Return sacrebleu's signatures, to be printed beside its scores."""
     library = _library()
-    return {"bleu": str(library.BLEU().get_signature()), "chrf": str(library.CHRF().get_signature())}
+    metrics = {"bleu": library.BLEU(), "chrf": library.CHRF()}
+    for metric in metrics.values():
+        metric.corpus_score(["a"], [["a"]])  # the signature names the number of references
+    return {name: str(metric.get_signature()) for name, metric in metrics.items()}
 
 
 class TextMetrics(Metric):

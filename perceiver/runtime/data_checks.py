@@ -27,5 +27,5 @@ def is_any(wrong: Tensor, *, message: str) -> bool:
     if wrong.device.type == "cpu":
         return bool(wrong.any())
     if wrong.device.type == "cuda":
-        torch._assert_async(wrong.any().logical_not(), message)  # type: ignore[call-overload]
+        torch._assert_async(wrong.any().logical_not(), message)
     return False

@@ -198,7 +198,8 @@ class Task(LightningModule):
         loss = loss.detach()
         # The sum stays not finite once a loss is.
         self._unchecked = loss if self._unchecked is None else self._unchecked + loss
-        if loss.device.type == "cpu" or (self.global_step + 1) % max(1, self.trainer.log_every_n_steps) == 0:
+        every = max(1, self.trainer.log_every_n_steps)  # type: ignore[attr-defined]  # set by Lightning's logger connector
+        if loss.device.type == "cpu" or (self.global_step + 1) % every == 0:
             self._require_finite(batch)
 
     def _require_finite(self, batch: Batch | None = None) -> None:

@@ -146,7 +146,8 @@ class _TokenBatches:
         batches = list(drawn[self.keys[drawn].argsort(stable=True)].split(self.sizes))
         generator = torch.Generator().manual_seed(stream_seed(order.seed, ORDER, epoch, 1))
         turn = torch.randperm(len(batches), generator=generator).tolist()
-        turn += turn[: len(self) * order.num_replicas - len(turn)]
+        wanted = len(self) * order.num_replicas
+        turn = (turn * -(-wanted // len(turn)))[:wanted]
         own = turn[order.rank :: order.num_replicas]
         return (
             _SeededIndices(batches[own[number]].tolist(), stream_seed(order.seed, LOADING, epoch, order.rank, number))

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from perceiver.batch import Batch
-from perceiver.run.modes.inference import Inference, find_checkpoint
+from perceiver.run.modes.inference import Inference, Outputs, find_checkpoint
 from perceiver.run.modes.predicted_files import PredictedFiles
 from perceiver.runtime.files import atomic_write, staged
 from perceiver.targets.kinds import SavedPrediction, Target, target_of
@@ -50,9 +50,9 @@ class Predict:
         with staged(directory) as folder, atomic_write(folder / PREDICTIONS) as file:
             table = PredictionTable(file, target, files=PredictedFiles(folder))
 
-            def compute(batch: Batch) -> Tensor:
+            def compute(batch: Batch) -> Outputs:
                 table.masks = batch.masks
-                outputs: Tensor = inference.model.target_outputs(batch.inputs, batch.masks)
+                outputs: Outputs = inference.model.target_outputs(batch.inputs, batch.masks)
                 return outputs
 
             inference.run(compute, table.write)
@@ -78,7 +78,7 @@ class PredictionTable:
         self.masks: Mapping[str, Tensor] = {}
         self.rows = 0
 
-    def write(self, ids: Sequence[str], outputs: Tensor) -> None:
+    def write(self, ids: Sequence[str], outputs: Outputs) -> None:
         """Append the predictions of B samples."""
         # Encoded here, since a text wrapper would also close the underlying file.
         text = io.StringIO(newline="")
