@@ -227,6 +227,7 @@ COLUMNS: dict[str, str] = {
     "init_from": "`init_from`",
     "predict": "`mode=predict`",
     "embed": "`mode=embed`",
+    "export": "`mode=export`",
     "batch_size": "`mode=batch_size`",
 }
 """The column of each entry of `DOORS` in the documentation."""
