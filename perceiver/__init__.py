@@ -24,19 +24,24 @@ if TYPE_CHECKING:
     )
     from perceiver.decoders.pooled import PooledHead as PooledHead
     from perceiver.encoder import Encoder as Encoder
+    from perceiver.exporting import export as export
     from perceiver.fusion import Fusion as Fusion
     from perceiver.generation import Generated as Generated, generate as generate
     from perceiver.inference.infilling import FilledIn as FilledIn, fill_in as fill_in
     from perceiver.inference.tiling import flow_in_tiles as flow_in_tiles
+    from perceiver.inspection import explain as explain, summary as summary
     from perceiver.masking.modality_dropout import ModalityDropout as ModalityDropout
     from perceiver.modalities import Modality as Modality
     from perceiver.model import Perceiver as Perceiver
     from perceiver.positions import Fourier as Fourier, LearnedTable as LearnedTable, Projected as Projected
     from perceiver.runtime.regularising import regularising as regularising
-    from perceiver.targets.classes import Prediction as Prediction
-    from perceiver.targets.labels import LabelsPrediction as LabelsPrediction
-    from perceiver.targets.pixels import FieldPrediction as FieldPrediction, SegmentationPrediction as SegmentationPrediction
-    from perceiver.targets.values import ValuesPrediction as ValuesPrediction
+    from perceiver.targets.predictions import (
+        FieldPrediction as FieldPrediction,
+        LabelsPrediction as LabelsPrediction,
+        Prediction as Prediction,
+        SegmentationPrediction as SegmentationPrediction,
+        ValuesPrediction as ValuesPrediction,
+    )
     from perceiver.tokens import Tokens as Tokens
 
 # Names are imported when they are first used: `python train.py --help` and a mistyped override need no torch.
@@ -47,13 +52,13 @@ _MODULES = {
     "Collate": "collate",
     "CrossAttention": "attention",
     "Encoder": "encoder",
-    "FieldPrediction": "targets.pixels",
+    "FieldPrediction": "targets.predictions",
     "FilledIn": "inference.infilling",
     "Fourier": "positions",
     "Fusion": "fusion",
     "Generated": "generation",
     "InputQueries": "decoders",
-    "LabelsPrediction": "targets.labels",
+    "LabelsPrediction": "targets.predictions",
     "LatentMemory": "decoders",
     "LearnedQueries": "decoders",
     "LearnedTable": "positions",
@@ -63,14 +68,16 @@ _MODULES = {
     "Perceiver": "model",
     "PooledHead": "decoders.pooled",
     "PositionalQueries": "decoders",
-    "Prediction": "targets.classes",
+    "Prediction": "targets.predictions",
     "Projected": "positions",
     "QueryDecoder": "decoders",
     "Sample": "batch",
-    "SegmentationPrediction": "targets.pixels",
+    "SegmentationPrediction": "targets.predictions",
     "TiedLogits": "decoders",
     "Tokens": "tokens",
-    "ValuesPrediction": "targets.values",
+    "ValuesPrediction": "targets.predictions",
+    "explain": "inspection",
+    "export": "exporting",
     "WrittenMemory": "decoders",
     "fill_in": "inference.infilling",
     "flow_in_tiles": "inference.tiling",
@@ -78,6 +85,7 @@ _MODULES = {
     "load": "checkpoints.file",
     "regularising": "runtime.regularising",
     "save": "checkpoints.file",
+    "summary": "inspection",
 }
 
 __all__ = list(_MODULES)

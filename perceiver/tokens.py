@@ -151,7 +151,7 @@ class Tokens:
         batch, *grid = self._extent()
         if index.ndim not in (1, 2) or (index.ndim == 2 and batch not in (1, index.shape[0])):
             raise ValueError(f"Tokens.take: expected an index (k,) or ({batch}, k), got {tuple(index.shape)}.")
-        coordinates = torch.unravel_index(index, grid)
+        coordinates = _unravelled(index, grid)
         parts = tuple(_gather(part, coordinates) for part in self.parts)
         if prod(grid) == 1:
             # No part has a grid axis that would record how often the only element was taken.
@@ -175,6 +175,15 @@ def _zero_unseen(part: Tensor, mask: Tensor) -> Tensor:
         if part.shape[axis] == 1 and mask.shape[axis] != 1:
             seen = seen.any(dim=axis, keepdim=True)
     return torch.where(seen[..., None], part, part.new_zeros(()))
+
+
+def _unravelled(index: Tensor, grid: list[int]) -> tuple[Tensor, ...]:
+    """Compute `torch.unravel_index`, which torch.export cannot trace for a grid of open sizes."""
+    coordinates: list[Tensor] = []
+    for size in reversed(grid[1:]):
+        coordinates.insert(0, index % size)
+        index = index.div(size, rounding_mode="floor")
+    return (index, *coordinates)
 
 
 def _gather(part: Tensor, coordinates: tuple[Tensor, ...]) -> Tensor:

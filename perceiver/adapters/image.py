@@ -275,5 +275,6 @@ def _coordinates(grid: Sequence[int], mask: Tensor | None, *, ragged: bool, devi
 def _same_padding(x: Tensor, *, before: int, kernel: int) -> tuple[int, int, int, int]:
     """Return padding for a stride of 2 and ceil(n / 2) outputs with fixed padding in front: (left, right, top, bottom)."""
     height, width = x.shape[2:]
-    needs = [2 * (-(-size // 2) - 1) + kernel - before - size for size in (height, width)]
+    # Rounded up without a negative dividend: ONNX divides towards zero.
+    needs = [2 * ((size + 1) // 2 - 1) + kernel - before - size for size in (height, width)]
     return before, max(needs[1], 0), before, max(needs[0], 0)

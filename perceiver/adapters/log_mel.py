@@ -88,7 +88,7 @@ class LogMel(nn.Module):
         with torch.autocast(waveform.device.type, enabled=False):
             waveform = waveform.to(torch.float32)
             samples, window_samples = waveform.shape[-1], self.window.shape[0]
-            num_frames = -(-samples // self.hop)
+            num_frames = (samples + self.hop - 1) // self.hop  # no negative dividend: ONNX divides towards zero
             before = (window_samples - self.hop) // 2
             after = (num_frames - 1) * self.hop + window_samples - before - samples
             frames = F.pad(waveform, (before, after)).unfold(-1, window_samples, self.hop)

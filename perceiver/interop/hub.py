@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,16 @@ from perceiver.checkpoints.file import (
     CheckpointError,
     assemble,
     entry,
+    load,
+    read,
     recipe_of,
 )
+from perceiver.interop.card import model_card
 from perceiver.interop.files import CONFIG, CONFIG_DIGEST, NEXT_CONFIG, SAFETENSORS, digest, read_config, read_weights
 from perceiver.model import Perceiver
 from perceiver.runtime.files import atomic_write, flush_folder, remove_leftovers
+
+_MAX_METRICS = 2**20  # bytes
 
 
 def save_pretrained(model: Perceiver, directory: str | Path) -> Path:
@@ -83,6 +90,75 @@ def from_pretrained(directory: str | Path, *, trust: Sequence[str] = ()) -> Perc
     recipe = recipe_of(content, folder / CONFIG)
     _, weights = read_weights(folder)
     return assemble(recipe, weights, trust=trust).eval()
+
+
+def push(
+    source: Perceiver | str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    token: str | bool | None = None,
+    trust: Sequence[str] = (),
+) -> str:
+    """Upload a model with its card to the Hub, and return the address of the commit.
+
+    Offline, `prepare_upload` writes the same files to a folder.
+
+    Args:
+        source: a model with a config, or a run directory, of which best checkpoint, metrics and ONNX file are uploaded.
+        repo_id: repository, `owner/name`; created if missing.
+        private: create it private.
+        token: see `huggingface_hub.HfApi`.
+        trust: see `perceiver.load`.
+
+    Raises:
+        CheckpointError: as `save_pretrained`.
+        huggingface_hub.errors.HfHubHTTPError: if the Hub refuses the upload.
+    """
+    api = huggingface_hub.HfApi(token=token)
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_upload(source, Path(folder), name=repo_id, trust=trust)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload model")
+    return str(commit.commit_url)
+
+
+def prepare_upload(source: Perceiver | str | Path, folder: Path, *, name: str, trust: Sequence[str] = ()) -> Path:
+    """Write what `push` uploads to a folder: config, weights, `README.md` and, of a run directory, `model.onnx` if exported.
+
+    Args:
+        source, trust: see `push`.
+        folder: target folder.
+        name: name of the model in the card.
+    """
+    metrics: Mapping[str, Any] = {}
+    data: str | None = None
+    if isinstance(source, Perceiver):
+        model = source
+    else:
+        recipe, model = read(source), load(source, trust=trust)
+        run = Path(source)
+        metrics = _metrics(run / "metrics.json")
+        node = recipe.config.get("data")
+        data = str(node.get("_target_", "")).rpartition(".")[2] or None if isinstance(node, Mapping) else None
+        exported = run / "export" / "model.onnx"
+        if exported.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(exported, folder / exported.name)
+    save_pretrained(model, folder)
+    (folder / "README.md").write_text(model_card(model, name=name, metrics=metrics, data=data), encoding="utf-8")
+    return folder
+
+
+def _metrics(file: Path) -> dict[str, float]:
+    """Return the numbers of a metrics.json; empty without a readable one."""
+    try:
+        with file.open("rb") as stream:
+            content = json.loads(stream.read(_MAX_METRICS))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    numbers = content if isinstance(content, dict) else {}
+    return {key: float(value) for key, value in numbers.items() if type(value) in (int, float)}
 
 
 class HubPerceiver(nn.Module, PyTorchModelHubMixin, library_name="perceiver-multimodal"):

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any, ClassVar, final
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from perceiver.modalities.cell_values import is_missing, number_in_column, number_of_name, plain_text
 from perceiver.modalities.modality import Modality
 from perceiver.modalities.spec import ModalitySpec
-from perceiver.modalities.written_numbers import date_of, is_missing_number, number_of
 
 log = logging.getLogger(__name__)
 
@@ -90,52 +87,6 @@ class TableModality(Modality):
         }
 
 
-def is_missing(value: Any) -> bool:
-    """Return whether a value of a table is missing: None, NaN, or blank text."""
-    if isinstance(value, str):
-        return not value.strip()
-    return value is None or (isinstance(value, float | np.floating) and math.isnan(value))
-
-
-def value_text(value: Any) -> str:
-    """Return a class or category as text, independent of how files and libraries write it.
-
-    The same text for 1, 1.0, "1" and "1.0", and for True, "true" and "True".
-    """
-    text = plain_text(value)
-    if text.lower() in ("true", "false"):
-        return text.capitalize()
-    return re.sub(r"^-?(0|[1-9]\d*)\.0+$", lambda whole: whole[0].partition(".")[0], text)
-
-
-def plain_text(value: Any) -> str:
-    """Return a value as text; text is returned unchanged."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, bytes):
-        value = value.decode(errors="replace")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip()
-
-
-@lru_cache(maxsize=256)
-def numbered(names: tuple[str, ...]) -> dict[str, int]:
-    """Return the positions of classes or categories by name, and by the `value_text` of the name.
-
-    Version 0.1 unified fewer forms: names may contain "1.0" besides "1".
-    """
-    return {value_text(name): number for number, name in reversed([*enumerate(names)])} | {
-        name: number for number, name in enumerate(names)
-    }
-
-
-def number_of_name(value: Any, names: Sequence[str]) -> int | None:
-    """Return the position of the class or category of a value; None: unknown."""
-    numbers, text = numbered(tuple(names)), plain_text(value)
-    return numbers.get(text, numbers.get(value_text(text)))
-
-
 class UnknownCategories:
     """Counts the cells of a column whose categories are unseen in training.
 
@@ -165,24 +116,3 @@ class UnknownCategories:
                 *(place, self._unknown.total(), self._cells, len(self._unknown), repr(next(iter(self._unknown)))),
                 ", ".join(self.known[:20]),
             )
-
-
-def number_in_column(value: Any, column: str, spec: ModalitySpec, *, name: str) -> float | None:
-    """Return the number or date in a cell; None if missing. For arguments and errors see `TableModality.preprocess`."""
-    if is_missing(value) or is_missing_number(value):
-        return None
-    date = (spec.get("dates") or {}).get(column)
-    try:
-        if date is not None:
-            return date_of(value, date)
-        return number_of(value, (spec.get("written") or {}).get(column))
-    except (TypeError, ValueError):
-        what = "a date" if date is not None else "a finite number" if _is_infinite(value) else "a number"
-        raise ValueError(f"{name}: expected {what}, got {value!r}.") from None
-
-
-def _is_infinite(value: Any) -> bool:
-    try:
-        return math.isinf(float(value))
-    except (TypeError, ValueError):
-        return False

@@ -22,7 +22,8 @@ from perceiver.plots.evaluation import modalities_of, on_device
 from perceiver.plots.inputs import singles
 from perceiver.runtime.evaluating import evaluating
 from perceiver.targets.kinds import target_of
-from perceiver.targets.pixels import FieldPrediction, FieldTarget, SegmentationTarget, cut_to_size
+from perceiver.targets.pixels import FieldTarget, SegmentationTarget, cut_to_size
+from perceiver.targets.predictions import FieldPrediction
 
 _SIDE = 1.7
 """Width of a picture in inches."""

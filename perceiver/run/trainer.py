@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from perceiver.run.configuration.construct import construct
 from perceiver.run.processes.interruption import OrderlyStop
 from perceiver.run.processes.launch import start_ranks_by_job
+from perceiver.run.reporting.loggers import make_loggers
 from perceiver.run.resuming.checkpoint_io import AtomicCheckpointIO
 from perceiver.run.resuming.last_checkpoint import LastCheckpoint
 
@@ -30,7 +31,7 @@ def make_trainer(plain: Mapping[str, Any], callbacks: list[Callback], *, stoppab
         ValueError: Lightning rejects the settings, or this machine lacks the devices.
     """
     configured = [construct(entry) for entry in (plain.get("callbacks") or {}).values() if entry]
-    loggers = [construct(entry) for entry in (plain.get("logger") or {}).values() if entry]
+    loggers = make_loggers(plain.get("logger"))
     settings = dict(plain["trainer"])
     if not settings.get("enable_progress_bar", True):
         configured = [callback for callback in configured if not isinstance(callback, ProgressBar)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,32 +10,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from perceiver.targets.comparison import Comparison
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Most probable class of one sample, and the probability of every class by name.
-
-    Examples:
-        >>> import torch
-        >>> from perceiver.targets.classes import ClassTarget
-        >>> [prediction] = ClassTarget(names=["cat", "dog"]).predict(torch.tensor([[2.0, 0.0]]))
-        >>> prediction.label, round(prediction.probability, 2)
-        ('cat', 0.88)
-    """
-
-    label: str
-    probability: float
-    probabilities: dict[str, float]
-
-    def cells(self) -> dict[str, str]:
-        """Return the cells of a row in a table of predictions, by column."""
-        return {"prediction": self.label} | probability_cells(self.probabilities)
-
-
-def probability_cells(probabilities: Mapping[str, float]) -> dict[str, str]:
-    """Return cells for the probability of each class or label."""
-    return {f"probability_{name}": f"{probability:.6g}" for name, probability in probabilities.items()}
+from perceiver.targets.predictions import Prediction
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,20 @@ from typing import Any, BinaryIO, ClassVar, Protocol, runtime_checkable
 from jaxtyping import Shaped
 from torch import Tensor
 
-from perceiver.targets.classes import ClassTarget, Prediction
+from perceiver.targets.classes import ClassTarget
 from perceiver.targets.comparison import Comparison
-from perceiver.targets.labels import LabelsPrediction, LabelsTarget
-from perceiver.targets.pixels import FieldPrediction, FieldTarget, SegmentationPrediction, SegmentationTarget
-from perceiver.targets.text import TextPrediction, TextTarget
-from perceiver.targets.values import ValuesPrediction, ValuesTarget
+from perceiver.targets.labels import LabelsTarget
+from perceiver.targets.pixels import FieldTarget, SegmentationTarget
+from perceiver.targets.predictions import (
+    FieldPrediction,
+    LabelsPrediction,
+    Prediction,
+    SegmentationPrediction,
+    TextPrediction,
+    ValuesPrediction,
+)
+from perceiver.targets.text import TextTarget
+from perceiver.targets.values import ValuesTarget
 
 AnyPrediction = Prediction | LabelsPrediction | ValuesPrediction | SegmentationPrediction | FieldPrediction | TextPrediction
 

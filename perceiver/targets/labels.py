@@ -9,28 +9,8 @@ from typing import Any
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from perceiver.targets.classes import probability_cells
 from perceiver.targets.comparison import Comparison
-
-
-@dataclass(frozen=True)
-class LabelsPrediction:
-    """Labels of one sample whose probability reaches the threshold, and the probability of every label by name.
-
-    Examples:
-        >>> import torch
-        >>> from perceiver.targets.labels import LabelsTarget
-        >>> [prediction] = LabelsTarget(names=["red", "round", "soft"]).predict(torch.tensor([[2.0, 1.0, -1.0]]))
-        >>> prediction.labels
-        ('red', 'round')
-    """
-
-    labels: tuple[str, ...]
-    probabilities: dict[str, float]
-
-    def cells(self) -> dict[str, str]:
-        """Return the cells of a row in a table of predictions, by column."""
-        return {"prediction": ";".join(self.labels)} | probability_cells(self.probabilities)
+from perceiver.targets.predictions import LabelsPrediction
 
 
 @dataclass(frozen=True)

@@ -8,114 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from io import BufferedIOBase
-from typing import Any, BinaryIO, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from perceiver.masks import extents
 from perceiver.targets.comparison import Comparison
+from perceiver.targets.predictions import FieldPrediction, SegmentationPrediction
 
 FLOW_NAMES = ("x", "y")
 """Channels of a flow field: motion to the right and down, in pixels."""
-
-PALETTE = (
-    "1f77b4aec7e8ff7f0effbb782ca02c98df8ad62728ff98969467bdc5b0d5"
-    "8c564bc49c94e377c2f7b6d27f7f7fc7c7c7bcbd22dbdb8d17becf9edae5"
-)
-"""Twenty class colours, RGB in hexadecimal: matplotlib's `tab20`."""
-
-
-@dataclass(frozen=True, eq=False)
-class SegmentationPrediction:
-    """Most probable class of every pixel of one sample.
-
-    Args:
-        classes: `(H, W)`, class numbers.
-        probabilities: `(classes, H, W)`, float32.
-        names: class names 0, 1, …
-
-    Examples:
-        >>> import torch
-        >>> from perceiver.targets.pixels import SegmentationTarget
-        >>> target = SegmentationTarget(names=["sky", "sea"], modality="image")
-        >>> [prediction] = target.predict(torch.tensor([[[[3.0, 0.0], [0.0, 3.0]]]]))  # (1, 1, 2, classes)
-        >>> prediction.classes.tolist(), prediction.shares
-        ([[0, 1]], {'sky': 0.5, 'sea': 0.5})
-    """
-
-    classes: NDArray[np.int64]
-    probabilities: NDArray[np.float32]
-    names: tuple[str, ...]
-
-    suffix: ClassVar[str] = ".png"
-    """File name suffix for `save`."""
-
-    def cut(self, height: int, width: int) -> SegmentationPrediction:
-        """Return the prediction for the first rows and columns."""
-        return replace(self, classes=self.classes[:height, :width], probabilities=self.probabilities[:, :height, :width])
-
-    def cells(self) -> dict[str, str]:
-        """Return the cells of a row in a table of predictions, by column, besides the file."""
-        return {f"share_{name}": f"{share:.6g}" for name, share in self.shares.items()}
-
-    def save(self, file: BinaryIO | BufferedIOBase) -> None:
-        """Write class numbers as the pixels of a PNG with a palette; with more than 256 classes, 16-bit grey."""
-        if len(self.names) > 256:
-            image = Image.fromarray(self.classes.astype(np.uint16))
-        else:
-            image = Image.fromarray(self.classes.astype(np.uint8))
-            image.putpalette(bytes.fromhex((PALETTE * 13)[: 256 * 6]))
-        image.save(file, format="PNG")  # type: ignore[arg-type]  # Pillow only writes to it
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Return the share of pixels of each class, by name."""
-        counts = np.bincount(self.classes.ravel(), minlength=len(self.names))
-        return dict(zip(self.names, (counts / counts.sum()).tolist(), strict=True))
-
-
-@dataclass(frozen=True, eq=False)
-class FieldPrediction:
-    """Values of every pixel of one sample, in the units of the training data.
-
-    Args:
-        values: `(E, H, W)`, float32; for optical flow, pixels to the right and down, from first to second frame.
-        names: names of the E values.
-
-    Examples:
-        >>> import torch
-        >>> from perceiver.targets.pixels import FieldTarget
-        >>> target = FieldTarget(names=["x", "y"], mean=[0.0, 0.0], std=[2.0, 2.0], modality="frames")
-        >>> [prediction] = target.predict(torch.ones(1, 4, 6, 2))
-        >>> prediction.values.shape, float(prediction.values.max())
-        ((2, 4, 6), 2.0)
-    """
-
-    values: NDArray[np.float32]
-    names: tuple[str, ...]
-
-    suffix: ClassVar[str] = ".npy"
-    """File name suffix for `save`."""
-
-    def cut(self, height: int, width: int) -> FieldPrediction:
-        """Return the prediction for the first rows and columns."""
-        return replace(self, values=self.values[:, :height, :width])
-
-    def cells(self) -> dict[str, str]:
-        """Return the cells of a row in a table of predictions, by column, besides the file: the mean of each value."""
-        means = self.values.reshape(len(self.names), -1).mean(axis=1, dtype=np.float64).tolist()
-        return {f"mean_{name}": f"{mean:.6g}" for name, mean in zip(self.names, means, strict=True)}
-
-    def save(self, file: BinaryIO | BufferedIOBase) -> None:
-        """Write the values as an array in NumPy's format."""
-        np.save(file, self.values)
 
 
 @dataclass(frozen=True)

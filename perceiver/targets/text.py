@@ -12,6 +12,7 @@ from torch import Tensor
 
 from perceiver.modalities.tokenizers import END, PAD, START, Tokenizer, tokenizer_of
 from perceiver.targets.comparison import Comparison
+from perceiver.targets.predictions import TextPrediction
 
 
 @runtime_checkable
@@ -21,30 +22,6 @@ class Sequences(Protocol):
     ids: Tensor
     scores: Tensor
     lengths: Tensor
-
-
-@dataclass(frozen=True)
-class TextPrediction:
-    """Generated text of one sample.
-
-    Args:
-        text: the text.
-        score: sum of the log probabilities of its ids; for beam search divided by the length penalty.
-        tokens: the text of each id, the end excluded.
-
-    Examples:
-        >>> from perceiver.targets.text import TextPrediction
-        >>> TextPrediction(text="a dog", score=-1.5, tokens=["a", " dog"]).cells()
-        {'prediction': 'a dog', 'score': '-1.5'}
-    """
-
-    text: str
-    score: float
-    tokens: list[str]
-
-    def cells(self) -> dict[str, str]:
-        """Return the cells of a row in a table of predictions, by column."""
-        return {"prediction": self.text, "score": f"{self.score:.6g}"}
 
 
 @dataclass(frozen=True)

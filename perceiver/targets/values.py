@@ -12,25 +12,7 @@ from torch import Tensor
 
 from perceiver.targets.comparison import Comparison
 from perceiver.targets.labels import check_columns
-
-
-@dataclass(frozen=True)
-class ValuesPrediction:
-    """Values of one sample by name, in the units of the training data.
-
-    Examples:
-        >>> import torch
-        >>> from perceiver.targets.values import ValuesTarget
-        >>> target = ValuesTarget(names=["height"], mean=[1.7], std=[0.1])
-        >>> target.predict(torch.tensor([[2.0]]))
-        [ValuesPrediction(values={'height': 1.9})]
-    """
-
-    values: dict[str, float]
-
-    def cells(self) -> dict[str, str]:
-        """Return the cells of a row in a table of predictions, by column, at full precision."""
-        return {f"prediction_{name}": repr(value) for name, value in self.values.items()}
+from perceiver.targets.predictions import ValuesPrediction
 
 
 @dataclass(frozen=True)

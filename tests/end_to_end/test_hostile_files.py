@@ -40,6 +40,7 @@ TINY = (
     "callbacks.samples=null",
     "callbacks.attention=null",
     "callbacks.attention_modalities=null",
+    "callbacks.report=null",
     "logger=none",
 )
 REFERENCE = "${oc.env:" + SECRET_NAME + "}"
@@ -195,6 +196,7 @@ DOORS: dict[str, Callable[[Path, Path], str]] = {
     "init_from": by_command("experiment=finetune", "init_from={file}"),
     "predict": by_command("mode=predict", "ckpt_path={file}"),
     "embed": by_command("mode=embed", "ckpt_path={file}"),
+    "export": by_command("mode=export", "ckpt_path={file}", "export.format=torch"),
     "batch_size": by_command("mode=batch_size", "init_from={file}", "init_model=true", "batch_sizes.largest=8"),
 }
 SHARDS: dict[str, Callable[[Path, Path], object]] = {
@@ -221,6 +223,7 @@ COLUMNS: dict[str, str] = {
     "init_from": "`init_from`",
     "predict": "`mode=predict`",
     "embed": "`mode=embed`",
+    "export": "`mode=export`",
     "batch_size": "`mode=batch_size`",
 }
 """The column of each entry of `DOORS` in the documentation."""

@@ -20,7 +20,7 @@ from perceiver.model import Perceiver
 from perceiver.objectives import MultimodalAutoencoding
 from perceiver.objectives.multimodal_autoencoding import Reconstruction
 from perceiver.positions import Fourier
-from perceiver.targets.classes import Prediction
+from perceiver.targets.predictions import Prediction
 from perceiver.training import Task
 
 SPEC = {

@@ -28,8 +28,13 @@ SMALL = (
 )
 """A model that learns the digits in seconds."""
 
-QUIET = ("callbacks.samples=null", "callbacks.attention=null", "callbacks.attention_modalities=null")
-"""Without the figures that every run draws: they take longer than training."""
+QUIET = (
+    "callbacks.samples=null",
+    "callbacks.attention=null",
+    "callbacks.attention_modalities=null",
+    "callbacks.report=null",
+)
+"""Without the figures and the report that every run draws: they take longer than training."""
 
 QUICK = (*SMALL, *QUIET, "trainer.max_epochs=1", "trainer.limit_train_batches=2", "logger=none")
 """Two steps of it."""
@@ -48,6 +53,7 @@ OTHER_DATA = (
     "model.encoder.latent_channels=32",
     "model.encoder.num_self_heads=2",
     "optimizer.lr=5e-3",
+    "callbacks.report=null",
     "callbacks.samples=null",
     "callbacks.attention=null",
 )

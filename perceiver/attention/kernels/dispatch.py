@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 
-from perceiver.attention.kernels import eager, native, triton
+from perceiver.attention.kernels import eager, native, plain, triton
 from perceiver.attention.kernels.contract import Read
 
 Check = TypeVar("Check", bound=Callable[[str, int | None, torch.dtype], tuple[bool, str]])
@@ -28,7 +29,7 @@ class Implementation:
     """An implementation of the inner function.
 
     Args:
-        name: `native`, `triton` or `eager`.
+        name: `native`, `triton`, `eager` or `plain`.
         reason: the reason for the choice, in a few words.
     """
 
@@ -42,8 +43,23 @@ class Implementation:
             "native": native.read_tokens,
             "triton": triton.read_tokens,
             "eager": eager.read_tokens,
+            "plain": plain.read_tokens,
         }
         return reads[self.name]
+
+
+_plain = False  # not a context variable, which torch.compile cannot guard
+
+
+@contextmanager
+def plain_operators() -> Iterator[None]:
+    """Compute factored attention in plain operators, for exported programs, in which custom operators are unknown."""
+    global _plain
+    before, _plain = _plain, True
+    try:
+        yield
+    finally:
+        _plain = before
 
 
 def implementation(device: torch.device, dtype: torch.dtype) -> Implementation:
@@ -51,6 +67,8 @@ def implementation(device: torch.device, dtype: torch.dtype) -> Implementation:
 
     Native code is for CPUs, Triton for NVIDIA GPUs; the eager form serves everywhere else.
     """
+    if _plain:
+        return Implementation("plain", "in plain operators")
     name, check = ("native", _native) if device.type == "cpu" else ("triton", _triton)
     usable, reason = check(device.type, device.index, dtype)
     return Implementation(name if usable else "eager", reason)

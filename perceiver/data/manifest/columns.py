@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from perceiver.data.manifest.table import ManifestTable
+from perceiver.modalities.cell_values import number_in_column, value_text
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.statistics import spread
-from perceiver.modalities.table import UnknownCategories, number_in_column, value_text
+from perceiver.modalities.table import UnknownCategories
 from perceiver.modalities.written_numbers import (
     how_dates_are_written,
     how_numbers_are_written,

@@ -8,7 +8,7 @@ import torch
 from perceiver.data.loading.splits import SPLIT_NAMES, stratified_split
 from perceiver.data.manifest.rows import BadRows
 from perceiver.data.manifest.table import ManifestTable
-from perceiver.modalities.table import value_text
+from perceiver.modalities.cell_values import value_text
 
 
 @dataclass(kw_only=True)

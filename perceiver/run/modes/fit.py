@@ -22,6 +22,7 @@ from perceiver.run.fine_tuning.initialisation import Untrained
 from perceiver.run.processes.interruption import until_interrupted
 from perceiver.run.reporting.console import print_model, print_result
 from perceiver.run.reporting.figures import ConfusionFigures
+from perceiver.run.reporting.loggers import finish_loggers, log_hyperparameters
 from perceiver.run.reporting.metrics import (
     BestEpoch,
     best_checkpoint,
@@ -30,6 +31,7 @@ from perceiver.run.reporting.metrics import (
     require_defined,
     require_known,
 )
+from perceiver.run.reporting.report.callback import write_report
 from perceiver.run.resuming.checkpoint_io import require_disk_space
 from perceiver.run.resuming.epoch_progress import EpochProgress
 from perceiver.run.resuming.last_checkpoint import LastCheckpoint
@@ -89,6 +91,7 @@ class Fit:
             require_known(trainer, task)
             require_defined(trainer, task, data.val_dataloader())
             directory.begin(trainer, plain, origin)
+            log_hyperparameters(trainer, plain)
             self.start.report(model)
             with self.start.reading():
                 print_model(model, data.val_dataloader(), trainer.strategy.root_device, batches=scaled.explanation)
@@ -102,6 +105,8 @@ class Fit:
             if self.test:
                 metrics |= _test_best(trainer, task, data)
             directory.write_metrics(metrics)
+            write_report(trainer, plain, metrics)
+            finish_loggers(trainer)
             print_result(metrics, directory.path, chosen_by=monitored(trainer))
             return best.score
 

@@ -19,6 +19,7 @@ from perceiver.run.processes.interruption import until_interrupted
 from perceiver.run.reporting.console import print_result
 from perceiver.run.reporting.figures import ConfusionFigures
 from perceiver.run.reporting.metrics import last_metrics, monitored
+from perceiver.run.reporting.report.callback import write_report
 from perceiver.run.run_directory import RunDirectory
 from perceiver.run.spec import class_names, use_stored_spec
 from perceiver.run.task import check_task, make_task
@@ -64,6 +65,7 @@ class Test:
                 **last_metrics(trainer, "test"),
             }
             directory.write_metrics(metrics)
+            write_report(trainer, plain, metrics)
         print_result(metrics, directory.path, chosen_by=monitored(trainer), tested=file)
         score = metrics.get((monitored(trainer) or "").replace("val/", "test/", 1))
         return None if score is None else float(score)

@@ -3,64 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
-from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
 from perceiver.batch import Batch
-from perceiver.decoders import Head, SequenceDecoder
+from perceiver.decoders import SequenceDecoder
+from perceiver.inspection.model_summary import Summary, summary
+from perceiver.inspection.model_summary import forward_flops as flops_of
 from perceiver.model import Perceiver
-from perceiver.runtime.evaluating import evaluating
 from perceiver.runtime.process_rank import first_process_only
-
-FLOPS_NOTE = "matrix products and convolutions, a multiply-add counted as two; norms, softmax, activations not counted"
 
 
 @first_process_only
 def print_model(model: Perceiver, loader: Iterable[Batch], device: torch.device, *, batches: str = "") -> None:
     """Print modules, parameters, tokens per modality and FLOPs, measured on the first validation sample."""
     batch = _first_sample(loader)
+    found = summary_of(model, batch)
+    if found.flops is None:
+        sample = batch.ids[0] if batch.ids else 0
+        found = replace(found, not_counted=f"not counted for sample {sample!r}: {found.not_counted}")
     out = console()
-    table = Table(title="Model", title_justify="left", show_footer=True)
-    table.add_column("module", footer="all")
-    table.add_column("class")
-    table.add_column("parameters", justify="right", footer=f"{_count(model):,}")
-    table.add_column("output of one sample")
-    with torch.random.fork_rng(devices=[]), evaluating(model):
-        tokens = model.tokens(batch.inputs, batch.masks)
-        flops = _flops_in_words(model, batch)
-    for name, adapter in model.adapters.items():
-        size = f"{tokens[name].num_tokens:,} tokens × {adapter.channels}" if name in tokens else "absent"
-        table.add_row(f"adapters.{name}", type(adapter).__name__, f"{_count(adapter):,}", size)
-    width = next(iter(tokens.values())).channels
-    total = sum(part.num_tokens for part in tokens.values())
-    table.add_row("fusion", type(model.fusion).__name__, f"{_count(model.fusion):,}", f"{total:,} tokens × {width}")
-    latents = f"{model.encoder.num_latents:,} latents × {model.encoder.latent_channels}"
-    table.add_row("encoder", type(model.encoder).__name__, f"{_count(model.encoder):,}", latents)
-    outputs = model.head.output_channels if isinstance(model.head, Head) else None
-    shape = f"{outputs:,} outputs" if isinstance(outputs, int) else ""
-    table.add_row("head", type(model.head).__name__, f"{_count(model.head):,}", shape)
-    out.print(table)
-    out.print(f"Estimated FLOPs, forward, one sample: {flops}", soft_wrap=True)
-    for names in [None] if model.reads is None else dict.fromkeys(model.reads):
-        blocks = [block for name, block in tokens.items() if names is None or name in names]
-        if blocks:
-            whom = "" if names is None else f" to {', '.join(names)}"
-            out.print(f"Cross-attention{whom}: {model.encoder.explain_attention(blocks)}", soft_wrap=True)
+    out.print(found.table())
+    for line in found.lines():
+        out.print(line, soft_wrap=True)
     out.print(f"Device: {device}" + (f"; {batches}" if batches else ""), soft_wrap=True)
 
 
-def _flops_in_words(model: Perceiver, batch: Batch) -> str:
-    """Return the FLOPs of one sample as text; a decoder of a modality has no outputs for a sample without it."""
-    try:
-        return f"{_engineering(forward_flops(model, batch))} ({FLOPS_NOTE})"
-    except ValueError as error:
-        return f"not counted for sample {batch.ids[0] if batch.ids else 0!r}: {error}"
+def summary_of(model: Perceiver, batch: Batch) -> Summary:
+    """Summarise a model, measured on the first sample of a batch."""
+    return summary(model, batch.inputs, batch.masks, target_ids=_target_ids(model, batch))
 
 
 @first_process_only
@@ -70,15 +45,8 @@ def print_line(text: str) -> None:
 
 
 def forward_flops(model: Perceiver, batch: Batch) -> int:
-    """Return the floating-point operations of one forward pass over `batch`: see `FLOPS_NOTE` for what is counted."""
-    # The math backend of attention consists of plain matrix products; torch has no FLOP formula for CPU flash kernels.
-    # Gradients are on because the counter otherwise fails on parameters passed between modules.
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        if isinstance(model.head, SequenceDecoder) and batch.target is not None:
-            model(batch.inputs, batch.masks, target_ids=batch.target[:, :-1])
-        else:
-            model(batch.inputs, batch.masks)
-    return int(counter.get_total_flops())
+    """Return the floating-point operations of one forward pass over `batch`: see `perceiver.inspection.model_summary`."""
+    return flops_of(model, batch.inputs, batch.masks, target_ids=_target_ids(model, batch))
 
 
 @first_process_only
@@ -113,7 +81,7 @@ def print_result(
         shown = [_metric(name.removeprefix("test/"), metrics[name]) for name in test]
         out.print(f"Test {', '.join(shown)}", soft_wrap=True)
     out.print(f"Time {metrics['seconds']:.1f} s", soft_wrap=True)
-    places = [name for name in ("checkpoints", "figures", "metrics.json") if (directory / name).exists()]
+    places = [name for name in ("checkpoints", "figures", "metrics.json", "report.html") if (directory / name).exists()]
     out.print(f"Run directory {directory}: {', '.join(places)}", soft_wrap=True)
     loadable = directory if tested is None else tested
     out.print(f'In Python: model = perceiver.load("{loadable}")', soft_wrap=True)
@@ -125,21 +93,15 @@ def _first_sample(loader: Iterable[Batch]) -> Batch:
         return next(iter(loader)).rows(slice(1))
 
 
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def _target_ids(model: Perceiver, batch: Batch) -> Tensor | None:
+    """Return the ids before each predicted id, for a model that generates sequences."""
+    return batch.target[:, :-1] if isinstance(model.head, SequenceDecoder) and batch.target is not None else None
 
 
 def _metric(name: str, value: float) -> str:
     """Format a metric: accuracies as percentages, other metrics in their own scale."""
     number = f"{100 * value:.2f}%" if name.endswith("accuracy") else f"{value:.4g}"
     return f"{name.replace('_', ' ')} {number}"
-
-
-def _engineering(number: int) -> str:
-    for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return str(number)
 
 
 def console() -> Console:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -21,6 +20,7 @@ from perceiver.batch import Batch
 from perceiver.checkpoints.compare import without_prefix
 from perceiver.model import Perceiver
 from perceiver.plots.confusion import confusion_figure
+from perceiver.run.reporting.loggers import log_figure
 from perceiver.run.reporting.metrics import BestEpoch, best_checkpoint
 from perceiver.run.reporting.whole_model import whole_model
 from perceiver.runtime.files import atomic_write
@@ -60,7 +60,7 @@ class ConfusionFigures(Callback):
             with _drawing("confusion"):
                 figure = confusion_figure(confusion, self.names, title=f"{stage}: predicted and true classes")
                 _write(figure, self.directory / "figures" / f"confusion_{stage}.png")
-                _log(trainer, figure, f"{stage}/confusion", step)
+                log_figure(trainer, figure, f"{stage}/confusion", step)
 
 
 class Figures(Callback):
@@ -120,7 +120,7 @@ class Figures(Callback):
                     if files:
                         suffix = "txt" if isinstance(figure, str) else "png"
                         _write(figure, self.directory / "figures" / f"{name}_{stage}.{suffix}")
-                    _log(trainer, figure, f"{stage}/{name}", trainer.current_epoch)
+                    log_figure(trainer, figure, f"{stage}/{name}", trainer.current_epoch)
 
 
 @contextmanager
@@ -155,11 +155,3 @@ def _write(figure: Figure | str, path: Path) -> None:
         figure.savefig(buffer, format="png", dpi=120)
     with atomic_write(path) as file:
         file.write(buffer.getvalue())
-
-
-def _log(trainer: Trainer, figure: Figure | str, tag: str, step: int) -> None:
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger) and isinstance(figure, str):
-            logger.experiment.add_text(tag, f"```\n{figure}\n```", global_step=step)
-        elif isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_figure(tag, figure, global_step=step, close=True)

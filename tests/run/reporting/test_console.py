@@ -46,7 +46,7 @@ def test_attention_is_counted_whatever_kernel_would_run() -> None:
     """A kernel without a formula would count as nothing."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from perceiver.run.reporting.console import SDPBackend, sdpa_kernel
+    from perceiver.inspection.model_summary import SDPBackend, sdpa_kernel
 
     query = torch.randn(1, 1, 5, 8)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
