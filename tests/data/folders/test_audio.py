@@ -285,5 +285,5 @@ def test_damaged_recordings_are_left_out(root: Path, caplog: pytest.LogCaptureFi
     module = prepared(root, on_bad_row="skip")
     assert "skipped 1 of 7 samples" in caplog.text
     assert f"{path}: is truncated" in caplog.text
-    assert "skipped 1 files whose names are not those of recordings, such as high/notes.md" in caplog.text
+    assert "high: skipped 1 files whose names are not those of recordings, such as notes.md" in caplog.text
     assert "test/high/1.wav" not in next(iter(module.test_dataloader())).ids

@@ -104,8 +104,11 @@ def smaller(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (cut_off, r"0\.flo: expected 1,548 bytes of a flow of 12 x 16 pixels, as it says, got 1,547"),
-        (another, r"0\.flo: expected a \.flo file, which begins with the number 202021\.25 in 32 bits, PFM, or a PNG"),
+        (cut_off, r"0\.flo: expected 1,548 bytes for a flow of 12 x 16 pixels, as stated in its header, got 1,547"),
+        (
+            another,
+            r"0\.flo: expected a \.flo file, which begins with the number 202021\.25 in 32 bits, a PFM file, or a PNG",
+        ),
         (smaller, r"0\.flo: expected frames and flow of equal size, got \[\(9, 9\), \(12, 16\)\]"),
     ],
 )
