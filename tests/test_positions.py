@@ -269,6 +269,8 @@ def test_given_times_are_relative_to_the_first_valid_one() -> None:
     coordinates = relative_time_coordinates(times, mask=mask, duration_seconds=2.0)
     assert coordinates.dtype == torch.float32
     assert coordinates.tolist() == [[[-1.0], [-0.75], [2.0]], [[-1.0], [-1.0], [-1.0]], [[-1.0], [-1.0], [-1.0]]]
+    both = relative_time_coordinates(times[[0, 2]], duration_seconds=2.0)
+    assert both[1].flatten().tolist() == [-1.0, 0.0, 1.0]
     whole = relative_time_coordinates(times[:1], duration_seconds=2.0)
     assert torch.equal(whole, coordinates[:1])
 

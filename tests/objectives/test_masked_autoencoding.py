@@ -350,3 +350,10 @@ def test_a_batch_that_is_not_reconstructed() -> None:
     batch = Batch(inputs={"b": torch.randn(3, 2, 5, 4)}, ids=["a", "b", "c"])
     with pytest.raises(ValueError, match=r"batch: has the modalities \['b'\], but only \['a'\] are reconstructed"):
         task.objective.hide(task.model, batch)
+
+
+def test_other_heads_are_refused() -> None:
+    model = model_of({"it": CASES["pixels"][0]})
+    model.head = nn.Identity()
+    with pytest.raises(ValueError, match="whose head is a perceiver.decoders.ReconstructionDecoder, got Identity"):
+        task_of(model)

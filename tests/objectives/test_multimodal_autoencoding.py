@@ -494,3 +494,17 @@ def test_a_mask_token_needs_no_mask() -> None:
         )
         assert "label" in inputs
         assert ("label" in masks) is not mask_token
+
+
+def test_places_are_those_of_the_whole_grid() -> None:
+    task = task_of(model_of(pixels=True), max_queries={"video": 30})
+    index = task.objective.sampled(task.model, batch_of())["video"]
+    assert index.shape == (4, 30)
+    assert 60 < int(index.max()) < 72
+
+
+def test_outputs_on_another_grid_are_named() -> None:
+    task = task_of()
+    content = Reconstruction.of(task.model).contents(batch_of())["audio"]
+    with pytest.raises(ValueError, match=r"output 'audio': got the grid \(5,\), expected \(6,\), the grid of the input"):
+        task.objective._sample_losses("audio", torch.zeros(4, 5, 4), content, None)
