@@ -39,6 +39,10 @@ class PositionEncoding(Protocol):
         ...
 
 
+MAX_RESOLUTION = 2**31
+"""Largest reference resolution; the phases of larger ones exceed float32."""
+
+
 class Fourier(nn.Module):
     """Fourier features of coordinates: the coordinate, then sines, then cosines of pi * f * coordinate.
 
@@ -66,8 +70,11 @@ class Fourier(nn.Module):
         super().__init__()
         if num_bands < 0:
             raise ValueError(f"Fourier.num_bands: expected 0 or more, got {num_bands}.")
-        if not resolution or any(not math.isfinite(size) or size <= 0 for size in resolution):
-            raise ValueError(f"Fourier.resolution: expected one positive number per coordinate, got {list(resolution)}.")
+        if not resolution or any(not 0 < size <= MAX_RESOLUTION for size in resolution):
+            raise ValueError(
+                f"Fourier.resolution: expected one positive number per coordinate, at most {MAX_RESOLUTION:,}, got "
+                f"{list(resolution)}."
+            )
         self.num_bands = num_bands
         self.by_coordinate = by_coordinate
         self.resolution = tuple(float(size) for size in resolution)

@@ -373,3 +373,22 @@ def test_dense_targets_that_do_not_go_together(changed: dict[str, Any], message:
     second = Sample({"image": image}, target=torch.zeros(2, 4, 1), id="b")
     with pytest.raises(ValueError, match=message):
         collate()([first, replace(second, **changed)])
+
+
+def test_rows_and_bytes_of_every_tensor() -> None:
+    batch = some_batch()
+    assert batch.num_bytes == 4 * (8 + 6 + 6) + 2 + 16
+    own = batch.rows(slice(1, 2))
+    assert (own.size, own.ids, own.target.tolist()) == (1, ["b"], [2])  # type: ignore[union-attr]
+    assert [len(x) for x in leaves(own)] == [1] * 5
+    masked = Batch(inputs={"image": torch.ones(2, 1)}, target=torch.zeros(2, 3), target_mask=torch.eye(2, 3) > 0)
+    assert masked.rows(slice(1, 2)).target_mask.tolist() == [[False, True, False]]  # type: ignore[union-attr]
+    assert masked.to("meta").target_mask.is_meta  # type: ignore[union-attr]
+
+
+def test_batches_move_into_shared_memory() -> None:
+    batch = some_batch()
+    assert not any(x.is_shared() for x in leaves(batch))
+    shared = batch.share_memory()
+    assert all(x.is_shared() for x in leaves(shared))
+    assert shared.ids == batch.ids

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from perceiver.batch import Batch
 
 SCRIPTS = (
     "measure", "dense_reference", "contenders", "peers", "attention", "sweep", "plot", "cores", "scaling_estimate",
-    "imported", "pretraining", "dense_tasks",
+    "imported", "pretraining", "dense_tasks", "mutants",
 )  # fmt: skip
 
 
@@ -391,3 +392,53 @@ def test_scores_of_baselines(load: Any) -> None:
     assert still == pytest.approx(18**0.5)
     classes = [Batch(inputs=image, target=torch.tensor([[[0, 0], [0, 1]]]).expand(2, -1, -1))]
     assert dense.mean_iou(classes, lambda batch: torch.zeros_like(batch.target), classes=2) == pytest.approx(0.375)
+
+
+# ---- changes of the code
+
+
+def test_mutants_find_what_no_test_notices(repository: Path, tmp_path: Path) -> None:
+    """A function with good tests, one whose boundary is not tested, and one that no test calls; then only the survivors."""
+    (tmp_path / "sums.py").write_text(
+        "def clipped(x, most=3):\n    if x > most:\n        raise ValueError(f'{x + 1} is too much')\n    return x + 1\n\n\n"
+        "def larger(x, y):\n    return x if x >= y else y\n\n\ndef unused(x):\n    return x - 1\n"
+    )
+    (tmp_path / "test_sums.py").write_text(
+        "import pytest\nfrom sums import clipped, larger\n\n\n"
+        "def test_clipped():\n    assert [clipped(x) for x in (2, 3)] == [3, 4]\n"
+        "    with pytest.raises(ValueError):\n        clipped(4)\n\n\n"
+        "def test_larger():\n    assert larger(1, 2) == larger(2, 1) == 2\n\n\n"
+        "def test_broken():\n    assert larger(0, 0)\n"
+    )
+
+    def run(name: str, *options: str) -> tuple[str, dict[str, list[str]]]:
+        command = [sys.executable, str(repository / "benchmarks" / "mutants.py"), "--root", str(tmp_path), *options]
+        command += ["--targets", "sums.py", "--tests", "test_sums.py", "--json", str(tmp_path / name)]
+        few = {
+            **os.environ,
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            "PYTEST_ADDOPTS": "-p xdist.plugin",
+        }  # starts in half the time
+        done = subprocess.run(command, env=few, capture_output=True, text=True, check=True, timeout=60)
+        return done.stdout, json.loads((tmp_path / name).read_text())
+
+    output, found = run("all.json")
+    assert "left out, fails without a change: test_sums.py::test_broken" in output
+    assert "9 of 13 killed" in output, "the message of the error is not changed"
+    assert found == {
+        "timed_out": [],
+        "survived": ["sums.py:8: larger: return x if x >= y else y  ->  return x if x > y else y"],
+        "unreached": [f"sums.py:12: unused: return x - 1  ->  return {new}" for new in ("None", "x + 1", "x - 2")],
+        "impossible": [],
+    }
+    assert "0 of 4 killed" in run("again.json", "--only", str(tmp_path / "all.json"))[0]
+    assert "0 of 5 killed" in run("same.json", "--unchanged", "--sample", "5", "--seed", "1")[0]
+
+
+def test_listed_equivalents_name_changes_of_the_code_and_their_reason(load: Any, repository: Path) -> None:
+    mutants = load("mutants")
+    for entry in json.loads(mutants.EQUIVALENTS.read_text()):
+        assert entry["reason"]
+        for path in {name.partition(":")[0] for name in entry["changes"]}:
+            made = {mutant.name for mutant in mutants.mutants_of(repository / path, root=repository)}
+            assert {name for name in entry["changes"] if name.startswith(f"{path}:")} <= made

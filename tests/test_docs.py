@@ -24,6 +24,7 @@ import perceiver
 import perceiver.adapters
 import perceiver.decoders
 import perceiver.positions
+from perceiver.run.configuration.command_line import present_override
 from perceiver.run.configuration.folder import conf_directory
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -60,7 +61,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 @cache
 def check_composes(*arguments: str) -> None:
     """Raises unless the groups, choices and keys of a command are there; commands recur on several pages."""
-    overrides = [argument.replace("experiment=NAME", "experiment=mnist") for argument in arguments]
+    overrides = [present_override(argument.replace("experiment=NAME", "experiment=mnist")) for argument in arguments]
     # The run directory names its data set.
     if any(one.startswith("ckpt_path=") for one in overrides) and any("data.manifest" in one for one in overrides):
         overrides.insert(0, "data=manifest")

@@ -525,3 +525,31 @@ def test_bfloat16_is_finite_and_near_float32(training: bool) -> None:
     output.float().square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     torch.testing.assert_close(output.float(), model([tokens]), rtol=0.05, atol=0.05)
+
+
+def test_the_form_is_explained() -> None:
+    assert encoder(attention="dense").explain_attention([image_tokens()]).startswith("dense, as configured")
+    few, many = (encoder(num_latents=count, attention="auto").explain_attention([image_tokens()]) for count in (1, 5))
+    assert few
+    assert many
+
+
+@pytest.mark.parametrize("reads", [[[]], [[0], [0]]])
+def test_reads_have_a_list_for_each_cross_attend_and_something_in_one(reads: list[list[int]]) -> None:
+    with pytest.raises(ValueError, match=r"Encoder\.reads: expected .* 1 cross-attends, at least one list not empty"):
+        encoder()([image_tokens()], reads)
+
+
+@pytest.mark.parametrize("method", ["attention_weights", "attention_by_block"])
+def test_attention_of_tokens_that_all_samples_share(method: str) -> None:
+    """One block has a batch of its own, the other does not depend on the sample."""
+    blocks = [Tokens(parts=(torch.randn(1, 4, 12),)), Tokens(parts=(torch.randn(3, 2, 12),))]
+    steps = getattr(encoder(num_cross_attends=2, num_blocks=2), method)(blocks, [[0], [1]])
+    assert len(steps) == 2
+    shapes = [(3, 1, 5, 4), (3, 1, 5, 2)] if method == "attention_weights" else [(3,), (3,)]
+    for step, read in zip(steps, (0, 1), strict=True):
+        for place, one in enumerate(step):
+            if method == "attention_by_block" or place != read:
+                assert tuple(one.shape) == shapes[place]
+            total = one.flatten(3).sum(-1) if method == "attention_weights" else one
+            torch.testing.assert_close(total, torch.full_like(total, float(place == read)))

@@ -100,3 +100,26 @@ def test_mask_rates_are_probabilities_of_modalities() -> None:
     for rates in ({"z": 0.5}, {"a": 1.5}):
         with pytest.raises(ValueError, match=r"Fusion\.mask_rates: expected probabilities"):
             Fusion(channels={"a": 3, "b": 2}, mask_rates=rates)
+
+
+def test_rates_of_a_call_replace_those_of_the_fusion() -> None:
+    """A rate of 1 also stands in for a modality without tokens, by a single mask token per sample."""
+    fusion = Fusion(channels={"a": 3, "b": 2, "c": 2}, mask_rates={"a": 0.0, "b": 0.0, "c": 0.5}).eval()
+    given = {"a": Tokens(parts=(torch.randn(1, 4, 3),)), "c": Tokens(parts=(torch.randn(3, 4, 2),))}
+    fused = fusion(given, mask_rates={"a": 1.0, "b": 1.0, "c": 0.5})
+    assert list(fused) == ["a", "b", "c"]
+    assert (fused["a"].dense() == fusion.mask["a"]).all()
+    assert torch.equal(fused["b"].parts[0], fusion.mask["b"].expand(3, 1, -1))
+    assert torch.equal(fused["c"].dense()[..., :2], given["c"].dense())
+    assert list(fusion(given)) == ["a", "c"]
+    assert list(fusion(given, mask_rates={"b": 0.5})) == ["a", "c"]
+    with pytest.raises(ValueError, match=r"mask_rates: expected modalities among \['a', 'b', 'c'\], got .*'z'"):
+        fusion(given, mask_rates={"z": 1.0})
+
+
+def test_masks_outlive_mask_tokens() -> None:
+    fusion = Fusion(channels={"a": 3, "b": 2}, mask_rates={"a": 1.0, "b": 0.0})
+    given = {"a": tokens(3, grid=(4, 2)), "b": tokens(2)}
+    fused = fusion(given)
+    assert fused["a"].grid == (4, 2)
+    assert all(fused[name].mask is given[name].mask for name in given)

@@ -693,3 +693,38 @@ def test_the_tensors_of_a_modality_have_one_batch_size() -> None:
     inputs = {"numbers": torch.ones(2, 1), "categories": torch.ones(3, 1, dtype=torch.long), "present": torch.ones(2, 2) > 0}
     with pytest.raises(ValueError, match=r"one batch size.*'row\.numbers': 2, 'row\.categories': 3"):
         perceiver({"row": inputs})
+
+
+def test_the_target_is_hidden_where_it_is_an_input_too() -> None:
+    """By its mask token if there is one, and by nothing else."""
+    own = adapters()
+    channels = {name: int(getattr(adapter, "channels")) for name, adapter in own.items()}  # noqa: B009
+    fusion = Fusion(channels=channels, mask_rates={"sound": 0.5, "points": 0.5})
+    encoder = Encoder(token_channels=fusion.channels, num_latents=2, latent_channels=8, num_self_heads=2)
+    model = Perceiver(adapters=own, encoder=encoder, head=PooledHead(latent_channels=8, num_classes=3), fusion=fusion)
+    model.head.target = "sound"
+    inputs, masks = some_inputs(), some_masks()
+    hidden = model.without_target(inputs, masks)
+    assert (list(hidden["inputs"]), list(hidden["masks"])) == (["image", "points"], ["image", "points"])
+    assert hidden["mask_rates"] == {"sound": 1.0}
+    assert model.without_target(inputs)["masks"] == {}
+    assert list(model.tokens(**hidden)) == ["image", "points", "sound"]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"adapters": {}}, r"Perceiver\.adapters: expected at least one modality"),
+        ({"fusion": Fusion(channels={"image": 3, "sound": 9})}, r"Perceiver\.fusion: expected a fusion of the modalities"),
+        (
+            {"encoder": Encoder(token_channels=3, num_latents=2, latent_channels=8)},
+            r"Perceiver\.encoder: expected token_channels = \d+, the width of the fused tokens, got 3",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit(change: dict[str, Any], text: str) -> None:
+    model = build(("image",))
+    parts = {"adapters": dict(model.adapters.items()), "encoder": model.encoder, "head": model.head}
+    assert Perceiver(**parts).spec is None
+    with pytest.raises(ValueError, match=text):
+        Perceiver(**{**parts, **change})

@@ -104,7 +104,7 @@ def test_encodings_satisfy_the_protocol() -> None:
     assert isinstance(LearnedTable(grid=(2,), channels=1), PositionEncoding)
 
 
-@pytest.mark.parametrize("resolution", [[], [0.0], [8.0, -1.0], [float("nan")], [float("inf")]])
+@pytest.mark.parametrize("resolution", [[], [0.0], [8.0, -1.0], [float("nan")], [float("inf")], [2.0**40]])
 def test_bad_resolutions(resolution: list[float]) -> None:
     with pytest.raises(ValueError, match=r"Fourier\.resolution"):
         Fourier(num_bands=4, resolution=resolution)
@@ -134,6 +134,7 @@ def test_the_reference_grid_is_shared_by_the_batch(grid: tuple[int, ...]) -> Non
     table = LearnedTable(grid=grid, channels=3)
     (part,) = table(grid_coordinates(grid))
     assert torch.equal(part, table.table[None])
+    assert part.data_ptr() == table.table.data_ptr(), "nothing is gathered"
 
 
 @settings(max_examples=40)
@@ -222,6 +223,11 @@ def test_coordinates_are_relative_to_the_own_size(sizes: list[tuple[int, int]], 
             assert length == 1 or (beyond > 1).all()
 
 
+def test_coordinates_have_the_digits_of_linspace() -> None:
+    for length in range(1, 400):
+        assert torch.equal(grid_coordinates((length,))[0].flatten(), torch.linspace(-1, 1, length)), length
+
+
 def test_coordinates_of_absent_samples_are_finite() -> None:
     coordinates = grid_coordinates((3, 4), mask=torch.zeros(2, 3, 4, dtype=torch.bool))
     assert all(axis.isfinite().all() for axis in coordinates)
@@ -308,3 +314,8 @@ def test_projected_positions() -> None:
     torch.testing.assert_close(part, position.projection(whole))
     with pytest.raises(ValueError, match=r"Projected\.channels: .* got 0"):
         Projected(position=LearnedTable(grid=(3,), channels=2), channels=0)
+
+
+def test_modules_show_their_settings() -> None:
+    assert repr(Fourier(num_bands=2, resolution=(8, 6))) == "Fourier(num_bands=2, resolution=(8.0, 6.0))"
+    assert repr(LearnedTable(grid=(3, 4), channels=5)) == "LearnedTable(grid=(3, 4), channels=5)"

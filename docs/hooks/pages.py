@@ -58,14 +58,22 @@ def _groups() -> list[str]:
 
 
 def _index_page() -> str:
-    """Return a page of all public names, with the first line of their docstrings."""
+    """Return a page of all public names, with the first line of their docstrings.
+
+    Names from private packages, which have no pages, are documented below the table.
+    """
     package = griffe.load("perceiver", search_paths=[ROOT])
-    rows = []
+    rows, sections = [], []
     for name, module in sorted(_imports(PACKAGE / "__init__.py").items()):
+        if module.split(".")[1] in PRIVATE:
+            options = "{heading_level: 2, show_root_heading: true, show_root_full_path: false}"
+            sections += ["", f"::: {module}.{name}", f"    options: {options}"]
         docstring = package[f"{module.removeprefix('perceiver.')}.{name}"].docstring
         first = "" if docstring is None else docstring.value.partition("\n")[0].replace("|", "\\|")
         rows.append(f"| [`{name}`][{module}.{name}] | {first} |")
-    return "\n".join(["# Public names", "", "`from perceiver import …`", "", "| name | |", "| --- | --- |", *rows])
+    return "\n".join(
+        ["# Public names", "", "`from perceiver import …`", "", "| name | |", "| --- | --- |", *rows, *sections]
+    )
 
 
 def _api_page(name: str) -> str:

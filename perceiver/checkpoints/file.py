@@ -36,8 +36,9 @@ RUN_CANDIDATES = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
 
 _COMPILED = "_orig_mod."  # torch.compile wraps a module under this name
 _MAX_LISTED = 8
-# Allowance beyond a multiple of the file's contents, because constructors also create temporary and unsaved tensors.
-_SLACK_BYTES = 10**9
+# Allowance beyond a multiple of the file's contents, because constructors also create temporary and unsaved tensors. Random
+# initial values for it take a second or two.
+_SLACK_BYTES = 2**28
 _SLACK_MODULES = 1000
 
 
@@ -135,7 +136,7 @@ def find(path: str | Path) -> Path:
     if given.is_file():
         return given
     if not given.exists():
-        raise FileNotFoundError(f"{given}: there is no such file or folder; expected a checkpoint or a run directory")
+        raise FileNotFoundError(f"{given}: no such file or folder; expected a checkpoint or a run directory")
     for candidate in RUN_CANDIDATES:
         if (given / candidate).is_file():
             return given / candidate
@@ -178,7 +179,7 @@ def load(path: str | Path, *, trust: Sequence[str] = (), device: str | torch.dev
         >>> load("no/such/run")
         Traceback (most recent call last):
             ...
-        FileNotFoundError: no/such/run: there is no such file or folder; expected a checkpoint or a run directory
+        FileNotFoundError: no/such/run: no such file or folder; expected a checkpoint or a run directory
     """
     file = find(path)
     content = _load_plain(file)

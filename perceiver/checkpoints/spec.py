@@ -35,7 +35,7 @@ def check_spec(spec: object, *, path: str = "spec") -> None:
         >>> check_spec({"modalities": {"image": {"kind": "image", "shape": [3, 32, 32]}}, "target": {"kind": "values"}})
         Traceback (most recent call last):
             ...
-        perceiver.checkpoints.plain.PlainError: spec.target.names: expected a list of texts, got nothing
+        perceiver.checkpoints.plain.PlainError: spec.target.names: expected a list of strings, got nothing
     """
     if not isinstance(spec, Mapping):
         raise PlainError(f"{path}: expected a mapping with modalities and target, got {_shown(spec)}")
@@ -59,7 +59,7 @@ def _check_modality(entry: object, path: str) -> None:
         raise PlainError(f"{path}: expected a mapping with a kind, got {_shown(entry)}")
     kind = entry.get("kind")
     if kind is not None and not isinstance(kind, str):
-        raise PlainError(f"{child_path(path, 'kind')}: expected a text, got {_shown(kind)}")
+        raise PlainError(f"{child_path(path, 'kind')}: expected a string, got {_shown(kind)}")
     if kind not in MODALITY_KINDS:
         return
     for key, (expected, fits) in _FACTS.items():
@@ -73,6 +73,9 @@ def _check_modality(entry: object, path: str) -> None:
     if (values := prod(size for size in entry.get("shape") or () if size is not None)) > _MOST_VALUES:
         raise PlainError(f"{child_path(path, 'shape')}: expected at most {_MOST_VALUES:,} values per sample, got {values:,}")
     _check_same_length(entry, ("mean", "std"), path)
+    for key in _NEVER_NULL:
+        if key in entry and entry[key] is None and (key != "shape" or axes is not None):
+            raise PlainError(f"{child_path(path, key)}: expected {_FACTS[key][0]}, got nothing")
 
 
 def _check_target(target: object, path: str) -> None:
@@ -80,7 +83,7 @@ def _check_target(target: object, path: str) -> None:
         raise PlainError(f"{path}: expected a mapping with a kind, got {_shown(target)}")
     kind = target.get("kind")
     if kind is not None and not isinstance(kind, str):
-        raise PlainError(f"{child_path(path, 'kind')}: expected a text, got {_shown(kind)}")
+        raise PlainError(f"{child_path(path, 'kind')}: expected a string, got {_shown(kind)}")
     if kind not in TARGET_KINDS:
         return
     needed = ["tokenizer", "max_length", "vocabulary_size"] if kind == "text" else ["names"]
@@ -159,8 +162,8 @@ _DEVIATIONS = (
     "a list of finite numbers above 0",
     _list_of(lambda value: _is_number(value) and value > 0, least=1),
 )
-_TEXTS = ("a list of texts", _list_of(_is_text))
-_TEXT = ("a text", _is_text)
+_TEXTS = ("a list of strings", _list_of(_is_text))
+_TEXT = ("a string", _is_text)
 _SIZE = ("a whole number, 1 or more", _is_size)
 _POSITIVE = ("a finite number above 0", _is_positive)
 _FLAG = ("true or false", lambda value: isinstance(value, bool))
@@ -185,7 +188,7 @@ _FACTS: dict[str, tuple[str, Fits]] = {
     "column": _TEXT,
     "columns": _TEXTS,
     "numbers": _TEXTS,
-    "categories": ("a mapping from columns to lists of texts", _mapping_of(_list_of(_is_text))),
+    "categories": ("a mapping from columns to lists of strings", _mapping_of(_list_of(_is_text))),
     "written": (
         "a mapping from columns to decimal, thousands and unit",
         _mapping_of(lambda value: _mapping_of(_is_text)(value) and set(value) in (set(), {"decimal", "thousands", "unit"})),
@@ -199,7 +202,10 @@ _FACTS: dict[str, tuple[str, Fits]] = {
     "files": _FLAG,
     "unit_sphere": _FLAG,
 }
-"""Facts of the built-in kinds of modality; null is the same as a missing entry."""
+"""Facts of the built-in kinds of modality; null is the same as a missing entry, except for `_NEVER_NULL`."""
+
+_NEVER_NULL = ("shape", "mean", "std", "crop_fraction", "sample_rate", "vocabulary_size", "num_values")
+"""Facts that a kind uses whenever the entry exists."""
 
 _AXES = {"image": 3, "video": 4, "audio": 2}
 
@@ -215,7 +221,7 @@ _TARGET_FACTS: dict[str, tuple[str, Fits]] = {
     "mask_values": ("a list of whole numbers, 0 or more", _list_of(_is_count)),
     "counts": ("a list of whole numbers, 0 or more", _list_of(_is_count)),
     "threshold": ("a probability", lambda value: _is_number(value) and 0 <= value <= 1),
-    "separator": ("a text of one character or more", lambda value: _is_text(value) and value != ""),
+    "separator": ("a string of one or more characters", lambda value: _is_text(value) and value != ""),
 }
 
 

@@ -104,9 +104,9 @@ def _resampled(x: Tensor, rate: int, wanted: int, name: str) -> Tensor:
     If that is small, the filter takes gigabytes; the ratio is then replaced by the nearest fraction of smaller numbers,
     which changes pitch and duration by less than a thousandth.
     """
-    if not 1 / _MOST_RESAMPLING <= wanted / max(rate, 1) <= _MOST_RESAMPLING:
+    if rate < 1 or not 1 / _MOST_RESAMPLING <= wanted / rate <= _MOST_RESAMPLING:
         raise ValueError(
-            f"{name}: expected a sample rate of {max(1, wanted // _MOST_RESAMPLING)} to {wanted * _MOST_RESAMPLING} "
+            f"{name}: expected a sample rate of {-(-wanted // _MOST_RESAMPLING)} to {wanted * _MOST_RESAMPLING} "
             f"Hz for resampling to {wanted} Hz, got {rate} Hz. Resample it with another tool."
         )
     from torchaudio.functional import resample  # slow to import, rarely needed
@@ -116,4 +116,5 @@ def _resampled(x: Tensor, rate: int, wanted: int, name: str) -> Tensor:
         ratio = Fraction(min(rate, wanted), max(rate, wanted)).limit_denominator(_MOST_PHASES)
         small, large = ratio.numerator, ratio.denominator
         rate, wanted = (small, large) if rate < wanted else (large, small)
-    return x if rate == wanted else resample(x, rate, wanted)
+    resampled: Tensor = resample(x, rate, wanted)
+    return resampled

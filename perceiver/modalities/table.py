@@ -88,7 +88,7 @@ class TableModality(Modality):
 
 
 class UnknownCategories:
-    """Counts the cells of a column whose categories are unknown in training.
+    """Counts the cells of a column whose categories are unseen in training.
 
     Args:
         known: categories of the training rows.
@@ -111,8 +111,8 @@ class UnknownCategories:
         """Log the unknown categories, if any; the message begins with `place`."""
         if self._unknown:
             log.warning(
-                "%s: %d of %d cells have %d values unknown in training, such as %s; a model takes them for missing "
-                "categories. Known are %s.",
+                "%s: %d of %d cells have %d values unseen in training, such as %s; the model treats them "
+                "as missing. Known values: %s.",
                 *(place, self._unknown.total(), self._cells, len(self._unknown), repr(next(iter(self._unknown)))),
                 ", ".join(self.known[:20]),
             )

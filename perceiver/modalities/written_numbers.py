@@ -91,7 +91,7 @@ def how_numbers_are_written(
     ]
     counts = [sum(_is_number(text, style) for text in texts) for style in styles]
     best = max(counts)
-    if not given and best > 0 and counts[1] == counts[2] == best > counts[0]:
+    if not given and counts[1] == counts[2] == best > counts[0]:
         example = next(text for text in texts if "," in text)
         raise ValueError(
             f"{example!r} may be written with a decimal comma or with a comma for thousands. Set decimal or thousands "
@@ -150,14 +150,12 @@ def _parsed(text: str, *, decimal: str, thousands: str, unit: str) -> float:
     if match is None or _unit(match) not in ("", unit) or (match["sign"] and match["second"]):
         raise ValueError("not a number")
     digits = re.sub("[\u00a0\u202f]", " ", match["number"])
-    whole, point, fraction = digits.partition(decimal)
+    whole, _, fraction = digits.partition(decimal)
     if thousands and thousands in whole:
         first, *groups = whole.split(thousands)
         if not 1 <= len(first) <= 3 or any(len(group) != 3 for group in groups):
             raise ValueError("not groups of thousands")
         whole = first + "".join(groups)
-    if not (whole + fraction).isdecimal() or (point and not fraction):
-        raise ValueError("not a number")
     sign = "-" if (match["sign"] or match["second"]) in ("-", "\u2212") else ""
     return float(f"{sign}{whole or 0}.{fraction or 0}{match['exponent'] or ''}")
 

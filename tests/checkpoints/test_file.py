@@ -255,7 +255,7 @@ def test_a_folder_without_checkpoints_lists_what_is_there(tmp_path: Path) -> Non
 
 
 def test_a_missing_path(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nothing: there is no such file or folder; expected a checkpoint"):
+    with pytest.raises(FileNotFoundError, match=r"nothing: no such file or folder; expected a checkpoint"):
         load(tmp_path / "nothing")
 
 

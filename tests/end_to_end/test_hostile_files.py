@@ -75,7 +75,7 @@ def path_as_kind(folder: Path) -> Hostile:
 
 def pattern_of_paths(folder: Path) -> Hostile:
     """A pattern of paths that would read a variable of the environment."""
-    return with_entry(folder, "spec.modalities.image.path", f"${SECRET_NAME}/{{id}}.png")
+    return with_entries(folder, {"spec.modalities.image.path": f"${SECRET_NAME}/{{id}}.png"})
 
 
 def task_of_a_stranger(folder: Path) -> Hostile:
@@ -97,14 +97,10 @@ def negative_attention_dropout(folder: Path) -> Hostile:
     return hostile_models.number_out_of_range(folder, "encoder.attention_dropout", -1.0)
 
 
-def facts_of_another_type(folder: Path) -> Hostile:
+def spec_of_another_type(folder: Path) -> Hostile:
     """Texts, lists and numbers where the spec and the config have mappings."""
-    hostile = with_entry(folder, "spec.modalities.image.shape", "28x28")
-    content = torch.load(hostile.path, weights_only=True)
-    for place, value in {"spec.target": 5, "config.task": [1, 2], "config.data": "digits"}.items():
-        set_at(content["perceiver"], place, value)
-    torch.save(content, hostile.path)
-    return hostile
+    changes = {"spec.modalities.image.shape": "28x28", "spec.target": 5, "config.task": [1, 2], "config.data": "digits"}
+    return with_entries(folder, changes)
 
 
 def alias_bomb_beside_it(folder: Path) -> Hostile:
@@ -130,7 +126,7 @@ MODEL_FILES: tuple[Callable[[Path], Hostile], ...] = (
     task_of_a_stranger,
     dropout_that_is_no_number,
     negative_attention_dropout,
-    facts_of_another_type,
+    spec_of_another_type,
     alias_bomb_beside_it,
     enormous_transformers_model,
     *hostile_models.DIRECTORIES,

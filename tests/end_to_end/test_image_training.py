@@ -51,7 +51,7 @@ def test_image_folders_with_unequal_classes(tmp_path: Path) -> None:
     # The folder of the test images has no splits: all files are predicted for, under their paths, save damaged ones.
     (root / "test" / "cat" / "damaged.png").write_bytes(b"x")
     arguments = ("mode=predict", "data=image_folder", f"data.root={root / 'test'}", *settings[1:], "data.on_bad_row=skip")
-    code, err = train(*arguments, f"ckpt_path={run}", f"hydra.run.dir={tmp_path / 'predicted'}")
+    code, _, err = train(*arguments, f"ckpt_path={run}", f"hydra.run.dir={tmp_path / 'predicted'}")
     assert code == 0, err
     with (tmp_path / "predicted" / "predictions.csv").open(newline="") as table:
         rows = {row["id"]: row["prediction"] for row in csv.DictReader(table)}

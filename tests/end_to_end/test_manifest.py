@@ -136,7 +136,7 @@ def test_other_data_modules_predict_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["data.manifest=no/such.csv"], "data.manifest: expected a CSV, Parquet or JSON lines file, but"),
+        (["data.manifest=no/such.csv"], "data.manifest: expected a CSV, Parquet or JSON file, but"),
         (["data.target=lable"], "has no column 'lable', only id, photo, sound"),
         (["data.modalities={foto: image}"], "data.modalities.foto: "),
         (["data.modalities=null"], "data.modalities: expected modalities, as columns with their kinds"),

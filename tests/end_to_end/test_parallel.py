@@ -168,7 +168,7 @@ def test_torchrun_shares_one_run_directory(repository: Path, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert [path.parent for path in tmp_path.rglob("metrics.json")] == [run]
     assert done.stdout.count("Run directory") == 1
-    assert "processes of 64" in done.stdout
+    assert "2 processes × 64" in done.stdout
 
 
 def test_the_first_process_does_not_die_alone(runs: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_process_that_dies_stops_the_first(repository: Path, tmp_path: Path) -
         first.kill()
     assert first.returncode == 1
     [line] = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert f"rank 1 (process {second}) was ended by SIGKILL" in line
+    assert f"rank 1 (process {second}) was killed by SIGKILL" in line
     assert "ckpt_path=" in line
     assert perceiver.load(tmp_path / "run" / "checkpoints" / "last.ckpt").spec is not None
 
@@ -296,7 +296,7 @@ def test_learning_rates_scale(rule: str | None, factor: float) -> None:
     scaled = scale_learning_rate(given, trainer())
     assert math.isclose(scaled.optimizer["lr"], 1e-3 * factor)
     assert given["optimizer"]["lr"] == 1e-3
-    assert "global batch 1024 (8 processes of 64 samples, 2 batches accumulated)" in scaled.explanation
+    assert "global batch 1024 (8 processes × 64 samples, 2 batches accumulated)" in scaled.explanation
     assert ("becomes" in scaled.explanation) == (rule is not None)
 
 

@@ -269,8 +269,8 @@ def test_a_wrong_override(arguments: list[str], words: str) -> None:
     ("arguments", "words"),
     [
         (["mode=test"], "mode=test: expected a checkpoint, ckpt_path="),
-        (["mode=test", "ckpt_path=no/such/run"], "no/such/run: there is no such file or folder"),
-        (["ckpt_path=no/such/run"], "no/such/run: there is no such file or folder"),
+        (["mode=test", "ckpt_path=no/such/run"], "no/such/run: no such file or folder"),
+        (["ckpt_path=no/such/run"], "no/such/run: no such file or folder"),
         (["data=mnist", "data.root=no/such/folder", "data.download=false"], "data.root: expected MNIST's files in"),
         (["data.batch_size=0"], "data.batch_size: expected 1 or more, got 0"),
         (["data.validation_size=5000"], "data.validation_size: expected 1 to"),

@@ -14,7 +14,7 @@ from perceiver.data.manifest.modalities import parse_modalities
 from perceiver.modalities import Modality
 from perceiver.modalities.kinds import KINDS, channel_axes, kind_of
 from perceiver.modalities.points import ArrayModality
-from perceiver.modalities.preprocess import normalise, unnormalised
+from perceiver.modalities.preprocess import normalise, preprocess, unnormalised
 from perceiver.plots import Drawing, GridDrawing, drawing_of
 from perceiver.plots.drawings import KINDS as DRAWINGS
 from perceiver.testing import Check, modality_checks
@@ -129,3 +129,44 @@ class Drawn(Modality):
 
 def test_a_kind_brings_its_drawing() -> None:
     assert drawing_of({"kind": f"{Drawn.__module__}.{Drawn.__qualname__}"}, None) is PLAIN
+
+
+class Plain(Modality):
+    """Nothing but a layout."""
+
+    channel_axis = None
+
+
+class Broken(Modality):
+    """Has an error of its own, about a key that the spec has."""
+
+    channel_axis = None
+
+    def tensor(self, raw: Any, spec: Any, name: str) -> torch.Tensor:
+        raise KeyError(raw)
+
+
+def test_defaults_of_kinds() -> None:
+    kind, settings = Plain(), {"a": 1}
+    assert kind.spec(settings) == settings
+    assert kind.spec(settings) is not settings
+    assert kind.read("cell", {}) == "cell"
+    x = kind.tensor(np.array([1, 2]), {}, "x")
+    assert (x.dtype, x.tolist()) == (torch.float32, [1, 2])
+    assert (kind.statistics([x], {}), kind.drawing({}, None)) == ({}, None)
+    assert (kind.settings, kind.adapter, kind.cells, kind.several_columns, kind.peak) == ({}, None, "numbers", False, None)
+
+
+def test_errors_of_a_kind_itself_are_not_explained_away() -> None:
+    spec = {"kind": f"{Broken.__module__}.{Broken.__qualname__}", "a": 1}
+    with pytest.raises(KeyError, match="^'a'$"):
+        preprocess("a", spec=spec, name="x")
+    with pytest.raises(ValueError, match=r"x: the spec has no 'b', which kind '.*Broken' needs; it has kind, a"):
+        preprocess("b", spec=spec, name="x")
+
+
+def test_without_statistics_nothing_is_undone() -> None:
+    x = torch.tensor([1.5], dtype=torch.float64)
+    found = unnormalised(x, {"kind": "image", "shape": [1]})
+    assert (found.dtype, found.tolist()) == (torch.float32, [1.5])
+    assert normalise(x, {"kind": "image", "shape": [1]}) is x

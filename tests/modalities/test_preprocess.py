@@ -1,16 +1,20 @@
 """Preprocessing: raw samples of every sort become the tensor that training saw."""
 
+import io
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torchaudio
 from PIL import Image
 from torch import Tensor
 
 from perceiver.modalities.arrays import scale
 from perceiver.modalities.framing import Frame
 from perceiver.modalities.preprocess import normalise, preprocess
+from perceiver.modalities.table import is_missing, number_of_name, plain_text, value_text
 
 RGB = {"kind": "image", "shape": [3, 4, 5], "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7], "range": [0, 255]}
 GREY = {"kind": "image", "shape": [1, 4, 5]}
@@ -290,6 +294,8 @@ def test_steps_of_the_same_time_become_one() -> None:
         ({"values": np.ones((1, 2)), "times": np.array(["NaT"], dtype="datetime64[s]")}, "1 of 1 times are missing"),
         ({"values": np.ones((2, 2)), "times": [0, 1], "present": [True]}, "expected present of shape"),
         ({"vals": np.ones((2, 2))}, r"expected values, times and optionally present, got \['vals'\]"),
+        ({"times": [0, 1]}, r"expected values, times and optionally present, got \['times'\]"),
+        ({"values": np.ones((1, 2)), "times": [0], "unit": 1}, r"optionally present, got \['times', 'unit', 'values'\]"),
     ],
 )
 def test_errors_of_series(raw: Any, message: str) -> None:
@@ -360,6 +366,7 @@ def test_text_is_its_bytes_or_its_ids() -> None:
     assert x.dtype == torch.int64
     assert bytes((x - 6).tolist()).decode() == "Grüße"
     assert preprocess("Grüße", spec={**WORDS, "max_length": 2}, name="x").tolist() == x[:2].tolist()  # type: ignore[union-attr]
+    assert preprocess([0, 2], spec={**WORDS, "vocabulary_size": 3}, name="x").tolist() == [0, 2]  # type: ignore[union-attr]
     for ids in ([1, 2], np.array([1, 2], dtype=np.int32), torch.tensor([1, 2])):
         assert preprocess(ids, spec={**WORDS, "vocabulary_size": 3}, name="x").tolist() == [1, 2]  # type: ignore[union-attr]
 
@@ -403,3 +410,180 @@ def test_videos_in_many_forms() -> None:
 def test_long_sound_is_cut_where_training_cut_it() -> None:
     assert sound(torch.randn(100), max_seconds=0.01).shape == (1, 80)
     assert sound((np.zeros(400, np.float32), 16000), max_seconds=0.01).shape == (1, 80)
+
+
+def test_the_range_of_floating_point_values_has_a_tolerance() -> None:
+    assert torch.equal(scale(torch.tensor([-9e-5, 1 + 9e-5]), {}), torch.tensor([-9e-5, 1 + 9e-5]))
+    assert scale(torch.tensor([-1e-4, 1 + 1e-4], dtype=torch.float64), {}).shape == (2,), "the tolerance itself is within it"
+    for wrong in (-2e-4, 1 + 2e-4, 1.5, -0.5):
+        with pytest.raises(ValueError, match="expected floating-point values"):
+            scale(torch.tensor([0.5, wrong]), {})
+    assert scale(torch.tensor([0, 255]), {}).tolist() == [0, 1]
+    for wrong in (-1, 256):
+        with pytest.raises(ValueError, match=r"expected integers in \[0, 255\]"):
+            scale(torch.tensor([wrong]), {})
+    for dtype in (torch.uint8, torch.float32, torch.bool):
+        assert scale(torch.zeros(0, dtype=dtype), {}).shape == (0,)
+
+
+def test_integer_sound_keeps_every_bit() -> None:
+    for dtype in (np.int16, np.uint8, np.int8):
+        limits = np.iinfo(dtype)
+        raw = np.arange(limits.min, limits.max + 1, dtype=np.int64).astype(dtype)
+        half = 2 ** (limits.bits - 1)
+        expected = (raw.astype(np.float64) + (0 if limits.min else -half)) / half
+        assert np.array_equal(sound(raw)[0].numpy(), expected.astype(np.float32))
+
+
+def test_lists_of_integers_have_sixteen_bits() -> None:
+    assert sound([-32768, 0, 32767]).tolist() == [[-1, 0, 32767 / 32768]]
+    assert sound(torch.zeros(0, dtype=torch.int64)).shape == (1, 0)
+    for wrong in (-32769, 32768):
+        with pytest.raises(ValueError, match="sample 3: expected 16-bit integers, got values from"):
+            sound([0, wrong])
+
+
+def test_shapes_of_sound() -> None:
+    assert preprocess(torch.zeros(2, 2), spec=STEREO, name="x").shape == (2, 2)  # type: ignore[union-attr]
+    assert preprocess(torch.zeros(2, 0), spec=STEREO, name="x").shape == (2, 0)  # type: ignore[union-attr]
+    assert sound(torch.zeros(2, 0)).shape == (1, 0)
+    with pytest.raises(ValueError, match=r"got \(50, 1\); transpose it"):
+        sound(torch.zeros(50, 1))
+    for wrong, spec in ((torch.zeros(3, 9), STEREO), (torch.zeros(1, 1, 9), STEREO), (torch.zeros(1, 1, 9), SOUND)):
+        with pytest.raises(ValueError, match="x: expected shape"):
+            preprocess(wrong, spec=spec, name="x")
+    assert sound(torch.zeros(9), max_seconds=1e-9).shape == (1, 1)
+
+
+def test_resampling_between_awkward_rates() -> None:
+    """A filter of too many coefficients is replaced by that of the nearest simple ratio; a ratio past 1024 is refused."""
+    wave = torch.randn(1, 16008)
+    resample = torchaudio.functional.resample
+    near = Fraction(2000, 2083).limit_denominator(
+        2000
+    )  # 2000 * (2083 + 16) coefficients exceed 2**22, 2000 * (2081 + 16) do not
+    simple = {16001: (2, 1), 4001: (1, 2), 8001: (1, 1), 8332: (near.denominator, near.numerator)}
+    exact = {16008: (2001, 1000), 8324: (2081, 2000), 8: (1, 1000)}
+    for rate, ratio in {**simple, **exact}.items():
+        short = wave[:, : 16008 if rate > 8 else 4]
+        assert torch.equal(sound((short, rate)), resample(short, *ratio)), rate
+    assert sound((wave, 8000 * 1024)).shape == (1, 16)
+    for rate in (8000 * 1024 + 1, 7, 0, -8000):
+        with pytest.raises(ValueError, match=rf"sample 3: expected a sample rate of 8 to 8192000 Hz .*, got {rate} Hz"):
+            sound((wave, rate))
+    assert sound((wave[:, :3], 1), sample_rate=100).shape == (1, 300)
+    with pytest.raises(ValueError, match="expected a sample rate of 1 to 102400 Hz .*, got 0 Hz"):
+        sound((wave, 0), sample_rate=100)
+
+
+def test_settings_of_the_spec_that_are_missing_are_named() -> None:
+    with pytest.raises(ValueError, match="x: the spec has no 'num_values', which kind 'timeseries' needs; it has kind"):
+        preprocess([1, 2], spec={"kind": "timeseries"}, name="x")
+
+
+def test_series_of_one_value_may_omit_its_axis() -> None:
+    one = {"num_values": 1, "mean": [0.0], "std": [1.0]}
+    x = series({"values": [1, 2], "times": [0, 1], "present": [True, False]}, **one)
+    assert x["present"].tolist() == [[True], [False]]
+    with pytest.raises(ValueError, match="expected values of shape"):
+        series([1, 2], step_seconds=1)
+
+
+def test_series_without_statistics_or_in_order_are_unchanged() -> None:
+    values = np.array([[3.0, 4.0], [1.0, 2.0]])
+    x = preprocess({"values": values, "times": [0, 1]}, spec={"kind": "timeseries", "num_values": 2}, name="x")
+    assert x["values"].tolist() == values.tolist()  # type: ignore[call-overload, index]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1, "1"), (1.0, "1"), ("1", "1"), ("1.00", "1"), ("-7.0", "-7"), ("1.50", "1.50"), ("01.0", "01.0"), (2.5, "2.5"),
+        (True, "True"), ("true", "True"), ("FALSE", "False"), (np.True_, "True"), ("Rest", "Rest"), ("no", "no"),
+        (np.int64(3), "3"), (np.float32(3), "3"), (b"gr\xc3\xbcn", "grün"), (b"\xff", "\ufffd"), (" a ", "a"),
+    ],
+)  # fmt: skip
+def test_categories_are_the_same_however_they_are_written(value: Any, text: str) -> None:
+    assert value_text(value) == text
+
+
+def test_missing_cells() -> None:
+    for value in (None, "", "  ", float("nan"), np.float64("nan"), np.float32("nan")):
+        assert is_missing(value)
+    for value in (0, 0.0, False, "0", "nan", "a", b"", np.float32(1)):
+        assert not is_missing(value)
+
+
+def test_names_of_version_0_1_are_found_first() -> None:
+    assert [number_of_name(value, ["a", "1", "1.0"]) for value in ("1", "1.0", 1, "1.00", "b")] == [1, 2, 1, 1, None]
+
+
+def test_colour_conversions_depend_on_the_range() -> None:
+    """Images of 8 bits are converted to the spec's colours; others only if they were framed."""
+    grey, colour = Image.fromarray(pixels[..., 0]), Image.fromarray(pixels)
+    sixteen = {"kind": "image", "shape": [3, 4, 5], "range": [0, 16]}
+    assert preprocess(Image.fromarray(pixels // 16), spec=sixteen, name="x").shape == (3, 4, 5)  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="x: expected shape"):
+        preprocess(Image.fromarray(pixels[..., 0] // 16), spec=sixteen, name="x")
+    framed = preprocess(colour, spec={**GREY, "crop_fraction": 1.0}, name="x")
+    assert torch.equal(framed, preprocess(colour.convert("L"), spec=GREY, name="x"))  # type: ignore[arg-type]
+    deep = Image.fromarray(np.full((4, 5), 4095, dtype=np.uint16))
+    assert (preprocess(deep, spec={**GREY, "crop_fraction": 1.0, "deep_range": [0, 4095]}, name="x") == 1).all()  # type: ignore[union-attr]
+    assert preprocess(grey, spec={**RGB, "mean": [0.0] * 3, "std": [1.0] * 3}, name="x").shape == (3, 4, 5)  # type: ignore[union-attr]
+
+
+def test_small_and_whole_point_sets_are_scaled() -> None:
+    unit = {"kind": "points", "shape": [None, 3], "unit_sphere": True}
+    for raw in (np.array([[1, 2, 3], [4, 5, 9]]), np.array([[1, 2, 3], [4, 5, 9]]) * 1e-3):
+        x = preprocess(raw, spec=unit, name="x")
+        assert isinstance(x, Tensor)
+        torch.testing.assert_close(torch.linalg.vector_norm(x, dim=1), torch.ones(2))
+    far = np.array([[1e9, 0, 0], [1e9 + 1, 0, 0]])
+    assert preprocess(far, spec=unit, name="x")[:, 0].tolist() == [-1, 1], "centred in float64"  # type: ignore[index]
+    with pytest.raises(ValueError, match=r"x: expected shape \(any, 3\) as in training, got \(3,\)"):
+        preprocess(np.zeros(3), spec=unit, name="x")
+
+
+def test_damaged_deep_images_are_an_error() -> None:
+    """An array made from an image that is not loaded may be empty."""
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 65536, (64, 64), dtype=np.uint16)).save(file, "PNG")
+    content = file.getvalue()
+    with Image.open(io.BytesIO(content[: len(content) // 2])) as damaged, pytest.raises(OSError, match=r"."):
+        preprocess(damaged, spec={"kind": "image", "shape": [1, 64, 64], "range": [0, 65535]}, name="x")
+
+
+def test_plain_texts() -> None:
+    forms = (np.float32(3), np.float64(3), 3.0, 3, "3", b"3", np.int8(3))
+    assert [plain_text(value) for value in forms] == ["3"] * 7
+    assert [plain_text(value) for value in ("3.0", 2.5, np.True_, " a b ")] == ["3.0", "2.5", "True", "a b"]
+
+
+def test_dates_in_tables() -> None:
+    spec = {
+        "kind": "table", "numbers": ["day", "mass"], "categories": {},
+        "dates": {"day": {"written": "%d.%m.%Y", "unit": "days"}},
+        "written": {"mass": {"decimal": ",", "thousands": "", "unit": "kg"}},
+    }  # fmt: skip
+    x = preprocess({"day": "30.01.2020", "mass": "1,5 kg"}, spec=spec, name="x")
+    assert x["numbers"].tolist() == [18291, 1.5]  # type: ignore[call-overload, index]
+    for cell, message in (("2020-01-30", "a date"), (5, "a date")):
+        with pytest.raises(ValueError, match=f"x, column 'day': expected {message}, got {cell!r}"):
+            preprocess({"day": cell}, spec=spec, name="x")
+    for cell, message in ((float("inf"), "a finite number"), ("heavy", "a number"), (True, "a number")):
+        with pytest.raises(ValueError, match=f"x, column 'mass': expected {message}, got {cell!r}"):
+            preprocess({"mass": cell}, spec=spec, name="x")
+
+
+@pytest.mark.parametrize(
+    ("times", "values", "expected"),
+    [
+        ([0, 0, 1], [1, 3, 5], ([0, 1], [2, 5])),
+        ([0, 2, 1], [1, 3, 5], ([0, 1, 2], [1, 5, 3])),
+        ([0, 1, 1], [1, 3, 5], ([0, 1], [1, 4])),
+        ([0, 1, 2], [1, 3, 5], ([0, 1, 2], [1, 3, 5])),
+    ],
+)
+def test_orders_of_steps(times: list[float], values: list[float], expected: tuple[list[float], list[float]]) -> None:
+    x = series({"values": values, "times": times, "present": [[True]] * 3}, num_values=1, mean=[0.0], std=[1.0])
+    assert (x["times"].tolist(), x["values"][:, 0].tolist()) == expected

@@ -3,6 +3,7 @@
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -33,6 +34,7 @@ from perceiver.fusion import Fusion
 from perceiver.masking.random import RandomMasking
 from perceiver.model import Perceiver
 from perceiver.objectives import MaskedAutoencoding
+from perceiver.objectives.masked_autoencoding import normalised_targets
 from perceiver.positions import Fourier
 from perceiver.tokens import Tokens
 from perceiver.training import Task
@@ -281,3 +283,70 @@ def test_what_cannot_be_reconstructed() -> None:
     bare = Points(point_channels=3, position=Fourier(num_bands=2, resolution=[4, 4, 4]))
     with pytest.raises(ValueError, match="have only positions"):
         model_of({"it": bare})
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_weights_metrics_and_leading_samples() -> None:
+    """The loss is the weighted sum over modalities; a split lacks the results of modalities that it does not have."""
+    adapters = {"a": CASES["raw_patches"][0], "b": CASES["pixels"][0]}
+    task = task_of(model_of(adapters), weights={"b": 3.0}, seed=5).eval()
+    batch = Batch(inputs={"a": torch.randn(3, 1, 4, 6), "b": torch.randn(3, 2, 5, 4)}, ids=["a", "b", "c"])
+    objective, model = task.objective, task.model
+
+    def evaluated(batch: Batch, **more: Any) -> dict[str, float]:
+        metrics = objective.metrics(model)
+        with torch.no_grad():
+            objective.evaluate(model, batch, metrics, **more)
+        return {name: float(value) for name, value in objective.results(metrics).items()}
+
+    with torch.no_grad():
+        hidden = objective.hide(model, batch, generator=torch.Generator().manual_seed(5 + 2))
+        losses = {name: float(loss) for name, loss in objective.losses(model, batch, hidden).items()}
+        first = {name: float(loss) for name, loss in objective.losses(model, batch, hidden, count=1).items()}
+    for count, expected in ((None, losses), (3, losses), (1, first)):
+        found = evaluated(batch, count=count, number=2)
+        assert found == pytest.approx(
+            {"loss": expected["a"] + 3 * expected["b"], **{f"loss/{n}": expected[n] for n in "ab"}}
+        )
+    assert evaluated(batch, number=1) != found
+    alone = Batch(inputs={"a": batch.inputs["a"]}, ids=batch.ids)
+    assert set(evaluated(alone)) == {"loss", "loss/a"}
+    assert objective.result_names(objective.metrics(model)) == ["loss", "loss/a", "loss/b"]
+
+
+def test_a_limit_of_queries_and_a_masking_of_each_modality() -> None:
+    adapters = {"a": CASES["raw_patches"][0], "b": CASES["pixels"][0]}
+    task = task_of(model_of(adapters), masking_of={"b": RandomMasking(rate=0.9)}, max_queries=1)
+    batch = Batch(inputs={"a": torch.randn(3, 1, 4, 6), "b": torch.randn(3, 2, 5, 4)}, ids=["a", "b", "c"])
+    hidden = task.objective.hide(task.model, batch)
+    assert (hidden.index["a"].shape, hidden.index["b"].shape) == ((3, 3), (3, 18))
+    few = task.objective.hide(task.model, batch, max_queries=1)
+    assert (few.index["a"].shape, few.index["b"].shape) == ((3, 1), (3, 1))
+    assert int((~few.tokens["a"].mask).sum()) == 9, "as many are hidden"  # type: ignore[operator]
+    decoded: list[Any] = []
+    with mock.patch.object(type(task.model), "from_tokens", lambda self, tokens, index: decoded.append(index) or {}):
+        task.objective.losses(task.model, batch, few)
+    assert decoded[0]["a"].shape == (3, 1)
+    with pytest.raises(ValueError, match=r"task\.masking_of: expected any of the reconstructed modalities .* got \['c'\]"):
+        task_of(model_of(adapters), masking_of={"c": RandomMasking(rate=0.9)})
+
+
+def test_tokens_of_few_values_are_normalised_safely() -> None:
+    values = torch.tensor([[[5.0, 0.0], [3.0, 5.0], [0.0, 0.0]]])
+    valid = torch.tensor([[[True, False], [True, True], [False, False]]])
+    torch.testing.assert_close(
+        normalised_targets(values, valid), torch.tensor([[[0.0, 0.0], [-1.0, 1.0], [0.0, 0.0]]]), atol=1e-5, rtol=0
+    )
+    assert normalised_targets(torch.full((1, 1, 2), 7.0), torch.ones(1, 1, 2, dtype=torch.bool)).tolist() == [[[0.0, 0.0]]]
+    close = normalised_targets(torch.tensor([[[0.0, 2e-3]]]), torch.ones(1, 1, 2, dtype=torch.bool))
+    torch.testing.assert_close(close, torch.tensor([[[-1.0, 1.0]]]) * 1e-3 / (2e-6) ** 0.5)
+
+
+def test_a_batch_that_is_not_reconstructed() -> None:
+    adapters = {"a": CASES["raw_patches"][0], "b": CASES["pixels"][0]}
+    model = model_of(adapters)
+    model.head.output_channels.pop("b")  # type: ignore[union-attr, operator]
+    task = task_of(model)
+    batch = Batch(inputs={"b": torch.randn(3, 2, 5, 4)}, ids=["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"batch: has the modalities \['b'\], but only \['a'\] are reconstructed"):
+        task.objective.hide(task.model, batch)

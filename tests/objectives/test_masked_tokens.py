@@ -4,13 +4,14 @@ import math
 from functools import partial
 from pydoc_data.topics import topics
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 import torch.nn.functional as F
 import transformers
 from lightning.pytorch import Trainer
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader
 from transformers_models import BY_NAME, their_model
 
@@ -225,3 +226,61 @@ def test_vocabularies_that_do_not_fit() -> None:
         task_of(model_of(size=5))
     with pytest.raises(ValueError, match="for the model's vocabulary of 300 ids, got ByteWords with 262 ids"):
         task_of(model_of(size=300), masking=TokenMasking(words=ByteWords()))
+
+
+def test_the_training_loss_is_the_mean_over_tokens_of_all_processes() -> None:
+    """Two processes average gradients, so each divides by half of all tokens."""
+    task = task_of(model_of()).eval()
+    batch = batch_of("one two three four", "five")
+
+    def loss() -> float:
+        torch.manual_seed(3)
+        with torch.no_grad():
+            return float(task.objective.loss(task.model, batch))
+
+    torch.manual_seed(3)
+    seen, masked = task.objective.hide(task.model, batch)
+    with torch.no_grad():
+        total = float(cross_entropies(logits_of(task.model, seen, masked), masked).sum())
+    count = int(masked.real.sum())
+    assert loss() == pytest.approx(total / count, rel=1e-6)
+    with (
+        mock.patch.object(distributed, "is_initialized", return_value=True),
+        mock.patch.object(distributed, "get_world_size", return_value=2),
+        mock.patch.object(distributed, "all_reduce", side_effect=lambda count: count.add_(5)),
+    ):
+        assert loss() == pytest.approx(total / ((count + 5) / 2), rel=1e-6)
+    nothing = batch_of("   ")
+    task.objective.masking = TokenMasking(rate=0.3, words=ByteWords())
+    with torch.no_grad():
+        assert float(task.objective.loss(task.model, nothing)) == 0
+
+
+def test_samples_without_ids_are_seeded_by_their_place() -> None:
+    def draw(generator: torch.Generator) -> float:
+        return float(torch.rand((), generator=generator))
+
+    batch = Batch(inputs={"text": torch.zeros(2, 3, dtype=torch.int64)})
+    found = [
+        [draw(one) for one in generators_of(batch, seed=seed, number=number)] for seed, number in ((0, 0), (0, 1), (1, 0))
+    ]
+    assert len({value for row in found for value in row}) == 6
+    named = Batch(inputs=batch.inputs, ids=["0/1", "x"])
+    assert draw(generators_of(named, seed=0, number=7)[0]) == found[0][1], "an id counts alone"
+    task = task_of(model_of())
+    with pytest.raises(ValueError, match=r"task\.modality: expected 'text' to be ids \(batch, length\), got \['a'\]"):
+        task.objective.hide(task.model, Batch(inputs={"text": {"a": torch.zeros(2, 3)}}))
+
+
+def test_leading_texts_count() -> None:
+    task = task_of(model_of()).eval()
+    both, one = batch_of("one two three four", "five six"), batch_of("one two three four")
+    found = []
+    for batch, count in ((both, 1), (one, None), (both, 2), (both, None)):
+        metrics = task.objective.metrics(task.model)
+        with torch.no_grad():
+            task.objective.evaluate(task.model, batch, metrics, count=count)
+        found.append({name: float(value) for name, value in task.objective.results(metrics).items()})
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+    assert found[2] == pytest.approx(found[3], rel=1e-5)
+    assert found[2] != pytest.approx(found[0], rel=1e-4)

@@ -1,5 +1,7 @@
 """Means with weights, the coefficient of determination, and what follows from a confusion matrix."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,9 @@ from sklearn.metrics import balanced_accuracy_score, r2_score
 
 from perceiver.objectives.metrics import (
     Determination,
+    RankingQuality,
     WeightedMean,
+    confusion_matrix,
     correct_share,
     intersections_over_union,
     mean_recall,
@@ -76,3 +80,41 @@ def test_shares_of_a_confusion_matrix() -> None:
     each, mean = intersections_over_union(confusion)
     assert each.tolist() == pytest.approx([5 / 8, 0.0, 0.5, 0.0])
     assert float(mean) == pytest.approx((5 / 8 + 0.5) / 3)
+
+
+def test_classes_of_a_single_sample_count() -> None:
+    confusion = torch.tensor([[0, 1, 0], [0, 3, 0], [0, 0, 0]]).double()
+    assert float(mean_recall(confusion)) == 0.5
+    each, mean = intersections_over_union(confusion)
+    assert each.tolist() == [0.0, 0.75, 0.0]
+    assert float(mean) == 0.375, "the first class is true once, the last nowhere"
+    one = torch.tensor([[1, 0], [0, 0]]).double()
+    assert (float(mean_recall(one)), float(intersections_over_union(one)[1])) == (1.0, 1.0)
+    assert confusion_matrix(3).update(torch.tensor([1]), torch.tensor([0])) is None
+
+
+def test_ranking_of_one_score_and_of_one_class() -> None:
+    """Equal scores rank equally; labels that are always positive have a precision but no curve."""
+    quality = RankingQuality()
+    quality.update(torch.zeros(4, 1), torch.tensor([[1.0], [0.0], [0.0], [0.5]]))
+    assert {name: float(value) for name, value in quality.compute().items()} == {"average_precision": 0.25, "auroc": 0.5}
+    quality.reset()
+    quality.update(torch.rand(3, 1), torch.ones(3, 1))
+    found = quality.compute()
+    assert float(found["average_precision"]) == 1.0
+    assert bool(found["auroc"].isnan())
+    assert found["auroc"].dtype == torch.float32
+
+
+def test_weights_as_numbers_and_as_masks() -> None:
+    mean = WeightedMean()
+    mean.update(torch.tensor(4.0), 1)
+    mean.update(torch.tensor([8.0, math.nan]), torch.tensor([0.5, 0.0]))
+    assert float(mean.compute()) == pytest.approx((4 + 4) / 1.5)
+
+
+def test_states_have_their_shape_before_any_sample() -> None:
+    """All processes synchronise, those without a sample too."""
+    metric = Determination(num_outputs=3)
+    for name in ("sum_squared_error", "sum_error", "residual", "least", "most"):
+        assert getattr(metric, name).shape == (3,)

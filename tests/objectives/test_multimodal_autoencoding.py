@@ -418,3 +418,79 @@ def test_wrong_batches() -> None:
     strange.head.output_channels["video"] = 5  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="output 'video': has 5 channels; expected 16, the number of values in a token of"):
         task.objective.losses(strange, batch_of())
+
+
+def test_the_training_loss_is_the_mean_over_samples_with_each_output() -> None:
+    weights = {"audio": 0.5, "video": 0.0}
+    task = task_of(weights=weights).eval()
+    batch = batch_of(video=torch.tensor([True, False, False, False]), audio=torch.tensor([True, False, True, True]))
+    with torch.no_grad():
+        losses, _ = task.objective.losses(task.model, batch)
+        loss = float(task.objective.loss(task.model, batch))
+    means = {name: float(values[losses.valid[name]].mean()) for name, values in losses.values.items()}
+    assert loss == pytest.approx(0.5 * means["audio"] + means["label"], rel=1e-5)
+    none = batch_of(video=torch.zeros(4, dtype=torch.bool))
+    with torch.no_grad():
+        assert float(task.objective.losses(task.model, none)[0].values["video"].sum()) == 0
+        assert math.isfinite(float(task.objective.loss(task.model, none)))
+
+
+def test_boundaries_of_settings() -> None:
+    task = task_of(weights={"video": 0.0}, label_mask_rate=1.0, max_queries={"video": 1, "audio": 6})
+    sampled = task.objective.sampled(task.model, batch_of())
+    assert {name: tuple(index.shape) for name, index in sampled.items()} == {"video": (4, 1)}, "6 frames are all"
+    for settings in ({"weights": {"video": math.inf}}, {"weights": {"video": math.nan}}, {"label_mask_rate": -0.1}):
+        with pytest.raises(ValueError, match=r"task\.(weights|label_mask_rate): expected"):
+            task_of(**settings)
+    with pytest.raises(ValueError, match=r"task\.peaks: expected numbers above 0, or null"):
+        task_of(peaks={"video": 0.0})
+    with pytest.raises(ValueError, match=r"task\.peaks: expected any of the outputs \['audio', 'video'\], got \['smell'\]"):
+        task_of(peaks={"smell": 1.0})
+    assert task_of(peaks={"video": 0.5, "audio": None}).objective.peaks(model_of()) == {"video": 0.5}
+    assert task_of().objective.peaks(model_of()) == {"audio": 1.0, "video": 1.0}
+    model = model_of()
+    model.spec = None
+    assert task_of(model).objective.peaks(model) == {}, "kinds are unknown"
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_splits_without_a_modality_have_no_ratio_of_it() -> None:
+    batch = batch_of()
+    batch.inputs.pop("video")
+    found = evaluated(task_of(), (batch, 4))
+    assert found["loss/video"] == 0
+    assert "psnr/video" not in found
+    assert found["loss"] == pytest.approx(found["loss/audio"] + found["loss/label"], rel=1e-5)
+    task = task_of()
+    metrics = task.objective.metrics(task.model)
+    names = ["loss", *(f"loss/{name}" for name in ("audio", "video", "label")), "psnr/audio", "psnr/video", "accuracy"]
+    assert sorted(task.objective.result_names(metrics)) == sorted(names)
+
+
+def test_ratios_of_samples_of_several_lengths() -> None:
+    """Over the valid values of each sample, in its units; 0 values are an error of 0."""
+    mask = torch.ones(4, 22, dtype=torch.bool)
+    mask[1, 9:] = False
+    mask[2] = False
+    task = task_of(peaks={"audio": 3.0}).eval()
+    batch = batch_of(audio=mask)
+    x: Any = batch.inputs["audio"]
+    output = torch.zeros(4, 6, 4)
+    found = task.objective.psnr(task.model, "audio", output, batch)
+    for row in (0, 1, 3):
+        error = float((x[row, 0][mask[row]] * 0.5).square().mean())
+        assert float(found[row]) == pytest.approx(10 * math.log10(9 / error), rel=1e-5)
+    assert float(found[2]) == 100.0
+    task.model.spec = None
+    plain = MultimodalAutoencoding(peaks={"audio": 3.0}).psnr(task.model, "audio", output, batch)
+    assert float(plain[0]) == pytest.approx(10 * math.log10(9 / float(x[0].square().mean())), rel=1e-5), "no statistics"
+
+
+def test_a_mask_token_needs_no_mask() -> None:
+    """Its rate hides the label; a mask hides it where there is no token."""
+    for mask_token in (True, False):
+        inputs, masks = task_of(model_of(mask_token=mask_token)).objective.shown(
+            model_of(mask_token=mask_token).train(), batch_of()
+        )
+        assert "label" in inputs
+        assert ("label" in masks) is not mask_token

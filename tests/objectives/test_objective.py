@@ -68,6 +68,7 @@ def test_a_plain_loop_learns_digits() -> None:
         (segmentation(num_classes=2, class_weights=[1000.5, 1.0]), "class_weights"),
         (multilabel(num_classes=2, positive_weights=[1000.5, 1.0]), "positive_weights"),
         (dense_regression(mean=[1000.5], std=[1.0]), "mean"),
+        (dense_regression(mean=[0.0], std=[1000.5]), "std"),
     ],
 )
 def test_constants_keep_their_digits(objective: Any, name: str) -> None:
@@ -75,6 +76,7 @@ def test_constants_keep_their_digits(objective: Any, name: str) -> None:
     assert outer["other"].weight.dtype == torch.bfloat16  # type: ignore[union-attr]
     constant = getattr(objective.criterion, name)
     assert constant.dtype == torch.float32
+    assert not objective.state_dict(), "not saved"
     assert float(constant[0]) == 1000.5
     assert outer.to("meta")["objective"].criterion.get_buffer(name).device.type == "meta"  # type: ignore[union-attr, operator]
 

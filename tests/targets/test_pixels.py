@@ -16,6 +16,7 @@ from perceiver.targets.pixels import (
     FieldTarget,
     SegmentationPrediction,
     SegmentationTarget,
+    cut_to_size,
     field_target,
     flow_target,
     segmentation_target,
@@ -102,3 +103,59 @@ def test_predictions_are_saved() -> None:
     npy.seek(0)
     assert np.array_equal(np.load(npy), field.values)
     assert (segments.cells()["share_3"], field.cells()) == ("0.05", {"mean_x": "5.5", "mean_y": "17.5"})
+
+
+def test_comparisons_on_a_grid() -> None:
+    """By the share of wrong pixels, and by the mean length of the error."""
+    target = SegmentationTarget(names=["sky", "sea"], modality="image")
+    logits = torch.tensor([[[3.0, 0.0], [3.0, 0.0]], [[0.0, 3.0], [3.0, 0.0]]])[None]
+    compared = target.compare(logits.expand(2, -1, -1, -1), torch.tensor([[[0, 0], [1, 0]], [[0, 0], [0, 1]]]))
+    assert [(one.predicted, one.true, one.correct, one.loss) for one in compared] == [
+        ("sky, sea", "sky, sea", True, 0.0),
+        ("sky, sea", "sky, sea", False, 0.5),
+    ]
+    field = FieldTarget(names=["x", "y"], mean=[1.0, 0.0], std=[2.0, 1.0], modality="frames")
+    outputs, truth = torch.zeros(1, 1, 2, 2), torch.tensor([[[[4.0, 1.0]], [[4.0, 0.0]]]])
+    [one] = field.compare(outputs, truth)
+    expected = ("error 2.5", f"length {(math.sqrt(32) + 1) / 2:.3g}", None, 2.5)
+    assert (one.predicted, one.true, one.correct, one.loss) == expected
+
+
+def test_many_classes_are_saved_in_sixteen_bits() -> None:
+    for count, mode in ((256, "P"), (257, "I;16")):
+        numbers = np.array([[0, count - 1]])
+        file = io.BytesIO()
+        SegmentationPrediction(numbers, np.zeros((1, 1, 2), np.float32), tuple(map(str, range(count)))).save(file)
+        image = Image.open(file)
+        assert image.mode == mode
+        assert np.asarray(image).tolist() == numbers.tolist()
+
+
+def test_predictions_are_cut_by_the_mask_of_their_modality() -> None:
+    target = SegmentationTarget(names=["sky", "sea"], modality="image")
+    predictions = target.predict(torch.zeros(2, 3, 4, 2))
+    mask = torch.zeros(2, 3, 4, dtype=torch.bool)
+    mask[0, :2, :4] = mask[1, :1, :3] = True
+    cut = cut_to_size(predictions, target=target, masks={"image": mask})
+    assert [one.classes.shape for one in cut] == [(2, 4), (1, 3)]
+    assert [one.probabilities.shape for one in cut] == [(2, 2, 4), (2, 1, 3)]
+    for masks in ({}, {"other": mask}, {"image": mask[:, 0, 0]}):
+        assert cut_to_size(predictions, target=target, masks=masks) == predictions
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [([0.0], [1.0, 1.0]), ([0.0, 0.0], [1.0]), ([0.0, math.nan], [1.0, 1.0]), ([0.0, 0.0], [1.0, -1.0])]
+)
+def test_fields_need_statistics_of_every_value(mean: list[float], std: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"field_target: expected a finite mean .* for each of \['x', 'y'\]"):
+        field_target(names=["x", "y"], mean=mean, std=std, modality="frames")
+    with pytest.raises(ValueError, match="field_target: expected a finite mean"):
+        field_target(names=[], mean=[], std=[], modality="frames")
+
+
+def test_flow_without_a_valid_pixel() -> None:
+    nowhere = torch.zeros(1, 2, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match="got a root mean square of 0.0 over 0"):
+        flow_target(flow=torch.ones(1, 2, 2, 3), mask=nowhere, modality="frames")
+    with pytest.raises(ValueError, match="expected motion in some valid pixel"):
+        flow_target(flow=torch.full((1, 2, 2, 3), math.inf), mask=~nowhere, modality="frames")

@@ -4,14 +4,17 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
+import plug_in_kinds
 import pytest
 import soundfile
 import torch
 from PIL import Image
 from torch import Tensor
 
+from perceiver.targets.files import is_file, read_file
 from perceiver.targets.predict import predict, prepare
 
 IMAGE = {"kind": "image", "shape": [3, 4, 5]}
@@ -94,11 +97,11 @@ def test_texts(tmp_path: Path) -> None:
         ([PIXELS, Path("none.png")], IMAGE, r"sample 1, modality 'it': cannot read none\.png as image \(FileNotFoundError"),
         ("none.png", IMAGE, r"sample 0, modality 'it': cannot read none\.png as image \(FileNotFoundError"),
         ("/dev/zero", IMAGE, "it is not a regular file"),
-        ("/dev/zero", SOUND, "there is no file"),
+        ("/dev/zero", SOUND, "no such file: /dev/zero"),
         (png(PIXELS)[:-30], IMAGE, r"sample 0, modality 'it': cannot read \d+ bytes as image"),
         (b"\xff", TEXT, r"cannot read 1 bytes as text \(UnicodeDecodeError"),
-        (Path("it.wav"), SOUND, r"cannot read it\.wav as audio \(FileNotFoundError: there is no file it\.wav"),
-        (b"RIFF", SOUND, r"cannot read 4 bytes as audio \(ValueError: content of a cell: is no sound file"),
+        (Path("it.wav"), SOUND, r"cannot read it\.wav as audio \(FileNotFoundError: no such file: it\.wav"),
+        (b"RIFF", SOUND, r"cannot read 4 bytes as audio \(ValueError: content of a cell: not a readable sound file"),
         (b"1 2 3\n4 5", POINTS, "cannot read 9 bytes as points"),
         (b"{", TABLE, "cannot read 1 bytes as table"),
         (np.ones((4, 5, 2), dtype=np.uint8), IMAGE, r"sample 0, modality 'it': .*shape"),
@@ -181,8 +184,8 @@ def test_a_table_of_one_row(tmp_path: Path) -> None:
 def test_unknown_categories_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     batches([ROW, {"age": 1, "sex": "x"}, {"it": {"age": 1, "sex": "y"}}, {"age": 2}], TABLE)
     assert caplog.messages == [
-        "predict, modality 'it', column 'sex': 2 of 3 cells have 2 values unknown in training, such as 'x'; a model takes "
-        "them for missing categories. Known are f, m."
+        "predict, modality 'it', column 'sex': 2 of 3 cells have 2 values unseen in training, such as 'x'; the model "
+        "treats them as missing. Known values: f, m."
     ]
     caplog.clear()
     batches(ROW, TABLE)
@@ -192,3 +195,116 @@ def test_unknown_categories_are_logged(caplog: pytest.LogCaptureFixture) -> None
 def test_a_number_is_no_sample() -> None:
     with pytest.raises(TypeError, match="expected a sample or an iterable of samples, got int"):
         batches(3, IMAGE)
+
+
+TWO = {"image": IMAGE, "words": TEXT}
+
+
+def test_samples_that_do_not_fit_the_modalities() -> None:
+    with pytest.raises(ValueError, match=r"sample 3: expected a dict with any of \['image', 'words'\], got str"):
+        prepare("a text", TWO, number=3)
+    with pytest.raises(ValueError, match=r"sample 3: expected any of the modalities \['image', 'words'\], got also \['w'\]"):
+        prepare({"w": "a text"}, TWO, number=3)
+    with pytest.raises(ValueError, match=r"sample 3: expected any of the modalities \['words'\], got also \['image'\]"):
+        prepare({"words": "a", "image": PIXELS}, {"words": TEXT}, number=3)
+
+
+def test_prepared_samples_are_named_and_observed() -> None:
+    seen: list[tuple[str, Any]] = []
+    sample = prepare({"words": "ab"}, TWO, number=3, seen=lambda name, value: seen.append((name, value)))
+    assert (sample.id, list(sample.inputs), sample.target, seen) == ("3", ["words"], None, [("words", "ab")])
+    assert list(prepare("ab", {"words": TEXT}, number=0).inputs) == ["words"]
+
+
+def test_a_dict_may_be_the_value_of_the_only_modality() -> None:
+    """Also if a column has the name of the modality."""
+    row = {"kind": "table", "numbers": ["it"], "categories": {"sex": ["f", "m"]}}
+    assert batches({"it": 5.0}, row)[0].tolist() == [[5.0]]
+    assert batches({"it": {"it": 5.0}}, row)[0].tolist() == [[5.0]]
+    assert batches({"it": 5.0, "sex": "f"}, row)[0].tolist() == [[5.0]]
+    steps = {"values": STEPS, "times": [0.0, 1.0, 2.0]}
+    assert batches({"it": steps}, SERIES)[0].shape == batches(steps, SERIES)[0].shape == (1, 3, 2)
+    named = {"modalities": {"values": SERIES}, "target": {"kind": "classes", "names": ["a"]}}
+    found: list[Any] = []
+
+    def forward(inputs: Mapping[str, Any], masks: Mapping[str, Tensor]) -> Tensor:
+        found.append(inputs["values"]["values"].shape)
+        return torch.zeros(1, 1)
+
+    predict(forward, named, {"values": STEPS}, batch_size=1)
+    assert found == [(1, 3, 2)]
+
+
+def test_predictions_need_a_target_and_a_batch_size() -> None:
+    for spec in (None, {}, {"modalities": {"it": IMAGE}}):
+        with pytest.raises(ValueError, match="predict: expected a model whose spec has class names"):
+            predict(lambda inputs, masks: torch.zeros(1, 1), spec, PIXELS, batch_size=1)
+    with pytest.raises(ValueError, match="predict: expected batch_size of at least 1, got 0"):
+        batches(PIXELS, IMAGE, batch_size=0)
+    assert [len(x) for x in batches([PIXELS] * 5, IMAGE, batch_size=2)] == [2, 2, 1]
+    assert batches([], IMAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("modality", "one", "several"),
+    [
+        ({"kind": "text", "vocabulary_size": 262}, [1, 2, 3], [[1, 2, 3], [4, 5]]),
+        ({"kind": "timeseries", "num_values": 1, "step_seconds": 1.0}, [1.0, 2.0], [[[1.0], [2.0]], [[3.0]]]),
+        ({"kind": "depth", "shape": [2, 2], "channel_axis": "none"}, [[1, 2], [3, 4]], [[[1, 2], [3, 4]]] * 2),
+        (GREY, np.ones((4, 5)).tolist(), np.ones((2, 4, 5)).tolist()),
+        (SOUND, [0.5, 0.25, True], [[0.5, 0.25], [0.5]]),
+    ],
+)
+def test_lists_of_numbers_are_one_sample_or_several(modality: dict[str, Any], one: Any, several: Any) -> None:
+    assert sum(map(len, batches(one, modality))) == 1
+    assert sum(map(len, batches(several, modality))) == len(several)
+
+
+def test_a_pair_of_sound_and_rate_is_one_sample() -> None:
+    assert batches((WAVE, 100), SOUND)[0].shape == batches((WAVE, np.int64(100)), SOUND)[0].shape == (1, 1, 30)
+    assert batches([(WAVE, 100), (WAVE, 100)], SOUND)[0].shape == (2, 1, 30)
+    assert batches((WAVE, WAVE), SOUND)[0].shape == (2, 1, 30)
+    assert batches([WAVE, WAVE, WAVE], SOUND)[0].shape == (3, 1, 30)
+    stereo = {**SOUND, "shape": [2, None]}
+    assert batches(np.ones((2, 30), dtype=np.float32), stereo)[0].shape == (1, 2, 30)
+
+
+def test_kinds_of_plug_ins_take_files_or_values() -> None:
+    """A text that is a value is no path."""
+    values, files, numbers = ({"kind": f"plug_in_kinds.{name}"} for name in ("Bases", "Counts", "Wind"))
+    assert [plug_in_kinds.Bases.cells, plug_in_kinds.Counts.cells, plug_in_kinds.Wind.cells] == ["values", "files", "values"]
+    for value in ("acgt", Path("it.txt"), b"acgt"):
+        assert not is_file(value, values)
+        assert not is_file(value, numbers)
+        assert is_file(value, files)
+        assert is_file(value, {"kind": "depth"})
+        assert is_file(value, IMAGE)
+        assert is_file(value, TEXT) == (value != "acgt")
+    assert not is_file(PIXELS, IMAGE)
+
+
+def test_a_missing_library_is_no_damaged_file() -> None:
+    with (
+        mock.patch("perceiver.targets.files._decoded", side_effect=ImportError("pip install av")),
+        pytest.raises(ImportError, match="pip install av"),
+    ):
+        read_file(b"RIFF", SOUND, where="sample 0")
+
+
+def test_samples_of_several_modalities() -> None:
+    spec = {"modalities": TWO, "target": {"kind": "classes", "names": ["a"]}}
+    seen: list[Any] = []
+
+    def forward(inputs: Mapping[str, Any], masks: Mapping[str, Tensor]) -> Tensor:
+        seen.append({name: len(x) for name, x in inputs.items()})
+        return torch.zeros(2, 1)
+
+    samples = [{"image": PIXELS, "words": "ab"}, {"words": "cd"}]
+    for given in (samples, tuple(samples), iter(samples)):
+        assert len(predict(forward, spec, given, batch_size=2)) == 2
+    assert seen == [{"image": 2, "words": 2}] * 3
+
+
+def test_flat_images_of_one_channel_are_several() -> None:
+    """The channel may be omitted: a height of 1 is no channel."""
+    assert sum(map(len, batches(np.ones((2, 1, 5), dtype=np.float32), {"kind": "image", "shape": [1, 1, 5]}))) == 2

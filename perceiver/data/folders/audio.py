@@ -192,7 +192,7 @@ def recordings_by_class(folder: Path, *, skip: bool = False) -> dict[str, list[P
     """
     classes = sorted(path for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
     if not classes:
-        raise FileNotFoundError(f"data.root: expected a folder of recordings for every class in {folder}, got none.")
+        raise FileNotFoundError(f"data.root: expected one folder of recordings per class in {folder}, got none.")
     return {path.name: _sound_files(path, skip=skip, kind="recordings of this class") for path in classes}
 
 

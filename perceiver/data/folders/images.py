@@ -112,9 +112,7 @@ class ImageFolder(Source):
         files = self._usable(self._training_files())
         counts = torch.bincount(files.labels, minlength=len(files.class_names))
         if bool((counts == 0).any()):
-            raise ValueError(
-                f"{files.folder / files.class_names[int(counts.argmin())]}: no intact images, all were skipped."
-            )
+            raise ValueError(f"{files.folder / files.class_names[int(counts.argmin())]}: no valid images, all were skipped.")
         if split_folder(self.root, "val").is_dir():
             return replace(files, crop=self.train_crop), self._usable(self._evaluation_files("val"))
         size = max(1, round(self.validation_fraction * len(files.labels)))

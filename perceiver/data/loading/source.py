@@ -22,10 +22,10 @@ def stored_kinds(stored: Mapping[str, Any]) -> dict[str, str]:
     """
     modalities = stored.get("modalities")
     if not isinstance(modalities, Mapping) or not modalities:
-        raise ValueError("spec.modalities: expected one modality or more, each with its kind; the stored spec has none.")
+        raise ValueError("spec.modalities: expected one or more modalities, each with a kind; the stored spec has none.")
     kinds = {name: entry.get("kind") if isinstance(entry, Mapping) else None for name, entry in modalities.items()}
     if missing := [name for name, kind in kinds.items() if not isinstance(kind, str)]:
-        raise ValueError(f"spec.modalities.{missing[0]}.kind: expected a text; the stored spec has none.")
+        raise ValueError(f"spec.modalities.{missing[0]}.kind: expected a string; the stored spec has none.")
     return {str(name): str(kind) for name, kind in kinds.items()}
 
 

@@ -493,10 +493,10 @@ _LONGEST_PATH = 1024  # characters; longer text is content, e.g. in base 64
 
 def _existing(value: Any, folder: Path | None, *, directory: bool = False) -> Path:
     if folder is None:
-        raise ValueError(f"expected the content of a file or a value, got {shortened(value)}, which would name a file.")
+        raise ValueError(f"expected file content or a value, got {shortened(value)}, which is a path.")
     text = str(value)
     if len(text) > _LONGEST_PATH or "\0" in text:
-        raise ValueError(f"expected the path of a file, got {len(text):,} characters: {shortened(text)}.")
+        raise ValueError(f"expected a file path, got {len(text):,} characters: {shortened(text)}.")
     path = folder / (value if isinstance(value, Path) else text.strip())
     if not (path.is_file() or (directory and path.is_dir())):
         raise FileNotFoundError(f"no such file: {path}.")

@@ -54,7 +54,7 @@ def parse_modalities(settings: Mapping[str, Any], *, defaults: Mapping[str, Any]
     """
     if not settings or not isinstance(settings, Mapping):
         raise ValueError(
-            "data.modalities: expected one modality or more, with their kinds, e.g. {photo: image, sound: audio}, got "
+            "data.modalities: expected one or more modalities with their kinds, e.g. {photo: image, sound: audio}, got "
             f"{settings!r}."
         )
     return [_modality(str(name), given, defaults) for name, given in settings.items()]

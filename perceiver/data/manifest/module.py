@@ -189,7 +189,7 @@ class Manifest(Source):
         kind = str((stored.get("target") or {}).get("kind"))
         if kind not in TARGET_KINDS or self.target_kind not in (AUTO, kind):
             own = ", ".join(TARGET_KINDS) if self.target_kind == AUTO else self.target_kind
-            raise ValueError(f"spec.target.kind: Manifest has {own}, but the stored spec says {kind!r}.")
+            raise ValueError(f"spec.target.kind: Manifest has {own}, but the stored spec has {kind!r}.")
         target = stored["target"]
         columns = self.target
         if kind == "values" and self.target_kind == AUTO:

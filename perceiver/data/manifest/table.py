@@ -132,7 +132,7 @@ def read_table(
     ]
     whole = files[0] if len(files) == 1 else Path(listed(path)[0]) if len(listed(path)) == 1 else files[0].parent
     if sum(map(len, parts)) == 0:
-        raise ValueError(f"{whole}: holds no rows.")
+        raise ValueError(f"{whole}: has no rows.")
     if len(parts) == 1:
         return ManifestTable(path=whole, columns=parts[0].columns, parts=parts)
     columns = joined_columns(parts)

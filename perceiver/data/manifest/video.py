@@ -12,7 +12,7 @@ from perceiver.data.manifest.content import FileContent
 from perceiver.data.readers.array_files import read_array
 from perceiver.data.readers.containers import import_av, opened
 from perceiver.data.readers.folder_files import by_number
-from perceiver.data.readers.images import SUFFIXES, read_image
+from perceiver.data.readers.images import SUFFIXES, check_animation, read_image
 from perceiver.modalities.framing import is_deep, to_rgb
 
 _PURPOSE = "video files (unlike folders of images, animated images and .npy arrays)"
@@ -118,6 +118,7 @@ def _animation(path: Path | FileContent, num_frames: int | None, deep_range: Seq
         if isinstance(path, FileContent):
             path.seek(0)
         with Image.open(path) as image:
+            check_animation(image)
             chosen = _chosen(getattr(image, "n_frames", 1), num_frames)
             image.seek(0)
             wanted = set(chosen)

@@ -206,7 +206,7 @@ def _source(path: str | os.PathLike[str] | BytesIO) -> str | BytesIO:
     if isinstance(path, BytesIO):
         return _corrected(path, path) or path
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: there is no such file.")
+        raise FileNotFoundError(f"no such file: {path}.")
     with Path(path).open("rb") as file:
         return _corrected(file, path) or str(path)
 

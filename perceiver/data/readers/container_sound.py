@@ -37,7 +37,7 @@ def read_container_sound(
         blocks = _blocks(container, stream, file)
         first, rate = next(blocks, (None, 0))
         if first is None:
-            raise ValueError(f"{file}: holds no samples. {_REMEDY}")
+            raise ValueError(f"{file}: contains no samples. {_REMEDY}")
         most = most_values(_size(file)) // len(first)
         wanted = most if max_seconds is None else min(most, max(1, round(max_seconds * rate)))
         room = max(0, _estimated_samples(container, stream, rate) - wanted)

@@ -68,7 +68,8 @@ def read_flow(file: Any) -> NDArray[np.float32]:
     if content[:8] == _PNG:
         return _kitti(content, file)
     raise FlowFileError(
-        f"{file}: expected a .flo file, which begins with the number {MAGIC} in 32 bits, PFM, or a PNG of KITTI; it is none."
+        f"{file}: expected a .flo file, which begins with the number {MAGIC} in 32 bits, a PFM file, or a PNG file as in "
+        "KITTI."
     )
 
 
@@ -96,8 +97,8 @@ def _middlebury(content: bytes, path: object) -> NDArray[np.float32]:
     width, height = struct.unpack("<2i", content[4:12].ljust(8, b"\0"))
     if min(width, height) < 1 or len(content) != 12 + 8 * width * height:
         raise FlowFileError(
-            f"{path}: expected {12 + 8 * width * height:,} bytes of a flow of {height} x {width} pixels, as it says, got "
-            f"{len(content):,}."
+            f"{path}: expected {12 + 8 * width * height:,} bytes for a flow of {height} x {width} pixels, as stated in its "
+            f"header, got {len(content):,}."
         )
     values = np.frombuffer(content, "<f4", offset=12).reshape(height, width, 2)
     return np.ascontiguousarray(np.moveaxis(values, -1, 0), dtype=np.float32)
@@ -110,7 +111,8 @@ def _pfm(content: bytes, found: re.Match[bytes], path: object) -> NDArray[np.flo
     there, claimed = len(content) - found.end(), 12 * width * height
     if claimed == 0 or there != claimed or scale == 0:
         raise FlowFileError(
-            f"{path}: expected {claimed:,} bytes of a flow of {height} x {width} pixels, as it says, got {there:,}."
+            f"{path}: expected {claimed:,} bytes for a flow of {height} x {width} pixels, as stated in its header, "
+            f"got {there:,}."
         )
     # The sign of the scale is the byte order.
     values = np.frombuffer(content, "<f4" if scale < 0 else ">f4", offset=found.end()).reshape(height, width, 3)
@@ -119,9 +121,7 @@ def _pfm(content: bytes, found: re.Match[bytes], path: object) -> NDArray[np.flo
 
 def _kitti(content: bytes, path: object) -> NDArray[np.float32]:
     if not _is_deep_color(content[:_HEAD_BYTES]):
-        raise FlowFileError(
-            f"{path}: expected a PNG of three channels of 16 bits, as KITTI has them, got {_described(content)}."
-        )
+        raise FlowFileError(f"{path}: expected a PNG of three channels of 16 bits, as in KITTI, got {_described(content)}.")
     width, height = struct.unpack(">2I", content[16:24])
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > 2 * limit:
@@ -129,7 +129,7 @@ def _kitti(content: bytes, path: object) -> NDArray[np.float32]:
     try:
         values = 256 * _bytes_of(content, "RGB;16B").astype(np.int32) + _bytes_of(content, "RGB;16L")
     except Exception as error:  # a damaged file can raise nearly anything in a decoder
-        raise FlowFileError(f"{path}: no intact image ({type(error).__name__}: {error}). Replace the file.") from error
+        raise FlowFileError(f"{path}: not a valid image ({type(error).__name__}: {error}). Replace the file.") from error
     flow = (values[:2].astype(np.float32) - 2**15) / 64
     return np.where(values[2] > 0, flow, np.float32(np.nan))
 

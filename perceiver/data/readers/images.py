@@ -135,6 +135,7 @@ def read_image(path: Path | BytesIO, *, deep_range: Sequence[float] | None = Non
     """
     try:
         with Image.open(path) as image:
+            check_animation(image)
             return to_rgb(upright(image), deep_range=deep_range)
     except FileNotFoundError:
         raise
@@ -144,6 +145,16 @@ def read_image(path: Path | BytesIO, *, deep_range: Sequence[float] | None = Non
         raise ImageFileError(
             f"{path}: not a valid image ({type(error).__name__}: {error}). Replace the file or remove it."
         ) from error
+
+
+def check_animation(image: Image.Image) -> None:
+    """Raise DecompressionBombError for an animation with huge frames: 2 kB of WebP can hold frames of 148 million pixels.
+
+    Frames may have a quarter of the pixels that Pillow allows for an image (`PIL.Image.MAX_IMAGE_PIXELS`).
+    """
+    pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
+    if limit is not None and pixels > limit // 4 and getattr(image, "is_animated", False):
+        raise Image.DecompressionBombError(f"Frames of {pixels} pixels exceed the limit for animations, {limit // 4}.")
 
 
 def deep_range_of_files(paths: Iterable[Path | BytesIO]) -> list[int] | None:
@@ -198,8 +209,8 @@ def find_images(folder: Path, *, frame: Frame, class_names: Sequence[str] | None
         names = class_names
         if unknown := [name for name in found if name not in set(names)]:
             raise ValueError(
-                f"{folder}: has {_some(unknown)}, which are not among the training classes {_some(names)}. Remove "
-                "these folders, or add training images of these classes."
+                f"{folder}: has the classes {_quoted(unknown)}, which are not among the training classes "
+                f"{_quoted(names)}. Remove these folders, or add training images of these classes."
             )
     return _files_of(folder, names=names, found=found, frame=frame, complete=class_names is None)
 
@@ -264,6 +275,6 @@ def both_or_neither(
     return None if mean is None or std is None else (mean, std)
 
 
-def _some(names: Sequence[str]) -> str:
+def _quoted(names: Sequence[str]) -> str:
     shown = ", ".join(repr(name) for name in names[:5])
-    return f"the classes {shown}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")

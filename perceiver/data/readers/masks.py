@@ -146,7 +146,7 @@ def _opened(path: Path) -> tuple[Image.Image, int | None]:
     except FileNotFoundError:
         raise
     except Exception as error:  # a damaged file can raise nearly anything in a decoder
-        raise ImageFileError(f"{path}: no intact image ({type(error).__name__}: {error}). Replace the file.") from error
+        raise ImageFileError(f"{path}: not a valid image ({type(error).__name__}: {error}). Replace the file.") from error
 
 
 def _stretched_levels(mask: Image.Image) -> int | None:

@@ -25,7 +25,7 @@ def read_numbers(text: str, *, path: object) -> NDArray[np.float64]:
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     rows = _cells(lines, path=path)
     if not rows:
-        raise ValueError(f"{path}: holds no numbers.")
+        raise ValueError(f"{path}: contains no numbers.")
     named = any(not is_missing_number(cell) and not _NUMBER.fullmatch(cell.strip()) for cell in rows[0])
     header = [cell.strip() for cell in rows[0]] if named else []
     rows = rows[1:] if named else rows
@@ -52,7 +52,7 @@ def read_numbers(text: str, *, path: object) -> NDArray[np.float64]:
     if set(_COORDINATES) <= {name for name, _ in columns}:
         columns.sort(key=lambda one: _COORDINATES.index(one[0]) if one[0] in _COORDINATES else len(_COORDINATES))
     if not columns or not rows:
-        raise ValueError(f"{path}: holds no numbers.")
+        raise ValueError(f"{path}: contains no numbers.")
     return np.stack([column for _, column in columns], axis=1)
 
 

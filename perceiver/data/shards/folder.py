@@ -57,14 +57,14 @@ class ShardFolder:
         folder = Path(path)
         file = folder / FACTS
         if not file.is_file():
-            state = "holds no shards" if folder.is_dir() else "does not exist"
+            state = "contains no shards" if folder.is_dir() else "does not exist"
             raise FileNotFoundError(
                 f"data.shards: expected a folder of shards with {FACTS}, but {folder.resolve()} {state}. Make them with "
                 f"mode=shard data.manifest=… shards={folder}."
             )
         try:
             if file.is_symlink():
-                raise ValueError("it is a link")
+                raise ValueError("it is a symbolic link")
             content = read_json(file)
             if not isinstance(content, dict) or content.get("format") != FORMAT:
                 raise ValueError(f"expected format {FORMAT!r}")

@@ -268,7 +268,7 @@ def test_a_flat_folder_is_predicted_for(root: Path, tmp_path: Path) -> None:
         module.prepare_data()
         return module
 
-    with pytest.raises(ValueError, match=r"c\.wav: is no sound file"):
+    with pytest.raises(ValueError, match=r"c\.wav: not a readable sound file"):
         flat()
     (batch,) = flat(on_bad_row="skip").predict_dataloader()
     assert batch.ids == ["b.wav", "more/a.webm"]
@@ -285,5 +285,5 @@ def test_damaged_recordings_are_left_out(root: Path, caplog: pytest.LogCaptureFi
     module = prepared(root, on_bad_row="skip")
     assert "skipped 1 of 7 samples" in caplog.text
     assert f"{path}: is truncated" in caplog.text
-    assert "left out 1 files that are not recordings" in caplog.text
+    assert "skipped 1 files whose names are not those of recordings, such as high/notes.md" in caplog.text
     assert "test/high/1.wav" not in next(iter(module.test_dataloader())).ids

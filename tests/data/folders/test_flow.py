@@ -106,7 +106,7 @@ def smaller(path: Path) -> None:
     [
         (cut_off, r"0\.flo: expected 1,548 bytes of a flow of 12 x 16 pixels, as it says, got 1,547"),
         (another, r"0\.flo: expected a \.flo file, which begins with the number 202021\.25 in 32 bits, PFM, or a PNG"),
-        (smaller, r"0\.flo: expected frames and flow of one size, got \[\(9, 9\), \(12, 16\)\]"),
+        (smaller, r"0\.flo: expected frames and flow of equal size, got \[\(9, 9\), \(12, 16\)\]"),
     ],
 )
 def test_bad_files_are_named(root: Path, spoil: Callable[[Path], None], message: str) -> None:
@@ -142,7 +142,7 @@ def test_flow_of_kitti_and_pfm_in_folders(root: Path) -> None:
         assert torch.equal(sample.target, expected[name].target)
         assert torch.equal(sample.target_mask, expected[name].target_mask)
     (folder / "0.flo").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"expected one file of each name, got scene/0\.flo and scene/0\.png"):
+    with pytest.raises(ValueError, match=r"expected one file per name, got scene/0\.flo and scene/0\.png"):
         module(root).prepare_data()
 
 

@@ -323,7 +323,7 @@ def test_damaged_pairs_are_left_out(root: Path, caplog: pytest.LogCaptureFixture
     made = module(root, on_bad_row="skip")
     made.setup("fit")
     assert "skipped 2 of 6 samples" in caplog.text
-    assert "1.png: no intact image" in caplog.text
+    assert "1.png: not a valid image" in caplog.text
     assert "got 77" in caplog.text
     assert len(made.split("train")) + len(made.split("val")) == 4
 

@@ -134,7 +134,7 @@ def test_a_file_that_is_not_utf8(folder: Path, raw: bytes, words: str) -> None:
     [
         ({"files": "{root}/empty"}, r"expected files that end in '\.txt' in the folder .*/empty, found none"),
         ({"files": "{root}/no/such.txt"}, "expected a file, a folder, or files that match the pattern"),
-        ({"files": "{root}/*.rst"}, r"the pattern, '.*/\*\.rst'"),
+        ({"files": "{root}/*.rst"}, r"the pattern '.*/\*\.rst'"),
     ],
 )
 def test_nothing_there(tmp_path: Path, arguments: dict[str, str], words: str) -> None:

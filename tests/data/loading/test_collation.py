@@ -8,7 +8,7 @@ from torch import Tensor
 
 from perceiver.batch import Sample
 from perceiver.data.loading.collation import PreparedCollate
-from perceiver.data.loading.transforms import by_modality
+from perceiver.data.loading.transforms import Transforms, by_modality
 
 MODALITIES = {"sound": {"kind": "audio", "shape": [1, None], "mean": [0.0], "std": [2.0]}}
 SAMPLES = [Sample(inputs={"sound": torch.full((1, size), float(size))}, target=size, id=f"s{size}") for size in (2, 4)]
@@ -86,3 +86,94 @@ def test_what_cannot_be_called() -> None:
         collate(mine="noise")
     with pytest.raises(TypeError, match=r"data\.augment: expected a mapping from names of your choice .* got function"):
         transforms(double)
+
+
+@pytest.mark.parametrize(
+    ("mask", "fits"), [((2,), True), ((2, 5), True), ((2, 3), False), ((5,), False), ((2, 5, 3), False)]
+)
+def test_masks_of_transforms_lie_on_the_grid(mask: tuple[int, ...], fits: bool) -> None:
+    """Channels last: the grid is all but the last axis."""
+    transforms = Transforms(
+        {"mine": lambda x, _: (x, torch.ones(mask, dtype=torch.bool))}, argument="data.augment", kind="points"
+    )
+    if fits:
+        transforms.check(torch.zeros(2, 5, 3), None, channel_axis=-1)
+    else:
+        with pytest.raises(ValueError, match=r"data\.augment\.mine: returned a mask .* does not match \(2, 5, 3\)"):
+            transforms.check(torch.zeros(2, 5, 3), None, channel_axis=-1)
+
+
+@pytest.mark.parametrize("result", [(torch.zeros(2, 5, 3),), [torch.zeros(2, 5, 3), None], ("x", None), (None, None)])
+def test_results_of_transforms_are_pairs(result: Any) -> None:
+    transforms = Transforms({"mine": lambda x, mask: result}, argument="data.augment", kind="points")
+    with pytest.raises(TypeError, match=r"data\.augment\.mine: expected a returned pair"):
+        transforms.check(torch.zeros(2, 5, 3), None, channel_axis=-1)
+
+
+def test_transforms_are_checked_in_sequence() -> None:
+    """Each gets the result of the one before."""
+    seen: list[Any] = []
+
+    def longer(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        seen.append((tuple(x.shape), None if mask is None else tuple(mask.shape)))
+        x = torch.cat([x, x], dim=1)
+        return x, torch.ones(x.shape[:2], dtype=torch.bool)
+
+    transforms = Transforms({"a": longer, "b": None, "c": longer}, argument="data.augment", kind="points")
+    transforms.check(torch.zeros(2, 5, 3), None, channel_axis=-1)
+    assert seen == [((2, 5, 3), None), ((2, 10, 3), (2, 10))]
+    assert len(transforms) == 2
+    assert transforms(torch.zeros(2, 5, 3), None)[0].shape == (2, 20, 3)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_settings_of_several_modalities() -> None:
+    specs = {"a": {"kind": "points"}, "b": {"kind": "image"}}
+
+    def of(given: Any, available: tuple[str, ...] = ("a", "b")) -> Any:
+        return by_modality(given, specs=specs, available=available, argument="data.augment")
+
+    assert of(None) == of({}) == of({"a": {}, "b": None}) == {}
+    assert list(of({"a": {"x": double}, "b": None})) == ["a"]
+    assert list(of({"x": double}, available=("a",))) == ["a"]
+    assert list(of({"a": {"x": double}}, available=("a",))) == ["a"]
+    assert of({"gone": {"x": double}}, available=("gone",)) == {}, "a modality that samples lack"
+    assert list(of({"b": lambda image: image})["b"].transforms) == ["data.augment.b"]
+    with pytest.raises(
+        TypeError, match=r"data\.augment: expected a mapping from modalities \(a, b\) to transforms, got func"
+    ):
+        of(double)
+    with pytest.raises(ValueError, match=r"data\.augment\.c: expected settings of a, b; got 'c'"):
+        of({"a": {}, "c": {}})
+
+
+def test_samples_that_are_normalised_stay_as_they_are() -> None:
+    made = PreparedCollate(modalities=MODALITIES, normalised=True)
+    assert made(SAMPLES).inputs["sound"][1].tolist() == [[4.0] * 4]  # type: ignore[index]
+    plain = PreparedCollate(modalities=MODALITIES)
+    assert plain(SAMPLES).inputs["sound"][1].tolist() == [[2.0] * 4]  # type: ignore[index]
+    assert plain(plain.collate(SAMPLES)).inputs["sound"][1].tolist() == [[2.0] * 4], "a batch that was read at once"  # type: ignore[index]
+
+
+def test_several_tensors_of_a_modality_are_not_normalised_again() -> None:
+    spec = {"series": {"kind": "timeseries", "num_values": 1, "mean": [5.0], "std": [2.0]}}
+    sample = Sample(inputs={"series": {"values": torch.ones(2, 1), "times": torch.arange(2).double()}})
+    batch = PreparedCollate(modalities=spec)([sample])
+    assert batch.inputs["series"]["values"].tolist() == [[[1.0], [1.0]]]  # type: ignore[index, call-overload]
+
+
+@pytest.mark.parametrize(("kind", "axis"), [("audio", 0), ("points", -1)])
+def test_positions_that_corruption_masks_are_dropped_in_evaluation(kind: str, axis: int) -> None:
+    def drop(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        length = x.shape[2 if axis == 0 else 1]
+        return x, torch.arange(length).expand(len(x), -1) != 1
+
+    x = torch.arange(8.0).reshape(2, 4)
+    spec = {"it": {"kind": kind, "shape": [2, None]}}
+    corruption = by_modality({"drop": drop}, specs=spec, available=("it",), argument="data.corruption")
+    made = PreparedCollate(modalities=spec, corruption=corruption, seed=0)
+    sample = Sample(inputs={"it": x if axis == 0 else x.T.contiguous()}, target=3, id="a")
+    batch = made([sample])
+    kept = batch.inputs["it"][0] if axis == 0 else batch.inputs["it"][0].T  # type: ignore[index]
+    assert torch.equal(kept, x[:, [0, 2, 3]])
+    assert (batch.masks, batch.ids, batch.target.tolist()) == ({}, ["a"], [3])  # type: ignore[union-attr]

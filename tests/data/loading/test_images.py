@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 
 from perceiver.batch import Batch
 from perceiver.data.loading.collation import PreparedCollate
-from perceiver.data.loading.images import LabelledImages
+from perceiver.data.loading.images import LabelledImages, image_spec, image_statistics, of_any_size
 from perceiver.data.loading.transforms import by_modality
 from perceiver.modalities.preprocess import preprocess
 
@@ -127,3 +127,48 @@ def test_trying_the_augmentation_leaves_the_random_state_alone(images: LabelledI
     before = torch.get_rng_state()
     collate(v2.RandomCrop((4, 5), padding=1)).check(images.__getitems__([0, 0]))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_statistics_over_chunks_and_ranges() -> None:
+    """Of more images than a chunk, with black and white that are not 0 and 255."""
+    pixels = torch.randint(-8, 9, (2500, 2, 1, 2), dtype=torch.int16)
+    pixels[:, 1] = 8
+    one = LabelledImages(
+        pixels=pixels, labels=torch.arange(2500) % 2, ids="x", numbers=torch.arange(2500), value_range=(-8, 8)
+    )
+    mean, deviation = one.statistics()
+    scaled = (pixels.double() + 8) / 16
+    assert mean == pytest.approx(scaled.mean(dim=(0, 2, 3)).tolist())
+    assert deviation == pytest.approx(scaled.std(dim=(0, 2, 3), correction=0).tolist(), abs=1e-12)
+    assert image_statistics(one) == {"image": {"mean": mean, "std": [deviation[0], 1.0]}}, (
+        "a constant channel is divided by 1"
+    )
+    assert one.shape == (2, 1, 2)
+    assert one.take(torch.tensor([7])).value_range == (-8, 8)
+    assert one.take(torch.tensor([7])).names(torch.tensor([0])) == ["x/7"]
+
+
+@pytest.mark.parametrize("given", [([0.5], [1.0]), ([0.5, 0.5], [1.0]), ([0.5], [1.0, 1.0]), ([0.5, 0.5], [1.0, -1.0])])
+def test_given_statistics_have_a_number_per_channel(given: Any, images: LabelledImages) -> None:
+    assert image_statistics(images, given=([0.5, 0.25], [1.0, 0.5])) == {"image": {"mean": [0.5, 0.25], "std": [1.0, 0.5]}}
+    with pytest.raises(ValueError, match=r"data\.mean, data\.std: expected 2 numbers each"):
+        image_statistics(images, given=given)
+
+
+def test_specs_of_images() -> None:
+    assert image_spec((3, 4, 5)) == {"image": {"kind": "image", "shape": [3, 4, 5], "range": [0, 255]}}
+    spec = image_spec((3, 4, 5), value_range=(0, 9), crop_fraction=0.5, column="a")
+    assert spec["image"] == {**spec["image"], "range": [0, 9], "crop_fraction": 0.5, "column": "a"}
+    known = of_any_size({"modalities": spec, "target": 1})
+    assert known == {"modalities": {"image": {"kind": "image", "range": [0, 9], "column": "a"}}, "target": 1}
+
+
+def test_images_for_prediction_have_no_target(images: LabelledImages) -> None:
+    class Unlabelled(LabelledImages):
+        labelled = False
+
+    found = Unlabelled(pixels=images.pixels, labels=images.labels, ids="x", numbers=images.numbers)
+    assert found.__getitems__([1]).target is None
+    assert found[1].target is None
+    assert (images[1].target, type(images[1].target), images[1].id) == (1, int, "set/train/101")
+    assert images[1].inputs["image"].shape == (2, 4, 5)  # type: ignore[union-attr]

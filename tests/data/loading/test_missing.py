@@ -40,3 +40,12 @@ def test_wrong_shares() -> None:
         present_modalities({"video": 0.5}, modalities=BOTH, num_samples=1, seed=0)
     with pytest.raises(ValueError, match=r"data\.missing\.audio: expected a share of 0 to 1, got 50"):
         present_modalities({"audio": 50}, modalities=BOTH, num_samples=1, seed=0)
+
+
+def test_shares_of_none_and_of_all() -> None:
+    present = present_modalities({"image": 0, "audio": 1}, modalities=BOTH, num_samples=1000, seed=3)
+    assert present[:, 0].all()
+    assert not present[:, 1].any()
+    assert present_modalities({}, modalities=BOTH, num_samples=5, seed=0).all()
+    with pytest.raises(ValueError, match=r"data\.missing\.audio: expected a share of 0 to 1, got -0\.1"):
+        present_modalities({"audio": -0.1}, modalities=BOTH, num_samples=1, seed=0)

@@ -319,3 +319,25 @@ def test_images_are_corrupted_each_by_itself_in_evaluation() -> None:
     assert whole.target.tolist() == [0, 1, 0]
     (plain,) = made().val_dataloader()
     assert not torch.equal(plain.inputs["image"], whole.inputs["image"])
+
+
+def test_transforms_that_do_not_fit_are_refused_before_training() -> None:
+    """On images that are read in batches."""
+    module = made(augment=v2.CenterCrop(1))
+    module.setup("fit")
+    with pytest.raises(
+        ValueError, match=r"data\.augment: CenterCrop.* turned an image of shape \(1, 2, 3\) into \(1, 1, 1\)"
+    ):
+        module.train_dataloader()
+    assert len(made(augment=v2.RandomCrop((2, 3), padding=1)).train_dataloader()) == 2
+
+
+def test_loader_processes_stay_between_epochs() -> None:
+    for number, kept in ((0, False), (1, True)):
+        module = made(num_workers=number)
+        for batches in (module.train_dataloader(), module.val_dataloader(), module.test_dataloader()):
+            assert (batches.num_workers, batches.persistent_workers, batches.timeout) == (number, kept, 3600 * number)
+            assert (batches.batch_size or batches.batch_sampler.batch_size, batches.pin_memory) == (
+                4,
+                torch.cuda.is_available(),
+            )  # type: ignore[union-attr]

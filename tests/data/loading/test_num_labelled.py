@@ -22,6 +22,7 @@ def test_classes_are_in_proportion_and_the_seed_says_which() -> None:
     assert torch.equal(index, labelled_subset(labels.tolist(), size=20, seed=0))
     assert not torch.equal(index, labelled_subset(labels, size=20, seed=1))
     assert labelled_subset(labels, size=100, seed=3).tolist() == list(range(100))
+    assert (len(labelled_subset(labels, size=1, seed=0)), len(labelled_subset(labels, size=99, seed=0))) == (1, 99)
 
 
 @pytest.mark.parametrize("size", [0, -1, 101])

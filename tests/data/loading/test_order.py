@@ -1,15 +1,20 @@
 """The order of training samples, and that loading can stop and go on anywhere."""
 
+import pickle
+import random
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule, Trainer
 
 from perceiver.batch import Batch, Sample
 from perceiver.collate import Collate
-from perceiver.data.loading.order import TrainingLoader, TrainingOrder, balanced_weights
+from perceiver.data.loading.order import TrainingLoader, TrainingOrder, balanced_weights, training_order
 
 
 class Noisy:
@@ -127,3 +132,89 @@ def test_tensors_are_labels_too() -> None:
     weights = balanced_weights(torch.tensor([0, 1, 1]))
     assert torch.equal(weights, balanced_weights([0, 1, 1]))
     assert weights.tolist() == [1.0, 0.5, 0.5]
+
+
+def test_the_seed_of_a_trainer_is_that_of_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a trainer it is drawn; with one it is Lightning's, and 0 if processes could have different ones."""
+    module = LightningDataModule()
+    torch.manual_seed(1)
+    first, second = (training_order(range(5), module=module).seed for _ in range(2))
+    torch.manual_seed(1)
+    assert training_order(range(5), module=module).seed == first != second
+    module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    torch.manual_seed(2**63 + 7)
+    weights = torch.ones(5)
+    order = training_order(range(5), module=module, weights=weights)
+    assert (order.seed, order.rank, order.num_replicas, len(order.dataset), order.weights) == (7, 0, 1, 5, weights)  # type: ignore[arg-type]
+    with mock.patch.object(Trainer, "world_size", 2), mock.patch.object(Trainer, "global_rank", 1):
+        order = training_order(range(5), module=module)
+        assert (order.seed, order.rank, order.num_replicas) == (0, 1, 2)
+        monkeypatch.setenv("PL_GLOBAL_SEED", "12")
+        assert training_order(range(5), module=module).seed == 12
+
+
+def test_small_sets_fill_many_processes() -> None:
+    """The order is repeated until all have equally many, more than once if need be."""
+    parts = [TrainingOrder(size=2, seed=3, rank=rank, world_size=7) for rank in range(7)]
+    alone = list(TrainingOrder(size=2, seed=3))
+    assert [list(part) for part in parts] == [[index] for index in (alone * 4)[:7]]
+
+
+def test_a_position_is_that_of_all_processes() -> None:
+    order = TrainingOrder(size=10, seed=0, rank=1, world_size=2)
+    batches = TrainingLoader(Noisy(), collate=noisy_collate, order=order, batch_size=2, num_workers=0)
+    assert len(batches) == 3
+    assert len(list(islice(batches, 2))) == 2
+    assert batches.state_dict() == {"epoch": 0, "batches": 2, "samples": 8}
+    again = TrainingLoader(Noisy(), collate=noisy_collate, order=TrainingOrder(size=10, seed=0), batch_size=2, num_workers=0)
+    again.load_state_dict(batches.state_dict())
+    assert len(list(again)) == 1
+    assert (batches.timeout, batches.persistent_workers, loader(num_workers=1).persistent_workers) == (0, False, True)
+
+
+def test_draws_of_ranks_and_epochs_differ() -> None:
+    drawn = set()
+    for rank, epoch in ((0, 0), (1, 0), (0, 1)):
+        order = TrainingOrder(size=10, seed=0, rank=rank, world_size=2)
+        order.set_epoch(epoch)
+        batches = TrainingLoader(Noisy(), collate=noisy_collate, order=order, batch_size=5, num_workers=0)
+        drawn |= {tuple(values) for _, values in contents(batches)}
+    assert len(drawn) == 3
+
+
+def test_python_and_numpy_are_seeded_too() -> None:
+    """By their global generators, which are left as they were."""
+
+    class Drawing(Noisy):
+        def __getitem__(self, index: int) -> Sample:
+            return Sample(inputs={"points": torch.tensor([[random.random(), np.random.rand(), 0.0]])}, id=str(index))  # noqa: NPY002
+
+    def draw() -> list[Any]:
+        order = TrainingOrder(size=10, seed=0)
+        return contents(TrainingLoader(Drawing(), collate=noisy_collate, order=order, batch_size=5, num_workers=0))
+
+    first, before = draw(), (random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index]  # noqa: NPY002
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # type: ignore[index]  # noqa: NPY002
+    random.random()
+    np.random.rand()  # noqa: NPY002
+    assert draw() == first
+
+
+def test_batches_reach_loader_processes_with_their_seed() -> None:
+    [first, *_] = batches = list(loader().batch_sampler)  # type: ignore[arg-type]
+    copied = pickle.loads(pickle.dumps(first))
+    assert (type(copied), list(copied), copied.seed) == (type(first), list(first), first.seed)  # type: ignore[attr-defined]
+    assert len({batch.seed for batch in batches}) == 4  # type: ignore[attr-defined]
+    samples = loader().dataset
+    torch.manual_seed(5)
+    assert samples.__getitems__([3])[0].target == samples[3].target == 3  # type: ignore[attr-defined]
+    assert (len(samples), torch.initial_seed()) == (10, 5), "indices without a seed set none"  # type: ignore[arg-type]
+
+
+def test_every_iteration_is_the_next_epoch() -> None:
+    batches = loader()
+    for epoch in range(3):
+        assert batches.sampler.epoch == epoch  # type: ignore[attr-defined]
+        assert len(list(batches)) == 4
+        assert batches.state_dict() == {"epoch": epoch, "batches": 4, "samples": 12}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from perceiver.batch import Sample
-from perceiver.data.loading.samples import InMemory
+from perceiver.data.loading.samples import InMemory, Subset, subset
 
 
 class Counting:
@@ -34,3 +34,20 @@ def test_every_sample_is_read_once() -> None:
 def test_a_sample_without_class_is_named() -> None:
     with pytest.raises(ValueError, match="sample 'a': expected a class number"):
         InMemory([Sample(inputs={"x": torch.zeros(1, 2)}, id="a")])
+
+
+class Taking(Counting):
+    """Has its own way of choosing samples."""
+
+    def take(self, index: torch.Tensor) -> list[int]:
+        return index.tolist()
+
+
+def test_subsets_read_chosen_samples() -> None:
+    source = Counting()
+    chosen = subset(source, torch.tensor([2, 0]))
+    assert isinstance(chosen, Subset)
+    assert source.read == 0
+    assert (len(chosen), chosen.labels, [chosen[0].id, chosen[1].id]) == (2, [2, 0], ["2", "0"])
+    assert source.read == 2
+    assert subset(Taking(), torch.tensor([2, 0])) == [2, 0]

@@ -2,7 +2,10 @@
 
 import re
 import resource
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from perceiver.batch import Batch, Sample
 from perceiver.collate import Collate
-from perceiver.data.loading.shared_memory import InSharedMemory, SharedMemoryError, explained, waiting
+from perceiver.data.loading.shared_memory import InSharedMemory, SharedMemoryError, cannot_start, explained, waiting
 from perceiver.run.errors import one_line
 
 
@@ -80,3 +83,32 @@ def test_errors_of_the_loader_are_explained(said: str, meant: str) -> None:
 def test_a_batch_knows_its_size() -> None:
     inputs: dict[str, Any] = {"a": torch.zeros(2, 3), "b": {"x": torch.zeros(2, dtype=torch.int64)}}
     assert Batch(inputs=inputs, masks={"a": torch.ones(2, dtype=torch.bool)}, target=torch.zeros(2)).num_bytes == 50
+
+
+def test_processes_that_cannot_start() -> None:
+    assert cannot_start().startswith("data.num_workers: loader processes cannot be started, since shared memory is full (")
+    assert waiting(1) == waiting(4) == 3600
+
+
+def test_too_many_open_files_have_their_own_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And places whose size cannot be found are named alone."""
+    collate = InSharedMemory(lambda read: read)
+    batch = Batch(inputs={"a": torch.zeros(2, 3)})
+    for message, place, meant in (
+        ("unable to open: Too many open files (24)", "/dev/shm", r"Too many open files \(24\)\)\. Raise the limit \(ulimit"),
+        (
+            "unable to write",
+            "/nowhere",
+            r"bytes into shared memory \(unable to write\): /nowhere, and up to 6 batches, 144 bytes",
+        ),
+    ):
+        monkeypatch.setattr("perceiver.data.loading.shared_memory._PLACE", Path(place))
+        monkeypatch.setattr("perceiver.data.loading.shared_memory.get_worker_info", lambda: SimpleNamespace(num_workers=3))
+        monkeypatch.setattr(Batch, "share_memory", mock.Mock(side_effect=RuntimeError(message)))
+        with pytest.raises(SharedMemoryError, match=meant):
+            collate(batch)
+
+
+@pytest.mark.parametrize("said", ["DataLoader worker exited", "Bus error", "Killed", "timed out"])
+def test_other_errors_are_not_explained(said: str) -> None:
+    assert explained(said) is None

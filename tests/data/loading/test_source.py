@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from perceiver.batch import Sample
 from perceiver.data import DataModule, Source
@@ -133,3 +134,123 @@ def test_stored_specs_of_other_data_are_refused(change: dict[str, Any], message:
     module.setup("fit")
     with pytest.raises(ValueError, match=message):
         module.spec = {**module.spec, **change}
+
+
+class Nameless(Counted):
+    """Its classes are known after the training split is read."""
+
+    def __init__(self, *, found: list[str] | None = None) -> None:
+        super().__init__()
+        self._class_names, self.found, self.asked = None, found, 0
+
+    def read_class_names(self) -> list[str] | None:
+        self.asked += 1
+        return self.found
+
+
+def test_class_names_come_from_the_data_once() -> None:
+    source = Nameless(found=["a", "b"])
+    assert source.class_names == source.class_names == source.named_classes() == ["a", "b"]
+    assert source.asked == 1
+    unknown = Nameless()
+    assert unknown.known() == {"modalities": unknown.specs, "target": {}}
+    with pytest.raises(RuntimeError, match="Nameless: neither the data nor a stored spec names the classes"):
+        unknown.learn(Numbers("train", 3))
+    unknown.take({"modalities": {"points": {"kind": "points", "shape": [None, 3]}}, "target": {"names": [1, "b"]}})
+    assert unknown.class_names == ["1", "b"]
+
+
+def test_one_class_is_nothing_to_learn() -> None:
+    with pytest.raises(ValueError, match=r"Nameless: expected two or more classes, got \['a'\]"):
+        Nameless(found=["a"]).learn(Numbers("train", 3))
+    spec = Nameless(found=["a", "b", "c"]).learn(Numbers("train", 3))
+    assert spec["target"] == {"kind": "classes", "names": ["a", "b", "c"], "counts": [2, 1, 0]}
+    assert spec["num_classes"] == 3
+
+
+def test_a_stored_spec_is_copied_and_may_lack_a_target() -> None:
+    source = Counted()
+    stored: dict[str, Any] = {"modalities": {"points": {"kind": "points", "shape": [None, 3], "mean": [1.0] * 3}}}
+    with pytest.raises(
+        ValueError, match=r"spec\.target\.names: Counted has \['even', 'odd'\], but the stored spec has None"
+    ):
+        source.take(stored)
+    unknown = Nameless()
+    unknown.take(stored)
+    stored["modalities"]["points"]["mean"] = None
+    assert unknown.spec is not None
+    assert unknown.spec["modalities"]["points"]["mean"] == [1.0] * 3
+    assert unknown.class_names is None
+    with pytest.raises(ValueError, match=r"spec\.modalities: Nameless has \['points'\], but the stored spec has \[\]"):
+        unknown.take({})
+
+
+def test_defaults_of_sources() -> None:
+    source = Counted()
+    assert (source.num_workers, source.corruption_seed, source.split_seed, source.spec) == (0, 0, 0, None)
+    assert (source.available, source.normalised, source.read_prediction()) == (("points",), False, None)
+    training = Numbers("train", 3)
+    assert source.unaltered(training) is training
+    assert Source.statistics(source, training) == {}
+    assert Source.read_class_names(source) is None
+
+
+def test_prediction_is_the_test_split_unless_there_are_samples_for_it() -> None:
+    module = counted(batch_size=2)
+    assert [name for batch in module.predict_dataloader() for name in batch.ids] == [f"test/{n}" for n in range(5)]
+    assert reads(module) == ["training", "test"]
+    module.setup(None)
+    assert reads(module) == ["training", "test"]
+
+    class Given(Counted):
+        def read_prediction(self) -> Samples:
+            return InMemory(Numbers("given", 2))
+
+    other = DataModule(Given(), batch_size=2)
+    other.spec = module.spec
+    assert [batch.ids for batch in other.predict_dataloader()] == [["given/0", "given/1"]]
+
+
+class Made(Counted):
+    """Reads normalised samples."""
+
+    normalised = True
+
+
+def test_normalised_sources_take_no_transforms() -> None:
+    for setting in ("augment", "corruption"):
+        with pytest.raises(ValueError, match=rf"data\.{setting}: expected null for Made, which normalises samples"):
+            DataModule(Made(), **{setting: {"x": black}})
+    assert DataModule(Made(), augment={}).augment == {}
+    (batch,) = DataModule(Made(), batch_size=9).val_dataloader()
+    assert batch.inputs["points"][0].unique().tolist() == [1.0]
+
+
+class Streamed(Counted):
+    """A training split without random access; counts preparations."""
+
+    prepared = 0
+
+    def prepare(self) -> None:
+        self.prepared += 1
+
+    def loader(self, *, collate: Any, batch_size: int, num_workers: int) -> Any:
+        self.settings = (batch_size, num_workers)
+        return DataLoader(Numbers("stream", 2), batch_size=2, collate_fn=collate)  # type: ignore[arg-type]
+
+    def read_training(self) -> tuple[Any, Samples]:
+        return self, InMemory(Numbers("validation", 3))
+
+    def learn(self, training: Any) -> dict[str, Any]:
+        return self.known()
+
+
+def test_a_stream_makes_its_own_loader() -> None:
+    source = Streamed()
+    module = DataModule(source, batch_size=2, num_workers=0)
+    module.prepare_data()
+    assert source.prepared == 1
+    [batch] = module.train_dataloader()
+    assert batch.ids == ["stream/0", "stream/1"]
+    assert source.settings == (2, 0)
+    assert DataModule(Streamed(), num_workers=3).source.num_workers == 3

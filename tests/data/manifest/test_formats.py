@@ -82,7 +82,7 @@ def test_no_parts(tmp_path: Path) -> None:
         (tmp_path, r"expected CSV, Parquet or JSON files, but \S+ has none"),
         (tmp_path / "*.csv", r"no file matches \S+\*\.csv"),
         ([], "got none"),
-        ([tmp_path / "nowhere.csv"], r"nowhere\.csv is not there"),
+        ([tmp_path / "nowhere.csv"], r"nowhere\.csv does not exist"),
     ):
         with pytest.raises((FileNotFoundError, ValueError), match=message):
             read_table(given)
@@ -119,11 +119,11 @@ def test_json_arrays(name: str, indent: int | None, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[{"a": 1},\n{"a": 2}', r"begins with \[ but is no array in JSON: Expecting ',' delimiter: line 2"),
+        ('[{"a": 1},\n{"a": 2}', r"begins with \[ but is not a JSON array: Expecting ',' delimiter: line 2"),
         ("[1, 2]", "row 1: expected a JSON object, got int. Expected one object"),
         ('{"data": [{"a": 1}]', "line 1: is not JSON"),
         ("[" * 100 + "]" * 100, "nested more than 64 deep"),
-        ("[]", "expected the names of columns"),
+        ("[]", r"m\.json: expected column names, found none"),
     ],
 )
 def test_json_that_is_no_table(text: str, message: str, tmp_path: Path) -> None:

@@ -72,16 +72,16 @@ def cell_of(case: str, folder: Path) -> str:
         ("pickled array", "points", r"bad\.npy: .*it contains Python objects, not numbers"),
         ("deep JSON", "points", r"nested more than \d+ deep"),
         ("claiming recording", "audio", r"bad\.flac: (cannot be decoded|is truncated)"),
-        ("rate of 1 Hz", "audio", r"expected a sample rate of 7 to 8192000 Hz for resampling to 8000 Hz, got 1 Hz"),
+        ("rate of 1 Hz", "audio", r"expected a sample rate of 8 to 8192000 Hz for resampling to 8000 Hz, got 1 Hz"),
         ("claiming array in a struct", "points", r"its header claims float64 \(100000000000, 3\)"),
-        ("pickled array in a struct", "points", r"it holds Python objects, not numbers"),
+        ("pickled array in a struct", "points", r"it contains Python objects, not numbers"),
         ("claiming recording in a struct", "audio", r"secret: (cannot be decoded|is truncated)"),
         ("huge image in a struct", "image", r"secret: .*DecompressionBombError|secret: is too large to be decoded safely"),
-        ("struct without bytes", "image", r"there is no file \S*/\$HOME/secret"),
+        ("struct without bytes", "image", r"no such file: \S*/\$HOME/secret"),
         ("lying PLY", "points", r"bad\.ply: is truncated: its header claims 360,000,000 bytes or more, but only 12 follow"),
         ("PCD bomb", "points", r"bad\.pcd: is truncated: its header claims 30,000,000 points"),
         ("truncated m4a", "audio", r"bad\.m4a: cannot be decoded: it is truncated"),
-        ("list of files", "audio", r"bad\.m4a: is no sound file that can be read"),
+        ("list of files", "audio", r"bad\.m4a: not a readable sound file"),
         ("huge image", "image", r"bad\.png: .*DecompressionBombError|bad\.png: is too large to be decoded safely"),
     ],
 )
@@ -171,7 +171,7 @@ def test_usual_sample_rates_are_resampled_as_before(rates: tuple[int, int]) -> N
 
 def test_rates_that_are_out_of_reach() -> None:
     for rate in (0, 15, 16_000 * 1025):
-        with pytest.raises(ValueError, match=rf"x: expected a sample rate of 15 to 16384000 Hz .*, got {rate} Hz"):
+        with pytest.raises(ValueError, match=rf"x: expected a sample rate of 16 to 16384000 Hz .*, got {rate} Hz"):
             preprocess(
                 (np.zeros(40, np.float32), rate),
                 spec={"kind": "audio", "shape": [1, None], "sample_rate": 16_000},

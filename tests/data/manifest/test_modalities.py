@@ -74,7 +74,10 @@ def test_kinds_of_other_packages() -> None:
         ("imgae", r"data\.modalities\.x: kind 'imgae' is not one of image, video, .* give the shape"),
         (3, r"data\.modalities\.x: expected a kind, one of image, .* got 3"),
         ({"column": "p"}, r"data\.modalities\.x: expected a kind"),
-        ({"kind": "image", "rate": 3}, r"data\.modalities\.x: kind image has no setting rate; its settings: column, path"),
+        (
+            {"kind": "image", "rate": 3},
+            r"data\.modalities\.x: kind image has no setting rate; its settings: column, path",
+        ),
         ({"kind": "image", "channels": 4}, r"data\.modalities\.x: channels: expected 3 \(colour\) or 1 \(grey\), got 4"),
         ({"kind": "image", "size": [0, 3]}, r"data\.modalities\.x: .*size: expected \[height, width\]"),
         ({"kind": "audio", "sample_rate": -1}, r"data\.modalities\.x: sample_rate: expected a whole number above 0, got -1"),
@@ -100,5 +103,5 @@ def test_names_that_no_module_can_have(name: str) -> None:
 
 
 def test_none() -> None:
-    with pytest.raises(ValueError, match=r"data\.modalities: expected one or more modalities"):
+    with pytest.raises(ValueError, match=r"data\.modalities: expected one or more modalities with their kinds"):
         parse_modalities({}, defaults={})

@@ -411,8 +411,8 @@ def test_no_manifest(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"modalities": {"photo": {"kind": "image"}}}, r"spec\.modalities: Manifest has 'cloud' of kind points, .*'photo'"),
-        ({"modalities": {}}, r"spec\.modalities: expected one modality or more"),
-        ({"modalities": {"cloud": {"shape": [None, 3]}}}, r"spec\.modalities\.cloud\.kind: expected a text"),
+        ({"modalities": {}}, r"spec\.modalities: expected one or more modalities"),
+        ({"modalities": {"cloud": {"shape": [None, 3]}}}, r"spec\.modalities\.cloud\.kind: expected a string"),
         ({"target": {"kind": "boxes"}}, r"spec\.target\.kind: Manifest has classes, labels, values, .*'boxes'"),
     ],
 )

@@ -66,7 +66,7 @@ def test_files_named_by_a_pattern(photos: Path) -> None:
     later.setup("predict")
     assert len(later.predict_dataloader().dataset) == 12
     (photos.parent / "images" / "dog" / "003.png").unlink()
-    with pytest.raises(BadRowError, match=r"m\.csv, line 5, .*there is no file \S+images/dog/003\.png"):
+    with pytest.raises(BadRowError, match=r"m\.csv, line 5, .*no such file: \S+images/dog/003\.png"):
         made(photos, modalities).setup("fit")
 
 
@@ -87,10 +87,10 @@ def test_settings_are_expanded_and_cells_are_not(photos: Path, monkeypatch: pyte
         later.spec = data.spec
         assert "photo" in later.predict_dataloader().dataset[0].inputs, "set again"
     path = write_csv(home / "n.csv", [{"photo": text, "label": "a"} for text in ("~/images/cat/000.png", "$HOME/m.csv")])
-    with pytest.raises(BadRowError, match=r"there is no file \S+/home/~/images/cat/000\.png"):
+    with pytest.raises(BadRowError, match=r"no such file: \S+/home/~/images/cat/000\.png"):
         made(path, {"photo": IMAGE}).setup("fit")
     cells = write_csv(home / "n.csv", [{"at": text, "label": "a"} for text in ("~", "$HOME", "${HOME}")])
-    with pytest.raises(BadRowError, match=r"there is no file \S+/home/images/~\.png"):
+    with pytest.raises(BadRowError, match=r"no such file: \S+/home/images/~\.png"):
         made(cells, {"photo": {**IMAGE, "path": "images/{at}.png"}}).setup("fit")
 
 

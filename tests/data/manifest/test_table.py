@@ -115,11 +115,11 @@ def test_long_cells(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("m.xlsx", b"PK", r"data\.manifest: expected a file whose name ends in one of \.csv, .*m\.xlsx"),
-        ("m.csv", b"", r"m\.csv: expected column names on the first line of the CSV file, got an empty file"),
+        ("m.csv", b"", r"m\.csv: expected column names, found none\. In a CSV file they are on the first line"),
         ("m.csv", b"a,b\n", r"m\.csv: has no rows"),
         ("m.csv", b'a,b\n1,"2\n', r"m\.csv, line \d: is not CSV.*quotes"),
         ("m.csv", "a,b\n1,2\n".encode("utf-16"), r"m\.csv: is UTF-16; save it as UTF-8"),
-        ("m.csv", b"a,b\n1,\0\n", r"m\.csv, line 2: holds a zero byte"),
+        ("m.csv", b"a,b\n1,\0\n", r"m\.csv, line 2: contains a zero byte"),
         ("m.jsonl", b'"a"\n{"a": 2}]\n', r"m\.jsonl, line 1: expected a JSON object, got str.*one object \{…\} per line"),
         ("m.parquet", b"PAR1 no", r"m\.parquet: "),
     ],

@@ -94,7 +94,7 @@ def test_without_av(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for call in (read_recording, check_recording):
         with pytest.raises(ImportError, match=r"aac\.m4a: sound files of this format need PyAV: pip install av"):
             call(folder / "aac.m4a")
-    with pytest.raises(ValueError, match="is no sound file"):
+    with pytest.raises(ValueError, match="not a readable sound file"):
         read_recording(FileContent(b"no sound at all", name="a.m4a"))
 
 
@@ -126,7 +126,7 @@ PLAYLISTS = {
 def test_playlists_open_nothing(kind: str, folder: Path) -> None:
     """FFmpeg would read the file that they name."""
     content = PLAYLISTS[kind].format(file=folder / "aac.aac").encode()
-    with pytest.raises(ValueError, match="is no sound file"):
+    with pytest.raises(ValueError, match="not a readable sound file"):
         read_recording(FileContent(content, name="a.mp4"))
     with pytest.raises(ValueError, match="not that of a known container"), opened(io.BytesIO(content), purpose="videos"):
         pass

@@ -74,7 +74,7 @@ def test_rows_of_numbers(text: str, expected: list[list[float]]) -> None:
         ("1\t\t3\n2\t\t4\n", r"p\.csv, row 1, 'column 2': expected a number"),
         ("1 2 3\n4 5\n", r"p\.csv: expected numbers in rows of equal length: row 2 has 2 cells, earlier rows have 3"),
         ("x y\n1 two\n", r"p\.csv, row 2, 'y': expected a number, got 'two'"),
-        ("\n", r"p\.csv: holds no numbers"),
+        ("\n", r"p\.csv: contains no numbers"),
     ],
 )
 def test_rows_that_are_not_numbers(text: str, message: str) -> None:

@@ -64,10 +64,10 @@ def test_files_that_lie(tmp_path: Path) -> None:
     (tmp_path / "grey.pfm").write_bytes(b"Pf\n1 1\n-1\n\0\0\0\0")
     (tmp_path / "claims.pfm").write_bytes(b"PF\n99999 99999\n-1\n\0\0\0\0")
     for name, message in (
-        ("eight.png", "expected a PNG of three channels of 16 bits, as KITTI has them, got 8 bits"),
+        ("eight.png", "expected a PNG of three channels of 16 bits, as in KITTI, got 8 bits"),
         ("huge.png", "is too large to be decoded safely: 60000 x 60000 pixels"),
         ("grey.pfm", "expected a PFM file of three channels"),
-        ("claims.pfm", "expected 119,997,600,012 bytes of a flow of 99999 x 99999 pixels, as it says, got 4"),
+        ("claims.pfm", "expected 119,997,600,012 bytes for a flow of 99999 x 99999 pixels, as stated in its header, got 4"),
     ):
         with pytest.raises(FlowFileError, match=f"{name}: {message}"):
             read_flow(tmp_path / name)

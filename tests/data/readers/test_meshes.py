@@ -45,7 +45,7 @@ def test_meshes_in_many_spellings(text: str, tmp_path: Path) -> None:
         (f"OFF\n4 3 0\n{VERTICES}3 0 1 2\n3 0 2 3\n", "expected 4 vertices and 3 faces as its header says, .* got 6 lines"),
         (f"OFF\n4 1 0\n{VERTICES}3 0 1 2\n3 0 2 3\n", "expected 4 vertices and 1 faces .* got 6 lines"),
         (f"OFF\n5 1 0\n{VERTICES}3 0 1 2\n3 0 2 3\n", "5 vertex lines|three coordinates|faces of vertices"),
-        ("OFF\n3 1 0\n0 0 0\n1 0\n0 1 0\n3 0 1 2\n", "expected three coordinates in each of its 3 lines"),
+        ("OFF\n3 1 0\n0 0 0\n1 0\n0 1 0\n3 0 1 2\n", "expected three coordinates in each of its 3 vertex lines"),
         ("OFF\n3 1 0\n0 0 0\n1 x 0\n0 1 0\n3 0 1 2\n", "expected three coordinates"),
         ("OFF\n3 1 0\n0 0 0\n1 nan 0\n0 1 inf\n3 0 1 2\n", "2 of 3 vertices are NaN or infinite"),
         (f"OFF\n4 1 0\n{VERTICES}3 0 1 4\n", "expected faces of vertices 0 to 3, got 4"),

@@ -94,7 +94,7 @@ def test_truncated_clouds(make: Callable[[], bytes]) -> None:
         ((b"vertex 3", b"vertex 3000000000000"), "its header claims"),
         ((b"vertex 3", b"vertex 30000"), "is truncated: its header claims"),
         ((b"vertex 3", b"vertex -3"), "header is invalid"),
-        ((b"vertex 3", b"vertex 0"), "holds no points"),
+        ((b"vertex 3", b"vertex 0"), "contains no points"),
         ((b"element vertex", b"element corner"), "expected an element vertex"),
         ((b"double x", b"complex x"), "header is invalid"),
         ((b"double x", b"double w"), "got no x, only red, w, y"),
@@ -141,18 +141,18 @@ def test_files_that_would_exhaust_memory(make: Callable[[Path], Path], tmp_path:
 def test_cells(tmp_path: Path) -> None:
     """Coordinates of maps stay exact until they are centred; features follow them."""
     (modality,) = parse_modalities({"scan": {"kind": "points", "features": ["colors"]}}, defaults={})
-    facts = {**modality.facts, "shape": [None, 6]}
+    spec = {**modality.spec, "shape": [None, 6]}
     (tmp_path / "a.ply").write_bytes(ply("binary_big_endian"))
-    check_cell("a.ply", spec=facts, folder=tmp_path)
+    check_cell("a.ply", spec=spec, folder=tmp_path)
     for value in ("a.ply", FileContent(ply("ascii"), name="b.ply")):
-        x: Any = preprocess(read_cell(value, spec=facts, folder=tmp_path), spec=facts, name="x")
+        x: Any = preprocess(read_cell(value, spec=spec, folder=tmp_path), spec=spec, name="x")
         assert x.shape == (3, 6)
         assert float(x[:, :3].norm(dim=1).max()) == pytest.approx(1)
         np.testing.assert_allclose(x[:, 3:], COLORS / 255, rtol=1e-6)
     (tmp_path / "a.ply").write_bytes(ply("ascii")[:300])
     with pytest.raises(ValueError, match=r"a\.ply: "):
-        check_cell("a.ply", spec=facts, folder=tmp_path)
-    assert "features" not in parse_modalities({"scan": "points"}, defaults={})[0].facts
+        check_cell("a.ply", spec=spec, folder=tmp_path)
+    assert "features" not in parse_modalities({"scan": "points"}, defaults={})[0].spec
     with pytest.raises(ValueError, match=r"scan: features: expected a list of names"):
         parse_modalities({"scan": {"kind": "points", "features": "colors"}}, defaults={})
 

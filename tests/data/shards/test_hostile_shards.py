@@ -145,7 +145,10 @@ def test_folders_elsewhere(shards: str) -> None:
         (lambda content: content["spec"].update(modalities=[]), r"spec\.modalities: expected an object"),
         (lambda content: content["spec"]["modalities"].update(note={}), r"spec\.modalities\.note: expected an object with"),
         (lambda content: content["spec"]["target"].update(kind="x"), r"spec\.target\.kind: expected one of classes"),
-        (lambda content: content["spec"]["target"].update(kind=["x"]), r"spec\.target\.kind: expected a text, got \['x'\]"),
+        (
+            lambda content: content["spec"]["target"].update(kind=["x"]),
+            r"spec\.target\.kind: expected a string, got \['x'\]",
+        ),
         (lambda facts: facts["spec"]["target"].update(names=[1]), r"spec\.target\.names: expected a list of strings"),
         (
             lambda content: content["spec"]["modalities"]["note"].update(a=[{"_target_": "os.system"}]),

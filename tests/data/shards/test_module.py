@@ -92,7 +92,7 @@ def test_some_of_the_modalities(shards: Path) -> None:
     data = module(shards, modalities=["note"])
     assert list(data.spec["modalities"]) == ["note"]
     assert list(next(iter(data.train_dataloader())).inputs) == ["note"]
-    with pytest.raises(ValueError, match=r"data\.modalities: the shards in \S+ have photo, sound, .*, not smell"):
+    with pytest.raises(ValueError, match=r"data\.modalities: the shards in \S+ have photo, sound, .*, but not smell\."):
         module(shards, modalities=["smell"])
 
 
@@ -147,7 +147,7 @@ def test_versions_and_damaged_descriptions(shards: Path, tmp_path: Path) -> None
     copy = damaged(shards, tmp_path)
     content = json.loads((copy / "shards.json").read_text())
     (copy / "shards.json").write_text(json.dumps({**content, "version": 2}))
-    with pytest.raises(ShardError, match=r"has shards of version 2, this package reads version 1\. Convert"):
+    with pytest.raises(ShardError, match=r"has shards of version 2, but this package reads version 1\. Convert"):
         module(copy)
     others = [{**content, "format": "other"}, {"format": "perceiver-shards", "version": 1}]
     for text in ("{", "[]", *map(json.dumps, others)):
@@ -157,7 +157,7 @@ def test_versions_and_damaged_descriptions(shards: Path, tmp_path: Path) -> None
 
 
 def test_folders_without_shards(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"data\.shards: expected a folder of shards .* holds no shards\. Make"):
+    with pytest.raises(FileNotFoundError, match=r"data\.shards: expected a folder of shards .* contains no shards\. Make"):
         module(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"nowhere does not exist\. Make them with mode=shard"):
         module(tmp_path / "nowhere")
@@ -176,7 +176,9 @@ def test_splits_that_are_not_there(source: DataModule, tmp_path: Path) -> None:
 def test_a_spec_of_other_data_is_refused(shards: Path) -> None:
     stored = module(shards).spec
     data = DataModule.of(Shards, shards=shards)
-    with pytest.raises(ValueError, match=r"spec\.target\.kind: the shards in \S+ have classes, not 'values'"):
+    with pytest.raises(
+        ValueError, match=r"spec\.target\.kind: the shards in \S+ have classes, but the stored spec has 'values'"
+    ):
         data.spec = {**stored, "target": {"kind": "values"}}
     with pytest.raises(ValueError, match=r"spec\.modalities: the shards in \S+ have"):
         data.spec = {**stored, "modalities": {"photo": {"kind": "audio"}}}

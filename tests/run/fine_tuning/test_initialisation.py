@@ -77,7 +77,7 @@ def test_what_is_taken_learns_more_slowly(pretrained: Path, tmp_path: Path) -> N
         ((), "init_from: .* does not fit .* differ in shape: .*encoder.latents .checkpoint 4x16, model 6x16"),
         (("experiment=finetune", "model/size=tiny"), "init_model=true: .* model/size=tiny configures others"),
         (("init_lr_multiplier=0",), "init_lr_multiplier: expected a number above 0, got 0"),
-        (("init_from=no/such/run",), "init_from: no/such/run: there is no such file or folder"),
+        (("init_from=no/such/run",), "init_from: no/such/run: no such file or folder"),
         (("init_from=null", "init_freeze=true"), "require init_from, which is not set. Set init_from="),
     ],
 )

@@ -17,7 +17,7 @@ def class_labels(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]
     """Return the class names of the columns that hold class numbers, or lists of them, by column.
 
     Args:
-        metadata: metadata of a Parquet schema. It comes with the file: what is not a list of texts is ignored.
+        metadata: metadata of a Parquet schema. It comes with the file: what is not a list of strings is ignored.
     """
     content = (metadata or {}).get(_KEY, b"")
     if not content or len(content) > MAX_BYTES:

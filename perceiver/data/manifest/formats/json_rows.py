@@ -62,7 +62,7 @@ def _from_array(path: Path, text: str) -> tuple[Parsed, None]:
         entries = parse_json(text)
     except ValueError as error:
         raise ValueError(
-            f"{path}: begins with [ but is no array in JSON: {error}. Expected one array of objects, [{{…}}, {{…}}], or one "
+            f"{path}: begins with [ but is not a JSON array: {error}. Expected one array of objects, [{{…}}, {{…}}], or one "
             "object {…} per line."
         ) from None
     return [_checked(entry) for entry in entries], None

@@ -32,7 +32,7 @@ def read_parquet_rows(path: Path, *, max_bytes: int) -> TableFile:
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, _TooLargeError):
             raise
-        raise ValueError(f"{path}: is no Parquet file that can be read: {error}.") from error
+        raise ValueError(f"{path}: not a readable Parquet file: {error}.") from error
     columns: dict[str, Any] = {}
     class_names: dict[str, list[str]] = {}
     for name, number in chosen.items():

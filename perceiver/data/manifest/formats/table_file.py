@@ -47,9 +47,7 @@ def named_columns(path: Path, names: Sequence[str]) -> tuple[dict[str, int], lis
     """
     names = [name.strip() for name in names]
     if not any(names):
-        raise ValueError(
-            f"{path}: expected the names of columns, got an empty file. The first line of a CSV file names them."
-        )
+        raise ValueError(f"{path}: expected column names, found none. In a CSV file they are on the first line.")
     chosen = {name: number for name, number in distinct(names).items() if not is_broken(name)}
     if unnamed := [number for number, name in enumerate(names, start=1) if not name or is_broken(name)]:
         log.info("%s: columns without a name are left out: %s.", path, ", ".join(map(str, unnamed)))

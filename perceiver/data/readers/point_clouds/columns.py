@@ -59,7 +59,7 @@ def points_of(
     if drop_missing:
         points = points[~np.isnan(points).any(axis=1)]
     if len(points) == 0:
-        raise ValueError(f"{path}: holds no points. {REMEDY}")
+        raise ValueError(f"{path}: contains no points. {REMEDY}")
     return points
 
 
@@ -70,7 +70,7 @@ def check_counts(*, points: int, bytes_per_point: int, columns: int, path: objec
         ValueError: there are no points, or too many points, columns or bytes.
     """
     if points < 1:
-        raise ValueError(f"{path}: holds no points. {REMEDY}")
+        raise ValueError(f"{path}: contains no points. {REMEDY}")
     if columns > MOST_COLUMNS or points > MOST_POINTS or points * bytes_per_point > MOST_BYTES:
         raise ValueError(
             f"{path}: its header claims {points:,} points of {columns} columns; at most {MOST_POINTS:,} points, "
@@ -100,7 +100,7 @@ def text_columns(content: bytes, *, skip: int, rows: int, after: int = 0, path: 
     try:
         return np.loadtxt(lines, dtype=np.float64, comments=None, ndmin=2)
     except ValueError as error:
-        raise ValueError(f"{path}: holds no numbers in rows of equal length: {error} {REMEDY}") from None
+        raise ValueError(f"{path}: expected numbers in rows of equal length: {error} {REMEDY}") from None
 
 
 def _names(feature: str, columns: Mapping[str, Column]) -> tuple[str, ...]:
