@@ -36,6 +36,7 @@ from perceiver.run.configuration.resolve import resolve
 from perceiver.run.configuration.resolvers import register_resolvers
 from perceiver.run.data import make_data
 from perceiver.run.task import make_task
+from perceiver.targets.text import text_target
 from perceiver.training import Task
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -233,6 +234,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "segmentation": {"target": {"kind": "segmentation", "names": ["a", "b", "c"], "counts": [1, 2, 3], "modality": "image"}},
     "multilabel": {"target": {"kind": "labels", "names": ["a", "b", "c"], "positives": [1, 2, 3], "samples": 4}},
     "regression": {"target": {"kind": "values", "names": ["x"], "mean": [1.0], "std": [2.0]}, "num_outputs": 1},
+    "text_generation": {"target": text_target(tokenizer={"kind": "bytes"}, max_length=16)},
 }
 
 

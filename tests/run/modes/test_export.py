@@ -34,7 +34,7 @@ def test_program(run_directory: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "mode=export: expected ckpt_path=RUN_DIR"),
+        ((), "mode=export: expected a checkpoint, ckpt_path=RUN_DIR"),
         (("ckpt_path={empty}",), "expected a run directory with checkpoints/best.ckpt"),
         (("ckpt_path={run}", "export.format=tflite"), "export.format: expected onnx or torch, got 'tflite'"),
         (("ckpt_path={run}", "export.opset=9"), "export.opset: expected 18 to 23, or null for that of torch"),
