@@ -392,3 +392,17 @@ def test_batches_move_into_shared_memory() -> None:
     shared = batch.share_memory()
     assert all(x.is_shared() for x in leaves(shared))
     assert shared.ids == batch.ids
+
+
+def test_flags_with_channels_first_are_padded_to_the_grid_of_the_values() -> None:
+    """Samples without the tensor count as True everywhere; samples with it may be shorter."""
+    axes = {"values": 0, "present": 0}
+    collate = Collate(modalities={"it": {"kind": "readings", "channel_axis": axes}})
+    short = {"values": torch.ones(2, 3), "present": torch.tensor([[True, False, True], [False, True, True]])}
+    batch = collate([Sample({"it": short}), Sample({"it": {"values": torch.ones(2, 5)}})])
+    parts = batch.inputs["it"]
+    assert isinstance(parts, dict)
+    assert parts["values"].shape == parts["present"].shape == (2, 2, 5)
+    assert parts["present"][0].tolist() == [[True, False, True, False, False], [False, True, True, False, False]]
+    assert bool(parts["present"][1].all())
+    assert batch.masks["it"].tolist() == [[True] * 3 + [False] * 2, [True] * 5]

@@ -553,3 +553,15 @@ def test_attention_of_tokens_that_all_samples_share(method: str) -> None:
                 assert tuple(one.shape) == shapes[place]
             total = one.flatten(3).sum(-1) if method == "attention_weights" else one
             torch.testing.assert_close(total, torch.full_like(total, float(place == read)))
+
+
+def test_cross_attends_run_before_the_first_blocks_only() -> None:
+    encoder = Encoder(
+        token_channels=5, num_latents=3, latent_channels=8, num_cross_attends=1, num_blocks=3, num_layers_per_block=1,
+        num_self_heads=2, share_blocks=False,
+    ).eval()  # fmt: skip
+    tokens = [Tokens(parts=(torch.randn(2, 6, 5),))]
+    latents = encoder.cross_attends[0](encoder.latents[None], tokens)
+    for block in encoder.blocks:
+        latents = block(latents)
+    torch.testing.assert_close(encoder(tokens), latents)

@@ -321,3 +321,13 @@ def test_projected_positions() -> None:
 def test_modules_show_their_settings() -> None:
     assert repr(Fourier(num_bands=2, resolution=(8, 6))) == "Fourier(num_bands=2, resolution=(8.0, 6.0))"
     assert repr(LearnedTable(grid=(3, 4), channels=5)) == "LearnedTable(grid=(3, 4), channels=5)"
+
+
+def test_elements_of_a_large_table_keep_their_own_rows() -> None:
+    """Float32 coordinates of 5,000 rows are off by more than a ten-thousandth of a row."""
+    table = LearnedTable(grid=[5000], channels=1)
+    with torch.no_grad():
+        table.table.copy_(torch.arange(5000.0)[:, None] % 7)
+    coordinates = index_coordinates(5000, reference_length=5000)[:, 1000:4000]
+    [rows] = table((coordinates,))
+    assert torch.equal(rows[0, :, 0], torch.arange(1000.0, 4000.0) % 7)

@@ -197,3 +197,16 @@ def test_errors_of_sampling() -> None:
         tokens.take(torch.zeros(2, 5, dtype=torch.long))
     with pytest.raises(ValueError, match="at least 1, got 0"):
         list(tokens.chunks(0))
+
+
+def test_values_that_only_masked_elements_see_are_zeroed_at_the_part_s_own_shape() -> None:
+    """A value shared along axes is seen if any element along them is valid; NaN elsewhere never spreads."""
+    mask = torch.zeros(2, 3, 4, dtype=torch.bool)
+    mask[0, 1, 2] = mask[1, 2, 2] = mask[1, 0, 3] = True
+    for shape in ((2, 3, 4, 1), (1, 3, 1, 1), (1, 1, 4, 1), (2, 1, 4, 1), (1, 1, 1, 1), (2, 1, 1, 1)):
+        part = torch.full(shape, torch.nan)
+        axes = [axis for axis in range(3) if shape[axis] == 1]
+        seen = mask.numpy().any(axis=tuple(axes), keepdims=True) if axes else mask.numpy()
+        [cleaned] = Tokens(parts=(part, torch.ones(2, 3, 4, 1)), mask=mask).cleaned().parts[:1]
+        assert np.array_equal(cleaned[..., 0].isnan().numpy(), seen), shape
+        assert float(cleaned.nan_to_num(0.0).abs().sum()) == 0.0
