@@ -373,8 +373,11 @@ def test_experiments(name: str) -> None:
         return
     modalities = [str(modality) for modality in config.model.adapters] or ["image"]
     facts = spec(*modalities)
+    ids = None
+    if name == "multi30k":
+        facts["target"], ids = text_target(tokenizer={"kind": "bytes"}, max_length=9), torch.ones(2, 7, dtype=torch.int64)
     model = built(config, facts)
-    outputs = model({modality: INPUTS[modality] for modality in modalities})
+    outputs = model({modality: INPUTS[modality] for modality in modalities}, target_ids=ids)
     if isinstance(outputs, dict):
         assert {key: tuple(one.shape) for key, one in outputs.items()} == {"image": (2, 3, 2, 16)}, "what patches hold"
     else:

@@ -20,6 +20,7 @@ from perceiver.decoders.decoding import Decoding
 from perceiver.decoders.memory import Memory
 from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_at_least_one, check_dropout
+from perceiver.runtime.regularising import regularising
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +119,7 @@ class CausalLayer(nn.Module):
         return x + self.dropout(self.feed_forward(x)), keys
 
 
+@regularising(dropout=0.0, attention_dropout=0.0)
 class CausalDecoder(SequenceDecoder):
     """A Transformer decoder (Vaswani et al. 2017, arXiv:1706.03762), pre-norm, that reads the memory at every step.
 

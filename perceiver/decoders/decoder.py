@@ -72,6 +72,11 @@ class SequenceDecoder(Head):
 
     Attributes:
         memory: module that makes the memory of latents `(B, N, D)` and fused tokens by modality.
+
+    Examples:
+        >>> from perceiver.decoders import CausalDecoder, SequenceDecoder
+        >>> issubclass(CausalDecoder, SequenceDecoder)
+        True
     """
 
     memory: nn.Module

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from perceiver.attention import CrossAttend
 from perceiver.attention.projection import lecun_linear
+from perceiver.runtime.regularising import regularising
 from perceiver.tokens import Tokens
 
 LATENTS = "latents"
@@ -21,6 +22,14 @@ class Memory:
 
     Args:
         blocks: at least one block; those of an absent modality are missing.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Tokens
+        >>> from perceiver.decoders import Memory
+        >>> memory = Memory(blocks={"image": Tokens(parts=(torch.rand(2, 4, 5, 8),))})
+        >>> {name: weights.shape for name, weights in memory.split(torch.rand(2, 3, 7, 20)).items()}
+        {'image': torch.Size([2, 3, 7, 4, 5])}
     """
 
     blocks: Mapping[str, Tokens]
@@ -70,6 +79,7 @@ class LatentMemory(nn.Module):
         return Memory(blocks={LATENTS: Tokens(parts=(latents,))})
 
 
+@regularising(dropout=0.0)
 class WrittenMemory(nn.Module):
     """The input's own tokens after each has read the latents, on their grids and with their masks.
 

@@ -27,6 +27,13 @@ class Generated:
         lengths: `(S,)`, number of ids with prompt and end id.
         attention: for each layer, `(S, h, L - 1, *grid)` by block of the memory: row i belongs to the prediction of
             `ids[:, i + 1]`. None unless asked for.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Generated
+        >>> ids = torch.tensor([[1, 70, 71, 2], [1, 80, 2, 0]])
+        >>> Generated(ids=ids, scores=torch.zeros(2), lengths=torch.tensor([4, 3])).sequences(end_id=2)
+        [[70, 71], [80]]
     """
 
     ids: Tensor

@@ -198,9 +198,12 @@ class Task(LightningModule):
         loss = loss.detach()
         # The sum stays not finite once a loss is.
         self._unchecked = loss if self._unchecked is None else self._unchecked + loss
-        every = max(1, self.trainer.log_every_n_steps)  # type: ignore[attr-defined]  # set by Lightning's logger connector
-        if loss.device.type == "cpu" or (self.global_step + 1) % every == 0:
+        if loss.device.type == "cpu" or self._logs_this_step():
             self._require_finite(batch)
+
+    def _logs_this_step(self) -> bool:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by Lightning's logger connector
+        return (self.global_step + 1) % max(1, every) == 0
 
     def _require_finite(self, batch: Batch | None = None) -> None:
         losses, self._unchecked = self._unchecked, None

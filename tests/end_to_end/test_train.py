@@ -72,15 +72,18 @@ def test_a_run_leaves_one_directory(run_directory: Path) -> None:
         "csv",
         "figures",
         "metrics.json",
+        "report.html",
         "tensorboard",
         "train.log",
     }
     assert {path.name for path in (run_directory / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "previous.ckpt"}
     assert {path.name for path in (run_directory / "figures").iterdir()} == {
         "attention_image_val.png",
+        "calibration_test.png",
         "confusion_test.png",
         "confusion_val.png",
         "latents_image_val.png",
+        "learning_curves.png",
         "samples_val.png",
     }
     assert "val/accuracy" in (run_directory / "csv" / "metrics.csv").read_text().splitlines()[0]
@@ -251,7 +254,7 @@ def test_a_failed_job_does_not_stop_its_sweep(tmp_path: Path) -> None:
         (["experiment=imagenet"], "Could not find 'experiment/imagenet'"),
         (["model=perceiver_i0"], "Did you mean model=perceiver_io?"),
         (["a=["], "no viable alternative"),
-        (["mode=train"], "Could not find 'mode/train'. Available options in 'mode': batch_size, embed, fit, predict,"),
+        (["mode=train"], "Could not find 'mode/train'. Available options in 'mode': batch_size, compare, embed,"),
         (["mode=tests"], "Did you mean mode=test?"),
         (["shards=folder"], "Could not override 'shards'.*It belongs to mode=shard."),
         (["mode=test", "init_freeze=true"], "It belongs to mode=batch_size and mode=fit."),

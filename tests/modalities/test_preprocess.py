@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from perceiver.modalities.arrays import scale
+from perceiver.modalities.cell_values import is_missing, number_of_name, plain_text, value_text
 from perceiver.modalities.framing import Frame
 from perceiver.modalities.preprocess import normalise, preprocess
-from perceiver.modalities.table import is_missing, number_of_name, plain_text, value_text
 
 RGB = {"kind": "image", "shape": [3, 4, 5], "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7], "range": [0, 255]}
 GREY = {"kind": "image", "shape": [1, 4, 5]}
