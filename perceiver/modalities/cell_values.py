@@ -77,5 +77,7 @@ def number_in_column(value: Any, column: str, spec: ModalitySpec, *, name: str) 
 def _is_infinite(value: Any) -> bool:
     try:
         return math.isinf(float(value))
+    except OverflowError:  # a whole number of more than 308 digits
+        return True
     except (TypeError, ValueError):
         return False

@@ -49,10 +49,10 @@ def number_of(value: Any, written: Mapping[str, Any] | None = None) -> float:
     """
     if isinstance(value, bool):
         raise ValueError("a truth value is not a number")
-    if not isinstance(value, str) or not written:
-        number = float(value)
-    else:
-        number = _parsed(value, **written)
+    try:
+        number = _parsed(value, **written) if isinstance(value, str) and written else float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        raise ValueError("not finite") from None
     if not math.isfinite(number):
         raise ValueError("not finite")
     return number

@@ -136,7 +136,7 @@ def test_texts_that_do_not_fit_the_format(text: str) -> None:
 
 def test_numbers_without_a_format_are_those_of_python() -> None:
     assert [number_of(value) for value in (3, 2.5, "1e3", " 7 ", "1_000")] == [3, 2.5, 1000, 7, 1000]
-    for wrong in (True, False, "inf", float("nan"), "1,5", "a"):
+    for wrong in (True, False, "inf", float("nan"), "1,5", "a", 10**400, "1" + "0" * 400):
         with pytest.raises(ValueError, match="not|could"):
             number_of(wrong)
 
