@@ -87,7 +87,12 @@ def opened(file: Path | io.BytesIO, *, purpose: str) -> Iterator[Any]:
             raise ValueError("it is truncated: its last part is shorter than its header says")
         # No protocol is called "none", so that a demuxer cannot open anything besides this stream.
         options = {"protocol_whitelist": "none"}
-        with av.open(stream, format=demuxer, options=options, metadata_errors="replace") as container:
+        try:
+            container = av.open(stream, format=demuxer, options=options, metadata_errors="replace")
+        except MemoryError:
+            # FFmpeg refuses such a table before it allocates anything.
+            raise ValueError("it is damaged: a table in it claims more entries than FFmpeg allows") from None
+        with container:
             yield container
 
 

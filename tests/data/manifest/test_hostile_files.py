@@ -321,3 +321,23 @@ def test_only_the_chosen_frames_of_a_video_are_kept(packets: int, tmp_path: Path
     assert [frame.getpixel((0, 0))[0] for frame in frames] == [0, 66, 133, 199]  # type: ignore[index]
     assert len(turned) <= 8
     assert len(read_video(tmp_path / "x.mp4", num_frames=None)) == 200
+
+
+def test_a_video_whose_table_claims_a_billion_entries(tmp_path: Path) -> None:
+    """FFmpeg refuses to allocate it, with a MemoryError that would read as if this machine had too little memory."""
+    av = pytest.importorskip("av")
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width = stream.height = 16
+        stream.pix_fmt = "yuv420p"
+        frames = [av.VideoFrame.from_ndarray(np.full((16, 16, 3), 40 * number, np.uint8)) for number in range(3)]
+        for frame in [*frames, None]:
+            for packet in stream.encode(frame):
+                container.mux(packet)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"stts") + 8
+    content[place : place + 4] = (0x3FFFFFFF).to_bytes(4, "big")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.mp4: not a decodable video .*a table in it claims more entries"):
+        read_video(path, num_frames=1)
