@@ -38,7 +38,7 @@ _COMPILED = "_orig_mod."  # torch.compile wraps a module under this name
 _MAX_LISTED = 8
 # Allowance beyond a multiple of the file's contents, because constructors also create temporary and unsaved tensors. Random
 # initial values for it take a second or two.
-_SLACK_BYTES = 2**28
+_SLACK_BYTES = 2**26
 _SLACK_MODULES = 1000
 
 

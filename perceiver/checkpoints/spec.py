@@ -204,7 +204,7 @@ _FACTS: dict[str, tuple[str, Fits]] = {
 }
 """Facts of the built-in kinds of modality; null is the same as a missing entry, except for `_NEVER_NULL`."""
 
-_NEVER_NULL = ("shape", "mean", "std", "crop_fraction", "sample_rate", "vocabulary_size", "num_values")
+_NEVER_NULL = ("shape", "mean", "std", "range", "crop_fraction", "sample_rate", "vocabulary_size", "num_values")
 """Facts that a kind uses whenever the entry exists."""
 
 _AXES = {"image": 3, "video": 4, "audio": 2}

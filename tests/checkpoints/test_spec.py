@@ -47,6 +47,7 @@ def test_facts_of_data_are_accepted() -> None:
         ("modalities.image.mean", [0.1], "spec.modalities.image: expected as many entries in mean, std"),
         ("modalities.image.mean", None, "spec.modalities.image: expected as many entries in mean, std"),
         ("modalities.image.std", [0.0, 1.0, 1.0], "spec.modalities.image.std: expected a list of finite numbers above 0"),
+        ("modalities.image.range", None, "spec.modalities.image.range: expected [lowest, highest], got nothing"),
         ("modalities.image.range", [9, 9], "spec.modalities.image.range: expected [lowest, highest], got [9, 9]"),
         ("modalities.sound.sample_rate", True, "spec.modalities.sound.sample_rate: expected a finite number above 0"),
         (

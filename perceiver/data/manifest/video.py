@@ -142,6 +142,9 @@ def _decoded(path: Path | FileContent, num_frames: int | None) -> list[Image.Ima
             decoded, kept = _kept(path, set(_chosen(decoded, num_frames)))
     except ImportError:
         raise
+    except MemoryError:
+        # FFmpeg refuses what the file claims before it allocates anything.
+        raise ValueError(f"{path}: not a decodable video (it claims more memory than FFmpeg allows).") from None
     except Exception as error:
         raise ValueError(f"{path}: not a decodable video ({type(error).__name__}: {error}).") from error
     if decoded == 0:

@@ -83,7 +83,7 @@ class _sound_of:
         except ImportError as error:
             raise ImportError(f"{self.file}: {error}") from error
         except Exception as error:
-            raise self._damaged(error) from error
+            raise self._damaged(error) from (None if isinstance(error, MemoryError) else error)
         if not container.streams.audio:
             self._opened.__exit__(None, None, None)
             raise ValueError(f"{self.file}: has no sound track.")
@@ -93,10 +93,13 @@ class _sound_of:
         self._opened.__exit__(None, None, None)
         # PyAV's errors derive from ValueError and OSError, but do not name the file.
         if isinstance(error, Exception) and type(error) is not ValueError:
-            raise self._damaged(error) from error
+            raise self._damaged(error) from (None if isinstance(error, MemoryError) else error)
 
     def _damaged(self, error: Exception) -> ValueError:
         described = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        if isinstance(error, MemoryError):
+            # FFmpeg refuses it before it allocates anything.
+            described = "it claims more memory than FFmpeg allows"
         return ValueError(f"{self.file}: cannot be decoded: {described.rstrip('.')}. {_REMEDY}")
 
 
