@@ -10,14 +10,14 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from perceiver.batch import Batch
 from perceiver.inference.infilling import vocabulary_of
 from perceiver.masking.text import MaskedTokens, TokenMasking
 from perceiver.model import Perceiver
-from perceiver.objectives.metrics import WeightedMean
+from perceiver.objectives.metrics import WeightedMean, mean_over_processes
 from perceiver.objectives.objective import Metrics, Objective
 from perceiver.runtime.random_streams import stream_of
 
@@ -79,13 +79,7 @@ class MaskedTokenModelling(Objective):
         assert isinstance(model, Perceiver)
         seen, masked = self.hide(model, batch)
         losses = cross_entropies(logits_of(model, seen, masked), masked)
-        count = masked.real.sum()
-        # Processes have different numbers of tokens, possibly zero, and their gradients are averaged.
-        if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-            count = count.float()
-            distributed.all_reduce(count)
-            count = count / distributed.get_world_size()
-        return losses.sum() / torch.where(count > 0, count, 1)
+        return mean_over_processes(losses, masked.real)
 
     def metrics(self, model: nn.Module) -> dict[str, Metric]:
         """Return means over tokens."""

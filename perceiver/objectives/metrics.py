@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torchmetrics import Metric, R2Score
 from torchmetrics.classification import MulticlassConfusionMatrix
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
@@ -110,6 +110,23 @@ class Determination(R2Score):
         """Return the coefficient, at most 1."""
         varies = self.most > self.least
         return super().compute()[varies].mean() if bool(varies.any()) else self.most.new_full((), torch.nan)
+
+
+def mean_over_processes(losses: Tensor, counted: Tensor) -> Tensor:
+    """Return a training loss, `()`, whose average over processes is the mean over what counts in all of them together.
+
+    Processes have different numbers of tokens, possibly zero, and their gradients are averaged.
+
+    Args:
+        losses: losses of any shape, 0 where they do not count.
+        counted: boolean, of the same shape.
+    """
+    count = counted.sum()
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        count = count.float()
+        distributed.all_reduce(count)
+        count = count / distributed.get_world_size()
+    return losses.sum() / torch.where(count > 0, count, 1)
 
 
 def confusion_matrix(num_classes: int) -> MulticlassConfusionMatrix:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from perceiver.batch import Batch
@@ -19,7 +19,7 @@ from perceiver.decoders import CausalDecoder
 from perceiver.modalities.tokenizers import END, PAD, START, tokenizer_of
 from perceiver.model import Perceiver
 from perceiver.objectives.checks import sample_name
-from perceiver.objectives.metrics import WeightedMean
+from perceiver.objectives.metrics import WeightedMean, mean_over_processes
 from perceiver.objectives.objective import Metrics, Objective
 from perceiver.objectives.text_metrics import MEASURES, TextMetrics
 from perceiver.targets.text import texts_of
@@ -117,13 +117,7 @@ class TextGeneration(Objective):
         losses = F.cross_entropy(
             logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=self.label_smoothing, reduction="none"
         ).view_as(valid)
-        count = valid.sum()
-        # Processes have different numbers of ids, and their gradients are averaged.
-        if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-            count = count.float()
-            distributed.all_reduce(count)
-            count = count / distributed.get_world_size()
-        return torch.where(valid, losses, 0.0).sum() / count
+        return mean_over_processes(torch.where(valid, losses, 0.0), valid)
 
     def training_metrics(self) -> dict[str, Metric]:
         """Return the share of ids that are predicted right."""
