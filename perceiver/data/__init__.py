@@ -18,7 +18,7 @@ from perceiver.data.folders.text import TextFiles
 from perceiver.data.loading.module import DataModule
 from perceiver.data.loading.source import Source
 from perceiver.data.manifest import Manifest
-from perceiver.data.readers.texts import TextSource
+from perceiver.data.readers.texts.source import TextSource
 from perceiver.data.synthetic.av_digits import AVDigits
 from perceiver.data.synthetic.dialed_digits import DialedDigits
 from perceiver.data.synthetic.digit_points import DigitPoints

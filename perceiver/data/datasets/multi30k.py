@@ -14,7 +14,7 @@ import urllib.request
 from pathlib import Path
 from typing import Literal
 
-from perceiver.data.readers.text_pairs import TextPair, TextPairSource
+from perceiver.data.readers.texts.pairs import TextPair, TextPairSource
 from perceiver.runtime.files import atomic_write
 
 LANGUAGES = ("en", "de", "fr")

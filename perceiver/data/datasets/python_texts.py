@@ -14,8 +14,8 @@ from pydoc_data.topics import topics
 from typing import Literal
 
 from perceiver.data.readers.progress import progress
-from perceiver.data.readers.text_windows import Document
-from perceiver.data.readers.texts import TextSource
+from perceiver.data.readers.texts.source import TextSource
+from perceiver.data.readers.texts.windows import Document
 
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "pydoc_data", "turtledemo"}
 

@@ -10,8 +10,8 @@ from typing import Literal
 
 from perceiver.data.readers.folder_files import files_below, report_left_out
 from perceiver.data.readers.progress import progress
-from perceiver.data.readers.text_windows import Document
-from perceiver.data.readers.texts import TextSource
+from perceiver.data.readers.texts.source import TextSource
+from perceiver.data.readers.texts.windows import Document
 
 
 class TextFiles(TextSource):

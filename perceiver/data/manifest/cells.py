@@ -16,9 +16,9 @@ from perceiver.data.manifest.content import FileContent, unpacked
 from perceiver.data.manifest.series import has_times, read_series, series_names
 from perceiver.data.manifest.table import read_table
 from perceiver.data.manifest.video import check_video, frame_files, is_array_content, read_video
-from perceiver.data.readers.array_files import read_array
 from perceiver.data.readers.audio import check_recording, read_recording
-from perceiver.data.readers.bounded_json import parse_json
+from perceiver.data.readers.bounded.array_files import read_array
+from perceiver.data.readers.bounded.json_files import parse_json
 from perceiver.data.readers.delimited import decoded
 from perceiver.data.readers.flow_files import is_flow, read_flow_channels
 from perceiver.data.readers.images import deep_range_of_files, read_image

@@ -31,7 +31,7 @@ from perceiver.data.manifest.formats.parts import (
     splits_of_names,
 )
 from perceiver.data.manifest.formats.table_file import TableFile
-from perceiver.data.readers.compressed import read_gzip
+from perceiver.data.readers.bounded.gzip_files import read_gzip
 from perceiver.modalities.cell_values import is_missing
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def read_table(
         encoding: encoding of a CSV file.
         header: column names of a CSV file whose first line does not have them.
         max_row_group_bytes: memory limit of a row group in a Parquet file.
-        max_decompressed_bytes: size limit of a compressed file's content, see `perceiver.data.readers.compressed`.
+        max_decompressed_bytes: size limit of a compressed file's content, see `perceiver.data.readers.bounded.gzip_files`.
 
     Raises:
         FileNotFoundError: a file does not exist.

@@ -13,7 +13,7 @@ from torch import Tensor
 from perceiver.data.manifest.columns import natural
 from perceiver.data.manifest.one_hot import OneHotColumns
 from perceiver.data.manifest.table import ManifestTable
-from perceiver.data.readers.bounded_json import parse_json
+from perceiver.data.readers.bounded.json_files import parse_json
 from perceiver.modalities.cell_values import number_of_name, plain_text, value_text
 from perceiver.modalities.written_numbers import how_numbers_are_written, is_missing_number, number_of
 from perceiver.targets.classes import classes_target

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from perceiver.data.manifest.content import FileContent
-from perceiver.data.readers.array_files import read_array
-from perceiver.data.readers.containers import import_av, opened
+from perceiver.data.readers.bounded.array_files import read_array
+from perceiver.data.readers.containers.demuxers import import_av, opened
 from perceiver.data.readers.folder_files import by_number
 from perceiver.data.readers.images import SUFFIXES, check_animation, read_image
 from perceiver.modalities.framing import is_deep, to_rgb

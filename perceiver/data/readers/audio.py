@@ -18,9 +18,8 @@ from torch import Tensor
 
 from perceiver.batch import Sample
 from perceiver.data.loading.samples import Samples
-from perceiver.data.readers.container_sound import check_container_sound, read_container_sound
-from perceiver.data.readers.containers import sound_demuxer_of
-from perceiver.data.readers.sound_headers import (
+from perceiver.data.readers.containers.demuxers import sound_demuxer_of
+from perceiver.data.readers.containers.headers import (
     most_values,
     mp3_frames,
     ogg_ends,
@@ -28,6 +27,7 @@ from perceiver.data.readers.sound_headers import (
     with_open_length,
     with_stated_length,
 )
+from perceiver.data.readers.containers.sound import check_container_sound, read_container_sound
 from perceiver.modalities.preprocess import preprocess
 from perceiver.modalities.spec import ModalitySpec
 

@@ -13,7 +13,7 @@ from typing import Any
 from perceiver.checkpoints.plain import refuse_special_keys
 from perceiver.checkpoints.spec import check_spec
 from perceiver.data.manifest.targets import KINDS
-from perceiver.data.readers.bounded_json import read_json
+from perceiver.data.readers.bounded.json_files import read_json
 from perceiver.data.shards.errors import ShardError
 from perceiver.data.shards.index import INDEX, check_split
 from perceiver.runtime.files import atomic_write

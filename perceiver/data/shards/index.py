@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from perceiver.data.readers.bounded_json import read_json
+from perceiver.data.readers.bounded.json_files import read_json
 from perceiver.data.shards.errors import ShardError
 
 INDEX = "index.json"

@@ -23,8 +23,8 @@ from perceiver.data.manifest.cells import files_of_cell, is_list_of_files, read_
 from perceiver.data.manifest.content import FileContent
 from perceiver.data.manifest.modalities import ManifestModality
 from perceiver.data.manifest.rows import BadRowError, ManifestRows, cell_of, reason
-from perceiver.data.readers.array_files import read_array
-from perceiver.data.readers.bounded_json import parse_json
+from perceiver.data.readers.bounded.array_files import read_array
+from perceiver.data.readers.bounded.json_files import parse_json
 from perceiver.data.shards.errors import ShardError
 from perceiver.modalities.kinds import kind_of
 

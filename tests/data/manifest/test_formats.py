@@ -13,7 +13,7 @@ from manifest_cases import write_csv, write_json_lines
 
 from perceiver.data import DataModule, Manifest
 from perceiver.data.manifest import ManifestTable, read_table
-from perceiver.data.readers.compressed import read_gzip
+from perceiver.data.readers.bounded.gzip_files import read_gzip
 
 
 def column(table: ManifestTable, name: str) -> list[Any]:

@@ -23,7 +23,7 @@ from perceiver.data import DataModule, Manifest
 from perceiver.data.manifest import BadRowError, read_table, video
 from perceiver.data.manifest.video import read_video
 from perceiver.data.readers.audio import read_recording
-from perceiver.data.readers.bounded_json import parse_json
+from perceiver.data.readers.bounded.json_files import parse_json
 from perceiver.data.readers.images import ImageFileError, read_image
 from perceiver.modalities.preprocess import preprocess
 from perceiver.targets.predict import prepare

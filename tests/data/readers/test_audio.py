@@ -16,7 +16,7 @@ from perceiver.data.readers.audio import (
     loudness,
     read_recording,
 )
-from perceiver.data.readers.sound_headers import mp3_frames
+from perceiver.data.readers.containers.headers import mp3_frames
 from perceiver.modalities.preprocess import preprocess
 
 RATE = 8000

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from perceiver.data.readers.bounded_json import MAX_BYTES, parse_json
+from perceiver.data.readers.bounded.json_files import MAX_BYTES, parse_json
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from perceiver.data.manifest.formats.table_file import TableFile, is_broken, named_columns
-from perceiver.data.readers.bounded_json import parse_json
+from perceiver.data.readers.bounded.json_files import parse_json
 from perceiver.data.readers.delimited import decoded
 
 

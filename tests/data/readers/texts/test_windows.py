@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perceiver.data.readers.text_windows import (
+from perceiver.data.readers.texts.windows import (
     Document,
     Stretch,
     TextWindows,

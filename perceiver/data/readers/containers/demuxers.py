@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from perceiver.data.readers.sound_headers import ogg_ends
+from perceiver.data.readers.containers.headers import ogg_ends
 
 # (position, bytes there, FFmpeg's name of the demuxer)
 _MAGIC = (

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from perceiver.data.readers.containers import opened
-from perceiver.data.readers.sound_headers import most_values
+from perceiver.data.readers.containers.demuxers import opened
+from perceiver.data.readers.containers.headers import most_values
 
 _REMEDY = "Replace the file with the original or remove it."
 _PURPOSE = "sound files of this format"

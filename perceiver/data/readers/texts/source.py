@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from perceiver.data.loading.source import Source
-from perceiver.data.readers.text_windows import (
+from perceiver.data.readers.texts.windows import (
     Document,
     Stretch,
     TextWindows,

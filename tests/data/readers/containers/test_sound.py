@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from perceiver.data.manifest.cells import check_cell, read_cell
 from perceiver.data.manifest.content import FileContent
-from perceiver.data.readers import audio, container_sound
+from perceiver.data.readers import audio
 from perceiver.data.readers.audio import check_recording, read_recording
-from perceiver.data.readers.containers import demuxer_of, opened
+from perceiver.data.readers.containers import sound as container_sound
+from perceiver.data.readers.containers.demuxers import demuxer_of, opened
 
 RATE = 48000
 TIMES = np.arange(RATE // 2) / RATE

@@ -1,0 +1,1 @@
+"""Untrusted files read in bounded memory: JSON, gzip and NumPy arrays."""

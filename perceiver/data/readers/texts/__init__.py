@@ -1,0 +1,1 @@
+"""Texts from files: windows of long texts, and pairs of sentences."""
