@@ -204,11 +204,7 @@ class CausalDecoder(SequenceDecoder):
         special = {"start_id": start_id, "end_id": end_id, "pad_id": pad_id}
         if not all(0 <= number < vocabulary_size for number in special.values()):
             raise ValueError(f"CausalDecoder: expected ids in [0, vocabulary_size = {vocabulary_size}), got {special}.")
-        try:
-            self.decoding = Decoding(**(generation or {}))
-        except TypeError:
-            known = sorted(Decoding.__dataclass_fields__)
-            raise ValueError(f"CausalDecoder.generation: expected some of {known}, got {dict(generation or {})}.") from None
+        self.decoding = Decoding.of(generation or {}, where="CausalDecoder.generation")
         self.output_channels = vocabulary_size
         self.channels = channels
         self.max_length = max_length

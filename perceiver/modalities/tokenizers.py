@@ -28,6 +28,10 @@ class Tokenizer(Protocol):
         """Return the text of ids; special ids are skipped, and invalid UTF-8 becomes U+FFFD."""
         ...
 
+    def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        """Return the UTF-8 bytes of each id; those of special ids are empty."""
+        ...
+
 
 class ByteTokenizer:
     """An id for each UTF-8 byte: nothing to learn, and suitable for every language.
@@ -47,7 +51,11 @@ class ByteTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """See `Tokenizer`."""
-        return bytes(number - NUM_SPECIAL for number in ids if number >= NUM_SPECIAL).decode("utf-8", errors="replace")
+        return b"".join(self.pieces(ids)).decode("utf-8", errors="replace")
+
+    def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        """See `Tokenizer`."""
+        return [bytes([number - NUM_SPECIAL]) if number >= NUM_SPECIAL else b"" for number in ids]
 
 
 class PairTokenizer:
@@ -85,6 +93,30 @@ class PairTokenizer:
         """See `Tokenizer`."""
         text: str = self._tokenizer.decode([number for number in ids if number > END], skip_special_tokens=True)
         return text
+
+    def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        """See `Tokenizer`."""
+        return [self._piece(number) if number > END else b"" for number in ids]
+
+    def _piece(self, number: int) -> bytes:
+        token = self._tokenizer.id_to_token(number) or ""
+        try:
+            return bytes(_BYTES[character] for character in token)
+        except KeyError:  # not a byte-level tokenizer
+            return token.encode("utf-8", errors="replace")
+
+
+def _bytes_of_characters() -> dict[str, int]:
+    """Return the byte that each character of a byte-level token stands for (Radford et al. 2019, GPT-2).
+
+    Bytes that print as Latin-1 stand for themselves, and the others, in order, are the characters from 256 on.
+    """
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+_BYTES = _bytes_of_characters()
 
 
 def train_pairs(texts: Iterable[str], *, vocabulary_size: int) -> str:

@@ -13,7 +13,11 @@ import torch
 from perceiver.batch import Sample
 from perceiver.data.loading.source import Source
 from perceiver.modalities.tokenizers import tokenizer_of, train_pairs
+from perceiver.targets.dictionary import learn_pairs
 from perceiver.targets.text import TextTarget, text_target
+from perceiver.targets.words import words_in
+
+_MOST_LEARNED = 100_000  # pairs of texts from which a dictionary is learned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +134,15 @@ class TextPairSource(Source):
         if self.tokenizer == "pairs":
             texts = [text for pair in training.pairs for text in (pair.source, pair.target)]
             tokenizer = {"kind": "pairs", "json": train_pairs(texts, vocabulary_size=self.vocabulary_size)}
-        target = text_target(tokenizer=tokenizer, max_length=self.max_length, truncate=self.truncate)
+        [modality] = self.specs
+        words = [(words_in(pair.source), words_in(pair.target)) for pair in training.pairs[:_MOST_LEARNED]]
+        pairs = learn_pairs(words)
+        target = text_target(
+            tokenizer=tokenizer,
+            max_length=self.max_length,
+            truncate=self.truncate,
+            dictionary={"modality": modality, "pairs": pairs} if pairs else None,
+        )
         learned = {"vocabulary_size": target["vocabulary_size"], "max_length": self.max_length, "tokenizer": tokenizer}
         return {"modalities": {name: {**own, **learned} for name, own in self.specs.items()}, "target": target}
 
