@@ -15,6 +15,7 @@ from perceiver.decoders.causal import CausalDecoder
 from perceiver.decoders.decoder import SequenceDecoder, outputs_of, target_index, target_name, target_output
 from perceiver.decoders.decoding import Decoding
 from perceiver.decoders.memory import LATENTS, Memory
+from perceiver.decoders.sequence_loss import SequenceLoss
 from perceiver.decoders.sources import Sources
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
@@ -150,6 +151,7 @@ class Perceiver(nn.Module):
         query_mask: Any = None,
         mask_rates: Mapping[str, float] | None = None,
         target_ids: Int[Tensor, "batch length"] | None = None,
+        target_loss: SequenceLoss | None = None,
     ) -> Any:
         """Map raw inputs by modality to the output of the head, e.g. logits `(B, num_classes)`.
 
@@ -159,12 +161,15 @@ class Perceiver(nn.Module):
                 dict by output; None: all.
             query_mask: for a `Decoder`: validity of these outputs, True is valid; invalid outputs are zeros.
             target_ids: for a `CausalDecoder`: the ids before each predicted id, `(B, L)`, start ids first.
+            target_loss: for a `CausalDecoder`: return this loss instead of logits.
 
         Raises:
             ValueError: as `tokens`, or for an index, a query mask or ids that the head does not take.
         """
         tokens = self.tokens(inputs, masks, mask_rates=mask_rates)
-        return self.from_tokens(tokens, index=index, query_mask=query_mask, target_ids=target_ids)
+        return self.from_tokens(
+            tokens, index=index, query_mask=query_mask, target_ids=target_ids, target_loss=target_loss
+        )
 
     def from_tokens(
         self,
@@ -173,6 +178,7 @@ class Perceiver(nn.Module):
         index: Any = None,
         query_mask: Any = None,
         target_ids: Int[Tensor, "batch length"] | None = None,
+        target_loss: SequenceLoss | None = None,
     ) -> Any:
         """Map fused tokens from `tokens`, possibly with additional masks, to the output of the head; see `forward`."""
         latents = self._latents(tokens)
@@ -184,6 +190,7 @@ class Perceiver(nn.Module):
             index=index,
             mask=query_mask,
             target_ids=target_ids,
+            target_loss=target_loss,
         )
 
     def memory(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Memory:

@@ -35,8 +35,8 @@ class Sources:
         return Sources(latents={name: share[index] for name, share in self.latents.items()})
 
     def maps(
-        self, weights: Mapping[str, Float[Tensor, "batch heads queries *grid"]]
-    ) -> dict[str, Float[Tensor, "batch heads queries *grid"]]:
+        self, weights: Mapping[str, Float[Tensor, "batch heads queries ..."]]
+    ) -> dict[str, Float[Tensor, "batch heads queries ..."]]:
         """Turn weights on a memory into weights on the inputs, `(B, h, L, *grid)` by modality.
 
         Weights on written tokens are weights on the inputs already. Weights on latents are multiplied by what each latent
@@ -59,8 +59,8 @@ class Sources:
         return {name: maps[name] for name in sorted(maps)}
 
     def averaged(
-        self, layers: Sequence[Mapping[str, Float[Tensor, "batch heads queries *grid"]]]
-    ) -> dict[str, Float[Tensor, "batch queries *grid"]]:
+        self, layers: Sequence[Mapping[str, Float[Tensor, "batch heads queries ..."]]]
+    ) -> dict[str, Float[Tensor, "batch queries ..."]]:
         """Return `maps` averaged over layers and heads, `(B, L, *grid)` by modality."""
         mean = {
             name: torch.stack([layer[name].mean(dim=1) for layer in layers]).mean(dim=0)[:, None] for name in layers[0]

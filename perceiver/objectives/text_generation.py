@@ -16,6 +16,7 @@ from torchmetrics import Metric
 
 from perceiver.batch import Batch
 from perceiver.decoders import CausalDecoder
+from perceiver.decoders.sequence_loss import SequenceLoss, SequenceLosses
 from perceiver.modalities.tokenizers import END, PAD, START, tokenizer_of
 from perceiver.model import Perceiver
 from perceiver.objectives.checks import sample_name
@@ -126,13 +127,14 @@ class TextGeneration(Objective):
 
     def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
         """Return the mean cross-entropy over the ids of all processes."""
-        logits, labels, valid = predicted(model, batch)
+        assert batch.target is not None
+        assert batch.target_mask is not None
+        valid = batch.target_mask[:, 1:]
+        loss = SequenceLoss(labels=batch.target[:, 1:], valid=valid, label_smoothing=self.label_smoothing)
+        found: SequenceLosses = model(batch.inputs, batch.masks, target_ids=batch.target[:, :-1], target_loss=loss)
         if metrics is not None:
-            metrics["accuracy"].update((logits.argmax(dim=-1) == labels).float(), valid)
-        losses = F.cross_entropy(
-            logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=self.label_smoothing, reduction="none"
-        ).view_as(valid)
-        return mean_over_processes(torch.where(valid, losses, 0.0), valid)
+            metrics["accuracy"].update(found.correct.float(), torch.ones_like(found.correct))
+        return mean_over_processes(found.total, valid)
 
     def training_metrics(self) -> dict[str, Metric]:
         """Return the share of ids that are predicted right."""
@@ -167,8 +169,10 @@ class TextGeneration(Objective):
         texts.update(predictions[:count], texts_of(batch.target, self.tokenizer)[:count])
 
     def results(self, metrics: Metrics) -> dict[str, Tensor]:
-        """Return the means, and the measures of generated texts by name."""
+        """Return the means, and the measures of generated texts by name; no alignment without a word of the dictionary."""
         found = {name: metric.compute() for name, metric in metrics.items() if name != "texts"}
+        if ALIGNMENT in found and bool(found[ALIGNMENT].isnan()):
+            del found[ALIGNMENT]
         return found | (metrics["texts"].compute() if "texts" in metrics else {})
 
     def result_names(self, metrics: Metrics) -> list[str]:

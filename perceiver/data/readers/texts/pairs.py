@@ -54,9 +54,9 @@ class TextPairs:
         return self._encoded[index]
 
     @property
-    def lengths(self) -> list[int]:
-        """The number of ids of each pair, input or target, whichever has more."""
-        return [max(len(one.inputs["text"]), len(one.target)) for one in self._encoded]  # type: ignore[arg-type]
+    def lengths(self) -> list[tuple[int, int]]:
+        """The number of ids of each pair: of the target, and of the input."""
+        return [(len(one.target), len(one.inputs["text"])) for one in self._encoded]  # type: ignore[arg-type]
 
     @cached_property
     def _encoded(self) -> list[Sample]:
@@ -136,12 +136,11 @@ class TextPairSource(Source):
             tokenizer = {"kind": "pairs", "json": train_pairs(texts, vocabulary_size=self.vocabulary_size)}
         [modality] = self.specs
         words = [(words_in(pair.source), words_in(pair.target)) for pair in training.pairs[:_MOST_LEARNED]]
-        pairs = learn_pairs(words)
         target = text_target(
             tokenizer=tokenizer,
             max_length=self.max_length,
             truncate=self.truncate,
-            dictionary={"modality": modality, "pairs": pairs} if pairs else None,
+            dictionary={"modality": modality, "pairs": learn_pairs(words)},
         )
         learned = {"vocabulary_size": target["vocabulary_size"], "max_length": self.max_length, "tokenizer": tokenizer}
         return {"modalities": {name: {**own, **learned} for name, own in self.specs.items()}, "target": target}
