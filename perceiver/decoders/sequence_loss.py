@@ -60,7 +60,7 @@ class SequenceLoss:
         bias: Float[Tensor, "vocabulary"],
     ) -> SequenceLosses:
         """Return the loss of logits `x @ weight.T + bias`."""
-        total, correct = _Loss.apply(x[self.valid], weight, bias, self.labels[self.valid], self.label_smoothing)  # type: ignore[no-untyped-call]
+        total, correct = _Loss.apply(x[self.valid], weight, bias, self.labels[self.valid], self.label_smoothing)
         return SequenceLosses(total=total, correct=correct)
 
 
@@ -68,7 +68,7 @@ class _Loss(torch.autograd.Function):
     """Sum of losses of rows `(M, E)`, and which rows have the label as the highest logit."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, smoothing: float
     ) -> tuple[Tensor, Tensor]:
         vocabulary = len(weight)
