@@ -167,9 +167,7 @@ class Perceiver(nn.Module):
             ValueError: as `tokens`, or for an index, a query mask or ids that the head does not take.
         """
         tokens = self.tokens(inputs, masks, mask_rates=mask_rates)
-        return self.from_tokens(
-            tokens, index=index, query_mask=query_mask, target_ids=target_ids, target_loss=target_loss
-        )
+        return self.from_tokens(tokens, index=index, query_mask=query_mask, target_ids=target_ids, target_loss=target_loss)
 
     def from_tokens(
         self,

@@ -88,7 +88,9 @@ class Decoding:
             ValueError: for an unknown setting, which names `where`, or a value out of range.
         """
         if unknown := set(settings) - set(cls.__dataclass_fields__):
-            raise ValueError(f"{where}: expected some of {sorted(cls.__dataclass_fields__)}, got {sorted(map(str, unknown))}.")
+            raise ValueError(
+                f"{where}: expected some of {sorted(cls.__dataclass_fields__)}, got {sorted(map(str, unknown))}."
+            )
         try:
             return cls(**settings)
         except TypeError as error:

@@ -62,7 +62,5 @@ class Sources:
         self, layers: Sequence[Mapping[str, Float[Tensor, "batch heads queries ..."]]]
     ) -> dict[str, Float[Tensor, "batch queries ..."]]:
         """Return `maps` averaged over layers and heads, `(B, L, *grid)` by modality."""
-        mean = {
-            name: torch.stack([layer[name].mean(dim=1) for layer in layers]).mean(dim=0)[:, None] for name in layers[0]
-        }
+        mean = {name: torch.stack([layer[name].mean(dim=1) for layer in layers]).mean(dim=0)[:, None] for name in layers[0]}
         return {name: weights[:, 0] for name, weights in self.maps(mean).items()}

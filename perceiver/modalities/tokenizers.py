@@ -16,9 +16,15 @@ _LARGEST = 64 * 1024 * 1024
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Text to ids and back, with the special ids `PAD`, `START` and `END`."""
+    """Text to ids and back, with the special ids `PAD`, `START` and `END`.
+
+    Attributes:
+        vocabulary_size: ids are in [0, vocabulary_size).
+        unknown: ids that stand for any unknown text; empty if there is no unknown text.
+    """
 
     vocabulary_size: int
+    unknown: frozenset[int]
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without special ids."""
@@ -43,6 +49,7 @@ class ByteTokenizer:
     """
 
     vocabulary_size = VOCABULARY_SIZE
+    unknown: frozenset[int] = frozenset()
 
     def encode(self, text: str) -> list[int]:
         """See `Tokenizer`."""
@@ -83,6 +90,9 @@ class PairTokenizer:
         if special != ["<pad>", "<s>", "</s>"]:
             raise ValueError(f"tokenizer: expected the special tokens <pad>, <s>, </s> as ids 0, 1, 2; got {special}.")
         self.vocabulary_size: int = self._tokenizer.get_vocab_size()
+        unknown = getattr(self._tokenizer.model, "unk_token", None)
+        number = None if unknown is None else self._tokenizer.token_to_id(unknown)
+        self.unknown = frozenset() if number is None else frozenset([number])
 
     def encode(self, text: str) -> list[int]:
         """See `Tokenizer`."""
@@ -147,6 +157,22 @@ def train_pairs(texts: Iterable[str], *, vocabulary_size: int) -> str:
     tokenizer.train_from_iterator(texts, trainer)
     json: str = tokenizer.to_str()
     return json
+
+
+def learn_tokenizer(kind: str, texts: Iterable[str], *, vocabulary_size: int) -> dict[str, Any]:
+    """Return the spec's entry of a tokenizer for training texts.
+
+    Args:
+        kind: bytes, which learns nothing, or pairs.
+        texts: texts of the training split.
+        vocabulary_size: see `train_pairs`.
+
+    Raises:
+        ImportError, ValueError: see `train_pairs`.
+    """
+    if kind == "bytes":
+        return {"kind": "bytes"}
+    return {"kind": "pairs", "json": train_pairs(texts, vocabulary_size=vocabulary_size)}
 
 
 def tokenizer_of(spec: Mapping[str, Any] | None) -> Tokenizer:

@@ -33,9 +33,7 @@ class Dictionary:
         """Return the dictionary's pairs in two texts; only words that occur once on their side, so that no pair is ambiguous."""
         ours, theirs = _once(source), _once(target)
         return [
-            (word, theirs[self.translations[text]])
-            for text, word in ours.items()
-            if self.translations.get(text) in theirs
+            (word, theirs[self.translations[text]]) for text, word in ours.items() if self.translations.get(text) in theirs
         ]
 
 
@@ -63,19 +61,13 @@ def learn_pairs(
         ours.update(left)
         theirs.update(right)
         both.update((one, other) for one in left for other in right)
-    found = {
-        pair: 2 * count / (ours[pair[0]] + theirs[pair[1]]) for pair, count in both.items() if count >= least_count
-    }
+    found = {pair: 2 * count / (ours[pair[0]] + theirs[pair[1]]) for pair, count in both.items() if count >= least_count}
     best_left: dict[str, tuple[float, str]] = {}
     best_right: dict[str, tuple[float, str]] = {}
     for (one, other), dice in found.items():
         best_left[one] = max(best_left.get(one, (0.0, "")), (dice, other))
         best_right[other] = max(best_right.get(other, (0.0, "")), (dice, one))
-    pairs = [
-        (one, other)
-        for one, (dice, other) in best_left.items()
-        if dice >= least_dice and best_right[other][1] == one
-    ]
+    pairs = [(one, other) for one, (dice, other) in best_left.items() if dice >= least_dice and best_right[other][1] == one]
     return [[one, other] for one, other in sorted(pairs, key=lambda pair: (-both[pair], pair))]
 
 

@@ -36,25 +36,36 @@ class TextTarget:
         tokenizer: text to ids and back.
         max_length: most ids of a text, start and end included.
         truncate: cut longer texts instead of refusing them.
+        setting, cutting: names of the settings of `max_length` and `truncate`, for messages.
     """
 
     tokenizer: Tokenizer
     max_length: int
     truncate: bool = False
+    setting: str = "data.max_length"
+    cutting: str = "data.truncate"
 
     def ids(self, text: str, *, where: str) -> Int[Tensor, "length"]:
         """Return the ids of a text, start and end included.
 
         Raises:
-            ValueError: for a text beyond `max_length`, unless it may be cut; `where` names it.
+            ValueError: for a text that is empty, has no character that the tokenizer knows, or is longer than `max_length`,
+                unless it may be cut; `where` names it.
         """
         own = self.tokenizer.encode(text)
+        if not own or all(number in self.tokenizer.unknown for number in own):
+            what = f"has no character that the tokenizer knows: {text!r:.60}" if text.strip() else "is empty"
+            raise ValueError(f"{where}: its target text {what}. Leave the sample out, or mend its text.")
         if len(own) > self.max_length - 2 and not self.truncate:
             raise ValueError(
-                f"{where}: its text has {len(own)} ids, more than max_length - 2 = {self.max_length - 2}. Raise max_length, "
-                "or set truncate = true to cut long texts."
+                f"{where}: its target text has {len(own)} ids, and 2 for start and end, more than {self.setting} = "
+                f"{self.max_length}. Raise {self.setting}, or set {self.cutting}=true to cut long texts."
             )
         return torch.tensor([START, *own[: self.max_length - 2], END])
+
+    def is_cut(self, ids: Int[Tensor, "length"]) -> bool:
+        """Return whether these ids, from `ids`, are probably those of a text that was cut: there is no room for more."""
+        return self.truncate and len(ids) == self.max_length
 
     def predict(self, outputs: Sequences) -> list[TextPrediction]:
         """Return the texts of generated sequences."""
@@ -75,9 +86,13 @@ class TextTarget:
         ]
 
     @classmethod
-    def of(cls, target: Mapping[str, Any]) -> TextTarget:
+    def of(
+        cls, target: Mapping[str, Any], *, setting: str = "data.max_length", cutting: str = "data.truncate"
+    ) -> TextTarget:
         """Make the target of a spec's entry."""
         return cls(
+            setting=setting,
+            cutting=cutting,
             tokenizer=tokenizer_of(target.get("tokenizer")),
             max_length=int(target["max_length"]),
             truncate=bool(target.get("truncate", False)),
