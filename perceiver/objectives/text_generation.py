@@ -156,8 +156,8 @@ class TextGeneration(Objective):
         metrics["loss"].update(losses[:count], valid[:count])
         metrics["accuracy"].update((logits.argmax(dim=-1) == labels).float()[:count], valid[:count])
         if self.aligns:
-            found = torch.tensor(self._alignments(model, batch)[:count])
-            metrics[ALIGNMENT].update(found[:, 0], found[:, 1])
+            shares, words = torch.tensor(self._alignments(model, batch), device=labels.device)[:count].T
+            metrics[ALIGNMENT].update(shares, words)
         texts = metrics.get("texts")
         if not isinstance(texts, TextMetrics) or (self.num_generated or texts.count + 1) <= texts.count:
             return
