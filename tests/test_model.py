@@ -687,7 +687,7 @@ def test_parts_must_go_together() -> None:
 
 
 def test_only_a_decoder_of_text_has_a_memory() -> None:
-    with pytest.raises(ValueError, match=r"Perceiver\.memory: ClassificationDecoder reads no memory; expected .*CausalDecoder"):
+    with pytest.raises(ValueError, match=r"Perceiver\.memory: ClassificationDecoder reads no memory"):
         build().memory({"image": torch.ones(2, 3, 6, 7)})
 
 
