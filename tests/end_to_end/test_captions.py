@@ -126,7 +126,8 @@ def test_an_imported_encoder_learns_to_caption(trained: Path, tmp_path: Path) ->
         "experiment=finetune", f"init_from={published}", "init_freeze=true", "data=manifest", *CAPTIONS[:3], MEASURES,
         f"data.manifest={trained / 'table.csv'}", "data.modalities={image: {kind: image, column: photo}}",
         "data.num_workers=0", "data.image_size=[9,9]", "data.batch_size=8", "trainer.max_epochs=1", "callbacks.report=null",
-        "logger=none", "callbacks.figures=null", "model.head.num_heads=2", "model.head.memory.num_heads=2", "data.on_bad_row=skip",
+        "logger=none", "callbacks.figures=null", "model.head.num_heads=2", "model.head.memory.num_heads=2",
+        "data.on_bad_row=skip",
         f"hydra.run.dir={tmp_path / 'run'}",
     )  # fmt: skip
     assert done.code == 0, done.out + done.err
