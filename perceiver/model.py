@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from perceiver.decoders.causal import CausalDecoder
 from perceiver.decoders.decoder import SequenceDecoder, outputs_of, target_index, target_name, target_output
+from perceiver.decoders.embedding import EmbeddingHead
 from perceiver.decoders.memory import Memory
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
@@ -17,7 +18,9 @@ from perceiver.generation import generate_from_memory
 from perceiver.masking.modality_dropout import ModalityDropout
 from perceiver.runtime.evaluating import evaluating
 from perceiver.runtime.regularising import regularising
+from perceiver.targets.embeddings import by_similarity, embed, names_as_samples
 from perceiver.targets.predict import predict
+from perceiver.targets.predictions import Prediction
 from perceiver.tokens import Tokens
 from perceiver.zero_gradients import with_zero_gradients
 
@@ -205,6 +208,11 @@ class Perceiver(nn.Module):
         Raises:
             ValueError: if no output of several is the target.
         """
+        if isinstance(self.head, EmbeddingHead):
+            raise ValueError(
+                "predict: this model embeds samples and has no output for a target. Use Perceiver.embed, or "
+                "Perceiver.zero_shot with the names of the classes."
+            )
         if isinstance(self.head, CausalDecoder):
             return generate_from_memory(self.head, self.memory(inputs, masks), decoding=self.head.decoding)
         index = target_index(self.head, device=next(self.parameters()).device)
@@ -270,6 +278,58 @@ class Perceiver(nn.Module):
             return predict(
                 self.target_outputs, self.spec, samples, batch_size=batch_size, device=device, open_files=open_files
             )
+
+    def embed(
+        self, samples: Any, *, batch_size: int = 64, open_files: bool = True
+    ) -> Float[Tensor, "samples embedding"]:
+        """Embed raw samples of any modalities as points on one unit sphere, `(S, E)`, in evaluation mode.
+
+        The model was trained with `task=contrastive`; `perceiver.Index` searches embeddings. See `predict` for arguments.
+
+        Raises:
+            ValueError: if the head is not an `EmbeddingHead`, without samples, or as `predict`.
+        """
+        self._embedding_head()
+        device = next(self.parameters()).device
+        with evaluating(self):
+            return embed(self, self.spec, samples, batch_size=batch_size, device=device, open_files=open_files)
+
+    def zero_shot(
+        self,
+        samples: Any,
+        names: Sequence[Any],
+        *,
+        modality: str | None = None,
+        batch_size: int = 64,
+        open_files: bool = True,
+    ) -> list[Prediction]:
+        """Classify raw samples by the names of the classes alone, which the model embeds, too (CLIP, section 3.1).
+
+        Args:
+            samples: as for `embed`.
+            names: for each class a raw value of `modality`: words, or any other example.
+            modality: modality of the names; None: the model's only modality of kind text.
+            batch_size: number of samples at a time.
+            open_files: see `predict`.
+
+        Raises:
+            ValueError: as `embed`; without names, or if the modality is not clear.
+        """
+        head = self._embedding_head()
+        classes = names_as_samples(self.spec, names, modality)
+        known = self.embed(classes, batch_size=batch_size, open_files=False)
+        found = self.embed(samples, batch_size=batch_size, open_files=open_files)
+        device = head.log_scale.device
+        with evaluating(self):
+            return by_similarity(head.similarities(found.to(device), known.to(device)), names)
+
+    def _embedding_head(self) -> EmbeddingHead:
+        if not isinstance(self.head, EmbeddingHead):
+            raise ValueError(
+                "model.head: expected an EmbeddingHead, as task=contrastive trains it, got "
+                f"{type(self.head).__name__}, whose outputs are not embeddings."
+            )
+        return self.head
 
     def _reads_of(self, tokens: Mapping[str, Tokens]) -> dict[str, list[list[int]]]:
         """Return the encoder's argument `reads`: positions of the modalities that each cross-attend reads."""

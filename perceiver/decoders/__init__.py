@@ -7,6 +7,7 @@ from the result to outputs.
 from perceiver.decoders.causal import CausalDecoder
 from perceiver.decoders.classification import ClassificationDecoder, PerClassDecoder
 from perceiver.decoders.decoder import Decoder, Head, SequenceDecoder
+from perceiver.decoders.embedding import EmbeddingHead
 from perceiver.decoders.memory import LatentMemory, Memory, WrittenMemory
 from perceiver.decoders.multimodal import MultimodalDecoder
 from perceiver.decoders.queries import InputQueries, LearnedQueries, PositionalQueries, Queries
@@ -18,6 +19,7 @@ __all__ = [
     "CausalDecoder",
     "ClassificationDecoder",
     "Decoder",
+    "EmbeddingHead",
     "Head",
     "InputQueries",
     "LatentMemory",

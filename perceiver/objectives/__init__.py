@@ -22,6 +22,7 @@ print(objective.results(metrics))  # {"loss": tensor(â€¦), "accuracy": tensor(â€
 """
 
 from perceiver.objectives.classes import classification
+from perceiver.objectives.contrastive import Contrastive
 from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.dense import Dense
 from perceiver.objectives.fields import EndPointError, dense_regression
@@ -36,6 +37,7 @@ from perceiver.objectives.text_generation import TextGeneration
 from perceiver.objectives.values import regression
 
 __all__ = [
+    "Contrastive",
     "Criterion",
     "Dense",
     "EndPointError",
