@@ -53,8 +53,9 @@ class EmbeddingHead(Head):
         self.offset = nn.Parameter(torch.tensor(float(offset)))
 
     def forward(self, latents: Float[Tensor, "batch latents channels"]) -> Float[Tensor, "batch embedding"]:
-        """Map latents `(B, N, D)` to unit vectors `(B, E)`, float32."""
-        return F.normalize(self.output(latents.mean(dim=1)).float(), dim=-1)
+        """Map latents `(B, N, D)` to unit vectors `(B, E)`, in float32 at least."""
+        points: Tensor = self.output(latents.mean(dim=1))
+        return F.normalize(points.to(torch.promote_types(points.dtype, torch.float32)), dim=-1)
 
     def similarities(
         self, queries: Float[Tensor, "queries embedding"], candidates: Float[Tensor, "candidates embedding"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from perceiver.objectives.metrics import WeightedMean, mean_over_processes
 from perceiver.objectives.objective import Metrics, Objective
 from perceiver.objectives.retrieval import Retrieval
 
-LossName = Literal["infonce", "sigmoid"]
+LOSSES = ("infonce", "sigmoid")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +58,10 @@ class Contrastive(Objective):
         ValueError: for an unknown loss, or pairs that are not two modalities.
     """
 
-    def __init__(self, *, loss: LossName = "infonce", pairs: list[list[str]] | None = None) -> None:
+    def __init__(self, *, loss: str = "infonce", pairs: list[list[str]] | None = None) -> None:
         super().__init__()
-        if loss not in get_args(LossName):
-            raise ValueError(f"task.loss: expected one of {', '.join(get_args(LossName))}, got {loss!r}.")
+        if loss not in LOSSES:
+            raise ValueError(f"task.loss: expected one of {', '.join(LOSSES)}, got {loss!r}.")
         if pairs is not None and any(len(pair) != 2 or len(set(pair)) != 2 for pair in pairs):
             raise ValueError(f"task.pairs: expected pairs of modalities, such as [[image, audio]], got {pairs}.")
         self.loss_name = loss
