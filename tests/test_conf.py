@@ -224,6 +224,7 @@ def test_optimizers_and_schedulers(optimizer: str, scheduler: str) -> None:
 
 TARGETS: dict[str, dict[str, Any]] = {
     "classification": {},
+    "contrastive": {},
     "dense_regression": {
         "target": {"kind": "field", "names": ["depth"], "mean": [1.0], "std": [2.0], "modality": "image"},
         "num_outputs": 1,
@@ -241,11 +242,13 @@ TARGETS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", GROUPS["task"])
 def test_tasks(name: str) -> None:
     needs = {
+        "contrastive": ["+adapter@model.adapters.audio=audio"],
         "masked_tokens": ["~adapter@model.adapters.image"],
         "multimodal_autoencoding": ["adapter@model.adapters.image=image_patches", "+queries@model.head.queries.image=image"],
     }
     config = composed(f"task={name}", *needs.get(name, []))
-    plain = resolve(config, {**spec("text" if name == "masked_tokens" else "image"), **TARGETS[name]})
+    modalities = {"masked_tokens": ["text"], "contrastive": ["image", "audio"]}.get(name, ["image"])
+    plain = resolve(config, {**spec(*modalities), **TARGETS[name]})
     dense = name in ("dense_regression", "segmentation")
     model = build_model(plain["model"], spec=plain["spec"])
     objective = make_task(plain, model, plain["spec"]).objective
@@ -381,7 +384,8 @@ def test_experiments(name: str) -> None:
     if isinstance(outputs, dict):
         assert {key: tuple(one.shape) for key, one in outputs.items()} == {"image": (2, 3, 2, 16)}, "what patches hold"
     else:
-        assert outputs.shape == ((2, 7, 262) if "text" in modalities else (2, 3))
+        expected = (2, 7, 262) if "text" in modalities else (2, 64) if name.endswith("retrieval") else (2, 3)
+        assert outputs.shape == expected
     plain = resolve(config, facts)
     assert isinstance(make_data(plain["data"]), LightningDataModule)
     assert isinstance(make_task(plain, model, facts), Task)
