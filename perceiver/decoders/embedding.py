@@ -34,7 +34,7 @@ class EmbeddingHead(Head):
         >>> import torch
         >>> from perceiver.decoders import EmbeddingHead
         >>> head = EmbeddingHead(latent_channels=64, embedding_channels=16)
-        >>> embeddings = head(torch.rand(3, 8, 64))
+        >>> embeddings = head(torch.rand(3, 8, 64)).detach()
         >>> embeddings.shape, round(float(embeddings[0].norm()), 4)
         (torch.Size([3, 16]), 1.0)
         >>> head.similarities(embeddings, embeddings).shape
