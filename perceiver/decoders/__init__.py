@@ -13,6 +13,7 @@ from perceiver.decoders.multimodal import MultimodalDecoder
 from perceiver.decoders.queries import InputQueries, LearnedQueries, PositionalQueries, Queries
 from perceiver.decoders.query import QueryDecoder
 from perceiver.decoders.reconstruction import ReconstructionDecoder, TokenPositions
+from perceiver.decoders.sources import Sources
 from perceiver.decoders.tied_logits import TiedLogits
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "QueryDecoder",
     "ReconstructionDecoder",
     "SequenceDecoder",
+    "Sources",
     "TiedLogits",
     "TokenPositions",
     "WrittenMemory",

@@ -21,6 +21,7 @@ from perceiver.modalities.table import UnknownCategories
 from perceiver.targets.files import is_file, read_file
 from perceiver.targets.kinds import target_of
 from perceiver.targets.pixels import cut_to_size
+from perceiver.targets.text import with_alignments
 
 
 def predict(
@@ -54,8 +55,9 @@ def predict(
         raise ValueError("predict: the spec of this model has no modalities, so that samples cannot be prepared.")
     predictions: list[Any] = []
     for batch in batches_of(samples, modalities, batch_size=batch_size, device=device, open_files=open_files):
-        predicted = target.predict(forward(batch.inputs, batch.masks))
-        predictions.extend(cut_to_size(predicted, target=target, masks=batch.masks))
+        outputs = forward(batch.inputs, batch.masks)
+        predicted = cut_to_size(target.predict(outputs), target=target, masks=batch.masks)
+        predictions.extend(with_alignments(predicted, outputs, target=target, batch=batch, modalities=modalities))
     return predictions
 
 
