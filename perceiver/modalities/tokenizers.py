@@ -117,6 +117,19 @@ def train_pairs(texts: Iterable[str], *, vocabulary_size: int) -> str:
     return json
 
 
+def learn_tokenizer(texts: Iterable[str], *, kind: str, vocabulary_size: int) -> dict[str, Any]:
+    """Return the spec's entry for a tokenizer of a kind: `pairs`, learned from training texts, or `bytes`.
+
+    Raises:
+        ImportError, ValueError: as `train_pairs`, or for another kind.
+    """
+    if kind == "bytes":
+        return {"kind": "bytes"}
+    if kind == "pairs":
+        return {"kind": "pairs", "json": train_pairs(texts, vocabulary_size=vocabulary_size)}
+    raise ValueError(f"tokenizer: expected pairs or bytes, got {kind!r}.")
+
+
 def tokenizer_of(spec: Mapping[str, Any] | None) -> Tokenizer:
     """Return the tokenizer of a spec's entry: `{"kind": "bytes"}` (or nothing), or `{"kind": "pairs", "json": …}`.
 

@@ -12,7 +12,7 @@ import torch
 
 from perceiver.batch import Sample
 from perceiver.data.loading.source import Source
-from perceiver.modalities.tokenizers import tokenizer_of, train_pairs
+from perceiver.modalities.tokenizers import learn_tokenizer, tokenizer_of
 from perceiver.targets.text import TextTarget, text_target
 
 
@@ -126,10 +126,8 @@ class TextPairSource(Source):
 
     def learn(self, training: Any) -> dict[str, Any]:
         """Return the spec, with the tokenizer of the training texts."""
-        tokenizer: dict[str, Any] = {"kind": "bytes"}
-        if self.tokenizer == "pairs":
-            texts = [text for pair in training.pairs for text in (pair.source, pair.target)]
-            tokenizer = {"kind": "pairs", "json": train_pairs(texts, vocabulary_size=self.vocabulary_size)}
+        texts = (text for pair in training.pairs for text in (pair.source, pair.target))
+        tokenizer = learn_tokenizer(texts, kind=self.tokenizer, vocabulary_size=self.vocabulary_size)
         target = text_target(tokenizer=tokenizer, max_length=self.max_length, truncate=self.truncate)
         learned = {"vocabulary_size": target["vocabulary_size"], "max_length": self.max_length, "tokenizer": tokenizer}
         return {"modalities": {name: {**own, **learned} for name, own in self.specs.items()}, "target": target}
