@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from perceiver.decoders.causal import CausalDecoder
 from perceiver.decoders.decoder import SequenceDecoder, outputs_of, target_index, target_name, target_output
 from perceiver.decoders.memory import Memory
+from perceiver.decoders.sources import Sources
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
 from perceiver.generation import generate_from_memory
@@ -195,6 +197,31 @@ class Perceiver(nn.Module):
         tokens = self.tokens(inputs, masks)
         memory: Memory = self.head.memory(self._latents(tokens), tokens)
         return memory
+
+    def rollout(self, tokens: Mapping[str, Tokens]) -> dict[str, Float[Tensor, "batch latents *grid"]]:
+        """Return how much of each of the fused tokens reaches each latent, by modality; see `Encoder.rollout`."""
+        reached = self.encoder.rollout(list(tokens.values()), **self._reads_of(tokens))
+        return dict(zip(tokens, reached, strict=True))
+
+    def sources(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Sources:
+        """Return what turns a `CausalDecoder`'s attention to its memory into maps over the inputs.
+
+        Examples:
+            >>> import torch
+            >>> from perceiver import CausalDecoder, Encoder, LatentMemory, Perceiver, generate
+            >>> from perceiver.adapters import ImagePixels
+            >>> from perceiver.positions import Fourier
+            >>> image = ImagePixels(image_channels=1, position=Fourier(num_bands=4, resolution=(8, 8)))
+            >>> encoder = Encoder(token_channels=image.channels, num_latents=4, latent_channels=32)
+            >>> head = CausalDecoder(memory=LatentMemory(latent_channels=32), vocabulary_size=30, max_length=12)
+            >>> model = Perceiver(adapters={"image": image}, encoder=encoder, head=head).eval()
+            >>> inputs = {"image": torch.rand(2, 1, 8, 8)}
+            >>> found = generate(model, inputs, num_beams=2, max_length=6, min_length=6, return_attention=True)
+            >>> model.sources(inputs).maps(found.attention[-1])["image"].shape  # (batch, heads, length - 1, rows, columns)
+            torch.Size([2, 4, 5, 8, 8])
+        """
+        with torch.no_grad():
+            return Sources(latents=self.rollout(self.tokens(inputs, masks)))
 
     def target_outputs(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Any:
         """Map raw inputs by modality to the outputs for the target of the spec, e.g. logits `(B, num_classes)`.

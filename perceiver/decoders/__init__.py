@@ -12,6 +12,7 @@ from perceiver.decoders.multimodal import MultimodalDecoder
 from perceiver.decoders.queries import InputQueries, LearnedQueries, PositionalQueries, Queries
 from perceiver.decoders.query import QueryDecoder
 from perceiver.decoders.reconstruction import ReconstructionDecoder, TokenPositions
+from perceiver.decoders.sources import Sources
 from perceiver.decoders.tied_logits import TiedLogits
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "QueryDecoder",
     "ReconstructionDecoder",
     "SequenceDecoder",
+    "Sources",
     "TiedLogits",
     "TokenPositions",
     "WrittenMemory",

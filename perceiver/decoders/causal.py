@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -110,11 +111,19 @@ class CausalLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, memory: ProjectedTokens, past: PastKeys | None, mask: Tensor | None
+        self,
+        x: Tensor,
+        memory: ProjectedTokens,
+        past: PastKeys | None,
+        mask: Tensor | None,
+        *,
+        observe: Callable[[Tensor, ProjectedTokens], None] | None = None,
     ) -> tuple[Tensor, PastKeys]:
-        """Map `(B, L, E)` to `(B, L, E)`; see `CausalSelfAttention`."""
+        """Map `(B, L, E)` to `(B, L, E)`; see `CausalSelfAttention`. `observe` gets what cross-attention gets."""
         attended, keys = self.self_attention(x, past, mask)
         x = x + self.dropout(attended)
+        if observe is not None:
+            observe(x, memory)
         x = x + self.dropout(read(self.cross_attention, x, memory))
         return x + self.dropout(self.feed_forward(x)), keys
 
@@ -253,12 +262,7 @@ class CausalDecoder(SequenceDecoder):
 
         Any split of a sequence into steps gives the logits of a single step.
         """
-        x, mask = self._embedded(ids, cache, mask)
-        past = []
-        for number, layer in enumerate(self._layers()):
-            x, keys = layer(x, cache.memory[number], cache.past[number] if cache.past else None, mask)
-            past.append(keys)
-        after = replace(cache, past=tuple(past), mask=mask, length=cache.length + ids.shape[1])
+        x, after = self._run(ids, cache, mask)
         return self.logits(self.norm(x)), after
 
     def logits(self, x: Float[Tensor, "batch length channels"]) -> Float[Tensor, "batch length vocabulary"]:
@@ -275,16 +279,35 @@ class CausalDecoder(SequenceDecoder):
 
         Row i belongs to the prediction of the id after `ids[:, i]`. Its weights over all blocks sum to 1.
         """
-        cache = self.start(memory)
-        x, mask = self._embedded(ids, cache, mask)
-        weights = []
-        for number, layer in enumerate(self._layers()):
-            attended, _ = layer.self_attention(x, None, mask)
-            x = x + attended
-            weights.append(memory.split(read_weights(layer.cross_attention, x, cache.memory[number])))
-            x = x + read(layer.cross_attention, x, cache.memory[number])
-            x = x + layer.feed_forward(x)
+        weights: list[dict[str, Tensor]] = []
+
+        def observe(layer: CausalLayer, x: Tensor, tokens: ProjectedTokens) -> None:
+            weights.append(memory.split(read_weights(layer.cross_attention, x, tokens)))
+
+        self._run(ids, self.start(memory), mask, observe=observe)
         return weights
+
+    def _run(
+        self,
+        ids: Tensor,
+        cache: Cache,
+        mask: Tensor | None,
+        *,
+        observe: Callable[[CausalLayer, Tensor, ProjectedTokens], None] | None = None,
+    ) -> tuple[Tensor, Cache]:
+        """Return the output of the last layer, `(B, L, E)`, and the cache after it.
+
+        Args:
+            ids, cache, mask: see `step`.
+            observe: gets each layer with its queries and tokens of cross-attention.
+        """
+        x, mask = self._embedded(ids, cache, mask)
+        past = []
+        for number, layer in enumerate(self._layers()):
+            seen = None if observe is None else partial(observe, layer)
+            x, keys = layer(x, cache.memory[number], cache.past[number] if cache.past else None, mask, observe=seen)
+            past.append(keys)
+        return x, replace(cache, past=tuple(past), mask=mask, length=cache.length + ids.shape[1])
 
     def _embedded(self, ids: Tensor, cache: Cache, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return embedded ids `(B, L, E)`, and the validity of all ids so far, `(B, S + L)`."""
