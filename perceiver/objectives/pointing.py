@@ -62,7 +62,7 @@ def pointing(
 ) -> list[tuple[float, float]]:
     """Return, for each phrase, whether its map is largest inside its box (1 or 0), and the share of the map inside.
 
-    Phrases of modalities without a map are left out.
+    Phrases of absent modalities, without a map or with zeros, are left out.
 
     Args:
         maps: by modality, the attention with which each id was predicted, for one sample.
@@ -77,7 +77,9 @@ def pointing(
         if phrase.modality not in maps or not steps:
             continue
         attended = maps[phrase.modality][steps].mean(dim=0)
+        total = float(attended.sum())
+        if total == 0:
+            continue
         box = inside(phrase.box, grid=attended.shape, extent=extents[phrase.modality]).to(attended.device)
-        total = attended.sum().clamp(min=torch.finfo(attended.dtype).tiny)
-        found.append((float(box.flatten()[attended.argmax()]), float(attended[box].sum() / total)))
+        found.append((float(box.flatten()[attended.argmax()]), float(attended[box].sum()) / total))
     return found

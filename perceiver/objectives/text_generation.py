@@ -14,13 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from perceiver.batch import Batch
+from perceiver.batch import Batch, first_tensor
 from perceiver.decoders import CausalDecoder
 from perceiver.modalities.tokenizers import END, PAD, START, tokenizer_of
 from perceiver.model import Perceiver
 from perceiver.objectives.checks import sample_name
+from perceiver.objectives.judging import Judge
 from perceiver.objectives.metrics import WeightedMean, mean_over_processes
 from perceiver.objectives.objective import Metrics, Objective
+from perceiver.objectives.pointing import POINTING, pointing
 from perceiver.objectives.text_metrics import MEASURES, TextMetrics
 from perceiver.targets.text import texts_of
 
@@ -37,11 +39,14 @@ class TextGeneration(Objective):
         tokenizer: tokenizer of the target, as in the spec; see `perceiver.modalities.tokenizers`.
         label_smoothing: smoothing in [0, 1), in the training loss only.
         measure: what to measure of generated texts: exact_match, bleu, chrf, word_error_rate, character_error_rate; none:
-            no text is generated in validation and test.
+            no text is generated in validation and test. For data with the places of phrases also pointing_accuracy and
+            mass_in_box: whether the attention with which a phrase of the true text is predicted is largest in its box, and
+            its share in the box; means over heads and layers, see `Perceiver.sources`.
+        judges: further measures of generated texts, by any name; see `Judge`.
         num_generated: number of samples of a split whose texts are generated in each process; None: all.
 
     Raises:
-        ValueError: for an unknown measure, or a number out of range.
+        ValueError: for an unknown measure, a measure of two judges, or a number out of range.
     """
 
     def __init__(
@@ -51,19 +56,27 @@ class TextGeneration(Objective):
         tokenizer: Mapping[str, Any],
         label_smoothing: float = 0.0,
         measure: Sequence[str] = (),
+        judges: Mapping[str, Judge] | None = None,
         num_generated: int | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"task.label_smoothing: expected at least 0 and below 1, got {label_smoothing}.")
-        if set(measure) - set(MEASURES):
-            raise ValueError(f"task.measure: expected some of {sorted(MEASURES)}, got {sorted(measure)}.")
+        known = {*MEASURES, *POINTING}
+        if set(measure) - known:
+            raise ValueError(f"task.measure: expected some of {sorted(known)}, got {sorted(measure)}.")
+        judged = [name for judge in (judges or {}).values() for name in judge.measures]
+        if len({*judged, *known}) < len(judged) + len(known):
+            raise ValueError(f"task.judges: expected each measure once, and none of {sorted(known)}; got {sorted(judged)}.")
         if num_generated is not None and num_generated < 1:
             raise ValueError(f"task.num_generated: expected 1 or more, or null for all, got {num_generated}.")
         self.vocabulary_size = vocabulary_size
         self.tokenizer = tokenizer_of(tokenizer)
         self.label_smoothing = label_smoothing
-        self.measure = tuple(measure)
+        self.measure = tuple(name for name in measure if name in MEASURES)
+        self.pointing = tuple(name for name in measure if name in POINTING)
+        self.judges = dict(judges or {})
+        self.judged = tuple(judged)
         self.num_generated = num_generated
 
     def check_model(self, model: nn.Module) -> None:
@@ -125,8 +138,8 @@ class TextGeneration(Objective):
 
     def metrics(self, model: nn.Module) -> dict[str, Metric]:
         """Return means over ids, and a metric of generated texts."""
-        means: dict[str, Metric] = {"loss": WeightedMean(), "accuracy": WeightedMean()}
-        return {**means, "texts": TextMetrics(measure=self.measure)} if self.measure else means
+        means: dict[str, Metric] = {name: WeightedMean() for name in ("loss", "accuracy", *self.pointing, *self.judged)}
+        return {**means, "texts": TextMetrics(measure=self.measure)} if self.measure or self.judged else means
 
     def evaluate(
         self, model: nn.Module, batch: Batch, metrics: Metrics, *, count: int | None = None, number: int = 0
@@ -136,20 +149,52 @@ class TextGeneration(Objective):
         losses = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none").view_as(valid)
         metrics["loss"].update(losses[:count], valid[:count])
         metrics["accuracy"].update((logits.argmax(dim=-1) == labels).float()[:count], valid[:count])
+        assert isinstance(model, Perceiver)
+        if self.pointing and batch.groundings is not None:
+            self._update_pointing(model, batch, metrics, count)
         texts = metrics.get("texts")
         if not isinstance(texts, TextMetrics) or (self.num_generated or texts.count + 1) <= texts.count:
             return
-        assert isinstance(model, Perceiver)
         assert isinstance(model.head, CausalDecoder)
         assert batch.target is not None
         generated = model.target_outputs(batch.inputs, batch.masks)
-        predictions = texts_of(generated.ids[:: model.head.decoding.num_return_sequences], self.tokenizer)
-        texts.update(predictions[:count], texts_of(batch.target, self.tokenizer)[:count])
+        predictions = texts_of(generated.ids[:: model.head.decoding.num_return_sequences], self.tokenizer)[:count]
+        truths = texts_of(batch.target, self.tokenizer)[:count]
+        texts.update(predictions, truths)
+        groundings = [()] * len(truths) if batch.groundings is None else batch.groundings[:count]
+        for judge in self.judges.values():
+            for sample in zip(predictions, truths, groundings, strict=True):
+                for name, (value, weight) in judge(*sample).items():
+                    metrics[name].update(torch.tensor(value), torch.tensor(weight))
+
+    def _update_pointing(self, model: Perceiver, batch: Batch, metrics: Metrics, count: int | None) -> None:
+        assert isinstance(model.head, CausalDecoder)
+        assert batch.target is not None
+        assert batch.groundings is not None
+        with torch.no_grad():
+            weights = model.head.attention_weights(model.memory(batch.inputs, batch.masks), batch.target[:, :-1])
+            sources = model.sources(batch.inputs, batch.masks)
+        layers = [sources.maps(layer) for layer in weights]
+        maps = {name: torch.stack([layer[name].mean(dim=1) for layer in layers]).mean(dim=0).cpu() for name in layers[0]}
+        extents = {name: first_tensor(x).shape[2:] for name, x in batch.inputs.items()}
+        for row, grounding in enumerate(batch.groundings[:count]):
+            own = {name: one[row] for name, one in maps.items()}
+            ids = batch.target[row, 1:].tolist()
+            for values in pointing(own, grounding, ids, tokenizer=self.tokenizer, extents=extents):
+                for name, value in zip(POINTING, values, strict=True):
+                    if name in self.pointing:
+                        metrics[name].update(torch.tensor(value), 1)
 
     def results(self, metrics: Metrics) -> dict[str, Tensor]:
-        """Return the means, and the measures of generated texts by name."""
+        """Return the means that are defined, and the measures of generated texts by name."""
         found = {name: metric.compute() for name, metric in metrics.items() if name != "texts"}
+        # Without the places of phrases there is nothing to point at.
+        found = {name: value for name, value in found.items() if name not in self.pointing or not value.isnan()}
         return found | (metrics["texts"].compute() if "texts" in metrics else {})
+
+    def result_names(self, metrics: Metrics) -> list[str]:
+        """Return the names that `results` can have."""
+        return [name for name in metrics if name != "texts"] + ([*self.measure] if "texts" in metrics else [])
 
 
 def predicted(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
