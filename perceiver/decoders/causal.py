@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, overload
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,6 +19,7 @@ from perceiver.attention.projection import lecun_linear
 from perceiver.decoders.decoder import SequenceDecoder
 from perceiver.decoders.decoding import Decoding
 from perceiver.decoders.memory import Memory
+from perceiver.decoders.sequence_loss import SequenceLoss, SequenceLosses
 from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_at_least_one, check_dropout
 from perceiver.runtime.regularising import regularising
@@ -204,11 +205,7 @@ class CausalDecoder(SequenceDecoder):
         special = {"start_id": start_id, "end_id": end_id, "pad_id": pad_id}
         if not all(0 <= number < vocabulary_size for number in special.values()):
             raise ValueError(f"CausalDecoder: expected ids in [0, vocabulary_size = {vocabulary_size}), got {special}.")
-        try:
-            self.decoding = Decoding(**(generation or {}))
-        except TypeError:
-            known = sorted(Decoding.__dataclass_fields__)
-            raise ValueError(f"CausalDecoder.generation: expected some of {known}, got {dict(generation or {})}.") from None
+        self.decoding = Decoding.of(generation or {}, where="CausalDecoder.generation")
         self.output_channels = vocabulary_size
         self.channels = channels
         self.max_length = max_length
@@ -234,9 +231,22 @@ class CausalDecoder(SequenceDecoder):
         self.output = None if tied_logits else lecun_linear(channels, vocabulary_size)
         self.bias = nn.Parameter(torch.zeros(vocabulary_size)) if tied_logits else None
 
+    @overload
+    def forward(self, memory: Memory, ids: Tensor, mask: Tensor | None = None) -> Tensor: ...
+
+    @overload
     def forward(
-        self, memory: Memory, ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"] | None = None
-    ) -> Float[Tensor, "batch length vocabulary"]:
+        self, memory: Memory, ids: Tensor, mask: Tensor | None = None, *, loss: SequenceLoss | None
+    ) -> Tensor | SequenceLosses: ...
+
+    def forward(
+        self,
+        memory: Memory,
+        ids: Int[Tensor, "batch length"],
+        mask: Bool[Tensor, "batch length"] | None = None,
+        *,
+        loss: SequenceLoss | None = None,
+    ) -> Float[Tensor, "batch length vocabulary"] | SequenceLosses:
         """Return logits `(B, L, V)` of the id that follows each id.
 
         Args:
@@ -244,11 +254,18 @@ class CausalDecoder(SequenceDecoder):
             ids: `(B, L)`, each sequence from its start id on.
             mask: `(B, L)`, True where an id is valid; None: all are. Ids that only follow a sequence need no mask, since no
                 earlier position sees them.
+            loss: return this loss instead of the logits, which are then never in memory as a whole.
 
         Raises:
             ValueError: for more than `max_length` ids, none, or ids outside the vocabulary.
         """
-        return self.step(ids, self.start(memory), mask)[0]
+        x = self.norm(self._run(ids, self.start(memory), mask)[0])
+        if loss is None:
+            return self.logits(x)
+        if self.output is not None:
+            return loss(x, self.output.weight, self.output.bias)
+        assert self.bias is not None
+        return loss(x, self.embedding.weight, self.bias)
 
     def start(self, memory: Memory) -> Cache:
         """Return the cache before the first id: the memory projected for each layer."""

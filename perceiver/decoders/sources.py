@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,8 +35,8 @@ class Sources:
         return Sources(latents={name: share[index] for name, share in self.latents.items()})
 
     def maps(
-        self, weights: Mapping[str, Float[Tensor, "batch heads queries *grid"]]
-    ) -> dict[str, Float[Tensor, "batch heads queries *grid"]]:
+        self, weights: Mapping[str, Float[Tensor, "batch heads queries ..."]]
+    ) -> dict[str, Float[Tensor, "batch heads queries ..."]]:
         """Turn weights on a memory into weights on the inputs, `(B, h, L, *grid)` by modality.
 
         Weights on written tokens are weights on the inputs already. Weights on latents are multiplied by what each latent
@@ -57,3 +57,10 @@ class Sources:
             through = through.unflatten(-1, share.shape[2:])
             maps[name] = maps[name] + through if name in maps else through
         return {name: maps[name] for name in sorted(maps)}
+
+    def averaged(
+        self, layers: Sequence[Mapping[str, Float[Tensor, "batch heads queries ..."]]]
+    ) -> dict[str, Float[Tensor, "batch queries ..."]]:
+        """Return `maps` averaged over layers and heads, `(B, L, *grid)` by modality."""
+        mean = {name: torch.stack([layer[name].mean(dim=1) for layer in layers]).mean(dim=0)[:, None] for name in layers[0]}
+        return {name: weights[:, 0] for name, weights in self.maps(mean).items()}

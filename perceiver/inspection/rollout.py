@@ -52,4 +52,5 @@ def _read(latents: Float[Tensor, "batch latents *grid"], read: list[Tensor]) -> 
         return latents.mean(dim=1, keepdim=True)
     flat = latents.flatten(2)
     reached = torch.cat([weights.expand(len(flat), -1, -1) @ flat for weights in read], dim=1)
-    return reached.unflatten(-1, latents.shape[2:])
+    whole: Tensor = reached.unflatten(-1, latents.shape[2:])
+    return whole

@@ -21,6 +21,7 @@ from perceiver.modalities.table import UnknownCategories
 from perceiver.targets.files import is_file, read_file
 from perceiver.targets.kinds import target_of
 from perceiver.targets.pixels import cut_to_size
+from perceiver.targets.text import with_alignments
 
 
 def predict(
@@ -61,8 +62,9 @@ def predict(
     )
     while rows := list(islice(prepared, batch_size)):
         batch = collate(rows).to(device)
-        predicted = target.predict(forward(batch.inputs, batch.masks))
-        predictions.extend(cut_to_size(predicted, target=target, masks=batch.masks))
+        outputs = forward(batch.inputs, batch.masks)
+        predicted = cut_to_size(target.predict(outputs), target=target, masks=batch.masks)
+        predictions.extend(with_alignments(predicted, outputs, target=target, batch=batch, modalities=modalities))
     unknown.warn()
     return predictions
 

@@ -31,7 +31,7 @@ def test_the_steps_of_a_phrase_are_those_of_its_words() -> None:
     pytest.importorskip("tokenizers")
     from perceiver.modalities.tokenizers import learn_tokenizer
 
-    tokenizer = tokenizer_of(learn_tokenizer(["a large seven left"] * 9, kind="pairs", vocabulary_size=300))
+    tokenizer = tokenizer_of(learn_tokenizer("pairs", ["a large seven left"] * 9, vocabulary_size=300))
     ids = tokenizer.encode("a large seven left")
     assert len(ids) == 4
     assert steps_of(phrase(8, 13), [*ids, 2, 0], tokenizer) == [2]

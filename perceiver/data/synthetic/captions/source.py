@@ -56,7 +56,7 @@ class CaptionedSource(Source):
     def learn(self, training: Any) -> dict[str, Any]:
         """Return the spec, with the tokenizer of the training texts."""
         statistics = self.statistics(training)
-        tokenizer = learn_tokenizer(self.texts(training), kind=self.tokenizer, vocabulary_size=self.vocabulary_size)
+        tokenizer = learn_tokenizer(self.tokenizer, self.texts(training), vocabulary_size=self.vocabulary_size)
         return {
             "modalities": {name: {**own, **statistics.get(name, {})} for name, own in self.specs.items()},
             "target": text_target(tokenizer=tokenizer, max_length=self.max_length),
