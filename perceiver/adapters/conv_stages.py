@@ -74,8 +74,8 @@ class ConvStages(nn.Sequential):
         widths = [in_channels, *stage_channels]
         if not stage_channels or len(strides) != len(stage_channels) or not set(strides) <= {1, 2}:
             raise ValueError(
-                f"stage_channels, strides: expected a width and a stride of 1 or 2 for each stage, got {list(stage_channels)} "
-                f"and {list(strides)}."
+                "stage_channels, strides: expected a width and a stride of 1 or 2 for each stage, got "
+                f"{list(stage_channels)} and {list(strides)}."
             )
         for width in stage_channels:
             check_at_least_one("ConvStages", stage_channels=width)

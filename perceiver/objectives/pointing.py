@@ -32,10 +32,8 @@ def steps_of(phrase: Phrase, ids: Sequence[int], tokenizer: Tokenizer) -> list[i
     return steps
 
 
-def inside(
-    box: Sequence[tuple[float, float]], *, grid: Sequence[int], extent: Sequence[float]
-) -> Bool[Tensor, "*grid"]:
-    """Return which cells of a token grid have their middle in a box; of a box smaller than a cell, those nearest to its middle.
+def inside(box: Sequence[tuple[float, float]], *, grid: Sequence[int], extent: Sequence[float]) -> Bool[Tensor, "*grid"]:
+    """Return which cells of a token grid have their middle in a box; if none has, those nearest to the middle of the box.
 
     Args:
         box: (first, one past the last) raw element along each axis.

@@ -72,9 +72,7 @@ class Studio:
         utterances = None
         if self.speech is not None:
             labels, sizes = self.glyphs.labels[numbers].tolist(), layouts.present.sum(dim=1).tolist()
-            utterances = [
-                self.speech.draw(row[:size], generator=generator) for row, size in zip(labels, sizes, strict=True)
-            ]
+            utterances = [self.speech.draw(row[:size], generator=generator) for row, size in zip(labels, sizes, strict=True)]
         return Scenes(layouts=layouts, numbers=numbers, utterances=utterances)
 
     def images(self, scenes: Scenes) -> Float[Tensor, "batch 1 height width"]:

@@ -55,7 +55,10 @@ class Speech:
         """
         able = [group for group in self._groups if all(digit in group for digit in digits)]
         if not able:
-            raise ValueError(f"expected a speaker with recordings of all digits {sorted(set(digits))} in each split; enlarge it.")
+            raise ValueError(
+                f"expected a speaker with recordings of all digits {sorted(set(digits))} in each split. Enlarge "
+                "data.validation_recordings."
+            )
         draws = torch.rand(2 * len(digits) + 2, generator=generator).tolist()
         group = able[int(draws[0] * len(able))]
         chosen = [group[digit] for digit in digits]

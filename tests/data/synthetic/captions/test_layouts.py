@@ -1,4 +1,6 @@
-"""Layouts: digits inside the canvas, apart, from left to right, in relations that no pixel changes; all numbers of digits."""
+"""Layouts: digits inside the canvas, apart, from left to right, in clear relations; all numbers of digits."""
+
+from itertools import pairwise
 
 import pytest
 import torch
@@ -24,7 +26,7 @@ def test_layouts_are_clear() -> None:
             occupied[top : top + side + 1, left : left + side + 1] += 1
             centres.append((float(top) + side / 2, float(left) + side / 2))
         assert occupied.max() == 1
-        for (row_one, column_one), (row_two, column_two) in zip(centres[:-1], centres[1:], strict=True):
+        for (row_one, column_one), (row_two, column_two) in pairwise(centres):
             right, down = column_two - column_one, abs(row_two - row_one)
             assert right > 3
             assert abs(right - down) > 3

@@ -173,7 +173,8 @@ def test_captions_that_are_too_long(root: Path) -> None:
 def test_from_the_command_line(root: Path, tmp_path: Path) -> None:
     size = (
         "model.encoder.num_latents=2", "model.encoder.latent_channels=8", "model.encoder.num_self_heads=2",
-        "model.encoder.num_cross_heads=1", "model.adapters.image.stage_channels=[4,4,4]", "model.adapters.audio.stage_channels=[4,4]",
+        "model.encoder.num_cross_heads=1", "model.adapters.image.stage_channels=[4,4,4]",
+        "model.adapters.audio.stage_channels=[4,4]",
     )  # fmt: skip
     settings = [f"data.{name}={str(value).lower()}" for name, value in SMALL.items()]
     code, out, err = run(
