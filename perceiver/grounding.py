@@ -12,8 +12,8 @@ class Phrase:
     Args:
         start, end: the part is `text[start:end]`.
         modality: modality that shows it.
-        box: (first, one past the last) element along each axis of the modality's raw grid: rows and columns of an image, or
-            samples of a sound.
+        box: (first, one past the last) element along each axis of the modality's raw grid: rows and columns of an image,
+            samples of a sound, or ids of a text.
 
     Examples:
         >>> from perceiver.grounding import Phrase

@@ -47,7 +47,7 @@ class ConvStage(nn.Module):
         self, x: Float[Tensor, "batch c *grid"], mask: Bool[Tensor, "batch *grid"] | None
     ) -> tuple[Float[Tensor, "batch d *smaller"], Bool[Tensor, "batch *smaller"] | None]:
         """Map `(B, C, *grid)` and its validity to `(B, D, *ceil(grid / stride))` and its validity."""
-        x = zero_masked(x, None if mask is None else mask[:, None])
+        x = zero_masked(x.to(self.conv.weight.dtype), None if mask is None else mask[:, None])
         before = 1 if self.stride == 1 else 0
         padding: list[int] = []
         for size in reversed(x.shape[2:]):
@@ -57,7 +57,7 @@ class ConvStage(nn.Module):
         return F.gelu(x), None if mask is None else patch_mask(mask, (self.stride,) * (x.ndim - 2))
 
 
-class ConvStages(nn.Sequential):
+class ConvStages(nn.Module):
     """Stages one after another.
 
     Args:
@@ -79,17 +79,16 @@ class ConvStages(nn.Sequential):
             )
         for width in stage_channels:
             check_at_least_one("ConvStages", stage_channels=width)
-        super().__init__(
-            *(
-                ConvStage(in_channels=before, out_channels=after, stride=stride, axes=axes)
-                for before, after, stride in zip(widths[:-1], widths[1:], strides, strict=True)
-            )
+        super().__init__()
+        self.stages = nn.ModuleList(
+            ConvStage(in_channels=before, out_channels=after, stride=stride, axes=axes)
+            for before, after, stride in zip(widths[:-1], widths[1:], strides, strict=True)
         )
         self.out_channels = int(widths[-1])
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """See `ConvStage`."""
-        for stage in self:
+        for stage in self.stages:
             x, mask = stage(x, mask)
         return x, mask
 
@@ -136,7 +135,7 @@ class ImageConvStages(nn.Module):
         check_image(x, self.image_channels)
         ragged = mask is not None and mask.ndim > 1
         mask = grid_mask(mask, batch=x.shape[0], grid=x.shape[2:])
-        x, mask = self.stages(x.to(self.stages[0].conv.weight.dtype), mask)
+        x, mask = self.stages(x, mask)
         position = self.position(grid_coordinates(x.shape[2:], mask=mask if ragged else None, device=x.device))
         return Tokens(parts=(x.movedim(1, -1), *position), mask=mask)
 
@@ -218,8 +217,7 @@ class LogMelConvStages(nn.Module):
         Arguments and errors as in `WaveformFrames`; a token with any valid sample is valid.
         """
         hops = self.spectrum(x, mask)
-        values = hops.parts[0].transpose(1, 2).to(self.stages[0].conv.weight.dtype)
-        features, valid = self.stages(values, hops.mask)
+        features, valid = self.stages(hops.parts[0].transpose(1, 2), hops.mask)
         times = time_coordinates(
             features.shape[2],
             step_seconds=self.step_seconds,

@@ -56,7 +56,7 @@ def pointing(
     ids: Sequence[int],
     *,
     tokenizer: Tokenizer,
-    extents: Mapping[str, Sequence[float]],
+    shapes: Mapping[str, Sequence[int]],
 ) -> list[tuple[float, float]]:
     """Return, for each phrase, whether its map is largest inside its box (1 or 0), and the share of the map inside.
 
@@ -67,7 +67,7 @@ def pointing(
         grounding: phrases and their boxes.
         ids: ids of the true text, without its start.
         tokenizer: tokenizer of the text.
-        extents: raw elements that the grid of each modality covers along each axis.
+        shapes: shape of the input of each modality; its last axes, one for each of a box, are the raw grid.
     """
     found = []
     for phrase in grounding:
@@ -78,6 +78,7 @@ def pointing(
         total = float(attended.sum())
         if total == 0:
             continue
-        box = inside(phrase.box, grid=attended.shape, extent=extents[phrase.modality]).to(attended.device)
+        extent = shapes[phrase.modality][-len(phrase.box) :]
+        box = inside(phrase.box, grid=attended.shape, extent=extent).to(attended.device)
         found.append((float(box.flatten()[attended.argmax()]), float(attended[box].sum()) / total))
     return found

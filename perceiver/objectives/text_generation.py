@@ -170,15 +170,18 @@ class TextGeneration(Objective):
         losses = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none").view_as(valid)
         metrics["loss"].update(losses[:count], valid[:count])
         metrics["accuracy"].update((logits.argmax(dim=-1) == labels).float()[:count], valid[:count])
-        if self.pointing and batch.groundings is not None:
-            self._point(model, batch, metrics, count)
+        if self.pointing:
+            found = torch.tensor(self._pointing(model, batch)[:count]).view(-1, len(POINTING) + 1)
+            for column, name in enumerate(POINTING):
+                if name in self.pointing:
+                    metrics[name].update(found[:, column], found[:, -1])
         if self.aligns:
             found = torch.tensor(self._alignments(model, batch)[:count])
             metrics[ALIGNMENT].update(found[:, 0], found[:, 1])
         texts = metrics.get("texts")
         if not isinstance(texts, TextMetrics) or (self.num_generated or texts.count + 1) <= texts.count:
             return
-        assert isinstance(model.head, CausalDecoder)
+        assert isinstance(model, Perceiver)
         assert batch.target is not None
         generated = model.target_outputs(batch.inputs, batch.masks)
         predictions = texts_of(generated.ids, self.tokenizer)[:count]
@@ -204,19 +207,22 @@ class TextGeneration(Objective):
         """Return the names of the means, and of the measures of generated texts."""
         return [name for name in metrics if name != "texts"] + list(self.measure)
 
-    def _point(self, model: nn.Module, batch: Batch, metrics: Metrics, count: int | None) -> None:
+    def _pointing(self, model: nn.Module, batch: Batch) -> list[tuple[float, float, float]]:
+        """Return for each sample the mean of `POINTING` over its phrases, and the number of phrases."""
         assert isinstance(model, Perceiver)
         assert batch.target is not None
-        maps = model.attention_of_ids(batch.inputs, batch.masks, ids=batch.target[:, :-1])
-        maps = {name: one.float().cpu() for name, one in maps.items()}
-        extents = {name: first_tensor(x).shape[2:] for name, x in batch.inputs.items()}
-        for row, grounding in enumerate((batch.groundings or [])[:count]):
+        if batch.groundings is None:
+            return [(0.0, 0.0, 0.0)] * batch.size
+        attended = model.attention_of_ids(batch.inputs, batch.masks, ids=batch.target[:, :-1])
+        maps = {name: one.float().cpu() for name, one in attended.items()}
+        shapes = {name: first_tensor(x).shape for name, x in batch.inputs.items()}
+        found = []
+        for row, (grounding, ids) in enumerate(zip(batch.groundings, batch.target[:, 1:].tolist(), strict=True)):
             own = {name: one[row] for name, one in maps.items()}
-            ids = batch.target[row, 1:].tolist()
-            for values in pointing(own, grounding, ids, tokenizer=self.tokenizer, extents=extents):
-                for name, value in zip(POINTING, values, strict=True):
-                    if name in self.pointing:
-                        metrics[name].update(torch.tensor(value), 1)
+            pointed = pointing(own, grounding, ids, tokenizer=self.tokenizer, shapes=shapes)
+            right, mass = (sum(column) / max(len(pointed), 1) for column in zip((0.0, 0.0), *pointed, strict=True))
+            found.append((right, mass, float(len(pointed))))
+        return found
 
     def _alignments(self, model: nn.Module, batch: Batch) -> list[tuple[float, float]]:
         """Return for each sample the share of right alignments among its words of the dictionary, and their number."""

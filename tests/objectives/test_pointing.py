@@ -55,7 +55,7 @@ def test_measures_of_maps() -> None:
     grounding = [phrase(1, 2, *top_left), phrase(2, 3, *bottom_right), phrase(1, 3, *top_left)]
     absent = [phrase(0, 1, *top_left), phrase(1, 2, (0, 1), modality="audio")]
     found = pointing(
-        {"image": maps}, grounding + absent, ids, tokenizer=ByteTokenizer(), extents={"image": (10, 10), "audio": (5,)}
+        {"image": maps}, grounding + absent, ids, tokenizer=ByteTokenizer(), shapes={"image": (1, 10, 10), "audio": (1, 5)}
     )
     assert [correct for correct, _ in found] == [1.0, 0.0, 1.0]
     assert [mass for _, mass in found] == pytest.approx([0.5 / 0.8, 0.1 / 0.6, 0.6 / 1.4])

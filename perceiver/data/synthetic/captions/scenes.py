@@ -150,7 +150,9 @@ class SceneSplit:
         batch = self.__getitems__([index])
         assert batch.target is not None
         assert batch.target_mask is not None
-        inputs = {name: x[0] for name, x in batch.inputs.items() if isinstance(x, Tensor) and _seen(batch.masks.get(name))}
+        inputs: dict[str, Tensor | dict[str, Tensor]] = {
+            name: x[0] for name, x in batch.inputs.items() if isinstance(x, Tensor) and _seen(batch.masks.get(name))
+        }
         grounding = None if batch.groundings is None else batch.groundings[0]
         return Sample(inputs, batch.target[0], batch.ids[0], target_mask=batch.target_mask[0], grounding=grounding)
 

@@ -28,11 +28,22 @@ class SequenceSplit:
         owner: data set whose spec has the tokenizer.
         ids: prefix of the ids, before the number.
         size: number of sequences.
+        words: (fewest, most) words of a sequence.
         seed: seed of fixed sequences; None: draw new ones from torch's global random state.
     """
 
-    def __init__(self, speech: Speech, owner: SpokenSequences, *, ids: str, size: int, seed: int | None) -> None:
+    def __init__(
+        self,
+        speech: Speech,
+        owner: SpokenSequences,
+        *,
+        ids: str,
+        size: int,
+        words: tuple[int, int],
+        seed: int | None,
+    ) -> None:
         self.speech = speech
+        self.words = words
         self.owner = owner
         self.ids = ids
         self.size = size
@@ -72,7 +83,7 @@ class SequenceSplit:
         return batch
 
     def _drawn(self, generator: torch.Generator | None) -> tuple[list[int], Utterance]:
-        fewest, most = self.owner.words
+        fewest, most = self.words
         length = int(torch.randint(fewest, most + 1, (), generator=generator))
         digits: list[int] = torch.randint(len(DIGITS), (length,), generator=generator).tolist()
         return digits, self.speech.draw(digits, generator=generator)
@@ -90,6 +101,8 @@ class SpokenSequences(CaptionedSource):
         held_out_speaker: test on recordings of this speaker, train and validate on the others. None: the official split,
             with every speaker in every split.
         words: (fewest, most) words of a sequence.
+        training_words: the same for training; None: `words`. With shorter sequences, training finds out much earlier where
+            the words are.
         pause_seconds: (least, most) silence before, between and after words.
         training_sequences: number of sequences per epoch.
         validation_sequences, test_sequences: number of sequences.
@@ -111,6 +124,7 @@ class SpokenSequences(CaptionedSource):
         root: str | os.PathLike[str],
         held_out_speaker: str | None = None,
         words: Sequence[int] = (3, 5),
+        training_words: Sequence[int] | None = None,
         pause_seconds: Sequence[float] = (0.05, 0.3),
         training_sequences: int = 4096,
         validation_sequences: int = 400,
@@ -128,8 +142,9 @@ class SpokenSequences(CaptionedSource):
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"data.{name}_sequences: expected 1 or more, got {size}.")
-        if len(words) != 2 or not 1 <= words[0] <= words[1]:
-            raise ValueError(f"data.words: expected [fewest, most] words, at least 1, got {list(words)}.")
+        for name, limits in (("words", words), ("training_words", training_words or words)):
+            if len(limits) != 2 or not 1 <= limits[0] <= limits[1]:
+                raise ValueError(f"data.{name}: expected [fewest, most] words, at least 1, got {list(limits)}.")
         self._recordings = SpokenDigits(
             root=root,
             sample_rate=sample_rate,
@@ -146,6 +161,7 @@ class SpokenSequences(CaptionedSource):
             split_seed=split_seed,
         )
         self.words = (int(words[0]), int(words[1]))
+        self.training_words = self.words if training_words is None else (int(training_words[0]), int(training_words[1]))
         self.sizes = sizes
         self.sequence_seed = sequence_seed
         self.corruption_seed = sequence_seed
@@ -160,8 +176,9 @@ class SpokenSequences(CaptionedSource):
         """Return training sequences, composed anew at every access, and fixed validation sequences."""
         training, validation = self._recordings.read_training()
         self._loudness = self._recordings.statistics(training) if self.spec is None else {}
-        return self._split("train", Speech(training, pauses=self.pauses), None), self._split(
-            "val", Speech(validation, pauses=self.pauses), _VALIDATION
+        return (
+            self._split("train", Speech(training, pauses=self.pauses), None),
+            self._split("val", Speech(validation, pauses=self.pauses), _VALIDATION),
         )
 
     def read_test(self) -> SequenceSplit:
@@ -183,7 +200,8 @@ class SpokenSequences(CaptionedSource):
     def _split(self, name: str, speech: Speech, stream: int | None) -> SequenceSplit:
         size = self.sizes[{"train": "training", "val": "validation", "test": "test"}[name]]
         seed = None if stream is None else stream_seed(self.sequence_seed, stream)
-        return SequenceSplit(speech, self, ids=f"spoken_sequences/{name}", size=size, seed=seed)
+        words = self.training_words if name == "train" else self.words
+        return SequenceSplit(speech, self, ids=f"spoken_sequences/{name}", size=size, words=words, seed=seed)
 
 
 def transcript(digits: Sequence[int]) -> str:

@@ -114,6 +114,8 @@ def test_training_sequences_change_and_others_stay(root: Path) -> None:
     texts = {tuple(split.__getitems__([0]).target[0].tolist()) for _ in range(6)}
     assert len(texts) > 3
     assert split.__getitems__([0]).groundings is None
+    one = prepared(root, training_words=[1, 1])
+    assert {one.source.words, one.split("train").words, one.split("val").words} == {(3, 5), (1, 1)}
     fixed = data.source.unaltered(split)
     assert torch.equal(fixed[3].inputs["audio"], fixed[3].inputs["audio"])
     assert torch.equal(data.split("val")[2].target, prepared(root).split("val")[2].target)
@@ -133,6 +135,7 @@ def test_a_split_without_a_digit(root: Path) -> None:
     [
         ({"words": [0, 3]}, r"data\.words: expected \[fewest, most\] words"),
         ({"words": [3]}, r"data\.words: expected"),
+        ({"training_words": [2, 1]}, r"data\.training_words: expected"),
         ({"test_sequences": 0}, r"data\.test_sequences: expected 1 or more, got 0"),
         ({"held_out_speaker": "anna"}, r"data\.held_out_speaker: expected one of george"),
         ({"pause_seconds": [-0.1, 0.1]}, r"data\.pause_seconds: expected \[least, most\]"),
