@@ -285,9 +285,10 @@ class Perceiver(nn.Module):
                 generated = replace(generated, maps=maps)
             return generated
         if decoding is not None or alignments:
+            asked = "num_beams and other settings of generation" if decoding is not None else "alignments"
             raise ValueError(
-                f"{'num_beams and other settings of generation' if decoding is not None else 'alignments'}: expected a model "
-                f"that generates texts, whose head is a perceiver.decoders.CausalDecoder; got {type(self.head).__name__}."
+                f"{asked}: expected a model that generates texts, whose head is a perceiver.decoders.CausalDecoder; got "
+                f"{type(self.head).__name__}."
             )
         index = target_index(self.head, device=next(self.parameters()).device)
         return target_output(self.head, self(**self.without_target(inputs, masks), index=index))

@@ -94,6 +94,10 @@ SMALL_SETS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "segmentation_folder": (segmentation_set, ["data.num_workers=0"]),
     "flow_folder": (flow_set, ["data.num_workers=0", "data.size=[8,10]"]),
     "imagenet": (imagenet_set, ["data.num_workers=0", "data.validation_size=6", "data.size=[16,16]"]),
+    "parallel_text": (
+        lambda root: [(root / name).write_text("Ein Text.\n" * 40) for name in ("a", "b")],
+        ["data.source={root}/a", "data.target={root}/b", "data.tokenizer=bytes"],
+    ),
     "text_files": (lambda root: (root / "it.txt").write_text("Some text of mine.\n" * 50), ["data.files={root}"]),
     "python_texts": (lambda root: None, []),
 }
@@ -391,7 +395,9 @@ def test_experiments(name: str) -> None:
     facts = spec(*modalities)
     ids = None
     if name in TEXTS:
-        facts["target"], ids = text_target(tokenizer={"kind": "bytes"}, max_length=9), torch.ones(2, 7, dtype=torch.int64)
+        dictionary = {"modality": "text", "pairs": [["dog", "hund"]]} if name == "multi30k" else None
+        facts["target"] = text_target(tokenizer={"kind": "bytes"}, max_length=9, dictionary=dictionary)
+        ids = torch.ones(2, 7, dtype=torch.int64)
     model = built(config, facts)
     outputs = model({modality: INPUTS[modality] for modality in modalities}, target_ids=ids)
     if isinstance(outputs, dict):

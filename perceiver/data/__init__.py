@@ -13,6 +13,7 @@ from perceiver.data.datasets.torchvision_images import CIFAR10, CIFAR100, MNIST,
 from perceiver.data.folders.audio import AudioFolder
 from perceiver.data.folders.flow import FlowFolder
 from perceiver.data.folders.images import ImageFolder
+from perceiver.data.folders.parallel_text import ParallelText
 from perceiver.data.folders.segmentation import SegmentationFolder
 from perceiver.data.folders.text import TextFiles
 from perceiver.data.loading.module import DataModule
@@ -47,6 +48,7 @@ __all__ = [
     "ModelNet40",
     "MovingDigits",
     "Multi30k",
+    "ParallelText",
     "PlacedDigits",
     "PythonTexts",
     "RandomAffine",

@@ -87,10 +87,9 @@ class Decoding:
         Raises:
             ValueError: for an unknown setting, which names `where`, or a value out of range.
         """
-        if unknown := set(settings) - set(cls.__dataclass_fields__):
-            raise ValueError(
-                f"{where}: expected some of {sorted(cls.__dataclass_fields__)}, got {sorted(map(str, unknown))}."
-            )
+        known = sorted(cls.__dataclass_fields__)
+        if unknown := sorted(str(name) for name in settings if name not in known):
+            raise ValueError(f"{where}: expected some of {known}, got {unknown}.")
         try:
             return cls(**settings)
         except TypeError as error:

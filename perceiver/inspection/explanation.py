@@ -116,7 +116,8 @@ def _of_text(model: Perceiver, sample: Any, *, method: Method, output: int | Non
     """Explain a generated text, or one of its words, by the decoder's attention; see `Perceiver.attention_of_ids`."""
     if method != "rollout":
         raise ValueError(
-            f"explain.method: expected rollout for {type(model.head).__name__}, which generates a text id by id; got {method!r}."
+            f"explain.method: expected rollout for {type(model.head).__name__}, which generates a text id by id; got "
+            f"{method!r}."
         )
     samples = [sample] if isinstance(sample, Mapping) else sample
     [prediction] = model.predict(samples, alignments=True)

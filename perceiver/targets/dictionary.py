@@ -30,7 +30,7 @@ class Dictionary:
         return None if not entry else cls(modality=str(entry["modality"]), translations=dict(entry["pairs"]))
 
     def occurrences(self, source: Iterable[Word], target: Iterable[Word]) -> list[tuple[Word, Word]]:
-        """Return the dictionary's pairs in two texts; only words that occur once on their side, so that no pair is ambiguous."""
+        """Return the dictionary's pairs in two texts, of words that occur only once in theirs: no pair is ambiguous."""
         ours, theirs = _once(source), _once(target)
         return [
             (word, theirs[self.translations[text]]) for text, word in ours.items() if self.translations.get(text) in theirs

@@ -52,6 +52,10 @@ class TextTarget:
             ValueError: for a text that is empty, has no character that the tokenizer knows, or is longer than `max_length`,
                 unless it may be cut; `where` names it.
         """
+        return self.encoded(text, where=where)[0]
+
+    def encoded(self, text: str, *, where: str) -> tuple[Int[Tensor, "length"], bool]:
+        """Return `ids`, and whether the text was cut."""
         own = self.tokenizer.encode(text)
         if not own or all(number in self.tokenizer.unknown for number in own):
             what = f"has no character that the tokenizer knows: {text!r:.60}" if text.strip() else "is empty"
@@ -61,11 +65,7 @@ class TextTarget:
                 f"{where}: its target text has {len(own)} ids, and 2 for start and end, more than {self.setting} = "
                 f"{self.max_length}. Raise {self.setting}, or set {self.cutting}=true to cut long texts."
             )
-        return torch.tensor([START, *own[: self.max_length - 2], END])
-
-    def is_cut(self, ids: Int[Tensor, "length"]) -> bool:
-        """Return whether these ids, from `ids`, are probably those of a text that was cut: there is no room for more."""
-        return self.truncate and len(ids) == self.max_length
+        return torch.tensor([START, *own[: self.max_length - 2], END]), len(own) > self.max_length - 2
 
     def predict(self, outputs: Sequences) -> list[TextPrediction]:
         """Return the texts of generated sequences."""

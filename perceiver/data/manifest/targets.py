@@ -64,7 +64,10 @@ class TargetColumns(Protocol):
         ...
 
     def values(self, table: ManifestTable, rows: Sequence[int], target: Mapping[str, Any]) -> Tensor | TextTargets:
-        """Return the targets of rows: `(rows,)` class numbers, `(rows, labels)` booleans, `(rows, values)` float64, texts."""
+        """Return the targets of rows: `(rows,)` class numbers, `(rows, labels)` booleans, `(rows, values)` float64.
+
+        Texts have ids of different lengths.
+        """
         ...
 
 

@@ -124,14 +124,15 @@ class TextColumn:
         """Return the texts of rows and their ids."""
         reader = self._reader(target)
         texts = [self._text(table, row) for row in rows]
-        ids = [reader.ids(text, where=table.where(row, self.columns[0])) for row, text in zip(rows, texts, strict=True)]
-        cut = sum(reader.is_cut(own) for own in ids)
+        places = (table.where(row, self.columns[0]) for row in rows)
+        encoded = [reader.encoded(text, where=where) for text, where in zip(texts, places, strict=True)]
+        cut = sum(was_cut for _, was_cut in encoded)
         if cut and process_rank() == 0:
             log.warning(
                 "%s, column %r: %d of %d texts are cut to data.target_max_length = %d ids.",
-                *(table.path, self.columns[0], cut, len(ids), reader.max_length),
+                *(table.path, self.columns[0], cut, len(texts), reader.max_length),
             )
-        return TextTargets(texts=texts, ids=ids)
+        return TextTargets(texts=texts, ids=[ids for ids, _ in encoded])
 
     def _reader(self, target: Mapping[str, Any]) -> TextTarget:
         return TextTarget.of(target, setting="data.target_max_length", cutting="data.target_truncate")

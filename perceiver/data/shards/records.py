@@ -2,8 +2,8 @@
 
 Files are stored unchanged, so that a sample from a shard equals that from the manifest bit by bit, and sizes, rates and
 statistics of the spec can still change. A record is the length of its head (4 bytes, little-endian), the head in JSON, and
-the concatenated contents of files. The head has `id`, `target` (a class name, a text, a list of labels or values, or null) and
-`cells`: for each modality that is present, `value`, or `files` with names and sizes, or the size of an `array`, of sound
+the concatenated contents of files. The head has `id`, `target` (a class name, a text, a list of labels or values, or null)
+and `cells`: for each modality that is present, `value`, or `files` with names and sizes, or the size of an `array`, of sound
 with its `sampling_rate` too, or of `bytes`.
 """
 

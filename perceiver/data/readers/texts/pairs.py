@@ -82,8 +82,8 @@ class TextPairs:
                         f"{modality['max_length']}. Raise data.max_length, or set data.truncate=true to cut long texts."
                     )
                 ids = ids[: modality["max_length"]]
-            answer = target.ids(pair.target, where=pair.id)
-            cut += long or target.is_cut(answer)
+            answer, answer_cut = target.encoded(pair.target, where=pair.id)
+            cut += long or answer_cut
             whole = torch.ones(len(answer), dtype=torch.bool)
             samples.append(Sample({name: torch.tensor(ids)}, target=answer, id=pair.id, target_mask=whole))
         if cut and process_rank() == 0:
