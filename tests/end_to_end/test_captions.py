@@ -68,7 +68,9 @@ def test_a_table_with_photos_and_captions_trains_a_captioner(trained: Path) -> N
     assert "sound" not in found.modalities
     np.testing.assert_allclose(sum(found.modalities.values()), 1.0, rtol=1e-5)
     explained = perceiver.explain(model, sample, output=1)
-    np.testing.assert_allclose(explained.tokens["photo"], model.predict(sample, alignments=True)[0].alignment.maps["photo"][1])
+    np.testing.assert_allclose(
+        explained.tokens["photo"], model.predict(sample, alignments=True)[0].alignment.maps["photo"][1]
+    )
     with pytest.raises(ValueError, match=r"explain\.output: expected a word of the text"):
         perceiver.explain(model, sample, output=100)
     with pytest.raises(ValueError, match=r"explain\.method: expected rollout"):

@@ -20,6 +20,9 @@ RELATIONS = ("left of", "right of", "above", "below")
 MARGIN = 3.0
 """Pixels by which centres must differ for a relation to hold."""
 
+LONGEST = 3 * len("a large seven") + 2 * len(" right of ")
+"""Letters of the longest caption."""
+
 _OBJECT = rf"a ({'|'.join(SIZES)}) ({'|'.join(DIGITS)})"
 _RELATION = rf"({'|'.join(RELATIONS)})"
 _CAPTION = re.compile(rf"{_OBJECT}(?: {_RELATION} {_OBJECT}(?: {_RELATION} {_OBJECT})?)?")

@@ -17,7 +17,7 @@ from perceiver.data.datasets.torchvision_images import MNIST
 from perceiver.data.loading.images import channel_statistics, image_spec
 from perceiver.data.loading.missing import present_modalities
 from perceiver.data.synthetic.captions.glyphs import LARGE, SMALL, Glyphs
-from perceiver.data.synthetic.captions.language import DrawnDigit, describe, digit_words
+from perceiver.data.synthetic.captions.language import LONGEST, DrawnDigit, describe, digit_words
 from perceiver.data.synthetic.captions.layouts import Layouts, draw_layouts
 from perceiver.data.synthetic.captions.source import CaptionedSource
 from perceiver.data.synthetic.captions.speech import Speech, Utterance, pauses_of
@@ -204,7 +204,7 @@ class SceneCaptions(CaptionedSource):
         missing: by modality, the share of training samples that lack it, the same in every epoch; None: none.
         validation_images, validation_recordings: number of training images and recordings used for validation.
         split_seed: seed of these splits.
-        tokenizer, vocabulary_size, max_length: see `CaptionedSource`.
+        tokenizer, vocabulary_size: see `CaptionedSource`.
         download: download absent files. False: absent files are an error.
 
     Raises:
@@ -228,7 +228,6 @@ class SceneCaptions(CaptionedSource):
         split_seed: int = 0,
         tokenizer: Literal["pairs", "bytes"] = "pairs",
         vocabulary_size: int = 320,
-        max_length: int = 72,
         download: bool = True,
     ) -> None:
         for name, size in (("training", training_scenes), ("validation", validation_scenes), ("test", test_scenes)):
@@ -246,7 +245,7 @@ class SceneCaptions(CaptionedSource):
             specs={name: specs[name] for name in chosen},
             tokenizer=tokenizer,
             vocabulary_size=vocabulary_size,
-            max_length=max_length,
+            longest=LONGEST,
             split_seed=split_seed,
         )
         self.modalities = chosen

@@ -24,11 +24,11 @@ class CaptionedSource(Source):
         tokenizer: `pairs`: byte pairs learned from training texts by the package tokenizers, so that every word is an id;
             `bytes`: UTF-8 bytes.
         vocabulary_size: most ids of `pairs`.
-        max_length: most ids of a text, start and end included.
+        longest: most letters of a text, of one byte each.
         split_seed: see `Source`.
 
     Raises:
-        ValueError: for an unknown tokenizer, or a maximum below 3.
+        ValueError: for an unknown tokenizer.
     """
 
     def __init__(
@@ -37,17 +37,15 @@ class CaptionedSource(Source):
         specs: Mapping[str, ModalitySpec],
         tokenizer: Literal["pairs", "bytes"],
         vocabulary_size: int,
-        max_length: int,
+        longest: int,
         split_seed: int,
     ) -> None:
         super().__init__(specs=specs, split_seed=split_seed)
         if tokenizer not in ("pairs", "bytes"):
             raise ValueError(f"data.tokenizer: expected pairs or bytes, got {tokenizer!r}.")
-        if max_length < 3:
-            raise ValueError(f"data.max_length: expected 3 or more, got {max_length}.")
         self.tokenizer = tokenizer
         self.vocabulary_size = vocabulary_size
-        self.max_length = max_length
+        self.max_length = longest + 2  # with start and end; a byte is never several ids
 
     @abstractmethod
     def texts(self, training: Any) -> Sequence[str]:

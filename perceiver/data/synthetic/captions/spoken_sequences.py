@@ -110,7 +110,7 @@ class SpokenSequences(CaptionedSource):
         sample_rate: sample rate in hertz.
         validation_recordings: number of recordings used for validation.
         split_seed: seed of that split.
-        tokenizer, vocabulary_size, max_length: see `CaptionedSource`.
+        tokenizer, vocabulary_size: see `CaptionedSource`.
         download: download absent files. False: absent files are an error.
 
     Raises:
@@ -135,7 +135,6 @@ class SpokenSequences(CaptionedSource):
         split_seed: int = 0,
         tokenizer: Literal["pairs", "bytes"] = "pairs",
         vocabulary_size: int = 320,
-        max_length: int = 36,
         download: bool = True,
     ) -> None:
         sizes = {"training": training_sequences, "validation": validation_sequences, "test": test_sequences}
@@ -157,7 +156,7 @@ class SpokenSequences(CaptionedSource):
             specs=self._recordings.specs,
             tokenizer=tokenizer,
             vocabulary_size=vocabulary_size,
-            max_length=max_length,
+            longest=6 * max(words[1], (training_words or words)[1]) - 1,
             split_seed=split_seed,
         )
         self.words = (int(words[0]), int(words[1]))

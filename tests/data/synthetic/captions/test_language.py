@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from perceiver.data.synthetic.captions.judge import SceneJudge
 from perceiver.data.synthetic.captions.language import (
     DIGITS,
+    LONGEST,
     RELATIONS,
     SIZES,
     DrawnDigit,
@@ -36,6 +37,7 @@ def test_captions_are_parsed_back(scene: list[DrawnDigit]) -> None:
     assert found.objects == tuple((one.digit, one.large) for one in scene)
     assert len(found.relations) == len(scene) - 1
     assert [digit for digit, _, _ in digit_words(text)] == [one.digit for one in scene]
+    assert len(text) <= LONGEST
     assert all(text[start:end] == DIGITS[digit] for digit, start, end in digit_words(text))
 
 
