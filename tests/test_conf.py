@@ -103,6 +103,8 @@ SMALL_SETS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
 }
 CIFAR = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}
 UNLABELLED = ("python_texts", "text_files")
+TEXTS = ("multi30k", "scene_captions", "scene_captions_sound", "spoken_sequences")
+"""Experiments that generate texts."""
 
 
 def spec(*names: str) -> dict[str, Any]:
@@ -148,6 +150,15 @@ def test_heads_of_classes_labels_and_numbers(name: str) -> None:
     assert model({"image": INPUTS["image"]}).shape == (2, 3)
     numbers = resolve(composed(f"model/head={name}", "task=regression"), {**spec("image"), **TARGETS["regression"]})
     assert build_model(numbers["model"], spec=numbers["spec"])({"image": INPUTS["image"]}).shape == (2, 1)
+
+
+@pytest.mark.parametrize("name", GROUPS["memory"])
+def test_memories(name: str) -> None:
+    facts = {**spec("image"), **TARGETS["text_generation"]}
+    model = built(composed("task=text_generation", f"memory@model.head.memory={name}"), facts)
+    assert model({"image": INPUTS["image"]}, target_ids=torch.ones(2, 7, dtype=torch.int64)).shape == (2, 7, 262)
+    blocks = model.memory({"image": INPUTS["image"]}).blocks
+    assert list(blocks) == [{"latents": "latents", "written": "image"}[name]]
 
 
 @pytest.mark.parametrize("name", [name for name in GROUPS["adapter"] if name != "label"])
@@ -349,7 +360,8 @@ def test_data(name: str, data_root: Path, tmp_path: Path, monkeypatch: pytest.Mo
         return
     if data.spec.get("target", {}).get("kind") == "text":
         model = built(composed(f"data={name}", "task=text_generation", *overrides), data.spec)
-        assert model(batch.inputs, batch.masks, target_ids=batch.target[:, :-1]).shape == (*batch.target[:, 1:].shape, 262)
+        ids, size = batch.target[:, :-1], data.spec["target"]["vocabulary_size"]
+        assert model(batch.inputs, batch.masks, target_ids=ids).shape == (*ids.shape, size)
         return
     model = built(config, data.spec)
     expected = (*batch.inputs["text"].shape, 262) if name in UNLABELLED else (batch.size, data.spec["num_classes"])
@@ -385,8 +397,8 @@ def test_experiments(name: str) -> None:
     modalities = [str(modality) for modality in config.model.adapters] or ["image"]
     facts = spec(*modalities)
     ids = None
-    if name == "multi30k":
-        dictionary = {"modality": "text", "pairs": [["dog", "hund"]]}
+    if name in TEXTS:
+        dictionary = {"modality": "text", "pairs": [["dog", "hund"]]} if name == "multi30k" else None
         facts["target"] = text_target(tokenizer={"kind": "bytes"}, max_length=9, dictionary=dictionary)
         ids = torch.ones(2, 7, dtype=torch.int64)
     model = built(config, facts)
@@ -394,7 +406,8 @@ def test_experiments(name: str) -> None:
     if isinstance(outputs, dict):
         assert {key: tuple(one.shape) for key, one in outputs.items()} == {"image": (2, 3, 2, 16)}, "what patches hold"
     else:
-        expected = (2, 7, 262) if "text" in modalities else (2, 64) if name.endswith("retrieval") else (2, 3)
+        texts = "text" in modalities or name in TEXTS
+        expected = (2, 7, 262) if texts else (2, 64) if name.endswith("retrieval") else (2, 3)
         assert outputs.shape == expected
     plain = resolve(config, facts)
     assert isinstance(make_data(plain["data"]), LightningDataModule)

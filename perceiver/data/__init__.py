@@ -21,6 +21,8 @@ from perceiver.data.loading.source import Source
 from perceiver.data.manifest import Manifest
 from perceiver.data.readers.texts.source import TextSource
 from perceiver.data.synthetic.av_digits import AVDigits
+from perceiver.data.synthetic.captions.scenes import SceneCaptions
+from perceiver.data.synthetic.captions.spoken_sequences import SpokenSequences
 from perceiver.data.synthetic.dialed_digits import DialedDigits
 from perceiver.data.synthetic.digit_points import DigitPoints
 from perceiver.data.synthetic.moving_digits import MovingDigits
@@ -50,10 +52,12 @@ __all__ = [
     "PlacedDigits",
     "PythonTexts",
     "RandomAffine",
+    "SceneCaptions",
     "SegmentationFolder",
     "Source",
     "SpeechCommands",
     "SpokenDigits",
+    "SpokenSequences",
     "TextFiles",
     "TextSource",
     "TrimodalDigits",

@@ -26,6 +26,7 @@ from perceiver.objectives.contrastive import Contrastive
 from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.dense import Dense
 from perceiver.objectives.fields import EndPointError, dense_regression
+from perceiver.objectives.judging import Judge
 from perceiver.objectives.labels import multilabel
 from perceiver.objectives.masked_autoencoding import MaskedAutoencoding
 from perceiver.objectives.masked_tokens import MaskedTokenModelling
@@ -41,6 +42,7 @@ __all__ = [
     "Criterion",
     "Dense",
     "EndPointError",
+    "Judge",
     "MaskedAutoencoding",
     "MaskedTokenModelling",
     "MultimodalAutoencoding",
