@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from perceiver.attention import CrossAttention as CrossAttention
+    from perceiver.autoregressive import AutoregressiveEncoder as AutoregressiveEncoder
     from perceiver.batch import Batch as Batch, Sample as Sample
     from perceiver.checkpoints.file import load as load, save as save
     from perceiver.collate import Collate as Collate
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
         LatentMemory as LatentMemory,
         LearnedQueries as LearnedQueries,
         MultimodalDecoder as MultimodalDecoder,
+        NextTokenHead as NextTokenHead,
         PositionalQueries as PositionalQueries,
         QueryDecoder as QueryDecoder,
         TiedLogits as TiedLogits,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
 # Names are imported when they are first used: `python train.py --help` and a mistyped override need no torch.
 _MODULES = {
+    "AutoregressiveEncoder": "autoregressive",
     "Batch": "batch",
     "CausalDecoder": "decoders",
     "ClassificationDecoder": "decoders",
@@ -65,6 +68,7 @@ _MODULES = {
     "Modality": "modalities",
     "ModalityDropout": "masking.modality_dropout",
     "MultimodalDecoder": "decoders",
+    "NextTokenHead": "decoders",
     "Perceiver": "model",
     "PooledHead": "decoders.pooled",
     "PositionalQueries": "decoders",

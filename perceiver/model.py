@@ -8,12 +8,14 @@ from typing import Any, cast
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from perceiver.autoregressive import AutoregressiveEncoder
 from perceiver.decoders.causal import CausalDecoder
 from perceiver.decoders.decoder import SequenceDecoder, outputs_of, target_index, target_name, target_output
 from perceiver.decoders.memory import Memory
+from perceiver.decoders.next_token import NextTokenHead
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
-from perceiver.generation import generate_from_memory
+from perceiver.generation import continue_sequences, generate_from_memory
 from perceiver.masking.modality_dropout import ModalityDropout
 from perceiver.runtime.evaluating import evaluating
 from perceiver.runtime.regularising import regularising
@@ -31,7 +33,8 @@ class Perceiver(nn.Module):
 
     Args:
         adapters: adapters by modality, each an `nn.Module` with `channels` and `forward(x, mask=None) -> Tokens`.
-        encoder: encoder for tokens of `Fusion.channels` (with a single modality, the adapter's `channels`).
+        encoder: encoder for tokens of `Fusion.channels` (with a single modality, the adapter's `channels`); an
+            `AutoregressiveEncoder` for a single text, with a `NextTokenHead`.
         head: `(B, N, D)` -> output, or a `perceiver.decoders.Decoder`, which also gets the tokens and an index of outputs.
         fusion: fusion of the modalities; None: the default fusion.
         modality_dropout: masks modalities of training samples; None: no dropout.
@@ -61,7 +64,7 @@ class Perceiver(nn.Module):
         self,
         *,
         adapters: Mapping[str, nn.Module],
-        encoder: Encoder,
+        encoder: Encoder | AutoregressiveEncoder,
         head: nn.Module,
         fusion: Fusion | None = None,
         modality_dropout: ModalityDropout | None = None,
@@ -200,13 +203,15 @@ class Perceiver(nn.Module):
         """Map raw inputs by modality to the outputs for the target of the spec, e.g. logits `(B, num_classes)`.
 
         They are computed from inputs without the target. A decoder of several outputs decodes only its `target`; a
-        `CausalDecoder` generates a sequence, `perceiver.Generated`. See `tokens` for arguments and errors.
+        `CausalDecoder` generates a sequence, `perceiver.Generated`, and a `NextTokenHead` the continuation of a text. See `tokens` for arguments and errors.
 
         Raises:
             ValueError: if no output of several is the target.
         """
         if isinstance(self.head, CausalDecoder):
             return generate_from_memory(self.head, self.memory(inputs, masks), decoding=self.head.decoding)
+        if isinstance(self.head, NextTokenHead):
+            return continue_sequences(self, inputs, masks, decoding=self.head.decoding).new()
         index = target_index(self.head, device=next(self.parameters()).device)
         return target_output(self.head, self(**self.without_target(inputs, masks), index=index))
 

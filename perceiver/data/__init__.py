@@ -18,6 +18,7 @@ from perceiver.data.folders.text import TextFiles
 from perceiver.data.loading.module import DataModule
 from perceiver.data.loading.source import Source
 from perceiver.data.manifest import Manifest
+from perceiver.data.readers.texts.next_tokens import LongTexts
 from perceiver.data.readers.texts.source import TextSource
 from perceiver.data.synthetic.av_digits import AVDigits
 from perceiver.data.synthetic.dialed_digits import DialedDigits
@@ -29,6 +30,7 @@ from perceiver.data.synthetic.trimodal_digits import TrimodalDigits
 __all__ = [
     "CIFAR10",
     "CIFAR100",
+    "LongTexts",
     "MNIST",
     "AVDigits",
     "AudioFolder",

@@ -16,7 +16,7 @@ from perceiver.attention.feed_forward import FeedForward
 from perceiver.attention.projected import ProjectedTokens, project, read, read_weights
 from perceiver.attention.projection import lecun_linear
 from perceiver.decoders.decoder import SequenceDecoder
-from perceiver.decoders.decoding import Decoding
+from perceiver.decoders.decoding import decoding_of
 from perceiver.decoders.memory import Memory
 from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_at_least_one, check_dropout
@@ -195,11 +195,7 @@ class CausalDecoder(SequenceDecoder):
         special = {"start_id": start_id, "end_id": end_id, "pad_id": pad_id}
         if not all(0 <= number < vocabulary_size for number in special.values()):
             raise ValueError(f"CausalDecoder: expected ids in [0, vocabulary_size = {vocabulary_size}), got {special}.")
-        try:
-            self.decoding = Decoding(**(generation or {}))
-        except TypeError:
-            known = sorted(Decoding.__dataclass_fields__)
-            raise ValueError(f"CausalDecoder.generation: expected some of {known}, got {dict(generation or {})}.") from None
+        self.decoding = decoding_of(generation, owner="CausalDecoder")
         self.output_channels = vocabulary_size
         self.channels = channels
         self.max_length = max_length

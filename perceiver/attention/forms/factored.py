@@ -59,13 +59,13 @@ def factored_attention(
             ]
             # The sum of the remaining weights is merged like an additional channel.
             results = [(torch.cat([sums, left[..., None]], dim=-1), lse) for sums, lse, left in dropped]
-            sums, found = _merge(results, masked=masked)
+            sums, found = merge(results, masked=masked)
             sums, kept = sums[..., :-1], sums[..., -1].unflatten(1, (num_heads, -1))
         else:
             if read is None:
                 read = implementation(query.device, rows.dtype).read
             results = [call(read, rows, plane.parts, plane.rstd, plane.mask) for plane in planes]
-            sums, found = _merge(results, masked=masked)
+            sums, found = merge(results, masked=masked)
         out = project(sums.unflatten(1, (num_heads, -1)), projection, kept=kept)
         if found is not None:
             out = torch.where(found.reshape(*out.shape[:3], 1), out, out.new_zeros(()))
@@ -202,7 +202,7 @@ def _moments(part: Tensor) -> tuple[Tensor, Tensor]:
     return mean, reduce(torch.add, ((channel - mean).square() for channel in channels))
 
 
-def _merge(results: Sequence[tuple[Tensor, Tensor]], *, masked: bool) -> tuple[Tensor, Tensor | None]:
+def merge(results: Sequence[tuple[Tensor, Tensor]], *, masked: bool) -> tuple[Tensor, Tensor | None]:
     """Merge the blocks' softmaxes: `(B, R, C)` sums and, if masked, `(B, R)` whether a row found any token."""
     found = None
     if masked:
