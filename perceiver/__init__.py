@@ -24,11 +24,13 @@ if TYPE_CHECKING:
         TiedLogits as TiedLogits,
         WrittenMemory as WrittenMemory,
     )
+    from perceiver.decoders.decoding import Decoding as Decoding
     from perceiver.decoders.pooled import PooledHead as PooledHead
     from perceiver.encoder import Encoder as Encoder
     from perceiver.exporting import export as export
     from perceiver.fusion import Fusion as Fusion
     from perceiver.generation import Generated as Generated, generate as generate
+    from perceiver.inference.continuation import continue_text as continue_text
     from perceiver.inference.infilling import FilledIn as FilledIn, fill_in as fill_in
     from perceiver.inference.tiling import flow_in_tiles as flow_in_tiles
     from perceiver.inspection import explain as explain, summary as summary
@@ -54,6 +56,7 @@ _MODULES = {
     "ClassificationDecoder": "decoders",
     "Collate": "collate",
     "CrossAttention": "attention",
+    "Decoding": "decoders.decoding",
     "Encoder": "encoder",
     "FieldPrediction": "targets.predictions",
     "FilledIn": "inference.infilling",
@@ -80,6 +83,7 @@ _MODULES = {
     "TiedLogits": "decoders",
     "Tokens": "tokens",
     "ValuesPrediction": "targets.predictions",
+    "continue_text": "inference.continuation",
     "explain": "inspection",
     "export": "exporting",
     "WrittenMemory": "decoders",

@@ -23,6 +23,7 @@ from perceiver.data.readers.texts.source import TextSource
 from perceiver.data.synthetic.av_digits import AVDigits
 from perceiver.data.synthetic.dialed_digits import DialedDigits
 from perceiver.data.synthetic.digit_points import DigitPoints
+from perceiver.data.synthetic.mirrored_copy import MirroredCopy
 from perceiver.data.synthetic.moving_digits import MovingDigits
 from perceiver.data.synthetic.placed_digits import PlacedDigits
 from perceiver.data.synthetic.trimodal_digits import TrimodalDigits
@@ -43,6 +44,7 @@ __all__ = [
     "ImageFolder",
     "ImageNet",
     "Manifest",
+    "MirroredCopy",
     "MixUpCutMix",
     "ModelNet40",
     "MovingDigits",
