@@ -58,9 +58,9 @@ class EncoderCache:
 class AutoregressiveEncoder(nn.Module):
     """Perceiver AR: one causal cross-attend from the last positions of a sequence to all, then causal self-attention.
 
-    The sequence of M tokens has a prefix, which only the cross-attend reads, and a tail of the last `num_latents` tokens (all
-    of them in a shorter sequence), which become the latents. Latent i depends on the tokens up to its own, so it can predict
-    the next. Cost grows with M times N, not with the square of M. Latents need positions only as parts of the tokens.
+    The sequence of M tokens has a prefix, which only the cross-attend reads, and a tail of the last `num_latents` tokens
+    (all of them in a shorter sequence), which become the latents. Latent i depends on the tokens up to its own, so it can
+    predict the next. Cost grows with M times N, not with the square of M.
 
     Sequences of different lengths in a batch end at the last position: the latents of a sample are the last positions
     before its padding. Latents of a sample with fewer tokens than latents come last; those before them are meaningless.
@@ -77,7 +77,7 @@ class AutoregressiveEncoder(nn.Module):
         rotary: positions of the self-attention are relative; see `CausalSelfAttention`.
         dropout: probability of dropping a channel before each residual in training.
         prefix_dropout: share of the tokens of the prefix that are left out in training, the same in all samples of a batch:
-            less overfitting, and less to compute (section 3.3 of the paper drops them out, too).
+            less overfitting, and less to compute. The paper drops them, too.
         approximate_gelu: see `FeedForward`.
         attention: form of cross-attention: `auto`, `factored` or `dense`. All compute the same function.
 
@@ -231,8 +231,8 @@ class AutoregressiveEncoder(nn.Module):
     def _only(self, tokens: Sequence[Tokens], reads: Any) -> Tokens:
         if len(tokens) != 1 or len(tokens[0].grid) != 1 or reads is not None:
             raise ValueError(
-                "AutoregressiveEncoder: expected the tokens of one modality on a one-axis grid, such as a text; got the grids "
-                f"{[block.grid for block in tokens]}. For other inputs, generate text with a CausalDecoder."
+                "AutoregressiveEncoder: expected the tokens of one modality on a one-axis grid, such as a text; got the "
+                f"grids {[block.grid for block in tokens]}. For other inputs, generate text with a CausalDecoder."
             )
         return tokens[0]
 

@@ -203,7 +203,8 @@ class Perceiver(nn.Module):
         """Map raw inputs by modality to the outputs for the target of the spec, e.g. logits `(B, num_classes)`.
 
         They are computed from inputs without the target. A decoder of several outputs decodes only its `target`; a
-        `CausalDecoder` generates a sequence, `perceiver.Generated`, and a `NextTokenHead` the continuation of a text. See `tokens` for arguments and errors.
+        `CausalDecoder` generates a sequence, `perceiver.Generated`, and a `NextTokenHead` the continuation of a text. See
+        `tokens` for arguments and errors.
 
         Raises:
             ValueError: if no output of several is the target.

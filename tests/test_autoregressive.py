@@ -69,7 +69,9 @@ def test_a_ragged_batch_equals_its_samples_alone(
 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_any_split_into_cached_steps_gives_the_latents_of_one_call(models: dict[str, Perceiver], data: st.DataObject) -> None:
+def test_any_split_into_cached_steps_gives_the_latents_of_one_call(
+    models: dict[str, Perceiver], data: st.DataObject
+) -> None:
     one = models["dense"]
     encoder = one.encoder
     assert isinstance(encoder, AutoregressiveEncoder)
@@ -159,7 +161,7 @@ def test_bad_settings_and_inputs_are_clear_errors() -> None:
         AutoregressiveEncoder(token_channels=4, num_latents=2, latent_channels=8, prefix_dropout=1.0)
     with pytest.raises(ValueError, match="rotary: expected heads of an even width"):
         AutoregressiveEncoder(token_channels=4, num_latents=2, latent_channels=6, num_self_heads=2)
-    encoder = AutoregressiveEncoder(token_channels=4, num_latents=2, latent_channels=8)
+    encoder = AutoregressiveEncoder(token_channels=4, num_latents=2, latent_channels=8, num_self_heads=2)
     block = Tokens(parts=(torch.rand(1, 5, 4),))
     with pytest.raises(ValueError, match="tokens of one modality on a one-axis grid"):
         encoder([block, block])

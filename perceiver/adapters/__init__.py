@@ -5,8 +5,8 @@ from perceiver.adapters.content import Content, Reconstructible
 from perceiver.adapters.frames import FrameSurroundings
 from perceiver.adapters.image import ImageConvStem, ImagePatches, ImagePixels
 from perceiver.adapters.layout import OutputLayout
-from perceiver.adapters.log_mel import LogMel
 from perceiver.adapters.local_context import LocalContext
+from perceiver.adapters.log_mel import LogMel
 from perceiver.adapters.points import Points
 from perceiver.adapters.spectrum_masking import SpectrumMasking
 from perceiver.adapters.table import Table

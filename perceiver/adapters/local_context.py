@@ -93,7 +93,7 @@ class LocalContext(nn.Module):
         """Return the rows of the n-grams that end at each id; before the first id there are zeros."""
         length = ids.shape[1]
         hashed = ids.to(torch.int64) + 1
-        rows = []
+        rows: list[Tensor] = []
         for size in range(2, max(self.ngrams) + 1):
             earlier = F.pad(ids.to(torch.int64), (size - 1, 0))[:, :length]
             hashed = hashed * _MULTIPLIER + earlier + 1  # wraps around

@@ -60,8 +60,8 @@ class Decoding:
             raise ValueError(f"max_length: expected at least 1, or None, got {self.max_length}.")
         if self.max_new_tokens is not None and (self.max_new_tokens < 1 or self.max_length is not None):
             raise ValueError(
-                f"max_new_tokens: expected at least 1 and no max_length, or None; got {self.max_new_tokens} and max_length = "
-                f"{self.max_length}."
+                f"max_new_tokens: expected at least 1 and no max_length, or None; got {self.max_new_tokens} and "
+                f"max_length = {self.max_length}."
             )
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k: expected at least 1, or None, got {self.top_k}.")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from perceiver.attention.projection import lecun_linear
 from perceiver.decoders.decoder import Decoder
-from perceiver.decoders.decoding import Decoding, decoding_of
+from perceiver.decoders.decoding import decoding_of
 from perceiver.decoders.tied_logits import TiedLogits
 from perceiver.runtime.ranges import check_at_least_one
 from perceiver.tokens import Tokens

@@ -64,7 +64,8 @@ class Continuation:
 
     def __init__(self, model: Any) -> None:
         head, encoder = model.head, model.encoder
-        adapter = model.adapters[head.modality] if isinstance(head, NextTokenHead) and head.modality in model.adapters else None
+        predicts = isinstance(head, NextTokenHead) and head.modality in model.adapters
+        adapter = model.adapters[head.modality] if predicts else None
         if not isinstance(encoder, AutoregressiveEncoder) or not isinstance(adapter, TextTokens):
             raise ValueError(
                 "generate: continuing a text needs a model of an adapter TextTokens, an AutoregressiveEncoder and a "
@@ -98,8 +99,8 @@ class Continuation:
         last = mask.to(torch.int8).argsort(dim=1, stable=True)
         return Window(ids=_padded(ids.gather(1, last), lengths, self.head.pad_id), lengths=lengths, ragged=True)
 
-    def __call__(self, ids: Int[Tensor, "rows k"], window: Window) -> tuple[Float[Tensor, "rows k vocabulary"], Window]:
-        """Return logits of the ids after each of the k new ids, and the window after them.
+    def __call__(self, ids: Int[Tensor, "rows k"], cache: Window) -> tuple[Float[Tensor, "rows k vocabulary"], Window]:
+        """Return logits of the ids after each of the k new ids, and the window after them; `cache` is that before them.
 
         Raises:
             ValueError: for more new ids than the encoder has latents.
@@ -107,20 +108,20 @@ class Continuation:
         new, most, context = ids.shape[1], self.encoder.num_latents, self.head.context
         if not 1 <= new <= most:
             raise ValueError(f"generate: expected 1 to num_latents = {most} new ids in a step, got {new}.")
-        whole = replace(window, ids=torch.cat([window.ids, ids], dim=1), lengths=window.lengths + new, encoder=None)
-        cache = window.encoder
-        if cache is None or cache.length + new > most or whole.ids.shape[1] > context:
+        whole = replace(cache, ids=torch.cat([cache.ids, ids], dim=1), lengths=cache.lengths + new, encoder=None)
+        known = cache.encoder
+        if known is None or known.length + new > most or whole.ids.shape[1] > context:
             if whole.ids.shape[1] > context:
                 kept = max(context - self.fewest, new)
                 whole = replace(whole, ids=whole.ids[:, -kept:], lengths=whole.lengths.clamp(max=kept))
-            latents, cache = self._encoded(whole, num_latents=max(self.fewest, new))
+            latents, known = self._encoded(whole, num_latents=max(self.fewest, new))
         else:
             reach = self.adapter.reach
-            earlier, valid = self._last(window, reach)
-            tokens = self.adapter.following(ids, earlier=earlier, earlier_mask=valid, start=window.lengths)
-            latents, cache = self.encoder.step(self._fused(tokens), cache)
+            earlier, valid = self._last(cache, reach)
+            tokens = self.adapter.following(ids, earlier=earlier, earlier_mask=valid, start=cache.lengths)
+            latents, known = self.encoder.step(self._fused(tokens), known)
         logits: Tensor = self.head(latents[:, -new:], adapters=self.model.adapters)
-        return logits, replace(whole, encoder=cache)
+        return logits, replace(whole, encoder=known)
 
     def _encoded(self, window: Window, *, num_latents: int) -> tuple[Tensor, EncoderCache]:
         """Encode all ids of a window."""

@@ -49,9 +49,7 @@ class Generated:
         attention = self.attention
         if attention is not None:
             attention = [{name: weights.cpu() for name, weights in layer.items()} for layer in attention]
-        return replace(
-            self, ids=self.ids.cpu(), scores=self.scores.cpu(), lengths=self.lengths.cpu(), attention=attention
-        )
+        return replace(self, ids=self.ids.cpu(), scores=self.scores.cpu(), lengths=self.lengths.cpu(), attention=attention)
 
     def new(self) -> Generated:
         """Return the same without the prompts."""
@@ -153,8 +151,8 @@ def generate(
     if isinstance(model.head, NextTokenHead):
         if prompt is not None or prompt_mask is not None or return_attention:
             raise ValueError(
-                "prompt, prompt_mask, return_attention: expected none of them for a NextTokenHead; it continues the texts in "
-                "`inputs`."
+                "prompt, prompt_mask, return_attention: expected none of them for a NextTokenHead; it continues the texts "
+                "in `inputs`."
             )
         from perceiver.generation.continuation import continue_sequences  # which uses this module
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from perceiver.decoders.decoding import Decoding
 from perceiver.decoders.next_token import NextTokenHead
 from perceiver.generation import continue_sequences
 from perceiver.generation.step import Streamer
-from perceiver.model import Perceiver
 from perceiver.modalities.preprocess import preprocess
 from perceiver.modalities.tokenizers import tokenizer_of
+from perceiver.model import Perceiver
 from perceiver.runtime.evaluating import evaluating
 
 
@@ -49,17 +50,19 @@ def continue_text(
         True
     """
     head = model.head
-    modality = ((model.spec or {}).get("modalities") or {}).get(getattr(head, "modality", None))
-    if not isinstance(head, NextTokenHead) or modality is None:
+    if not isinstance(head, NextTokenHead) or head.modality not in ((model.spec or {}).get("modalities") or {}):
         raise ValueError(
-            f"continue_text: expected a model with a NextTokenHead and a spec of its text, got {type(head).__name__}. Train one "
-            "with experiment=perceiver_ar_text, or use perceiver.generate."
+            f"continue_text: expected a model with a NextTokenHead and a spec of its text, got {type(head).__name__}. Train "
+            "one with experiment=perceiver_ar_text, or use perceiver.generate."
         )
-    ids = preprocess(text, spec=modality, name="text")[None].to(next(model.parameters()).device)
+    assert model.spec is not None
+    modality = model.spec["modalities"][head.modality]
+    ids = preprocess(text, spec=modality, name="text")
+    assert isinstance(ids, Tensor)
     with evaluating(model):
         found = continue_sequences(
             model,
-            {head.modality: ids},
+            {head.modality: ids[None].to(next(model.parameters()).device)},
             decoding=head.decoding if decoding is None else decoding,
             generator=generator,
             streamer=streamer,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from perceiver.collate import Collate
 from perceiver.decoders.decoder import SequenceDecoder, target_output
+from perceiver.decoders.next_token import NextTokenHead
 from perceiver.inspection.gradients import integrated_gradients, require_vector
 from perceiver.inspection.rollout import attention_rollout
 from perceiver.model import Perceiver
@@ -89,7 +90,7 @@ def explain(
     modalities = (model.spec or {}).get("modalities")
     if not modalities:
         raise ValueError("explain: the model has no spec to prepare samples with; use a model that perceiver.load returned.")
-    if isinstance(model.head, SequenceDecoder):
+    if isinstance(model.head, SequenceDecoder | NextTokenHead):
         raise ValueError(
             f"explain: expected a model that predicts at once, but {type(model.head).__name__} generates a text id by id."
         )

@@ -26,10 +26,10 @@ from perceiver.objectives.objective import Metrics, Objective
 class NextTokenPrediction(Objective):
     """Predict the id after each position of a text that has a latent, by cross-entropy.
 
-    The target of a sample is `(L,)` like its text: the id after each of the text's ids. Its `target_mask` chooses the ids that
-    count, among the last `num_latents`; data sets with windows choose them so that a split counts each id once. Measures, with
-    equal weight for all chosen ids, `loss` (cross-entropy in nats), `accuracy` and `bits_per_byte`: the bits of all chosen
-    ids, those that end texts included, divided by the number of bytes among them.
+    The target of a sample is `(L,)` like its text: the id after each of the text's ids. Its `target_mask` chooses the ids
+    that count, among the last `num_latents`; data sets with windows choose them so that a split counts each id once.
+    Measures, with equal weight for all chosen ids, `loss` (cross-entropy in nats), `accuracy` and `bits_per_byte`: the bits
+    of all chosen ids, those that end texts included, divided by the number of bytes among them.
 
     Args:
         vocabulary_size: number of ids.
@@ -78,8 +78,9 @@ class NextTokenPrediction(Objective):
         if length > model.head.context:
             longest = int(lengths.argmax())
             raise ValueError(
-                f"sample {sample_name(batch.ids, longest)!r}: its text has {int(lengths[longest])} ids, more than the model's "
-                f"context of {model.head.context}. Raise model.adapters.{self.modality}.reference_length, or lower data.context."
+                f"sample {sample_name(batch.ids, longest)!r}: its text has {int(lengths[longest])} ids, more than the "
+                f"model's context of {model.head.context}. Lower data.context, or raise "
+                f"model.adapters.{self.modality}.reference_length."
             )
         places = lengths[:, None] + torch.arange(-min(model.encoder.num_latents, length), 0)
         counted = places >= 0

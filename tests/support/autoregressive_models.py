@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from perceiver import AutoregressiveEncoder, Fourier, NextTokenHead, Perceiver
 from perceiver.adapters import LocalContext, TextTokens
 
+Array = np.ndarray[Any, Any]
+
 VOCABULARY = 13
 CONTEXT = 20
 LATENTS = 6
@@ -46,26 +48,26 @@ def model(
     return whole.double().eval()
 
 
-def reference_logits(one: Perceiver, ids: list[int], *, latents: int = LATENTS) -> np.ndarray[Any, Any]:
+def reference_logits(one: Perceiver, ids: list[int], *, latents: int = LATENTS) -> Array:
     """Return logits `(min(latents, M), V)` of one sequence in float64 NumPy: explicit loops over positions and heads."""
     weights = {name: x.detach().numpy() for name, x in one.state_dict().items()}
     with torch.no_grad():
         tokens = one.adapters["text"](torch.tensor([ids])).dense()[0].double().numpy()
     first = max(0, len(ids) - latents)
 
-    def linear(name: str, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def linear(name: str, x: Array) -> Array:
         return np.asarray(x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"])
 
-    def norm(name: str, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def norm(name: str, x: Array) -> Array:
         centred = x - x.mean(-1, keepdims=True)
         scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
         return np.asarray(scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"])
 
-    def forward(name: str, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def forward(name: str, x: Array) -> Array:
         hidden = torch.from_numpy(linear(f"{name}.expand", norm(f"{name}.norm", x)))
         return linear(f"{name}.contract", nn.functional.gelu(hidden).numpy())
 
-    def attend(query: np.ndarray[Any, Any], keys: np.ndarray[Any, Any], values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def attend(query: Array, keys: Array, values: Array) -> Array:
         heads = []
         for q, k, v in zip(np.split(query, 2), np.split(keys, 2, axis=1), np.split(values, 2, axis=1), strict=True):
             scores = k @ q / np.sqrt(len(q))
@@ -73,7 +75,7 @@ def reference_logits(one: Perceiver, ids: list[int], *, latents: int = LATENTS) 
             heads.append(shares / shares.sum() @ v)
         return np.concatenate(heads)
 
-    def rotated(x: np.ndarray[Any, Any], place: int) -> np.ndarray[Any, Any]:
+    def rotated(x: Array, place: int) -> Array:
         turned = []
         for head in np.split(x, 2):
             pairs = head[: len(head) // 2] + 1j * head[len(head) // 2 :]
@@ -87,7 +89,9 @@ def reference_logits(one: Perceiver, ids: list[int], *, latents: int = LATENTS) 
     x = linear("encoder.latents", tokens[first:])
     queries = linear(f"{cross}.query", norm(f"{cross}.query_norm", x))
     seen = range(first + 1, len(ids) + 1)
-    x = x + linear(f"{cross}.output", np.stack([attend(q, keys[:m], values[:m]) for q, m in zip(queries, seen, strict=True)]))
+    x = x + linear(
+        f"{cross}.output", np.stack([attend(q, keys[:m], values[:m]) for q, m in zip(queries, seen, strict=True)])
+    )
     x = x + forward("encoder.cross_attend.feed_forward", x)
     for layer, module in enumerate(one.encoder.layers):
         own = f"encoder.layers.{layer}"

@@ -102,9 +102,7 @@ class LongTexts(Source):
         """Return the windows of the training and the validation split."""
         training, validation, _ = self.texts.stretches()
         return (
-            NextTokenWindows(
-                stream_of(training), context=self.context, stride=self.predicted, random=True, name="training"
-            ),
+            NextTokenWindows(stream_of(training), context=self.context, stride=self.predicted, random=True, name="training"),
             self._evaluation(validation, name="validation"),
         )
 

@@ -108,6 +108,10 @@ class TextSource(Source):
         super().take(stored)
         self.max_length = int(stored["modalities"][self.modality].get("max_length") or self.max_length)
 
+    def training_documents(self) -> list[Document]:
+        """Return texts for the training split alone; none by default."""
+        return []
+
     def stretches(self) -> tuple[list[Stretch], list[Stretch], list[Stretch]]:
         """Return the texts of the three splits, read once."""
         if self._splits is None:
