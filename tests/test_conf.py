@@ -96,9 +96,25 @@ SMALL_SETS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "imagenet": (imagenet_set, ["data.num_workers=0", "data.validation_size=6", "data.size=[16,16]"]),
     "text_files": (lambda root: (root / "it.txt").write_text("Some text of mine.\n" * 50), ["data.files={root}"]),
     "python_texts": (lambda root: None, []),
+    "long_texts": (
+        lambda root: None,
+        ["data.texts.docstrings=false", "model.encoder.num_latents=8", "model.adapters.text.reference_length=64"],
+    ),
+    "long_text_files": (
+        lambda root: (root / "it.txt").write_text("Some text of mine.\n" * 50),
+        ["data.texts.files={root}", "model.encoder.num_latents=8", "model.adapters.text.reference_length=64"],
+    ),
+    "mirrored_copy": (lambda root: None, ["model.encoder.num_latents=8", "model.adapters.text.reference_length=64"]),
 }
 CIFAR = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}
-UNLABELLED = ("python_texts", "text_files")
+UNLABELLED = {
+    "python_texts": "masked_tokens",
+    "text_files": "masked_tokens",
+    "long_text_files": "next_tokens",
+    "long_texts": "next_tokens",
+    "mirrored_copy": "next_tokens",
+}
+"""The task of data without labels."""
 
 
 def spec(*names: str) -> dict[str, Any]:
@@ -133,6 +149,8 @@ def test_the_head_says_what_it_is_for(file: Path) -> None:
 
 @pytest.mark.parametrize("name", GROUPS["model"])
 def test_models(name: str) -> None:
+    if name == "perceiver_ar":
+        pytest.skip("a model of texts: see test_experiments")
     model = built(composed(f"model={name}", "model.encoder.dropout=0.1"), spec("image"))
     assert model({"image": INPUTS["image"]}).shape == (2, 3)
     assert isinstance(model.adapters["image"], ImagePixels)
@@ -234,6 +252,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "segmentation": {"target": {"kind": "segmentation", "names": ["a", "b", "c"], "counts": [1, 2, 3], "modality": "image"}},
     "multilabel": {"target": {"kind": "labels", "names": ["a", "b", "c"], "positives": [1, 2, 3], "samples": 4}},
     "regression": {"target": {"kind": "values", "names": ["x"], "mean": [1.0], "std": [2.0]}, "num_outputs": 1},
+    "next_tokens": {"target": text_target(tokenizer={"kind": "bytes"}, max_length=16)},
     "text_generation": {"target": text_target(tokenizer={"kind": "bytes"}, max_length=16)},
 }
 
@@ -242,10 +261,11 @@ TARGETS: dict[str, dict[str, Any]] = {
 def test_tasks(name: str) -> None:
     needs = {
         "masked_tokens": ["~adapter@model.adapters.image"],
+        "next_tokens": ["~adapter@model.adapters.image"],
         "multimodal_autoencoding": ["adapter@model.adapters.image=image_patches", "+queries@model.head.queries.image=image"],
     }
     config = composed(f"task={name}", *needs.get(name, []))
-    plain = resolve(config, {**spec("text" if name == "masked_tokens" else "image"), **TARGETS[name]})
+    plain = resolve(config, {**spec("text" if name in ("masked_tokens", "next_tokens") else "image"), **TARGETS[name]})
     dense = name in ("dense_regression", "segmentation")
     model = build_model(plain["model"], spec=plain["spec"])
     objective = make_task(plain, model, plain["spec"]).objective
@@ -323,7 +343,7 @@ def test_data(name: str, data_root: Path, tmp_path: Path, monkeypatch: pytest.Mo
     known = composed(f"data={name}").data
     settings = {"root": data_root if make is None else tmp_path, "download": "false"}
     overrides += [f"data.{key}={settings[key]}" for key in settings if key in known]
-    config = composed(f"data={name}", *overrides, *(["task=masked_tokens"] if name in UNLABELLED else []))
+    config = composed(f"data={name}", *overrides, *([f"task={UNLABELLED[name]}"] if name in UNLABELLED else []))
     data = make_data(config.data)
     try:
         data.prepare_data()
@@ -341,7 +361,9 @@ def test_data(name: str, data_root: Path, tmp_path: Path, monkeypatch: pytest.Mo
         assert model(batch.inputs, batch.masks).shape == shape
         return
     model = built(config, data.spec)
-    expected = (*batch.inputs["text"].shape, 262) if name in UNLABELLED else (batch.size, data.spec["num_classes"])
+    expected = (*batch.inputs["text"].shape, 262) if name in UNLABELLED else (batch.size, data.spec.get("num_classes"))
+    if UNLABELLED.get(name) == "next_tokens":
+        expected = (batch.size, 8, 262)  # the positions with a latent
     assert model(batch.inputs, batch.masks).shape == expected
 
 
@@ -376,6 +398,8 @@ def test_experiments(name: str) -> None:
     ids = None
     if name == "multi30k":
         facts["target"], ids = text_target(tokenizer={"kind": "bytes"}, max_length=9), torch.ones(2, 7, dtype=torch.int64)
+    if name in ("perceiver_ar_text", "mirrored_copy"):
+        facts["target"] = text_target(tokenizer={"kind": "bytes"}, max_length=4096)
     model = built(config, facts)
     outputs = model({modality: INPUTS[modality] for modality in modalities}, target_ids=ids)
     if isinstance(outputs, dict):
