@@ -35,6 +35,11 @@ class Decoding:
 
     Raises:
         ValueError: for a value out of range, or settings that contradict each other.
+
+    Examples:
+        >>> from perceiver import Decoding
+        >>> Decoding(do_sample=True, top_p=0.9, max_new_tokens=50).most(10, otherwise=0)
+        60
     """
 
     max_length: int | None = None
