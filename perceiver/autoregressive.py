@@ -187,12 +187,7 @@ class AutoregressiveEncoder(nn.Module):
         model has not learned to use more than `num_latents`.
         """
         attention, queries = self.cross_attend.attention, self._queries(tokens)
-        new = project(attention, [tokens])
-        tail = ProjectedTokens(
-            key=torch.cat([cache.tail.key, new.key], dim=2),
-            value=torch.cat([cache.tail.value, new.value], dim=2),
-            mask=_joined(cache.tail, new),
-        )
+        tail = cache.tail.followed_by(project(attention, [tokens]))
         read = read_causally(attention, queries, [tail] if cache.prefix is None else [cache.prefix, tail])
         latents, past = self._processed(queries, read, cache.past, tail.mask)
         length = cache.length + tokens.num_tokens
@@ -248,8 +243,9 @@ class AutoregressiveEncoder(nn.Module):
         return (_slice(block, 0, cut) if cut else None), tail
 
     def _queries(self, tail: Tokens) -> Tensor:
-        dense = tail.dense()
-        queries: Tensor = self.latents(dense.to(self.latents.weight.dtype))
+        dtype = self.latents.weight.dtype
+        # The sum of residuals keeps the precision of the weights, autocast or not.
+        queries: Tensor = self.latents(tail.dense().to(dtype)).to(dtype)
         return queries
 
     def _processed(
@@ -281,14 +277,3 @@ def _slice(block: Tokens, start: int, stop: int) -> Tokens:
     if stop - start > 1 and all(part.shape[1] == 1 for part in parts):
         parts = (parts[0].expand(-1, stop - start, -1), *parts[1:])
     return Tokens(parts=parts, mask=mask)
-
-
-def _joined(first: ProjectedTokens, second: ProjectedTokens) -> Tensor | None:
-    """Return the joint mask of tokens and those after them."""
-    if first.mask is None and second.mask is None:
-        return None
-    masks = [
-        piece.key.new_ones(piece.key.shape[0], piece.key.shape[2], dtype=torch.bool) if piece.mask is None else piece.mask
-        for piece in (first, second)
-    ]
-    return torch.cat(masks, dim=1)

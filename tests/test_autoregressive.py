@@ -154,6 +154,15 @@ def test_prefix_dropout_leaves_out_its_share_in_training_alone() -> None:
     assert len(shortest) == 1
 
 
+def test_autocast_stays_close(models: dict[str, Perceiver]) -> None:
+    ids, mask = ragged([CONTEXT, 9])
+    one = model().float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = logits_of(one, ids, mask)
+    exact = logits_of(models["dense"], ids, mask).float()
+    assert float((rounded.float() - exact).abs().max()) < 0.1 * float(exact.abs().max())
+
+
 def test_bad_settings_and_inputs_are_clear_errors() -> None:
     with pytest.raises(ValueError, match=r"AutoregressiveEncoder.num_latents: expected at least 1, got 0"):
         AutoregressiveEncoder(token_channels=4, num_latents=0, latent_channels=8)

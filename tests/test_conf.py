@@ -200,7 +200,7 @@ def test_optional_facts_are_taken_where_the_spec_has_them() -> None:
     assert full["table"]["category_sizes"] == [3]
 
 
-@pytest.mark.parametrize("name", GROUPS["model"])
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("plus", ["", "+"])
 def test_modality_dropout_and_reads_from_the_command_line(name: str, plus: str) -> None:
     facts = spec("image", "audio", "points")

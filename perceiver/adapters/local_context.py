@@ -23,7 +23,7 @@ class LocalContext(nn.Module):
 
     Args:
         channels: width of the embedding.
-        ngrams: sizes n of the n-grams, each at least 2; empty: none.
+        ngrams: sizes n of the n-grams, each from 2 to 16; empty: none.
         num_buckets: rows of the table for each size.
         width: positions that the convolution sees, the id's own included.
         std: standard deviation of the initial rows of the table, truncated at two.
@@ -53,8 +53,8 @@ class LocalContext(nn.Module):
         super().__init__()
         check_at_least_one("LocalContext", channels=channels, num_buckets=num_buckets, width=width)
         check_positive("LocalContext", std=std)
-        if any(size < 2 for size in ngrams):
-            raise ValueError(f"LocalContext.ngrams: expected sizes of at least 2, got {list(ngrams)}.")
+        if any(not 2 <= size <= 16 for size in ngrams):
+            raise ValueError(f"LocalContext.ngrams: expected sizes from 2 to 16, got {list(ngrams)}.")
         self.ngrams = tuple(sorted(ngrams))
         self.num_buckets = num_buckets
         self.width = width

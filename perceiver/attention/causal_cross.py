@@ -102,13 +102,7 @@ def _visible(tokens: Sequence[ProjectedTokens], count: int, total: int, *, devic
         earlier = torch.ones(count, total, dtype=torch.bool, device=device).tril(total - count)[None, None]
     if all(piece.mask is None for piece in tokens):
         return earlier
-    valid = torch.cat(
-        [
-            piece.mask if piece.mask is not None else piece.key.new_ones(piece.key.shape[0::2][:2], dtype=torch.bool)
-            for piece in tokens
-        ],
-        dim=1,
-    )[:, None, None]
+    valid = torch.cat([piece.valid() for piece in tokens], dim=1)[:, None, None]
     return valid if earlier is None else valid & earlier
 
 

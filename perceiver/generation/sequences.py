@@ -220,7 +220,7 @@ def generate_from_memory(
         rows = torch.arange(memory.batch, device=ids.device).repeat_interleave(decoding.num_return_sequences)
         seen = None if prompt_mask is None else _extended(prompt_mask, ids.shape[1] - 1)[rows]
         attention = decoder.attention_weights(memory.rows(rows), ids[:, :-1], seen)
-    return Generated(ids=ids, scores=scores, lengths=lengths, attention=attention)
+    return Generated(ids=ids, scores=scores, lengths=lengths, attention=attention, prompt=prompt.shape[1])
 
 
 def generate_ids(

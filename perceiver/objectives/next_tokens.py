@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from perceiver.autoregressive import AutoregressiveEncoder
 from perceiver.batch import Batch
 from perceiver.decoders import NextTokenHead
 from perceiver.masks import extents, grid_mask
@@ -51,6 +52,12 @@ class NextTokenPrediction(Objective):
             raise ValueError(
                 f"task: next-token prediction needs a model whose head is a perceiver.decoders.NextTokenHead, got "
                 f"{type(head).__name__}; set model=perceiver_ar."
+            )
+        assert isinstance(model, Perceiver)
+        if not isinstance(model.encoder, AutoregressiveEncoder):
+            raise ValueError(
+                f"model.encoder: next-token prediction needs a perceiver.AutoregressiveEncoder, got "
+                f"{type(model.encoder).__name__}; set model=perceiver_ar."
             )
         if head.output_channels != self.vocabulary_size or head.modality != self.modality:
             raise ValueError(

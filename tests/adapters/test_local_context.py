@@ -86,7 +86,7 @@ def test_masked_ids_count_as_absent() -> None:
 
 
 def test_bad_settings_are_clear_errors() -> None:
-    with pytest.raises(ValueError, match=r"LocalContext.ngrams: expected sizes of at least 2, got \[1\]"):
+    with pytest.raises(ValueError, match=r"LocalContext.ngrams: expected sizes from 2 to 16, got \[1\]"):
         local(ngrams=[1])
     with pytest.raises(ValueError, match=r"LocalContext.width: expected at least 1"):
         local(width=0)
