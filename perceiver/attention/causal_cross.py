@@ -110,14 +110,15 @@ def _factored(attention: CrossAttention, queries: Tensor, prefix: Sequence[Token
     """Read the prefix with the kernels of the factored form and the tail in plain operators; merge their softmaxes."""
     projection, num_heads = attention.tokens, attention.num_heads
     with torch.autocast(queries.device.type, enabled=False):
-        dtype = common_dtype(attention.query.weight.dtype, [*prefix, tail])
+        blocks = [*prefix, tail]
+        dtype = common_dtype(attention.query.weight.dtype, blocks)
         query = split_heads(attention.query(attention.query_norm(queries)), num_heads)
         rows = absorb(query.to(dtype), projection).flatten(1, 2)
-        kernel = implementation(queries.device, dtype).read
-        planes = [collapse(block, dtype=dtype, eps=projection.norm.eps) for block in prefix]
-        results = [call(kernel, rows, plane.parts, plane.rstd, plane.mask) for plane in planes]
-        results.append(_read_tail(rows, collapse(tail, dtype=dtype, eps=projection.norm.eps), num_heads=num_heads))
-        masked = any(block.mask is not None for block in [*prefix, tail])
+        kernel = implementation(queries.device, dtype).kernel
+        planes = [collapse(block, dtype=dtype, eps=projection.norm.eps, standardise=kernel.standardise) for block in blocks]
+        results = [call(kernel.read, rows, plane.parts, plane.rstd, plane.mask) for plane in planes[:-1]]
+        results.append(_read_tail(rows, planes[-1], num_heads=num_heads))
+        masked = any(block.mask is not None for block in blocks)
         sums, found = merge(results, masked=masked)
         read = project_sums(sums.unflatten(1, (num_heads, -1)), projection)
         if found is not None:

@@ -98,6 +98,21 @@ class Decoding:
             return prompt + self.max_new_tokens
         return otherwise if self.max_length is None else self.max_length
 
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], *, where: str) -> Decoding:
+        """Make the settings from a mapping, such as `{"num_beams": 5}`.
+
+        Raises:
+            ValueError: for an unknown setting, which names `where`, or a value out of range.
+        """
+        known = sorted(cls.__dataclass_fields__)
+        if unknown := sorted(str(name) for name in settings if name not in known):
+            raise ValueError(f"{where}: expected some of {known}, got {unknown}.")
+        try:
+            return cls(**settings)
+        except TypeError as error:
+            raise ValueError(f"{where}: expected numbers, true or false, got {dict(settings)} ({error}).") from None
+
     def scores(
         self, scores: Float[Tensor, "rows vocabulary"], ids: Int[Tensor, "rows length"], *, end_id: int
     ) -> Float[Tensor, "rows vocabulary"]:
@@ -132,19 +147,6 @@ class Decoding:
             probabilities = scores.softmax(dim=-1)
             scores = scores.masked_fill(probabilities < self.min_p * probabilities.amax(dim=-1, keepdim=True), float("-inf"))
         return scores
-
-
-def decoding_of(settings: Mapping[str, Any] | None, *, owner: str) -> Decoding:
-    """Return the settings that a head was configured with.
-
-    Raises:
-        ValueError: for an unknown name, naming `owner`, or a value out of range.
-    """
-    try:
-        return Decoding(**(settings or {}))
-    except TypeError:
-        known = sorted(Decoding.__dataclass_fields__)
-        raise ValueError(f"{owner}.generation: expected some of {known}, got {dict(settings or {})}.") from None
 
 
 def _without_repeats(scores: Tensor, ids: Tensor, size: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from perceiver.attention.projection import lecun_linear
 from perceiver.decoders.decoder import Decoder
-from perceiver.decoders.decoding import decoding_of
+from perceiver.decoders.decoding import Decoding
 from perceiver.decoders.tied_logits import TiedLogits
 from perceiver.runtime.ranges import check_at_least_one
 from perceiver.tokens import Tokens
@@ -61,7 +61,7 @@ class NextTokenHead(Decoder):
         special = {"end_id": end_id, "pad_id": pad_id}
         if not all(0 <= number < vocabulary_size for number in special.values()):
             raise ValueError(f"NextTokenHead: expected ids in [0, vocabulary_size = {vocabulary_size}), got {special}.")
-        self.decoding = decoding_of(generation, owner="NextTokenHead")
+        self.decoding = Decoding.of(generation or {}, where="NextTokenHead.generation")
         self.output_channels = vocabulary_size
         self.context = context
         self.modality = modality

@@ -29,6 +29,8 @@ class Generated:
         attention: for each layer, `(S, h, L - 1, *grid)` by block of the memory: row i belongs to the prediction of
             `ids[:, i + 1]`. None unless asked for.
         prompt: number of ids of the prompts.
+        maps: the same over the inputs, averaged over layers and heads: `(S, L - 1, *grid)` by modality. None unless asked
+            for; see `perceiver.Perceiver.target_outputs`.
 
     Examples:
         >>> import torch
@@ -42,14 +44,19 @@ class Generated:
     scores: Tensor
     lengths: Tensor
     attention: list[dict[str, Tensor]] | None = None
+    maps: dict[str, Tensor] | None = None
     prompt: int = 1
 
     def cpu(self) -> Generated:
         """Return the same in main memory."""
-        attention = self.attention
-        if attention is not None:
-            attention = [{name: weights.cpu() for name, weights in layer.items()} for layer in attention]
-        return replace(self, ids=self.ids.cpu(), scores=self.scores.cpu(), lengths=self.lengths.cpu(), attention=attention)
+        return replace(
+            self,
+            ids=self.ids.cpu(),
+            scores=self.scores.cpu(),
+            lengths=self.lengths.cpu(),
+            attention=None if self.attention is None else [_cpu(layer) for layer in self.attention],
+            maps=None if self.maps is None else _cpu(self.maps),
+        )
 
     def new(self) -> Generated:
         """Return the same without the prompts."""
@@ -319,6 +326,10 @@ def _one_by_one(
     if streamer is not None:
         streamer.end()
     return ids[:, :length], scores
+
+
+def _cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
 def generated_lengths(ids: Tensor, prompt: int, *, end_id: int) -> Tensor:
