@@ -5,7 +5,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
+from warm_process import command
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 
@@ -23,7 +25,10 @@ def executed(
     if until:
         (end,) = [number for number, cell in enumerate(notebook.cells) if cell.source.startswith(f"## {until}")]
         del notebook.cells[end:]
-    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
+    kernel = KernelManager(kernel_name="python3")
+    assert kernel.kernel_spec is not None
+    kernel.kernel_spec.argv = command(*kernel.kernel_spec.argv[1:])
+    client = NotebookClient(notebook, km=kernel, timeout=300, resources={"metadata": {"path": str(folder)}})
     client.execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     figures = [output for output in outputs if "image/png" in output.get("data", {})]

@@ -6,7 +6,6 @@ import os
 import pickle
 import re
 import resource
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from warm_process import python
 
 import perceiver
 from perceiver.checkpoints.build import build_model
@@ -618,16 +618,17 @@ def test_a_disk_that_turns_out_to_be_full(
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_a_real_limit_on_the_size_of_files(file: Path, repository: Path) -> None:
+def test_a_real_limit_on_the_size_of_files(file: Path) -> None:
     """A child process that may write files of 4 kB only: the kernel itself stops the write half-way."""
     before = file.read_bytes()
     code = (
         "import resource, signal, sys, torch; from perceiver import checkpoints\n"
         "recipe = checkpoints.read(sys.argv[1]); model = checkpoints.load(sys.argv[1])\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "checkpoints.save(model, sys.argv[1], config=recipe.config, spec=recipe.spec)\n"
+        "try:\n    checkpoints.save(model, sys.argv[1], config=recipe.config, spec=recipe.spec)\n"
+        "except OSError as error:\n    sys.exit(str(error))\n"
     )
-    finished = subprocess.run([sys.executable, "-c", code, str(file)], cwd=repository, capture_output=True, text=True)
+    finished = python("-c", code, file)
     assert finished.returncode == 1
     assert f"no space left while writing {file}: failed after" in finished.stderr
     assert file.read_bytes() == before

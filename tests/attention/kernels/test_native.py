@@ -16,6 +16,7 @@ from attention_cases import Layout, build, converted, layouts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inner_calls import Call, assert_as_accurate, example, results
+from warm_process import python
 
 from perceiver import Tokens
 from perceiver.attention.forms.dense import dense_attention
@@ -130,7 +131,7 @@ def test_repeats_to_the_bit_with_any_number_of_threads(monkeypatch: pytest.Monke
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no forks")
 def test_a_forked_child_has_threads_of_its_own() -> None:
     """OpenMP's threads stay behind in the parent: waiting for them would take for ever."""
-    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=120, check=False)
+    done = python("-c", FORKED, timeout=120)
     assert done.stdout.split() == ["child", "0"], done.stderr[-2000:]
 
 
@@ -281,11 +282,9 @@ print("one graph")
 """
 
 
-def test_passes_torch_compile_in_one_graph(repository: Path) -> None:
+def test_passes_torch_compile_in_one_graph() -> None:
     """In a process of its own: the tests' checks of shapes and types are nothing that can be compiled."""
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
-    command = [sys.executable, "-c", COMPILED]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = python("-c", COMPILED)
     assert done.stdout.strip() == "one graph", done.stderr[-3000:]
 
 
@@ -478,7 +477,7 @@ print("loaded" if loader.availability().library is not None else loader.availabi
 
 @needs_compiler
 @pytest.mark.parametrize("harm", ["truncated", "flipped"])
-def test_a_damaged_library_is_made_anew(harm: str, fresh: Path, repository: Path) -> None:
+def test_a_damaged_library_is_made_anew(harm: str, fresh: Path) -> None:
     """In a process of its own: loading a truncated one would end this one."""
     assert available().library is not None
     (library,) = fresh.iterdir()
@@ -491,8 +490,7 @@ def test_a_damaged_library_is_made_anew(harm: str, fresh: Path, repository: Path
     library.unlink()  # this process goes on with what it has loaded
     library.write_bytes(content)
     library.chmod(0o700)
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
-    done = subprocess.run([sys.executable, "-c", CORRUPTED], env=environment, capture_output=True, text=True, check=False)
+    done = python("-c", CORRUPTED)
     assert done.stdout.strip() == "loaded", (done.returncode, done.stderr[-2000:])
     (again,) = fresh.iterdir()
     assert hashlib.sha256(again.read_bytes()).hexdigest() in again.name
