@@ -45,8 +45,8 @@ def test_a_job_that_is_told_of_its_end_goes_on_in_the_queue(tmp_path: Path, repo
     assert "gpus-per-node" not in asked
     assert (slurm / "1000.requests").read_text() == "requeue\n", "and the second time it ends by itself"
     assert (slurm / "1000.runs").read_text() == "run\nrun\n"
-    said = "".join(file.read_text() for file in (sweep / ".submitit").rglob("*.err"))
-    assert f"stopped by SIGUSR2: {sweep}/0/checkpoints/last.ckpt is kept" in said
+    message = "".join(file.read_text() for file in (sweep / ".submitit").rglob("*.err"))
+    assert f"stopped by SIGUSR2: {sweep}/0/checkpoints/last.ckpt is kept" in message
     assert metrics_of(sweep / "0")["epochs"] == 30
     assert sorted(path.name for path in sweep.iterdir()) == [".submitit", "0", "best.json", "multirun.yaml"]
     assert "Best of 1 jobs" in output

@@ -42,12 +42,21 @@ def log_hyperparameters(trainer: Trainer, config: Mapping[str, Any]) -> None:
         logger.log_hyperparams(shown)
 
 
-def log_figure(trainer: Trainer, figure: Figure | str, tag: str, step: int) -> None:
+def rendered(figure: Figure | str) -> bytes | str:
+    """Return a figure as a PNG file; a text is returned unchanged. Drawing takes longest, so files and loggers share it."""
+    if isinstance(figure, str):
+        return figure
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+def log_figure(trainer: Trainer, figure: bytes | str, tag: str, step: int) -> None:
     """Give a figure, or a plain text, to every logger that takes one.
 
     Args:
         trainer: the trainer with the loggers.
-        figure: a figure or a text.
+        figure: a PNG file or a text, from `rendered`.
         tag: its name, `val/samples`.
         step: number on the axis of steps.
     """
@@ -56,7 +65,7 @@ def log_figure(trainer: Trainer, figure: Figure | str, tag: str, step: int) -> N
             if isinstance(figure, str):
                 logger.experiment.add_text(tag, f"```\n{figure}\n```", global_step=step)
             else:
-                logger.experiment.add_figure(tag, figure, global_step=step, close=True)
+                logger.experiment.add_image(tag, _pixels(figure), global_step=step, dataformats="HWC")
         elif isinstance(logger, WandbLogger):
             if isinstance(figure, str):
                 logger.log_text(tag, columns=["text"], data=[[figure]])
@@ -69,7 +78,7 @@ def log_figure(trainer: Trainer, figure: Figure | str, tag: str, step: int) -> N
             else:
                 with tempfile.TemporaryDirectory() as folder:
                     file = Path(folder) / f"{Path(name).name}.png"
-                    figure.savefig(file, dpi=120)
+                    file.write_bytes(figure)
                     logger.experiment.log_artifact(logger.run_id, str(file), "figures")
 
 
@@ -80,8 +89,7 @@ def finish_loggers(trainer: Trainer) -> None:
             logger.experiment.finish()
 
 
-def _pixels(figure: Figure) -> Any:
-    """A figure as an array `(rows, columns, 4)`."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return np.asarray(Image.open(buffer))
+def _pixels(png: bytes) -> Any:
+    """A PNG file as an array `(rows, columns, 4)`."""
+    with Image.open(io.BytesIO(png)) as image:
+        return np.asarray(image)
