@@ -11,6 +11,7 @@ from torch import Tensor
 from perceiver import Tokens
 from perceiver.attention.forms.dense import dense_attention
 from perceiver.attention.forms.factored import factored_attention
+from perceiver.attention.kernels.contract import Kernel
 from perceiver.attention.projection import TokenProjection
 
 Form = Callable[[Tensor, list[Tokens], TokenProjection], Tensor]
@@ -96,7 +97,7 @@ def check_any_gradients(read: Read, call: Call, needs: Sequence[bool]) -> None:
         torch.testing.assert_close(found, other, rtol=1e-4, atol=1e-5)
 
 
-def check_as_accurate_as_dense(read: Read, plan: list[Layout], *, heads: int, rows: int) -> None:
+def check_as_accurate_as_dense(kernel: Kernel, plan: list[Layout], *, heads: int, rows: int) -> None:
     """Compare a kernel in float32 with the dense form, and both with the dense formula in float64."""
     torch.manual_seed(plan[0].seed)
     exact_blocks = build(plan)
@@ -108,7 +109,7 @@ def check_as_accurate_as_dense(read: Read, plan: list[Layout], *, heads: int, ro
         exact = dense_attention(query.double(), exact_blocks, double)
         blocks = converted(exact_blocks, torch.float32)
         dense = dense_attention(query, blocks, weights)
-        compared = factored_attention(query, blocks, weights, read=read)
+        compared = factored_attention(query, blocks, weights, kernel=kernel)
     scale = max(1.0, float(exact.abs().max()))
     assert float((compared - exact).abs().max()) / scale <= 2 * float((dense - exact).abs().max()) / scale + 1e-6
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
-from matplotlib.figure import Figure
 from PIL import Image
 
 from perceiver.run.configuration.construct import construct
@@ -42,21 +41,12 @@ def log_hyperparameters(trainer: Trainer, config: Mapping[str, Any]) -> None:
         logger.log_hyperparams(shown)
 
 
-def rendered(figure: Figure | str) -> bytes | str:
-    """Return a figure as a PNG file; a text is returned unchanged. Drawing takes longest, so files and loggers share it."""
-    if isinstance(figure, str):
-        return figure
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
-
-
 def log_figure(trainer: Trainer, figure: bytes | str, tag: str, step: int) -> None:
     """Give a figure, or a plain text, to every logger that takes one.
 
     Args:
         trainer: the trainer with the loggers.
-        figure: a PNG file or a text, from `rendered`.
+        figure: a figure, as the content of a PNG file, or a text.
         tag: its name, `val/samples`.
         step: number on the axis of steps.
     """
@@ -90,6 +80,5 @@ def finish_loggers(trainer: Trainer) -> None:
 
 
 def _pixels(png: bytes) -> Any:
-    """A PNG file as an array `(rows, columns, 4)`."""
-    with Image.open(io.BytesIO(png)) as image:
-        return np.asarray(image)
+    """Decode a PNG file to an array `(rows, columns, 3)`."""
+    return np.asarray(Image.open(io.BytesIO(png)))

@@ -72,7 +72,7 @@ def test_gradients_do_not_depend_on_which_are_asked_for(call: Call, data: st.Dat
 @given(layouts(), st.integers(1, 2), st.integers(1, 4))
 @settings(max_examples=6, phases=UNSHRUNK)
 def test_is_as_accurate_as_the_dense_form(layout: list[Layout], heads: int, rows: int) -> None:
-    check_as_accurate_as_dense(triton.read_tokens, layout, heads=heads, rows=rows)
+    check_as_accurate_as_dense(triton.KERNEL, layout, heads=heads, rows=rows)
 
 
 def wide_example(batch: int = 2, rows: int = 9) -> Call:
@@ -233,7 +233,7 @@ def test_of_a_cross_attention_module() -> None:
     query = torch.randn(1, 2, 3, 4, requires_grad=True)
     grads = []
     for read in (
-        factored_attention(query, blocks, weights, read=triton.read_tokens),
+        factored_attention(query, blocks, weights, kernel=triton.KERNEL),
         dense_attention(query, blocks, weights),
     ):
         grads.append([read, *torch.autograd.grad(read.square().sum(), [query, *weights.parameters()])])
@@ -265,7 +265,7 @@ def test_choice_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["perceiver.attention.kernels.triton.availability"], "_installed", lambda: True)
     for dtype in triton.DTYPES:
         chosen = implementation(cuda, dtype)
-        assert (chosen.name, chosen.reason, chosen.read) == ("triton", "Triton, compute capability 9.0", triton.read_tokens)
+        assert (chosen.name, chosen.reason, chosen.kernel) == ("triton", "Triton, compute capability 9.0", triton.KERNEL)
     assert implementation(cuda, torch.float64).reason == "no Triton code for float64"
     assert implementation(torch.device("mps"), torch.float32).reason == "no Triton code for mps"
     assert implementation(torch.device("cpu"), torch.float32).name != "triton"
