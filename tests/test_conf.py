@@ -290,8 +290,8 @@ def test_tasks(name: str) -> None:
     if isinstance(objective, Supervised | Dense):
         assert objective.criterion.num_outputs == (1 if "regression" in name else 3)
     best = instantiate(plain["callbacks"]["best"], _convert_="all")
-    said = plain.get("monitor") or {"name": "val/accuracy", "mode": "max"}
-    assert (best.monitor, best.mode) == (said["name"], said["mode"])
+    monitor = plain.get("monitor") or {"name": "val/accuracy", "mode": "max"}
+    assert (best.monitor, best.mode) == (monitor["name"], monitor["mode"])
     if dense:
         outputs = model({"image": INPUTS["image"]})
         assert outputs.shape == (2, 12, 8, 3 if name == "segmentation" else 1)
@@ -581,13 +581,13 @@ def test_the_masked_language_model_is_the_published_one() -> None:
 def test_sizes(size: str, model: str) -> None:
     """Every size composes with every model and gives what its head says."""
     text = (CONF / "model" / "size" / f"{size}.yaml").read_text()
-    [said] = re.findall(rf"([\d,]+)(?: parameters)? with model={model}\b", text)
+    [number] = re.findall(rf"([\d,]+)(?: parameters)? with model={model}\b", text)
     facts = spec("image")
     facts["modalities"]["image"] = {**facts["modalities"]["image"], "shape": [1, 28, 28]}
     facts = {**facts, "num_classes": 10}
     with torch.device("meta"):
         made = built(composed(f"model={model}", f"model/size={size}"), facts)
-    assert count(made) == int(said.replace(",", ""))
+    assert count(made) == int(number.replace(",", ""))
     assert len(made.encoder.cross_schedule) == (1 if model == "perceiver_io" else len(made.encoder.block_schedule))
 
 
