@@ -19,7 +19,7 @@ from perceiver.modalities.preprocess import preprocess
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.table import UnknownCategories
 from perceiver.targets.files import is_file, read_file
-from perceiver.targets.kinds import target_of
+from perceiver.targets.kinds import Target, target_of
 from perceiver.targets.pixels import cut_to_size
 
 
@@ -52,7 +52,6 @@ def predict(
     modalities = spec.get("modalities")
     if not modalities:
         raise ValueError("predict: the spec of this model has no modalities, so that samples cannot be prepared.")
-    collate = Collate(modalities=modalities)
     unknown = _Unknown(modalities)
     predictions: list[Any] = []
     prepared = (
@@ -60,11 +59,34 @@ def predict(
         for number, raw in enumerate(_samples(samples, modalities))
     )
     while rows := list(islice(prepared, batch_size)):
-        batch = collate(rows).to(device)
-        predicted = target.predict(forward(batch.inputs, batch.masks))
-        predictions.extend(cut_to_size(predicted, target=target, masks=batch.masks))
+        predictions.extend(predict_prepared(forward, target, rows, modalities=modalities, device=device))
     unknown.warn()
     return predictions
+
+
+def predict_prepared(
+    forward: Callable[[Mapping[str, Any], Mapping[str, Tensor]], Tensor],
+    target: Target,
+    samples: Sequence[Sample],
+    *,
+    modalities: Mapping[str, ModalitySpec],
+    device: torch.device | str = "cpu",
+) -> list[Any]:
+    """Predict the target for samples from `prepare`, as one batch; the caller sets evaluation mode.
+
+    Args:
+        forward: inputs and masks of B samples -> the outputs for the target.
+        target: the target of the spec.
+        samples: prepared samples.
+        modalities: spec of each modality, by name.
+        device: device for the inputs of `forward`.
+
+    Raises:
+        ValueError: if samples cannot be collated; names one of them by its id.
+    """
+    batch = Collate(modalities=modalities)(samples).to(device)
+    predicted = target.predict(forward(batch.inputs, batch.masks))
+    return list(cut_to_size(predicted, target=target, masks=batch.masks))
 
 
 def prepare(
