@@ -59,6 +59,15 @@ def decode(parts: Parts, modalities: Mapping[str, Modality], limits: Limits) -> 
     return raw
 
 
+def load_readers(modalities: Mapping[str, Modality]) -> None:
+    """Import what `decode` needs for these modalities, so that no request waits for it."""
+    kinds = {modality.get("kind") for modality in modalities.values()}
+    if "image" in kinds:
+        _formats()
+    if kinds - {"image", "text", "table"}:
+        import perceiver.data.manifest.cells  # noqa: F401
+
+
 def _values(content: bytes) -> dict[str, Any]:
     value = _parsed(content, "the body")
     if not isinstance(value, dict):

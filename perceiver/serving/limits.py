@@ -53,6 +53,9 @@ class Limits:
                 raise ValueError(f"{field.name}: expected a positive number, got {value}.")
 
 
+_AGAIN = 0.05  # seconds
+
+
 class _OutOfTime(BaseException):
     """Raised by the timer. Not an Exception, because readers of files turn these into errors of the file."""
 
@@ -68,6 +71,10 @@ def time_limit(seconds: float) -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
+        if _imports(frame):
+            # An interrupted import would leave a module that fails from then on.
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+            return
         raise _OutOfTime
 
     before = signal.signal(signal.SIGALRM, stop)
@@ -81,6 +88,14 @@ def time_limit(seconds: float) -> Iterator[None]:
         raise out_of_time(seconds) from None
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def out_of_time(seconds: float) -> RefusedError:

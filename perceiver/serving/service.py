@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from perceiver.serving.answers import answer, to_json
-from perceiver.serving.decoding import decode
+from perceiver.serving.decoding import decode, load_readers
 from perceiver.serving.limits import Limits, RefusedError, out_of_time, time_limit
 from perceiver.serving.models import ServedModel, load_served
 from perceiver.serving.request import Parts, read_request
@@ -116,6 +116,7 @@ class PredictAPI(LitAPI):  # type: ignore[misc]
         """Load the model, in each worker."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches all processes; the server ends its workers
         self.model = load_served(self.path, device=device, threads=self.threads, trust=self.trust)
+        load_readers(self.model.spec["modalities"])
 
     def decode_request(self, request: Annotated[Any, Depends(_read)]) -> Any:
         """Return a prepared sample, or a RefusedError."""
@@ -142,8 +143,7 @@ class PredictAPI(LitAPI):  # type: ignore[misc]
         if not rows:
             return answers
         try:
-            with time_limit(self.limits.request_seconds):
-                found: list[Any] = self.model.predict([x[row] for row in rows])
+            found: list[Any] = self.model.predict([x[row] for row in rows])
         except Exception as error:
             # One of several may be at fault.
             found = [_refused(error)] if len(rows) == 1 else [self.predict([x[row]])[0] for row in rows]
