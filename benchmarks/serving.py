@@ -1,10 +1,10 @@
-"""A server under load, on this machine only: requests per second against one at a time, and malformed requests among good ones.
+"""A server under load, on this machine only: throughput against one request at a time, malformed requests among good ones.
 
-    python benchmarks/serving.py RUN_OR_EXPORT [--requests 10000] [--clients 8] [--seconds 240] [-- options of perceiver-serve]
+    python benchmarks/serving.py RUN_OR_EXPORT [--requests 10000] [--clients 8] [-- OPTIONS_OF_PERCEIVER_SERVE]
 
 Starts `perceiver-serve` on 127.0.0.1 and sends it images of the MNIST test split as PNG files in forms, each client over one
-connection, the next request after the answer. First one client and all clients in turn, `--rounds` times: requests per second,
-and quantiles of the latency. Then `--requests` requests by all clients, every tenth malformed: each answer must be the right
+connection, the next request after the answer. First one client and all clients in turn, `--rounds` times: requests per
+second, and quantiles of the latency. Then `--requests` requests by all clients, every tenth malformed: each answer must be the right
 status and, for good requests, the label that the model predicts in this process. Memory of all processes is measured at the
 beginning, in the middle and at the end. Stops after `--seconds`, and after the given number of requests.
 """
@@ -99,7 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ratios = [_rate(many) / _rate(one) for one, many in zip(alone, together, strict=True)]
         print(f"     ratio: {statistics.median(ratios):.2f} (rounds: {', '.join(f'{one:.2f}' for one in ratios)})")
 
-        mixed = [bad[number // 10 % len(bad)] if number % 10 == 9 else good[number % len(good)] for number in range(options.requests)]
+        numbers = range(options.requests)
+        mixed = [bad[number // 10 % len(bad)] if number % 10 == 9 else good[number % len(good)] for number in numbers]
         memory, workers = [_memory(server.pid)], _processes(server.pid)
         for half in (mixed[: len(mixed) // 2], mixed[len(mixed) // 2 :]):
             load = asyncio.run(_load(port, half, clients=options.clients, seconds=max(0, end - time.monotonic()), once=True))

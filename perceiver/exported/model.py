@@ -175,7 +175,7 @@ class ExportedModel:
         return prepared
 
     def predict_prepared(self, samples: Sequence[Mapping[str, Mapping[str | None, Array]]]) -> list[Any]:
-        """Predict the target of the spec for samples from `prepare`, as one batch. See `predict` for predictions and errors."""
+        """Predict the target of the spec for samples from `prepare`, as one batch; see `predict`."""
         self.require_predictions()
         names = [f"sample {number}" for number in range(len(samples))]
         batch = batch_of(samples, self._facts["inputs"], names=names)

@@ -126,7 +126,8 @@ def _array(value: Any, where: str, *, missing: bool = False) -> NDArray[Any]:
     except (ValueError, TypeError, OverflowError) as error:
         raise RefusedError(f"{where}: expected numbers in lists of equal length: {str(error)[:120]}.") from None
     if array.dtype.kind not in "biuf" or array.ndim > _DEEP:
-        raise RefusedError(f"{where}: expected numbers, got {'texts' if array.dtype.kind == 'U' else 'other values'} in lists.")
+        found = "texts" if array.dtype.kind == "U" else "other values"
+        raise RefusedError(f"{where}: expected numbers, got {found} in lists.")
     return array
 
 
@@ -192,7 +193,7 @@ def _other_file(content: bytes, modality: Modality, limits: Limits, where: str) 
             return _recording(content, modality, limits, where)
         if kind == "video":
             _check_video(content, modality, limits, where)
-        return read_sample(content, spec=modality)  # type: ignore[arg-type]  # the spec is a plain mapping
+        return read_sample(content, spec=modality)
     except RefusedError:
         raise
     except Exception as error:  # as above
@@ -250,8 +251,8 @@ def _check_video(content: bytes, modality: Modality, limits: Limits, where: str)
 def _check_pixels(pixels: int, limits: Limits, where: str, *, what: str) -> None:
     if pixels > limits.pixels:
         raise RefusedError(
-            f"{where}: expected at most {limits.pixels:,} pixels in {what}, got {pixels:,}. Scale it down, or raise the limit "
-            "with --max-pixels.",
+            f"{where}: expected at most {limits.pixels:,} pixels in {what}, got {pixels:,}. Scale it down, or raise the "
+            "limit with --max-pixels.",
             status=413,
         )
 

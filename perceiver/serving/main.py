@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--max-sound-seconds", type=float, default=_DEFAULTS.sound_seconds, help="length of a recording")
     made.add_argument("--max-seconds", type=float, default=_DEFAULTS.request_seconds, help="time of a request")
     made.add_argument("--max-requests", type=int, default=_DEFAULTS.requests, help="requests at a time per HTTP process")
-    made.add_argument("--trust", nargs="*", default=[], metavar="PACKAGE", help="packages whose classes a checkpoint may name")
+    made.add_argument("--trust", nargs="*", default=[], metavar="PACKAGE", help="packages whose classes the file may name")
     return made
 
 
@@ -120,7 +120,7 @@ def check_port(host: str, port: int) -> None:
             probe.listen()
         except OSError as error:
             raise ValueError(
-                f"--port: cannot use {host}:{port} ({error.strerror}). Stop the program that uses it, or choose another port."
+                f"--port: cannot use {host}:{port} ({error.strerror}). Stop the program that uses it, or take another port."
             ) from None
 
 

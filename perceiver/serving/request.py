@@ -75,7 +75,7 @@ async def _parts(request: Request, limits: Limits) -> dict[str, File | Field]:
         if isinstance(error, RefusedError):
             raise
         reason = getattr(error, "detail", None) or getattr(error, "message", None) or str(error)
-        raise RefusedError(f"the form is malformed: {reason!s:.200} Send it as multipart/form-data with a boundary.") from None
+        raise RefusedError(f"the form is malformed: {reason!s:.200} Send multipart/form-data with a boundary.") from None
     try:
         parts: dict[str, File | Field] = {}
         for name, value in form.multi_items():

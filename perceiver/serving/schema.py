@@ -22,8 +22,8 @@ def public_spec(spec: Spec, *, limits: Limits) -> dict[str, Any]:
     """Return the modalities, the target and the limits.
 
     Examples:
-        >>> spec = {"modalities": {"image": {"kind": "image", "shape": [1, 8, 8], "column": "x"}}, "target": {"kind": "classes"}}
-        >>> public_spec(spec, limits=Limits())["modalities"]
+        >>> image = {"kind": "image", "shape": [1, 8, 8], "column": "x"}
+        >>> public_spec({"modalities": {"image": image}}, limits=Limits())["modalities"]
         {'image': {'kind': 'image', 'shape': [1, 8, 8]}}
     """
     target = spec.get("target") or {}
@@ -121,7 +121,7 @@ def _row(modality: Spec) -> dict[str, Any]:
 
 def _answer(target: Spec) -> dict[str, Any]:
     names = [str(name) for name in target.get("names") or ()]
-    table = {**_object({name: _NUMBER for name in names}), "required": names}
+    table = {**_object(dict.fromkeys(names, _NUMBER)), "required": names}
     match target.get("kind"):
         case "classes":
             label = {"type": "string", "enum": names} if names else _STRING

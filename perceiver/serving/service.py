@@ -272,7 +272,7 @@ def build_server(
     app.add_api_route(SPEC, get_spec, methods=["GET"])
     app.add_exception_handler(RefusedError, on_refused)
     app.add_exception_handler(HTTPException, on_http)
-    app.openapi = lambda: document  # type: ignore[method-assign]
+    app.openapi = lambda: document
     # Pages of FastAPI that load scripts from elsewhere.
     app.router.routes[:] = [
         route for route in app.router.routes if not str(getattr(route, "path", "")).startswith(("/docs", "/redoc"))

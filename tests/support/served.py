@@ -14,6 +14,8 @@ from perceiver.serving.limits import Limits
 from perceiver.serving.models import ServedModel
 from perceiver.serving.service import PREDICT, PredictAPI, build_server
 
+DEFAULTS = Limits()
+
 
 class _Queue(queue.Queue[Any]):
     """Requests as they are sent to a worker, which works as soon as no other request is being read."""
@@ -47,7 +49,7 @@ class Door:
     """
 
     def __init__(
-        self, model: ServedModel, *, limits: Limits = Limits(), max_batch: int = 16, delay: float = 0.0
+        self, model: ServedModel, *, limits: Limits = DEFAULTS, max_batch: int = 16, delay: float = 0.0
     ) -> None:
         self.api = PredictAPI(path=Path("unused"), limits=limits, max_batch=max_batch)
         self.api.model = model
@@ -75,7 +77,8 @@ class Door:
         async def all_of_them() -> list[httpx.Response]:
             transport = httpx.ASGITransport(app=self.server.app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-                return await asyncio.gather(*(client.request(**{"method": "POST", "url": PREDICT, **one}) for one in requests))
+                calls = [client.request(**{"method": "POST", "url": PREDICT, **one}) for one in requests]
+                return await asyncio.gather(*calls)
 
         return asyncio.run(all_of_them())
 
