@@ -4,9 +4,9 @@
 
 Starts `perceiver-serve` on 127.0.0.1 and sends it images of the MNIST test split as PNG files in forms, each client over one
 connection, the next request after the answer. First one client and all clients in turn, `--rounds` times: requests per
-second, and quantiles of the latency. Then `--requests` requests by all clients, every tenth malformed: each answer must be the right
-status and, for good requests, the label that the model predicts in this process. Memory of all processes is measured at the
-beginning, in the middle and at the end. Stops after `--seconds`, and after the given number of requests.
+second, and quantiles of the latency. Then `--requests` requests by all clients, every tenth malformed: each answer must have
+the right status and, for good requests, the label that the model predicts in this process. Memory of all processes is
+measured at the beginning, in the middle and at the end. Stops after `--seconds`, and after the given number of requests.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def fields_of(name: str, modality: Mapping[str, Any]) -> ModalityFields:
             # As a path, without conversion: the file is decoded with the limits of the server.
             made = (gradio.Image(label=name, type="filepath", image_mode=None, sources=["upload", "clipboard"], height=230),)
         case "audio":
-            made = (gradio.Audio(label=name, type="filepath", sources=["upload", "microphone"]),)
+            made = (gradio.Audio(label=name, type="filepath", sources=["upload", "microphone"], buttons=["download"]),)
         case "text":
             made = (gradio.Textbox(label=name, lines=3, placeholder="Type a text, or leave it empty."),)
         case "table":

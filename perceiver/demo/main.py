@@ -52,7 +52,7 @@ def show(options: argparse.Namespace) -> None:
     host = HOSTS[options.host]
     check_port(host, options.port)
     if options.model.suffix == ".onnx":
-        raise ValueError(f"{options.model}: expected a run directory or checkpoint; exported models have no attention to show.")
+        raise ValueError(f"{options.model}: expected a run directory or checkpoint; exports have no attention to show.")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio  # noqa: F401

@@ -20,7 +20,8 @@ from perceiver.serving.limits import Limits, RefusedError
 
 _FONT = ["system-ui", "sans-serif"]  # fonts of the system: the page loads nothing from elsewhere
 _CSS = """
-.bars td {padding: 2px 8px; border: 0; white-space: nowrap} .bars {width: 100%; border-collapse: collapse}
+.bars, .bars tr, .bars td {border: 0 !important; white-space: nowrap} .bars {width: 100%; border-collapse: collapse}
+.bars td {padding: 2px 8px}
 .bars .bar {height: 14px; border-radius: 4px; background: #f97316; min-width: 1px} .bars td:nth-child(2) {width: 100%}
 .words {font-size: 1.15em; line-height: 1.9; white-space: pre-wrap} .words span {border-radius: 4px; padding: 2px 3px}
 .error {padding: 10px 14px; border-radius: 8px; background: #fee2e2; color: #991b1b}
@@ -59,8 +60,8 @@ def build_page(model: Perceiver, *, name: str, limits: Limits = Limits()) -> gra
                 shares = gradio.HTML(label="Contributions", visible=False, elem_id="shares")
                 looks = {
                     key: (
-                        gradio.Image(label=f"Where the model looks: {key}", visible=False, interactive=False, buttons=[]),
                         gradio.HTML(visible=False),
+                        gradio.Image(visible=False, interactive=False, buttons=[], show_label=False, height=300),
                     )
                     for key in sorted(modalities)
                 }
@@ -115,11 +116,11 @@ def _updates(result: Result, modalities: Sequence[str]) -> list[Any]:
     ]
     for name in modalities:
         look = result.looks.get(name)
-        words = f"<b>Where the model looks: {html.escape(name)}</b><div class='words'>{look}</div>"
         is_text = isinstance(look, str)
+        heading = f"<b>Where the model looks: {html.escape(name)}</b>"
         updates += [
+            gradio.update(value=heading + (f"<div class='words'>{look}</div>" if is_text else ""), visible=look is not None),
             gradio.update(value=None if is_text else look, visible=look is not None and not is_text),
-            gradio.update(value=words if is_text else "", visible=is_text),
         ]
     return updates
 
@@ -143,5 +144,6 @@ def _bars(shares: Mapping[str, float]) -> str:
 
 
 def _summary(modalities: Mapping[str, Mapping[str, Any]], target: Mapping[str, Any]) -> str:
-    inputs = ", ".join(f"{name} ({modality.get('kind')})" for name, modality in sorted(modalities.items()))
+    kinds = {name: str(modality.get("kind")) for name, modality in sorted(modalities.items())}
+    inputs = ", ".join(name if name == kind else f"{name} ({kind})" for name, kind in kinds.items())
     return f"<p class='note'>Inputs: {html.escape(inputs)}. Predicts {html.escape(str(target.get('kind')))}.</p>"

@@ -92,7 +92,7 @@ class TorchModel:
 
         target = target_of(model.spec)
         if model.spec is None or target is None or not model.spec.get("modalities"):
-            raise ValueError(f"{name}: the model has no class names, labels, values or texts in its spec; it predicts nothing.")
+            raise ValueError(f"{name}: the model has no class names, labels, values or texts and predicts nothing.")
         if threads is not None:
             torch.set_num_threads(threads)
         self._model = model.eval()
