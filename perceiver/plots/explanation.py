@@ -91,7 +91,8 @@ def _characters(text: str, contributions: NDArray[np.float32], spec: ModalitySpe
     shares = np.zeros(len(text))
     end = 0
     for count, contribution in enumerate(contributions[: len(ids)].tolist(), start=1):
-        # A token may end within a character, whose decoded form is then a replacement.
         start, end = end, max(end, min(len(text), len(tokenizer.decode(ids[:count]))))
-        shares[min(start, len(text) - 1) : max(end, start + 1)] += contribution / max(end - start, 1)
+        # A token within a character adds none: the character was counted with its first token.
+        own = slice(start, end) if end > start else slice(max(start - 1, 0), max(start, 1))
+        shares[own] += contribution / max(end - start, 1)
     return shares[:end]

@@ -31,7 +31,7 @@ def free_port() -> str:
 
 def test_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     port = ("--port", free_port())
-    assert "exported models have no attention" in error_of("model.onnx", *port, capsys=capsys)
+    assert "exports have no attention to show" in error_of("model.onnx", *port, capsys=capsys)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
