@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -78,6 +79,21 @@ class Decoding:
             )
         if self.do_sample and self.num_beams > 1:
             raise ValueError("do_sample: expected false for beam search; set num_beams = 1 to sample.")
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], *, where: str) -> Decoding:
+        """Make the settings from a mapping, such as `{"num_beams": 5}`.
+
+        Raises:
+            ValueError: for an unknown setting, which names `where`, or a value out of range.
+        """
+        known = sorted(cls.__dataclass_fields__)
+        if unknown := sorted(str(name) for name in settings if name not in known):
+            raise ValueError(f"{where}: expected some of {known}, got {unknown}.")
+        try:
+            return cls(**settings)
+        except TypeError as error:
+            raise ValueError(f"{where}: expected numbers, true or false, got {dict(settings)} ({error}).") from None
 
     def scores(
         self, scores: Float[Tensor, "rows vocabulary"], ids: Int[Tensor, "rows length"], *, end_id: int

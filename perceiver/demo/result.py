@@ -12,14 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from perceiver.batch import Batch
 from perceiver.collate import Collate
-from perceiver.decoders.decoder import SequenceDecoder
 from perceiver.inspection.explanation import explain
 from perceiver.model import Perceiver
 from perceiver.plots.explanation import draw_contributions, words_html
 from perceiver.plots.inputs import singles
-from perceiver.runtime.evaluating import evaluating
 from perceiver.targets.predict import prepare
 from perceiver.targets.predictions import (
     PALETTE,
@@ -65,9 +62,6 @@ def result_of(model: Perceiver, raw: Mapping[str, Any]) -> Result:
     modalities = model.spec["modalities"]
     sample = prepare(raw, modalities, number=0, open_files=False)
     batch = Collate(modalities=modalities)([sample]).to(next(model.parameters()).device)
-    if isinstance(model.head, SequenceDecoder):
-        [prediction] = model.predict([dict(raw)], open_files=False)
-        return Result(**_shown(prediction), shares=_attention_shares(model, batch), looks={})
     found = explain(model, dict(raw))
     [single] = singles([batch], modalities)
     looks: dict[str, Image.Image | str] = {}
@@ -83,13 +77,6 @@ def result_of(model: Perceiver, raw: Mapping[str, Any]) -> Result:
             figure.savefig(file, format="png")
             looks[name] = Image.open(file)
     return Result(**_shown(found.prediction), shares=found.modalities, looks=looks)
-
-
-def _attention_shares(model: Perceiver, batch: Batch) -> dict[str, float]:
-    """Return the share of each modality in the attention of the last cross-attend, for models that `explain` refuses."""
-    with evaluating(model):
-        last = model.attention_by_modality(batch.inputs, batch.masks)[-1]
-    return {name: float(share[0]) for name, share in last.items()}
 
 
 def _shown(prediction: Any) -> dict[str, Any]:

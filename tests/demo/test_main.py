@@ -73,7 +73,7 @@ def test_the_result_of_a_model_that_generates_texts() -> None:
     result = result_of(exported_models.text_generating_model(), {"text": "a cat"})
     assert result.text is not None
     assert result.shares == {"text": pytest.approx(1)}
-    assert result.looks == {}
+    assert set(result.looks) == {"text"}
 
 
 def test_words_get_the_contributions_of_their_tokens() -> None:
