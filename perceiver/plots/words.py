@@ -35,9 +35,7 @@ class WordMaps:
         drawings: drawings by modality, overriding the drawing for its kind.
     """
 
-    def __init__(
-        self, *, num_samples: int = 4, max_words: int = 9, drawings: Mapping[str, Drawing] | None = None
-    ) -> None:
+    def __init__(self, *, num_samples: int = 4, max_words: int = 9, drawings: Mapping[str, Drawing] | None = None) -> None:
         if num_samples < 1 or max_words < 1:
             raise ValueError(f"WordMaps: expected num_samples and max_words >= 1, got {num_samples}, {max_words}.")
         self.num_samples = num_samples
@@ -62,9 +60,7 @@ class WordMaps:
                     found[name].append((single, alignment))
         return {f"words_{name}": self._figure(model, name, rows, specs[name]) for name, rows in found.items() if rows}
 
-    def _figure(
-        self, model: Perceiver, name: str, rows: list[tuple[Single, Alignment]], spec: ModalitySpec
-    ) -> Figure:
+    def _figure(self, model: Perceiver, name: str, rows: list[tuple[Single, Alignment]], spec: ModalitySpec) -> Figure:
         if all(name in alignment.sources for _, alignment in rows):
             return _matrices(name, [alignment for _, alignment in rows])
         drawing = self.drawings.get(name) or drawing_of(spec, model.adapters[name])

@@ -18,9 +18,7 @@ Shape = torch.Size
 Read = Callable[[Tensor, list[Tensor], Tensor, Tensor | None], tuple[Tensor, Tensor]]
 """The function that each implementation provides: (absorbed queries, collapsed parts, rstd, mask) -> (sums, log-sum-exp)."""
 
-Standardise = Callable[
-    [Sequence[Tensor], Tensor | None, int, float, tuple[int, int]], tuple[tuple[Tensor, ...], Tensor]
-]
+Standardise = Callable[[Sequence[Tensor], Tensor | None, int, float, tuple[int, int]], tuple[tuple[Tensor, ...], Tensor]]
 """The function before it, see `standard.standardise`: (parts, mask, steady, eps, grid) -> (parts, rstd)."""
 
 

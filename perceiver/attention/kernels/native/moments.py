@@ -113,9 +113,7 @@ def _gradients(ctx: Any, _: Tensor, __: Tensor, grad: Tensor) -> tuple[Any, ...]
         centred = parts[0] - mean[..., None]
         centred = centred - centred.mean(dim=-1, keepdim=True)  # a mean far from zero is rounded
         return [slope[..., None] * centred], None, None, None, None
-    grads = [
-        _gradient(part, offset, slope, by_mean) if need else None for part, need in zip(parts, ctx.needs, strict=True)
-    ]
+    grads = [_gradient(part, offset, slope, by_mean) if need else None for part, need in zip(parts, ctx.needs, strict=True)]
     return grads, None, None, None, None
 
 
