@@ -281,12 +281,11 @@ def _one_by_one(
     while length < max_length:
         logits, cache = step(new, cache)
         ranked = decoding.scores(logits[:, -1].float(), ids[running, :length], end_id=end_id)
-        log_probabilities = ranked.log_softmax(dim=-1)
         if decoding.do_sample:
-            token = torch.multinomial(log_probabilities.exp(), 1, generator=generator)[:, 0]
+            token = torch.multinomial(ranked.softmax(dim=-1), 1, generator=generator)[:, 0]
         else:
             token = ranked.argmax(dim=-1)
-        gained = log_probabilities.gather(1, token[:, None])[:, 0]
+        gained = ranked.gather(1, token[:, None])[:, 0] - ranked.logsumexp(dim=-1)
         token = torch.where(open_, token, pad_id)
         scores[running] += torch.where(open_, gained, 0.0)
         ids[running, length] = token

@@ -176,8 +176,8 @@ class TextGeneration(Objective):
                 if name in self.pointing:
                     metrics[name].update(found[:, column], found[:, -1])
         if self.aligns:
-            found = torch.tensor(self._alignments(model, batch)[:count])
-            metrics[ALIGNMENT].update(found[:, 0], found[:, 1])
+            shares, words = torch.tensor(self._alignments(model, batch), device=labels.device)[:count].T
+            metrics[ALIGNMENT].update(shares, words)
         texts = metrics.get("texts")
         if not isinstance(texts, TextMetrics) or (self.num_generated or texts.count + 1) <= texts.count:
             return

@@ -27,7 +27,7 @@ exported = pytest.importorskip("perceiver.exported")
 TOLERANCE = 1e-5
 SEVERAL = ("row", "table_pixels", "text")
 OF_ALL_HEADS = ("mel", "patches", "pixels")
-PAIRS = (("bins", "points"), ("frames", "vector"), ("series", "wave", "mel_stages"), ("stem", "video", "stages"))
+PAIRS = (("bins", "points"), ("frames", "vector"), ("mel_stages", "stages"), ("series", "wave"), ("stem", "video"))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def assert_same(graph: Any, model: perceiver.Perceiver, samples: list[dict[str, 
 
 
 @pytest.mark.parametrize("names", PAIRS)
-def test_adapters(names: tuple[str, ...], folder: Path) -> None:
+def test_adapters(names: tuple[str, str], folder: Path) -> None:
     """Samples of one modality, of different sizes, in one batch with samples of another, and alone."""
     model = classifier(*names)
     graph = exported.load(perceiver.export(model, folder / f"{names[0]}.onnx"), threads=1)

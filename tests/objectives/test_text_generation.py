@@ -197,3 +197,32 @@ def test_settings_that_do_not_fit() -> None:
         TextGeneration(vocabulary_size=9, tokenizer={}).check_model(model())
     with pytest.raises(ValueError, match=r"CausalDecoder\.generation: expected some of"):
         model(generation={"beams": 3})
+
+
+def test_alignment_is_measured_at_the_step_that_predicts_a_word() -> None:
+    """Attention made by hand: of the three words of the dictionary, two peak on their source word."""
+    one = model()
+    text = ByteTokenizer()
+    source = torch.tensor([text.encode("a big dog")])
+    target = torch.tensor([[1, *text.encode("ein gro"), 2]])
+    weights = torch.full((1, 8, 9), 0.01)
+    weights[0, 0:3, 0] = 0.5  # "ein", ids 0 to 2 after the start, on "a"
+    weights[0, 4:6, 3] = 0.3  # "gro", ids 4 to 6, on "big"
+    weights[0, 6, 7] = 0.4  # its last id on "dog": less than the mean over its ids
+    weights[0, 7, 8] = 0.9  # the end belongs to no word
+    one.attention_of_ids = lambda inputs, masks, ids: {"text": weights}  # type: ignore[method-assign, assignment]
+    given = Batch(inputs={"text": source}, target=target, ids=["a"])
+    for pairs, share in (([["a", "ein"], ["big", "gro"]], 1.0), ([["dog", "gro"], ["a", "ein"]], 0.5)):
+        dictionary = {"modality": "text", "pairs": pairs}
+        task = objective(measure=["alignment_accuracy"], dictionary=dictionary)
+        metrics = task.metrics(one)
+        task.evaluate(one, task.check(one, given), metrics)
+        assert float(task.results(metrics)["alignment_accuracy"]) == share
+        assert set(task.result_names(metrics)) == {"loss", "accuracy", "alignment_accuracy"}
+    without = objective(measure=["alignment_accuracy", "bleu"], dictionary={"modality": "text", "pairs": []})
+    metrics = without.metrics(one)
+    without.evaluate(one, without.check(one, given), metrics, count=0)
+    assert "alignment_accuracy" not in without.results(metrics)
+    assert without.result_names(metrics) == ["loss", "accuracy", "alignment_accuracy", "bleu"]
+    with pytest.raises(ValueError, match=r"task\.measure: alignment_accuracy needs a dictionary"):
+        objective(measure=["alignment_accuracy"])

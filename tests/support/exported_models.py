@@ -77,7 +77,7 @@ MODALITIES: dict[str, dict[str, Any]] = {
     "frames": {"kind": "video", "shape": [3, 2, None, None], "range": [0, 255]},
     "mel": {"kind": "audio", "shape": [1, None], "sample_rate": 8000, "max_seconds": 0.1, "mean": [0.0], "std": [0.5]},
     "mel_stages": {"kind": "audio", "shape": [1, None], "sample_rate": 8000, "max_seconds": 0.1},
-    "patches": {"kind": "image", "shape": [3, None, None], "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]},
+    "patches": {"kind": "image", "shape": [3, None, 12], "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]},
     "pixels": {"kind": "image", "shape": [1, None, None], "mean": [0.2], "std": [0.3]},
     "points": {"kind": "points", "shape": [None, 4], "unit_sphere": True},
     "row": {
@@ -85,8 +85,8 @@ MODALITIES: dict[str, dict[str, Any]] = {
         "mean": [40.0, 9.0], "std": [10.0, 3.0], "written": {"price": {"decimal": ",", "thousands": ".", "unit": "€"}},
     },
     "series": {"kind": "timeseries", "num_values": 2, "mean": [1.0, 2.0], "std": [2.0, 3.0]},
-    "stages": {"kind": "image", "shape": [3, None, None]},
-    "stem": {"kind": "image", "shape": [3, None, None]},
+    "stages": {"kind": "image", "shape": [3, None, 12]},
+    "stem": {"kind": "image", "shape": [3, None, 12]},
     "table_pixels": {"kind": "image", "shape": [1, 5, 6], "mean": [0.2], "std": [0.3]},
     "text": {"kind": "text", "shape": [None], "vocabulary_size": 262, "max_length": 16},
     "vector": {"kind": "label", "shape": [3], "channel_axis": 0},
@@ -170,7 +170,7 @@ def model_of_all_heads() -> Perceiver:
     return Perceiver(
         adapters=parts,
         fusion=fusion,
-        encoder=encoder(fusion.channels),
+        encoder=encoder(fusion.channels, num_blocks=1, num_cross_attends=1),
         head=AllHeads(parts, fusion.channels),
         spec={"modalities": {name: MODALITIES[name] for name in parts}},
     ).eval()
