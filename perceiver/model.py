@@ -11,19 +11,24 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from perceiver.autoregressive import AutoregressiveEncoder
 from perceiver.decoders.causal import CausalDecoder
 from perceiver.decoders.decoder import SequenceDecoder, outputs_of, target_index, target_name, target_output
 from perceiver.decoders.decoding import Decoding
+from perceiver.decoders.embedding import EmbeddingHead
 from perceiver.decoders.memory import LATENTS, Memory
+from perceiver.decoders.next_token import NextTokenHead
 from perceiver.decoders.sequence_loss import SequenceLoss
 from perceiver.decoders.sources import Sources
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
-from perceiver.generation import generate_from_memory
+from perceiver.generation import continue_sequences, generate_from_memory
 from perceiver.masking.modality_dropout import ModalityDropout
 from perceiver.runtime.evaluating import evaluating
 from perceiver.runtime.regularising import regularising
+from perceiver.targets.embeddings import by_similarity, embed, names_as_samples
 from perceiver.targets.predict import predict
+from perceiver.targets.predictions import Prediction
 from perceiver.tokens import Tokens
 from perceiver.zero_gradients import with_zero_gradients
 
@@ -37,7 +42,8 @@ class Perceiver(nn.Module):
 
     Args:
         adapters: adapters by modality, each an `nn.Module` with `channels` and `forward(x, mask=None) -> Tokens`.
-        encoder: encoder for tokens of `Fusion.channels` (with a single modality, the adapter's `channels`).
+        encoder: encoder for tokens of `Fusion.channels` (with a single modality, the adapter's `channels`); an
+            `AutoregressiveEncoder` for a single text, with a `NextTokenHead`.
         head: `(B, N, D)` -> output, or a `perceiver.decoders.Decoder`, which also gets the tokens and an index of outputs.
         fusion: fusion of the modalities; None: the default fusion.
         modality_dropout: masks modalities of training samples; None: no dropout.
@@ -67,7 +73,7 @@ class Perceiver(nn.Module):
         self,
         *,
         adapters: Mapping[str, nn.Module],
-        encoder: Encoder,
+        encoder: Encoder | AutoregressiveEncoder,
         head: nn.Module,
         fusion: Fusion | None = None,
         modality_dropout: ModalityDropout | None = None,
@@ -204,7 +210,13 @@ class Perceiver(nn.Module):
         return memory
 
     def rollout(self, tokens: Mapping[str, Tokens]) -> dict[str, Float[Tensor, "batch latents *grid"]]:
-        """Return how much of each of the fused tokens reaches each latent, by modality; see `Encoder.rollout`."""
+        """Return how much of each of the fused tokens reaches each latent, by modality; see `Encoder.rollout`.
+
+        Raises:
+            ValueError: for an `AutoregressiveEncoder`.
+        """
+        if not isinstance(self.encoder, Encoder):
+            raise ValueError(f"rollout: expected a perceiver.Encoder, got {type(self.encoder).__name__}.")
         reached = self.encoder.rollout(list(tokens.values()), **self._reads_of(tokens))
         return dict(zip(tokens, reached, strict=True))
 
@@ -266,17 +278,23 @@ class Perceiver(nn.Module):
         """Map raw inputs by modality to the outputs for the target of the spec, e.g. logits `(B, num_classes)`.
 
         They are computed from inputs without the target. A decoder of several outputs decodes only its `target`; a
-        `CausalDecoder` generates one sequence per sample, `perceiver.Generated`.
+        `CausalDecoder` generates one sequence per sample, `perceiver.Generated`, and a `NextTokenHead` the continuation of a
+        text.
 
         Args:
             inputs, masks: see `tokens`.
-            decoding: how a `CausalDecoder` generates; None: as it is configured.
+            decoding: how a `CausalDecoder` or `NextTokenHead` generates; None: as it is configured.
             alignments: for a `CausalDecoder`: also return `Generated.maps`, see `attention_of_ids`.
 
         Raises:
             ValueError: as `tokens`; if no output of several is the target; or for settings of text generation if the head
                 is not a `CausalDecoder`.
         """
+        if isinstance(self.head, EmbeddingHead):
+            raise ValueError(
+                "predict: this model embeds samples and has no output for a target. Use Perceiver.embed, or "
+                "Perceiver.zero_shot with the names of the classes."
+            )
         if isinstance(self.head, CausalDecoder):
             chosen = replace(decoding or self.head.decoding, num_return_sequences=1)
             generated = generate_from_memory(self.head, self.memory(inputs, masks), decoding=chosen)
@@ -284,8 +302,11 @@ class Perceiver(nn.Module):
                 maps = self.attention_of_ids(inputs, masks, ids=generated.ids[:, :-1])
                 generated = replace(generated, maps=maps)
             return generated
+        if isinstance(self.head, NextTokenHead) and not alignments:
+            chosen = replace(decoding or self.head.decoding, num_return_sequences=1)
+            return continue_sequences(self, inputs, masks, decoding=chosen).new()
         if decoding is not None or alignments:
-            asked = "num_beams and other settings of generation" if decoding is not None else "alignments"
+            asked = "alignments" if alignments else "num_beams and other settings of generation"
             raise ValueError(
                 f"{asked}: expected a model that generates texts, whose head is a perceiver.decoders.CausalDecoder; got "
                 f"{type(self.head).__name__}."
@@ -365,6 +386,56 @@ class Perceiver(nn.Module):
         forward = partial(self.target_outputs, decoding=decoding, alignments=alignments)
         with evaluating(self):
             return predict(forward, self.spec, samples, batch_size=batch_size, device=device, open_files=open_files)
+
+    def embed(self, samples: Any, *, batch_size: int = 64, open_files: bool = True) -> Float[Tensor, "samples embedding"]:
+        """Embed raw samples of any modalities as points on one unit sphere, `(S, E)`, in evaluation mode.
+
+        The model was trained with `task=contrastive`; `perceiver.Index` searches embeddings. See `predict` for arguments.
+
+        Raises:
+            ValueError: if the head is not an `EmbeddingHead`, without samples, or as `predict`.
+        """
+        self._embedding_head()
+        device = next(self.parameters()).device
+        with evaluating(self):
+            return embed(self, self.spec, samples, batch_size=batch_size, device=device, open_files=open_files)
+
+    def zero_shot(
+        self,
+        samples: Any,
+        names: Sequence[Any],
+        *,
+        modality: str | None = None,
+        batch_size: int = 64,
+        open_files: bool = True,
+    ) -> list[Prediction]:
+        """Classify raw samples by the names of the classes alone, which the model embeds, too (CLIP, section 3.1).
+
+        Args:
+            samples: as for `embed`.
+            names: for each class a raw value of `modality`: words, or any other example.
+            modality: modality of the names; None: the model's only modality of kind text.
+            batch_size: number of samples at a time.
+            open_files: see `predict`.
+
+        Raises:
+            ValueError: as `embed`; without names, or if the modality is not clear.
+        """
+        head = self._embedding_head()
+        classes = names_as_samples(self.spec, names, modality)
+        known = self.embed(classes, batch_size=batch_size, open_files=False)
+        found = self.embed(samples, batch_size=batch_size, open_files=open_files)
+        device = head.log_scale.device
+        with evaluating(self):
+            return by_similarity(head.similarities(found.to(device), known.to(device)), names)
+
+    def _embedding_head(self) -> EmbeddingHead:
+        if not isinstance(self.head, EmbeddingHead):
+            raise ValueError(
+                "model.head: expected an EmbeddingHead, as task=contrastive trains it, got "
+                f"{type(self.head).__name__}, whose outputs are not embeddings."
+            )
+        return self.head
 
     def _reads_of(self, tokens: Mapping[str, Tokens]) -> dict[str, list[list[int]]]:
         """Return the encoder's argument `reads`: positions of the modalities that each cross-attend reads."""

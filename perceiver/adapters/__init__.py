@@ -6,6 +6,7 @@ from perceiver.adapters.conv_stages import ImageConvStages, LogMelConvStages
 from perceiver.adapters.frames import FrameSurroundings
 from perceiver.adapters.image import ImageConvStem, ImagePatches, ImagePixels
 from perceiver.adapters.layout import OutputLayout
+from perceiver.adapters.local_context import LocalContext
 from perceiver.adapters.log_mel import LogMel
 from perceiver.adapters.points import Points
 from perceiver.adapters.spectrum_masking import SpectrumMasking
@@ -22,6 +23,7 @@ __all__ = [
     "ImageConvStem",
     "ImagePatches",
     "ImagePixels",
+    "LocalContext",
     "LogMel",
     "LogMelBins",
     "LogMelConvStages",

@@ -22,6 +22,7 @@ print(objective.results(metrics))  # {"loss": tensor(â€¦), "accuracy": tensor(â€
 """
 
 from perceiver.objectives.classes import classification
+from perceiver.objectives.contrastive import Contrastive
 from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.dense import Dense
 from perceiver.objectives.fields import EndPointError, dense_regression
@@ -30,6 +31,7 @@ from perceiver.objectives.labels import multilabel
 from perceiver.objectives.masked_autoencoding import MaskedAutoencoding
 from perceiver.objectives.masked_tokens import MaskedTokenModelling
 from perceiver.objectives.multimodal_autoencoding import MultimodalAutoencoding
+from perceiver.objectives.next_tokens import NextTokenPrediction
 from perceiver.objectives.objective import Objective
 from perceiver.objectives.pixel_classes import segmentation
 from perceiver.objectives.supervised import Supervised
@@ -37,6 +39,7 @@ from perceiver.objectives.text_generation import TextGeneration
 from perceiver.objectives.values import regression
 
 __all__ = [
+    "Contrastive",
     "Criterion",
     "Dense",
     "EndPointError",
@@ -44,6 +47,7 @@ __all__ = [
     "MaskedAutoencoding",
     "MaskedTokenModelling",
     "MultimodalAutoencoding",
+    "NextTokenPrediction",
     "Objective",
     "Supervised",
     "TextGeneration",
