@@ -1,6 +1,7 @@
 """Adapters: raw tensors of a modality in, `Tokens` out. One file per modality; Custom adapters look the same."""
 
 from perceiver.adapters.audio import LogMelBins, LogMelFrames, WaveformFrames
+from perceiver.adapters.backbones.backbone import Backbone
 from perceiver.adapters.content import Content, Reconstructible
 from perceiver.adapters.frames import FrameSurroundings
 from perceiver.adapters.image import ImageConvStem, ImagePatches, ImagePixels
@@ -15,6 +16,7 @@ from perceiver.adapters.vector import Vector
 from perceiver.adapters.video import VideoPatches
 
 __all__ = [
+    "Backbone",
     "FrameSurroundings",
     "Content",
     "ImageConvStem",
