@@ -171,6 +171,9 @@ class Backbone(nn.Module):
         self, x: Tensor, mask: Tensor | None, raw: Sequence[int]
     ) -> tuple[Float[Tensor, "batch *grid c"], Bool[Tensor, "batch *grid"] | None]:
         features = self._run(x, mask)
+        if not self.frozen:
+            # Some networks have parameters that these features do not depend on.
+            features = with_zero_gradients(features, self.network.parameters())
         if mask is None and not self.network.pads:
             return features, None
         whole = x.new_ones(x.shape[0], *raw, dtype=torch.bool) if mask is None else mask

@@ -48,7 +48,7 @@ def fetched(repository: str, names: Sequence[str], *, optional: Sequence[str] = 
                     f"Expected owner/name, or a directory."
                 ) from error
             except errors.EntryNotFoundError as error:
-                if isinstance(error, errors.LocalEntryNotFoundError):
+                if isinstance(error, errors.LocalEntryNotFoundError) and name in names:
                     raise BackboneError(_unreachable(repository, wanted, copy)) from error
                 continue  # the repository lacks this file
             except (OSError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled, ValueError) as error:
