@@ -8,7 +8,6 @@ from contextlib import suppress
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,

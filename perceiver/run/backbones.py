@@ -114,8 +114,9 @@ class Backbones:
         """Print how many features were computed and read, and what reading them saved."""
         for name, cache in self.caches.items():
             if cache.computed or cache.read:
-                rate = f" ({cache.seconds:.1f} s, {1000 * cache.seconds / cache.computed:.1f} ms each)" if cache.computed else ""
-                print_line(f"{name}: features computed {cache.computed:,}{rate}, read {cache.read:,} from {cache.folder}")
+                each = f", {1000 * cache.seconds / cache.computed:.1f} ms each" if cache.computed else ""
+                made = f"computed {cache.computed:,} ({cache.seconds:.1f} s{each})"
+                print_line(f"{name}: features {made}, read {cache.read:,} from {cache.folder}")
 
 
 def _is_request(target: str) -> bool:

@@ -69,7 +69,6 @@ def main() -> None:
 
 def _main() -> None:
     import hydra
-
     from hydra.errors import ConfigCompositionException
 
     from perceiver.run.configuration.command_line import (

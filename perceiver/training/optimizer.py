@@ -34,8 +34,8 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     `perceiver.adapters.Backbone` does, get groups of their own, with the entry `lr_multiplier`; see `with_rates`.
 
     Returns:
-        `[{"params": [...]}, {"params": [...], "weight_decay": 0.0}]`, then groups with other rates; a group without parameters is left out. A shared
-        parameter occurs once.
+        `[{"params": [...]}, {"params": [...], "weight_decay": 0.0}]`, then groups with other rates; a group without
+        parameters is left out. A shared parameter occurs once.
 
     Raises:
         ValueError: if the model has no trainable parameters.
@@ -64,10 +64,12 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
 
 def _multipliers(model: nn.Module) -> dict[nn.Parameter, float]:
     """Return the multiples of the learning rate that modules of the model declare, by parameter."""
-    declared = [module.learning_rate_multipliers() for module in model.modules() if hasattr(module, "learning_rate_multipliers")]
-    return {
-        parameter: float(factor) for by_module in declared for part, factor in by_module.items() for parameter in part.parameters()
-    }
+    found: dict[nn.Parameter, float] = {}
+    for module in model.modules():
+        declare: Any = getattr(module, "learning_rate_multipliers", None)
+        for part, factor in ({} if declare is None else declare()).items():
+            found |= dict.fromkeys(part.parameters(), float(factor))
+    return found
 
 
 def with_rates(optimizer: Optimizer) -> Optimizer:

@@ -59,7 +59,7 @@ class Backbone(nn.Module):
     def __init__(
         self,
         *,
-        network: FeatureNetwork,
+        network: nn.Module,
         axes: Axes,
         position: PositionEncoding,
         frozen: bool = True,
@@ -160,7 +160,9 @@ class Backbone(nn.Module):
         return tuple(x.shape[1:] if x.ndim == 2 else x.shape[2:])
 
     def _one_at_a_time(self, x: Tensor) -> bool:
-        if not self.frozen or x.requires_grad or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+        if not self.frozen or x.requires_grad:
+            return False
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             return False
         return self._caches() or x.device.type == "cpu"
 
@@ -170,7 +172,7 @@ class Backbone(nn.Module):
     def _of_batch(
         self, x: Tensor, mask: Tensor | None, raw: Sequence[int]
     ) -> tuple[Float[Tensor, "batch *grid c"], Bool[Tensor, "batch *grid"] | None]:
-        features = self._run(x, mask)
+        features = self._run(x, mask, shape=x.shape)
         if not self.frozen:
             # Some networks have parameters that these features do not depend on.
             features = with_zero_gradients(features, self.network.parameters())
@@ -191,9 +193,9 @@ class Backbone(nn.Module):
                 own_mask = None
             own = x[group.rows][(slice(None), *[slice(None)] * (x.ndim - 1 - len(group.size)), *box[1:])]
             if len(group.rows) == 1:
-                features = self._of_sample(own, own_mask)
+                features = self._of_sample(own, own_mask, shape=x.shape)
             else:
-                features = self._run(own, own_mask)
+                features = self._run(own, own_mask, shape=x.shape)
             valid = None
             if own_mask is not None or self.network.pads:
                 whole = own.new_ones(len(group.rows), *group.size, dtype=torch.bool) if own_mask is None else own_mask
@@ -201,16 +203,16 @@ class Backbone(nn.Module):
             done.append((features, valid))
         return self._joined(x, [row for group in groups for row in group.rows], done)
 
-    def _of_sample(self, x: Tensor, mask: Tensor | None) -> Float[Tensor, "1 *grid c"]:
+    def _of_sample(self, x: Tensor, mask: Tensor | None, *, shape: Sequence[int]) -> Float[Tensor, "1 *grid c"]:
         """Return the features of one sample, from the cache if it holds them."""
         if self._cache is None or not self._caches():
-            return self._run(x, mask)
+            return self._run(x, mask, shape=shape)
         autocast = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None
         store, key = self._cache.of(self.network, device=x.device.type, autocast=autocast), content_key(x, mask)
         found = store.read(key)
         if found is None:
             with self._cache.computing():
-                found = self._run(x, mask)[0]
+                found = self._run(x, mask, shape=shape)[0]
             store.add(key, found)
         return found[None].to(x.device)
 
@@ -219,7 +221,7 @@ class Backbone(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Pad features to one grid and put them into the order of the batch; samples that are not in `rows` are absent."""
         absent = sorted({*range(x.shape[0])} - {*rows})
-        sizes = [features.shape[1:-1] for features, _ in done] or [(1,) * len(self.network.strides)]
+        sizes = [tuple(features.shape[1:-1]) for features, _ in done] or [(1,) * len(self.network.strides)]
         grid = [max(lengths) for lengths in zip(*sizes, strict=True)]
         dtype = done[0][0].dtype if done else torch.float32
         zeros = torch.zeros(len(absent), *grid, self.network.channels, dtype=dtype, device=x.device)
@@ -235,19 +237,19 @@ class Backbone(nn.Module):
         nothing = zeros.new_zeros(zeros.shape[:-1], dtype=torch.bool)
         return joined, torch.cat([*(_padded(valid, grid, axis=1) for valid in valids), nothing])[order]
 
-    def _run(self, x: Tensor, mask: Tensor | None) -> Float[Tensor, "batch *grid c"]:
-        """Call the network and check its output."""
+    def _run(self, x: Tensor, mask: Tensor | None, *, shape: Sequence[int]) -> Float[Tensor, "batch *grid c"]:
+        """Call the network and check its output; `shape` is that of the whole input, for messages."""
         if x.is_floating_point() and not torch.is_autocast_enabled(x.device.type):
             x = x.to(next(self.network.parameters(), x).dtype)
         kind = type(self.network).__name__
         try:
             with torch.no_grad() if self.frozen and not x.requires_grad else nullcontext():
                 features = self.network(x, mask if self.network.reads_masks else None)
-        except (AssertionError, RuntimeError) as error:
+        except (AssertionError, RuntimeError, ValueError) as error:
             if isinstance(error, torch.OutOfMemoryError) or "alloc" in str(error):
                 raise
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"Backbone: {kind} rejects an input of shape {tuple(x.shape)}: {reason}") from error
+            raise ValueError(f"Backbone: {kind} rejects an input of shape {tuple(shape)}: {reason}") from error
         axes = len(self.network.strides)
         expected = f"(batch, {'*grid, ' if self.network.channels_last else ''}{self.network.channels}"
         expected += ")" if self.network.channels_last else ", *grid)"

@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool
-from torch import Tensor, nn
+from torch import Tensor
 
 from perceiver.adapters.backbones.network import FeatureNetwork
 from perceiver.runtime.files import FULL, free_bytes
 
 _RECORD = struct.Struct("<16sQQQB7I8s8s")
-"""Key, offset and size in bytes, type of numbers, number of axes, sizes, checksum of the features, checksum of the record."""
+"""Key, offset and size in bytes, type of numbers, number of axes, sizes, checksums of features and record."""
 
 _MOST_AXES = 7
 _TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -130,7 +130,7 @@ def content_key(x: Tensor, mask: Bool[Tensor, "1 *raw"] | None) -> bytes:
 
 def _bytes(tensor: Tensor) -> memoryview:
     flat = tensor.detach().contiguous().cpu().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 class _Store:

@@ -20,8 +20,8 @@ class FeatureNetwork(nn.Module, ABC):
         channels: width C of a feature.
         strides: raw elements per token along each axis of the grid of features, e.g. (32, 32) for the last map of a ResNet.
         channels_last: output is `(B, *grid, C)`; otherwise `(B, C, *grid)`.
-        reads_masks: `forward` ignores masked elements itself, as text encoders do. Otherwise `Backbone` calls it with samples
-            of one valid size at a time.
+        reads_masks: `forward` ignores masked elements itself, as text encoders do. Otherwise `Backbone` calls it with
+            samples of one valid size at a time.
         pads: the network pads its input to a fixed size, so that features may be invalid without any mask.
     """
 

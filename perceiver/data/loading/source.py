@@ -171,10 +171,10 @@ class Source(ABC):
                         f"{_shortened(own.get(key))}. Set data.{key} if it has this setting, or use data=manifest."
                     )
             channels = (own.get("shape") or [None])[0]
+            normalisation = {key: entries[key] for key in ("mean", "std") if key in entries}
             self.prescribed[name] = {
-                key: entries[key] if channels in (None, len(entries[key])) else [sum(entries[key]) / len(entries[key])] * channels
-                for key in ("mean", "std")
-                if key in entries
+                key: values if channels in (None, len(values)) else [sum(values) / len(values)] * channels
+                for key, values in normalisation.items()
             }
 
     def take(self, stored: Mapping[str, Any]) -> None:

@@ -227,8 +227,8 @@ class Manifest(Source):
         for name in facts:
             if name not in known:
                 raise ValueError(
-                    f"model.adapters.{name}: the data has no modality {name!r}, only {', '.join(known) or 'none'}. Name it in "
-                    "data.modalities."
+                    f"model.adapters.{name}: the data has no modality {name!r}, only {', '.join(known) or 'none'}. Name it "
+                    "in data.modalities."
                 )
         self.prescribed = {name: dict(entries) for name, entries in facts.items()}
         self._asked = [

@@ -25,11 +25,11 @@ def fetched(repository: str, names: Sequence[str], *, optional: Sequence[str] = 
         import huggingface_hub
         from huggingface_hub import errors
     except ImportError as error:
-        raise ImportError(f"{repository}: downloading it needs huggingface_hub: pip install 'perceiver-multimodal[hf]'") from error
+        raise ImportError(f"{repository}: this needs huggingface_hub: pip install 'perceiver-multimodal[hf]'") from error
     wanted = [name.split("|")[0] for name in names]
     copy = (
-        f"`hf download {repository} {' '.join([*wanted, *optional])} --local-dir DIR` on a machine with network, then copy DIR "
-        f"here and set {setting}=DIR{'/' + wanted[0] if setting.endswith('pretrained') else ''}"
+        f"`hf download {repository} {' '.join([*wanted, *optional])} --local-dir DIR` on a machine with network, then copy "
+        f"DIR here and set {setting}=DIR{'/' + wanted[0] if setting.endswith('pretrained') else ''}"
     )
     folder: Path | None = None
     for name in [*names, *optional]:
@@ -44,8 +44,8 @@ def fetched(repository: str, names: Sequence[str], *, optional: Sequence[str] = 
                 ) from error
             except errors.RepositoryNotFoundError as error:
                 raise BackboneError(
-                    f"{repository}: the Hub has no such model, or it is private and you are not logged in (`hf auth login`). "
-                    f"Expected owner/name, or a directory."
+                    f"{repository}: the Hub has no such model, or it is private and you are not logged in (`hf auth login`)."
+                    " Expected owner/name, or a directory."
                 ) from error
             except errors.EntryNotFoundError as error:
                 if isinstance(error, errors.LocalEntryNotFoundError) and name in names:
@@ -66,6 +66,6 @@ def fetched(repository: str, names: Sequence[str], *, optional: Sequence[str] = 
 
 def _unreachable(repository: str, names: Sequence[str], copy: str) -> str:
     return (
-        f"{repository}: {' and '.join(names)} must be downloaded, but the Hub cannot be reached, and its cache on this machine "
-        f"lacks the model. Run {copy}."
+        f"{repository}: {' and '.join(names)} must be downloaded, but the Hub cannot be reached, and its cache on this "
+        f"machine lacks the model. Run {copy}."
     )

@@ -6,11 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
-import torch
 from torch import Tensor
 
 from perceiver.adapters.backbones.backbone import Backbone
-from perceiver.checkpoints.build import canonical
 from perceiver.checkpoints.compare import differences
 from perceiver.runtime.ranges import check_at_least_one
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, final
 
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from perceiver.adapters.backbones.network import FeatureNetwork
 from perceiver.checkpoints.allocation import cutting
@@ -46,7 +46,8 @@ class TimmNetwork(FeatureNetwork):
             stages = model.feature_info
             if not -len(stages) <= stage < len(stages):
                 raise ValueError(
-                    f"TimmNetwork.stage: {architecture} has stages 0 to {len(stages) - 1}, or -1 to -{len(stages)}; got {stage}."
+                    f"TimmNetwork.stage: expected 0 to {len(stages) - 1}, or -1 to -{len(stages)} for {architecture}, got "
+                    f"{stage}."
                 )
             number = stage % len(stages)
             model.prune_intermediate_layers([number], prune_norm=True, prune_head=True)
@@ -58,7 +59,7 @@ class TimmNetwork(FeatureNetwork):
 
     def forward(
         self, x: Float[Tensor, "batch c h w"], mask: Bool[Tensor, "batch h w"] | None = None
-    ) -> Float[Tensor, "batch c rows columns"]:
+    ) -> Float[Tensor, "batch features rows columns"]:
         """Return the feature map."""
         [features] = self.model.forward_intermediates(x, indices=[self.stage], intermediates_only=True)
         return features  # type: ignore[no-any-return]
@@ -74,7 +75,7 @@ def made(architecture: str, *, image_channels: int, image_size: Sequence[int] | 
     if not isinstance(architecture, str) or not _NAME.fullmatch(architecture) or not timm.is_model(architecture):
         close = timm.list_models(f"*{architecture}*")[:5] if _NAME.fullmatch(str(architecture)) else []
         hint = f"; did you mean {', '.join(close)}?" if close else " (timm.list_models())"
-        raise BackboneError(f"timm: expected the name of one of its models, such as resnet18, got {str(architecture)[:80]!r}{hint}")
+        raise BackboneError(f"timm: expected the name of a model, such as resnet18, got {str(architecture)[:80]!r}{hint}")
     sized = {} if image_size is None else {"img_size": tuple(image_size)}
     try:
         model = timm.create_model(architecture, in_chans=image_channels, **sized, **{"pretrained": False, **loading})
@@ -182,7 +183,8 @@ class Timm(BackboneRequest):
         except (RuntimeError, KeyError) as error:
             reason = "; ".join(line.strip() for line in str(error).splitlines()[:3])[:400]
             raise WeightFileError(
-                f"{file}: its weights are not those of timm's {self.architecture}: {reason}. Choose the model that they belong to."
+                f"{file}: its weights are not those of timm's {self.architecture}: {reason}. Choose the model that they "
+                "belong to."
             ) from error
         return {f"model.{name}": value for name, value in loaded.state_dict().items()}
 
@@ -193,8 +195,8 @@ class Timm(BackboneRequest):
             address = getattr(settings, "url", None)
             where = f"Download {address}, then set" if address else "Set"
             raise BackboneError(
-                f"timm: {self.model_name} has no weights on the Hub. {where} pretrained=FILE, or pretrained=false for random "
-                "weights."
+                f"timm: {self.model_name} has no weights on the Hub. {where} pretrained=FILE, or pretrained=false for "
+                "random weights."
             )
         return fetched(repository, ["model.safetensors"], setting="pretrained") / "model.safetensors"
 

@@ -59,8 +59,8 @@ class TorchaudioNetwork(FeatureNetwork):
         self.normalise = normalise
 
     def forward(
-        self, x: Float[Tensor, "batch 1 samples"], mask: Bool[Tensor, "batch samples"] | None = None
-    ) -> Float[Tensor, "batch frames c"]:
+        self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch samples"] | None = None
+    ) -> Float[Tensor, "batch frames features"]:
         """Return the features of mono waveforms."""
         waveform = mono(x)
         if self.normalise:
@@ -83,8 +83,8 @@ class TorchaudioSounds(BackboneRequest):
 
     Args:
         model_name: one of `ARCHITECTURES`.
-        pretrained: True downloads the weights of torchaudio's pipeline, or takes them from torch's cache; a path names a file
-            with a state dict; False: random weights.
+        pretrained: True downloads the weights of torchaudio's pipeline, or takes them from torch's cache; a path names a
+            file with a state dict; False: random weights.
         layers: see `TorchaudioNetwork`.
         duration_seconds: times from 0 to this become positions from -1 to 1.
         frozen, lr_multiplier, embed_channels, num_bands: see `BackboneRequest`.

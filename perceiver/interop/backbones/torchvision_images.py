@@ -45,7 +45,7 @@ class TorchvisionNetwork(FeatureNetwork):
             model = made(architecture)
             node = stage or _last_map(model)
             if not _NODE.fullmatch(node):
-                raise BackboneError(f"TorchvisionNetwork.stage: expected the name of a node such as layer3, got {node[:60]!r}.")
+                raise BackboneError(f"TorchvisionNetwork.stage: expected the name of a node, layer3, got {node[:60]!r}.")
             try:
                 cut = create_feature_extractor(model.eval(), {node: "features"})
             except ValueError as error:
@@ -58,8 +58,8 @@ class TorchvisionNetwork(FeatureNetwork):
             shape = cut(torch.zeros(1, 3, _PROBE, _PROBE))["features"].shape
         if len(shape) != 4:
             raise BackboneError(
-                f"TorchvisionNetwork.stage: expected a feature map (1, C, H, W) at {node!r}, got shape {tuple(shape)}; choose "
-                "an earlier node."
+                f"TorchvisionNetwork.stage: expected a feature map (1, C, H, W) at {node!r}, got shape {tuple(shape)}; "
+                "choose an earlier node."
             )
         super().__init__(channels=shape[1], strides=(_PROBE // shape[2], _PROBE // shape[3]))
         self.model = cut
@@ -68,7 +68,7 @@ class TorchvisionNetwork(FeatureNetwork):
 
     def forward(
         self, x: Float[Tensor, "batch c h w"], mask: Bool[Tensor, "batch h w"] | None = None
-    ) -> Float[Tensor, "batch c rows columns"]:
+    ) -> Float[Tensor, "batch features rows columns"]:
         """Return the feature map."""
         return self.model(x)["features"]  # type: ignore[no-any-return]
 
@@ -103,8 +103,8 @@ class TorchvisionImages(BackboneRequest):
 
     Args:
         model_name: see `TorchvisionNetwork`.
-        pretrained: True downloads torchvision's default weights, or takes them from torch's cache; a path names a file with a
-            state dict; False: random weights.
+        pretrained: True downloads torchvision's default weights, or takes them from torch's cache; a path names a file with
+            a state dict; False: random weights.
         stage: see `TorchvisionNetwork`.
         image_size: height and width, or one number for both; None: those of the pretraining.
         frozen, lr_multiplier, embed_channels, num_bands: see `BackboneRequest`.
@@ -150,7 +150,7 @@ class TorchvisionImages(BackboneRequest):
     def network(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """See `BackboneRequest.network`."""
         if spec["shape"][0] != 3:
-            raise BackboneError(f"torchvision: {self.model_name} takes images of 3 channels, the data has {spec['shape'][0]}.")
+            raise BackboneError(f"torchvision: {self.model_name} takes 3 channels, the data has {spec['shape'][0]}.")
         return {
             "_target_": f"{__name__}.TorchvisionNetwork",
             "architecture": self.model_name,
@@ -176,7 +176,7 @@ class TorchvisionImages(BackboneRequest):
             made(self.model_name).load_state_dict(state)
         except RuntimeError as error:
             reason = "; ".join(line.strip() for line in str(error).splitlines()[:3])[:400]
-            raise WeightFileError(f"{file}: its weights are not those of torchvision's {self.model_name}: {reason}") from error
+            raise WeightFileError(f"{file}: these are not weights of torchvision's {self.model_name}: {reason}") from error
         return {f"model.{name}": value for name, value in state.items()}
 
     def _downloaded(self) -> tuple[Path, dict[str, Tensor]]:
@@ -186,8 +186,8 @@ class TorchvisionImages(BackboneRequest):
             state = torch.hub.load_state_dict_from_url(address, map_location="cpu", progress=False, weights_only=True)
         except OSError as error:  # URLError, timeouts
             raise BackboneError(
-                f"torchvision: the weights of {self.model_name} must be downloaded, but {address} cannot be reached. Download "
-                f"it on a machine with network, copy it here, and set pretrained=FILE (or put it at {file})."
+                f"torchvision: the weights of {self.model_name} must be downloaded, but {address} cannot be reached. "
+                f"Download it on a machine with network, copy it here, and set pretrained=FILE (or put it at {file})."
             ) from error
         return file, state
 

@@ -34,11 +34,11 @@ class TransformersImageNetwork(FeatureNetwork):
 
     def forward(
         self, x: Float[Tensor, "batch c h w"], mask: Bool[Tensor, "batch h w"] | None = None
-    ) -> Float[Tensor, "batch rows columns c"]:
+    ) -> Float[Tensor, "batch rows columns features"]:
         """Return the features of the patches."""
         features: Tensor = self.model(pixel_values=x).last_hidden_state[:, self.prefix_tokens :]
         rows, columns = (length // stride for length, stride in zip(x.shape[2:], self.strides, strict=True))
-        return features.unflatten(1, (rows, columns))
+        return features.unflatten(1, (rows, columns))  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         """Return the summary that `print(model)` shows."""
@@ -50,8 +50,8 @@ class TransformersImages(BackboneRequest):
     """A vision transformer for a modality of images.
 
     Args:
-        model_name: a directory with `config.json`, `model.safetensors` and `preprocessor_config.json`, or `owner/name` on the
-            Hub.
+        model_name: a directory with `config.json`, `model.safetensors` and `preprocessor_config.json`, or `owner/name` on
+            the Hub.
         pretrained: False for random weights.
         layers: number of layers to keep; None: all.
         frozen, lr_multiplier, embed_channels, num_bands: see `BackboneRequest`.
@@ -85,12 +85,11 @@ class TransformersImages(BackboneRequest):
         resized = settings.get("size")
         shortest = resized.get("shortest_edge") if isinstance(resized, dict) else resized
         try:
-            cropped = bool(settings.get("do_center_crop")) and shortest is not None
             return {
                 "shape": [channels, side, side],
                 "mean": [float(value) for value in settings.get("image_mean", [0.5] * channels)],
                 "std": [float(value) for value in settings.get("image_std", [0.5] * channels)],
-                "crop_fraction": min(1.0, side / float(shortest)) if cropped else 1.0,
+                "crop_fraction": min(1.0, side / float(shortest)) if shortest and settings.get("do_center_crop") else 1.0,
                 "interpolation": _FILTERS.get(settings.get("resample", 2), "bilinear"),
             }
         except (TypeError, ValueError, ZeroDivisionError) as error:

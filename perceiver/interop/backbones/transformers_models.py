@@ -175,8 +175,11 @@ def made(model_type: str, config: Mapping[str, Any], *, kind: str) -> tuple[nn.M
     settings = getattr(transformers, family.config)(
         **config, **family.fixed, attn_implementation="sdpa" if getattr(cls, "_supports_sdpa", False) else "eager"
     )
-    pooled = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(cls.__init__).parameters else {}
-    return cls(settings, **pooled), settings
+    return cls(settings, **_without_pooling(cls)), settings
+
+
+def _without_pooling(cls: type) -> dict[str, bool]:
+    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(cls).parameters else {}
 
 
 def _is_plain(value: object) -> bool:
@@ -272,7 +275,7 @@ class Directory:
         verbosity, shows_progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        pooled = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(type(model).__init__).parameters else {}
+        pooled = _without_pooling(type(model))
         try:
             loaded, found = getattr(transformers, family.model).from_pretrained(
                 str(self.folder),

@@ -43,8 +43,8 @@ class TransformersWaveformNetwork(FeatureNetwork):
         self.conv_strides = self_strides
 
     def forward(
-        self, x: Float[Tensor, "batch 1 samples"], mask: Bool[Tensor, "batch samples"] | None = None
-    ) -> Float[Tensor, "batch frames c"]:
+        self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch samples"] | None = None
+    ) -> Float[Tensor, "batch frames features"]:
         """Return the features of mono waveforms."""
         waveform = mono(x)
         if self.normalise:
@@ -90,8 +90,8 @@ class TransformersSpectrumNetwork(FeatureNetwork):
         )
 
     def forward(
-        self, x: Float[Tensor, "batch 1 samples"], mask: Bool[Tensor, "batch samples"] | None = None
-    ) -> Float[Tensor, "batch bands times c"]:
+        self, x: Float[Tensor, "batch audio_channels samples"], mask: Bool[Tensor, "batch samples"] | None = None
+    ) -> Float[Tensor, "batch bands times features"]:
         """Return the features of mono waveforms of 16 kHz."""
         from torchaudio.compliance.kaldi import fbank  # only these models need it
 
@@ -106,7 +106,7 @@ class TransformersSpectrumNetwork(FeatureNetwork):
         spectrum = F.pad(spectrum, (0, 0, 0, self.num_frames - spectrum.shape[1]))
         spectrum = ((spectrum - self.mean) / (2 * self.std)).to(x.dtype)
         features: Tensor = self.model(input_values=spectrum).last_hidden_state[:, 2:]
-        return features.unflatten(1, self.grid)
+        return features.unflatten(1, self.grid)  # type: ignore[no-any-return]
 
     def valid_tokens(self, mask: Bool[Tensor, "batch samples"]) -> Bool[Tensor, "batch bands times"]:
         """Return which patches begin within the recording."""
@@ -124,7 +124,7 @@ class TransformersSpectrumNetwork(FeatureNetwork):
 _WINDOW, _HOP = 400, 160  # samples of 25 and 10 ms
 
 
-def mono(x: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch samples"]:
+def mono(x: Float[Tensor, "batch audio_channels samples"]) -> Float[Tensor, "batch samples"]:
     """Return mono waveforms without the axis of channels; ValueError for others."""
     if x.ndim != 3 or x.shape[1] != 1 or not x.is_floating_point():
         raise ValueError(f"sound: expected mono waveforms (batch, 1, samples), got {x.dtype} {tuple(x.shape)}.")
@@ -136,8 +136,8 @@ class TransformersSounds(BackboneRequest):
     """A network for sound of transformers for a modality of sound.
 
     Args:
-        model_name: a directory with `config.json`, `model.safetensors` and `preprocessor_config.json`, or `owner/name` on the
-            Hub.
+        model_name: a directory with `config.json`, `model.safetensors` and `preprocessor_config.json`, or `owner/name` on
+            the Hub.
         pretrained: False for random weights.
         layers: number of layers to keep; None: all.
         duration_seconds: times from 0 to this become positions from -1 to 1.
@@ -174,7 +174,8 @@ class TransformersSounds(BackboneRequest):
             raise BackboneError(f"{self._directory.folder}: expected a sampling_rate of {SAMPLE_RATE}, got {rate!r}.")
         facts: dict[str, Any] = {"sample_rate": SAMPLE_RATE, "mean": [0.0], "std": [1.0], "shape": [1, None]}
         if self._directory.model_type() == AST:
-            facts["max_seconds"] = (int(self._directory.config().get("max_length", 1024)) * _HOP + _WINDOW - _HOP) / SAMPLE_RATE
+            frames = int(self._directory.config().get("max_length", 1024))
+            facts["max_seconds"] = ((frames - 1) * _HOP + _WINDOW) / SAMPLE_RATE
         return facts
 
     def network(self, spec: Mapping[str, Any]) -> dict[str, Any]:

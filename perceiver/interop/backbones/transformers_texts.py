@@ -45,7 +45,7 @@ class TransformersTextNetwork(FeatureNetwork):
 
     def forward(
         self, x: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"] | None = None
-    ) -> Float[Tensor, "batch length c"]:
+    ) -> Float[Tensor, "batch length features"]:
         """Return the features of ids; masked ids are ignored."""
         if x.ndim != 2 or x.is_floating_point():
             raise ValueError(f"TransformersTextNetwork: expected ids (batch, length), got {x.dtype} {tuple(x.shape)}.")
@@ -113,8 +113,8 @@ class TransformersTexts(BackboneRequest):
         size = int(config.get("vocab_size", known))
         if known > size:
             raise BackboneError(
-                f"{self._directory.folder}: its tokenizer has {known:,} ids, but its model {size:,}; they belong to different "
-                "models."
+                f"{self._directory.folder}: its tokenizer has {known:,} ids, but its model {size:,}; they belong to "
+                "different models."
             )
         return {
             "tokenizer": {"kind": "library", "json": json, "max_length": length},
