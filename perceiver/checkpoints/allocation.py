@@ -80,7 +80,7 @@ def cutting() -> Iterator[Callable[[nn.Module], None]]:
         count.check_total()
 
 
-CUT_BYTES = 2**30
+CUT_BYTES = 2**29
 CUT_MODULES = 20_000
 
 

@@ -69,7 +69,7 @@ class Backbones:
                 f"data: {type(data).__name__} has no method `prescribe`, so the normalisation of the pretrained networks of "
                 f"{', '.join(self.requests)} cannot be set; see perceiver.data.Source.prescribe."
             )
-        take({name: request.facts() for name, request in self.requests.items()})
+        take({name: {"kind": request.kind, **request.facts()} for name, request in self.requests.items()})
 
     def described(self, config: DictConfig, spec: Mapping[str, Any]) -> DictConfig:
         """Return the configuration with architectures, plain data, in place of requests.

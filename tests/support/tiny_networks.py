@@ -54,7 +54,7 @@ def tiny_directory(folder: Path, model_type: str, *, seed: int = 0) -> Path:
 
 def write_tokenizer(folder: Path) -> None:
     """A tokenizer of words with [CLS] and [SEP], without a padding token."""
-    words = ["[UNK]", "[CLS]", "[SEP]", *"the a cat dog sat ran on mat under red".split()]
+    words = ["[UNK]", "[CLS]", "[SEP]", *["the", "a", "cat", "dog", "sat", "ran", "on", "mat", "under", "red"]]
     made = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
     made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     made.post_processor = tokenizers.processors.TemplateProcessing(

@@ -220,7 +220,7 @@ class Manifest(Source):
         """Adopt entries of the spec that a network requires: they replace settings and measured statistics.
 
         Raises:
-            ValueError: a modality is not among `modalities`.
+            ValueError: a modality is not among `modalities`, or of another kind.
         """
         asked = self._asked or []
         known = [modality.name for modality in asked]
@@ -229,6 +229,13 @@ class Manifest(Source):
                 raise ValueError(
                     f"model.adapters.{name}: the data has no modality {name!r}, only {', '.join(known) or 'none'}. Name it "
                     "in data.modalities."
+                )
+        for modality in asked:
+            kind = facts.get(modality.name, {}).get("kind", modality.kind)
+            if kind != modality.kind:
+                raise ValueError(
+                    f"model.adapters.{modality.name}: its network takes the kind {kind}, but data.modalities.{modality.name} "
+                    f"is of kind {modality.kind}."
                 )
         self.prescribed = {name: dict(entries) for name, entries in facts.items()}
         self._asked = [
