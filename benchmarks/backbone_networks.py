@@ -34,7 +34,9 @@ class Speaker(FeatureNetwork):
         self.every = every
         self.lstm = nn.LSTM(40, 256, 3, batch_first=True)
         state = torch.load(package("resemblyzer") / "pretrained.pt", map_location="cpu", weights_only=True)["model_state"]
-        self.lstm.load_state_dict({key.removeprefix("lstm."): value for key, value in state.items() if key.startswith("lstm.")})
+        self.lstm.load_state_dict(
+            {key.removeprefix("lstm."): value for key, value in state.items() if key.startswith("lstm.")}
+        )
         filters = melscale_fbanks(201, 0.0, 8000.0, 40, RATE, norm="slaney", mel_scale="slaney")
         self.register_buffer("filters", filters)
         self.register_buffer("window", torch.hann_window(400))

@@ -1,4 +1,4 @@
-"""Pretrained networks on the command line: spec, weights, cache, checkpoints without files or network, hostile checkpoints."""
+"""Pretrained networks on the command line: spec, weights, cache, checkpoints without files, hostile checkpoints."""
 
 import json
 import socket
@@ -25,7 +25,9 @@ EPOCHS = ("trainer.max_epochs=2", *(word for word in QUIET if word.split("=")[0]
 
 
 def fit(folder: Path, run_dir: Path, *words: str, modalities: str = "{photo: image, sound: audio}") -> Finished:
-    return run(*SMALL, f"data.manifest={folder}/m.csv", f"data.modalities={modalities}", f"hydra.run.dir={run_dir}", *EPOCHS, *words)
+    return run(
+        *SMALL, f"data.manifest={folder}/m.csv", f"data.modalities={modalities}", f"hydra.run.dir={run_dir}", *EPOCHS, *words
+    )
 
 
 def timm_words(folder: Path) -> tuple[str, ...]:
@@ -111,7 +113,12 @@ def test_a_text_encoder_brings_its_tokenizer(tmp_path: Path, no_network: None) -
     assert model.spec is not None
     assert model.spec["modalities"]["text"]["tokenizer"]["kind"] == "library"
     assert model.predict(["the red cat ran"])[0].label in "01"
-    words = (f"data.manifest={tmp_path}/m.csv", "data.num_workers=0", "experiment=manifest", f"hydra.run.dir={tmp_path}/predict")
+    words = (
+        f"data.manifest={tmp_path}/m.csv",
+        "data.num_workers=0",
+        "experiment=manifest",
+        f"hydra.run.dir={tmp_path}/predict",
+    )
     assert run("mode=predict", f"ckpt_path={tmp_path}/run", *words, "logger=none").code == 0
 
 
@@ -135,7 +142,13 @@ def test_errors_of_the_command_line(words: tuple[str, ...], said: str, trained: 
 
 
 def test_overrides_of_adapters() -> None:
-    words = ["adapter.x=1", "adapter@model.adapters.a=timm", "adapter.stage=1", "+adapter@model.adapters.b=text", "+adapter.y=2"]
+    words = [
+        "adapter.x=1",
+        "adapter@model.adapters.a=timm",
+        "adapter.stage=1",
+        "+adapter@model.adapters.b=text",
+        "+adapter.y=2",
+    ]
     assert of_adapters(words) == [
         "adapter.x=1",
         "adapter@model.adapters.a=timm",
@@ -172,7 +185,11 @@ def network(**changes: Any) -> dict[str, Any]:
         ({"_target_": "timm.models.resnet.ResNet"}, "outside the trusted packages"),
         ({"_target_": "transformers.BertModel"}, "outside the trusted packages"),
         (
-            {"_target_": f"{TEXTS}.TransformersTextNetwork", "model_type": "bert", "config": {"attn_implementation": "o/kernel"}},
+            {
+                "_target_": f"{TEXTS}.TransformersTextNetwork",
+                "model_type": "bert",
+                "config": {"attn_implementation": "o/kernel"},
+            },
             "takes no argument 'attn_implementation'",
         ),
         (

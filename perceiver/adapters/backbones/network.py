@@ -76,9 +76,7 @@ class DescribedNetwork(FeatureNetwork):
         torch.Size([2, 8, 8, 8])
     """
 
-    def __init__(
-        self, *, module: nn.Module, channels: int, strides: Sequence[int], channels_last: bool = False
-    ) -> None:
+    def __init__(self, *, module: nn.Module, channels: int, strides: Sequence[int], channels_last: bool = False) -> None:
         super().__init__(channels=channels, strides=strides, channels_last=channels_last)
         self.module = module
 

@@ -234,8 +234,8 @@ class Manifest(Source):
             kind = facts.get(modality.name, {}).get("kind", modality.kind)
             if kind != modality.kind:
                 raise ValueError(
-                    f"model.adapters.{modality.name}: its network takes the kind {kind}, but data.modalities.{modality.name} "
-                    f"is of kind {modality.kind}."
+                    f"model.adapters.{modality.name}: its network takes the kind {kind}, but "
+                    f"data.modalities.{modality.name} is of kind {modality.kind}."
                 )
         self.prescribed = {name: dict(entries) for name, entries in facts.items()}
         self._asked = [

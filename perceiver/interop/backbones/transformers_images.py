@@ -25,9 +25,7 @@ class TransformersImageNetwork(FeatureNetwork):
 
     def __init__(self, *, model_type: str, config: Mapping[str, Any]) -> None:
         model, settings = made(model_type, config, kind="image")
-        super().__init__(
-            channels=int(settings.hidden_size), strides=(int(settings.patch_size),) * 2, channels_last=True
-        )
+        super().__init__(channels=int(settings.hidden_size), strides=(int(settings.patch_size),) * 2, channels_last=True)
         self.model = model
         self.model_type = model_type
         self.prefix_tokens = family_of(model_type).prefix_tokens

@@ -105,9 +105,7 @@ FAMILIES: Mapping[str, Family] = {
         arguments=(*_LAYERS, "attention_dropout", "image_size", "patch_size", "num_channels"),
         prefix_tokens=1,
     ),
-    "wav2vec2": Family(
-        kind="audio", config="Wav2Vec2Config", model="Wav2Vec2Model", arguments=_WAV2VEC2, fixed=_UNMASKED
-    ),
+    "wav2vec2": Family(kind="audio", config="Wav2Vec2Config", model="Wav2Vec2Model", arguments=_WAV2VEC2, fixed=_UNMASKED),
     "hubert": Family(
         kind="audio",
         config="HubertConfig",

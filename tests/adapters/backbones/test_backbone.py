@@ -29,7 +29,9 @@ def backbone(**settings: Any) -> Backbone:
 CASES = [
     (setting, check)
     for setting in ({"frozen": True}, {"frozen": False}, {"frozen": True, "embed_channels": 5})
-    for check in adapter_checks(lambda setting=setting: backbone(**setting), lambda: torch.rand(3, 3, 13, 18), grid_axes=(2, 3))
+    for check in adapter_checks(
+        lambda setting=setting: backbone(**setting), lambda: torch.rand(3, 3, 13, 18), grid_axes=(2, 3)
+    )
     # Frozen features have no trainable parameter, but are no positions: autocast holds for them.
     if setting != {"frozen": True} or check.name != "bfloat16_autocast"
 ]
@@ -96,7 +98,10 @@ class Output(nn.Module):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda x: x.mean(dim=(2, 3)), r"expected a feature map or a sequence \(batch, 3, \*grid\), .* got a tensor of shape"),
+        (
+            lambda x: x.mean(dim=(2, 3)),
+            r"expected a feature map or a sequence \(batch, 3, \*grid\), .* got a tensor of shape",
+        ),
         (lambda x: {"features": x}, "as the output of DescribedNetwork, got dict. Cut the network before its pooling"),
         (lambda x: x[:, :2], r"expected 3 channels, .* got shape \(2, 2, 8, 8\). Set channels"),
         (lambda x: x[:1], "got a tensor of shape"),

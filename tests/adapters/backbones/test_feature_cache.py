@@ -158,7 +158,10 @@ def test_limits(tmp_path: Path, images: Tensor) -> None:
     with mock.patch.object(os, "pwrite", side_effect=OSError(28, "No space left on device")):
         assert torch.equal(features(full, images), right), "a full disk does not stop training"
     failing = backbone(tmp_path / "failing")
-    with mock.patch.object(os, "pwrite", side_effect=OSError(5, "Input/output error")), pytest.raises(OSError, match="output"):
+    with (
+        mock.patch.object(os, "pwrite", side_effect=OSError(5, "Input/output error")),
+        pytest.raises(OSError, match="output"),
+    ):
         features(failing, images)
 
 

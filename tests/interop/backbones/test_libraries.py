@@ -44,7 +44,9 @@ def test_feature_maps_of_timm(model: str, stage: int, channels: int, stride: int
     reference.load_state_dict(load_file(file))
     images = torch.rand(1, 3, 160, 160)
     with torch.no_grad():
-        [expected] = reference.forward_intermediates(images, indices=[stage % 6 if stage < 0 else stage], intermediates_only=True)
+        [expected] = reference.forward_intermediates(
+            images, indices=[stage % 6 if stage < 0 else stage], intermediates_only=True
+        )
     torch.testing.assert_close(adapter(images).parts[0], expected.movedim(1, -1))
     assert len(adapter.network.state_dict()) < len(reference.state_dict()), "what lies behind the cut is gone"
 
@@ -71,7 +73,9 @@ def test_weights_of_another_architecture(tmp_path: Path) -> None:
         Timm(model_name="test_resnet", pretrained=str(tmp_path / "no")).build()
 
 
-@pytest.mark.parametrize("name", ["hf-hub:owner/name", "local-dir:/tmp", "/etc/passwd", "resnet1800", "", "https://example.org"])
+@pytest.mark.parametrize(
+    "name", ["hf-hub:owner/name", "local-dir:/tmp", "/etc/passwd", "resnet1800", "", "https://example.org"]
+)
 def test_names_that_would_fetch_or_open(name: str, no_network: None) -> None:
     with pytest.raises(BackboneError, match="timm: expected the name of a model, such as resnet18"):
         TimmNetwork(architecture=name)
@@ -111,7 +115,9 @@ def test_torchvision(tmp_path: Path, no_network: None) -> None:
     torch.manual_seed(0)
     model = torchvision.models.mobilenet_v3_small(weights=None).eval()
     torch.save(model.state_dict(), tmp_path / "w.pth")
-    adapter = TorchvisionImages(model_name="mobilenet_v3_small", pretrained=str(tmp_path / "w.pth"), stage="features.3").build()
+    adapter = TorchvisionImages(
+        model_name="mobilenet_v3_small", pretrained=str(tmp_path / "w.pth"), stage="features.3"
+    ).build()
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         expected = model.features[:4](images)
@@ -129,7 +135,7 @@ def test_torchvision_without_network() -> None:
 
 
 def tiny_wav2vec2(**settings: Any) -> nn.Module:
-    model = torchaudio.models.wav2vec2_model(
+    made: nn.Module = torchaudio.models.wav2vec2_model(
         extractor_mode="group_norm",
         extractor_conv_layer_config=[(8, 10, 5), *[(8, 3, 2)] * 4, *[(8, 2, 2)] * 2],
         extractor_conv_bias=False,
@@ -147,7 +153,7 @@ def tiny_wav2vec2(**settings: Any) -> nn.Module:
         encoder_layer_drop=settings["encoder_layer_drop"],
         aux_num_out=None,
     )
-    return model
+    return made.train(False)
 
 
 def test_torchaudio(tmp_path: Path, no_network: None) -> None:

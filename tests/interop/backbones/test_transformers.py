@@ -85,7 +85,9 @@ def test_tokenizer_without_padding_token(tmp_path: Path) -> None:
     assert (facts["vocabulary_size"], facts["max_length"]) == (99, 6)
     spec = {"kind": "text", "shape": [None], **facts}
     assert preprocess("the cat sat", spec=spec, name="x").tolist() == [1, 3, 5, 7, 2]
-    assert preprocess("the red dog ran under the mat", spec=spec, name="x").tolist() == [1, 3, 12, 6, 8, 2], "ends with [SEP]"
+    assert preprocess("the red dog ran under the mat", spec=spec, name="x").tolist() == [1, 3, 12, 6, 8, 2], (
+        "ends with [SEP]"
+    )
     assert preprocess("a [SEP] cat", spec=spec, name="x").tolist() == [1, 4, 0, 0, 0, 2], "a text cannot name special tokens"
     assert TransformersTexts(model_name=str(tiny_directory(tmp_path / "r", "roberta"))).facts()["max_length"] == 18
 
