@@ -5,9 +5,19 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
+from warm_process import command
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+
+
+class Kernel(AsyncKernelManager):
+    """Starts kernels that have imported torch and Lightning."""
+
+    def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
+        """The command line."""
+        return command(*super().format_kernel_cmd(extra_arguments)[1:])
 
 
 def executed(
@@ -23,7 +33,13 @@ def executed(
     if until:
         (end,) = [number for number, cell in enumerate(notebook.cells) if cell.source.startswith(f"## {until}")]
         del notebook.cells[end:]
-    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
+    client = NotebookClient(
+        notebook,
+        timeout=300,
+        kernel_name="python3",
+        kernel_manager_class=Kernel,
+        resources={"metadata": {"path": str(folder)}},
+    )
     client.execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     figures = [output for output in outputs if "image/png" in output.get("data", {})]

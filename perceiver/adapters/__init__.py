@@ -3,9 +3,11 @@
 from perceiver.adapters.audio import LogMelBins, LogMelFrames, WaveformFrames
 from perceiver.adapters.backbones.backbone import Backbone
 from perceiver.adapters.content import Content, Reconstructible
+from perceiver.adapters.conv_stages import ImageConvStages, LogMelConvStages
 from perceiver.adapters.frames import FrameSurroundings
 from perceiver.adapters.image import ImageConvStem, ImagePatches, ImagePixels
 from perceiver.adapters.layout import OutputLayout
+from perceiver.adapters.local_context import LocalContext
 from perceiver.adapters.log_mel import LogMel
 from perceiver.adapters.points import Points
 from perceiver.adapters.spectrum_masking import SpectrumMasking
@@ -19,11 +21,14 @@ __all__ = [
     "Backbone",
     "FrameSurroundings",
     "Content",
+    "ImageConvStages",
     "ImageConvStem",
     "ImagePatches",
     "ImagePixels",
+    "LocalContext",
     "LogMel",
     "LogMelBins",
+    "LogMelConvStages",
     "LogMelFrames",
     "OutputLayout",
     "Points",

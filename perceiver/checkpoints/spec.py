@@ -156,6 +156,11 @@ def _is_input_tokenizer(value: object) -> bool:
     return _is_tokenizer(value)
 
 
+def _is_dictionary(value: object) -> bool:
+    pair = _list_of(_is_text, least=2, most=2)
+    return isinstance(value, Mapping) and _is_text(value.get("modality")) and _list_of(pair)(value.get("pairs"))
+
+
 def _is_size_or_free(value: object) -> bool:
     return value is None or _is_size(value)
 
@@ -222,6 +227,7 @@ _TARGET_FACTS: dict[str, tuple[str, Fits]] = {
     "max_length": _SIZE,
     "vocabulary_size": _SIZE,
     "truncate": _FLAG,
+    "dictionary": ("a modality and pairs of words", _is_dictionary),
     "names": _TEXTS,
     "mean": _NUMBERS,
     "std": _DEVIATIONS,

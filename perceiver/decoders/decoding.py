@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +18,7 @@ class Decoding:
 
     Args:
         max_length: most ids of a sequence, those of the prompt included; None: what the decoder allows.
+        max_new_tokens: most ids after the prompt; it takes the place of `max_length`. None: no such limit.
         min_length: fewest ids, those of the prompt included; the end id is not chosen before.
         num_beams: sequences to keep at each step; 1: no beam search.
         do_sample: draw ids from their probabilities instead of taking the most probable one.
@@ -33,9 +35,15 @@ class Decoding:
 
     Raises:
         ValueError: for a value out of range, or settings that contradict each other.
+
+    Examples:
+        >>> from perceiver import Decoding
+        >>> Decoding(do_sample=True, top_p=0.9, max_new_tokens=50).most(10, otherwise=0)
+        60
     """
 
     max_length: int | None = None
+    max_new_tokens: int | None = None
     min_length: int = 0
     num_beams: int = 1
     do_sample: bool = False
@@ -55,6 +63,11 @@ class Decoding:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}.")
         if self.max_length is not None and self.max_length < 1:
             raise ValueError(f"max_length: expected at least 1, or None, got {self.max_length}.")
+        if self.max_new_tokens is not None and (self.max_new_tokens < 1 or self.max_length is not None):
+            raise ValueError(
+                f"max_new_tokens: expected at least 1 and no max_length, or None; got {self.max_new_tokens} and "
+                f"max_length = {self.max_length}."
+            )
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k: expected at least 1, or None, got {self.top_k}.")
         for name in ("temperature", "repetition_penalty"):
@@ -78,6 +91,27 @@ class Decoding:
             )
         if self.do_sample and self.num_beams > 1:
             raise ValueError("do_sample: expected false for beam search; set num_beams = 1 to sample.")
+
+    def most(self, prompt: int, *, otherwise: int) -> int:
+        """Return the most ids of a sequence that begins with `prompt` ids, or `otherwise` if no limit is set."""
+        if self.max_new_tokens is not None:
+            return prompt + self.max_new_tokens
+        return otherwise if self.max_length is None else self.max_length
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], *, where: str) -> Decoding:
+        """Make the settings from a mapping, such as `{"num_beams": 5}`.
+
+        Raises:
+            ValueError: for an unknown setting, which names `where`, or a value out of range.
+        """
+        known = sorted(cls.__dataclass_fields__)
+        if unknown := sorted(str(name) for name in settings if name not in known):
+            raise ValueError(f"{where}: expected some of {known}, got {unknown}.")
+        try:
+            return cls(**settings)
+        except TypeError as error:
+            raise ValueError(f"{where}: expected numbers, true or false, got {dict(settings)} ({error}).") from None
 
     def scores(
         self, scores: Float[Tensor, "rows vocabulary"], ids: Int[Tensor, "rows length"], *, end_id: int

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from perceiver.checkpoints.plain import plain
-from perceiver.decoders import LearnedQueries, SequenceDecoder
+from perceiver.decoders import LearnedQueries, NextTokenHead, SequenceDecoder
 from perceiver.decoders.decoder import target_name
 from perceiver.exported.onnx_file import FORMAT, KEY
 from perceiver.exporting.onnx_file import onnx_of, quantised, require_opset, write_onnx
@@ -142,7 +142,7 @@ def _spec(model: Perceiver) -> dict[str, Any]:
 def _outputs(model: Perceiver, spec: Mapping[str, Any], given: str | None) -> Outputs:
     if given not in (None, "target", "all", "latents"):
         raise ValueError(f"export.outputs: expected target, all or latents, got {given!r}.")
-    if isinstance(model.head, SequenceDecoder):
+    if isinstance(model.head, SequenceDecoder | NextTokenHead):
         if given == "latents":
             return "latents"
         raise ExportError(

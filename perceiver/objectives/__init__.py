@@ -22,13 +22,16 @@ print(objective.results(metrics))  # {"loss": tensor(â€¦), "accuracy": tensor(â€
 """
 
 from perceiver.objectives.classes import classification
+from perceiver.objectives.contrastive import Contrastive
 from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.dense import Dense
 from perceiver.objectives.fields import EndPointError, dense_regression
+from perceiver.objectives.judging import Judge
 from perceiver.objectives.labels import multilabel
 from perceiver.objectives.masked_autoencoding import MaskedAutoencoding
 from perceiver.objectives.masked_tokens import MaskedTokenModelling
 from perceiver.objectives.multimodal_autoencoding import MultimodalAutoencoding
+from perceiver.objectives.next_tokens import NextTokenPrediction
 from perceiver.objectives.objective import Objective
 from perceiver.objectives.pixel_classes import segmentation
 from perceiver.objectives.supervised import Supervised
@@ -36,12 +39,15 @@ from perceiver.objectives.text_generation import TextGeneration
 from perceiver.objectives.values import regression
 
 __all__ = [
+    "Contrastive",
     "Criterion",
     "Dense",
     "EndPointError",
+    "Judge",
     "MaskedAutoencoding",
     "MaskedTokenModelling",
     "MultimodalAutoencoding",
+    "NextTokenPrediction",
     "Objective",
     "Supervised",
     "TextGeneration",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from perceiver.batch import Sample
+from perceiver.batch import Batch, Sample
 from perceiver.collate import Collate
 from perceiver.modalities.kinds import kind_of
 from perceiver.modalities.preprocess import preprocess
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.table import UnknownCategories
 from perceiver.targets.files import is_file, read_file
-from perceiver.targets.kinds import target_of
+from perceiver.targets.kinds import Target, target_of
 from perceiver.targets.pixels import cut_to_size
+from perceiver.targets.text import with_alignments
 
 
 def predict(
@@ -52,19 +53,65 @@ def predict(
     modalities = spec.get("modalities")
     if not modalities:
         raise ValueError("predict: the spec of this model has no modalities, so that samples cannot be prepared.")
+    predictions: list[Any] = []
+    for batch in batches_of(samples, modalities, batch_size=batch_size, device=device, open_files=open_files):
+        predictions.extend(_predictions(forward, target, batch, modalities))
+    return predictions
+
+
+def batches_of(
+    samples: Any,
+    modalities: Mapping[str, ModalitySpec],
+    *,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    open_files: bool = True,
+) -> Iterator[Batch]:
+    """Yield raw samples, preprocessed as in training, in batches; warn at the end of categories unknown to training."""
     collate = Collate(modalities=modalities)
     unknown = _Unknown(modalities)
-    predictions: list[Any] = []
     prepared = (
         prepare(raw, modalities, number=number, open_files=open_files, seen=unknown.add)
         for number, raw in enumerate(_samples(samples, modalities))
     )
     while rows := list(islice(prepared, batch_size)):
-        batch = collate(rows).to(device)
-        predicted = target.predict(forward(batch.inputs, batch.masks))
-        predictions.extend(cut_to_size(predicted, target=target, masks=batch.masks))
+        yield collate(rows).to(device)
     unknown.warn()
-    return predictions
+
+
+def predict_prepared(
+    forward: Callable[[Mapping[str, Any], Mapping[str, Tensor]], Tensor],
+    target: Target,
+    samples: Sequence[Sample],
+    *,
+    modalities: Mapping[str, ModalitySpec],
+    device: torch.device | str = "cpu",
+) -> list[Any]:
+    """Predict the target for samples from `prepare`, as one batch; the caller sets evaluation mode.
+
+    Args:
+        forward: inputs and masks of B samples -> the outputs for the target.
+        target: the target of the spec.
+        samples: prepared samples.
+        modalities: spec of each modality, by name.
+        device: device for the inputs of `forward`.
+
+    Raises:
+        ValueError: if samples cannot be collated; names one of them by its id.
+    """
+    batch = Collate(modalities=modalities)(samples).to(device)
+    return list(_predictions(forward, target, batch, modalities))
+
+
+def _predictions(
+    forward: Callable[[Mapping[str, Any], Mapping[str, Tensor]], Any],
+    target: Target,
+    batch: Batch,
+    modalities: Mapping[str, ModalitySpec],
+) -> Sequence[Any]:
+    outputs = forward(batch.inputs, batch.masks)
+    predicted = cut_to_size(target.predict(outputs), target=target, masks=batch.masks)
+    return with_alignments(predicted, outputs, target=target, batch=batch, modalities=modalities)
 
 
 def prepare(

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from perceiver import Encoder, Fourier, Fusion, LearnedQueries, LearnedTable, Perceiver, PooledHead
 from perceiver.adapters import (
     FrameSurroundings,
+    ImageConvStages,
     ImageConvStem,
     ImagePatches,
     ImagePixels,
     LogMelBins,
+    LogMelConvStages,
     LogMelFrames,
     Points,
     Table,
@@ -53,12 +55,14 @@ def adapters() -> dict[str, nn.Module]:
     return {
         "bins": LogMelBins(position=fourier(10, 8), **MEL),
         "frames": FrameSurroundings(video_channels=3, position=fourier(8, 8)),
+        "mel_stages": LogMelConvStages(position=fourier(3), stage_channels=[6, 5], strides=[2, 2], **MEL),
         "mel": LogMelFrames(position=fourier(10), **MEL),
         "patches": ImagePatches(image_channels=3, patch=4, position=fourier(4, 4), embed_channels=6),
         "pixels": ImagePixels(image_channels=1, position=fourier(8, 8)),
         "points": Points(point_channels=4, position=fourier(4, 4, 4)),
         "row": Table(num_numbers=2, category_sizes=[3, 2], embedding_channels=5),
         "series": TimeSeries(num_values=2, duration_seconds=10.0, position=fourier(20)),
+        "stages": ImageConvStages(image_channels=3, stage_channels=[4, 6, 5], strides=[2, 2, 1], position=fourier(4, 4)),
         "stem": ImageConvStem(image_channels=3, stem_channels=6, position=fourier(4, 4)),
         "table_pixels": ImagePixels(image_channels=1, position=LearnedTable(grid=[5, 6], channels=4)),
         "text": TextTokens(vocabulary_size=262, embedding_channels=6, position=LearnedTable(grid=[16], channels=4)),
@@ -72,7 +76,8 @@ MODALITIES: dict[str, dict[str, Any]] = {
     "bins": {"kind": "audio", "shape": [1, None], "sample_rate": 8000, "max_seconds": 0.1},
     "frames": {"kind": "video", "shape": [3, 2, None, None], "range": [0, 255]},
     "mel": {"kind": "audio", "shape": [1, None], "sample_rate": 8000, "max_seconds": 0.1, "mean": [0.0], "std": [0.5]},
-    "patches": {"kind": "image", "shape": [3, None, None], "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]},
+    "mel_stages": {"kind": "audio", "shape": [1, None], "sample_rate": 8000, "max_seconds": 0.1},
+    "patches": {"kind": "image", "shape": [3, None, 12], "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]},
     "pixels": {"kind": "image", "shape": [1, None, None], "mean": [0.2], "std": [0.3]},
     "points": {"kind": "points", "shape": [None, 4], "unit_sphere": True},
     "row": {
@@ -80,7 +85,8 @@ MODALITIES: dict[str, dict[str, Any]] = {
         "mean": [40.0, 9.0], "std": [10.0, 3.0], "written": {"price": {"decimal": ",", "thousands": ".", "unit": "€"}},
     },
     "series": {"kind": "timeseries", "num_values": 2, "mean": [1.0, 2.0], "std": [2.0, 3.0]},
-    "stem": {"kind": "image", "shape": [3, None, None]},
+    "stages": {"kind": "image", "shape": [3, None, 12]},
+    "stem": {"kind": "image", "shape": [3, None, 12]},
     "table_pixels": {"kind": "image", "shape": [1, 5, 6], "mean": [0.2], "std": [0.3]},
     "text": {"kind": "text", "shape": [None], "vocabulary_size": 262, "max_length": 16},
     "vector": {"kind": "label", "shape": [3], "channel_axis": 0},
@@ -164,7 +170,7 @@ def model_of_all_heads() -> Perceiver:
     return Perceiver(
         adapters=parts,
         fusion=fusion,
-        encoder=encoder(fusion.channels),
+        encoder=encoder(fusion.channels, num_blocks=1, num_cross_attends=1),
         head=AllHeads(parts, fusion.channels),
         spec={"modalities": {name: MODALITIES[name] for name in parts}},
     ).eval()
