@@ -170,7 +170,7 @@ def model_of_all_heads() -> Perceiver:
     return Perceiver(
         adapters=parts,
         fusion=fusion,
-        encoder=encoder(fusion.channels, num_blocks=1, num_cross_attends=1),
+        encoder=encoder(fusion.channels),
         head=AllHeads(parts, fusion.channels),
         spec={"modalities": {name: MODALITIES[name] for name in parts}},
     ).eval()
