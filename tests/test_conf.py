@@ -1,5 +1,6 @@
 """Every YAML of conf/: it composes, what it names can be built, and its head says what it is for."""
 
+import inspect
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import torchvision
 from dense_cases import flow_set, segmentation_set
 from digit_sets import read_recordings_once
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from image_sets import cifar10_set, cifar100_set, cifar_checksums, folder_set, idx_set, imagenet_set
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -26,6 +27,7 @@ from perceiver.adapters.image import ImagePixels
 from perceiver.batch import Batch
 from perceiver.checkpoints.build import build_model
 from perceiver.interop.architectures import model_config
+from perceiver.interop.backbones.request import BackboneRequest
 from perceiver.interop.huggingface import from_transformers
 from perceiver.modalities.text_bytes import encode_bytes
 from perceiver.model import Perceiver
@@ -170,6 +172,19 @@ def test_heads_of_classes_labels_and_numbers(name: str) -> None:
     assert build_model(numbers["model"], spec=numbers["spec"])({"image": INPUTS["image"]}).shape == (2, 1)
 
 
+# Requests for networks of libraries; tests/run/test_backbones.py and tests/interop/backbones build them.
+BACKBONES = ("timm", "torchaudio", "torchvision", "transformers_image", "transformers_sound", "transformers_text")
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_backbones_name_arguments_of_their_requests(name: str) -> None:
+    node = composed(f"+adapter@model.adapters.other={name}").model.adapters.other
+    request = get_class(node["_target_"])
+    assert issubclass(request, BackboneRequest)
+    arguments = inspect.signature(request).parameters
+    assert {str(key) for key in node} - {"_target_"} == set(arguments)
+
+
 @pytest.mark.parametrize("name", GROUPS["memory"])
 def test_memories(name: str) -> None:
     facts = {**spec("image"), **TARGETS["text_generation"]}
@@ -179,7 +194,7 @@ def test_memories(name: str) -> None:
     assert list(blocks) == [{"latents": "latents", "written": "image"}[name]]
 
 
-@pytest.mark.parametrize("name", [name for name in GROUPS["adapter"] if name != "label"])
+@pytest.mark.parametrize("name", [name for name in GROUPS["adapter"] if name not in ("label", *BACKBONES)])
 def test_adapters(name: str) -> None:
     modality = name.split("_")[0]
     mounted = f"adapter@model.adapters.{modality}={name}"

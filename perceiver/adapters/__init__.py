@@ -1,6 +1,7 @@
 """Adapters: raw tensors of a modality in, `Tokens` out. One file per modality; Custom adapters look the same."""
 
 from perceiver.adapters.audio import LogMelBins, LogMelFrames, WaveformFrames
+from perceiver.adapters.backbones.backbone import Backbone
 from perceiver.adapters.content import Content, Reconstructible
 from perceiver.adapters.conv_stages import ImageConvStages, LogMelConvStages
 from perceiver.adapters.frames import FrameSurroundings
@@ -17,6 +18,7 @@ from perceiver.adapters.vector import Vector
 from perceiver.adapters.video import VideoPatches
 
 __all__ = [
+    "Backbone",
     "FrameSurroundings",
     "Content",
     "ImageConvStages",

@@ -11,6 +11,7 @@ from math import isfinite, prod
 from typing import Any
 
 from perceiver.checkpoints.plain import PlainError, child_path, refuse_special_keys
+from perceiver.modalities.framing import RESAMPLING
 from perceiver.modalities.kinds import KINDS as MODALITY_KINDS
 from perceiver.targets.kinds import KINDS as TARGET_KINDS
 
@@ -149,6 +150,12 @@ def _is_tokenizer(value: object) -> bool:
     return value.get("kind") != "pairs" or _is_text(value.get("json"))
 
 
+def _is_input_tokenizer(value: object) -> bool:
+    if isinstance(value, Mapping) and value.get("kind") == "library":
+        return _is_text(value.get("json")) and _is_size(value.get("max_length"))
+    return _is_tokenizer(value)
+
+
 def _is_dictionary(value: object) -> bool:
     pair = _list_of(_is_text, least=2, most=2)
     return isinstance(value, Mapping) and _is_text(value.get("modality")) and _list_of(pair)(value.get("pairs"))
@@ -186,7 +193,8 @@ _FACTS: dict[str, tuple[str, Fits]] = {
     "max_seconds": _POSITIVE,
     "vocabulary_size": _SIZE,
     "max_length": _SIZE,
-    "tokenizer": _TOKENIZER,
+    "tokenizer": ("a tokenizer, kind bytes, pairs or library with its json", _is_input_tokenizer),
+    "interpolation": (f"one of {', '.join(RESAMPLING)}", lambda value: isinstance(value, str) and value in RESAMPLING),
     "num_values": _SIZE,
     "step_seconds": _POSITIVE,
     "duration_seconds": ("a finite number, 0 or more", lambda value: _is_number(value) and value >= 0),

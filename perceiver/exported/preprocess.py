@@ -75,7 +75,7 @@ def _pixels(raw: Any, spec: Spec, name: str) -> Array:
 
 def _framed(image: Any, spec: Spec, name: str) -> Array:
     """See `perceiver.modalities.image._pixels`."""
-    from perceiver.modalities.framing import Frame, to_rgb, upright
+    from perceiver.modalities.framing import RESAMPLING, Frame, to_rgb, upright
 
     image.load()
     channels, *size = spec["shape"]
@@ -85,7 +85,8 @@ def _framed(image: Any, spec: Spec, name: str) -> Array:
             image = to_rgb(upright(image), deep_range=spec.get("deep_range"))
         except ValueError as error:
             raise ValueError(f"{name}: {error}.") from None
-        image = Frame(size=size, crop_fraction=spec["crop_fraction"])(image) if framed else image
+        resample = RESAMPLING[spec.get("interpolation") or "bicubic"]
+        image = Frame(size=size, crop_fraction=spec["crop_fraction"])(image, resample=resample) if framed else image
         image = image if channels == 3 else image.convert("L")
     elif channels == 1 and image.mode[0] not in "IF":
         image = image.convert("L")

@@ -9,6 +9,16 @@ from functools import cache
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+}
+"""Filters for the size of images, by the word that a spec has as `interpolation`; bicubic by default."""
+
 
 class Frame:
     """Scale an image until it covers size / crop_fraction, and crop `size` from the centre, in one resampling.
