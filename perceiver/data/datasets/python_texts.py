@@ -13,7 +13,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Literal
 
-from perceiver.data.readers.progress import progress
+from perceiver.runtime.progress import progress
 from perceiver.data.readers.texts.source import TextSource
 from perceiver.data.readers.texts.windows import Document
 

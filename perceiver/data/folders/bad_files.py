@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from perceiver.data.readers.progress import progress
+from perceiver.runtime.progress import progress
 from perceiver.runtime.process_rank import process_rank
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from perceiver.data.manifest.rows import BadRowError, ManifestRows
-from perceiver.data.readers.progress import progress
+from perceiver.runtime.progress import progress
 from perceiver.data.shards.backend import litdata
 from perceiver.data.shards.errors import ShardError
 from perceiver.data.shards.folder import FACTS, ShardFolder, same_source, write_whole

@@ -2,7 +2,7 @@
 
 import pytest
 
-from perceiver.data.readers.progress import progress
+from perceiver.runtime.progress import progress
 
 
 def test_lines(capsys: pytest.CaptureFixture[str]) -> None:
