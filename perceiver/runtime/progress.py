@@ -34,9 +34,7 @@ def progress(
         after_seconds: time until the first line.
         every_seconds: time between lines.
     """
-    shown = reporting(
-        title, total=total, unit=unit, start=start, after_seconds=after_seconds, every_seconds=every_seconds
-    )
+    shown = reporting(title, total=total, unit=unit, start=start, after_seconds=after_seconds, every_seconds=every_seconds)
     with shown as report:
         for count, item in enumerate(items, start=start + 1):
             yield item

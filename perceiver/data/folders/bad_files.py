@@ -9,8 +9,8 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from perceiver.runtime.progress import progress
 from perceiver.runtime.process_rank import process_rank
+from perceiver.runtime.progress import progress
 
 log = logging.getLogger(__name__)
 

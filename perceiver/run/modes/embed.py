@@ -89,9 +89,7 @@ class Embed:
             directory=directory,
         )
         if process_rank() == 0:
-            sys.stdout.write(
-                f"{done.rows:,} embeddings ({self.embed}) of {inference.file}: {path} ({done.count:,} parts)\n"
-            )
+            sys.stdout.write(f"{done.rows:,} embeddings ({self.embed}) of {inference.file}: {path} ({done.count:,} parts)\n")
 
 
 def embedding_rows(ids: Sequence[str], embeddings: Tensor) -> pa.Table:

@@ -26,7 +26,7 @@ from perceiver.generation import Generated
 from perceiver.model import Perceiver
 from perceiver.run.data import make_data
 from perceiver.run.parts.folder import PartFolder, continuing
-from perceiver.run.parts.loader import Place, PartLoader, rows_of, samples_at
+from perceiver.run.parts.loader import PartLoader, Place, rows_of, samples_at
 from perceiver.run.parts.shares import Counter, unfinished
 from perceiver.run.parts.table import PartWriter
 from perceiver.run.processes.interruption import until_interrupted
@@ -120,7 +120,7 @@ class Inference:
         """Call `compute` with every batch on the trainer's device, in evaluation mode, and `sink` with the outputs."""
         loader = self._loader()
         dataset = getattr(loader, "dataset", None)
-        total = len(dataset) if hasattr(dataset, "__len__") else None
+        total = None if dataset is None or not hasattr(dataset, "__len__") else len(dataset)
         seen = 0
         with reporting(self._title, total=total, unit="rows") as report:
 
@@ -194,9 +194,7 @@ class Inference:
     def _predict(self, module: _Inference, loader: Any) -> None:
         """Run Lightning's prediction over a loader, with the hooks of the data module."""
         self.data.predict_dataloader = lambda: loader  # type: ignore[method-assign]
-        until_interrupted(
-            self.trainer, lambda: self.trainer.predict(module, datamodule=self.data, return_predictions=False)
-        )
+        until_interrupted(self.trainer, lambda: self.trainer.predict(module, datamodule=self.data, return_predictions=False))
 
     @property
     def _title(self) -> str:
@@ -206,9 +204,7 @@ class Inference:
 class _Inference(LightningModule):
     """The module that Lightning's prediction loop calls."""
 
-    def __init__(
-        self, model: Perceiver, compute: Compute, sink: Sink, *, begin: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, model: Perceiver, compute: Compute, sink: Sink, *, begin: Callable[[], None] = lambda: None) -> None:
         super().__init__()
         self.model = model
         self.compute_batch = compute
@@ -267,6 +263,6 @@ def _require_same_rows(folder: PartFolder, finished: list[int], loader: Any) -> 
         before = pa.parquet.ParquetFile(folder.file(part)).read_row_group(0, columns=["id"])["id"][0].as_py()
         if before != id_:
             raise ValueError(
-                f"{folder.path}: row {row:,} has the id {before!r} there, and {id_!r} in the data, which has changed. Choose "
-                "another directory."
+                f"{folder.path}: row {row:,} has the id {before!r} there, and {id_!r} in the data, which has changed. "
+                "Choose another directory."
             )

@@ -66,7 +66,9 @@ class PartFolder:
         remove_leftovers(path)
         if earlier is None:
             if path.exists() and any(path.glob("part-*")):
-                raise ValueError(f"{path}: has parts but no {MANIFEST}, so what they belong to is unknown. Remove the folder.")
+                raise ValueError(
+                    f"{path}: has parts but no {MANIFEST}, so what they belong to is unknown. Remove the folder."
+                )
             with atomic_write(path / MANIFEST) as file:
                 file.write((json.dumps(ours, indent=2, sort_keys=True) + "\n").encode())
             return folder

@@ -58,7 +58,7 @@ def test_predictions_in_parts(trained: Path, tmp_path: Path) -> None:
 def test_embeddings_in_parts(trained: Path, tmp_path: Path) -> None:
     embed = ("mode=embed", *COMMON, f"ckpt_path={trained}", "embed=latents")
     assert run(*embed, f"hydra.run.dir={tmp_path / 'one'}").code == 0
-    code, out, err = run(*embed, "rows_per_part=150", f"hydra.run.dir={tmp_path / 'parts'}")
+    code, _, err = run(*embed, "rows_per_part=150", f"hydra.run.dir={tmp_path / 'parts'}")
     assert (code, err) == (0, "")
     one, parts = (pq.read_table(tmp_path / name / "embeddings.parquet") for name in ("one", "parts"))
     assert one.schema.metadata[b"embedding_shape"] == parts.schema.metadata[b"embedding_shape"] == b"4x16"
