@@ -5,8 +5,8 @@
 Writes a synthetic Parquet table of eight numbers per row, trains a tiny model on a few thousand rows, and runs train.py with
 `mode=predict` (or `embed`) over it in parts: with one and two processes, and as a job that is killed (SIGKILL to all its
 processes) at random moments and started again. Prints the rate over the whole command, start of Python included; the memory
-of all processes (anonymous and shared pages, not files) when a tenth of the parts is complete, and its peak after that; whether the rows are those of the table,
-each once and in order, and whether all tables hold the same numbers. Exits with 1 if not.
+of all processes (anonymous and shared pages, not files) when a tenth of the parts is complete, and its peak after that; and
+whether the rows are those of the table, each once and in order, with the same numbers in all tables. Exits with 1 if not.
 """
 
 from __future__ import annotations

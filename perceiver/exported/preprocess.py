@@ -15,13 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from perceiver.exported.tokenizers import BYTES, NUM_SPECIAL, encode_pairs
 from perceiver.modalities.cell_values import is_missing, number_in_column, number_of_name
 
 Array = NDArray[Any]
 Spec = Mapping[str, Any]
-
-NUM_SPECIAL, BYTES = 6, 262
-"""Special ids before those of bytes, and the number of all ids; see `perceiver.modalities.text_bytes`."""
 
 
 def preprocess(raw: Any, spec: Spec, name: str) -> dict[str | None, Array]:
@@ -223,17 +221,16 @@ def _text(raw: Any, spec: Spec, name: str) -> dict[str | None, Array]:
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{name}: cannot read it as text ({type(error).__name__}: {error}).") from error
     if isinstance(raw, str):
-        if (spec.get("tokenizer") or {}).get("kind", "bytes") != "bytes":
-            raise ValueError(
-                f"{name}: expected token ids, because this model's texts go through a learned tokenizer, which needs torch "
-                "here. Pass ids from its tokenizer."
-            )
-        if size != BYTES:
+        tokenizer = spec.get("tokenizer")
+        if (tokenizer or {}).get("kind", "bytes") == "pairs":
+            ids = np.array(encode_pairs(raw, tokenizer["json"], name), dtype=np.int64)
+        elif size != BYTES and tokenizer is None:
             raise ValueError(
                 f"{name}: expected token ids, because the model has a vocabulary of {size}, unlike UTF-8 bytes ({BYTES}). "
                 "Pass ids from its tokenizer."
             )
-        ids = encode_bytes(raw, name)
+        else:
+            ids = encode_bytes(raw, name)
     else:
         ids = as_array(raw, name)
     if ids.ndim != 1 or len(ids) == 0 or ids.dtype.kind not in "iu":

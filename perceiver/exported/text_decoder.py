@@ -1,0 +1,148 @@
+"""The decoder of an exported model that generates texts: its step in onnxruntime, and the facts of both files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perceiver.exported.decoding import Decoding
+from perceiver.exported.onnx_file import ExportedFileError, OnnxFile, read_onnx, step_path
+from perceiver.exported.sequences import Cache, Generated, generate_ids, memory_names, past_names, present_names
+from perceiver.exported.session import Session
+
+Array = NDArray[Any]
+
+_MOST = 2**16
+"""Bound of layers, heads and channels of a file; of the largest models, they have hundreds."""
+
+
+class TextDecoder:
+    """Generates ids from a memory.
+
+    Args:
+        file: the checked file of the encoder; the step lies beside it.
+        threads: see `perceiver.exported.load`.
+        providers: see `perceiver.exported.load`.
+
+    Raises:
+        FileNotFoundError: if the file of the step is missing.
+        ExportedFileError: if a file is damaged, or both are not of the same export.
+    """
+
+    def __init__(self, file: OnnxFile, *, threads: int | None, providers: Sequence[str]) -> None:
+        self.facts = _checked(file)
+        self.settings = _settings(file, self.facts["settings"])
+        path = step_path(file.path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path}: the step of this model is missing; mode=export writes it beside {file.path.name}."
+            )
+        step = read_onnx(path)
+        if step.metadata.get("interpretation") != "step" or step.metadata.get("generation") != file.metadata["generation"]:
+            raise ExportedFileError(
+                f"{path}: does not belong to {file.path.name}: they are of two exports. Export again."
+            )
+        self._session = Session(step, threads=threads, providers=providers)
+        layers = self.facts["layers"]
+        inputs = ["ids", *memory_names(layers), *past_names(layers)]
+        outputs = ["logits", *present_names(layers)]
+        types = ["tensor(int64)", "tensor(bool)"] + ["tensor(float)"] * 4 * layers
+        if (self._session.inputs, self._session.outputs, self._session.types) != (inputs, outputs, types):
+            raise ExportedFileError(f"{path}: its metadata does not fit its graph. The file is damaged, or was changed.")
+
+    def start(self, memory: Mapping[str, Array]) -> Cache:
+        """Return the cache before the first id, for the encoder's outputs by name."""
+        names = memory_names(self.facts["layers"])
+        rows = len(memory[names[0]])
+        past = {
+            name: np.zeros((rows, heads, 0, channels), dtype=np.float32)
+            for name, (heads, channels) in zip(past_names(self.facts["layers"]), self.facts["past"], strict=True)
+        }
+        return Cache(memory={name: memory[name] for name in names}, past=past)
+
+    def step(self, ids: Array, cache: Cache) -> tuple[Array, Cache]:
+        """Return logits `(R, L, V)` of the ids that follow ids `(R, L)`, and the cache after them."""
+        logits = []
+        for place in range(ids.shape[1]):
+            found = self._session.run({"ids": ids[:, place : place + 1], **cache.memory, **cache.past})
+            logits.append(found["logits"])
+            cache = dataclasses.replace(cache, past={name: found[name.replace("past", "present")] for name in cache.past})
+        return np.concatenate(logits, axis=1), cache
+
+    def generate(
+        self,
+        memory: Mapping[str, Array],
+        *,
+        prompt: Array | None = None,
+        generator: np.random.Generator | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Generated:
+        """Generate a sequence for each sample of a memory.
+
+        Args:
+            memory: outputs of the encoder, by name.
+            prompt: ids `(B, P)` that every sequence starts with; None: the start id.
+            generator: random state for `do_sample`.
+            settings: settings of `Decoding`; None: those of the file.
+
+        Raises:
+            ValueError: for a prompt that does not fit, or invalid settings.
+        """
+        decoding = self.settings if settings is None else Decoding(**settings)
+        rows, facts = len(memory["memory.mask"]), self.facts
+        prompt = np.full((rows, 1), facts["start_id"]) if prompt is None else np.asarray(prompt)
+        most = facts["max_length"] if decoding.max_length is None else decoding.max_length
+        if most > facts["max_length"]:
+            raise ValueError(
+                f"max_length: expected at most {facts['max_length']}, what the decoder was built for; got {most}."
+            )
+        if prompt.ndim != 2 or len(prompt) != rows or not 1 <= prompt.shape[1] < most or prompt.dtype.kind not in "iu":
+            raise ValueError(
+                f"prompt: expected ids ({rows}, length) with a length of 1 to max_length - 1 = {most - 1}, got "
+                f"{prompt.dtype} {prompt.shape}."
+            )
+        if prompt.min() < 0 or prompt.max() >= facts["vocabulary_size"]:
+            raise ValueError(
+                f"prompt: expected ids from 0 to {facts['vocabulary_size'] - 1}, got {prompt.min()} to {prompt.max()}."
+            )
+        return generate_ids(
+            self.step,
+            self.start(memory),
+            prompt.astype(np.int64),
+            decoding=decoding,
+            max_length=most,
+            end_id=facts["end_id"],
+            pad_id=facts["pad_id"],
+            generator=generator,
+        )
+
+
+def _checked(file: OnnxFile) -> dict[str, Any]:
+    facts = file.metadata.get("generation")
+    fits = isinstance(facts, dict)
+    if fits:
+        numbers = ("layers", "vocabulary_size", "max_length", "start_id", "end_id", "pad_id")
+        fits = all(type(facts.get(name)) is int and facts[name] >= 0 for name in numbers)  # type: ignore[union-attr]
+    if fits:
+        layers, past = facts["layers"], facts.get("past")  # type: ignore[index]
+        special = [facts[name] for name in ("start_id", "end_id", "pad_id")]  # type: ignore[index]
+        fits = 1 <= layers <= _MOST and facts["max_length"] <= _MOST**2 and max(special) < facts["vocabulary_size"]  # type: ignore[index]
+        fits = fits and isinstance(past, list) and len(past) == 2 * layers
+        fits = fits and all(
+            isinstance(shape, list) and len(shape) == 2 and all(type(one) is int and 1 <= one <= _MOST for one in shape)
+            for shape in past
+        )
+    if not fits:
+        raise ExportedFileError(f"{file.path}: its metadata is damaged: generation.")
+    return facts  # type: ignore[return-value]
+
+
+def _settings(file: OnnxFile, settings: Any) -> Decoding:
+    try:
+        return Decoding(**settings)
+    except (TypeError, ValueError) as error:
+        raise ExportedFileError(f"{file.path}: its metadata is damaged: generation.settings: {str(error)[:200]}") from None
