@@ -43,9 +43,7 @@ class TextDecoder:
             )
         step = read_onnx(path)
         if step.metadata.get("interpretation") != "step" or step.metadata.get("generation") != file.metadata["generation"]:
-            raise ExportedFileError(
-                f"{path}: does not belong to {file.path.name}: they are of two exports. Export again."
-            )
+            raise ExportedFileError(f"{path}: does not belong to {file.path.name}: they are of two exports. Export again.")
         self._session = Session(step, threads=threads, providers=providers)
         layers = self.facts["layers"]
         inputs = ["ids", *memory_names(layers), *past_names(layers)]

@@ -12,6 +12,9 @@ from perceiver.runtime.process_rank import process_rank
 
 T = TypeVar("T")
 
+_BAR_SECONDS = 1.0
+"""A bar on a terminal appears after this time."""
+
 
 def progress(
     items: Iterable[T],
@@ -101,17 +104,21 @@ class _Lines(Progress):
 
 
 class _Bar(Progress):
-    """Moves a bar of `rich`."""
+    """Moves a bar of `rich`, which appears once the work has taken `after_seconds`: short work does not flicker."""
 
-    def __init__(self, title: str, *, bar: Any, **facts: Any) -> None:
+    def __init__(self, title: str, *, bars: Any, after_seconds: float, **facts: Any) -> None:
         super().__init__(title, **facts)
-        self._bar = bar
-        self._task = bar.add_task(title, total=self.total, completed=self.start, pace="")
+        self._bars = bars
+        self._due: float | None = time.monotonic() + after_seconds
+        self._task = bars.add_task(title, total=self.total, completed=self.start, pace="")
 
     def reach(self, done: int) -> None:
         """See `Progress`."""
         super().reach(done)
-        self._bar.update(self._task, completed=done, pace=self.pace)
+        if self._due is not None and time.monotonic() >= self._due:
+            self._due = None
+            self._bars.start()
+        self._bars.update(self._task, completed=done, pace=self.pace)
 
 
 @contextmanager
@@ -148,8 +155,11 @@ def reporting(
         from rich.progress import Progress as Bars
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
-        with Bars(*columns, transient=True) as bars:
-            yield _Bar(title, bar=bars, **facts)
+        bars = Bars(*columns, transient=True)
+        try:
+            yield _Bar(title, bars=bars, after_seconds=min(after_seconds, _BAR_SECONDS), **facts)
+        finally:
+            bars.stop()
     else:
         yield _Lines(title, after_seconds=after_seconds, every_seconds=every_seconds, **facts)
 

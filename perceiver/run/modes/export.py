@@ -53,6 +53,8 @@ class Export:
         file = find_checkpoint(self.ckpt_path, mode="export")
         model = checkpoints.load(file, trust=list(config.trust))
         name = NAMES[self.format].replace(".onnx", ".int8.onnx") if self.int8 else NAMES[self.format]
+        sys.stdout.write(f"exporting {file}\n")
+        sys.stdout.flush()
         path = export(
             model,
             _run_of(file) / "export" / name,
