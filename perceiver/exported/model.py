@@ -15,14 +15,26 @@ from numpy.typing import NDArray
 from perceiver.exported.batches import batch_of
 from perceiver.exported.interpretation import KINDS, predictions_of, softmax, texts_of
 from perceiver.exported.onnx_file import ExportedFileError, OnnxFile, read_onnx
+from perceiver.exported.preprocess import KINDS as MODALITY_KINDS
 from perceiver.exported.preprocess import encode_bytes, preprocess
 from perceiver.exported.sequences import Generated
 from perceiver.exported.session import Session
 from perceiver.exported.text_decoder import TextDecoder
 from perceiver.exported.tokenizers import BYTES, NUM_SPECIAL, decoder_of
+from perceiver.modalities.facts import check_facts
+from perceiver.runtime.plain import PlainError, plain
 from perceiver.targets.decoding_settings import DecodingSettings
 
 Array = NDArray[Any]
+
+_NEEDED: dict[Any, tuple[str, ...]] = {
+    "image": ("shape",),
+    "video": ("shape",),
+    "audio": ("shape", "sample_rate"),
+    "text": ("vocabulary_size",),
+    "timeseries": ("num_values",),
+}
+"""Facts without which samples of a kind cannot be prepared."""
 
 _MASK_ID = 3
 _TYPES = {"float32": "tensor(float)", "float64": "tensor(double)", "int64": "tensor(int64)", "bool": "tensor(bool)"}
@@ -299,16 +311,24 @@ def _checked(file: OnnxFile) -> dict[str, Any]:
     require(isinstance(spec, dict) and isinstance(spec.get("modalities"), dict), "spec.modalities")
     entries = list(spec["modalities"].values())  # type: ignore[index]
     require(bool(entries) and all(isinstance(one, dict) for one in entries), "spec.modalities")
+    try:
+        plain(spec, path="spec")  # numbers of 64 bits, bounded depth
+        check_facts(spec, path="spec", modality_kinds=MODALITY_KINDS.keys(), target_kinds=[*KINDS, "text"])
+        for name, needed in ((name, _NEEDED.get(entry.get("kind"), ())) for name, entry in spec["modalities"].items()):  # type: ignore[index]
+            require(all(spec["modalities"][name].get(key) is not None for key in needed), f"spec.modalities.{name[:40]}")  # type: ignore[index]
+    except PlainError as error:
+        raise ExportedFileError(f"{file.path}: its metadata is damaged: {error}.") from None
     inputs, outputs = facts.get("inputs"), facts.get("outputs")
     require(isinstance(inputs, list) and bool(inputs), "inputs")
     require(isinstance(outputs, list) and bool(outputs) and all(isinstance(one, str) for one in outputs), "outputs")
     require(facts.get("interpretation") in ("target", "all", "latents", "memory"), "interpretation")
-    require(facts.get("text") is None or facts["text"] in spec["modalities"], "text")  # type: ignore[index]
+    text = facts.setdefault("text", None)
+    require(text is None or (isinstance(text, str) and text in spec["modalities"]), "text")  # type: ignore[index]
     for entry in inputs:  # type: ignore[union-attr]
         require(isinstance(entry, dict), "inputs")
-        require(isinstance(entry.get("name"), str) and entry.get("modality") in spec["modalities"], "inputs")  # type: ignore[index]
-        require(entry.get("part") is None or isinstance(entry["part"], str), "inputs")
-        require(entry.get("dtype") in _TYPES, "inputs")
+        require(all(isinstance(entry.get(key), str) for key in ("name", "modality", "dtype")), "inputs")
+        require(entry["modality"] in spec["modalities"] and entry["dtype"] in _TYPES, "inputs")  # type: ignore[index]
+        require("part" in entry and (entry["part"] is None or isinstance(entry["part"], str)), "inputs")
         shape, example = entry.get("shape"), entry.get("example")
         require(isinstance(shape, list) and isinstance(example, list) and len(shape) == len(example), "inputs")
         require(all(type(size) is int and size > 0 for size in example), "inputs")

@@ -34,7 +34,7 @@ def preprocess(raw: Any, spec: Spec, name: str) -> dict[str | None, Array]:
         ValueError, TypeError: if the sample does not fit the spec.
     """
     kind = str(spec.get("kind"))
-    convert = _KINDS.get(kind)
+    convert = KINDS.get(kind)
     if convert is None and "." in kind and "channel_axis" not in spec:
         raise ValueError(
             f"{name}: its kind {kind!r} prepares samples with its own code, which the file does not hold. Pass prepared "
@@ -222,8 +222,8 @@ def _text(raw: Any, spec: Spec, name: str) -> dict[str | None, Array]:
             raise ValueError(f"{name}: cannot read it as text ({type(error).__name__}: {error}).") from error
     if isinstance(raw, str):
         tokenizer = spec.get("tokenizer")
-        if (tokenizer or {}).get("kind", "bytes") == "pairs":
-            ids = np.array(encode_pairs(raw, tokenizer["json"], name), dtype=np.int64)
+        if tokenizer is not None and tokenizer.get("kind") == "pairs":
+            ids = np.array(encode_pairs(raw, tokenizer.get("json"), name), dtype=np.int64)
         elif size != BYTES and tokenizer is None:
             raise ValueError(
                 f"{name}: expected token ids, because the model has a vocabulary of {size}, unlike UTF-8 bytes ({BYTES}). "
@@ -353,7 +353,7 @@ def _finished(x: Array, spec: Spec, name: str) -> dict[str | None, Array]:
     return {None: x.astype(np.float32, copy=False)}
 
 
-_KINDS: dict[str, Callable[[Any, Spec, str], dict[str | None, Array]]] = {
+KINDS: dict[str, Callable[[Any, Spec, str], dict[str | None, Array]]] = {
     "image": _image,
     "video": _video,
     "audio": _audio,
@@ -362,3 +362,4 @@ _KINDS: dict[str, Callable[[Any, Spec, str], dict[str | None, Array]]] = {
     "timeseries": _timeseries,
     "table": _table,
 }
+"""Preparation of a raw sample, by kind of modality."""

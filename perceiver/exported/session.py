@@ -21,6 +21,7 @@ class Session:
         providers: execution providers, in order of preference.
 
     Attributes:
+        path: the file.
         inputs: names of the inputs.
         types: onnxruntime's names of their types.
         outputs: names of the outputs.
@@ -43,7 +44,8 @@ class Session:
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
-            self._session = onnxruntime.InferenceSession(file.content, options, providers=list(providers))
+            # Its fallback would print the error, and try again with the same providers.
+            self._session = onnxruntime.InferenceSession(file.content, options, providers=list(providers), enable_fallback=0)
         except Exception as error:
             versions = file.metadata.get("versions")
             writer = versions.get("torch", "?") if isinstance(versions, dict) else "?"
@@ -51,10 +53,21 @@ class Session:
                 f"{file.path}: onnxruntime {onnxruntime.__version__} cannot load it (opset {file.opset}, written with torch "
                 f"{str(writer)[:40]}): {' '.join(str(error).split())[:300]}"
             ) from error
+        self.path = file.path
         self.inputs: list[str] = [one.name for one in self._session.get_inputs()]
         self.types: list[str] = [one.type for one in self._session.get_inputs()]
         self.outputs: list[str] = [one.name for one in self._session.get_outputs()]
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Compute all outputs, by name."""
-        return dict(zip(self.outputs, self._session.run(self.outputs, dict(inputs)), strict=True))
+        """Compute all outputs, by name.
+
+        Raises:
+            ExportedFileError: if onnxruntime cannot compute them: the arrays do not fit the graph, or it is damaged.
+        """
+        try:
+            return dict(zip(self.outputs, self._session.run(self.outputs, dict(inputs)), strict=True))
+        except Exception as error:
+            shapes = {name: x.shape for name, x in inputs.items()}
+            raise ExportedFileError(
+                f"{self.path}: onnxruntime cannot compute it for {str(shapes)[:300]}: {' '.join(str(error).split())[:300]}"
+            ) from error

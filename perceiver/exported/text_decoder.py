@@ -20,6 +20,10 @@ _MOST = 2**16
 """Bound of layers, heads and channels of a file; of the largest models, they have hundreds."""
 
 
+_LONGEST, _MOST_SEQUENCES = 2**20, 2**10
+"""Bounds of ids and of beams, for which memory is allocated."""
+
+
 class TextDecoder:
     """Generates ids from a memory.
 
@@ -35,7 +39,7 @@ class TextDecoder:
 
     def __init__(self, file: OnnxFile, *, threads: int | None, providers: Sequence[str]) -> None:
         self.facts = _checked(file)
-        self.settings = _settings(file, self.facts["settings"])
+        self.settings = _settings(file, self.facts.get("settings"))
         path = step_path(file.path)
         if not path.is_file():
             raise FileNotFoundError(
@@ -120,27 +124,42 @@ class TextDecoder:
 
 
 def _checked(file: OnnxFile) -> dict[str, Any]:
+    """Return the facts of generation, so that later errors concern arguments only."""
     facts = file.metadata.get("generation")
-    fits = isinstance(facts, dict)
-    if fits:
-        numbers = ("layers", "vocabulary_size", "max_length", "start_id", "end_id", "pad_id")
-        fits = all(type(facts.get(name)) is int and facts[name] >= 0 for name in numbers)  # type: ignore[union-attr]
-    if fits:
-        layers, past = facts["layers"], facts.get("past")  # type: ignore[index]
-        special = [facts[name] for name in ("start_id", "end_id", "pad_id")]  # type: ignore[index]
-        fits = 1 <= layers <= _MOST and facts["max_length"] <= _MOST**2 and max(special) < facts["vocabulary_size"]  # type: ignore[index]
-        fits = fits and isinstance(past, list) and len(past) == 2 * layers
-        fits = fits and all(
-            isinstance(shape, list) and len(shape) == 2 and all(type(one) is int and 1 <= one <= _MOST for one in shape)
-            for shape in past
-        )
-    if not fits:
+    if not isinstance(facts, dict) or not _is_consistent(facts):
         raise ExportedFileError(f"{file.path}: its metadata is damaged: generation.")
-    return facts  # type: ignore[return-value]
+    return facts
+
+
+def _is_consistent(facts: Mapping[str, Any]) -> bool:
+    names = ("layers", "vocabulary_size", "max_length", "start_id", "end_id", "pad_id")
+    if not all(type(facts.get(name)) is int and 0 <= facts[name] <= _MOST**2 for name in names):
+        return False
+    layers, past = facts["layers"], facts.get("past")
+    if (
+        not 2 <= facts["max_length"] <= _LONGEST
+        or not 1 <= layers <= _MOST
+        or not isinstance(past, list)
+        or len(past) != 2 * layers
+    ):
+        return False
+    sizes = [size for shape in past for size in (shape if isinstance(shape, list) and len(shape) == 2 else [None])]
+    fits = all(type(size) is int and 1 <= size <= _MOST for size in sizes)
+    return fits and max(facts["start_id"], facts["end_id"], facts["pad_id"]) < facts["vocabulary_size"]
 
 
 def _settings(file: OnnxFile, settings: Any) -> Decoding:
     try:
-        return Decoding(**settings)
-    except (TypeError, ValueError) as error:
+        return Decoding(**{key: _of_its_type(key, value) for key, value in settings.items()})
+    except (TypeError, ValueError, AttributeError) as error:
         raise ExportedFileError(f"{file.path}: its metadata is damaged: generation.settings: {str(error)[:200]}") from None
+
+
+def _of_its_type(key: str, value: Any) -> Any:
+    """Return the value of a setting; ValueError for one of another type than that of its default."""
+    counts = ("max_length", "min_length", "num_beams", "top_k", "no_repeat_ngram_size", "num_return_sequences")
+    types = (int,) if key in counts else (bool,) if key == "do_sample" else (int, float, bool, str)
+    most = _MOST_SEQUENCES if key in ("num_beams", "num_return_sequences") else _LONGEST
+    if value is not None and (type(value) not in types or (type(value) is int and abs(value) > most)):
+        raise ValueError(f"{key}: {str(value)[:40]!r}")
+    return value

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import torch
 
-from perceiver.checkpoints.plain import plain
 from perceiver.decoders import CausalDecoder, LearnedQueries, SequenceDecoder
 from perceiver.decoders.decoder import target_name
 from perceiver.exported.onnx_file import FORMAT, KEY, step_path
@@ -24,6 +23,7 @@ from perceiver.exporting.step import past_shapes, step_names, step_program
 from perceiver.inference.infilling import vocabulary_of
 from perceiver.model import Perceiver
 from perceiver.runtime.files import temporary_beside
+from perceiver.runtime.plain import plain
 from perceiver.targets.kinds import target_of
 
 __all__ = ["ExportError", "export"]

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from PIL import Image
 
 from perceiver.exported.interpretation import KINDS, predictions_of
-from perceiver.exported.preprocess import _KINDS, preprocess
+from perceiver.exported.preprocess import KINDS as PREPARED
+from perceiver.exported.preprocess import preprocess
 from perceiver.exported.tokenizers import _library_tokenizer
 from perceiver.modalities import kinds
 from perceiver.modalities import preprocess as training
@@ -116,7 +117,7 @@ def test_texts_of_a_learned_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_kind_has_its_rules() -> None:
-    assert set(_KINDS) == set(kinds.KINDS)
+    assert set(PREPARED) == set(kinds.KINDS)
     assert set(KINDS) == set(TARGETS) - {"text"}  # see test_text_decoder.py
 
 

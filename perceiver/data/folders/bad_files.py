@@ -37,6 +37,11 @@ class BadFiles:
         self.skip = on_bad_row == "skip"
         self.skipped: dict[str, list[str]] = {}
 
+    @property
+    def reasons(self) -> list[str]:
+        """Reasons of all splits."""
+        return [reason for problems in self.skipped.values() for reason in problems]
+
     def usable(self, samples: Any, *, num_workers: int, where: object) -> Int[Tensor, "usable"]:
         """Return the positions of the samples that can be read; without "skip", all positions.
 

@@ -82,6 +82,11 @@ class FlowFolder(Source):
         self.needs_test = needs_test
         self.bad_files = BadFiles(on_bad_row)
 
+    @property
+    def left_out(self) -> list[str]:
+        """See `Source.left_out`."""
+        return self.bad_files.reasons
+
     def prepare(self) -> None:
         """List the files of all splits without opening them."""
         if self.spec is not None and is_flat(self.root):

@@ -153,6 +153,11 @@ class SegmentationFolder(Source):
             )
         return self.class_names
 
+    @property
+    def left_out(self) -> list[str]:
+        """See `Source.left_out`."""
+        return self.bad_files.reasons
+
     def prepare(self) -> None:
         """List the images of all splits without opening them."""
         if self.spec is not None and is_flat(self.root):

@@ -114,7 +114,7 @@ class Figures(Callback):
         if loader is None or not trainer.is_global_zero or model is None:
             return
         first = loader[0] if isinstance(loader, list | tuple) else loader
-        for draw in progress(self.draw, total=len(self.draw), title="figures", unit="figures"):
+        for draw in progress(self.draw, total=len(self.draw), title="figures", after_seconds=20.0):
             # Loaders draw seeds, but drawing figures must not change the training.
             with torch.random.fork_rng(devices=[]), _drawing(getattr(draw, "__name__", type(draw).__name__)):
                 for name, figure in draw(model, first).items():
