@@ -314,10 +314,11 @@ def _checked(file: OnnxFile) -> dict[str, Any]:
     try:
         plain(spec, path="spec")  # numbers of 64 bits, bounded depth
         check_facts(spec, path="spec", modality_kinds=MODALITY_KINDS.keys(), target_kinds=[*KINDS, "text"])
-        for name, needed in ((name, _NEEDED.get(entry.get("kind"), ())) for name, entry in spec["modalities"].items()):  # type: ignore[index]
-            require(all(spec["modalities"][name].get(key) is not None for key in needed), f"spec.modalities.{name[:40]}")  # type: ignore[index]
     except PlainError as error:
         raise ExportedFileError(f"{file.path}: its metadata is damaged: {error}.") from None
+    for entry in entries:
+        for key in _NEEDED.get(entry.get("kind"), ()):
+            require(entry.get(key) is not None, f"spec.modalities: a modality of kind {entry['kind']} without {key}")
     inputs, outputs = facts.get("inputs"), facts.get("outputs")
     require(isinstance(inputs, list) and bool(inputs), "inputs")
     require(isinstance(outputs, list) and bool(outputs) and all(isinstance(one, str) for one in outputs), "outputs")

@@ -57,7 +57,7 @@ def _check_modality(entry: object, path: str, kinds: Collection[str]) -> None:
     for key, (expected, fits) in _FACTS.items():
         if entry.get(key) is not None:
             _require(entry, key, expected, fits, path)
-    axes = _AXES.get(kind)
+    axes = _AXES.get(str(kind))
     if axes is not None and entry.get("shape") is not None and len(entry["shape"]) != axes:
         raise PlainError(
             f"{child_path(path, 'shape')}: expected {axes} sizes for kind {kind!r}, got {_shown(entry['shape'])}"
