@@ -25,7 +25,7 @@ from torch import Tensor
 from perceiver.attention.forms.absorbed import absorbed_attention
 from perceiver.attention.forms.factored import factored_attention
 from perceiver.attention.kernels import eager, native
-from perceiver.attention.kernels.contract import Read
+from perceiver.attention.kernels.contract import Kernel
 from perceiver.attention.projection import TokenProjection
 from perceiver.positions import Fourier, grid_coordinates
 from perceiver.tokens import Tokens
@@ -127,7 +127,7 @@ def missing(name: str) -> str:
 
 def forms(tokens: Tokens, projection: TokenProjection, names: Sequence[str]) -> dict[str, Attend]:
     """Return the forms by name. A new implementation needs a line here."""
-    reads = {"eager": eager.read_tokens, "native": native.read_tokens}
+    kernels = {"eager": eager.KERNEL, "native": native.KERNEL}
     chosen: dict[str, Attend] = {}
     for name in names:
         if name == "dense":
@@ -135,7 +135,7 @@ def forms(tokens: Tokens, projection: TokenProjection, names: Sequence[str]) -> 
         elif name == "absorbed":
             chosen[name] = partial(_absorbed, tokens=tokens, projection=projection)
         else:
-            chosen[name] = partial(_factored, tokens=tokens, projection=projection, read=reads[name])
+            chosen[name] = partial(_factored, tokens=tokens, projection=projection, kernel=kernels[name])
     return chosen
 
 
@@ -143,8 +143,8 @@ def _absorbed(query: Tensor, *, tokens: Tokens, projection: TokenProjection) -> 
     return absorbed_attention(query, [tokens], projection)
 
 
-def _factored(query: Tensor, *, tokens: Tokens, projection: TokenProjection, read: Read) -> Tensor:
-    return factored_attention(query, [tokens], projection, read=read)
+def _factored(query: Tensor, *, tokens: Tokens, projection: TokenProjection, kernel: Kernel) -> Tensor:
+    return factored_attention(query, [tokens], projection, kernel=kernel)
 
 
 def set_up(case: Case) -> tuple[Tensor, Tokens, TokenProjection]:

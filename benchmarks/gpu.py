@@ -42,6 +42,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from perceiver.attention.forms.factored import factored_attention
 from perceiver.attention.kernels import eager, triton
+from perceiver.attention.kernels.contract import Kernel
 from perceiver.attention.projection import TokenProjection
 from perceiver.tokens import Tokens
 
@@ -130,16 +131,16 @@ def errors(case: Case, device: torch.device) -> dict[str, float]:
     learned = learned_of(query, tokens, projection)
     direction = torch.randn(case.batch, case.heads, case.latents, query.shape[-1], device=device)
 
-    def results(read: Callable[..., tuple[Tensor, Tensor]], dtype: torch.dtype) -> list[Tensor]:
+    def results(kernel: Kernel, dtype: torch.dtype) -> list[Tensor]:
         own = projection.to(dtype)
         exact = [x.detach().to(dtype).requires_grad_(x.requires_grad) for x in (query, *tokens.parts)]
         inputs = [x for x in (*exact, *own.parameters()) if x.requires_grad]
-        out = factored_attention(exact[0], [Tokens(tuple(exact[1:]))], own, read=read)
+        out = factored_attention(exact[0], [Tokens(tuple(exact[1:]))], own, kernel=kernel)
         found = [out, *torch.autograd.grad(out, inputs, direction.to(dtype))]
         return [x.detach().double() for x in found]
 
     assert learned
-    found, exact = results(triton.read_tokens, torch.float32), results(eager.read_tokens, torch.float64)
+    found, exact = results(triton.KERNEL, torch.float32), results(eager.KERNEL, torch.float64)
     projection.float()
     largest = max(float(grad.abs().max()) for grad in exact[1:])
     return {
@@ -157,7 +158,7 @@ def dense(query: Tensor, *, tokens: Tokens, projection: TokenProjection, backend
 
 def factored(query: Tensor, *, tokens: Tokens, projection: TokenProjection) -> Tensor:
     """Compute the factored form by Triton's kernels."""
-    return factored_attention(query, [tokens], projection, read=triton.read_tokens)
+    return factored_attention(query, [tokens], projection, kernel=triton.KERNEL)
 
 
 def measure(case: Case, dtype: str, device: torch.device, *, repetitions: int) -> list[Result]:

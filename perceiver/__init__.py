@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from perceiver.decoders import (
         CausalDecoder as CausalDecoder,
         ClassificationDecoder as ClassificationDecoder,
+        EmbeddingHead as EmbeddingHead,
         InputQueries as InputQueries,
         LatentMemory as LatentMemory,
         LearnedQueries as LearnedQueries,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from perceiver.fusion import Fusion as Fusion
     from perceiver.generation import Generated as Generated, generate as generate
     from perceiver.inference.infilling import FilledIn as FilledIn, fill_in as fill_in
+    from perceiver.inference.retrieval import Found as Found, Index as Index
     from perceiver.inference.tiling import flow_in_tiles as flow_in_tiles
     from perceiver.inspection import explain as explain, summary as summary
     from perceiver.masking.modality_dropout import ModalityDropout as ModalityDropout
@@ -51,12 +53,15 @@ _MODULES = {
     "ClassificationDecoder": "decoders",
     "Collate": "collate",
     "CrossAttention": "attention",
+    "EmbeddingHead": "decoders",
     "Encoder": "encoder",
     "FieldPrediction": "targets.predictions",
     "FilledIn": "inference.infilling",
+    "Found": "inference.retrieval",
     "Fourier": "positions",
     "Fusion": "fusion",
     "Generated": "generation",
+    "Index": "inference.retrieval",
     "InputQueries": "decoders",
     "LabelsPrediction": "targets.predictions",
     "LatentMemory": "decoders",

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from perceiver.grounding import Phrase
+
 
 @dataclass
 class Sample:
@@ -19,6 +21,7 @@ class Sample:
         target: a class number, or a tensor. A dense target lies on a grid: class numbers `(*grid)` or values `(E, *grid)`.
         id: identifies the sample in messages and tables.
         target_mask: validity of a dense target, `(*grid)`; None: completely valid.
+        grounding: phrases of a target text, with their places in the inputs; None: unknown.
 
     Examples:
         >>> import torch
@@ -32,6 +35,7 @@ class Sample:
     target: int | Tensor | None = None
     id: str = ""
     target_mask: Tensor | None = None
+    grounding: tuple[Phrase, ...] | None = None
 
 
 @dataclass
@@ -44,6 +48,7 @@ class Batch:
         target: `(B,)` or `(B, …)`; None for prediction.
         ids: identify the samples in messages and tables of predictions.
         target_mask: validity of dense targets `(B, *grid)` or `(B, E, *grid)`, as `(B, *grid)`; None: all are valid.
+        groundings: for each sample, phrases of its target text with their places in the inputs; None: unknown.
 
     Examples:
         >>> import torch
@@ -58,6 +63,7 @@ class Batch:
     target: Tensor | None = None
     ids: list[str] = field(default_factory=list)
     target_mask: Tensor | None = None
+    groundings: list[tuple[Phrase, ...]] | None = None
 
     @property
     def size(self) -> int:
@@ -78,7 +84,8 @@ class Batch:
 
     def rows(self, rows: slice) -> Batch:
         """Return the batch of a slice of the samples."""
-        return replace(self._map(lambda x: x[rows]), ids=self.ids[rows])
+        groundings = None if self.groundings is None else self.groundings[rows]
+        return replace(self._map(lambda x: x[rows]), ids=self.ids[rows], groundings=groundings)
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory; called by the DataLoader."""
@@ -102,6 +109,7 @@ class Batch:
             target=None if self.target is None else move(self.target),
             ids=self.ids,
             target_mask=None if self.target_mask is None else move(self.target_mask),
+            groundings=self.groundings,
         )
 
 

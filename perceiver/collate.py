@@ -77,6 +77,8 @@ class Collate:
         elif any(sample.target is not None for sample in samples):
             without = next(sample.id for sample in samples if sample.target is None)
             raise ValueError(f"sample {without!r}: has no target, but other samples in its batch have one.")
+        if any(sample.grounding is not None for sample in samples):
+            batch.groundings = [sample.grounding or () for sample in samples]
         return batch
 
 

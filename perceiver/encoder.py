@@ -223,6 +223,35 @@ class Encoder(nn.Module):
         self._run(tokens, reads, observe=observe)
         return shares
 
+    def rollout(
+        self, tokens: Sequence[Tokens], reads: Sequence[Sequence[int]] | None = None
+    ) -> tuple[Float[Tensor, "batch latents *grid"], ...]:
+        """Return how much of each token reaches each latent through all layers: one tensor `(B, N, *grid)` per block.
+
+        Attention rollout (Abnar and Zuidema 2020, arXiv:2005.00928): the weights of each layer, averaged over heads and,
+        for the residual, with the identity, are multiplied. The shares of a latent over all tokens sum to less than 1; the
+        rest belongs to the learned latents. See `forward` for arguments and errors.
+        """
+        sizes = [block.num_tokens for block in tokens]
+        batch = max((block.batch for block in tokens), default=1)
+        reached = self.latents.new_zeros(batch, self.num_latents, sum(sizes))
+
+        def observe(layer: CrossAttend, latents: Tensor, places: Sequence[int]) -> None:
+            nonlocal reached
+            weights = layer.attention.weights(latents, [tokens[place] for place in places]) if places else ()
+            read = [reached.new_zeros(batch, self.num_latents, size) for size in sizes]
+            for place, weight in zip(places, weights, strict=True):
+                read[place] = weight.mean(dim=1).flatten(2).expand(batch, -1, -1)
+            reached = 0.5 * torch.cat(read, dim=-1) + 0.5 * reached
+
+        def observe_self(layer: SelfAttend, latents: Tensor) -> None:
+            nonlocal reached
+            reached = 0.5 * layer.attention.weights(latents).mean(dim=1) @ reached + 0.5 * reached
+
+        self._run(tokens, reads, observe=observe, observe_self=observe_self)
+        pieces = reached.split(sizes, dim=-1)
+        return tuple(piece.unflatten(-1, block.grid) for piece, block in zip(pieces, tokens, strict=True))
+
     def explain_attention(self, tokens: Sequence[Tokens]) -> str:
         """Describe the form and implementation of cross-attention for these tokens, and the reason, briefly for tables."""
         first = self.cross_attends[0]
@@ -235,6 +264,7 @@ class Encoder(nn.Module):
         reads: Sequence[Sequence[int]] | None,
         *,
         observe: Callable[[CrossAttend, Tensor, Sequence[int]], None] | None,
+        observe_self: Callable[[SelfAttend, Tensor], None] | None = None,
     ) -> Tensor:
         if reads is not None and (len(reads) != self.num_cross_attends or not any(reads)):
             raise ValueError(
@@ -250,13 +280,23 @@ class Encoder(nn.Module):
                 places = range(len(tokens)) if reads is None else reads[step]
                 if observe is not None:
                     observe(layer, latents, places)
-                    if step + 1 == self.num_cross_attends:
+                    if step + 1 == self.num_cross_attends and observe_self is None:
                         return latents  # nothing left to observe
                 blocks = [tokens[place] for place in places]
                 if reads is not None and not blocks:
                     blocks = [self._nothing()]
                 latents = _run_layer(layer, latents, blocks, checkpointed=self.checkpoint_activations and self.training)
-            latents = self.blocks[_at(step, self.blocks)](latents)
+            block = self.blocks[_at(step, self.blocks)]
+            latents = block(latents) if observe_self is None else self._observed(block, latents, observe_self)
+        return latents
+
+    @staticmethod
+    def _observed(block: nn.Module, latents: Tensor, observe: Callable[[SelfAttend, Tensor], None]) -> Tensor:
+        """Run the layers of a block one by one, each after it was observed."""
+        for layer in block.children():
+            assert isinstance(layer, SelfAttend)
+            observe(layer, latents)
+            latents = layer(latents)
         return latents
 
     def _nothing(self) -> Tokens:

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from perceiver.decoders.causal import CausalDecoder
 from perceiver.decoders.decoder import SequenceDecoder, outputs_of, target_index, target_name, target_output
-from perceiver.decoders.memory import Memory
+from perceiver.decoders.decoding import Decoding
+from perceiver.decoders.embedding import EmbeddingHead
+from perceiver.decoders.memory import LATENTS, Memory
+from perceiver.decoders.sequence_loss import SequenceLoss
+from perceiver.decoders.sources import Sources
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
 from perceiver.generation import generate_from_memory
 from perceiver.masking.modality_dropout import ModalityDropout
 from perceiver.runtime.evaluating import evaluating
 from perceiver.runtime.regularising import regularising
+from perceiver.targets.embeddings import by_similarity, embed, names_as_samples
 from perceiver.targets.predict import predict
+from perceiver.targets.predictions import Prediction
 from perceiver.tokens import Tokens
 from perceiver.zero_gradients import with_zero_gradients
 
@@ -145,6 +154,7 @@ class Perceiver(nn.Module):
         query_mask: Any = None,
         mask_rates: Mapping[str, float] | None = None,
         target_ids: Int[Tensor, "batch length"] | None = None,
+        target_loss: SequenceLoss | None = None,
     ) -> Any:
         """Map raw inputs by modality to the output of the head, e.g. logits `(B, num_classes)`.
 
@@ -154,12 +164,13 @@ class Perceiver(nn.Module):
                 dict by output; None: all.
             query_mask: for a `Decoder`: validity of these outputs, True is valid; invalid outputs are zeros.
             target_ids: for a `CausalDecoder`: the ids before each predicted id, `(B, L)`, start ids first.
+            target_loss: for a `CausalDecoder`: return this loss instead of logits.
 
         Raises:
             ValueError: as `tokens`, or for an index, a query mask or ids that the head does not take.
         """
         tokens = self.tokens(inputs, masks, mask_rates=mask_rates)
-        return self.from_tokens(tokens, index=index, query_mask=query_mask, target_ids=target_ids)
+        return self.from_tokens(tokens, index=index, query_mask=query_mask, target_ids=target_ids, target_loss=target_loss)
 
     def from_tokens(
         self,
@@ -168,6 +179,7 @@ class Perceiver(nn.Module):
         index: Any = None,
         query_mask: Any = None,
         target_ids: Int[Tensor, "batch length"] | None = None,
+        target_loss: SequenceLoss | None = None,
     ) -> Any:
         """Map fused tokens from `tokens`, possibly with additional masks, to the output of the head; see `forward`."""
         latents = self._latents(tokens)
@@ -179,6 +191,7 @@ class Perceiver(nn.Module):
             index=index,
             mask=query_mask,
             target_ids=target_ids,
+            target_loss=target_loss,
         )
 
     def memory(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Memory:
@@ -188,25 +201,103 @@ class Perceiver(nn.Module):
             ValueError: if the head is not a `CausalDecoder`.
         """
         if not isinstance(self.head, SequenceDecoder):
-            raise ValueError(
-                f"Perceiver.memory: {type(self.head).__name__} reads no memory; expected a model whose head is a "
-                "perceiver.decoders.CausalDecoder."
-            )
+            raise ValueError(_no_memory("Perceiver.memory", self.head))
         tokens = self.tokens(inputs, masks)
         memory: Memory = self.head.memory(self._latents(tokens), tokens)
         return memory
 
-    def target_outputs(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Any:
+    def rollout(self, tokens: Mapping[str, Tokens]) -> dict[str, Float[Tensor, "batch latents *grid"]]:
+        """Return how much of each of the fused tokens reaches each latent, by modality; see `Encoder.rollout`."""
+        reached = self.encoder.rollout(list(tokens.values()), **self._reads_of(tokens))
+        return dict(zip(tokens, reached, strict=True))
+
+    def sources(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Sources:
+        """Return what turns a `CausalDecoder`'s attention to its memory into maps over the inputs.
+
+        Examples:
+            >>> import torch
+            >>> from perceiver import CausalDecoder, Encoder, LatentMemory, Perceiver, generate
+            >>> from perceiver.adapters import ImagePixels
+            >>> from perceiver.positions import Fourier
+            >>> image = ImagePixels(image_channels=1, position=Fourier(num_bands=4, resolution=(8, 8)))
+            >>> encoder = Encoder(token_channels=image.channels, num_latents=4, latent_channels=32)
+            >>> head = CausalDecoder(memory=LatentMemory(latent_channels=32), vocabulary_size=30, max_length=12)
+            >>> model = Perceiver(adapters={"image": image}, encoder=encoder, head=head).eval()
+            >>> inputs = {"image": torch.rand(2, 1, 8, 8)}
+            >>> found = generate(model, inputs, num_beams=2, max_length=6, min_length=6, return_attention=True)
+            >>> model.sources(inputs).maps(found.attention[-1])["image"].shape  # (batch, heads, length - 1, rows, columns)
+            torch.Size([2, 4, 5, 8, 8])
+        """
+        with torch.no_grad():
+            return Sources(latents=self.rollout(self.tokens(inputs, masks)))
+
+    @torch.no_grad()
+    def attention_of_ids(
+        self,
+        inputs: Mapping[str, Any],
+        masks: Mapping[str, Tensor] | None = None,
+        *,
+        ids: Int[Tensor, "batch length"],
+    ) -> dict[str, Float[Tensor, "batch length *grid"]]:
+        """Return how much the prediction of the id after each of `ids` attends to each token of the inputs.
+
+        Means over the layers and heads of a `CausalDecoder`, `(B, L, *grid)` by modality: directly for written tokens,
+        through `rollout` for latents. The weights of an id over all modalities sum to 1 if the sample has a valid token.
+
+        Args:
+            inputs, masks: see `tokens`.
+            ids: sequences from their start id on.
+
+        Raises:
+            ValueError: if the head is not a `CausalDecoder`.
+        """
+        if not isinstance(self.head, CausalDecoder):
+            raise ValueError(_no_memory("Perceiver.attention_of_ids", self.head))
+        tokens = self.tokens(inputs, masks)
+        memory = self.head.memory(self._latents(tokens), tokens)
+        sources = Sources(latents=self.rollout(tokens) if LATENTS in memory.blocks else {})
+        return sources.averaged(self.head.attention_weights(memory, ids))
+
+    def target_outputs(
+        self,
+        inputs: Mapping[str, Any],
+        masks: Mapping[str, Tensor] | None = None,
+        *,
+        decoding: Decoding | None = None,
+        alignments: bool = False,
+    ) -> Any:
         """Map raw inputs by modality to the outputs for the target of the spec, e.g. logits `(B, num_classes)`.
 
         They are computed from inputs without the target. A decoder of several outputs decodes only its `target`; a
-        `CausalDecoder` generates a sequence, `perceiver.Generated`. See `tokens` for arguments and errors.
+        `CausalDecoder` generates one sequence per sample, `perceiver.Generated`.
+
+        Args:
+            inputs, masks: see `tokens`.
+            decoding: how a `CausalDecoder` generates; None: as it is configured.
+            alignments: for a `CausalDecoder`: also return `Generated.maps`, see `attention_of_ids`.
 
         Raises:
-            ValueError: if no output of several is the target.
+            ValueError: as `tokens`; if no output of several is the target; or for settings of text generation if the head
+                is not a `CausalDecoder`.
         """
+        if isinstance(self.head, EmbeddingHead):
+            raise ValueError(
+                "predict: this model embeds samples and has no output for a target. Use Perceiver.embed, or "
+                "Perceiver.zero_shot with the names of the classes."
+            )
         if isinstance(self.head, CausalDecoder):
-            return generate_from_memory(self.head, self.memory(inputs, masks), decoding=self.head.decoding)
+            chosen = replace(decoding or self.head.decoding, num_return_sequences=1)
+            generated = generate_from_memory(self.head, self.memory(inputs, masks), decoding=chosen)
+            if alignments:
+                maps = self.attention_of_ids(inputs, masks, ids=generated.ids[:, :-1])
+                generated = replace(generated, maps=maps)
+            return generated
+        if decoding is not None or alignments:
+            asked = "num_beams and other settings of generation" if decoding is not None else "alignments"
+            raise ValueError(
+                f"{asked}: expected a model that generates texts, whose head is a perceiver.decoders.CausalDecoder; got "
+                f"{type(self.head).__name__}."
+            )
         index = target_index(self.head, device=next(self.parameters()).device)
         return target_output(self.head, self(**self.without_target(inputs, masks), index=index))
 
@@ -246,7 +337,15 @@ class Perceiver(nn.Module):
         steps = self.encoder.attention_by_block(list(tokens.values()), **self._reads_of(tokens))
         return [dict(zip(tokens, step, strict=True)) for step in steps]
 
-    def predict(self, samples: Any, *, batch_size: int = 64, open_files: bool = True) -> list[Any]:
+    def predict(
+        self,
+        samples: Any,
+        *,
+        batch_size: int = 64,
+        open_files: bool = True,
+        generation: Mapping[str, Any] | None = None,
+        alignments: bool = False,
+    ) -> list[Any]:
         """Predict the target of the spec for raw samples, preprocessed as in training, in evaluation mode.
 
         Args:
@@ -256,20 +355,74 @@ class Perceiver(nn.Module):
                 the path. The number of axes of an array determines whether it is one sample or several.
             batch_size: number of samples at a time.
             open_files: False refuses strings and paths that name files, for a service whose samples come from others.
+            generation: how texts are generated, e.g. `{"num_beams": 5}`, as arguments of `perceiver.generation.Decoding`;
+                None: as the model is configured.
+            alignments: for texts: also return how much each word depends on each part of the inputs.
 
         Returns:
             A prediction for each sample: `Prediction` for classification, `LabelsPrediction` for multi-label classification,
             `ValuesPrediction` for regression, `SegmentationPrediction` or `FieldPrediction`, which hold arrays, for a class
-            or values per pixel. See `perceiver.targets`.
+            or values per pixel, `TextPrediction` for texts. See `perceiver.targets`.
 
         Raises:
-            ValueError: without a spec of the target; for raw values that do not fit the spec, naming the sample.
+            ValueError: without a spec of the target; for raw values that do not fit the spec, naming the sample; for
+                settings of generation that are unknown, or if the model generates no text.
         """
         device = next(self.parameters()).device
+        decoding = None if generation is None else Decoding.of(generation, where="generation")
+        forward = partial(self.target_outputs, decoding=decoding, alignments=alignments)
         with evaluating(self):
-            return predict(
-                self.target_outputs, self.spec, samples, batch_size=batch_size, device=device, open_files=open_files
+            return predict(forward, self.spec, samples, batch_size=batch_size, device=device, open_files=open_files)
+
+    def embed(self, samples: Any, *, batch_size: int = 64, open_files: bool = True) -> Float[Tensor, "samples embedding"]:
+        """Embed raw samples of any modalities as points on one unit sphere, `(S, E)`, in evaluation mode.
+
+        The model was trained with `task=contrastive`; `perceiver.Index` searches embeddings. See `predict` for arguments.
+
+        Raises:
+            ValueError: if the head is not an `EmbeddingHead`, without samples, or as `predict`.
+        """
+        self._embedding_head()
+        device = next(self.parameters()).device
+        with evaluating(self):
+            return embed(self, self.spec, samples, batch_size=batch_size, device=device, open_files=open_files)
+
+    def zero_shot(
+        self,
+        samples: Any,
+        names: Sequence[Any],
+        *,
+        modality: str | None = None,
+        batch_size: int = 64,
+        open_files: bool = True,
+    ) -> list[Prediction]:
+        """Classify raw samples by the names of the classes alone, which the model embeds, too (CLIP, section 3.1).
+
+        Args:
+            samples: as for `embed`.
+            names: for each class a raw value of `modality`: words, or any other example.
+            modality: modality of the names; None: the model's only modality of kind text.
+            batch_size: number of samples at a time.
+            open_files: see `predict`.
+
+        Raises:
+            ValueError: as `embed`; without names, or if the modality is not clear.
+        """
+        head = self._embedding_head()
+        classes = names_as_samples(self.spec, names, modality)
+        known = self.embed(classes, batch_size=batch_size, open_files=False)
+        found = self.embed(samples, batch_size=batch_size, open_files=open_files)
+        device = head.log_scale.device
+        with evaluating(self):
+            return by_similarity(head.similarities(found.to(device), known.to(device)), names)
+
+    def _embedding_head(self) -> EmbeddingHead:
+        if not isinstance(self.head, EmbeddingHead):
+            raise ValueError(
+                "model.head: expected an EmbeddingHead, as task=contrastive trains it, got "
+                f"{type(self.head).__name__}, whose outputs are not embeddings."
             )
+        return self.head
 
     def _reads_of(self, tokens: Mapping[str, Tokens]) -> dict[str, list[list[int]]]:
         """Return the encoder's argument `reads`: positions of the modalities that each cross-attend reads."""
@@ -308,6 +461,12 @@ class Perceiver(nn.Module):
             raise ValueError(f"inputs: expected one batch size for all modalities, got {sizes}.")
         if first == 0:
             raise ValueError(f"inputs: expected at least one sample, got an empty batch: {sizes}.")
+
+
+def _no_memory(where: str, head: nn.Module) -> str:
+    return (
+        f"{where}: {type(head).__name__} reads no memory; expected a model whose head is a perceiver.decoders.CausalDecoder."
+    )
 
 
 def _check_reads(reads: Sequence[Sequence[str]], *, modalities: Sequence[str], num_cross_attends: int) -> None:

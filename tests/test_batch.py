@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from perceiver.batch import Batch, Sample
 from perceiver.collate import Collate
+from perceiver.grounding import Phrase
 
 MODALITIES = {"image": {"kind": "image"}, "points": {"kind": "points"}, "sound": {"kind": "audio"}}
 
@@ -384,6 +385,17 @@ def test_rows_and_bytes_of_every_tensor() -> None:
     masked = Batch(inputs={"image": torch.ones(2, 1)}, target=torch.zeros(2, 3), target_mask=torch.eye(2, 3) > 0)
     assert masked.rows(slice(1, 2)).target_mask.tolist() == [[False, True, False]]  # type: ignore[union-attr]
     assert masked.to("meta").target_mask.is_meta  # type: ignore[union-attr]
+
+
+def test_groundings_stay_with_their_samples() -> None:
+    phrase = Phrase(start=0, end=3, modality="image", box=((0, 2), (1, 3)))
+    samples = [Sample({"image": torch.ones(1, 2, 3)}, id=name) for name in "abc"]
+    assert collate()(samples).groundings is None
+    samples[1] = replace(samples[1], grounding=(phrase,))
+    batch = collate()(samples)
+    assert batch.groundings == [(), (phrase,), ()]
+    assert batch.rows(slice(1, 3)).groundings == [(phrase,), ()]
+    assert pickle.loads(pickle.dumps(batch.to("meta"))).groundings == batch.groundings
 
 
 def test_batches_move_into_shared_memory() -> None:

@@ -94,11 +94,17 @@ SMALL_SETS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "segmentation_folder": (segmentation_set, ["data.num_workers=0"]),
     "flow_folder": (flow_set, ["data.num_workers=0", "data.size=[8,10]"]),
     "imagenet": (imagenet_set, ["data.num_workers=0", "data.validation_size=6", "data.size=[16,16]"]),
+    "parallel_text": (
+        lambda root: [(root / name).write_text("Ein Text.\n" * 40) for name in ("a", "b")],
+        ["data.source={root}/a", "data.target={root}/b", "data.tokenizer=bytes"],
+    ),
     "text_files": (lambda root: (root / "it.txt").write_text("Some text of mine.\n" * 50), ["data.files={root}"]),
     "python_texts": (lambda root: None, []),
 }
 CIFAR = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}
 UNLABELLED = ("python_texts", "text_files")
+TEXTS = ("multi30k", "scene_captions", "scene_captions_sound", "spoken_sequences")
+"""Experiments that generate texts."""
 
 
 def spec(*names: str) -> dict[str, Any]:
@@ -144,6 +150,15 @@ def test_heads_of_classes_labels_and_numbers(name: str) -> None:
     assert model({"image": INPUTS["image"]}).shape == (2, 3)
     numbers = resolve(composed(f"model/head={name}", "task=regression"), {**spec("image"), **TARGETS["regression"]})
     assert build_model(numbers["model"], spec=numbers["spec"])({"image": INPUTS["image"]}).shape == (2, 1)
+
+
+@pytest.mark.parametrize("name", GROUPS["memory"])
+def test_memories(name: str) -> None:
+    facts = {**spec("image"), **TARGETS["text_generation"]}
+    model = built(composed("task=text_generation", f"memory@model.head.memory={name}"), facts)
+    assert model({"image": INPUTS["image"]}, target_ids=torch.ones(2, 7, dtype=torch.int64)).shape == (2, 7, 262)
+    blocks = model.memory({"image": INPUTS["image"]}).blocks
+    assert list(blocks) == [{"latents": "latents", "written": "image"}[name]]
 
 
 @pytest.mark.parametrize("name", [name for name in GROUPS["adapter"] if name != "label"])
@@ -224,6 +239,7 @@ def test_optimizers_and_schedulers(optimizer: str, scheduler: str) -> None:
 
 TARGETS: dict[str, dict[str, Any]] = {
     "classification": {},
+    "contrastive": {},
     "dense_regression": {
         "target": {"kind": "field", "names": ["depth"], "mean": [1.0], "std": [2.0], "modality": "image"},
         "num_outputs": 1,
@@ -241,11 +257,13 @@ TARGETS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", GROUPS["task"])
 def test_tasks(name: str) -> None:
     needs = {
+        "contrastive": ["+adapter@model.adapters.audio=audio"],
         "masked_tokens": ["~adapter@model.adapters.image"],
         "multimodal_autoencoding": ["adapter@model.adapters.image=image_patches", "+queries@model.head.queries.image=image"],
     }
     config = composed(f"task={name}", *needs.get(name, []))
-    plain = resolve(config, {**spec("text" if name == "masked_tokens" else "image"), **TARGETS[name]})
+    modalities = {"masked_tokens": ["text"], "contrastive": ["image", "audio"]}.get(name, ["image"])
+    plain = resolve(config, {**spec(*modalities), **TARGETS[name]})
     dense = name in ("dense_regression", "segmentation")
     model = build_model(plain["model"], spec=plain["spec"])
     objective = make_task(plain, model, plain["spec"]).objective
@@ -340,6 +358,11 @@ def test_data(name: str, data_root: Path, tmp_path: Path, monkeypatch: pytest.Mo
         shape = (batch.size, *batch.target.shape[-2:], len(data.spec["target"]["names"]))
         assert model(batch.inputs, batch.masks).shape == shape
         return
+    if data.spec.get("target", {}).get("kind") == "text":
+        model = built(composed(f"data={name}", "task=text_generation", *overrides), data.spec)
+        ids, size = batch.target[:, :-1], data.spec["target"]["vocabulary_size"]
+        assert model(batch.inputs, batch.masks, target_ids=ids).shape == (*ids.shape, size)
+        return
     model = built(config, data.spec)
     expected = (*batch.inputs["text"].shape, 262) if name in UNLABELLED else (batch.size, data.spec["num_classes"])
     assert model(batch.inputs, batch.masks).shape == expected
@@ -374,14 +397,18 @@ def test_experiments(name: str) -> None:
     modalities = [str(modality) for modality in config.model.adapters] or ["image"]
     facts = spec(*modalities)
     ids = None
-    if name == "multi30k":
-        facts["target"], ids = text_target(tokenizer={"kind": "bytes"}, max_length=9), torch.ones(2, 7, dtype=torch.int64)
+    if name in TEXTS:
+        dictionary = {"modality": "text", "pairs": [["dog", "hund"]]} if name == "multi30k" else None
+        facts["target"] = text_target(tokenizer={"kind": "bytes"}, max_length=9, dictionary=dictionary)
+        ids = torch.ones(2, 7, dtype=torch.int64)
     model = built(config, facts)
     outputs = model({modality: INPUTS[modality] for modality in modalities}, target_ids=ids)
     if isinstance(outputs, dict):
         assert {key: tuple(one.shape) for key, one in outputs.items()} == {"image": (2, 3, 2, 16)}, "what patches hold"
     else:
-        assert outputs.shape == ((2, 7, 262) if "text" in modalities else (2, 3))
+        texts = "text" in modalities or name in TEXTS
+        expected = (2, 7, 262) if texts else (2, 64) if name.endswith("retrieval") else (2, 3)
+        assert outputs.shape == expected
     plain = resolve(config, facts)
     assert isinstance(make_data(plain["data"]), LightningDataModule)
     assert isinstance(make_task(plain, model, facts), Task)

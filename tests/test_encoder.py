@@ -332,6 +332,11 @@ def test_numbers_must_be_positive(name: str) -> None:
         encoder(**{name: 0})
 
 
+def test_initial_latents_must_differ() -> None:
+    with pytest.raises(ValueError, match=r"Encoder\.latent_std: expected .*, got 0\.0"):
+        encoder(latent_std=0.0)
+
+
 @pytest.mark.parametrize("count", [0, 3])
 def test_every_cross_attend_has_its_block(count: int) -> None:
     with pytest.raises(ValueError, match=rf"num_cross_attends: expected 1 to num_blocks = 2, got {count}"):

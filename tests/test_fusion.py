@@ -77,6 +77,8 @@ def test_errors() -> None:
             Fusion(channels={name: 1, "b": 2})
     with pytest.raises(ValueError, match=r"Fusion\.padding.*got 0"):
         Fusion(channels={"a": 1, "b": 2}, padding=0)
+    with pytest.raises(ValueError, match=r"Fusion\.std: expected .*, got 0\.0"):
+        Fusion(channels={"a": 1, "b": 2}, std=0.0)
 
 
 def test_mask_tokens_replace_tokens() -> None:

@@ -686,6 +686,11 @@ def test_parts_must_go_together() -> None:
         Perceiver(adapters=adapters(), encoder=encoder, head=head, fusion=fusion)
 
 
+def test_only_a_decoder_of_text_has_a_memory() -> None:
+    with pytest.raises(ValueError, match=r"Perceiver\.memory: ClassificationDecoder reads no memory"):
+        build().memory({"image": torch.ones(2, 3, 6, 7)})
+
+
 def test_the_tensors_of_a_modality_have_one_batch_size() -> None:
     row = Table(num_numbers=1, category_sizes=[3], embedding_channels=4)
     encoder = Encoder(token_channels=row.channels, num_latents=2, latent_channels=8, num_self_heads=2)

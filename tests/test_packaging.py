@@ -25,7 +25,8 @@ def test_wheel_carries_configuration_kernel_source_and_command(installed: Path, 
     shipped = {path.relative_to(repository / "conf") for path in (repository / "conf").rglob("*.yaml")}
     carried = installed / "perceiver/conf"
     assert {path.relative_to(carried) for path in carried.rglob("*.yaml")} == shipped
-    assert (installed / "perceiver/attention/kernels/native/kernel.c").is_file()
+    native = {path.name for path in (repository / "perceiver/attention/kernels/native").glob("*.[ch]")}
+    assert {path.name for path in (installed / "perceiver/attention/kernels/native").glob("*.[ch]")} == native != set()
     assert (installed / "perceiver/py.typed").is_file()
     (entry_points,) = installed.glob("*.dist-info/entry_points.txt")
     assert "perceiver-train = perceiver.run.main:main" in entry_points.read_text()

@@ -2,6 +2,7 @@
 
 from perceiver.adapters.audio import LogMelBins, LogMelFrames, WaveformFrames
 from perceiver.adapters.content import Content, Reconstructible
+from perceiver.adapters.conv_stages import ImageConvStages, LogMelConvStages
 from perceiver.adapters.frames import FrameSurroundings
 from perceiver.adapters.image import ImageConvStem, ImagePatches, ImagePixels
 from perceiver.adapters.layout import OutputLayout
@@ -17,11 +18,13 @@ from perceiver.adapters.video import VideoPatches
 __all__ = [
     "FrameSurroundings",
     "Content",
+    "ImageConvStages",
     "ImageConvStem",
     "ImagePatches",
     "ImagePixels",
     "LogMel",
     "LogMelBins",
+    "LogMelConvStages",
     "LogMelFrames",
     "OutputLayout",
     "Points",

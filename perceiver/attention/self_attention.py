@@ -54,6 +54,12 @@ class SelfAttention(nn.Module):
         out: Tensor = self.output(merge_heads(attended))
         return out
 
+    def weights(self, x: Float[Tensor, "batch latents channels"]) -> Float[Tensor, "batch heads latents latents"]:
+        """Return the attention weights `(B, h, N, N)`; those of a latent sum to 1."""
+        query, key, _ = (split_heads(part, self.num_heads) for part in self.qkv(self.norm(x)).split(self.widths, dim=-1))
+        weights: Tensor = (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(dim=-1)
+        return weights
+
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, *, dropout: float) -> Tensor:
     """Apply SDPA to queries, keys and values zero-padded to a common width, which its fused kernel requires."""

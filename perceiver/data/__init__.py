@@ -13,6 +13,7 @@ from perceiver.data.datasets.torchvision_images import CIFAR10, CIFAR100, MNIST,
 from perceiver.data.folders.audio import AudioFolder
 from perceiver.data.folders.flow import FlowFolder
 from perceiver.data.folders.images import ImageFolder
+from perceiver.data.folders.parallel_text import ParallelText
 from perceiver.data.folders.segmentation import SegmentationFolder
 from perceiver.data.folders.text import TextFiles
 from perceiver.data.loading.module import DataModule
@@ -20,6 +21,8 @@ from perceiver.data.loading.source import Source
 from perceiver.data.manifest import Manifest
 from perceiver.data.readers.texts.source import TextSource
 from perceiver.data.synthetic.av_digits import AVDigits
+from perceiver.data.synthetic.captions.scenes import SceneCaptions
+from perceiver.data.synthetic.captions.spoken_sequences import SpokenSequences
 from perceiver.data.synthetic.dialed_digits import DialedDigits
 from perceiver.data.synthetic.digit_points import DigitPoints
 from perceiver.data.synthetic.moving_digits import MovingDigits
@@ -45,13 +48,16 @@ __all__ = [
     "ModelNet40",
     "MovingDigits",
     "Multi30k",
+    "ParallelText",
     "PlacedDigits",
     "PythonTexts",
     "RandomAffine",
+    "SceneCaptions",
     "SegmentationFolder",
     "Source",
     "SpeechCommands",
     "SpokenDigits",
+    "SpokenSequences",
     "TextFiles",
     "TextSource",
     "TrimodalDigits",

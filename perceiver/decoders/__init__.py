@@ -7,17 +7,20 @@ from the result to outputs.
 from perceiver.decoders.causal import CausalDecoder
 from perceiver.decoders.classification import ClassificationDecoder, PerClassDecoder
 from perceiver.decoders.decoder import Decoder, Head, SequenceDecoder
+from perceiver.decoders.embedding import EmbeddingHead
 from perceiver.decoders.memory import LatentMemory, Memory, WrittenMemory
 from perceiver.decoders.multimodal import MultimodalDecoder
 from perceiver.decoders.queries import InputQueries, LearnedQueries, PositionalQueries, Queries
 from perceiver.decoders.query import QueryDecoder
 from perceiver.decoders.reconstruction import ReconstructionDecoder, TokenPositions
+from perceiver.decoders.sources import Sources
 from perceiver.decoders.tied_logits import TiedLogits
 
 __all__ = [
     "CausalDecoder",
     "ClassificationDecoder",
     "Decoder",
+    "EmbeddingHead",
     "Head",
     "InputQueries",
     "LatentMemory",
@@ -30,6 +33,7 @@ __all__ = [
     "QueryDecoder",
     "ReconstructionDecoder",
     "SequenceDecoder",
+    "Sources",
     "TiedLogits",
     "TokenPositions",
     "WrittenMemory",

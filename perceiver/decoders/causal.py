@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, overload
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +19,7 @@ from perceiver.attention.projection import lecun_linear
 from perceiver.decoders.decoder import SequenceDecoder
 from perceiver.decoders.decoding import Decoding
 from perceiver.decoders.memory import Memory
+from perceiver.decoders.sequence_loss import SequenceLoss, SequenceLosses
 from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_at_least_one, check_dropout
 from perceiver.runtime.regularising import regularising
@@ -110,11 +112,19 @@ class CausalLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, memory: ProjectedTokens, past: PastKeys | None, mask: Tensor | None
+        self,
+        x: Tensor,
+        memory: ProjectedTokens,
+        past: PastKeys | None,
+        mask: Tensor | None,
+        *,
+        observe: Callable[[Tensor, ProjectedTokens], None] | None = None,
     ) -> tuple[Tensor, PastKeys]:
-        """Map `(B, L, E)` to `(B, L, E)`; see `CausalSelfAttention`."""
+        """Map `(B, L, E)` to `(B, L, E)`; see `CausalSelfAttention`. `observe` gets what cross-attention gets."""
         attended, keys = self.self_attention(x, past, mask)
         x = x + self.dropout(attended)
+        if observe is not None:
+            observe(x, memory)
         x = x + self.dropout(read(self.cross_attention, x, memory))
         return x + self.dropout(self.feed_forward(x)), keys
 
@@ -195,11 +205,7 @@ class CausalDecoder(SequenceDecoder):
         special = {"start_id": start_id, "end_id": end_id, "pad_id": pad_id}
         if not all(0 <= number < vocabulary_size for number in special.values()):
             raise ValueError(f"CausalDecoder: expected ids in [0, vocabulary_size = {vocabulary_size}), got {special}.")
-        try:
-            self.decoding = Decoding(**(generation or {}))
-        except TypeError:
-            known = sorted(Decoding.__dataclass_fields__)
-            raise ValueError(f"CausalDecoder.generation: expected some of {known}, got {dict(generation or {})}.") from None
+        self.decoding = Decoding.of(generation or {}, where="CausalDecoder.generation")
         self.output_channels = vocabulary_size
         self.channels = channels
         self.max_length = max_length
@@ -225,9 +231,22 @@ class CausalDecoder(SequenceDecoder):
         self.output = None if tied_logits else lecun_linear(channels, vocabulary_size)
         self.bias = nn.Parameter(torch.zeros(vocabulary_size)) if tied_logits else None
 
+    @overload
+    def forward(self, memory: Memory, ids: Tensor, mask: Tensor | None = None) -> Tensor: ...
+
+    @overload
     def forward(
-        self, memory: Memory, ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"] | None = None
-    ) -> Float[Tensor, "batch length vocabulary"]:
+        self, memory: Memory, ids: Tensor, mask: Tensor | None = None, *, loss: SequenceLoss | None
+    ) -> Tensor | SequenceLosses: ...
+
+    def forward(
+        self,
+        memory: Memory,
+        ids: Int[Tensor, "batch length"],
+        mask: Bool[Tensor, "batch length"] | None = None,
+        *,
+        loss: SequenceLoss | None = None,
+    ) -> Float[Tensor, "batch length vocabulary"] | SequenceLosses:
         """Return logits `(B, L, V)` of the id that follows each id.
 
         Args:
@@ -235,11 +254,18 @@ class CausalDecoder(SequenceDecoder):
             ids: `(B, L)`, each sequence from its start id on.
             mask: `(B, L)`, True where an id is valid; None: all are. Ids that only follow a sequence need no mask, since no
                 earlier position sees them.
+            loss: return this loss instead of the logits, which are then never in memory as a whole.
 
         Raises:
             ValueError: for more than `max_length` ids, none, or ids outside the vocabulary.
         """
-        return self.step(ids, self.start(memory), mask)[0]
+        x = self.norm(self._run(ids, self.start(memory), mask)[0])
+        if loss is None:
+            return self.logits(x)
+        if self.output is not None:
+            return loss(x, self.output.weight, self.output.bias)
+        assert self.bias is not None
+        return loss(x, self.embedding.weight, self.bias)
 
     def start(self, memory: Memory) -> Cache:
         """Return the cache before the first id: the memory projected for each layer."""
@@ -253,12 +279,7 @@ class CausalDecoder(SequenceDecoder):
 
         Any split of a sequence into steps gives the logits of a single step.
         """
-        x, mask = self._embedded(ids, cache, mask)
-        past = []
-        for number, layer in enumerate(self._layers()):
-            x, keys = layer(x, cache.memory[number], cache.past[number] if cache.past else None, mask)
-            past.append(keys)
-        after = replace(cache, past=tuple(past), mask=mask, length=cache.length + ids.shape[1])
+        x, after = self._run(ids, cache, mask)
         return self.logits(self.norm(x)), after
 
     def logits(self, x: Float[Tensor, "batch length channels"]) -> Float[Tensor, "batch length vocabulary"]:
@@ -275,16 +296,35 @@ class CausalDecoder(SequenceDecoder):
 
         Row i belongs to the prediction of the id after `ids[:, i]`. Its weights over all blocks sum to 1.
         """
-        cache = self.start(memory)
-        x, mask = self._embedded(ids, cache, mask)
-        weights = []
-        for number, layer in enumerate(self._layers()):
-            attended, _ = layer.self_attention(x, None, mask)
-            x = x + attended
-            weights.append(memory.split(read_weights(layer.cross_attention, x, cache.memory[number])))
-            x = x + read(layer.cross_attention, x, cache.memory[number])
-            x = x + layer.feed_forward(x)
+        weights: list[dict[str, Tensor]] = []
+
+        def observe(layer: CausalLayer, x: Tensor, tokens: ProjectedTokens) -> None:
+            weights.append(memory.split(read_weights(layer.cross_attention, x, tokens)))
+
+        self._run(ids, self.start(memory), mask, observe=observe)
         return weights
+
+    def _run(
+        self,
+        ids: Tensor,
+        cache: Cache,
+        mask: Tensor | None,
+        *,
+        observe: Callable[[CausalLayer, Tensor, ProjectedTokens], None] | None = None,
+    ) -> tuple[Tensor, Cache]:
+        """Return the output of the last layer, `(B, L, E)`, and the cache after it.
+
+        Args:
+            ids, cache, mask: see `step`.
+            observe: gets each layer with its queries and tokens of cross-attention.
+        """
+        x, mask = self._embedded(ids, cache, mask)
+        past = []
+        for number, layer in enumerate(self._layers()):
+            seen = None if observe is None else partial(observe, layer)
+            x, keys = layer(x, cache.memory[number], cache.past[number] if cache.past else None, mask, observe=seen)
+            past.append(keys)
+        return x, replace(cache, past=tuple(past), mask=mask, length=cache.length + ids.shape[1])
 
     def _embedded(self, ids: Tensor, cache: Cache, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return embedded ids `(B, L, E)`, and the validity of all ids so far, `(B, S + L)`."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from perceiver.decoders.sequence_loss import SequenceLoss
 from perceiver.tokens import Tokens
 
 
@@ -91,6 +92,7 @@ def outputs_of(
     index: Any = None,
     mask: Any = None,
     target_ids: Tensor | None = None,
+    target_loss: SequenceLoss | None = None,
 ) -> Any:
     """Return the output of any head; see `Decoder.forward` and `SequenceDecoder.forward`.
 
@@ -106,7 +108,8 @@ def outputs_of(
             else f"target_ids: {type(head).__name__} predicts no sequence; expected a perceiver.decoders.CausalDecoder."
         )
     if isinstance(head, SequenceDecoder):
-        return head(head.memory(latents, tokens), target_ids)
+        memory = head.memory(latents, tokens)
+        return head(memory, target_ids) if target_loss is None else head(memory, target_ids, loss=target_loss)
     if isinstance(head, Decoder):
         return head(latents, tokens=tokens, adapters=adapters, index=index, mask=mask)
     if index is not None or mask is not None:

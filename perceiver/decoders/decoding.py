@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +16,21 @@ from perceiver.targets.decoding_settings import DecodingSettings
 @dataclass(frozen=True, kw_only=True)
 class Decoding(DecodingSettings):
     """How to choose the next id, in torch; arguments as `perceiver.targets.decoding_settings.DecodingSettings`."""
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], *, where: str) -> Decoding:
+        """Make the settings from a mapping, such as `{"num_beams": 5}`.
+
+        Raises:
+            ValueError: for an unknown setting, which names `where`, or a value out of range.
+        """
+        known = sorted(cls.__dataclass_fields__)
+        if unknown := sorted(str(name) for name in settings if name not in known):
+            raise ValueError(f"{where}: expected some of {known}, got {unknown}.")
+        try:
+            return cls(**settings)
+        except TypeError as error:
+            raise ValueError(f"{where}: expected numbers, true or false, got {dict(settings)} ({error}).") from None
 
     def scores(
         self, scores: Float[Tensor, "rows vocabulary"], ids: Int[Tensor, "rows length"], *, end_id: int

@@ -27,6 +27,8 @@ class Generated:
         lengths: `(S,)`, number of ids with prompt and end id.
         attention: for each layer, `(S, h, L - 1, *grid)` by block of the memory: row i belongs to the prediction of
             `ids[:, i + 1]`. None unless asked for.
+        maps: the same over the inputs, averaged over layers and heads: `(S, L - 1, *grid)` by modality. None unless asked
+            for; see `perceiver.Perceiver.target_outputs`.
 
     Examples:
         >>> import torch
@@ -40,13 +42,17 @@ class Generated:
     scores: Tensor
     lengths: Tensor
     attention: list[dict[str, Tensor]] | None = None
+    maps: dict[str, Tensor] | None = None
 
     def cpu(self) -> Generated:
         """Return the same in main memory."""
-        attention = self.attention
-        if attention is not None:
-            attention = [{name: weights.cpu() for name, weights in layer.items()} for layer in attention]
-        return Generated(ids=self.ids.cpu(), scores=self.scores.cpu(), lengths=self.lengths.cpu(), attention=attention)
+        return Generated(
+            ids=self.ids.cpu(),
+            scores=self.scores.cpu(),
+            lengths=self.lengths.cpu(),
+            attention=None if self.attention is None else [_cpu(layer) for layer in self.attention],
+            maps=None if self.maps is None else _cpu(self.maps),
+        )
 
     def sequences(self, end_id: int) -> list[list[int]]:
         """Return the generated ids of each sequence, without start id, end id and padding."""
@@ -299,6 +305,10 @@ def _one_by_one(
     if streamer is not None:
         streamer.end()
     return ids[:, :length], scores
+
+
+def _cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
 def _lengths(ids: Tensor, prompt: int, *, end_id: int) -> Tensor:

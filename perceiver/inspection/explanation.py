@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,8 +28,8 @@ class Explanation:
     """The tokens that a prediction depends on.
 
     Args:
-        prediction: the prediction for the sample.
-        output: index of the explained output.
+        prediction: the prediction for the sample; a text has an `alignment` with a map for every word.
+        output: index of the explained output: a class, or a word of a text.
         method: the method.
         tokens: contribution of each token, on the grid of its modality: `(rows, columns)` of an image, `(time,)` of a sound.
             Shares of attention are at least 0; gradients have signs.
@@ -57,12 +58,12 @@ def explain(
         sample: a raw sample, as `Perceiver.predict` takes it.
         method: `rollout`, attention followed from the output to the tokens, for every head and in one forward pass; or
             `integrated_gradients` (extra `explain`), for outputs `(B, c)`, `steps` forward and backward passes.
-        output: index of the output to explain, a class number; None: the largest output. Attention of a pooled head or of a
-            single query is the same for all outputs.
+        output: index of the output to explain. A class number; None: the largest output. Attention of a pooled head or of
+            a single query is the same for all outputs. For a text, the number of a word; None: the mean over all words.
         steps: steps of the integral of `integrated_gradients`.
 
     Raises:
-        ValueError: without a spec, for a model that generates texts, or for an unknown method or output.
+        ValueError: without a spec, for an unknown method or output, or for gradients of a model that generates texts.
 
     Examples:
         >>> import numpy as np
@@ -90,9 +91,7 @@ def explain(
     if not modalities:
         raise ValueError("explain: the model has no spec to prepare samples with; use a model that perceiver.load returned.")
     if isinstance(model.head, SequenceDecoder):
-        raise ValueError(
-            f"explain: expected a model that predicts at once, but {type(model.head).__name__} generates a text id by id."
-        )
+        return _of_text(model, sample, method=method, output=output)
     device = next(model.parameters()).device
     batch = Collate(modalities=modalities)([prepare(sample, modalities, number=0)]).to(device)
     given = model.without_target(batch.inputs, batch.masks)
@@ -111,6 +110,24 @@ def explain(
             reached = attention_rollout(model, tokens)
             found = {name: _of_output(one, outputs, chosen) for name, one in reached.items()}
     return Explanation(prediction, chosen, method, {name: one[0].float().cpu().numpy() for name, one in found.items()})
+
+
+def _of_text(model: Perceiver, sample: Any, *, method: Method, output: int | None) -> Explanation:
+    """Explain a generated text, or one of its words, by the decoder's attention; see `Perceiver.attention_of_ids`."""
+    if method != "rollout":
+        raise ValueError(
+            f"explain.method: expected rollout for {type(model.head).__name__}, which generates a text id by id; got "
+            f"{method!r}."
+        )
+    samples = [sample] if isinstance(sample, Mapping) else sample
+    [prediction] = model.predict(samples, alignments=True)
+    maps = prediction.alignment.maps
+    count = len(prediction.alignment.words)
+    if output is not None and not 0 <= output < count:
+        raise ValueError(f"explain.output: expected a word of the text, 0 to {count - 1}, got {output}.")
+    chosen = slice(None) if output is None else slice(output, output + 1)
+    tokens = {name: one[chosen].sum(axis=0) / max(len(one[chosen]), 1) for name, one in maps.items()}
+    return Explanation(prediction, output, method, tokens)
 
 
 def _output(outputs: Any, given: int | None) -> int | None:

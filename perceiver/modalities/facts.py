@@ -141,6 +141,11 @@ def _is_tokenizer(value: object) -> bool:
     return value.get("kind") != "pairs" or _is_text(value.get("json"))
 
 
+def _is_dictionary(value: object) -> bool:
+    pair = _list_of(_is_text, least=2, most=2)
+    return isinstance(value, Mapping) and _is_text(value.get("modality")) and _list_of(pair)(value.get("pairs"))
+
+
 def _is_size_or_free(value: object) -> bool:
     return value is None or _is_size(value)
 
@@ -206,6 +211,7 @@ _TARGET_FACTS: dict[str, tuple[str, Fits]] = {
     "max_length": _SIZE,
     "vocabulary_size": _SIZE,
     "truncate": _FLAG,
+    "dictionary": ("a modality and pairs of words", _is_dictionary),
     "names": _TEXTS,
     "mean": _NUMBERS,
     "std": _DEVIATIONS,

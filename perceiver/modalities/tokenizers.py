@@ -16,9 +16,15 @@ _LARGEST = 64 * 1024 * 1024
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Text to ids and back, with the special ids `PAD`, `START` and `END`."""
+    """Text to ids and back, with the special ids `PAD`, `START` and `END`.
+
+    Attributes:
+        vocabulary_size: ids are in [0, vocabulary_size).
+        unknown: ids that stand for any unknown text; empty if there is no unknown text.
+    """
 
     vocabulary_size: int
+    unknown: frozenset[int]
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without special ids."""
@@ -26,6 +32,10 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids; special ids are skipped, and invalid UTF-8 becomes U+FFFD."""
+        ...
+
+    def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        """Return the UTF-8 bytes of each id; those of special ids are empty."""
         ...
 
 
@@ -39,6 +49,7 @@ class ByteTokenizer:
     """
 
     vocabulary_size = VOCABULARY_SIZE
+    unknown: frozenset[int] = frozenset()
 
     def encode(self, text: str) -> list[int]:
         """See `Tokenizer`."""
@@ -47,7 +58,11 @@ class ByteTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """See `Tokenizer`."""
-        return bytes(number - NUM_SPECIAL for number in ids if number >= NUM_SPECIAL).decode("utf-8", errors="replace")
+        return b"".join(self.pieces(ids)).decode("utf-8", errors="replace")
+
+    def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        """See `Tokenizer`."""
+        return [bytes([number - NUM_SPECIAL]) if number >= NUM_SPECIAL else b"" for number in ids]
 
 
 class PairTokenizer:
@@ -75,6 +90,9 @@ class PairTokenizer:
         if special != ["<pad>", "<s>", "</s>"]:
             raise ValueError(f"tokenizer: expected the special tokens <pad>, <s>, </s> as ids 0, 1, 2; got {special}.")
         self.vocabulary_size: int = self._tokenizer.get_vocab_size()
+        unknown = getattr(self._tokenizer.model, "unk_token", None)
+        number = None if unknown is None else self._tokenizer.token_to_id(unknown)
+        self.unknown = frozenset() if number is None else frozenset([number])
 
     def encode(self, text: str) -> list[int]:
         """See `Tokenizer`."""
@@ -85,6 +103,30 @@ class PairTokenizer:
         """See `Tokenizer`."""
         text: str = self._tokenizer.decode([number for number in ids if number > END], skip_special_tokens=True)
         return text
+
+    def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        """See `Tokenizer`."""
+        return [self._piece(number) if number > END else b"" for number in ids]
+
+    def _piece(self, number: int) -> bytes:
+        token = self._tokenizer.id_to_token(number) or ""
+        try:
+            return bytes(_BYTES[character] for character in token)
+        except KeyError:  # not a byte-level tokenizer
+            return token.encode("utf-8", errors="replace")
+
+
+def _bytes_of_characters() -> dict[str, int]:
+    """Return the byte that each character of a byte-level token stands for (Radford et al. 2019, GPT-2).
+
+    Bytes that print as Latin-1 stand for themselves, and the others, in order, are the characters from 256 on.
+    """
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+_BYTES = _bytes_of_characters()
 
 
 def train_pairs(texts: Iterable[str], *, vocabulary_size: int) -> str:
@@ -115,6 +157,22 @@ def train_pairs(texts: Iterable[str], *, vocabulary_size: int) -> str:
     tokenizer.train_from_iterator(texts, trainer)
     json: str = tokenizer.to_str()
     return json
+
+
+def learn_tokenizer(kind: str, texts: Iterable[str], *, vocabulary_size: int) -> dict[str, Any]:
+    """Return the spec's entry of a tokenizer for training texts.
+
+    Args:
+        kind: bytes, which learns nothing, or pairs.
+        texts: texts of the training split.
+        vocabulary_size: see `train_pairs`.
+
+    Raises:
+        ImportError, ValueError: see `train_pairs`.
+    """
+    if kind == "bytes":
+        return {"kind": "bytes"}
+    return {"kind": "pairs", "json": train_pairs(texts, vocabulary_size=vocabulary_size)}
 
 
 def tokenizer_of(spec: Mapping[str, Any] | None) -> Tokenizer:

@@ -22,9 +22,11 @@ print(objective.results(metrics))  # {"loss": tensor(â€¦), "accuracy": tensor(â€
 """
 
 from perceiver.objectives.classes import classification
+from perceiver.objectives.contrastive import Contrastive
 from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.dense import Dense
 from perceiver.objectives.fields import EndPointError, dense_regression
+from perceiver.objectives.judging import Judge
 from perceiver.objectives.labels import multilabel
 from perceiver.objectives.masked_autoencoding import MaskedAutoencoding
 from perceiver.objectives.masked_tokens import MaskedTokenModelling
@@ -36,9 +38,11 @@ from perceiver.objectives.text_generation import TextGeneration
 from perceiver.objectives.values import regression
 
 __all__ = [
+    "Contrastive",
     "Criterion",
     "Dense",
     "EndPointError",
+    "Judge",
     "MaskedAutoencoding",
     "MaskedTokenModelling",
     "MultimodalAutoencoding",

@@ -14,15 +14,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from perceiver.batch import Batch
+from perceiver.batch import Batch, first_tensor
 from perceiver.decoders import CausalDecoder
+from perceiver.decoders.sequence_loss import SequenceLoss, SequenceLosses
 from perceiver.modalities.tokenizers import END, PAD, START, tokenizer_of
 from perceiver.model import Perceiver
 from perceiver.objectives.checks import sample_name
+from perceiver.objectives.judging import Judge
 from perceiver.objectives.metrics import WeightedMean, mean_over_processes
 from perceiver.objectives.objective import Metrics, Objective
+from perceiver.objectives.pointing import POINTING, pointing
 from perceiver.objectives.text_metrics import MEASURES, TextMetrics
+from perceiver.targets.dictionary import Dictionary
 from perceiver.targets.text import texts_of
+from perceiver.targets.words import words_of
+
+ALIGNMENT = "alignment_accuracy"
+"""Name of the measure of attention."""
 
 
 class TextGeneration(Objective):
@@ -37,11 +45,18 @@ class TextGeneration(Objective):
         tokenizer: tokenizer of the target, as in the spec; see `perceiver.modalities.tokenizers`.
         label_smoothing: smoothing in [0, 1), in the training loss only.
         measure: what to measure of generated texts: exact_match, bleu, chrf, word_error_rate, character_error_rate; none:
-            no text is generated in validation and test.
+            no text is generated in validation and test. Others need no generated text, but the attention with which the
+            true text is predicted, a mean over heads and layers (`Perceiver.attention_of_ids`): alignment_accuracy is the
+            share of the words of the dictionary for which it is highest on the source word; for data with the places of
+            phrases, pointing_accuracy is the share of phrases for which it is highest inside the box, and mass_in_box its
+            share inside the box.
+        judges: further measures of generated texts, by any name; see `Judge`.
         num_generated: number of samples of a split whose texts are generated in each process; None: all.
+        dictionary: the spec's entry `target.dictionary`, for `alignment_accuracy`; see `perceiver.targets.dictionary`.
 
     Raises:
-        ValueError: for an unknown measure, or a number out of range.
+        ValueError: for an unknown measure, a measure of two judges, a number out of range, or `alignment_accuracy` without
+            a dictionary.
     """
 
     def __init__(
@@ -51,19 +66,35 @@ class TextGeneration(Objective):
         tokenizer: Mapping[str, Any],
         label_smoothing: float = 0.0,
         measure: Sequence[str] = (),
+        judges: Mapping[str, Judge] | None = None,
         num_generated: int | None = None,
+        dictionary: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"task.label_smoothing: expected at least 0 and below 1, got {label_smoothing}.")
-        if set(measure) - set(MEASURES):
-            raise ValueError(f"task.measure: expected some of {sorted(MEASURES)}, got {sorted(measure)}.")
+        known = {*MEASURES, *POINTING, ALIGNMENT}
+        if unknown := set(measure) - known:
+            raise ValueError(f"task.measure: expected some of {sorted(known)}, got {sorted(unknown)}.")
+        judged = [name for judge in (judges or {}).values() for name in judge.measures]
+        if len({*judged, *known}) < len(judged) + len(known):
+            raise ValueError(f"task.judges: expected each measure once, and none of {sorted(known)}; got {sorted(judged)}.")
+        self.dictionary = Dictionary.of(dictionary)
+        if ALIGNMENT in measure and self.dictionary is None:
+            raise ValueError(
+                f"task.measure: {ALIGNMENT} needs a dictionary of words, which only data of text pairs learns (multi30k, "
+                "parallel_text). Leave it out."
+            )
         if num_generated is not None and num_generated < 1:
             raise ValueError(f"task.num_generated: expected 1 or more, or null for all, got {num_generated}.")
         self.vocabulary_size = vocabulary_size
         self.tokenizer = tokenizer_of(tokenizer)
         self.label_smoothing = label_smoothing
-        self.measure = tuple(measure)
+        self.measure = tuple(name for name in measure if name in MEASURES)
+        self.pointing = tuple(name for name in measure if name in POINTING)
+        self.judges = dict(judges or {})
+        self.judged = tuple(judged)
+        self.aligns = ALIGNMENT in measure
         self.num_generated = num_generated
 
     def check_model(self, model: nn.Module) -> None:
@@ -111,13 +142,14 @@ class TextGeneration(Objective):
 
     def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
         """Return the mean cross-entropy over the ids of all processes."""
-        logits, labels, valid = predicted(model, batch)
+        assert batch.target is not None
+        assert batch.target_mask is not None
+        valid = batch.target_mask[:, 1:]
+        loss = SequenceLoss(labels=batch.target[:, 1:], valid=valid, label_smoothing=self.label_smoothing)
+        found: SequenceLosses = model(batch.inputs, batch.masks, target_ids=batch.target[:, :-1], target_loss=loss)
         if metrics is not None:
-            metrics["accuracy"].update((logits.argmax(dim=-1) == labels).float(), valid)
-        losses = F.cross_entropy(
-            logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=self.label_smoothing, reduction="none"
-        ).view_as(valid)
-        return mean_over_processes(torch.where(valid, losses, 0.0), valid)
+            metrics["accuracy"].update(found.correct.float(), torch.ones_like(found.correct))
+        return mean_over_processes(found.total, valid)
 
     def training_metrics(self) -> dict[str, Metric]:
         """Return the share of ids that are predicted right."""
@@ -125,8 +157,10 @@ class TextGeneration(Objective):
 
     def metrics(self, model: nn.Module) -> dict[str, Metric]:
         """Return means over ids, and a metric of generated texts."""
-        means: dict[str, Metric] = {"loss": WeightedMean(), "accuracy": WeightedMean()}
-        return {**means, "texts": TextMetrics(measure=self.measure)} if self.measure else means
+        means: dict[str, Metric] = {name: WeightedMean() for name in ("loss", "accuracy", *self.pointing, *self.judged)}
+        if self.aligns:
+            means[ALIGNMENT] = WeightedMean()
+        return {**means, "texts": TextMetrics(measure=self.measure)} if self.measure or self.judged else means
 
     def evaluate(
         self, model: nn.Module, batch: Batch, metrics: Metrics, *, count: int | None = None, number: int = 0
@@ -136,20 +170,83 @@ class TextGeneration(Objective):
         losses = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none").view_as(valid)
         metrics["loss"].update(losses[:count], valid[:count])
         metrics["accuracy"].update((logits.argmax(dim=-1) == labels).float()[:count], valid[:count])
+        if self.pointing:
+            found = torch.tensor(self._pointing(model, batch)[:count]).view(-1, len(POINTING) + 1)
+            for column, name in enumerate(POINTING):
+                if name in self.pointing:
+                    metrics[name].update(found[:, column], found[:, -1])
+        if self.aligns:
+            shares, words = torch.tensor(self._alignments(model, batch), device=labels.device)[:count].T
+            metrics[ALIGNMENT].update(shares, words)
         texts = metrics.get("texts")
         if not isinstance(texts, TextMetrics) or (self.num_generated or texts.count + 1) <= texts.count:
             return
         assert isinstance(model, Perceiver)
-        assert isinstance(model.head, CausalDecoder)
         assert batch.target is not None
         generated = model.target_outputs(batch.inputs, batch.masks)
-        predictions = texts_of(generated.ids[:: model.head.decoding.num_return_sequences], self.tokenizer)
-        texts.update(predictions[:count], texts_of(batch.target, self.tokenizer)[:count])
+        predictions = texts_of(generated.ids, self.tokenizer)[:count]
+        truths = texts_of(batch.target, self.tokenizer)[:count]
+        texts.update(predictions, truths)
+        groundings = [()] * len(truths) if batch.groundings is None else batch.groundings[:count]
+        for judge in self.judges.values():
+            for sample in zip(predictions, truths, groundings, strict=True):
+                for name, (value, weight) in judge(*sample).items():
+                    metrics[name].update(torch.tensor(value), torch.tensor(weight))
 
     def results(self, metrics: Metrics) -> dict[str, Tensor]:
-        """Return the means, and the measures of generated texts by name."""
+        """Return the means that are defined, and the measures of generated texts by name.
+
+        Without a word of the dictionary there is no alignment, without the place of a phrase no pointing.
+        """
         found = {name: metric.compute() for name, metric in metrics.items() if name != "texts"}
+        optional = (ALIGNMENT, *self.pointing)
+        found = {name: value for name, value in found.items() if name not in optional or not bool(value.isnan())}
         return found | (metrics["texts"].compute() if "texts" in metrics else {})
+
+    def result_names(self, metrics: Metrics) -> list[str]:
+        """Return the names of the means, and of the measures of generated texts."""
+        return [name for name in metrics if name != "texts"] + list(self.measure)
+
+    def _pointing(self, model: nn.Module, batch: Batch) -> list[tuple[float, float, float]]:
+        """Return for each sample the mean of `POINTING` over its phrases, and the number of phrases."""
+        assert isinstance(model, Perceiver)
+        assert batch.target is not None
+        if batch.groundings is None:
+            return [(0.0, 0.0, 0.0)] * batch.size
+        attended = model.attention_of_ids(batch.inputs, batch.masks, ids=batch.target[:, :-1])
+        maps = {name: one.float().cpu() for name, one in attended.items()}
+        shapes = {name: first_tensor(x).shape for name, x in batch.inputs.items()}
+        found = []
+        for row, (grounding, ids) in enumerate(zip(batch.groundings, batch.target[:, 1:].tolist(), strict=True)):
+            own = {name: one[row] for name, one in maps.items()}
+            pointed = pointing(own, grounding, ids, tokenizer=self.tokenizer, shapes=shapes)
+            right, mass = (sum(column) / max(len(pointed), 1) for column in zip((0.0, 0.0), *pointed, strict=True))
+            found.append((right, mass, float(len(pointed))))
+        return found
+
+    def _alignments(self, model: nn.Module, batch: Batch) -> list[tuple[float, float]]:
+        """Return for each sample the share of right alignments among its words of the dictionary, and their number."""
+        assert isinstance(model, Perceiver)
+        assert self.dictionary is not None
+        assert batch.target is not None
+        name = self.dictionary.modality
+        given, mask = batch.inputs.get(name), batch.masks.get(name)
+        if not isinstance(given, Tensor):
+            return [(0.0, 0.0)] * batch.size
+        weights = model.attention_of_ids(batch.inputs, batch.masks, ids=batch.target[:, :-1]).get(name)
+        if weights is None:
+            return [(0.0, 0.0)] * batch.size
+        valid = torch.ones_like(given, dtype=torch.bool) if mask is None else mask.reshape(len(mask), -1).expand_as(given)
+        sources, targets = torch.where(valid, given, PAD).tolist(), batch.target[:, 1:].tolist()
+        found = []
+        for source, target, own in zip(sources, targets, weights.float().cpu(), strict=True):
+            words = words_of(self.tokenizer.pieces(source)), words_of(self.tokenizer.pieces(target))
+            right = []
+            for one, other in self.dictionary.occurrences(*words):
+                peak = int(own[other.start : other.end].mean(dim=0).argmax())
+                right.append(one.start <= peak < one.end)
+            found.append((sum(right) / max(len(right), 1), float(len(right))))
+        return found
 
 
 def predicted(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

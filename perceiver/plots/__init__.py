@@ -17,6 +17,7 @@ from perceiver.plots.drawings import (
 from perceiver.plots.filled_texts import FilledText, FilledTexts
 from perceiver.plots.reconstruction import Reconstruction, Reconstructions, reconstruct
 from perceiver.plots.samples import SampleGrid
+from perceiver.plots.words import WordMaps
 
 __all__ = [
     "AttentionMaps",
@@ -36,6 +37,7 @@ __all__ = [
     "SampleGrid",
     "Segmentations",
     "VideoDrawing",
+    "WordMaps",
     "confusion_figure",
     "drawing_of",
     "look",

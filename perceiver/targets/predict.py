@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from perceiver.batch import Sample
+from perceiver.batch import Batch, Sample
 from perceiver.collate import Collate
 from perceiver.modalities.kinds import kind_of
 from perceiver.modalities.preprocess import preprocess
@@ -21,6 +21,7 @@ from perceiver.modalities.table import UnknownCategories
 from perceiver.targets.files import is_file, read_file
 from perceiver.targets.kinds import target_of
 from perceiver.targets.pixels import cut_to_size
+from perceiver.targets.text import with_alignments
 
 
 def predict(
@@ -52,19 +53,32 @@ def predict(
     modalities = spec.get("modalities")
     if not modalities:
         raise ValueError("predict: the spec of this model has no modalities, so that samples cannot be prepared.")
+    predictions: list[Any] = []
+    for batch in batches_of(samples, modalities, batch_size=batch_size, device=device, open_files=open_files):
+        outputs = forward(batch.inputs, batch.masks)
+        predicted = cut_to_size(target.predict(outputs), target=target, masks=batch.masks)
+        predictions.extend(with_alignments(predicted, outputs, target=target, batch=batch, modalities=modalities))
+    return predictions
+
+
+def batches_of(
+    samples: Any,
+    modalities: Mapping[str, ModalitySpec],
+    *,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    open_files: bool = True,
+) -> Iterator[Batch]:
+    """Yield raw samples, preprocessed as in training, in batches; warn at the end of categories unknown to training."""
     collate = Collate(modalities=modalities)
     unknown = _Unknown(modalities)
-    predictions: list[Any] = []
     prepared = (
         prepare(raw, modalities, number=number, open_files=open_files, seen=unknown.add)
         for number, raw in enumerate(_samples(samples, modalities))
     )
     while rows := list(islice(prepared, batch_size)):
-        batch = collate(rows).to(device)
-        predicted = target.predict(forward(batch.inputs, batch.masks))
-        predictions.extend(cut_to_size(predicted, target=target, masks=batch.masks))
+        yield collate(rows).to(device)
     unknown.warn()
-    return predictions
 
 
 def prepare(

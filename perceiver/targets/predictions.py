@@ -10,6 +10,8 @@ from typing import BinaryIO, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from perceiver.targets.alignment import Alignment
+
 PALETTE = (
     "1f77b4aec7e8ff7f0effbb782ca02c98df8ad62728ff98969467bdc5b0d5"
     "8c564bc49c94e377c2f7b6d27f7f7fc7c7c7bcbd22dbdb8d17becf9edae5"
@@ -178,6 +180,7 @@ class TextPrediction:
         text: the text.
         score: sum of the log probabilities of its ids; for beam search divided by the length penalty.
         tokens: the text of each id, the end excluded.
+        alignment: how much each word depends on each part of the inputs; None unless asked for.
 
     Examples:
         >>> from perceiver.targets.predictions import TextPrediction
@@ -188,6 +191,7 @@ class TextPrediction:
     text: str
     score: float
     tokens: list[str]
+    alignment: Alignment | None = None
 
     def cells(self) -> dict[str, str]:
         """Return the cells of a row in a table of predictions, by column."""

@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader
 
 from perceiver.batch import Batch
 from perceiver.collate import Collate
+from perceiver.modalities.tokenizers import START, tokenizer_of
 from perceiver.targets.kinds import KINDS
 from perceiver.testing.check import Check, require, run_checks
 
@@ -147,6 +148,14 @@ def _spec_is_plain_and_complete(case: _Case) -> None:
         f"expected spec['target'] to name a kind, one of {', '.join(KINDS)}, got {target!r}.",
     )
     assert isinstance(target, dict)
+    if target["kind"] == "text":
+        size = target.get("vocabulary_size")
+        require(
+            type(size) is int and tokenizer_of(target.get("tokenizer")).vocabulary_size == size,
+            f"expected spec['target']['vocabulary_size'] to be that of spec['target']['tokenizer'], got {size!r}; see "
+            "perceiver.targets.text.text_target.",
+        )
+        return
     names = target.get("names")
     require(
         isinstance(names, list) and bool(names) and all(isinstance(name, str) for name in names),
@@ -251,7 +260,8 @@ def _targets_in_range(case: _Case) -> None:
     if "target" not in spec:
         _require_no_targets(case, module)
         return
-    kind, count = spec["target"]["kind"], len(spec["target"]["names"])
+    kind = spec["target"]["kind"]
+    count = spec["target"]["vocabulary_size"] if kind == "text" else len(spec["target"]["names"])
     for split in _SPLITS:
         for batch in case.batches(module, split):
             target = batch.target
@@ -267,6 +277,11 @@ def _targets_in_range(case: _Case) -> None:
                 fits = not target.is_floating_point() and target.ndim > 1
                 fits = fits and bool(((target >= 0) & (target < count))[valid].all())
                 expected = f"class numbers ({batch.size}, *grid) from 0 to {count - 1} wherever target_mask says valid"
+            elif kind == "text":
+                valid = _target_mask(batch, target.shape[1:], split)
+                fits = target.ndim == 2 and not target.is_floating_point() and bool((target[:, 0] == START).all())
+                fits = fits and bool(((target >= 0) & (target < count))[valid].all())
+                expected = f"ids ({batch.size}, length) below {count}, the start id {START} first,"
             elif kind in ("field", "flow"):
                 valid = _target_mask(batch, target.shape[2:], split)
                 fits = target.is_floating_point() and target.ndim > 2 and target.shape[1] == count

@@ -20,9 +20,9 @@ Attend = Callable[[Tensor, list[Tokens], TokenProjection], Tensor]
 
 FORMS: dict[str, Attend] = {
     "absorbed": absorbed_attention,
-    "eager": partial(factored_attention, read=eager.read_tokens),
-    "native": partial(factored_attention, read=native.read_tokens),
-    "triton": partial(factored_attention, read=triton.read_tokens),
+    "eager": partial(factored_attention, kernel=eager.KERNEL),
+    "native": partial(factored_attention, kernel=native.KERNEL),
+    "triton": partial(factored_attention, kernel=triton.KERNEL),
 }
 
 SIZE, CLASSES = 8, 3

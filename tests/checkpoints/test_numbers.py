@@ -93,6 +93,14 @@ ADAPTERS: dict[str, tuple[Config, Any]] = {
         torch.rand(2, 1, 2, 6, 6),
     ),
     "ImageConvStem": ({"image_channels": 1, "stem_channels": 4, "position": fourier(2, 2)}, torch.rand(2, 1, 8, 8)),
+    "ImageConvStages": (
+        {"image_channels": 1, "stage_channels": [3, 4], "strides": [2, 1], "position": fourier(4, 4)},
+        torch.rand(2, 1, 8, 8),
+    ),
+    "LogMelConvStages": (
+        {**SPECTRUM, "position": fourier(5), "stage_channels": [3, 4], "strides": [2, 1], "augment": MASKING},
+        torch.rand(2, 1, 200),
+    ),
     "Points": (
         {"point_channels": 3, "num_coordinates": 3, "scale": 1.0, "position": fourier(4, 4, 4)},
         torch.rand(2, 5, 3),

@@ -7,6 +7,7 @@ from plots_cases import model
 from torch.utils.flop_counter import FlopCounterMode
 
 import perceiver
+from perceiver.generation import Decoding
 
 
 def test_summary() -> None:
@@ -38,6 +39,12 @@ def test_operations_of_text_generation() -> None:
     assert "target_ids" in unknown.not_counted
 
 
-def test_text_generation_is_not_explained() -> None:
-    with pytest.raises(ValueError, match="CausalDecoder generates a text"):
-        perceiver.explain(text_generating_model(), "abc")
+def test_text_generation_is_explained_word_by_word() -> None:
+    made = text_generating_model()
+    made.head.decoding = Decoding(max_length=4)
+    made.head.bias.data[6 + ord("x")] = 100.0  # type: ignore[operator]
+    found = perceiver.explain(made, "abc de", output=0)
+    assert found.prediction.text == "xxx"
+    assert found.tokens["text"].shape == (6,)
+    assert float(found.tokens["text"].sum()) == pytest.approx(1.0, abs=1e-5)
+    assert [word.text for word in found.prediction.alignment.sources["text"]] == ["abc", "de"]

@@ -1,5 +1,6 @@
 """Text generation: the loss against a plain cross-entropy, measures against definitions, and bad targets."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from perceiver import CausalDecoder, Encoder, Fourier, LatentMemory, Perceiver
 from perceiver.adapters import TextTokens
 from perceiver.batch import Batch
+from perceiver.grounding import Phrase
 from perceiver.modalities.tokenizers import ByteTokenizer
 from perceiver.objectives import TextGeneration
 from perceiver.objectives.text_metrics import TextMetrics, signatures
@@ -111,6 +113,58 @@ def test_texts_are_generated_as_the_head_says() -> None:
     assert set(task.results(metrics)) == {"loss", "accuracy", "exact_match"}
 
 
+class Lengths:
+    """Judges texts by their length, and counts the phrases of the truth."""
+
+    measures = ("length", "phrases")
+
+    def __call__(self, prediction: str, truth: str, grounding: Sequence[Phrase]) -> dict[str, tuple[float, float]]:
+        return {"length": (float(len(prediction)), 1.0), "phrases": (float(truth == "ABC"), float(len(grounding)))}
+
+
+def phrases(count: int) -> tuple[Phrase, ...]:
+    """The first letters of a text, in the first of its bytes."""
+    return tuple(Phrase(start=place, end=place + 1, modality="text", box=((0, 2),)) for place in range(count))
+
+
+def test_judges_get_texts_and_groundings() -> None:
+    one, given = model(generation={"max_length": 5}), batch()
+    task = objective(judges={"own": Lengths()})
+    plain = task.metrics(one)
+    task.evaluate(one, task.check(one, given), plain)
+    assert set(task.results(plain)) == {"loss", "accuracy", "length", "phrases"} == set(task.result_names(plain))
+    assert torch.isnan(task.results(plain)["phrases"])  # nothing is grounded
+    given.groundings = [phrases(3), phrases(1), ()]
+    given.target[0, 1:4] = torch.tensor([71, 72, 73])  # type: ignore[index]
+    metrics = task.metrics(one)
+    checked = task.check(one, given)
+    task.evaluate(one, checked, metrics, count=2)
+    found = task.results(metrics)
+    assert float(found["phrases"]) == pytest.approx(3 / 4)
+    texts = [ByteTokenizer().decode(row) for row in one.target_outputs(given.inputs, given.masks).ids.tolist()]
+    assert float(found["length"]) == pytest.approx((len(texts[0]) + len(texts[1])) / 2)
+
+
+def test_pointing_is_measured_at_the_true_text() -> None:
+    one, given = model(), batch()
+    task = objective(measure=["pointing_accuracy", "mass_in_box"])
+    metrics = task.metrics(one)
+    task.evaluate(one, task.check(one, given), metrics)
+    assert set(task.results(metrics)) == {"loss", "accuracy"}  # without groundings there is nothing to measure
+    given.groundings = [phrases(3), phrases(1), ()]
+    checked = task.check(one, given)
+    task.evaluate(one, checked, metrics)
+    found = task.results(metrics)
+    assert checked.target is not None
+    maps = one.attention_of_ids(checked.inputs, ids=checked.target[:, :-1])["text"]
+    rows = [maps[0, 0], maps[0, 1], maps[0, 2], maps[1, 0]]  # letters are the ids after the start
+    # The grid is that of the bytes, so a cell is a byte.
+    assert float(found["mass_in_box"]) == pytest.approx(
+        np.mean([float(row[:2].sum() / row.sum()) for row in rows]), rel=1e-4
+    )
+    assert float(found["pointing_accuracy"]) == pytest.approx(np.mean([float(row.argmax() < 2) for row in rows]))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -131,6 +185,8 @@ def test_bad_targets_are_named(change: Any, message: str) -> None:
 def test_settings_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="expected some of"):
         objective(measure=["rouge"])
+    with pytest.raises(ValueError, match=r"task\.judges: expected each measure once"):
+        objective(judges={"one": Lengths(), "other": Lengths()})
     with pytest.raises(ValueError, match="num_generated"):
         objective(num_generated=0)
     one = model()
@@ -141,3 +197,32 @@ def test_settings_that_do_not_fit() -> None:
         TextGeneration(vocabulary_size=9, tokenizer={}).check_model(model())
     with pytest.raises(ValueError, match=r"CausalDecoder\.generation: expected some of"):
         model(generation={"beams": 3})
+
+
+def test_alignment_is_measured_at_the_step_that_predicts_a_word() -> None:
+    """Attention made by hand: of the three words of the dictionary, two peak on their source word."""
+    one = model()
+    text = ByteTokenizer()
+    source = torch.tensor([text.encode("a big dog")])
+    target = torch.tensor([[1, *text.encode("ein gro"), 2]])
+    weights = torch.full((1, 8, 9), 0.01)
+    weights[0, 0:3, 0] = 0.5  # "ein", ids 0 to 2 after the start, on "a"
+    weights[0, 4:6, 3] = 0.3  # "gro", ids 4 to 6, on "big"
+    weights[0, 6, 7] = 0.4  # its last id on "dog": less than the mean over its ids
+    weights[0, 7, 8] = 0.9  # the end belongs to no word
+    one.attention_of_ids = lambda inputs, masks, ids: {"text": weights}  # type: ignore[method-assign, assignment]
+    given = Batch(inputs={"text": source}, target=target, ids=["a"])
+    for pairs, share in (([["a", "ein"], ["big", "gro"]], 1.0), ([["dog", "gro"], ["a", "ein"]], 0.5)):
+        dictionary = {"modality": "text", "pairs": pairs}
+        task = objective(measure=["alignment_accuracy"], dictionary=dictionary)
+        metrics = task.metrics(one)
+        task.evaluate(one, task.check(one, given), metrics)
+        assert float(task.results(metrics)["alignment_accuracy"]) == share
+        assert set(task.result_names(metrics)) == {"loss", "accuracy", "alignment_accuracy"}
+    without = objective(measure=["alignment_accuracy", "bleu"], dictionary={"modality": "text", "pairs": []})
+    metrics = without.metrics(one)
+    without.evaluate(one, without.check(one, given), metrics, count=0)
+    assert "alignment_accuracy" not in without.results(metrics)
+    assert without.result_names(metrics) == ["loss", "accuracy", "alignment_accuracy", "bleu"]
+    with pytest.raises(ValueError, match=r"task\.measure: alignment_accuracy needs a dictionary"):
+        objective(measure=["alignment_accuracy"])

@@ -26,10 +26,12 @@ from perceiver import (
 )
 from perceiver.adapters import (
     FrameSurroundings,
+    ImageConvStages,
     ImageConvStem,
     ImagePatches,
     ImagePixels,
     LogMelBins,
+    LogMelConvStages,
     LogMelFrames,
     Points,
     SpectrumMasking,
@@ -106,6 +108,9 @@ ADAPTERS = {
     "patches": Case(lambda: ImagePatches(image_channels=2, patch=3, position=PLANE), *IMAGES),
     "patches, embedded": Case(lambda: ImagePatches(image_channels=2, patch=3, embed_channels=6, position=PLANE), *IMAGES),
     "convolutional stem": Case(lambda: ImageConvStem(image_channels=2, stem_channels=6, position=PLANE), *IMAGES),
+    "convolutional stages": Case(
+        lambda: ImageConvStages(image_channels=2, stage_channels=(5, 4, 6), strides=(2, 2, 1), position=PLANE), *IMAGES
+    ),
     "waveform": Case(
         lambda: WaveformFrames(audio_channels=2, frame=16, sample_rate=1000, duration_seconds=1.0, position=LINE), *SOUNDS
     ),
@@ -115,6 +120,9 @@ ADAPTERS = {
             audio_channels=2, position=LINE, augment=SpectrumMasking(max_bands=2, max_frames=2), **SPECTRUM
         ),
         *SOUNDS,
+    ),
+    "log-mel stages": Case(
+        lambda: LogMelConvStages(audio_channels=2, position=LINE, stage_channels=(5, 6), strides=(1, 2), **SPECTRUM), *SOUNDS
     ),
     "log-mel bins": Case(lambda: LogMelBins(audio_channels=2, position=PLANE, **SPECTRUM), *SOUNDS),
     "points": Case(lambda: Points(point_channels=4, scale=2.0, position=Fourier(num_bands=3, resolution=(8, 8, 8))), *SETS),

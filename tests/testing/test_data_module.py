@@ -18,6 +18,7 @@ from perceiver.data import DataModule, Source
 from perceiver.data.loading.samples import InMemory, Samples
 from perceiver.targets.labels import labels_target
 from perceiver.targets.pixels import field_target, segmentation_target
+from perceiver.targets.text import text_target
 from perceiver.targets.values import values_target
 from perceiver.testing import check_data_module, data_module_checks
 
@@ -252,6 +253,47 @@ def test_modules_of_any_class_and_target(kind: str) -> None:
 )
 def test_further_mistakes(broken: type[Pairs], name: str, words: str) -> None:
     assert re.search(words, failures(data_module_checks(broken))[name])
+
+
+class Texts(Pairs):
+    """A text of bytes per sample."""
+
+    def __init__(self, *, first: int = 1, beyond: int = 0, size: int = 262) -> None:
+        super().__init__()
+        self.first, self.beyond, self.size = first, beyond, size
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        target = {**text_target(tokenizer={"kind": "bytes"}, max_length=9), "vocabulary_size": self.size}
+        return self.stored or {**Pairs().spec, "target": target}
+
+    @spec.setter
+    def spec(self, stored: dict[str, Any]) -> None:
+        Pairs.spec.fset(self, stored)  # type: ignore[attr-defined]
+
+    def samples(self, split: str) -> list[Sample]:
+        own = super().samples(split)
+        ids = [torch.tensor([self.first, *range(70, 70 + number), 2 + self.beyond]) for number in range(len(own))]
+        return [
+            replace(one, target=target, target_mask=torch.ones_like(target) > 0)
+            for one, target in zip(own, ids, strict=True)
+        ]
+
+
+def test_modules_with_texts() -> None:
+    check_data_module(Texts)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "words"),
+    [
+        ({"first": 5}, "targets_in_range", "expected ids .* below 262, the start id 1 first"),
+        ({"beyond": 300}, "targets_in_range", "expected ids .* below 262"),
+        ({"size": 300}, "spec_is_plain_and_complete", r"spec\['target'\]\['vocabulary_size'\] to be that of"),
+    ],
+)
+def test_wrong_texts(settings: dict[str, int], name: str, words: str) -> None:
+    assert re.search(words, failures(data_module_checks(lambda: Texts(**settings)))[name])
 
 
 def test_the_report_names_the_module() -> None:

@@ -19,17 +19,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from perceiver.attention.forms.absorbed import absorb, project
-from perceiver.attention.kernels.contract import Read, call
+from perceiver.attention.kernels.contract import Kernel, Standardise, call
 from perceiver.attention.kernels.dispatch import implementation
 from perceiver.attention.kernels.eager_dropout import read_tokens_dropped
 from perceiver.attention.projection import TokenProjection
 from perceiver.tokens import Tokens
-
-NARROW = 8
-"""Largest number of channels for which moments are computed channel by channel."""
-
-MOST_SAMPLED = 2**13
-"""Approximate number of elements of a part from which its offset is estimated."""
 
 
 def factored_attention(
@@ -38,19 +32,20 @@ def factored_attention(
     projection: TokenProjection,
     *,
     dropout: float = 0.0,
-    read: Read | None = None,
+    kernel: Kernel | None = None,
 ) -> Float[Tensor, "batch heads queries v"]:
     """Compute the function of `dense_attention`; see there for the other arguments.
 
     Under autocast everything here stays float32, which is as fast, and more accurate than the dense form in bfloat16.
 
     Args:
-        read: the implementation of the inner function; None takes the fastest available, see `kernels/dispatch.py`. With
+        kernel: the implementation of the inner function; None takes the fastest available, see `kernels/dispatch.py`. With
             dropout it is always `kernels/eager_dropout.py`.
     """
     with torch.autocast(query.device.type, enabled=False):
         num_heads = query.shape[1]
-        rows, planes = _prepared(query, blocks, projection)
+        kernel = kernel or _fastest(query, blocks)
+        rows, planes = _prepared(query, blocks, projection, kernel)
         masked = any(block.mask is not None for block in blocks)
         kept = None
         if dropout:
@@ -62,9 +57,7 @@ def factored_attention(
             sums, found = _merge(results, masked=masked)
             sums, kept = sums[..., :-1], sums[..., -1].unflatten(1, (num_heads, -1))
         else:
-            if read is None:
-                read = implementation(query.device, rows.dtype).read
-            results = [call(read, rows, plane.parts, plane.rstd, plane.mask) for plane in planes]
+            results = [call(kernel.read, rows, plane.parts, plane.rstd, plane.mask) for plane in planes]
             sums, found = _merge(results, masked=masked)
         out = project(sums.unflatten(1, (num_heads, -1)), projection, kept=kept)
         if found is not None:
@@ -81,20 +74,27 @@ def factored_shares(
     denominators, so the weights are never held in memory.
     """
     with torch.autocast(query.device.type, enabled=False):
-        rows, planes = _prepared(query, blocks, projection)
-        read = implementation(query.device, rows.dtype).read
-        lses = [call(read, rows, plane.parts, plane.rstd, plane.mask)[1] for plane in planes]
+        kernel = _fastest(query, blocks)
+        rows, planes = _prepared(query, blocks, projection, kernel)
+        lses = [call(kernel.read, rows, plane.parts, plane.rstd, plane.mask)[1] for plane in planes]
         lse = torch.stack(torch.broadcast_tensors(*lses))
         nothing = lse.isneginf().all(dim=0)
         shares = torch.where(nothing, 0.0, torch.where(nothing, 0.0, lse).softmax(dim=0))
         return tuple(shares.unflatten(2, (query.shape[1], -1)).unbind(dim=0))
 
 
-def _prepared(query: Tensor, blocks: Sequence[Tokens], projection: TokenProjection) -> tuple[Tensor, list[Plane]]:
+def _fastest(query: Tensor, blocks: Sequence[Tokens]) -> Kernel:
+    return implementation(query.device, common_dtype(query.dtype, blocks)).kernel
+
+
+def _prepared(
+    query: Tensor, blocks: Sequence[Tokens], projection: TokenProjection, kernel: Kernel
+) -> tuple[Tensor, list[Plane]]:
     """Return absorbed queries `(B or 1, h * N, C)` and collapsed blocks, in a common precision of at least float32."""
     dtype = common_dtype(query.dtype, blocks)
     rows = absorb(query.to(dtype), projection).flatten(1, 2)
-    return rows, [collapse(block, dtype=dtype, eps=projection.norm.eps) for block in blocks]
+    eps, standardise = projection.norm.eps, kernel.standardise
+    return rows, [collapse(block, dtype=dtype, eps=eps, standardise=standardise) for block in blocks]
 
 
 def common_dtype(query: torch.dtype, blocks: Sequence[Tokens]) -> torch.dtype:
@@ -118,8 +118,8 @@ class Plane:
     mask: Tensor | None
 
 
-def collapse(block: Tokens, *, dtype: torch.dtype, eps: float) -> Plane:
-    """Collapse tokens on any grid to two axes: the last axis is the inner, all others together are the outer."""
+def collapse(block: Tokens, *, dtype: torch.dtype, eps: float, standardise: Standardise) -> Plane:
+    """Collapse tokens on any grid to two axes and standardise them: the last axis is the inner, the others are the outer."""
     grid = block.grid
     outer_grid, inner = grid[:-1], grid[-1]
     outer = prod(outer_grid)
@@ -130,76 +130,17 @@ def collapse(block: Tokens, *, dtype: torch.dtype, eps: float) -> Plane:
             return x.expand(-1, *outer_grid, -1, -1).reshape(x.shape[0], outer, *x.shape[-2:])
         return x.reshape(x.shape[0], 1, *x.shape[-2:])
 
-    parts = tuple(collapsed(part.to(dtype)) for part in _without_offset(block.cleaned().parts, block.mask))
+    parts = block.cleaned().parts
+    # The last part among those that vary along the fewest axes: content usually comes first, and a table after it may be
+    # shared. The choice depends on the grid only. Sizes themselves are not compared: torch.export would fix which of two
+    # open axes is longer.
+    steady = min(reversed(range(len(parts))), key=lambda index: sum(size != 1 for size in parts[index].shape[1:-1]))
     mask = None
     if block.mask is not None:
         mask = collapsed(block.mask.expand(block.mask.shape[0], *grid)[..., None])[..., 0]
         mask = mask.expand(-1, outer, inner)
-    return Plane(parts=parts, rstd=_reciprocal_std(parts, outer, inner, eps), mask=mask)
-
-
-def _without_offset(parts: tuple[Tensor, ...], mask: Tensor | None) -> tuple[Tensor, ...]:
-    """Remove an offset that all channels share: LayerNorm ignores it, but it costs precision in float32.
-
-    A single part is centred token by token. Otherwise the mean of one part (or of a subset of its tokens) is subtracted from
-    all parts. The mean is per sample, or common to the batch if that part is shared, so that shared parts stay shared. The
-    choice of the part depends on the grid only, and masked content is ignored, so a sample's result does not depend on its
-    neighbours in the batch. (Through a shared part their masks would change its rounding, so only large offsets are
-    removed.)
-    """
-    if len(parts) == 1:
-        return (parts[0] - parts[0].mean(dim=-1, keepdim=True),)
-    with torch.no_grad():
-        # The last part among those that vary along the fewest axes: content usually comes first, and a table after it may be
-        # shared. Sizes themselves are not compared: torch.export would fix which of two open axes is longer.
-        steady = min(reversed(parts), key=lambda part: sum(size != 1 for size in part.shape[1:-1]))
-        # torch.export cannot solve for a step that depends on a dynamic size, so all elements are used.
-        size: int | torch.SymInt = prod(steady.shape[1:])
-        step = 1 if isinstance(size, torch.SymInt) else -(-size // MOST_SAMPLED)
-        if mask is not None and mask.shape[1] == steady.shape[1]:
-            mask = mask[:, ::step]
-        mean, deviation = _valid_mean_and_deviation(steady[:, ::step], mask)
-        offset = torch.where(mean.abs() > 8 * deviation, mean, 0.0)
-    return tuple(part - offset for part in parts)
-
-
-def _valid_mean_and_deviation(part: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation `(b, 1, …, 1)` of a part over channels and the positions that valid elements see."""
-    axes = tuple(range(1, part.ndim))
-    if mask is None:
-        deviation, mean = torch.std_mean(part, dim=axes, keepdim=True, correction=0)
-        return mean, deviation
-    seen = mask[..., None]
-    constant = [axis for axis in range(mask.ndim) if part.shape[axis] == 1]
-    if constant:
-        seen = seen.any(dim=constant, keepdim=True)
-    count = (seen.expand(-1, *part.shape[1:-1], -1).sum(dim=axes, keepdim=True) * part.shape[-1]).clamp(min=1)
-    mean = torch.where(seen, part, 0.0).sum(dim=axes, keepdim=True) / count
-    return mean, (torch.where(seen, part - mean, 0.0).square().sum(dim=axes, keepdim=True) / count).sqrt()
-
-
-def _reciprocal_std(parts: Sequence[Tensor], outer: int, inner: int, eps: float) -> Tensor:
-    """Compute 1 / sqrt(variance + eps) over each token's channels from per-part moments (parallel-variance formula)."""
-    channels = sum(part.shape[-1] for part in parts)
-    means, withins = zip(*(_moments(part) for part in parts), strict=True)
-    zero = means[0].new_zeros(())
-    total = sum((mean * (part.shape[-1] / channels) for mean, part in zip(means, parts, strict=True)), start=zero)
-    moment = zero
-    for part, mean, within in zip(parts, means, withins, strict=True):
-        moment = moment + within + (mean - total).square() * part.shape[-1]
-    rstd = torch.rsqrt(moment / channels + eps)
-    return rstd.expand(-1, outer, inner)
-
-
-def _moments(part: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean over the channels, and sum of squared deviations from it."""
-    if part.shape[-1] > NARROW:
-        mean = part.mean(dim=-1)
-        return mean, (part - mean[..., None]).square().sum(dim=-1)
-    # For a few channels, torch's sum over the last axis is five times slower than adding channel by channel.
-    channels = part.unbind(-1)
-    mean = reduce(torch.add, channels) / len(channels)
-    return mean, reduce(torch.add, ((channel - mean).square() for channel in channels))
+    standard, rstd = standardise([collapsed(part.to(dtype)) for part in parts], mask, steady, eps, (outer, inner))
+    return Plane(parts=standard, rstd=rstd, mask=mask)
 
 
 def _merge(results: Sequence[tuple[Tensor, Tensor]], *, masked: bool) -> tuple[Tensor, Tensor | None]:

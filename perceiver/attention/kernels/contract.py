@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -16,6 +17,23 @@ Shape = torch.Size
 
 Read = Callable[[Tensor, list[Tensor], Tensor, Tensor | None], tuple[Tensor, Tensor]]
 """The function that each implementation provides: (absorbed queries, collapsed parts, rstd, mask) -> (sums, log-sum-exp)."""
+
+Standardise = Callable[[Sequence[Tensor], Tensor | None, int, float, tuple[int, int]], tuple[tuple[Tensor, ...], Tensor]]
+"""The function before it, see `standard.standardise`: (parts, mask, steady, eps, grid) -> (parts, rstd)."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An implementation of the inner function, and of the moments that it needs.
+
+    Args:
+        read: the inner function.
+        standardise: computes the reciprocal standard deviations of tokens.
+    """
+
+    read: Read
+    standardise: Standardise
+
 
 READ = "(Tensor queries, Tensor[] parts, Tensor rstd, Tensor? mask) -> (Tensor, Tensor)"
 READ_BACKWARD = (
@@ -35,14 +53,19 @@ def lse_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def has_tangent(inputs: Sequence[Tensor]) -> bool:
+    """Whether an input is being differentiated in forward mode."""
+    forward_mode = not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+    return forward_mode and any(forward_ad.unpack_dual(x).tangent is not None for x in inputs)
+
+
 def call(read: Read, queries: Tensor, parts: Sequence[Tensor], rstd: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Call a kernel, but refuse forward-mode differentiation, in which tangents would be silently dropped.
 
     Raises:
         NotImplementedError: if an input has a tangent, as under `torch.func.jvp`, `jacfwd` and `hessian`.
     """
-    forward_mode = not torch.compiler.is_compiling() and forward_ad._current_level >= 0
-    if forward_mode and any(forward_ad.unpack_dual(x).tangent is not None for x in (queries, *parts, rstd)):
+    if has_tangent((queries, *parts, rstd)):
         raise NotImplementedError(
             "Factored cross-attention has no forward-mode derivative (torch.func.jvp, jacfwd, hessian). Differentiate in "
             "reverse mode (torch.func.vjp, jacrev), or build the model with attention=dense and compute it under "

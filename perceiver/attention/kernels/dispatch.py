@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 
 from perceiver.attention.kernels import eager, native, plain, triton
-from perceiver.attention.kernels.contract import Read
+from perceiver.attention.kernels.contract import Kernel
 
 Check = TypeVar("Check", bound=Callable[[str, int | None, torch.dtype], tuple[bool, str]])
 
@@ -37,15 +37,10 @@ class Implementation:
     reason: str
 
     @property
-    def read(self) -> Read:
-        """The implementation's function."""
-        reads: dict[str, Read] = {
-            "native": native.read_tokens,
-            "triton": triton.read_tokens,
-            "eager": eager.read_tokens,
-            "plain": plain.read_tokens,
-        }
-        return reads[self.name]
+    def kernel(self) -> Kernel:
+        """The implementation's functions."""
+        kernels = {"native": native.KERNEL, "triton": triton.KERNEL, "eager": eager.KERNEL, "plain": plain.KERNEL}
+        return kernels[self.name]
 
 
 _plain = False  # not a context variable, which torch.compile cannot guard

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from perceiver.attention.kernels.contract import READ, READ_BACKWARD, batch_size, connect, lse_dtype
+from perceiver.attention.kernels.contract import READ, READ_BACKWARD, Kernel, batch_size, connect, lse_dtype
+from perceiver.attention.kernels.standard import standardise
 
 CHUNK = 2**18
 """Scores per chunk: 1 MB in float32, so that a few temporaries of this size fit a core's share of the cache."""
@@ -116,6 +117,8 @@ def read_tokens_backward(
 
 
 connect(read_tokens, read_tokens_backward)
+
+KERNEL = Kernel(read=read_tokens, standardise=standardise)
 
 
 def chunks(batch: int, rows: int, tokens: int) -> Iterator[tuple[slice, slice]]:

@@ -7,6 +7,9 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from perceiver.attention.kernels.contract import Kernel
+from perceiver.attention.kernels.standard import standardise
+
 
 def read_tokens(queries: Tensor, parts: list[Tensor], rstd: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Compute the function of `eager.read_tokens`, with all scores in memory at once."""
@@ -27,6 +30,9 @@ def read_tokens(queries: Tensor, parts: list[Tensor], rstd: Tensor, mask: Tensor
     if mask is not None:
         total = torch.where(total == 0, 1.0, total)
     return sums / total[..., None], lse
+
+
+KERNEL = Kernel(read=read_tokens, standardise=standardise)
 
 
 def _inner_product(rows: Tensor, part: Tensor) -> Tensor:

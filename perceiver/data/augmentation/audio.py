@@ -105,6 +105,47 @@ class RandomTimeShift(nn.Module):
         return f"seconds={self.seconds}, sample_rate={self.sample_rate}"
 
 
+class RandomSpeed(nn.Module):
+    """Play every recording faster or slower, which changes its pitch and formants, too (Ko et al. 2015).
+
+    Args:
+        factor: (smallest, largest) speed, uniformly distributed; 1.1 is a tenth faster.
+    """
+
+    def __init__(self, *, factor: Sequence[float]) -> None:
+        super().__init__()
+        self.factor = _range(self, "factor", factor)
+        if self.factor[0] <= 0:
+            raise ValueError(f"RandomSpeed.factor: expected speeds above 0, got {list(factor)}.")
+
+    def forward(
+        self, waveform: Waveform, mask: Mask
+    ) -> tuple[Float[Tensor, "batch channels changed"], Bool[Tensor, "batch changed"]]:
+        """Transform `(B, channels, samples)` to waveforms of the new maximum length by linear interpolation, and a mask.
+
+        Absent recordings, whose mask is all False, stay absent.
+        """
+        valid = _valid(waveform, mask)
+        samples = torch.arange(valid.shape[1], device=waveform.device)
+        ends = torch.where(valid, samples + 1, samples.new_zeros(())).amax(dim=1)
+        factor = _uniform(self.factor, waveform)
+        sizes = torch.where(ends > 0, (ends / factor).round().long().clamp(min=1), 0)
+        width = max(1, int(sizes.max()))
+        source = torch.arange(width, device=waveform.device) * factor[:, None]
+        last = (ends - 1).clamp(min=0)[:, None]
+        before = torch.minimum(source.floor().long(), last)
+        after = torch.minimum(before + 1, last)
+        share = (source - before).clamp(max=1)[:, None]
+        channels = waveform.shape[1]
+        left, right = (waveform.gather(2, index[:, None].expand(-1, channels, -1)) for index in (before, after))
+        changed = torch.arange(width, device=waveform.device) < sizes[:, None]
+        # Padding may hold anything, and stays silent.
+        return torch.where(changed[:, None], left + share * (right - left), waveform.new_zeros(())), changed
+
+    def extra_repr(self) -> str:
+        return f"factor={self.factor}"
+
+
 def _range(owner: nn.Module, name: str, limits: Sequence[float]) -> tuple[float, float]:
     if len(limits) != 2 or not all(math.isfinite(limit) for limit in limits) or limits[0] > limits[1]:
         raise ValueError(f"{type(owner).__name__}.{name}: expected (smallest, largest), got {list(limits)}.")

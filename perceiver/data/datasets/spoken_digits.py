@@ -41,6 +41,12 @@ class SpokenDigit:
         return f"{self.digit}_{self.speaker}_{self.index}.wav"
 
 
+def recording_of(sample_id: str) -> SpokenDigit:
+    """Return the recording of a sample's id, such as "spoken_digits/7_jackson_32"."""
+    digit, speaker, index = sample_id.removeprefix("spoken_digits/").split("_")
+    return SpokenDigit(digit=int(digit), speaker=speaker, index=int(index))
+
+
 ALL = tuple(
     SpokenDigit(digit=digit, speaker=speaker, index=index)
     for digit in range(NUM_DIGITS)

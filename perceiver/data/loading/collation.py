@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -74,13 +75,11 @@ class PreparedCollate:
             return samples
         with torch.random.fork_rng(devices=[]):
             return [
-                Sample(
+                replace(
+                    sample,
                     inputs={
                         name: self._corrupt(x, name, key=f"{seed}/{name}/{sample.id}") for name, x in sample.inputs.items()
                     },
-                    target=sample.target,
-                    id=sample.id,
-                    target_mask=sample.target_mask,
                 )
                 for sample in samples
             ]

@@ -100,38 +100,40 @@ class _Batches:
 
 
 class _TokenBatches:
-    """Batch sampler of samples of similar length: batches of about equally many tokens, padding included.
+    """Batch sampler of samples of similar lengths: batches of about equally many tokens, padding included.
 
-    Samples are sorted by length in steps of `STEP`, in a new order within each step in every epoch, and cut at the same
-    places in every epoch. So every epoch has equally many batches, and no batch exceeds the tokens. Processes take turns.
+    Samples are sorted by their first length in steps, and by the next length within a step; in a new order within the steps
+    of all lengths in every epoch, and cut at the same places in every epoch. So every epoch has equally many batches, and no
+    batch exceeds the tokens. Processes take turns.
 
     Args:
         order: order of the samples.
-        lengths: `(samples,)`, length of each sample.
+        lengths: `(samples,)`, length of each sample; or `(samples, k)` lengths of what is padded separately, such as target
+            and input, that by which to sort first leading.
         batch_tokens: most tokens in a batch: its samples times the longest of their lengths.
     """
 
-    STEP = 8
-
-    def __init__(self, order: TrainingOrder, lengths: Sequence[int], batch_tokens: int) -> None:
+    def __init__(self, order: TrainingOrder, lengths: Sequence[int] | Sequence[tuple[int, ...]], batch_tokens: int) -> None:
         self.order = order
         self.start = 0
-        self.keys = -(-torch.as_tensor(lengths) // self.STEP)
-        longest = int(torch.as_tensor(lengths).max())
+        columns = torch.as_tensor(lengths).reshape(len(lengths), -1)
+        longest = int(columns.max())
         if longest > batch_tokens:
             raise ValueError(
                 f"data.batch_tokens: expected at least {longest}, the length of the longest training sample, got "
                 f"{batch_tokens}."
             )
+        ceilings = torch.stack([_ceilings(column, 2 if number else 3) for number, column in enumerate(columns.T)], dim=1)
+        _, self.keys = ceilings.unique(dim=0, return_inverse=True)
+        """`(samples,)`, place of each sample's steps in the order of all."""
         self.sizes: list[int] = []
-        size = 0
-        for length in torch.as_tensor(lengths)[self.keys.argsort(stable=True)].tolist():
-            # The whole step counts: which of its samples meet here changes from epoch to epoch.
-            most = min(-(-length // self.STEP) * self.STEP, longest)
-            if (size + 1) * most > batch_tokens and size:
+        size = most = 0
+        # The whole step counts: which of its samples meet here changes from epoch to epoch.
+        for length in ceilings.amax(dim=1)[self.keys.argsort(stable=True)].tolist():
+            if (size + 1) * max(most, length) > batch_tokens and size:
                 self.sizes.append(size)
-                size = 0
-            size += 1
+                size = most = 0
+            size, most = size + 1, max(most, length)
         self.sizes.append(size)
         self.batch_size = max(1, round(len(self.keys) / len(self.sizes)))
         """Mean number of samples, by which the position in an epoch is counted."""
@@ -153,6 +155,16 @@ class _TokenBatches:
             _SeededIndices(batches[own[number]].tolist(), stream_seed(order.seed, LOADING, epoch, order.rank, number))
             for number in range(self.start, len(self))
         )
+
+
+def _ceilings(lengths: Tensor, least: int) -> Tensor:
+    """Round lengths up to steps of a tenth of the length, and of at least `least`; none exceeds the longest length."""
+    longest = int(lengths.max())
+    steps = [least]
+    while steps[-1] < longest:
+        steps.append(steps[-1] + max(least, steps[-1] // 10))
+    bounds = torch.tensor(steps).clamp(max=longest)
+    return bounds[torch.bucketize(lengths.contiguous(), bounds)]
 
 
 class _SeededSamples(Dataset[Sample]):

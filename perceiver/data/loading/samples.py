@@ -76,10 +76,10 @@ class Subset:
         return [int(labels[number]) for number in self.index]
 
     @property
-    def lengths(self) -> list[int]:
-        """The length of each sample, if the split has lengths."""
+    def lengths(self) -> list[Any]:
+        """The length or lengths of each sample, if the split has any."""
         lengths = self.samples.lengths
-        return [int(lengths[number]) for number in self.index]
+        return [lengths[number] for number in self.index]
 
     def __len__(self) -> int:
         return len(self.index)

@@ -24,6 +24,7 @@ from perceiver.data.manifest.statistics import learned_spec
 from perceiver.data.manifest.table import MAX_ROW_GROUP_BYTES, ManifestTable, read_table
 from perceiver.data.manifest.targets import AUTO, target_columns
 from perceiver.data.manifest.targets import KINDS as TARGET_KINDS
+from perceiver.data.manifest.text_targets import TextTargets
 from perceiver.runtime.user_paths import expanded
 
 LABEL = "label"
@@ -49,8 +50,14 @@ class Manifest(Source):
         target: column of targets. Names of classes and labels are the cells of the training rows. Several columns: values,
             or a column of 0 and 1 for each class or label, whose names are those of the columns.
         target_kind: "classes", a class per row; "labels", any number of labels, separated by `label_separator` or as a
-            JSON list, for `task=multilabel`; "values", numbers, for `task=regression`. "auto": as in a stored spec, else
-            classes; of several columns, classes if each row has exactly one 1, else labels.
+            JSON list, for `task=multilabel`; "values", numbers, for `task=regression`; "text", a text to generate, for
+            `task=text_generation`. "auto": as in a stored spec, else classes; of several columns, classes if each row has
+            exactly one 1, else labels.
+        target_tokenizer: tokenizer of target texts: "bytes", UTF-8 bytes, or "pairs", byte pairs learned from the training
+            rows.
+        target_vocabulary_size: number of ids of "pairs".
+        target_max_length: most ids of a target text, start and end included.
+        target_truncate: cut longer target texts instead of refusing their rows.
         decimal, thousands: separators of numbers, such as "," and ".", in targets that are values, and default of table
             modalities. None: detected in each column.
         label_separator: separator of labels in a cell. None: as in a stored spec, else a semicolon.
@@ -93,6 +100,10 @@ class Manifest(Source):
         modalities: Mapping[str, Any] | None = None,
         target: str | Sequence[str] = LABEL,
         target_kind: str = AUTO,
+        target_tokenizer: str = "bytes",
+        target_vocabulary_size: int = 4000,
+        target_max_length: int = 256,
+        target_truncate: bool = False,
         decimal: str | None = None,
         thousands: str | None = None,
         label_separator: str | None = None,
@@ -130,8 +141,16 @@ class Manifest(Source):
         self.target_kind = target_kind
         self.decimal = decimal
         self.thousands = thousands
+        self._text = {
+            "tokenizer": target_tokenizer,
+            "vocabulary_size": target_vocabulary_size,
+            "max_length": target_max_length,
+            "truncate": target_truncate,
+        }
         # This also checks both arguments.
-        self._targets = target_columns(target_kind, target, separator=label_separator, decimal=decimal, thousands=thousands)
+        self._targets = target_columns(
+            target_kind, target, separator=label_separator, decimal=decimal, thousands=thousands, text=self._text
+        )
         self.label_separator = label_separator
         if delimiter is not None and len(delimiter) != 1:
             raise ValueError(f"data.delimiter: expected one character, or null to detect it, got {delimiter!r}.")
@@ -216,6 +235,7 @@ class Manifest(Source):
             thousands=self.thousands,
             # Another table may be written in another way, if the user says so.
             written=None if self.decimal or self.thousands else target.get("written"),
+            text=self._text,
         )
         self.spec = deepcopy(dict(stored))
         self._splits, self._trained = None, False
@@ -359,7 +379,7 @@ class Manifest(Source):
         rows: Sequence[int],
         *,
         specs: Mapping[str, Any] | None = None,
-        targets: Tensor | None = None,
+        targets: Tensor | TextTargets | None = None,
         training: bool = False,
     ) -> ManifestRows:
         if len(rows) == 0:

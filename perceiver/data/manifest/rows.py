@@ -14,6 +14,7 @@ from perceiver.batch import Sample
 from perceiver.data.manifest.cells import cell_content, check_cell, read_cell
 from perceiver.data.manifest.modalities import ManifestModality
 from perceiver.data.manifest.table import ManifestTable
+from perceiver.data.manifest.text_targets import TextTargets
 from perceiver.modalities.cell_values import plain_text
 from perceiver.runtime.process_rank import process_rank
 from perceiver.runtime.progress import progress
@@ -122,7 +123,7 @@ class ManifestRows(Dataset[Sample]):
         specs: known spec of each modality, by name; samples are normalised if it has mean and standard deviation.
         folder: base of relative paths in cells.
         ids: ids of the rows.
-        targets: `(rows,)` classes, from 0, or `(rows, …)` labels or values; None for prediction.
+        targets: `(rows,)` classes, from 0, or `(rows, …)` labels or values, or texts; None for prediction.
         training: make the random choices of training.
     """
 
@@ -135,7 +136,7 @@ class ManifestRows(Dataset[Sample]):
         specs: Mapping[str, Mapping[str, Any]],
         folder: Path,
         ids: RowIds,
-        targets: Tensor | None = None,
+        targets: Tensor | TextTargets | None = None,
         training: bool = False,
     ) -> None:
         self.table = table
@@ -151,7 +152,7 @@ class ManifestRows(Dataset[Sample]):
         self.training = training
 
     @property
-    def targets(self) -> Tensor:
+    def targets(self) -> Tensor | TextTargets:
         """Target of each row.
 
         Raises:
@@ -165,13 +166,29 @@ class ManifestRows(Dataset[Sample]):
     def labels(self) -> Tensor | None:
         """Class of each row; None if the target is unknown or not a class."""
         targets = self._targets
-        return targets if targets is not None and targets.ndim == 1 and not targets.is_floating_point() else None
+        if not isinstance(targets, Tensor):
+            return None
+        return targets if targets.ndim == 1 and not targets.is_floating_point() else None
+
+    @property
+    def lengths(self) -> list[int]:
+        """The number of ids of each row's target text.
+
+        Raises:
+            AttributeError: the targets are no texts, so that rows have no lengths.
+        """
+        if not isinstance(self._targets, TextTargets):
+            raise AttributeError("these rows have no lengths: their targets are no texts.")
+        return self._targets.lengths
 
     def take(self, index: Tensor) -> "ManifestRows":
         """Return the rows at these positions."""
         chosen = copy(self)
         chosen.rows = self.rows[index]
-        chosen._targets = None if self._targets is None else self._targets[index]
+        targets = self._targets
+        chosen._targets = (
+            targets.take(index) if isinstance(targets, TextTargets) else None if targets is None else targets[index]
+        )
         return chosen
 
     def __len__(self) -> int:
@@ -191,7 +208,9 @@ class ManifestRows(Dataset[Sample]):
                 inputs[modality.name] = x
         if not inputs:
             raise BadRowError(f"{self.table.where(row)}: {nothing_in(self.modalities)}.")
-        return Sample(inputs=inputs, target=None if self._targets is None else self._targets[index], id=self.ids(row))
+        target = None if self._targets is None else self._targets[index]
+        whole = torch.ones(len(self._targets[index]), dtype=torch.bool) if isinstance(self._targets, TextTargets) else None
+        return Sample(inputs=inputs, target=target, id=self.ids(row), target_mask=whole)
 
     def read(self, row: int, modality: ManifestModality) -> Tensor | dict[str, Tensor] | None:
         """Read a modality of a row of the table; None if it is missing. Errors as in `__getitem__`."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from perceiver.data.manifest.columns import natural
 from perceiver.data.manifest.one_hot import OneHotColumns
 from perceiver.data.manifest.table import ManifestTable
+from perceiver.data.manifest.text_targets import TextColumn, TextTargets
 from perceiver.data.readers.bounded.json_files import parse_json
 from perceiver.modalities.cell_values import number_of_name, plain_text, value_text
 from perceiver.modalities.written_numbers import how_numbers_are_written, is_missing_number, number_of
@@ -62,8 +63,11 @@ class TargetColumns(Protocol):
         """Return problems by row for targets that are unseen in training, given the training `spec["target"]`."""
         ...
 
-    def values(self, table: ManifestTable, rows: Sequence[int], target: Mapping[str, Any]) -> Tensor:
-        """Return the targets of rows: `(rows,)` class numbers, `(rows, labels)` booleans, or `(rows, values)` float64."""
+    def values(self, table: ManifestTable, rows: Sequence[int], target: Mapping[str, Any]) -> Tensor | TextTargets:
+        """Return the targets of rows: `(rows,)` class numbers, `(rows, labels)` booleans, `(rows, values)` float64.
+
+        Texts have ids of different lengths.
+        """
         ...
 
 
@@ -280,10 +284,11 @@ class ValueColumns:
         return self._written[column]
 
 
-KINDS: dict[str, type[ClassColumn] | type[LabelsColumn] | type[ValueColumns]] = {
+KINDS: dict[str, type[TargetColumns]] = {
     "classes": ClassColumn,
     "labels": LabelsColumn,
     "values": ValueColumns,
+    "text": TextColumn,
 }
 """Target classes by the kind in `spec["target"]`."""
 
@@ -296,6 +301,7 @@ def target_columns(
     decimal: str | None = None,
     thousands: str | None = None,
     written: Mapping[str, Mapping[str, str]] | None = None,
+    text: Mapping[str, Any] | None = None,
 ) -> TargetColumns:
     """Make the reader of targets.
 
@@ -304,6 +310,7 @@ def target_columns(
         columns: one column, or several for values and for one-hot classes or labels.
         separator: see `LabelsColumn`.
         decimal, thousands, written: see `ValueColumns`.
+        text: arguments of `TextColumn`.
 
     Raises:
         ValueError: the kind is unknown, or columns are missing or repeated.
@@ -315,6 +322,8 @@ def target_columns(
         raise ValueError(f"data.target: expected one column or more, each once, got {names}.")
     if kind == "values":
         return ValueColumns(names, decimal=decimal, thousands=thousands, written=written)
+    if kind == "text":
+        return TextColumn(names, **(text or {}))
     if len(names) > 1:
         return OneHotColumns(names, kind=None if kind == AUTO else kind)
     return (

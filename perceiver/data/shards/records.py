@@ -2,8 +2,8 @@
 
 Files are stored unchanged, so that a sample from a shard equals that from the manifest bit by bit, and sizes, rates and
 statistics of the spec can still change. A record is the length of its head (4 bytes, little-endian), the head in JSON, and
-the concatenated contents of files. The head has `id`, `target` (a class name, a list of labels or values, or null) and
-`cells`: for each modality that is present, `value`, or `files` with names and sizes, or the size of an `array`, of sound
+the concatenated contents of files. The head has `id`, `target` (a class name, a text, a list of labels or values, or null)
+and `cells`: for each modality that is present, `value`, or `files` with names and sizes, or the size of an `array`, of sound
 with its `sampling_rate` too, or of `bytes`.
 """
 
@@ -23,10 +23,12 @@ from perceiver.data.manifest.cells import files_of_cell, is_list_of_files, read_
 from perceiver.data.manifest.content import FileContent
 from perceiver.data.manifest.modalities import ManifestModality
 from perceiver.data.manifest.rows import BadRowError, ManifestRows, cell_of, reason
+from perceiver.data.manifest.text_targets import TextTargets
 from perceiver.data.readers.bounded.array_files import read_array
 from perceiver.data.readers.bounded.json_files import parse_json
 from perceiver.data.shards.errors import ShardError
 from perceiver.modalities.kinds import kind_of
+from perceiver.targets.text import TextTarget
 
 _LENGTH = struct.Struct("<I")
 
@@ -54,7 +56,9 @@ def encode(samples: ManifestRows, index: int, *, target: Mapping[str, Any]) -> b
             cells[modality.name] = _cell(value, modality, samples, blobs)
         except OSError as error:
             raise BadRowError(f"{samples.table.where(row, modality.columns[0])}: {error}") from error
-    head = {"id": sample.id, "target": _named(sample.target, target), "cells": cells}
+    text = target["kind"] == "text" and isinstance(samples.targets, TextTargets)
+    named = samples.targets.text(index) if text else _named(sample.target, target)  # type: ignore[union-attr]
+    head = {"id": sample.id, "target": named, "cells": cells}
     text = json.dumps(head, separators=(",", ":")).encode()
     return b"".join([_LENGTH.pack(len(text)), text, *blobs])
 
@@ -130,7 +134,8 @@ class Decode:
         # Kept so that spawned loader processes import kinds of other packages when they unpickle this object.
         self._kinds = {name: kind_of(spec) for name, spec in self.specs.items()}
         self.kind = None if target is None else str(target["kind"])
-        names = [] if target is None else list(target["names"])
+        names = list((target or {}).get("names") or [])
+        self.texts = TextTarget.of(target) if target is not None and self.kind == "text" else None
         self.numbers = {name: number for number, name in enumerate(names)}
         self.training = training
 
@@ -169,7 +174,9 @@ class Decode:
         if not inputs:
             raise BadRowError(f"{where}: expected one or more of the modalities {', '.join(self.modalities)}.")
         try:
-            return Sample(inputs=inputs, target=self._target(head["target"], where), id=head["id"])
+            target = self._target(head["target"], where)
+            whole = None if self.texts is None or target is None else torch.ones(len(target), dtype=torch.bool)
+            return Sample(inputs=inputs, target=target, id=head["id"], target_mask=whole)
         except (TypeError, ValueError, OverflowError) as error:
             if isinstance(error, BadRowError):
                 raise
@@ -178,6 +185,10 @@ class Decode:
     def _target(self, stored: Any, where: str) -> Tensor | None:
         if self.kind is None or stored is None:
             return None
+        if self.texts is not None:
+            if not isinstance(stored, str):
+                raise TypeError(f"{stored!r:.80}")
+            return self.texts.ids(stored, where=where)
         if self.kind == "values":
             return torch.tensor(stored, dtype=torch.float64)
         names = [stored] if self.kind == "classes" else stored

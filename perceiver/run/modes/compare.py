@@ -16,6 +16,7 @@ from rich.table import Table
 
 from perceiver import checkpoints
 from perceiver.plots.comparison import compared_curves
+from perceiver.plots.rendering import png_of
 from perceiver.run.reporting.console import console
 from perceiver.run.reporting.report.sections import curves_of
 from perceiver.runtime.files import atomic_write
@@ -71,10 +72,8 @@ class Compare:
         curves = {name: curves_of(one / "csv" / "metrics.csv") for name, one in zip(names, directories, strict=True)}
         figure = compared_curves(curves)
         if figure is not None:
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=110)
             with atomic_write(target / FIGURE) as file:
-                file.write(buffer.getvalue())
+                file.write(png_of(figure, dpi=110))
         more = f" ({len(different) - _MOST_SETTINGS} more differing settings)" if len(different) > _MOST_SETTINGS else ""
         sys.stdout.write(f"{target}: {TABLE}{', ' + FIGURE if figure is not None else ''}{more}\n")
 

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from perceiver import checkpoints
 from perceiver.batch import Batch
-from perceiver.generation import Generated
+from perceiver.decoders import CausalDecoder
+from perceiver.generation import Decoding, Generated
 from perceiver.model import Perceiver
 from perceiver.run.data import make_data
 from perceiver.run.parts.folder import PartFolder, continuing
@@ -53,6 +54,22 @@ def find_checkpoint(path: str | None, *, mode: str) -> Path:
     if path is None:
         raise ValueError(f"mode={mode}: expected a checkpoint, ckpt_path=RUN_DIR or ckpt_path=FILE; got none.")
     return checkpoints.find(path)
+
+
+def set_decoding(model: Perceiver, generation: Mapping[str, Any] | None) -> None:
+    """Let a model generate texts in another way than its checkpoint configures; None changes nothing.
+
+    Raises:
+        ValueError: the model generates no text, or a setting is unknown or out of range.
+    """
+    if generation is None:
+        return
+    if not isinstance(model.head, CausalDecoder):
+        raise ValueError(
+            f"generation: expected null, since the checkpoint's model generates no text: its head is "
+            f"{type(model.head).__name__}, not a perceiver.decoders.CausalDecoder."
+        )
+    model.head.decoding = Decoding.of(generation, where="generation")
 
 
 @dataclass(frozen=True, kw_only=True)

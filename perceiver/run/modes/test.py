@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import seed_everything
 from omegaconf import DictConfig, open_dict
@@ -14,7 +16,7 @@ from perceiver.run.configuration.compilation import compile_model
 from perceiver.run.configuration.literal import literal
 from perceiver.run.configuration.resolve import resolve
 from perceiver.run.data import make_data
-from perceiver.run.modes.inference import find_checkpoint
+from perceiver.run.modes.inference import find_checkpoint, set_decoding
 from perceiver.run.processes.interruption import until_interrupted
 from perceiver.run.reporting.console import print_result
 from perceiver.run.reporting.figures import ConfusionFigures
@@ -32,9 +34,11 @@ class Test:
 
     Args:
         ckpt_path: the checkpoint, or its run directory.
+        generation: how texts are generated, as arguments of `Decoding`; None: as the checkpoint is configured.
     """
 
     ckpt_path: str | None
+    generation: Mapping[str, Any] | None = None
 
     def run(self, config: DictConfig) -> float | None:
         """Test the checkpoint, and return the metric that chose the best checkpoint, computed on the test split."""
@@ -42,6 +46,7 @@ class Test:
         recipe = checkpoints.read(file)
         check_task(config, recipe)
         model = checkpoints.load(file, trust=list(config.trust))
+        set_decoding(model, self.generation)
 
         data = make_data(config.data)
         data.prepare_data()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from perceiver.batch import Batch
 from perceiver.checkpoints.compare import without_prefix
 from perceiver.model import Perceiver
 from perceiver.plots.confusion import confusion_figure
+from perceiver.plots.rendering import png_of
 from perceiver.run.reporting.loggers import log_figure
 from perceiver.run.reporting.metrics import BestEpoch, best_checkpoint
 from perceiver.run.reporting.whole_model import whole_model
@@ -60,8 +60,9 @@ class ConfusionFigures(Callback):
         if confusion is not None:
             with _drawing("confusion"):
                 figure = confusion_figure(confusion, self.names, title=f"{stage}: predicted and true classes")
-                _write(figure, self.directory / "figures" / f"confusion_{stage}.png")
-                log_figure(trainer, figure, f"{stage}/confusion", step)
+                picture = png_of(figure)
+                _write(picture, self.directory / "figures" / f"confusion_{stage}.png")
+                log_figure(trainer, picture, f"{stage}/confusion", step)
 
 
 class Figures(Callback):
@@ -118,10 +119,11 @@ class Figures(Callback):
             # Loaders draw seeds, but drawing figures must not change the training.
             with torch.random.fork_rng(devices=[]), _drawing(getattr(draw, "__name__", type(draw).__name__)):
                 for name, figure in draw(model, first).items():
+                    drawn = figure if isinstance(figure, str) else png_of(figure)
                     if files:
-                        suffix = "txt" if isinstance(figure, str) else "png"
-                        _write(figure, self.directory / "figures" / f"{name}_{stage}.{suffix}")
-                    log_figure(trainer, figure, f"{stage}/{name}", trainer.current_epoch)
+                        suffix = "txt" if isinstance(drawn, str) else "png"
+                        _write(drawn, self.directory / "figures" / f"{name}_{stage}.{suffix}")
+                    log_figure(trainer, drawn, f"{stage}/{name}", trainer.current_epoch)
 
 
 @contextmanager
@@ -148,11 +150,6 @@ def _weights_of(file: Path | None, model: nn.Module) -> Iterator[None]:
         model.load_state_dict(own)
 
 
-def _write(figure: Figure | str, path: Path) -> None:
-    buffer = io.BytesIO()
-    if isinstance(figure, str):
-        buffer.write(figure.encode())
-    else:
-        figure.savefig(buffer, format="png", dpi=120)
+def _write(drawn: bytes | str, path: Path) -> None:
     with atomic_write(path) as file:
-        file.write(buffer.getvalue())
+        file.write(drawn.encode() if isinstance(drawn, str) else drawn)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
-from matplotlib.figure import Figure
 from PIL import Image
 
 from perceiver.run.configuration.construct import construct
@@ -42,12 +41,12 @@ def log_hyperparameters(trainer: Trainer, config: Mapping[str, Any]) -> None:
         logger.log_hyperparams(shown)
 
 
-def log_figure(trainer: Trainer, figure: Figure | str, tag: str, step: int) -> None:
+def log_figure(trainer: Trainer, figure: bytes | str, tag: str, step: int) -> None:
     """Give a figure, or a plain text, to every logger that takes one.
 
     Args:
         trainer: the trainer with the loggers.
-        figure: a figure or a text.
+        figure: a figure, as the content of a PNG file, or a text.
         tag: its name, `val/samples`.
         step: number on the axis of steps.
     """
@@ -56,7 +55,7 @@ def log_figure(trainer: Trainer, figure: Figure | str, tag: str, step: int) -> N
             if isinstance(figure, str):
                 logger.experiment.add_text(tag, f"```\n{figure}\n```", global_step=step)
             else:
-                logger.experiment.add_figure(tag, figure, global_step=step, close=True)
+                logger.experiment.add_image(tag, _pixels(figure), global_step=step, dataformats="HWC")
         elif isinstance(logger, WandbLogger):
             if isinstance(figure, str):
                 logger.log_text(tag, columns=["text"], data=[[figure]])
@@ -69,7 +68,7 @@ def log_figure(trainer: Trainer, figure: Figure | str, tag: str, step: int) -> N
             else:
                 with tempfile.TemporaryDirectory() as folder:
                     file = Path(folder) / f"{Path(name).name}.png"
-                    figure.savefig(file, dpi=120)
+                    file.write_bytes(figure)
                     logger.experiment.log_artifact(logger.run_id, str(file), "figures")
 
 
@@ -80,8 +79,6 @@ def finish_loggers(trainer: Trainer) -> None:
             logger.experiment.finish()
 
 
-def _pixels(figure: Figure) -> Any:
-    """A figure as an array `(rows, columns, 4)`."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return np.asarray(Image.open(buffer))
+def _pixels(png: bytes) -> Any:
+    """Decode a PNG file to an array `(rows, columns, 3)`."""
+    return np.asarray(Image.open(io.BytesIO(png)))

@@ -14,10 +14,10 @@ from perceiver.tokens import Tokens
 # torch's own forward-mode formulas are built with it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated:FutureWarning")
 
-READS = {"eager": eager.read_tokens, "native": native.read_tokens, "triton": triton.read_tokens}
+KERNELS = {"eager": eager.KERNEL, "native": native.KERNEL, "triton": triton.KERNEL}
 
 
-@pytest.mark.parametrize("kernel", READS)
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("moved", ["query", "content", "table"])
 def test_forward_mode_is_refused(kernel: str, moved: str) -> None:
     layer = CrossAttention(query_channels=4, token_channels=7)
@@ -26,7 +26,7 @@ def test_forward_mode_is_refused(kernel: str, moved: str) -> None:
     def attend(x: Tensor) -> Tensor:
         own = {**tensors, moved: x}
         blocks = [Tokens(parts=(own["content"], own["table"]))]
-        return factored_attention(own["query"], blocks, layer.tokens, read=READS[kernel])
+        return factored_attention(own["query"], blocks, layer.tokens, kernel=KERNELS[kernel])
 
     x = tensors[moved]
     with pytest.raises(NotImplementedError, match=r"no forward-mode derivative .* reverse mode"):
@@ -37,12 +37,12 @@ def test_forward_mode_is_refused(kernel: str, moved: str) -> None:
         assert torch.equal(attend(x), attend(x.clone())), "no tangent, nothing to refuse"
 
 
-@pytest.mark.parametrize("kernel", READS)
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_a_backward_pass_under_autocast_is_the_same(kernel: str) -> None:
     """Scores are recomputed there: in bfloat16 they would not fit the forward pass's log-sum-exps."""
     torch.manual_seed(0)
     queries, parts = torch.randn(1, 5, 7, requires_grad=True), [torch.randn(2, 3, 4, 3), torch.randn(1, 3, 1, 4)]
-    sums, _ = READS[kernel](queries, parts, torch.rand(2, 3, 4), None)
+    sums, _ = KERNELS[kernel].read(queries, parts, torch.rand(2, 3, 4), None)
     (expected,) = torch.autograd.grad(sums.square().sum(), queries, retain_graph=True)
     loss = sums.square().sum()
     with torch.autocast("cpu", dtype=torch.bfloat16):

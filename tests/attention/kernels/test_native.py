@@ -92,7 +92,7 @@ def test_is_as_accurate_as_the_dense_form(plan: list[Layout], heads: int, rows: 
         exact = dense_attention(query.double(), exact_blocks, _double(weights))
         blocks = converted(exact_blocks, torch.float32)
         dense = dense_attention(query, blocks, weights)
-        own = factored_attention(query, blocks, weights, read=native.read_tokens)
+        own = factored_attention(query, blocks, weights, kernel=native.KERNEL)
     scale = max(1.0, float(exact.abs().max()))
     assert float((own - exact).abs().max()) / scale <= 2 * float((dense - exact).abs().max()) / scale + 1e-6
 
@@ -183,9 +183,9 @@ def test_masked_content_changes_no_bit(poison: float) -> None:
     mask = torch.rand(2, 5, 30) < 0.5
     content, table = torch.randn(2, 5, 30, 4), torch.randn(1, 5, 1, 5)
     query = torch.randn(1, 2, 3, 3)
-    clean = factored_attention(query, [Tokens((content, table), mask)], weights, read=native.read_tokens)
+    clean = factored_attention(query, [Tokens((content, table), mask)], weights, kernel=native.KERNEL)
     content[~mask] = poison
-    assert torch.equal(factored_attention(query, [Tokens((content, table), mask)], weights, read=native.read_tokens), clean)
+    assert torch.equal(factored_attention(query, [Tokens((content, table), mask)], weights, kernel=native.KERNEL), clean)
 
 
 @needs_native
@@ -570,10 +570,10 @@ SANITIZED = """
 import random, sys
 from pathlib import Path
 import torch
-from perceiver.attention.kernels.native import loader, operator
+from perceiver.attention.kernels.native import loader, moments, operator
 
 library = loader._load(Path(sys.argv[1]))
-operator.availability = lambda: loader.Availability(library, "")
+operator.availability = moments.availability = lambda: loader.Availability(library, "")
 pick = random.Random(0)
 torch.manual_seed(0)
 for _ in range(40):
@@ -588,6 +588,9 @@ for _ in range(40):
     mask = None if pick.random() < 0.5 else torch.rand(batch, outer, inner) < 0.7
     sums, lse = operator.read_tokens(queries, parts, rstd, mask)
     sums.sum().backward()
+    whole = [part for part in parts if part.shape[1] == outer and part.shape[2] == inner]
+    if whole:
+        moments.moments(parts, mask, pick.randrange(-1, len(parts)), 1e-5, [outer, inner])
 print("clean")
 """
 
@@ -600,7 +603,7 @@ def test_sanitizers_find_nothing(tmp_path: Path, repository: Path) -> None:
     library = tmp_path / "kernel.so"
     flags = [*QUICK, "-g", "-march=native", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     built = subprocess.run(
-        [*COMPILER, *flags, "-o", library, loader.SOURCE, "-lm"], capture_output=True, text=True, check=False
+        [*COMPILER, *flags, "-o", library, *loader.SOURCES, "-lm"], capture_output=True, text=True, check=False
     )
     names = [f"lib{name}.so" for name in ("asan", "ubsan")]
     paths = [

@@ -110,7 +110,7 @@ def test_is_as_accurate_as_the_dense_form(layout: list[Layout], heads: int, rows
         exact = dense_attention(query.double(), exact_blocks, double)
         blocks = converted(exact_blocks, torch.float32)
         dense = dense_attention(query, blocks, weights)
-        own = factored_attention(query, blocks, weights, read=triton.read_tokens)
+        own = factored_attention(query, blocks, weights, kernel=triton.KERNEL)
     scale = max(1.0, float(exact.abs().max()))
     assert float((own - exact).abs().max()) / scale <= 2 * float((dense - exact).abs().max()) / scale + 1e-6
 
@@ -273,7 +273,7 @@ def test_of_a_cross_attention_module() -> None:
     query = torch.randn(1, 2, 3, 4, requires_grad=True)
     grads = []
     for read in (
-        factored_attention(query, blocks, weights, read=triton.read_tokens),
+        factored_attention(query, blocks, weights, kernel=triton.KERNEL),
         dense_attention(query, blocks, weights),
     ):
         grads.append([read, *torch.autograd.grad(read.square().sum(), [query, *weights.parameters()])])
@@ -305,7 +305,7 @@ def test_choice_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["perceiver.attention.kernels.triton.availability"], "_installed", lambda: True)
     for dtype in triton.DTYPES:
         chosen = implementation(cuda, dtype)
-        assert (chosen.name, chosen.reason, chosen.read) == ("triton", "Triton, compute capability 9.0", triton.read_tokens)
+        assert (chosen.name, chosen.reason, chosen.kernel) == ("triton", "Triton, compute capability 9.0", triton.KERNEL)
     assert implementation(cuda, torch.float64).reason == "no Triton code for float64"
     assert implementation(torch.device("mps"), torch.float32).reason == "no Triton code for mps"
     assert implementation(torch.device("cpu"), torch.float32).name != "triton"

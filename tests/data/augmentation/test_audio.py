@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from perceiver.data.augmentation.audio import RandomGain, RandomNoise, RandomTimeShift
+from perceiver.data.augmentation.audio import RandomGain, RandomNoise, RandomSpeed, RandomTimeShift
 
 ALL: list[Callable[[], nn.Module]] = [
     lambda: RandomGain(decibels=(-6, 6)),
     lambda: RandomNoise(snr_decibels=(0, 30)),
     lambda: RandomTimeShift(seconds=(-0.02, 0.05), sample_rate=1000),
+    lambda: RandomSpeed(factor=(0.8, 1.25)),
 ]
 
 
@@ -125,3 +126,25 @@ def test_holes_move_along() -> None:
 def test_errors_name_the_argument(make: Callable[[], nn.Module], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.0, 1.25])
+def test_speed_changes_length_and_pitch(factor: float) -> None:
+    time = torch.arange(800) / 800
+    x = torch.stack([torch.sin(2 * torch.pi * 40 * time), torch.sin(2 * torch.pi * 40 * time)])[:, None]
+    mask = torch.ones(2, 800, dtype=torch.bool)
+    mask[1, 400:] = False
+    x[1, :, 400:] = 9
+    y, valid = RandomSpeed(factor=(factor, factor))(x, mask)
+    assert valid.sum(dim=1).tolist() == [round(800 / factor), round(400 / factor)]
+    assert torch.equal(y[~valid[:, None]], torch.zeros(int((~valid).sum())))
+    expected = torch.sin(2 * torch.pi * 40 * factor * torch.arange(y.shape[2]) / 800)
+    for row in (0, 1):
+        whole = valid[row].nonzero().flatten()[:-2]
+        torch.testing.assert_close(y[row, 0, whole], expected[whole], atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("factor", [(0.0, 1.0), (1.2, 1.1), (1.0,)])
+def test_speeds_that_cannot_be(factor: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match=r"RandomSpeed\.factor: expected"):
+        RandomSpeed(factor=factor)

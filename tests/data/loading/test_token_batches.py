@@ -1,5 +1,6 @@
 """Batches of similar length: every sample once, bounded tokens, the same number in every epoch, for any processes."""
 
+import random
 from collections import Counter
 
 import pytest
@@ -47,6 +48,27 @@ def test_every_sample_once_within_the_bound(lengths: list[int], extra: int, worl
     for batch in found:
         assert len(batch) * max(lengths[number] for number in batch) <= tokens
     assert len(batches(lengths, tokens=tokens, world=world, epoch=1)) == len(ranks[0])
+
+
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 200), st.integers(1, 200)), min_size=1, max_size=60), extra=st.integers(0, 900)
+)
+def test_both_lengths_stay_within_the_bound(lengths: list[tuple[int, int]], extra: int) -> None:
+    tokens = max(max(pair) for pair in lengths) + extra
+    found = batches(lengths, tokens=tokens)  # type: ignore[arg-type]
+    assert sorted(number for batch in found for number in batch) == list(range(len(lengths)))
+    for batch in found:
+        assert len(batch) * max(max(lengths[number]) for number in batch) <= tokens
+    assert len(batches(lengths, tokens=tokens, epoch=1)) == len(found)  # type: ignore[arg-type]
+
+
+def test_little_padding_of_either_length() -> None:
+    generator = random.Random(0)
+    lengths = [(length, max(1, length + generator.randint(-4, 4))) for length in generator.choices(range(5, 40), k=2000)]
+    found = batches(lengths, tokens=800)  # type: ignore[arg-type]
+    for side in (0, 1):
+        padded = sum(len(batch) * max(lengths[number][side] for number in batch) for batch in found)
+        assert sum(pair[side] for pair in lengths) > 0.85 * padded
 
 
 def test_orders_differ_between_epochs_and_resume_at_a_batch() -> None:

@@ -11,7 +11,9 @@ from manifest_runs import SMALL, train
 
 from perceiver.data import DataModule, Manifest
 from perceiver.data.manifest import BadRowError
+from perceiver.targets.kinds import target_of
 from perceiver.targets.labels import labels_target
+from perceiver.targets.text import TextTarget
 from perceiver.targets.values import values_target
 
 Rows = list[dict[str, Any]]
@@ -110,7 +112,7 @@ def test_a_label_that_training_has_not(tmp_path: Path, rows: Rows) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"target_kind": "class"}, r"data\.target_kind: expected one of classes, labels, values, got 'class'"),
+        ({"target_kind": "class"}, r"data\.target_kind: expected one of classes, labels, values, text, got 'class'"),
         (
             {"target": ["label", "tags"]},
             r"line 2, column 'label': expected 0 or 1, since data\.target names .*'cat'",
@@ -252,3 +254,69 @@ def test_training_and_prediction(settings: str, columns: str, tmp_path: Path, ro
     assert [row["id"] for row in table] == [row["id"] for row in rows]
     if "prediction_height" in columns:
         assert all(900 < float(row["prediction_height"]) < 1140 for row in table), "in their own units"
+
+
+CAPTIONS: dict[str, Any] = {"target": "caption", "target_kind": "text", "target_max_length": 12}
+
+
+def captioned(rows: Rows) -> Rows:
+    for number, row in enumerate(rows):
+        row["caption"] = f"a {row['label']} {'!' * (number % 4)}".strip()
+    return rows
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "pairs"])
+def test_texts(tmp_path: Path, rows: Rows, tokenizer: str) -> None:
+    settings = {"target_tokenizer": tokenizer, "target_vocabulary_size": 262, **CAPTIONS}
+    data = fitted(tmp_path, captioned(rows), **settings)
+    target = target_of(data.spec)
+    assert isinstance(target, TextTarget)
+    by_id = {row["id"]: row["caption"] for row in rows}
+    count = 0
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        batch = next(iter(loader))
+        count += batch.size
+        for id_, ids, valid in zip(batch.ids, batch.target, batch.target_mask, strict=True):
+            assert target.tokenizer.decode(ids[valid].tolist()) == by_id[id_]
+            assert (int(ids[valid][0]), int(ids[valid][-1])) == (1, 2)
+    assert count == 40
+    stored = DataModule.of(Manifest, manifest=tmp_path / "m.csv", **SETTINGS)
+    stored.spec = data.spec  # names the column of targets
+    stored.setup("test")
+    assert next(iter(stored.test_dataloader())).target is not None
+    part = DataModule.of(Manifest, manifest=tmp_path / "m.csv", batch_tokens=40, **{**SETTINGS, **settings})
+    part.setup("fit")
+    assert all(batch.target.numel() <= 40 for batch in part.train_dataloader())
+    chosen = data.split("train").take(torch.tensor([3, 0]))
+    assert [chosen[0].id, chosen[1].id] == [data.split("train")[3].id, data.split("train")[0].id]
+    assert torch.equal(chosen[0].target, data.split("train")[3].target)
+    assert chosen.lengths == [len(chosen[0].target), len(chosen[1].target)]
+
+
+def test_texts_that_cannot_be_targets(tmp_path: Path, rows: Rows, caplog: pytest.LogCaptureFixture) -> None:
+    captioned(rows)
+    rows[3]["caption"] = "a dog that is too long"
+    with pytest.raises(BadRowError, match=r"line 5, column 'caption': its target text has 22 ids.*target_truncate=true"):
+        fitted(tmp_path, rows, **CAPTIONS)
+    data = fitted(tmp_path, rows, target_truncate=True, split=None, validation_fraction=0.2, test_fraction=0.2, **CAPTIONS)
+    assert "1 of " in caplog.text
+    assert "texts are cut to data.target_max_length = 12 ids" in caplog.text
+    assert sum(len(data.split(name)) for name in ("train", "val", "test")) == 40
+    skipping = fitted(tmp_path, rows, on_bad_row="skip", **CAPTIONS)
+    assert sum(len(skipping.split(name)) for name in ("train", "val", "test")) == 39
+    rows[3]["caption"] = None
+    with pytest.raises(BadRowError, match=r"line 5, column 'caption': has no target\."):
+        fitted(tmp_path, rows, **CAPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target": ["caption", "label"]}, r"data\.target: expected one column for target_kind=text"),
+        ({"target_tokenizer": "words"}, r"data\.target_tokenizer: expected pairs or bytes, got 'words'"),
+        ({"target_max_length": 2}, r"data\.target_max_length: expected 3 or more, got 2"),
+    ],
+)
+def test_settings_of_texts(tmp_path: Path, rows: Rows, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fitted(tmp_path, captioned(rows), **{**CAPTIONS, **settings})

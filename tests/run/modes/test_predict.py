@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from exported_models import text_generating_model
+from small_models import model_around
 
+from perceiver.generation import Decoding
+from perceiver.run.modes.inference import set_decoding
 from perceiver.run.modes.predict import PredictionTable
 from perceiver.targets.classes import ClassTarget
 from perceiver.targets.kinds import Target
@@ -52,3 +56,19 @@ def test_labels(written: Written) -> None:
 def test_values(written: Written) -> None:
     rows = written(ValuesTarget(names=["age"], mean=[40.0], std=[10.0]), [[0.5]], ids=(("x",),))
     assert rows == [{"id": "x", "prediction_age": "45.0"}]
+
+
+def test_settings_of_generation_need_a_decoder_of_texts() -> None:
+    made = text_generating_model()
+    classifier = model_around("text", made.adapters["text"])
+    set_decoding(classifier, None)
+    with pytest.raises(ValueError, match=r"generation: expected null, since the checkpoint's model generates no text"):
+        set_decoding(classifier, {"num_beams": 5})
+    set_decoding(made, {"num_beams": 5})
+    assert made.head.decoding.num_beams == 5
+    with pytest.raises(ValueError, match=r"num_beams: expected at least 1, got 0"):
+        set_decoding(made, {"num_beams": 0})
+    with pytest.raises(ValueError, match=r"generation: expected some of .*got \['beams'\]"):
+        set_decoding(made, {"beams": 5})
+    with pytest.raises(ValueError, match=r"num_beams .*: expected a model that generates texts, .* got PooledHead"):
+        classifier.target_outputs({"text": torch.ones(1, 3).long()}, decoding=Decoding())

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from perceiver.plots.rendering import png_of
 from perceiver.run.reporting.loggers import finish_loggers, log_figure, log_hyperparameters, make_loggers
 
 CONF = Path(__file__).parents[3] / "conf"
@@ -30,7 +31,7 @@ def logged(directory: Path, *names: str) -> list[Any]:
     for logger in loggers:
         logger.log_metrics({"val/loss": 0.5}, step=2)
         logger.save()
-    log_figure(trainer, figure, "val/samples", 2)
+    log_figure(trainer, png_of(figure), "val/samples", 2)
     log_figure(trainer, "some text", "val/text", 2)
     for logger in loggers:
         logger.finalize("success")

@@ -8,14 +8,13 @@
  * A job is a block of rows of one sample (or a fixed group of blocks where gradients are summed over rows). The result does
  * not depend on the thread that runs a job, bit for bit. See read_tokens in eager.py for the mathematics.
  */
-#include <fenv.h>
 #include <math.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+
+#include "kinds.h"
+#include "threads.h"
 #if defined(__AVX__) || defined(__AVX512F__)
 #include <immintrin.h>
 #endif
@@ -51,8 +50,6 @@ typedef uint32_t bits __attribute__((vector_size(4 * LANES)));
 typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
-
-enum kind { CONSTANT, OUTER, INNER, FULL };
 
 /* A part of the tokens, (batch or 1, n, channels) with n = 1, outer, inner or outer * inner depending on its kind. */
 typedef struct {
@@ -550,8 +547,9 @@ static void prepare(const task *k, int64_t sample, int64_t number, float *rows, 
     fill_panels(k, sample, rows, panels);
 }
 
-static void prepare_shared(const task *k, int64_t job, float *work)
+static void prepare_shared(const void *argument, int64_t job, float *work)
 {
+    const task *k = argument;
     (void)work;
     float *own = k->shared + job * (k->channels * ROWS + panels_size(k));
     prepare(k, 0, job, own, own + k->channels * ROWS);
@@ -567,8 +565,9 @@ static const float *prepared(const task *k, int64_t sample, int64_t number, floa
 /* ---------------------------------------------------------------------------------------------- forward */
 
 /* Largest |content| and rstd among the valid tokens of a sample; rstd is -1 without valid tokens. */
-static void bound_job(const task *k, int64_t sample, float *work)
+static void bound_job(const void *argument, int64_t sample, float *work)
 {
+    const task *k = argument;
     (void)work;
     int64_t tokens = k->outer * k->inner;
     const float *content = k->content + sample * k->content_stride, *rstd = k->rstd + sample * k->rstd_stride;
@@ -667,8 +666,9 @@ static void forward_lines(const task *k, int64_t sample, int online, const float
 
 static int64_t forward_work(const task *k) { return 2 * (k->channels * ROWS + panels_size(k)) + 3 * TILE * ROWS + 128; }
 
-static void forward_job(const task *k, int64_t job, float *work)
+static void forward_job(const void *argument, int64_t job, float *work)
 {
+    const task *k = argument;
     int64_t sample = job / k->blocks, number = job % k->blocks, count = low(ROWS, k->rows - number * ROWS);
     float *sums = k->sums + (sample * k->rows + number * ROWS) * k->channels, *lse = k->lse + sample * k->rows + number * ROWS;
     if (k->bounds[2 * sample + 1] < 0) { /* no valid token */
@@ -791,8 +791,9 @@ static void backward_block(const task *k, int64_t sample, int64_t number, float 
 }
 
 /* Sum gradients over rows: first within groups of blocks, then over groups in a fixed order. */
-static void backward_job(const task *k, int64_t job, float *work)
+static void backward_job(const void *argument, int64_t job, float *work)
 {
+    const task *k = argument;
     if (k->level == 0) {
         backward_block(k, job / k->blocks, job % k->blocks, NULL, NULL, work);
         return;
@@ -821,8 +822,9 @@ static void reduce_into(float *to, int64_t stride, int64_t begin, int64_t end, i
 
 #define REDUCED 8192
 
-static void reduce_job(const task *k, int64_t job, float *work)
+static void reduce_job(const void *argument, int64_t job, float *work)
 {
+    const task *k = argument;
     (void)work;
     int64_t begin = job * REDUCED, end = begin + REDUCED, tokens = k->outer * k->inner, from = tokens;
     reduce_into(k->rstd_grad, k->rstd_grad_stride, begin, end, 0, tokens, k);
@@ -838,69 +840,7 @@ static void reduce_job(const task *k, int64_t job, float *work)
         }
 }
 
-/* ---------------------------------------------------------------------------------------------- threads, entry points */
-
-typedef struct {
-    const task *k;
-    void (*run)(const task *, int64_t, float *);
-    int64_t jobs, work;
-    atomic_llong next;
-    atomic_int failed;
-    fenv_t modes; /* the caller's treatment of denormals, applied in every thread */
-} crew;
-
-static void serve(void *argument)
-{
-    crew *c = argument;
-    float *work = aligned_alloc(64, up(c->work, 16) * 64);
-    if (!work) {
-        atomic_store(&c->failed, 1);
-        return;
-    }
-    fenv_t own;
-    fegetenv(&own);
-    fesetenv(&c->modes);
-    for (int64_t job; (job = atomic_fetch_add(&c->next, 1)) < c->jobs;) c->run(c->k, job, work);
-    fesetenv(&own);
-    free(work);
-}
-
-static void *serve_once(void *argument)
-{
-    serve(argument);
-    return NULL;
-}
-
-/* GOMP_parallel of the OpenMP runtime in this process: runs fn(data) in the given number of threads, including the caller's.
- * OpenMP's threads busy-wait for milliseconds after each parallel loop, so separate threads would compete with them for
- * cores. Not used in a forked child, where these threads do not exist. */
-static void (*team)(void (*fn)(void *), void *data, unsigned threads, unsigned flags);
-static pid_t team_of;
-
-void perceiver_use_team(void *gomp_parallel)
-{
-    *(void **)&team = gomp_parallel;
-    team_of = getpid();
-}
-
-/* Without a team, threads live for a single call, which is safe with forks. They cost about 20 microseconds each. */
-static int parallel(const task *k, void (*run)(const task *, int64_t, float *), int64_t jobs, int64_t work, int64_t threads)
-{
-    crew c = {.k = k, .run = run, .jobs = jobs, .work = work > 0 ? work : 16};
-    pthread_t others[64];
-    int64_t started = 0;
-    fegetenv(&c.modes);
-    threads = low(low(threads, jobs), 64);
-    if (threads > 1 && team && team_of == getpid()) {
-        /* Always the whole team: a smaller team would end threads that the next loop would have to start again. */
-        team(serve, &c, (unsigned)k->team, 0);
-    } else {
-        while (started < threads - 1 && !pthread_create(&others[started], NULL, serve_once, &c)) started++;
-        serve(&c);
-        while (started) pthread_join(others[--started], NULL);
-    }
-    return atomic_load(&c.failed) && atomic_load(&c.next) < jobs;
-}
+/* ---------------------------------------------------------------------------------------------- entry points */
 
 static void set_up(task *k)
 {
@@ -924,7 +864,7 @@ static int share(task *k)
     k->shared = NULL;
     if (!shared) return 0;
     k->shared = aligned_alloc(64, k->blocks * (k->channels * ROWS + panels_size(k)) * sizeof(float));
-    return !k->shared || parallel(k, prepare_shared, k->blocks, 0, k->threads);
+    return !k->shared || parallel(k, prepare_shared, k->blocks, 0, k->threads, k->team);
 }
 
 int64_t perceiver_task_size(void) { return sizeof(task); }
@@ -935,8 +875,8 @@ int perceiver_forward(task *k)
 {
     set_up(k);
     k->bounds = malloc(2 * k->batch * sizeof(float));
-    int failed = !k->bounds || share(k) || parallel(k, bound_job, k->batch, 0, k->threads)
-                 || parallel(k, forward_job, k->batch * k->blocks, forward_work(k), k->threads);
+    int failed = !k->bounds || share(k) || parallel(k, bound_job, k->batch, 0, k->threads, k->team)
+                 || parallel(k, forward_job, k->batch * k->blocks, forward_work(k), k->threads, k->team);
     free(k->bounds);
     free(k->shared);
     return failed;
@@ -947,7 +887,7 @@ int perceiver_backward(task *k)
 {
     set_up(k);
     int failed = share(k);
-    if (!failed && k->level == 0) failed = parallel(k, backward_job, k->batch * k->blocks, backward_work(k), k->threads);
+    if (!failed && k->level == 0) failed = parallel(k, backward_job, k->batch * k->blocks, backward_work(k), k->threads, k->team);
     if (!failed && k->level >= 1) {
         int64_t tokens = k->outer * k->inner;
         k->grads = tokens * (1 + (k->level >= 2 ? k->num_content : 0));
@@ -959,8 +899,8 @@ int perceiver_backward(task *k)
         failed = !k->partial;
         for (k->first = 0; !failed && k->first < k->batch; k->first += k->wave) {
             int64_t samples = low(k->wave, k->batch - k->first);
-            failed = parallel(k, backward_job, samples * k->groups, backward_work(k), k->threads)
-                     || parallel(k, reduce_job, up(k->grads, REDUCED), 0, k->threads);
+            failed = parallel(k, backward_job, samples * k->groups, backward_work(k), k->threads, k->team)
+                     || parallel(k, reduce_job, up(k->grads, REDUCED), 0, k->threads, k->team);
         }
         free(k->partial);
     }

@@ -26,10 +26,11 @@ from pathlib import Path
 import torch
 
 from perceiver.attention.kernels.native.cache import InsecureCacheError, LibraryFolder, cache_folder
-from perceiver.attention.kernels.native.task import Task
+from perceiver.attention.kernels.native.task import MomentsTask, Task
 
-SOURCE = Path(__file__).with_name("kernel.c")
-FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-pthread")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernel.c", "moments.c", "threads.c"))
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("kinds.h", "threads.h"))
+FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-pthread", "-fno-math-errno")
 # Not every compiler supports -march=native.
 FLAG_SETS = ((*FLAGS, "-march=native"), FLAGS)
 
@@ -122,7 +123,7 @@ def _build_in(path: Path, stem: str, compiler: Sequence[str], flags: Sequence[st
                 return _load(found)
         # Each process compiles to a separate file; the last one replaces the equal results of the others atomically.
         with folder.building() as built:
-            command = [*compiler, *flags, "-o", str(built), str(SOURCE), "-lm"]
+            command = [*compiler, *flags, "-o", str(built), *map(str, SOURCES), "-lm"]
             done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
             if done.returncode != 0:
                 raise BuildError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
@@ -137,11 +138,13 @@ def _load(path: str | Path) -> ctypes.CDLL:
     for name in ("perceiver_forward", "perceiver_backward"):
         function = getattr(library, name)
         function.argtypes, function.restype = [ctypes.POINTER(Task)], ctypes.c_int
-    for name in ("perceiver_task_size", "perceiver_lanes"):
+    library.perceiver_moments.argtypes, library.perceiver_moments.restype = [ctypes.POINTER(MomentsTask)], ctypes.c_int
+    for name in ("perceiver_task_size", "perceiver_moments_task_size", "perceiver_lanes"):
         function = getattr(library, name)
         function.argtypes, function.restype = [], ctypes.c_int64
     library.perceiver_use_team.argtypes, library.perceiver_use_team.restype = [ctypes.c_void_p], None
-    if library.perceiver_task_size() != ctypes.sizeof(Task):
+    sizes = library.perceiver_task_size(), library.perceiver_moments_task_size()
+    if sizes != (ctypes.sizeof(Task), ctypes.sizeof(MomentsTask)):
         raise BuildError(f"{path}: the library has a different data layout from this package. Remove the file.")
     library.perceiver_use_team(team())
     return library
@@ -160,7 +163,8 @@ def team() -> int | None:
 
 def _key(compiler: Sequence[str], version: str, flags: Sequence[str]) -> str:
     """Return a digest of all that the library depends on: source, compiler, flags, processor."""
-    parts = [SOURCE.read_text(), *compiler, version, *flags, platform.machine(), platform.processor(), _processor()]
+    code = [file.read_text() for file in (*SOURCES, *HEADERS)]
+    parts = [*code, *compiler, version, *flags, platform.machine(), platform.processor(), _processor()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from perceiver.attention.kernels import eager
 from perceiver.attention.kernels.contract import READ, READ_BACKWARD, batch_size, connect
+from perceiver.attention.kernels.native.call import compact, kind_of, pointer, stride
 from perceiver.attention.kernels.native.loader import availability
 from perceiver.attention.kernels.native.task import MOST_CONTENT, Kind, Part, Task
 
@@ -76,20 +77,20 @@ def read_tokens_backward(
     kept = [x.contiguous() for x in (sums, lse, grad_sums, grad_lse)]
     task.sums, task.lse, task.grad_sums, task.grad_lse = (x.data_ptr() for x in kept)
     queries_grad = torch.empty_like(sums) if need_queries else None
-    task.queries_grad = _pointer(queries_grad)
+    task.queries_grad = pointer(queries_grad)
     rstd_grad = rstd.new_zeros(rstd.shape) if need_rstd else None
-    task.rstd_grad, task.rstd_grad_stride = _pointer(rstd_grad), _stride(rstd)
+    task.rstd_grad, task.rstd_grad_stride = pointer(rstd_grad), stride(rstd)
     content_grad = None
     if any(need_parts[index] for index in layout.content):
         content_grad = queries.new_zeros(call.content_shape)
-        task.content_grad, task.content_grad_stride = content_grad.data_ptr(), _stride(content_grad)
+        task.content_grad, task.content_grad_stride = content_grad.data_ptr(), stride(content_grad)
     parts_grad = [
         queries.new_zeros(part.shape) if need and index not in layout.content else None
         for index, (part, need) in enumerate(zip(parts, need_parts, strict=True))
     ]
     for argument, index in zip(call.parts, layout.others, strict=True):
         grad = parts_grad[index]
-        argument.grad, argument.grad_stride = _pointer(grad), _stride(parts[index])
+        argument.grad, argument.grad_stride = pointer(grad), stride(parts[index])
     task.level = 2 if content_grad is not None else 1 if any(need_parts) or need_rstd else 0
     _run(library.perceiver_backward, task)
     if content_grad is not None:
@@ -127,11 +128,9 @@ def _layout(shapes: Sequence[torch.Size], outer: int, inner: int) -> _Layout:
 
 
 def _kind(shape: torch.Size, outer: int, inner: int) -> Kind:
-    if shape[1] == shape[2] == 1:
-        return Kind.CONSTANT
-    if shape[1] * shape[2] == outer * inner and (min(outer, inner) > 1 or outer * inner > LONGEST_PANEL):
-        return Kind.FULL
-    return Kind.INNER if shape[2] > 1 else Kind.OUTER
+    # Wide parts of long one-axis grids are projected tile by tile.
+    long = min(outer, inner) == 1 and outer * inner > LONGEST_PANEL and shape[1] * shape[2] > 1
+    return Kind.FULL if long else kind_of(shape, outer, inner)
 
 
 class _Call:
@@ -149,14 +148,14 @@ class _Call:
             size = max(part.shape[0] for part in content)
             joined = torch.cat([part.expand(size, outer, inner, -1) for part in content], dim=-1)
         self.content_shape = torch.Size((0,)) if joined is None else joined.shape
-        tensors = [_compact(x) for x in (queries, rstd, mask, joined)]
+        tensors = [compact(x) for x in (queries, rstd, mask, joined)]
         compact_queries, compact_rstd, compact_mask, compact_content = tensors
-        compact_parts = [_compact(parts[index]) for index in self.layout.others]
+        compact_parts = [compact(parts[index]) for index in self.layout.others]
         self.kept = (*tensors, *compact_parts)
         self.parts = (Part * len(compact_parts))()
         arguments = zip(self.parts, compact_parts, self.layout.others, self.layout.kinds, strict=True)
         for argument, tensor, index, kind in arguments:
-            argument.data, argument.stride = _pointer(tensor), _stride(tensor)
+            argument.data, argument.stride = pointer(tensor), stride(tensor)
             argument.kind, argument.channels, argument.column = kind, parts[index].shape[-1], columns[index]
         self.task = Task(
             batch=batch,
@@ -167,34 +166,18 @@ class _Call:
             num_parts=len(compact_parts),
             num_content=0 if joined is None else joined.shape[-1],
             threads=torch.get_num_threads(),
-            queries_stride=_stride(compact_queries),
-            rstd_stride=_stride(compact_rstd),
-            content_stride=_stride(compact_content),
-            mask_stride=_stride(compact_mask),
-            queries=_pointer(compact_queries),
-            rstd=_pointer(compact_rstd),
-            content=_pointer(compact_content),
-            mask=_pointer(compact_mask),
+            queries_stride=stride(compact_queries),
+            rstd_stride=stride(compact_rstd),
+            content_stride=stride(compact_content),
+            mask_stride=stride(compact_mask),
+            queries=pointer(compact_queries),
+            rstd=pointer(compact_rstd),
+            content=pointer(compact_content),
+            mask=pointer(compact_mask),
             parts=ctypes.cast(self.parts, ctypes.POINTER(Part)),
         )
         taken = [column for index in self.layout.content for column in range(columns[index], columns[index + 1])]
         self.task.content_column[: len(taken)] = taken
-
-
-def _compact(x: Tensor | None) -> Tensor | None:
-    """Make x contiguous, with batch size 1 if all samples share the same memory."""
-    if x is None:
-        return None
-    return (x[:1] if x.shape[0] > 1 and x.stride(0) == 0 else x).contiguous()
-
-
-def _pointer(x: Tensor | None) -> int | None:
-    return None if x is None else x.data_ptr()
-
-
-def _stride(x: Tensor | None) -> int:
-    """Return the stride between samples of a contiguous tensor in elements; 0 if all samples share the same data."""
-    return 0 if x is None or x.shape[0] == 1 else x.numel() // x.shape[0]
 
 
 def _like(grad: Tensor, x: Tensor) -> Tensor:

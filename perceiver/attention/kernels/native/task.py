@@ -1,4 +1,4 @@
-"""The kernel's arguments in C layout: keep in sync with `part` and `task` in kernel.c."""
+"""Arguments of native code in C layout: keep in sync with `part` and `task` in kernel.c, and with moments.c."""
 
 from __future__ import annotations
 
@@ -48,4 +48,23 @@ class Task(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("blocks", "groups", "grads", "wave", "first", "team")),
         ("has_inner", ctypes.c_int),
         ("has_full", ctypes.c_int),
+    )
+
+
+class Source(ctypes.Structure):
+    """A part of the tokens whose moments are wanted."""
+
+    _fields_ = (("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("kind", "channels", "stride")))
+
+
+class MomentsTask(ctypes.Structure):
+    """Arguments of a call for moments. Fields that are not set are zero."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("batch", "outer", "inner", "num_parts", "threads")),
+        *((name, ctypes.c_int64) for name in ("steady", "offsets", "masks")),
+        ("parts", ctypes.POINTER(Source)),
+        *((name, ctypes.c_void_p) for name in ("mask", "offset", "mean", "rstd", "tables")),
+        *((name, ctypes.c_int64) for name in ("channels", "offset_stride")),
+        ("eps", ctypes.c_float),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,15 @@ import torch
 
 from perceiver.batch import Sample
 from perceiver.data.loading.source import Source
-from perceiver.modalities.tokenizers import tokenizer_of, train_pairs
+from perceiver.modalities.tokenizers import learn_tokenizer, tokenizer_of
+from perceiver.runtime.process_rank import process_rank
+from perceiver.targets.dictionary import learn_pairs
 from perceiver.targets.text import TextTarget, text_target
+from perceiver.targets.words import words_in
+
+log = logging.getLogger(__name__)
+
+_MOST_LEARNED = 100_000  # pairs of texts from which a dictionary is learned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +58,9 @@ class TextPairs:
         return self._encoded[index]
 
     @property
-    def lengths(self) -> list[int]:
-        """The number of ids of each pair, input or target, whichever has more."""
-        return [max(len(one.inputs["text"]), len(one.target)) for one in self._encoded]  # type: ignore[arg-type]
+    def lengths(self) -> list[tuple[int, int]]:
+        """The number of ids of each pair: of the target, and of the input."""
+        return [(len(one.target), len(one.inputs["text"])) for one in self._encoded]  # type: ignore[arg-type]
 
     @cached_property
     def _encoded(self) -> list[Sample]:
@@ -60,21 +68,29 @@ class TextPairs:
         assert spec is not None
         [(name, modality)] = spec["modalities"].items()
         tokenizer, target = tokenizer_of(modality.get("tokenizer")), TextTarget.of(spec["target"])
-        samples = []
+        samples, cut = [], 0
         for pair in self.pairs:
             ids = tokenizer.encode(pair.source)
-            if not ids:
-                raise ValueError(f"{pair.id}: its input text is empty. Leave the pair out, or mend the file.")
-            if len(ids) > modality["max_length"]:
+            if not ids or all(number in tokenizer.unknown for number in ids):
+                what = "has no character that the tokenizer knows" if pair.source.strip() else "is empty"
+                raise ValueError(f"{pair.id}: its input text {what}. Leave the pair out, or mend the file.")
+            long = len(ids) > modality["max_length"]
+            if long:
                 if not target.truncate:
                     raise ValueError(
                         f"{pair.id}: its input text has {len(ids)} ids, more than data.max_length = "
                         f"{modality['max_length']}. Raise data.max_length, or set data.truncate=true to cut long texts."
                     )
                 ids = ids[: modality["max_length"]]
-            answer = target.ids(pair.target, where=pair.id)
+            answer, answer_cut = target.encoded(pair.target, where=pair.id)
+            cut += long or answer_cut
             whole = torch.ones(len(answer), dtype=torch.bool)
             samples.append(Sample({name: torch.tensor(ids)}, target=answer, id=pair.id, target_mask=whole))
+        if cut and process_rank() == 0:
+            log.warning(
+                "%d of %d text pairs, such as %s, are cut to data.max_length = %d ids.",
+                *(cut, len(samples), self.pairs[0].id, target.max_length),
+            )
         return samples
 
 
@@ -126,11 +142,16 @@ class TextPairSource(Source):
 
     def learn(self, training: Any) -> dict[str, Any]:
         """Return the spec, with the tokenizer of the training texts."""
-        tokenizer: dict[str, Any] = {"kind": "bytes"}
-        if self.tokenizer == "pairs":
-            texts = [text for pair in training.pairs for text in (pair.source, pair.target)]
-            tokenizer = {"kind": "pairs", "json": train_pairs(texts, vocabulary_size=self.vocabulary_size)}
-        target = text_target(tokenizer=tokenizer, max_length=self.max_length, truncate=self.truncate)
+        texts = (text for pair in training.pairs for text in (pair.source, pair.target))
+        tokenizer = learn_tokenizer(self.tokenizer, texts, vocabulary_size=self.vocabulary_size)
+        [modality] = self.specs
+        words = [(words_in(pair.source), words_in(pair.target)) for pair in training.pairs[:_MOST_LEARNED]]
+        target = text_target(
+            tokenizer=tokenizer,
+            max_length=self.max_length,
+            truncate=self.truncate,
+            dictionary={"modality": modality, "pairs": learn_pairs(words)},
+        )
         learned = {"vocabulary_size": target["vocabulary_size"], "max_length": self.max_length, "tokenizer": tokenizer}
         return {"modalities": {name: {**own, **learned} for name, own in self.specs.items()}, "target": target}
 

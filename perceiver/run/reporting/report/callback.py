@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import resource
 import sys
 import time
@@ -22,6 +21,7 @@ from perceiver.batch import Batch
 from perceiver.data.loading.source import Source
 from perceiver.plots.calibration import reliability_diagram
 from perceiver.plots.learning_curves import learning_curves
+from perceiver.plots.rendering import png_of
 from perceiver.run.reporting.console import summary_of
 from perceiver.run.reporting.report import sections
 from perceiver.run.reporting.report.outcomes import Collected, Interval, bootstrap, by_class, calibration
@@ -170,11 +170,10 @@ class Report(Callback):
     def _draw(self, figure: Figure | None, path: Path) -> bytes | None:
         if figure is None:
             return None
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=90)
+        picture = png_of(figure, dpi=90)
         with atomic_write(path) as file:
-            file.write(buffer.getvalue())
-        return buffer.getvalue()
+            file.write(picture)
+        return picture
 
 
 def write_report(trainer: Trainer, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:

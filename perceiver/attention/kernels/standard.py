@@ -1,0 +1,102 @@
+"""Reciprocal standard deviations of tokens whose parts broadcast, in plain PyTorch, and removal of a common offset.
+
+LayerNorm of a token needs the mean and the variance over its channels. Both follow from the moments of its parts, each
+taken at the part's own shape, so that tokens are never expanded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from math import prod
+
+import torch
+from torch import Tensor
+
+NARROW = 8
+"""Largest number of channels for which moments are computed channel by channel."""
+
+MOST_SAMPLED = 2**13
+"""Approximate number of elements of a part from which its offset is estimated."""
+
+
+def standardise(
+    parts: Sequence[Tensor], mask: Tensor | None, steady: int, eps: float, grid: tuple[int, int]
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Remove an offset that all channels share, and compute 1 / sqrt(variance + eps) over each token's channels.
+
+    LayerNorm ignores such an offset, but it costs precision in float32. A single part is centred token by token. Otherwise
+    the mean of one part (or of a subset of its tokens) is subtracted from all parts if it is far from zero. The mean is per
+    sample, or common to the batch if that part is shared, so that shared parts stay shared. Masked content is ignored, so a
+    sample's result does not depend on its neighbours in the batch. (Through a shared part their masks would change its
+    rounding, so only large offsets are removed.)
+
+    Args:
+        parts: each `(b, outer or 1, inner or 1, c)`, masked content zero; b is B or 1.
+        mask: `(b, outer, inner)` or None.
+        steady: index of the part from which the offset is estimated.
+        eps: added to the variance.
+        grid: (outer, inner).
+
+    Returns:
+        The parts without the offset, and `(b, outer, inner)`.
+    """
+    if len(parts) == 1:
+        shifted: tuple[Tensor, ...] = (parts[0] - parts[0].mean(dim=-1, keepdim=True),)
+    else:
+        with torch.no_grad():
+            offset = _offset(parts[steady], mask)
+        shifted = tuple(part - offset for part in parts)
+    return shifted, _reciprocal_std(shifted, eps, grid)
+
+
+def _offset(part: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the mean of a part, `(b, 1, 1, 1)`, or zero if it is not far from zero compared with the deviation."""
+    # torch.export cannot solve for a step that depends on a dynamic size, so all elements are used.
+    size: int | torch.SymInt = prod(part.shape[1:])
+    step = 1 if isinstance(size, torch.SymInt) else -(-size // MOST_SAMPLED)
+    if mask is not None and part.shape[0] == 1:
+        mask = mask.any(dim=0, keepdim=True)
+    if mask is not None and mask.shape[1] == part.shape[1]:
+        mask = mask[:, ::step]
+    mean, deviation = _valid_mean_and_deviation(part[:, ::step], mask)
+    return torch.where(mean.abs() > 8 * deviation, mean, 0.0)
+
+
+def _valid_mean_and_deviation(part: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation `(b, 1, …, 1)` of a part over channels and the positions that valid elements see."""
+    axes = tuple(range(1, part.ndim))
+    if mask is None:
+        deviation, mean = torch.std_mean(part, dim=axes, keepdim=True, correction=0)
+        return mean, deviation
+    seen = mask[..., None]
+    constant = [axis for axis in range(mask.ndim) if part.shape[axis] == 1]
+    if constant:
+        seen = seen.any(dim=constant, keepdim=True)
+    count = (seen.expand(-1, *part.shape[1:-1], -1).sum(dim=axes, keepdim=True) * part.shape[-1]).clamp(min=1)
+    mean = torch.where(seen, part, 0.0).sum(dim=axes, keepdim=True) / count
+    return mean, (torch.where(seen, part - mean, 0.0).square().sum(dim=axes, keepdim=True) / count).sqrt()
+
+
+def _reciprocal_std(parts: Sequence[Tensor], eps: float, grid: tuple[int, int]) -> Tensor:
+    """Compute 1 / sqrt(variance + eps) over each token's channels from per-part moments (parallel-variance formula)."""
+    channels = sum(part.shape[-1] for part in parts)
+    means, withins = zip(*(_moments(part) for part in parts), strict=True)
+    zero = means[0].new_zeros(())
+    total = sum((mean * (part.shape[-1] / channels) for mean, part in zip(means, parts, strict=True)), start=zero)
+    moment = zero
+    for part, mean, within in zip(parts, means, withins, strict=True):
+        moment = moment + within + (mean - total).square() * part.shape[-1]
+    rstd = torch.rsqrt(moment / channels + eps)
+    return rstd.expand(-1, *grid)
+
+
+def _moments(part: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean over the channels, and sum of squared deviations from it."""
+    if part.shape[-1] > NARROW:
+        mean = part.mean(dim=-1)
+        return mean, (part - mean[..., None]).square().sum(dim=-1)
+    # For a few channels, torch's sum over the last axis is five times slower than adding channel by channel.
+    channels = part.unbind(-1)
+    mean = reduce(torch.add, channels) / len(channels)
+    return mean, reduce(torch.add, ((channel - mean).square() for channel in channels))
