@@ -1,7 +1,8 @@
 """mode=predict: the predictions of a checkpoint for every sample, as a table of ids, predictions and probabilities.
 
 Predictions on a grid go into one file per sample, see `perceiver.run.modes.predicted_files`; the table holds its path.
-Alignments of texts go into `alignments.jsonl`, a line per sample. Large tables are written in parts, see `perceiver.run.parts`.
+Alignments of texts go into `alignments.jsonl`, a line per sample. Large tables are written in parts, see
+`perceiver.run.parts`.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class Predict:
     units. For dense predictions, `prediction` is a file in `predictions/`, and further columns summarise it. For texts, the
     columns are `prediction` and `score`.
 
-    With `rows_per_part` or several processes, the folder `predictions.parquet` has the same columns in parts, with numbers as
-    float64. Started again, the run computes what is missing.
+    With `rows_per_part` or several processes, the folder `predictions.parquet` has the same columns in parts, with numbers
+    as float64. Started again, the run computes what is missing.
 
     Args:
         ckpt_path: the checkpoint, or its run directory.
