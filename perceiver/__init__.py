@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from perceiver.attention import CrossAttention as CrossAttention
+    from perceiver.autoregressive import AutoregressiveEncoder as AutoregressiveEncoder
     from perceiver.batch import Batch as Batch, Sample as Sample
     from perceiver.checkpoints.file import load as load, save as save
     from perceiver.collate import Collate as Collate
@@ -18,16 +19,19 @@ if TYPE_CHECKING:
         LatentMemory as LatentMemory,
         LearnedQueries as LearnedQueries,
         MultimodalDecoder as MultimodalDecoder,
+        NextTokenHead as NextTokenHead,
         PositionalQueries as PositionalQueries,
         QueryDecoder as QueryDecoder,
         TiedLogits as TiedLogits,
         WrittenMemory as WrittenMemory,
     )
+    from perceiver.decoders.decoding import Decoding as Decoding
     from perceiver.decoders.pooled import PooledHead as PooledHead
     from perceiver.encoder import Encoder as Encoder
     from perceiver.exporting import export as export
     from perceiver.fusion import Fusion as Fusion
     from perceiver.generation import Generated as Generated, generate as generate
+    from perceiver.inference.continuation import continue_text as continue_text
     from perceiver.inference.infilling import FilledIn as FilledIn, fill_in as fill_in
     from perceiver.inference.retrieval import Found as Found, Index as Index
     from perceiver.inference.tiling import flow_in_tiles as flow_in_tiles
@@ -48,11 +52,13 @@ if TYPE_CHECKING:
 
 # Names are imported when they are first used: `python train.py --help` and a mistyped override need no torch.
 _MODULES = {
+    "AutoregressiveEncoder": "autoregressive",
     "Batch": "batch",
     "CausalDecoder": "decoders",
     "ClassificationDecoder": "decoders",
     "Collate": "collate",
     "CrossAttention": "attention",
+    "Decoding": "decoders.decoding",
     "EmbeddingHead": "decoders",
     "Encoder": "encoder",
     "FieldPrediction": "targets.predictions",
@@ -70,6 +76,7 @@ _MODULES = {
     "Modality": "modalities",
     "ModalityDropout": "masking.modality_dropout",
     "MultimodalDecoder": "decoders",
+    "NextTokenHead": "decoders",
     "Perceiver": "model",
     "PooledHead": "decoders.pooled",
     "PositionalQueries": "decoders",
@@ -81,6 +88,7 @@ _MODULES = {
     "TiedLogits": "decoders",
     "Tokens": "tokens",
     "ValuesPrediction": "targets.predictions",
+    "continue_text": "inference.continuation",
     "explain": "inspection",
     "export": "exporting",
     "WrittenMemory": "decoders",

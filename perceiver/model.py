@@ -11,16 +11,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from perceiver.autoregressive import AutoregressiveEncoder
 from perceiver.decoders.causal import CausalDecoder
 from perceiver.decoders.decoder import SequenceDecoder, outputs_of, target_index, target_name, target_output
 from perceiver.decoders.decoding import Decoding
 from perceiver.decoders.embedding import EmbeddingHead
 from perceiver.decoders.memory import LATENTS, Memory
+from perceiver.decoders.next_token import NextTokenHead
 from perceiver.decoders.sequence_loss import SequenceLoss
 from perceiver.decoders.sources import Sources
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
-from perceiver.generation import generate_from_memory
+from perceiver.generation import continue_sequences, generate_from_memory
 from perceiver.masking.modality_dropout import ModalityDropout
 from perceiver.runtime.evaluating import evaluating
 from perceiver.runtime.regularising import regularising
@@ -40,7 +42,8 @@ class Perceiver(nn.Module):
 
     Args:
         adapters: adapters by modality, each an `nn.Module` with `channels` and `forward(x, mask=None) -> Tokens`.
-        encoder: encoder for tokens of `Fusion.channels` (with a single modality, the adapter's `channels`).
+        encoder: encoder for tokens of `Fusion.channels` (with a single modality, the adapter's `channels`); an
+            `AutoregressiveEncoder` for a single text, with a `NextTokenHead`.
         head: `(B, N, D)` -> output, or a `perceiver.decoders.Decoder`, which also gets the tokens and an index of outputs.
         fusion: fusion of the modalities; None: the default fusion.
         modality_dropout: masks modalities of training samples; None: no dropout.
@@ -70,7 +73,7 @@ class Perceiver(nn.Module):
         self,
         *,
         adapters: Mapping[str, nn.Module],
-        encoder: Encoder,
+        encoder: Encoder | AutoregressiveEncoder,
         head: nn.Module,
         fusion: Fusion | None = None,
         modality_dropout: ModalityDropout | None = None,
@@ -207,7 +210,13 @@ class Perceiver(nn.Module):
         return memory
 
     def rollout(self, tokens: Mapping[str, Tokens]) -> dict[str, Float[Tensor, "batch latents *grid"]]:
-        """Return how much of each of the fused tokens reaches each latent, by modality; see `Encoder.rollout`."""
+        """Return how much of each of the fused tokens reaches each latent, by modality; see `Encoder.rollout`.
+
+        Raises:
+            ValueError: for an `AutoregressiveEncoder`.
+        """
+        if not isinstance(self.encoder, Encoder):
+            raise ValueError(f"rollout: expected a perceiver.Encoder, got {type(self.encoder).__name__}.")
         reached = self.encoder.rollout(list(tokens.values()), **self._reads_of(tokens))
         return dict(zip(tokens, reached, strict=True))
 
@@ -269,11 +278,12 @@ class Perceiver(nn.Module):
         """Map raw inputs by modality to the outputs for the target of the spec, e.g. logits `(B, num_classes)`.
 
         They are computed from inputs without the target. A decoder of several outputs decodes only its `target`; a
-        `CausalDecoder` generates one sequence per sample, `perceiver.Generated`.
+        `CausalDecoder` generates one sequence per sample, `perceiver.Generated`, and a `NextTokenHead` the continuation of a
+        text.
 
         Args:
             inputs, masks: see `tokens`.
-            decoding: how a `CausalDecoder` generates; None: as it is configured.
+            decoding: how a `CausalDecoder` or `NextTokenHead` generates; None: as it is configured.
             alignments: for a `CausalDecoder`: also return `Generated.maps`, see `attention_of_ids`.
 
         Raises:
@@ -292,8 +302,11 @@ class Perceiver(nn.Module):
                 maps = self.attention_of_ids(inputs, masks, ids=generated.ids[:, :-1])
                 generated = replace(generated, maps=maps)
             return generated
+        if isinstance(self.head, NextTokenHead) and not alignments:
+            chosen = replace(decoding or self.head.decoding, num_return_sequences=1)
+            return continue_sequences(self, inputs, masks, decoding=chosen).new()
         if decoding is not None or alignments:
-            asked = "num_beams and other settings of generation" if decoding is not None else "alignments"
+            asked = "alignments" if alignments else "num_beams and other settings of generation"
             raise ValueError(
                 f"{asked}: expected a model that generates texts, whose head is a perceiver.decoders.CausalDecoder; got "
                 f"{type(self.head).__name__}."

@@ -1,5 +1,6 @@
 """Every YAML of conf/: it composes, what it names can be built, and its head says what it is for."""
 
+import inspect
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import torchvision
 from dense_cases import flow_set, segmentation_set
 from digit_sets import read_recordings_once
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from image_sets import cifar10_set, cifar100_set, cifar_checksums, folder_set, idx_set, imagenet_set
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -26,6 +27,7 @@ from perceiver.adapters.image import ImagePixels
 from perceiver.batch import Batch
 from perceiver.checkpoints.build import build_model
 from perceiver.interop.architectures import model_config
+from perceiver.interop.backbones.request import BackboneRequest
 from perceiver.interop.huggingface import from_transformers
 from perceiver.modalities.text_bytes import encode_bytes
 from perceiver.model import Perceiver
@@ -42,6 +44,8 @@ from perceiver.training import Task
 CONF = Path(__file__).resolve().parents[1] / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 GROUPS = {group.name: sorted(path.stem for path in group.glob("*.yaml")) for group in CONF.iterdir() if group.is_dir()}
+MODELS = [name for name in GROUPS["model"] if name != "perceiver_ar"]
+"""Models of any modalities; Perceiver AR is for texts alone."""
 
 MODALITIES: dict[str, dict[str, Any]] = {
     "image": {"kind": "image", "shape": [1, 12, 8], "mean": [0.0], "std": [1.0], "range": [0, 255]},
@@ -100,9 +104,25 @@ SMALL_SETS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "text_files": (lambda root: (root / "it.txt").write_text("Some text of mine.\n" * 50), ["data.files={root}"]),
     "python_texts": (lambda root: None, []),
+    "long_texts": (
+        lambda root: None,
+        ["data.texts.docstrings=false", "model.encoder.num_latents=8", "model.adapters.text.reference_length=64"],
+    ),
+    "long_text_files": (
+        lambda root: (root / "it.txt").write_text("Some text of mine.\n" * 50),
+        ["data.texts.files={root}", "model.encoder.num_latents=8", "model.adapters.text.reference_length=64"],
+    ),
+    "mirrored_copy": (lambda root: None, ["model.encoder.num_latents=8", "model.adapters.text.reference_length=64"]),
 }
 CIFAR = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}
-UNLABELLED = ("python_texts", "text_files")
+UNLABELLED = {
+    "python_texts": "masked_tokens",
+    "text_files": "masked_tokens",
+    "long_text_files": "next_tokens",
+    "long_texts": "next_tokens",
+    "mirrored_copy": "next_tokens",
+}
+"""The task of data without labels."""
 TEXTS = ("multi30k", "scene_captions", "scene_captions_sound", "spoken_sequences")
 """Experiments that generate texts."""
 
@@ -137,7 +157,7 @@ def test_the_head_says_what_it_is_for(file: Path) -> None:
     assert words, f"{file}: the first line (after @package) is a comment"
 
 
-@pytest.mark.parametrize("name", GROUPS["model"])
+@pytest.mark.parametrize("name", MODELS)
 def test_models(name: str) -> None:
     model = built(composed(f"model={name}", "model.encoder.dropout=0.1"), spec("image"))
     assert model({"image": INPUTS["image"]}).shape == (2, 3)
@@ -152,6 +172,19 @@ def test_heads_of_classes_labels_and_numbers(name: str) -> None:
     assert build_model(numbers["model"], spec=numbers["spec"])({"image": INPUTS["image"]}).shape == (2, 1)
 
 
+# Requests for networks of libraries; tests/run/test_backbones.py and tests/interop/backbones build them.
+BACKBONES = ("timm", "torchaudio", "torchvision", "transformers_image", "transformers_sound", "transformers_text")
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_backbones_name_arguments_of_their_requests(name: str) -> None:
+    node = composed(f"+adapter@model.adapters.other={name}").model.adapters.other
+    request = get_class(node["_target_"])
+    assert issubclass(request, BackboneRequest)
+    arguments = inspect.signature(request).parameters
+    assert {str(key) for key in node} - {"_target_"} == set(arguments)
+
+
 @pytest.mark.parametrize("name", GROUPS["memory"])
 def test_memories(name: str) -> None:
     facts = {**spec("image"), **TARGETS["text_generation"]}
@@ -161,7 +194,7 @@ def test_memories(name: str) -> None:
     assert list(blocks) == [{"latents": "latents", "written": "image"}[name]]
 
 
-@pytest.mark.parametrize("name", [name for name in GROUPS["adapter"] if name != "label"])
+@pytest.mark.parametrize("name", [name for name in GROUPS["adapter"] if name not in ("label", *BACKBONES)])
 def test_adapters(name: str) -> None:
     modality = name.split("_")[0]
     mounted = f"adapter@model.adapters.{modality}={name}"
@@ -197,7 +230,7 @@ def test_optional_facts_are_taken_where_the_spec_has_them() -> None:
     assert full["table"]["category_sizes"] == [3]
 
 
-@pytest.mark.parametrize("name", GROUPS["model"])
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("plus", ["", "+"])
 def test_modality_dropout_and_reads_from_the_command_line(name: str, plus: str) -> None:
     facts = spec("image", "audio", "points")
@@ -250,6 +283,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "segmentation": {"target": {"kind": "segmentation", "names": ["a", "b", "c"], "counts": [1, 2, 3], "modality": "image"}},
     "multilabel": {"target": {"kind": "labels", "names": ["a", "b", "c"], "positives": [1, 2, 3], "samples": 4}},
     "regression": {"target": {"kind": "values", "names": ["x"], "mean": [1.0], "std": [2.0]}, "num_outputs": 1},
+    "next_tokens": {"target": text_target(tokenizer={"kind": "bytes"}, max_length=16)},
     "text_generation": {"target": text_target(tokenizer={"kind": "bytes"}, max_length=16)},
 }
 
@@ -259,10 +293,11 @@ def test_tasks(name: str) -> None:
     needs = {
         "contrastive": ["+adapter@model.adapters.audio=audio"],
         "masked_tokens": ["~adapter@model.adapters.image"],
+        "next_tokens": ["~adapter@model.adapters.image"],
         "multimodal_autoencoding": ["adapter@model.adapters.image=image_patches", "+queries@model.head.queries.image=image"],
     }
     config = composed(f"task={name}", *needs.get(name, []))
-    modalities = {"masked_tokens": ["text"], "contrastive": ["image", "audio"]}.get(name, ["image"])
+    modalities = {"masked_tokens": ["text"], "next_tokens": ["text"], "contrastive": ["image", "audio"]}.get(name, ["image"])
     plain = resolve(config, {**spec(*modalities), **TARGETS[name]})
     dense = name in ("dense_regression", "segmentation")
     model = build_model(plain["model"], spec=plain["spec"])
@@ -270,8 +305,8 @@ def test_tasks(name: str) -> None:
     if isinstance(objective, Supervised | Dense):
         assert objective.criterion.num_outputs == (1 if "regression" in name else 3)
     best = instantiate(plain["callbacks"]["best"], _convert_="all")
-    said = plain.get("monitor") or {"name": "val/accuracy", "mode": "max"}
-    assert (best.monitor, best.mode) == (said["name"], said["mode"])
+    monitor = plain.get("monitor") or {"name": "val/accuracy", "mode": "max"}
+    assert (best.monitor, best.mode) == (monitor["name"], monitor["mode"])
     if dense:
         outputs = model({"image": INPUTS["image"]})
         assert outputs.shape == (2, 12, 8, 3 if name == "segmentation" else 1)
@@ -341,7 +376,7 @@ def test_data(name: str, data_root: Path, tmp_path: Path, monkeypatch: pytest.Mo
     known = composed(f"data={name}").data
     settings = {"root": data_root if make is None else tmp_path, "download": "false"}
     overrides += [f"data.{key}={settings[key]}" for key in settings if key in known]
-    config = composed(f"data={name}", *overrides, *(["task=masked_tokens"] if name in UNLABELLED else []))
+    config = composed(f"data={name}", *overrides, *([f"task={UNLABELLED[name]}"] if name in UNLABELLED else []))
     data = make_data(config.data)
     try:
         data.prepare_data()
@@ -358,13 +393,15 @@ def test_data(name: str, data_root: Path, tmp_path: Path, monkeypatch: pytest.Mo
         shape = (batch.size, *batch.target.shape[-2:], len(data.spec["target"]["names"]))
         assert model(batch.inputs, batch.masks).shape == shape
         return
-    if data.spec.get("target", {}).get("kind") == "text":
+    if data.spec.get("target", {}).get("kind") == "text" and name not in UNLABELLED:
         model = built(composed(f"data={name}", "task=text_generation", *overrides), data.spec)
         ids, size = batch.target[:, :-1], data.spec["target"]["vocabulary_size"]
         assert model(batch.inputs, batch.masks, target_ids=ids).shape == (*ids.shape, size)
         return
     model = built(config, data.spec)
-    expected = (*batch.inputs["text"].shape, 262) if name in UNLABELLED else (batch.size, data.spec["num_classes"])
+    expected = (*batch.inputs["text"].shape, 262) if name in UNLABELLED else (batch.size, data.spec.get("num_classes"))
+    if UNLABELLED.get(name) == "next_tokens":
+        expected = (batch.size, 8, 262)  # the positions with a latent
     assert model(batch.inputs, batch.masks).shape == expected
 
 
@@ -401,6 +438,8 @@ def test_experiments(name: str) -> None:
         dictionary = {"modality": "text", "pairs": [["dog", "hund"]]} if name == "multi30k" else None
         facts["target"] = text_target(tokenizer={"kind": "bytes"}, max_length=9, dictionary=dictionary)
         ids = torch.ones(2, 7, dtype=torch.int64)
+    if name in ("perceiver_ar_text", "mirrored_copy"):
+        facts["target"] = text_target(tokenizer={"kind": "bytes"}, max_length=4096)
     model = built(config, facts)
     outputs = model({modality: INPUTS[modality] for modality in modalities}, target_ids=ids)
     if isinstance(outputs, dict):
@@ -553,17 +592,17 @@ def test_the_masked_language_model_is_the_published_one() -> None:
 
 
 @pytest.mark.parametrize("size", [path.stem for path in (CONF / "model" / "size").glob("*.yaml") if path.stem != "stack"])
-@pytest.mark.parametrize("model", GROUPS["model"])
+@pytest.mark.parametrize("model", MODELS)
 def test_sizes(size: str, model: str) -> None:
     """Every size composes with every model and gives what its head says."""
     text = (CONF / "model" / "size" / f"{size}.yaml").read_text()
-    [said] = re.findall(rf"([\d,]+)(?: parameters)? with model={model}\b", text)
+    [number] = re.findall(rf"([\d,]+)(?: parameters)? with model={model}\b", text)
     facts = spec("image")
     facts["modalities"]["image"] = {**facts["modalities"]["image"], "shape": [1, 28, 28]}
     facts = {**facts, "num_classes": 10}
     with torch.device("meta"):
         made = built(composed(f"model={model}", f"model/size={size}"), facts)
-    assert count(made) == int(said.replace(",", ""))
+    assert count(made) == int(number.replace(",", ""))
     assert len(made.encoder.cross_schedule) == (1 if model == "perceiver_io" else len(made.encoder.block_schedule))
 
 

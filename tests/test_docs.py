@@ -18,13 +18,14 @@ import pytest
 import torch
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 
 import perceiver
 import perceiver.adapters
 import perceiver.decoders
 import perceiver.positions
-from perceiver.run.configuration.command_line import present_override
+from perceiver.run.configuration.command_line import of_adapters, present_override, with_new_adapters
 from perceiver.run.configuration.folder import conf_directory
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -65,8 +66,16 @@ def check_composes(*arguments: str) -> None:
     # The run directory names its data set.
     if any(one.startswith("ckpt_path=") for one in overrides) and any("data.manifest" in one for one in overrides):
         overrides.insert(0, "data=manifest")
+    words: list[str] | None = of_adapters(overrides)
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_directory())):
-        GlobalHydra.instance().config_loader().load_configuration("train", overrides, run_mode=RunMode.MULTIRUN)
+        while words is not None:
+            try:
+                GlobalHydra.instance().config_loader().load_configuration("train", words, run_mode=RunMode.MULTIRUN)
+                break
+            except ConfigCompositionException as error:
+                words = with_new_adapters(words, error)
+                if words is None:
+                    raise
 
 
 def test_site_builds_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:

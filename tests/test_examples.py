@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra_runs import run as train
+from warm_process import python
 
 import perceiver
 from perceiver.testing import check_adapter
@@ -38,8 +39,7 @@ def run(*arguments: str | Path, project: Path, cwd: Path, repository: Path) -> s
     """Python with the installed package, and without the test suite's own settings; what it printed."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
     environment["PYTHONPATH"] = os.pathsep.join([str(project.parent / "site"), str(repository)])
-    command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
+    done = python(*arguments, cwd=cwd, env=environment, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

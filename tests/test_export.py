@@ -1,13 +1,11 @@
 """`torch.export` with open batch size and lengths: one program serves them all, in every form of attention."""
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from warm_process import python
 
 from perceiver import Encoder, Fourier, Fusion, LearnedQueries, Perceiver, PooledHead, QueryDecoder
 from perceiver.adapters import ImagePixels, Points, TextTokens
@@ -74,8 +72,8 @@ def export_all() -> None:
             torch.testing.assert_close(program(inputs, masks), model(inputs, masks), rtol=1e-4, atol=1e-5)
 
 
-def test_export_with_open_sizes(repository: Path) -> None:
+def test_export_with_open_sizes() -> None:
     """In a process of its own: the shape checks that the tests' import hook adds are not made for open sizes."""
     code = f"import runpy; runpy.run_path({__file__!r})['export_all']()"
-    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=False)
+    done = python("-c", code)
     assert done.returncode == 0, done.stderr

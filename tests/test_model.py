@@ -4,8 +4,6 @@ import copy
 import io
 import itertools
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+from warm_process import python, start
 
 from perceiver.adapters.audio import WaveformFrames
 from perceiver.adapters.image import ImageConvStem, ImagePixels
@@ -376,14 +375,10 @@ def train_in_two_processes(rank: int, place: str) -> None:
     distributed.destroy_process_group()
 
 
-def test_processes_may_have_different_modalities(repository: Path, tmp_path: Path) -> None:
+def test_processes_may_have_different_modalities(tmp_path: Path) -> None:
     """Not even `find_unused_parameters` is needed."""
     code = f"import runpy, sys; runpy.run_path({__file__!r})['train_in_two_processes'](int(sys.argv[1]), sys.argv[2])"
-    command = [sys.executable, "-c", code]
-    place = str(tmp_path / "meeting")
-    running = [
-        subprocess.Popen([*command, str(rank), place], cwd=repository, stderr=subprocess.PIPE, text=True) for rank in (0, 1)
-    ]
+    running = [start("-c", code, rank, tmp_path / "meeting") for rank in (0, 1)]
     try:
         errors = [process.communicate(timeout=300)[1] for process in running]
     finally:
@@ -530,13 +525,13 @@ def trace_all() -> None:
         close(traced(inputs, masks), expected)
 
 
-def test_traces_whole(repository: Path) -> None:
+def test_traces_whole() -> None:
     """`torch.compile` without graph breaks, and `torch.export`, of the model with dicts in and logits out.
 
     In a process of its own: dynamo cannot trace the shape checks that the tests' import hook adds.
     """
     code = f"import runpy; runpy.run_path({__file__!r})['trace_all']()"
-    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=False)
+    done = python("-c", code)
     assert done.returncode == 0, done.stderr
 
 

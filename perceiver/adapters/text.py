@@ -28,6 +28,7 @@ class TextTokens(nn.Module):
         std: standard deviation of the initial embeddings, truncated at two.
         add_position: add the position to the embedding instead of appending it, as in the published masked language model;
             both must have the same width.
+        local: adds to the embedding of an id what precedes it, of the same width, such as `LocalContext`; None: nothing.
 
     Examples:
         >>> import torch
@@ -48,6 +49,7 @@ class TextTokens(nn.Module):
         reference_length: int = 2048,
         std: float = 0.02,
         add_position: bool = False,
+        local: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if vocabulary_size < 1 or embedding_channels < 1:
@@ -62,6 +64,7 @@ class TextTokens(nn.Module):
         self.reference_length = reference_length
         self.embedding = nn.Embedding(vocabulary_size, embedding_channels)
         truncated_normal_(self.embedding.weight, std=std)
+        self.local = local
         self.position = position
         self.add_position = add_position
         if add_position and position.channels != embedding_channels:
@@ -84,10 +87,49 @@ class TextTokens(nn.Module):
         """
         self._check(x)
         mask = grid_mask(mask, batch=x.shape[0], grid=x.shape[1:], name="TextTokens mask")
+        coordinates = index_coordinates(x.shape[1], reference_length=self.reference_length, device=x.device)
+        return self._tokens(self._embedded(x, mask), coordinates, mask)
+
+    @property
+    def reach(self) -> int:
+        """Number of earlier ids on which the token of an id depends."""
+        return 0 if self.local is None else int(self.local.reach)  # type: ignore[arg-type]
+
+    def following(
+        self,
+        x: Int[Tensor, "batch length"],
+        *,
+        earlier: Int[Tensor, "batch reach"],
+        earlier_mask: Bool[Tensor, "batch reach"],
+        start: Int[Tensor, "batch"],
+    ) -> Tokens:
+        """Convert ids that follow others, as `forward` converts them within the whole text.
+
+        Args:
+            x: `(B, L)`, all valid.
+            earlier: the last `reach` ids before them, padding first.
+            earlier_mask: True where these are valid.
+            start: `(B,)`, position of the first id of `x` in each text.
+        """
+        self._check(x)
+        whole = torch.cat([earlier, x], dim=1)
+        mask = torch.cat([earlier_mask, torch.ones_like(x, dtype=torch.bool)], dim=1)
+        embedded = self._embedded(whole, mask)[:, self.reach :]
+        places = start[:, None] + torch.arange(x.shape[1], device=x.device)
+        coordinates = (-1 + 2 * places.to(torch.float32) / (self.reference_length - 1))[..., None]
+        return self._tokens(embedded, coordinates, None)
+
+    def _embedded(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the embeddings of ids with their local context."""
         ids = x if mask is None else torch.where(mask, x, x.new_zeros(()))
         self._check_range(ids)
-        coordinates = index_coordinates(x.shape[1], reference_length=self.reference_length, device=x.device)
-        embedded, parts = self.embedding(ids), self.position((coordinates,))
+        embedded: Tensor = self.embedding(ids)
+        if self.local is not None:
+            embedded = self.local(embedded, ids, mask)
+        return embedded
+
+    def _tokens(self, embedded: Tensor, coordinates: Tensor, mask: Tensor | None) -> Tokens:
+        parts = self.position((coordinates,))
         if self.add_position:
             return Tokens(parts=(embedded + torch.cat(parts, dim=-1).to(embedded.dtype),), mask=mask)
         return Tokens(parts=(embedded, *parts), mask=mask)

@@ -41,6 +41,8 @@ class CausalSelfAttention(nn.Module):
         channels: width E.
         num_heads: attention heads.
         dropout: probability of dropping an attention weight in training.
+        rotary: rotate queries and keys by their positions (RoFormer, Su et al. 2021, arXiv:2104.09864, section 3.2.2), so
+            that scores depend on distances between positions; the width of a head must be even.
 
     Examples:
         >>> import torch
@@ -54,10 +56,16 @@ class CausalSelfAttention(nn.Module):
         True
     """
 
-    def __init__(self, *, channels: int, num_heads: int, dropout: float = 0.0) -> None:
+    def __init__(self, *, channels: int, num_heads: int, dropout: float = 0.0, rotary: bool = False) -> None:
         super().__init__()
         check_heads("CausalSelfAttention", num_heads, channels=channels)
         check_dropout("CausalSelfAttention", dropout=dropout)
+        if rotary and channels // num_heads % 2:
+            raise ValueError(
+                f"CausalSelfAttention.rotary: expected heads of an even width, got channels / num_heads = {channels} / "
+                f"{num_heads}."
+            )
+        self.rotary = rotary
         self.num_heads = num_heads
         self.dropout = dropout
         self.norm = nn.LayerNorm(channels)
@@ -82,6 +90,9 @@ class CausalSelfAttention(nn.Module):
             The output, and keys and values of all S + L positions.
         """
         query, key, value = (split_heads(part, self.num_heads) for part in self.qkv(self.norm(x)).chunk(3, dim=-1))
+        if self.rotary:
+            start = 0 if past is None else past.key.shape[2]
+            query, key = _rotated(query, start=start), _rotated(key, start=start)
         if past is not None:
             key, value = torch.cat([past.key, key], dim=2), torch.cat([past.value, value], dim=2)
         length, total = query.shape[2], key.shape[2]
@@ -94,6 +105,20 @@ class CausalSelfAttention(nn.Module):
             attended = torch.where(visible.any(dim=-1, keepdim=True), attended, attended.new_zeros(()))
         out: Tensor = self.output(merge_heads(attended))
         return out, PastKeys(key=key, value=value)
+
+
+def _rotated(x: Float[Tensor, "batch heads length width"], *, start: int) -> Float[Tensor, "batch heads length width"]:
+    """Rotate pairs of channels by angles that grow with the position; the first of `x` has the position `start`.
+
+    Frequencies fall geometrically from 1 to 1 / 10,000 radians per position. Angles are float32 at least.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    pairs = torch.arange(x.shape[-1] // 2, dtype=dtype, device=x.device)
+    places = torch.arange(start, start + x.shape[2], dtype=dtype, device=x.device)
+    angles = places[:, None] * 10_000 ** (-pairs / len(pairs))
+    cosines, sines = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cosines - second * sines, second * cosines + first * sines], dim=-1)
 
 
 def _visible(length: int, total: int, mask: Tensor | None, *, device: torch.device) -> Tensor | None:

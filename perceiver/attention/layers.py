@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from perceiver.attention.causal import CausalSelfAttention, PastKeys
 from perceiver.attention.cross import CrossAttention, Form
 from perceiver.attention.feed_forward import FeedForward
 from perceiver.attention.self_attention import SelfAttention
@@ -119,3 +120,46 @@ class SelfAttend(nn.Module):
         x = x + self.dropout(self.attention(x))
         out: Tensor = x + self.dropout(self.feed_forward(x))
         return out
+
+
+@regularising(dropout=0.0)
+class CausalSelfAttend(nn.Module):
+    """Causal self-attention followed by feed-forward, with residuals, whole or in steps.
+
+    Args:
+        channels: D.
+        num_heads: attention heads.
+        widening: hidden channels of the feed-forward layer per channel.
+        rotary: see `CausalSelfAttention`.
+        dropout: probability of dropping a channel before each residual in training.
+        approximate_gelu: see `FeedForward`.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        num_heads: int = 8,
+        widening: int = 1,
+        rotary: bool = False,
+        dropout: float = 0.0,
+        approximate_gelu: bool = False,
+    ) -> None:
+        super().__init__()
+        check_dropout("CausalSelfAttend", dropout=dropout)
+        check_at_least_one("CausalSelfAttend", channels=channels, widening=widening)
+        self.attention = CausalSelfAttention(channels=channels, num_heads=num_heads, rotary=rotary)
+        self.feed_forward = FeedForward(channels=channels, widening=widening, approximate_gelu=approximate_gelu)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch length channels"],
+        past: PastKeys | None = None,
+        mask: Bool[Tensor, "batch all"] | None = None,
+    ) -> tuple[Float[Tensor, "batch length channels"], PastKeys]:
+        """Map `(B, L, D)` to `(B, L, D)`, and return keys and values of all positions; see `CausalSelfAttention`."""
+        attended, keys = self.attention(x, past, mask)
+        x = x + self.dropout(attended)
+        out: Tensor = x + self.dropout(self.feed_forward(x))
+        return out, keys

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from perceiver.attention.cross import CrossAttention
@@ -29,6 +29,19 @@ class ProjectedTokens:
     key: Tensor
     value: Tensor
     mask: Tensor | None = None
+
+    def valid(self) -> Bool[Tensor, "batch tokens"]:
+        """Return the mask, all True if there is none."""
+        return self.key.new_ones(self.key.shape[0], self.key.shape[2], dtype=torch.bool) if self.mask is None else self.mask
+
+    def followed_by(self, others: ProjectedTokens) -> ProjectedTokens:
+        """Return these tokens and, after them, others of the same samples."""
+        masked = self.mask is not None or others.mask is not None
+        return ProjectedTokens(
+            key=torch.cat([self.key, others.key], dim=2),
+            value=torch.cat([self.value, others.value], dim=2),
+            mask=torch.cat([self.valid(), others.valid()], dim=1) if masked else None,
+        )
 
     def reorder(self, index: Int[Tensor, "rows"]) -> ProjectedTokens:
         """Return the tokens of the samples `index`, in this order; a sample may occur several times or not at all."""

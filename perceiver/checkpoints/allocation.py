@@ -11,6 +11,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -39,6 +40,8 @@ def limit_allocation(*, max_bytes: int, max_modules: int, reason: str) -> Iterat
         ):
             stack.callback(register(hook).remove)
         stack.enter_context(_SizeCheck(count))
+        token = _ACTIVE.set((*_ACTIVE.get(), count))
+        stack.callback(_ACTIVE.reset, token)
         yield
 
 
@@ -51,12 +54,43 @@ def show_bytes(size: float) -> str:
     return f"{size:.1f} PB" if size < 1000 else f"{size:.2g} PB"
 
 
+@contextmanager
+def cutting() -> Iterator[Callable[[nn.Module], None]]:
+    """Within the context, a network may be built as a whole of which only a part is kept, passed to the yielded function.
+
+    Surrounding limits then count the part. All that is dropped under a limit may take `CUT_BYTES` and `CUT_MODULES`.
+    """
+    counts = list(_ACTIVE.get())
+    before = [(count.bytes, count.modules) for count in counts]
+    for count in counts:
+        count.max_bytes, count.max_modules = count.max_bytes + count.spare_bytes, count.max_modules + count.spare_modules
+    kept: list[nn.Module] = []
+    try:
+        yield kept.append
+    finally:
+        for count in counts:
+            count.max_bytes, count.max_modules = count.max_bytes - count.spare_bytes, count.max_modules - count.spare_modules
+    tensors = [tensor for module in kept for tensor in (*module.parameters(), *module.buffers())]
+    held = sum(tensor.numel() * tensor.dtype.itemsize for tensor in tensors)
+    modules = sum(1 for module in kept for _ in module.modules())
+    for count, (old_bytes, old_modules) in zip(counts, before, strict=True):
+        count.spare_bytes -= max(0, count.bytes - old_bytes - held)
+        count.spare_modules -= max(0, count.modules - old_modules - modules)
+        count.bytes, count.modules = min(count.bytes, old_bytes + held), min(count.modules, old_modules + modules)
+        count.check_total()
+
+
+CUT_BYTES = 2**29
+CUT_MODULES = 20_000
+
+
 class _Count:
     """Totals of all registrations so far by the thread that created this object."""
 
     def __init__(self, max_bytes: int, max_modules: int, reason: str) -> None:
         self.max_bytes, self.max_modules, self.reason = max_bytes, max_modules, reason
         self.bytes = self.modules = 0
+        self.spare_bytes, self.spare_modules = CUT_BYTES, CUT_MODULES
         self.thread = threading.get_ident()
 
     def admit(self, shape: Sequence[int], dtype: torch.dtype) -> int:
@@ -75,6 +109,12 @@ class _Count:
         if isinstance(value, nn.UninitializedParameter | nn.UninitializedBuffer):
             return
         self.bytes += self.admit(value.shape, value.dtype)
+        self.check_total()
+
+    def check_total(self) -> None:
+        """Raise AllocationError if the totals exceed the limits."""
+        if self.modules > self.max_modules:
+            raise AllocationError(f"more than {self.max_modules:,} modules ({self.reason})")
         if self.bytes > self.max_bytes:
             raise AllocationError(
                 f"parameters and buffers need more than {show_bytes(self.max_bytes)} in all ({self.reason})"
@@ -83,8 +123,7 @@ class _Count:
     def module(self, module: nn.Module, name: str, value: nn.Module | None) -> None:
         if threading.get_ident() == self.thread:
             self.modules += 1
-            if self.modules > self.max_modules:
-                raise AllocationError(f"more than {self.max_modules:,} modules ({self.reason})")
+            self.check_total()
 
 
 class _SizeCheck(TorchFunctionMode):
@@ -110,6 +149,8 @@ class _SizeCheck(TorchFunctionMode):
             self.count.admit(result.shape, result.dtype)
         return result
 
+
+_ACTIVE: ContextVar[tuple[_Count, ...]] = ContextVar("_ACTIVE", default=())
 
 Rule = Callable[[Sequence[Any], dict[str, Any]], list[int]]
 

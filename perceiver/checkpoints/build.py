@@ -72,6 +72,15 @@ def build_model(
     return model
 
 
+def build_part(config: Mapping[str, Any], *, name: str) -> nn.Module:
+    """Build a part of a model, such as an adapter, from the caller's own config; `name` is its path in errors.
+
+    Raises like `build_model`.
+    """
+    tree = _checked_tree(config)
+    return _Builder(tree, _resolve_all(tree, None)).part(tree, name, wired={})
+
+
 def vetted(parts: Mapping[str, Any], *, trust: Sequence[str]) -> dict[str, Any]:
     """Copy untrusted parts of a model's config, checked so that they may become parts of the caller's own config.
 

@@ -19,12 +19,14 @@ from perceiver.data.folders.text import TextFiles
 from perceiver.data.loading.module import DataModule
 from perceiver.data.loading.source import Source
 from perceiver.data.manifest import Manifest
+from perceiver.data.readers.texts.next_tokens import LongTexts
 from perceiver.data.readers.texts.source import TextSource
 from perceiver.data.synthetic.av_digits import AVDigits
 from perceiver.data.synthetic.captions.scenes import SceneCaptions
 from perceiver.data.synthetic.captions.spoken_sequences import SpokenSequences
 from perceiver.data.synthetic.dialed_digits import DialedDigits
 from perceiver.data.synthetic.digit_points import DigitPoints
+from perceiver.data.synthetic.mirrored_copy import MirroredCopy
 from perceiver.data.synthetic.moving_digits import MovingDigits
 from perceiver.data.synthetic.placed_digits import PlacedDigits
 from perceiver.data.synthetic.trimodal_digits import TrimodalDigits
@@ -32,6 +34,7 @@ from perceiver.data.synthetic.trimodal_digits import TrimodalDigits
 __all__ = [
     "CIFAR10",
     "CIFAR100",
+    "LongTexts",
     "MNIST",
     "AVDigits",
     "AudioFolder",
@@ -44,6 +47,7 @@ __all__ = [
     "ImageFolder",
     "ImageNet",
     "Manifest",
+    "MirroredCopy",
     "MixUpCutMix",
     "ModelNet40",
     "MovingDigits",

@@ -10,6 +10,7 @@ from perceiver.decoders.decoder import Decoder, Head, SequenceDecoder
 from perceiver.decoders.embedding import EmbeddingHead
 from perceiver.decoders.memory import LatentMemory, Memory, WrittenMemory
 from perceiver.decoders.multimodal import MultimodalDecoder
+from perceiver.decoders.next_token import NextTokenHead
 from perceiver.decoders.queries import InputQueries, LearnedQueries, PositionalQueries, Queries
 from perceiver.decoders.query import QueryDecoder
 from perceiver.decoders.reconstruction import ReconstructionDecoder, TokenPositions
@@ -27,6 +28,7 @@ __all__ = [
     "LearnedQueries",
     "Memory",
     "MultimodalDecoder",
+    "NextTokenHead",
     "PerClassDecoder",
     "PositionalQueries",
     "Queries",

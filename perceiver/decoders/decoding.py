@@ -15,7 +15,13 @@ from perceiver.targets.decoding_settings import DecodingSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding(DecodingSettings):
-    """How to choose the next id, in torch; arguments as `perceiver.targets.decoding_settings.DecodingSettings`."""
+    """How to choose the next id, in torch; arguments as `perceiver.targets.decoding_settings.DecodingSettings`.
+
+    Examples:
+        >>> from perceiver import Decoding
+        >>> Decoding(do_sample=True, top_p=0.9, max_new_tokens=50).most(10, otherwise=0)
+        60
+    """
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], *, where: str) -> Decoding:

@@ -157,19 +157,43 @@ class ExportedModel:
         Raises:
             ValueError: if the file has no outputs for a target, or a raw value does not fit the spec; names the sample.
         """
-        target = self.spec.get("target") or {}
+        self.require_predictions()
+        predictions: list[Any] = []
+        for batch, outputs in self.compute(samples, batch_size=batch_size):
+            predictions += self._interpreted(batch, outputs)
+        return predictions
+
+    def require_predictions(self) -> None:
+        """Raise ValueError unless the file has outputs for the target of the spec."""
         if self._decoder is not None:
-            return self._texts(samples, self._decoder, batch_size=batch_size)
+            if (self.spec.get("target") or {}).get("kind") != "text":
+                raise ValueError(f"predict: {self.path} has no target of texts; use generate, which returns ids.")
+            return
         if self._facts["interpretation"] != "target":
             raise ValueError(
                 f"predict: {self.path} has the outputs {self.outputs}, which are no predictions. Export with "
                 "outputs=target, or use compute."
             )
-        predictions: list[Any] = []
-        for batch, outputs in self.compute(samples, batch_size=batch_size):
-            found = predictions_of(outputs[self.outputs[0]], target)
-            predictions += self._cut(found, target, batch)
-        return predictions
+
+    def prepare(self, raw: Any) -> dict[str, Mapping[str | None, Array]]:
+        """Convert and check one raw sample for `predict_prepared`: arrays by modality and part. See `predict` for errors."""
+        prepared = self._prepared(raw, 0)
+        batch_of([prepared], self._facts["inputs"], names=["sample 0"])
+        return prepared
+
+    def predict_prepared(self, samples: Sequence[Mapping[str, Mapping[str | None, Array]]]) -> list[Any]:
+        """Predict the target of the spec for samples from `prepare`, as one batch; see `predict`."""
+        self.require_predictions()
+        names = [f"sample {number}" for number in range(len(samples))]
+        batch = batch_of(samples, self._facts["inputs"], names=names)
+        return self._interpreted(batch, self.run(batch))
+
+    def _interpreted(self, batch: Mapping[str, Array], outputs: Mapping[str, Array]) -> list[Any]:
+        target = self.spec.get("target") or {}
+        if self._decoder is not None:
+            text_of = decoder_of(target.get("tokenizer"))
+            return list(texts_of(self._decoder.generate(outputs), text_of, count=len(outputs["memory.mask"])))
+        return self._cut(predictions_of(outputs[self.outputs[0]], target), target, batch)
 
     def generate(
         self,
@@ -221,16 +245,6 @@ class ExportedModel:
             ids[left[chosen]] = shares[chosen].argmax(axis=-1) + NUM_SPECIAL
             left = np.delete(left, chosen)
         return bytes((ids - NUM_SPECIAL).clip(0).astype(np.uint8)).decode("utf-8", errors="replace")
-
-    def _texts(self, samples: Any, decoder: TextDecoder, *, batch_size: int) -> list[Any]:
-        target = self.spec.get("target") or {}
-        if target.get("kind") != "text":
-            raise ValueError(f"predict: {self.path} has no target of texts; use generate, which returns ids.")
-        text_of = decoder_of(target.get("tokenizer"))
-        predictions: list[Any] = []
-        for _, memory in self.compute(samples, batch_size=batch_size):
-            predictions += texts_of(decoder.generate(memory), text_of, count=len(memory["memory.mask"]))
-        return predictions
 
     def __repr__(self) -> str:
         target = (self.spec.get("target") or {}).get("kind", "no target")

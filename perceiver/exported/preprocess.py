@@ -73,7 +73,7 @@ def _pixels(raw: Any, spec: Spec, name: str) -> Array:
 
 def _framed(image: Any, spec: Spec, name: str) -> Array:
     """See `perceiver.modalities.image._pixels`."""
-    from perceiver.modalities.framing import Frame, to_rgb, upright
+    from perceiver.modalities.framing import RESAMPLING, Frame, to_rgb, upright
 
     image.load()
     channels, *size = spec["shape"]
@@ -83,7 +83,8 @@ def _framed(image: Any, spec: Spec, name: str) -> Array:
             image = to_rgb(upright(image), deep_range=spec.get("deep_range"))
         except ValueError as error:
             raise ValueError(f"{name}: {error}.") from None
-        image = Frame(size=size, crop_fraction=spec["crop_fraction"])(image) if framed else image
+        resample = RESAMPLING[spec.get("interpolation") or "bicubic"]
+        image = Frame(size=size, crop_fraction=spec["crop_fraction"])(image, resample=resample) if framed else image
         image = image if channels == 3 else image.convert("L")
     elif channels == 1 and image.mode[0] not in "IF":
         image = image.convert("L")
@@ -95,10 +96,12 @@ def _image_file(file: Path | bytes | bytearray, name: str) -> Any:
         from PIL import Image
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{name}: image files need Pillow: pip install pillow. Arrays do not.") from error
+    from perceiver.modalities.framing import image_formats
+
     what = f"{file}" if isinstance(file, Path) else f"{len(file)} bytes"
     try:
         content = file.read_bytes() if isinstance(file, Path) else bytes(file)
-        image = Image.open(io.BytesIO(content))
+        image = Image.open(io.BytesIO(content), formats=image_formats())
         image.load()
     except Exception as error:
         raise ValueError(f"{name}: cannot read {what} as image ({type(error).__name__}: {error}).") from error

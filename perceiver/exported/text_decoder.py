@@ -97,7 +97,7 @@ class TextDecoder:
         decoding = self.settings if settings is None else Decoding(**settings)
         rows, facts = len(memory["memory.mask"]), self.facts
         prompt = np.full((rows, 1), facts["start_id"]) if prompt is None else np.asarray(prompt)
-        most = facts["max_length"] if decoding.max_length is None else decoding.max_length
+        most = decoding.most(prompt.shape[-1], otherwise=facts["max_length"])
         if most > facts["max_length"]:
             raise ValueError(
                 f"max_length: expected at most {facts['max_length']}, what the decoder was built for; got {most}."
@@ -157,7 +157,15 @@ def _settings(file: OnnxFile, settings: Any) -> Decoding:
 
 def _of_its_type(key: str, value: Any) -> Any:
     """Return the value of a setting; ValueError for one of another type than that of its default."""
-    counts = ("max_length", "min_length", "num_beams", "top_k", "no_repeat_ngram_size", "num_return_sequences")
+    counts = (
+        "max_length",
+        "max_new_tokens",
+        "min_length",
+        "num_beams",
+        "top_k",
+        "no_repeat_ngram_size",
+        "num_return_sequences",
+    )
     types = (int,) if key in counts else (bool,) if key == "do_sample" else (int, float, bool, str)
     most = _MOST_SEQUENCES if key in ("num_beams", "num_return_sequences") else _LONGEST
     if value is not None and (type(value) not in types or (type(value) is int and abs(value) > most)):

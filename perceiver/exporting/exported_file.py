@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from perceiver.decoders import CausalDecoder, LearnedQueries, SequenceDecoder
+from perceiver.decoders import CausalDecoder, LearnedQueries, NextTokenHead, SequenceDecoder
 from perceiver.decoders.decoder import target_name
 from perceiver.exported.onnx_file import FORMAT, KEY, step_path
 from perceiver.exported.sequences import memory_names
@@ -197,7 +197,7 @@ def _spec(model: Perceiver) -> dict[str, Any]:
 def _outputs(model: Perceiver, spec: Mapping[str, Any], given: str | None) -> Outputs:
     if given not in (None, "target", "all", "latents"):
         raise ValueError(f"export.outputs: expected target, all or latents, got {given!r}.")
-    if isinstance(model.head, SequenceDecoder):
+    if isinstance(model.head, SequenceDecoder | NextTokenHead):
         if given == "latents":
             return "latents"
         if given == "all" or not isinstance(model.head, CausalDecoder):

@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def onnx_of(program: Any, *, names: Sequence[str], outputs: Sequence[str], opset
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(quiet):
+        with warnings.catch_warnings(), contextlib.redirect_stdout(quiet), _without_quadratic_rule():
             warnings.simplefilter("ignore")
             converted = torch.onnx.export(
                 program,
@@ -79,6 +79,21 @@ def onnx_of(program: Any, *, names: Sequence[str], outputs: Sequence[str], opset
     linear = tuple(node.name for node in model.graph.node if _is_linear(node))
     _strip(model)
     return Graph(model, linear)
+
+
+@contextlib.contextmanager
+def _without_quadratic_rule() -> Iterator[None]:
+    """Skip a rewrite of two slices as one split, which compares every node with every other: a third of the whole export."""
+    try:
+        from onnxscript.rewriter.rules.common import slice_split_rule as rule
+    except ImportError:  # releases of onnxscript have it in different places
+        yield
+        return
+    rule.try_rewrite = lambda *arguments, **settings: None
+    try:
+        yield
+    finally:
+        del rule.try_rewrite
 
 
 def write_onnx(model: Any, path: Path, *, metadata: Mapping[str, Any]) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from perceiver.decoders.causal import CausalDecoder
 from perceiver.decoders.decoding import Decoding
 from perceiver.decoders.memory import Memory
+from perceiver.decoders.next_token import NextTokenHead
 from perceiver.generation.beams import beam_search
 from perceiver.generation.step import Caching, Step, Streamer
 
@@ -27,6 +28,7 @@ class Generated:
         lengths: `(S,)`, number of ids with prompt and end id.
         attention: for each layer, `(S, h, L - 1, *grid)` by block of the memory: row i belongs to the prediction of
             `ids[:, i + 1]`. None unless asked for.
+        prompt: number of ids of the prompts.
         maps: the same over the inputs, averaged over layers and heads: `(S, L - 1, *grid)` by modality. None unless asked
             for; see `perceiver.Perceiver.target_outputs`.
 
@@ -43,16 +45,23 @@ class Generated:
     lengths: Tensor
     attention: list[dict[str, Tensor]] | None = None
     maps: dict[str, Tensor] | None = None
+    prompt: int = 1
 
     def cpu(self) -> Generated:
         """Return the same in main memory."""
-        return Generated(
+        return replace(
+            self,
             ids=self.ids.cpu(),
             scores=self.scores.cpu(),
             lengths=self.lengths.cpu(),
             attention=None if self.attention is None else [_cpu(layer) for layer in self.attention],
             maps=None if self.maps is None else _cpu(self.maps),
         )
+
+    def new(self) -> Generated:
+        """Return the same without the prompts."""
+        assert self.attention is None
+        return replace(self, ids=self.ids[:, self.prompt :], lengths=self.lengths - self.prompt, prompt=0)
 
     def sequences(self, end_id: int) -> list[list[int]]:
         """Return the generated ids of each sequence, without start id, end id and padding."""
@@ -80,6 +89,7 @@ def generate(
     prompt: Int[Tensor, "batch length"] | None = None,
     prompt_mask: Bool[Tensor, "batch length"] | None = None,
     max_length: int | None = None,
+    max_new_tokens: int | None = None,
     min_length: int = 0,
     num_beams: int = 1,
     do_sample: bool = False,
@@ -101,7 +111,8 @@ def generate(
     Names and meanings are those of `transformers`' `generate`; see `Decoding`.
 
     Args:
-        model: a model whose head is a `perceiver.decoders.CausalDecoder`.
+        model: a model whose head is a `perceiver.decoders.CausalDecoder`, or a `perceiver.decoders.NextTokenHead`, which
+            continues the text in `inputs`.
         inputs: any non-empty subset of the model's modalities; see `Perceiver.tokens`.
         masks: see `Perceiver.tokens`.
         prompt: ids `(B, P)` that every sequence starts with, the start id first; None: the start id.
@@ -110,7 +121,7 @@ def generate(
         generator: random state for `do_sample`; None: torch's own.
         streamer: receives ids while they are generated; not for beam search.
         return_attention: also return which tokens of the memory each step reads.
-        max_length, min_length, num_beams, do_sample, temperature, top_k, top_p, min_p, repetition_penalty,
+        max_length, max_new_tokens, min_length, num_beams, do_sample, temperature, top_k, top_p, min_p, repetition_penalty,
             no_repeat_ngram_size, length_penalty, early_stopping, num_return_sequences: see `Decoding`.
 
     Raises:
@@ -130,6 +141,7 @@ def generate(
     """
     decoding = Decoding(
         max_length=max_length,
+        max_new_tokens=max_new_tokens,
         min_length=min_length,
         num_beams=num_beams,
         do_sample=do_sample,
@@ -143,6 +155,15 @@ def generate(
         early_stopping=early_stopping,
         num_return_sequences=num_return_sequences,
     )
+    if isinstance(model.head, NextTokenHead):
+        if prompt is not None or prompt_mask is not None or return_attention:
+            raise ValueError(
+                "prompt, prompt_mask, return_attention: expected none of them for a NextTokenHead; it continues the texts "
+                "in `inputs`."
+            )
+        from perceiver.generation.continuation import continue_sequences  # which uses this module
+
+        return continue_sequences(model, inputs, masks, decoding=decoding, generator=generator, streamer=streamer)
     return generate_from_memory(
         model.head,
         model.memory(inputs, masks),
@@ -170,7 +191,7 @@ def generate_from_memory(
     """Generate a sequence for each sample of a memory; see `generate`."""
     if prompt is None:
         prompt = torch.full((memory.batch, 1), decoder.start_id, device=decoder.embedding.weight.device)
-    most = decoder.max_length if decoding.max_length is None else decoding.max_length
+    most = decoding.most(prompt.shape[1], otherwise=decoder.max_length)
     if most > decoder.max_length:
         raise ValueError(f"max_length: expected at most {decoder.max_length}, what the decoder was built for; got {most}.")
     if prompt.ndim != 2 or prompt.shape[0] != memory.batch or not 1 <= prompt.shape[1] < most:
@@ -200,13 +221,13 @@ def generate_from_memory(
         generator=generator,
         streamer=streamer,
     )
-    lengths = _lengths(ids, prompt.shape[1], end_id=decoder.end_id)
+    lengths = generated_lengths(ids, prompt.shape[1], end_id=decoder.end_id)
     attention = None
     if return_attention:
         rows = torch.arange(memory.batch, device=ids.device).repeat_interleave(decoding.num_return_sequences)
         seen = None if prompt_mask is None else _extended(prompt_mask, ids.shape[1] - 1)[rows]
         attention = decoder.attention_weights(memory.rows(rows), ids[:, :-1], seen)
-    return Generated(ids=ids, scores=scores, lengths=lengths, attention=attention)
+    return Generated(ids=ids, scores=scores, lengths=lengths, attention=attention, prompt=prompt.shape[1])
 
 
 def generate_ids(
@@ -281,12 +302,11 @@ def _one_by_one(
     while length < max_length:
         logits, cache = step(new, cache)
         ranked = decoding.scores(logits[:, -1].float(), ids[running, :length], end_id=end_id)
-        log_probabilities = ranked.log_softmax(dim=-1)
         if decoding.do_sample:
-            token = torch.multinomial(log_probabilities.exp(), 1, generator=generator)[:, 0]
+            token = torch.multinomial(ranked.softmax(dim=-1), 1, generator=generator)[:, 0]
         else:
             token = ranked.argmax(dim=-1)
-        gained = log_probabilities.gather(1, token[:, None])[:, 0]
+        gained = ranked.gather(1, token[:, None])[:, 0] - ranked.logsumexp(dim=-1)
         token = torch.where(open_, token, pad_id)
         scores[running] += torch.where(open_, gained, 0.0)
         ids[running, length] = token
@@ -311,7 +331,7 @@ def _cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
-def _lengths(ids: Tensor, prompt: int, *, end_id: int) -> Tensor:
+def generated_lengths(ids: Tensor, prompt: int, *, end_id: int) -> Tensor:
     """Return how many ids each row has up to its first end id after the prompt."""
     ends = ids[:, prompt:] == end_id
     first = torch.where(ends.any(dim=1), ends.int().argmax(dim=1) + 1, ends.shape[1])

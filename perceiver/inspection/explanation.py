@@ -13,6 +13,7 @@ from torch import Tensor
 
 from perceiver.collate import Collate
 from perceiver.decoders.decoder import SequenceDecoder, target_output
+from perceiver.decoders.next_token import NextTokenHead
 from perceiver.inspection.gradients import integrated_gradients, require_vector
 from perceiver.inspection.rollout import attention_rollout
 from perceiver.model import Perceiver
@@ -90,6 +91,8 @@ def explain(
     modalities = (model.spec or {}).get("modalities")
     if not modalities:
         raise ValueError("explain: the model has no spec to prepare samples with; use a model that perceiver.load returned.")
+    if isinstance(model.head, NextTokenHead):
+        raise ValueError("explain: expected a model that predicts a target from its inputs; NextTokenHead continues a text.")
     if isinstance(model.head, SequenceDecoder):
         return _of_text(model, sample, method=method, output=output)
     device = next(model.parameters()).device

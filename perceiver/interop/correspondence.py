@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from perceiver.attention import SelfAttend
+from perceiver.encoder import Encoder
 from perceiver.model import Perceiver
 
 
@@ -74,6 +75,7 @@ class _Pairs:
         rest, order = _REST[name]
         yield self.same("encoder.latents", "perceiver.embeddings.latents")
         yield from self.cross_attend("encoder.cross_attends.0", "perceiver.encoder.cross_attention", token_order=order)
+        assert isinstance(self.model.encoder, Encoder)
         block = self.model.encoder.blocks[0]
         assert isinstance(block, nn.Sequential)
         for index, layer in enumerate(block):

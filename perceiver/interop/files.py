@@ -119,6 +119,16 @@ def read_weights(directory: Path) -> tuple[Path, dict[str, Tensor]]:
     raise FileNotFoundError(f"{directory}: has neither {SAFETENSORS} nor {PYTORCH}{hint}")
 
 
+def read_weight_file(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a weight file by name: safetensors, or a state dict written by `torch.save`.
+
+    Raises like `read_weights`.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: expected a file with weights, but it does not exist")
+    return _read_safetensors(file) if file.suffix == ".safetensors" else _read_pytorch(file)
+
+
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         from safetensors import SafetensorError

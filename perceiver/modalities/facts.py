@@ -141,6 +141,12 @@ def _is_tokenizer(value: object) -> bool:
     return value.get("kind") != "pairs" or _is_text(value.get("json"))
 
 
+def _is_input_tokenizer(value: object) -> bool:
+    if isinstance(value, Mapping) and value.get("kind") == "library":
+        return _is_text(value.get("json")) and _is_size(value.get("max_length"))
+    return _is_tokenizer(value)
+
+
 def _is_dictionary(value: object) -> bool:
     pair = _list_of(_is_text, least=2, most=2)
     return isinstance(value, Mapping) and _is_text(value.get("modality")) and _list_of(pair)(value.get("pairs"))
@@ -167,6 +173,9 @@ _FLAG = ("true or false", lambda value: isinstance(value, bool))
 
 _TOKENIZER = ("a tokenizer, kind bytes, or kind pairs with its json", _is_tokenizer)
 
+# The keys of `perceiver.modalities.framing.RESAMPLING`, which needs Pillow.
+_FILTERS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+
 _FACTS: dict[str, tuple[str, Fits]] = {
     "shape": ("a list of sizes, 1 or more or null", _list_of(_is_size_or_free, least=1, most=_MOST_AXES)),
     "mean": _NUMBERS,
@@ -178,7 +187,8 @@ _FACTS: dict[str, tuple[str, Fits]] = {
     "max_seconds": _POSITIVE,
     "vocabulary_size": _SIZE,
     "max_length": _SIZE,
-    "tokenizer": _TOKENIZER,
+    "tokenizer": ("a tokenizer, kind bytes, pairs or library with its json", _is_input_tokenizer),
+    "interpolation": (f"one of {', '.join(_FILTERS)}", lambda value: isinstance(value, str) and value in _FILTERS),
     "num_values": _SIZE,
     "step_seconds": _POSITIVE,
     "duration_seconds": ("a finite number, 0 or more", lambda value: _is_number(value) and value >= 0),

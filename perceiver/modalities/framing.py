@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import cache
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
+
+RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+}
+"""Filters for the size of images, by the word that a spec has as `interpolation`; bicubic by default."""
 
 
 class Frame:
@@ -44,6 +55,13 @@ class Frame:
             min(height / 2 + half_height, float(height)),
         )
         return image.resize(wanted, resample, box=box)
+
+
+@cache
+def image_formats() -> tuple[str, ...]:
+    """Return the formats for `PIL.Image.open`: all but EPS, which is a program that Pillow passes to Ghostscript."""
+    Image.init()
+    return tuple(name for name in Image.ID if name in Image.OPEN and name != "EPS")
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from perceiver.modalities.arrays import as_tensor, positive, scale
-from perceiver.modalities.framing import Frame, to_rgb, upright
+from perceiver.modalities.framing import RESAMPLING, Frame, to_rgb, upright
 from perceiver.modalities.modality import Modality
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.statistics import require_any
@@ -26,7 +26,7 @@ class ImageModality(Modality):
     """
 
     channel_axis = 0
-    settings: ClassVar = {"size": None, "channels": 3, "crop_fraction": 1.0, "deep_range": None}
+    settings: ClassVar = {"size": None, "channels": 3, "crop_fraction": 1.0, "deep_range": None, "interpolation": None}
     peak = 1.0
 
     def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,8 +86,12 @@ def _framed(settings: Mapping[str, Any]) -> dict[str, Any]:
     deep = settings["deep_range"]
     if deep is not None and (len(deep) != 2 or not deep[0] < deep[1]):
         raise ValueError(f"deep_range: expected [black, white] for images with more than 8 bits per pixel, got {deep!r}.")
+    filter_name = settings["interpolation"]
+    if filter_name is not None and filter_name not in RESAMPLING:
+        raise ValueError(f"interpolation: expected one of {', '.join(RESAMPLING)}, or null, got {filter_name!r}.")
     return {
         **({} if deep is None else {"deep_range": list(deep)}),
+        **({} if filter_name is None else {"interpolation": filter_name}),
         "shape": [settings["channels"], frame.height, frame.width],
         "range": [0, 255],
         "crop_fraction": frame.crop_fraction,
@@ -113,7 +117,8 @@ def _pixels(image: Image.Image, spec: ModalitySpec, name: str) -> Image.Image:
             image = to_rgb(upright(image), deep_range=spec.get("deep_range"))
         except ValueError as error:
             raise ValueError(f"{name}: {error}.") from None
-        image = Frame(size=size, crop_fraction=spec["crop_fraction"])(image) if framed else image
+        resample = RESAMPLING[spec.get("interpolation") or "bicubic"]
+        image = Frame(size=size, crop_fraction=spec["crop_fraction"])(image, resample=resample) if framed else image
         return image if channels == 3 else image.convert("L")
     # A conversion to L would clip more than 8 bits per pixel (modes I, I;16, F).
     return image.convert("L") if channels == 1 and image.mode[0] not in "IF" else image

@@ -90,9 +90,7 @@ class PairTokenizer:
         if special != ["<pad>", "<s>", "</s>"]:
             raise ValueError(f"tokenizer: expected the special tokens <pad>, <s>, </s> as ids 0, 1, 2; got {special}.")
         self.vocabulary_size: int = self._tokenizer.get_vocab_size()
-        unknown = getattr(self._tokenizer.model, "unk_token", None)
-        number = None if unknown is None else self._tokenizer.token_to_id(unknown)
-        self.unknown = frozenset() if number is None else frozenset([number])
+        self.unknown = _unknown_of(self._tokenizer)
 
     def encode(self, text: str) -> list[int]:
         """See `Tokenizer`."""
@@ -127,6 +125,67 @@ def _bytes_of_characters() -> dict[str, int]:
 
 
 _BYTES = _bytes_of_characters()
+
+
+class LibraryTokenizer:
+    """A tokenizer of a pretrained network, with the special ids that it adds to each text.
+
+    A text that contains the name of a special token, such as "[SEP]", gets the ids of its characters.
+
+    Args:
+        json: the tokenizer as the JSON text of `tokenizers` (a `tokenizer.json`); plain data, kept in the spec.
+        max_length: longer texts are cut to this number of ids, special ids included.
+
+    Raises:
+        ImportError: if `tokenizers` is not installed.
+        ValueError: if the text is no tokenizer.
+    """
+
+    def __init__(self, json: str, max_length: int) -> None:
+        tokenizers = _library()
+        if not isinstance(json, str) or len(json) > _LARGEST:
+            raise ValueError(f"tokenizer: expected the JSON text of a tokenizer of at most {_LARGEST:,} characters.")
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(json)
+            # Padding is left to masks: a network needs no padding id.
+            self._tokenizer.no_padding()
+            self._tokenizer.enable_truncation(max_length)
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"tokenizer: expected the JSON text of a tokenizer ({error}).") from None
+        self._tokenizer.encode_special_tokens = True
+        self.vocabulary_size: int = self._tokenizer.get_vocab_size()
+        self.unknown = _unknown_of(self._tokenizer)
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special = frozenset(number for number, token in added.items() if token.special)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, with special ids."""
+        ids: list[int] = self._tokenizer.encode(text).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See `Tokenizer`."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        """See `Tokenizer`; words of WordPiece begin with a space."""
+        return [b"" if number in self._special else self._piece(number) for number in ids]
+
+    def _piece(self, number: int) -> bytes:
+        token = self._tokenizer.id_to_token(number) or ""
+        if getattr(self._tokenizer.model, "continuing_subword_prefix", None) == "##":
+            token = token[2:] if token.startswith("##") else f" {token}"
+        elif all(character in _BYTES for character in token):
+            return bytes(_BYTES[character] for character in token)
+        return token.replace("\u2581", " ").encode("utf-8", errors="replace")  # SentencePiece's mark of a space
+
+
+def _unknown_of(tokenizer: Any) -> frozenset[int]:
+    """Return the id that stands for unknown characters, if there is one."""
+    unknown = getattr(tokenizer.model, "unk_token", None)
+    number = None if unknown is None else tokenizer.token_to_id(unknown)
+    return frozenset() if number is None else frozenset([number])
 
 
 def train_pairs(texts: Iterable[str], *, vocabulary_size: int) -> str:
@@ -178,6 +237,8 @@ def learn_tokenizer(kind: str, texts: Iterable[str], *, vocabulary_size: int) ->
 def tokenizer_of(spec: Mapping[str, Any] | None) -> Tokenizer:
     """Return the tokenizer of a spec's entry: `{"kind": "bytes"}` (or nothing), or `{"kind": "pairs", "json": …}`.
 
+    For inputs of pretrained networks also `{"kind": "library", "json": …, "max_length": …}`.
+
     Raises:
         ImportError: if it needs `tokenizers`, which is not installed.
         ValueError: for an unknown kind, or an invalid tokenizer.
@@ -187,12 +248,19 @@ def tokenizer_of(spec: Mapping[str, Any] | None) -> Tokenizer:
         return ByteTokenizer()
     if kind == "pairs":
         return _pairs(str((spec or {}).get("json")))
-    raise ValueError(f"tokenizer.kind: expected bytes or pairs, got {kind!r}.")
+    if kind == "library":
+        return _pretrained(str((spec or {}).get("json")), int((spec or {}).get("max_length") or 512))
+    raise ValueError(f"tokenizer.kind: expected bytes, pairs or library, got {kind!r}.")
 
 
 @lru_cache(maxsize=4)
 def _pairs(json: str) -> PairTokenizer:
     return PairTokenizer(json)
+
+
+@lru_cache(maxsize=4)
+def _pretrained(json: str, max_length: int) -> LibraryTokenizer:
+    return LibraryTokenizer(json, max_length)
 
 
 def _library() -> Any:

@@ -31,6 +31,7 @@ from perceiver.objectives.labels import multilabel
 from perceiver.objectives.masked_autoencoding import MaskedAutoencoding
 from perceiver.objectives.masked_tokens import MaskedTokenModelling
 from perceiver.objectives.multimodal_autoencoding import MultimodalAutoencoding
+from perceiver.objectives.next_tokens import NextTokenPrediction
 from perceiver.objectives.objective import Objective
 from perceiver.objectives.pixel_classes import segmentation
 from perceiver.objectives.supervised import Supervised
@@ -46,6 +47,7 @@ __all__ = [
     "MaskedAutoencoding",
     "MaskedTokenModelling",
     "MultimodalAutoencoding",
+    "NextTokenPrediction",
     "Objective",
     "Supervised",
     "TextGeneration",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from perceiver.batch import Batch
 from perceiver.decoders.decoder import SequenceDecoder, target_name
+from perceiver.decoders.next_token import NextTokenHead
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.model import Perceiver
 
@@ -28,6 +29,6 @@ def on_device(model: Perceiver, batches: Iterable[Batch]) -> Iterator[Batch]:
 
 def target_outputs(model: Perceiver, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Any:
     """Return the outputs for the spec's target; all outputs of a decoder of several outputs without a target."""
-    if isinstance(model.head, SequenceDecoder) or target_name(model.head) is not None:
+    if isinstance(model.head, SequenceDecoder | NextTokenHead) or target_name(model.head) is not None:
         return model.target_outputs(inputs, masks)
     return model(inputs, masks)

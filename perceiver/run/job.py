@@ -28,6 +28,7 @@ _KNOWN_NOTICES = (
     r"Using `DistributedSampler` with the dataloaders.*",  # tasks leave out the samples it repeats
     r"The number of training batches .* is smaller than the logging interval.*",
     r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint need to be provided.*WeightAveraging.*",
+    r"Found .* module\(s\) in eval mode at the start of training.*",  # frozen networks
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
 )
 

@@ -69,8 +69,14 @@ def main() -> None:
 
 def _main() -> None:
     import hydra
+    from hydra.errors import ConfigCompositionException
 
-    from perceiver.run.configuration.command_line import present_override, remember_program
+    from perceiver.run.configuration.command_line import (
+        of_adapters,
+        present_override,
+        remember_program,
+        with_new_adapters,
+    )
     from perceiver.run.configuration.data_choice import data_of_checkpoint
     from perceiver.run.configuration.resolvers import register_resolvers
     from perceiver.run.errors import report_error
@@ -78,7 +84,7 @@ def _main() -> None:
 
     register_resolvers()
     remember_program()
-    sys.argv[1:] = [present_override(word) for word in sys.argv[1:]]
+    sys.argv[1:] = of_adapters([present_override(word) for word in sys.argv[1:]])
     if choice := data_of_checkpoint(sys.argv[1:], conf_directory()):
         sys.argv.append(choice)
     # Otherwise Hydra would print its errors and exit. Raised, they are reported like all others.
@@ -86,7 +92,16 @@ def _main() -> None:
     os.environ[FULL_ERROR] = chosen or "0"
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_directory()), config_name=MAIN_FILE)(job)()
+        run = hydra.main(version_base="1.3", config_path=str(conf_directory()), config_name=MAIN_FILE)(job)
+        while True:
+            try:
+                run()
+                break
+            except ConfigCompositionException as error:
+                words = with_new_adapters(sys.argv[1:], error)
+                if words is None:
+                    raise
+                sys.argv[1:] = words
     except JobFailedError:
         sys.exit(EXIT_ERROR)
     except Exception as error:

@@ -13,6 +13,7 @@ class DecodingSettings:
 
     Args:
         max_length: most ids of a sequence, those of the prompt included; None: what the decoder allows.
+        max_new_tokens: most ids after the prompt; it takes the place of `max_length`. None: no such limit.
         min_length: fewest ids, those of the prompt included; the end id is not chosen before.
         num_beams: sequences to keep at each step; 1: no beam search.
         do_sample: draw ids from their probabilities instead of taking the most probable one.
@@ -32,6 +33,7 @@ class DecodingSettings:
     """
 
     max_length: int | None = None
+    max_new_tokens: int | None = None
     min_length: int = 0
     num_beams: int = 1
     do_sample: bool = False
@@ -51,6 +53,11 @@ class DecodingSettings:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}.")
         if self.max_length is not None and self.max_length < 1:
             raise ValueError(f"max_length: expected at least 1, or None, got {self.max_length}.")
+        if self.max_new_tokens is not None and (self.max_new_tokens < 1 or self.max_length is not None):
+            raise ValueError(
+                f"max_new_tokens: expected at least 1 and no max_length, or None; got {self.max_new_tokens} and "
+                f"max_length = {self.max_length}."
+            )
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k: expected at least 1, or None, got {self.top_k}.")
         for name in ("temperature", "repetition_penalty"):
@@ -74,3 +81,9 @@ class DecodingSettings:
             )
         if self.do_sample and self.num_beams > 1:
             raise ValueError("do_sample: expected false for beam search; set num_beams = 1 to sample.")
+
+    def most(self, prompt: int, *, otherwise: int) -> int:
+        """Return the most ids of a sequence that begins with `prompt` ids, or `otherwise` if no limit is set."""
+        if self.max_new_tokens is not None:
+            return prompt + self.max_new_tokens
+        return otherwise if self.max_length is None else self.max_length

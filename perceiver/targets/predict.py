@@ -19,7 +19,7 @@ from perceiver.modalities.preprocess import preprocess
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.table import UnknownCategories
 from perceiver.targets.files import is_file, read_file
-from perceiver.targets.kinds import target_of
+from perceiver.targets.kinds import Target, target_of
 from perceiver.targets.pixels import cut_to_size
 from perceiver.targets.text import with_alignments
 
@@ -55,9 +55,7 @@ def predict(
         raise ValueError("predict: the spec of this model has no modalities, so that samples cannot be prepared.")
     predictions: list[Any] = []
     for batch in batches_of(samples, modalities, batch_size=batch_size, device=device, open_files=open_files):
-        outputs = forward(batch.inputs, batch.masks)
-        predicted = cut_to_size(target.predict(outputs), target=target, masks=batch.masks)
-        predictions.extend(with_alignments(predicted, outputs, target=target, batch=batch, modalities=modalities))
+        predictions.extend(_predictions(forward, target, batch, modalities))
     return predictions
 
 
@@ -79,6 +77,41 @@ def batches_of(
     while rows := list(islice(prepared, batch_size)):
         yield collate(rows).to(device)
     unknown.warn()
+
+
+def predict_prepared(
+    forward: Callable[[Mapping[str, Any], Mapping[str, Tensor]], Tensor],
+    target: Target,
+    samples: Sequence[Sample],
+    *,
+    modalities: Mapping[str, ModalitySpec],
+    device: torch.device | str = "cpu",
+) -> list[Any]:
+    """Predict the target for samples from `prepare`, as one batch; the caller sets evaluation mode.
+
+    Args:
+        forward: inputs and masks of B samples -> the outputs for the target.
+        target: the target of the spec.
+        samples: prepared samples.
+        modalities: spec of each modality, by name.
+        device: device for the inputs of `forward`.
+
+    Raises:
+        ValueError: if samples cannot be collated; names one of them by its id.
+    """
+    batch = Collate(modalities=modalities)(samples).to(device)
+    return list(_predictions(forward, target, batch, modalities))
+
+
+def _predictions(
+    forward: Callable[[Mapping[str, Any], Mapping[str, Tensor]], Any],
+    target: Target,
+    batch: Batch,
+    modalities: Mapping[str, ModalitySpec],
+) -> Sequence[Any]:
+    outputs = forward(batch.inputs, batch.masks)
+    predicted = cut_to_size(target.predict(outputs), target=target, masks=batch.masks)
+    return with_alignments(predicted, outputs, target=target, batch=batch, modalities=modalities)
 
 
 def prepare(

@@ -6,6 +6,7 @@ from lightning.pytorch import LightningModule
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from perceiver.autoregressive import AutoregressiveEncoder
 from perceiver.encoder import Encoder
 from perceiver.model import Perceiver
 
@@ -28,4 +29,7 @@ def shard(task: LightningModule, model: nn.Module) -> None:
         for block in model.encoder.blocks:
             for layer in block.children():
                 fully_shard(layer, mesh=data_parallel)
+    if isinstance(model, Perceiver) and isinstance(model.encoder, AutoregressiveEncoder):
+        for layer in model.encoder.layers:
+            fully_shard(layer, mesh=data_parallel)
     fully_shard(model, mesh=data_parallel)

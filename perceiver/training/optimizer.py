@@ -16,6 +16,8 @@ from torch.optim.lr_scheduler import LRScheduler
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 
+MULTIPLIER = "lr_multiplier"
+
 # Their `weight` is a table or a norm, not a linear map: decay would pull symbols together and scales to zero.
 _UNDECAYED_MODULES: tuple[type[nn.Module], ...] = (nn.Embedding, nn.EmbeddingBag)
 
@@ -28,15 +30,18 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     output queries, position tables, modality paddings (Perceiver IO, appendix H; LAMB papers do the same). The parameters
     of plug-ins are grouped by the same rule.
 
+    Modules whose method `learning_rate_multipliers()` returns multiples of the learning rate by module, as that of
+    `perceiver.adapters.Backbone` does, get groups of their own, with the entry `lr_multiplier`; see `with_rates`.
+
     Returns:
-        `[{"params": [...]}, {"params": [...], "weight_decay": 0.0}]`; a group without parameters is left out. A shared
-        parameter occurs once.
+        `[{"params": [...]}, {"params": [...], "weight_decay": 0.0}]`, then groups with other rates; a group without
+        parameters is left out. A shared parameter occurs once.
 
     Raises:
         ValueError: if the model has no trainable parameters.
     """
-    decayed: list[nn.Parameter] = []
-    undecayed: list[nn.Parameter] = []
+    multipliers = _multipliers(model)
+    split: dict[tuple[float, bool], list[nn.Parameter]] = {}
     seen: set[nn.Parameter] = set()
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -44,22 +49,46 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
                 continue
             seen.add(parameter)
             is_map = parameter.ndim >= 2 and "weight" in name and not isinstance(module, _UNDECAYED_MODULES)
-            (decayed if is_map else undecayed).append(parameter)
+            split.setdefault((multipliers.get(parameter, 1.0), is_map), []).append(parameter)
     groups: list[dict[str, Any]] = []
-    if decayed:
-        groups.append({"params": decayed})
-    if undecayed:
-        groups.append({"params": undecayed, "weight_decay": 0.0})
+    # The optimizer's own rate comes first: it is the one that is logged.
+    for multiplier, decayed in sorted(split, key=lambda key: (key[0] != 1, key[0], not key[1])):
+        group: dict[str, Any] = {"params": split[multiplier, decayed]}
+        groups.append(group if decayed else {**group, "weight_decay": 0.0})
+        if multiplier != 1:
+            groups[-1][MULTIPLIER] = multiplier
     if not groups:
         raise ValueError("model: expected at least one parameter with requires_grad, found none.")
     return groups
+
+
+def _multipliers(model: nn.Module) -> dict[nn.Parameter, float]:
+    """Return the multiples of the learning rate that modules of the model declare, by parameter."""
+    found: dict[nn.Parameter, float] = {}
+    for module in model.modules():
+        declare: Any = getattr(module, "learning_rate_multipliers", None)
+        for part, factor in ({} if declare is None else declare()).items():
+            found |= dict.fromkeys(part.parameters(), float(factor))
+    return found
+
+
+def with_rates(optimizer: Optimizer) -> Optimizer:
+    """Multiply the learning rates of the groups that have the entry `lr_multiplier`, and remove it."""
+    for group in optimizer.param_groups:
+        group["lr"] *= group.pop(MULTIPLIER, 1)
+    return optimizer
+
+
+def rated(factory: OptimizerFactory) -> OptimizerFactory:
+    """Return the factory with the rates of `with_rates`, for factories around it that note or scale them."""
+    return lambda groups: with_rates(factory(groups))
 
 
 def optimization(
     model: nn.Module, *, optimizer: OptimizerFactory, scheduler: SchedulerFactory | None, trainer: Trainer
 ) -> OptimizerLRScheduler:
     """Return the optimizer over the parameter groups, and the schedule, if any, which advances with every step."""
-    made = optimizer(parameter_groups(model))
+    made = with_rates(optimizer(parameter_groups(model)))
     if scheduler is None:
         return made
     steps = trainer.estimated_stepping_batches

@@ -1,18 +1,9 @@
 """Adapters whose inputs are checked by value are traced whole nevertheless, by `torch.compile` and `torch.export`."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import torch
+from warm_process import python
 
-from perceiver import (
-    Encoder,
-    Fourier,
-    Fusion,
-    Perceiver,
-    PooledHead,
-)
+from perceiver import Encoder, Fourier, Fusion, Perceiver, PooledHead
 from perceiver.adapters import Table, TextTokens, TimeSeries, VideoPatches
 
 
@@ -60,8 +51,8 @@ def trace_all() -> None:
     torch.testing.assert_close(exported, expected, rtol=1e-5, atol=2e-6)
 
 
-def test_traced_whole(repository: Path) -> None:
+def test_traced_whole() -> None:
     """In a process of its own: dynamo cannot trace the shape checks that the tests' import hook adds."""
     code = f"import runpy; runpy.run_path({__file__!r})['trace_all']()"
-    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=False)
+    done = python("-c", code)
     assert done.returncode == 0, done.stderr

@@ -185,15 +185,15 @@ ERRORS = [
 ]
 
 
-@pytest.mark.parametrize(("path", "value", "kind", "said"), ERRORS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("path", "value", "kind", "message"), ERRORS, ids=lambda value: str(value)[:40])
 def test_errors_name_the_path_and_the_fix(
-    config: Config, path: str, value: object, kind: type[Exception] | None, said: str
+    config: Config, path: str, value: object, kind: type[Exception] | None, message: str
 ) -> None:
     wrong = changed(config, path, value)
     if kind is None:
         build_model(wrong)  # a head with **kwargs takes whatever it is built with
         return
-    with pytest.raises(kind, match=re.escape(said)) as caught:
+    with pytest.raises(kind, match=re.escape(message)) as caught:
         build_model(wrong)
     assert str(caught.value).startswith("model")
     assert isinstance(caught.value, ValueError)

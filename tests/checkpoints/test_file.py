@@ -6,7 +6,6 @@ import os
 import pickle
 import re
 import resource
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from warm_process import python
 
 import perceiver
 from perceiver.checkpoints.build import build_model
@@ -263,7 +263,7 @@ def test_a_missing_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "the file is empty, probably because writing was interrupted"),
         (b"hello", "not a checkpoint: it does not start like a file of torch.save (5 bytes)"),
@@ -272,10 +272,10 @@ def test_a_missing_path(tmp_path: Path) -> None:
         (b"PK\x05\x06" + b"\0" * 18, "not a checkpoint"),
     ],
 )
-def test_no_checkpoint_at_all(tmp_path: Path, content: bytes, said: str) -> None:
+def test_no_checkpoint_at_all(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "x.ckpt").write_bytes(content)
     for reader in (load, read):
-        with pytest.raises(CheckpointError, match=f"^{re.escape(str(tmp_path))}/x.ckpt: .*{re.escape(said)}"):
+        with pytest.raises(CheckpointError, match=f"^{re.escape(str(tmp_path))}/x.ckpt: .*{re.escape(message)}"):
             reader(tmp_path / "x.ckpt")
 
 
@@ -320,7 +320,7 @@ def test_a_checkpoint_of_something_else(file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "said"),
+    ("version", "message"),
     [
         (2, "unknown checkpoint format 2; this version reads format 1; upgrade perceiver-multimodal"),
         (0, "unknown checkpoint format 0; this version reads format 1"),
@@ -329,14 +329,14 @@ def test_a_checkpoint_of_something_else(file: Path, tmp_path: Path) -> None:
         ("1", "unknown checkpoint format a str"),
     ],
 )
-def test_an_unknown_format(file: Path, version: object, said: str) -> None:
+def test_an_unknown_format(file: Path, version: object, message: str) -> None:
     rewritten(file, lambda content: content["perceiver"].update(format=version))
-    with pytest.raises(CheckpointError, match=re.escape(said)):
+    with pytest.raises(CheckpointError, match=re.escape(message)):
         read(file)
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("config", None, "config: expected a mapping with the key model"),
         ("config", {"model": 3}, "config: expected a mapping with the key model"),
@@ -346,10 +346,10 @@ def test_an_unknown_format(file: Path, version: object, said: str) -> None:
         ("spec", {"mean": torch.ones(1)}, "spec.mean: torch.Tensor is not a plain value"),
     ],
 )
-def test_config_and_spec_must_be_plain(file: Path, key: str, value: object, said: str) -> None:
+def test_config_and_spec_must_be_plain(file: Path, key: str, value: object, message: str) -> None:
     rewritten(file, lambda content: content["perceiver"].update({key: value}))
     for reader in (read, load):
-        with pytest.raises(CheckpointError, match=re.escape(said)):
+        with pytest.raises(CheckpointError, match=re.escape(message)):
             reader(file)
 
 
@@ -393,7 +393,7 @@ def test_another_kind_of_number(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "said"),
+    ("state", "message"),
     [
         (None, "state_dict: expected a mapping from name to tensor"),
         ({}, "state_dict: expected weights of a model, found no entry that begins with 'model.'"),
@@ -404,9 +404,9 @@ def test_another_kind_of_number(file: Path) -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
-def test_weights_must_be_ordinary_tensors(file: Path, state: object, said: str) -> None:
+def test_weights_must_be_ordinary_tensors(file: Path, state: object, message: str) -> None:
     rewritten(file, lambda content: content.update(state_dict=state))
-    with pytest.raises(CheckpointError, match=re.escape(said)):
+    with pytest.raises(CheckpointError, match=re.escape(message)):
         load(file)
 
 
@@ -440,12 +440,12 @@ def test_code_in_a_file_is_not_run(file: Path, tmp_path: Path, where: str, write
         file.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, file, _use_new_zipfile_serialization=writer == "torch.save")
-    said = "refused, and none of its code was run: it names posix.system; a checkpoint may hold only tensors"
+    message = "refused, and none of its code was run: it names posix.system; a checkpoint may hold only tensors"
     for reader in (load, read):
-        with pytest.raises(CheckpointError, match=re.escape(said if writer == "torch.save" else "not a checkpoint")):
+        with pytest.raises(CheckpointError, match=re.escape(message if writer == "torch.save" else "not a checkpoint")):
             reader(file)
     assert not (tmp_path / "EXECUTED").exists()
-    assert "weights_only" not in said
+    assert "weights_only" not in message
 
 
 def test_the_environment_cannot_lift_the_protection(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -562,7 +562,7 @@ def test_a_folder_is_no_file(model: perceiver.Perceiver, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         (MODEL, "config: expected a run's resolved config, a mapping with the key model"),
         (
@@ -576,9 +576,9 @@ def test_a_folder_is_no_file(model: perceiver.Perceiver, tmp_path: Path) -> None
     ],
 )
 def test_what_could_not_be_loaded_is_not_saved(
-    model: perceiver.Perceiver, tmp_path: Path, config: Config, said: str
+    model: perceiver.Perceiver, tmp_path: Path, config: Config, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=re.escape(said)):
+    with pytest.raises(ValueError, match=re.escape(message)):
         save(model, tmp_path / "x.ckpt", config=config, spec=SPEC)
     assert list(tmp_path.iterdir()) == []
 
@@ -618,16 +618,17 @@ def test_a_disk_that_turns_out_to_be_full(
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_a_real_limit_on_the_size_of_files(file: Path, repository: Path) -> None:
+def test_a_real_limit_on_the_size_of_files(file: Path) -> None:
     """A child process that may write files of 4 kB only: the kernel itself stops the write half-way."""
     before = file.read_bytes()
     code = (
         "import resource, signal, sys, torch; from perceiver import checkpoints\n"
         "recipe = checkpoints.read(sys.argv[1]); model = checkpoints.load(sys.argv[1])\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "checkpoints.save(model, sys.argv[1], config=recipe.config, spec=recipe.spec)\n"
+        "try:\n    checkpoints.save(model, sys.argv[1], config=recipe.config, spec=recipe.spec)\n"
+        "except OSError as error:\n    sys.exit(str(error))\n"
     )
-    finished = subprocess.run([sys.executable, "-c", code, str(file)], cwd=repository, capture_output=True, text=True)
+    finished = python("-c", code, file)
     assert finished.returncode == 1
     assert f"no space left while writing {file}: failed after" in finished.stderr
     assert file.read_bytes() == before

@@ -30,7 +30,7 @@ def test_facts_of_data_are_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "said"),
+    ("place", "value", "message"),
     [
         ("modalities", [1], "spec.modalities: expected a mapping from names to entries, got [1]"),
         ("modalities.image", "image", "spec.modalities.image: expected a mapping with a kind, got 'image'"),
@@ -63,9 +63,9 @@ def test_facts_of_data_are_accepted() -> None:
         ("target._target_", "os.system", "spec.target._target_: keys that begin and end with '_'"),
     ],
 )
-def test_what_no_data_has_is_named(place: str, value: Any, said: str) -> None:
+def test_what_no_data_has_is_named(place: str, value: Any, message: str) -> None:
     spec = deepcopy(SPEC)
     set_at(spec, place, value)
     with pytest.raises(PlainError) as caught:
         check_spec(spec)
-    assert said in str(caught.value)
+    assert message in str(caught.value)

@@ -152,7 +152,7 @@ def test_trust_names_the_package_as_a_whole(packages: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("function", "is a function or another callable, not a class"),
         ("make", "is a function or another callable, not a class"),
@@ -177,8 +177,8 @@ def test_trust_names_the_package_as_a_whole(packages: Path) -> None:
         ("Cuonted", "did you mean Counted?"),
     ],
 )
-def test_even_a_trusted_package_gives_only_its_own_modules(name: str, said: str, packages: Path) -> None:
-    with pytest.raises(TargetError, match=re.escape(said)):
+def test_even_a_trusted_package_gives_only_its_own_modules(name: str, message: str, packages: Path) -> None:
+    with pytest.raises(TargetError, match=re.escape(message)):
         resolve_trusted(f"{PARTS}.{name}", trust=("plugin_of_tests",), path=PATH)
     assert sys.modules[PARTS].calls == [] if PARTS in sys.modules else True
     assert not (packages / "EXECUTED").exists()
@@ -191,7 +191,7 @@ def test_main_modules_are_not_run(packages: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "said"),
+    ("target", "message"),
     [
         ("not_a_package_of_anybody.X", "module not_a_package_of_anybody was not found; is its package installed"),
         ("perceiver.adapters.ImagePixel", "perceiver.adapters has no ImagePixel; did you mean ImagePixels?"),
@@ -208,8 +208,8 @@ def test_main_modules_are_not_run(packages: Path) -> None:
         ("plugin_of_tests.parts.make", "is a function or another callable"),
     ],
 )
-def test_errors_in_the_callers_own_config(target: str, said: str, packages: Path) -> None:
-    with pytest.raises(TargetError, match=re.escape(said)):
+def test_errors_in_the_callers_own_config(target: str, message: str, packages: Path) -> None:
+    with pytest.raises(TargetError, match=re.escape(message)):
         resolve(target, path=PATH)
 
 

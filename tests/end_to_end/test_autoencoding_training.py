@@ -75,8 +75,8 @@ def test_the_checkpoint_reconstructs_and_predicts(trained: Path, tmp_path: Path)
     )  # fmt: skip
     assert code == 0, err
     rows = list(csv.DictReader((tmp_path / "predictions.csv").read_text().splitlines()))
-    said = outputs["label"][:, 0].argmax(dim=1)
-    assert [row["prediction"] for row in rows] == [str(int(one)) for one in said]
+    message = outputs["label"][:, 0].argmax(dim=1)
+    assert [row["prediction"] for row in rows] == [str(int(one)) for one in message]
 
 
 def test_tested_again_it_reaches_the_same(trained: Path, tmp_path: Path) -> None:

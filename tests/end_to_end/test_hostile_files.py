@@ -175,6 +175,20 @@ def by_import(path: Path, directory: Path) -> str:
     return raised(lambda: from_transformers(path)) + raised(lambda: from_pretrained(path))
 
 
+def by_serve(path: Path, directory: Path) -> str:
+    """`perceiver-serve`: loading the model, and what the service publishes of its spec."""
+    pytest.importorskip("litserve")
+    from perceiver.serving.limits import Limits
+    from perceiver.serving.models import load_served
+    from perceiver.serving.schema import openapi, public_spec
+
+    def published() -> None:
+        spec = load_served(path).spec
+        raise ValueError(f"{public_spec(spec, limits=Limits())} {openapi(spec, limits=Limits())}")
+
+    return raised(published)
+
+
 def by_command(*arguments: str) -> Callable[[Path, Path], str]:
     """`python train.py` with these arguments, in which {file} is the file."""
 
@@ -191,6 +205,7 @@ def by_command(*arguments: str) -> Callable[[Path, Path], str]:
 DOORS: dict[str, Callable[[Path, Path], str]] = {
     "load": by_load,
     "import": by_import,
+    "serve": by_serve,
     "test": by_command("mode=test", "ckpt_path={file}"),
     "fit": by_command("ckpt_path={file}", "trainer.max_epochs=2"),
     "init_from": by_command("experiment=finetune", "init_from={file}"),
@@ -218,6 +233,7 @@ SHARD_DOORS: dict[str, tuple[str, ...]] = {
 COLUMNS: dict[str, str] = {
     "load": "`load`",
     "import": "`from_transformers`, `from_pretrained`",
+    "serve": "`perceiver-serve`",
     "test": "`mode=test`",
     "fit": "resume, `ckpt_path`",
     "init_from": "`init_from`",

@@ -53,8 +53,8 @@ def test_the_loss_falls_and_everything_is_left(run: Path) -> None:
     assert metrics["val/bits_per_token"] == pytest.approx(metrics["val/loss"] / 0.693147, rel=1e-4)
     assert metrics["val/loss"] == pytest.approx(min(losses), rel=1e-4)
     assert (run / "figures" / "filled_in_val.png").stat().st_size > 1000
-    told = (run / "figures" / "filled_in_text_val.txt").read_text()
-    assert "original  " in told
+    message = (run / "figures" / "filled_in_text_val.txt").read_text()
+    assert "original  " in message
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["head"]["queries"]["grid"] == [24]
     assert config["model"]["adapters"]["text"]["reference_length"] == 24

@@ -6,8 +6,6 @@ import math
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +17,7 @@ from forked_ranks import outcomes
 from hydra_runs import QUIET, SMALL, metrics_of, run
 from made_once import made_once
 from torch.utils.data import DataLoader, DistributedSampler
+from warm_process import start
 
 import perceiver
 from perceiver.data import DataModule, Digits
@@ -26,22 +25,14 @@ from perceiver.run.configuration.learning_rate import LearningRateScaling, Scale
 from perceiver.run.processes.launch import PARENT
 from perceiver.training.task import counted
 
-SHORT = (*SMALL, *QUIET, "trainer.max_epochs=1")
+ONE_EPOCH = (*SMALL, *QUIET, "trainer.max_epochs=1")
 TWO = ("trainer.accelerator=cpu", "trainer.devices=2")
-STEPS = ("trainer=ddp", *TWO, "data.batch_size=64", "trainer.limit_train_batches=2", "test=false", "logger=none")
 
 
 def environment(repository: Path) -> dict[str, str]:
     """One thread for each process; no trace of other ranks."""
     kept = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
-
-
-def train(repository: Path, *overrides: str, launcher: tuple[str, ...] = (), **variables: str) -> Any:
-    """Run train.py, or a launcher of it, to its end."""
-    command = [sys.executable, *launcher, "train.py", *overrides]
-    environ = {**environment(repository), **variables}
-    return subprocess.run(command, cwd=repository, env=environ, capture_output=True, text=True, timeout=300)
 
 
 def descendants_in(directory: Path) -> list[str]:
@@ -58,18 +49,19 @@ def descendants_in(directory: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
-    """The folder of everything that is trained once: curves by strategy, and run directories.
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what forked processes train: curves by strategy, and run directories.
 
-    `single`, `ddp` and `fsdp2` have the same model trained for an epoch, in one process and in two, on equal global batches.
-    Of them `ddp` is started as a user does; others are forks of a process that has imported what they need.
+    `single` and `fsdp2` have the same model trained for an epoch, in one process and in two, on equal global batches, and
+    so has the first job of `sweep`.
     """
 
     def make(folder: Path) -> None:
-        single = (*SHORT, "trainer=single", "data.batch_size=64", f"hydra.run.dir={folder / 'single'}")
-        ddp = (*SHORT, "trainer=ddp", *TWO, "data.batch_size=32", f"hydra.run.dir={folder / 'ddp'}")
-        fsdp = (*SHORT, "trainer=fsdp2", *TWO, "data.batch_size=32", f"hydra.run.dir={folder / 'fsdp2'}")
-        dies = (*SHORT, "trainer=ddp", *TWO, "logger=none", f"hydra.run.dir={folder / 'dies'}", "data.batch_size=32")
+        single = (*ONE_EPOCH, "trainer=single", "data.batch_size=64", f"hydra.run.dir={folder / 'single'}")
+        fsdp = (*ONE_EPOCH, "trainer=fsdp2", *TWO, "data.batch_size=32", f"hydra.run.dir={folder / 'fsdp2'}")
+        ddp = (*ONE_EPOCH, "trainer=ddp", *TWO, "logger=none")
+        dies = (*ddp, f"hydra.run.dir={folder / 'dies'}", "data.batch_size=32")
+        started = (*ddp, f"hydra.run.dir={folder / 'torchrun'}", "data.batch_size=64", "trainer.limit_train_batches=2")
         curves = [
             {"processes": processes, "call": ["loss_curves", "write", strategy, str(folder / f"{strategy}.json")]}
             for strategy, processes in (("auto", 1), ("ddp", 2), ("fsdp2", 2))
@@ -80,10 +72,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
             {"processes": 2, "arguments": fsdp, "figures": True},
             {"processes": 2, "arguments": dies, "act": {"rank": 0, "step": 3, "signal": "SIGKILL"}},
             {"processes": 2, "arguments": (*rows_without_text(folder), *TWO, f"hydra.run.dir={folder / 'texts'}")},
+            {"processes": 2, "torchrun": True, "arguments": started, "figures": True},
         ]
-        done = train(repository, *ddp)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout.count("Test accuracy") == 1, "only the first process reports"
         for result in outcomes(plan, folder):
             assert result["code"] == (-signal.SIGKILL if "act" in result["plan"] else 0), result["errors"]
             assert not result["orphan"], result["errors"]
@@ -92,6 +82,44 @@ def runs(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
                 assert "".join(result["output"]).count("Test accuracy") == 1
 
     return made_once(tmp_path_factory, "parallel", make)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    """The folder of a sweep of two jobs, each of two processes: the first ends, the second process of the other is killed.
+
+    The second processes are started as on a user's machine.
+    """
+
+    def make(folder: Path) -> None:
+        settings = (*SMALL, *QUIET, "trainer=ddp", *TWO, "data.batch_size=32", "trainer.max_epochs=1,5000")
+        job = folder / "sweep" / "1"
+        first = start("train.py", "-m", *settings, f"hydra.sweep.dir={job.parent}", env=environment(repository))
+        try:
+            until = time.monotonic() + 120
+            while not (job / "checkpoints" / "last.ckpt").exists():
+                assert time.monotonic() < until
+                assert first.poll() is None, first.communicate()
+                time.sleep(0.2)
+            [second] = [int(one) for one in Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()]
+            words = Path(f"/proc/{second}/environ").read_text().split("\0")
+            theirs = dict(word.split("=", 1) for word in words if "=" in word)
+            assert theirs[PARENT] == str(first.pid), "by which the second ends when the first dies"
+            assert "trainer.max_epochs=5000" in Path(f"/proc/{second}/cmdline").read_text().split("\0")
+            os.kill(second, signal.SIGKILL)
+            output, errors = first.communicate(timeout=60)
+            until = time.monotonic() + 30
+            while descendants_in(folder):
+                assert time.monotonic() < until, "an orphan"
+                time.sleep(0.2)
+        finally:
+            first.kill()
+        assert first.returncode == 1
+        assert output.count("Test accuracy") == 1, "only the first process reports"
+        (folder / "errors").write_text(errors)
+        (folder / "killed").write_text(str(second))
+
+    return made_once(tmp_path_factory, "sweep_of_two_processes", make)
 
 
 # ---- the same training
@@ -110,23 +138,23 @@ def test_two_processes_learn_what_one_does(runs: Path, strategy: str, model: str
 # ---- through the command line
 
 
-def test_a_run_of_two_processes_leaves_what_one_leaves(runs: Path) -> None:
+def test_a_run_of_two_processes_leaves_what_one_leaves(runs: Path, sweep: Path) -> None:
+    directories = {"single": runs / "single", "fsdp2": runs / "fsdp2", "ddp": sweep / "sweep" / "0"}
     listed = {
-        name: sorted(
-            str(file.relative_to(runs / name)) for file in (runs / name).rglob("*") if "tensorboard" not in str(file)
-        )
-        for name in ("single", "ddp", "fsdp2")
+        name: {str(file.relative_to(folder)) for file in folder.rglob("*") if "tensorboard" not in str(file)}
+        for name, folder in directories.items()
     }
-    assert listed["ddp"] == listed["single"]
-    assert set(listed["single"]) - set(listed["fsdp2"]) == set()
+    assert listed["ddp"] == {*listed["single"], "job.json"}
+    assert listed["single"] - listed["fsdp2"] == set()
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_metrics_are_of_every_sample_once(runs: Path, strategy: str) -> None:
-    """What `mode=test` in one process says of the checkpoint is what the two processes said of it."""
-    model = perceiver.load(runs / strategy)
+def test_metrics_are_of_every_sample_once(runs: Path, sweep: Path, strategy: str) -> None:
+    """The metrics of the two processes are those of the checkpoint in one process."""
+    run = sweep / "sweep" / "0" if strategy == "ddp" else runs / strategy
+    model = perceiver.load(run)
     assert type(model) is perceiver.Perceiver
-    data = perceiver_digits(runs / strategy)
+    data = perceiver_digits(run)
     right, seen, loss = 0, 0, 0.0
     with torch.no_grad():
         for batch in data:
@@ -134,7 +162,7 @@ def test_metrics_are_of_every_sample_once(runs: Path, strategy: str) -> None:
             right += int((logits.argmax(1) == batch.target).sum())
             loss += float(torch.nn.functional.cross_entropy(logits, batch.target, reduction="sum"))
             seen += len(batch.target)
-    metrics = json.loads((runs / strategy / "metrics.json").read_text())
+    metrics = metrics_of(run)
     assert metrics["test/accuracy"] == pytest.approx(right / seen, abs=1e-6)
     assert metrics["test/loss"] == pytest.approx(loss / seen, rel=1e-5)
 
@@ -150,62 +178,32 @@ def perceiver_digits(run: Path) -> Any:
     return data.test_dataloader()
 
 
-def test_a_sweep_of_jobs_in_two_processes_each(repository: Path, tmp_path: Path) -> None:
-    done = train(repository, "-m", *SHORT, *STEPS, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}")
-    assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in (tmp_path / "sweep").iterdir()) == ["0", "1", "best.json", "multirun.yaml"]
-    assert len(list(tmp_path.rglob("metrics.json"))) == 2
-    assert len(list(tmp_path.rglob("last.ckpt"))) == 2
-    losses = [metrics_of(tmp_path / "sweep" / str(job))["val/loss"] for job in range(2)]
-    assert len(set(losses)) == 2, "each job has its own values"
-    assert descendants_in(tmp_path) == []
+def test_a_sweep_of_jobs_in_two_processes_each(sweep: Path) -> None:
+    """A directory for each job; each second process had the values of its job."""
+    assert {path.name for path in (sweep / "sweep").iterdir()} == {"0", "1", "multirun.yaml"}
+    assert [path.parent.name for path in sweep.rglob("metrics.json")] == ["0"]
+    assert sorted(path.parent.parent.name for path in sweep.rglob("last.ckpt")) == ["0", "1"]
 
 
-def test_torchrun_shares_one_run_directory(repository: Path, tmp_path: Path) -> None:
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    run = tmp_path / "run"
-    done = train(repository, *SHORT, *STEPS, f"hydra.run.dir={run}", launcher=launcher)
-    assert done.returncode == 0, done.stderr
-    assert [path.parent for path in tmp_path.rglob("metrics.json")] == [run]
-    assert done.stdout.count("Run directory") == 1
-    assert "2 processes × 64" in done.stdout
+def test_a_process_that_dies_stops_the_first(sweep: Path) -> None:
+    """Its job fails with one error, and the last checkpoint is kept."""
+    [line] = [line for line in (sweep / "errors").read_text().splitlines() if line.startswith("error: ")]
+    assert f"rank 1 (process {(sweep / 'killed').read_text()}) was killed by SIGKILL" in line
+    assert "ckpt_path=" in line
+    assert perceiver.load(sweep / "sweep" / "1" / "checkpoints" / "last.ckpt").spec is not None
+
+
+def test_torchrun_shares_one_run_directory(runs: Path) -> None:
+    assert (runs / "torchrun" / "metrics.json").is_file()
+    [result] = [one for one in json.loads((runs / "results.json").read_text()) if one["plan"].get("torchrun")]
+    output = "".join(result["output"])
+    assert output.count("Run directory") == 1
+    assert "2 processes × 64" in output
 
 
 def test_the_first_process_does_not_die_alone(runs: Path) -> None:
-    """That no orphan was left, the fixture has seen."""
+    """The fixture checks that no orphan is left."""
     assert not (runs / "dies" / "metrics.json").exists()
-
-
-def test_a_process_that_dies_stops_the_first(repository: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "train.py", *SHORT, "trainer=ddp", *TWO, "trainer.max_epochs=5000", "logger=none"]
-    command.append(f"hydra.run.dir={tmp_path / 'run'}")
-    first = subprocess.Popen(
-        command, cwd=repository, env=environment(repository), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        until = time.monotonic() + 120
-        while not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists():
-            assert time.monotonic() < until
-            assert first.poll() is None
-            time.sleep(0.2)
-        [second] = [int(child) for child in Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()]
-        theirs = dict(
-            entry.split("=", 1) for entry in Path(f"/proc/{second}/environ").read_text().split("\0") if "=" in entry
-        )
-        assert theirs[PARENT] == str(first.pid), "by which the second ends when the first dies"
-        os.kill(second, signal.SIGKILL)
-        _, errors = first.communicate(timeout=60)
-        until = time.monotonic() + 30
-        while descendants_in(tmp_path / "run"):
-            assert time.monotonic() < until, "an orphan"
-            time.sleep(0.2)
-    finally:
-        first.kill()
-    assert first.returncode == 1
-    [line] = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert f"rank 1 (process {second}) was killed by SIGKILL" in line
-    assert "ckpt_path=" in line
-    assert perceiver.load(tmp_path / "run" / "checkpoints" / "last.ckpt").spec is not None
 
 
 def test_a_port_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +213,7 @@ def test_a_port_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         taken.listen()
         port = str(taken.getsockname()[1])
         monkeypatch.setenv("MASTER_PORT", port)
-        finished = run(*SHORT, "trainer=ddp", *TWO, "logger=none", f"hydra.run.dir={tmp_path / 'run'}")
+        finished = run(*ONE_EPOCH, "trainer=ddp", *TWO, "logger=none", f"hydra.run.dir={tmp_path / 'run'}")
     assert finished.code == 1
     assert finished.error.startswith(f"error: MASTER_PORT={port}: ")
     assert "unset it" in finished.error
@@ -233,7 +231,7 @@ def rows_without_text(folder: Path) -> tuple[str, ...]:
     return (
         "data=manifest", f"data.manifest={folder}/rows.csv", "data.num_workers=0",
         "data.modalities={words: text, one: {kind: table, columns: [size]}}", "task=masked_tokens", "task.modality=words",
-        *SHORT, "data.batch_size=1", "model.head.num_heads=1", "logger=none",
+        *ONE_EPOCH, "data.batch_size=1", "model.head.num_heads=1", "logger=none",
     )  # fmt: skip
 
 

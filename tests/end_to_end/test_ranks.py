@@ -169,18 +169,18 @@ def test_two_processes_stop_together_and_go_on(cause: str, run: str, code: int, 
 
 
 @pytest.mark.parametrize(
-    ("name", "run", "told"),
+    ("name", "run", "message"),
     [
         ("two to one", "a-one", "2 processes, now 1"),
         ("two to one after an epoch", "b-one", "2 processes, now 1"),
         ("one to two", "d", "1 process, now 2"),
     ],
 )
-def test_another_number_of_processes_goes_on(name: str, run: str, told: str, runs: dict[str, Any]) -> None:
+def test_another_number_of_processes_goes_on(name: str, run: str, message: str, runs: dict[str, Any]) -> None:
     """With the same global batches the weights are the same, in the middle of an epoch and at its end."""
     result = runs[name]
     assert result["code"] == 0, result["errors"]
-    assert told in result["errors"][0]
+    assert message in result["errors"][0]
     assert_same_weights(runs["folder"] / "one", runs["folder"] / run)
 
 
@@ -191,8 +191,8 @@ def test_other_global_batches_take_up_the_remaining_samples(runs: dict[str, Any]
     assert len(before) == 4 * 128
     assert not set(before) & set(after)
     assert sorted(before + after) == sorted(ids(runs["one"], 0))
-    told = "2 processes, now 1, so the global batch changes from 128 to 64: the epoch continues after 512 samples."
-    assert told in result["errors"][0]
+    message = "2 processes, now 1, so the global batch changes from 128 to 64: the epoch continues after 512 samples."
+    assert message in result["errors"][0]
 
 
 @pytest.mark.parametrize(("victim", "witness"), [("second", 0), ("first", 1)])
@@ -200,11 +200,11 @@ def test_a_process_that_hangs_stops_the_others(victim: str, witness: int, runs: 
     result = runs[f"{victim} hangs"]
     # The second one ends the first, which would be left behind: it was started by it, and nobody else watches.
     assert result["code"] == (1 if victim == "second" else -9)
-    said = result["errors"][witness]
+    message = result["errors"][witness]
     where = " on rank 1" if witness else ""
-    assert said.startswith(f"error{where}: another process made no progress for 6 seconds (trainer.strategy.timeout)")
-    assert "ckpt_path=DIR" in said
-    assert len([line for line in said.splitlines() if line.startswith("error")]) == 1
+    assert message.startswith(f"error{where}: another process made no progress for 6 seconds (trainer.strategy.timeout)")
+    assert "ckpt_path=DIR" in message
+    assert len([line for line in message.splitlines() if line.startswith("error")]) == 1
 
 
 # ---- what torch says, and what is made of it

@@ -21,6 +21,7 @@ from hydra_runs import QUICK, QUIET, SMALL, Finished, metrics_of
 from hydra_runs import run as train
 from made_once import made_once
 from sklearn.datasets import load_digits
+from warm_process import start
 
 import perceiver
 from perceiver.data import DataModule, Digits
@@ -376,15 +377,17 @@ def test_a_disk_that_fills_up_leaves_what_was_written(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_keeps_the_last_checkpoint(tmp_path: Path) -> None:
-    arguments = [sys.executable, "train.py", *SMALL, "trainer.max_epochs=10000", f"hydra.run.dir={tmp_path}"]
-    with subprocess.Popen(arguments, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    running = start("train.py", *SMALL, *QUIET, "trainer.max_epochs=10000", f"hydra.run.dir={tmp_path}")
+    try:
         deadline = time.monotonic() + 120
         while not (tmp_path / "checkpoints" / "last.ckpt").exists():
             assert time.monotonic() < deadline, "no epoch ended within two minutes"
-            assert running.poll() is None, running.stderr.read() if running.stderr else ""
-            time.sleep(0.1)
+            assert running.poll() is None, running.communicate()
+            time.sleep(0.05)
         running.send_signal(signal.SIGINT)
         _, err = running.communicate(timeout=60)
+    finally:
+        running.kill()
     assert running.returncode == 130
     assert err.strip().splitlines()[-1].startswith(f"interrupted: {tmp_path}/checkpoints/last.ckpt is kept; continue")
     assert f"ckpt_path={tmp_path}" in err

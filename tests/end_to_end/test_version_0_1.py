@@ -31,8 +31,8 @@ SECONDS = "seconds"
 
 def commands(fixture: Path) -> dict[str, list[str]]:
     """By what they do, with {run} and {data}."""
-    said: dict[str, list[str]] = json.loads((fixture / "commands.json").read_text())
-    return said
+    message: dict[str, list[str]] = json.loads((fixture / "commands.json").read_text())
+    return message
 
 
 def that(what: str) -> pytest.MarkDecorator:

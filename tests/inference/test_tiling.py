@@ -54,10 +54,10 @@ def test_what_does_not_depend_on_the_tile_comes_out_as_it_is() -> None:
 
 def test_seams_blend() -> None:
     """Each tile says a number of its own: from one to the next the field changes in many small steps."""
-    said = iter(range(10))
+    values = iter(range(10))
 
     def compute(part: Tensor) -> Tensor:
-        return torch.full((1, 1, *part.shape[-2:]), float(next(said)))
+        return torch.full((1, 1, *part.shape[-2:]), float(next(values)))
 
     field = over_tiles(compute, torch.zeros(1, 1, 40, 100), tile=[40, 60], overlap=20)[0, 0]
     row = field[20]

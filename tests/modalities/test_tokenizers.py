@@ -5,9 +5,13 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 
 from perceiver.modalities.preprocess import preprocess
-from perceiver.modalities.tokenizers import END, ByteTokenizer, PairTokenizer, tokenizer_of, train_pairs
+from perceiver.modalities.tokenizers import END, ByteTokenizer, LibraryTokenizer, PairTokenizer, tokenizer_of, train_pairs
 
 TEXTS = ["a dog runs", "a dog sleeps", "zwei Hunde laufen", "ein Hund schläft"] * 5
 
@@ -51,7 +55,7 @@ def test_text_that_looks_like_a_special_token(pairs: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"kind": "words"}, "expected bytes or pairs, got 'words'"),
+        ({"kind": "words"}, "expected bytes, pairs or library, got 'words'"),
         ({"kind": "pairs"}, "expected the JSON text of a tokenizer"),
         ({"kind": "pairs", "json": "{}"}, "expected the JSON text of a tokenizer"),
         ({"kind": "pairs", "json": "[" * 100_000}, "expected the JSON text of a tokenizer"),
@@ -71,3 +75,20 @@ def test_a_tokenizer_without_the_reserved_ids(pairs: str) -> None:
         PairTokenizer(json.dumps(changed))
     with pytest.raises(ValueError, match="260 or more"):
         train_pairs(TEXTS, vocabulary_size=100)
+
+
+def test_pieces_of_a_library_tokenizer_join_to_the_text() -> None:
+    """WordPiece as in BERT, whose words have no mark of the space before them, and byte-level pairs."""
+    words = ["[UNK]", "[CLS]", "[SEP]", "the", "dog", "##s", "run"]
+    pieces = Tokenizer(WordPiece({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    pieces.pre_tokenizer = Whitespace()
+    pieces.add_special_tokens(["[CLS]", "[SEP]"])
+    pieces.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    own = LibraryTokenizer(pieces.to_str(), 16)
+    ids = own.encode("the dogs fly")
+    assert ids == [1, 3, 4, 5, 0, 2]
+    assert own.unknown == {0}
+    assert own.pieces(ids) == [b"", b" the", b" dog", b"s", b" [UNK]", b""]
+    pairs = LibraryTokenizer(train_pairs(["grün und gut"] * 3, vocabulary_size=270), 16)
+    assert b"".join(pairs.pieces(pairs.encode("grün, gut"))).decode() == "grün, gut"
+    assert pairs.unknown == frozenset()

@@ -77,9 +77,9 @@ def test_end_point_error_is_that_of_numpy() -> None:
     target = target_of({"target": {"kind": "flow", "names": ["x", "y"], "mean": MEAN, "std": STD, "modality": "frames"}})
     assert target is not None
     with torch.no_grad():
-        said = np.stack([one.values for one in target.predict(learner.model(batches[2].inputs))])  # type: ignore[union-attr]
+        predictions = np.stack([one.values for one in target.predict(learner.model(batches[2].inputs))])  # type: ignore[union-attr]
     own, _ = expected(learner, batches[2:])
-    assert np.linalg.norm(said - batches[2].target.numpy(), axis=1).mean() == pytest.approx(own, rel=1e-5)
+    assert np.linalg.norm(predictions - batches[2].target.numpy(), axis=1).mean() == pytest.approx(own, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -234,21 +234,21 @@ def test_flow_from_end_to_end(tmp_path: Path) -> None:
     data = DataModule.of(MovingDigits, source=Digits(), size=(10, 12), diameter=(6, 8), test_scenes=6)
     data.setup("test")
     scenes = list(data.source.read_test())
-    said = model.predict([scene.inputs["frames"] for scene in scenes])
+    predictions = model.predict([scene.inputs["frames"] for scene in scenes])
     errors = [
         np.linalg.norm(one.values - scene.target.numpy(), axis=0)[scene.target_mask.numpy()]
-        for one, scene in zip(said, scenes, strict=True)
+        for one, scene in zip(predictions, scenes, strict=True)
     ]
     assert np.concatenate(errors).mean() == pytest.approx(metrics["test/epe"], rel=1e-4)
-    assert said[0].names == ("x", "y")
+    assert predictions[0].names == ("x", "y")
 
-    code, _, err = run(*SMALL, "mode=predict", f"ckpt_path={folder}", f"hydra.run.dir={tmp_path / 'said'}")
+    code, _, err = run(*SMALL, "mode=predict", f"ckpt_path={folder}", f"hydra.run.dir={tmp_path / 'predictions'}")
     assert code == 0, err
-    rows = (tmp_path / "said" / "predictions.csv").read_text().splitlines()
+    rows = (tmp_path / "predictions" / "predictions.csv").read_text().splitlines()
     assert rows[0] == "id,prediction,mean_x,mean_y"
     assert len(rows) == 7
-    for row, one in zip(rows[1:], said, strict=True):
-        np.testing.assert_allclose(np.load(tmp_path / "said" / row.split(",")[1]), one.values, atol=1e-4)
+    for row, one in zip(rows[1:], predictions, strict=True):
+        np.testing.assert_allclose(np.load(tmp_path / "predictions" / row.split(",")[1]), one.values, atol=1e-4)
     code, _, err = run(*SMALL, "mode=test", f"ckpt_path={folder}", f"hydra.run.dir={tmp_path / 'tested'}")
     assert code == 0, err
     tested = json.loads((tmp_path / "tested" / "metrics.json").read_text())

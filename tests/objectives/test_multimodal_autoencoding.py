@@ -124,8 +124,8 @@ def by_hand(task: Any, batch: Batch, index: dict[str, Tensor]) -> float:
                         for x in range(2):
                             if 2 * first + t < 3:
                                 pixel = video[row, channel, 2 * first + t, 2 * second + y, 2 * third + x]
-                                said = outputs["video"][row, place, 8 * channel + 4 * t + 2 * y + x]
-                                total += float(said - pixel) ** 2
+                                predicted = outputs["video"][row, place, 8 * channel + 4 * t + 2 * y + x]
+                                total += float(predicted - pixel) ** 2
         pictures += total * 12 / index["video"].shape[1] / (2 * 3 * 4 * 6)
     return (0.5 * sound + 0.03 * pictures + 1e-2 * label) / batch.size
 
@@ -309,9 +309,9 @@ def test_psnr_is_in_the_units_of_the_data() -> None:
     with torch.no_grad():
         outputs = task.objective.outputs(task.model, batch)
     video: Any = batch.inputs["video"]
-    said = Reconstruction.of(task.model).layouts["video"].raw(video, outputs["video"])
+    predicted = Reconstruction.of(task.model).layouts["video"].raw(video, outputs["video"])
     std = torch.tensor([0.25, 0.75]).reshape(1, 2, 1, 1, 1)
-    expected = 10 * (1 / ((said - video) * std).square().mean(dim=(1, 2, 3, 4))).log10()
+    expected = 10 * (1 / ((predicted - video) * std).square().mean(dim=(1, 2, 3, 4))).log10()
     torch.testing.assert_close(task.objective.psnr(task.model, "video", outputs["video"], batch), expected)
     same = Reconstruction.of(task.model).layouts["video"].content(video).values
     assert task.objective.psnr(task.model, "video", same, batch).tolist() == [100.0] * 4

@@ -55,14 +55,14 @@ def test_metrics_are_those_of_scikit_learn(positions: bool) -> None:
     runner = trainer()
     runner.fit(learner, loader(batches), loader(batches))
     logged = {name: float(value) for name, value in runner.callback_metrics.items()}
-    said, true = [], []
+    predictions, true = [], []
     for batch in batches:
         with torch.no_grad():
             predicted = learner.model(batch.inputs).argmax(dim=-1)
         valid = torch.ones_like(predicted, dtype=torch.bool) if batch.target_mask is None else batch.target_mask
-        said.append(predicted[valid].numpy())
+        predictions.append(predicted[valid].numpy())
         true.append(batch.target[valid].numpy())
-    predicted, truth = np.concatenate(said), np.concatenate(true)
+    predicted, truth = np.concatenate(predictions), np.concatenate(true)
     present = sorted({*predicted.tolist(), *truth.tolist()})
     assert present == [0, 1, 2]
     each = jaccard_score(truth, predicted, labels=[0, 1, 2], average=None)
@@ -182,18 +182,18 @@ def test_digits_from_end_to_end(tmp_path: Path) -> None:
     data = DataModule.of(PlacedDigits, source=Digits(), size=(12, 14), diameter=(7, 9), digits=(1, 1), test_scenes=6)
     data.setup("test")
     scenes = list(data.source.read_test())
-    said = model.predict([scene.inputs["image"] for scene in scenes])
+    predictions = model.predict([scene.inputs["image"] for scene in scenes])
     truth = np.stack([scene.target.numpy() for scene in scenes])
-    assert (np.stack([one.classes for one in said]) == truth).mean() == pytest.approx(metrics["test/pixel_accuracy"])
-    assert said[0].names == (*map(str, range(10)), "background")
-    np.testing.assert_allclose(said[0].probabilities.sum(axis=0), 1.0, rtol=1e-5)
-    assert sum(said[0].shares.values()) == pytest.approx(1.0)
+    assert (np.stack([one.classes for one in predictions]) == truth).mean() == pytest.approx(metrics["test/pixel_accuracy"])
+    assert predictions[0].names == (*map(str, range(10)), "background")
+    np.testing.assert_allclose(predictions[0].probabilities.sum(axis=0), 1.0, rtol=1e-5)
+    assert sum(predictions[0].shares.values()) == pytest.approx(1.0)
 
-    code, _, err = run(*SMALL, "mode=predict", f"ckpt_path={folder}", f"hydra.run.dir={tmp_path / 'said'}")
+    code, _, err = run(*SMALL, "mode=predict", f"ckpt_path={folder}", f"hydra.run.dir={tmp_path / 'predictions'}")
     assert code == 0, err
-    rows = (tmp_path / "said" / "predictions.csv").read_text().splitlines()
+    rows = (tmp_path / "predictions" / "predictions.csv").read_text().splitlines()
     assert rows[0].startswith("id,prediction,share_0,")
     assert len(rows) == 7
-    for row, one in zip(rows[1:], said, strict=True):
-        with Image.open(tmp_path / "said" / row.split(",")[1]) as image:
+    for row, one in zip(rows[1:], predictions, strict=True):
+        with Image.open(tmp_path / "predictions" / row.split(",")[1]) as image:
             assert np.array_equal(np.asarray(image), one.classes)

@@ -65,14 +65,14 @@ def test_metrics_are_those_of_scikit_learn() -> None:
     """Values are far from 0 or tiny, and batches of unequal size."""
     x = torch.randn(21, 3)
     targets = torch.tensor([2000.0, 1e-5]) + torch.randn(21, 2) * torch.tensor([3.0, 1e-6])
-    said = values_target(names=["year", "tiny"], training=targets)
-    learner, data = task(mean=said["mean"], std=said["std"]), loader(x, targets)
+    facts = values_target(names=["year", "tiny"], training=targets)
+    learner, data = task(mean=facts["mean"], std=facts["std"]), loader(x, targets)
     nn.init.normal_(learner.model.map.weight, std=0.3)
     runner = trainer()
     runner.fit(learner, data, data)
     logged = {name: float(value) for name, value in runner.callback_metrics.items()}
     assert set(logged) == {"train/loss", "train/learning_rate", "val/loss", "val/mae", "val/r2"}
-    target = target_of({"target": said})
+    target = target_of({"target": facts})
     assert target is not None
     with torch.no_grad():
         values = [
@@ -82,7 +82,7 @@ def test_metrics_are_those_of_scikit_learn() -> None:
     truth = targets.double().numpy()
     assert logged["val/mae"] == pytest.approx(mean_absolute_error(truth, values), rel=1e-4)
     assert logged["val/r2"] == pytest.approx(r2_score(truth, values), rel=1e-4)
-    normalised = (truth - said["mean"]) / said["std"], (np.array(values) - said["mean"]) / said["std"]
+    normalised = (truth - facts["mean"]) / facts["std"], (np.array(values) - facts["mean"]) / facts["std"]
     assert logged["val/loss"] == pytest.approx(np.square(normalised[0] - normalised[1]).mean(), rel=1e-4)
     [result] = runner.test(learner, data, verbose=False)
     assert result["test/mae"] == pytest.approx(logged["val/mae"])
@@ -94,9 +94,9 @@ def test_learns_what_least_squares_finds() -> None:
     order = np.random.default_rng(0).permutation(len(y))
     training, validation = order[:342], order[342:]
     scaled = torch.from_numpy(x / x[training].std(axis=0)).float()
-    said = values_target(names=["progression"], training=torch.from_numpy(y[training])[:, None])
+    facts = values_target(names=["progression"], training=torch.from_numpy(y[training])[:, None])
     learner = task(
-        model=LinearModel(10, 1), mean=said["mean"], std=said["std"], optimizer=partial(torch.optim.Adam, lr=0.01)
+        model=LinearModel(10, 1), mean=facts["mean"], std=facts["std"], optimizer=partial(torch.optim.Adam, lr=0.01)
     )
     loaders = [loader(scaled[rows], torch.from_numpy(y[rows])) for rows in (training, validation)]
     runner = trainer(epochs=30)

@@ -28,8 +28,8 @@ def test_a_figure_and_a_text_of_what_validation_hides() -> None:
     masking = TokenMasking(rate=0.3, words=ByteWords())
     drawn = FilledTexts(masking=masking, num_samples=3, seed=4, width=30)(byte_model(), [batch()])
     assert isinstance(drawn["filled_in"], Figure)
-    told = str(drawn["filled_in_text"])
-    assert told.count("original") >= 3
+    listing = str(drawn["filled_in_text"])
+    assert listing.count("original") >= 3
     own = batch()
     masked = masking(
         own.inputs["text"],  # type: ignore[arg-type]
@@ -37,7 +37,7 @@ def test_a_figure_and_a_text_of_what_validation_hides() -> None:
         vocabulary_size=VOCABULARY_SIZE,
         generators=generators_of(own, seed=4),
     )
-    assert told.splitlines()[0].startswith("it@0: ")
+    assert listing.splitlines()[0].startswith("it@0: ")
     texts = FilledTexts(masking=masking, seed=4)
     for row, single in enumerate(singles([own], modalities_of(byte_model()))):
         with torch.no_grad():

@@ -18,9 +18,9 @@ QUICK = (
 
 def error(*arguments: str) -> str:
     """The line that a run ends with."""
-    code, _, said = run(*QUICK, *arguments)
+    code, _, message = run(*QUICK, *arguments)
     assert code == 1
-    [line] = [line for line in said.splitlines() if line.startswith("error")]
+    [line] = [line for line in message.splitlines() if line.startswith("error")]
     return line
 
 
@@ -66,8 +66,8 @@ def test_a_disk_that_is_full_later_leaves_the_last_good_checkpoint(tmp_path: Pat
     assert "intact" in line
     assert last.read_bytes() == good
     assert not list((tmp_path / "checkpoints").glob(".*")), "nothing half-written is left"
-    code, _, said = run(*arguments, "trainer.max_epochs=3")
+    code, _, message = run(*arguments, "trainer.max_epochs=3")
     assert code == 0
-    assert said.startswith("warning: the learning rate continues at 0.00225; the checkpoint stopped at 0.")
-    assert said.endswith("Its schedule now covers 3 epochs instead of 1.\n")
+    assert message.startswith("warning: the learning rate continues at 0.00225; the checkpoint stopped at 0.")
+    assert message.endswith("Its schedule now covers 3 epochs instead of 1.\n")
     assert json.loads((tmp_path / "metrics.json").read_text())["epochs"] == 3

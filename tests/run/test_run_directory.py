@@ -14,10 +14,10 @@ from perceiver.run.run_directory import LOCK, RunDirectory
 
 def held_by_another_process(directory: Path) -> int:
     """Lock a run directory in a fork of this process; its id, once it holds the lock."""
-    told, tell = os.pipe()
+    message, tell = os.pipe()
     if child := os.fork():
         os.close(tell)
-        with open(told) as pipe:
+        with open(message) as pipe:
             assert pipe.read(4) == "held"
         return child
     try:

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from hydra.types import RunMode
 from hydra_runs import SMALL, metrics_of
 from omegaconf import OmegaConf
 from slurm_stand_in import install, options
+from warm_process import ADDRESS, address, start
 
 from perceiver.run.processes.one_directory import require_one_directory
 
@@ -26,22 +25,19 @@ def test_a_job_that_is_told_of_its_end_goes_on_in_the_queue(tmp_path: Path, repo
     pytest.importorskip("submitit", reason="needs pip install -e '.[cluster]'")
     slurm, sweep = tmp_path / "slurm", tmp_path / "sweep"
     install(slurm)
-    environment = {**os.environ, "PATH": f"{slurm}:{os.environ['PATH']}", "PYTHONPATH": str(repository)}
+    environment = {**os.environ, "PATH": f"{slurm}:{os.environ['PATH']}", "PYTHONPATH": str(repository), ADDRESS: address()}
     chosen = ("cluster=slurm", "hydra.launcher.partition=short", "hydra.launcher.gpus_per_node=null", "seed=3")
-    command = [sys.executable, "train.py", *JOB, *chosen, f"hydra.sweep.dir={sweep}"]
-    launcher = subprocess.Popen(
-        command, cwd=repository, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    launcher = start("train.py", *JOB, *chosen, f"hydra.sweep.dir={sweep}", env=environment)
     try:
         while not (sweep / "0" / "checkpoints" / "best.ckpt").exists():
-            assert launcher.poll() is None, launcher.communicate()[0]
+            assert launcher.poll() is None, launcher.communicate()
             time.sleep(0.02)
         for task in (slurm / "1000.tasks").read_text().split():
             os.kill(int(task), signal.SIGUSR2)
-        output, _ = launcher.communicate(timeout=240)
+        output, errors = launcher.communicate(timeout=240)
     finally:
         launcher.kill()
-    assert launcher.returncode == 0, output
+    assert launcher.returncode == 0, errors
 
     asked = options((slurm / "1000.sh").read_text())
     expected = {"nodes": "1", "ntasks-per-node": "1", "cpus-per-task": "8", "partition": "short", "time": "1440"}
@@ -49,8 +45,8 @@ def test_a_job_that_is_told_of_its_end_goes_on_in_the_queue(tmp_path: Path, repo
     assert "gpus-per-node" not in asked
     assert (slurm / "1000.requests").read_text() == "requeue\n", "and the second time it ends by itself"
     assert (slurm / "1000.runs").read_text() == "run\nrun\n"
-    said = "".join(file.read_text() for file in (sweep / ".submitit").rglob("*.err"))
-    assert f"stopped by SIGUSR2: {sweep}/0/checkpoints/last.ckpt is kept" in said
+    message = "".join(file.read_text() for file in (sweep / ".submitit").rglob("*.err"))
+    assert f"stopped by SIGUSR2: {sweep}/0/checkpoints/last.ckpt is kept" in message
     assert metrics_of(sweep / "0")["epochs"] == 30
     assert sorted(path.name for path in sweep.iterdir()) == [".submitit", "0", "best.json", "multirun.yaml"]
     assert "Best of 1 jobs" in output

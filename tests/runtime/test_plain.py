@@ -33,7 +33,7 @@ def test_tuples_become_lists() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         (np.float64(0.5), "numpy.float64 is not a plain value"),
         (torch.ones(1), "torch.Tensor is not a plain value"),
@@ -45,10 +45,10 @@ def test_tuples_become_lists() -> None:
         (b"x", "bytes is not a plain value"),
     ],
 )
-def test_other_values_are_refused_by_their_path(value: object, said: str) -> None:
+def test_other_values_are_refused_by_their_path(value: object, message: str) -> None:
     with pytest.raises(PlainError, match=r"^spec\.mean\[1\]: ") as caught:
         plain({"mean": [0, value]}, path="spec")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_keys_must_be_strings() -> None:

@@ -1,17 +1,24 @@
 """Random tokens on random grids, for the tests of every form of cross-attention."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from hypothesis import strategies as st
+from inner_calls import Call, results
 from torch import Tensor
 
 from perceiver import Tokens
 from perceiver.attention.forms.dense import dense_attention
+from perceiver.attention.forms.factored import factored_attention
+from perceiver.attention.kernels.contract import Kernel
 from perceiver.attention.projection import TokenProjection
 
 Form = Callable[[Tensor, list[Tokens], TokenProjection], Tensor]
+
+
+Read = Callable[..., tuple[Tensor, Tensor]]
+"""The inner function of a kernel."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,67 @@ def layouts(draw: st.DrawFn, *, max_blocks: int = 3, offsets: tuple[float, ...] 
         mask = draw(st.sampled_from(["none", "partial", "dead sample", "all dead"]))
         blocks.append(Layout(tuple(shapes), mask, draw(st.sampled_from(offsets)), draw(st.integers(0, 2**31))))
     return blocks
+
+
+@st.composite
+def calls(
+    draw: st.DrawFn, *, batches: Sequence[int], rows: Sequence[int], outer: Sequence[int], inner: Sequence[int]
+) -> Call:
+    """Any layout that the inner function may see, with sizes from these.
+
+    Args:
+        batches: numbers of samples.
+        rows: numbers of query rows.
+        outer: sizes of the outer axis of the grid.
+        inner: sizes of its inner axis.
+    """
+    batch, num_rows = draw(st.sampled_from(batches)), draw(st.sampled_from(rows))
+    grid = draw(st.sampled_from(outer)), draw(st.sampled_from(inner))
+    shapes = [
+        (
+            *(draw(st.sampled_from([1, size])) for size in (batch, *grid)),
+            draw(st.sampled_from([1, 2, 3, 4, 8, 9, 21])),
+        )
+        for _ in range(draw(st.integers(1, 4)))
+    ]
+    torch.manual_seed(draw(st.integers(0, 2**31)))
+    channels = sum(shape[-1] for shape in shapes)
+    spread = draw(st.sampled_from([0.3, 1.0, 6.0])) * channels**-0.5  # flat and sharp attention
+    mask = draw(st.sampled_from([None, 0.7, 0.1, 0.0]))
+    return Call(
+        queries=torch.randn(draw(st.sampled_from([1, batch])), num_rows, channels) * spread,
+        parts=[torch.randn(shape) for shape in shapes],
+        rstd=torch.rand(draw(st.sampled_from([1, batch])), *grid) + 0.5,
+        mask=None if mask is None else torch.rand(draw(st.sampled_from([1, batch])), *grid) < mask,
+        grad_sums=torch.randn(batch, num_rows, channels),
+        grad_lse=torch.randn(batch, num_rows),
+    )
+
+
+def check_any_gradients(read: Read, call: Call, needs: Sequence[bool]) -> None:
+    """Results and gradients do not depend on which gradients are asked for."""
+    everything = results(read, call)
+    asked = results(read, call, needs=needs)
+    expected = everything[:2] + [grad for grad, need in zip(everything[2:], needs, strict=True) if need]
+    for found, other in zip(asked, expected, strict=True):
+        torch.testing.assert_close(found, other, rtol=1e-4, atol=1e-5)
+
+
+def check_as_accurate_as_dense(kernel: Kernel, plan: list[Layout], *, heads: int, rows: int) -> None:
+    """Compare a kernel in float32 with the dense form, and both with the dense formula in float64."""
+    torch.manual_seed(plan[0].seed)
+    exact_blocks = build(plan)
+    channels = {"token_channels": exact_blocks[0].channels, "qk_channels": 2 * heads, "v_channels": 3 * heads}
+    weights, double = TokenProjection(**channels), TokenProjection(**channels).double()
+    double.load_state_dict(weights.state_dict())
+    query = torch.randn(1, heads, rows, 2)
+    with torch.no_grad():
+        exact = dense_attention(query.double(), exact_blocks, double)
+        blocks = converted(exact_blocks, torch.float32)
+        dense = dense_attention(query, blocks, weights)
+        compared = factored_attention(query, blocks, weights, kernel=kernel)
+    scale = max(1.0, float(exact.abs().max()))
+    assert float((compared - exact).abs().max()) / scale <= 2 * float((dense - exact).abs().max()) / scale + 1e-6
 
 
 def build(blocks: list[Layout]) -> list[Tokens]:

@@ -55,6 +55,7 @@ if __name__ == "__main__":
     found = {what: compare(what) for what in ("layers", "model")}
     code, _, err = run(
         "compile=layers", *QUICK, "data.num_workers=0", "callbacks.samples=null", "callbacks.attention=null",
-        f"hydra.run.dir={sys.argv[1]}",
+        "trainer.limit_val_batches=1", "trainer.limit_test_batches=1",  # of one size: Inductor takes seconds for each
+        "trainer.num_sanity_val_steps=0", f"hydra.run.dir={sys.argv[1]}",
     )  # fmt: skip
     sys.stdout.write(json.dumps({**found, "run": {"code": code, "err": err}}) + "\n")

@@ -86,8 +86,8 @@ MODALITIES: dict[str, dict[str, Any]] = {
         "mean": [40.0, 9.0], "std": [10.0, 3.0], "written": {"price": {"decimal": ",", "thousands": ".", "unit": "€"}},
     },
     "series": {"kind": "timeseries", "num_values": 2, "mean": [1.0, 2.0], "std": [2.0, 3.0]},
-    "stages": {"kind": "image", "shape": [3, None, None]},
-    "stem": {"kind": "image", "shape": [3, None, None]},
+    "stages": {"kind": "image", "shape": [3, None, 12]},
+    "stem": {"kind": "image", "shape": [3, None, 12]},
     "table_pixels": {"kind": "image", "shape": [1, 5, 6], "mean": [0.2], "std": [0.3]},
     "text": {"kind": "text", "shape": [None], "vocabulary_size": 262, "max_length": 16},
     "vector": {"kind": "label", "shape": [3], "channel_axis": 0},
@@ -171,7 +171,7 @@ def model_of_all_heads() -> Perceiver:
     return Perceiver(
         adapters=parts,
         fusion=fusion,
-        encoder=encoder(fusion.channels),
+        encoder=encoder(fusion.channels, num_blocks=1, num_cross_attends=1),
         head=AllHeads(parts, fusion.channels),
         spec={"modalities": {name: MODALITIES[name] for name in parts}},
     ).eval()

@@ -1,7 +1,8 @@
 """Trainings of one or two processes, one after another, each a fork of this process: `python forked_ranks.py PLAN RESULTS`.
 
-Importing what a training needs takes longer than the training, and `outcomes` does it once for many. The second process is
-a child of the first, as `perceiver.run.processes.launch` has it, and gets the same environment. PLAN is JSON, a list of
+Importing what a training needs takes longer than the training, and `outcomes` spares it. The second process is
+a child of the first, as `perceiver.run.processes.launch` has it, and gets the same environment; with "torchrun": true,
+torchrun's agent forks both. PLAN is JSON, a list of
 {"processes", "arguments"} and, if something is to happen, "act": a signal that a process sends itself after so many steps;
 or {"processes", "call": [module, function, arguments…]} for a function instead of train.py; or {"copy": [from, to]}.
 RESULTS lists what became of each training: exit status, standard output, standard error and the samples seen, by process.
@@ -15,7 +16,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +27,7 @@ from unittest import mock
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from warm_process import python
 
 from perceiver.run.main import main
 from perceiver.run.modes import fit
@@ -52,8 +53,8 @@ class Probe(Callback):
             os.kill(os.getpid(), signal.Signals[act["signal"]])
 
 
-def train(rank: int, run: dict[str, Any], scratch: Path, *, child: int | None = None) -> None:
-    """Ends this process, and its child where it failed, as the launcher of ranks does."""
+def exit_code(rank: int, run: dict[str, Any], scratch: Path) -> int:
+    """The exit status of a rank, whose output goes to files."""
     descriptor = os.open(scratch / f"{rank}.err", os.O_WRONLY | os.O_CREAT)
     os.dup2(descriptor, 2)
     os.dup2(os.open(scratch / f"{rank}.out", os.O_WRONLY | os.O_CREAT), 1)
@@ -74,6 +75,12 @@ def train(rank: int, run: dict[str, Any], scratch: Path, *, child: int | None = 
     sys.stdout.flush()
     sys.stderr.flush()
     (scratch / f"{rank}.modules").write_text(json.dumps(sorted(sys.modules)))
+    return code
+
+
+def train(rank: int, run: dict[str, Any], scratch: Path, *, child: int | None = None) -> None:
+    """Ends this process, and its child where it failed, as the launcher of ranks does."""
+    code = exit_code(rank, run, scratch)
     if child is not None:
         if code:
             os.kill(child, signal.SIGKILL)
@@ -93,11 +100,30 @@ def observe(rank: int, run: dict[str, Any], scratch: Path) -> None:
     sys.argv = ["train.py", *run["arguments"]]
 
 
+def torchrun(run: dict[str, Any], scratch: Path) -> None:
+    """Ends this process as `torchrun --standalone` ends; its agent sets the variables of the ranks."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    settings = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "standalone", "start_method": "fork"}
+    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=run["processes"], **settings)  # type: ignore[arg-type]
+    codes = elastic_launch(config, rank_of_torchrun)(run, scratch)
+    os._exit(max(codes.values()))
+
+
+def rank_of_torchrun(run: dict[str, Any], scratch: Path) -> int:
+    """The exit status of this rank."""
+    code = exit_code(int(os.environ["RANK"]), run, scratch)
+    atexit._run_exitfuncs()
+    return code
+
+
 def start(run: dict[str, Any], scratch: Path) -> int:
     """The first process, which forks the second."""
     first = os.fork()
     if first:
         return first
+    if run.get("torchrun"):
+        torchrun(run, scratch)
     if run["processes"] == 1:
         train(0, run, scratch)
     with socket.socket() as probe:
@@ -157,8 +183,7 @@ def outcomes(plan: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
     given.write_text(json.dumps(plan))
     kept = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
     environment = {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    command = [sys.executable, __file__, str(given), str(results)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    done = python(__file__, given, results, env=environment, timeout=600)
     if done.returncode:
         raise RuntimeError(done.stderr)
     found: list[dict[str, Any]] = json.loads(results.read_text())

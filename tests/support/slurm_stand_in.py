@@ -80,6 +80,8 @@ def srun(folder: Path, arguments: list[str]) -> None:
         option = arguments.pop(0)
         if option in ("--output", "--error"):
             files[option] = arguments.pop(0)
+    if arguments[0] == sys.executable:  # spares the imports of a training
+        arguments[:1] = [sys.executable, "-S", "-E", str(Path(__file__).with_name("warm_process.py"))]
     tasks = []
     for rank in range(int(environment["SLURM_NTASKS"])):
         own = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NODEID": "0", "SLURM_STEP_ID": "0"}

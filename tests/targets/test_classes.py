@@ -48,9 +48,9 @@ def test_labels_are_apart_from_one_another() -> None:
 
 def test_values_are_in_their_own_units() -> None:
     training = torch.tensor([[1e6, 0.001, 5.0], [1e6 + 2, 0.003, 5.0]])
-    said = values_target(names=["big", "small", "constant"], training=training)
-    assert said["std"] == pytest.approx([1.0, 0.001, 1.0], rel=1e-4)
-    target = target_of({"target": said})
+    facts = values_target(names=["big", "small", "constant"], training=training)
+    assert facts["std"] == pytest.approx([1.0, 0.001, 1.0], rel=1e-4)
+    target = target_of({"target": facts})
     assert isinstance(target, ValuesTarget)
     [one] = target.predict(torch.tensor([[0.5, -1.0, 2.0]]))
     assert one.values == pytest.approx({"big": 1e6 + 1.5, "small": 0.001, "constant": 7.0}, rel=1e-9, abs=1e-6)
@@ -61,12 +61,12 @@ def test_values_are_in_their_own_units() -> None:
 
 def test_statistics_are_those_of_numpy() -> None:
     values = np.random.default_rng(0).normal(3.0, 7.0, (50, 2))
-    said = values_target(names=["x", "y"], training=torch.from_numpy(values))
-    np.testing.assert_allclose(said["mean"], values.mean(axis=0))
-    np.testing.assert_allclose(said["std"], values.std(axis=0))
-    said = labels_target(names=["x", "y"], training=torch.from_numpy(values > 3.0))
-    assert said["positives"] == (values > 3.0).sum(axis=0).tolist()
-    assert said["samples"] == 50
+    facts = values_target(names=["x", "y"], training=torch.from_numpy(values))
+    np.testing.assert_allclose(facts["mean"], values.mean(axis=0))
+    np.testing.assert_allclose(facts["std"], values.std(axis=0))
+    facts = labels_target(names=["x", "y"], training=torch.from_numpy(values > 3.0))
+    assert facts["positives"] == (values > 3.0).sum(axis=0).tolist()
+    assert facts["samples"] == 50
 
 
 def test_what_is_not_known() -> None:

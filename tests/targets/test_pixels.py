@@ -51,10 +51,10 @@ def test_fields_are_in_their_own_units() -> None:
 
 def test_flow_is_learned_in_units_of_its_root_mean_square() -> None:
     flow, mask = torch.randn(4, 2, 5, 6), torch.rand(4, 5, 6) < 0.5
-    said = flow_target(flow=torch.where(mask[:, None], flow, torch.nan), mask=mask, modality="frames")
+    facts = flow_target(flow=torch.where(mask[:, None], flow, torch.nan), mask=mask, modality="frames")
     valid = flow.movedim(1, -1)[mask].numpy()
-    assert said["std"] == pytest.approx([np.sqrt((valid**2).mean())] * 2, rel=1e-6)
-    assert (said["kind"], said["mean"], said["names"]) == ("flow", [0.0, 0.0], ["x", "y"])
+    assert facts["std"] == pytest.approx([np.sqrt((valid**2).mean())] * 2, rel=1e-6)
+    assert (facts["kind"], facts["mean"], facts["names"]) == ("flow", [0.0, 0.0], ["x", "y"])
     for wrong in (torch.zeros_like(flow), flow / 0):
         with pytest.raises(ValueError, match="flow_target: expected motion in some valid pixel"):
             flow_target(flow=wrong, mask=mask, modality="frames")
@@ -77,8 +77,8 @@ def test_predictions_of_several_sizes_are_those_of_samples_alone() -> None:
 
 def test_fields_of_several_sizes() -> None:
     spec = {"kind": "video", "shape": [1, 2, None, None], "range": [0, 255]}
-    said = field_target(names=["x", "y"], mean=[0.0, 1.0], std=[2.0, 3.0], modality="frames")
-    model = flowing(spec={"modalities": {"frames": spec}, "target": said}).eval()
+    facts = field_target(names=["x", "y"], mean=[0.0, 1.0], std=[2.0, 3.0], modality="frames")
+    model = flowing(spec={"modalities": {"frames": spec}, "target": facts}).eval()
     raw = [torch.rand(1, 2, height, width) for height, width in ((6, 7), (3, 5))]
     for one, x in zip(model.predict(raw), raw, strict=True):
         [alone] = model.predict([x])

@@ -54,11 +54,11 @@ def factored_attention(
             ]
             # The sum of the remaining weights is merged like an additional channel.
             results = [(torch.cat([sums, left[..., None]], dim=-1), lse) for sums, lse, left in dropped]
-            sums, found = _merge(results, masked=masked)
+            sums, found = merge(results, masked=masked)
             sums, kept = sums[..., :-1], sums[..., -1].unflatten(1, (num_heads, -1))
         else:
             results = [call(kernel.read, rows, plane.parts, plane.rstd, plane.mask) for plane in planes]
-            sums, found = _merge(results, masked=masked)
+            sums, found = merge(results, masked=masked)
         out = project(sums.unflatten(1, (num_heads, -1)), projection, kept=kept)
         if found is not None:
             out = torch.where(found.reshape(*out.shape[:3], 1), out, out.new_zeros(()))
@@ -143,7 +143,7 @@ def collapse(block: Tokens, *, dtype: torch.dtype, eps: float, standardise: Stan
     return Plane(parts=standard, rstd=rstd, mask=mask)
 
 
-def _merge(results: Sequence[tuple[Tensor, Tensor]], *, masked: bool) -> tuple[Tensor, Tensor | None]:
+def merge(results: Sequence[tuple[Tensor, Tensor]], *, masked: bool) -> tuple[Tensor, Tensor | None]:
     """Merge the blocks' softmaxes: `(B, R, C)` sums and, if masked, `(B, R)` whether a row found any token."""
     found = None
     if masked:

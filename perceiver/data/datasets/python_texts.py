@@ -27,7 +27,8 @@ class PythonTexts(TextSource):
     each module.
 
     Args:
-        docstrings: also use docstrings, which takes some seconds: all modules are parsed, but not executed.
+        docstrings: also use docstrings, which takes some seconds: all modules are parsed, but not executed. `training`: for
+            training alone; validation and test consist of topics.
         max_length, cut_at, split_by, validation_fraction, test_fraction, split_seed: see `TextSource`.
 
     Raises:
@@ -37,7 +38,7 @@ class PythonTexts(TextSource):
     def __init__(
         self,
         *,
-        docstrings: bool = False,
+        docstrings: bool | Literal["training"] = False,
         max_length: int = 256,
         cut_at: Literal["word", "line"] = "word",
         split_by: Literal["auto", "document", "stretch"] = "auto",
@@ -53,12 +54,18 @@ class PythonTexts(TextSource):
             test_fraction=test_fraction,
             split_seed=split_seed,
         )
+        if docstrings not in (True, False, "training"):
+            raise ValueError(f"data.docstrings: expected true, false or training, got {docstrings!r}.")
         self.docstrings = docstrings
 
     def documents(self) -> list[Document]:
         """Return the topics in alphabetical order, then the modules."""
         found = [Document(name=f"topics/{name}", text=topics[name]) for name in sorted(topics)]
-        return found + (docstrings_of_modules() if self.docstrings else [])
+        return found + (docstrings_of_modules() if self.docstrings is True else [])
+
+    def training_documents(self) -> list[Document]:
+        """Return the modules, with `docstrings: training`."""
+        return docstrings_of_modules() if self.docstrings == "training" else []
 
 
 def docstrings_of_modules(*, at_least: int = 200) -> list[Document]:

@@ -155,6 +155,10 @@ class DataModule(LightningDataModule):
             )
         return labels
 
+    def prescribe(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
+        """See `Source.prescribe`; to be called before `setup`."""
+        self.source.prescribe(facts)
+
     @property
     def spec(self) -> dict[str, Any]:
         """The properties of the data that a model needs: a plain dict, available after `prepare_data()` and `setup("fit")`.

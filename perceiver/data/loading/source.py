@@ -29,6 +29,15 @@ def stored_kinds(stored: Mapping[str, Any]) -> dict[str, str]:
     return {str(name): str(kind) for name, kind in kinds.items()}
 
 
+_FREE_FACTS = ("shape", "crop_fraction", "interpolation", "max_seconds")
+"""Facts of a modality that the data's own settings decide; networks that cannot take them reject the samples."""
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:50]}…"
+
+
 @regularising(augment=None)
 class Source(ABC):
     """Finds and reads the splits of a data set; `DataModule` makes the batches.
@@ -63,6 +72,7 @@ class Source(ABC):
         self.num_workers = 0
         self.corruption_seed = 0
         self.spec: dict[str, Any] | None = None
+        self.prescribed: dict[str, dict[str, Any]] = {}
         self._class_names = None if class_names is None else list(class_names)
 
     def prepare(self) -> None:  # noqa: B027  (nothing to prepare is the rule)
@@ -135,7 +145,10 @@ class Source(ABC):
         statistics = self.statistics(training)
         counts = torch.as_tensor(training.labels).bincount(minlength=len(names)).tolist()
         return {
-            "modalities": {name: {**own, **statistics.get(name, {})} for name, own in self.specs.items()},
+            "modalities": {
+                name: {**own, **statistics.get(name, {}), **self.prescribed.get(name, {})}
+                for name, own in self.specs.items()
+            },
             "target": classes_target(names=names, counts=counts),
             "num_classes": len(names),
         }
@@ -143,6 +156,31 @@ class Source(ABC):
     def known(self) -> dict[str, Any]:
         """Return the part of the spec that is known without reading samples: `modalities` by name, and `target`."""
         return {"modalities": self.specs, "target": {} if self.class_names is None else {"names": self.class_names}}
+
+    def prescribe(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Adopt entries of the spec that a network requires, by modality, before anything is read; `take` overrides them.
+
+        By default only normalisation can be prescribed: `mean` and `std` of each channel replace measured ones.
+
+        Raises:
+            ValueError: a modality is unknown, or samples have another sample rate, vocabulary or the like than required.
+        """
+        for name, entries in facts.items():
+            own = self.specs.get(name)
+            if own is None:
+                raise ValueError(f"model.adapters.{name}: the data has only the modalities {', '.join(sorted(self.specs))}.")
+            for key, value in entries.items():
+                if key not in ("mean", "std", *_FREE_FACTS) and own.get(key) != value:
+                    raise ValueError(
+                        f"model.adapters.{name}: its network requires {key}={_shortened(value)}, but this data has "
+                        f"{_shortened(own.get(key))}. Set data.{key} if it has this setting, or use data=manifest."
+                    )
+            channels = (own.get("shape") or [None])[0]
+            normalisation = {key: entries[key] for key in ("mean", "std") if key in entries}
+            self.prescribed[name] = {
+                key: values if channels in (None, len(values)) else [sum(values) / len(values)] * channels
+                for key, values in normalisation.items()
+            }
 
     def take(self, stored: Mapping[str, Any]) -> None:
         """Adopt the spec of a run directory or checkpoint, with its statistics and classes, before anything is read.

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -240,6 +241,32 @@ class Manifest(Source):
         self.spec = deepcopy(dict(stored))
         self._splits, self._trained = None, False
 
+    def prescribe(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Adopt entries of the spec that a network requires: they replace settings and measured statistics.
+
+        Raises:
+            ValueError: a modality is not among `modalities`, or of another kind.
+        """
+        asked = self._asked or []
+        known = [modality.name for modality in asked]
+        for name in facts:
+            if name not in known:
+                raise ValueError(
+                    f"model.adapters.{name}: the data has no modality {name!r}, only {', '.join(known) or 'none'}. Name it "
+                    "in data.modalities."
+                )
+        for modality in asked:
+            kind = facts.get(modality.name, {}).get("kind", modality.kind)
+            if kind != modality.kind:
+                raise ValueError(
+                    f"model.adapters.{modality.name}: its network takes the kind {kind}, but "
+                    f"data.modalities.{modality.name} is of kind {modality.kind}."
+                )
+        self.prescribed = {name: dict(entries) for name, entries in facts.items()}
+        self._asked = [
+            replace(modality, spec={**modality.spec, **self.prescribed.get(modality.name, {})}) for modality in asked
+        ]
+
     def read_training(self) -> tuple[ManifestRows, ManifestRows]:
         """Return the training and validation rows; the spec is learned here, since reading cells requires it."""
         splits = self._split()
@@ -276,7 +303,10 @@ class Manifest(Source):
 
     def _learned(self, rows: list[int]) -> dict[str, Any]:
         return {
-            modality.name: learned_spec(modality, table=self._columns(), rows=rows, folder=self.root, bad=self._bad)
+            modality.name: {
+                **learned_spec(modality, table=self._columns(), rows=rows, folder=self.root, bad=self._bad),
+                **self.prescribed.get(modality.name, {}),
+            }
             for modality in self._modalities()
         }
 

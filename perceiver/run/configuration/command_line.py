@@ -32,6 +32,7 @@ _FIGURES = re.compile(
     r"(?:\.(draw|every_n_epochs))?(?=[.=]|$)"
 )
 # Values with commas are sweeps over several.
+_ADAPTER = re.compile(r"^\+{0,2}adapter@(model\.adapters\.\w+)=")
 _HOME = re.compile(r"(\+*[\w./@-]+=)(~(?:/[^,]*)?)")
 
 
@@ -111,6 +112,32 @@ def present_override(override: str) -> str:
         return override
     key = f"{found[1]}.figures.every_n_epochs" if found[3] == "every_n_epochs" else f"{found[1]}.figures.draw.{found[2]}"
     return key + override[found.end() :]
+
+
+def of_adapters(words: Sequence[str]) -> list[str]:
+    """Return the overrides with `adapter.KEY` as the key of the adapter that was chosen last before it.
+
+    >>> of_adapters(["adapter@model.adapters.photo=timm", "adapter.model_name=resnet18"])
+    ['adapter@model.adapters.photo=timm', 'model.adapters.photo.model_name=resnet18']
+    """
+    place, found = "", []
+    for word in words:
+        if chosen := _ADAPTER.match(word):
+            place = chosen[1]
+        found.append(re.sub(r"^(\+{0,2})adapter\.", rf"\1{place}.", word) if place else word)
+    return found
+
+
+def with_new_adapters(words: Sequence[str], error: Exception) -> list[str] | None:
+    """Return the overrides with `+` before the choice of an adapter that no default mounts, after Hydra's error about it.
+
+    None: the error is another one.
+    """
+    unknown = re.search(r"Could not override '(adapter@model\.adapters\.\w+)'", str(error))
+    if unknown is None:
+        return None
+    changed = [f"+{word}" if word.startswith(f"{unknown[1]}=") else word for word in words]
+    return None if changed == [*words] else changed
 
 
 def override_key(override: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from perceiver.attention import SelfAttend
+from perceiver.attention.layers import CausalSelfAttend
 from perceiver.model import Perceiver
 
 COMPILED = (None, "layers", "model")
@@ -26,8 +27,8 @@ def compile_model(model: Perceiver, what: str | None) -> None:
     if what not in COMPILED:
         raise ValueError(f"compile: expected layers, model or null, got {what!r}.")
     if what == "layers":
-        for layer in model.encoder.blocks.modules():
-            if isinstance(layer, SelfAttend):
+        for layer in model.encoder.modules():
+            if isinstance(layer, SelfAttend | CausalSelfAttend):
                 layer.compile()
     if what == "model":
         # Torch stops compiling after eight variants of a function, as many as three modalities have subsets, and reports

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -34,6 +34,9 @@ PARTS = ("adapters", "fusion", "encoder")
 
 class Untrained:
     """Random weights. The subclass `Initialisation` uses the weights of a trained model."""
+
+    is_random: ClassVar[bool] = True
+    """Whether the weights are random, so that those of pretrained networks may replace them."""
 
     def configured(self, config: DictConfig) -> DictConfig:
         """Return the configuration of the model to build."""
@@ -109,6 +112,8 @@ class Initialisation(Untrained):
         freeze: whether the loaded weights stay unchanged.
         lr_multiplier: the loaded weights train at this multiple of the optimizer's learning rate.
     """
+
+    is_random: ClassVar[bool] = False
 
     source: StartingPoint
     built_as_stored: bool = False

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from perceiver.batch import Batch
+from perceiver.run.backbones import Backbones
 from perceiver.run.configuration.compilation import compile_model
 from perceiver.run.configuration.construct import construct
 from perceiver.run.configuration.resolve import resolve
@@ -95,10 +96,12 @@ class BatchSize:
         data = make_data(config.data)
         if not hasattr(data, "batch_size"):
             raise ValueError(f"mode=batch_size: {type(data).__name__} has no batch_size to change.")
+        backbones = Backbones.of(config)
         data.prepare_data()
+        backbones.prescribe(data)
         data.setup("fit")
         spec = spec_of(data)
-        plain = resolve(config, spec)
+        plain = resolve(backbones.described(config, spec), spec)
         seed_everything(int(plain["seed"]), workers=True, verbose=False)
         model = self.start.build(plain["model"], spec)
         compile_model(model, plain.get("compile"))

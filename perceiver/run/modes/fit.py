@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from omegaconf import DictConfig
 
 from perceiver.model import Perceiver
+from perceiver.run.backbones import Backbones
 from perceiver.run.configuration.compilation import compile_model
 from perceiver.run.configuration.construct import construct
 from perceiver.run.configuration.learning_rate import LearningRateScaling
@@ -41,6 +42,7 @@ from perceiver.run.run_directory import RunDirectory
 from perceiver.run.spec import class_names, spec_of
 from perceiver.run.task import make_task
 from perceiver.run.trainer import make_trainer
+from perceiver.training.optimizer import rated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,16 +69,22 @@ class Fit:
             directory.require_unused(origin)
             origin.check_task(config)
 
+            backbones = Backbones.of(config)
             data = make_data(config.data)
             data.prepare_data()
             origin.hand_spec_to(data)
+            if origin.file is None:
+                backbones.prescribe(data)
             data.setup("fit")
             spec = spec_of(data)
-            plain = resolve(config, spec)
+            plain = resolve(backbones.described(config, spec), spec)
 
             seed_everything(int(plain["seed"]), workers=True, verbose=False)
             model = self.start.build(plain["model"], spec)
             origin.check(model, plain, spec)
+            if origin.file is None and self.start.is_random:
+                backbones.fill(model, spec)
+            backbones.use_cache(model, plain.get("cache"), data)
             compile_model(model, plain.get("compile"))
             best = BestEpoch()
             confusion = ConfusionFigures(directory=directory.path, names=class_names(spec), best=best)
@@ -84,7 +92,7 @@ class Fit:
             trainer = make_trainer(plain, [*own, *origin.callbacks(), *self.start.callbacks()], stoppable=True)
             self._require_checkpoint(trainer)
             scaled = self.lr_scaling(plain, trainer)
-            optimizer = origin.optimizer(self.start.optimizer(construct(scaled.optimizer), model))
+            optimizer = origin.optimizer(self.start.optimizer(rated(construct(scaled.optimizer)), model))
             task = make_task({**plain, "optimizer": scaled.optimizer}, model, spec, optimizer=optimizer)
 
             require_disk_space(directory.path, model)
@@ -104,6 +112,7 @@ class Fit:
                 return best.score
             if self.test:
                 metrics |= _test_best(trainer, task, data)
+            backbones.report()
             directory.write_metrics(metrics)
             write_report(trainer, plain, metrics)
             finish_loggers(trainer)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from perceiver import checkpoints
 from perceiver.batch import Batch
-from perceiver.decoders import CausalDecoder
+from perceiver.decoders import CausalDecoder, NextTokenHead
 from perceiver.generation import Decoding, Generated
 from perceiver.model import Perceiver
 from perceiver.run.data import make_data
@@ -64,7 +64,7 @@ def set_decoding(model: Perceiver, generation: Mapping[str, Any] | None) -> None
     """
     if generation is None:
         return
-    if not isinstance(model.head, CausalDecoder):
+    if not isinstance(model.head, CausalDecoder | NextTokenHead):
         raise ValueError(
             f"generation: expected null, since the checkpoint's model generates no text: its head is "
             f"{type(model.head).__name__}, not a perceiver.decoders.CausalDecoder."

@@ -1,7 +1,5 @@
 """The factored form against the dense formula in float64: outputs, every gradient, masks, offsets, precision."""
 
-import subprocess
-import sys
 from functools import partial
 
 import pytest
@@ -10,6 +8,7 @@ from attention_cases import Layout, build, check_in_float32, check_in_float64, c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from warm_process import python
 
 from perceiver import Fourier, Tokens
 from perceiver.attention import CrossAttention
@@ -206,5 +205,6 @@ with torch.no_grad():
 torch.testing.assert_close(sum(shares), torch.ones(1, 1, 64))
 print(grown)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 100_000, "kilobytes"

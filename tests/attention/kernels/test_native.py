@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from attention_cases import Layout, build, converted, layouts
+from attention_cases import Layout, calls, check_any_gradients, check_as_accurate_as_dense, layouts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inner_calls import Call, assert_as_accurate, example, results
+from warm_process import python
 
 from perceiver import Tokens
-from perceiver.attention.forms.dense import dense_attention
 from perceiver.attention.forms.factored import factored_attention
 from perceiver.attention.kernels import eager, native
 from perceiver.attention.kernels.dispatch import implementation
@@ -33,75 +33,30 @@ QUICK = (*loader.FLAGS, "-O0")
 """Flags for builds that are tested, not timed."""
 
 
-@st.composite
-def calls(draw: st.DrawFn) -> Call:
-    """Any layout that the inner function may see, sizes around the vector widths and the tiles' lengths included."""
-    batch, rows = draw(st.sampled_from([1, 2, 3])), draw(st.sampled_from([1, 5, 8, 16, 17, 33]))
-    outer, inner = draw(st.sampled_from([1, 2, 5, 7])), draw(st.sampled_from([1, 3, 8, 13, 63, 65, 130]))
-    shapes = [
-        (
-            draw(st.sampled_from([1, batch])),
-            draw(st.sampled_from([1, outer])),
-            draw(st.sampled_from([1, inner])),
-            draw(st.sampled_from([1, 2, 3, 4, 8, 9, 21])),
-        )
-        for _ in range(draw(st.integers(1, 4)))
-    ]
-    torch.manual_seed(draw(st.integers(0, 2**31)))
-    channels = sum(shape[-1] for shape in shapes)
-    spread = draw(st.sampled_from([0.3, 1.0, 6.0])) * channels**-0.5  # flat and sharp attention
-    mask = draw(st.sampled_from([None, 0.7, 0.1, 0.0]))
-    return Call(
-        queries=torch.randn(draw(st.sampled_from([1, batch])), rows, channels) * spread,
-        parts=[torch.randn(shape) for shape in shapes],
-        rstd=torch.rand(draw(st.sampled_from([1, batch])), outer, inner) + 0.5,
-        mask=None if mask is None else torch.rand(draw(st.sampled_from([1, batch])), outer, inner) < mask,
-        grad_sums=torch.randn(batch, rows, channels),
-        grad_lse=torch.randn(batch, rows),
-    )
+CALLS = calls(batches=(1, 2, 3), rows=(1, 5, 8, 16, 17, 33), outer=(1, 2, 5, 7), inner=(1, 3, 8, 13, 63, 65, 130))
+"""Sizes around the vector widths and the tiles' lengths."""
 
 
 @needs_native
-@given(calls())
+@given(CALLS)
 @settings(max_examples=100)
 def test_equals_the_eager_form(call: Call) -> None:
     assert_as_accurate(native.read_tokens, call)
 
 
 @needs_native
-@given(calls(), st.data())
+@given(CALLS, st.data())
 @settings(max_examples=40)
 def test_gradients_do_not_depend_on_which_are_asked_for(call: Call, data: st.DataObject) -> None:
     needs = [data.draw(st.booleans()) for _ in range(len(call.parts) + 2)]
-    everything = results(native.read_tokens, call)
-    own = results(native.read_tokens, call, needs=needs)
-    expected = everything[:2] + [grad for grad, need in zip(everything[2:], needs, strict=True) if need]
-    for found, other in zip(own, expected, strict=True):
-        torch.testing.assert_close(found, other, rtol=1e-4, atol=1e-5)
+    check_any_gradients(native.read_tokens, call, needs)
 
 
 @needs_native
 @given(layouts(), st.integers(1, 2), st.integers(1, 4))
 @settings(max_examples=60)
 def test_is_as_accurate_as_the_dense_form(plan: list[Layout], heads: int, rows: int) -> None:
-    torch.manual_seed(plan[0].seed)
-    exact_blocks = build(plan)
-    weights = TokenProjection(token_channels=exact_blocks[0].channels, qk_channels=2 * heads, v_channels=3 * heads)
-    query = torch.randn(1, heads, rows, 2)
-    with torch.no_grad():
-        exact = dense_attention(query.double(), exact_blocks, _double(weights))
-        blocks = converted(exact_blocks, torch.float32)
-        dense = dense_attention(query, blocks, weights)
-        own = factored_attention(query, blocks, weights, kernel=native.KERNEL)
-    scale = max(1.0, float(exact.abs().max()))
-    assert float((own - exact).abs().max()) / scale <= 2 * float((dense - exact).abs().max()) / scale + 1e-6
-
-
-def _double(weights: TokenProjection) -> TokenProjection:
-    channels, qk, v = weights.key.in_features, weights.key.out_features, weights.value.out_features
-    other = TokenProjection(token_channels=channels, qk_channels=qk, v_channels=v).double()
-    other.load_state_dict(weights.state_dict())
-    return other
+    check_as_accurate_as_dense(native.KERNEL, plan, heads=heads, rows=rows)
 
 
 @pytest.fixture(params=["team", "own threads"])
@@ -130,7 +85,7 @@ def test_repeats_to_the_bit_with_any_number_of_threads(monkeypatch: pytest.Monke
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no forks")
 def test_a_forked_child_has_threads_of_its_own() -> None:
     """OpenMP's threads stay behind in the parent: waiting for them would take for ever."""
-    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=120, check=False)
+    done = python("-c", FORKED, timeout=120)
     assert done.stdout.split() == ["child", "0"], done.stderr[-2000:]
 
 
@@ -281,11 +236,9 @@ print("one graph")
 """
 
 
-def test_passes_torch_compile_in_one_graph(repository: Path) -> None:
+def test_passes_torch_compile_in_one_graph() -> None:
     """In a process of its own: the tests' checks of shapes and types are nothing that can be compiled."""
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
-    command = [sys.executable, "-c", COMPILED]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = python("-c", COMPILED)
     assert done.stdout.strip() == "one graph", done.stderr[-3000:]
 
 
@@ -478,7 +431,7 @@ print("loaded" if loader.availability().library is not None else loader.availabi
 
 @needs_compiler
 @pytest.mark.parametrize("harm", ["truncated", "flipped"])
-def test_a_damaged_library_is_made_anew(harm: str, fresh: Path, repository: Path) -> None:
+def test_a_damaged_library_is_made_anew(harm: str, fresh: Path) -> None:
     """In a process of its own: loading a truncated one would end this one."""
     assert available().library is not None
     (library,) = fresh.iterdir()
@@ -491,8 +444,7 @@ def test_a_damaged_library_is_made_anew(harm: str, fresh: Path, repository: Path
     library.unlink()  # this process goes on with what it has loaded
     library.write_bytes(content)
     library.chmod(0o700)
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
-    done = subprocess.run([sys.executable, "-c", CORRUPTED], env=environment, capture_output=True, text=True, check=False)
+    done = python("-c", CORRUPTED)
     assert done.stdout.strip() == "loaded", (done.returncode, done.stderr[-2000:])
     (again,) = fresh.iterdir()
     assert hashlib.sha256(again.read_bytes()).hexdigest() in again.name

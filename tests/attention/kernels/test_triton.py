@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from attention_cases import Layout, build, converted, layouts
+from attention_cases import Layout, calls, check_any_gradients, check_as_accurate_as_dense, layouts
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from inner_calls import Call, assert_as_accurate, example, results
@@ -49,70 +49,30 @@ def test_in_the_interpreter(repository: Path) -> None:
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 
 
-@st.composite
-def calls(draw: st.DrawFn) -> Call:
-    """Any layout that the inner function may see, sizes around those of the tiles included."""
-    batch, rows = draw(st.sampled_from([1, 2])), draw(st.sampled_from([1, 5, 17, 33]))
-    outer, inner = draw(st.sampled_from([1, 2, 5])), draw(st.sampled_from([1, 3, 13, 33, 65]))
-    shapes = [
-        (
-            draw(st.sampled_from([1, batch])),
-            draw(st.sampled_from([1, outer])),
-            draw(st.sampled_from([1, inner])),
-            draw(st.sampled_from([1, 2, 3, 4, 8, 9, 21])),
-        )
-        for _ in range(draw(st.integers(1, 4)))
-    ]
-    torch.manual_seed(draw(st.integers(0, 2**31)))
-    channels = sum(shape[-1] for shape in shapes)
-    spread = draw(st.sampled_from([0.3, 1.0, 6.0])) * channels**-0.5  # flat and sharp attention
-    mask = draw(st.sampled_from([None, 0.7, 0.1, 0.0]))
-    return Call(
-        queries=torch.randn(draw(st.sampled_from([1, batch])), rows, channels) * spread,
-        parts=[torch.randn(shape) for shape in shapes],
-        rstd=torch.rand(draw(st.sampled_from([1, batch])), outer, inner) + 0.5,
-        mask=None if mask is None else torch.rand(draw(st.sampled_from([1, batch])), outer, inner) < mask,
-        grad_sums=torch.randn(batch, rows, channels),
-        grad_lse=torch.randn(batch, rows),
-    )
+CALLS = calls(batches=(1, 2), rows=(1, 5, 17, 33), outer=(1, 2, 5), inner=(1, 3, 13, 33, 65))
+"""Sizes around those of the tiles."""
 
 
 @interpreted
-@given(calls())
+@given(CALLS)
 @settings(max_examples=10, phases=UNSHRUNK)
 def test_equals_the_eager_form(call: Call) -> None:
     assert_as_accurate(triton.read_tokens, call)
 
 
 @interpreted
-@given(calls(), st.data())
+@given(CALLS, st.data())
 @settings(max_examples=3, phases=UNSHRUNK)
 def test_gradients_do_not_depend_on_which_are_asked_for(call: Call, data: st.DataObject) -> None:
     needs = [data.draw(st.booleans()) for _ in range(len(call.parts) + 2)]
-    everything = results(triton.read_tokens, call)
-    own = results(triton.read_tokens, call, needs=needs)
-    expected = everything[:2] + [grad for grad, need in zip(everything[2:], needs, strict=True) if need]
-    for found, other in zip(own, expected, strict=True):
-        torch.testing.assert_close(found, other, rtol=1e-4, atol=1e-5)
+    check_any_gradients(triton.read_tokens, call, needs)
 
 
 @interpreted
 @given(layouts(), st.integers(1, 2), st.integers(1, 4))
 @settings(max_examples=6, phases=UNSHRUNK)
 def test_is_as_accurate_as_the_dense_form(layout: list[Layout], heads: int, rows: int) -> None:
-    torch.manual_seed(layout[0].seed)
-    exact_blocks = build(layout)
-    weights = TokenProjection(token_channels=exact_blocks[0].channels, qk_channels=2 * heads, v_channels=3 * heads)
-    double = TokenProjection(token_channels=exact_blocks[0].channels, qk_channels=2 * heads, v_channels=3 * heads).double()
-    double.load_state_dict(weights.state_dict())
-    query = torch.randn(1, heads, rows, 2)
-    with torch.no_grad():
-        exact = dense_attention(query.double(), exact_blocks, double)
-        blocks = converted(exact_blocks, torch.float32)
-        dense = dense_attention(query, blocks, weights)
-        own = factored_attention(query, blocks, weights, kernel=triton.KERNEL)
-    scale = max(1.0, float(exact.abs().max()))
-    assert float((own - exact).abs().max()) / scale <= 2 * float((dense - exact).abs().max()) / scale + 1e-6
+    check_as_accurate_as_dense(triton.KERNEL, layout, heads=heads, rows=rows)
 
 
 def wide_example(batch: int = 2, rows: int = 9) -> Call:

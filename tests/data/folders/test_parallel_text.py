@@ -26,9 +26,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
 def splits(**settings: Any) -> dict[str, list[tuple[str, str]]]:
     source = ParallelText(**{**BYTES, **settings})
     source.prepare()
-    return {
-        name: [(pair.source, pair.target) for pair in source.read_pairs(name)] for name in ("train", "val", "test")
-    }
+    return {name: [(pair.source, pair.target) for pair in source.read_pairs(name)] for name in ("train", "val", "test")}
 
 
 def read(settings: dict[str, Any]) -> None:

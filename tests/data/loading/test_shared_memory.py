@@ -61,7 +61,7 @@ def test_without_loader_processes_nothing_is_shared() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "meant"),
+    ("text", "meant"),
     [
         (
             "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible …",
@@ -71,11 +71,11 @@ def test_without_loader_processes_nothing_is_shared() -> None:
         ("DataLoader timed out after 3600 seconds", "no batch came .* within 3,600 seconds"),
     ],
 )
-def test_errors_of_the_loader_are_explained(said: str, meant: str) -> None:
+def test_errors_of_the_loader_are_explained(text: str, meant: str) -> None:
     outer = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
-    outer.__cause__ = RuntimeError(said)
-    for error in (RuntimeError(said), outer):
-        if "timed out" not in said or error is not outer:
+    outer.__cause__ = RuntimeError(text)
+    for error in (RuntimeError(text), outer):
+        if "timed out" not in text or error is not outer:
             assert re.search(meant, one_line(error)), one_line(error)
     assert explained("another error") is None
 
@@ -109,6 +109,6 @@ def test_too_many_open_files_have_their_own_remedy(monkeypatch: pytest.MonkeyPat
             collate(batch)
 
 
-@pytest.mark.parametrize("said", ["DataLoader worker exited", "Bus error", "Killed", "timed out"])
-def test_other_errors_are_not_explained(said: str) -> None:
-    assert explained(said) is None
+@pytest.mark.parametrize("text", ["DataLoader worker exited", "Bus error", "Killed", "timed out"])
+def test_other_errors_are_not_explained(text: str) -> None:
+    assert explained(text) is None

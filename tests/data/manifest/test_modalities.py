@@ -14,8 +14,8 @@ DEFAULTS = {
 }
 
 
-def made(said: Any, name: str = "x") -> dict[str, Any]:
-    [modality] = parse_modalities({name: said}, defaults=DEFAULTS)
+def made(settings: Any, name: str = "x") -> dict[str, Any]:
+    [modality] = parse_modalities({name: settings}, defaults=DEFAULTS)
     assert stored_modality(name, modality.spec).columns == modality.columns
     return modality.spec
 
@@ -44,8 +44,8 @@ def test_tables_name_columns() -> None:
 
 
 def test_kinds_of_plug_ins_say_their_shape() -> None:
-    said = {"kind": "thermometer", "shape": [None], "channel_axis": "none"}
-    assert made(said) == {**said, "column": "x"}
+    settings = {"kind": "thermometer", "shape": [None], "channel_axis": "none"}
+    assert made(settings) == {**settings, "column": "x"}
 
 
 def test_kinds_of_other_packages() -> None:
@@ -58,7 +58,7 @@ def test_kinds_of_other_packages() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("settings", "message"),
     [
         ("plug_in_kinds.Nothing", r"data\.modalities\.x\.kind: plug_in_kinds\.Nothing: plug_in_kinds has no Nothing"),
         ("plug_in_kinds.Count", r"did you mean Counts\?"),
@@ -90,9 +90,9 @@ def test_kinds_of_other_packages() -> None:
         ({"kind": "table", "numbers": ["a"], "categories": ["a"]}, "a list of distinct columns"),
     ],
 )
-def test_errors_name_modality_and_setting(said: Any, message: str) -> None:
+def test_errors_name_modality_and_setting(settings: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        made(said)
+        made(settings)
 
 
 @pytest.mark.parametrize("name", ["values", "training", "a.b", ""])

@@ -268,10 +268,10 @@ def test_bad_rows_are_errors_or_skipped_and_named(
             fitted(tmp_path, bad, check_files=False)
     with caplog.at_level(logging.WARNING):
         data = fitted(tmp_path, bad, on_bad_row="skip")
-    (said,) = data.source.skipped
-    assert "line 5" in said
+    (warning,) = data.source.skipped
+    assert "line 5" in warning
     assert "skipped 1 of 24 rows" in caplog.text
-    assert said in caplog.text
+    assert warning in caplog.text
     ids = [
         id_
         for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
@@ -322,8 +322,8 @@ def test_a_slip_among_numbers_makes_no_categories(tmp_path: Path, rows: Rows) ->
     assert len(data.source.skipped) == 1
     assert data.spec["modalities"]["patient"]["numbers"] == ["age"]
     assert sum(data.spec["target"]["counts"]) == 22
-    said = {"patient": {"kind": "table", "categories": ["age"]}, "cloud": "points"}
-    spec = fitted(tmp_path, bad, modalities=said, needs_test=False).spec["modalities"]["patient"]
+    modalities = {"patient": {"kind": "table", "categories": ["age"]}, "cloud": "points"}
+    spec = fitted(tmp_path, bad, modalities=modalities, needs_test=False).spec["modalities"]["patient"]
     assert spec["numbers"] == []
     assert "old" in spec["categories"]["age"]
 

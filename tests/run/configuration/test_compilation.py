@@ -1,13 +1,12 @@
 """`torch.compile` in place: the same model, the same names, and few compilations."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra_runs import run
+from warm_process import python
 
 import perceiver
 
@@ -18,8 +17,7 @@ SUPPORT = Path(__file__).resolve().parents[2] / "support"
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `compiled_models.py` saw, and the directory of its run."""
     directory = tmp_path_factory.mktemp("compiled") / "run"
-    command = [sys.executable, str(SUPPORT / "compiled_models.py"), str(directory)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = python(SUPPORT / "compiled_models.py", directory)
     assert done.returncode == 0, done.stderr
     seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return {**seen, "directory": directory}

@@ -120,15 +120,15 @@ def test_other_data_and_damaged_directories(published: Path, tmp_path: Path) -> 
         assert finished.code == 1
         return finished.error
 
-    said = error(f"init_from={published}", "data=digits")
-    assert f"init_from: {published} was trained on different inputs" in said
-    assert "expected (batch, 3, height, width), got (1, 1, 8, 8)" in said
-    assert "data=image_folder" in said
+    message = error(f"init_from={published}", "data=digits")
+    assert f"init_from: {published} was trained on different inputs" in message
+    assert "expected (batch, 3, height, width), got (1, 1, 8, 8)" in message
+    assert "data=image_folder" in message
 
     (tmp_path / "empty").mkdir()
-    said = error(f"init_from={tmp_path / 'empty'}")
-    assert "init_from: " in said
-    assert "or a directory with config.json and model.safetensors" in said
+    message = error(f"init_from={tmp_path / 'empty'}")
+    assert "init_from: " in message
+    assert "or a directory with config.json and model.safetensors" in message
 
     other = tmp_path / "other"
     other.mkdir()
@@ -141,9 +141,9 @@ def test_other_data_and_damaged_directories(published: Path, tmp_path: Path) -> 
     values = json.loads((published / CONFIG).read_text()) | {"num_latents": 7}
     (other / CONFIG).write_text(json.dumps(values))
     (other / "model.safetensors").write_bytes((published / "model.safetensors").read_bytes())
-    said = error(f"init_from={other}", "data=digits")
-    assert "embeddings.latents" in said
-    assert "(7, 8)" in said
+    message = error(f"init_from={other}", "data=digits")
+    assert "embeddings.latents" in message
+    assert "(7, 8)" in message
 
 
 def test_without_init_model_differences_are_named(published: Path, photos: tuple[str, ...], tmp_path: Path) -> None:

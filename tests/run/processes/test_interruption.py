@@ -4,7 +4,6 @@ import importlib
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 import torch
 from hydra_runs import run
 from lightning.pytorch import Callback, LightningModule, Trainer
+from warm_process import python
 
 from perceiver.run.modes import fit
 
@@ -118,9 +118,8 @@ def test_other_batches_on_resuming(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4 + 12 + 20
 
 
-def test_kills(repository: Path, tmp_path: Path) -> None:
+def test_kills(tmp_path: Path) -> None:
     """SIGKILL at random moments; the benchmark does it more often and with several processes."""
-    command = [sys.executable, "benchmarks/kills.py", "--kills=1", "--epochs=2", f"--directory={tmp_path}"]
-    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=300)
+    done = python("benchmarks/kills.py", "--kills=1", "--epochs=2", f"--directory={tmp_path}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].endswith("differences: none")

@@ -14,10 +14,10 @@ def test_the_job_of_an_array_is_its_own_task() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(0, "job 7 was requeued"), (1, "the job 7 was not requeued, submit it again: no")]
+    ("status", "message"), [(0, "job 7 was requeued"), (1, "the job 7 was not requeued, submit it again: no")]
 )
 def test_slurm_is_asked(
-    status: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    status: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = tmp_path / "scontrol"
     command.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\necho no >&2\nexit {status}\n')
@@ -27,7 +27,7 @@ def test_slurm_is_asked(
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
     requeue()
     assert (tmp_path / "asked").read_text() == "requeue 7\n"
-    assert said in "".join(capsys.readouterr())
+    assert message in "".join(capsys.readouterr())
 
 
 def test_elsewhere_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,10 +45,10 @@ def test_the_count_goes_on_at_the_whole_batch_before(
 ) -> None:
     count = resumed(place, processes=processes, batch_size=batch_size, kept=TWO)
     assert (count["ready"], count["processed"], count["completed"]) == (expected[0], expected[0], expected[1])
-    said = capsys.readouterr().err
-    assert ("2 processes, now" in said) == (processes != 2)
+    message = capsys.readouterr().err
+    assert ("2 processes, now" in message) == (processes != 2)
     other = processes != 2 and processes * batch_size != 32
-    assert (f"the global batch changes from 32 to {processes * batch_size}" in said) == other
+    assert (f"the global batch changes from 32 to {processes * batch_size}" in message) == other
 
 
 def test_older_checkpoints_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,8 +82,8 @@ def test_a_longer_schedule_tells_what_the_rate_does(capsys: pytest.CaptureFixtur
     old.config["trainer"]["max_epochs"] = 1
     optimizer = resumed(OptimizerSettings(recipe=old), trained(lr=0.4), {"lr": 0.4, "weight_decay": 0.1}, total=16)
     assert settings_of(optimizer)[0] == (pytest.approx(0.2), 0.1), "for the next step, as ever"
-    told = capsys.readouterr().err
-    assert "continues at 0.3; the checkpoint stopped at 0.2. Its schedule now covers 2 epochs instead of 1." in told
+    message = capsys.readouterr().err
+    assert "continues at 0.3; the checkpoint stopped at 0.2. Its schedule now covers 2 epochs instead of 1." in message
 
 
 def test_another_optimizer_is_refused() -> None:

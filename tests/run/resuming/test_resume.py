@@ -78,9 +78,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(run: Path, capsys: pyt
     truncate(folder / "last.ckpt")
     found = resumed("auto", run)
     assert found.file == folder / "previous.ckpt"
-    said = capsys.readouterr().err
-    assert said.startswith(f"warning: {folder}/last.ckpt: the file is truncated or damaged")
-    assert f"Continuing from {folder}/previous.ckpt instead." in said
+    err = capsys.readouterr().err
+    assert err.startswith(f"warning: {folder}/last.ckpt: the file is truncated or damaged")
+    assert f"Continuing from {folder}/previous.ckpt instead." in err
     found.set_damaged_aside()
     assert sorted(file.name for file in folder.iterdir()) == ["best.ckpt", "last.damaged", "previous.ckpt"]
     truncate(folder / "previous.ckpt")
@@ -102,8 +102,8 @@ def test_changed_settings_are_listed(run: Path, capsys: pytest.CaptureFixture[st
     warn_of_changes(recipe, CONFIG)
     assert capsys.readouterr().err == ""
     warn_of_changes(recipe, {**CONFIG, "optimizer": {"lr": 0.1}, "data": {"batch_size": 16, "num_workers": 3}})
-    said = capsys.readouterr().err
-    assert said.endswith("was trained with different settings: optimizer.lr: 0.01 -> 0.1; data.batch_size: 8 -> 16\n")
+    err = capsys.readouterr().err
+    assert err.endswith("was trained with different settings: optimizer.lr: 0.01 -> 0.1; data.batch_size: 8 -> 16\n")
 
 
 def test_the_same_architecture_passes(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_best_checkpoint_that_is_gone_no_longer_counts(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "reason"),
     [
         ("global_step", "7", "global_step"),
         ("global_step", -1, "global_step"),
@@ -183,11 +183,11 @@ def test_a_best_checkpoint_that_is_gone_no_longer_counts(tmp_path: Path) -> None
         ("perceiver_epoch", {"row": {"train/loss": "low"}}, "perceiver_epoch.row"),
     ],
 )
-def test_a_damaged_training_state_is_one_clear_error(name: str, value: object, said: str, run: Path) -> None:
+def test_a_damaged_training_state_is_one_clear_error(name: str, value: object, reason: str, run: Path) -> None:
     """Of the newest checkpoint: the one before it is continued."""
     file = run / "checkpoints" / "last.ckpt"
     content = torch.load(file, weights_only=True)
     torch.save({**content, name: value}, file)
-    with pytest.raises(CheckpointError, match=rf"last\.ckpt: its training state is damaged: {said}\."):
+    with pytest.raises(CheckpointError, match=rf"last\.ckpt: its training state is damaged: {reason}\."):
         find_resumed(file, directory=run.parent / "other")
     assert resumed(run, run).file.name == "previous.ckpt"

@@ -87,12 +87,12 @@ class TextSource(Source):
 
     def read_training(self) -> tuple[TextWindows, TextWindows]:
         """Return the windows of the training and the validation split."""
-        training, validation, _ = self._stretches()
+        training, validation, _ = self.stretches()
         return self._windows(training, "training"), self._windows(validation, "validation")
 
     def read_test(self) -> TextWindows:
         """Return the windows of the test split."""
-        return self._windows(self._stretches()[2], "test")
+        return self._windows(self.stretches()[2], "test")
 
     def learn(self, training: TextWindows) -> dict[str, Any]:
         """Return the known spec: nothing is measured, and there is no target."""
@@ -108,10 +108,19 @@ class TextSource(Source):
         super().take(stored)
         self.max_length = int(stored["modalities"][self.modality].get("max_length") or self.max_length)
 
-    def _stretches(self) -> tuple[list[Stretch], list[Stretch], list[Stretch]]:
+    def training_documents(self) -> list[Document]:
+        """Return texts for the training split alone; none by default."""
+        return []
+
+    def stretches(self) -> tuple[list[Stretch], list[Stretch], list[Stretch]]:
         """Return the texts of the three splits, read once."""
         if self._splits is None:
-            self._splits = self._split(distinct(self.documents()))
+            documents = distinct(self.documents())
+            training, validation, test = self._split(documents)
+            known = {one.text for one in documents}
+            more = [one for one in distinct(self.training_documents()) if one.text not in known]
+            training = training + [Stretch(name=one.name, start=0, raw=one.text.encode()) for one in more]
+            self._splits = training, validation, test
         return self._splits
 
     def _split(self, documents: list[Document]) -> tuple[list[Stretch], list[Stretch], list[Stretch]]:
