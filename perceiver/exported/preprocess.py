@@ -227,6 +227,11 @@ def _text(raw: Any, spec: Spec, name: str) -> dict[str | None, Array]:
         tokenizer = spec.get("tokenizer")
         if tokenizer is not None and tokenizer.get("kind") == "pairs":
             ids = np.array(encode_pairs(raw, tokenizer.get("json"), name), dtype=np.int64)
+        elif tokenizer is not None and tokenizer.get("kind", "bytes") != "bytes":
+            raise ValueError(
+                f"{name}: expected token ids, because this model's texts go through a tokenizer of kind "
+                f"{str(tokenizer.get('kind'))[:40]!r}, which needs torch here. Pass ids from its tokenizer."
+            )
         elif size != BYTES and tokenizer is None:
             raise ValueError(
                 f"{name}: expected token ids, because the model has a vocabulary of {size}, unlike UTF-8 bytes ({BYTES}). "

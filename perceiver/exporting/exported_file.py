@@ -200,10 +200,11 @@ def _outputs(model: Perceiver, spec: Mapping[str, Any], given: str | None) -> Ou
     if isinstance(model.head, SequenceDecoder | NextTokenHead):
         if given == "latents":
             return "latents"
-        if given == "all" or not isinstance(model.head, CausalDecoder):
+        decodes = isinstance(model.head, CausalDecoder)
+        if given == "all" or not decodes:
             raise ExportError(
                 f"export: {type(model.head).__name__} generates a text id by id, so it has no outputs of a single program. "
-                f"{'Use outputs=target, which exports encoder and step, or' if given == 'all' else 'Use'} outputs=latents."
+                f"Use {'outputs=target, which exports encoder and step, or ' if decodes else ''}outputs=latents."
             )
         return "memory"
     predicts = target_of(spec) is not None and (isinstance(_channels(model), int) or target_name(model.head) is not None)
