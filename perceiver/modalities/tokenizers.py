@@ -156,6 +156,9 @@ class LibraryTokenizer:
             raise ValueError(f"tokenizer: expected the JSON text of a tokenizer ({error}).") from None
         self._tokenizer.encode_special_tokens = True
         self.vocabulary_size: int = self._tokenizer.get_vocab_size()
+        unknown = getattr(self._tokenizer.model, "unk_token", None)
+        number = None if unknown is None else self._tokenizer.token_to_id(unknown)
+        self.unknown = frozenset() if number is None else frozenset([number])
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, with special ids."""
@@ -166,6 +169,18 @@ class LibraryTokenizer:
         """See `Tokenizer`."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
+
+    def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        """See `Tokenizer`; the first piece of a word begins with a space."""
+        prefix = getattr(self._tokenizer.model, "continuing_subword_prefix", None) or ""
+        return [self._piece(number, prefix).encode("utf-8", errors="replace") for number in ids]
+
+    def _piece(self, number: int, prefix: str) -> str:
+        text, token = self.decode([number]), self._tokenizer.id_to_token(number) or ""
+        if prefix and token.startswith(prefix):
+            return str(token.removeprefix(prefix))
+        begins = token[:1] in ("\u0120", "\u2581") or bool(prefix)
+        return f" {text}" if text and begins and not text.startswith(" ") else text
 
 
 def train_pairs(texts: Iterable[str], *, vocabulary_size: int) -> str:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,7 +52,7 @@ def test_text_that_looks_like_a_special_token(pairs: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"kind": "words"}, "expected bytes or pairs, got 'words'"),
+        ({"kind": "words"}, "expected bytes, pairs or library, got 'words'"),
         ({"kind": "pairs"}, "expected the JSON text of a tokenizer"),
         ({"kind": "pairs", "json": "{}"}, "expected the JSON text of a tokenizer"),
         ({"kind": "pairs", "json": "[" * 100_000}, "expected the JSON text of a tokenizer"),
@@ -71,3 +72,23 @@ def test_a_tokenizer_without_the_reserved_ids(pairs: str) -> None:
         PairTokenizer(json.dumps(changed))
     with pytest.raises(ValueError, match="260 or more"):
         train_pairs(TEXTS, vocabulary_size=100)
+
+
+@pytest.mark.parametrize("prefix", ["##", ""])
+def test_pieces_of_a_tokenizer_of_a_library(prefix: str) -> None:
+    words = ["[UNK]", "[CLS]", "[SEP]", "play", f"{prefix}ing", "cat"]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    made = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]", continuing_subword_prefix="##"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.decoder = tokenizers.decoders.WordPiece(prefix="##")
+    made.add_special_tokens(["[UNK]", "[CLS]", "[SEP]"])
+    tokenizer = tokenizer_of({"kind": "library", "json": made.to_str(), "max_length": 4})
+    assert (tokenizer.vocabulary_size, tokenizer.unknown) == (6, {0})
+    assert len(tokenizer.encode("cat cat cat cat cat")) == 4
+    if prefix:
+        ids = tokenizer.encode("playing cat")
+        assert ids == [3, 4, 5]
+        assert tokenizer.decode(ids) == "playing cat"
+        assert tokenizer.pieces([1, *ids, 2]) == [b"", b" play", b"ing", b" cat", b""]
+    with pytest.raises(ValueError, match="expected the JSON text of a tokenizer"):
+        tokenizer_of({"kind": "library", "json": "{}", "max_length": 4})
