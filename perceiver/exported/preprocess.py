@@ -98,10 +98,12 @@ def _image_file(file: Path | bytes | bytearray, name: str) -> Any:
         from PIL import Image
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{name}: image files need Pillow: pip install pillow. Arrays do not.") from error
+    from perceiver.modalities.framing import image_formats
+
     what = f"{file}" if isinstance(file, Path) else f"{len(file)} bytes"
     try:
         content = file.read_bytes() if isinstance(file, Path) else bytes(file)
-        image = Image.open(io.BytesIO(content))
+        image = Image.open(io.BytesIO(content), formats=image_formats())
         image.load()
     except Exception as error:
         raise ValueError(f"{name}: cannot read {what} as image ({type(error).__name__}: {error}).") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import cache
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -54,6 +55,13 @@ class Frame:
             min(height / 2 + half_height, float(height)),
         )
         return image.resize(wanted, resample, box=box)
+
+
+@cache
+def image_formats() -> tuple[str, ...]:
+    """Return the formats for `PIL.Image.open`: all but EPS, which is a program that Pillow passes to Ghostscript."""
+    Image.init()
+    return tuple(name for name in Image.ID if name in Image.OPEN and name != "EPS")
 
 
 def upright(image: Image.Image) -> Image.Image:

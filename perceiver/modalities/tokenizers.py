@@ -90,9 +90,7 @@ class PairTokenizer:
         if special != ["<pad>", "<s>", "</s>"]:
             raise ValueError(f"tokenizer: expected the special tokens <pad>, <s>, </s> as ids 0, 1, 2; got {special}.")
         self.vocabulary_size: int = self._tokenizer.get_vocab_size()
-        unknown = getattr(self._tokenizer.model, "unk_token", None)
-        number = None if unknown is None else self._tokenizer.token_to_id(unknown)
-        self.unknown = frozenset() if number is None else frozenset([number])
+        self.unknown = _unknown_of(self._tokenizer)
 
     def encode(self, text: str) -> list[int]:
         """See `Tokenizer`."""
@@ -156,9 +154,9 @@ class LibraryTokenizer:
             raise ValueError(f"tokenizer: expected the JSON text of a tokenizer ({error}).") from None
         self._tokenizer.encode_special_tokens = True
         self.vocabulary_size: int = self._tokenizer.get_vocab_size()
-        unknown = getattr(self._tokenizer.model, "unk_token", None)
-        number = None if unknown is None else self._tokenizer.token_to_id(unknown)
-        self.unknown = frozenset() if number is None else frozenset([number])
+        self.unknown = _unknown_of(self._tokenizer)
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special = frozenset(number for number, token in added.items() if token.special)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, with special ids."""
@@ -171,16 +169,23 @@ class LibraryTokenizer:
         return text
 
     def pieces(self, ids: Sequence[int]) -> list[bytes]:
-        """See `Tokenizer`; the first piece of a word begins with a space."""
-        prefix = getattr(self._tokenizer.model, "continuing_subword_prefix", None) or ""
-        return [self._piece(number, prefix).encode("utf-8", errors="replace") for number in ids]
+        """See `Tokenizer`; words of WordPiece begin with a space."""
+        return [b"" if number in self._special else self._piece(number) for number in ids]
 
-    def _piece(self, number: int, prefix: str) -> str:
-        text, token = self.decode([number]), self._tokenizer.id_to_token(number) or ""
-        if prefix and token.startswith(prefix):
-            return str(token.removeprefix(prefix))
-        begins = token[:1] in ("\u0120", "\u2581") or bool(prefix)
-        return f" {text}" if text and begins and not text.startswith(" ") else text
+    def _piece(self, number: int) -> bytes:
+        token = self._tokenizer.id_to_token(number) or ""
+        if getattr(self._tokenizer.model, "continuing_subword_prefix", None) == "##":
+            token = token[2:] if token.startswith("##") else f" {token}"
+        elif all(character in _BYTES for character in token):
+            return bytes(_BYTES[character] for character in token)
+        return token.replace("\u2581", " ").encode("utf-8", errors="replace")  # SentencePiece's mark of a space
+
+
+def _unknown_of(tokenizer: Any) -> frozenset[int]:
+    """Return the id that stands for unknown characters, if there is one."""
+    unknown = getattr(tokenizer.model, "unk_token", None)
+    number = None if unknown is None else tokenizer.token_to_id(unknown)
+    return frozenset() if number is None else frozenset([number])
 
 
 def train_pairs(texts: Iterable[str], *, vocabulary_size: int) -> str:

@@ -87,12 +87,18 @@ def _matrices(name: str, alignments: list[Alignment]) -> Figure:
     for place, one in enumerate(alignments):
         axes = figure.add_subplot(rows, columns, place + 1)
         axes.imshow(one.matrix(name), cmap="magma", vmin=0.0, aspect="auto")
-        axes.set_xticks(range(len(one.sources[name])), [word.text for word in one.sources[name]], rotation=60, ha="right")
-        axes.set_yticks(range(len(one.words)), [word.text for word in one.words])
+        across, down = ([_label(word.text) for word in words] for words in (one.sources[name], one.words))
+        axes.set_xticks(range(len(across)), across, rotation=60, ha="right")
+        axes.set_yticks(range(len(down)), down)
         axes.tick_params(labelsize=7)
         if len(one.maps) > 1:
             axes.set_title(f"{float(one.modalities[name].mean()):.0%}", fontsize=8)
     return figure
+
+
+def _label(word: str) -> str:
+    """Shorten a word: a model that has learned little joins ids into words as wide as a figure."""
+    return word if len(word) <= 16 else word[:15] + "…"
 
 
 def _maps(

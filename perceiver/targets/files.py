@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from perceiver.modalities.framing import image_formats
 from perceiver.modalities.kinds import KINDS, kind_of
 
 BINARY = bytes | bytearray
@@ -54,7 +55,7 @@ def _content(path: Path) -> bytes:
 
 
 def _image(content: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(content))
+    image = Image.open(io.BytesIO(content), formats=image_formats())
     image.load()
     return image
 

@@ -1,6 +1,5 @@
 """Adapters whose inputs are checked by value are traced whole nevertheless, by `torch.compile` and `torch.export`."""
 
-
 import torch
 from warm_process import python
 

@@ -3,12 +3,15 @@
 import json
 
 import pytest
-import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 
 from perceiver.modalities.preprocess import preprocess
-from perceiver.modalities.tokenizers import END, ByteTokenizer, PairTokenizer, tokenizer_of, train_pairs
+from perceiver.modalities.tokenizers import END, ByteTokenizer, LibraryTokenizer, PairTokenizer, tokenizer_of, train_pairs
 
 TEXTS = ["a dog runs", "a dog sleeps", "zwei Hunde laufen", "ein Hund schläft"] * 5
 
@@ -74,21 +77,18 @@ def test_a_tokenizer_without_the_reserved_ids(pairs: str) -> None:
         train_pairs(TEXTS, vocabulary_size=100)
 
 
-@pytest.mark.parametrize("prefix", ["##", ""])
-def test_pieces_of_a_tokenizer_of_a_library(prefix: str) -> None:
-    words = ["[UNK]", "[CLS]", "[SEP]", "play", f"{prefix}ing", "cat"]
-    vocabulary = {word: number for number, word in enumerate(words)}
-    made = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]", continuing_subword_prefix="##"))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    made.decoder = tokenizers.decoders.WordPiece(prefix="##")
-    made.add_special_tokens(["[UNK]", "[CLS]", "[SEP]"])
-    tokenizer = tokenizer_of({"kind": "library", "json": made.to_str(), "max_length": 4})
-    assert (tokenizer.vocabulary_size, tokenizer.unknown) == (6, {0})
-    assert len(tokenizer.encode("cat cat cat cat cat")) == 4
-    if prefix:
-        ids = tokenizer.encode("playing cat")
-        assert ids == [3, 4, 5]
-        assert tokenizer.decode(ids) == "playing cat"
-        assert tokenizer.pieces([1, *ids, 2]) == [b"", b" play", b"ing", b" cat", b""]
-    with pytest.raises(ValueError, match="expected the JSON text of a tokenizer"):
-        tokenizer_of({"kind": "library", "json": "{}", "max_length": 4})
+def test_pieces_of_a_library_tokenizer_join_to_the_text() -> None:
+    """WordPiece as in BERT, whose words have no mark of the space before them, and byte-level pairs."""
+    words = ["[UNK]", "[CLS]", "[SEP]", "the", "dog", "##s", "run"]
+    pieces = Tokenizer(WordPiece({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    pieces.pre_tokenizer = Whitespace()
+    pieces.add_special_tokens(["[CLS]", "[SEP]"])
+    pieces.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    own = LibraryTokenizer(pieces.to_str(), 16)
+    ids = own.encode("the dogs fly")
+    assert ids == [1, 3, 4, 5, 0, 2]
+    assert own.unknown == {0}
+    assert own.pieces(ids) == [b"", b" the", b" dog", b"s", b" [UNK]", b""]
+    pairs = LibraryTokenizer(train_pairs(["grün und gut"] * 3, vocabulary_size=270), 16)
+    assert b"".join(pairs.pieces(pairs.encode("grün, gut"))).decode() == "grün, gut"
+    assert pairs.unknown == frozenset()

@@ -20,6 +20,9 @@ from hostile_files import REFERENCES, SECRET, SECRET_NAME
 from PIL import Image
 from served import Door
 
+from perceiver.data.readers.images import read_image
+from perceiver.exported.preprocess import preprocess
+from perceiver.modalities.framing import image_formats
 from perceiver.serving.decoding import load_readers
 from perceiver.serving.limits import Limits
 from perceiver.serving.models import TorchModel
@@ -119,6 +122,19 @@ def test_no_value_is_a_path_or_a_reference(value: Any, modality: str, door: Door
         answer = door.post(json={modality: given})
         assert answer.status_code == (200 if modality == "text" and isinstance(given, str) else 400)
         assert SECRET not in answer.text
+
+
+def test_no_reader_takes_postscript(tmp_path: Path) -> None:
+    """Pillow has Ghostscript run it, where that is installed."""
+    assert "EPS" not in image_formats()
+    assert {"PNG", "JPEG", "GIF", "TIFF", "WEBP"} <= set(image_formats())
+    (tmp_path / "x.png").write_bytes(postscript(tmp_path))
+    model = exported_models.classifier("patches")
+    for read in (lambda: read_image(tmp_path / "x.png"), lambda: model.predict({"patches": tmp_path / "x.png"})):
+        with pytest.raises(ValueError, match="cannot identify image file"):
+            read()
+    with pytest.raises(ValueError, match="cannot identify image file"):
+        preprocess(postscript(tmp_path), exported_models.MODALITIES["patches"], "x")
 
 
 def test_frames_of_a_video_are_counted_before_they_are_decoded(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ MODALITIES: dict[str, dict[str, Any]] = {
     "frames": {"kind": "video", "shape": [3, 2, None, None], "range": [0, 255]},
     "mel": {"kind": "audio", "shape": [1, None], "sample_rate": 8000, "max_seconds": 0.1, "mean": [0.0], "std": [0.5]},
     "mel_stages": {"kind": "audio", "shape": [1, None], "sample_rate": 8000, "max_seconds": 0.1},
-    "patches": {"kind": "image", "shape": [3, None, 12], "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]},
+    "patches": {"kind": "image", "shape": [3, None, None], "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]},
     "pixels": {"kind": "image", "shape": [1, None, None], "mean": [0.2], "std": [0.3]},
     "points": {"kind": "points", "shape": [None, 4], "unit_sphere": True},
     "row": {

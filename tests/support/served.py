@@ -48,9 +48,7 @@ class Door:
         batches: the number of samples of each batch that the model got.
     """
 
-    def __init__(
-        self, model: ServedModel, *, limits: Limits = DEFAULTS, max_batch: int = 16, delay: float = 0.0
-    ) -> None:
+    def __init__(self, model: ServedModel, *, limits: Limits = DEFAULTS, max_batch: int = 16, delay: float = 0.0) -> None:
         self.api = PredictAPI(path=Path("unused"), limits=limits, max_batch=max_batch)
         self.api.model = model
         self.delay = delay

@@ -24,6 +24,7 @@ from perceiver.data.readers.flow_files import is_flow, read_flow_channels
 from perceiver.data.readers.images import deep_range_of_files, read_image
 from perceiver.data.readers.numbers import read_numbers
 from perceiver.data.readers.point_clouds.reading import check_point_cloud, is_point_cloud, read_point_cloud
+from perceiver.modalities.framing import image_formats
 from perceiver.modalities.kinds import kind_of
 from perceiver.modalities.points import ArrayModality
 from perceiver.modalities.spec import ModalitySpec
@@ -435,7 +436,7 @@ def _is_path_of_file(value: Any, folder: Path) -> bool:
 
 def _check_image(path: Path | FileContent) -> None:
     try:
-        with Image.open(_rewound(path)):
+        with Image.open(_rewound(path), formats=image_formats()):
             pass
     except Exception as error:
         raise ValueError(f"{path}: not a readable image ({type(error).__name__}: {error}).") from error

@@ -13,7 +13,7 @@ from perceiver.data.readers.bounded.array_files import read_array
 from perceiver.data.readers.containers.demuxers import import_av, opened
 from perceiver.data.readers.folder_files import by_number
 from perceiver.data.readers.images import SUFFIXES, check_animation, read_image
-from perceiver.modalities.framing import is_deep, to_rgb
+from perceiver.modalities.framing import image_formats, is_deep, to_rgb
 
 _PURPOSE = "video files (unlike folders of images, animated images and .npy arrays)"
 ANIMATIONS = (".gif", ".webp", ".png", ".apng", ".tif", ".tiff")
@@ -77,7 +77,7 @@ def _is_image_content(file: Path | FileContent) -> bool:
     if not isinstance(file, FileContent):
         return False
     file.seek(0)
-    with suppress(Exception), Image.open(file):
+    with suppress(Exception), Image.open(file, formats=image_formats()):
         return True
     return False
 
@@ -117,7 +117,7 @@ def _animation(path: Path | FileContent, num_frames: int | None, deep_range: Seq
     try:
         if isinstance(path, FileContent):
             path.seek(0)
-        with Image.open(path) as image:
+        with Image.open(path, formats=image_formats()) as image:
             check_animation(image)
             chosen = _chosen(getattr(image, "n_frames", 1), num_frames)
             image.seek(0)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from perceiver.data.loading.images import Images, channel_statistics
 from perceiver.data.readers.folder_files import files_below, report_left_out
-from perceiver.modalities.framing import Frame, deep_range_of, is_deep, to_rgb, upright
+from perceiver.modalities.framing import Frame, deep_range_of, image_formats, is_deep, to_rgb, upright
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ def read_image(path: Path | BytesIO, *, deep_range: Sequence[float] | None = Non
         FileNotFoundError: the file does not exist.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=image_formats()) as image:
             check_animation(image)
             return to_rgb(upright(image), deep_range=deep_range)
     except FileNotFoundError:
@@ -162,7 +162,7 @@ def deep_range_of_files(paths: Iterable[Path | BytesIO]) -> list[int] | None:
 
     def opened() -> Iterator[Image.Image]:
         for path in paths:
-            with suppress(Exception), Image.open(path) as image:
+            with suppress(Exception), Image.open(path, formats=image_formats()) as image:
                 if is_deep(image):
                     image.load()
                     yield image
@@ -261,7 +261,7 @@ def is_image(folder: Path, path: str) -> bool:
     """Return whether a file is an image by its suffix, or by its content if it has no suffix."""
     if suffix := os.path.splitext(path)[1]:
         return suffix.lower() in SUFFIXES
-    with suppress(Exception), Image.open(folder / path):
+    with suppress(Exception), Image.open(folder / path, formats=image_formats()):
         return True
     return False
 

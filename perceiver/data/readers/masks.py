@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from perceiver.data.readers.images import ImageFileError
+from perceiver.modalities.framing import image_formats
 
 Color = tuple[int, int, int]
 """Red, green and blue, from 0 to 255."""
@@ -139,7 +140,7 @@ def _checked(names: list[str], path: Path) -> list[str]:
 
 def _opened(path: Path) -> tuple[Image.Image, int | None]:
     try:
-        with Image.open(path) as mask:
+        with Image.open(path, formats=image_formats()) as mask:
             levels = _stretched_levels(mask)
             mask.load()
             return mask, levels
