@@ -172,7 +172,7 @@ def test_torchaudio(tmp_path: Path, no_network: None) -> None:
         assert tokens.mask.sum(dim=1).tolist() == [12, 1], "a recording shorter than a frame is one frame"
         with pytest.raises(ValueError, match=r"sound: expected mono waveforms \(batch, 1, samples\)"):
             adapter(torch.rand(1, 2, 4000))
-        with pytest.raises(BackboneError, match="layers: expected 1 to 3"):
+        with pytest.raises(ValueError, match="layers: expected 1 to 3"):
             TorchaudioSounds(model_name="wav2vec2_base", pretrained=False, layers=9).build()
     with pytest.raises(BackboneError, match="torchaudio: expected one of"):
         TorchaudioSounds(model_name="wav2vec2")
