@@ -52,6 +52,7 @@ class Load:
     seconds: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     wall: float = 0.0
+    sent: int = 0
 
     def __str__(self) -> str:
         p50, p99 = (1e3 * float(np.quantile(self.seconds, share)) for share in (0.5, 0.99))
@@ -105,8 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for half in (mixed[: len(mixed) // 2], mixed[len(mixed) // 2 :]):
             load = asyncio.run(_load(port, half, clients=options.clients, seconds=max(0, end - time.monotonic()), once=True))
             memory.append(_memory(server.pid))
-            lost = len(half) - len(load.seconds)
-            print(f"     mixed: {load}   sent {len(half):,}   lost {lost}   wrong {len(load.wrong)} {load.wrong[:3] or ''}")
+            lost, left = load.sent - len(load.seconds), len(half) - load.sent
+            found = f"sent {load.sent:,}   lost {lost}   wrong {len(load.wrong)} {load.wrong[:3] or ''}"
+            print(f"     mixed: {load}   {found}" + (f"   NOT sent before --seconds: {left:,}" if left else ""))
         same = "the same" if _processes(server.pid) == workers else "NOT the same"
         print(f"    memory: {', '.join(f'{one / 2**20:.0f} MiB' for one in memory)}   processes: {same} {len(workers)}")
     finally:
@@ -146,6 +148,7 @@ async def _load(port: int, requests: Sequence[Request], *, clients: int, seconds
             request = requests[number % len(requests)]
             start = time.perf_counter()
             writer.write(request.content)
+            load.sent += 1
             status, body = await _response(reader)
             load.seconds.append(time.perf_counter() - start)
             answer = json.loads(body)

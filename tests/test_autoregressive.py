@@ -50,7 +50,7 @@ def test_no_latent_depends_on_later_ids(models: dict[str, Perceiver], form: str)
         assert not torch.allclose(after[:, own], before[:, own])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, CONTEXT), min_size=1, max_size=4),
     form=st.sampled_from(FORMS),
@@ -67,7 +67,7 @@ def test_a_ragged_batch_equals_its_samples_alone(
         torch.testing.assert_close(logits[row, -len(alone) :], alone, rtol=0, atol=1e-10)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_any_split_into_cached_steps_gives_the_latents_of_one_call(
     models: dict[str, Perceiver], data: st.DataObject

@@ -29,7 +29,9 @@ def test_wheel_carries_configuration_kernel_source_and_command(installed: Path, 
     assert {path.name for path in (installed / "perceiver/attention/kernels/native").glob("*.[ch]")} == native != set()
     assert (installed / "perceiver/py.typed").is_file()
     (entry_points,) = installed.glob("*.dist-info/entry_points.txt")
-    assert "perceiver-train = perceiver.run.main:main" in entry_points.read_text()
+    commands = entry_points.read_text()
+    for command, module in (("train", "run"), ("serve", "serving"), ("demo", "demo")):
+        assert f"perceiver-{command} = perceiver.{module}.main:main" in commands
     assert not (installed / "tests").exists()
 
 

@@ -20,8 +20,8 @@ from perceiver.checkpoints.file import (
     save,
     take_over,
 )
-from perceiver.checkpoints.plain import PlainError
 from perceiver.checkpoints.trusted_classes import TargetError
+from perceiver.runtime.plain import PlainError
 
 __all__ = [
     "KEY",

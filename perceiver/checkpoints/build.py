@@ -17,7 +17,6 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from torch import nn
 
-from perceiver.checkpoints.plain import child_path, plain
 from perceiver.checkpoints.trusted_classes import (
     check_allowed,
     check_trust,
@@ -29,6 +28,7 @@ from perceiver.checkpoints.trusted_classes import (
 from perceiver.decoders import SequenceDecoder
 from perceiver.fusion import Fusion
 from perceiver.model import Perceiver
+from perceiver.runtime.plain import child_path, plain
 
 _TOLERATED = ("_convert_", "_recursive_")  # Hydra settings without effect: a plain tree is always built as a whole
 _MISSING = "???"

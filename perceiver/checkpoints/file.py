@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from perceiver.checkpoints.allocation import limit_allocation, show_bytes
 from perceiver.checkpoints.build import build_model, canonical
 from perceiver.checkpoints.compare import PREFIX
-from perceiver.checkpoints.plain import PlainError, plain
 from perceiver.checkpoints.spec import check_spec
 from perceiver.checkpoints.trusted_kinds import import_kinds
 from perceiver.model import Perceiver
 from perceiver.runtime.files import atomic_write
+from perceiver.runtime.plain import PlainError, plain
 
 FORMAT = 1
 KEY = "perceiver"

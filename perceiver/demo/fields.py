@@ -75,9 +75,7 @@ def _table(name: str, modality: Mapping[str, Any]) -> tuple[Any, ...]:
         gradio.Markdown(f"**{_plain(name)}** (empty: missing)", container=True)
         numbers = [gradio.Textbox(label=column, placeholder="number") for column in modality.get("numbers", ())]
         choices = [
-            gradio.Dropdown(
-                label=column, choices=["", *map(str, known[:_MOST_CHOICES])], value="", allow_custom_value=True
-            )
+            gradio.Dropdown(label=column, choices=["", *map(str, known[:_MOST_CHOICES])], value="", allow_custom_value=True)
             for column, known in categories.items()
         ]
     return (*numbers, *choices)

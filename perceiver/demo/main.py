@@ -46,9 +46,7 @@ def show(options: argparse.Namespace) -> None:
         ValueError, OSError: for options, a model or a port that cannot be used.
         ImportError: if Gradio is not installed.
     """
-    limits = Limits(
-        request_bytes=options.max_bytes, pixels=options.max_pixels, sound_seconds=options.max_sound_seconds
-    )
+    limits = Limits(request_bytes=options.max_bytes, pixels=options.max_pixels, sound_seconds=options.max_sound_seconds)
     host = HOSTS[options.host]
     check_port(host, options.port)
     if options.model.suffix == ".onnx":

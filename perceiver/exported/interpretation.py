@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from perceiver.exported.sequences import Generated
+from perceiver.exported.tokenizers import END, PAD, START
 from perceiver.targets.predictions import (
     FieldPrediction,
     LabelsPrediction,
     Prediction,
     SegmentationPrediction,
+    TextPrediction,
     ValuesPrediction,
 )
 
@@ -22,6 +25,17 @@ Array = NDArray[Any]
 def predictions_of(outputs: Array, target: Mapping[str, Any]) -> list[Any]:
     """Return a prediction for each sample of `(B, …)` outputs; `target` is the spec's entry, of a kind in `KINDS`."""
     return list(KINDS[target["kind"]](outputs.astype(np.float32), target))
+
+
+def texts_of(generated: Generated, text_of: Callable[[Sequence[int]], str], *, count: int) -> list[TextPrediction]:
+    """Return the texts of generated sequences, the best one for each of `count` samples."""
+    each = len(generated.ids) // count
+    rows = zip(generated.ids.tolist(), generated.lengths.tolist(), generated.scores.tolist(), strict=True)
+    predictions = []
+    for ids, length, score in list(rows)[::each]:
+        own = [number for number in ids[:length] if number not in (PAD, START, END)]
+        predictions.append(TextPrediction(text=text_of(own), score=score, tokens=[text_of([number]) for number in own]))
+    return predictions
 
 
 def softmax(x: Array) -> Array:

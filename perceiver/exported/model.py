@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perceiver.exported.batches import batch_of
-from perceiver.exported.interpretation import KINDS, predictions_of, softmax
+from perceiver.exported.interpretation import KINDS, predictions_of, softmax, texts_of
 from perceiver.exported.onnx_file import ExportedFileError, OnnxFile, read_onnx
-from perceiver.exported.preprocess import BYTES, NUM_SPECIAL, encode_bytes, preprocess
+from perceiver.exported.preprocess import KINDS as MODALITY_KINDS
+from perceiver.exported.preprocess import encode_bytes, preprocess
+from perceiver.exported.sequences import Generated
+from perceiver.exported.session import Session
+from perceiver.exported.text_decoder import TextDecoder
+from perceiver.exported.tokenizers import BYTES, NUM_SPECIAL, decoder_of
+from perceiver.modalities.facts import check_facts
+from perceiver.runtime.plain import PlainError, plain
+from perceiver.targets.decoding_settings import DecodingSettings
 
 Array = NDArray[Any]
+
+_NEEDED: dict[Any, tuple[str, ...]] = {
+    "image": ("shape",),
+    "video": ("shape",),
+    "audio": ("shape", "sample_rate"),
+    "text": ("vocabulary_size",),
+    "timeseries": ("num_values",),
+}
+"""Facts without which samples of a kind cannot be prepared."""
 
 _MASK_ID = 3
 _TYPES = {"float32": "tensor(float)", "float64": "tensor(double)", "int64": "tensor(int64)", "bool": "tensor(bool)"}
@@ -61,32 +79,17 @@ class ExportedModel:
     """
 
     def __init__(self, file: OnnxFile, *, threads: int | None, providers: Sequence[str]) -> None:
-        try:
-            import onnxruntime
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "perceiver.exported: onnxruntime is not installed: pip install onnxruntime (or the extra 'export').",
-                name="onnxruntime",
-            ) from error
         self._facts = _checked(file)
         self.path = file.path
         self.spec: dict[str, Any] = self._facts["spec"]
         self.modalities: list[str] = sorted(self.spec["modalities"])
         self.versions: dict[str, str] = self._facts["versions"]
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        try:
-            self._session = onnxruntime.InferenceSession(file.content, options, providers=list(providers))
-        except Exception as error:
-            raise ExportedFileError(
-                f"{file.path}: onnxruntime {onnxruntime.__version__} cannot load it (opset {file.opset}, written with torch "
-                f"{self.versions.get('torch', '?')}): {' '.join(str(error).split())[:300]}"
-            ) from error
-        self.inputs: list[str] = [one.name for one in self._session.get_inputs()]
-        self.outputs: list[str] = [one.name for one in self._session.get_outputs()]
+        self._session = Session(file, threads=threads, providers=providers)
+        self.inputs: list[str] = self._session.inputs
+        self.outputs: list[str] = self._session.outputs
         self._check_graph()
+        generates = self._facts["interpretation"] == "memory"
+        self._decoder = TextDecoder(file, threads=threads, providers=providers) if generates else None
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Compute the outputs by name for prepared inputs by name.
@@ -131,7 +134,7 @@ class ExportedModel:
         if text is not None and "index" not in given:
             length = given[text].shape[1]
             given["index"] = np.broadcast_to(np.arange(length), (count, length)).astype(np.int64)
-        return dict(zip(self.outputs, self._session.run(self.outputs, given), strict=True))
+        return self._session.run(given)
 
     def compute(self, samples: Any, *, batch_size: int = 64) -> Iterator[tuple[dict[str, Array], dict[str, Array]]]:
         """Yield inputs and outputs by name for batches of raw samples; see `predict`."""
@@ -162,6 +165,10 @@ class ExportedModel:
 
     def require_predictions(self) -> None:
         """Raise ValueError unless the file has outputs for the target of the spec."""
+        if self._decoder is not None:
+            if (self.spec.get("target") or {}).get("kind") != "text":
+                raise ValueError(f"predict: {self.path} has no target of texts; use generate, which returns ids.")
+            return
         if self._facts["interpretation"] != "target":
             raise ValueError(
                 f"predict: {self.path} has the outputs {self.outputs}, which are no predictions. Export with "
@@ -183,7 +190,36 @@ class ExportedModel:
 
     def _interpreted(self, batch: Mapping[str, Array], outputs: Mapping[str, Array]) -> list[Any]:
         target = self.spec.get("target") or {}
+        if self._decoder is not None:
+            text_of = decoder_of(target.get("tokenizer"))
+            return list(texts_of(self._decoder.generate(outputs), text_of, count=len(outputs["memory.mask"])))
         return self._cut(predictions_of(outputs[self.outputs[0]], target), target, batch)
+
+    def generate(
+        self,
+        inputs: Mapping[str, Array],
+        *,
+        prompt: Array | None = None,
+        generator: np.random.Generator | None = None,
+        **settings: Any,
+    ) -> Generated:
+        """Generate a sequence of ids for each sample; as `perceiver.generate`.
+
+        Args:
+            inputs: prepared arrays by name, see `run`.
+            prompt: ids `(B, P)` that every sequence starts with, the start id first; None: the start id.
+            generator: random state for `do_sample`.
+            settings: `max_length`, `num_beams` and the others of `perceiver.generate`; greedy without any.
+
+        Raises:
+            ValueError: if the file's model generates no texts, for an unknown setting, or one out of range.
+        """
+        if self._decoder is None:
+            raise ValueError(f"generate: {self.path} generates no texts; its outputs are {self.outputs}.")
+        known = [field.name for field in fields(DecodingSettings)]
+        if unknown := sorted(set(settings) - set(known)):
+            raise ValueError(f"generate: expected some of the settings {known}, got also {unknown}.")
+        return self._decoder.generate(self.run(inputs), prompt=prompt, generator=generator, settings=settings)
 
     def fill_in(self, text: str, *, marker: str = "[MASK]", one_by_one: bool = False) -> str:
         """Fill the gaps of a text with a masked language model of bytes; see `perceiver.fill_in`.
@@ -268,9 +304,8 @@ class ExportedModel:
         """Compare the metadata with the graph."""
         names = [entry["name"] for entry in self._facts["inputs"]] + (["index"] if self._facts["text"] is not None else [])
         types = [_TYPES[entry["dtype"]] for entry in self._facts["inputs"]]
-        found = self._session.get_inputs()
         fits = self.inputs == names and self.outputs == self._facts["outputs"]
-        if not fits or any(one.type != wanted for one, wanted in zip(found, types, strict=False)):
+        if not fits or any(one != wanted for one, wanted in zip(self._session.types, types, strict=False)):
             raise ExportedFileError(
                 f"{self.path}: its metadata names the inputs {names} and outputs {self._facts['outputs']}; the graph has "
                 f"{self.inputs} and {self.outputs}. The file is damaged, or was changed."
@@ -290,16 +325,25 @@ def _checked(file: OnnxFile) -> dict[str, Any]:
     require(isinstance(spec, dict) and isinstance(spec.get("modalities"), dict), "spec.modalities")
     entries = list(spec["modalities"].values())  # type: ignore[index]
     require(bool(entries) and all(isinstance(one, dict) for one in entries), "spec.modalities")
+    try:
+        plain(spec, path="spec")  # numbers of 64 bits, bounded depth
+        check_facts(spec, path="spec", modality_kinds=MODALITY_KINDS.keys(), target_kinds=[*KINDS, "text"])
+    except PlainError as error:
+        raise ExportedFileError(f"{file.path}: its metadata is damaged: {error}.") from None
+    for entry in entries:
+        for key in _NEEDED.get(entry.get("kind"), ()):
+            require(entry.get(key) is not None, f"spec.modalities: a modality of kind {entry['kind']} without {key}")
     inputs, outputs = facts.get("inputs"), facts.get("outputs")
     require(isinstance(inputs, list) and bool(inputs), "inputs")
     require(isinstance(outputs, list) and bool(outputs) and all(isinstance(one, str) for one in outputs), "outputs")
-    require(facts.get("interpretation") in ("target", "all", "latents"), "interpretation")
-    require(facts.get("text") is None or facts["text"] in spec["modalities"], "text")  # type: ignore[index]
+    require(facts.get("interpretation") in ("target", "all", "latents", "memory"), "interpretation")
+    text = facts.setdefault("text", None)
+    require(text is None or (isinstance(text, str) and text in spec["modalities"]), "text")  # type: ignore[index]
     for entry in inputs:  # type: ignore[union-attr]
         require(isinstance(entry, dict), "inputs")
-        require(isinstance(entry.get("name"), str) and entry.get("modality") in spec["modalities"], "inputs")  # type: ignore[index]
-        require(entry.get("part") is None or isinstance(entry["part"], str), "inputs")
-        require(entry.get("dtype") in _TYPES, "inputs")
+        require(all(isinstance(entry.get(key), str) for key in ("name", "modality", "dtype")), "inputs")
+        require(entry["modality"] in spec["modalities"] and entry["dtype"] in _TYPES, "inputs")  # type: ignore[index]
+        require("part" in entry and (entry["part"] is None or isinstance(entry["part"], str)), "inputs")
         shape, example = entry.get("shape"), entry.get("example")
         require(isinstance(shape, list) and isinstance(example, list) and len(shape) == len(example), "inputs")
         require(all(type(size) is int and size > 0 for size in example), "inputs")

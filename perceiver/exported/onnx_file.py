@@ -53,6 +53,11 @@ class OnnxFile:
     metadata: dict[str, Any]
 
 
+def step_path(path: Path) -> Path:
+    """Return the file with the step of a model that generates texts: beside `model.onnx`, `model.step.onnx`."""
+    return path.with_name(f"{path.stem}.step{path.suffix}")
+
+
 def read_onnx(path: str | Path) -> OnnxFile:
     """Read and check a file.
 

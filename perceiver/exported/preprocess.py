@@ -15,13 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from perceiver.exported.tokenizers import BYTES, NUM_SPECIAL, encode_pairs
 from perceiver.modalities.cell_values import is_missing, number_in_column, number_of_name
 
 Array = NDArray[Any]
 Spec = Mapping[str, Any]
-
-NUM_SPECIAL, BYTES = 6, 262
-"""Special ids before those of bytes, and the number of all ids; see `perceiver.modalities.text_bytes`."""
 
 
 def preprocess(raw: Any, spec: Spec, name: str) -> dict[str | None, Array]:
@@ -36,7 +34,7 @@ def preprocess(raw: Any, spec: Spec, name: str) -> dict[str | None, Array]:
         ValueError, TypeError: if the sample does not fit the spec.
     """
     kind = str(spec.get("kind"))
-    convert = _KINDS.get(kind)
+    convert = KINDS.get(kind)
     if convert is None and "." in kind and "channel_axis" not in spec:
         raise ValueError(
             f"{name}: its kind {kind!r} prepares samples with its own code, which the file does not hold. Pass prepared "
@@ -226,17 +224,21 @@ def _text(raw: Any, spec: Spec, name: str) -> dict[str | None, Array]:
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{name}: cannot read it as text ({type(error).__name__}: {error}).") from error
     if isinstance(raw, str):
-        if (spec.get("tokenizer") or {}).get("kind", "bytes") != "bytes":
+        tokenizer = spec.get("tokenizer")
+        if tokenizer is not None and tokenizer.get("kind") == "pairs":
+            ids = np.array(encode_pairs(raw, tokenizer.get("json"), name), dtype=np.int64)
+        elif tokenizer is not None and tokenizer.get("kind", "bytes") != "bytes":
             raise ValueError(
-                f"{name}: expected token ids, because this model's texts go through a learned tokenizer, which needs torch "
-                "here. Pass ids from its tokenizer."
+                f"{name}: expected token ids, because this model's texts go through a tokenizer of kind "
+                f"{str(tokenizer.get('kind'))[:40]!r}, which needs torch here. Pass ids from its tokenizer."
             )
-        if size != BYTES:
+        elif size != BYTES and tokenizer is None:
             raise ValueError(
                 f"{name}: expected token ids, because the model has a vocabulary of {size}, unlike UTF-8 bytes ({BYTES}). "
                 "Pass ids from its tokenizer."
             )
-        ids = encode_bytes(raw, name)
+        else:
+            ids = encode_bytes(raw, name)
     else:
         ids = as_array(raw, name)
     if ids.ndim != 1 or len(ids) == 0 or ids.dtype.kind not in "iu":
@@ -359,7 +361,7 @@ def _finished(x: Array, spec: Spec, name: str) -> dict[str | None, Array]:
     return {None: x.astype(np.float32, copy=False)}
 
 
-_KINDS: dict[str, Callable[[Any, Spec, str], dict[str | None, Array]]] = {
+KINDS: dict[str, Callable[[Any, Spec, str], dict[str | None, Array]]] = {
     "image": _image,
     "video": _video,
     "audio": _audio,
@@ -368,3 +370,4 @@ _KINDS: dict[str, Callable[[Any, Spec, str], dict[str | None, Array]]] = {
     "timeseries": _timeseries,
     "table": _table,
 }
+"""Preparation of a raw sample, by kind of modality."""

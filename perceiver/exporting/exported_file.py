@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from perceiver.checkpoints.plain import plain
-from perceiver.decoders import LearnedQueries, NextTokenHead, SequenceDecoder
+from perceiver.decoders import CausalDecoder, LearnedQueries, NextTokenHead, SequenceDecoder
 from perceiver.decoders.decoder import target_name
-from perceiver.exported.onnx_file import FORMAT, KEY
+from perceiver.exported.onnx_file import FORMAT, KEY, step_path
+from perceiver.exported.sequences import memory_names
 from perceiver.exporting.onnx_file import onnx_of, quantised, require_opset, write_onnx
 from perceiver.exporting.program import INDEX, ExportError, Outputs, program_of
 from perceiver.exporting.signature import inputs_of
+from perceiver.exporting.step import past_shapes, step_names, step_program
 from perceiver.inference.infilling import vocabulary_of
 from perceiver.model import Perceiver
 from perceiver.runtime.files import temporary_beside
+from perceiver.runtime.plain import plain
 from perceiver.targets.kinds import target_of
 
 __all__ = ["ExportError", "export"]
@@ -44,20 +48,24 @@ def export(
     samples may lack it. `perceiver.exported.load` runs ONNX files with onnxruntime and NumPy alone. A program is loaded
     with `torch.export.load(path).module()`; its inputs are those of the metadata, in order.
 
+    A model that generates texts becomes two files: `path`, from inputs to what the decoder reads at every step, and beside
+    it the step (`model.step.onnx` for `model.onnx`), from an id and the keys and values of earlier ids to the logits of the
+    next id and the keys and values including it.
+
     Args:
         model: a model with a spec, such as `perceiver.load` returns.
         path: target file, `.onnx` or `.pt2`.
         format: `onnx` or `torch`; None: by the suffix of the path.
         modalities: modalities of the file, any subset; None: all that the outputs allow.
-        outputs: `target`, the outputs for the spec's target, which `predict` interprets; `all`, all outputs of the head;
-            or `latents`. None: `target`, or `all` if the spec has no target. Text models have an additional input, the
-            positions to predict.
+        outputs: `target`, the outputs for the spec's target, which `predict` interprets (of a causal decoder: encoder
+            and step); `all`, all outputs of the head; or `latents`. None: `target`, or `all` if the spec has no target.
+            Masked language models have an additional input, the positions to predict.
         int8: quantise the weights of linear layers outside the adapters to 8 bits (ONNX only).
         opset: version of the ONNX operators; None: that of torch.
         inputs: example inputs by modality, for kinds of modality of which none can be made from the spec.
 
     Raises:
-        ExportError: if a layer cannot be exported; names it. For the outputs of a model that generates texts.
+        ExportError: if a layer cannot be exported; names it. For `all` outputs of a model that generates texts.
         ValueError: for a model without a spec, or an unknown modality, format, output or opset.
         ModuleNotFoundError: without the extra `export`.
 
@@ -84,35 +92,83 @@ def export(
         torch.Size([5, 2])
     """
     file = Path(path)
-    chosen = _format(file, format, int8=int8)
+    _require_format(file, format, int8=int8)
     require_opset(opset)
     spec = _spec(model)
     wanted = _outputs(model, spec, outputs)
     names = _modalities(model, spec, modalities, outputs=wanted)
     longest = {one.modality: min(one.queries.shape[:-1]) for one in _learned_queries(model)}
     signature = inputs_of({name: spec["modalities"][name] for name in names}, inputs, longest=longest)
-    text = _text(model) if wanted == "all" else None
-    program = program_of(model, signature, outputs=wanted, indexed=text is not None)
-    found = _output_names(model, wanted)
-    metadata = {
+    metadata: dict[str, Any] = {
         "format": FORMAT,
         "versions": {"perceiver": _version(), "torch": torch.__version__},
         "spec": {**spec, "modalities": {name: spec["modalities"][name] for name in names}},
         "inputs": [place.plain() for place in signature],
-        "outputs": found,
+        "outputs": _output_names(model, wanted),
         "interpretation": wanted,
-        "text": text,
+        "text": None,
         "int8": int8,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
-    if chosen == "torch":
-        return _write_program(program, file, metadata)
+    if wanted == "memory":
+        metadata["generation"] = _generation(model.head)
+        _write_step(model.head, step_path(file), metadata, int8=int8, opset=opset)
+    text = _text(model) if wanted == "all" else None
+    metadata["text"] = text
+    program = program_of(model, signature, outputs=wanted, indexed=text is not None)
     flat = [place.name for place in signature] + ([INDEX] if text is not None else [])
-    graph = onnx_of(program, names=flat, outputs=found, opset=opset)
-    return write_onnx(quantised(graph) if int8 else graph.model, file, metadata=metadata)
+    return _write(program, file, metadata, names=flat, int8=int8, opset=opset)
 
 
-def _format(path: Path, given: str | None, *, int8: bool) -> str:
+def _generation(decoder: Any) -> dict[str, Any]:
+    """Return what generation needs besides the two graphs."""
+    return {
+        "layers": len(decoder.layers),
+        "past": past_shapes(decoder),
+        "vocabulary_size": decoder.output_channels,
+        "max_length": decoder.max_length,
+        "start_id": decoder.start_id,
+        "end_id": decoder.end_id,
+        "pad_id": decoder.pad_id,
+        "settings": asdict(decoder.decoding),
+        # The same in both files, which are of no use with those of another export.
+        "weights": _digest(decoder),
+    }
+
+
+def _digest(module: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _write_step(decoder: Any, path: Path, metadata: Mapping[str, Any], *, int8: bool, opset: int | None) -> None:
+    """Write the step before the encoder: loading starts with the encoder, which then is never older than its step."""
+    names, outputs = step_names(decoder)
+    own = {
+        "format": metadata["format"],
+        "versions": metadata["versions"],
+        "interpretation": "step",
+        "inputs": names,
+        "outputs": outputs,
+        "generation": metadata["generation"],
+        "int8": int8,
+    }
+    _write(step_program(decoder), path, own, names=names, int8=int8, opset=opset)
+
+
+def _write(
+    program: Any, path: Path, metadata: Mapping[str, Any], *, names: Sequence[str], int8: bool, opset: int | None
+) -> Path:
+    if path.suffix == ".pt2":
+        return _write_program(program, path, metadata)
+    graph = onnx_of(program, names=names, outputs=metadata["outputs"], opset=opset)
+    return write_onnx(quantised(graph) if int8 else graph.model, path, metadata=metadata)
+
+
+def _require_format(path: Path, given: str | None, *, int8: bool) -> None:
     known = {".onnx": "onnx", ".pt2": "torch"}
     chosen = given or known.get(path.suffix)
     if chosen is None or known.get(path.suffix) != chosen:
@@ -122,7 +178,6 @@ def _format(path: Path, given: str | None, *, int8: bool) -> str:
         )
     if int8 and chosen == "torch":
         raise ValueError("export.int8: expected the format onnx, whose runtime has products of 8-bit integers; got torch.")
-    return chosen
 
 
 def _spec(model: Perceiver) -> dict[str, Any]:
@@ -145,10 +200,13 @@ def _outputs(model: Perceiver, spec: Mapping[str, Any], given: str | None) -> Ou
     if isinstance(model.head, SequenceDecoder | NextTokenHead):
         if given == "latents":
             return "latents"
-        raise ExportError(
-            f"export: {type(model.head).__name__} generates a text id by id, which one exported program does not do. Export "
-            "the latents alone (outputs=latents), or generate with perceiver.generate."
-        )
+        decodes = isinstance(model.head, CausalDecoder)
+        if given == "all" or not decodes:
+            raise ExportError(
+                f"export: {type(model.head).__name__} generates a text id by id, so it has no outputs of a single program. "
+                f"Use {'outputs=target, which exports encoder and step, or ' if decodes else ''}outputs=latents."
+            )
+        return "memory"
     predicts = target_of(spec) is not None and (isinstance(_channels(model), int) or target_name(model.head) is not None)
     if given is None:
         return "target" if predicts else "all"
@@ -190,6 +248,8 @@ def _learned_queries(model: Perceiver) -> list[Any]:
 
 
 def _output_names(model: Perceiver, outputs: str) -> list[str]:
+    if outputs == "memory":
+        return memory_names(len(model.head.layers))  # type: ignore[arg-type]
     if outputs == "latents":
         return ["latents"]
     channels = _channels(model)

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from perceiver.attention.cross import CrossAttention
 from perceiver.attention.forms.cost_model import Shapes, cheapest_form
 from perceiver.attention.kernels.dispatch import plain_operators
+from perceiver.decoders import CausalDecoder, Memory
 from perceiver.exporting.signature import MASK, Input
 from perceiver.model import Perceiver
 from perceiver.runtime.evaluating import evaluating
 
-Outputs = Literal["target", "all", "latents"]
+Outputs = Literal["target", "all", "latents", "memory"]
 
 INDEX = "index"
 """Input of text models: positions of the ids to predict, `(B, k)`."""
@@ -34,7 +35,8 @@ class Flat(nn.Module):
     Args:
         model: the model.
         inputs: the signature.
-        outputs: `target` (outputs for the spec's target), `all` (outputs of the head) or `latents`.
+        outputs: `target` (outputs for the spec's target), `all` (outputs of the head), `latents`, or `memory` (what a causal
+            decoder reads at every step, see `memory_tensors`).
         indexed: whether a last input chooses the outputs to compute, see `INDEX`.
     """
 
@@ -59,6 +61,9 @@ class Flat(nn.Module):
                 inputs.setdefault(place.modality, {})[place.part] = x
         if self.outputs == "latents":
             return self.model.encode(inputs, masks)
+        if self.outputs == "memory":
+            assert isinstance(self.model.head, CausalDecoder)
+            return memory_tensors(self.model.head, self.model.memory(inputs, masks))
         if self.outputs == "target":
             return self.model.target_outputs(inputs, masks)
         return self.model(inputs, masks, index=index)
@@ -86,18 +91,26 @@ def program_of(model: Perceiver, inputs: Sequence[Input], *, outputs: Outputs, i
     with (
         evaluating(flat),
         _exportable_attention(flat, arguments),
-        _without_shape_checks(),
+        without_shape_checks(),
         _all_queries_at_once(model),
         plain_operators(),
     ):
-        return _located(
+        return located(
             flat,
             lambda: torch.export.export(flat, arguments, dynamic_shapes=(tuple(free),), strict=False),
         )
 
 
+def memory_tensors(decoder: CausalDecoder, memory: Memory) -> tuple[Tensor, ...]:
+    """Return the mask `(B, M)` of a memory, and its keys and values for each layer, `(B, h, M, d)`."""
+    projected = decoder.start(memory).memory
+    first = projected[0]
+    mask = first.mask if first.mask is not None else torch.ones_like(first.key[:, 0, :, 0], dtype=torch.bool)
+    return (mask, *(tensor for tokens in projected for tensor in (tokens.key, tokens.value)))
+
+
 @contextmanager
-def _without_shape_checks() -> Iterator[None]:
+def without_shape_checks() -> Iterator[None]:
     """Switch off the checks of jaxtyping's import hook, if it is installed: they would compare, and so fix, open sizes."""
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
@@ -129,7 +142,7 @@ def _exportable_attention(flat: Flat, arguments: tuple[Tensor, ...]) -> Iterator
 
     hooks = [layer.register_forward_pre_hook(choose) for layer in layers]
     try:
-        _located(flat, lambda: flat(*arguments))
+        located(flat, lambda: flat(*arguments))
     finally:
         for hook in hooks:
             hook.remove()
@@ -157,7 +170,7 @@ def _all_queries_at_once(model: Perceiver) -> Iterator[None]:
             decoder.chunk_size = size
 
 
-def _located(flat: Flat, compute: Callable[[], Any]) -> Any:
+def located(flat: nn.Module, compute: Callable[[], Any]) -> Any:
     """Call `compute`; an error in a layer becomes an ExportError that names the innermost layer."""
     running: list[str] = []
     names = {module: name.removeprefix("model.") or "model" for name, module in flat.named_modules()}

@@ -17,6 +17,13 @@ class Found:
     Args:
         id: id of the sample.
         similarity: cosine of its embedding with the query.
+
+    Examples:
+        >>> import numpy as np
+        >>> from perceiver import Index
+        >>> [found] = Index(np.eye(2, dtype=np.float32), ids=["x", "y"]).search(np.array([0.6, 0.8]), k=1)
+        >>> found.id, round(found.similarity, 2)
+        ('y', 0.8)
     """
 
     id: str

@@ -26,10 +26,10 @@ from perceiver.objectives.contrastive import Contrastive
 from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.dense import Dense
 from perceiver.objectives.fields import EndPointError, dense_regression
-from perceiver.objectives.judging import Judge
 from perceiver.objectives.labels import multilabel
 from perceiver.objectives.masked_autoencoding import MaskedAutoencoding
 from perceiver.objectives.masked_tokens import MaskedTokenModelling
+from perceiver.objectives.metrics.judging import Judge
 from perceiver.objectives.multimodal_autoencoding import MultimodalAutoencoding
 from perceiver.objectives.next_tokens import NextTokenPrediction
 from perceiver.objectives.objective import Objective

@@ -20,9 +20,9 @@ from perceiver.decoders.embedding import EmbeddingHead
 from perceiver.masks import presence
 from perceiver.model import Perceiver
 from perceiver.objectives.gathering import gathered, rank
-from perceiver.objectives.metrics import WeightedMean, mean_over_processes
+from perceiver.objectives.metrics.quality import WeightedMean, mean_over_processes
+from perceiver.objectives.metrics.retrieval import Retrieval
 from perceiver.objectives.objective import Metrics, Objective
-from perceiver.objectives.retrieval import Retrieval
 
 LOSSES = ("infonce", "sigmoid")
 
@@ -48,7 +48,7 @@ class Contrastive(Objective):
     has, and as a negative for the others. Negatives come from all processes, which need batches of one size.
 
     Measures `loss`, and for each ordered pair of modalities `recall_at_1/A_to_B` (also 5 and 10), `median_rank/A_to_B`
-    and, if samples have classes, `class_at_1/A_to_B`: see `perceiver.objectives.retrieval.Retrieval`.
+    and, if samples have classes, `class_at_1/A_to_B`: see `perceiver.objectives.metrics.retrieval.Retrieval`.
 
     Args:
         loss: "infonce", a softmax over the candidates, or "sigmoid", independent of their number, for small batches.

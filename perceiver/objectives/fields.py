@@ -14,7 +14,7 @@ from perceiver.batch import Batch
 from perceiver.objectives.checks import check_statistics
 from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.dense import Dense, checked_target_mask, where_wrong
-from perceiver.objectives.metrics import WeightedMean
+from perceiver.objectives.metrics.quality import WeightedMean
 from perceiver.objectives.objective import Metrics
 
 

@@ -17,7 +17,7 @@ from perceiver.batch import Batch
 from perceiver.objectives.checks import sample_name
 from perceiver.objectives.class_weights import weights_of_positives
 from perceiver.objectives.criterion import Criterion
-from perceiver.objectives.metrics import RankingQuality, WeightedMean
+from perceiver.objectives.metrics.quality import RankingQuality, WeightedMean
 from perceiver.objectives.objective import Metrics
 from perceiver.objectives.supervised import Supervised
 

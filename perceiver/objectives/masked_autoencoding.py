@@ -19,7 +19,7 @@ from perceiver.batch import Batch
 from perceiver.decoders import ReconstructionDecoder
 from perceiver.masking.random import RandomMasking, chosen
 from perceiver.model import Perceiver
-from perceiver.objectives.metrics import WeightedMean
+from perceiver.objectives.metrics.quality import WeightedMean
 from perceiver.objectives.objective import Metrics, Objective
 from perceiver.tokens import Tokens
 

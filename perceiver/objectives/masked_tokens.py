@@ -17,7 +17,7 @@ from perceiver.batch import Batch
 from perceiver.inference.infilling import vocabulary_of
 from perceiver.masking.text import MaskedTokens, TokenMasking
 from perceiver.model import Perceiver
-from perceiver.objectives.metrics import WeightedMean, mean_over_processes
+from perceiver.objectives.metrics.quality import WeightedMean, mean_over_processes
 from perceiver.objectives.objective import Metrics, Objective
 from perceiver.runtime.random_streams import stream_of
 

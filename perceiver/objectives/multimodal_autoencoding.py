@@ -26,7 +26,7 @@ from perceiver.masks import grid_mask
 from perceiver.modalities.kinds import kind_of
 from perceiver.model import Perceiver
 from perceiver.objectives.checks import check_classes
-from perceiver.objectives.metrics import WeightedMean, confusion_matrix, correct_share
+from perceiver.objectives.metrics.quality import WeightedMean, confusion_matrix, correct_share
 from perceiver.objectives.objective import CONFUSION, Metrics, Objective
 
 

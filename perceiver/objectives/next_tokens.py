@@ -20,7 +20,7 @@ from perceiver.masks import extents, grid_mask
 from perceiver.modalities.text_bytes import NUM_SPECIAL
 from perceiver.model import Perceiver
 from perceiver.objectives.checks import sample_name
-from perceiver.objectives.metrics import WeightedMean, mean_over_processes
+from perceiver.objectives.metrics.quality import WeightedMean, mean_over_processes
 from perceiver.objectives.objective import Metrics, Objective
 
 

@@ -20,11 +20,11 @@ from perceiver.decoders.sequence_loss import SequenceLoss, SequenceLosses
 from perceiver.modalities.tokenizers import END, PAD, START, tokenizer_of
 from perceiver.model import Perceiver
 from perceiver.objectives.checks import sample_name
-from perceiver.objectives.judging import Judge
-from perceiver.objectives.metrics import WeightedMean, mean_over_processes
+from perceiver.objectives.metrics.judging import Judge
+from perceiver.objectives.metrics.pointing import POINTING, pointing
+from perceiver.objectives.metrics.quality import WeightedMean, mean_over_processes
+from perceiver.objectives.metrics.text import MEASURES, TextMetrics
 from perceiver.objectives.objective import Metrics, Objective
-from perceiver.objectives.pointing import POINTING, pointing
-from perceiver.objectives.text_metrics import MEASURES, TextMetrics
 from perceiver.targets.dictionary import Dictionary
 from perceiver.targets.text import texts_of
 from perceiver.targets.words import words_of

@@ -12,7 +12,7 @@ from torchmetrics import Metric
 from perceiver.batch import Batch
 from perceiver.objectives.checks import check_statistics, sample_name
 from perceiver.objectives.criterion import Criterion
-from perceiver.objectives.metrics import Determination, WeightedMean
+from perceiver.objectives.metrics.quality import Determination, WeightedMean
 from perceiver.objectives.objective import Metrics
 from perceiver.objectives.supervised import Supervised
 

@@ -53,9 +53,7 @@ async def read_request(request: Request, limits: Limits) -> Parts:
     given = request.headers.get("content-type", "")
     kind = given.partition(";")[0].strip().lower()
     if kind not in ("application/json", "multipart/form-data"):
-        raise RefusedError(
-            f"content-type: expected application/json or multipart/form-data, got {given!r:.80}.", status=415
-        )
+        raise RefusedError(f"content-type: expected application/json or multipart/form-data, got {given!r:.80}.", status=415)
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and (len(stated) > 18 or int(stated) > limits.request_bytes):
         raise _too_large(limits)
@@ -87,9 +85,7 @@ async def _parts(request: Request, limits: Limits) -> dict[str, File | Field]:
         await form.close()
 
 
-def _counted(
-    receive: Callable[[], Awaitable[Any]], limits: Limits
-) -> Callable[[], Awaitable[Any]]:
+def _counted(receive: Callable[[], Awaitable[Any]], limits: Limits) -> Callable[[], Awaitable[Any]]:
     """Return `receive`, which raises RefusedError as soon as the body is too large."""
     received = 0
 

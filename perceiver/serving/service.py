@@ -233,9 +233,7 @@ class Guard:
         await error_response(error)(scope, receive, send)
 
 
-def build_server(
-    api: PredictAPI, model: ServedModel, *, device: str = "cpu", workers: int = 1
-) -> LitServer:
+def build_server(api: PredictAPI, model: ServedModel, *, device: str = "cpu", workers: int = 1) -> LitServer:
     """Return the server of an API.
 
     Args:

@@ -15,7 +15,7 @@ from torch.utils.data import DistributedSampler
 from torchmetrics import Metric
 
 from perceiver.batch import Batch
-from perceiver.objectives.metrics import WeightedMean
+from perceiver.objectives.metrics.quality import WeightedMean
 from perceiver.objectives.objective import CONFUSION, Objective
 from perceiver.training.fully_sharded import shard
 from perceiver.training.optimizer import OptimizerFactory, SchedulerFactory, clip_gradients, optimization

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -62,6 +62,7 @@ def adapter() -> TextTokens:
     ).double()
 
 
+@settings(max_examples=30)
 @given(length=st.integers(2, 30), data=st.data())
 def test_ids_that_follow_others_have_the_tokens_of_the_whole_text(length: int, data: st.DataObject) -> None:
     text = adapter()

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import perceiver
 from perceiver.checkpoints.build import ConfigError, build_model, canonical
-from perceiver.checkpoints.plain import PlainError
 from perceiver.checkpoints.trusted_classes import TargetError
+from perceiver.runtime.plain import PlainError
 
 Config = dict[str, Any]
 

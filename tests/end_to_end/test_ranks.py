@@ -3,12 +3,14 @@
 `benchmarks/kills.py --processes 2` kills them instead; test_parallel.py has whole runs from the command line.
 """
 
+import csv
 import importlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from forked_ranks import outcomes
@@ -29,6 +31,9 @@ ONE = ("trainer=single", "data.batch_size=128")
 TWO = ("trainer=ddp", "trainer.devices=2", "data.batch_size=64")
 # Batches of 64 in one process: 1,152 samples of an epoch as well.
 HALVES = ("trainer=single", "data.batch_size=64", "trainer.limit_train_batches=18")
+
+
+PART = "predictions.parquet/part-00003-of-00008.parquet"
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +59,20 @@ def planned(folder: Path) -> tuple[list[str], list[dict[str, Any]]]:
     def copy(run: str, other: str) -> None:
         plan.append({"copy": [str(folder / run), str(folder / other)]})
 
+    def predict(name: str, to: str, *overrides: str) -> None:
+        names.append(name)
+        found = ("mode=predict", "data=digits", f"ckpt_path={folder / 'one'}", "trainer.accelerator=cpu")
+        arguments = [*found, "data.batch_size=64", *overrides, f"hydra.run.dir={folder / to}"]
+        plan.append({"processes": 2 if "trainer=ddp" in overrides else 1, "arguments": arguments})
+
     train("one", "one", *ONE)
     train("two", "two", *TWO)
+    predict("predicted by two", "predicted", "trainer=ddp", "trainer.devices=2", "rows_per_part=50")
+    copy("predicted", "predicted-again")
+    names.append("one part lost")
+    plan.append({"processes": 1, "call": ["os", "remove", str(folder / "predicted-again" / PART)]})
+    predict("predicted again", "predicted-again", "trainer=ddp", "trainer.devices=2")
+    predict("predicted by one", "predicted-one")
     train("stopped by SIGTERM", "a", *TWO, act=(1, 3, "SIGTERM"))
     copy("a", "a-one")
     copy("a", "a-halves")
@@ -109,6 +126,29 @@ def test_two_processes_average_the_weights_of_one(runs: dict[str, Any]) -> None:
     assert runs["two"]["errors"] == ["", ""]
     assert_same_weights(runs["folder"] / "one", runs["folder"] / "two")
     assert sorted(ids(runs["one"], 1)) == sorted(ids(runs["two"], 1))
+
+
+def test_two_processes_predict_every_row_once(runs: dict[str, Any]) -> None:
+    """As one process does, in the same order; a lost part is computed again, the others stay."""
+    for name in ("predicted by two", "predicted again", "predicted by one"):
+        assert (runs[name]["code"], set(runs[name]["errors"])) == (0, {""}), runs[name]["errors"]
+    one, other = runs["predicted by two"]["output"]
+    assert one.endswith("predictions.parquet (8 parts)\n")
+    assert other == ""
+    with (runs["folder"] / "predicted-one" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for run in ("predicted", "predicted-again"):
+        table = pq.read_table(runs["folder"] / run / "predictions.parquet")
+        assert table.column_names == list(rows[0])
+        assert table["id"].to_pylist() == [row["id"] for row in rows]
+        assert table["prediction"].to_pylist() == [row["prediction"] for row in rows]
+        for name in table.column_names[2:]:
+            expected = [float(row[name]) for row in rows]
+            assert table[name].to_pylist() == pytest.approx(expected, abs=1e-5)
+    assert "8 parts of 50 rows, 7 of them complete" in runs["predicted again"]["output"][0]
+    before, after = ((runs["folder"] / run / PART).parent.glob("part-*") for run in ("predicted", "predicted-again"))
+    times = {file.name: file.stat().st_mtime_ns for file in before}
+    assert [file.name for file in after if file.stat().st_mtime_ns != times[file.name]] == [Path(PART).name]
 
 
 @pytest.mark.parametrize(("cause", "run", "code"), [("SIGTERM", "a", 143), ("SIGUSR1", "b", 138), ("time", "c", 0)])

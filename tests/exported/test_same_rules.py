@@ -1,5 +1,6 @@
 """Preparation of samples and interpretation of outputs in NumPy are those of training, for every built-in kind."""
 
+import sys
 from typing import Any
 
 import hypothesis.strategies as st
@@ -10,9 +11,12 @@ from hypothesis import given, settings
 from PIL import Image
 
 from perceiver.exported.interpretation import KINDS, predictions_of
-from perceiver.exported.preprocess import _KINDS, preprocess
+from perceiver.exported.preprocess import KINDS as PREPARED
+from perceiver.exported.preprocess import preprocess
+from perceiver.exported.tokenizers import _library_tokenizer
 from perceiver.modalities import kinds
 from perceiver.modalities import preprocess as training
+from perceiver.modalities.tokenizers import train_pairs
 from perceiver.targets.kinds import KINDS as TARGETS
 from perceiver.targets.kinds import target_of
 
@@ -99,17 +103,22 @@ def test_preparation(raw: Any, spec: dict[str, Any]) -> None:
     assert_same(raw, spec)
 
 
-def test_texts_of_a_learned_tokenizer_are_passed_as_ids() -> None:
-    """The vocabulary may have as many ids as there are bytes."""
-    spec = {**BYTES, "tokenizer": {"kind": "pairs", "json": "{}"}}
-    with pytest.raises(ValueError, match=r"x: expected token ids, because .* learned tokenizer"):
+def test_texts_of_a_learned_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package `tokenizers` reads them; without it, ids can be passed."""
+    learned = {"kind": "pairs", "json": train_pairs(["a dog", "two dogs"], vocabulary_size=262)}
+    spec = {**BYTES, "tokenizer": learned}
+    for raw in ("dogs", "</s> grün", [5, 7]):
+        assert_same(raw, spec)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    _library_tokenizer.cache_clear()
+    with pytest.raises(ModuleNotFoundError, match="x: this model's tokenizer needs the package tokenizers"):
         preprocess("a", spec, "x")
     assert preprocess([5, 7], spec, "x")[None].tolist() == [5, 7]
 
 
 def test_every_kind_has_its_rules() -> None:
-    assert set(_KINDS) == set(kinds.KINDS)
-    assert set(KINDS) == set(TARGETS) - {"text"}  # generated, which exported models do not do
+    assert set(PREPARED) == set(kinds.KINDS)
+    assert set(KINDS) == set(TARGETS) - {"text"}  # see test_text_decoder.py
 
 
 @settings(max_examples=30)

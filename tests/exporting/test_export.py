@@ -173,11 +173,9 @@ def test_masked_text(folder: Path) -> None:
         graph.predict("text")
 
 
-@pytest.mark.parametrize("outputs", [None, "target", "all"])
-def test_text_generation_is_refused(outputs: Any, folder: Path) -> None:
-    """Its latents can be exported."""
-    with pytest.raises(perceiver.exporting.ExportError, match=r"CausalDecoder generates .*outputs=latents.*generate"):
-        perceiver.export(text_generating_model(), folder / "never.onnx", outputs=outputs)
+def test_all_outputs_of_text_generation_are_refused(folder: Path) -> None:
+    with pytest.raises(perceiver.exporting.ExportError, match=r"CausalDecoder generates .*outputs=target.*outputs=latents"):
+        perceiver.export(text_generating_model(), folder / "never.onnx", outputs="all")
     assert not (folder / "never.onnx").exists()
 
 

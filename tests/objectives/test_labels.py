@@ -22,7 +22,7 @@ from perceiver.batch import Batch, Sample
 from perceiver.collate import Collate
 from perceiver.objectives import multilabel
 from perceiver.objectives.labels import Labels
-from perceiver.objectives.metrics import RankingQuality
+from perceiver.objectives.metrics.quality import RankingQuality
 from perceiver.targets.kinds import target_of
 from perceiver.training import Task
 

@@ -15,7 +15,7 @@ from perceiver.batch import Batch
 from perceiver.grounding import Phrase
 from perceiver.modalities.tokenizers import ByteTokenizer
 from perceiver.objectives import TextGeneration
-from perceiver.objectives.text_metrics import TextMetrics, signatures
+from perceiver.objectives.metrics.text import TextMetrics, signatures
 
 VOCABULARY = ByteTokenizer.vocabulary_size
 

@@ -36,6 +36,7 @@ from perceiver.decoders import (
     QueryDecoder,
     ReconstructionDecoder,
     TiedLogits,
+    WrittenMemory,
 )
 from perceiver.targets.text import text_target
 
@@ -170,7 +171,7 @@ def model_of_all_heads() -> Perceiver:
     return Perceiver(
         adapters=parts,
         fusion=fusion,
-        encoder=encoder(fusion.channels, num_blocks=1, num_cross_attends=1),
+        encoder=encoder(fusion.channels),
         head=AllHeads(parts, fusion.channels),
         spec={"modalities": {name: MODALITIES[name] for name in parts}},
     ).eval()
@@ -189,6 +190,27 @@ def text_generating_model() -> Perceiver:
             "target": text_target(tokenizer={"kind": "bytes"}, max_length=16),
         },
     ).eval()
+
+
+def captioning_model(tokenizer: Mapping[str, Any]) -> Perceiver:
+    """A model that writes texts from images and texts, in two layers, reading the inputs' tokens and the latents."""
+    torch.manual_seed(0)
+    target = text_target(tokenizer=tokenizer, max_length=12)
+    parts: dict[str, Any] = {name: adapters()[name] for name in ("table_pixels", "text")}
+    fusion = Fusion(channels={name: part.channels for name, part in parts.items()})
+    memory = WrittenMemory(latent_channels=8, token_channels=fusion.channels, num_heads=2, with_latents=True)
+    size = target["vocabulary_size"]
+    model = Perceiver(
+        adapters=parts,
+        fusion=fusion,
+        encoder=encoder(fusion.channels, num_blocks=1, num_cross_attends=1),
+        head=CausalDecoder(memory=memory, vocabulary_size=size, channels=12, num_heads=3, max_length=12, tied_logits=False),
+        spec={"modalities": {name: MODALITIES[name] for name in parts}, "target": target},
+    ).eval()
+    assert isinstance(model.head, CausalDecoder)
+    assert model.head.output is not None
+    torch.nn.init.normal_(model.head.output.weight, std=0.6)  # otherwise all texts would be alike
+    return model
 
 
 def masked_text_model() -> Perceiver:

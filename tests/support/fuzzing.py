@@ -4,6 +4,7 @@ An entry point prepares good content once and then tries mutations of it. A muta
 and a number, so that `python benchmarks/fuzz.py --only NAME --number N` repeats it.
 """
 
+import contextlib
 import gzip
 import json
 import random
@@ -33,11 +34,12 @@ from dense_cases import write_kitti, write_pfm
 from hostile_models import MODEL, SPEC
 from manifest_cases import animals, write_csv, write_json_lines
 from omegaconf import OmegaConf
+from onnx_files import METADATA, TEXT_METADATA, encoder_and_step, model, with_metadata
 from PIL import Image
 from point_cloud_files import pcd, ply
 
 import perceiver
-from perceiver import checkpoints
+from perceiver import checkpoints, exported
 from perceiver.checkpoints.build import build_model
 from perceiver.checkpoints.file import Recipe, assemble
 from perceiver.data import DataModule, Digits, Manifest
@@ -451,6 +453,42 @@ def of_runs(folder: Path) -> Try:
     return attempt
 
 
+def of_exported(folder: Path) -> Try:
+    """Exported models: their metadata as a tree, their bytes, and programs of torch; then a prediction."""
+    encoder, step = encoder_and_step()
+    facts = {
+        "interpretation": "step", "format": 1, "versions": METADATA["versions"], "generation": TEXT_METADATA["generation"]
+    }  # fmt: skip
+    good = {"model.onnx": (model(), METADATA), "text.onnx": (encoder, TEXT_METADATA), "text.step.onnx": (step, facts)}
+    for name, (graph, metadata) in good.items():
+        (folder / name).write_bytes(with_metadata(graph, metadata))
+    program = b"PK\x03\x04" + bytes(200)
+
+    def attempt(chance: random.Random) -> None:
+        changed = chance.choice(list(good))
+        graph, metadata = good[changed]
+        way = chance.random()
+        if way < 0.6:
+            content = with_metadata(graph, mutated_tree(metadata, chance))
+        else:
+            content = mutated(program if way > 0.97 else with_metadata(graph, metadata), chance)
+        file = folder / changed
+        before = file.read_bytes()
+        file.write_bytes(content)
+        try:
+            loaded = exported.load(folder / changed.replace(".step", ""), threads=1)
+            loaded.predict([np.ones((2, 2), np.uint8)])
+            if changed != "model.onnx":
+                loaded.generate({"image": np.ones((2, 1, 2, 2), np.float32)}, max_length=5)
+            file.rename(folder / "model.pt2")
+            with contextlib.suppress(exported.ExportedFileError):
+                exported.load(folder / "model.pt2")
+        finally:
+            file.write_bytes(before)
+
+    return attempt
+
+
 DOORS: dict[str, Callable[[Path], Try]] = {
     "tables": of_tables,
     "cells": of_cells,
@@ -460,5 +498,6 @@ DOORS: dict[str, Callable[[Path], Try]] = {
     "directories": of_directories,
     "shards": of_shards,
     "runs": of_runs,
+    "exported": of_exported,
 }
 """Entry points by name; each is prepared with an empty folder."""

@@ -54,6 +54,59 @@ def model() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
+TEXT_METADATA: dict[str, Any] = {
+    **METADATA,
+    "spec": {**SPEC, "target": {"kind": "text", "tokenizer": {"kind": "bytes"}, "vocabulary_size": 262, "max_length": 6}},
+    "outputs": ["memory.mask", "memory.key.0", "memory.value.0"],
+    "interpretation": "memory",
+    "generation": {
+        "layers": 1, "past": [[1, 1], [1, 1]], "vocabulary_size": 262, "max_length": 6,
+        "start_id": 1, "end_id": 2, "pad_id": 0, "settings": {"num_beams": 2}, "weights": "abc",
+    },
+}  # fmt: skip
+
+
+def encoder_and_step() -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """The memory is the image; the logits of a step are its id times random numbers, whatever the memory."""
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, 2, 2])
+    mask = helper.make_tensor_value_info("image.mask", TensorProto.BOOL, ["batch"])
+    seen = helper.make_tensor_value_info("memory.mask", TensorProto.BOOL, ["rows", "tokens"])
+    floats = {
+        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", 1, "tokens", "channels"])
+        for name in ("memory.key.0", "memory.value.0", "past.key.0", "past.value.0", "present.key.0", "present.value.0")
+    }
+    one = numpy_helper.from_array(np.array([1]), "one")
+    column = helper.make_node("Unsqueeze", ["image.mask", "one"], ["memory.mask"])
+    copies = [helper.make_node("Identity", ["image"], [name]) for name in ("memory.key.0", "memory.value.0")]
+    memory = [floats["memory.key.0"], floats["memory.value.0"]]
+    encoder = helper.make_graph([column, *copies], "main", [image, mask], [seen, *memory], [one])
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["rows", 1])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", 1, 262])
+    weight = np.random.default_rng(0).normal(size=(1, 262)).astype(np.float32)
+    constants = [one, numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(np.array([-1, 1, 1, 1]), "shape")]
+    nodes = [
+        helper.make_node("Cast", ["ids"], ["number"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["number", "one"], ["column"]),
+        helper.make_node("MatMul", ["column", "weight"], ["logits"]),
+        helper.make_node("Reshape", ["number", "shape"], ["new"]),
+        helper.make_node("Concat", ["past.key.0", "new"], ["present.key.0"], axis=2),
+        helper.make_node("Concat", ["past.value.0", "new"], ["present.value.0"], axis=2),
+    ]
+    inputs = [ids, seen, *memory, floats["past.key.0"], floats["past.value.0"]]
+    step = helper.make_graph(nodes, "main", inputs, [logits, floats["present.key.0"], floats["present.value.0"]], constants)
+    opset = helper.make_opsetid("", 18)
+    made = [helper.make_model(graph, opset_imports=[opset], ir_version=9) for graph in (encoder, step)]
+    return made[0], made[1]
+
+
+def with_metadata(made: onnx.ModelProto, metadata: Any) -> bytes:
+    """The bytes of a model with this metadata; a text is written as it is."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(made)
+    copy.metadata_props.add(key="perceiver", value=metadata if isinstance(metadata, str) else json.dumps(metadata))
+    return bytes(copy.SerializeToString())
+
+
 def write(path: Path, *, change: Callable[[onnx.ModelProto], object] | None = None, metadata: Any = METADATA) -> Path:
     """Write the model, changed, with this metadata; a text is written as it is."""
     made = model()

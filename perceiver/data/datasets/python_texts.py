@@ -13,9 +13,9 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Literal
 
-from perceiver.data.readers.progress import progress
 from perceiver.data.readers.texts.source import TextSource
 from perceiver.data.readers.texts.windows import Document
+from perceiver.runtime.progress import progress
 
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "pydoc_data", "turtledemo"}
 

@@ -78,6 +78,11 @@ class AudioFolder(Source):
         self.needs_test = needs_test
         self.bad_files = BadFiles(on_bad_row)
 
+    @property
+    def left_out(self) -> list[str]:
+        """See `Source.left_out`."""
+        return self.bad_files.reasons
+
     def prepare(self) -> None:
         """List all existing splits and check the headers of their files before training starts."""
         if self.spec is not None and is_flat(self.root):

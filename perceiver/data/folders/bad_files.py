@@ -9,8 +9,8 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from perceiver.data.readers.progress import progress
 from perceiver.runtime.process_rank import process_rank
+from perceiver.runtime.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,11 @@ class BadFiles:
             raise ValueError(f"data.on_bad_row: expected error or skip, got {on_bad_row!r}.")
         self.skip = on_bad_row == "skip"
         self.skipped: dict[str, list[str]] = {}
+
+    @property
+    def reasons(self) -> list[str]:
+        """Reasons of all splits."""
+        return [reason for problems in self.skipped.values() for reason in problems]
 
     def usable(self, samples: Any, *, num_workers: int, where: object) -> Int[Tensor, "usable"]:
         """Return the positions of the samples that can be read; without "skip", all positions.

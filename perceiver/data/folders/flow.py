@@ -20,6 +20,7 @@ from perceiver.data.readers.flow_files import UNKNOWN, FlowFileError, read_flow
 from perceiver.data.readers.folder_files import is_flat, split_folder
 from perceiver.data.readers.images import SUFFIXES, deep_range_of_files, evenly, read_image
 from perceiver.data.readers.named_files import matching_files
+from perceiver.runtime.progress import progress
 from perceiver.targets.pixels import FLOW_NAMES, flow_target
 
 # More pairs would not change means, deviations and lengths noticeably.
@@ -81,6 +82,11 @@ class FlowFolder(Source):
         self.needs_test = needs_test
         self.bad_files = BadFiles(on_bad_row)
 
+    @property
+    def left_out(self) -> list[str]:
+        """See `Source.left_out`."""
+        return self.bad_files.reasons
+
     def prepare(self) -> None:
         """List the files of all splits without opening them."""
         if self.spec is not None and is_flat(self.root):
@@ -124,7 +130,8 @@ class FlowFolder(Source):
         """Return the spec, with statistics of the centres of at most 256 evenly spaced training pairs."""
         plain = self.unaltered(training)
         frames, flow, seen = [], [], []
-        for number in np.unique(np.linspace(0, len(plain) - 1, _DESCRIBED).round().astype(int)).tolist():
+        chosen = np.unique(np.linspace(0, len(plain) - 1, _DESCRIBED).round().astype(int)).tolist()
+        for number in progress(chosen, total=len(chosen), title="statistics of the frames", unit="pairs"):
             sample = plain[number]
             x, target, mask = sample.inputs["frames"], sample.target, sample.target_mask
             assert isinstance(x, Tensor)

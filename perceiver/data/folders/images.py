@@ -79,6 +79,11 @@ class ImageFolder(Source):
         self.bad_files = BadFiles(on_bad_row)
         self._found: ImageFiles | None = None
 
+    @property
+    def left_out(self) -> list[str]:
+        """See `Source.left_out`."""
+        return self.bad_files.reasons
+
     def prepare(self) -> None:
         """List the images of all splits without opening them."""
         if self.spec is not None and is_flat(self.root):

@@ -31,6 +31,7 @@ from perceiver.data.readers.images import (
 from perceiver.data.readers.masks import Color, parse_color, parse_colors, read_classes, read_color_mask, read_mask
 from perceiver.data.readers.named_files import matching_files
 from perceiver.modalities.framing import Frame
+from perceiver.runtime.progress import progress
 from perceiver.targets.pixels import segmentation_target
 
 CLASSES_FILE = "classes.txt"
@@ -152,6 +153,11 @@ class SegmentationFolder(Source):
             )
         return self.class_names
 
+    @property
+    def left_out(self) -> list[str]:
+        """See `Source.left_out`."""
+        return self.bad_files.reasons
+
     def prepare(self) -> None:
         """List the images of all splits without opening them."""
         if self.spec is not None and is_flat(self.root):
@@ -192,7 +198,10 @@ class SegmentationFolder(Source):
     def learn(self, training: "ImagePairs") -> dict[str, Any]:
         """Return the spec, with statistics of at most 512 evenly spaced training images."""
         plain, names = self.unaltered(training), self.named_classes()
-        chosen = [plain[index] for index in evenly(range(len(plain)), _DESCRIBED)]
+        places = evenly(range(len(plain)), _DESCRIBED)
+        chosen = [
+            plain[index] for index in progress(places, total=len(places), title="statistics of the masks", unit="pairs")
+        ]
         counts = torch.zeros(len(names), dtype=torch.int64)
         images = []
         for sample in chosen:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from perceiver.data.readers.folder_files import files_below, report_left_out
-from perceiver.data.readers.progress import progress
 from perceiver.data.readers.texts.source import TextSource
 from perceiver.data.readers.texts.windows import Document
+from perceiver.runtime.progress import progress
 
 
 class TextFiles(TextSource):

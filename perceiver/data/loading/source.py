@@ -108,6 +108,11 @@ class Source(ABC):
         return tuple(self.specs)
 
     @property
+    def left_out(self) -> list[str]:
+        """Reasons for the samples that were left out so far."""
+        return []
+
+    @property
     def class_names(self) -> list[str] | None:
         """Names of the classes 0, 1, …, from the argument, a stored spec or the data; None while they are unknown."""
         if self._class_names is None:

@@ -191,6 +191,11 @@ class Manifest(Source):
         """The rows left out so far, with reasons."""
         return list(self._bad.skipped.values())
 
+    @property
+    def left_out(self) -> list[str]:
+        """See `Source.left_out`."""
+        return self.skipped
+
     def prepare(self) -> None:
         """Read the manifest and check its columns."""
         self._check_columns(self._columns())

@@ -15,9 +15,9 @@ from perceiver.data.manifest.cells import cell_content, check_cell, read_cell
 from perceiver.data.manifest.modalities import ManifestModality
 from perceiver.data.manifest.table import ManifestTable
 from perceiver.data.manifest.text_targets import TextTargets
-from perceiver.data.readers.progress import progress
 from perceiver.modalities.cell_values import plain_text
 from perceiver.runtime.process_rank import process_rank
+from perceiver.runtime.progress import progress
 
 log = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from perceiver.data.manifest.rows import (
     reason,
 )
 from perceiver.data.manifest.table import ManifestTable
+from perceiver.runtime.progress import progress
 
 
 def learned_spec(
@@ -50,7 +51,9 @@ def learned_spec(
     kind = cells_of(spec)
     if kind.survey is not None:
         apart = 1 if kind.surveyed is None else math.ceil(len(present) / kind.surveyed)
-        cells = ((row, cell_of(table, row, modality)) for row in present[::apart])
+        chosen = present[::apart]
+        surveyed = progress(chosen, total=len(chosen), title=f"columns of {modality.name}", unit="rows")
+        cells = ((row, cell_of(table, row, modality)) for row in surveyed)
         spec = kind.survey(cells, spec=spec, folder=folder, report=report)
     step = math.ceil(len(present) / at_most)
     dataset = ManifestRows(
@@ -70,7 +73,8 @@ def learned_spec(
 
 
 def _readable(dataset: ManifestRows, modality: ManifestModality, bad: BadRows) -> Iterator[Any]:
-    for row in dataset.rows.tolist():
+    rows = dataset.rows.tolist()
+    for row in progress(rows, total=len(rows), title=f"statistics of {modality.name}", unit="samples"):
         try:
             x = dataset.read(row, modality)
         except BadRowError as error:

@@ -30,6 +30,7 @@ from perceiver.data.readers.containers.headers import (
 from perceiver.data.readers.containers.sound import check_container_sound, read_container_sound
 from perceiver.modalities.preprocess import preprocess
 from perceiver.modalities.spec import ModalitySpec
+from perceiver.runtime.progress import progress
 
 SUFFIXES = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd"),
@@ -257,7 +258,8 @@ def loudness(recordings: Samples, *, modality: str = "audio", at_most: int = 512
     step = max(1, math.ceil(len(recordings) / at_most))
     squares: Tensor | float = 0.0
     count = 0
-    for index in range(0, len(recordings), step):
+    chosen = range(0, len(recordings), step)
+    for index in progress(chosen, total=len(chosen), title="statistics of the recordings", unit="recordings"):
         sound = recordings[index].inputs[modality]
         assert isinstance(sound, Tensor)
         sound = sound.double()

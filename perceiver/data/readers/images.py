@@ -21,6 +21,7 @@ from torch import Tensor
 from perceiver.data.loading.images import Images, channel_statistics
 from perceiver.data.readers.folder_files import files_below, report_left_out
 from perceiver.modalities.framing import Frame, deep_range_of, image_formats, is_deep, to_rgb, upright
+from perceiver.runtime.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -103,14 +104,14 @@ class ImageFiles(Images):
         """Return mean and deviation of each channel in [0, 1], from at most 4,096 evenly spaced, uncropped files."""
         count = len(self.labels)
         index = torch.linspace(0, count - 1, min(count, STATISTICS_IMAGES)).round().long()
-        return channel_statistics(
-            (self._read(part, self.frame) for part in torch.split(index, 64)), value_range=self.value_range
-        )
+        parts = progress(torch.split(index, 64), total=-(-len(index) // 64), title="statistics of the images (blocks of 64)")
+        return channel_statistics((self._read(part, self.frame) for part in parts), value_range=self.value_range)
 
     def learned_deep_range(self) -> list[int] | None:
         """See `deep_range_of_files`."""
         chosen = evenly(range(len(self.paths)), STATISTICS_IMAGES // 8)
-        return deep_range_of_files([self.folder / os.fsdecode(self.paths[index]) for index in chosen])
+        paths = [self.folder / os.fsdecode(self.paths[index]) for index in chosen]
+        return deep_range_of_files(progress(paths, total=len(paths), title="bits per pixel of the images", unit="images"))
 
     def _read(self, index: Int[Tensor, "chosen"], crop: Crop) -> UInt8[Tensor, "chosen 3 height width"]:
         _, height, width = self.shape

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perceiver.checkpoints.plain import refuse_special_keys
 from perceiver.checkpoints.spec import check_spec
 from perceiver.data.manifest.targets import KINDS
 from perceiver.data.readers.bounded.json_files import read_json
 from perceiver.data.shards.errors import ShardError
 from perceiver.data.shards.index import INDEX, check_split
 from perceiver.runtime.files import atomic_write
+from perceiver.runtime.plain import refuse_special_keys
 
 __all__ = ["FACTS", "INDEX", "SPLITS", "ShardError", "ShardFolder", "same_source", "write_whole"]
 

@@ -14,12 +14,12 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from perceiver.data.manifest.rows import BadRowError, ManifestRows
-from perceiver.data.readers.progress import progress
 from perceiver.data.shards.backend import litdata
 from perceiver.data.shards.errors import ShardError
 from perceiver.data.shards.folder import FACTS, ShardFolder, same_source, write_whole
 from perceiver.data.shards.index import CONFIG, INDEX, shard_name
 from perceiver.data.shards.records import encode
+from perceiver.runtime.progress import progress
 
 SHARD_BYTES = 64 * 2**20
 LEAST_ROWS, SHARDS_PER_SPLIT = 256, 16

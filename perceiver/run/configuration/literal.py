@@ -49,7 +49,7 @@ def literal(tree: dict[str, Any], *, keys: Collection[str] = ()) -> DictConfig:
     """Wrap the plain mapping `tree` for an OmegaConf tree, with every string as a `Text`.
 
     Args:
-        tree: dicts, lists and scalars, as returned by `perceiver.checkpoints.plain.plain`.
+        tree: dicts, lists and scalars, as returned by `perceiver.runtime.plain.plain`.
         keys: strings that stay str if they are words, because only a str can be part of a reference's path:
             `${spec.modalities.${spec.target.modality}.shape}`.
     """

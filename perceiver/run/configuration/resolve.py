@@ -12,12 +12,12 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from perceiver.checkpoints.plain import PlainError, child_path, refuse_special_keys
-from perceiver.checkpoints.plain import plain as plain_copy
 from perceiver.checkpoints.trusted_kinds import import_kinds
 from perceiver.modalities.kinds import kind_of
 from perceiver.run.configuration.literal import Text, literal, released
 from perceiver.run.configuration.resolvers import listed
+from perceiver.runtime.plain import PlainError, child_path, refuse_special_keys
+from perceiver.runtime.plain import plain as plain_copy
 
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 

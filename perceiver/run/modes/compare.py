@@ -24,7 +24,7 @@ from perceiver.runtime.files import atomic_write
 TABLE, FIGURE = "comparison.csv", "comparison.png"
 _MAX_BYTES = 2**20
 _MOST_SETTINGS = 20
-_SAME_FOR_NO_RUN = ("run_dir", "spec", "mode", "logger", "callbacks", "ckpt_path")
+_SAME_FOR_NO_RUN = ("run_dir", "spec", "mode", "logger", "callbacks", "ckpt_path", "trainer.default_root_dir")
 """Parts of a configuration whose differences say nothing: paths, and facts that follow from the data."""
 
 
@@ -98,7 +98,10 @@ def _metrics(directory: Path) -> dict[str, Any]:
         raise ValueError(f"{file}: not JSON: {str(error)[:100]}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{file}: expected an object of numbers.")
-    return {str(key): value for key, value in content.items() if type(value) in (int, float)}
+    numbers = {str(key): value for key, value in content.items() if type(value) in (int, float)}
+    if "best_epoch" in numbers:
+        numbers["best_epoch"] += 1  # counted from 1, as everywhere else that a run prints
+    return numbers
 
 
 def _settings(directory: Path) -> dict[str, Any]:
@@ -108,9 +111,11 @@ def _settings(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     leaves: dict[str, Any] = {}
-    stack: list[tuple[str, Any]] = [(key, value) for key, value in config.items() if key not in _SAME_FOR_NO_RUN]
+    stack: list[tuple[str, Any]] = list(config.items())
     while stack:
         key, value = stack.pop()
+        if key in _SAME_FOR_NO_RUN:
+            continue
         if isinstance(value, Mapping) and value:
             stack.extend((f"{key}.{name}", entry) for name, entry in value.items())
         else:

@@ -16,8 +16,11 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from perceiver.batch import Batch
-from perceiver.run.modes.inference import Inference, find_checkpoint
+from perceiver.run.modes.inference import Compute, Inference, find_checkpoint
 from perceiver.runtime.files import atomic_write, staged
+from perceiver.runtime.process_rank import process_rank
+
+PARQUET = "embeddings.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,8 @@ class Embed:
         ckpt_path: the checkpoint, or its run directory.
         embed: "mean" for the mean of a sample's latents, `(D,)`, or "latents" for all latents, `(N, D)`.
         embed_format: parquet or npy.
+        rows_per_part: rows of a part; None: a single table, or parts of 10,000 rows with several processes. Parts are in the
+            folder `embeddings.parquet`. Started again, the run computes what is missing.
 
     Raises:
         ValueError: `embed` or `embed_format` has another value.
@@ -40,6 +45,7 @@ class Embed:
     ckpt_path: str | None
     embed: str = "mean"
     embed_format: str = "parquet"
+    rows_per_part: int | None = None
 
     def __post_init__(self) -> None:
         if self.embed not in ("mean", "latents"):
@@ -49,18 +55,53 @@ class Embed:
 
     def run(self, config: DictConfig) -> None:
         """Embed every sample of the data; ValueError if the data does not fit the checkpoint."""
-        inference = Inference.of(config, file=find_checkpoint(self.ckpt_path, mode="embed"))
+        inference = Inference.of(
+            config, file=find_checkpoint(self.ckpt_path, mode="embed"), rows_per_part=self.rows_per_part
+        )
         model, directory = inference.model, Path(config.run_dir)
 
         def compute(batch: Batch) -> Tensor:
             latents = model.encode(batch.inputs, batch.masks)
             return latents.mean(dim=1) if self.embed == "mean" else latents
 
+        if inference.in_parts:
+            return self._write_parts(inference, compute, directory)
+        if (directory / PARQUET).is_dir():
+            raise FileExistsError(
+                f"hydra.run.dir: {directory / PARQUET} is a table in parts; choose another directory, or remove it."
+            )
         with staged(directory) as folder, ExitStack() as stack:
             table = _TABLES[self.embed_format](folder, stack)
             inference.run(compute, table.write)
             table.finish()
         sys.stdout.write(f"{table.rows:,} embeddings ({self.embed}) of {inference.file}: {directory / table.path.name}\n")
+        return None
+
+    def _write_parts(self, inference: Inference, compute: Compute, directory: Path) -> None:
+        if self.embed_format != "parquet":
+            raise ValueError(f"embed_format: expected parquet, the format of parts, got {self.embed_format!r}.")
+        path = directory / PARQUET
+        done = inference.run_in_parts(
+            compute,
+            lambda ids, embeddings, first: embedding_rows(ids, embeddings),
+            path=path,
+            settings={"mode": "embed", "embed": self.embed},
+            directory=directory,
+        )
+        if process_rank() == 0:
+            sys.stdout.write(f"{done.rows:,} embeddings ({self.embed}) of {inference.file}: {path} ({done.count:,} parts)\n")
+
+
+def embedding_rows(ids: Sequence[str], embeddings: Tensor) -> pa.Table:
+    """Return the rows of B samples: `id`, and `embedding`, whose shape is in the metadata of the table."""
+    flat = embeddings.flatten(1)
+    width = flat.shape[1]
+    shape = "x".join(str(size) for size in embeddings.shape[1:])
+    schema = pa.schema(
+        [("id", pa.string()), ("embedding", pa.list_(pa.float32(), width))], metadata={"embedding_shape": shape}
+    )
+    column = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1).numpy()), width)
+    return pa.table([pa.array(list(ids), pa.string()), column], schema=schema)
 
 
 class ParquetTable:
@@ -72,23 +113,17 @@ class ParquetTable:
     """
 
     def __init__(self, directory: Path, stack: ExitStack) -> None:
-        self.path = directory / "embeddings.parquet"
+        self.path = directory / PARQUET
         self.rows = 0
         self._file: BinaryIO = stack.enter_context(atomic_write(self.path))
         self._writer: pq.ParquetWriter | None = None
 
     def write(self, ids: Sequence[str], embeddings: Tensor) -> None:
         """Append the embeddings of B samples."""
-        flat = embeddings.flatten(1)
-        width = flat.shape[1]
-        column = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1).numpy()), width)
+        rows = embedding_rows(ids, embeddings)
         if self._writer is None:
-            shape = "x".join(str(size) for size in embeddings.shape[1:])
-            schema = pa.schema(
-                [("id", pa.string()), ("embedding", pa.list_(pa.float32(), width))], metadata={"embedding_shape": shape}
-            )
-            self._writer = pq.ParquetWriter(self._file, schema, use_dictionary=False)
-        self._writer.write_table(pa.table([pa.array(list(ids), pa.string()), column], schema=self._writer.schema))
+            self._writer = pq.ParquetWriter(self._file, rows.schema, use_dictionary=False)
+        self._writer.write_table(rows)
         self.rows += len(ids)
 
     def finish(self) -> None:

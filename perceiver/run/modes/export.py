@@ -11,6 +11,8 @@ from typing import Literal
 from omegaconf import DictConfig
 
 from perceiver import checkpoints
+from perceiver.decoders import SequenceDecoder
+from perceiver.exported.onnx_file import step_path
 from perceiver.exporting import export
 from perceiver.run.modes.inference import find_checkpoint
 
@@ -20,6 +22,8 @@ NAMES = {"onnx": "model.onnx", "torch": "model.pt2"}
 @dataclass(frozen=True, kw_only=True)
 class Export:
     """Writes `export/model.onnx`, `export/model.int8.onnx` or `export/model.pt2` beside the checkpoint.
+
+    A model that generates texts also gets its step: `export/model.step.onnx`.
 
     Args:
         ckpt_path: the checkpoint, or its run directory.
@@ -49,6 +53,8 @@ class Export:
         file = find_checkpoint(self.ckpt_path, mode="export")
         model = checkpoints.load(file, trust=list(config.trust))
         name = NAMES[self.format].replace(".onnx", ".int8.onnx") if self.int8 else NAMES[self.format]
+        sys.stdout.write(f"exporting {file}\n")
+        sys.stdout.flush()
         path = export(
             model,
             _run_of(file) / "export" / name,
@@ -58,6 +64,9 @@ class Export:
             opset=self.opset,
         )
         sys.stdout.write(f"{path} ({path.stat().st_size / 2**20:.1f} MiB)\n")
+        if isinstance(model.head, SequenceDecoder) and self.outputs != "latents":
+            step = step_path(path)
+            sys.stdout.write(f"{step} ({step.stat().st_size / 2**20:.1f} MiB): a step of the decoder\n")
         if self.format == "torch":
             sys.stdout.write(f'load it with: torch.export.load("{path}").module()\n')
         elif self.outputs in (None, "target"):

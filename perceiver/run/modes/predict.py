@@ -1,7 +1,8 @@
 """mode=predict: the predictions of a checkpoint for every sample, as a table of ids, predictions and probabilities.
 
 Predictions on a grid go into one file per sample, see `perceiver.run.modes.predicted_files`; the table holds its path.
-Alignments of texts go into `alignments.jsonl`, a line per sample.
+Alignments of texts go into `alignments.jsonl`, a line per sample. Large tables are written in parts, see
+`perceiver.run.parts`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import pyarrow as pa
 from omegaconf import DictConfig
 
 from perceiver.batch import Batch
@@ -23,6 +25,7 @@ from perceiver.decoders import CausalDecoder
 from perceiver.run.modes.inference import Inference, Outputs, find_checkpoint, set_decoding
 from perceiver.run.modes.predicted_files import PredictedFiles
 from perceiver.runtime.files import atomic_write, staged
+from perceiver.runtime.process_rank import process_rank
 from perceiver.targets.kinds import SavedPrediction, Target, target_of
 from perceiver.targets.pixels import cut_to_size
 from perceiver.targets.predictions import TextPrediction
@@ -30,6 +33,9 @@ from perceiver.targets.text import with_alignments
 
 PREDICTIONS = "predictions.csv"
 ALIGNMENTS = "alignments.jsonl"
+PARTS = "predictions.parquet"
+_TEXTS = ("id", "prediction")
+"""Columns of texts; all others hold numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,19 +47,26 @@ class Predict:
     units. For dense predictions, `prediction` is a file in `predictions/`, and further columns summarise it. For texts, the
     columns are `prediction` and `score`.
 
+    With `rows_per_part` or several processes, the folder `predictions.parquet` has the same columns in parts, with numbers
+    as float64. Started again, the run computes what is missing.
+
     Args:
         ckpt_path: the checkpoint, or its run directory.
         generation: how texts are generated, as arguments of `Decoding`; None: as the checkpoint is configured.
         alignments: for texts: also write `alignments.jsonl`, see `perceiver.targets.alignment.Alignment.plain`.
+        rows_per_part: rows of a part; None: a single table, or parts of 10,000 rows with several processes.
     """
 
     ckpt_path: str | None
     generation: Mapping[str, Any] | None = None
     alignments: bool = False
+    rows_per_part: int | None = None
 
     def run(self, config: DictConfig) -> None:
         """Predict for every sample; ValueError if the checkpoint has no target or the data does not fit it."""
-        inference = Inference.of(config, file=find_checkpoint(self.ckpt_path, mode="predict"))
+        inference = Inference.of(
+            config, file=find_checkpoint(self.ckpt_path, mode="predict"), rows_per_part=self.rows_per_part
+        )
         target = target_of(inference.spec)
         if target is None:
             raise ValueError(f"ckpt_path: {inference.file} holds no class names, labels or values, so it predicts nothing.")
@@ -64,6 +77,10 @@ class Predict:
                 f"{type(inference.model.head).__name__}, not a perceiver.decoders.CausalDecoder."
             )
         directory = Path(config.run_dir)
+        if inference.in_parts:
+            return self._write_parts(inference, target, directory)
+        if (directory / PARTS).is_dir():
+            raise FileExistsError(f"hydra.run.dir: {directory / PARTS} is a table in parts; choose another directory.")
         with staged(directory) as folder, ExitStack() as files:
             aligned = files.enter_context(atomic_write(folder / ALIGNMENTS)) if self.alignments else None
             table = PredictionTable(
@@ -81,20 +98,83 @@ class Predict:
 
             inference.run(compute, table.write)
         sys.stdout.write(f"{table.rows:,} predictions of {inference.file}: {directory / PREDICTIONS}\n")
+        return None
+
+    def _write_parts(self, inference: Inference, target: Target, directory: Path) -> None:
+        if self.alignments:
+            raise ValueError("alignments: expected false with parts (rows_per_part, or several processes), got true.")
+        if (directory / PREDICTIONS).exists() and process_rank() == 0:
+            raise FileExistsError(f"hydra.run.dir: {directory / PREDICTIONS} already exists; choose another directory.")
+        rows = PredictionRows(target, files=PredictedFiles(directory))
+
+        def compute(batch: Batch) -> Outputs:
+            rows.batch = batch
+            outputs: Outputs = inference.model.target_outputs(batch.inputs, batch.masks)
+            return outputs
+
+        path = directory / PARTS
+        done = inference.run_in_parts(
+            compute,
+            lambda ids, outputs, first: _table(rows.of(ids, rows.predictions(outputs), first=first)),
+            path=path,
+            settings={"mode": "predict", "generation": dict(self.generation) if self.generation else None},
+            directory=directory,
+        )
+        if process_rank() == 0:
+            sys.stdout.write(f"{done.rows:,} predictions of {inference.file}: {path} ({done.count:,} parts)\n")
 
 
-class PredictionTable:
+def _table(rows: Sequence[Mapping[str, str]]) -> pa.Table:
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return pa.table(
+        {
+            name: pa.array(values, pa.string()) if name in _TEXTS else pa.array([float(one) for one in values], pa.float64())
+            for name, values in columns.items()
+        }
+    )
+
+
+class PredictionRows:
+    """Predictions as rows of a table: texts by column.
+
+    Args:
+        target: interprets the outputs.
+        files: writes predictions that are saved as files; None: predictions are never saved as files.
+
+    Attributes:
+        batch: the batch whose outputs come next; predictions on a grid are cut to the size of their sample.
+    """
+
+    def __init__(self, target: Target, *, files: PredictedFiles | None = None) -> None:
+        self.target = target
+        self.files = files
+        self.batch = Batch(inputs={})
+
+    def predictions(self, outputs: Outputs) -> Sequence[Any]:
+        """Return the predictions for outputs of B samples."""
+        return cut_to_size(self.target.predict(outputs), target=self.target, masks=self.batch.masks)
+
+    def of(self, ids: Sequence[str], predictions: Sequence[Any], *, first: int) -> list[dict[str, str]]:
+        """Return the rows of B samples, the first of which has the row number `first`."""
+        rows = []
+        for number, (id_, one) in enumerate(zip(ids, predictions, strict=True), start=first):
+            cells = one.cells()
+            if isinstance(one, SavedPrediction):
+                assert self.files is not None
+                cells = {"prediction": self.files.write(one, number=number, id_=id_), **cells}
+            rows.append({"id": id_, **cells})
+        return rows
+
+
+class PredictionTable(PredictionRows):
     """A CSV table of predictions that grows row by row.
 
     Args:
         file: file open for writing.
-        target: interprets the outputs.
-        files: writes predictions that are saved as files; None: predictions are never saved as files.
+        target: see `PredictionRows`.
+        files: see `PredictionRows`.
         alignments: file for the alignments of texts, open for writing; None: not written.
         modalities: spec of each modality, for alignments.
-
-    Attributes:
-        batch: the batch whose outputs come next; predictions on a grid are cut to the size of their sample.
     """
 
     def __init__(
@@ -106,12 +186,10 @@ class PredictionTable:
         alignments: BinaryIO | None = None,
         modalities: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
+        super().__init__(target, files=files)
         self.file = file
-        self.target = target
-        self.files = files
         self.alignments = alignments
         self.modalities = modalities or {}
-        self.batch = Batch(inputs={})
         self.rows = 0
 
     def write(self, ids: Sequence[str], outputs: Outputs) -> None:
@@ -119,21 +197,17 @@ class PredictionTable:
         # Encoded here, since a text wrapper would also close the underlying file.
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
-        predictions = cut_to_size(self.target.predict(outputs), target=self.target, masks=self.batch.masks)
+        predictions = self.predictions(outputs)
         if self.alignments is not None:
             predictions = with_alignments(
                 predictions, outputs, target=self.target, batch=self.batch, modalities=self.modalities
             )
             for id_, one in zip(ids, predictions, strict=True):
                 self.alignments.write(_alignment_line(id_, one))
-        for id_, one in zip(ids, predictions, strict=True):
-            cells = one.cells()
-            if isinstance(one, SavedPrediction):
-                assert self.files is not None
-                cells = {"prediction": self.files.write(one, number=self.rows, id_=id_), **cells}
+        for row in self.of(ids, predictions, first=self.rows):
             if self.rows == 0:
-                writer.writerow(["id", *cells])
-            writer.writerow([id_, *cells.values()])
+                writer.writerow(row)
+            writer.writerow(row.values())
             self.rows += 1
         self.file.write(text.getvalue().encode())
 

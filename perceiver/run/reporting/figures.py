@@ -24,6 +24,7 @@ from perceiver.run.reporting.loggers import log_figure
 from perceiver.run.reporting.metrics import BestEpoch, best_checkpoint
 from perceiver.run.reporting.whole_model import whole_model
 from perceiver.runtime.files import atomic_write
+from perceiver.runtime.progress import progress
 from perceiver.training import Task
 
 Draw = Callable[[Perceiver, Iterable[Batch]], Mapping[str, Figure | str]]
@@ -114,7 +115,7 @@ class Figures(Callback):
         if loader is None or not trainer.is_global_zero or model is None:
             return
         first = loader[0] if isinstance(loader, list | tuple) else loader
-        for draw in self.draw:
+        for draw in progress(self.draw, total=len(self.draw), title="figures", after_seconds=20.0):
             # Loaders draw seeds, but drawing figures must not change the training.
             with torch.random.fork_rng(devices=[]), _drawing(getattr(draw, "__name__", type(draw).__name__)):
                 for name, figure in draw(model, first).items():

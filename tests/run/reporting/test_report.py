@@ -20,7 +20,7 @@ from perceiver.objectives import classification
 from perceiver.run.reporting.report import Report
 from perceiver.run.reporting.report.outcomes import bootstrap, by_class, calibration
 from perceiver.run.reporting.report.page import page, table
-from perceiver.run.reporting.report.sections import curves_of
+from perceiver.run.reporting.report.sections import curves_of, data_section
 from perceiver.training import Task
 
 HOSTILE = "<script>alert(1)</script>"
@@ -52,6 +52,16 @@ def test_results_by_class_and_calibration() -> None:
     theirs = multiclass_calibration_error(outputs.softmax(dim=1), target, num_classes=4, n_bins=15, norm="l1")
     assert error == pytest.approx(float(theirs), abs=1e-6)
     assert sum(one.count for one in bins) == 300
+
+
+def test_samples_that_were_left_out() -> None:
+    """Counted, with the first reasons; as text."""
+    shown = data_section({}, {}, left_out=[f"row {number}: {HOSTILE}" for number in range(130)])
+    assert "Left out: 130 samples" in shown
+    assert "row 99: &lt;script&gt;" in shown
+    assert "… and 30 more" in shown
+    assert "row 100" not in shown
+    assert "Left out" not in data_section({}, {})
 
 
 def test_text_stays_text() -> None:

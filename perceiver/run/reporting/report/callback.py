@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from perceiver.batch import Batch
+from perceiver.data.loading.source import Source
 from perceiver.plots.calibration import reliability_diagram
 from perceiver.plots.learning_curves import learning_curves
 from perceiver.plots.rendering import png_of
@@ -140,7 +141,7 @@ class Report(Callback):
                 "Classes": classes,
                 "Calibration": reliability,
                 "Figures": sections.figures_section(folder, leave_out=own),
-                "Data": sections.data_section(spec, config),
+                "Data": sections.data_section(spec, config, left_out=_left_out(trainer)),
                 "Model": sections.model_section(self._summary(trainer), config),
                 "Cost": sections.cost_section(metrics, cost),
                 "Configuration": sections.configuration_section(config),
@@ -208,3 +209,9 @@ def _peak_gigabytes() -> float:
         return torch.cuda.max_memory_allocated() / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return (peak if sys.platform == "darwin" else 1024 * peak) / 2**30
+
+
+def _left_out(trainer: Trainer) -> list[str]:
+    """Return the reasons for samples that the data left out; empty for data modules of other packages."""
+    source = getattr(getattr(trainer, "datamodule", None), "source", None)
+    return source.left_out if isinstance(source, Source) else []

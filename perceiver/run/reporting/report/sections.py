@@ -26,6 +26,7 @@ _CAPTIONS = {
     "reconstruction": "Reconstructions",
 }
 _MOST_CLASSES = 200
+_MOST_REASONS = 100
 
 
 def overview(metrics: Mapping[str, Any], intervals: Mapping[str, Interval], directory: Path) -> str:
@@ -46,8 +47,8 @@ def overview(metrics: Mapping[str, Any], intervals: Mapping[str, Interval], dire
     )
 
 
-def data_section(spec: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """Modalities, how columns are read, classes and counts."""
+def data_section(spec: Mapping[str, Any], config: Mapping[str, Any], *, left_out: Sequence[str] = ()) -> str:
+    """Modalities, how columns are read, classes and counts, and the reasons for samples that were left out."""
     rows = []
     for name, entry in sorted(spec.get("modalities", {}).items()):
         facts = {key: value for key, value in entry.items() if key not in ("kind", "mean", "std") and value is not None}
@@ -67,9 +68,10 @@ def data_section(spec: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         facts = {key: value for key, value in target.items() if key not in ("kind", "names")}
         parts.append(paragraph(f"Target: {target.get('kind')}: {', '.join(map(str, names[:_MOST_CLASSES]))}."))
         parts.append(paragraph("; ".join(f"{key}: {_short(value)}" for key, value in facts.items())))
-    left_out = spec.get("left_out") or spec.get("skipped")
     if left_out:
-        parts.append(paragraph(f"Left out: {_short(left_out)}"))
+        more = f"\n… and {len(left_out) - _MOST_REASONS:,} more" if len(left_out) > _MOST_REASONS else ""
+        listed = "\n".join(_short(reason) for reason in left_out[:_MOST_REASONS])
+        parts.append(folded(f"Left out: {len(left_out):,} samples", code(listed + more)))
     data = config.get("data")
     return "".join(parts) + (folded("Settings of the data", code(to_yaml(data))) if isinstance(data, Mapping) else "")
 

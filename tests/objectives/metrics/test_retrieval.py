@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torchmetrics.retrieval import RetrievalRecall
 
-from perceiver.objectives import retrieval
-from perceiver.objectives.retrieval import Retrieval
+from perceiver.objectives.metrics import retrieval
+from perceiver.objectives.metrics.retrieval import Retrieval
 
 
 def filled(*, batches: int = 3) -> tuple[Retrieval, dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]:

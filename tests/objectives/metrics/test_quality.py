@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, r2_score
 
-from perceiver.objectives.metrics import (
+from perceiver.objectives.metrics.quality import (
     Determination,
     RankingQuality,
     WeightedMean,

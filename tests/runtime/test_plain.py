@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from perceiver.checkpoints.plain import MAX_DEPTH, PlainError, child_path, plain
+from perceiver.runtime.plain import MAX_DEPTH, PlainError, child_path, plain
 
 LEAVES = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text(max_size=8)
 TREES = st.recursive(

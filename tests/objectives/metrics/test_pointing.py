@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from perceiver.grounding import Phrase
 from perceiver.modalities.tokenizers import ByteTokenizer, tokenizer_of
-from perceiver.objectives.pointing import inside, pointing, steps_of
+from perceiver.objectives.metrics.pointing import inside, pointing, steps_of
 
 
 def phrase(start: int, end: int, *box: tuple[float, float], modality: str = "image") -> Phrase:

@@ -1,0 +1,1 @@
+"""Metrics over a split, across processes: means, ranking, texts, attention to places, retrieval."""
