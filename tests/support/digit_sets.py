@@ -30,7 +30,7 @@ def read_recordings_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def remembered(name: str, read: Callable[[SpokenDigits], Any]) -> Callable[[SpokenDigits], Any]:
         def wrapped(module: SpokenDigits) -> Any:
-            key = (name, module.folder, module.validation_size, module.split_seed)
+            key = (name, module.folder, module.validation_size, module.split_seed, module.held_out_speaker)
             if key not in _READ:
                 _READ[key] = read(module)
             return _READ[key]
