@@ -101,8 +101,8 @@ class SpokenSequences(CaptionedSource):
         held_out_speaker: test on recordings of this speaker, train and validate on the others. None: the official split,
             with every speaker in every split.
         words: (fewest, most) words of a sequence.
-        training_words: the same for training; None: `words`. With shorter sequences, training finds out much earlier where
-            the words are.
+        training_words: the same for training; None: `words`. In short sequences it is easier to find out which sound belongs
+            to which word.
         pause_seconds: (least, most) silence before, between and after words.
         training_sequences: number of sequences per epoch.
         validation_sequences, test_sequences: number of sequences.
