@@ -151,11 +151,13 @@ def reporting(
     if process_rank() != 0:
         yield Progress(title, **facts)
     elif sys.stdout.isatty():
+        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
         from rich.progress import Progress as Bars
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
-        bars = Bars(*columns, transient=True)
+        # The library's own console may have been made where output was no terminal.
+        bars = Bars(*columns, transient=True, console=Console())
         try:
             yield _Bar(title, bars=bars, after_seconds=min(after_seconds, _BAR_SECONDS), **facts)
         finally:

@@ -399,7 +399,7 @@ def test_help_teaches_groups_and_overrides() -> None:
     assert finished.code == 0
     for line in (
         "optimizer: adamw, lamb, sgd",
-        "model: perceiver, perceiver_io",
+        "model: perceiver, perceiver_ar, perceiver_io",
         "debug=overfit",
         "ckpt_path=RUN_DIR",
         "-m optimizer.lr",

@@ -3,6 +3,7 @@
 import io
 
 import pytest
+import rich
 
 from perceiver.runtime.progress import _duration, progress, reporting
 
@@ -37,6 +38,7 @@ def test_pace(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
 
 def test_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a terminal; short work shows none, and long work clears its bar away."""
+    rich.get_console()  # not made on a terminal
     terminal = io.StringIO()
     terminal.isatty = lambda: True  # type: ignore[method-assign]
     monkeypatch.setattr("sys.stdout", terminal)
