@@ -16,7 +16,7 @@ from perceiver.exported.batches import batch_of
 from perceiver.exported.interpretation import KINDS, predictions_of, softmax, texts_of
 from perceiver.exported.onnx_file import ExportedFileError, OnnxFile, read_onnx
 from perceiver.exported.preprocess import KINDS as MODALITY_KINDS
-from perceiver.exported.preprocess import encode_bytes, preprocess
+from perceiver.exported.preprocess import encode_bytes, is_plain_array, preprocess
 from perceiver.exported.sequences import Generated
 from perceiver.exported.session import Session
 from perceiver.exported.text_decoder import TextDecoder
@@ -328,6 +328,11 @@ def _checked(file: OnnxFile) -> dict[str, Any]:
     try:
         plain(spec, path="spec")  # numbers of 64 bits, bounded depth
         check_facts(spec, path="spec", modality_kinds=MODALITY_KINDS.keys(), target_kinds=[*KINDS, "text"])
+        # Samples of other kinds are arrays of the spec's shape here, whatever their own code makes of its facts.
+        named = dict(spec["modalities"])  # type: ignore[index]
+        others = {name: entry for name, entry in named.items() if entry.get("kind") not in MODALITY_KINDS}
+        read = {name: {**entry, "kind": "array"} for name, entry in others.items() if is_plain_array(entry)}
+        check_facts({"modalities": read}, path="spec", modality_kinds=["array"], target_kinds=[])
     except PlainError as error:
         raise ExportedFileError(f"{file.path}: its metadata is damaged: {error}.") from None
     for entry in entries:

@@ -35,12 +35,17 @@ def preprocess(raw: Any, spec: Spec, name: str) -> dict[str | None, Array]:
     """
     kind = str(spec.get("kind"))
     convert = KINDS.get(kind)
-    if convert is None and "." in kind and "channel_axis" not in spec:
+    if convert is None and not is_plain_array(spec):
         raise ValueError(
             f"{name}: its kind {kind!r} prepares samples with its own code, which the file does not hold. Pass prepared "
             "arrays to `run`."
         )
     return (convert or _array)(raw, spec, name)
+
+
+def is_plain_array(spec: Spec) -> bool:
+    """Return whether samples of a kind that is not built in are arrays of the spec's shape, prepared without its code."""
+    return "." not in str(spec.get("kind")) or "channel_axis" in spec
 
 
 def as_array(raw: Any, name: str) -> Array:

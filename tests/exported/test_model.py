@@ -107,3 +107,13 @@ def test_values_of_a_spec_stay_data(tmp_path: Path) -> None:
     assert load(write(tmp_path / "model.onnx", metadata=metadata)).predict(np.zeros((2, 2)))[0].label == names[0]
     assert perceiver.exported.__all__ == ["ExportedFileError", "ExportedModel", "load"]
     assert METADATA["spec"]["target"]["names"] == ["dark", "light"]
+
+
+@pytest.mark.parametrize("kind", [None, "pictures"])
+def test_facts_of_a_kind_that_is_not_built_in(kind: str | None, tmp_path: Path) -> None:
+    """Its samples are arrays of the spec's shape, whatever the shape says."""
+    [name] = METADATA["spec"]["modalities"]
+    entry = {"kind": kind, "shape": 2}
+    metadata = onnx_files.with_value(f"spec.modalities.{name}", entry)
+    with pytest.raises(ExportedFileError, match=r"metadata is damaged: spec\.modalities\.image\.shape: expected a list"):
+        load(write(tmp_path / "model.onnx", metadata=metadata))
