@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from perceiver.serving.limits import Limits
-from perceiver.serving.main import HOSTS, check_port
+from perceiver.serving.main import HOSTS, check_port, run_command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,12 +31,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Show the page until interrupted; exit with 1 and one line on stderr after an error."""
-    options = parser().parse_args(arguments)
-    try:
-        show(options)
-    except (ValueError, OSError, ImportError) as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        sys.exit(1)
+    run_command(show, parser().parse_args(arguments))
 
 
 def show(options: argparse.Namespace) -> None:

@@ -44,9 +44,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve until interrupted; exit with 1 and one line on stderr after an error."""
-    options = parser().parse_args(arguments)
+    run_command(serve, parser().parse_args(arguments))
+
+
+def run_command(command: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> None:
+    """Run a command; after an error of its options, model or libraries print one line on stderr and exit with 1."""
     try:
-        serve(options)
+        command(options)
     except (ValueError, OSError, ImportError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(1)

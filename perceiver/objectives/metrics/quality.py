@@ -8,6 +8,8 @@ from torchmetrics import Metric, R2Score
 from torchmetrics.classification import MulticlassConfusionMatrix
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
+from perceiver.objectives.gathering import processes
+
 
 class WeightedMean(Metric):
     """Weighted mean. Values of weight 0 are ignored, even NaN. The mean of nothing is NaN.
@@ -122,10 +124,10 @@ def mean_over_processes(losses: Tensor, counted: Tensor) -> Tensor:
         counted: boolean, of the same shape.
     """
     count = counted.sum()
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+    if processes() > 1:
         count = count.float()
         distributed.all_reduce(count)
-        count = count / distributed.get_world_size()
+        count = count / processes()
     return losses.sum() / torch.where(count > 0, count, 1)
 
 
