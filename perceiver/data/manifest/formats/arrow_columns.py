@@ -19,6 +19,7 @@ def table_file(
     repeated: Sequence[str],
     labels: Mapping[str, Sequence[str]],
     problems: dict[int, str],
+    mapped: bool = False,
 ) -> TableFile:
     """Return the columns of an Arrow table. Numbers that stand for classes become names.
 
@@ -29,21 +30,30 @@ def table_file(
         repeated: names of several columns.
         labels: class names by the name of a column in the table, see `class_labels`.
         problems: rows that could not be read, with reasons.
+        mapped: leave columns in the chunks of a file that is mapped into memory, instead of copying them.
     """
     columns: dict[str, Any] = {}
     class_names: dict[str, list[str]] = {}
     for name, number in chosen.items():
-        column = table.column(number)
+        column = _storage(table.column(number))
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
-        whole = column.combine_chunks()
-        columns[name] = _as_text(whole.combine_chunks() if isinstance(whole, pa.ChunkedArray) else whole)
+        whole = column if mapped else column.combine_chunks()
+        columns[name] = _as_text(whole if mapped or isinstance(whole, pa.Array) else whole.combine_chunks())
         columns[name] = _without_damaged(columns[name], name, problems)
         if (names := labels.get(table.column_names[number])) is not None:
             named = with_class_names(columns[name], names, column_name=name, problems=problems)
             if named is not None:
                 columns[name], class_names[name] = named, list(names)
     return TableFile(path=path, columns=columns, problems=problems, repeated=repeated, class_names=class_names)
+
+
+def _storage(column: Any) -> Any:
+    """Return what a column of an extension type, such as a matrix of `datasets`, is stored as."""
+    while isinstance(column.type, pa.BaseExtensionType):
+        kind = column.type.storage_type
+        column = pa.chunked_array([chunk.storage for chunk in column.chunks], type=kind)
+    return column
 
 
 def _as_text(column: Any) -> Any:
