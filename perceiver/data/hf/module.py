@@ -109,8 +109,9 @@ class HuggingFace(Manifest):
         shuffle_seed: int = 0,
         needs_test: bool = True,
     ) -> None:
+        place = expanded(path, setting="data.path")
         super().__init__(
-            manifest=path,
+            manifest=place,
             modalities=modalities,
             target=LABEL if target is None else target,
             target_kind=target_kind,
@@ -139,8 +140,7 @@ class HuggingFace(Manifest):
         for setting, value in counts.items():
             if value is not None and value < 1:
                 raise ValueError(f"data.{setting}: expected 1 or more, got {value}.")
-        self.path = expanded(path, setting="data.path")
-        self.manifest = self.path
+        self.path = place
         self.name = name
         self.revision = revision
         self.chosen = split
@@ -245,12 +245,13 @@ class HuggingFace(Manifest):
         """Choose modalities and target by the types of the columns, and log a line per column."""
         columns = flattened(opened.features)
         ids = {name: "ids" for name in (self.id, "id" if self.id == AUTO else None) if name in columns}
+        empty = [name for name, column in table.columns.items() if column.null_count == len(table)]
         plan: Plan = planned(
             opened.features,
             modalities=None if self._asked is None else {one.name: one.columns for one in self._asked},
             target=self._target_given,
             target_kind=self.target_kind,
-            ignored=ids,
+            ignored=dict.fromkeys(empty, "ignored: empty in all rows") | ids,
         )
         if self._asked is None:
             self._asked = parse_modalities(plan.modalities, defaults=self._defaults)

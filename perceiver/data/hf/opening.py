@@ -187,7 +187,9 @@ def _hub(path: str) -> Iterator[None]:
     """Turn the library's errors into one that tells what to download, and where to put it."""
     try:
         yield
-    except (OSError, RuntimeError, ValueError, TypeError) as error:
+    except ImportError:
+        raise
+    except Exception as error:  # of the library, and of those that it uses for the network
         text = " ".join(str(error).split())
         if "scripts are no longer supported" in text:
             raise ValueError(
@@ -200,7 +202,8 @@ def _hub(path: str) -> Iterator[None]:
                 "hf auth login."
             ) from error
         if isinstance(error, ValueError | TypeError) and not isinstance(error, OSError):
-            raise ValueError(f"data.path: {path} cannot be read: {text[:400]}") from error
+            setting = "data.name" if "config" in text.lower() else "data.path"
+            raise ValueError(f"{setting}: {path} cannot be read: {text[:400]}") from error
         raise FileNotFoundError(
             f"data.path: there is no folder {path!r} here, and no such data set could be read from the Hugging Face Hub: "
             f"{text[:200]}. Without network, download it elsewhere with 'hf download {path} --repo-type dataset --local-dir "

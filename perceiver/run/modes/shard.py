@@ -1,4 +1,4 @@
-"""mode=shard: pack a manifest or `data=hf`, with files and training statistics, into a folder of shards for `data=shards`."""
+"""mode=shard: pack a manifest or `data=hf`, its files and training statistics, into shards for `data=shards`."""
 
 from __future__ import annotations
 
