@@ -179,10 +179,9 @@ def test_no_path_leaves_an_enclosed_folder(parts: list[str], separator: str) -> 
     folder = EnclosedFolder(path=Path("somewhere"))
     try:
         place = folder.place(separator.join(parts))
-    except ValueError as error:
-        assert "is outside of somewhere, where the files of this data set must be" in str(error)
-    else:
-        assert Path(os.path.normpath(place.absolute())).is_relative_to(Path("somewhere").absolute())
+    except ValueError:
+        return
+    assert Path(os.path.normpath(place.absolute())).is_relative_to(Path("somewhere").absolute())
 
 
 def test_an_enclosed_folder_follows_links_and_knows_others(tmp_path: Path) -> None:
