@@ -235,7 +235,7 @@ def _prepared(builder: Any, *, folder: Path | None) -> Opened:
 
 
 def _of_library(data_set: Any, label: Path) -> TableFile:
-    table = data_set.flatten_indices().data.table
+    table = data_set.data.table
     chosen, repeated = named_columns(label, [str(name) for name in table.column_names])
     labels = class_labels(data_set.features.arrow_schema.metadata)
     return table_file(label, table, chosen=chosen, repeated=repeated, labels=labels, problems={}, mapped=True)
