@@ -276,12 +276,10 @@ class HuggingFace(Manifest):
     def _first_parts(self, opened: Opened, choice: Choice) -> dict[str, list[TableFile]]:
         """Cut absent splits from the stream of training rows, and return the first rows of each split as columns."""
         streams = {split: opened.splits[pieces[0][0]] for split, pieces in choice.pieces.items()}
+        length = opened.lengths[choice.pieces["train"][0][0]] if "train" in streams else None
+        some = self.first_rows if length is None else min(self.first_rows, length)
         wanted = {"val": self.validation_fraction, "test": self.test_fraction if self.needs_test else 0.0}
-        absent = {
-            split: max(1, round(share * self.first_rows))
-            for split, share in wanted.items()
-            if share and split not in streams
-        }
+        absent = {split: max(1, round(share * some)) for split, share in wanted.items() if share and split not in streams}
         self._cut = 0
         if "train" in streams:
             # In an order of its own: the rows of many data sets are sorted by class.
