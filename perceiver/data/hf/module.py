@@ -163,6 +163,8 @@ class HuggingFace(Manifest):
         self._opened: Opened | None = None
         self._choice: Choice | None = None
         self._streams: dict[str, Any] = {}
+        self._whole: list[Any] = []
+        self._cut = 0
 
     def take(self, stored: Mapping[str, Any]) -> None:
         """Adopt a stored spec; see `Manifest.take`. It also says which columns are used."""
@@ -203,7 +205,8 @@ class HuggingFace(Manifest):
         """Return all rows of the chosen splits, without targets."""
         if not self.streaming:
             return super().read_prediction()
-        return StreamedRows(list(self._parts().values()), read=self._reader("all splits", targets=False))
+        self._columns()
+        return StreamedRows(self._whole, read=self._reader("all splits", targets=False))
 
     def _parts(self) -> dict[str, Any]:
         """Return the stream of each split."""
@@ -280,21 +283,24 @@ class HuggingFace(Manifest):
         some = self.first_rows if length is None else min(self.first_rows, length)
         wanted = {"val": self.validation_fraction, "test": self.test_fraction if self.needs_test else 0.0}
         absent = {split: max(1, round(share * some)) for split, share in wanted.items() if share and split not in streams}
-        self._cut = 0
-        if "train" in streams:
-            # In an order of its own: the rows of many data sets are sorted by class.
-            streams["train"] = streams["train"].shuffle(seed=self.split_seed, buffer_size=self.shuffle_buffer)
-        for split, count in absent.items() if "train" in streams else ():
-            streams[split], streams["train"] = streams["train"].take(count), streams["train"].skip(count)
-            self._cut += count
+        self._whole = list(streams.values())
+        self._cut = sum(absent.values()) if "train" in streams else 0
+        # For statistics and cuts: the rows of many data sets are sorted by class.
+        mixed = (
+            streams["train"].shuffle(seed=self.split_seed, buffer_size=self.shuffle_buffer) if "train" in streams else None
+        )
+        for split, count in absent.items() if mixed is not None else ():
+            streams[split], mixed = mixed.take(count), mixed.skip(count)
             self._tell("%s: %d rows are cut from train for %s.", self.path, count, split)
-        self._streams = {split: streams[split] for split in ("train", "val", "test") if split in streams}
+        if self._cut:
+            streams["train"] = mixed
+        self._streams = streams
         parts = {}
-        for split, stream in self._streams.items():
-            path = Path(f"{self.path} [{split}]")
-            rows = list(itertools.islice(iter(stream), self.first_rows))
+        for split in ("train", "val", "test"):
+            stream = mixed if split == "train" else streams.get(split)
+            rows = [] if stream is None else list(itertools.islice(iter(stream), self.first_rows))
             if rows:
-                parts[split] = [table_of(rows, features=opened.features, path=path)]
+                parts[split] = [table_of(rows, features=opened.features, path=Path(f"{self.path} [{split}]"))]
         return parts
 
     def _stream(self) -> RowStream:
@@ -316,6 +322,8 @@ class HuggingFace(Manifest):
             rows_per_epoch=count,
             buffer=self.shuffle_buffer,
             seed=self.shuffle_seed,
+            # The library would pass over other rows in each of several loader processes than were cut.
+            max_workers=1 if self._cut else None,
         )
 
     def _reader(self, split: str, *, training: bool = False, targets: bool = True) -> RowReader:

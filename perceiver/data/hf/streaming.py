@@ -152,14 +152,25 @@ class RowStream:
         rows_per_epoch: rows of an epoch, of which a remainder that fills no batch is left out.
         buffer: number of rows from which the next is drawn.
         seed: seed of the order.
+        max_workers: most loader processes. None: one per file.
     """
 
-    def __init__(self, rows: Any, *, read: RowReader, rows_per_epoch: int, buffer: int, seed: int) -> None:
+    def __init__(
+        self,
+        rows: Any,
+        *,
+        read: RowReader,
+        rows_per_epoch: int,
+        buffer: int,
+        seed: int,
+        max_workers: int | None = None,
+    ) -> None:
         self.rows = rows
         self.read = read
         self.rows_per_epoch = rows_per_epoch
         self.buffer = buffer
         self.seed = seed
+        self.max_workers = max_workers
 
     def loader(self, *, collate: Callable[[Any], Batch], batch_size: int, num_workers: int) -> DataLoader[Sample]:
         """Return a loader of batches; its `state_dict` is the position in the epoch.
@@ -173,7 +184,7 @@ class RowStream:
             raise ValueError(
                 f"data.batch_size: expected at most the {self.rows_per_epoch} rows of an epoch, got {batch_size}."
             )
-        workers = min(num_workers, int(self.rows.num_shards))
+        workers = min(num_workers, int(self.rows.num_shards), num_workers if self.max_workers is None else self.max_workers)
         batches = _Batches(self, collate=collate, batch_size=batch_size, count=count, workers=workers)
         return StreamLoader(batches, num_workers=workers)
 
