@@ -11,6 +11,7 @@ import torch
 import torchvision
 from dense_cases import flow_set, segmentation_set
 from digit_sets import read_recordings_once
+from hf_cases import small_set
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
 from image_sets import cifar10_set, cifar100_set, cifar_checksums, folder_set, idx_set, imagenet_set
@@ -91,6 +92,7 @@ SMALL_SETS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda root: write_csv(root / "m.csv", animals(root)),
         ["data.manifest={root}/m.csv", "data.modalities={photo: image, sound: audio, cloud: points}", "data.num_workers=0"],
     ),
+    "hf": (small_set, ["data.path={root}/set", "data.num_workers=0"]),
     "shards": (
         lambda root: pack(manifest(root, modalities={"photo": "image", "sound": "audio"}), root / "shards"),
         ["data.shards={root}/shards", "data.num_workers=0"],

@@ -13,6 +13,7 @@ from PIL import Image
 
 from perceiver.data.manifest.columns import Report, table_spec
 from perceiver.data.manifest.content import FileContent, unpacked
+from perceiver.data.manifest.paths import Folder, placed
 from perceiver.data.manifest.series import has_times, read_series, series_names
 from perceiver.data.manifest.table import read_table
 from perceiver.data.manifest.video import check_video, frame_files, is_array_content, read_video
@@ -39,7 +40,7 @@ class Read(Protocol):
     Raises OSError or ValueError if the cell has no valid content of its kind; the message need not name row and column.
     """
 
-    def __call__(self, value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
+    def __call__(self, value: Any, *, spec: ModalitySpec, folder: Folder | None, training: bool) -> Any:
         """Return the raw sample.
 
         Args:
@@ -57,7 +58,7 @@ class Survey(Protocol):
     """Completes a spec from the raw cells of the training rows, before any is decoded."""
 
     def __call__(
-        self, cells: Iterable[tuple[int, Any]], *, spec: ModalitySpec, folder: Path | None, report: Report
+        self, cells: Iterable[tuple[int, Any]], *, spec: ModalitySpec, folder: Folder | None, report: Report
     ) -> dict[str, Any]:
         """Return the completed spec; `cells` are (row, cell) pairs, and `report` gets unusable cells."""
         ...
@@ -126,7 +127,7 @@ def cell_content(value: Any, *, spec: ModalitySpec) -> Any:
     return unpacked(value)
 
 
-def read_cell(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool = False) -> Any:
+def read_cell(value: Any, *, spec: ModalitySpec, folder: Folder | None, training: bool = False) -> Any:
     """Read the raw sample that a cell holds or names. Errors as in `Read`."""
     value = cell_content(value, spec=spec)
     return cells_of(spec).read(value, spec=spec, folder=folder, training=training)
@@ -163,7 +164,7 @@ def _row_of_file(file: Path | bytes) -> Any:
     return {column: table.cell(0, column) for column in table.columns}
 
 
-def check_cell(value: Any, *, spec: ModalitySpec, folder: Path | None) -> None:
+def check_cell(value: Any, *, spec: ModalitySpec, folder: Folder | None) -> None:
     """Check a cell, and the head of the file that it names, without decoding the file. Errors as in `Read`."""
     cells = cells_of(spec)
     value = cell_content(value, spec=spec)
@@ -179,7 +180,7 @@ def check_cell(value: Any, *, spec: ModalitySpec, folder: Path | None) -> None:
             cells.check_file(path)
 
 
-def files_of_cell(value: Any, *, spec: ModalitySpec, folder: Path) -> list[Path | FileContent] | None:
+def files_of_cell(value: Any, *, spec: ModalitySpec, folder: Folder) -> list[Path | FileContent] | None:
     """Return the files that a cell names or holds: a file, or the frames of a video; None if it holds another value.
 
     Raises:
@@ -209,12 +210,12 @@ def _holds_value(value: Any, spec: ModalitySpec) -> bool:
     return isinstance(value, FileContent) or cells_of(spec).is_value(value, spec)
 
 
-def names_of_series(value: Any, *, spec: ModalitySpec, folder: Path | None) -> list[str]:
+def names_of_series(value: Any, *, spec: ModalitySpec, folder: Folder | None) -> list[str]:
     """Return the names of the values in a time series cell. Errors as in `Read`."""
     return series_names(_series_source(value, folder), spec=spec)
 
 
-def array_of(value: Any, folder: Path | None) -> NDArray[Any]:
+def array_of(value: Any, folder: Folder | None) -> NDArray[Any]:
     """Read numbers from a list, its JSON text, or a file: `.npy`, or text with spaces, tabs or commas between numbers.
 
     Raises:
@@ -244,7 +245,7 @@ def from_json(text: str) -> Any:
         raise ValueError(f"expected a path, or JSON, got {shortened(text)}: {error}") from None
 
 
-def _image(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _image(value: Any, *, spec: ModalitySpec, folder: Folder | None, training: bool) -> Any:
     if isinstance(value, Path) or (isinstance(value, str) and not _is_json(value)):
         value = _existing(value, folder)
     if isinstance(value, Path | FileContent):
@@ -262,7 +263,7 @@ def _image(value: Any, *, spec: ModalitySpec, folder: Path | None, training: boo
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels, dtype=np.uint8))
 
 
-def _audio(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _audio(value: Any, *, spec: ModalitySpec, folder: Folder | None, training: bool) -> Any:
     if isinstance(value, tuple):
         array, rate = value
         samples = _audio(array, spec=spec, folder=None, training=training)
@@ -288,7 +289,7 @@ def _cut(samples: NDArray[Any], rate: int, max_seconds: float | None, *, random_
     return samples[..., start : start + wanted]
 
 
-def _text(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _text(value: Any, *, spec: ModalitySpec, folder: Folder | None, training: bool) -> Any:
     if isinstance(value, list | np.ndarray):
         return array_of(value, folder)
     if not spec.get("files") and not isinstance(value, Path | FileContent):
@@ -303,17 +304,17 @@ def _text(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool
     return text
 
 
-def _series(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _series(value: Any, *, spec: ModalitySpec, folder: Folder | None, training: bool) -> Any:
     return read_series(_series_source(value, folder), spec=spec)
 
 
-def _series_source(value: Any, folder: Path | None) -> Any:
+def _series_source(value: Any, folder: Folder | None) -> Any:
     if not isinstance(value, str | Path):
         return value
     return from_json(str(value)) if _is_json(value) else _existing(value, folder)
 
 
-def _video(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _video(value: Any, *, spec: ModalitySpec, folder: Folder | None, training: bool) -> Any:
     settings = {"num_frames": spec["shape"][1], "deep_range": spec.get("deep_range")}
     if is_list_of_files(value):
         return read_video([_file_of(one, folder) for one in value], **settings)
@@ -324,7 +325,7 @@ def _video(value: Any, *, spec: ModalitySpec, folder: Path | None, training: boo
     return read_video(_existing(value, folder, directory=True), **settings)
 
 
-def _file_of(value: Path | FileContent, folder: Path | None) -> Path | FileContent:
+def _file_of(value: Path | FileContent, folder: Folder | None) -> Path | FileContent:
     return value if isinstance(value, FileContent) else _existing(value, folder)
 
 
@@ -335,14 +336,14 @@ def _rewound(file: Path | FileContent) -> Path | FileContent:
     return file
 
 
-def _array(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _array(value: Any, *, spec: ModalitySpec, folder: Folder | None, training: bool) -> Any:
     array = array_of(value, folder)
     if array.size == 0 or not np.isfinite(array).all():
         raise ValueError(f"expected one or more finite numbers, got shape {array.shape}.")
     return array
 
 
-def _grid(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _grid(value: Any, *, spec: ModalitySpec, folder: Folder | None, training: bool) -> Any:
     """Read an array, or a flow file: with a first length of 3 in the shape, the third channel is 1 where flow is known."""
     file = _numbers_file(value, folder)
     if file is not None and is_flow(file):
@@ -350,7 +351,7 @@ def _grid(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool
     return _array(value, spec=spec, folder=folder, training=training)
 
 
-def _points(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _points(value: Any, *, spec: ModalitySpec, folder: Folder | None, training: bool) -> Any:
     file = _numbers_file(value, folder)
     if file is not None and is_point_cloud(file):
         value = read_point_cloud(file, features=spec.get("features", ()))
@@ -360,13 +361,13 @@ def _points(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bo
     return array
 
 
-def _table(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _table(value: Any, *, spec: ModalitySpec, folder: Folder | None, training: bool) -> Any:
     """Return the value unchanged."""
     return value
 
 
 def _series_names(
-    cells: Iterable[tuple[int, Any]], *, spec: ModalitySpec, folder: Path | None, report: Report
+    cells: Iterable[tuple[int, Any]], *, spec: ModalitySpec, folder: Folder | None, report: Report
 ) -> dict[str, Any]:
     """Add the names of the values of all series, in order of appearance, if the settings do not name them, and the step.
 
@@ -395,7 +396,7 @@ def _series_names(
 
 
 def _deep_range(
-    cells: Iterable[tuple[int, Any]], *, spec: ModalitySpec, folder: Path | None, report: Report
+    cells: Iterable[tuple[int, Any]], *, spec: ModalitySpec, folder: Folder | None, report: Report
 ) -> dict[str, Any]:
     """Add the range of images with more than 8 bits per pixel, if there are such images and the settings do not give it."""
     if "deep_range" in spec or folder is None:
@@ -405,7 +406,7 @@ def _deep_range(
     return dict(spec) if found is None else {**spec, "deep_range": found}
 
 
-def _images_in(value: Any, *, spec: ModalitySpec, folder: Path) -> list[Path | FileContent]:
+def _images_in(value: Any, *, spec: ModalitySpec, folder: Folder) -> list[Path | FileContent]:
     """Return the files of images in a cell; an empty list if no image is found."""
     try:
         return list(files_of_cell(value, spec=spec, folder=folder) or ())
@@ -414,7 +415,7 @@ def _images_in(value: Any, *, spec: ModalitySpec, folder: Path) -> list[Path | F
 
 
 def _warn_of_paths(
-    cells: Iterable[tuple[int, Any]], *, spec: ModalitySpec, folder: Path | None, report: Report
+    cells: Iterable[tuple[int, Any]], *, spec: ModalitySpec, folder: Folder | None, report: Report
 ) -> dict[str, Any]:
     """Return the spec unchanged; warn if texts are paths of files, which are rarely meant to be learned as text."""
     texts = [text for _, text in cells]
@@ -427,7 +428,7 @@ def _warn_of_paths(
     return dict(spec)
 
 
-def _is_path_of_file(value: Any, folder: Path) -> bool:
+def _is_path_of_file(value: Any, folder: Folder) -> bool:
     try:
         return isinstance(value, str) and _existing(value, folder).is_file()
     except (OSError, ValueError):
@@ -442,7 +443,7 @@ def _check_image(path: Path | FileContent) -> None:
         raise ValueError(f"{path}: not a readable image ({type(error).__name__}: {error}).") from error
 
 
-def _of_plug_in(value: Any, *, spec: ModalitySpec, folder: Path | None, training: bool) -> Any:
+def _of_plug_in(value: Any, *, spec: ModalitySpec, folder: Folder | None, training: bool) -> Any:
     kind = kind_of(spec)
     if kind.cells == "numbers":
         value = array_of(value, folder)
@@ -492,19 +493,19 @@ _PLUG_INS = {
 _LONGEST_PATH = 1024  # characters; longer text is content, e.g. in base 64
 
 
-def _existing(value: Any, folder: Path | None, *, directory: bool = False) -> Path:
+def _existing(value: Any, folder: Folder | None, *, directory: bool = False) -> Path:
     if folder is None:
         raise ValueError(f"expected file content or a value, got {shortened(value)}, which is a path.")
     text = str(value)
     if len(text) > _LONGEST_PATH or "\0" in text:
         raise ValueError(f"expected a file path, got {len(text):,} characters: {shortened(text)}.")
-    path = folder / (value if isinstance(value, Path) else text.strip())
+    path = placed(folder, value if isinstance(value, Path) else text.strip())
     if not (path.is_file() or (directory and path.is_dir())):
         raise FileNotFoundError(f"no such file: {path}.")
     return path
 
 
-def _numbers_file(value: Any, folder: Path | None) -> Path | FileContent | None:
+def _numbers_file(value: Any, folder: Folder | None) -> Path | FileContent | None:
     """Return the file that a cell of numbers names or holds; None if it holds numbers."""
     if isinstance(value, str) and not value.lstrip().startswith("["):
         return _existing(value, folder)

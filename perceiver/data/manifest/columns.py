@@ -2,11 +2,11 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from perceiver.data.manifest.paths import Folder
 from perceiver.data.manifest.table import ManifestTable
 from perceiver.modalities.cell_values import number_in_column, value_text
 from perceiver.modalities.spec import ModalitySpec
@@ -28,7 +28,7 @@ Report = Callable[[int, str | None, object], None]
 
 
 def table_spec(
-    cells: Iterable[tuple[int, Mapping[str, Any]]], *, spec: ModalitySpec, folder: Path | None, report: Report
+    cells: Iterable[tuple[int, Mapping[str, Any]]], *, spec: ModalitySpec, folder: Folder | None, report: Report
 ) -> dict[str, Any]:
     """Return the spec with numeric columns (mean and standard deviation) and categorical columns (values)."""
     asked = {name: kind for kind in ("numbers", "categories") for name in spec[f"asked_{kind}"]}

@@ -13,6 +13,7 @@ from perceiver.data.loading.source import Source, stored_kinds
 from perceiver.data.manifest.columns import warn_of_unknown_values
 from perceiver.data.manifest.formats.parts import folder_of, listed
 from perceiver.data.manifest.modalities import ManifestModality, parse_modalities, stored_modality
+from perceiver.data.manifest.paths import Folder
 from perceiver.data.manifest.rows import (
     BadRows,
     ManifestRows,
@@ -187,6 +188,7 @@ class Manifest(Source):
         self._splits: Splits | None = None
         self._unlabelled: list[tuple[int, str | None, str]] = []
         self._trained = False
+        self._cuts_test = False
 
     @property
     def skipped(self) -> list[str]:
@@ -306,7 +308,7 @@ class Manifest(Source):
     def _learned(self, rows: list[int]) -> dict[str, Any]:
         return {
             modality.name: {
-                **learned_spec(modality, table=self._columns(), rows=rows, folder=self.root, bad=self._bad),
+                **learned_spec(modality, table=self._columns(), rows=rows, folder=self._folder(), bad=self._bad),
                 **self.prescribed.get(modality.name, {}),
             }
             for modality in self._modalities()
@@ -371,6 +373,7 @@ class Manifest(Source):
                 test_fraction=self.test_fraction,
                 seed=self.split_seed,
                 bad=self._bad,
+                cut_test=self._cuts_test,
             )
         return self._splits
 
@@ -385,7 +388,7 @@ class Manifest(Source):
         self._check_columns(table)
         modalities = self._modalities()
         usable = usable_rows(
-            rows, table=table, modalities=modalities, folder=self.root, bad=self._bad, check_files=self.check_files
+            rows, table=table, modalities=modalities, folder=self._folder(), bad=self._bad, check_files=self.check_files
         )
         return self._ids().check(usable, self._bad)
 
@@ -422,7 +425,7 @@ class Manifest(Source):
             rows=rows,
             modalities=self._modalities(),
             specs=self.reading_specs() if specs is None else specs,
-            folder=self.root,
+            folder=self._folder(),
             ids=self._ids(),
             targets=targets,
             training=training,
@@ -459,15 +462,19 @@ class Manifest(Source):
 
     def _columns(self) -> ManifestTable:
         if self._table is None:
-            self._table = read_table(
-                self._places,
-                delimiter=self.delimiter,
-                encoding=self.encoding,
-                header=self.header,
-                max_row_group_bytes=self.max_row_group_bytes,
-                max_decompressed_bytes=self.max_decompressed_bytes,
-            )
+            self._table = self._read()
         return self._table
+
+    def _read(self) -> ManifestTable:
+        """Return the rows of all splits."""
+        return read_table(
+            self._places,
+            delimiter=self.delimiter,
+            encoding=self.encoding,
+            header=self.header,
+            max_row_group_bytes=self.max_row_group_bytes,
+            max_decompressed_bytes=self.max_decompressed_bytes,
+        )
 
     def _check_columns(self, table: ManifestTable) -> None:
         if self._asked is None and self.spec is None:
@@ -498,6 +505,10 @@ class Manifest(Source):
         if column in table.repeated:
             return f"{setting}: {self.manifest} has several columns named {column!r}; rename all but one."
         return f"{setting}: {self.manifest} has no column {column!r}, only {', '.join(table.columns)}."
+
+    def _folder(self) -> Folder:
+        """Return the base of the paths in cells."""
+        return self.root
 
     def _ids(self) -> RowIds:
         return RowIds(table=self._columns(), column=self._column(self.id, "id"))

@@ -1,7 +1,7 @@
-"""Patterns of paths, `images/{id}.jpg`, whose placeholders are filled from the cells of a row."""
+"""Paths in cells: the folder that they start from, and patterns, `images/{id}.jpg`, that are filled from a row."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -12,6 +12,53 @@ from perceiver.runtime.user_paths import expanded
 _PLACEHOLDER = re.compile(r"(?<!\$)\{(?P<column>[^{}:]+)(?::0(?P<width>\d{1,2})d?)?\}")
 
 _ENCLOSED = re.compile(_PLACEHOLDER.pattern + r"|\$\{\w+\}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnclosedFolder:
+    """Base of the paths in a data set whose cells must not name files elsewhere, by `..`, absolute paths or links.
+
+    Args:
+        path: base of relative paths.
+        others: other folders in which absolute paths may lie, such as the cache of a library.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from perceiver.data.manifest.paths import EnclosedFolder
+        >>> EnclosedFolder(path=Path("set")).place("train/1.png").as_posix()
+        'set/train/1.png'
+    """
+
+    path: Path
+    others: Sequence[Path] = ()
+
+    def place(self, path: str | Path) -> Path:
+        """Return the place of a path in a cell.
+
+        Raises:
+            ValueError: it is outside of the folders.
+        """
+        windows = PureWindowsPath(path)
+        place = self.path / path
+        absolute = Path(path).is_absolute()
+        # Also what another system takes for a drive or a parent.
+        odd = ".." in windows.parts or (not absolute and (bool(windows.drive) or bool(windows.root)))
+        allowed = [folder.resolve() for folder in (self.path, *(self.others if absolute else ()))]
+        if odd or not any(place.resolve().is_relative_to(folder) for folder in allowed):
+            raise ValueError(
+                f"{str(path)!r:.200} is outside of {self.path}, where the files of this data set must be. If they are "
+                "elsewhere, and you trust its paths, set data.root to their folder."
+            )
+        return place
+
+
+Folder = Path | EnclosedFolder
+"""Base of the paths in cells. From a `Path`, they may lead to any file."""
+
+
+def placed(folder: Folder, path: str | Path) -> Path:
+    """Return the place of a path in a cell; ValueError if it leaves an `EnclosedFolder`."""
+    return folder.place(path) if isinstance(folder, EnclosedFolder) else folder / path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from perceiver.batch import Sample
 from perceiver.data.manifest.cells import cell_content, check_cell, read_cell
 from perceiver.data.manifest.modalities import ManifestModality
+from perceiver.data.manifest.paths import Folder
 from perceiver.data.manifest.table import ManifestTable
 from perceiver.data.manifest.text_targets import TextTargets
 from perceiver.modalities.cell_values import plain_text
@@ -134,7 +134,7 @@ class ManifestRows(Dataset[Sample]):
         rows: Sequence[int],
         modalities: Sequence[ManifestModality],
         specs: Mapping[str, Mapping[str, Any]],
-        folder: Path,
+        folder: Folder,
         ids: RowIds,
         targets: Tensor | TextTargets | None = None,
         training: bool = False,
@@ -260,7 +260,7 @@ def usable_rows(
     *,
     table: ManifestTable,
     modalities: Sequence[ManifestModality],
-    folder: Path,
+    folder: Folder,
     bad: BadRows,
     check_files: bool,
 ) -> list[int]:
@@ -312,7 +312,7 @@ class _Attempts(Dataset[str]):
 
 
 def _problem(
-    table: ManifestTable, row: int, modalities: Sequence[ManifestModality], folder: Path, *, check_files: bool
+    table: ManifestTable, row: int, modalities: Sequence[ManifestModality], folder: Folder, *, check_files: bool
 ) -> str:
     """Return the problem of a row, or an empty string."""
     empty = True

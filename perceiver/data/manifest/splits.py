@@ -30,6 +30,7 @@ def split_rows(
     test_fraction: float,
     seed: int,
     bad: BadRows,
+    cut_test: bool = False,
 ) -> Splits:
     """Split rows by a column, or stratified by class. Without validation rows in the column, some are split off.
 
@@ -42,6 +43,7 @@ def split_rows(
         test_fraction: share of the rows; used without a column.
         seed: seed of the split.
         bad: handles rows with an invalid split.
+        cut_test: without test rows in the column, split some off, too.
 
     Raises:
         ValueError: no training rows are left.
@@ -59,6 +61,10 @@ def split_rows(
                 bad.report(row, f"{table.where(row, column)}: expected train, val or test, got {table.cell(row, column)!r}.")
             else:
                 getattr(splits, split).append(row)
+        if cut_test and splits.train and not splits.test:
+            splits.train, splits.test = _stratified(
+                splits.train, class_of, fraction=test_fraction, seed=seed, name="data.test_fraction"
+            )
     if not splits.val and splits.train:
         splits.train, splits.val = _stratified(
             splits.train, class_of, fraction=validation_fraction, seed=seed, name="data.validation_fraction"

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from perceiver.data.manifest.cells import cells_of
 from perceiver.data.manifest.modalities import ManifestModality
+from perceiver.data.manifest.paths import Folder
 from perceiver.data.manifest.rows import (
     BadRowError,
     BadRows,
@@ -20,7 +20,13 @@ from perceiver.runtime.progress import progress
 
 
 def learned_spec(
-    modality: ManifestModality, *, table: ManifestTable, rows: Sequence[int], folder: Path, bad: BadRows, at_most: int = 1024
+    modality: ManifestModality,
+    *,
+    table: ManifestTable,
+    rows: Sequence[int],
+    folder: Folder,
+    bad: BadRows,
+    at_most: int = 1024,
 ) -> dict[str, Any]:
     """Return the complete spec of a modality.
 

@@ -22,6 +22,7 @@ from perceiver.batch import Sample
 from perceiver.data.manifest.cells import files_of_cell, is_list_of_files, read_cell
 from perceiver.data.manifest.content import FileContent
 from perceiver.data.manifest.modalities import ManifestModality
+from perceiver.data.manifest.paths import EnclosedFolder, Folder, placed
 from perceiver.data.manifest.rows import BadRowError, ManifestRows, cell_of, reason
 from perceiver.data.manifest.text_targets import TextTargets
 from perceiver.data.readers.bounded.array_files import read_array
@@ -88,12 +89,13 @@ def _cell(value: Any, modality: ManifestModality, samples: ManifestRows, blobs: 
     return {"value": json.loads(json.dumps(value, default=_plain))}
 
 
-def _name(file: Path | FileContent, folder: Path) -> str:
+def _name(file: Path | FileContent, folder: Folder) -> str:
+    folder = folder.path if isinstance(folder, EnclosedFolder) else folder
     return str(file.relative_to(folder) if isinstance(file, Path) and file.is_relative_to(folder) else file)
 
 
-def _is_folder(value: Any, folder: Path) -> bool:
-    return isinstance(value, str | Path) and (folder / str(value).strip()).is_dir()
+def _is_folder(value: Any, folder: Folder) -> bool:
+    return isinstance(value, str | Path) and placed(folder, str(value).strip()).is_dir()
 
 
 def _plain(value: Any) -> Any:

@@ -23,6 +23,8 @@ def data_of_checkpoint(arguments: Sequence[str], conf: Path) -> str | None:
         return None
     if "data.manifest" in given:
         return "data=manifest"  # whatever data it was trained on, possibly shards
+    if "data.path" in given:
+        return "data=hf"
     path = Path(given["ckpt_path"].strip("'\""))
     config = (path if path.is_dir() else path.parent.parent) / "config.yaml"
     target = _target(config, "data", "_target_")

@@ -1,4 +1,4 @@
-"""mode=shard: pack a manifest, its files and its training statistics into a folder of shards for `data=shards`."""
+"""mode=shard: pack a manifest or `data=hf`, its files and training statistics, into shards for `data=shards`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from perceiver.data import DataModule
 from perceiver.data.manifest import Manifest
+from perceiver.data.manifest.rows import ManifestRows
 from perceiver.data.shards import write_shards
 from perceiver.run.configuration.command_line import typed_override
 from perceiver.run.data import make_data
@@ -16,7 +17,7 @@ from perceiver.run.data import make_data
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """Writes the splits of `data`, a manifest, into shards; the same command resumes after an interruption.
+    """Writes the splits of `data`, a manifest or `data=hf`, into shards; the same command resumes after an interruption.
 
     Args:
         shards: target folder.
@@ -32,18 +33,22 @@ class Shard:
             raise ValueError("mode=shard: expected an output folder, shards=DIR; got none.")
 
     def run(self, config: DictConfig) -> None:
-        """Write the shards; ValueError if the data is not a manifest, or as in `write_shards`."""
+        """Write the shards; ValueError if the data has no rows, or as in `write_shards`."""
         data = make_data(config.data)
         if not isinstance(data, DataModule) or not isinstance(data.source, Manifest):
             given = data.source if isinstance(data, DataModule) else data
             raise ValueError(
-                f"mode=shard: expected data=manifest data.manifest=FILE, got {type(given).__name__}, which cannot be "
-                "packed into shards."
+                f"mode=shard: expected data=manifest data.manifest=FILE or data=hf data.path=DIR, got "
+                f"{type(given).__name__}, which cannot be packed into shards."
             )
         data.prepare_data()
         data.setup("fit")
         names = ("train", "val", "test") if data.source.has_test else ("train", "val")
         splits = {name: data.split(name) for name in names}
+        if not all(isinstance(split, ManifestRows) for split in splits.values()):
+            raise ValueError(
+                "mode=shard: expected data.streaming=false, since shards are written in a random order; got true."
+            )
         settings = OmegaConf.to_container(config.data, resolve=True)
         assert isinstance(settings, dict)
         source = {str(key): value for key, value in settings.items() if key not in _IRRELEVANT}

@@ -12,7 +12,7 @@ from PIL import Image
 
 from perceiver.data import DataModule, Manifest
 from perceiver.data.manifest import BadRowError
-from perceiver.data.manifest.paths import PathPattern
+from perceiver.data.manifest.paths import EnclosedFolder, PathPattern
 from perceiver.data.shards.records import Decode, encode
 from perceiver.runtime.user_paths import expanded
 
@@ -167,3 +167,35 @@ def test_texts_in_files_of_a_pattern_for_a_model_of_texts(tmp_path: Path) -> Non
 def test_a_stored_pattern_stays_below_the_root(text: str) -> None:
     with pytest.raises(ValueError, match=r"spec: expected a path below data\.root, got .* in the stored spec"):
         PathPattern.stored(text, setting="spec")
+
+
+@given(
+    st.lists(
+        st.sampled_from(["..", ".", "a", "link", "", "C:", "~", "$HOME", "a b", "/", "\\\\", "etc"]), min_size=1, max_size=6
+    ),
+    st.sampled_from(["/", "\\"]),
+)
+def test_no_path_leaves_an_enclosed_folder(parts: list[str], separator: str) -> None:
+    folder = EnclosedFolder(path=Path("somewhere"))
+    try:
+        place = folder.place(separator.join(parts))
+    except ValueError:
+        return
+    assert Path(os.path.normpath(place.absolute())).is_relative_to(Path("somewhere").absolute())
+
+
+def test_an_enclosed_folder_follows_links_and_knows_others(tmp_path: Path) -> None:
+    inside, cache = tmp_path / "set", tmp_path / "cache"
+    inside.mkdir()
+    cache.mkdir()
+    (inside / "out").symlink_to(tmp_path)
+    (cache / "blob").touch()
+    (inside / "photo.png").touch()
+    folder = EnclosedFolder(path=inside, others=[cache])
+    assert folder.place("photo.png") == folder.place(inside / "photo.png") == inside / "photo.png"
+    assert folder.place(str(cache / "blob")) == cache / "blob"
+    for path in ("out/secret", str(inside / "out" / "secret"), "../cache/blob", str(tmp_path / "secret")):
+        with pytest.raises(ValueError, match="is outside of"):
+            folder.place(path)
+    with pytest.raises(ValueError, match="is outside of"):
+        EnclosedFolder(path=inside).place(str(cache / "blob"))

@@ -41,7 +41,7 @@ def test_from_a_manifest_to_predictions(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["experiment=manifest", "data.manifest=m.csv", "mode=shard"], "mode=shard: expected an output folder, shards=DIR"),
-        (["mode=shard", "shards=s"], "mode=shard: expected data=manifest data.manifest=FILE, got Digits"),
+        (["mode=shard", "shards=s"], "mode=shard: expected data=manifest data.manifest=FILE or data=hf data.path=DIR, got"),
         (["data=shards", "data.shards=nowhere"], "data.shards: expected a folder of shards with shards.json, but"),
     ],
 )

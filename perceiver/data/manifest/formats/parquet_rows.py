@@ -1,13 +1,12 @@
 """Manifests in Parquet."""
 
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from perceiver.data.manifest.formats.class_labels import class_labels, with_class_names
+from perceiver.data.manifest.formats.arrow_columns import table_file
+from perceiver.data.manifest.formats.class_labels import class_labels
 from perceiver.data.manifest.formats.table_file import TableFile, named_columns
 
 _BATCH_ROWS, _MOST_DECLINED = 1024, 10**6
@@ -33,47 +32,7 @@ def read_parquet_rows(path: Path, *, max_bytes: int) -> TableFile:
         if isinstance(error, _TooLargeError):
             raise
         raise ValueError(f"{path}: not a readable Parquet file: {error}.") from error
-    columns: dict[str, Any] = {}
-    class_names: dict[str, list[str]] = {}
-    for name, number in chosen.items():
-        column = table.column(number)
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        whole = column.combine_chunks()
-        columns[name] = _as_text(whole.combine_chunks() if isinstance(whole, pa.ChunkedArray) else whole)
-        columns[name] = _without_damaged(columns[name], name, problems)
-        if (names := labels.get(table.column_names[number])) is not None:
-            named = with_class_names(columns[name], names, column_name=name, problems=problems)
-            if named is not None:
-                columns[name], class_names[name] = named, names
-    return TableFile(path=path, columns=columns, problems=problems, repeated=repeated, class_names=class_names)
-
-
-def _as_text(column: Any) -> Any:
-    """Convert a column of bytes to text if all cells are text, as some programs write it; keep others, e.g. images."""
-    if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
-        return column
-    try:
-        text = column.cast(pa.large_string())
-    except pa.ArrowException:
-        return column
-    return column if pc.any(pc.match_substring(text, "\0")).as_py() else text
-
-
-def _without_damaged(column: Any, name: str, problems: dict[int, str]) -> Any:
-    """Empty the cells of a column that do not match its type, such as text that is not UTF-8; each is a problem."""
-    try:
-        column.validate(full=True)
-    except pa.ArrowException:
-        kept: list[int | None] = list(range(len(column)))
-        for row in range(len(column)):
-            try:
-                column[row].as_py()
-            except Exception as error:
-                problems.setdefault(row, f", column {name!r}: cannot be decoded: {error}")
-                kept[row] = None
-        return column.take(pa.array(kept, type=pa.int64()))
-    return column
+    return table_file(path, table, chosen=chosen, repeated=repeated, labels=labels, problems=problems)
 
 
 class _TooLargeError(ValueError):

@@ -115,7 +115,9 @@ def _joined(name: str, parts: Sequence[TableFile]) -> pa.ChunkedArray:
     try:
         schemas = [pa.schema([pa.field(name, array.type)]) for array in arrays]
         kind = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-        return pa.chunked_array([array.cast(kind) for array in arrays], type=kind)
+        cast = [array.cast(kind) for array in arrays]
+        chunks = [chunk for array in cast for chunk in (array.chunks if isinstance(array, pa.ChunkedArray) else [array])]
+        return pa.chunked_array(chunks, type=kind)
     except pa.ArrowException:
         other = next(number for number, array in enumerate(arrays) if array.type != arrays[0].type)
         raise ValueError(
