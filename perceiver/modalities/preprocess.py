@@ -5,6 +5,7 @@ It depends only on the spec of the modality, which is saved in the checkpoint wi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -43,6 +44,16 @@ def preprocess(raw: Any, *, spec: ModalitySpec, name: str) -> Tensor | dict[str,
 def normalise(x: Tensor, spec: ModalitySpec) -> Tensor:
     """Subtract the spec's `mean` and divide by its `std`, per channel; any leading batch dimensions."""
     return kind_of(spec).normalise(x, spec)
+
+
+def without_normalisation(spec: ModalitySpec) -> ModalitySpec:
+    """Return the spec by which `preprocess` leaves a tensor as `normalise` takes it: without `mean` and `std`.
+
+    Samples of several tensors, such as time series, are always normalised by `preprocess`: their spec is unchanged.
+    """
+    if isinstance(spec.get("channel_axis", kind_of(spec).channel_axis), Mapping):
+        return spec
+    return {key: value for key, value in spec.items() if key not in ("mean", "std")}
 
 
 def unnormalised(x: Tensor, spec: ModalitySpec) -> Tensor:

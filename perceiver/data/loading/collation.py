@@ -1,7 +1,7 @@
 """From samples to the batch that a model gets: the same steps for every data set."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ class PreparedCollate:
         seed: None for training: transforms draw from torch's global generator for every batch. A number for evaluation:
             nothing is augmented, and the corruption of a sample depends only on this number, its id and the modality.
             It is the same in every epoch, in any batch, and whichever other modalities are present.
-        normalised: whether samples are already normalised.
+        normalised: modalities that are normalised already. Time series and tables always are.
     """
 
     def __init__(
@@ -34,14 +34,14 @@ class PreparedCollate:
         augment: Mapping[str, Transforms] | None = None,
         corruption: Mapping[str, Transforms] | None = None,
         seed: int | None = None,
-        normalised: bool = False,
+        normalised: Collection[str] = (),
     ) -> None:
         self.modalities = dict(modalities)
         self.collate = Collate(modalities=self.modalities)
         self.augment = dict(augment or {})
         self.corruption = dict(corruption or {})
         self.seed = seed
-        self.normalised = normalised
+        self.normalised = frozenset(normalised)
 
     def __call__(self, read: Sequence[Sample] | Batch) -> Batch:
         """Turn B samples, or a batch that was read at once, into the batch of a model. Errors as in `Collate`."""
@@ -50,13 +50,13 @@ class PreparedCollate:
         else:
             batch = self.collate(read if self.seed is None else self._corrupted(read, self.seed))
         for name, x in batch.inputs.items():
-            if not isinstance(x, Tensor):
-                continue  # time series and tables: their sources normalise them
             mask = batch.masks.get(name)
             for steps in (self.augment, self.corruption) if self.seed is None else ():
                 if name in steps:
                     x, mask = steps[name](x, mask)
-            batch.inputs[name] = x if self.normalised else normalise(x, self.modalities[name])
+            if isinstance(x, Tensor) and name not in self.normalised:
+                x = normalise(x, self.modalities[name])
+            batch.inputs[name] = x
             if mask is not None:
                 batch.masks[name] = mask
         return batch
@@ -67,7 +67,6 @@ class PreparedCollate:
         for name, x in batch.inputs.items():
             for steps in (self.augment, self.corruption):
                 if name in steps:
-                    assert isinstance(x, Tensor)
                     steps[name].check(x, batch.masks.get(name), channel_axis=self.collate.channel_axes[name])
 
     def _corrupted(self, samples: Sequence[Sample], seed: int) -> Sequence[Sample]:
@@ -89,11 +88,20 @@ class PreparedCollate:
             return x
         # Not torch.manual_seed: it also seeds accelerators, and this runs for every sample.
         torch.default_generator.manual_seed(_seed(key))
-        corrupted, mask = self.corruption[name](x[None], None)
-        if mask is None or bool(mask.all()):
-            return corrupted[0]
-        # Drop masked positions: a single sample has no padding. Only one-dimensional grids have such masks.
-        return corrupted[0][:, mask[0]] if self.collate.channel_axes[name] == 0 else corrupted[0][mask[0]]
+        single = {part: own[None] for part, own in x.items()} if isinstance(x, Mapping) else x[None]
+        corrupted, mask = self.corruption[name](single, None)
+        axes = self.collate.channel_axes[name]
+        if isinstance(corrupted, Mapping):
+            assert isinstance(axes, Mapping)
+            return {part: _valid(own[0], mask, axes[part]) for part, own in corrupted.items()}
+        return _valid(corrupted[0], mask, axes)
+
+
+def _valid(x: Tensor, mask: Tensor | None, axis: object) -> Tensor:
+    """Drop the masked positions of a sample, which has no padding. Only one-dimensional grids have such masks."""
+    if mask is None or bool(mask.all()):
+        return x
+    return x[:, mask[0]] if axis == 0 else x[mask[0]]
 
 
 def _seed(text: str) -> int:

@@ -29,6 +29,10 @@ _STAGES: Mapping[str | None, tuple[str, ...]] = {
 }
 
 
+_MOST_TRIED = 100
+"""Most samples to read in search of all modalities with transforms; samples may lack any."""
+
+
 @final
 class DataModule(LightningDataModule):
     """Batches of a data set: read, collated, augmented, corrupted, normalised, in this order.
@@ -79,6 +83,7 @@ class DataModule(LightningDataModule):
         self.num_workers = num_workers
         self.augment = self._transforms(augment, argument="data.augment")
         self.corruption = self._transforms(corruption, argument="data.corruption")
+        self.source.transformed = frozenset({*self.augment, *self.corruption})
         if batch_tokens is not None and (batch_tokens < 1 or balanced_sampling):
             raise ValueError(
                 f"data.batch_tokens: expected 1 or more, or null, and null with balanced_sampling; got {batch_tokens}."
@@ -104,12 +109,19 @@ class DataModule(LightningDataModule):
         return cls(kind(**settings), **loading)
 
     def _transforms(self, given: Settings, *, argument: str) -> dict[str, Transforms]:
+        if not given:
+            return {}
         source = self.source
-        if given and source.normalised:
+        if source.normalised and not source.defers_normalisation:
             raise ValueError(
                 f"{argument}: expected null for {type(source).__name__}, which normalises samples when it reads them."
             )
-        return by_modality(given, specs=source.specs, available=source.available, argument=argument)
+        if not source.available:
+            raise ValueError(
+                f"{argument}: expected null, since {type(source).__name__} does not know its modalities yet; name them in "
+                "data.modalities."
+            )
+        return by_modality(given, specs=source.described(), available=source.available, argument=argument)
 
     def prepare_data(self) -> None:
         """Let the source download missing files and check that all files exist."""
@@ -237,7 +249,7 @@ class DataModule(LightningDataModule):
             augment=self.augment,
             corruption=self.corruption,
             seed=seed,
-            normalised=self.source.normalised,
+            normalised=set(self.spec["modalities"]) - self.source.transformed if self.source.normalised else (),
         )
 
     def _try(self, collate: PreparedCollate, training: Any) -> None:
@@ -246,6 +258,13 @@ class DataModule(LightningDataModule):
         if hasattr(training, "__getitems__"):
             with torch.random.fork_rng(devices=[]):
                 collate.check(training.__getitems__([number, number]))
-        else:
-            sample = training[number]
-            collate.check([sample, sample])
+            return
+        missing = set(self.source.transformed)
+        with torch.random.fork_rng(devices=[]):
+            for position in range(number, min(number + _MOST_TRIED, len(training))):
+                sample = training[position]
+                if found := missing & set(sample.inputs):
+                    collate.check([sample, sample])
+                    missing -= found
+                if not missing:
+                    return

@@ -11,6 +11,7 @@ import torch
 
 from perceiver.data.loading.folds import Fold
 from perceiver.modalities import ModalitySpec
+from perceiver.modalities.preprocess import without_normalisation
 from perceiver.runtime.regularising import regularising
 from perceiver.targets.classes import classes_target
 
@@ -58,10 +59,14 @@ class Source(ABC):
         num_workers: number of processes that a source may start to read its files; set by `DataModule`.
         corruption_seed: seed of the corruption in validation and test.
         normalised: whether samples are normalised by the spec when they are read, so that nothing comes between reading
-            and collation.
+            and collation, unless the source `defers_normalisation`.
+        defers_normalisation: whether samples are read by `reading_specs`, which leave the normalisation of modalities with
+            transforms to the time after these.
+        transformed: modalities with transforms; set by `DataModule`.
     """
 
     normalised: ClassVar[bool] = False
+    defers_normalisation: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -77,6 +82,7 @@ class Source(ABC):
         self.num_workers = 0
         self.corruption_seed = 0
         self.spec: dict[str, Any] | None = None
+        self.transformed: frozenset[str] = frozenset()
         self.prescribed: dict[str, dict[str, Any]] = {}
         self._class_names = None if class_names is None else list(class_names)
 
@@ -110,7 +116,19 @@ class Source(ABC):
     @property
     def available(self) -> tuple[str, ...]:
         """Names of the modalities for which transforms may be configured."""
-        return tuple(self.specs)
+        return tuple(self.described())
+
+    def described(self) -> Mapping[str, ModalitySpec]:
+        """Return the modalities of the samples with what is known of them before any sample is read: at least the kind."""
+        return self.specs
+
+    def reading_specs(self) -> dict[str, ModalitySpec]:
+        """Return the specs to preprocess samples by when they are read: the normalisation of `transformed` comes later."""
+        assert self.spec is not None
+        return {
+            name: without_normalisation(entry) if name in self.transformed else entry
+            for name, entry in self.spec["modalities"].items()
+        }
 
     @property
     def left_out(self) -> list[str]:

@@ -9,11 +9,15 @@ from torch import Tensor
 
 from perceiver.data.augmentation.images import augmented
 
-Transform = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
-"""Maps `(B, …)` and its mask (`(B, *grid)`, True is valid, or None) to a changed pair; grid sizes may change.
+Value = Tensor | dict[str, Tensor]
+"""A batch of a modality: `(B, …)`, or tensors `(B, …)` by name (time series, table rows)."""
+
+Transform = Callable[[Any, Tensor | None], tuple[Any, Tensor | None]]
+"""Maps a `Value` and its mask (`(B,)` or `(B, *grid)`, True is valid, or None) to a changed pair; grid sizes may change.
 
 It draws separately for every sample from torch's global generator, so that `seed` makes runs reproducible; each worker
-process has its own seed. It must not change whether a sample is present.
+process has its own seed. Absent samples stay absent, whatever it returns for them. Values of time series and tables are
+normalised already, all others are not: images are in [0, 1], sound is in [-1, 1].
 """
 
 ImageTransform = Callable[[Tensor], Tensor]
@@ -69,13 +73,14 @@ class Transforms:
     def __len__(self) -> int:
         return len(self.transforms)
 
-    def __call__(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Apply all transforms to `(B, …)` and its mask."""
+    def __call__(self, x: Value, mask: Tensor | None) -> tuple[Value, Tensor | None]:
+        """Apply all transforms to a batch of the modality and its mask. Absent samples stay absent."""
+        before = mask
         for transform in self.transforms.values():
             x, mask = transform(x, mask)
-        return x, mask
+        return x, _without_absent(mask, before=before)
 
-    def check(self, x: Tensor, mask: Tensor | None, *, channel_axis: object) -> None:
+    def check(self, x: Value, mask: Tensor | None, *, channel_axis: object) -> None:
         """Try the transforms on a batch, to report an unsuitable transform before training starts.
 
         Args:
@@ -83,12 +88,14 @@ class Transforms:
             channel_axis: channel axis of a sample, 0 or -1.
 
         Raises:
-            TypeError: a transform does not return a float tensor and a boolean mask or None.
+            TypeError: a transform does not return a float tensor (for time series and tables, tensors of the same names;
+                for texts, whole numbers) and a boolean mask or None.
             ValueError: it changes the number of samples or the size of images, or the mask does not match the tensor.
         """
         with torch.random.fork_rng(devices=[]):
             for where, transform in self.transforms.items():
                 if isinstance(transform, OnImages):
+                    assert isinstance(x, Tensor)
                     x = _checked_images(where, transform.transform, x)
                 else:
                     x, mask = _checked(where, transform(x, mask), before=x, channel_axis=channel_axis)
@@ -145,25 +152,60 @@ def _checked_images(where: str, transform: ImageTransform, images: Tensor) -> Te
     return result if whole else images
 
 
-def _checked(where: str, result: Any, *, before: Tensor, channel_axis: object) -> tuple[Tensor, Tensor | None]:
-    fits = isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor)
-    if not fits or not result[0].is_floating_point():
-        raise TypeError(f"{where}: expected a returned pair (float tensor, mask or None), got {_kind(result)}.")
+def _checked(where: str, result: Any, *, before: Value, channel_axis: object) -> tuple[Value, Tensor | None]:
+    if not (isinstance(result, tuple) and len(result) == 2 and _is_like(result[0], before)):
+        raise TypeError(f"{where}: expected a returned pair ({_expected(before)}, mask or None), got {_kind(result)}.")
     x, mask = result
     if mask is not None and (not isinstance(mask, Tensor) or mask.dtype != torch.bool):
         raise TypeError(f"{where}: expected a boolean mask or None, got {_kind(mask)}.")
+    axes: Mapping[str, object] = channel_axis if isinstance(channel_axis, Mapping) else {"": channel_axis}
+    new, old = ({"": value} if isinstance(value, Tensor) else value for value in (x, before))
+    for name, own in new.items():
+        _check_shapes(where if name == "" else f"{where}, {name!r}", own, mask, before=old.get(name, own), axis=axes[name])
+    return x, mask
+
+
+def _check_shapes(where: str, x: Tensor, mask: Tensor | None, *, before: Tensor, axis: object) -> None:
     if x.ndim != before.ndim or x.shape[0] != before.shape[0]:
         raise ValueError(
             f"{where}: turned a batch of shape {tuple(before.shape)} into {tuple(x.shape)}; expected the same number "
             "of samples and axes."
         )
-    grid = x.shape[2:] if channel_axis == 0 else x.shape[1:-1]
+    grid = x.shape[1:] if axis is None else x.shape[2:] if axis == 0 else x.shape[1:-1]
     if mask is not None and mask.shape not in (x.shape[:1], x.shape[:1] + grid):
         raise ValueError(f"{where}: returned a mask {tuple(mask.shape)} that does not match {tuple(x.shape)}.")
-    return x, mask
+
+
+def _is_like(x: Any, before: Value) -> bool:
+    """Return whether a result has the form of what was given; `present` may be new, where nothing was missing before."""
+    if isinstance(before, Tensor):
+        floating = before.is_floating_point()
+        return isinstance(x, Tensor) and (x.is_floating_point() if floating else x.dtype == before.dtype)
+    if not isinstance(x, dict) or set(x) - {"present"} != set(before) - {"present"}:
+        return False
+    known = {"present": torch.ones(0, dtype=torch.bool), **before}
+    return all(_is_like(own, known[name]) for name, own in x.items())
+
+
+def _expected(before: Value) -> str:
+    if isinstance(before, Tensor):
+        return "float tensor" if before.is_floating_point() else f"tensor of {before.dtype}"
+    return f"a dict of {', '.join(before)}"
+
+
+def _without_absent(mask: Tensor | None, *, before: Tensor | None) -> Tensor | None:
+    """Mask the samples that were absent before."""
+    if before is None:
+        return mask
+    present = before if before.ndim == 1 else before.flatten(1).any(dim=1)
+    if bool(present.all()):
+        return mask
+    return present if mask is None else mask & present.view(-1, *[1] * (mask.ndim - 1))
 
 
 def _kind(value: Any) -> str:
+    if isinstance(value, dict):
+        return "a dict of " + (", ".join(str(name) for name in value) or "nothing")
     if isinstance(value, tuple):
         return "(" + ", ".join(_kind(entry) for entry in value) + ")"
     return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__

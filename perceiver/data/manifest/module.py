@@ -98,6 +98,7 @@ class Manifest(Source):
     """
 
     normalised = True
+    defers_normalisation = True
 
     def __init__(
         self,
@@ -189,6 +190,7 @@ class Manifest(Source):
                 modalities, defaults={"image": picture, "video": picture, "audio": sound, "table": separators}
             )
         )
+        self.specs = {modality.name: modality.spec for modality in self._asked or ()}
         self._bad = BadRows(skip=on_bad_row == "skip")
         self._table: ManifestTable | None = None
         self._splits: Splits | None = None
@@ -431,7 +433,7 @@ class Manifest(Source):
             table=self._columns(),
             rows=rows,
             modalities=self._modalities(),
-            specs=self._specs() if specs is None else specs,
+            specs=self.reading_specs() if specs is None else specs,
             folder=self.root,
             ids=self._ids(),
             targets=targets,

@@ -16,6 +16,7 @@ from perceiver.data.shards.errors import ShardError
 from perceiver.data.shards.folder import ShardFolder
 from perceiver.data.shards.records import Decode
 from perceiver.data.shards.streaming import ShardSamples, ShardStream
+from perceiver.modalities import ModalitySpec
 
 
 class Shards(Source):
@@ -37,6 +38,7 @@ class Shards(Source):
     """
 
     normalised = True
+    defers_normalisation = True
 
     def __init__(
         self,
@@ -55,6 +57,12 @@ class Shards(Source):
         self.needs_test = needs_test
         self._folder: ShardFolder | None = None
         self._checked = False
+
+    def described(self) -> Mapping[str, ModalitySpec]:
+        """Return the modalities of the shards, or those that were chosen among them."""
+        own = self._read().spec["modalities"]
+        self._check_names(own)
+        return {name: own[name] for name in (own if self.modalities is None else self.modalities)}
 
     def prepare(self) -> None:
         """Check that all shards exist in full size."""
@@ -134,7 +142,7 @@ class Shards(Source):
         spec = self._own_spec()
         return Decode(
             modalities=list(spec["modalities"]) if self.modalities is None else self.modalities,
-            specs=spec["modalities"],
+            specs=self.reading_specs(),
             target=spec["target"] if targets else None,
             training=training,
         )

@@ -148,7 +148,7 @@ def test_settings_of_several_modalities() -> None:
 
 
 def test_samples_that_are_normalised_stay_as_they_are() -> None:
-    made = PreparedCollate(modalities=MODALITIES, normalised=True)
+    made = PreparedCollate(modalities=MODALITIES, normalised=["sound"])
     assert made(SAMPLES).inputs["sound"][1].tolist() == [[4.0] * 4]  # type: ignore[index]
     plain = PreparedCollate(modalities=MODALITIES)
     assert plain(SAMPLES).inputs["sound"][1].tolist() == [[2.0] * 4]  # type: ignore[index]
