@@ -46,6 +46,19 @@ from perceiver.training.optimizer import rated
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trained:
+    """Outcome of a training.
+
+    Args:
+        score: the monitored metric of the best epoch; None without validation.
+        metrics: metrics of training, validation and test; None if the training stopped at its time limit.
+    """
+
+    score: float | None
+    metrics: dict[str, float | int] | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fit:
     """Trains, resuming from a checkpoint if given, and tests the best epoch.
 
@@ -63,6 +76,10 @@ class Fit:
 
     def run(self, config: DictConfig) -> float | None:
         """Train as configured and return the monitored metric of the best epoch; None without validation."""
+        return self.train(config).score
+
+    def train(self, config: DictConfig) -> Trained:
+        """Train and test as configured."""
         config = self.start.configured(config)
         with RunDirectory(Path(config.run_dir)).locked() as directory:
             origin = find_resumed(self.ckpt_path, directory=directory.path) or Scratch()
@@ -109,7 +126,7 @@ class Fit:
                 if stop.cause != TIME_LIMIT:
                     raise
                 stopped(stop, directory.path)
-                return best.score
+                return Trained(score=best.score, metrics=None)
             if self.test:
                 metrics |= _test_best(trainer, task, data)
             backbones.report()
@@ -117,7 +134,7 @@ class Fit:
             write_report(trainer, plain, metrics)
             finish_loggers(trainer)
             print_result(metrics, directory.path, chosen_by=monitored(trainer))
-            return best.score
+            return Trained(score=best.score, metrics=metrics)
 
     def _require_checkpoint(self, trainer: Trainer) -> None:
         if self.test and not any(isinstance(one, ModelCheckpoint | LastCheckpoint) for one in trainer.checkpoint_callbacks):
