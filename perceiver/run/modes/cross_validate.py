@@ -26,7 +26,7 @@ from perceiver.run.reporting.console import print_line
 from perceiver.run.resuming.resume import AUTO, LAST_OF_RUN
 from perceiver.run.run_directory import METRICS, RunDirectory
 from perceiver.runtime.files import atomic_write
-from perceiver.runtime.process_rank import first_process_only
+from perceiver.runtime.process_rank import first_process_only, process_rank
 from perceiver.targets.kinds import target_of
 
 DEFAULT_FOLDS = 5
@@ -161,14 +161,9 @@ def _report(directory: CrossValidationDirectory, folds: int) -> float | None:
 
 
 def _join(directory: CrossValidationDirectory, folds: int) -> bool:
-    """Write the out-of-fold predictions; whether there are any in this process."""
+    """Write the out-of-fold predictions; whether there are any."""
     try:
-        return bool(_joined(directory, folds))
+        return process_rank() == 0 and directory.write_predictions(range(folds))
     except ValueError as error:
         warn(f"{PREDICTIONS} is left out: {error}")
         return False
-
-
-@first_process_only
-def _joined(directory: CrossValidationDirectory, folds: int) -> bool:
-    return directory.write_predictions(range(folds))
