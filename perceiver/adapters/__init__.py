@@ -10,6 +10,7 @@ from perceiver.adapters.layout import OutputLayout
 from perceiver.adapters.local_context import LocalContext
 from perceiver.adapters.log_mel import LogMel
 from perceiver.adapters.points import Points
+from perceiver.adapters.series_tokens import TimeSeriesConvStages, TimeSeriesPatches
 from perceiver.adapters.spectrum_masking import SpectrumMasking
 from perceiver.adapters.table import Table
 from perceiver.adapters.text import TextTokens
@@ -37,6 +38,8 @@ __all__ = [
     "Table",
     "TextTokens",
     "TimeSeries",
+    "TimeSeriesConvStages",
+    "TimeSeriesPatches",
     "Vector",
     "VideoPatches",
     "WaveformFrames",

@@ -22,11 +22,9 @@ from perceiver.runtime.ranges import check_at_least_one
 from perceiver.runtime.regularising import regularising
 from perceiver.tokens import Tokens
 
-_KERNEL = 3
-
 
 class ConvStage(nn.Module):
-    """Convolution of kernel 3, layer norm over the channels of each position, GELU.
+    """Convolution, layer norm over the channels of each position, GELU.
 
     Padding at the start is fixed, so that a sample alone and the same sample padded at its end have the same features.
 
@@ -34,12 +32,14 @@ class ConvStage(nn.Module):
         in_channels, out_channels: widths.
         stride: 1 or 2.
         axes: 1 for sequences, 2 for images.
+        kernel_size: odd.
     """
 
-    def __init__(self, *, in_channels: int, out_channels: int, stride: int, axes: int) -> None:
+    def __init__(self, *, in_channels: int, out_channels: int, stride: int, axes: int, kernel_size: int = 3) -> None:
         super().__init__()
         make = nn.Conv1d if axes == 1 else nn.Conv2d
-        self.conv = make(in_channels, out_channels, kernel_size=_KERNEL, stride=stride)
+        self.conv = make(in_channels, out_channels, kernel_size=kernel_size, stride=stride)
+        self.kernel_size = kernel_size
         self.norm = nn.LayerNorm(out_channels)
         self.stride = stride
 
@@ -48,11 +48,11 @@ class ConvStage(nn.Module):
     ) -> tuple[Float[Tensor, "batch d *smaller"], Bool[Tensor, "batch *smaller"] | None]:
         """Map `(B, C, *grid)` and its validity to `(B, D, *ceil(grid / stride))` and its validity."""
         x = zero_masked(x.to(self.conv.weight.dtype), None if mask is None else mask[:, None])
-        before = 1 if self.stride == 1 else 0
+        before = (self.kernel_size - self.stride) // 2
         padding: list[int] = []
         for size in reversed(x.shape[2:]):
             outputs = (size + self.stride - 1) // self.stride
-            padding += [before, (outputs - 1) * self.stride + _KERNEL - before - size]
+            padding += [before, (outputs - 1) * self.stride + self.kernel_size - before - size]
         x = self.norm(self.conv(F.pad(x, padding)).movedim(1, -1)).movedim(-1, 1)
         return F.gelu(x), None if mask is None else patch_mask(mask, (self.stride,) * (x.ndim - 2))
 
@@ -65,23 +65,29 @@ class ConvStages(nn.Module):
         stage_channels: width after each stage.
         strides: stride of each stage, 1 or 2.
         axes: 1 for sequences, 2 for images.
+        kernel_size: elements that each convolution reads along each axis.
 
     Raises:
-        ValueError: for other strides, or widths below 1, or unless there is a stride for each width.
+        ValueError: for other strides, or widths below 1, or unless there is a stride for each width; for an even kernel, or
+            one below 3.
     """
 
-    def __init__(self, *, in_channels: int, stage_channels: Sequence[int], strides: Sequence[int], axes: int) -> None:
+    def __init__(
+        self, *, in_channels: int, stage_channels: Sequence[int], strides: Sequence[int], axes: int, kernel_size: int = 3
+    ) -> None:
         widths = [in_channels, *stage_channels]
         if not stage_channels or len(strides) != len(stage_channels) or not set(strides) <= {1, 2}:
             raise ValueError(
                 "stage_channels, strides: expected a width and a stride of 1 or 2 for each stage, got "
                 f"{list(stage_channels)} and {list(strides)}."
             )
+        if kernel_size < 3 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size: expected an odd number from 3, got {kernel_size}.")
         for width in stage_channels:
             check_at_least_one("ConvStages", stage_channels=width)
         super().__init__()
         self.stages = nn.ModuleList(
-            ConvStage(in_channels=before, out_channels=after, stride=stride, axes=axes)
+            ConvStage(in_channels=before, out_channels=after, stride=stride, axes=axes, kernel_size=kernel_size)
             for before, after, stride in zip(widths[:-1], widths[1:], strides, strict=True)
         )
         self.out_channels = int(widths[-1])

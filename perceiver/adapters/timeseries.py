@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -14,6 +16,30 @@ from perceiver.masks import grid_mask, zero_masked
 from perceiver.positions import PositionEncoding, relative_time_coordinates, time_coordinates
 from perceiver.runtime.data_checks import is_any
 from perceiver.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps of series: values, zero if missing, and what is known of each.
+
+    Args:
+        values: `(B, T, F)`.
+        presence: `(B, T, F)`, 1 for present values and 0 for missing ones; or `(1, 1, F)` if only whole steps are missing.
+        coordinates: `(B, T, 1)` positions of the times, or `(1, T, 1)` for series without times.
+        mask: `(B, T)`, True for valid steps; None: all are valid.
+        regular: whether the series have no times, so that all share the coordinates.
+    """
+
+    values: Float[Tensor, "batch time values"]
+    presence: Float[Tensor, "batch_or_1 time_or_1 values"]
+    coordinates: Float[Tensor, "batch_or_1 time 1"]
+    mask: Bool[Tensor, "batch time"] | None
+    regular: bool
+
+    def dense(self) -> Float[Tensor, "batch time channels"]:
+        """Return values and presence `(B, T, 2 * F)`, zero for invalid steps."""
+        both = torch.cat([self.values, self.presence.expand_as(self.values)], dim=-1)
+        return zero_masked(both, None if self.mask is None else self.mask[..., None])
 
 
 class TimeSeries(nn.Module):
@@ -78,6 +104,11 @@ class TimeSeries(nn.Module):
                 not increase, naming sample and step (unchecked in compiled code).
             TypeError: for other types.
         """
+        steps = self.steps(x, mask)
+        return Tokens(parts=(steps.values, steps.presence, *self.position((steps.coordinates,))), mask=steps.mask)
+
+    def steps(self, x: Mapping[str, Tensor], mask: Bool[Tensor, "batch *time"] | None = None) -> Steps:
+        """Return the steps of series before any is a token. Arguments and errors as in `forward`."""
         values, times, present = self._checked(x)
         mask = grid_mask(mask, batch=values.shape[0], grid=values.shape[1:2], name="TimeSeries mask")
         if times is None:
@@ -99,7 +130,29 @@ class TimeSeries(nn.Module):
             mask = present.any(dim=-1)
             values = zero_masked(values, present)
             presence = present.to(values.dtype)
-        return Tokens(parts=(values, presence, *self.position((coordinates,))), mask=mask)
+        return Steps(values=values, presence=presence, coordinates=coordinates, mask=mask, regular=times is None)
+
+    def middles(self, steps: Steps, size: int) -> Float[Tensor, "batch_or_1 groups 1"]:
+        """Return the positions of consecutive groups of `size` steps: the mean over the valid steps of each.
+
+        Series without times share the middles of complete groups.
+        """
+        if steps.regular:
+            assert self.step_seconds is not None
+            return time_coordinates(
+                -(-steps.coordinates.shape[1] // size),
+                step_seconds=self.step_seconds * size,
+                duration_seconds=self.duration_seconds,
+                offset_seconds=self.step_seconds * (size - 1) / 2,
+                device=steps.values.device,
+            )
+        coordinates = steps.coordinates
+        valid = torch.ones_like(coordinates) if steps.mask is None else steps.mask[..., None].to(coordinates.dtype)
+        sums, counts = (
+            F.pad(one, (0, 0, 0, -one.shape[1] % size)).unflatten(1, (-1, size)).sum(dim=2)
+            for one in (coordinates * valid, valid)
+        )
+        return sums / counts.clamp(min=1)
 
     def content(self, x: Mapping[str, Tensor], mask: Bool[Tensor, "batch *time"] | None = None) -> Content:
         """Return the values of each step, `(B, T, F)`, valid if present; its time stays known."""

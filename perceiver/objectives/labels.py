@@ -19,12 +19,15 @@ from perceiver.objectives.class_weights import weights_of_positives
 from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.metrics.quality import RankingQuality, WeightedMean
 from perceiver.objectives.objective import Metrics
-from perceiver.objectives.supervised import Supervised
+from perceiver.objectives.supervised import Mix, Supervised
+from perceiver.runtime.regularising import regularising
 
 
+@regularising(mix=None)
 def multilabel(
     *,
     num_classes: int,
+    mix: Mix | None = None,
     positive_weights: Sequence[float] | Literal["balanced"] | None = None,
     positive_counts: Sequence[int] | None = None,
     num_samples: int | None = None,
@@ -36,6 +39,7 @@ def multilabel(
 
     Args:
         num_classes: number of labels.
+        mix: applied to every training batch, on its device; validation and test use unmixed data.
         positive_weights: weight per label of positive samples in the training loss, relative to negative samples;
             "balanced": (negatives) / (positives) of the training split, 1 where either is zero; None: equal weights.
         positive_counts: positive training samples per label, for "balanced"; see `perceiver.targets.labels.labels_target`.
@@ -44,7 +48,7 @@ def multilabel(
     if num_classes < 1:
         raise ValueError(f"task.num_classes: expected at least 1 label, got {num_classes}.")
     weights = weights_of_positives(positive_weights, positive_counts, num_samples, num_classes)
-    return Supervised(criterion=Labels(num_classes=num_classes, positive_weights=weights))
+    return Supervised(criterion=Labels(num_classes=num_classes, positive_weights=weights), mix=mix)
 
 
 class Labels(Criterion):

@@ -94,13 +94,14 @@ class Backbones:
                 count = sum(parameter.numel() for parameter in adapter.network.parameters())
                 print_line(f"{name}: {count:,} pretrained parameters, {adapter.extra_repr()}")
 
-    def use_cache(self, model: Perceiver, folder: str | None, data: LightningDataModule) -> None:
+    def use_cache(self, model: Perceiver, folder: str | None, data: LightningDataModule, *, mixed: bool = False) -> None:
         """Keep features of frozen networks in a folder; those of augmented samples, which never come again, are not kept.
 
         Args:
             model: the model with its weights.
             folder: the folder; None: no cache.
             data: the data, of whose augmentation depends what is kept.
+            mixed: whether training batches are mixed, so that no sample of any modality comes again.
         """
         if not folder or os.name == "nt":  # locks of files are those of POSIX
             return
@@ -108,7 +109,7 @@ class Backbones:
         for name, adapter in model.adapters.items():
             if isinstance(adapter, Backbone) and adapter.frozen:
                 self.caches[name] = FeatureCache(Path(folder))
-                adapter.use_cache(self.caches[name], in_training=name not in augmented)
+                adapter.use_cache(self.caches[name], in_training=not mixed and name not in augmented)
 
     def report(self) -> None:
         """Print how many features were computed and read, and what reading them saved."""

@@ -20,6 +20,8 @@ from perceiver.adapters import (
     Table,
     TextTokens,
     TimeSeries,
+    TimeSeriesConvStages,
+    TimeSeriesPatches,
     Vector,
     VideoPatches,
     WaveformFrames,
@@ -63,6 +65,12 @@ def adapters() -> dict[str, nn.Module]:
         "points": Points(point_channels=4, position=fourier(4, 4, 4)),
         "row": Table(num_numbers=2, category_sizes=[3, 2], embedding_channels=5),
         "series": TimeSeries(num_values=2, duration_seconds=10.0, position=fourier(20)),
+        "series_patches": TimeSeriesPatches(
+            num_values=2, duration_seconds=10.0, patch=3, embedding_channels=5, position=fourier(7)
+        ),
+        "series_stages": TimeSeriesConvStages(
+            num_values=2, duration_seconds=10.0, stage_channels=[4, 5], strides=[1, 2], kernel_size=5, position=fourier(10)
+        ),
         "stages": ImageConvStages(image_channels=3, stage_channels=[4, 6, 5], strides=[2, 2, 1], position=fourier(4, 4)),
         "stem": ImageConvStem(image_channels=3, stem_channels=6, position=fourier(4, 4)),
         "table_pixels": ImagePixels(image_channels=1, position=LearnedTable(grid=[5, 6], channels=4)),
@@ -86,6 +94,8 @@ MODALITIES: dict[str, dict[str, Any]] = {
         "mean": [40.0, 9.0], "std": [10.0, 3.0], "written": {"price": {"decimal": ",", "thousands": ".", "unit": "€"}},
     },
     "series": {"kind": "timeseries", "num_values": 2, "mean": [1.0, 2.0], "std": [2.0, 3.0]},
+    "series_patches": {"kind": "timeseries", "num_values": 2, "mean": [1.0, 2.0], "std": [2.0, 3.0]},
+    "series_stages": {"kind": "timeseries", "num_values": 2, "mean": [1.0, 2.0], "std": [2.0, 3.0]},
     "stages": {"kind": "image", "shape": [3, None, 12]},
     "stem": {"kind": "image", "shape": [3, None, 12]},
     "table_pixels": {"kind": "image", "shape": [1, 5, 6], "mean": [0.2], "std": [0.3]},

@@ -39,6 +39,8 @@ from perceiver.adapters import (
     Table,
     TextTokens,
     TimeSeries,
+    TimeSeriesConvStages,
+    TimeSeriesPatches,
     Vector,
     VideoPatches,
     WaveformFrames,
@@ -149,6 +151,30 @@ ADAPTERS |= {
     ),
     "time series": Case(
         lambda: TimeSeries(num_values=2, duration_seconds=600.0, position=LINE), series, {"values": (1,), "times": (1,)}
+    ),
+    "time series, patches": Case(
+        lambda: TimeSeriesPatches(num_values=2, duration_seconds=600.0, patch=4, embedding_channels=6, position=LINE),
+        series,
+        {"values": (1,), "times": (1,)},
+    ),
+    "time series, raw patches": Case(
+        lambda: TimeSeriesPatches(num_values=2, duration_seconds=600.0, step_seconds=60.0, patch=3, position=LINE),
+        lambda: {"values": torch.rand(3, 10, 2)},
+        {"values": (1,)},
+    ),
+    "time series, stages": Case(
+        lambda: TimeSeriesConvStages(
+            num_values=2, duration_seconds=600.0, stage_channels=[4, 6], strides=[1, 2], kernel_size=5, position=LINE
+        ),
+        series,
+        {"values": (1,), "times": (1,)},
+    ),
+    "regular time series, stages": Case(
+        lambda: TimeSeriesConvStages(
+            num_values=2, duration_seconds=600.0, step_seconds=60.0, stage_channels=[4], strides=[2], position=LINE
+        ),
+        lambda: {"values": torch.rand(3, 9, 2)},
+        {"values": (1,)},
     ),
     "frames": Case(
         lambda: FrameSurroundings(video_channels=2, num_frames=2, embedding_channels=6, position=PLANE),

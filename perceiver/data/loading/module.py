@@ -53,6 +53,9 @@ class DataModule(LightningDataModule):
         batch_tokens: most tokens per training batch, padding included, instead of `batch_size` samples: batches hold samples
             of similar length. For data whose samples have lengths, such as texts; not with `balanced_sampling`. None:
             `batch_size` samples.
+        steps_per_epoch: training batches per epoch, after which a training validates and saves, whatever the number of
+            samples: small data is repeated in new orders, of large data an epoch sees a part. None: an epoch sees every
+            sample once. Not with `batch_tokens`, nor for data that is streamed.
         num_labelled: number of training samples to use, stratified by class and chosen by the source's `split_seed`;
             None: all. The spec is learned from these samples. Validation and test do not change.
 
@@ -70,6 +73,7 @@ class DataModule(LightningDataModule):
         corruption: Settings = None,
         balanced_sampling: bool = False,
         batch_tokens: int | None = None,
+        steps_per_epoch: int | None = None,
         num_labelled: int | None = None,
     ) -> None:
         super().__init__()
@@ -88,6 +92,11 @@ class DataModule(LightningDataModule):
             raise ValueError(
                 f"data.batch_tokens: expected 1 or more, or null, and null with balanced_sampling; got {batch_tokens}."
             )
+        if steps_per_epoch is not None and (steps_per_epoch < 1 or batch_tokens is not None):
+            raise ValueError(
+                f"data.steps_per_epoch: expected 1 or more, or null, and null with batch_tokens; got {steps_per_epoch}."
+            )
+        self.steps_per_epoch = steps_per_epoch
         self.balanced_sampling = balanced_sampling
         self.batch_tokens = batch_tokens
         self.num_labelled = num_labelled
@@ -199,6 +208,11 @@ class DataModule(LightningDataModule):
             return self._loader(self._chosen(self.source.unaltered(self._whole)), shuffle=True)
         collate = self._collate(seed=None)
         if isinstance(training, Stream):
+            if self.steps_per_epoch is not None:
+                raise ValueError(
+                    f"data.steps_per_epoch: expected null, since {type(self.source).__name__} streams its samples; see "
+                    "trainer.limit_train_batches."
+                )
             return training.loader(collate=InSharedMemory(collate), batch_size=self.batch_size, num_workers=self.num_workers)
         if collate.augment or collate.corruption:
             self._try(collate, training)
@@ -210,7 +224,12 @@ class DataModule(LightningDataModule):
         return TrainingLoader(
             training,
             collate=InSharedMemory(collate),
-            order=training_order(training, module=self, weights=weights),
+            order=training_order(
+                training,
+                module=self,
+                weights=weights,
+                per_epoch=None if self.steps_per_epoch is None else self.steps_per_epoch * self.batch_size,
+            ),
             batch_size=self.batch_size,
             batch_tokens=self.batch_tokens,
             num_workers=self.num_workers,

@@ -36,19 +36,34 @@ class TrainingOrder(DistributedSampler[Sample]):
         rank: rank of this process, 0 to world_size - 1.
         world_size: number of processes.
         weights: `(size,)`; samples are drawn with replacement in proportion to them. None: every sample once.
+        per_epoch: samples of an epoch in all processes together: as many orders of all samples, one after another, as it
+            takes. None: one order of all samples.
     """
 
-    def __init__(self, *, size: int, seed: int, rank: int = 0, world_size: int = 1, weights: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        weights: Tensor | None = None,
+        per_epoch: int | None = None,
+    ) -> None:
         super().__init__(range(size), num_replicas=world_size, rank=rank, seed=seed)  # type: ignore[arg-type]
         self.weights = weights
+        self.per_epoch = size if per_epoch is None else per_epoch
+        self.num_samples = -(-self.per_epoch // world_size)
+        self.total_size = self.num_samples * world_size
 
     def drawn(self) -> Tensor:
         """Return `(samples,)`: the order of `self.epoch` in all processes together."""
         generator = torch.Generator().manual_seed(stream_seed(self.seed, ORDER, self.epoch))
         size = len(self.dataset)  # type: ignore[arg-type]
-        if self.weights is None:
-            return torch.randperm(size, generator=generator)
-        return torch.multinomial(self.weights, size, replacement=True, generator=generator)
+        if self.weights is not None:
+            return torch.multinomial(self.weights, self.per_epoch, replacement=True, generator=generator)
+        orders = [torch.randperm(size, generator=generator) for _ in range(-(-self.per_epoch // size))]
+        return orders[0] if self.per_epoch == size else torch.cat(orders)[: self.per_epoch]
 
     def indices(self) -> Tensor:
         """Return `(samples of this process,)`: the whole order of `self.epoch`."""
@@ -277,16 +292,23 @@ def balanced_weights(labels: Sequence[int] | Tensor) -> Tensor:
     return torch.bincount(classes).to(torch.float64).reciprocal()[classes]
 
 
-def training_order(samples: Any, *, module: LightningDataModule, weights: Tensor | None = None) -> TrainingOrder:
-    """Make the order of a data module's training samples.
+def training_order(
+    samples: Any, *, module: LightningDataModule, weights: Tensor | None = None, per_epoch: int | None = None
+) -> TrainingOrder:
+    """Make the order of a data module's training samples; `per_epoch` is the number of a single process.
 
     With a trainer, the seed is that of Lightning's `seed_everything`, equal in all processes. Without a trainer, it is drawn
     from torch's generator, as in a plain shuffling loader.
     """
     trainer = getattr(module, "trainer", None)
     if not isinstance(trainer, Trainer):
-        return TrainingOrder(size=len(samples), seed=int(torch.randint(2**62, ())), weights=weights)
+        return TrainingOrder(size=len(samples), seed=int(torch.randint(2**62, ())), weights=weights, per_epoch=per_epoch)
     seed = os.environ.get("PL_GLOBAL_SEED") or (torch.initial_seed() % 2**63 if trainer.world_size == 1 else 0)
     return TrainingOrder(
-        size=len(samples), seed=int(seed), rank=trainer.global_rank, world_size=trainer.world_size, weights=weights
+        size=len(samples),
+        seed=int(seed),
+        rank=trainer.global_rank,
+        world_size=trainer.world_size,
+        weights=weights,
+        per_epoch=None if per_epoch is None else per_epoch * trainer.world_size,
     )

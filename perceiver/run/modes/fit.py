@@ -101,7 +101,7 @@ class Fit:
             origin.check(model, plain, spec)
             if origin.file is None and self.start.is_random:
                 backbones.fill(model, spec)
-            backbones.use_cache(model, plain.get("cache"), data)
+            backbones.use_cache(model, plain.get("cache"), data, mixed=bool((plain.get("task") or {}).get("mix")))
             compile_model(model, plain.get("compile"))
             best = BestEpoch()
             confusion = ConfusionFigures(directory=directory.path, names=class_names(spec), best=best)

@@ -89,6 +89,79 @@ def test_other_modalities_and_masks_are_refused() -> None:
         mix(Batch(inputs=batch().inputs))
 
 
+def pairs() -> Batch:
+    """Photos of one colour and sounds of one level and several lengths, the number of the sample; some are absent."""
+    count = 6
+    numbers = torch.arange(1.0, count + 1)
+    lengths = torch.tensor([4, 8, 3, 0, 0, 5])
+    photos = numbers.view(-1, 1, 1, 1).expand(count, 3, 4, 4).clone()
+    present = torch.tensor([True, True, True, True, True, False])
+    photos[~present] = torch.nan
+    heard = torch.arange(8) < lengths[:, None]
+    sounds = torch.where(heard[:, None], numbers.view(-1, 1, 1), torch.nan)
+    return Batch(
+        inputs={"photo": photos, "voice": sounds},
+        masks={"photo": present, "voice": heard},
+        target=torch.arange(count) % 3,
+        ids=[str(n) for n in range(count)],
+    )
+
+
+def test_samples_with_the_same_modalities_are_mixed_together() -> None:
+    mix = MixUpCutMix(num_classes=3, mixup_alpha=1.0, cutmix_alpha=None, modality=["photo", "voice"])
+    before, after = pairs(), mix(pairs())
+    photo, voice = after.inputs["photo"], after.inputs["voice"]
+    assert isinstance(photo, Tensor)
+    assert isinstance(voice, Tensor)
+    # Samples 1 and 2 have a neighbour with photo and sound, 4 one with a photo alone; 0, 3 and 5 have others.
+    share = 1 - (2 - photo[1, 0, 0, 0])
+    assert 0 < share < 1
+    torch.testing.assert_close(photo[2], torch.full((3, 4, 4), float(3 * share + 2 * (1 - share))))
+    torch.testing.assert_close(photo[4], torch.full((3, 4, 4), float(5 * share + 4 * (1 - share))))
+    for row in (0, 3):
+        torch.testing.assert_close(photo[row], before.inputs["photo"][row])  # type: ignore[index]
+    assert after.masks["photo"].tolist() == before.masks["photo"].tolist()
+    assert after.masks["voice"].sum(dim=1).tolist() == [4, 8, 8, 0, 0, 5], "as long as the longer"
+    torch.testing.assert_close(
+        voice[2, 0], torch.tensor([*[float(3 * share + 2 * (1 - share))] * 3, *[float(2 * (1 - share))] * 5])
+    )
+    expected = torch.nn.functional.one_hot(torch.arange(6) % 3, 3).float()
+    for row in (1, 2, 4):
+        expected[row] = 0
+        expected[row, row % 3] += share
+        expected[row, (row - 1) % 3] += 1 - share
+    torch.testing.assert_close(target(after), expected)
+
+
+def test_labels_are_mixed() -> None:
+    labels = torch.tensor([[1.0, 1, 0, 0], [0, 0, 0, 1]]).repeat(8, 1)
+    images = batch().inputs
+    mixed = MixUpCutMix(num_classes=4, mixup_alpha=1.0, cutmix_alpha=None)(Batch(inputs=images, target=labels))
+    assert mixed.target is not None
+    share = mixed.target[1, 3]
+    torch.testing.assert_close(mixed.target[1], torch.tensor([1 - share, 1 - share, 0, share]))
+
+
+def test_what_cannot_be_mixed_is_refused() -> None:
+    mix = MixUpCutMix(num_classes=3, cutmix_alpha=None, modality=["photo", "voice"])
+    for other in (torch.zeros(6, 5, dtype=torch.int64), {"values": torch.zeros(6, 5, 1)}):
+        wrong = pairs()
+        wrong.inputs["other"] = other
+        with pytest.raises(ValueError, match=r"task\.mix: expected only photo, voice .*; got 'other'"):
+            mix(wrong)
+    text = Batch(inputs={"photo": torch.zeros(6, 5, dtype=torch.int64)}, target=torch.zeros(6).long())
+    with pytest.raises(ValueError, match=r"task\.mix: expected only photo, voice .*; got 'photo'"):
+        mix(text)
+    values = pairs()
+    values.target = torch.rand(6, 2)
+    with pytest.raises(
+        ValueError, match=r"task\.mix: expected classes \(B,\), or .* got a target of torch.float32 \(6, 2\)"
+    ):
+        mix(values)
+    with pytest.raises(ValueError, match=r"MixUpCutMix\.modality: .* CutMix takes only images"):
+        MixUpCutMix(num_classes=3, modality=["photo", "voice"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [

@@ -300,6 +300,17 @@ def test_training_is_shuffled_or_balanced(settings: dict[str, Any], sampler: typ
         assert (batches.sampler.weights is not None) == settings.get("balanced_sampling", False)
 
 
+def test_steps_per_epoch() -> None:
+    module = made(steps_per_epoch=5)
+    batches = list(module.train_dataloader())
+    assert [batch.size for batch in batches] == [4] * 5
+    assert len({name for batch in batches for name in batch.ids}) == 7
+    assert len(list(module.val_dataloader())) == 1
+    for wrong in ({"steps_per_epoch": 0}, {"steps_per_epoch": 2, "batch_tokens": 9}):
+        with pytest.raises(ValueError, match=r"data\.steps_per_epoch: expected 1 or more, or null"):
+            made(**wrong)
+
+
 def test_overfitting_does_not_augment() -> None:
     module = made(augment=torch.zeros_like, batch_size=7)
     module.trainer = SimpleNamespace(overfit_batches=1)

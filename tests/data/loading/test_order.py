@@ -117,6 +117,37 @@ def test_a_finished_epoch_is_not_repeated() -> None:
     assert len(contents(again)) == 4
 
 
+def test_epochs_of_any_length() -> None:
+    """Longer than the data: orders one after another; shorter: a part of an order."""
+    long = TrainingOrder(size=4, seed=0, per_epoch=10)
+    drawn = list(long)
+    assert len(drawn) == len(long) == 10
+    assert sorted(drawn[:4]) == sorted(drawn[4:8]) == [0, 1, 2, 3]
+    assert drawn[:4] == list(TrainingOrder(size=4, seed=0)), "the first order is that of a usual epoch"
+    short = TrainingOrder(size=10, seed=0, per_epoch=3)
+    parts = []
+    for epoch in range(12):
+        short.set_epoch(epoch)
+        parts.append(tuple(short))
+    assert {len(set(part)) for part in parts} == {3}
+    assert set().union(*parts) == set(range(10))
+    dealt = [list(TrainingOrder(size=4, seed=0, rank=rank, world_size=2, per_epoch=10)) for rank in range(2)]
+    assert [index for pair in zip(*dealt, strict=True) for index in pair] == drawn
+    weighted = TrainingOrder(size=4, seed=0, weights=torch.tensor([0.0, 1, 0, 0]), per_epoch=9)
+    assert list(weighted) == [1] * 9
+
+
+def test_a_long_epoch_is_continued() -> None:
+    def long() -> TrainingLoader:
+        order = TrainingOrder(size=10, seed=0, per_epoch=25)
+        return TrainingLoader(Noisy(), collate=noisy_collate, order=order, batch_size=5, num_workers=0)
+
+    whole, again = contents(long()), long()
+    assert [len(ids) for ids, _ in whole] == [5] * 5
+    again.load_state_dict({"epoch": 0, "batches": 3, "samples": 15})
+    assert contents(again) == whole[3:]
+
+
 def test_every_class_that_occurs_has_the_same_share() -> None:
     labels = [0] * 90 + [2] * 10
     order = TrainingOrder(size=100, seed=0, weights=balanced_weights(labels))
