@@ -38,8 +38,8 @@ class FoldResult:
 class CrossValidationDirectory:
     """Run directory of a cross-validation, with the run directories `fold_0`, `fold_1`, … of its folds.
 
-    `cross_validation.json` holds the settings that decide the folds. `fold.json` in the directory of a fold holds its result,
-    and exists once the fold is complete.
+    `cross_validation.json` holds the settings that decide the folds. `fold.json` in the directory of a fold holds its
+    result, and exists once the fold is complete.
 
     Args:
         path: the directory.
@@ -75,8 +75,8 @@ class CrossValidationDirectory:
             changed = [f"{key}: {before.get(key)} -> {value}" for key, value in plan.items() if before.get(key) != value]
             if changed:
                 raise ValueError(
-                    f"ckpt_path: the cross-validation in {self.path} has other folds: {'; '.join(changed)}. Continue it with "
-                    "the settings that it was started with."
+                    f"ckpt_path: the cross-validation in {self.path} has other folds: {'; '.join(changed)}. Continue it "
+                    "with the settings that it was started with."
                 )
         elif (self.path / "checkpoints").exists():
             raise FileExistsError(f"hydra.run.dir: {self.path} already holds a run. Choose another directory.")

@@ -44,7 +44,7 @@ def job_of_fold(fold: Fold, config: DictConfig) -> Iterator[None]:
     whole = instance.cfg
     if whole is not None:
         described = whole.copy()
-        with read_write(described), open_dict(described):
+        with read_write(described.hydra):
             overrides = list(OmegaConf.to_container(described.hydra.overrides.task) or [])  # type: ignore[arg-type]
             described.hydra.overrides.task = overrides_of_fold(overrides, fold, cache=config.get("cache"))
         instance.cfg = described

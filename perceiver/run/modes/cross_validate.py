@@ -39,8 +39,8 @@ class CrossValidate:
     """Trains a model per fold, in `fold_0`, `fold_1`, … of the run directory, one after another.
 
     The directory of a fold is a complete run directory. The run directory itself gets `metrics.json` with the mean of every
-    metric and its standard deviation (`NAME_std`), `folds.csv` with a row per fold, and `predictions.csv` with the prediction
-    for every sample by the model whose fold holds it out.
+    metric and its standard deviation (`NAME_std`), `folds.csv` with a row per fold, and `predictions.csv` with the
+    prediction for every sample by the model whose fold holds it out.
 
     Args:
         start: the initial weights of every training.
@@ -86,8 +86,8 @@ class CrossValidate:
         given = CrossValidationDirectory.find(self.ckpt_path)
         if given is None:
             raise ValueError(
-                f"ckpt_path: expected the directory of a cross-validation, or {AUTO}, got {self.ckpt_path}. To start all folds "
-                "from trained weights, set init_from."
+                f"ckpt_path: expected the directory of a cross-validation, or {AUTO}, got {self.ckpt_path}. To start all "
+                "folds from trained weights, set init_from."
             )
         return given.path, True
 
@@ -113,12 +113,13 @@ def _number_of_folds(config: DictConfig) -> int:
     """
     if "folds" not in config.data or "fold" not in config.data:
         raise ValueError(
-            f"mode=cross_validate: {config.data.get('_target_')} has no settings data.folds and data.fold. Use data that has, "
+            f"mode=cross_validate: {config.data.get('_target_')} has no settings data.folds and data.fold. Use other data, "
             "such as data=manifest, image_folder or audio_folder."
         )
     if config.data.fold is not None:
         raise ValueError(
-            f"data.fold: expected null, because mode=cross_validate runs all folds, got {config.data.fold}. mode=fit runs one."
+            f"data.fold: expected null, because mode=cross_validate runs all folds, got {config.data.fold}; mode=fit runs "
+            "one."
         )
     folds = DEFAULT_FOLDS if config.data.folds is None else config.data.folds
     Fold.chosen(folds=folds, fold=0)

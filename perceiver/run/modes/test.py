@@ -17,9 +17,9 @@ from perceiver import checkpoints
 from perceiver.run.configuration.compilation import compile_model
 from perceiver.run.configuration.literal import literal
 from perceiver.run.configuration.resolve import resolve
-from perceiver.run.data import make_data
 from perceiver.run.cross_validation.averaging import Replayed, averaged, data_for
 from perceiver.run.cross_validation.directory import PREDICTIONS, CrossValidationDirectory
+from perceiver.run.data import make_data
 from perceiver.run.modes.inference import find_checkpoint, set_decoding
 from perceiver.run.processes.interruption import until_interrupted
 from perceiver.run.reporting.console import print_result
@@ -133,6 +133,6 @@ def _require_unseen(
     if common := [id_ for id_ in ids if id_ in seen]:
         raise ValueError(
             f"ckpt_path: {len(common)} of the {len(ids)} test samples, such as {common[0]!r}, are samples of the folds in "
-            f"{folds.path}, so most of the averaged models were trained on them. The results for held-out samples are in its "
-            "metrics.json; test on other data, e.g. data.manifest=NEW.csv data.test_fraction=1."
+            f"{folds.path}, so most of the averaged models were trained on them. The results for held-out samples are in "
+            "its metrics.json; test on other data, e.g. data.manifest=NEW.csv data.test_fraction=1."
         )

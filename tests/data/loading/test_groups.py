@@ -77,7 +77,7 @@ def test_groups_of_paths() -> None:
     assert groups_of_paths(paths, r"/([a-z]+)_\d+") == ["anna", "bert"]
     assert groups_of_paths(paths, "cat|dog") == ["cat", "dog"]
     assert groups_of_paths(paths, r"cat/(\w+)_|dog/(\w+)_") == ["anna", "bert"]
-    with pytest.raises(ValueError, match=r"data\.group: the pattern 'cat' matches no part of the path 'val/dog/bert_12\.png'"):
+    with pytest.raises(ValueError, match=r"data\.group: the pattern 'cat' matches no part of the path"):
         groups_of_paths(paths, "cat")
     with pytest.raises(ValueError, match=r"data\.group: expected a regular expression for paths, got '\(': "):
         groups_of_paths(paths, "(")
