@@ -20,6 +20,7 @@ from perceiver.run.data import make_data
 from perceiver.run.errors import stopped
 from perceiver.run.exceptions import TIME_LIMIT, TrainingStopped
 from perceiver.run.fine_tuning.initialisation import Untrained
+from perceiver.run.presets.apply import with_preset
 from perceiver.run.processes.interruption import until_interrupted
 from perceiver.run.reporting.console import print_model, print_result
 from perceiver.run.reporting.figures import ConfusionFigures
@@ -94,6 +95,7 @@ class Fit:
                 backbones.prescribe(data)
             data.setup("fit")
             spec = spec_of(data)
+            config = with_preset(config, data, spec, requested=backbones.requests)
             plain = resolve(backbones.described(config, spec), spec)
 
             seed_everything(int(plain["seed"]), workers=True, verbose=False)
