@@ -140,6 +140,8 @@ def find(path: str | Path) -> Path:
     for candidate in RUN_CANDIDATES:
         if (given / candidate).is_file():
             return given / candidate
+    if any((given / "fold_0" / candidate).is_file() for candidate in RUN_CANDIDATES):
+        raise FileNotFoundError(f"{given}: is a cross-validation, a model per fold; give a single fold: {given / 'fold_0'}")
     names = sorted(str(file.relative_to(given)) for file in [*given.glob("*.ckpt"), *given.glob("*/*.ckpt")])
     found = ", ".join(names[:_MAX_LISTED]) if names else "no .ckpt file"
     raise FileNotFoundError(

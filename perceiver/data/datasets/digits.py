@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from sklearn.datasets import load_digits
 
+from perceiver.data.loading.folds import Fold
 from perceiver.data.loading.images import Images, LabelledImages, image_spec, image_statistics
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import stratified_split
@@ -25,18 +26,29 @@ class Digits(Source):
 
     Args:
         validation_size: number of validation images.
-        test_size: number of test images.
+        test_size: number of test images, without folds.
         split_seed: seed of the split; not the training seed.
+        folds: number of folds of a cross-validation of all images. None: no cross-validation.
+        fold: number of the fold that is the test split, from 0; validation images are split off the other folds.
 
     Raises:
         ValueError: for a size that leaves no images for another split.
     """
 
-    def __init__(self, *, validation_size: int = 180, test_size: int = 360, split_seed: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        validation_size: int = 180,
+        test_size: int = 360,
+        split_seed: int = 0,
+        folds: int | None = None,
+        fold: int | None = None,
+    ) -> None:
         super().__init__(
             specs=image_spec((1, 8, 8), value_range=VALUE_RANGE),
             class_names=[str(digit) for digit in range(10)],
             split_seed=split_seed,
+            fold=Fold.chosen(folds=folds, fold=fold),
         )
         self.validation_size = validation_size
         self.test_size = test_size
@@ -66,5 +78,8 @@ class Digits(Source):
             numbers=torch.arange(len(labels)),
             value_range=VALUE_RANGE,
         )
-        kept, taken = stratified_split(images.labels, size=self.test_size, seed=self.split_seed, name="data.test_size")
+        if self.fold is None:
+            kept, taken = stratified_split(images.labels, size=self.test_size, seed=self.split_seed, name="data.test_size")
+        else:
+            kept, taken = self.fold.split(images.labels, seed=self.split_seed, name="the digits")
         return images.take(kept), images.take(taken)

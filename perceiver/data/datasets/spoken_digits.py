@@ -8,17 +8,20 @@ import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from torch.hub import download_url_to_file
 
+from perceiver.data.loading.folds import Fold
+from perceiver.data.loading.groups import split_off
 from perceiver.data.loading.samples import InMemory
 from perceiver.data.loading.source import Source
-from perceiver.data.loading.splits import stratified_split
 from perceiver.data.readers.audio import Recordings, audio_spec, check_recording, loudness
 
 ARCHIVE = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.tar.gz"
@@ -68,6 +71,11 @@ class SpokenDigits(Source):
         split_seed: seed of this split; not the training seed.
         held_out_speaker: test on all recordings of this speaker; train and validate on the other speakers. None: the
             official split, with every speaker in every split.
+        folds: number of folds of a cross-validation of the recordings outside the test split. None: no cross-validation.
+        fold: number of the fold that is the test split, from 0; the official test split and the held-out speaker are not
+            used then.
+        group: "speaker": no speaker is in two splits; needs `folds` or `held_out_speaker`, since the official test split has
+            every speaker. None: speakers are divided.
         download: download the recordings if files are absent. False: absent files are an error.
         url: URL of a tar archive with the recordings in a folder `recordings`.
 
@@ -85,6 +93,9 @@ class SpokenDigits(Source):
         validation_size: int = 300,
         split_seed: int = 0,
         held_out_speaker: str | None = None,
+        folds: int | None = None,
+        fold: int | None = None,
+        group: str | None = None,
         download: bool = True,
         url: str = ARCHIVE,
     ) -> None:
@@ -92,7 +103,15 @@ class SpokenDigits(Source):
             specs={"audio": audio_spec(sample_rate=sample_rate, audio_channels=1)},
             class_names=[str(digit) for digit in range(NUM_DIGITS)],
             split_seed=split_seed,
+            fold=Fold.chosen(folds=folds, fold=fold),
         )
+        if group not in (None, "speaker"):
+            raise ValueError(f"data.group: expected speaker or null, got {group!r}.")
+        if group is not None and folds is None and held_out_speaker is None:
+            raise ValueError(
+                "data.group=speaker: expected data.folds or data.held_out_speaker, too, because the official test split has "
+                "every speaker."
+            )
         if held_out_speaker is not None and held_out_speaker not in SPEAKERS:
             raise ValueError(
                 f"data.held_out_speaker: expected one of {', '.join(SPEAKERS)}, or null, got {held_out_speaker!r}."
@@ -100,6 +119,7 @@ class SpokenDigits(Source):
         self.folder = Path(root) / "free-spoken-digit-dataset" / "recordings"
         self.validation_size = validation_size
         self.held_out_speaker = held_out_speaker
+        self.group = group
         self.download = download
         self.url = url
 
@@ -117,18 +137,42 @@ class SpokenDigits(Source):
 
     def read_training(self) -> tuple[InMemory, InMemory]:
         """Return 2,400 and 300 recordings by default."""
-        digits = [one for one in ALL if not self._is_test(one)]
-        groups = torch.tensor([one.digit * len(SPEAKERS) + SPEAKERS.index(one.speaker) for one in digits])
-        kept, taken = stratified_split(groups, size=self.validation_size, seed=self.split_seed, name="data.validation_size")
+        digits, _ = self._outside_fold()
+        kept, taken = split_off(
+            self._strata(digits),
+            size=self.validation_size,
+            seed=self.split_seed,
+            name="data.validation_size",
+            groups=self._groups(digits),
+        )
         return self._read(digits[index] for index in kept), self._read(digits[index] for index in taken)
 
     def read_test(self) -> InMemory:
-        """Return the 300 official test recordings, or the 500 recordings of the held-out speaker."""
-        return self._read(one for one in ALL if self._is_test(one))
+        """Return the 300 official test recordings, the 500 recordings of the held-out speaker, or those of the fold."""
+        return self._read(self._outside_fold()[1] if self.fold else [one for one in ALL if self._is_test(one)])
 
     def statistics(self, training: InMemory) -> dict[str, dict[str, Any]]:
         """Return unit scale over all training recordings."""
         return {"audio": loudness(training, at_most=len(training))}
+
+    def _outside_fold(self) -> tuple[list[SpokenDigit], list[SpokenDigit]]:
+        """Return the recordings outside the test split: those outside the fold, and those in it."""
+        digits = [one for one in ALL if not self._is_test(one)]
+        if self.fold is None:
+            return digits, []
+        kept, taken = self.fold.split(
+            self._strata(digits), seed=self.split_seed, name="the spoken digits", groups=self._groups(digits)
+        )
+        return [digits[index] for index in kept], [digits[index] for index in taken]
+
+    def _strata(self, digits: Sequence[SpokenDigit]) -> Int[Tensor, "recordings"]:
+        """Return digit and speaker as one number, or the digit alone if speakers are not divided."""
+        if self.group is not None:
+            return torch.tensor([one.digit for one in digits])
+        return torch.tensor([one.digit * len(SPEAKERS) + SPEAKERS.index(one.speaker) for one in digits])
+
+    def _groups(self, digits: Sequence[SpokenDigit]) -> list[str] | None:
+        return None if self.group is None else [one.speaker for one in digits]
 
     def _is_test(self, one: SpokenDigit) -> bool:
         return one.index < NUM_TEST if self.held_out_speaker is None else one.speaker == self.held_out_speaker

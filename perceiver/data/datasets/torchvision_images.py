@@ -18,6 +18,7 @@ from torch import Tensor
 from torchvision.datasets.mnist import read_image_file, read_label_file
 from torchvision.datasets.utils import check_integrity
 
+from perceiver.data.loading.folds import Fold
 from perceiver.data.loading.images import Images, LabelledImages, image_spec, image_statistics
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import stratified_split
@@ -39,6 +40,8 @@ class TorchvisionImages(Source):
         validation_size: number of training images used for validation.
         split_seed: seed of this split; not the training seed.
         download: download absent files and verify their checksums. False: absent files are an error.
+        folds: number of folds of a cross-validation of the official training images. None: no cross-validation.
+        fold: number of the fold that is the test split, from 0; the official test split is not used then.
 
     Raises:
         FileNotFoundError: if files are absent and `download` is false or fails.
@@ -58,8 +61,11 @@ class TorchvisionImages(Source):
         validation_size: int = 5000,
         split_seed: int = 0,
         download: bool = True,
+        folds: int | None = None,
+        fold: int | None = None,
     ) -> None:
-        super().__init__(specs=image_spec(self.image_shape), split_seed=split_seed)
+        chosen = Fold.chosen(folds=folds, fold=fold)
+        super().__init__(specs=image_spec(self.image_shape), split_seed=split_seed, fold=chosen)
         self.root = Path(root)
         self.validation_size = validation_size
         self.download = download
@@ -92,19 +98,27 @@ class TorchvisionImages(Source):
 
     def read_training(self) -> tuple[LabelledImages, LabelledImages]:
         """Split the official training images into training and validation images, by default 5,000."""
-        images = self.read("train")
+        images = self._outside_fold()[0]
         kept, taken = stratified_split(
             images.labels, size=self.validation_size, seed=self.split_seed, name="data.validation_size"
         )
         return images.take(kept), images.take(taken)
 
     def read_test(self) -> LabelledImages:
-        """Return the 10,000 official test images."""
-        return self.read("test")
+        """Return the 10,000 official test images, or the images of the fold."""
+        return self.read("test") if self.fold is None else self._outside_fold()[1]
 
     def statistics(self, training: Images) -> dict[str, dict[str, Any]]:
         """Return mean and standard deviation of the channels."""
         return image_statistics(training)
+
+    def _outside_fold(self) -> tuple[LabelledImages, LabelledImages]:
+        """Return the official training images outside the fold and in it; without a fold, all and none."""
+        images = self.read("train")
+        if self.fold is None:
+            return images, images.take(torch.arange(0))
+        kept, taken = self.fold.split(images.labels, seed=self.split_seed, name=self.folder)
+        return images.take(kept), images.take(taken)
 
     def _images(self, pixels: Tensor, labels: Tensor, split: str) -> LabelledImages:
         ids = f"{self.ids}/{split}"

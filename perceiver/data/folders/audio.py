@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from perceiver.data.folders.bad_files import BadFiles
+from perceiver.data.loading.folds import Fold
+from perceiver.data.loading.groups import groups_of_paths, require_undivided, split_off
 from perceiver.data.loading.samples import Samples
 from perceiver.data.loading.source import Source
-from perceiver.data.loading.splits import stratified_split
 from perceiver.data.readers.audio import (
     SUFFIXES,
     Recordings,
@@ -41,6 +42,11 @@ class AudioFolder(Source):
             limit.
         validation_fraction: share of the training recordings, per class, for validation; used only without `val`.
         split_seed: seed of that split; not the training seed.
+        folds: number of folds of a cross-validation of the recordings in `train` and `val`. None: no cross-validation.
+        fold: number of the fold that is the test split, from 0; `test` is not used then, and validation recordings are split
+            off the other folds.
+        group: regular expression, searched in the path of a recording below `root`; what its parentheses match names the
+            group, such as a speaker, that is in a single split. None: recordings are split one by one.
         check_files: read the headers of all files before training, about ten thousand per second from a local disk.
         on_bad_row: "error" stops at the first damaged recording. "skip" decodes everything once before it is used, and
             leaves out and names damaged recordings and other files.
@@ -61,6 +67,9 @@ class AudioFolder(Source):
         max_seconds: float | None = None,
         validation_fraction: float = 0.1,
         split_seed: int = 0,
+        folds: int | None = None,
+        fold: int | None = None,
+        group: str | None = None,
         check_files: bool = True,
         on_bad_row: str = "error",
         needs_test: bool = True,
@@ -68,12 +77,14 @@ class AudioFolder(Source):
         super().__init__(
             specs={"audio": audio_spec(sample_rate=sample_rate, audio_channels=audio_channels)},
             split_seed=split_seed,
+            fold=Fold.chosen(folds=folds, fold=fold),
         )
         if not 0 < validation_fraction < 1:
             raise ValueError(f"data.validation_fraction: expected a share between 0 and 1, got {validation_fraction}.")
         self.root = Path(root)
         self.max_seconds = max_seconds
         self.validation_fraction = validation_fraction
+        self.group = group
         self.check_files = check_files
         self.needs_test = needs_test
         self.bad_files = BadFiles(on_bad_row)
@@ -89,7 +100,7 @@ class AudioFolder(Source):
             self._check(self._flat_paths())
             return
         present = [split for split in SPLITS if split_folder(self.root, split).is_dir()]
-        if not present or (self.needs_test and "test" not in present):
+        if not present or (self.needs_test and self.fold is None and "test" not in present):
             raise FileNotFoundError(
                 f"data.root: expected folders train and test in {self.root.resolve()}, each with one folder of "
                 f"recordings per class; {'test is missing' if present else 'they are missing'}. Set data.root or the "
@@ -101,7 +112,7 @@ class AudioFolder(Source):
                 self._check(paths)
 
     def read_training(self) -> tuple[Samples, Samples]:
-        """Return the recordings of `train`, and those of `val` or some of `train`.
+        """Return the recordings of `train`, and those of `val` or some of `train`; with folds, those outside the fold.
 
         Check that `test`, if it exists, has no unknown classes.
         """
@@ -113,21 +124,26 @@ class AudioFolder(Source):
         self.class_names = names
         if (self.root / "test").is_dir():
             self._labelled("test")
-        training = self._usable("train")
-        if split_folder(self.root, "val").is_dir():
-            return self._recordings(training, training=True), self._recordings(self._usable("val"), training=False)
-        kept, taken = stratified_split(
+        training = self._usable("train") if self.fold is None else self._outside_fold()[0]
+        if self.fold is None and split_folder(self.root, "val").is_dir():
+            validation = self._usable("val")
+            self._require_undivided(train=training, val=validation)
+            return self._recordings(training, training=True), self._recordings(validation, training=False)
+        self._require_undivided(train=training)
+        kept, taken = split_off(
             torch.tensor([label for _, label in training]),
             size=max(1, round(self.validation_fraction * len(training))),
             seed=self.split_seed,
             name="data.validation_fraction",
+            groups=self._groups(training),
         )
         rest, validation = ([training[index] for index in chosen.tolist()] for chosen in (kept, taken))
         return self._recordings(rest, training=True), self._recordings(validation, training=False)
 
     def read_test(self) -> Samples:
-        """Return the recordings of `test`."""
-        return self._recordings(self._usable("test"), training=False)
+        """Return the recordings of `test`, or those of the fold."""
+        labelled = self._usable("test") if self.fold is None else self._outside_fold()[1]
+        return self._recordings(labelled, training=False)
 
     def read_prediction(self) -> Samples | None:
         """Return all recordings of a folder without splits; None: the test split."""
@@ -147,6 +163,33 @@ class AudioFolder(Source):
         # With "skip", damaged files are found when they are decoded.
         for path in paths if self.check_files and not self.bad_files.skip else ():
             check_recording(path)
+
+    def _outside_fold(self) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
+        """Return the recordings of `train` and `val` outside the fold, and those in it."""
+        assert self.fold is not None
+        labelled = self._usable("train")
+        if split_folder(self.root, "val").is_dir():
+            labelled += self._usable("val")
+        kept, taken = self.fold.split(
+            torch.tensor([label for _, label in labelled]),
+            seed=self.split_seed,
+            name=self.root,
+            groups=self._groups(labelled),
+        )
+        return [labelled[index] for index in kept], [labelled[index] for index in taken]
+
+    def _groups(self, labelled: list[tuple[Path, int]]) -> list[str] | None:
+        if self.group is None:
+            return None
+        return groups_of_paths([path.relative_to(self.root).as_posix() for path, _ in labelled], self.group)
+
+    def _require_undivided(self, **splits: list[tuple[Path, int]]) -> None:
+        """Check that no group is in two folders of splits."""
+        if self.group is None or self.fold is not None:
+            return
+        if (self.root / "test").is_dir():
+            splits["test"] = self._labelled("test")
+        require_undivided({split: self._groups(files) or [] for split, files in splits.items()}, name=self.root)
 
     def _by_class(self, split: str) -> dict[str, list[Path]]:
         return recordings_by_class(split_folder(self.root, split), skip=self.bad_files.skip)

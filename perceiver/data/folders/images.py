@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from perceiver.data.folders.bad_files import BadFiles
+from perceiver.data.loading.folds import Fold
+from perceiver.data.loading.groups import groups_of_paths, require_undivided, split_off
 from perceiver.data.loading.images import Images, image_spec, image_statistics, of_any_size
 from perceiver.data.loading.source import Source
-from perceiver.data.loading.splits import stratified_split
 from perceiver.data.readers.folder_files import is_flat, split_folder
 from perceiver.data.readers.images import Crop, ImageFiles, both_or_neither, find_images, images_below
 from perceiver.modalities.framing import Frame
@@ -39,6 +40,11 @@ class ImageFolder(Source):
             None: as in evaluation.
         validation_fraction: share of the training images, per class, for validation; used only without `val`.
         split_seed: seed of that split; not the training seed.
+        folds: number of folds of a cross-validation of the images in `train` and `val`. None: no cross-validation.
+        fold: number of the fold that is the test split, from 0; `test` is not used then, and validation images are split off
+            the other folds.
+        group: regular expression, searched in the path of an image below `root`; what its parentheses match names the
+            group, such as a patient, that is in a single split. None: images are split one by one.
         mean: mean of each channel, for pixels in [0, 1]; None measures mean and `std` on at most 4,096 training images.
         std: standard deviation of each channel.
         on_bad_row: "error" stops at the first damaged image. "skip" decodes everything once before it is used, and leaves
@@ -61,12 +67,19 @@ class ImageFolder(Source):
         train_crop: Crop | None = None,
         validation_fraction: float = 0.1,
         split_seed: int = 0,
+        folds: int | None = None,
+        fold: int | None = None,
+        group: str | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         on_bad_row: str = "error",
         needs_test: bool = True,
     ) -> None:
-        super().__init__(specs=image_spec((3, *size), crop_fraction=crop_fraction), split_seed=split_seed)
+        super().__init__(
+            specs=image_spec((3, *size), crop_fraction=crop_fraction),
+            split_seed=split_seed,
+            fold=Fold.chosen(folds=folds, fold=fold),
+        )
         self.normalisation = both_or_neither(mean, std)
         if not 0 < validation_fraction < 1:
             raise ValueError(f"data.validation_fraction: expected a share between 0 and 1, got {validation_fraction}.")
@@ -75,6 +88,7 @@ class ImageFolder(Source):
         self.deep_range = deep_range
         self.train_crop = train_crop
         self.validation_fraction = validation_fraction
+        self.group = group
         self.needs_test = needs_test
         self.bad_files = BadFiles(on_bad_row)
         self._found: ImageFiles | None = None
@@ -94,7 +108,7 @@ class ImageFolder(Source):
         self._training_files()
         if split_folder(self.root, "val").is_dir():
             self._evaluation_files("val")
-        if self.needs_test:
+        if self.needs_test and self.fold is None:
             self._evaluation_files("test")
 
     def known(self) -> dict[str, Any]:
@@ -113,15 +127,23 @@ class ImageFolder(Source):
         return list(self._training_files().class_names) if (self.root / "train").is_dir() else None
 
     def read_training(self) -> tuple["ImageFiles", "ImageFiles"]:
-        """Return `train`, and `val` or a part split off from `train`."""
-        files = self._usable(self._training_files())
+        """Return `train`, and `val` or a part split off from `train`; with folds, the images outside the fold."""
+        files = self._usable(self._training_files()) if self.fold is None else self._outside_fold()[0]
         counts = torch.bincount(files.labels, minlength=len(files.class_names))
         if bool((counts == 0).any()):
             raise ValueError(f"{files.folder / files.class_names[int(counts.argmin())]}: no valid images, all were skipped.")
-        if split_folder(self.root, "val").is_dir():
-            return replace(files, crop=self.train_crop), self._usable(self._evaluation_files("val"))
-        size = max(1, round(self.validation_fraction * len(files.labels)))
-        kept, taken = stratified_split(files.labels, size=size, seed=self.split_seed, name="data.validation_fraction")
+        if self.fold is None and split_folder(self.root, "val").is_dir():
+            validation = self._usable(self._evaluation_files("val"))
+            self._require_undivided(train=files, val=validation)
+            return replace(files, crop=self.train_crop), validation
+        self._require_undivided(train=files)
+        kept, taken = split_off(
+            files.labels,
+            size=max(1, round(self.validation_fraction * len(files.labels))),
+            seed=self.split_seed,
+            name="data.validation_fraction",
+            groups=self._groups(files),
+        )
         training = files.take(kept)
         left = torch.bincount(training.labels, minlength=len(files.class_names))
         if bool((left == 0).any()):
@@ -133,12 +155,33 @@ class ImageFolder(Source):
         return replace(training, crop=self.train_crop), files.take(taken)
 
     def read_test(self) -> "ImageFiles":
-        """Return `test`."""
-        return self._usable(self._evaluation_files("test"))
+        """Return `test`, or the images of the fold."""
+        return self._usable(self._evaluation_files("test")) if self.fold is None else self._outside_fold()[1]
 
     def read_prediction(self) -> "ImageFiles | None":
         """Return all images of a folder without splits; None: the test split."""
         return self._usable(self._unlabelled()) if is_flat(self.root) else None
+
+    def _outside_fold(self) -> tuple["ImageFiles", "ImageFiles"]:
+        """Return the images of `train` and `val` outside the fold, and those in it."""
+        assert self.fold is not None
+        files = self._usable(self._training_files())
+        folder = split_folder(self.root, "val")
+        if folder.is_dir():
+            files = files.joined(self._usable(self._evaluation_files("val")))
+        kept, taken = self.fold.split(files.labels, seed=self.split_seed, name=self.root, groups=self._groups(files))
+        return files.take(kept), files.take(taken)
+
+    def _groups(self, files: "ImageFiles") -> list[str] | None:
+        return None if self.group is None else groups_of_paths(files.names(torch.arange(len(files))), self.group)
+
+    def _require_undivided(self, **splits: "ImageFiles") -> None:
+        """Check that no group is in two folders of splits."""
+        if self.group is None or self.fold is not None:
+            return
+        if split_folder(self.root, "test").is_dir():
+            splits["test"] = self._evaluation_files("test")
+        require_undivided({split: self._groups(files) or [] for split, files in splits.items()}, name=self.root)
 
     def _usable(self, files: "ImageFiles") -> "ImageFiles":
         index = self.bad_files.usable(files, num_workers=self.num_workers, where=files.folder)

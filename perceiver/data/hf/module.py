@@ -335,7 +335,7 @@ class HuggingFace(Manifest):
             features=self._opened.features,
             path=Path(f"{self.path} [{split}]"),
             modalities=self._modalities(),
-            specs=self._specs(),
+            specs=self.reading_specs(),
             folder=self._folder(),
             id=self._column(self.id, "id"),
             targets=self._targets if targets else None,

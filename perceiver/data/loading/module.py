@@ -117,6 +117,21 @@ class DataModule(LightningDataModule):
         loading = {name: settings.pop(name) for name in ours if name in settings}
         return cls(kind(**settings), **loading)
 
+    def adjust(
+        self, *, batch_size: int | None = None, steps_per_epoch: int | None = None, augment: Settings = None
+    ) -> None:
+        """Change settings after the data was read, before loaders are made; the spec stays. None keeps a setting.
+
+        Args:
+            batch_size, steps_per_epoch, augment: see the class.
+        """
+        self.batch_size = self.batch_size if batch_size is None else batch_size
+        self.steps_per_epoch = self.steps_per_epoch if steps_per_epoch is None else steps_per_epoch
+        if augment is not None:
+            self.augment = self._transforms(augment, argument="data.augment")
+            self.source.transformed = frozenset({*self.augment, *self.corruption})
+            self._splits.clear()  # sources that normalise samples leave that to the time after transforms
+
     def _transforms(self, given: Settings, *, argument: str) -> dict[str, Transforms]:
         if not given:
             return {}

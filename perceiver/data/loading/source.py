@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from perceiver.data.loading.folds import Fold
 from perceiver.modalities import ModalitySpec
 from perceiver.modalities.preprocess import without_normalisation
 from perceiver.runtime.regularising import regularising
@@ -50,6 +51,8 @@ class Source(ABC):
         specs: entry of each modality in the spec, as far as it is known before any sample is read: `kind`, `shape`, …
         class_names: names of the classes 0, 1, …; None if the data or a stored spec names them.
         split_seed: determines which samples are in which split; not the training seed.
+        fold: the fold of a cross-validation that is the test split; None: no cross-validation. A source with an official
+            test split makes folds of the other samples, and leaves the official test samples out.
 
     Attributes:
         spec: what a model must know of the data, a plain dict; learned in training or set by `take`. None before.
@@ -71,9 +74,11 @@ class Source(ABC):
         specs: Mapping[str, ModalitySpec],
         class_names: Sequence[str] | None = None,
         split_seed: int = 0,
+        fold: Fold | None = None,
     ) -> None:
         self.specs = {name: dict(own) for name, own in specs.items()}
         self.split_seed = split_seed
+        self.fold = fold
         self.num_workers = 0
         self.corruption_seed = 0
         self.spec: dict[str, Any] | None = None

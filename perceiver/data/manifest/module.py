@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from perceiver.data.loading.folds import Fold
 from perceiver.data.loading.source import Source, stored_kinds
 from perceiver.data.manifest.columns import warn_of_unknown_values
 from perceiver.data.manifest.formats.parts import folder_of, listed
@@ -79,6 +80,10 @@ class Manifest(Source):
         validation_fraction: share of the non-test rows; used if no split column has validation rows.
         test_fraction: share of the rows; used without a split column.
         split_seed: seed of the split; not the training seed.
+        group: column of groups, such as patients or speakers, that are in a single split. None: rows are split one by one.
+        folds: number of folds of a cross-validation of all rows but the test rows of a split column. None: no
+            cross-validation.
+        fold: number of the fold whose rows are the test rows, from 0; validation rows are split off the other folds.
         on_bad_row: "error" stops at the first unusable row. "skip" decodes everything once before training and leaves out
             unusable rows; `skipped` and the log name them.
         check_files: check that all files exist, and read their heads, before training.
@@ -124,13 +129,16 @@ class Manifest(Source):
         validation_fraction: float = 0.15,
         test_fraction: float = 0.15,
         split_seed: int = 0,
+        group: str | None = None,
+        folds: int | None = None,
+        fold: int | None = None,
         on_bad_row: str = "error",
         check_files: bool = True,
         max_row_group_bytes: int = MAX_ROW_GROUP_BYTES,
         max_decompressed_bytes: int | None = None,
         needs_test: bool = True,
     ) -> None:
-        super().__init__(specs={}, split_seed=split_seed)
+        super().__init__(specs={}, split_seed=split_seed, fold=Fold.chosen(folds=folds, fold=fold))
         if on_bad_row not in ("error", "skip"):
             raise ValueError(f"data.on_bad_row: expected error or skip, got {on_bad_row!r}.")
         if not 0 < validation_fraction < 1:
@@ -162,6 +170,7 @@ class Manifest(Source):
         self.header = header
         self.id = id
         self.split = split
+        self.group = group
         self.validation_fraction = validation_fraction
         self.test_fraction = test_fraction
         self.check_files = check_files
@@ -274,7 +283,7 @@ class Manifest(Source):
     def read_training(self) -> tuple[ManifestRows, ManifestRows]:
         """Return the training and validation rows; the spec is learned here, since reading cells requires it."""
         splits = self._split()
-        self._report_unlabelled("train", "val", *(["test"] if self.needs_test else []))
+        self._report_unlabelled("train", "val", *(["test"] if self.needs_test and self.fold is None else []))
         if not splits.train or not splits.val:
             raise ValueError(
                 f"{self.manifest}: expected rows for training and for validation, got {len(splits.train)} and "
@@ -317,10 +326,11 @@ class Manifest(Source):
     def read_test(self) -> ManifestRows:
         """Return the test rows."""
         splits = self._split()
-        self._report_unlabelled("test")
+        self._report_unlabelled(*([] if self.fold else ["test"]))
         if not splits.test:
             raise ValueError(f"data.split: {self.manifest} has no test rows; mark some rows as test.")
-        if not self._trained and self._column(self.split, "split") is None and self.test_fraction < 1:
+        alone = not self._trained and self.fold is None
+        if alone and self._column(self.split, "split") is None and self.test_fraction < 1:
             log.info(
                 "%d of the %d rows of %s are test rows (data.test_fraction=%g); to test on all rows, set "
                 "data.test_fraction=1.",
@@ -374,6 +384,8 @@ class Manifest(Source):
                 seed=self.split_seed,
                 bad=self._bad,
                 cut_test=self._cuts_test,
+                group=self._column(self.group, "group"),
+                fold=self.fold,
             )
         return self._splits
 
@@ -488,11 +500,11 @@ class Manifest(Source):
                     raise ValueError(
                         f"data.modalities.{modality.name}: column {column!r} is the target, which cannot also be an input."
                     )
-        for setting in ("id", "split"):
+        for setting in ("id", "split", "group"):
             self._column(getattr(self, setting), setting)
 
     def _column(self, given: str | None, setting: str) -> str | None:
-        """Return the column of ids or splits; None if it does not exist."""
+        """Return the column of ids, splits or groups; None if it does not exist."""
         columns = self._columns().columns
         if given == AUTO:
             return setting if setting in columns else None

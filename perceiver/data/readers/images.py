@@ -86,6 +86,12 @@ class ImageFiles(Images):
         """Return the files at these positions."""
         return replace(self, paths=self.paths[index.numpy()], labels=self.labels[index])
 
+    def joined(self, other: "ImageFiles") -> "ImageFiles":
+        """Return the files of two folders with the same parent and the same classes."""
+        parts = [np.char.add(os.fsencode(f"{one.folder.name}/"), one.paths) for one in (self, other)]
+        labels = torch.cat([self.labels, other.labels])
+        return replace(self, folder=self.folder.parent, paths=np.concatenate(parts), labels=labels, prefix="")
+
     def names(self, index: Int[Tensor, "chosen"]) -> list[str]:
         """Return the path of each file, prefixed with the folder's name: "train/cat/001.jpg"."""
         prefix = f"{self.folder.name}/" if self.prefix is None else self.prefix

@@ -26,7 +26,10 @@ def data_of_checkpoint(arguments: Sequence[str], conf: Path) -> str | None:
     if "data.path" in given:
         return "data=hf"
     path = Path(given["ckpt_path"].strip("'\""))
-    config = (path if path.is_dir() else path.parent.parent) / "config.yaml"
+    run = path if path.is_dir() else path.parent.parent
+    if (run / "fold_0" / "config.yaml").is_file() and not (run / "config.yaml").exists():
+        run = run / "fold_0"  # of a cross-validation
+    config = run / "config.yaml"
     target = _target(config, "data", "_target_")
     for file in sorted((conf / "data").glob("*.yaml")):
         if target is not None and _target(file, "_target_") == target:

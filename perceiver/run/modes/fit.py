@@ -20,6 +20,7 @@ from perceiver.run.data import make_data
 from perceiver.run.errors import stopped
 from perceiver.run.exceptions import TIME_LIMIT, TrainingStopped
 from perceiver.run.fine_tuning.initialisation import Untrained
+from perceiver.run.presets.apply import with_preset
 from perceiver.run.processes.interruption import until_interrupted
 from perceiver.run.reporting.console import print_model, print_result
 from perceiver.run.reporting.figures import ConfusionFigures
@@ -46,6 +47,19 @@ from perceiver.training.optimizer import rated
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trained:
+    """Outcome of a training.
+
+    Args:
+        score: the monitored metric of the best epoch; None without validation.
+        metrics: metrics of training, validation and test; None if the training stopped at its time limit.
+    """
+
+    score: float | None
+    metrics: dict[str, float | int] | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fit:
     """Trains, resuming from a checkpoint if given, and tests the best epoch.
 
@@ -63,6 +77,10 @@ class Fit:
 
     def run(self, config: DictConfig) -> float | None:
         """Train as configured and return the monitored metric of the best epoch; None without validation."""
+        return self.train(config).score
+
+    def train(self, config: DictConfig) -> Trained:
+        """Train and test as configured."""
         config = self.start.configured(config)
         with RunDirectory(Path(config.run_dir)).locked() as directory:
             origin = find_resumed(self.ckpt_path, directory=directory.path) or Scratch()
@@ -77,6 +95,7 @@ class Fit:
                 backbones.prescribe(data)
             data.setup("fit")
             spec = spec_of(data)
+            config = with_preset(config, data, spec, requested=backbones.requests)
             plain = resolve(backbones.described(config, spec), spec)
 
             seed_everything(int(plain["seed"]), workers=True, verbose=False)
@@ -109,7 +128,7 @@ class Fit:
                 if stop.cause != TIME_LIMIT:
                     raise
                 stopped(stop, directory.path)
-                return best.score
+                return Trained(score=best.score, metrics=None)
             if self.test:
                 metrics |= _test_best(trainer, task, data)
             backbones.report()
@@ -117,7 +136,7 @@ class Fit:
             write_report(trainer, plain, metrics)
             finish_loggers(trainer)
             print_result(metrics, directory.path, chosen_by=monitored(trainer))
-            return best.score
+            return Trained(score=best.score, metrics=metrics)
 
     def _require_checkpoint(self, trainer: Trainer) -> None:
         if self.test and not any(isinstance(one, ModelCheckpoint | LastCheckpoint) for one in trainer.checkpoint_callbacks):

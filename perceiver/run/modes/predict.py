@@ -22,6 +22,8 @@ from omegaconf import DictConfig
 
 from perceiver.batch import Batch
 from perceiver.decoders import CausalDecoder
+from perceiver.run.cross_validation.averaging import averaged
+from perceiver.run.cross_validation.directory import CrossValidationDirectory
 from perceiver.run.modes.inference import Inference, Outputs, find_checkpoint, set_decoding
 from perceiver.run.modes.predicted_files import PredictedFiles
 from perceiver.runtime.files import atomic_write, staged
@@ -51,7 +53,7 @@ class Predict:
     as float64. Started again, the run computes what is missing.
 
     Args:
-        ckpt_path: the checkpoint, or its run directory.
+        ckpt_path: the checkpoint, or its run directory; of a cross-validation, all folds, whose predictions are averaged.
         generation: how texts are generated, as arguments of `Decoding`; None: as the checkpoint is configured.
         alignments: for texts: also write `alignments.jsonl`, see `perceiver.targets.alignment.Alignment.plain`.
         rows_per_part: rows of a part; None: a single table, or parts of 10,000 rows with several processes.
@@ -64,6 +66,9 @@ class Predict:
 
     def run(self, config: DictConfig) -> None:
         """Predict for every sample; ValueError if the checkpoint has no target or the data does not fit it."""
+        folds = CrossValidationDirectory.find(self.ckpt_path)
+        if folds is not None:
+            return self._average(folds, config)
         inference = Inference.of(
             config, file=find_checkpoint(self.ckpt_path, mode="predict"), rows_per_part=self.rows_per_part
         )
@@ -99,6 +104,22 @@ class Predict:
             inference.run(compute, table.write)
         sys.stdout.write(f"{table.rows:,} predictions of {inference.file}: {directory / PREDICTIONS}\n")
         return None
+
+    def _average(self, folds: CrossValidationDirectory, config: DictConfig) -> None:
+        """Write the average of the predictions of all folds: probabilities of classes and labels, and values."""
+        if self.rows_per_part is not None or self.generation is not None or self.alignments:
+            raise ValueError(
+                f"rows_per_part, generation, alignments: expected null, null and false, since {folds.path} is a "
+                "cross-validation, whose predictions are averaged. Use a single fold: ckpt_path=RUN_DIR/fold_0."
+            )
+        files = folds.checkpoints()
+        ids, outputs, spec = averaged(files, config, split="predict")
+        target = target_of(spec)
+        assert target is not None, "averaged"
+        directory = Path(config.run_dir)
+        with atomic_write(directory / PREDICTIONS) as file:
+            PredictionTable(file, target).write(ids, outputs)
+        sys.stdout.write(f"{len(ids):,} predictions, averaged over {len(files)} folds: {directory / PREDICTIONS}\n")
 
     def _write_parts(self, inference: Inference, target: Target, directory: Path) -> None:
         if self.alignments:

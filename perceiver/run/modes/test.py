@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import seed_everything
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from perceiver import checkpoints
 from perceiver.run.configuration.compilation import compile_model
 from perceiver.run.configuration.literal import literal
 from perceiver.run.configuration.resolve import resolve
+from perceiver.run.cross_validation.averaging import Replayed, averaged, data_for
+from perceiver.run.cross_validation.directory import PREDICTIONS, CrossValidationDirectory
 from perceiver.run.data import make_data
 from perceiver.run.modes.inference import find_checkpoint, set_decoding
 from perceiver.run.processes.interruption import until_interrupted
@@ -33,7 +37,7 @@ class Test:
     """Tests a checkpoint with its own model, normalisation and class names, on the configured data.
 
     Args:
-        ckpt_path: the checkpoint, or its run directory.
+        ckpt_path: the checkpoint, or its run directory; of a cross-validation, all folds, whose predictions are averaged.
         generation: how texts are generated, as arguments of `Decoding`; None: as the checkpoint is configured.
     """
 
@@ -42,6 +46,9 @@ class Test:
 
     def run(self, config: DictConfig) -> float | None:
         """Test the checkpoint, and return the metric that chose the best checkpoint, computed on the test split."""
+        folds = CrossValidationDirectory.find(self.ckpt_path)
+        if folds is not None:
+            return self._test_average(folds, config)
         file = find_checkpoint(self.ckpt_path, mode="test")
         recipe = checkpoints.read(file)
         check_task(config, recipe)
@@ -51,10 +58,7 @@ class Test:
         data = make_data(config.data)
         data.prepare_data()
         spec = use_stored_spec(data, recipe.spec, file=file, trained_on=recipe.section("data"))
-        config = config.copy()
-        with open_dict(config):
-            config.model = literal(recipe.config["model"])
-        plain = resolve(config, spec)
+        plain = resolve(_with_model(config, recipe), spec)
 
         compile_model(model, plain.get("compile"))
         seed_everything(int(plain["seed"]), workers=True, verbose=False)
@@ -74,3 +78,61 @@ class Test:
         print_result(metrics, directory.path, chosen_by=monitored(trainer), tested=file)
         score = metrics.get((monitored(trainer) or "").replace("val/", "test/", 1))
         return None if score is None else float(score)
+
+    def _test_average(self, folds: CrossValidationDirectory, config: DictConfig) -> float | None:
+        """Test the average of the predictions of all folds, on samples that no fold was trained on."""
+        started = time.monotonic()
+        if self.generation is not None:
+            raise ValueError(f"generation: expected null, since {folds.path} is a cross-validation, got {self.generation}.")
+        files = folds.checkpoints()
+        recipe = checkpoints.read(files[0])
+        check_task(config, recipe)
+        ids, outputs, spec = averaged(files, config, split="test")
+        _require_unseen(ids, folds, config, recipe)
+        plain = resolve(_with_model(config, recipe), spec)
+        data = data_for(files[0], recipe, config)
+        replayed = Replayed(outputs)
+        task = make_task(plain, checkpoints.load(files[0], trust=list(config.trust)), spec)
+        measured = task.objective.metrics(task.model)
+        for number, batch in enumerate(data.test_dataloader()):
+            with torch.inference_mode(), replayed.batch(batch.size):
+                task.objective.evaluate(replayed, task.objective.check(task.model, batch), measured, number=number)
+        results = {f"test/{name}": float(value) for name, value in task.objective.results(measured).items()}
+        metrics = {"folds": len(files), "seconds": round(time.monotonic() - started, 2), **results}
+        with RunDirectory(Path(config.run_dir)).locked() as directory:
+            directory.write_metrics(metrics)
+        print_result(metrics, directory.path, chosen_by=None, tested=folds.path)
+        score = metrics.get(str(OmegaConf.select(config, "callbacks.best.monitor")).replace("val/", "test/", 1))
+        return None if score is None else float(score)
+
+
+def _with_model(config: DictConfig, recipe: checkpoints.Recipe) -> DictConfig:
+    """Return the configuration with the model of a checkpoint."""
+    config = config.copy()
+    with open_dict(config):
+        config.model = literal(recipe.config["model"])
+    return config
+
+
+def _require_unseen(
+    ids: Sequence[str], folds: CrossValidationDirectory, config: DictConfig, recipe: checkpoints.Recipe
+) -> None:
+    """Check that the samples are not those of the folds, each of which most folds were trained on.
+
+    Raises:
+        ValueError: a sample of the same data is among those of the folds.
+    """
+    before, now = recipe.section("data"), config.data
+    if any(before.get(key) != now.get(key) for key in ("_target_", "manifest", "root", "path", "name", "files")):
+        return  # other data may have the same ids
+    file = folds.path / PREDICTIONS
+    if not file.is_file():
+        return
+    with file.open(newline="", encoding="utf-8") as stream:
+        seen = {row[0] for row in csv.reader(stream)}
+    if common := [id_ for id_ in ids if id_ in seen]:
+        raise ValueError(
+            f"ckpt_path: {len(common)} of the {len(ids)} test samples, such as {common[0]!r}, are samples of the folds in "
+            f"{folds.path}, so most of the averaged models were trained on them. The results for held-out samples are in "
+            "its metrics.json; test on other data, e.g. data.manifest=NEW.csv data.test_fraction=1."
+        )

@@ -1,0 +1,1 @@
+"""Presets: settings of a training chosen from the size and kind of its data, by rules."""

@@ -1,0 +1,150 @@
+"""Application of a preset: between the reading of the data and the building of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from lightning.pytorch import LightningDataModule
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.table import Table
+
+from perceiver.data.loading.module import DataModule
+from perceiver.run.configuration.command_line import override_key
+from perceiver.run.presets.facts import facts_of
+from perceiver.run.presets.rules import Adapter, Setting, chosen
+from perceiver.run.reporting.console import console
+from perceiver.runtime.process_rank import first_process_only
+
+_OF_GROUPS = {"model/size": "model.encoder", "averaging": "callbacks.averaging", "model": "model", "optimizer": "optimizer"}
+"""Settings that a choice of an option on the command line decides. Choices of other groups leave them to the preset."""
+
+
+def with_preset(
+    config: DictConfig, data: LightningDataModule, spec: Mapping[str, Any], *, requested: Collection[str] = ()
+) -> DictConfig:
+    """Return the configuration with the settings that `preset` chooses, and adjust the data; without a preset, unchanged.
+
+    Overrides of the command line win over the preset; the preset wins over recipes (`experiment=NAME`) and defaults. What
+    was chosen is printed.
+
+    Args:
+        config: the configuration as composed by Hydra.
+        data: the data module after its setup.
+        spec: spec of the data.
+        requested: modalities with a pretrained network as their adapter.
+
+    Raises:
+        ValueError: the preset is unknown, or does not suit the data.
+    """
+    if config.get("preset") is None:
+        return config
+    if not isinstance(data, DataModule):
+        raise ValueError(f"preset: expected null, because {type(data).__name__} is no data of this package.")
+    overridden = overridden_keys()
+    adapters = {name for name in spec["modalities"] if _wins(f"model.adapters.{name}", overridden)}
+    facts = facts_of(data.split("train"), data.split("val"), spec, chosen=[*adapters, *requested])
+    settings = chosen(facts, str(config.preset))
+    if not config.get("regularise", True):
+        settings = [one for one in settings if one.key != "data.augment"]
+    kept = [one for one in settings if not _wins(one.key, overridden) and _exists(one.key, config)]
+    config = config.copy()
+    with open_dict(config):
+        for setting in kept:
+            _set(config, setting)
+    _adjust(data, config, {one.key for one in kept})
+    _print(settings, kept, config)
+    return config
+
+
+def overridden_keys() -> list[str]:
+    """Return the keys that the command line, or the sweep, sets; an option of a group counts as the keys it decides."""
+    if not HydraConfig.initialized():
+        return []
+    keys = []
+    for word in HydraConfig.get().overrides.task:
+        key = override_key(word).lstrip("+~")
+        group, _, package = key.partition("@")
+        if package:
+            keys.append(package.removeprefix("_global_."))
+        elif "." in key or group not in _OF_GROUPS:
+            keys.append(key)
+        else:
+            keys.append(_OF_GROUPS[group])
+    return keys
+
+
+def _wins(key: str, overridden: Sequence[str]) -> bool:
+    """Whether an override sets this key, a part of it, or a whole that it belongs to."""
+    wholes = [one for one in overridden if one not in ("data", "trainer", "callbacks", "task", "monitor")]
+    return any(
+        key == one or one.startswith(f"{key}.") or (one in wholes and key.startswith(f"{one}.")) for one in overridden
+    )
+
+
+def _exists(key: str, config: DictConfig) -> bool:
+    """Whether the configured data has the setting, if it is one of data."""
+    return not key.startswith("data.") or key.removeprefix("data.") in config.data
+
+
+def _set(config: DictConfig, setting: Setting) -> None:
+    value = setting.value
+    if isinstance(value, Adapter):
+        node = compose(f"adapter/{value.option}").adapter
+        with open_dict(node):
+            for key, own in value.values.items():
+                OmegaConf.update(node, key, own, merge=False)
+        value = node
+    OmegaConf.update(config, setting.key, value, merge=False, force_add=True)
+
+
+def _adjust(data: DataModule, config: DictConfig, keys: Collection[str]) -> None:
+    """Let the data module, which is built already, follow the changed settings of data."""
+    changes: dict[str, Any] = {}
+    for key in ("data.batch_size", "data.steps_per_epoch"):
+        if key in keys:
+            changes[key.removeprefix("data.")] = OmegaConf.select(config, key)
+    if "data.augment" in keys:
+        augment = OmegaConf.to_container(config.data.augment, resolve=True)
+        assert isinstance(augment, dict)
+        changes["augment"] = _instantiated(augment)
+    data.adjust(**changes)
+
+
+def _instantiated(node: Mapping[str, Any]) -> Any:
+    if "_target_" in node:
+        return instantiate(dict(node), _convert_="all")
+    return {name: _instantiated(entry) for name, entry in node.items()}
+
+
+@first_process_only
+def _print(settings: Sequence[Setting], kept: Sequence[Setting], config: DictConfig) -> None:
+    table = Table(title=f"preset={config.preset}", title_justify="left")
+    for name in ("setting", "value", "why"):
+        table.add_column(name, overflow="fold")
+    for setting in settings:
+        if setting in kept:
+            table.add_row(setting.key, ", ".join(_shown(setting.value)), setting.why)
+        elif _exists(setting.key, config):
+            table.add_row(setting.key, "as on the command line", "")
+    console().print(table)
+
+
+def _shown(value: Any, name: str = "") -> Iterator[str]:
+    """Yield the parts of a value in a short form."""
+    if isinstance(value, Adapter):
+        yield value.option
+        value = value.values
+    if isinstance(value, Mapping):
+        for key, own in value.items():
+            if key == "_target_":
+                yield str(own).rpartition(".")[2]
+            elif not isinstance(own, Mapping):
+                yield f"{key}={own}"
+            else:
+                yield from _shown(own, key)
+    else:
+        yield str(value)
