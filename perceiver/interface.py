@@ -39,8 +39,8 @@ class Interfaced:
         latents: `(B, N, D)`, for the heads of other encoders and as the `previous` of the next call.
     """
 
-    state: Float[Tensor, "batch *grid channels"]
-    latents: Float[Tensor, "batch latents channels"]
+    state: Float[Tensor, "batch *grid state_channels"]
+    latents: Float[Tensor, "batch latents latent_channels"]
 
 
 @regularising(dropout=0.0)
@@ -345,8 +345,8 @@ class _Block(nn.Module):
 
     def forward(
         self,
-        state: Float[Tensor, "batch *grid channels"],
-        latents: Float[Tensor, "batch_or_1 latents channels"],
+        state: Float[Tensor, "batch *grid state_channels"],
+        latents: Float[Tensor, "batch_or_1 latents latent_channels"],
         blocks: Sequence[Tokens],
         at: Sequence[int],
         mask: Tensor | None,

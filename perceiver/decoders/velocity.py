@@ -29,7 +29,7 @@ class Velocity:
         torch.Size([2, 7, 7, 16])
     """
 
-    values: Float[Tensor, "batch *grid channels"]
+    values: Float[Tensor, "batch *grid content"]
     latents: Float[Tensor, "batch latents channels"]
 
 
