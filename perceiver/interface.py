@@ -8,7 +8,7 @@ velocity of a noisy image, from tokens of any other modality.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -227,7 +227,8 @@ class Interface(nn.Module):
         def observe(layer: CrossAttend, latents: Tensor, blocks: Sequence[Tokens], places: Sequence[int]) -> None:
             heads, unread = layer.attention.num_heads, latents.new_zeros(())
             whole = [unread.expand(batch, heads, latents.shape[1], *block.grid) for block in tokens]
-            for place, weight in zip(places, layer.attention.weights(latents, blocks), strict=True):
+            read = layer.attention.weights(latents, blocks) if places else ()
+            for place, weight in zip(places, read, strict=True):
                 whole[place] = weight
             weights.append(tuple(whole))
 
@@ -249,7 +250,8 @@ class Interface(nn.Module):
 
         def observe(layer: CrossAttend, latents: Tensor, blocks: Sequence[Tokens], places: Sequence[int]) -> None:
             whole = [latents.new_zeros(batch) for _ in tokens]
-            for place, share in zip(places, layer.attention.shares(latents, blocks), strict=True):
+            read = layer.attention.shares(latents, blocks) if places else ()
+            for place, share in zip(places, read, strict=True):
                 whole[place] = share.mean(dim=(1, 2)).expand(batch)
             shares.append(tuple(whole))
 
@@ -289,6 +291,10 @@ class Interface(nn.Module):
             places = range(len(tokens)) if reads is None else reads[step]
             read = [timed if place == state else others[place] for place in places]
             at = [number for number, place in enumerate(places) if place == state]
+            if not read:
+                # Zeros, as if all tokens were masked; all weights get gradients.
+                nothing = torch.zeros((1,) * (own.parts[0].ndim - 1), dtype=torch.bool, device=own.device)
+                read, at = [replace(timed, mask=nothing)], [0]
             watch = None if observe is None else _watching(observe, places)
             if self.checkpoint_activations and self.training and torch.is_grad_enabled():
                 written, latents = checkpoint(block, written, latents, read, at, own.mask, watch, use_reentrant=False)
