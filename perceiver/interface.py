@@ -310,7 +310,7 @@ class Interface(nn.Module):
             time = torch.ones(1, device=own.device)
         coordinates = (2 * time.to(torch.float32) - 1)[:, None]
         (features,) = self.time((coordinates,))
-        shaped = features.reshape(features.shape[0], *[1] * len(own.grid), -1)
+        shaped: Tensor = features.reshape(features.shape[0], *[1] * len(own.grid), -1)
         return shaped.to(self.latents.dtype)
 
     def _embedded(self, tokens: Tokens) -> Tensor:
@@ -319,7 +319,7 @@ class Interface(nn.Module):
         mapped = [part.to(weight.dtype) @ weight.t() for part, weight in zip(tokens.parts, weights, strict=True)]
         # Small parts first: sums of rows, columns and time stay small.
         mapped.sort(key=lambda part: part.numel())
-        total = sum(mapped[1:], start=mapped[0] + self.embed.bias)
+        total: Tensor = sum(mapped[1:], start=mapped[0] + self.embed.bias)
         return total.expand(tokens.batch, *tokens.grid, -1)
 
     def _padded(self, block: Tokens) -> Tokens:
@@ -334,7 +334,8 @@ class Interface(nn.Module):
             return self.latents[None]
         if previous is None:
             return with_zero_gradients(self.latents[None], self.previous.parameters())
-        return self.latents + self.previous(previous)
+        added: Tensor = self.previous(previous)
+        return self.latents + added
 
 
 class _Block(nn.Module):
