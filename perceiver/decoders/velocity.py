@@ -1,0 +1,133 @@
+"""Head for flow matching: the velocity of each token of a noisy sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from perceiver.adapters.content import Content, Invertible
+from perceiver.attention.projection import lecun_linear
+from perceiver.decoders.decoder import StateHead
+
+
+@dataclass(frozen=True, kw_only=True)
+class Velocity:
+    """The predicted velocity of noisy samples.
+
+    Args:
+        values: `(B, *grid, c)`, in the layout of the adapter's `content`.
+        latents: `(B, N, D)`, the `previous` of the next call of a model with latent self-conditioning.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver.decoders import Velocity
+        >>> Velocity(values=torch.rand(2, 7, 7, 16), latents=torch.rand(2, 8, 32)).values.shape
+        torch.Size([2, 7, 7, 16])
+    """
+
+    values: Float[Tensor, "batch *grid content"]
+    latents: Float[Tensor, "batch latents channels"]
+
+
+class VelocityHead(StateHead):
+    """A linear map of the written tokens of a `perceiver.interface.Interface` to the velocity of their content.
+
+    Args:
+        state_channels: width d of the state.
+        adapters: the model's adapters by modality.
+        modality: modality that is generated. Its adapter must be `perceiver.adapters.Invertible`: pixels, patches,
+            frames of samples, points with all their values.
+        condition_dropout: share of the training samples from which all conditions are absent, as
+            `perceiver.objectives.FlowMatching` trains the model. Recorded here, so that a loaded model knows whether it
+            can be guided.
+
+    Raises:
+        ValueError: without an adapter of the modality, if its tokens do not hold the whole input, or for an invalid
+            share.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import ImagePatches
+        >>> from perceiver.decoders import VelocityHead
+        >>> image = ImagePatches(image_channels=1, patch=4, position=Fourier(num_bands=4, resolution=(7, 7)))
+        >>> head = VelocityHead(state_channels=32, adapters={"image": image}, modality="image")
+        >>> head(torch.rand(2, 7, 7, 32)).shape
+        torch.Size([2, 7, 7, 16])
+    """
+
+    output_channels: int
+
+    def __init__(
+        self,
+        *,
+        state_channels: int,
+        adapters: Mapping[str, nn.Module],
+        modality: str = "image",
+        condition_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= condition_dropout < 1:
+            raise ValueError(
+                f"VelocityHead.condition_dropout: expected a share of at least 0 and below 1, got {condition_dropout}."
+            )
+        if modality not in adapters:
+            raise ValueError(
+                f"VelocityHead.modality: expected one of the model's modalities {sorted(adapters)}, got {modality!r}."
+            )
+        adapter = adapters[modality]
+        if not isinstance(adapter, Invertible):
+            raise ValueError(
+                f"VelocityHead.modality: expected an adapter whose tokens hold all of {modality!r} "
+                f"(perceiver.adapters.Invertible), such as ImagePatches, WaveformFrames or PointValues; got "
+                f"{type(adapter).__name__}."
+            )
+        channels = adapter.content_channels
+        self.modality = modality
+        self.condition_dropout = condition_dropout
+        self.output_channels = channels
+        self.norm = nn.LayerNorm(state_channels)
+        self.output = lecun_linear(state_channels, channels)
+        nn.init.zeros_(self.output.weight)
+
+    def forward(self, state: Float[Tensor, "batch *grid channels"]) -> Float[Tensor, "batch *grid content"]:
+        """Map written tokens `(B, *grid, d)` to velocities `(B, *grid, c)`."""
+        velocity: Tensor = self.output(self.norm(state))
+        return velocity
+
+    def by_token(
+        self,
+        adapters: Mapping[str, nn.Module] | nn.ModuleDict,
+        velocity: Float[Tensor, "batch *raw"],
+        mask: Bool[Tensor, "batch *any"] | None,
+    ) -> Content:
+        """Return the velocity of raw samples token by token, as the outputs have it, and the validity of its values.
+
+        Args:
+            adapters: the model's adapters by modality.
+            velocity: in the shape of samples, as the adapter takes them.
+            mask: validity of the samples' elements, `(B,)` or `(B, *raw grid)`; None: all are valid.
+        """
+        adapter = self._adapter(adapters)
+        content = adapter.content(velocity, mask)
+        valid = content.valid
+        if valid is None and mask is not None:
+            tokens: Tensor | None = cast("Any", adapter)(velocity, mask).mask
+            valid = None if tokens is None else tokens[..., None].expand(content.values.shape)
+        return Content(values=content.values.float(), valid=valid)
+
+    def raw(
+        self, adapters: Mapping[str, nn.Module] | nn.ModuleDict, like: Tensor, values: Float[Tensor, "batch *grid content"]
+    ) -> Float[Tensor, "batch *raw"]:
+        """Return outputs in the shape of raw samples, that of `like`."""
+        made: Tensor = self._adapter(adapters).with_content(like, values)
+        return made
+
+    def _adapter(self, adapters: Mapping[str, nn.Module] | nn.ModuleDict) -> Invertible:
+        adapter = adapters[self.modality]
+        assert isinstance(adapter, Invertible)
+        return adapter
