@@ -81,10 +81,10 @@ def of_font(emoji: str, font: ImageFont.FreeTypeFont) -> np.ndarray[Any, Any] | 
 
 def of_svg(file: Path) -> np.ndarray[Any, Any] | None:
     """Return the picture in an SVG file; None if there is no file."""
-    import cairosvg
-
     if not file.is_file():
         return None
+    import cairosvg  # needs the library cairo
+
     content = cairosvg.svg2png(url=str(file), output_width=2 * SIDE, output_height=2 * SIDE)
     return squared(Image.open(io.BytesIO(content)).convert("RGBA"))
 
