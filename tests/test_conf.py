@@ -437,7 +437,7 @@ def test_experiments(name: str) -> None:
         dense_experiment(config)
         return
     modalities = [str(modality) for modality in config.model.adapters] or ["image"]
-    if name.startswith("emoji"):
+    if name in ("emoji_retrieval", "emoji_languages"):
         emoji_experiment(config, modalities)
         return
     facts = spec(*modalities)

@@ -158,8 +158,8 @@ def _read_table(file: Path) -> tuple[NDArray[Any], list[str]]:
         raise FileNotFoundError(f"Index.load: expected the file {file}, which does not exist.")
     try:
         table = pq.read_table(file, columns=["id", "embedding"])
-    except (OSError, ValueError, KeyError) as error:
+        column = table["embedding"].combine_chunks()
+        rows = np.asarray(column.flatten(), dtype=np.float32).reshape(len(table), -1)
+        return rows, table["id"].to_pylist()
+    except (AttributeError, KeyError, OSError, ValueError) as error:
         raise ValueError(f"{file}: expected a table with the columns id and embedding: {error}") from error
-    column = table["embedding"].combine_chunks()
-    flat = np.asarray(column.flatten(), dtype=np.float32)
-    return flat.reshape(len(table), -1), table["id"].to_pylist()

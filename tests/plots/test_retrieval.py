@@ -50,8 +50,9 @@ def test_rows_are_queries_and_their_nearest() -> None:
     own, given = model(), batches()
     figures = RetrievedSamples(num_queries=4, k=3)(own, given)
     assert sorted(figures) == ["retrieval_image_to_name", "retrieval_name_to_image"]
-    names = torch.cat([own.eval()({"name": batch.inputs["name"]}) for batch in given])
-    images = own({"image": given[0].inputs["image"]})
+    with torch.no_grad():
+        names = torch.cat([own.eval()({"name": batch.inputs["name"]}) for batch in given])
+        images = own({"image": given[0].inputs["image"]})
     asked = [0, 2, 3, 4]
     figure = figures["retrieval_image_to_name"]
     assert len(figure.axes) == 4 * 4

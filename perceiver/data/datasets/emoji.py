@@ -78,7 +78,10 @@ def _read_names(path: Path) -> tuple[list[str], dict[str, list[str]]]:
 
 def _read_pictures(path: Path, *, count: int) -> Tensor:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it is a single array")
+        with archive:
             info = archive.zip.getinfo("images.npy")
             most = count * SIDE * SIDE * 3 + 1000  # with the header
             if info.file_size > most:
