@@ -11,6 +11,7 @@ from perceiver.adapters.local_context import LocalContext
 from perceiver.adapters.log_mel import LogMel
 from perceiver.adapters.points import Points, PointValues
 from perceiver.adapters.series_tokens import TimeSeriesConvStages, TimeSeriesPatches
+from perceiver.adapters.shared import SharedAdapter
 from perceiver.adapters.spectrum_masking import SpectrumMasking
 from perceiver.adapters.table import Table
 from perceiver.adapters.text import TextTokens
@@ -36,6 +37,7 @@ __all__ = [
     "PointValues",
     "Points",
     "Reconstructible",
+    "SharedAdapter",
     "SpectrumMasking",
     "Table",
     "TextTokens",

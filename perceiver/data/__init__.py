@@ -3,6 +3,7 @@
 from perceiver.data.augmentation.images import RandomAffine
 from perceiver.data.augmentation.mixing import MixUpCutMix
 from perceiver.data.datasets.digits import Digits
+from perceiver.data.datasets.emoji import Emoji
 from perceiver.data.datasets.imagenet import ImageNet
 from perceiver.data.datasets.modelnet40 import ModelNet40
 from perceiver.data.datasets.multi30k import Multi30k
@@ -42,6 +43,7 @@ __all__ = [
     "DialedDigits",
     "DigitPoints",
     "Digits",
+    "Emoji",
     "FashionMNIST",
     "FlowFolder",
     "ImageFolder",

@@ -16,6 +16,7 @@ from perceiver.plots.drawings import (
 )
 from perceiver.plots.filled_texts import FilledText, FilledTexts
 from perceiver.plots.reconstruction import Reconstruction, Reconstructions, reconstruct
+from perceiver.plots.retrieval import RetrievedSamples
 from perceiver.plots.samples import SampleGrid
 from perceiver.plots.words import WordMaps
 
@@ -34,6 +35,7 @@ __all__ = [
     "PointDrawing",
     "Reconstruction",
     "Reconstructions",
+    "RetrievedSamples",
     "SampleGrid",
     "Segmentations",
     "VideoDrawing",
