@@ -2,6 +2,7 @@
 
 from perceiver.data.augmentation.images import RandomAffine
 from perceiver.data.augmentation.mixing import MixUpCutMix
+from perceiver.data.datasets.class_prompts import ClassPrompts
 from perceiver.data.datasets.digits import Digits
 from perceiver.data.datasets.imagenet import ImageNet
 from perceiver.data.datasets.modelnet40 import ModelNet40
@@ -29,6 +30,7 @@ from perceiver.data.synthetic.digit_points import DigitPoints
 from perceiver.data.synthetic.mirrored_copy import MirroredCopy
 from perceiver.data.synthetic.moving_digits import MovingDigits
 from perceiver.data.synthetic.placed_digits import PlacedDigits
+from perceiver.data.synthetic.prompts.source import DigitPrompts
 from perceiver.data.synthetic.trimodal_digits import TrimodalDigits
 
 __all__ = [
@@ -38,9 +40,11 @@ __all__ = [
     "MNIST",
     "AVDigits",
     "AudioFolder",
+    "ClassPrompts",
     "DataModule",
     "DialedDigits",
     "DigitPoints",
+    "DigitPrompts",
     "Digits",
     "FashionMNIST",
     "FlowFolder",
