@@ -1,0 +1,7 @@
+"""Judges of generated images: classifiers that the project trains on real training images alone."""
+
+from perceiver.objectives.judges.canvases import CanvasJudge
+from perceiver.objectives.judges.classes import ClassJudge
+from perceiver.objectives.judges.judgement import ImageJudge, Judgement
+
+__all__ = ["CanvasJudge", "ClassJudge", "ImageJudge", "Judgement"]
