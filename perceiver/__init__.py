@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         PositionalQueries as PositionalQueries,
         QueryDecoder as QueryDecoder,
         TiedLogits as TiedLogits,
+        VelocityHead as VelocityHead,
         WrittenMemory as WrittenMemory,
     )
     from perceiver.decoders.decoding import Decoding as Decoding
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from perceiver.inference.retrieval import Found as Found, Index as Index
     from perceiver.inference.tiling import flow_in_tiles as flow_in_tiles
     from perceiver.inspection import explain as explain, summary as summary
+    from perceiver.interface import Interface as Interface
     from perceiver.masking.modality_dropout import ModalityDropout as ModalityDropout
     from perceiver.modalities import Modality as Modality
     from perceiver.model import Perceiver as Perceiver
@@ -69,6 +71,7 @@ _MODULES = {
     "Generated": "generation",
     "Index": "inference.retrieval",
     "InputQueries": "decoders",
+    "Interface": "interface",
     "LabelsPrediction": "targets.predictions",
     "LatentMemory": "decoders",
     "LearnedQueries": "decoders",
@@ -87,6 +90,7 @@ _MODULES = {
     "SegmentationPrediction": "targets.predictions",
     "TiedLogits": "decoders",
     "Tokens": "tokens",
+    "VelocityHead": "decoders",
     "ValuesPrediction": "targets.predictions",
     "continue_text": "inference.continuation",
     "explain": "inspection",

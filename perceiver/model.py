@@ -13,16 +13,18 @@ from torch import Tensor, nn
 
 from perceiver.autoregressive import AutoregressiveEncoder
 from perceiver.decoders.causal import CausalDecoder
-from perceiver.decoders.decoder import SequenceDecoder, outputs_of, target_index, target_name, target_output
+from perceiver.decoders.decoder import SequenceDecoder, StateHead, outputs_of, target_index, target_name, target_output
 from perceiver.decoders.decoding import Decoding
 from perceiver.decoders.embedding import EmbeddingHead
 from perceiver.decoders.memory import LATENTS, Memory
 from perceiver.decoders.next_token import NextTokenHead
 from perceiver.decoders.sequence_loss import SequenceLoss
 from perceiver.decoders.sources import Sources
+from perceiver.decoders.velocity import Velocity, VelocityHead
 from perceiver.encoder import Encoder
 from perceiver.fusion import Fusion
 from perceiver.generation import continue_sequences, generate_from_memory
+from perceiver.interface import Interface, Interfaced
 from perceiver.masking.modality_dropout import ModalityDropout
 from perceiver.runtime.evaluating import evaluating
 from perceiver.runtime.regularising import regularising
@@ -43,7 +45,8 @@ class Perceiver(nn.Module):
     Args:
         adapters: adapters by modality, each an `nn.Module` with `channels` and `forward(x, mask=None) -> Tokens`.
         encoder: encoder for tokens of `Fusion.channels` (with a single modality, the adapter's `channels`); an
-            `AutoregressiveEncoder` for a single text, with a `NextTokenHead`.
+            `AutoregressiveEncoder` for a single text, with a `NextTokenHead`; an `Interface` to generate a modality, with a
+            `VelocityHead`.
         head: `(B, N, D)` -> output, or a `perceiver.decoders.Decoder`, which also gets the tokens and an index of outputs.
         fusion: fusion of the modalities; None: the default fusion.
         modality_dropout: masks modalities of training samples; None: no dropout.
@@ -73,7 +76,7 @@ class Perceiver(nn.Module):
         self,
         *,
         adapters: Mapping[str, nn.Module],
-        encoder: Encoder | AutoregressiveEncoder,
+        encoder: Encoder | AutoregressiveEncoder | Interface,
         head: nn.Module,
         fusion: Fusion | None = None,
         modality_dropout: ModalityDropout | None = None,
@@ -93,6 +96,11 @@ class Perceiver(nn.Module):
             raise ValueError(
                 f"Perceiver.encoder: expected token_channels = {fusion.channels}, the width of the fused tokens, got "
                 f"{encoder.token_channels}."
+            )
+        if isinstance(encoder, Interface) != isinstance(head, StateHead):
+            raise ValueError(
+                "Perceiver: an Interface needs a head for the tokens that it writes, such as VelocityHead, and such a head "
+                f"an Interface; got {type(encoder).__name__} and {type(head).__name__}. model=interface sets both."
             )
         if modality_dropout is not None and not set(modality_dropout.rates) <= set(adapters):
             raise ValueError(
@@ -145,8 +153,43 @@ class Perceiver(nn.Module):
 
     def _latents(self, tokens: Mapping[str, Tokens]) -> Tensor:
         """Return latents `(B, N, D)` of fused tokens, with zero gradients for parameters of absent modalities."""
+        if isinstance(self.encoder, Interface):
+            return self._interfaced(tokens).latents
         latents: Tensor = self.encoder(list(tokens.values()), **self._reads_of(tokens))
         return with_zero_gradients(latents, self._parameters_of_absent(tokens))
+
+    def _interfaced(
+        self, tokens: Mapping[str, Tokens], time: Tensor | None = None, previous: Tensor | None = None
+    ) -> Interfaced:
+        """Return what an `Interface` makes of fused tokens, with zero gradients for parameters of absent modalities."""
+        done: Interfaced = self.encoder(list(tokens.values()), time=time, previous=previous, **self._reads_of(tokens))
+        return replace(done, state=with_zero_gradients(done.state, self._parameters_of_absent(tokens)))
+
+    def velocity(
+        self,
+        inputs: Mapping[str, Any],
+        masks: Mapping[str, Tensor] | None = None,
+        *,
+        time: Float[Tensor, "batch"] | None = None,
+        previous: Float[Tensor, "batch latents channels"] | None = None,
+    ) -> Velocity:
+        """Predict the velocity of noisy samples of the modality that the model generates, given the other modalities.
+
+        Args:
+            inputs, masks: see `tokens`; the generated modality is noisy, and must be present.
+            time: `(B,)`, from 0, noise, to 1, data; None: 1 for all.
+            previous: latents of an earlier call, for a model with latent self-conditioning; None: none.
+
+        Raises:
+            ValueError: as `tokens`; if the head is not a `VelocityHead`, or the generated modality is absent.
+        """
+        if not isinstance(self.head, VelocityHead):
+            raise ValueError(
+                "Perceiver.velocity: expected a model that generates a modality, whose head is a VelocityHead, got "
+                f"{type(self.head).__name__}."
+            )
+        done = self._interfaced(self.tokens(inputs, masks), time, previous)
+        return Velocity(values=self.head(done.state), latents=done.latents)
 
     def forward(
         self,
@@ -185,6 +228,9 @@ class Perceiver(nn.Module):
         target_loss: SequenceLoss | None = None,
     ) -> Any:
         """Map fused tokens from `tokens`, possibly with additional masks, to the output of the head; see `forward`."""
+        if isinstance(self.head, StateHead):
+            _refuse_for_state(self.head, index=index, query_mask=query_mask, target_ids=target_ids, target_loss=target_loss)
+            return self.head(self._interfaced(tokens).state)
         latents = self._latents(tokens)
         return outputs_of(
             self.head,
@@ -294,6 +340,11 @@ class Perceiver(nn.Module):
             raise ValueError(
                 "predict: this model embeds samples and has no output for a target. Use Perceiver.embed, or "
                 "Perceiver.zero_shot with the names of the classes."
+            )
+        if isinstance(self.head, StateHead):
+            raise ValueError(
+                f"predict: this model generates {self.head.modality!r} and has no output for a target. Use "
+                "perceiver.generation.flow.generate."
             )
         if isinstance(self.head, CausalDecoder):
             chosen = replace(decoding or self.head.decoding, num_return_sequences=1)
@@ -437,12 +488,19 @@ class Perceiver(nn.Module):
             )
         return self.head
 
-    def _reads_of(self, tokens: Mapping[str, Tokens]) -> dict[str, list[list[int]]]:
-        """Return the encoder's argument `reads`: positions of the modalities that each cross-attend reads."""
-        if self.reads is None:
-            return {}
+    def _reads_of(self, tokens: Mapping[str, Tokens]) -> dict[str, Any]:
+        """Return the encoder's arguments: positions of the modalities that each cross-attend reads, and that is written."""
         places = {name: place for place, name in enumerate(tokens)}
-        return {"reads": [[places[name] for name in names if name in places] for names in self.reads]}
+        arguments: dict[str, Any] = {}
+        if self.reads is not None:
+            arguments["reads"] = [[places[name] for name in names if name in places] for names in self.reads]
+        if isinstance(self.head, StateHead):
+            if self.head.modality not in places:
+                raise ValueError(
+                    f"inputs: expected {self.head.modality!r}, the modality that the model generates, got {sorted(tokens)}."
+                )
+            arguments["state"] = places[self.head.modality]
+        return arguments
 
     def _parameters_of_absent(self, tokens: Mapping[str, Tokens]) -> list[Tensor]:
         """Return the parameters of modalities that are absent from this batch.
@@ -474,6 +532,12 @@ class Perceiver(nn.Module):
             raise ValueError(f"inputs: expected one batch size for all modalities, got {sizes}.")
         if first == 0:
             raise ValueError(f"inputs: expected at least one sample, got an empty batch: {sizes}.")
+
+
+def _refuse_for_state(head: StateHead, **given: Any) -> None:
+    unknown = [name for name, value in given.items() if value is not None]
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: {type(head).__name__} takes the whole grid of written tokens only.")
 
 
 def _no_memory(where: str, head: nn.Module) -> str:

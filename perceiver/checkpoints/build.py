@@ -25,7 +25,7 @@ from perceiver.checkpoints.trusted_classes import (
     resolve_trusted,
     spelling,
 )
-from perceiver.decoders import SequenceDecoder
+from perceiver.decoders import SequenceDecoder, StateHead
 from perceiver.fusion import Fusion
 from perceiver.model import Perceiver
 from perceiver.runtime.plain import child_path, plain
@@ -185,11 +185,13 @@ class _Builder:
             encoder = self.part(tree["encoder"], "model.encoder", wired={"token_channels": channels})
         latent_channels = _width(encoder, "latent_channels", "model.encoder", self.tree)
         offered: dict[str, Any] = {"latent_channels": latent_channels, "token_channels": channels, "adapters": adapters}
+        if hasattr(encoder, "state_channels"):
+            offered["state_channels"] = _width(encoder, "state_channels", "model.encoder", self.tree)
         wired: dict[str, Any] = {"latent_channels": latent_channels}
         if type(tree["head"]) is dict:
             kind = self._class(tree["head"], "model.head")
             wired = {name: value for name, value in offered.items() if _accepts(kind, name)}
-            if not issubclass(kind, SequenceDecoder):
+            if not issubclass(kind, SequenceDecoder | StateHead):
                 wired["latent_channels"] = latent_channels
         head = self.part(tree["head"], "model.head", wired=wired, offered=offered)
         rest = {key: value for key, value in tree.items() if key not in ("adapters", "fusion", "encoder", "head")}

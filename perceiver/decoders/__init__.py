@@ -6,7 +6,7 @@ from the result to outputs.
 
 from perceiver.decoders.causal import CausalDecoder
 from perceiver.decoders.classification import ClassificationDecoder, PerClassDecoder
-from perceiver.decoders.decoder import Decoder, Head, SequenceDecoder
+from perceiver.decoders.decoder import Decoder, Head, SequenceDecoder, StateHead
 from perceiver.decoders.embedding import EmbeddingHead
 from perceiver.decoders.memory import LatentMemory, Memory, WrittenMemory
 from perceiver.decoders.multimodal import MultimodalDecoder
@@ -16,6 +16,7 @@ from perceiver.decoders.query import QueryDecoder
 from perceiver.decoders.reconstruction import ReconstructionDecoder, TokenPositions
 from perceiver.decoders.sources import Sources
 from perceiver.decoders.tied_logits import TiedLogits
+from perceiver.decoders.velocity import Velocity, VelocityHead
 
 __all__ = [
     "CausalDecoder",
@@ -36,7 +37,10 @@ __all__ = [
     "ReconstructionDecoder",
     "SequenceDecoder",
     "Sources",
+    "StateHead",
     "TiedLogits",
     "TokenPositions",
+    "Velocity",
+    "VelocityHead",
     "WrittenMemory",
 ]

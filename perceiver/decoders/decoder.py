@@ -83,6 +83,21 @@ class SequenceDecoder(Head):
     memory: nn.Module
 
 
+class StateHead(Head):
+    """A head that maps the written tokens `(B, *grid, d)` of an `Interface`, not its latents; see `VelocityHead`.
+
+    Attributes:
+        modality: modality whose tokens are written.
+
+    Examples:
+        >>> from perceiver.decoders import StateHead, VelocityHead
+        >>> issubclass(VelocityHead, StateHead)
+        True
+    """
+
+    modality: str
+
+
 def outputs_of(
     head: nn.Module,
     latents: Tensor,

@@ -26,6 +26,7 @@ from perceiver.objectives.contrastive import Contrastive
 from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.dense import Dense
 from perceiver.objectives.fields import EndPointError, dense_regression
+from perceiver.objectives.flow_matching import FlowMatching
 from perceiver.objectives.labels import multilabel
 from perceiver.objectives.masked_autoencoding import MaskedAutoencoding
 from perceiver.objectives.masked_tokens import MaskedTokenModelling
@@ -43,6 +44,7 @@ __all__ = [
     "Criterion",
     "Dense",
     "EndPointError",
+    "FlowMatching",
     "Judge",
     "MaskedAutoencoding",
     "MaskedTokenModelling",

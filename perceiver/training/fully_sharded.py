@@ -8,6 +8,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from perceiver.autoregressive import AutoregressiveEncoder
 from perceiver.encoder import Encoder
+from perceiver.interface import Interface
 from perceiver.model import Perceiver
 
 
@@ -31,5 +32,8 @@ def shard(task: LightningModule, model: nn.Module) -> None:
                 fully_shard(layer, mesh=data_parallel)
     if isinstance(model, Perceiver) and isinstance(model.encoder, AutoregressiveEncoder):
         for layer in model.encoder.layers:
+            fully_shard(layer, mesh=data_parallel)
+    if isinstance(model, Perceiver) and isinstance(model.encoder, Interface):
+        for layer in model.encoder.latent_layers():
             fully_shard(layer, mesh=data_parallel)
     fully_shard(model, mesh=data_parallel)

@@ -137,12 +137,11 @@ def _add_default_adapters(config: DictConfig, spec: dict[str, Any]) -> None:
         config.model.adapters = {}
         adapters = config.model.adapters
     modalities = spec["modalities"]
-    # A model may also read the label that it decodes. The label is not a modality of the data: the task derives it from the
-    # targets.
-    target = OmegaConf.select(config, "model.head.target")
-    target = released(target)
+    # A model may also read the label, to decode it or as a condition. The label is not a modality of the data: the task
+    # derives it from the targets.
+    labels = {released(OmegaConf.select(config, key)) for key in ("model.head.target", "task.label")}
     for name in adapters:
-        if name not in modalities and name != target:
+        if name not in modalities and name not in labels:
             raise ValueError(
                 f"model.adapters.{name}: the data has no modality {str(name)!r}, only {listed(modalities)}. Remove the "
                 f"adapter with '~model.adapters.{name}', or choose data that has it."
