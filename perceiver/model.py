@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from perceiver.adapters.shared import with_shared
 from perceiver.autoregressive import AutoregressiveEncoder
 from perceiver.decoders.causal import CausalDecoder
 from perceiver.decoders.decoder import SequenceDecoder, StateHead, outputs_of, target_index, target_name, target_output
@@ -43,7 +44,8 @@ class Perceiver(nn.Module):
     zeros if its modality is absent, so that data-parallel processes may have batches with different modalities.
 
     Args:
-        adapters: adapters by modality, each an `nn.Module` with `channels` and `forward(x, mask=None) -> Tokens`.
+        adapters: adapters by modality, each an `nn.Module` with `channels` and `forward(x, mask=None) -> Tokens`, or a
+            `perceiver.adapters.SharedAdapter`.
         encoder: encoder for tokens of `Fusion.channels` (with a single modality, the adapter's `channels`); an
             `AutoregressiveEncoder` for a single text, with a `NextTokenHead`; an `Interface` to generate a modality, with a
             `VelocityHead`.
@@ -86,6 +88,7 @@ class Perceiver(nn.Module):
         super().__init__()
         if not adapters:
             raise ValueError("Perceiver.adapters: expected at least one modality, got none.")
+        adapters = with_shared(adapters)
         if fusion is None:
             fusion = Fusion(channels={name: cast("Any", adapter).channels for name, adapter in adapters.items()})
         if fusion.modalities != tuple(sorted(adapters)):

@@ -10,6 +10,7 @@ from perceiver.adapters.layout import OutputLayout
 from perceiver.adapters.local_context import LocalContext
 from perceiver.adapters.log_mel import LogMel
 from perceiver.adapters.points import Points
+from perceiver.adapters.shared import SharedAdapter
 from perceiver.adapters.spectrum_masking import SpectrumMasking
 from perceiver.adapters.table import Table
 from perceiver.adapters.text import TextTokens
@@ -33,6 +34,7 @@ __all__ = [
     "OutputLayout",
     "Points",
     "Reconstructible",
+    "SharedAdapter",
     "SpectrumMasking",
     "Table",
     "TextTokens",

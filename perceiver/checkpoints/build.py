@@ -17,6 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from torch import nn
 
+from perceiver.adapters.shared import with_shared
 from perceiver.checkpoints.trusted_classes import (
     check_allowed,
     check_trust,
@@ -209,7 +210,12 @@ class _Builder:
             if not name.isidentifier():
                 raise ConfigError(f"{path}: {name[:60]!r} cannot name a modality; use letters, digits and underscores")
             adapters[name] = self.part(node, f"{path}.{name}", wired={})
-            _width(adapters[name], "channels", f"{path}.{name}", self.tree)
+        try:
+            adapters = with_shared(adapters)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        for name, adapter in adapters.items():
+            _width(adapter, "channels", f"{path}.{name}", self.tree)
         return adapters
 
     def _fusion(self, node: object, adapters: Mapping[str, nn.Module]) -> tuple[nn.Module | None, int]:

@@ -4,6 +4,7 @@ from perceiver.data.augmentation.images import RandomAffine
 from perceiver.data.augmentation.mixing import MixUpCutMix
 from perceiver.data.datasets.class_prompts import ClassPrompts
 from perceiver.data.datasets.digits import Digits
+from perceiver.data.datasets.emoji import Emoji
 from perceiver.data.datasets.imagenet import ImageNet
 from perceiver.data.datasets.modelnet40 import ModelNet40
 from perceiver.data.datasets.multi30k import Multi30k
@@ -46,6 +47,7 @@ __all__ = [
     "DigitPoints",
     "DigitPrompts",
     "Digits",
+    "Emoji",
     "FashionMNIST",
     "FlowFolder",
     "ImageFolder",

@@ -82,13 +82,20 @@ class Contrastive(Objective):
             raise ValueError(f"task.pairs: expected modalities among {names}, got {sorted(unknown)}.")
 
     def embed(self, model: nn.Module, batch: Batch) -> Embedded:
-        """Embed each modality of a batch by itself."""
+        """Embed each modality of a batch by itself; samples without it are left out of the computation."""
         embeddings, present = {}, {}
         for name, x in sorted(batch.inputs.items()):
             mask = batch.masks.get(name)
             own = presence(x, mask)
+            # At least one sample, so that the parameters of an absent modality get gradients.
+            few = own is not None and 0 < int(own.sum()) < batch.size
+            if own is not None and few:
+                x = x[own] if isinstance(x, Tensor) else {key: part[own] for key, part in x.items()}
+                mask = None if mask is None or mask.ndim == 1 else mask[own]
             found: Tensor = model({name: x}, {} if mask is None else {name: mask})
             has = torch.ones(batch.size, dtype=torch.bool, device=found.device) if own is None else own.to(found.device)
+            if few:
+                found = found.new_zeros(batch.size, found.shape[1]).masked_scatter(has[:, None], found)
             embeddings[name] = torch.where(has[:, None], found, 0.0)
             present[name] = has
         return Embedded(embeddings=embeddings, present=present)

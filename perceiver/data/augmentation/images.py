@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class RandomAffine(nn.Module):
-    """Rotate, shift, scale and shear every image at random about its centre; bilinear, zeros outside.
+    """Rotate, shift, scale and shear every image at random about its centre; bilinear, one value outside.
 
     Arguments are as in `torchvision.transforms.v2.RandomAffine`, but a batch takes one call: about 1 ms instead of 16 ms for
     64 images of 28 x 28 on one core.
@@ -26,6 +26,7 @@ class RandomAffine(nn.Module):
         translate: largest shift (horizontal, vertical) as fractions of width and height.
         scale: (smallest, largest) factor, the same for both axes.
         shear: the horizontal shear angle is uniform in [-shear, shear] degrees.
+        fill: value outside the image, in [0, 1]; black is 0.
     """
 
     draws_per_image = True
@@ -37,6 +38,7 @@ class RandomAffine(nn.Module):
         translate: Sequence[float] = (0.0, 0.0),
         scale: Sequence[float] = (1.0, 1.0),
         shear: float = 0.0,
+        fill: float = 0.0,
     ) -> None:
         super().__init__()
         if not 0 <= degrees <= 180:
@@ -49,10 +51,13 @@ class RandomAffine(nn.Module):
             raise ValueError(f"RandomAffine.scale: expected 0 < smallest <= largest, got {list(scale)}.")
         if not 0 <= shear < 90:
             raise ValueError(f"RandomAffine.shear: expected 0 to less than 90 degrees, got {shear}.")
+        if not 0 <= fill <= 1:
+            raise ValueError(f"RandomAffine.fill: expected 0 to 1, got {fill}.")
         self.degrees = degrees
         self.translate = (translate[0], translate[1])
         self.scale = (scale[0], scale[1])
         self.shear = shear
+        self.fill = float(fill)
 
     def forward(
         self, images: Float[Tensor, "*batch channels height width"]
@@ -60,7 +65,10 @@ class RandomAffine(nn.Module):
         """Transform one image `(C, H, W)` or a batch `(B, C, H, W)`; the shape is unchanged."""
         batch = images.unsqueeze(0) if images.ndim == 3 else images
         grid = F.affine_grid(self.draw(batch), list(batch.shape), align_corners=False)
-        return F.grid_sample(batch, grid, mode="bilinear", padding_mode="zeros", align_corners=False).view_as(images)
+        # Outside, grid_sample has zeros.
+        shifted = batch - self.fill if self.fill else batch
+        moved = F.grid_sample(shifted, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        return (moved + self.fill if self.fill else moved).view_as(images)
 
     def draw(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 2 3"]:
         """Draw a random map for every image, in the form of `inverse_affine`."""
@@ -75,7 +83,9 @@ class RandomAffine(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        return f"degrees={self.degrees}, translate={self.translate}, scale={self.scale}, shear={self.shear}"
+        return (
+            f"degrees={self.degrees}, translate={self.translate}, scale={self.scale}, shear={self.shear}, fill={self.fill}"
+        )
 
 
 class RandomShiftFlip(nn.Module):
