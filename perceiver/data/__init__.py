@@ -5,6 +5,7 @@ from perceiver.data.augmentation.mixing import MixUpCutMix
 from perceiver.data.datasets.class_prompts import ClassPrompts
 from perceiver.data.datasets.digits import Digits
 from perceiver.data.datasets.emoji import Emoji
+from perceiver.data.datasets.emoji_prompts import EmojiPrompts
 from perceiver.data.datasets.imagenet import ImageNet
 from perceiver.data.datasets.modelnet40 import ModelNet40
 from perceiver.data.datasets.multi30k import Multi30k
@@ -48,6 +49,7 @@ __all__ = [
     "DigitPrompts",
     "Digits",
     "Emoji",
+    "EmojiPrompts",
     "FashionMNIST",
     "FlowFolder",
     "ImageFolder",

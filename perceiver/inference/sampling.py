@@ -86,15 +86,15 @@ def generate_samples(
 
     Args:
         model: a model of `task=flow_matching` with its spec, such as one from `perceiver.load`.
-        conditions: raw values by modality, as `Perceiver.predict` takes them: texts as strings, images and sounds as values or
-            files. A list holds a value for each of several conditions; lists have one length, and single values serve all.
+        conditions: raw values by modality, as `Perceiver.predict` takes them: texts as strings, images and sounds as values
+            or files. A list holds a value for each of several conditions; lists have one length, single values serve all.
             None or empty: generate without conditions.
         num_samples: number of samples of each condition.
         guidance, steps, solver, start: see `perceiver.generation.flow.generate`.
-        seed: seed of the noise; None: torch's global generator. With a seed, a sample does not depend on `batch_size`.
+        seed: seed of the noise; None: torch's global generator.
         init: a raw value of the generated modality to start from, with `keep` or `start`: for inpainting and editing.
-        keep: which elements of `init` stay: a boolean array on its grid, or an image of it, or the file of one, whose light
-            pixels stay.
+        keep: which elements of `init` stay: a boolean array on its grid, or an image of it, or the file of one, whose
+            light pixels stay.
         shape: shape of a sample for models of any size, such as (1, 28, 28); None: that of `init` or of the spec.
         batch_size: number of samples at a time.
         open_files: False refuses strings and paths that name files.

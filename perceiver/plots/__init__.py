@@ -15,6 +15,7 @@ from perceiver.plots.drawings import (
     drawing_of,
 )
 from perceiver.plots.filled_texts import FilledText, FilledTexts
+from perceiver.plots.generated import GeneratedSheet, sheet, sheet_of
 from perceiver.plots.reconstruction import Reconstruction, Reconstructions, reconstruct
 from perceiver.plots.samples import SampleGrid
 from perceiver.plots.words import WordMaps
@@ -28,6 +29,7 @@ __all__ = [
     "Fields",
     "FilledText",
     "FilledTexts",
+    "GeneratedSheet",
     "GridDrawing",
     "ImageDrawing",
     "Looks",
@@ -42,4 +44,6 @@ __all__ = [
     "drawing_of",
     "look",
     "reconstruct",
+    "sheet",
+    "sheet_of",
 ]

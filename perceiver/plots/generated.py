@@ -29,8 +29,8 @@ class GeneratedSheet:
     """Figure of samples for some conditions, with the same noise in each figure, so that epochs can be compared.
 
     Args:
-        conditions: raw conditions, as `perceiver.generate_samples` takes them, e.g. `{"text": ["a 7", "a 3"]}`; None: those of
-            the first validation samples, whose true images are shown first.
+        conditions: raw conditions, as `perceiver.generate_samples` takes them, e.g. `{"text": ["a 7", "a 3"]}`; None: those
+            of the first validation samples, whose true images are shown first.
         num_conditions: number of validation samples if `conditions` is None.
         num_samples: number of samples of each condition.
         guidance, steps: see `perceiver.generation.flow.generate`. Guidance is 1 for models that were trained without dropped

@@ -34,10 +34,10 @@ _OF_RELATION = {"left of": (0, 1), "right of": (1, 0), "above": (2, 3), "below":
 class CanvasJudge:
     """Judges whether canvases show the digits that their prompts ask for, at the place or in the relation; an `ImageJudge`.
 
-    A network answers how many digits there are, which digit is furthest to the left, right, top and bottom, and whether it is
-    large. So "a three left of a seven" is right if there are two digits, a three on the left and a seven on the right. It is
-    trained on first use on canvases of training digits, drawn anew in every step: with zero to three digits, so that a third
-    digit, or a missing one, is an error.
+    A network answers how many digits there are, which digit is furthest to the left, right, top and bottom, and whether it
+    is large. So "a three left of a seven" is right if there are two digits, a three on the left and a seven on the right.
+    It is trained on first use on canvases of training digits, drawn anew in every step: with zero to three digits, so that
+    a third digit, or a missing one, is an error.
 
     Measures, of the prompts that ask for them: `prompt_accuracy`, the digits and their relation or place;
     `digit_accuracy`, the digits alone; `size_accuracy`, the sizes of all digits whose size is named.
@@ -62,8 +62,8 @@ class CanvasJudge:
         canvas: int,
         num_digits: int = 2,
         file: str | Path | None = None,
-        images: int = 60000,
-        epochs: int = 6,
+        images: int = 32000,
+        epochs: int = 4,
         seed: int = 0,
     ) -> None:
         self.source = source
@@ -91,9 +91,7 @@ class CanvasJudge:
         right_sizes = counted & ((sizes == asked_sizes) | (asked_sizes < 0)).all(dim=1)
         in_place = placed & ((truth["place"] < 0) | (places_of(images) == truth["place"]))
         # The digits in any order: sorted, those on the two sides along one of the axes are those asked for.
-        both = [
-            torch.stack([found[one], found[other]], dim=1).sort(dim=1).values for one, other in (SIDES[:2], SIDES[2:])
-        ]
+        both = [torch.stack([found[one], found[other]], dim=1).sort(dim=1).values for one, other in (SIDES[:2], SIDES[2:])]
         wanted = torch.where(asked_digits < 0, asked_digits[:, :1], asked_digits).sort(dim=1).values
         present = counted & torch.stack([(one == wanted).all(dim=1) for one in both]).any(dim=0)
         return Judgement(
@@ -183,7 +181,7 @@ def _sides(painter: CanvasPainter, canvases: Canvases, *, single: bool) -> dict[
 
 
 def places_of(images: Tensor) -> Tensor:
-    """Return the ninth of each canvas in which the middle of the box of its ink is, as numbers of `PLACES`; -1 without ink."""
+    """Return the place, in `PLACES`, of the middle of the box of each canvas's ink; -1 without ink."""
     inked = images.mean(dim=1) > INK
     numbers = []
     for axis in (2, 1):

@@ -21,9 +21,9 @@ from perceiver.runtime.user_paths import expanded
 class ClassJudge:
     """Judges whether images are of the class that their batch has as target; an `ImageJudge`.
 
-    Its network is trained on first use, on the training images of a source: five epochs, two to four minutes of one
-    processor core for MNIST, of whose test images it classifies 99.4%. It is independent of the model, and neither validation
-    nor test images influence it.
+    Its network is trained on first use, on the training images of a source alone, and is independent of the model. Five
+    epochs of MNIST take three minutes of one core of an x86 server; then it is right on 99.6% of the test images (seed 0,
+    one run).
 
     Args:
         source: labelled images in memory, such as `perceiver.data.MNIST`.
@@ -36,9 +36,7 @@ class ClassJudge:
     channels = FEATURES
     measures: Sequence[str] = ("prompt_accuracy",)
 
-    def __init__(
-        self, *, source: Source, name: str, file: str | Path | None = None, epochs: int = 5, seed: int = 0
-    ) -> None:
+    def __init__(self, *, source: Source, name: str, file: str | Path | None = None, epochs: int = 5, seed: int = 0) -> None:
         self.source = source
         self.name = name
         self.file = None if file is None else expanded(file, setting="judge.file")

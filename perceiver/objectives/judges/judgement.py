@@ -29,7 +29,7 @@ class Judgement:
 
 @runtime_checkable
 class ImageJudge(Protocol):
-    """Judges images by what their batch asks for. It is independent of the model: it never sees generated images in training.
+    """Judges images by what their batch asks for. Independent of the model: it is never trained on generated images.
 
     Attributes:
         channels: number of features.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +37,10 @@ class JudgeNetwork(nn.Module):
         super().__init__()
         widths = (image_channels, 16, 32, 32, 64)
         layers: list[nn.Module] = []
-        for number, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for number, (before, after) in enumerate(pairwise(widths)):
             stride = 1 + number % 2
             layers += [nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-        side = -(-(-(-size // 2)) // 2)
+        side = ceil(ceil(size / 2) / 2)
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * side * side, FEATURES), nn.ReLU())
         self.answers = nn.ModuleDict({name: nn.Linear(FEATURES, count) for name, count in questions.items()})
 
@@ -86,9 +88,7 @@ def trained(lesson: Lesson, draw: Draw, *, batch_size: int = 128, rate: float = 
     """
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.inference_mode(False):
         torch.manual_seed(lesson.seed)
-        network = JudgeNetwork(
-            image_channels=lesson.image_channels, size=lesson.size, questions=lesson.questions
-        ).train()
+        network = JudgeNetwork(image_channels=lesson.image_channels, size=lesson.size, questions=lesson.questions).train()
         steps = -(-lesson.images // batch_size)
         optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=1e-2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(

@@ -25,7 +25,9 @@ def test_gaussians_whose_covariances_commute(seed: int, channels: int) -> None:
 def test_torchmetrics_and_symmetry() -> None:
     generator = torch.Generator().manual_seed(0)
     one = torch.randn(40, 5, generator=generator, dtype=torch.float64)
-    other = torch.randn(60, 5, generator=generator, dtype=torch.float64) @ torch.randn(5, 5, generator=generator).double() + 1
+    other = (
+        torch.randn(60, 5, generator=generator, dtype=torch.float64) @ torch.randn(5, 5, generator=generator).double() + 1
+    )
     args = (one.mean(0), one.T.cov(), other.mean(0), other.T.cov())
     found = frechet_distance(*args)
     torch.testing.assert_close(found, _compute_fid(*args))

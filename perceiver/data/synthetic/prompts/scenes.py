@@ -207,9 +207,7 @@ def prompts_of(canvases: Canvases, *, held_out_share: float, generator: torch.Ge
         if second >= 0:
             asked = Request(digits=(first, second), sizes=sizes, relation=relation, wording=PAIR)
         elif plain[row]:
-            asked = Request(
-                digits=(first,), wording=drawn(wordings_of(first, held_out=held_out[row]), generator=generator)
-            )
+            asked = Request(digits=(first,), wording=drawn(wordings_of(first, held_out=held_out[row]), generator=generator))
             canvases.truth[row, 2:5] = -1
         else:
             asked = Request(digits=(first,), sizes=sizes[:1], place=place, wording=PLACED)

@@ -39,8 +39,8 @@ class DigitWordings:
 class DigitPrompts(Source):
     """Handwritten digits of MNIST and prompts for them: "the digit seven", "a three left of a small seven".
 
-    Batches hold `inputs["image"]` `(B, 1, canvas, canvas)` and `inputs["text"]`, UTF-8 bytes `(B, L)`. The target is what the
-    prompt asks for: of MNIST's own images the class `(B,)`, of larger canvases `(B, 6)`, see
+    Batches hold `inputs["image"]` `(B, 1, canvas, canvas)` and `inputs["text"]`, UTF-8 bytes `(B, L)`. The target is what
+    the prompt asks for: of MNIST's own images the class `(B,)`, of larger canvases `(B, 6)`, see
     `perceiver.data.synthetic.prompts.scenes.TRUTH`. Training prompts, and canvases, are drawn anew at every access.
 
     Some prompts are held out of training: wordings that are never used with some digits
@@ -131,9 +131,7 @@ class DigitPrompts(Source):
         """Return training samples that are the same in every epoch."""
         seed = stream_seed(self.prompt_seed, _OVERFITTING)
         if isinstance(training, PromptedImages):
-            return fixed_prompts(
-                training.images, training.wordings, size=len(training), held_out_share=0.0, seed=seed
-            )
+            return fixed_prompts(training.images, training.wordings, size=len(training), held_out_share=0.0, seed=seed)
         return fixed_canvases(training.painter, ids=training.ids, size=training.size, held_out_share=0.0, seed=seed)
 
     def learn(self, training: PromptedImages | CanvasSplit) -> dict[str, Any]:

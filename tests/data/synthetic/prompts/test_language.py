@@ -39,7 +39,10 @@ def test_pairs(first: int, second: int, one: int | None, other: int | None, rela
 
 
 def test_english() -> None:
-    assert [Request(digits=(digit,), wording="one_more").text for digit in (1, 8)] == ["one more than zero", "one more than seven"]
+    assert [Request(digits=(digit,), wording="one_more").text for digit in (1, 8)] == [
+        "one more than zero",
+        "one more than seven",
+    ]
     assert Request(digits=(8,), wording="one_less").text == "one less than nine"
     assert Request(digits=(8,), wording="article").text == "an eight"
     assert Request(digits=(8, 8), sizes=(None, 0), relation=3, wording=PAIR).text == "an eight below a small eight"
@@ -51,14 +54,18 @@ def test_every_digit_is_known_in_most_words_and_beside_most_digits() -> None:
         assert len(wordings_of(digit, held_out=True)) >= 1
         # The numerals are read in one wording at least, and the words in several.
         assert "digit_numeral" in wordings_of(digit, held_out=False)
-        beside = [Request(digits=(digit, other), sizes=(None, None), relation=0, wording=PAIR).held_out for other in range(10)]
+        beside = [
+            Request(digits=(digit, other), sizes=(None, None), relation=0, wording=PAIR).held_out for other in range(10)
+        ]
         assert sum(beside) == 1
     assert "one_more" not in wordings_of(0, held_out=False)
     assert "one_less" not in wordings_of(9, held_out=False)
     assert set(HELD_OUT) <= set(WORDINGS)
 
 
-@pytest.mark.parametrize("text", ["", "seven of nine", "a huge seven in the middle", "one more than nine", "10", "a 7 left of a 3"])
+@pytest.mark.parametrize(
+    "text", ["", "seven of nine", "a huge seven in the middle", "one more than nine", "10", "a 7 left of a 3"]
+)
 def test_other_texts_are_no_prompts(text: str) -> None:
     assert parse(text) is None
     assert DigitPromptGroups()(text) is None

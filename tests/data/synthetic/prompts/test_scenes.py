@@ -30,7 +30,9 @@ def test_relations_hold(canvas: int, seed: int) -> None:
     side = torch.where(large, LARGE, SMALL)
     for corner in (top, left):
         assert bool(((corner >= 0) & (corner + side <= canvas)).all())
-    apart = [(corner[:, 0] + side[:, 0] <= corner[:, 1]) | (corner[:, 1] + side[:, 1] <= corner[:, 0]) for corner in (top, left)]
+    apart = [
+        (corner[:, 0] + side[:, 0] <= corner[:, 1]) | (corner[:, 1] + side[:, 1] <= corner[:, 0]) for corner in (top, left)
+    ]
     assert bool((apart[0] | apart[1]).all())
     middle = torch.stack([top + side / 2, left + side / 2], dim=-1)
     for row in range(64):
@@ -86,7 +88,9 @@ def test_training_shows_no_held_out_pair() -> None:
     assert not any(is_held_out_pair(*pair) for pair in labels.tolist())
     held_out = painter(2).draw(50, held_out_share=1.0, generator=generator)
     assert all(is_held_out_pair(*pair) for pair in painter(2).glyphs.labels[held_out.numbers].tolist())
-    texts = prompts_of(painter(1).draw(500, held_out_share=0.0, generator=generator), held_out_share=0.0, generator=generator)
+    texts = prompts_of(
+        painter(1).draw(500, held_out_share=0.0, generator=generator), held_out_share=0.0, generator=generator
+    )
     asked = [parse(text) for text in texts]
     assert not any(one is None or one.held_out for one in asked)
     assert sum(one is not None and one.place is not None for one in asked) > 150
