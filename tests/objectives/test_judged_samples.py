@@ -48,7 +48,7 @@ def batch() -> Batch:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Calls of a generator that paints what the first byte of the prompt tells: sevens right, two of them, and a two wrong."""
+    """Calls of a generator in place of the model: with guidance it paints 7, 7, 4 and 1 tenths, without always 7."""
     calls: list[dict[str, Any]] = []
 
     def generate(model: Any, conditions: Any, **settings: Any) -> Tensor:

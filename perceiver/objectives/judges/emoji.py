@@ -13,6 +13,7 @@ from torch import Tensor
 from perceiver import checkpoints
 from perceiver.batch import Batch
 from perceiver.data.datasets.emoji import HANDS, read_emoji
+from perceiver.data.datasets.emoji_prompts import EmojiPrompts
 from perceiver.modalities.preprocess import normalise
 from perceiver.model import Perceiver
 from perceiver.objectives.judges.judgement import Judgement
@@ -32,7 +33,7 @@ class EmojiJudge:
 
     Args:
         root: folder with the emoji; see `perceiver.data.Emoji`.
-        hand: hand that the model imitates.
+        hand, size, split_seed: see `perceiver.data.EmojiPrompts`: what the model was trained on.
         ckpt_path: the retrieval model, as a checkpoint or a run directory; None: pixels.
         trust: packages whose classes the checkpoint may name; see `perceiver.load`.
 
@@ -47,6 +48,8 @@ class EmojiJudge:
         *,
         root: str | os.PathLike[str],
         hand: str = "noto",
+        size: int = 32,
+        split_seed: int = 0,
         ckpt_path: str | None = None,
         trust: Sequence[str] = (),
     ) -> None:
@@ -54,6 +57,7 @@ class EmojiJudge:
             raise ValueError(f"judge.hand: expected one of {', '.join(HANDS)}, got {hand!r}.")
         self.root = root
         self.hand = hand
+        self.source = EmojiPrompts(root=root, hand=hand, size=size, split_seed=split_seed)
         self.model: Perceiver | None = None
         self.channels = 3 * PIXELS * PIXELS
         if ckpt_path is not None:
@@ -75,8 +79,9 @@ class EmojiJudge:
         return Judgement(features=features, right={"prompt_accuracy": rank <= 1, "recall_at_5": rank <= 5}, asked={})
 
     def training_images(self) -> Tensor:
-        """Return the pictures of the hand."""
-        return self._pictures[self.hand] / 255
+        """Return the pictures of the hand that are not held out."""
+        training, _ = self.source.read_training()
+        return training.pictures[list(training.numbers)] / 255
 
     @cached_property
     def _pictures(self) -> dict[str, Tensor]:

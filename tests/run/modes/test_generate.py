@@ -36,7 +36,7 @@ TINY = (
     "trainer.limit_train_batches=2",
     "logger=none",
     *QUIET,
-    "+callbacks.figures.draw.generated={_target_: perceiver.plots.GeneratedSheet, num_conditions: 2, num_samples: 2, steps: 1}",
+    "+callbacks.figures.draw.generated={_target_: perceiver.plots.GeneratedSheet, num_conditions: 2, num_samples: 2}",
     "callbacks.figures.every_n_epochs=1",
     "callbacks.figures.epoch_files=true",
     "callbacks.figures.draw.samples=null",

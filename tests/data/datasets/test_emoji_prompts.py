@@ -1,0 +1,120 @@
+"""Emoji from names: the held-out compositions are not in training, and their parts are."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from perceiver.batch import Batch
+from perceiver.data import DataModule, EmojiPrompts
+from perceiver.data.datasets.emoji_prompts import VARIANTS, compositions, smaller
+from perceiver.modalities.text_bytes import decode_bytes
+from perceiver.objectives.judges import EmojiJudge
+
+NAMES = [f"{first} {rest}" for rest in ("artist", "pilot", "heart", "square") for first in VARIANTS[:3]] + ["cat", "red car"]
+
+
+def emoji_files(root: Path) -> Path:
+    """Fourteen emoji of one colour each by both hands, a hand darker, with English and German names."""
+    root.mkdir(parents=True, exist_ok=True)
+    rows = ["emoji\ten\tde", *(f"{chr(97 + number)}\t{name}\t{name} auf deutsch" for number, name in enumerate(NAMES))]
+    (root / "names.tsv").write_text("\n".join(rows) + "\n")
+    colours = np.random.default_rng(0).integers(60, 200, (len(NAMES), 4, 4, 3))
+    pictures = colours.repeat(16, axis=1).repeat(16, axis=2)
+    for hand, darker in (("noto", 0), ("twemoji", 20)):
+        np.savez_compressed(root / f"{hand}64.npz", images=(pictures - darker).astype(np.uint8))
+    return root
+
+
+def names(batch: Batch) -> list[str]:
+    ids, mask = batch.inputs["text"], batch.masks.get("text")
+    assert isinstance(ids, torch.Tensor)
+    valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
+    return [decode_bytes(row[own]) for row, own in zip(ids, valid, strict=True)]
+
+
+def test_what_is_held_out(tmp_path: Path) -> None:
+    source = EmojiPrompts(root=emoji_files(tmp_path), size=16, repeats=2)
+    training, validation, test = source.split()
+    assert sorted([*training, *validation, *test]) == list(range(14))
+    held_out = [NAMES[number] for number in (*validation, *test)]
+    assert (len(validation), len(test)) == (1, 3)
+    assert sorted(name.partition(" ")[2] for name in held_out) == ["artist", "heart", "pilot", "square"]
+    known = [NAMES[number].partition(" ") for number in training]
+    for name in held_out:
+        first, _, rest = name.partition(" ")
+        assert first in [one for one, _, _ in known]
+        assert rest in [one for _, _, one in known]
+    assert compositions(NAMES)["artist"] == [0, 1, 2]
+    assert "car" not in compositions(NAMES)
+
+    data = DataModule(source, batch_size=6)
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    assert batch.target is not None
+    assert names(batch) == [NAMES[number] for number in batch.target.tolist()]
+    assert set(batch.target.tolist()) <= set(training)
+    data.setup("test")
+    samples = data.split("test")
+    assert [int(samples[index].target) for index in range(6)] == test * 2
+    assert len({samples[index].id for index in range(6)}) == 6
+    image = samples[0].inputs["image"]
+    assert isinstance(image, torch.Tensor)
+    assert image.shape == (3, 16, 16)
+    with pytest.raises(IndexError):
+        samples[6]
+    assert data.spec["target"] == {}
+
+
+def test_languages_are_drawn_in_training_alone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source = EmojiPrompts(root=emoji_files(tmp_path), languages=["de", "en"])
+    training, validation = source.read_training()
+    found = {names(training.__getitems__([0]))[0] for _ in range(20)}
+    assert found == {NAMES[training.numbers[0]], f"{NAMES[training.numbers[0]]} auf deutsch"}
+    assert {names(validation.__getitems__([0]))[0] for _ in range(5)} == {f"{NAMES[validation.numbers[0]]} auf deutsch"}
+    unaltered = source.unaltered(training)
+    assert {names(unaltered.__getitems__([0]))[0] for _ in range(5)} == {f"{NAMES[training.numbers[0]]} auf deutsch"}
+
+
+def test_pictures_become_means() -> None:
+    pictures = torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4) * 4
+    expected = torch.nn.functional.avg_pool2d(pictures.float(), 2)
+    assert torch.equal(smaller(pictures, 2).float(), expected.round())
+    assert torch.equal(smaller(pictures, 4), pictures)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": 40}, "data.size: expected a divisor of 64, got 40"),
+        ({"repeats": 0}, "data.repeats: expected 1 or more, got 0"),
+        ({"languages": []}, "data.languages: expected one language or more"),
+        ({"languages": ["xx"]}, "data.languages: expected some of en, de, got xx"),
+    ],
+)
+def test_errors(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        EmojiPrompts(root=emoji_files(tmp_path), **settings).prepare()
+
+
+def test_the_judge_finds_pictures_by_pixels(tmp_path: Path) -> None:
+    source = EmojiPrompts(root=emoji_files(tmp_path), size=32)
+    judge = EmojiJudge(root=tmp_path)
+    batch = source.read_training()[0].__getitems__(range(8))
+    image = batch.inputs["image"]
+    assert isinstance(image, torch.Tensor)
+    found = judge(image, batch)
+    assert bool(found.right["prompt_accuracy"].all())
+    assert found.features.shape == (8, judge.channels)
+    # Darker everywhere: brightness does not count.
+    assert bool(judge(image - 0.1, batch).right["prompt_accuracy"].all())
+    swapped = judge(image.flip(0), batch)
+    assert not bool(swapped.right["prompt_accuracy"].any())
+    assert judge.training_images().shape == (10, 3, 32, 32)
+    with pytest.raises(ValueError, match="expected the number of an emoji"):
+        judge(image, Batch(inputs={"image": image}))
+    with pytest.raises(ValueError, match=r"judge.hand: expected one of noto, twemoji, got 'other'"):
+        EmojiJudge(root=tmp_path, hand="other")
