@@ -174,6 +174,11 @@ class Interface(nn.Module):
         )
 
     @property
+    def self_conditions(self) -> bool:
+        """Whether the model takes the latents of an earlier call."""
+        return self.previous is not None
+
+    @property
     def num_cross_attends(self) -> int:
         """Number of reads."""
         return self.num_blocks

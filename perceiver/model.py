@@ -100,7 +100,7 @@ class Perceiver(nn.Module):
                 f"Perceiver.encoder: expected token_channels = {fusion.channels}, the width of the fused tokens, got "
                 f"{encoder.token_channels}."
             )
-        if isinstance(encoder, Interface) != isinstance(head, StateHead):
+        if hasattr(encoder, "state_channels") != isinstance(head, StateHead):
             raise ValueError(
                 "Perceiver: an Interface needs a head for the tokens that it writes, such as VelocityHead, and such a head "
                 f"an Interface; got {type(encoder).__name__} and {type(head).__name__}. model=interface sets both."
@@ -156,7 +156,7 @@ class Perceiver(nn.Module):
 
     def _latents(self, tokens: Mapping[str, Tokens]) -> Tensor:
         """Return latents `(B, N, D)` of fused tokens, with zero gradients for parameters of absent modalities."""
-        if isinstance(self.encoder, Interface):
+        if isinstance(self.head, StateHead):
             return self._interfaced(tokens).latents
         latents: Tensor = self.encoder(list(tokens.values()), **self._reads_of(tokens))
         return with_zero_gradients(latents, self._parameters_of_absent(tokens))

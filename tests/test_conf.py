@@ -26,6 +26,7 @@ from transformers_models import SMALL as THEIRS
 from perceiver.adapters.image import ImagePixels
 from perceiver.batch import Batch
 from perceiver.checkpoints.build import build_model
+from perceiver.generation.flow import generate
 from perceiver.interop.architectures import model_config
 from perceiver.interop.backbones.request import BackboneRequest
 from perceiver.interop.huggingface import from_transformers
@@ -44,8 +45,8 @@ from perceiver.training import Task
 CONF = Path(__file__).resolve().parents[1] / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 GROUPS = {group.name: sorted(path.stem for path in group.glob("*.yaml")) for group in CONF.iterdir() if group.is_dir()}
-MODELS = [name for name in GROUPS["model"] if name != "perceiver_ar"]
-"""Models of any modalities; Perceiver AR is for texts alone."""
+MODELS = [name for name in GROUPS["model"] if name not in ("perceiver_ar", "interface")]
+"""Models of any modalities for a target; Perceiver AR is for texts alone, and an interface generates a modality."""
 
 MODALITIES: dict[str, dict[str, Any]] = {
     "image": {"kind": "image", "shape": [1, 12, 8], "mean": [0.0], "std": [1.0], "range": [0, 255]},
@@ -273,6 +274,7 @@ def test_optimizers_and_schedulers(optimizer: str, scheduler: str) -> None:
 TARGETS: dict[str, dict[str, Any]] = {
     "classification": {},
     "contrastive": {},
+    "flow_matching": {},
     "dense_regression": {
         "target": {"kind": "field", "names": ["depth"], "mean": [1.0], "std": [2.0], "modality": "image"},
         "num_outputs": 1,
@@ -419,7 +421,7 @@ def test_augmentation_is_a_list_to_choose_from(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("name", GROUPS["experiment"])
 def test_experiments(name: str) -> None:
-    if name in AUTOENCODERS:
+    if name in AUTOENCODERS or name in GENERATORS:
         pytest.skip("has a test of its own")
     # Large recipes take minutes for a batch: with fewer and narrower latents they are the same otherwise.
     small = ["model.encoder.num_latents=4", "model.encoder.latent_channels=16"] if name.startswith("imagenet") else []
@@ -451,6 +453,36 @@ def test_experiments(name: str) -> None:
     plain = resolve(config, facts)
     assert isinstance(make_data(plain["data"]), LightningDataModule)
     assert isinstance(make_task(plain, model, facts), Task)
+
+
+GENERATORS = ("mnist_generation",)
+"""Experiments that generate images of the classes of the data."""
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_generators(name: str) -> None:
+    facts = spec("image")
+    plain = resolve(composed(f"experiment={name}"), facts)
+    model = build_model(plain["model"], spec=facts)
+    assert isinstance(make_data(plain["data"]), LightningDataModule)
+    objective = make_task(plain, model, facts).objective
+    batch = objective.check(model, Batch(inputs={"image": INPUTS["image"]}, target=torch.tensor([0, 2])))
+    assert bool(objective.loss(model, batch).isfinite())
+    made = generate(model, {"label": torch.eye(3)}, steps=1, guidance=2.0)
+    assert made.shape == (3, 1, 12, 8)
+
+
+@pytest.mark.parametrize(
+    ("modality", "adapter", "kernel"), [("audio", "audio_waveform", "[5]"), ("points", "points_values", "null")]
+)
+def test_other_modalities_are_generated(modality: str, adapter: str, kernel: str) -> None:
+    mounted = ["~adapter@model.adapters.image", f"+adapter@model.adapters.{modality}={adapter}"]
+    config = composed("task=flow_matching", f"task.modality={modality}", f"model.encoder.local_kernel={kernel}", *mounted)
+    plain = resolve(config, spec(modality))
+    model = build_model(plain["model"], spec=spec(modality))
+    loss = make_task(plain, model, spec(modality)).objective.loss(model, Batch(inputs={modality: INPUTS[modality]}))
+    assert bool(loss.isfinite())
+    assert generate(model, num_samples=2, steps=1).shape == INPUTS[modality].shape
 
 
 AUTOENCODERS: dict[str, dict[str, Any]] = {

@@ -48,6 +48,8 @@ class WaveformFrames(nn.Module):
         ((125,), 73)
     """
 
+    holds_everything = True
+
     def __init__(
         self,
         *,

@@ -31,6 +31,39 @@ class Content:
 
 
 @runtime_checkable
+class Invertible(Protocol):
+    """An adapter whose tokens hold the whole raw input, so that new content gives a new input: a modality to generate.
+
+    Attributes:
+        channels: width of the tokens.
+        content_channels: c of `content`.
+        holds_everything: True. Adapters whose tokens lack a part of the input, such as its coordinates, have no such
+            attribute.
+
+    Examples:
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import ImageConvStem, ImagePatches, Invertible
+        >>> position = Fourier(num_bands=4, resolution=(8, 8))
+        >>> isinstance(ImagePatches(image_channels=3, patch=4, position=position), Invertible)
+        True
+        >>> isinstance(ImageConvStem(image_channels=3, position=position), Invertible)
+        False
+    """
+
+    channels: int
+    content_channels: int
+    holds_everything: bool
+
+    def content(self, x: Any, mask: Tensor | None = None) -> Content:
+        """Return the content of the tokens of a raw input and mask, as `forward` takes them."""
+        ...
+
+    def with_content(self, x: Any, values: Tensor) -> Any:
+        """Return a raw input like `x` with this content."""
+        ...
+
+
+@runtime_checkable
 class Reconstructible(Protocol):
     """An adapter whose tokens can be hidden individually: a token depends on its content and its position only.
 

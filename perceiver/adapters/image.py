@@ -33,6 +33,8 @@ class ImagePixels(nn.Module):
         ((32, 32), 21)
     """
 
+    holds_everything = True
+
     def __init__(self, *, image_channels: int, position: PositionEncoding) -> None:
         super().__init__()
         check_at_least_one("ImagePixels", image_channels=image_channels)
@@ -82,6 +84,8 @@ class ImagePatches(nn.Module):
         >>> tokens.grid, tokens.channels
         ((8, 8), 66)
     """
+
+    holds_everything = True
 
     def __init__(
         self,

@@ -110,3 +110,53 @@ class Points(nn.Module):
         """Return the summary that `print(model)` shows."""
         sizes = f"point_channels={self.point_channels}, num_coordinates={self.num_coordinates}"
         return f"{sizes}, scale={self.scale}"
+
+
+class PointValues(nn.Module):
+    """One token per point: all its values, and the encoding of its coordinates, for point sets that are generated.
+
+    `Points` takes the coordinates for known and only encodes them. Here they are content, too: new values give new points.
+
+    Args:
+        point_channels, num_coordinates, scale, position: as in `Points`.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver import Fourier
+        >>> from perceiver.adapters import PointValues
+        >>> adapter = PointValues(point_channels=5, position=Fourier(num_bands=4, resolution=(64, 64, 64)))
+        >>> tokens = adapter(torch.rand(2, 100, 5))
+        >>> tokens.grid, tokens.channels
+        ((100,), 32)
+    """
+
+    holds_everything = True
+
+    def __init__(
+        self, *, point_channels: int, num_coordinates: int = 3, scale: float = 1.0, position: PositionEncoding
+    ) -> None:
+        super().__init__()
+        self.points = Points(point_channels=point_channels, num_coordinates=num_coordinates, scale=scale, position=position)
+        self.channels = self.points.channels + num_coordinates
+        self.content_channels = point_channels
+
+    def forward(
+        self, x: Float[Tensor, "batch points point_channels"], mask: Bool[Tensor, "batch *points"] | None = None
+    ) -> Tokens:
+        """Convert points to Tokens on the grid `(P,)`; see `Points.forward`."""
+        tokens: Tokens = self.points(x, mask)
+        mask = None if tokens.mask is None else tokens.mask[..., None]
+        coordinates = zero_masked(x[..., : self.points.num_coordinates], mask)
+        return Tokens(parts=(coordinates / self.points.scale, *tokens.parts), mask=tokens.mask)
+
+    def content(
+        self, x: Float[Tensor, "batch points point_channels"], mask: Bool[Tensor, "batch *points"] | None = None
+    ) -> Content:
+        """Return the values of each point, `(B, P, point_channels)`."""
+        return Content(values=x)
+
+    def with_content(
+        self, x: Float[Tensor, "batch points point_channels"], values: Float[Tensor, "batch points point_channels"]
+    ) -> Tensor:
+        """Return points with these values."""
+        return values

@@ -40,6 +40,8 @@ class VideoPatches(nn.Module):
         ((8, 4, 4), 411)
     """
 
+    holds_everything = True
+
     def __init__(
         self,
         *,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from perceiver.adapters.layout import OutputLayout
+from perceiver.adapters.content import Content, Invertible
 from perceiver.attention.projection import lecun_linear
 from perceiver.decoders.decoder import StateHead
 
@@ -20,6 +21,12 @@ class Velocity:
     Args:
         values: `(B, *grid, c)`, in the layout of the adapter's `content`.
         latents: `(B, N, D)`, the `previous` of the next call of a model with latent self-conditioning.
+
+    Examples:
+        >>> import torch
+        >>> from perceiver.decoders import Velocity
+        >>> Velocity(values=torch.rand(2, 7, 7, 16), latents=torch.rand(2, 8, 32)).values.shape
+        torch.Size([2, 7, 7, 16])
     """
 
     values: Float[Tensor, "batch *grid channels"]
@@ -32,15 +39,15 @@ class VelocityHead(StateHead):
     Args:
         state_channels: width d of the state.
         adapters: the model's adapters by modality.
-        modality: modality that is generated. Its adapter must hold the whole input in the content of its tokens: pixels,
-            patches, frames of samples, points.
+        modality: modality that is generated. Its adapter must be `perceiver.adapters.Invertible`: pixels, patches,
+            frames of samples, points with all their values.
         condition_dropout: share of the training samples from which all conditions are absent, as
             `perceiver.objectives.FlowMatching` trains the model. Recorded here, so that a loaded model knows whether it
             can be guided.
 
     Raises:
-        ValueError: without an adapter of the modality, if the adapter cannot make a raw input of its tokens, or for an
-            invalid share.
+        ValueError: without an adapter of the modality, if its tokens do not hold the whole input, or for an invalid
+            share.
 
     Examples:
         >>> import torch
@@ -73,12 +80,13 @@ class VelocityHead(StateHead):
                 f"VelocityHead.modality: expected one of the model's modalities {sorted(adapters)}, got {modality!r}."
             )
         adapter = adapters[modality]
-        channels = getattr(adapter, "content_channels", 0)
-        if not (channels and hasattr(adapter, "with_content")):
+        if not isinstance(adapter, Invertible):
             raise ValueError(
-                f"VelocityHead.modality: expected an adapter from whose tokens {modality!r} can be made again, such as "
-                f"ImagePatches or WaveformFrames, with content and the method with_content; got {type(adapter).__name__}."
+                f"VelocityHead.modality: expected an adapter whose tokens hold all of {modality!r} "
+                f"(perceiver.adapters.Invertible), such as ImagePatches, WaveformFrames or PointValues; got "
+                f"{type(adapter).__name__}."
             )
+        channels = adapter.content_channels
         self.modality = modality
         self.condition_dropout = condition_dropout
         self.output_channels = channels
@@ -91,6 +99,35 @@ class VelocityHead(StateHead):
         velocity: Tensor = self.output(self.norm(state))
         return velocity
 
-    def layout(self, adapters: Mapping[str, nn.Module] | nn.ModuleDict) -> OutputLayout:
-        """Return the conversion between raw samples and the content of their tokens."""
-        return OutputLayout(modality=self.modality, adapter=adapters[self.modality], channels=self.output_channels)
+    def target(
+        self,
+        adapters: Mapping[str, nn.Module] | nn.ModuleDict,
+        velocity: Float[Tensor, "batch *raw"],
+        mask: Bool[Tensor, "batch *any"] | None,
+    ) -> Content:
+        """Return the velocity of raw samples in the layout of the outputs, and the validity of its values.
+
+        Args:
+            adapters: the model's adapters by modality.
+            velocity: in the shape of samples, as the adapter takes them.
+            mask: validity of the samples' elements, `(B,)` or `(B, *raw grid)`; None: all are valid.
+        """
+        adapter = self._adapter(adapters)
+        content = adapter.content(velocity, mask)
+        valid = content.valid
+        if valid is None and mask is not None:
+            tokens: Tensor | None = cast("Any", adapter)(velocity, mask).mask
+            valid = None if tokens is None else tokens[..., None].expand(content.values.shape)
+        return Content(values=content.values.float(), valid=valid)
+
+    def raw(
+        self, adapters: Mapping[str, nn.Module] | nn.ModuleDict, like: Tensor, values: Float[Tensor, "batch *grid content"]
+    ) -> Float[Tensor, "batch *raw"]:
+        """Return outputs in the shape of raw samples, that of `like`."""
+        made: Tensor = self._adapter(adapters).with_content(like, values)
+        return made
+
+    def _adapter(self, adapters: Mapping[str, nn.Module] | nn.ModuleDict) -> Invertible:
+        adapter = adapters[self.modality]
+        assert isinstance(adapter, Invertible)
+        return adapter

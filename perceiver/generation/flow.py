@@ -102,11 +102,10 @@ def generate(
         raise ValueError("init: expected `keep` or a `start` above 0 with it; otherwise nothing of it remains.")
     if start and known is None:
         raise ValueError(f"start: expected `init` for a start at {start}; generation starts from noise at 0.")
-    layout = head.layout(model.adapters)
     follow = _Follow(
         model=model,
         modality=head.modality,
-        raw=lambda x, values: layout.raw(x, values).to(x.dtype),
+        raw=lambda x, values: head.raw(model.adapters, x, values).to(x.dtype),
         given={name: _expanded(one, batch, device) for name, one in given.items()},
         guidance=guidance,
     )
@@ -169,7 +168,7 @@ class _Follow:
         masks = {name: mask for name, (_, mask) in given.items() if mask is not None}
         times = torch.full((len(x),), time, device=x.device, dtype=torch.float32)
         found = self.model.velocity(inputs, masks, time=times, previous=self.latents[conditioned])
-        if self.model.encoder.previous is not None:
+        if self.model.encoder.self_conditions:
             self.latents[conditioned] = found.latents
         return self.raw(x, found.values)
 
@@ -239,10 +238,7 @@ def _like(model: Any, head: VelocityHead, *, init: Tensor | None, shape_of: Tens
     try:
         adapter = model.adapters[name]
         with evaluating(model):
-            grid = adapter(zeros).grid
-            made = adapter.with_content(zeros, adapter.content(zeros).values)
-        if made.shape != zeros.shape:
-            raise ValueError(f"it makes {tuple(made.shape[1:])} of them, on the grid {grid}")
+            adapter(zeros)
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(
             f"shape_of: the adapter {type(model.adapters[name]).__name__} of {name!r} cannot make samples of shape "

@@ -16,7 +16,6 @@ from torchmetrics import Metric
 
 from perceiver.batch import Batch
 from perceiver.decoders.velocity import VelocityHead
-from perceiver.interface import Interface
 from perceiver.model import Perceiver
 from perceiver.objectives.checks import check_classes
 from perceiver.objectives.judged_samples import JudgedSamples
@@ -105,6 +104,10 @@ class FlowMatching(Objective):
             raise ValueError(
                 f"task.condition_dropout: expected {head.condition_dropout}, which the model's head records for guidance, "
                 f"got {self.condition_dropout}. Give both the same."
+            )
+        if model.modality_dropout is not None and self.modality in model.modality_dropout.rates:
+            raise ValueError(
+                f"model.modality_dropout.rates: expected conditions only, got {self.modality!r}, which is generated."
             )
         if self.label is not None and self.label not in model.adapters:
             raise ValueError(
@@ -232,7 +235,7 @@ class FlowMatching(Objective):
                 previous = model.velocity(inputs, masks, time=noisy.time).latents
         velocity = model.velocity(inputs, masks, time=noisy.time, previous=previous).values.float()
         assert isinstance(model.head, VelocityHead)
-        wanted = model.head.layout(model.adapters).content(x - noisy.noise, masks.get(self.modality))
+        wanted = model.head.target(model.adapters, x - noisy.noise, masks.get(self.modality))
         valid = torch.ones_like(velocity, dtype=torch.bool) if wanted.valid is None else wanted.valid
         return torch.where(valid, velocity - wanted.values, 0.0).square(), valid
 
@@ -243,8 +246,7 @@ def _judging(metrics: Metrics) -> dict[str, Metric]:
 
 
 def _self_conditions(model: Perceiver) -> bool:
-    assert isinstance(model.encoder, Interface)
-    return model.encoder.previous is not None
+    return bool(getattr(model.encoder, "self_conditions", False))
 
 
 def _own(masks: dict[str, Tensor], modality: str) -> dict[str, Tensor]:
