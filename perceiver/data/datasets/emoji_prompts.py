@@ -193,4 +193,5 @@ def smaller(pictures: Tensor, size: int) -> Tensor:
     """Return pictures `(…, 64, 64)` uint8 as means over squares, `(…, size, size)`."""
     factor = pictures.shape[-1] // size
     squares = pictures.unflatten(-1, (size, factor)).unflatten(-3, (size, factor))
-    return squares.float().mean(dim=(-3, -1)).round().to(torch.uint8)
+    means: Tensor = squares.float().mean(dim=(-3, -1))
+    return means.round().to(torch.uint8)

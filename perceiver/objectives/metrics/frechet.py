@@ -33,7 +33,8 @@ def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     shared = torch.linalg.eigvalsh(root @ other_covariance @ root).clamp(min=0).sqrt().sum()
     squared = (mean - other_mean).square().sum()
-    return (squared + covariance.trace() + other_covariance.trace() - 2 * shared).clamp(min=0)
+    distance: Tensor = squared + covariance.trace() + other_covariance.trace() - 2 * shared
+    return distance.clamp(min=0)
 
 
 class FrechetDistance(Metric):

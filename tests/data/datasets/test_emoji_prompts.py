@@ -3,29 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from emoji_sets import NAMES, composed_emoji
 
 from perceiver.batch import Batch
 from perceiver.data import DataModule, EmojiPrompts
-from perceiver.data.datasets.emoji_prompts import VARIANTS, compositions, smaller
+from perceiver.data.datasets.emoji_prompts import compositions, smaller
 from perceiver.modalities.text_bytes import decode_bytes
 from perceiver.objectives.judges import EmojiJudge
-
-NAMES = [f"{first} {rest}" for rest in ("artist", "pilot", "heart", "square") for first in VARIANTS[:3]] + ["cat", "red car"]
-
-
-def emoji_files(root: Path) -> Path:
-    """Fourteen emoji of one colour each by both hands, a hand darker, with English and German names."""
-    root.mkdir(parents=True, exist_ok=True)
-    rows = ["emoji\ten\tde", *(f"{chr(97 + number)}\t{name}\t{name} auf deutsch" for number, name in enumerate(NAMES))]
-    (root / "names.tsv").write_text("\n".join(rows) + "\n")
-    colours = np.random.default_rng(0).integers(60, 200, (len(NAMES), 4, 4, 3))
-    pictures = colours.repeat(16, axis=1).repeat(16, axis=2)
-    for hand, darker in (("noto", 0), ("twemoji", 20)):
-        np.savez_compressed(root / f"{hand}64.npz", images=(pictures - darker).astype(np.uint8))
-    return root
 
 
 def names(batch: Batch) -> list[str]:
@@ -36,7 +22,7 @@ def names(batch: Batch) -> list[str]:
 
 
 def test_what_is_held_out(tmp_path: Path) -> None:
-    source = EmojiPrompts(root=emoji_files(tmp_path), size=16, repeats=2)
+    source = EmojiPrompts(root=composed_emoji(tmp_path), size=16, repeats=2)
     training, validation, test = source.split()
     assert sorted([*training, *validation, *test]) == list(range(14))
     held_out = [NAMES[number] for number in (*validation, *test)]
@@ -70,7 +56,7 @@ def test_what_is_held_out(tmp_path: Path) -> None:
 
 def test_languages_are_drawn_in_training_alone(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    source = EmojiPrompts(root=emoji_files(tmp_path), languages=["de", "en"])
+    source = EmojiPrompts(root=composed_emoji(tmp_path), languages=["de", "en"])
     training, validation = source.read_training()
     found = {names(training.__getitems__([0]))[0] for _ in range(20)}
     assert found == {NAMES[training.numbers[0]], f"{NAMES[training.numbers[0]]} auf deutsch"}
@@ -97,11 +83,11 @@ def test_pictures_become_means() -> None:
 )
 def test_errors(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        EmojiPrompts(root=emoji_files(tmp_path), **settings).prepare()
+        EmojiPrompts(root=composed_emoji(tmp_path), **settings).prepare()
 
 
 def test_the_judge_finds_pictures_by_pixels(tmp_path: Path) -> None:
-    source = EmojiPrompts(root=emoji_files(tmp_path), size=32)
+    source = EmojiPrompts(root=composed_emoji(tmp_path), size=32)
     judge = EmojiJudge(root=tmp_path)
     batch = source.read_training()[0].__getitems__(range(8))
     image = batch.inputs["image"]
