@@ -95,12 +95,15 @@ class JudgedSamples:
             count: number of leading samples that count.
             number: number of the batch in the split.
         """
+        if count < 1:
+            return
         batch = batch.rows(slice(0, count))
         real = self._shown(model, batch.inputs[modality], modality)
         judged = self.judge(real, batch)
         first = self.judge.measures[0]
-        metrics["judge_accuracy"].update(judged.right[first].float(), torch.ones_like(judged.right[first]))
-        left = self.num_samples - number * batch.size
+        seen: Any = metrics["judge_accuracy"]
+        left = self.num_samples - int(seen.weight)
+        seen.update(judged.right[first].float(), torch.ones_like(judged.right[first]))
         generated = batch.rows(slice(0, max(0, left)))
         for suffix, guidance in self.guidances.items():
             frechet: Any = metrics[f"frechet_distance{suffix}"]
@@ -165,8 +168,9 @@ class JudgedSamples:
             asked = judged.asked.get(name, torch.ones_like(right))
             metrics[f"{name}{suffix}"].update(right.float(), asked & counted)
         first = judged.right[self.judge.measures[0]].float()
-        for group in set(groups) - {None}:
+        for group in () if self.groups is None else self.groups.names:
             own = torch.tensor([one == group for one in groups], device=first.device)
+            # Groups without prompts, too, so that all processes have updated all metrics.
             metrics[f"{self.judge.measures[0]}/{group}{suffix}"].update(first, own)
 
     def _groups_of(self, batch: Batch) -> Sequence[str | None]:

@@ -14,7 +14,7 @@ def prompted(*, condition_dropout: float = 0.1) -> Perceiver:
         token_channels=fusion.channels,
         num_latents=4,
         latent_channels=16,
-        state_channels=8,
+        state_channels=16,
         num_blocks=1,
         num_layers_per_block=1,
         num_cross_heads=2,
@@ -22,7 +22,7 @@ def prompted(*, condition_dropout: float = 0.1) -> Perceiver:
         num_self_heads=2,
         local_kernel=[3, 3],
     )
-    head = VelocityHead(state_channels=8, adapters=adapters, modality="image", condition_dropout=condition_dropout)
+    head = VelocityHead(state_channels=16, adapters=adapters, modality="image", condition_dropout=condition_dropout)
     spec = {
         "modalities": {
             "image": {"kind": "image", "shape": [1, 8, 8], "range": [0, 16], "mean": [0.5], "std": [0.5]},

@@ -78,7 +78,7 @@ Draw = Callable[[Tensor], tuple[Tensor, Mapping[str, Tensor]]]
 
 
 def trained(lesson: Lesson, draw: Draw, *, batch_size: int = 128, rate: float = 4e-3) -> JudgeNetwork:
-    """Train a judge, with shifts of up to two pixels; the result depends on the lesson alone.
+    """Train a judge, with shifts of up to a fourteenth of the size; the result depends on the lesson alone.
 
     Args:
         lesson: what to train.
@@ -97,7 +97,7 @@ def trained(lesson: Lesson, draw: Draw, *, batch_size: int = 128, rate: float = 
         batches = (part for _ in range(lesson.epochs) for part in torch.randperm(lesson.images).split(batch_size))
         for numbers in progress(batches, total=lesson.epochs * steps, title=f"judge {lesson.name}", unit="steps"):
             images, answers = draw(numbers)
-            _, logits = network(_shifted(images))
+            _, logits = network(_shifted(images, most=max(1, lesson.size // 14)))
             losses = [
                 F.cross_entropy(logits[name], answers[name], ignore_index=-1, label_smoothing=0.05)
                 for name in lesson.questions
@@ -144,7 +144,7 @@ def judge_network(lesson: Lesson, draw: Draw, *, file: Path | None) -> JudgeNetw
     return network.eval().requires_grad_(False)
 
 
-def _shifted(images: Tensor, most: int = 2) -> Tensor:
+def _shifted(images: Tensor, *, most: int) -> Tensor:
     """Shift each image by up to `most` pixels, with its edge repeated."""
     count, _, height, width = images.shape
     padded = F.pad(images, (most,) * 4, mode="replicate")

@@ -18,7 +18,7 @@ from perceiver.objectives.judges.canvases import SIDES, crowded, places_of
 
 def test_classes_of_real_digits() -> None:
     """Trained on 1,257 images, it reads the others."""
-    judge = ClassJudge(source=Digits(), name="digits", epochs=4)
+    judge = ClassJudge(source=Digits(), name="digits", epochs=6)
     assert isinstance(judge, ImageJudge)
     test = Digits().read_test()
     batch = test.__getitems__(range(len(test)))

