@@ -17,9 +17,11 @@ from PIL import Image
 from perceiver.decoders.velocity import VelocityHead
 from perceiver.demo.fields import fields_of
 from perceiver.inference.sampling import generate_samples
+from perceiver.inspection import word_influence
 from perceiver.model import Perceiver
 from perceiver.plots.generated import sheet_of
 from perceiver.plots.rendering import png_of
+from perceiver.plots.word_regions import word_regions
 from perceiver.serving.decoding import decode
 from perceiver.serving.limits import Limits, RefusedError
 
@@ -49,7 +51,7 @@ def build_generation_page(model: Perceiver, *, name: str, limits: Limits) -> gra
         with gradio.Row():
             with gradio.Column(scale=2, min_width=300):
                 fields = [fields_of(key, modality) for key, modality in known.items()]
-                settings = [
+                controls = [
                     gradio.Slider(1, _MOST_SAMPLES, value=8, step=1, label="Samples"),
                     gradio.Slider(0, 8, value=3 if guided else 1, step=0.5, label="Guidance", interactive=guided),
                     gradio.Slider(1, _MOST_STEPS, value=12, step=1, label="Steps"),
@@ -61,7 +63,10 @@ def build_generation_page(model: Perceiver, *, name: str, limits: Limits) -> gra
                 image = gradio.Image(
                     label="Samples", visible=False, interactive=False, buttons=[], elem_id="samples", format="png"
                 )
-        inputs = [*settings, *(component for one in fields for component in one.components)]
+                regions = gradio.Image(
+                    label="What each word changes, step by step", visible=False, interactive=False, buttons=[], format="png"
+                )
+        inputs = [*controls, *(component for one in fields for component in one.components)]
 
         def generate(count: float, guidance: float, steps: float, seed: float, *values: Any) -> list[Any]:
             rest = list(values)
@@ -72,21 +77,27 @@ def build_generation_page(model: Perceiver, *, name: str, limits: Limits) -> gra
                     if (part := one.part(taken)) is not None:
                         parts[one.name] = part
                 raw = decode(parts, known, limits) if parts else {}
+                settings = {"steps": min(int(steps), _MOST_STEPS), "seed": int(seed or 0)}
                 drawn = samples_image(
                     model,
                     raw,
                     num_samples=min(int(count), _MOST_SAMPLES),
                     guidance=guidance if guided else 1.0,
-                    steps=min(int(steps), _MOST_STEPS),
-                    seed=int(seed or 0),
+                    **settings,
                 )
+                found = regions_image(model, raw, **settings)
             except (RefusedError, ValueError, TypeError) as error:
                 shown = html.escape(str(error).removeprefix("sample 0, "))
                 failed = f"<div class='error'>{shown}</div>"
-                return [gradio.update(value=failed, visible=True), gradio.update(value=None, visible=False)]
-            return [gradio.update(value="", visible=False), gradio.update(value=drawn, visible=True)]
+                hidden = gradio.update(value=None, visible=False)
+                return [gradio.update(value=failed, visible=True), hidden, hidden]
+            return [
+                gradio.update(value="", visible=False),
+                gradio.update(value=drawn, visible=True),
+                gradio.update(value=found, visible=found is not None),
+            ]
 
-        run.click(generate, inputs, [message, image], api_name=False)
+        run.click(generate, inputs, [message, image, regions], api_name=False)
     return page
 
 
@@ -114,3 +125,20 @@ def samples_image(
         open_files=False,
     )
     return Image.open(io.BytesIO(png_of(sheet_of(made))))
+
+
+def regions_image(model: Perceiver, raw: Mapping[str, Any], *, steps: int, seed: int) -> Image.Image | None:
+    """Return the maps of a prompt's words as an image; None if the condition is not one text, or no image is generated.
+
+    Args:
+        model: a model that generates.
+        raw: values of the condition by modality.
+        steps, seed: see `perceiver.inspection.word_influence`.
+    """
+    assert isinstance(model.head, VelocityHead)
+    specs = (model.spec or {})["modalities"]
+    name, *others = [*raw, ""]
+    if others != [""] or specs[name].get("kind") != "text" or specs[model.head.modality].get("kind") != "image":
+        return None
+    found = word_influence(model, str(raw[name]), modality=name, steps=steps, seed=seed)
+    return Image.open(io.BytesIO(png_of(word_regions(found))))

@@ -18,6 +18,7 @@ from perceiver.plots.filled_texts import FilledText, FilledTexts
 from perceiver.plots.generated import GeneratedSheet, sheet, sheet_of
 from perceiver.plots.reconstruction import Reconstruction, Reconstructions, reconstruct
 from perceiver.plots.samples import SampleGrid
+from perceiver.plots.word_regions import word_regions
 from perceiver.plots.words import WordMaps
 
 __all__ = [
@@ -46,4 +47,5 @@ __all__ = [
     "reconstruct",
     "sheet",
     "sheet_of",
+    "word_regions",
 ]

@@ -15,19 +15,21 @@ from perceiver.model import Perceiver
 from perceiver.serving.limits import Limits
 
 
-def pressed(model: Perceiver, *values: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the message and the image become after Generate."""
+def pressed(model: Perceiver, *values: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What the message, the samples and the regions of words become after Generate."""
     page = build_page(model, name="a <b>", limits=Limits())
     [function] = [one.fn for one in page.fns.values() if one.fn is not None]
-    message, image = function(*values)
-    return message, image
+    message, image, regions = function(*values)
+    return message, image, regions
 
 
 def test_a_prompt_becomes_a_sheet() -> None:
-    message, image = pressed(prompted(), 3, 2.0, 1, 0, "a 7")
+    message, image, regions = pressed(prompted(), 3, 2.0, 1, 0, "a 7")
     assert message["visible"] is False
     assert isinstance(image["value"], Image.Image)
-    _, again = pressed(prompted(), 3, 2.0, 1, 0, "")
+    assert isinstance(regions["value"], Image.Image)
+    _, again, regions = pressed(prompted(), 3, 2.0, 1, 0, "")
+    assert regions["visible"] is False
     assert again["value"].size == image["value"].size, "no condition is a condition, too"
 
 
@@ -39,7 +41,7 @@ def test_the_same_seed_the_same_sheet() -> None:
 
 
 def test_guidance_is_left_out_for_models_without_it() -> None:
-    message, _ = pressed(prompted(condition_dropout=0.0), 1, 3.0, 1, 0, "a 7")
+    message, *_ = pressed(prompted(condition_dropout=0.0), 1, 3.0, 1, 0, "a 7")
     assert message["visible"] is False
 
 
