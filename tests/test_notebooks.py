@@ -71,7 +71,19 @@ def test_words_are_aligned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "whole captions right" in printed
 
 
-@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem != "words"], ids=lambda path: path.stem)
+def test_images_are_drawn_and_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a training of a few steps: what the whole one reaches takes most of a minute."""
+    [path] = [path for path in NOTEBOOKS if path.stem == "text_to_image"]
+    smaller = {"EPOCHS = 40": "EPOCHS = 1", "epochs=12": "epochs=1", "num_samples=128": "num_samples=8"}
+    printed = executed(path, folder=tmp_path, data=tmp_path / "absent", monkeypatch=monkeypatch, smaller=smaller)
+    assert "distance to the nearest training image" in printed
+
+
+OF_THEIR_OWN = ("words", "text_to_image")
+"""Notebooks with a test of their own."""
+
+
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem not in OF_THEIR_OWN], ids=lambda path: path.stem)
 def test_notebooks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     printed = executed(path, folder=tmp_path, data=tmp_path / "absent", monkeypatch=monkeypatch)
     accuracies = [float(share) for share in re.findall(r"accuracy (\d+\.\d)%", printed)]

@@ -24,6 +24,7 @@ from perceiver.plots.rendering import png_of
 from perceiver.plots.word_regions import word_regions
 from perceiver.serving.decoding import decode
 from perceiver.serving.limits import Limits, RefusedError
+from perceiver.serving.request import Parts
 
 _MOST_SAMPLES, _MOST_STEPS = 32, 50
 _EMPTY = "<p class='note'>Fill in conditions, or none, and press Generate.</p>"
@@ -42,10 +43,9 @@ def build_generation_page(model: Perceiver, *, name: str, limits: Limits) -> gra
     """
     assert isinstance(model.head, VelocityHead)
     generated, guided = model.head.modality, model.head.condition_dropout > 0
-    modalities: Mapping[str, Mapping[str, Any]] = (model.spec or {}).get("modalities") or {}
-    if generated not in modalities:
+    if generated not in ((model.spec or {}).get("modalities") or {}):
         raise ValueError(f"{name}: the model has no {generated!r} in its spec, which it generates.")
-    known = {key: modalities[key] for key in sorted(model.adapters) if key != generated and key in modalities}
+    known = _conditions(model)
     with gradio.Blocks(title=f"perceiver-demo: {name}", analytics_enabled=False) as page:
         gradio.HTML(f"<h1>{html.escape(name)}</h1><p class='note'>Generates {html.escape(generated)}.</p>", padding=False)
         with gradio.Row():
@@ -70,35 +70,57 @@ def build_generation_page(model: Perceiver, *, name: str, limits: Limits) -> gra
 
         def generate(count: float, guidance: float, steps: float, seed: float, *values: Any) -> list[Any]:
             rest = list(values)
-            try:
-                parts = {}
-                for one in fields:
-                    taken, rest = rest[: len(one.components)], rest[len(one.components) :]
-                    if (part := one.part(taken)) is not None:
-                        parts[one.name] = part
-                raw = decode(parts, known, limits) if parts else {}
-                settings = {"steps": min(int(steps), _MOST_STEPS), "seed": int(seed or 0)}
-                drawn = samples_image(
-                    model,
-                    raw,
-                    num_samples=min(int(count), _MOST_SAMPLES),
-                    guidance=guidance if guided else 1.0,
-                    **settings,
-                )
-                found = regions_image(model, raw, **settings)
-            except (RefusedError, ValueError, TypeError) as error:
-                shown = html.escape(str(error).removeprefix("sample 0, "))
-                failed = f"<div class='error'>{shown}</div>"
-                hidden = gradio.update(value=None, visible=False)
-                return [gradio.update(value=failed, visible=True), hidden, hidden]
-            return [
-                gradio.update(value="", visible=False),
-                gradio.update(value=drawn, visible=True),
-                gradio.update(value=found, visible=found is not None),
-            ]
+            parts = {}
+            for one in fields:
+                taken, rest = rest[: len(one.components)], rest[len(one.components) :]
+                if (part := one.part(taken)) is not None:
+                    parts[one.name] = part
+            return answer(
+                model,
+                parts,
+                limits=limits,
+                num_samples=min(int(count), _MOST_SAMPLES),
+                guidance=guidance,
+                steps=min(int(steps), _MOST_STEPS),
+                seed=int(seed or 0),
+            )
 
         run.click(generate, inputs, [message, image, regions], api_name=False)
     return page
+
+
+def answer(
+    model: Perceiver, parts: Parts, *, limits: Limits, num_samples: int, guidance: float, steps: int, seed: int
+) -> list[Any]:
+    """Return what the message, the samples and the regions of words become.
+
+    Args:
+        model: a model that generates.
+        parts: what was filled in, by modality; may be empty.
+        limits: limits of files.
+        num_samples, guidance, steps, seed: see `perceiver.generate_samples`; guidance is 1 for models without it.
+    """
+    assert isinstance(model.head, VelocityHead)
+    hidden = gradio.update(value=None, visible=False)
+    try:
+        raw = decode(parts, _conditions(model), limits) if parts else {}
+        drawn = samples_image(
+            model,
+            raw,
+            num_samples=num_samples,
+            guidance=guidance if model.head.condition_dropout else 1.0,
+            steps=steps,
+            seed=seed,
+        )
+        found = regions_image(model, raw, steps=steps, seed=seed)
+    except (RefusedError, ValueError, TypeError) as error:
+        shown = html.escape(str(error).removeprefix("sample 0, "))
+        return [gradio.update(value=f"<div class='error'>{shown}</div>", visible=True), hidden, hidden]
+    return [
+        gradio.update(value="", visible=False),
+        gradio.update(value=drawn, visible=True),
+        hidden if found is None else gradio.update(value=found, visible=True),
+    ]
 
 
 def samples_image(
@@ -142,3 +164,10 @@ def regions_image(model: Perceiver, raw: Mapping[str, Any], *, steps: int, seed:
         return None
     found = word_influence(model, str(raw[name]), modality=name, steps=steps, seed=seed)
     return Image.open(io.BytesIO(png_of(word_regions(found))))
+
+
+def _conditions(model: Perceiver) -> dict[str, Mapping[str, Any]]:
+    """Return the spec of each modality that can be a condition."""
+    assert isinstance(model.head, VelocityHead)
+    specs = (model.spec or {})["modalities"]
+    return {key: specs[key] for key in sorted(model.adapters) if key != model.head.modality and key in specs}

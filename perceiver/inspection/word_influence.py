@@ -91,7 +91,6 @@ def word_influence(
     shape = [1, *(int(size) for size in spec["shape"])]
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
     texts, masks = ids.to(device).expand(len(kept), -1), {modality: kept.to(device)}
-    layout = head.layout(model.adapters)
     times = torch.linspace(0, 1, steps + 1).tolist()
     maps, samples = [], []
     with evaluating(model):
@@ -99,7 +98,7 @@ def word_influence(
             every = x.expand(len(kept), *x.shape[1:])
             at = torch.full((len(kept),), time, device=device)
             found = model.velocity({head.modality: every, modality: texts}, masks, time=at)
-            velocity = layout.raw(every, found.values)
+            velocity = head.raw(model.adapters, every, found.values)
             maps.append((velocity[1:] - velocity[:1]).square().mean(dim=1).sqrt())
             samples.append(x + (1 - time) * velocity[:1])
             x = x + (after - time) * velocity[:1]

@@ -73,7 +73,7 @@ def test_inpainting(tmp_path: Path) -> None:
         ({"num_samples": 0}, "num_samples, batch_size: expected at least 1 each, got 0"),
         ({"init": np.zeros((4, 4, 4, 4))}, "init: sample 0, modality 'image'"),
         ({"keep": "mask.png", "open_files": False}, "keep: expected an array, got 'mask.png', which names a file"),
-        ({"shape": (1, 9, 7)}, "shape_of: .*cannot make samples of shape"),
+        ({"shape": (2, 8, 8)}, "shape_of: .*cannot make samples of shape"),
     ],
 )
 def test_errors(arguments: dict[str, Any], message: str) -> None:

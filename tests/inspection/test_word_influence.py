@@ -25,9 +25,11 @@ def test_it_is_the_difference_that_a_word_makes() -> None:
     mask = torch.ones_like(text, dtype=torch.bool)
     mask[0, 3:] = False
     with torch.no_grad():
-        layout = model.head.layout(model.adapters)
-        whole = layout.raw(noise, model.velocity({"image": noise, "text": text}, time=time).values)
-        without = layout.raw(noise, model.velocity({"image": noise, "text": text}, {"text": mask}, time=time).values)
+        inputs = {"image": noise, "text": text}
+        whole, without = (
+            model.head.raw(model.adapters, noise, model.velocity(inputs, masks, time=time).values)
+            for masks in ({}, {"text": mask})
+        )
     torch.testing.assert_close(found.maps[1, 0], (whole - without).abs()[0, 0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found.samples[0], (noise + whole)[0] / 2 + 0.5, atol=1e-5, rtol=1e-4)
 
