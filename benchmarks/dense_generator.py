@@ -37,15 +37,17 @@ from perceiver import Fourier, Tokens
 from perceiver.attention import CrossAttention
 from perceiver.attention.projection import lecun_linear, merge_heads, split_heads
 from perceiver.generation.flow import generate
-from perceiver.interface import Interfaced
+from perceiver.interface import Interface, Interfaced
 from perceiver.run.configuration.literal import released
 from perceiver.run.data import make_data
 
 CONTENDERS = ("interface", "dense")
 
 
-class DenseTransformer(nn.Module):
+class DenseTransformer(Interface):
     """A diffusion transformer in the place of an `Interface`: every token of the state attends to all of them.
+
+    `Perceiver` and `generate` take it for an interface, of which it has nothing but the class.
 
     Args:
         token_channels: C of the fused tokens.
@@ -55,9 +57,6 @@ class DenseTransformer(nn.Module):
         widening: hidden channels of the feed-forward layer per channel.
         time_bands: frequencies of the Fourier features of time.
     """
-
-    self_conditions = False
-    num_cross_attends = 1
 
     def __init__(
         self,
@@ -69,10 +68,11 @@ class DenseTransformer(nn.Module):
         widening: int = 4,
         time_bands: int = 8,
     ) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.token_channels = token_channels
         self.state_channels = self.latent_channels = channels
-        self.num_latents = 1
+        self.num_latents = self.num_blocks = 1
+        self.previous = None
         self.time = Fourier(num_bands=time_bands, resolution=(4 * time_bands,))
         self.embed = lecun_linear(token_channels, channels)
         self.embed_time = nn.Sequential(

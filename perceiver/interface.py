@@ -8,7 +8,7 @@ velocity of a noisy image, from tokens of any other modality.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -39,8 +39,8 @@ class Interfaced:
         latents: `(B, N, D)`, for the heads of other encoders and as the `previous` of the next call.
     """
 
-    state: Float[Tensor, "batch *grid channels"]
-    latents: Float[Tensor, "batch latents channels"]
+    state: Float[Tensor, "batch *grid state_channels"]
+    latents: Float[Tensor, "batch latents latent_channels"]
 
 
 @regularising(dropout=0.0)
@@ -227,7 +227,8 @@ class Interface(nn.Module):
         def observe(layer: CrossAttend, latents: Tensor, blocks: Sequence[Tokens], places: Sequence[int]) -> None:
             heads, unread = layer.attention.num_heads, latents.new_zeros(())
             whole = [unread.expand(batch, heads, latents.shape[1], *block.grid) for block in tokens]
-            for place, weight in zip(places, layer.attention.weights(latents, blocks), strict=True):
+            read = layer.attention.weights(latents, blocks) if places else ()
+            for place, weight in zip(places, read, strict=True):
                 whole[place] = weight
             weights.append(tuple(whole))
 
@@ -249,7 +250,8 @@ class Interface(nn.Module):
 
         def observe(layer: CrossAttend, latents: Tensor, blocks: Sequence[Tokens], places: Sequence[int]) -> None:
             whole = [latents.new_zeros(batch) for _ in tokens]
-            for place, share in zip(places, layer.attention.shares(latents, blocks), strict=True):
+            read = layer.attention.shares(latents, blocks) if places else ()
+            for place, share in zip(places, read, strict=True):
                 whole[place] = share.mean(dim=(1, 2)).expand(batch)
             shares.append(tuple(whole))
 
@@ -289,6 +291,10 @@ class Interface(nn.Module):
             places = range(len(tokens)) if reads is None else reads[step]
             read = [timed if place == state else others[place] for place in places]
             at = [number for number, place in enumerate(places) if place == state]
+            if not read:
+                # Zeros, as if all tokens were masked; all weights get gradients.
+                nothing = torch.zeros((1,) * (own.parts[0].ndim - 1), dtype=torch.bool, device=own.device)
+                read, at = [replace(timed, mask=nothing)], [0]
             watch = None if observe is None else _watching(observe, places)
             if self.checkpoint_activations and self.training and torch.is_grad_enabled():
                 written, latents = checkpoint(block, written, latents, read, at, own.mask, watch, use_reentrant=False)
@@ -304,7 +310,7 @@ class Interface(nn.Module):
             time = torch.ones(1, device=own.device)
         coordinates = (2 * time.to(torch.float32) - 1)[:, None]
         (features,) = self.time((coordinates,))
-        shaped = features.reshape(features.shape[0], *[1] * len(own.grid), -1)
+        shaped: Tensor = features.reshape(features.shape[0], *[1] * len(own.grid), -1)
         return shaped.to(self.latents.dtype)
 
     def _embedded(self, tokens: Tokens) -> Tensor:
@@ -313,7 +319,7 @@ class Interface(nn.Module):
         mapped = [part.to(weight.dtype) @ weight.t() for part, weight in zip(tokens.parts, weights, strict=True)]
         # Small parts first: sums of rows, columns and time stay small.
         mapped.sort(key=lambda part: part.numel())
-        total = sum(mapped[1:], start=mapped[0] + self.embed.bias)
+        total: Tensor = sum(mapped[1:], start=mapped[0] + self.embed.bias)
         return total.expand(tokens.batch, *tokens.grid, -1)
 
     def _padded(self, block: Tokens) -> Tokens:
@@ -328,7 +334,8 @@ class Interface(nn.Module):
             return self.latents[None]
         if previous is None:
             return with_zero_gradients(self.latents[None], self.previous.parameters())
-        return self.latents + self.previous(previous)
+        added: Tensor = self.previous(previous)
+        return self.latents + added
 
 
 class _Block(nn.Module):
@@ -345,8 +352,8 @@ class _Block(nn.Module):
 
     def forward(
         self,
-        state: Float[Tensor, "batch *grid channels"],
-        latents: Float[Tensor, "batch_or_1 latents channels"],
+        state: Float[Tensor, "batch *grid state_channels"],
+        latents: Float[Tensor, "batch_or_1 latents latent_channels"],
         blocks: Sequence[Tokens],
         at: Sequence[int],
         mask: Tensor | None,

@@ -16,12 +16,16 @@ from unittest import mock
 import pytest
 import torch
 
+from perceiver import Fourier, Fusion, Perceiver, VelocityHead
+from perceiver.adapters import ImagePatches, Vector
 from perceiver.attention.forms.dense import dense_attention
 from perceiver.batch import Batch
+from perceiver.generation.flow import generate
+from perceiver.objectives import FlowMatching
 
 SCRIPTS = (
     "measure", "dense_reference", "contenders", "peers", "attention", "sweep", "plot", "cores", "scaling_estimate",
-    "imported", "pretraining", "dense_tasks", "mutants",
+    "imported", "pretraining", "dense_tasks", "mutants", "generate", "dense_generator",
 )  # fmt: skip
 
 
@@ -248,6 +252,33 @@ def test_pretraining(load: Any, capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert commands == [
         ["experiment=mnist_pretrain", "seed=6", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path / 'pretrain_6'}"]
     ]
+
+
+def test_generate(load: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    before = torch.get_num_threads()
+    try:
+        load("generate").main(["--samples", "2", "--steps", "1", "--rounds", "1"])
+    finally:
+        torch.set_num_threads(before)
+    printed = capsys.readouterr().out
+    assert "2 images, 1 steps, guidance 3:" in printed
+    assert "aten::addmm" in printed
+
+
+def test_dense_generator_trains_in_the_place_of_an_interface(load: Any) -> None:
+    dense = load("dense_generator").DenseTransformer
+    image: Any = ImagePatches(image_channels=1, patch=2, position=Fourier(num_bands=2, resolution=(4, 4)))
+    adapters = {"image": image, "label": Vector(vector_channels=3)}
+    fusion = Fusion(channels={name: adapter.channels for name, adapter in adapters.items()})
+    encoder = dense(token_channels=fusion.channels, channels=8, num_layers=1, num_heads=2)
+    head = VelocityHead(state_channels=8, adapters=adapters, modality="image", condition_dropout=0.1)
+    model = Perceiver(adapters=adapters, encoder=encoder, head=head, fusion=fusion)
+    objective = FlowMatching(label="label")
+    objective.check_model(model)
+    batch = Batch(inputs={"image": torch.rand(2, 1, 6, 8)}, target=torch.tensor([0, 2]))
+    objective.loss(model, batch).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert generate(model, {"label": torch.eye(3)}, shape_of=(1, 6, 8), steps=1, guidance=2.0).shape == (3, 1, 6, 8)
 
 
 def test_sweep(load: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -82,9 +82,10 @@ class LocalMixing(nn.Module):
         around = [side for size in reversed(self.kernel) for side in (size // 2, size // 2)]
         padded = F.pad(x, (0, 0, *around))
         total = self.bias.to(x.dtype)
-        for offsets in itertools.product(*map(range, self.kernel)):
+        weights = self.weight.flatten(1).unbind(1)
+        for weight, offsets in zip(weights, itertools.product(*map(range, self.kernel)), strict=True):
             window = tuple(slice(start, start + length) for start, length in zip(offsets, x.shape[1:-1], strict=True))
-            total = total + padded[(slice(None), *window)] * self.weight[(slice(None), 0, *offsets)]
+            total = total + padded[(slice(None), *window)] * weight
         return total
 
     def extra_repr(self) -> str:

@@ -29,7 +29,7 @@ class Velocity:
         torch.Size([2, 7, 7, 16])
     """
 
-    values: Float[Tensor, "batch *grid channels"]
+    values: Float[Tensor, "batch *grid content"]
     latents: Float[Tensor, "batch latents channels"]
 
 
@@ -99,13 +99,13 @@ class VelocityHead(StateHead):
         velocity: Tensor = self.output(self.norm(state))
         return velocity
 
-    def target(
+    def by_token(
         self,
         adapters: Mapping[str, nn.Module] | nn.ModuleDict,
         velocity: Float[Tensor, "batch *raw"],
         mask: Bool[Tensor, "batch *any"] | None,
     ) -> Content:
-        """Return the velocity of raw samples in the layout of the outputs, and the validity of its values.
+        """Return the velocity of raw samples token by token, as the outputs have it, and the validity of its values.
 
         Args:
             adapters: the model's adapters by modality.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from perceiver.decoders.velocity import VelocityHead
 from perceiver.masks import presence
 from perceiver.runtime.evaluating import evaluating
 
-Solver = Literal["euler", "heun"]
+SOLVERS = ("euler", "heun")
 
 Condition = Any
 """Input of an adapter, `(B, …)` or a dict of tensors, or a pair of it and its mask."""
@@ -34,7 +34,7 @@ def generate(
     shape_of: Tensor | Sequence[int] | None = None,
     steps: int = 12,
     guidance: float = 1.0,
-    solver: Solver = "euler",
+    solver: str = "euler",
     generator: torch.Generator | None = None,
     init: Tensor | None = None,
     keep: Tensor | None = None,
@@ -188,8 +188,8 @@ def _check_settings(*, steps: int, guidance: float, solver: str, start: float) -
         raise ValueError(f"steps: expected at least 1, got {steps}.")
     if not 0 <= guidance < float("inf"):
         raise ValueError(f"guidance: expected a number of at least 0, got {guidance}.")
-    if solver not in get_args(Solver):
-        raise ValueError(f"solver: expected one of {', '.join(get_args(Solver))}; got {solver!r}.")
+    if solver not in SOLVERS:
+        raise ValueError(f"solver: expected one of {', '.join(SOLVERS)}; got {solver!r}.")
     if not 0 <= start < 1:
         raise ValueError(f"start: expected a time of at least 0 and below 1, got {start}.")
 

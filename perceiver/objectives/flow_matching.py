@@ -235,7 +235,7 @@ class FlowMatching(Objective):
                 previous = model.velocity(inputs, masks, time=noisy.time).latents
         velocity = model.velocity(inputs, masks, time=noisy.time, previous=previous).values.float()
         assert isinstance(model.head, VelocityHead)
-        wanted = model.head.target(model.adapters, x - noisy.noise, masks.get(self.modality))
+        wanted = model.head.by_token(model.adapters, x - noisy.noise, masks.get(self.modality))
         valid = torch.ones_like(velocity, dtype=torch.bool) if wanted.valid is None else wanted.valid
         return torch.where(valid, velocity - wanted.values, 0.0).square(), valid
 

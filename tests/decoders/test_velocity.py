@@ -38,7 +38,7 @@ def test_outputs_are_velocities_of_the_whole_input(name: str) -> None:
     one, x = model_of(adapter, kernel), torch.randn(2, *shape)
     head = one.head
     assert isinstance(head, VelocityHead)
-    content = head.target(one.adapters, x, None)
+    content = head.by_token(one.adapters, x, None)
     assert torch.equal(head.raw(one.adapters, torch.zeros_like(x), content.values), x)
     with torch.no_grad():
         assert one.velocity({"x": x}, time=torch.tensor([0.1, 0.6])).values.shape == content.values.shape
@@ -60,13 +60,13 @@ def test_padding_of_patches_and_masked_points_have_no_target() -> None:
     adapter, shape, kernel = CASES["patches"]
     one = model_of(adapter, kernel)
     assert isinstance(one.head, VelocityHead)
-    valid = one.head.target(one.adapters, torch.randn(2, *shape), None).valid
+    valid = one.head.by_token(one.adapters, torch.randn(2, *shape), None).valid
     assert valid is not None
     assert int(valid.sum()) == 2 * 2 * 7 * 9
     adapter, shape, kernel = CASES["points"]
     one = model_of(adapter, kernel)
     assert isinstance(one.head, VelocityHead)
-    valid = one.head.target(one.adapters, torch.randn(2, *shape), torch.arange(18).reshape(2, 9) < 13).valid
+    valid = one.head.by_token(one.adapters, torch.randn(2, *shape), torch.arange(18).reshape(2, 9) < 13).valid
     assert valid is not None
     assert int(valid.sum()) == 13 * 4
 

@@ -36,7 +36,7 @@ class Field:
     def __call__(self, inputs: dict[str, Any], masks: Any = None, *, time: Tensor, previous: Any = None) -> Velocity:
         self.seen.append((float(time[0]), inputs["image"]))
         values = self.one.adapters["image"].content(inputs["image"]).values * self.rates["label" in inputs]  # type: ignore[operator]
-        return Velocity(values=values, latents=torch.zeros(1))
+        return Velocity(values=values, latents=torch.zeros(len(values), 1, 1))
 
 
 def replaced(one: Perceiver, field: Field) -> Any:
