@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from composed_emoji import composed_emoji
 from dense_cases import flow_set, segmentation_set
 from digit_sets import read_recordings_once
-from emoji_sets import composed_emoji
+from emoji_set import emoji_set
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
 from image_sets import cifar10_set, cifar100_set, cifar_checksums, folder_set, idx_set, imagenet_set
@@ -121,6 +122,7 @@ SMALL_SETS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda root: (root / "it.txt").write_text("Some text of mine.\n" * 50),
         ["data.texts.files={root}", "model.encoder.num_latents=8", "model.adapters.text.reference_length=64"],
     ),
+    "emoji": (emoji_set, ["data.validation_size=5", "data.size=16"]),
     "mirrored_copy": (lambda root: None, ["model.encoder.num_latents=8", "model.adapters.text.reference_length=64"]),
 }
 CIFAR = {
@@ -134,6 +136,7 @@ UNLABELLED = {
     "long_text_files": "next_tokens",
     "long_texts": "next_tokens",
     "mirrored_copy": "next_tokens",
+    "emoji": "contrastive",
 }
 """The task of data without labels."""
 TEXTS = ("multi30k", "scene_captions", "scene_captions_sound", "spoken_sequences")
@@ -419,7 +422,9 @@ def test_data(name: str, data_root: Path, tmp_path: Path, monkeypatch: pytest.Mo
         assert model(batch.inputs, batch.masks, target_ids=ids).shape == (*ids.shape, size)
         return
     model = built(config, data.spec)
-    expected = (*batch.inputs["text"].shape, 262) if name in UNLABELLED else (batch.size, data.spec.get("num_classes"))
+    expected = (batch.size, 64 if name == "emoji" else data.spec.get("num_classes"))
+    if UNLABELLED.get(name) == "masked_tokens":
+        expected = (*batch.inputs["text"].shape, 262)
     if UNLABELLED.get(name) == "next_tokens":
         expected = (batch.size, 8, 262)  # the positions with a latent
     assert model(batch.inputs, batch.masks).shape == expected
@@ -452,6 +457,9 @@ def test_experiments(name: str) -> None:
         dense_experiment(config)
         return
     modalities = [str(modality) for modality in config.model.adapters] or ["image"]
+    if name in ("emoji_retrieval", "emoji_languages"):
+        emoji_experiment(config, modalities)
+        return
     facts = spec(*modalities)
     ids = None
     if name in TEXTS:
@@ -466,7 +474,7 @@ def test_experiments(name: str) -> None:
         assert {key: tuple(one.shape) for key, one in outputs.items()} == {"image": (2, 3, 2, 16)}, "what patches hold"
     else:
         texts = "text" in modalities or name in TEXTS
-        expected = (2, 7, 262) if texts else (2, 64) if name.endswith("retrieval") else (2, 3)
+        expected = (2, 7, 262) if texts else (2, 64) if name in ("av_retrieval", "unseen_pairs") else (2, 3)
         assert outputs.shape == expected
     plain = resolve(config, facts)
     assert isinstance(make_data(plain["data"]), LightningDataModule)
@@ -519,6 +527,19 @@ def test_other_modalities_are_generated(modality: str, adapter: str, kernel: str
     loss = make_task(plain, model, spec(modality)).objective.loss(model, Batch(inputs={modality: INPUTS[modality]}))
     assert bool(loss.isfinite())
     assert generate(model, num_samples=2, steps=1).shape == INPUTS[modality].shape
+
+
+def emoji_experiment(config: DictConfig, modalities: list[str]) -> None:
+    picture = {"kind": "image", "shape": [3, 32, 32]}
+    names = [name for name in modalities if name in ("name", "other")]
+    facts = {"modalities": {name: MODALITIES["text"] if name in names else picture for name in modalities}}
+    model = built(config, facts)
+    for name in modalities:
+        x = INPUTS["text"] if name in names else torch.rand(2, 3, 32, 32)
+        assert model({name: x}).shape == (2, 128)
+    plain = resolve(config, facts)
+    assert isinstance(make_data(plain["data"]), LightningDataModule)
+    assert isinstance(make_task(plain, model, facts), Task)
 
 
 AUTOENCODERS: dict[str, dict[str, Any]] = {

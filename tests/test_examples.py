@@ -2,6 +2,8 @@
 
 import ast
 import csv
+import doctest
+import importlib.util
 import json
 import os
 import shutil
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra_runs import run as train
+from PIL import Image
 from warm_process import python
 
 import perceiver
@@ -118,3 +121,21 @@ def test_a_stranger_must_trust_it_first(trained: Path) -> None:
     with pytest.raises(ValueError, match=r"thermometer\.readings\.Readings.*trust=\['thermometer'\]"):
         perceiver.load(trained)
     assert NAME not in sys.modules
+
+
+def test_the_parts_that_make_the_emoji(repository: Path) -> None:
+    """Names, files and squares of the script; the font and the package emoji are not there."""
+    spec = importlib.util.spec_from_file_location("rebuild", repository / "examples" / "emoji" / "rebuild.py")
+    assert spec is not None
+    assert spec.loader is not None
+    rebuild = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(rebuild)
+    results = doctest.testmod(rebuild)
+    assert results.attempted >= 5
+    assert results.failed == 0
+    picture = Image.new("RGBA", (20, 10), (255, 0, 0, 255))
+    square = rebuild.squared(picture)
+    assert square.shape == (64, 64, 3)
+    assert square[32, 32].tolist() == [255, 0, 0]
+    assert square[2, 32].tolist() == [255, 255, 255]
+    assert rebuild.of_svg(repository / "absent.svg") is None

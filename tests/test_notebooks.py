@@ -79,11 +79,20 @@ def test_images_are_drawn_and_judged(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "distance to the nearest training image" in printed
 
 
-OF_THEIR_OWN = ("words", "text_to_image")
-"""Notebooks with a test of their own."""
+def test_names_find_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a shorter training; a pair that is not trained stays far above chance."""
+    [path] = [path for path in NOTEBOOKS if path.stem == "retrieval"]
+    absent = tmp_path / "absent"
+    smaller = {"max_epochs=16": "max_epochs=8"}
+    printed = executed(path, folder=tmp_path, data=absent, monkeypatch=monkeypatch, smaller=smaller, least_figures=2)
+    (accuracy,) = re.findall(r"accuracy (\d+\.\d)%", printed)
+    assert float(accuracy) > 50, "of ten digits"
 
 
-@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem not in OF_THEIR_OWN], ids=lambda path: path.stem)
+OWN_TESTS = ("words", "retrieval", "text_to_image")
+
+
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem not in OWN_TESTS], ids=lambda path: path.stem)
 def test_notebooks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     printed = executed(path, folder=tmp_path, data=tmp_path / "absent", monkeypatch=monkeypatch)
     accuracies = [float(share) for share in re.findall(r"accuracy (\d+\.\d)%", printed)]

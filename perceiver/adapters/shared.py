@@ -35,7 +35,9 @@ class SharedAdapter(nn.Module):
 
     def forward(self, x: Any, mask: Tensor | None = None) -> Any:
         """Raise RuntimeError: only a model knows the other adapter."""
-        raise RuntimeError(f"SharedAdapter: expected a perceiver.Perceiver with an adapter of {self.modality!r} to replace it.")
+        raise RuntimeError(
+            f"SharedAdapter: expected a perceiver.Perceiver with an adapter of {self.modality!r}, which takes its place."
+        )
 
 
 def with_shared(adapters: Mapping[str, nn.Module]) -> dict[str, nn.Module]:

@@ -17,7 +17,7 @@ from torchmetrics import Metric
 
 from perceiver.batch import Batch
 from perceiver.decoders.embedding import EmbeddingHead
-from perceiver.masks import presence
+from perceiver.inference.alone import alone
 from perceiver.model import Perceiver
 from perceiver.objectives.gathering import gathered, rank
 from perceiver.objectives.metrics.quality import WeightedMean, mean_over_processes
@@ -84,17 +84,13 @@ class Contrastive(Objective):
     def embed(self, model: nn.Module, batch: Batch) -> Embedded:
         """Embed each modality of a batch by itself; samples without it are left out of the computation."""
         embeddings, present = {}, {}
-        for name, x in sorted(batch.inputs.items()):
-            mask = batch.masks.get(name)
-            own = presence(x, mask)
-            # At least one sample, so that the parameters of an absent modality get gradients.
-            few = own is not None and 0 < int(own.sum()) < batch.size
-            if own is not None and few:
-                x = x[own] if isinstance(x, Tensor) else {key: part[own] for key, part in x.items()}
-                mask = None if mask is None or mask.ndim == 1 else mask[own]
-            found: Tensor = model({name: x}, {} if mask is None else {name: mask})
-            has = torch.ones(batch.size, dtype=torch.bool, device=found.device) if own is None else own.to(found.device)
-            if few:
+        for name in sorted(batch.inputs):
+            inputs, masks, has = alone(batch, name)
+            if not bool(has.any()):
+                # Parameters of a modality that no sample has need gradients, too.
+                inputs, masks = {name: batch.inputs[name]}, {name: batch.masks[name]} if name in batch.masks else {}
+            found: Tensor = model(inputs, masks)
+            if len(found) < batch.size:
                 found = found.new_zeros(batch.size, found.shape[1]).masked_scatter(has[:, None], found)
             embeddings[name] = torch.where(has[:, None], found, 0.0)
             present[name] = has

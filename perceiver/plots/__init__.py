@@ -17,6 +17,7 @@ from perceiver.plots.drawings import (
 from perceiver.plots.filled_texts import FilledText, FilledTexts
 from perceiver.plots.generated import GeneratedSheet, sheet, sheet_of
 from perceiver.plots.reconstruction import Reconstruction, Reconstructions, reconstruct
+from perceiver.plots.retrieval import RetrievedSamples
 from perceiver.plots.samples import SampleGrid
 from perceiver.plots.word_regions import word_regions
 from perceiver.plots.words import WordMaps
@@ -37,6 +38,7 @@ __all__ = [
     "PointDrawing",
     "Reconstruction",
     "Reconstructions",
+    "RetrievedSamples",
     "SampleGrid",
     "Segmentations",
     "VideoDrawing",

@@ -1,13 +1,21 @@
-"""The index against scikit-learn's neighbours, embeddings of raw samples, and classes by their names alone."""
+"""The index against scikit-learn's neighbours and faiss, its files, embeddings of samples, and classes by their names."""
+
+import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
 from perceiver import EmbeddingHead, Encoder, Fourier, Fusion, Index, Perceiver, PooledHead
 from perceiver.adapters import ImagePixels, TextTokens
 from perceiver.modalities.text_bytes import VOCABULARY_SIZE
+from perceiver.run.modes.embed import embedding_rows
 
 SPEC = {
     "modalities": {
@@ -90,3 +98,52 @@ def test_errors_name_the_cause() -> None:
     own.spec = None
     with pytest.raises(ValueError, match="whose spec has modalities"):
         own.embed({"name": "seven"})
+
+
+def rows_and_queries() -> tuple[NDArray[Any], NDArray[Any]]:
+    generator = np.random.default_rng(0)
+    rows = generator.standard_normal((60, 6))
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True), generator.standard_normal((5, 6))
+
+
+def test_written_embeddings_are_read(tmp_path: Path) -> None:
+    rows, queries = rows_and_queries()
+    ids = [f"sample {number}\x85" for number in range(60)]
+    np.save(tmp_path / "embeddings.npy", rows.astype(np.float32))
+    (tmp_path / "embeddings_ids.txt").write_text("".join(f"{id_}\n" for id_ in ids), encoding="utf-8")
+    pq.write_table(embedding_rows(ids, torch.from_numpy(rows).float()), tmp_path / "embeddings.parquet")
+    expected = Index(rows, ids).search(queries, k=7)
+    for name in ("embeddings.npy", "embeddings.parquet"):
+        assert Index.load(tmp_path / name).search(queries, k=7) == expected
+    np.save(tmp_path / "embeddings.npy", 2 * rows)
+    with pytest.raises(ValueError, match=r"embeddings\.npy: .*expected unit vectors.* with mode=embed embed=unit"):
+        Index.load(tmp_path / "embeddings.npy")
+    (tmp_path / "embeddings.npy").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="expected an array written by NumPy"):
+        Index.load(tmp_path / "embeddings.npy")
+    pq.write_table(pa.table({"id": ["a"]}), tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match=r"other\.parquet: expected a table with the columns id and embedding"):
+        Index.load(tmp_path / "other.parquet")
+    for name in ("absent.npy", "absent.parquet"):
+        with pytest.raises(FileNotFoundError, match=rf"expected the file .*{name}"):
+            Index.load(tmp_path / name)
+
+
+def test_faiss_finds_the_same() -> None:
+    pytest.importorskip("faiss")
+    rows, queries = rows_and_queries()
+    ids = [f"sample {number}" for number in range(60)]
+    for own, other in zip(
+        Index(rows, ids).search(queries, k=9), Index(rows, ids, backend="faiss").search(queries, k=9), strict=True
+    ):
+        assert [one.id for one in own] == [one.id for one in other]
+        assert [one.similarity for one in own] == pytest.approx([one.similarity for one in other], abs=1e-6)
+    assert len(Index(rows, backend="faiss").search(queries[0], k=100)) == 60
+
+
+def test_an_unknown_or_missing_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"Index\.backend: expected numpy or faiss, got 'annoy'"):
+        Index(np.eye(2), backend="annoy")  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError, match=r"pip install 'perceiver-multimodal\[faiss\]'"):
+        Index(np.eye(2), backend="faiss")

@@ -1,7 +1,7 @@
 """Emoji drawn by two hands, Noto and Twemoji, with their names in 14 languages.
 
-Pictures: Noto Color Emoji (Google, Apache-2.0) and Twemoji (Twitter and contributors, CC-BY 4.0); names: Unicode CLDR through
-the package emoji. `examples/emoji/rebuild.py` makes the files. The card of the data is in docs/guides/retrieval.md.
+Pictures: Noto Color Emoji (Google, Apache-2.0) and Twemoji (Twitter and contributors, CC-BY 4.0); names: Unicode CLDR,
+through the package emoji. `examples/emoji/rebuild.py` makes the files; docs/guides/retrieval.md has the card of the data.
 """
 
 from __future__ import annotations
@@ -78,7 +78,10 @@ def _read_names(path: Path) -> tuple[list[str], dict[str, list[str]]]:
 
 def _read_pictures(path: Path, *, count: int) -> Tensor:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it is a single array")
+        with archive:
             info = archive.zip.getinfo("images.npy")
             most = count * SIDE * SIDE * 3 + 1000  # with the header
             if info.file_size > most:
@@ -208,9 +211,7 @@ class Emoji(Source):
         mean, deviation = channel_statistics(chunks, value_range=(0, 255))
         colours = {"mean": mean, "std": [value or 1.0 for value in deviation]}
         pictures = {*self.hands, *self.again}
-        return {
-            "modalities": {name: {**own, **(colours if name in pictures else {})} for name, own in self.specs.items()}
-        }
+        return {"modalities": {name: {**own, **(colours if name in pictures else {})} for name, own in self.specs.items()}}
 
     def known(self) -> dict[str, Any]:
         """See `Source.known`; there is no target."""

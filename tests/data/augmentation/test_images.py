@@ -137,3 +137,15 @@ def test_torchvision_s_transforms_fit_in(transform: v2.Transform) -> None:
     assert augmented.min() >= 0
     assert augmented.max() <= 1
     assert len({tuple(image.flatten().tolist()) for image in augmented}) > 1
+
+
+def test_outside_is_filled_with_the_value_asked_for() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(8, 3, 12, 12)
+    torch.manual_seed(1)
+    black = RandomAffine(translate=(0.4, 0.4))(1 - images)
+    torch.manual_seed(1)
+    white = RandomAffine(translate=(0.4, 0.4), fill=1.0)(images)
+    torch.testing.assert_close(white, 1 - black)
+    with pytest.raises(ValueError, match=r"RandomAffine\.fill: expected 0 to 1, got 2"):
+        RandomAffine(fill=2)

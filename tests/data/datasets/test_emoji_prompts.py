@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from emoji_sets import NAMES, composed_emoji
+from composed_emoji import NAMES, composed_emoji
 
 from perceiver.batch import Batch
 from perceiver.data import DataModule, EmojiPrompts
