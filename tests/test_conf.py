@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from composed_emoji import composed_emoji
 from dense_cases import flow_set, segmentation_set
 from digit_sets import read_recordings_once
 from emoji_set import emoji_set
@@ -93,7 +92,7 @@ SMALL_SETS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "cifar10_prompts": (cifar10_set, ["data.source.root={root}", "data.source.validation_size=10"]),
     "cifar100_prompts": (cifar100_set, ["data.source.root={root}", "data.source.validation_size=100"]),
-    "emoji_prompts": (composed_emoji, ["data.size=16"]),
+    "emoji_prompts": (emoji_set, ["data.size=16"]),
     "cifar10": (cifar10_set, ["data.validation_size=10"]),
     "cifar100": (cifar100_set, ["data.validation_size=100"]),
     "image_folder": (folder_set, ["data.num_workers=0"]),

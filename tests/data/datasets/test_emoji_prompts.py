@@ -5,13 +5,20 @@ from typing import Any
 
 import pytest
 import torch
-from composed_emoji import NAMES, composed_emoji
+from emoji_set import COLOURS, emoji_set
 
 from perceiver.batch import Batch
 from perceiver.data import DataModule, EmojiPrompts
 from perceiver.data.datasets.emoji_prompts import compositions, smaller
 from perceiver.modalities.text_bytes import decode_bytes
 from perceiver.objectives.judges import EmojiJudge
+
+NAMES = [f"{COLOURS[number % 4]} {number // 4}" for number in range(40)]
+"""Each place in four colours."""
+
+
+def german(name: str) -> str:
+    return name.replace(" ", " Fleck ")
 
 
 def names(batch: Batch) -> list[str]:
@@ -22,19 +29,19 @@ def names(batch: Batch) -> list[str]:
 
 
 def test_what_is_held_out(tmp_path: Path) -> None:
-    source = EmojiPrompts(root=composed_emoji(tmp_path), size=16, repeats=2)
+    source = EmojiPrompts(root=emoji_set(tmp_path), size=16, repeats=2)
     training, validation, test = source.split()
-    assert sorted([*training, *validation, *test]) == list(range(14))
+    assert sorted([*training, *validation, *test]) == list(range(40))
     held_out = [NAMES[number] for number in (*validation, *test)]
-    assert (len(validation), len(test)) == (1, 3)
-    assert sorted(name.partition(" ")[2] for name in held_out) == ["artist", "heart", "pilot", "square"]
+    assert (len(validation), len(test)) == (2, 8)
+    assert sorted(name.partition(" ")[2] for name in held_out) == [str(place) for place in range(10)]
     known = [NAMES[number].partition(" ") for number in training]
     for name in held_out:
         first, _, rest = name.partition(" ")
         assert first in [one for one, _, _ in known]
         assert rest in [one for _, _, one in known]
-    assert compositions(NAMES)["artist"] == [0, 1, 2]
-    assert "car" not in compositions(NAMES)
+    assert compositions([*NAMES, "red car"])["0"] == [0, 1, 2, 3]
+    assert "car" not in compositions([*NAMES, "red car"])
 
     data = DataModule(source, batch_size=6)
     data.setup("fit")
@@ -44,25 +51,25 @@ def test_what_is_held_out(tmp_path: Path) -> None:
     assert set(batch.target.tolist()) <= set(training)
     data.setup("test")
     samples = data.split("test")
-    assert [int(samples[index].target) for index in range(6)] == test * 2
-    assert len({samples[index].id for index in range(6)}) == 6
+    assert [int(samples[index].target) for index in range(16)] == test * 2
+    assert len({samples[index].id for index in range(16)}) == 16
     image = samples[0].inputs["image"]
     assert isinstance(image, torch.Tensor)
     assert image.shape == (3, 16, 16)
     with pytest.raises(IndexError):
-        samples[6]
+        samples[16]
     assert data.spec["target"] == {}
 
 
 def test_languages_are_drawn_in_training_alone(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    source = EmojiPrompts(root=composed_emoji(tmp_path), languages=["de", "en"])
+    source = EmojiPrompts(root=emoji_set(tmp_path), languages=["de", "en"])
     training, validation = source.read_training()
     found = {names(training.__getitems__([0]))[0] for _ in range(20)}
-    assert found == {NAMES[training.numbers[0]], f"{NAMES[training.numbers[0]]} auf deutsch"}
-    assert {names(validation.__getitems__([0]))[0] for _ in range(5)} == {f"{NAMES[validation.numbers[0]]} auf deutsch"}
+    assert found == {NAMES[training.numbers[0]], german(NAMES[training.numbers[0]])}
+    assert {names(validation.__getitems__([0]))[0] for _ in range(5)} == {german(NAMES[validation.numbers[0]])}
     unaltered = source.unaltered(training)
-    assert {names(unaltered.__getitems__([0]))[0] for _ in range(5)} == {f"{NAMES[training.numbers[0]]} auf deutsch"}
+    assert {names(unaltered.__getitems__([0]))[0] for _ in range(5)} == {german(NAMES[training.numbers[0]])}
 
 
 def test_pictures_become_means() -> None:
@@ -83,11 +90,11 @@ def test_pictures_become_means() -> None:
 )
 def test_errors(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        EmojiPrompts(root=composed_emoji(tmp_path), **settings).prepare()
+        EmojiPrompts(root=emoji_set(tmp_path), **settings).prepare()
 
 
 def test_the_judge_finds_pictures_by_pixels(tmp_path: Path) -> None:
-    source = EmojiPrompts(root=composed_emoji(tmp_path), size=32)
+    source = EmojiPrompts(root=emoji_set(tmp_path), size=32)
     judge = EmojiJudge(root=tmp_path)
     batch = source.read_training()[0].__getitems__(range(8))
     image = batch.inputs["image"]
@@ -99,7 +106,7 @@ def test_the_judge_finds_pictures_by_pixels(tmp_path: Path) -> None:
     assert bool(judge(image - 0.1, batch).right["prompt_accuracy"].all())
     swapped = judge(image.flip(0), batch)
     assert not bool(swapped.right["prompt_accuracy"].any())
-    assert judge.training_images().shape == (10, 3, 32, 32)
+    assert judge.training_images().shape == (30, 3, 32, 32)
     with pytest.raises(ValueError, match="expected the number of an emoji"):
         judge(image, Batch(inputs={"image": image}))
     with pytest.raises(ValueError, match=r"judge.hand: expected one of noto, twemoji, got 'other'"):
