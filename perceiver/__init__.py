@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from perceiver.inference.continuation import continue_text as continue_text
     from perceiver.inference.infilling import FilledIn as FilledIn, fill_in as fill_in
     from perceiver.inference.retrieval import Found as Found, Index as Index
+    from perceiver.inference.sampling import GeneratedSamples as GeneratedSamples, generate_samples as generate_samples
     from perceiver.inference.tiling import flow_in_tiles as flow_in_tiles
     from perceiver.inspection import explain as explain, summary as summary
     from perceiver.interface import Interface as Interface
@@ -69,6 +70,7 @@ _MODULES = {
     "Fourier": "positions",
     "Fusion": "fusion",
     "Generated": "generation",
+    "GeneratedSamples": "inference.sampling",
     "Index": "inference.retrieval",
     "InputQueries": "decoders",
     "Interface": "interface",
@@ -99,6 +101,7 @@ _MODULES = {
     "fill_in": "inference.infilling",
     "flow_in_tiles": "inference.tiling",
     "generate": "generation",
+    "generate_samples": "inference.sampling",
     "load": "checkpoints.file",
     "regularising": "runtime.regularising",
     "save": "checkpoints.file",

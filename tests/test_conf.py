@@ -87,6 +87,13 @@ INPUTS: dict[str, Any] = {
 # Sets that are too large, or not there, to be read in tests: what makes a tiny one, and overrides that suit it.
 SMALL_SETS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "fashion_mnist": (lambda root: idx_set(root / "FashionMNIST" / "raw"), ["data.validation_size=10"]),
+    "fashion_mnist_prompts": (
+        lambda root: idx_set(root / "FashionMNIST" / "raw"),
+        ["data.source.root={root}", "data.source.validation_size=10"],
+    ),
+    "cifar10_prompts": (cifar10_set, ["data.source.root={root}", "data.source.validation_size=10"]),
+    "cifar100_prompts": (cifar100_set, ["data.source.root={root}", "data.source.validation_size=100"]),
+    "emoji_prompts": (emoji_set, ["data.size=16"]),
     "cifar10": (cifar10_set, ["data.validation_size=10"]),
     "cifar100": (cifar100_set, ["data.validation_size=100"]),
     "image_folder": (folder_set, ["data.num_workers=0"]),
@@ -119,7 +126,11 @@ SMALL_SETS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "emoji": (emoji_set, ["data.validation_size=5", "data.size=16"]),
     "mirrored_copy": (lambda root: None, ["model.encoder.num_latents=8", "model.adapters.text.reference_length=64"]),
 }
-CIFAR = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}
+CIFAR = {
+    name: kind
+    for group, kind in (("cifar10", torchvision.datasets.CIFAR10), ("cifar100", torchvision.datasets.CIFAR100))
+    for name in (group, f"{group}_prompts")
+}
 UNLABELLED = {
     "python_texts": "masked_tokens",
     "text_files": "masked_tokens",
@@ -393,6 +404,12 @@ def test_data(name: str, data_root: Path, tmp_path: Path, monkeypatch: pytest.Mo
         pytest.skip(str(error))
     data.setup("fit")
     batch = next(iter(data.val_dataloader()))
+    if name == "emoji_prompts":
+        # It has no target for a model to predict.
+        mounted = "adapter@model.adapters.image=image_patches"
+        model = built(composed(f"data={name}", "task=flow_matching", mounted, *overrides), data.spec)
+        assert generate(model, {"text": batch.inputs["text"]}, steps=1).shape == batch.inputs["image"].shape
+        return
     if data.spec.get("target", {}).get("kind") in ("flow", "segmentation"):
         # Heads that classify samples are not for them: their task sets one.
         task = "dense_regression" if data.spec["target"]["kind"] == "flow" else "segmentation"
@@ -428,7 +445,7 @@ def test_augmentation_is_a_list_to_choose_from(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("name", GROUPS["experiment"])
 def test_experiments(name: str) -> None:
-    if name in AUTOENCODERS or name in GENERATORS:
+    if name in (*AUTOENCODERS, *GENERATORS, *PROMPTED):
         pytest.skip("has a test of its own")
     # Large recipes take minutes for a batch: with fewer and narrower latents they are the same otherwise.
     small = ["model.encoder.num_latents=4", "model.encoder.latent_channels=16"] if name.startswith("imagenet") else []
@@ -482,6 +499,24 @@ def test_generators(name: str) -> None:
     assert made.shape == (3, 1, 12, 8)
 
 
+PROMPTED = {"digit_prompts": "text", "emoji_prompts": "text", "spoken_to_drawn": "audio"}
+"""Experiments that generate images from prompts of a modality, and judge them."""
+
+
+@pytest.mark.parametrize("name", PROMPTED)
+def test_prompted(name: str) -> None:
+    facts = spec("image", PROMPTED[name])
+    plain = resolve(composed(f"experiment={name}"), facts)
+    model = build_model(plain["model"], spec=facts)
+    assert isinstance(make_data(plain["data"]), LightningDataModule)
+    task = make_task(plain, model, facts)
+    inputs = {key: INPUTS[key] for key in facts["modalities"]}
+    assert bool(task.objective.loss(model, task.objective.check(model, Batch(inputs=inputs))).isfinite())
+    assert {"prompt_accuracy", "frechet_distance/unguided"} <= set(task.objective.test_metrics(model))
+    figure = instantiate(plain["callbacks"]["figures"]["draw"]["generated"], _convert_="all")
+    assert set(figure(model, [Batch(inputs=inputs)])) == {"generated"}
+
+
 @pytest.mark.parametrize(
     ("modality", "adapter", "kernel"), [("audio", "audio_waveform", "[5]"), ("points", "points_values", "null")]
 )
@@ -493,6 +528,8 @@ def test_other_modalities_are_generated(modality: str, adapter: str, kernel: str
     loss = make_task(plain, model, spec(modality)).objective.loss(model, Batch(inputs={modality: INPUTS[modality]}))
     assert bool(loss.isfinite())
     assert generate(model, num_samples=2, steps=1).shape == INPUTS[modality].shape
+
+
 def emoji_experiment(config: DictConfig, modalities: list[str]) -> None:
     picture = {"kind": "image", "shape": [3, 32, 32]}
     names = [name for name in modalities if name in ("name", "other")]

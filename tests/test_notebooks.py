@@ -71,6 +71,14 @@ def test_words_are_aligned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "whole captions right" in printed
 
 
+def test_images_are_drawn_and_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a training of a few steps: what the whole one reaches takes most of a minute."""
+    [path] = [path for path in NOTEBOOKS if path.stem == "text_to_image"]
+    smaller = {"EPOCHS = 40": "EPOCHS = 1", "epochs=12": "epochs=1", "num_samples=128": "num_samples=8"}
+    printed = executed(path, folder=tmp_path, data=tmp_path / "absent", monkeypatch=monkeypatch, smaller=smaller)
+    assert "distance to the nearest training image" in printed
+
+
 def test_names_find_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a shorter training; a pair that is not trained stays far above chance."""
     [path] = [path for path in NOTEBOOKS if path.stem == "retrieval"]
@@ -81,7 +89,7 @@ def test_names_find_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert float(accuracy) > 50, "of ten digits"
 
 
-OWN_TESTS = ("words", "retrieval")
+OWN_TESTS = ("words", "retrieval", "text_to_image")
 
 
 @pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem not in OWN_TESTS], ids=lambda path: path.stem)

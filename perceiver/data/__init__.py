@@ -2,8 +2,10 @@
 
 from perceiver.data.augmentation.images import RandomAffine
 from perceiver.data.augmentation.mixing import MixUpCutMix
+from perceiver.data.datasets.class_prompts import ClassPrompts
 from perceiver.data.datasets.digits import Digits
 from perceiver.data.datasets.emoji import Emoji
+from perceiver.data.datasets.emoji_prompts import EmojiPrompts
 from perceiver.data.datasets.imagenet import ImageNet
 from perceiver.data.datasets.modelnet40 import ModelNet40
 from perceiver.data.datasets.multi30k import Multi30k
@@ -30,6 +32,7 @@ from perceiver.data.synthetic.digit_points import DigitPoints
 from perceiver.data.synthetic.mirrored_copy import MirroredCopy
 from perceiver.data.synthetic.moving_digits import MovingDigits
 from perceiver.data.synthetic.placed_digits import PlacedDigits
+from perceiver.data.synthetic.prompts.source import DigitPrompts
 from perceiver.data.synthetic.trimodal_digits import TrimodalDigits
 
 __all__ = [
@@ -39,11 +42,14 @@ __all__ = [
     "MNIST",
     "AVDigits",
     "AudioFolder",
+    "ClassPrompts",
     "DataModule",
     "DialedDigits",
     "DigitPoints",
+    "DigitPrompts",
     "Digits",
     "Emoji",
+    "EmojiPrompts",
     "FashionMNIST",
     "FlowFolder",
     "ImageFolder",

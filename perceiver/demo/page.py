@@ -12,7 +12,9 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio
 
+from perceiver.decoders.velocity import VelocityHead
 from perceiver.demo.fields import fields_of
+from perceiver.demo.generation import build_generation_page
 from perceiver.demo.result import Result, result_of
 from perceiver.model import Perceiver
 from perceiver.serving.decoding import decode
@@ -31,7 +33,7 @@ _EMPTY = "<p class='note'>Fill in one or more inputs, and press Predict. Inputs 
 
 
 def build_page(model: Perceiver, *, name: str, limits: Limits = Limits()) -> gradio.Blocks:  # noqa: B008  (it is frozen)
-    """Return the page of a model.
+    """Return the page of a model; of one that generates samples, see `build_generation_page`.
 
     Args:
         model: a model with a spec of modalities and target.
@@ -41,6 +43,8 @@ def build_page(model: Perceiver, *, name: str, limits: Limits = Limits()) -> gra
     Raises:
         ValueError: without such a spec.
     """
+    if isinstance(model.head, VelocityHead):
+        return build_generation_page(model, name=name, limits=limits)
     spec = model.spec or {}
     modalities: Mapping[str, Mapping[str, Any]] = spec.get("modalities") or {}
     if not modalities or not spec.get("target"):

@@ -27,6 +27,8 @@ from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.dense import Dense
 from perceiver.objectives.fields import EndPointError, dense_regression
 from perceiver.objectives.flow_matching import FlowMatching
+from perceiver.objectives.judged_samples import JudgedSamples
+from perceiver.objectives.judges import CanvasJudge, ClassJudge, ImageJudge, Judgement
 from perceiver.objectives.labels import multilabel
 from perceiver.objectives.masked_autoencoding import MaskedAutoencoding
 from perceiver.objectives.masked_tokens import MaskedTokenModelling
@@ -40,12 +42,17 @@ from perceiver.objectives.text_generation import TextGeneration
 from perceiver.objectives.values import regression
 
 __all__ = [
+    "CanvasJudge",
+    "ClassJudge",
     "Contrastive",
     "Criterion",
     "Dense",
     "EndPointError",
     "FlowMatching",
+    "ImageJudge",
     "Judge",
+    "JudgedSamples",
+    "Judgement",
     "MaskedAutoencoding",
     "MaskedTokenModelling",
     "MultimodalAutoencoding",

@@ -6,7 +6,7 @@ their absence in some training samples is what guidance needs (Ho and Salimans 2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from perceiver.batch import Batch
 from perceiver.decoders.velocity import VelocityHead
 from perceiver.model import Perceiver
 from perceiver.objectives.checks import check_classes
+from perceiver.objectives.judged_samples import JudgedSamples
 from perceiver.objectives.metrics.quality import WeightedMean, mean_over_processes
 from perceiver.objectives.objective import Metrics, Objective
 from perceiver.runtime.random_streams import stream_of, stream_seed
@@ -55,6 +56,7 @@ class FlowMatching(Objective):
         self_condition_rate: share of the training steps that start from the latents of a first call, for a model with latent
             self-conditioning (Jabri et al. 2022, section 3).
         seed: seed for noise and times in validation and test.
+        judged: judges samples that the model generates in the test; None: no samples are generated.
 
     Raises:
         ValueError: for shares out of range, or an unknown distribution.
@@ -69,6 +71,7 @@ class FlowMatching(Objective):
         times: str = "uniform",
         self_condition_rate: float = 0.9,
         seed: int = 0,
+        judged: JudgedSamples | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= condition_dropout < 1:
@@ -83,6 +86,7 @@ class FlowMatching(Objective):
         self.times = times
         self.self_condition_rate = self_condition_rate
         self.seed = seed
+        self.judged = judged
 
     def check_model(self, model: nn.Module) -> None:
         """See `Objective.check_model`: the model must generate the modality, and record the same dropout of conditions."""
@@ -146,6 +150,21 @@ class FlowMatching(Objective):
         """Return the mean loss."""
         return {"loss": WeightedMean()}
 
+    def test_metrics(self, model: nn.Module) -> dict[str, Metric]:
+        """Return the mean loss, and the metrics of judged samples."""
+        return {**self.metrics(model), **({} if self.judged is None else self.judged.metrics())}
+
+    def results(self, metrics: Metrics) -> dict[str, Tensor]:
+        """Return the mean loss and, in the test, what the judge found."""
+        return {
+            "loss": metrics["loss"].compute(),
+            **({} if self.judged is None else self.judged.results(_judging(metrics))),
+        }
+
+    def result_names(self, metrics: Metrics) -> list[str]:
+        """See `Objective.result_names`."""
+        return ["loss", *([] if self.judged is None else self.judged.result_names(_judging(metrics)))]
+
     def evaluate(
         self, model: nn.Module, batch: Batch, metrics: Metrics, *, count: int | None = None, number: int = 0
     ) -> None:
@@ -156,6 +175,9 @@ class FlowMatching(Objective):
         inputs, masks = self._conditions(model, batch)
         errors, valid = self._errors(model, batch, noisy, inputs, masks, again=_self_conditions(model))
         metrics["loss"].update(errors[:count], valid[:count].float())
+        if self.judged is not None and len(metrics) > 1:
+            given = replace(batch, inputs={**inputs, self.modality: batch.inputs[self.modality]})
+            self.judged.update(model, given, metrics, modality=self.modality, count=count, number=number)
 
     def fixed(self, batch: Batch, *, number: int = 0) -> Noisy:
         """Return the noise and times of evaluation: the same for a sample in every epoch and batch, by its id.
@@ -216,6 +238,11 @@ class FlowMatching(Objective):
         wanted = model.head.by_token(model.adapters, x - noisy.noise, masks.get(self.modality))
         valid = torch.ones_like(velocity, dtype=torch.bool) if wanted.valid is None else wanted.valid
         return torch.where(valid, velocity - wanted.values, 0.0).square(), valid
+
+
+def _judging(metrics: Metrics) -> dict[str, Metric]:
+    """Return the metrics of judged samples, which validation does not have."""
+    return {name: metric for name, metric in metrics.items() if name != "loss"}
 
 
 def _self_conditions(model: Perceiver) -> bool:

@@ -56,6 +56,10 @@ class Objective(nn.Module, ABC):
     def metrics(self, model: nn.Module) -> dict[str, Metric]:
         """Return new metrics for one split, by name. `CONFUSION` is a confusion matrix."""
 
+    def test_metrics(self, model: nn.Module) -> dict[str, Metric]:
+        """Return new metrics of the test split, which may measure more than validation does; by default `metrics`."""
+        return self.metrics(model)
+
     @abstractmethod
     def evaluate(
         self, model: nn.Module, batch: Batch, metrics: Metrics, *, count: int | None = None, number: int = 0
@@ -65,7 +69,7 @@ class Objective(nn.Module, ABC):
         Args:
             model: model in evaluation mode.
             batch: result of `check`.
-            metrics: result of `metrics`.
+            metrics: result of `metrics` or `test_metrics`.
             count: number of leading samples that count; the rest are repeats. None: all.
             number: number of the batch in the split.
         """

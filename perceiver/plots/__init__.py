@@ -15,9 +15,11 @@ from perceiver.plots.drawings import (
     drawing_of,
 )
 from perceiver.plots.filled_texts import FilledText, FilledTexts
+from perceiver.plots.generated import GeneratedSheet, sheet, sheet_of
 from perceiver.plots.reconstruction import Reconstruction, Reconstructions, reconstruct
 from perceiver.plots.retrieval import RetrievedSamples
 from perceiver.plots.samples import SampleGrid
+from perceiver.plots.word_regions import word_regions
 from perceiver.plots.words import WordMaps
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "Fields",
     "FilledText",
     "FilledTexts",
+    "GeneratedSheet",
     "GridDrawing",
     "ImageDrawing",
     "Looks",
@@ -44,4 +47,7 @@ __all__ = [
     "drawing_of",
     "look",
     "reconstruct",
+    "sheet",
+    "sheet_of",
+    "word_regions",
 ]

@@ -57,7 +57,7 @@ class Task(LightningModule):
         self._metrics: dict[str, dict[str, Metric]] = {
             "train": {"loss": WeightedMean(), **objective.training_metrics()},
             "val": objective.metrics(model),
-            "test": objective.metrics(model),
+            "test": objective.test_metrics(model),
         }
         self._confusions: dict[str, Tensor] = {}
         self._logged = False

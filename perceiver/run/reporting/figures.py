@@ -77,10 +77,16 @@ class Figures(Callback):
         draw: functions that make the figures, by any name (None: no figure). Each is called in the first process only,
             with a `perceiver.Perceiver` and the batches of the data loader, and reads as many batches as it needs.
         every_n_epochs: also draw for TensorBoard after every this many validated epochs; None: never.
+        epoch_files: write these figures to files, too: `figures/<name>_val_epoch_<number>.png`, from 1.
     """
 
     def __init__(
-        self, *, directory: str | Path, draw: Draw | Mapping[str, Draw | None], every_n_epochs: int | None = None
+        self,
+        *,
+        directory: str | Path,
+        draw: Draw | Mapping[str, Draw | None],
+        every_n_epochs: int | None = None,
+        epoch_files: bool = False,
     ) -> None:
         if every_n_epochs is not None and every_n_epochs < 1:
             raise ValueError(f"Figures.every_n_epochs: expected 1 or more, or null, got {every_n_epochs}.")
@@ -88,6 +94,7 @@ class Figures(Callback):
         # A single function is accepted, as in version 0.1.
         self.draw = [one for one in (draw.values() if isinstance(draw, Mapping) else [draw]) if one is not None]
         self.every_n_epochs = every_n_epochs
+        self.epoch_files = epoch_files
         self._trained = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -95,7 +102,8 @@ class Figures(Callback):
         if trainer.sanity_checking or self.every_n_epochs is None or trainer.state.fn != TrainerFn.FITTING:
             return
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self._publish(trainer, pl_module, trainer.val_dataloaders, "val", files=False)
+            suffix = f"val_epoch_{trainer.current_epoch + 1:04d}" if self.epoch_files else None
+            self._publish(trainer, pl_module, trainer.val_dataloaders, "val", suffix=suffix)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw with the weights of the best checkpoint, or with the last weights without a checkpoint."""
@@ -103,14 +111,15 @@ class Figures(Callback):
         model = whole_model(trainer, pl_module)
         if trainer.is_global_zero and model is not None and self.draw:
             with _weights_of(best_checkpoint(trainer), model):
-                self._publish(trainer, pl_module, trainer.val_dataloaders, "val")
+                self._publish(trainer, pl_module, trainer.val_dataloaders, "val", suffix="val")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the test data, except after a training, which has already drawn the validation data."""
         if not self._trained:
-            self._publish(trainer, pl_module, trainer.test_dataloaders, "test")
+            self._publish(trainer, pl_module, trainer.test_dataloaders, "test", suffix="test")
 
-    def _publish(self, trainer: Trainer, task: LightningModule, loader: Any, stage: str, *, files: bool = True) -> None:
+    def _publish(self, trainer: Trainer, task: LightningModule, loader: Any, stage: str, *, suffix: str | None) -> None:
+        """Draw the figures for the loggers and, with a suffix of their names, into files."""
         model = whole_model(trainer, task)
         if loader is None or not trainer.is_global_zero or model is None:
             return
@@ -120,9 +129,9 @@ class Figures(Callback):
             with torch.random.fork_rng(devices=[]), _drawing(getattr(draw, "__name__", type(draw).__name__)):
                 for name, figure in draw(model, first).items():
                     drawn = figure if isinstance(figure, str) else png_of(figure)
-                    if files:
-                        suffix = "txt" if isinstance(drawn, str) else "png"
-                        _write(drawn, self.directory / "figures" / f"{name}_{stage}.{suffix}")
+                    if suffix is not None:
+                        ending = "txt" if isinstance(drawn, str) else "png"
+                        _write(drawn, self.directory / "figures" / f"{name}_{suffix}.{ending}")
                     log_figure(trainer, drawn, f"{stage}/{name}", trainer.current_epoch)
 
 

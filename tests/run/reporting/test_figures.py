@@ -91,6 +91,13 @@ def test_epochs_go_to_tensorboard(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert [event.step for event in events.Images("val/seen")] == [1, 3, 4]
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"seen_val.png"}
+
+
+def test_figures_of_epochs_are_kept_if_asked_for(tmp_path: Path) -> None:
+    figures = Figures(directory=tmp_path, draw=Remembering(), every_n_epochs=2, epoch_files=True)
+    trainer(tmp_path, figures, epochs=3).fit(task(), loader("train"), loader("val"))
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"seen_val.png", "seen_val_epoch_0002.png"}
 
 
 def test_looking_changes_no_training(tmp_path: Path) -> None:

@@ -42,6 +42,27 @@ class Glyphs:
         boxes = torch.stack([ink_boxes(small), ink_boxes(large)], dim=1)
         return cls(small=small, large=large, boxes=boxes, labels=images.labels)
 
+    def drawn(
+        self, numbers: Tensor, *, large: Tensor, top: Tensor, left: Tensor, present: Tensor, canvas: int
+    ) -> UInt8[Tensor, "batch canvas canvas"]:
+        """Draw scenes of digits that do not overlap.
+
+        Args:
+            numbers: `(B, digits)`, which glyphs to draw.
+            large: `(B, digits)`, their sizes.
+            top, left: `(B, digits)`, first row and column of their squares.
+            present: `(B, digits)`, whether they are drawn.
+            canvas: height and width of the scenes.
+        """
+        pixels = torch.zeros(len(numbers), canvas, canvas, dtype=torch.uint8)
+        for glyphs, size in ((self.small, False), (self.large, True)):
+            row, digit = (present & (large == size)).nonzero(as_tuple=True)
+            side = torch.arange(glyphs.shape[1])
+            rows = top[row, digit][:, None, None] + side[:, None]
+            columns = left[row, digit][:, None, None] + side
+            pixels[row[:, None, None], rows, columns] = glyphs[numbers[row, digit]]
+        return pixels
+
 
 def ink_boxes(ink: UInt8[Tensor, "digits side side"]) -> Int[Tensor, "digits 4"]:
     """Return the box of each digit's ink: first row, one past the last, first column, one past the last."""

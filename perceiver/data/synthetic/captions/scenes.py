@@ -78,13 +78,14 @@ class Studio:
     def images(self, scenes: Scenes) -> Float[Tensor, "batch 1 height width"]:
         """Return the scenes in [0, 1]: light digits on black."""
         layouts = scenes.layouts
-        pixels = torch.zeros(len(scenes.numbers), CANVAS, CANVAS, dtype=torch.uint8)
-        for glyphs, large in ((self.glyphs.small, False), (self.glyphs.large, True)):
-            row, digit = (layouts.present & (layouts.large == large)).nonzero(as_tuple=True)
-            side = torch.arange(glyphs.shape[1])
-            rows = layouts.top[row, digit][:, None, None] + side[:, None]
-            columns = layouts.left[row, digit][:, None, None] + side
-            pixels[row[:, None, None], rows, columns] = glyphs[scenes.numbers[row, digit]]
+        pixels = self.glyphs.drawn(
+            scenes.numbers,
+            large=layouts.large,
+            top=layouts.top,
+            left=layouts.left,
+            present=layouts.present,
+            canvas=CANVAS,
+        )
         return pixels[:, None] / 255
 
     def drawn(self, scenes: Scenes) -> list[list[DrawnDigit]]:

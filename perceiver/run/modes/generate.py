@@ -1,0 +1,134 @@
+"""mode=generate: samples of a trained model for conditions on the command line, as files, with a sheet and a table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import soundfile
+from omegaconf import DictConfig
+from torch import Tensor
+
+from perceiver import checkpoints
+from perceiver.inference.sampling import GeneratedSamples, generate_samples
+from perceiver.plots.generated import sheet_of
+from perceiver.plots.rendering import png_of
+from perceiver.run.modes.inference import find_checkpoint
+from perceiver.runtime.files import atomic_write, staged
+
+SAMPLES = "samples"
+TABLE = "samples.csv"
+SHEET = "sheet.png"
+
+_SETTING = re.compile(r"(conditions|num_samples|guidance|steps|solver|init|keep|start|shape_of|shape|sample 0)\b")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """Writes `samples/`, `samples.csv` and `sheet.png` into the run directory.
+
+    Images are PNG files, sounds WAV files, all others arrays in NPY files. The table has a row for each sample: its file,
+    its seed and its conditions. The sheet has a row for each condition.
+
+    Args:
+        ckpt_path: the checkpoint, or its run directory.
+        conditions: raw conditions by modality: `{text: "the digit seven"}`, or a file for an image or a sound; lists for
+            several conditions. None: none.
+        num_samples: number of samples of each condition.
+        guidance, steps, solver, start: see `perceiver.generation.flow.generate`.
+        seed: seed of the noise.
+        init: file to start from, of the generated modality, with `keep` or `start`.
+        keep: an image whose light pixels stay as they are in `init`.
+        shape: shape of a sample for models of any size.
+        batch_size: number of samples at a time.
+    """
+
+    ckpt_path: str | None
+    conditions: Mapping[str, Any] | None = None
+    num_samples: int = 16
+    guidance: float = 3.0
+    steps: int = 12
+    solver: Any = "euler"
+    seed: int = 0
+    init: str | None = None
+    keep: str | None = None
+    start: float = 0.0
+    shape: list[int] | None = None
+    batch_size: int = 64
+
+    def run(self, config: DictConfig) -> None:
+        """Generate the samples; ValueError if the checkpoint's model generates none, or a setting does not fit it."""
+        file = find_checkpoint(self.ckpt_path, mode="generate")
+        model = checkpoints.load(file, trust=list(config.trust))
+        try:
+            made = generate_samples(
+                model,
+                self.conditions,
+                num_samples=self.num_samples,
+                guidance=self.guidance,
+                steps=self.steps,
+                solver=self.solver,
+                seed=self.seed,
+                init=self.init,
+                keep=self.keep,
+                start=self.start,
+                shape=self.shape,
+                batch_size=self.batch_size,
+            )
+        except (ValueError, OSError) as error:
+            # The names that the user typed.
+            setting = "generate." if _SETTING.match(str(error)) else "ckpt_path: "
+            shown = str(error).replace("sample 0, ", "conditions, ", 1) if str(error).startswith("sample 0") else str(error)
+            raise ValueError(f"{setting}{shown}") from error
+        directory = Path(config.run_dir)
+        with staged(directory) as folder:
+            write_samples(made, folder, seed=self.seed)
+            with atomic_write(folder / SHEET) as stream:
+                stream.write(png_of(sheet_of(made)))
+        sys.stdout.write(f"{len(made.values):,} samples of {file}: {directory / SAMPLES}, {directory / SHEET}\n")
+
+
+def write_samples(made: GeneratedSamples, folder: Path, *, seed: int) -> None:
+    """Write the files of the samples and their table.
+
+    Args:
+        made: the samples.
+        folder: existing folder.
+        seed: seed for the table.
+    """
+    suffix = _suffix(made)
+    names = list(made.conditions[0]) if made.conditions else []
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["file", "seed", *(f"condition_{name}" for name in names)])
+    for number, value in enumerate(made.values):
+        place = f"{SAMPLES}/{number:06d}{suffix}"
+        with atomic_write(folder / place) as stream:
+            _write(value, made, stream, number=number)
+        condition = made.condition(number)
+        table.writerow([place, seed, *(str(condition.get(name, "")) for name in names)])
+    with atomic_write(folder / TABLE) as stream:
+        stream.write(text.getvalue().encode())
+
+
+def _suffix(made: GeneratedSamples) -> str:
+    kind = made.spec.get("kind")
+    sound = kind == "audio" and made.spec.get("sample_rate") is not None
+    return ".png" if kind == "image" else ".wav" if sound else ".npy"
+
+
+def _write(value: Tensor, made: GeneratedSamples, stream: BinaryIO, *, number: int) -> None:
+    kind = _suffix(made)
+    if kind == ".png":
+        made.images()[number].save(stream, "png")
+    elif kind == ".wav":
+        soundfile.write(stream, value.clamp(-1, 1).T.numpy(), int(made.spec["sample_rate"]), format="WAV", subtype="PCM_16")
+    else:
+        np.save(stream, value.numpy(), allow_pickle=False)
