@@ -26,9 +26,13 @@ class LocalContext(nn.Module):
         ngrams: sizes n of the n-grams, each from 2 to 16; empty: none.
         num_buckets: rows of the table for each size.
         width: positions that the convolution sees, the id's own included.
+        preceding: append the embedding and the n-grams of the id before each, unmixed. A query that holds the last n-grams
+            then finds by an inner product where they occurred before, and reads what followed: what an induction head
+            (Olsson et al. 2022, arXiv:2209.11895) takes two layers for.
         std: standard deviation of the initial rows of the table, truncated at two.
 
     Attributes:
+        output_channels: width of the result, twice `channels` with `preceding`.
         reach: number of earlier ids on which the result for an id depends.
 
     Examples:
@@ -48,6 +52,7 @@ class LocalContext(nn.Module):
         ngrams: Sequence[int] = (),
         num_buckets: int = 8192,
         width: int = 4,
+        preceding: bool = False,
         std: float = 0.1,
     ) -> None:
         super().__init__()
@@ -58,7 +63,9 @@ class LocalContext(nn.Module):
         self.ngrams = tuple(sorted(ngrams))
         self.num_buckets = num_buckets
         self.width = width
-        self.reach = width - 1 + max(self.ngrams, default=1) - 1
+        self.preceding = preceding
+        self.output_channels = 2 * channels if preceding else channels
+        self.reach = max(width - 1, int(preceding)) + max(self.ngrams, default=1) - 1
         self.table = nn.Embedding(len(self.ngrams) * num_buckets, channels) if self.ngrams else None
         if self.table is not None:
             truncated_normal_(self.table.weight, std=std)
@@ -71,7 +78,7 @@ class LocalContext(nn.Module):
         embedded: Float[Tensor, "batch length channels"],
         ids: Int[Tensor, "batch length"],
         mask: Bool[Tensor, "batch length"] | None = None,
-    ) -> Float[Tensor, "batch length channels"]:
+    ) -> Float[Tensor, "batch length output_channels"]:
         """Return the embeddings with what precedes each id; nothing precedes the first.
 
         Args:
@@ -87,7 +94,10 @@ class LocalContext(nn.Module):
             normed = torch.where(mask[..., None], normed, normed.new_zeros(()))
         mixed = self.convolution(F.pad(normed.transpose(1, 2), (self.width - 1, 0))).transpose(1, 2)
         out: Tensor = x + self.output(F.gelu(mixed))
-        return out
+        if not self.preceding:
+            return out
+        valid = x if mask is None else torch.where(mask[..., None], x, x.new_zeros(()))
+        return torch.cat([out, F.pad(valid, (0, 0, 1, 0))[:, :-1]], dim=-1)
 
     def _buckets(self, ids: Tensor) -> Int[Tensor, "batch length ngrams"]:
         """Return the rows of the n-grams that end at each id; before the first id there are zeros."""
@@ -103,7 +113,7 @@ class LocalContext(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the summary that `print(model)` shows."""
-        return f"ngrams={list(self.ngrams)}, num_buckets={self.num_buckets}, width={self.width}"
+        return f"ngrams={list(self.ngrams)}, num_buckets={self.num_buckets}, width={self.width}, preceding={self.preceding}"
 
 
 _MULTIPLIER = 0x9E3779B97F4A7C15 - 2**64

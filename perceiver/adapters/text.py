@@ -28,7 +28,8 @@ class TextTokens(nn.Module):
         std: standard deviation of the initial embeddings, truncated at two.
         add_position: add the position to the embedding instead of appending it, as in the published masked language model;
             both must have the same width.
-        local: adds to the embedding of an id what precedes it, of the same width, such as `LocalContext`; None: nothing.
+        local: adds to the embedding of an id what precedes it, such as `LocalContext`; its result has `output_channels`.
+            None: nothing.
 
     Examples:
         >>> import torch
@@ -67,12 +68,13 @@ class TextTokens(nn.Module):
         self.local = local
         self.position = position
         self.add_position = add_position
-        if add_position and position.channels != embedding_channels:
+        width = int(getattr(local, "output_channels", embedding_channels))
+        if add_position and position.channels != width:
             raise ValueError(
-                f"TextTokens.add_position: expected a position of embedding_channels = {embedding_channels} channels, got "
+                f"TextTokens.add_position: expected a position of embedding_channels = {width} channels, got "
                 f"{position.channels}."
             )
-        self.channels = embedding_channels if add_position else embedding_channels + position.channels
+        self.channels = width if add_position else width + position.channels
 
     def forward(self, x: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch *length"] | None = None) -> Tokens:
         """Convert ids to Tokens on the grid `(L,)`.

@@ -54,18 +54,33 @@ def test_an_id_changes_the_tokens_within_reach_after_it_alone(place: int) -> Non
     assert differs.nonzero()[:, 0].tolist() == list(range(place, min(20, place + 6)))
 
 
-def adapter() -> TextTokens:
+def test_preceding_ngrams_are_those_of_the_id_before() -> None:
+    one, plain = local(preceding=True), local()
+    ids, embedded = torch.randint(1, 9, (2, 12)), torch.rand(2, 12, 5, dtype=torch.float64)
+    assert one.table is not None
+    with torch.no_grad():
+        found, ngrams = one(embedded, ids), embedded + one.table(one._buckets(ids)).sum(dim=2)
+        torch.testing.assert_close(found[..., :5], plain(embedded, ids))
+    torch.testing.assert_close(found[:, 1:, 5:], ngrams[:, :-1])
+    assert not found[:, 0, 5:].any()
+    assert one.output_channels == 10
+    assert local(ngrams=[], width=1, preceding=True).reach == 1
+
+
+def adapter(**settings: object) -> TextTokens:
     torch.manual_seed(0)
     position = Fourier(num_bands=3, resolution=(16,))
     return TextTokens(
-        vocabulary_size=40, embedding_channels=5, position=position, reference_length=16, local=local()
+        vocabulary_size=40, embedding_channels=5, position=position, reference_length=16, local=local(**settings)
     ).double()
 
 
 @settings(max_examples=30)
-@given(length=st.integers(2, 30), data=st.data())
-def test_ids_that_follow_others_have_the_tokens_of_the_whole_text(length: int, data: st.DataObject) -> None:
-    text = adapter()
+@given(length=st.integers(2, 30), width=st.integers(1, 4), preceding=st.booleans(), data=st.data())
+def test_ids_that_follow_others_have_the_tokens_of_the_whole_text(
+    length: int, width: int, preceding: bool, data: st.DataObject
+) -> None:
+    text = adapter(width=width, preceding=preceding)
     cut = data.draw(st.integers(1, length - 1))
     ids = torch.randint(40, (1, length))
     whole: Tensor = text(ids).dense()
@@ -75,8 +90,9 @@ def test_ids_that_follow_others_have_the_tokens_of_the_whole_text(length: int, d
     torch.testing.assert_close(after.dense(), whole[:, cut:])
 
 
-def test_masked_ids_count_as_absent() -> None:
-    text = adapter()
+@pytest.mark.parametrize("preceding", [False, True])
+def test_masked_ids_count_as_absent(preceding: bool) -> None:
+    text = adapter(preceding=preceding)
     ids = torch.randint(1, 40, (1, 12))
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[:, :4] = False
