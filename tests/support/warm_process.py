@@ -161,6 +161,7 @@ def _serve() -> str:
         try:
             lease.connect(_leases(place))
         except ConnectionRefusedError:
+            lease.close()
             _start_server(place)
         else:
             atexit.register(lease.close)
