@@ -44,7 +44,7 @@ class Test:
         """Test the checkpoint, and return the metric that chose the best checkpoint, computed on the test split."""
         file = find_checkpoint(self.ckpt_path, mode="test")
         recipe = checkpoints.read(file)
-        check_task(config, recipe)
+        check_task(config.task, recipe)
         model = checkpoints.load(file, trust=list(config.trust))
         set_decoding(model, self.generation)
 
