@@ -1,36 +1,29 @@
 """What every test shares: shape checks, one thread per worker, fixed seeds, the place of real data."""
 
 import copy
+import fcntl
 import gc
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+import hypothesis
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Two workers with a thread per core each would only wait for one another. Child processes read it too.
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["MKL_NUM_THREADS"] = "1"
 os.environ.setdefault("MPLBACKEND", "agg")
-
-import hypothesis
-import jaxtyping
-import numpy as np
-import pytest
-import torch
-from jaxtyping import install_import_hook
-from omegaconf import OmegaConf
-
-if any(name == "perceiver" or name.startswith("perceiver.") for name in sys.modules):
-    raise RuntimeError("perceiver was imported before tests/conftest.py could turn its shape checks on")
-# An int is welcome where a float is expected, as everywhere in Python and YAML.
-install_import_hook("perceiver", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
-
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)
+# Without bytecode, each of the dozens of processes compiles all sources again, the workers their assertions, too.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # The same examples on every machine and in every run; a first compilation may take longer than any deadline.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
@@ -39,9 +32,35 @@ hypothesis.settings.load_profile("repeatable")
 gc.disable()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Turn shape checks on, except in the process that only hands tests out: it spares the imports."""
+    if getattr(config.option, "numprocesses", None):
+        return
+    import torch
+    from jaxtyping import install_import_hook
+
+    if any(name == "perceiver" or name.startswith("perceiver.") for name in sys.modules):
+        raise RuntimeError("perceiver was imported before tests/conftest.py could turn its shape checks on")
+    # An int is welcome where a float is expected, as everywhere in Python and YAML.
+    install_import_hook("perceiver", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    """One worker at a time imports a test file; the other then finds the bytecode of all that it imports."""
+    if "PYTEST_XDIST_WORKER" not in os.environ or not isinstance(collector, pytest.Module):
+        return (yield)
+    with collector.path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return (yield)
+
+
 def pytest_collection_finish() -> None:
     """Collect garbage from here on only: what was imported and collected so far stays until the end anyway."""
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     gc.enable()
 
 
@@ -69,6 +88,8 @@ def read_once() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     """Every test starts from the same random state, whatever ran before it."""
+    import torch
+
     random.seed(0)
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002  (the state that third-party code draws from)
@@ -77,6 +98,8 @@ def fixed_seed() -> None:
 @pytest.fixture
 def unchecked() -> Iterator[None]:
     """Turns the shape and type checks of the import hook off, for tests of what production says to a wrong type."""
+    import jaxtyping
+
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from perceiver.serving.command import add_address, add_limits, add_trust, check_port, host_of, run_command
 from perceiver.serving.limits import Limits
-from perceiver.serving.main import HOSTS, check_port, run_command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,12 +20,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     made.add_argument("model", metavar="RUN", type=Path, help="run directory or checkpoint")
-    made.add_argument("--host", default="127.0.0.1", choices=list(HOSTS), help="address; 0.0.0.0 serves other machines, too")
-    made.add_argument("--port", type=int, default=7860, help="port, 1024 to 65535")
-    made.add_argument("--max-bytes", type=int, default=Limits().request_bytes, help="bytes of a file")
-    made.add_argument("--max-pixels", type=int, default=Limits().pixels, help="pixels of an image, or of a video's frames")
-    made.add_argument("--max-sound-seconds", type=float, default=Limits().sound_seconds, help="length of a recording")
-    made.add_argument("--trust", nargs="*", default=[], metavar="PACKAGE", help="packages whose classes the file may name")
+    add_address(made, port=7860)
+    add_limits(made, content="a file")
+    add_trust(made)
     return made
 
 
@@ -42,7 +39,7 @@ def show(options: argparse.Namespace) -> None:
         ImportError: if Gradio is not installed.
     """
     limits = Limits(request_bytes=options.max_bytes, pixels=options.max_pixels, sound_seconds=options.max_sound_seconds)
-    host = HOSTS[options.host]
+    host = host_of(options.host)
     check_port(host, options.port)
     if options.model.suffix == ".onnx":
         raise ValueError(f"{options.model}: expected a run directory or checkpoint; exports have no attention to show.")

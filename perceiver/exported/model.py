@@ -16,11 +16,12 @@ from perceiver.exported.batches import batch_of
 from perceiver.exported.interpretation import KINDS, predictions_of, softmax, texts_of
 from perceiver.exported.onnx_file import ExportedFileError, OnnxFile, read_onnx
 from perceiver.exported.preprocess import KINDS as MODALITY_KINDS
-from perceiver.exported.preprocess import encode_bytes, is_plain_array, preprocess
+from perceiver.exported.preprocess import encode_bytes, ids_of_text, is_plain_array, preprocess
 from perceiver.exported.sequences import Generated
 from perceiver.exported.session import Session
 from perceiver.exported.text_decoder import TextDecoder
 from perceiver.exported.tokenizers import BYTES, NUM_SPECIAL, decoder_of
+from perceiver.modalities.cut_texts import CutTexts
 from perceiver.modalities.facts import check_facts
 from perceiver.runtime.plain import PlainError, plain
 from perceiver.targets.decoding_settings import DecodingSettings
@@ -137,14 +138,18 @@ class ExportedModel:
         return self._session.run(given)
 
     def compute(self, samples: Any, *, batch_size: int = 64) -> Iterator[tuple[dict[str, Array], dict[str, Array]]]:
-        """Yield inputs and outputs by name for batches of raw samples; see `predict`."""
+        """Yield inputs and outputs by name for batches of raw samples; see `predict`. Warn at the end of cut texts."""
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}.")
+        modalities = {name: self.spec["modalities"][name] for name in self.modalities}
+        texts = {name: CutTexts(own.get("max_length")) for name, own in modalities.items() if own.get("kind") == "text"}
         numbered = enumerate(self._samples(samples))
         while rows := list(islice(numbered, batch_size)):
-            prepared = [self._prepared(raw, number) for number, raw in rows]
+            prepared = [self._prepared(raw, number, texts) for number, raw in rows]
             batch = batch_of(prepared, self._facts["inputs"], names=[f"sample {number}" for number, _ in rows])
             yield batch, self.run(batch)
+        for name, counted in texts.items():
+            counted.warn(f"predict, modality {name!r}")
 
     def predict(self, samples: Any, *, batch_size: int = 64) -> list[Any]:
         """Predict the target of the spec for raw samples; arguments and predictions as in `perceiver.Perceiver.predict`.
@@ -177,7 +182,7 @@ class ExportedModel:
 
     def prepare(self, raw: Any) -> dict[str, Mapping[str | None, Array]]:
         """Convert and check one raw sample for `predict_prepared`: arrays by modality and part. See `predict` for errors."""
-        prepared = self._prepared(raw, 0)
+        prepared = self._prepared(raw, 0, {})
         batch_of([prepared], self._facts["inputs"], names=["sample 0"])
         return prepared
 
@@ -261,7 +266,8 @@ class ExportedModel:
             raise TypeError(f"predict: expected a sample or an iterable of samples, got {type(samples).__name__}.")
         return samples
 
-    def _prepared(self, raw: Any, number: int) -> dict[str, Mapping[str | None, Array]]:
+    def _prepared(self, raw: Any, number: int, texts: Mapping[str, CutTexts]) -> dict[str, Mapping[str | None, Array]]:
+        """Convert a raw sample, and count those of its texts that are cut."""
         if not isinstance(raw, Mapping):
             if len(self.modalities) != 1:
                 raise ValueError(
@@ -273,9 +279,14 @@ class ExportedModel:
                 f"sample {number}: expected one or more of the modalities {self.modalities}, got {sorted(raw)}."
             )
         modalities = self.spec["modalities"]
-        return {
-            name: preprocess(value, modalities[name], f"sample {number}, modality {name!r}") for name, value in raw.items()
-        }
+        prepared = {}
+        for name, value in raw.items():
+            where = f"sample {number}, modality {name!r}"
+            prepared[name] = preprocess(value, modalities[name], where)
+            if name in texts:
+                most = texts[name].max_length
+                texts[name].add(most is not None and len(ids_of_text(value, modalities[name], where)) > most)
+        return prepared
 
     def _all_valid(
         self, own: Sequence[Mapping[str, Any]], entry: Mapping[str, Any], given: Mapping[str, Array], count: int

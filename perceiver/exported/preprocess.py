@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from perceiver.exported.tokenizers import BYTES, NUM_SPECIAL, encode_pairs
 from perceiver.modalities.cell_values import is_missing, number_in_column, number_of_name
+from perceiver.modalities.cut_texts import too_long
 
 Array = NDArray[Any]
 Spec = Mapping[str, Any]
@@ -222,6 +223,22 @@ def _array(raw: Any, spec: Spec, name: str) -> dict[str | None, Array]:
 
 
 def _text(raw: Any, spec: Spec, name: str) -> dict[str | None, Array]:
+    ids = ids_of_text(raw, spec, name)
+    size, most = int(spec["vocabulary_size"]), spec.get("max_length")
+    if most is not None and len(ids) > most and not spec.get("truncate", True):
+        raise too_long(name, f"{len(ids)} ids", most)
+    ids = ids[:most]
+    if ids.min() < 0 or ids.max() >= size:
+        raise ValueError(f"{name}: expected ids from 0 to {size - 1}, got {ids.min()} to {ids.max()}.")
+    return {None: ids}
+
+
+def ids_of_text(raw: Any, spec: Spec, name: str) -> Array:
+    """Return all ids of a text, `(L,)` int64, before it is cut.
+
+    Raises:
+        ValueError: if the text or its ids are invalid.
+    """
     size = int(spec["vocabulary_size"])
     if isinstance(raw, Path | bytes | bytearray):
         try:
@@ -250,10 +267,7 @@ def _text(raw: Any, spec: Spec, name: str) -> dict[str | None, Array]:
         raise ValueError(
             f"{name}: expected a text, or its ids as a non-empty integer array (length,); got {ids.dtype} {ids.shape}."
         )
-    ids = ids.astype(np.int64)[: spec.get("max_length")]
-    if ids.min() < 0 or ids.max() >= size:
-        raise ValueError(f"{name}: expected ids from 0 to {size - 1}, got {ids.min()} to {ids.max()}.")
-    return {None: ids}
+    return ids.astype(np.int64)
 
 
 def encode_bytes(text: str, name: str) -> Array:

@@ -187,6 +187,7 @@ _FACTS: dict[str, tuple[str, Fits]] = {
     "max_seconds": _POSITIVE,
     "vocabulary_size": _SIZE,
     "max_length": _SIZE,
+    "truncate": _FLAG,
     "tokenizer": ("a tokenizer, kind bytes, pairs or library with its json", _is_input_tokenizer),
     "interpolation": (f"one of {', '.join(_FILTERS)}", lambda value: isinstance(value, str) and value in _FILTERS),
     "num_values": _SIZE,

@@ -9,27 +9,31 @@ import torch
 from torch import Tensor
 
 from perceiver.modalities.arrays import as_tensor, positive
+from perceiver.modalities.cut_texts import too_long
 from perceiver.modalities.modality import Modality
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.text_bytes import VOCABULARY_SIZE, encode_bytes
-from perceiver.modalities.tokenizers import tokenizer_of
+from perceiver.modalities.tokenizers import LibraryTokenizer, tokenizer_of
 
 
 @final
 class TextModality(Modality):
     """Texts: strings, converted to UTF-8 bytes or by the spec's `tokenizer`, or ids -> `(L,)` int64.
 
-    They are cut to the spec's `max_length` ids.
+    Texts of more than `max_length` ids lose their ends, or are refused if `truncate` is false.
     """
 
     channel_axis = None
-    settings: ClassVar = {"files": False, "max_length": None, "vocabulary_size": VOCABULARY_SIZE}
+    settings: ClassVar = {"files": False, "max_length": None, "truncate": True, "vocabulary_size": VOCABULARY_SIZE}
 
     def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return vocabulary size and maximum length, and whether cells name files."""
+        """Return vocabulary size and maximum length, whether cells name files, and whether long texts are refused."""
         positive(settings, "max_length")
         positive(settings, "vocabulary_size", optional=False)
-        return {"shape": [None], **{key: settings[key] for key in ("vocabulary_size", "max_length", "files")}}
+        if not isinstance(settings["truncate"], bool):
+            raise ValueError(f"truncate: expected true or false, got {settings['truncate']!r}.")
+        refused = {} if settings["truncate"] else {"truncate": False}
+        return {"shape": [None], **{key: settings[key] for key in ("vocabulary_size", "max_length", "files")}, **refused}
 
     def preprocess(self, raw: Any, spec: ModalitySpec, name: str) -> Tensor:
         """Convert one text."""
@@ -50,7 +54,21 @@ class TextModality(Modality):
                 f"{name}: expected a text, or its ids as a non-empty integer array (length,); got {ids.dtype} "
                 f"{tuple(ids.shape)}."
             )
-        ids = ids.to(torch.int64)[: spec.get("max_length")]
+        most = spec.get("max_length")
+        if not spec.get("truncate", True) and is_cut(raw, spec):
+            raise too_long(name, f"{len(ids)} ids" if len(ids) > most else "more", most)
+        ids = ids.to(torch.int64)[:most]
         if int(ids.min()) < 0 or int(ids.max()) >= size:
             raise ValueError(f"{name}: expected ids from 0 to {size - 1}, got {int(ids.min())} to {int(ids.max())}.")
         return ids
+
+
+def is_cut(raw: Any, spec: ModalitySpec) -> bool:
+    """Return whether preprocessing cuts a text, or its ids, to the spec's `max_length`."""
+    most = spec.get("max_length")
+    if most is None:
+        return False
+    if not isinstance(raw, str):
+        return len(raw) > most
+    tokenizer = tokenizer_of(spec.get("tokenizer"))
+    return tokenizer.cuts(raw) if isinstance(tokenizer, LibraryTokenizer) else len(tokenizer.encode(raw)) > most

@@ -163,6 +163,10 @@ class LibraryTokenizer:
         ids: list[int] = self._tokenizer.encode(text).ids
         return ids
 
+    def cuts(self, text: str) -> bool:
+        """Return whether `encode` cuts a text to `max_length` ids."""
+        return bool(self._tokenizer.encode(text).overflowing)
+
     def decode(self, ids: Sequence[int]) -> str:
         """See `Tokenizer`."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)

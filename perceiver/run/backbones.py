@@ -37,14 +37,14 @@ class Backbones:
     caches: dict[str, FeatureCache] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, config: DictConfig) -> Backbones:
-        """Return the requests among `model.adapters` of the configuration.
+    def of(cls, adapters: DictConfig | None) -> Backbones:
+        """Return the requests among the configured `model.adapters`.
 
         Raises:
             ValueError: a request is invalid, or names an unknown model.
         """
         requests = {}
-        for name, node in (config.model.get("adapters") or {}).items():
+        for name, node in (adapters or {}).items():
             target = node.get("_target_") if OmegaConf.is_dict(node) and not OmegaConf.is_missing(node, "_target_") else None
             if not isinstance(target, str) or target.startswith(_PLAIN) or not _is_request(target):
                 continue

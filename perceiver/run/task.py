@@ -16,13 +16,13 @@ from perceiver.training import Task
 from perceiver.training.optimizer import OptimizerFactory
 
 
-def check_task(config: DictConfig, recipe: checkpoints.Recipe) -> None:
+def check_task(task: DictConfig, recipe: checkpoints.Recipe) -> None:
     """Check that the configured task is that of the checkpoint; no class named by a checkpoint is run."""
     stored = recipe.section("task").get("_target_")
     stored = None if stored is None else present_name(str(stored))
-    if stored is not None and stored != config.task.get("_target_"):
+    if stored is not None and stored != task.get("_target_"):
         raise ValueError(
-            f"task: {recipe.file} was trained with {stored}, but {config.task.get('_target_')} is configured; select "
+            f"task: {recipe.file} was trained with {stored}, but {task.get('_target_')} is configured; select "
             "the checkpoint's task with task=NAME."
         )
 

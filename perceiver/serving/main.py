@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+from perceiver.serving.command import add_address, add_limits, add_trust, check_port, host_of, run_command
 from perceiver.serving.limits import Limits
 
-HOSTS = {"localhost": "127.0.0.1", "127.0.0.1": "127.0.0.1", "0.0.0.0": "0.0.0.0", "::": "::"}
 _DEFAULTS = Limits()
 
 
@@ -25,35 +24,23 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     made.add_argument("model", metavar="RUN_OR_EXPORT", type=Path, help="run directory, checkpoint, or model.onnx")
-    made.add_argument("--host", default="127.0.0.1", help="address; 0.0.0.0 or :: serves other machines, too")
-    made.add_argument("--port", type=int, default=8000, help="port, 1024 to 65535")
+    add_address(made, port=8000)
     made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="device of a checkpoint's model")
     made.add_argument("--workers", type=int, default=1, help="processes per device that predict")
     made.add_argument("--http-workers", type=int, default=1, help="processes that read requests")
     made.add_argument("--threads", type=int, default=None, help="threads of each worker; default: cores / workers")
     made.add_argument("--max-batch", type=int, default=16, help="most requests that are computed together")
     made.add_argument("--batch-wait", type=float, default=0.0, help="seconds to wait for further requests of a batch")
-    made.add_argument("--max-bytes", type=int, default=_DEFAULTS.request_bytes, help="bytes of a request")
-    made.add_argument("--max-pixels", type=int, default=_DEFAULTS.pixels, help="pixels of an image, or of a video's frames")
-    made.add_argument("--max-sound-seconds", type=float, default=_DEFAULTS.sound_seconds, help="length of a recording")
+    add_limits(made, content="a request")
     made.add_argument("--max-seconds", type=float, default=_DEFAULTS.request_seconds, help="time of a request")
     made.add_argument("--max-requests", type=int, default=_DEFAULTS.requests, help="requests at a time per HTTP process")
-    made.add_argument("--trust", nargs="*", default=[], metavar="PACKAGE", help="packages whose classes the file may name")
+    add_trust(made)
     return made
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve until interrupted; exit with 1 and one line on stderr after an error."""
     run_command(serve, parser().parse_args(arguments))
-
-
-def run_command(command: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> None:
-    """Run a command; after an error of its options, model or libraries print one line on stderr and exit with 1."""
-    try:
-        command(options)
-    except (ValueError, OSError, ImportError) as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        sys.exit(1)
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -70,7 +57,7 @@ def serve(options: argparse.Namespace) -> None:
         request_seconds=options.max_seconds,
         requests=options.max_requests,
     )
-    host = _host(options.host)
+    host = host_of(options.host)
     for name in ("workers", "http_workers", "max_batch"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(options, name)}.")
@@ -110,28 +97,6 @@ def serve(options: argparse.Namespace) -> None:
         log_level="warning",
         generate_client_file=False,
     )
-
-
-def check_port(host: str, port: int) -> None:
-    """Raise ValueError unless the port can be bound."""
-    if not 1024 <= port <= 65535:
-        raise ValueError(f"--port: expected 1024 to 65535, got {port}.")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-            probe.listen()
-        except OSError as error:
-            raise ValueError(
-                f"--port: cannot use {host}:{port} ({error.strerror}). Stop the program that uses it, or take another port."
-            ) from None
-
-
-def _host(given: str) -> str:
-    if given not in HOSTS:
-        raise ValueError(f"--host: expected one of {', '.join(HOSTS)}, got {given!r:.80}.")
-    return HOSTS[given]
 
 
 def _interrupt_of(server: int) -> Callable[[int, FrameType | None], None]:

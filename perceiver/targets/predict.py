@@ -14,10 +14,12 @@ from torch import Tensor
 
 from perceiver.batch import Batch, Sample
 from perceiver.collate import Collate
+from perceiver.modalities.cut_texts import CutTexts
 from perceiver.modalities.kinds import kind_of
 from perceiver.modalities.preprocess import preprocess
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.table import UnknownCategories
+from perceiver.modalities.text import is_cut
 from perceiver.targets.files import is_file, read_file
 from perceiver.targets.kinds import Target, target_of
 from perceiver.targets.pixels import cut_to_size
@@ -67,16 +69,16 @@ def batches_of(
     device: torch.device | str = "cpu",
     open_files: bool = True,
 ) -> Iterator[Batch]:
-    """Yield raw samples, preprocessed as in training, in batches; warn at the end of categories unknown to training."""
+    """Yield raw samples, preprocessed as in training, in batches; warn at the end of unknown categories and cut texts."""
     collate = Collate(modalities=modalities)
-    unknown = _Unknown(modalities)
+    seen = _Seen(modalities)
     prepared = (
-        prepare(raw, modalities, number=number, open_files=open_files, seen=unknown.add)
+        prepare(raw, modalities, number=number, open_files=open_files, seen=seen.add)
         for number, raw in enumerate(_samples(samples, modalities))
     )
     while rows := list(islice(prepared, batch_size)):
         yield collate(rows).to(device)
-    unknown.warn()
+    seen.warn()
 
 
 def predict_prepared(
@@ -129,7 +131,7 @@ def prepare(
         modalities: spec of each modality, by name.
         number: number of the sample, for messages.
         open_files: whether strings and paths name files to open.
-        seen: gets the name and the raw value of each modality.
+        seen: gets the name and the raw value of each modality, once it is preprocessed.
 
     Raises:
         ValueError: if the sample does not fit the modalities; names it by `number`.
@@ -150,8 +152,8 @@ def prepare(
             if not open_files and isinstance(value, str | Path):
                 raise ValueError(f"{where}: expected a value or the bytes of a file, got {value!r:.60}, which names a file.")
             value = read_file(value, modalities[name], where=where)
-        seen(name, value)
         inputs[name] = preprocess(value, spec=modalities[name], name=where)
+        seen(name, value)
     return Sample(inputs=inputs, id=str(number))
 
 
@@ -165,8 +167,8 @@ def _is_value(raw: Mapping[Any, Any], modalities: Mapping[str, Mapping[str, Any]
     return bool(modality.get("kind") == "timeseries") and "values" in raw and set(raw) != {name}
 
 
-class _Unknown:
-    """Categories of tables that training did not have."""
+class _Seen:
+    """Counts categories of tables that training did not have, and texts that are cut."""
 
     def __init__(self, modalities: Mapping[str, Mapping[str, Any]]) -> None:
         self._columns = {
@@ -174,9 +176,17 @@ class _Unknown:
             for name, modality in modalities.items()
             if modality.get("kind") == "table"
         }
+        self._texts = {
+            name: (modality, CutTexts(modality.get("max_length")))
+            for name, modality in modalities.items()
+            if modality.get("kind") == "text"
+        }
 
     def add(self, name: str, value: Any) -> None:
-        """Count the cells of a row."""
+        """Count the cells of a row, or a text."""
+        if name in self._texts:
+            modality, texts = self._texts[name]
+            texts.add(is_cut(value, modality))
         for column, unknown in self._columns.get(name, {}).items():
             unknown.add(value.get(column) if isinstance(value, Mapping) else None)
 
@@ -185,6 +195,8 @@ class _Unknown:
         for name, columns in self._columns.items():
             for column, unknown in columns.items():
                 unknown.warn(f"predict, modality {name!r}, column {column!r}")
+        for name, (_, texts) in self._texts.items():
+            texts.warn(f"predict, modality {name!r}")
 
 
 def _samples(samples: Any, modalities: Mapping[str, ModalitySpec]) -> Iterable[Any]:

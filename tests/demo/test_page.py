@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("gradio")
+if find_spec("gradio") is None:  # importing it takes seconds, which only the page's own process needs
+    pytest.skip("Gradio is not installed", allow_module_level=True)
 pytest.importorskip("playwright")
 
 from exported_models import MODALITIES, NAMES

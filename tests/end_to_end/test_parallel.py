@@ -280,7 +280,8 @@ def config(rule: str | None, *, base: Any = 256, lr: Any = 1e-3, batch: int | No
 
 
 def scale_learning_rate(given: dict[str, Any], trainer: Any) -> ScaledOptimizer:
-    return LearningRateScaling(**given["lr_scaling"])(given, trainer)
+    scaling = LearningRateScaling(**given["lr_scaling"])
+    return scaling(given["optimizer"], batch_size=given["data"].get("batch_size"), trainer=trainer)
 
 
 def trainer(*, processes: int = 8, accumulated: int = 2) -> Any:

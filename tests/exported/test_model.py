@@ -53,6 +53,23 @@ def test_a_bad_sample(sample: Any, words: str, model: ExportedModel) -> None:
         model.predict(sample)
 
 
+def test_cut_texts_are_counted(
+    model: ExportedModel, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = {"kind": "text", "shape": [None], "vocabulary_size": 262, "max_length": 4}
+    monkeypatch.setitem(model.spec["modalities"], "image", text)
+    monkeypatch.setattr("perceiver.exported.model.batch_of", lambda rows, *facts, **names: {"rows": rows})
+    monkeypatch.setattr(ExportedModel, "run", lambda self, batch: batch)
+    texts = ["abcdefg", "abcd", np.arange(6, 11)]
+    lengths = [len(row["image"][None]) for batch, _ in model.compute(texts, batch_size=2) for row in batch["rows"]]
+    assert lengths == [4, 4, 4]
+    assert len(caplog.messages) == 1
+    assert "predict, modality 'image': 2 of 3 texts have more than max_length = 4 ids" in caplog.text
+    monkeypatch.setitem(text, "truncate", False)
+    with pytest.raises(ValueError, match="sample 1, modality 'image': expected a text of at most max_length = 4 ids, got 7"):
+        list(model.compute(texts[1::-1]))
+
+
 def test_bad_calls(model: ExportedModel, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="batch_size: expected at least 1"):
         model.predict([], batch_size=0)

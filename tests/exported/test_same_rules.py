@@ -85,6 +85,8 @@ CASES: list[tuple[Any, dict[str, Any]]] = [
     (RANDOM.normal(size=(2, 3)), {"kind": "array", "shape": [2, 3], "channel_axis": 0, "mean": [1.0] * 2, "std": [3.0] * 2}),
     ("häuser", BYTES),
     ("", BYTES),
+    ("häuser", {**BYTES, "truncate": False}),
+    ("häusern", {**BYTES, "truncate": False}),
     ([5, 261], BYTES),
     ([5, 262], BYTES),
     ({"a": "1,5", "day": "2024-02-03", "c": 1.0}, TABLE),

@@ -15,6 +15,7 @@ from perceiver.modalities.arrays import scale
 from perceiver.modalities.cell_values import is_missing, number_of_name, plain_text, value_text
 from perceiver.modalities.framing import Frame
 from perceiver.modalities.preprocess import normalise, preprocess
+from perceiver.modalities.text import is_cut
 
 RGB = {"kind": "image", "shape": [3, 4, 5], "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7], "range": [0, 255]}
 GREY = {"kind": "image", "shape": [1, 4, 5]}
@@ -369,6 +370,32 @@ def test_text_is_its_bytes_or_its_ids() -> None:
     assert preprocess([0, 2], spec={**WORDS, "vocabulary_size": 3}, name="x").tolist() == [0, 2]  # type: ignore[union-attr]
     for ids in ([1, 2], np.array([1, 2], dtype=np.int32), torch.tensor([1, 2])):
         assert preprocess(ids, spec={**WORDS, "vocabulary_size": 3}, name="x").tolist() == [1, 2]  # type: ignore[union-attr]
+
+
+def test_long_texts_are_refused_where_the_spec_says_so() -> None:
+    spec = {**WORDS, "max_length": 3, "truncate": False}
+    assert preprocess("Grü"[:2], spec=spec, name="x").tolist() == [77, 120]  # type: ignore[union-attr]
+    for raw in ("Grü", [6, 7, 8, 9]):
+        with pytest.raises(ValueError, match=r"x: expected a text of at most max_length = 3 ids, got 4 ids\. Shorten it"):
+            preprocess(raw, spec=spec, name="x")
+        assert len(preprocess(raw, spec={**spec, "truncate": True}, name="x")) == 3  # type: ignore[arg-type]
+
+
+def test_long_texts_of_a_network_s_tokenizer() -> None:
+    """It cuts texts itself, before the last special id."""
+    tokenizers = pytest.importorskip("tokenizers")
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[CLS]": 0, "[SEP]": 1, "a": 2}, unk_token="a"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $0 [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 1)]
+    )
+    library = {"kind": "library", "json": words.to_str(), "max_length": 4}
+    spec = {"kind": "text", "shape": [None], "vocabulary_size": 3, "max_length": 4, "tokenizer": library}
+    assert preprocess("a a a", spec=spec, name="x").tolist() == [0, 2, 2, 1]  # type: ignore[union-attr]
+    assert [is_cut(text, spec) for text in ("a a", "a a a")] == [False, True]
+    assert preprocess("a a", spec={**spec, "truncate": False}, name="x").tolist() == [0, 2, 2, 1]  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="at most max_length = 4 ids, got more"):
+        preprocess("a a a", spec={**spec, "truncate": False}, name="x")
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,8 @@ def spec(kind: str, **changes: Any) -> dict[str, Any]:
         ("text", {}, {"shape": [None], "vocabulary_size": 262, "max_length": None, "files": False}),
         (
             "text",
-            {"max_length": 1, "files": True},
-            {"shape": [None], "vocabulary_size": 262, "max_length": 1, "files": True},
+            {"max_length": 1, "files": True, "truncate": False},
+            {"shape": [None], "vocabulary_size": 262, "max_length": 1, "files": True, "truncate": False},
         ),
         ("timeseries", {}, {"time": None, "step_seconds": None}),
         (
@@ -97,6 +97,7 @@ def test_settings_become_the_spec(kind: str, settings: dict[str, Any], expected:
         ("points", {"features": "normals"}, "features: expected a list of names"),
         ("points", {"features": [1]}, "features: expected a list of names"),
         ("text", {"max_length": 0}, "max_length: expected a whole number above 0, got 0"),
+        ("text", {"truncate": "no"}, "truncate: expected true or false, got 'no'"),
         ("text", {"vocabulary_size": None}, "vocabulary_size: expected a whole number above 0, got None"),
         ("timeseries", {"step_seconds": 0}, "step_seconds: expected a number above 0, got 0"),
         ("timeseries", {"values": []}, "values: expected the names of one or more columns"),

@@ -22,20 +22,20 @@ FORMER = {
 def test_the_task_is_that_of_the_checkpoint(stored: str, configured: str) -> None:
     """Also by its name in version 0.1; another kind of target is another task."""
     recipe = Recipe(file=Path("last.ckpt"), config={"task": {"_target_": stored}}, spec=None)
-    config = OmegaConf.create({"task": {"_target_": configured}})
+    task = OmegaConf.create({"_target_": configured})
     if FORMER[stored] == configured:
-        check_task(config, recipe)
+        check_task(task, recipe)
     else:
         with pytest.raises(ValueError, match=rf"was trained with {FORMER[stored]}, but {configured} is configured"):
-            check_task(config, recipe)
+            check_task(task, recipe)
 
 
 @pytest.mark.parametrize("section", [[1, 2], "classification", 3, True])
 def test_a_section_that_is_no_mapping_is_one_clear_error(section: object) -> None:
     recipe = Recipe(file=Path("last.ckpt"), config={"task": section, "data": section}, spec=None)
-    config = OmegaConf.create({"task": {"_target_": "perceiver.objectives.classification"}})
+    task = OmegaConf.create({"_target_": "perceiver.objectives.classification"})
     with pytest.raises(CheckpointError, match=r"last\.ckpt: its config\.task is a \w+; expected a mapping"):
-        check_task(config, recipe)
+        check_task(task, recipe)
     with pytest.raises(CheckpointError, match=r"last\.ckpt: its config\.data is a \w+; expected a mapping"):
         recipe.section("data")
     assert recipe.section("optimizer") == {}

@@ -348,7 +348,7 @@ def of_models(folder: Path) -> Try:
     image = {**SPEC["modalities"]["image"], "range": [0, 16]}
     good = checkpoints.entry(config, {**SPEC, "modalities": {"image": image}})
     state = {name: value.detach() for name, value in build_model(MODEL, spec=SPEC).state_dict().items()}
-    task = OmegaConf.create({"task": {"_target_": "perceiver.objectives.classification"}})
+    task = OmegaConf.create({"_target_": "perceiver.objectives.classification"})
     file, picture = folder / "x.ckpt", Image.new("L", (8, 8))
 
     def attempt(chance: random.Random) -> None:

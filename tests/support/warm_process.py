@@ -1,6 +1,6 @@
 """New Python processes without the seconds that importing torch, Lightning and the package takes.
 
-A server process, one for each process of the tests, imports them once, without the tests' shape checks. Each
+A server process imports them once, for all processes of the tests, without the tests' shape checks. Each
 `python(...)` is a fork of it that takes the place of `python ...`: arguments, folder, environment, output, exit status
 and signals. Where a program starts others by a command line, `command(...)` is one that does so. What happens while an
 interpreter starts or imports needs a real one.
@@ -9,6 +9,7 @@ interpreter starts or imports needs a real one.
 import array
 import atexit
 import contextlib
+import fcntl
 import functools
 import gc
 import importlib
@@ -152,7 +153,22 @@ def address() -> str:
 
 @functools.cache
 def _serve() -> str:
-    place = f"@perceiver-tests-{os.getpid()}"  # in no folder
+    """The address of the server of this test session; the first of the tests' processes that asks starts it."""
+    place = f"@perceiver-tests-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"  # in no folder
+    with open(__file__) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        lease = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            lease.connect(_leases(place))
+        except ConnectionRefusedError:
+            lease.close()
+            _start_server(place)
+        else:
+            atexit.register(lease.close)
+    return place
+
+
+def _start_server(place: str) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -167,14 +183,18 @@ def _serve() -> str:
         server.wait()
 
     atexit.register(end)
-    return place
+
+
+def _leases(place: str) -> str:
+    """The address to which a process stays connected for as long as it needs the server."""
+    return f"{place}-leases".replace("@", "\0")
 
 
 # ---- the server
 
 
 def serve(place: str) -> None:
-    """Fork for each connection until the tests have ended."""
+    """Fork for each connection until the processes of the tests have ended: standard input and all leases are closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C ends the tests, and they end this
     import torch
 
@@ -183,38 +203,48 @@ def serve(place: str) -> None:
 
     modules = [module.name for module in pkgutil.walk_packages(perceiver.__path__, "perceiver.")]
     for name in (*IMPORTED, *modules):
-        if not name.endswith("__main__"):
+        if not name.endswith("__main__") and not name.startswith("perceiver.demo."):  # Gradio takes seconds
             importlib.import_module(name)
     gc.freeze()
     wake, waker = socket.socketpair()
     waker.setblocking(False)
     signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening, selectors.DefaultSelector() as selector:
+    listening, leasing = (socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(2))
+    leases: set[Any] = {sys.stdin}
+    with listening, leasing, selectors.DefaultSelector() as selector:
         listening.bind(place.replace("@", "\0"))
-        listening.listen(64)
-        for source in (listening, wake, sys.stdin):
+        leasing.bind(_leases(place))
+        for waiting in (listening, leasing):
+            waiting.listen(64)
+        for source in (listening, leasing, wake, sys.stdin):
             selector.register(source, selectors.EVENT_READ)
         os.write(1, b"ready\n")
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        while True:
+        while leases:
             for key, _ in selector.select():
-                if key.fileobj is sys.stdin:
-                    _reap()
-                    os._exit(0)
-                if key.fileobj is wake:
+                if key.fileobj in leases:
+                    selector.unregister(key.fileobj)
+                    leases.remove(key.fileobj)
+                elif key.fileobj is leasing:
+                    lease, _ = leasing.accept()
+                    leases.add(lease)
+                    selector.register(lease, selectors.EVENT_READ)
+                elif key.fileobj is wake:
                     wake.recv(4096)
                     _reap()
-                    continue
-                connection, _ = listening.accept()
-                if os.fork() == 0:
-                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                    signal.set_wakeup_fd(-1)
-                    for one in (listening, wake, waker):
-                        one.close()
-                    selector.close()
-                    _watch(connection)
-                connection.close()
+                else:
+                    connection, _ = listening.accept()
+                    if os.fork() == 0:
+                        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                        signal.set_wakeup_fd(-1)
+                        for one in (listening, leasing, wake, waker, *leases - {sys.stdin}):
+                            one.close()
+                        selector.close()
+                        _watch(connection)
+                    connection.close()
+    _reap()
+    os._exit(0)
 
 
 def _reap() -> None:

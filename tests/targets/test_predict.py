@@ -192,6 +192,19 @@ def test_unknown_categories_are_logged(caplog: pytest.LogCaptureFixture) -> None
     assert not caplog.messages
 
 
+def test_cut_texts_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    texts = ["abcdefg", "abcd", [6, 7, 8, 9, 10], {"it": "abc"}]
+    assert [len(x) for x in batches(texts, {**TEXT, "max_length": 4}, batch_size=1)] == [1] * 4
+    assert len(caplog.messages) == 1
+    assert "predict, modality 'it': 2 of 4 texts have more than max_length = 4 ids" in caplog.text
+    caplog.clear()
+    batches(texts, TEXT)
+    batches(texts[1], {**TEXT, "max_length": 4})
+    assert not caplog.messages
+    with pytest.raises(ValueError, match="sample 1, modality 'it': expected a text of at most max_length = 4 ids, got 5"):
+        batches(texts[1:], {**TEXT, "max_length": 4, "truncate": False})
+
+
 def test_a_number_is_no_sample() -> None:
     with pytest.raises(TypeError, match="expected a sample or an iterable of samples, got int"):
         batches(3, IMAGE)

@@ -28,6 +28,7 @@ from perceiver.data.manifest.table import MAX_ROW_GROUP_BYTES, ManifestTable, re
 from perceiver.data.manifest.targets import AUTO, target_columns
 from perceiver.data.manifest.targets import KINDS as TARGET_KINDS
 from perceiver.data.manifest.text_targets import TextTargets
+from perceiver.data.manifest.texts import warn_of_cut_texts
 from perceiver.runtime.user_paths import expanded
 
 LABEL = "label"
@@ -302,6 +303,7 @@ class Manifest(Source):
         else:
             splits.train = self._decodable(splits.train, self._specs())
         splits.val = self._decodable(splits.val, self._specs())
+        self._warn_of_cut_texts([*splits.train, *splits.val])
         training, validation = self._labelled(splits.train, training=True), self._labelled(splits.val)
         self._trained = True
         # Report classes that occur only in the test rows before training, not after it.
@@ -340,6 +342,7 @@ class Manifest(Source):
                 self.test_fraction,
             )
         self._warn_of_unknown_values(splits.test)
+        self._warn_of_cut_texts(splits.test)
         rows = self._labelled(self._decodable(splits.test, self._specs()))
         self._bad.tell(total=len(self._columns()))
         return rows
@@ -351,6 +354,7 @@ class Manifest(Source):
         table = self._columns()
         rows = self._decodable(self._usable(range(len(table))), self._specs())
         self._warn_of_unknown_values(rows)
+        self._warn_of_cut_texts(rows)
         dataset = self._rows(rows)
         self._bad.tell(total=len(table))
         return dataset
@@ -408,6 +412,12 @@ class Manifest(Source):
         for modality in self._modalities():
             if modality.kind == "table":
                 warn_of_unknown_values(self._columns(), rows, spec=self._specs()[modality.name])
+
+    def _warn_of_cut_texts(self, rows: Sequence[int]) -> None:
+        for modality in self._modalities():
+            if modality.kind == "text" and modality.pattern is None:
+                [column] = modality.columns
+                warn_of_cut_texts(self._columns(), rows, column=column, spec=self._specs()[modality.name])
 
     def _known(self, rows: Sequence[int]) -> list[int]:
         """Return the rows whose target is known from training."""

@@ -1,9 +1,12 @@
-"""Files of models on the Hugging Face Hub, from its cache or the network, and clear errors where neither has them."""
+"""Files of models on the Hugging Face Hub and of torch, from a cache or the network; clear errors if neither has them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from perceiver.interop.backbones.request import BackboneError
 
@@ -69,3 +72,30 @@ def _unreachable(repository: str, names: Sequence[str], copy: str) -> str:
         f"{repository}: {' and '.join(names)} must be downloaded, but the Hub cannot be reached, and its cache on this "
         f"machine lacks the model. Run {copy}."
     )
+
+
+def downloaded(address: str, *, model: str) -> dict[str, Tensor]:
+    """Return a state dict that is downloaded unless it is in torch's cache.
+
+    Args:
+        address: address of the file.
+        model: library and name of the model, for messages.
+
+    Raises:
+        BackboneError: if the address cannot be reached; says where to put the file.
+    """
+    try:
+        state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
+            address, map_location="cpu", progress=False, weights_only=True
+        )
+    except OSError as error:  # URLError, timeouts
+        raise BackboneError(
+            f"{model}: its weights must be downloaded, but {address} cannot be reached. Download it on a machine with "
+            f"network, copy it here, and set pretrained=FILE (or put it at {cached_by_torch(address)})."
+        ) from error
+    return state
+
+
+def cached_by_torch(address: str) -> Path:
+    """Return where torch keeps the file of an address."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / address.rpartition("/")[2]

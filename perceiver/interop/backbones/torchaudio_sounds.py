@@ -7,7 +7,6 @@ from math import prod
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch import Tensor
 from perceiver.adapters.backbones.network import FeatureNetwork
 from perceiver.checkpoints.allocation import cutting
 from perceiver.interop.backbones.convolved import covered, frames_mask
+from perceiver.interop.backbones.downloads import downloaded
 from perceiver.interop.backbones.request import BackboneError, BackboneRequest
 from perceiver.interop.backbones.transformers_sounds import SAMPLE_RATE, mono
 from perceiver.interop.files import WeightFileError, read_weight_file
@@ -147,13 +147,7 @@ class TorchaudioSounds(BackboneRequest):
         if isinstance(self.pretrained, str):
             state = read_weight_file(Path(self.pretrained).expanduser())
         else:
-            try:
-                state = torch.hub.load_state_dict_from_url(address, map_location="cpu", progress=False, weights_only=True)
-            except OSError as error:
-                raise BackboneError(
-                    f"torchaudio: the weights of {self.model_name} must be downloaded, but {address} cannot be reached. "
-                    "Download it on a machine with network, copy it here, and set pretrained=FILE."
-                ) from error
+            state = downloaded(address, model=f"torchaudio: {self.model_name}")
         weights = {f"model.{name}": value for name, value in state.items()}
         if not any(name.startswith("model.encoder.transformer.") for name in weights):
             raise WeightFileError(f"{self.pretrained}: its weights are not those of torchaudio's {self.model_name}.")
@@ -162,7 +156,4 @@ class TorchaudioSounds(BackboneRequest):
     def _bundle(self) -> Any:
         from torchaudio import pipelines
 
-        return getattr(pipelines, _PIPELINES.get(self.model_name, self.model_name.upper()))
-
-
-_PIPELINES = {"wav2vec2_xlsr_300m": "WAV2VEC2_XLSR_300M"}
+        return getattr(pipelines, self.model_name.upper())

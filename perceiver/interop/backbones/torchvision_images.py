@@ -13,6 +13,7 @@ from torch import Tensor
 
 from perceiver.adapters.backbones.network import FeatureNetwork
 from perceiver.checkpoints.allocation import cutting
+from perceiver.interop.backbones.downloads import cached_by_torch, downloaded
 from perceiver.interop.backbones.request import BackboneError, BackboneRequest
 from perceiver.interop.files import WeightFileError, read_weight_file
 
@@ -181,15 +182,7 @@ class TorchvisionImages(BackboneRequest):
 
     def _downloaded(self) -> tuple[Path, dict[str, Tensor]]:
         address = self._weights_entry().url
-        file = Path(torch.hub.get_dir()) / "checkpoints" / address.rpartition("/")[2]
-        try:
-            state = torch.hub.load_state_dict_from_url(address, map_location="cpu", progress=False, weights_only=True)
-        except OSError as error:  # URLError, timeouts
-            raise BackboneError(
-                f"torchvision: the weights of {self.model_name} must be downloaded, but {address} cannot be reached. "
-                f"Download it on a machine with network, copy it here, and set pretrained=FILE (or put it at {file})."
-            ) from error
-        return file, state
+        return cached_by_torch(address), downloaded(address, model=f"torchvision: {self.model_name}")
 
     def _weights_entry(self) -> Any:
         from torchvision import models

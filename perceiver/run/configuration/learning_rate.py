@@ -42,31 +42,35 @@ class LearningRateScaling:
                 f"base_batch={self.base_batch}."
             )
 
-    def __call__(self, plain: Mapping[str, Any], trainer: Trainer) -> ScaledOptimizer:
-        """Scale `optimizer.lr` of the resolved configuration `plain` to the processes of `trainer`.
+    def __call__(self, optimizer: Mapping[str, Any], *, batch_size: int | None, trainer: Trainer) -> ScaledOptimizer:
+        """Scale the learning rate to the global batch.
+
+        Args:
+            optimizer: the optimizer's configuration.
+            batch_size: samples per device; None if the data has no such setting.
+            trainer: knows the processes and the accumulated batches.
 
         Raises:
             ValueError: the batch size or the learning rate is not in the configuration.
         """
-        optimizer = dict(plain["optimizer"])
-        per_device = plain["data"].get("batch_size")
+        settings = dict(optimizer)
         accumulated = trainer.accumulate_grad_batches
-        if per_device is None:
+        if batch_size is None:
             if self.rule is None:
-                return ScaledOptimizer(optimizer=optimizer, explanation="")
+                return ScaledOptimizer(optimizer=settings, explanation="")
             raise ValueError(
                 f"lr_scaling.rule={self.rule}: expected data.batch_size, the samples per device; this data module has "
                 "no such setting."
             )
-        batch = int(per_device) * trainer.world_size * accumulated
-        parts = [f"{trainer.world_size} processes × {per_device} samples"] if trainer.world_size > 1 else []
+        batch = int(batch_size) * trainer.world_size * accumulated
+        parts = [f"{trainer.world_size} processes × {batch_size} samples"] if trainer.world_size > 1 else []
         parts += [f"{accumulated} batches accumulated"] if accumulated > 1 else []
         explanation = f"global batch {batch} ({', '.join(parts)})" if parts else ""
         if self.rule is None:
-            return ScaledOptimizer(optimizer=optimizer, explanation=explanation)
-        if not isinstance(optimizer.get("lr"), int | float):
-            raise ValueError(f"lr_scaling.rule={self.rule}: expected a number as optimizer.lr, got {optimizer.get('lr')!r}.")
-        scaled = optimizer["lr"] * RULES[self.rule](batch / self.base_batch)
-        change = f"learning rate {optimizer['lr']:.4g} of batch {self.base_batch} becomes {scaled:.4g} ({self.rule})"
-        optimizer["lr"] = scaled
-        return ScaledOptimizer(optimizer=optimizer, explanation=f"{explanation or f'global batch {batch}'}; {change}")
+            return ScaledOptimizer(optimizer=settings, explanation=explanation)
+        if not isinstance(settings.get("lr"), int | float):
+            raise ValueError(f"lr_scaling.rule={self.rule}: expected a number as optimizer.lr, got {settings.get('lr')!r}.")
+        scaled = settings["lr"] * RULES[self.rule](batch / self.base_batch)
+        change = f"learning rate {settings['lr']:.4g} of batch {self.base_batch} becomes {scaled:.4g} ({self.rule})"
+        settings["lr"] = scaled
+        return ScaledOptimizer(optimizer=settings, explanation=f"{explanation or f'global batch {batch}'}; {change}")

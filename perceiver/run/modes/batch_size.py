@@ -96,7 +96,7 @@ class BatchSize:
         data = make_data(config.data)
         if not hasattr(data, "batch_size"):
             raise ValueError(f"mode=batch_size: {type(data).__name__} has no batch_size to change.")
-        backbones = Backbones.of(config)
+        backbones = Backbones.of(config.model.get("adapters"))
         data.prepare_data()
         backbones.prescribe(data)
         data.setup("fit")

@@ -85,9 +85,9 @@ class Fit:
         with RunDirectory(Path(config.run_dir)).locked() as directory:
             origin = find_resumed(self.ckpt_path, directory=directory.path) or Scratch()
             directory.require_unused(origin)
-            origin.check_task(config)
+            origin.check_task(config.task)
 
-            backbones = Backbones.of(config)
+            backbones = Backbones.of(config.model.get("adapters"))
             data = make_data(config.data)
             data.prepare_data()
             origin.hand_spec_to(data)
@@ -110,7 +110,7 @@ class Fit:
             own: list[Callback] = [RandomState(seed=int(plain["seed"])), EpochProgress(), best, confusion]
             trainer = make_trainer(plain, [*own, *origin.callbacks(), *self.start.callbacks()], stoppable=True)
             self._require_checkpoint(trainer)
-            scaled = self.lr_scaling(plain, trainer)
+            scaled = self.lr_scaling(plain["optimizer"], batch_size=plain["data"].get("batch_size"), trainer=trainer)
             optimizer = origin.optimizer(self.start.optimizer(rated(construct(scaled.optimizer)), model))
             task = make_task({**plain, "optimizer": scaled.optimizer}, model, spec, optimizer=optimizer)
 

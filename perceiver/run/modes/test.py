@@ -51,7 +51,7 @@ class Test:
             return self._test_average(folds, config)
         file = find_checkpoint(self.ckpt_path, mode="test")
         recipe = checkpoints.read(file)
-        check_task(config, recipe)
+        check_task(config.task, recipe)
         model = checkpoints.load(file, trust=list(config.trust))
         set_decoding(model, self.generation)
 

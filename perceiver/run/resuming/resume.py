@@ -54,7 +54,7 @@ class Scratch:
     step: int = 0
     last_row: dict[str, float] | None = None
 
-    def check_task(self, config: DictConfig) -> None:
+    def check_task(self, task: DictConfig) -> None:
         """Check that the configured task is that of the resumed training."""
 
     def hand_spec_to(self, data: LightningDataModule) -> None:
@@ -99,9 +99,9 @@ class Resumed(Scratch):
     def _settings(self) -> OptimizerSettings:
         return OptimizerSettings(recipe=self.recipe)
 
-    def check_task(self, config: DictConfig) -> None:
+    def check_task(self, task: DictConfig) -> None:
         """Check that the configured task is that of the checkpoint."""
-        check_task(config, self.recipe)
+        check_task(task, self.recipe)
 
     def hand_spec_to(self, data: LightningDataModule) -> None:
         """Give the data the spec of the checkpoint."""

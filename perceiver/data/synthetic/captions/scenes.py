@@ -19,7 +19,7 @@ from perceiver.data.loading.missing import present_modalities
 from perceiver.data.synthetic.captions.glyphs import LARGE, SMALL, Glyphs
 from perceiver.data.synthetic.captions.language import LONGEST, DrawnDigit, describe, digit_words
 from perceiver.data.synthetic.captions.layouts import Layouts, draw_layouts
-from perceiver.data.synthetic.captions.source import CaptionedSource
+from perceiver.data.synthetic.captions.source import CaptionedSource, only_sample
 from perceiver.data.synthetic.captions.speech import Speech, Utterance, pauses_of
 from perceiver.grounding import Phrase
 from perceiver.runtime.random_streams import stream_seed
@@ -148,14 +148,7 @@ class SceneSplit:
         """Return a sample; see `Samples`."""
         if not 0 <= index < self.size:
             raise IndexError(index)
-        batch = self.__getitems__([index])
-        assert batch.target is not None
-        assert batch.target_mask is not None
-        inputs: dict[str, Tensor | dict[str, Tensor]] = {
-            name: x[0] for name, x in batch.inputs.items() if isinstance(x, Tensor) and _seen(batch.masks.get(name))
-        }
-        grounding = None if batch.groundings is None else batch.groundings[0]
-        return Sample(inputs, batch.target[0], batch.ids[0], target_mask=batch.target_mask[0], grounding=grounding)
+        return only_sample(self.__getitems__([index]))
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return a batch of samples."""
@@ -325,7 +318,3 @@ def grounded(caption: str, scene: Sequence[DrawnDigit]) -> tuple[Phrase, ...]:
         Phrase(start=start, end=end, modality="image", box=one.box)
         for (_, start, end), one in zip(digit_words(caption), scene, strict=True)
     )
-
-
-def _seen(mask: Tensor | None) -> bool:
-    return mask is None or bool(mask.any())

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from perceiver.batch import Batch, Sample
 from perceiver.data.datasets.spoken_digits import SpokenDigits
 from perceiver.data.synthetic.captions.language import DIGITS
-from perceiver.data.synthetic.captions.source import CaptionedSource
+from perceiver.data.synthetic.captions.source import CaptionedSource, only_sample
 from perceiver.data.synthetic.captions.speech import Speech, Utterance, pauses_of
 from perceiver.grounding import Phrase
 from perceiver.runtime.random_streams import stream_seed
@@ -59,15 +58,7 @@ class SequenceSplit:
         """Return a sample; see `Samples`."""
         if not 0 <= index < self.size:
             raise IndexError(index)
-        batch = self.__getitems__([index])
-        assert batch.target is not None
-        assert batch.target_mask is not None
-        sound = batch.inputs["audio"]
-        assert isinstance(sound, Tensor)
-        grounding = None if batch.groundings is None else batch.groundings[0]
-        return Sample(
-            {"audio": sound[0]}, batch.target[0], batch.ids[0], target_mask=batch.target_mask[0], grounding=grounding
-        )
+        return only_sample(self.__getitems__([index]))
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return a batch of samples."""
