@@ -59,6 +59,7 @@ class HuggingFace(Manifest):
         image_size, image_channels, audio_channels, max_seconds: see `Manifest`.
         sample_rate: in hertz. None: that of the column, or 16000.
         validation_fraction, test_fraction, split_seed: how absent splits are cut.
+        group, folds, fold: see `Manifest`; not with `streaming`.
         on_bad_row, check_files, max_row_group_bytes, needs_test: see `Manifest`.
         cache: folder for what the library downloads and prepares. None: that of the library.
         first_rows: with `streaming`, number of training rows for statistics and vocabularies, and most validation rows.
@@ -99,6 +100,9 @@ class HuggingFace(Manifest):
         validation_fraction: float = 0.15,
         test_fraction: float = 0.15,
         split_seed: int = 0,
+        group: str | None = None,
+        folds: int | None = None,
+        fold: int | None = None,
         on_bad_row: str = "error",
         check_files: bool = True,
         max_row_group_bytes: int = MAX_ROW_GROUP_BYTES,
@@ -110,6 +114,9 @@ class HuggingFace(Manifest):
         needs_test: bool = True,
     ) -> None:
         place = expanded(path, setting="data.path")
+        if streaming and (group is not None or folds is not None):
+            setting = "folds" if group is None else "group"
+            raise ValueError(f"data.{setting}: expected null with data.streaming, which reads no row twice; set one of the two.")
         super().__init__(
             manifest=place,
             modalities=modalities,
@@ -131,6 +138,9 @@ class HuggingFace(Manifest):
             validation_fraction=validation_fraction,
             test_fraction=test_fraction,
             split_seed=split_seed,
+            group=group,
+            folds=folds,
+            fold=fold,
             on_bad_row=on_bad_row,
             check_files=check_files,
             max_row_group_bytes=max_row_group_bytes,
@@ -248,6 +258,7 @@ class HuggingFace(Manifest):
         """Choose modalities and target by the types of the columns, and log a line per column."""
         columns = flattened(opened.features)
         ids = {name: "ids" for name in (self.id, "id" if self.id == AUTO else None) if name in columns}
+        ids |= {self.group: "groups"} if self.group in columns else {}
         empty = [name for name, column in table.columns.items() if column.null_count == len(table)]
         plan: Plan = planned(
             opened.features,

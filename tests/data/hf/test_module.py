@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
-from hf_cases import arrow, library, parquet_set, rows_of, small_set
+from hf_cases import arrow, features, library, parquet_set, rows_of, small_set
 from manifest_cases import write_csv
 
 from perceiver.data import DataModule, Manifest
@@ -223,3 +223,29 @@ def test_facts_of_a_network(tmp_path: Path) -> None:
     assert (photo["shape"], photo["mean"]) == ([3, 12, 12], [0.5] * 3)
     with pytest.raises(ValueError, match=r"model\.adapters\.picture: the data has no modality 'picture'"):
         DataModule.of(HuggingFace, path=tmp_path / "set", **SMALL).prescribe({"picture": {"kind": "image"}})
+
+
+def test_folds_groups_and_augmentation_are_those_of_manifests(tmp_path: Path) -> None:
+    rows = [{**row, "owner": number // 3} for number, row in enumerate(rows_of(tmp_path))]
+    types = datasets.Features({**features(), "owner": datasets.Value("int64")})
+    folder = parquet_set(tmp_path / "set", {"train": rows}, types)
+    tested: list[int] = []
+    for fold in range(4):
+        data = opened(folder, folds=4, fold=fold, group="owner")
+        assert "table" in data.spec["modalities"]
+        assert "owner" not in data.spec["modalities"]["table"]["columns"]
+        owners = [{int(sample.id[1:]) // 3 for sample in data.split(name)} for name in ("train", "val", "test")]
+        assert not (owners[0] & owners[2] or owners[0] & owners[1] or owners[1] & owners[2])
+        tested += owners[2]
+    assert sorted(tested) == list(range(8))
+    with pytest.raises(ValueError, match=r"data.folds: expected null with data.streaming"):
+        opened(folder, folds=4, fold=0, streaming=True)
+
+    def grey(x: torch.Tensor) -> torch.Tensor:
+        return x * 0 + 0.5
+
+    modalities = {"photo": "image", "pulse": "timeseries"}
+    data = opened(folder, modalities=modalities, augment={"photo": grey})
+    batch, other = next(iter(data.train_dataloader())), next(iter(data.val_dataloader()))
+    assert batch.inputs["photo"][batch.masks["photo"]][:, 0].unique().numel() == 1
+    assert other.inputs["photo"].unique().numel() > 1
