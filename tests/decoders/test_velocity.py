@@ -49,7 +49,7 @@ def test_outputs_are_velocities_of_the_whole_input(name: str) -> None:
 
 @pytest.mark.parametrize("std", [1.0, 0.3])
 def test_an_untrained_head_predicts_the_best_factor_and_learns_an_error_of_variance_one(std: float) -> None:
-    adapter, shape, _ = CASES["pixels"]
+    adapter = CASES["pixels"][0]
     head = VelocityHead(state_channels=8, adapters={"x": adapter}, modality="x", data_std=std)
     torch.manual_seed(0)
     x, noise = std * torch.randn(4000, 3, 4, 2), torch.randn(4000, 3, 4, 2)
