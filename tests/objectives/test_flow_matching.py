@@ -109,12 +109,12 @@ def test_a_run_learns_and_its_model_generates(tmp_path: Path) -> None:
         "model.adapters.image.embed_channels=16",
         "model.encoder.num_latents=4", "model.encoder.latent_channels=16", "model.encoder.state_channels=16",
         "model.encoder.num_blocks=1", "model.encoder.num_layers_per_block=1", "data.batch_size=128", "optimizer.lr=1e-2",
-        "trainer.max_epochs=5", "averaging=ema", "callbacks.averaging.multi_avg_fn.decay=0.9", "logger=none",
+        "trainer.max_epochs=8", "averaging=ema", "callbacks.averaging.multi_avg_fn.decay=0.9", "logger=none",
         "callbacks.attention_by_modality=null", *QUIET, f"hydra.run.dir={tmp_path}",
     )  # fmt: skip
     assert finished.code == 0, finished.err
-    # Without learning it is 2: the variance of the data and that of the noise.
-    assert metrics_of(tmp_path)["test/loss"] < 1.6
+    # Without learning it is 1.57, the integral of 1 / (t² + (1 - t)²).
+    assert metrics_of(tmp_path)["test/loss"] < 1.3
     one = perceiver.load(tmp_path)
     made = generate(one, {"label": torch.eye(10)}, steps=4, guidance=2.0, generator=torch.Generator().manual_seed(0))
     assert made.shape == (10, 1, 8, 8)
