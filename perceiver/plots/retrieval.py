@@ -33,9 +33,9 @@ RIGHT = "tab:green"
 class RetrievedSamples:
     """Figures of queries and what they find, one for each ordered pair of modalities: a row is a query and its results.
 
-    Queries are spread evenly over the samples that have both modalities. A result is right, and has a green frame, if it is of the same
-    sample as the query. If samples have classes, one of the same class is right as well. Above a result is its cosine; above
-    a query is the rank of its partner.
+    Queries are spread evenly over the samples that have both modalities. A result is right, and has a green frame, if it is
+    of the same sample as the query. If samples have classes, one of the same class is right as well. Above a result is its
+    cosine; above a query is the rank of its partner.
 
     Args:
         num_queries: number of queries in a figure.
