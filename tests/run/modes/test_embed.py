@@ -49,9 +49,7 @@ def test_nothing_is_left_of_what_breaks_off(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("settings", [{"embed_modalities": []}, {"embed_modalities": ["a"], "rows_per_part": 5}])
 def test_modalities_go_into_whole_files(settings: dict[str, Any]) -> None:
-    with pytest.raises(
-        ValueError, match=r"embed_modalities: expected one or more modalities, each once, and rows_per_part=null"
-    ):
+    with pytest.raises(ValueError, match="embed_modalities: expected one or more modalities, each once"):
         Embed(ckpt_path=None, **settings)
     with pytest.raises(ValueError, match="embed: expected mean, latents or unit, got 'units'"):
         Embed(ckpt_path=None, embed="units")
