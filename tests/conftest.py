@@ -34,7 +34,7 @@ gc.disable()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Turn shape checks on, except in the process that only hands tests out: it spares the imports."""
-    if getattr(config.option, "numprocesses", None):
+    if getattr(config.option, "numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
         return
     import torch
     from jaxtyping import install_import_hook
