@@ -279,7 +279,7 @@ class ExportedModel:
                 f"sample {number}: expected one or more of the modalities {self.modalities}, got {sorted(raw)}."
             )
         modalities = self.spec["modalities"]
-        prepared = {}
+        prepared: dict[str, Mapping[str | None, Array]] = {}
         for name, value in raw.items():
             where = f"sample {number}, modality {name!r}"
             prepared[name] = preprocess(value, modalities[name], where)
