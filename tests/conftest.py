@@ -60,7 +60,6 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, A
 def pytest_collection_finish() -> None:
     """Collect garbage from here on only: what was imported and collected so far stays until the end anyway."""
     gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
     gc.enable()
 
 
