@@ -34,7 +34,7 @@ gc.disable()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Turn shape checks on, except in the process that only hands tests out: it spares the imports."""
-    if getattr(config.option, "numprocesses", None):
+    if getattr(config.option, "numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
         return
     import torch
     from jaxtyping import install_import_hook
@@ -60,7 +60,6 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, A
 def pytest_collection_finish() -> None:
     """Collect garbage from here on only: what was imported and collected so far stays until the end anyway."""
     gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
     gc.enable()
 
 

@@ -20,7 +20,7 @@ from perceiver.model import Perceiver
 from perceiver.serving.decoding import decode
 from perceiver.serving.limits import Limits, RefusedError
 
-_FONT = ["system-ui", "sans-serif"]  # fonts of the system: the page loads nothing from elsewhere
+_FONT = ["system-ui", "sans-serif"]  # system fonts: the page loads nothing from other hosts
 _CSS = """
 .bars, .bars tr, .bars td {border: 0 !important; white-space: nowrap} .bars {width: 100%; border-collapse: collapse}
 .bars td {padding: 2px 8px}
@@ -91,7 +91,7 @@ def build_page(model: Perceiver, *, name: str, limits: Limits = Limits()) -> gra
 
 
 def launch_settings(limits: Limits) -> dict[str, Any]:
-    """Return arguments of `Blocks.launch`: nothing is shared or loaded from elsewhere, uploads are bounded."""
+    """Return arguments of `Blocks.launch`: nothing is shared or loaded from other hosts, and uploads are bounded."""
     return {
         "share": False,
         "quiet": True,

@@ -1,4 +1,4 @@
-"""What the page shows of a sample: the prediction, the share of each modality, and where the model looks."""
+"""What the page shows for a sample: the prediction, the share of each modality, and what the model attends to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the settings of generation do to the scores of the next id, in NumPy; the rules of `perceiver.decoders.decoding`."""
+"""Effects of generation settings on the scores of the next id, in NumPy; the rules of `perceiver.decoders.decoding`."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def top(x: Array, count: int) -> Array:
 
 
 def _without_repeats(scores: Array, ids: Array, size: int) -> Array:
-    """Exclude the ids that would complete an n-gram which the sequence already has."""
+    """Exclude the ids that would repeat an n-gram of the sequence."""
     length = ids.shape[1]
     if length < size:
         return scores

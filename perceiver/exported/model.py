@@ -35,7 +35,7 @@ _NEEDED: dict[Any, tuple[str, ...]] = {
     "text": ("vocabulary_size",),
     "timeseries": ("num_values",),
 }
-"""Facts without which samples of a kind cannot be prepared."""
+"""Entries of the spec that are needed to prepare samples of a kind."""
 
 _MASK_ID = 3
 _TYPES = {"float32": "tensor(float)", "float64": "tensor(double)", "int64": "tensor(int64)", "bool": "tensor(bool)"}
@@ -279,7 +279,7 @@ class ExportedModel:
                 f"sample {number}: expected one or more of the modalities {self.modalities}, got {sorted(raw)}."
             )
         modalities = self.spec["modalities"]
-        prepared = {}
+        prepared: dict[str, Mapping[str | None, Array]] = {}
         for name, value in raw.items():
             where = f"sample {number}, modality {name!r}"
             prepared[name] = preprocess(value, modalities[name], where)

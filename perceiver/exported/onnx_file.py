@@ -1,4 +1,4 @@
-"""The parts of an ONNX file that must be known before a runtime may have it: versions, metadata, and what it refers to.
+"""The parts of an ONNX file that are checked before a runtime opens it: versions, metadata, and what it refers to.
 
 The file is read as protocol buffers, field by field, without a library: onnxruntime shows the metadata of a file only after
 it has loaded the file, other files that it names included.
@@ -19,7 +19,7 @@ KEY = "perceiver"
 """Name of the metadata in the file."""
 
 MAX_BYTES = 2**31 - 1
-"""Largest file: the limit of protocol buffers."""
+"""Maximum size of a file: the limit of protocol buffers."""
 
 _DOMAINS = {"", "ai.onnx"}
 _CONTROL_FLOW = {"If", "Loop", "Scan"}
@@ -81,7 +81,7 @@ def read_onnx(path: str | Path) -> OnnxFile:
     if file.stat().st_size > MAX_BYTES:
         raise ExportedFileError(f"{file}: expected at most {MAX_BYTES:,} bytes, got {file.stat().st_size:,}.")
     content = file.read_bytes()
-    opset, said = None, None
+    opset, metadata = None, None
     try:
         for number, value in _fields(memoryview(content)):
             if number == _OPSETS and isinstance(value, memoryview):
@@ -91,7 +91,7 @@ def read_onnx(path: str | Path) -> OnnxFile:
             elif number == _METADATA and isinstance(value, memoryview):
                 pair = dict(_fields(value))
                 if _text(pair.get(1, memoryview(b""))) == KEY:
-                    said = _text(pair.get(2, memoryview(b"")))
+                    metadata = _text(pair.get(2, memoryview(b"")))
             elif number == _GRAPH and isinstance(value, memoryview):
                 _check_graph(value, file, depth=0)
             elif number == _FUNCTIONS:
@@ -100,9 +100,9 @@ def read_onnx(path: str | Path) -> OnnxFile:
         if isinstance(error, ExportedFileError):
             raise
         raise ExportedFileError(f"{file}: not an ONNX file, or damaged ({len(content):,} bytes): {error}.") from error
-    if opset is None or said is None:
+    if opset is None or metadata is None:
         raise ExportedFileError(f"{file}: expected an ONNX file of perceiver.export; it has no metadata {KEY!r}.")
-    return OnnxFile(path=file, content=content, opset=opset, metadata=_metadata(said, file))
+    return OnnxFile(path=file, content=content, opset=opset, metadata=_metadata(metadata, file))
 
 
 def _in_run(folder: Path) -> Path:

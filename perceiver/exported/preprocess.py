@@ -317,11 +317,11 @@ def _timeseries(raw: Any, spec: Spec, name: str) -> dict[str | None, Array]:
     times = _times(parts.get("times"), len(values), spec, name)
     present = ~np.isnan(values)
     if parts.get("present") is not None:
-        said = as_array(parts["present"], name).astype(np.bool_)
-        said = said[:, None] if said.ndim == 1 and num_values == 1 else said
-        if said.shape != values.shape:
-            raise ValueError(f"{name}: expected present of shape {values.shape}, like values, got {said.shape}.")
-        present = present & said
+        given = as_array(parts["present"], name).astype(np.bool_)
+        given = given[:, None] if given.ndim == 1 and num_values == 1 else given
+        if given.shape != values.shape:
+            raise ValueError(f"{name}: expected present of shape {values.shape}, like values, got {given.shape}.")
+        present = present & given
     if (times[1:] <= times[:-1]).any():
         times, step = np.unique(times, return_inverse=True)
         count, total = (np.zeros((len(times), num_values)) for _ in range(2))

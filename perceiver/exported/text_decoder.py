@@ -17,7 +17,7 @@ from perceiver.exported.session import Session
 Array = NDArray[Any]
 
 _MOST = 2**16
-"""Bound of layers, heads and channels of a file; of the largest models, they have hundreds."""
+"""Upper bound of layers, heads and channels in a file; the largest models have hundreds."""
 
 
 _LONGEST, _MOST_SEQUENCES = 2**20, 2**10

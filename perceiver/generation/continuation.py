@@ -1,9 +1,9 @@
 """Continue sequences with an autoregressive model, for any length, at a flat cost per id.
 
 The model sees a window of the last ids. Each step adds one latent, whose predecessors are cached. When the encoder has all
-its latents, or the window is full, the window is encoded anew: with half as many latents and, if it was full, without its
+its latents, or the window is full, the window is encoded again: with half as many latents and, if it was full, without its
 first ids. So every id is predicted from at least `context - num_latents / 2` ids, if there are as many, and by at least half
-of the latents. The work of encoding anew, at most `context` keys and values and half of the latents, is spread over the
+of the latents. The work of encoding again, at most `context` keys and values and half of the latents, is spread over the
 next `num_latents / 2` ids.
 """
 
@@ -74,7 +74,7 @@ class Continuation:
         self.model = model
         self.adapter, self.encoder, self.head = adapter, encoder, head
         self.fewest = (encoder.num_latents + 1) // 2
-        """Latents with which a window is encoded anew."""
+        """Number of latents with which a full window is encoded again."""
 
     def begin(self, inputs: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None) -> Window:
         """Return the window of texts `(B, L)` that were padded at the end, before anything is encoded.

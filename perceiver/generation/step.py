@@ -31,12 +31,12 @@ class Step(Protocol):
 
 @runtime_checkable
 class Streamer(Protocol):
-    """Receives ids while they are generated; transformers' streamers are such."""
+    """Receives ids as they are generated; transformers' streamers have this interface."""
 
     def put(self, value: Tensor) -> None:
         """Receive the prompt `(B, P)`, then the next ids `(B,)` at each step."""
         ...
 
     def end(self) -> None:
-        """Be told that no more ids follow."""
+        """Receive the end of the sequences: no more ids follow."""
         ...

@@ -55,7 +55,7 @@ class TextModality(Modality):
                 f"{tuple(ids.shape)}."
             )
         most = spec.get("max_length")
-        if not spec.get("truncate", True) and is_cut(raw, spec):
+        if most is not None and not spec.get("truncate", True) and is_cut(raw, spec):
             raise too_long(name, f"{len(ids)} ids" if len(ids) > most else "more", most)
         ids = ids.to(torch.int64)[:most]
         if int(ids.min()) < 0 or int(ids.max()) >= size:
@@ -69,6 +69,6 @@ def is_cut(raw: Any, spec: ModalitySpec) -> bool:
     if most is None:
         return False
     if not isinstance(raw, str):
-        return len(raw) > most
+        return bool(len(raw) > most)
     tokenizer = tokenizer_of(spec.get("tokenizer"))
-    return tokenizer.cuts(raw) if isinstance(tokenizer, LibraryTokenizer) else len(tokenizer.encode(raw)) > most
+    return tokenizer.cuts(raw) if isinstance(tokenizer, LibraryTokenizer) else bool(len(tokenizer.encode(raw)) > most)

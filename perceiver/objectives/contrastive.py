@@ -1,4 +1,4 @@
-"""Contrastive alignment: one sphere on which the modalities of a sample meet.
+"""Contrastive alignment: the modalities of a sample are embedded close together on one sphere.
 
 InfoNCE in both directions (van den Oord et al. 2018, arXiv:1807.03748; CLIP, Radford et al. 2021, arXiv:2103.00020) or the
 pairwise sigmoid loss (SigLIP, Zhai et al. 2023, arXiv:2303.15343), over every pair of modalities, with one encoder for all.
@@ -30,7 +30,7 @@ LOSSES = ("infonce", "sigmoid")
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """Embeddings of a batch, each modality by itself.
+    """Embeddings of a batch, each modality separately.
 
     Args:
         embeddings: unit vectors `(B, E)` by modality; zeros where a sample lacks it.
@@ -44,7 +44,7 @@ class Embedded:
 class Contrastive(Objective):
     """Contrastive alignment of all modalities of a model whose head is a `perceiver.decoders.EmbeddingHead`.
 
-    The model embeds each modality of a batch by itself. For every pair of modalities, the embeddings of a sample should be
+    The model embeds each modality of a batch separately. For every pair of modalities, the embeddings of a sample should be
     more similar to each other than to those of other samples. A sample that lacks a modality is used for the pairs that it
     has, and as a negative for the others. Negatives come from all processes, which need batches of one size.
 
@@ -91,7 +91,7 @@ class Contrastive(Objective):
             raise ValueError(f"task.pairs: expected modalities among {names}, got {sorted(unknown)}.")
 
     def embed(self, model: nn.Module, batch: Batch) -> Embedded:
-        """Embed each modality of a batch by itself; samples without it are left out of the computation."""
+        """Embed each modality of a batch separately; samples without it are left out of the computation."""
         embeddings, present = {}, {}
         for name in sorted(batch.inputs):
             inputs, masks, has = alone(batch, name)

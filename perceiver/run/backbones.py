@@ -37,7 +37,7 @@ class Backbones:
     caches: dict[str, FeatureCache] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, adapters: DictConfig | None) -> Backbones:
+    def of(cls, adapters: Mapping[str, Any] | None) -> Backbones:
         """Return the requests among the configured `model.adapters`.
 
         Raises:

@@ -22,7 +22,7 @@ from perceiver.serving.request import Body, Field, File, Parts
 Modality = Mapping[str, Any]
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "JPEG2000")
-"""Image formats of Pillow that a request may have. Others have decoders that run programs, or that nobody needs here."""
+"""Image formats of Pillow that a request may use. The decoders of others run programs, or are not needed here."""
 
 _FILES = ("image", "audio", "video", "points")
 _DEEP = 16  # nesting of lists that are arrays

@@ -12,7 +12,7 @@ from types import FrameType
 
 
 class RefusedError(ValueError):
-    """A request is refused; the message is for its sender.
+    """A refused request; the message is for its sender.
 
     Args:
         message: what was expected, what came, and how to fix it.

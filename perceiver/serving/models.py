@@ -1,4 +1,4 @@
-"""Models as a service uses them: a checkpoint in PyTorch, or an exported file in onnxruntime, behind the same methods."""
+"""Models of a service: a checkpoint in PyTorch, or an exported file in onnxruntime, with the same methods."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _PUBLIC = (
     *("kind", "shape", "channel_axis", "range", "sample_rate", "max_seconds", "vocabulary_size", "max_length"),
     *("num_values", "names", "step_seconds", "features", "numbers", "categories", "dates"),
 )
-"""Facts about a modality that a sender needs. Others, such as columns and paths, stay on the server."""
+"""Entries of a modality's spec that a sender needs. Others, such as columns and paths, stay on the server."""
 
 
 def public_spec(spec: Spec, *, limits: Limits) -> dict[str, Any]:

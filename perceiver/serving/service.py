@@ -50,7 +50,7 @@ class _Loop(BatchedLoop):  # type: ignore[misc]  # LitServe is not followed by t
     def get_batch_requests(
         self, lit_api: Any, request_queue: Any, transport: Any
     ) -> tuple[list[tuple[int, str, Any]], list[tuple[int, str]]]:
-        """Return requests (queue, id, content), and those that waited for too long."""
+        """Return requests (queue, id, content), and those that waited too long."""
         taken: list[tuple[int, str, Any]] = []
         late: list[tuple[int, str]] = []
         end: float | None = None
@@ -128,11 +128,11 @@ class PredictAPI(LitAPI):  # type: ignore[misc]
             return _refused(error)
 
     def batch(self, inputs: Any) -> Any:
-        """Return the samples as they are: `predict` collates those without an error."""
+        """Return the samples unchanged: `predict` collates those without an error."""
         return inputs
 
     def unbatch(self, output: Any) -> Any:
-        """Return the answers as they are."""
+        """Return the responses unchanged."""
         return output
 
     def predict(self, x: Sequence[Any], **kwargs: Any) -> list[Any]:
@@ -152,7 +152,7 @@ class PredictAPI(LitAPI):  # type: ignore[misc]
         return answers
 
     def encode_response(self, output: Any, **kwargs: Any) -> Response:
-        """Return an answer as a response of HTTP."""
+        """Return a prediction as an HTTP response."""
         try:
             if not isinstance(output, RefusedError):
                 return Response(to_json(answer(output)), media_type="application/json")
@@ -162,7 +162,7 @@ class PredictAPI(LitAPI):  # type: ignore[misc]
 
 
 def error_response(error: RefusedError) -> Response:
-    """Return an error as a response of HTTP: `{"error": message}`."""
+    """Return an error as an HTTP response: `{"error": message}`."""
     return Response(to_json({"error": str(error)}), status_code=error.status, media_type="application/json")
 
 
@@ -193,7 +193,7 @@ class Guard:
         self._running = 0
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
-        """Pass a request on, or answer it with 503 (too many), 408 (body too slow) or 504 (answer too slow)."""
+        """Pass a request on, or respond with 503 (too many), 408 (body too slow) or 504 (response too slow)."""
         if scope["type"] != "http" or scope["path"] != PREDICT:
             await self.app(scope, receive, send)
             return
@@ -271,7 +271,7 @@ def build_server(api: PredictAPI, model: ServedModel, *, device: str = "cpu", wo
     app.add_exception_handler(RefusedError, on_refused)
     app.add_exception_handler(HTTPException, on_http)
     app.openapi = lambda: document
-    # Pages of FastAPI that load scripts from elsewhere.
+    # FastAPI's pages load scripts from other hosts.
     app.router.routes[:] = [
         route for route in app.router.routes if not str(getattr(route, "path", "")).startswith(("/docs", "/redoc"))
     ]

@@ -15,7 +15,13 @@ from PIL import Image
 
 import perceiver
 
-CONVOLVED = (*SMALL, "adapter@model.adapters.image=image_conv", "trainer.max_epochs=2", "logger=none")
+CONVOLVED = (
+    *SMALL,
+    "adapter@model.adapters.image=image_conv",
+    "trainer.max_epochs=2",
+    "logger=none",
+    "callbacks.report=null",
+)
 
 
 def test_image_folders_with_unequal_classes(tmp_path: Path) -> None:
@@ -37,7 +43,8 @@ def test_image_folders_with_unequal_classes(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(root / "test", elsewhere / "test")
     again = tmp_path / "again"
-    arguments = ("mode=test", "data=image_folder", f"data.root={elsewhere}", *settings[1:], "logger=none")
+    quiet = ("logger=none", "callbacks.report=null")
+    arguments = ("mode=test", "data=image_folder", f"data.root={elsewhere}", *settings[1:], *quiet)
     code, _, err = train(*arguments, f"ckpt_path={run}", f"hydra.run.dir={again}")
     assert code == 0, err
     assert metrics_of(again)["test/accuracy"] == metrics["test/accuracy"]

@@ -22,7 +22,8 @@ from perceiver.run.processes.lost_rank import explained
 RUN = (
     "data=digits", *SMALL, "trainer.max_epochs=2", "trainer.accelerator=cpu", "logger=csv",
     "callbacks.samples=null", "callbacks.attention=null",
-    "callbacks.attention_by_modality=null", "callbacks.attention_modalities=null", "test=false", "ckpt_path=auto",
+    "callbacks.attention_by_modality=null", "callbacks.attention_modalities=null", "callbacks.report=null", "test=false",
+    "ckpt_path=auto",
     "averaging=ema", "callbacks.averaging.multi_avg_fn.decay=0.8", "trainer.limit_train_batches=9",
     "regularise=false",  # each process would augment and drop in its own way
     "optimizer=sgd", "optimizer.lr=0.05",  # Adam makes steps of rounding errors where a gradient is zero, as of key biases

@@ -71,7 +71,7 @@ def test_script(
     root = made_once(tmp_path_factory, "digit_sets", digit_sets)
     settings = ("data.download=false", "data.validation_images=10", "data.validation_pairs=20", "data.test_pairs=60")
     size = ("model.encoder.num_latents=4", "model.encoder.latent_channels=16", "trainer.max_epochs=1", "test=false")
-    plain = ("callbacks.samples=null", "callbacks.attention=null", f"data.root={root}")
+    plain = ("callbacks.samples=null", "callbacks.attention=null", "callbacks.report=null", f"data.root={root}")
     both, alone = tmp_path / "both", tmp_path / "alone"
     for run, subset in (
         (both, ()),

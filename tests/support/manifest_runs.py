@@ -13,6 +13,7 @@ SETTINGS = (
     "logger=none",
     "callbacks.samples=null",
     "callbacks.attention=null",
+    "callbacks.report=null",
 )
 SMALL = (
     "experiment=manifest",

@@ -211,7 +211,7 @@ class _Store:
             fcntl.flock(self._open[1], fcntl.LOCK_UN)
 
     def _begin(self) -> None:
-        """Open the files anew in a forked process, which would share its parent's locks."""
+        """Reopen the files in a forked process, which would share its parent's locks."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._open = self._map = None

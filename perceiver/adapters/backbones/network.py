@@ -56,7 +56,7 @@ class FeatureNetwork(nn.Module, ABC):
         return patch_mask(mask, self.strides)
 
     def identity(self) -> str:
-        """Return text that differs between networks of equal weights and different outputs, for keys of cached features."""
+        """Return text that distinguishes networks with equal weights and different outputs, for keys of cached features."""
         return f"{type(self).__module__}.{type(self).__qualname__} {self!r}"
 
 

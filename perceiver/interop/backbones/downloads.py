@@ -21,8 +21,8 @@ def fetched(repository: str, names: Sequence[str], *, optional: Sequence[str] = 
         setting: the setting that could name a local copy instead, for messages.
 
     Raises:
-        BackboneError: if the repository does not exist, is gated, or cannot be reached; says what to download and where to
-            put it.
+        BackboneError: if the repository does not exist, is gated, or cannot be reached; the message names what to download
+            and where to put it.
     """
     try:
         import huggingface_hub
@@ -82,7 +82,7 @@ def downloaded(address: str, *, model: str) -> dict[str, Tensor]:
         model: library and name of the model, for messages.
 
     Raises:
-        BackboneError: if the address cannot be reached; says where to put the file.
+        BackboneError: if the address cannot be reached; the message names where to put the file.
     """
     try:
         state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(

@@ -70,7 +70,7 @@ class TimmNetwork(FeatureNetwork):
 
 
 def made(architecture: str, *, image_channels: int, image_size: Sequence[int] | None, **loading: Any) -> Any:
-    """Build a whole model of timm; without `loading` arguments from nothing but its name."""
+    """Build a whole model of timm; from its name alone unless `loading` arguments are given."""
     timm = _timm()
     if not isinstance(architecture, str) or not _NAME.fullmatch(architecture) or not timm.is_model(architecture):
         close = timm.list_models(f"*{architecture}*")[:5] if _NAME.fullmatch(str(architecture)) else []
@@ -101,7 +101,7 @@ class Timm(BackboneRequest):
         frozen, lr_multiplier, embed_channels, num_bands: see `BackboneRequest`.
 
     Raises:
-        BackboneError: for an unknown model, or weights that cannot be had.
+        BackboneError: for an unknown model, or weights that are not available.
 
     Examples:
         >>> from perceiver.interop.backbones import Timm

@@ -69,7 +69,7 @@ class TorchaudioNetwork(FeatureNetwork):
         return self.model(waveform)[0]  # type: ignore[no-any-return]
 
     def valid_tokens(self, mask: Bool[Tensor, "batch samples"]) -> Bool[Tensor, "batch frames"]:
-        """Return which frames see nothing beyond the valid samples; at least one of each present recording."""
+        """Return which frames depend on valid samples only; at least one of each present recording."""
         return frames_mask(mask, kernels=_KERNELS, strides=_STRIDES)
 
     def extra_repr(self) -> str:
@@ -90,7 +90,7 @@ class TorchaudioSounds(BackboneRequest):
         frozen, lr_multiplier, embed_channels, num_bands: see `BackboneRequest`.
 
     Raises:
-        BackboneError: for an unknown model, or weights that cannot be had.
+        BackboneError: for an unknown model, or weights that are not available.
     """
 
     kind: ClassVar[str] = "audio"
@@ -116,7 +116,7 @@ class TorchaudioSounds(BackboneRequest):
         self.duration_seconds = duration_seconds
 
     def facts(self) -> dict[str, Any]:
-        """Return the sample rate, and waveforms as they are."""
+        """Return the sample rate, and a normalisation that leaves waveforms unchanged."""
         return {"sample_rate": SAMPLE_RATE, "mean": [0.0], "std": [1.0], "shape": [1, None]}
 
     def network(self, spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class TorchvisionImages(BackboneRequest):
         frozen, lr_multiplier, embed_channels, num_bands: see `BackboneRequest`.
 
     Raises:
-        BackboneError: for an unknown model, or weights that cannot be had.
+        BackboneError: for an unknown model, or weights that are not available.
     """
 
     kind: ClassVar[str] = "image"

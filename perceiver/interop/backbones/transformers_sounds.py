@@ -1,4 +1,4 @@
-"""Networks for sound of transformers: wav2vec2 and its relatives on waveforms, AST on spectra."""
+"""Sound networks of transformers: wav2vec2 and its relatives on waveforms, AST on spectra."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class TransformersWaveformNetwork(FeatureNetwork):
         return self.model(input_values=waveform).last_hidden_state  # type: ignore[no-any-return]
 
     def valid_tokens(self, mask: Bool[Tensor, "batch samples"]) -> Bool[Tensor, "batch frames"]:
-        """Return which frames see nothing beyond the valid samples; at least one of each present recording."""
+        """Return which frames depend on valid samples only; at least one of each present recording."""
         return frames_mask(mask, kernels=self.kernels, strides=self.conv_strides)
 
     def extra_repr(self) -> str:
@@ -125,7 +125,7 @@ _WINDOW, _HOP = 400, 160  # samples of 25 and 10 ms
 
 
 def mono(x: Float[Tensor, "batch audio_channels samples"]) -> Float[Tensor, "batch samples"]:
-    """Return mono waveforms without the axis of channels; ValueError for others."""
+    """Return mono waveforms without the channel axis; ValueError for other waveforms."""
     if x.ndim != 3 or x.shape[1] != 1 or not x.is_floating_point():
         raise ValueError(f"sound: expected mono waveforms (batch, 1, samples), got {x.dtype} {tuple(x.shape)}.")
     return x[:, 0]
@@ -133,7 +133,7 @@ def mono(x: Float[Tensor, "batch audio_channels samples"]) -> Float[Tensor, "bat
 
 @final
 class TransformersSounds(BackboneRequest):
-    """A network for sound of transformers for a modality of sound.
+    """A sound network of transformers for a modality of sound.
 
     Args:
         model_name: a directory with `config.json`, `model.safetensors` and `preprocessor_config.json`, or `owner/name` on
@@ -168,7 +168,7 @@ class TransformersSounds(BackboneRequest):
         self._directory = Directory.find(model_name, kind="audio", files=("preprocessor_config.json",))
 
     def facts(self) -> dict[str, Any]:
-        """Return the sample rate, and waveforms as they are."""
+        """Return the sample rate, and a normalisation that leaves waveforms unchanged."""
         rate = self._directory.settings("preprocessor_config.json").get("sampling_rate", SAMPLE_RATE)
         if rate != SAMPLE_RATE:
             raise BackboneError(f"{self._directory.folder}: expected a sampling_rate of {SAMPLE_RATE}, got {rate!r}.")

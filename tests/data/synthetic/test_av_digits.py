@@ -261,6 +261,7 @@ TINY = (
     "model.encoder.latent_channels=16",
     "callbacks.samples=null",
     "callbacks.attention=null",
+    "callbacks.report=null",
     "trainer.max_epochs=1",
     *SETTINGS,
 )

@@ -1,4 +1,4 @@
-"""Handwritten digits in two sizes, cut to their ink, to be drawn into scenes by the thousand."""
+"""Handwritten digits in two sizes, cut to their ink, for drawing thousands of scenes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Glyphs:
 
     @classmethod
     def of(cls, images: LabelledImages) -> Glyphs:
-        """Cut the digits of MNIST's images `(1, 28, 28)` out, and make them smaller."""
+        """Cut out the digits of MNIST's images `(1, 28, 28)`, and make them smaller."""
         large = torch.cat([_cut(chunk[:, 0]) for chunk in images.pixels.split(_CHUNK)])
         small = torch.cat([_smaller(chunk) for chunk in large.split(_CHUNK)])
         boxes = torch.stack([ink_boxes(small), ink_boxes(large)], dim=1)

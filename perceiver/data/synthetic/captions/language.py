@@ -103,7 +103,7 @@ def parse(text: str) -> Caption | None:
 
 
 def is_true(text: str, scene: Sequence[DrawnDigit]) -> bool:
-    """Return whether a text is a caption, and all that it states holds of the scene; it may leave out objects.
+    """Return whether a text is a caption and everything it states is true of the scene; it may leave out objects.
 
     Relations hold if the centres differ by more than `MARGIN` pixels in their direction, whatever the other axis.
     """

@@ -1,4 +1,4 @@
-"""Random layouts of scenes, many at a time: where digits of two sizes lie, apart from one another and in clear relations."""
+"""Random layouts of scenes, drawn in bulk: digits of two sizes, apart from one another and in clear relations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captions of drawn scenes: MNIST digits of two sizes and their relations, on request with the digits spoken."""
+"""Captions of drawn scenes: MNIST digits of two sizes and their relations, optionally with the digits spoken."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _VALIDATION, _TEST, _DESCRIPTION, _OVERFITTING = range(4)
 
 @dataclass(frozen=True, kw_only=True)
 class Scenes:
-    """B scenes that were drawn at random, before they are drawn in pixels.
+    """B random scenes, before they are rendered.
 
     Args:
         layouts: places and sizes of the digits.
@@ -108,7 +108,7 @@ class Studio:
 
 
 class SceneSplit:
-    """A split of scenes: fixed, or drawn anew at every access.
+    """A split of scenes: fixed, or newly drawn at every access.
 
     Args:
         studio: draws the scenes.
@@ -186,7 +186,7 @@ class SceneCaptions(CaptionedSource):
     Batches hold `inputs["image"]` `(B, 1, 48, 48)`, the target, such as the ids of "a large seven left of a small three",
     and in validation and test the place of each digit word. With the modality audio, `inputs["audio"]` `(B, 1, samples)` is
     one voice that names the digits from left to right, but neither sizes nor relations. Digits and recordings of a split
-    are those of the split of MNIST and of the Free Spoken Digit Dataset. Training scenes are drawn anew in every epoch.
+    are those of the split of MNIST and of the Free Spoken Digit Dataset. Training scenes are newly drawn in every epoch.
 
     Args:
         root: folder with `MNIST/raw/`, and for audio `free-spoken-digit-dataset/recordings/`.
@@ -264,7 +264,7 @@ class SceneCaptions(CaptionedSource):
             self._recordings.prepare()
 
     def read_training(self) -> tuple[SceneSplit, SceneSplit]:
-        """Return training scenes, drawn anew at every access, and fixed validation scenes."""
+        """Return training scenes, newly drawn at every access, and fixed validation scenes."""
         images, validation_images = self._images.read_training()
         speech = validation_speech = None
         if "audio" in self.modalities:

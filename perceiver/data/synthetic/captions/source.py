@@ -1,4 +1,4 @@
-"""Base of data sets whose target is a text that they compose themselves."""
+"""Base of data sets that compose the texts of their targets."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _VALIDATION, _TEST, _OVERFITTING = range(3)
 
 
 class SequenceSplit:
-    """A split of spoken sequences: fixed, or composed anew at every access.
+    """A split of spoken sequences: fixed, or newly composed at every access.
 
     Args:
         speech: composes the sequences.
@@ -84,7 +84,7 @@ class SpokenSequences(CaptionedSource):
     """Transcribe sequences of spoken digits: recordings of one speaker, joined with pauses.
 
     Batches hold `inputs["audio"]` `(B, 1, samples)` with `masks["audio"]` `(B, samples)`, the target, such as the ids of
-    "seven three one", and in validation and test the place of each word. Training sequences are composed anew in every
+    "seven three one", and in validation and test the place of each word. Training sequences are newly composed in every
     epoch, from the recordings of the split of `perceiver.data.SpokenDigits`.
 
     Args:
@@ -163,7 +163,7 @@ class SpokenSequences(CaptionedSource):
         self._recordings.prepare()
 
     def read_training(self) -> tuple[SequenceSplit, SequenceSplit]:
-        """Return training sequences, composed anew at every access, and fixed validation sequences."""
+        """Return training sequences, newly composed at every access, and fixed validation sequences."""
         training, validation = self._recordings.read_training()
         self._loudness = self._recordings.statistics(training) if self.spec is None else {}
         return (
@@ -184,7 +184,7 @@ class SpokenSequences(CaptionedSource):
         return self._loudness
 
     def texts(self, training: SequenceSplit) -> Sequence[str]:
-        """Return every word, first in a text and after another."""
+        """Return every word, both at the start of a text and after another word."""
         return [transcript([first, second]) for first in range(len(DIGITS)) for second in range(len(DIGITS))]
 
     def _split(self, name: str, speech: Speech, stream: int | None) -> SequenceSplit:
