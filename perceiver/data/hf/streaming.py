@@ -3,6 +3,7 @@
 A batch of rows becomes a small table, so that its cells and targets are read as those of a manifest.
 """
 
+import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -48,6 +49,19 @@ def table_of(rows: Sequence[Mapping[str, Any]], *, features: Any, path: Path) ->
     labels = class_labels(table.schema.metadata)
     made = table_file(path, table, chosen=chosen, repeated=repeated, labels=labels, problems={})
     return with_languages(made, features)
+
+
+def shuffled(rows: Any, *, seed: int, buffer: int) -> Any:
+    """Return a stream in another order: its files shuffled, then rows drawn from a buffer.
+
+    Args:
+        rows: an `IterableDataset` of the library.
+        seed: seed of the order.
+        buffer: number of rows in the buffer.
+    """
+    # From version 5 on, the library reads several files at once in threads, and waits seconds for them after each pass.
+    alone = {"max_buffer_input_shards": 1} if "max_buffer_input_shards" in inspect.signature(rows.shuffle).parameters else {}
+    return rows.shuffle(seed=seed, buffer_size=buffer, **alone)
 
 
 class RowReader:
@@ -233,7 +247,7 @@ class _Batches(IterableDataset[Any]):
     def _pass(self, number: int) -> Iterable[Any]:
         seed = stream_seed(self.stream.seed, ORDER, self.epoch, number) % 2**32
         empty = True
-        for row in self.stream.rows.shuffle(seed=seed, buffer_size=self.stream.buffer):
+        for row in shuffled(self.stream.rows, seed=seed, buffer=self.stream.buffer):
             empty = False
             yield row
         if empty:
