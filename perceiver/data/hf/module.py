@@ -222,7 +222,7 @@ class HuggingFace(Manifest):
             cache=self.cache,
             max_row_group_bytes=self.max_row_group_bytes,
         )
-        choice = chosen(self.chosen, lengths=opened.lengths)
+        choice = chosen(self.chosen, lengths=dict.fromkeys(opened.lengths) if self.streaming else opened.lengths)
         self._opened, self._choice = opened, choice
         if choice.unused:
             self._tell("%s: splits that are not used: %s; name them in data.split.", self.path, ", ".join(choice.unused))

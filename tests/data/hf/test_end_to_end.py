@@ -1,4 +1,4 @@
-"""From a data set of `datasets` to predictions, embeddings, shards and an exported model."""
+"""From a data set of `datasets` to predictions, embeddings and shards."""
 
 import csv
 import json
@@ -53,8 +53,6 @@ def test_every_mode(streaming: bool, tmp_path: Path) -> None:
     ended = run("mode=embed", f"ckpt_path={trained}", *place, "data.split=test", f"hydra.run.dir={tmp_path / 'embed'}")
     assert ended.code == 0, ended.err
     assert (tmp_path / "embed" / "embeddings.parquet").is_file()
-    ended = run("mode=export", f"ckpt_path={trained}", "export.format=torch", f"hydra.run.dir={tmp_path / 'export'}")
-    assert ended.code == 0, ended.err
     pytest.importorskip("litdata")
     only = "data.modalities={sound: audio}"
     ended = run(
