@@ -116,7 +116,9 @@ class RowReader:
             BadRowError: a row cannot be used and is not to be skipped.
         """
         file = table_of(rows, features=self.features, path=self.path)
-        table = ManifestTable(path=self.path, columns=file.columns, parts=[replace(file, lines=self._numbers(first, rows))])
+        # Shuffled rows have no number that a message could give.
+        place = self.path if self.training else Path(f"{self.path} (from row {first + 1})")
+        table = ManifestTable(path=self.path, columns=file.columns, parts=[replace(file, path=place)])
         problems = {row: f"{table.where(row)}{problem}." for row, problem in table.problems.items()}
         usable = [row for row in range(len(table)) if row not in problems]
         values = None
@@ -148,10 +150,6 @@ class RowReader:
                 continue
             found.append(sample if self.id is not None else replace(sample, id=str(first + row + 1)))
         return found
-
-    @staticmethod
-    def _numbers(first: int, rows: Sequence[Any]) -> list[int]:
-        return list(range(first + 1, first + len(rows) + 1))
 
 
 class RowStream:
