@@ -221,7 +221,7 @@ class _Batches(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Batch | None]:
         worker = get_worker_info()
         place = 0 if worker is None else worker.id
-        groups = self._groups(place)
+        groups = self._groups()
         # Earlier batches of the epoch were delivered: their rows are passed over without being decoded.
         for _ in range(place, self.start, self.workers):
             next(groups)
@@ -236,7 +236,7 @@ class _Batches(IterableDataset[Any]):
                 raise BadRowError(f"{self.stream.read.path}: none of the {len(rows)} rows of a batch can be used.")
             yield self.collate(samples)
 
-    def _groups(self, place: int) -> Iterator[list[Any]]:
+    def _groups(self) -> Iterator[list[Any]]:
         """Return groups of rows of a batch, without end."""
         rows = itertools.chain.from_iterable(self._pass(number) for number in itertools.count())
         while True:

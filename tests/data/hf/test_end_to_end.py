@@ -49,6 +49,11 @@ def test_every_mode(streaming: bool, tmp_path: Path) -> None:
     if streaming:
         ended = run(*MODEL, *DATA, *place, "mode=shard", f"shards={tmp_path / 'shards'}", f"hydra.run.dir={tmp_path / 'a'}")
         assert "mode=shard: expected data.streaming=false" in ended.error
+        more = ("data.modalities={photo: image, sound: audio}", "trainer.max_epochs=7", f"ckpt_path={trained}")
+        ended = run(*MODEL, *DATA, *place, *more, f"hydra.run.dir={tmp_path / 'more'}")
+        assert ended.code == 0, ended.err
+        assert "epoch 7/7" in ended.out
+        assert "epoch 6/7" not in ended.out
         return
     ended = run("mode=embed", f"ckpt_path={trained}", *place, "data.split=test", f"hydra.run.dir={tmp_path / 'embed'}")
     assert ended.code == 0, ended.err
