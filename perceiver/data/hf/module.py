@@ -164,6 +164,7 @@ class HuggingFace(Manifest):
         self._choice: Choice | None = None
         self._streams: dict[str, Any] = {}
         self._whole: list[Any] = []
+        self._first: ManifestRows | None = None
         self._cut = 0
 
     def take(self, stored: Mapping[str, Any]) -> None:
