@@ -59,7 +59,7 @@ def test_every_mode(streaming: bool, tmp_path: Path) -> None:
     assert ended.code == 0, ended.err
     assert (tmp_path / "embed" / "embeddings.parquet").is_file()
     pytest.importorskip("litdata")
-    only = "data.modalities={sound: audio}"
+    modalities = "data.modalities={photo: image, sound: audio}"
     ended = run(
         *MODEL, *DATA, *place, only, "mode=shard", f"shards={tmp_path / 'shards'}", f"hydra.run.dir={tmp_path / 'a'}"
     )
