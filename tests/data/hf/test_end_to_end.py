@@ -61,7 +61,7 @@ def test_every_mode(streaming: bool, tmp_path: Path) -> None:
     pytest.importorskip("litdata")
     modalities = "data.modalities={photo: image, sound: audio}"
     ended = run(
-        *MODEL, *DATA, *place, only, "mode=shard", f"shards={tmp_path / 'shards'}", f"hydra.run.dir={tmp_path / 'a'}"
+        *MODEL, *DATA, *place, modalities, "mode=shard", f"shards={tmp_path / 'shards'}", f"hydra.run.dir={tmp_path / 'a'}"
     )
     assert ended.code == 0, ended.err
     assert "32 train, 8 val, 8 test samples" in ended.out
