@@ -66,6 +66,8 @@ def check_composes(*arguments: str) -> None:
     # The run directory names its data set.
     if any(one.startswith("ckpt_path=") for one in overrides) and any("data.manifest" in one for one in overrides):
         overrides.insert(0, "data=manifest")
+    if any(one.startswith("data.path=") for one in overrides) and not any(one.startswith("data=") for one in overrides):
+        overrides.insert(0, "data=hf")
     words: list[str] | None = of_adapters(overrides)
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_directory())):
         while words is not None:

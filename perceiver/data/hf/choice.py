@@ -73,7 +73,8 @@ def _by_names(lengths: Mapping[str, int | None]) -> Choice:
             f"data.split: expected a split that is named train, validation or test, got {', '.join(lengths)}. Name those to "
             "use: data.split=NAME, or 'data.split={train: NAME, val: NAME}'."
         )
-    return Choice(pieces=pieces, divided=list(pieces) != ["train"], unused=unused)
+    ordered = {name: pieces[name] for name in ("train", "val", "test") if name in pieces}
+    return Choice(pieces=ordered, divided=list(pieces) != ["train"], unused=unused)
 
 
 def _pieces(text: str, lengths: Mapping[str, int | None], *, setting: str) -> list[Piece]:

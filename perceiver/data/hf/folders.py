@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from perceiver.data.loading.splits import SPLIT_NAMES
 from perceiver.data.readers.bounded.json_files import read_json
@@ -60,7 +61,7 @@ def local_files(path: Path, *, name: str | None) -> LocalFiles:
         known = ", ".join(sorted(entry.name for entry in path.iterdir() if entry.is_dir() and entry.name[0] != "."))
         raise FileNotFoundError(f"data.name: expected a folder in {path}, which has {known or 'none'}; got {name!r}.")
     if (folder / "dataset_dict.json").is_file():
-        content = read_json(folder / "dataset_dict.json")
+        content = _described(folder / "dataset_dict.json")
         splits = content.get("splits") if isinstance(content, dict) else None
         if not isinstance(splits, list) or not splits or not all(_is_plain(split) for split in splits):
             raise ValueError(f"{folder / 'dataset_dict.json'}: expected the names of splits, got {content!r:.80}.")
@@ -87,7 +88,7 @@ def _single(path: Path, name: str | None) -> LocalFiles:
 def _saved(folder: Path) -> list[Path]:
     """Return the Arrow files of a `Dataset` that `save_to_disk` wrote."""
     file = folder / "state.json"
-    state = read_json(file)
+    state = _described(file)
     entries = state.get("_data_files") if isinstance(state, dict) else None
     names = [entry.get("filename") if isinstance(entry, dict) else None for entry in entries or ()]
     if not names or not all(_is_plain(name) for name in names):
@@ -99,6 +100,14 @@ def _saved(folder: Path) -> list[Path]:
         if not one.is_file() or one.is_symlink():
             raise FileNotFoundError(f"data.path: {one} is missing, or a link; {file} names it.")
     return files
+
+
+def _described(file: Path) -> Any:
+    """Return the content of a file of `save_to_disk`."""
+    try:
+        return read_json(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file}: is missing or damaged: {error}.") from error
 
 
 def _is_plain(name: object) -> bool:

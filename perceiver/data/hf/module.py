@@ -14,7 +14,7 @@ from perceiver.data.hf.backend import datasets
 from perceiver.data.hf.choice import Choice, chosen
 from perceiver.data.hf.features import Plan, class_names, flattened, planned, sampling_rate
 from perceiver.data.hf.opening import Opened, open_data_set, part_of, with_languages
-from perceiver.data.hf.streaming import RowReader, RowStream, StreamedRows, table_of
+from perceiver.data.hf.streaming import RowReader, RowStream, StreamedRows, shuffled, table_of
 from perceiver.data.manifest.columns import natural
 from perceiver.data.manifest.formats.parts import joined_columns
 from perceiver.data.manifest.formats.table_file import TableFile
@@ -174,6 +174,7 @@ class HuggingFace(Manifest):
         self._choice: Choice | None = None
         self._streams: dict[str, Any] = {}
         self._whole: list[Any] = []
+        self._first: ManifestRows | None = None
         self._cut = 0
 
     def take(self, stored: Mapping[str, Any]) -> None:
@@ -232,7 +233,7 @@ class HuggingFace(Manifest):
             cache=self.cache,
             max_row_group_bytes=self.max_row_group_bytes,
         )
-        choice = chosen(self.chosen, lengths=opened.lengths)
+        choice = chosen(self.chosen, lengths=dict.fromkeys(opened.lengths) if self.streaming else opened.lengths)
         self._opened, self._choice = opened, choice
         if choice.unused:
             self._tell("%s: splits that are not used: %s; name them in data.split.", self.path, ", ".join(choice.unused))
@@ -297,9 +298,7 @@ class HuggingFace(Manifest):
         self._whole = list(streams.values())
         self._cut = sum(absent.values()) if "train" in streams else 0
         # For statistics and cuts: the rows of many data sets are sorted by class.
-        mixed = (
-            streams["train"].shuffle(seed=self.split_seed, buffer_size=self.shuffle_buffer) if "train" in streams else None
-        )
+        mixed = shuffled(streams["train"], seed=self.split_seed, buffer=self.shuffle_buffer) if "train" in streams else None
         for split, count in absent.items() if mixed is not None else ():
             streams[split], mixed = mixed.take(count), mixed.skip(count)
             self._tell("%s: %d rows are cut from train for %s.", self.path, count, split)

@@ -3,6 +3,7 @@
 A batch of rows becomes a small table, so that its cells and targets are read as those of a manifest.
 """
 
+import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -48,6 +49,19 @@ def table_of(rows: Sequence[Mapping[str, Any]], *, features: Any, path: Path) ->
     labels = class_labels(table.schema.metadata)
     made = table_file(path, table, chosen=chosen, repeated=repeated, labels=labels, problems={})
     return with_languages(made, features)
+
+
+def shuffled(rows: Any, *, seed: int, buffer: int) -> Any:
+    """Return a stream in another order: its files shuffled, then rows drawn from a buffer.
+
+    Args:
+        rows: an `IterableDataset` of the library.
+        seed: seed of the order.
+        buffer: number of rows in the buffer.
+    """
+    # From version 5 on, the library reads several files at once in threads, and waits seconds for them after each pass.
+    alone = {"max_buffer_input_shards": 1} if "max_buffer_input_shards" in inspect.signature(rows.shuffle).parameters else {}
+    return rows.shuffle(seed=seed, buffer_size=buffer, **alone)
 
 
 class RowReader:
@@ -102,7 +116,9 @@ class RowReader:
             BadRowError: a row cannot be used and is not to be skipped.
         """
         file = table_of(rows, features=self.features, path=self.path)
-        table = ManifestTable(path=self.path, columns=file.columns, parts=[replace(file, lines=self._numbers(first, rows))])
+        # Shuffled rows have no number that a message could give.
+        place = self.path if self.training else Path(f"{self.path} (from row {first + 1})")
+        table = ManifestTable(path=self.path, columns=file.columns, parts=[replace(file, path=place)])
         problems = {row: f"{table.where(row)}{problem}." for row, problem in table.problems.items()}
         usable = [row for row in range(len(table)) if row not in problems]
         values = None
@@ -134,10 +150,6 @@ class RowReader:
                 continue
             found.append(sample if self.id is not None else replace(sample, id=str(first + row + 1)))
         return found
-
-    @staticmethod
-    def _numbers(first: int, rows: Sequence[Any]) -> list[int]:
-        return list(range(first + 1, first + len(rows) + 1))
 
 
 class RowStream:
@@ -209,7 +221,7 @@ class _Batches(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Batch | None]:
         worker = get_worker_info()
         place = 0 if worker is None else worker.id
-        groups = self._groups(place)
+        groups = self._groups()
         # Earlier batches of the epoch were delivered: their rows are passed over without being decoded.
         for _ in range(place, self.start, self.workers):
             next(groups)
@@ -224,7 +236,7 @@ class _Batches(IterableDataset[Any]):
                 raise BadRowError(f"{self.stream.read.path}: none of the {len(rows)} rows of a batch can be used.")
             yield self.collate(samples)
 
-    def _groups(self, place: int) -> Iterator[list[Any]]:
+    def _groups(self) -> Iterator[list[Any]]:
         """Return groups of rows of a batch, without end."""
         rows = itertools.chain.from_iterable(self._pass(number) for number in itertools.count())
         while True:
@@ -233,7 +245,7 @@ class _Batches(IterableDataset[Any]):
     def _pass(self, number: int) -> Iterable[Any]:
         seed = stream_seed(self.stream.seed, ORDER, self.epoch, number) % 2**32
         empty = True
-        for row in self.stream.rows.shuffle(seed=seed, buffer_size=self.stream.buffer):
+        for row in shuffled(self.stream.rows, seed=seed, buffer=self.stream.buffer):
             empty = False
             yield row
         if empty:

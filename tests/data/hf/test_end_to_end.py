@@ -1,4 +1,4 @@
-"""From a data set of `datasets` to predictions, embeddings, shards and an exported model."""
+"""From a data set of `datasets` to predictions, embeddings and shards."""
 
 import csv
 import json
@@ -49,16 +49,19 @@ def test_every_mode(streaming: bool, tmp_path: Path) -> None:
     if streaming:
         ended = run(*MODEL, *DATA, *place, "mode=shard", f"shards={tmp_path / 'shards'}", f"hydra.run.dir={tmp_path / 'a'}")
         assert "mode=shard: expected data.streaming=false" in ended.error
+        more = ("data.modalities={photo: image, sound: audio}", "trainer.max_epochs=7", f"ckpt_path={trained}")
+        ended = run(*MODEL, *DATA, *place, *more, f"hydra.run.dir={tmp_path / 'more'}")
+        assert ended.code == 0, ended.err
+        assert "epoch 7/7" in ended.out
+        assert "epoch 6/7" not in ended.out
         return
     ended = run("mode=embed", f"ckpt_path={trained}", *place, "data.split=test", f"hydra.run.dir={tmp_path / 'embed'}")
     assert ended.code == 0, ended.err
     assert (tmp_path / "embed" / "embeddings.parquet").is_file()
-    ended = run("mode=export", f"ckpt_path={trained}", "export.format=torch", f"hydra.run.dir={tmp_path / 'export'}")
-    assert ended.code == 0, ended.err
     pytest.importorskip("litdata")
-    only = "data.modalities={sound: audio}"
+    modalities = "data.modalities={photo: image, sound: audio}"
     ended = run(
-        *MODEL, *DATA, *place, only, "mode=shard", f"shards={tmp_path / 'shards'}", f"hydra.run.dir={tmp_path / 'a'}"
+        *MODEL, *DATA, *place, modalities, "mode=shard", f"shards={tmp_path / 'shards'}", f"hydra.run.dir={tmp_path / 'a'}"
     )
     assert ended.code == 0, ended.err
     assert "32 train, 8 val, 8 test samples" in ended.out

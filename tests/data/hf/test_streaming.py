@@ -118,8 +118,9 @@ def test_absent_splits_are_cut(tmp_path: Path) -> None:
 
 def test_classes_that_the_first_rows_lack(tmp_path: Path) -> None:
     rows = rows_of(tmp_path / "files", 40)
-    rows = sorted(rows, key=lambda row: row["label"])
-    path = parquet_set(tmp_path / "set", {"train": rows, "validation": rows[:4], "test": rows[-4:]})
+    cats, dogs = ([row for row in rows if row["label"] == label] for label in (0, 1))
+    splits = {"train": cats[:16] + dogs[:16], "validation": cats[16:18] + dogs[16:18], "test": cats[18:] + dogs[18:]}
+    path = parquet_set(tmp_path / "set", splits)
     data = streamed(path, first_rows=6, shuffle_buffer=1)
     assert data.spec["target"]["names"] == ["cat", "dog"]
     assert data.spec["target"]["columns"] == ["label"]
