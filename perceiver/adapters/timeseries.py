@@ -31,8 +31,8 @@ class Steps:
     """
 
     values: Float[Tensor, "batch time values"]
-    presence: Float[Tensor, "batch_or_1 time_or_1 values"]
-    coordinates: Float[Tensor, "batch_or_1 time 1"]
+    presence: Float[Tensor, "#batch #time values"]
+    coordinates: Float[Tensor, "#batch time 1"]
     mask: Bool[Tensor, "batch time"] | None
     regular: bool
 
@@ -141,9 +141,9 @@ class TimeSeries(nn.Module):
             assert self.step_seconds is not None
             return time_coordinates(
                 -(-steps.coordinates.shape[1] // size),
-                step_seconds=self.step_seconds * size,
+                step_seconds=float(self.step_seconds) * size,
                 duration_seconds=self.duration_seconds,
-                offset_seconds=self.step_seconds * (size - 1) / 2,
+                offset_seconds=float(self.step_seconds) * (size - 1) / 2,
                 device=steps.values.device,
             )
         coordinates = steps.coordinates
@@ -152,7 +152,8 @@ class TimeSeries(nn.Module):
             F.pad(one, (0, 0, 0, -one.shape[1] % size)).unflatten(1, (-1, size)).sum(dim=2)
             for one in (coordinates * valid, valid)
         )
-        return sums / counts.clamp(min=1)
+        middles: Tensor = sums / counts.clamp(min=1)
+        return middles
 
     def content(self, x: Mapping[str, Tensor], mask: Bool[Tensor, "batch *time"] | None = None) -> Content:
         """Return the values of each step, `(B, T, F)`, valid if present; its time stays known."""
