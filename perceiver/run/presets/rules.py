@@ -130,7 +130,8 @@ def size_of(facts: Facts, level: str) -> Size:
 def size(facts: Facts, level: str) -> list[Setting]:
     """Return the size of the encoder."""
     why = f"{facts.samples:,} training samples, preset {level}"
-    return [Setting(key=f"model.encoder.{name}", value=value, why=why) for name, value in vars(size_of(facts, level)).items()]
+    own = vars(size_of(facts, level))
+    return [Setting(key=f"model.encoder.{name}", value=value, why=why) for name, value in own.items()]
 
 
 def learning_rate(facts: Facts, level: str) -> list[Setting]:
