@@ -42,7 +42,7 @@ DIVERGED = 4.0
 
 @dataclass(frozen=True, kw_only=True)
 class LearningRateFinder:
-    """Trains with a learning rate that rises exponentially from step to step, and suggests a rate (Smith 2017, section 3.3).
+    """Trains with a learning rate that rises exponentially from step to step, and suggests one (Smith 2017, section 3.3).
 
     The suggestion is the rate at which the smoothed training loss falls fastest on a logarithmic scale. Only training samples
     are used, on one device, and no checkpoint is kept. `lr_find.csv` and `lr_find.png` in the run directory hold the curve.
