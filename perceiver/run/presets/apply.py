@@ -19,7 +19,12 @@ from perceiver.run.presets.rules import Adapter, Setting, chosen
 from perceiver.run.reporting.console import console
 from perceiver.runtime.process_rank import first_process_only
 
-_OF_GROUPS = {"model/size": "model.encoder", "averaging": "callbacks.averaging", "model": "model", "optimizer": "optimizer"}
+_OF_GROUPS = {
+    "model": "model.encoder",
+    "model/size": "model.encoder",
+    "averaging": "callbacks.averaging",
+    "optimizer": "optimizer",
+}
 """Settings that a choice of an option on the command line decides. Choices of other groups leave them to the preset."""
 
 
@@ -45,12 +50,12 @@ def with_preset(
     if not isinstance(data, DataModule):
         raise ValueError(f"preset: expected null, because {type(data).__name__} is no data of this package.")
     overridden = overridden_keys()
-    adapters = {name for name in spec["modalities"] if _wins(f"model.adapters.{name}", overridden)}
-    facts = facts_of(data.split("train"), data.split("val"), spec, chosen=[*adapters, *requested])
+    adapters = [name for name in spec["modalities"] if _wins(f"model.adapters.{name}", overridden)]
+    facts = facts_of(data.split("train"), data.split("val"), spec, chosen=adapters, pretrained=requested)
     settings = chosen(facts, str(config.preset))
     if not config.get("regularise", True):
         settings = [one for one in settings if one.key != "data.augment"]
-    kept = [one for one in settings if not _wins(one.key, overridden) and _exists(one.key, config)]
+    kept = [one for one in settings if not _wins(one.key, overridden)]
     config = config.copy()
     with open_dict(config):
         for setting in kept:
@@ -83,11 +88,6 @@ def _wins(key: str, overridden: Sequence[str]) -> bool:
     return any(
         key == one or one.startswith(f"{key}.") or (one in wholes and key.startswith(f"{one}.")) for one in overridden
     )
-
-
-def _exists(key: str, config: DictConfig) -> bool:
-    """Whether the configured data has the setting, if it is one of data."""
-    return not key.startswith("data.") or key.removeprefix("data.") in config.data
 
 
 def _set(config: DictConfig, setting: Setting) -> None:
@@ -128,7 +128,7 @@ def _print(settings: Sequence[Setting], kept: Sequence[Setting], config: DictCon
     for setting in settings:
         if setting in kept:
             table.add_row(setting.key, ", ".join(_shown(setting.value)), setting.why)
-        elif _exists(setting.key, config):
+        else:
             table.add_row(setting.key, "as on the command line", "")
     console().print(table)
 

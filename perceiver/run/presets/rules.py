@@ -170,10 +170,14 @@ def adapters(facts: Facts, level: str) -> list[Setting]:
 
 
 def augmentation(facts: Facts, level: str) -> list[Setting]:
-    """Return mild transforms for classes and labels; values may depend on size, place or loudness."""
+    """Return mild transforms for classes and labels; values may depend on size, place or loudness.
+
+    Modalities with a pretrained network are left as they are, so that their features are computed only once.
+    """
     if facts.target == "values":
         return []
-    transforms = {name: _TRANSFORMS.get(own.kind, _no_transforms)(own) for name, own in facts.modalities.items()}
+    plain = {name: own for name, own in facts.modalities.items() if not own.pretrained}
+    transforms = {name: _TRANSFORMS.get(own.kind, _no_transforms)(own) for name, own in plain.items()}
     transforms = {name: own for name, own in transforms.items() if own}
     if not transforms:
         return []

@@ -100,6 +100,8 @@ def test_augmentation_and_choice_of_epoch_by_target() -> None:
     assert "data.augment" in values(facts())
     assert "data.augment" not in values(facts(target="values"))
     assert "data.augment" not in values(facts(note=ModalityFacts(kind="text", shape=(80,))))
+    pretrained = ModalityFacts(kind="image", shape=(3, 224, 224), free=False, pretrained=True)
+    assert values(facts(photo=pretrained, series=SERIES))["data.augment"].keys() == {"series"}  # type: ignore[attr-defined]
     assert values(facts())["monitor"] == {"name": "val/loss", "mode": "min"}
     assert "monitor" not in values(facts(validation=300))
     assert "monitor" not in values(facts(target="labels"))
