@@ -36,7 +36,7 @@ Random = np.random.Generator
 MODALITIES = "data.modalities={series: {kind: timeseries, step_seconds: 1.0}}"
 _AUGMENT = "perceiver.data.augmentation.series"
 RECIPE = (
-    "adapter@model.adapters.series=timeseries_conv",
+    "+adapter@model.adapters.series=timeseries_conv",
     "model.adapters.series.stage_channels=[32,64,64]",
     "model.encoder.num_latents=8",
     "model.encoder.latent_channels=64",
@@ -46,15 +46,15 @@ RECIPE = (
     "data.steps_per_epoch=50",
     "trainer.max_epochs=24",
     "optimizer.lr=2e-3",
-    "data.augment.series={"
+    "data.augment={series: {"
     f"jitter: {{_target_: {_AUGMENT}.RandomJitter, std: 0.1}}, "
     f"scale: {{_target_: {_AUGMENT}.RandomScale, scale: [0.8, 1.25]}}, "
     f"warp: {{_target_: {_AUGMENT}.RandomTimeWarp, strength: 0.2}}, "
-    f"crop: {{_target_: {_AUGMENT}.RandomCrop, share: [0.8, 1.0]}}}}",
+    f"crop: {{_target_: {_AUGMENT}.RandomCrop, share: [0.8, 1.0]}}}}}}",
     "averaging=ema",
     "callbacks.averaging.multi_avg_fn.decay=0.99",
-    "monitor.name=val/loss",
-    "monitor.mode=min",
+    "callbacks.best.monitor=val/loss",
+    "callbacks.best.mode=min",
 )
 """Settings of all five sets, chosen on their validation splits."""
 

@@ -31,8 +31,8 @@ class Steps:
     """
 
     values: Float[Tensor, "batch time values"]
-    presence: Float[Tensor, "batch_or_1 time_or_1 values"]
-    coordinates: Float[Tensor, "batch_or_1 time 1"]
+    presence: Float[Tensor, "#batch #time values"]
+    coordinates: Float[Tensor, "#batch time 1"]
     mask: Bool[Tensor, "batch time"] | None
     regular: bool
 
@@ -141,9 +141,9 @@ class TimeSeries(nn.Module):
             assert self.step_seconds is not None
             return time_coordinates(
                 -(-steps.coordinates.shape[1] // size),
-                step_seconds=self.step_seconds * size,
+                step_seconds=float(self.step_seconds) * size,
                 duration_seconds=self.duration_seconds,
-                offset_seconds=self.step_seconds * (size - 1) / 2,
+                offset_seconds=float(self.step_seconds) * (size - 1) / 2,
                 device=steps.values.device,
             )
         coordinates = steps.coordinates

@@ -17,9 +17,9 @@ def make_data(node: DictConfig | Mapping[str, Any]) -> LightningDataModule:
     """Build the data module that the group `data` configures; its keys are flat.
 
     `_target_` is a `perceiver.data.Source`: the keys that `DataModule` takes (`batch_size`, `num_workers`, `augment`,
-    `corruption`, `balanced_sampling`, `num_labelled`) go to it, all others to the source. The source also gets those of
-    the former that are among its arguments. Any other `_target_` gets all keys, and returns a LightningDataModule with a
-    `spec`.
+    `corruption`, `balanced_sampling`, `steps_per_epoch`, `num_labelled`) go to it, all others to the source. The source also
+    gets those of the former that are among its arguments. Any other `_target_` gets all keys, and returns a
+    LightningDataModule with a `spec`.
 
     Args:
         node: `config.data`, resolved or not.

@@ -116,15 +116,24 @@ ADAPTERS: dict[str, tuple[Config, Any]] = {
     ),
     "TimeSeriesPatches": (
         {
-            "num_values": 2, "duration_seconds": 4.0, "step_seconds": 0.5, "patch": 3, "embedding_channels": 4,
+            "num_values": 2,
+            "duration_seconds": 4.0,
+            "step_seconds": 0.5,
+            "patch": 3,
+            "embedding_channels": 4,
             "position": fourier(3),
         },
         {"values": torch.rand(2, 8, 2)},
     ),
     "TimeSeriesConvStages": (
         {
-            "num_values": 2, "duration_seconds": 4.0, "step_seconds": 0.5, "stage_channels": [3, 4], "strides": [1, 2],
-            "kernel_size": 5, "position": fourier(4),
+            "num_values": 2,
+            "duration_seconds": 4.0,
+            "step_seconds": 0.5,
+            "stage_channels": [3, 4],
+            "strides": [1, 2],
+            "kernel_size": 5,
+            "position": fourier(4),
         },
         {"values": torch.rand(2, 8, 2)},
     ),

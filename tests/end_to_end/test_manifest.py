@@ -55,6 +55,28 @@ def test_training_learns_and_the_loaded_model_takes_raw_samples(
     assert sum(right) / len(right) > 0.9
 
 
+def test_augmentation_and_steps_from_the_command_line(folder: Path, rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    package = "perceiver.data.augmentation"
+    photo = f"{{flip: {{_target_: {package}.images.RandomShiftFlip, shift: 1, flip: true}}}}"
+    vitals = f"{{warp: {{_target_: {package}.series.RandomTimeWarp, strength: 0.2}}}}"
+    words = (
+        "data.modalities={photo: image, vitals: timeseries}",
+        "adapter@model.adapters.vitals=timeseries_conv",
+        f"data.augment={{photo: {photo}, vitals: {vitals}}}",
+        "data.steps_per_epoch=5",
+        "trainer.max_epochs=2",
+        "callbacks.report=null",
+        "test=false",
+    )
+    small = [word for word in SMALL if not word.startswith("trainer.max_epochs")]
+    code, _, err = train(*small, f"data.manifest={folder / 'm.csv'}", *words, f"hydra.run.dir={tmp_path}")
+    assert code == 0, err
+    assert err == ""
+    checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 10
+    assert json.loads((tmp_path / "metrics.json").read_text())["epochs"] == 2
+
+
 def test_testing_gives_the_same(run_directory: Path, folder: Path, tmp_path: Path) -> None:
     arguments = ("mode=test", f"ckpt_path={run_directory}", f"data.manifest={folder / 'm.csv'}", f"hydra.run.dir={tmp_path}")
     code, _, err = train("data=manifest", *SETTINGS, *arguments)

@@ -4,6 +4,7 @@ import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -18,7 +19,11 @@ from tiny_networks import timm_weights, tiny_directory
 
 import perceiver
 from perceiver.adapters import Backbone
+from perceiver.adapters.backbones.axes import RowsAndColumns
+from perceiver.adapters.backbones.network import DescribedNetwork
 from perceiver.checkpoints.file import CheckpointError
+from perceiver.positions import Fourier
+from perceiver.run.backbones import Backbones
 from perceiver.run.configuration.command_line import of_adapters, with_new_adapters
 
 EPOCHS = ("trainer.max_epochs=2", *(word for word in QUIET if word.split("=")[0] not in " ".join(SMALL)))
@@ -214,3 +219,24 @@ def test_hostile_checkpoints_fetch_and_open_nothing(
     torch.save(content, tmp_path / "hostile.ckpt")
     with pytest.raises(CheckpointError, match=said):
         perceiver.load(tmp_path / "hostile.ckpt")
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("augment", "mixed", "kept"),
+    [({}, False, True), ({"photo": "…"}, False, False), ({"other": "…"}, False, True), ({}, True, False)],
+)
+def test_features_of_samples_that_never_come_again_are_not_kept(
+    augment: dict[str, str], mixed: bool, kept: bool, tmp_path: Path
+) -> None:
+    network = DescribedNetwork(module=torch.nn.Conv2d(3, 4, kernel_size=4, stride=4), channels=4, strides=(4, 4))
+    adapter = Backbone(network=network, axes=RowsAndColumns(), position=Fourier(num_bands=2, resolution=(2, 2)))
+    model: Any = SimpleNamespace(adapters={"photo": adapter})
+    backbones = Backbones()
+    backbones.use_cache(model, str(tmp_path), SimpleNamespace(augment=augment, corruption={}), mixed=mixed)  # type: ignore[arg-type]
+    adapter.train()
+    adapter(torch.rand(2, 3, 8, 8))
+    assert backbones.caches["photo"].computed == (2 if kept else 0)
+    adapter.eval()
+    adapter(torch.rand(2, 3, 8, 8))
+    assert backbones.caches["photo"].computed == (4 if kept else 2)

@@ -84,7 +84,10 @@ class RandomCrop(nn.Module):
         low, high = self.share
         share = low + (high - low) * torch.rand(ends.shape, device=ends.device)
         kept = torch.minimum((share * ends).round().long().clamp(min=1), ends)
-        start = (torch.rand(ends.shape, device=ends.device) * (ends - kept + 1)).long().clamp(max=(ends - kept).clamp(min=0))
+        start = torch.minimum((torch.rand(ends.shape, device=ends.device) * (ends - kept + 1)).long(), ends - kept)
+        counts = torch.nn.functional.pad(_filled(series, valid).cumsum(dim=1), (1, 0))
+        empty = (counts.gather(1, (start + kept)[:, None]) == counts.gather(1, start[:, None]))[:, 0]
+        start, kept = torch.where(empty, 0, start), torch.where(empty, ends, kept)  # a span of gaps alone
         width = max(1, int(kept.max()))
         steps = torch.arange(width, device=ends.device)
         index = (start[:, None] + steps).clamp(max=valid.shape[1] - 1)
@@ -121,11 +124,15 @@ class RandomTimeWarp(nn.Module):
         first = torch.where(valid, times, torch.inf).amin(dim=1, keepdim=True)
         last = torch.where(valid, times, -torch.inf).amax(dim=1, keepdim=True)
         duration = torch.where(last > first, last - first, 1.0)
-        place = torch.where(valid, (times - first) / duration, 2.0)  # padding lies behind the end
+        place = torch.where(valid, (times - first) / duration, -torch.inf)
         source = self._warped(torch.where(valid, place, 0.0))
-        after = torch.searchsorted(place.contiguous(), source, right=True).clamp(1, max(1, steps - 1))
+        # A step that is not valid gets the place of the valid step before it, and so is never the one after a source.
+        place = place.cummax(dim=1).values.contiguous()
+        step = torch.where(valid, torch.arange(steps, device=values.device), -1).cummax(dim=1).values
+        after = torch.searchsorted(place, source, right=True)
         after = torch.minimum(after, (_ends(valid) - 1).clamp(min=0)[:, None])
-        before = (after - 1).clamp(min=0)
+        before = step.gather(1, (after - 1).clamp(min=0))
+        before = torch.where(before < 0, after, before)
         gap = place.gather(1, after) - place.gather(1, before)
         share = torch.where(gap > 0, (source - place.gather(1, before)) / torch.where(gap > 0, gap, 1.0), 0.0).clamp(0, 1)
         weights = torch.stack([1 - share, share])[..., None].to(values.dtype)
@@ -139,9 +146,11 @@ class RandomTimeWarp(nn.Module):
         nearest = torch.where(weights[1] > 0.5, chosen[1][1], chosen[0][1])
         assert isinstance(total, Tensor)
         warped = torch.where(nearest, mixed / torch.where(total > 0, total, 1.0), values.new_zeros(()))
-        changed = {**series, "values": torch.where(valid[..., None], warped, values)}
+        # A series that would lose the little that is present stays as it is.
+        used = valid[..., None] & (nearest & valid[..., None]).flatten(1).any(dim=1)[:, None, None]
+        changed = {**series, "values": torch.where(used, warped, values)}
         if "present" in series:
-            changed["present"] = torch.where(valid[..., None], nearest, series["present"])
+            changed["present"] = torch.where(used, nearest, series["present"])
         return changed, mask
 
     def _warped(self, place: Float[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
@@ -181,8 +190,8 @@ class RandomSpanMasking(nn.Module):
         steps = torch.arange(valid.shape[1], device=ends.device)
         span = (steps >= start[:, None]) & (steps < (start + hidden)[:, None])
         kept = valid & ~span
-        # With gaps before, a span may cover all that is valid: such a series stays whole.
-        return series, torch.where(kept.any(dim=1, keepdim=True), kept, valid)
+        # With gaps before, a span may cover all that is present: such a series stays whole.
+        return series, torch.where(_filled(series, kept).any(dim=1, keepdim=True), kept, valid)
 
     def extra_repr(self) -> str:
         return f"share={self.share}"
@@ -225,6 +234,11 @@ def _valid(series: Series, mask: Tensor | None) -> Bool[Tensor, "batch time"]:
     if mask is None:
         return torch.ones(batch, steps, dtype=torch.bool, device=series["values"].device)
     return mask if mask.ndim == 2 else mask[:, None].expand(batch, steps)
+
+
+def _filled(series: Series, valid: Bool[Tensor, "batch time"]) -> Bool[Tensor, "batch time"]:
+    """Return whether each step is valid and has any value."""
+    return valid & series["present"].any(dim=2) if "present" in series else valid
 
 
 def _ends(valid: Bool[Tensor, "batch time"]) -> Tensor:

@@ -62,6 +62,16 @@ def test_presence_and_padding(name: str, missing: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_a_single_present_value_is_kept(name: str) -> None:
+    series = {"values": torch.zeros(64, 20, 2), "present": torch.zeros(64, 20, 2, dtype=torch.bool)}
+    series["values"][:, 7, 1] = 3
+    series["present"][:, 7, 1] = True
+    after, mask = ALL[name](series, None)
+    valid = torch.ones(after["values"].shape[:2], dtype=torch.bool) if mask is None else mask
+    assert (after["present"] & valid[..., None]).flatten(1).any(dim=1).all()
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_without_times_or_mask(name: str) -> None:
     after, mask = ALL[name]({"values": torch.randn(3, 7, 2)}, None)
     assert "times" not in after
@@ -105,30 +115,32 @@ def test_crops_are_spans_of_the_series() -> None:
     assert max(lengths) == pytest.approx(0.9, abs=0.06)
 
 
-def test_warped_values_lie_on_the_series() -> None:
-    """Against `numpy.interp` at the warped times."""
+@pytest.mark.parametrize("hole", [[], [0], [5, 6]])
+def test_warped_values_lie_on_the_series(hole: list[int]) -> None:
+    """Against `numpy.interp` at the warped times of the valid steps."""
     series, mask = batch(missing=False)
+    mask[:2, hole] = False
+    series["values"][:2, hole] = torch.nan
     transform = RandomTimeWarp(strength=0.7, sections=3)
     torch.manual_seed(5)
     after, valid = transform(series, mask)
     assert valid is mask
     torch.manual_seed(5)
-    places = []
-    for row, length in enumerate(LENGTHS):
-        times = series["times"][row, : max(1, length)].numpy()
-        place = (times - times[0]) / max(times[-1] - times[0], 1e-9)
-        places.append(np.pad(place, (0, 14 - len(place))))
-    warped = transform._warped(torch.from_numpy(np.stack(places))).numpy()
+    places = np.zeros((4, 14))
     for row in (0, 1):
-        length = LENGTHS[row]
+        times = series["times"][row].numpy()[mask[row].numpy()]
+        places[row, mask[row].numpy()] = (times - times[0]) / (times[-1] - times[0])
+    warped = transform._warped(torch.from_numpy(places)).numpy()
+    for row in (0, 1):
+        own = mask[row].numpy()
         for value in range(2):
-            own = series["values"][row, :length, value].numpy()
-            expected = np.interp(warped[row, :length], places[row][:length], own)
-            np.testing.assert_allclose(after["values"][row, :length, value].numpy(), expected, atol=1e-5)
-        assert warped[row, 0] == 0
-        assert warped[row, length - 1] == pytest.approx(1)
-        assert (np.diff(warped[row, :length]) > 0).all()
-        assert np.abs(warped[row, :length] - places[row][:length]).max() > 0.02
+            expected = np.interp(warped[row, own], places[row, own], series["values"][row, own, value].numpy())
+            np.testing.assert_allclose(after["values"][row, own, value].numpy(), expected, atol=1e-5)
+        assert warped[row, own][0] == 0
+        assert warped[row, own][-1] == pytest.approx(1)
+        assert (np.diff(warped[row, own]) > 0).all()
+        assert np.abs(warped[row, own] - places[row, own]).max() > 0.005
+    assert torch.equal(after["values"][3, :1], series["values"][3, :1])
     still, _ = RandomTimeWarp(strength=0.0)(series, mask)
     torch.testing.assert_close(still["values"], series["values"], equal_nan=True, atol=1e-5, rtol=0)
 

@@ -53,6 +53,19 @@ def test_batches_are_those_of_the_manifest(source: DataModule, shards: Path) -> 
             assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_transforms_before_normalisation(source: DataModule, shards: Path) -> None:
+    """Corruption that changes nothing leaves all numbers as they are; that of one modality leaves the others."""
+    data = module(shards, corruption={"photo": {"none": torch.clone}, "sound": {"off": lambda x, mask: (0 * x, mask)}})
+    for expected, got in zip(source.val_dataloader(), data.val_dataloader(), strict=True):
+        ours, theirs = tensors(got), tensors(expected)
+        there = got.masks.get("photo", torch.ones(got.size, dtype=torch.bool))
+        assert torch.equal(ours["photo."][there], theirs["photo."][there])
+        assert not ours.pop("sound.").any(), "silence, in [-1, 1], is 0"
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours if name != "photo.")
+    with pytest.raises(ValueError, match=r"data\.augment\.picture: expected settings of "):
+        module(shards, augment={"picture": {}})
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_every_training_sample_once_per_epoch(num_workers: int, source: DataModule, shards: Path) -> None:
     data = module(shards, num_workers=num_workers)
