@@ -44,8 +44,8 @@ DIVERGED = 4.0
 class LearningRateFinder:
     """Trains with a learning rate that rises exponentially from step to step, and suggests one (Smith 2017, section 3.3).
 
-    The suggestion is the rate at which the smoothed training loss falls fastest on a logarithmic scale. Only training samples
-    are used, on one device, and no checkpoint is kept. `lr_find.csv` and `lr_find.png` in the run directory hold the curve.
+    The suggestion is the rate at which the smoothed training loss falls fastest on a logarithmic scale. Only training
+    samples are used, on one device, and no checkpoint is kept. `lr_find.csv` and `lr_find.png` hold the curve.
 
     Args:
         start: the weights that training would start from.

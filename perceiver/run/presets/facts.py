@@ -127,4 +127,5 @@ def _first(value: Tensor | Mapping[str, Tensor]) -> Tensor | dict[str, Tensor]:
 def _modality(entry: Mapping[str, Any], shape: tuple[int, ...], *, free: bool, pretrained: bool) -> ModalityFacts:
     rate = entry.get("sample_rate")
     seconds = shape[-1] / rate if rate and entry.get("kind") == "audio" and shape else None
-    return ModalityFacts(kind=str(entry.get("kind")), shape=shape, seconds=seconds, sample_rate=rate, free=free, pretrained=pretrained)
+    kind = str(entry.get("kind"))
+    return ModalityFacts(kind=kind, shape=shape, seconds=seconds, sample_rate=rate, free=free, pretrained=pretrained)
