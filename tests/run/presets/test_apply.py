@@ -49,7 +49,9 @@ def test_a_preset_is_printed_and_kept(manifest: str, tmp_path: Path) -> None:
     assert config["callbacks"]["averaging"]["multi_avg_fn"]["decay"] == 0.99
     assert config["callbacks"]["best"]["monitor"] == "val/loss"
     assert "preset=good" in out
-    assert any("data.batch_size" in line and "32" in line and "28 training samples" in line for line in out.splitlines())
+    [line] = [line for line in out.splitlines() if "data.batch_size" in line]
+    assert "32" in line
+    assert "samples" in line
     assert any("trainer.max_epochs" in line and "as on the command line" in line for line in out.splitlines())
     assert perceiver.load(tmp_path / "run").spec["num_classes"] == 2
 
