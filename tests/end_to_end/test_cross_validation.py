@@ -1,7 +1,8 @@
-"""A cross-validation of two processes: started by Lightning, anew for each fold, and by torchrun, the same for all folds."""
+"""A cross-validation of two processes: those of torchrun train all folds; Lightning starts the second for each fold."""
 
 import csv
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,19 +24,20 @@ def check(directory: Path) -> None:
     assert not list(directory.rglob("error*.log"))
 
 
-def test_lightning_starts_the_other_process_for_each_fold(tmp_path: Path, repository: Path) -> None:
+def test_torchrun_trains_all_folds_and_lightning_continues_with_one(tmp_path: Path, repository: Path) -> None:
     directory = tmp_path / "run"
-    kept = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
-    environment = {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
-    output, errors = start("train.py", *SETTINGS, f"hydra.run.dir={directory}", env=environment).communicate(timeout=200)
-    assert "Cross-validation, 2 folds" in output, errors
-    assert output.count("Test accuracy") == 2
-    check(directory)
-
-
-def test_processes_of_torchrun_train_all_folds(tmp_path: Path) -> None:
-    plan = [{"processes": 2, "torchrun": True, "arguments": [*SETTINGS, f"hydra.run.dir={tmp_path / 'run'}"]}]
+    plan = [{"processes": 2, "torchrun": True, "arguments": [*SETTINGS, f"hydra.run.dir={directory}"]}]
     [result] = outcomes(plan, tmp_path)
     assert result["code"] == 0, result["errors"]
     assert "".join(result["output"]).count("Cross-validation, 2 folds") == 1
-    check(tmp_path / "run")
+    check(directory)
+
+    shutil.rmtree(directory / "fold_1")
+    (directory / "metrics.json").unlink()
+    kept = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
+    environment = {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
+    again = (f"ckpt_path={directory}", f"hydra.run.dir={tmp_path / 'other'}")
+    output, errors = start("train.py", *SETTINGS, *again, env=environment).communicate(timeout=200)
+    assert "Cross-validation, 2 folds" in output, errors
+    assert output.count("Test accuracy") == 1
+    check(directory)

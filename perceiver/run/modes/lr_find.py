@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import LightningDataModule, LightningModule, seed_everything
-from lightning.pytorch.tuner import Tuner
+from lightning.pytorch.tuner.tuning import Tuner
 from omegaconf import DictConfig
 
 from perceiver.plots.range_test import range_test

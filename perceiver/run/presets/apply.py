@@ -108,8 +108,7 @@ def _adjust(data: DataModule, config: DictConfig, keys: Collection[str]) -> None
         if key in keys:
             changes[key.removeprefix("data.")] = OmegaConf.select(config, key)
     if "data.augment" in keys:
-        augment = OmegaConf.to_container(config.data.augment, resolve=True)
-        assert isinstance(augment, dict)
+        augment: Any = OmegaConf.to_container(config.data.augment, resolve=True)
         changes["augment"] = _instantiated(augment)
     data.adjust(**changes)
 

@@ -99,7 +99,7 @@ def num_steps(facts: Facts, level: str) -> int:
     They grow slowly with the samples, and do not fall below a number that small data needs as well:
     1,200 (samples / 300)^0.4, at least 1,200; a third for fast, three times for best.
     """
-    growth = max(1.0, facts.samples / STEPS_SAMPLES) ** STEPS_EXPONENT
+    growth = math.pow(max(1.0, facts.samples / STEPS_SAMPLES), STEPS_EXPONENT)
     return round(STEPS * growth * LEVEL_STEPS[level])
 
 
