@@ -56,7 +56,7 @@ RECIPE = (
     "callbacks.best.monitor=val/loss",
     "callbacks.best.mode=min",
 )
-"""Settings of all five sets, chosen on their validation splits."""
+"""Settings of all five sets, chosen on other series than those of the tests (`--validate`)."""
 
 _QUIET = ("logger=none", "callbacks.figures=null", "callbacks.report=null", "callbacks.progress.epochs_per_line=1000")
 

@@ -152,7 +152,8 @@ class TimeSeries(nn.Module):
             F.pad(one, (0, 0, 0, -one.shape[1] % size)).unflatten(1, (-1, size)).sum(dim=2)
             for one in (coordinates * valid, valid)
         )
-        return sums / counts.clamp(min=1)
+        middles: Tensor = sums / counts.clamp(min=1)
+        return middles
 
     def content(self, x: Mapping[str, Tensor], mask: Bool[Tensor, "batch *time"] | None = None) -> Content:
         """Return the values of each step, `(B, T, F)`, valid if present; its time stays known."""

@@ -121,6 +121,7 @@ class MixUpCutMix:
     def _mixed_together(self, batch: Batch) -> Batch:
         """Mix all modalities by MixUp with one ratio."""
         assert batch.target is not None
+        assert self.mixup_alpha is not None, "checked"
         ratio = float(torch.distributions.Beta(self.mixup_alpha, self.mixup_alpha).sample())
         alike = torch.ones(batch.size, dtype=torch.bool, device=batch.target.device)
         for name, x in batch.inputs.items():
