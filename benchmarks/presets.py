@@ -125,7 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args(arguments)
     folder, results = options.folder.resolve(), {}
-    print(f"preset={options.preset}\n{'set':24}{'1-NN':>8}{'ours':>8}{'val':>8}{'epochs':>8}   by seed          seconds", flush=True)
+    print(f"preset={options.preset}")
+    print(f"{'set':24}{'1-NN':>8}{'ours':>8}{'val':>8}{'epochs':>8}   by seed          seconds", flush=True)
     for name in options.sets:
         overrides, neighbour = SETS[name](folder)
         scores, started, last = [], time.perf_counter(), {}

@@ -80,7 +80,7 @@ class CrossValidationDirectory:
                 )
         elif (self.path / "checkpoints").exists():
             raise FileExistsError(f"hydra.run.dir: {self.path} already holds a run. Choose another directory.")
-        self._write_plan(plan)
+        write_json(self.path / PLAN, dict(plan))
 
     def result(self, number: int) -> FoldResult | None:
         """Return the result of a fold; None if it is not complete."""
@@ -154,10 +154,6 @@ class CrossValidationDirectory:
                 f"{typed_override('ckpt_path', self.fold(0))}."
             )
         return [checkpoints.find(self.fold(number)) for number in range(folds)]
-
-    @first_process_only
-    def _write_plan(self, plan: Mapping[str, Any]) -> None:
-        write_json(self.path / PLAN, dict(plan))
 
 
 def _read_json(file: Path) -> dict[str, Any]:

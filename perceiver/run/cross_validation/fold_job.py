@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, open_dict, read_write
 
 from perceiver.data.loading.folds import Fold
 from perceiver.run.configuration.command_line import override_key, quoted
@@ -41,11 +42,11 @@ def job_of_fold(fold: Fold, config: DictConfig) -> Iterator[None]:
         config: its configuration, see `config_of_fold`.
     """
     instance = HydraConfig.instance()
-    whole = instance.cfg
+    whole: Any = instance.cfg  # a DictConfig, declared as its schema
     if whole is not None:
         described = whole.copy()
         with read_write(described.hydra):
-            overrides = list(OmegaConf.to_container(described.hydra.overrides.task) or [])  # type: ignore[arg-type]
+            overrides = [str(one) for one in described.hydra.overrides.task]
             described.hydra.overrides.task = overrides_of_fold(overrides, fold, cache=config.get("cache"))
         instance.cfg = described
     try:

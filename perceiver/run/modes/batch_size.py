@@ -24,6 +24,7 @@ from perceiver.run.configuration.construct import construct
 from perceiver.run.configuration.resolve import resolve
 from perceiver.run.data import make_data
 from perceiver.run.fine_tuning.initialisation import Untrained
+from perceiver.run.presets.apply import with_preset
 from perceiver.run.reporting.console import console, print_line
 from perceiver.run.spec import spec_of
 from perceiver.run.task import make_task
@@ -101,6 +102,7 @@ class BatchSize:
         backbones.prescribe(data)
         data.setup("fit")
         spec = spec_of(data)
+        config = with_preset(config, data, spec, requested=backbones.requests)
         plain = resolve(backbones.described(config, spec), spec)
         seed_everything(int(plain["seed"]), workers=True, verbose=False)
         model = self.start.build(plain["model"], spec)

@@ -66,7 +66,8 @@ class CrossValidate:
         place, resume = self._place(Path(config.run_dir))
         directory = CrossValidationDirectory(place)
         with RunDirectory(place).locked():
-            directory.begin({"folds": folds, **_decisive(config)}, resume=resume)
+            if process_rank() == 0:  # another process may come when this one has begun
+                directory.begin({"folds": folds, **_decisive(config)}, resume=resume)
             # Decided before the first training, so that all processes train the same folds.
             pending = [number for number in range(folds) if directory.result(number) is None]
             for number in pending:

@@ -19,7 +19,12 @@ from perceiver.run.presets.rules import Adapter, Setting, chosen
 from perceiver.run.reporting.console import console
 from perceiver.runtime.process_rank import first_process_only
 
-_OF_GROUPS = {"model/size": "model.encoder", "averaging": "callbacks.averaging", "model": "model", "optimizer": "optimizer"}
+_OF_GROUPS = {
+    "model": "model.encoder",
+    "model/size": "model.encoder",
+    "averaging": "callbacks.averaging",
+    "optimizer": "optimizer",
+}
 """Settings that a choice of an option on the command line decides. Choices of other groups leave them to the preset."""
 
 
@@ -45,12 +50,12 @@ def with_preset(
     if not isinstance(data, DataModule):
         raise ValueError(f"preset: expected null, because {type(data).__name__} is no data of this package.")
     overridden = overridden_keys()
-    adapters = {name for name in spec["modalities"] if _wins(f"model.adapters.{name}", overridden)}
-    facts = facts_of(data.split("train"), data.split("val"), spec, chosen=[*adapters, *requested])
+    adapters = [name for name in spec["modalities"] if _wins(f"model.adapters.{name}", overridden)]
+    facts = facts_of(data.split("train"), data.split("val"), spec, chosen=adapters, pretrained=requested)
     settings = chosen(facts, str(config.preset))
     if not config.get("regularise", True):
         settings = [one for one in settings if one.key != "data.augment"]
-    kept = [one for one in settings if not _wins(one.key, overridden) and _exists(one.key, config)]
+    kept = [one for one in settings if not _wins(one.key, overridden)]
     config = config.copy()
     with open_dict(config):
         for setting in kept:
@@ -85,11 +90,6 @@ def _wins(key: str, overridden: Sequence[str]) -> bool:
     )
 
 
-def _exists(key: str, config: DictConfig) -> bool:
-    """Whether the configured data has the setting, if it is one of data."""
-    return not key.startswith("data.") or key.removeprefix("data.") in config.data
-
-
 def _set(config: DictConfig, setting: Setting) -> None:
     value = setting.value
     if isinstance(value, Adapter):
@@ -108,8 +108,7 @@ def _adjust(data: DataModule, config: DictConfig, keys: Collection[str]) -> None
         if key in keys:
             changes[key.removeprefix("data.")] = OmegaConf.select(config, key)
     if "data.augment" in keys:
-        augment = OmegaConf.to_container(config.data.augment, resolve=True)
-        assert isinstance(augment, dict)
+        augment: Any = OmegaConf.to_container(config.data.augment, resolve=True)
         changes["augment"] = _instantiated(augment)
     data.adjust(**changes)
 
@@ -128,7 +127,7 @@ def _print(settings: Sequence[Setting], kept: Sequence[Setting], config: DictCon
     for setting in settings:
         if setting in kept:
             table.add_row(setting.key, ", ".join(_shown(setting.value)), setting.why)
-        elif _exists(setting.key, config):
+        else:
             table.add_row(setting.key, "as on the command line", "")
     console().print(table)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ class ModalityFacts:
         seconds: duration of the longest measured sample; None if the kind has none.
         sample_rate: in hertz; None for other kinds than sound.
         free: whether neither the command line nor a pretrained network chooses the adapter.
+        pretrained: whether a pretrained network is the adapter.
     """
 
     kind: str
@@ -32,6 +33,7 @@ class ModalityFacts:
     seconds: float | None = None
     sample_rate: int | None = None
     free: bool = True
+    pretrained: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,13 @@ class Facts:
 
 
 def facts_of(
-    training: Any, validation: Any, spec: Mapping[str, Any], *, chosen: Sequence[str] = (), seed: int = 0
+    training: Any,
+    validation: Any,
+    spec: Mapping[str, Any],
+    *,
+    chosen: Collection[str] = (),
+    pretrained: Collection[str] = (),
+    seed: int = 0,
 ) -> Facts:
     """Measure the data.
 
@@ -62,6 +70,7 @@ def facts_of(
         training, validation: the splits; up to `MOST_SAMPLES` training samples are read.
         spec: spec of the data.
         chosen: modalities whose adapter is chosen already.
+        pretrained: modalities with a pretrained network.
         seed: seed of random cuts of samples that are read; the random state is kept.
 
     Raises:
@@ -89,7 +98,12 @@ def facts_of(
         target=str(target["kind"]),
         outputs=len(target.get("names", ())),
         modalities={
-            name: _modality(entry, shapes.get(name, ()), free=name not in chosen)
+            name: _modality(
+                entry,
+                shapes.get(name, ()),
+                free=name not in chosen and name not in pretrained,
+                pretrained=name in pretrained,
+            )
             for name, entry in spec["modalities"].items()
         },
     )
@@ -110,7 +124,8 @@ def _first(value: Tensor | Mapping[str, Tensor]) -> Tensor | dict[str, Tensor]:
     return value[0] if isinstance(value, Tensor) else {name: one[0] for name, one in value.items()}
 
 
-def _modality(entry: Mapping[str, Any], shape: tuple[int, ...], *, free: bool) -> ModalityFacts:
+def _modality(entry: Mapping[str, Any], shape: tuple[int, ...], *, free: bool, pretrained: bool) -> ModalityFacts:
     rate = entry.get("sample_rate")
     seconds = shape[-1] / rate if rate and entry.get("kind") == "audio" and shape else None
-    return ModalityFacts(kind=str(entry.get("kind")), shape=shape, seconds=seconds, sample_rate=rate, free=free)
+    kind = str(entry.get("kind"))
+    return ModalityFacts(kind=kind, shape=shape, seconds=seconds, sample_rate=rate, free=free, pretrained=pretrained)

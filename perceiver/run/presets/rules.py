@@ -99,7 +99,7 @@ def num_steps(facts: Facts, level: str) -> int:
     They grow slowly with the samples, and do not fall below a number that small data needs as well:
     1,200 (samples / 300)^0.4, at least 1,200; a third for fast, three times for best.
     """
-    growth = max(1.0, facts.samples / STEPS_SAMPLES) ** STEPS_EXPONENT
+    growth = math.pow(max(1.0, facts.samples / STEPS_SAMPLES), STEPS_EXPONENT)
     return round(STEPS * growth * LEVEL_STEPS[level])
 
 
@@ -130,7 +130,8 @@ def size_of(facts: Facts, level: str) -> Size:
 def size(facts: Facts, level: str) -> list[Setting]:
     """Return the size of the encoder."""
     why = f"{facts.samples:,} training samples, preset {level}"
-    return [Setting(key=f"model.encoder.{name}", value=value, why=why) for name, value in vars(size_of(facts, level)).items()]
+    own = vars(size_of(facts, level))
+    return [Setting(key=f"model.encoder.{name}", value=value, why=why) for name, value in own.items()]
 
 
 def learning_rate(facts: Facts, level: str) -> list[Setting]:
@@ -169,10 +170,14 @@ def adapters(facts: Facts, level: str) -> list[Setting]:
 
 
 def augmentation(facts: Facts, level: str) -> list[Setting]:
-    """Return mild transforms for classes and labels; values may depend on size, place or loudness."""
+    """Return mild transforms for classes and labels; values may depend on size, place or loudness.
+
+    Modalities with a pretrained network are left as they are, so that their features are computed only once.
+    """
     if facts.target == "values":
         return []
-    transforms = {name: _TRANSFORMS.get(own.kind, _no_transforms)(own) for name, own in facts.modalities.items()}
+    plain = {name: own for name, own in facts.modalities.items() if not own.pretrained}
+    transforms = {name: _TRANSFORMS.get(own.kind, _no_transforms)(own) for name, own in plain.items()}
     transforms = {name: own for name, own in transforms.items() if own}
     if not transforms:
         return []

@@ -1,0 +1,195 @@
+"""mode=lr_find: a learning rate range test on the configured training, with Lightning's Tuner."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import LightningDataModule, LightningModule, seed_everything
+from lightning.pytorch.tuner.tuning import Tuner
+from omegaconf import DictConfig
+
+from perceiver.plots.range_test import range_test
+from perceiver.plots.rendering import png_of
+from perceiver.run.backbones import Backbones
+from perceiver.run.configuration.compilation import compile_model
+from perceiver.run.configuration.construct import construct
+from perceiver.run.configuration.resolve import resolve
+from perceiver.run.data import make_data
+from perceiver.run.fine_tuning.initialisation import Untrained
+from perceiver.run.presets.apply import with_preset
+from perceiver.run.reporting.console import print_line
+from perceiver.run.spec import spec_of
+from perceiver.run.task import make_task
+from perceiver.run.trainer import make_trainer
+from perceiver.runtime.files import atomic_write
+
+TABLE, FIGURE = "lr_find.csv", "lr_find.png"
+SKIPPED = 10
+"""Steps at the beginning whose losses do not count: the smoothed loss still depends on single batches."""
+FEWEST = 2 * SKIPPED
+DIVERGED = 4.0
+"""Multiple of the lowest loss at which the test ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningRateFinder:
+    """Trains with a learning rate that rises exponentially from step to step, and suggests one (Smith 2017, section 3.3).
+
+    The suggestion is the rate at which the smoothed training loss falls fastest on a logarithmic scale. Only training
+    samples are used, on one device, and no checkpoint is kept. `lr_find.csv` and `lr_find.png` hold the curve.
+
+    Args:
+        start: the weights that training would start from.
+        smallest, largest: the first and the last learning rate.
+        steps: training steps.
+
+    Raises:
+        ValueError: the rates are not positive and ascending, or there are too few steps.
+    """
+
+    start: Untrained
+    smallest: float
+    largest: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.smallest < self.largest < math.inf:
+            raise ValueError(
+                f"lr_find: expected 0 < smallest < largest, got smallest={self.smallest}, largest={self.largest}."
+            )
+        if self.steps < FEWEST:
+            raise ValueError(f"lr_find.steps: expected {FEWEST} or more, got {self.steps}.")
+
+    def run(self, config: DictConfig) -> float:
+        """Run the test and return the suggested learning rate.
+
+        Raises:
+            ValueError: the training diverged before `FEWEST` steps, or the loss does not fall at any rate.
+        """
+        config = self.start.configured(config)
+        backbones = Backbones.of(config)
+        data = make_data(config.data)
+        data.prepare_data()
+        backbones.prescribe(data)
+        data.setup("fit")
+        spec = spec_of(data)
+        config = with_preset(config, data, spec, requested=backbones.requests)
+        plain = resolve(backbones.described(config, spec), spec)
+        seed_everything(int(plain["seed"]), workers=True, verbose=False)
+        model = self.start.build(plain["model"], spec)
+        if self.start.is_random:
+            backbones.fill(model, spec)
+        compile_model(model, plain.get("compile"))
+        task = make_task(plain, model, spec, optimizer=self.start.optimizer(construct(plain["optimizer"]), model))
+        rates, losses = self._measured(task, data, plain)
+
+        chosen = suggestion(rates, losses)
+        directory = Path(config.run_dir)
+        _write(directory, rates, losses, chosen)
+        print_line(
+            f"Loss {losses[0]:.3g} at {rates[0]:.2g}, lowest {min(losses):.3g} at {rates[int(np.argmin(losses))]:.2g}, "
+            f"{losses[-1]:.3g} at {rates[-1]:.2g} ({len(rates)} steps)"
+        )
+        print_line(f"Suggested learning rate: optimizer.lr={rates[chosen]:.2g}")
+        print_line(f"Run directory {directory}: {TABLE}, {FIGURE}")
+        return float(f"{rates[chosen]:.2g}")
+
+    def _measured(
+        self, task: LightningModule, data: LightningDataModule, plain: Mapping[str, Any]
+    ) -> tuple[list[float], list[float]]:
+        """Return the learning rates, and the smoothed loss of each."""
+        # Lightning keeps the initial weights in a file meanwhile.
+        with tempfile.TemporaryDirectory() as folder:
+            settings = {
+                **plain["trainer"],
+                "devices": 1,
+                "num_nodes": 1,
+                "strategy": "auto",
+                "max_epochs": -1,
+                "max_steps": self.steps,
+                "accumulate_grad_batches": 1,
+                "num_sanity_val_steps": 0,
+                "limit_val_batches": 0,
+                # The Tuner sets limit_val_batches.
+                "check_val_every_n_epoch": 10**9,
+                "overfit_batches": 0.0,
+                "enable_progress_bar": False,
+                "enable_checkpointing": False,
+                "default_root_dir": folder,
+            }
+            settings.pop("max_time", None)
+            trainer = make_trainer({**plain, "trainer": settings, "callbacks": None, "logger": None}, [])
+            log = logging.getLogger("lightning.pytorch.tuner.lr_finder")
+            before = log.level
+            log.setLevel(logging.CRITICAL)
+            try:
+                found = Tuner(trainer).lr_find(
+                    task,
+                    datamodule=data,
+                    min_lr=self.smallest,
+                    max_lr=self.largest,
+                    num_training=self.steps,
+                    early_stop_threshold=DIVERGED,
+                    update_attr=False,
+                )
+            except FloatingPointError as error:
+                raise ValueError(f"lr_find.largest: expected a rate at which the loss stays finite: {error}") from error
+            finally:
+                log.setLevel(before)
+        assert found is not None, "not a fast_dev_run"
+        pairs = zip(found.results["lr"], found.results["loss"], strict=True)
+        kept = [(float(rate), float(loss)) for rate, loss in pairs if math.isfinite(loss)]
+        if len(kept) < FEWEST:
+            raise ValueError(
+                f"lr_find.smallest: expected a rate at which training does not diverge, but the loss was {DIVERGED:g} times "
+                f"its lowest value after {len(kept)} of {self.steps} steps. Set lr_find.smallest lower (now "
+                f"{self.smallest:g})."
+            )
+        return [rate for rate, _ in kept], [loss for _, loss in kept]
+
+
+def suggestion(rates: Sequence[float], losses: Sequence[float]) -> int:
+    """Return the position of the rate at which the loss falls fastest over the logarithm of the rate.
+
+    >>> rates = [10 ** (step / 10 - 5) for step in range(40)]
+    >>> losses = [2.0] * 20 + [2 - step / 10 for step in range(10)] + [1.1 + step for step in range(10)]
+    >>> 20 <= suggestion(rates, losses) < 30
+    True
+
+    Args:
+        rates: learning rates, ascending.
+        losses: smoothed loss of each; the first `SKIPPED` do not count, nor those after the lowest.
+
+    Raises:
+        ValueError: the loss does not fall.
+    """
+    lowest = SKIPPED + int(np.argmin(losses[SKIPPED:]))
+    considered = slice(SKIPPED, lowest + 1)
+    if lowest - SKIPPED < 2:
+        raise ValueError(
+            f"mode=lr_find: the loss does not fall at any rate from {rates[0]:.2g} to {rates[-1]:.2g}. Set lr_find.smallest "
+            "lower, or check with debug=overfit that the model can learn."
+        )
+    slope = np.gradient(np.asarray(losses[considered]), np.log(rates[considered]))
+    return SKIPPED + int(np.argmin(slope))
+
+
+def _write(directory: Path, rates: Sequence[float], losses: Sequence[float], chosen: int) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["learning_rate", "loss"])
+    writer.writerows(zip(rates, losses, strict=True))
+    directory.mkdir(parents=True, exist_ok=True)
+    with atomic_write(directory / TABLE) as file:
+        file.write(text.getvalue().encode())
+    with atomic_write(directory / FIGURE) as file:
+        file.write(png_of(range_test(rates, losses, suggested=chosen)))
