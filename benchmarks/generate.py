@@ -71,7 +71,12 @@ def random_model() -> Perceiver:
     adapters: dict[str, Any] = {"image": image, "label": Vector(vector_channels=10)}
     fusion = Fusion(channels={name: adapter.channels for name, adapter in adapters.items()})
     encoder = Interface(
-        token_channels=fusion.channels, num_latents=16, latent_channels=128, state_channels=64, local_kernel=[3, 3]
+        token_channels=fusion.channels,
+        num_latents=16,
+        latent_channels=128,
+        state_channels=64,
+        local_kernel=[3, 3],
+        num_layers_per_block=1,
     )
     head = VelocityHead(state_channels=64, adapters=adapters, modality="image", condition_dropout=0.1)
     return Perceiver(adapters=adapters, encoder=encoder, head=head, fusion=fusion).eval()

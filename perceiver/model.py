@@ -192,7 +192,9 @@ class Perceiver(nn.Module):
                 f"{type(self.head).__name__}."
             )
         done = self._interfaced(self.tokens(inputs, masks), time, previous)
-        return Velocity(values=self.head(done.state), latents=done.latents)
+        noisy = self.head.noisy(self.adapters, inputs[self.head.modality], (masks or {}).get(self.head.modality))
+        time = torch.ones(1, device=noisy.device) if time is None else time
+        return Velocity(values=self.head(done.state, noisy=noisy, time=time), latents=done.latents)
 
     def forward(
         self,
@@ -218,6 +220,9 @@ class Perceiver(nn.Module):
         Raises:
             ValueError: as `tokens`, or for an index, a query mask or ids that the head does not take.
         """
+        if isinstance(self.head, StateHead):
+            _refuse_for_state(self.head, index=index, query_mask=query_mask, target_ids=target_ids, target_loss=target_loss)
+            return self.velocity(inputs, masks).values
         tokens = self.tokens(inputs, masks, mask_rates=mask_rates)
         return self.from_tokens(tokens, index=index, query_mask=query_mask, target_ids=target_ids, target_loss=target_loss)
 
@@ -232,8 +237,9 @@ class Perceiver(nn.Module):
     ) -> Any:
         """Map fused tokens from `tokens`, possibly with additional masks, to the output of the head; see `forward`."""
         if isinstance(self.head, StateHead):
-            _refuse_for_state(self.head, index=index, query_mask=query_mask, target_ids=target_ids, target_loss=target_loss)
-            return self.head(self._interfaced(tokens).state)
+            raise ValueError(
+                f"from_tokens: {type(self.head).__name__} also needs the content of the tokens; use Perceiver.velocity."
+            )
         latents = self._latents(tokens)
         return outputs_of(
             self.head,

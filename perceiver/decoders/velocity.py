@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from perceiver.adapters.content import Content, Invertible
 from perceiver.attention.projection import lecun_linear
 from perceiver.decoders.decoder import StateHead
+from perceiver.masks import zero_masked
+from perceiver.runtime.ranges import check_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,11 @@ class Velocity:
 class VelocityHead(StateHead):
     """A linear map of the written tokens of a `perceiver.interface.Interface` to the velocity of their content.
 
+    The network predicts only what a factor of the noisy content cannot. For data of variance s², independent of the noise,
+    the best factor that predicts `x - noise` from `x_t = (1 - t) noise + t x` is `(t s² - (1 - t)) / (t² s² + (1 - t)²)`,
+    and the error has the variance `s² / (t² s² + (1 - t)²)`. The outputs are scaled by its root, as in Karras et al. 2022
+    (arXiv:2206.00364, section 5), so that what they predict has variance 1 at every time.
+
     Args:
         state_channels: width d of the state.
         adapters: the model's adapters by modality.
@@ -44,6 +52,7 @@ class VelocityHead(StateHead):
         condition_dropout: share of the training samples from which all conditions are absent, as
             `perceiver.objectives.FlowMatching` trains the model. Recorded here, so that a loaded model knows whether it
             can be guided.
+        data_std: s, the standard deviation of the content as the adapter gets it; 1 for normalised images.
 
     Raises:
         ValueError: without an adapter of the modality, if its tokens do not hold the whole input, or for an invalid
@@ -56,7 +65,8 @@ class VelocityHead(StateHead):
         >>> from perceiver.decoders import VelocityHead
         >>> image = ImagePatches(image_channels=1, patch=4, position=Fourier(num_bands=4, resolution=(7, 7)))
         >>> head = VelocityHead(state_channels=32, adapters={"image": image}, modality="image")
-        >>> head(torch.rand(2, 7, 7, 32)).shape
+        >>> noisy = torch.rand(2, 7, 7, 16)
+        >>> head(torch.rand(2, 7, 7, 32), noisy=noisy, time=torch.tensor([0.1, 0.9])).shape
         torch.Size([2, 7, 7, 16])
     """
 
@@ -69,12 +79,14 @@ class VelocityHead(StateHead):
         adapters: Mapping[str, nn.Module],
         modality: str = "image",
         condition_dropout: float = 0.0,
+        data_std: float = 1.0,
     ) -> None:
         super().__init__()
         if not 0 <= condition_dropout < 1:
             raise ValueError(
                 f"VelocityHead.condition_dropout: expected a share of at least 0 and below 1, got {condition_dropout}."
             )
+        check_positive("VelocityHead", data_std=data_std)
         if modality not in adapters:
             raise ValueError(
                 f"VelocityHead.modality: expected one of the model's modalities {sorted(adapters)}, got {modality!r}."
@@ -89,15 +101,45 @@ class VelocityHead(StateHead):
         channels = adapter.content_channels
         self.modality = modality
         self.condition_dropout = condition_dropout
+        self.data_std = data_std
         self.output_channels = channels
         self.norm = nn.LayerNorm(state_channels)
         self.output = lecun_linear(state_channels, channels)
         nn.init.zeros_(self.output.weight)
 
-    def forward(self, state: Float[Tensor, "batch *grid channels"]) -> Float[Tensor, "batch *grid content"]:
-        """Map written tokens `(B, *grid, d)` to velocities `(B, *grid, c)`."""
-        velocity: Tensor = self.output(self.norm(state))
-        return velocity
+    def forward(
+        self,
+        state: Float[Tensor, "batch *grid channels"],
+        *,
+        noisy: Float[Tensor, "batch *grid content"],
+        time: Float[Tensor, "batch_or_1"],
+    ) -> Float[Tensor, "batch *grid content"]:
+        """Map written tokens `(B, *grid, d)` to velocities `(B, *grid, c)`.
+
+        Args:
+            state: written tokens.
+            noisy: content of the noisy samples by token; finite.
+            time: `(B or 1,)` in [0, 1].
+        """
+        outputs: Tensor = self.output(self.norm(state))
+        t = time.to(noisy.dtype).reshape(-1, *[1] * (noisy.ndim - 1))
+        variance = self.data_std**2
+        total = t**2 * variance + (1 - t) ** 2
+        linear = (t * variance - (1 - t)) / total * noisy
+        return linear + outputs * (variance / total).sqrt()
+
+    def noisy(
+        self, adapters: Mapping[str, nn.Module] | nn.ModuleDict, x: Tensor, mask: Tensor | None
+    ) -> Float[Tensor, "batch *grid content"]:
+        """Return the content of noisy samples by token, with zeros where it is not valid.
+
+        Args:
+            adapters: the model's adapters by modality.
+            x: noisy samples, as the adapter takes them.
+            mask: validity of their elements; None: all are valid.
+        """
+        content = self.by_token(adapters, x, mask)
+        return zero_masked(content.values, content.valid)
 
     def by_token(
         self,
@@ -105,11 +147,11 @@ class VelocityHead(StateHead):
         velocity: Float[Tensor, "batch *raw"],
         mask: Bool[Tensor, "batch *any"] | None,
     ) -> Content:
-        """Return the velocity of raw samples token by token, as the outputs have it, and the validity of its values.
+        """Return raw samples, or their velocity, token by token, as the outputs have it, and the validity of the values.
 
         Args:
             adapters: the model's adapters by modality.
-            velocity: in the shape of samples, as the adapter takes them.
+            velocity: samples, as the adapter takes them, or their velocity.
             mask: validity of the samples' elements, `(B,)` or `(B, *raw grid)`; None: all are valid.
         """
         adapter = self._adapter(adapters)
@@ -118,7 +160,8 @@ class VelocityHead(StateHead):
         if valid is None and mask is not None:
             tokens: Tensor | None = cast("Any", adapter)(velocity, mask).mask
             valid = None if tokens is None else tokens[..., None].expand(content.values.shape)
-        return Content(values=content.values.float(), valid=valid)
+        values = content.values
+        return Content(values=values.to(torch.promote_types(values.dtype, torch.float32)), valid=valid)
 
     def raw(
         self, adapters: Mapping[str, nn.Module] | nn.ModuleDict, like: Tensor, values: Float[Tensor, "batch *grid content"]

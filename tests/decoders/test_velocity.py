@@ -47,6 +47,25 @@ def test_outputs_are_velocities_of_the_whole_input(name: str) -> None:
     assert float(made.std()) > 0.1
 
 
+@pytest.mark.parametrize("std", [1.0, 0.3])
+def test_an_untrained_head_predicts_the_best_factor_and_learns_an_error_of_variance_one(std: float) -> None:
+    adapter = CASES["pixels"][0]
+    head = VelocityHead(state_channels=8, adapters={"x": adapter}, modality="x", data_std=std)
+    torch.manual_seed(0)
+    x, noise = std * torch.randn(4000, 3, 4, 2), torch.randn(4000, 3, 4, 2)
+    state = torch.zeros(4000, 3, 4, 8)
+    for t in (0.0, 0.3, 0.8, 1.0):
+        noisy, wanted = (1 - t) * noise + t * x, x - noise
+        with torch.no_grad():
+            found = head(state, noisy=noisy, time=torch.tensor([t]))
+            nn.init.ones_(head.output.bias)
+            scale = head(state, noisy=noisy, time=torch.tensor([t])) - found
+            nn.init.zeros_(head.output.bias)
+        factor = (wanted * noisy).mean() / noisy.square().mean()
+        torch.testing.assert_close(found, factor * noisy, rtol=0.05, atol=0.05)
+        assert abs(float(((wanted - found) / scale).std()) - 1) < 0.02
+
+
 def test_points_of_a_set_have_no_order() -> None:
     adapter, shape, kernel = CASES["points"]
     one, x, order = model_of(adapter, kernel), torch.randn(1, *shape), torch.randperm(shape[0])
@@ -90,6 +109,8 @@ def test_errors() -> None:
         VelocityHead(state_channels=8, adapters=adapters, modality="y")
     with pytest.raises(ValueError, match=r"VelocityHead.condition_dropout: expected a share of at least 0 and below 1"):
         VelocityHead(state_channels=8, adapters=adapters, modality="x", condition_dropout=1.0)
+    with pytest.raises(ValueError, match=r"VelocityHead.data_std: expected a finite number above 0, got 0.0"):
+        VelocityHead(state_channels=8, adapters=adapters, modality="x", data_std=0.0)
     adapter: Any = adapters["x"]
     encoder = Encoder(token_channels=adapter.channels, num_latents=2, latent_channels=8)
     classifier = Perceiver(adapters=adapters, encoder=encoder, head=PooledHead(latent_channels=8, num_classes=2))

@@ -113,8 +113,8 @@ def test_a_run_learns_and_its_model_generates(tmp_path: Path) -> None:
         "callbacks.attention_by_modality=null", *QUIET, f"hydra.run.dir={tmp_path}",
     )  # fmt: skip
     assert finished.code == 0, finished.err
-    # Without learning it is 2: the variance of the data and that of the noise.
-    assert metrics_of(tmp_path)["test/loss"] < 1.5
+    # Without learning it is 1.57, the integral of 1 / (t² + (1 - t)²).
+    assert metrics_of(tmp_path)["test/loss"] < 1.3
     one = perceiver.load(tmp_path)
     made = generate(one, {"label": torch.eye(10)}, steps=4, guidance=2.0, generator=torch.Generator().manual_seed(0))
     assert made.shape == (10, 1, 8, 8)
