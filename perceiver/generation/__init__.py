@@ -1,4 +1,7 @@
-"""Generation of sequences: greedy, by sampling, or by beam search, over any step function with a cache."""
+"""Generation of sequences: greedy, by sampling, or by beam search, over any step function with a cache.
+
+`perceiver.generation.flow` generates images and other modalities.
+"""
 
 from perceiver.decoders.decoding import Decoding
 from perceiver.generation.continuation import Continuation, continue_sequences

@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torchmetrics import Metric
 
 from perceiver.batch import Batch
 from perceiver.decoders.velocity import VelocityHead
 from perceiver.model import Perceiver
 from perceiver.objectives.checks import check_classes
+from perceiver.objectives.gathering import processes
 from perceiver.objectives.judged_samples import JudgedSamples
 from perceiver.objectives.metrics.quality import WeightedMean, mean_over_processes
 from perceiver.objectives.objective import Metrics, Objective
@@ -142,7 +143,7 @@ class FlowMatching(Objective):
         if self.condition_dropout:
             kept = torch.rand(batch.size, device=x.device) >= self.condition_dropout
             masks = {name: _dropped(masks.get(name), kept) for name in inputs} | _own(masks, self.modality)
-        again = bool(torch.rand(()) < self.self_condition_rate) if _self_conditions(model) else False
+        again = _self_conditions(model) and self._calls_twice(x.device)
         errors, valid = self._errors(model, batch, noisy, inputs, masks, again=again)
         return mean_over_processes(errors, valid)
 
@@ -206,6 +207,16 @@ class FlowMatching(Objective):
             return torch.randn(count, device=device).sigmoid()
         # One time in each of `count` equal intervals, in random order: less variance than independent times.
         return (torch.randperm(count, device=device) + torch.rand(count, device=device)) / count
+
+    def _calls_twice(self, device: torch.device) -> bool:
+        """Draw whether a training step starts from the latents of a first call, the same for all processes.
+
+        Processes that share the parameters of one model have to call it equally often.
+        """
+        drawn = torch.rand((), device=device)
+        if processes() > 1:
+            distributed.broadcast(drawn, src=0)
+        return bool(drawn < self.self_condition_rate)
 
     def _conditions(self, model: Perceiver, batch: Batch) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return inputs and masks of everything but the generated modality, whose mask stays."""
