@@ -21,9 +21,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 LANGUAGES = ("en", "de", "fr", "es", "it", "pt", "ja", "zh", "ko", "fa", "id", "ru", "tr", "ar")
 SIDE = 64
+CANVAS = 136  # width of the font's bitmaps, which are 128 high
 FULLY_QUALIFIED = 2  # the package's number for emoji in their recommended form
 SKIN_TONES = range(0x1F3FB, 0x1F400)
 VARIATION, JOINER = "\ufe0f", "\u200d"
+PEOPLE = {"\U0001f466", "\U0001f467", "\U0001f468", "\U0001f469"}  # boy, girl, man, woman
 
 
 def name_of(alias: str) -> str:
@@ -36,7 +38,7 @@ def name_of(alias: str) -> str:
 
 
 def names_of(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Return the names of every emoji without a skin tone that has one in each language, by emoji.
+    """Return the names of every emoji that has one in each language, by emoji, without skin tones and families of people.
 
     >>> entry = {"status": 2, **{language: ":a_cat:" for language in LANGUAGES}}
     >>> sorted(names_of({"🐈": entry, "👍🏽": entry, "🐕": {"status": 2, "en": ":dog:"}}))
@@ -45,26 +47,27 @@ def names_of(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
     found = {}
     for emoji, entry in entries.items():
         toned = any(ord(character) in SKIN_TONES for character in emoji)
-        if entry.get("status") == FULLY_QUALIFIED and not toned and all(entry.get(language) for language in LANGUAGES):
+        family = JOINER in emoji and set(emoji) <= {*PEOPLE, JOINER}
+        named = all(entry.get(language) for language in LANGUAGES)
+        if entry.get("status") == FULLY_QUALIFIED and named and not toned and not family:
             found[emoji] = [name_of(entry[language]) for language in LANGUAGES]
     return found
 
 
-def svg_name(emoji: str) -> str:
-    """Return the name of Twemoji's file: code points in hexadecimal, variation selectors only in joined sequences.
+def svg_names(emoji: str) -> list[str]:
+    """Return the possible names of Twemoji's file: code points in hexadecimal, with and without variation selectors.
 
-    >>> svg_name("❤️"), svg_name("❤️‍🔥")
-    ('2764.svg', '2764-fe0f-200d-1f525.svg')
+    >>> svg_names("❤️")
+    ['2764-fe0f.svg', '2764.svg']
     """
-    kept = emoji if JOINER in emoji else emoji.replace(VARIATION, "")
-    return "-".join(f"{ord(character):x}" for character in kept) + ".svg"
+    forms = (emoji, emoji.replace(VARIATION, ""))
+    return ["-".join(f"{ord(character):x}" for character in form) + ".svg" for form in dict.fromkeys(forms)]
 
 
 def squared(picture: Image.Image) -> np.ndarray[Any, Any]:
     """Return a picture in the middle of a white square, `(64, 64, 3)` uint8."""
-    side = max(picture.size)
-    square = Image.new("RGBA", (side, side), "white")
-    square.alpha_composite(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    square = Image.new("RGBA", (CANVAS, CANVAS), "white")
+    square.alpha_composite(picture, ((CANVAS - picture.width) // 2, (CANVAS - picture.height) // 2))
     return np.asarray(square.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS))
 
 
@@ -72,20 +75,21 @@ def of_font(emoji: str, font: ImageFont.FreeTypeFont) -> np.ndarray[Any, Any] | 
     """Return the picture of an emoji in a bitmap font; None if the font does not join it into one."""
     left, top, right, bottom = font.getbbox(emoji)
     width, height = int(right - left), int(bottom - top)
-    if not 0 < width < 1.5 * height:
+    if not 0 < width <= CANVAS or not 0 < height <= CANVAS:
         return None
     picture = Image.new("RGBA", (width, height))
     ImageDraw.Draw(picture).text((-left, -top), emoji, font=font, embedded_color=True)
     return squared(picture) if picture.getbbox() else None
 
 
-def of_svg(file: Path) -> np.ndarray[Any, Any] | None:
-    """Return the picture in an SVG file; None if there is no file."""
-    if not file.is_file():
+def of_svg(folder: Path, emoji: str) -> np.ndarray[Any, Any] | None:
+    """Return Twemoji's picture of an emoji; None if there is no file."""
+    found = [folder / name for name in svg_names(emoji) if (folder / name).is_file()]
+    if not found:
         return None
     import cairosvg  # needs the library cairo
 
-    content = cairosvg.svg2png(url=str(file), output_width=2 * SIDE, output_height=2 * SIDE)
+    content = cairosvg.svg2png(url=str(found[0]), output_width=2 * SIDE, output_height=2 * SIDE)
     return squared(Image.open(io.BytesIO(content)).convert("RGBA"))
 
 
@@ -101,7 +105,7 @@ def main() -> None:
     font = ImageFont.truetype(str(options.font), 109)  # the size of its bitmaps
     rows, pictures = [], []
     for character, names in names_of(emoji.EMOJI_DATA).items():
-        both = of_font(character, font), of_svg(options.svg / svg_name(character))
+        both = of_font(character, font), of_svg(options.svg, character)
         if both[0] is not None and both[1] is not None:
             rows.append("\t".join((character, *names)))
             pictures.append(both)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
+from math import inf
 from typing import Any
 
 import torch
@@ -53,19 +54,27 @@ class Contrastive(Objective):
     Args:
         loss: "infonce", a softmax over the candidates, or "sigmoid", independent of their number, for small batches.
         pairs: pairs of modalities to align, such as [[image, audio]]; None: all.
+        weights: weight of each of the `pairs` in the mean over samples; None: all 1.
 
     Raises:
-        ValueError: for an unknown loss, or pairs that are not two modalities.
+        ValueError: for an unknown loss, pairs that are not two modalities, or weights that do not fit the pairs.
     """
 
-    def __init__(self, *, loss: str = "infonce", pairs: list[list[str]] | None = None) -> None:
+    def __init__(
+        self, *, loss: str = "infonce", pairs: list[list[str]] | None = None, weights: list[float] | None = None
+    ) -> None:
         super().__init__()
         if loss not in LOSSES:
             raise ValueError(f"task.loss: expected one of {', '.join(LOSSES)}, got {loss!r}.")
         if pairs is not None and any(len(pair) != 2 or len(set(pair)) != 2 for pair in pairs):
             raise ValueError(f"task.pairs: expected pairs of modalities, such as [[image, audio]], got {pairs}.")
+        if weights is not None and (len(weights) != len(pairs or []) or not all(0 <= one < inf for one in weights)):
+            raise ValueError(
+                f"task.weights: expected a weight of 0 or more for each of task.pairs, got {weights} for {pairs}."
+            )
         self.loss_name = loss
         self.pairs = pairs
+        self.weights = weights
 
     def check_model(self, model: nn.Module) -> None:
         """See `Objective.check_model`."""
@@ -99,7 +108,10 @@ class Contrastive(Objective):
     def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
         """Return the mean over the samples of all pairs, with negatives from all processes."""
         losses, counted = self._losses(model, self.embed(model, batch), across=True)
-        return mean_over_processes(losses, counted)
+        if self.weights is None:
+            return mean_over_processes(losses, counted)
+        weights = self._weights_of(losses)
+        return mean_over_processes(losses * weights, counted * weights)
 
     def metrics(self, model: nn.Module) -> dict[str, Metric]:
         """Return the mean loss, and retrieval over the split."""
@@ -116,7 +128,7 @@ class Contrastive(Objective):
         found = self.embed(model, batch)
         losses, counted = self._losses(model, found, across=False)
         counted = counted & (torch.arange(batch.size, device=losses.device) < (batch.size if count is None else count))
-        metrics["loss"].update(losses, counted.float())
+        metrics["loss"].update(losses, counted * self._weights_of(losses))
         retrieval: Any = metrics["retrieval"]
         targets = None if batch.target is None else batch.target[:count]
         retrieval.update(
@@ -160,6 +172,11 @@ class Contrastive(Objective):
         # Learned numbers that no pair of this batch used need a gradient, too.
         idle = 0.0 * (head.log_scale + head.offset)
         return torch.stack(losses) + idle, torch.stack(counted)
+
+    def _weights_of(self, losses: Tensor) -> Tensor:
+        """Return the weight of each direction, `(directions, 1)`."""
+        weights = [1.0] * (len(losses) // 2) if self.weights is None else self.weights
+        return torch.tensor(weights, device=losses.device).repeat_interleave(2)[:, None]
 
     def _rows(self, logits: Tensor, offered: Tensor, places: Tensor) -> Tensor:
         """Return the losses `(B,)` of queries whose partners are the candidates at `places`."""

@@ -33,9 +33,9 @@ RIGHT = "tab:green"
 class RetrievedSamples:
     """Figures of queries and what they find, one for each ordered pair of modalities: a row is a query and its results.
 
-    Queries are the first samples that have both modalities. A result is right, and has a green frame, if it is of the same
-    sample as the query. If samples have classes, one of the same class is right as well. Above a result is its cosine; above
-    a query is the rank of its partner.
+    Queries are spread evenly over the samples that have both modalities. A result is right, and has a green frame, if it is
+    of the same sample as the query. If samples have classes, one of the same class is right as well. Above a result is its
+    cosine; above a query is the rank of its partner.
 
     Args:
         num_queries: number of queries in a figure.
@@ -76,8 +76,10 @@ class RetrievedSamples:
         gallery = self._gallery(model, batches)
         figures = {}
         for one, other in permutations(sorted(gallery.embeddings), 2):
-            asked = (gallery.present[one] & gallery.present[other]).nonzero()[: self.num_queries, 0].tolist()
-            if asked:
+            both = (gallery.present[one] & gallery.present[other]).nonzero()[:, 0]
+            if len(both):
+                spread = torch.linspace(0, len(both) - 1, min(self.num_queries, len(both))).round().long()
+                asked = both[spread].tolist()
                 figures[f"retrieval_{one}_to_{other}"] = self._figure(model, gallery, one, other, asked)
         return figures
 

@@ -141,6 +141,7 @@ def test_faiss_finds_the_same() -> None:
     assert len(Index(rows, backend="faiss").search(queries[0], k=100)) == 60
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_an_unknown_or_missing_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"Index\.backend: expected numpy or faiss, got 'annoy'"):
         Index(np.eye(2), backend="annoy")  # type: ignore[arg-type]

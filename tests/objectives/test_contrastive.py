@@ -90,6 +90,20 @@ def test_pairs_choose_what_is_aligned() -> None:
     torch.testing.assert_close(alone, Contrastive().loss(own, without))
 
 
+def test_pairs_have_weights() -> None:
+    own, given = model(), batch()
+    weighted = Contrastive(pairs=[["a", "b"], ["a", "c"]], weights=[3.0, 0.5])
+    found = weighted.loss(own, given)
+    first, second = (Contrastive(pairs=[["a", other]]).loss(own, given) for other in ("b", "c"))
+    counts = 2 * int(given.masks["b"].sum()), 2 * int(given.masks["c"].sum())
+    expected = (3 * counts[0] * first + 0.5 * counts[1] * second) / (3 * counts[0] + 0.5 * counts[1])
+    torch.testing.assert_close(found, expected)
+    metrics = weighted.metrics(own)
+    with torch.no_grad():
+        weighted.evaluate(own, given, metrics)
+    torch.testing.assert_close(metrics["loss"].compute().double(), expected.detach(), rtol=1e-5, atol=1e-6)
+
+
 def test_a_batch_without_a_pair_has_a_loss_of_zero() -> None:
     own = model()
     loss = Contrastive().loss(own, Batch(inputs={"a": torch.randn(3, 1, 4, 4).double()}, ids=["x", "y", "z"]))
@@ -140,6 +154,9 @@ def test_bad_settings() -> None:
         Contrastive(pairs=[["a"]])
     with pytest.raises(ValueError, match=r"task\.pairs: expected modalities among \['a', 'b', 'c'\], got \['z'\]"):
         Contrastive(pairs=[["a", "z"]]).check_model(model())
+    for pairs, weights in ((None, [1.0]), ([["a", "b"]], [1.0, 2.0]), ([["a", "b"]], [-1.0])):
+        with pytest.raises(ValueError, match=r"task\.weights: expected a weight of 0 or more for each of task\.pairs"):
+            Contrastive(pairs=pairs, weights=weights)
     with pytest.raises(ValueError, match=r"EmbeddingHead, got PooledHead; set model/head=embedding"):
         Contrastive().check_model(model(head=PooledHead(latent_channels=8, num_classes=2)))
     image = ImagePixels(image_channels=1, position=Fourier(num_bands=1, resolution=(4, 4)))

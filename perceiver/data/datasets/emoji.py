@@ -82,6 +82,7 @@ def _read_pictures(path: Path, *, count: int) -> Tensor:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("it is a single array")
         with archive:
+            assert archive.zip is not None
             info = archive.zip.getinfo("images.npy")
             most = count * SIDE * SIDE * 3 + 1000  # with the header
             if info.file_size > most:
@@ -158,9 +159,17 @@ class Emoji(Source):
         self.hands = tuple(hands)
         self.languages = languages
         self.again = tuple(f"{hand}{AGAIN}" for hand in hands) if second_views else ()
-        picture = {"kind": "image", "shape": [3, size, size], "range": [0, 255]}
-        text = {"kind": "text", "shape": [None], "vocabulary_size": VOCABULARY_SIZE, "max_length": max_length}
-        specs = {**dict.fromkeys((*self.hands, *self.again), picture), **dict.fromkeys(languages, text)}
+        picture: dict[str, Any] = {"kind": "image", "shape": [3, size, size], "range": [0, 255]}
+        text: dict[str, Any] = {
+            "kind": "text",
+            "shape": [None],
+            "vocabulary_size": VOCABULARY_SIZE,
+            "max_length": max_length,
+        }
+        specs: dict[str, dict[str, Any]] = {
+            **dict.fromkeys((*self.hands, *self.again), picture),
+            **dict.fromkeys(languages, text),
+        }
         super().__init__(specs=specs, split_seed=split_seed)
         self.root = Path(root)
         self.size = size
@@ -223,7 +232,7 @@ class Emoji(Source):
 
     def _apart(self) -> list[tuple[str, ...]]:
         """Return the modalities of each sample of a held-out emoji."""
-        groups = [(hand, f"{hand}{AGAIN}") if self.again else (hand,) for hand in self.hands]
+        groups: list[tuple[str, ...]] = [(hand, f"{hand}{AGAIN}") if self.again else (hand,) for hand in self.hands]
         names = tuple(self.languages)
         if len(groups) == 1:
             return [*groups, names] if names else groups
@@ -232,7 +241,7 @@ class Emoji(Source):
     def _queries(self, numbers: Sequence[int]) -> EmojiSamples:
         asked = set(numbers)
         others = [number for number in range(len(self._content().emoji)) if number not in asked]
-        candidates = [(number, (name,)) for name in self._all for number in others]
+        candidates: list[tuple[int, tuple[str, ...]]] = [(number, (name,)) for name in self._all for number in others]
         return self._samples([(number, self._all) for number in numbers] + candidates)
 
     def _samples(self, samples: list[tuple[int, tuple[str, ...]]], *, draw: bool = False) -> EmojiSamples:

@@ -41,6 +41,7 @@ def test_bad_settings(settings: dict[str, float]) -> None:
         RandomColours(**settings)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_grey_images_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected three channels, got images of shape \(2, 1, 4, 4\)"):
         RandomColours()(torch.rand(2, 1, 4, 4))

@@ -2,13 +2,14 @@
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from perceiver.run.modes.embed import NpyTable, ParquetTable
+from perceiver.run.modes.embed import Embed, NpyTable, ParquetTable
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 4)])
@@ -44,3 +45,11 @@ def test_nothing_is_left_of_what_breaks_off(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="broken off"):
         begin()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("settings", [{"embed_modalities": []}, {"embed_modalities": ["a"], "rows_per_part": 5}])
+def test_modalities_go_into_whole_files(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="embed_modalities: expected one or more modalities, each once"):
+        Embed(ckpt_path=None, **settings)
+    with pytest.raises(ValueError, match="embed: expected mean, latents or unit, got 'units'"):
+        Embed(ckpt_path=None, embed="units")
