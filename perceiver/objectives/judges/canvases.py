@@ -63,7 +63,7 @@ class CanvasJudge:
         num_digits: int = 2,
         file: str | Path | None = None,
         images: int = 32000,
-        epochs: int = 3,
+        epochs: int = 6,
         seed: int = 0,
     ) -> None:
         self.source = source
