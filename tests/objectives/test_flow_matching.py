@@ -109,8 +109,7 @@ def test_a_run_learns_and_its_model_generates(tmp_path: Path) -> None:
         "model.adapters.image.embed_channels=16",
         "model.encoder.num_latents=4", "model.encoder.latent_channels=16", "model.encoder.state_channels=16",
         "model.encoder.num_blocks=1", "model.encoder.num_layers_per_block=1", "data.batch_size=128", "optimizer.lr=1e-2",
-        "trainer.max_epochs=8", "trainer.check_val_every_n_epoch=8",
-        "averaging=ema", "callbacks.averaging.multi_avg_fn.decay=0.9", "logger=none",
+        "trainer.max_epochs=8", "averaging=ema", "callbacks.averaging.multi_avg_fn.decay=0.9", "logger=none",
         "callbacks.attention_by_modality=null", *QUIET, f"hydra.run.dir={tmp_path}",
     )  # fmt: skip
     assert finished.code == 0, finished.err
