@@ -406,7 +406,7 @@ def test_data(name: str, data_root: Path, tmp_path: Path, monkeypatch: pytest.Mo
     batch = next(iter(data.val_dataloader()))
     if name == "emoji_prompts":
         # It has no target for a model to predict.
-        mounted = "adapter@model.adapters.image=image_patches"
+        mounted = "+adapter@model.adapters.image=image_patches"
         model = built(composed(f"data={name}", "task=flow_matching", mounted, *overrides), data.spec)
         assert generate(model, {"text": batch.inputs["text"]}, steps=1).shape == batch.inputs["image"].shape
         return

@@ -15,7 +15,7 @@ from torch import Tensor
 from perceiver.batch import Batch
 from perceiver.collate import Collate
 from perceiver.decoders.velocity import VelocityHead
-from perceiver.generation.flow import Solver, generate
+from perceiver.generation.flow import generate
 from perceiver.modalities.preprocess import unnormalised
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.model import Perceiver
@@ -73,7 +73,7 @@ def generate_samples(
     num_samples: int = 1,
     guidance: float = 1.0,
     steps: int = 12,
-    solver: Solver = "euler",
+    solver: str = "euler",
     seed: int | None = None,
     init: Any = None,
     keep: Any = None,

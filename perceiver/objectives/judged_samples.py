@@ -153,7 +153,7 @@ class JudgedSamples:
             shape_of=real,
             steps=self.steps,
             guidance=guidance,
-            solver=self.solver,  # type: ignore[arg-type]
+            solver=self.solver,
             generator=generator,
         )
         return self._shown(model, images, modality)

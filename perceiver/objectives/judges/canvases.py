@@ -63,7 +63,7 @@ class CanvasJudge:
         num_digits: int = 2,
         file: str | Path | None = None,
         images: int = 32000,
-        epochs: int = 4,
+        epochs: int = 6,
         seed: int = 0,
     ) -> None:
         self.source = source
@@ -80,7 +80,7 @@ class CanvasJudge:
         if target is None or target.ndim != 2 or target.shape[1] != len(TRUTH):
             got = "none" if target is None else str(tuple(target.shape))
             raise ValueError(f"judge: expected a target (batch, {len(TRUTH)}) of data=digit_prompts, got {got}.")
-        features, logits = self._network.to(images.device)(images)
+        features, logits = self.network.to(images.device)(images)
         found = {name: one.argmax(dim=1) for name, one in logits.items()}
         truth = dict(zip(TRUTH, target.to(images.device).unbind(dim=1), strict=True))
         asked_digits = torch.stack([truth["first"], truth["second"]], dim=1)
@@ -122,7 +122,8 @@ class CanvasJudge:
         return one, two
 
     @cached_property
-    def _network(self) -> JudgeNetwork:
+    def network(self) -> JudgeNetwork:
+        """The trained network."""
         lesson = Lesson(
             name=f"canvases of {self.canvas} pixels",
             image_channels=1,

@@ -49,7 +49,7 @@ class ClassJudge:
         if target is None or target.ndim != 1:
             got = "none" if target is None else str(tuple(target.shape))
             raise ValueError(f"judge: expected a class number (batch,) as the target of each sample, got {got}.")
-        features, logits = self._network.to(images.device)(images)
+        features, logits = self.network.to(images.device)(images)
         right = logits["class"].argmax(dim=1) == target.to(images.device)
         return Judgement(features=features, right={"prompt_accuracy": right}, asked={})
 
@@ -63,7 +63,8 @@ class ClassJudge:
         return self.source.read_training()[0]
 
     @cached_property
-    def _network(self) -> JudgeNetwork:
+    def network(self) -> JudgeNetwork:
+        """The trained network."""
         shape = list(self.source.specs["image"]["shape"])
         training = self._training
         lesson = Lesson(

@@ -20,6 +20,9 @@ from perceiver.runtime.progress import progress
 FEATURES = 128
 """Channels of the features."""
 
+CANVAS = 40
+"""Images of this size and larger have several objects, or one that may be anywhere, and get more layers."""
+
 VERSION = 1
 """Version of the file of a judge; higher after a change of the network."""
 
@@ -35,13 +38,16 @@ class JudgeNetwork(nn.Module):
 
     def __init__(self, *, image_channels: int, size: int, questions: Mapping[str, int]) -> None:
         super().__init__()
-        widths = (image_channels, 16, 32, 32, 64)
+        # On a canvas, a unit of the last layer has to see a whole digit, wherever it is.
+        large = size >= CANVAS
+        widths = (image_channels, 16, 32, 32, 64, *((96, 96) if large else ()))
+        strides = (1, 2, 1, 2, *((2, 1) if large else ()))
         layers: list[nn.Module] = []
-        for number, (before, after) in enumerate(pairwise(widths)):
-            stride = 1 + number % 2
+        side = size
+        for (before, after), stride in zip(pairwise(widths), strides, strict=True):
             layers += [nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-        side = ceil(ceil(size / 2) / 2)
-        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * side * side, FEATURES), nn.ReLU())
+            side = ceil(side / stride)
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * side * side, FEATURES), nn.ReLU())
         self.answers = nn.ModuleDict({name: nn.Linear(FEATURES, count) for name, count in questions.items()})
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -55,7 +55,7 @@ class Generate:
     num_samples: int = 16
     guidance: float = 3.0
     steps: int = 12
-    solver: Any = "euler"
+    solver: str = "euler"
     seed: int = 0
     init: str | None = None
     keep: str | None = None

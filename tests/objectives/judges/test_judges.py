@@ -12,8 +12,8 @@ from perceiver.batch import Batch
 from perceiver.data import MNIST, DigitPrompts, Digits
 from perceiver.data.synthetic.captions.language import RELATIONS
 from perceiver.data.synthetic.prompts.language import PLACES
-from perceiver.objectives.judges import CanvasJudge, ClassJudge, ImageJudge
-from perceiver.objectives.judges.canvases import SIDES, crowded, places_of
+from perceiver.objectives.judges import CanvasJudge, ClassJudge, ImageJudge, digit_judge, digits
+from perceiver.objectives.judges.canvases import SIDES, _sides, crowded, places_of
 
 
 def test_classes_of_real_digits() -> None:
@@ -53,7 +53,7 @@ class Fixed(nn.Module):
 
 def judged(target: list[list[int]], images: torch.Tensor | None = None, **answers: Any) -> dict[str, list[bool]]:
     judge = CanvasJudge(source=MNIST(root="nowhere", download=False), canvas=40)
-    judge.__dict__["_network"] = Fixed(**answers)
+    judge.__dict__["network"] = Fixed(**answers)
     pixels = torch.zeros(len(target), 1, 40, 40) if images is None else images
     found = judge(pixels, Batch(inputs={"image": pixels}, target=torch.tensor(target)))
     return {name: (one & found.asked.get(name, torch.ones_like(one))).tolist() for name, one in found.right.items()}
@@ -113,8 +113,6 @@ def test_what_the_judge_of_canvases_is_trained_on(tmp_path: Path) -> None:
     source = DigitPrompts(root=tmp_path, num_digits=2, test_prompts=60, validation_images=10, download=False)
     canvases = source.read_test()
     painter = canvases.painter  # type: ignore[union-attr]
-    from perceiver.objectives.judges.canvases import _sides
-
     exact = _sides(painter, canvases.canvases, single=False)  # type: ignore[union-attr, arg-type]
     batch = canvases.__getitems__(range(60))
     assert batch.target is not None
@@ -125,7 +123,7 @@ def test_what_the_judge_of_canvases_is_trained_on(tmp_path: Path) -> None:
         judge(images, Batch(inputs={"image": images}, target=torch.zeros(400)))
 
 
-def test_training_images_of_canvases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_images_of_canvases(tmp_path: Path) -> None:
     idx_set(tmp_path / "MNIST" / "raw")
     judge = CanvasJudge(source=MNIST(root=tmp_path, download=False, validation_size=10), canvas=40)
     [painter] = {judge._painters[1].num_digits}
@@ -133,3 +131,35 @@ def test_training_images_of_canvases(tmp_path: Path, monkeypatch: pytest.MonkeyP
     images = judge.training_images()
     assert images.shape == (20_000, 1, 40, 40)
     assert torch.equal(images[:4], judge.training_images()[:4])
+
+
+def test_the_judge_that_fits_the_data(tmp_path: Path) -> None:
+    one = digit_judge(root="nowhere", folder=str(tmp_path), download=False)
+    assert isinstance(one, ClassJudge)
+    assert one.file == tmp_path / "mnist.pt"
+    for settings, canvas, number in (({"num_digits": 2}, 40, 2), ({"canvas": 44}, 44, 1)):
+        judge = digit_judge(root="nowhere", folder=str(tmp_path), download=False, **settings)
+        assert isinstance(judge, CanvasJudge)
+        assert (judge.canvas, judge.num_digits, judge.file) == (canvas, number, tmp_path / f"mnist_canvas_{canvas}.pt")
+    assert digit_judge(root="nowhere", folder=None, num_digits=2).file is None
+
+
+def test_the_distance_of_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In features that are the brightness and its square."""
+
+    class Brightness:
+        channels = 2
+
+        @staticmethod
+        def network(images: torch.Tensor) -> Any:
+            mean = images.mean(dim=(1, 2, 3))
+            return torch.stack([mean, mean.square()], dim=1), {}
+
+    monkeypatch.setattr(digits, "digit_judge", lambda **settings: Brightness())
+    images = torch.rand(300, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert digits.digit_distance(images, images) == pytest.approx(0, abs=1e-6)
+    mean = images.mean(dim=(1, 2, 3)).double()
+    # A constant has no covariance: the distance is that of the means and the trace of the other covariance.
+    features = torch.stack([mean, mean.square()], dim=1)
+    apart = (features.mean(dim=0) - 1).square().sum() + features.var(dim=0).sum()
+    assert digits.digit_distance(torch.ones(50, 1, 4, 4), images) == pytest.approx(float(apart), abs=1e-4)
