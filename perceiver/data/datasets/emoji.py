@@ -175,7 +175,7 @@ class Emoji(Source):
         self.size = size
         self.max_length = max_length
         self.held_out = held_out
-        self.fold = fold
+        self.tested_fold = fold
         self.num_folds = num_folds
         self.validation_size = validation_size
         self._read: EmojiSet | None = None
@@ -204,7 +204,7 @@ class Emoji(Source):
         """Return the numbers of the emoji for training, validation and test, ascending."""
         count = len(self._content().emoji)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(self.split_seed)).tolist()
-        test = order[self.fold :: self.num_folds]
+        test = order[self.tested_fold :: self.num_folds]
         rest = [number for number in order if number not in set(test)]
         if not 1 <= self.validation_size < len(rest) or not test:
             raise ValueError(

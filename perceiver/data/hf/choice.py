@@ -73,7 +73,7 @@ def _by_names(lengths: Mapping[str, int | None]) -> Choice:
             f"data.split: expected a split that is named train, validation or test, got {', '.join(lengths)}. Name those to "
             "use: data.split=NAME, or 'data.split={train: NAME, val: NAME}'."
         )
-    ordered = {name: pieces[name] for name in ("train", "val", "test") if name in pieces}
+    ordered: dict[str, list[Piece]] = {name: pieces[name] for name in ("train", "val", "test") if name in pieces}
     return Choice(pieces=ordered, divided=list(pieces) != ["train"], unused=unused)
 
 

@@ -116,7 +116,7 @@ class HuggingFace(Manifest):
         place = expanded(path, setting="data.path")
         if streaming and (group is not None or folds is not None):
             setting = "folds" if group is None else "group"
-            raise ValueError(f"data.{setting}: expected null with data.streaming, which reads no row twice; set one of the two.")
+            raise ValueError(f"data.{setting}: expected null with data.streaming, which draws rows in order.")
         super().__init__(
             manifest=place,
             modalities=modalities,
@@ -298,7 +298,9 @@ class HuggingFace(Manifest):
         self._whole = list(streams.values())
         self._cut = sum(absent.values()) if "train" in streams else 0
         # For statistics and cuts: the rows of many data sets are sorted by class.
-        mixed = shuffled(streams["train"], seed=self.split_seed, buffer=self.shuffle_buffer) if "train" in streams else None
+        mixed: Any = (
+            shuffled(streams["train"], seed=self.split_seed, buffer=self.shuffle_buffer) if "train" in streams else None
+        )
         for split, count in absent.items() if mixed is not None else ():
             streams[split], mixed = mixed.take(count), mixed.skip(count)
             self._tell("%s: %d rows are cut from train for %s.", self.path, count, split)

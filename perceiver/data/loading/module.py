@@ -117,9 +117,7 @@ class DataModule(LightningDataModule):
         loading = {name: settings.pop(name) for name in ours if name in settings}
         return cls(kind(**settings), **loading)
 
-    def adjust(
-        self, *, batch_size: int | None = None, steps_per_epoch: int | None = None, augment: Settings = None
-    ) -> None:
+    def adjust(self, *, batch_size: int | None = None, steps_per_epoch: int | None = None, augment: Settings = None) -> None:
         """Change settings after the data was read, before loaders are made; the spec stays. None keeps a setting.
 
         Args:
