@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from tiny_networks import timm_weights, tiny_directory
 
 import perceiver
+import perceiver.exported
 from perceiver.adapters import Backbone
 from perceiver.adapters.backbones.axes import RowsAndColumns
 from perceiver.adapters.backbones.network import DescribedNetwork
@@ -240,3 +241,13 @@ def test_features_of_samples_that_never_come_again_are_not_kept(
     adapter.eval()
     adapter(torch.rand(2, 3, 8, 8))
     assert backbones.caches["photo"].computed == (4 if kept else 2)
+
+
+def test_a_frozen_network_is_exported(trained: Path, tmp_path: Path, no_network: None) -> None:
+    """The file holds the network's weights: neither its library nor the cache of features is read."""
+    done = run("mode=export", f"ckpt_path={trained}/run", f"hydra.run.dir={tmp_path}/job")
+    assert done.code == 0, done.err
+    model = perceiver.load(trained / "run")
+    file = perceiver.exported.load(trained / "run" / "export" / "model.onnx")
+    samples = [{"photo": torch.rand(3, 32, 32).numpy()} for _ in range(3)]
+    print(file.predict(samples), model.predict(samples))
