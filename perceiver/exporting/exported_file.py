@@ -12,13 +12,14 @@ from typing import Any, Literal
 
 import torch
 
+from perceiver.adapters import Backbone
 from perceiver.decoders import CausalDecoder, LearnedQueries, NextTokenHead, SequenceDecoder
 from perceiver.decoders.decoder import target_name
 from perceiver.exported.onnx_file import FORMAT, KEY, step_path
 from perceiver.exported.sequences import memory_names
 from perceiver.exporting.onnx_file import onnx_of, quantised, require_opset, write_onnx
 from perceiver.exporting.program import INDEX, ExportError, Outputs, program_of
-from perceiver.exporting.signature import inputs_of
+from perceiver.exporting.signature import Input, inputs_of
 from perceiver.exporting.step import past_shapes, step_names, step_program
 from perceiver.inference.infilling import vocabulary_of
 from perceiver.model import Perceiver
@@ -65,7 +66,8 @@ def export(
         inputs: example inputs by modality, for kinds of modality of which none can be made from the spec.
 
     Raises:
-        ExportError: if a layer cannot be exported; names it. For `all` outputs of a model that generates texts.
+        ExportError: if a layer cannot be exported; names it. For a network that cannot ignore padding, see `Backbone`, if
+            samples differ in size. For `all` outputs of a model that generates texts.
         ValueError: for a model without a spec, or an unknown modality, format, output or opset.
         ModuleNotFoundError: without the extra `export`.
 
@@ -99,6 +101,7 @@ def export(
     names = _modalities(model, spec, modalities, outputs=wanted)
     longest = {one.modality: min(one.queries.shape[:-1]) for one in _learned_queries(model)}
     signature = inputs_of({name: spec["modalities"][name] for name in names}, inputs, longest=longest)
+    _require_exportable_networks(model, signature)
     metadata: dict[str, Any] = {
         "format": FORMAT,
         "versions": {"perceiver": _version(), "torch": torch.__version__},
@@ -118,6 +121,19 @@ def export(
     program = program_of(model, signature, outputs=wanted, indexed=text is not None)
     flat = [place.name for place in signature] + ([INDEX] if text is not None else [])
     return _write(program, file, metadata, names=flat, int8=int8, opset=opset)
+
+
+def _require_exportable_networks(model: Perceiver, signature: Sequence[Input]) -> None:
+    """Refuse a network that runs once per size of a sample: how often that is, a graph cannot decide."""
+    for place in signature:
+        for module in model.adapters[place.modality].modules() if place.axes else ():
+            if isinstance(module, Backbone) and not module.network.reads_masks:
+                raise ExportError(
+                    f"export: modality {place.modality!r} has samples of different sizes, and its network, "
+                    f"{type(module.network).__name__}, cannot ignore padding, so the model runs it once per size, which an "
+                    "exported file cannot do. Train with one size for all samples (images: adapter.image_size), or with a "
+                    f"network that reads masks, or leave {place.modality} out of export.modalities."
+                )
 
 
 def _generation(decoder: Any) -> dict[str, Any]:

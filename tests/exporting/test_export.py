@@ -12,6 +12,7 @@ from exported_models import (
     MODALITIES,
     NAMES,
     classifier,
+    encoder,
     masked_text_model,
     model_of_all_heads,
     text_generating_model,
@@ -19,6 +20,8 @@ from exported_models import (
 
 import perceiver
 import perceiver.exporting
+from perceiver.interop.backbones import Timm
+from perceiver.interop.backbones.request import BackboneRequest
 from perceiver.modalities.preprocess import preprocess
 
 pytest.importorskip("onnxscript")
@@ -242,6 +245,36 @@ def test_a_layer_that_cannot_be_exported_is_named(folder: Path) -> None:
         perceiver.export(model, folder / "never.onnx", outputs="all")
     assert not list(folder.glob("never*"))
     assert {layer.attention for layer in model.modules() if hasattr(layer, "attention") and isinstance(layer.attention, str)}
+
+
+def of_network(request: BackboneRequest, **spec: Any) -> perceiver.Perceiver:
+    """A classifier of one modality, whose tokens are the features of a network with random weights."""
+    facts = {**request.facts(), **spec}
+    adapter = request.build(facts)
+    return perceiver.Perceiver(
+        adapters={"x": adapter},
+        encoder=encoder(adapter.channels, num_blocks=1, num_cross_attends=1),
+        head=perceiver.PooledHead(latent_channels=8, num_classes=3),
+        spec={"modalities": {"x": facts}, "target": {"kind": "classes", "names": NAMES}},
+    ).eval()
+
+
+def test_a_frozen_network(folder: Path) -> None:
+    """The file runs a batch at once, and the model one sample at a time."""
+    model = of_network(Timm(model_name="test_resnet", pretrained=False, stage=0, image_size=32), kind="image")
+    program = torch.export.load(perceiver.export(model, folder / "network.pt2")).module()
+    images, present = torch.randn(3, 3, 32, 32), torch.tensor([True, False, True])
+    with torch.no_grad():
+        wanted = model({"x": images}, {"x": present})
+    torch.testing.assert_close(program(images, present), wanted, rtol=0, atol=TOLERANCE)
+
+
+def test_a_network_that_runs_once_per_size_is_refused(folder: Path) -> None:
+    model = of_network(Timm(model_name="test_resnet", pretrained=False, stage=0), kind="image", shape=[3, None, None])
+    match = r"modality 'x' has samples of different sizes, and its network, TimmNetwork, cannot ignore padding.*image_size"
+    with pytest.raises(perceiver.exporting.ExportError, match=match):
+        perceiver.export(model, folder / "refused.onnx")
+    assert not (folder / "refused.onnx").exists()
 
 
 def test_int8(folder: Path, exported_several: Any) -> None:

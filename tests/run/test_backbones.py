@@ -18,14 +18,13 @@ from safetensors.torch import load_file
 from tiny_networks import timm_weights, tiny_directory
 
 import perceiver
-import perceiver.exported
 from perceiver.adapters import Backbone
 from perceiver.adapters.backbones.axes import RowsAndColumns
 from perceiver.adapters.backbones.network import DescribedNetwork
 from perceiver.checkpoints.file import CheckpointError
-from perceiver.positions import Fourier
 from perceiver.run.backbones import Backbones
 from perceiver.run.configuration.command_line import of_adapters, with_new_adapters
+from perceiver.tokens.positions import Fourier
 
 EPOCHS = ("trainer.max_epochs=2", *(word for word in QUIET if word.split("=")[0] not in " ".join(SMALL)))
 
@@ -241,13 +240,3 @@ def test_features_of_samples_that_never_come_again_are_not_kept(
     adapter.eval()
     adapter(torch.rand(2, 3, 8, 8))
     assert backbones.caches["photo"].computed == (4 if kept else 2)
-
-
-def test_a_frozen_network_is_exported(trained: Path, tmp_path: Path, no_network: None) -> None:
-    """The file holds the network's weights: neither its library nor the cache of features is read."""
-    done = run("mode=export", f"ckpt_path={trained}/run", f"hydra.run.dir={tmp_path}/job")
-    assert done.code == 0, done.err
-    model = perceiver.load(trained / "run")
-    file = perceiver.exported.load(trained / "run" / "export" / "model.onnx")
-    samples = [{"photo": torch.rand(3, 32, 32).numpy()} for _ in range(3)]
-    print(file.predict(samples), model.predict(samples))
