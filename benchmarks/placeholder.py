@@ -5,8 +5,8 @@
 AutoGluon MultiModal fuses late ("AutoGluon Multimodal FAQ", auto.gluon.ai): a network per modality, a linear map of the
 features of each, concatenation, an MLP (`MultimodalFusionMLP` in models/fusion/fusion_mlp.py of autogluon.multimodal). By
 default an absent image is replaced by an image of zeros (`missing_value_strategy` in configs/data/default.yaml and
-data/process_image.py), whose features its encoder of images then multiplies by 0 (models/timm_image.py). The MLP here has the
-settings of configs/model/default.yaml: features mapped to the largest width, one hidden layer, layer norm, leaky ReLU,
+data/process_image.py), whose features its encoder of images then multiplies by 0 (models/timm_image.py). The MLP here has
+the settings of configs/model/default.yaml: features mapped to the largest width, one hidden layer, layer norm, leaky ReLU,
 dropout 0.1, and 0.1 times the losses of the single modalities. Only the width of the hidden layer differs, to match the
 Perceiver in size. AutoGluon also trains its encoders, and has none for sounds: here all encoders are frozen, and silence
 replaces an absent sound.
@@ -19,11 +19,11 @@ Contenders, with the same features, steps and batches, and numbers of parameters
 - masks, Perceiver: the same, and absent modalities are masked
 
 Data: DIR holds MNIST/raw and free-spoken-digit-dataset/recordings. Images are occluded and noisy, recordings noisy, as in
-data=av_digits. Two small convolutional networks learn the digits from 5,000 images and 1,200 recordings, and are then frozen.
-The contenders train on 5,000 pairs of other images and recordings. Modalities are missing with probability 0.5, fixed per
-pair; a pair that would lack both keeps one, so each is absent from 37.5% of the pairs. The learning rate of each contender is
-chosen with the first seed, by the accuracy on 2,000 validation pairs with missing modalities. Seeds change initial weights,
-dropout and the order of batches, not the features. Tests are on 10,000 pairs of the official test splits.
+data=av_digits. Two small convolutional networks learn the digits from 5,000 images and 1,200 recordings, and are then
+frozen. The contenders train on 5,000 pairs of other images and recordings. Modalities are missing with probability 0.5,
+fixed per pair; a pair that would lack both keeps one, so each is absent from 37.5% of the pairs. The learning rate of each
+contender is chosen with the first seed, by the accuracy on 2,000 validation pairs with missing modalities. Seeds change
+initial weights, dropout and the order of batches, not the features. Tests are on 10,000 pairs of the official test splits.
 
 `--features FILE` keeps the features: they are computed and written if the file does not exist, and read otherwise.
 """

@@ -87,14 +87,19 @@ def test_the_script_chooses_on_validation(
     benchmark: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     features = made_up(benchmark)
-    monkeypatch.setattr(benchmark, "frozen_features", lambda root: features)
+    computed: list[Path] = []
+    monkeypatch.setattr(benchmark, "frozen_features", lambda root: computed.append(root) or features)
     monkeypatch.setattr(benchmark.compare, "__kwdefaults__", {"rates": (1e-3, 1e-2)})
     threads = torch.get_num_threads()
     try:
-        benchmark.main(["--steps", "4", "--seeds", "0", "1", "--json", str(tmp_path / "out.json")])
+        for data in ("a", "b"):
+            kept = ["--data", data, "--features", str(tmp_path / "kept.pt"), "--json", str(tmp_path / f"{data}.json")]
+            benchmark.main(["--steps", "3", "--seeds", "0", "1", *kept])
     finally:
         torch.set_num_threads(threads)
-    written = json.loads((tmp_path / "out.json").read_text())
+    written, again = (json.loads((tmp_path / f"{data}.json").read_text()) for data in ("a", "b"))
+    assert computed == [Path("a")]
+    assert again["results"] == written["results"], "from the file, with the same seeds"
     assert written["machine"]["threads"] == 1
     assert [row["name"] for row in written["results"]] == list(benchmark.contenders())
     for row in written["results"]:

@@ -20,6 +20,8 @@ from exported_models import (
 
 import perceiver
 import perceiver.exporting
+from perceiver.exporting.program import program_of
+from perceiver.exporting.signature import inputs_of
 from perceiver.interop.backbones import Timm
 from perceiver.interop.backbones.request import BackboneRequest
 from perceiver.modalities.preprocess import preprocess
@@ -259,10 +261,11 @@ def of_network(request: BackboneRequest, **spec: Any) -> perceiver.Perceiver:
     ).eval()
 
 
-def test_a_frozen_network(folder: Path) -> None:
-    """The file runs a batch at once, and the model one sample at a time."""
+def test_a_frozen_network() -> None:
+    """The program, from which files are written, runs a batch at once, and the model one sample at a time."""
     model = of_network(Timm(model_name="test_resnet", pretrained=False, stage=0, image_size=32), kind="image")
-    program = torch.export.load(perceiver.export(model, folder / "network.pt2")).module()
+    assert model.spec is not None
+    program = program_of(model, inputs_of(model.spec["modalities"]), outputs="target", indexed=False).module()
     images, present = torch.randn(3, 3, 32, 32), torch.tensor([True, False, True])
     with torch.no_grad():
         wanted = model({"x": images}, {"x": present})
