@@ -27,8 +27,8 @@ from perceiver.attention.forms.factored import factored_attention
 from perceiver.attention.kernels import eager, native
 from perceiver.attention.kernels.contract import Kernel
 from perceiver.attention.projection import TokenProjection
-from perceiver.positions import Fourier, grid_coordinates
-from perceiver.tokens import Tokens
+from perceiver.tokens.positions import Fourier, grid_coordinates
+from perceiver.tokens.tokens import Tokens
 
 
 @dataclass(frozen=True)

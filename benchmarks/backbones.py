@@ -174,7 +174,7 @@ def _sound_words(folder: Path, networks: list[str]) -> list[str]:
         modalities.append(f"{name.lower()}: {{kind: audio, column: wide, sample_rate: 16000}}")
         rates.append(f"{name.lower()}: 0.3")
         axes = "{_target_: perceiver.adapters.backbones.axes.Times, step_seconds: 0.04, duration_seconds: 2.5}"
-        position = "{_target_: perceiver.positions.Fourier, num_bands: 8, resolution: [63]}"
+        position = "{_target_: perceiver.tokens.positions.Fourier, num_bands: 8, resolution: [63]}"
         network = f"{{_target_: backbone_networks.{name}, every: 4}}"
         node = f"{{_target_: perceiver.adapters.Backbone, network: {network}, axes: {axes}, position: {position}}}"
         words.append(f"+model.adapters.{name.lower()}={node}")

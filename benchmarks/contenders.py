@@ -23,7 +23,7 @@ from perceiver import (
     Tokens,
 )
 from perceiver.adapters import ImagePixels
-from perceiver.positions import grid_coordinates
+from perceiver.tokens.positions import grid_coordinates
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,8 @@ import perceiver
 from perceiver import Fourier, Tokens
 from perceiver.attention import CrossAttention
 from perceiver.attention.projection import lecun_linear, merge_heads, split_heads
+from perceiver.encoders.interface import Interface, Interfaced
 from perceiver.generation.flow import generate
-from perceiver.interface import Interface, Interfaced
 from perceiver.run.configuration.literal import released
 from perceiver.run.data import make_data
 

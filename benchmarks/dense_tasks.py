@@ -22,8 +22,8 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassJaccardIndex
 
 import perceiver
-from perceiver.batch import Batch
 from perceiver.run.data import make_data
+from perceiver.samples.batch import Batch
 from perceiver.targets.kinds import target_of
 
 TRAINING_SCENES = 512

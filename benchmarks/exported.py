@@ -27,9 +27,9 @@ from omegaconf import OmegaConf
 
 import perceiver
 from perceiver import checkpoints
-from perceiver.batch import Batch
 from perceiver.exported import ExportedModel, load
 from perceiver.run.data import make_data
+from perceiver.samples.batch import Batch
 
 FIRST = """
 import time; start = time.perf_counter()

@@ -44,7 +44,7 @@ from perceiver.attention.forms.factored import factored_attention
 from perceiver.attention.kernels import eager, triton
 from perceiver.attention.kernels.contract import Kernel
 from perceiver.attention.projection import TokenProjection
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 Attend = Callable[[Tensor], Tensor]
 

@@ -27,7 +27,6 @@ from hydra.utils import instantiate
 from PIL import Image
 from torch import Tensor
 
-from perceiver.batch import Batch
 from perceiver.checkpoints.build import build_model
 from perceiver.data import DataModule
 from perceiver.model import Perceiver
@@ -35,6 +34,7 @@ from perceiver.run.configuration.resolve import resolve
 from perceiver.run.configuration.resolvers import register_resolvers
 from perceiver.run.data import make_data
 from perceiver.run.main import conf_directory
+from perceiver.samples.batch import Batch
 from perceiver.training.optimizer import parameter_groups
 
 TARGET = 1.5

@@ -24,12 +24,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from perceiver import checkpoints
-from perceiver.collate import Collate
 from perceiver.data import LongTexts, PythonTexts
 from perceiver.modalities.text_bytes import NUM_SPECIAL
 from perceiver.objectives import NextTokenPrediction
 from perceiver.run.data import make_data
 from perceiver.runtime.evaluating import evaluating
+from perceiver.samples.collate import Collate
 
 
 def ngram_bits(training: Sequence[int], text: Sequence[int], *, size: int = 5, vocabulary: int = 257) -> float:

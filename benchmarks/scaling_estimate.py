@@ -17,11 +17,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from perceiver.batch import Batch
 from perceiver.checkpoints.build import build_model
 from perceiver.run.configuration.resolve import resolve
 from perceiver.run.configuration.resolvers import register_resolvers
 from perceiver.run.reporting.console import forward_flops
+from perceiver.samples.batch import Batch
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 TRAINING_IMAGES = 1_281_167 - 10_000  # the recipes keep 10,000 for validation

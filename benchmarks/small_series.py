@@ -44,7 +44,7 @@ RECIPE = (
     "model.encoder.num_blocks=1",
     "data.batch_size=32",
     "data.steps_per_epoch=50",
-    "trainer.max_epochs=24",
+    "trainer.max_epochs=12",
     "optimizer.lr=2e-3",
     "data.augment={series: {"
     f"jitter: {{_target_: {_AUGMENT}.RandomJitter, std: 0.1}}, "

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from perceiver.attention import CrossAttention as CrossAttention
-    from perceiver.autoregressive import AutoregressiveEncoder as AutoregressiveEncoder
-    from perceiver.batch import Batch as Batch, Sample as Sample
+    from perceiver.encoders.autoregressive import AutoregressiveEncoder as AutoregressiveEncoder
+    from perceiver.samples.batch import Batch as Batch, Sample as Sample
     from perceiver.checkpoints.file import load as load, save as save
-    from perceiver.collate import Collate as Collate
+    from perceiver.samples.collate import Collate as Collate
     from perceiver.decoders import (
         CausalDecoder as CausalDecoder,
         ClassificationDecoder as ClassificationDecoder,
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     )
     from perceiver.decoders.decoding import Decoding as Decoding
     from perceiver.decoders.pooled import PooledHead as PooledHead
-    from perceiver.encoder import Encoder as Encoder
+    from perceiver.encoders.encoder import Encoder as Encoder
     from perceiver.exporting import export as export
-    from perceiver.fusion import Fusion as Fusion
+    from perceiver.encoders.fusion import Fusion as Fusion
     from perceiver.generation import Generated as Generated, generate as generate
     from perceiver.inference.continuation import continue_text as continue_text
     from perceiver.inference.infilling import FilledIn as FilledIn, fill_in as fill_in
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from perceiver.inference.sampling import GeneratedSamples as GeneratedSamples, generate_samples as generate_samples
     from perceiver.inference.tiling import flow_in_tiles as flow_in_tiles
     from perceiver.inspection import explain as explain, summary as summary
-    from perceiver.interface import Interface as Interface
+    from perceiver.encoders.interface import Interface as Interface
     from perceiver.masking.modality_dropout import ModalityDropout as ModalityDropout
     from perceiver.modalities import Modality as Modality
     from perceiver.model import Perceiver as Perceiver
-    from perceiver.positions import Fourier as Fourier, LearnedTable as LearnedTable, Projected as Projected
+    from perceiver.tokens.positions import Fourier as Fourier, LearnedTable as LearnedTable, Projected as Projected
     from perceiver.runtime.regularising import regularising as regularising
     from perceiver.targets.predictions import (
         FieldPrediction as FieldPrediction,
@@ -51,33 +51,33 @@ if TYPE_CHECKING:
         SegmentationPrediction as SegmentationPrediction,
         ValuesPrediction as ValuesPrediction,
     )
-    from perceiver.tokens import Tokens as Tokens
+    from perceiver.tokens.tokens import Tokens as Tokens
 
 # Names are imported when they are first used: `python train.py --help` and a mistyped override need no torch.
 _MODULES = {
-    "AutoregressiveEncoder": "autoregressive",
-    "Batch": "batch",
+    "AutoregressiveEncoder": "encoders.autoregressive",
+    "Batch": "samples.batch",
     "CausalDecoder": "decoders",
     "ClassificationDecoder": "decoders",
-    "Collate": "collate",
+    "Collate": "samples.collate",
     "CrossAttention": "attention",
     "Decoding": "decoders.decoding",
     "EmbeddingHead": "decoders",
-    "Encoder": "encoder",
+    "Encoder": "encoders.encoder",
     "FieldPrediction": "targets.predictions",
     "FilledIn": "inference.infilling",
     "Found": "inference.retrieval",
-    "Fourier": "positions",
-    "Fusion": "fusion",
+    "Fourier": "tokens.positions",
+    "Fusion": "encoders.fusion",
     "Generated": "generation",
     "GeneratedSamples": "inference.sampling",
     "Index": "inference.retrieval",
     "InputQueries": "decoders",
-    "Interface": "interface",
+    "Interface": "encoders.interface",
     "LabelsPrediction": "targets.predictions",
     "LatentMemory": "decoders",
     "LearnedQueries": "decoders",
-    "LearnedTable": "positions",
+    "LearnedTable": "tokens.positions",
     "Modality": "modalities",
     "ModalityDropout": "masking.modality_dropout",
     "MultimodalDecoder": "decoders",
@@ -86,12 +86,12 @@ _MODULES = {
     "PooledHead": "decoders.pooled",
     "PositionalQueries": "decoders",
     "Prediction": "targets.predictions",
-    "Projected": "positions",
+    "Projected": "tokens.positions",
     "QueryDecoder": "decoders",
-    "Sample": "batch",
+    "Sample": "samples.batch",
     "SegmentationPrediction": "targets.predictions",
     "TiedLogits": "decoders",
-    "Tokens": "tokens",
+    "Tokens": "tokens.tokens",
     "VelocityHead": "decoders",
     "ValuesPrediction": "targets.predictions",
     "continue_text": "inference.continuation",

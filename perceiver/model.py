@@ -12,7 +12,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from perceiver.adapters.shared import with_shared
-from perceiver.autoregressive import AutoregressiveEncoder
 from perceiver.decoders.causal import CausalDecoder
 from perceiver.decoders.decoder import SequenceDecoder, StateHead, outputs_of, target_index, target_name, target_output
 from perceiver.decoders.decoding import Decoding
@@ -22,18 +21,19 @@ from perceiver.decoders.next_token import NextTokenHead
 from perceiver.decoders.sequence_loss import SequenceLoss
 from perceiver.decoders.sources import Sources
 from perceiver.decoders.velocity import Velocity, VelocityHead
-from perceiver.encoder import Encoder
-from perceiver.fusion import Fusion
+from perceiver.encoders.autoregressive import AutoregressiveEncoder
+from perceiver.encoders.encoder import Encoder
+from perceiver.encoders.fusion import Fusion
+from perceiver.encoders.interface import Interface, Interfaced
 from perceiver.generation import continue_sequences, generate_from_memory
-from perceiver.interface import Interface, Interfaced
 from perceiver.masking.modality_dropout import ModalityDropout
 from perceiver.runtime.evaluating import evaluating
 from perceiver.runtime.regularising import regularising
 from perceiver.targets.embeddings import by_similarity, embed, names_as_samples
 from perceiver.targets.predict import predict
 from perceiver.targets.predictions import Prediction
-from perceiver.tokens import Tokens
-from perceiver.zero_gradients import with_zero_gradients
+from perceiver.tokens.tokens import Tokens
+from perceiver.tokens.zero_gradients import with_zero_gradients
 
 
 @regularising(modality_dropout=None)
@@ -282,7 +282,7 @@ class Perceiver(nn.Module):
             >>> import torch
             >>> from perceiver import CausalDecoder, Encoder, LatentMemory, Perceiver, generate
             >>> from perceiver.adapters import ImagePixels
-            >>> from perceiver.positions import Fourier
+            >>> from perceiver.tokens.positions import Fourier
             >>> image = ImagePixels(image_channels=1, position=Fourier(num_bands=4, resolution=(8, 8)))
             >>> encoder = Encoder(token_channels=image.channels, num_latents=4, latent_channels=32)
             >>> head = CausalDecoder(memory=LatentMemory(latent_channels=32), vocabulary_size=30, max_length=12)

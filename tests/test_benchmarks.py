@@ -19,9 +19,9 @@ import torch
 from perceiver import Fourier, Fusion, Perceiver, VelocityHead
 from perceiver.adapters import ImagePatches, Vector
 from perceiver.attention.forms.dense import dense_attention
-from perceiver.batch import Batch
 from perceiver.generation.flow import generate
 from perceiver.objectives import FlowMatching
+from perceiver.samples.batch import Batch
 
 SCRIPTS = (
     "measure", "dense_reference", "contenders", "peers", "attention", "sweep", "plot", "cores", "scaling_estimate",

@@ -26,7 +26,6 @@ from transformers_models import BY_NAME, their_model
 from transformers_models import SMALL as THEIRS
 
 from perceiver.adapters.image import ImagePixels
-from perceiver.batch import Batch
 from perceiver.checkpoints.build import build_model
 from perceiver.generation.flow import generate
 from perceiver.interop.architectures import model_config
@@ -41,6 +40,7 @@ from perceiver.run.configuration.resolve import resolve
 from perceiver.run.configuration.resolvers import register_resolvers
 from perceiver.run.data import make_data
 from perceiver.run.task import make_task
+from perceiver.samples.batch import Batch
 from perceiver.targets.text import text_target
 from perceiver.training import Task
 

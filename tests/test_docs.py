@@ -24,7 +24,7 @@ from hydra.types import RunMode
 import perceiver
 import perceiver.adapters
 import perceiver.decoders
-import perceiver.positions
+import perceiver.tokens.positions
 from perceiver.run.configuration.command_line import of_adapters, present_override, with_new_adapters
 from perceiver.run.configuration.folder import conf_directory
 

@@ -41,7 +41,7 @@ def test_help_and_mistyped_overrides(argument: str) -> None:
 
 
 def test_public_names_are_those_of_their_modules() -> None:
-    from perceiver.encoder import Encoder
+    from perceiver.encoders.encoder import Encoder
 
     assert perceiver.Encoder is Encoder
     assert set(perceiver.__all__) <= set(dir(perceiver))

@@ -21,15 +21,15 @@ from perceiver.adapters.audio import WaveformFrames
 from perceiver.adapters.image import ImageConvStem, ImagePixels
 from perceiver.adapters.points import Points
 from perceiver.adapters.table import Table
-from perceiver.collate import Collate
 from perceiver.decoders import ClassificationDecoder
 from perceiver.decoders.pooled import PooledHead
-from perceiver.encoder import Encoder
-from perceiver.fusion import Fusion
+from perceiver.encoders.encoder import Encoder
+from perceiver.encoders.fusion import Fusion
 from perceiver.masking.modality_dropout import ModalityDropout
 from perceiver.model import Perceiver
-from perceiver.positions import Fourier, LearnedTable
+from perceiver.samples.collate import Collate
 from perceiver.targets.predict import prepare
+from perceiver.tokens.positions import Fourier, LearnedTable
 
 SPEC = {
     "modalities": {

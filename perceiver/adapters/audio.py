@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from perceiver.adapters.content import Content
 from perceiver.adapters.log_mel import LogMel
-from perceiver.masks import grid_mask, patch_mask, zero_masked
-from perceiver.positions import PositionEncoding, grid_coordinates, time_coordinates
 from perceiver.runtime.ranges import check_positive
 from perceiver.runtime.regularising import regularising
-from perceiver.tokens import Tokens
+from perceiver.tokens.masks import grid_mask, patch_mask, zero_masked
+from perceiver.tokens.positions import PositionEncoding, grid_coordinates, time_coordinates
+from perceiver.tokens.tokens import Tokens
 
 
 class WaveformFrames(nn.Module):

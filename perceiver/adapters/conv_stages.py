@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from perceiver.adapters.audio import LogMelFrames
 from perceiver.adapters.image import check_image
-from perceiver.masks import grid_mask, patch_mask, zero_masked
-from perceiver.positions import PositionEncoding, grid_coordinates, time_coordinates
 from perceiver.runtime.ranges import check_at_least_one
 from perceiver.runtime.regularising import regularising
-from perceiver.tokens import Tokens
+from perceiver.tokens.masks import grid_mask, patch_mask, zero_masked
+from perceiver.tokens.positions import PositionEncoding, grid_coordinates, time_coordinates
+from perceiver.tokens.tokens import Tokens
 
 
 class ConvStage(nn.Module):

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from perceiver.masks import grid_mask, zero_masked
-from perceiver.positions import PositionEncoding, grid_coordinates
-from perceiver.tokens import Tokens
+from perceiver.tokens.masks import grid_mask, zero_masked
+from perceiver.tokens.positions import PositionEncoding, grid_coordinates
+from perceiver.tokens.tokens import Tokens
 
 
 class FrameSurroundings(nn.Module):

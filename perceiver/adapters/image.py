@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from perceiver.adapters.content import Content
-from perceiver.masks import grid_mask, patch_mask, zero_masked
-from perceiver.positions import PositionEncoding, grid_coordinates
 from perceiver.runtime.ranges import check_at_least_one
-from perceiver.tokens import Tokens
+from perceiver.tokens.masks import grid_mask, patch_mask, zero_masked
+from perceiver.tokens.positions import PositionEncoding, grid_coordinates
+from perceiver.tokens.tokens import Tokens
 
 
 class ImagePixels(nn.Module):

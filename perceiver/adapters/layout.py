@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from perceiver.adapters.content import Content, Reconstructible
-from perceiver.masks import grid_mask
+from perceiver.tokens.masks import grid_mask
 
 
 @dataclass(frozen=True, kw_only=True)

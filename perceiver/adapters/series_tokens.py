@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from perceiver.adapters.conv_stages import ConvStages
 from perceiver.adapters.timeseries import TimeSeries
-from perceiver.masks import patch_mask
-from perceiver.positions import PositionEncoding
 from perceiver.runtime.ranges import check_at_least_one
-from perceiver.tokens import Tokens
+from perceiver.tokens.masks import patch_mask
+from perceiver.tokens.positions import PositionEncoding
+from perceiver.tokens.tokens import Tokens
 
 
 class TimeSeriesPatches(nn.Module):

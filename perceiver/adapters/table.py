@@ -10,9 +10,9 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from perceiver.adapters.content import Content
-from perceiver.masks import zero_masked
 from perceiver.runtime.data_checks import is_any
-from perceiver.tokens import Tokens
+from perceiver.tokens.masks import zero_masked
+from perceiver.tokens.tokens import Tokens
 
 
 class Table(nn.Module):

@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from perceiver.masks import grid_mask
-from perceiver.positions import PositionEncoding, index_coordinates
 from perceiver.runtime.data_checks import is_any
 from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_positive
-from perceiver.tokens import Tokens
+from perceiver.tokens.masks import grid_mask
+from perceiver.tokens.positions import PositionEncoding, index_coordinates
+from perceiver.tokens.tokens import Tokens
 
 
 class TextTokens(nn.Module):

@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from perceiver.adapters.content import Content
-from perceiver.masks import grid_mask, zero_masked
-from perceiver.positions import PositionEncoding, relative_time_coordinates, time_coordinates
 from perceiver.runtime.data_checks import is_any
-from perceiver.tokens import Tokens
+from perceiver.tokens.masks import grid_mask, zero_masked
+from perceiver.tokens.positions import PositionEncoding, relative_time_coordinates, time_coordinates
+from perceiver.tokens.tokens import Tokens
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from perceiver.masks import grid_mask, zero_masked
-from perceiver.tokens import Tokens
+from perceiver.tokens.masks import grid_mask, zero_masked
+from perceiver.tokens.tokens import Tokens
 
 
 class Vector(nn.Module):

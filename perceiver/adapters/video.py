@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from perceiver.adapters.content import Content
-from perceiver.masks import grid_mask, patch_mask, zero_masked
-from perceiver.positions import PositionEncoding, grid_coordinates
-from perceiver.tokens import Tokens
+from perceiver.tokens.masks import grid_mask, patch_mask, zero_masked
+from perceiver.tokens.positions import PositionEncoding, grid_coordinates
+from perceiver.tokens.tokens import Tokens
 
 
 class VideoPatches(nn.Module):

@@ -21,7 +21,7 @@ from perceiver.attention.kernels.contract import call
 from perceiver.attention.kernels.dispatch import implementation
 from perceiver.attention.projected import ProjectedTokens, project
 from perceiver.attention.projection import merge_heads, split_heads
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 
 def attend_causally(

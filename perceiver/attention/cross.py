@@ -23,7 +23,7 @@ from perceiver.attention.projection import (
     split_heads,
 )
 from perceiver.runtime.ranges import check_dropout
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 Form = Literal["auto", "factored", "dense"]
 

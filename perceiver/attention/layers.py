@@ -13,7 +13,7 @@ from perceiver.attention.feed_forward import FeedForward
 from perceiver.attention.self_attention import SelfAttention
 from perceiver.runtime.ranges import check_at_least_one, check_dropout
 from perceiver.runtime.regularising import regularising
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 
 @regularising(dropout=0.0, attention_dropout=0.0)

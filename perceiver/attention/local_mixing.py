@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from perceiver.attention.projection import lecun_linear
-from perceiver.masks import zero_masked
 from perceiver.runtime.ranges import check_at_least_one
+from perceiver.tokens.masks import zero_masked
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from perceiver.attention.cross import CrossAttention
 from perceiver.attention.forms.dense import normalised_tokens
 from perceiver.attention.projection import merge_heads, split_heads
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ from perceiver.checkpoints.trusted_classes import (
     spelling,
 )
 from perceiver.decoders import SequenceDecoder, StateHead
-from perceiver.fusion import Fusion
+from perceiver.encoders.fusion import Fusion
 from perceiver.model import Perceiver
 from perceiver.runtime.plain import child_path, plain
 

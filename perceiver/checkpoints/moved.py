@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 MOVED = {
+    # within 0.2
+    "perceiver.autoregressive": "perceiver.encoders.autoregressive",
+    "perceiver.encoder": "perceiver.encoders.encoder",
+    "perceiver.fusion": "perceiver.encoders.fusion",
+    "perceiver.positions": "perceiver.tokens.positions",
     # 0.1 to 0.2
     "perceiver.adapters.audio.LogMel": "perceiver.adapters.log_mel.LogMel",
     "perceiver.data.audio_augmentation": "perceiver.data.augmentation.audio",

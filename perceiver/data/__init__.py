@@ -1,4 +1,4 @@
-"""Data sets, and the `DataModule` that makes `perceiver.batch.Batch`es of them; its `spec` describes the data."""
+"""Data sets, and the `DataModule` that makes `perceiver.samples.batch.Batch`es of them; its `spec` describes the data."""
 
 from perceiver.data.augmentation.images import RandomAffine
 from perceiver.data.augmentation.mixing import MixUpCutMix

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from perceiver.attention import CrossAttend
 from perceiver.runtime.data_checks import is_any
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 
 def decode(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from perceiver.decoders.sequence_loss import SequenceLoss
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 
 class Head(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from perceiver.attention import CrossAttend
 from perceiver.attention.projection import lecun_linear
 from perceiver.runtime.regularising import regularising
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 LATENTS = "latents"
 

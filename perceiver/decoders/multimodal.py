@@ -13,11 +13,11 @@ from perceiver.attention.projection import lecun_linear
 from perceiver.decoders.decode import check_chunk_size, decode
 from perceiver.decoders.decoder import Decoder
 from perceiver.decoders.queries import query_channels
-from perceiver.fusion import Fusion
+from perceiver.encoders.fusion import Fusion
 from perceiver.runtime.ranges import check_at_least_one
 from perceiver.runtime.regularising import regularising
-from perceiver.tokens import Tokens
-from perceiver.zero_gradients import with_zero_gradients
+from perceiver.tokens.tokens import Tokens
+from perceiver.tokens.zero_gradients import with_zero_gradients
 
 
 @regularising(dropout=0.0, attention_dropout=0.0)

@@ -13,7 +13,7 @@ from perceiver.decoders.decoder import Decoder
 from perceiver.decoders.decoding import Decoding
 from perceiver.decoders.tied_logits import TiedLogits
 from perceiver.runtime.ranges import check_at_least_one
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 
 class NextTokenHead(Decoder):

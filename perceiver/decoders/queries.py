@@ -8,10 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from perceiver.positions import PositionEncoding, grid_coordinates
 from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_positive
-from perceiver.tokens import Tokens
+from perceiver.tokens.positions import PositionEncoding, grid_coordinates
+from perceiver.tokens.tokens import Tokens
 
 
 @runtime_checkable
@@ -88,7 +88,7 @@ class PositionalQueries(nn.Module):
     """Encoded positions of the outputs (Perceiver IO, section 3.2).
 
     Args:
-        position: position encoding from `perceiver.positions`, with a coordinate per axis of the output grid.
+        position: position encoding from `perceiver.tokens.positions`, with a coordinate per axis of the output grid.
         grid: fixed output grid; give either this or `modality`.
         modality: outputs lie on the grid of this modality's tokens, with positions relative to the valid size of each
             sample; outputs beyond it are masked.

@@ -14,7 +14,7 @@ from perceiver.decoders.decoder import Decoder
 from perceiver.decoders.queries import query_channels
 from perceiver.decoders.tied_logits import TiedLogits
 from perceiver.runtime.regularising import regularising
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 
 @regularising(dropout=0.0, attention_dropout=0.0)

@@ -12,8 +12,8 @@ from perceiver.attention import CrossAttend
 from perceiver.attention.projection import lecun_linear
 from perceiver.decoders.decode import check_chunk_size, decode
 from perceiver.decoders.decoder import Decoder
-from perceiver.tokens import Tokens
-from perceiver.zero_gradients import with_zero_gradients
+from perceiver.tokens.tokens import Tokens
+from perceiver.tokens.zero_gradients import with_zero_gradients
 
 
 class TokenPositions(nn.Module):

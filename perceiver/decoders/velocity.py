@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from perceiver.adapters.content import Content, Invertible
 from perceiver.attention.projection import lecun_linear
 from perceiver.decoders.decoder import StateHead
-from perceiver.masks import zero_masked
 from perceiver.runtime.ranges import check_positive
+from perceiver.tokens.masks import zero_masked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Velocity:
 
 
 class VelocityHead(StateHead):
-    """A linear map of the written tokens of a `perceiver.interface.Interface` to the velocity of their content.
+    """A linear map of the written tokens of a `perceiver.encoders.interface.Interface` to the velocity of their content.
 
     The network predicts only what a factor of the noisy content cannot. For data of variance s², independent of the noise,
     the best factor that predicts `x - noise` from `x_t = (1 - t) noise + t x` is `(t s² - (1 - t)) / (t² s² + (1 - t)²)`,

@@ -18,12 +18,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from perceiver.adapters.text import TextTokens
-from perceiver.autoregressive import AutoregressiveEncoder, EncoderCache
 from perceiver.decoders.decoding import Decoding
 from perceiver.decoders.next_token import NextTokenHead
+from perceiver.encoders.autoregressive import AutoregressiveEncoder, EncoderCache
 from perceiver.generation.sequences import Generated, generate_ids, generated_lengths
 from perceiver.generation.step import Streamer
-from perceiver.masks import grid_mask
+from perceiver.tokens.masks import grid_mask
 
 
 @dataclass(frozen=True, kw_only=True)

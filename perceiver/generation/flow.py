@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceiver.batch import first_tensor
 from perceiver.decoders.velocity import VelocityHead
-from perceiver.masks import presence
 from perceiver.runtime.evaluating import evaluating
+from perceiver.samples.batch import first_tensor
+from perceiver.tokens.masks import presence
 
 SOLVERS = ("euler", "heun")
 
@@ -69,7 +69,7 @@ def generate(
         >>> import torch
         >>> from perceiver import Fourier, Interface, Perceiver, VelocityHead
         >>> from perceiver.adapters import ImagePatches, Vector
-        >>> from perceiver.fusion import Fusion
+        >>> from perceiver.encoders.fusion import Fusion
         >>> from perceiver.generation.flow import generate
         >>> image = ImagePatches(image_channels=1, patch=4, position=Fourier(num_bands=4, resolution=(7, 7)))
         >>> adapters = {"image": image, "label": Vector(vector_channels=10)}

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from perceiver.batch import Batch, first_tensor
-from perceiver.masks import presence
+from perceiver.samples.batch import Batch, first_tensor
+from perceiver.tokens.masks import presence
 
 
 def alone(batch: Batch, modality: str) -> tuple[dict[str, Any], dict[str, Tensor], Bool[Tensor, "batch"]]:

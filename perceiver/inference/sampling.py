@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from perceiver.batch import Batch
-from perceiver.collate import Collate
 from perceiver.decoders.velocity import VelocityHead
 from perceiver.generation.flow import generate
 from perceiver.modalities.preprocess import unnormalised
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.model import Perceiver
+from perceiver.samples.batch import Batch
+from perceiver.samples.collate import Collate
 from perceiver.targets.predict import prepare
 
 
@@ -107,7 +107,7 @@ def generate_samples(
         >>> import perceiver
         >>> from perceiver import Fourier, Interface, Perceiver, VelocityHead, generate_samples
         >>> from perceiver.adapters import ImagePatches, TextTokens
-        >>> from perceiver.fusion import Fusion
+        >>> from perceiver.encoders.fusion import Fusion
         >>> image = ImagePatches(image_channels=1, patch=4, position=Fourier(num_bands=4, resolution=(7, 7)))
         >>> text = TextTokens(vocabulary_size=262, embedding_channels=16, position=Fourier(num_bands=4, resolution=(32,)))
         >>> adapters = {"image": image, "text": text}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from perceiver.decoders.decoder import target_output
 from perceiver.model import Perceiver
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 """Shares of removed tokens."""

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from perceiver.collate import Collate
 from perceiver.decoders.decoder import SequenceDecoder, target_output
 from perceiver.decoders.next_token import NextTokenHead
 from perceiver.inspection.gradients import integrated_gradients, require_vector
 from perceiver.inspection.rollout import attention_rollout
 from perceiver.model import Perceiver
 from perceiver.runtime.evaluating import evaluating
+from perceiver.samples.collate import Collate
 from perceiver.targets.kinds import target_of
 from perceiver.targets.predict import prepare
 

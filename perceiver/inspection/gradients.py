@@ -12,7 +12,7 @@ from torch import Tensor
 
 from perceiver.decoders.decoder import target_output
 from perceiver.model import Perceiver
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 
 def integrated_gradients(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from perceiver.attention.cross import CrossAttention
 from perceiver.model import Perceiver
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 
 def attention_rollout(model: Perceiver, tokens: Mapping[str, Tokens]) -> dict[str, Float[Tensor, "batch outputs *grid"]]:

@@ -134,7 +134,7 @@ def their_config(tree: Mapping[str, Any]) -> tuple[str, Config]:
 
 def _encoder(values: Config) -> Config:
     return {
-        "_target_": "perceiver.encoder.Encoder",
+        "_target_": "perceiver.encoders.encoder.Encoder",
         "num_latents": values["num_latents"],
         "latent_channels": values["d_latents"],
         "num_blocks": values["num_blocks"],
@@ -186,7 +186,7 @@ def _read_encoder(node: Config) -> Config:
 
 
 def _fourier(bands: int, resolution: list[int], **more: Any) -> Config:
-    return {"_target_": "perceiver.positions.Fourier", "num_bands": bands, "resolution": resolution, **more}
+    return {"_target_": "perceiver.tokens.positions.Fourier", "num_bands": bands, "resolution": resolution, **more}
 
 
 def _decoding(values: Config) -> Config:
@@ -222,8 +222,8 @@ def _image_pixels(values: Config) -> Config:
 
 def _image_learned(values: Config) -> Config:
     side = values["image_size"]
-    table = {"_target_": "perceiver.positions.LearnedTable", "grid": [side, side], "channels": 256}
-    position = {"_target_": "perceiver.positions.Projected", "position": table, "channels": 256}
+    table = {"_target_": "perceiver.tokens.positions.LearnedTable", "grid": [side, side], "channels": 256}
+    position = {"_target_": "perceiver.tokens.positions.Projected", "position": table, "channels": 256}
     return {
         "image": {
             "_target_": "perceiver.adapters.ImagePatches",
@@ -273,7 +273,7 @@ def _flow_head(values: Config) -> Config:
 
 def _text(values: Config) -> Config:
     table = {
-        "_target_": "perceiver.positions.LearnedTable",
+        "_target_": "perceiver.tokens.positions.LearnedTable",
         "grid": [values["max_position_embeddings"]],
         "channels": values["d_model"],
     }
@@ -348,7 +348,7 @@ def _multimodal(values: Config) -> Config:
 
 def _multimodal_fusion(values: Config) -> Config:
     return {
-        "_target_": "perceiver.fusion.Fusion",
+        "_target_": "perceiver.encoders.fusion.Fusion",
         "padding": 4,
         "mask_rates": {"audio": 0.0, "label": 1.0, "video": 0.0},
     }

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from perceiver.attention import SelfAttend
-from perceiver.encoder import Encoder
+from perceiver.encoders.encoder import Encoder
 from perceiver.model import Perceiver
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perceiver.batch import first_tensor
-from perceiver.masks import presence
+from perceiver.samples.batch import first_tensor
+from perceiver.tokens.masks import presence
 
 
 class ModalityDropout(nn.Module):

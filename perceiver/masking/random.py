@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 
 class RandomMasking:

@@ -17,8 +17,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from perceiver.masking.random import chosen
-from perceiver.masks import grid_mask
 from perceiver.modalities.text_bytes import NUM_SPECIAL, VOCABULARY_SIZE
+from perceiver.tokens.masks import grid_mask
 
 MASK = 3
 """Id of a masked byte; see `perceiver.modalities.text_bytes`."""

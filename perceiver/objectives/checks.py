@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from perceiver.batch import Batch
-from perceiver.masks import presence
+from perceiver.samples.batch import Batch
+from perceiver.tokens.masks import presence
 
 
 def require_modality(batch: Batch) -> None:

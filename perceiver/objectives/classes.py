@@ -14,7 +14,6 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from perceiver.batch import Batch
 from perceiver.objectives.checks import check_class_settings, check_classes, sample_name
 from perceiver.objectives.class_weights import weights_of_classes
 from perceiver.objectives.criterion import Criterion
@@ -22,6 +21,7 @@ from perceiver.objectives.metrics.quality import WeightedMean, confusion_matrix,
 from perceiver.objectives.objective import CONFUSION, Metrics
 from perceiver.objectives.supervised import Mix, Supervised
 from perceiver.runtime.regularising import regularising
+from perceiver.samples.batch import Batch
 
 
 @regularising(label_smoothing=0.0, mix=None)

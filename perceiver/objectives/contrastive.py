@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from perceiver.batch import Batch
 from perceiver.decoders.embedding import EmbeddingHead
 from perceiver.inference.alone import alone
 from perceiver.model import Perceiver
@@ -24,6 +23,7 @@ from perceiver.objectives.gathering import gathered, rank
 from perceiver.objectives.metrics.quality import WeightedMean, mean_over_processes
 from perceiver.objectives.metrics.retrieval import Retrieval
 from perceiver.objectives.objective import Metrics, Objective
+from perceiver.samples.batch import Batch
 
 LOSSES = ("infonce", "sigmoid")
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from perceiver.batch import Batch
 from perceiver.objectives.objective import CONFUSION, Metrics
+from perceiver.samples.batch import Batch
 
 
 class Criterion(nn.Module, ABC):

@@ -10,13 +10,13 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from perceiver.batch import Batch
 from perceiver.decoders import QueryDecoder
 from perceiver.masking.random import chosen
 from perceiver.model import Perceiver
 from perceiver.objectives.checks import sample_name
 from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.objective import Metrics, Objective
+from perceiver.samples.batch import Batch
 
 
 class Dense(Objective):

@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from perceiver.batch import Batch
 from perceiver.objectives.checks import check_statistics
 from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.dense import Dense, checked_target_mask, where_wrong
 from perceiver.objectives.metrics.quality import WeightedMean
 from perceiver.objectives.objective import Metrics
+from perceiver.samples.batch import Batch
 
 
 def dense_regression(

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 from torchmetrics import Metric
 
-from perceiver.batch import Batch
 from perceiver.decoders.velocity import VelocityHead
 from perceiver.model import Perceiver
 from perceiver.objectives.checks import check_classes
@@ -23,6 +22,7 @@ from perceiver.objectives.judged_samples import JudgedSamples
 from perceiver.objectives.metrics.quality import WeightedMean, mean_over_processes
 from perceiver.objectives.objective import Metrics, Objective
 from perceiver.runtime.random_streams import stream_of, stream_seed
+from perceiver.samples.batch import Batch
 
 TIMES = ("uniform", "logit_normal")
 

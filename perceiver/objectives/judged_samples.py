@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from perceiver.batch import Batch
 from perceiver.generation.flow import generate
 from perceiver.modalities.preprocess import unnormalised
 from perceiver.modalities.text_bytes import decode_bytes
@@ -19,6 +18,7 @@ from perceiver.objectives.metrics.frechet import FrechetDistance
 from perceiver.objectives.metrics.nearest import NearestTraining
 from perceiver.objectives.metrics.quality import WeightedMean
 from perceiver.runtime.random_streams import stream_seed
+from perceiver.samples.batch import Batch
 
 GUIDED, UNGUIDED = "", "/unguided"
 

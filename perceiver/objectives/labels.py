@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
-from perceiver.batch import Batch
 from perceiver.objectives.checks import sample_name
 from perceiver.objectives.class_weights import weights_of_positives
 from perceiver.objectives.criterion import Criterion
@@ -21,6 +20,7 @@ from perceiver.objectives.metrics.quality import RankingQuality, WeightedMean
 from perceiver.objectives.objective import Metrics
 from perceiver.objectives.supervised import Mix, Supervised
 from perceiver.runtime.regularising import regularising
+from perceiver.samples.batch import Batch
 
 
 @regularising(mix=None)

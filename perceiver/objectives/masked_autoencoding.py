@@ -15,13 +15,13 @@ from torchmetrics import Metric
 
 from perceiver.adapters.content import Reconstructible
 from perceiver.adapters.layout import taken
-from perceiver.batch import Batch
 from perceiver.decoders import ReconstructionDecoder
 from perceiver.masking.random import RandomMasking, chosen
 from perceiver.model import Perceiver
 from perceiver.objectives.metrics.quality import WeightedMean
 from perceiver.objectives.objective import Metrics, Objective
-from perceiver.tokens import Tokens
+from perceiver.samples.batch import Batch
+from perceiver.tokens.tokens import Tokens
 
 
 @dataclass(frozen=True, kw_only=True)

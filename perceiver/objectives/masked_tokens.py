@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from perceiver.batch import Batch
 from perceiver.inference.infilling import vocabulary_of
 from perceiver.masking.text import MaskedTokens, TokenMasking
 from perceiver.model import Perceiver
 from perceiver.objectives.metrics.quality import WeightedMean, mean_over_processes
 from perceiver.objectives.objective import Metrics, Objective
 from perceiver.runtime.random_streams import stream_of
+from perceiver.samples.batch import Batch
 
 
 class MaskedTokenModelling(Objective):

@@ -19,15 +19,15 @@ from torchmetrics import Metric
 
 from perceiver.adapters.content import Content
 from perceiver.adapters.layout import OutputLayout, taken
-from perceiver.batch import Batch
 from perceiver.decoders import MultimodalDecoder
 from perceiver.masking.random import chosen
-from perceiver.masks import grid_mask
 from perceiver.modalities.kinds import kind_of
 from perceiver.model import Perceiver
 from perceiver.objectives.checks import check_classes
 from perceiver.objectives.metrics.quality import WeightedMean, confusion_matrix, correct_share
 from perceiver.objectives.objective import CONFUSION, Metrics, Objective
+from perceiver.samples.batch import Batch
+from perceiver.tokens.masks import grid_mask
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from perceiver.autoregressive import AutoregressiveEncoder
-from perceiver.batch import Batch
 from perceiver.decoders import NextTokenHead
-from perceiver.masks import extents, grid_mask
+from perceiver.encoders.autoregressive import AutoregressiveEncoder
 from perceiver.modalities.text_bytes import NUM_SPECIAL
 from perceiver.model import Perceiver
 from perceiver.objectives.checks import sample_name
 from perceiver.objectives.metrics.quality import WeightedMean, mean_over_processes
 from perceiver.objectives.objective import Metrics, Objective
+from perceiver.samples.batch import Batch
+from perceiver.tokens.masks import extents, grid_mask
 
 
 class NextTokenPrediction(Objective):

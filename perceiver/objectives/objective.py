@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from perceiver.batch import Batch
 from perceiver.objectives.checks import require_modality
+from perceiver.samples.batch import Batch
 
 CONFUSION = "confusion"
 """Name of the confusion-matrix metric; rows are true classes."""

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
-from perceiver.batch import Batch
 from perceiver.objectives.checks import check_class_settings
 from perceiver.objectives.class_weights import weights_of_classes
 from perceiver.objectives.criterion import Criterion
@@ -19,6 +18,7 @@ from perceiver.objectives.dense import Dense, checked_target_mask, where_wrong
 from perceiver.objectives.metrics.quality import WeightedMean, confusion_matrix, correct_share, intersections_over_union
 from perceiver.objectives.objective import CONFUSION, Metrics
 from perceiver.runtime.regularising import regularising
+from perceiver.samples.batch import Batch
 
 
 @regularising(label_smoothing=0.0)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from perceiver.batch import Batch
 from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.objective import Metrics, Objective
+from perceiver.samples.batch import Batch
 
 Mix = Callable[[Batch], Batch]
 """Map between training batches, with targets `(B, num_classes)`, e.g. `perceiver.data.MixUpCutMix`."""

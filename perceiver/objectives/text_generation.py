@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from perceiver.batch import Batch, first_tensor
 from perceiver.decoders import CausalDecoder
 from perceiver.decoders.sequence_loss import SequenceLoss, SequenceLosses
 from perceiver.modalities.tokenizers import END, PAD, START, tokenizer_of
@@ -25,6 +24,7 @@ from perceiver.objectives.metrics.pointing import POINTING, pointing
 from perceiver.objectives.metrics.quality import WeightedMean, mean_over_processes
 from perceiver.objectives.metrics.text import MEASURES, TextMetrics
 from perceiver.objectives.objective import Metrics, Objective
+from perceiver.samples.batch import Batch, first_tensor
 from perceiver.targets.dictionary import Dictionary
 from perceiver.targets.text import texts_of
 from perceiver.targets.words import words_of

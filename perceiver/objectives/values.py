@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from perceiver.batch import Batch
 from perceiver.objectives.checks import check_statistics, sample_name
 from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.metrics.quality import Determination, WeightedMean
 from perceiver.objectives.objective import Metrics
 from perceiver.objectives.supervised import Supervised
+from perceiver.samples.batch import Batch
 
 
 def regression(*, mean: Sequence[float], std: Sequence[float], loss: nn.Module | None = None) -> Supervised:

@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from perceiver.attention.layers import CrossAttend
-from perceiver.batch import Batch
 from perceiver.decoders import SequenceDecoder
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.model import Perceiver
@@ -24,8 +23,9 @@ from perceiver.plots.evaluation import modalities_of, on_device, target_outputs
 from perceiver.plots.inputs import Single, singles
 from perceiver.plots.samples import title_sample
 from perceiver.runtime.evaluating import evaluating
+from perceiver.samples.batch import Batch
 from perceiver.targets.kinds import target_of
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 # Number of attention weights at a time: 64 MB.
 _MOST_WEIGHTS = 2**24

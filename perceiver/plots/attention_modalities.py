@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import torch
 from matplotlib.figure import Figure
 
-from perceiver.batch import Batch
 from perceiver.model import Perceiver
 from perceiver.plots.evaluation import on_device
 from perceiver.runtime.evaluating import evaluating
+from perceiver.samples.batch import Batch
 
 _GROUP = 0.8  # width of all bars of a cross-attend, as a share of its slot
 

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from perceiver.adapters.layout import OutputLayout
-from perceiver.batch import Batch
 from perceiver.decoders import MultimodalDecoder
 from perceiver.decoders.decoder import target_name
 from perceiver.modalities.preprocess import unnormalised
@@ -22,6 +21,7 @@ from perceiver.plots.drawings import drawing_of
 from perceiver.plots.evaluation import modalities_of, on_device
 from perceiver.plots.inputs import Single, singles
 from perceiver.runtime.evaluating import evaluating
+from perceiver.samples.batch import Batch
 from perceiver.targets.comparison import Comparison
 from perceiver.targets.kinds import target_of
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.utils import flow_to_image
 
-from perceiver.batch import Batch
 from perceiver.model import Perceiver
 from perceiver.plots.evaluation import modalities_of, on_device
 from perceiver.plots.inputs import singles
 from perceiver.runtime.evaluating import evaluating
+from perceiver.samples.batch import Batch
 from perceiver.targets.kinds import target_of
 from perceiver.targets.pixels import FieldTarget, SegmentationTarget, cut_to_size
 from perceiver.targets.predictions import FieldPrediction

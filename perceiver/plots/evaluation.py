@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from perceiver.batch import Batch
 from perceiver.decoders.decoder import SequenceDecoder, target_name
 from perceiver.decoders.next_token import NextTokenHead
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.model import Perceiver
+from perceiver.samples.batch import Batch
 
 
 def modalities_of(model: Perceiver) -> Mapping[str, ModalitySpec]:

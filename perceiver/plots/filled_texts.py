@@ -10,7 +10,6 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from perceiver.batch import Batch
 from perceiver.decoders import QueryDecoder
 from perceiver.inference.infilling import vocabulary_of
 from perceiver.masking.text import PieceWords, TokenMasking
@@ -20,6 +19,7 @@ from perceiver.plots.evaluation import modalities_of, on_device
 from perceiver.plots.inputs import Single, singles
 from perceiver.runtime.evaluating import evaluating
 from perceiver.runtime.random_streams import stream_of
+from perceiver.samples.batch import Batch
 
 GAP = "▯"
 _SHOWN = {"\n": "↵", "\t": "→", "\r": "↵"}

@@ -10,7 +10,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from perceiver.batch import Batch
 from perceiver.decoders.velocity import VelocityHead
 from perceiver.generation.flow import generate
 from perceiver.inference.sampling import GeneratedSamples, generate_samples
@@ -20,6 +19,7 @@ from perceiver.model import Perceiver
 from perceiver.plots.drawings import Drawing, drawing_of
 from perceiver.plots.evaluation import modalities_of, on_device
 from perceiver.plots.inputs import Single, singles
+from perceiver.samples.batch import Batch
 
 _INCHES = 0.8
 _LABEL = 26  # characters of a line of a prompt

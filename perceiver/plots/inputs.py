@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from perceiver.batch import Batch
 from perceiver.modalities.kinds import kind_of
 from perceiver.modalities.preprocess import unnormalised
 from perceiver.modalities.spec import ModalitySpec
+from perceiver.samples.batch import Batch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from perceiver.adapters.content import Reconstructible
-from perceiver.batch import Batch
 from perceiver.decoders import ReconstructionDecoder
 from perceiver.masking.random import RandomMasking, chosen
 from perceiver.modalities.preprocess import unnormalised
@@ -22,6 +21,7 @@ from perceiver.plots.drawings import Drawing, GridDrawing, drawing_of
 from perceiver.plots.evaluation import modalities_of, on_device
 from perceiver.plots.inputs import Single, singles
 from perceiver.runtime.evaluating import evaluating
+from perceiver.samples.batch import Batch
 
 
 @dataclass(frozen=True, kw_only=True)

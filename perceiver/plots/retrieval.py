@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from torch import Tensor
 
-from perceiver.batch import Batch
 from perceiver.decoders.embedding import EmbeddingHead
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.text_bytes import decode_bytes
@@ -25,6 +24,7 @@ from perceiver.plots.drawings import Drawing, drawing_of
 from perceiver.plots.evaluation import modalities_of, on_device
 from perceiver.plots.inputs import Single, singles
 from perceiver.runtime.evaluating import evaluating
+from perceiver.samples.batch import Batch
 
 RIGHT = "tab:green"
 """Colour of the frame of a right result."""

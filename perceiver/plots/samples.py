@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from perceiver.batch import Batch
 from perceiver.generation import Generated
 from perceiver.model import Perceiver
 from perceiver.plots.drawings import Drawing, drawing_of
 from perceiver.plots.evaluation import modalities_of, on_device, target_outputs
 from perceiver.plots.inputs import Single, singles
 from perceiver.runtime.evaluating import evaluating
+from perceiver.samples.batch import Batch
 from perceiver.targets.comparison import Comparison
 from perceiver.targets.kinds import Target, target_of
 

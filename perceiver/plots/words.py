@@ -10,7 +10,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from perceiver.batch import Batch
 from perceiver.decoders import CausalDecoder
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.model import Perceiver
@@ -18,6 +17,7 @@ from perceiver.plots.drawings import Drawing, drawing_of
 from perceiver.plots.evaluation import modalities_of, on_device
 from perceiver.plots.inputs import Single, singles
 from perceiver.runtime.evaluating import evaluating
+from perceiver.samples.batch import Batch
 from perceiver.targets.alignment import Alignment
 from perceiver.targets.kinds import Target, target_of
 from perceiver.targets.text import with_alignments

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:
     import torch
 
-    from perceiver.batch import Sample
     from perceiver.exported import ExportedModel
     from perceiver.model import Perceiver
+    from perceiver.samples.batch import Sample
 
 # PyTorch is imported for checkpoints only: an exported model starts in half a second and takes a third of the memory.
 
@@ -87,7 +87,7 @@ class TorchModel:
     def __init__(self, model: Perceiver, *, name: str, threads: int | None) -> None:
         import torch
 
-        from perceiver.collate import Collate
+        from perceiver.samples.collate import Collate
         from perceiver.targets.kinds import target_of
 
         target = target_of(model.spec)

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from perceiver.masks import extents
 from perceiver.targets.comparison import Comparison
 from perceiver.targets.predictions import FieldPrediction, SegmentationPrediction
+from perceiver.tokens.masks import extents
 
 FLOW_NAMES = ("x", "y")
 """Channels of a flow field: motion to the right and down, in pixels."""

@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from perceiver.batch import Batch, Sample
-from perceiver.collate import Collate
 from perceiver.modalities.cut_texts import CutTexts
 from perceiver.modalities.kinds import kind_of
 from perceiver.modalities.preprocess import preprocess
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.table import UnknownCategories
 from perceiver.modalities.text import is_cut
+from perceiver.samples.batch import Batch, Sample
+from perceiver.samples.collate import Collate
 from perceiver.targets.files import is_file, read_file
 from perceiver.targets.kinds import Target, target_of
 from perceiver.targets.pixels import cut_to_size

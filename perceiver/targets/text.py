@@ -11,8 +11,8 @@ from jaxtyping import Int, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
-from perceiver.batch import Batch
 from perceiver.modalities.tokenizers import END, PAD, START, ByteTokenizer, Tokenizer, tokenizer_of
+from perceiver.samples.batch import Batch
 from perceiver.targets.alignment import Alignment, alignment_of
 from perceiver.targets.comparison import Comparison
 from perceiver.targets.predictions import TextPrediction

@@ -43,7 +43,7 @@ from perceiver.testing.module import (
     with_all_trainable,
 )
 from perceiver.testing.raw_input import GridAxes, RawInput, box
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 
 def adapter_checks(
@@ -233,7 +233,7 @@ def _require_valid(tokens: Tokens, expected: Tensor, *, what: str) -> None:
     require(
         torch.equal(valid, expected),
         f"expected {what}, {expected.sum(dim=1).tolist()} valid tokens per sample, got {valid.sum(dim=1).tolist()} with "
-        f"Tokens.mask of shape {mask}; True is valid, and perceiver.masks.grid_mask expands both kinds of mask.",
+        f"Tokens.mask of shape {mask}; True is valid, and perceiver.tokens.masks.grid_mask expands both kinds of mask.",
     )
 
 
@@ -246,7 +246,7 @@ def _mask_of_elements(case: _Case) -> None:
         unmasked,
         _dense(adapter, raw, mask),
         what="a mask (B, *grid) that is all True to be equivalent to no mask",
-        where="True is valid; positions come from the valid size, see perceiver.positions.grid_coordinates",
+        where="True is valid; positions come from the valid size, see perceiver.tokens.positions.grid_coordinates",
     )
     mask[-1] = False
     expected = whole.clone()
@@ -258,7 +258,7 @@ def _mask_of_elements(case: _Case) -> None:
     require(
         bool(few.any()) and fewer and not bool((few & ~whole[0]).any()),
         f"expected some of {int(whole[0].sum())} tokens to be valid if a mask (B, *grid) leaves a single element of the "
-        f"sample, got {int(few.sum())}; a token is valid if any of its elements is, see perceiver.masks.patch_mask.",
+        f"sample, got {int(few.sum())}; a token is valid if any of its elements is, see perceiver.tokens.masks.patch_mask.",
     )
 
 
@@ -314,7 +314,7 @@ def _masked_content_never_matters(case: _Case) -> None:
                 _dense(adapter, raw, mask),
                 _dense(adapter, raw.spoilt(mask), mask),
                 what=f"the same tokens {mode} for any content hidden by {kind}, including NaN and numbers out of range",
-                where="replace masked content before anything reads it, see perceiver.masks.zero_masked",
+                where="replace masked content before anything reads it, see perceiver.tokens.masks.zero_masked",
             )
 
 

@@ -30,9 +30,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from perceiver.batch import Batch
-from perceiver.collate import Collate
 from perceiver.modalities.tokenizers import START, tokenizer_of
+from perceiver.samples.batch import Batch
+from perceiver.samples.collate import Collate
 from perceiver.targets.kinds import KINDS
 from perceiver.testing.check import Check, require, run_checks
 

@@ -29,14 +29,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perceiver.batch import Sample
 from perceiver.checkpoints.trusted_classes import resolve, spelling
-from perceiver.collate import Collate
 from perceiver.modalities.kinds import KINDS
 from perceiver.modalities.modality import Axis, Modality
 from perceiver.modalities.preprocess import unnormalised
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.runtime.plain import plain, refuse_special_keys
+from perceiver.samples.batch import Sample
+from perceiver.samples.collate import Collate
 from perceiver.testing.check import Check, require, run_checks
 
 Raw = Callable[[], Sequence[Any]]

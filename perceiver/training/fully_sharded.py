@@ -6,9 +6,9 @@ from lightning.pytorch import LightningModule
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from perceiver.autoregressive import AutoregressiveEncoder
-from perceiver.encoder import Encoder
-from perceiver.interface import Interface
+from perceiver.encoders.autoregressive import AutoregressiveEncoder
+from perceiver.encoders.encoder import Encoder
+from perceiver.encoders.interface import Interface
 from perceiver.model import Perceiver
 
 

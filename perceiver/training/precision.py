@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 
-from perceiver.batch import Batch
+from perceiver.samples.batch import Batch
 
 TIMES = "times"
 """Part of an input that is not cast: seconds since an origin need all their digits."""

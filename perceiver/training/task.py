@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from torch.utils.data import DistributedSampler
 from torchmetrics import Metric
 
-from perceiver.batch import Batch
 from perceiver.objectives.metrics.quality import WeightedMean
 from perceiver.objectives.objective import CONFUSION, Objective
+from perceiver.samples.batch import Batch
 from perceiver.training.fully_sharded import shard
 from perceiver.training.optimizer import OptimizerFactory, SchedulerFactory, clip_gradients, optimization
 from perceiver.training.precision import cast_inputs_alone

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from perceiver.adapters.audio import LogMelBins, LogMelFrames, WaveformFrames
 from perceiver.adapters.log_mel import LogMel
-from perceiver.positions import Fourier, LearnedTable
-from perceiver.tokens import Tokens
+from perceiver.tokens.positions import Fourier, LearnedTable
+from perceiver.tokens.tokens import Tokens
 
 SAMPLE_RATE = 8000
 

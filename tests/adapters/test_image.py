@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from perceiver.adapters.image import ImageConvStem, ImagePatches, ImagePixels, ValidBatchNorm
 from perceiver.decoders.pooled import PooledHead
-from perceiver.encoder import Encoder
+from perceiver.encoders.encoder import Encoder
 from perceiver.model import Perceiver
-from perceiver.positions import Fourier, LearnedTable
-from perceiver.tokens import Tokens
+from perceiver.tokens.positions import Fourier, LearnedTable
+from perceiver.tokens.tokens import Tokens
 
 Adapter = ImagePixels | ImagePatches | ImageConvStem
 

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from perceiver.adapters.points import Points
-from perceiver.positions import Fourier
-from perceiver.tokens import Tokens
+from perceiver.tokens.positions import Fourier
+from perceiver.tokens.tokens import Tokens
 
 NUM_BANDS = 6
 RESOLUTION = 64.0

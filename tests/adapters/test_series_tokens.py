@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from perceiver.adapters import TimeSeriesConvStages, TimeSeriesPatches
-from perceiver.positions import Fourier
-from perceiver.tokens import Tokens
+from perceiver.tokens.positions import Fourier
+from perceiver.tokens.tokens import Tokens
 
 POSITION = Fourier(num_bands=3, resolution=(8,))
 YEAR_2026 = 1_767_225_600.0

@@ -13,7 +13,7 @@ from perceiver.checkpoints.build import ConfigError, build_model
 IMAGE = {
     "_target_": "perceiver.adapters.image.ImagePixels",
     "image_channels": 1,
-    "position": {"_target_": "perceiver.positions.Fourier", "num_bands": 2, "resolution": [4, 4]},
+    "position": {"_target_": "perceiver.tokens.positions.Fourier", "num_bands": 2, "resolution": [4, 4]},
 }
 
 
@@ -21,7 +21,12 @@ def config(**adapters: Any) -> dict[str, Any]:
     return {
         "_target_": "perceiver.model.Perceiver",
         "adapters": adapters,
-        "encoder": {"_target_": "perceiver.encoder.Encoder", "num_latents": 3, "latent_channels": 8, "num_self_heads": 2},
+        "encoder": {
+            "_target_": "perceiver.encoders.encoder.Encoder",
+            "num_latents": 3,
+            "latent_channels": 8,
+            "num_self_heads": 2,
+        },
         "head": {"_target_": "perceiver.decoders.pooled.PooledHead", "num_classes": 2},
     }
 

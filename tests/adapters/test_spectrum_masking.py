@@ -5,7 +5,7 @@ import torch
 
 from perceiver.adapters.audio import LogMelBins, LogMelFrames
 from perceiver.adapters.spectrum_masking import SpectrumMasking
-from perceiver.positions import Fourier
+from perceiver.tokens.positions import Fourier
 
 
 def test_hides_whole_bands_and_frames_of_limited_width() -> None:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from perceiver.adapters import Points, Table
 from perceiver.decoders.pooled import PooledHead
-from perceiver.fusion import Fusion
+from perceiver.encoders.fusion import Fusion
 from perceiver.model import Perceiver
-from perceiver.positions import Fourier
-from perceiver.tokens import Tokens
+from perceiver.tokens.positions import Fourier
+from perceiver.tokens.tokens import Tokens
 
 Rows = dict[str, Tensor]
 SIZES = (3, 1, 5)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from perceiver.adapters import TextTokens
 from perceiver.modalities.text_bytes import VOCABULARY_SIZE, encode_bytes
-from perceiver.positions import Fourier, LearnedTable
-from perceiver.tokens import Tokens
+from perceiver.tokens.positions import Fourier, LearnedTable
+from perceiver.tokens.tokens import Tokens
 
 TEXTS = ["a", "Grüße", "The quick brown fox", "日本語 🙂", "no"]
 

@@ -12,8 +12,8 @@ from small_models import model_around
 from torch import Tensor
 
 from perceiver.adapters import TimeSeries
-from perceiver.positions import Fourier, LearnedTable
-from perceiver.tokens import Tokens
+from perceiver.tokens.positions import Fourier, LearnedTable
+from perceiver.tokens.tokens import Tokens
 
 Series = dict[str, Tensor]
 YEAR_2026 = 1_767_225_600.0  # seconds since 1970

@@ -12,8 +12,8 @@ from small_models import model_around
 from torch import Tensor, nn
 
 from perceiver.adapters import VideoPatches
-from perceiver.positions import Fourier, LearnedTable
-from perceiver.tokens import Tokens
+from perceiver.tokens.positions import Fourier, LearnedTable
+from perceiver.tokens.tokens import Tokens
 
 PATCH = (2, 4, 3)
 RAW = 3 * 2 * 4 * 3

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from perceiver import Fourier, Tokens
 from perceiver.attention import CrossAttend, CrossAttention
-from perceiver.positions import grid_coordinates
+from perceiver.tokens.positions import grid_coordinates
 
 
 def image_tokens(batch: int, size: int, bands: int) -> Tokens:

@@ -14,7 +14,7 @@ from perceiver.attention.forms.dense import dense_attention
 from perceiver.attention.forms.factored import factored_attention
 from perceiver.attention.kernels import eager, native, triton
 from perceiver.attention.projection import TokenProjection
-from perceiver.positions import grid_coordinates
+from perceiver.tokens.positions import grid_coordinates
 
 Attend = Callable[[Tensor, list[Tokens], TokenProjection], Tensor]
 

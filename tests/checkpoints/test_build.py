@@ -82,7 +82,7 @@ def test_canonical_rewrites_every_target_and_can_be_built_with_trust(config: Con
     own = canonical(config)
     assert own["_target_"] == "perceiver.model.Perceiver"
     assert own["adapters"]["image"]["_target_"] == "perceiver.adapters.image.ImagePixels"
-    assert own["adapters"]["image"]["position"]["_target_"] == "perceiver.positions.Fourier"
+    assert own["adapters"]["image"]["position"]["_target_"] == "perceiver.tokens.positions.Fourier"
     assert own["head"]["_target_"] == "perceiver.decoders.pooled.PooledHead"
     assert canonical(own) == own
     build_model(own, trust=[])
@@ -95,10 +95,15 @@ ERRORS = [
         "encoder.num_latent",
         3,
         ConfigError,
-        "model.encoder.num_latent: unknown argument of perceiver.encoder.Encoder; did you mean num_latents?; "
+        "model.encoder.num_latent: unknown argument of perceiver.encoders.encoder.Encoder; did you mean num_latents?; "
         "expected arguments: num_latents, latent_channels, ",
     ),
-    ("encoder.num_latents", ..., ConfigError, "model.encoder: missing num_latents, required by perceiver.encoder.Encoder"),
+    (
+        "encoder.num_latents",
+        ...,
+        ConfigError,
+        "model.encoder: missing num_latents, required by perceiver.encoders.encoder.Encoder",
+    ),
     (
         "encoder.num_latents",
         "???",
@@ -172,7 +177,7 @@ ERRORS = [
         "model.encoder._convert_: expected one of Hydra's settings, got str",
     ),
     ("encoder._targte_", "x", ConfigError, "model.encoder._targte_: unknown special key; did you mean _target_?"),
-    ("encoder.num_latents", 0, ConfigError, "model.encoder (perceiver.encoder.Encoder): "),
+    ("encoder.num_latents", 0, ConfigError, "model.encoder (perceiver.encoders.encoder.Encoder): "),
     ("encoder.num_latents", print, PlainError, "model.encoder.num_latents: builtin_function_or_method is not a plain value"),
     ("head", {"_target_": "torch.nn.Identity"}, None, ""),
     (
@@ -299,8 +304,9 @@ def audited() -> Iterator[None]:
 NAMES = st.sampled_from(
     ["os.system", "builtins.eval", "builtins.exec", "subprocess.Popen", "perceiver.checkpoints.os.system", "torch.load",
      "torch.nn.modules.module.torch.load", "torch.nn.modules.module.Module", "torch.nn.modules.linear.Linear",
-     "torch.nn.modules.linear.Identity", "torch.nn.modules.container.Sequential", "perceiver.encoder.Encoder",
-     "perceiver.model.Perceiver", "perceiver.decoders.pooled.PooledHead", "perceiver.positions.Fourier", "perceiver.load",
+     "torch.nn.modules.linear.Identity", "torch.nn.modules.container.Sequential", "perceiver.encoders.encoder.Encoder",
+     "perceiver.model.Perceiver", "perceiver.decoders.pooled.PooledHead",
+     "perceiver.tokens.positions.Fourier", "perceiver.load",
      ""]
 )  # fmt: skip
 KEYS = st.sampled_from(

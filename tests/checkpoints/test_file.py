@@ -52,7 +52,7 @@ MODEL: Config = {
     "head": {"_target_": "perceiver.PooledHead", "num_classes": 4},
 }
 CONFIG: Config = {"model": MODEL, "seed": 1, "optimizer": {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 1e-3}}
-ENCODER = "model.encoder (perceiver.encoder.Encoder)"
+ENCODER = "model.encoder (perceiver.encoders.encoder.Encoder)"
 SPEC: Config = {
     "modalities": {"image": {"kind": "image", "shape": [1, 8, 8], "mean": [0.5], "std": [0.5], "range": [0, 255]}},
     "target": {"kind": "classes", "names": ["a", "b", "c", "d"]},

@@ -27,7 +27,7 @@ from perceiver.attention.feed_forward import FeedForward
 from perceiver.attention.self_attention import SelfAttention
 from perceiver.checkpoints.allocation import limit_allocation
 from perceiver.checkpoints.build import ConfigError, build_model, canonical
-from perceiver.fusion import Fusion
+from perceiver.encoders.fusion import Fusion
 
 Config = dict[str, Any]
 FULL_ENCODER: Config = {

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from perceiver import Fourier, LearnedQueries, MultimodalDecoder, PositionalQueries
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 WIDTHS = {"label": 4, "sound": 3}
 

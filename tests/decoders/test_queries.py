@@ -11,8 +11,8 @@ from perceiver import (
     PositionalQueries,
 )
 from perceiver.decoders import Queries
-from perceiver.positions import grid_coordinates
-from perceiver.tokens import Tokens
+from perceiver.tokens.positions import grid_coordinates
+from perceiver.tokens.tokens import Tokens
 
 PLANE = Fourier(num_bands=2, resolution=(8, 8))
 

@@ -18,7 +18,7 @@ from perceiver import (
 )
 from perceiver.adapters import ImagePixels, TextTokens
 from perceiver.checkpoints.build import build_model
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 GRID = (3, 4)
 

@@ -279,7 +279,7 @@ def test_a_wrong_override(arguments: list[str], words: str) -> None:
         (["data.batch_size=0"], "data.batch_size: expected 1 or more, got 0"),
         (["data.validation_size=5000"], "data.validation_size: expected 1 to"),
         (["model.encoder.num_self_heads=7"], "qk_channels = 16 must be a positive multiple of num_heads = 7"),
-        (["model.encoder._target_=perceiver.encoder.Encodr"], "Encodr"),
+        (["model.encoder._target_=perceiver.encoders.encoder.Encodr"], "Encodr"),
         (
             ["data.augment={_target_: perceiver.data.RandomAffin}"],
             "_target_=perceiver.data.RandomAffin (at data.augment): no such class",

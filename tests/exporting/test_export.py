@@ -32,7 +32,10 @@ exported = pytest.importorskip("perceiver.exported")
 TOLERANCE = 1e-5
 SEVERAL = ("row", "table_pixels", "text")
 OF_ALL_HEADS = ("mel", "patches", "pixels")
-PAIRS = (("bins", "points"), ("frames", "vector"), ("mel_stages", "stages"), ("series", "wave"), ("stem", "video"))
+PAIRS = (
+    ("bins", "points"), ("frames", "vector"), ("mel_stages", "stages"), ("series", "wave"),
+    ("series_patches", "series_stages"), ("stem", "video"),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

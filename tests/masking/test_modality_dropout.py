@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from perceiver.masking.modality_dropout import ModalityDropout
-from perceiver.masks import presence
+from perceiver.tokens.masks import presence
 
 COUNT = 20_000
 

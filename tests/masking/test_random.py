@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perceiver.masking.random import RandomMasking, chosen
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=4), st.floats(0.05, 0.95))

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from perceiver.batch import Batch
 from perceiver.objectives import Objective, classification, dense_regression, multilabel, regression, segmentation
 from perceiver.objectives.checks import check_class_settings, check_classes, check_statistics, require_modality
+from perceiver.samples.batch import Batch
 from perceiver.training import Task
 
 INPUTS: dict[str, Any] = {

@@ -14,10 +14,10 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from perceiver.batch import Batch, Sample
-from perceiver.collate import Collate
 from perceiver.objectives import classification
 from perceiver.objectives.classes import Classes
+from perceiver.samples.batch import Batch, Sample
+from perceiver.samples.collate import Collate
 from perceiver.training import Task
 from perceiver.training.schedules import warmup_cosine
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from perceiver import EmbeddingHead, Encoder, Fourier, Fusion, Perceiver, PooledHead
 from perceiver.adapters import ImagePixels
-from perceiver.batch import Batch
 from perceiver.objectives import Contrastive
+from perceiver.samples.batch import Batch
 
 
 def model(*, head: nn.Module | None = None) -> Perceiver:

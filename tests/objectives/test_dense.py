@@ -4,10 +4,10 @@ import pytest
 import torch
 from dense_cases import batch_of, images, segmenting
 
-from perceiver.batch import Batch
 from perceiver.objectives import dense_regression, segmentation
 from perceiver.objectives.dense import Dense, Places, draw_places
 from perceiver.objectives.pixel_classes import PixelClasses
+from perceiver.samples.batch import Batch
 
 
 @pytest.mark.parametrize("at_most", [1, 3, 20])

@@ -15,10 +15,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import perceiver
-from perceiver.batch import Batch, Sample
-from perceiver.collate import Collate
 from perceiver.data import DataModule, Digits, MovingDigits
 from perceiver.objectives import EndPointError, dense_regression
+from perceiver.samples.batch import Batch, Sample
+from perceiver.samples.collate import Collate
 from perceiver.targets.kinds import target_of
 from perceiver.training import Task
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 import perceiver
 from perceiver import ModalityDropout, Perceiver
-from perceiver.batch import Batch
 from perceiver.generation.flow import generate
 from perceiver.objectives import FlowMatching
+from perceiver.samples.batch import Batch
 
 
 def batch(size: int = 5, **given: Any) -> Batch:

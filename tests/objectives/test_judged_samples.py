@@ -7,11 +7,11 @@ import torch
 from prompted_models import prompted
 from torch import Tensor
 
-from perceiver.batch import Batch
 from perceiver.data.synthetic.prompts.groups import DigitPromptGroups
 from perceiver.data.synthetic.prompts.texts import text_batch
 from perceiver.objectives import FlowMatching, JudgedSamples, Judgement, judged_samples
 from perceiver.objectives.metrics.frechet import FrechetDistance
+from perceiver.samples.batch import Batch
 from perceiver.training import Task
 
 TEXTS = ["seven", "7", "the digit two", "one more than six"]

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import perceiver
-from perceiver.batch import Batch, Sample
-from perceiver.collate import Collate
 from perceiver.objectives import multilabel
 from perceiver.objectives.labels import Labels
 from perceiver.objectives.metrics.quality import RankingQuality
+from perceiver.samples.batch import Batch, Sample
+from perceiver.samples.collate import Collate
 from perceiver.targets.kinds import target_of
 from perceiver.training import Task
 

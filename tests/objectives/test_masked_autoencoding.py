@@ -26,17 +26,17 @@ from perceiver.adapters import (
     VideoPatches,
     WaveformFrames,
 )
-from perceiver.batch import Batch, Sample
-from perceiver.collate import Collate
 from perceiver.decoders import ReconstructionDecoder
-from perceiver.encoder import Encoder
-from perceiver.fusion import Fusion
+from perceiver.encoders.encoder import Encoder
+from perceiver.encoders.fusion import Fusion
 from perceiver.masking.random import RandomMasking
 from perceiver.model import Perceiver
 from perceiver.objectives import MaskedAutoencoding
 from perceiver.objectives.masked_autoencoding import normalised_targets
-from perceiver.positions import Fourier
-from perceiver.tokens import Tokens
+from perceiver.samples.batch import Batch, Sample
+from perceiver.samples.collate import Collate
+from perceiver.tokens.positions import Fourier
+from perceiver.tokens.tokens import Tokens
 from perceiver.training import Task
 from perceiver.training.task import counted
 

@@ -16,19 +16,19 @@ from torch.utils.data import DataLoader
 from transformers_models import BY_NAME, their_model
 
 from perceiver.adapters import Points, TextTokens
-from perceiver.batch import Batch, Sample
-from perceiver.collate import Collate
 from perceiver.decoders import LearnedQueries, QueryDecoder, TiedLogits
 from perceiver.decoders.pooled import PooledHead
-from perceiver.encoder import Encoder
-from perceiver.fusion import Fusion
+from perceiver.encoders.encoder import Encoder
+from perceiver.encoders.fusion import Fusion
 from perceiver.interop.huggingface import from_transformers
 from perceiver.masking.text import MASK, ByteWords, TokenMasking
 from perceiver.modalities.text_bytes import VOCABULARY_SIZE, encode_bytes
 from perceiver.model import Perceiver
 from perceiver.objectives import MaskedTokenModelling
 from perceiver.objectives.masked_tokens import cross_entropies, generators_of, logits_of
-from perceiver.positions import Fourier
+from perceiver.samples.batch import Batch, Sample
+from perceiver.samples.collate import Collate
+from perceiver.tokens.positions import Fourier
 from perceiver.training import Task
 
 COLLATE = Collate(modalities={"text": {"kind": "text"}, "points": {"kind": "points"}})

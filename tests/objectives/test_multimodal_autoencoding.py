@@ -10,17 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perceiver.adapters import Vector, VideoPatches, WaveformFrames
-from perceiver.batch import Batch
 from perceiver.decoders import LearnedQueries, MultimodalDecoder, PositionalQueries
 from perceiver.decoders.pooled import PooledHead
-from perceiver.encoder import Encoder
-from perceiver.fusion import Fusion
+from perceiver.encoders.encoder import Encoder
+from perceiver.encoders.fusion import Fusion
 from perceiver.masking.modality_dropout import ModalityDropout
 from perceiver.model import Perceiver
 from perceiver.objectives import MultimodalAutoencoding
 from perceiver.objectives.multimodal_autoencoding import Reconstruction
-from perceiver.positions import Fourier
+from perceiver.samples.batch import Batch
 from perceiver.targets.predictions import Prediction
+from perceiver.tokens.positions import Fourier
 from perceiver.training import Task
 
 SPEC = {

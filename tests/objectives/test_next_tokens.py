@@ -10,8 +10,8 @@ from autoregressive_models import CONTEXT, LATENTS, VOCABULARY, model, reference
 from torch import Tensor
 
 from perceiver import Perceiver
-from perceiver.batch import Batch
 from perceiver.objectives import NextTokenPrediction
+from perceiver.samples.batch import Batch
 
 LENGTHS = (CONTEXT, 9, 3)
 COUNTED = (4, 6, 2)

@@ -8,7 +8,6 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from perceiver.batch import Batch
 from perceiver.objectives import (
     Objective,
     classification,
@@ -17,6 +16,7 @@ from perceiver.objectives import (
     regression,
     segmentation,
 )
+from perceiver.samples.batch import Batch
 
 
 class Linear(nn.Module):

@@ -17,9 +17,9 @@ from sklearn.metrics import accuracy_score, jaccard_score
 from torch.utils.data import DataLoader
 
 import perceiver
-from perceiver.batch import Batch
 from perceiver.data import DataModule, Digits, PlacedDigits
 from perceiver.objectives import segmentation
+from perceiver.samples.batch import Batch
 from perceiver.training import Task
 
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from perceiver import CausalDecoder, Encoder, Fourier, LatentMemory, Perceiver
 from perceiver.adapters import TextTokens
-from perceiver.batch import Batch
-from perceiver.grounding import Phrase
 from perceiver.modalities.tokenizers import ByteTokenizer
 from perceiver.objectives import TextGeneration
 from perceiver.objectives.metrics.text import TextMetrics, signatures
+from perceiver.samples.batch import Batch
+from perceiver.samples.grounding import Phrase
 
 VOCABULARY = ByteTokenizer.vocabulary_size
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import perceiver
-from perceiver.batch import Batch, Sample
-from perceiver.collate import Collate
 from perceiver.objectives import regression
+from perceiver.samples.batch import Batch, Sample
+from perceiver.samples.collate import Collate
 from perceiver.targets.kinds import target_of
 from perceiver.targets.values import values_target
 from perceiver.training import Task

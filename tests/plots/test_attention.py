@@ -7,12 +7,12 @@ import torch
 from plots_cases import MODALITIES, batch, model
 from torch import Tensor, nn
 
-from perceiver.batch import Batch
 from perceiver.model import Perceiver
 from perceiver.plots import AttentionMaps, GridDrawing, look
 from perceiver.plots import attention as module
 from perceiver.plots.evaluation import modalities_of
 from perceiver.plots.inputs import singles
+from perceiver.samples.batch import Batch
 
 
 @pytest.mark.parametrize("most", [2**24, 40, 1])

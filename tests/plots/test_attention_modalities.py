@@ -6,9 +6,9 @@ import pytest
 import torch
 from plots_cases import MODALITIES, batch, model
 
-from perceiver.batch import Batch
 from perceiver.model import Perceiver
 from perceiver.plots import AttentionModalities
+from perceiver.samples.batch import Batch
 
 
 def heights(figure: Any) -> dict[str, list[float]]:

@@ -9,12 +9,12 @@ from torch import nn
 
 from perceiver.adapters import ImagePatches, WaveformFrames
 from perceiver.decoders import LearnedQueries, MultimodalDecoder, PositionalQueries
-from perceiver.encoder import Encoder
-from perceiver.fusion import Fusion
+from perceiver.encoders.encoder import Encoder
+from perceiver.encoders.fusion import Fusion
 from perceiver.model import Perceiver
 from perceiver.plots import Autoencodings, SampleGrid, VideoDrawing
 from perceiver.plots.drawings import film_strip
-from perceiver.positions import Fourier
+from perceiver.tokens.positions import Fourier
 
 
 def autoencoder() -> Perceiver:

@@ -8,10 +8,10 @@ import torch
 from dense_cases import flowing, frames, pooled, segmenting
 from matplotlib.figure import Figure
 
-from perceiver.batch import Batch, Sample
-from perceiver.collate import Collate
 from perceiver.plots import Fields, Segmentations
 from perceiver.plots.dense import class_colours, end_point_error, shown_samples
+from perceiver.samples.batch import Batch, Sample
+from perceiver.samples.collate import Collate
 from perceiver.targets.kinds import target_of
 from perceiver.targets.pixels import field_target, flow_target, segmentation_target
 

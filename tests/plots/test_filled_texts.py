@@ -5,8 +5,6 @@ import torch
 from masked_text_models import byte_model
 from matplotlib.figure import Figure
 
-from perceiver.batch import Batch, Sample
-from perceiver.collate import Collate
 from perceiver.masking.text import ByteWords, TokenMasking
 from perceiver.modalities.text_bytes import VOCABULARY_SIZE, encode_bytes
 from perceiver.objectives.masked_tokens import generators_of
@@ -14,6 +12,8 @@ from perceiver.plots import FilledTexts
 from perceiver.plots.evaluation import modalities_of
 from perceiver.plots.filled_texts import GAP
 from perceiver.plots.inputs import singles
+from perceiver.samples.batch import Batch, Sample
+from perceiver.samples.collate import Collate
 
 TEXTS = ["The Grüße cost $5 and 漢字.\nA second line", "short one", "and  a third text, longer than the others are"]
 

@@ -8,9 +8,9 @@ from plots_cases import model as classifier
 from prompted_models import prompted
 
 from perceiver import generate_samples
-from perceiver.batch import Batch
 from perceiver.data import ClassPrompts, DataModule, Digits
 from perceiver.plots import GeneratedSheet, sheet_of
+from perceiver.samples.batch import Batch
 
 
 def batches() -> Iterator[Batch]:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from plots_cases import NAMES, batch, model
 
-from perceiver.batch import Batch
 from perceiver.plots import SampleGrid
+from perceiver.samples.batch import Batch
 
 
 def titles(figure: Any) -> list[str]:

@@ -112,7 +112,7 @@ def test_a_target_of_a_stored_model_stays_in_the_model(checkpoint: Path, tmp_pat
     more = ("+task.extra=${model.encoder}",)
     code, err = hostile_run(checkpoint, tmp_path / "run", mode="test", more=more)
     assert code == 1
-    assert "task.extra._target_: 'perceiver.encoder.Encoder' is not written in the configuration itself" in err
+    assert "task.extra._target_: 'perceiver.encoders.encoder.Encoder' is not written in the configuration itself" in err
 
 
 def test_class_labels_are_literal_text(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from perceiver.adapters.points import Points
 from perceiver.decoders.pooled import PooledHead
-from perceiver.encoder import Encoder
+from perceiver.encoders.encoder import Encoder
 from perceiver.model import Perceiver
-from perceiver.positions import Fourier
 from perceiver.run.configuration.compilation import compile_model
+from perceiver.tokens.positions import Fourier
 
 
 def model() -> Perceiver:

@@ -20,8 +20,8 @@ from perceiver import (
     QueryDecoder,
 )
 from perceiver.adapters import FrameSurroundings, ImagePixels
-from perceiver.batch import Batch
 from perceiver.data.readers.flow_files import write_flow
+from perceiver.samples.batch import Batch
 
 HEIGHT, WIDTH = 6, 7
 

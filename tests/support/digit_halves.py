@@ -7,8 +7,8 @@ from digit_targets import DigitTargets
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from perceiver.batch import Sample
-from perceiver.collate import Collate
+from perceiver.samples.batch import Sample
+from perceiver.samples.collate import Collate
 
 
 class DigitHalves(DigitTargets):

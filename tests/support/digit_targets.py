@@ -10,9 +10,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from perceiver.batch import Sample
-from perceiver.collate import Collate
 from perceiver.modalities.preprocess import preprocess
+from perceiver.samples.batch import Sample
+from perceiver.samples.collate import Collate
 from perceiver.targets.labels import labels_target
 from perceiver.targets.values import values_target
 

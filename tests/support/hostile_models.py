@@ -96,7 +96,7 @@ def package_in_current_folder(folder: Path) -> Hostile:
     (folder / PACKAGE).mkdir(parents=True)
     touch = f"pathlib.Path({str(marker)!r}).touch()"
     (folder / PACKAGE / "__init__.py").write_text(
-        f"import pathlib\n{touch}\nfrom perceiver.encoder import Encoder as Base\nclass Encoder(Base):\n"
+        f"import pathlib\n{touch}\nfrom perceiver.encoders.encoder import Encoder as Base\nclass Encoder(Base):\n"
         f"    def __init__(self, **arguments):\n        {touch}\n        super().__init__(**arguments)\n"
     )
     file = checkpoint(folder, lambda model: set_value(model, "encoder._target_", f"{PACKAGE}.Encoder"))

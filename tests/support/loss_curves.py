@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from perceiver.adapters import ImagePixels
-from perceiver.batch import Batch
 from perceiver.decoders.pooled import PooledHead
-from perceiver.encoder import Encoder
-from perceiver.fusion import Fusion
+from perceiver.encoders.encoder import Encoder
+from perceiver.encoders.fusion import Fusion
 from perceiver.model import Perceiver
 from perceiver.objectives import classification
-from perceiver.positions import Fourier
 from perceiver.run.processes.fully_sharded import FullySharded
+from perceiver.samples.batch import Batch
+from perceiver.tokens.positions import Fourier
 from perceiver.training import Task
 
 STEPS, BATCH, PROCESSES = 20, 16, 2

@@ -7,11 +7,11 @@ from transformers_models import BY_NAME, their_model
 from perceiver.adapters import TextTokens
 from perceiver.decoders import LearnedQueries, QueryDecoder, TiedLogits
 from perceiver.decoders.pooled import PooledHead
-from perceiver.encoder import Encoder
+from perceiver.encoders.encoder import Encoder
 from perceiver.interop.huggingface import from_transformers
 from perceiver.modalities.text_bytes import VOCABULARY_SIZE
 from perceiver.model import Perceiver
-from perceiver.positions import LearnedTable
+from perceiver.tokens.positions import LearnedTable
 
 
 def byte_model(*, head: str = "tokens", length: int = 64) -> Perceiver:

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from perceiver.adapters.audio import LogMelFrames
 from perceiver.adapters.image import ImagePatches
 from perceiver.adapters.points import Points
-from perceiver.batch import Batch
 from perceiver.decoders import ClassificationDecoder
 from perceiver.decoders.pooled import PooledHead
-from perceiver.encoder import Encoder
-from perceiver.fusion import Fusion
+from perceiver.encoders.encoder import Encoder
+from perceiver.encoders.fusion import Fusion
 from perceiver.model import Perceiver
-from perceiver.positions import Fourier
-from perceiver.tokens import Tokens
+from perceiver.samples.batch import Batch
+from perceiver.tokens.positions import Fourier
+from perceiver.tokens.tokens import Tokens
 
 MODALITIES: dict[str, dict[str, Any]] = {
     "image": {"kind": "image", "shape": [3, 9, 8], "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4], "range": [0, 255]},

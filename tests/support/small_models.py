@@ -5,7 +5,7 @@ from torch import nn
 
 from perceiver.attention import Form
 from perceiver.decoders.pooled import PooledHead
-from perceiver.encoder import Encoder
+from perceiver.encoders.encoder import Encoder
 from perceiver.model import Perceiver
 
 

@@ -203,7 +203,7 @@ def serve(place: str) -> None:
 
     modules = [module.name for module in pkgutil.walk_packages(perceiver.__path__, "perceiver.")]
     for name in (*IMPORTED, *modules):
-        if not name.endswith("__main__") and not name.startswith("perceiver.demo."):  # Gradio takes seconds
+        if not name.endswith("__main__") and not name.startswith("perceiver.serving.demo."):  # Gradio takes seconds
             importlib.import_module(name)
     gc.freeze()
     wake, waker = socket.socketpair()

@@ -10,9 +10,9 @@ from kit_failures import failures
 from torch import Tensor, nn
 
 from perceiver import Fourier, Tokens
-from perceiver.masks import extents, grid_mask, zero_masked
-from perceiver.positions import grid_coordinates, time_coordinates
 from perceiver.testing import adapter_checks, check_adapter
+from perceiver.tokens.masks import extents, grid_mask, zero_masked
+from perceiver.tokens.positions import grid_coordinates, time_coordinates
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 

@@ -12,10 +12,10 @@ from kit_failures import failures
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, get_worker_info
 
-from perceiver.batch import Batch, Sample
-from perceiver.collate import Collate
 from perceiver.data import DataModule, Source
 from perceiver.data.loading.samples import InMemory, Samples
+from perceiver.samples.batch import Batch, Sample
+from perceiver.samples.collate import Collate
 from perceiver.targets.labels import labels_target
 from perceiver.targets.pixels import field_target, segmentation_target
 from perceiver.targets.text import text_target

@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, Precision
 
-from perceiver.batch import Batch
+from perceiver.samples.batch import Batch
 from perceiver.training.precision import cast_inputs_alone
 
 

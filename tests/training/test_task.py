@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from perceiver import Encoder, Fourier, Perceiver, PooledHead
 from perceiver.adapters import TimeSeries
-from perceiver.batch import Batch, Sample
-from perceiver.collate import Collate
 from perceiver.objectives import Objective, classification, regression
+from perceiver.samples.batch import Batch, Sample
+from perceiver.samples.collate import Collate
 from perceiver.training import Task
 
 

@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 
 from perceiver import Tokens
-from perceiver.masks import grid_mask, zero_masked
-from perceiver.positions import PositionEncoding, time_coordinates
+from perceiver.tokens.masks import grid_mask, zero_masked
+from perceiver.tokens.positions import PositionEncoding, time_coordinates
 
 
 class Thermometer(nn.Module):

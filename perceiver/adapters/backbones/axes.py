@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from perceiver.positions import grid_coordinates, index_coordinates, time_coordinates
 from perceiver.runtime.ranges import check_positive
+from perceiver.tokens.positions import grid_coordinates, index_coordinates, time_coordinates
 
 
 class Axes(nn.Module, ABC):

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from perceiver.adapters.backbones.axes import Axes
 from perceiver.adapters.backbones.feature_cache import FeatureCache, content_key
 from perceiver.adapters.backbones.network import FeatureNetwork
-from perceiver.masks import extents, grid_mask, zero_masked
-from perceiver.positions import PositionEncoding
 from perceiver.runtime.ranges import check_at_least_one
-from perceiver.tokens import Tokens
-from perceiver.zero_gradients import with_zero_gradients
+from perceiver.tokens.masks import extents, grid_mask, zero_masked
+from perceiver.tokens.positions import PositionEncoding
+from perceiver.tokens.tokens import Tokens
+from perceiver.tokens.zero_gradients import with_zero_gradients
 
 
 @final

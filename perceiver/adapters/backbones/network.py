@@ -9,8 +9,8 @@ from typing import Any, final
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from perceiver.masks import patch_mask
 from perceiver.runtime.ranges import check_at_least_one
+from perceiver.tokens.masks import patch_mask
 
 
 class FeatureNetwork(nn.Module, ABC):

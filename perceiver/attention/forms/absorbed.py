@@ -19,7 +19,7 @@ from torch import Tensor
 from perceiver.attention.forms.dense import joint_mask, joint_tokens
 from perceiver.attention.kernels.linear import gains_from_onednn, linear
 from perceiver.attention.projection import TokenProjection
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 WIDE = 256
 """Width from which matrix products are up to 50% slower if the width is not a multiple of 8."""

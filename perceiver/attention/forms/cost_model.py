@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from perceiver.attention.kernels.native.task import MOST_CONTENT
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 Form: TypeAlias = Literal["dense", "absorbed", "factored"]
 Counts: TypeAlias = dict[str, float]

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from perceiver.attention.projection import TokenProjection, split_heads
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 
 def dense_attention(

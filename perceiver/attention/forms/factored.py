@@ -23,7 +23,7 @@ from perceiver.attention.kernels.contract import Kernel, Standardise, call
 from perceiver.attention.kernels.dispatch import implementation
 from perceiver.attention.kernels.eager_dropout import read_tokens_dropped
 from perceiver.attention.projection import TokenProjection
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 
 def factored_attention(

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchvision.transforms import v2
 
-from perceiver.batch import Batch
-from perceiver.masks import presence, zero_masked
+from perceiver.samples.batch import Batch
+from perceiver.tokens.masks import presence, zero_masked
 
 
 class MixUpCutMix:

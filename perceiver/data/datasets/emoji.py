@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perceiver.batch import Sample
 from perceiver.data.loading.images import channel_statistics
 from perceiver.data.loading.source import Source
 from perceiver.modalities.text_bytes import VOCABULARY_SIZE, encode_bytes
+from perceiver.samples.batch import Sample
 
 HANDS = ("noto", "twemoji")
 LANGUAGES = ("en", "de", "fr", "es", "it", "pt", "ja", "zh", "ko", "fa", "id", "ru", "tr", "ar")

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceiver.batch import Batch, Sample
 from perceiver.data.datasets.emoji import SIDE, EmojiSet, read_emoji
 from perceiver.data.loading.images import image_spec
 from perceiver.data.loading.source import Source
 from perceiver.data.synthetic.prompts.images import drawn
 from perceiver.data.synthetic.prompts.texts import TEXT_SPEC, text_batch
+from perceiver.samples.batch import Batch, Sample
 
 VARIANTS = (
     "man", "woman", "person",

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from perceiver.batch import Sample
 from perceiver.data.loading.samples import Samples
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import stratified_split
 from perceiver.data.readers.meshes import read_off, sample_surface
 from perceiver.data.readers.points import PointSets
 from perceiver.modalities.points import to_unit_sphere
+from perceiver.samples.batch import Sample
 
 
 class ModelNet40(Source):

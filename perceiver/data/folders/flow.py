@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perceiver.batch import Sample
 from perceiver.data.folders.bad_files import BadFiles
 from perceiver.data.loading.images import channel_statistics
 from perceiver.data.loading.source import Source
@@ -21,6 +20,7 @@ from perceiver.data.readers.folder_files import is_flat, split_folder
 from perceiver.data.readers.images import SUFFIXES, deep_range_of_files, evenly, read_image
 from perceiver.data.readers.named_files import matching_files
 from perceiver.runtime.progress import progress
+from perceiver.samples.batch import Sample
 from perceiver.targets.pixels import FLOW_NAMES, flow_target
 
 # More pairs would not change means, deviations and lengths noticeably.

@@ -14,7 +14,6 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
-from perceiver.batch import Sample
 from perceiver.data.folders.bad_files import BadFiles
 from perceiver.data.loading.images import channel_statistics
 from perceiver.data.loading.source import Source
@@ -32,6 +31,7 @@ from perceiver.data.readers.masks import Color, parse_color, parse_colors, read_
 from perceiver.data.readers.named_files import matching_files
 from perceiver.modalities.framing import Frame
 from perceiver.runtime.progress import progress
+from perceiver.samples.batch import Sample
 from perceiver.targets.pixels import segmentation_target
 
 CLASSES_FILE = "classes.txt"

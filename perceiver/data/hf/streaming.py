@@ -14,7 +14,6 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from perceiver.batch import Batch, Sample
 from perceiver.data.hf.opening import with_languages
 from perceiver.data.loading.shared_memory import waiting
 from perceiver.data.manifest.formats.arrow_columns import table_file
@@ -26,6 +25,7 @@ from perceiver.data.manifest.rows import BadRowError, ManifestRows, RowIds
 from perceiver.data.manifest.table import ManifestTable
 from perceiver.data.manifest.targets import TargetColumns
 from perceiver.runtime.random_streams import LOADING, ORDER, kept_random_state, seed_processor, stream_seed
+from perceiver.samples.batch import Batch, Sample
 
 _READ_AHEAD = 32  # rows of a table in evaluation
 

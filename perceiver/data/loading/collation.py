@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceiver.batch import Batch, Sample
-from perceiver.collate import Collate
 from perceiver.data.loading.transforms import Transforms
 from perceiver.modalities.preprocess import normalise
+from perceiver.samples.batch import Batch, Sample
+from perceiver.samples.collate import Collate
 
 
 class PreparedCollate:

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from perceiver.batch import Batch, Sample
 from perceiver.modalities.arrays import scale
+from perceiver.samples.batch import Batch, Sample
 
 MODALITY = "image"
 

@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from perceiver.batch import Sample
 from perceiver.data.loading.collation import PreparedCollate
 from perceiver.data.loading.order import TrainingLoader, balanced_weights, training_order
 from perceiver.data.loading.samples import Stream, Subset, subset
@@ -19,6 +18,7 @@ from perceiver.data.loading.shared_memory import InSharedMemory, waiting
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import labelled_subset
 from perceiver.data.loading.transforms import Settings, Transforms, by_modality
+from perceiver.samples.batch import Sample
 
 _STAGES: Mapping[str | None, tuple[str, ...]] = {
     "fit": ("train",),

@@ -11,7 +11,6 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from perceiver.batch import Batch, Sample
 from perceiver.data.loading.shared_memory import waiting
 from perceiver.runtime.random_streams import (
     LOADING,
@@ -20,6 +19,7 @@ from perceiver.runtime.random_streams import (
     seed_processor,
     stream_seed,
 )
+from perceiver.samples.batch import Batch, Sample
 
 
 class TrainingOrder(DistributedSampler[Sample]):

@@ -7,7 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from perceiver.batch import Batch, Sample
+from perceiver.samples.batch import Batch, Sample
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch.utils.data import get_worker_info
 
-from perceiver.batch import Batch
+from perceiver.samples.batch import Batch
 
 LONGEST_WAIT_SECONDS = 3600
 """Time after which a training process gives up waiting for a batch: a loader process hangs or lost the batch."""

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from perceiver.batch import Sample
 from perceiver.data.manifest.cells import cell_content, check_cell, read_cell
 from perceiver.data.manifest.modalities import ManifestModality
 from perceiver.data.manifest.paths import Folder
@@ -18,6 +17,7 @@ from perceiver.data.manifest.text_targets import TextTargets
 from perceiver.modalities.cell_values import plain_text
 from perceiver.runtime.process_rank import process_rank
 from perceiver.runtime.progress import progress
+from perceiver.samples.batch import Sample
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from perceiver.batch import Sample
 from perceiver.data.loading.samples import Samples
 from perceiver.data.readers.containers.demuxers import sound_demuxer_of
 from perceiver.data.readers.containers.headers import (
@@ -31,6 +30,7 @@ from perceiver.data.readers.containers.sound import check_container_sound, read_
 from perceiver.modalities.preprocess import preprocess
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.runtime.progress import progress
+from perceiver.samples.batch import Sample
 
 SUFFIXES = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd"),

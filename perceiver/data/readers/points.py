@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from perceiver.batch import Sample
+from perceiver.samples.batch import Sample
 
 
 class PointSets:

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch.utils.data import ConcatDataset, Dataset
 
-from perceiver.batch import Sample
 from perceiver.data.loading.source import Source, stored_kinds
 from perceiver.data.shards.backend import litdata
 from perceiver.data.shards.errors import ShardError
@@ -17,6 +16,7 @@ from perceiver.data.shards.folder import ShardFolder
 from perceiver.data.shards.records import Decode
 from perceiver.data.shards.streaming import ShardSamples, ShardStream
 from perceiver.modalities import ModalitySpec
+from perceiver.samples.batch import Sample
 
 
 class Shards(Source):

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perceiver.batch import Sample
 from perceiver.data.manifest.cells import files_of_cell, is_list_of_files, read_cell
 from perceiver.data.manifest.content import FileContent
 from perceiver.data.manifest.modalities import ManifestModality
@@ -29,6 +28,7 @@ from perceiver.data.readers.bounded.array_files import read_array
 from perceiver.data.readers.bounded.json_files import parse_json
 from perceiver.data.shards.errors import ShardError
 from perceiver.modalities.kinds import kind_of
+from perceiver.samples.batch import Sample
 from perceiver.targets.text import TextTarget
 
 _LENGTH = struct.Struct("<I")

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from perceiver.batch import Batch, Sample
 from perceiver.data.loading.shared_memory import waiting
 from perceiver.data.shards.backend import litdata
 from perceiver.data.shards.errors import ShardError
 from perceiver.data.shards.index import read_index
 from perceiver.data.shards.records import Decode
+from perceiver.samples.batch import Batch, Sample
 
 
 class ShardStream:

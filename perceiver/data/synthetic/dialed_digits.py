@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceiver.batch import Batch, Sample
 from perceiver.data.datasets.digits import Digits
 from perceiver.data.loading.images import LabelledImages
 from perceiver.data.loading.missing import present_modalities
 from perceiver.data.loading.source import Source
 from perceiver.data.synthetic.dialed_clips import COLUMNS, Clip
+from perceiver.samples.batch import Batch, Sample
 
 MODALITIES = ("audio", "video")
 

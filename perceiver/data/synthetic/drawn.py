@@ -8,13 +8,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from perceiver.batch import Sample
-from perceiver.collate import Collate
 from perceiver.data.loading.images import Images
 from perceiver.data.loading.source import Source
 from perceiver.data.synthetic.scenes import Layer, random_background, random_glyph_layer
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.runtime.random_streams import stream_seed
+from perceiver.samples.batch import Sample
+from perceiver.samples.collate import Collate
 
 DESCRIBED = 128
 """Number of training scenes for mean and standard deviation."""

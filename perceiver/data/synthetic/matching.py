@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from perceiver.batch import Sample
+from perceiver.samples.batch import Sample
 
 SEPARATOR = "+"
 """Separates the names of the parts in the id of a matched sample."""

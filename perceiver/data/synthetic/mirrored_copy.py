@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceiver.batch import Sample
 from perceiver.data.loading.source import Source
 from perceiver.modalities.text_bytes import NUM_SPECIAL, VOCABULARY_SIZE
+from perceiver.samples.batch import Sample
 from perceiver.targets.text import text_target
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from perceiver.batch import Sample
 from perceiver.data.loading.source import Source
 from perceiver.data.synthetic.drawn import (
     Composition,
@@ -19,6 +18,7 @@ from perceiver.data.synthetic.drawn import (
     stacked,
 )
 from perceiver.data.synthetic.scenes import draw, flow_between, random_motion
+from perceiver.samples.batch import Sample
 from perceiver.targets.pixels import FLOW_NAMES, flow_target
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from perceiver.batch import Sample
 from perceiver.data.loading.source import Source
 from perceiver.data.synthetic.drawn import (
     Composition,
@@ -16,6 +15,7 @@ from perceiver.data.synthetic.drawn import (
     stacked,
 )
 from perceiver.data.synthetic.scenes import draw
+from perceiver.samples.batch import Sample
 from perceiver.targets.pixels import segmentation_target
 
 BACKGROUND = "background"

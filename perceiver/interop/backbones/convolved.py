@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from perceiver.masks import extents
+from perceiver.tokens.masks import extents
 
 _Length = TypeVar("_Length", int, Tensor)
 

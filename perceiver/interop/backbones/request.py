@@ -64,7 +64,7 @@ class BackboneRequest(ABC):
             "network": self.network(spec),
             "axes": axes,
             "position": {
-                "_target_": "perceiver.positions.Fourier",
+                "_target_": "perceiver.tokens.positions.Fourier",
                 "num_bands": self.num_bands,
                 "resolution": [float(size) for size in resolution],
             },

@@ -15,7 +15,7 @@ from perceiver.adapters.backbones.network import FeatureNetwork
 from perceiver.interop.backbones.convolved import covered, frames_mask
 from perceiver.interop.backbones.request import BackboneError, BackboneRequest
 from perceiver.interop.backbones.transformers_models import Directory, made
-from perceiver.masks import extents
+from perceiver.tokens.masks import extents
 
 AST = "audio-spectrogram-transformer"
 SAMPLE_RATE = 16000  # of all published models of these types

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from perceiver.batch import Batch
 from perceiver.data.datasets.torchvision_images import TorchvisionImages
 from perceiver.data.synthetic.captions.glyphs import LARGE, SMALL, Glyphs
 from perceiver.data.synthetic.captions.language import RELATIONS
@@ -18,6 +17,7 @@ from perceiver.data.synthetic.prompts.scenes import TRUTH, Canvases, CanvasPaint
 from perceiver.objectives.judges.judgement import Judgement
 from perceiver.objectives.judges.network import FEATURES, JudgeNetwork, Lesson, judge_network
 from perceiver.runtime.user_paths import expanded
+from perceiver.samples.batch import Batch
 
 SIDES = ("left", "right", "top", "bottom")
 """The digit whose middle is furthest to each side. A relation holds if the digits on its two sides are those asked for."""

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceiver.batch import Batch
 from perceiver.data.loading.source import Source
 from perceiver.modalities.arrays import scale
 from perceiver.objectives.judges.judgement import Judgement
 from perceiver.objectives.judges.network import FEATURES, JudgeNetwork, Lesson, judge_network
 from perceiver.runtime.user_paths import expanded
+from perceiver.samples.batch import Batch
 
 
 class ClassJudge:

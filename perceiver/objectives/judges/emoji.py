@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from perceiver import checkpoints
-from perceiver.batch import Batch
 from perceiver.data.datasets.emoji import HANDS, read_emoji
 from perceiver.data.datasets.emoji_prompts import EmojiPrompts
 from perceiver.modalities.preprocess import normalise
 from perceiver.model import Perceiver
 from perceiver.objectives.judges.judgement import Judgement
 from perceiver.runtime.user_paths import expanded
+from perceiver.samples.batch import Batch
 
 PIXELS = 16
 """Height and width of the pictures that are compared without a model."""

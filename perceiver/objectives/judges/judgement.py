@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from perceiver.batch import Batch
+from perceiver.samples.batch import Batch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from perceiver.grounding import Phrase
+from perceiver.samples.grounding import Phrase
 
 
 @runtime_checkable

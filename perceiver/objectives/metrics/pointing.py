@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from perceiver.grounding import Phrase
 from perceiver.modalities.tokenizers import Tokenizer
+from perceiver.samples.grounding import Phrase
 
 POINTING = ("pointing_accuracy", "mass_in_box")
 """Measures of maps: the share of phrases whose map is largest inside the box, and the share of the map inside the box."""

@@ -14,10 +14,10 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from perceiver import checkpoints
-from perceiver.batch import Batch
 from perceiver.data.loading.module import DataModule
 from perceiver.run.data import make_data
 from perceiver.run.spec import use_stored_spec
+from perceiver.samples.batch import Batch
 
 Outputs = Float64[Tensor, "samples outputs"]
 _TINY = 1e-30

@@ -17,7 +17,6 @@ from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_e
 from omegaconf import DictConfig
 from rich.table import Table
 
-from perceiver.batch import Batch
 from perceiver.run.backbones import Backbones
 from perceiver.run.configuration.compilation import compile_model
 from perceiver.run.configuration.construct import construct
@@ -30,6 +29,7 @@ from perceiver.run.spec import spec_of
 from perceiver.run.task import make_task
 from perceiver.run.trainer import make_trainer
 from perceiver.runtime.files import write_json
+from perceiver.samples.batch import Batch
 
 FILE = "batch_sizes.json"
 WARM_UP = 2

@@ -16,13 +16,13 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from perceiver.batch import Batch
 from perceiver.decoders.embedding import EmbeddingHead
 from perceiver.inference.alone import alone
 from perceiver.model import Perceiver
 from perceiver.run.modes.inference import Compute, Inference, find_checkpoint
 from perceiver.runtime.files import atomic_write, staged
 from perceiver.runtime.process_rank import process_rank
+from perceiver.samples.batch import Batch
 
 NAME = "embeddings"
 PARQUET = f"{NAME}.parquet"

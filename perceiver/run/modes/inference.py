@@ -21,7 +21,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from perceiver import checkpoints
-from perceiver.batch import Batch
 from perceiver.decoders import CausalDecoder, NextTokenHead
 from perceiver.generation import Decoding, Generated
 from perceiver.model import Perceiver
@@ -36,6 +35,7 @@ from perceiver.run.run_directory import RunDirectory
 from perceiver.run.spec import use_stored_spec
 from perceiver.runtime.process_rank import process_rank
 from perceiver.runtime.progress import reporting
+from perceiver.samples.batch import Batch
 from perceiver.training.precision import cast_inputs_alone
 
 Outputs = Tensor | Generated

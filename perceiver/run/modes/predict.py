@@ -20,7 +20,6 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 from omegaconf import DictConfig
 
-from perceiver.batch import Batch
 from perceiver.decoders import CausalDecoder
 from perceiver.run.cross_validation.averaging import averaged
 from perceiver.run.cross_validation.directory import CrossValidationDirectory
@@ -28,6 +27,7 @@ from perceiver.run.modes.inference import Inference, Outputs, find_checkpoint, s
 from perceiver.run.modes.predicted_files import PredictedFiles
 from perceiver.runtime.files import atomic_write, staged
 from perceiver.runtime.process_rank import process_rank
+from perceiver.samples.batch import Batch
 from perceiver.targets.kinds import SavedPrediction, Target, target_of
 from perceiver.targets.pixels import cut_to_size
 from perceiver.targets.predictions import TextPrediction

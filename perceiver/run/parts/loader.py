@@ -9,8 +9,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
-from perceiver.batch import Batch
 from perceiver.run.parts.folder import PartFolder
+from perceiver.samples.batch import Batch
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceiver.batch import first_tensor
+from perceiver.samples.batch import first_tensor
 
 MOST_SAMPLES = 64
 """Training samples whose sizes are measured."""

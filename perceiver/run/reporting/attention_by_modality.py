@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from perceiver.batch import Batch
 from perceiver.run.reporting.whole_model import whole_model
+from perceiver.samples.batch import Batch
 
 
 class AttentionByModality(Callback):

@@ -10,12 +10,12 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from perceiver.batch import Batch
 from perceiver.decoders import SequenceDecoder
 from perceiver.inspection.model_summary import Summary, summary
 from perceiver.inspection.model_summary import forward_flops as flops_of
 from perceiver.model import Perceiver
 from perceiver.runtime.process_rank import first_process_only
+from perceiver.samples.batch import Batch
 
 
 @first_process_only

@@ -15,7 +15,6 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from perceiver.batch import Batch
 from perceiver.checkpoints.compare import without_prefix
 from perceiver.model import Perceiver
 from perceiver.plots.confusion import confusion_figure
@@ -25,6 +24,7 @@ from perceiver.run.reporting.metrics import BestEpoch, best_checkpoint
 from perceiver.run.reporting.whole_model import whole_model
 from perceiver.runtime.files import atomic_write
 from perceiver.runtime.progress import progress
+from perceiver.samples.batch import Batch
 from perceiver.training import Task
 
 Draw = Callable[[Perceiver, Iterable[Batch]], Mapping[str, Figure | str]]

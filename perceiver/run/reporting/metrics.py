@@ -14,10 +14,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from perceiver.batch import Batch
 from perceiver.run.reporting.attention_by_modality import AttentionByModality
 from perceiver.run.resuming.last_checkpoint import LastCheckpoint
 from perceiver.runtime.files import write_json
+from perceiver.samples.batch import Batch
 from perceiver.training import Task
 
 _MAX_BYTES = 2**20  # maximum size of an earlier metrics.json; a larger file is invalid

@@ -23,7 +23,7 @@ from perceiver.attention.forms.cost_model import (
 )
 from perceiver.attention.forms.dense import dense_attention
 from perceiver.attention.projection import TokenProjection
-from perceiver.positions import grid_coordinates
+from perceiver.tokens.positions import grid_coordinates
 
 
 def image(batch: int, size: int, bands: int) -> Tokens:

@@ -17,7 +17,7 @@ from perceiver.attention.forms.factored import collapse, factored_attention, fac
 from perceiver.attention.kernels import eager as eager_module
 from perceiver.attention.kernels import native
 from perceiver.attention.kernels.eager import read_tokens
-from perceiver.positions import grid_coordinates
+from perceiver.tokens.positions import grid_coordinates
 
 
 @given(layouts(offsets=(0.0, 3.0)), st.integers(1, 3), st.integers(1, 5), st.booleans())
@@ -189,7 +189,7 @@ def test_shares_of_a_million_tokens_need_no_array_of_all_weights() -> None:
 import resource, torch
 from perceiver import Fourier, Tokens
 from perceiver.attention import CrossAttention
-from perceiver.positions import grid_coordinates
+from perceiver.tokens.positions import grid_coordinates
 
 grid = (16, 256, 256)
 position = Fourier(num_bands=4, resolution=grid)

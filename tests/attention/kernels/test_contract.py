@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from perceiver.attention import CrossAttention
 from perceiver.attention.forms.factored import factored_attention, factored_shares
 from perceiver.attention.kernels import eager, native, triton
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 # torch's own forward-mode formulas are built with it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated:FutureWarning")

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from perceiver.batch import Batch
 from perceiver.data.augmentation.mixing import MixUpCutMix
+from perceiver.samples.batch import Batch
 
 
 def batch(count: int = 16, classes: int = 4) -> Batch:

@@ -7,11 +7,11 @@ import pytest
 import torch
 from emoji_set import COLOURS, emoji_set
 
-from perceiver.batch import Batch
 from perceiver.data import DataModule, EmojiPrompts
 from perceiver.data.datasets.emoji_prompts import compositions, smaller
 from perceiver.modalities.text_bytes import decode_bytes
 from perceiver.objectives.judges import EmojiJudge
+from perceiver.samples.batch import Batch
 
 NAMES = [f"{COLOURS[number % 4]} {number // 4}" for number in range(40)]
 """Each place in four colours."""

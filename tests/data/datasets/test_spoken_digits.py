@@ -9,10 +9,10 @@ import pytest
 import soundfile
 import torch
 
-from perceiver.batch import Batch
 from perceiver.data import DataModule
 from perceiver.data.datasets.spoken_digits import ALL, SPEAKERS, SpokenDigits, download_recordings
 from perceiver.modalities.preprocess import preprocess
+from perceiver.samples.batch import Batch
 
 # With shape checks, reading thousands of files takes seconds; other tests of recordings have them.
 pytestmark = pytest.mark.usefixtures("unchecked")

@@ -12,10 +12,10 @@ import torch
 from dense_cases import flow_set, write_kitti, write_pfm
 from PIL import Image
 
-from perceiver.batch import Sample
 from perceiver.data import DataModule, FlowFolder
 from perceiver.data.folders.flow import FramePairs
 from perceiver.data.readers.flow_files import FlowFileError, read_flow, write_flow
+from perceiver.samples.batch import Sample
 from perceiver.testing import check_data_module
 
 

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from perceiver.batch import Batch
 from perceiver.data import DataModule, SegmentationFolder
 from perceiver.data.folders.segmentation import read_mask
 from perceiver.data.readers.images import ImageFileError
 from perceiver.modalities.preprocess import preprocess
+from perceiver.samples.batch import Batch
 from perceiver.testing import check_data_module
 
 NAMES = ["sky", "sea", "land"]

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from perceiver.batch import Sample
 from perceiver.data.loading.collation import PreparedCollate
 from perceiver.data.loading.transforms import Transforms, by_modality
+from perceiver.samples.batch import Sample
 
 MODALITIES = {"sound": {"kind": "audio", "shape": [1, None], "mean": [0.0], "std": [2.0]}}
 SAMPLES = [Sample(inputs={"sound": torch.full((1, size), float(size))}, target=size, id=f"s{size}") for size in (2, 4)]

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from perceiver.batch import Sample
 from perceiver.data.augmentation.audio import RandomNoise
 from perceiver.data.augmentation.corruption import RandomOcclusion, RandomPixelNoise
 from perceiver.data.augmentation.points import RandomJitter, RandomPointDropout
 from perceiver.data.loading.collation import PreparedCollate
 from perceiver.data.loading.transforms import by_modality
+from perceiver.samples.batch import Sample
 
 MODALITIES: dict[str, Any] = {
     "image": {"kind": "image", "shape": [1, 8, 8], "range": [0, 255], "mean": [0.5], "std": [0.25]},

@@ -11,13 +11,13 @@ import soundfile
 from image_sets import folder_set, idx_set
 from manifest_cases import animals, write_csv
 
-from perceiver.batch import Sample
 from perceiver.data import MNIST, DataModule, Digits, Manifest
 from perceiver.data.datasets.spoken_digits import SpokenDigit, SpokenDigits, recording_of
 from perceiver.data.folders.audio import AudioFolder
 from perceiver.data.folders.images import ImageFolder
 from perceiver.data.loading.samples import InMemory
 from perceiver.data.manifest import BadRowError
+from perceiver.samples.batch import Sample
 
 Splits = dict[str, list[str]]
 

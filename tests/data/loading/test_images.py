@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2
 
-from perceiver.batch import Batch
 from perceiver.data.loading.collation import PreparedCollate
 from perceiver.data.loading.images import LabelledImages, image_spec, image_statistics, of_any_size
 from perceiver.data.loading.transforms import by_modality
 from perceiver.modalities.preprocess import preprocess
+from perceiver.samples.batch import Batch
 
 MODALITY = {"kind": "image", "shape": [2, 4, 5], "range": [0, 255], "mean": [0.4, 0.5], "std": [0.2, 0.3]}
 

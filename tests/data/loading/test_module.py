@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.utils.data import RandomSampler
 from torchvision.transforms import v2
 
-from perceiver.batch import Batch
 from perceiver.data import DataModule, Digits, FlowFolder, Source
 from perceiver.data.loading.images import LabelledImages, image_spec, image_statistics
 from perceiver.data.loading.order import TrainingOrder
+from perceiver.samples.batch import Batch
 
 
 class Stripes(Source):

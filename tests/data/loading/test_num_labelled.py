@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from perceiver.batch import Sample
 from perceiver.data import DataModule, Digits, PythonTexts, Source, SpokenDigits
 from perceiver.data.loading.samples import InMemory
 from perceiver.data.loading.splits import labelled_subset
+from perceiver.samples.batch import Sample
 
 
 def ids(loader: object) -> list[str]:

@@ -12,9 +12,9 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
-from perceiver.batch import Batch, Sample
-from perceiver.collate import Collate
 from perceiver.data.loading.order import TrainingLoader, TrainingOrder, balanced_weights, training_order
+from perceiver.samples.batch import Batch, Sample
+from perceiver.samples.collate import Collate
 
 
 class Noisy:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from perceiver.batch import Sample
 from perceiver.data.loading.samples import InMemory, Subset, subset
+from perceiver.samples.batch import Sample
 
 
 class Counting:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from perceiver.batch import Batch, Sample
-from perceiver.collate import Collate
 from perceiver.data.loading.shared_memory import InSharedMemory, SharedMemoryError, cannot_start, explained, waiting
 from perceiver.run.errors import one_line
+from perceiver.samples.batch import Batch, Sample
+from perceiver.samples.collate import Collate
 
 
 class Rooms(Dataset[Sample]):

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from perceiver.batch import Sample
 from perceiver.data import DataModule, Source
 from perceiver.data.loading.samples import InMemory, Samples
+from perceiver.samples.batch import Sample
 
 
 class Numbers:

@@ -8,13 +8,13 @@ import torch
 from manifest_cases import MODALITIES, RATE, animals, write_csv
 from torch import Tensor
 
-from perceiver.batch import Batch
 from perceiver.data import DataModule, Manifest
 from perceiver.data.augmentation.audio import RandomGain, RandomTimeShift
 from perceiver.data.augmentation.corruption import RandomPixelNoise
 from perceiver.data.augmentation.images import RandomShiftFlip
 from perceiver.data.augmentation.tables import RandomCellDropout, RandomNumberNoise
 from perceiver.data.augmentation.texts import RandomWordDropout
+from perceiver.samples.batch import Batch
 from perceiver.testing import Check, data_module_checks
 
 SMALL: dict[str, Any] = {"image_size": (8, 8), "sample_rate": RATE, "batch_size": 5, "num_workers": 0}

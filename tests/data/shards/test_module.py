@@ -10,9 +10,9 @@ import torch
 from manifest_cases import MODALITIES
 from shard_cases import SETTINGS, manifest, pack
 
-from perceiver.batch import Batch
 from perceiver.data import DataModule, Manifest
 from perceiver.data.shards import ShardError, Shards
+from perceiver.samples.batch import Batch
 from perceiver.testing import Check, data_module_checks
 
 

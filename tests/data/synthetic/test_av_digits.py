@@ -12,10 +12,10 @@ from hydra_runs import run as train
 from made_once import made_once
 
 import perceiver
-from perceiver.batch import Batch
 from perceiver.data import MNIST, AVDigits, DataModule, SpokenDigits
 from perceiver.data.augmentation.audio import RandomNoise
 from perceiver.data.augmentation.corruption import RandomOcclusion, RandomPixelNoise
+from perceiver.samples.batch import Batch
 from perceiver.testing import check_data_module
 
 CORRUPTION: dict[str, dict[str, Any]] = {

@@ -8,12 +8,12 @@ import torch
 from image_sets import idx_set
 from torch import nn
 
-from perceiver.batch import Batch
 from perceiver.data import MNIST, DigitPrompts, Digits
 from perceiver.data.synthetic.captions.language import RELATIONS
 from perceiver.data.synthetic.prompts.language import PLACES
 from perceiver.objectives.judges import CanvasJudge, ClassJudge, ImageJudge, digit_judge, digits
 from perceiver.objectives.judges.canvases import SIDES, _sides, crowded, places_of
+from perceiver.samples.batch import Batch
 
 
 def test_classes_of_real_digits() -> None:

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perceiver.grounding import Phrase
 from perceiver.modalities.tokenizers import ByteTokenizer, tokenizer_of
 from perceiver.objectives.metrics.pointing import inside, pointing, steps_of
+from perceiver.samples.grounding import Phrase
 
 
 def phrase(start: int, end: int, *box: tuple[float, float], modality: str = "image") -> Phrase:

@@ -9,7 +9,7 @@ import torch
 from hydra_runs import SMALL, run
 from torch import Tensor
 
-from perceiver.encoder import Encoder
+from perceiver.encoders.encoder import Encoder
 from perceiver.run.modes import batch_size
 from perceiver.run.modes.batch_size import Trial
 

@@ -7,8 +7,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-from perceiver.batch import Batch
 from perceiver.run.modes.inference import _Inference
+from perceiver.samples.batch import Batch
 
 EPOCH_SECONDS = 1_700_000_001.25
 

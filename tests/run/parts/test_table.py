@@ -12,11 +12,11 @@ import torch
 from killed import killed_at_every_step
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from perceiver.batch import Batch
 from perceiver.run.parts.folder import PartFolder
 from perceiver.run.parts.loader import PartLoader, Place, rows_of, samples_at
 from perceiver.run.parts.shares import Counter, unfinished
 from perceiver.run.parts.table import ROW_GROUP_BYTES, PartWriter
+from perceiver.samples.batch import Batch
 
 ROWS = 23
 

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perceiver.batch import Sample
 from perceiver.run.presets.facts import Facts, ModalityFacts, facts_of
 from perceiver.run.presets.rules import LEVELS, SIZES, Adapter, batch_size, chosen, num_steps, size_of
+from perceiver.samples.batch import Sample
 
 IMAGE = ModalityFacts(kind="image", shape=(1, 28, 28))
 SOUND = ModalityFacts(kind="audio", shape=(1, 18_262), seconds=2.28, sample_rate=8000)

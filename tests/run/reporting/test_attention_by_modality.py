@@ -15,10 +15,10 @@ from plots_cases import MODALITIES, model
 from torch.utils.data import DataLoader
 
 import perceiver
-from perceiver.batch import Batch, Sample
-from perceiver.collate import Collate
 from perceiver.objectives import classification
 from perceiver.run.reporting.attention_by_modality import AttentionByModality
+from perceiver.samples.batch import Batch, Sample
+from perceiver.samples.collate import Collate
 from perceiver.training import Task
 
 SIZE = 4

@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 
 from perceiver.adapters.image import ImagePixels
-from perceiver.batch import Batch
 from perceiver.decoders.pooled import PooledHead
-from perceiver.encoder import Encoder
+from perceiver.encoders.encoder import Encoder
 from perceiver.model import Perceiver
-from perceiver.positions import Fourier
 from perceiver.run.reporting.console import forward_flops, print_model, print_result
+from perceiver.samples.batch import Batch
+from perceiver.tokens.positions import Fourier
 
 
 def model(attention: str = "dense") -> Perceiver:

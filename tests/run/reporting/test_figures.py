@@ -15,13 +15,13 @@ from plots_cases import NAMES, model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
-from perceiver.batch import Batch, Sample
-from perceiver.collate import Collate
 from perceiver.model import Perceiver
 from perceiver.objectives import classification
 from perceiver.plots import AttentionMaps, SampleGrid
 from perceiver.run.reporting.figures import ConfusionFigures, Figures
 from perceiver.run.reporting.metrics import BestEpoch
+from perceiver.samples.batch import Batch, Sample
+from perceiver.samples.collate import Collate
 from perceiver.training import Task
 
 

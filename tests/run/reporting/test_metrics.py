@@ -11,9 +11,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from perceiver.batch import Batch
 from perceiver.objectives import Objective, classification, multilabel, regression
 from perceiver.run.reporting.metrics import BestEpoch, require_defined, require_known, write_metrics
+from perceiver.samples.batch import Batch
 from perceiver.training import Task
 
 

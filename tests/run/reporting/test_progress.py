@@ -10,8 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from perceiver.batch import Batch
 from perceiver.run.reporting.progress import ProgressLines, RunBars, progress_bar
+from perceiver.samples.batch import Batch
 
 METRICS = {"train/loss": 0.25, "val/accuracy": 0.5, "val/auroc": 0.75, "val/attention/image": 0.9}
 

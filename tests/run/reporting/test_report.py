@@ -14,13 +14,13 @@ from sklearn.metrics import precision_recall_fscore_support
 from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from perceiver.batch import Sample
-from perceiver.collate import Collate
 from perceiver.objectives import classification
 from perceiver.run.reporting.report import Report
 from perceiver.run.reporting.report.outcomes import bootstrap, by_class, calibration
 from perceiver.run.reporting.report.page import page, table
 from perceiver.run.reporting.report.sections import curves_of, data_section
+from perceiver.samples.batch import Sample
+from perceiver.samples.collate import Collate
 from perceiver.training import Task
 
 HOSTILE = "<script>alert(1)</script>"

@@ -11,9 +11,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from perceiver.batch import Batch
 from perceiver.objectives import classification
 from perceiver.run.resuming.epoch_progress import KEY, EpochProgress
+from perceiver.samples.batch import Batch
 from perceiver.training import Task
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # a stand-in for a trainer

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from perceiver.batch import Sample
 from perceiver.data.loading.source import Source
 from perceiver.data.readers.texts.source import TextSource
 from perceiver.data.readers.texts.windows import Stretch
 from perceiver.modalities.text_bytes import VOCABULARY_SIZE, encode_bytes
 from perceiver.modalities.tokenizers import END
+from perceiver.samples.batch import Sample
 from perceiver.targets.text import text_target
 
 

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import torch
 
-from perceiver.batch import Sample
 from perceiver.data.loading.source import Source
 from perceiver.modalities.tokenizers import learn_tokenizer, tokenizer_of
 from perceiver.runtime.process_rank import process_rank
+from perceiver.samples.batch import Sample
 from perceiver.targets.dictionary import learn_pairs
 from perceiver.targets.text import TextTarget, text_target
 from perceiver.targets.words import words_in

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perceiver.batch import Sample
 from perceiver.modalities.text_bytes import encode_bytes
+from perceiver.samples.batch import Sample
 
 _WHITE_SPACE = b" \t\n\r\v\f"
 

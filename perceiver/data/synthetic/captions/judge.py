@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from perceiver.data.synthetic.captions.language import DrawnDigit, digit_words, is_true, parse
-from perceiver.grounding import Phrase
+from perceiver.samples.grounding import Phrase
 
 
 class SceneJudge:
@@ -17,7 +17,7 @@ class SceneJudge:
 
     Examples:
         >>> from perceiver.data.synthetic.captions.judge import SceneJudge
-        >>> from perceiver.grounding import Phrase
+        >>> from perceiver.samples.grounding import Phrase
         >>> boxes = [((5, 25), (2, 18)), ((30, 43), (30, 40))]
         >>> spans = [(8, 13), (30, 35)]
         >>> truth = "a large seven left of a small three"

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from perceiver.batch import Batch, Sample
 from perceiver.data.datasets.spoken_digits import SpokenDigits
 from perceiver.data.datasets.torchvision_images import MNIST
 from perceiver.data.loading.images import channel_statistics, image_spec
@@ -21,8 +20,9 @@ from perceiver.data.synthetic.captions.language import LONGEST, DrawnDigit, desc
 from perceiver.data.synthetic.captions.layouts import Layouts, draw_layouts
 from perceiver.data.synthetic.captions.source import CaptionedSource, only_sample
 from perceiver.data.synthetic.captions.speech import Speech, Utterance, pauses_of
-from perceiver.grounding import Phrase
 from perceiver.runtime.random_streams import stream_seed
+from perceiver.samples.batch import Batch, Sample
+from perceiver.samples.grounding import Phrase
 
 CANVAS = 48
 """Height and width of a scene in pixels."""

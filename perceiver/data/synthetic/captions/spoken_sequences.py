@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import torch
 
-from perceiver.batch import Batch, Sample
 from perceiver.data.datasets.spoken_digits import SpokenDigits
 from perceiver.data.synthetic.captions.language import DIGITS
 from perceiver.data.synthetic.captions.source import CaptionedSource, only_sample
 from perceiver.data.synthetic.captions.speech import Speech, Utterance, pauses_of
-from perceiver.grounding import Phrase
 from perceiver.runtime.random_streams import stream_seed
+from perceiver.samples.batch import Batch, Sample
+from perceiver.samples.grounding import Phrase
 
 _VALIDATION, _TEST, _OVERFITTING = range(3)
 

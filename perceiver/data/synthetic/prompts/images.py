@@ -9,10 +9,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from perceiver.batch import Batch, Sample
 from perceiver.data.loading.images import LabelledImages
 from perceiver.data.synthetic.prompts.texts import text_batch
 from perceiver.modalities.arrays import scale
+from perceiver.samples.batch import Batch, Sample
 
 
 @runtime_checkable

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from perceiver.batch import Batch, Sample
 from perceiver.data.synthetic.captions.glyphs import LARGE, SMALL, Glyphs
 from perceiver.data.synthetic.captions.language import MARGIN, RELATIONS
 from perceiver.data.synthetic.prompts.images import drawn
 from perceiver.data.synthetic.prompts.language import PAIR, PLACED, PLACES, Request, is_held_out_pair, wordings_of
 from perceiver.data.synthetic.prompts.texts import text_batch
+from perceiver.samples.batch import Batch, Sample
 
 TRUTH = ("first", "second", "first_size", "second_size", "place", "relation")
 """Columns of the target of a canvas: what its prompt asks for; -1 if it does not name it."""

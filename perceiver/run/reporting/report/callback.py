@@ -17,7 +17,6 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from perceiver.batch import Batch
 from perceiver.data.loading.source import Source
 from perceiver.plots.calibration import reliability_diagram
 from perceiver.plots.learning_curves import learning_curves
@@ -28,6 +27,7 @@ from perceiver.run.reporting.report.outcomes import Collected, Interval, bootstr
 from perceiver.run.reporting.report.page import image, page, paragraph
 from perceiver.run.reporting.whole_model import whole_model
 from perceiver.runtime.files import atomic_write
+from perceiver.samples.batch import Batch
 
 NAME = "report.html"
 CURVES, CALIBRATION = "learning_curves.png", "calibration_test.png"

@@ -18,7 +18,7 @@ from perceiver.data.synthetic.captions.language import (
     is_true,
     parse,
 )
-from perceiver.grounding import Phrase
+from perceiver.samples.grounding import Phrase
 
 
 def drawn(digit: int, large: bool, row: float, column: float) -> DrawnDigit:

@@ -12,12 +12,12 @@ from made_once import made_once
 from torch import Tensor
 
 import perceiver
-from perceiver.batch import Batch
 from perceiver.data import DataModule, SceneCaptions
 from perceiver.data.augmentation.audio import RandomNoise
 from perceiver.data.augmentation.corruption import RandomOcclusion
 from perceiver.data.synthetic.captions.language import DIGITS, digit_words, parse
 from perceiver.modalities.tokenizers import tokenizer_of
+from perceiver.samples.batch import Batch
 from perceiver.testing import check_data_module
 
 SMALL: dict[str, Any] = {

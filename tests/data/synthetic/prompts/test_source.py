@@ -7,10 +7,10 @@ import pytest
 import torch
 from image_sets import idx_set
 
-from perceiver.batch import Batch
 from perceiver.data import ClassPrompts, DataModule, DigitPrompts, Digits
 from perceiver.data.synthetic.prompts.language import parse
 from perceiver.modalities.text_bytes import decode_bytes
+from perceiver.samples.batch import Batch
 
 
 def source(root: Path, **settings: Any) -> DigitPrompts:

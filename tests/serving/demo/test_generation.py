@@ -10,9 +10,9 @@ pytest.importorskip("gradio")
 from PIL import Image
 from prompted_models import prompted
 
-from perceiver.demo.generation import answer
-from perceiver.demo.page import build_page
 from perceiver.model import Perceiver
+from perceiver.serving.demo.generation import answer
+from perceiver.serving.demo.page import build_page
 from perceiver.serving.limits import Limits
 from perceiver.serving.request import Field
 

@@ -51,7 +51,7 @@ def show(options: argparse.Namespace) -> None:
             "perceiver-demo needs Gradio: pip install 'perceiver-multimodal[demo]' (in a clone: pip install -e '.[demo]')."
         ) from error
     from perceiver.checkpoints.file import load
-    from perceiver.demo.page import build_page, launch_settings
+    from perceiver.serving.demo.page import build_page, launch_settings
 
     page = build_page(load(options.model, trust=options.trust), name=options.model.resolve().name, limits=limits)
     sys.stdout.write(f"Showing {options.model} at http://{options.host}:{options.port}\n")

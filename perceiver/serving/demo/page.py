@@ -13,11 +13,11 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import gradio
 
 from perceiver.decoders.velocity import VelocityHead
-from perceiver.demo.fields import fields_of
-from perceiver.demo.generation import build_generation_page
-from perceiver.demo.result import Result, result_of
 from perceiver.model import Perceiver
 from perceiver.serving.decoding import decode
+from perceiver.serving.demo.fields import fields_of
+from perceiver.serving.demo.generation import build_generation_page
+from perceiver.serving.demo.result import Result, result_of
 from perceiver.serving.limits import Limits, RefusedError
 
 _FONT = ["system-ui", "sans-serif"]  # system fonts: the page loads nothing from other hosts

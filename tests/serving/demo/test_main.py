@@ -8,9 +8,9 @@ import exported_models
 import numpy as np
 import pytest
 
-from perceiver.demo.main import main
-from perceiver.demo.result import result_of
 from perceiver.plots.explanation import words_html
+from perceiver.serving.demo.main import main
+from perceiver.serving.demo.result import result_of
 
 
 def error_of(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:

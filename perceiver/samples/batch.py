@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from perceiver.grounding import Phrase
+from perceiver.samples.grounding import Phrase
 
 
 @dataclass

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from perceiver.positions import (
+from perceiver.tokens.positions import (
     Fourier,
     LearnedTable,
     PositionEncoding,
@@ -20,7 +20,7 @@ from perceiver.positions import (
     relative_time_coordinates,
     time_coordinates,
 )
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 
 def by_hand(coordinates: np.ndarray, num_bands: int, resolution: float) -> np.ndarray:

@@ -21,13 +21,13 @@ from perceiver.attention.feed_forward import FeedForward
 from perceiver.attention.layers import CrossAttend, SelfAttend
 from perceiver.attention.local_mixing import LocalMixing
 from perceiver.attention.projection import lecun_linear
-from perceiver.masks import zero_masked
-from perceiver.positions import Fourier
 from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_at_least_one, check_dropout, check_positive
 from perceiver.runtime.regularising import regularising
-from perceiver.tokens import Tokens
-from perceiver.zero_gradients import with_zero_gradients
+from perceiver.tokens.masks import zero_masked
+from perceiver.tokens.positions import Fourier
+from perceiver.tokens.tokens import Tokens
+from perceiver.tokens.zero_gradients import with_zero_gradients
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class Interface(nn.Module):
     Examples:
         >>> import torch
         >>> from perceiver import Tokens
-        >>> from perceiver.interface import Interface
+        >>> from perceiver.encoders.interface import Interface
         >>> interface = Interface(
         ...     token_channels=12, num_latents=8, latent_channels=32, state_channels=16, local_kernel=[3, 3]
         ... )

@@ -19,10 +19,10 @@ from perceiver.attention.causal_cross import attend_causally, causal_weights, re
 from perceiver.attention.layers import CausalSelfAttend
 from perceiver.attention.projected import ProjectedTokens, project
 from perceiver.attention.projection import lecun_linear
-from perceiver.masks import extents
 from perceiver.runtime.ranges import check_at_least_one, check_dropout
 from perceiver.runtime.regularising import regularising
-from perceiver.tokens import Tokens
+from perceiver.tokens.masks import extents
+from perceiver.tokens.tokens import Tokens
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from perceiver.masks import (
+from perceiver.tokens.masks import (
     extents,
     grid_mask,
     patch_mask,

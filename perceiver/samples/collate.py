@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from perceiver.batch import Batch, Sample
 from perceiver.modalities.kinds import channel_axes
 from perceiver.modalities.modality import Axis
 from perceiver.modalities.spec import ModalitySpec
+from perceiver.samples.batch import Batch, Sample
 
 
 class Collate:

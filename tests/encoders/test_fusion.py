@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from perceiver.fusion import Fusion
-from perceiver.tokens import Tokens
+from perceiver.encoders.fusion import Fusion
+from perceiver.tokens.tokens import Tokens
 
 AUTOENCODER = {"video": 435, "audio": 401, "label": 700}
 

@@ -16,7 +16,7 @@ class Phrase:
             samples of a sound, or ids of a text.
 
     Examples:
-        >>> from perceiver.grounding import Phrase
+        >>> from perceiver.samples.grounding import Phrase
         >>> phrase = Phrase(start=8, end=13, modality="image", box=((10, 30), (4, 18)))
         >>> "a large seven"[phrase.start : phrase.end]
         'seven'

@@ -13,7 +13,7 @@ from perceiver.attention import CrossAttend, Form, SelfAttend
 from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_at_least_one, check_positive
 from perceiver.runtime.regularising import regularising
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 
 @regularising(dropout=0.0, attention_dropout=0.0)

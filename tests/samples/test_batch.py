@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from perceiver.batch import Batch, Sample
-from perceiver.collate import Collate
-from perceiver.grounding import Phrase
+from perceiver.samples.batch import Batch, Sample
+from perceiver.samples.collate import Collate
+from perceiver.samples.grounding import Phrase
 
 MODALITIES = {"image": {"kind": "image"}, "points": {"kind": "points"}, "sound": {"kind": "audio"}}
 

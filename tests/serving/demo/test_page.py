@@ -78,7 +78,7 @@ def address(run: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "perceiver.demo.main", str(run), "--port", str(port), "--max-pixels", "10000"]
+    command = [sys.executable, "-m", "perceiver.serving.demo.main", str(run), "--port", str(port), "--max-pixels", "10000"]
     log = run.with_suffix(".log")
     with log.open("w") as file:
         server = subprocess.Popen(command, stdout=file, stderr=file)

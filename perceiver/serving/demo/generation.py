@@ -15,7 +15,6 @@ import gradio
 from PIL import Image
 
 from perceiver.decoders.velocity import VelocityHead
-from perceiver.demo.fields import fields_of
 from perceiver.inference.sampling import generate_samples
 from perceiver.inspection import word_influence
 from perceiver.model import Perceiver
@@ -23,6 +22,7 @@ from perceiver.plots.generated import sheet_of
 from perceiver.plots.rendering import png_of
 from perceiver.plots.word_regions import word_regions
 from perceiver.serving.decoding import decode
+from perceiver.serving.demo.fields import fields_of
 from perceiver.serving.limits import Limits, RefusedError
 from perceiver.serving.request import Parts
 

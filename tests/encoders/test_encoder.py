@@ -12,9 +12,9 @@ from perceiver.adapters.image import ImageConvStem
 from perceiver.attention import CrossAttend, SelfAttend
 from perceiver.decoders import ClassificationDecoder
 from perceiver.decoders.pooled import PooledHead
-from perceiver.encoder import Encoder
-from perceiver.positions import Fourier
-from perceiver.tokens import Tokens
+from perceiver.encoders.encoder import Encoder
+from perceiver.tokens.positions import Fourier
+from perceiver.tokens.tokens import Tokens
 
 SMALL = {"token_channels": 12, "num_latents": 5, "latent_channels": 8, "num_self_heads": 2, "num_layers_per_block": 2}
 

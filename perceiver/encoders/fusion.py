@@ -9,7 +9,7 @@ from torch import nn
 
 from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_positive
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 
 class Fusion(nn.Module):

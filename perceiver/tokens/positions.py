@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from perceiver.masks import extents
 from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_positive
+from perceiver.tokens.masks import extents
 
 
 @runtime_checkable
@@ -27,7 +27,7 @@ class PositionEncoding(Protocol):
 
     Examples:
         >>> from perceiver import Fourier
-        >>> from perceiver.positions import PositionEncoding
+        >>> from perceiver.tokens.positions import PositionEncoding
         >>> isinstance(Fourier(num_bands=4, resolution=(28, 28)), PositionEncoding)
         True
     """
@@ -58,7 +58,7 @@ class Fourier(nn.Module):
 
     Examples:
         >>> from perceiver import Fourier
-        >>> from perceiver.positions import grid_coordinates
+        >>> from perceiver.tokens.positions import grid_coordinates
         >>> position = Fourier(num_bands=4, resolution=(28, 28))
         >>> position.channels
         18
@@ -133,7 +133,7 @@ class LearnedTable(nn.Module):
 
     Examples:
         >>> from perceiver import LearnedTable
-        >>> from perceiver.positions import grid_coordinates
+        >>> from perceiver.tokens.positions import grid_coordinates
         >>> position = LearnedTable(grid=[7, 7], channels=64)
         >>> [tuple(part.shape) for part in position(grid_coordinates((7, 7)))]
         [(1, 7, 7, 64)]
@@ -245,7 +245,7 @@ def grid_coordinates(
         d tensors, the k-th `(B or 1, 1, …, n_k, …, 1, 1)`, float32; elements past the valid size exceed 1.
 
     Examples:
-        >>> from perceiver.positions import grid_coordinates
+        >>> from perceiver.tokens.positions import grid_coordinates
         >>> rows, columns = grid_coordinates((3, 5))
         >>> rows.flatten().tolist(), columns.flatten().tolist()
         ([-1.0, 0.0, 1.0], [-1.0, -0.5, 0.0, 0.5, 1.0])
@@ -287,7 +287,7 @@ def time_coordinates(
         `(1, T, 1)`, float32, computed in float64.
 
     Examples:
-        >>> from perceiver.positions import time_coordinates
+        >>> from perceiver.tokens.positions import time_coordinates
         >>> time_coordinates(5, step_seconds=0.5, duration_seconds=2.0).flatten().tolist()
         [-1.0, -0.5, 0.0, 0.5, 1.0]
     """
@@ -314,7 +314,7 @@ def relative_time_coordinates(
 
     Examples:
         >>> import torch
-        >>> from perceiver.positions import relative_time_coordinates
+        >>> from perceiver.tokens.positions import relative_time_coordinates
         >>> times = torch.tensor([[1000.0, 1001.0, 1004.0]], dtype=torch.float64)
         >>> relative_time_coordinates(times, duration_seconds=4.0).flatten().tolist()
         [-1.0, -0.5, 1.0]
@@ -335,7 +335,7 @@ def index_coordinates(num: int, *, reference_length: int, device: torch.device |
         `(1, num, 1)`, float32; positions past the reference length exceed 1.
 
     Examples:
-        >>> from perceiver.positions import index_coordinates
+        >>> from perceiver.tokens.positions import index_coordinates
         >>> index_coordinates(3, reference_length=5).flatten().tolist()
         [-1.0, -0.5, 0.0]
     """

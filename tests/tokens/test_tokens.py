@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perceiver.tokens import Tokens
+from perceiver.tokens.tokens import Tokens
 
 
 @dataclass

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from perceiver.collate import Collate
 from perceiver.inspection.explanation import explain
 from perceiver.model import Perceiver
 from perceiver.plots.explanation import draw_contributions, words_html
 from perceiver.plots.inputs import singles
+from perceiver.samples.collate import Collate
 from perceiver.targets.predict import prepare
 from perceiver.targets.predictions import (
     PALETTE,
