@@ -413,21 +413,26 @@ def compare(
         }
         by_rate = {f"{lr:g}": score for lr, score in scores.items()}
         results.append(Result(name, parameters(made[0]), best, by_rate, tested))
-        print(f"  {name}: validation {', '.join(f'{lr}: {score:.2f}%' for lr, score in by_rate.items())}", flush=True)
+        print(
+            f"validation {', '.join(f'{lr}: {score:.2f}' for lr, score in by_rate.items())}\n{row(results[-1])}", flush=True
+        )
     return results
 
 
+def row(result: Result) -> str:
+    """Return a row of the table: mean and standard deviation over the seeds."""
+    cells = [
+        f"{statistics.mean(values):.2f} ± {statistics.stdev(values) if len(values) > 1 else 0:.2f}"
+        for values in result.test.values()
+    ]
+    return f"| {result.name} | {result.parameters:,} | {result.lr:g} | {' | '.join(cells)} |"
+
+
 def table(results: Sequence[Result]) -> str:
-    """Return the results as a Markdown table: mean and standard deviation over the seeds."""
+    """Return the results as a Markdown table."""
     titles = list(results[0].test)
     lines = [f"| | parameters | learning rate | {' | '.join(titles)} |", "| --- " * (3 + len(titles)) + "|"]
-    for result in results:
-        cells = [
-            f"{statistics.mean(values):.2f} ± {statistics.stdev(values) if len(values) > 1 else 0:.2f}"
-            for values in result.test.values()
-        ]
-        lines.append(f"| {result.name} | {result.parameters:,} | {result.lr:g} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(row(result) for result in results)])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
