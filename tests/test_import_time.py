@@ -61,4 +61,4 @@ def test_checks_are_constants_to_the_compiler_as_its_own_decorator_makes_them() 
 def test_the_command_line_still_tells_what_it_does() -> None:
     code, out, _ = run("--help")
     assert code == 0
-    assert "mode: batch_size, compare, cross_validate, embed, export, fit, lr_find, predict, shard, test" in out
+    assert "mode: batch_size, compare, cross_validate, embed, export, fit, generate, lr_find, predict, shard, test" in out

@@ -30,7 +30,7 @@ def test_wheel_carries_configuration_kernel_source_and_command(installed: Path, 
     assert (installed / "perceiver/py.typed").is_file()
     (entry_points,) = installed.glob("*.dist-info/entry_points.txt")
     commands = entry_points.read_text()
-    for command, module in (("train", "run"), ("serve", "serving"), ("demo", "demo")):
+    for command, module in (("train", "run"), ("serve", "serving"), ("demo", "serving.demo")):
         assert f"perceiver-{command} = perceiver.{module}.main:main" in commands
     assert not (installed / "tests").exists()
 

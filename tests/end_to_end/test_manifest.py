@@ -164,7 +164,7 @@ def test_other_data_modules_predict_too(tmp_path: Path) -> None:
         (["data.modalities=null"], "data.modalities: expected modalities, as columns with their kinds"),
         (["mode=predict"], "mode=predict: expected a checkpoint, ckpt_path="),
         (["mode=embed"], "mode=embed: expected a checkpoint, ckpt_path="),
-        (["mode=embed", "ckpt_path={run}", "embed=max"], "embed: expected mean or latents, got 'max'"),
+        (["mode=embed", "ckpt_path={run}", "embed=max"], "embed: expected mean, latents or unit, got 'max'"),
         (["mode=embed", "ckpt_path={run}", "embed_format=csv"], "embed_format: expected parquet or npy, got 'csv'"),
         (["mode=predict", "ckpt_path={run}", "data.modalities={cloud: audio}"], "this data does not fit the checkpoint"),
     ],

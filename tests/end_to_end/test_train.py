@@ -255,10 +255,10 @@ def test_a_failed_job_does_not_stop_its_sweep(tmp_path: Path) -> None:
         (["experiment=imagenet"], "Could not find 'experiment/imagenet'"),
         (["model=perceiver_i0"], "Did you mean model=perceiver_io?"),
         (["a=["], "no viable alternative"),
-        (["mode=train"], "Could not find 'mode/train'. Available options in 'mode': batch_size, compare, embed,"),
+        (["mode=train"], "Could not find 'mode/train'. Available options in 'mode': batch_size, compare, cross_validate,"),
         (["mode=tests"], "Did you mean mode=test?"),
         (["shards=folder"], "Could not override 'shards'.*It belongs to mode=shard."),
-        (["mode=test", "init_freeze=true"], "It belongs to mode=batch_size and mode=fit."),
+        (["mode=test", "init_freeze=true"], "It belongs to mode=batch_size and mode=cross_validate and mode=fit and"),
     ],
 )  # fmt: skip
 def test_a_wrong_override(arguments: list[str], words: str) -> None:
@@ -399,7 +399,7 @@ def test_help_teaches_groups_and_overrides() -> None:
     assert finished.code == 0
     for line in (
         "optimizer: adamw, lamb, sgd",
-        "model: perceiver, perceiver_ar, perceiver_io",
+        "model: interface, perceiver, perceiver_ar, perceiver_io",
         "debug=overfit",
         "ckpt_path=RUN_DIR",
         "-m optimizer.lr",

@@ -49,6 +49,10 @@ OTHER_DATA = (
     "~data.balanced_sampling",
     "data.num_labelled=0",  # Hydra deletes no nulls
     "~data.num_labelled",
+    "data.folds=0",
+    "~data.folds",
+    "data.fold=0",
+    "~data.fold",
     "model.encoder.num_latents=8",
     "model.encoder.latent_channels=32",
     "model.encoder.num_self_heads=2",

@@ -35,6 +35,7 @@ from perceiver.adapters import (
     LogMelConvStages,
     LogMelFrames,
     Points,
+    PointValues,
     SpectrumMasking,
     Table,
     TextTokens,
@@ -131,6 +132,9 @@ ADAPTERS = {
     "points": Case(lambda: Points(point_channels=4, scale=2.0, position=Fourier(num_bands=3, resolution=(8, 8, 8))), *SETS),
     "points without features": Case(
         lambda: Points(point_channels=4, num_coordinates=4, position=LearnedTable(grid=(3, 3, 3, 3), channels=5)), *SETS
+    ),
+    "point values": Case(
+        lambda: PointValues(point_channels=4, scale=2.0, position=Fourier(num_bands=3, resolution=(8, 8, 8))), *SETS
     ),
 }
 ADAPTERS |= {

@@ -86,7 +86,7 @@ class Test:
             raise ValueError(f"generation: expected null, since {folds.path} is a cross-validation, got {self.generation}.")
         files = folds.checkpoints()
         recipe = checkpoints.read(files[0])
-        check_task(config, recipe)
+        check_task(config.task, recipe)
         ids, outputs, spec = averaged(files, config, split="test")
         _require_unseen(ids, folds, config, recipe)
         plain = resolve(_with_model(config, recipe), spec)
