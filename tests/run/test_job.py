@@ -30,7 +30,5 @@ def test_an_unknown_mode_is_named_with_the_choices() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", ["run_dir=r"])
         config.mode = "train"
-        with pytest.raises(
-            ValueError, match="mode: expected one of .*, export, fit, generate, .*, got 'train'"
-        ):
+        with pytest.raises(ValueError, match="mode: expected one of .*, export, fit, generate, .*, got 'train'"):
             _with_mode(config)
