@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
@@ -72,6 +73,7 @@ def export_all() -> None:
             torch.testing.assert_close(program(inputs, masks), model(inputs, masks), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_export_with_open_sizes() -> None:
     """In a process of its own: the shape checks that the tests' import hook adds are not made for open sizes."""
     code = f"import runpy; runpy.run_path({__file__!r})['export_all']()"

@@ -41,6 +41,7 @@ def test_rows(benchmark: Any, tmp_path: Path) -> None:
     assert benchmark.make_manifest(tmp_path, rows=50).stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_files_against_shards(benchmark: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = [str(tmp_path), "--rows", "60", "--epochs", "2", "--workers", "1", "--threads", "1", "--repetitions", "1"]
     benchmark.main([*given, "--shards", "--json", str(tmp_path / "out.json"), "--set", *SMALL])

@@ -525,6 +525,7 @@ def trace_all() -> None:
         close(traced(inputs, masks), expected)
 
 
+@pytest.mark.slow
 def test_traces_whole() -> None:
     """`torch.compile` without graph breaks, and `torch.export`, of the model with dicts in and logits out.
 

@@ -58,6 +58,7 @@ def executed(
     return "\n".join(output["text"] for output in outputs if output.get("name") == "stdout")
 
 
+@pytest.mark.slow
 def test_words_are_aligned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With trainings of a few steps: what the whole ones reach takes a minute."""
     [path] = [path for path in NOTEBOOKS if path.stem == "words"]
@@ -71,6 +72,7 @@ def test_words_are_aligned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "whole captions right" in printed
 
 
+@pytest.mark.slow
 def test_images_are_drawn_and_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a training of a few steps: what the whole one reaches takes most of a minute."""
     [path] = [path for path in NOTEBOOKS if path.stem == "text_to_image"]
@@ -79,6 +81,7 @@ def test_images_are_drawn_and_judged(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "distance to the nearest training image" in printed
 
 
+@pytest.mark.slow
 def test_names_find_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a shorter training; a pair that is not trained is above chance."""
     [path] = [path for path in NOTEBOOKS if path.stem == "retrieval"]
@@ -100,6 +103,7 @@ def test_notebooks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert min(accuracies) > 80, printed
 
 
+@pytest.mark.slow
 def test_sound_of_real_speech(data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not (data_root / "free-spoken-digit-dataset" / "recordings").is_dir():
         pytest.skip(f"no free-spoken-digit-dataset/recordings in {data_root}; set PERCEIVER_DATA to its folder")

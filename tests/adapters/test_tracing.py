@@ -1,5 +1,6 @@
 """Adapters whose inputs are checked by value are traced whole nevertheless, by `torch.compile` and `torch.export`."""
 
+import pytest
 import torch
 from warm_process import python
 
@@ -51,6 +52,7 @@ def trace_all() -> None:
     torch.testing.assert_close(exported, expected, rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_traced_whole() -> None:
     """In a process of its own: dynamo cannot trace the shape checks that the tests' import hook adds."""
     code = f"import runpy; runpy.run_path({__file__!r})['trace_all']()"

@@ -24,6 +24,7 @@ def check(directory: Path) -> None:
     assert not list(directory.rglob("error*.log"))
 
 
+@pytest.mark.slow
 def test_torchrun_trains_all_folds_and_lightning_continues_with_one(tmp_path: Path, repository: Path) -> None:
     directory = tmp_path / "run"
     plan = [{"processes": 2, "torchrun": True, "arguments": [*SETTINGS, f"hydra.run.dir={directory}"]}]

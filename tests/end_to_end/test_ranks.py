@@ -19,6 +19,8 @@ from made_once import made_once
 
 from perceiver.run.processes.lost_rank import explained
 
+pytestmark = pytest.mark.slow
+
 RUN = (
     "data=digits", *SMALL, "trainer.max_epochs=2", "trainer.accelerator=cpu", "logger=csv",
     "callbacks.samples=null", "callbacks.attention=null",

@@ -17,6 +17,8 @@ from perceiver.exported import ExportedFileError, ExportedModel
 from perceiver.exported.onnx_file import KEY
 from perceiver.modalities.tokenizers import train_pairs
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-5
 TEXTS = ["a dog runs", "two dogs run on a beach", "zwei Hunde laufen", "grün", "a cat"]
 

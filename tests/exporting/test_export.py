@@ -95,6 +95,7 @@ def assert_same(graph: Any, model: perceiver.Perceiver, samples: list[dict[str, 
     np.testing.assert_allclose(outputs["output"], expected(model, samples), rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", PAIRS)
 def test_adapters(names: tuple[str, str], folder: Path) -> None:
     """Samples of one modality, of different sizes, in one batch with samples of another, and alone."""
@@ -140,6 +141,7 @@ def test_predictions(several: perceiver.Perceiver, exported_several: Any) -> Non
         assert mine.probabilities == pytest.approx(other.probabilities, abs=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_heads(folder: Path) -> None:
     """All heads at once, with images of different sizes and recordings of different lengths."""
     model = model_of_all_heads()
@@ -164,6 +166,7 @@ def test_heads(folder: Path) -> None:
             np.testing.assert_allclose(outputs[f"output.{name}"], x.numpy(), rtol=0, atol=TOLERANCE, err_msg=name)
 
 
+@pytest.mark.slow
 def test_masked_text(folder: Path) -> None:
     """The positions to predict are an input; gaps are filled as the model fills them."""
     model = masked_text_model()
@@ -283,6 +286,7 @@ def test_a_network_that_runs_once_per_size_is_refused(folder: Path) -> None:
     assert not (folder / "refused.onnx").exists()
 
 
+@pytest.mark.slow
 def test_int8(folder: Path, exported_several: Any) -> None:
     """Weights shrink, outputs stay close, and nothing of this machine is in the file."""
     model = masked_text_model()

@@ -195,6 +195,7 @@ def test_targets_in_units_of_their_own_token() -> None:
     torch.testing.assert_close(values[1, 1], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 def test_learns_real_digits_and_validates_alike_every_time() -> None:
     images = torch.from_numpy(load_digits().images).float().div(8).sub(1)[:256, None]

@@ -547,6 +547,7 @@ print("clean")
 """
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.skipif(sys.platform != "linux", reason="preloads the sanitizers as Linux does")
 def test_sanitizers_find_nothing(tmp_path: Path, repository: Path) -> None:

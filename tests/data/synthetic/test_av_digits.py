@@ -288,6 +288,7 @@ def test_training_from_end_to_end(root: Path, tmp_path: Path) -> None:
     assert set(perceiver.load(alone).adapters) == {"image"}
 
 
+@pytest.mark.slow
 def test_one_batch_can_be_learned_by_heart(root: Path, tmp_path: Path) -> None:
     """Pairs and corruption stay the same when overfitting."""
     arguments = (*TINY, "debug=overfit", "trainer.max_epochs=150", "optimizer.lr=1e-2", "model.encoder.latent_channels=32")

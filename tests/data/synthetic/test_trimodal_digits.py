@@ -93,6 +93,7 @@ def test_two_images_of_a_digit_at_least(root: Path) -> None:
         prepared(root, validation_images=10)
 
 
+@pytest.mark.slow
 def test_training_from_end_to_end(root: Path, tmp_path: Path) -> None:
     small = (
         "model.encoder.num_latents=4",

@@ -13,6 +13,9 @@ import perceiver
 SUPPORT = Path(__file__).resolve().parents[2] / "support"
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `compiled_models.py` saw, and the directory of its run."""
