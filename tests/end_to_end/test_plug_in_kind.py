@@ -1,6 +1,7 @@
 """A kind of modality from another package, from a table: every mode, with and without trust."""
 
 import csv
+import gc
 import json
 import shutil
 import sys
@@ -26,6 +27,7 @@ TRAINING = (*(word for word in SMALL if not word.startswith(("data.image_size", 
 def forget() -> None:
     for module in [module for module in sys.modules if module.partition(".")[0] == PACKAGE]:
         del sys.modules[module]
+    gc.collect()  # classes that still exist are found as subclasses
 
 
 @pytest.fixture(scope="module", autouse=True)

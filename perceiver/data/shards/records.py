@@ -11,6 +11,7 @@ import io
 import json
 import struct
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from perceiver.data.readers.bounded.array_files import read_array
 from perceiver.data.readers.bounded.json_files import parse_json
 from perceiver.data.shards.errors import ShardError
 from perceiver.modalities.kinds import kind_of
+from perceiver.modalities.modality import Modality
 from perceiver.samples.batch import Sample
 from perceiver.targets.text import TextTarget
 
@@ -133,13 +135,20 @@ class Decode:
     ) -> None:
         self.modalities = list(modalities)
         self.specs = {name: dict(specs[name]) for name in modalities}
-        # Kept so that spawned loader processes import kinds of other packages when they unpickle this object.
-        self._kinds = {name: kind_of(spec) for name, spec in self.specs.items()}
         self.kind = None if target is None else str(target["kind"])
         names = list((target or {}).get("names") or [])
         self.texts = TextTarget.of(target) if target is not None and self.kind == "text" else None
         self.numbers = {name: number for number, name in enumerate(names)}
         self.training = training
+
+    @cached_property
+    def kinds(self) -> dict[str, Modality]:
+        """Kinds of the modalities, found at the first sample: a run imports trusted packages after it has read the spec."""
+        return {name: kind_of(spec) for name, spec in self.specs.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # With the kinds, so that spawned loader processes import those of other packages when they unpickle this object.
+        return {**self.__dict__, "kinds": self.kinds}
 
     def __call__(self, record: bytes | memoryview) -> Sample:
         """Decode a sample. A view of a mapped file is copied.
@@ -168,7 +177,7 @@ class Decode:
                     value = read_array(value[0]), value[1]
                 # Errors show the original file name. A name in a record is never used as a path on this machine.
                 raw = read_cell(value, spec=spec, folder=None, training=self.training)
-                inputs[name] = self._kinds[name].preprocess(raw, spec, str(spec["kind"]))
+                inputs[name] = self.kinds[name].preprocess(raw, spec, str(spec["kind"]))
             except ImportError:
                 raise
             except Exception as error:
