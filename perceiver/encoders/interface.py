@@ -281,9 +281,8 @@ class Interface(nn.Module):
                 f"{state} for {len(tokens)} blocks. Give the model the modality that it generates."
             )
         own = tokens[state].cleaned()
-        features = self._time_features(time, own)
-        written = self._embedded(own.append(features))
-        timed = own.append(features)
+        timed = own.append(self._time_features(time, own))
+        written = self._embedded(timed)
         others = [self._padded(block) for block in tokens]
         latents = self._initial(previous)
         for step, block in enumerate(self.blocks):

@@ -82,6 +82,13 @@ class Batch:
         self._map(measured)
         return sum(sizes)
 
+    def inputs_of(self, row: int) -> dict[str, Tensor | dict[str, Tensor]]:
+        """Return the inputs of a sample, without the batch axis."""
+        return {
+            name: x[row] if isinstance(x, Tensor) else {key: part[row] for key, part in x.items()}
+            for name, x in self.inputs.items()
+        }
+
     def rows(self, rows: slice) -> Batch:
         """Return the batch of a slice of the samples."""
         groundings = None if self.groundings is None else self.groundings[rows]

@@ -15,7 +15,7 @@ from perceiver.samples.batch import Batch
 from perceiver.training import Task
 
 TEXTS = ["seven", "7", "the digit two", "one more than six"]
-"""Of a seven, and a two: the second and the last are held out."""
+"""Prompts of a seven and a two: the second and the last are held out."""
 
 
 class Brightness:

@@ -173,8 +173,7 @@ class Clips:
     def __getitem__(self, index: int) -> Sample:
         batch = self.__getitems__([index])
         assert batch.target is not None
-        inputs = {name: x[0] for name, x in batch.inputs.items() if isinstance(x, Tensor)}
-        return Sample(inputs=inputs, target=int(batch.target[0]), id=batch.ids[0])  # type: ignore[arg-type]
+        return Sample(inputs=batch.inputs_of(0), target=int(batch.target[0]), id=batch.ids[0])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return a batch of clips: pixels in [0, 1], sound of full scale 1; omit modalities absent from all clips."""

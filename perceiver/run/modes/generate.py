@@ -104,6 +104,7 @@ def write_samples(made: GeneratedSamples, folder: Path, *, seed: int) -> None:
         seed: seed for the table.
     """
     suffix = _suffix(made)
+    images = made.images() if suffix == ".png" else None
     names = list(made.conditions[0]) if made.conditions else []
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -111,7 +112,10 @@ def write_samples(made: GeneratedSamples, folder: Path, *, seed: int) -> None:
     for number, value in enumerate(made.values):
         place = f"{SAMPLES}/{number:06d}{suffix}"
         with atomic_write(folder / place) as stream:
-            _write(value, made, stream, number=number)
+            if images is not None:
+                images[number].save(stream, "png")
+            else:
+                _write(value, made, stream)
         condition = made.condition(number)
         table.writerow([place, seed, *(str(condition.get(name, "")) for name in names)])
     with atomic_write(folder / TABLE) as stream:
@@ -124,11 +128,8 @@ def _suffix(made: GeneratedSamples) -> str:
     return ".png" if kind == "image" else ".wav" if sound else ".npy"
 
 
-def _write(value: Tensor, made: GeneratedSamples, stream: BinaryIO, *, number: int) -> None:
-    kind = _suffix(made)
-    if kind == ".png":
-        made.images()[number].save(stream, "png")
-    elif kind == ".wav":
+def _write(value: Tensor, made: GeneratedSamples, stream: BinaryIO) -> None:
+    if _suffix(made) == ".wav":
         soundfile.write(stream, value.clamp(-1, 1).T.numpy(), int(made.spec["sample_rate"]), format="WAV", subtype="PCM_16")
     else:
         np.save(stream, value.numpy(), allow_pickle=False)

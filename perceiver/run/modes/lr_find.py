@@ -76,7 +76,7 @@ class LearningRateFinder:
             ValueError: the training diverged before `FEWEST` steps, or the loss does not fall at any rate.
         """
         config = self.start.configured(config)
-        backbones = Backbones.of(config)
+        backbones = Backbones.of(config.model.get("adapters"))
         data = make_data(config.data)
         data.prepare_data()
         backbones.prescribe(data)

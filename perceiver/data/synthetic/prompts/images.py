@@ -57,10 +57,7 @@ class PromptedImages:
             raise IndexError(index)
         batch = self.__getitems__([index])
         assert batch.target is not None
-        inputs: dict[str, Tensor | dict[str, Tensor]] = {
-            name: x[0] for name, x in batch.inputs.items() if isinstance(x, Tensor)
-        }
-        return Sample(inputs=inputs, target=int(batch.target[0]), id=batch.ids[0])
+        return Sample(inputs=batch.inputs_of(0), target=int(batch.target[0]), id=batch.ids[0])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return a batch of samples."""
