@@ -56,7 +56,8 @@ def continue_text(
             "one with experiment=perceiver_ar_text, or use perceiver.generate."
         )
     assert model.spec is not None
-    modality = model.spec["modalities"][head.modality]
+    # A maximum would cut the end of the text, from which the model continues; the context is the head's.
+    modality = {**model.spec["modalities"][head.modality], "max_length": None}
     ids = preprocess(text, spec=modality, name="text")
     assert isinstance(ids, Tensor)
     with evaluating(model):

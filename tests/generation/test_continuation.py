@@ -139,6 +139,12 @@ def test_predictions_are_the_continuations(one: Perceiver) -> None:
         decoding=perceiver.Decoding(max_new_tokens=LATENTS),
     )  # fmt: skip
     assert found.text == longer
+    bytes_model.spec["modalities"]["text"]["max_length"] = 8
+    again = perceiver.continue_text(
+        bytes_model, "Once upon a time there was a prompt that exceeds the context",
+        decoding=perceiver.Decoding(max_new_tokens=LATENTS),
+    )  # fmt: skip
+    assert again == longer, "the maximum of training samples does not cut the end that is continued"
     assert 0 < len(found.tokens) <= LATENTS
     with pytest.raises(ValueError, match="text: expected a text"):
         perceiver.continue_text(bytes_model, "")

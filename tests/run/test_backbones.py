@@ -80,6 +80,15 @@ def test_the_checkpoint_describes_and_holds_the_network(trained: Path, no_networ
     assert model.predict([{"photo": trained / row["photo"]}])[0].label
 
 
+def test_a_learning_rate_is_found_with_the_network(tmp_path: Path) -> None:
+    write_csv(tmp_path / "m.csv", animals(tmp_path))
+    timm_weights(tmp_path / "w.safetensors")
+    done = fit(tmp_path, tmp_path / "run", *timm_words(tmp_path), "mode=lr_find", "lr_find.steps=20")
+    assert done.code == 0, done.err
+    assert "Suggested learning rate: optimizer.lr=" in done.out
+    assert (tmp_path / "run" / "lr_find.csv").exists()
+
+
 def test_losses_are_equal_without_the_cache(trained: Path) -> None:
     cached, uncached = (json.loads((trained / name / "metrics.json").read_text()) for name in ("run", "uncached"))
     names = [name for name in cached if name.startswith(("train/", "val/", "test/"))]
