@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -189,7 +190,7 @@ def _example(name: str, spec: ModalitySpec, *, limit: int, used: set[int]) -> Te
 def _unused(size: int, used: set[int], *, most: int | None = None) -> int:
     """Return a size near this one that no other axis has: torch.export takes equal sizes for one."""
     larger = range(size, (size + 1000 if most is None else most) + 1)
-    found = next((one for one in [*larger, *range(size - 1, 1, -1)] if one not in used), size)
+    found = next((one for one in chain(larger, range(size - 1, 1, -1)) if one not in used), size)
     used.add(found)
     return found
 

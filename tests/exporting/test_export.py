@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,16 @@ def test_heads(folder: Path) -> None:
         assert list(outputs) == [f"output.{name}" for name in wanted]
         for name, x in wanted.items():
             np.testing.assert_allclose(outputs[f"output.{name}"], x.numpy(), rtol=0, atol=TOLERANCE, err_msg=name)
+
+
+def test_texts_without_a_maximum_need_no_memory() -> None:
+    text = {"kind": "text", "shape": [None], "vocabulary_size": 262}
+    tracemalloc.start()
+    [ids, *_] = inputs_of({"note": text})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert ids.dtype == "int64"
+    assert peak < 1e7, "sizes are tried one by one, out of 2**31"
 
 
 @pytest.mark.slow
