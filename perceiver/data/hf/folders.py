@@ -1,5 +1,6 @@
 """The files of a data set in a local folder, by split. No file is executed, and none outside of the folder is named."""
 
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perceiver.data.loading.splits import SPLIT_NAMES
+from perceiver.data.loading.splits import SPLIT_NAMES, SPLIT_WORDS, split_words
 from perceiver.data.readers.bounded.json_files import read_json
 from perceiver.data.readers.folder_files import by_number
+from perceiver.runtime.process_rank import process_rank
+
+log = logging.getLogger(__name__)
 
 PARQUET, ARROW, IMAGES, SOUND = "parquet", "arrow", "imagefolder", "audiofolder"
 
@@ -125,9 +129,13 @@ def _scanned(folder: Path, *, divisible: bool) -> LocalFiles:
             _require_single_configuration(found, folder, divisible=divisible)
         else:
             found += [file for file in files if file.name in _METADATA]
+        own = sorted((file.relative_to(folder) for file in found), key=lambda file: by_number(file.as_posix()))
+        named = {file: _split_of(file, form=form) for file in own}
         splits: dict[str, list[Path]] = {}
-        for file in sorted(found, key=lambda file: by_number(file.relative_to(folder).as_posix())):
-            splits.setdefault(_split_of(file.relative_to(folder), form=form), []).append(file)
+        for file, split in named.items():
+            splits.setdefault(split or "train", []).append(folder / file)
+        unnamed = [file for file, split in named.items() if split is None and file.name not in _METADATA]
+        _warn_of_unnamed(unnamed, folder, alone=set(named.values()) == {None})
         return LocalFiles(folder=folder, form=form, splits=splits)
     if scripts := [file for file in files if file.suffix == ".py"]:
         raise ValueError(_script(scripts[0]))
@@ -151,22 +159,48 @@ def _files(folder: Path) -> tuple[list[Path], list[Path]]:
 
 def _require_single_configuration(files: Iterable[Path], folder: Path, *, divisible: bool) -> None:
     tops = {file.relative_to(folder).parts[0] for file in files if len(file.relative_to(folder).parts) > 1}
-    several = sorted(top for top in tops if top.lower() not in (*SPLIT_NAMES, "data"))
+    several = sorted(top for top in tops if top.lower() not in (*SPLIT_WORDS, "data"))
     if divisible and len(several) > 1:
         raise ValueError(f"data.name: {folder} has several configurations, {', '.join(several)}; name one: data.name=NAME.")
 
 
-def _split_of(file: Path, *, form: str) -> str:
-    """Return the split that a file's name or folder names; train without such a name."""
+def _split_of(file: Path, *, form: str) -> str | None:
+    """Return the split that a file's folder or, of a table, its name has among its words; None without such a word.
+
+    Raises:
+        ValueError: the name has words of several splits.
+    """
     for folder in file.parts[:-1]:
-        if folder.lower() in SPLIT_NAMES:
-            return folder
+        if folder.lower() in SPLIT_WORDS:
+            return folder if folder.lower() in SPLIT_NAMES else SPLIT_WORDS[folder.lower()]
     if form in (IMAGES, SOUND):
-        return "train"
+        return None
     if (numbered := _SHARD.match(file.name)) is not None:
         return numbered[1]
-    word = re.split(r"[^A-Za-z]", file.name, maxsplit=1)[0].lower()
-    return word if word in SPLIT_NAMES else "train"
+    words = split_words(file.name)
+    if len({SPLIT_NAMES[word] for word in words}) > 1:
+        raise ValueError(f"data.path: expected files whose names have a single split, but {file} has several; rename it.")
+    return words[0] if words else None
+
+
+def _warn_of_unnamed(unnamed: Sequence[Path], folder: Path, *, alone: bool) -> None:
+    """Warn of training files that may belong to another split.
+
+    Args:
+        unnamed: files whose split is not named as it should be.
+        folder: the folder of the data set.
+        alone: whether no other file names a split; then files are suspect only if their paths have the word of one.
+    """
+    if alone:
+        unnamed = [file for file in unnamed if any(SPLIT_NAMES[word] != "train" for word in split_words(str(file)))]
+    if unnamed and process_rank() == 0:
+        log.warning(
+            "%s: %d files of no named split are used for training, such as %s. Move those of other splits to folders named "
+            "validation and test.",
+            folder,
+            len(unnamed),
+            unnamed[0],
+        )
 
 
 def _script(path: Path) -> str:

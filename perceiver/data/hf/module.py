@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from perceiver.data.hf.backend import datasets
 from perceiver.data.hf.choice import Choice, chosen
@@ -21,7 +22,7 @@ from perceiver.data.manifest.formats.table_file import TableFile
 from perceiver.data.manifest.modalities import ManifestModality, parse_modalities
 from perceiver.data.manifest.module import LABEL, Manifest
 from perceiver.data.manifest.paths import EnclosedFolder, Folder
-from perceiver.data.manifest.rows import ManifestRows
+from perceiver.data.manifest.rows import ManifestRows, RowIds
 from perceiver.data.manifest.table import MAX_ROW_GROUP_BYTES, ManifestTable
 from perceiver.data.manifest.targets import AUTO, ClassColumn, target_columns
 from perceiver.runtime.process_rank import process_rank
@@ -54,11 +55,14 @@ class HuggingFace(Manifest):
         modalities: see `Manifest`; None: by the types of the columns, or those of a stored spec.
         target: column or columns of the target. None: by the types, or as in a stored spec.
         target_kind, target_tokenizer, target_vocabulary_size, target_max_length, target_truncate: see `Manifest`.
-        label_separator, id: see `Manifest`.
+        label_separator: see `Manifest`.
+        id: column of ids. "auto": the column `id`, if it exists; rows are numbered if its ids begin again in each split.
+            None: rows are numbered from 1.
         root: folder that paths in rows do not leave. None: the folder of the data set, or the cache of the library.
         image_size, image_channels, audio_channels, max_seconds: see `Manifest`.
         sample_rate: in hertz. None: that of the column, or 16000.
-        validation_fraction, test_fraction, split_seed: how absent splits are cut.
+        validation_fraction, test_fraction, split_seed: how absent splits are cut; test rows also if they are not needed now,
+            so that a later test has rows that were not trained on.
         group, folds, fold: see `Manifest`; not with `streaming`.
         on_bad_row, check_files, max_row_group_bytes, needs_test: see `Manifest`.
         cache: folder for what the library downloads and prepares. None: that of the library.
@@ -176,6 +180,7 @@ class HuggingFace(Manifest):
         self._whole: list[Any] = []
         self._first: ManifestRows | None = None
         self._cut = 0
+        self._numbered = False
 
     def take(self, stored: Mapping[str, Any]) -> None:
         """Adopt a stored spec; see `Manifest.take`. It also says which columns are used."""
@@ -249,8 +254,11 @@ class HuggingFace(Manifest):
                 for split, pieces in choice.pieces.items()
             }
         table = _joined(self.path, parts, divided=choice.divided or self.streaming)
-        self._cuts_test = self.needs_test and not self.streaming
+        self._cuts_test = not self.streaming
         self.split = _SPLIT if _SPLIT in table.columns else None
+        self._numbered = self.id == AUTO and self.split is not None and _ids_restart(table)
+        if self._numbered:
+            self._tell("%s: rows are numbered, since the ids in the column 'id' begin again in each split.", self.path)
         if self.spec is None:
             self._plan(opened, table)
         return table
@@ -293,7 +301,7 @@ class HuggingFace(Manifest):
         streams = {split: opened.splits[pieces[0][0]] for split, pieces in choice.pieces.items()}
         length = opened.lengths[choice.pieces["train"][0][0]] if "train" in streams else None
         some = self.first_rows if length is None else min(self.first_rows, length)
-        wanted = {"val": self.validation_fraction, "test": self.test_fraction if self.needs_test else 0.0}
+        wanted = {"val": self.validation_fraction, "test": self.test_fraction}
         absent = {split: max(1, round(share * some)) for split, share in wanted.items() if share and split not in streams}
         self._whole = list(streams.values())
         self._cut = sum(absent.values()) if "train" in streams else 0
@@ -334,8 +342,7 @@ class HuggingFace(Manifest):
             rows_per_epoch=count,
             buffer=self.shuffle_buffer,
             seed=self.shuffle_seed,
-            # The library would pass over other rows in each of several loader processes than were cut.
-            max_workers=1 if self._cut else None,
+            cut=self._cut > 0,
         )
 
     def _reader(self, split: str, *, training: bool = False, targets: bool = True) -> RowReader:
@@ -349,12 +356,16 @@ class HuggingFace(Manifest):
             modalities=self._modalities(),
             specs=self.reading_specs(),
             folder=self._folder(),
-            id=self._column(self.id, "id"),
+            # The ids are unique in each split, but prediction reads all.
+            id=None if self._numbered and not targets else self._column(self.id, "id"),
             targets=self._targets if targets else None,
             target=self._known_spec()["target"],
             skip=self._bad.skip,
             training=training,
         )
+
+    def _ids(self) -> RowIds:
+        return RowIds(table=self._columns(), column=None) if self._numbered else super()._ids()
 
     def _folder(self) -> Folder:
         if self._root_given is not None:
@@ -388,6 +399,17 @@ class _DeclaredClasses(ClassColumn):
         found = self.strata(table, rows)
         counts = [max(1, found.count(name)) for name in self.declared]
         return {"target": classes_target(names=self.declared, counts=counts), "num_classes": len(self.declared)}
+
+
+def _ids_restart(table: ManifestTable) -> bool:
+    """Return whether the ids of each split are unique, but some occur in several splits."""
+    ids = table.columns.get("id")
+    if ids is None or pa.types.is_nested(ids.type):
+        return False
+    rows = pa.table({"id": ids, _SPLIT: table.columns[_SPLIT]})
+    counts = rows.group_by(_SPLIT).aggregate([("id", "count"), ("id", "count_distinct")])
+    given, unique = pc.sum(counts["id_count"]).as_py(), pc.sum(counts["id_count_distinct"]).as_py()
+    return bool(given == unique and pc.count_distinct(ids).as_py() < given)
 
 
 def _joined(path: Path, parts: Mapping[str, Sequence[TableFile]], *, divided: bool) -> ManifestTable:

@@ -164,7 +164,7 @@ class RowStream:
         rows_per_epoch: rows of an epoch, of which a remainder that fills no batch is left out.
         buffer: number of rows from which the next is drawn.
         seed: seed of the order.
-        max_workers: most loader processes. None: one per file.
+        cut: whether the rows are what other splits left of a shuffled stream. A single loader process reads them then.
     """
 
     def __init__(
@@ -175,14 +175,14 @@ class RowStream:
         rows_per_epoch: int,
         buffer: int,
         seed: int,
-        max_workers: int | None = None,
+        cut: bool = False,
     ) -> None:
         self.rows = rows
         self.read = read
         self.rows_per_epoch = rows_per_epoch
         self.buffer = buffer
         self.seed = seed
-        self.max_workers = max_workers
+        self.cut = cut
 
     def loader(self, *, collate: Callable[[Any], Batch], batch_size: int, num_workers: int) -> DataLoader[Sample]:
         """Return a loader of batches; its `state_dict` is the position in the epoch.
@@ -196,7 +196,7 @@ class RowStream:
             raise ValueError(
                 f"data.batch_size: expected at most the {self.rows_per_epoch} rows of an epoch, got {batch_size}."
             )
-        workers = min(num_workers, int(self.rows.num_shards), num_workers if self.max_workers is None else self.max_workers)
+        workers = min(num_workers, 1 if self.cut else int(self.rows.num_shards))
         batches = _Batches(self, collate=collate, batch_size=batch_size, count=count, workers=workers)
         return StreamLoader(batches, num_workers=workers)
 
@@ -245,7 +245,10 @@ class _Batches(IterableDataset[Any]):
     def _pass(self, number: int) -> Iterable[Any]:
         seed = stream_seed(self.stream.seed, ORDER, self.epoch, number) % 2**32
         empty = True
-        for row in shuffled(self.stream.rows, seed=seed, buffer=self.stream.buffer):
+        rows = shuffled(self.stream.rows, seed=seed, buffer=self.stream.buffer)
+        # In a loader process, the library shuffles an iteration by rows in another order, so that other rows than were cut
+        # would be passed over.
+        for row in _whole(rows) if self.stream.cut else rows:
             empty = False
             yield row
         if empty:
@@ -351,7 +354,10 @@ class StreamedRows(IterableDataset[Sample]):
 
 
 def _whole(stream: Any) -> Iterator[dict[str, Any]]:
-    """Return all rows of a stream, also in a loader process: the library divides an iteration by rows, not this one."""
+    """Return all rows of a stream, in the same order in every process.
+
+    In a loader process, the library divides and reshuffles an iteration by rows, but not one by batches.
+    """
     for some in stream.iter(batch_size=_READ_AHEAD):
         for values in zip(*some.values(), strict=True):
             yield dict(zip(some, values, strict=True))

@@ -1,5 +1,6 @@
 """Splits that are the same on every machine and for every training seed, and subsets of labelled samples."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,18 @@ SPLIT_NAMES = {
     "testing": "test",
 }
 """Lower-case names of splits in folders and cells, and the split that each stands for."""
+
+SPLIT_WORDS = {**{name: name for name in SPLIT_NAMES}, "eval": "test", "evaluation": "test"}
+"""Words that name a split in the names of files, as for the library `datasets`, and the name of the split."""
+
+
+def split_words(name: str) -> list[str]:
+    """Return the splits that words in the name of a file stand for, in order.
+
+    >>> split_words("squad_train.parquet")
+    ['train']
+    """
+    return [SPLIT_WORDS[word] for word in re.split("[^a-z]", name.lower()) if word in SPLIT_WORDS]
 
 
 def stratified_split(

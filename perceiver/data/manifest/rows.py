@@ -108,7 +108,9 @@ class RowIds:
                 unique.append(row)
             else:
                 bad.report(
-                    row, f"{self.table.where(row, self.column)}: id {self(row)!r} also occurs at {self.table.where(first)}."
+                    row,
+                    f"{self.table.where(row, self.column)}: id {self(row)!r} also occurs at {self.table.where(first)}. "
+                    "data.id=null numbers the rows instead.",
                 )
         return unique
 

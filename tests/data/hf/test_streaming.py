@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hf_cases import library, parquet_set, rows_of
@@ -114,6 +116,46 @@ def test_absent_splits_are_cut(tmp_path: Path) -> None:
     assert (len(val), len(test), len(training)) == (4, 6, 12)
     assert not {*val} & {*test}
     assert not {*training} & {*val, *test}
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_cut_rows_are_not_trained_on_in_loader_processes(num_workers: int, tmp_path: Path) -> None:
+    """The library shuffles the buffer of an iteration in a loader process in another order."""
+    tmp_path.mkdir(exist_ok=True)
+    for file in range(2):
+        numbers = range(32 * file, 32 * file + 32)
+        columns = {"id": [f"r{n}" for n in numbers], "x": [n / 64 for n in numbers], "label": ["ab"[n % 2] for n in numbers]}
+        pq.write_table(pa.table(columns), tmp_path / f"train-{file:05}-of-00002.parquet", row_group_size=8)
+    data = streamed(tmp_path, num_workers=num_workers, first_rows=40, shuffle_buffer=20)
+    held_out = {sample.id for sample in data.split("val")} | {i for batch in ids(data.test_dataloader()) for i in batch}
+    loader = data.train_dataloader()
+    epochs = [[name for batch in ids(loader) for name in batch] for _ in range(2)]
+    for epoch in epochs:
+        assert sorted([*epoch, *held_out]) == sorted(f"r{number}" for number in range(64))
+    assert epochs[0] != epochs[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"batch_tokens": 7},
+            r"data\.batch_tokens: expected null, since HuggingFace streams its samples; set data\.batch_size",
+        ),
+        (
+            {"steps_per_epoch": 7},
+            r"data\.steps_per_epoch: expected null, since HuggingFace streams its samples; see trainer",
+        ),
+        (
+            {"balanced_sampling": True},
+            r"data\.balanced_sampling: expected false, because HuggingFace streams its samples in",
+        ),
+        ({"num_labelled": 7}, r"data\.num_labelled: expected null, because HuggingFace streams its samples in order"),
+    ],
+)
+def test_settings_that_need_random_access(settings: dict[str, Any], message: str, folder: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        streamed(folder, modalities={"note": "text"}, **settings).train_dataloader()
 
 
 def test_classes_that_the_first_rows_lack(tmp_path: Path) -> None:

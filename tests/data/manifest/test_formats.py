@@ -90,9 +90,10 @@ def test_no_parts(tmp_path: Path) -> None:
     assert column(read_table(tmp_path / "x[1].csv"), "a") == ["1"], "a name with brackets is no pattern if it exists"
 
 
-def test_splits_by_the_names_of_parts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("prefix", ["", "v2_"])
+def test_splits_by_the_names_of_parts(prefix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name, rows in (("train-00000-of-00002", 8), ("train-00001-of-00002", 8), ("validation-0", 4), ("test-0", 4)):
-        write_csv(tmp_path / f"{name}.csv", [{"note": f"{name} {n}", "label": "ab"[n % 2]} for n in range(rows)])
+        write_csv(tmp_path / f"{prefix}{name}.csv", [{"note": f"{name} {n}", "label": "ab"[n % 2]} for n in range(rows)])
     data = DataModule.of(Manifest, manifest=tmp_path, modalities={"note": "text"}, num_workers=0)
     with caplog.at_level(logging.INFO):
         data.setup()
@@ -101,7 +102,7 @@ def test_splits_by_the_names_of_parts(tmp_path: Path, caplog: pytest.LogCaptureF
     other = DataModule.of(Manifest, manifest=tmp_path, modalities={"note": "text"}, num_workers=0, split=None)
     other.setup()
     assert len(other.split("train")) < 24
-    assert "split" not in read_table(tmp_path / "train-*.csv").columns
+    assert "split" not in read_table(tmp_path / f"{prefix}train-*.csv").columns
 
 
 @pytest.mark.parametrize("name", ["m.json", "m.jsonl"])

@@ -2,13 +2,12 @@
 
 import glob
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
-from perceiver.data.loading.splits import SPLIT_NAMES
+from perceiver.data.loading.splits import SPLIT_NAMES, split_words
 from perceiver.data.manifest.formats.table_file import TableFile
 from perceiver.data.readers.folder_files import by_number
 
@@ -127,11 +126,9 @@ def _joined(name: str, parts: Sequence[TableFile]) -> pa.ChunkedArray:
 
 
 def splits_of_names(files: Sequence[Path]) -> list[str] | None:
-    """Return the split that the name of each file begins with, as in `train-00000-of-00002.parquet`.
+    """Return the split that is the first among the words of each file's name, as in `train-00000-of-00002.parquet`.
 
     None unless all names do, and there are several splits.
     """
-    words = [re.split(r"[^A-Za-z]", file.name, maxsplit=1)[0].lower() for file in files]
-    splits = [SPLIT_NAMES.get(word) for word in words]
-    known = [split for split in splits if split is not None]
+    known = [SPLIT_NAMES[words[0]] for file in files if (words := split_words(file.name))]
     return known if len(known) == len(files) and len(set(known)) > 1 else None
