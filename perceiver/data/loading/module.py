@@ -51,13 +51,14 @@ class DataModule(LightningDataModule):
         balanced_sampling: draw training samples with replacement, every class equally often on average; an epoch keeps its
             length. False: every sample once.
         batch_tokens: most tokens per training batch, padding included, instead of `batch_size` samples: batches hold samples
-            of similar length. For data whose samples have lengths, such as texts; not with `balanced_sampling`. None:
-            `batch_size` samples.
+            of similar length. For data whose samples have lengths, such as texts; not with `balanced_sampling`, nor for data
+            that is streamed. None: `batch_size` samples.
         steps_per_epoch: training batches per epoch, after which a training validates and saves, whatever the number of
             samples: small data is repeated in new orders, of large data an epoch sees a part. None: an epoch sees every
             sample once. Not with `batch_tokens`, nor for data that is streamed.
         num_labelled: number of training samples to use, stratified by class and chosen by the source's `split_seed`;
-            None: all. The spec is learned from these samples. Validation and test do not change.
+            None: all. Validation and test do not change. Most sources learn the spec from these samples; manifests and
+            `data=hf` learn names of classes, statistics and tokenizers from all training rows.
 
     Raises:
         TypeError, ValueError: a setting that is invalid, or that this source does not support.
@@ -168,7 +169,7 @@ class DataModule(LightningDataModule):
                 self._whole, self._splits["val"] = self.source.read_training()
                 self._splits["train"] = self._chosen(self._whole)
                 if self.source.spec is None:
-                    self.source.spec = self.source.learn(self._splits["train"])
+                    self.source.spec = self.source.as_prescribed(self.source.learn(self._splits["train"]))
         return self._splits[name]
 
     def _chosen(self, training: Any) -> Any:
@@ -183,10 +184,10 @@ class DataModule(LightningDataModule):
     def _labels(self, training: Any, *, setting: str) -> Any:
         labels = getattr(training, "labels", None)
         if labels is None:
-            raise ValueError(
-                f"data.{setting}: expected {'null' if setting == 'num_labelled' else 'false'}, because the target of "
-                f"{type(self.source).__name__} is not a class."
-            )
+            expected, source = "null" if setting == "num_labelled" else "false", type(self.source).__name__
+            if isinstance(training, Stream):
+                raise ValueError(f"data.{setting}: expected {expected}, because {source} streams its samples in order.")
+            raise ValueError(f"data.{setting}: expected {expected}, because the target of {source} is not a class.")
         return labels
 
     def prescribe(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
@@ -221,11 +222,12 @@ class DataModule(LightningDataModule):
             return self._loader(self._chosen(self.source.unaltered(self._whole)), shuffle=True)
         collate = self._collate(seed=None)
         if isinstance(training, Stream):
-            if self.steps_per_epoch is not None:
-                raise ValueError(
-                    f"data.steps_per_epoch: expected null, since {type(self.source).__name__} streams its samples; see "
-                    "trainer.limit_train_batches."
-                )
+            hints = {"steps_per_epoch": "see trainer.limit_train_batches", "batch_tokens": "set data.batch_size"}
+            for setting, hint in hints.items():
+                if getattr(self, setting) is not None:
+                    raise ValueError(
+                        f"data.{setting}: expected null, since {type(self.source).__name__} streams its samples; {hint}."
+                    )
             return training.loader(collate=InSharedMemory(collate), batch_size=self.batch_size, num_workers=self.num_workers)
         if collate.augment or collate.corruption:
             self._try(collate, training)

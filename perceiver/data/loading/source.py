@@ -168,13 +168,15 @@ class Source(ABC):
         statistics = self.statistics(training)
         counts = torch.as_tensor(training.labels).bincount(minlength=len(names)).tolist()
         return {
-            "modalities": {
-                name: {**own, **statistics.get(name, {}), **self.prescribed.get(name, {})}
-                for name, own in self.specs.items()
-            },
+            "modalities": {name: {**own, **statistics.get(name, {})} for name, own in self.specs.items()},
             "target": classes_target(names=names, counts=counts),
             "num_classes": len(names),
         }
+
+    def as_prescribed(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a learned spec with the entries that a network requires; see `prescribe`."""
+        modalities = {name: {**own, **self.prescribed.get(name, {})} for name, own in spec["modalities"].items()}
+        return {**spec, "modalities": modalities}
 
     def known(self) -> dict[str, Any]:
         """Return the part of the spec that is known without reading samples: `modalities` by name, and `target`."""
@@ -188,10 +190,11 @@ class Source(ABC):
         Raises:
             ValueError: a modality is unknown, or samples have another sample rate, vocabulary or the like than required.
         """
+        known = self.described()
         for name, entries in facts.items():
-            own = self.specs.get(name)
+            own = known.get(name)
             if own is None:
-                raise ValueError(f"model.adapters.{name}: the data has only the modalities {', '.join(sorted(self.specs))}.")
+                raise ValueError(f"model.adapters.{name}: the data has only the modalities {', '.join(sorted(known))}.")
             for key, value in entries.items():
                 if key not in ("mean", "std", *_FREE_FACTS) and own.get(key) != value:
                     raise ValueError(

@@ -131,11 +131,7 @@ class Shards(Source):
     def _own_spec(self) -> dict[str, Any]:
         """Return the spec of a checkpoint, or else that in the folder."""
         if self.spec is None:
-            spec = deepcopy(self._read().spec)
-            if self.modalities is not None:
-                self._check_names(spec["modalities"])
-                spec["modalities"] = {name: spec["modalities"][name] for name in self.modalities}
-            self.spec = spec
+            self.spec = deepcopy(self.as_prescribed({**self._read().spec, "modalities": self.described()}))
         return self.spec
 
     def _decode(self, *, training: bool = False, targets: bool = True) -> Decode:

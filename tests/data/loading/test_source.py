@@ -136,6 +136,23 @@ def test_stored_specs_of_other_data_are_refused(change: dict[str, Any], message:
         module.spec = {**module.spec, **change}
 
 
+class Measured(Counted):
+    """Makes its spec by itself."""
+
+    def learn(self, training: Samples) -> dict[str, Any]:
+        return {"modalities": {"points": {**self.specs["points"], "mean": [7.0] * 3, "std": [2.0] * 3}}, "target": {}}
+
+
+@pytest.mark.parametrize("source", [Counted, Measured])
+def test_normalisation_that_a_network_requires_replaces_the_measured(source: type[Source]) -> None:
+    module = DataModule(source())
+    module.prescribe({"points": {"kind": "points", "mean": [1.0] * 3}})
+    module.setup("fit")
+    assert module.spec["modalities"]["points"] == {"kind": "points", "shape": [None, 3], "mean": [1.0] * 3, "std": [2.0] * 3}
+    with pytest.raises(ValueError, match=r"model\.adapters\.image: the data has only the modalities points\."):
+        module.prescribe({"image": {"kind": "image"}})
+
+
 class Nameless(Counted):
     """Its classes are known after the training split is read."""
 

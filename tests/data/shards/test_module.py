@@ -129,6 +129,23 @@ def test_classes_are_numbered_by_the_spec_that_was_set(shards: Path) -> None:
     assert got.target.tolist() == [2 if label == 0 else 1 for label in expected.target.tolist()]
 
 
+def test_facts_of_a_network(shards: Path) -> None:
+    data = DataModule.of(Shards, shards=shards, batch_size=100)
+    data.prescribe({"photo": {"kind": "image", "mean": [0.5] * 3, "std": [0.25] * 3}})
+    data.setup("fit")
+    assert data.spec["modalities"]["photo"]["std"] == [0.25] * 3
+    measured = module(shards, batch_size=100)
+    own = measured.spec["modalities"]["photo"]
+    (ours,), (theirs,) = list(data.val_dataloader()), list(measured.val_dataloader())
+    mean, std = (torch.tensor(own[key])[:, None, None] for key in ("mean", "std"))
+    there = theirs.masks["photo"]
+    expected = (theirs.inputs["photo"][there] * std + mean - 0.5) / 0.25
+    torch.testing.assert_close(ours.inputs["photo"][there], expected, atol=1e-5, rtol=1e-5)
+    data = DataModule.of(Shards, shards=shards)
+    with pytest.raises(ValueError, match=r"model\.adapters\.picture: the data has only the modalities cloud, note"):
+        data.prescribe({"picture": {"kind": "image"}})
+
+
 def original_batches(shards: Path) -> list[Batch]:
     return list(module(shards, batch_size=100).val_dataloader())
 
