@@ -13,6 +13,7 @@ from torch import Tensor
 from perceiver.data.datasets.digits import Digits
 from perceiver.data.loading.images import LabelledImages
 from perceiver.data.loading.missing import present_modalities
+from perceiver.data.loading.samples import Subset
 from perceiver.data.loading.source import Source
 from perceiver.data.synthetic.dialed_clips import COLUMNS, Clip
 from perceiver.samples.batch import Batch, Sample
@@ -114,9 +115,12 @@ class DialedDigits(Source):
         """Return training clips that are always the same."""
         return self._clips(training.images, seed=self.clip_seed, present=training.present)
 
-    def learn(self, training: "Clips") -> dict[str, Any]:
-        """See `Source.learn`; classes are counted once per digit."""
-        return super().learn(training.images)
+    def learn(self, training: "Clips | Subset") -> dict[str, Any]:
+        """See `Source.learn`; classes are counted once per digit, of chosen clips by those that they show."""
+        if not isinstance(training, Subset):
+            return super().learn(training.images)
+        images = training.samples.images
+        return super().learn(images.take((torch.tensor(training.index) % len(images.labels)).unique()))
 
     def statistics(self, training: LabelledImages) -> dict[str, dict[str, Any]]:
         """Return mean and standard deviation of pixels and sound over 1,024 training clips."""

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from perceiver.data import DataModule, Digits, PythonTexts, Source, SpokenDigits
+from perceiver.data import DataModule, DialedDigits, Digits, PythonTexts, Source, SpokenDigits
 from perceiver.data.loading.samples import InMemory
 from perceiver.data.loading.splits import labelled_subset
 from perceiver.samples.batch import Sample
@@ -92,3 +92,12 @@ def test_the_seed_is_that_of_the_splits() -> None:
 def test_data_without_classes(setting: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"data\.{setting}: expected (null|false), because the target of PythonTexts"):
         DataModule.of(PythonTexts, **{setting: value}).train_dataloader()
+
+
+def test_clips_that_are_drawn_anew() -> None:
+    data = DataModule(DialedDigits(num_frames=2, canvas=(8, 8), missing={"audio": 0.5}), num_labelled=40, batch_size=20)
+    batches = list(data.train_dataloader())
+    chosen = data.split("train")
+    digits = {int(number) % len(chosen.samples.images.labels) for number in chosen.index}
+    assert sum(data.spec["target"]["counts"]) == len(digits), "each digit counts once"
+    assert torch.cat([batch.target for batch in batches]).bincount().tolist() == [4] * 10  # type: ignore[misc]
