@@ -70,7 +70,7 @@ def test_paths_stay_in_the_folder(place: str, as_text: bool, rows: list[dict[str
         read(path, **given)
     data = read(path, on_bad_row="skip", **given)
     assert len(data.source.left_out) == 1
-    streaming = {"streaming": True, "split": {"train": "train", "val": "train"}}
+    streaming = {"streaming": True}
     with pytest.raises(BadRowError, match="is outside of"):
         read(path, **streaming, **given)
 
