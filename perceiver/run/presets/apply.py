@@ -115,9 +115,7 @@ def _leaves(node: Any, place: str = "") -> Iterator[str]:
         yield from _leaves(value, f"{place}{key}.")
 
 
-def _reason_against(
-    setting: Setting, config: DictConfig, overridden: Sequence[str], fixed: Sequence[str]
-) -> str | None:
+def _reason_against(setting: Setting, config: DictConfig, overridden: Sequence[str], fixed: Sequence[str]) -> str | None:
     """Return why a setting is left as it is; None if the preset sets it."""
     if _wins(setting.key, overridden):
         return "as on the command line"

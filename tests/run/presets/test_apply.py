@@ -35,9 +35,7 @@ def manifest(tmp_path: Path) -> str:
     return str(path)
 
 
-def trained(
-    manifest: str, directory: Path, *overrides: str, stopped: Sequence[str] = STOPPED
-) -> tuple[str, dict[str, Any]]:
+def trained(manifest: str, directory: Path, *overrides: str, stopped: Sequence[str] = STOPPED) -> tuple[str, dict[str, Any]]:
     done = run(
         "data=manifest", f"data.manifest={manifest}", "data.modalities={series: {kind: timeseries, step_seconds: 1.0}}",
         "data.num_workers=0", *stopped, *overrides, f"hydra.run.dir={directory}",
@@ -108,7 +106,8 @@ def test_jobs_of_a_sweep_are_compared_by_one_metric(manifest: str, tmp_path: Pat
     done = run(
         "data=manifest", f"data.manifest={manifest}", "data.modalities={series: {kind: timeseries, step_seconds: 1.0}}",
         "data.num_workers=0", *QUIET, "trainer.max_epochs=1", "logger=none", "callbacks.figures=null", "test=false",
-        "data.steps_per_epoch=2", "hydra.mode=MULTIRUN", "preset=fast", "optimizer.lr=3e-3,1e-6", f"hydra.sweep.dir={tmp_path / 'sweep'}"
+        "data.steps_per_epoch=2", "hydra.mode=MULTIRUN", "preset=fast", "optimizer.lr=3e-3,1e-6",
+        f"hydra.sweep.dir={tmp_path / 'sweep'}"
     )  # fmt: skip
     assert done.code == 0, done.err
     jobs = [json.loads((tmp_path / "sweep" / number / "job.json").read_text()) for number in "01"]
@@ -150,7 +149,9 @@ def test_without_regularisation_spectra_are_not_masked(tmp_path: Path) -> None:
 
 def test_a_model_as_stored_stays_as_it_is(manifest: str, tmp_path: Path) -> None:
     trained(manifest, tmp_path / "first", *SMALL)
-    out, config = trained(manifest, tmp_path / "second", "preset=good", "experiment=finetune", f"init_from={tmp_path / 'first'}")
+    out, config = trained(
+        manifest, tmp_path / "second", "preset=good", "experiment=finetune", f"init_from={tmp_path / 'first'}"
+    )
     assert config["model"]["encoder"]["latent_channels"] == 16
     assert "as in init_from" in out
 

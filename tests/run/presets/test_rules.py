@@ -138,7 +138,9 @@ def test_steps_count_batches_as_chosen() -> None:
     accumulated = values(Facts(**{**vars(chosen_batch), "accumulated": 4}))
     assert accumulated["data.steps_per_epoch"] == 200
     assert accumulated["trainer.max_epochs"] == found["trainer.max_epochs"]
-    whole_passes = values(Facts(**{**vars(chosen_batch), "settings": {"data.batch_size": 256, "data.steps_per_epoch": None}}))
+    whole_passes = values(
+        Facts(**{**vars(chosen_batch), "settings": {"data.batch_size": 256, "data.steps_per_epoch": None}})
+    )
     assert whole_passes["trainer.max_epochs"] == -(-3014 // 12)
 
 
