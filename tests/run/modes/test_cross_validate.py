@@ -96,13 +96,14 @@ def test_the_average_is_not_tested_on_samples_of_the_folds(whole: tuple[Path, st
 
 @pytest.mark.parametrize("mode", ["predict", "test", "fit"])
 def test_results_are_not_overwritten(mode: str, whole: tuple[Path, str]) -> None:
-    before = {file.name: file.stat().st_mtime_ns for file in whole[0].iterdir()}
+    names = ("cross_validation.json", "metrics.json", "folds.csv", "predictions.csv")
+    before = [(whole[0] / name).read_bytes() for name in names]
     done = run(
         f"mode={mode}", f"ckpt_path={whole[0]}/fold_0", *SHORT, f"hydra.run.dir={whole[0]}", "hydra.output_subdir=null"
     )
     assert done.code == 1
     assert "holds a cross-validation, whose results would be overwritten" in done.error
-    assert {name: (whole[0] / name).stat().st_mtime_ns for name in before} == before
+    assert [(whole[0] / name).read_bytes() for name in names] == before
 
 
 def test_the_average_is_not_tested_on_samples_without_predictions(whole: tuple[Path, str], tmp_path: Path) -> None:
@@ -114,20 +115,23 @@ def test_the_average_is_not_tested_on_samples_without_predictions(whole: tuple[P
     assert "360 of the 360 test samples, such as 'digits/" in done.error
 
 
-def test_folds_without_a_test_are_tested_later(tmp_path: Path) -> None:
-    words = (*SHORT, "mode=cross_validate", "data.folds=2", f"hydra.run.dir={tmp_path}", "ckpt_path=auto")
-    assert run(*words, "test=false").code == 0
-    trained = metrics_of(tmp_path)
-    assert "test/accuracy" not in trained
-    done = run(*words)
+def test_folds_without_a_test_are_tested_later(whole: tuple[Path, str], tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(whole[0], directory)
+    before = metrics_of(directory)
+    result = directory / "fold_1" / "fold.json"
+    content = json.loads(result.read_text())
+    content["metrics"] = {name: value for name, value in content["metrics"].items() if not name.startswith("test/")}
+    result.write_text(json.dumps(content))
+    (directory / "fold_1" / "predictions.csv").unlink()
+    done = run(*DIGITS, f"ckpt_path={directory}", f"hydra.run.dir={tmp_path / 'other'}")
     assert done.code == 0, done.err
-    tested = metrics_of(tmp_path)
-    assert {name: tested[name] for name in ("train/loss", "val/accuracy")} == pytest.approx(
-        {name: trained[name] for name in ("train/loss", "val/accuracy")}
-    )
-    assert len(rows(tmp_path / "predictions.csv")) == 1797
-    assert metrics_of(tmp_path / "fold_1")["test/accuracy"] == float(rows(tmp_path / "folds.csv")[1]["test/accuracy"])
-    assert "Fold" not in run(*words).out.replace("Cross-validation", "")
+    assert [line for line in done.out.splitlines() if line.startswith("Fold ")] == [
+        f"Fold 1 (3 of 3): {directory / 'fold_1'}"
+    ]
+    for name in ("train/loss", "val/accuracy", "test/accuracy", "test/loss_std"):
+        assert metrics_of(directory)[name] == pytest.approx(before[name])
+    assert rows(directory / "predictions.csv") == rows(whole[0] / "predictions.csv")
 
 
 def test_a_single_fold_must_be_named_for_a_single_model(whole: tuple[Path, str]) -> None:
