@@ -109,7 +109,7 @@ class CrossValidate:
         if self.test:
             _predict(own, directory.fold(fold.number))
         earlier = directory.result(fold.number)  # of a fold that was trained without a test
-        metrics = {**earlier.metrics, **trained.metrics} if earlier else trained.metrics
+        metrics = {**(earlier.metrics if earlier else {}), **trained.metrics}
         directory.write_result(FoldResult(fold=fold.number, metrics=metrics, score=trained.score))
         return True
 

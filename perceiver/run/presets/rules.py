@@ -117,8 +117,8 @@ def duration(facts: Facts, level: str) -> list[Setting]:
     """Return the epochs, and the batches of an epoch if a pass over the samples is shorter than `VALIDATION_STEPS`."""
     steps, one_pass = num_steps(facts, level), math.ceil(facts.samples / batch_size(facts))
     fewest = VALIDATION_STEPS * facts.accumulated
-    batches = facts.settings.get("data.steps_per_epoch", max(fewest, one_pass)) or one_pass
-    per_epoch = math.ceil(batches / facts.accumulated)
+    whole = facts.settings.get("data.steps_per_epoch", max(fewest, one_pass)) or one_pass
+    per_epoch = math.ceil(whole / facts.accumulated)
     why = f"{steps:,} steps: 1,200 x (samples / 300)^0.4, at least 1,200"
     why += "" if level == "good" else f", times {LEVEL_STEPS[level]:.2g}"
     epochs = Setting(key="trainer.max_epochs", value=math.ceil(steps / per_epoch), why=why)
