@@ -112,7 +112,11 @@ def test_latents_of_a_first_call_are_used_at_the_configured_rate() -> None:
 def test_weights_that_autocast_cast_without_gradients_are_not_used_again() -> None:
     """Some versions of torch would: the second call finds an empty cache."""
     one, events = model(self_condition=True).float().train(), mock.Mock()
-    one.encoder.register_forward_hook(lambda *_: events.call())
+
+    def called(*_: Any) -> None:
+        events.call()
+
+    one.encoder.register_forward_hook(called)
     # Within autocast, whose own end clears the cache, too.
     with torch.autocast("cpu", dtype=torch.bfloat16), mock.patch.object(torch, "clear_autocast_cache", events.clear):
         one.velocity({"image": torch.randn(2, 1, 4, 4)}, time=torch.rand(2), self_condition=True)
