@@ -148,3 +148,10 @@ def test_an_unknown_or_missing_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ImportError, match=r"pip install 'perceiver-multimodal\[faiss\]'"):
         Index(np.eye(2), backend="faiss")
+
+
+def test_similarities_are_cosines_whatever_the_length_of_the_query() -> None:
+    index = Index(np.eye(2, dtype=np.float32))
+    query = np.array([0.6, 0.8])
+    assert index.search(10 * query) == index.search(query)
+    assert [found.similarity for found in index.search(0 * query)] == [0.0, 0.0]

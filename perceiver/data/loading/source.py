@@ -157,7 +157,7 @@ class Source(ABC):
         return self.class_names
 
     def learn(self, training: Any) -> dict[str, Any]:
-        """Return the spec, learned from the training samples.
+        """Return the spec, learned from the training samples; `with_prescribed` is applied to it.
 
         Raises:
             ValueError: a single class, or samples that cannot be normalised.
@@ -173,10 +173,10 @@ class Source(ABC):
             "num_classes": len(names),
         }
 
-    def as_prescribed(self, spec: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a learned spec with the entries that a network requires; see `prescribe`."""
-        modalities = {name: {**own, **self.prescribed.get(name, {})} for name, own in spec["modalities"].items()}
-        return {**spec, "modalities": modalities}
+    def with_prescribed(self, learned: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a learned spec in which the entries that networks require replace measured ones."""
+        modalities = {name: {**own, **self.prescribed.get(name, {})} for name, own in learned["modalities"].items()}
+        return {**learned, "modalities": modalities}
 
     def known(self) -> dict[str, Any]:
         """Return the part of the spec that is known without reading samples: `modalities` by name, and `target`."""
@@ -190,11 +190,11 @@ class Source(ABC):
         Raises:
             ValueError: a modality is unknown, or samples have another sample rate, vocabulary or the like than required.
         """
-        known = self.described()
+        described = self.described()
         for name, entries in facts.items():
-            own = known.get(name)
+            own = described.get(name)
             if own is None:
-                raise ValueError(f"model.adapters.{name}: the data has only the modalities {', '.join(sorted(known))}.")
+                raise ValueError(f"model.adapters.{name}: the data has only the modalities {', '.join(sorted(described))}.")
             for key, value in entries.items():
                 if key not in ("mean", "std", *_FREE_FACTS) and own.get(key) != value:
                     raise ValueError(

@@ -131,7 +131,12 @@ class Shards(Source):
     def _own_spec(self) -> dict[str, Any]:
         """Return the spec of a checkpoint, or else that in the folder."""
         if self.spec is None:
-            self.spec = deepcopy(self.as_prescribed({**self._read().spec, "modalities": self.described()}))
+            spec = deepcopy(self._read().spec)
+            if self.modalities is not None:
+                self._check_names(spec["modalities"])
+                spec["modalities"] = {name: spec["modalities"][name] for name in self.modalities}
+            # Samples are normalised when they are read, before `learn`.
+            self.spec = self.with_prescribed(spec)
         return self.spec
 
     def _decode(self, *, training: bool = False, targets: bool = True) -> Decode:

@@ -136,23 +136,6 @@ def test_stored_specs_of_other_data_are_refused(change: dict[str, Any], message:
         module.spec = {**module.spec, **change}
 
 
-class Measured(Counted):
-    """Makes its spec by itself."""
-
-    def learn(self, training: Samples) -> dict[str, Any]:
-        return {"modalities": {"points": {**self.specs["points"], "mean": [7.0] * 3, "std": [2.0] * 3}}, "target": {}}
-
-
-@pytest.mark.parametrize("source", [Counted, Measured])
-def test_normalisation_that_a_network_requires_replaces_the_measured(source: type[Source]) -> None:
-    module = DataModule(source())
-    module.prescribe({"points": {"kind": "points", "mean": [1.0] * 3}})
-    module.setup("fit")
-    assert module.spec["modalities"]["points"] == {"kind": "points", "shape": [None, 3], "mean": [1.0] * 3, "std": [2.0] * 3}
-    with pytest.raises(ValueError, match=r"model\.adapters\.image: the data has only the modalities points\."):
-        module.prescribe({"image": {"kind": "image"}})
-
-
 class Nameless(Counted):
     """Its classes are known after the training split is read."""
 
@@ -271,3 +254,20 @@ def test_a_stream_makes_its_own_loader() -> None:
     assert batch.ids == ["stream/0", "stream/1"]
     assert source.settings == (2, 0)
     assert DataModule(Streamed(), num_workers=3).source.num_workers == 3
+
+
+class Measured(Counted):
+    """Makes its spec itself."""
+
+    def learn(self, training: Any) -> dict[str, Any]:
+        return {"modalities": {name: {**own, "mean": [0.0] * 3, "std": [2.0] * 3} for name, own in self.specs.items()}}
+
+
+@pytest.mark.parametrize("kind", [Counted, Measured])
+def test_what_a_network_requires_replaces_what_is_learned(kind: type[Counted]) -> None:
+    module = DataModule(kind())
+    module.prescribe({"points": {"kind": "points", "mean": [5.0, 6.0, 7.0], "std": [0.5] * 3}})
+    module.setup("fit")
+    assert module.spec["modalities"]["points"] == {
+        "kind": "points", "shape": [None, 3], "mean": [5.0, 6.0, 7.0], "std": [0.5] * 3,
+    }  # fmt: skip
