@@ -290,7 +290,9 @@ def renamed_modules() -> dict[Path, Path]:
         _, old, new = line.split("\t")
         if old.endswith(".py"):
             present[root / old] = present.get(root / new, root / new)
-    return {old: new for old, new in present.items() if new.is_file() and not old.exists() and not old.with_suffix("").exists()}
+    return {
+        old: new for old, new in present.items() if new.is_file() and not old.exists() and not old.with_suffix("").exists()
+    }
 
 
 def test_parts_of_models_are_found_under_each_former_name_of_their_module() -> None:
