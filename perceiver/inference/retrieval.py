@@ -98,7 +98,7 @@ class Index:
         """Return the k most similar samples, the most similar first.
 
         Args:
-            query: an embedding `(E,)`, or several, `(Q, E)`.
+            query: an embedding `(E,)`, or several, `(Q, E)`, of any length.
             k: number of results; all if there are fewer.
 
         Returns:
@@ -110,6 +110,8 @@ class Index:
                 f"Index.search: expected k of at least 1 and queries of {self.embeddings.shape[1]} channels, got k={k} and "
                 f"{np.shape(query)}."
             )
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        rows = rows / np.where(norms > 0, norms, 1)
         cosines, best = self._nearest(rows, min(k, len(self.ids)))
         results = [
             [Found(id=self.ids[number], similarity=float(cosine)) for cosine, number in zip(some, numbers, strict=True)]
