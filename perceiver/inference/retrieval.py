@@ -111,7 +111,8 @@ class Index:
                 f"{np.shape(query)}."
             )
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        rows = rows / np.where(norms > 0, norms, 1)
+        norms[norms == 0] = 1
+        rows = rows / norms
         cosines, best = self._nearest(rows, min(k, len(self.ids)))
         results = [
             [Found(id=self.ids[number], similarity=float(cosine)) for cosine, number in zip(some, numbers, strict=True)]
