@@ -177,7 +177,6 @@ def test_texts_without_a_maximum_need_no_memory() -> None:
     assert peak < 1e7, "sizes are tried one by one, out of 2**31"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec",
     [
@@ -195,6 +194,7 @@ def test_a_spec_that_asks_for_much_memory_is_refused(spec: dict[str, Any]) -> No
     tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_masked_text(folder: Path) -> None:
     """The positions to predict are an input; gaps are filled as the model fills them."""
     model = masked_text_model()

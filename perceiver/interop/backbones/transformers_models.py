@@ -26,7 +26,7 @@ _REPOSITORY = re.compile(r"[\w.\-]+(/[\w.\-]+)?", re.ASCII)
 _MOST = 2**31
 _LARGER = 4  # a model may be this much larger than its weights, which may be of half precision or shared
 _SLACK_BYTES = 2**24
-_MOST_MODULES = 5_000
+_MOST_MODULES = 2_000
 
 _LAYERS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps")
 _DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
