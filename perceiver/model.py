@@ -175,6 +175,7 @@ class Perceiver(nn.Module):
         *,
         time: Float[Tensor, "batch"] | None = None,
         previous: Float[Tensor, "batch latents channels"] | None = None,
+        self_condition: bool = False,
     ) -> Velocity:
         """Predict the velocity of noisy samples of the modality that the model generates, given the other modalities.
 
@@ -182,6 +183,8 @@ class Perceiver(nn.Module):
             inputs, masks: see `tokens`; the generated modality is noisy, and must be present.
             time: `(B,)`, from 0, noise, to 1, data; None: 1 for all.
             previous: latents of an earlier call, for a model with latent self-conditioning; None: none.
+            self_condition: start from the latents of a first pass, without gradients, over the same tokens: those that
+                modality dropout left.
 
         Raises:
             ValueError: as `tokens`; if the head is not a `VelocityHead`, or the generated modality is absent.
@@ -191,7 +194,13 @@ class Perceiver(nn.Module):
                 "Perceiver.velocity: expected a model that generates a modality, whose head is a VelocityHead, got "
                 f"{type(self.head).__name__}."
             )
-        done = self._interfaced(self.tokens(inputs, masks), time, previous)
+        tokens = self.tokens(inputs, masks)
+        if self_condition:
+            with torch.no_grad():
+                previous = self._interfaced(tokens, time).latents
+            # Some versions of torch would reuse weights that autocast cast without gradients.
+            torch.clear_autocast_cache()
+        done = self._interfaced(tokens, time, previous)
         noisy = self.head.noisy(self.adapters, inputs[self.head.modality], (masks or {}).get(self.head.modality))
         time = torch.ones(1, device=noisy.device) if time is None else time
         return Velocity(values=self.head(done.state, noisy=noisy, time=time), latents=done.latents)

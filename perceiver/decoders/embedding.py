@@ -60,5 +60,7 @@ class EmbeddingHead(Head):
     def similarities(
         self, queries: Float[Tensor, "queries embedding"], candidates: Float[Tensor, "candidates embedding"]
     ) -> Float[Tensor, "queries candidates"]:
-        """Return the scaled cosines of embeddings, plus the offset."""
-        return self.log_scale.clamp(max=log(MOST_SCALE)).exp() * (queries @ candidates.t()) + self.offset
+        """Return the scaled cosines of embeddings, plus the offset; under autocast, too, in the embeddings' precision."""
+        # In bfloat16, logits of up to 100 would be off by 0.25.
+        with torch.autocast(queries.device.type, enabled=False):
+            return self.log_scale.clamp(max=log(MOST_SCALE)).exp() * (queries @ candidates.t()) + self.offset

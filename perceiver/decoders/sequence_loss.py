@@ -20,7 +20,7 @@ class SequenceLosses:
 
     Args:
         total: sum of the losses of all valid ids, `()`.
-        correct: which valid ids have the highest logit, `(valid,)`.
+        correct: which valid ids have a higher logit than all others, `(valid,)`.
     """
 
     total: Tensor
@@ -65,7 +65,7 @@ class SequenceLoss:
 
 
 class _Loss(torch.autograd.Function):
-    """Sum of losses of rows `(M, E)`, and which rows have the label as the highest logit."""
+    """Sum of losses of rows `(M, E)`, and in which rows the label has a higher logit than all others."""
 
     @staticmethod
     def forward(
@@ -80,14 +80,17 @@ class _Loss(torch.autograd.Function):
         for start in range(0, len(x), rows):
             own, label = x[start : start + rows], labels[start : start + rows, None]
             logits = F.linear(own, weight, bias).to(total.dtype)
-            highest = logits.amax(dim=1, keepdim=True)
             true = logits.gather(1, label)
+            # The highest logit of the others, which costs a fifth of an argmax.
+            others = logits.scatter_(1, label, -torch.inf).amax(dim=1, keepdim=True)
+            logits.scatter_(1, label, true)
+            highest = torch.maximum(others, true)
+            correct[start : start + rows] = (true > others)[:, 0]
             mean = logits.mean(dim=1, keepdim=True) if smoothing else 0.0
             exponentials = logits.sub_(highest).exp_()
             sums = exponentials.sum(dim=1, keepdim=True)
             losses = sums.log() + highest - (1 - smoothing) * true - smoothing * mean
             total += losses.sum()
-            correct[start : start + rows] = (true >= highest)[:, 0]
             if not wanted:
                 continue
             slopes = exponentials.div_(sums)

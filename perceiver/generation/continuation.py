@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from perceiver.adapters.text import TextTokens
 from perceiver.decoders.decoding import Decoding
@@ -139,7 +140,7 @@ class Continuation:
     def _last(self, window: Window, count: int) -> tuple[Tensor, Tensor]:
         """Return the last ids `(B, count)` of a window, with padding first, and which of them are valid."""
         size = window.ids.shape[1]
-        ids = torch.nn.functional.pad(window.ids, (max(0, count - size), 0), value=self.head.pad_id)
+        ids = pad(window.ids, (max(0, count - size), 0), value=self.head.pad_id)
         ids = ids[:, ids.shape[1] - count :]
         from_end = torch.arange(count, 0, -1, device=ids.device)
         return ids, from_end <= window.lengths[:, None]
@@ -158,11 +159,17 @@ def continue_sequences(
     """Continue each text of a batch; see `perceiver.generation.generate`. The ids returned begin with the prompts.
 
     Of a prompt beyond the model's context, only the last ids are read. Without a limit in `decoding`, a text gets at most as
-    many new ids as the encoder has latents.
+    many new ids as the encoder has latents. Texts of different lengths are continued one length after another, each as if
+    it were alone: when a window is encoded again depends on its length.
+
+    Raises:
+        ValueError: as `Continuation.begin`; for a limit that leaves no new id, or a streamer for texts of different lengths.
     """
     step = Continuation(model)
     window = step.begin(inputs, masks)
     prompt = window.ids
+    if not bool((window.lengths == prompt.shape[1]).all()):
+        return _by_length(model, window, decoding=decoding, generator=generator, streamer=streamer)
     length = prompt.shape[1]
     most = decoding.most(length, otherwise=length + step.encoder.num_latents)
     if most <= length:
@@ -183,7 +190,39 @@ def continue_sequences(
         generator=generator,
         streamer=streamer,
     )
-    return Generated(ids=ids, scores=scores, lengths=generated_lengths(ids, length, end_id=step.head.end_id), prompt=length)
+    return Generated(
+        ids=ids,
+        scores=scores,
+        lengths=generated_lengths(ids, length, end_id=step.head.end_id),
+        prompt=length,
+        length_penalty=decoding.power_of_scores,
+    )
+
+
+def _by_length(
+    model: Any, window: Window, *, decoding: Decoding, generator: torch.Generator | None, streamer: Streamer | None
+) -> Generated:
+    """Continue the texts of each length apart, and return all in their order; padding comes first, as in `window`."""
+    if streamer is not None:
+        lengths = sorted(set(window.lengths.tolist()))
+        raise ValueError(f"streamer: expected texts of one length, got {lengths}; stream one text at a time.")
+    width, pad_id = window.ids.shape[1], model.head.pad_id
+    rows, parts = [], []
+    for length in window.lengths.unique().tolist():
+        own = (window.lengths == length).nonzero()[:, 0]
+        ids = window.ids[own, width - length :]
+        parts.append(continue_sequences(model, {model.head.modality: ids}, decoding=decoding, generator=generator))
+        rows.append(own.repeat_interleave(decoding.num_return_sequences))
+    most = max(part.ids.shape[1] - part.prompt for part in parts)
+    padded = [pad(part.ids, (width - part.prompt, most + part.prompt - part.ids.shape[1]), value=pad_id) for part in parts]
+    order = torch.cat(rows).argsort(stable=True)
+    return replace(
+        parts[0],
+        ids=torch.cat(padded)[order],
+        scores=torch.cat([part.scores for part in parts])[order],
+        lengths=torch.cat([part.lengths + width - part.prompt for part in parts])[order],
+        prompt=width,
+    )
 
 
 def _padded(ids: Tensor, lengths: Tensor, pad_id: int) -> Tensor:

@@ -35,7 +35,7 @@ def generate(
     steps: int = 12,
     guidance: float = 1.0,
     solver: str = "euler",
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
     init: Tensor | None = None,
     keep: Tensor | None = None,
     start: float = 0.0,
@@ -52,7 +52,8 @@ def generate(
         guidance: w of `v_absent + w (v - v_absent)`. 1 follows the conditions as they are, at half the cost; 0 ignores
             them; more than 1 exaggerates them.
         solver: "euler", one velocity per step, or "heun", two (except in the last step) for a smaller error.
-        generator: random numbers of the noise; None: torch's global generator.
+        generator: random numbers of the noise, which is drawn sample by sample, or a generator for each sample; None:
+            torch's global generator.
         init: samples `(B or 1, …)` to start from, with `keep` or `start`.
         keep: elements of `init` that stay, `(B or 1, *grid)` or the shape of `init`, True is kept: they follow the known
             path at every step and are exact in the result.
@@ -93,9 +94,8 @@ def generate(
         )
     like = _like(model, head, init=init, shape_of=shape_of)
     batch = _batch_size(num_samples, conditions or {}, init, shape_of)
-    device, dtype = like.device, like.dtype
-    drawn = "cpu" if generator is None else generator.device
-    noise = torch.randn((batch, *like.shape[1:]), generator=generator, device=drawn, dtype=dtype).to(device)
+    device = like.device
+    noise = _noise(batch, like, generator)
     known = None if init is None else like.expand(noise.shape)
     kept = _kept(keep, known)
     if known is not None and kept is None and not start:
@@ -265,6 +265,18 @@ def _batch_size(
             f"num_samples: expected one sample for all, or {wanted}, in each of the conditions and init; got {sizes}."
         )
     return wanted
+
+
+def _noise(batch: int, like: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
+    """Draw noise for samples like `like`, one after another: that of a sample does not depend on the size of its batch."""
+    generators = list(generator) if isinstance(generator, Sequence) else [generator] * batch
+    if len(generators) != batch:
+        raise ValueError(f"generator: expected one, or one for each of the {batch} samples, got {len(generators)}.")
+    drawn = [
+        torch.randn(like.shape[1:], generator=own, device="cpu" if own is None else own.device, dtype=like.dtype)
+        for own in generators
+    ]
+    return torch.stack(drawn).to(like.device)
 
 
 def _expanded(condition: tuple[Any, Tensor | None], batch: int, device: torch.device) -> tuple[Any, Tensor | None]:

@@ -29,6 +29,7 @@ class Generated:
         attention: for each layer, `(S, h, L - 1, *grid)` by block of the memory: row i belongs to the prediction of
             `ids[:, i + 1]`. None unless asked for.
         prompt: number of ids of the prompts.
+        length_penalty: power of the number of generated ids by which the scores are divided; 0 for sums.
         maps: the same over the inputs, averaged over layers and heads: `(S, L - 1, *grid)` by modality. None unless asked
             for; see `perceiver.Perceiver.target_outputs`.
 
@@ -46,6 +47,7 @@ class Generated:
     attention: list[dict[str, Tensor]] | None = None
     maps: dict[str, Tensor] | None = None
     prompt: int = 1
+    length_penalty: float = 0.0
 
     def cpu(self) -> Generated:
         """Return the same in main memory."""
@@ -64,9 +66,9 @@ class Generated:
         return replace(self, ids=self.ids[:, self.prompt :], lengths=self.lengths - self.prompt, prompt=0)
 
     def sequences(self, end_id: int) -> list[list[int]]:
-        """Return the generated ids of each sequence, without start id, end id and padding."""
+        """Return the generated ids of each sequence, without prompt, end id and padding."""
         rows = zip(self.ids.tolist(), self.lengths.tolist(), strict=True)
-        return [[number for number in ids[1:length] if number != end_id] for ids, length in rows]
+        return [[number for number in ids[self.prompt : length] if number != end_id] for ids, length in rows]
 
 
 @runtime_checkable
@@ -227,7 +229,14 @@ def generate_from_memory(
         rows = torch.arange(memory.batch, device=ids.device).repeat_interleave(decoding.num_return_sequences)
         seen = None if prompt_mask is None else _extended(prompt_mask, ids.shape[1] - 1)[rows]
         attention = decoder.attention_weights(memory.rows(rows), ids[:, :-1], seen)
-    return Generated(ids=ids, scores=scores, lengths=lengths, attention=attention, prompt=prompt.shape[1])
+    return Generated(
+        ids=ids,
+        scores=scores,
+        lengths=lengths,
+        attention=attention,
+        prompt=prompt.shape[1],
+        length_penalty=decoding.power_of_scores,
+    )
 
 
 def generate_ids(

@@ -110,10 +110,9 @@ class Index:
                 f"Index.search: expected k of at least 1 and queries of {self.embeddings.shape[1]} channels, got k={k} and "
                 f"{np.shape(query)}."
             )
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        norms[norms == 0] = 1
-        rows = rows / norms
-        cosines, best = self._nearest(rows, min(k, len(self.ids)))
+        # No division by zero: a query of zeros has the cosine 0 with all.
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        cosines, best = self._nearest(rows / np.where(lengths > 0, lengths, 1), min(k, len(self.ids)))
         results = [
             [Found(id=self.ids[number], similarity=float(cosine)) for cosine, number in zip(some, numbers, strict=True)]
             for some, numbers in zip(cosines, best, strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from perceiver.adapters.vector import Vector
 from perceiver.decoders.velocity import VelocityHead
 from perceiver.generation.flow import generate
 from perceiver.modalities.preprocess import unnormalised
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.model import Perceiver
-from perceiver.samples.batch import Batch
+from perceiver.samples.batch import Batch, Sample
 from perceiver.samples.collate import Collate
+from perceiver.targets.classes import ClassTarget
+from perceiver.targets.kinds import target_of
 from perceiver.targets.predict import prepare
+from perceiver.targets.unusual import Unusual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +91,11 @@ def generate_samples(
     Args:
         model: a model of `task=flow_matching` with its spec, such as one from `perceiver.load`.
         conditions: raw values by modality, as `Perceiver.predict` takes them: texts as strings, images and sounds as values
-            or files. A list holds a value for each of several conditions; lists have one length, single values serve all.
-            None or empty: generate without conditions.
+            or files; and the class, by its name or number, for a model of `task.label`. A list holds a value for each of
+            several conditions; lists have one length, single values serve all. None or empty: generate without conditions.
         num_samples: number of samples of each condition.
         guidance, steps, solver, start: see `perceiver.generation.flow.generate`.
-        seed: seed of the noise; None: torch's global generator.
+        seed: seed of the noise; None: torch's global generator. Samples do not depend on `batch_size`.
         init: a raw value of the generated modality to start from, with `keep` or `start`: for inpainting and editing.
         keep: which elements of `init` stay: a boolean array on its grid, or an image of it, or the file of one, whose
             light pixels stay.
@@ -137,14 +141,17 @@ def generate_samples(
         raise ValueError(f"num_samples, batch_size: expected at least 1 each, got {num_samples} and {batch_size}.")
     spec = modalities[head.modality]
     rows = rows_of(conditions or {}, known=sorted(set(model.adapters) - {head.modality}))
+    classes = _class_conditions(model, modalities)
+    unusual = Unusual(modalities, asker="generate_samples")
     given = [
-        None if not row else prepare(row, modalities, number=number, open_files=open_files)
+        _prepared(row, modalities, classes, number=number, open_files=open_files, seen=unusual.add) if row else None
         for number, row in enumerate(rows)
     ]
+    unusual.warn()
     known = None if init is None else _started(init, head.modality, modalities, open_files=open_files)
     kept = None if keep is None else _kept(keep, open_files=open_files)
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    collate = Collate(modalities=modalities)
+    collate = Collate(modalities={**modalities, **{name: {"channel_axis": "none"} for name in classes}})
     device = next(model.parameters()).device
     owners = [row for row in range(len(rows)) for _ in range(num_samples)]
     found = []
@@ -165,10 +172,51 @@ def generate_samples(
             keep=kept,
             start=start,
         )
-        found.append(unnormalised(values.cpu(), spec))
+        raw = unnormalised(values.cpu(), spec)
+        found.append(raw.clamp(0, 1) if spec.get("kind") == "image" else raw)
     return GeneratedSamples(
         values=torch.cat(found), conditions=rows, num_samples=num_samples, modality=head.modality, spec=spec
     )
+
+
+def _class_conditions(model: Perceiver, modalities: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+    """Return the class names of conditions that are no modality of the data: adapters of the target, one-hot."""
+    target = target_of(model.spec)
+    if not isinstance(target, ClassTarget):
+        return {}
+    return {
+        name: target.names
+        for name, adapter in model.adapters.items()
+        if name not in modalities and isinstance(adapter, Vector) and adapter.channels == len(target.names)
+    }
+
+
+def _prepared(
+    row: Mapping[str, Any],
+    modalities: Mapping[str, ModalitySpec],
+    classes: Mapping[str, Sequence[str]],
+    *,
+    number: int,
+    open_files: bool,
+    seen: Callable[[str, Any], None],
+) -> Sample:
+    """Preprocess a condition, with classes as one-hot vectors."""
+    raw = {name: value for name, value in row.items() if name not in classes}
+    inputs: dict[str, Any] = {
+        name: _one_hot(row[name], names, where=f"conditions[{name!r}]") for name, names in classes.items() if name in row
+    }
+    if raw:
+        inputs |= prepare(raw, modalities, number=number, open_files=open_files, seen=seen).inputs
+    return Sample(inputs=inputs, id=str(number))
+
+
+def _one_hot(value: Any, names: Sequence[str], *, where: str) -> Tensor:
+    """Return the one-hot vector of a class, given by its name or number."""
+    number = names.index(value) if isinstance(value, str) and value in names else value
+    if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 0 <= number < len(names):
+        shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+        raise ValueError(f"{where}: expected a class, {shown}, or a number from 0 to {len(names) - 1}, got {value!r:.60}.")
+    return torch.eye(len(names))[int(number)]
 
 
 def rows_of(conditions: Mapping[str, Any], *, known: Sequence[str]) -> list[dict[str, Any]]:

@@ -54,9 +54,30 @@ def numbered(names: tuple[str, ...]) -> dict[str, int]:
     }
 
 
+class _Listed:
+    """Names as a key of a cache, compared by identity, since hashing many names costs more than reading a cell."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names, self.count = names, len(names)
+
+    def __hash__(self) -> int:
+        return id(self.names)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Listed) and self.names is other.names and self.count == other.count
+
+
+@lru_cache(maxsize=256)
+def _numbered(listed: _Listed) -> dict[str, int]:
+    return numbered(tuple(listed.names))
+
+
 def number_of_name(value: Any, names: Sequence[str]) -> int | None:
-    """Return the position of the class or category of a value; None: unknown."""
-    numbers, text = numbered(tuple(names)), plain_text(value)
+    """Return the position of the class or category of a value; None: unknown.
+
+    The names of a list are numbered once, so their order must not change.
+    """
+    numbers, text = _numbered(_Listed(names)), plain_text(value)
     return numbers.get(text, numbers.get(value_text(text)))
 
 

@@ -54,8 +54,10 @@ def _check_modality(entry: object, path: str, kinds: Collection[str]) -> None:
         raise PlainError(f"{child_path(path, 'kind')}: expected a string, got {_shown(kind)}")
     if kind not in kinds:
         return
+    # A table of categories alone has no numbers to normalise.
+    unused = ("mean", "std") if kind == "table" and not entry.get("numbers") else ()
     for key, (expected, fits) in _FACTS.items():
-        if entry.get(key) is not None:
+        if entry.get(key) is not None and not (key in unused and entry[key] == []):
             _require(entry, key, expected, fits, path)
     axes = _AXES.get(str(kind))
     if axes is not None and entry.get("shape") is not None and len(entry["shape"]) != axes:
@@ -167,6 +169,7 @@ _DEVIATIONS = (
 )
 _TEXTS = ("a list of strings", _list_of(_is_text))
 _TEXT = ("a string", _is_text)
+_SEPARATOR = ("one character", lambda value: _is_text(value) and len(value) == 1)
 _SIZE = ("a whole number, 1 or more", _is_size)
 _POSITIVE = ("a finite number above 0", _is_positive)
 _FLAG = ("true or false", lambda value: isinstance(value, bool))
@@ -205,6 +208,8 @@ _FACTS: dict[str, tuple[str, Fits]] = {
         "a mapping from columns to written and unit",
         _mapping_of(lambda value: _mapping_of(_is_text)(value) and set(value) == {"written", "unit"}),
     ),
+    "decimal": _SEPARATOR,
+    "thousands": _SEPARATOR,
     "time": _TEXT,
     "names": _TEXTS,
     "files": _FLAG,

@@ -11,6 +11,7 @@ from torch import Tensor
 from perceiver.modalities.arrays import as_tensor, check_shape
 from perceiver.modalities.modality import Modality
 from perceiver.modalities.spec import ModalitySpec
+from perceiver.modalities.written_numbers import given_separators
 
 
 @final
@@ -18,17 +19,18 @@ class PointsModality(Modality):
     """Point sets `(P, coordinates + features)`, centred and scaled if the spec has `unit_sphere`.
 
     From PLY and PCD files, the setting `features` selects columns besides the coordinates: names, or "normals" or "colors".
+    `decimal` and `thousands` are the separators of numbers in files of text, if files do not show them.
     """
 
     channel_axis = -1
-    settings: ClassVar = {"unit_sphere": True, "features": ()}
+    settings: ClassVar = {"unit_sphere": True, "features": (), "decimal": None, "thousands": None}
 
     def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return whether point sets are centred and scaled, and the columns that are features."""
         features = settings["features"]
         if isinstance(features, str) or not all(isinstance(name, str) for name in features):
             raise ValueError(f"features: expected a list of names, such as [normals, colors], got {features!r}.")
-        facts: dict[str, Any] = {"unit_sphere": bool(settings["unit_sphere"])}
+        facts: dict[str, Any] = {"unit_sphere": bool(settings["unit_sphere"]), **given_separators(settings)}
         return {**facts, "features": list(features)} if features else facts
 
     def tensor(self, raw: Any, spec: ModalitySpec, name: str) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from perceiver.modalities.cell_values import is_missing, number_in_column, number_of_name, plain_text
 from perceiver.modalities.modality import Modality
 from perceiver.modalities.spec import ModalitySpec
+from perceiver.modalities.written_numbers import given_separators
 
 log = logging.getLogger(__name__)
 
@@ -40,15 +41,11 @@ class TableModality(Modality):
                 "expected columns, or numbers and categories, each a list of distinct columns, e.g. {kind: table, "
                 f"columns: [age, sex]}}; got {own}."
             )
-        separators = {key: str(settings[key]) for key in ("decimal", "thousands") if settings.get(key) is not None}
-        for key, separator in separators.items():
-            if len(separator) != 1 or separator.isalnum() or separators.get("decimal") == separators.get("thousands"):
-                raise ValueError(f"{key}: expected one character between digits, such as ',', got {separators}.")
         return {
             "columns": columns,
             "asked_numbers": lists["numbers"],
             "asked_categories": lists["categories"],
-            **separators,
+            **given_separators(settings),
         }
 
     def preprocess(self, raw: Any, spec: ModalitySpec, name: str) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from perceiver.modalities.arrays import as_tensor, positive
 from perceiver.modalities.modality import Modality
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.statistics import Moments
+from perceiver.modalities.written_numbers import given_separators
 
 
 @final
@@ -21,10 +22,12 @@ class TimeSeriesModality(Modality):
 
     Values are normalised by the spec's `mean` and `std`; missing values are 0. Steps are sorted by time; steps with the same
     time are merged by the mean of each value.
+
+    The settings `decimal` and `thousands` are the separators of numbers in files of text, if files do not show them.
     """
 
     channel_axis: ClassVar = {"values": -1, "times": None, "present": -1}
-    settings: ClassVar = {"time": None, "values": None, "step_seconds": None}
+    settings: ClassVar = {"time": None, "values": None, "step_seconds": None, "decimal": None, "thousands": None}
 
     def spec(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return the column of times, the names of the values if given, and the step."""
@@ -33,7 +36,12 @@ class TimeSeriesModality(Modality):
         names = {} if values is None else {"names": [str(name) for name in values], "num_values": len(values)}
         if values is not None and not values:
             raise ValueError("values: expected the names of one or more columns, or null for all, got an empty list.")
-        return {"time": settings["time"], "step_seconds": settings["step_seconds"], **names}
+        return {
+            "time": settings["time"],
+            "step_seconds": settings["step_seconds"],
+            **names,
+            **given_separators(settings),
+        }
 
     def preprocess(self, raw: Any, spec: ModalitySpec, name: str) -> dict[str, Tensor]:
         """Convert one series.

@@ -19,6 +19,9 @@ MISSING_NUMBERS = {
 }
 """Words for a missing number or date: those of pandas and common marks; case is ignored."""
 
+SEPARATORS = ("decimal", "thousands")
+"""Settings of the kinds that read numbers from text."""
+
 _WRITTEN = re.compile(
     r"(?P<sign>[+\-\u2212]?)\s*(?P<prefix>[$€£¥]?)\s*(?P<second>[+\-\u2212]?)"
     r"(?P<number>\d[\d.,'\u00a0\u202f ]*\d|\d|[.,]\d+)(?P<exponent>[eE][+-]?\d+)?"
@@ -102,6 +105,19 @@ def how_numbers_are_written(
     if plain >= best and not given:
         return {}, (others + plain) / len(known)
     return style, (others + best) / len(known)
+
+
+def given_separators(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the separators of numbers among the settings of a kind: `decimal` and `thousands`, if they are not None.
+
+    Raises:
+        ValueError: a separator is not a single character that can stand between digits, or both are the same.
+    """
+    given = {key: str(settings[key]) for key in SEPARATORS if settings.get(key) is not None}
+    for key, separator in given.items():
+        if len(separator) != 1 or separator.isalnum() or given.get("decimal") == given.get("thousands"):
+            raise ValueError(f"{key}: expected one character between digits, such as ',', got {given}.")
+    return given
 
 
 def date_of(value: Any, written: Mapping[str, Any]) -> float:

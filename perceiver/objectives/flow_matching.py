@@ -21,8 +21,9 @@ from perceiver.objectives.gathering import processes
 from perceiver.objectives.judged_samples import JudgedSamples
 from perceiver.objectives.metrics.quality import WeightedMean, mean_over_processes
 from perceiver.objectives.objective import Metrics, Objective
-from perceiver.runtime.random_streams import stream_of, stream_seed
 from perceiver.samples.batch import Batch
+from perceiver.samples.generators import generators_of
+from perceiver.tokens.masks import extents
 
 TIMES = ("uniform", "logit_normal")
 
@@ -183,19 +184,19 @@ class FlowMatching(Objective):
     def fixed(self, batch: Batch, *, number: int = 0) -> Noisy:
         """Return the noise and times of evaluation: the same for a sample in every epoch and batch, by its id.
 
+        Padding after the last valid element of a sample gets no noise, so that it changes none.
+
         Args:
             batch: samples; without ids, noise and times depend on their place in the split.
             number: number of the batch in the split.
         """
         x = self._samples(batch)
-        noise, times = [], []
-        for place in range(batch.size):
-            named = place < len(batch.ids) and batch.ids[place]
-            seed = stream_of(self.seed, batch.ids[place]) if named else stream_seed(self.seed, number, place)
-            generator = torch.Generator().manual_seed(seed)
-            times.append(torch.rand((), generator=generator))
-            noise.append(torch.randn(x.shape[1:], generator=generator))
-        return Noisy(noise=torch.stack(noise).to(x), time=torch.stack(times).to(x.device))
+        noise, times = torch.zeros(x.shape), torch.zeros(batch.size)
+        generators = generators_of(batch, seed=self.seed, number=number)
+        for row, (own, generator) in enumerate(zip(_corners(x, batch.masks.get(self.modality)), generators, strict=True)):
+            times[row] = torch.rand((), generator=generator)
+            noise[row][own] = torch.randn(noise[row][own].shape, generator=generator)
+        return Noisy(noise=noise.to(x), time=times.to(x.device))
 
     def _samples(self, batch: Batch) -> Tensor:
         x = batch.inputs[self.modality]
@@ -240,11 +241,7 @@ class FlowMatching(Objective):
         x = self._samples(batch)
         time = noisy.time.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
         inputs = {self.modality: (1 - time) * noisy.noise + time * x, **conditions}
-        previous = None
-        if again:
-            with torch.no_grad():
-                previous = model.velocity(inputs, masks, time=noisy.time).latents
-        velocity = model.velocity(inputs, masks, time=noisy.time, previous=previous).values.float()
+        velocity = model.velocity(inputs, masks, time=noisy.time, self_condition=again).values.float()
         assert isinstance(model.head, VelocityHead)
         wanted = model.head.by_token(model.adapters, x - noisy.noise, masks.get(self.modality))
         valid = torch.ones_like(velocity, dtype=torch.bool) if wanted.valid is None else wanted.valid
@@ -258,6 +255,16 @@ def _judging(metrics: Metrics) -> dict[str, Metric]:
 
 def _self_conditions(model: Perceiver) -> bool:
     return bool(getattr(model.encoder, "self_conditions", False))
+
+
+def _corners(x: Tensor, mask: Tensor | None) -> list[tuple[slice, ...]]:
+    """Return for each sample the part of its tensor up to its last valid element."""
+    if mask is None or mask.ndim == 1:
+        return [()] * len(x)
+    # Channels first, as images have them, or channels last, as points have them.
+    first = (slice(None),) if x.shape[2:] == mask.shape[1:] else ()
+    sizes = torch.stack(extents(mask), dim=1).tolist()
+    return [(*first, *(slice(length) for length in size)) for size in sizes]
 
 
 def _own(masks: dict[str, Tensor], modality: str) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ content of its tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,6 +21,8 @@ from perceiver.model import Perceiver
 from perceiver.objectives.metrics.quality import WeightedMean
 from perceiver.objectives.objective import Metrics, Objective
 from perceiver.samples.batch import Batch
+from perceiver.samples.generators import generators_of
+from perceiver.tokens.masks import extents
 from perceiver.tokens.tokens import Tokens
 
 
@@ -44,9 +46,9 @@ class MaskedAutoencoding(Objective):
 
     The model's head is a `perceiver.decoders.ReconstructionDecoder`. Tokens are hidden after the adapter, by their mask;
     positions and grid size do not change. The loss of a modality is the
-    mean squared error over the values of hidden tokens; predicting the mean of normalised values gives 1. The loss of the
-    batch is the weighted sum over modalities. Measures `loss` and, with several modalities, `loss/NAME` of each. Evaluation
-    always hides the same tokens.
+    mean squared error over the values of hidden tokens; predicting the mean of normalised values gives 1. The loss is the
+    weighted sum over modalities. Measures `loss` and, with several modalities, `loss/NAME` of each, over all hidden values
+    of a split. Evaluation always hides the same tokens of a sample, by its id.
 
     Args:
         masking: chooses the hidden tokens, for all modalities.
@@ -98,14 +100,20 @@ class MaskedAutoencoding(Objective):
                 )
 
     def hide(
-        self, model: Perceiver, batch: Batch, *, generator: torch.Generator | None = None, max_queries: int | None = None
+        self,
+        model: Perceiver,
+        batch: Batch,
+        *,
+        generators: Sequence[torch.Generator] | None = None,
+        max_queries: int | None = None,
     ) -> Hidden:
         """Make tokens of a batch and hide some of them.
 
         Args:
             model: model whose adapters make the tokens.
             batch: samples; labels are ignored.
-            generator: random generator on the CPU; None: torch's global generator.
+            generators: a generator on the CPU for each sample, for evaluation: what is hidden of a sample does not depend on
+                the others or on padding. None: torch's global generator.
             max_queries: maximum number of hidden tokens to reconstruct per sample.
 
         Raises:
@@ -121,8 +129,9 @@ class MaskedAutoencoding(Objective):
             if name not in tokens:
                 continue
             block = tokens[name]
-            hidden = self.masking_of.get(name, self.masking)(block, batch=batch.size, generator=generator)
-            index[name], real[name] = chosen(hidden, at_most=max_queries, generator=generator)
+            masking = self.masking_of.get(name, self.masking)
+            hidden = masking(block, batch=batch.size) if generators is None else _one_by_one(masking, block, generators)
+            index[name], real[name] = chosen(hidden, at_most=max_queries)
             tokens[name] = replace(block, mask=~hidden if block.mask is None else block.mask & ~hidden)
         return Hidden(tokens=tokens, index=index, real=real)
 
@@ -135,15 +144,18 @@ class MaskedAutoencoding(Objective):
             hidden: result of `hide` for this batch.
             count: use only the first `count` samples; None: all.
         """
+        found = self.errors(model, batch, hidden)
+        return {name: errors[:count].sum() / valid[:count].sum().clamp(min=1) for name, (errors, valid) in found.items()}
+
+    def errors(self, model: Perceiver, batch: Batch, hidden: Hidden) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the squared errors `(B, k, c)` of each modality, 0 where nothing is hidden, and where something is."""
         outputs = model.from_tokens(hidden.tokens, index=hidden.index)
-        losses = {}
+        found = {}
         for name, output in outputs.items():
             target, valid = self.targets(model, batch, name, hidden.index[name])
             valid = valid & hidden.real[name][..., None]
-            output, target, valid = output[:count], target[:count], valid[:count]
-            errors = torch.where(valid, output.float() - target, 0.0).square()
-            losses[name] = errors.sum() / valid.sum().clamp(min=1)
-        return losses
+            found[name] = (torch.where(valid, output.float() - target, 0.0).square(), valid)
+        return found
 
     def targets(self, model: Perceiver, batch: Batch, name: str, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return the content of a modality's tokens, `(B, k, c)` in float32, and its validity."""
@@ -160,38 +172,54 @@ class MaskedAutoencoding(Objective):
     def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
         """Return the weighted sum of the modalities' losses."""
         assert isinstance(model, Perceiver)
-        return self._sum(self.losses(model, batch, self.hide(model, batch, max_queries=self.max_queries)))
+        losses = self.losses(model, batch, self.hide(model, batch, max_queries=self.max_queries))
+        return torch.stack([self.weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
 
     def metrics(self, model: nn.Module) -> dict[str, Metric]:
-        """Return means of the losses."""
-        names = _modalities_of(model)
-        return {name: WeightedMean() for name in ("loss", *(f"loss/{one}" for one in names if len(names) > 1))}
+        """Return the mean of each modality over all hidden values."""
+        return {f"loss/{name}": WeightedMean() for name in _modalities_of(model)}
 
     def evaluate(
         self, model: nn.Module, batch: Batch, metrics: Metrics, *, count: int | None = None, number: int = 0
     ) -> None:
         """See `Objective.evaluate`."""
         assert isinstance(model, Perceiver)
-        count = batch.size if count is None else count
-        generator = torch.Generator().manual_seed(self.seed + number)
-        losses = self.losses(model, batch, self.hide(model, batch, generator=generator), count=count)
-        metrics["loss"].update(self._sum(losses), count)
-        for name, loss in losses.items() if len(metrics) > 1 else ():
-            metrics[f"loss/{name}"].update(loss, count)
+        hidden = self.hide(model, batch, generators=generators_of(batch, seed=self.seed, number=number))
+        for name, (errors, valid) in self.errors(model, batch, hidden).items():
+            metrics[f"loss/{name}"].update(errors[:count], valid[:count].float())
 
     def results(self, metrics: Metrics) -> dict[str, Tensor]:
-        """Return `loss`, and `loss/NAME` of the modalities in the split."""
+        """Return `loss` and, with several modalities, `loss/NAME` of those of which something was hidden in the split."""
         found = super().results(metrics)
-        return {name: value for name, value in found.items() if name == "loss" or not bool(value.isnan())}
+        losses = {name: loss for name, loss in found.items() if metrics[name].defined}
+        total = sum(self.weights.get(name.removeprefix("loss/"), 1.0) * mean for name, mean in losses.items())
+        return {"loss": torch.as_tensor(total), **(losses if len(metrics) > 1 else {})}
 
-    def _sum(self, losses: Mapping[str, Tensor]) -> Tensor:
-        return torch.stack([self.weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
+    def result_names(self, metrics: Metrics) -> list[str]:
+        """See `Objective.result_names`."""
+        return ["loss", *(metrics if len(metrics) > 1 else ())]
 
 
 def _modalities_of(model: nn.Module) -> tuple[str, ...]:
     """Return the modalities that the model reconstructs."""
     assert isinstance(model.head, ReconstructionDecoder)
     return tuple(model.head.output_channels)
+
+
+def _one_by_one(masking: RandomMasking, tokens: Tokens, generators: Sequence[torch.Generator]) -> Tensor:
+    """Return the tokens to hide, `(B, *grid)`, chosen in each sample alone, without padding after its last valid token."""
+    valid = torch.ones(1, *tokens.grid, dtype=torch.bool, device=tokens.device) if tokens.mask is None else tokens.mask
+    valid = valid.expand(len(generators), *tokens.grid)
+    hidden = torch.zeros_like(valid)
+    sizes = torch.stack(extents(valid), dim=1).tolist()
+    for row, (size, generator) in enumerate(zip(sizes, generators, strict=True)):
+        if 0 in size:
+            continue
+        own = tuple(slice(length) for length in size)
+        parts = tuple(part[row % part.shape[0]][own][None] for part in tokens.parts)
+        alone = Tokens(parts=parts, mask=valid[row][own][None])
+        hidden[row][own] = masking(alone, batch=1, generator=generator)[0]
+    return hidden
 
 
 def normalised_targets(values: Tensor, valid: Tensor, *, epsilon: float = 1e-6) -> Tensor:

@@ -18,8 +18,8 @@ from perceiver.masking.text import MaskedTokens, TokenMasking
 from perceiver.model import Perceiver
 from perceiver.objectives.metrics.quality import WeightedMean, mean_over_processes
 from perceiver.objectives.objective import Metrics, Objective
-from perceiver.runtime.random_streams import stream_of
 from perceiver.samples.batch import Batch
+from perceiver.samples.generators import generators_of
 
 
 class MaskedTokenModelling(Objective):
@@ -108,9 +108,3 @@ def cross_entropies(logits: Tensor, masked: MaskedTokens) -> Tensor:
     """Return cross-entropies `(B, k)` in nats, float32; 0 where no token was chosen."""
     losses = F.cross_entropy(logits.flatten(0, 1).float(), masked.target.flatten().long(), reduction="none")
     return torch.where(masked.real, losses.view_as(masked.real), 0.0)
-
-
-def generators_of(batch: Batch, *, seed: int, number: int = 0) -> list[torch.Generator]:
-    """Return a generator per sample, seeded by its id, or without ids by its row and the batch number."""
-    names = batch.ids or [f"{number}/{row}" for row in range(batch.size)]
-    return [torch.Generator().manual_seed(stream_of(seed, name)) for name in names]

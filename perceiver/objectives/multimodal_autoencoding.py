@@ -294,8 +294,12 @@ class MultimodalAutoencoding(Objective):
     def results(self, metrics: Metrics) -> dict[str, Tensor]:
         """Return `loss`, `loss/NAME` and `psnr/NAME` of the outputs in the split, and `accuracy` of the label."""
         found = super().results(metrics)
-        # An output without any sample does not contribute to the loss.
-        losses = {name: mean.nan_to_num() for name, mean in found.items() if name.startswith("loss/")}
+        # An output without any sample does not contribute to the loss; outputs that are NaN do.
+        losses = {
+            name: mean if metrics[name].defined else torch.zeros_like(mean)
+            for name, mean in found.items()
+            if name.startswith("loss/")
+        }
         total = sum(self.weights.get(name.removeprefix("loss/"), 1.0) * mean for name, mean in losses.items())
         ratios = {name: mean for name, mean in found.items() if name not in losses and not bool(mean.isnan())}
         label = {"accuracy": correct_share(metrics[CONFUSION].compute().cpu().double())} if CONFUSION in metrics else {}

@@ -179,15 +179,21 @@ class TextGeneration(Objective):
             shares, words = torch.tensor(self._alignments(model, batch), device=labels.device)[:count].T
             metrics[ALIGNMENT].update(shares, words)
         texts = metrics.get("texts")
-        if not isinstance(texts, TextMetrics) or (self.num_generated or texts.count + 1) <= texts.count:
+        if not isinstance(texts, TextMetrics):
             return
+        wanted = batch.size if count is None else count
+        if self.num_generated is not None:
+            wanted = min(wanted, self.num_generated - texts.count)
+        if wanted < 1:
+            texts.update([], [])
+            return
+        own = batch.rows(slice(wanted))
         assert isinstance(model, Perceiver)
-        assert batch.target is not None
-        generated = model.target_outputs(batch.inputs, batch.masks)
-        predictions = texts_of(generated.ids, self.tokenizer)[:count]
-        truths = texts_of(batch.target, self.tokenizer)[:count]
+        assert own.target is not None
+        generated = model.target_outputs(own.inputs, own.masks)
+        predictions, truths = texts_of(generated.ids, self.tokenizer), texts_of(own.target, self.tokenizer)
         texts.update(predictions, truths)
-        groundings = [()] * len(truths) if batch.groundings is None else batch.groundings[:count]
+        groundings = [()] * len(truths) if own.groundings is None else own.groundings
         for judge in self.judges.values():
             for sample in zip(predictions, truths, groundings, strict=True):
                 for name, (value, weight) in judge(*sample).items():

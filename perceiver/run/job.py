@@ -29,6 +29,7 @@ _KNOWN_NOTICES = (
     r"The number of training batches .* is smaller than the logging interval.*",
     r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint need to be provided.*WeightAveraging.*",
     r"Found .* module\(s\) in eval mode at the start of training.*",  # frozen networks
+    r"This DataLoader will create 2 worker processes.*",  # the default of data that is decoded, on a single core
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
 )
 

@@ -13,7 +13,7 @@ from perceiver.model import Perceiver
 from perceiver.objectives import Objective
 from perceiver.run.configuration.construct import construct
 from perceiver.training import Task
-from perceiver.training.optimizer import OptimizerFactory
+from perceiver.training.optimizer import OptimizerFactory, SchedulerFactory
 
 
 def check_task(task: DictConfig, recipe: checkpoints.Recipe) -> None:
@@ -28,7 +28,12 @@ def check_task(task: DictConfig, recipe: checkpoints.Recipe) -> None:
 
 
 def make_task(
-    plain: Mapping[str, Any], model: Perceiver, spec: Mapping[str, Any], *, optimizer: OptimizerFactory | None = None
+    plain: Mapping[str, Any],
+    model: Perceiver,
+    spec: Mapping[str, Any],
+    *,
+    optimizer: OptimizerFactory | None = None,
+    schedule: SchedulerFactory | None = None,
 ) -> Task:
     """Combine the model with the configured training objective.
 
@@ -37,6 +42,7 @@ def make_task(
         model: the model to train or test.
         spec: spec of the data.
         optimizer: factory that replaces the configured optimizer.
+        schedule: factory that replaces the configured schedule.
 
     Raises:
         ValueError: `task` is not an objective.
@@ -52,6 +58,6 @@ def make_task(
         model=model,
         objective=objective,
         optimizer=optimizer or construct(plain["optimizer"]),
-        scheduler=None if not scheduler else construct(scheduler),
+        scheduler=schedule or (construct(scheduler) if scheduler else None),
         checkpoint=checkpoints.entry(plain, spec),
     )

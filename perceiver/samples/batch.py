@@ -89,10 +89,12 @@ class Batch:
             for name, x in self.inputs.items()
         }
 
-    def rows(self, rows: slice) -> Batch:
-        """Return the batch of a slice of the samples."""
-        groundings = None if self.groundings is None else self.groundings[rows]
-        return replace(self._map(lambda x: x[rows]), ids=self.ids[rows], groundings=groundings)
+    def rows(self, rows: slice | list[int]) -> Batch:
+        """Return the batch of some of the samples, by a slice or their numbers."""
+        numbers = range(self.size)[rows] if isinstance(rows, slice) else rows
+        groundings = None if self.groundings is None else [self.groundings[row] for row in numbers]
+        ids = [self.ids[row] for row in numbers] if self.ids else []
+        return replace(self._map(lambda x: x[rows]), ids=ids, groundings=groundings)
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory; called by the DataLoader."""

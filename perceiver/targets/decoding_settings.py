@@ -82,6 +82,11 @@ class DecodingSettings:
         if self.do_sample and self.num_beams > 1:
             raise ValueError("do_sample: expected false for beam search; set num_beams = 1 to sample.")
 
+    @property
+    def power_of_scores(self) -> float:
+        """The power of the number of generated ids by which scores are divided: 0 without beams, whose scores are sums."""
+        return self.length_penalty if self.num_beams > 1 else 0.0
+
     def most(self, prompt: int, *, otherwise: int) -> int:
         """Return the most ids of a sequence that begins with `prompt` ids, or `otherwise` if no limit is set."""
         if self.max_new_tokens is not None:

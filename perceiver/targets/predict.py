@@ -12,18 +12,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from perceiver.modalities.cut_texts import CutTexts
 from perceiver.modalities.kinds import kind_of
 from perceiver.modalities.preprocess import preprocess
 from perceiver.modalities.spec import ModalitySpec
-from perceiver.modalities.table import UnknownCategories
-from perceiver.modalities.text import is_cut
 from perceiver.samples.batch import Batch, Sample
 from perceiver.samples.collate import Collate
 from perceiver.targets.files import is_file, read_file
 from perceiver.targets.kinds import Target, target_of
 from perceiver.targets.pixels import cut_to_size
 from perceiver.targets.text import with_alignments
+from perceiver.targets.unusual import Unusual
 
 
 def predict(
@@ -71,14 +69,14 @@ def batches_of(
 ) -> Iterator[Batch]:
     """Yield raw samples, preprocessed as in training, in batches; warn at the end of unknown categories and cut texts."""
     collate = Collate(modalities=modalities)
-    seen = _Seen(modalities)
+    unusual = Unusual(modalities, asker="predict")
     prepared = (
-        prepare(raw, modalities, number=number, open_files=open_files, seen=seen.add)
+        prepare(raw, modalities, number=number, open_files=open_files, seen=unusual.add)
         for number, raw in enumerate(_samples(samples, modalities))
     )
     while rows := list(islice(prepared, batch_size)):
         yield collate(rows).to(device)
-    seen.warn()
+    unusual.warn()
 
 
 def predict_prepared(
@@ -165,38 +163,6 @@ def _is_value(raw: Mapping[Any, Any], modalities: Mapping[str, Mapping[str, Any]
     if kind_of(modality).several_columns:
         return not (set(raw) == {name} and isinstance(raw[name], Mapping | str | Path | bytes))
     return bool(modality.get("kind") == "timeseries") and "values" in raw and set(raw) != {name}
-
-
-class _Seen:
-    """Counts categories of tables that training did not have, and texts that are cut."""
-
-    def __init__(self, modalities: Mapping[str, Mapping[str, Any]]) -> None:
-        self._columns = {
-            name: {column: UnknownCategories(known) for column, known in (modality.get("categories") or {}).items()}
-            for name, modality in modalities.items()
-            if modality.get("kind") == "table"
-        }
-        self._texts = {
-            name: (modality, CutTexts(modality.get("max_length")))
-            for name, modality in modalities.items()
-            if modality.get("kind") == "text"
-        }
-
-    def add(self, name: str, value: Any) -> None:
-        """Count the cells of a row, or a text."""
-        if name in self._texts:
-            modality, texts = self._texts[name]
-            texts.add(is_cut(value, modality))
-        for column, unknown in self._columns.get(name, {}).items():
-            unknown.add(value.get(column) if isinstance(value, Mapping) else None)
-
-    def warn(self) -> None:
-        """Log what was found."""
-        for name, columns in self._columns.items():
-            for column, unknown in columns.items():
-                unknown.warn(f"predict, modality {name!r}, column {column!r}")
-        for name, (_, texts) in self._texts.items():
-            texts.warn(f"predict, modality {name!r}")
 
 
 def _samples(samples: Any, modalities: Mapping[str, ModalitySpec]) -> Iterable[Any]:

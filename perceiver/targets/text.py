@@ -80,8 +80,15 @@ class TextTarget:
     def compare(self, outputs: Sequences, target: Shaped[Tensor, "batch length"]) -> list[Comparison]:
         """Compare with ids `(B, L)`; texts with the lowest probability per id come first."""
         truths = [self.tokenizer.decode(row) for row in target.tolist()]
+        # Scores of beams are divided by a power of the length already.
+        power = 1 - float(getattr(outputs, "length_penalty", 0.0))
         return [
-            Comparison(predicted=one.text, true=truth, correct=one.text == truth, loss=-one.score / (len(one.tokens) + 1))
+            Comparison(
+                predicted=one.text,
+                true=truth,
+                correct=one.text == truth,
+                loss=-one.score / (len(one.tokens) + 1) ** power,
+            )
             for one, truth in zip(self.predict(outputs), truths, strict=True)
         ]
 

@@ -17,7 +17,7 @@ from torchmetrics import Metric
 from perceiver.objectives.metrics.quality import WeightedMean
 from perceiver.objectives.objective import CONFUSION, Objective
 from perceiver.samples.batch import Batch
-from perceiver.training.fully_sharded import shard
+from perceiver.training.fully_sharded import shard, with_parameters
 from perceiver.training.optimizer import OptimizerFactory, SchedulerFactory, clip_gradients, optimization
 from perceiver.training.precision import cast_inputs_alone
 
@@ -118,7 +118,8 @@ class Task(LightningModule):
                 the next logged step, since asking in each step would keep the processor from running ahead.
         """
         metrics = self._metrics["train"]
-        loss = self.objective.loss(self.model, batch, {name: metrics[name] for name in metrics if name != "loss"})
+        others = {name: metrics[name] for name in metrics if name != "loss"}
+        loss: Tensor = with_parameters(self.model, self.objective.loss, batch, others)
         self._check_finite(loss, batch)
         metrics["loss"].update(loss, batch.size)
         return loss
@@ -170,7 +171,7 @@ class Task(LightningModule):
 
     def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:
         count = counted(self, stage, batch_idx, batch.size)
-        self.objective.evaluate(self.model, batch, self._metrics[stage], count=count, number=batch_idx)
+        with_parameters(self.model, self.objective.evaluate, batch, self._metrics[stage], count=count, number=batch_idx)
 
     def _log_results(self, stage: str) -> None:
         metrics = self._metrics[stage]

@@ -69,3 +69,11 @@ def test_what_no_data_has_is_named(place: str, value: Any, message: str) -> None
     with pytest.raises(PlainError) as caught:
         check_spec(spec)
     assert message in str(caught.value)
+
+
+def test_a_table_of_categories_alone_has_no_statistics() -> None:
+    table = {"kind": "table", "numbers": [], "categories": {"sex": ["f", "m"]}, "mean": [], "std": []}
+    check_spec({"modalities": {"facts": table}})
+    for other in ({**table, "numbers": ["age"]}, {**table, "kind": "image"}):
+        with pytest.raises(PlainError, match=r"facts\.mean: expected a list of finite numbers, got \[\]"):
+            check_spec({"modalities": {"facts": other}})

@@ -39,3 +39,9 @@ def test_nothing_valid_and_no_gradient() -> None:
     assert float(weight.grad.abs().sum()) == 0.0
     with torch.no_grad():
         assert not nothing(x, weight, torch.zeros(7)).total.requires_grad
+
+
+@pytest.mark.parametrize("x", [torch.zeros(1, 3, 4), torch.full((1, 3, 4), torch.nan)])
+def test_logits_that_prefer_no_id_are_wrong(x: torch.Tensor) -> None:
+    loss = SequenceLoss(labels=torch.arange(3)[None], valid=torch.ones(1, 3, dtype=torch.bool))
+    assert loss(x, torch.rand(7, 4), torch.zeros(7)).correct.tolist() == [False] * 3

@@ -1,6 +1,8 @@
 """Continuing texts: cached steps against uncached windows, sliding past the context, ragged prompts, beams, bad prompts."""
 
 from dataclasses import replace
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -77,6 +79,30 @@ def test_ragged_prompts_are_continued_as_alone(one: Perceiver) -> None:
         shown = together.new().ids[row][: int(alone.lengths[0])]
         assert shown.tolist() == alone.ids[0, : int(alone.lengths[0])].tolist()
         assert int(together.new().lengths[row]) == int(alone.lengths[0])
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_length": 24},
+        {"max_new_tokens": 15, "min_length": 12},
+        {"max_new_tokens": 12, "num_beams": 3},
+        {"max_new_tokens": 12, "no_repeat_ngram_size": 2, "repetition_penalty": 1.3},
+    ],
+)
+def test_limits_and_rules_are_those_of_a_text_alone(one: Perceiver, limits: dict[str, Any]) -> None:
+    """Padding to longer prompts, or of the batch, neither counts nor changes when a window is encoded again."""
+    lengths = [9, 2, 5, 2]
+    ids, mask = ragged(lengths)
+    ids, mask = torch.nn.functional.pad(ids, (0, 6)), torch.nn.functional.pad(mask, (0, 6))
+    together = perceiver.generate(one, {"text": ids}, {"text": mask}, **limits)
+    for row, length in enumerate(lengths):
+        alone = perceiver.generate(one, {"text": ids[row : row + 1, :length]}, **limits)
+        count = int(alone.lengths[0])
+        start = together.prompt - length
+        assert together.ids[row, start : start + count].tolist() == alone.ids[0, :count].tolist()
+        assert int(together.lengths[row]) - start == count
+        assert float(together.scores[row]) == pytest.approx(float(alone.scores[0]))
 
 
 def test_beams_and_samples_follow_their_own_rows(one: Perceiver) -> None:
@@ -158,6 +184,8 @@ def test_bad_prompts_are_clear_errors(one: Perceiver) -> None:
         perceiver.generate(one, {"text": ids}, {"text": mask})
     with pytest.raises(ValueError, match=r"expected more than the 5 ids of the prompt, got 5. Set max_new_tokens"):
         perceiver.generate(one, {"text": ids}, max_length=5)
+    with pytest.raises(ValueError, match=r"streamer: expected texts of one length, got \[3, 5\]"):
+        perceiver.generate(one, {"text": ids}, {"text": torch.arange(5) < torch.tensor([[3], [5]])}, streamer=mock.Mock())
     with pytest.raises(ValueError, match="max_new_tokens: expected at least 1 and no max_length"):
         perceiver.generate(one, {"text": ids}, max_length=9, max_new_tokens=3)
     with pytest.raises(ValueError, match="it continues the texts in `inputs`"):

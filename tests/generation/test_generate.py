@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import perceiver
-from perceiver.generation import Decoding, generate_ids
+from perceiver.generation import Decoding, Generated, generate_ids
 
 
 @dataclass
@@ -237,3 +237,9 @@ def test_models_without_a_causal_decoder_say_so() -> None:
         perceiver.generate(one, x, masks)
     with pytest.raises(ValueError, match="predicts no sequence"):
         one(x, masks, target_ids=torch.ones(2, 3, dtype=torch.int64))
+
+
+def test_sequences_are_what_was_generated() -> None:
+    ids = torch.tensor([[1, 60, 70, 71, 2], [1, 60, 80, 2, 0]])
+    made = Generated(ids=ids, scores=torch.zeros(2), lengths=torch.tensor([5, 4]), prompt=2)
+    assert made.sequences(2) == made.new().sequences(2) == [[70, 71], [80]]

@@ -10,7 +10,8 @@ from generating_models import model as model_of_texts
 from PIL import Image
 from prompted_models import prompted
 
-from perceiver import generate_samples
+from perceiver import Fourier, Fusion, Interface, Perceiver, VelocityHead, generate_samples
+from perceiver.adapters import ImagePatches, Vector
 from perceiver.generation.flow import generate
 from perceiver.modalities.text_bytes import encode_bytes
 
@@ -22,7 +23,7 @@ def test_a_prompt_is_what_its_bytes_are() -> None:
     generator = torch.Generator().manual_seed(5)
     text = encode_bytes("a 7").expand(3, -1)
     expected = generate(model, {"text": text}, guidance=3.0, steps=2, generator=generator)
-    torch.testing.assert_close(made.values, expected / 2 + 0.5)
+    torch.testing.assert_close(made.values, (expected / 2 + 0.5).clamp(0, 1))
     assert (made.modality, made.num_samples, made.conditions) == ("image", 3, [{"text": "a 7"}])
     [image, *_] = made.images()
     assert np.array_equal(np.asarray(image), (made.values[0, 0].clamp(0, 1) * 255).round().byte().numpy())
@@ -94,3 +95,50 @@ def test_errors_of_models() -> None:
     other = type(made)(values=made.values, conditions=[{}], num_samples=1, modality="image", spec={"kind": "points"})
     with pytest.raises(ValueError, match="images: expected generated images, got samples of kind 'points'"):
         other.images()
+
+
+def test_samples_do_not_depend_on_the_size_of_batches() -> None:
+    """Also where torch's normal numbers would: it draws those of more than 16 elements in sixteens."""
+    image = ImagePatches(image_channels=1, patch=3, position=Fourier(num_bands=2, resolution=(3, 3)))
+    model = of_classes(image, size=9)
+    whole, parts = (generate_samples(model, num_samples=5, steps=1, seed=0, batch_size=size).values for size in (5, 2))
+    torch.testing.assert_close(whole, parts)
+
+
+def of_classes(image: ImagePatches, *, size: int) -> Perceiver:
+    """A model of task.label=label, whose classes are no modality of the data."""
+    torch.manual_seed(0)
+    adapters = {"image": image, "label": Vector(vector_channels=3)}
+    fusion = Fusion(channels={name: int(adapter.channels) for name, adapter in adapters.items()})
+    encoder = Interface(token_channels=fusion.channels, num_latents=4, latent_channels=32, state_channels=16)
+    head = VelocityHead(state_channels=16, adapters=adapters, condition_dropout=0.1)
+    spec = {
+        "modalities": {"image": {"kind": "image", "shape": [1, size, size], "mean": [0.5], "std": [0.5]}},
+        "target": {"kind": "classes", "names": ["cat", "dog", "2"], "counts": [1] * 3},
+    }
+    head.output.weight.data.normal_(std=0.5)
+    return Perceiver(adapters=adapters, encoder=encoder, head=head, fusion=fusion, spec=spec)
+
+
+def test_classes_are_conditions_by_name_or_number() -> None:
+    model = of_classes(ImagePatches(image_channels=1, patch=4, position=Fourier(num_bands=2, resolution=(2, 2))), size=8)
+    made = generate_samples(model, {"label": ["dog", 1, "2"]}, steps=2, seed=0, guidance=2.0, batch_size=1)
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.eye(3)[[1, 1, 2]]
+    expected = generate(model, {"label": labels}, steps=2, guidance=2.0, generator=generator)
+    torch.testing.assert_close(made.values, (expected / 2 + 0.5).clamp(0, 1))
+    assert float(made.values.min()) == 0, "what is beyond the range is cut"
+    message = r"conditions\['label'\]: expected a class, cat, dog, 2, or a number from 0 to 2, got"
+    for wrong in ("mouse", 3, -1, True, 1.0):
+        with pytest.raises(ValueError, match=message):
+            generate_samples(model, {"label": wrong}, steps=1)
+    with pytest.raises(ValueError, match=r"conditions: expected any of \['label'\].*got labe"):
+        generate_samples(model, {"labe": 1}, steps=1)
+
+
+def test_prompts_that_are_cut_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    model = prompted()
+    assert model.spec is not None
+    model.spec["modalities"]["text"] |= {"max_length": 4, "truncate": True}
+    generate_samples(model, {"text": ["the digit seven", "a 7"]}, num_samples=3, steps=1)
+    assert "generate_samples, modality 'text': 1 of 2 texts have more than max_length = 4 ids" in caplog.text

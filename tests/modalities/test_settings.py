@@ -41,7 +41,9 @@ def spec(kind: str, **changes: Any) -> dict[str, Any]:
             {"max_length": 1, "files": True, "truncate": False},
             {"shape": [None], "vocabulary_size": 262, "max_length": 1, "files": True, "truncate": False},
         ),
+        ("points", {"decimal": ","}, {"unit_sphere": True, "decimal": ","}),
         ("timeseries", {}, {"time": None, "step_seconds": None}),
+        ("timeseries", {"thousands": ","}, {"time": None, "step_seconds": None, "thousands": ","}),
         (
             "timeseries",
             {"time": "t", "values": ["a", 3], "step_seconds": 0.5},

@@ -8,6 +8,7 @@ import pytest
 import torch
 from forked_ranks import outcomes
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from perceiver import EmbeddingHead, Encoder, Fourier, Fusion, Perceiver, PooledHead
 from perceiver.adapters import ImagePixels
@@ -164,3 +165,11 @@ def test_bad_settings() -> None:
     alone = Perceiver(adapters={"image": image}, encoder=encoder, head=EmbeddingHead(latent_channels=8))
     with pytest.raises(ValueError, match=r"expected two modalities or more to align, got \['image'\]"):
         Contrastive().check_model(alone)
+
+
+def test_logits_keep_their_precision_under_autocast() -> None:
+    head = EmbeddingHead(latent_channels=4, embedding_channels=64, scale=100.0)
+    one, other = (F.normalize(torch.randn(50, 64), dim=1) for _ in range(2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = head.similarities(one, other)
+    torch.testing.assert_close(logits, head.similarities(one, other), rtol=0, atol=0)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from interface_models import CLASSES, inputs, model
 from torch import Tensor
 
 import perceiver
-from perceiver import ModalityDropout, Perceiver
+from perceiver import Interface, ModalityDropout
 from perceiver.generation.flow import generate
 from perceiver.objectives import FlowMatching
 from perceiver.samples.batch import Batch
@@ -87,19 +88,51 @@ def test_times(times: str, middle: float) -> None:
 
 
 def test_latents_of_a_first_call_are_used_at_the_configured_rate() -> None:
-    one, whole = model(self_condition=True), Perceiver.velocity
+    one, whole = model(self_condition=True), Interface.forward
     for rate, calls in ((0.0, 1), (1.0, 2)):
         seen: list[Any] = []
 
-        def velocity(inputs: Any, masks: Any, *, seen: list[Any] = seen, **rest: Any) -> Any:
-            seen.append(rest.get("previous"))
-            return whole(one, inputs, masks, **rest)
+        def forward(tokens: Any, *, seen: list[Any] = seen, **rest: Any) -> Any:
+            seen.append((rest.get("previous"), [block.mask for block in tokens]))
+            return whole(one.encoder, tokens, **rest)  # type: ignore[arg-type]
 
-        one.velocity = velocity  # type: ignore[method-assign, assignment]
-        FlowMatching(label="label", self_condition_rate=rate).loss(one, batch()).backward()
+        one.encoder.forward = forward  # type: ignore[method-assign, assignment]
+        one.modality_dropout = ModalityDropout(rates={"label": 0.5})
+        torch.manual_seed(0)
+        FlowMatching(label="label", self_condition_rate=rate).loss(one.train(), batch()).backward()
         assert len(seen) == calls
-        assert (seen[-1] is None) == (calls == 1)
-        assert seen[-1] is None or not seen[-1].requires_grad
+        previous, masks = seen[-1]
+        assert (previous is None) == (calls == 1)
+        assert previous is None or not previous.requires_grad
+        # Conditions that are dropped are absent from both calls.
+        assert masks[1].tolist() == seen[0][1][1].tolist()
+        assert 0 < int(masks[1].sum()) < 5
+
+
+def test_weights_that_autocast_cast_without_gradients_are_not_used_again() -> None:
+    """Some versions of torch would: the second call finds an empty cache."""
+    one, events = model(self_condition=True).float().train(), mock.Mock()
+
+    def called(*_: Any) -> None:
+        events.call()
+
+    one.encoder.register_forward_hook(called)
+    # Within autocast, whose own end clears the cache, too.
+    with torch.autocast("cpu", dtype=torch.bfloat16), mock.patch.object(torch, "clear_autocast_cache", events.clear):
+        one.velocity({"image": torch.randn(2, 1, 4, 4)}, time=torch.rand(2), self_condition=True)
+    assert events.mock_calls == [mock.call.call(), mock.call.clear(), mock.call.call()]
+
+
+def test_padding_changes_no_noise() -> None:
+    objective = FlowMatching(seed=3)
+    alone = objective.fixed(Batch(inputs={"image": torch.zeros(1, 1, 5, 7)}, ids=["q"]))
+    mask = torch.zeros(2, 9, 8, dtype=torch.bool)
+    mask[0, :5, :7] = True
+    padded = objective.fixed(Batch(inputs={"image": torch.zeros(2, 1, 9, 8)}, masks={"image": mask}, ids=["q", "absent"]))
+    assert torch.equal(padded.noise[0, :, :5, :7], alone.noise[0])
+    alone = objective.fixed(Batch(inputs={"image": torch.zeros(1, 5, 3)}, ids=["q"]))
+    points = Batch(inputs={"image": torch.zeros(2, 9, 3)}, masks={"image": mask[:, :, 0]}, ids=["q", "absent"])
+    assert torch.equal(objective.fixed(points).noise[0, :5], alone.noise[0])
 
 
 def test_a_run_learns_and_its_model_generates(tmp_path: Path) -> None:

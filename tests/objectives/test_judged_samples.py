@@ -68,9 +68,10 @@ def test_results(asked: list[dict[str, Any]]) -> None:
         judged.update(prompted(), batch(), metrics, modality="image", count=count, number=number)
     # Four images, then two of the second batch, none of the third; each guided and unguided, with the same noise.
     assert [(one["num_samples"], one["guidance"]) for one in asked] == [(4, 2.0), (4, 1.0), (2, 2.0), (2, 1.0)]
-    noises = [torch.randn(3, generator=one["generator"]) for one in asked]
-    assert torch.equal(noises[0], noises[1])
-    assert not torch.equal(noises[0], noises[2])
+    noises = [[torch.randn(3, generator=own) for own in one["generator"]] for one in asked]
+    for one, other in ((0, 1), (0, 2)):
+        assert all(torch.equal(*pair) for pair in zip(noises[one], noises[other], strict=False)), "by the ids"
+    assert not torch.equal(noises[0][0], noises[0][1])
     assert set(asked[0]["conditions"]) == {"text"}
     found = {name: float(value) for name, value in judged.results(metrics).items()}
     assert found["judge_accuracy"] == 1
@@ -86,7 +87,7 @@ def test_results(asked: list[dict[str, Any]]) -> None:
     assert set(found) <= set(judged.result_names(metrics))
 
     metric = FrechetDistance(channels=2)
-    for tenths, real in (([7, 4, 7], False), ([7, 7, 2, 7] * 2 + [7, 7, 2], True)):
+    for tenths, real in (([7, 4, 7], False), ([7, 2] * 3, True)):
         mean = torch.tensor(tenths) / 10
         metric.update(torch.stack([mean, mean.square()], dim=1), real=real)
     assert found["frechet_distance"] == pytest.approx(float(metric.compute()), abs=1e-5)
@@ -124,3 +125,62 @@ def test_it_runs_with_a_model() -> None:
         judged.update(prompted(), batch(), metrics, modality="image", count=4, number=0)
         results.append({name: float(value) for name, value in judged.results(metrics).items()})
         assert 0 <= results[-1]["frechet_distance"] < 2
+
+
+class Precise(Brightness):
+    """Notes the types of what it computes."""
+
+    def __init__(self) -> None:
+        self.types: set[torch.dtype] = set()
+
+    def __call__(self, images: Tensor, batch: Batch) -> Judgement:
+        self.types |= {images.dtype, (images[:, 0] @ images[:, 0]).dtype, torch.ones(1).dtype}
+        return super().__call__(images, batch)
+
+
+def results(given: Batch, *, size: int, judge: Brightness, count: int = 100) -> dict[str, float]:
+    judged = JudgedSamples(judge=judge, num_samples=count, steps=1, unguided=False, groups=DigitPromptGroups())
+    metrics = judged.metrics()
+    torch.manual_seed(0)
+    model = prompted()
+    for number, start in enumerate(range(0, given.size, size)):
+        rows = given.rows(slice(start, start + size))
+        judged.update(model, rows, metrics, modality="image", count=rows.size, number=number)
+    return {name: float(value) for name, value in judged.results(metrics).items()}
+
+
+def test_results_do_not_depend_on_the_size_of_batches() -> None:
+    whole, parts = (results(batch(), size=size, judge=Brightness()) for size in (4, 3))
+    assert whole == pytest.approx(parts, rel=1e-4)
+
+
+def test_the_judge_works_in_full_precision() -> None:
+    judge = Precise()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        results(batch(), size=4, judge=judge)
+    assert judge.types == {torch.float32}
+
+
+def test_samples_without_an_image_are_left_out_and_parts_of_images_refused() -> None:
+    given = batch()
+    given.masks["image"] = torch.tensor([True, False, True, True])
+    assert results(given, size=4, judge=Brightness()) == pytest.approx(
+        results(batch().rows([0, 2, 3]), size=4, judge=Brightness())
+    )
+    given.masks["image"] = torch.ones(4, 8, 8, dtype=torch.bool)
+    given.masks["image"][1, 4:] = False
+    with pytest.raises(ValueError, match=r"task.judged: expected images 'image' of one size"):
+        results(given, size=4, judge=Brightness())
+
+
+def test_images_that_are_not_finite_are_wrong(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    class Credulous(Brightness):
+        def __call__(self, images: Tensor, batch: Batch) -> Judgement:
+            judged = super().__call__(images, batch)
+            return Judgement(features=judged.features, right=dict.fromkeys(self.measures, images[:, 0, 0, 0] > -1), asked={})
+
+    monkeypatch.setattr(judged_samples, "generate", lambda *_, shape_of, **__: torch.full_like(shape_of, torch.nan))
+    found = results(batch(), size=4, judge=Credulous())
+    assert found["prompt_accuracy"] == 0
+    assert not {"frechet_distance", "nearest_training", "nearest_training_ratio"} & set(found)
+    assert "2 of 2 generated and 0 of 2 real samples" in caplog.text

@@ -35,6 +35,7 @@ from perceiver.objectives import MaskedAutoencoding
 from perceiver.objectives.masked_autoencoding import normalised_targets
 from perceiver.samples.batch import Batch, Sample
 from perceiver.samples.collate import Collate
+from perceiver.samples.generators import generators_of
 from perceiver.tokens.positions import Fourier
 from perceiver.tokens.tokens import Tokens
 from perceiver.training import Task
@@ -138,9 +139,9 @@ def test_nothing_of_what_is_hidden_is_seen(name: str) -> None:
     """Neither encoder nor queries: other content in hidden tokens changes no reconstruction."""
     adapter, x = CASES[name]
     task = task_of(model_of({"it": adapter})).eval()
-    hidden = task.objective.hide(task.model, batch_of(it=x), generator=torch.Generator().manual_seed(0))
+    hidden = task.objective.hide(task.model, batch_of(it=x), generators=generators_of(batch_of(it=x), seed=0))
     other = batch_of(it=noise(x, ~hidden.tokens["it"].mask, adapter))
-    again = task.objective.hide(task.model, other, generator=torch.Generator().manual_seed(0))
+    again = task.objective.hide(task.model, other, generators=generators_of(other, seed=0))
     assert torch.equal(hidden.index["it"], again.index["it"])
     outputs = [task.model.from_tokens(one.tokens, index=one.index)["it"] for one in (hidden, again)]
     torch.testing.assert_close(*outputs)
@@ -251,8 +252,9 @@ def test_every_sample_is_validated_once(processes: int) -> None:
             float(learner.objective.losses(learner.model, one, learner.objective.hide(learner.model, one))["it"])
             for one in single
         ]
-    assert set(metrics) == {"loss"}
-    assert float(metrics["loss"].compute()) == pytest.approx(sum(expected) / 7, rel=1e-5)
+    found = learner.objective.results(metrics)
+    assert list(found) == ["loss"]
+    assert float(found["loss"]) == pytest.approx(sum(expected) / 7, rel=1e-5)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -301,7 +303,7 @@ def test_weights_metrics_and_leading_samples() -> None:
         return {name: float(value) for name, value in objective.results(metrics).items()}
 
     with torch.no_grad():
-        hidden = objective.hide(model, batch, generator=torch.Generator().manual_seed(5 + 2))
+        hidden = objective.hide(model, batch, generators=generators_of(batch, seed=5))
         losses = {name: float(loss) for name, loss in objective.losses(model, batch, hidden).items()}
         first = {name: float(loss) for name, loss in objective.losses(model, batch, hidden, count=1).items()}
     for count, expected in ((None, losses), (3, losses), (1, first)):
@@ -309,10 +311,46 @@ def test_weights_metrics_and_leading_samples() -> None:
         assert found == pytest.approx(
             {"loss": expected["a"] + 3 * expected["b"], **{f"loss/{n}": expected[n] for n in "ab"}}
         )
-    assert evaluated(batch, number=1) != found
+    assert evaluated(batch, count=1, number=1) == found, "an id counts, not the number of the batch"
     alone = Batch(inputs={"a": batch.inputs["a"]}, ids=batch.ids)
     assert set(evaluated(alone)) == {"loss", "loss/a"}
     assert objective.result_names(objective.metrics(model)) == ["loss", "loss/a", "loss/b"]
+
+
+def test_validation_does_not_depend_on_the_size_of_batches() -> None:
+    """Every hidden value counts alike, though samples lack a modality or are shorter than others of their batch."""
+    torch.manual_seed(0)
+    sound = WaveformFrames(frame=10, position=line(), **SOUND)
+    task = task_of(model_of({"sound": sound, "image": CASES["raw_patches"][0]}), weights={"sound": 2.0}).eval()
+    samples = [
+        Sample(inputs={"sound": length * torch.randn(1, length), "image": torch.randn(1, 4, 6)}, id=str(length))
+        for length in (20, 100, 35, 60, 80)
+    ]
+    for number in (1, 2):
+        del samples[number].inputs["image"]
+    collate = Collate(modalities={"sound": {"kind": "audio"}, "image": {"kind": "image"}})
+    found = []
+    for size in (1, 2, 5):
+        metrics = task.objective.metrics(task.model)
+        with torch.no_grad():
+            for number, start in enumerate(range(0, 5, size)):
+                task.objective.evaluate(task.model, collate(samples[start : start + size]), metrics, number=number)
+        found.append({name: float(value) for name, value in task.objective.results(metrics).items()})
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+    assert found[0] == pytest.approx(found[2], rel=1e-4)
+    assert found[0]["loss"] == pytest.approx(2 * found[0]["loss/sound"] + found[0]["loss/image"])
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_a_loss_that_is_not_a_number_is_shown() -> None:
+    task = task_of(model_of({"a": CASES["raw_patches"][0], "b": CASES["pixels"][0]})).eval()
+    task.model.encoder.latents.data.fill_(torch.nan)
+    metrics = task.objective.metrics(task.model)
+    with torch.no_grad():
+        task.objective.evaluate(task.model, batch_of(a=torch.randn(3, 1, 4, 6)), metrics)
+    found = task.objective.results(metrics)
+    assert list(found) == ["loss", "loss/a"]
+    assert bool(found["loss"].isnan())
 
 
 def test_a_limit_of_queries_and_a_masking_of_each_modality() -> None:

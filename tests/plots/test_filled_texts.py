@@ -7,13 +7,13 @@ from matplotlib.figure import Figure
 
 from perceiver.masking.text import ByteWords, TokenMasking
 from perceiver.modalities.text_bytes import VOCABULARY_SIZE, encode_bytes
-from perceiver.objectives.masked_tokens import generators_of
 from perceiver.plots import FilledTexts
 from perceiver.plots.evaluation import modalities_of
 from perceiver.plots.filled_texts import GAP
 from perceiver.plots.inputs import singles
 from perceiver.samples.batch import Batch, Sample
 from perceiver.samples.collate import Collate
+from perceiver.samples.generators import generators_of
 
 TEXTS = ["The Grüße cost $5 and 漢字.\nA second line", "short one", "and  a third text, longer than the others are"]
 

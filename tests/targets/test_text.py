@@ -61,3 +61,13 @@ def test_predictions_and_comparison() -> None:
     right, wrong = target.compare(made, torch.tensor([[1, a, b, 2], [1, a, 2, 0]]))
     assert (right.correct, wrong.correct, wrong.true) == (True, False, "a")
     assert wrong.loss > right.loss
+
+
+def test_texts_are_ordered_by_the_probability_of_an_id_with_and_without_beams() -> None:
+    """All ids have the same probability: no text is worse than another."""
+    target = TextTarget(tokenizer=ByteTokenizer(), max_length=8)
+    ids = torch.tensor([[1, 70, 2, 0, 0, 0], [1, 70, 70, 70, 70, 2]])
+    new, lengths = torch.tensor([2.0, 5.0]), torch.tensor([3, 6])
+    for power in (0.0, 0.5, 1.0):
+        made = Generated(ids=ids, scores=-new / new**power, lengths=lengths, length_penalty=power)
+        assert [one.loss for one in target.compare(made, ids)] == pytest.approx([1.0, 1.0])

@@ -107,12 +107,7 @@ class ClassPrompts(Source):
         """Return the spec: images between -1 and 1, and their classes."""
         names = self.named_classes()
         channels = self.specs["image"]["shape"][0]
-        image = {
-            **self.specs["image"],
-            "mean": [0.5] * channels,
-            "std": [0.5] * channels,
-            **self.prescribed.get("image", {}),
-        }
+        image = {**self.specs["image"], "mean": [0.5] * channels, "std": [0.5] * channels}
         return {
             "modalities": {**self.specs, "image": image},
             "target": classes_target(names=names, counts=training.labels.bincount(minlength=len(names)).tolist()),

@@ -159,7 +159,7 @@ class EmojiPrompts(Source):
 
     def learn(self, training: PromptedEmoji) -> dict[str, Any]:
         """Return the spec: images between -1 and 1."""
-        image = {**self.specs["image"], "mean": [0.5] * 3, "std": [0.5] * 3, **self.prescribed.get("image", {})}
+        image = {**self.specs["image"], "mean": [0.5] * 3, "std": [0.5] * 3}
         return {"modalities": {**self.specs, "image": image}, "target": {}}
 
     def known(self) -> dict[str, Any]:

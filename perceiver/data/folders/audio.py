@@ -124,10 +124,11 @@ class AudioFolder(Source):
         self.class_names = names
         if (self.root / "test").is_dir():
             self._labelled("test")
-        training = self._usable("train") if self.fold is None else self._outside_fold()[0]
+        training = self._labelled("train") if self.fold is None else self._fold_split()[0]
         if self.fold is None and split_folder(self.root, "val").is_dir():
-            validation = self._usable("val")
+            validation = self._labelled("val")
             self._require_undivided(train=training, val=validation)
+            training, validation = self._usable(training, "train"), self._usable(validation, "val")
             return self._recordings(training, training=True), self._recordings(validation, training=False)
         self._require_undivided(train=training)
         kept, taken = split_off(
@@ -137,12 +138,18 @@ class AudioFolder(Source):
             name="data.validation_fraction",
             groups=self._groups(training),
         )
-        rest, validation = ([training[index] for index in chosen.tolist()] for chosen in (kept, taken))
+        rest, validation = (
+            self._usable([training[index] for index in chosen.tolist()], "train", part=part)
+            for chosen, part in ((kept, ""), (taken, "validation"))
+        )
         return self._recordings(rest, training=True), self._recordings(validation, training=False)
 
     def read_test(self) -> Samples:
         """Return the recordings of `test`, or those of the fold."""
-        labelled = self._usable("test") if self.fold is None else self._outside_fold()[1]
+        if self.fold is None:
+            labelled = self._usable(self._labelled("test"), "test")
+        else:
+            labelled = self._usable(self._fold_split()[1], "train", part="test")
         return self._recordings(labelled, training=False)
 
     def read_prediction(self) -> Samples | None:
@@ -164,12 +171,12 @@ class AudioFolder(Source):
         for path in paths if self.check_files and not self.bad_files.skip else ():
             check_recording(path)
 
-    def _outside_fold(self) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
-        """Return the recordings of `train` and `val` outside the fold, and those in it."""
+    def _fold_split(self) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
+        """Return the recordings of `train` and `val` outside the fold, and those in it, damaged ones included."""
         assert self.fold is not None
-        labelled = self._usable("train")
+        labelled = self._labelled("train")
         if split_folder(self.root, "val").is_dir():
-            labelled += self._usable("val")
+            labelled += self._labelled("val")
         kept, taken = self.fold.split(
             torch.tensor([label for _, label in labelled]),
             seed=self.split_seed,
@@ -197,10 +204,11 @@ class AudioFolder(Source):
     def _flat_paths(self) -> list[Path]:
         return _sound_files(self.root, skip=True, kind="recordings")
 
-    def _usable(self, split: str) -> list[tuple[Path, int]]:
-        labelled = self._labelled(split)
+    def _usable(self, labelled: list[tuple[Path, int]], folder: str, *, part: str = "") -> list[tuple[Path, int]]:
+        """Return the recordings that can be read; `part` names a split that shares the folder with the training split."""
+        where = split_folder(self.root, folder) if self.fold is None else self.root
         recordings = self._recordings(labelled, training=False)
-        index = self.bad_files.usable(recordings, num_workers=self.num_workers, where=split_folder(self.root, split))
+        index = self.bad_files.usable(recordings, num_workers=self.num_workers, where=f"{where} ({part})" if part else where)
         return [labelled[number] for number in index.tolist()]
 
     def _recordings(self, labelled: list[tuple[Path, int]], *, training: bool) -> Recordings:

@@ -45,10 +45,12 @@ class BadFiles:
     def usable(self, samples: Any, *, num_workers: int, where: object) -> Int[Tensor, "usable"]:
         """Return the positions of the samples that can be read; without "skip", all positions.
 
+        A split is made before its unusable samples are left out, so that every other sample stays in its split.
+
         Args:
             samples: a split without random choices.
             num_workers: number of processes that read.
-            where: folder of the split, for messages.
+            where: folder of the split, and its name if the folder holds several splits; for messages.
 
         Raises:
             ValueError: no sample can be read.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from perceiver.data.folders.bad_files import BadFiles
-from perceiver.data.loading.images import channel_statistics
+from perceiver.data.loading.images import channel_statistics, normalisation_entries
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import random_split
 from perceiver.data.readers import flow_files
@@ -105,14 +105,13 @@ class FlowFolder(Source):
             files = [training.folder / part / file for part, files in training.frames() for file in files]
             self.deep_range = deep_range_of_files(evenly(files, _DESCRIBED))
             training = self._split("train")
-        training = self._usable(training)
         if split_folder(self.root, "val").is_dir():
-            return replace(training, training=True, mirror=self.augment), self._usable(self._split("val"))
+            return replace(self._usable(training), training=True, mirror=self.augment), self._usable(self._split("val"))
         stay, taken = random_split(
             len(training), fraction=self.validation_fraction, seed=self.split_seed, where=training.folder
         )
-        kept, left = (tuple(training.files[n] for n in part) for part in (stay, taken))
-        return replace(training, files=kept, training=True, mirror=self.augment), replace(training, files=left)
+        kept, left = (replace(training, files=tuple(training.files[n] for n in part)) for part in (stay, taken))
+        return replace(self._usable(kept), training=True, mirror=self.augment), self._usable(left, part="validation")
 
     def read_test(self) -> "FramePairs":
         """Return `test`."""
@@ -140,8 +139,8 @@ class FlowFolder(Source):
             frames.append(x.movedim(1, 0))
             flow.append(target)
             seen.append(mask)
-        mean, std = channel_statistics(frames, value_range=(0.0, 1.0))
-        spec = {**self.specs["frames"], "mean": mean, "std": [value or 1.0 for value in std]}
+        measured = normalisation_entries(*channel_statistics(frames, value_range=(0.0, 1.0)))
+        spec = {**self.specs["frames"], **measured}
         if self.deep_range is not None:
             spec["deep_range"] = list(self.deep_range)
         learned = flow_target(flow=torch.stack(flow), mask=torch.stack(seen), modality="frames")
@@ -152,8 +151,10 @@ class FlowFolder(Source):
         target = {"kind": "flow", "names": list(FLOW_NAMES), "modality": "frames"}
         return {"modalities": self.specs, "target": target}
 
-    def _usable(self, pairs: "FramePairs") -> "FramePairs":
-        index = self.bad_files.usable(pairs, num_workers=self.num_workers, where=pairs.folder)
+    def _usable(self, pairs: "FramePairs", *, part: str = "") -> "FramePairs":
+        """Return the pairs that can be read; `part` names a split that shares the folder with the training split."""
+        where = f"{pairs.folder} ({part})" if part else pairs.folder
+        index = self.bad_files.usable(pairs, num_workers=self.num_workers, where=where)
         return replace(pairs, files=tuple(pairs.files[number] for number in index.tolist()))
 
     def _unlabelled(self) -> "FramePairs":

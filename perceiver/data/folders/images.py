@@ -128,14 +128,11 @@ class ImageFolder(Source):
 
     def read_training(self) -> tuple["ImageFiles", "ImageFiles"]:
         """Return `train`, and `val` or a part split off from `train`; with folds, the images outside the fold."""
-        files = self._usable(self._training_files()) if self.fold is None else self._outside_fold()[0]
-        counts = torch.bincount(files.labels, minlength=len(files.class_names))
-        if bool((counts == 0).any()):
-            raise ValueError(f"{files.folder / files.class_names[int(counts.argmin())]}: no valid images, all were skipped.")
+        files = self._training_files() if self.fold is None else self._fold_split()[0]
         if self.fold is None and split_folder(self.root, "val").is_dir():
-            validation = self._usable(self._evaluation_files("val"))
+            validation = self._evaluation_files("val")
             self._require_undivided(train=files, val=validation)
-            return replace(files, crop=self.train_crop), validation
+            return self._usable_training(files), self._usable(validation)
         self._require_undivided(train=files)
         kept, taken = split_off(
             files.labels,
@@ -152,23 +149,25 @@ class ImageFolder(Source):
                 f"{files.folder / name}: expected more images: all of them went to validation. Reduce "
                 f"data.validation_fraction (now {self.validation_fraction}), or create {self.root / 'val'}."
             )
-        return replace(training, crop=self.train_crop), files.take(taken)
+        return self._usable_training(training), self._usable(files.take(taken), part="validation")
 
     def read_test(self) -> "ImageFiles":
         """Return `test`, or the images of the fold."""
-        return self._usable(self._evaluation_files("test")) if self.fold is None else self._outside_fold()[1]
+        if self.fold is None:
+            return self._usable(self._evaluation_files("test"))
+        return self._usable(self._fold_split()[1], part="test")
 
     def read_prediction(self) -> "ImageFiles | None":
         """Return all images of a folder without splits; None: the test split."""
         return self._usable(self._unlabelled()) if is_flat(self.root) else None
 
-    def _outside_fold(self) -> tuple["ImageFiles", "ImageFiles"]:
-        """Return the images of `train` and `val` outside the fold, and those in it."""
+    def _fold_split(self) -> tuple["ImageFiles", "ImageFiles"]:
+        """Return the images of `train` and `val` outside the fold, and those in it, damaged ones included."""
         assert self.fold is not None
-        files = self._usable(self._training_files())
+        files = self._training_files()
         folder = split_folder(self.root, "val")
         if folder.is_dir():
-            files = files.joined(self._usable(self._evaluation_files("val")))
+            files = files.joined(self._evaluation_files("val"))
         kept, taken = self.fold.split(files.labels, seed=self.split_seed, name=self.root, groups=self._groups(files))
         return files.take(kept), files.take(taken)
 
@@ -183,8 +182,17 @@ class ImageFolder(Source):
             splits["test"] = self._evaluation_files("test")
         require_undivided({split: self._groups(files) or [] for split, files in splits.items()}, name=self.root)
 
-    def _usable(self, files: "ImageFiles") -> "ImageFiles":
-        index = self.bad_files.usable(files, num_workers=self.num_workers, where=files.folder)
+    def _usable_training(self, files: "ImageFiles") -> "ImageFiles":
+        usable = self._usable(files)
+        counts = torch.bincount(usable.labels, minlength=len(usable.class_names))
+        if bool((counts == 0).any()):
+            raise ValueError(f"{files.folder / files.class_names[int(counts.argmin())]}: no valid images, all were skipped.")
+        return replace(usable, crop=self.train_crop)
+
+    def _usable(self, files: "ImageFiles", *, part: str = "") -> "ImageFiles":
+        """Return the files that can be read; `part` names a split that shares the folder with the training split."""
+        where = f"{files.folder} ({part})" if part else files.folder
+        index = self.bad_files.usable(files, num_workers=self.num_workers, where=where)
         return files.take(index) if len(index) < len(files) else files
 
     def _unlabelled(self) -> "ImageFiles":

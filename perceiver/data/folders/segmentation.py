@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from perceiver.data.folders.bad_files import BadFiles
-from perceiver.data.loading.images import channel_statistics
+from perceiver.data.loading.images import channel_statistics, normalisation_entries
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import random_split
 from perceiver.data.readers.folder_files import is_flat, split_folder
@@ -174,14 +174,13 @@ class SegmentationFolder(Source):
         training = self._split("train")
         if self.spec is None:
             training = self._learned(training)
-        training = self._usable(training)
         if split_folder(self.root, "val").is_dir():
-            return replace(training, augment=self.augment), self._usable(self._split("val"))
+            return replace(self._usable(training), augment=self.augment), self._usable(self._split("val"))
         stay, taken = random_split(
             len(training), fraction=self.validation_fraction, seed=self.split_seed, where=training.folder
         )
-        kept, left = (tuple(training.names[n] for n in part) for part in (stay, taken))
-        return replace(training, names=kept, augment=self.augment), replace(training, names=left)
+        kept, left = (replace(training, names=tuple(training.names[n] for n in part)) for part in (stay, taken))
+        return replace(self._usable(kept), augment=self.augment), self._usable(left, part="validation")
 
     def read_test(self) -> "ImagePairs":
         """Return `test`."""
@@ -222,8 +221,8 @@ class SegmentationFolder(Source):
             log.warning(
                 "%s: none of the %d masks has pixels of the classes %s.", plain.folder, len(chosen), ", ".join(absent)
             )
-        mean, std = channel_statistics(images, value_range=(0.0, 1.0))
-        spec = {**self.specs["image"], "mean": mean, "std": [value or 1.0 for value in std]}
+        measured = normalisation_entries(*channel_statistics(images, value_range=(0.0, 1.0)))
+        spec = {**self.specs["image"], **measured}
         if self.deep_range is not None:
             spec["deep_range"] = list(self.deep_range)
         target = segmentation_target(names=names, counts=counts.tolist(), modality="image")
@@ -264,8 +263,10 @@ class SegmentationFolder(Source):
             )
         return self._split("train")
 
-    def _usable(self, pairs: "ImagePairs") -> "ImagePairs":
-        index = self.bad_files.usable(pairs, num_workers=self.num_workers, where=pairs.folder)
+    def _usable(self, pairs: "ImagePairs", *, part: str = "") -> "ImagePairs":
+        """Return the pairs that can be read; `part` names a split that shares the folder with the training split."""
+        where = f"{pairs.folder} ({part})" if part else pairs.folder
+        index = self.bad_files.usable(pairs, num_workers=self.num_workers, where=where)
         return replace(pairs, names=tuple(pairs.names[number] for number in index.tolist()))
 
     def _unlabelled(self) -> "ImagePairs":

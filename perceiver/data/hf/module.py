@@ -3,6 +3,7 @@
 import itertools
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -385,8 +386,8 @@ class _DeclaredClasses(ClassColumn):
 
     def learned(self, table: ManifestTable, rows: Sequence[int]) -> dict[str, Any]:
         """Return all names in order, and the number of the first rows per class."""
-        found = self.strata(table, rows)
-        counts = [max(1, found.count(name)) for name in self.declared]
+        found = Counter(self.strata(table, rows))
+        counts = [max(1, found[name]) for name in self.declared]
         return {"target": classes_target(names=self.declared, counts=counts), "num_classes": len(self.declared)}
 
 

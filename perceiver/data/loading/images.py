@@ -120,7 +120,10 @@ class LabelledImages(Images):
 def channel_statistics(
     chunks: Iterable[Shaped[Tensor, "_ channels height width"]], *, value_range: Sequence[float]
 ) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation of each channel over all chunks, scaled from `value_range` to [0, 1]."""
+    """Return mean and standard deviation of each channel over all chunks, scaled from `value_range` to [0, 1].
+
+    The standard deviation of a constant channel is 0.
+    """
     low, high = value_range
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for chunk in chunks:
@@ -130,7 +133,13 @@ def channel_statistics(
         count += chunk.numel() // chunk.shape[1]
     mean = total / count
     deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
-    return mean.tolist(), deviation.tolist()
+    # The rounding errors of the sums alone give about 1e-8.
+    return mean.tolist(), [value if value > 1e-6 else 0.0 for value in deviation.tolist()]
+
+
+def normalisation_entries(mean: Sequence[float], deviation: Sequence[float]) -> dict[str, list[float]]:
+    """Return the entries `mean` and `std` of a spec; a constant channel has no information, and the `std` 1."""
+    return {"mean": list(mean), "std": [value or 1.0 for value in deviation]}
 
 
 def image_spec(shape: Sequence[int], *, value_range: Sequence[int] = (0, 255), **more: Any) -> dict[str, dict[str, Any]]:
@@ -164,4 +173,4 @@ def image_statistics(
         )
     if max(deviation) == 0:
         raise ValueError("all training images are a single colour and cannot be normalised.")
-    return {MODALITY: {"mean": mean, "std": [value or 1.0 for value in deviation]}}  # a constant channel has no information
+    return {MODALITY: normalisation_entries(mean, deviation)}

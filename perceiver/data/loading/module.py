@@ -168,7 +168,7 @@ class DataModule(LightningDataModule):
                 self._whole, self._splits["val"] = self.source.read_training()
                 self._splits["train"] = self._chosen(self._whole)
                 if self.source.spec is None:
-                    self.source.spec = self.source.learn(self._splits["train"])
+                    self.source.spec = self.source.with_prescribed(self.source.learn(self._splits["train"]))
         return self._splits[name]
 
     def _chosen(self, training: Any) -> Any:

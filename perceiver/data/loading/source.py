@@ -157,7 +157,7 @@ class Source(ABC):
         return self.class_names
 
     def learn(self, training: Any) -> dict[str, Any]:
-        """Return the spec, learned from the training samples.
+        """Return the spec, learned from the training samples; `with_prescribed` is applied to it.
 
         Raises:
             ValueError: a single class, or samples that cannot be normalised.
@@ -168,13 +168,15 @@ class Source(ABC):
         statistics = self.statistics(training)
         counts = torch.as_tensor(training.labels).bincount(minlength=len(names)).tolist()
         return {
-            "modalities": {
-                name: {**own, **statistics.get(name, {}), **self.prescribed.get(name, {})}
-                for name, own in self.specs.items()
-            },
+            "modalities": {name: {**own, **statistics.get(name, {})} for name, own in self.specs.items()},
             "target": classes_target(names=names, counts=counts),
             "num_classes": len(names),
         }
+
+    def with_prescribed(self, learned: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a learned spec in which the entries that networks require replace measured ones."""
+        modalities = {name: {**own, **self.prescribed.get(name, {})} for name, own in learned["modalities"].items()}
+        return {**learned, "modalities": modalities}
 
     def known(self) -> dict[str, Any]:
         """Return the part of the spec that is known without reading samples: `modalities` by name, and `target`."""
@@ -188,10 +190,11 @@ class Source(ABC):
         Raises:
             ValueError: a modality is unknown, or samples have another sample rate, vocabulary or the like than required.
         """
+        described = self.described()
         for name, entries in facts.items():
-            own = self.specs.get(name)
+            own = described.get(name)
             if own is None:
-                raise ValueError(f"model.adapters.{name}: the data has only the modalities {', '.join(sorted(self.specs))}.")
+                raise ValueError(f"model.adapters.{name}: the data has only the modalities {', '.join(sorted(described))}.")
             for key, value in entries.items():
                 if key not in ("mean", "std", *_FREE_FACTS) and own.get(key) != value:
                     raise ValueError(

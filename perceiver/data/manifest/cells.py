@@ -30,6 +30,7 @@ from perceiver.modalities.kinds import kind_of
 from perceiver.modalities.number_lists import holds_text
 from perceiver.modalities.points import ArrayModality
 from perceiver.modalities.spec import ModalitySpec
+from perceiver.modalities.written_numbers import given_separators
 
 log = logging.getLogger(__name__)
 
@@ -216,16 +217,18 @@ def names_of_series(value: Any, *, spec: ModalitySpec, folder: Folder | None) ->
     return series_names(_series_source(value, folder), spec=spec)
 
 
-def array_of(value: Any, folder: Folder | None) -> NDArray[Any]:
+def array_of(value: Any, folder: Folder | None, *, spec: ModalitySpec) -> NDArray[Any]:
     """Read numbers from a list, its JSON text, or a file: `.npy`, or text with spaces, tabs or commas between numbers.
+
+    Points have the separators of such text in their spec.
 
     Raises:
         OSError, ValueError: the value is not an array, or its lists differ in length.
     """
     if isinstance(value, FileContent):
-        return _numbers_of_file(value)
+        return _numbers_of_file(value, spec)
     if isinstance(value, Path) or (isinstance(value, str) and not _is_json(value)):
-        return _numbers_of_file(_existing(value, folder))
+        return _numbers_of_file(_existing(value, folder), spec)
     if isinstance(value, str):
         value = from_json(value)
     if isinstance(value, list) and holds_text(value):
@@ -253,7 +256,7 @@ def _image(value: Any, *, spec: ModalitySpec, folder: Folder | None, training: b
         value = _existing(value, folder)
     if isinstance(value, Path | FileContent):
         return read_image(_rewound(value), deep_range=spec.get("deep_range"))
-    pixels = array_of(value, folder)
+    pixels = array_of(value, folder, spec=spec)
     if pixels.dtype.kind in "iu":
         if pixels.size and not (pixels.min() >= 0 and pixels.max() <= 255):
             raise ValueError(f"expected pixels from 0 to 255, got {pixels.min()} to {pixels.max()}.")
@@ -275,7 +278,7 @@ def _audio(value: Any, *, spec: ModalitySpec, folder: Folder | None, training: b
         value = _existing(value, folder)
     if isinstance(value, Path | FileContent):
         return read_recording(_rewound(value), max_seconds=spec.get("max_seconds"), random_start=training)
-    samples = array_of(value, folder)
+    samples = array_of(value, folder, spec=spec)
     if samples.ndim not in (1, 2) or samples.size == 0 or not np.isfinite(samples).all():
         raise ValueError(f"expected finite samples (samples,) or (channels, samples), got shape {samples.shape}.")
     # Specs of version 0.1 have no width: integers were not scaled.
@@ -294,7 +297,7 @@ def _cut(samples: NDArray[Any], rate: int, max_seconds: float | None, *, random_
 
 def _text(value: Any, *, spec: ModalitySpec, folder: Folder | None, training: bool) -> Any:
     if isinstance(value, list | np.ndarray):
-        return array_of(value, folder)
+        return array_of(value, folder, spec=spec)
     if not spec.get("files") and not isinstance(value, Path | FileContent):
         return value if isinstance(value, str) else str(value)
     path = value if isinstance(value, FileContent) else _existing(value, folder)
@@ -340,7 +343,7 @@ def _rewound(file: Path | FileContent) -> Path | FileContent:
 
 
 def _array(value: Any, *, spec: ModalitySpec, folder: Folder | None, training: bool) -> Any:
-    array = array_of(value, folder)
+    array = array_of(value, folder, spec=spec)
     if array.size == 0 or not np.isfinite(array).all():
         raise ValueError(f"expected one or more finite numbers, got shape {array.shape}.")
     return array
@@ -449,7 +452,7 @@ def _check_image(path: Path | FileContent) -> None:
 def _of_plug_in(value: Any, *, spec: ModalitySpec, folder: Folder | None, training: bool) -> Any:
     kind = kind_of(spec)
     if kind.cells == "numbers":
-        value = array_of(value, folder)
+        value = array_of(value, folder, spec=spec)
     elif kind.cells == "files":
         value = value if isinstance(value, FileContent) else _existing(value, folder)
     return kind.read(value, spec)
@@ -515,9 +518,10 @@ def _numbers_file(value: Any, folder: Folder | None) -> Path | FileContent | Non
     return value if isinstance(value, FileContent) else None
 
 
-def _numbers_of_file(path: Path | FileContent) -> NDArray[Any]:
+def _numbers_of_file(path: Path | FileContent, spec: ModalitySpec) -> NDArray[Any]:
     if path.suffix.lower() != ".npy" and not is_array_content(path):
-        return read_numbers(decoded(path.read_bytes(), path=path), path=path)
+        separators = given_separators(spec) if spec["kind"] == "points" else {}
+        return read_numbers(decoded(path.read_bytes(), path=path), path=path, separators=separators)
     try:
         array: NDArray[Any] = read_array(path)
     except (ValueError, EOFError) as error:

@@ -1,6 +1,7 @@
 """The columns of a table modality: numeric or categorical, with their statistics in the training rows."""
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -120,11 +121,12 @@ def _is_numeric(
 
 
 def natural(text: str) -> tuple[bool, float, str]:
-    """Sort key that puts numbers first, by value, and words after them."""
+    """Sort key that puts numbers first, by value, and words after them, "nan" and "inf" included."""
     try:
-        return False, float(text), text
+        number = float(text)
     except ValueError:
-        return True, 0.0, text
+        number = math.nan
+    return (False, number, text) if math.isfinite(number) else (True, 0.0, text)
 
 
 def warn_of_unknown_values(table: ManifestTable, rows: Sequence[int], *, spec: ModalitySpec) -> None:

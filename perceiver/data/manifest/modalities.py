@@ -10,6 +10,7 @@ from perceiver.checkpoints.trusted_classes import resolve, spelling
 from perceiver.data.manifest.paths import PathPattern
 from perceiver.modalities.kinds import KINDS, kind_of
 from perceiver.modalities.modality import Modality
+from perceiver.modalities.written_numbers import SEPARATORS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,8 @@ def stored_modality(name: str, spec: Mapping[str, Any], *, asked: ManifestModali
     Args:
         name: name of the modality.
         spec: entry of the spec.
-        asked: the modality in the user's settings, whose column or pattern replaces the stored one.
+        asked: the modality in the user's settings, whose column or pattern replaces the stored one, and so do separators of
+            numbers: other files may be written in another way.
 
     Raises:
         ValueError: the stored pattern of paths is invalid, or leaves the folder of the data.
@@ -74,9 +76,12 @@ def stored_modality(name: str, spec: Mapping[str, Any], *, asked: ManifestModali
     kind = str(spec["kind"])
     columns = tuple(map(str, spec.get("columns") or [spec.get("column", name)]))
     if asked is not None and not asked.several_columns:
-        place = {str(key): asked.spec[key] for key in ("column", "path") if key in asked.spec}
-        kept = {key: value for key, value in spec.items() if key != "path"}
-        return ManifestModality(name=name, kind=kind, columns=asked.columns, spec={**kept, **place}, pattern=asked.pattern)
+        asked_here = {key: asked.spec[key] for key in ("column", "path", *SEPARATORS) if key in asked.spec}
+        replaced = ("path", *(SEPARATORS if asked_here.keys() & SEPARATORS else ()))
+        kept = {key: value for key, value in spec.items() if key not in replaced}
+        return ManifestModality(
+            name=name, kind=kind, columns=asked.columns, spec={**kept, **asked_here}, pattern=asked.pattern
+        )
     pattern = None
     if spec.get("path") is not None and "path" not in kind_of(spec).settings:
         pattern = PathPattern.stored(spec["path"], setting=f"spec.modalities.{name}.path")

@@ -360,25 +360,33 @@ class Manifest(Source):
         return dataset
 
     def _split(self) -> Splits:
-        """Return all usable rows by split, found once."""
+        """Return all usable rows by split, found once.
+
+        All rows with targets are split, and unusable ones dropped afterwards: a row keeps its split if another cannot be
+        used, or if fewer modalities are.
+        """
         if self._splits is None:
             table = self._columns()
             for name in self._targets.columns:
                 if name not in table.columns:
                     raise ValueError(self._unknown_column(name, "data.target"))
-            rows = self._usable(range(len(table)))
+            usable = set(self._usable(range(len(table))))
             column = self._column(self.split, "split")
             labelled, self._unlabelled = [], []
-            for row in rows:
+            for row in range(len(table)):
+                if row in table.problems:
+                    continue
                 problem = self._targets.problem(table, row)
                 if not problem:
                     labelled.append(row)
+                elif row not in usable:
+                    continue
                 elif column is None:
                     self._bad.report(row, problem)
                 else:
                     # Rows of an unused split may lack a target.
                     self._unlabelled.append((row, split_of(table, row, column), problem))
-            self._splits = split_rows(
+            splits = split_rows(
                 labelled,
                 classes=self._targets.strata(table, labelled),
                 table=table,
@@ -391,6 +399,7 @@ class Manifest(Source):
                 group=self._column(self.group, "group"),
                 fold=self.fold,
             )
+            self._splits = splits.among(usable)
         return self._splits
 
     def _report_unlabelled(self, *used: str) -> None:

@@ -3,7 +3,9 @@
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from perceiver.data.manifest.content import FileContent
 from perceiver.data.readers.delimited import Delimited, decoded, is_index, numbers_of, read_delimited
 from perceiver.modalities.spec import ModalitySpec
+from perceiver.modalities.written_numbers import given_separators
 
 TIME_NAMES = ("time", "times", "timestamp", "seconds", "t", "date", "datetime")
 """Accepted names of the time column, in any case, if the modality's `time` does not name it."""
@@ -28,7 +31,8 @@ def read_series(value: Any, *, spec: ModalitySpec) -> dict[str, Any]:
     Args:
         value: the path of a CSV file with a header; numbers (T,) or (T, F); or a dict with a list of times and either
             `values` (T, F) or a list for each value by name.
-        spec: the spec: `names` of the values, `time`, `step_seconds`. Values that the series lacks are missing.
+        spec: the spec: `names` of the values, `time`, `step_seconds`, `decimal`, `thousands`. Values that the series lacks
+            are missing.
 
     Raises:
         OSError, ValueError: the value is not a series, is empty, or lacks all values of the spec; for a file, the message
@@ -131,15 +135,25 @@ def _from_file(
     if not file.rows:
         return names, np.empty((0, len(names))), None
     cells = list(zip(*file.rows, strict=True))
-    values = [_values(cells[columns[name]], where=f"{path}, column {name!r}") for name in asked]
+    known = [cells[columns[name]] for name in asked]
+    separators = given_separators(spec)
+    values = [
+        numbers_of(column, partial(_step, f"{path}, column {name!r}"), separators=separators, others=known)
+        for name, column in zip(asked, known, strict=True)
+    ]
     if time is None:
         return asked, np.stack(values, axis=1), None
-    times = _times(cells[columns[time]], lambda step: f"{path}, row {step + 2}, column {time!r}")
+    times = _times(
+        cells[columns[time]],
+        lambda step: f"{path}, row {step + 2}, column {time!r}",
+        separators=separators,
+        others=known,
+    )
     return asked, np.stack(values, axis=1), times
 
 
-def _values(column: Sequence[str], *, where: str) -> NDArray[np.float64]:
-    return numbers_of(column, lambda step: f"{where}, row {step + 2}")
+def _step(where: str, step: int) -> str:
+    return f"{where}, row {step + 2}"
 
 
 def _file(path: Path | FileContent, *, head: bool = False) -> Delimited:
@@ -174,7 +188,13 @@ def _columns(header: Sequence[str], spec: ModalitySpec, *, path: object) -> dict
     return columns
 
 
-def _times(column: Sequence[str], where: Any) -> NDArray[np.float64]:
+def _times(
+    column: Sequence[str],
+    where: Any,
+    *,
+    separators: Mapping[str, str] = MappingProxyType({}),
+    others: Sequence[Sequence[str]] = (),
+) -> NDArray[np.float64]:
     """Parse times: seconds unchanged, instants as seconds since 1970, in UTC if they have no time zone.
 
     Instants follow ISO 8601, with or without hyphens and colons: 20260131 is a day if all times are such days.
@@ -184,8 +204,8 @@ def _times(column: Sequence[str], where: Any) -> NDArray[np.float64]:
     try:
         times = np.array(column, dtype=np.float64)
     except ValueError:
-        if all(re.fullmatch(r"\s*-?\d+(,\d+)?\s*", text) for text in column):
-            return np.array([text.replace(",", ".") for text in column], dtype=np.float64)
+        if all(re.fullmatch(r"\s*-?\d+(,\d+)*\s*", text) for text in column):
+            return numbers_of(column, where, separators=separators, others=others)
         # The first time determines the format, so that the message names the time that deviates from it.
         read = _seconds if _is_number(column[0]) else _instant
         times = np.array([read(text, where(step)) for step, text in enumerate(column)])

@@ -1,6 +1,8 @@
 """Split of manifest rows into training, validation and test: by a column, by a seeded, stratified split, or by folds."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +24,11 @@ class Splits:
     train: list[int]
     val: list[int]
     test: list[int]
+
+    def among(self, rows: Collection[int]) -> Splits:
+        """Return the same splits without other rows."""
+        train, val, test = ([row for row in own if row in rows] for own in (self.train, self.val, self.test))
+        return Splits(train=train, val=val, test=test)
 
 
 def split_rows(

@@ -117,7 +117,7 @@ class ClassColumn:
         """Return the class of a row; its number if the model was trained on numbers, before files named them."""
         name = self._class(table, row)
         class_names = table.class_names.get(self.columns[0], ())
-        if name in class_names and number_of_name(name, names) is None:
+        if number_of_name(name, names) is None and name in class_names:
             number = str(list(class_names).index(name))
             return number if number_of_name(number, names) is not None else name
         return name

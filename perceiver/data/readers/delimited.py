@@ -5,9 +5,10 @@ import io
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,9 @@ from perceiver.modalities.written_numbers import is_missing_number, number_of
 
 DELIMITERS = "\t;|,"
 """Delimiters to try, the least likely inside a cell first."""
+
+# A comma that is not between a digit other than 0 and groups of three digits is no separator of thousands.
+_DECIMAL_COMMA = re.compile(r"[+\-\u2212]?\s*(?![1-9]\d{0,2}(,\d{3})+$)\d*,\d+([eE][+-]?\d+)?")
 
 _LOOKED_AT, _LOOKED_AT_CHARACTERS = 200, 2**20  # rows
 
@@ -139,23 +143,39 @@ def _long_fields() -> Iterator[None]:
         csv.field_size_limit(limit)
 
 
-def numbers_of(column: Sequence[str], where: Callable[[int], str]) -> NDArray[np.float64]:
+def numbers_of(
+    column: Sequence[str],
+    where: Callable[[int], str],
+    *,
+    separators: Mapping[str, str] = MappingProxyType({}),
+    others: Iterable[Sequence[str]] = (),
+) -> NDArray[np.float64]:
     """Return the numbers in a column, with decimal points or commas; missing numbers are NaN.
 
     Args:
         column: cells of the column.
         where: returns the place of a cell, for messages.
+        separators: `decimal` and `thousands` separators. Empty: detect decimal commas.
+        others: other columns of the file, which may show that its commas are decimal commas.
 
     Raises:
-        ValueError: a cell is not a number.
+        ValueError: a cell is not a number, or a comma before three digits could be either separator in all cells.
     """
-    try:
-        return np.array(column, dtype=np.float64)
-    except ValueError:
-        pass
-    known = [text for text in column if not is_missing_number(text)]
-    commas = any("," in text for text in known) and not any("." in text for text in known)
-    written = {"decimal": ",", "thousands": "", "unit": ""} if commas else {}
+    written = {"decimal": ".", "thousands": "", "unit": "", **separators} if separators else {}
+    if not separators:
+        try:
+            return np.array(column, dtype=np.float64)
+        except ValueError:
+            pass
+        known = [text for text in column if not is_missing_number(text)]
+        commas = [text for text in known if "," in text]
+        if commas and not any("." in text for text in known):
+            if not any(_DECIMAL_COMMA.fullmatch(text.strip()) for cells in (commas, *others) for text in cells):
+                raise ValueError(
+                    f"{where(column.index(commas[0]))}: {commas[0]!r} may be written with a decimal comma or with a comma "
+                    "for thousands. Set decimal or thousands of the modality to ','."
+                )
+            written = {"decimal": ",", "thousands": "", "unit": ""}
     values = np.full(len(column), np.nan)
     for row, text in enumerate(column):
         if is_missing_number(text):

@@ -1,7 +1,9 @@
 """Text files with numbers in rows and columns, such as point sets, with or without a header."""
 
 import re
+from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +15,15 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*|,\d+)?|[.,]\d+)([eE][+-]?\d+)?|[+-]?(nan|
 _COORDINATES = ("x", "y", "z")
 
 
-def read_numbers(text: str, *, path: object) -> NDArray[np.float64]:
+def read_numbers(text: str, *, path: object, separators: Mapping[str, str] = MappingProxyType({})) -> NDArray[np.float64]:
     """Parse numbers `(rows, columns)` that are separated by commas, semicolons, tabs or spaces.
 
     Lines that begin with # are comments. Columns x, y and z come first, in this order, if a header names them; a column
-    that numbers the rows is dropped.
+    that numbers the rows is dropped. For `separators` see `numbers_of`.
 
     Raises:
-        ValueError: a cell is empty or not a number, or rows differ in length; the message names the row.
+        ValueError: a cell is empty or not a number, a comma could be either separator, or rows differ in length; the message
+            names the row.
     """
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     rows = _cells(lines, path=path)
@@ -37,12 +40,13 @@ def read_numbers(text: str, *, path: object) -> NDArray[np.float64]:
                 f"have {width}."
             )
     columns = []
-    for position, cells in enumerate(zip(*rows, strict=True)):
+    all_cells = list(zip(*rows, strict=True))
+    for position, cells in enumerate(all_cells):
         name = header[position] if header else f"column {position + 1}"
         if position == width - 1 and not any(map(str.strip, cells)) and (not header or not name):
             break  # a delimiter at the end of each line
         where = partial(_place, path, name, 1 + named)
-        column = numbers_of(cells, where)
+        column = numbers_of(cells, where, separators=separators, others=all_cells)
         if np.isnan(column).any():
             missing = int(np.isnan(column).argmax())
             raise ValueError(f"{where(missing)}: expected a number, got {cells[missing]!r}.")

@@ -135,7 +135,8 @@ class Shards(Source):
             if self.modalities is not None:
                 self._check_names(spec["modalities"])
                 spec["modalities"] = {name: spec["modalities"][name] for name in self.modalities}
-            self.spec = spec
+            # Samples are normalised when they are read, before `learn`.
+            self.spec = self.with_prescribed(spec)
         return self.spec
 
     def _decode(self, *, training: bool = False, targets: bool = True) -> Decode:

@@ -172,12 +172,6 @@ class DrawnSource(Source):
         return DrawnScenes(self.scene, training.glyphs, size, training.ids, (self.scene_seed, _DESCRIPTION))
 
 
-def channel_statistics(x: Tensor) -> dict[str, list[float]]:
-    """Return mean and standard deviation of each channel of scenes `(B, C, …)`."""
-    values = x.double().transpose(0, 1).flatten(1)
-    return {"mean": values.mean(dim=1).tolist(), "std": values.std(dim=1, correction=0).tolist()}
-
-
 def stacked(scenes: list[Sample], *, modality: str) -> tuple[Tensor, Tensor, Tensor]:
     """Stack scenes of one size: inputs `(B, C, …)`, targets `(B, …)` and their validity `(B, H, W)`."""
     batch = Collate(modalities={modality: {"kind": "scene", "channel_axis": 0}})(scenes)

@@ -10,14 +10,9 @@ from typing import Any
 import torch
 
 from perceiver.data.loading.source import Source
-from perceiver.data.synthetic.drawn import (
-    Composition,
-    DrawnSource,
-    Glyphs,
-    channel_statistics,
-    stacked,
-)
+from perceiver.data.synthetic.drawn import Composition, DrawnSource, Glyphs, stacked
 from perceiver.data.synthetic.scenes import draw, flow_between, random_motion
+from perceiver.modalities import channel_statistics
 from perceiver.samples.batch import Sample
 from perceiver.targets.pixels import FLOW_NAMES, flow_target
 
@@ -118,7 +113,7 @@ class MovingDigits(DrawnSource):
     def describe(self, scenes: list[Sample]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return mean and standard deviation of the colours, and the root mean square of the flow."""
         frames, flow, seen = stacked(scenes, modality=self.modality)
-        return channel_statistics(frames), flow_target(flow=flow, mask=seen, modality=self.modality)
+        return channel_statistics(frames, channel_axis=0), flow_target(flow=flow, mask=seen, modality=self.modality)
 
     def known(self) -> dict[str, Any]:
         """Return the entries of the frames, and of the flow as the target."""

@@ -7,14 +7,9 @@ from typing import Any
 import torch
 
 from perceiver.data.loading.source import Source
-from perceiver.data.synthetic.drawn import (
-    Composition,
-    DrawnSource,
-    Glyphs,
-    channel_statistics,
-    stacked,
-)
+from perceiver.data.synthetic.drawn import Composition, DrawnSource, Glyphs, stacked
 from perceiver.data.synthetic.scenes import draw
+from perceiver.modalities import channel_statistics
 from perceiver.samples.batch import Sample
 from perceiver.targets.pixels import segmentation_target
 
@@ -83,7 +78,8 @@ class PlacedDigits(DrawnSource):
         images, classes, _ = stacked(scenes, modality=self.modality)
         names = self._names()
         counts = classes.flatten().bincount(minlength=len(names)).tolist()
-        return channel_statistics(images), segmentation_target(names=names, counts=counts, modality=self.modality)
+        target = segmentation_target(names=names, counts=counts, modality=self.modality)
+        return channel_statistics(images, channel_axis=0), target
 
     def known(self) -> dict[str, Any]:
         """Return the entries of the images, and of the classes: digits and background."""

@@ -75,7 +75,8 @@ class EmojiJudge:
         features = self._embedded(images, self.hand)
         similarities = F.normalize(features, dim=1) @ F.normalize(self._gallery.to(features.device), dim=1).T
         own = similarities.gather(1, target.to(images.device)[:, None])
-        rank = 1 + (similarities > own).sum(dim=1)
+        # Blank pictures are as similar to each emoji, and NaN to none: neither finds its own.
+        rank = (~(similarities < own)).sum(dim=1)
         return Judgement(features=features, right={"prompt_accuracy": rank <= 1, "recall_at_5": rank <= 5}, asked={})
 
     def training_images(self) -> Tensor:

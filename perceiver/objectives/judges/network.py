@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from perceiver.runtime.files import atomic_write
+from perceiver.runtime.full_precision import full_precision
 from perceiver.runtime.progress import progress
 
 FEATURES = 128
@@ -92,7 +93,7 @@ def trained(lesson: Lesson, draw: Draw, *, batch_size: int = 128, rate: float = 
         batch_size: images of a step.
         rate: largest learning rate of the one-cycle schedule.
     """
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.inference_mode(False):
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.inference_mode(False), full_precision("cpu"):
         torch.manual_seed(lesson.seed)
         network = JudgeNetwork(image_channels=lesson.image_channels, size=lesson.size, questions=lesson.questions).train()
         steps = -(-lesson.images // batch_size)
@@ -145,7 +146,8 @@ def judge_network(lesson: Lesson, draw: Draw, *, file: Path | None) -> JudgeNetw
     wanted: dict[str, Any] = asdict(lesson)
     if version != VERSION or stored != wanted:
         raise ValueError(f"{file}: expected a judge of {wanted}, version {VERSION}; got {stored}, {version}. {remedy}")
-    network = JudgeNetwork(image_channels=lesson.image_channels, size=lesson.size, questions=lesson.questions)
+    with full_precision("cpu"):
+        network = JudgeNetwork(image_channels=lesson.image_channels, size=lesson.size, questions=lesson.questions)
     network.load_state_dict(content["weights"])
     return network.eval().requires_grad_(False)
 

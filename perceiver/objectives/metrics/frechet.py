@@ -6,9 +6,13 @@ comparable only between models that the same judge measures on as many samples.
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+log = logging.getLogger(__name__)
 
 
 def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> Tensor:
@@ -38,7 +42,9 @@ def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other
 
 
 class FrechetDistance(Metric):
-    """Fréchet distance between the features of generated and of real samples of a split. NaN below two samples of either.
+    """Fréchet distance between the features of generated and of real samples of a split.
+
+    NaN below two samples of either, or if a feature is not finite, which a warning tells.
 
     Args:
         channels: F, the number of features.
@@ -46,12 +52,13 @@ class FrechetDistance(Metric):
 
     full_state_update = False
     counts: Tensor
+    broken: Tensor
     sums: Tensor
     products: Tensor
 
     def __init__(self, *, channels: int) -> None:
         super().__init__()
-        zeros = {"counts": (2,), "sums": (2, channels), "products": (2, channels, channels)}
+        zeros = {"counts": (2,), "broken": (2,), "sums": (2, channels), "products": (2, channels, channels)}
         for name, shape in zeros.items():
             self.add_state(name, default=torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -59,16 +66,24 @@ class FrechetDistance(Metric):
         """Add features `(B, F)` of generated or of real samples."""
         own = features.detach().double()
         row = int(real)
-        counts, sums, products = self.counts.clone(), self.sums.clone(), self.products.clone()
+        # Not in place: a state from inference mode may be updated outside of it.
+        counts, broken, sums, products = (one.clone() for one in (self.counts, self.broken, self.sums, self.products))
         counts[row] += len(own)
+        broken[row] += (~own.isfinite().all(dim=1)).sum()
         sums[row] += own.sum(dim=0)
         products[row] += own.T @ own
-        # Not in place: a state from inference mode may be updated outside of it.
-        self.counts, self.sums, self.products = counts, sums, products
+        self.counts, self.broken, self.sums, self.products = counts, broken, sums, products
 
     def compute(self) -> Tensor:
         """Return the distance in float32."""
-        if bool((self.counts < 2).any()):
+        generated, real = (int(one) for one in self.broken)
+        if generated or real:
+            log.warning(
+                "frechet_distance: left out, since %d of %d generated and %d of %d real samples have features that are not "
+                "finite.",
+                *(generated, int(self.counts[0]), real, int(self.counts[1])),
+            )
+        if generated or real or bool((self.counts < 2).any()):
             return torch.full((), torch.nan)
         means = self.sums / self.counts[:, None]
         scatter = self.products - self.counts[:, None, None] * means[:, :, None] * means[:, None, :]

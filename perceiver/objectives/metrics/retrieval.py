@@ -92,7 +92,8 @@ def _search(queries: Tensor, candidates: Tensor, asked: Tensor, offered: Tensor)
     numbers = asked.nonzero()[:, 0]
     ranks, nearest = [queries.new_empty(0)], [numbers.new_empty(0)]
     for part in numbers.split(CHUNK):
-        cosines = (queries[part] @ candidates.t()).masked_fill(~offered, -torch.inf)
+        # An embedding that is not a number is similar to nothing.
+        cosines = (queries[part] @ candidates.t()).nan_to_num(nan=-torch.inf).masked_fill(~offered, -torch.inf)
         own = cosines.gather(1, part[:, None])
         alike = (cosines == own).sum(dim=1) - 1
         ranks.append(1 + (cosines > own).sum(dim=1) + alike / 2)

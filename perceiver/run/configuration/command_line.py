@@ -11,10 +11,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from perceiver.run.configuration.folder import MAIN_FILE, conf_directory
 
@@ -53,6 +54,7 @@ def rank_command(hydra: DictConfig, directory: Path) -> list[str]:
     program = os.environ.get(PROGRAM, _OF_PACKAGE)
     overrides = hydra.overrides
     kept = [override for override in overrides.hydra if not override.lstrip("+~").startswith(_OF_DIRECTORIES)]
+    kept += [f"hydra.job.num={hydra.job.num}"] if is_job_of_sweep(hydra) else []
     return [
         sys.executable,
         *(program.split(" ", 1) if program.startswith("-m ") else [program]),
@@ -64,6 +66,15 @@ def rank_command(hydra: DictConfig, directory: Path) -> list[str]:
         "hydra.output_subdir=null",
         "hydra/job_logging=none",
     ]
+
+
+def is_job_of_sweep(hydra: Any) -> bool:
+    """Whether a job is one of a sweep: Hydra numbers only those, and their other ranks keep the number.
+
+    Args:
+        hydra: the `hydra` node of the job's configuration.
+    """
+    return OmegaConf.select(hydra, "job.num", default=None) is not None
 
 
 def typed_command(hydra: DictConfig, overrides: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,23 @@ from typing import Any
 
 from perceiver import checkpoints
 from perceiver.run.configuration.command_line import typed_override
+from perceiver.run.errors import warn
+from perceiver.run.resuming.resume import SHAPING, changed_settings
 from perceiver.runtime.files import atomic_write, write_json
 from perceiver.runtime.process_rank import first_process_only
 
 PLAN, RESULT = "cross_validation.json", "fold.json"
 FOLDS, PREDICTIONS = "folds.csv", "predictions.csv"
+_TRAINING = "training"
 _MAX_BYTES = 2**20
+PATHS = ("root", "manifest", "path", "files")
+"""Settings of data that name files and folders."""
+# Plans used to hold only these.
+_FORMER_KEYS = {"folds", "data._target_", "data.split_seed", "data.group"}
+_SHAPING = (
+    *SHAPING, "preset", "regularise", "init_from", "init_model", "init_freeze", "init_lr_multiplier", "lr_scaling",
+    "trainer.max_epochs", "trainer.max_steps", "trainer.limit_train_batches",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +50,8 @@ class FoldResult:
 class CrossValidationDirectory:
     """Run directory of a cross-validation, with the run directories `fold_0`, `fold_1`, … of its folds.
 
-    `cross_validation.json` holds the settings that decide the folds. `fold.json` in the directory of a fold holds its
-    result, and exists once the fold is complete.
+    `cross_validation.json` holds the settings that decide the folds, and those of the training. `fold.json` in the directory
+    of a fold holds its result, and exists once the fold is complete.
 
     Args:
         path: the directory.
@@ -57,8 +69,31 @@ class CrossValidationDirectory:
         """Return the run directory of a fold."""
         return self.path / f"fold_{number}"
 
-    def begin(self, plan: Mapping[str, Any], *, resume: bool) -> None:
+    @classmethod
+    def require_none(cls, path: str | Path) -> None:
+        """Refuse to write other results over those of a cross-validation.
+
+        Raises:
+            FileExistsError: the directory holds a cross-validation.
+        """
+        if cls.find(path) is not None:
+            raise FileExistsError(
+                f"hydra.run.dir: {path} holds a cross-validation, whose results would be overwritten. Choose another "
+                "directory."
+            )
+
+    def plan(self) -> dict[str, Any]:
+        """Return the settings that decide the folds; empty before `begin`."""
+        found = _read_json(self.path / PLAN) if (self.path / PLAN).exists() else {}
+        return {key: value for key, value in found.items() if key != _TRAINING}
+
+    def begin(self, plan: Mapping[str, Any], *, training: Mapping[str, Any] | None = None, resume: bool) -> None:
         """Write the plan, or compare it with that of the cross-validation to continue.
+
+        Args:
+            plan: the number of folds, and the settings of the data that decide which samples are in them.
+            training: the configuration of the training; a warning tells what has changed in it.
+            resume: whether to continue what is there.
 
         Raises:
             FileExistsError: the directory holds a cross-validation that shall not be continued, or another run.
@@ -71,16 +106,24 @@ class CrossValidationDirectory:
                     f"hydra.run.dir: {self.path} already holds a cross-validation. Choose another directory, or continue it "
                     f"with {again}."
                 )
-            before = _read_json(self.path / PLAN)
-            changed = [f"{key}: {before.get(key)} -> {value}" for key, value in plan.items() if before.get(key) != value]
-            if changed:
-                raise ValueError(
-                    f"ckpt_path: the cross-validation in {self.path} has other folds: {'; '.join(changed)}. Continue it "
-                    "with the settings that it was started with."
-                )
-        elif (self.path / "checkpoints").exists():
+            self._compare(_plain(plan), _plain(_shaping(training or {})))
+            return
+        if (self.path / "checkpoints").exists():
             raise FileExistsError(f"hydra.run.dir: {self.path} already holds a run. Choose another directory.")
-        write_json(self.path / PLAN, dict(plan))
+        write_json(self.path / PLAN, _plain({**plan, _TRAINING: _shaping(training or {})}))
+
+    def _compare(self, plan: Mapping[str, Any], training: Mapping[str, Any]) -> None:
+        before = self.plan()
+        keys = sorted(before.keys() & plan.keys() if before.keys() <= _FORMER_KEYS else before.keys() | plan.keys())
+        changed = [f"{key}: {before.get(key)} -> {plan.get(key)}" for key in keys if before.get(key) != plan.get(key)]
+        if changed:
+            raise ValueError(
+                f"ckpt_path: the cross-validation in {self.path} has other folds: {'; '.join(changed)}. Continue it with "
+                f"the settings that it was started with. If the same files are at another place now, correct {PLAN} there."
+            )
+        trained = _read_json(self.path / PLAN).get(_TRAINING)
+        if isinstance(trained, dict) and (found := changed_settings(trained, training, sections=_SHAPING)):
+            warn(f"The cross-validation in {self.path} was started with different settings: {found}")
 
     def result(self, number: int) -> FoldResult | None:
         """Return the result of a fold; None if it is not complete."""
@@ -136,6 +179,14 @@ class CrossValidationDirectory:
                 whole.write(text.getvalue().encode())
         return True
 
+    def ids(self, number: int) -> list[str] | None:
+        """Return the ids of a fold's own test samples; None if it has no predictions."""
+        file = self.fold(number) / PREDICTIONS
+        if not file.is_file():
+            return None
+        with file.open(newline="", encoding="utf-8") as stream:
+            return [row[0] for row in csv.reader(stream)][1:]
+
     def checkpoints(self) -> list[Path]:
         """Return the checkpoint of each fold, all of which must be complete.
 
@@ -154,6 +205,29 @@ class CrossValidationDirectory:
                 f"{typed_override('ckpt_path', self.fold(0))}."
             )
         return [checkpoints.find(self.fold(number)) for number in range(folds)]
+
+
+def place_of(key: str, value: Any) -> Any:
+    """Return the value of a setting of data; files and folders as absolute paths, so that every spelling is the same."""
+    if isinstance(value, list):
+        return [place_of(key, one) for one in value]
+    if key not in PATHS or not isinstance(value, str):
+        return value
+    path = Path(os.path.expandvars(value)).expanduser()
+    # What names no file, such as a pattern or a name on the Hub, stays.
+    return str(path.resolve()) if path.exists() else value
+
+
+def _shaping(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts of a configuration that shape a training."""
+    parts = {name.partition(".")[0] for name in _SHAPING}
+    return {key: value for key, value in config.items() if key in parts}
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings as they come back from JSON."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(settings), default=str))
+    return plain
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from perceiver.data.loading.folds import Fold
 from perceiver.run.configuration.command_line import typed_override
 from perceiver.run.configuration.learning_rate import LearningRateScaling
 from perceiver.run.cross_validation.averaging import SCALES, outputs_of
-from perceiver.run.cross_validation.directory import FOLDS, PREDICTIONS, CrossValidationDirectory, FoldResult
+from perceiver.run.cross_validation.directory import FOLDS, PREDICTIONS, CrossValidationDirectory, FoldResult, place_of
 from perceiver.run.cross_validation.fold_job import config_of_fold, job_of_fold
 from perceiver.run.cross_validation.summary import print_folds, summarised
 from perceiver.run.errors import warn
@@ -30,8 +30,10 @@ from perceiver.runtime.process_rank import first_process_only, process_rank
 from perceiver.targets.kinds import target_of
 
 DEFAULT_FOLDS = 5
-_DECISIVE = ("_target_", "split_seed", "group")
-"""Settings of data, besides the number of folds, that decide which samples are in which fold."""
+_OF_TRAINING = ("augment", "balanced_sampling", "batch_size", "batch_tokens", "steps_per_epoch")
+"""Settings of data that change the training, but not the samples."""
+_WITHOUT_EFFECT = ("cache", "check_files", "download", "max_decompressed_bytes", "max_row_group_bytes", "needs_test",
+                   "num_workers")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +69,9 @@ class CrossValidate:
         directory = CrossValidationDirectory(place)
         with RunDirectory(place).locked():
             if process_rank() == 0:  # another process may come when this one has begun
-                directory.begin({"folds": folds, **_decisive(config)}, resume=resume)
+                directory.begin({"folds": folds, **_decisive(config)}, training=_training(config), resume=resume)
             # Decided before the first training, so that all processes train the same folds.
-            pending = [number for number in range(folds) if directory.result(number) is None]
+            pending = [number for number in range(folds) if not self._is_complete(directory.result(number))]
             for number in pending:
                 done = len([one for one in range(folds) if one not in pending or one < number])
                 print_line(f"Fold {number} ({done + 1} of {folds}): {directory.fold(number)}")
@@ -92,6 +94,10 @@ class CrossValidate:
             )
         return given.path, True
 
+    def _is_complete(self, result: FoldResult | None) -> bool:
+        tested = result is not None and any(name.startswith("test/") for name in result.metrics)
+        return result is not None and (tested or not self.test)
+
     def _train(self, config: DictConfig, fold: Fold, directory: CrossValidationDirectory) -> bool:
         """Train and test a fold; False if it stopped at its time limit."""
         own = config_of_fold(config, fold, directory.fold(fold.number))
@@ -102,7 +108,9 @@ class CrossValidate:
             return False
         if self.test:
             _predict(own, directory.fold(fold.number))
-        directory.write_result(FoldResult(fold=fold.number, metrics=trained.metrics, score=trained.score))
+        earlier = directory.result(fold.number)  # of a fold that was trained without a test
+        metrics = {**(earlier.metrics if earlier else {}), **trained.metrics}
+        directory.write_result(FoldResult(fold=fold.number, metrics=metrics, score=trained.score))
         return True
 
 
@@ -128,9 +136,16 @@ def _number_of_folds(config: DictConfig) -> int:
 
 
 def _decisive(config: DictConfig) -> dict[str, Any]:
-    data = OmegaConf.to_container(config.data, resolve=True)
-    assert isinstance(data, dict)
-    return {f"data.{key}": data[key] for key in _DECISIVE if key in data}
+    """Return the settings of data, besides the number of folds, that decide which samples are in which fold."""
+    data: Any = OmegaConf.to_container(config.data, resolve=True)
+    others = {"folds", "fold", *_OF_TRAINING, *_WITHOUT_EFFECT}
+    return {f"data.{key}": place_of(key, value) for key, value in data.items() if key not in others}
+
+
+def _training(config: DictConfig) -> dict[str, Any]:
+    """Return the configuration, of whose data only the settings that `_decisive` leaves to the training."""
+    whole: Any = OmegaConf.to_container(config, resolve=False)
+    return {**whole, "data": {key: value for key, value in whole["data"].items() if key in _OF_TRAINING}}
 
 
 @first_process_only

@@ -16,6 +16,7 @@ from perceiver.run.configuration.compilation import compile_model
 from perceiver.run.configuration.construct import construct
 from perceiver.run.configuration.learning_rate import LearningRateScaling
 from perceiver.run.configuration.resolve import resolve
+from perceiver.run.cross_validation.directory import CrossValidationDirectory
 from perceiver.run.data import make_data
 from perceiver.run.errors import stopped
 from perceiver.run.exceptions import TIME_LIMIT, TrainingStopped
@@ -77,6 +78,7 @@ class Fit:
 
     def run(self, config: DictConfig) -> float | None:
         """Train as configured and return the monitored metric of the best epoch; None without validation."""
+        CrossValidationDirectory.require_none(config.run_dir)
         return self.train(config).score
 
     def train(self, config: DictConfig) -> Trained:

@@ -1,21 +1,21 @@
-"""mode=lr_find: a learning rate range test on the configured training, with Lightning's Tuner."""
+"""mode=lr_find: a learning rate range test on the configured training."""
 
 from __future__ import annotations
 
 import csv
 import io
-import logging
 import math
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch import LightningDataModule, LightningModule, seed_everything
-from lightning.pytorch.tuner.tuning import Tuner
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from omegaconf import DictConfig
+from rich.progress import Progress
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from perceiver.plots.range_test import range_test
 from perceiver.plots.rendering import png_of
@@ -26,13 +26,16 @@ from perceiver.run.configuration.resolve import resolve
 from perceiver.run.data import make_data
 from perceiver.run.fine_tuning.initialisation import Untrained
 from perceiver.run.presets.apply import with_preset
-from perceiver.run.reporting.console import print_line
+from perceiver.run.reporting.console import console, print_line
 from perceiver.run.spec import spec_of
 from perceiver.run.task import make_task
 from perceiver.run.trainer import make_trainer
 from perceiver.runtime.files import atomic_write
+from perceiver.training.optimizer import rated
 
 TABLE, FIGURE = "lr_find.csv", "lr_find.png"
+SMOOTHING = 0.98
+"""Share of the mean of the losses before in the smoothed loss."""
 SKIPPED = 10
 """Steps at the beginning whose losses do not count: the smoothed loss still depends on single batches."""
 FEWEST = 2 * SKIPPED
@@ -44,8 +47,9 @@ DIVERGED = 4.0
 class LearningRateFinder:
     """Trains with a learning rate that rises exponentially from step to step, and suggests one (Smith 2017, section 3.3).
 
-    The suggestion is the rate at which the smoothed training loss falls fastest on a logarithmic scale. Only training
-    samples are used, on one device, and no checkpoint is kept. `lr_find.csv` and `lr_find.png` hold the curve.
+    The suggestion is the rate at which the smoothed training loss falls fastest on a logarithmic scale. Parts that train at
+    a multiple of `optimizer.lr` keep it, and frozen parts stay frozen. Only training samples are used, on one device, and
+    no checkpoint is kept. `lr_find.csv` and `lr_find.png` hold the curve.
 
     Args:
         start: the weights that training would start from.
@@ -89,7 +93,8 @@ class LearningRateFinder:
         if self.start.is_random:
             backbones.fill(model, spec)
         compile_model(model, plain.get("compile"))
-        task = make_task(plain, model, spec, optimizer=self.start.optimizer(construct(plain["optimizer"]), model))
+        optimizer = self.start.optimizer(rated(construct(plain["optimizer"])), model)
+        task = make_task(plain, model, spec, optimizer=optimizer, schedule=self._rising)
         rates, losses = self._measured(task, data, plain)
 
         chosen = suggestion(rates, losses)
@@ -103,51 +108,44 @@ class LearningRateFinder:
         print_line(f"Run directory {directory}: {TABLE}, {FIGURE}")
         return float(f"{rates[chosen]:.2g}")
 
+    def _rising(self, optimizer: Optimizer, steps: int) -> LambdaLR:
+        """Return the schedule, in which every group keeps its multiple of the optimizer's rate."""
+        growth = math.log(self.largest / self.smallest) / (self.steps - 1)
+        own = float(optimizer.defaults["lr"])
+        if not own > 0:
+            raise ValueError(f"optimizer.lr: expected a number above 0, got {own:g}.")
+        return LambdaLR(optimizer, lambda step: self.smallest * math.exp(growth * step) / own)
+
     def _measured(
         self, task: LightningModule, data: LightningDataModule, plain: Mapping[str, Any]
     ) -> tuple[list[float], list[float]]:
         """Return the learning rates, and the smoothed loss of each."""
-        # Lightning keeps the initial weights in a file meanwhile.
-        with tempfile.TemporaryDirectory() as folder:
-            settings = {
-                **plain["trainer"],
-                "devices": 1,
-                "num_nodes": 1,
-                "strategy": "auto",
-                "max_epochs": -1,
-                "max_steps": self.steps,
-                "accumulate_grad_batches": 1,
-                "num_sanity_val_steps": 0,
-                "limit_val_batches": 0,
-                # The Tuner sets limit_val_batches.
-                "check_val_every_n_epoch": 10**9,
-                "overfit_batches": 0.0,
-                "enable_progress_bar": False,
-                "enable_checkpointing": False,
-                "default_root_dir": folder,
-            }
-            settings.pop("max_time", None)
-            trainer = make_trainer({**plain, "trainer": settings, "callbacks": None, "logger": None}, [])
-            log = logging.getLogger("lightning.pytorch.tuner.lr_finder")
-            before = log.level
-            log.setLevel(logging.CRITICAL)
-            try:
-                found = Tuner(trainer).lr_find(
-                    task,
-                    datamodule=data,
-                    min_lr=self.smallest,
-                    max_lr=self.largest,
-                    num_training=self.steps,
-                    early_stop_threshold=DIVERGED,
-                    update_attr=False,
-                )
-            except FloatingPointError as error:
-                raise ValueError(f"lr_find.largest: expected a rate at which the loss stays finite: {error}") from error
-            finally:
-                log.setLevel(before)
-        assert found is not None, "not a fast_dev_run"
-        pairs = zip(found.results["lr"], found.results["loss"], strict=True)
-        kept = [(float(rate), float(loss)) for rate, loss in pairs if math.isfinite(loss)]
+        settings = {
+            **plain["trainer"],
+            "devices": 1,
+            "num_nodes": 1,
+            "strategy": "auto",
+            "max_epochs": -1,
+            "max_steps": self.steps,
+            "num_sanity_val_steps": 0,
+            "limit_val_batches": 0,
+            "overfit_batches": 0.0,
+            "enable_progress_bar": False,
+            "enable_checkpointing": False,
+        }
+        settings.pop("max_time", None)
+        plain = {**plain, "trainer": settings, "callbacks": None, "logger": None}
+        out = console()
+        try:
+            with Progress(console=out, transient=True, disable=not out.is_terminal) as shown:
+                bar = shown.add_task("Learning rates", total=self.steps)
+                losses = SmoothedLosses(advance=lambda: shown.advance(bar))
+                make_trainer(plain, [losses, *self.start.callbacks()]).fit(task, datamodule=data)
+        except FloatingPointError as error:
+            raise ValueError(f"lr_find.largest: expected a rate at which the loss stays finite: {error}") from error
+        ratio = (self.largest / self.smallest) ** (1 / (self.steps - 1))
+        pairs = zip((self.smallest * ratio**step for step in range(self.steps)), losses.values, strict=False)
+        kept = [(rate, loss) for rate, loss in pairs if math.isfinite(loss)]
         if len(kept) < FEWEST:
             raise ValueError(
                 f"lr_find.smallest: expected a rate at which training does not diverge, but the loss was {DIVERGED:g} times "
@@ -155,6 +153,39 @@ class LearningRateFinder:
                 f"{self.smallest:g})."
             )
         return [rate for rate, _ in kept], [loss for _, loss in kept]
+
+
+class SmoothedLosses(Callback):
+    """Keeps the smoothed loss of every step, and ends a training that diverges.
+
+    Args:
+        advance: called after every step, to show progress.
+
+    Attributes:
+        values: the exponentially smoothed loss of each step; the loss of a step is the mean over its batches.
+    """
+
+    def __init__(self, *, advance: Callable[[], None]) -> None:
+        self._advance = advance
+        self.values: list[float] = []
+        self._mean = 0.0
+        self._batches: list[float] = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the loss of a batch, and that of the step if the batch completes it."""
+        # Lightning has divided it by the batches of a step.
+        self._batches.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)
+        if trainer.global_step == len(self.values):
+            return
+        loss = sum(self._batches) / len(self._batches)
+        self._batches.clear()
+        self._mean = SMOOTHING * self._mean + (1 - SMOOTHING) * loss
+        self.values.append(self._mean / (1 - SMOOTHING ** (len(self.values) + 1)))
+        self._advance()
+        if self.values[-1] > DIVERGED * min(self.values):
+            trainer.should_stop = True
 
 
 def suggestion(rates: Sequence[float], losses: Sequence[float]) -> int:

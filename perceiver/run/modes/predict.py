@@ -66,6 +66,7 @@ class Predict:
 
     def run(self, config: DictConfig) -> None:
         """Predict for every sample; ValueError if the checkpoint has no target or the data does not fit it."""
+        CrossValidationDirectory.require_none(config.run_dir)
         folds = CrossValidationDirectory.find(self.ckpt_path)
         if folds is not None:
             return self._average(folds, config)

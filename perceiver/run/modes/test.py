@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +13,15 @@ from lightning.pytorch import seed_everything
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from perceiver import checkpoints
+from perceiver.data.loading.folds import Fold
 from perceiver.run.configuration.compilation import compile_model
 from perceiver.run.configuration.literal import literal
 from perceiver.run.configuration.resolve import resolve
 from perceiver.run.cross_validation.averaging import Replayed, averaged, data_for
-from perceiver.run.cross_validation.directory import PREDICTIONS, CrossValidationDirectory
+from perceiver.run.cross_validation.directory import PATHS, CrossValidationDirectory, place_of
+from perceiver.run.cross_validation.fold_job import config_of_fold
 from perceiver.run.data import make_data
+from perceiver.run.errors import warn
 from perceiver.run.modes.inference import find_checkpoint, set_decoding
 from perceiver.run.processes.interruption import until_interrupted
 from perceiver.run.reporting.console import print_result
@@ -46,6 +48,7 @@ class Test:
 
     def run(self, config: DictConfig) -> float | None:
         """Test the checkpoint, and return the metric that chose the best checkpoint, computed on the test split."""
+        CrossValidationDirectory.require_none(config.run_dir)
         folds = CrossValidationDirectory.find(self.ckpt_path)
         if folds is not None:
             return self._test_average(folds, config)
@@ -88,7 +91,7 @@ class Test:
         recipe = checkpoints.read(files[0])
         check_task(config.task, recipe)
         ids, outputs, spec = averaged(files, config, split="test")
-        _require_unseen(ids, folds, config, recipe)
+        _require_unseen(ids, folds, files, config)
         plain = resolve(_with_model(config, recipe), spec)
         data = data_for(files[0], recipe, config)
         replayed = Replayed(outputs)
@@ -101,7 +104,7 @@ class Test:
         metrics = {"folds": len(files), "seconds": round(time.monotonic() - started, 2), **results}
         with RunDirectory(Path(config.run_dir)).locked() as directory:
             directory.write_metrics(metrics)
-        print_result(metrics, directory.path, chosen_by=None, tested=folds.path)
+        print_result(metrics, directory.path, chosen_by=None, tested=folds.path, loadable=folds.fold(0))
         score = metrics.get(str(OmegaConf.select(config, "callbacks.best.monitor")).replace("val/", "test/", 1))
         return None if score is None else float(score)
 
@@ -114,25 +117,44 @@ def _with_model(config: DictConfig, recipe: checkpoints.Recipe) -> DictConfig:
     return config
 
 
-def _require_unseen(
-    ids: Sequence[str], folds: CrossValidationDirectory, config: DictConfig, recipe: checkpoints.Recipe
-) -> None:
+def _require_unseen(ids: Sequence[str], folds: CrossValidationDirectory, files: Sequence[Path], config: DictConfig) -> None:
     """Check that the samples are not those of the folds, each of which most folds were trained on.
+
+    Data at another place may have the same ids for other samples, so these are only warned of.
 
     Raises:
         ValueError: a sample of the same data is among those of the folds.
     """
-    before, now = recipe.section("data"), config.data
-    if any(before.get(key) != now.get(key) for key in ("_target_", "manifest", "root", "path", "name", "files")):
-        return  # other data may have the same ids
-    file = folds.path / PREDICTIONS
-    if not file.is_file():
+    before: Mapping[str, Any] = checkpoints.read(files[0]).section("data")
+    before = {**before, **{key.removeprefix("data."): value for key, value in folds.plan().items()}}
+    now: Any = OmegaConf.to_container(config.data, resolve=True)
+    if before.get("_target_") != now.get("_target_"):
         return
-    with file.open(newline="", encoding="utf-8") as stream:
-        seen = {row[0] for row in csv.reader(stream)}
-    if common := [id_ for id_ in ids if id_ in seen]:
-        raise ValueError(
-            f"ckpt_path: {len(common)} of the {len(ids)} test samples, such as {common[0]!r}, are samples of the folds in "
-            f"{folds.path}, so most of the averaged models were trained on them. The results for held-out samples are in "
-            "its metrics.json; test on other data, e.g. data.manifest=NEW.csv data.test_fraction=1."
+    same = all(place_of(key, before.get(key)) == place_of(key, now.get(key)) for key in (*PATHS, "name"))
+    seen: set[str] = set()
+    for number, file in enumerate(files):
+        found = folds.ids(number)
+        if found is None and same:
+            found = _ids_of_fold(Fold(number=number, of=len(files)), file, config)
+        seen.update(found or ())
+    common = [id_ for id_ in ids if id_ in seen]
+    if not common:
+        return
+    which = f"{len(common)} of the {len(ids)} test samples, such as {common[0]!r},"
+    if not same:
+        warn(
+            f"{which} have ids of samples of the folds in {folds.path}. If they are the same samples, most of the averaged "
+            "models were trained on them, and these results are too good."
         )
+        return
+    raise ValueError(
+        f"ckpt_path: {which} are samples of the folds in {folds.path}, so most of the averaged models were trained on them. "
+        "The results for held-out samples are in its metrics.json; test on other data, e.g. data.manifest=NEW.csv "
+        "data.test_fraction=1."
+    )
+
+
+def _ids_of_fold(fold: Fold, file: Path, config: DictConfig) -> list[str]:
+    """Return the ids of the samples that a fold of the configured data holds out."""
+    data = data_for(file, checkpoints.read(file), config_of_fold(config, fold, file.parent.parent))
+    return [id_ for batch in data.test_dataloader() for id_ in batch.ids]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -46,6 +46,8 @@ class Facts:
         target: kind of the target: classes, labels or values.
         outputs: number of classes, labels or values.
         modalities: by name.
+        settings: values of settings that are not the preset's to choose, by key.
+        accumulated: batches per training step.
     """
 
     samples: int
@@ -53,6 +55,8 @@ class Facts:
     target: str
     outputs: int
     modalities: Mapping[str, ModalityFacts]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    accumulated: int = 1
 
 
 def facts_of(
@@ -62,6 +66,8 @@ def facts_of(
     *,
     chosen: Collection[str] = (),
     pretrained: Collection[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    accumulated: int = 1,
     seed: int = 0,
 ) -> Facts:
     """Measure the data.
@@ -71,6 +77,7 @@ def facts_of(
         spec: spec of the data.
         chosen: modalities whose adapter is chosen already.
         pretrained: modalities with a pretrained network.
+        settings, accumulated: see `Facts`.
         seed: seed of random cuts of samples that are read; the random state is kept.
 
     Raises:
@@ -106,6 +113,8 @@ def facts_of(
             )
             for name, entry in spec["modalities"].items()
         },
+        settings=dict(settings or {}),
+        accumulated=accumulated,
     )
 
 

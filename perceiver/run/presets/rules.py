@@ -65,12 +65,15 @@ SIZE_SAMPLES = (500, 10_000, 100_000)
 """Numbers of training samples from which the next size is chosen."""
 
 RATES = {64: 2e-3, 128: 1.5e-3, 256: 1e-3}
-"""Learning rates by latent channels."""
+"""Learning rates by latent channels; those between and above have the rate of the next smaller number."""
 
 STEPS, STEPS_SAMPLES, STEPS_EXPONENT = 1200, 300, 0.4
 LEVEL_STEPS = {"fast": 1 / 3, "good": 1.0, "best": 3.0}
 VALIDATION_STEPS = 50
 """Steps between validations, at least."""
+
+CONSIDERED = ("data.batch_size", "data.steps_per_epoch", "model.encoder.latent_channels")
+"""Settings on which other settings depend, whoever chooses them."""
 
 SMALL_VALIDATION = 300
 """Below this number of validation samples, the best epoch is chosen by the loss: accuracies are too coarse."""
@@ -90,6 +93,8 @@ def chosen(facts: Facts, level: str) -> list[Setting]:
 
 def batch_size(facts: Facts) -> int:
     """Return the number of samples per batch."""
+    if facts.settings.get("data.batch_size") is not None:
+        return int(facts.settings["data.batch_size"])
     return 32 if facts.samples < 5_000 else 64 if facts.samples < 50_000 else 128
 
 
@@ -109,16 +114,18 @@ def batches(facts: Facts, level: str) -> list[Setting]:
 
 
 def duration(facts: Facts, level: str) -> list[Setting]:
-    """Return the epochs, and the steps of an epoch if a pass over the samples is shorter than `VALIDATION_STEPS`."""
+    """Return the epochs, and the batches of an epoch if a pass over the samples is shorter than `VALIDATION_STEPS`."""
     steps, one_pass = num_steps(facts, level), math.ceil(facts.samples / batch_size(facts))
-    per_epoch = max(VALIDATION_STEPS, one_pass)
+    fewest = VALIDATION_STEPS * facts.accumulated
+    whole = facts.settings.get("data.steps_per_epoch", max(fewest, one_pass)) or one_pass
+    per_epoch = math.ceil(whole / facts.accumulated)
     why = f"{steps:,} steps: 1,200 x (samples / 300)^0.4, at least 1,200"
     why += "" if level == "good" else f", times {LEVEL_STEPS[level]:.2g}"
     epochs = Setting(key="trainer.max_epochs", value=math.ceil(steps / per_epoch), why=why)
-    if one_pass >= VALIDATION_STEPS:
+    if one_pass >= fewest:
         return [epochs]
-    passes = f"a pass has {one_pass} steps; validate every {VALIDATION_STEPS}"
-    return [Setting(key="data.steps_per_epoch", value=VALIDATION_STEPS, why=passes), epochs]
+    passes = f"a pass has {one_pass} batches; validate every {fewest}"
+    return [Setting(key="data.steps_per_epoch", value=fewest, why=passes), epochs]
 
 
 def size_of(facts: Facts, level: str) -> Size:
@@ -136,8 +143,9 @@ def size(facts: Facts, level: str) -> list[Setting]:
 
 def learning_rate(facts: Facts, level: str) -> list[Setting]:
     """Return the peak learning rate."""
-    channels = size_of(facts, level).latent_channels
-    return [Setting(key="optimizer.lr", value=RATES[channels], why=f"{channels} latent channels")]
+    channels = facts.settings.get("model.encoder.latent_channels") or size_of(facts, level).latent_channels
+    rate = next((rate for limit, rate in sorted(RATES.items(), reverse=True) if channels >= limit), RATES[min(RATES)])
+    return [Setting(key="optimizer.lr", value=rate, why=f"{channels} latent channels")]
 
 
 def averaging(facts: Facts, level: str) -> list[Setting]:

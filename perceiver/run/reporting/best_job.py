@@ -71,7 +71,7 @@ class BestJob(Callback):
             "job": best["number"],
             "directory": str(directory / str(best["number"])),
             "parameters": [word for word in best["overrides"] if override_key(word) not in fixed],
-            "command": typed_command(config.hydra, best["overrides"]),
+            "command": typed_command(config.hydra, [*best["overrides"], *_choice_of_epoch(config, best["overrides"])]),
         }
         write_json(directory / BEST, found)
         finished = sum(job["error"] is None for job in jobs)
@@ -94,6 +94,16 @@ def _fixed_keys(overrides: Sequence[str]) -> set[str]:
     """Return the keys that the command line of the sweep sets to a single value for all jobs."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     return {override.get_key_element() for override in parsed if not override.is_sweep_override()}
+
+
+def _choice_of_epoch(config: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that keep the metric of the sweep: alone, a job with a preset may choose another."""
+    given = {override_key(word).lstrip("+") for word in overrides}
+    if config.get("preset") is None and "preset" not in given:
+        return []
+    keys = ("callbacks.best.monitor", "callbacks.best.mode")
+    found = {key: OmegaConf.select(config, key) for key in keys if key not in given}
+    return [f"{key}={value}" for key, value in found.items() if value is not None]
 
 
 def _failures(jobs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -56,6 +56,7 @@ def print_result(
     *,
     chosen_by: str | None = "val/accuracy",
     tested: Path | None = None,
+    loadable: Path | None = None,
 ) -> None:
     """Print the results, the time, and the paths of all outputs.
 
@@ -64,6 +65,7 @@ def print_result(
         directory: the run directory.
         chosen_by: the validation metric that chooses the best epoch; its value comes first.
         tested: the checkpoint, if it was only tested.
+        loadable: what `perceiver.load` takes, if it is neither of these.
     """
     out = console()
     if tested is not None:
@@ -83,8 +85,7 @@ def print_result(
     out.print(f"Time {metrics['seconds']:.1f} s", soft_wrap=True)
     places = [name for name in ("checkpoints", "figures", "metrics.json", "report.html") if (directory / name).exists()]
     out.print(f"Run directory {directory}: {', '.join(places)}", soft_wrap=True)
-    loadable = directory if tested is None else tested
-    out.print(f'In Python: model = perceiver.load("{loadable}")', soft_wrap=True)
+    out.print(f'In Python: model = perceiver.load("{loadable or tested or directory}")', soft_wrap=True)
 
 
 def _first_sample(loader: Iterable[Batch]) -> Batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,11 +33,11 @@ LAST_OF_RUN, AUTO = "last", "auto"
 """Values of `ckpt_path` that stand for the run's own directory."""
 
 _MOST_CHANGES, _LONGEST = 8, 40
-# Settings that change the result of a training, unlike paths or numbers of loader processes.
-_SHAPING = (
+SHAPING = (
     "seed", "model", "task", "optimizer", "scheduler", "data", "trainer.accumulate_grad_batches",
     "trainer.gradient_clip_val", "trainer.precision",
 )  # fmt: skip
+"""Settings that change the result of a training, unlike paths or numbers of loader processes."""
 _NOT_SHAPING = ("num_workers", "root", "download", "cache")
 
 
@@ -209,14 +209,19 @@ def _is_good(file: Path) -> bool:
 
 def warn_of_changes(recipe: checkpoints.Recipe, now: Mapping[str, Any]) -> None:
     """Warn about settings that affect training and differ from those of the checkpoint."""
+    if changed := changed_settings(recipe.config, now, sections=SHAPING):
+        warn(f"{recipe.file} was trained with different settings: {changed}")
+
+
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], *, sections: Sequence[str]) -> str:
+    """Return the settings that differ, `KEY: OLD -> NEW; …`, shortened; empty if none does."""
     changed = [
         f"{name}: {_show(old)} -> {_show(new)}"
-        for section in _SHAPING
-        for name, old, new in _differences(_select(recipe.config, section), _select(now, section), section)
+        for section in sections
+        for name, old, new in _differences(_select(before, section), _select(now, section), section)
     ]
-    if changed:
-        more = [f"and {len(changed) - _MOST_CHANGES} more"] if len(changed) > _MOST_CHANGES else []
-        warn(f"{recipe.file} was trained with different settings: {'; '.join([*changed[:_MOST_CHANGES], *more])}")
+    more = [f"and {len(changed) - _MOST_CHANGES} more"] if len(changed) > _MOST_CHANGES else []
+    return "; ".join([*changed[:_MOST_CHANGES], *more])
 
 
 def _differences(old: Any, new: Any, name: str) -> Iterator[tuple[str, Any, Any]]:

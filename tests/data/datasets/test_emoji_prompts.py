@@ -111,3 +111,12 @@ def test_the_judge_finds_pictures_by_pixels(tmp_path: Path) -> None:
         judge(image, Batch(inputs={"image": image}))
     with pytest.raises(ValueError, match=r"judge.hand: expected one of noto, twemoji, got 'other'"):
         EmojiJudge(root=tmp_path, hand="other")
+
+
+def test_pictures_that_show_nothing_find_no_emoji() -> None:
+    """A blank picture is as similar to each emoji; NaN to none."""
+    judge = EmojiJudge(root="nowhere")
+    judge.__dict__["_gallery"] = torch.randn(50, 3 * 256)
+    blank = torch.tensor([0.0, 0.37, 1.0, torch.nan])[:, None, None, None].expand(-1, 3, 32, 32)
+    found = judge(blank, Batch(inputs={}, target=torch.arange(4)))
+    assert not any(bool(right.any()) for right in found.right.values())

@@ -172,3 +172,16 @@ def test_images_for_prediction_have_no_target(images: LabelledImages) -> None:
     assert found[1].target is None
     assert (images[1].target, type(images[1].target), images[1].id) == (1, int, "set/train/101")
     assert images[1].inputs["image"].shape == (2, 4, 5)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("shade", [7, 51, 100, 200])
+def test_a_constant_channel_is_not_magnified(shade: int) -> None:
+    pixels = torch.randint(0, 256, (300, 2, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels[:, 1] = shade
+    numbers = torch.arange(len(pixels))
+    images = LabelledImages(pixels=pixels, labels=numbers % 2, ids="x", numbers=numbers)
+    found = image_statistics(images)["image"]
+    assert found["std"][0] == pytest.approx(float((pixels[:, 0].double() / 255).std(correction=0)))
+    assert found["std"][1] == 1.0
+    with pytest.raises(ValueError, match="all training images are a single colour"):
+        image_statistics(LabelledImages(pixels=pixels[:, 1:], labels=numbers % 2, ids="x", numbers=numbers))

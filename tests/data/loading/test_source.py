@@ -254,3 +254,20 @@ def test_a_stream_makes_its_own_loader() -> None:
     assert batch.ids == ["stream/0", "stream/1"]
     assert source.settings == (2, 0)
     assert DataModule(Streamed(), num_workers=3).source.num_workers == 3
+
+
+class Measured(Counted):
+    """Makes its spec itself."""
+
+    def learn(self, training: Any) -> dict[str, Any]:
+        return {"modalities": {name: {**own, "mean": [0.0] * 3, "std": [2.0] * 3} for name, own in self.specs.items()}}
+
+
+@pytest.mark.parametrize("kind", [Counted, Measured])
+def test_what_a_network_requires_replaces_what_is_learned(kind: type[Counted]) -> None:
+    module = DataModule(kind())
+    module.prescribe({"points": {"kind": "points", "mean": [5.0, 6.0, 7.0], "std": [0.5] * 3}})
+    module.setup("fit")
+    assert module.spec["modalities"]["points"] == {
+        "kind": "points", "shape": [None, 3], "mean": [5.0, 6.0, 7.0], "std": [0.5] * 3,
+    }  # fmt: skip

@@ -105,3 +105,13 @@ def test_names_that_no_module_can_have(name: str) -> None:
 def test_none() -> None:
     with pytest.raises(ValueError, match=r"data\.modalities: expected one or more modalities with their kinds"):
         parse_modalities({}, defaults={})
+
+
+def test_separators_of_numbers_may_differ_from_those_in_training() -> None:
+    [asked] = parse_modalities({"x": {"kind": "points", "decimal": ","}}, defaults={})
+    stored = {"kind": "points", "unit_sphere": True, "shape": [None, 3], "thousands": ",", "column": "y"}
+    assert stored_modality("x", stored).spec == stored
+    found = stored_modality("x", stored, asked=asked).spec
+    assert found == {"kind": "points", "unit_sphere": True, "shape": [None, 3], "decimal": ",", "column": "x"}
+    [silent] = parse_modalities({"x": "points"}, defaults={})
+    assert stored_modality("x", stored, asked=silent).spec["thousands"] == ","

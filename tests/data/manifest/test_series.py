@@ -105,3 +105,39 @@ def test_errors_name_row_and_column(text: str | bytes, message: str, tmp_path: P
 def test_errors_of_cells(value: Any, spec: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_series(value, spec={**FACTS, "step_seconds": 1.0, **spec})
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("0;1,5;120\n1;1,234;121", [[1.5, 120], [1.234, 121]]),
+        ("0;0,125;120\n1;1,234;121", [[0.125, 120], [1.234, 121]]),
+        ("0;1,234;-0,5\n1;2,345;", [[1.234, -0.5], [2.345, np.nan]]),
+        ("0;\u22121,5;1\n1;-2,345;2", [[-1.5, 1], [-2.345, 2]]),
+    ],
+)
+def test_decimal_commas(tmp_path: Path, rows: str, expected: Any) -> None:
+    """A comma that cannot separate thousands decides for all columns of the file."""
+    series = read_series(written(tmp_path, f"t;pulse;pressure\n{rows}\n"), spec=FACTS)
+    np.testing.assert_array_equal(series["values"], expected)
+
+
+@pytest.mark.parametrize("column", ["pulse", "t"])
+def test_a_comma_before_three_digits_may_be_either_separator(tmp_path: Path, column: str) -> None:
+    path = written(tmp_path, f"{'t;pulse' if column == 'pulse' else 'pulse;t'}\n0;1,234\n1;987\n2;12,500\n")
+    with pytest.raises(
+        ValueError, match=rf"a\.csv, .*'{column}'.*'1,234' may be written with a decimal comma or with a comma"
+    ):
+        read_series(path, spec=FACTS)
+    part = "values" if column == "pulse" else "times"
+    for given, expected in (({"decimal": ","}, [1.234, 987, 12.5]), ({"thousands": ","}, [1234, 987, 12500])):
+        found = read_series(path, spec={**FACTS, **given})[part]
+        np.testing.assert_array_equal(found[:, 0] if part == "values" else found, expected)
+
+
+def test_given_separators_replace_those_of_python(tmp_path: Path) -> None:
+    path = written(tmp_path, "t;pulse\n0;1.234\n1;1.234,5\n")
+    series = read_series(path, spec={**FACTS, "decimal": ",", "thousands": "."})
+    np.testing.assert_array_equal(series["values"][:, 0], [1234, 1234.5])
+    with pytest.raises(ValueError, match=r"row 2: expected a number, got '1\.234'"):
+        read_series(path, spec={**FACTS, "decimal": ","})

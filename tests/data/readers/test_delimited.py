@@ -61,6 +61,7 @@ def test_numbers_of_a_column() -> None:
         ("# made by hand\n1, 2, 3\n", [[1, 2, 3]]),
         ("1,2,3,\n4,5,6,\n", [[1, 2, 3], [4, 5, 6]]),
         ("5648349.895 32.5 7\n", [[5648349.895, 32.5, 7]]),
+        ("1,234 0,125 3\n2,345 1,500 4\n", [[1.234, 0.125, 3], [2.345, 1.5, 4]]),
     ],
 )
 def test_rows_of_numbers(text: str, expected: list[list[float]]) -> None:
@@ -74,6 +75,10 @@ def test_rows_of_numbers(text: str, expected: list[list[float]]) -> None:
         ("1\t\t3\n2\t\t4\n", r"p\.csv, row 1, 'column 2': expected a number"),
         ("1 2 3\n4 5\n", r"p\.csv: expected numbers in rows of equal length: row 2 has 2 cells, earlier rows have 3"),
         ("x y\n1 two\n", r"p\.csv, row 2, 'y': expected a number, got 'two'"),
+        (
+            "1,234 2 3\n4 5 6\n",
+            r"p\.csv, row 1, 'column 1': '1,234' may be written with a decimal comma or with a comma for",
+        ),
         ("\n", r"p\.csv: contains no numbers"),
     ],
 )

@@ -197,3 +197,22 @@ def test_a_spec_of_other_data_is_refused(shards: Path) -> None:
         data.spec = {**stored, "modalities": {"photo": {"kind": "audio"}}}
     with pytest.raises(RuntimeError, match="call prepare_data"):
         _ = DataModule.of(Shards, shards=shards).spec
+
+
+def test_what_a_network_requires_replaces_the_statistics_in_the_folder(shards: Path) -> None:
+    mean, std = [0.4, 0.5, 0.6], [0.1, 0.2, 0.3]
+    data = DataModule.of(Shards, shards=shards, batch_size=4, num_workers=0)
+    with pytest.raises(ValueError, match=r"model\.adapters\.picture: the data has only the modalities .*photo"):
+        data.prescribe({"picture": {"kind": "image"}})
+    data.prescribe({"photo": {"kind": "image", "mean": mean, "std": std}})
+    data.setup("fit")
+    assert [data.spec["modalities"]["photo"][key] for key in ("mean", "std")] == [mean, std]
+    plain = module(shards)
+    measured = plain.spec["modalities"]["photo"]
+    for ours, theirs in zip(data.val_dataloader(), plain.val_dataloader(), strict=True):
+        there = ours.masks.get("photo", torch.ones(ours.size, dtype=torch.bool))
+        photos = [
+            batch.inputs["photo"][there] * torch.tensor(own["std"])[:, None, None] + torch.tensor(own["mean"])[:, None, None]
+            for batch, own in ((ours, {"mean": mean, "std": std}), (theirs, measured))
+        ]
+        torch.testing.assert_close(*photos)

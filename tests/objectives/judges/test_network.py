@@ -66,3 +66,14 @@ def test_shifts_move_images_and_keep_their_place_in_the_batch() -> None:
     places = moved[:, 0].flatten(1).argmax(dim=1)
     assert {int(place) for place in places} <= {row * 9 + column for row in range(2, 7) for column in range(2, 7)}
     assert len(set(places.tolist())) > 10
+
+
+def test_it_learns_the_same_within_a_training_in_bfloat16() -> None:
+    expected = trained(LESSON, draw, batch_size=32).state_dict()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = trained(LESSON, draw, batch_size=32).state_dict()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)

@@ -53,3 +53,11 @@ def test_the_metric_over_batches_is_numpys() -> None:
     moments = [torch.tensor(each) for x in (one, other) for each in (x.numpy().mean(0), np.cov(x.numpy().T))]
     torch.testing.assert_close(metric.compute(), frechet_distance(*moments).float(), atol=1e-4, rtol=1e-4)
     assert metric.compute() > 0
+
+
+def test_features_that_are_not_finite_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    metric = FrechetDistance(channels=2)
+    metric.update(torch.rand(9, 2), real=True)
+    metric.update(torch.tensor([[0.0, 1.0], [torch.nan, 1.0], [1.0, torch.inf]]), real=False)
+    assert bool(metric.compute().isnan())
+    assert "2 of 3 generated and 0 of 9 real samples have features that are not finite" in caplog.text

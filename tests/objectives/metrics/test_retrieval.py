@@ -76,3 +76,12 @@ def test_pairs_that_no_sample_has_are_left_out() -> None:
     everywhere = torch.ones(4, dtype=torch.bool)
     metric.update({"a": rows, "b": rows}, {"a": everywhere, "b": everywhere}, None)
     assert {name.split("/")[1] for name in metric.compute()} == {"a_to_b", "b_to_a"}
+
+
+def test_what_is_not_a_number_finds_nothing() -> None:
+    metric = Retrieval(modalities=["a", "b"], channels=4)
+    embeddings = F.normalize(torch.eye(30, 4) + 1, dim=-1)
+    embeddings = {"a": torch.full((30, 4), torch.nan), "b": embeddings}
+    metric.update(embeddings, {name: torch.ones(30, dtype=torch.bool) for name in "ab"}, None)
+    found = metric.compute()
+    assert {float(found[f"recall_at_{k}/{pair}"]) for k in (1, 5, 10) for pair in ("a_to_b", "b_to_a")} == {0.0}

@@ -31,7 +31,7 @@ def hydra(*, config_name: str = "train", main: str | None = None, config_dir: st
         "task": ["seed=3", "cluster=joblib", "data.augment=null"],
         "hydra": ["hydra.mode=MULTIRUN", "hydra.sweep.dir=other", "hydra.searchpath=[file://mine]", "hydra.verbose=true"],
     }
-    job = {"config_name": config_name}
+    job = {"config_name": config_name, "num": 4}
     return OmegaConf.create({"overrides": overrides, "runtime": {"config_sources": sources}, "job": job})
 
 
@@ -39,8 +39,8 @@ def test_ranks_run_the_job_alone_in_its_directory(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv(PROGRAM, "/somewhere/train.py")
     assert rank_command(hydra(), Path("/runs/it's here")) == [
         sys.executable, "/somewhere/train.py", "seed=3", "cluster=joblib", "data.augment=null",
-        "hydra.searchpath=[file://mine]", "hydra.verbose=true", "hydra.mode=RUN", r"hydra.run.dir='/runs/it\'s here'",
-        "hydra.output_subdir=null", "hydra/job_logging=none",
+        "hydra.searchpath=[file://mine]", "hydra.verbose=true", "hydra.job.num=4", "hydra.mode=RUN",
+        r"hydra.run.dir='/runs/it\'s here'", "hydra.output_subdir=null", "hydra/job_logging=none",
     ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from perceiver.run.cross_validation.directory import CrossValidationDirectory, FoldResult
+from perceiver.run.cross_validation.directory import CrossValidationDirectory, FoldResult, place_of
 from perceiver.run.cross_validation.summary import summarised
 
 PLAN = {"folds": 2, "data.split_seed": 0}
@@ -41,6 +41,31 @@ def test_the_directory_of_another_run_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(FileExistsError, match="already holds a run"):
         CrossValidationDirectory(tmp_path).begin(PLAN, resume=True)
+
+
+def test_other_data_is_not_continued(directory: CrossValidationDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = {"folds": 2, "data.root": str(directory.path), "data.size": [8, 8]}
+    place = CrossValidationDirectory(directory.path / "other")
+    place.begin(plan, training={"optimizer": {"lr": 0.1}, "run_dir": "a"}, resume=False)
+    assert place.plan() == plan
+    place.begin(plan, training={"optimizer": {"lr": 0.1}, "run_dir": "b"}, resume=True)
+    for changed in ({**plan, "data.root": "elsewhere"}, {**plan, "data.more": 1}, {"folds": 2, "data.size": [8, 8]}):
+        with pytest.raises(ValueError, match=r"has other folds: data\.(root|more): .* -> .*correct cross_validation\.json"):
+            place.begin(changed, resume=True)
+    assert capsys.readouterr().err == ""
+    place.begin(plan, training={"optimizer": {"lr": 0.2}}, resume=True)
+    assert "was started with different settings: optimizer.lr: 0.1 -> 0.2" in capsys.readouterr().err
+    directory.begin({**PLAN, "data.root": "of a plan that did not name it"}, resume=True)
+
+
+def test_paths_are_the_same_in_any_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FOLDER", str(tmp_path))
+    spellings = ["a.csv", "./a.csv", "$FOLDER/a.csv", str(tmp_path / ".." / tmp_path.name / "a.csv")]
+    assert {place_of("manifest", spelling) for spelling in spellings} == {str((tmp_path / "a.csv").resolve())}
+    assert place_of("files", ["a.csv", "*.csv"]) == [str((tmp_path / "a.csv").resolve()), "*.csv"]
+    assert place_of("group", "a.csv") == "a.csv"
 
 
 def test_predictions_are_joined_with_their_fold(directory: CrossValidationDirectory) -> None:

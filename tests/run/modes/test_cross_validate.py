@@ -94,6 +94,46 @@ def test_the_average_is_not_tested_on_samples_of_the_folds(whole: tuple[Path, st
     assert "most of the averaged models were trained on them" in done.error
 
 
+@pytest.mark.parametrize("mode", ["predict", "test", "fit"])
+def test_results_are_not_overwritten(mode: str, whole: tuple[Path, str]) -> None:
+    names = ("cross_validation.json", "metrics.json", "folds.csv", "predictions.csv")
+    before = [(whole[0] / name).read_bytes() for name in names]
+    done = run(
+        f"mode={mode}", f"ckpt_path={whole[0]}/fold_0", *SHORT, f"hydra.run.dir={whole[0]}", "hydra.output_subdir=null"
+    )
+    assert done.code == 1
+    assert "holds a cross-validation, whose results would be overwritten" in done.error
+    assert [(whole[0] / name).read_bytes() for name in names] == before
+
+
+def test_the_average_is_not_tested_on_samples_without_predictions(whole: tuple[Path, str], tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(whole[0], directory)
+    for file in [directory / "predictions.csv", directory / "fold_1" / "predictions.csv"]:
+        file.unlink()
+    done = run("mode=test", f"ckpt_path={directory}", *SHORT, f"hydra.run.dir={tmp_path / 'tested'}")
+    assert "360 of the 360 test samples, such as 'digits/" in done.error
+
+
+def test_folds_without_a_test_are_tested_later(whole: tuple[Path, str], tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(whole[0], directory)
+    before = metrics_of(directory)
+    result = directory / "fold_1" / "fold.json"
+    content = json.loads(result.read_text())
+    content["metrics"] = {name: value for name, value in content["metrics"].items() if not name.startswith("test/")}
+    result.write_text(json.dumps(content))
+    (directory / "fold_1" / "predictions.csv").unlink()
+    done = run(*DIGITS, f"ckpt_path={directory}", f"hydra.run.dir={tmp_path / 'other'}")
+    assert done.code == 0, done.err
+    assert [line for line in done.out.splitlines() if line.startswith("Fold ")] == [
+        f"Fold 1 (3 of 3): {directory / 'fold_1'}"
+    ]
+    for name in ("train/loss", "val/accuracy", "test/accuracy", "test/loss_std"):
+        assert metrics_of(directory)[name] == pytest.approx(before[name])
+    assert rows(directory / "predictions.csv") == rows(whole[0] / "predictions.csv")
+
+
 def test_a_single_fold_must_be_named_for_a_single_model(whole: tuple[Path, str]) -> None:
     with pytest.raises(FileNotFoundError, match=r"is a cross-validation, .*; give a single fold: .*fold_0"):
         perceiver.load(whole[0])
@@ -117,6 +157,8 @@ def test_an_interrupted_cross_validation_goes_on(whole: tuple[Path, str], tmp_pa
     assert "has other folds: folds: 3 -> 4" in other.error
     other = run(*DIGITS, "data.split_seed=1", f"ckpt_path={directory}", f"hydra.run.dir={tmp_path / 'other'}")
     assert "has other folds: data.split_seed: 0 -> 1" in other.error
+    other = run(*DIGITS, "data.validation_size=100", f"ckpt_path={directory}", f"hydra.run.dir={tmp_path / 'other'}")
+    assert "has other folds: data.validation_size: 180 -> 100" in other.error
     incomplete = run("mode=predict", f"ckpt_path={directory}", f"hydra.run.dir={tmp_path / 'predicted'}")
     assert "whose folds 1, 2 are not complete" in incomplete.error
 
@@ -192,13 +234,21 @@ def test_groups_and_official_test_rows(grouped: Any, tmp_path: Path) -> None:
     for patient in range(12):
         assert len({fold_of[f"r{4 * patient + number}"] for number in range(4)}) == 1
 
-    grouped("mode=test", f"ckpt_path={directory}", f"hydra.run.dir={tmp_path / 'tested'}")
+    done = grouped("mode=test", f"ckpt_path={directory}", f"hydra.run.dir={tmp_path / 'tested'}")
+    loadable = done.out.rpartition('perceiver.load("')[2].partition('"')[0]
+    assert perceiver.load(loadable).spec["num_classes"] == 2
     grouped("mode=predict", f"ckpt_path={directory}", f"hydra.run.dir={tmp_path / 'predicted'}")
-    predicted = {row["id"]: row["prediction"] for row in rows(tmp_path / "predicted" / "predictions.csv")}
-    correct = [predicted[f"r{number}"] == ("well", "sick")[number % 2] for number in range(48, 60)]
-    tested = json.loads((tmp_path / "tested" / "metrics.json").read_text())
-    assert tested["test/accuracy"] == pytest.approx(statistics.fmean(correct))
-    assert tested["folds"] == 3
+    seen = ("data.split=null", "data.group=null", "data.test_fraction=1")
+    other = f"data.manifest={tmp_path}/../{tmp_path.name}/m.jsonl"
+    done = run(*SHORT, *MANIFEST, *seen, "mode=test", f"ckpt_path={directory}", other, f"hydra.run.dir={tmp_path / 'again'}")
+    assert "48 of the 60 test samples" in done.error
+    shutil.copy(tmp_path / "m.jsonl", tmp_path / "copy.jsonl")
+    other = f"data.manifest={tmp_path}/copy.jsonl"
+    done = run(
+        *SHORT, *MANIFEST, *seen, "mode=test", f"ckpt_path={directory}", other, f"hydra.run.dir={tmp_path / 'copied'}"
+    )
+    assert done.code == 0, done.err
+    assert "48 of the 60 test samples, such as 'r0', have ids of samples of the folds" in done.err
 
 
 def test_values_are_averaged_in_their_units(grouped: Any, tmp_path: Path) -> None:

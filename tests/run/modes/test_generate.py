@@ -79,12 +79,14 @@ def test_files_sheet_and_table(trained: Path, tmp_path: Path) -> None:
         "generate.steps=1",
         f"generate.init={tmp_path / 'init.png'}",
         f"generate.keep={tmp_path / 'keep.png'}",
+        "seed=3",
         f"hydra.run.dir={tmp_path / 'out'}",
     )
     assert finished.code == 0, finished.err
     assert "6 samples of" in finished.out
     rows = list(csv.DictReader((tmp_path / "out" / "samples.csv").read_text().splitlines()))
     assert [row["condition_text"] for row in rows] == ["the digit seven, perhaps"] * 3 + ["3"] * 3
+    assert {row["seed"] for row in rows} == {"3"}
     assert [row["file"] for row in rows] == [f"samples/{number:06d}.png" for number in range(6)]
     with Image.open(tmp_path / "out" / rows[0]["file"]) as image:
         assert (image.size, image.mode) == ((8, 8), "L")

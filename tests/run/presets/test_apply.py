@@ -1,19 +1,24 @@
 """`preset=`: what is chosen is printed and kept in config.yaml, and overrides of the command line win."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import yaml
-from hydra_runs import QUIET, run
+from hydra_runs import QUIET, SMALL, run
 
 import perceiver
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 STOPPED = (*QUIET, "trainer.max_epochs=1", "+trainer.max_steps=2", "logger=none", "callbacks.figures=null", "test=false")
+
+
+TWO_STEPS = tuple(word for word in STOPPED if not word.startswith("trainer.max_epochs"))
 
 
 @pytest.fixture
@@ -30,10 +35,10 @@ def manifest(tmp_path: Path) -> str:
     return str(path)
 
 
-def trained(manifest: str, directory: Path, *overrides: str) -> tuple[str, dict[str, Any]]:
+def trained(manifest: str, directory: Path, *overrides: str, stopped: Sequence[str] = STOPPED) -> tuple[str, dict[str, Any]]:
     done = run(
         "data=manifest", f"data.manifest={manifest}", "data.modalities={series: {kind: timeseries, step_seconds: 1.0}}",
-        "data.num_workers=0", *STOPPED, *overrides, f"hydra.run.dir={directory}",
+        "data.num_workers=0", *stopped, *overrides, f"hydra.run.dir={directory}",
     )  # fmt: skip
     assert done.code == 0, done.err
     return done.out, yaml.safe_load((directory / "config.yaml").read_text())
@@ -77,9 +82,78 @@ def test_a_preset_wins_over_a_recipe(manifest: str, tmp_path: Path) -> None:
     assert config["optimizer"]["lr"] == 2e-3
 
 
+def test_what_the_preset_chooses_follows_what_the_command_line_chooses(manifest: str, tmp_path: Path) -> None:
+    _, config = trained(
+        manifest, tmp_path / "run", "preset=good", "data.batch_size=3", "data.steps_per_epoch=7", "callbacks.averaging=null",
+        "trainer.accumulate_grad_batches=2", "model.encoder.latent_channels=128", stopped=TWO_STEPS,
+    )  # fmt: skip
+    assert config["trainer"]["max_epochs"] == 300  # 1,200 steps, four per epoch
+    assert config["optimizer"]["lr"] == 1.5e-3
+    assert config["callbacks"]["averaging"] is None
+
+
+def test_a_chosen_metric_keeps_its_direction(manifest: str, tmp_path: Path) -> None:
+    out, config = trained(
+        manifest, tmp_path / "run", "preset=good", "callbacks.best.monitor=val/balanced_accuracy",
+        "task.balanced_accuracy=true",
+    )  # fmt: skip
+    best = config["callbacks"]["best"]
+    assert (best["monitor"], best["mode"]) == ("val/balanced_accuracy", "max")
+    assert any("monitor" in line and "as in callbacks.best" in line for line in out.splitlines())
+
+
+def test_jobs_of_a_sweep_are_compared_by_one_metric(manifest: str, tmp_path: Path) -> None:
+    done = run(
+        "data=manifest", f"data.manifest={manifest}", "data.modalities={series: {kind: timeseries, step_seconds: 1.0}}",
+        "data.num_workers=0", *QUIET, "trainer.max_epochs=1", "logger=none", "callbacks.figures=null", "test=false",
+        "data.steps_per_epoch=2", "hydra.mode=MULTIRUN", "preset=fast", "optimizer.lr=3e-3,1e-6",
+        f"hydra.sweep.dir={tmp_path / 'sweep'}"
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    jobs = [json.loads((tmp_path / "sweep" / number / "job.json").read_text()) for number in "01"]
+    for number, job in enumerate(jobs):
+        config = yaml.safe_load((tmp_path / "sweep" / str(number) / "config.yaml").read_text())
+        assert config["callbacks"]["best"]["monitor"] == "val/accuracy"
+        assert 0 <= job["value"] <= 1
+    best = json.loads((tmp_path / "sweep" / "best.json").read_text())
+    assert (best["metric"], best["mode"]) == ("val/accuracy", "max")
+    assert best["value"] == max(job["value"] for job in jobs)
+    assert best["command"].endswith(" callbacks.best.monitor=val/accuracy callbacks.best.mode=max")
+
+
+def test_settings_of_a_check_win(manifest: str, tmp_path: Path) -> None:
+    _, config = trained(manifest, tmp_path / "run", "preset=good", "debug=overfit", stopped=TWO_STEPS)
+    assert config["trainer"]["max_epochs"] == 150
+
+
 def test_without_regularisation_there_is_no_augmentation(manifest: str, tmp_path: Path) -> None:
     _, config = trained(manifest, tmp_path / "run", "preset=good", "regularise=false")
     assert config["data"]["augment"] is None
+
+
+def test_without_regularisation_spectra_are_not_masked(tmp_path: Path) -> None:
+    rows = []
+    for number in range(20):
+        soundfile.write(tmp_path / f"{number}.wav", np.sin(np.arange(8000) * (0.1 + number % 2)), 8000)
+        rows.append(f"{number}.wav,{number % 2}")
+    (tmp_path / "m.csv").write_text("\n".join(["sound,label", *rows]) + "\n")
+    done = run(
+        "preset=fast", "regularise=false", "data=manifest", f"data.manifest={tmp_path / 'm.csv'}", "data.sample_rate=8000",
+        "data.modalities={sound: audio}", "data.num_workers=0", *STOPPED, f"hydra.run.dir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    adapter = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["model"]["adapters"]["sound"]
+    assert "stage_channels" in adapter
+    assert adapter["augment"] is None
+
+
+def test_a_model_as_stored_stays_as_it_is(manifest: str, tmp_path: Path) -> None:
+    trained(manifest, tmp_path / "first", *SMALL)
+    out, config = trained(
+        manifest, tmp_path / "second", "preset=good", "experiment=finetune", f"init_from={tmp_path / 'first'}"
+    )
+    assert config["model"]["encoder"]["latent_channels"] == 16
+    assert "as in init_from" in out
 
 
 def test_no_such_preset(tmp_path: Path) -> None:

@@ -129,3 +129,22 @@ def test_facts_are_measured_on_samples() -> None:
     assert found.modalities["series"] == ModalityFacts(kind="timeseries", shape=(9, 2), free=False)
     with pytest.raises(ValueError, match=r"preset: expected null, .* this target is of kind text"):
         facts_of(samples, samples, {**spec, "target": {"kind": "text"}})
+
+
+def test_steps_count_batches_as_chosen() -> None:
+    chosen_batch = Facts(**{**vars(facts(3000)), "settings": {"data.batch_size": 256}})
+    found = values(chosen_batch)
+    assert found["trainer.max_epochs"] * found["data.steps_per_epoch"] == 3050  # type: ignore[operator]
+    accumulated = values(Facts(**{**vars(chosen_batch), "accumulated": 4}))
+    assert accumulated["data.steps_per_epoch"] == 200
+    assert accumulated["trainer.max_epochs"] == found["trainer.max_epochs"]
+    whole_passes = values(
+        Facts(**{**vars(chosen_batch), "settings": {"data.batch_size": 256, "data.steps_per_epoch": None}})
+    )
+    assert whole_passes["trainer.max_epochs"] == -(-3014 // 12)
+
+
+@pytest.mark.parametrize(("channels", "rate"), [(16, 2e-3), (64, 2e-3), (96, 2e-3), (128, 1.5e-3), (512, 1e-3)])
+def test_rates_by_any_channels(channels: int, rate: float) -> None:
+    found = Facts(**{**vars(facts()), "settings": {"model.encoder.latent_channels": channels}})
+    assert values(found)["optimizer.lr"] == rate

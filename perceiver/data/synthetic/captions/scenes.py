@@ -13,7 +13,7 @@ from torch import Tensor
 
 from perceiver.data.datasets.spoken_digits import SpokenDigits
 from perceiver.data.datasets.torchvision_images import MNIST
-from perceiver.data.loading.images import channel_statistics, image_spec
+from perceiver.data.loading.images import channel_statistics, image_spec, normalisation_entries
 from perceiver.data.loading.missing import present_modalities
 from perceiver.data.synthetic.captions.glyphs import LARGE, SMALL, Glyphs
 from perceiver.data.synthetic.captions.language import LONGEST, DrawnDigit, describe, digit_words
@@ -295,8 +295,8 @@ class SceneCaptions(CaptionedSource):
     def statistics(self, training: SceneSplit) -> dict[str, dict[str, Any]]:
         """Return mean and standard deviation of the pixels, and unit scale of the sound."""
         scenes = self._described(training)
-        mean, deviation = channel_statistics([training.studio.images(scenes)], value_range=(0, 1))
-        return {"image": {"mean": mean, "std": deviation}, **self._loudness}
+        measured = channel_statistics([training.studio.images(scenes)], value_range=(0, 1))
+        return {"image": normalisation_entries(*measured), **self._loudness}
 
     def texts(self, training: SceneSplit) -> Sequence[str]:
         """Return captions of training scenes."""

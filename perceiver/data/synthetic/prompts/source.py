@@ -136,7 +136,7 @@ class DigitPrompts(Source):
 
     def learn(self, training: PromptedImages | CanvasSplit) -> dict[str, Any]:
         """Return the spec: images between -1 and 1 and, for MNIST's own images, their classes."""
-        modalities = {**self.specs, "image": {**self.specs["image"], **SYMMETRIC, **self.prescribed.get("image", {})}}
+        modalities = {**self.specs, "image": {**self.specs["image"], **SYMMETRIC}}
         if self.canvas != DIGIT_SIDE:
             return {"modalities": modalities, "target": {}}
         names = self.named_classes()
