@@ -7,9 +7,11 @@ MOVED = {
     "perceiver.autoregressive": "perceiver.encoders.autoregressive",
     "perceiver.encoder": "perceiver.encoders.encoder",
     "perceiver.fusion": "perceiver.encoders.fusion",
+    "perceiver.interface": "perceiver.encoders.interface",
     "perceiver.positions": "perceiver.tokens.positions",
     # 0.1 to 0.2
     "perceiver.adapters.audio.LogMel": "perceiver.adapters.log_mel.LogMel",
+    "perceiver.attention.linear": "perceiver.attention.kernels.linear",
     "perceiver.data.audio_augmentation": "perceiver.data.augmentation.audio",
     "perceiver.data.audio_folder": "perceiver.data.folders.audio",
     "perceiver.data.augmentation": "perceiver.data.augmentation.images",

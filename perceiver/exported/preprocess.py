@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from perceiver.exported.tokenizers import BYTES, NUM_SPECIAL, encode_pairs
 from perceiver.modalities.cell_values import is_missing, number_in_column, number_of_name
 from perceiver.modalities.cut_texts import too_long
+from perceiver.modalities.resampling import ROLLOFF, ZEROS, filter_width, resampling_ratio, samples_read
 
 Array = NDArray[Any]
 Spec = Mapping[str, Any]
@@ -170,35 +170,26 @@ def _audio(raw: Any, spec: Spec, name: str) -> dict[str | None, Array]:
         x = x.mean(axis=0, keepdims=True, dtype=np.float32)
     if channels > 1 and x.ndim == 2 and x.shape[0] == 1:
         x = np.repeat(x, channels, axis=0)
+    seconds = spec.get("max_seconds")
+    most = None if seconds is None else max(1, round(seconds * spec["sample_rate"]))
     if rate is not None and rate != spec["sample_rate"]:
-        x = _resampled(x, int(rate), int(spec["sample_rate"]), name)
-    if spec.get("max_seconds") is not None:
-        x = x[..., : max(1, round(spec["max_seconds"] * spec["sample_rate"]))]
-    return _finished(x, spec, name)
+        check_shape(x, spec, name)
+        x = _resampled(x, int(rate), int(spec["sample_rate"]), name, most=most)
+    return _finished(x[..., :most], spec, name)
 
 
-def _resampled(x: Array, rate: int, wanted: int, name: str) -> Array:
+def _resampled(x: Array, rate: int, wanted: int, name: str, *, most: int | None) -> Array:
     """See `perceiver.modalities.audio._resampled`; the filter is that of `torchaudio.functional.resample`."""
-    if not 1 / 1024 <= wanted / max(rate, 1) <= 1024:
-        raise ValueError(
-            f"{name}: expected a sample rate of {max(1, wanted // 1024)} to {wanted * 1024} Hz for resampling to {wanted} "
-            f"Hz, got {rate} Hz. Resample it with another tool."
-        )
-    common = math.gcd(rate, wanted)
-    if wanted // common * (rate // common + 16) > 2**22:
-        ratio = Fraction(min(rate, wanted), max(rate, wanted)).limit_denominator(2000)
-        small, large = ratio.numerator, ratio.denominator
-        rate, wanted = (small, large) if rate < wanted else (large, small)
-        common = math.gcd(rate, wanted)
-    rate, wanted = rate // common, wanted // common
+    rate, wanted = resampling_ratio(rate, wanted, name)
+    if most is not None:
+        x = x[..., : samples_read(most, rate, wanted)]
     if rate == wanted:
         return x
-    zeros, base = 6, min(rate, wanted) * 0.99
-    width = math.ceil(zeros * rate / base)
+    base, width = min(rate, wanted) * ROLLOFF, filter_width(rate, wanted)
     phases = np.arange(0, -wanted, -1, dtype=np.float32) / np.float32(wanted)  # in float32 there, too
     times = np.arange(-width, width + rate, dtype=np.float64) / rate + phases[:, None]
-    times = (times * base).clip(-zeros, zeros)
-    window = np.cos(times * math.pi / zeros / 2) ** 2
+    times = (times * base).clip(-ZEROS, ZEROS)
+    window = np.cos(times * math.pi / ZEROS / 2) ** 2
     filters = (np.sinc(times) * window * (base / rate)).astype(np.float32)
     length = x.shape[-1]
     padded = np.pad(x, ((0, 0), (width, width + rate)))

@@ -6,6 +6,7 @@ gets a mask of elements `(B, *grid)`. In both, False marks what is absent or pad
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -22,6 +23,8 @@ MASK = "mask"
 """Name of a modality's mask: the input `image.mask`."""
 
 _NUMPY_TYPES = {torch.float32: "float32", torch.float64: "float64", torch.int64: "int64", torch.bool: "bool"}
+_MOST_ELEMENTS = 2**28
+"""Largest example of a sample, also when an exported file is read."""
 _LENGTHS = {"image": (32, 36), "video": (6, 32, 36), "points": (40,), "text": (24,), "timeseries": (12,)}
 """Sizes of the example along free axes, by kind: any sizes serve that differ from each other and from 1."""
 
@@ -164,6 +167,7 @@ def _example(name: str, spec: ModalitySpec, *, limit: int, used: set[int]) -> Te
         return {part: x for part, x in parts.items() if x.shape[1]}
     if kind == "timeseries":
         steps, values = _unused(_LENGTHS["timeseries"][0], used), int(spec["num_values"])
+        _check_size(name, [steps, values])
         return {
             "values": torch.randn(2, steps, values, generator=generator),
             "times": torch.arange(float(steps), dtype=torch.float64).expand(2, -1).clone(),
@@ -184,7 +188,16 @@ def _example(name: str, spec: ModalitySpec, *, limit: int, used: set[int]) -> Te
         sizes = _LENGTHS.get(str(kind), (24, 28, 20))
     lengths = iter(sizes)
     chosen = [_unused(next(lengths), used) if size is None else int(size) for size in shape]
+    _check_size(name, chosen)
     return torch.randn(2, *chosen, generator=generator)
+
+
+def _check_size(name: str, shape: Sequence[int]) -> None:
+    if math.prod(shape) > _MOST_ELEMENTS:
+        raise ValueError(
+            f"export: modality {name!r}: expected samples of at most {_MOST_ELEMENTS:,} numbers, but one of shape "
+            f"{list(shape)} fits its spec. Correct the spec, or give a smaller example as inputs={{{name!r}: tensor, …}}."
+        )
 
 
 def _unused(size: int, used: set[int], *, most: int | None = None) -> int:

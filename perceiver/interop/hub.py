@@ -8,6 +8,7 @@ a config names are restricted as in `perceiver.load`.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -29,10 +30,13 @@ from perceiver.checkpoints.file import (
     read,
     recipe_of,
 )
+from perceiver.exported.onnx_file import step_path
 from perceiver.interop.card import model_card
 from perceiver.interop.files import CONFIG, CONFIG_DIGEST, NEXT_CONFIG, SAFETENSORS, digest, read_config, read_weights
 from perceiver.model import Perceiver
 from perceiver.runtime.files import atomic_write, flush_folder, remove_leftovers
+
+log = logging.getLogger(__name__)
 
 _MAX_METRICS = 2**20  # bytes
 
@@ -141,13 +145,23 @@ def prepare_upload(source: Perceiver | str | Path, folder: Path, *, name: str, t
         metrics = _metrics(run / "metrics.json")
         node = recipe.config.get("data")
         data = str(node.get("_target_", "")).rpartition(".")[2] or None if isinstance(node, Mapping) else None
-        exported = run / "export" / "model.onnx"
-        if exported.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(exported, folder / exported.name)
+        _copy_export(run / "export" / "model.onnx", folder, checkpoint=recipe.file)
     save_pretrained(model, folder)
     (folder / "README.md").write_text(model_card(model, name=name, metrics=metrics, data=data), encoding="utf-8")
     return folder
+
+
+def _copy_export(exported: Path, folder: Path, *, checkpoint: Path) -> None:
+    """Copy an exported model, if there is one, with the file of its step; one of an earlier checkpoint is left out."""
+    if not exported.is_file():
+        return
+    if exported.stat().st_mtime < checkpoint.stat().st_mtime:
+        log.warning("%s is left out: it is older than %s. Export the model again.", exported, checkpoint)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in (exported, step_path(exported)):
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)
 
 
 def _metrics(file: Path) -> dict[str, float]:

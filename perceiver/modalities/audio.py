@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
-from fractions import Fraction
 from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
-from perceiver.modalities.arrays import as_tensor, positive
+from perceiver.modalities.arrays import as_tensor, check_shape, positive
 from perceiver.modalities.modality import Modality
+from perceiver.modalities.resampling import ROLLOFF, ZEROS, resampling_ratio, samples_read
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.statistics import require_any
 
@@ -60,11 +59,12 @@ class AudioModality(Modality):
             x = x.mean(dim=0, keepdim=True)
         if spec["shape"][0] > 1 and x.ndim == 2 and x.shape[0] == 1:
             x = x.expand(spec["shape"][0], -1)
+        seconds = spec.get("max_seconds")
+        most = None if seconds is None else max(1, round(seconds * spec["sample_rate"]))
         if rate is not None and rate != spec["sample_rate"]:
-            x = _resampled(x, int(rate), int(spec["sample_rate"]), name)
-        if spec.get("max_seconds") is not None:
-            x = x[..., : max(1, round(spec["max_seconds"] * spec["sample_rate"]))]
-        return x
+            check_shape(x, spec, name)
+            x = _resampled(x, int(rate), int(spec["sample_rate"]), name, most=most)
+        return x[..., :most]
 
     def statistics(self, samples: Iterable[Any], spec: ModalitySpec) -> dict[str, Any]:
         """Return mean 0, so that silence stays 0, and the root mean square of each channel."""
@@ -88,33 +88,12 @@ def _sixteen_bits(x: Tensor, name: str) -> Tensor:
     return x.to(torch.int16)
 
 
-_MOST_RESAMPLING = 1024  # largest factor of the number of samples, up or down
-
-
-_MOST_COEFFICIENTS = 2**22
-
-
-_MOST_PHASES = 2000
-
-
-def _resampled(x: Tensor, rate: int, wanted: int, name: str) -> Tensor:
-    """Resample sound from `rate` to `wanted` samples per second.
-
-    The filter has coefficients for each of `wanted` phases of `rate` samples, both divided by their greatest common divisor.
-    If that is small, the filter takes gigabytes; the ratio is then replaced by the nearest fraction of smaller numbers,
-    which changes pitch and duration by less than a thousandth.
-    """
-    if rate < 1 or not 1 / _MOST_RESAMPLING <= wanted / rate <= _MOST_RESAMPLING:
-        raise ValueError(
-            f"{name}: expected a sample rate of {-(-wanted // _MOST_RESAMPLING)} to {wanted * _MOST_RESAMPLING} "
-            f"Hz for resampling to {wanted} Hz, got {rate} Hz. Resample it with another tool."
-        )
+def _resampled(x: Tensor, rate: int, wanted: int, name: str, *, most: int | None) -> Tensor:
+    """Resample sound from `rate` to `wanted` samples per second, of which the first `most` are needed; None: all."""
     from torchaudio.functional import resample  # slow to import, rarely needed
 
-    common = math.gcd(rate, wanted)
-    if wanted // common * (rate // common + 16) > _MOST_COEFFICIENTS:
-        ratio = Fraction(min(rate, wanted), max(rate, wanted)).limit_denominator(_MOST_PHASES)
-        small, large = ratio.numerator, ratio.denominator
-        rate, wanted = (small, large) if rate < wanted else (large, small)
-    resampled: Tensor = resample(x, rate, wanted)
+    ratio = resampling_ratio(rate, wanted, name)
+    if most is not None:
+        x = x[..., : samples_read(most, *ratio)]
+    resampled: Tensor = resample(x, *ratio, lowpass_filter_width=ZEROS, rolloff=ROLLOFF)
     return resampled

@@ -21,6 +21,7 @@ from perceiver.model import Perceiver
 from perceiver.plots.drawings import Drawing, drawing_of
 from perceiver.plots.evaluation import modalities_of, on_device, target_outputs
 from perceiver.plots.inputs import Single, singles
+from perceiver.plots.rendering import literal_texts
 from perceiver.plots.samples import title_sample
 from perceiver.runtime.evaluating import evaluating
 from perceiver.samples.batch import Batch
@@ -204,6 +205,7 @@ def _class_of(single: Single) -> int | None:
     return None if target is None or target.is_floating_point() or target.numel() != 1 else int(target)
 
 
+@literal_texts()
 def _overview(
     model: Perceiver, name: str, drawing: Drawing, pairs: list[tuple[Single, Looks]], spec: ModalitySpec
 ) -> Figure:
@@ -236,6 +238,7 @@ def _overview(
     return figure
 
 
+@literal_texts()
 def _single_latents(name: str, drawing: Drawing, single: Single, looks: Looks, spec: ModalitySpec) -> Figure:
     """Draw one sample, and an attention map for each chosen latent."""
     width, height = drawing.size

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from perceiver.model import Perceiver
 from perceiver.plots.evaluation import on_device
+from perceiver.plots.rendering import literal_texts
 from perceiver.runtime.evaluating import evaluating
 from perceiver.samples.batch import Batch
 
@@ -52,6 +53,7 @@ class AttentionModalities:
         return {"attention_modalities": _figure((sums / seen).tolist(), names, seen)}
 
 
+@literal_texts()
 def _figure(shares: list[list[float]], names: list[str], samples: int) -> Figure:
     """Draw a group of bars for each cross-attend, with a bar for each modality."""
     width = _GROUP / len(names)

@@ -20,6 +20,7 @@ from perceiver.model import Perceiver
 from perceiver.plots.drawings import drawing_of
 from perceiver.plots.evaluation import modalities_of, on_device
 from perceiver.plots.inputs import Single, singles
+from perceiver.plots.rendering import literal_texts
 from perceiver.runtime.evaluating import evaluating
 from perceiver.samples.batch import Batch
 from perceiver.targets.comparison import Comparison
@@ -43,6 +44,7 @@ class Autoencodings:
         self.num_samples = num_samples
         self.pairs = dict(pairs or {})
 
+    @literal_texts()
     def __call__(self, model: Perceiver, batches: Iterable[Batch]) -> dict[str, Figure]:
         """Return `{"autoencoding": figure}`; an empty dict for other models, or if nothing can be drawn.
 

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from perceiver.plots.learning_curves import Curve
+from perceiver.plots.rendering import literal_texts
 
 _MOST = 6
 
 
+@literal_texts()
 def compared_curves(runs: Mapping[str, Mapping[str, Curve]]) -> Figure | None:
     """Draw the validation curves of several runs; None if no two of them share a metric.
 

@@ -8,10 +8,13 @@ from jaxtyping import Shaped
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from perceiver.plots.rendering import literal_texts
+
 # With more classes, names and numbers would be unreadable.
 _MOST_LABELS = 30
 
 
+@literal_texts()
 def confusion_figure(confusion: Shaped[Tensor, "classes classes"], names: Sequence[str], *, title: str) -> Figure:
     """Draw a confusion matrix, rows true classes, coloured by the share of the row.
 

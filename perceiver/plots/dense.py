@@ -19,6 +19,7 @@ from torchvision.utils import flow_to_image
 from perceiver.model import Perceiver
 from perceiver.plots.evaluation import modalities_of, on_device
 from perceiver.plots.inputs import singles
+from perceiver.plots.rendering import literal_texts
 from perceiver.runtime.evaluating import evaluating
 from perceiver.samples.batch import Batch
 from perceiver.targets.kinds import target_of
@@ -87,6 +88,7 @@ class Segmentations:
         _check(num_samples, owner="Segmentations")
         self.num_samples = num_samples
 
+    @literal_texts()
     def __call__(self, model: Perceiver, batches: Iterable[Batch]) -> dict[str, Figure]:
         """Return `{"segmentation": figure}`; an empty dict for other models. Ignored pixels are white in the truth."""
         target = target_of(model.spec)
@@ -132,6 +134,7 @@ class Fields:
         _check(num_samples, owner="Fields")
         self.num_samples = num_samples
 
+    @literal_texts()
     def __call__(self, model: Perceiver, batches: Iterable[Batch]) -> dict[str, Figure]:
         """Return `{"flow": figure}` or `{"field": figure}`; an empty dict for other models.
 

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.tokenizers import tokenizer_of
 from perceiver.plots.drawings import drawing_of
+from perceiver.plots.rendering import literal_texts
 
 _SCALE = 2.2
 
 
+@literal_texts()
 def draw_contributions(
     x: Any, mask: Tensor | None, contributions: NDArray[np.float32], *, spec: ModalitySpec, adapter: nn.Module | None
 ) -> Figure:
@@ -48,8 +50,6 @@ def _columns(names: Sequence[str], contributions: NDArray[np.float32]) -> Figure
     axes = figure.add_subplot()
     axes.barh(range(len(values)), values.tolist(), color="tab:orange")
     axes.set_yticks(range(len(values)), [name[:24] for name in names[: len(values)]])
-    for label in axes.get_yticklabels():
-        label.set_parse_math(False)
     axes.invert_yaxis()
     axes.set(xticks=[])
     return figure

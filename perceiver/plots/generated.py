@@ -19,10 +19,13 @@ from perceiver.model import Perceiver
 from perceiver.plots.drawings import Drawing, drawing_of
 from perceiver.plots.evaluation import modalities_of, on_device
 from perceiver.plots.inputs import Single, singles
+from perceiver.plots.rendering import literal_texts
 from perceiver.samples.batch import Batch
 
 _INCHES = 0.8
 _LABEL = 26  # characters of a line of a prompt
+_MOST_ROWS, _MOST_COLUMNS, _MOST_SAMPLES = 32, 32, 512
+"""Size of a figure: matplotlib takes about 30 ms for a sample, and more for each of many."""
 
 
 class GeneratedSheet:
@@ -116,25 +119,31 @@ def sheet_of(made: GeneratedSamples) -> Figure:
     return sheet(rows, drawing=drawing_of(made.spec, None))
 
 
+@literal_texts()
 def sheet(rows: Sequence[tuple[str, Sequence[Tensor]]], *, drawing: Drawing) -> Figure:
-    """Return a figure with a row for each condition.
+    """Return a figure with a row for each condition; of many, the first ones, and a line that says so.
 
     Args:
         rows: title of each row and its samples, unnormalised, as many in each row.
         drawing: draws a sample.
     """
-    columns = max(len(samples) for _, samples in rows)
+    most = max(len(samples) for _, samples in rows)
+    columns = min(most, _MOST_COLUMNS)
+    shown_rows = rows[: min(_MOST_ROWS, _MOST_SAMPLES // columns)]
     scale = _INCHES / drawing.size[1]
-    width, height = columns * drawing.size[0] * scale, len(rows) * _INCHES
+    width, height = columns * drawing.size[0] * scale, len(shown_rows) * _INCHES
     # Room for the titles at the left.
     figure = Figure(figsize=(width + 2.0, height), layout="constrained")
-    grid = figure.add_gridspec(len(rows), columns + 1, width_ratios=[2.0 * columns / width, *[1.0] * columns])
-    for row, (title, samples) in enumerate(rows):
+    if len(shown_rows) < len(rows) or columns < most:
+        note = f"the first {len(shown_rows)} of {len(rows)} rows and {columns} of {most} samples"
+        figure.supxlabel(note, fontsize=7)
+    grid = figure.add_gridspec(len(shown_rows), columns + 1, width_ratios=[2.0 * columns / width, *[1.0] * columns])
+    for row, (title, samples) in enumerate(shown_rows):
         label = figure.add_subplot(grid[row, 0])
         label.set_axis_off()
         shown = "\n".join(textwrap.wrap(title, _LABEL)[:4])
         label.text(1.0, 0.5, shown, ha="right", va="center", transform=label.transAxes, fontsize=7)
-        for column, sample in enumerate(samples):
+        for column, sample in enumerate(samples[:columns]):
             axes = figure.add_subplot(grid[row, column + 1], projection=drawing.projection)
             drawing.sample(axes, sample, None)
     return figure

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
+from perceiver.plots.rendering import literal_texts
+
 Curve = Sequence[tuple[float, float]]
 """Points (epoch, value)."""
 
@@ -13,6 +15,7 @@ _COLOURS = {"train": "#7f7f7f", "val": "#1f77b4", "test": "#d62728"}
 _MOST = 8
 
 
+@literal_texts()
 def learning_curves(curves: Mapping[str, Curve], *, best_epoch: float | None = None) -> Figure | None:
     """Draw a panel per metric, with training and validation in it; None without a metric of at least one epoch.
 

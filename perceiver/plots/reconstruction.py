@@ -20,6 +20,7 @@ from perceiver.model import Perceiver
 from perceiver.plots.drawings import Drawing, GridDrawing, drawing_of
 from perceiver.plots.evaluation import modalities_of, on_device
 from perceiver.plots.inputs import Single, singles
+from perceiver.plots.rendering import literal_texts
 from perceiver.runtime.evaluating import evaluating
 from perceiver.samples.batch import Batch
 
@@ -137,6 +138,7 @@ class Reconstructions:
                 figures[title] = self._figure(model, columns, name, own)
         return figures
 
+    @literal_texts()
     def _figure(self, model: Perceiver, columns: list[tuple[Any, Any, Any]], name: str, spec: ModalitySpec) -> Figure:
         adapter = model.adapters[name]
         own = drawing_of(spec, adapter) if hasattr(adapter, "with_content") else GridDrawing()

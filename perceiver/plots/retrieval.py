@@ -23,6 +23,7 @@ from perceiver.objectives.contrastive import Contrastive
 from perceiver.plots.drawings import Drawing, drawing_of
 from perceiver.plots.evaluation import modalities_of, on_device
 from perceiver.plots.inputs import Single, singles
+from perceiver.plots.rendering import literal_texts
 from perceiver.runtime.evaluating import evaluating
 from perceiver.samples.batch import Batch
 
@@ -111,6 +112,7 @@ class RetrievedSamples:
             targets=torch.cat([one for one in targets if one is not None]) if classes and targets else None,
         )
 
+    @literal_texts()
     def _figure(self, model: Perceiver, gallery: _Gallery, one: str, other: str, asked: list[int]) -> Figure:
         specs = modalities_of(model)
         drawn = {name: self.drawings.get(name) or _drawing(specs[name], model.adapters[name]) for name in (one, other)}

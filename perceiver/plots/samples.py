@@ -14,6 +14,7 @@ from perceiver.model import Perceiver
 from perceiver.plots.drawings import Drawing, drawing_of
 from perceiver.plots.evaluation import modalities_of, on_device, target_outputs
 from perceiver.plots.inputs import Single, singles
+from perceiver.plots.rendering import literal_texts
 from perceiver.runtime.evaluating import evaluating
 from perceiver.samples.batch import Batch
 from perceiver.targets.comparison import Comparison
@@ -71,6 +72,7 @@ class SampleGrid:
                     break
         return chosen
 
+    @literal_texts()
     def _figure(self, model: Perceiver, chosen: list[tuple[Comparison, Single]]) -> Figure:
         specs = modalities_of(model)
         drawings = {name: self.drawings.get(name) or drawing_of(specs[name], model.adapters[name]) for name in specs}

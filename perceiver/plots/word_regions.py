@@ -6,10 +6,12 @@ from matplotlib.figure import Figure
 
 from perceiver.inspection.word_influence import WordInfluence
 from perceiver.plots.drawings import HEAT, ImageDrawing
+from perceiver.plots.rendering import literal_texts
 
 _INCHES = 0.9
 
 
+@literal_texts()
 def word_regions(found: WordInfluence, *, num_steps: int = 6) -> Figure:
     """Return a figure with the estimates of an image in the first row, and below a row of maps for each word.
 

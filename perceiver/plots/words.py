@@ -16,6 +16,7 @@ from perceiver.model import Perceiver
 from perceiver.plots.drawings import Drawing, drawing_of
 from perceiver.plots.evaluation import modalities_of, on_device
 from perceiver.plots.inputs import Single, singles
+from perceiver.plots.rendering import literal_texts
 from perceiver.runtime.evaluating import evaluating
 from perceiver.samples.batch import Batch
 from perceiver.targets.alignment import Alignment
@@ -75,6 +76,7 @@ def _aligned(model: Perceiver, single: Single, target: Target, specs: Mapping[st
     return alignment
 
 
+@literal_texts()
 def _matrices(name: str, alignments: list[Alignment]) -> Figure:
     """Draw a matrix per sample: generated words down, source words across."""
     columns = min(2, len(alignments))
@@ -101,6 +103,7 @@ def _label(word: str) -> str:
     return word if len(word) <= 16 else word[:15] + "…"
 
 
+@literal_texts()
 def _maps(
     name: str, drawing: Drawing, rows: list[tuple[Single, Alignment]], spec: ModalitySpec, *, max_words: int
 ) -> Figure:

@@ -6,6 +6,7 @@ import argparse
 import socket
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from perceiver.serving.limits import Limits
 
@@ -24,6 +25,17 @@ def add_limits(parser: argparse.ArgumentParser, *, content: str) -> None:
     parser.add_argument("--max-bytes", type=int, default=_DEFAULTS.request_bytes, help=f"bytes of {content}")
     parser.add_argument("--max-pixels", type=int, default=_DEFAULTS.pixels, help="pixels of an image or of a video's frames")
     parser.add_argument("--max-sound-seconds", type=float, default=_DEFAULTS.sound_seconds, help="length of a recording")
+    parser.add_argument("--max-text-bytes", type=int, default=_DEFAULTS.text_bytes, help="bytes or token ids of a text")
+
+
+def content_limits(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of `Limits` for the options of `add_limits`."""
+    return {
+        "request_bytes": options.max_bytes,
+        "pixels": options.max_pixels,
+        "sound_seconds": options.max_sound_seconds,
+        "text_bytes": options.max_text_bytes,
+    }
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:

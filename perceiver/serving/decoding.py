@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from perceiver.modalities.number_lists import holds_text
 from perceiver.serving.limits import Limits, RefusedError
 from perceiver.serving.request import Body, Field, File, Parts
 
@@ -50,12 +51,20 @@ def decode(parts: Parts, modalities: Mapping[str, Modality], limits: Limits) -> 
         modality, where = modalities[name], f"modality {name!r}"
         if isinstance(value, File):
             raw[name] = _from_file(value.content, modality, limits, where)
+        elif isinstance(value, Field) and (size := _utf8_bytes(value.text)) > limits.request_bytes:
+            raise RefusedError(
+                f"{where}: expected at most {limits.request_bytes:,} bytes, got {size:,}. Shorten it, or raise the limit "
+                "with --max-bytes.",
+                status=413,
+            )
         elif isinstance(value, Field) and modality.get("kind") == "text":
             raw[name] = value.text
         elif isinstance(value, Field):
             raw[name] = _from_json(_parsed(value.text, where), modality, limits, where)
         else:
             raw[name] = _from_json(value, modality, limits, where)
+        if modality.get("kind") == "text":
+            _check_text(raw[name], modality, limits, where)
     return raw
 
 
@@ -119,6 +128,8 @@ def _array(value: Any, where: str, *, missing: bool = False) -> NDArray[Any]:
     """Return lists of numbers as an array; with `missing`, null is NaN."""
     if not isinstance(value, list):
         raise RefusedError(f"{where}: expected numbers in lists, got {_type(value)}.")
+    if holds_text(value):
+        raise RefusedError(f"{where}: expected numbers, got texts in lists.")
     try:
         array = np.asarray(value)
         if missing and array.dtype.kind == "O" and array.ndim <= _DEEP:
@@ -126,8 +137,7 @@ def _array(value: Any, where: str, *, missing: bool = False) -> NDArray[Any]:
     except (ValueError, TypeError, OverflowError) as error:
         raise RefusedError(f"{where}: expected numbers in lists of equal length: {str(error)[:120]}.") from None
     if array.dtype.kind not in "biuf" or array.ndim > _DEEP:
-        found = "texts" if array.dtype.kind == "U" else "other values"
-        raise RefusedError(f"{where}: expected numbers, got {found} in lists.")
+        raise RefusedError(f"{where}: expected numbers, got other values in lists.")
     return array
 
 
@@ -223,6 +233,23 @@ def _check_seconds(seconds: float, modality: Modality, limits: Limits, where: st
             "--max-sound-seconds.",
             status=413,
         )
+
+
+def _check_text(text: str | NDArray[Any], modality: Modality, limits: Limits, where: str) -> None:
+    cut = modality.get("max_length")
+    if cut is not None and cut <= limits.text_bytes:
+        return
+    size = _utf8_bytes(text) if isinstance(text, str) else text.size
+    if size > limits.text_bytes:
+        raise RefusedError(
+            f"{where}: expected a text of at most {limits.text_bytes:,} bytes or ids, got {size:,}. Shorten it, or raise "
+            "the limit with --max-text-bytes.",
+            status=413,
+        )
+
+
+def _utf8_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def _check_video(content: bytes, modality: Modality, limits: Limits, where: str) -> None:

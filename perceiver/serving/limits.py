@@ -32,6 +32,7 @@ class Limits:
         request_bytes: bytes of the body.
         pixels: pixels of an image, or of all frames that a video keeps.
         sound_seconds: length of a recording; a model that cuts recordings to a shorter length takes longer ones.
+        text_bytes: bytes of a text in UTF-8, or number of its ids; a model that cuts texts to fewer ids takes longer ones.
         request_seconds: time from the head of a request to its answer.
         requests: requests that are received, wait or are computed at a time, in each HTTP process.
 
@@ -43,6 +44,7 @@ class Limits:
     request_bytes: int = 16 * 2**20
     pixels: int = 50_000_000
     sound_seconds: float = 120.0
+    text_bytes: int = 2**16
     request_seconds: float = 30.0
     requests: int = 64
 

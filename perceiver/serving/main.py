@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from perceiver.serving.command import add_address, add_limits, add_trust, check_port, host_of, run_command
+from perceiver.serving.command import add_address, add_limits, add_trust, check_port, content_limits, host_of, run_command
 from perceiver.serving.limits import Limits
 
 _DEFAULTS = Limits()
@@ -51,9 +51,7 @@ def serve(options: argparse.Namespace) -> None:
         ImportError: if LitServe or a library of the model is not installed.
     """
     limits = Limits(
-        request_bytes=options.max_bytes,
-        pixels=options.max_pixels,
-        sound_seconds=options.max_sound_seconds,
+        **content_limits(options),
         request_seconds=options.max_seconds,
         requests=options.max_requests,
     )

@@ -1,7 +1,9 @@
 """Which names lead to classes, for the caller's own config and for a stranger's."""
 
 import importlib
+import inspect
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -273,6 +275,38 @@ def test_every_former_module_leads_to_a_present_one() -> None:
         except ModuleNotFoundError:
             assert hasattr(importlib.import_module(module), name), new
         assert present_name(f"{new}.Name") == f"{new}.Name"
+
+
+def renamed_modules() -> dict[Path, Path]:
+    """Return the present file of each file of the package that was ever renamed; empty without a history."""
+    command = ["git", "log", "--diff-filter=R", "--name-status", "--format=", "--", "perceiver"]
+    root = Path(perceiver.__file__).parents[1]
+    try:
+        log = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    present: dict[Path, Path] = {}
+    for line in log.splitlines():  # the latest first
+        _, old, new = line.split("\t")
+        if old.endswith(".py"):
+            present[root / old] = present.get(root / new, root / new)
+    return {
+        old: new for old, new in present.items() if new.is_file() and not old.exists() and not old.with_suffix("").exists()
+    }
+
+
+def test_parts_of_models_are_found_under_each_former_name_of_their_module() -> None:
+    renamed = renamed_modules()
+    if not renamed:
+        pytest.skip("no history of renamed files")
+    root = Path(perceiver.__file__).parents[1]
+    for old, new in renamed.items():
+        before, now = (".".join(file.relative_to(root).with_suffix("").parts) for file in (old, new))
+        if now.split(".")[1] in ("data", "objectives", "plots", "run", "serving"):  # no parts of models
+            continue
+        for name, cls in vars(importlib.import_module(now)).items():
+            if inspect.isclass(cls) and issubclass(cls, nn.Module) and cls.__module__ == now and not name.startswith("_"):
+                assert resolve_trusted(f"{before}.{name}", trust=(), path=PATH) is cls
 
 
 def test_modules_of_the_present_layout_are_not_renamed() -> None:

@@ -177,6 +177,23 @@ def test_texts_without_a_maximum_need_no_memory() -> None:
     assert peak < 1e7, "sizes are tried one by one, out of 2**31"
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"kind": "audio", "shape": [1, None], "sample_rate": 2**31 - 1},
+        {"kind": "timeseries", "num_values": 2**31 - 1},
+        {"kind": "array", "shape": [2**20, None, 24], "channel_axis": 0},
+        {"kind": "image", "shape": [1, 32768, 32768]},
+    ],
+)
+def test_a_spec_that_asks_for_much_memory_is_refused(spec: dict[str, Any]) -> None:
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="export: modality 'x': expected samples of at most 268,435,456 numbers"):
+        inputs_of({"x": spec})
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
 @pytest.mark.slow
 def test_masked_text(folder: Path) -> None:
     """The positions to predict are an input; gaps are filled as the model fills them."""

@@ -1,6 +1,7 @@
 """Model cards and uploads: metadata that the Hub reads, the files of a run, and text that stays text."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -38,6 +39,19 @@ def test_card(run_directory: Path, tmp_path: Path) -> None:
     assert "HubPerceiver.from_pretrained('me/digits')" in body
     assert "| image | image | 1 × 8 × 8 |" in body
     assert from_pretrained(folder).spec == SPEC
+
+
+def test_an_export_is_uploaded_with_its_step_unless_it_is_older(
+    run_directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    exported = run_directory / "export" / "model.onnx"
+    exported.with_name("model.step.onnx").write_bytes(b"step")
+    folder = prepare_upload(run_directory, tmp_path / "both", name="x")
+    assert sorted(file.name for file in folder.glob("*.onnx")) == ["model.onnx", "model.step.onnx"]
+    os.utime(exported, (1, 1))
+    folder = prepare_upload(run_directory, tmp_path / "none", name="x")
+    assert not list(folder.glob("*.onnx"))
+    assert "model.onnx is left out: it is older than" in caplog.text
 
 
 def test_text_of_a_spec_stays_text() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import pytest
 import torch
 from matplotlib.figure import Figure
 from plots_cases import model as classifier
@@ -9,7 +10,10 @@ from prompted_models import prompted
 
 from perceiver import generate_samples
 from perceiver.data import ClassPrompts, DataModule, Digits
-from perceiver.plots import GeneratedSheet, sheet_of
+from perceiver.inspection import WordInfluence
+from perceiver.plots import GeneratedSheet, confusion_figure, drawing_of, generated, sheet, sheet_of, word_regions
+from perceiver.plots.comparison import compared_curves
+from perceiver.plots.rendering import png_of
 from perceiver.samples.batch import Batch
 
 
@@ -53,3 +57,33 @@ def test_other_models_have_no_sheet() -> None:
     assert GeneratedSheet()(classifier("image"), batches()) == {}
     made = generate_samples(prompted(), num_samples=2, steps=1)
     assert texts(sheet_of(made)) == [""]
+
+
+def test_of_many_rows_and_samples_the_first_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, most in (("_MOST_ROWS", 4), ("_MOST_COLUMNS", 4), ("_MOST_SAMPLES", 8)):
+        monkeypatch.setattr(generated, name, most)
+    drawing = drawing_of({"kind": "image"}, None)
+    rows = [(str(row), list(torch.zeros(5, 1, 2, 2))) for row in range(6)]
+    figure = sheet(rows, drawing=drawing)
+    assert (texts(figure), len(images(figure))) == (["0", "1"], 8)
+    assert figure.get_supxlabel() == "the first 2 of 6 rows and 4 of 5 samples"
+    figure = sheet([(title, samples[:1]) for title, samples in rows], drawing=drawing)
+    assert (len(texts(figure)), len(images(figure))) == (4, 4)
+    assert figure.get_supxlabel() == "the first 4 of 6 rows and 1 of 1 samples"
+    assert sheet([(title, samples[:4]) for title, samples in rows[:2]], drawing=drawing).get_supxlabel() == ""
+
+
+@pytest.mark.parametrize("text", ["a $x^$ b", "$\\foo$", "1 $ and 2 $"])
+def test_texts_are_not_mathematics(text: str) -> None:
+    sample = torch.zeros(1, 2, 2)
+    influence = WordInfluence(words=[text], times=[0.0], maps=torch.zeros(1, 1, 2, 2), samples=sample[None])
+    curves = {"val/loss": [(1.0, 0.5), (2.0, 0.4)]}
+    figures = [
+        sheet([(text, [sample])], drawing=drawing_of({"kind": "image"}, None)),
+        word_regions(influence),
+        confusion_figure(torch.eye(2), [text, "b"], title="x"),
+        compared_curves({text: curves, "b": curves}),
+    ]
+    for figure in figures:
+        assert figure is not None
+        assert png_of(figure)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import os
 import resource
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hostile_data
+import numpy as np
 import pytest
 
 pytest.importorskip("litserve")
@@ -19,13 +21,16 @@ import exported_models
 from hostile_files import REFERENCES, SECRET, SECRET_NAME
 from PIL import Image
 from served import Door
+from torch import Tensor
 
 from perceiver.data.readers.images import read_image
 from perceiver.exported.preprocess import preprocess
+from perceiver.modalities import preprocess as training
 from perceiver.modalities.framing import image_formats
-from perceiver.serving.decoding import load_readers
-from perceiver.serving.limits import Limits
+from perceiver.serving.decoding import decode, load_readers
+from perceiver.serving.limits import Limits, RefusedError
 from perceiver.serving.models import TorchModel
+from perceiver.serving.request import Body, Field, File
 
 MAX_SECONDS, MAX_BYTES = 5, 10**9
 
@@ -168,3 +173,63 @@ def test_a_request_is_counted_while_it_comes(door: Door) -> None:
     form = {"content-type": "multipart/form-data; boundary=b"}
     assert small.post(content=chunks(), headers=form).status_code in (400, 413)
     assert small.post(json={"text": "a cat"}).status_code == 200
+
+
+@pytest.mark.parametrize("modality", ["points", "mel", "series", "patches"])
+def test_a_long_text_among_numbers_is_not_copied_for_each_of_them(modality: str, door: Door) -> None:
+    """NumPy pads texts to the longest: 100,000 entries of 4 MB."""
+    many: list[Any] = [*["x"] * 100_000, "y" * 10**6]
+    for value in (many, [[1, 2], many]):
+        begun = time.process_time()
+        answer = door.post(json={modality: value})
+        assert (answer.status_code, "got texts in lists" in answer.text) == (400, True), answer.text
+        assert time.process_time() - begun < MAX_SECONDS
+
+
+@pytest.mark.parametrize("library", ["torch", "numpy"])
+def test_only_the_kept_beginning_of_a_sound_is_resampled(library: str) -> None:
+    """At 8 Hz, two million samples would become eight gigabytes at 8 kHz."""
+    spec = {"kind": "audio", "shape": [1, None], "sample_rate": 8000, "max_seconds": 0.5}
+
+    def prepared(sound: Any, spec: dict[str, Any]) -> Any:
+        return training.preprocess(sound, spec=spec, name="x") if library == "torch" else preprocess(sound, spec, "x")[None]
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert prepared((np.zeros(2_000_000, dtype=np.float32), 8), spec).shape == (1, 4000)
+    assert 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) < MAX_BYTES
+    with pytest.raises(ValueError, match="expected shape"):  # channels are checked before, too
+        prepared((np.zeros((900, 1000), dtype=np.float32), 8), {**spec, "shape": [2, None], "max_seconds": None})
+
+
+@pytest.mark.parametrize("rate", [8, 11, 8001, 44100, 999_983])
+@pytest.mark.parametrize("seconds", [0.0001, 0.05])
+def test_what_is_cut_before_resampling_changes_nothing(rate: int, seconds: float) -> None:
+    spec = {"kind": "audio", "shape": [1, None], "sample_rate": 8000, "max_seconds": None}
+    for extra in range(2):
+        sound = np.random.default_rng(extra).normal(size=round(3 * seconds * rate) + 20 + extra).astype(np.float32) / 5
+        whole = training.preprocess((sound, rate), spec=spec, name="x")
+        assert isinstance(whole, Tensor)
+        kept = whole[:, : max(1, round(seconds * 8000))].numpy()
+        cut = {**spec, "max_seconds": seconds}
+        np.testing.assert_allclose(training.preprocess((sound, rate), spec=cut, name="x"), kept, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(preprocess((sound, rate), cut, "x")[None], kept, rtol=0, atol=2e-5)
+
+
+def test_texts_are_limited_unless_the_model_cuts_them() -> None:
+    limits = Limits(text_bytes=8, request_bytes=100)
+    free = {"kind": "text", "shape": [None], "vocabulary_size": 262, "max_length": None}
+    for parts in (
+        Body(json.dumps({"x": "é" * 5}).encode()),
+        Body(json.dumps({"x": [1] * 9}).encode()),
+        {"x": File(b"a" * 9)},
+        {"x": Field("a" * 9)},
+    ):
+        for spec in (free, {**free, "max_length": 9}):
+            with pytest.raises(RefusedError, match=r"at most 8 bytes or ids, got (9|10)\. .* --max-text-bytes") as caught:
+                decode(parts, {"x": spec}, limits)
+            assert caught.value.status == 413
+        assert len(decode(parts, {"x": {**free, "max_length": 8}}, limits)["x"]) in (5, 9)
+    assert decode({"x": Field("é" * 4)}, {"x": free}, limits) == {"x": "é" * 4}
+    with pytest.raises(RefusedError, match="at most 100 bytes, got 101") as caught:
+        decode({"x": Field("9" * 101)}, {"x": {"kind": "table"}}, limits)
+    assert caught.value.status == 413

@@ -27,6 +27,7 @@ from perceiver.data.readers.numbers import read_numbers
 from perceiver.data.readers.point_clouds.reading import check_point_cloud, is_point_cloud, read_point_cloud
 from perceiver.modalities.framing import image_formats
 from perceiver.modalities.kinds import kind_of
+from perceiver.modalities.number_lists import holds_text
 from perceiver.modalities.points import ArrayModality
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.written_numbers import given_separators
@@ -230,6 +231,8 @@ def array_of(value: Any, folder: Folder | None, *, spec: ModalitySpec) -> NDArra
         return _numbers_of_file(_existing(value, folder), spec)
     if isinstance(value, str):
         value = from_json(value)
+    if isinstance(value, list) and holds_text(value):
+        raise ValueError(f"expected numbers, or the path of a file with numbers, got {shortened(value)}.")
     try:
         array = np.asarray(value)
     except ValueError as error:

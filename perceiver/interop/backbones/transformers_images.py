@@ -95,10 +95,11 @@ class TransformersImages(BackboneRequest):
 
     def network(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """See `BackboneRequest.network`."""
+        known = self._directory.checked_config if self.pretrained else self._directory.config
         return {
             "_target_": "perceiver.interop.backbones.transformers_images.TransformersImageNetwork",
             "model_type": self._directory.model_type(),
-            "config": self._directory.config(layers=self.layers),
+            "config": known(layers=self.layers),
         }
 
     def places(self, spec: Mapping[str, Any]) -> tuple[dict[str, Any], Sequence[float]]:

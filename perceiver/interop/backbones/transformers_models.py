@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from perceiver.checkpoints.allocation import AllocationError, limit_allocation, show_bytes
 from perceiver.interop.backbones.downloads import fetched
 from perceiver.interop.backbones.request import BackboneError
 from perceiver.interop.files import CONFIG, PYTORCH, SAFETENSORS, WeightFileError, read_config
@@ -22,6 +24,9 @@ from perceiver.interop.files import CONFIG, PYTORCH, SAFETENSORS, WeightFileErro
 _WORD = re.compile(r"[a-z0-9_]{1,40}", re.ASCII)
 _REPOSITORY = re.compile(r"[\w.\-]+(/[\w.\-]+)?", re.ASCII)
 _MOST = 2**31
+_LARGER = 4  # a model may be this much larger than its weights, which may be of half precision or shared
+_SLACK_BYTES = 2**24
+_MOST_MODULES = 2_000
 
 _LAYERS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps")
 _DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
@@ -159,6 +164,12 @@ def made(model_type: str, config: Mapping[str, Any], *, kind: str) -> tuple[nn.M
     Raises:
         BackboneError: for a type or argument that is not on the list, or a value of another type.
     """
+    cls, settings = _described(model_type, config, kind=kind)
+    return cls(settings, **_without_pooling(cls)), settings
+
+
+def _described(model_type: str, config: Mapping[str, Any], *, kind: str) -> tuple[type[Any], Any]:
+    """Return the class and the config object of a model. Raises like `made`."""
     import transformers  # slow to import, rarely needed
 
     family = family_of(model_type, kind=kind)
@@ -173,7 +184,7 @@ def made(model_type: str, config: Mapping[str, Any], *, kind: str) -> tuple[nn.M
     settings = getattr(transformers, family.config)(
         **config, **family.fixed, attn_implementation="sdpa" if getattr(cls, "_supports_sdpa", False) else "eager"
     )
-    return cls(settings, **_without_pooling(cls)), settings
+    return cls, settings
 
 
 def _without_pooling(cls: type) -> dict[str, bool]:
@@ -228,6 +239,28 @@ class Directory:
         family_of(model_type, kind=self.kind)
         return str(model_type)
 
+    def checked_config(self, *, layers: int | None = None) -> dict[str, Any]:
+        """Return `config` of a model that the weights in the directory fill.
+
+        Raises:
+            BackboneError: as `config`, or if the model is much larger than the weights.
+        """
+        config = self.config(layers=layers)
+        files = [file for pattern in ("*.safetensors", "*.bin") for file in self.folder.glob(pattern)]
+        stored = sum(file.stat().st_size for file in files)
+        most = _LARGER * stored + _SLACK_BYTES
+        reason = f"the weights in {self.folder} have {show_bytes(stored)}, so its config does not match them"
+        try:
+            # The meta device has sizes, but no memory.
+            with torch.device("meta"), limit_allocation(max_bytes=most, max_modules=_MOST_MODULES, reason=reason):
+                model, _ = made(self.model_type(), config, kind=self.kind)
+        except AllocationError as error:
+            raise BackboneError(f"model_name: {error}.") from error
+        needed = sum(one.numel() * one.dtype.itemsize for one in (*model.parameters(), *model.buffers()))
+        if needed > most:
+            raise BackboneError(f"model_name: the model needs {show_bytes(needed)} ({reason}).")
+        return config
+
     def config(self, *, layers: int | None = None) -> dict[str, Any]:
         """Return the arguments of the model, with its first `layers` layers only; None: all.
 
@@ -267,26 +300,24 @@ class Directory:
         """
         import transformers
 
-        family = family_of(self.model_type())
-        model, settings = made(self.model_type(), self.config(layers=layers), kind=self.kind)
+        cls, settings = _described(self.model_type(), self.checked_config(layers=layers), kind=self.kind)
         logging = transformers.logging
         verbosity, shows_progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        pooled = _without_pooling(type(model))
         try:
-            loaded, found = getattr(transformers, family.model).from_pretrained(
+            loaded, found = cls.from_pretrained(
                 str(self.folder),
                 config=settings,
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=any(self.folder.glob("*.safetensors")),
                 output_loading_info=True,
-                **pooled,
+                **_without_pooling(cls),
             )
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             reason = "; ".join(line.strip() for line in str(error).splitlines()[:3])[:300]
-            raise WeightFileError(f"{self.folder}: its weights cannot be loaded into {family.model}: {reason}") from error
+            raise WeightFileError(f"{self.folder}: its weights cannot be loaded into {cls.__name__}: {reason}") from error
         except Exception as error:  # safetensors' own error, which is no subclass of any
             raise WeightFileError(f"{self.folder}: its weights are damaged: {str(error)[:200]}. Copy them again") from error
         finally:

@@ -199,9 +199,11 @@ class ParquetTable:
         self.rows += len(ids)
 
     def finish(self) -> None:
-        """Write the footer."""
-        if self._writer is not None:
-            self._writer.close()
+        """Write the footer; without samples, the file is an empty table."""
+        if self._writer is None:
+            schema = pa.schema([("id", pa.string()), ("embedding", pa.list_(pa.float32()))])
+            self._writer = pq.ParquetWriter(self._file, schema)
+        self._writer.close()
 
 
 class NpyTable:

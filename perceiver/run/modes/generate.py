@@ -6,6 +6,7 @@ import csv
 import io
 import re
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,8 @@ class Generate:
     """Writes `samples/`, `samples.csv` and `sheet.png` into the run directory.
 
     Images are PNG files, sounds WAV files, all others arrays in NPY files. The table has a row for each sample: its file,
-    its seed and its conditions. The sheet has a row for each condition.
+    its seed and its conditions. The sheet has a row for each condition, of many the first ones; it is drawn
+    last, and without it the samples are complete.
 
     Args:
         ckpt_path: the checkpoint, or its run directory.
@@ -90,9 +92,11 @@ class Generate:
         directory = Path(config.run_dir)
         with staged(directory) as folder:
             write_samples(made, folder, seed=self.seed)
-            with atomic_write(folder / SHEET) as stream:
-                stream.write(png_of(sheet_of(made)))
-        sys.stdout.write(f"{len(made.values):,} samples of {file}: {directory / SAMPLES}, {directory / SHEET}\n")
+            (directory / SHEET).unlink(missing_ok=True)  # that of earlier samples
+        written = [directory / SAMPLES]
+        if _draw_sheet(made, directory / SHEET):
+            written.append(directory / SHEET)
+        sys.stdout.write(f"{len(made.values):,} samples of {file}: {', '.join(map(str, written))}\n")
 
 
 def write_samples(made: GeneratedSamples, folder: Path, *, seed: int) -> None:
@@ -120,6 +124,17 @@ def write_samples(made: GeneratedSamples, folder: Path, *, seed: int) -> None:
         table.writerow([place, seed, *(str(condition.get(name, "")) for name in names)])
     with atomic_write(folder / TABLE) as stream:
         stream.write(text.getvalue().encode())
+
+
+def _draw_sheet(made: GeneratedSamples, path: Path) -> bool:
+    """Draw the sheet, and return whether it was drawn: an error is only a warning."""
+    try:
+        with atomic_write(path) as stream:
+            stream.write(png_of(sheet_of(made)))
+    except Exception as error:
+        warnings.warn(f"{path.name} is left out: {type(error).__name__}: {error}")
+        return False
+    return True
 
 
 def _suffix(made: GeneratedSamples) -> str:

@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from perceiver.checkpoints.compare import without_prefix
 from perceiver.model import Perceiver
 from perceiver.plots.confusion import confusion_figure
-from perceiver.plots.rendering import png_of
+from perceiver.plots.rendering import literal_texts, png_of
 from perceiver.run.reporting.loggers import log_figure
 from perceiver.run.reporting.metrics import BestEpoch, best_checkpoint
 from perceiver.run.reporting.whole_model import whole_model
@@ -138,7 +137,7 @@ class Figures(Callback):
 @contextmanager
 def _drawing(name: str) -> Iterator[None]:
     """Context in which text is drawn literally, without mathematics between dollar signs, and errors become warnings."""
-    with rc_context({"text.parse_math": False}):
+    with literal_texts():
         try:
             yield
         except Exception as error:

@@ -25,8 +25,11 @@ from perceiver.serving.decoding import decode
 from perceiver.serving.demo.fields import fields_of
 from perceiver.serving.limits import Limits, RefusedError
 from perceiver.serving.request import Parts
+from perceiver.targets.words import words_of
 
 _MOST_SAMPLES, _MOST_STEPS = 32, 50
+_MOST_WORDS, _MOST_CHARACTERS = 24, 500
+"""Longest prompt whose words are left out one by one, each a run of the model over the whole prompt at each step."""
 _EMPTY = "<p class='note'>Fill in conditions, or none, and press Generate.</p>"
 
 
@@ -150,7 +153,7 @@ def samples_image(
 
 
 def regions_image(model: Perceiver, raw: Mapping[str, Any], *, steps: int, seed: int) -> Image.Image | None:
-    """Return the maps of a prompt's words as an image; None if the condition is not one text, or no image is generated.
+    """Return the maps of a prompt's words as an image; None if the condition is no short text, or no image is generated.
 
     Args:
         model: a model that generates.
@@ -162,8 +165,15 @@ def regions_image(model: Perceiver, raw: Mapping[str, Any], *, steps: int, seed:
     name, *others = [*raw, ""]
     if others != [""] or specs[name].get("kind") != "text" or specs[model.head.modality].get("kind") != "image":
         return None
-    found = word_influence(model, str(raw[name]), modality=name, steps=steps, seed=seed)
+    prompt = raw[name]
+    if not isinstance(prompt, str) or len(prompt) > _MOST_CHARACTERS or _words(prompt) > _MOST_WORDS:
+        return None
+    found = word_influence(model, prompt, modality=name, steps=steps, seed=seed)
     return Image.open(io.BytesIO(png_of(word_regions(found))))
+
+
+def _words(prompt: str) -> int:
+    return len(words_of([prompt.encode()]))
 
 
 def _conditions(model: Perceiver) -> dict[str, Mapping[str, Any]]:

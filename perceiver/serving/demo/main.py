@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from perceiver.serving.command import add_address, add_limits, add_trust, check_port, host_of, run_command
+from perceiver.serving.command import add_address, add_limits, add_trust, check_port, content_limits, host_of, run_command
 from perceiver.serving.limits import Limits
 
 
@@ -38,7 +38,7 @@ def show(options: argparse.Namespace) -> None:
         ValueError, OSError: for options, a model or a port that cannot be used.
         ImportError: if Gradio is not installed.
     """
-    limits = Limits(request_bytes=options.max_bytes, pixels=options.max_pixels, sound_seconds=options.max_sound_seconds)
+    limits = Limits(**content_limits(options))
     host = host_of(options.host)
     check_port(host, options.port)
     if options.model.suffix == ".onnx":

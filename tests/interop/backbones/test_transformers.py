@@ -1,6 +1,7 @@
 """Networks of transformers: the same features as transformers, padding, cuts, directories of another kind."""
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,26 @@ def test_features_are_those_of_transformers(model_type: str, tmp_path: Path) -> 
     features = tokens.parts[0].flatten(1, -2)
     valid = torch.ones(features.shape[:2], dtype=torch.bool) if tokens.mask is None else tokens.mask.flatten(1)
     torch.testing.assert_close(features[valid], expected[:, family.prefix_tokens :][valid], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changed"),
+    [
+        ("bert", {"vocab_size": 2**27}),
+        ("bert", {"hidden_size": 2**14, "intermediate_size": 2**12}),
+        ("vit", {"num_hidden_layers": 2**30}),
+    ],
+)
+def test_a_config_that_is_larger_than_the_weights_is_refused(
+    model_type: str, changed: dict[str, int], tmp_path: Path
+) -> None:
+    folder, kind = tiny_directory(tmp_path, model_type), FAMILIES[model_type].kind
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changed}))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BackboneError, match="its config does not match them"):
+        REQUESTS[kind](model_name=str(folder)).build()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20
 
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "wav2vec2", "audio-spectrogram-transformer"])

@@ -36,6 +36,14 @@ def test_what_is_written_is_read_again(shape: tuple[int, ...], batches: tuple[in
     assert (tmp_path / "embeddings_ids.txt").read_text().splitlines() == [id_.strip() for id_ in flat]
 
 
+def test_without_samples_the_table_is_empty(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        table = ParquetTable(tmp_path, stack)
+        table.finish()
+    found = pq.read_table(tmp_path / "embeddings.parquet")
+    assert (found.column_names, len(found), table.rows) == (["id", "embedding"], 0, 0)
+
+
 def test_nothing_is_left_of_what_breaks_off(tmp_path: Path) -> None:
     def begin() -> None:
         with ExitStack() as stack:

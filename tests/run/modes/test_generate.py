@@ -12,6 +12,7 @@ from made_once import made_once
 from PIL import Image
 
 from perceiver.inference.sampling import GeneratedSamples
+from perceiver.run.modes import generate
 from perceiver.run.modes.generate import write_samples
 
 TINY = (
@@ -93,6 +94,24 @@ def test_files_sheet_and_table(trained: Path, tmp_path: Path) -> None:
         assert set(np.diag(np.asarray(image)).tolist()) == {128}
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
         assert sheet.width > sheet.height
+
+
+def test_samples_outlive_a_sheet_that_fails(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["mode=generate", f"ckpt_path={trained}", "generate.num_samples=1", "generate.steps=1"]
+    command += ["generate.conditions={text: 'a $x^$ b'}", f"hydra.run.dir={tmp_path / 'out'}"]
+    finished = run(*command)
+    assert finished.code == 0, finished.err
+    assert (tmp_path / "out" / "sheet.png").is_file()
+
+    def fails(made: GeneratedSamples) -> None:
+        raise MemoryError("too large")
+
+    monkeypatch.setattr(generate, "sheet_of", fails)
+    with pytest.warns(UserWarning, match=r"sheet\.png is left out: MemoryError: too large"):
+        finished = run(*command, "generate.num_samples=2")
+    assert (finished.code, "sheet.png" in finished.out) == (0, False), finished.err
+    assert not (tmp_path / "out" / "sheet.png").exists()
+    assert len(list((tmp_path / "out" / "samples").iterdir())) == 2
 
 
 @pytest.mark.parametrize(

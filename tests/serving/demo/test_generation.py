@@ -34,6 +34,22 @@ def test_a_prompt_becomes_a_sheet_and_maps_of_its_words() -> None:
     assert regions["visible"] is False
 
 
+@pytest.mark.parametrize("prompt", ["a " * 30, ".a" * 30, "a" * 600])
+def test_words_of_a_long_prompt_are_not_left_out_one_by_one(prompt: str) -> None:
+    message, image, regions = answered(prompted(), prompt)
+    assert message["visible"] is False
+    assert isinstance(image["value"], Image.Image)
+    assert regions["visible"] is False
+
+
+def test_a_text_beyond_the_limit_is_an_error() -> None:
+    model = prompted()
+    assert model.spec is not None
+    model.spec["modalities"]["text"]["max_length"] = None
+    message, *_ = answered(model, "a" * (2**16 + 1))
+    assert "at most 65,536 bytes" in message["value"]
+
+
 def test_the_same_seed_the_same_sheet() -> None:
     model = prompted()
     one, other, third = (np.asarray(answered(model, "a 7", seed=seed)[1]["value"]) for seed in (0, 0, 1))

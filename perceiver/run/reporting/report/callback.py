@@ -13,14 +13,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from perceiver.data.loading.source import Source
 from perceiver.plots.calibration import reliability_diagram
 from perceiver.plots.learning_curves import learning_curves
-from perceiver.plots.rendering import png_of
+from perceiver.plots.rendering import literal_texts, png_of
 from perceiver.run.reporting.console import summary_of
 from perceiver.run.reporting.report import sections
 from perceiver.run.reporting.report.outcomes import Collected, Interval, bootstrap, by_class, calibration
@@ -97,7 +96,7 @@ class Report(Callback):
         if not trainer.is_global_zero:
             return
         try:
-            with rc_context({"text.parse_math": False}):
+            with literal_texts():
                 self._write(trainer, config, metrics)
         except Exception as error:
             warnings.warn(f"{NAME} is left out: {type(error).__name__}: {error}")
