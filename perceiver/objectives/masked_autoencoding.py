@@ -6,7 +6,7 @@ content of its tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,8 +21,6 @@ from perceiver.model import Perceiver
 from perceiver.objectives.metrics.quality import WeightedMean
 from perceiver.objectives.objective import Metrics, Objective
 from perceiver.samples.batch import Batch
-from perceiver.samples.generators import generators_of
-from perceiver.tokens.masks import extents
 from perceiver.tokens.tokens import Tokens
 
 
@@ -48,7 +46,7 @@ class MaskedAutoencoding(Objective):
     positions and grid size do not change. The loss of a modality is the
     mean squared error over the values of hidden tokens; predicting the mean of normalised values gives 1. The loss is the
     weighted sum over modalities. Measures `loss` and, with several modalities, `loss/NAME` of each, over all hidden values
-    of a split. Evaluation always hides the same tokens of a sample, by its id.
+    of a split. Evaluation always hides the same tokens.
 
     Args:
         masking: chooses the hidden tokens, for all modalities.
@@ -100,20 +98,14 @@ class MaskedAutoencoding(Objective):
                 )
 
     def hide(
-        self,
-        model: Perceiver,
-        batch: Batch,
-        *,
-        generators: Sequence[torch.Generator] | None = None,
-        max_queries: int | None = None,
+        self, model: Perceiver, batch: Batch, *, generator: torch.Generator | None = None, max_queries: int | None = None
     ) -> Hidden:
         """Make tokens of a batch and hide some of them.
 
         Args:
             model: model whose adapters make the tokens.
             batch: samples; labels are ignored.
-            generators: a generator on the CPU for each sample, for evaluation: what is hidden of a sample does not depend on
-                the others or on padding. None: torch's global generator.
+            generator: random generator on the CPU; None: torch's global generator.
             max_queries: maximum number of hidden tokens to reconstruct per sample.
 
         Raises:
@@ -129,9 +121,8 @@ class MaskedAutoencoding(Objective):
             if name not in tokens:
                 continue
             block = tokens[name]
-            masking = self.masking_of.get(name, self.masking)
-            hidden = masking(block, batch=batch.size) if generators is None else _one_by_one(masking, block, generators)
-            index[name], real[name] = chosen(hidden, at_most=max_queries)
+            hidden = self.masking_of.get(name, self.masking)(block, batch=batch.size, generator=generator)
+            index[name], real[name] = chosen(hidden, at_most=max_queries, generator=generator)
             tokens[name] = replace(block, mask=~hidden if block.mask is None else block.mask & ~hidden)
         return Hidden(tokens=tokens, index=index, real=real)
 
@@ -184,7 +175,7 @@ class MaskedAutoencoding(Objective):
     ) -> None:
         """See `Objective.evaluate`."""
         assert isinstance(model, Perceiver)
-        hidden = self.hide(model, batch, generators=generators_of(batch, seed=self.seed, number=number))
+        hidden = self.hide(model, batch, generator=torch.Generator().manual_seed(self.seed + number))
         for name, (errors, valid) in self.errors(model, batch, hidden).items():
             metrics[f"loss/{name}"].update(errors[:count], valid[:count].float())
 
@@ -204,22 +195,6 @@ def _modalities_of(model: nn.Module) -> tuple[str, ...]:
     """Return the modalities that the model reconstructs."""
     assert isinstance(model.head, ReconstructionDecoder)
     return tuple(model.head.output_channels)
-
-
-def _one_by_one(masking: RandomMasking, tokens: Tokens, generators: Sequence[torch.Generator]) -> Tensor:
-    """Return the tokens to hide, `(B, *grid)`, chosen in each sample alone, without padding after its last valid token."""
-    valid = torch.ones(1, *tokens.grid, dtype=torch.bool, device=tokens.device) if tokens.mask is None else tokens.mask
-    valid = valid.expand(len(generators), *tokens.grid)
-    hidden = torch.zeros_like(valid)
-    sizes = torch.stack(extents(valid), dim=1).tolist()
-    for row, (size, generator) in enumerate(zip(sizes, generators, strict=True)):
-        if 0 in size:
-            continue
-        own = tuple(slice(length) for length in size)
-        parts = tuple(part[row % part.shape[0]][own][None] for part in tokens.parts)
-        alone = Tokens(parts=parts, mask=valid[row][own][None])
-        hidden[row][own] = masking(alone, batch=1, generator=generator)[0]
-    return hidden
 
 
 def normalised_targets(values: Tensor, valid: Tensor, *, epsilon: float = 1e-6) -> Tensor:

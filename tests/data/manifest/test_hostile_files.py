@@ -144,11 +144,11 @@ def test_odd_sample_rates_take_a_small_filter(rate: int, monkeypatch: pytest.Mon
     original: Callable[..., torch.Tensor] = torchaudio.functional.resample
     seen: list[Fraction] = []
 
-    def spy(x: torch.Tensor, orig: int, new: int) -> torch.Tensor:
+    def spy(x: torch.Tensor, orig: int, new: int, **settings: Any) -> torch.Tensor:
         ratio = Fraction(new, orig)
         assert ratio.numerator * ratio.denominator <= 2**22, "the filter would take gigabytes"
         seen.append(ratio)
-        return original(x, orig, new)
+        return original(x, orig, new, **settings)
 
     monkeypatch.setattr(torchaudio.functional, "resample", spy)
     got = sound(rate, 16_000)
