@@ -195,9 +195,10 @@ def test_lines_that_end_in_carriage_returns(cases: Path) -> None:
 
 
 def test_points(cases: Path) -> None:
-    assert array_of("points_decimal_comma.csv", cases, spec={"kind": "points"}).tolist() == [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]
+    points = {"kind": "points"}
+    assert array_of("points_decimal_comma.csv", cases, spec=points).tolist() == [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]
     with pytest.raises(ValueError, match=r"points_gap\.csv, row 2, 'y': expected a number"):
-        array_of("points_gap.csv", cases, spec={"kind": "points"})
+        array_of("points_gap.csv", cases, spec=points)
 
 
 def test_videos_of_phones_are_turned(cases: Path) -> None:
