@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def random_model() -> Perceiver:
     """Return a model of the recipe's size with random weights."""
-    image = ImagePatches(image_channels=1, patch=4, embed_channels=64, position=Fourier(num_bands=4, resolution=(7, 7)))
+    image = ImagePatches(image_channels=1, patch=2, embed_channels=16, position=Fourier(num_bands=4, resolution=(14, 14)))
     adapters: dict[str, Any] = {"image": image, "label": Vector(vector_channels=10)}
     fusion = Fusion(channels={name: adapter.channels for name, adapter in adapters.items()})
     encoder = Interface(
