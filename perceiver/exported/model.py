@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from perceiver.exported.batches import batch_of
 from perceiver.exported.interpretation import KINDS, predictions_of, softmax, texts_of
-from perceiver.exported.onnx_file import ExportedFileError, OnnxFile, read_onnx
+from perceiver.exported.onnx_file import MAX_ELEMENTS, ExportedFileError, OnnxFile, read_onnx
 from perceiver.exported.preprocess import KINDS as MODALITY_KINDS
 from perceiver.exported.preprocess import encode_bytes, ids_of_text, is_plain_array, preprocess
 from perceiver.exported.sequences import Generated
@@ -39,7 +39,6 @@ _NEEDED: dict[Any, tuple[str, ...]] = {
 
 _MASK_ID = 3
 _TYPES = {"float32": "tensor(float)", "float64": "tensor(double)", "int64": "tensor(int64)", "bool": "tensor(bool)"}
-_MOST_ELEMENTS = 2**28
 
 
 def load(
@@ -364,7 +363,7 @@ def _checked(file: OnnxFile) -> dict[str, Any]:
         require(isinstance(shape, list) and isinstance(example, list) and len(shape) == len(example), "inputs")
         require(all(type(size) is int and size > 0 for size in example), "inputs")
         require(all(own is None or own == size for own, size in zip(shape, example, strict=True)), "inputs")
-        require(math.prod(example) <= _MOST_ELEMENTS, "inputs are too large")
+        require(math.prod(example) <= MAX_ELEMENTS, "inputs are too large")
         require(isinstance(entry.get("axes"), list) and len(entry["axes"]) in (0, len(shape)), "inputs")
     for name in spec["modalities"]:  # type: ignore[index]
         parts = [entry["part"] for entry in inputs if entry["modality"] == name]  # type: ignore[union-attr]

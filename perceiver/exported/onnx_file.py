@@ -21,6 +21,9 @@ KEY = "perceiver"
 MAX_BYTES = 2**31 - 1
 """Maximum size of a file: the limit of protocol buffers."""
 
+MAX_ELEMENTS = 2**28
+"""Maximum number of elements of a sample in the example that a model is exported with."""
+
 _DOMAINS = {"", "ai.onnx"}
 _CONTROL_FLOW = {"If", "Loop", "Scan"}
 _MAX_DEPTH = 64

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from perceiver.exported.tokenizers import BYTES, NUM_SPECIAL, encode_pairs
 from perceiver.modalities.cell_values import is_missing, number_in_column, number_of_name
 from perceiver.modalities.cut_texts import too_long
-from perceiver.modalities.resampling import ROLLOFF, ZEROS, filter_width, resampling_ratio, samples_read
+from perceiver.modalities.resampling import ROLLOFF, ZEROS, filter_width, most_samples, resampling_ratio, samples_read
 
 Array = NDArray[Any]
 Spec = Mapping[str, Any]
@@ -170,8 +170,7 @@ def _audio(raw: Any, spec: Spec, name: str) -> dict[str | None, Array]:
         x = x.mean(axis=0, keepdims=True, dtype=np.float32)
     if channels > 1 and x.ndim == 2 and x.shape[0] == 1:
         x = np.repeat(x, channels, axis=0)
-    seconds = spec.get("max_seconds")
-    most = None if seconds is None else max(1, round(seconds * spec["sample_rate"]))
+    most = most_samples(spec)
     if rate is not None and rate != spec["sample_rate"]:
         check_shape(x, spec, name)
         x = _resampled(x, int(rate), int(spec["sample_rate"]), name, most=most)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from perceiver.exported.onnx_file import MAX_ELEMENTS
 from perceiver.modalities.kinds import channel_axes
 from perceiver.modalities.modality import Axis
 from perceiver.modalities.spec import ModalitySpec
@@ -23,8 +24,6 @@ MASK = "mask"
 """Name of a modality's mask: the input `image.mask`."""
 
 _NUMPY_TYPES = {torch.float32: "float32", torch.float64: "float64", torch.int64: "int64", torch.bool: "bool"}
-_MOST_ELEMENTS = 2**28
-"""Largest example of a sample, also when an exported file is read."""
 _LENGTHS = {"image": (32, 36), "video": (6, 32, 36), "points": (40,), "text": (24,), "timeseries": (12,)}
 """Sizes of the example along free axes, by kind: any sizes serve that differ from each other and from 1."""
 
@@ -193,9 +192,9 @@ def _example(name: str, spec: ModalitySpec, *, limit: int, used: set[int]) -> Te
 
 
 def _check_size(name: str, shape: Sequence[int]) -> None:
-    if math.prod(shape) > _MOST_ELEMENTS:
+    if math.prod(shape) > MAX_ELEMENTS:
         raise ValueError(
-            f"export: modality {name!r}: expected samples of at most {_MOST_ELEMENTS:,} numbers, but one of shape "
+            f"export: modality {name!r}: expected samples of at most {MAX_ELEMENTS:,} numbers, but one of shape "
             f"{list(shape)} fits its spec. Correct the spec, or give a smaller example as inputs={{{name!r}: tensor, …}}."
         )
 

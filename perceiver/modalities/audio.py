@@ -10,7 +10,7 @@ from torch import Tensor
 
 from perceiver.modalities.arrays import as_tensor, check_shape, positive
 from perceiver.modalities.modality import Modality
-from perceiver.modalities.resampling import ROLLOFF, ZEROS, resampling_ratio, samples_read
+from perceiver.modalities.resampling import ROLLOFF, ZEROS, most_samples, resampling_ratio, samples_read
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.statistics import require_any
 
@@ -59,8 +59,7 @@ class AudioModality(Modality):
             x = x.mean(dim=0, keepdim=True)
         if spec["shape"][0] > 1 and x.ndim == 2 and x.shape[0] == 1:
             x = x.expand(spec["shape"][0], -1)
-        seconds = spec.get("max_seconds")
-        most = None if seconds is None else max(1, round(seconds * spec["sample_rate"]))
+        most = most_samples(spec)
         if rate is not None and rate != spec["sample_rate"]:
             check_shape(x, spec, name)
             x = _resampled(x, int(rate), int(spec["sample_rate"]), name, most=most)

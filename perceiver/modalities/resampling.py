@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from fractions import Fraction
+from typing import Any
 
 ZEROS = 6
 """Zero crossings of the filter on each side."""
@@ -13,6 +15,12 @@ ROLLOFF = 0.99
 _MOST = 1024  # largest factor of the number of samples, up or down
 _MOST_COEFFICIENTS = 2**22
 _MOST_PHASES = 2000
+
+
+def most_samples(spec: Mapping[str, Any]) -> int | None:
+    """Return the number of samples to which the spec of a modality cuts sound; None: it does not."""
+    seconds = spec.get("max_seconds")
+    return None if seconds is None else max(1, round(seconds * spec["sample_rate"]))
 
 
 def resampling_ratio(rate: int, wanted: int, name: str) -> tuple[int, int]:

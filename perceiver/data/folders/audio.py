@@ -208,7 +208,7 @@ class AudioFolder(Source):
         """Return the recordings that can be read; `part` names a split that shares the folder with the training split."""
         where = split_folder(self.root, folder) if self.fold is None else self.root
         recordings = self._recordings(labelled, training=False)
-        index = self.bad_files.usable(recordings, num_workers=self.num_workers, where=f"{where} ({part})" if part else where)
+        index = self.bad_files.usable(recordings, num_workers=self.num_workers, where=where, part=part)
         return [labelled[number] for number in index.tolist()]
 
     def _recordings(self, labelled: list[tuple[Path, int]], *, training: bool) -> Recordings:

@@ -42,7 +42,7 @@ class BadFiles:
         """Reasons of all splits."""
         return [reason for problems in self.skipped.values() for reason in problems]
 
-    def usable(self, samples: Any, *, num_workers: int, where: object) -> Int[Tensor, "usable"]:
+    def usable(self, samples: Any, *, num_workers: int, where: object, part: str = "") -> Int[Tensor, "usable"]:
         """Return the positions of the samples that can be read; without "skip", all positions.
 
         A split is made before its unusable samples are left out, so that every other sample stays in its split.
@@ -50,13 +50,16 @@ class BadFiles:
         Args:
             samples: a split without random choices.
             num_workers: number of processes that read.
-            where: folder of the split, and its name if the folder holds several splits; for messages.
+            where: folder of the split, for messages.
+            part: name of a split that shares the folder with the training split.
 
         Raises:
             ValueError: no sample can be read.
         """
         if not self.skip:
             return torch.arange(len(samples))
+        if part:
+            where = f"{where} ({part})"
         loader: DataLoader[Any] = DataLoader(_Attempts(samples), batch_size=None, num_workers=num_workers)
         attempts = list(progress(loader, total=len(samples), title=f"reading the files of {where}"))
         problems = [str(attempt) for attempt in attempts if attempt]

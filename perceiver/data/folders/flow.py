@@ -153,8 +153,7 @@ class FlowFolder(Source):
 
     def _usable(self, pairs: "FramePairs", *, part: str = "") -> "FramePairs":
         """Return the pairs that can be read; `part` names a split that shares the folder with the training split."""
-        where = f"{pairs.folder} ({part})" if part else pairs.folder
-        index = self.bad_files.usable(pairs, num_workers=self.num_workers, where=where)
+        index = self.bad_files.usable(pairs, num_workers=self.num_workers, where=pairs.folder, part=part)
         return replace(pairs, files=tuple(pairs.files[number] for number in index.tolist()))
 
     def _unlabelled(self) -> "FramePairs":

@@ -191,8 +191,7 @@ class ImageFolder(Source):
 
     def _usable(self, files: "ImageFiles", *, part: str = "") -> "ImageFiles":
         """Return the files that can be read; `part` names a split that shares the folder with the training split."""
-        where = f"{files.folder} ({part})" if part else files.folder
-        index = self.bad_files.usable(files, num_workers=self.num_workers, where=where)
+        index = self.bad_files.usable(files, num_workers=self.num_workers, where=files.folder, part=part)
         return files.take(index) if len(index) < len(files) else files
 
     def _unlabelled(self) -> "ImageFiles":

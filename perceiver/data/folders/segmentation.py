@@ -265,8 +265,7 @@ class SegmentationFolder(Source):
 
     def _usable(self, pairs: "ImagePairs", *, part: str = "") -> "ImagePairs":
         """Return the pairs that can be read; `part` names a split that shares the folder with the training split."""
-        where = f"{pairs.folder} ({part})" if part else pairs.folder
-        index = self.bad_files.usable(pairs, num_workers=self.num_workers, where=where)
+        index = self.bad_files.usable(pairs, num_workers=self.num_workers, where=pairs.folder, part=part)
         return replace(pairs, names=tuple(pairs.names[number] for number in index.tolist()))
 
     def _unlabelled(self) -> "ImagePairs":

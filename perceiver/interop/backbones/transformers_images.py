@@ -95,11 +95,10 @@ class TransformersImages(BackboneRequest):
 
     def network(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """See `BackboneRequest.network`."""
-        known = self._directory.checked_config if self.pretrained else self._directory.config
         return {
             "_target_": "perceiver.interop.backbones.transformers_images.TransformersImageNetwork",
             "model_type": self._directory.model_type(),
-            "config": known(layers=self.layers),
+            "config": self._directory.config(layers=self.layers, pretrained=bool(self.pretrained)),
         }
 
     def places(self, spec: Mapping[str, Any]) -> tuple[dict[str, Any], Sequence[float]]:

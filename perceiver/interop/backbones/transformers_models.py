@@ -239,33 +239,16 @@ class Directory:
         family_of(model_type, kind=self.kind)
         return str(model_type)
 
-    def checked_config(self, *, layers: int | None = None) -> dict[str, Any]:
-        """Return `config` of a model that the weights in the directory fill.
+    def config(self, *, layers: int | None = None, pretrained: bool = False) -> dict[str, Any]:
+        """Return the arguments of the model.
+
+        Args:
+            layers: number of its first layers to keep; None: all.
+            pretrained: whether the weights in the directory shall fill the model.
 
         Raises:
-            BackboneError: as `config`, or if the model is much larger than the weights.
-        """
-        config = self.config(layers=layers)
-        files = [file for pattern in ("*.safetensors", "*.bin") for file in self.folder.glob(pattern)]
-        stored = sum(file.stat().st_size for file in files)
-        most = _LARGER * stored + _SLACK_BYTES
-        reason = f"the weights in {self.folder} have {show_bytes(stored)}, so its config does not match them"
-        try:
-            # The meta device has sizes, but no memory.
-            with torch.device("meta"), limit_allocation(max_bytes=most, max_modules=_MOST_MODULES, reason=reason):
-                model, _ = made(self.model_type(), config, kind=self.kind)
-        except AllocationError as error:
-            raise BackboneError(f"model_name: {error}.") from error
-        needed = sum(one.numel() * one.dtype.itemsize for one in (*model.parameters(), *model.buffers()))
-        if needed > most:
-            raise BackboneError(f"model_name: the model needs {show_bytes(needed)} ({reason}).")
-        return config
-
-    def config(self, *, layers: int | None = None) -> dict[str, Any]:
-        """Return the arguments of the model, with its first `layers` layers only; None: all.
-
-        Raises:
-            BackboneError: for arguments that this package cannot set, or too many layers.
+            BackboneError: for arguments that this package cannot set, too many layers, or with `pretrained` for a model
+                that is much larger than the weights.
         """
         stored = read_config(self.folder, maker="transformers' save_pretrained")
         family = family_of(stored.get("model_type"), kind=self.kind)
@@ -279,7 +262,25 @@ class Directory:
             if not 1 <= layers <= known:
                 raise BackboneError(f"layers: expected 1 to {known}, the layers of {self.folder}, or null; got {layers}.")
             config[family.layers] = layers
+        if pretrained:
+            self._require_filled(config)
         return config
+
+    def _require_filled(self, config: Mapping[str, Any]) -> None:
+        """Check the size of a model against that of the weights, before it is built; BackboneError if it is much larger."""
+        files = [file for pattern in ("*.safetensors", "*.bin") for file in self.folder.glob(pattern)]
+        stored = sum(file.stat().st_size for file in files)
+        most = _LARGER * stored + _SLACK_BYTES
+        reason = f"the weights in {self.folder} have {show_bytes(stored)}, so its config does not match them"
+        try:
+            # The meta device has sizes, but no memory.
+            with torch.device("meta"), limit_allocation(max_bytes=most, max_modules=_MOST_MODULES, reason=reason):
+                model, _ = made(self.model_type(), config, kind=self.kind)
+        except AllocationError as error:
+            raise BackboneError(f"model_name: {error}.") from error
+        needed = sum(one.numel() * one.dtype.itemsize for one in (*model.parameters(), *model.buffers()))
+        if needed > most:
+            raise BackboneError(f"model_name: the model needs {show_bytes(needed)} ({reason}).")
 
     def settings(self, name: str) -> dict[str, Any]:
         """Return the content of another JSON file of the directory; empty if it is missing."""
@@ -300,7 +301,7 @@ class Directory:
         """
         import transformers
 
-        cls, settings = _described(self.model_type(), self.checked_config(layers=layers), kind=self.kind)
+        cls, settings = _described(self.model_type(), self.config(layers=layers, pretrained=True), kind=self.kind)
         logging = transformers.logging
         verbosity, shows_progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
         logging.set_verbosity_error()

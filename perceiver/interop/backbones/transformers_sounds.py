@@ -181,8 +181,7 @@ class TransformersSounds(BackboneRequest):
     def network(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """See `BackboneRequest.network`."""
         settings = self._directory.settings("preprocessor_config.json")
-        known = self._directory.checked_config if self.pretrained else self._directory.config
-        config = known(layers=self.layers)
+        config = self._directory.config(layers=self.layers, pretrained=bool(self.pretrained))
         if self._directory.model_type() == AST:
             numbers = {key: float(settings[key]) for key in ("mean", "std") if type(settings.get(key)) in (int, float)}
             return {"_target_": f"{__name__}.TransformersSpectrumNetwork", "config": config, **numbers}

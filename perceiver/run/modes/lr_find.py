@@ -108,13 +108,17 @@ class LearningRateFinder:
         print_line(f"Run directory {directory}: {TABLE}, {FIGURE}")
         return float(f"{rates[chosen]:.2g}")
 
+    def _rate(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        growth = math.log(self.largest / self.smallest) / (self.steps - 1)
+        return self.smallest * math.exp(growth * step)
+
     def _rising(self, optimizer: Optimizer, steps: int) -> LambdaLR:
         """Return the schedule, in which every group keeps its multiple of the optimizer's rate."""
-        growth = math.log(self.largest / self.smallest) / (self.steps - 1)
         own = float(optimizer.defaults["lr"])
         if not own > 0:
             raise ValueError(f"optimizer.lr: expected a number above 0, got {own:g}.")
-        return LambdaLR(optimizer, lambda step: self.smallest * math.exp(growth * step) / own)
+        return LambdaLR(optimizer, lambda step: self._rate(step) / own)
 
     def _measured(
         self, task: LightningModule, data: LightningDataModule, plain: Mapping[str, Any]
@@ -143,8 +147,7 @@ class LearningRateFinder:
                 make_trainer(plain, [losses, *self.start.callbacks()]).fit(task, datamodule=data)
         except FloatingPointError as error:
             raise ValueError(f"lr_find.largest: expected a rate at which the loss stays finite: {error}") from error
-        ratio = (self.largest / self.smallest) ** (1 / (self.steps - 1))
-        pairs = zip((self.smallest * ratio**step for step in range(self.steps)), losses.values, strict=False)
+        pairs = zip(map(self._rate, range(self.steps)), losses.values, strict=False)
         kept = [(rate, loss) for rate, loss in pairs if math.isfinite(loss)]
         if len(kept) < FEWEST:
             raise ValueError(

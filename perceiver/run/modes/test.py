@@ -91,7 +91,7 @@ class Test:
         recipe = checkpoints.read(files[0])
         check_task(config.task, recipe)
         ids, outputs, spec = averaged(files, config, split="test")
-        _require_unseen(ids, folds, files, config)
+        _require_unseen(ids, folds, files, config, recipe)
         plain = resolve(_with_model(config, recipe), spec)
         data = data_for(files[0], recipe, config)
         replayed = Replayed(outputs)
@@ -117,7 +117,13 @@ def _with_model(config: DictConfig, recipe: checkpoints.Recipe) -> DictConfig:
     return config
 
 
-def _require_unseen(ids: Sequence[str], folds: CrossValidationDirectory, files: Sequence[Path], config: DictConfig) -> None:
+def _require_unseen(
+    ids: Sequence[str],
+    folds: CrossValidationDirectory,
+    files: Sequence[Path],
+    config: DictConfig,
+    recipe: checkpoints.Recipe,
+) -> None:
     """Check that the samples are not those of the folds, each of which most folds were trained on.
 
     Data at another place may have the same ids for other samples, so these are only warned of.
@@ -125,7 +131,7 @@ def _require_unseen(ids: Sequence[str], folds: CrossValidationDirectory, files: 
     Raises:
         ValueError: a sample of the same data is among those of the folds.
     """
-    before: Mapping[str, Any] = checkpoints.read(files[0]).section("data")
+    before: Mapping[str, Any] = recipe.section("data")
     before = {**before, **{key.removeprefix("data."): value for key, value in folds.plan().items()}}
     now: Any = OmegaConf.to_container(config.data, resolve=True)
     if before.get("_target_") != now.get("_target_"):

@@ -1,7 +1,7 @@
 """A damaged file that is left out moves no other file to another split, with a validation split and with folds."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,25 @@ from perceiver.data.folders.audio import AudioFolder
 from perceiver.data.folders.images import ImageFolder
 
 
-def images(root: Path) -> dict[str, Any]:
-    random = np.random.default_rng(0)
+def places(root: Path, suffix: str) -> Iterator[Path]:
+    """Files of two classes in `train` and `test`; the folders exist."""
     for split, count in (("train", 12), ("test", 2)):
         for name in ("a", "b"):
             (root / split / name).mkdir(parents=True)
-            for number in range(count):
-                pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / split / name / f"{number:02}.png")
+            yield from (root / split / name / f"{number:02}{suffix}" for number in range(count))
+
+
+def images(root: Path) -> dict[str, Any]:
+    random = np.random.default_rng(0)
+    for place in places(root, ".png"):
+        Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(place)
     return {"size": (8, 8)}
 
 
 def sounds(root: Path) -> dict[str, Any]:
     random = np.random.default_rng(0)
-    for split, count in (("train", 12), ("test", 2)):
-        for name in ("a", "b"):
-            (root / split / name).mkdir(parents=True)
-            for number in range(count):
-                soundfile.write(root / split / name / f"{number:02}.wav", random.uniform(-0.5, 0.5, 100), 8000)
+    for place in places(root, ".wav"):
+        soundfile.write(place, random.uniform(-0.5, 0.5, 100), 8000)
     return {"sample_rate": 8000}
 
 
