@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from perceiver import checkpoints
 from perceiver.data import LongTexts, PythonTexts
-from perceiver.modalities.text_bytes import NUM_SPECIAL
+from perceiver.modalities.texts.text_bytes import NUM_SPECIAL
 from perceiver.objectives import NextTokenPrediction
 from perceiver.run.data import make_data
 from perceiver.runtime.evaluating import evaluating

@@ -28,8 +28,8 @@ from perceiver import CausalDecoder, Encoder, Fourier, Perceiver, WrittenMemory
 from perceiver.adapters import TextTokens
 from perceiver.decoders.memory import Memory
 from perceiver.decoders.sequence_loss import SequenceLoss, SequenceLosses
-from perceiver.modalities.text_bytes import VOCABULARY_SIZE, encode_bytes
-from perceiver.modalities.tokenizers import END, PAD, START, learn_tokenizer, tokenizer_of
+from perceiver.modalities.texts.text_bytes import VOCABULARY_SIZE, encode_bytes
+from perceiver.modalities.texts.tokenizers import END, PAD, START, learn_tokenizer, tokenizer_of
 from perceiver.tokens.tokens import Tokens
 
 CHANNELS, HEADS, LAYERS, VOCABULARY, LONGEST = 128, 4, 2, 4000, 1024

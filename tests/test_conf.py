@@ -31,7 +31,7 @@ from perceiver.generation.flow import generate
 from perceiver.interop.architectures import model_config
 from perceiver.interop.backbones.request import BackboneRequest
 from perceiver.interop.huggingface import from_transformers
-from perceiver.modalities.text_bytes import encode_bytes
+from perceiver.modalities.texts.text_bytes import encode_bytes
 from perceiver.model import Perceiver
 from perceiver.objectives import Dense, Supervised
 from perceiver.objectives.multimodal_autoencoding import Reconstruction

@@ -4,7 +4,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from perceiver.modalities.text_bytes import decode_bytes
+from perceiver.modalities.texts.text_bytes import decode_bytes
 
 
 def test_shapes_and_types_are_checked() -> None:

@@ -141,7 +141,7 @@ class TextTokens(nn.Module):
         if x.dtype not in (torch.int64, torch.int32):
             raise TypeError(
                 f"TextTokens: expected ids of type int64, got {x.dtype}; "
-                "`perceiver.modalities.text_bytes.encode_bytes` converts a text to ids."
+                "`perceiver.modalities.texts.text_bytes.encode_bytes` converts a text to ids."
             )
         if x.ndim != 2 or x.shape[1] == 0:
             hint = " Add the missing dimension with x.unsqueeze(0)." if x.ndim == 1 else ""

@@ -21,8 +21,8 @@ from perceiver.exported.sequences import Generated
 from perceiver.exported.session import Session
 from perceiver.exported.text_decoder import TextDecoder
 from perceiver.exported.tokenizers import BYTES, NUM_SPECIAL, decoder_of
-from perceiver.modalities.cut_texts import CutTexts
 from perceiver.modalities.facts import check_facts
+from perceiver.modalities.texts.cut_texts import CutTexts
 from perceiver.runtime.plain import PlainError, plain
 from perceiver.targets.decoding_settings import DecodingSettings
 

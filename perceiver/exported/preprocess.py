@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perceiver.exported.tokenizers import BYTES, NUM_SPECIAL, encode_pairs
-from perceiver.modalities.cell_values import is_missing, number_in_column, number_of_name
-from perceiver.modalities.cut_texts import too_long
-from perceiver.modalities.resampling import ROLLOFF, ZEROS, filter_width, most_samples, resampling_ratio, samples_read
+from perceiver.modalities.cells.values import is_missing, number_in_column, number_of_name
+from perceiver.modalities.media.resampling import ROLLOFF, ZEROS, filter_width, most_samples, resampling_ratio, samples_read
+from perceiver.modalities.texts.cut_texts import too_long
 
 Array = NDArray[Any]
 Spec = Mapping[str, Any]
@@ -79,7 +79,7 @@ def _pixels(raw: Any, spec: Spec, name: str) -> Array:
 
 def _framed(image: Any, spec: Spec, name: str) -> Array:
     """See `perceiver.modalities.image._pixels`."""
-    from perceiver.modalities.framing import RESAMPLING, Frame, to_rgb, upright
+    from perceiver.modalities.media.framing import RESAMPLING, Frame, to_rgb, upright
 
     image.load()
     channels, *size = spec["shape"]
@@ -102,7 +102,7 @@ def _image_file(file: Path | bytes | bytearray, name: str) -> Any:
         from PIL import Image
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{name}: image files need Pillow: pip install pillow. Arrays do not.") from error
-    from perceiver.modalities.framing import image_formats
+    from perceiver.modalities.media.framing import image_formats
 
     what = f"{file}" if isinstance(file, Path) else f"{len(file)} bytes"
     try:

@@ -1,4 +1,4 @@
-"""Tokenizers of exported models: text to ids and back; the rules are those of `perceiver.modalities.tokenizers`.
+"""Tokenizers of exported models: text to ids and back; the rules are those of `perceiver.modalities.texts.tokenizers`.
 
 Texts of byte pairs are made from ids in plain Python. The other way needs the package `tokenizers`.
 """
@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 NUM_SPECIAL, BYTES = 6, 262
-"""Special ids before those of bytes, and the number of all ids; see `perceiver.modalities.text_bytes`."""
+"""Special ids before those of bytes, and the number of all ids; see `perceiver.modalities.texts.text_bytes`."""
 
 PAD, START, END = 0, 1, 2
 _LARGEST = 64 * 1024 * 1024

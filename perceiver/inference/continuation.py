@@ -10,7 +10,7 @@ from perceiver.decoders.next_token import NextTokenHead
 from perceiver.generation import continue_sequences
 from perceiver.generation.step import Streamer
 from perceiver.modalities.preprocess import preprocess
-from perceiver.modalities.tokenizers import tokenizer_of
+from perceiver.modalities.texts.tokenizers import tokenizer_of
 from perceiver.model import Perceiver
 from perceiver.runtime.evaluating import evaluating
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from perceiver.decoders import Head, QueryDecoder
 from perceiver.masking.text import MASK
-from perceiver.modalities.text_bytes import NUM_SPECIAL, VOCABULARY_SIZE, decode_bytes, encode_bytes
+from perceiver.modalities.texts.text_bytes import NUM_SPECIAL, VOCABULARY_SIZE, decode_bytes, encode_bytes
 from perceiver.model import Perceiver
 from perceiver.runtime.evaluating import evaluating
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from perceiver.decoders.velocity import VelocityHead
 from perceiver.modalities.preprocess import preprocess, unnormalised
-from perceiver.modalities.tokenizers import tokenizer_of
+from perceiver.modalities.texts.tokenizers import tokenizer_of
 from perceiver.model import Perceiver
 from perceiver.runtime.evaluating import evaluating
 from perceiver.targets.words import words_of

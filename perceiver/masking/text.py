@@ -17,11 +17,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from perceiver.masking.random import chosen
-from perceiver.modalities.text_bytes import NUM_SPECIAL, VOCABULARY_SIZE
+from perceiver.modalities.texts.text_bytes import NUM_SPECIAL, VOCABULARY_SIZE
 from perceiver.tokens.masks import grid_mask
 
 MASK = 3
-"""Id of a masked byte; see `perceiver.modalities.text_bytes`."""
+"""Id of a masked byte; see `perceiver.modalities.texts.text_bytes`."""
 
 _WHITE_SPACE = [NUM_SPECIAL + byte for byte in b" \t\n\r\v\f"]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from perceiver.modalities.arrays import as_tensor, check_shape, positive
+from perceiver.modalities.media.resampling import ROLLOFF, ZEROS, most_samples, resampling_ratio, samples_read
 from perceiver.modalities.modality import Modality
-from perceiver.modalities.resampling import ROLLOFF, ZEROS, most_samples, resampling_ratio, samples_read
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.statistics import require_any
 

@@ -176,7 +176,7 @@ _FLAG = ("true or false", lambda value: isinstance(value, bool))
 
 _TOKENIZER = ("a tokenizer, kind bytes, or kind pairs with its json", _is_tokenizer)
 
-# The keys of `perceiver.modalities.framing.RESAMPLING`, which needs Pillow.
+# The keys of `perceiver.modalities.media.framing.RESAMPLING`, which needs Pillow.
 _FILTERS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
 _FACTS: dict[str, tuple[str, Fits]] = {

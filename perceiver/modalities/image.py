@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from perceiver.modalities.arrays import as_tensor, positive, scale
-from perceiver.modalities.framing import RESAMPLING, Frame, to_rgb, upright
+from perceiver.modalities.media.framing import RESAMPLING, Frame, to_rgb, upright
 from perceiver.modalities.modality import Modality
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.statistics import require_any

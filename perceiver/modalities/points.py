@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from perceiver.modalities.arrays import as_tensor, check_shape
+from perceiver.modalities.cells.written_numbers import given_separators
 from perceiver.modalities.modality import Modality
 from perceiver.modalities.spec import ModalitySpec
-from perceiver.modalities.written_numbers import given_separators
 
 
 @final

@@ -11,10 +11,10 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from perceiver.modalities.cell_values import is_missing, number_in_column, number_of_name, plain_text
+from perceiver.modalities.cells.values import is_missing, number_in_column, number_of_name, plain_text
+from perceiver.modalities.cells.written_numbers import given_separators
 from perceiver.modalities.modality import Modality
 from perceiver.modalities.spec import ModalitySpec
-from perceiver.modalities.written_numbers import given_separators
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from perceiver.modalities.arrays import as_tensor, positive
-from perceiver.modalities.cut_texts import too_long
 from perceiver.modalities.modality import Modality
 from perceiver.modalities.spec import ModalitySpec
-from perceiver.modalities.text_bytes import VOCABULARY_SIZE, encode_bytes
-from perceiver.modalities.tokenizers import LibraryTokenizer, tokenizer_of
+from perceiver.modalities.texts.cut_texts import too_long
+from perceiver.modalities.texts.text_bytes import VOCABULARY_SIZE, encode_bytes
+from perceiver.modalities.texts.tokenizers import LibraryTokenizer, tokenizer_of
 
 
 @final

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from perceiver.modalities.arrays import as_tensor, positive
+from perceiver.modalities.cells.written_numbers import given_separators
 from perceiver.modalities.modality import Modality
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.statistics import Moments
-from perceiver.modalities.written_numbers import given_separators
 
 
 @final

@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 from perceiver.generation.flow import generate
 from perceiver.modalities.preprocess import unnormalised
-from perceiver.modalities.text_bytes import decode_bytes
+from perceiver.modalities.texts.text_bytes import decode_bytes
 from perceiver.model import Perceiver
 from perceiver.objectives.judges.judgement import ImageJudge, Judgement, PromptGroups
 from perceiver.objectives.metrics.frechet import FrechetDistance

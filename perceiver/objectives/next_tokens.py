@@ -15,7 +15,7 @@ from torchmetrics import Metric
 
 from perceiver.decoders import NextTokenHead
 from perceiver.encoders.autoregressive import AutoregressiveEncoder
-from perceiver.modalities.text_bytes import NUM_SPECIAL
+from perceiver.modalities.texts.text_bytes import NUM_SPECIAL
 from perceiver.model import Perceiver
 from perceiver.objectives.checks import sample_name
 from perceiver.objectives.metrics.quality import WeightedMean, mean_over_processes

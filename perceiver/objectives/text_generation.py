@@ -16,7 +16,7 @@ from torchmetrics import Metric
 
 from perceiver.decoders import CausalDecoder
 from perceiver.decoders.sequence_loss import SequenceLoss, SequenceLosses
-from perceiver.modalities.tokenizers import END, PAD, START, tokenizer_of
+from perceiver.modalities.texts.tokenizers import END, PAD, START, tokenizer_of
 from perceiver.model import Perceiver
 from perceiver.objectives.checks import sample_name
 from perceiver.objectives.metrics.judging import Judge
@@ -42,7 +42,7 @@ class TextGeneration(Objective):
 
     Args:
         vocabulary_size: number of ids.
-        tokenizer: tokenizer of the target, as in the spec; see `perceiver.modalities.tokenizers`.
+        tokenizer: tokenizer of the target, as in the spec; see `perceiver.modalities.texts.tokenizers`.
         label_smoothing: smoothing in [0, 1), in the training loss only.
         measure: what to measure of generated texts: exact_match, bleu, chrf, word_error_rate, character_error_rate; none:
             no text is generated in validation and test. Others need no generated text, but the attention with which the

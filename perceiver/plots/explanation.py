@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from perceiver.modalities.spec import ModalitySpec
-from perceiver.modalities.tokenizers import tokenizer_of
+from perceiver.modalities.texts.tokenizers import tokenizer_of
 from perceiver.plots.drawings import drawing_of
 from perceiver.plots.rendering import literal_texts
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from perceiver.decoders import QueryDecoder
 from perceiver.inference.infilling import vocabulary_of
 from perceiver.masking.text import PieceWords, TokenMasking
-from perceiver.modalities.text_bytes import NUM_SPECIAL, VOCABULARY_SIZE
+from perceiver.modalities.texts.text_bytes import NUM_SPECIAL, VOCABULARY_SIZE
 from perceiver.model import Perceiver
 from perceiver.plots.evaluation import modalities_of, on_device
 from perceiver.plots.inputs import Single, singles

@@ -14,7 +14,7 @@ from perceiver.decoders.velocity import VelocityHead
 from perceiver.generation.flow import generate
 from perceiver.inference.sampling import GeneratedSamples, generate_samples
 from perceiver.modalities.preprocess import unnormalised
-from perceiver.modalities.text_bytes import VOCABULARY_SIZE, decode_bytes
+from perceiver.modalities.texts.text_bytes import VOCABULARY_SIZE, decode_bytes
 from perceiver.model import Perceiver
 from perceiver.plots.drawings import Drawing, drawing_of
 from perceiver.plots.evaluation import modalities_of, on_device

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from perceiver.decoders.embedding import EmbeddingHead
 from perceiver.modalities.spec import ModalitySpec
-from perceiver.modalities.text_bytes import decode_bytes
-from perceiver.modalities.tokenizers import tokenizer_of
+from perceiver.modalities.texts.text_bytes import decode_bytes
+from perceiver.modalities.texts.tokenizers import tokenizer_of
 from perceiver.model import Perceiver
 from perceiver.objectives.contrastive import Contrastive
 from perceiver.plots.drawings import Drawing, drawing_of

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perceiver.modalities.number_lists import holds_text
+from perceiver.modalities.cells.number_lists import holds_text
 from perceiver.serving.limits import Limits, RefusedError
 from perceiver.serving.request import Body, Field, File, Parts
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from perceiver.modalities.framing import image_formats
 from perceiver.modalities.kinds import KINDS, kind_of
+from perceiver.modalities.media.framing import image_formats
 
 BINARY = bytes | bytearray
 

@@ -11,7 +11,7 @@ from jaxtyping import Int, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
-from perceiver.modalities.tokenizers import END, PAD, START, ByteTokenizer, Tokenizer, tokenizer_of
+from perceiver.modalities.texts.tokenizers import END, PAD, START, ByteTokenizer, Tokenizer, tokenizer_of
 from perceiver.samples.batch import Batch
 from perceiver.targets.alignment import Alignment, alignment_of
 from perceiver.targets.comparison import Comparison
@@ -165,7 +165,7 @@ def text_target(
     """Return the spec's entry `target` for texts.
 
     Args:
-        tokenizer: `{"kind": "bytes"}`, or `{"kind": "pairs", "json": …}`; see `perceiver.modalities.tokenizers`.
+        tokenizer: `{"kind": "bytes"}`, or `{"kind": "pairs", "json": …}`; see `perceiver.modalities.texts.tokenizers`.
         max_length: most ids of a text, start and end included.
         truncate: cut longer texts instead of refusing them.
         dictionary: `{"modality": NAME, "pairs": [[word, translation], …]}`, to measure alignment with; see

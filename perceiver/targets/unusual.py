@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from perceiver.modalities.cut_texts import CutTexts
 from perceiver.modalities.table import UnknownCategories
 from perceiver.modalities.text import is_cut
+from perceiver.modalities.texts.cut_texts import CutTexts
 
 
 class Unusual:

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from perceiver.modalities.tokenizers import START, tokenizer_of
+from perceiver.modalities.texts.tokenizers import START, tokenizer_of
 from perceiver.samples.batch import Batch
 from perceiver.samples.collate import Collate
 from perceiver.targets.kinds import KINDS

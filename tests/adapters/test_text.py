@@ -11,7 +11,7 @@ from small_models import model_around
 from torch import Tensor
 
 from perceiver.adapters import TextTokens
-from perceiver.modalities.text_bytes import VOCABULARY_SIZE, encode_bytes
+from perceiver.modalities.texts.text_bytes import VOCABULARY_SIZE, encode_bytes
 from perceiver.tokens.positions import Fourier, LearnedTable
 from perceiver.tokens.tokens import Tokens
 

@@ -16,7 +16,7 @@ from perceiver.exported.preprocess import preprocess
 from perceiver.exported.tokenizers import _library_tokenizer
 from perceiver.modalities import kinds
 from perceiver.modalities import preprocess as training
-from perceiver.modalities.tokenizers import train_pairs
+from perceiver.modalities.texts.tokenizers import train_pairs
 from perceiver.targets.kinds import KINDS as TARGETS
 from perceiver.targets.kinds import target_of
 

@@ -15,7 +15,7 @@ import perceiver
 from perceiver import exported
 from perceiver.exported import ExportedFileError, ExportedModel
 from perceiver.exported.onnx_file import KEY
-from perceiver.modalities.tokenizers import train_pairs
+from perceiver.modalities.texts.tokenizers import train_pairs
 
 pytestmark = pytest.mark.slow
 

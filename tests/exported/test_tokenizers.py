@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perceiver.exported.tokenizers import decoder_of, encode_pairs
-from perceiver.modalities.tokenizers import tokenizer_of, train_pairs
+from perceiver.modalities.texts.tokenizers import tokenizer_of, train_pairs
 
 PAIRS = {"kind": "pairs", "json": train_pairs(["a dog", "grün, 日本", "two  dogs\n"], vocabulary_size=280)}
 

@@ -8,7 +8,7 @@ from masked_text_models import byte_model, transformers_pair
 
 import perceiver
 from perceiver.masking.text import MASK
-from perceiver.modalities.text_bytes import NUM_SPECIAL, encode_bytes
+from perceiver.modalities.texts.text_bytes import NUM_SPECIAL, encode_bytes
 
 
 def test_gaps_are_filled_with_what_is_most_probable() -> None:

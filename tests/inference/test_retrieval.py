@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from perceiver import EmbeddingHead, Encoder, Fourier, Fusion, Index, Perceiver, PooledHead
 from perceiver.adapters import ImagePixels, TextTokens
-from perceiver.modalities.text_bytes import VOCABULARY_SIZE
+from perceiver.modalities.texts.text_bytes import VOCABULARY_SIZE
 from perceiver.run.modes.embed import embedding_rows
 
 SPEC = {

@@ -13,7 +13,7 @@ from prompted_models import prompted
 from perceiver import Fourier, Fusion, Interface, Perceiver, VelocityHead, generate_samples
 from perceiver.adapters import ImagePatches, Vector
 from perceiver.generation.flow import generate
-from perceiver.modalities.text_bytes import encode_bytes
+from perceiver.modalities.texts.text_bytes import encode_bytes
 
 
 def test_a_prompt_is_what_its_bytes_are() -> None:

@@ -8,7 +8,7 @@ from prompted_models import prompted
 
 from perceiver import generate_samples
 from perceiver.inspection import WordInfluence, word_influence
-from perceiver.modalities.text_bytes import encode_bytes
+from perceiver.modalities.texts.text_bytes import encode_bytes
 from perceiver.plots import word_regions
 
 

@@ -18,7 +18,7 @@ from perceiver.masking.text import (
     TokenMasking,
     Words,
 )
-from perceiver.modalities.text_bytes import NUM_SPECIAL, VOCABULARY_SIZE, encode_bytes
+from perceiver.modalities.texts.text_bytes import NUM_SPECIAL, VOCABULARY_SIZE, encode_bytes
 
 TEXTS = st.lists(st.text(min_size=1, max_size=60), min_size=1, max_size=5)
 RATES = st.floats(0.01, 0.99)

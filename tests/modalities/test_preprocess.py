@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from perceiver.modalities.arrays import scale
-from perceiver.modalities.cell_values import is_missing, number_of_name, plain_text, value_text
-from perceiver.modalities.framing import Frame
+from perceiver.modalities.cells.values import is_missing, number_of_name, plain_text, value_text
+from perceiver.modalities.media.framing import Frame
 from perceiver.modalities.preprocess import normalise, preprocess
 from perceiver.modalities.text import is_cut
 

@@ -22,7 +22,7 @@ from perceiver.encoders.encoder import Encoder
 from perceiver.encoders.fusion import Fusion
 from perceiver.interop.huggingface import from_transformers
 from perceiver.masking.text import MASK, ByteWords, TokenMasking
-from perceiver.modalities.text_bytes import VOCABULARY_SIZE, encode_bytes
+from perceiver.modalities.texts.text_bytes import VOCABULARY_SIZE, encode_bytes
 from perceiver.model import Perceiver
 from perceiver.objectives import MaskedTokenModelling
 from perceiver.objectives.masked_tokens import cross_entropies, logits_of

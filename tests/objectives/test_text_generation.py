@@ -11,7 +11,7 @@ from torch import Tensor
 
 from perceiver import CausalDecoder, Encoder, Fourier, LatentMemory, Perceiver
 from perceiver.adapters import TextTokens
-from perceiver.modalities.tokenizers import ByteTokenizer
+from perceiver.modalities.texts.tokenizers import ByteTokenizer
 from perceiver.objectives import TextGeneration
 from perceiver.objectives.metrics.text import TextMetrics, signatures
 from perceiver.samples.batch import Batch

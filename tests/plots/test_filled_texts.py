@@ -6,7 +6,7 @@ from masked_text_models import byte_model
 from matplotlib.figure import Figure
 
 from perceiver.masking.text import ByteWords, TokenMasking
-from perceiver.modalities.text_bytes import VOCABULARY_SIZE, encode_bytes
+from perceiver.modalities.texts.text_bytes import VOCABULARY_SIZE, encode_bytes
 from perceiver.plots import FilledTexts
 from perceiver.plots.evaluation import modalities_of
 from perceiver.plots.filled_texts import GAP

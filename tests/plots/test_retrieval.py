@@ -7,7 +7,7 @@ from matplotlib.colors import same_color
 
 from perceiver import Batch, EmbeddingHead, Encoder, Fourier, Fusion, Perceiver, PooledHead
 from perceiver.adapters import ImagePixels, TextTokens
-from perceiver.modalities.text_bytes import VOCABULARY_SIZE, encode_bytes
+from perceiver.modalities.texts.text_bytes import VOCABULARY_SIZE, encode_bytes
 from perceiver.plots import RetrievedSamples
 from perceiver.plots.retrieval import RIGHT
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from perceiver.data.readers.images import read_image
 from perceiver.exported.preprocess import preprocess
 from perceiver.modalities import preprocess as training
-from perceiver.modalities.framing import image_formats
+from perceiver.modalities.media.framing import image_formats
 from perceiver.serving.decoding import decode, load_readers
 from perceiver.serving.limits import Limits, RefusedError
 from perceiver.serving.models import TorchModel

@@ -9,7 +9,7 @@ from perceiver.decoders import LearnedQueries, QueryDecoder, TiedLogits
 from perceiver.decoders.pooled import PooledHead
 from perceiver.encoders.encoder import Encoder
 from perceiver.interop.huggingface import from_transformers
-from perceiver.modalities.text_bytes import VOCABULARY_SIZE
+from perceiver.modalities.texts.text_bytes import VOCABULARY_SIZE
 from perceiver.model import Perceiver
 from perceiver.tokens.positions import LearnedTable
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from perceiver.generation import Generated
-from perceiver.modalities.tokenizers import ByteTokenizer, learn_tokenizer
+from perceiver.modalities.texts.tokenizers import ByteTokenizer, learn_tokenizer
 from perceiver.targets.kinds import target_of
 from perceiver.targets.text import TextTarget, text_target
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perceiver.modalities.tokenizers import END, PAD, START, ByteTokenizer, PairTokenizer, train_pairs
+from perceiver.modalities.texts.tokenizers import END, PAD, START, ByteTokenizer, PairTokenizer, train_pairs
 from perceiver.targets.alignment import Alignment, alignment_of
 from perceiver.targets.dictionary import Dictionary, learn_pairs
 from perceiver.targets.words import Word, words_in, words_of

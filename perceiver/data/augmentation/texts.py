@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from perceiver.modalities.text_bytes import NUM_SPECIAL
+from perceiver.modalities.texts.text_bytes import NUM_SPECIAL
 
 Ids = Int[Tensor, "batch length"]
 Mask = Bool[Tensor, "batch *length"] | None

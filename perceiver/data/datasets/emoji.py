@@ -20,7 +20,7 @@ from torch import Tensor
 
 from perceiver.data.loading.images import channel_statistics, normalisation_entries
 from perceiver.data.loading.source import Source
-from perceiver.modalities.text_bytes import VOCABULARY_SIZE, encode_bytes
+from perceiver.modalities.texts.text_bytes import VOCABULARY_SIZE, encode_bytes
 from perceiver.samples.batch import Sample
 
 HANDS = ("noto", "twemoji")

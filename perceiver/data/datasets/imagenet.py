@@ -16,7 +16,7 @@ from perceiver.data.loading.images import Images, image_spec, image_statistics, 
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import stratified_split
 from perceiver.data.readers.images import Crop, ImageFiles, both_or_neither, find_images
-from perceiver.modalities.framing import Frame
+from perceiver.modalities.media.framing import Frame
 from perceiver.runtime.regularising import regularising
 
 DEVKIT = Path("ILSVRC2012_devkit_t12", "data")

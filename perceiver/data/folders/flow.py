@@ -179,7 +179,7 @@ class FramePairs:
         files: for each sample, the path without suffix and the paths of its frames and flow, below their folders; an
             empty path of the flow for prediction.
         size: (height, width) of the crops.
-        deep_range: see `perceiver.modalities.framing.to_rgb`.
+        deep_range: see `perceiver.modalities.media.framing.to_rgb`.
         training: crop at a random position, not from the centre.
         mirror: mirror at random.
     """

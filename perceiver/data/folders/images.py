@@ -16,7 +16,7 @@ from perceiver.data.loading.images import Images, image_spec, image_statistics, 
 from perceiver.data.loading.source import Source
 from perceiver.data.readers.folder_files import is_flat, split_folder
 from perceiver.data.readers.images import Crop, ImageFiles, both_or_neither, find_images, images_below
-from perceiver.modalities.framing import Frame
+from perceiver.modalities.media.framing import Frame
 from perceiver.runtime.regularising import regularising
 
 

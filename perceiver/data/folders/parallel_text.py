@@ -11,7 +11,7 @@ from perceiver.data.manifest.splits import split_of
 from perceiver.data.manifest.table import SPLIT, read_table
 from perceiver.data.readers.bounded.gzip_files import read_gzip
 from perceiver.data.readers.texts.pairs import TextPair, TextPairSource
-from perceiver.modalities.cell_values import plain_text
+from perceiver.modalities.cells.values import plain_text
 from perceiver.runtime.user_paths import expanded
 
 Files = str | os.PathLike[str]

@@ -29,7 +29,7 @@ from perceiver.data.readers.images import (
 )
 from perceiver.data.readers.masks import Color, parse_color, parse_colors, read_classes, read_color_mask, read_mask
 from perceiver.data.readers.named_files import matching_files
-from perceiver.modalities.framing import Frame
+from perceiver.modalities.media.framing import Frame
 from perceiver.runtime.progress import progress
 from perceiver.samples.batch import Sample
 from perceiver.targets.pixels import segmentation_target
@@ -61,7 +61,7 @@ class SegmentationFolder(Source):
         size: (height, width) of the images in batches: images are scaled until they cover it, and cropped; so are masks,
             without mixing classes. None: images keep their sizes and batches are padded; the model must then make a token
             of each pixel.
-        crop_fraction: share of height and width kept around the centre, see `perceiver.modalities.framing.Frame`.
+        crop_fraction: share of height and width kept around the centre, see `perceiver.modalities.media.framing.Frame`.
         ignored: numbers in masks that mark ignored pixels; with `mask_colors`, colours.
         mask_colors: colours of the classes in masks, in class order or by class name, each as [red, green, blue] or
             "#rrggbb". None: those of `root/classes.txt`; without such colours, masks hold numbers.
@@ -313,7 +313,7 @@ class ImagePairs:
         ignored_colors: colours in masks that mark ignored pixels.
         images: folder of the images, below `folder`.
         labelled: whether there are masks.
-        deep_range: see `perceiver.modalities.framing.to_rgb`.
+        deep_range: see `perceiver.modalities.media.framing.to_rgb`.
         frame: scales and crops images and masks.
         augment: joint transform of images and masks.
     """

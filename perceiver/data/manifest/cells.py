@@ -25,12 +25,12 @@ from perceiver.data.readers.flow_files import is_flow, read_flow_channels
 from perceiver.data.readers.images import deep_range_of_files, read_image
 from perceiver.data.readers.numbers import read_numbers
 from perceiver.data.readers.point_clouds.reading import check_point_cloud, is_point_cloud, read_point_cloud
-from perceiver.modalities.framing import image_formats
+from perceiver.modalities.cells.number_lists import holds_text
+from perceiver.modalities.cells.written_numbers import given_separators
 from perceiver.modalities.kinds import kind_of
-from perceiver.modalities.number_lists import holds_text
+from perceiver.modalities.media.framing import image_formats
 from perceiver.modalities.points import ArrayModality
 from perceiver.modalities.spec import ModalitySpec
-from perceiver.modalities.written_numbers import given_separators
 
 log = logging.getLogger(__name__)
 

@@ -9,15 +9,15 @@ import torch
 
 from perceiver.data.manifest.paths import Folder
 from perceiver.data.manifest.table import ManifestTable
-from perceiver.modalities.cell_values import number_in_column, value_text
-from perceiver.modalities.spec import ModalitySpec
-from perceiver.modalities.statistics import spread
-from perceiver.modalities.table import UnknownCategories
-from perceiver.modalities.written_numbers import (
+from perceiver.modalities.cells.values import number_in_column, value_text
+from perceiver.modalities.cells.written_numbers import (
     how_dates_are_written,
     how_numbers_are_written,
     is_missing_number,
 )
+from perceiver.modalities.spec import ModalitySpec
+from perceiver.modalities.statistics import spread
+from perceiver.modalities.table import UnknownCategories
 from perceiver.runtime.process_rank import process_rank
 
 log = logging.getLogger(__name__)

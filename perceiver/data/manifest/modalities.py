@@ -8,9 +8,9 @@ from torch import nn
 
 from perceiver.checkpoints.trusted_classes import resolve, spelling
 from perceiver.data.manifest.paths import PathPattern
+from perceiver.modalities.cells.written_numbers import SEPARATORS
 from perceiver.modalities.kinds import KINDS, kind_of
 from perceiver.modalities.modality import Modality
-from perceiver.modalities.written_numbers import SEPARATORS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from perceiver.data.manifest.table import ManifestTable
-from perceiver.modalities.cell_values import value_text
+from perceiver.modalities.cells.values import value_text
 from perceiver.targets.classes import classes_target
 from perceiver.targets.labels import labels_target
 

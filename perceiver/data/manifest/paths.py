@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from perceiver.modalities.cell_values import value_text
+from perceiver.modalities.cells.values import value_text
 from perceiver.runtime.user_paths import expanded
 
 _PLACEHOLDER = re.compile(r"(?<!\$)\{(?P<column>[^{}:]+)(?::0(?P<width>\d{1,2})d?)?\}")

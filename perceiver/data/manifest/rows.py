@@ -14,7 +14,7 @@ from perceiver.data.manifest.modalities import ManifestModality
 from perceiver.data.manifest.paths import Folder
 from perceiver.data.manifest.table import ManifestTable
 from perceiver.data.manifest.text_targets import TextTargets
-from perceiver.modalities.cell_values import plain_text
+from perceiver.modalities.cells.values import plain_text
 from perceiver.runtime.process_rank import process_rank
 from perceiver.runtime.progress import progress
 from perceiver.samples.batch import Sample

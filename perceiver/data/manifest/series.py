@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from perceiver.data.manifest.content import FileContent
 from perceiver.data.readers.delimited import Delimited, decoded, is_index, numbers_of, read_delimited
+from perceiver.modalities.cells.written_numbers import given_separators
 from perceiver.modalities.spec import ModalitySpec
-from perceiver.modalities.written_numbers import given_separators
 
 TIME_NAMES = ("time", "times", "timestamp", "seconds", "t", "date", "datetime")
 """Accepted names of the time column, in any case, if the modality's `time` does not name it."""

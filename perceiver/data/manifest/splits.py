@@ -14,7 +14,7 @@ from perceiver.data.loading.groups import grouped_split, require_undivided
 from perceiver.data.loading.splits import SPLIT_NAMES, stratified_split
 from perceiver.data.manifest.rows import BadRows
 from perceiver.data.manifest.table import ManifestTable
-from perceiver.modalities.cell_values import value_text
+from perceiver.modalities.cells.values import value_text
 
 
 @dataclass(kw_only=True)

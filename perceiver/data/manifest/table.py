@@ -32,7 +32,7 @@ from perceiver.data.manifest.formats.parts import (
 )
 from perceiver.data.manifest.formats.table_file import TableFile
 from perceiver.data.readers.bounded.gzip_files import read_gzip
-from perceiver.modalities.cell_values import is_missing
+from perceiver.modalities.cells.values import is_missing
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from perceiver.data.manifest.one_hot import OneHotColumns
 from perceiver.data.manifest.table import ManifestTable
 from perceiver.data.manifest.text_targets import TextColumn, TextTargets
 from perceiver.data.readers.bounded.json_files import parse_json
-from perceiver.modalities.cell_values import number_of_name, plain_text, value_text
-from perceiver.modalities.written_numbers import how_numbers_are_written, is_missing_number, number_of
+from perceiver.modalities.cells.values import number_of_name, plain_text, value_text
+from perceiver.modalities.cells.written_numbers import how_numbers_are_written, is_missing_number, number_of
 from perceiver.targets.classes import classes_target
 from perceiver.targets.labels import labels_target
 from perceiver.targets.values import values_target

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from perceiver.data.manifest.table import ManifestTable
-from perceiver.modalities.cell_values import plain_text
-from perceiver.modalities.tokenizers import learn_tokenizer
+from perceiver.modalities.cells.values import plain_text
+from perceiver.modalities.texts.tokenizers import learn_tokenizer
 from perceiver.runtime.process_rank import process_rank
 from perceiver.targets.text import TextTarget, text_target
 

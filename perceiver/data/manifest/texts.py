@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from perceiver.data.manifest.table import ManifestTable
-from perceiver.modalities.cut_texts import CutTexts
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.text import is_cut
+from perceiver.modalities.texts.cut_texts import CutTexts
 from perceiver.runtime.process_rank import process_rank
 
 MOST_TEXTS = 10_000

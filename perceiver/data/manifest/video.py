@@ -13,7 +13,7 @@ from perceiver.data.readers.bounded.array_files import read_array
 from perceiver.data.readers.containers.demuxers import import_av, opened
 from perceiver.data.readers.folder_files import by_number
 from perceiver.data.readers.images import SUFFIXES, check_animation, read_image
-from perceiver.modalities.framing import image_formats, is_deep, to_rgb
+from perceiver.modalities.media.framing import image_formats, is_deep, to_rgb
 
 _PURPOSE = "video files (unlike folders of images, animated images and .npy arrays)"
 ANIMATIONS = (".gif", ".webp", ".png", ".apng", ".tif", ".tiff")
@@ -33,7 +33,7 @@ def read_video(
             images, one per frame.
         num_frames: number of frames to take, evenly spaced from the first to the last, with repeats in shorter videos.
             None: all.
-        deep_range: see `perceiver.modalities.framing.to_rgb`.
+        deep_range: see `perceiver.modalities.media.framing.to_rgb`.
 
     Raises:
         OSError, ValueError: the path is not a video, is damaged, or has no frames.

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from perceiver.modalities.written_numbers import is_missing_number, number_of
+from perceiver.modalities.cells.written_numbers import is_missing_number, number_of
 
 DELIMITERS = "\t;|,"
 """Delimiters to try, the least likely inside a cell first."""

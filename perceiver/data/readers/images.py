@@ -20,7 +20,7 @@ from torch import Tensor
 
 from perceiver.data.loading.images import Images, channel_statistics
 from perceiver.data.readers.folder_files import files_below, report_left_out
-from perceiver.modalities.framing import Frame, deep_range_of, image_formats, is_deep, to_rgb, upright
+from perceiver.modalities.media.framing import Frame, deep_range_of, image_formats, is_deep, to_rgb, upright
 from perceiver.runtime.progress import progress
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class ImageFiles(Images):
         class_names: names of the classes.
         frame: brings images to a common size.
         crop: replaces `frame` in training; None: `frame`.
-        deep_range: see `perceiver.modalities.framing.to_rgb`.
+        deep_range: see `perceiver.modalities.media.framing.to_rgb`.
         prefix: prefix of sample names; None: the folder's name.
         labelled: whether the classes are known.
     """
@@ -165,7 +165,7 @@ def check_animation(image: Image.Image) -> None:
 
 
 def deep_range_of_files(paths: Iterable[Path | BytesIO]) -> list[int] | None:
-    """See `perceiver.modalities.framing.deep_range_of`; unreadable files are left to another reader to report."""
+    """See `perceiver.modalities.media.framing.deep_range_of`; unreadable files are left to another reader to report."""
 
     def opened() -> Iterator[Image.Image]:
         for path in paths:

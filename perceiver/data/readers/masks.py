@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from perceiver.data.readers.images import ImageFileError
-from perceiver.modalities.framing import image_formats
+from perceiver.modalities.media.framing import image_formats
 
 Color = tuple[int, int, int]
 """Red, green and blue, from 0 to 255."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perceiver.data.readers.delimited import DELIMITERS, is_index, numbers_of, read_delimited
-from perceiver.modalities.written_numbers import is_missing_number
+from perceiver.modalities.cells.written_numbers import is_missing_number
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*|,\d+)?|[.,]\d+)([eE][+-]?\d+)?|[+-]?(nan|inf)", re.IGNORECASE)
 _COORDINATES = ("x", "y", "z")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from perceiver.data.loading.source import Source
-from perceiver.modalities.text_bytes import NUM_SPECIAL, VOCABULARY_SIZE
+from perceiver.modalities.texts.text_bytes import NUM_SPECIAL, VOCABULARY_SIZE
 from perceiver.samples.batch import Sample
 from perceiver.targets.text import text_target
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from perceiver.adapters.backbones.network import FeatureNetwork
 from perceiver.interop.backbones.request import BackboneError, BackboneRequest
 from perceiver.interop.backbones.transformers_models import Directory, made
-from perceiver.modalities.tokenizers import LibraryTokenizer
+from perceiver.modalities.texts.tokenizers import LibraryTokenizer
 
 TOKENIZER = "tokenizer.json"
 _LARGEST = 64 * 1024 * 1024

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from perceiver.modalities.tokenizers import Tokenizer
+from perceiver.modalities.texts.tokenizers import Tokenizer
 from perceiver.samples.grounding import Phrase
 
 POINTING = ("pointing_accuracy", "mass_in_box")

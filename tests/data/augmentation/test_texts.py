@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from perceiver.data.augmentation.texts import RandomWordDropout
-from perceiver.modalities.text_bytes import decode_bytes, encode_bytes
+from perceiver.modalities.texts.text_bytes import decode_bytes, encode_bytes
 
 TEXT = "the quick  brown\nfox jumps over the lazy dog"
 

@@ -9,7 +9,7 @@ from emoji_set import COLOURS, emoji_set
 
 from perceiver.data import DataModule, EmojiPrompts
 from perceiver.data.datasets.emoji_prompts import compositions, smaller
-from perceiver.modalities.text_bytes import decode_bytes
+from perceiver.modalities.texts.text_bytes import decode_bytes
 from perceiver.objectives.judges import EmojiJudge
 from perceiver.samples.batch import Batch
 

@@ -21,7 +21,7 @@ from perceiver.data import DataModule
 from perceiver.data.folders.images import ImageFolder
 from perceiver.data.loading.images import Images
 from perceiver.data.readers.images import ImageFileError, find_images, read_image
-from perceiver.modalities.framing import Frame
+from perceiver.modalities.media.framing import Frame
 from perceiver.modalities.preprocess import preprocess
 
 FRAME = Frame(size=[24, 32])

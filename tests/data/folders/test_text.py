@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from perceiver.data import DataModule, PythonTexts, TextFiles
-from perceiver.modalities.text_bytes import decode_bytes
+from perceiver.modalities.texts.text_bytes import decode_bytes
 from perceiver.testing import check_data_module
 
 LINES = topics["if"].splitlines(keepends=True)

@@ -9,7 +9,7 @@ from PIL import Image
 from perceiver.data.manifest.video import frame_files
 from perceiver.data.readers.folder_files import files_below, split_folder
 from perceiver.data.readers.images import find_images
-from perceiver.modalities.framing import Frame
+from perceiver.modalities.media.framing import Frame
 
 
 def test_linked_folders_are_followed_once(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perceiver.modalities.tokenizers import ByteTokenizer, tokenizer_of
+from perceiver.modalities.texts.tokenizers import ByteTokenizer, tokenizer_of
 from perceiver.objectives.metrics.pointing import inside, pointing, steps_of
 from perceiver.samples.grounding import Phrase
 
@@ -29,7 +29,7 @@ def test_the_steps_of_a_phrase_are_those_of_its_bytes(text: str, data: st.DataOb
 
 def test_the_steps_of_a_phrase_are_those_of_its_words() -> None:
     pytest.importorskip("tokenizers")
-    from perceiver.modalities.tokenizers import learn_tokenizer
+    from perceiver.modalities.texts.tokenizers import learn_tokenizer
 
     tokenizer = tokenizer_of(learn_tokenizer("pairs", ["a large seven left"] * 9, vocabulary_size=300))
     ids = tokenizer.encode("a large seven left")

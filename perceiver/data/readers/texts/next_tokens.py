@@ -12,8 +12,8 @@ from torch import Tensor
 from perceiver.data.loading.source import Source
 from perceiver.data.readers.texts.source import TextSource
 from perceiver.data.readers.texts.windows import Stretch
-from perceiver.modalities.text_bytes import VOCABULARY_SIZE, encode_bytes
-from perceiver.modalities.tokenizers import END
+from perceiver.modalities.texts.text_bytes import VOCABULARY_SIZE, encode_bytes
+from perceiver.modalities.texts.tokenizers import END
 from perceiver.samples.batch import Sample
 from perceiver.targets.text import text_target
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from perceiver.data.loading.source import Source
-from perceiver.modalities.tokenizers import learn_tokenizer, tokenizer_of
+from perceiver.modalities.texts.tokenizers import learn_tokenizer, tokenizer_of
 from perceiver.runtime.process_rank import process_rank
 from perceiver.samples.batch import Sample
 from perceiver.targets.dictionary import learn_pairs

@@ -16,7 +16,7 @@ from perceiver.data.readers.texts.windows import (
     split_by_stretch,
     windows,
 )
-from perceiver.modalities.text_bytes import VOCABULARY_SIZE
+from perceiver.modalities.texts.text_bytes import VOCABULARY_SIZE
 
 FEW = 20
 """With fewer documents than this, `auto` splits within documents: whole documents would give splits of odd sizes."""

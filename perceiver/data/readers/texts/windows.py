@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perceiver.modalities.text_bytes import encode_bytes
+from perceiver.modalities.texts.text_bytes import encode_bytes
 from perceiver.samples.batch import Sample
 
 _WHITE_SPACE = b" \t\n\r\v\f"

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from perceiver.data.loading.source import Source
 from perceiver.modalities import ModalitySpec
-from perceiver.modalities.tokenizers import learn_tokenizer
+from perceiver.modalities.texts.tokenizers import learn_tokenizer
 from perceiver.samples.batch import Batch, Sample
 from perceiver.targets.text import TextTarget, text_target
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from perceiver.modalities.text_bytes import VOCABULARY_SIZE, encode_bytes
+from perceiver.modalities.texts.text_bytes import VOCABULARY_SIZE, encode_bytes
 
 TEXT_SPEC: dict[str, Any] = {"kind": "text", "shape": [None], "vocabulary_size": VOCABULARY_SIZE}
 """Entry of prompts in the spec."""

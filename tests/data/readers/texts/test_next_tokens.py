@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from perceiver.data import DataModule, LongTexts, PythonTexts, TextFiles
 from perceiver.data.readers.texts.next_tokens import NextTokenWindows, stream_of
 from perceiver.data.readers.texts.windows import Stretch
-from perceiver.modalities.text_bytes import decode_bytes
+from perceiver.modalities.texts.text_bytes import decode_bytes
 
 
 @given(size=st.integers(2, 90), context=st.integers(1, 30), data=st.data())

@@ -13,7 +13,7 @@ from perceiver.data.readers.texts.windows import (
     split_by_stretch,
     windows,
 )
-from perceiver.modalities.text_bytes import decode_bytes
+from perceiver.modalities.texts.text_bytes import decode_bytes
 
 TEXT = st.text(st.sampled_from("ab \nü漢🙂"), max_size=300)
 

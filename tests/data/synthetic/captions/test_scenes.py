@@ -16,7 +16,7 @@ from perceiver.data import DataModule, SceneCaptions
 from perceiver.data.augmentation.audio import RandomNoise
 from perceiver.data.augmentation.corruption import RandomOcclusion
 from perceiver.data.synthetic.captions.language import DIGITS, digit_words, parse
-from perceiver.modalities.tokenizers import tokenizer_of
+from perceiver.modalities.texts.tokenizers import tokenizer_of
 from perceiver.samples.batch import Batch
 from perceiver.testing import check_data_module
 

@@ -19,7 +19,7 @@ from perceiver.data.augmentation.audio import RandomNoise, RandomSpeed
 from perceiver.data.datasets.spoken_digits import ALL, recording_of
 from perceiver.data.synthetic.captions.language import DIGITS
 from perceiver.data.synthetic.captions.speech import Speech
-from perceiver.modalities.tokenizers import tokenizer_of
+from perceiver.modalities.texts.tokenizers import tokenizer_of
 from perceiver.testing import check_data_module
 
 SMALL: dict[str, Any] = {

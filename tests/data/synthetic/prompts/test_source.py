@@ -9,7 +9,7 @@ from image_sets import idx_set
 
 from perceiver.data import ClassPrompts, DataModule, DigitPrompts, Digits
 from perceiver.data.synthetic.prompts.language import parse
-from perceiver.modalities.text_bytes import decode_bytes
+from perceiver.modalities.texts.text_bytes import decode_bytes
 from perceiver.samples.batch import Batch
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perceiver.modalities.text_bytes import NUM_SPECIAL, VOCABULARY_SIZE, decode_bytes, encode_bytes
+from perceiver.modalities.texts.text_bytes import NUM_SPECIAL, VOCABULARY_SIZE, decode_bytes, encode_bytes
 
 TEXTS = ["a", "Hello, world!", "Grüße aus Köln", "日本語", "🙂 x", "tab\there\nline", "[PAD] is no padding", "\x00\x7f"]
 

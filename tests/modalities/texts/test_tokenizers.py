@@ -11,7 +11,14 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
 from perceiver.modalities.preprocess import preprocess
-from perceiver.modalities.tokenizers import END, ByteTokenizer, LibraryTokenizer, PairTokenizer, tokenizer_of, train_pairs
+from perceiver.modalities.texts.tokenizers import (
+    END,
+    ByteTokenizer,
+    LibraryTokenizer,
+    PairTokenizer,
+    tokenizer_of,
+    train_pairs,
+)
 
 TEXTS = ["a dog runs", "a dog sleeps", "zwei Hunde laufen", "ein Hund schläft"] * 5
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import ExifTags, Image
 from torchvision.transforms import v2
 
-from perceiver.modalities.framing import Frame, deep_range_of, to_rgb, upright
+from perceiver.modalities.media.framing import Frame, deep_range_of, to_rgb, upright
 
 
 @pytest.mark.parametrize(("size", "fraction"), [((64, 48), 1.0), ((48, 64), 1.0), ((100, 30), 1.0), ((64, 64), 0.75)])

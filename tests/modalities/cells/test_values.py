@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from perceiver.modalities.cell_values import number_of_name
+from perceiver.modalities.cells.values import number_of_name
 
 
 class Counting(list[str]):

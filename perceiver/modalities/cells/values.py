@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from perceiver.modalities.cells.written_numbers import date_of, is_missing_number, number_of
 from perceiver.modalities.spec import ModalitySpec
-from perceiver.modalities.written_numbers import date_of, is_missing_number, number_of
 
 
 def is_missing(value: Any) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from perceiver.modalities.written_numbers import (
+from perceiver.modalities.cells.written_numbers import (
     date_of,
     how_dates_are_written,
     how_numbers_are_written,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
-from perceiver.modalities.text_bytes import NUM_SPECIAL, VOCABULARY_SIZE, encode_bytes
+from perceiver.modalities.texts.text_bytes import NUM_SPECIAL, VOCABULARY_SIZE, encode_bytes
 
 PAD, START, END = 0, 1, 2
 """Ids that every tokenizer here reserves; those of Perceiver IO's bytes."""
@@ -43,7 +43,7 @@ class ByteTokenizer:
     """An id for each UTF-8 byte: nothing to learn, and suitable for every language.
 
     Examples:
-        >>> from perceiver.modalities.tokenizers import ByteTokenizer
+        >>> from perceiver.modalities.texts.tokenizers import ByteTokenizer
         >>> ByteTokenizer().decode(ByteTokenizer().encode("grün"))
         'grün'
     """

@@ -1,0 +1,1 @@
+"""Texts as ids: bytes, tokenizers, and texts that are too long."""
