@@ -24,7 +24,7 @@ from hydra.utils import instantiate
 from perceiver import checkpoints
 from perceiver.inference.infilling import vocabulary_of
 from perceiver.modalities.texts.text_bytes import NUM_SPECIAL
-from perceiver.objectives.masked_tokens import cross_entropies, generators_of
+from perceiver.objectives.self_supervised.masked_tokens import cross_entropies, generators_of
 from perceiver.run.data import make_data
 from perceiver.runtime.evaluating import evaluating
 

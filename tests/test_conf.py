@@ -34,7 +34,7 @@ from perceiver.interop.huggingface import from_transformers
 from perceiver.modalities.texts.text_bytes import encode_bytes
 from perceiver.model import Perceiver
 from perceiver.objectives import Dense, Supervised
-from perceiver.objectives.multimodal_autoencoding import Reconstruction
+from perceiver.objectives.self_supervised.multimodal_autoencoding import Reconstruction
 from perceiver.run.configuration.regularisation import without_regularisation
 from perceiver.run.configuration.resolve import resolve
 from perceiver.run.configuration.resolvers import register_resolvers

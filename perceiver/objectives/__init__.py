@@ -21,25 +21,25 @@ print(objective.results(metrics))  # {"loss": tensor(â€¦), "accuracy": tensor(â€
 ```
 """
 
-from perceiver.objectives.classes import classification
-from perceiver.objectives.contrastive import Contrastive
-from perceiver.objectives.criterion import Criterion
-from perceiver.objectives.dense import Dense
-from perceiver.objectives.fields import EndPointError, dense_regression
-from perceiver.objectives.flow_matching import FlowMatching
-from perceiver.objectives.judged_samples import JudgedSamples
+from perceiver.objectives.generative.flow_matching import FlowMatching
+from perceiver.objectives.generative.judged_samples import JudgedSamples
+from perceiver.objectives.generative.text_generation import TextGeneration
 from perceiver.objectives.judges import CanvasJudge, ClassJudge, ImageJudge, Judgement
-from perceiver.objectives.labels import multilabel
-from perceiver.objectives.masked_autoencoding import MaskedAutoencoding
-from perceiver.objectives.masked_tokens import MaskedTokenModelling
 from perceiver.objectives.metrics.judging import Judge
-from perceiver.objectives.multimodal_autoencoding import MultimodalAutoencoding
-from perceiver.objectives.next_tokens import NextTokenPrediction
 from perceiver.objectives.objective import Objective
-from perceiver.objectives.pixel_classes import segmentation
-from perceiver.objectives.supervised import Supervised
-from perceiver.objectives.text_generation import TextGeneration
-from perceiver.objectives.values import regression
+from perceiver.objectives.self_supervised.contrastive import Contrastive
+from perceiver.objectives.self_supervised.masked_autoencoding import MaskedAutoencoding
+from perceiver.objectives.self_supervised.masked_tokens import MaskedTokenModelling
+from perceiver.objectives.self_supervised.multimodal_autoencoding import MultimodalAutoencoding
+from perceiver.objectives.self_supervised.next_tokens import NextTokenPrediction
+from perceiver.objectives.supervised.classes import classification
+from perceiver.objectives.supervised.criterion import Criterion
+from perceiver.objectives.supervised.dense import Dense
+from perceiver.objectives.supervised.fields import EndPointError, dense_regression
+from perceiver.objectives.supervised.labels import multilabel
+from perceiver.objectives.supervised.pixel_classes import segmentation
+from perceiver.objectives.supervised.supervised import Supervised
+from perceiver.objectives.supervised.values import regression
 
 __all__ = [
     "CanvasJudge",

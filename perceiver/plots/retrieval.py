@@ -19,7 +19,7 @@ from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.texts.text_bytes import decode_bytes
 from perceiver.modalities.texts.tokenizers import tokenizer_of
 from perceiver.model import Perceiver
-from perceiver.objectives.contrastive import Contrastive
+from perceiver.objectives.self_supervised.contrastive import Contrastive
 from perceiver.plots.drawings import Drawing, drawing_of
 from perceiver.plots.evaluation import modalities_of, on_device
 from perceiver.plots.inputs import Single, singles

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def main(file: str) -> None:
-    path = Path(__file__).resolve().parents[1] / "objectives" / "test_contrastive.py"
+    path = Path(__file__).resolve().parents[1] / "objectives/self_supervised/test_contrastive.py"
     spec = importlib.util.spec_from_file_location("test_contrastive", path)
     assert spec is not None
     assert spec.loader is not None

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from perceiver.objectives.class_weights import weights_of_classes, weights_of_positives
+from perceiver.objectives.supervised.class_weights import weights_of_classes, weights_of_positives
 
 
 def test_weights_of_classes() -> None:

@@ -17,7 +17,7 @@ from perceiver.encoders.fusion import Fusion
 from perceiver.masking.modality_dropout import ModalityDropout
 from perceiver.model import Perceiver
 from perceiver.objectives import MultimodalAutoencoding
-from perceiver.objectives.multimodal_autoencoding import Reconstruction
+from perceiver.objectives.self_supervised.multimodal_autoencoding import Reconstruction
 from perceiver.samples.batch import Batch
 from perceiver.targets.predictions import Prediction
 from perceiver.tokens.positions import Fourier

@@ -32,7 +32,7 @@ from perceiver.encoders.fusion import Fusion
 from perceiver.masking.random import RandomMasking
 from perceiver.model import Perceiver
 from perceiver.objectives import MaskedAutoencoding
-from perceiver.objectives.masked_autoencoding import normalised_targets
+from perceiver.objectives.self_supervised.masked_autoencoding import normalised_targets
 from perceiver.samples.batch import Batch, Sample
 from perceiver.samples.collate import Collate
 from perceiver.tokens.positions import Fourier

@@ -14,8 +14,8 @@ from perceiver.decoders import QueryDecoder
 from perceiver.masking.random import chosen
 from perceiver.model import Perceiver
 from perceiver.objectives.checks import sample_name
-from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.objective import Metrics, Objective
+from perceiver.objectives.supervised.criterion import Criterion
 from perceiver.samples.batch import Batch
 
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from perceiver.objectives.checks import sample_name
-from perceiver.objectives.class_weights import weights_of_positives
-from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.metrics.quality import RankingQuality, WeightedMean
 from perceiver.objectives.objective import Metrics
-from perceiver.objectives.supervised import Mix, Supervised
+from perceiver.objectives.supervised.class_weights import weights_of_positives
+from perceiver.objectives.supervised.criterion import Criterion
+from perceiver.objectives.supervised.supervised import Mix, Supervised
 from perceiver.runtime.regularising import regularising
 from perceiver.samples.batch import Batch
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from perceiver.objectives import classification
-from perceiver.objectives.classes import Classes
+from perceiver.objectives.supervised.classes import Classes
 from perceiver.samples.batch import Batch, Sample
 from perceiver.samples.collate import Collate
 from perceiver.training import Task

@@ -25,7 +25,7 @@ from perceiver.masking.text import MASK, ByteWords, TokenMasking
 from perceiver.modalities.texts.text_bytes import VOCABULARY_SIZE, encode_bytes
 from perceiver.model import Perceiver
 from perceiver.objectives import MaskedTokenModelling
-from perceiver.objectives.masked_tokens import cross_entropies, logits_of
+from perceiver.objectives.self_supervised.masked_tokens import cross_entropies, logits_of
 from perceiver.samples.batch import Batch, Sample
 from perceiver.samples.collate import Collate
 from perceiver.samples.generators import generators_of

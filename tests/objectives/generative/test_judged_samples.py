@@ -9,7 +9,8 @@ from torch import Tensor
 
 from perceiver.data.synthetic.prompts.groups import DigitPromptGroups
 from perceiver.data.synthetic.prompts.texts import text_batch
-from perceiver.objectives import FlowMatching, JudgedSamples, Judgement, judged_samples
+from perceiver.objectives import FlowMatching, JudgedSamples, Judgement
+from perceiver.objectives.generative import judged_samples
 from perceiver.objectives.metrics.frechet import FrechetDistance
 from perceiver.samples.batch import Batch
 from perceiver.training import Task

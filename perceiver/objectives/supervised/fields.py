@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from perceiver.objectives.checks import check_statistics
-from perceiver.objectives.criterion import Criterion
-from perceiver.objectives.dense import Dense, checked_target_mask, where_wrong
 from perceiver.objectives.metrics.quality import WeightedMean
 from perceiver.objectives.objective import Metrics
+from perceiver.objectives.supervised.criterion import Criterion
+from perceiver.objectives.supervised.dense import Dense, checked_target_mask, where_wrong
 from perceiver.samples.batch import Batch
 
 

@@ -15,11 +15,11 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from perceiver.objectives.checks import check_class_settings, check_classes, sample_name
-from perceiver.objectives.class_weights import weights_of_classes
-from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.metrics.quality import WeightedMean, confusion_matrix, correct_share, mean_recall
 from perceiver.objectives.objective import CONFUSION, Metrics
-from perceiver.objectives.supervised import Mix, Supervised
+from perceiver.objectives.supervised.class_weights import weights_of_classes
+from perceiver.objectives.supervised.criterion import Criterion
+from perceiver.objectives.supervised.supervised import Mix, Supervised
 from perceiver.runtime.regularising import regularising
 from perceiver.samples.batch import Batch
 

@@ -5,8 +5,8 @@ import torch
 from dense_cases import batch_of, images, segmenting
 
 from perceiver.objectives import dense_regression, segmentation
-from perceiver.objectives.dense import Dense, Places, draw_places
-from perceiver.objectives.pixel_classes import PixelClasses
+from perceiver.objectives.supervised.dense import Dense, Places, draw_places
+from perceiver.objectives.supervised.pixel_classes import PixelClasses
 from perceiver.samples.batch import Batch
 
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from perceiver.objectives.checks import check_class_settings
-from perceiver.objectives.class_weights import weights_of_classes
-from perceiver.objectives.criterion import Criterion
-from perceiver.objectives.dense import Dense, checked_target_mask, where_wrong
 from perceiver.objectives.metrics.quality import WeightedMean, confusion_matrix, correct_share, intersections_over_union
 from perceiver.objectives.objective import CONFUSION, Metrics
+from perceiver.objectives.supervised.class_weights import weights_of_classes
+from perceiver.objectives.supervised.criterion import Criterion
+from perceiver.objectives.supervised.dense import Dense, checked_target_mask, where_wrong
 from perceiver.runtime.regularising import regularising
 from perceiver.samples.batch import Batch
 

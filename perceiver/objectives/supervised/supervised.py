@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.objective import Metrics, Objective
+from perceiver.objectives.supervised.criterion import Criterion
 from perceiver.samples.batch import Batch
 
 Mix = Callable[[Batch], Batch]

@@ -18,7 +18,7 @@ from perceiver.decoders.velocity import VelocityHead
 from perceiver.model import Perceiver
 from perceiver.objectives.checks import check_classes
 from perceiver.objectives.gathering import processes
-from perceiver.objectives.judged_samples import JudgedSamples
+from perceiver.objectives.generative.judged_samples import JudgedSamples
 from perceiver.objectives.metrics.quality import WeightedMean, mean_over_processes
 from perceiver.objectives.objective import Metrics, Objective
 from perceiver.samples.batch import Batch

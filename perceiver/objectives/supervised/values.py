@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from perceiver.objectives.checks import check_statistics, sample_name
-from perceiver.objectives.criterion import Criterion
 from perceiver.objectives.metrics.quality import Determination, WeightedMean
 from perceiver.objectives.objective import Metrics
-from perceiver.objectives.supervised import Supervised
+from perceiver.objectives.supervised.criterion import Criterion
+from perceiver.objectives.supervised.supervised import Supervised
 from perceiver.samples.batch import Batch
 
 

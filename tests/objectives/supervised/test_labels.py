@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 
 import perceiver
 from perceiver.objectives import multilabel
-from perceiver.objectives.labels import Labels
 from perceiver.objectives.metrics.quality import RankingQuality
+from perceiver.objectives.supervised.labels import Labels
 from perceiver.samples.batch import Batch, Sample
 from perceiver.samples.collate import Collate
 from perceiver.targets.kinds import target_of
