@@ -1,10 +1,7 @@
 """Figures of models and their data, for notebooks and runs: matplotlib Figures independent of pyplot."""
 
-from perceiver.plots.attention import AttentionMaps, Looks, look
-from perceiver.plots.attention_modalities import AttentionModalities
-from perceiver.plots.autoencoding import Autoencodings
-from perceiver.plots.confusion import confusion_figure
-from perceiver.plots.dense import Fields, Segmentations
+from perceiver.plots.attention.maps import AttentionMaps, Looks, look
+from perceiver.plots.attention.modalities import AttentionModalities
 from perceiver.plots.drawings import (
     AudioDrawing,
     Drawing,
@@ -14,13 +11,16 @@ from perceiver.plots.drawings import (
     VideoDrawing,
     drawing_of,
 )
-from perceiver.plots.filled_texts import FilledText, FilledTexts
-from perceiver.plots.generated import GeneratedSheet, sheet, sheet_of
-from perceiver.plots.reconstruction import Reconstruction, Reconstructions, reconstruct
-from perceiver.plots.retrieval import RetrievedSamples
-from perceiver.plots.samples import SampleGrid
-from perceiver.plots.word_regions import word_regions
-from perceiver.plots.words import WordMaps
+from perceiver.plots.generative.generated import GeneratedSheet, sheet, sheet_of
+from perceiver.plots.generative.word_regions import word_regions
+from perceiver.plots.generative.words import WordMaps
+from perceiver.plots.self_supervised.autoencoding import Autoencodings
+from perceiver.plots.self_supervised.filled_texts import FilledText, FilledTexts
+from perceiver.plots.self_supervised.reconstruction import Reconstruction, Reconstructions, reconstruct
+from perceiver.plots.self_supervised.retrieval import RetrievedSamples
+from perceiver.plots.supervised.confusion import confusion_figure
+from perceiver.plots.supervised.dense import Fields, Segmentations
+from perceiver.plots.supervised.samples import SampleGrid
 
 __all__ = [
     "AttentionMaps",

@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from perceiver import checkpoints
-from perceiver.plots.comparison import compared_curves
 from perceiver.plots.rendering import png_of
+from perceiver.plots.training.comparison import compared_curves
 from perceiver.run.reporting.console import console
 from perceiver.run.reporting.report.sections import curves_of
 from perceiver.runtime.files import atomic_write

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from perceiver import checkpoints
 from perceiver.inference.sampling import GeneratedSamples, generate_samples
-from perceiver.plots.generated import sheet_of
+from perceiver.plots.generative.generated import sheet_of
 from perceiver.plots.rendering import png_of
 from perceiver.run.modes.inference import find_checkpoint
 from perceiver.runtime.files import atomic_write, staged

@@ -17,8 +17,8 @@ from rich.progress import Progress
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from perceiver.plots.range_test import range_test
 from perceiver.plots.rendering import png_of
+from perceiver.plots.training.range_test import range_test
 from perceiver.run.backbones import Backbones
 from perceiver.run.configuration.compilation import compile_model
 from perceiver.run.configuration.construct import construct

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from perceiver.checkpoints.compare import without_prefix
 from perceiver.model import Perceiver
-from perceiver.plots.confusion import confusion_figure
 from perceiver.plots.rendering import literal_texts, png_of
+from perceiver.plots.supervised.confusion import confusion_figure
 from perceiver.run.reporting.loggers import log_figure
 from perceiver.run.reporting.metrics import BestEpoch, best_checkpoint
 from perceiver.run.reporting.whole_model import whole_model

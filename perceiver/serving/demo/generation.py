@@ -18,9 +18,9 @@ from perceiver.decoders.velocity import VelocityHead
 from perceiver.inference.sampling import generate_samples
 from perceiver.inspection import word_influence
 from perceiver.model import Perceiver
-from perceiver.plots.generated import sheet_of
+from perceiver.plots.generative.generated import sheet_of
+from perceiver.plots.generative.word_regions import word_regions
 from perceiver.plots.rendering import png_of
-from perceiver.plots.word_regions import word_regions
 from perceiver.serving.decoding import decode
 from perceiver.serving.demo.fields import fields_of
 from perceiver.serving.limits import Limits, RefusedError

@@ -14,7 +14,7 @@ from PIL import Image
 
 from perceiver.inspection.explanation import explain
 from perceiver.model import Perceiver
-from perceiver.plots.explanation import draw_contributions, words_html
+from perceiver.plots.attention.explanation import draw_contributions, words_html
 from perceiver.plots.inputs import singles
 from perceiver.samples.collate import Collate
 from perceiver.targets.predict import prepare

@@ -8,7 +8,7 @@ import exported_models
 import numpy as np
 import pytest
 
-from perceiver.plots.explanation import words_html
+from perceiver.plots.attention.explanation import words_html
 from perceiver.serving.demo.main import main
 from perceiver.serving.demo.result import result_of
 

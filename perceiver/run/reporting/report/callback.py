@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from perceiver.data.loading.source import Source
-from perceiver.plots.calibration import reliability_diagram
-from perceiver.plots.learning_curves import learning_curves
 from perceiver.plots.rendering import literal_texts, png_of
+from perceiver.plots.supervised.calibration import reliability_diagram
+from perceiver.plots.training.learning_curves import learning_curves
 from perceiver.run.reporting.console import summary_of
 from perceiver.run.reporting.report import sections
 from perceiver.run.reporting.report.outcomes import Collected, Interval, bootstrap, by_class, calibration

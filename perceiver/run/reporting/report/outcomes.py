@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from perceiver.plots.calibration import Bin
+from perceiver.plots.supervised.calibration import Bin
 
 NUM_BINS = 15
 RESAMPLES = 1000

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from perceiver.plots.learning_curves import Curve
+from perceiver.plots.training.learning_curves import Curve
 from perceiver.run.configuration.command_line import typed_override
 from perceiver.run.configuration.yaml_file import to_yaml
 from perceiver.run.reporting.report.outcomes import ClassResult, Interval

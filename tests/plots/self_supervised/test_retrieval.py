@@ -9,7 +9,7 @@ from perceiver import Batch, EmbeddingHead, Encoder, Fourier, Fusion, Perceiver,
 from perceiver.adapters import ImagePixels, TextTokens
 from perceiver.modalities.texts.text_bytes import VOCABULARY_SIZE, encode_bytes
 from perceiver.plots import RetrievedSamples
-from perceiver.plots.retrieval import RIGHT
+from perceiver.plots.self_supervised.retrieval import RIGHT
 
 SPEC = {
     "modalities": {

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from perceiver.plots.learning_curves import Curve
 from perceiver.plots.rendering import literal_texts
+from perceiver.plots.training.learning_curves import Curve
 
 _MOST = 6
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from perceiver.model import Perceiver
 from perceiver.plots import AttentionMaps, GridDrawing, look
-from perceiver.plots import attention as module
+from perceiver.plots.attention import maps as module
 from perceiver.plots.evaluation import modalities_of
 from perceiver.plots.inputs import singles
 from perceiver.samples.batch import Batch

@@ -9,7 +9,7 @@ from dense_cases import flowing, frames, pooled, segmenting
 from matplotlib.figure import Figure
 
 from perceiver.plots import Fields, Segmentations
-from perceiver.plots.dense import class_colours, end_point_error, shown_samples
+from perceiver.plots.supervised.dense import class_colours, end_point_error, shown_samples
 from perceiver.samples.batch import Batch, Sample
 from perceiver.samples.collate import Collate
 from perceiver.targets.kinds import target_of

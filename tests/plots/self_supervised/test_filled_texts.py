@@ -9,8 +9,8 @@ from perceiver.masking.text import ByteWords, TokenMasking
 from perceiver.modalities.texts.text_bytes import VOCABULARY_SIZE, encode_bytes
 from perceiver.plots import FilledTexts
 from perceiver.plots.evaluation import modalities_of
-from perceiver.plots.filled_texts import GAP
 from perceiver.plots.inputs import singles
+from perceiver.plots.self_supervised.filled_texts import GAP
 from perceiver.samples.batch import Batch, Sample
 from perceiver.samples.collate import Collate
 from perceiver.samples.generators import generators_of

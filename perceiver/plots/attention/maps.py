@@ -22,7 +22,7 @@ from perceiver.plots.drawings import Drawing, drawing_of
 from perceiver.plots.evaluation import modalities_of, on_device, target_outputs
 from perceiver.plots.inputs import Single, singles
 from perceiver.plots.rendering import literal_texts
-from perceiver.plots.samples import title_sample
+from perceiver.plots.supervised.samples import title_sample
 from perceiver.runtime.evaluating import evaluating
 from perceiver.samples.batch import Batch
 from perceiver.targets.kinds import target_of

@@ -11,9 +11,10 @@ from prompted_models import prompted
 from perceiver import generate_samples
 from perceiver.data import ClassPrompts, DataModule, Digits
 from perceiver.inspection import WordInfluence
-from perceiver.plots import GeneratedSheet, confusion_figure, drawing_of, generated, sheet, sheet_of, word_regions
-from perceiver.plots.comparison import compared_curves
+from perceiver.plots import GeneratedSheet, confusion_figure, drawing_of, sheet, sheet_of, word_regions
+from perceiver.plots.generative import generated
 from perceiver.plots.rendering import png_of
+from perceiver.plots.training.comparison import compared_curves
 from perceiver.samples.batch import Batch
 
 

@@ -1,0 +1,1 @@
+"""Figures of generated images and texts, and of the words and inputs that they depend on."""

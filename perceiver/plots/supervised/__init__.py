@@ -1,0 +1,1 @@
+"""Figures of predictions beside their targets, of mistakes and of calibration."""

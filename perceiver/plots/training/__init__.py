@@ -1,0 +1,1 @@
+"""Figures of metrics over epochs, over learning rates and of several runs."""
