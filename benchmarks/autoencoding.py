@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from perceiver.run.data import make_data
+from perceiver.run.assembly.data import make_data
 
 
 def clips(loader: Any, *, at_least: int = 0) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from perceiver import checkpoints
 from perceiver.inspection import attention_rollout, deletion_curve
 from perceiver.inspection.deletion import SHARES
 from perceiver.inspection.gradients import integrated_gradients
-from perceiver.run.data import make_data
+from perceiver.run.assembly.data import make_data
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -38,8 +38,8 @@ from perceiver.attention import CrossAttention
 from perceiver.attention.projection import lecun_linear, merge_heads, split_heads
 from perceiver.encoders.interface import Interface, Interfaced
 from perceiver.generation.flow import generate
+from perceiver.run.assembly.data import make_data
 from perceiver.run.configuration.literal import released
-from perceiver.run.data import make_data
 
 CONTENDERS = ("interface", "dense")
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassJaccardIndex
 
 import perceiver
-from perceiver.run.data import make_data
+from perceiver.run.assembly.data import make_data
 from perceiver.samples.batch import Batch
 from perceiver.targets.kinds import target_of
 

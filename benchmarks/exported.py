@@ -28,7 +28,7 @@ from omegaconf import OmegaConf
 import perceiver
 from perceiver import checkpoints
 from perceiver.exported import ExportedModel, load
-from perceiver.run.data import make_data
+from perceiver.run.assembly.data import make_data
 from perceiver.samples.batch import Batch
 
 FIRST = """

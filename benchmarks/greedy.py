@@ -27,7 +27,7 @@ from transformers import MarianConfig, MarianMTModel
 import perceiver
 from perceiver import CausalDecoder, Encoder, LearnedTable, Perceiver, WrittenMemory, checkpoints
 from perceiver.adapters import TextTokens
-from perceiver.run.data import make_data
+from perceiver.run.assembly.data import make_data
 
 CHANNELS, VOCABULARY, LONGEST = 128, 4000, 96
 Batch = tuple[Tensor, Tensor, int]

@@ -31,7 +31,7 @@ import torch
 from perceiver.run.main import main as train
 
 BEFORE_FORKING = (
-    "perceiver.run.job", "perceiver.run.modes.fit", "perceiver.run.task", "perceiver.data.datasets.digits",
+    "perceiver.run.job", "perceiver.run.modes.fit", "perceiver.run.assembly.task", "perceiver.data.datasets.digits",
     "perceiver.objectives", "perceiver.plots", "torchvision.transforms.v2", "lightning.pytorch.loggers",
 )  # fmt: skip
 REPOSITORY = Path(__file__).resolve().parents[1]

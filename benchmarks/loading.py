@@ -30,9 +30,9 @@ from torch import Tensor
 from perceiver.checkpoints.build import build_model
 from perceiver.data import DataModule
 from perceiver.model import Perceiver
+from perceiver.run.assembly.data import make_data
 from perceiver.run.configuration.resolve import resolve
 from perceiver.run.configuration.resolvers import register_resolvers
-from perceiver.run.data import make_data
 from perceiver.run.main import conf_directory
 from perceiver.samples.batch import Batch
 from perceiver.training.optimizer import parameter_groups

@@ -27,7 +27,7 @@ from perceiver import checkpoints
 from perceiver.data import LongTexts, PythonTexts
 from perceiver.modalities.texts.text_bytes import NUM_SPECIAL
 from perceiver.objectives import NextTokenPrediction
-from perceiver.run.data import make_data
+from perceiver.run.assembly.data import make_data
 from perceiver.runtime.evaluating import evaluating
 from perceiver.samples.collate import Collate
 

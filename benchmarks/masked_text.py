@@ -25,7 +25,7 @@ from perceiver import checkpoints
 from perceiver.inference.infilling import vocabulary_of
 from perceiver.modalities.texts.text_bytes import NUM_SPECIAL
 from perceiver.objectives.self_supervised.masked_tokens import cross_entropies, generators_of
-from perceiver.run.data import make_data
+from perceiver.run.assembly.data import make_data
 from perceiver.runtime.evaluating import evaluating
 
 EDGE, HIDDEN = 256, 257

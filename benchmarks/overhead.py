@@ -28,9 +28,9 @@ from hydra.utils import instantiate
 from lightning.pytorch import Callback, seed_everything
 
 from perceiver.checkpoints.build import build_model
+from perceiver.run.assembly.data import make_data
 from perceiver.run.configuration.resolve import resolve
 from perceiver.run.configuration.resolvers import register_resolvers
-from perceiver.run.data import make_data
 from perceiver.run.job import run
 from perceiver.run.main import conf_directory
 from perceiver.training.optimizer import parameter_groups

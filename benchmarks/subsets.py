@@ -33,7 +33,7 @@ from perceiver.data import DataModule
 from perceiver.data.synthetic.matching import SEPARATOR
 from perceiver.data.synthetic.paired_digits import PairedDigits
 from perceiver.model import Perceiver
-from perceiver.run.data import make_data
+from perceiver.run.assembly.data import make_data
 
 RECORDINGS = "spoken_digits/"
 RESAMPLES = 10_000

@@ -35,11 +35,11 @@ from perceiver.modalities.texts.text_bytes import encode_bytes
 from perceiver.model import Perceiver
 from perceiver.objectives import Dense, Supervised
 from perceiver.objectives.self_supervised.multimodal_autoencoding import Reconstruction
+from perceiver.run.assembly.data import make_data
+from perceiver.run.assembly.task import make_task
 from perceiver.run.configuration.regularisation import without_regularisation
 from perceiver.run.configuration.resolve import resolve
 from perceiver.run.configuration.resolvers import register_resolvers
-from perceiver.run.data import make_data
-from perceiver.run.task import make_task
 from perceiver.samples.batch import Batch
 from perceiver.targets.text import text_target
 from perceiver.training import Task
@@ -189,7 +189,7 @@ def test_heads_of_classes_labels_and_numbers(name: str) -> None:
     assert build_model(numbers["model"], spec=numbers["spec"])({"image": INPUTS["image"]}).shape == (2, 1)
 
 
-# Requests for networks of libraries; tests/run/test_backbones.py and tests/interop/backbones build them.
+# Requests for networks of libraries; tests/run/fine_tuning/test_backbones.py and tests/interop/backbones build them.
 BACKBONES = ("timm", "torchaudio", "torchvision", "transformers_image", "transformers_sound", "transformers_text")
 
 

@@ -48,11 +48,11 @@ from perceiver.data.readers.flow_files import read_flow_channels, write_flow
 from perceiver.data.readers.meshes import read_off, sample_surface
 from perceiver.data.shards.folder import ShardFolder
 from perceiver.interop.hub import from_pretrained, save_pretrained
+from perceiver.run.assembly.spec import use_stored_spec
+from perceiver.run.assembly.task import check_task
 from perceiver.run.configuration.data_choice import data_of_checkpoint
 from perceiver.run.configuration.folder import conf_directory
 from perceiver.run.resuming import resume
-from perceiver.run.spec import use_stored_spec
-from perceiver.run.task import check_task
 
 MOST_SECONDS = 5
 MOST_BYTES = 2**30

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from perceiver import checkpoints
 from perceiver.data.loading.module import DataModule
-from perceiver.run.data import make_data
-from perceiver.run.spec import use_stored_spec
+from perceiver.run.assembly.data import make_data
+from perceiver.run.assembly.spec import use_stored_spec
 from perceiver.samples.batch import Batch
 
 Outputs = Float64[Tensor, "samples outputs"]

@@ -11,15 +11,18 @@ from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from omegaconf import DictConfig
 
 from perceiver.model import Perceiver
-from perceiver.run.backbones import Backbones
+from perceiver.run.assembly.data import make_data
+from perceiver.run.assembly.spec import class_names, spec_of
+from perceiver.run.assembly.task import make_task
+from perceiver.run.assembly.trainer import make_trainer
 from perceiver.run.configuration.compilation import compile_model
 from perceiver.run.configuration.construct import construct
 from perceiver.run.configuration.learning_rate import LearningRateScaling
 from perceiver.run.configuration.resolve import resolve
 from perceiver.run.cross_validation.directory import CrossValidationDirectory
-from perceiver.run.data import make_data
 from perceiver.run.errors import stopped
 from perceiver.run.exceptions import TIME_LIMIT, TrainingStopped
+from perceiver.run.fine_tuning.backbones import Backbones
 from perceiver.run.fine_tuning.initialisation import Untrained
 from perceiver.run.presets.apply import with_preset
 from perceiver.run.processes.interruption import until_interrupted
@@ -41,9 +44,6 @@ from perceiver.run.resuming.last_checkpoint import LastCheckpoint
 from perceiver.run.resuming.random_state import RandomState
 from perceiver.run.resuming.resume import Scratch, find_resumed
 from perceiver.run.run_directory import RunDirectory
-from perceiver.run.spec import class_names, spec_of
-from perceiver.run.task import make_task
-from perceiver.run.trainer import make_trainer
 from perceiver.training.optimizer import rated
 
 

@@ -24,7 +24,8 @@ from perceiver import checkpoints
 from perceiver.decoders import CausalDecoder, NextTokenHead
 from perceiver.generation import Decoding, Generated
 from perceiver.model import Perceiver
-from perceiver.run.data import make_data
+from perceiver.run.assembly.data import make_data
+from perceiver.run.assembly.spec import use_stored_spec
 from perceiver.run.parts.folder import PartFolder, continuing
 from perceiver.run.parts.loader import PartLoader, Place, rows_of, samples_at
 from perceiver.run.parts.shares import Counter, unfinished
@@ -32,7 +33,6 @@ from perceiver.run.parts.table import PartWriter
 from perceiver.run.processes.interruption import until_interrupted
 from perceiver.run.processes.launch import start_ranks_by_job
 from perceiver.run.run_directory import RunDirectory
-from perceiver.run.spec import use_stored_spec
 from perceiver.runtime.process_rank import process_rank
 from perceiver.runtime.progress import reporting
 from perceiver.samples.batch import Batch

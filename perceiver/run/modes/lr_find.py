@@ -19,17 +19,17 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from perceiver.plots.rendering import png_of
 from perceiver.plots.training.range_test import range_test
-from perceiver.run.backbones import Backbones
+from perceiver.run.assembly.data import make_data
+from perceiver.run.assembly.spec import spec_of
+from perceiver.run.assembly.task import make_task
+from perceiver.run.assembly.trainer import make_trainer
 from perceiver.run.configuration.compilation import compile_model
 from perceiver.run.configuration.construct import construct
 from perceiver.run.configuration.resolve import resolve
-from perceiver.run.data import make_data
+from perceiver.run.fine_tuning.backbones import Backbones
 from perceiver.run.fine_tuning.initialisation import Untrained
 from perceiver.run.presets.apply import with_preset
 from perceiver.run.reporting.console import console, print_line
-from perceiver.run.spec import spec_of
-from perceiver.run.task import make_task
-from perceiver.run.trainer import make_trainer
 from perceiver.runtime.files import atomic_write
 from perceiver.training.optimizer import rated
 

@@ -11,8 +11,8 @@ from perceiver.data import DataModule
 from perceiver.data.manifest import Manifest
 from perceiver.data.manifest.rows import ManifestRows
 from perceiver.data.shards import write_shards
+from perceiver.run.assembly.data import make_data
 from perceiver.run.configuration.command_line import typed_override
-from perceiver.run.data import make_data
 
 
 @dataclass(frozen=True, kw_only=True)

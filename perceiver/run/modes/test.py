@@ -14,13 +14,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from perceiver import checkpoints
 from perceiver.data.loading.folds import Fold
+from perceiver.run.assembly.data import make_data
+from perceiver.run.assembly.spec import class_names, use_stored_spec
+from perceiver.run.assembly.task import check_task, make_task
+from perceiver.run.assembly.trainer import make_trainer
 from perceiver.run.configuration.compilation import compile_model
 from perceiver.run.configuration.literal import literal
 from perceiver.run.configuration.resolve import resolve
 from perceiver.run.cross_validation.averaging import Replayed, averaged, data_for
 from perceiver.run.cross_validation.directory import PATHS, CrossValidationDirectory, place_of
 from perceiver.run.cross_validation.fold_job import config_of_fold
-from perceiver.run.data import make_data
 from perceiver.run.errors import warn
 from perceiver.run.modes.inference import find_checkpoint, set_decoding
 from perceiver.run.processes.interruption import until_interrupted
@@ -29,9 +32,6 @@ from perceiver.run.reporting.figures import ConfusionFigures
 from perceiver.run.reporting.metrics import last_metrics, monitored
 from perceiver.run.reporting.report.callback import write_report
 from perceiver.run.run_directory import RunDirectory
-from perceiver.run.spec import class_names, use_stored_spec
-from perceiver.run.task import check_task, make_task
-from perceiver.run.trainer import make_trainer
 
 
 @dataclass(frozen=True, kw_only=True)

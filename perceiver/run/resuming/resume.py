@@ -19,13 +19,13 @@ from torch import nn
 from perceiver import checkpoints
 from perceiver.checkpoints.compare import differences, without_prefix
 from perceiver.checkpoints.moved import present_name
+from perceiver.run.assembly.spec import use_stored_spec
+from perceiver.run.assembly.task import check_task
 from perceiver.run.configuration.command_line import typed_override
 from perceiver.run.errors import warn
 from perceiver.run.resuming.epoch_progress import KEY as EPOCH
 from perceiver.run.resuming.last_checkpoint import LAST, PREVIOUS
 from perceiver.run.resuming.optimizer import OptimizerSettings
-from perceiver.run.spec import use_stored_spec
-from perceiver.run.task import check_task
 from perceiver.runtime.files import atomic_write
 from perceiver.training.optimizer import OptimizerFactory
 

@@ -22,8 +22,8 @@ from perceiver.adapters import Backbone
 from perceiver.adapters.backbones.axes import RowsAndColumns
 from perceiver.adapters.backbones.network import DescribedNetwork
 from perceiver.checkpoints.file import CheckpointError
-from perceiver.run.backbones import Backbones
 from perceiver.run.configuration.command_line import of_adapters, with_new_adapters
+from perceiver.run.fine_tuning.backbones import Backbones
 from perceiver.tokens.positions import Fourier
 
 EPOCHS = ("trainer.max_epochs=2", *(word for word in QUIET if word.split("=")[0] not in " ".join(SMALL)))

@@ -6,7 +6,7 @@ from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
 from perceiver.data import DataModule, Digits, PlacedDigits, RandomAffine
-from perceiver.run.data import make_data
+from perceiver.run.assembly.data import make_data
 
 
 def test_flat_keys_go_to_the_source_or_to_the_module() -> None:

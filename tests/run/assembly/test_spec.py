@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import LightningDataModule
 
-from perceiver.run.spec import use_stored_spec
+from perceiver.run.assembly.spec import use_stored_spec
 
 
 @pytest.mark.parametrize("spec", [{}, {"modalities": {}}, {"target": {"kind": "classes", "names": ["a", "b"]}}])

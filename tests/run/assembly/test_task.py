@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 from perceiver.checkpoints import CheckpointError, Recipe
-from perceiver.run.task import check_task, make_task
+from perceiver.run.assembly.task import check_task, make_task
 
 FORMER = {
     "perceiver.tasks.classification.ClassificationTask": "perceiver.objectives.classification",
