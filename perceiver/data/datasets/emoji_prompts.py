@@ -12,10 +12,11 @@ from torch import Tensor
 
 from perceiver.data.datasets.emoji import SIDE, EmojiSet, read_emoji
 from perceiver.data.loading.images import image_spec
+from perceiver.data.loading.samples import BatchedSamples
 from perceiver.data.loading.source import Source
 from perceiver.data.synthetic.prompts.images import drawn
 from perceiver.data.synthetic.prompts.texts import TEXT_SPEC, text_batch
-from perceiver.samples.batch import Batch, Sample
+from perceiver.samples.batch import Batch
 
 VARIANTS = (
     "man", "woman", "person",
@@ -41,7 +42,7 @@ def compositions(names: Sequence[str]) -> dict[str, list[int]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptedEmoji:
+class PromptedEmoji(BatchedSamples):
     """A split of emoji with their names.
 
     Args:
@@ -60,14 +61,6 @@ class PromptedEmoji:
 
     def __len__(self) -> int:
         return len(self.numbers)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Return a sample; see `Samples`."""
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        batch = self.__getitems__([index])
-        assert batch.target is not None
-        return Sample(inputs=batch.inputs_of(0), target=int(batch.target[0]), id=batch.ids[0])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return a batch of samples."""

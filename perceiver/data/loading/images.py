@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
+from perceiver.data.loading.samples import only_sample
 from perceiver.modalities.arrays import scale
 from perceiver.samples.batch import Batch, Sample
 
@@ -54,10 +55,7 @@ class Images(ABC):
 
     def __getitem__(self, index: int) -> Sample:
         """Return a sample whose tensor is `(C, H, W)`, float in [0, 1]."""
-        batch = self.__getitems__([index])
-        pixels, target = batch.inputs[MODALITY], batch.target
-        assert isinstance(pixels, Tensor)
-        return Sample(inputs={MODALITY: pixels[0]}, target=None if target is None else int(target[0]), id=batch.ids[0])
+        return only_sample(self.__getitems__([index]))
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return a collated batch of samples."""

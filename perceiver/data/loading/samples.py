@@ -1,5 +1,6 @@
 """Splits: their protocols, splits in memory, and subsets."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -34,6 +35,39 @@ class Stream(Protocol):
     def loader(self, *, collate: Callable[[Any], Batch], batch_size: int, num_workers: int) -> DataLoader[Sample]:
         """Return a loader of batches; its `state_dict` is the position in the epoch."""
         ...
+
+
+class BatchedSamples(ABC):
+    """A split that makes whole batches; a single sample is a batch of one."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    @abstractmethod
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Return a batch of samples."""
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return a sample; see `Samples`. IndexError for an index out of range."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return only_sample(self.__getitems__([index]))
+
+
+def only_sample(batch: Batch) -> Sample:
+    """Return the sample of a batch of one; its inputs omit missing modalities."""
+    inputs = {
+        name: x for name, x in batch.inputs_of(0).items() if name not in batch.masks or bool(batch.masks[name][0].any())
+    }
+    target, valid, groundings = batch.target, batch.target_mask, batch.groundings
+    return Sample(
+        inputs=inputs,
+        target=None if target is None else int(target[0]) if target.ndim == 1 else target[0],
+        id=batch.ids[0],
+        target_mask=None if valid is None else valid[0],
+        grounding=None if groundings is None else groundings[0],
+    )
 
 
 class InMemory:

@@ -13,10 +13,10 @@ from torch import Tensor
 from perceiver.data.datasets.digits import Digits
 from perceiver.data.loading.images import LabelledImages
 from perceiver.data.loading.missing import present_modalities
-from perceiver.data.loading.samples import Subset
+from perceiver.data.loading.samples import BatchedSamples, Subset
 from perceiver.data.loading.source import Source
 from perceiver.data.synthetic.dialed_clips import COLUMNS, Clip
-from perceiver.samples.batch import Batch, Sample
+from perceiver.samples.batch import Batch
 
 MODALITIES = ("audio", "video")
 
@@ -138,7 +138,7 @@ class DialedDigits(Source):
         return Clips(images=images, clip=self.clip, clips_per_digit=self.clips_per_digit, seed=seed, present=present)
 
 
-class Clips:
+class Clips(BatchedSamples):
     """Clips of digits, as samples or whole batches: the first clip of each digit, then the second, and so on.
 
     Args:
@@ -173,11 +173,6 @@ class Clips:
 
     def __len__(self) -> int:
         return self.clips_per_digit * len(self.images.labels)
-
-    def __getitem__(self, index: int) -> Sample:
-        batch = self.__getitems__([index])
-        assert batch.target is not None
-        return Sample(inputs=batch.inputs_of(0), target=int(batch.target[0]), id=batch.ids[0])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return a batch of clips: pixels in [0, 1], sound of full scale 1; omit modalities absent from all clips."""

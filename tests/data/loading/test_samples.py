@@ -1,10 +1,12 @@
-"""Samples in memory are read once."""
+"""Samples in memory are read once; samples of batches are read alone, too."""
+
+from collections.abc import Sequence
 
 import pytest
 import torch
 
-from perceiver.data.loading.samples import InMemory, Subset, subset
-from perceiver.samples.batch import Sample
+from perceiver.data.loading.samples import BatchedSamples, InMemory, Subset, subset
+from perceiver.samples.batch import Batch, Sample
 
 
 class Counting:
@@ -51,3 +53,26 @@ def test_subsets_read_chosen_samples() -> None:
     assert (len(chosen), chosen.labels, [chosen[0].id, chosen[1].id]) == (2, [2, 0], ["2", "0"])
     assert source.read == 2
     assert subset(Taking(), torch.tensor([2, 0])) == [2, 0]
+
+
+class Pairs(BatchedSamples):
+    """Samples of two modalities, of which the odd ones lack the second."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        rows = torch.as_tensor(indices)
+        return Batch(
+            inputs={"a": rows.float()[:, None], "b": {"x": rows[:, None]}}, masks={"b": rows % 2 == 0}, target=rows,
+            ids=[str(row) for row in indices],
+        )  # fmt: skip
+
+
+def test_a_sample_of_batches_has_its_own_modalities_only() -> None:
+    first, second = Pairs()
+    assert (first.target, first.id, sorted(first.inputs)) == (0, "0", ["a", "b"])
+    assert (second.target, second.id, sorted(second.inputs)) == (1, "1", ["a"])
+    assert second.inputs["a"] == torch.ones(1)
+    with pytest.raises(IndexError):
+        Pairs()[-1]

@@ -15,13 +15,14 @@ from perceiver.data.datasets.spoken_digits import SpokenDigits
 from perceiver.data.datasets.torchvision_images import MNIST
 from perceiver.data.loading.images import channel_statistics, image_spec, normalisation_entries
 from perceiver.data.loading.missing import present_modalities
+from perceiver.data.loading.samples import BatchedSamples
 from perceiver.data.synthetic.captions.glyphs import LARGE, SMALL, Glyphs
 from perceiver.data.synthetic.captions.language import LONGEST, DrawnDigit, describe, digit_words
 from perceiver.data.synthetic.captions.layouts import Layouts, draw_layouts
-from perceiver.data.synthetic.captions.source import CaptionedSource, only_sample
+from perceiver.data.synthetic.captions.source import CaptionedSource
 from perceiver.data.synthetic.captions.speech import Speech, Utterance, pauses_of
 from perceiver.runtime.random_streams import stream_seed
-from perceiver.samples.batch import Batch, Sample
+from perceiver.samples.batch import Batch
 from perceiver.samples.grounding import Phrase
 
 CANVAS = 48
@@ -107,7 +108,7 @@ class Studio:
         return found
 
 
-class SceneSplit:
+class SceneSplit(BatchedSamples):
     """A split of scenes: fixed, or newly drawn at every access.
 
     Args:
@@ -143,12 +144,6 @@ class SceneSplit:
 
     def __len__(self) -> int:
         return self.size
-
-    def __getitem__(self, index: int) -> Sample:
-        """Return a sample; see `Samples`."""
-        if not 0 <= index < self.size:
-            raise IndexError(index)
-        return only_sample(self.__getitems__([index]))
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return a batch of samples."""

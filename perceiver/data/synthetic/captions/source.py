@@ -13,7 +13,6 @@ from torch.nn.utils.rnn import pad_sequence
 from perceiver.data.loading.source import Source
 from perceiver.modalities import ModalitySpec
 from perceiver.modalities.texts.tokenizers import learn_tokenizer
-from perceiver.samples.batch import Batch, Sample
 from perceiver.targets.text import TextTarget, text_target
 
 
@@ -73,18 +72,3 @@ class CaptionedSource(Source):
         lengths = torch.tensor([len(row) for row in rows])
         stacked = pad_sequence(rows, batch_first=True)
         return stacked, torch.arange(stacked.shape[1]) < lengths[:, None]
-
-
-def only_sample(batch: Batch) -> Sample:
-    """Return the sample of a batch of one; its inputs omit missing modalities."""
-    assert batch.target is not None
-    assert batch.target_mask is not None
-    inputs: dict[str, Tensor | dict[str, Tensor]] = {
-        name: x[0] for name, x in batch.inputs.items() if isinstance(x, Tensor) and _is_present(batch.masks.get(name))
-    }
-    grounding = None if batch.groundings is None else batch.groundings[0]
-    return Sample(inputs, batch.target[0], batch.ids[0], target_mask=batch.target_mask[0], grounding=grounding)
-
-
-def _is_present(mask: Tensor | None) -> bool:
-    return mask is None or bool(mask[0].any())

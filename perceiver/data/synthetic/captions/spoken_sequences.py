@@ -9,17 +9,18 @@ from typing import Any, Literal
 import torch
 
 from perceiver.data.datasets.spoken_digits import SpokenDigits
+from perceiver.data.loading.samples import BatchedSamples
 from perceiver.data.synthetic.captions.language import DIGITS
-from perceiver.data.synthetic.captions.source import CaptionedSource, only_sample
+from perceiver.data.synthetic.captions.source import CaptionedSource
 from perceiver.data.synthetic.captions.speech import Speech, Utterance, pauses_of
 from perceiver.runtime.random_streams import stream_seed
-from perceiver.samples.batch import Batch, Sample
+from perceiver.samples.batch import Batch
 from perceiver.samples.grounding import Phrase
 
 _VALIDATION, _TEST, _OVERFITTING = range(3)
 
 
-class SequenceSplit:
+class SequenceSplit(BatchedSamples):
     """A split of spoken sequences: fixed, or newly composed at every access.
 
     Args:
@@ -53,12 +54,6 @@ class SequenceSplit:
 
     def __len__(self) -> int:
         return self.size
-
-    def __getitem__(self, index: int) -> Sample:
-        """Return a sample; see `Samples`."""
-        if not 0 <= index < self.size:
-            raise IndexError(index)
-        return only_sample(self.__getitems__([index]))
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return a batch of samples."""

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from perceiver.data.loading.images import LabelledImages
+from perceiver.data.loading.samples import BatchedSamples
 from perceiver.data.synthetic.prompts.texts import text_batch
 from perceiver.modalities.arrays import scale
-from perceiver.samples.batch import Batch, Sample
+from perceiver.samples.batch import Batch
 
 
 @runtime_checkable
@@ -25,7 +26,7 @@ class Wordings(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptedImages:
+class PromptedImages(BatchedSamples):
     """A split of images, each with a prompt.
 
     Args:
@@ -50,14 +51,6 @@ class PromptedImages:
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Return a sample; see `Samples`."""
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        batch = self.__getitems__([index])
-        assert batch.target is not None
-        return Sample(inputs=batch.inputs_of(0), target=int(batch.target[0]), id=batch.ids[0])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return a batch of samples."""

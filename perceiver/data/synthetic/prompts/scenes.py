@@ -9,12 +9,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from perceiver.data.loading.samples import BatchedSamples
 from perceiver.data.synthetic.captions.glyphs import LARGE, SMALL, Glyphs
 from perceiver.data.synthetic.captions.language import MARGIN, RELATIONS
 from perceiver.data.synthetic.prompts.images import drawn
 from perceiver.data.synthetic.prompts.language import PAIR, PLACED, PLACES, Request, is_held_out_pair, wordings_of
 from perceiver.data.synthetic.prompts.texts import text_batch
-from perceiver.samples.batch import Batch, Sample
+from perceiver.samples.batch import Batch
 
 TRUTH = ("first", "second", "first_size", "second_size", "place", "relation")
 """Columns of the target of a canvas: what its prompt asks for; -1 if it does not name it."""
@@ -121,7 +122,7 @@ _ROUNDS = 1000
 _HELD_OUT_SUM = next(total for total in range(10) if is_held_out_pair(total, 0))
 
 
-class CanvasSplit:
+class CanvasSplit(BatchedSamples):
     """A split of canvases with prompts: fixed, or drawn anew at every access.
 
     Args:
@@ -149,14 +150,6 @@ class CanvasSplit:
 
     def __len__(self) -> int:
         return self.size
-
-    def __getitem__(self, index: int) -> Sample:
-        """Return a sample; see `Samples`."""
-        if not 0 <= index < self.size:
-            raise IndexError(index)
-        batch = self.__getitems__([index])
-        assert batch.target is not None
-        return Sample(inputs=batch.inputs_of(0), target=batch.target[0], id=batch.ids[0])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return a batch of samples."""
