@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -17,7 +16,7 @@ from perceiver.data.manifest.paths import Folder, placed
 from perceiver.data.manifest.series import has_times, read_series, series_names
 from perceiver.data.manifest.table import read_table
 from perceiver.data.manifest.video import check_video, frame_files, is_array_content, read_video
-from perceiver.data.readers.audio import check_recording, read_recording
+from perceiver.data.readers.audio import check_recording, excerpt, read_recording
 from perceiver.data.readers.bounded.array_files import read_array
 from perceiver.data.readers.bounded.json_files import parse_json
 from perceiver.data.readers.delimited import decoded
@@ -273,7 +272,8 @@ def _audio(value: Any, *, spec: ModalitySpec, folder: Folder | None, training: b
     if isinstance(value, tuple):
         array, rate = value
         samples = _audio(array, spec=spec, folder=None, training=training)
-        return _cut(samples, rate, spec.get("max_seconds"), random_start=training), rate
+        start, kept = excerpt(samples.shape[-1], rate, max_seconds=spec.get("max_seconds"), random_start=training)
+        return samples[..., start : start + kept], rate
     if isinstance(value, Path) or (isinstance(value, str) and not _is_json(value)):
         value = _existing(value, folder)
     if isinstance(value, Path | FileContent):
@@ -283,16 +283,6 @@ def _audio(value: Any, *, spec: ModalitySpec, folder: Folder | None, training: b
         raise ValueError(f"expected finite samples (samples,) or (channels, samples), got shape {samples.shape}.")
     # Specs of version 0.1 have no width: integers were not scaled.
     return samples if samples.dtype.kind in "iu" and "integer_bits" in spec else samples.astype(np.float32)
-
-
-def _cut(samples: NDArray[Any], rate: int, max_seconds: float | None, *, random_start: bool) -> NDArray[Any]:
-    """Cut sound to a length, as `read_recording` does."""
-    count = samples.shape[-1]
-    if max_seconds is None or count <= max_seconds * rate:
-        return samples
-    wanted = max(1, round(max_seconds * rate))
-    start = int(torch.randint(count - wanted + 1, ())) if random_start else 0
-    return samples[..., start : start + wanted]
 
 
 def _text(value: Any, *, spec: ModalitySpec, folder: Folder | None, training: bool) -> Any:

@@ -27,6 +27,7 @@ from perceiver.data.readers.containers.headers import (
     with_stated_length,
 )
 from perceiver.data.readers.containers.sound import check_container_sound, read_container_sound
+from perceiver.modalities.media.resampling import samples_of
 from perceiver.modalities.preprocess import preprocess
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.runtime.progress import progress
@@ -123,10 +124,7 @@ def read_recording(
     if info.format == "MP3" and (stated := _with_stated_length(source)) is not None:
         source, info = stated, _info(stated, path)
     num_frames, rate = int(info.frames), int(info.samplerate)
-    start, wanted = 0, num_frames
-    if max_seconds is not None and num_frames > max_seconds * rate:
-        wanted = max(1, round(max_seconds * rate))
-        start = int(torch.randint(num_frames - wanted + 1, ())) if random_start else 0
+    start, wanted = excerpt(num_frames, rate, max_seconds=max_seconds, random_start=random_start)
     most = most_values(len(source.getbuffer()) if isinstance(source, BytesIO) else os.path.getsize(source))
     try:
         with soundfile.SoundFile(source) as file:
@@ -149,6 +147,17 @@ def read_recording(
         raise ValueError(f"{path}: is truncated: expected {wanted} samples, got {len(samples)}. {_REMEDY}")
     _check_finite(samples, path)
     return np.ascontiguousarray(samples.T), rate
+
+
+def excerpt(count: int, rate: int, *, max_seconds: float | None, random_start: bool) -> tuple[int, int]:
+    """Return the first sample and the number of samples to keep of `count`: all, or `max_seconds` of them.
+
+    A random start is drawn from torch's generator.
+    """
+    if max_seconds is None or count <= max_seconds * rate:
+        return 0, count
+    wanted = samples_of(max_seconds, rate)
+    return int(torch.randint(count - wanted + 1, ())) if random_start else 0, wanted
 
 
 def check_recording(path: str | os.PathLike[str] | BytesIO) -> tuple[int, int]:

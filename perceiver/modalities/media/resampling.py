@@ -20,7 +20,12 @@ _MOST_PHASES = 2000
 def most_samples(spec: Mapping[str, Any]) -> int | None:
     """Return the number of samples to which the spec of a modality cuts sound; None: it does not."""
     seconds = spec.get("max_seconds")
-    return None if seconds is None else max(1, round(seconds * spec["sample_rate"]))
+    return None if seconds is None else samples_of(seconds, spec["sample_rate"])
+
+
+def samples_of(seconds: float, rate: int) -> int:
+    """Return the number of samples of a length of time, 1 or more."""
+    return max(1, round(seconds * rate))
 
 
 def resampling_ratio(rate: int, wanted: int, name: str) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from perceiver.data.readers.containers.demuxers import opened
 from perceiver.data.readers.containers.headers import most_values
+from perceiver.modalities.media.resampling import samples_of
 
 _REMEDY = "Replace the file with the original or remove it."
 _PURPOSE = "sound files of this format"
@@ -39,7 +40,7 @@ def read_container_sound(
         if first is None:
             raise ValueError(f"{file}: contains no samples. {_REMEDY}")
         most = most_values(_size(file)) // len(first)
-        wanted = most if max_seconds is None else min(most, max(1, round(max_seconds * rate)))
+        wanted = most if max_seconds is None else min(most, samples_of(max_seconds, rate))
         room = max(0, _estimated_samples(container, stream, rate) - wanted)
         start = int(torch.randint(room + 1, ())) if random_start and room else 0
         kept, begins, ends = deque([first]), 0, first.shape[1]
