@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -80,19 +79,18 @@ def scale_of(spec: Mapping[str, Any], *, where: object) -> Scale:
     return SCALES[kind]
 
 
-def outputs_of(file: Path, config: DictConfig, *, split: str) -> tuple[list[str], Outputs]:
+def outputs_of(recipe: checkpoints.Recipe, config: DictConfig, *, split: str) -> tuple[list[str], Outputs]:
     """Return the ids of the samples of a split, and the outputs of a checkpoint's model for them, in order.
 
     The model computes in float32, on the GPU if there is one and `trainer.accelerator` allows it.
 
     Args:
-        file: the checkpoint.
+        recipe: the checkpoint, as `checkpoints.read` returns it.
         config: configuration of the data, and `trust`.
         split: "test" or "predict".
     """
-    recipe = checkpoints.read(file)
-    model = checkpoints.load(file, trust=list(config.trust))
-    data = data_for(file, recipe, config)
+    model = checkpoints.load(recipe.file, trust=list(config.trust))
+    data = data_for(recipe, config)
     device = _device(config)
     model.to(device).eval()
     ids, outputs = [], []
@@ -108,7 +106,7 @@ def outputs_of(file: Path, config: DictConfig, *, split: str) -> tuple[list[str]
     return ids, joined
 
 
-def data_for(file: Path, recipe: checkpoints.Recipe, config: DictConfig) -> DataModule:
+def data_for(recipe: checkpoints.Recipe, config: DictConfig) -> DataModule:
     """Return the configured data with the spec of a checkpoint.
 
     Raises:
@@ -118,44 +116,45 @@ def data_for(file: Path, recipe: checkpoints.Recipe, config: DictConfig) -> Data
     if not isinstance(data, DataModule):
         raise ValueError(f"data: expected a perceiver.data.Source, got {type(data).__name__}.")
     data.prepare_data()
-    use_stored_spec(data, recipe.spec, file=file, trained_on=recipe.section("data"))
+    use_stored_spec(data, recipe.spec, file=recipe.file, trained_on=recipe.section("data"))
     return data
 
 
-def averaged(files: Sequence[Path], config: DictConfig, *, split: str) -> tuple[list[str], Tensor, dict[str, Any]]:
-    """Return ids, averaged predictions as outputs of the first model `(samples, outputs)`, and the first model's spec.
+def averaged(recipes: Sequence[checkpoints.Recipe], config: DictConfig, *, split: str) -> tuple[list[str], Tensor]:
+    """Return ids, and averaged predictions as outputs of the first model `(samples, outputs)`.
 
     Every model gets the data normalised by its own spec.
 
     Args:
-        files: checkpoints of the same kind of target.
+        recipes: checkpoints of the same kind of target.
         config, split: see `outputs_of`.
 
     Raises:
         ValueError: the average is undefined, or the models have different classes, labels or values.
     """
-    specs = [dict(checkpoints.read(file).spec or {}) for file in files]
-    scale, first = scale_of(specs[0], where=files[0].parent.parent), specs[0]["target"]
-    for file, spec in zip(files, specs, strict=True):
+    specs = {recipe.file: recipe.spec or {} for recipe in recipes}
+    leading = recipes[0].file
+    scale, first = scale_of(specs[leading], where=leading.parent.parent), specs[leading]["target"]
+    for file, spec in specs.items():
         scale_of(spec, where=file)
         names = list(spec["target"].get("names", []))
         if names != list(first.get("names", [])) or spec["target"].get("kind") != first.get("kind"):
             raise ValueError(
-                f"ckpt_path: {file} predicts {', '.join(map(str, names))}, but {files[0]} predicts "
+                f"ckpt_path: {file} predicts {', '.join(map(str, names))}, but {leading} predicts "
                 f"{', '.join(map(str, first.get('names', [])))}, so their predictions have no average. A fold lacks a rare "
                 "class: use fewer folds, or a single one: ckpt_path=RUN_DIR/fold_0."
             )
     ids: list[str] = []
     total: Tensor | None = None
-    for file, spec in zip(files, specs, strict=True):
-        own, outputs = outputs_of(file, config, split=split)
+    for recipe in recipes:
+        own, outputs = outputs_of(recipe, config, split=split)
         if total is not None and own != ids:
-            raise ValueError(f"data: its samples are not the same for {file} as for {files[0]}. Did its files change?")
+            raise ValueError(f"data: its samples are not the same for {recipe.file} as for {leading}. Did its files change?")
         ids = own
-        predicted = scale.of(outputs, spec["target"])
+        predicted = scale.of(outputs, specs[recipe.file]["target"])
         total = predicted if total is None else total + predicted
     assert total is not None
-    return ids, scale.outputs(total / len(files), first).float(), specs[0]
+    return ids, scale.outputs(total / len(recipes), first).float()
 
 
 class Replayed(nn.Module):

@@ -151,12 +151,12 @@ def _training(config: DictConfig) -> dict[str, Any]:
 @first_process_only
 def _predict(config: DictConfig, directory: Path) -> None:
     """Write the predictions for the held-out samples of a fold, if they can be averaged and joined."""
-    file = checkpoints.find(directory)
-    spec = checkpoints.read(file).spec or {}
+    recipe = checkpoints.read(directory)
+    spec = recipe.spec or {}
     target = target_of(spec)
     if target is None or str((spec.get("target") or {}).get("kind")) not in SCALES:
         return
-    ids, outputs = outputs_of(file, config, split="test")
+    ids, outputs = outputs_of(recipe, config, split="test")
     with atomic_write(directory / PREDICTIONS) as stream:
         PredictionTable(stream, target).write(ids, outputs.float())
 

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 from omegaconf import DictConfig
 
+from perceiver import checkpoints
 from perceiver.decoders import CausalDecoder
 from perceiver.run.cross_validation.averaging import averaged
 from perceiver.run.cross_validation.directory import CrossValidationDirectory
@@ -113,14 +114,14 @@ class Predict:
                 f"rows_per_part, generation, alignments: expected null, null and false, since {folds.path} is a "
                 "cross-validation, whose predictions are averaged. Use a single fold: ckpt_path=RUN_DIR/fold_0."
             )
-        files = folds.checkpoints()
-        ids, outputs, spec = averaged(files, config, split="predict")
-        target = target_of(spec)
+        recipes = [checkpoints.read(file) for file in folds.checkpoints()]
+        ids, outputs = averaged(recipes, config, split="predict")
+        target = target_of(recipes[0].spec)
         assert target is not None, "averaged"
         directory = Path(config.run_dir)
         with atomic_write(directory / PREDICTIONS) as file:
             PredictionTable(file, target).write(ids, outputs)
-        sys.stdout.write(f"{len(ids):,} predictions, averaged over {len(files)} folds: {directory / PREDICTIONS}\n")
+        sys.stdout.write(f"{len(ids):,} predictions, averaged over {len(recipes)} folds: {directory / PREDICTIONS}\n")
 
     def _write_parts(self, inference: Inference, target: Target, directory: Path) -> None:
         if self.alignments:

@@ -87,21 +87,22 @@ class Test:
         started = time.monotonic()
         if self.generation is not None:
             raise ValueError(f"generation: expected null, since {folds.path} is a cross-validation, got {self.generation}.")
-        files = folds.checkpoints()
-        recipe = checkpoints.read(files[0])
+        recipes = [checkpoints.read(file) for file in folds.checkpoints()]
+        recipe = recipes[0]
         check_task(config.task, recipe)
-        ids, outputs, spec = averaged(files, config, split="test")
-        _require_unseen(ids, folds, files, config, recipe)
+        ids, outputs = averaged(recipes, config, split="test")
+        _require_unseen(ids, folds, recipes, config)
+        spec = recipe.spec or {}
         plain = resolve(_with_model(config, recipe), spec)
-        data = data_for(files[0], recipe, config)
+        data = data_for(recipe, config)
         replayed = Replayed(outputs)
-        task = make_task(plain, checkpoints.load(files[0], trust=list(config.trust)), spec)
+        task = make_task(plain, checkpoints.load(recipe.file, trust=list(config.trust)), spec)
         measured = task.objective.metrics(task.model)
         for number, batch in enumerate(data.test_dataloader()):
             with torch.inference_mode(), replayed.batch(batch.size):
                 task.objective.evaluate(replayed, task.objective.check(task.model, batch), measured, number=number)
         results = {f"test/{name}": float(value) for name, value in task.objective.results(measured).items()}
-        metrics = {"folds": len(files), "seconds": round(time.monotonic() - started, 2), **results}
+        metrics = {"folds": len(recipes), "seconds": round(time.monotonic() - started, 2), **results}
         with RunDirectory(Path(config.run_dir)).locked() as directory:
             directory.write_metrics(metrics)
         print_result(metrics, directory.path, chosen_by=None, tested=folds.path, loadable=folds.fold(0))
@@ -118,11 +119,7 @@ def _with_model(config: DictConfig, recipe: checkpoints.Recipe) -> DictConfig:
 
 
 def _require_unseen(
-    ids: Sequence[str],
-    folds: CrossValidationDirectory,
-    files: Sequence[Path],
-    config: DictConfig,
-    recipe: checkpoints.Recipe,
+    ids: Sequence[str], folds: CrossValidationDirectory, recipes: Sequence[checkpoints.Recipe], config: DictConfig
 ) -> None:
     """Check that the samples are not those of the folds, each of which most folds were trained on.
 
@@ -131,17 +128,17 @@ def _require_unseen(
     Raises:
         ValueError: a sample of the same data is among those of the folds.
     """
-    before: Mapping[str, Any] = recipe.section("data")
+    before: Mapping[str, Any] = recipes[0].section("data")
     before = {**before, **{key.removeprefix("data."): value for key, value in folds.plan().items()}}
     now: Any = OmegaConf.to_container(config.data, resolve=True)
     if before.get("_target_") != now.get("_target_"):
         return
     same = all(place_of(key, before.get(key)) == place_of(key, now.get(key)) for key in (*PATHS, "name"))
     seen: set[str] = set()
-    for number, file in enumerate(files):
+    for number, recipe in enumerate(recipes):
         found = folds.ids(number)
         if found is None and same:
-            found = _ids_of_fold(Fold(number=number, of=len(files)), file, config)
+            found = _ids_of_fold(Fold(number=number, of=len(recipes)), recipe, config)
         seen.update(found or ())
     common = [id_ for id_ in ids if id_ in seen]
     if not common:
@@ -160,7 +157,7 @@ def _require_unseen(
     )
 
 
-def _ids_of_fold(fold: Fold, file: Path, config: DictConfig) -> list[str]:
+def _ids_of_fold(fold: Fold, recipe: checkpoints.Recipe, config: DictConfig) -> list[str]:
     """Return the ids of the samples that a fold of the configured data holds out."""
-    data = data_for(file, checkpoints.read(file), config_of_fold(config, fold, file.parent.parent))
+    data = data_for(recipe, config_of_fold(config, fold, recipe.file.parent.parent))
     return [id_ for batch in data.test_dataloader() for id_ in batch.ids]
