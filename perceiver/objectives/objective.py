@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -100,3 +101,8 @@ class Objective(nn.Module, ABC):
             module = self.get_submodule(owner)
             setattr(module, own, constant.to(module.get_buffer(own).device))
         return self
+
+
+def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Return the sum of the losses `NAME` or `loss/NAME`, each times the weight of its NAME, by default 1."""
+    return torch.as_tensor(sum(weights.get(name.removeprefix("loss/"), 1.0) * loss for name, loss in losses.items()))

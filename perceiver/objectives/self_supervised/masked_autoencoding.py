@@ -19,7 +19,7 @@ from perceiver.decoders import ReconstructionDecoder
 from perceiver.masking.random import RandomMasking, chosen
 from perceiver.model import Perceiver
 from perceiver.objectives.metrics.quality import WeightedMean
-from perceiver.objectives.objective import Metrics, Objective
+from perceiver.objectives.objective import Metrics, Objective, weighted_sum
 from perceiver.samples.batch import Batch
 from perceiver.tokens.tokens import Tokens
 
@@ -163,8 +163,7 @@ class MaskedAutoencoding(Objective):
     def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
         """Return the weighted sum of the modalities' losses."""
         assert isinstance(model, Perceiver)
-        losses = self.losses(model, batch, self.hide(model, batch, max_queries=self.max_queries))
-        return torch.stack([self.weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
+        return weighted_sum(self.losses(model, batch, self.hide(model, batch, max_queries=self.max_queries)), self.weights)
 
     def metrics(self, model: nn.Module) -> dict[str, Metric]:
         """Return the mean of each modality over all hidden values."""
@@ -183,8 +182,7 @@ class MaskedAutoencoding(Objective):
         """Return `loss` and, with several modalities, `loss/NAME` of those of which something was hidden in the split."""
         found = super().results(metrics)
         losses = {name: loss for name, loss in found.items() if metrics[name].defined}
-        total = sum(self.weights.get(name.removeprefix("loss/"), 1.0) * mean for name, mean in losses.items())
-        return {"loss": torch.as_tensor(total), **(losses if len(metrics) > 1 else {})}
+        return {"loss": weighted_sum(losses, self.weights), **(losses if len(metrics) > 1 else {})}
 
     def result_names(self, metrics: Metrics) -> list[str]:
         """See `Objective.result_names`."""

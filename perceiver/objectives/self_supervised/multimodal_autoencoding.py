@@ -25,7 +25,7 @@ from perceiver.modalities.kinds import kind_of
 from perceiver.model import Perceiver
 from perceiver.objectives.checks import check_classes
 from perceiver.objectives.metrics.quality import WeightedMean, confusion_matrix, correct_share
-from perceiver.objectives.objective import CONFUSION, Metrics, Objective
+from perceiver.objectives.objective import CONFUSION, Metrics, Objective, weighted_sum
 from perceiver.samples.batch import Batch
 from perceiver.tokens.masks import grid_mask
 
@@ -262,11 +262,8 @@ class MultimodalAutoencoding(Objective):
         """Return the weighted sum of the outputs' losses, at the positions that `max_queries` selects."""
         assert isinstance(model, Perceiver)
         losses, _ = self.losses(model, batch, index=self.sampled(model, batch))
-        means = [
-            self.weights.get(name, 1.0) * values.sum() / losses.valid[name].sum().clamp(min=1)
-            for name, values in losses.values.items()
-        ]
-        return torch.stack(means).sum()
+        means = {name: values.sum() / losses.valid[name].sum().clamp(min=1) for name, values in losses.values.items()}
+        return weighted_sum(means, self.weights)
 
     def metrics(self, model: nn.Module) -> dict[str, Metric]:
         """Return means over samples, and the confusion matrix of the label."""
@@ -300,10 +297,9 @@ class MultimodalAutoencoding(Objective):
             for name, mean in found.items()
             if name.startswith("loss/")
         }
-        total = sum(self.weights.get(name.removeprefix("loss/"), 1.0) * mean for name, mean in losses.items())
         ratios = {name: mean for name, mean in found.items() if name not in losses and not bool(mean.isnan())}
         label = {"accuracy": correct_share(metrics[CONFUSION].compute().cpu().double())} if CONFUSION in metrics else {}
-        return {"loss": torch.as_tensor(total), **losses, **ratios, **label}
+        return {"loss": weighted_sum(losses, self.weights), **losses, **ratios, **label}
 
     def result_names(self, metrics: Metrics) -> list[str]:
         """Return the names of `results`."""
