@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from perceiver.decoders.velocity import VelocityHead
+from perceiver.runtime.arguments import ArgumentError
 from perceiver.runtime.evaluating import evaluating
 from perceiver.samples.batch import first_tensor
 from perceiver.tokens.masks import presence
@@ -88,9 +89,10 @@ def generate(
     _check_settings(steps=steps, guidance=guidance, solver=solver, start=start)
     given = _conditions(model, conditions or {})
     if guidance != 1 and not head.condition_dropout:
-        raise ValueError(
-            f"guidance: expected 1, got {guidance}: the model was trained with conditions in every sample and does not know "
-            "their absence. Train it with task.condition_dropout above 0, such as 0.1."
+        raise ArgumentError(
+            "guidance",
+            f"expected 1, got {guidance}: the model was trained with conditions in every sample and does not know "
+            "their absence. Train it with task.condition_dropout above 0, such as 0.1.",
         )
     like = _like(model, head, init=init, shape_of=shape_of)
     batch = _batch_size(num_samples, conditions or {}, init, shape_of)
@@ -99,9 +101,9 @@ def generate(
     known = None if init is None else like.expand(noise.shape)
     kept = _kept(keep, known)
     if known is not None and kept is None and not start:
-        raise ValueError("init: expected `keep` or a `start` above 0 with it; otherwise nothing of it remains.")
+        raise ArgumentError("init", "expected `keep` or a `start` above 0 with it; otherwise nothing of it remains.")
     if start and known is None:
-        raise ValueError(f"start: expected `init` for a start at {start}; generation starts from noise at 0.")
+        raise ArgumentError("start", f"expected `init` for a start at {start}; generation starts from noise at 0.")
     follow = _Follow(
         model=model,
         modality=head.modality,
@@ -185,13 +187,13 @@ def _head_of(model: Any) -> VelocityHead:
 
 def _check_settings(*, steps: int, guidance: float, solver: str, start: float) -> None:
     if not steps >= 1:
-        raise ValueError(f"steps: expected at least 1, got {steps}.")
+        raise ArgumentError("steps", f"expected at least 1, got {steps}.")
     if not 0 <= guidance < float("inf"):
-        raise ValueError(f"guidance: expected a number of at least 0, got {guidance}.")
+        raise ArgumentError("guidance", f"expected a number of at least 0, got {guidance}.")
     if solver not in SOLVERS:
-        raise ValueError(f"solver: expected one of {', '.join(SOLVERS)}; got {solver!r}.")
+        raise ArgumentError("solver", f"expected one of {', '.join(SOLVERS)}; got {solver!r}.")
     if not 0 <= start < 1:
-        raise ValueError(f"start: expected a time of at least 0 and below 1, got {start}.")
+        raise ArgumentError("start", f"expected a time of at least 0 and below 1, got {start}.")
 
 
 def _conditions(model: Any, conditions: Mapping[str, Condition]) -> dict[str, tuple[Any, Tensor | None]]:
@@ -200,9 +202,9 @@ def _conditions(model: Any, conditions: Mapping[str, Condition]) -> dict[str, tu
     known = [name for name in model.adapters if name != generated]
     if set(conditions) - set(known):
         hint = f" To keep parts of {generated!r}, use init and keep." if generated in conditions else ""
-        raise ValueError(
-            f"conditions: expected any of {known or 'no modalities'}, on which the model was trained, got "
-            f"{sorted(conditions)}.{hint}"
+        raise ArgumentError(
+            "conditions",
+            f"expected any of {known or 'no modalities'}, on which the model was trained, got {sorted(conditions)}.{hint}",
         )
     found: dict[str, tuple[Any, Tensor | None]] = {}
     for name in sorted(conditions):
@@ -222,9 +224,10 @@ def _like(model: Any, head: VelocityHead, *, init: Tensor | None, shape_of: Tens
         spec = ((model.spec or {}).get("modalities") or {}).get(name) or {}
         shape = spec.get("shape")
         if shape is None or any(size is None for size in shape):
-            raise ValueError(
-                f"shape_of: expected the shape of one sample of {name!r}, since the model's spec has no fixed shape "
-                f"({shape}); pass shape_of, such as (1, 28, 28)."
+            raise ArgumentError(
+                "shape_of",
+                f"expected the shape of one sample of {name!r}, since the model's spec has no fixed shape "
+                f"({shape}); pass shape_of, such as (1, 28, 28).",
             )
     elif shape_of is None:
         assert init is not None
@@ -232,7 +235,7 @@ def _like(model: Any, head: VelocityHead, *, init: Tensor | None, shape_of: Tens
     else:
         shape = shape_of.shape[1:] if isinstance(shape_of, Tensor) else tuple(shape_of)
     if init is not None and tuple(init.shape[1:]) != tuple(shape):
-        raise ValueError(f"init: expected samples of shape {tuple(shape)}, got {tuple(init.shape[1:])}.")
+        raise ArgumentError("init", f"expected samples of shape {tuple(shape)}, got {tuple(init.shape[1:])}.")
     zeros = torch.zeros((1, *shape), device=parameter.device, dtype=parameter.dtype)
     like = zeros if init is None else init.to(zeros)
     try:
@@ -240,9 +243,10 @@ def _like(model: Any, head: VelocityHead, *, init: Tensor | None, shape_of: Tens
         with evaluating(model):
             adapter(zeros)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(
-            f"shape_of: the adapter {type(model.adapters[name]).__name__} of {name!r} cannot make samples of shape "
-            f"{tuple(shape)}: {error}"
+        raise ArgumentError(
+            "shape_of",
+            f"the adapter {type(model.adapters[name]).__name__} of {name!r} cannot make samples of shape "
+            f"{tuple(shape)}: {error}",
         ) from error
     return like
 
@@ -261,8 +265,8 @@ def _batch_size(
         return shape_of.shape[0]
     wanted = max(sizes.values(), default=1) if num_samples is None else num_samples
     if wanted < 1 or any(size not in (1, wanted) for size in sizes.values()):
-        raise ValueError(
-            f"num_samples: expected one sample for all, or {wanted}, in each of the conditions and init; got {sizes}."
+        raise ArgumentError(
+            "num_samples", f"expected one sample for all, or {wanted}, in each of the conditions and init; got {sizes}."
         )
     return wanted
 
@@ -295,7 +299,7 @@ def _kept(keep: Tensor | None, known: Tensor | None) -> Tensor | None:
     if keep is None:
         return None
     if known is None:
-        raise ValueError("keep: expected `init` with it, the samples whose elements are kept.")
+        raise ArgumentError("keep", "expected `init` with it, the samples whose elements are kept.")
     if keep.dtype != torch.bool:
         raise TypeError(f"keep: expected dtype bool (True = kept), got {keep.dtype}.")
     batch, whole = known.shape[0], tuple(known.shape[1:])
@@ -306,6 +310,6 @@ def _kept(keep: Tensor | None, known: Tensor | None) -> Tensor | None:
         if len(whole) > 1 and grid in (whole[1:], whole[:-1]):
             # Channels first, as images have them, or channels last, as points have them.
             return keep.to(known.device).unsqueeze(1 if grid == whole[1:] else -1)
-    raise ValueError(
-        f"keep: expected the shape of init {tuple(known.shape)}, or its grid without channels, got {tuple(keep.shape)}."
+    raise ArgumentError(
+        "keep", f"expected the shape of init {tuple(known.shape)}, or its grid without channels, got {tuple(keep.shape)}."
     )

@@ -18,6 +18,7 @@ from perceiver.generation.flow import generate
 from perceiver.modalities.preprocess import unnormalised
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.model import Perceiver
+from perceiver.runtime.arguments import ArgumentError, errors_about
 from perceiver.samples.batch import Batch, Sample
 from perceiver.samples.collate import Collate
 from perceiver.targets.classes import ClassTarget
@@ -138,7 +139,7 @@ def generate_samples(
     if head.modality not in modalities:
         raise ValueError("model: expected a spec with its modalities, such as that of a model from perceiver.load.")
     if num_samples < 1 or batch_size < 1:
-        raise ValueError(f"num_samples, batch_size: expected at least 1 each, got {num_samples} and {batch_size}.")
+        raise ArgumentError("num_samples, batch_size", f"expected at least 1 each, got {num_samples} and {batch_size}.")
     spec = modalities[head.modality]
     rows = rows_of(conditions or {}, known=sorted(set(model.adapters) - {head.modality}))
     classes = _class_conditions(model, modalities)
@@ -206,7 +207,8 @@ def _prepared(
         name: _one_hot(row[name], names, where=f"conditions[{name!r}]") for name, names in classes.items() if name in row
     }
     if raw:
-        inputs |= prepare(raw, modalities, number=number, open_files=open_files, seen=seen).inputs
+        with errors_about("conditions"):
+            inputs |= prepare(raw, modalities, number=number, open_files=open_files, seen=seen).inputs
     return Sample(inputs=inputs, id=str(number))
 
 
@@ -215,7 +217,7 @@ def _one_hot(value: Any, names: Sequence[str], *, where: str) -> Tensor:
     number = names.index(value) if isinstance(value, str) and value in names else value
     if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 0 <= number < len(names):
         shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-        raise ValueError(f"{where}: expected a class, {shown}, or a number from 0 to {len(names) - 1}, got {value!r:.60}.")
+        raise ArgumentError(where, f"expected a class, {shown}, or a number from 0 to {len(names) - 1}, got {value!r:.60}.")
     return torch.eye(len(names))[int(number)]
 
 
@@ -235,12 +237,13 @@ def rows_of(conditions: Mapping[str, Any], *, known: Sequence[str]) -> list[dict
         [{'text': 'a 7', 'style': 'bold'}, {'text': 'a 3', 'style': 'bold'}]
     """
     if unknown := sorted(set(conditions) - set(known)):
-        raise ValueError(
-            f"conditions: expected any of {list(known)}, on which the model was trained, got {', '.join(map(str, unknown))}."
+        raise ArgumentError(
+            "conditions",
+            f"expected any of {list(known)}, on which the model was trained, got {', '.join(map(str, unknown))}.",
         )
     lengths = {name: len(one) for name, one in conditions.items() if isinstance(one, list)}
     if 0 in lengths.values() or len(set(lengths.values())) > 1:
-        raise ValueError(f"conditions: expected lists of one length, with a value for each condition, got {lengths}.")
+        raise ArgumentError("conditions", f"expected lists of one length, with a value for each condition, got {lengths}.")
     return [
         {name: one[row] if isinstance(one, list) else one for name, one in conditions.items() if one is not None}
         for row in range(max(lengths.values(), default=1))
@@ -249,13 +252,10 @@ def rows_of(conditions: Mapping[str, Any], *, known: Sequence[str]) -> list[dict
 
 def _started(init: Any, modality: str, modalities: Mapping[str, ModalitySpec], *, open_files: bool) -> Tensor:
     """Return `init` as the model's input, `(1, …)`."""
-    try:
-        sample = prepare({modality: init}, modalities, number=0, open_files=open_files)
-    except ValueError as error:
-        raise ValueError(f"init: {error}") from error
-    x = sample.inputs[modality]
+    with errors_about("init"):
+        x = prepare({modality: init}, modalities, number=0, open_files=open_files).inputs[modality]
     if not isinstance(x, Tensor):
-        raise ValueError(f"init: expected a modality of one tensor, got {sorted(x)}.")
+        raise ArgumentError("init", f"expected a modality of one tensor, got {sorted(x)}.")
     return x[None]
 
 
@@ -263,7 +263,7 @@ def _kept(keep: Any, *, open_files: bool) -> Tensor:
     """Return a mask `(1, *grid)`."""
     if isinstance(keep, str | Path):
         if not open_files:
-            raise ValueError(f"keep: expected an array, got {str(keep)!r:.60}, which names a file.")
+            raise ArgumentError("keep", f"expected an array, got {str(keep)!r:.60}, which names a file.")
         with Image.open(keep) as image:
             keep = image.convert("L")
     array = np.asarray(keep)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 import sys
 import warnings
 from collections.abc import Mapping
@@ -22,13 +21,12 @@ from perceiver.inference.sampling import GeneratedSamples, generate_samples
 from perceiver.plots.generative.generated import sheet_of
 from perceiver.plots.rendering import png_of
 from perceiver.run.modes.inference import find_checkpoint
+from perceiver.runtime.arguments import ArgumentError
 from perceiver.runtime.files import atomic_write, staged
 
 SAMPLES = "samples"
 TABLE = "samples.csv"
 SHEET = "sheet.png"
-
-_SETTING = re.compile(r"(conditions|num_samples|guidance|steps|solver|init|keep|start|shape_of|shape|sample 0)\b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +82,10 @@ class Generate:
                 shape=self.shape,
                 batch_size=self.batch_size,
             )
-        except (ValueError, OSError) as error:
-            # The names that the user typed.
-            setting = "generate." if _SETTING.match(str(error)) else "ckpt_path: "
-            shown = str(error).replace("sample 0, ", "conditions, ", 1) if str(error).startswith("sample 0") else str(error)
-            raise ValueError(f"{setting}{shown}") from error
+        except ArgumentError as error:
+            raise ArgumentError(f"generate.{error.argument.replace('shape_of', 'shape')}", error.problem) from error
+        except ValueError as error:
+            raise ArgumentError("ckpt_path", str(error)) from error
         directory = Path(config.run_dir)
         with staged(directory) as folder:
             write_samples(made, folder, seed=self.seed)

@@ -119,6 +119,8 @@ def test_samples_outlive_a_sheet_that_fails(trained: Path, tmp_path: Path, monke
     [
         (["generate.conditions={txt: seven}"], "error: generate.conditions: expected any of ['text']"),
         (["generate.steps=0"], "error: generate.steps: expected at least 1, got 0"),
+        (["generate.shape=[2,28,28]"], "error: generate.shape: the adapter"),
+        (['generate.conditions={text: [seven, ""]}'], "error: generate.conditions: sample 1, modality 'text'"),
         (["generate.init=nowhere.png", "generate.start=0.5"], "nowhere.png"),
     ],
 )
