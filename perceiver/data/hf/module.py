@@ -168,12 +168,6 @@ class HuggingFace(Manifest):
         self._target_given = target
         self._rate_given = sample_rate is not None
         self._settings = modalities
-        self._defaults = {
-            "image": {"size": image_size, "channels": image_channels},
-            "video": {"size": image_size, "channels": image_channels},
-            "audio": {"sample_rate": 16000 if sample_rate is None else sample_rate, "channels": audio_channels,
-                      "max_seconds": max_seconds},
-        }  # fmt: skip
         self._root_given = None if root is None else self.root
         self._opened: Opened | None = None
         self._choice: Choice | None = None

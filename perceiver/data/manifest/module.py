@@ -182,15 +182,15 @@ class Manifest(Source):
         self.max_row_group_bytes = max_row_group_bytes
         self.max_decompressed_bytes = max_decompressed_bytes
         self.needs_test = needs_test
-        separators = {"decimal": decimal, "thousands": thousands}
         picture = {"size": image_size, "channels": image_channels}
-        sound = {"sample_rate": sample_rate, "channels": audio_channels, "max_seconds": max_seconds}
+        self._defaults = {
+            "image": picture,
+            "video": picture,
+            "audio": {"sample_rate": sample_rate, "channels": audio_channels, "max_seconds": max_seconds},
+            "table": {"decimal": decimal, "thousands": thousands},
+        }
         self._asked: list[ManifestModality] | None = (
-            None
-            if modalities is None
-            else parse_modalities(
-                modalities, defaults={"image": picture, "video": picture, "audio": sound, "table": separators}
-            )
+            None if modalities is None else parse_modalities(modalities, defaults=self._defaults)
         )
         self.specs = {modality.name: modality.spec for modality in self._asked or ()}
         self._bad = BadRows(skip=on_bad_row == "skip")
