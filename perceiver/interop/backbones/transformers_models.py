@@ -294,14 +294,14 @@ class Directory:
         return content if isinstance(content, dict) else {}
 
     def weights(self, *, layers: int | None = None) -> dict[str, Tensor]:
-        """Return the weights by their names in the model of `made`.
+        """Return the weights by their names in the model of `made`, whose arguments `config` has compared with them.
 
         Raises:
             WeightFileError: the files are damaged, or hold the weights of another model.
         """
         import transformers
 
-        cls, settings = _described(self.model_type(), self.config(layers=layers, pretrained=True), kind=self.kind)
+        cls, settings = _described(self.model_type(), self.config(layers=layers), kind=self.kind)
         logging = transformers.logging
         verbosity, shows_progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
         logging.set_verbosity_error()
