@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perceiver.exported.tokenizers import BYTES, NUM_SPECIAL, encode_pairs
-from perceiver.modalities.cells.values import is_missing, number_in_column, number_of_name
+from perceiver.modalities.cells.values import values_of_row
 from perceiver.modalities.media.resampling import ROLLOFF, ZEROS, filter_width, most_samples, resampling_ratio, samples_read
 from perceiver.modalities.texts.cut_texts import too_long
 
@@ -72,29 +72,11 @@ def _image(raw: Any, spec: Spec, name: str) -> dict[str | None, Array]:
 
 def _pixels(raw: Any, spec: Spec, name: str) -> Array:
     if type(raw).__module__.startswith("PIL."):
-        raw = _framed(raw, spec, name)
+        from perceiver.modalities.media.framing import pixels_of
+
+        raw = np.array(pixels_of(raw, spec, name=name))
     x = np.moveaxis(raw, -1, 0) if isinstance(raw, np.ndarray) and raw.ndim == 3 else as_array(raw, name)
     return _scale(x[None] if x.ndim == 2 else x, spec, name)
-
-
-def _framed(image: Any, spec: Spec, name: str) -> Array:
-    """See `perceiver.modalities.image._pixels`."""
-    from perceiver.modalities.media.framing import RESAMPLING, Frame, to_rgb, upright
-
-    image.load()
-    channels, *size = spec["shape"]
-    framed = "crop_fraction" in spec
-    if (channels == 3 and list(spec.get("range", (0, 255))) == [0, 255]) or (channels == 1 and framed):
-        try:
-            image = to_rgb(upright(image), deep_range=spec.get("deep_range"))
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}.") from None
-        resample = RESAMPLING[spec.get("interpolation") or "bicubic"]
-        image = Frame(size=size, crop_fraction=spec["crop_fraction"])(image, resample=resample) if framed else image
-        image = image if channels == 3 else image.convert("L")
-    elif channels == 1 and image.mode[0] not in "IF":
-        image = image.convert("L")
-    return np.array(image)
 
 
 def _image_file(file: Path | bytes | bytearray, name: str) -> Any:
@@ -271,24 +253,13 @@ def encode_bytes(text: str, name: str) -> Array:
 
 
 def _table(raw: Any, spec: Spec, name: str) -> dict[str | None, Array]:
-    if not isinstance(raw, Mapping):
-        raise TypeError(f"{name}: expected a dict from column to value, got {type(raw).__name__}.")
-    numbers, categories = list(spec.get("numbers") or ()), dict(spec.get("categories") or {})
-    if unknown := set(raw) - set(numbers) - set(categories):
-        raise ValueError(
-            f"{name}: expected columns among {[*numbers, *categories]}, got also {sorted(str(one) for one in unknown)}."
-        )
-    values = [number_in_column(raw.get(column), column, spec, name=f"{name}, column {column!r}") for column in numbers]
-    chosen = [
-        None if is_missing(raw.get(column)) else number_of_name(raw[column], known) for column, known in categories.items()
-    ]
-    there = [one is not None for one in values] + [not is_missing(raw.get(column)) for column in categories]
-    x = np.array([math.nan if one is None else one for one in values], dtype=np.float64)
+    numbers, categories, present = values_of_row(raw, spec, name=name)
+    x = np.array(numbers, dtype=np.float64)
     x = normalise(x, spec, axes=0) if numbers else x
     parts: dict[str | None, Array] = {
         "numbers": np.where(np.isnan(x), 0.0, x).astype(np.float32),
-        "categories": np.array([0 if number is None else number + 1 for number in chosen], dtype=np.int64),
-        "present": np.array(there, dtype=np.bool_),
+        "categories": np.array(categories, dtype=np.int64),
+        "present": np.array(present, dtype=np.bool_),
     }
     return {part: x for part, x in parts.items() if x.size}
 

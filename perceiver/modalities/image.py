@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from perceiver.modalities.arrays import as_tensor, positive, scale
-from perceiver.modalities.media.framing import RESAMPLING, Frame, to_rgb, upright
+from perceiver.modalities.media.framing import RESAMPLING, Frame, pixels_of
 from perceiver.modalities.modality import Modality
 from perceiver.modalities.spec import ModalitySpec
 from perceiver.modalities.statistics import require_any
@@ -100,28 +100,11 @@ def _framed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _image(raw: Any, spec: ModalitySpec, name: str) -> Tensor:
     if isinstance(raw, Image.Image):
-        raw = np.array(_pixels(raw, spec, name))
+        raw = np.array(pixels_of(raw, spec, name=name))
     if isinstance(raw, np.ndarray) and raw.ndim == 3:
         raw = np.moveaxis(raw, -1, 0)
     x = as_tensor(raw, name)
     return scale(x[None] if x.ndim == 2 else x, spec, name=name)
-
-
-def _pixels(image: Image.Image, spec: ModalitySpec, name: str) -> Image.Image:
-    """Convert an image to the mode of the training images and, if they were framed, to their size."""
-    image.load()  # an array made from an image that is not loaded may be empty
-    channels, *size = spec["shape"]
-    framed = "crop_fraction" in spec
-    if (channels == 3 and list(spec.get("range", (0, 255))) == [0, 255]) or (channels == 1 and framed):
-        try:
-            image = to_rgb(upright(image), deep_range=spec.get("deep_range"))
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}.") from None
-        resample = RESAMPLING[spec.get("interpolation") or "bicubic"]
-        image = Frame(size=size, crop_fraction=spec["crop_fraction"])(image, resample=resample) if framed else image
-        return image if channels == 3 else image.convert("L")
-    # A conversion to L would clip more than 8 bits per pixel (modes I, I;16, F).
-    return image.convert("L") if channels == 1 and image.mode[0] not in "IF" else image
 
 
 def _pixel_statistics(samples: Iterable[Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, final
@@ -11,7 +10,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from perceiver.modalities.cells.values import is_missing, number_in_column, number_of_name, plain_text
+from perceiver.modalities.cells.values import is_missing, number_of_name, plain_text, values_of_row
 from perceiver.modalities.cells.written_numbers import given_separators
 from perceiver.modalities.modality import Modality
 from perceiver.modalities.spec import ModalitySpec
@@ -62,24 +61,12 @@ class TableModality(Modality):
             ValueError: for a column that is not in the spec, or an invalid number.
             TypeError: if the row is not a mapping.
         """
-        if not isinstance(raw, Mapping):
-            raise TypeError(f"{name}: expected a dict from column to value, got {type(raw).__name__}.")
-        numbers, categories = list(spec.get("numbers") or ()), dict(spec.get("categories") or {})
-        if unknown := set(raw) - set(numbers) - set(categories):
-            raise ValueError(
-                f"{name}: expected columns among {[*numbers, *categories]}, got also {sorted(str(one) for one in unknown)}."
-            )
-        values = [number_in_column(raw.get(column), column, spec, name=f"{name}, column {column!r}") for column in numbers]
-        chosen = [
-            None if is_missing(raw.get(column)) else number_of_name(raw[column], known)
-            for column, known in categories.items()
-        ]
-        present = [one is not None for one in values] + [not is_missing(raw.get(column)) for column in categories]
-        x = torch.tensor([math.nan if one is None else one for one in values], dtype=torch.float64)
+        numbers, categories, present = values_of_row(raw, spec, name=name)
+        x = torch.tensor(numbers, dtype=torch.float64)
         x = self.normalise(x, spec) if numbers else x
         return {
             "numbers": torch.where(x.isnan(), x.new_zeros(()), x).to(torch.float32),
-            "categories": torch.tensor([0 if number is None else number + 1 for number in chosen], dtype=torch.int64),
+            "categories": torch.tensor(categories, dtype=torch.int64),
             "present": torch.tensor(present, dtype=torch.bool),
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -93,6 +93,30 @@ def number_in_column(value: Any, column: str, spec: ModalitySpec, *, name: str) 
     except (TypeError, ValueError):
         what = "a date" if date is not None else "a finite number" if _is_infinite(value) else "a number"
         raise ValueError(f"{name}: expected {what}, got {value!r}.") from None
+
+
+def values_of_row(raw: Any, spec: ModalitySpec, *, name: str) -> tuple[list[float], list[int], list[bool]]:
+    """Return numbers, NaN if missing, numbers of categories from 1, 0 if missing or unknown, and the presence of all cells.
+
+    For arguments and errors see `TableModality.preprocess`.
+    """
+    if not isinstance(raw, Mapping):
+        raise TypeError(f"{name}: expected a dict from column to value, got {type(raw).__name__}.")
+    numbers, categories = list(spec.get("numbers") or ()), dict(spec.get("categories") or {})
+    if unknown := set(raw) - set(numbers) - set(categories):
+        raise ValueError(
+            f"{name}: expected columns among {[*numbers, *categories]}, got also {sorted(str(one) for one in unknown)}."
+        )
+    values = [number_in_column(raw.get(column), column, spec, name=f"{name}, column {column!r}") for column in numbers]
+    chosen = [
+        None if is_missing(raw.get(column)) else number_of_name(raw[column], known) for column, known in categories.items()
+    ]
+    present = [one is not None for one in values] + [not is_missing(raw.get(column)) for column in categories]
+    return (
+        [math.nan if one is None else one for one in values],
+        [0 if number is None else number + 1 for number in chosen],
+        present,
+    )
 
 
 def _is_infinite(value: Any) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -133,3 +134,20 @@ def deep_range_of(images: Iterable[Image.Image]) -> list[int] | None:
     if largest is None:
         return None
     return [0, next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if largest < 2**bits)]
+
+
+def pixels_of(image: Image.Image, spec: Mapping[str, Any], *, name: str) -> Image.Image:
+    """Convert an image to the mode of the training images and, if they were framed, to their size."""
+    image.load()  # an array made from an image that is not loaded may be empty
+    channels, *size = spec["shape"]
+    framed = "crop_fraction" in spec
+    if (channels == 3 and list(spec.get("range", (0, 255))) == [0, 255]) or (channels == 1 and framed):
+        try:
+            image = to_rgb(upright(image), deep_range=spec.get("deep_range"))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}.") from None
+        resample = RESAMPLING[spec.get("interpolation") or "bicubic"]
+        image = Frame(size=size, crop_fraction=spec["crop_fraction"])(image, resample=resample) if framed else image
+        return image if channels == 3 else image.convert("L")
+    # A conversion to L would clip more than 8 bits per pixel (modes I, I;16, F).
+    return image.convert("L") if channels == 1 and image.mode[0] not in "IF" else image
