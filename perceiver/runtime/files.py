@@ -150,6 +150,18 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         file.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read an object that `write_json` wrote, of at most a megabyte; ValueError for anything else."""
+    try:
+        with path.open("rb") as file:
+            content = json.loads(file.read(2**20))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON: {str(error)[:100]}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected an object.")
+    return content
+
+
 def free_bytes(directory: Path) -> int:
     """Return the free bytes of the disk that holds `directory`, which need not exist yet."""
     while not directory.exists() and directory != directory.parent:

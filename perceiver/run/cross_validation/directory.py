@@ -15,13 +15,12 @@ from perceiver import checkpoints
 from perceiver.run.configuration.command_line import typed_override
 from perceiver.run.errors import warn
 from perceiver.run.resuming.resume import SHAPING, changed_settings
-from perceiver.runtime.files import atomic_write, write_json
+from perceiver.runtime.files import atomic_write, read_json, write_json
 from perceiver.runtime.process_rank import first_process_only
 
 PLAN, RESULT = "cross_validation.json", "fold.json"
 FOLDS, PREDICTIONS = "folds.csv", "predictions.csv"
 _TRAINING = "training"
-_MAX_BYTES = 2**20
 PATHS = ("root", "manifest", "path", "files")
 """Settings of data that name files and folders."""
 # Plans used to hold only these.
@@ -84,7 +83,7 @@ class CrossValidationDirectory:
 
     def plan(self) -> dict[str, Any]:
         """Return the settings that decide the folds; empty before `begin`."""
-        found = _read_json(self.path / PLAN) if (self.path / PLAN).exists() else {}
+        found = read_json(self.path / PLAN) if (self.path / PLAN).exists() else {}
         return {key: value for key, value in found.items() if key != _TRAINING}
 
     def begin(self, plan: Mapping[str, Any], *, training: Mapping[str, Any] | None = None, resume: bool) -> None:
@@ -121,7 +120,7 @@ class CrossValidationDirectory:
                 f"ckpt_path: the cross-validation in {self.path} has other folds: {'; '.join(changed)}. Continue it with "
                 f"the settings that it was started with. If the same files are at another place now, correct {PLAN} there."
             )
-        trained = _read_json(self.path / PLAN).get(_TRAINING)
+        trained = read_json(self.path / PLAN).get(_TRAINING)
         if isinstance(trained, dict) and (found := changed_settings(trained, training, sections=_SHAPING)):
             warn(f"The cross-validation in {self.path} was started with different settings: {found}")
 
@@ -130,7 +129,7 @@ class CrossValidationDirectory:
         file = self.fold(number) / RESULT
         if not file.is_file():
             return None
-        content = _read_json(file)
+        content = read_json(file)
         metrics, score = content.get("metrics"), content.get("score")
         if not isinstance(metrics, dict) or not (score is None or _is_number(score)):
             raise ValueError(f"{file}: expected the result of a fold. Delete the file to test the fold again.")
@@ -194,7 +193,7 @@ class CrossValidationDirectory:
             ValueError: a fold is not complete.
             FileNotFoundError: a fold has no checkpoint.
         """
-        folds = _read_json(self.path / PLAN).get("folds")
+        folds = read_json(self.path / PLAN).get("folds")
         if type(folds) is not int or not 2 <= folds <= 10_000:
             raise ValueError(f"{self.path / PLAN}: expected the number of folds.")
         missing = [number for number in range(folds) if not (self.fold(number) / RESULT).is_file()]
@@ -228,17 +227,6 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings as they come back from JSON."""
     plain: dict[str, Any] = json.loads(json.dumps(dict(settings), default=str))
     return plain
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        with file.open("rb") as stream:
-            content = json.loads(stream.read(_MAX_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not JSON: {str(error)[:100]}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: expected an object.")
-    return content
 
 
 def _is_number(value: object) -> bool:

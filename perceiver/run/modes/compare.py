@@ -19,10 +19,9 @@ from perceiver.plots.rendering import png_of
 from perceiver.plots.training.comparison import compared_curves
 from perceiver.run.reporting.console import console
 from perceiver.run.reporting.report.sections import curves_of
-from perceiver.runtime.files import atomic_write
+from perceiver.runtime.files import atomic_write, read_json
 
 TABLE, FIGURE = "comparison.csv", "comparison.png"
-_MAX_BYTES = 2**20
 _MOST_SETTINGS = 20
 _SAME_FOR_NO_RUN = ("run_dir", "spec", "mode", "logger", "callbacks", "ckpt_path", "trainer.default_root_dir")
 """Parts of a configuration whose differences say nothing: paths, and facts that follow from the data."""
@@ -91,14 +90,7 @@ def _metrics(directory: Path) -> dict[str, Any]:
     file = directory / "metrics.json"
     if not file.is_file():
         raise FileNotFoundError(f"{directory}: expected a run directory with metrics.json; did the run end?")
-    try:
-        with file.open("rb") as stream:
-            content = json.loads(stream.read(_MAX_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not JSON: {str(error)[:100]}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: expected an object of numbers.")
-    numbers = {str(key): value for key, value in content.items() if type(value) in (int, float)}
+    numbers = {str(key): value for key, value in read_json(file).items() if type(value) in (int, float)}
     if "best_epoch" in numbers:
         numbers["best_epoch"] += 1  # counted from 1, as everywhere else that a run prints
     return numbers
