@@ -1,6 +1,7 @@
 """Kinds of modality: conversion of raw samples of each kind to tensors for training.
 
-One file per kind, the table in `kinds`. A custom kind is a class derived from `Modality`, in any installed package.
+One file per kind, the table in `kinds`; what they read is in `cells`, `media` and `texts`. A custom kind is a class derived
+from `Modality`, in any installed package.
 """
 
 from importlib import import_module
@@ -10,11 +11,14 @@ if TYPE_CHECKING:
     from perceiver.modalities.modality import Modality as Modality
     from perceiver.modalities.spec import ModalitySpec as ModalitySpec
     from perceiver.modalities.statistics import channel_statistics as channel_statistics
+    from perceiver.modalities.texts.tokenizers import ByteTokenizer as ByteTokenizer
 
 # Names are imported when they are first used: exported models read cells and frame images without torch.
-_MODULES = {"Modality": "modality", "ModalitySpec": "spec", "channel_statistics": "statistics"}
+_MODULES = {
+    "ByteTokenizer": "texts.tokenizers", "Modality": "modality", "ModalitySpec": "spec", "channel_statistics": "statistics",
+}  # fmt: skip
 
-__all__ = ["Modality", "ModalitySpec", "channel_statistics"]
+__all__ = ["ByteTokenizer", "Modality", "ModalitySpec", "channel_statistics"]
 
 
 def __getattr__(name: str) -> Any:

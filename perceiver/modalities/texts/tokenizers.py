@@ -43,7 +43,7 @@ class ByteTokenizer:
     """An id for each UTF-8 byte: nothing to learn, and suitable for every language.
 
     Examples:
-        >>> from perceiver.modalities.texts.tokenizers import ByteTokenizer
+        >>> from perceiver.modalities import ByteTokenizer
         >>> ByteTokenizer().decode(ByteTokenizer().encode("grün"))
         'grün'
     """
