@@ -36,6 +36,15 @@ class Velocity:
     latents: Float[Tensor, "batch latents channels"]
 
 
+def shifted(time: Tensor, shift: float) -> Tensor:
+    """Return times `t / (t + s (1 - t))`: with a shift s above 1, times between 0 and 1 move towards the noise at 0.
+
+    What a sample shows is decided near the noise, the earlier the more elements it has (Esser et al. 2024, arXiv:2403.03206,
+    section 5.3.2, whose times run the other way).
+    """
+    return time / (time + shift * (1 - time))
+
+
 class VelocityHead(StateHead):
     """A linear map of the written tokens of a `perceiver.encoders.interface.Interface` to the velocity of their content.
 
@@ -52,6 +61,8 @@ class VelocityHead(StateHead):
         condition_dropout: share of the training samples from which all conditions are absent, as
             `perceiver.objectives.FlowMatching` trains the model. Recorded here, so that a loaded model knows whether it
             can be guided.
+        time_shift: how much generation dwells near the noise, as the times of training do; see `shifted`. Recorded here, as
+            the default of `perceiver.generation.flow.generate`.
         data_std: s, the standard deviation of the content as the adapter gets it; 1 for normalised images.
 
     Raises:
@@ -79,6 +90,7 @@ class VelocityHead(StateHead):
         adapters: Mapping[str, nn.Module],
         modality: str = "image",
         condition_dropout: float = 0.0,
+        time_shift: float = 1.0,
         data_std: float = 1.0,
     ) -> None:
         super().__init__()
@@ -86,7 +98,7 @@ class VelocityHead(StateHead):
             raise ValueError(
                 f"VelocityHead.condition_dropout: expected a share of at least 0 and below 1, got {condition_dropout}."
             )
-        check_positive("VelocityHead", data_std=data_std)
+        check_positive("VelocityHead", data_std=data_std, time_shift=time_shift)
         if modality not in adapters:
             raise ValueError(
                 f"VelocityHead.modality: expected one of the model's modalities {sorted(adapters)}, got {modality!r}."
@@ -101,6 +113,7 @@ class VelocityHead(StateHead):
         channels = adapter.content_channels
         self.modality = modality
         self.condition_dropout = condition_dropout
+        self.time_shift = time_shift
         self.data_std = data_std
         self.output_channels = channels
         self.norm = nn.LayerNorm(state_channels)

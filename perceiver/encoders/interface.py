@@ -21,6 +21,7 @@ from perceiver.attention.feed_forward import FeedForward
 from perceiver.attention.layers import CrossAttend, SelfAttend
 from perceiver.attention.local_mixing import LocalMixing
 from perceiver.attention.projection import lecun_linear
+from perceiver.encoders.modulation import Modulation, modulated
 from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_at_least_one, check_dropout, check_positive
 from perceiver.runtime.regularising import regularising
@@ -54,6 +55,9 @@ class Interface(nn.Module):
 
     With `num_blocks=1` and without `local_kernel` it is Perceiver IO with one output query per input token.
 
+    With `modulation_channels`, time and conditions also scale and shift the state before each block and after the last one;
+    see `Modulation`.
+
     Args:
         token_channels: C of the fused tokens.
         num_latents: N.
@@ -72,6 +76,7 @@ class Interface(nn.Module):
         time_bands: frequencies of the Fourier features of time, of which there are e = 2 * time_bands + 1.
         self_condition: start from the latents of an earlier call, if there are any (latent self-conditioning, section 3 of
             the paper).
+        modulation_channels: width of the summary of time and conditions that modulates the state; 0: no modulation.
         dropout: probability of dropping a channel before each residual in training.
         latent_std: standard deviation of the initial latents, truncated at two.
         attention: form of the reads: `auto`, `factored` or `dense`. All compute the same function.
@@ -112,6 +117,7 @@ class Interface(nn.Module):
         self_widening: int = 2,
         time_bands: int = 8,
         self_condition: bool = False,
+        modulation_channels: int = 0,
         dropout: float = 0.0,
         latent_std: float = 0.02,
         attention: Form = "auto",
@@ -127,6 +133,8 @@ class Interface(nn.Module):
             num_blocks=num_blocks,
             num_layers_per_block=num_layers_per_block,
         )
+        if modulation_channels < 0:
+            raise ValueError(f"Interface.modulation_channels: expected at least 0, got {modulation_channels}.")
         check_positive("Interface", latent_std=latent_std)
         check_dropout("Interface", dropout=dropout)
         self.token_channels = token_channels
@@ -172,6 +180,15 @@ class Interface(nn.Module):
             )
             for _ in range(num_blocks)
         )
+        self.modulation = None
+        if modulation_channels:
+            self.modulation = Modulation(
+                token_channels=token_channels + self.time.channels + state_channels,
+                time_channels=self.time.channels,
+                channels=modulation_channels,
+                state_channels=state_channels,
+                num_places=num_blocks + 1,
+            )
 
     @property
     def self_conditions(self) -> bool:
@@ -281,24 +298,33 @@ class Interface(nn.Module):
                 f"{state} for {len(tokens)} blocks. Give the model the modality that it generates."
             )
         own = tokens[state].cleaned()
-        timed = own.append(self._time_features(time, own))
+        features = self._time_features(time, own)
+        timed = own.append(features)
         written = self._embedded(timed)
         others = [self._padded(block) for block in tokens]
+        # What is read where there is nothing to read: zeros, as if all tokens were masked; all weights get gradients.
+        nothing = replace(timed, mask=torch.zeros((1,) * (own.parts[0].ndim - 1), dtype=torch.bool, device=own.device))
+        affine = None
+        if self.modulation is not None:
+            conditions = [block for place, block in enumerate(others) if place != state]
+            affine = self.modulation(features.flatten(1), conditions)
         latents = self._initial(previous)
         for step, block in enumerate(self.blocks):
             assert isinstance(block, _Block)
+            if affine is not None:
+                written = modulated(written, affine[step])
             places = range(len(tokens)) if reads is None else reads[step]
             read = [timed if place == state else others[place] for place in places]
             at = [number for number, place in enumerate(places) if place == state]
             if not read:
-                # Zeros, as if all tokens were masked; all weights get gradients.
-                nothing = torch.zeros((1,) * (own.parts[0].ndim - 1), dtype=torch.bool, device=own.device)
-                read, at = [replace(timed, mask=nothing)], [0]
+                read, at = [nothing], [0]
             watch = None if observe is None else _watching(observe, places)
             if self.checkpoint_activations and self.training and torch.is_grad_enabled():
                 written, latents = checkpoint(block, written, latents, read, at, own.mask, watch, use_reentrant=False)
             else:
                 written, latents = block(written, latents, read, at, own.mask, watch)
+        if affine is not None:
+            written = modulated(written, affine[-1])
         written = zero_masked(written, None if own.mask is None else own.mask[..., None])
         # Learned channels of absent modalities need a gradient, too.
         return Interfaced(state=with_zero_gradients(written, [self.padding]), latents=latents)

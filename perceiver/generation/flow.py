@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceiver.decoders.velocity import VelocityHead
+from perceiver.decoders.velocity import VelocityHead, shifted
 from perceiver.runtime.arguments import ArgumentError
 from perceiver.runtime.evaluating import evaluating
 from perceiver.samples.batch import first_tensor
@@ -36,6 +36,7 @@ def generate(
     steps: int = 12,
     guidance: float = 1.0,
     solver: str = "euler",
+    time_shift: float | None = None,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
     init: Tensor | None = None,
     keep: Tensor | None = None,
@@ -53,6 +54,8 @@ def generate(
         guidance: w of `v_absent + w (v - v_absent)`. 1 follows the conditions as they are, at half the cost; 0 ignores
             them; more than 1 exaggerates them.
         solver: "euler", one velocity per step, or "heun", two (except in the last step) for a smaller error.
+        time_shift: above 1, more of the steps are near the noise, see `perceiver.decoders.velocity.shifted`; None: as the
+            model was trained.
         generator: random numbers of the noise, which is drawn sample by sample, or a generator for each sample; None:
             torch's global generator.
         init: samples `(B or 1, …)` to start from, with `keep` or `start`.
@@ -86,7 +89,8 @@ def generate(
         torch.Size([3, 1, 28, 28])
     """
     head = _head_of(model)
-    _check_settings(steps=steps, guidance=guidance, solver=solver, start=start)
+    shift = head.time_shift if time_shift is None else time_shift
+    _check_settings(steps=steps, guidance=guidance, solver=solver, time_shift=shift, start=start)
     given = _conditions(model, conditions or {})
     if guidance != 1 and not head.condition_dropout:
         raise ArgumentError(
@@ -111,7 +115,7 @@ def generate(
         given={name: _expanded(one, batch, device) for name, one in given.items()},
         guidance=guidance,
     )
-    times = torch.linspace(start, 1.0, steps + 1, dtype=torch.float64).tolist()
+    times = _times(start, steps, shift)
 
     def path(x: Tensor, time: float) -> Tensor:
         """Return `x` with the kept elements where the known path has them."""
@@ -175,6 +179,15 @@ class _Follow:
         return self.raw(x, found.values)
 
 
+def _times(start: float, steps: int, shift: float) -> list[float]:
+    """Return the times of the solver's steps, from `start` to exactly 1."""
+    even = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    # The part of an evenly spaced path, before the shift, that begins at `start`.
+    begin = start * shift / (1 - start + start * shift)
+    times: list[float] = shifted(begin + (1 - begin) * even, shift).tolist()
+    return [start, *times[1:-1], 1.0]
+
+
 def _head_of(model: Any) -> VelocityHead:
     head = getattr(model, "head", None)
     if not isinstance(head, VelocityHead):
@@ -185,13 +198,15 @@ def _head_of(model: Any) -> VelocityHead:
     return head
 
 
-def _check_settings(*, steps: int, guidance: float, solver: str, start: float) -> None:
+def _check_settings(*, steps: int, guidance: float, solver: str, time_shift: float, start: float) -> None:
     if not steps >= 1:
         raise ArgumentError("steps", f"expected at least 1, got {steps}.")
     if not 0 <= guidance < float("inf"):
         raise ArgumentError("guidance", f"expected a number of at least 0, got {guidance}.")
     if solver not in SOLVERS:
         raise ArgumentError("solver", f"expected one of {', '.join(SOLVERS)}; got {solver!r}.")
+    if not 0 < time_shift < float("inf"):
+        raise ArgumentError("time_shift", f"expected a finite number above 0, got {time_shift}.")
     if not 0 <= start < 1:
         raise ArgumentError("start", f"expected a time of at least 0 and below 1, got {start}.")
 

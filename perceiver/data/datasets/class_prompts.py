@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from perceiver.data.loading.images import image_statistics
 from perceiver.data.loading.source import Source
 from perceiver.data.synthetic.prompts.images import PromptedImages, fixed_prompts
 from perceiver.data.synthetic.prompts.texts import TEXT_SPEC
@@ -104,10 +105,9 @@ class ClassPrompts(Source):
         return self._fixed(training.images, len(training), _OVERFITTING)
 
     def learn(self, training: PromptedImages) -> dict[str, Any]:
-        """Return the spec: images between -1 and 1, and their classes."""
+        """Return the spec: normalised images, and their classes."""
         names = self.named_classes()
-        channels = self.specs["image"]["shape"][0]
-        image = {**self.specs["image"], "mean": [0.5] * channels, "std": [0.5] * channels}
+        image = {**self.specs["image"], **image_statistics(training.images)["image"]}
         return {
             "modalities": {**self.specs, "image": image},
             "target": classes_target(names=names, counts=training.labels.bincount(minlength=len(names)).tolist()),

@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 from torchmetrics import Metric
 
-from perceiver.decoders.velocity import VelocityHead
+from perceiver.decoders.velocity import VelocityHead, shifted
 from perceiver.model import Perceiver
 from perceiver.objectives.checks import check_classes
 from perceiver.objectives.gathering import processes
 from perceiver.objectives.generative.judged_samples import JudgedSamples
 from perceiver.objectives.metrics.quality import WeightedMean, mean_over_processes
 from perceiver.objectives.objective import Metrics, Objective
+from perceiver.runtime.ranges import check_positive
 from perceiver.samples.batch import Batch
 from perceiver.samples.generators import generators_of
 from perceiver.tokens.masks import extents
@@ -55,6 +56,8 @@ class FlowMatching(Objective):
         label: adapter that gets the class of each sample as a condition, one-hot; None: the class is not a condition.
         times: distribution of t in training: "uniform", or "logit_normal", the logistic function of a normal variable, which
             prefers the middle (Esser et al. 2024, arXiv:2403.03206, section 3.1).
+        time_shift: moves these times towards the noise if above 1, see `perceiver.decoders.velocity.shifted`; that of the
+            head, which records it for generation. Validation and test keep uniform times.
         self_condition_rate: share of the training steps that start from the latents of a first call, for a model with latent
             self-conditioning (Jabri et al. 2022, section 3).
         seed: seed for noise and times in validation and test.
@@ -71,6 +74,7 @@ class FlowMatching(Objective):
         condition_dropout: float = 0.1,
         label: str | None = None,
         times: str = "uniform",
+        time_shift: float = 1.0,
         self_condition_rate: float = 0.9,
         seed: int = 0,
         judged: JudgedSamples | None = None,
@@ -82,10 +86,12 @@ class FlowMatching(Objective):
             raise ValueError(f"task.self_condition_rate: expected a share from 0 to 1, got {self_condition_rate}.")
         if times not in TIMES:
             raise ValueError(f"task.times: expected one of {', '.join(TIMES)}; got {times!r}.")
+        check_positive("task", time_shift=time_shift)
         self.modality = modality
         self.condition_dropout = condition_dropout
         self.label = label
         self.times = times
+        self.time_shift = time_shift
         self.self_condition_rate = self_condition_rate
         self.seed = seed
         self.judged = judged
@@ -106,6 +112,11 @@ class FlowMatching(Objective):
             raise ValueError(
                 f"task.condition_dropout: expected {head.condition_dropout}, which the model's head records for guidance, "
                 f"got {self.condition_dropout}. Give both the same."
+            )
+        if head.time_shift != self.time_shift:
+            raise ValueError(
+                f"task.time_shift: expected {head.time_shift}, which the model's head records for generation, got "
+                f"{self.time_shift}. Give both the same."
             )
         if model.modality_dropout is not None and self.modality in model.modality_dropout.rates:
             raise ValueError(
@@ -205,9 +216,9 @@ class FlowMatching(Objective):
 
     def _drawn_times(self, count: int, device: torch.device) -> Tensor:
         if self.times == "logit_normal":
-            return torch.randn(count, device=device).sigmoid()
+            return shifted(torch.randn(count, device=device).sigmoid(), self.time_shift)
         # One time in each of `count` equal intervals, in random order: less variance than independent times.
-        return (torch.randperm(count, device=device) + torch.rand(count, device=device)) / count
+        return shifted((torch.randperm(count, device=device) + torch.rand(count, device=device)) / count, self.time_shift)
 
     def _calls_twice(self, device: torch.device) -> bool:
         """Draw whether a training step starts from the latents of a first call, the same for all processes.

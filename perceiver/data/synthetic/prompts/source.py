@@ -7,8 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from perceiver.data.datasets.torchvision_images import MNIST
-from perceiver.data.loading.images import LabelledImages, image_spec
+from perceiver.data.loading.images import (
+    LabelledImages,
+    channel_statistics,
+    image_spec,
+    image_statistics,
+    normalisation_entries,
+)
 from perceiver.data.loading.source import Source
 from perceiver.data.synthetic.captions.glyphs import Glyphs
 from perceiver.data.synthetic.prompts.images import PromptedImages, fixed_prompts
@@ -21,10 +29,9 @@ from perceiver.targets.classes import classes_target
 DIGIT_SIDE = 28
 """Height and width of MNIST's images."""
 
-SYMMETRIC = {"mean": [0.5], "std": [0.5]}
-"""Normalisation of images that are generated: black is -1, white is 1, near the scale of the noise."""
-
-_VALIDATION, _TEST, _OVERFITTING = range(3)
+_VALIDATION, _TEST, _OVERFITTING, _STATISTICS = range(4)
+_MEASURED = 1000
+"""Canvases drawn to measure the mean and standard deviation of their pixels."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +142,8 @@ class DigitPrompts(Source):
         return fixed_canvases(training.painter, ids=training.ids, size=training.size, held_out_share=0.0, seed=seed)
 
     def learn(self, training: PromptedImages | CanvasSplit) -> dict[str, Any]:
-        """Return the spec: images between -1 and 1 and, for MNIST's own images, their classes."""
-        modalities = {**self.specs, "image": {**self.specs["image"], **SYMMETRIC}}
+        """Return the spec: normalised images and, for MNIST's own images, their classes."""
+        modalities = {**self.specs, "image": {**self.specs["image"], **self._statistics(training)}}
         if self.canvas != DIGIT_SIDE:
             return {"modalities": modalities, "target": {}}
         names = self.named_classes()
@@ -146,6 +153,13 @@ class DigitPrompts(Source):
             "target": classes_target(names=names, counts=counts),
             "num_classes": len(names),
         }
+
+    def _statistics(self, training: PromptedImages | CanvasSplit) -> dict[str, list[float]]:
+        if isinstance(training, PromptedImages):
+            return image_statistics(training.images)["image"]
+        generator = torch.Generator().manual_seed(stream_seed(self.prompt_seed, _STATISTICS))
+        drawn = training.painter.draw(_MEASURED, held_out_share=0.0, generator=generator)
+        return normalisation_entries(*channel_statistics([training.painter.images(drawn)], value_range=(0, 1)))
 
     def _fixed(
         self, images: LabelledImages, size: int, held_out_share: float, stream: int, *, name: str
