@@ -94,12 +94,12 @@ def mean_of_valid(tokens: Tokens) -> tuple[Float[Tensor, "batch_or_1 channels"],
         mask = tokens.mask.expand(-1, *tokens.grid)
         count = mask.sum(dim=axes)[:, None]
         present = count > 0
-        share = mask / count.clamp(min=1).reshape(-1, *[1] * len(axes))
+        share = mask.to(tokens.parts[0].dtype) / count.clamp(min=1).reshape(-1, *[1] * len(axes))
         means = []
         for part in tokens.parts:
             shared = [axis for axis in axes if part.shape[axis] == 1]
             weight = share.sum(dim=shared, keepdim=True) if shared else share
-            means.append((part * weight[..., None].to(part.dtype)).sum(dim=axes))
+            means.append((part * weight[..., None]).sum(dim=axes))
     rows = max(one.shape[0] for one in (*means, present))
     return torch.cat([mean.expand(rows, -1) for mean in means], dim=-1), present.expand(rows, 1)
 

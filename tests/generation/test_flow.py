@@ -115,6 +115,19 @@ def test_a_later_start_keeps_something_of_the_samples() -> None:
     assert [time for time, _ in field.seen] == [0.75, 0.875]
 
 
+def test_a_time_shift_moves_the_steps_towards_the_noise() -> None:
+    one, init = model(), torch.randn(1, *SHAPE, dtype=torch.float64)
+    one.head.time_shift = 3.0  # type: ignore[union-attr, assignment]
+    field = Field(one, rate=0.0)
+    with replaced(one, field):
+        generate(one, {}, shape_of=SHAPE, steps=4)
+        generate(one, {}, shape_of=SHAPE, steps=2, time_shift=1.0)
+        generate(one, {}, init=init, start=0.25, steps=2)
+    # u / (u + 3 (1 - u)) for u = 0, 1/4, 1/2, 3/4; as asked; the half of the path after 0.25.
+    wanted = [0, 0.1, 0.25, 0.5, 0, 0.5, 0.25, 0.5]
+    torch.testing.assert_close(torch.tensor([time for time, _ in field.seen]), torch.tensor(wanted))
+
+
 def test_latents_pass_from_step_to_step_with_and_without_conditions_apart() -> None:
     one = model(self_condition=True)
     passed: list[tuple[bool, Any]] = []
@@ -175,6 +188,7 @@ def test_a_saved_model_generates_the_same(tmp_path: Path) -> None:
         ({"guidance": -1.0}, "guidance: expected a number of at least 0, got -1.0"),
         ({"guidance": float("nan")}, "guidance: expected a number of at least 0, got nan"),
         ({"solver": "rk4"}, "solver: expected one of euler, heun; got 'rk4'"),
+        ({"time_shift": 0.0}, "time_shift: expected a finite number above 0, got 0.0"),
         ({"start": 1.0, "init": torch.zeros(1, *SHAPE)}, "start: expected a time of at least 0 and below 1"),
         ({"start": 0.5}, "start: expected `init` for a start at 0.5"),
         ({"init": torch.zeros(1, *SHAPE)}, "init: expected `keep` or a `start` above 0"),

@@ -51,15 +51,17 @@ def reference(encoder: Interface, blocks: Sequence[Tokens], *, state: int, time:
     own = torch.cat([own, features], dim=-1)
     x = linear(weights, "embed", own)
     latents = weights["latents"].expand(batch, -1, -1)
+    padding = encoder.padding.detach()
+    summary = _summary(weights, features[:, 0], [block for place, block in enumerate(blocks) if place != state], padding)
     for step in range(encoder.num_blocks):
         name = f"blocks.{step}"
+        x = _modulated(weights, x, summary, step)
         if f"{name}.mix.weight" in weights:
             x = mixed(weights, f"{name}.mix", x, valid, grid)
         keys, masks = [], []
         for place, block in enumerate(blocks):
             dense, mask = block.dense().expand(batch, -1, -1), block.dense_mask()
-            width = encoder.padding.shape[0]
-            rest = encoder.padding.detach().expand(batch, dense.shape[1], width)
+            rest = padding.expand(batch, dense.shape[1], -1)
             keys.append(torch.cat([own, x], dim=-1) if place == state else torch.cat([dense, rest], dim=-1))
             masks.append(torch.ones(dense.shape[:2], dtype=torch.bool) if mask is None else mask.expand(batch, -1))
         latents = attend(weights, f"{name}.read", latents, torch.cat(keys, dim=1), torch.cat(masks, dim=1), heads=2)
@@ -67,7 +69,32 @@ def reference(encoder: Interface, blocks: Sequence[Tokens], *, state: int, time:
             latents = self_attend(weights, f"{name}.compute.{layer}", latents)
         whole = torch.ones(latents.shape[:2], dtype=torch.bool)
         x = attend(weights, f"{name}.write", x, latents, whole, heads=2)
+    x = _modulated(weights, x, summary, encoder.num_blocks)
     return torch.where(valid[..., None], x, 0.0), latents
+
+
+def _summary(weights: Mapping[str, Tensor], time: Tensor, conditions: Sequence[Tokens], padding: Tensor) -> Tensor | None:
+    """Return the summary of time `(B, e)` and conditions that modulates the state, sample by sample."""
+    if "modulation.condition.weight" not in weights:
+        return None
+    hidden = nn.functional.silu(linear(weights, "modulation.time.0", time))
+    total = linear(weights, "modulation.time.2", hidden)
+    for block in conditions:
+        dense, mask = block.dense(), block.dense_mask()
+        for sample in range(len(total)):
+            row = dense[sample % len(dense)]
+            valid = torch.ones(len(row), dtype=torch.bool) if mask is None else mask[sample % len(mask)]
+            if valid.any():
+                mean = torch.cat([row[valid].mean(dim=0), padding])
+                total[sample] += linear(weights, "modulation.condition", mean)
+    return nn.functional.silu(total)
+
+
+def _modulated(weights: Mapping[str, Tensor], x: Tensor, summary: Tensor | None, place: int) -> Tensor:
+    if summary is None:
+        return x
+    scale, shift = linear(weights, f"modulation.affine.{place}", summary)[:, None].chunk(2, dim=-1)
+    return x * (1 + scale) + shift
 
 
 def linear(weights: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:

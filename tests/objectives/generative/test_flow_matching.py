@@ -87,6 +87,14 @@ def test_times(times: str, middle: float) -> None:
     assert abs(float(((drawn > 0.25) & (drawn < 0.75)).float().mean()) - middle) < 0.02
 
 
+def test_shifted_times_are_nearer_to_the_noise() -> None:
+    torch.manual_seed(0)
+    drawn = FlowMatching(time_shift=3.0)._drawn_times(4000, torch.device("cpu"))
+    # t / (t + 3 (1 - t)) < 0.25 for t < 0.5.
+    assert abs(float((drawn < 0.25).float().mean()) - 0.5) < 0.001
+    assert 0 <= float(drawn.min()) < float(drawn.max()) <= 1
+
+
 def test_latents_of_a_first_call_are_used_at_the_configured_rate() -> None:
     one, whole = model(self_condition=True), Interface.forward
     for rate, calls in ((0.0, 1), (1.0, 2)):
@@ -168,6 +176,10 @@ def test_errors() -> None:
         FlowMatching(modality="x").check_model(one)
     with pytest.raises(ValueError, match=r"task.condition_dropout: expected 0.1, which the model's head records"):
         FlowMatching(condition_dropout=0.2).check_model(one)
+    with pytest.raises(ValueError, match=r"task.time_shift: expected 1.0, which the model's head records for generation"):
+        FlowMatching(time_shift=2.0).check_model(one)
+    with pytest.raises(ValueError, match=r"task.time_shift: expected a finite number above 0, got 0.0"):
+        FlowMatching(time_shift=0.0)
     with pytest.raises(ValueError, match=r"task.label: expected the name of one of the adapters \['image', 'label'\]"):
         FlowMatching(label="kind").check_model(one)
     FlowMatching(label="label").check_model(one)
