@@ -78,6 +78,7 @@ def generate_samples(
     num_samples: int = 1,
     guidance: float = 1.0,
     steps: int = 12,
+    guidance_until: float = 1.0,
     solver: str = "euler",
     seed: int | None = None,
     init: Any = None,
@@ -95,7 +96,7 @@ def generate_samples(
             or files; and the class, by its name or number, for a model of `task.label`. A list holds a value for each of
             several conditions; lists have one length, single values serve all. None or empty: generate without conditions.
         num_samples: number of samples of each condition.
-        guidance, steps, solver, start: see `perceiver.generation.flow.generate`.
+        guidance, guidance_until, steps, solver, start: see `perceiver.generation.flow.generate`.
         seed: seed of the noise; None: torch's global generator. Samples do not depend on `batch_size`.
         init: a raw value of the generated modality to start from, with `keep` or `start`: for inpainting and editing.
         keep: which elements of `init` stay: a boolean array on its grid, or an image of it, or the file of one, whose
@@ -167,6 +168,7 @@ def generate_samples(
             shape_of=shape,
             steps=steps,
             guidance=guidance if samples else 1.0,
+            guidance_until=guidance_until,
             solver=solver,
             generator=generator,
             init=known,

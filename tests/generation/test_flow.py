@@ -128,6 +128,20 @@ def test_a_time_shift_moves_the_steps_towards_the_noise() -> None:
     torch.testing.assert_close(torch.tensor([time for time, _ in field.seen]), torch.tensor(wanted))
 
 
+def test_guidance_ends_at_its_time() -> None:
+    one = model()
+    given: list[bool] = []
+    whole = one.velocity
+
+    def velocity(inputs: Any, masks: Any = None, **rest: Any) -> Velocity:
+        given.append("label" in inputs)
+        return whole(inputs, masks, **rest)
+
+    with mock.patch.object(one, "velocity", velocity):
+        generate(one, {"label": LABELS}, shape_of=SHAPE, steps=4, guidance=2.0, guidance_until=0.5)
+    assert given == [True, False, True, False, True, True]
+
+
 def test_latents_pass_from_step_to_step_with_and_without_conditions_apart() -> None:
     one = model(self_condition=True)
     passed: list[tuple[bool, Any]] = []
@@ -188,6 +202,7 @@ def test_a_saved_model_generates_the_same(tmp_path: Path) -> None:
         ({"guidance": -1.0}, "guidance: expected a number of at least 0, got -1.0"),
         ({"guidance": float("nan")}, "guidance: expected a number of at least 0, got nan"),
         ({"solver": "rk4"}, "solver: expected one of euler, heun; got 'rk4'"),
+        ({"guidance_until": 1.5}, "guidance_until: expected a time from 0 to 1, got 1.5"),
         ({"time_shift": 0.0}, "time_shift: expected a finite number above 0, got 0.0"),
         ({"start": 1.0, "init": torch.zeros(1, *SHAPE)}, "start: expected a time of at least 0 and below 1"),
         ({"start": 0.5}, "start: expected `init` for a start at 0.5"),

@@ -46,6 +46,7 @@ class JudgedSamples:
         num_samples: number of images to generate, for the first samples of a split; in each process.
         guidance: see `perceiver.generation.flow.generate`.
         unguided: also measure without guidance.
+        guidance_until: see `perceiver.generation.flow.generate`.
         steps: steps of the solver.
         solver: euler or heun.
         seed: seed of the noise; not the training seed.
@@ -63,6 +64,7 @@ class JudgedSamples:
         num_samples: int = 2000,
         guidance: float = 3.0,
         unguided: bool = True,
+        guidance_until: float = 1.0,
         steps: int = 12,
         solver: str = "euler",
         seed: int = 0,
@@ -74,6 +76,7 @@ class JudgedSamples:
         self.judge = judge
         self.num_samples = num_samples
         self.guidances = {GUIDED: guidance, **({UNGUIDED: 1.0} if unguided and guidance != 1 else {})}
+        self.guidance_until = guidance_until
         self.steps = steps
         self.solver = solver
         self.seed = seed
@@ -175,6 +178,7 @@ class JudgedSamples:
             shape_of=real,
             steps=self.steps,
             guidance=guidance,
+            guidance_until=self.guidance_until,
             solver=self.solver,
             generator=own,
         )

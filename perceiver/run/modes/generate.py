@@ -42,7 +42,7 @@ class Generate:
         conditions: raw conditions by modality: `{text: "the digit seven"}`, or a file for an image or a sound; lists for
             several conditions. None: none.
         num_samples: number of samples of each condition.
-        guidance, steps, solver, start: see `perceiver.generation.flow.generate`.
+        guidance, guidance_until, steps, solver, start: see `perceiver.generation.flow.generate`.
         seed: seed of the noise.
         init: file to start from, of the generated modality, with `keep` or `start`.
         keep: an image whose light pixels stay as they are in `init`.
@@ -55,6 +55,7 @@ class Generate:
     num_samples: int = 16
     guidance: float = 3.0
     steps: int = 12
+    guidance_until: float = 1.0
     solver: str = "euler"
     seed: int = 0
     init: str | None = None
@@ -74,6 +75,7 @@ class Generate:
                 num_samples=self.num_samples,
                 guidance=self.guidance,
                 steps=self.steps,
+                guidance_until=self.guidance_until,
                 solver=self.solver,
                 seed=self.seed,
                 init=self.init,
