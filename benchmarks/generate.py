@@ -77,6 +77,7 @@ def random_model() -> Perceiver:
         state_channels=64,
         local_kernel=[3, 3],
         num_layers_per_block=1,
+        modulation_channels=128,
     )
     head = VelocityHead(state_channels=64, adapters=adapters, modality="image", condition_dropout=0.1)
     return Perceiver(adapters=adapters, encoder=encoder, head=head, fusion=fusion).eval()

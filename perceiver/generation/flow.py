@@ -122,7 +122,7 @@ def generate(
         guidance=guidance,
         guidance_until=guidance_until,
     )
-    times = _times(start, steps, shift)
+    times = solver_times(steps, shift=shift, start=start)
 
     def path(x: Tensor, time: float) -> Tensor:
         """Return `x` with the kept elements where the known path has them."""
@@ -187,13 +187,24 @@ class _Follow:
         return self.raw(x, found.values)
 
 
-def _times(start: float, steps: int, shift: float) -> list[float]:
-    """Return the times of the solver's steps, from `start` to exactly 1."""
+def solver_times(steps: int, *, shift: float = 1.0, start: float = 0.0) -> list[float]:
+    """Return the `steps + 1` times of the solver, from `start` to exactly 1.
+
+    Args:
+        steps: number of steps.
+        shift: see `perceiver.decoders.velocity.shifted`.
+        start: first time.
+
+    Examples:
+        >>> from perceiver.generation.flow import solver_times
+        >>> [round(time, 3) for time in solver_times(4, shift=3.0)]
+        [0.0, 0.1, 0.25, 0.5, 1.0]
+    """
     even = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     # The part of an evenly spaced path, before the shift, that begins at `start`.
     begin = start * shift / (1 - start + start * shift)
     times: list[float] = shifted(begin + (1 - begin) * even, shift).tolist()
-    return [start, *times[1:-1], 1.0]
+    return [float(start), *times[1:-1], 1.0]
 
 
 def _head_of(model: Any) -> VelocityHead:

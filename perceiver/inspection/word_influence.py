@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from perceiver.decoders.velocity import VelocityHead
+from perceiver.generation.flow import solver_times
 from perceiver.modalities.preprocess import preprocess, unnormalised
 from perceiver.modalities.texts.tokenizers import tokenizer_of
 from perceiver.model import Perceiver
@@ -91,7 +92,7 @@ def word_influence(
     shape = [1, *(int(size) for size in spec["shape"])]
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
     texts, masks = ids.to(device).expand(len(kept), -1), {modality: kept.to(device)}
-    times = torch.linspace(0, 1, steps + 1).tolist()
+    times = solver_times(steps, shift=head.time_shift)
     maps, samples = [], []
     with evaluating(model):
         for time, after in pairwise(times):
