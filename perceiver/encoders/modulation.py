@@ -64,12 +64,12 @@ class Modulation(nn.Module):
             nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
 
     def forward(
-        self, time: Float[Tensor, "batch_or_1 time_channels"], conditions: Sequence[Tokens]
-    ) -> list[tuple[Float[Tensor, "batch_or_1 state_channels"], Float[Tensor, "batch_or_1 state_channels"]]]:
+        self, time: Float[Tensor, "times time_channels"], conditions: Sequence[Tokens]
+    ) -> list[tuple[Float[Tensor, "rows state_channels"], Float[Tensor, "rows state_channels"]]]:
         """Return scale and shift `(B or 1, d)` for each place.
 
         Args:
-            time: features of time.
+            time: features of time `(B or 1, e)`.
             conditions: a block of tokens for each condition; possibly none.
         """
         # All weights get gradients, and the same values, whether a condition is masked or absent.

@@ -135,6 +135,14 @@ def test_a_row_of_the_batch_is_modulated_by_its_own_condition_alone() -> None:
     torch.testing.assert_close(both, torch.cat([first, second]), rtol=0, atol=1e-10)
 
 
+def test_one_time_serves_a_batch_of_conditions() -> None:
+    one, blocks = interface(modulation_channels=8), tokens(masked=True)
+    with torch.no_grad():
+        shared = one(blocks, state=0, time=TIME[:1]).state
+        own = one(blocks, state=0, time=TIME[:1].expand(2)).state
+    torch.testing.assert_close(shared, own, rtol=0, atol=1e-12)
+
+
 def one_of(block: Tokens, row: int) -> Tokens:
     """Return one sample of a block without a mask."""
     return Tokens(parts=tuple(part[row : row + 1] if len(part) > 1 else part for part in block.parts))
