@@ -95,7 +95,14 @@ def test_names_find_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 OWN_TESTS = ("words", "retrieval", "text_to_image")
 
 
-@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem not in OWN_TESTS], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem == "audio_and_points" else [])
+        for path in NOTEBOOKS
+        if path.stem not in OWN_TESTS
+    ],
+)
 def test_notebooks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     printed = executed(path, folder=tmp_path, data=tmp_path / "absent", monkeypatch=monkeypatch)
     accuracies = [float(share) for share in re.findall(r"accuracy (\d+\.\d)%", printed)]

@@ -38,14 +38,19 @@ interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs in Triton's inter
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 
 
+VALUES = "eager_form or as_accurate or changes_no_bit or well_formed"
+"""The tests that compare values; the others take as long again."""
+
+
 @needs_triton
 @pytest.mark.skipif(INTERPRETED, reason="starts the interpreter")
-def test_in_the_interpreter(repository: Path) -> None:
+@pytest.mark.parametrize("selected", [VALUES, pytest.param("", marks=pytest.mark.slow)], ids=["values", "all"])
+def test_in_the_interpreter(selected: str, repository: Path) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(repository)}
     for name in list(environment):
         if name.startswith("PYTEST_XDIST"):
             del environment[name]
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", str(Path(__file__))]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-k", selected, str(Path(__file__))]
     done = subprocess.run(command, env=environment, cwd=repository, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 

@@ -25,7 +25,7 @@ MODEL = (
 DATA = ("data=hf", "data.image_size=[8,8]", "data.num_workers=0", "data.batch_size=8")
 
 
-@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("streaming", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_mode(streaming: bool, tmp_path: Path) -> None:
     rows = rows_of(tmp_path / "files", 48)
     splits = {"train": rows[:32], "validation": rows[32:40], "test": rows[40:]}
