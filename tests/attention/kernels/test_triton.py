@@ -50,7 +50,8 @@ def test_in_the_interpreter(selected: str, repository: Path) -> None:
     for name in list(environment):
         if name.startswith("PYTEST_XDIST"):
             del environment[name]
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-k", selected, str(Path(__file__))]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-k", selected]
+    command.append(str(Path(__file__)))
     done = subprocess.run(command, env=environment, cwd=repository, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 
