@@ -302,8 +302,6 @@ class Interface(nn.Module):
         timed = own.append(features)
         written = self._embedded(timed)
         others = [self._padded(block) for block in tokens]
-        # What is read where there is nothing to read: zeros, as if all tokens were masked; all weights get gradients.
-        nothing = replace(timed, mask=torch.zeros((1,) * (own.parts[0].ndim - 1), dtype=torch.bool, device=own.device))
         affine = None
         if self.modulation is not None:
             conditions = [block for place, block in enumerate(others) if place != state]
@@ -317,7 +315,9 @@ class Interface(nn.Module):
             read = [timed if place == state else others[place] for place in places]
             at = [number for number, place in enumerate(places) if place == state]
             if not read:
-                read, at = [nothing], [0]
+                # Zeros, as if all tokens were masked; all weights get gradients.
+                nothing = torch.zeros((1,) * (own.parts[0].ndim - 1), dtype=torch.bool, device=own.device)
+                read, at = [replace(timed, mask=nothing)], [0]
             watch = None if observe is None else _watching(observe, places)
             if self.checkpoint_activations and self.training and torch.is_grad_enabled():
                 written, latents = checkpoint(block, written, latents, read, at, own.mask, watch, use_reentrant=False)

@@ -201,8 +201,8 @@ def solver_times(steps: int, *, shift: float = 1.0, start: float = 0.0) -> list[
         [0.0, 0.1, 0.25, 0.5, 1.0]
     """
     even = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-    # The part of an evenly spaced path, before the shift, that begins at `start`.
-    begin = start * shift / (1 - start + start * shift)
+    # The part of an evenly spaced path that begins where the shift leads to `start`.
+    begin = shifted(torch.tensor(start, dtype=torch.float64), 1 / shift)
     times: list[float] = shifted(begin + (1 - begin) * even, shift).tolist()
     return [float(start), *times[1:-1], 1.0]
 
