@@ -501,7 +501,7 @@ def test_generators(name: str) -> None:
     assert made.shape == (3, 1, 12, 8)
 
 
-PROMPTED = {"digit_prompts": "text", "emoji_prompts": "text", "spoken_to_drawn": "audio"}
+PROMPTED = {"digit_prompts": "text", "two_digit_prompts": "text", "emoji_prompts": "text", "spoken_to_drawn": "audio"}
 """Experiments that generate images from prompts of a modality, and judge them."""
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from perceiver.attention.kernels.linear import Linear
 from perceiver.runtime.initial_values import truncated_normal_
+from perceiver.tokens.tokens import Tokens
 
 
 class TokenProjection(nn.Module):
@@ -34,6 +36,16 @@ def lecun_linear(inputs: int, outputs: int) -> Linear:
     truncated_normal_(layer.weight, std=std)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def linear_of_tokens(linear: nn.Linear, tokens: Tokens) -> Float[Tensor, "batch *grid outputs"]:
+    """Apply a linear layer to tokens: the sum of what it makes of each part at the part's own shape."""
+    weights = linear.weight.split([part.shape[-1] for part in tokens.parts], dim=1)
+    mapped = [part.to(weight.dtype) @ weight.t() for part, weight in zip(tokens.parts, weights, strict=True)]
+    # Small parts first: sums of rows, columns and time stay small.
+    mapped.sort(key=lambda part: part.numel())
+    total: Tensor = sum(mapped[1:], start=mapped[0] + linear.bias)
+    return total.expand(tokens.batch, *tokens.grid, -1)
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:

@@ -20,7 +20,7 @@ from perceiver.attention.cross import Form
 from perceiver.attention.feed_forward import FeedForward
 from perceiver.attention.layers import CrossAttend, SelfAttend
 from perceiver.attention.local_mixing import LocalMixing
-from perceiver.attention.projection import lecun_linear
+from perceiver.attention.projection import lecun_linear, linear_of_tokens
 from perceiver.encoders.modulation import Modulation, modulated
 from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_at_least_one, check_dropout, check_positive
@@ -77,6 +77,8 @@ class Interface(nn.Module):
         self_condition: start from the latents of an earlier call, if there are any (latent self-conditioning, section 3 of
             the paper).
         modulation_channels: width of the summary of time and conditions that modulates the state; 0: no modulation.
+        modulation_hidden_channels: width of a hidden layer over each token of a condition, so that the summary knows what is
+            said where; 0: none.
         dropout: probability of dropping a channel before each residual in training.
         latent_std: standard deviation of the initial latents, truncated at two.
         attention: form of the reads: `auto`, `factored` or `dense`. All compute the same function.
@@ -118,6 +120,7 @@ class Interface(nn.Module):
         time_bands: int = 8,
         self_condition: bool = False,
         modulation_channels: int = 0,
+        modulation_hidden_channels: int = 0,
         dropout: float = 0.0,
         latent_std: float = 0.02,
         attention: Form = "auto",
@@ -133,8 +136,15 @@ class Interface(nn.Module):
             num_blocks=num_blocks,
             num_layers_per_block=num_layers_per_block,
         )
-        if modulation_channels < 0:
-            raise ValueError(f"Interface.modulation_channels: expected at least 0, got {modulation_channels}.")
+        widths = {"modulation_channels": modulation_channels, "modulation_hidden_channels": modulation_hidden_channels}
+        for name, width in widths.items():
+            if width < 0:
+                raise ValueError(f"Interface.{name}: expected at least 0, got {width}.")
+        if modulation_hidden_channels and not modulation_channels:
+            raise ValueError(
+                f"Interface.modulation_hidden_channels: got {modulation_hidden_channels} without modulation; expected "
+                "modulation_channels of at least 1, or no hidden channels."
+            )
         check_positive("Interface", latent_std=latent_std)
         check_dropout("Interface", dropout=dropout)
         self.token_channels = token_channels
@@ -186,6 +196,7 @@ class Interface(nn.Module):
                 token_channels=token_channels + self.time.channels + state_channels,
                 time_channels=self.time.channels,
                 channels=modulation_channels,
+                hidden_channels=modulation_hidden_channels,
                 state_channels=state_channels,
                 num_places=num_blocks + 1,
             )
@@ -300,7 +311,7 @@ class Interface(nn.Module):
         own = tokens[state].cleaned()
         features = self._time_features(time, own)
         timed = own.append(features)
-        written = self._embedded(timed)
+        written = linear_of_tokens(self.embed, timed)
         others = [self._padded(block) for block in tokens]
         affine = None
         if self.modulation is not None:
@@ -337,15 +348,6 @@ class Interface(nn.Module):
         (features,) = self.time((coordinates,))
         shaped: Tensor = features.reshape(features.shape[0], *[1] * len(own.grid), -1)
         return shaped.to(self.latents.dtype)
-
-    def _embedded(self, tokens: Tokens) -> Tensor:
-        """Map tokens linearly to the state `(B, *grid, d)`, each part at its own shape."""
-        weights = self.embed.weight.split([part.shape[-1] for part in tokens.parts], dim=1)
-        mapped = [part.to(weight.dtype) @ weight.t() for part, weight in zip(tokens.parts, weights, strict=True)]
-        # Small parts first: sums of rows, columns and time stay small.
-        mapped.sort(key=lambda part: part.numel())
-        total: Tensor = sum(mapped[1:], start=mapped[0] + self.embed.bias)
-        return total.expand(tokens.batch, *tokens.grid, -1)
 
     def _padded(self, block: Tokens) -> Tokens:
         """Return the tokens of a modality without a state, at the width of the tokens that the latents read."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from perceiver.attention.projection import lecun_linear
+from perceiver.attention.projection import lecun_linear, linear_of_tokens
 from perceiver.runtime.ranges import check_at_least_one
 from perceiver.tokens.tokens import Tokens
 from perceiver.tokens.zero_gradients import with_zero_gradients
@@ -22,7 +22,9 @@ class Modulation(nn.Module):
     for all tokens alike, how noisy the sample is and what it shows, is learned in far fewer steps if it scales and shifts
     them directly, as the adaptive norms of diffusion transformers do (Peebles and Xie 2022, arXiv:2212.09748, section 3.2).
     The conditions are summarised by the mean of their valid tokens, modality by modality; absent ones add nothing, as masked
-    ones do. Order and place in a condition are left to the latents, which read its tokens.
+    ones do. A mean of tokens knows what is said, not where: "a three left of a seven" is almost "a seven left of a three".
+    With hidden channels, a layer sees each token with its position before the mean (deep sets, Zaheer et al. 2017,
+    arXiv:1703.06114); otherwise order and place are left to the latents, which read the tokens.
 
     Scales and shifts are zero before training.
 
@@ -32,6 +34,8 @@ class Modulation(nn.Module):
         channels: width of the summary.
         state_channels: d, width of the state.
         num_places: number of places in the network at which the state is modulated.
+        hidden_channels: width of a layer over each token, whose mean is added to that of the tokens; 0: none. Its result is
+            dense: a token of a condition costs as much as two of these widths.
 
     Examples:
         >>> import torch
@@ -53,11 +57,16 @@ class Modulation(nn.Module):
         channels: int,
         state_channels: int,
         num_places: int,
+        hidden_channels: int = 0,
     ) -> None:
         super().__init__()
         check_at_least_one("Modulation", channels=channels, state_channels=state_channels, num_places=num_places)
         self.time = nn.Sequential(lecun_linear(time_channels, channels), nn.SiLU(), lecun_linear(channels, channels))
         self.condition = lecun_linear(token_channels, channels)
+        self.hidden = None
+        if hidden_channels:
+            self.hidden = lecun_linear(token_channels, hidden_channels)
+            self.from_hidden = lecun_linear(hidden_channels, channels)
         self.affine = nn.ModuleList(nn.Linear(channels, 2 * state_channels) for _ in range(num_places))
         for linear in self.affine:
             nn.init.zeros_(linear.weight)  # type: ignore[arg-type]
@@ -73,11 +82,21 @@ class Modulation(nn.Module):
             conditions: a block of tokens for each condition; possibly none.
         """
         # All weights get gradients, and the same values, whether a condition is masked or absent.
-        summary = with_zero_gradients(self.time(time), self.condition.parameters())
+        summary = with_zero_gradients(self.time(time), self._of_conditions())
         for block in conditions:
-            mean, present = mean_of_valid(block.cleaned())
-            summary = summary + torch.where(present, self.condition(mean), 0.0)
+            tokens = block.cleaned()
+            mean, present = mean_of_valid(tokens)
+            summarised = self.condition(mean)
+            if self.hidden is not None:
+                hidden = F.gelu(linear_of_tokens(self.hidden, tokens))
+                summarised = summarised + self.from_hidden(mean_of_valid(Tokens(parts=(hidden,), mask=tokens.mask))[0])
+            summary = summary + torch.where(present, summarised, 0.0)
         return [linear(F.silu(summary)).chunk(2, dim=-1) for linear in self.affine]
+
+    def _of_conditions(self) -> list[nn.Parameter]:
+        """Return the weights that only conditions use."""
+        layers = [self.condition] if self.hidden is None else [self.condition, self.hidden, self.from_hidden]
+        return [parameter for layer in layers for parameter in layer.parameters()]
 
 
 def mean_of_valid(tokens: Tokens) -> tuple[Float[Tensor, "batch_or_1 channels"], Bool[Tensor, "batch_or_1 1"]]:

@@ -8,8 +8,11 @@ from interface_models import inputs, model, reference
 from torch import Tensor
 
 from perceiver import Encoder, InputQueries, Interface, Perceiver, PooledHead, QueryDecoder, Tokens
+from perceiver.attention.projection import linear_of_tokens
+from perceiver.encoders.modulation import Modulation
 
 FORMS = ("dense", "factored")
+HIDDEN = {"modulation_channels": 8, "modulation_hidden_channels": 7}
 TIME = torch.tensor([0.2, 0.7])
 
 
@@ -39,9 +42,11 @@ def interface(**settings: Any) -> Interface:
 @pytest.mark.parametrize("local_kernel", [[3, 3], None])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("modulation_channels", [0, 5])
-def test_equals_the_dense_formula(form: str, masked: bool, local_kernel: list[int] | None, modulation_channels: int) -> None:
-    encoder = interface(attention=form, local_kernel=local_kernel, modulation_channels=modulation_channels)
+@pytest.mark.parametrize("modulation", [{}, {"modulation_channels": 5}, HIDDEN])
+def test_equals_the_dense_formula(
+    form: str, masked: bool, local_kernel: list[int] | None, modulation: dict[str, int]
+) -> None:
+    encoder = interface(attention=form, local_kernel=local_kernel, **modulation)
     blocks = tokens(masked)
     with torch.no_grad():
         done = encoder(blocks, state=0, time=TIME)
@@ -57,7 +62,7 @@ def test_one_block_without_mixing_is_perceiver_io() -> None:
     # What the latents of Perceiver IO read, and the queries that read them: the tokens with time and state.
     with torch.no_grad():
         timed = blocks[0].cleaned().append(written._time_features(TIME, blocks[0]))
-        state = written._embedded(timed)
+        state = linear_of_tokens(written.embed, timed)
         read = [timed.append(state), written._padded(blocks[1])]
     encoder = Encoder(
         token_channels=read[0].channels, num_latents=3, latent_channels=8, num_layers_per_block=2, num_cross_heads=2,
@@ -95,9 +100,9 @@ def test_masked_content_is_not_read_and_gets_no_velocity() -> None:
 
 
 @pytest.mark.parametrize("form", ["auto", *FORMS])
-@pytest.mark.parametrize("modulation_channels", [0, 8])
-def test_an_absent_condition_equals_a_masked_one(form: str, modulation_channels: int) -> None:
-    one, given = model(attention=form, modulation_channels=modulation_channels), inputs()
+@pytest.mark.parametrize("modulation", [{}, {"modulation_channels": 8}, HIDDEN])
+def test_an_absent_condition_equals_a_masked_one(form: str, modulation: dict[str, int]) -> None:
+    one, given = model(attention=form, **modulation), inputs()
     nothing = torch.zeros(2, dtype=torch.bool)
     with torch.no_grad():
         masked = one.velocity(given, {"label": nothing}, time=TIME).values
@@ -125,8 +130,25 @@ def test_modulation_starts_as_the_identity_and_reads_time_and_conditions() -> No
             assert not torch.allclose(one(blocks, state=0, time=TIME).state, expected)
 
 
+def test_a_hidden_layer_knows_the_order_of_a_condition() -> None:
+    words, places = torch.randn(1, 4, 3).double(), torch.linspace(-1, 1, 4).double().reshape(1, 4, 1)
+    given, swapped = (Tokens(parts=(content, places)) for content in (words, words[:, [1, 0, 2, 3]]))
+    time = torch.rand(1, 2).double()
+
+    def differs(hidden_channels: int) -> bool:
+        modulation = Modulation(
+            token_channels=4, time_channels=2, channels=8, state_channels=5, num_places=1, hidden_channels=hidden_channels
+        ).double()
+        torch.nn.init.normal_(modulation.affine[0].weight)  # type: ignore[arg-type]
+        with torch.no_grad():
+            [(scale, _)], [(other, _)] = modulation(time, [given]), modulation(time, [swapped])
+        return not torch.allclose(scale, other, rtol=0, atol=1e-6)
+
+    assert [differs(0), differs(16)] == [False, True]
+
+
 def test_a_row_of_the_batch_is_modulated_by_its_own_condition_alone() -> None:
-    one, blocks = interface(modulation_channels=8), tokens(masked=False)
+    one, blocks = interface(**HIDDEN), tokens(masked=False)
     some = Tokens(parts=blocks[1].parts, mask=torch.tensor([[True], [False]]).expand(2, 6))
     with torch.no_grad():
         both = one([blocks[0], some], state=0, time=TIME).state
@@ -221,6 +243,10 @@ def test_a_block_without_anything_to_read_reads_zeros() -> None:
 def test_errors() -> None:
     with pytest.raises(ValueError, match=r"Interface.modulation_channels: expected at least 0, got -1"):
         interface(modulation_channels=-1)
+    with pytest.raises(
+        ValueError, match=r"modulation_hidden_channels: got 4 without modulation; expected"
+    ):
+        interface(modulation_hidden_channels=4)
     one = model()
     with pytest.raises(ValueError, match="expected 'image', the modality that the model generates, got"):
         one.velocity({"label": inputs()["label"]}, time=TIME)

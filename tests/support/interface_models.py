@@ -85,8 +85,11 @@ def _summary(weights: Mapping[str, Tensor], time: Tensor, conditions: Sequence[T
             row = dense[sample % len(dense)]
             valid = torch.ones(len(row), dtype=torch.bool) if mask is None else mask[sample % len(mask)]
             if valid.any():
-                mean = torch.cat([row[valid].mean(dim=0), padding])
-                total[sample] += linear(weights, "modulation.condition", mean)
+                padded = torch.cat([row[valid], padding.expand(int(valid.sum()), -1)], dim=1)
+                total[sample] += linear(weights, "modulation.condition", padded.mean(dim=0))
+                if "modulation.hidden.weight" in weights:
+                    seen = nn.functional.gelu(linear(weights, "modulation.hidden", padded))
+                    total[sample] += linear(weights, "modulation.from_hidden", seen.mean(dim=0))
     return nn.functional.silu(total)
 
 
