@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from perceiver.attention import CrossAttend, Form, SelfAttend
+from perceiver.encoders.reads import shares_by_block, weights_by_block
 from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_at_least_one, check_positive
 from perceiver.runtime.regularising import regularising
@@ -187,16 +188,10 @@ class Encoder(nn.Module):
         Blocks that a cross-attend does not read get zeros. See `forward` for arguments and errors.
         """
         weights: list[tuple[Tensor, ...]] = []
-        batch = max((block.batch for block in tokens), default=1)
 
         def observe(layer: CrossAttend, latents: Tensor, places: Sequence[int]) -> None:
-            read = layer.attention.weights(latents, [tokens[place] for place in places]) if places else ()
-            unread = latents.new_zeros(())
-            shapes = [(batch, layer.attention.num_heads, latents.shape[1], *block.grid) for block in tokens]
-            whole = [unread.expand(shape) for shape in shapes]
-            for place, weight in zip(places, read, strict=True):
-                whole[place] = weight
-            weights.append(tuple(whole))
+            read = [tokens[place] for place in places]
+            weights.append(weights_by_block(layer, latents, read, places=places, tokens=tokens))
 
         self._run(tokens, reads, observe=observe)
         return weights
@@ -210,15 +205,10 @@ class Encoder(nn.Module):
         latents times tokens. See `forward` for arguments and errors.
         """
         shares: list[tuple[Tensor, ...]] = []
-        batch = max((block.batch for block in tokens), default=1)
 
         def observe(layer: CrossAttend, latents: Tensor, places: Sequence[int]) -> None:
-            read = layer.attention.shares(latents, [tokens[place] for place in places]) if places else ()
-            # Shares are at least float32.
-            whole = [latents.new_zeros(batch, dtype=torch.promote_types(latents.dtype, torch.float32)) for _ in tokens]
-            for place, share in zip(places, read, strict=True):
-                whole[place] = share.mean(dim=(1, 2)).expand(batch)
-            shares.append(tuple(whole))
+            read = [tokens[place] for place in places]
+            shares.append(shares_by_block(layer, latents, read, places=places, tokens=tokens))
 
         self._run(tokens, reads, observe=observe)
         return shares

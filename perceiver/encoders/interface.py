@@ -22,6 +22,7 @@ from perceiver.attention.layers import CrossAttend, SelfAttend
 from perceiver.attention.local_mixing import LocalMixing
 from perceiver.attention.projection import lecun_linear, linear_of_tokens
 from perceiver.encoders.modulation import Modulation, modulated
+from perceiver.encoders.reads import shares_by_block, weights_by_block
 from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_at_least_one, check_dropout, check_positive
 from perceiver.runtime.regularising import regularising
@@ -250,15 +251,9 @@ class Interface(nn.Module):
     ) -> list[tuple[Float[Tensor, "batch heads latents *grid"], ...]]:
         """Return the attention weights of each read, as `Encoder.attention_weights` does. See `forward` for arguments."""
         weights: list[tuple[Tensor, ...]] = []
-        batch = max(block.batch for block in tokens)
 
-        def observe(layer: CrossAttend, latents: Tensor, blocks: Sequence[Tokens], places: Sequence[int]) -> None:
-            heads, unread = layer.attention.num_heads, latents.new_zeros(())
-            whole = [unread.expand(batch, heads, latents.shape[1], *block.grid) for block in tokens]
-            read = layer.attention.weights(latents, blocks) if places else ()
-            for place, weight in zip(places, read, strict=True):
-                whole[place] = weight
-            weights.append(tuple(whole))
+        def observe(layer: CrossAttend, latents: Tensor, read: Sequence[Tokens], places: Sequence[int]) -> None:
+            weights.append(weights_by_block(layer, latents, read, places=places, tokens=tokens))
 
         self._run(tokens, reads, state=state, time=time, previous=previous, observe=observe)
         return weights
@@ -274,14 +269,9 @@ class Interface(nn.Module):
     ) -> list[tuple[Float[Tensor, "batch"], ...]]:
         """Return each block's share of the attention of each read, as `Encoder.attention_by_block` does."""
         shares: list[tuple[Tensor, ...]] = []
-        batch = max(block.batch for block in tokens)
 
-        def observe(layer: CrossAttend, latents: Tensor, blocks: Sequence[Tokens], places: Sequence[int]) -> None:
-            whole = [latents.new_zeros(batch) for _ in tokens]
-            read = layer.attention.shares(latents, blocks) if places else ()
-            for place, share in zip(places, read, strict=True):
-                whole[place] = share.mean(dim=(1, 2)).expand(batch)
-            shares.append(tuple(whole))
+        def observe(layer: CrossAttend, latents: Tensor, read: Sequence[Tokens], places: Sequence[int]) -> None:
+            shares.append(shares_by_block(layer, latents, read, places=places, tokens=tokens))
 
         self._run(tokens, reads, state=state, time=time, previous=previous, observe=observe)
         return shares

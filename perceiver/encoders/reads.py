@@ -1,0 +1,51 @@
+"""What the latents of a read attend to, by block of tokens: zeros for blocks that they do not read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from perceiver.attention.layers import CrossAttend
+from perceiver.tokens.tokens import Tokens
+
+
+def weights_by_block(
+    layer: CrossAttend, latents: Tensor, read: Sequence[Tokens], *, places: Sequence[int], tokens: Sequence[Tokens]
+) -> tuple[Float[Tensor, "batch heads latents *grid"], ...]:
+    """Return the attention weights of a read, `(B, h, N, *grid)` for each block.
+
+    Args:
+        layer: the read.
+        latents: `(B or 1, N, D)` that read.
+        read: the blocks as the latents read them.
+        places: where these stand in `tokens`.
+        tokens: all blocks.
+    """
+    weights = layer.attention.weights(latents, read) if len(places) else ()
+    unread, batch = latents.new_zeros(()), _batch(tokens)
+    whole = [unread.expand(batch, layer.attention.num_heads, latents.shape[1], *block.grid) for block in tokens]
+    for place, weight in zip(places, weights, strict=True):
+        whole[place] = weight
+    return tuple(whole)
+
+
+def shares_by_block(
+    layer: CrossAttend, latents: Tensor, read: Sequence[Tokens], *, places: Sequence[int], tokens: Sequence[Tokens]
+) -> tuple[Float[Tensor, "batch"], ...]:
+    """Return each block's share of the attention of a read, the mean over heads and latents, `(B,)`, at least in float32.
+
+    See `weights_by_block` for arguments. Memory does not grow with latents times tokens.
+    """
+    shares = layer.attention.shares(latents, read) if len(places) else ()
+    batch = _batch(tokens)
+    whole = [latents.new_zeros(batch, dtype=torch.promote_types(latents.dtype, torch.float32)) for _ in tokens]
+    for place, share in zip(places, shares, strict=True):
+        whole[place] = share.mean(dim=(1, 2)).expand(batch)
+    return tuple(whole)
+
+
+def _batch(tokens: Sequence[Tokens]) -> int:
+    return max((block.batch for block in tokens), default=1)
