@@ -243,9 +243,7 @@ def test_a_block_without_anything_to_read_reads_zeros() -> None:
 def test_errors() -> None:
     with pytest.raises(ValueError, match=r"Interface.modulation_channels: expected at least 0, got -1"):
         interface(modulation_channels=-1)
-    with pytest.raises(
-        ValueError, match=r"modulation_hidden_channels: got 4 without modulation; expected"
-    ):
+    with pytest.raises(ValueError, match=r"modulation_hidden_channels: got 4 without modulation; expected"):
         interface(modulation_hidden_channels=4)
     one = model()
     with pytest.raises(ValueError, match="expected 'image', the modality that the model generates, got"):

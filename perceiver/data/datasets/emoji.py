@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perceiver.data.loading.images import channel_statistics, normalisation_entries
+from perceiver.data.loading.images import measured_normalisation
 from perceiver.data.loading.source import Source
 from perceiver.modalities.texts.text_bytes import VOCABULARY_SIZE, encode_bytes
 from perceiver.samples.batch import Sample
@@ -217,7 +217,7 @@ class Emoji(Source):
         """Return the spec; all pictures are normalised by the colours of both hands, so that they may share an adapter."""
         seen = torch.tensor(sorted({number for number, _ in training.samples}))
         chunks = [whole[seen] for whole in training.pictures.values()]
-        colours = normalisation_entries(*channel_statistics(chunks, value_range=(0, 255)))
+        colours = measured_normalisation(chunks, value_range=(0, 255))
         pictures = {*self.hands, *self.again}
         return {"modalities": {name: {**own, **(colours if name in pictures else {})} for name, own in self.specs.items()}}
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from perceiver.data.datasets.emoji import SIDE, EmojiSet, read_emoji
-from perceiver.data.loading.images import channel_statistics, image_spec, normalisation_entries
+from perceiver.data.loading.images import image_spec, measured_normalisation
 from perceiver.data.loading.samples import BatchedSamples
 from perceiver.data.loading.source import Source
 from perceiver.data.synthetic.prompts.images import drawn
@@ -153,7 +153,7 @@ class EmojiPrompts(Source):
     def learn(self, training: PromptedEmoji) -> dict[str, Any]:
         """Return the spec: pictures normalised by the colours of the training pictures."""
         seen = training.pictures[torch.tensor(sorted(set(training.numbers)))]
-        colours = normalisation_entries(*channel_statistics([seen], value_range=(0, 255)))
+        colours = measured_normalisation([seen], value_range=(0, 255))
         image = {**self.specs["image"], **colours}
         return {"modalities": {**self.specs, "image": image}, "target": {}}
 

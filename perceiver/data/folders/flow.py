@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from perceiver.data.folders.bad_files import BadFiles
-from perceiver.data.loading.images import channel_statistics, normalisation_entries
+from perceiver.data.loading.images import measured_normalisation
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import random_split
 from perceiver.data.readers import flow_files
@@ -139,7 +139,7 @@ class FlowFolder(Source):
             frames.append(x.movedim(1, 0))
             flow.append(target)
             seen.append(mask)
-        measured = normalisation_entries(*channel_statistics(frames, value_range=(0.0, 1.0)))
+        measured = measured_normalisation(frames, value_range=(0.0, 1.0))
         spec = {**self.specs["frames"], **measured}
         if self.deep_range is not None:
             spec["deep_range"] = list(self.deep_range)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from perceiver.data.folders.bad_files import BadFiles
-from perceiver.data.loading.images import channel_statistics, normalisation_entries
+from perceiver.data.loading.images import measured_normalisation
 from perceiver.data.loading.source import Source
 from perceiver.data.loading.splits import random_split
 from perceiver.data.readers.folder_files import is_flat, split_folder
@@ -221,7 +221,7 @@ class SegmentationFolder(Source):
             log.warning(
                 "%s: none of the %d masks has pixels of the classes %s.", plain.folder, len(chosen), ", ".join(absent)
             )
-        measured = normalisation_entries(*channel_statistics(images, value_range=(0.0, 1.0)))
+        measured = measured_normalisation(images, value_range=(0.0, 1.0))
         spec = {**self.specs["image"], **measured}
         if self.deep_range is not None:
             spec["deep_range"] = list(self.deep_range)

@@ -112,10 +112,10 @@ class LabelledImages(Images):
     def statistics(self) -> tuple[list[float], list[float]]:
         """Return mean and standard deviation of each channel, for pixels in [0, 1]."""
         # In chunks, because a float64 copy of the whole set has eight times its size.
-        return channel_statistics(torch.split(self.pixels, 1024), value_range=self.value_range)
+        return pixel_statistics(torch.split(self.pixels, 1024), value_range=self.value_range)
 
 
-def channel_statistics(
+def pixel_statistics(
     chunks: Iterable[Shaped[Tensor, "_ channels height width"]], *, value_range: Sequence[float]
 ) -> tuple[list[float], list[float]]:
     """Return mean and standard deviation of each channel over all chunks, scaled from `value_range` to [0, 1].
@@ -138,6 +138,13 @@ def channel_statistics(
 def normalisation_entries(mean: Sequence[float], deviation: Sequence[float]) -> dict[str, list[float]]:
     """Return the entries `mean` and `std` of a spec; a constant channel has no information, and the `std` 1."""
     return {"mean": list(mean), "std": [value or 1.0 for value in deviation]}
+
+
+def measured_normalisation(
+    chunks: Iterable[Shaped[Tensor, "_ channels height width"]], *, value_range: Sequence[float]
+) -> dict[str, list[float]]:
+    """Return the entries `mean` and `std` of a spec, measured as `pixel_statistics` does."""
+    return normalisation_entries(*pixel_statistics(chunks, value_range=value_range))
 
 
 def image_spec(shape: Sequence[int], *, value_range: Sequence[int] = (0, 255), **more: Any) -> dict[str, dict[str, Any]]:

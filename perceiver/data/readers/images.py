@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from perceiver.data.loading.images import Images, channel_statistics
+from perceiver.data.loading.images import Images, pixel_statistics
 from perceiver.data.readers.folder_files import files_below, report_left_out
 from perceiver.modalities.media.framing import Frame, deep_range_of, image_formats, is_deep, to_rgb, upright
 from perceiver.runtime.progress import progress
@@ -111,7 +111,7 @@ class ImageFiles(Images):
         count = len(self.labels)
         index = torch.linspace(0, count - 1, min(count, STATISTICS_IMAGES)).round().long()
         parts = progress(torch.split(index, 64), total=-(-len(index) // 64), title="statistics of the images (blocks of 64)")
-        return channel_statistics((self._read(part, self.frame) for part in parts), value_range=self.value_range)
+        return pixel_statistics((self._read(part, self.frame) for part in parts), value_range=self.value_range)
 
     def learned_deep_range(self) -> list[int] | None:
         """See `deep_range_of_files`."""

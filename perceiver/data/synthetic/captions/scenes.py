@@ -13,7 +13,7 @@ from torch import Tensor
 
 from perceiver.data.datasets.spoken_digits import SpokenDigits
 from perceiver.data.datasets.torchvision_images import MNIST
-from perceiver.data.loading.images import channel_statistics, image_spec, normalisation_entries
+from perceiver.data.loading.images import image_spec, measured_normalisation
 from perceiver.data.loading.missing import present_modalities
 from perceiver.data.loading.samples import BatchedSamples
 from perceiver.data.synthetic.captions.glyphs import LARGE, SMALL, Glyphs
@@ -290,8 +290,8 @@ class SceneCaptions(CaptionedSource):
     def statistics(self, training: SceneSplit) -> dict[str, dict[str, Any]]:
         """Return mean and standard deviation of the pixels, and unit scale of the sound."""
         scenes = self._described(training)
-        measured = channel_statistics([training.studio.images(scenes)], value_range=(0, 1))
-        return {"image": normalisation_entries(*measured), **self._loudness}
+        pixels = measured_normalisation([training.studio.images(scenes)], value_range=(0, 1))
+        return {"image": pixels, **self._loudness}
 
     def texts(self, training: SceneSplit) -> Sequence[str]:
         """Return captions of training scenes."""

@@ -12,10 +12,9 @@ import torch
 from perceiver.data.datasets.torchvision_images import MNIST
 from perceiver.data.loading.images import (
     LabelledImages,
-    channel_statistics,
     image_spec,
     image_statistics,
-    normalisation_entries,
+    measured_normalisation,
 )
 from perceiver.data.loading.source import Source
 from perceiver.data.synthetic.captions.glyphs import Glyphs
@@ -159,7 +158,7 @@ class DigitPrompts(Source):
             return image_statistics(training.images)["image"]
         generator = torch.Generator().manual_seed(stream_seed(self.prompt_seed, _STATISTICS))
         drawn = training.painter.draw(_MEASURED, held_out_share=0.0, generator=generator)
-        return normalisation_entries(*channel_statistics([training.painter.images(drawn)], value_range=(0, 1)))
+        return measured_normalisation([training.painter.images(drawn)], value_range=(0, 1))
 
     def _fixed(
         self, images: LabelledImages, size: int, held_out_share: float, stream: int, *, name: str
