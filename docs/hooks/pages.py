@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE, CONF = ROOT / "perceiver", ROOT / "conf"
 # Internal to the command line and the runtime: their names may change at any time.
 PRIVATE = {"run", "runtime", "zero_gradients", "conf"}
+# The modules below its folders are as many as those of all other packages: its page has the exported names.
+EXPORTS_ONLY = {"data"}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -83,8 +85,8 @@ def _api_page(name: str) -> str:
     exported = _imports(folder / "__init__.py") if folder.is_dir() else {}
     if exported or not folder.is_dir():
         parts.append(f"::: {module}\n\n")
-    for path in sorted(folder.glob("[!_]*.py")):
-        part = f"{module}.{path.stem}"
+    for path in sorted(folder.glob("[!_]*.py") if name in EXPORTS_ONLY else folder.rglob("[!_]*.py")):
+        part = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         if part not in exported.values():
             parts.append(f"## `{part}`\n\n::: {part}\n    options: {{heading_level: 3}}\n\n")
     return "".join(parts)
