@@ -108,6 +108,14 @@ class DenseTransformer(Interface):
             x = layer(x, modulation, others, None if mask is None else mask[:, None, None])
         return Interfaced(state=x.unflatten(1, own.grid), latents=x.mean(dim=1, keepdim=True))
 
+    def latent_layers(self) -> list[nn.Module]:
+        """Return nothing: there are no latents."""
+        return []
+
+    def explain_attention(self, tokens: Sequence[Tokens]) -> str:
+        """Describe attention for the summary of a run."""
+        return f"dense, of {max(block.num_tokens for block in tokens)} tokens to each other"
+
 
 class _Layer(nn.Module):
     def __init__(self, *, token_channels: int, channels: int, num_heads: int, widening: int) -> None:

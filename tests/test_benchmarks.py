@@ -16,6 +16,7 @@ from unittest import mock
 import pytest
 import torch
 
+import perceiver
 from perceiver import Fourier, Fusion, Perceiver, VelocityHead
 from perceiver.adapters import ImagePatches, Vector
 from perceiver.attention.forms.dense import dense_attention
@@ -279,6 +280,10 @@ def test_dense_generator_trains_in_the_place_of_an_interface(load: Any) -> None:
     objective.loss(model, batch).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert generate(model, {"label": torch.eye(3)}, shape_of=(1, 6, 8), steps=1, guidance=2.0).shape == (3, 1, 6, 8)
+    # Runs print it before they train.
+    [attention] = perceiver.summary(model, {**batch.inputs, "label": torch.eye(3)[:2]}).attention
+    assert attention == "Cross-attention: dense, of 12 tokens to each other"
+    assert encoder.latent_layers() == []
 
 
 def test_sweep(load: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
