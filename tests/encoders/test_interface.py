@@ -240,6 +240,15 @@ def test_a_block_without_anything_to_read_reads_zeros() -> None:
     torch.testing.assert_close(nothing.state, masked.state, rtol=0, atol=1e-12)
 
 
+def test_shares_are_at_least_float32_also_of_blocks_that_are_not_read() -> None:
+    encoder = interface().bfloat16()
+    blocks = [Tokens(parts=tuple(part.bfloat16() for part in block.parts)) for block in tokens(masked=False)]
+    with torch.no_grad():
+        [first, second] = encoder.attention_by_block(blocks, [[1], [0]], state=0, time=TIME.bfloat16())
+    assert {share.dtype for share in (*first, *second)} == {torch.float32}
+    assert (first[0].tolist(), second[1].tolist()) == ([0, 0], [0, 0])
+
+
 def test_errors() -> None:
     with pytest.raises(ValueError, match=r"Interface.modulation_channels: expected at least 0, got -1"):
         interface(modulation_channels=-1)
