@@ -39,7 +39,7 @@ def lecun_linear(inputs: int, outputs: int) -> Linear:
 
 
 def linear_of_tokens(linear: nn.Linear, tokens: Tokens) -> Float[Tensor, "batch *grid outputs"]:
-    """Apply a linear layer to tokens: the sum of what it makes of each part at the part's own shape."""
+    """Apply a linear layer to tokens without multiplying their parts out first: each part is mapped at its own shape."""
     weights = linear.weight.split([part.shape[-1] for part in tokens.parts], dim=1)
     mapped = [part.to(weight.dtype) @ weight.t() for part, weight in zip(tokens.parts, weights, strict=True)]
     # Small parts first: sums of rows, columns and time stay small.

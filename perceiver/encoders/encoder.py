@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from perceiver.attention import CrossAttend, Form, SelfAttend
-from perceiver.encoders.reads import shares_by_block, weights_by_block
+from perceiver.encoders.reads import Observe, batch_of, shares_by_block, weights_by_block
 from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_at_least_one, check_positive
 from perceiver.runtime.regularising import regularising
@@ -189,8 +189,7 @@ class Encoder(nn.Module):
         """
         weights: list[tuple[Tensor, ...]] = []
 
-        def observe(layer: CrossAttend, latents: Tensor, places: Sequence[int]) -> None:
-            read = [tokens[place] for place in places]
+        def observe(layer: CrossAttend, latents: Tensor, read: Sequence[Tokens], places: Sequence[int]) -> None:
             weights.append(weights_by_block(layer, latents, read, places=places, tokens=tokens))
 
         self._run(tokens, reads, observe=observe)
@@ -206,8 +205,7 @@ class Encoder(nn.Module):
         """
         shares: list[tuple[Tensor, ...]] = []
 
-        def observe(layer: CrossAttend, latents: Tensor, places: Sequence[int]) -> None:
-            read = [tokens[place] for place in places]
+        def observe(layer: CrossAttend, latents: Tensor, read: Sequence[Tokens], places: Sequence[int]) -> None:
             shares.append(shares_by_block(layer, latents, read, places=places, tokens=tokens))
 
         self._run(tokens, reads, observe=observe)
@@ -223,16 +221,14 @@ class Encoder(nn.Module):
         rest belongs to the learned latents. See `forward` for arguments and errors.
         """
         sizes = [block.num_tokens for block in tokens]
-        batch = max((block.batch for block in tokens), default=1)
+        batch = batch_of(tokens)
         reached = self.latents.new_zeros(batch, self.num_latents, sum(sizes))
 
-        def observe(layer: CrossAttend, latents: Tensor, places: Sequence[int]) -> None:
+        def observe(layer: CrossAttend, latents: Tensor, read: Sequence[Tokens], places: Sequence[int]) -> None:
             nonlocal reached
-            weights = layer.attention.weights(latents, [tokens[place] for place in places]) if places else ()
-            read = [reached.new_zeros(batch, self.num_latents, size) for size in sizes]
-            for place, weight in zip(places, weights, strict=True):
-                read[place] = weight.mean(dim=1).flatten(2).expand(batch, -1, -1)
-            reached = 0.5 * torch.cat(read, dim=-1) + 0.5 * reached
+            weights = weights_by_block(layer, latents, read, places=places, tokens=tokens)
+            own = [weight.mean(dim=1).flatten(2).expand(batch, -1, -1) for weight in weights]
+            reached = 0.5 * torch.cat(own, dim=-1) + 0.5 * reached
 
         def observe_self(layer: SelfAttend, latents: Tensor) -> None:
             nonlocal reached
@@ -253,7 +249,7 @@ class Encoder(nn.Module):
         tokens: Sequence[Tokens],
         reads: Sequence[Sequence[int]] | None,
         *,
-        observe: Callable[[CrossAttend, Tensor, Sequence[int]], None] | None,
+        observe: Observe | None,
         observe_self: Callable[[SelfAttend, Tensor], None] | None = None,
     ) -> Tensor:
         if reads is not None and (len(reads) != self.num_cross_attends or not any(reads)):
@@ -268,11 +264,11 @@ class Encoder(nn.Module):
                 layer = self.cross_attends[_at(step, self.cross_attends)]
                 assert isinstance(layer, CrossAttend)
                 places = range(len(tokens)) if reads is None else reads[step]
+                blocks = [tokens[place] for place in places]
                 if observe is not None:
-                    observe(layer, latents, places)
+                    observe(layer, latents, blocks, places)
                     if step + 1 == self.num_cross_attends and observe_self is None:
                         return latents  # nothing left to observe
-                blocks = [tokens[place] for place in places]
                 if reads is not None and not blocks:
                     blocks = [self._nothing()]
                 latents = _run_layer(layer, latents, blocks, checkpointed=self.checkpoint_activations and self.training)

@@ -22,7 +22,7 @@ from perceiver.attention.layers import CrossAttend, SelfAttend
 from perceiver.attention.local_mixing import LocalMixing
 from perceiver.attention.projection import lecun_linear, linear_of_tokens
 from perceiver.encoders.modulation import Modulation, modulated
-from perceiver.encoders.reads import shares_by_block, weights_by_block
+from perceiver.encoders.reads import Observe, shares_by_block, weights_by_block
 from perceiver.runtime.initial_values import truncated_normal_
 from perceiver.runtime.ranges import check_at_least_one, check_dropout, check_positive
 from perceiver.runtime.regularising import regularising
@@ -291,7 +291,7 @@ class Interface(nn.Module):
         state: int | None,
         time: Tensor | None,
         previous: Tensor | None,
-        observe: Callable[[CrossAttend, Tensor, Sequence[Tokens], Sequence[int]], None] | None,
+        observe: Observe | None,
     ) -> Interfaced:
         if state is None or not 0 <= state < len(tokens):
             raise ValueError(
@@ -412,9 +412,7 @@ class _Previous(nn.Module):
         return out
 
 
-def _watching(
-    observe: Callable[[CrossAttend, Tensor, Sequence[Tokens], Sequence[int]], None], places: Sequence[int]
-) -> Callable[[CrossAttend, Tensor, Sequence[Tokens]], None]:
+def _watching(observe: Observe, places: Sequence[int]) -> Callable[[CrossAttend, Tensor, Sequence[Tokens]], None]:
     def watch(layer: CrossAttend, latents: Tensor, blocks: Sequence[Tokens]) -> None:
         observe(layer, latents, blocks, places)
 

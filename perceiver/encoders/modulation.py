@@ -35,7 +35,7 @@ class Modulation(nn.Module):
         state_channels: d, width of the state.
         num_places: number of places in the network at which the state is modulated.
         hidden_channels: width of a layer over each token, whose mean is added to that of the tokens; 0: none. Its result is
-            dense: a token of a condition costs as much as two of these widths.
+            dense, so conditions of many tokens cost time and memory.
 
     Examples:
         >>> import torch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -10,6 +10,9 @@ from torch import Tensor
 
 from perceiver.attention.layers import CrossAttend
 from perceiver.tokens.tokens import Tokens
+
+Observe = Callable[[CrossAttend, Tensor, Sequence[Tokens], Sequence[int]], None]
+"""Sees a read before it happens: the layer, the latents, the blocks that they read, and the places of these among all."""
 
 
 def weights_by_block(
@@ -24,8 +27,8 @@ def weights_by_block(
         places: where these stand in `tokens`.
         tokens: all blocks.
     """
-    weights = layer.attention.weights(latents, read) if len(places) else ()
-    unread, batch = latents.new_zeros(()), _batch(tokens)
+    weights = layer.attention.weights(latents, read) if places else ()
+    unread, batch = latents.new_zeros(()), batch_of(tokens)
     whole = [unread.expand(batch, layer.attention.num_heads, latents.shape[1], *block.grid) for block in tokens]
     for place, weight in zip(places, weights, strict=True):
         whole[place] = weight
@@ -39,13 +42,14 @@ def shares_by_block(
 
     See `weights_by_block` for arguments. Memory does not grow with latents times tokens.
     """
-    shares = layer.attention.shares(latents, read) if len(places) else ()
-    batch = _batch(tokens)
+    shares = layer.attention.shares(latents, read) if places else ()
+    batch = batch_of(tokens)
     whole = [latents.new_zeros(batch, dtype=torch.promote_types(latents.dtype, torch.float32)) for _ in tokens]
     for place, share in zip(places, shares, strict=True):
         whole[place] = share.mean(dim=(1, 2)).expand(batch)
     return tuple(whole)
 
 
-def _batch(tokens: Sequence[Tokens]) -> int:
+def batch_of(tokens: Sequence[Tokens]) -> int:
+    """Return the batch size of blocks of which some may be shared by all samples."""
     return max((block.batch for block in tokens), default=1)
