@@ -4,6 +4,7 @@ import copy
 import fcntl
 import gc
 import os
+import pkgutil
 import random
 import sys
 from collections.abc import Generator, Iterator
@@ -31,6 +32,10 @@ hypothesis.settings.load_profile("repeatable")
 
 gc.disable()
 
+REPOSITORY = Path(__file__).resolve().parents[1]
+WITHOUT_TENSORS = ("checkpoints", "run", "runtime")
+"""Packages without shapes to check, whose many small calls on configurations take a sixth longer with checks on."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Turn shape checks on, except in the process that only hands tests out: it spares the imports."""
@@ -41,8 +46,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
     if any(name == "perceiver" or name.startswith("perceiver.") for name in sys.modules):
         raise RuntimeError("perceiver was imported before tests/conftest.py could turn its shape checks on")
+    found = (module.name for module in pkgutil.iter_modules([str(REPOSITORY / "perceiver")]))
+    checked = [f"perceiver.{name}" for name in found if name not in WITHOUT_TENSORS]
     # An int is welcome where a float is expected, as everywhere in Python and YAML.
-    install_import_hook("perceiver", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+    install_import_hook(checked, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
 
@@ -60,10 +67,8 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, A
 def pytest_collection_finish() -> None:
     """Collect garbage from here on only: what was imported and collected so far stays until the end anyway."""
     gc.freeze()
+    gc.set_threshold(100_000, 20, 50)  # rarely: tests leave little behind
     gc.enable()
-
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -508,7 +508,7 @@ PROMPTED = {"digit_prompts": "text", "two_digit_prompts": "text", "emoji_prompts
 @pytest.mark.parametrize("name", PROMPTED)
 def test_prompted(name: str) -> None:
     facts = spec("image", PROMPTED[name])
-    plain = resolve(composed(f"experiment={name}"), facts)
+    plain = resolve(composed(f"experiment={name}", "++callbacks.figures.draw.generated.steps=2"), facts)
     model = build_model(plain["model"], spec=facts)
     assert isinstance(make_data(plain["data"]), LightningDataModule)
     task = make_task(plain, model, facts)

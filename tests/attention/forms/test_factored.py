@@ -21,13 +21,13 @@ from perceiver.tokens.positions import grid_coordinates
 
 
 @given(layouts(offsets=(0.0, 3.0)), st.integers(1, 3), st.integers(1, 5), st.booleans())
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_equals_the_dense_formula_in_float64(plan: list[Layout], heads: int, rows: int, shared: bool) -> None:
     check_in_float64(factored_attention, plan, heads=heads, rows=rows, shared=shared)
 
 
 @given(layouts(), st.integers(1, 2), st.integers(1, 4))
-@settings(max_examples=25)
+@settings(max_examples=16)
 def test_float32_is_as_accurate_as_the_dense_form(plan: list[Layout], heads: int, rows: int) -> None:
     check_in_float32(factored_attention, plan, heads=heads, rows=rows)
 
@@ -183,15 +183,15 @@ def test_shares_of_blocks_are_sums_of_weights(plan: list[Layout], heads: int, ro
     torch.testing.assert_close(grad, other, rtol=1e-8, atol=1e-8)
 
 
-def test_shares_of_a_million_tokens_need_no_array_of_all_weights() -> None:
-    """A video of 16 x 256 x 256 and 64 queries: all weights would be 268 MB; measured in a process of its own."""
+def test_shares_of_many_tokens_need_no_array_of_all_weights() -> None:
+    """A video of 8 x 192 x 192 and 64 queries: all weights would be 75 MB; measured in a process of its own."""
     code = """
 import resource, torch
 from perceiver import Fourier, Tokens
 from perceiver.attention import CrossAttention
 from perceiver.tokens.positions import grid_coordinates
 
-grid = (16, 256, 256)
+grid = (8, 192, 192)
 position = Fourier(num_bands=4, resolution=grid)
 tokens = Tokens(parts=(torch.randn(1, *grid, 3), *position(grid_coordinates(grid))))
 sound = Tokens(parts=(torch.randn(1, 5, 3 + position.channels),))
@@ -207,4 +207,4 @@ print(grown)
 """
     done = python("-c", code)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 100_000, "kilobytes"
+    assert int(done.stdout) < 30_000, "kilobytes"

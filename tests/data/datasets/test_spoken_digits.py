@@ -1,4 +1,8 @@
-"""Spoken digits: 3,000 tiny files named as the original, damaged as happens, and the real data where there is some."""
+"""Spoken digits: tiny files named as the original, damaged as happens, and the real data where there is some.
+
+Most tests have a tenth of the recordings, the first of every ten of a digit and speaker, since each file is opened and
+checked: seconds for all 3,000.
+"""
 
 import tarfile
 from collections import Counter
@@ -8,8 +12,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from digit_sets import digit_sets
+from made_once import made_once
 
 from perceiver.data import DataModule
+from perceiver.data.datasets import spoken_digits
 from perceiver.data.datasets.spoken_digits import ALL, SPEAKERS, SpokenDigits, download_recordings
 from perceiver.modalities.preprocess import preprocess
 from perceiver.samples.batch import Batch
@@ -18,16 +25,31 @@ from perceiver.samples.batch import Batch
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 
+TENTH = ALL[::10]
+
+
+@pytest.fixture
+def tenth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release of 300 recordings, 60 of which are its test split."""
+    monkeypatch.setattr(spoken_digits, "ALL", TENTH)
+
+
 @pytest.fixture(scope="session")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """3,000 recordings of a few samples each; what they hold says which they are."""
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 recordings of a few samples each; what they hold says which they are."""
     root = tmp_path_factory.mktemp("original")
     folder = root / "free-spoken-digit-dataset" / "recordings"
     folder.mkdir(parents=True)
-    for number, one in enumerate(ALL):
-        samples = np.full(4 + number % 5, number + 1, dtype=np.int16)
+    for number, one in enumerate(TENTH):
+        samples = np.full(4 + number // 5 % 5, number + 1, dtype=np.int16)
         soundfile.write(folder / one.name, samples, 8000)
     return root
+
+
+@pytest.fixture
+def original(made: Path, tenth: None) -> Path:
+    """The recordings that the release of these tests has."""
+    return made
 
 
 @pytest.fixture
@@ -41,7 +63,8 @@ def root(original: Path, tmp_path: Path) -> Path:
 
 
 def prepared(root: Path, **arguments: object) -> DataModule:
-    module = DataModule.of(SpokenDigits, root=root, **{"download": False, **arguments})  # type: ignore[arg-type]
+    settings = {"download": False, "validation_size": 60, **arguments}
+    module = DataModule.of(SpokenDigits, root=root, **settings)  # type: ignore[arg-type]
     module.prepare_data()
     module.setup("fit")
     module.setup("test")
@@ -57,34 +80,40 @@ def parts(name: str) -> tuple[str, str, int]:
     return digit, speaker, int(index)
 
 
-def test_the_official_test_split_and_a_stratified_validation_split(original: Path) -> None:
-    module = prepared(original)
+def test_the_official_test_split_and_a_stratified_validation_split(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """With all 3,000 recordings."""
+    root = made_once(tmp_path_factory, "digit_sets", digit_sets)
+    module = prepared(root, validation_size=300)
     training, validation, test = ids(module.train_dataloader()), ids(module.val_dataloader()), ids(module.test_dataloader())
     assert (len(training), len(validation), len(test)) == (2400, 300, 300)
     assert len({*training, *validation, *test}) == 3000
     assert all(parts(name)[2] < 5 for name in test)
     assert set(Counter(parts(name)[:2] for name in validation).values()) == {5}
     assert len(Counter(parts(name)[:2] for name in validation)) == 60
+
+
+def test_the_validation_split_follows_from_its_seed(original: Path) -> None:
+    validation = ids(prepared(original).val_dataloader())
     assert ids(prepared(original).val_dataloader()) == validation
     assert ids(prepared(original, split_seed=1).val_dataloader()) != validation
 
 
 def test_a_held_out_speaker_is_heard_in_the_test_only(original: Path) -> None:
-    module = prepared(original, held_out_speaker="theo", validation_size=250)
+    module = prepared(original, held_out_speaker="theo", validation_size=25)
     assert {parts(name)[1] for name in ids(module.test_dataloader())} == {"theo"}
     rest = [*ids(module.train_dataloader()), *ids(module.val_dataloader())]
     assert {parts(name)[1] for name in rest} == set(SPEAKERS) - {"theo"}
-    assert len(rest) == len(set(rest)) == 2500
+    assert len(rest) == len(set(rest)) == 250
     with pytest.raises(ValueError, match=r"data\.held_out_speaker: expected one of george, .*, got 'anna'"):
         prepared(original, held_out_speaker="anna")
 
 
 def test_batches_are_ragged_and_normalised_like_predictions(original: Path) -> None:
-    module = prepared(original, batch_size=300)
+    module = prepared(original, batch_size=60)
     (batch,) = module.test_dataloader()
     assert isinstance(batch, Batch)
     spec = module.spec["modalities"]["audio"]
-    assert batch.inputs["audio"].shape == (300, 1, 8)
+    assert batch.inputs["audio"].shape == (60, 1, 8)
     for row, name in enumerate(batch.ids):
         file = original / "free-spoken-digit-dataset" / "recordings" / f"{name.removeprefix('spoken_digits/')}.wav"
         expected = preprocess(soundfile.read(file, dtype="int16"), spec=spec, name=name)
@@ -114,8 +143,8 @@ def test_absent_files(tmp_path: Path) -> None:
 
 
 def test_one_absent_file(root: Path) -> None:
-    (root / "free-spoken-digit-dataset" / "recordings" / "3_theo_7.wav").unlink()
-    with pytest.raises(FileNotFoundError, match=r"but 3_theo_7\.wav are not available"):
+    (root / "free-spoken-digit-dataset" / "recordings" / "3_theo_10.wav").unlink()
+    with pytest.raises(FileNotFoundError, match=r"but 3_theo_10\.wav are not available"):
         DataModule.of(SpokenDigits, root=root, download=False).prepare_data()
 
 
@@ -127,7 +156,7 @@ def test_a_recording_too_many(root: Path) -> None:
 
 @pytest.mark.parametrize(("content", "message"), [(b"text", "not a readable sound file"), (None, "is truncated")])
 def test_damaged_files_are_reported_before_training(content: bytes | None, message: str, root: Path) -> None:
-    path = root / "free-spoken-digit-dataset" / "recordings" / "9_lucas_2.wav"
+    path = root / "free-spoken-digit-dataset" / "recordings" / "9_lucas_20.wav"
     damaged = path.read_bytes()[:-4] if content is None else content
     path.unlink()
     path.write_bytes(damaged)
@@ -136,32 +165,32 @@ def test_damaged_files_are_reported_before_training(content: bytes | None, messa
 
 
 @pytest.fixture(scope="session")
-def archive(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def archive(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What GitHub makes of a release: everything in one folder, the recordings among other files."""
     path = tmp_path_factory.mktemp("archive") / "v1.0.10.tar.gz"
     with tarfile.open(path, "w:gz", compresslevel=1) as tar:
         top = "free-spoken-digit-dataset-1.0.10"
-        tar.add(original / "free-spoken-digit-dataset" / "recordings", f"{top}/recordings")
-        tar.add(original / "free-spoken-digit-dataset" / "recordings" / "0_theo_0.wav", f"{top}/utils/other.wav")
+        tar.add(made / "free-spoken-digit-dataset" / "recordings", f"{top}/recordings")
+        tar.add(made / "free-spoken-digit-dataset" / "recordings" / "0_theo_0.wav", f"{top}/utils/other.wav")
     return path
 
 
 def test_download_adds_what_is_absent(archive: Path, root: Path) -> None:
     folder = root / "free-spoken-digit-dataset" / "recordings"
-    (folder / "3_theo_7.wav").unlink()
-    own = folder / "3_theo_8.wav"
+    (folder / "3_theo_10.wav").unlink()
+    own = folder / "3_theo_20.wav"
     before = own.stat().st_ino
     DataModule.of(SpokenDigits, root=root, url=archive.as_uri()).prepare_data()
-    assert len(list(folder.iterdir())) == 3000
+    assert len(list(folder.iterdir())) == 300
     assert own.stat().st_ino == before
     assert [path.name for path in folder.parent.iterdir()] == ["recordings"]
 
 
-def test_download_into_nothing(archive: Path, tmp_path: Path) -> None:
-    module = DataModule.of(SpokenDigits, root=tmp_path / "new", url=archive.as_uri())
+def test_download_into_nothing(archive: Path, tenth: None, tmp_path: Path) -> None:
+    module = DataModule.of(SpokenDigits, root=tmp_path / "new", url=archive.as_uri(), validation_size=60)
     module.prepare_data()
     module.setup("fit")
-    assert len(module.val_dataloader().dataset) == 300  # type: ignore[arg-type]
+    assert len(module.val_dataloader().dataset) == 60  # type: ignore[arg-type]
 
 
 def test_impossible_download_leaves_nothing(tmp_path: Path) -> None:
@@ -198,7 +227,7 @@ def test_members_of_an_archive_cannot_leave_the_folder(tmp_path: Path) -> None:
 def test_real_data(data_root: Path) -> None:
     if not (data_root / "free-spoken-digit-dataset" / "recordings").is_dir():
         pytest.skip(f"no free-spoken-digit-dataset/recordings in {data_root}")
-    module = prepared(data_root, batch_size=300)
+    module = prepared(data_root, batch_size=300, validation_size=300)
     (test,) = module.test_dataloader()
     assert torch.bincount(test.target).tolist() == [30] * 10
     lengths = test.masks["audio"].sum(1) / 8000
