@@ -31,7 +31,7 @@ def weights_by_block(
     unread, batch = latents.new_zeros(()), batch_of(tokens)
     whole = [unread.expand(batch, layer.attention.num_heads, latents.shape[1], *block.grid) for block in tokens]
     for place, weight in zip(places, weights, strict=True):
-        whole[place] = weight
+        whole[place] = weight.expand(batch, *weight.shape[1:])
     return tuple(whole)
 
 

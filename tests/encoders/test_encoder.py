@@ -554,8 +554,7 @@ def test_attention_of_tokens_that_all_samples_share(method: str) -> None:
     shapes = [(3, 1, 5, 4), (3, 1, 5, 2)] if method == "attention_weights" else [(3,), (3,)]
     for step, read in zip(steps, (0, 1), strict=True):
         for place, one in enumerate(step):
-            if method == "attention_by_block" or place != read:
-                assert tuple(one.shape) == shapes[place]
+            assert tuple(one.shape) == shapes[place]
             total = one.flatten(3).sum(-1) if method == "attention_weights" else one
             torch.testing.assert_close(total, torch.full_like(total, float(place == read)))
 
