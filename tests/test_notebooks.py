@@ -93,6 +93,10 @@ def test_names_find_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 OWN_TESTS = ("words", "retrieval", "text_to_image")
+SMALLER = {
+    "quickstart": {'"trainer.max_epochs=10"': '"trainer.max_epochs=6"'},
+    "add_a_modality": {"max_epochs=12": "max_epochs=8"},
+}
 
 
 @pytest.mark.parametrize(
@@ -104,7 +108,8 @@ OWN_TESTS = ("words", "retrieval", "text_to_image")
     ],
 )
 def test_notebooks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    printed = executed(path, folder=tmp_path, data=tmp_path / "absent", monkeypatch=monkeypatch)
+    smaller = SMALLER.get(path.stem)
+    printed = executed(path, folder=tmp_path, data=tmp_path / "absent", monkeypatch=monkeypatch, smaller=smaller)
     accuracies = [float(share) for share in re.findall(r"accuracy (\d+\.\d)%", printed)]
     assert accuracies
     assert min(accuracies) > 80, printed

@@ -215,7 +215,7 @@ def test_a_learned_table_serves_as_position() -> None:
 # ---------------------------------------------------------------- masks
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     lengths=st.lists(st.integers(1, 700), min_size=1, max_size=4),
     extra=st.integers(0, 300),

@@ -121,7 +121,7 @@ def test_stem_is_the_published_one_at_even_sizes(training: bool, size: tuple[int
         torch.testing.assert_close(adapter.norm.state_dict()[name], value)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     kind=st.sampled_from(list(ADAPTERS)),
     sizes=st.lists(st.tuples(st.integers(1, 17), st.integers(1, 17)), min_size=1, max_size=3),
@@ -142,7 +142,7 @@ def test_padded_among_larger_ones_equals_alone(
         torch.testing.assert_close(output[row], model({"image": image[None]})[0], rtol=1e-6, atol=2e-6)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     kind=st.sampled_from(list(ADAPTERS)),
     size=st.tuples(st.integers(3, 17), st.integers(3, 17)),

@@ -75,7 +75,7 @@ def adapter(**settings: object) -> TextTokens:
     ).double()
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(length=st.integers(2, 30), width=st.integers(1, 4), preceding=st.booleans(), data=st.data())
 def test_ids_that_follow_others_have_the_tokens_of_the_whole_text(
     length: int, width: int, preceding: bool, data: st.DataObject

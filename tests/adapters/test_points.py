@@ -67,7 +67,7 @@ def test_scale_is_a_unit_and_not_taken_from_the_set() -> None:
     assert not torch.allclose(points(features=0)(0.5 * x).dense(), in_metres.dense(), atol=0.1)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     sizes=st.lists(st.integers(1, 40), min_size=1, max_size=4),
     extra=st.integers(0, 9),

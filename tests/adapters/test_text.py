@@ -86,7 +86,7 @@ def test_embeddings_start_small() -> None:
     assert 0.4 < weight.std() < 0.5
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=4),
     extra=st.integers(0, 9),

@@ -163,7 +163,7 @@ def test_a_missing_value_is_not_a_zero() -> None:
 # ---- masks
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4),
     extra=st.integers(0, 5),

@@ -112,7 +112,7 @@ def test_a_video_of_one_frame_and_square_patches_is_an_image() -> None:
 # ---- masks
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     kind=st.sampled_from(list(ADAPTERS)),
     sizes=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=3),

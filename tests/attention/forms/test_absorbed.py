@@ -13,7 +13,7 @@ from perceiver.attention.projection import TokenProjection
 
 
 @given(layouts(offsets=(0.0, 3.0)), st.integers(1, 3), st.integers(1, 5), st.booleans())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_equals_the_dense_formula_in_float64(plan: list[Layout], heads: int, rows: int, shared: bool) -> None:
     check_in_float64(absorbed_attention, plan, heads=heads, rows=rows, shared=shared)
 

@@ -110,7 +110,7 @@ def test_sample_without_valid_token_reads_zeros_in_every_form() -> None:
 
 
 @given(layouts(max_blocks=1), st.integers(1, 5))
-@settings(max_examples=80)
+@settings(max_examples=50)
 def test_neighbours_in_the_batch_change_no_bit(plan: list[Layout], rows: int) -> None:
     torch.manual_seed(plan[0].seed)
     (block,) = converted(build(plan), torch.float32)

@@ -47,7 +47,7 @@ def dense_with_dropout(query: Tensor, blocks: list[Tokens], weights: TokenProjec
 
 
 @given(layouts(offsets=(0.0,)), st.integers(1, 2), st.integers(1, 4))
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_equals_the_dense_formula_with_the_same_weights_dropped(plan: list, heads: int, rows: int) -> None:  # type: ignore[type-arg]
     torch.manual_seed(plan[0].seed)
     blocks = build(plan)

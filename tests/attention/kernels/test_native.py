@@ -39,7 +39,7 @@ CALLS = calls(batches=(1, 2, 3), rows=(1, 5, 8, 16, 17, 33), outer=(1, 2, 5, 7),
 
 @needs_native
 @given(CALLS)
-@settings(max_examples=100)
+@settings(max_examples=40)
 def test_equals_the_eager_form(call: Call) -> None:
     assert_as_accurate(native.read_tokens, call)
 
@@ -54,7 +54,7 @@ def test_gradients_do_not_depend_on_which_are_asked_for(call: Call, data: st.Dat
 
 @needs_native
 @given(layouts(), st.integers(1, 2), st.integers(1, 4))
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_is_as_accurate_as_the_dense_form(plan: list[Layout], heads: int, rows: int) -> None:
     check_as_accurate_as_dense(native.KERNEL, plan, heads=heads, rows=rows)
 

@@ -434,7 +434,7 @@ def test_balanced_sampling(tmp_path: Path, rows: Rows) -> None:
     for row in rows[4:]:
         row["label"] = "cat"
     data = fitted(tmp_path, rows, modalities={"cloud": "points"}, balanced_sampling=True)
-    targets: list[Tensor] = [batch.target for _ in range(20) for batch in data.train_dataloader()]
+    targets: list[Tensor] = [batch.target for _ in range(10) for batch in data.train_dataloader()]
     assert torch.cat(targets).float().mean().item() == pytest.approx(0.5, abs=0.1)
 
 
