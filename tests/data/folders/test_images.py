@@ -201,7 +201,6 @@ def test_only_training_images_are_cropped_at_random(root: Path) -> None:
         assert torch.equal(*again)
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
 def test_workers_decode(root: Path) -> None:
     one, two = (prepared(root, num_workers=workers, batch_size=5) for workers in (0, 2))
     for ours, theirs in zip(one.test_dataloader(), two.test_dataloader(), strict=True):
@@ -365,7 +364,7 @@ def bomb(file: Path) -> None:
 
 @pytest.mark.parametrize("damage", [no_image, truncated, empty, bomb])
 @pytest.mark.parametrize("name", ["0.jpg", "1.png"])
-@pytest.mark.filterwarnings("ignore:This DataLoader will create", "ignore:Image size")
+@pytest.mark.filterwarnings("ignore:Image size")
 def test_a_damaged_file_is_named(damage: Callable[[Path], None], name: str, root: Path) -> None:
     file = root / "test" / "dog" / name
     damage(file)

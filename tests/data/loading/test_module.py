@@ -211,7 +211,6 @@ def test_balanced_sampling_overfits_one_batch_all_the_same() -> None:
     assert model.seen[0] == model.seen[1]
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
 def test_workers_draw_differently_and_repeatably() -> None:
     def epoch() -> Tensor:
         torch.manual_seed(5)
